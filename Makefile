@@ -1,0 +1,53 @@
+# Each target does its own set-up on a fresh machine: a virtual environment with the exact versions that were tested.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PYTHONWARNINGS ?= default
+
+.PHONY: demo test test-slow test-gpu soak lint format bench docs clean browser
+
+demo: $(READY)
+	$(BIN)/mezzotint pretrain --out runs/demo --overwrite
+	@echo "Open runs/demo/report.html in a browser."
+
+test: $(READY) browser lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
+
+test-slow: $(READY)
+	$(BIN)/pytest -q -m slow
+
+test-gpu: $(READY)
+	$(BIN)/pytest -q -m gpu
+
+soak: $(READY)
+	$(BIN)/pytest -q -m soak
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The peers that figures are measured against live in an environment of their own.
+bench: $(READY)
+	test -d .venv-bench || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install -q -c constraints.txt -e '.[bench]'
+	.venv-bench/bin/python benchmarks/run_all.py
+
+# A browser drives the report's test; where none can be installed, that test is skipped and says so.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install -y chromium chromium-driver >/dev/null; } || \
+	  echo "no Chromium: the report's browser test will be skipped"
+
+$(READY): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) .venv-bench .pytest_cache .mypy_cache .ruff_cache build

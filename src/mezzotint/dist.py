@@ -1,0 +1,153 @@
+"""Processes: rank, world size, and the collectives that methods need. On one process each is the identity.
+
+Started by `torchrun`, which sets `RANK`, `WORLD_SIZE` and `LOCAL_RANK`. Gradients follow the convention of
+`DistributedDataParallel`, which averages over ranks: a method returns the mean of its loss over *its own* rows, and
+`gather` sums the gradients that other ranks send back, so that n ranks give the gradient of one.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as td
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """This process's rank; 0 without `torchrun`."""
+    return td.get_rank() if _active() else 0
+
+
+def world_size() -> int:
+    """How many processes train together; 1 without `torchrun`."""
+    return td.get_world_size() if _active() else 1
+
+
+def local_rank() -> int:
+    """This process's place on its machine, and so its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def launched_as_main() -> bool:
+    """Whether this process is rank 0 of what `torchrun` launched, also when the group is not joined."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def is_main() -> bool:
+    """Whether this process writes files and prints."""
+    return rank() == 0
+
+
+def _active() -> bool:
+    return td.is_available() and td.is_initialized()
+
+
+@contextmanager
+def process_group(device: torch.device, timeout_s: float = 600.0) -> Iterator[None]:
+    """Join the group that `torchrun` describes, and leave it at the end; without `torchrun`, do nothing.
+
+    Args:
+        device: nccl is used for CUDA, gloo otherwise.
+        timeout_s: a collective that waits longer raises on every rank; a peer that hangs must not hang the others.
+    """
+    if _active() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    td.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
+    try:
+        yield
+    finally:
+        td.destroy_process_group()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        td.all_gather(parts, x.contiguous())
+        ctx.rows = x.shape[0]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous()
+        td.all_reduce(grad)
+        start = rank() * ctx.rows
+        return grad[start : start + ctx.rows]
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        td.all_reduce(total)
+        return total / world_size()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.clone()
+        td.all_reduce(grad)
+        return grad / world_size()
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all ranks in rank order, `[B, …]` → `[world · B, …]`; gradients flow back to the rank of each row."""
+    return x if world_size() == 1 else _Gather.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def mean(x: Tensor) -> Tensor:
+    """Mean over ranks, element by element; differentiable."""
+    return x if world_size() == 1 else _Mean.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def all_true(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set on every rank."""
+    if world_size() == 1:
+        return flag
+    value = torch.tensor(int(flag), device=device)
+    td.all_reduce(value, op=td.ReduceOp.MIN)
+    return bool(value.item())
+
+
+def any_true(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """For each flag, whether it is set on any rank; one collective for all."""
+    if world_size() == 1:
+        return list(flags)
+    values = torch.tensor([int(flag) for flag in flags], device=device)
+    td.all_reduce(values, op=td.ReduceOp.MAX)
+    return [bool(value) for value in values.tolist()]
+
+
+def broadcast_object(value: T) -> T:
+    """Rank 0's value, on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    td.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def on_main(action: Callable[[], T]) -> T:
+    """Run on rank 0 alone; its result, or its error, reaches every rank, so that none waits for ever."""
+    if world_size() == 1:
+        return action()
+    outcome: tuple[bool, Any] = (True, None)
+    if is_main():
+        try:
+            outcome = (True, action())
+        except Exception as error:  # noqa: B902 - sent on, and raised on every rank
+            outcome = (False, error)
+    good, value = broadcast_object(outcome)
+    if not good:
+        raise value
+    return value  # type: ignore[no-any-return]
+
+
+def no_sync(module: torch.nn.Module, enabled: bool) -> AbstractContextManager[None]:
+    """Leave out the gradient reduction of a `DistributedDataParallel` module (for all but the last micro-batch)."""
+    return module.no_sync() if enabled and hasattr(module, "no_sync") else nullcontext()  # type: ignore[operator, no-any-return]

@@ -1,0 +1,118 @@
+"""The few things that travel between the packages."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+from torch import Tensor
+
+from mezzotint.seeding import Draws
+
+Modality = Literal["image", "audio", "video", "points", "series", "tokens", "table"]
+
+Box = tuple[int, int, int, int]
+"""Top, left, height and width of a crop, in pixels of the stored image."""
+
+
+class Sample(TypedDict):
+    """One sample as its source reads it."""
+
+    x: Tensor
+    id: str
+    label: int | Tensor | None
+
+
+class Unreadable(Exception):
+    """A sample that cannot be read. Caught by the loader, counted, and named in log and report."""
+
+    def __init__(self, id: str, reason: str) -> None:
+        super().__init__(id, reason)
+        self.id, self.reason = id, reason
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Input:
+    """What an encoder takes: shape of one sample, and how its values are normalised.
+
+    Attributes:
+        shape: of one sample, without the batch: `(C, H, W)` for images.
+        mean: per channel, of values in [0, 1].
+        std: per channel.
+        modality: what the tensor is.
+    """
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    modality: Modality = "image"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != self.shape[0] or len(self.std) != self.shape[0]:
+            raise ValueError(
+                f"mean and std must have {self.shape[0]} values, one a channel of shape {self.shape}; "
+                f"got {len(self.mean)} and {len(self.std)}"
+            )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the loader hands to the view generator.
+
+    Attributes:
+        x: uint8 tensors `[B, C, H, W]`: a single one holding whole samples, or one per view when the workers have
+            already cropped (large and odd-sized images are cropped while they are decoded).
+        ids: int64 `[B]`, the samples' indices in the source: what every draw is keyed by.
+        cropped: whether `x` holds one crop per view.
+        bad: the samples that could not be read and were replaced by the next readable ones.
+    """
+
+    x: tuple[Tensor, ...]
+    ids: Tensor
+    cropped: bool = False
+    bad: tuple[Unreadable, ...] = ()
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a method sees: views of the same samples, row for row.
+
+    Attributes:
+        x: float tensors `[B, C, H, W]`, normalised as the encoder's `Input` says.
+        tags: one name a view: `"global"` or `"local"` for crops, or the strategy that made it.
+        draws: for randomness inside the method (projections, bit-widths), keyed by (seed, step).
+    """
+
+    x: tuple[Tensor, ...]
+    tags: tuple[str, ...]
+    draws: Draws
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a method's forward returns: the loss to minimise, and scalars worth logging."""
+
+    loss: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What a codebook returns. `indices` are integers, channels last; `usage` is a fraction per book."""
+
+    quantized: Tensor
+    indices: Tensor
+    loss: Tensor
+    usage: Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """Frozen features of samples: float32 `[N, D]` and, when there are labels, int64 `[N]`."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+    def __getitem__(self, rows: Any) -> "Features":
+        return Features(self.x[rows], None if self.y is None else self.y[rows])
