@@ -1,0 +1,216 @@
+"""From an image file to 8-bit RGB pixels: one documented conversion for whatever is found in a folder.
+
+- Greyscale, palette, CMYK and YCbCr become RGB; anything with transparency is composited on white.
+- 16-bit values keep their upper 8 bits; float values must lie in [0, 1]; 32-bit integers must fit into 16 bits.
+- EXIF orientation is applied; an EXIF block that cannot be read counts as none. Of an animation, the first frame.
+- The number of pixels is read from the header and checked before anything is decoded.
+- A truncated file is an error. Pillow can be told to fill the missing half with grey; this code never does.
+- Only the formats of `FORMATS` are tried. Pillow also opens PostScript, by running a program; this code never does.
+
+Needs no torch, so that `mezzotint doctor` and its worker processes start at once.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from math import ceil
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+MAX_PIXELS = 50_000_000
+
+Fault = Literal["missing", "empty", "not an image", "too large", "truncated", "unsupported", "broken"]
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+_JPEG = ("JPEG", "MPO")
+_ORIENTATION = 0x0112
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_STRAIGHT = {"La": "LA", "RGBa": "RGBA"}  # what premultiplied alpha is converted to first
+
+
+class Undecodable(Exception):
+    """A file that gives no image.
+
+    Attributes:
+        fault: which of the few kinds of failure it is; log and report count these.
+        detail: what exactly was found.
+    """
+
+    def __init__(self, fault: Fault, detail: str) -> None:
+        super().__init__(fault, detail)
+        self.fault, self.detail = fault, detail
+
+    def __str__(self) -> str:
+        return f"{self.fault}: {self.detail}"
+
+
+def open_image(path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a file and read its header; the pixels are not decoded yet. Close it, or use it in a `with`.
+
+    Raises:
+        Undecodable: when the file is missing, is no image of a known format, or states too many pixels.
+    """
+    with _faults(path):
+        image = Image.open(path, formats=_formats())
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise Undecodable("too large", f"{width} x {height} pixels, more than max_pixels={max_pixels}")
+    return image
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width after the EXIF rotation has been applied. Decodes what is not a JPEG.
+
+    Raises:
+        Undecodable: as `decode`.
+    """
+    with _faults(image):
+        _load_unless_jpeg(image)
+    width, height = image.size
+    return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def decode(image: Image.Image) -> Image.Image:
+    """All pixels of an opened image, upright, in mode `RGB`.
+
+    Raises:
+        Undecodable: when the pixels cannot be read or have no agreed conversion.
+    """
+    with _faults(image):
+        _load_unless_jpeg(image)
+        turn = _TURN.get(_orientation(image))
+        image.load()
+        rgb = _to_rgb(image)
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def decode_crops(image: Image.Image, crops: Sequence[tuple[Box, int]], margin: float = 1.0) -> list[Pixels]:
+    """Cut squares out of an opened image, each antialiased (bilinear) to its own size.
+
+    A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size in a fraction of the time. That is done when what is left is
+    still `margin` times what the most demanding crop needs. Such crops are a little sharper than those of the whole
+    image. In 1,196 crops of two photographs the mean difference was 1.0 of 255 on average and 5.8 at worst with a
+    margin of 1; 0.5 and 1.3 with a margin of 2.
+
+    Args:
+        image: from `open_image`.
+        crops: for each crop its box (top, left, height and width in the upright image) and its output size.
+        margin: at least 1.
+
+    Returns:
+        uint8 `[size, size, 3]` for each crop.
+
+    Raises:
+        Undecodable: as `decode`.
+    """
+    shrink = min((min(box[2], box[3]) / size for box, size in crops), default=1.0)
+    scale = _decode_smaller(image, shrink / margin) if image.format in _JPEG else 1
+    rgb = decode(image)
+    found = []
+    for (top, left, height, width), size in crops:
+        right, bottom = min((left + width) / scale, rgb.width), min((top + height) / scale, rgb.height)
+        # Cut first: the filter must not reach beyond the crop, as it does with the box alone.
+        x, y = left // scale, top // scale
+        part = rgb.crop((x, y, ceil(right), ceil(bottom)))
+        box = (left / scale - x, top / scale - y, right - x, bottom - y)
+        found.append(np.array(part.resize((size, size), Image.Resampling.BILINEAR, box=box)))
+    return found
+
+
+def _decode_smaller(image: Image.Image, shrink: float) -> int:
+    """Ask the JPEG decoder for the smallest image that is still `shrink` times too large; returns its scale."""
+    scale = next((s for s in (8, 4, 2) if s <= shrink), 1)
+    width, height = image.size
+    # Rows and columns that do not fill a block of a turned image would come to lie first instead of last.
+    whole = _orientation(image) == 1 or width % scale == height % scale == 0
+    if scale == 1 or not whole:
+        return 1
+    done: Any = image.draft(image.mode, (width // scale, height // scale))
+    return 1 if done is None else round(width / done[1][2])
+
+
+def _load_unless_jpeg(image: Image.Image) -> None:
+    """Decode before the EXIF block is asked for.
+
+    Elsewhere than in a JPEG it may stand behind the pixels, and Pillow would decode them, and fail, while looking.
+    """
+    if image.format not in _JPEG:
+        image.load()
+
+
+@contextmanager
+def _faults(source: str | Image.Image) -> Iterator[None]:
+    """Give every failure of a decoder its kind. Decoders raise nearly anything, hence the last clause."""
+    try:
+        yield
+    except (Undecodable, MemoryError):
+        raise
+    except FileNotFoundError:
+        raise Undecodable("missing", "the file is gone") from None
+    except UnidentifiedImageError:
+        empty = isinstance(source, str) and os.path.getsize(source) == 0
+        fault: Fault = "empty" if empty else "not an image"
+        raise Undecodable(fault, "0 bytes" if empty else "no known image format") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Undecodable("too large", _one_line(error)) from None
+    except Exception as error:
+        text = _one_line(error)
+        cut = any(word in text.lower() for word in ("truncated", "unexpected end", "not enough image data"))
+        raise Undecodable("truncated" if cut else "broken", text) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow can read."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block does not make the pixels unreadable
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if mode in ("RGBA", "LA", "PA", *_STRAIGHT) or "transparency" in image.info:
+        picture = (image.convert(_STRAIGHT[mode]) if mode in _STRAIGHT else image).convert("RGBA")
+        canvas = Image.new("RGBA", picture.size, "white")
+        canvas.alpha_composite(picture)
+        return canvas.convert("RGB")
+    return image if mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(values: npt.NDArray[Any]) -> Pixels:
+    """16-bit, 32-bit or float values as 8 bits."""
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f":
+        if not (low >= 0.0 and high <= 1.0):  # false for NaN, too
+            raise Undecodable("unsupported", f"float pixels from {low:g} to {high:g}; allowed is [0, 1]")
+        return np.rint(values * 255.0).astype(np.uint8)
+    if low < 0 or high > 65535:
+        raise Undecodable("unsupported", f"integer pixels from {low} to {high}; allowed is 16 bits")
+    return (values >> 8).astype(np.uint8)

@@ -1,0 +1,103 @@
+"""What a folder of images holds: which files are images, which folders are classes, which are splits.
+
+- An image is a file with one of `EXTENSIONS`, in any case. Whatever begins with a dot is left out.
+- Symbolic links below the root are not followed: a link could lead out of the root, or in a circle. The root itself
+  may be one.
+- The first folder below the root is the class; deeper ones do not matter. Files directly in the root have none.
+- When all folders below the root are splits (`train`, `val`, `valid`, `validation`, `test`) and `train` is among them,
+  classes are one level deeper, as in ImageNet and Imagenette.
+
+Needs no torch, as `decode`.
+"""
+
+import os
+from dataclasses import dataclass, field
+
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif".split()
+)
+SPLITS = ("train", "val", "valid", "validation", "test")
+
+
+@dataclass
+class Listing:
+    """What stands below a root; all paths are relative to it, with `/`, and sorted by their bytes.
+
+    Attributes:
+        root: of the listing.
+        images: files that are images by their extension.
+        others: all other files.
+        links: symbolic links, which are not followed.
+        folders: all folders.
+        closed: folders that may not be listed.
+    """
+
+    root: str
+    images: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+
+    def splits(self) -> list[str]:
+        """The splits, in the order of `SPLITS`; empty when the folders are no splits."""
+        top = {path for path in self.folders if "/" not in path}
+        return [name for name in SPLITS if name in top] if "train" in top and top <= set(SPLITS) else []
+
+    def empty_classes(self) -> list[str]:
+        """The folders in the place of a class (or of a split) that hold no image at any depth."""
+        depth = 2 if self.splits() else 1
+        full = {"/".join(path.split("/")[:d]) for path in self.images for d in range(1, depth + 1)}
+        return [path for path in self.folders if path.count("/") < depth and path not in full]
+
+
+def scan(root: str) -> Listing:
+    """List a folder.
+
+    Raises:
+        ValueError: when the root is missing or no folder.
+    """
+    if not os.path.isdir(root):
+        found = "a file" if os.path.exists(root) else "a path that does not exist"
+        raise ValueError(f"{root} is {found}; allowed is a folder of images: check the path (data.root in a recipe)")
+    listing = Listing(root)
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = list(os.scandir(os.path.join(root, folder)))
+        except OSError:
+            listing.closed.append(folder.rstrip("/") or ".")
+            continue
+        for entry in entries:
+            path = folder + entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink():
+                listing.links.append(path)
+            elif entry.is_dir(follow_symlinks=False):
+                listing.folders.append(path)
+                waiting.append(f"{path}/")
+            elif entry.is_file(follow_symlinks=False) and _extension(entry.name) in EXTENSIONS:
+                listing.images.append(path)
+            else:
+                listing.others.append(path)
+    for paths in (listing.images, listing.others, listing.links, listing.folders, listing.closed):
+        paths.sort(key=os.fsencode)
+    return listing
+
+
+def class_of(path: str, split: str | None) -> str | None:
+    """The class of an image: the folder below the root, or below its split; `None` for a file directly in there."""
+    inner = path if split is None else path.partition("/")[2]
+    return inner.partition("/")[0] if "/" in inner else None
+
+
+def split_of(path: str, splits: list[str]) -> str | None:
+    """The split of an image; `None` where there are none, or for a file directly in the root."""
+    top, slash, _ = path.partition("/")
+    return top if slash and top in splits else None
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower()

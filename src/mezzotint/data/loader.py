@@ -1,0 +1,180 @@
+"""From a source to batches, in an order that is a function of (seed, epoch) alone.
+
+State is the step: nothing in here is saved or restored, and neither the number of workers nor that of processes can
+change which samples a step sees. Data in memory is indexed in the main process; everything else is read, and large
+images are cropped while they are decoded, by worker processes.
+"""
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mezzotint.data.source import Croppable, InMemory, Source
+from mezzotint.seeding import sample_order
+from mezzotint.types import Batch, Input, Unreadable
+
+if TYPE_CHECKING:
+    from mezzotint.augment.views import ViewGenerator
+
+_MAX_TRIES = 1000
+
+
+class TooManyUnreadable(ValueError):
+    """More samples cannot be read than the recipe allows."""
+
+
+@dataclass
+class BatchPlan:
+    """Which samples each step sees.
+
+    Attributes:
+        length: of the data set.
+        batch_size: samples a step over all processes.
+        seed: of the order.
+        rank: of this process.
+        world_size: number of processes; each takes every `world_size`-th row of the step's batch.
+    """
+
+    length: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.length < self.batch_size:
+            raise ValueError(
+                f"got {self.length} samples, fewer than run.batch_size={self.batch_size}; allowed is a batch that the "
+                f"data fills: set run.batch_size={max(1, self.length)} or less"
+            )
+        if self.batch_size % self.world_size:
+            raise ValueError(
+                f"run.batch_size={self.batch_size} cannot be shared by {self.world_size} processes; allowed is a "
+                "multiple of their number"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch; the rest of the order is left out, another rest each epoch."""
+        return self.length // self.batch_size
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch that a step (from 0) belongs to."""
+        return step // self.steps_per_epoch
+
+    def indices(self, step: int) -> Tensor:
+        """This process's samples of a step, int64 `[batch_size / world_size]`."""
+        start = step % self.steps_per_epoch * self.batch_size
+        order = _order(self.length, self.seed, self.epoch_of(step))
+        return order[start : start + self.batch_size][self.rank :: self.world_size]
+
+
+@functools.lru_cache(maxsize=2)
+def _order(length: int, seed: int, epoch: int) -> Tensor:
+    return sample_order(length, seed, epoch)
+
+
+@dataclass
+class _Reader(Dataset[Batch]):
+    """Reads the batch of a step; what a worker process holds."""
+
+    source: Source
+    views: "ViewGenerator"
+    plan: BatchPlan
+    input: Input
+    on_bad: Literal["skip", "error"]
+    known_bad: set[int] = field(default_factory=set)
+
+    def __getitem__(self, step: int) -> Batch:
+        ids = self.plan.indices(step)
+        epoch = self.plan.epoch_of(step)
+        bad: list[Unreadable] = []
+        rows: list[list[Tensor]] = []
+        if isinstance(self.source, Croppable):
+            choosers = self.views.choosers(ids, input=self.input, seed=self.plan.seed, epoch=epoch)
+        for place, index in enumerate(ids.tolist()):
+            for attempt in range(index, index + min(self.plan.length, _MAX_TRIES)):
+                candidate = attempt % self.plan.length
+                if candidate in self.known_bad:
+                    continue
+                try:
+                    if isinstance(self.source, Croppable):
+                        rows.append(self.source.read_crops(candidate, choosers[place]))
+                    else:
+                        rows.append([self.source.read(candidate)["x"]])
+                    break
+                except Unreadable as error:
+                    if self.on_bad == "error":
+                        raise
+                    self.known_bad.add(candidate)
+                    bad.append(error)
+            else:
+                raise TooManyUnreadable(
+                    f"no readable sample among {_MAX_TRIES} from sample {index}: check the data with `mezzotint doctor`"
+                )
+        x = tuple(torch.stack(column) for column in zip(*rows, strict=True))
+        return Batch(x, ids, cropped=isinstance(self.source, Croppable), bad=tuple(bad))
+
+
+class _Steps(Sampler[int]):
+    """Steps from one to another."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.steps = range(start, stop)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def batches(
+    source: Source,
+    views: "ViewGenerator",
+    plan: BatchPlan,
+    *,
+    start: int,
+    stop: int,
+    workers: int | None = None,
+    on_bad: Literal["skip", "error"] = "skip",
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """The batches of steps `start … stop − 1`.
+
+    Args:
+        source: of the samples.
+        views: decides the crops when the source crops while decoding.
+        plan: which samples each step sees.
+        start: first step.
+        stop: one after the last.
+        workers: processes; `None` takes one a core and process, at most 8. Data in memory needs none.
+        on_bad: take the next readable sample, or raise `Unreadable`.
+        pin_memory: for faster copies to CUDA.
+
+    Raises:
+        Unreadable: when `on_bad` is `error`.
+        TooManyUnreadable: when a long run of samples cannot be read.
+    """
+    if isinstance(source, InMemory):
+        for step in range(start, stop):
+            ids = plan.indices(step)
+            yield Batch((source.read_batch(ids),), ids)
+        return
+    if workers is None:
+        workers = min(8, max(1, len(os.sched_getaffinity(0)) // plan.world_size))
+    reader = _Reader(source, views, plan, source.input, on_bad)
+    yield from DataLoader(
+        reader,
+        sampler=_Steps(start, stop),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        pin_memory=pin_memory,
+    )
