@@ -1,0 +1,188 @@
+"""What a run says: `metrics.jsonl`, the terminal, and trackers when they are asked for."""
+
+import importlib
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from mezzotint.train.rundir import write_json
+
+
+class Tracker(Protocol):
+    """A place that metrics go to besides the file."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Send one line."""
+        ...
+
+    def close(self) -> None:
+        """Send what is left."""
+        ...
+
+
+class _TensorBoard:
+    def __init__(self, out: Path, name: str, config: Mapping[str, Any]) -> None:
+        module = _required("torch.utils.tensorboard", "tensorboard")
+        self.writer = module.SummaryWriter(str(out / "tensorboard"))
+        self.writer.add_text("recipe", f"```json\n{json.dumps(config, indent=1)}\n```")
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for key, value in metrics.items():
+            self.writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _WandB:
+    def __init__(self, out: Path, name: str, config: Mapping[str, Any]) -> None:
+        self.run = _required("wandb", "wandb").init(
+            dir=str(out), name=name, config=dict(config), resume="allow", id=name
+        )
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class _MLflow:
+    def __init__(self, out: Path, name: str, config: Mapping[str, Any]) -> None:
+        self.module = _required("mlflow", "mlflow-skinny")
+        self.module.set_tracking_uri(f"sqlite:///{out / 'mlflow.db'}")
+        self.module.start_run(run_name=name)
+        self.module.log_dict(dict(config), "recipe.json")
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.module.log_metrics(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self.module.end_run()
+
+
+_TRACKERS = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
+
+
+def _required(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"run.log.trackers needs {package}, which is not installed: pip install {package}") from error
+
+
+class RunLog:
+    """Writes metrics; on the main process only.
+
+    Args:
+        out: the run's directory.
+        config: the recipe, for trackers.
+        trackers: their names.
+        resumed_at: drop lines of later steps, which a resumed run writes again.
+        bar: the progress on the terminal.
+    """
+
+    def __init__(
+        self, out: Path, config: Mapping[str, Any], trackers: Sequence[str], resumed_at: int, bar: "Progress"
+    ) -> None:
+        self.path = out / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.path) if line["step"] <= resumed_at]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self.file: TextIO = self.path.open("a", encoding="utf-8")
+        self.trackers: list[Tracker] = [_TRACKERS[name](out, out.name, config) for name in trackers]
+        self.bar = bar
+
+    def line(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write one line; numbers that are not finite are written as `null`, which every JSON reader takes."""
+        clean = {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}
+        self.file.write(json.dumps({"step": step, **clean}) + "\n")
+        self.file.flush()
+        for tracker in self.trackers:
+            tracker.log({k: v for k, v in metrics.items() if math.isfinite(v)}, step)
+        self.bar.show(step, metrics)
+
+    def close(self) -> None:
+        """Close the file and the trackers."""
+        self.file.close()
+        for tracker in self.trackers:
+            tracker.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a half-written last line (of a killed run) is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+class Progress:
+    """One line on the terminal that says how far, how fast, how long still; plain lines when it is not a terminal.
+
+    Args:
+        total: steps of the run.
+        start: the first step.
+        mode: `bar`, `quiet`, or `json` (one object a line on stdout).
+    """
+
+    def __init__(self, total: int, start: int, mode: str = "bar") -> None:
+        self.total, self.start, self.mode = total, start, mode
+        self.began = self.last_plain = time.monotonic()
+        self.bar: Any = None
+        if mode == "bar" and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TimeRemainingColumn(),
+            )
+            self.bar = RichProgress(*columns, console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task("", total=total, completed=start)
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show where the run is."""
+        text = self._text(metrics)
+        if self.mode == "json":
+            print(json.dumps({"step": step, **metrics}), flush=True)
+        elif self.bar is not None:
+            self.bar.update(self.task, completed=step, description=text)
+        elif self.mode == "bar" and (time.monotonic() - self.last_plain > 10.0 or step == self.total):
+            self.last_plain = time.monotonic()
+            done = max(1, step - self.start)
+            left = (time.monotonic() - self.began) / done * (self.total - step)
+            print(f"step {step}/{self.total}  {text}  {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def _text(self, metrics: Mapping[str, float]) -> str:
+        parts = [f"epoch {metrics.get('epoch', 0):.0f}", f"loss {metrics.get('loss', math.nan):.4f}"]
+        if "images_per_second" in metrics:
+            parts.append(f"{metrics['images_per_second']:.0f} img/s")
+            parts.append(f"{100 * metrics.get('data_wait', 0):.0f} % waiting for data")
+        parts += [f"{k.removeprefix('knn/')} {v:.3f}" for k, v in metrics.items() if k.startswith("knn/")]
+        return "  ".join(parts)
+
+    def note(self, text: str) -> None:
+        """Say something beside the bar."""
+        if self.mode == "json":
+            print(json.dumps({"note": text}), flush=True)
+        elif self.mode == "bar":
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.bar is not None:
+            self.bar.stop()
+
+
+__all__ = ["Progress", "RunLog", "Tracker", "read_metrics", "write_json"]

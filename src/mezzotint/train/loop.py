@@ -1,0 +1,317 @@
+"""The loop: read this first.
+
+    source → batches → views → method → loss → guard → optimiser → method.after_step → log, online kNN, checkpoint
+
+Nothing of any method, modality or view stands in here. The state of a run is its step, the tensors of the method and
+of the optimiser, and a few counters: the order of samples, every augmentation and the learning rate are functions of
+the step, so that a resumed run continues as if it had never stopped.
+"""
+
+import functools
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mezzotint import dist
+from mezzotint.data.loader import BatchPlan, TooManyUnreadable, batches
+from mezzotint.encoders.batch_norm import synchronize_batch_norm
+from mezzotint.encoders.saving import save_encoder
+from mezzotint.train import faults
+from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.train.guard import Interrupted, StepGuard, StopFlag, catch_signals
+from mezzotint.train.log import Progress, RunLog
+from mezzotint.train.online import OnlineKNN
+from mezzotint.train.recipe import Recipe, RecipeError
+from mezzotint.train.rundir import default_directory, environment, locked, prepare, refuse_if_too_small, write_json
+from mezzotint.train.state import RunState
+from mezzotint.types import Batch, Views
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pretrain(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: str = "bar",
+) -> Path:
+    """Train an encoder as the recipe says.
+
+    Args:
+        recipe: what to train, on what, how.
+        out: directory of the run; `runs/DATE` when left out.
+        resume: go on from the newest good checkpoint in `out`.
+        overwrite: remove an earlier run in `out`.
+        progress: `bar`, `quiet` or `json`.
+
+    Returns:
+        The run's directory, with `recipe.yaml`, `metrics.jsonl`, `checkpoints/` and `encoder/`.
+
+    Raises:
+        Interrupted: after a signal; a checkpoint was saved.
+        NotFinite: when the loss is not finite too often; the last good weights are saved.
+        ValueError: for anything in the recipe or the directory that cannot be used, before the first step.
+    """
+    device = device_of(recipe.run.compute.device)
+    with ExitStack() as stack:
+        stack.enter_context(dist.process_group(device))
+        folder = Path(dist.broadcast_object(str(out or default_directory("run"))))
+        trainer = Trainer(recipe, device)
+        dist.on_main(lambda: prepare(folder, resume=resume, overwrite=overwrite))
+        if dist.is_main():
+            stack.enter_context(locked(folder))
+        flag = stack.enter_context(catch_signals())
+        trainer.fit(folder, flag, resume=resume, progress=progress)
+    return folder
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `run.compute.device` names."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("run.compute.device: got cuda, and there is none here; allowed: auto, cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device() if dist.world_size() == 1 else dist.local_rank())
+
+
+@dataclass
+class Meter:
+    """Where the time since the last line went, in seconds."""
+
+    began: float = field(default_factory=time.perf_counter)
+    waiting: float = 0.0
+    augmenting: float = 0.0
+    images: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        """Images a second over all processes, and the shares of waiting for data and of making views."""
+        elapsed = max(time.perf_counter() - self.began, 1e-9)
+        return {
+            "images_per_second": self.images / elapsed,
+            "data_wait": self.waiting / elapsed,
+            "augment_share": self.augmenting / elapsed,
+        }
+
+
+class Trainer:
+    """One run: setup in the constructor, training in `fit`.
+
+    Args:
+        recipe: what to train.
+        device: where.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.run, self.device = recipe, recipe.run, device
+        compute = recipe.run.compute
+        if compute.threads:
+            torch.set_num_threads(compute.threads)
+        self.plan = BatchPlan(len(recipe.data), self.run.batch_size, self.run.seed, dist.rank(), dist.world_size())
+        self.total = self.run.epochs * self.plan.steps_per_epoch
+        self.method = recipe.method
+        _refuse_bad_accumulation(recipe)
+        if dist.world_size() > 1 and compute.sync_batch_norm:
+            synchronize_batch_norm(self.method)
+        self.method.to(device)
+        if compute.channels_last:
+            self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.method.train()
+        self.optimizer = recipe.optimizer.build(self.method, self.run.batch_size)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "fp16")
+        self.state = RunState(self.method, self.optimizer, self.scaler, recipe.data, StepGuard(self.run.guard.patience))
+        self.online = OnlineKNN(recipe.data) if self.run.log.knn_epochs else None
+        self.entrance: nn.Module = self.method
+        if dist.world_size() > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            self.entrance = nn.parallel.DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
+        if compute.compile:
+            self.entrance = torch.compile(self.entrance)  # type: ignore[assignment]
+
+    # ------------------------------------------------------------------ one step
+
+    def step(self, step: int, batch: Batch, meter: Meter) -> dict[str, float]:
+        """Train on one batch; returns what there is to log."""
+        factor = self.recipe.schedule(step, self.total, self.plan.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        logs: dict[str, float] = {}
+        loss_sum = 0.0
+        parts = _split(batch, self.run.micro_batches)
+        for place, part in enumerate(parts):
+            began = time.perf_counter()
+            views = self.views(part, step)
+            meter.augmenting += time.perf_counter() - began
+            precision = self.run.compute.precision
+            with (
+                dist.no_sync(self.entrance, place < len(parts) - 1),
+                torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32"),
+            ):
+                outcome = self.entrance(views)
+                loss = outcome.loss / len(parts)
+                if faults.point("loop.loss", step):
+                    loss = loss * torch.nan
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            loss_sum += float(loss.detach())
+            for name, value in outcome.logs.items():
+                logs[name] = logs.get(name, 0.0) + float(value) / len(parts)
+        faults.point("loop.after_backward", step)
+        grad_norm = self.update(step, loss_sum)
+        if dist.world_size() > 1:
+            loss_sum = float(dist.mean(torch.tensor(loss_sum, device=self.device)))
+        return {"loss": loss_sum, "grad_norm": grad_norm, "lr": self.optimizer.param_groups[0]["lr"], **logs}
+
+    def views(self, batch: Batch, step: int) -> Views:
+        """The views of a batch, in the memory format of the convolutions."""
+        epoch = self.plan.epoch_of(step)
+        views = self.recipe.views(
+            batch, input=self.recipe.encoder.input, seed=self.run.seed, epoch=epoch, step=step, device=self.device
+        )
+        if self.run.compute.channels_last:
+            views = replace(
+                views, x=tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in views.x)
+            )
+        return views
+
+    def update(self, step: int, loss: float) -> float:
+        """Change the weights, if everything is finite on every process; returns the gradient's norm."""
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        grad_norm = float(norm)
+        # A gradient scaler overflows now and then by design: it leaves the step out and halves its scale.
+        overflow = self.scaler.is_enabled() and not torch.isfinite(norm)
+        if self.state.guard.allows(step, loss, 0.0 if overflow else grad_norm, self.device):
+            if self.run.clip_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(self.method.parameters(), self.run.clip_norm, norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if not overflow:
+                self.method.after_step((step + 1) / self.total)
+        faults.point("loop.after_step", step)
+        return grad_norm
+
+    # ------------------------------------------------------------------ the run
+
+    def fit(self, out: Path, flag: StopFlag, *, resume: bool, progress: str) -> None:
+        """Train to the end, or until a signal."""
+        self.store = CheckpointStore(out / "checkpoints", keep=self.run.checkpoints.keep)
+        start, notes = self.state.restore(self.store) if resume else (0, [])
+        bar = Progress(self.total, start, progress if dist.is_main() else "quiet")
+        for note in notes:
+            bar.note(note)
+        if dist.is_main():
+            self.store.sweep()
+            refuse_if_too_small(out, self.state.bytes(), self.store.keep)
+            (out / "recipe.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
+            write_json(out / "environment.json", self._environment(start))
+        log = RunLog(out, self.recipe.config(), self.run.log.trackers, start, bar) if dist.is_main() else None
+        began = time.monotonic()
+        try:
+            self._train(start, flag, log, began)
+        finally:
+            if log:
+                log.close()
+            bar.close()
+        self.state.seconds += time.monotonic() - began
+        if dist.is_main():
+            made_by = {"recipe": self.recipe.config(), "steps": self.total, **environment(self.device.type)}
+            save_encoder(self.recipe.encoder, out / "encoder", made_by)
+            write_json(out / "environment.json", self._environment(self.total))
+
+    def _train(self, start: int, flag: StopFlag, log: RunLog | None, began: float) -> None:
+        meter, last_save = Meter(), time.monotonic()
+        every = self.run.log.every_steps
+        before = self.state.seconds
+        stream = self._batches(start)
+        for step in range(start, self.total):
+            waited = time.perf_counter()
+            batch = next(stream)
+            meter.waiting += time.perf_counter() - waited
+            self._count_bad(batch)
+            metrics = self.step(step, batch, meter)
+            meter.images += self.run.batch_size
+            done = step + 1
+            last = done == self.total
+            knn = self._online(done)
+            if log and (done % every == 0 or last or knn):
+                epoch = done / self.plan.steps_per_epoch
+                self.state.seconds = before + time.monotonic() - began
+                counts = {
+                    "epoch": epoch,
+                    "seconds": self.state.seconds,
+                    "skipped": len(self.state.guard.skipped),
+                    "unreadable": len(self.state.bad),
+                }
+                log.line(done, {**counts, **metrics, **meter.metrics(), **knn})
+                meter = Meter()
+            checkpoints = self.run.checkpoints
+            late = time.monotonic() - last_save > 60 * checkpoints.every_minutes
+            stopping, late = dist.any_true((flag.number != 0, late), self.device)
+            due = late or (checkpoints.every_steps > 0 and done % checkpoints.every_steps == 0)
+            if due or last or stopping:
+                self.state.seconds = before + time.monotonic() - began
+                dist.on_main(functools.partial(self.state.save, self.store, done))
+                last_save = time.monotonic()
+            if stopping and not last:
+                raise Interrupted(flag.number or 15)
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        loader = self.run.loader
+        return batches(
+            self.recipe.data, self.recipe.views, self.plan, start=start, stop=self.total,
+            workers=loader.workers, on_bad=loader.on_bad, pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+
+    def _online(self, done: int) -> dict[str, float]:
+        every = self.run.log.knn_epochs * self.plan.steps_per_epoch
+        if self.online is None or done % every:
+            return {}
+        return self.online.measure(self.recipe.encoder)
+
+    def _count_bad(self, batch: Batch) -> None:
+        for sample in batch.bad:
+            self.state.bad[sample.id] = sample.reason
+        limit = self.run.loader.max_bad_fraction * len(self.recipe.data)
+        if len(self.state.bad) > limit:
+            name, reason = next(iter(self.state.bad.items()))
+            raise TooManyUnreadable(
+                f"{len(self.state.bad)} of {len(self.recipe.data)} samples cannot be read, more than "
+                f"run.loader.max_bad_fraction={self.run.loader.max_bad_fraction}; the first is "
+                f"{name}: {reason}; see `mezzotint doctor`"
+            )
+
+    def _environment(self, steps: int) -> dict[str, Any]:
+        count = sum(p.numel() for p in self.recipe.encoder.parameters())
+        return {
+            **environment(self.device.type), "processes": dist.world_size(), "precision": self.run.compute.precision,
+            "parameters": count, "samples": len(self.recipe.data), "steps": steps,
+            "seconds": round(self.state.seconds, 2),
+            "skipped_steps": self.state.guard.skipped, "unreadable": self.state.bad,
+        }  # fmt: skip
+
+
+def _split(batch: Batch, count: int) -> list[Batch]:
+    """Micro-batches: consecutive rows."""
+    if count == 1:
+        return [batch]
+    columns = [x.chunk(count) for x in batch.x]
+    rows = batch.ids.chunk(count)
+    return [replace(batch, x=tuple(c[i] for c in columns), ids=rows[i]) for i in range(len(rows))]
+
+
+def _refuse_bad_accumulation(recipe: Recipe) -> None:
+    parts, reason = recipe.run.micro_batches, recipe.method.no_accumulation
+    kind = recipe.method.config["kind"]
+    if parts > 1 and reason:
+        raise RecipeError(f"run.micro_batches: got {parts}; allowed for {kind} is 1, because {reason}")
+    if recipe.run.batch_size % (parts * dist.world_size()):
+        raise RecipeError(f"run.micro_batches: got {parts}, which does not divide the batch of {recipe.run.batch_size}")

@@ -1,0 +1,246 @@
+"""Recipes: a YAML file of plain data, the same thing as Python objects, and the road between the two.
+
+A recipe has eight sections. Each is checked against the signatures of the package's classes (`mezzotint.schema`), so
+that from Python the very same objects can be made and passed. Reading is safe: no tags, no anchors, no interpolation,
+no environment, duplicate keys refused, size and depth limited.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mezzotint.schema import RecipeError, construct, nearest, resolve
+
+if TYPE_CHECKING:
+    from mezzotint.augment.views import ViewGenerator
+    from mezzotint.data.source import Source
+    from mezzotint.encoders.encoder import Encoder
+    from mezzotint.train.settings import Evaluate
+    from mezzotint.methods.method import Method
+    from mezzotint.optim.optimizer import Optimizer
+    from mezzotint.optim.schedules import Schedule
+    from mezzotint.train.settings import Run
+
+FAMILIES = {
+    "data": "Source",
+    "views": "ViewGenerator",
+    "encoder": "Encoder",
+    "method": "Method",
+    "optimizer": "Optimizer",
+    "schedule": "Schedule",
+    "run": "Run",
+    "evaluate": "Evaluate",
+}
+_DEFAULTS: dict[str, Any] = {"views": "two_views", "schedule": "cosine", "run": {}, "evaluate": {}}
+_SHIPPED = Path(__file__).parent.parent / "recipes"
+DEMO = "image/emoji_simclr"
+_MAX_BYTES, _MAX_DEPTH = 1 << 20, 20
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without anchors and duplicate keys; `5e-4` is a number, as everywhere else."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise RecipeError("the recipe uses a YAML alias; allowed is plain data: write the value out")
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise RecipeError(f"the recipe is nested deeper than {_MAX_DEPTH} levels; allowed is plain data")
+        node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        self.depth -= 1
+        return node  # type: ignore[no-any-return]
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise RecipeError(f"the key {key!r} stands twice in the mapping of line {line}; keep one")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Read YAML text as plain data.
+
+    Raises:
+        RecipeError: when it is not plain YAML.
+    """
+    if len(text) > _MAX_BYTES:
+        raise RecipeError(f"{where} has {len(text)} characters; allowed are {_MAX_BYTES}: a recipe is a page of text")
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        message = " ".join(str(error).split())
+        raise RecipeError(f"{where} is not plain YAML: {message}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the package, by name: `image/emoji_simclr` → file."""
+    return {p.relative_to(_SHIPPED).with_suffix("").as_posix(): p for p in sorted(_SHIPPED.rglob("*.yaml"))}
+
+
+def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a recipe by name or path, and apply overrides.
+
+    Args:
+        name: of a shipped recipe, or the path of a YAML file, or of a run directory.
+        overrides: `section.key=value`, the value in YAML.
+
+    Returns:
+        The sections as plain data, checked and with all defaults filled in.
+
+    Raises:
+        RecipeError: with what was got, what is allowed, and the nearest name.
+    """
+    path = shipped().get(str(name)) or Path(name)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        path = path / "recipe.yaml"
+    if not path.is_file():
+        known = shipped()
+        raise RecipeError(
+            f"got the recipe {str(name)!r}; allowed is the path of a YAML file or a name from `mezzotint recipes`"
+            f"{nearest(str(name), known)}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    config = parse_yaml(text, str(path))
+    if not isinstance(config, dict):
+        raise RecipeError(f"{path}: got {type(config).__name__}; allowed is a mapping with {', '.join(FAMILIES)}")
+    for override in overrides:
+        _override(config, override)
+    return resolve_recipe(config)
+
+
+def _override(config: dict[str, Any], override: str) -> None:
+    """Set one dotted key. A new `kind` starts its section afresh: the old kind's keys mean nothing to it."""
+    name, equals, text = override.partition("=")
+    parts = name.split(".")
+    if not equals or not all(parts):
+        raise RecipeError(f"got the override {override!r}; allowed is section.key=value, such as run.epochs=20")
+    value = parse_yaml(text, f"the override {name}")
+    place: Any = config
+    for part in parts[:-1]:
+        inner = place.get(part) if isinstance(place, dict) else None
+        if isinstance(inner, str):
+            inner = {"kind": inner}
+        if isinstance(place, dict):
+            place[part] = inner = inner if isinstance(inner, (dict, list)) else {}
+        elif isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            inner = place[int(part)]
+        else:
+            raise RecipeError(f"got the override {name}; {part!r} is not a key or place there")
+        place = inner
+    if parts[-1] == "kind" and isinstance(place, dict) and place.get("kind", value) != value:
+        place.clear()
+    if isinstance(place, list):
+        place[int(parts[-1])] = value
+    else:
+        place[parts[-1]] = value
+
+
+def resolve_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Check all sections of a recipe, and fill in the defaults."""
+    for name in config:
+        if name not in FAMILIES:
+            raise RecipeError(f"{name}: unknown section; allowed: {', '.join(FAMILIES)}{nearest(str(name), FAMILIES)}")
+    resolved = {}
+    for name, family in FAMILIES.items():
+        if name not in config and name not in _DEFAULTS:
+            raise RecipeError(f"{name}: missing; a recipe needs {', '.join(f for f in FAMILIES if f not in _DEFAULTS)}")
+        value = config.get(name, _DEFAULTS.get(name))
+        resolved[name] = resolve({} if value is None else value, family, name)
+    return resolved
+
+
+def _default(section: str) -> Any:
+    family = FAMILIES[section]
+    return construct(resolve(_DEFAULTS[section], family, section), family, {})
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """Everything a run is made of, as objects. Made from Python, or from a file by `Recipe.load`.
+
+    Attributes:
+        data: where samples come from.
+        method: what trains; holds the encoder.
+        optimizer: what changes the weights.
+        views: what is done to a sample before the method sees it.
+        schedule: of the learning rate.
+        run: how long, how many at once, from which seed.
+        evaluate: what is measured at the end.
+    """
+
+    data: "Source"
+    method: "Method"
+    optimizer: "Optimizer"
+    views: "ViewGenerator" = field(default_factory=lambda: _default("views"))
+    schedule: "Schedule" = field(default_factory=lambda: _default("schedule"))
+    run: "Run" = field(default_factory=lambda: _default("run"))
+    evaluate: "Evaluate" = field(default_factory=lambda: _default("evaluate"))
+
+    @property
+    def encoder(self) -> "Encoder":
+        """What is trained."""
+        return self.method.encoder
+
+    @classmethod
+    def load(cls, name: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
+        """Read, check and build a recipe; see `read_recipe`."""
+        return cls.build(read_recipe(name, overrides))
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any]) -> "Recipe":
+        """Make the objects that checked plain data describes. Weights are initialised from `run.seed`."""
+        import torch
+
+        data = construct(config["data"], FAMILIES["data"], {})
+        run = construct(config["run"], FAMILIES["run"], {})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            encoder = construct(config["encoder"], FAMILIES["encoder"], {"Encoder": (data.input,)})
+            method = construct(config["method"], FAMILIES["method"], {"Method": (encoder,)})
+        rest = {
+            name: construct(config[name], FAMILIES[name], {}) for name in ("views", "optimizer", "schedule", "evaluate")
+        }
+        return cls(data=data, method=method, run=run, **rest)
+
+    def untrained_encoder(self, seed: int) -> "Encoder":
+        """The same encoder with fresh weights from another seed: the honest baseline."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            config = resolve(self.encoder.config, "Encoder", "encoder")
+            made: Encoder = construct(config, "Encoder", {"Encoder": (self.encoder.input,)})
+        return made
+
+    def config(self) -> dict[str, Any]:
+        """The recipe as plain data, with all defaults.
+
+        Raises:
+            RecipeError: when an object is not of this package, and so cannot be named in a file.
+        """
+        parts = {name: getattr(self, name).config for name in FAMILIES}
+        return resolve_recipe(parts)
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, which `Recipe.load` reads back to the same objects."""
+        return yaml.safe_dump(self.config(), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,81 @@
+"""What is done with a run after training: evaluation into the run's directory, and embedding of other data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mezzotint.data.source import Source
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluate.features import extract
+from mezzotint.evaluate.suite import Evaluation, baselines, evaluate_encoder, write_evaluation
+from mezzotint.train.recipe import Recipe
+
+
+def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
+    """Measure a run's encoder as its recipe says, and write `evaluation.json` and `baselines.json`.
+
+    Args:
+        run: a directory that `pretrain` wrote.
+        overrides: of the recipe, such as `evaluate.seeds=5`.
+
+    Raises:
+        ValueError: when the directory is not a finished run.
+    """
+    folder = Path(run)
+    encoder = load_encoder(folder)
+    recipe = Recipe.load(folder, overrides)
+    settings = recipe.evaluate
+    evaluation = evaluate_encoder(encoder, recipe.data, probes=settings.probes, seeds=settings.seeds)
+    beside = (
+        baselines(recipe.untrained_encoder, recipe.data, probes=settings.probes, seeds=settings.seeds)
+        if settings.baselines
+        else None
+    )
+    write_evaluation(folder, evaluation, beside)
+    return evaluation
+
+
+def embed(encoder: Encoder, source: Source, out: str | Path) -> tuple[int, int]:
+    """Write the features of all samples.
+
+    Args:
+        encoder: in eval mode.
+        source: of the samples.
+        out: `.npz` (arrays `features`, `ids`, `labels`) or `.parquet` (columns `id`, `label`, `feature`).
+
+    Returns:
+        How many samples and features were written.
+
+    Raises:
+        ValueError: for another suffix, or when pyarrow is missing.
+    """
+    path = Path(out)
+    if path.suffix not in (".npz", ".parquet"):
+        raise ValueError(f"got --out {path.name!r}; allowed is a name that ends in .npz or .parquet")
+    features = extract(encoder, source)
+    described = [source.read(int(index)) for index in range(len(source))]
+    ids = [sample["id"] for sample in described]
+    labels = [-1 if sample["label"] is None else int(sample["label"]) for sample in described]
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+    if path.suffix == ".npz":
+        np.savez(temporary, features=features.numpy(), ids=np.array(ids), labels=np.array(labels))
+    else:
+        _parquet(temporary, ids, labels, features.numpy())
+    temporary.replace(path)
+    return features.shape[0], features.shape[1]
+
+
+def _parquet(path: Path, ids: list[str], labels: list[int], features: Any) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ValueError(
+            "got --out ….parquet, which needs pyarrow; pip install 'mezzotint[parquet]', or use .npz"
+        ) from error
+    flat = pyarrow.array(features.reshape(-1))
+    column = pyarrow.FixedSizeListArray.from_arrays(flat, features.shape[1])
+    pyarrow.parquet.write_table(pyarrow.table({"id": ids, "label": labels, "feature": column}), path)

@@ -1,0 +1,212 @@
+"""The `run` section of a recipe: everything about a run that is not a component of it."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from mezzotint.component import Component
+from mezzotint.evaluate.evaluator import Probe
+from mezzotint.evaluate.knn import KNN
+from mezzotint.evaluate.linear import Linear
+from mezzotint.evaluate.retrieval import Retrieval
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Loader(Component):
+    """How samples reach the loop.
+
+    Args:
+        workers: processes that read and crop; none for data in memory. `None` takes one a core, at most 8.
+        on_bad: `skip` takes the next readable sample in place of one that cannot be read, counts it and names it;
+            `error` stops at the first.
+        max_bad_fraction: share of the data set that may be unreadable before the run stops.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int | None = None,
+        on_bad: Literal["skip", "error"] = "skip",
+        max_bad_fraction: float = 0.05,
+    ) -> None:
+        if workers is not None and workers < 0:
+            raise ValueError(
+                f"run.loader.workers: got {workers}; allowed is 0 or more: use 0 to read in the main process"
+            )
+        if not 0.0 <= max_bad_fraction < 1.0:
+            raise ValueError(f"run.loader.max_bad_fraction: got {max_bad_fraction}; allowed is [0, 1): use 0.05")
+        self.workers = workers
+        self.on_bad = on_bad
+        self.max_bad_fraction = max_bad_fraction
+
+
+class Checkpoints(Component):
+    """When to save, and how much to keep.
+
+    Args:
+        every_minutes: save when this much time has passed since the last checkpoint.
+        every_steps: save also every so many steps; 0 for never.
+        keep: how many checkpoints stay; at least 2, so that a damaged newest one costs nothing but time.
+    """
+
+    def __init__(self, *, every_minutes: float = 10.0, every_steps: int = 0, keep: int = 2) -> None:
+        if keep < 2:
+            raise ValueError(f"run.checkpoints.keep: got {keep}; allowed is 2 or more, so that one is always good")
+        if every_minutes <= 0 or every_steps < 0:
+            raise ValueError(
+                f"run.checkpoints: got every_minutes={every_minutes}, every_steps={every_steps}; "
+                "allowed is a positive time and 0 or more steps"
+            )
+        self.every_minutes = every_minutes
+        self.every_steps = every_steps
+        self.keep = keep
+
+
+class Guard(Component):
+    """What to do when the loss or a gradient is not finite.
+
+    Args:
+        action: `abort` stops with the last good weights saved; `skip` leaves the step out.
+        patience: how many steps in a row may be skipped before the run stops.
+    """
+
+    def __init__(self, *, action: Literal["abort", "skip"] = "skip", patience: int = 5) -> None:
+        if patience < 0:
+            raise ValueError(
+                f"run.guard.patience: got {patience}; allowed is 0 or more: use action=abort to stop at once"
+            )
+        self.action = action
+        self.patience = 0 if action == "abort" else patience
+
+
+class Log(Component):
+    """What is written down during the run.
+
+    Args:
+        every_steps: a line in `metrics.jsonl` this often.
+        knn_epochs: online kNN of the encoder this often, when the data has labels; 0 for never.
+        trackers: where the metrics go besides the file.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_steps: int = 10,
+        knn_epochs: int = 10,
+        trackers: list[Literal["tensorboard", "wandb", "mlflow"]] | None = None,
+    ) -> None:
+        if every_steps < 1 or knn_epochs < 0:
+            raise ValueError(
+                f"run.log: got every_steps={every_steps}, knn_epochs={knn_epochs}; allowed is 1 or more, and 0 or more"
+            )
+        self.every_steps = every_steps
+        self.knn_epochs = knn_epochs
+        self.trackers: Sequence[str] = trackers or ()
+
+
+class Compute(Component):
+    """Where and in which arithmetic the run computes.
+
+    Args:
+        device: `auto` is CUDA where there is one, else the CPU.
+        precision: of the forward and backward pass; weights and optimiser stay in fp32. fp16 uses a gradient scaler.
+        channels_last: memory format of images and convolutions.
+        compile: run the method through `torch.compile`.
+        threads: of the CPU; `None` leaves torch's choice.
+        sync_batch_norm: BatchNorm over the batch of all processes, on CPU and GPU.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        precision: Precision = "fp32",
+        channels_last: bool = True,
+        compile: bool = False,
+        threads: int | None = None,
+        sync_batch_norm: bool = True,
+    ) -> None:
+        self.device = device
+        self.precision: Precision = precision
+        self.channels_last = channels_last
+        self.compile = compile
+        self.threads = threads
+        self.sync_batch_norm = sync_batch_norm
+
+
+class Run(Component):
+    """How long, how many at once, and from which seed.
+
+    Args:
+        epochs: passes over the data.
+        batch_size: samples a step over all processes and micro-batches.
+        seed: of everything random.
+        micro_batches: split each process's share of a batch into so many passes whose gradients are accumulated.
+        clip_norm: limit of the gradient's norm; `None` for no limit.
+        compute: device, precision, compilation.
+        loader: workers and bad samples.
+        checkpoints: when to save.
+        guard: what to do about non-finite numbers.
+        log: how often to report.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int = 100,
+        batch_size: int = 256,
+        seed: int = 0,
+        micro_batches: int = 1,
+        clip_norm: float | None = None,
+        compute: Compute = Compute(),  # noqa: B008 - keeps no state
+        loader: Loader = Loader(),  # noqa: B008
+        checkpoints: Checkpoints = Checkpoints(),  # noqa: B008
+        guard: Guard = Guard(),  # noqa: B008
+        log: Log = Log(),  # noqa: B008
+    ) -> None:
+        for name, value, least in (
+            ("epochs", epochs, 1),
+            ("batch_size", batch_size, 1),
+            ("micro_batches", micro_batches, 1),
+        ):
+            if value < least:
+                raise ValueError(f"run.{name}: got {value}; allowed is {least} or more")
+        if clip_norm is not None and not (clip_norm > 0 and math.isfinite(clip_norm)):
+            raise ValueError(f"run.clip_norm: got {clip_norm}; allowed is a positive number, or null for none")
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.seed = seed
+        self.micro_batches = micro_batches
+        self.clip_norm = clip_norm
+        self.compute = compute
+        self.loader = loader
+        self.checkpoints = checkpoints
+        self.guard = guard
+        self.log = log
+
+
+class Evaluate(Component):
+    """What is measured when training has ended.
+
+    Args:
+        probes: each run on every task of the data that it fits.
+        seeds: how often a probe with a random part is repeated, and how many untrained encoders stand beside.
+        baselines: measure raw input and the untrained encoder too.
+        bits: weight/activation bits at which the encoder is evaluated.
+    """
+
+    def __init__(
+        self,
+        *,
+        probes: Sequence[Probe] = (KNN(), Linear(), Retrieval()),  # noqa: B008
+        seeds: int = 3,
+        baselines: bool = True,
+        bits: Sequence[Literal["32/32"]] = ("32/32",),
+    ) -> None:
+        if seeds < 1:
+            raise ValueError(f"evaluate.seeds: got {seeds}; allowed is 1 or more: 3 give an interval")
+        self.probes = list(probes)
+        self.seeds = seeds
+        self.baselines = baselines
+        self.bits = list(bits)

@@ -1,0 +1,93 @@
+"""The state of a run: the tensors of method and optimiser, and a few counters. All else is a function of the step."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from mezzotint.data.source import Source
+from mezzotint.methods.method import Method
+from mezzotint.optim.state import load_optimizer_state, optimizer_state
+from mezzotint.train.checkpoint import CheckpointStore, Saved, size_of
+from mezzotint.train.guard import StepGuard
+from mezzotint.train.recipe import RecipeError
+
+
+@dataclass
+class RunState:
+    """Everything that a checkpoint holds, and nothing that can be computed again.
+
+    Attributes:
+        method: its parameters and buffers (momentum copies and queues are among them).
+        optimizer: its moments.
+        scaler: of fp16 gradients.
+        source: its fingerprint is kept, so that a run goes on with the same data.
+        guard: the steps that were left out.
+        bad: samples that could not be read, and why.
+        seconds: of training so far.
+    """
+
+    method: Method
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    source: Source
+    guard: StepGuard
+    bad: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def bytes(self) -> int:
+        """Size of a checkpoint; the optimiser's moments, which do not exist before the first step, count as two."""
+        return 3 * size_of(self.method.state_dict(), {})
+
+    def save(self, store: CheckpointStore, step: int) -> None:
+        """Write a checkpoint of the state after `step` steps."""
+        state = {
+            "seconds": self.seconds,
+            "skipped": self.guard.skipped,
+            "in_a_row": self.guard.in_a_row,
+            "bad": self.bad,
+            "scaler": self.scaler.state_dict(),
+            "data": self.source.fingerprint(),
+        }
+        store.save(step, self.method.state_dict(), optimizer_state(self.optimizer), state)
+
+    def restore(self, store: CheckpointStore) -> tuple[int, list[str]]:
+        """Go back to the newest good checkpoint.
+
+        Returns:
+            The number of steps done, and what there is to tell the user.
+
+        Raises:
+            RecipeError: when there is no good checkpoint, or it is not one of this recipe and data.
+        """
+        saved, problems = store.latest()
+        notes = [f"passed over a damaged checkpoint: {problem}" for problem in problems]
+        if saved is None:
+            why = f" ({problems[0]})" if problems else ""
+            raise RecipeError(
+                f"got --resume, and {store.root} holds no good checkpoint{why}; start again with --overwrite"
+            )
+        self._load(saved)
+        return saved.step, [*notes, f"resumed at step {saved.step}"]
+
+    def _load(self, saved: Saved) -> None:
+        if saved.state["data"] != self.source.fingerprint():
+            raise RecipeError(
+                "got data that changed since the checkpoint was saved; allowed is the same data: restore the files, or "
+                "start again with --overwrite"
+            )
+        own = self.method.state_dict()
+        if own.keys() != saved.model.keys():
+            odd = sorted(own.keys() ^ saved.model.keys())[0]
+            raise RecipeError(
+                f"the checkpoint and the method differ, first in {odd!r}; resume with the run's own recipe"
+            )
+        with torch.no_grad():
+            for name, tensor in saved.model.items():
+                if own[name].shape != tensor.shape:
+                    shapes = f"{tuple(tensor.shape)} in the checkpoint, {tuple(own[name].shape)} in the method"
+                    raise RecipeError(f"{name}: {shapes}; resume with the run's own recipe")
+                own[name].copy_(tensor)
+        load_optimizer_state(self.optimizer, saved.optimizer)
+        self.scaler.load_state_dict(saved.state["scaler"])
+        self.guard.skipped, self.guard.in_a_row = list(saved.state["skipped"]), saved.state["in_a_row"]
+        self.bad, self.seconds = dict(saved.state["bad"]), saved.state["seconds"]

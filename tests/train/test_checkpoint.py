@@ -1,0 +1,141 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mezzotint.train import checkpoint
+from mezzotint.train.checkpoint import CheckpointCorrupt, CheckpointStore, load, verify
+
+MODEL = {"weight": torch.arange(12.0).view(3, 4), "count": torch.tensor(7)}
+MOMENTS = {"weight/exp_avg": torch.full((3, 4), 0.5)}
+
+
+def saved(root: Path, *steps: int) -> CheckpointStore:
+    store = CheckpointStore(root)
+    for step in steps:
+        store.save(step, {**MODEL, "count": torch.tensor(step)}, MOMENTS, {"seconds": 1.5})
+    return store
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    found, problems = saved(tmp_path, 3).latest()
+    assert found is not None and not problems
+    assert found.step == 3 and found.state == {"seconds": 1.5}
+    assert torch.equal(found.model["weight"], MODEL["weight"])
+    assert torch.equal(found.optimizer["weight/exp_avg"], MOMENTS["weight/exp_avg"])
+
+
+def test_only_the_newest_stay(tmp_path: Path) -> None:
+    store = saved(tmp_path, 1, 2, 3, 4)
+    assert [p.name for p in store.found()] == ["step-00000003", "step-00000004"]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_taken(tmp_path: Path, data: st.DataObject) -> None:
+    shutil.rmtree(tmp_path / "c", ignore_errors=True)
+    store = saved(tmp_path / "c", 1, 2)
+    newest = store.found()[-1]
+    path = data.draw(st.sampled_from(sorted(p for p in newest.iterdir() if p.name != "manifest.json")))
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    with pytest.raises(CheckpointCorrupt, match=path.name):
+        load(newest)
+    found, problems = store.latest()
+    assert found is not None and found.step == 1 and len(problems) == 1
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, "half", "last"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_a_truncated_file_is_found(tmp_path: Path, name: str, length: int | str) -> None:
+    store = saved(tmp_path, 1, 2)
+    path = store.found()[-1] / name
+    content = path.read_bytes()
+    size = {"half": len(content) // 2, "last": len(content) - 1}.get(str(length), length)
+    path.write_bytes(content[: int(size)])
+    if path.read_bytes() == content:
+        pytest.skip("the file is not longer")
+    found, problems = store.latest()
+    assert found is not None and found.step == 1 and len(problems) == 1
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "renamed", "no manifest"])
+def test_missing_and_extra_files_are_found(tmp_path: Path, change: str) -> None:
+    store = saved(tmp_path, 1, 2)
+    newest = store.found()[-1]
+    if change == "missing":
+        (newest / "optimizer.safetensors").unlink()
+    elif change == "extra":
+        (newest / "notes.txt").write_text("hello")
+    elif change == "renamed":
+        newest = newest.rename(newest.with_name("step-00000009"))
+    else:
+        (newest / "manifest.json").unlink()
+    with pytest.raises(CheckpointCorrupt):
+        load(newest)
+    found, _ = store.latest()
+    assert found is not None and found.step == 1
+
+
+def test_stale_pointers_and_foreign_directories_are_no_checkpoints(tmp_path: Path) -> None:
+    store = saved(tmp_path, 1)
+    (tmp_path / "latest").symlink_to("nowhere")
+    (tmp_path / "99").mkdir()
+    (tmp_path / "step-00000007").mkdir()
+    found, problems = store.latest()
+    assert found is not None and found.step == 1 and len(problems) == 1
+
+
+def test_sweep_removes_what_dead_processes_left_and_nothing_else(tmp_path: Path) -> None:
+    store = saved(tmp_path, 1)
+    dead, alive = tmp_path / ".step-00000002.tmp-999999", tmp_path / f".step-00000002.tmp-{os.getpid()}"
+    dead.mkdir()
+    alive.mkdir()
+    assert store.sweep() == [dead]
+    assert alive.exists() and not dead.exists()
+
+
+def test_the_temporary_directory_is_a_sibling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Path, Path]] = []
+    rename = os.rename
+    monkeypatch.setattr(checkpoint.os, "rename", lambda a, b: (seen.append((Path(a), Path(b))), rename(a, b)))
+    saved(tmp_path, 1)
+    assert [(a.parent, b.parent) for a, b in seen] == [(tmp_path, tmp_path)]
+
+
+def test_a_failing_removal_warns_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = saved(tmp_path, 1, 2)
+
+    def busy(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    with pytest.warns(UserWarning, match="could not be removed"):
+        store.save(3, MODEL, MOMENTS, {})
+    assert verify(store.found()[-1])
+
+
+def test_a_full_disk_says_so_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = saved(tmp_path, 1)
+    monkeypatch.setenv("MEZZOTINT_FAULT", "checkpoint.after_model:step=2:enospc")
+    with pytest.raises(OSError, match="No space left on device.*it needs .* MB and .* MB are free; the previous one is kept"):
+        store.save(2, MODEL, MOMENTS, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+    found, _ = store.latest()
+    assert found is not None and found.step == 1
+
+
+def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
+    folder = saved(tmp_path, 1).found()[0]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(CheckpointCorrupt, match="got format 99; allowed is 1"):
+        load(folder)
