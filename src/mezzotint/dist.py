@@ -61,6 +61,7 @@ def process_group(device: torch.device, timeout_s: float = 600.0) -> Iterator[No
     td.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
     try:
         yield
+        td.barrier()  # a process that leaves early would cut the connections of those that still work
     finally:
         td.destroy_process_group()
 

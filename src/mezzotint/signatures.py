@@ -191,12 +191,13 @@ class Index:
         name = ast.unparse(node).rpartition(".")[2]
         if name in _PLAIN:
             return _PLAIN[name]
-        if name in self.classes:
-            return Member(name)
         if name in file.aliases:
             return self._type(file, file.aliases[name])
-        if name in file.imported:
-            return self._type(self.files[file.imported[name]], node)
+        home = self.files.get(file.imported.get(name, ""))
+        if home is not None and name in home.aliases:
+            return self._type(home, home.aliases[name])
+        if name in self.classes:
+            return Member(name)
         raise TypeError(f"{file.module}: the annotation {name!r} of a component cannot be read from the text")
 
     def families_of(self, entry: Entry) -> set[str]:

@@ -93,7 +93,7 @@ def test_emoji_across_styles_learns_from_one_and_is_scored_on_the_other() -> Non
         np.testing.assert_array_equal(task.labels[task.train], task.labels[task.test])
     identity = tasks["identity/across-styles"]
     assert identity.kind == "retrieve"
-    assert identity.test.tolist() == list(range(1911)) and identity.train.tolist() == list(range(1911, 3822))
+    assert identity.train.tolist() == list(range(1911)) and identity.test.tolist() == list(range(1911, 3822))
     np.testing.assert_array_equal(identity.labels[identity.test], identity.labels[identity.train])
     assert len(set(identity.labels[identity.train].tolist())) == 1911
 
@@ -144,7 +144,7 @@ def test_raw_pixels_find_the_same_emoji_as_measured_before() -> None:
     x = torch.nn.functional.normalize(((source.images / 255 - mean) / std).flatten(1), dim=1)
     nearest = (x[task.test] @ x[task.train].T).argmax(dim=1).numpy()
     found = (task.labels[task.train][nearest] == task.labels[task.test]).mean()
-    assert found == pytest.approx(0.313, abs=0.003)
+    assert found == pytest.approx(0.374, abs=0.003)
 
 
 @pytest.mark.parametrize(("name", "size"), [("mnist5k", 5000), ("digits", 1797)])

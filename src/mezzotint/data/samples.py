@@ -6,8 +6,8 @@ again. `mnist5k`: 500 of each handwritten digit at 28 px, grey. `digits`: scikit
 
 Pretraining sees all images and no label. How the tasks are split:
 
-- *across styles*: all Google drawings to learn from, all Twemoji drawings to be scored. Retrieval is the other way
-  round: each Google drawing looks for its emoji among the Twemoji drawings.
+- *across styles*: all Google drawings to learn from, all Twemoji drawings to be scored. For
+  retrieval each Twemoji drawing looks for its emoji among the Google drawings.
 - *within a style*: a fifth of the emoji of each category is held out, the same in both styles.
 - `part` restricts every task to half of the emoji of each category, so that settings can be chosen on `tune` and
   reported on `held_out`, which no choice has seen.
@@ -105,7 +105,7 @@ class Samples(Component, Held, Source):
             Task(within, "classify", self.labels, google[~test], google[test], categories),
             Task("category/within-twitter", "classify", self.labels, twitter[~test], twitter[test], categories),
             Task("subcategory/across-styles", "classify", subcategory, google, twitter, subcategories),
-            Task("identity/across-styles", "retrieve", identity, twitter, google),
+            Task("identity/across-styles", "retrieve", identity, google, twitter),
         ]
 
     def _digit_tasks(self) -> list[Task]:

@@ -6,10 +6,9 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
-
-from mezzotint.train.rundir import write_json
 
 
 class Tracker(Protocol):
@@ -73,6 +72,25 @@ def _required(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ValueError(f"run.log.trackers needs {package}, which is not installed: pip install {package}") from error
+
+
+@dataclass
+class Meter:
+    """Where the time since the last line went, in seconds."""
+
+    began: float = field(default_factory=time.perf_counter)
+    waiting: float = 0.0
+    augmenting: float = 0.0
+    images: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        """Images a second over all processes, and the shares of waiting for data and of making views."""
+        elapsed = max(time.perf_counter() - self.began, 1e-9)
+        return {
+            "images_per_second": self.images / elapsed,
+            "data_wait": self.waiting / elapsed,
+            "augment_share": self.augmenting / elapsed,
+        }
 
 
 class RunLog:
@@ -183,6 +201,3 @@ class Progress:
         """Leave the terminal as it was."""
         if self.bar is not None:
             self.bar.stop()
-
-
-__all__ = ["Progress", "RunLog", "Tracker", "read_metrics", "write_json"]

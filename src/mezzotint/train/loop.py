@@ -11,7 +11,7 @@ import functools
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from mezzotint.encoders.saving import save_encoder
 from mezzotint.train import faults
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted, StepGuard, StopFlag, catch_signals
-from mezzotint.train.log import Progress, RunLog
+from mezzotint.train.log import Meter, Progress, RunLog
 from mezzotint.train.online import OnlineKNN
 from mezzotint.train.recipe import Recipe, RecipeError
 from mezzotint.train.rundir import default_directory, environment, locked, prepare, refuse_if_too_small, write_json
@@ -60,7 +60,7 @@ def pretrain(
         NotFinite: when the loss is not finite too often; the last good weights are saved.
         ValueError: for anything in the recipe or the directory that cannot be used, before the first step.
     """
-    device = device_of(recipe.run.compute.device)
+    device = recipe.run.compute.torch_device()
     with ExitStack() as stack:
         stack.enter_context(dist.process_group(device))
         folder = Path(dist.broadcast_object(str(out or default_directory("run"))))
@@ -71,34 +71,6 @@ def pretrain(
         flag = stack.enter_context(catch_signals())
         trainer.fit(folder, flag, resume=resume, progress=progress)
     return folder
-
-
-def device_of(name: str) -> torch.device:
-    """The device that `run.compute.device` names."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("run.compute.device: got cuda, and there is none here; allowed: auto, cpu")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device() if dist.world_size() == 1 else dist.local_rank())
-
-
-@dataclass
-class Meter:
-    """Where the time since the last line went, in seconds."""
-
-    began: float = field(default_factory=time.perf_counter)
-    waiting: float = 0.0
-    augmenting: float = 0.0
-    images: int = 0
-
-    def metrics(self) -> dict[str, float]:
-        """Images a second over all processes, and the shares of waiting for data and of making views."""
-        elapsed = max(time.perf_counter() - self.began, 1e-9)
-        return {
-            "images_per_second": self.images / elapsed,
-            "data_wait": self.waiting / elapsed,
-            "augment_share": self.augmenting / elapsed,
-        }
 
 
 class Trainer:
@@ -131,7 +103,7 @@ class Trainer:
         self.entrance: nn.Module = self.method
         if dist.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
-            self.entrance = nn.parallel.DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
+            self.entrance = nn.parallel.DistributedDataParallel(self.method, device_ids=ids)
         if compute.compile:
             self.entrance = torch.compile(self.entrance)  # type: ignore[assignment]
 

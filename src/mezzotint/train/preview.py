@@ -5,7 +5,8 @@ import statistics
 import time
 
 from mezzotint.data.loader import batches
-from mezzotint.train.loop import Meter, Trainer, device_of
+from mezzotint.train.log import Meter
+from mezzotint.train.loop import Trainer
 from mezzotint.train.recipe import Recipe
 
 _STEPS = 5
@@ -20,7 +21,7 @@ def preview(recipe: Recipe) -> str:
     Returns:
         The resolved recipe and, as comments, steps, parameters, memory and time.
     """
-    device = device_of(recipe.run.compute.device)
+    device = recipe.run.compute.torch_device()
     trainer = Trainer(recipe, device)
     stop = min(_STEPS, trainer.total)
     times = []

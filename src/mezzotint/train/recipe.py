@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from mezzotint.augment.views import ViewGenerator
     from mezzotint.data.source import Source
     from mezzotint.encoders.encoder import Encoder
-    from mezzotint.train.settings import Evaluate
     from mezzotint.methods.method import Method
     from mezzotint.optim.optimizer import Optimizer
     from mezzotint.optim.schedules import Schedule
-    from mezzotint.train.settings import Run
+    from mezzotint.train.settings import Evaluate, Run
 
 FAMILIES = {
     "data": "Source",

@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
+
+from mezzotint import dist
 from mezzotint.component import Component
 from mezzotint.evaluate.evaluator import Probe
 from mezzotint.evaluate.knn import KNN
@@ -133,6 +136,18 @@ class Compute(Component):
         self.compile = compile
         self.threads = threads
         self.sync_batch_norm = sync_batch_norm
+
+    def torch_device(self) -> torch.device:
+        """This process's device.
+
+        Raises:
+            ValueError: when CUDA is asked for and there is none.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("run.compute.device: got cuda, and there is none here; allowed: auto, cpu")
+        if self.device == "cpu" or not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", dist.local_rank())
 
 
 class Run(Component):

@@ -1,0 +1,216 @@
+"""Two SimCLR views of images in memory, on one core: Mezzotint against the pipelines that researchers use.
+
+    python benchmarks/views.py [--sizes 32 96 224] [--repeats 7]
+
+Every side makes two views with the same operations, probabilities and sizes: random resized crop (area 0.08 to 1),
+flip (1/2), jitter of (0.8, 0.8, 0.8, 0.2) (8/10), greyscale (2/10), blur with sigma 0.1 to 2 (1/2), normalise. Each
+side gets its images in memory in the form it takes fastest; the images have the size of the views. The sides take
+turns, and what is compared is the median time of the process, so that another process on the machine costs neither
+side more than its share of the cache. Sides whose package is missing are left out.
+
+Differences that remain: Pillow's blur (lightly) is three box filters, whatever the sigma, where the others convolve
+with a kernel of a tenth of the image; batched torchvision draws one set of parameters for all images of a batch, and
+kornia one order of the jitter; so neither makes the same views, and they are printed for the record.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mezzotint.augment.image import RandomResizedCrop
+from mezzotint.augment.policies import simclr
+from mezzotint.augment.views import TwoViews
+from mezzotint.types import Batch, Input
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BATCH = {32: 256, 96: 128, 224: 64}
+Side = Callable[[], object]
+
+
+def pictures(count: int, size: int) -> Tensor:
+    """Smooth random images, uint8 `[count, 3, size, size]`."""
+    noise = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return (torch.nn.functional.interpolate(noise, size=(size, size), mode="bicubic") * 255).clamp(0, 255).byte()
+
+
+def blur_kernel(size: int) -> int:
+    return size // 10 // 2 * 2 + 1
+
+
+def mezzotint(x: Tensor) -> Side:
+    size = x.shape[-1]
+    views = TwoViews(crop=RandomResizedCrop(scale=(0.08, 1.0)), policy=simclr())
+    batch, input = Batch((x,), torch.arange(len(x))), Input((3, size, size), MEAN, STD)
+    epoch = iter(range(1_000_000))
+    return lambda: views(batch, input=input, seed=0, epoch=next(epoch), step=0)
+
+
+def as_pillow(x: Tensor) -> list[Any]:
+    from PIL import Image
+
+    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in x]
+
+
+def lightly(x: Tensor) -> Side:
+    from lightly.transforms import SimCLRTransform
+
+    images, transform = as_pillow(x), SimCLRTransform(input_size=x.shape[-1])
+    return lambda: [transform(image) for image in images]
+
+
+def torchvision_transform(size: int) -> Callable[[Any], Tensor]:
+    from torchvision.transforms import v2
+
+    transform: Callable[[Any], Tensor] = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(blur_kernel(size), (0.1, 2.0))], p=0.5),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    return transform
+
+
+def torchvision_pillow(x: Tensor) -> Side:
+    images, transform = as_pillow(x), torchvision_transform(x.shape[-1])
+    return lambda: [(transform(image), transform(image)) for image in images]
+
+
+def torchvision_tensor(x: Tensor) -> Side:
+    transform = torchvision_transform(x.shape[-1])
+    return lambda: [(transform(image), transform(image)) for image in x]
+
+
+def torchvision_batch(x: Tensor) -> Side:
+    transform = torchvision_transform(x.shape[-1])
+    return lambda: (transform(x), transform(x))
+
+
+def kornia(x: Tensor) -> Side:
+    import kornia.augmentation as K
+
+    size, kernel = x.shape[-1], blur_kernel(x.shape[-1])
+    transform = torch.nn.Sequential(
+        K.RandomResizedCrop((size, size), scale=(0.08, 1.0)),
+        K.RandomHorizontalFlip(p=0.5),
+        K.ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+        K.RandomGrayscale(p=0.2),
+        K.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=0.5),
+        K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
+    )
+
+    def run() -> object:
+        image = x.float() / 255
+        return transform(image), transform(image)
+
+    return run
+
+
+def albumentations(x: Tensor) -> Side:
+    import albumentations as A
+    import cv2
+
+    cv2.setNumThreads(1)
+    size = x.shape[-1]
+    transform = A.Compose(
+        [
+            A.RandomResizedCrop((size, size), scale=(0.08, 1.0)),
+            A.HorizontalFlip(p=0.5),
+            A.ColorJitter((0.2, 1.8), (0.2, 1.8), (0.2, 1.8), (-0.2, 0.2), p=0.8),
+            A.ToGray(p=0.2),
+            A.GaussianBlur(blur_limit=(blur_kernel(size),) * 2, sigma_limit=(0.1, 2.0), p=0.5),
+            A.Normalize(MEAN, STD),
+            A.ToTensorV2(),
+        ]
+    )
+    images = [np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in x]
+    return lambda: [(transform(image=image), transform(image=image)) for image in images]
+
+
+SIDES: dict[str, tuple[str, str, Callable[[Tensor], Side]]] = {
+    "mezzotint": ("mezzotint", "uint8 batch", mezzotint),
+    "lightly `SimCLRTransform`": ("lightly", "PIL, one by one", lightly),
+    "torchvision v2": ("torchvision", "PIL, one by one", torchvision_pillow),
+    "torchvision v2 ": ("torchvision", "uint8 tensors, one by one", torchvision_tensor),
+    "torchvision v2, parameters shared": ("torchvision", "uint8 batch", torchvision_batch),
+    "kornia": ("kornia", "uint8 batch", kornia),
+    "albumentations": ("albumentations", "uint8 arrays, one by one", albumentations),
+}
+
+
+def measure(size: int, repeats: int) -> dict[str, list[float]]:
+    """Pairs a second of each side, `repeats` times in turn."""
+    x = pictures(BATCH[size], size)
+    sides = {name: build(x) for name, (package, _, build) in SIDES.items() if importlib.util.find_spec(package)}
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(-1, repeats):  # the first round is for warming up
+        for name, run in sides.items():
+            start, count = time.process_time(), 0
+            while (elapsed := time.process_time() - start) < 0.5:
+                run()
+                count += len(x)
+            if repeat >= 0:
+                rates[name].append(count / elapsed)
+    return rates
+
+
+def version(package: str) -> str:
+    if package == "mezzotint":
+        return subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+    return importlib.metadata.version(package)
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Two SimCLR views on one core, pairs of views a second.")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96, 224], choices=sorted(BATCH))
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    results = {size: measure(size, arguments.repeats) for size in arguments.sizes}
+    print("# Two SimCLR views, images in memory, one core\n")
+    print(f"`python {' '.join(sys.argv)}`, {time.strftime('%Y-%m-%d')}, {processor()}, torch {torch.__version__}.")
+    print("Pairs of views a second: median (slowest to fastest repeat), and how many times slower than Mezzotint.\n")
+    print("| | version | images | " + " | ".join(f"{size} px" for size in results) + " |")
+    print("|---|---|---|" + "---|" * len(results))
+    for name, (package, form, _) in SIDES.items():
+        cells = []
+        for rates in results.values():
+            if name not in rates:
+                cells.append("not installed")
+                continue
+            rate, ours = statistics.median(rates[name]), statistics.median(rates["mezzotint"])
+            spread = f"({min(rates[name]):,.0f} to {max(rates[name]):,.0f})"
+            cells.append(f"{rate:,.0f} {spread}" + ("" if name == "mezzotint" else f", {ours / rate:.1f}×"))
+        installed = version(package) if importlib.util.find_spec(package) else ""
+        print(f"| {name.strip()} | {installed} | {form} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

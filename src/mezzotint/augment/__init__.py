@@ -1,0 +1,1 @@
+"""Views of the input: transforms, policies and view generators."""

@@ -1,0 +1,112 @@
+"""Looking levels up: `y = values[number of thresholds ≤ x]`, for rows with thresholds and values of their own.
+
+There are three ways, equal bit for bit; `tests/augment/test_level_lookup.py` holds them against each other.
+
+* *Search and gather*, on the whole tensor, without a branch on data: on a GPU, under `torch.compile`, and for many
+  levels.
+* *Steps*, on a CPU: a pass over the thresholds, `where(x ≥ threshold, value, y)`. It is written with `ge` into the
+  dtype of `x` and `lerp` with a weight of 0 or 1, which are exact, and which torch vectorizes; comparisons into bool,
+  `where`, `searchsorted` and `gather` it does not, and they take from 4 to over 100 times as long.
+* *Snaps*, for uint8 on a CPU. The 256 values are a ring. Rotated so that an edge lies at 0, the bin on its left ends at
+  255 and the bin on its right begins at 0: one minimum and one maximum snap both to their values, in place.
+
+On a CPU the rows are taken in chunks that stay in the cache.
+"""
+
+import torch
+from torch import Tensor
+
+_CHUNK_BYTES = 1 << 22
+"""Small enough for a cache, large enough to make the cost of starting an operation on all threads negligible."""
+_MAX_STEPS = 96
+_MAX_SNAPS = 256
+"""Bins up to which passes over the thresholds are faster than a search; `benchmarks/randomized_quantization.py`."""
+
+
+def without_branches(rows: Tensor) -> bool:
+    """Whether to stay clear of choices that depend on data: they cut a compiled graph, and make a GPU wait."""
+    return torch.compiler.is_compiling() or rows.device.type != "cpu"
+
+
+def code_dtype(bins: int) -> torch.dtype:
+    """The dtype of codes of so many bins."""
+    return torch.uint8 if bins <= 256 else torch.int32
+
+
+def look_up(rows: Tensor, thresholds: Tensor, values: Tensor, return_codes: bool) -> tuple[Tensor, Tensor | None]:
+    """Values, and on request their indices (`code_dtype`), of the numbers in `rows`.
+
+    Args:
+        rows: `[R, S]`, contiguous. NaN gets any of the values.
+        thresholds: `[R, k − 1]`, ascending, infinite where unused; in float32 or float64 as `rows` needs, and integers
+            if `rows` are.
+        values: `[R, k]`, ascending, of the same dtype.
+        return_codes: whether indices are wanted.
+    """
+    if without_branches(rows):
+        y, codes = _search(rows, thresholds, values)
+        return y, codes if return_codes else None
+    return _in_chunks(rows, thresholds, values, return_codes)
+
+
+def _search(rows: Tensor, thresholds: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Search and gather."""
+    codes = torch.searchsorted(thresholds, rows.to(values.dtype), right=True)
+    return values.gather(1, codes).to(rows.dtype), codes.to(code_dtype(values.shape[1]))
+
+
+def _in_chunks(rows: Tensor, thresholds: Tensor, values: Tensor, return_codes: bool) -> tuple[Tensor, Tensor | None]:
+    """In chunks that stay in the cache, the fastest way for what they hold."""
+    y = torch.empty_like(rows)
+    codes = torch.empty_like(rows, dtype=code_dtype(values.shape[1])) if return_codes else None
+    bins = values.shape[1]
+    snap = rows.dtype == torch.uint8 and codes is None and bins <= _MAX_SNAPS
+    step = bins <= _MAX_STEPS and bool((values[:, -1] - values[:, 0]).isfinite().all())  # `lerp` takes differences
+    length = max(1, _CHUNK_BYTES // (rows.shape[1] * rows.element_size()))
+    for start in range(0, len(rows), length):
+        part = slice(start, start + length)
+        if snap:
+            _snap(rows[part], thresholds[part], values[part], y[part])
+        elif step:
+            _step(rows[part], thresholds[part], values[part], y[part], None if codes is None else codes[part])
+        else:
+            y[part], found = _search(rows[part], thresholds[part], values[part])
+            if codes is not None:
+                codes[part] = found
+    return y, codes
+
+
+def _step(rows: Tensor, thresholds: Tensor, values: Tensor, out: Tensor, codes: Tensor | None) -> None:
+    """`codes = number of thresholds ≤ rows; out = values[codes]`, see the module's docstring."""
+    x = rows.to(values.dtype)
+    y = out if out.dtype == x.dtype else torch.empty_like(x)
+    y.copy_(values[:, :1].expand_as(x))
+    passed = torch.empty_like(x)
+    count = None if codes is None else torch.zeros_like(x)
+    for threshold, value in zip(thresholds.T.unsqueeze(2), values[:, 1:].T.unsqueeze(2), strict=True):
+        torch.ge(x, threshold, out=passed)
+        y.lerp_(value, passed)
+        if count is not None:
+            count.add_(passed)
+    if y is not out:
+        out.copy_(y)
+    if codes is not None and count is not None:
+        codes.copy_(count)
+
+
+def _snap(rows: Tensor, thresholds: Tensor, values: Tensor, out: Tensor) -> None:
+    """The same on the ring of uint8, see the module's docstring. An empty bin has nothing to snap."""
+    inner = thresholds.clamp(max=256).to(torch.int32)
+    edges = torch.cat([torch.zeros_like(inner[:, :1]), inner, torch.full_like(inner[:, :1], 256)], dim=1)
+    left, right, value = edges[:, :-1], edges[:, 1:], values.to(torch.int32)
+    filled = left < right
+    floors = torch.where(filled, value - left, 0).to(torch.uint8).T.unsqueeze(2)
+    caps = torch.where(filled, value - right, -1).to(torch.uint8).T.unsqueeze(2)  # −1 is 255 on the ring
+    turns = (right - left).to(torch.uint8).T.unsqueeze(2)
+    torch.maximum(rows, floors[0], out=out)
+    torch.minimum(out, caps[-1], out=out)
+    for turn, floor, cap in zip(turns[:-1], floors[1:], caps[:-1], strict=True):
+        out.sub_(turn)
+        torch.maximum(out, floor, out=out)
+        torch.minimum(out, cap, out=out)
+    out.add_(left[:, -1:].to(torch.uint8))

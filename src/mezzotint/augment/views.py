@@ -1,0 +1,309 @@
+"""View generators: from a batch of stored images to the views that a method contrasts.
+
+A view is a crop, a flip, a policy, then randomized quantization, then the encoder's normalisation. Everything is done
+on whole batches, on the device of the encoder; only the crop of large images is done earlier, by the loader workers
+that decode them, which ask `choosers` for the same boxes.
+
+Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then moved: so a sample's views do
+not depend on the device, the batch, the worker or the process it happens to be in.
+"""
+
+import functools
+import math
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mezzotint.augment.image import HorizontalFlip, RandomResizedCrop, per_channel
+from mezzotint.augment.policies import Policy, simclr
+from mezzotint.augment.randomized_quantization import RandomizedQuantization
+from mezzotint.augment.transform import Params, Transform
+from mezzotint.component import Component
+from mezzotint.seeding import Draws, key_of
+from mezzotint.types import Batch, Box, Input, Views
+
+Chooser = Callable[[int, int], list[tuple[Box, int]]]
+"""Takes height and width of a stored image, returns for each view its box and the size it is to have."""
+
+_CACHED_VALUES = 2**20
+"""Values of a view that are made at a time on a CPU: 4 MB, which stay in the last-level cache from pass to pass. Small
+images need company more than a nearer cache, since a pass over one takes less time than its call."""
+
+_LARGE = 2**17
+"""Values from which on a view is made alone: it fills the second-level cache."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How one view of a sample is made.
+
+    Attributes:
+        tag: `"global"` or `"local"`.
+        crop: the box; a `size` of `None` is what the encoder takes.
+        flip: share of the samples that are mirrored.
+        policy: colour, blur and so on.
+        randomized_quantization: applied last, when there is one.
+    """
+
+    tag: str
+    crop: RandomResizedCrop
+    flip: float
+    policy: Policy
+    randomized_quantization: RandomizedQuantization | None = None
+    steps: dict[str, Transform] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        steps: dict[str, Transform] = {"flip": HorizontalFlip(p=self.flip), "policy": self.policy}
+        if self.randomized_quantization is not None:
+            steps["randomized_quantization"] = self.randomized_quantization
+        object.__setattr__(self, "steps", steps)
+
+    def size(self, input: Input) -> tuple[int, int]:
+        """Height and width of the view."""
+        if self.crop.size is None:
+            return input.shape[1], input.shape[2]
+        return self.crop.size, self.crop.size
+
+    def draw(self, input: Input, draws: Draws) -> dict[str, Params]:
+        """Parameters of `crop`, and of each of `steps`."""
+        shape = (len(draws.ids), input.shape[0], *self.size(input))
+        transforms = {"crop": self.crop, **self.steps}
+        return {name: transform.draw(shape, draws.fold(name)) for name, transform in transforms.items()}
+
+
+class ViewGenerator(Component, ABC):
+    """Makes the views of a batch.
+
+    Attributes:
+        views: how each is made; the generators below differ in nothing else.
+    """
+
+    views: list[View]
+
+    @property
+    def num_views(self) -> int:
+        """How many views a batch gets."""
+        return len(self.views)
+
+    def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
+        """Every parameter of every view, to look at or to predict.
+
+        Args:
+            ids: int64 `[B]`.
+            input: of the encoder.
+            seed: of the run.
+            epoch: from 0.
+
+        Returns:
+            For each view its parameters by `crop`, `flip`, `policy` and `randomized_quantization`, on the CPU.
+        """
+        ids = ids.cpu()
+        return [
+            view.draw(input, Draws(ids, key_of(seed, epoch, "view", place))) for place, view in enumerate(self.views)
+        ]
+
+    def choosers(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[Chooser]:
+        """For each sample the function that tells a source which boxes to cut out of it while it decodes.
+
+        They are the boxes that `render` would cut out of the whole image.
+
+        Raises:
+            ValueError: when the views are not square.
+        """
+        sizes = [view.size(input) for view in self.views]
+        if any(height != width for height, width in sizes):
+            raise ValueError(
+                f"got views of {sizes} for images that are cropped while they are decoded; allowed are square ones: "
+                "give the crop a size"
+            )
+        ids = ids.cpu()
+        crops = [
+            view.crop.draw((len(ids),), Draws(ids, key_of(seed, epoch, "view", place)).fold("crop"))
+            for place, view in enumerate(self.views)
+        ]
+        return [
+            functools.partial(_choose, self.views, [_rows(params, slice(row, row + 1)) for params in crops], sizes)
+            for row in range(len(ids))
+        ]
+
+    @torch.no_grad()
+    def render(
+        self,
+        batch: Batch,
+        *,
+        input: Input,
+        seed: int,
+        epoch: int,
+        device: torch.device | None = None,
+        normalized: bool = True,
+    ) -> tuple[Tensor, ...]:
+        """Make the views of a batch.
+
+        Args:
+            batch: whole images, or one crop a view.
+            input: of the encoder.
+            seed: of the run.
+            epoch: from 0.
+            device: where the views are made; by default where the batch is.
+            normalized: as the encoder takes them, or in [0, 1] as they are shown.
+
+        Returns:
+            One float32 `[B, C, H, W]` a view.
+
+        Raises:
+            TypeError: when the batch is not uint8.
+            ValueError: when a cropped batch does not have one tensor a view.
+        """
+        if any(x.dtype != torch.uint8 for x in batch.x):
+            raise TypeError(
+                f"got a batch of {[str(x.dtype) for x in batch.x]}; allowed is torch.uint8: "
+                "let the source return images as they are stored"
+            )
+        if len(batch.x) != (self.num_views if batch.cropped else 1):
+            raise ValueError(
+                f"got {len(batch.x)} tensors with cropped={batch.cropped}; allowed are {self.num_views} crops, one a "
+                "view, or a single tensor of whole images: make the batch with this generator's choosers"
+            )
+        _keep_freed_memory()
+        sources = [x if device is None else x.to(device, non_blocking=True) for x in batch.x]
+        drawn = self.draw(batch.ids, input=input, seed=seed, epoch=epoch)
+        return tuple(
+            _render(view, sources[place if batch.cropped else 0], params, batch.cropped, input, normalized)
+            for place, (view, params) in enumerate(zip(self.views, drawn, strict=True))
+        )
+
+    def __call__(
+        self,
+        batch: Batch,
+        *,
+        input: Input,
+        seed: int,
+        epoch: int,
+        step: int,
+        device: torch.device | None = None,
+    ) -> Views:
+        """The views of a batch as a method takes them; `step` keys the draws of the method itself."""
+        x = self.render(batch, input=input, seed=seed, epoch=epoch, device=device)
+        draws = Draws(batch.ids.to(x[0].device), key_of(seed, step, "method"))
+        return Views(x, tuple(view.tag for view in self.views), draws)
+
+
+class TwoViews(ViewGenerator):
+    """Two views of each sample, alike or not.
+
+    Args:
+        crop: the box of either view. `scale: [1, 1], ratio: [1, 1]` keeps the whole of a square image.
+        policy: of the first view, and of the second unless that has its own.
+        second_policy: of the second view.
+        flip: share of the samples that are mirrored.
+        randomized_quantization: of the first view, and of the second unless that has its own; `None` for none.
+        second_randomized_quantization: of the second view; one with `p: 0` quantizes the first view alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        crop: RandomResizedCrop = RandomResizedCrop(),
+        policy: Policy = simclr(),
+        second_policy: Policy | None = None,
+        flip: float = 0.5,
+        randomized_quantization: RandomizedQuantization | None = None,
+        second_randomized_quantization: RandomizedQuantization | None = None,
+    ) -> None:
+        second_policy = policy if second_policy is None else second_policy
+        second_quantization = second_randomized_quantization or randomized_quantization
+        self.views = [
+            View("global", crop, flip, policy, randomized_quantization),
+            View("global", crop, flip, second_policy, second_quantization),
+        ]
+
+
+class MultiCrop(ViewGenerator):
+    """Some large crops, and many small ones of small parts (SwAV, Caron et al. 2020; DINO, Caron et al. 2021).
+
+    Args:
+        crop: of the global views.
+        local_crop: of the local views; its size in pixels is less than the global one.
+        num_global: global views, which come first.
+        num_local: local views.
+        policy: of every view.
+        flip: share of the samples that are mirrored.
+        randomized_quantization: of every view; `None` for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        crop: RandomResizedCrop = RandomResizedCrop(),
+        local_crop: RandomResizedCrop = RandomResizedCrop(size=96, scale=(0.05, 0.2)),
+        num_global: int = 2,
+        num_local: int = 6,
+        policy: Policy = simclr(),
+        flip: float = 0.5,
+        randomized_quantization: RandomizedQuantization | None = None,
+    ) -> None:
+        if num_global < 1 or num_local < 0 or num_global + num_local < 2:
+            raise ValueError(
+                f"got num_global={num_global} and num_local={num_local}; allowed are at least one global view and two "
+                "views in all: give for example 2 and 6"
+            )
+        kinds = [("global", crop)] * num_global + [("local", local_crop)] * num_local
+        self.views = [View(tag, box, flip, policy, randomized_quantization) for tag, box in kinds]
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep the memory of temporaries, instead of returning it to the system after each operation.
+
+    glibc takes blocks of more than 128 kB from the system one by one, and gives them back, until it has seen a larger
+    one freed; then it serves up to that size (at most 32 MB) from memory it holds (mallopt(3), "dynamic mmap
+    threshold"). A training step has that effect by itself, generating views alone has not, and then a third of the
+    time at 32 pixels goes into page faults.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+def _choose(
+    views: list[View], params: list[Params], sizes: list[tuple[int, int]], height: int, width: int
+) -> list[tuple[Box, int]]:
+    """A module-level function, so that a chooser can be sent to another process."""
+    boxes = [view.crop.boxes(own, height, width)[0].tolist() for view, own in zip(views, params, strict=True)]
+    return [((top, left, h, w), size) for (top, left, h, w), (size, _) in zip(boxes, sizes, strict=True)]
+
+
+def _rows(params: Params, rows: slice) -> Params:
+    return {name: value[rows] for name, value in params.items()}
+
+
+def _render(
+    view: View, source: Tensor, params: dict[str, Params], cropped: bool, input: Input, normalized: bool
+) -> Tensor:
+    """One view of a batch, made a few rows at a time; each row is what it would be on its own."""
+    size, count, device = view.size(input), len(source), source.device
+    boxes = None if cropped else view.crop.boxes(params["crop"], source.shape[2], source.shape[3])
+    steps = {
+        name: {key: value.to(device, non_blocking=True) for key, value in params[name].items()} for name in view.steps
+    }
+    out = torch.empty(count, source.shape[1], *size, device=device)
+    mean, std = per_channel(input.mean, out), per_channel(input.std, out)
+    at_a_time = _rows_at_a_time(count, math.prod(out.shape[1:]), device)
+    for start in range(0, count, at_a_time):
+        rows = slice(start, start + at_a_time)
+        x = source[rows] if boxes is None else view.crop.cut(source[rows], boxes[rows], size)
+        x = x.to(torch.float32, memory_format=torch.contiguous_format).mul_(1.0 / 255.0)
+        for name, transform in view.steps.items():
+            x = transform.apply(x, _rows(steps[name], rows))
+        if normalized:
+            torch.sub(x, mean, out=out[rows]).div_(std)
+        else:
+            out[rows] = x
+    return out
+
+
+def _rows_at_a_time(count: int, values: int, device: torch.device) -> int:
+    if device.type != "cpu":
+        return max(1, count)
+    return 1 if values >= _LARGE else _CACHED_VALUES // values

@@ -1,0 +1,1 @@
+"""What is trained: networks that map a batch to one feature vector a sample."""

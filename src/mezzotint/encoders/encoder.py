@@ -1,0 +1,37 @@
+"""The contract of an encoder: what is evaluated, quantized and exported."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mezzotint.component import Component
+from mezzotint.types import Input, Modality
+
+
+class Encoder(nn.Module, Component):
+    """Maps a batch to one feature vector a sample.
+
+    An encoder states what it is; nothing is found out by running it.
+
+    Attributes:
+        dim: width of the features.
+        input: shape and normalisation of what it takes.
+    """
+
+    dim: int
+    input: Input
+    config: dict[str, Any]
+
+    def __init__(self, input: Input, dim: int) -> None:
+        super().__init__()
+        self.input = input
+        self.dim = dim
+
+    @property
+    def modality(self) -> Modality:
+        """What the input is: an image, audio, …"""
+        return self.input.modality
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, *input.shape]`, normalised → `[B, dim]`."""
+        raise TypeError(f"{type(self).__name__} has no forward")

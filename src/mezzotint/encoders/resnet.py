@@ -1,0 +1,171 @@
+"""Residual networks (He et al. 2015, arXiv 1512.03385), with a width multiplier and two stems.
+
+Layout, names and initialisation are torchvision's, so that its state dicts load: with `stem="imagenet"` and
+`width=64` the tensors are those of `torchvision.models.resnet18` without its classifier. `stem="small"` is the 3 × 3,
+stride-1 stem without max-pooling that CIFAR work uses. The residual branch's last BatchNorm may start at zero.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mezzotint.component import factory
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.types import Input
+
+Stem = Literal["imagenet", "small"]
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3 × 3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, planes, 3, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = _conv(planes, planes, 3)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = _shortcut(inputs, planes, stride)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The norm that ends the residual branch."""
+        return self.bn2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, inputs, H, W]` → `[B, planes, H / stride, W / stride]`."""
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return torch.relu(out + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1 × 1, 3 × 3 (which strides) and 1 × 1 convolutions, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, planes, 1)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = _conv(planes, planes, 3, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = _conv(planes, planes * 4, 1)
+        self.bn3 = nn.BatchNorm2d(planes * 4)
+        self.downsample = _shortcut(inputs, planes * 4, stride)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The norm that ends the residual branch."""
+        return self.bn3
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, inputs, H, W]` → `[B, 4 · planes, H / stride, W / stride]`."""
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = torch.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return torch.relu(out + self.downsample(x))
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
+class ResNet(Encoder):
+    """Stem, four stages, global average.
+
+    Args:
+        input: of images.
+        block: the residual block.
+        depths: blocks in each stage.
+        stem: `"imagenet"` (7 × 7, stride 2, max-pool) or `"small"` (3 × 3, stride 1).
+        width: channels of the stem and of the first stage.
+        zero_init_residual: start each residual branch at zero.
+    """
+
+    def __init__(
+        self,
+        input: Input,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, ...],
+        *,
+        stem: Stem,
+        width: int,
+        zero_init_residual: bool,
+    ) -> None:
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}; 64 is the published network")
+        super().__init__(input, dim=width * 2 ** (len(depths) - 1) * block.expansion)
+        large = stem == "imagenet"
+        channels = input.shape[0]
+        self.conv1 = nn.Conv2d(channels, width, 7, 2, 3, bias=False) if large else _conv(channels, width, 3)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        inputs = width
+        for stage, depth in enumerate(depths):
+            planes = width * 2**stage
+            blocks: list[nn.Module] = []
+            for place in range(depth):
+                stride = 2 if place == 0 and stage > 0 else 1
+                blocks.append(block(inputs, planes, stride))
+                inputs = planes * block.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.num_stages = len(depths)
+        self._initialise(zero_init_residual)
+
+    def _initialise(self, zero_init_residual: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
+                nn.init.zeros_(module.last_norm.weight)
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` → `[B, dim, H', W']`, before the average."""
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        for stage in range(self.num_stages):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` → `[B, dim]`."""
+        return self.feature_map(x).mean(dim=(2, 3))
+
+
+@factory
+def resnet18(
+    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False
+) -> ResNet:
+    """ResNet-18: basic blocks 2-2-2-2; 11.2 M parameters and 512 features at width 64."""
+    return ResNet(
+        input, BasicBlock, (2, 2, 2, 2), stem=stem, width=width, zero_init_residual=zero_init_residual
+    )
+
+
+@factory
+def resnet34(
+    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False
+) -> ResNet:
+    """ResNet-34: basic blocks 3-4-6-3; 21.3 M parameters and 512 features at width 64."""
+    return ResNet(
+        input, BasicBlock, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual
+    )
+
+
+@factory
+def resnet50(
+    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False
+) -> ResNet:
+    """ResNet-50: bottlenecks 3-4-6-3; 23.5 M parameters and 2048 features at width 64."""
+    return ResNet(
+        input, Bottleneck, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual
+    )

@@ -1,0 +1,89 @@
+"""An encoder on disk: `encoder.safetensors` and `encoder.json`, which says everything needed to use it.
+
+The JSON holds the kind and arguments (names of this package only, never code), what the input must look like, the
+hash of the weights, and how the encoder was made. Nothing is pickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mezzotint._version import __version__
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.schema import construct, resolve
+from mezzotint.types import Input
+
+
+def save_encoder(encoder: Encoder, path: str | Path, made_by: Mapping[str, Any] | None = None) -> Path:
+    """Write an encoder's weights and description.
+
+    Args:
+        encoder: one that a recipe can name (`encoder.config`).
+        path: directory to write, made when missing.
+        made_by: what to remember about its making (recipe, command, steps, licence of the data).
+
+    Returns:
+        The directory.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "encoder.safetensors"
+    save_file({name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}, weights)
+    description = {
+        "format": 1,
+        "mezzotint": __version__,
+        "encoder": encoder.config,
+        "dim": encoder.dim,
+        "input": dataclasses.asdict(encoder.input) | {"values": "uint8 / 255, then (x − mean) / std"},
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "made_by": dict(made_by or {}),
+    }
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    (folder / "encoder.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def load_encoder(path: str | Path) -> Encoder:
+    """Read an encoder, in eval mode.
+
+    Args:
+        path: an `encoder/` directory, or a run directory that holds one.
+
+    Returns:
+        A module whose `forward` takes `[B, *input.shape]` normalised with `input.mean` and `input.std` and returns
+        `[B, dim]`.
+
+    Raises:
+        ValueError: when the directory holds no encoder, or its weights are not the ones that were saved.
+    """
+    folder = Path(path)
+    if not (folder / "encoder.json").is_file() and (folder / "encoder" / "encoder.json").is_file():
+        folder = folder / "encoder"
+    if not (folder / "encoder.json").is_file():
+        raise ValueError(
+            f"got {path}, which has no encoder.json; allowed is an encoder or run directory: "
+            "point to what `mezzotint pretrain` wrote"
+        )
+    description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    weights = folder / "encoder.safetensors"
+    found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
+    if found != description["sha256"]:
+        raise ValueError(
+            f"{weights} is damaged: SHA-256 is {found[:12]}…, saved was {description['sha256'][:12]}…; "
+            "restore the file, or write it again with `mezzotint evaluate RUN`"
+        )
+    stated = {k: v for k, v in description["input"].items() if k != "values"}
+    stated = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
+    config = resolve(description["encoder"], "Encoder", "encoder")
+    encoder: Encoder = construct(config, "Encoder", {"Encoder": (Input(**stated),)})
+    try:
+        encoder.load_state_dict(load_file(weights))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{weights} does not fit its description: {error}") from error
+    return encoder.eval()

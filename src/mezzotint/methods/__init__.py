@@ -1,0 +1,1 @@
+"""Ways to train an encoder without labels, one paper a file."""

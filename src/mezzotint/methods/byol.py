@@ -1,0 +1,88 @@
+"""BYOL (Grill et al. 2020, arXiv 2006.07733): predict what a slowly moving copy of the network says of another view.
+
+The target network is the exponential moving average of encoder and projector; it gets no gradient, has no predictor,
+and its BatchNorms use the statistics of its own passes. The average is updated after each optimiser step, with a
+momentum that rises to 1 along half a cosine. Differs from the paper: a momentum of 0.99 at the start (its value for
+300 epochs; 0.996 for 1000); the momentum may stay constant, as BYOL-A has it; more than two views are taken, and every
+other global view is then a target.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.heads import mlp
+from mezzotint.methods.method import Method, cosine_momentum, momentum_copy, momentum_update
+from mezzotint.methods.siamese import collapse_signals, each_view, pairs, require_views, target_views
+from mezzotint.types import Step, Views
+
+Reduction = Literal["sum", "mean"]
+MomentumSchedule = Literal["cosine", "constant"]
+
+
+def squared_distance(p_BD: Tensor, t_BD: Tensor) -> Tensor:
+    """Mean squared distance of L2-normalised predictions and targets, 2 − 2 cos (equation 2), in [0, 4].
+
+    Args:
+        p_BD: predictions, `[B, D]`.
+        t_BD: targets, `[B, D]`; no gradient flows into them.
+    """
+    return 2.0 - 2.0 * cosine_similarity(p_BD.float(), t_BD.detach().float(), dim=1).mean()
+
+
+class BYOL(Method):
+    """Predict the momentum copy's projection of one view from another view.
+
+    Args:
+        encoder: to be trained.
+        hidden_dim: width of the hidden layers of projector and predictor.
+        dim: width of the projections.
+        momentum: of the target network at the start.
+        momentum_schedule: `"cosine"` raises it to 1 over training, `"constant"` keeps it.
+        reduction: over the (prediction, target) pairs. `"sum"` of both directions is the paper's, and grows with the
+            number of views; `"mean"` does not.
+    """
+
+    num_views: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        hidden_dim: int = 4096,
+        dim: int = 256,
+        momentum: float = 0.99,
+        momentum_schedule: MomentumSchedule = "cosine",
+        reduction: Reduction = "sum",
+    ) -> None:
+        super().__init__(encoder)
+        if not 0.0 <= momentum <= 1.0:
+            raise ValueError(f"momentum must lie in [0, 1], got {momentum}; 0.99 to 0.999 is usual")
+        self.momentum, self.momentum_schedule, self.reduction = momentum, momentum_schedule, reduction
+        self.projector = mlp([encoder.dim, hidden_dim, dim])
+        self.predictor = mlp([dim, hidden_dim, dim])
+        self.target_encoder = momentum_copy(encoder)
+        self.target_projector = momentum_copy(self.projector)
+
+    def forward(self, views: Views) -> Step:
+        """The loss over all (prediction, target) pairs; in [0, 8] for the sum over two views."""
+        require_views("BYOL", views)
+        zs = each_view(self.projector, each_view(self.encoder, views.x))
+        ps = each_view(self.predictor, zs)
+        places = target_views(views)
+        with torch.no_grad():
+            seen = each_view(self.target_encoder, [views.x[place] for place in places])
+            ts = dict(zip(places, each_view(self.target_projector, seen), strict=True))
+        terms = torch.stack([squared_distance(ps[p], ts[t]) for p, t in pairs(views)])
+        loss = terms.sum() if self.reduction == "sum" else terms.mean()
+        return Step(loss, collapse_signals(zs))
+
+    def after_step(self, progress: float) -> None:
+        """Move the target network towards the trained one."""
+        constant = self.momentum_schedule == "constant"
+        momentum = self.momentum if constant else cosine_momentum(self.momentum, progress)
+        momentum_update(self.target_encoder, self.encoder, momentum)
+        momentum_update(self.target_projector, self.projector, momentum)

@@ -1,0 +1,61 @@
+"""The contract of a method, and the momentum copy that several of them keep."""
+
+import copy
+import math
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import nn
+
+from mezzotint.component import Component
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.types import Step, Views
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Method(nn.Module, Component):
+    """A way to train an encoder without labels.
+
+    `forward` is the only entrance, so that distributed training, autocast and compilation need no special case.
+
+    Attributes:
+        encoder: what is evaluated, quantized and exported.
+        no_accumulation: why the loss of k micro-batches is not the loss of their union; empty when it is.
+        num_views: how many views `forward` takes; 0 for any number from two.
+    """
+
+    encoder: Encoder
+    no_accumulation: ClassVar[str] = ""
+    num_views: ClassVar[int] = 2
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, views: Views) -> Step:
+        """The loss on these views."""
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+    def after_step(self, progress: float) -> None:
+        """Called after each optimiser step, with the share of training done (in (0, 1]): momentum, centring."""
+
+
+def momentum_copy(module: M) -> M:
+    """A copy that is updated by `momentum_update` and never by gradients; its BatchNorms see its own batches."""
+    twin = copy.deepcopy(module)
+    return twin.requires_grad_(False)
+
+
+@torch.no_grad()
+def momentum_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
+    """Exponential moving average of the parameters: `target ← momentum · target + (1 − momentum) · online`.
+
+    Parameters only: BatchNorm statistics come from the target's own passes (MoCo v3, BYOL).
+    """
+    torch._foreach_lerp_(list(target.parameters()), [p.detach() for p in online.parameters()], 1.0 - momentum)
+
+
+def cosine_momentum(base: float, progress: float) -> float:
+    """The momentum that rises from `base` to 1 along half a cosine over training."""
+    return 1.0 - (1.0 - base) * (1.0 + math.cos(math.pi * progress)) / 2.0

@@ -1,0 +1,85 @@
+"""What the siamese methods share: how views pass through a network, which of them are targets, what tells a collapse.
+
+BatchNorm makes the way of passing matter: its statistics are those of one pass. `each_view` gives every view
+statistics of its own, as SimSiam, BYOL and MoCo v3 do; `one_pass` puts all views of one size through together, as
+SimCLR and LeJEPA do. Without BatchNorm the two agree.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mezzotint.types import Views
+
+
+def each_view(module: nn.Module, xs: Sequence[Tensor]) -> list[Tensor]:
+    """One pass a view: a list of `[B, …]`."""
+    return [module(x) for x in xs]
+
+
+def one_pass(module: nn.Module, xs: Sequence[Tensor]) -> list[Tensor]:
+    """One pass for all views of the same size (one for global crops, one for local ones): a list of `[B, …]`."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, x in enumerate(xs):
+        groups.setdefault(tuple(x.shape), []).append(place)
+    outputs: dict[int, Tensor] = {}
+    for places in groups.values():
+        joined = module(torch.cat([xs[place] for place in places]))
+        outputs.update(zip(places, joined.chunk(len(places)), strict=True))
+    return [outputs[place] for place in range(len(xs))]
+
+
+def require_views(method: str, views: Views, count: int = 0) -> None:
+    """Refuse what the method cannot take.
+
+    Args:
+        method: its name, for the message.
+        views: what came.
+        count: how many views it takes; 0 for any number from two.
+
+    Raises:
+        ValueError: for another number of views.
+    """
+    found = len(views.x)
+    if found == count or (count == 0 and found >= 2):
+        return
+    allowed = f"exactly {count} views" if count else "two views or more"
+    raise ValueError(f"{method} takes {allowed}, got {found}; change views: in the recipe, or the method")
+
+
+def target_views(views: Views) -> list[int]:
+    """Places of the views that may be targets: all but local crops, which see too little to be predicted from.
+
+    Raises:
+        ValueError: when every view is a local crop.
+    """
+    places = [place for place, tag in enumerate(views.tags) if tag != "local"]
+    if not places:
+        raise ValueError("all views are local crops, and at least one must be global; add global crops to views:")
+    return places
+
+
+def pairs(views: Views) -> list[tuple[int, int]]:
+    """Every (prediction, target) with the target a global view and the prediction any other view."""
+    return [(p, t) for t in target_views(views) for p in range(len(views.x)) if p != t]
+
+
+@torch.no_grad()
+def collapse_signals(zs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Two scalars that tell whether the projections collapse, of this rank's samples.
+
+    `alignment` is the mean cosine of two views of a sample. `feature_std` is the standard deviation over the batch of
+    L2-normalised projections, averaged over dimensions and multiplied by √D (SimSiam, figure 2, where it is not
+    multiplied): about 1 when they spread over the whole sphere, 0 when all are one point. An alignment near 1 together
+    with a `feature_std` near 0 is a collapse.
+
+    Args:
+        zs: projections of each view, `[B, D]`.
+    """
+    units = torch.nn.functional.normalize(torch.stack([z.float() for z in zs]), dim=2)  # [V, B, D]
+    count, _, dim = units.shape
+    total = units.sum(dim=0).square().sum(dim=1)  # |Σ_v u_v|² = V + Σ_{v≠w} cos
+    alignment = ((total - count) / (count * (count - 1))).mean()
+    spread = units.std(dim=1, correction=0).mean() * dim**0.5
+    return {"alignment": alignment, "feature_std": spread}

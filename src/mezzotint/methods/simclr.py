@@ -1,0 +1,96 @@
+"""SimCLR (Chen et al. 2020, arXiv 2002.05709): tell the other view of a sample from all other samples.
+
+Views of one sample attract, everything else in the batch repels. The head has a BatchNorm after each linear, as in
+the authors' code. Differs from the paper: the BatchNorm that ends the head has no learnt scale; the temperature is
+0.2 by default; more than two views are taken, each pair of which is a positive.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mezzotint import dist
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.heads import mlp
+from mezzotint.methods.method import Method
+from mezzotint.methods.siamese import collapse_signals, one_pass, require_views
+from mezzotint.types import Step, Views
+
+
+def nt_xent(z_VBD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Normalised temperature-scaled cross-entropy over all views of the global batch.
+
+    Each of the `V · B` projections of this rank is an anchor. Its candidates are all other projections of all ranks;
+    its positives are the V − 1 other views of its own sample. The loss is the cross-entropy of finding a positive,
+    averaged over positives and anchors (equation 1; with two views there is one positive an anchor).
+
+    Args:
+        z_VBD: projections of V views, `[V, B, D]`, not normalised.
+        temperature: of the softmax.
+
+    Returns:
+        The loss, and the share of anchors whose nearest candidate is a positive (no gradient).
+    """
+    with torch.autocast(z_VBD.device.type, enabled=False):
+        views, batch, _ = z_VBD.shape
+        anchors = views * batch
+        z = normalize(z_VBD.float().flatten(0, 1), dim=1)
+        rows = torch.arange(anchors, device=z.device)
+        own = rows + dist.rank() * anchors  # where this rank's rows stand among all ranks'
+        # A sample's other views are batch, 2 · batch, … rows further, wrapping round.
+        shifts = torch.arange(1, views, device=z.device) * batch
+        positives = (rows.unsqueeze(1) + shifts) % anchors + dist.rank() * anchors
+        logits = z @ dist.gather(z).T / temperature
+        logits = logits.scatter(1, own.unsqueeze(1), float("-inf"))
+        loss = logits.logsumexp(dim=1) - logits.gather(1, positives).mean(dim=1)
+        hit = (logits.detach().argmax(dim=1, keepdim=True) == positives).any(dim=1)
+        return loss.mean(), hit.float().mean()
+
+
+class SimCLR(Method):
+    """Contrast the views of a sample with all other samples of the global batch.
+
+    Args:
+        encoder: to be trained.
+        hidden_dim: width of the projector's hidden layers.
+        dim: width of the projections.
+        layers: linears of the projector: 2 in SimCLR, 3 in SimCLR v2.
+        temperature: of the softmax.
+        last_norm: end the projector with a BatchNorm.
+    """
+
+    no_accumulation: ClassVar[str] = (
+        "its negatives are the other samples of the batch, and micro-batches would have fewer of them"
+    )
+    num_views: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        hidden_dim: int = 2048,
+        dim: int = 128,
+        layers: int = 2,
+        temperature: float = 0.2,
+        last_norm: bool = True,
+    ) -> None:
+        super().__init__(encoder)
+        if temperature <= 0.0:
+            raise ValueError(f"temperature must be above 0, got {temperature}; 0.1 to 0.5 is usual")
+        self.temperature = temperature
+        self.projector = mlp(
+            [encoder.dim, *[hidden_dim] * (layers - 1), dim],
+            hidden_bias=False,
+            last_bias=not last_norm,
+            last_norm=last_norm,
+        )
+
+    def forward(self, views: Views) -> Step:
+        """The loss on two views or more, `[B, …]` each; sizes may differ."""
+        require_views("SimCLR", views)
+        features = one_pass(self.encoder, views.x)
+        z_VBD = self.projector(torch.cat(features)).unflatten(0, (len(features), -1))
+        loss, accuracy = nt_xent(z_VBD, self.temperature)
+        return Step(loss, {"accuracy": accuracy, **collapse_signals(z_VBD.unbind())})

@@ -1,0 +1,55 @@
+"""SimSiam (Chen and He 2020, arXiv 2011.10566): predict one view from another, and stop the target's gradient.
+
+Neither negatives nor a momentum copy: the predictor and the stopped gradient alone keep it from collapsing. Each view
+passes through on its own, so BatchNorm sees one view at a time, as in the paper. Differs from the paper's code: the
+projector's last linear has no bias instead of a frozen one (the BatchNorm after it undoes either); more than two views
+are taken, and every other global view is then a target.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.heads import mlp
+from mezzotint.methods.method import Method
+from mezzotint.methods.siamese import collapse_signals, each_view, pairs, require_views
+from mezzotint.types import Step, Views
+
+
+def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
+    """Minus the mean cosine of predictions and their targets (equation 1), in [−1, 1].
+
+    Args:
+        p_BD: predictions, `[B, D]`.
+        z_BD: targets, `[B, D]`; no gradient flows into them.
+    """
+    return -cosine_similarity(p_BD.float(), z_BD.detach().float(), dim=1).mean()
+
+
+class SimSiam(Method):
+    """Predict the projection of each view from that of the others.
+
+    Args:
+        encoder: to be trained.
+        dim: width of the projections.
+        hidden_dim: width of the predictor's hidden layer; the paper has a quarter of `dim`.
+    """
+
+    num_views: ClassVar[int] = 0
+
+    def __init__(self, encoder: Encoder, *, dim: int = 2048, hidden_dim: int = 512) -> None:
+        super().__init__(encoder)
+        width = max(encoder.dim, dim)
+        self.projector = mlp([encoder.dim, width, width, dim], hidden_bias=False, last_bias=False, last_norm=True)
+        self.predictor = mlp([dim, hidden_dim, dim], hidden_bias=False)
+
+    def forward(self, views: Views) -> Step:
+        """The mean of the loss over all (prediction, target) pairs (equation 2), in [−1, 1]."""
+        require_views("SimSiam", views)
+        zs = each_view(self.projector, each_view(self.encoder, views.x))
+        ps = each_view(self.predictor, zs)
+        terms = [negative_cosine(ps[p], zs[t]) for p, t in pairs(views)]
+        return Step(torch.stack(terms).mean(), collapse_signals(zs))

@@ -1,0 +1,91 @@
+"""LARS (You, Gitman and Ginsburg 2017, arXiv 1708.03888): SGD whose step is scaled to each tensor's own norm.
+
+Two forms are in use, and differ when the learning rate changes. In MoCo v3's, momentum gathers scaled gradients and
+the learning rate is applied last, as torch's SGD does; the trust ratio is η |w| / |g + λ w|. In the paper's own
+(algorithm 1, and revisitAIRL's), the learning rate goes into the momentum buffer; the ratio is η |w| / (|g| + λ |w|).
+Groups that are `excluded` (norms and biases) are plain momentum SGD in either form; unlike in revisitAIRL's code, a
+weight decay of 0 does not turn the trust ratio off.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer as TorchOptimizer
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
+
+class LARSOptimizer(TorchOptimizer):
+    """Layer-wise adaptive rate scaling.
+
+    Args:
+        params: groups as `torch.optim` takes them; one with `excluded=True` gets no trust ratio.
+        lr: learning rate.
+        momentum: of the buffer.
+        weight_decay: λ.
+        trust: η.
+        lr_in_buffer: put the learning rate into the momentum buffer, as the paper has it.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+        lr_in_buffer: bool = False,
+    ) -> None:
+        settings = {"momentum": momentum, "weight_decay": weight_decay, "trust": trust, "lr_in_buffer": lr_in_buffer}
+        super().__init__(params, {"lr": lr, "excluded": False, **settings})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Change the parameters once; parameters without a gradient are left as they are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(group, params)
+        return loss
+
+    def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        updates: Tensors = [p.grad for p in params if p.grad is not None]
+        ratios = None if group["excluded"] else _trust_ratios(group, params, updates)
+        if group["weight_decay"] != 0.0:
+            updates = torch._foreach_add(updates, params, alpha=group["weight_decay"])
+        if ratios is not None:
+            updates = torch._foreach_mul(updates, ratios)
+        for p in params:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum_buffer"] for p in params]
+        inside, outside = (group["lr"], 1.0) if group["lr_in_buffer"] else (1.0, group["lr"])
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, updates, alpha=inside)
+        torch._foreach_add_(params, buffers, alpha=-outside)
+
+
+def _trust_ratios(group: dict[str, Any], params: list[Tensor], grads: Tensors) -> list[Tensor]:
+    """One 0-dimensional ratio a tensor; 1 where the weight's norm or the gradient's is zero."""
+    decay = group["weight_decay"]
+    weight_norm = torch.stack(torch._foreach_norm(params))
+    if group["lr_in_buffer"]:
+        base = torch.stack(torch._foreach_norm(grads))
+        scale = base + decay * weight_norm
+    else:
+        base = scale = torch.stack(torch._foreach_norm(torch._foreach_add(grads, params, alpha=decay)))
+    defined = (weight_norm > 0.0) & (base > 0.0)
+    return list(torch.where(defined, group["trust"] * weight_norm / scale, 1.0).unbind())

@@ -1,0 +1,167 @@
+"""Optimisers as a recipe names them: settings that build a `torch.optim.Optimizer` for a model.
+
+Every group of what is built has `param_names` and `base_lr` (see `groups`); schedules multiply the latter. The
+learning rate may be stated per 256 samples, as the papers of the field do (`lr_scaling="batch/256"`, linear scaling of
+Goyal et al. 2017, arXiv 1706.02677).
+"""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import nn
+
+from mezzotint.component import Component
+from mezzotint.optim.groups import Exclude, Group, named_groups
+from mezzotint.optim.lars import LARSOptimizer
+
+Scaling = Literal["none", "batch/256"]
+
+
+class Optimizer(Component, ABC):
+    """What every optimiser states.
+
+    Attributes:
+        lr: learning rate as stated.
+        weight_decay: of the parameters that are not excluded.
+        exclude: which parameters are left out of weight decay.
+        lr_scaling: whether `lr` is meant for 256 samples.
+    """
+
+    def __init__(self, lr: float, weight_decay: float, exclude: Exclude, lr_scaling: Scaling) -> None:
+        if lr <= 0.0:
+            raise ValueError(f"lr must be above 0, got {lr}; see the method's recipe for a usual one")
+        if weight_decay < 0.0:
+            raise ValueError(f"weight_decay must be at least 0, got {weight_decay}; 0 turns it off")
+        self.lr, self.weight_decay, self.exclude, self.lr_scaling = lr, weight_decay, exclude, lr_scaling
+
+    def base_lr(self, batch_size: int) -> float:
+        """The learning rate that schedules multiply.
+
+        Args:
+            batch_size: samples a step, over all ranks and micro-batches.
+        """
+        return self.lr * batch_size / 256 if self.lr_scaling == "batch/256" else self.lr
+
+    def groups(self, model: nn.Module, batch_size: int) -> list[Group]:
+        """The model's parameter groups; see `named_groups`."""
+        lr = self.base_lr(batch_size)
+        return named_groups(model, lr=lr, weight_decay=self.weight_decay, exclude=self.exclude)
+
+    @abstractmethod
+    def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
+        """Make the optimiser of a model.
+
+        Args:
+            model: whose parameters with gradients are trained.
+            batch_size: samples a step, over all ranks and micro-batches.
+        """
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum; weight decay is added to the gradient.
+
+    Args:
+        lr: learning rate.
+        momentum: of the buffer.
+        weight_decay: L2 penalty.
+        nesterov: look ahead along the buffer.
+        exclude: what gets no weight decay.
+        lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        exclude: Exclude = "none",
+        lr_scaling: Scaling = "none",
+    ) -> None:
+        super().__init__(lr, weight_decay, exclude, lr_scaling)
+        _check_momentum(momentum)
+        if nesterov and momentum == 0.0:
+            raise ValueError("nesterov needs a momentum above 0, got 0; set momentum: 0.9, or nesterov: false")
+        self.momentum, self.nesterov = momentum, nesterov
+
+    def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
+        """`torch.optim.SGD`."""
+        groups = self.groups(model, batch_size)
+        return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv 1711.05101).
+
+    Args:
+        lr: learning rate.
+        betas: decay of the first and second moments.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled, multiplied by the learning rate.
+        exclude: what gets no weight decay.
+        lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        exclude: Exclude = "none",
+        lr_scaling: Scaling = "none",
+    ) -> None:
+        super().__init__(lr, weight_decay, exclude, lr_scaling)
+        if not all(0.0 <= beta < 1.0 for beta in betas):
+            raise ValueError(f"betas must lie in [0, 1), got {betas}; (0.9, 0.999) is usual")
+        self.betas, self.eps = (betas[0], betas[1]), eps
+
+    def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
+        """`torch.optim.AdamW`."""
+        return torch.optim.AdamW(self.groups(model, batch_size), betas=self.betas, eps=self.eps)
+
+
+class LARS(Optimizer):
+    """SGD whose step is scaled to each tensor's own norm; see `mezzotint.optim.lars`.
+
+    Args:
+        lr: learning rate.
+        momentum: of the buffer.
+        weight_decay: of the parameters that are not excluded.
+        trust: the trust coefficient η.
+        exclude: what gets neither weight decay nor a trust ratio.
+        lr_in_buffer: the paper's form, with the learning rate in the momentum buffer; otherwise MoCo v3's.
+        lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-6,
+        trust: float = 1e-3,
+        exclude: Exclude = "norm_and_bias",
+        lr_in_buffer: bool = False,
+        lr_scaling: Scaling = "none",
+    ) -> None:
+        super().__init__(lr, weight_decay, exclude, lr_scaling)
+        _check_momentum(momentum)
+        if trust <= 0.0:
+            raise ValueError(f"trust must be above 0, got {trust}; 0.001 is usual")
+        self.momentum, self.trust, self.lr_in_buffer = momentum, trust, lr_in_buffer
+
+    def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
+        """`LARSOptimizer`."""
+        groups = self.groups(model, batch_size)
+        return LARSOptimizer(
+            groups, lr=self.lr, momentum=self.momentum, trust=self.trust, lr_in_buffer=self.lr_in_buffer
+        )
+
+
+def _check_momentum(momentum: float) -> None:
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum must lie in [0, 1), got {momentum}; 0.9 is usual")

@@ -1,0 +1,206 @@
+"""The views as the encoder sees them, with what was drawn for each: beside the original, before normalisation.
+
+They are made by the very code that makes them in training, from the same keys: a run's gallery shows views of its
+first epoch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mezzotint.augment.transform import Params
+from mezzotint.augment.views import Chooser, View, ViewGenerator
+from mezzotint.data.source import Box, Croppable, Source
+from mezzotint.report.pictures import Picture, drawable, name_of, picture, read
+from mezzotint.report.plots import number
+from mezzotint.report.render import render, write_page
+from mezzotint.seeding import sample_order
+from mezzotint.types import Batch, Input, Unreadable
+
+_WORDS = {
+    "randomized_quantization": "quantized",
+    "color_jitter": "jitter",
+    "grayscale": "grey",
+    "gaussian_blur": "blur",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One view of one sample.
+
+    Attributes:
+        picture: before normalisation.
+        brief: what was done to it, in a few words.
+        parameters: what was drawn, as pairs of name and value; a transform's name stands alone before its own.
+    """
+
+    picture: Picture
+    brief: str
+    parameters: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A sample and its views."""
+
+    name: str
+    original: Picture
+    views: list[Shown]
+
+
+@dataclass
+class _Crops:
+    """Asks a chooser for its boxes and remembers them, with the size of the stored image."""
+
+    choose: Chooser
+    height: int = 0
+    width: int = 0
+    boxes: list[Box] = field(default_factory=list)
+
+    def __call__(self, height: int, width: int) -> list[tuple[Box, int]]:
+        chosen = self.choose(height, width)
+        self.height, self.width, self.boxes = height, width, [box for box, _ in chosen]
+        return chosen
+
+
+def write_gallery(
+    source: Source, views: ViewGenerator, input: Input, out: str | Path, *, samples: int = 12, seed: int = 0
+) -> Path:
+    """Write a page that shows samples and their views.
+
+    Args:
+        source: of the samples, which are chosen by `seed`.
+        views: makes them.
+        input: of the encoder.
+        out: the HTML file.
+        samples: how many.
+        seed: of the choice and of all draws.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: when the samples are not images, or fewer than one is asked for.
+    """
+    if samples < 1:
+        raise ValueError(f"got samples={samples}; allowed is 1 or more: 12 fill a page")
+    if not drawable(source):
+        raise ValueError(f"got samples of modality {input.modality!r}; allowed is image: a gallery shows pictures")
+    strips = view_strips(source, views, input, samples=samples, seed=seed)
+    shown = f"{len(strips)} of {len(source):,} samples, each with {views.num_views} views of {_size(views, input)}"
+    page = render(
+        title="Views",
+        gallery={"strips": strips, "full": True, "how": f"{shown}; seed {seed}, epoch 0."},
+    )
+    return write_page(Path(out), page)
+
+
+def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: int, seed: int) -> list[Strip]:
+    """Samples and their views, as training makes them in its first epoch.
+
+    Args:
+        source: of images.
+        views: makes the views.
+        input: of the encoder.
+        samples: how many, at most; those that cannot be read are left out.
+        seed: of the run.
+    """
+    ids = sample_order(len(source), seed, 0)[:samples]
+    batch, boxes = _batch(source, views, ids, input, seed)
+    if not len(batch.ids):
+        return []
+    rendered = views.render(batch, input=input, seed=seed, epoch=0, normalized=False)
+    drawn = views.draw(batch.ids, input=input, seed=seed, epoch=0)
+    strips = []
+    for row, index in enumerate(batch.ids.tolist()):
+        name, original = name_of(source, index), read(source, index)
+        if original is None:
+            continue
+        shown = []
+        for place, view in enumerate(views.views):
+            share = boxes[row][place]
+            parameters, brief = _parameters(view, drawn[place], row, share)
+            alt = f"view {place + 1} of {name}: {brief}"
+            shown.append(Shown(picture(rendered[place][row], alt), brief, parameters))
+        strips.append(Strip(name, picture(original, f"{name}, as stored"), shown))
+    return strips
+
+
+def _batch(
+    source: Source, views: ViewGenerator, ids: Tensor, input: Input, seed: int
+) -> tuple[Batch, list[list[float]]]:
+    """The batch that the loader would make, and for each sample and view the share of the image that it shows."""
+    rows: list[list[Tensor]] = []
+    kept: list[int] = []
+    shares: list[list[float]] = []
+    choosers = views.choosers(ids, input=input, seed=seed, epoch=0) if isinstance(source, Croppable) else []
+    for place, index in enumerate(ids.tolist()):
+        try:
+            if isinstance(source, Croppable):
+                crops = _Crops(choosers[place])
+                rows.append(source.read_crops(index, crops))
+                shares.append([h * w / (crops.height * crops.width) for _, _, h, w in crops.boxes])
+            else:
+                rows.append([source.read(index)["x"]])
+        except Unreadable:
+            continue
+        kept.append(index)
+    x = tuple(torch.stack(column) for column in zip(*rows, strict=True))
+    batch = Batch(x, torch.tensor(kept, dtype=torch.int64), cropped=isinstance(source, Croppable))
+    if rows and not batch.cropped:
+        shares = _shares(views, batch, input, seed)
+    return batch, shares
+
+
+def _shares(views: ViewGenerator, batch: Batch, input: Input, seed: int) -> list[list[float]]:
+    height, width = batch.x[0].shape[-2:]
+    drawn = views.draw(batch.ids, input=input, seed=seed, epoch=0)
+    boxes = [view.crop.boxes(params["crop"], height, width) for view, params in zip(views.views, drawn, strict=True)]
+    per_view = [(box[:, 2] * box[:, 3] / (height * width)).tolist() for box in boxes]
+    return [list(row) for row in zip(*per_view, strict=True)]
+
+
+def _parameters(view: View, drawn: Mapping[str, Params], row: int, share: float) -> tuple[list[tuple[str, str]], str]:
+    """What was drawn for one view of one sample: everything, and in a few words."""
+    area = f"{100 * share:.0f} %"
+    pairs, words = [("crop", area)], [f"crop {area}"]
+    for step in view.steps:
+        for name, params in _by_transform(step, drawn[step]).items():
+            chosen = params.get("chosen", params.get("applied"))
+            if chosen is None or bool(chosen[row]):
+                words.append(_WORDS.get(name, name.replace("_", " ")))
+                pairs += [(words[-1], ""), *_details(params, row)]
+    return pairs, ", ".join(words)
+
+
+def _by_transform(step: str, params: Params) -> dict[str, Params]:
+    """A policy's parameters stand under `place.kind.name`; any other transform's under their own name."""
+    grouped: dict[str, Params] = {}
+    for key, value in params.items():
+        prefix, _, name = key.rpartition(".")
+        grouped.setdefault(prefix.rpartition(".")[2] or step, {})[name] = value
+    return grouped or {step: {}}
+
+
+def _details(params: Params, row: int) -> list[tuple[str, str]]:
+    """The numbers of one sample; of those with a value a channel or more only how many there are."""
+    names = [name for name in params if name not in ("chosen", "applied", "order")]
+    pairs = []
+    for name in names:
+        value, words = params[name][row], name.replace("_", " ")
+        if value.numel() == 1:
+            pairs.append((words, number(float(value))))
+        else:
+            pairs.append((f"{words} a channel" if value.ndim > 1 else words, str(value.shape[-1])))
+    if "order" in params:  # of the other parameters, by their place
+        pairs.append(("order", " ".join(names[i][0] for i in params["order"][row].tolist())))
+    return pairs
+
+
+def _size(views: ViewGenerator, input: Input) -> str:
+    sizes = dict.fromkeys(f"{w} × {h} pixels" for h, w in (view.size(input) for view in views.views))
+    return " and ".join(sizes)

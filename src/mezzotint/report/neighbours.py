@@ -1,0 +1,224 @@
+"""What the features hold near to each other: nearest neighbours, the classes that are confused, and a map.
+
+Everything here looks at the data's first classification task: its training samples vote, its test samples are asked.
+Data without labels is asked about itself. It describes; the figures that are compared come from `mezzotint.evaluate`.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mezzotint.data.source import Evaluable, Index, Source, Task
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluate.features import extract
+from mezzotint.seeding import sample_order
+
+NEIGHBOURS = 10
+SHOWN = 8
+_MOST_TRAIN, _MOST_TEST, _MOST_MAPPED = 20_000, 10_000, 2_000
+
+
+@dataclass(frozen=True)
+class Look:
+    """Test samples of a data set, and their neighbours among its training samples.
+
+    Attributes:
+        source: holds both.
+        task: what was asked; `None` without labels.
+        test: int64 `[N]`, places in the source.
+        features: float32 `[N, D]` of the test samples, of length one.
+        neighbours: int64 `[N, K]`, places in the source, nearest first.
+        similarity: cosine of each neighbour, `[N, K]`.
+    """
+
+    source: Source
+    task: Task | None
+    test: Index
+    features: Tensor
+    neighbours: Index
+    similarity: Tensor
+
+    @functools.cached_property
+    def labels(self) -> Index:
+        """int64 `[N]`: the labels of the test samples; negative without labels."""
+        return self.labels_of(self.test)
+
+    def labels_of(self, places: Index) -> Index:
+        """The labels of samples."""
+        return np.full(places.shape, -1, np.int64) if self.task is None else self.task.labels[places]
+
+    @functools.cached_property
+    def guesses(self) -> Index:
+        """int64 `[N]`: the label that most of the neighbours have, each counted by exp(cosine / 0.07)."""
+        if self.task is None:
+            return np.full(len(self.test), -1, np.int64)
+        votes = torch.zeros(len(self.test), int(self.task.labels.max()) + 1, dtype=torch.float64)
+        labels = torch.from_numpy(self.task.labels[self.neighbours])
+        votes.scatter_add_(1, labels, (self.similarity.double() / 0.07).exp())
+        guesses: Index = votes.argmax(dim=1).numpy()
+        return guesses
+
+    def class_name(self, label: int) -> str:
+        """A class in words; empty for a sample without label."""
+        if self.task is None or label < 0:
+            return ""
+        return self.task.classes[label] if label < len(self.task.classes) else str(label)
+
+
+def look(encoder: Encoder, source: Source) -> Look | None:
+    """Extract features and find neighbours.
+
+    Of very large data a part is looked at: 20,000 training and 10,000 test samples.
+
+    Returns:
+        `None` when there are too few samples, or features that are not finite.
+    """
+    everything, tasks = source.evaluation() if isinstance(source, Evaluable) else (source, [])
+    task = next((t for t in tasks if t.kind == "classify"), None)
+    if task is None:
+        train = test = _part(np.arange(len(everything)), _MOST_TEST)
+    else:
+        train, test = _part(task.train, _MOST_TRAIN), _part(task.test, _MOST_TEST)
+    if len(train) < 3 or not len(test):
+        return None
+    queries = _unit(extract(encoder, everything, indices=torch.from_numpy(test)))
+    bank = queries if task is None else _unit(extract(encoder, everything, indices=torch.from_numpy(train)))
+    if not (queries.isfinite().all() and bank.isfinite().all()):
+        return None
+    own = task is None
+    similarity, places = _nearest(queries, bank, min(NEIGHBOURS, len(bank) - own), skip_own=own)
+    return Look(everything, task, test, queries, train[places.numpy()], similarity)
+
+
+def _part(places: Index, most: int) -> Index:
+    """All places, or a part of them that does not depend on anything but their number; in order."""
+    if len(places) <= most:
+        return places
+    return np.sort(places[sample_order(len(places), 0, 0)[:most].numpy()])
+
+
+def _unit(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x.float(), dim=1)
+
+
+def _nearest(queries: Tensor, bank: Tensor, k: int, *, skip_own: bool) -> tuple[Tensor, Tensor]:
+    """Cosine and place of the `k` nearest, `[N, k]` each; some queries at a time."""
+    found = []
+    for start in range(0, len(queries), 1024):
+        cosine = queries[start : start + 1024] @ bank.T
+        if skip_own:
+            rows = torch.arange(len(cosine))
+            cosine[rows, rows + start] = -math.inf
+        found.append(cosine.topk(k, dim=1))
+    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How many samples of a class its neighbours get right."""
+
+    label: int
+    right: int
+    count: int
+
+    @property
+    def share(self) -> float:
+        """In [0, 1]."""
+        return self.right / self.count
+
+
+def class_scores(look: Look) -> list[ClassScore]:
+    """One for each class that has test samples, the worst first."""
+    labels, hit = look.labels, look.labels == look.guesses
+    scores = [
+        ClassScore(int(label), int(hit[labels == label].sum()), int((labels == label).sum()))
+        for label in np.unique(labels[labels >= 0])
+    ]
+    return sorted(scores, key=lambda score: (score.share, -score.count))
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Samples of one class that are taken for another.
+
+    Attributes:
+        truth: their label.
+        guess: what they are taken for.
+        count: how many.
+        of: samples of the class.
+        rows: which of the test samples, as places in `Look.test`.
+    """
+
+    truth: int
+    guess: int
+    count: int
+    of: int
+    rows: Index
+
+
+def confusions(look: Look, most: int = 6) -> list[Confusion]:
+    """The pairs of classes that are confused most often, by the number of samples."""
+    labels, guesses = look.labels, look.guesses
+    wrong = (labels >= 0) & (labels != guesses)
+    pairs, counts = np.unique(np.stack([labels[wrong], guesses[wrong]], axis=1), axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:most]
+    return [
+        Confusion(
+            truth=int(truth),
+            guess=int(guess),
+            count=int(count),
+            of=int((labels == truth).sum()),
+            rows=((labels == truth) & (guesses == guess)).nonzero()[0],
+        )
+        for (truth, guess), count in zip(pairs[order], counts[order], strict=True)
+    ]
+
+
+def queries_to_show(look: Look, most: int, seed: int) -> list[int]:
+    """Rows of `Look.test` whose neighbours are shown: chosen by the seed alone, of different classes where possible."""
+    order = sample_order(len(look.test), seed, 0).tolist()
+    labels = look.labels
+    seen: set[int] = set()
+    first = [row for row in order if labels[row] not in seen and not seen.add(int(labels[row]))]  # type: ignore[func-returns-value]
+    others = [row for row in order if row not in set(first)]
+    return (first + others)[:most]
+
+
+def mapped_rows(look: Look, seed: int) -> list[int]:
+    """Rows of `Look.test` that the map shows: all, or 2,000 chosen by the seed."""
+    rows: list[int] = sample_order(len(look.test), seed, 1)[:_MOST_MAPPED].sort().values.tolist()
+    return rows
+
+
+def project(features: Tensor, seed: int) -> Sequence[tuple[float, float]]:
+    """Lay features out in the plane: principal components, then t-SNE (van der Maaten and Hinton, JMLR 2008).
+
+    Args:
+        features: float32 `[N, D]`, of length one, so that distances order as cosines do.
+        seed: of the components; t-SNE starts from them.
+
+    Returns:
+        N points in [0, 1] × [0, 1]; the two axes have the same scale and no meaning of their own.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    x = features.double().numpy()
+    parts = min(50, *x.shape)
+    if parts >= 2 and float(x.std(axis=0).max()) > 1e-12:
+        x = PCA(parts, svd_solver="full" if len(x) < 200 else "randomized", random_state=seed).fit_transform(x)
+        if len(x) >= 10:
+            # Standard deviation 1e-4 for the first component, the start that t-SNE's authors advise.
+            start = (x[:, :2] / max(float(x[:, 0].std()), 1e-12) * 1e-4).astype(np.float32)
+            perplexity = min(30.0, (len(x) - 1) / 3.0)
+            x = TSNE(perplexity=perplexity, init=start, random_state=seed, max_iter=500).fit_transform(x)
+    plane = np.zeros((len(x), 2))
+    plane[:, : min(2, x.shape[1])] = x[:, :2]
+    plane -= (plane.max(axis=0) + plane.min(axis=0)) / 2
+    plane = 0.5 + plane / max(float(np.abs(plane).max()) * 2, 1e-12)
+    return [(float(a), float(b)) for a, b in plane]

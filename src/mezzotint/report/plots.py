@@ -1,0 +1,221 @@
+"""Geometry of small charts: from numbers to coordinates, ticks and paths, which the template draws as inline SVG.
+
+A chart is drawn in user units that are about as large as CSS pixels on a phone, so that its labels stay readable
+there; wide screens set several side by side rather than one large. Colours come from the page's style sheet, so the
+same chart is right in light and in dark. Numbers that are not finite leave a gap in the line, and are counted.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH, HEIGHT = 340, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 28
+_MOST_POINTS, _DOTTED_UP_TO = 240, 16
+
+TITLES = {
+    "loss": "Loss",
+    "grad_norm": "Norm of the gradient",
+    "lr": "Learning rate",
+    "images_per_second": "Images a second",
+    "data_wait": "Share of time waiting for data",
+    "augment_share": "Share of time making views",
+    "alignment": "Alignment of the views",
+    "feature_std": "Spread of the features",
+    "accuracy": "Right view found in the batch",
+}
+_NOT_CHARTED = {"step", "epoch", "seconds", "skipped", "unreadable"}
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A tick of an axis: where it stands in user units, and what it says."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One series over the run, ready to be drawn.
+
+    Attributes:
+        title: in words.
+        summary: first and last value, and how many were not numbers.
+        line: SVG path of the values, with gaps where there is none.
+        band: SVG path around all values that the line averages over; empty when each point is one value.
+        dots: `(x, y)` of points to be marked: all of a sparse series, and points that no line reaches.
+        x_ticks: of the horizontal axis.
+        y_ticks: of the vertical axis.
+        x_label: what the horizontal axis is.
+        points: `[x, y, "what to say there"]` for each point, for the pointer.
+    """
+
+    title: str
+    summary: str
+    line: str
+    band: str
+    dots: Sequence[tuple[float, float]]
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    x_label: str
+    points: Sequence[tuple[float, float, str]]
+
+    width, height = WIDTH, HEIGHT
+    left, right, top, bottom = _LEFT, WIDTH - _RIGHT, _TOP, HEIGHT - _BOTTOM
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for reading: significant digits, a true minus, and a word where there is none."""
+    if value is None or math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value and not 1e-4 <= abs(value) < 1e6:
+        mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+        text = f"{float(mantissa):g}e{int(power)}"
+    elif abs(value) >= 10 ** (digits - 1):
+        text = f"{value:,.0f}".replace(",", "\u202f")
+    else:
+        text = f"{value:.{digits}g}"
+    return text.replace("-", "−")
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten) that cover an interval, about `count` of them.
+
+    The first is at or below `low` and the last at or above `high`.
+    """
+    if high <= low:
+        room = abs(low) * 0.5 or 1.0
+        low, high = low - room, high + room
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
+
+
+def _buckets(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float, float, float]]:
+    """At most `_MOST_POINTS` points `(x, mean, lowest, highest)`; not finite where all values are not."""
+    size = math.ceil(len(pairs) / _MOST_POINTS)
+    points = []
+    for start in range(0, len(pairs), max(1, size)):
+        part = pairs[start : start + size]
+        values = [y for _, y in part if math.isfinite(y)]
+        x = part[len(part) // 2][0]
+        mean = sum(values) / len(values) if values else math.nan
+        points.append((x, mean, min(values, default=math.nan), max(values, default=math.nan)))
+    return points
+
+
+def chart(title: str, pairs: Sequence[tuple[float, float | None]], *, x_label: str = "epoch") -> Chart | None:
+    """Lay out one series.
+
+    Args:
+        title: in words.
+        pairs: `(x, y)` in order of x; `None` and values that are not finite are gaps.
+        x_label: what x is.
+
+    Returns:
+        The chart, or `None` when the series has no finite value.
+    """
+    values = [(x, math.nan if y is None else float(y)) for x, y in pairs if math.isfinite(x)]
+    finite = [y for _, y in values if math.isfinite(y)]
+    if not finite:
+        return None
+    points = _buckets(values)
+    xs = ticks(points[0][0], points[-1][0]) if len(points) > 1 else [points[0][0]]
+    ys = ticks(min(finite), max(finite))
+    # The horizontal axis ends where the data ends; its outer ticks may lie beyond and are left out.
+    x_low, x_high = (points[0][0], points[-1][0]) if len(points) > 1 else (xs[0] - 1, xs[0] + 1)
+    if x_low <= 0.1 * x_high:
+        x_low = min(0.0, x_low)
+
+    def across(x: float) -> float:
+        return round(_LEFT + (x - x_low) / ((x_high - x_low) or 1.0) * (WIDTH - _LEFT - _RIGHT), 1)
+
+    def down(y: float) -> float:
+        return round(HEIGHT - _BOTTOM - (y - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - _TOP - _BOTTOM), 1)
+
+    drawn = [(across(x), down(y), down(lo), down(hi)) if math.isfinite(y) else None for x, y, lo, hi in points]
+    return Chart(
+        title=title,
+        summary=_summary(finite, len(values) - len(finite)),
+        line=_line([None if p is None else p[:2] for p in drawn]),
+        band=_band(drawn) if len(points) < len(values) else "",
+        dots=_dots([None if p is None else p[:2] for p in drawn]),
+        x_ticks=[Tick(across(x), number(x, 4)) for x in xs if x_low <= x <= x_high],
+        y_ticks=[Tick(down(y), number(y)) for y in ys],
+        x_label=x_label,
+        points=[
+            (*place[:2], f"{x_label} {number(x, 4)}: {number(y, 4)}")
+            for place, (x, y, _, _) in zip(drawn, points, strict=True)
+            if place is not None
+        ],
+    )
+
+
+def _summary(finite: Sequence[float], missing: int) -> str:
+    text = f"{number(finite[0])} → {number(finite[-1])}" if len(finite) > 1 else number(finite[0])
+    if missing:
+        text += f", and {missing} {'value that is' if missing == 1 else 'values that are'} NaN or infinite"
+    return text
+
+
+def _line(places: Sequence[tuple[float, ...] | None]) -> str:
+    parts, pen_down = [], False
+    for place in places:
+        if place is not None:
+            parts.append(f"{'L' if pen_down else 'M'}{place[0]:g} {place[1]:g}")
+        pen_down = place is not None
+    return "".join(parts)
+
+
+def _band(places: Sequence[tuple[float, float, float, float] | None]) -> str:
+    solid = [p for p in places if p is not None]
+    there = [f"{x:g} {high:g}" for x, _, _, high in solid]
+    back = [f"{x:g} {low:g}" for x, _, low, _ in reversed(solid)]
+    return "M" + "L".join(there + back) + "Z"
+
+
+def _dots(places: Sequence[tuple[float, ...] | None]) -> list[tuple[float, float]]:
+    """All points of a short series; otherwise those without a neighbour, which no line would show."""
+    around = [None, *places, None]
+    return [
+        (place[0], place[1])
+        for i, place in enumerate(places)
+        if place is not None and (len(places) <= _DOTTED_UP_TO or (around[i] is None and around[i + 2] is None))
+    ]
+
+
+def run_charts(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[Chart]]:
+    """The charts of a run.
+
+    Args:
+        metrics: lines of `metrics.jsonl`.
+
+    Returns:
+        Loss and online kNN; and everything else that was logged (gradient norm, what the method says, speed).
+    """
+    keys = dict.fromkeys(key for line in metrics for key in line)
+    first = [key for key in keys if key == "loss" or key.startswith("knn/")]
+    rest = [key for key in keys if key not in first and key not in _NOT_CHARTED]
+    return _charts(metrics, first), _charts(metrics, rest)
+
+
+def _charts(metrics: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Chart]:
+    x_name = "epoch" if all("epoch" in line for line in metrics) else "step"
+    made = []
+    for key in keys:
+        pairs = [(line[x_name], line[key]) for line in metrics if key in line and _is_number(line[x_name])]
+        pairs = [(x, y if _is_number(y) else None) for x, y in pairs]
+        title = TITLES.get(key, f"Online kNN, {key.removeprefix('knn/')}" if key.startswith("knn/") else key)
+        if drawn := chart(title, pairs, x_label=x_name):
+            made.append(drawn)
+    return made
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,317 @@
+"""What every method must do. Methods are found by module; a new one is taken in without an edit here."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as td
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+
+import mezzotint.methods
+from mezzotint import dist
+from mezzotint.encoders.batch_norm import synchronize_batch_norm
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.methods.method import Method
+from mezzotint.seeding import Draws, key_of
+from mezzotint.types import Input, Views
+
+INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+SMALL = {"hidden_dim": 24, "dim": 16, "slices": 32}
+"""Keywords that make a method small, where its constructor has them."""
+ASYMMETRIC: set[str] = set()
+"""Methods whose loss depends on which view is first."""
+
+
+class TinyEncoder(Encoder):
+    """Two convolutions; takes images of any size."""
+
+    def __init__(self, *, batch_norm: bool = False) -> None:
+        super().__init__(INPUT, dim=12)
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1, bias=not batch_norm),
+            nn.BatchNorm2d(8) if batch_norm else nn.Identity(),
+            nn.GELU(),
+            nn.Conv2d(8, 12, 3, stride=2, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.body(x)).mean(dim=(2, 3))
+
+
+def _discover() -> list[type[Method]]:
+    found = []
+    for info in pkgutil.iter_modules(mezzotint.methods.__path__, "mezzotint.methods."):
+        module = importlib.import_module(info.name)
+        classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == info.name]
+        found += [c for c in classes if issubclass(c, Method) and c is not Method]
+    return found
+
+
+METHODS = _discover()
+each_method = pytest.mark.parametrize("cls", METHODS, ids=lambda c: c.__name__)
+
+
+def build(cls: type[Method], seed: int = 0, *, batch_norm: bool = False) -> Method:
+    torch.manual_seed(seed)
+    known = inspect.signature(cls).parameters
+    method = cls(TinyEncoder(batch_norm=batch_norm), **{k: v for k, v in SMALL.items() if k in known})
+    return method.train()
+
+
+def make_views(count: int, batch: int, step: int = 0) -> Views:
+    """`count` views of the same samples; a third and further one are smaller, local crops."""
+    generator = torch.Generator().manual_seed(100 + step)
+    sizes = [8 if place < 2 else 6 for place in range(count)]
+    x = tuple(torch.randn(batch, 3, size, size, generator=generator) for size in sizes)
+    tags = tuple("global" if place < 2 else "local" for place in range(count))
+    return Views(x, tags, Draws(torch.arange(batch), key_of(7, step)))
+
+
+def views_for(cls: type[Method], batch: int, step: int = 0) -> Views:
+    return make_views(cls.num_views or 3, batch, step)
+
+
+def rows(views: Views, start: int, stop: int) -> Views:
+    draws = Draws(views.draws.ids[start:stop], views.draws.key)
+    return replace(views, x=tuple(x[start:stop] for x in views.x), draws=draws)
+
+
+def gradients(method: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        difference = float((found[name] - value).abs().max() / (1.0 + value.abs().max()))
+        assert difference <= tolerance, f"{name} differs by {difference:.2g}"
+
+
+def without_batch_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(module, name, nn.Identity())
+        else:
+            without_batch_norm(child)
+
+
+def train(method: nn.Module, views: Sequence[Views], total: int = 10) -> list[float]:
+    """SGD steps as the loop takes them; the losses."""
+    raw: Any = getattr(method, "module", method)
+    optimizer = torch.optim.SGD([p for p in raw.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    losses = []
+    for step, batch in enumerate(views):
+        optimizer.zero_grad()
+        loss = method(batch).loss
+        loss.backward()
+        losses.append(float(dist.mean(loss.detach())))
+        optimizer.step()
+        raw.after_step((step + 1) / total)
+    return losses
+
+
+def test_methods_are_discovered() -> None:
+    assert {"SimCLR", "SimSiam", "BYOL", "MoCoV3", "LeJEPA"} <= {c.__name__ for c in METHODS}
+
+
+@each_method
+def test_loss_is_finite_and_its_gradient_reaches_the_encoder(cls: type[Method]) -> None:
+    method = build(cls)
+    step = method(views_for(cls, 6))
+    assert step.loss.shape == () and torch.isfinite(step.loss)
+    step.loss.backward()
+    for name, parameter in method.encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@each_method
+def test_logs_are_detached_scalars_and_name_the_collapse_signals(cls: type[Method]) -> None:
+    logs = build(cls)(views_for(cls, 6)).logs
+    assert {"alignment", "feature_std"} <= logs.keys()
+    for name, value in logs.items():
+        assert value.shape == () and not value.requires_grad and torch.isfinite(value), name
+
+
+@each_method
+def test_a_constant_encoder_is_seen_as_collapsed(cls: type[Method]) -> None:
+    method = build(cls)
+    without_batch_norm(method)  # which would blow the last bits of equal rows up to variance 1
+    for parameter in method.encoder.parameters():
+        nn.init.constant_(parameter, 0.1)
+    views = views_for(cls, 8)
+    logs = method(replace(views, x=tuple(torch.ones_like(views.x[0]) for _ in views.x))).logs
+    assert logs["feature_std"] < 1e-3 and logs["alignment"] > 0.999
+    healthy = build(cls)(views).logs
+    assert 0.3 < healthy["feature_std"] < 1.05
+
+
+@each_method
+def test_same_seed_gives_the_same_loss_whatever_the_global_generator(cls: type[Method]) -> None:
+    first, second = build(cls, seed=3), build(cls, seed=3)
+    state = torch.get_rng_state()
+    one = first(views_for(cls, 6)).loss
+    assert torch.equal(state, torch.get_rng_state())  # randomness comes from views.draws alone
+    torch.manual_seed(99)
+    assert torch.equal(one, second(views_for(cls, 6)).loss)
+
+
+@each_method
+def test_state_round_trip(cls: type[Method]) -> None:
+    method, other = build(cls, seed=0), build(cls, seed=1)
+    train(method, [views_for(cls, 6, step) for step in range(2)])
+    other.load_state_dict(method.state_dict())
+    more = [views_for(cls, 6, step) for step in range(2, 5)]
+    assert train(method, more) == train(other, more)
+
+
+@each_method
+def test_runs_compiled_without_recompiling_for_each_step(cls: type[Method]) -> None:
+    plain, method = build(cls), build(cls)
+    torch._dynamo.reset()
+    compiled = torch.compile(method, backend="aot_eager")
+    for step in range(3):
+        views = views_for(cls, 4, step)
+        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+            found = compiled(views).loss
+        found.backward()
+        expected = plain(views).loss
+        expected.backward()
+        torch.testing.assert_close(found, expected)
+    assert_close(gradients(method), gradients(plain), 1e-4)
+
+
+@each_method
+def test_micro_batches_equal_one_batch_or_are_refused_with_a_reason(cls: type[Method]) -> None:
+    whole, parts = build(cls), build(cls)
+    without_batch_norm(whole)
+    without_batch_norm(parts)
+    views = views_for(cls, 6)
+    loss = whole(views).loss
+    loss.backward()
+    sums = torch.zeros(())
+    for start in range(0, 6, 2):
+        part = parts(rows(views, start, start + 2)).loss / 3
+        part.backward()
+        sums += part.detach()
+    same = torch.allclose(sums, loss, rtol=1e-5, atol=1e-6)
+    assert same == (cls.no_accumulation == "")
+    if same:
+        assert_close(gradients(parts), gradients(whole), 1e-5)
+
+
+@each_method
+def test_after_step_moves_momentum_copies_and_the_optimiser_does_not(cls: type[Method]) -> None:
+    method = build(cls)
+    frozen = {name: p for name, p in method.named_parameters() if not p.requires_grad}
+    before = {name: p.clone() for name, p in frozen.items()}
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.5)
+    method(views_for(cls, 6)).loss.backward()
+    optimizer.step()
+    assert all(p.grad is None and torch.equal(p, before[name]) for name, p in frozen.items())
+    trained = {name: p.clone() for name, p in method.named_parameters() if p.requires_grad}
+    method.after_step(0.5)
+    for name, p in frozen.items():
+        # Biases in front of a BatchNorm get no gradient to speak of, and need not have moved.
+        assert p.ndim == 1 or not torch.equal(p, before[name]), name
+    assert all(torch.equal(p, trained[name]) for name, p in method.named_parameters() if p.requires_grad)
+
+
+@each_method
+def test_loss_does_not_depend_on_the_order_of_views(cls: type[Method]) -> None:
+    if cls.__name__ in ASYMMETRIC:
+        pytest.skip("one view predicts the other")
+    views = views_for(cls, 6)
+    order = [1, 0, *range(2, len(views.x))]
+    swapped = replace(views, x=tuple(views.x[i] for i in order), tags=tuple(views.tags[i] for i in order))
+    torch.testing.assert_close(build(cls)(swapped).loss, build(cls)(views).loss, rtol=1e-5, atol=1e-5)
+
+
+@each_method
+def test_small_batches_are_finite_or_clearly_refused(cls: type[Method]) -> None:
+    assert torch.isfinite(build(cls)(views_for(cls, 2)).loss)
+    bare = build(cls)
+    without_batch_norm(bare)
+    assert torch.isfinite(bare(views_for(cls, 1)).loss)
+    try:
+        loss = build(cls)(views_for(cls, 1)).loss
+    except ValueError as error:
+        assert "more than 1 value per channel" in str(error)
+    else:
+        assert torch.isfinite(loss)
+
+
+@each_method
+def test_wrong_number_of_views_is_refused(cls: type[Method]) -> None:
+    with pytest.raises(ValueError, match=r"takes .*views.*, got 1; "):
+        build(cls)(make_views(1, 4))
+    if cls.num_views == 0:
+        assert torch.isfinite(build(cls)(make_views(2, 4)).loss)
+    else:
+        with pytest.raises(ValueError, match=f"exactly {cls.num_views} views, got {cls.num_views + 1}; "):
+            build(cls)(make_views(cls.num_views + 1, 4))
+
+
+@each_method
+def test_loss_is_computed_in_full_precision_under_autocast(cls: type[Method]) -> None:
+    method = build(cls)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method(views_for(cls, 6)).loss
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, build(cls)(views_for(cls, 6)).loss, rtol=0.05, atol=0.05)
+
+
+# ---------------------------------------------------------------------- two processes
+
+
+STEPS, BATCH = 3, 8
+
+
+def _prepare(cls: type[Method], *, batch_norm: bool) -> Method:
+    return synchronize_batch_norm(build(cls, batch_norm=batch_norm))
+
+
+def _worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    td.init_process_group(
+        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=timedelta(seconds=20)
+    )
+    results = {}
+    for cls in METHODS:
+        for batch_norm in (False, True):
+            method = nn.parallel.DistributedDataParallel(_prepare(cls, batch_norm=batch_norm), broadcast_buffers=False)
+            half = BATCH // 2
+            own = [rows(views_for(cls, BATCH, s), rank * half, (rank + 1) * half) for s in range(STEPS)]
+            losses = train(method, own)
+            results[cls.__name__, batch_norm] = (losses, gradients(method.module))
+    if rank == 0:
+        torch.save(results, f"{folder}/results.pt")
+    td.barrier()
+    td.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Any]:
+    folder: Path = tmp_path_factory.mktemp("two")
+    spawn(_worker, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    results: dict[tuple[str, bool], Any] = torch.load(folder / "results.pt", weights_only=True)
+    return results
+
+
+@pytest.mark.parametrize("batch_norm", [False, True], ids=["plain encoder", "encoder with BatchNorm"])
+@each_method
+def test_two_processes_train_as_one(
+    cls: type[Method], batch_norm: bool, two_processes: dict[tuple[str, bool], Any]
+) -> None:
+    method = _prepare(cls, batch_norm=batch_norm)
+    losses = train(method, [views_for(cls, BATCH, step) for step in range(STEPS)])
+    found, found_gradients = two_processes[cls.__name__, batch_norm]
+    assert found == pytest.approx(losses, rel=1e-5, abs=1e-5)
+    assert_close(found_gradients, gradients(method), 1e-4)

@@ -1,0 +1,255 @@
+"""Runs, whole: what they leave behind, that they resume bit for bit, and what stops them."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mezzotint import load_encoder
+from mezzotint.data.source import InMemory
+from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.train.guard import Interrupted, NotFinite
+from mezzotint.train.log import read_metrics
+from mezzotint.train.loop import pretrain
+from mezzotint.train.recipe import Recipe
+from mezzotint.train.rundir import RunDirectoryInUse
+
+METHODS = {
+    "simclr": {"hidden_dim": 16, "dim": 8},
+    "simsiam": {"hidden_dim": 8, "dim": 16},
+    "byol": {"hidden_dim": 16, "dim": 8},
+    "mocov3": {"hidden_dim": 16, "dim": 8},
+    "lejepa": {"hidden_dim": 16, "dim": 8, "slices": 16},
+}
+
+
+def config(method: str = "simclr", **run: Any) -> dict[str, Any]:
+    from mezzotint.train.recipe import resolve_recipe
+
+    return resolve_recipe(
+        {
+            "data": {"kind": "samples", "name": "digits"},
+            "views": {
+                "kind": "two_views",
+                "policy": {"kind": "simclr", "blur_p": 0.5},
+                "randomized_quantization": {"bins": 4, "p": 0.5},
+            },
+            "encoder": {"kind": "resnet18", "stem": "small", "width": 2},
+            "method": {"kind": method, **METHODS[method]},
+            "optimizer": {"kind": "adamw", "lr": 1e-3},
+            "schedule": {"kind": "cosine", "warmup_epochs": 0.5},
+            "run": {"epochs": 1, "batch_size": 256, "log": {"every_steps": 1, "knn_epochs": 0}, **run},
+        }
+    )
+
+
+def recipe(method: str = "simclr", **run: Any) -> Recipe:
+    return Recipe.build(config(method, **run))
+
+
+def digest(run: Path) -> str:
+    """Hash of every tensor of the newest checkpoint, and of the logged losses."""
+    saved, _ = CheckpointStore(run / "checkpoints").latest()
+    assert saved is not None
+    sums = hashlib.sha256()
+    for name, tensor in sorted((saved.model | saved.optimizer).items()):
+        sums.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    losses = [(line["step"], line["loss"], line["lr"], line["grad_norm"]) for line in read_metrics(run / "metrics.jsonl")]
+    return sums.hexdigest() + json.dumps(losses)
+
+
+def test_a_run_leaves_what_design_promises(tmp_path: Path) -> None:
+    made = recipe()
+    out = pretrain(made, tmp_path / "run", progress="quiet")
+    assert {p.name for p in out.iterdir()} == {"recipe.yaml", "metrics.jsonl", "checkpoints", "encoder", "environment.json"}
+    lines = read_metrics(out / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 8))
+    assert {"loss", "lr", "grad_norm", "images_per_second", "data_wait", "epoch"} <= set(lines[0])
+    encoder = load_encoder(out)
+    assert not encoder.training
+    assert isinstance(made.data, InMemory)
+    x = (made.data.read_batch(torch.arange(4)) / 255 - 0.5) / 0.5
+    torch.testing.assert_close(encoder(x), made.encoder.eval()(x))
+    assert Recipe.load(out).config() == made.config()
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    out = pretrain(recipe("simclr", epochs=4), tmp_path / "run", progress="quiet")
+    losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretrain(recipe(method), tmp_path / "whole", progress="quiet")
+    for number, stop in enumerate((2, 4)):
+        monkeypatch.setenv("MEZZOTINT_FAULT", f"loop.after_backward:step={stop}:sigterm")
+        with pytest.raises(Interrupted):
+            pretrain(recipe(method), tmp_path / "parts", resume=number > 0, progress="quiet")
+    monkeypatch.delenv("MEZZOTINT_FAULT")
+    pretrain(recipe(method), tmp_path / "parts", resume=True, progress="quiet")
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+def test_a_forgotten_tensor_is_noticed(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative of the test above: leave any one tensor out, and the resumed run refuses or differs."""
+    pretrain(recipe("byol"), tmp_path / "whole", progress="quiet")
+    monkeypatch.setenv("MEZZOTINT_FAULT", "loop.after_backward:step=3:sigterm")
+    with pytest.raises(Interrupted):
+        pretrain(recipe("byol"), tmp_path / "parts", progress="quiet")
+    monkeypatch.delenv("MEZZOTINT_FAULT")
+    store = CheckpointStore(tmp_path / "parts" / "checkpoints")
+    saved, _ = store.latest()
+    assert saved is not None
+    chosen = [n for n in getattr(saved, part) if n.startswith(("target_encoder.conv1", "encoder.conv1", "predictor"))]
+    del getattr(saved, part)[chosen[0]]
+    store.save(saved.step, saved.model, saved.optimizer, saved.state)
+    try:
+        pretrain(recipe("byol"), tmp_path / "parts", resume=True, progress="quiet")
+    except (ValueError, KeyError):
+        return
+    assert digest(tmp_path / "parts") != digest(tmp_path / "whole")
+
+
+def test_a_run_that_is_not_finite_stops_with_good_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEZZOTINT_FAULT", "loop.loss:step=3:nan")
+    made = recipe("byol", guard={"action": "abort"}, checkpoints={"every_steps": 1})
+    with pytest.raises(NotFinite, match="step 3.*lower optimizer.lr"):
+        pretrain(made, tmp_path / "run", progress="quiet")
+    assert all(torch.isfinite(t).all() for t in made.method.state_dict().values() if t.is_floating_point())
+    saved, _ = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
+    assert saved is not None and saved.step == 3
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEZZOTINT_FAULT", "loop.loss:step=3:nan")
+    out = pretrain(recipe("byol"), tmp_path / "run", progress="quiet")
+    lines = read_metrics(out / "metrics.jsonl")
+    assert lines[3]["loss"] is None and lines[3]["skipped"] == 1 and lines[-1]["loss"] is not None
+    assert json.loads((out / "environment.json").read_text())["skipped_steps"] == [3]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains(tmp_path: Path, precision: str) -> None:
+    out = pretrain(recipe("simclr", compute={"precision": precision}), tmp_path / "run", progress="quiet")
+    losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
+    assert all(loss is not None for loss in losses) and losses[-1] < losses[0] + 0.2
+
+
+def test_micro_batches_are_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run.micro_batches: got 2; allowed for simclr is 1, because .*negatives"):
+        pretrain(recipe("simclr", micro_batches=2), tmp_path / "run", progress="quiet")
+    assert not (tmp_path / "run").exists()
+
+
+def test_micro_batches_run_where_the_method_allows_them(tmp_path: Path) -> None:
+    out = pretrain(recipe("byol", micro_batches=4), tmp_path / "run", progress="quiet")
+    assert len(read_metrics(out / "metrics.jsonl")) == 7
+
+
+def test_more_samples_a_batch_than_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got 1797 samples, fewer than run.batch_size=2000.*set run.batch_size=1797"):
+        pretrain(recipe("simclr", batch_size=2000), tmp_path / "run", progress="quiet")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
+    out = pretrain(recipe(), tmp_path / "run", progress="quiet")
+    before = digest(out)
+    with pytest.raises(RunDirectoryInUse, match="use --resume to go on with it, --overwrite"):
+        pretrain(recipe(), out, progress="quiet")
+    assert digest(out) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunDirectoryInUse, match="which is not a run"):
+        pretrain(recipe(), tmp_path / "mine", overwrite=True, progress="quiet")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    (out / ".lock").write_text(f"{os.getppid()} {os.uname().nodename}")
+    with pytest.raises(RunDirectoryInUse, match="is writing to"):
+        pretrain(recipe(), out, resume=True, progress="quiet")
+
+
+def test_other_data_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEZZOTINT_FAULT", "loop.after_backward:step=2:sigterm")
+    with pytest.raises(Interrupted):
+        pretrain(recipe(), tmp_path / "run", progress="quiet")
+    monkeypatch.delenv("MEZZOTINT_FAULT")
+    other = recipe()
+    monkeypatch.setattr(other.data, "fingerprint", lambda: "other")
+    with pytest.raises(ValueError, match="got data that changed since the checkpoint"):
+        pretrain(other, tmp_path / "run", resume=True, progress="quiet")
+
+
+KILLS = [
+    "checkpoint.begin", "checkpoint.after_model", "checkpoint.after_optimizer", "checkpoint.after_state",
+    "checkpoint.after_manifest", "checkpoint.before_rename", "checkpoint.after_rename", "checkpoint.after_retention",
+]  # fmt: skip
+
+SCRIPT = """
+import sys, json
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from mezzotint.train.loop import pretrain
+from mezzotint.train.recipe import Recipe
+config, out, resume = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "resume"
+pretrain(Recipe.build(config), out, resume=resume, progress="quiet")
+"""
+
+
+def child(made: dict[str, Any], out: Path, mode: str, fault: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SCRIPT, json.dumps(made), str(out), mode]
+    environment = {**os.environ, "MEZZOTINT_FAULT": fault, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_killed_while_saving_costs_nothing_but_time(tmp_path: Path) -> None:
+    """Kill -9 at every named point of a save: the previous checkpoint loads and the run ends as if nothing had been."""
+    made = config("byol", checkpoints={"every_steps": 2, "keep": 2})
+    whole = pretrain(Recipe.build(made), tmp_path / "whole", progress="quiet")
+    waiting = []
+    for where in KILLS:
+        script = [sys.executable, "-c", SCRIPT, json.dumps(made), str(tmp_path / where), "new"]
+        environment = {**os.environ, "MEZZOTINT_FAULT": f"{where}:step=4:kill", "OMP_NUM_THREADS": "1"}
+        waiting.append((where, subprocess.Popen(script, env=environment)))
+        if len(waiting) % 2 == 0:
+            waiting[-2][1].wait(120)
+    for where, process in waiting:
+        assert process.wait(120) == -signal.SIGKILL, where
+        saved, problems = CheckpointStore(tmp_path / where / "checkpoints").latest()
+        assert saved is not None and saved.step in (2, 4) and not problems, where
+        pretrain(Recipe.build(made), tmp_path / where, resume=True, progress="quiet")
+        assert digest(tmp_path / where) == digest(whole), where
+
+
+def test_signals_stop_at_the_next_step_and_the_second_at_once(tmp_path: Path) -> None:
+    made = config("simclr", epochs=10_000)
+    command = [sys.executable, "-c", SCRIPT, json.dumps(made), str(tmp_path / "run"), "new"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not read_metrics(tmp_path / "run" / "metrics.jsonl") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert "Interrupted" in errors
+    saved, _ = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
+    assert saved is not None and saved.step == read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    made = config("byol", checkpoints={"every_steps": 2})
+    done = child(made, tmp_path / "run", "new", "checkpoint.after_model:step=4:enospc")
+    assert done.returncode == 1 and "No space left on device" in done.stderr
+    saved, _ = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
+    assert saved is not None and saved.step == 2
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
