@@ -12,6 +12,7 @@ import argparse
 import functools
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -80,6 +81,9 @@ def times(batch: int, repeats: int) -> None:
     few = x[:FEW_IMAGES].clone()
     quantize = functools.partial(randomized_quantize, x)
     ours: dict[str, Side] = {f"mezzotint, {bins} bins": functools.partial(quantize, bins) for bins in (2, 8, 32)}
+    if shutil.which("g++"):
+        compiled = torch.compile(randomized_quantize, fullgraph=True)
+        ours["mezzotint, 8 bins, compiled"] = lambda: compiled(x, 8)
     show("float32", {"copy": x.clone, **ours}, repeats, batch)
     show("float32", {"copy": x.clone, "searchsorted and gather, 8 bins": lambda: searched(x, 8)}, 3, batch)
     show("float32", {"copy": few.clone, "as published, 8 bins": lambda: as_published(few, 8)}, repeats, len(few))

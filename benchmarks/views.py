@@ -36,7 +36,7 @@ from mezzotint.augment.views import TwoViews
 from mezzotint.types import Batch, Input
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BATCH = {32: 256, 96: 128, 224: 64}
+BATCH = {32: 256, 96: 128, 224: 32}
 Side = Callable[[], object]
 
 

@@ -122,7 +122,7 @@ def _print_table(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mezzotint.evaluate.suite import summary
+    from mezzotint.evaluate.results import summary
 
     table = Table("task", "probe", "encoder", "untrained", "raw input", box=None)
     for line in summary(folder):
@@ -157,7 +157,9 @@ def embed(
     from mezzotint.train.runs import embed as write
 
     loaded = load_encoder(encoder)
-    count, dim = write(loaded, open_source(data, loaded.input), out)
+    count, dim, bad = write(loaded, open_source(data, loaded.input), out)
+    for sample in bad:
+        print(f"left out: {sample}", file=sys.stderr)
     typer.echo(f"{out}: {count} samples, {dim} features")
 
 

@@ -1,6 +1,7 @@
 """The three ways to look levels up agree bit for bit with a definition written as a loop."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mezzotint.augment import level_lookup
-from mezzotint.augment.level_lookup import _search, _step, look_up
+from mezzotint.augment.level_lookup import _fused_steps, _search, _step, look_up
 from mezzotint.augment.quantization_levels import Levels
 from mezzotint.augment.row_quantizer import quantize_rows
 
@@ -43,6 +44,7 @@ def test_every_way_is_the_definition(dtype: torch.dtype, bins: int) -> None:
         look_up(rows, thresholds, values, False),
         look_up(rows, thresholds, values, True),
         _search(rows, thresholds, values),
+        _fused_steps(rows, thresholds, values),
         (stepped, counted),
     ):
         assert torch.equal(y, expected)
@@ -114,3 +116,41 @@ def test_even_edges_are_even(bins: int) -> None:
     thresholds, values = Levels(bins).place(torch.zeros(2, 1), torch.full((2, 1), float(bins)), False)
     torch.testing.assert_close(thresholds, torch.arange(1.0, bins).expand(2, -1))
     torch.testing.assert_close(values, torch.arange(bins).expand(2, -1) + 0.5)
+
+
+def settings_of_rows(device: str) -> dict[str, Any]:
+    edges, values = torch.rand(6, 7, device=device), torch.rand(6, 8, device=device)
+    return {
+        "levels": Levels(8, edges, values, torch.randint(2, 9, (6,), device=device)),
+        "applied": torch.rand(6, device=device) < 0.5,
+        "mask": torch.rand(6, 40, device=device) < 0.5,
+        "return_codes": True,
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_off_the_cpu_nothing_waits_for_data(dtype: torch.dtype) -> None:
+    """A meta tensor has no data, so that whatever asks for some fails."""
+    rows = torch.empty(6, 40, dtype=dtype, device="meta")
+    y, codes = quantize_rows(rows, **settings_of_rows("meta"))
+    assert codes is not None and y.shape == codes.shape == rows.shape
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_a_gpu_gives_the_same_without_waiting(dtype: torch.dtype) -> None:
+    rows = (torch.rand(6, 40) * 255).to(dtype)
+    here = settings_of_rows("cpu")
+    levels = here["levels"]
+    there = here | {
+        "levels": Levels(8, levels.edges.cuda(), levels.values.cuda(), levels.counts.cuda()),
+        "applied": here["applied"].cuda(),
+        "mask": here["mask"].cuda(),
+    }
+    moved = rows.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        y, _ = quantize_rows(moved, **there)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(y.cpu(), quantize_rows(rows, **here)[0])

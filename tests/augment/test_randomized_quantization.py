@@ -1,7 +1,9 @@
 import copy
 import math
 import pickle
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -305,13 +307,15 @@ def test_vmap_is_a_loop(randomness: str) -> None:
     assert all(len(row.unique()) <= 4 or torch.equal(row, kept) for row, kept in zip(y[0, 0], x[0, 0], strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bfloat16])
-def test_compiles_to_one_graph_with_the_same_numbers(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "bins"), [(torch.float32, (3, 8)), (torch.uint8, 8), (torch.bfloat16, 8), (torch.float32, 40)]
+)
+def test_compiles_to_one_graph_with_the_same_numbers(dtype: torch.dtype, bins: int | tuple[int, int]) -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 
     torch.compiler.reset()
     counter = CompileCounterWithBackend("aot_eager")
-    transform = RandomizedQuantization(bins=(3, 8), p=0.5)
+    transform = RandomizedQuantization(bins=bins, p=0.5)
     x = sample(dtype, 4, 3, 8, 8)
     params = transform.draw(x.shape, Draws(torch.arange(4), 12))
 
@@ -470,3 +474,10 @@ def test_refusals_say_what_was_got_what_is_allowed_and_what_to_do(
 def test_a_palette_image_is_refused() -> None:
     with pytest.raises(ValueError, match="mode 'P'.*convert"):
         RandomizedQuantization()(pictures()["RGB"]().convert("P"))
+
+
+def test_the_guide_runs() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "randomized-quantization.md"
+    blocks = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    exec("\n".join(blocks), {})

@@ -26,9 +26,16 @@ def coloured(count: int, names: tuple[str, ...] = CLASSES, size: int = 16) -> di
     return {"x": x.astype(np.uint8), "y": np.array([names[label] for label in labels])}
 
 
-def _row(probe: str, metric: str, value: float | None, seed: int = 0) -> dict[str, Any]:
+def _row(probe: str, metric: str, value: float, seed: int = 0) -> dict[str, Any]:
     bits = {"weight_bits": 32, "activation_bits": 32, "compute": "float32"}
-    return {"probe": probe, "metric": metric, "value": value, **bits, "seed": seed, "protocol": f"{probe}-v1, k=10"}
+    return {
+        "probe": probe,
+        "metric": metric,
+        "value": value,
+        **bits,
+        "seed": seed,
+        "protocol": f"{probe}/1 k=10 train=48 test=12",
+    }
 
 
 def _metric_lines(count: int) -> list[dict[str, Any]]:
@@ -80,7 +87,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         save_encoder(recipe.encoder, run / "encoder")
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _metric_lines(8)))
         linear = [_row("linear", "label/holdout/top1", 0.8 + 0.01 * seed, seed) for seed in range(3)]
-        rows = [*linear, _row("knn", "label/holdout/top1", 0.75)]
+        rank = [_row("rank", "all/spread", 0.9), _row("rank", "all/rank_share", 0.4)]
+        rows = [*linear, _row("linear", "label/holdout/gap", 1e-5), _row("knn", "label/holdout/top1", 0.75), *rank]
         (run / "evaluation.json").write_text(json.dumps(rows))
         baselines = {
             "raw": [_row("linear", "label/holdout/top1", 0.5), _row("knn", "label/holdout/top1", 0.55)],

@@ -16,6 +16,7 @@ from mezzotint.augment.randomized_quantization import RandomizedQuantization
 from mezzotint.augment.views import MultiCrop, TwoViews, ViewGenerator
 from mezzotint.data.arrays import Arrays
 from mezzotint.data.image import ImageFolder
+from mezzotint.data.samples import Samples
 from mezzotint.data.source import Source
 from mezzotint.report.gallery import view_strips, write_gallery
 from mezzotint.report.plots import number
@@ -135,6 +136,12 @@ def test_page_has_the_original_and_every_view_of_each_sample(
     assert f"4 of 40 samples, each with {count} views of 16 × 16 pixels" in page.text
     assert page.text.count("crop") >= 4 * count
     assert ("8 × 8 pixels" in page.text) == (count == 5)
+
+
+def test_page_names_whose_work_the_samples_are(tmp_path: Path) -> None:
+    source = Samples(name="digits")
+    out = write_gallery(source, VIEWS, source.input, tmp_path / "g.html", samples=1)
+    assert source.credit in Pictures(out.read_text(encoding="utf-8")).text
 
 
 def test_more_samples_than_there_are_shows_all(arrays: Arrays, tmp_path: Path) -> None:

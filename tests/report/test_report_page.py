@@ -105,9 +105,10 @@ def test_a_complete_run_fills_every_section(make_run: MakeRun) -> None:
     for expected in ("mezzotint pretrain tiny.yaml --out runs/tiny", "a <fast> one", "12 345", "kind: simclr"):
         assert expected in page.words
     assert "truncated: bad1.jpg, bad2.jpg" in page.words
-    assert "linear-v1, k=10" in page.words
+    assert "linear/1 k=10" in page.words
     assert "Online kNN" in page.words
-    assert len(page.all("td")) == 2 * 8, "two probes, eight columns"
+    assert "Healthy: the features use 40% of their directions" in page.words
+    assert len(page.all("td")) == (2 + 2 + 1) * 8, "two probes, two label-free measures, one that is further; 8 columns"
 
 
 def test_the_page_loads_nothing_and_names_what_may_run(make_run: MakeRun) -> None:
@@ -189,6 +190,9 @@ CASES = {
     "no baselines": (drop("baselines.json"), ALL, "A linear probe scores 0.810 on label, holdout."),
     "value is null": (one_value(None), ALL, "A linear probe scores NaN on label, holdout"),
     "value is NaN": (one_value(float("nan")), ALL, "A linear probe scores NaN"),
+    "evaluation cut off": (write("evaluation.json", '[{"probe": "li'), ALL, "The evaluation could not be read"),
+    "evaluation of another kind": (write("evaluation.json", '{"a": 1}'), ALL, "The evaluation could not be read"),
+    "environment cut off": (write("environment.json", '{"command": "me'), ALL, "label, holdout"),
     "no metrics": (drop("metrics.jsonl"), ALL, "Nothing was logged."),
     "empty metrics": (write("metrics.jsonl", ""), ALL, "Nothing was logged."),
     "one point": (lambda run: write_lines(run, lines_of(run)[:1]), ALL, "1 line was logged. Loss3"),
@@ -201,7 +205,7 @@ CASES = {
     "nothing but metrics": (
         drop("recipe.yaml", "encoder", "evaluation.json", "baselines.json", "environment.json"),
         FEW,
-        "An encoder without an evaluation",
+        "An encoder that has not been evaluated",
     ),
 }
 
@@ -223,7 +227,7 @@ def test_without_labels_the_map_has_no_colours_and_no_table_of_classes(
 ) -> None:
     np.save(tmp_path / "images.npy", coloured_images(40)["x"])
     run = make_run(data={"kind": "arrays", "path": str(tmp_path / "images.npy")})
-    rank = rows_of(run)[0] | {"probe": "rank", "metric": "rankme", "value": 3.5}
+    rank = rows_of(run)[-1] | {"metric": "all/rankme", "value": 3.5}
     (run / "evaluation.json").write_text(json.dumps([rank]))
     write_lines(run, [{"step": 1, "loss": 1.0}])
     page = report(run)
@@ -232,7 +236,7 @@ def test_without_labels_the_map_has_no_colours_and_no_table_of_classes(
     assert "✓" not in page.text and "✗" not in page.text
     script = json.loads(page.scripts[0])["map"]
     assert {point[2] for point in script["points"]} == {-1} and script["classes"] == {}
-    assert "An encoder without an evaluation with labels" in page.words
+    assert "An encoder measured without labels" in page.words
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text exist on Linux alone")

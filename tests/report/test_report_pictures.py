@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from mezzotint.data.arrays import Arrays
-from mezzotint.report.pictures import SPRITE_SIZE, Picture, drawable, picture, plate, sprite
+from mezzotint.data.samples import Samples
+from mezzotint.report.pictures import SPRITE_SIZE, Picture, credit, drawable, picture, plate, sprite
 from mezzotint.types import Input
 
 
@@ -65,6 +66,12 @@ def test_plate_prints_dark_on_the_left_and_the_tones_on_the_right() -> None:
     # A tone of 200/255, burnished to between 0.9 and 1, within the tile; its frame is white.
     assert 0.65 < right < 0.9
     assert plate([grey] * 12, 6) == plate([grey] * 12, 6)
+
+
+def test_whose_work_the_samples_are_is_said_where_it_is_known(tmp_path: Path) -> None:
+    assert "Twemoji by Twitter, Inc and other contributors (CC-BY 4.0" in credit(Samples(name="emoji"))
+    np.save(tmp_path / "x.npy", np.zeros((5, 8, 8), np.uint8))
+    assert credit(Arrays(path=str(tmp_path / "x.npy"))) == ""
 
 
 def test_only_images_are_drawable(tmp_path: Path) -> None:

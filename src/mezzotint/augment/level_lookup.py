@@ -2,11 +2,11 @@
 
 There are three ways, equal bit for bit; `tests/augment/test_level_lookup.py` holds them against each other.
 
-* *Search and gather*, on the whole tensor, without a branch on data: on a GPU, under `torch.compile`, and for many
-  levels.
-* *Steps*, on a CPU: a pass over the thresholds, `where(x ≥ threshold, value, y)`. It is written with `ge` into the
-  dtype of `x` and `lerp` with a weight of 0 or 1, which are exact, and which torch vectorizes; comparisons into bool,
-  `where`, `searchsorted` and `gather` it does not, and they take from 4 to over 100 times as long.
+* *Search and gather*, on the whole tensor: on a GPU, and for many levels.
+* *Steps*: a pass over the thresholds, `y = where(x ≥ threshold, value, y)`. `torch.compile` makes one loop of them. On
+  a CPU without it they are written with `ge` into the dtype of `x` and `lerp` with a weight of 0 or 1, which are exact,
+  and which torch vectorizes; comparisons into bool, `where`, `searchsorted` and `gather` it does not, and they take
+  from 4 to over 100 times as long.
 * *Snaps*, for uint8 on a CPU. The 256 values are a ring. Rotated so that an edge lies at 0, the bin on its left ends at
   255 and the bin on its right begins at 0: one minimum and one maximum snap both to their values, in place.
 
@@ -18,9 +18,11 @@ from torch import Tensor
 
 _CHUNK_BYTES = 1 << 22
 """Small enough for a cache, large enough to make the cost of starting an operation on all threads negligible."""
+_MAX_FUSED = 32
+"""Bins up to which a compiled graph spells the steps out."""
 _MAX_STEPS = 96
 _MAX_SNAPS = 256
-"""Bins up to which passes over the thresholds are faster than a search; `benchmarks/randomized_quantization.py`."""
+"""Bins up to which passes over the thresholds are faster than a search."""
 
 
 def without_branches(rows: Tensor) -> bool:
@@ -44,7 +46,8 @@ def look_up(rows: Tensor, thresholds: Tensor, values: Tensor, return_codes: bool
         return_codes: whether indices are wanted.
     """
     if without_branches(rows):
-        y, codes = _search(rows, thresholds, values)
+        fused = torch.compiler.is_compiling() and values.shape[1] <= _MAX_FUSED
+        y, codes = (_fused_steps if fused else _search)(rows, thresholds, values)
         return y, codes if return_codes else None
     return _in_chunks(rows, thresholds, values, return_codes)
 
@@ -53,6 +56,17 @@ def _search(rows: Tensor, thresholds: Tensor, values: Tensor) -> tuple[Tensor, T
     """Search and gather."""
     codes = torch.searchsorted(thresholds, rows.to(values.dtype), right=True)
     return values.gather(1, codes).to(rows.dtype), codes.to(code_dtype(values.shape[1]))
+
+
+def _fused_steps(rows: Tensor, thresholds: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps for a compiler to fuse."""
+    x = rows.to(values.dtype)
+    y, codes = values[:, :1].expand_as(x), torch.zeros_like(x, dtype=code_dtype(values.shape[1]))
+    for step in range(thresholds.shape[1]):
+        passed = x >= thresholds[:, step : step + 1]
+        y = torch.where(passed, values[:, step + 1 : step + 2], y)
+        codes = codes + passed
+    return y.to(rows.dtype), codes
 
 
 def _in_chunks(rows: Tensor, thresholds: Tensor, values: Tensor, return_codes: bool) -> tuple[Tensor, Tensor | None]:

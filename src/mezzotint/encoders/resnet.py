@@ -1,8 +1,9 @@
-"""Residual networks (He et al. 2015, arXiv 1512.03385), with a width multiplier and two stems.
+"""Residual networks (He et al. 2015, arXiv 1512.03385), with a width multiplier and three stems.
 
 Layout, names and initialisation are torchvision's, so that its state dicts load: with `stem="imagenet"` and
 `width=64` the tensors are those of `torchvision.models.resnet18` without its classifier. `stem="small"` is the 3 × 3,
-stride-1 stem without max-pooling that CIFAR work uses. The residual branch's last BatchNorm may start at zero.
+stride-1 stem without max-pooling that CIFAR work uses. `stem="patch"` cuts the image into patches of 4 × 4 pixels, as
+ConvNeXt does (Liu et al. 2022, arXiv 2201.03545): a sixteenth of the work of `small`, for a processor. The residual branch's last BatchNorm may start at zero.
 """
 
 from typing import Literal
@@ -14,7 +15,7 @@ from mezzotint.component import factory
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.types import Input
 
-Stem = Literal["imagenet", "small"]
+Stem = Literal["imagenet", "small", "patch"]
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -87,7 +88,7 @@ class ResNet(Encoder):
         input: of images.
         block: the residual block.
         depths: blocks in each stage.
-        stem: `"imagenet"` (7 × 7, stride 2, max-pool) or `"small"` (3 × 3, stride 1).
+        stem: `"imagenet"` (7 × 7, stride 2, max-pool), `"small"` (3 × 3, stride 1) or `"patch"` (4 × 4, stride 4).
         width: channels of the stem and of the first stage.
         zero_init_residual: start each residual branch at zero.
     """
@@ -105,11 +106,10 @@ class ResNet(Encoder):
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}; 64 is the published network")
         super().__init__(input, dim=width * 2 ** (len(depths) - 1) * block.expansion)
-        large = stem == "imagenet"
-        channels = input.shape[0]
-        self.conv1 = nn.Conv2d(channels, width, 7, 2, 3, bias=False) if large else _conv(channels, width, 3)
+        kernel, stride, padding = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "patch": (4, 4, 0)}[stem]
+        self.conv1 = nn.Conv2d(input.shape[0], width, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
         inputs = width
         for stage, depth in enumerate(depths):
             planes = width * 2**stage
@@ -142,30 +142,56 @@ class ResNet(Encoder):
 
 
 @factory
-def resnet18(
-    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False
-) -> ResNet:
-    """ResNet-18: basic blocks 2-2-2-2; 11.2 M parameters and 512 features at width 64."""
-    return ResNet(
-        input, BasicBlock, (2, 2, 2, 2), stem=stem, width=width, zero_init_residual=zero_init_residual
-    )
+def resnet10(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False) -> ResNet:
+    """ResNet-10: basic blocks 1-1-1-1; 4.9 M parameters and 512 features at width 64.
+
+    Args:
+        input: of images.
+        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3, stride 1) or
+            `patch` (4 × 4, stride 4), which is 16 times cheaper.
+        width: channels of the first stage; the later ones double.
+        zero_init_residual: start each residual branch at zero.
+    """
+    return ResNet(input, BasicBlock, (1, 1, 1, 1), stem=stem, width=width, zero_init_residual=zero_init_residual)
 
 
 @factory
-def resnet34(
-    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False
-) -> ResNet:
-    """ResNet-34: basic blocks 3-4-6-3; 21.3 M parameters and 512 features at width 64."""
-    return ResNet(
-        input, BasicBlock, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual
-    )
+def resnet18(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False) -> ResNet:
+    """ResNet-18: basic blocks 2-2-2-2; 11.2 M parameters and 512 features at width 64.
+
+    Args:
+        input: of images.
+        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3, stride 1) or
+            `patch` (4 × 4, stride 4), which is 16 times cheaper.
+        width: channels of the first stage; the later ones double.
+        zero_init_residual: start each residual branch at zero.
+    """
+    return ResNet(input, BasicBlock, (2, 2, 2, 2), stem=stem, width=width, zero_init_residual=zero_init_residual)
 
 
 @factory
-def resnet50(
-    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False
-) -> ResNet:
-    """ResNet-50: bottlenecks 3-4-6-3; 23.5 M parameters and 2048 features at width 64."""
-    return ResNet(
-        input, Bottleneck, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual
-    )
+def resnet34(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False) -> ResNet:
+    """ResNet-34: basic blocks 3-4-6-3; 21.3 M parameters and 512 features at width 64.
+
+    Args:
+        input: of images.
+        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3, stride 1) or
+            `patch` (4 × 4, stride 4), which is 16 times cheaper.
+        width: channels of the first stage; the later ones double.
+        zero_init_residual: start each residual branch at zero.
+    """
+    return ResNet(input, BasicBlock, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual)
+
+
+@factory
+def resnet50(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False) -> ResNet:
+    """ResNet-50: bottlenecks 3-4-6-3; 23.5 M parameters and 2048 features at width 64.
+
+    Args:
+        input: of images.
+        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3, stride 1) or
+            `patch` (4 × 4, stride 4), which is 16 times cheaper.
+        width: channels of the first stage; the later ones double.
+        zero_init_residual: start each residual branch at zero.
+    """
+    return ResNet(input, Bottleneck, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual)

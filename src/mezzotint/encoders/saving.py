@@ -38,7 +38,7 @@ def save_encoder(encoder: Encoder, path: str | Path, made_by: Mapping[str, Any] 
     description = {
         "format": 1,
         "mezzotint": __version__,
-        "encoder": encoder.config,
+        "encoder": {k: v for k, v in encoder.config.items() if k != "pretrained_path"},  # its weights are replaced
         "dim": encoder.dim,
         "input": dataclasses.asdict(encoder.input) | {"values": "uint8 / 255, then (x − mean) / std"},
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),

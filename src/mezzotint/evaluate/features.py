@@ -70,7 +70,7 @@ def extract_readable(
         features: Tensor = encoder(x)
         return features
 
-    with _frozen(encoder), torch.inference_mode():
+    with _frozen(encoder):
         encoder.to(device)
         try:
             found = _read(source, forward, encoder.input, indices, batch_size, workers, device, progress)
@@ -122,11 +122,11 @@ def raw_features(
 
     def forward(x: Tensor) -> Tensor:
         if x.ndim == 4 and max(x.shape[-2:]) > _RAW_LIMIT:
-            x = nn.functional.adaptive_avg_pool2d(x, [min(_RAW_SIZE, side) for side in x.shape[-2:]])
+            height, width = x.shape[-2:]
+            x = nn.functional.adaptive_avg_pool2d(x, (min(_RAW_SIZE, height), min(_RAW_SIZE, width)))
         return x.flatten(1)
 
-    with torch.inference_mode():
-        return _read(source, forward, source.input, indices, batch_size, workers, torch.device("cpu"), None)
+    return _read(source, forward, source.input, indices, batch_size, workers, torch.device("cpu"), None)
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor, list[Unreadable]]]:
     """Indices, uint8 samples, and what could not be read."""
     if isinstance(source, InMemory):
-        for part in indices.split(batch_size):
+        for part in torch.split(indices, batch_size):
             yield part, source.read_batch(part), []
         return
     loader = DataLoader(_Reads(source, indices), batch_size, num_workers=workers, collate_fn=list)
@@ -197,8 +197,9 @@ def _read(
         done += len(places) + len(failed)
         bad += failed
         if len(places):
-            x = x.to(device, non_blocking=True).float().div_(255.0).sub_(mean).div_(std)
-            features.append(forward(x).float().cpu())
+            with torch.inference_mode():
+                x = x.to(device, non_blocking=True).float().div_(255.0).sub_(mean).div_(std)
+                features.append(forward(x).float().cpu())
             kept.append(places)
         if progress is not None:
             progress(done, len(share))

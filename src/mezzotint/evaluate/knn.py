@@ -51,7 +51,7 @@ class KNN(Probe):
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, with more than ten classes `top5`, and `mean_per_class`."""
         (x, y), (queries, labels) = labelled(train, "training"), labelled(test, "test")
-        names, members = y.unique(return_inverse=True)
+        names, members = torch.unique(y, return_inverse=True)
         scores = x.new_zeros(len(queries), len(names))
         for rows, near in similarities(x, queries, metric=self.metric, center=self.center):
             scores[rows] = self._votes(near, members, len(names))

@@ -11,7 +11,8 @@ same in every rotation of the features.
 
 Selection: a stratified fifth of the training samples is held out; strengths are tried from the strongest down, each
 fit starting from the last, until the held-out loss rises; the best is fitted to all training samples. Each seed is
-another fifth. The test features are looked at once, by the final classifier.
+another fifth. The test features are looked at once, by the final classifier. Fits on the way stop 1e-3 nats above their
+optimum at most, which can move the choice by half a decade where the held-out loss is flat.
 """
 
 import warnings
@@ -30,7 +31,7 @@ from mezzotint.evaluate.scores import classification, labelled
 from mezzotint.types import Features
 
 _STEPS_A_DECADE = 2
-_PATH_TOLERANCE = 1e-3  # nats; neighbouring strengths differ by more
+_PATH_TOLERANCE = 1e-3
 
 
 class Linear(Probe):
@@ -85,7 +86,7 @@ class Linear(Probe):
         queries, answers = labelled(test, "test")
         if not bool(x.isfinite().all()):
             raise ValueError("got training features that are NaN or infinite; allowed are finite ones: was training?")
-        names, y = labels.unique(return_inverse=True)
+        names, y = torch.unique(labels, return_inverse=True)
         scaling = Scaling.of(x)
         problem = _Problem(scaling(x), y, len(names))
         fits: dict[float, Fit] = {}

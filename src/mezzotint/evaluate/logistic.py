@@ -21,6 +21,7 @@ what it returns as `gap`.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,12 +73,15 @@ class Curvature:
         self.num_classes = num_classes
         self.hessian = rows.T @ rows
         self.hessian /= len(rows) * num_classes
+        self._inverses: dict[float, Tensor] = {}
 
     def inverse(self, penalty: float) -> Solve:
         """`G → P⁻¹ G` for gradients `[C, D + 1]`, the intercepts' in the last column."""
-        shifted = self.hessian.clone()
-        shifted.diagonal().add_(penalty)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(shifted))  # a product is faster than two solves
+        if penalty not in self._inverses:  # kept: each seed's path tries the same penalties
+            shifted = self.hessian.clone()
+            shifted.diagonal().add_(penalty)
+            self._inverses[penalty] = torch.cholesky_inverse(torch.linalg.cholesky(shifted))
+        inverse = self._inverses[penalty]
 
         def apply(gradient: Tensor) -> Tensor:
             return torch.cat((gradient[:, :-1] @ inverse, gradient[:, -1:] * self.num_classes), dim=1)
@@ -86,7 +90,7 @@ class Curvature:
 
 
 def objective(x: Tensor, y: Tensor, parameters: Tensor, penalty: float) -> tuple[float, Tensor]:
-    """f and its gradient, in one pass.
+    """The objective and its gradient, in one pass.
 
     Args:
         x: `[N, D]`.
@@ -101,7 +105,7 @@ def objective(x: Tensor, y: Tensor, parameters: Tensor, penalty: float) -> tuple
     by_weight = torch.zeros_like(weight)
     by_bias = torch.zeros_like(bias)
     total = torch.zeros((), dtype=torch.float64, device=x.device)
-    for rows, classes in zip(x.split(_BLOCK), y.split(_BLOCK), strict=True):
+    for rows, classes in zip(torch.split(x, _BLOCK), torch.split(y, _BLOCK), strict=True):
         own = classes.unsqueeze(0)
         log_probs = torch.log_softmax(torch.addmm(bias, weight, rows.T), dim=0)
         total -= log_probs.gather(0, own).sum(dtype=torch.float64)
@@ -150,25 +154,42 @@ def fit(
     else:
         at = torch.cat((start.weight, start.bias.unsqueeze(1)), dim=1)
     pairs: Pairs = deque(maxlen=memory)
-    loss, gradient = objective(x, y, at, penalty)
+    point = _Point(at, *objective(x, y, at, penalty))
     evaluations = 1
-    while (gap := _gap(gradient, penalty, shares)) > tolerance and evaluations < max_evaluations:
-        direction = _direction(gradient, pairs, solve)
-        slope = (gradient * direction).sum().item()
-        length = 1.0
-        while evaluations < max_evaluations:
-            new = at + length * direction
-            new_loss, new_gradient = objective(x, y, new, penalty)
-            evaluations += 1
-            rise = new_loss - loss
-            if rise <= _SUFFICIENT * length * slope + _NOISE * abs(loss):
-                step, change = new - at, new_gradient - gradient
-                if (bend := (step * change).sum()) > 0:
-                    pairs.append((step, change, bend))
-                at, loss, gradient = new, new_loss, new_gradient
-                break
-            length *= min(0.5, max(0.1, -0.5 * length * slope / (rise - length * slope)))
-    return Fit(at[:, :-1].contiguous(), at[:, -1].clone(), loss, gap, gap <= tolerance, evaluations)
+    while (gap := _gap(point.gradient, penalty, shares)) > tolerance and evaluations < max_evaluations:
+        direction = _direction(point.gradient, pairs, solve)
+        new, used = _search(x, y, penalty, point, direction, max_evaluations - evaluations)
+        evaluations += used
+        if new is None:
+            break
+        step, change = new.at - point.at, new.gradient - point.gradient
+        if (bend := (step * change).sum()) > 0:
+            pairs.append((step, change, bend))
+        point = new
+    weight, bias = point.at[:, :-1].contiguous(), point.at[:, -1].clone()
+    return Fit(weight, bias, point.loss, gap, gap <= tolerance, evaluations)
+
+
+class _Point(NamedTuple):
+    at: Tensor
+    loss: float
+    gradient: Tensor
+
+
+def _search(
+    x: Tensor, y: Tensor, penalty: float, point: _Point, direction: Tensor, most: int
+) -> tuple[_Point | None, int]:
+    """Backtrack along a direction until the loss falls enough; the point found, if any, and the evaluations used."""
+    slope = (point.gradient * direction).sum().item()
+    length = 1.0
+    for used in range(1, most + 1):
+        at = point.at + length * direction
+        new = _Point(at, *objective(x, y, at, penalty))
+        rise = new.loss - point.loss
+        if rise <= _SUFFICIENT * length * slope + _NOISE * abs(point.loss):
+            return new, used
+        length *= min(0.5, max(0.1, -0.5 * length * slope / (rise - length * slope)))
+    return None, most
 
 
 def _gap(gradient: Tensor, penalty: float, shares: Tensor) -> float:

@@ -23,9 +23,7 @@ def check_metric(metric: str) -> None:
         raise ValueError(f"got metric={metric!r}; allowed is cosine or euclidean: choose one of them")
 
 
-def similarities(
-    train: Tensor, queries: Tensor, *, metric: Metric, center: bool
-) -> Iterator[tuple[slice, Tensor]]:
+def similarities(train: Tensor, queries: Tensor, *, metric: Metric, center: bool) -> Iterator[tuple[slice, Tensor]]:
     """Blocks of the similarity matrix.
 
     Args:

@@ -40,7 +40,7 @@ def rankme(x: Tensor) -> float:
     if total == 0:
         return 1.0
     shares = sigma / total + _EPSILON
-    return torch.exp(-(shares * shares.log()).sum()).item()
+    return float(torch.exp(-(shares * shares.log()).sum()))
 
 
 def alpha_req(x: Tensor, *, first: int = _FIRST, last: int = _LAST) -> float:
@@ -64,7 +64,7 @@ def alpha_req(x: Tensor, *, first: int = _FIRST, last: int = _LAST) -> float:
     log_rank, log_value, weights = ranks.log(), eigenvalues[first - 1 : last].log(), 1.0 / ranks
     weights = weights / weights.sum()
     log_rank = log_rank - (weights * log_rank).sum()
-    return -((weights * log_rank * log_value).sum() / (weights * log_rank.square()).sum()).item()
+    return -float((weights * log_rank * log_value).sum() / (weights * log_rank.square()).sum())
 
 
 def alignment(a: Tensor, b: Tensor, *, alpha: float = 2.0) -> float:
@@ -78,7 +78,7 @@ def alignment(a: Tensor, b: Tensor, *, alpha: float = 2.0) -> float:
     if a.shape != b.shape:
         raise ValueError(f"got features of {tuple(a.shape)} and {tuple(b.shape)}; allowed is one shape: pair the rows")
     distances = (normalize(a.double(), dim=1) - normalize(b.double(), dim=1)).norm(dim=1)
-    return distances.pow(alpha).mean().item()
+    return float(distances.pow(alpha).mean())
 
 
 def uniformity(x: Tensor, *, t: float = 2.0) -> float:
@@ -90,16 +90,16 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> float:
     if len(x) < 2:
         raise ValueError(f"got {len(x)} samples; allowed is 2 or more: uniformity is about pairs")
     total = torch.zeros((), dtype=torch.float64, device=x.device)
-    for part in x.split(_BLOCK):
+    for part in torch.split(x, _BLOCK):
         total += ((part @ x.T - 1.0) * (2.0 * t)).exp().sum()
     pairs = len(x) * (len(x) - 1)
-    return ((total - len(x)) / pairs).clamp_min(torch.finfo(torch.float64).tiny).log().item()
+    return float(((total - len(x)) / pairs).clamp_min(torch.finfo(torch.float64).tiny).log())
 
 
 def spread(x: Tensor) -> float:
     """√D times the mean standard deviation of the L2-normalised features `[N, D]`: 0 collapsed, 1 isotropic."""
     x = normalize(x.double(), dim=1)
-    return (x.std(dim=0, correction=0).mean() * x.shape[1] ** 0.5).item()
+    return float(x.std(dim=0, correction=0).mean() * x.shape[1] ** 0.5)
 
 
 def verdict(spread: float, rank_share: float) -> str:
@@ -157,4 +157,5 @@ def _at_most(x: Tensor, count: int) -> Tensor:
 def _singular_values(x: Tensor) -> Tensor:
     """In descending order; through the smaller Gram matrix, which is much faster, so float64 is needed."""
     gram = x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T
-    return torch.linalg.eigvalsh(gram).clamp_min(0.0).sqrt().flip(0)
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
+    return eigenvalues.clamp_min(0.0).sqrt().flip(0)

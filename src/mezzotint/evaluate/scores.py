@@ -40,7 +40,7 @@ def classification(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tu
         best = scores.topk(5, dim=1)
         among = (names[best.indices] == labels.unsqueeze(1)) & best.values.isfinite()
         yield "top5", among.any(dim=1).double().mean().item()
-    classes, members = labels.unique(return_inverse=True)
+    classes, members = torch.unique(labels, return_inverse=True)
     counts = torch.bincount(members, minlength=len(classes))
     hits = torch.bincount(members, weights=right.double(), minlength=len(classes))
     yield "mean_per_class", (hits / counts).mean().item()

@@ -5,12 +5,13 @@ from typing import Any
 
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluate.intervals import wilson
 from mezzotint.report import neighbours
 from mezzotint.report.neighbours import Look
 from mezzotint.report.pictures import SPRITE_SIZE, drawable, name_of, picture, read, sprite
 from mezzotint.report.plots import number
 from mezzotint.report.render import PALETTE
-from mezzotint.report.results import task_words, wilson
+from mezzotint.report.results import task_words
 
 _CLASSES, _EXAMPLES, _QUERIES = 10, 4, 7
 _EDGE, _INSIDE = 30, 940  # the map's points stand in a square of 1000 units, this far from its border

@@ -14,7 +14,7 @@ from torch import Tensor
 from mezzotint.augment.transform import Params
 from mezzotint.augment.views import Chooser, View, ViewGenerator
 from mezzotint.data.source import Box, Croppable, Source
-from mezzotint.report.pictures import Picture, drawable, name_of, picture, read
+from mezzotint.report.pictures import Picture, credit, drawable, name_of, picture, read
 from mezzotint.report.plots import number
 from mezzotint.report.render import render, write_page
 from mezzotint.seeding import sample_order
@@ -95,6 +95,7 @@ def write_gallery(
     page = render(
         title="Views",
         gallery={"strips": strips, "full": True, "how": f"{shown}; seed {seed}, epoch 0."},
+        credit=credit(source),
     )
     return write_page(Path(out), page)
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mezzotint.data.source import Evaluable, Index, Source, Task
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluate.features import extract
+from mezzotint.evaluate.features import extract_readable
+from mezzotint.evaluate.neighbours import similarities
 from mezzotint.seeding import sample_order
 
 NEIGHBOURS = 10
@@ -81,18 +82,18 @@ def look(encoder: Encoder, source: Source) -> Look | None:
     everything, tasks = source.evaluation() if isinstance(source, Evaluable) else (source, [])
     task = next((t for t in tasks if t.kind == "classify"), None)
     if task is None:
-        train = test = _part(np.arange(len(everything)), _MOST_TEST)
+        wanted = [_part(np.arange(len(everything)), _MOST_TEST)]
     else:
-        train, test = _part(task.train, _MOST_TRAIN), _part(task.test, _MOST_TEST)
-    if len(train) < 3 or not len(test):
-        return None
-    queries = _unit(extract(encoder, everything, indices=torch.from_numpy(test)))
-    bank = queries if task is None else _unit(extract(encoder, everything, indices=torch.from_numpy(train)))
-    if not (queries.isfinite().all() and bank.isfinite().all()):
+        sides = [(task.test, _MOST_TEST), (task.train, _MOST_TRAIN)]
+        wanted = [_part(places[task.labels[places] >= 0], most) for places, most in sides]
+    found = [extract_readable(encoder, everything, indices=torch.from_numpy(places)) for places in wanted]
+    queries, bank = found[0], found[-1]
+    if len(queries.x) == 0 or len(bank.x) < 3 or not all(bool(part.x.isfinite().all()) for part in found):
         return None
     own = task is None
-    similarity, places = _nearest(queries, bank, min(NEIGHBOURS, len(bank) - own), skip_own=own)
-    return Look(everything, task, test, queries, train[places.numpy()], similarity)
+    similarity, nearest = _nearest(queries.x, bank.x, min(NEIGHBOURS, len(bank.x) - own), skip_own=own)
+    features = torch.nn.functional.normalize(queries.x, dim=1)
+    return Look(everything, task, queries.indices.numpy(), features, bank.indices.numpy()[nearest.numpy()], similarity)
 
 
 def _part(places: Index, most: int) -> Index:
@@ -102,18 +103,13 @@ def _part(places: Index, most: int) -> Index:
     return np.sort(places[sample_order(len(places), 0, 0)[:most].numpy()])
 
 
-def _unit(x: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x.float(), dim=1)
-
-
 def _nearest(queries: Tensor, bank: Tensor, k: int, *, skip_own: bool) -> tuple[Tensor, Tensor]:
-    """Cosine and place of the `k` nearest, `[N, k]` each; some queries at a time."""
+    """Cosine and place in the bank of the `k` nearest, `[N, k]` each."""
     found = []
-    for start in range(0, len(queries), 1024):
-        cosine = queries[start : start + 1024] @ bank.T
+    for rows, cosine in similarities(bank, queries, metric="cosine", center=False):
         if skip_own:
-            rows = torch.arange(len(cosine))
-            cosine[rows, rows + start] = -math.inf
+            block = torch.arange(len(cosine))
+            cosine[block, block + rows.start] = -math.inf
         found.append(cosine.topk(k, dim=1))
     return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
 

@@ -14,15 +14,25 @@ from typing import Any
 
 import torch
 
-from mezzotint.data.source import Evaluable, Source
+from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluate.results import read_baselines, read_evaluation
 from mezzotint.report.atlas import feature_sections
 from mezzotint.report.gallery import view_strips
-from mezzotint.report.pictures import Picture, drawable, plate, read
+from mezzotint.report.pictures import Picture, credit, drawable, plate, read
 from mezzotint.report.plots import number, run_charts
 from mezzotint.report.render import render, write_page
-from mezzotint.report.results import Comparison, compare, gain_words, lead, main_comparison, table
+from mezzotint.report.results import (
+    Comparison,
+    collapse_words,
+    compare,
+    gain_words,
+    lead,
+    main_comparison,
+    standing_words,
+    tables,
+)
 from mezzotint.train.log import read_metrics
 from mezzotint.train.recipe import Recipe
 
@@ -48,13 +58,11 @@ def write_report(run: Path | str) -> Path:
             f"got {folder}, which holds no run; allowed is a directory that `mezzotint pretrain` wrote: check the path"
         )
     metrics = read_metrics(folder / "metrics.jsonl")
-    environment = _json(folder / "environment.json", {})
-    opened, missing = _open(folder)
-    rows = _json(folder / "evaluation.json", [])
-    counts = {} if opened is None else _test_counts(opened[0].data)
-    comparisons = compare(rows, _json(folder / "baselines.json", {}), counts)
+    environment = _environment(folder)
+    comparisons, unread = _comparisons(folder)
+    opened, closed = _open(folder)
     sections: dict[str, Any] = {
-        "hero": _hero(folder, metrics, environment, comparisons, missing, opened),
+        "hero": _hero(folder, metrics, environment, comparisons, opened, [unread, closed]),
         "results": _results(comparisons),
         "making": _making(folder, metrics, environment),
     }
@@ -66,11 +74,26 @@ def write_report(run: Path | str) -> Path:
         sections |= made
         if drawable(recipe.data):
             sections["gallery"] = _views(recipe)
+            sections["credit"] = credit(recipe.data)
     return write_page(folder / "report.html", render(title=folder.resolve().name, data=data, **sections))
 
 
-def _json(path: Path, missing: Any) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else missing
+def _environment(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _comparisons(folder: Path) -> tuple[list[Comparison], str]:
+    """The figures; or why there are none, where they were written but cannot be read."""
+    if not (folder / "evaluation.json").is_file():
+        return [], ""
+    try:
+        return compare(read_evaluation(folder), read_baselines(folder)), ""
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        return [], f"The evaluation could not be read: {error}"
 
 
 def _open(folder: Path) -> tuple[tuple[Recipe, Encoder] | None, str]:
@@ -81,20 +104,21 @@ def _open(folder: Path) -> tuple[tuple[Recipe, Encoder] | None, str]:
         return None, f"The data or the encoder could not be opened, so there are no pictures: {error}"
 
 
-def _test_counts(source: Source) -> dict[str, int]:
-    return {t.name: len(t.test) for t in source.evaluation()[1]} if isinstance(source, Evaluable) else {}
-
-
 def _hero(
     folder: Path,
     metrics: Sequence[Mapping[str, Any]],
     environment: Mapping[str, Any],
     comparisons: Sequence[Comparison],
-    missing: str,
     opened: tuple[Recipe, Encoder] | None,
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
-    main = main_comparison(comparisons)
-    verdicts = [gain_words(main), (missing, True) if missing else None]
+    gain = gain_words(main_comparison(comparisons))
+    verdicts = [
+        gain,
+        standing_words(comparisons),
+        collapse_words(comparisons),
+        *((text, True) for text in warnings if text),
+    ]
     facts = [
         ("trained in", _duration(environment.get("seconds"))),
         ("images a second", _number(_median(metrics, "images_per_second"))),
@@ -105,7 +129,7 @@ def _hero(
     ]
     return {
         "run": folder.resolve().name,
-        "lead": lead(main),
+        "lead": lead(comparisons),
         "verdicts": [verdict for verdict in verdicts if verdict],
         "facts": [(key, value) for key, value in facts if value],
         "plate": _plate(opened[0].data) if opened and drawable(opened[0].data) else None,
@@ -128,7 +152,7 @@ def _results(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     )
     if not comparisons:
         how = "This run has not been evaluated; mezzotint evaluate RUN does it, and writes this page again."
-    return {"how": how, **table(comparisons)}
+    return {"how": how, **tables(comparisons)}
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[Any]]:

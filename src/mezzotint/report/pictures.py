@@ -12,7 +12,7 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
-from mezzotint.data.source import Source
+from mezzotint.data.source import Credited, Source
 from mezzotint.types import Unreadable
 
 SPRITE_SIZE = 32
@@ -94,6 +94,11 @@ def name_of(source: Source, index: int) -> str:
 def drawable(source: Source) -> bool:
     """Whether samples of this source are images that can be shown."""
     return source.input.modality == "image" and len(source.input.shape) == 3
+
+
+def credit(source: Source) -> str:
+    """Whose work the samples are; empty where the source does not say."""
+    return source.credit if isinstance(source, Credited) else ""
 
 
 def plate(samples: Sequence[Tensor], columns: int) -> Picture:

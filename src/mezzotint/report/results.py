@@ -1,173 +1,147 @@
-"""The evaluation as a table and in words: each figure beside raw input and the same encoder untrained."""
+"""The evaluation as tables and in words: each figure beside raw input and the same encoder untrained."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from mezzotint.evaluate.evaluator import Row
+from mezzotint.evaluate.intervals import Interval, interval
+from mezzotint.evaluate.rank import verdict
+from mezzotint.evaluate.results import Baselines
 from mezzotint.report.plots import number
 
-PROBES = {"knn": "kNN", "linear": "Linear probe", "retrieval": "Retrieval", "rank": "Without labels"}
-_LABEL_FREE = "rank"
+PROBES = {"knn": "kNN", "linear": "Linear probe", "retrieval": "Retrieval", "rank": ""}
+MEASURES = {
+    "top1": "",
+    "top5": "within five guesses",
+    "mean_per_class": "mean over classes",
+    "map": "mean average precision",
+    "median_rank": "median rank of the first hit",
+    "penalty": "strength chosen on training samples",
+    "gap": "nats from the optimum, at most",
+    "rankme": "RankMe, effective rank",
+    "rank_share": "RankMe, share of the directions",
+    "alpha": "α-ReQ, decay of the spectrum",
+    "uniformity": "uniformity",
+    "spread": "spread",
+    "alignment": "alignment of pairs",
+}
+_SCORES = {"top1", "top5", "mean_per_class", "map"}  # fractions, of which more is better
+_FURTHER = {"top5", "mean_per_class", "map", "median_rank", "penalty", "gap", "alignment"}
 _BEAM_LEFT, _BEAM_RIGHT = 4.0, 176.0
-_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Student's t at 0.975 for 1 to 10 degrees of freedom (any table); beyond, the normal distribution's is close."""
-
-
-@dataclass
-class Figure:
-    """All rows of one probe, metric and precision: one a seed.
-
-    Attributes:
-        probe: who measured.
-        metric: task and measure.
-        bits: of weights and activations.
-        values: one a seed; NaN where the row has none.
-        protocols: that they were measured by.
-    """
-
-    probe: str
-    metric: str
-    bits: tuple[int, int]
-    values: list[float] = field(default_factory=list)
-    protocols: list[str] = field(default_factory=list)
-
-    @property
-    def task(self) -> str:
-        """The metric without its measure."""
-        return self.metric.rpartition("/")[0]
-
-    @property
-    def measure(self) -> str:
-        """The last part of the metric."""
-        return self.metric.rpartition("/")[2]
-
-    @property
-    def mean(self) -> float:
-        """Over seeds; NaN when one of them is."""
-        return math.fsum(self.values) / len(self.values)
-
-    def interval(self, count: int | None) -> tuple[float, float] | None:
-        """The 95 % interval of the mean; `None` where it cannot be known.
-
-        Args:
-            count: of the test samples that a fraction was measured on. They are a sample, so Wilson's interval of a
-                binomial fraction; the spread over seeds (Student's t) is added in quadrature.
-        """
-        mean, n = self.mean, len(self.values)
-        if not math.isfinite(mean):
-            return None
-        over_seeds = 0.0
-        if n > 1:
-            variance = math.fsum((v - mean) ** 2 for v in self.values) / (n - 1)
-            over_seeds = (_T_975[n - 2] if n <= 11 else 1.96) * math.sqrt(variance / n)
-        if self.probe == _LABEL_FREE or not count or not 0.0 <= mean <= 1.0:
-            return (mean - over_seeds, mean + over_seeds) if n > 1 else None
-        low, high = wilson(mean, count)
-        return mean - math.hypot(mean - low, over_seeds), mean + math.hypot(high - mean, over_seeds)
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a fraction measured on `count` samples (Wilson, JASA 1927)."""
-    z2 = 1.959964**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2))) / (1 + z2 / count)
-    return centre - half, centre + half
-
-
-def figures(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, tuple[int, int]], Figure]:
-    """Gather rows of `evaluation.json` by what they measure, in order."""
-    gathered: dict[tuple[str, str, tuple[int, int]], Figure] = {}
-    for row in rows:
-        key = (str(row["probe"]), str(row["metric"]), (int(row["weight_bits"]), int(row["activation_bits"])))
-        figure = gathered.setdefault(key, Figure(*key))
-        value = row["value"]
-        figure.values.append(math.nan if value is None else float(value))
-        if str(row["protocol"]) not in figure.protocols:
-            figure.protocols.append(str(row["protocol"]))
-    return gathered
+_FLOAT = (32, 32)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure of the encoder beside those of the two baselines, which are NaN where there is none."""
+    """A figure of the encoder beside those of the two baselines.
 
-    figure: Figure
+    Attributes:
+        rows: of one probe, metric, precision and protocol: one a seed.
+        found: their mean and its 95 % interval.
+        raw: of the input itself; NaN where it was not measured.
+        untrained: mean over untrained encoders; NaN where none was measured.
+    """
+
+    rows: Sequence[Row]
+    found: Interval
     raw: float
     untrained: float
-    interval: tuple[float, float] | None
+
+    @property
+    def task(self) -> str:
+        """The metric without its measure."""
+        return self.rows[0].metric.rpartition("/")[0]
+
+    @property
+    def measure(self) -> str:
+        """The last part of the metric."""
+        return self.rows[0].metric.rpartition("/")[2]
+
+    @property
+    def bits(self) -> tuple[int, int]:
+        """Of weights and activations."""
+        return self.rows[0].weight_bits, self.rows[0].activation_bits
+
+    @property
+    def better_baseline(self) -> float:
+        """NaN without a baseline, or where more is not better."""
+        known = [value for value in (self.raw, self.untrained) if math.isfinite(value)]
+        return max(known) if known and self.measure in _SCORES else math.nan
 
     @property
     def gain(self) -> float:
-        """Over the better baseline; NaN without one, or where a difference says nothing."""
-        known = [value for value in (self.raw, self.untrained) if math.isfinite(value)]
-        return self.figure.mean - max(known) if known and self.figure.probe != _LABEL_FREE else math.nan
+        """Over the better baseline."""
+        return self.found.mean - self.better_baseline
+
+    @property
+    def name(self) -> str:
+        """Probe and measure in words, with the precision when it is not float."""
+        words = (PROBES.get(self.rows[0].probe, self.rows[0].probe), MEASURES.get(self.measure, self.measure))
+        name = ", ".join(word for word in words if word)
+        return name if self.bits == _FLOAT else f"{name}, {self.bits[0]}/{self.bits[1]} bits"
 
 
-def compare(
-    rows: Sequence[Mapping[str, Any]],
-    baselines: Mapping[str, Sequence[Mapping[str, Any]]],
-    counts: Mapping[str, int],
-) -> list[Comparison]:
-    """Put every figure of the encoder beside the baselines'.
+def compare(rows: Sequence[Row], baselines: Baselines) -> list[Comparison]:
+    """Put every figure of the encoder beside the baselines', which are float."""
 
-    Args:
-        rows: of `evaluation.json`.
-        baselines: `baselines.json`: rows under `raw` and `untrained`.
-        counts: test samples by task.
-    """
-    others = {name: figures(baselines.get(name) or []) for name in ("raw", "untrained")}
+    def baseline(others: Sequence[Row], row: Row) -> float:
+        alike = [o for o in others if (o.probe, o.metric, o.protocol) == (row.probe, row.metric, row.protocol)]
+        return math.fsum(o.value for o in alike) / len(alike) if alike else math.nan
 
-    def baseline(name: str, figure: Figure) -> float:
-        found = others[name].get((figure.probe, figure.metric, (32, 32)))
-        return found.mean if found else math.nan
-
+    groups: dict[tuple[str | int, ...], list[Row]] = {}
+    for row in rows:
+        key = (row.probe, row.metric, row.weight_bits, row.activation_bits, row.protocol)
+        groups.setdefault(key, []).append(row)
     return [
-        Comparison(
-            figure, baseline("raw", figure), baseline("untrained", figure), figure.interval(counts.get(figure.task))
-        )
-        for figure in figures(rows).values()
+        Comparison(own, interval(own), baseline(baselines.raw, own[0]), baseline(baselines.untrained, own[0]))
+        for own in groups.values()
     ]
 
 
-def table(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """What the template needs to show the comparisons: groups by task, and the protocols as numbered notes."""
-    notes: list[str] = []
-    groups: dict[str, list[dict[str, Any]]] = {}
+def tables(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """What the template needs to show the comparisons.
+
+    Returns:
+        `groups` by task with the main figures; `further` likewise with the others; `notes`, the protocols in the order
+        of their numbers.
+    """
+    notes = list(dict.fromkeys(_protocol(c) for c in comparisons))
+    made: dict[str, dict[str, list[dict[str, Any]]]] = {"groups": {}, "further": {}}
     for comparison in comparisons:
-        figure = comparison.figure
-        for protocol in figure.protocols:
-            if protocol not in notes:
-                notes.append(protocol)
-        groups.setdefault(task_words(figure.task), []).append(
+        place = made["further" if comparison.measure in _FURTHER else "groups"]
+        place.setdefault(task_words(comparison.task), []).append(
             {
-                "name": _name(figure),
-                "value": score(figure.mean),
-                "interval": _interval_words(comparison.interval),
+                "name": comparison.name,
+                "value": score(comparison.found.mean),
+                "interval": _interval_words(comparison.found),
                 "raw": _or_dash(comparison.raw),
                 "untrained": _or_dash(comparison.untrained),
                 "gain": signed(comparison.gain),
                 "better": comparison.gain > 0,
                 "beam": _beam(comparison),
-                "note": ", ".join(str(notes.index(p) + 1) for p in figure.protocols),
+                "note": notes.index(_protocol(comparison)) + 1,
             }
         )
-    return {"groups": [{"task": task, "rows": rows} for task, rows in groups.items()], "notes": notes}
+    groups = {name: [{"task": t, "rows": r} for t, r in place.items()] for name, place in made.items()}
+    return {**groups, "notes": notes}
+
+
+def _protocol(comparison: Comparison) -> str:
+    """Without the sizes of the task's split, so that one probe is one note."""
+    return re.sub(r"( (train|test)=\d+)+$", "", comparison.rows[0].protocol)
 
 
 def task_words(task: str) -> str:
     """`category/across-styles` → `category, across styles`."""
-    return task.replace("/", ", ").replace("-", " ") or "features as they are"
-
-
-def _name(figure: Figure) -> str:
-    name = f"{PROBES.get(figure.probe, figure.probe)}, {figure.measure}"
-    return name if figure.bits == (32, 32) else f"{name}, {figure.bits[0]}/{figure.bits[1]} bits"
+    return "features as they are, without labels" if task == "all" else task.replace("/", ", ").replace("-", " ")
 
 
 def score(value: float) -> str:
     """A fraction with three decimals, so that a column of them lines up; other numbers with three digits."""
-    return f"{value:.3f}" if 0.0 <= value < 10.0 else number(value)
+    return f"{value:.3f}" if 0.001 <= value < 10.0 else number(value)
 
 
 def _or_dash(value: float) -> str:
@@ -181,41 +155,44 @@ def signed(value: float) -> str:
     return ("+" if value >= 0 else "−") + f"{abs(value):.3f}"
 
 
-def _interval_words(interval: tuple[float, float] | None) -> str:
-    return "–" if interval is None else f"{score(interval[0])} – {score(interval[1])}"
+def _interval_words(found: Interval) -> str:
+    return f"{score(found.low)} – {score(found.high)}" if math.isfinite(found.low) and found.low < found.high else "–"
 
 
 def _beam(comparison: Comparison) -> dict[str, Any] | None:
-    """Places on a line from 0 to 1; `None` for what is not a fraction."""
-    mean = comparison.figure.mean
-    if comparison.figure.probe == _LABEL_FREE or not 0.0 <= mean <= 1.0:
+    """Places on a line from 0 to 1; `None` for what is not a score."""
+    found = comparison.found
+    if comparison.measure not in _SCORES or not 0.0 <= found.mean <= 1.0:
         return None
 
     def at(value: float) -> float | None:
         inside = math.isfinite(value) and 0.0 <= value <= 1.0
         return round(_BEAM_LEFT + value * (_BEAM_RIGHT - _BEAM_LEFT), 1) if inside else None
 
-    span = comparison.interval and [at(min(1.0, max(0.0, end))) for end in comparison.interval]
-    return {"value": at(mean), "raw": at(comparison.raw), "untrained": at(comparison.untrained), "span": span}
+    span = [at(min(1.0, max(0.0, end))) for end in (found.low, found.high)] if math.isfinite(found.low) else None
+    return {"value": at(found.mean), "raw": at(comparison.raw), "untrained": at(comparison.untrained), "span": span}
 
 
 def main_comparison(comparisons: Sequence[Comparison]) -> Comparison | None:
-    """The figure of the headline: the first task's linear probe in float, or its kNN, or whatever comes first."""
-    scores = [c for c in comparisons if c.figure.probe != _LABEL_FREE and c.figure.bits == (32, 32)]
+    """The figure of the headline: the first task's linear probe in float, or its kNN, or the first score there is."""
+    scores = [c for c in comparisons if c.measure in _SCORES and c.bits == _FLOAT]
     for probe in ("linear", "knn"):
         for comparison in scores:
-            if comparison.figure.probe == probe and comparison.figure.measure == "top1":
+            if comparison.rows[0].probe == probe and comparison.measure == "top1":
                 return comparison
     return scores[0] if scores else None
 
 
-def lead(comparison: Comparison | None) -> list[tuple[str, bool]]:
+def lead(comparisons: Sequence[Comparison]) -> list[tuple[str, bool]]:
     """The headline: pieces of text, and whether each is to stand out."""
+    comparison = main_comparison(comparisons)
     if comparison is None:
-        return [("An encoder without an evaluation with labels", False)]
-    figure = comparison.figure
-    probe = {"linear": "A linear probe", "knn": "kNN"}.get(figure.probe, figure.probe.capitalize())
-    pieces = [(f"{probe} scores ", False), (score(figure.mean), True), (f" on {task_words(figure.task)}", False)]
+        return [
+            ("An encoder measured without labels" if comparisons else "An encoder that has not been evaluated", False)
+        ]
+    probe = {"linear": "A linear probe", "knn": "kNN"}.get(comparison.rows[0].probe, comparison.name.capitalize())
+    task = task_words(comparison.task)
+    pieces = [(f"{probe} scores ", False), (score(comparison.found.mean), True), (f" on {task}", False)]
     others = [("raw input", comparison.raw), ("the same encoder untrained", comparison.untrained)]
     known = [f"{name} {score(value)}" for name, value in others if math.isfinite(value)]
     pieces.append((f"; {', '.join(known)}." if known else ".", False))
@@ -226,10 +203,32 @@ def gain_words(comparison: Comparison | None) -> tuple[str, bool] | None:
     """Whether training was worth it, and whether that is a warning."""
     if comparison is None or not math.isfinite(comparison.gain):
         return None
-    better = "raw input" if not comparison.untrained >= comparison.raw else "the untrained encoder"
+    best, low = comparison.better_baseline, comparison.found.low
+    name = "the untrained encoder" if best == comparison.untrained else "raw input"
     if comparison.gain <= 0:
-        return f"It is no better than {better} there: {signed(comparison.gain)}.", True
-    best = max(v for v in (comparison.raw, comparison.untrained) if math.isfinite(v))
-    clear = comparison.interval is not None and comparison.interval[0] > best
-    tail = ", more than the 95 % interval allows for chance" if clear else ", within the 95 % interval of chance"
-    return f"That is {signed(comparison.gain)} over {better}{tail if comparison.interval else ''}.", False
+        return f"It is no better than {name} there: {signed(comparison.gain)}.", True
+    tail = "" if math.isnan(low) else ", beyond the 95 % interval" if low > best else ", within the 95 % interval"
+    return f"That is {signed(comparison.gain)} over {name}{tail}.", bool(tail) and low <= best
+
+
+def standing_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
+    """In how many of all top-1 figures the encoder is ahead of both baselines, and whether that is a warning."""
+    gains = [c.gain for c in comparisons if c.measure == "top1" and math.isfinite(c.gain)]
+    if len(gains) < 2:
+        return None
+    ahead = sum(gain > 0 for gain in gains)
+    if ahead == len(gains):
+        return f"It is ahead of both baselines in all {len(gains)} figures of the table below.", False
+    return (
+        f"Of the {len(gains)} figures in the table below, {ahead or 'none'} {'is' if ahead < 2 else 'are'} ahead of both baselines.",
+        True,
+    )
+
+
+def collapse_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
+    """The verdict on collapse, and whether it is a warning; `None` when nothing was measured that tells."""
+    value = {c.rows[0].metric: c.found.mean for c in comparisons if c.bits == _FLOAT}
+    if "all/spread" not in value or "all/rank_share" not in value:
+        return None
+    words = verdict(value["all/spread"], value["all/rank_share"])
+    return f"{words[0].upper()}{words[1:]}.", not words.startswith("healthy")

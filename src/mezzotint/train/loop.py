@@ -240,7 +240,7 @@ class Trainer:
         loader = self.run.loader
         return batches(
             self.recipe.data, self.recipe.views, self.plan, start=start, stop=self.total,
-            workers=loader.workers, on_bad=loader.on_bad, pin_memory=self.device.type == "cuda",
+            workers=loader.processes(self.recipe.data), on_bad=loader.on_bad, pin_memory=self.device.type == "cuda",
         )  # fmt: skip
 
     def _online(self, done: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ import torch
 
 from mezzotint.data.source import Evaluable, Source
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluate.features import extract
+from mezzotint.evaluate.features import extract_readable
 from mezzotint.evaluate.knn import KNN
 from mezzotint.seeding import sample_order
 from mezzotint.types import Features
@@ -31,15 +31,15 @@ class OnlineKNN:
         chosen = torch.from_numpy(task.train)[sample_order(len(task.train), 0, 0)][:limit]
         self.name = f"knn/{task.name}"
         self.indices = chosen
-        self.labels = torch.from_numpy(task.labels)[chosen]
-        self.held_out = len(chosen) // 5
+        self.labels = torch.from_numpy(task.labels)
 
     def measure(self, encoder: Encoder) -> dict[str, float]:
         """Accuracy on the held-out fifth, under `knn/TASK`; empty without labels."""
         if not self.name:
             return {}
-        x = extract(encoder, self.source, indices=self.indices)
-        everything = Features(x, self.labels)
-        train, held_out = everything[self.held_out :], everything[: self.held_out]
-        rows = KNN().run(train, held_out)
+        found = extract_readable(encoder, self.source, indices=self.indices)
+        everything = Features(found.x, self.labels[found.indices])
+        held_out = len(everything.x) // 5
+        train, scored = everything[held_out:], everything[:held_out]
+        rows = KNN().run(train, scored)
         return {self.name: next(row.value for row in rows if row.metric == "top1")}

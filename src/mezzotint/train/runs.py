@@ -9,9 +9,11 @@ import numpy as np
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.evaluate.features import extract
-from mezzotint.evaluate.suite import Evaluation, baselines, evaluate_encoder, write_evaluation
+from mezzotint.evaluate.features import extract_readable
+from mezzotint.evaluate.results import Evaluation, write_evaluation
+from mezzotint.evaluate.suite import baselines, evaluate_encoder
 from mezzotint.train.recipe import Recipe
+from mezzotint.types import Unreadable
 
 
 def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
@@ -28,26 +30,24 @@ def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
     encoder = load_encoder(folder)
     recipe = Recipe.load(folder, overrides)
     settings = recipe.evaluate
-    evaluation = evaluate_encoder(encoder, recipe.data, probes=settings.probes, seeds=settings.seeds)
-    beside = (
-        baselines(recipe.untrained_encoder, recipe.data, probes=settings.probes, seeds=settings.seeds)
-        if settings.baselines
-        else None
-    )
+    how = {"probes": settings.probes, "seeds": settings.seeds, "workers": recipe.run.loader.processes(recipe.data)}
+    evaluation = evaluate_encoder(encoder, recipe.data, **how)
+    beside = baselines(recipe.untrained_encoder, recipe.data, **how) if settings.baselines else None
     write_evaluation(folder, evaluation, beside)
     return evaluation
 
 
-def embed(encoder: Encoder, source: Source, out: str | Path) -> tuple[int, int]:
+def embed(encoder: Encoder, source: Source, out: str | Path) -> tuple[int, int, Sequence[Unreadable]]:
     """Write the features of all samples.
 
     Args:
         encoder: in eval mode.
         source: of the samples.
-        out: `.npz` (arrays `features`, `ids`, `labels`) or `.parquet` (columns `id`, `label`, `feature`).
+        out: `.npz` (arrays `features`, `ids`, `labels`) or `.parquet` (columns `id`, `label`, `feature`). A sample
+            without a label has −1; one that cannot be read is left out.
 
     Returns:
-        How many samples and features were written.
+        How many samples and features were written, and what could not be read.
 
     Raises:
         ValueError: for another suffix, or when pyarrow is missing.
@@ -55,17 +55,18 @@ def embed(encoder: Encoder, source: Source, out: str | Path) -> tuple[int, int]:
     path = Path(out)
     if path.suffix not in (".npz", ".parquet"):
         raise ValueError(f"got --out {path.name!r}; allowed is a name that ends in .npz or .parquet")
-    features = extract(encoder, source)
-    described = [source.read(int(index)) for index in range(len(source))]
+    found = extract_readable(encoder, source)
+    described = [source.read(index) for index in found.indices.tolist()]
     ids = [sample["id"] for sample in described]
     labels = [-1 if sample["label"] is None else int(sample["label"]) for sample in described]
+    features = found.x
     temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
     if path.suffix == ".npz":
         np.savez(temporary, features=features.numpy(), ids=np.array(ids), labels=np.array(labels))
     else:
         _parquet(temporary, ids, labels, features.numpy())
     temporary.replace(path)
-    return features.shape[0], features.shape[1]
+    return features.shape[0], features.shape[1], found.bad
 
 
 def _parquet(path: Path, ids: list[str], labels: list[int], features: Any) -> None:

@@ -1,6 +1,7 @@
 """The `run` section of a recipe: everything about a run that is not a component of it."""
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Literal
 
@@ -8,6 +9,7 @@ import torch
 
 from mezzotint import dist
 from mezzotint.component import Component
+from mezzotint.data.source import InMemory, Source
 from mezzotint.evaluate.evaluator import Probe
 from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.linear import Linear
@@ -42,6 +44,14 @@ class Loader(Component):
         self.workers = workers
         self.on_bad = on_bad
         self.max_bad_fraction = max_bad_fraction
+
+    def processes(self, source: Source) -> int:
+        """How many worker processes read this source."""
+        if isinstance(source, InMemory):
+            return 0
+        if self.workers is not None:
+            return self.workers
+        return min(8, max(1, len(os.sched_getaffinity(0)) // dist.world_size()))
 
 
 class Checkpoints(Component):

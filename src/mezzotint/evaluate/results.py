@@ -1,0 +1,122 @@
+"""What an evaluation found; `evaluation.json` and `baselines.json`: written, read, and put side by side.
+
+Plain JSON: a figure that is not a number is `null`, which reads back as NaN. Files are replaced whole, so a reader
+never sees half of one.
+"""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mezzotint.evaluate.evaluator import Row
+from mezzotint.evaluate.intervals import interval
+from mezzotint.types import Unreadable
+
+_EVALUATION, _BASELINES = "evaluation.json", "baselines.json"
+_KEYS = {entry.name for entry in fields(Row)}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of one encoder.
+
+    Attributes:
+        rows: every figure; `metric` is `TASK/MEASURE`, and `all/MEASURE` for what needs no task.
+        verdict: on collapse, in words.
+        bad: samples that could not be read, and were left out.
+    """
+
+    rows: list[Row]
+    verdict: str
+    bad: tuple[Unreadable, ...] = ()
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The same figures of the input itself, and of untrained encoders (one row a seed)."""
+
+    raw: list[Row] = field(default_factory=list)
+    untrained: list[Row] = field(default_factory=list)
+
+
+def write_evaluation(folder: str | Path, evaluation: Evaluation, beside: Baselines | None = None) -> None:
+    """Write a run's figures, and those of its baselines when they were measured."""
+    _write(Path(folder) / _EVALUATION, [_plain(row) for row in evaluation.rows])
+    if beside is not None:
+        parts = {"raw": beside.raw, "untrained": beside.untrained}
+        _write(Path(folder) / _BASELINES, {name: [_plain(row) for row in rows] for name, rows in parts.items()})
+
+
+def read_evaluation(folder: str | Path) -> list[Row]:
+    """The rows of a run.
+
+    Raises:
+        ValueError: when a row has not exactly the keys of `Row`.
+        OSError: when the file is missing.
+    """
+    path = Path(folder) / _EVALUATION
+    return [_row(entry, path) for entry in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def read_baselines(folder: str | Path) -> Baselines:
+    """The baselines of a run; empty where none were measured."""
+    path = Path(folder) / _BASELINES
+    if not path.is_file():
+        return Baselines()
+    parts = json.loads(path.read_text(encoding="utf-8"))
+    return Baselines(**{name: [_row(entry, path) for entry in parts[name]] for name in ("raw", "untrained")})
+
+
+def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
+    """A run's headline figures as text: task, probe, encoder with its interval, untrained encoder, raw input."""
+    beside = read_baselines(folder)
+    lines = []
+    for (probe, metric), rows in _grouped(read_evaluation(folder)).items():
+        task, _, name = metric.rpartition("/")
+        if name == "top1":
+            others = [_grouped(part).get((probe, metric)) for part in (beside.untrained, beside.raw)]
+            shown = ["–" if found is None else f"{interval(found).mean:.3f}" for found in others]
+            lines.append((task, probe, _with_interval(rows), shown[0], shown[1]))
+    return lines
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if (row.weight_bits, row.activation_bits) == (32, 32):
+            groups.setdefault((row.probe, row.metric), []).append(row)
+    return groups
+
+
+def _with_interval(rows: Sequence[Row]) -> str:
+    found = interval(rows)
+    bounds = "" if math.isnan(found.low) else f" ({found.low:.3f} – {found.high:.3f})"
+    return f"{found.mean:.3f}{bounds}"
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    value = row.value if math.isfinite(row.value) else None
+    return asdict(row) | {"value": value}
+
+
+def _row(entry: dict[str, Any], path: Path) -> Row:
+    if set(entry) != _KEYS:
+        raise ValueError(
+            f"{path}: got a row with the keys {', '.join(sorted(entry))}; allowed are exactly "
+            f"{', '.join(sorted(_KEYS))}: measure again with `mezzotint evaluate`"
+        )
+    value = math.nan if entry["value"] is None else float(entry["value"])
+    return Row(**(entry | {"value": value}))
+
+
+def _write(path: Path, content: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

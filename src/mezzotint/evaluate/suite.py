@@ -1,0 +1,162 @@
+"""Everything that is measured of an encoder: each task by each probe that answers it, and what needs no labels.
+
+Features are extracted once. A task's split is fixed by the data; a probe gets the task's training features to learn and
+to select on, and its test features to score, and a sample in both is refused. Beside every figure stand two baselines,
+measured in the same way: the input itself, and the same encoder with fresh weights.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mezzotint.data.source import Evaluable, Index, Source, Task
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluate.evaluator import Probe, Row
+from mezzotint.evaluate.features import Extraction, Progress, extract_readable, raw_features
+from mezzotint.evaluate.knn import KNN
+from mezzotint.evaluate.linear import Linear
+from mezzotint.evaluate.rank import Rank, alignment, verdict
+from mezzotint.evaluate.results import Baselines, Evaluation
+from mezzotint.evaluate.results import summary as summary
+from mezzotint.evaluate.results import write_evaluation as write_evaluation
+from mezzotint.evaluate.retrieval import Retrieval
+from mezzotint.types import Features
+
+_DEFAULT = (KNN(), Linear(), Retrieval())
+_RANK = Rank()
+
+
+def evaluate_encoder(
+    encoder: Encoder,
+    source: Source,
+    *,
+    probes: Sequence[Probe] = _DEFAULT,
+    seeds: int = 3,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure an encoder on its data.
+
+    Args:
+        encoder: is not changed.
+        source: of the run; its `evaluation()` says what to read and what to ask. Without one, only the label-free
+            measures are taken, on the source itself.
+        probes: each runs on every task of a kind it answers.
+        seeds: repeats of what is random in a probe.
+        batch_size: samples in one forward pass.
+        workers: of the loader, for sources that are not in memory.
+        device: where to compute features; by default where the encoder is.
+        progress: see `extract_readable`.
+    """
+    samples, tasks = _asked(source)
+    found = extract_readable(encoder, samples, batch_size=batch_size, workers=workers, device=device, progress=progress)
+    rows = list(measure(found, tasks, probes, seeds))
+    rows += [row for row in _label_free(found, _RANK) if not any(isinstance(probe, Rank) for probe in probes)]
+    value = {row.metric: row.value for row in rows if row.probe == _RANK.name}
+    return Evaluation(rows, verdict(value["all/spread"], value["all/rank_share"]), found.bad)
+
+
+def baselines(
+    build: Callable[[int], Encoder],
+    source: Source,
+    *,
+    probes: Sequence[Probe] = _DEFAULT,
+    seeds: int = 3,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+) -> Baselines:
+    """Measure what the encoder has to beat.
+
+    Args:
+        build: makes the encoder with fresh weights from a seed.
+        source: as for `evaluate_encoder`.
+        probes: the same as the encoder's.
+        seeds: how many untrained encoders. Each gives one row a figure, whose `seed` is the encoder's; within it, a
+            probe with a random part runs once.
+        batch_size: samples in one forward pass.
+        workers: of the loader.
+        device: where to compute features.
+    """
+    samples, tasks = _asked(source)
+    read = raw_features(samples, batch_size=batch_size, workers=workers)
+    raw = [*measure(read, tasks, probes, seeds), *_label_free(read, _RANK)]
+    untrained: list[Row] = []
+    for seed in range(seeds):
+        found = extract_readable(build(seed), samples, batch_size=batch_size, workers=workers, device=device)
+        rows = [*measure(found, tasks, probes, 1), *_label_free(found, _RANK)]
+        untrained += [dataclasses.replace(row, seed=seed) for row in rows]
+    return Baselines(raw, untrained)
+
+
+def measure(found: Extraction, tasks: Sequence[Task], probes: Sequence[Probe], seeds: int) -> Iterator[Row]:
+    """Run each task's probes on features that have been extracted.
+
+    Raises:
+        ValueError: when a task's training and test samples overlap.
+    """
+    place = torch.full((int(found.indices.max()) + 1 if len(found.indices) else 0,), -1)
+    place[found.indices] = torch.arange(len(found.indices))
+    for task in tasks:
+        shared = np.intersect1d(task.train, task.test)
+        if len(shared):
+            raise ValueError(
+                f"task {task.name}: got {len(shared)} samples in both training and test, the first of index "
+                f"{shared[0]}; allowed is none: split the task anew"
+            )
+        train, test = _part(found, place, task, task.train), _part(found, place, task, task.test)
+        for probe in probes:
+            if task.kind in probe.kinds:
+                for row in probe.run(train, test, seeds=seeds):
+                    yield _named(row, task.name, len(train.x), len(test.x))
+        if task.kind == "retrieve":
+            pairs = _pairs(train, test)
+            if pairs is not None:
+                row = _RANK.row("alignment", alignment(*pairs))
+                yield _named(row, task.name, len(train.x), len(test.x))
+    for probe in probes:
+        if not probe.kinds:
+            yield from _label_free(found, probe)
+
+
+def _asked(source: Source) -> tuple[Source, Sequence[Task]]:
+    return source.evaluation() if isinstance(source, Evaluable) else (source, ())
+
+
+def _label_free(found: Extraction, probe: Probe) -> Iterator[Row]:
+    features = Features(found.x)
+    for row in probe.run(features, features):
+        yield dataclasses.replace(row, metric=f"all/{row.metric}")
+
+
+def _named(row: Row, task: str, train: int, test: int) -> Row:
+    """With the task before the measure, and the split's sizes, which intervals need, in the protocol."""
+    return dataclasses.replace(row, metric=f"{task}/{row.metric}", protocol=f"{row.protocol} train={train} test={test}")
+
+
+def _part(found: Extraction, place: Tensor, task: Task, indices: Index) -> Features:
+    """Features of those samples that were read and have a label."""
+    wanted = torch.from_numpy(np.asarray(indices, dtype=np.int64))
+    wanted = wanted[wanted < len(place)]
+    labels = torch.from_numpy(np.asarray(task.labels, dtype=np.int64))[wanted]
+    rows = place[wanted]
+    usable = (rows >= 0) & (labels >= 0)
+    return Features(found.x[rows[usable]], labels[usable])
+
+
+def _pairs(train: Features, test: Features) -> tuple[Tensor, Tensor] | None:
+    """The features of the samples that are the only ones of their label on either side, paired."""
+    assert train.y is not None and test.y is not None
+    sides = []
+    for part in (train.y.numpy(), test.y.numpy()):
+        labels, first, counts = np.unique(part, return_index=True, return_counts=True)
+        sides.append((labels[counts == 1], first[counts == 1]))
+    _, left, right = np.intersect1d(sides[0][0], sides[1][0], assume_unique=True, return_indices=True)
+    if len(left) == 0:
+        return None
+    return train.x[torch.from_numpy(sides[0][1][left])], test.x[torch.from_numpy(sides[1][1][right])]

@@ -1,0 +1,50 @@
+import pytest
+import torch
+import torchvision
+
+from mezzotint.encoders import resnet
+from mezzotint.types import Input
+
+RGB = Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_equals_torchvision(name: str) -> None:
+    ours = getattr(resnet, name)(RGB)
+    theirs = getattr(torchvision.models, name)()
+    state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
+    ours.load_state_dict(state)
+    theirs.fc = torch.nn.Identity()
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "million", "dim"),
+    [("resnet10", 4.906, 512), ("resnet18", 11.177, 512), ("resnet34", 21.285, 512), ("resnet50", 23.508, 2048)],
+)
+def test_sizes(name: str, million: float, dim: int) -> None:
+    encoder = getattr(resnet, name)(RGB)
+    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(million, abs=5e-4)
+    assert encoder.dim == dim
+
+
+@pytest.mark.parametrize(("stem", "side"), [("imagenet", 1), ("small", 4), ("patch", 1)])
+@pytest.mark.parametrize("width", [3, 8])
+def test_stems_and_widths(stem: resnet.Stem, side: int, width: int) -> None:
+    encoder = resnet.resnet18(RGB, stem=stem, width=width)
+    x = torch.randn(2, 3, 32, 32)
+    assert encoder.feature_map(x).shape == (2, 8 * width, side, side)
+    assert encoder(x).shape == (2, encoder.dim) == (2, 8 * width)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_zero_init_residual_starts_each_branch_at_zero(name: str) -> None:
+    encoder = getattr(resnet, name)(RGB, width=4, zero_init_residual=True)
+    norms = [m.last_norm.weight.detach() for m in encoder.modules() if hasattr(m, "last_norm")]
+    assert norms and all(float(w.abs().sum()) == 0 for w in norms)
+
+
+def test_a_width_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="width must be at least 1, got 0; 64 is the published network"):
+        resnet.resnet18(RGB, width=0)

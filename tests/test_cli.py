@@ -1,0 +1,286 @@
+"""The command line as a user meets it: one line for what is wrong, the right exit code, nothing lost."""
+
+import json
+import os
+import pickle
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = [
+    "data.name=digits", "encoder.width=2", "method.hidden_dim=8", "method.dim=8", "run.epochs=1", "views.crop.size=8",
+    "evaluate.seeds=1", "run.log.knn_epochs=0",
+]  # fmt: skip
+
+
+def mezzotint(*arguments: str | Path, cwd: Path, fault: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    program = "import sys; sys.argv[0] = 'mezzotint'; from mezzotint.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, timeout=300, check=False, encoding="utf-8",
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MEZZOTINT_FAULT": fault, "COLUMNS": "100", **env},
+    )  # fmt: skip
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) -> None:
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("mezzotint: "), done.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def bomb(path: Path, side: int = 20_000) -> None:
+    """A PNG of 400 megapixels in about 49 kB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    row = bytes(1 + side // 8)
+    packed = zlib.compress(row * side, 9)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b""))
+
+
+def photos(folder: Path, count: int = 24) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        place = folder / ("cats" if number % 2 else "dogs")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(place / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "recipes"])
+def test_light_verbs_do_not_import_torch(argument: str, tmp_path: Path) -> None:
+    program = (
+        "import sys, atexit; sys.argv = ['mezzotint', sys.argv[1]]\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        "from mezzotint.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, argument], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stderr.strip() == "False" and done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pretrain", "image/nothing"], ["got the recipe 'image/nothing'", "mezzotint recipes"]),
+        (["pretrain", "run.epoch=3"], ["run.epoch: unknown key", "did you mean 'epochs'"]),
+        (["pretrain", "run.epochs=three"], ["run.epochs: got 'three'; allowed is int"]),
+        (["pretrain", "method.kind=simcrl"], ["method.kind: got 'simcrl'", "did you mean 'simclr'"]),
+        (["pretrain", "run.epochs"], ["got the recipe 'run.epochs'"]),
+        (["pretrain", "image/emoji_simclr", "more"], ["got 'more' after the recipe"]),
+        (["pretrain", "--resume"], ["got --resume without --out"]),
+        (["pretrian"], ["pretrian"]),
+        (["pretrain", "--nothing"], ["--nothing"]),
+        (["recipes", "image/emoji_simcrl"], ["did you mean 'image/emoji_simclr'"]),
+        (["recipes", "method.simcrl"], ["did you mean 'simclr'"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_before_anything_is_written(
+    tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    began = time.monotonic()
+    refused(mezzotint(*arguments, cwd=tmp_path), *words)
+    assert (
+        time.monotonic() - began < 20
+    )  # the figure (under 3 s) is benchmarks/startup.py's; this only catches a torch import gone wrong
+    assert not list(tmp_path.iterdir())
+
+
+def bad_data(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
+    """Every bad input of data, with the words its one line must hold."""
+    one_class = folder / "empty"
+    one_class.mkdir()
+    text = folder / "text"
+    text.mkdir()
+    (text / "a.txt").write_text("hello")
+    bombs = folder / "bombs"
+    bombs.mkdir()
+    for number in range(8):
+        bomb(bombs / f"{number}.png", 20_000)
+    np.savez(folder / "object.npz", x=np.array([{"a": 1}, None], dtype=object))
+    (folder / "pickle.npy").write_bytes(pickle.dumps(print))
+    few = photos(folder / "few", 5)
+    folder_recipe = ["image/folder_simclr", "encoder.width=2", "run.epochs=1", "run.loader.workers=0", "data.size=16"]
+    arrays = ["image/emoji_simclr", "data.kind=arrays"]
+    return {
+        "missing": ([*folder_recipe, f"data.root={folder}/nowhere"], ["nowhere"]),
+        "empty": ([*folder_recipe, f"data.root={one_class}"], ["empty"]),
+        "text": ([*folder_recipe, f"data.root={text}"], ["text"]),
+        "few": (
+            [*folder_recipe, f"data.root={few}"],
+            ["got 5 samples, fewer than run.batch_size=256", "run.batch_size=5"],
+        ),
+        "bombs": ([*folder_recipe, f"data.root={bombs}", "run.batch_size=4"], ["cannot be read", "too large"]),
+        "object": ([*arrays, f"data.path={folder}/object.npz"], ["object"]),
+        "pickle": ([*arrays, f"data.path={folder}/pickle.npy"], ["pickle.npy"]),
+        "range": (["run.epochs=0"], ["run.epochs: got 0; allowed is 1 or more"]),
+        "probability": (["views.flip=1.5"], ["1.5"]),
+        "bins": (["views.randomized_quantization.bins=1"], ["bins=1", "at least 2"]),
+        "temperature": (["method.temperature=-1.0"], ["temperature must be above 0"]),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["missing", "empty", "text", "few", "bombs", "object", "pickle", "range", "probability", "bins", "temperature"],
+)
+def test_bad_data_and_values(tmp_path: Path, case: str) -> None:
+    (tmp_path / "in").mkdir()
+    arguments, words = bad_data(tmp_path / "in")[case]
+    refused(mezzotint("pretrain", *arguments, "--out", tmp_path / "run", "--quiet", cwd=tmp_path), *words)
+    assert not (tmp_path / "run" / "encoder").exists()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    done = mezzotint("pretrain", *SMALL, "--out", "ein lauf ü", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    return folder / "ein lauf ü"
+
+
+def test_pretrain_leaves_encoder_evaluation_and_report(run: Path) -> None:
+    rows: list[dict[str, Any]] = json.loads((run / "evaluation.json").read_text())
+    keys = {"probe", "metric", "value", "weight_bits", "activation_bits", "compute", "seed", "protocol"}
+    assert rows and all(set(row) == keys for row in rows)
+    assert {"raw", "untrained"} == set(json.loads((run / "baselines.json").read_text()))
+    assert (run / "report.html").stat().st_size > 10_000
+
+
+def test_an_output_folder_in_use(run: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    refused(mezzotint("pretrain", *SMALL, "--out", run, cwd=run.parent), "--resume", "--overwrite")
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_resume_with_another_recipe_is_refused(run: Path) -> None:
+    done = mezzotint("pretrain", "optimizer.lr=9.0", "--out", run, "--resume", cwd=run.parent)
+    refused(done, "optimizer.lr=9.0", "allowed to change")
+
+
+def test_a_flipped_byte_is_passed_over_and_said(run: Path, tmp_path: Path) -> None:
+    first = mezzotint("pretrain", *SMALL, "run.checkpoints.every_steps=3", "--train-only", "--out", "r", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    newest = sorted((tmp_path / "r" / "checkpoints").iterdir())[-1] / "model.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    again = mezzotint("pretrain", "--out", "r", "--resume", "--train-only", cwd=tmp_path)
+    assert again.returncode == 0 and "passed over a damaged checkpoint" in again.stderr
+    weights = tmp_path / "r" / "encoder" / "encoder.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    refused(mezzotint("embed", "r", "digits", cwd=tmp_path), "is damaged", "SHA-256")
+
+
+def test_embed(run: Path, tmp_path: Path) -> None:
+    done = mezzotint("embed", run, "digits", "--out", tmp_path / "f.npz", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "f.npz") as found:
+        assert found["features"].shape == (1797, 16) and np.isfinite(found["features"]).all()
+        assert len(set(found["ids"].tolist())) == 1797 and set(found["labels"].tolist()) == set(range(10))
+    done = mezzotint("embed", run, "digits", "--out", tmp_path / "f.parquet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(tmp_path / "f.parquet")
+    assert table.num_rows == 1797 and table.column_names == ["id", "label", "feature"]
+    refused(mezzotint("embed", run, "digits", "--out", "f.csv", cwd=tmp_path), ".npz or .parquet")
+    refused(mezzotint("embed", run, "emoji", cwd=tmp_path), "got samples of shape (3, 32, 32)", "(1, 8, 8)")
+    refused(mezzotint("embed", tmp_path, "digits", cwd=tmp_path), "no encoder.json")
+
+
+def test_a_folder_of_images_from_start_to_page(tmp_path: Path) -> None:
+    root = photos(tmp_path / "my photos", 40)
+    (root / "cats" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    done = mezzotint(
+        "pretrain", "image/folder_simclr", f"data.root={root}", "data.size=16", "encoder.width=2", "run.batch_size=16",
+        "run.epochs=2", "evaluate.seeds=1", "run.loader.workers=1", "method.hidden_dim=8", "--out", "r", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    environment = json.loads((tmp_path / "r" / "environment.json").read_text())
+    assert list(environment["unreadable"]) == ["cats/broken.png"]
+    assert "broken.png" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_dry_run_writes_nothing(tmp_path: Path) -> None:
+    done = mezzotint("pretrain", *SMALL, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("# steps", "# memory", "# time", "kind: simclr"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_say_how_to_go_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    fault = f"loop.after_step:step=3:{'sigint' if number == signal.SIGINT else 'sigterm'}"
+    done = mezzotint("pretrain", *SMALL, "--out", "r", "--quiet", cwd=tmp_path, fault=fault)
+    refused(done, "--resume", code=code)
+    done = mezzotint("pretrain", "--out", "r", "--resume", "--train-only", cwd=tmp_path)
+    assert done.returncode == 0 and "resumed at step 4" in done.stderr
+    assert (tmp_path / "r" / "encoder").is_dir()
+
+
+def test_a_full_disk_is_a_failure_and_not_bad_input(tmp_path: Path) -> None:
+    done = mezzotint(
+        "pretrain", *SMALL, "--out", "r", "--quiet", cwd=tmp_path, fault="checkpoint.after_model:step=7:enospc"
+    )
+    refused(done, "No space left on device", "MB are free", "--resume", code=1)
+
+
+def test_an_unforeseen_error_is_one_line_and_has_a_traceback_on_request(tmp_path: Path) -> None:
+    fault = "loop.after_step:step=1:raise"
+    refused(mezzotint("pretrain", *SMALL, "--out", "a", "--quiet", cwd=tmp_path, fault=fault), "--debug", code=1)
+    done = mezzotint("pretrain", *SMALL, "--out", "b", "--quiet", "--debug", cwd=tmp_path, fault=fault)
+    assert "Traceback" in done.stderr and done.returncode == 1
+
+
+def test_json_lines_on_stdout(tmp_path: Path) -> None:
+    done = mezzotint("pretrain", *SMALL, "--out", "r", "--json", "--train-only", cwd=tmp_path)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines[-1]["step"] == 7 and statistics.fmean(line["loss"] for line in lines if "loss" in line) > 0
+    assert done.stderr == ""
+
+
+def test_a_closed_pipe_and_a_foreign_locale(tmp_path: Path) -> None:
+    program = f"{sys.executable} -c \"import sys; sys.argv[0]='mezzotint'; from mezzotint.cli import main; main()\" recipes | head -1"
+    done = subprocess.run(program, shell=True, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stderr == "" and done.stdout.startswith("image/")
+    done = mezzotint("recipes", "method.lejepa", cwd=tmp_path, LC_ALL="C", PYTHONIOENCODING="", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_of_the_environment_is_written(tmp_path: Path) -> None:
+    done = mezzotint("pretrain", *SMALL, "--out", "r", "--quiet", cwd=tmp_path, SECRET_TOKEN="canary-7391")
+    assert done.returncode == 0, done.stderr
+    for path in (tmp_path / "r").rglob("*"):
+        if path.is_file():
+            assert b"canary-7391" not in path.read_bytes(), path
+
+
+def test_doctor_and_gallery(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos")
+    assert mezzotint("doctor", root, cwd=tmp_path).returncode == 0
+    (root / "cats" / "zero.png").write_bytes(b"")
+    done = mezzotint("doctor", root, cwd=tmp_path)
+    assert done.returncode == 1 and "cats/zero.png" in done.stdout
+    assert json.loads(mezzotint("doctor", root, "--json", cwd=tmp_path).stdout)
+    refused(mezzotint("doctor", tmp_path / "nowhere", cwd=tmp_path), "nowhere")
+    done = mezzotint("gallery", "--samples", "3", "--out", "g.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "g.html").stat().st_size > 5_000
