@@ -4,9 +4,10 @@
 
 Every side makes two views with the same operations, probabilities and sizes: random resized crop (area 0.08 to 1),
 flip (1/2), jitter of (0.8, 0.8, 0.8, 0.2) (8/10), greyscale (2/10), blur with sigma 0.1 to 2 (1/2), normalise. Each
-side gets its images in memory in the form it takes fastest; the images have the size of the views. The sides take
-turns, and what is compared is the median time of the process, so that another process on the machine costs neither
-side more than its share of the cache. Sides whose package is missing are left out.
+side gets its images in memory in the form it takes fastest; the images have the size of the views. Each side has a
+process of its own, so that none profits from what another did to the memory allocator. The sides take turns, and the
+time is that of the processor, so that other work on the machine costs a side no more than its share of the caches.
+Sides whose package is missing are left out.
 
 Differences that remain: Pillow's blur (lightly) is three box filters, whatever the sigma, where the others convolve
 with a kernel of a tenth of the image; batched torchvision draws one set of parameters for all images of a batch, and
@@ -16,6 +17,7 @@ kornia one order of the jitter; so neither makes the same views, and they are pr
 import argparse
 import importlib.metadata
 import importlib.util
+import multiprocessing
 import os
 import platform
 import statistics
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +129,7 @@ def kornia(x: Tensor) -> Side:
 
 def albumentations(x: Tensor) -> Side:
     import albumentations as A
-    import cv2
 
-    cv2.setNumThreads(1)
     size = x.shape[-1]
     transform = A.Compose(
         [
@@ -156,19 +157,36 @@ SIDES: dict[str, tuple[str, str, Callable[[Tensor], Side]]] = {
 }
 
 
+def serve(name: str, size: int, connection: Connection) -> None:
+    """Answer each message with a rate: what the process of one side does."""
+    torch.set_num_threads(1)
+    x = pictures(BATCH[size], size)
+    run = SIDES[name][2](x)
+    while connection.recv():
+        start, count = time.process_time(), 0
+        while (elapsed := time.process_time() - start) < 0.5:
+            run()
+            count += len(x)
+        connection.send(count / elapsed)
+
+
 def measure(size: int, repeats: int) -> dict[str, list[float]]:
     """Pairs a second of each side, `repeats` times in turn."""
-    x = pictures(BATCH[size], size)
-    sides = {name: build(x) for name, (package, _, build) in SIDES.items() if importlib.util.find_spec(package)}
+    context = multiprocessing.get_context("spawn")
+    sides: dict[str, Connection] = {}
+    for name, (package, _, _) in SIDES.items():
+        if importlib.util.find_spec(package):
+            sides[name], theirs = context.Pipe()
+            context.Process(target=serve, args=(name, size, theirs), daemon=True).start()
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(-1, repeats):  # the first round is for warming up
-        for name, run in sides.items():
-            start, count = time.process_time(), 0
-            while (elapsed := time.process_time() - start) < 0.5:
-                run()
-                count += len(x)
+        for name, connection in sides.items():
+            connection.send(True)
+            rate = connection.recv()
             if repeat >= 0:
-                rates[name].append(count / elapsed)
+                rates[name].append(rate)
+    for connection in sides.values():
+        connection.send(False)
     return rates
 
 
@@ -191,12 +209,12 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96, 224], choices=sorted(BATCH))
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    os.environ |= {"NO_ALBUMENTATIONS_UPDATE": "1", "OPENCV_FOR_THREADS_NUM": "1", "OMP_NUM_THREADS": "1"}
     results = {size: measure(size, arguments.repeats) for size in arguments.sizes}
     print("# Two SimCLR views, images in memory, one core\n")
     print(f"`python {' '.join(sys.argv)}`, {time.strftime('%Y-%m-%d')}, {processor()}, torch {torch.__version__}.")
-    print("Pairs of views a second: median (slowest to fastest repeat), and how many times slower than Mezzotint.\n")
+    print(f"Batches of {', '.join(f'{BATCH[size]} at {size} px' for size in results)}; {arguments.repeats} repeats.")
+    print("Pairs of views a second: median (slowest to fastest repeat), and how many times as fast Mezzotint is.\n")
     print("| | version | images | " + " | ".join(f"{size} px" for size in results) + " |")
     print("|---|---|---|" + "---|" * len(results))
     for name, (package, form, _) in SIDES.items():

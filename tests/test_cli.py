@@ -211,7 +211,7 @@ def test_a_folder_of_images_from_start_to_page(tmp_path: Path) -> None:
     (root / "cats" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     done = mezzotint(
         "pretrain", "image/folder_simclr", f"data.root={root}", "data.size=16", "encoder.width=2", "run.batch_size=16",
-        "run.epochs=2", "evaluate.seeds=1", "run.loader.workers=1", "method.hidden_dim=8", "--out", "r", cwd=tmp_path,
+        "run.epochs=8", "evaluate.seeds=1", "run.loader.workers=1", "method.hidden_dim=8", "--out", "r", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     environment = json.loads((tmp_path / "r" / "environment.json").read_text())

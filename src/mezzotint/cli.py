@@ -264,25 +264,23 @@ def main() -> None:
 
 
 def _guarded(action: Callable[[], Any]) -> int:
-    import click
-
     try:
         code = action()
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.exceptions.NoArgsIsHelpError as help_wanted:
-        typer.echo(help_wanted.format_message())
-        return 0
-    except click.ClickException as error:
-        return _fail(error.format_message(), 2)
-    except (KeyboardInterrupt, click.Abort):
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        message = getattr(error, "format_message", None)
+        if message is not None:  # of the command line's parser, whose classes typer does not export
+            if type(error).__name__ == "NoArgsIsHelpError":
+                return 0  # the help is already on the screen
+            return _fail(" ".join(message().split()), 2)
         if "--debug" in sys.argv:
             raise
         number = getattr(error, "number", None)

@@ -50,7 +50,7 @@ def test_the_penalty_is_the_best_of_the_grid_on_the_held_out_fifth() -> None:
             found = fit(x[~out], y[~out], 4, penalty)
             losses[penalty] = torch.nn.functional.cross_entropy(found.logits(x[out]), y[out]).item()
         assert losses[chosen["penalty", seed]] < min(losses.values()) + 0.02  # the path stops short of the optima
-    assert min(losses.values()) + 0.2 < min(losses[10.0], losses[min(losses)])  # a wrong choice would be seen
+    assert min(losses.values()) + 0.1 < min(losses[10.0], losses[min(losses)])  # a wrong choice would be seen
 
 
 def test_test_features_have_no_say_in_the_selection(monkeypatch: pytest.MonkeyPatch) -> None:

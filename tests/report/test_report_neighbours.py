@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from mezzotint.data.arrays import Arrays
+from mezzotint.data.source import Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.report import neighbours
 from mezzotint.report.neighbours import Look, class_scores, confusions, look, project, queries_to_show
@@ -79,6 +80,23 @@ def test_confusions_and_class_scores_equal_the_confusion_matrix(seen: Look) -> N
         assert pair.count == matrix[pair.truth, pair.guess] == len(pair.rows)
         assert pair.of == matrix[pair.truth].sum()
         assert (seen.labels[pair.rows] == pair.truth).all() and (seen.guesses[pair.rows] == pair.guess).all()
+
+
+def test_a_near_neighbour_outvotes_two_that_are_further(source: Arrays) -> None:
+    task = Task("t", "classify", np.array([0, 0, 1, 1]), np.arange(1, 4), np.array([0]), ("a", "b"))
+    near, far = torch.tensor([[0.9, 0.7, 0.7]]), torch.tensor([[0.9, 0.89, 0.89]])
+    looks = [Look(source, task, task.test, torch.zeros(1, 2), np.array([[1, 2, 3]]), cosine) for cosine in (near, far)]
+    # exp((0.9 − 0.7) / 0.07) = 17.4 votes against 2; exp((0.9 − 0.89) / 0.07) = 1.15 against 2.
+    assert [int(look.guesses[0]) for look in looks] == [0, 1]
+
+
+def test_a_sample_is_not_its_own_neighbour_even_when_all_others_point_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mezzotint.evaluate.neighbours._BLOCK_ELEMENTS", 3)  # one query at a time
+    angles = torch.tensor([0.0, 2.0, 4.0])
+    star = torch.stack([angles.cos(), angles.sin()], dim=1)
+    similarity, places = neighbours._nearest(star, star, 2, skip_own=True)
+    assert [sorted(row) for row in places.tolist()] == [[1, 2], [0, 2], [0, 1]]
+    assert torch.allclose(similarity[0], torch.tensor([2.0, 4.0]).cos().sort(descending=True).values, atol=1e-6)
 
 
 def test_without_labels_samples_look_at_each_other(tmp_path: Path, coloured_images: Images) -> None:

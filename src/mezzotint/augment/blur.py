@@ -39,9 +39,7 @@ class GaussianBlur(Transform):
         p: share of the images that are blurred.
     """
 
-    def __init__(
-        self, *, kernel: int | None = None, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5
-    ) -> None:
+    def __init__(self, *, kernel: int | None = None, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5) -> None:
         if kernel is not None and (kernel < 1 or kernel % 2 == 0):
             raise ValueError(f"got kernel={kernel}; allowed is an odd number of pixels: use {max(1, kernel + 1)}")
         if not 0.0 < sigma[0] <= sigma[1]:
@@ -94,7 +92,7 @@ def _blur_together(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
 def _blur_alone(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """`_blur_together`, one image after the other."""
     reaches = [min(radius, math.ceil(_REACH * value)) for value in sigma.tolist()]
-    parts = zip(x.split(1), sigma.split(1), reaches, strict=True)
+    parts = zip(torch.split(x, 1), torch.split(sigma, 1), reaches, strict=True)
     return torch.cat([_blur_one(image, _kernel(value, reach), reach) for image, value, reach in parts])
 
 

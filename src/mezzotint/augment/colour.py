@@ -2,8 +2,8 @@
 
 Every operation is that of `torchvision.transforms.v2.functional` on float images. Two things make it fast on a batch.
 The samples whose next operation is the same are brought together and changed in place, a few at a time, so
-that the temporaries stay in the cache. And hue needs no round trip through HSV: turning the hue by an angle keeps the largest
-and the smallest of the three channels, so the result is `smallest + chroma · w(hue)` with a piecewise linear `w`.
+that the temporaries stay in the cache. And hue needs no round trip through HSV: turning the hue keeps the largest and
+the smallest of the three channels, so the result is `smallest + chroma · w(hue)` with a piecewise linear `w`.
 """
 
 import functools
@@ -136,17 +136,17 @@ def _together(x: Tensor, params: Params, factors: Params, at_a_time: int) -> Ten
         rows = op.argsort(stable=True)
         y, before = y.index_select(0, before[rows]), rows.argsort()
         sizes = torch.bincount(op, minlength=untouched + 1).tolist()
-        for (name, change_), part, group in zip(_JITTER, y.split(sizes), rows.split(sizes), strict=False):
+        for (name, change_), part, group in zip(_JITTER, torch.split(y, sizes), torch.split(rows, sizes), strict=False):
             if name in factors and len(group):
                 factor = factors[name].index_select(0, group)
-                for some, own in zip(part.split(at_a_time), factor.split(at_a_time), strict=True):
+                for some, own in zip(torch.split(part, at_a_time), torch.split(factor, at_a_time), strict=True):
                     change_(some, own)
     return y.index_select(0, before)
 
 
 def _luma(x: Tensor) -> Tensor:
     """`[B, 3, H, W]` → `[B, 1, H, W]`."""
-    red, green, blue = x.split(1, dim=1)
+    red, green, blue = x.unsqueeze(2).unbind(1)
     return red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 

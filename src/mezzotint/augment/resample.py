@@ -58,9 +58,7 @@ def by_matrices(x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: 
     return y if x.is_floating_point() else y.round_().clamp_(0, 255).to(x.dtype)
 
 
-def resize_weights(
-    start: Tensor, length: Tensor, source: int, size: int, interpolation: Interpolation
-) -> Tensor:
+def resize_weights(start: Tensor, length: Tensor, source: int, size: int, interpolation: Interpolation) -> Tensor:
     """The matrices that cut `length` of `source` pixels out from `start` on, and resize them to `size` pixels.
 
     A triangle, or Keys' cubic with a = −1/2, as wide as the step between the output pixels and never narrower than one

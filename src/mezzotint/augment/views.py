@@ -1,77 +1,30 @@
 """View generators: from a batch of stored images to the views that a method contrasts.
 
-A view is a crop, a flip, a policy, then randomized quantization, then the encoder's normalisation. Everything is done
-on whole batches, on the device of the encoder; only the crop of large images is done earlier, by the loader workers
-that decode them, which ask `choosers` for the same boxes.
+Everything is done on whole batches, on the device of the encoder; only the crop of large images is done earlier, by
+the loader workers that decode them, which ask `choosers` for the same boxes.
 
 Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then moved: so a sample's views do
 not depend on the device, the batch, the worker or the process it happens to be in.
 """
 
 import functools
-import math
 from abc import ABC
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mezzotint.augment.image import HorizontalFlip, RandomResizedCrop, per_channel
+from mezzotint.augment.image import RandomResizedCrop
 from mezzotint.augment.policies import Policy, simclr
 from mezzotint.augment.randomized_quantization import RandomizedQuantization
-from mezzotint.augment.transform import Params, Transform
+from mezzotint.augment.transform import Params
+from mezzotint.augment.view import View, rows_of
 from mezzotint.component import Component
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Batch, Box, Input, Views
 
 Chooser = Callable[[int, int], list[tuple[Box, int]]]
 """Takes height and width of a stored image, returns for each view its box and the size it is to have."""
-
-_CACHED_VALUES = 2**20
-"""Values of a view that are made at a time on a CPU: 4 MB, which stay in the last-level cache from pass to pass. Small
-images need company more than a nearer cache, since a pass over one takes less time than its call."""
-
-_LARGE = 2**17
-"""Values from which on a view is made alone: it fills the second-level cache."""
-
-
-@dataclass(frozen=True)
-class View:
-    """How one view of a sample is made.
-
-    Attributes:
-        tag: `"global"` or `"local"`.
-        crop: the box; a `size` of `None` is what the encoder takes.
-        flip: share of the samples that are mirrored.
-        policy: colour, blur and so on.
-        randomized_quantization: applied last, when there is one.
-    """
-
-    tag: str
-    crop: RandomResizedCrop
-    flip: float
-    policy: Policy
-    randomized_quantization: RandomizedQuantization | None = None
-    steps: dict[str, Transform] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        steps: dict[str, Transform] = {"flip": HorizontalFlip(p=self.flip), "policy": self.policy}
-        if self.randomized_quantization is not None:
-            steps["randomized_quantization"] = self.randomized_quantization
-        object.__setattr__(self, "steps", steps)
-
-    def size(self, input: Input) -> tuple[int, int]:
-        """Height and width of the view."""
-        if self.crop.size is None:
-            return input.shape[1], input.shape[2]
-        return self.crop.size, self.crop.size
-
-    def draw(self, input: Input, draws: Draws) -> dict[str, Params]:
-        """Parameters of `crop`, and of each of `steps`."""
-        shape = (len(draws.ids), input.shape[0], *self.size(input))
-        transforms = {"crop": self.crop, **self.steps}
-        return {name: transform.draw(shape, draws.fold(name)) for name, transform in transforms.items()}
 
 
 class ViewGenerator(Component, ABC):
@@ -120,12 +73,13 @@ class ViewGenerator(Component, ABC):
                 "give the crop a size"
             )
         ids = ids.cpu()
-        crops = [
+        drawn = [
             view.crop.draw((len(ids),), Draws(ids, key_of(seed, epoch, "view", place)).fold("crop"))
             for place, view in enumerate(self.views)
         ]
+        crops = [view.crop for view in self.views]
         return [
-            functools.partial(_choose, self.views, [_rows(params, slice(row, row + 1)) for params in crops], sizes)
+            functools.partial(_choose, crops, [rows_of(params, slice(row, row + 1)) for params in drawn], sizes)
             for row in range(len(ids))
         ]
 
@@ -167,11 +121,16 @@ class ViewGenerator(Component, ABC):
                 f"got {len(batch.x)} tensors with cropped={batch.cropped}; allowed are {self.num_views} crops, one a "
                 "view, or a single tensor of whole images: make the batch with this generator's choosers"
             )
-        _keep_freed_memory()
-        sources = [x if device is None else x.to(device, non_blocking=True) for x in batch.x]
+        images = [x if device is None else x.to(device, non_blocking=True) for x in batch.x]
         drawn = self.draw(batch.ids, input=input, seed=seed, epoch=epoch)
         return tuple(
-            _render(view, sources[place if batch.cropped else 0], params, batch.cropped, input, normalized)
+            view.render(
+                images[place if batch.cropped else 0],
+                params,
+                input=input,
+                cropped=batch.cropped,
+                normalized=normalized,
+            )
             for place, (view, params) in enumerate(zip(self.views, drawn, strict=True))
         )
 
@@ -254,56 +213,9 @@ class MultiCrop(ViewGenerator):
         self.views = [View(tag, box, flip, policy, randomized_quantization) for tag, box in kinds]
 
 
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep the memory of temporaries, instead of returning it to the system after each operation.
-
-    glibc takes blocks of more than 128 kB from the system one by one, and gives them back, until it has seen a larger
-    one freed; then it serves up to that size (at most 32 MB) from memory it holds (mallopt(3), "dynamic mmap
-    threshold"). A training step has that effect by itself, generating views alone has not, and then a third of the
-    time at 32 pixels goes into page faults.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
 def _choose(
-    views: list[View], params: list[Params], sizes: list[tuple[int, int]], height: int, width: int
+    crops: list[RandomResizedCrop], params: list[Params], sizes: list[tuple[int, int]], height: int, width: int
 ) -> list[tuple[Box, int]]:
     """A module-level function, so that a chooser can be sent to another process."""
-    boxes = [view.crop.boxes(own, height, width)[0].tolist() for view, own in zip(views, params, strict=True)]
+    boxes = [crop.boxes(own, height, width)[0].tolist() for crop, own in zip(crops, params, strict=True)]
     return [((top, left, h, w), size) for (top, left, h, w), (size, _) in zip(boxes, sizes, strict=True)]
-
-
-def _rows(params: Params, rows: slice) -> Params:
-    return {name: value[rows] for name, value in params.items()}
-
-
-def _render(
-    view: View, source: Tensor, params: dict[str, Params], cropped: bool, input: Input, normalized: bool
-) -> Tensor:
-    """One view of a batch, made a few rows at a time; each row is what it would be on its own."""
-    size, count, device = view.size(input), len(source), source.device
-    boxes = None if cropped else view.crop.boxes(params["crop"], source.shape[2], source.shape[3])
-    steps = {
-        name: {key: value.to(device, non_blocking=True) for key, value in params[name].items()} for name in view.steps
-    }
-    out = torch.empty(count, source.shape[1], *size, device=device)
-    mean, std = per_channel(input.mean, out), per_channel(input.std, out)
-    at_a_time = _rows_at_a_time(count, math.prod(out.shape[1:]), device)
-    for start in range(0, count, at_a_time):
-        rows = slice(start, start + at_a_time)
-        x = source[rows] if boxes is None else view.crop.cut(source[rows], boxes[rows], size)
-        x = x.to(torch.float32, memory_format=torch.contiguous_format).mul_(1.0 / 255.0)
-        for name, transform in view.steps.items():
-            x = transform.apply(x, _rows(steps[name], rows))
-        if normalized:
-            torch.sub(x, mean, out=out[rows]).div_(std)
-        else:
-            out[rows] = x
-    return out
-
-
-def _rows_at_a_time(count: int, values: int, device: torch.device) -> int:
-    if device.type != "cpu":
-        return max(1, count)
-    return 1 if values >= _LARGE else _CACHED_VALUES // values

@@ -114,8 +114,10 @@ class _Reader(Dataset[Batch]):
                     self.known_bad.add(candidate)
                     bad.append(error)
             else:
+                why = f"; the last is {bad[-1]}" if bad else ""
+                tries = min(self.plan.length, _MAX_TRIES)
                 raise TooManyUnreadable(
-                    f"no readable sample among {_MAX_TRIES} from sample {index}: check the data with `mezzotint doctor`"
+                    f"{tries} samples in a row cannot be read, from sample {index} on{why}; see `mezzotint doctor`"
                 )
         x = tuple(torch.stack(column) for column in zip(*rows, strict=True))
         return Batch(x, ids, cropped=isinstance(self.source, Croppable), bad=tuple(bad))

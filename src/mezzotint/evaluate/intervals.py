@@ -41,8 +41,10 @@ def student(values: Sequence[float]) -> float:
     degrees = len(values) - 1
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / degrees
-    # Beyond the table Cornish and Fisher's first terms are exact to three digits.
-    t = _T[degrees - 1] if degrees <= len(_T) else _Z + (_Z**3 + _Z) / (4 * degrees) + 0.0031 * (10 / degrees) ** 2
+    if degrees <= len(_T):
+        t = _T[degrees - 1]
+    else:  # Cornish and Fisher's expansion, right to four digits there
+        t = _Z + (_Z**3 + _Z) / (4 * degrees) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * degrees**2)
     return t * math.sqrt(variance / len(values))
 
 

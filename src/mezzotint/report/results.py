@@ -219,10 +219,8 @@ def standing_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None
     ahead = sum(gain > 0 for gain in gains)
     if ahead == len(gains):
         return f"It is ahead of both baselines in all {len(gains)} figures of the table below.", False
-    return (
-        f"Of the {len(gains)} figures in the table below, {ahead or 'none'} {'is' if ahead < 2 else 'are'} ahead of both baselines.",
-        True,
-    )
+    some = f"{ahead or 'none'} {'is' if ahead < 2 else 'are'} ahead of both baselines"
+    return f"Of the {len(gains)} figures in the table below, {some}.", True
 
 
 def collapse_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
