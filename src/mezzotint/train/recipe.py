@@ -232,14 +232,25 @@ class Recipe:
         return made
 
     def config(self) -> dict[str, Any]:
-        """The recipe as plain data, with all defaults.
-
-        Raises:
-            RecipeError: when an object is not of this package, and so cannot be named in a file.
-        """
+        """The recipe as plain data, with all defaults; a section with a class of your own stands as it was made."""
         parts = {name: getattr(self, name).config for name in FAMILIES}
-        return resolve_recipe(parts)
+        return {
+            name: part if name in self._foreign() else resolve(part, FAMILIES[name], name)
+            for name, part in parts.items()
+        }
+
+    def _foreign(self) -> list[str]:
+        """The sections that a file cannot name, because they hold a class from outside this package."""
+        found = []
+        for name, family in FAMILIES.items():
+            try:
+                resolve(getattr(self, name).config, family, name)
+            except RecipeError:
+                found.append(name)
+        return found
 
     def to_yaml(self) -> str:
         """The recipe as YAML, which `Recipe.load` reads back to the same objects."""
-        return yaml.safe_dump(self.config(), sort_keys=False, allow_unicode=True)
+        own = self._foreign()
+        note = f"# {', '.join(own)}: a class of your own, which only Python can make again\n" if own else ""
+        return note + yaml.safe_dump(self.config(), sort_keys=False, allow_unicode=True)
