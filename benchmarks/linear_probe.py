@@ -15,9 +15,9 @@ Three comparisons:
 - *as published*: SGD at one known learning rate where every epoch crops and flips the images anew and takes them
   through the frozen encoder; against extracting the features once and our whole probe. Run in full, once.
 
-Data: features of an untrained ResNet-18 (512) of the emoji, of MNIST-5k, and 50,000 synthetic ones of 100 classes: class
-means and noise in 64 dimensions, taken through two random rectified layers. The process's time is compared, on one
-thread; the sides take turns; medians.
+Data: features of an untrained ResNet-18 (512) of the emoji, of MNIST-5k, and 50,000 synthetic ones of 100 classes:
+class means and noise in 64 dimensions, taken through two random rectified layers. The process's time is compared, on
+one thread; the sides take turns; medians. Where a run takes minutes, it is made once.
 """
 
 import argparse

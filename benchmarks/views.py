@@ -193,7 +193,7 @@ def measure(size: int, repeats: int) -> dict[str, list[float]]:
 def version(package: str) -> str:
     if package == "mezzotint":
         return subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
         ).stdout.strip()
     return importlib.metadata.version(package)
 

@@ -1,9 +1,12 @@
 import pickle
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.io import decode_image
 from torchvision.transforms.v2 import functional as F
 
 from mezzotint.augment import view as view_module
@@ -153,6 +156,14 @@ def test_configs() -> None:
         "flip": 0.4,
     }
     assert MultiCrop(num_local=2).config == {"kind": "multi_crop", "num_local": 2}
+
+
+def test_the_documented_snippet_draws_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "views.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    assert decode_image(str(tmp_path / "views.png")).shape == (3, 9 * 34 + 2, 18 * 34 + 2)
 
 
 @pytest.mark.gpu

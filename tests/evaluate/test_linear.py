@@ -41,15 +41,15 @@ def test_the_figure_is_that_of_scikit_learn_at_the_chosen_penalty() -> None:
 def test_the_penalty_is_the_best_of_the_grid_on_the_held_out_fifth() -> None:
     train, test = data(120, 1), data(50, 2)
     assert train.y is not None
-    chosen = figures(Linear(), train, test, seeds=3)
+    chosen = figures(Linear(tolerance=1e-4), train, test, seeds=3)
     x, y = Scaling.of(train.x)(train.x), train.y
     for seed in range(3):
         out = torch.from_numpy(held_out(y.numpy(), 0.2, f"linear/{seed}"))
         losses = {}
         for penalty in strengths(10.0, 1e-6)[:11]:
-            found = fit(x[~out], y[~out], 4, penalty)
+            found = fit(x[~out], y[~out], 4, penalty, tolerance=1e-4)
             losses[penalty] = torch.nn.functional.cross_entropy(found.logits(x[out]), y[out]).item()
-        assert losses[chosen["penalty", seed]] < min(losses.values()) + 0.02  # the path stops short of the optima
+        assert losses[chosen["penalty", seed]] < min(losses.values()) + 0.01
     assert min(losses.values()) + 0.1 < min(losses[10.0], losses[min(losses)])  # a wrong choice would be seen
 
 

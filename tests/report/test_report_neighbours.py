@@ -83,11 +83,11 @@ def test_confusions_and_class_scores_equal_the_confusion_matrix(seen: Look) -> N
 
 
 def test_a_near_neighbour_outvotes_two_that_are_further(source: Arrays) -> None:
-    task = Task("t", "classify", np.array([0, 0, 1, 1]), np.arange(1, 4), np.array([0]), ("a", "b"))
+    task = Task("t", "classify", np.array([7, 7, 10**9, 10**9]), np.arange(1, 4), np.array([0]), ("a", "b"))
     near, far = torch.tensor([[0.9, 0.7, 0.7]]), torch.tensor([[0.9, 0.89, 0.89]])
     looks = [Look(source, task, task.test, torch.zeros(1, 2), np.array([[1, 2, 3]]), cosine) for cosine in (near, far)]
     # exp((0.9 − 0.7) / 0.07) = 17.4 votes against 2; exp((0.9 − 0.89) / 0.07) = 1.15 against 2.
-    assert [int(look.guesses[0]) for look in looks] == [0, 1]
+    assert [int(look.guesses[0]) for look in looks] == [7, 10**9]
 
 
 def test_a_sample_is_not_its_own_neighbour_even_when_all_others_point_away(monkeypatch: pytest.MonkeyPatch) -> None:

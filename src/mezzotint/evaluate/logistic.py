@@ -46,6 +46,8 @@ class Fit:
         gap: bound on its distance to the minimum, in nats.
         converged: whether the gap is within the tolerance that was asked for.
         evaluations: passes over the features.
+        pairs: steps and changes of the data's gradient that L-BFGS has learnt the curvature from. A fit that starts
+            from this one takes them over, for the penalty's part of a change is known: λ times the step.
     """
 
     weight: Tensor
@@ -54,6 +56,7 @@ class Fit:
     gap: float
     converged: bool
     evaluations: int
+    pairs: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def logits(self, x: Tensor) -> Tensor:
         """`[N, D]` → `[N, C]`."""
@@ -125,7 +128,7 @@ def fit(
     *,
     curvature: Curvature | None = None,
     start: Fit | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
     max_evaluations: int = 1000,
     memory: int = 20,
 ) -> Fit:
@@ -154,6 +157,8 @@ def fit(
     else:
         at = torch.cat((start.weight, start.bias.unsqueeze(1)), dim=1)
     pairs: Pairs = deque(maxlen=memory)
+    for step, change in () if start is None else start.pairs:
+        _remember(pairs, step, _penalised(change, step, penalty))
     point = _Point(at, *objective(x, y, at, penalty))
     evaluations = 1
     while (gap := _gap(point.gradient, penalty, shares)) > tolerance and evaluations < max_evaluations:
@@ -162,12 +167,23 @@ def fit(
         evaluations += used
         if new is None:
             break
-        step, change = new.at - point.at, new.gradient - point.gradient
-        if (bend := (step * change).sum()) > 0:
-            pairs.append((step, change, bend))
+        _remember(pairs, new.at - point.at, new.gradient - point.gradient)
         point = new
     weight, bias = point.at[:, :-1].contiguous(), point.at[:, -1].clone()
-    return Fit(weight, bias, point.loss, gap, gap <= tolerance, evaluations)
+    learnt = tuple((step, _penalised(change, step, -penalty)) for step, change, _ in pairs)
+    return Fit(weight, bias, point.loss, gap, gap <= tolerance, evaluations, learnt)
+
+
+def _remember(pairs: Pairs, step: Tensor, change: Tensor) -> None:
+    if (bend := (step * change).sum()) > 0:
+        pairs.append((step, change, bend))
+
+
+def _penalised(change: Tensor, step: Tensor, penalty: float) -> Tensor:
+    """A change of the gradient with the penalty's part added."""
+    change = change.clone()
+    change[:, :-1].add_(step[:, :-1], alpha=penalty)
+    return change
 
 
 class _Point(NamedTuple):

@@ -17,18 +17,21 @@ _CLASSES, _EXAMPLES, _QUERIES = 10, 4, 7
 _EDGE, _INSIDE = 30, 940  # the map's points stand in a square of 1000 units, this far from its border
 
 
-def feature_sections(source: Source, encoder: Encoder, seed: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def feature_sections(
+    source: Source, encoder: Encoder, seed: int, workers: int = 0
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What the template needs to show the features of a data set's test samples.
 
     Args:
         source: of the run.
         encoder: in eval mode.
         seed: of what is chosen to be shown.
+        workers: processes that read samples, where the source is not in memory.
 
     Returns:
         The sections `weak`, `atlas` and `kin`, as far as the data allows; and what the map's script needs.
     """
-    look = neighbours.look(encoder, source)
+    look = neighbours.look(encoder, source, workers)
     if look is None:
         return {}, None
     atlas, points = _atlas(look, seed)

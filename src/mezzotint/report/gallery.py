@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.transform import Params
-from mezzotint.augment.views import Chooser, View, ViewGenerator
+from mezzotint.augment.view import View
+from mezzotint.augment.views import Chooser, ViewGenerator
 from mezzotint.data.source import Box, Croppable, Source
 from mezzotint.report.pictures import Picture, credit, drawable, name_of, picture, read
 from mezzotint.report.plots import number
@@ -198,7 +199,7 @@ def _details(params: Params, row: int) -> list[tuple[str, str]]:
         else:
             pairs.append((f"{words} a channel" if value.ndim > 1 else words, str(value.shape[-1])))
     if "order" in params:  # of the other parameters, by their place
-        pairs.append(("order", " ".join(names[i][0] for i in params["order"][row].tolist())))
+        pairs.append(("order", " ".join(names[i][:3] for i in params["order"][row].tolist())))
     return pairs
 
 

@@ -21,7 +21,7 @@ from mezzotint.seeding import sample_order
 
 NEIGHBOURS = 10
 SHOWN = 8
-_MOST_TRAIN, _MOST_TEST, _MOST_MAPPED = 20_000, 10_000, 2_000
+_MOST_TRAIN, _MOST_TEST, _MOST_MAPPED = 10_000, 5_000, 2_000
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,11 @@ class Look:
         """int64 `[N]`: the label that most of the neighbours have, each counted by exp(cosine / 0.07)."""
         if self.task is None:
             return np.full(len(self.test), -1, np.int64)
-        votes = torch.zeros(len(self.test), int(self.task.labels.max()) + 1, dtype=torch.float64)
-        labels = torch.from_numpy(self.task.labels[self.neighbours])
-        votes.scatter_add_(1, labels, (self.similarity.double() / 0.07).exp())
-        guesses: Index = votes.argmax(dim=1).numpy()
+        names, members = np.unique(self.task.labels[self.neighbours], return_inverse=True)
+        votes = torch.zeros(len(self.test), len(names), dtype=torch.float64)
+        ballots = torch.from_numpy(members.reshape(self.neighbours.shape))
+        votes.scatter_add_(1, ballots, (self.similarity.double() / 0.07).exp())
+        guesses: Index = names[votes.argmax(dim=1).numpy()]
         return guesses
 
     def class_name(self, label: int) -> str:
@@ -71,10 +72,15 @@ class Look:
         return self.task.classes[label] if label < len(self.task.classes) else str(label)
 
 
-def look(encoder: Encoder, source: Source) -> Look | None:
+def look(encoder: Encoder, source: Source, workers: int = 0) -> Look | None:
     """Extract features and find neighbours.
 
-    Of very large data a part is looked at: 20,000 training and 10,000 test samples.
+    Of large data a part is looked at: 10,000 training and 5,000 test samples.
+
+    Args:
+        encoder: is not changed.
+        source: of the run.
+        workers: processes that read samples, where the source is not in memory.
 
     Returns:
         `None` when there are too few samples, or features that are not finite.
@@ -86,7 +92,9 @@ def look(encoder: Encoder, source: Source) -> Look | None:
     else:
         sides = [(task.test, _MOST_TEST), (task.train, _MOST_TRAIN)]
         wanted = [_part(places[task.labels[places] >= 0], most) for places, most in sides]
-    found = [extract_readable(encoder, everything, indices=torch.from_numpy(places)) for places in wanted]
+    found = [
+        extract_readable(encoder, everything, indices=torch.from_numpy(places), workers=workers) for places in wanted
+    ]
     queries, bank = found[0], found[-1]
     if len(queries.x) == 0 or len(bank.x) < 3 or not all(bool(part.x.isfinite().all()) for part in found):
         return None
@@ -203,6 +211,7 @@ def project(features: Tensor, seed: int) -> Sequence[tuple[float, float]]:
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     x = features.double().numpy()
     parts = min(50, *x.shape)
@@ -212,7 +221,8 @@ def project(features: Tensor, seed: int) -> Sequence[tuple[float, float]]:
             # Standard deviation 1e-4 for the first component, the start that t-SNE's authors advise.
             start = (x[:, :2] / max(float(x[:, 0].std()), 1e-12) * 1e-4).astype(np.float32)
             perplexity = min(30.0, (len(x) - 1) / 3.0)
-            x = TSNE(perplexity=perplexity, init=start, random_state=seed, max_iter=500).fit_transform(x)
+            with threadpool_limits(1):  # as fast for so few points, and the same whatever the number of cores
+                x = TSNE(perplexity=perplexity, init=start, random_state=seed, max_iter=500).fit_transform(x)
     plane = np.zeros((len(x), 2))
     plane[:, : min(2, x.shape[1])] = x[:, :2]
     plane -= (plane.max(axis=0) + plane.min(axis=0)) / 2

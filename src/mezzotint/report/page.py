@@ -70,7 +70,8 @@ def write_report(run: Path | str) -> Path:
     data: dict[str, Any] = {"charts": charts}
     if opened is not None:
         recipe, encoder = opened
-        made, data["map"] = feature_sections(recipe.data, encoder, recipe.run.seed)
+        workers = recipe.run.loader.processes(recipe.data)
+        made, data["map"] = feature_sections(recipe.data, encoder, recipe.run.seed, workers)
         sections |= made
         if drawable(recipe.data):
             sections["gallery"] = _views(recipe)
