@@ -50,7 +50,11 @@ def test_every_family_has_members(family: str) -> None:
         ({"epochs": "3"}, "Run", "x.epochs: got '3'; allowed is int"),
         ({"epochs": True}, "Run", "x.epochs: got True; allowed is int"),
         ({"epochs": 2.5}, "Run", "x.epochs: got 2.5; allowed is int"),
-        ({"compute": {"precision": "bf61"}}, "Run", "x.compute.precision: got 'bf61'.*fp32, bf16, fp16; did you mean 'bf16'"),
+        (
+            {"compute": {"precision": "bf61"}},
+            "Run",
+            "x.compute.precision: got 'bf61'.*fp32, bf16, fp16; did you mean 'bf16'",
+        ),
         ({"compute": 3}, "Run", "x.compute: got 3; allowed is a mapping"),
         ({"kind": "simcrl"}, "Method", "x.kind: got 'simcrl'; allowed: .*did you mean 'simclr'"),
         ({}, "Method", "x.kind: got no 'kind'"),

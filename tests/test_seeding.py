@@ -76,7 +76,7 @@ def test_integers_cover_their_range(low: int, width: int) -> None:
 def test_permutation_is_a_permutation_and_all_occur_equally() -> None:
     orders = draws(2).permutation("order", 4)
     assert torch.equal(orders.sort(1).values, torch.arange(4).expand(len(IDS), 4))
-    _, counts = orders.unique(dim=0, return_counts=True)
+    _, counts = torch.unique(orders, dim=0, return_counts=True)
     assert len(counts) == 24
     assert float(((counts - len(IDS) / 24) ** 2 / (len(IDS) / 24)).sum()) < 60  # chi-square, 23 degrees of freedom
 

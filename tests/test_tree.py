@@ -9,8 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "mezzotint"
 ORDER = [
-    "_version", "component", "seeding", "types", "signatures", "schema", "dist", "quant", "codebooks", "augment", "data",
-    "encoders", "methods", "optim", "evaluate", "train", "transfer", "study", "export", "report", "cli",
+    "_version", "component", "seeding", "types", "signatures", "schema", "dist", "quant", "codebooks", "augment",
+    "data", "encoders", "methods", "optim", "evaluate", "train", "transfer", "study", "export", "report", "cli",
+    "__main__",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -66,7 +67,8 @@ def test_import_opens_no_socket_and_starts_no_process() -> None:
     code = """
 import sys
 seen = []
-sys.addaudithook(lambda e, a: seen.append(e) if e.split(".")[0] in ("socket", "subprocess") or e == "os.system" else None)
+watched = ("socket", "subprocess")
+sys.addaudithook(lambda e, a: seen.append(e) if e.split(".")[0] in watched or e == "os.system" else None)
 import mezzotint
 print(seen, "torch" in sys.modules)
 """
@@ -75,4 +77,9 @@ print(seen, "torch" in sys.modules)
 
 def test_public_names_are_there() -> None:
     names = "randomized_quantize, RandomizedQuantization, Recipe, pretrain, evaluate, load_encoder, save_encoder"
-    assert run(f"from mezzotint import {names}; import mezzotint; print(set(dir(mezzotint)) >= set('{names}'.split(', ')))").strip() == "True"
+    assert (
+        run(
+            f"from mezzotint import {names}; import mezzotint; print(set(dir(mezzotint)) >= set('{names}'.split(', ')))"
+        ).strip()
+        == "True"
+    )

@@ -75,7 +75,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         td.all_reduce(grad)
         start = rank() * ctx.rows
@@ -90,7 +90,7 @@ class _Mean(torch.autograd.Function):
         return total / world_size()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.clone()
         td.all_reduce(grad)
         return grad / world_size()
@@ -98,12 +98,12 @@ class _Mean(torch.autograd.Function):
 
 def gather(x: Tensor) -> Tensor:
     """Rows of all ranks in rank order, `[B, …]` → `[world · B, …]`; gradients flow back to the rank of each row."""
-    return x if world_size() == 1 else _Gather.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+    return x if world_size() == 1 else _Gather.apply(x)
 
 
 def mean(x: Tensor) -> Tensor:
     """Mean over ranks, element by element; differentiable."""
-    return x if world_size() == 1 else _Mean.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+    return x if world_size() == 1 else _Mean.apply(x)
 
 
 def all_true(flag: bool, device: torch.device) -> bool:
@@ -151,4 +151,5 @@ def on_main(action: Callable[[], T]) -> T:
 
 def no_sync(module: torch.nn.Module, enabled: bool) -> AbstractContextManager[None]:
     """Leave out the gradient reduction of a `DistributedDataParallel` module (for all but the last micro-batch)."""
-    return module.no_sync() if enabled and hasattr(module, "no_sync") else nullcontext()  # type: ignore[operator, no-any-return]
+    wrapped = isinstance(module, torch.nn.parallel.DistributedDataParallel)
+    return module.no_sync() if enabled and wrapped else nullcontext()

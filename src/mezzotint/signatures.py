@@ -173,7 +173,7 @@ class Index:
 
     def _type(self, file: _File, node: ast.expr) -> Any:
         if isinstance(node, ast.Constant):
-            return self._type(file, ast.parse(node.value).body[0].value) if node.value else None  # type: ignore[attr-defined]
+            return self._type(file, ast.parse(str(node.value), mode="eval").body) if node.value else None
         if isinstance(node, ast.BinOp):
             options = (self._type(file, node.left), self._type(file, node.right))
             if any(isinstance(o, (Member, ListOf, Alternatives)) for o in options):

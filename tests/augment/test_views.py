@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import decode_image
 from torchvision.transforms.v2 import functional as F
 
 from mezzotint.augment import view as view_module
@@ -163,7 +163,8 @@ def test_the_documented_snippet_draws_its_picture(tmp_path: Path, monkeypatch: p
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(snippet, {})
-    assert decode_image(str(tmp_path / "views.png")).shape == (3, 9 * 34 + 2, 18 * 34 + 2)
+    with Image.open(tmp_path / "views.png") as picture:
+        assert picture.size == (18 * 34 + 2, 9 * 34 + 2)
 
 
 @pytest.mark.gpu

@@ -8,7 +8,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mezzotint.train import checkpoint
 from mezzotint.train.checkpoint import CheckpointCorrupt, CheckpointStore, load, verify
 
 MODEL = {"weight": torch.arange(12.0).view(3, 4), "count": torch.tensor(7)}
@@ -105,7 +104,12 @@ def test_sweep_removes_what_dead_processes_left_and_nothing_else(tmp_path: Path)
 def test_the_temporary_directory_is_a_sibling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Path, Path]] = []
     rename = os.rename
-    monkeypatch.setattr(checkpoint.os, "rename", lambda a, b: (seen.append((Path(a), Path(b))), rename(a, b)))
+
+    def watched(source: Path, target: Path) -> None:
+        seen.append((Path(source), Path(target)))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", watched)
     saved(tmp_path, 1)
     assert [(a.parent, b.parent) for a, b in seen] == [(tmp_path, tmp_path)]
 
@@ -117,7 +121,7 @@ def test_a_failing_removal_warns_and_goes_on(tmp_path: Path, monkeypatch: pytest
         if not ignore_errors:
             raise OSError(16, "Device or resource busy")
 
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    monkeypatch.setattr(shutil, "rmtree", busy)
     with pytest.warns(UserWarning, match="could not be removed"):
         store.save(3, MODEL, MOMENTS, {})
     assert verify(store.found()[-1])
@@ -126,7 +130,9 @@ def test_a_failing_removal_warns_and_goes_on(tmp_path: Path, monkeypatch: pytest
 def test_a_full_disk_says_so_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = saved(tmp_path, 1)
     monkeypatch.setenv("MEZZOTINT_FAULT", "checkpoint.after_model:step=2:enospc")
-    with pytest.raises(OSError, match="No space left on device.*it needs .* MB and .* MB are free; the previous one is kept"):
+    with pytest.raises(
+        OSError, match="No space left on device.*it needs .* MB and .* MB are free; the previous one is kept"
+    ):
         store.save(2, MODEL, MOMENTS, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
     found, _ = store.latest()

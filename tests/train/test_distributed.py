@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_loop import config
+from tiny import config
 
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.log import read_metrics
@@ -21,11 +21,14 @@ import sys, json, pathlib, torch
 torch.set_num_threads(1)
 from mezzotint.train.loop import pretrain
 from mezzotint.train.recipe import Recipe
-pretrain(Recipe.build(json.loads(sys.argv[1])), pathlib.Path(sys.argv[2]), resume=sys.argv[3] == "resume", progress="quiet")
+recipe, out = Recipe.build(json.loads(sys.argv[1])), pathlib.Path(sys.argv[2])
+pretrain(recipe, out, resume=sys.argv[3] == "resume", progress="quiet")
 """
 
 
-def torchrun(folder: Path, made: dict[str, Any], mode: str = "new", fault: str = "") -> subprocess.CompletedProcess[str]:
+def torchrun(
+    folder: Path, made: dict[str, Any], mode: str = "new", fault: str = ""
+) -> subprocess.CompletedProcess[str]:
     script = folder / "train.py"
     script.write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
@@ -51,7 +54,9 @@ def test_two_processes_train_as_one(tmp_path: Path, method: str) -> None:
 
 
 def test_an_error_on_the_main_process_ends_both(tmp_path: Path) -> None:
-    done = torchrun(tmp_path, config("byol", checkpoints={"every_steps": 2}), fault="checkpoint.after_model:step=4:enospc")
+    done = torchrun(
+        tmp_path, config("byol", checkpoints={"every_steps": 2}), fault="checkpoint.after_model:step=4:enospc"
+    )
     assert done.returncode != 0 and "No space left on device" in done.stderr
     saved, _ = CheckpointStore(tmp_path / "two" / "checkpoints").latest()
     assert saved is not None and saved.step == 2

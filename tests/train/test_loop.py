@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import METHODS, config
 
 from mezzotint import load_encoder
 from mezzotint.data.source import InMemory
@@ -21,34 +22,6 @@ from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.train.recipe import Recipe
 from mezzotint.train.rundir import RunDirectoryInUse
-
-METHODS = {
-    "simclr": {"hidden_dim": 16, "dim": 8},
-    "simsiam": {"hidden_dim": 8, "dim": 16},
-    "byol": {"hidden_dim": 16, "dim": 8},
-    "mocov3": {"hidden_dim": 16, "dim": 8},
-    "lejepa": {"hidden_dim": 16, "dim": 8, "slices": 16},
-}
-
-
-def config(method: str = "simclr", **run: Any) -> dict[str, Any]:
-    from mezzotint.train.recipe import resolve_recipe
-
-    return resolve_recipe(
-        {
-            "data": {"kind": "samples", "name": "digits"},
-            "views": {
-                "kind": "two_views",
-                "policy": {"kind": "simclr", "blur_p": 0.5},
-                "randomized_quantization": {"bins": 4, "p": 0.5},
-            },
-            "encoder": {"kind": "resnet18", "stem": "small", "width": 2},
-            "method": {"kind": method, **METHODS[method]},
-            "optimizer": {"kind": "adamw", "lr": 1e-3},
-            "schedule": {"kind": "cosine", "warmup_epochs": 0.5},
-            "run": {"epochs": 1, "batch_size": 256, "log": {"every_steps": 1, "knn_epochs": 0}, **run},
-        }
-    )
 
 
 def recipe(method: str = "simclr", **run: Any) -> Recipe:
@@ -62,14 +35,22 @@ def digest(run: Path) -> str:
     sums = hashlib.sha256()
     for name, tensor in sorted((saved.model | saved.optimizer).items()):
         sums.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    losses = [(line["step"], line["loss"], line["lr"], line["grad_norm"]) for line in read_metrics(run / "metrics.jsonl")]
+    losses = [
+        (line["step"], line["loss"], line["lr"], line["grad_norm"]) for line in read_metrics(run / "metrics.jsonl")
+    ]
     return sums.hexdigest() + json.dumps(losses)
 
 
 def test_a_run_leaves_what_design_promises(tmp_path: Path) -> None:
     made = recipe()
     out = pretrain(made, tmp_path / "run", progress="quiet")
-    assert {p.name for p in out.iterdir()} == {"recipe.yaml", "metrics.jsonl", "checkpoints", "encoder", "environment.json"}
+    assert {p.name for p in out.iterdir()} == {
+        "recipe.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "encoder",
+        "environment.json",
+    }
     lines = read_metrics(out / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 8))
     assert {"loss", "lr", "grad_norm", "images_per_second", "data_wait", "epoch"} <= set(lines[0])

@@ -33,7 +33,9 @@ def test_defaults_are_filled_in_and_exponents_are_numbers(tmp_path: Path) -> Non
 
 def test_overrides(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
-    config = read_recipe(path, ["method.dim=12", "run.compute.precision=bf16", "optimizer.kind=adamw", "optimizer.lr=1e-3"])
+    config = read_recipe(
+        path, ["method.dim=12", "run.compute.precision=bf16", "optimizer.kind=adamw", "optimizer.lr=1e-3"]
+    )
     assert config["method"]["dim"] == 12 and config["run"]["compute"]["precision"] == "bf16"
     assert config["optimizer"]["kind"] == "adamw" and "momentum" not in config["optimizer"]
 
@@ -111,7 +113,9 @@ def test_yaml_round_trip_gives_the_same_objects(tmp_path: Path) -> None:
     path = written(tmp_path, recipe.to_yaml())
     again = Recipe.load(path)
     assert again.config() == recipe.config() == read_recipe(DEMO)
-    for (name, first), second in zip(recipe.method.state_dict().items(), again.method.state_dict().values(), strict=True):
+    for (name, first), second in zip(
+        recipe.method.state_dict().items(), again.method.state_dict().values(), strict=True
+    ):
         assert torch.equal(first, second), name
 
 

@@ -25,8 +25,9 @@ def crop_and_resize(x: Tensor, boxes: Tensor, size: tuple[int, int], interpolati
         interpolation: with antialiasing.
 
     Returns:
-        `[B, C, *size]` of the same type. On a CPU equal to torchvision's; elsewhere within 1e-5 for floats, and within
-        two of 255 levels for uint8, where the CPU kernel rounds between the two dimensions.
+        `[B, C, *size]` of the same type. On a CPU equal to torchvision's. Elsewhere within 1e-5 for floats, and for
+        uint8 within two of 255 levels, since the CPU kernel rounds between the two dimensions; with `bicubic` it also
+        clips there, which can show next to hard edges.
     """
     if len(x) == 0:
         return x.new_empty(0, x.shape[1], *size)

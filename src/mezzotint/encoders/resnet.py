@@ -3,7 +3,8 @@
 Layout, names and initialisation are torchvision's, so that its state dicts load: with `stem="imagenet"` and
 `width=64` the tensors are those of `torchvision.models.resnet18` without its classifier. `stem="small"` is the 3 × 3,
 stride-1 stem without max-pooling that CIFAR work uses. `stem="patch"` cuts the image into patches of 4 × 4 pixels, as
-ConvNeXt does (Liu et al. 2022, arXiv 2201.03545): a sixteenth of the work of `small`, for a processor. The residual branch's last BatchNorm may start at zero.
+ConvNeXt does (Liu et al. 2022, arXiv 2201.03545): a sixteenth of the work of `small`, for a processor. The residual
+branch's last BatchNorm may start at zero.
 """
 
 from typing import Literal

@@ -24,7 +24,6 @@ from mezzotint.evaluate.evaluator import Probe, Row
 from mezzotint.types import Features
 
 _EPSILON = 1e-7
-_MOST = 25_600  # samples, the number that RankMe's paper settles on
 _MOST_PAIRED = 8_192  # samples whose pairs uniformity visits
 _BLOCK = 1_024
 _FIRST, _LAST = 5, 50  # ranks of the eigenvalues that the power law is fitted to
@@ -126,23 +125,38 @@ def verdict(spread: float, rank_share: float) -> str:
 
 
 class Rank(Probe):
-    """The label-free measures of all features that were extracted."""
+    """The label-free measures of all features that were extracted.
+
+    Args:
+        first: rank of the largest eigenvalue that α is fitted to, from 1.
+        last: rank of the smallest.
+        samples: of more, so many at equal steps; 25,600 is what RankMe's paper settles on.
+    """
 
     name: ClassVar[str] = "rank"
     kinds = ()
 
+    def __init__(self, *, first: int = _FIRST, last: int = _LAST, samples: int = 25_600) -> None:
+        if not 1 <= first <= last - 2:
+            raise ValueError(
+                f"got first={first} and last={last}; allowed is 1 <= first <= last - 2: a line needs three points"
+            )
+        if samples < 2:
+            raise ValueError(f"got samples={samples}; allowed is 2 or more: 25600 is the published number")
+        self.first, self.last, self.samples = first, last, samples
+
     @property
     def protocol(self) -> str:
         """`rank/1` and all settings."""
-        return f"rank/1 epsilon={_EPSILON:g} fit={_FIRST}-{_LAST} t=2 samples={_MOST}"
+        return f"rank/1 epsilon={_EPSILON:g} fit={self.first}-{self.last} t=2 samples={self.samples}"
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `rankme`, `rank_share` (of `min(N, D)`), `alpha`, `uniformity` and `spread` of `train`."""
-        x = _at_most(train.x, _MOST)
+        x = _at_most(train.x, self.samples)
         effective = rankme(x)
         yield self.row("rankme", effective)
         yield self.row("rank_share", effective / min(x.shape))
-        yield self.row("alpha", alpha_req(x))
+        yield self.row("alpha", alpha_req(x, first=self.first, last=self.last))
         yield self.row("uniformity", uniformity(x))
         yield self.row("spread", spread(x))
 

@@ -211,7 +211,7 @@ def project(features: Tensor, seed: int) -> Sequence[tuple[float, float]]:
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     x = features.double().numpy()
     parts = min(50, *x.shape)

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,12 @@ class CheckpointStore:
 
     def _write_all(self, folder: Path, step: int, model: Tensors, optimizer: Tensors, state: Mapping[str, Any]) -> None:
         files = {}
-        for name, content in (
-            ("model.safetensors", lambda: _serialise(model)),
-            ("optimizer.safetensors", lambda: _serialise(optimizer)),
-            ("state.json", lambda: json.dumps({"step": step, **state}, indent=1).encode()),
-        ):
+        contents: dict[str, Callable[[], bytes]] = {
+            "model.safetensors": lambda: _serialise(model),
+            "optimizer.safetensors": lambda: _serialise(optimizer),
+            "state.json": lambda: json.dumps({"step": step, **state}, indent=1).encode(),
+        }
+        for name, content in contents.items():  # one at a time: only one of them is in memory twice
             data = content()
             files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             _write(folder / name, data)
@@ -117,7 +118,7 @@ class CheckpointStore:
         Returns:
             The checkpoint, or `None` when there is no good one, and what was wrong with those passed over.
         """
-        problems = []
+        problems: list[CheckpointCorrupt] = []
         for folder in reversed(self.found()):
             try:
                 return load(folder), problems

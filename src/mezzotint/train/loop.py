@@ -22,12 +22,13 @@ from mezzotint import dist
 from mezzotint.data.loader import BatchPlan, TooManyUnreadable, batches
 from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.saving import save_encoder
+from mezzotint.schema import RecipeError
 from mezzotint.train import faults
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted, StepGuard, StopFlag, catch_signals
 from mezzotint.train.log import Meter, Progress, RunLog
 from mezzotint.train.online import OnlineKNN
-from mezzotint.train.recipe import Recipe, RecipeError
+from mezzotint.train.recipe import Recipe
 from mezzotint.train.rundir import default_directory, environment, locked, prepare, refuse_if_too_small, write_json
 from mezzotint.train.state import RunState
 from mezzotint.types import Batch, Views
@@ -94,7 +95,7 @@ class Trainer:
             synchronize_batch_norm(self.method)
         self.method.to(device)
         if compute.channels_last:
-            self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.method.to(memory_format=torch.channels_last)
         self.method.train()
         self.optimizer = recipe.optimizer.build(self.method, self.run.batch_size)
         self.scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "fp16")
@@ -131,7 +132,7 @@ class Trainer:
                 loss = outcome.loss / len(parts)
                 if faults.point("loop.loss", step):
                     loss = loss * torch.nan
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss).backward()
             loss_sum += float(loss.detach())
             for name, value in outcome.logs.items():
                 logs[name] = logs.get(name, 0.0) + float(value) / len(parts)

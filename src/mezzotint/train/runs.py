@@ -30,9 +30,11 @@ def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
     encoder = load_encoder(folder)
     recipe = Recipe.load(folder, overrides)
     settings = recipe.evaluate
-    how = {"probes": settings.probes, "seeds": settings.seeds, "workers": recipe.run.loader.processes(recipe.data)}
-    evaluation = evaluate_encoder(encoder, recipe.data, **how)
-    beside = baselines(recipe.untrained_encoder, recipe.data, **how) if settings.baselines else None
+    probes, seeds, workers = settings.probes, settings.seeds, recipe.run.loader.processes(recipe.data)
+    evaluation = evaluate_encoder(encoder, recipe.data, probes=probes, seeds=seeds, workers=workers)
+    beside = None
+    if settings.baselines:
+        beside = baselines(recipe.untrained_encoder, recipe.data, probes=probes, seeds=seeds, workers=workers)
     write_evaluation(folder, evaluation, beside)
     return evaluation
 

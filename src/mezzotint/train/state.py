@@ -7,9 +7,9 @@ import torch
 from mezzotint.data.source import Source
 from mezzotint.methods.method import Method
 from mezzotint.optim.state import load_optimizer_state, optimizer_state
+from mezzotint.schema import RecipeError
 from mezzotint.train.checkpoint import CheckpointStore, Saved, size_of
 from mezzotint.train.guard import StepGuard
-from mezzotint.train.recipe import RecipeError
 
 
 @dataclass
