@@ -94,9 +94,10 @@ def _refuse_other_recipe(old: dict[str, Any], new: dict[str, Any]) -> None:
         free = ("log", "checkpoints", "loader", "guard") if section == "run" else ()
         for key, value in old[section].items():
             if new[section].get(key) != value and key not in free and section != "evaluate":
+                now = new[section].get(key)
                 raise RecipeError(
-                    f"got --resume with {section}.{key}={new[section].get(key)!r}, which was {value!r}; allowed to change "
-                    "are run.log, run.checkpoints, run.loader, run.guard and evaluate: start a new run for the rest"
+                    f"got --resume with {section}.{key}={now!r}, which was {value!r}; allowed to change are run.log, "
+                    "run.checkpoints, run.loader, run.guard and evaluate: start a new run for the rest"
                 )
 
 

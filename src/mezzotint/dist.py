@@ -151,5 +151,6 @@ def on_main(action: Callable[[], T]) -> T:
 
 def no_sync(module: torch.nn.Module, enabled: bool) -> AbstractContextManager[None]:
     """Leave out the gradient reduction of a `DistributedDataParallel` module (for all but the last micro-batch)."""
-    wrapped = isinstance(module, torch.nn.parallel.DistributedDataParallel)
-    return module.no_sync() if enabled and wrapped else nullcontext()
+    if enabled and isinstance(module, torch.nn.parallel.DistributedDataParallel):
+        return module.no_sync()  # type: ignore[no-any-return, unused-ignore]
+    return nullcontext()
