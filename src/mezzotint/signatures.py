@@ -157,18 +157,20 @@ class Index:
         keys = {}
         for arg, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
             kind = self._type(file, arg.annotation) if arg.annotation else Any
-            value = None if default is None else self._default(default)
+            value = None if default is None else self._default(file, default)
             keys[arg.arg] = Key(arg.arg, kind, default is None, value, texts.get(arg.arg, ""))
         return keys
 
-    def _default(self, node: ast.expr) -> Any:
-        """A literal, or a call of a component with literal keywords, which becomes `{"kind": …, …}`."""
+    def _default(self, file: _File, node: ast.expr) -> Any:
+        """A literal, a constant of the same file, or a call of a component with literal keywords, which becomes `{"kind": …, …}`."""
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             entry = self.functions.get(name) or self.classes[name]
-            return {"kind": entry.kind, **{str(k.arg): self._default(k.value) for k in node.keywords}}
+            return {"kind": entry.kind, **{str(k.arg): self._default(file, k.value) for k in node.keywords}}
         if isinstance(node, (ast.List, ast.Tuple)):
-            return [self._default(item) for item in node.elts]
+            return [self._default(file, item) for item in node.elts]
+        if isinstance(node, ast.Name):
+            return self._default(file, file.aliases[node.id])
         return ast.literal_eval(node)
 
     def _type(self, file: _File, node: ast.expr) -> Any:

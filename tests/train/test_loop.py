@@ -234,3 +234,20 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path)
     saved, _ = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
     assert saved is not None and saved.step == 2
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = {"every_steps": 2, "knn_epochs": 0, "trackers": ["tensorboard"]}
+    out = pretrain(recipe("simclr", log=log), tmp_path / "run", progress="quiet")
+    found = events.EventAccumulator(str(out / "tensorboard"))
+    found.Reload()
+    values = {event.step: event.value for event in found.Scalars("loss")}
+    assert values == pytest.approx({line["step"]: line["loss"] for line in read_metrics(out / "metrics.jsonl")})
+
+
+def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    made = recipe("simclr", log={"every_steps": 2, "knn_epochs": 0, "trackers": ["mlflow"]})
+    with pytest.raises(ValueError, match="needs mlflow, which is not installed: pip install mlflow"):
+        pretrain(made, tmp_path / "run", progress="quiet")

@@ -26,7 +26,8 @@ from mezzotint.types import Features
 _EPSILON = 1e-7
 _MOST_PAIRED = 8_192  # samples whose pairs uniformity visits
 _BLOCK = 1_024
-_FIRST, _LAST = 5, 50  # ranks of the eigenvalues that the power law is fitted to
+_FIRST = 5  # ranks of the eigenvalues that the power law is fitted to, from
+_LAST = 50  # and to
 
 COMPLETE_SPREAD = 0.01
 DIMENSIONAL_SHARE = 0.05

@@ -52,8 +52,9 @@ class _WandB:
 
 class _MLflow:
     def __init__(self, out: Path, name: str, config: Mapping[str, Any]) -> None:
-        self.module = _required("mlflow", "mlflow-skinny")
-        self.module.set_tracking_uri(f"sqlite:///{out / 'mlflow.db'}")
+        self.module = _required("mlflow", "mlflow")
+        if not self.module.is_tracking_uri_set():  # without a server of the user's: beside the run
+            self.module.set_tracking_uri(f"sqlite:///{(out / 'mlflow.db').absolute()}")
         self.module.start_run(run_name=name)
         self.module.log_dict(dict(config), "recipe.json")
 
@@ -114,8 +115,8 @@ class RunLog:
         self.path = out / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] <= resumed_at]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self.file: TextIO = self.path.open("a", encoding="utf-8")
         self.trackers: list[Tracker] = [_TRACKERS[name](out, out.name, config) for name in trackers]
+        self.file: TextIO = self.path.open("a", encoding="utf-8")
         self.bar = bar
 
     def line(self, step: int, metrics: Mapping[str, float]) -> None:
