@@ -16,7 +16,7 @@ On a CPU the rows are taken in chunks that stay in the cache.
 import torch
 from torch import Tensor
 
-_CHUNK_BYTES = 1 << 22
+_CHUNK_BYTES = 1 << 23
 """Small enough for a cache, large enough to make the cost of starting an operation on all threads negligible."""
 _MAX_FUSED = 32
 """Bins up to which a compiled graph spells the steps out."""

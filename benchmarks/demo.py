@@ -1,0 +1,82 @@
+"""The demo's encoder, by pretraining seed: every figure beside raw pixels, the untrained encoder and what was aimed at.
+
+Settings were chosen on half of the emoji (`part: tune`); `held out` restricts every task to the other half, which no
+choice has seen.
+
+    python benchmarks/demo.py --seeds 3 > benchmarks/results/demo.md
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from mezzotint import evaluate, load_encoder, pretrain
+from mezzotint.data.samples import Samples
+from mezzotint.evaluate.knn import KNN
+from mezzotint.evaluate.linear import Linear
+from mezzotint.evaluate.results import read_baselines, read_evaluation
+from mezzotint.evaluate.retrieval import Retrieval
+from mezzotint.evaluate.suite import evaluate_encoder
+from mezzotint.train.recipe import DEMO, Recipe
+
+AIMS = {
+    ("linear", "category/across-styles/top1"): 0.60,
+    ("knn", "category/within-style/top1"): 0.66,
+    ("retrieval", "identity/across-styles/top1"): 0.50,
+}
+Figures = dict[tuple[str, str], list[float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("overrides", nargs="*", help="of the demo's recipe")
+    arguments = parser.parse_args()
+    found: Figures = defaultdict(list)
+    unseen: Figures = defaultdict(list)
+    beside: dict[str, Figures] = {"raw": defaultdict(list), "untrained": defaultdict(list)}
+    seconds = []
+    for seed in range(arguments.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = Recipe.load(
+                DEMO, [f"run.seed={seed}", f"evaluate.baselines={str(seed == 0).lower()}", *arguments.overrides]
+            )
+            began = time.perf_counter()
+            run = pretrain(recipe, Path(folder) / "run", progress="quiet")
+            seconds.append(time.perf_counter() - began)
+            evaluate(run)
+            for row in read_evaluation(run):
+                found[row.probe, row.metric].append(row.value)
+            half = evaluate_encoder(load_encoder(run), Samples(part="held_out"), probes=(KNN(), Linear(), Retrieval()))
+            for row in half.rows:
+                unseen[row.probe, row.metric].append(row.value)
+            if seed == 0:
+                baselines = read_baselines(run)
+                for name, rows in (("raw", baselines.raw), ("untrained", baselines.untrained)):
+                    for row in rows:
+                        beside[name][row.probe, row.metric].append(row.value)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout
+    print(f"`python benchmarks/demo.py --seeds {arguments.seeds} {' '.join(arguments.overrides)}`, commit {commit.strip()}, "
+          f"{platform.machine()}, {os.cpu_count()} cores; training took {statistics.median(seconds):.0f} s (median)\n")  # fmt: skip
+    print("| probe | figure | raw | untrained | demo, mean over seeds | lowest – highest | held out | aim |")
+    print("|---|---|---|---|---|---|---|---|")
+    for key, values in found.items():
+        if key[1].endswith(("top1", "rankme")):
+            raw, untrained = (
+                statistics.fmean(beside[name][key]) if beside[name].get(key) else float("nan") for name in beside
+            )
+            other = f"{statistics.fmean(unseen[key]):.3f}" if unseen.get(key) else ""
+            print(f"| {key[0]} | {key[1]} | {raw:.3f} | {untrained:.3f} | **{statistics.fmean(values):.3f}** | "
+                  f"{min(values):.3f} – {max(values):.3f} | {other} | {AIMS.get(key, '')} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
