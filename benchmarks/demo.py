@@ -64,15 +64,15 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout
-    print(f"`python benchmarks/demo.py --seeds {arguments.seeds} {' '.join(arguments.overrides)}`, commit {commit.strip()}, "
-          f"{platform.machine()}, {os.cpu_count()} cores; training took {statistics.median(seconds):.0f} s (median)\n")  # fmt: skip
+    print(
+        f"`python benchmarks/demo.py --seeds {arguments.seeds} {' '.join(arguments.overrides)}`, commit {commit.strip()},"
+    )
+    print(f"{platform.machine()}, {os.cpu_count()} cores; training took {statistics.median(seconds):.0f} s (median)\n")
     print("| probe | figure | raw | untrained | demo, mean over seeds | lowest – highest | held out | aim |")
     print("|---|---|---|---|---|---|---|---|")
     for key, values in found.items():
         if key[1].endswith(("top1", "rankme")):
-            raw, untrained = (
-                statistics.fmean(beside[name][key]) if beside[name].get(key) else float("nan") for name in beside
-            )
+            raw, untrained = (statistics.fmean(rows.get(key) or [float("nan")]) for rows in beside.values())
             other = f"{statistics.fmean(unseen[key]):.3f}" if unseen.get(key) else ""
             print(f"| {key[0]} | {key[1]} | {raw:.3f} | {untrained:.3f} | **{statistics.fmean(values):.3f}** | "
                   f"{min(values):.3f} – {max(values):.3f} | {other} | {AIMS.get(key, '')} |")  # fmt: skip

@@ -95,7 +95,8 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype,
     rows = (torch.rand(37, 50) * 255).to(dtype)
     thresholds, values = placed(rows, drawn(37, bins))
     whole = [look_up(rows, thresholds, values, codes) for codes in (False, True)]
-    monkeypatch.setattr(level_lookup, "_CHUNK_BYTES", 150 * rows.element_size())
+    monkeypatch.setattr(level_lookup, "_STEP_CHUNK", 150)
+    monkeypatch.setattr(level_lookup, "_SNAP_CHUNK", 250)
     for codes in (False, True):
         y, found = look_up(rows, thresholds, values, codes)
         assert torch.equal(y, whole[codes][0])

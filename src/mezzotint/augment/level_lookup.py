@@ -16,8 +16,10 @@ On a CPU the rows are taken in chunks that stay in the cache.
 import torch
 from torch import Tensor
 
-_CHUNK_BYTES = 1 << 23
-"""Small enough for a cache, large enough to make the cost of starting an operation on all threads negligible."""
+_STEP_CHUNK = 1 << 20
+_SNAP_CHUNK = 1 << 23
+"""Numbers in a chunk: so few that three arrays of float32, or one of uint8, stay in the cache, and so many that starting
+an operation on all threads costs little beside it."""
 _MAX_FUSED = 32
 """Bins up to which a compiled graph spells the steps out."""
 _MAX_STEPS = 96
@@ -76,7 +78,7 @@ def _in_chunks(rows: Tensor, thresholds: Tensor, values: Tensor, return_codes: b
     bins = values.shape[1]
     snap = rows.dtype == torch.uint8 and codes is None and bins <= _MAX_SNAPS
     step = bins <= _MAX_STEPS and bool((values[:, -1] - values[:, 0]).isfinite().all())  # `lerp` takes differences
-    length = max(1, _CHUNK_BYTES // (rows.shape[1] * rows.element_size()))
+    length = max(1, (_SNAP_CHUNK if snap else _STEP_CHUNK) // rows.shape[1])
     for start in range(0, len(rows), length):
         part = slice(start, start + length)
         if snap:
