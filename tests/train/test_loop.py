@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,3 +252,19 @@ def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path: Path, mo
     made = recipe("simclr", log={"every_steps": 2, "knn_epochs": 0, "trackers": ["mlflow"]})
     with pytest.raises(ValueError, match="needs mlflow, which is not installed: pip install mlflow"):
         pretrain(made, tmp_path / "run", progress="quiet")
+
+
+@pytest.mark.slow
+def test_compiled_trains_as_uncompiled(tmp_path: Path) -> None:
+    losses = {}
+    for compiled in (False, True):
+        out = pretrain(recipe("byol", compute={"compile": compiled}), tmp_path / str(compiled), progress="quiet")
+        losses[compiled] = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
+    assert losses[True] == pytest.approx(losses[False], abs=5e-3)
+
+
+def test_a_disk_too_small_is_refused_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10_000})())
+    with pytest.raises(OSError, match="0 MB are free at .*; 2 checkpoints and the one being written need"):
+        pretrain(recipe(), tmp_path / "run", progress="quiet")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

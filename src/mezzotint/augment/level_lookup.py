@@ -18,8 +18,8 @@ from torch import Tensor
 
 _STEP_CHUNK = 1 << 20
 _SNAP_CHUNK = 1 << 23
-"""Numbers in a chunk: so few that three arrays of float32, or one of uint8, stay in the cache, and so many that starting
-an operation on all threads costs little beside it."""
+"""Numbers in a chunk: so few that three arrays of float32, or one of uint8, stay in the cache, and so many that
+starting an operation on all threads costs little beside it."""
 _MAX_FUSED = 32
 """Bins up to which a compiled graph spells the steps out."""
 _MAX_STEPS = 96
