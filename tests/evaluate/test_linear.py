@@ -39,18 +39,28 @@ def test_the_figure_is_that_of_scikit_learn_at_the_chosen_penalty() -> None:
 
 
 def test_the_penalty_is_the_best_of_the_grid_on_the_held_out_fifth() -> None:
-    train, test = data(120, 1), data(50, 2)
+    train, test = data(300, 1, noise=2.0), data(50, 2)
     assert train.y is not None
     chosen = figures(Linear(tolerance=1e-4), train, test, seeds=3)
     x, y = Scaling.of(train.x)(train.x), train.y
     for seed in range(3):
         out = torch.from_numpy(held_out(y.numpy(), 0.2, f"linear/{seed}"))
-        losses = {}
+        wrong, losses = {}, {}
         for penalty in strengths(10.0, 1e-6)[:11]:
-            found = fit(x[~out], y[~out], 4, penalty, tolerance=1e-4)
-            losses[penalty] = torch.nn.functional.cross_entropy(found.logits(x[out]), y[out]).item()
-        assert losses[chosen["penalty", seed]] < min(losses.values()) + 0.01
-    assert min(losses.values()) + 0.1 < min(losses[10.0], losses[min(losses)])  # a wrong choice would be seen
+            logits = fit(x[~out], y[~out], 4, penalty, tolerance=1e-5).logits(x[out])
+            wrong[penalty] = int((logits.argmax(dim=1) != y[out]).sum())
+            losses[penalty] = torch.nn.functional.cross_entropy(logits, y[out]).item()
+        # The path ends where the loss rises first.
+        penalties = list(losses)
+        end = next(i for i in range(1, 11) if losses[penalties[i]] > losses[penalties[i - 1]])
+        assert wrong[chosen["penalty", seed]] == min(wrong[penalty] for penalty in penalties[: end + 1])
+        assert wrong[chosen["penalty", seed]] + 3 < max(wrong[10.0], wrong[penalties[-1]])  # it matters
+
+
+def test_at_equal_top1_the_loss_decides() -> None:
+    train = data(400, 1, noise=0.05)  # every strength classifies all held-out samples
+    penalty = figures(Linear(), train, train)["penalty", 0]
+    assert penalty < 1e-3  # the strongest is as accurate, but its loss is far higher
 
 
 def test_test_features_have_no_say_in_the_selection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +153,7 @@ def test_nan_features_are_refused() -> None:
 
 
 def test_settings() -> None:
-    assert Linear().protocol.startswith("linear/1 scale=global validation=0.2 penalty=10..1e-06 ")
+    assert Linear().protocol.startswith("linear/1 scale=global select=top1 validation=0.2 penalty=10..1e-06 ")
     assert strengths(1.0, 0.05) == pytest.approx([1.0, 10**-0.5, 0.1, 0.05])
     for bad in ({"weakest": 0.0}, {"weakest": 20.0}, {"validation": 1.0}, {"tolerance": 0.0}):
         with pytest.raises(ValueError, match="got .*; allowed is .*: "):
