@@ -21,7 +21,13 @@ def test_equals_torchvision(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "million", "dim"),
-    [("resnet10", 4.906, 512), ("resnet18", 11.177, 512), ("resnet34", 21.285, 512), ("resnet50", 23.508, 2048)],
+    [
+        ("resnet8", 1.233, 256),
+        ("resnet10", 4.906, 512),
+        ("resnet18", 11.177, 512),
+        ("resnet34", 21.285, 512),
+        ("resnet50", 23.508, 2048),
+    ],
 )
 def test_sizes(name: str, million: float, dim: int) -> None:
     encoder = getattr(resnet, name)(RGB)

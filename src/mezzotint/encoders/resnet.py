@@ -143,6 +143,20 @@ class ResNet(Encoder):
 
 
 @factory
+def resnet8(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False) -> ResNet:
+    """ResNet-8: basic blocks 1-1-1, for images of about 32 pixels; 1.2 M parameters and 256 features at width 64.
+
+    Args:
+        input: of images.
+        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3, stride 1) or
+            `patch` (4 × 4, stride 4), which is 16 times cheaper.
+        width: channels of the first stage; the later ones double.
+        zero_init_residual: start each residual branch at zero.
+    """
+    return ResNet(input, BasicBlock, (1, 1, 1), stem=stem, width=width, zero_init_residual=zero_init_residual)
+
+
+@factory
 def resnet10(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False) -> ResNet:
     """ResNet-10: basic blocks 1-1-1-1; 4.9 M parameters and 512 features at width 64.
 
