@@ -65,7 +65,8 @@ def main() -> None:
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout
     print(
-        f"`python benchmarks/demo.py --seeds {arguments.seeds} {' '.join(arguments.overrides)}`, commit {commit.strip()},"
+        f"`python benchmarks/demo.py --seeds {arguments.seeds} {' '.join(arguments.overrides)}`, "
+        f"commit {commit.strip()},"
     )
     print(f"{platform.machine()}, {os.cpu_count()} cores; training took {statistics.median(seconds):.0f} s (median)\n")
     print("| probe | figure | raw | untrained | demo, mean over seeds | lowest – highest | held out | aim |")

@@ -162,7 +162,7 @@ class Index:
         return keys
 
     def _default(self, file: _File, node: ast.expr) -> Any:
-        """A literal, a constant of the same file, or a call of a component with literal keywords, which becomes `{"kind": …, …}`."""
+        """A literal, a constant of the file, or a call of a component with literals, which becomes `{"kind": …, …}`."""
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             entry = self.functions.get(name) or self.classes[name]
