@@ -261,9 +261,11 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 
 def main() -> None:
     """Run the command line. Errors are one line; 2 is bad input, 1 a failure, 130 and 143 a stop that saved."""
-    # OpenMP's threads spin while they wait for one another. With one of two cores taken by another program, that made
-    # the demo train at 62 images a second instead of 554. It is read when torch is loaded, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP's threads spin while they wait for one another, which is ruinous beside another busy program, and never to
+    # spin is slow alone; a short spin is nearly as good as the better one in both cases (docs/log.md has the figures).
+    # It is read when torch is loaded, which is later.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(_guarded(lambda: app(standalone_mode=False)))
 
 
