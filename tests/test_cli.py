@@ -193,7 +193,7 @@ def test_embed(run: Path, tmp_path: Path) -> None:
     done = mezzotint("embed", run, "digits", "--out", tmp_path / "f.npz", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "f.npz") as found:
-        assert found["features"].shape == (1797, 16) and np.isfinite(found["features"]).all()
+        assert found["features"].shape == (1797, 8) and np.isfinite(found["features"]).all()
         assert len(set(found["ids"].tolist())) == 1797 and set(found["labels"].tolist()) == set(range(10))
     done = mezzotint("embed", run, "digits", "--out", tmp_path / "f.parquet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

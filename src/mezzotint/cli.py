@@ -113,10 +113,8 @@ def _evaluate_and_report(folder: Path, overrides: tuple[str, ...], mode: str) ->
 
 
 def _say(mode: str, text: str, data: dict[str, Any]) -> None:
-    if mode == "json":
-        typer.echo(json.dumps(data))
-    elif mode == "bar":
-        typer.echo(text)
+    if mode != "quiet":
+        typer.echo(json.dumps(data) if mode == "json" else text)
 
 
 def _print_table(folder: Path) -> None:
@@ -220,9 +218,8 @@ def recipes(
 
     known = shipped()
     if name is None:
-        width = max(map(len, known))
         for title, path in known.items():
-            typer.echo(f"{title:{width}}  {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+            typer.echo(f"{title:36}  {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
     elif name in known:
         typer.echo(known[name].read_text(encoding="utf-8"))
     elif name.partition(".")[0] in FAMILIES:
@@ -261,9 +258,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 
 def main() -> None:
     """Run the command line. Errors are one line; 2 is bad input, 1 a failure, 130 and 143 a stop that saved."""
-    # OpenMP's threads spin while they wait for one another, which is ruinous beside another busy program, and never to
-    # spin is slow alone; a short spin is nearly as good as the better one in both cases (docs/log.md has the figures).
-    # It is read when torch is loaded, which is later.
+    # OpenMP's threads spin while they wait: ruinous beside another program, and slow alone if they never do. A short
+    # spin is good in both cases (docs/log.md has the figures). It is read when torch is loaded, which is later.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(_guarded(lambda: app(standalone_mode=False)))
