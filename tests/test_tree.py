@@ -83,3 +83,12 @@ def test_public_names_are_there() -> None:
         ).strip()
         == "True"
     )
+
+
+def test_evaluate_is_a_function_before_and_after_its_package_is_imported() -> None:
+    code = (
+        "import mezzotint, mezzotint.evaluate.knn\ntry: mezzotint.evaluate('nowhere')\nexcept ValueError as e: print(e)"
+    )
+    assert "nowhere" in run(code) and "encoder.json" in run(code)
+    code = "from mezzotint import evaluate\ntry: evaluate('nowhere')\nexcept ValueError as e: print(e)"
+    assert "encoder.json" in run(code)

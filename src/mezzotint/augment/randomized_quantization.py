@@ -61,7 +61,7 @@ def randomized_quantize(
         reproduction: `random` draws the number that stands for a bin uniformly in it, `middle` takes its midpoint.
         p: probability that a sample is quantized; the others come back as they are.
         gradient: of quantized numbers: `none`, or `ste`, unchanged (straight-through), for learned embeddings. Numbers
-            left as they were always pass theirs.
+            that `p` or `mask` left out always pass theirs.
         mask: bool, of the rank of `x` and broadcastable to it: true where a number is real. The others (padding) do not
             count for the range and come back as they are.
         generator: source of the draws; the default is torch's own for the device of `x`.
