@@ -1,0 +1,26 @@
+"""Run every benchmark and write its table to `benchmarks/results/`: `make bench`. Leave the machine alone meanwhile."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SCRIPTS = ("startup", "randomized_quantization", "views", "pretraining", "linear_probe", "sigreg", "demo")
+
+
+def main() -> None:
+    failed = []
+    for name in SCRIPTS:
+        print(f"benchmarks/{name}.py …", flush=True)
+        done = subprocess.run([sys.executable, HERE / f"{name}.py"], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            (HERE / "results" / f"{name}.md").write_text(done.stdout, encoding="utf-8")
+        else:
+            failed.append(name)
+            print(done.stderr[-1000:], file=sys.stderr)
+    if failed:
+        sys.exit(f"these failed, and their old results stand: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
