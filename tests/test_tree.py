@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "mezzotint"
 ORDER = [
-    "_version", "component", "seeding", "types", "signatures", "schema", "dist", "quant", "codebooks", "augment",
-    "data", "encoders", "methods", "optim", "evaluate", "train", "transfer", "study", "export", "report", "cli",
+    "_version", "files", "component", "seeding", "types", "signatures", "schema", "dist", "quant", "codebooks",
+    "augment", "data", "encoders", "methods", "optim", "evaluate", "train", "transfer", "study", "export", "report", "cli",
     "__main__",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))

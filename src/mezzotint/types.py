@@ -98,16 +98,6 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Codes:
-    """What a codebook returns. `indices` are integers, channels last; `usage` is a fraction per book."""
-
-    quantized: Tensor
-    indices: Tensor
-    loss: Tensor
-    usage: Tensor
-
-
-@dataclass(frozen=True)
 class Features:
     """Frozen features of samples: float32 `[N, D]` and, when there are labels, int64 `[N]`."""
 

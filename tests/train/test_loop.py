@@ -1,5 +1,6 @@
 """Runs, whole: what they leave behind, that they resume bit for bit, and what stops them."""
 
+import datetime
 import hashlib
 import json
 import os
@@ -18,11 +19,13 @@ from tiny import METHODS, config
 from mezzotint import load_encoder
 from mezzotint.data.source import InMemory
 from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.train.faults import POINTS, point
 from mezzotint.train.guard import Interrupted, NotFinite
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.train.recipe import Recipe
 from mezzotint.train.rundir import RunDirectoryInUse
+from mezzotint.train.runs import embed
 
 
 def recipe(method: str = "simclr", **run: Any) -> Recipe:
@@ -171,10 +174,7 @@ def test_other_data_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.Monkey
         pretrain(other, tmp_path / "run", resume=True, progress="quiet")
 
 
-KILLS = [
-    "checkpoint.begin", "checkpoint.after_model", "checkpoint.after_optimizer", "checkpoint.after_state",
-    "checkpoint.after_manifest", "checkpoint.before_rename", "checkpoint.after_rename", "checkpoint.after_retention",
-]  # fmt: skip
+KILLS = [name for name in POINTS if name.startswith("checkpoint.")]
 
 SCRIPT = """
 import sys, json
@@ -268,3 +268,29 @@ def test_a_disk_too_small_is_refused_before_the_first_step(tmp_path: Path, monke
     with pytest.raises(OSError, match="0 MB are free at .*; 2 checkpoints and the one being written need"):
         pretrain(recipe(), tmp_path / "run", progress="quiet")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_started_is_when_it_started(tmp_path: Path) -> None:
+    made = recipe()
+    trainer_began = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    out = pretrain(made, tmp_path / "run", progress="quiet")
+    noted = json.loads((out / "environment.json").read_text())
+    started = datetime.datetime.fromisoformat(noted["started"])
+    first_write = datetime.datetime.fromtimestamp((out / "recipe.yaml").stat().st_mtime, datetime.UTC)
+    assert trainer_began <= started <= first_write
+    assert json.loads((out / "encoder" / "encoder.json").read_text())["made_by"]["started"] == noted["started"]
+
+
+def test_embedding_reads_each_sample_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = recipe()
+    reads: list[int] = []
+    read = made.data.read
+    monkeypatch.setattr(made.data, "read", lambda index: (reads.append(index), read(index))[1])  # type: ignore[func-returns-value]
+    embed(made.encoder, made.data, tmp_path / "f.npz")
+    assert sorted(reads) == list(range(1797))
+
+
+def test_an_unknown_fault_point_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEZZOTINT_FAULT", "checkpoint.after_modle:step=1:kill")
+    with pytest.raises(ValueError, match="got the point 'checkpoint.after_modle'"):
+        point("checkpoint.after_model", 1)

@@ -1,6 +1,6 @@
 """The contract of a data source, and what it may say beyond the contract."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -101,8 +101,3 @@ class Credited(Protocol):
     """A source whose samples are other people's work, who are to be named wherever the samples are shown."""
 
     credit: str
-
-
-def as_arrays(labels: Mapping[str, Sequence[int]]) -> dict[str, Index]:
-    """Label lists as int64 arrays."""
-    return {name: np.asarray(values, dtype=np.int64) for name, values in labels.items()}

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from mezzotint._version import __version__
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.files import replacing, write_json
 from mezzotint.schema import construct, resolve
 from mezzotint.types import Input
 
@@ -34,18 +35,18 @@ def save_encoder(encoder: Encoder, path: str | Path, made_by: Mapping[str, Any] 
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "encoder.safetensors"
-    save_file({name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}, weights)
+    with replacing(weights) as temporary:
+        save_file({name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}, temporary)
     description = {
         "format": 1,
         "mezzotint": __version__,
         "encoder": {k: v for k, v in encoder.config.items() if k != "pretrained_path"},  # its weights are replaced
         "dim": encoder.dim,
-        "input": dataclasses.asdict(encoder.input) | {"values": "uint8 / 255, then (x − mean) / std"},
+        "input": dataclasses.asdict(encoder.input) | {"values": "uint8 / 255, then (x - mean) / std"},
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "made_by": dict(made_by or {}),
     }
-    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    (folder / "encoder.json").write_text(text, encoding="utf-8")
+    write_json(folder / "encoder.json", description)
     return folder
 
 

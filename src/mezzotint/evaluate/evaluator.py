@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 from mezzotint.component import Component
 from mezzotint.types import Features
@@ -32,14 +32,6 @@ class Row:
     compute: str
     seed: int
     protocol: str
-
-
-class Evaluator(Protocol):
-    """Measures frozen features."""
-
-    def run(self, train: Features, test: Features) -> Iterator[Row]:
-        """Yield a row a figure; `metric` is the bare measure (`"top1"`), the caller puts the task before it."""
-        ...
 
 
 class Probe(Component, ABC):

@@ -6,7 +6,6 @@ never sees half of one.
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from mezzotint.evaluate.evaluator import Row
 from mezzotint.evaluate.intervals import interval
+from mezzotint.files import write_json
 from mezzotint.types import Unreadable
 
 _EVALUATION, _BASELINES = "evaluation.json", "baselines.json"
@@ -45,10 +45,10 @@ class Baselines:
 
 def write_evaluation(folder: str | Path, evaluation: Evaluation, beside: Baselines | None = None) -> None:
     """Write a run's figures, and those of its baselines when they were measured."""
-    _write(Path(folder) / _EVALUATION, [_plain(row) for row in evaluation.rows])
+    write_json(Path(folder) / _EVALUATION, [_plain(row) for row in evaluation.rows])
     if beside is not None:
         parts = {"raw": beside.raw, "untrained": beside.untrained}
-        _write(Path(folder) / _BASELINES, {name: [_plain(row) for row in rows] for name, rows in parts.items()})
+        write_json(Path(folder) / _BASELINES, {name: [_plain(row) for row in rows] for name, rows in parts.items()})
 
 
 def read_evaluation(folder: str | Path) -> list[Row]:
@@ -111,12 +111,3 @@ def _row(entry: dict[str, Any], path: Path) -> Row:
         )
     value = math.nan if entry["value"] is None else float(entry["value"])
     return Row(**(entry | {"value": value}))
-
-
-def _write(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import base64
 import functools
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import jinja2
 
 from mezzotint._version import __version__
+from mezzotint.files import replacing
 
 PALETTE = (
     ("#bf3f2a", "#f0806a"),
@@ -71,7 +71,6 @@ def write_page(out: Path, page: str) -> Path:
     File names that are not text (lone surrogates) are written as `\udc80`: nothing else could show them.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_bytes(page.encode("utf-8", errors="backslashreplace"))
-    os.replace(temporary, out)
+    with replacing(out) as temporary:
+        temporary.write_bytes(page.encode("utf-8", errors="backslashreplace"))
     return out

@@ -33,6 +33,8 @@ def point(name: str, step: int) -> bool:
     if not plan:
         return False
     where, at, action = plan.split(":")
+    if where not in POINTS:
+        raise ValueError(f"MEZZOTINT_FAULT: got the point {where!r}; allowed: {', '.join(POINTS)}")
     if where != name or int(at.removeprefix("step=")) != step:
         return False
     if action == "kill":

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from mezzotint.files import write_text
+
 
 class Tracker(Protocol):
     """A place that metrics go to besides the file."""
@@ -114,7 +116,7 @@ class RunLog:
     ) -> None:
         self.path = out / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] <= resumed_at]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.trackers: list[Tracker] = [_TRACKERS[name](out, out.name, config) for name in trackers]
         self.file: TextIO = self.path.open("a", encoding="utf-8")
         self.bar = bar

@@ -22,6 +22,7 @@ from mezzotint import dist
 from mezzotint.data.loader import BatchPlan, TooManyUnreadable, batches
 from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.saving import save_encoder
+from mezzotint.files import write_json, write_text
 from mezzotint.schema import RecipeError
 from mezzotint.train import faults
 from mezzotint.train.checkpoint import CheckpointStore
@@ -29,7 +30,7 @@ from mezzotint.train.guard import Interrupted, StepGuard, StopFlag, catch_signal
 from mezzotint.train.log import Meter, Progress, RunLog
 from mezzotint.train.online import OnlineKNN
 from mezzotint.train.recipe import Recipe
-from mezzotint.train.rundir import default_directory, environment, locked, prepare, refuse_if_too_small, write_json
+from mezzotint.train.rundir import default_directory, environment, locked, prepare, refuse_if_too_small
 from mezzotint.train.state import RunState
 from mezzotint.types import Batch, Views
 
@@ -101,6 +102,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "fp16")
         self.state = RunState(self.method, self.optimizer, self.scaler, recipe.data, StepGuard(self.run.guard.patience))
         self.online = OnlineKNN(recipe.data) if self.run.log.knn_epochs else None
+        self.environment = environment(device.type)
         self.entrance: nn.Module = self.method
         if dist.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -184,7 +186,7 @@ class Trainer:
         if dist.is_main():
             self.store.sweep()
             refuse_if_too_small(out, self.state.bytes(), self.store.keep)
-            (out / "recipe.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
+            write_text(out / "recipe.yaml", self.recipe.to_yaml())
             write_json(out / "environment.json", self._environment(start))
         log = RunLog(out, self.recipe.config(), self.run.log.trackers, start, bar) if dist.is_main() else None
         began = time.monotonic()
@@ -196,7 +198,7 @@ class Trainer:
             bar.close()
         self.state.seconds += time.monotonic() - began
         if dist.is_main():
-            made_by = {"recipe": self.recipe.config(), "steps": self.total, **environment(self.device.type)}
+            made_by = {"recipe": self.recipe.config(), "steps": self.total, **self.environment}
             save_encoder(self.recipe.encoder, out / "encoder", made_by)
             write_json(out / "environment.json", self._environment(self.total))
 
@@ -265,7 +267,7 @@ class Trainer:
     def _environment(self, steps: int) -> dict[str, Any]:
         count = sum(p.numel() for p in self.recipe.encoder.parameters())
         return {
-            **environment(self.device.type), "processes": dist.world_size(), "precision": self.run.compute.precision,
+            **self.environment, "processes": dist.world_size(), "precision": self.run.compute.precision,
             "parameters": count, "samples": len(self.recipe.data), "steps": steps,
             "seconds": round(self.state.seconds, 2),
             "skipped_steps": self.state.guard.skipped, "unreadable": self.state.bad,

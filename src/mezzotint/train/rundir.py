@@ -1,7 +1,6 @@
 """The directory of a run: who may write to it, and what it says about where it was made."""
 
 import datetime
-import json
 import os
 import platform
 import shlex
@@ -133,10 +132,3 @@ def _cpu_name() -> str:
     except OSError:
         return platform.processor() or "unknown"
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -12,8 +12,9 @@ from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluate.features import extract_readable
 from mezzotint.evaluate.results import Evaluation, write_evaluation
 from mezzotint.evaluate.suite import baselines, evaluate_encoder
+from mezzotint.files import replacing
 from mezzotint.train.recipe import Recipe
-from mezzotint.types import Unreadable
+from mezzotint.types import Sample, Unreadable
 
 
 def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
@@ -57,18 +58,34 @@ def embed(encoder: Encoder, source: Source, out: str | Path) -> tuple[int, int, 
     path = Path(out)
     if path.suffix not in (".npz", ".parquet"):
         raise ValueError(f"got --out {path.name!r}; allowed is a name that ends in .npz or .parquet")
-    found = extract_readable(encoder, source)
-    described = [source.read(index) for index in found.indices.tolist()]
-    ids = [sample["id"] for sample in described]
-    labels = [-1 if sample["label"] is None else int(sample["label"]) for sample in described]
-    features = found.x
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
-    if path.suffix == ".npz":
-        np.savez(temporary, features=features.numpy(), ids=np.array(ids), labels=np.array(labels))
-    else:
-        _parquet(temporary, ids, labels, features.numpy())
-    temporary.replace(path)
-    return features.shape[0], features.shape[1], found.bad
+    noting = _Noting(source)
+    found = extract_readable(encoder, noting)
+    ids, labels = zip(*(noting.notes[index] for index in found.indices.tolist()), strict=True)
+    with replacing(path) as temporary:
+        if path.suffix == ".npz":
+            np.savez(temporary, features=found.x.numpy(), ids=np.array(ids), labels=np.array(labels))
+        else:
+            _parquet(temporary, list(ids), list(labels), found.x.numpy())
+    return found.x.shape[0], found.x.shape[1], found.bad
+
+
+class _Noting:
+    """A source that remembers each sample's id and label as it is read, so that nothing is read twice."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.input, self.config = source, source.input, source.config
+        self.notes: dict[int, tuple[str, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> Sample:
+        sample = self.source.read(index)
+        self.notes[index] = (sample["id"], -1 if sample["label"] is None else int(sample["label"]))
+        return sample
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
 
 
 def _parquet(path: Path, ids: list[str], labels: list[int], features: Any) -> None:
