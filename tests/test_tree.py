@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "mezzotint"
-ORDER = [
+ORDER = [  # what stands later may import what stands earlier
     "_version", "files", "component", "seeding", "types", "signatures", "schema", "dist", "quant", "codebooks",
     "augment", "data", "encoders", "methods", "optim", "evaluate", "train", "transfer", "study", "export", "report", "cli",
     "__main__",
