@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "mezzotint"
-ORDER = [  # what stands later may import what stands earlier
+ORDER = [
     "_version", "files", "component", "seeding", "types", "signatures", "schema", "dist", "quant", "codebooks",
-    "augment", "data", "encoders", "methods", "optim", "evaluate", "train", "transfer", "study", "export", "report", "cli",
-    "__main__",
+    "augment", "data", "encoders", "methods", "optim", "evaluate", "train", "transfer", "study", "export", "report",
+    "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 
