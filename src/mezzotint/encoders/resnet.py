@@ -9,7 +9,6 @@ branch's last BatchNorm may start at zero.
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from mezzotint.component import factory
@@ -32,8 +31,10 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = _conv(inputs, planes, 3, stride)
         self.bn1 = nn.BatchNorm2d(planes)
+        self.act1 = nn.ReLU()
         self.conv2 = _conv(planes, planes, 3)
         self.bn2 = nn.BatchNorm2d(planes)
+        self.act2 = nn.ReLU()
         self.downsample = _shortcut(inputs, planes, stride)
 
     @property
@@ -43,9 +44,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inputs, H, W]` → `[B, planes, H / stride, W / stride]`."""
-        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.act1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return torch.relu(out + self.downsample(x))
+        return self.act2(out + self.downsample(x))  # type: ignore[no-any-return]
 
 
 class Bottleneck(nn.Module):
@@ -57,10 +58,13 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.conv1 = _conv(inputs, planes, 1)
         self.bn1 = nn.BatchNorm2d(planes)
+        self.act1 = nn.ReLU()
         self.conv2 = _conv(planes, planes, 3, stride)
         self.bn2 = nn.BatchNorm2d(planes)
+        self.act2 = nn.ReLU()
         self.conv3 = _conv(planes, planes * 4, 1)
         self.bn3 = nn.BatchNorm2d(planes * 4)
+        self.act3 = nn.ReLU()
         self.downsample = _shortcut(inputs, planes * 4, stride)
 
     @property
@@ -70,10 +74,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inputs, H, W]` → `[B, 4 · planes, H / stride, W / stride]`."""
-        out = torch.relu(self.bn1(self.conv1(x)))
-        out = torch.relu(self.bn2(self.conv2(out)))
+        out = self.act1(self.bn1(self.conv1(x)))
+        out = self.act2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return torch.relu(out + self.downsample(x))
+        return self.act3(out + self.downsample(x))  # type: ignore[no-any-return]
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -110,6 +114,7 @@ class ResNet(Encoder):
         kernel, stride, padding = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "patch": (4, 4, 0)}[stem]
         self.conv1 = nn.Conv2d(input.shape[0], width, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
+        self.act1 = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
         inputs = width
         for stage, depth in enumerate(depths):
@@ -132,7 +137,7 @@ class ResNet(Encoder):
 
     def feature_map(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` → `[B, dim, H', W']`, before the average."""
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         for stage in range(self.num_stages):
             x = self.get_submodule(f"layer{stage + 1}")(x)
         return x

@@ -1,0 +1,202 @@
+"""Quantizers as modules: what sits on a weight or on an activation and simulates low bits.
+
+A quantizer is off, observes, or quantizes. Its width is a tensor, so that changing it every step neither waits for the
+device nor recompiles; its range is stored beside the weights it belongs to, which are never copied.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mezzotint.component import Component
+from mezzotint.quant.grid import Grid, Scheme, make_grid
+from mezzotint.quant.observers import MinMax, Observer
+
+Mode = Literal["off", "observe", "quantize"]
+Granularity = Literal["tensor", "channel", "group"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which values share a range.
+
+    Attributes:
+        granularity: one range for the tensor, for each channel, or for each `group` values of a channel.
+        axis: of the channels: 0 of a weight, 1 of the activations of a convolution, −1 of those of a linear.
+        group: values in one group, in the order of memory; the last group of a channel may have fewer.
+    """
+
+    granularity: Granularity = "tensor"
+    axis: int = 0
+    group: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.granularity == "group") != (self.group > 0):
+            raise ValueError(
+                f"got granularity {self.granularity!r} with group={self.group}; allowed is a group size of at least 1 "
+                "with granularity 'group', and 0 with the others"
+            )
+
+    def rows(self, x: Tensor) -> Tensor:
+        """One row a range: `[R, N]`; not a copy where the order in memory allows."""
+        if self.granularity == "tensor":
+            if x.ndim == 4 and not x.is_contiguous():
+                x = x.permute(0, 2, 3, 1)  # the order of channels_last; a range does not care which
+            return x.reshape(1, -1)
+        rows = x.movedim(self.axis, 0).flatten(1)
+        if self.granularity == "group":
+            spare = -rows.shape[1] % self.group
+            rows = nn.functional.pad(rows, (0, spare), mode="constant").reshape(-1, self.group)
+        return rows
+
+    def unrows(self, rows: Tensor, shape: torch.Size) -> Tensor:
+        """Undo `rows` for a tensor of that shape."""
+        if self.granularity == "tensor":
+            return rows.reshape(shape)
+        moved = torch.Size([shape[self.axis], *(s for i, s in enumerate(shape) if i != self.axis % len(shape))])
+        if self.granularity == "group":
+            rows = rows.reshape(shape[self.axis], -1)[:, : moved[1:].numel()]
+        return rows.reshape(moved).movedim(0, self.axis)
+
+    def quantize(self, x: Tensor, grid: Grid) -> Tensor:
+        """Put every value on the grid of its row, without moving values where the grid can be broadcast instead."""
+        if self.granularity == "group":
+            return self.unrows(grid.quantize(self.rows(x)), x.shape)
+        if self.granularity == "channel":
+            shape = [1] * x.ndim
+            shape[self.axis] = -1
+            zero = None if grid.zero_point is None else grid.zero_point.reshape(shape)
+            grid = Grid(grid.scale.reshape(shape), zero, grid.low, grid.high, grid.divide)
+        return grid.quantize(x)
+
+
+class Quantizer(nn.Module, Component):
+    """What all quantizers share: mode, width, range.
+
+    Args:
+        layout: which values share a range.
+        scheme: of the grid.
+        observer: that chooses the range.
+        fixed_bits: width that `quant.bits` does not change; `None` follows it.
+
+    Attributes:
+        mode: `"off"`, `"observe"` or `"quantize"`.
+        low: least value of the range, `[R, 1]`, stored with the weights; NaN before calibration.
+        high: greatest value.
+        bits: width, a float32 tensor without dimensions.
+    """
+
+    low: Tensor
+    high: Tensor
+    bits: Tensor
+
+    def __init__(
+        self, layout: Layout, scheme: Scheme, observer: Observer | None = None, *, fixed_bits: int | None = None
+    ) -> None:
+        super().__init__()
+        self.layout, self.scheme, self.fixed_bits = layout, scheme, fixed_bits
+        self.observer = observer if observer is not None else MinMax()
+        self.mode: Mode = "off"
+        stored = self.keeps_range
+        self.register_buffer("low", torch.full((1, 1), torch.nan), persistent=stored)
+        self.register_buffer("high", torch.full((1, 1), torch.nan), persistent=stored)
+        self.register_buffer("bits", torch.tensor(float(fixed_bits or 8)), persistent=False)
+        self.calibrated = False
+
+    @property
+    def keeps_range(self) -> bool:
+        """Whether the range is state, and not a function of the weight."""
+        return True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the shape and type of `x`."""
+        if self.mode == "off":
+            return x
+        if self.mode == "observe":
+            self.observer.update(self.layout.rows(x.detach().float()))
+            return x
+        return self.quantize(x.float()).to(x.dtype)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Float32 values on the grid."""
+        return self.layout.quantize(x, self.grid())
+
+    def grid(self) -> Grid:
+        """Over the stored range, at the present width."""
+        return make_grid(self.scheme, self.low, self.high, self.bits)
+
+    def set_bits(self, bits: int | Tensor) -> None:
+        """Change the width, unless it is fixed, and what depends on it."""
+        if self.fixed_bits is None:
+            self.bits = torch.as_tensor(bits, dtype=torch.float32, device=self.bits.device)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take the range anew from what the observer has collected; without that, the stored range stands."""
+        if self.observer.seen:
+            with torch.no_grad():
+                self.low, self.high = self.observer.range(self.scheme, self.bits)
+            self.calibrated = True
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("low", "high"):  # the number of ranges is that of the file
+            if f"{prefix}{name}" in state:
+                setattr(self, name, torch.empty_like(state[f"{prefix}{name}"], device=self.low.device))
+        super()._load_from_state_dict(state, prefix, *args)
+        self.calibrated = bool(self.low.isfinite().all() and self.high.isfinite().all())
+
+
+class ActivationQuantizer(Quantizer):
+    """A uniform grid over activations: by default SSQL's, one asymmetric range for the tensor."""
+
+    def __init__(
+        self,
+        layout: Layout | None = None,
+        scheme: Scheme = "ssql_asymmetric",
+        observer: Observer | None = None,
+        *,
+        fixed_bits: int | None = None,
+    ) -> None:
+        super().__init__(layout or Layout(), scheme, observer, fixed_bits=fixed_bits)
+
+
+class WeightQuantizer(Quantizer):
+    """A uniform grid over a weight: by default SSQL's, symmetric with one range for each output channel.
+
+    With a live observer the range follows the weight at every step and is part of the gradient: the largest weight of
+    a channel also learns through the scale. With any other it is taken when the width is set.
+    """
+
+    def __init__(
+        self,
+        layout: Layout | None = None,
+        scheme: Scheme = "ssql_symmetric",
+        observer: Observer | None = None,
+        *,
+        fixed_bits: int | None = None,
+    ) -> None:
+        super().__init__(layout or Layout("channel"), scheme, observer, fixed_bits=fixed_bits)
+
+    @property
+    def keeps_range(self) -> bool:
+        """Only where the observer does not follow the weight."""
+        return not self.observer.live
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """The weight on its grid."""
+        return self.layout.quantize(x, self.grid_of(x))
+
+    def grid_of(self, weight: Tensor) -> Grid:
+        """The grid at the present width over the weight's own range."""
+        if self.observer.live:
+            return make_grid(self.scheme, *MinMax.of(self.layout.rows(weight)), self.bits)
+        return self.grid()
+
+    def fit(self, weight: Tensor) -> None:
+        """Choose the range from the weight, for the present width; called when the width is set."""
+        if not self.observer.live:
+            self.observer.reset()
+            self.observer.update(self.layout.rows(weight.detach().float()))
+            self.refresh()
