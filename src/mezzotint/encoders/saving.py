@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from mezzotint._version import __version__
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.files import replacing, write_json
+from mezzotint.quant.layers import make_encoder_quantizable
 from mezzotint.schema import construct, resolve
 from mezzotint.types import Input
 
@@ -41,6 +42,7 @@ def save_encoder(encoder: Encoder, path: str | Path, made_by: Mapping[str, Any] 
         "format": 1,
         "mezzotint": __version__,
         "encoder": {k: v for k, v in encoder.config.items() if k != "pretrained_path"},  # its weights are replaced
+        "quantization": getattr(encoder, "quantization", None),
         "dim": encoder.dim,
         "input": dataclasses.asdict(encoder.input) | {"values": "uint8 / 255, then (x - mean) / std"},
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
@@ -83,6 +85,8 @@ def load_encoder(path: str | Path) -> Encoder:
     stated = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
     config = resolve(description["encoder"], "Encoder", "encoder")
     encoder: Encoder = construct(config, "Encoder", {"Encoder": (Input(**stated),)})
+    if description.get("quantization") is not None:
+        make_encoder_quantizable(encoder, description["quantization"])
     try:
         encoder.load_state_dict(load_file(weights))
     except (RuntimeError, SafetensorError) as error:

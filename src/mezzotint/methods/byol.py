@@ -7,6 +7,7 @@ momentum that rises to 1 along half a cosine. Differs from the paper: a momentum
 other global view is then a target.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -15,9 +16,9 @@ from torch.nn.functional import cosine_similarity
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
-from mezzotint.methods.method import Method, cosine_momentum, momentum_copy, momentum_update
-from mezzotint.methods.siamese import collapse_signals, each_view, pairs, require_views, target_views
-from mezzotint.types import Step, Views
+from mezzotint.methods.method import cosine_momentum, momentum_copy, momentum_update
+from mezzotint.methods.siamese import Siamese, each_view, pairs, target_views
+from mezzotint.types import Views
 
 Reduction = Literal["sum", "mean"]
 MomentumSchedule = Literal["cosine", "constant"]
@@ -33,7 +34,7 @@ def squared_distance(p_BD: Tensor, t_BD: Tensor) -> Tensor:
     return 2.0 - 2.0 * cosine_similarity(p_BD.float(), t_BD.detach().float(), dim=1).mean()
 
 
-class BYOL(Method):
+class BYOL(Siamese):
     """Predict the momentum copy's projection of one view from another view.
 
     Args:
@@ -67,18 +68,22 @@ class BYOL(Method):
         self.target_encoder = momentum_copy(encoder)
         self.target_projector = momentum_copy(self.projector)
 
-    def forward(self, views: Views) -> Step:
-        """The loss over all (prediction, target) pairs; in [0, 8] for the sum over two views."""
-        require_views("BYOL", views)
+    def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
+        """Projections, and predictions from them."""
         zs = each_view(self.projector, each_view(self.encoder, views.x))
-        ps = each_view(self.predictor, zs)
+        return zs, each_view(self.predictor, zs)
+
+    @torch.no_grad()
+    def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
+        """What the momentum copy says of the global views."""
         places = target_views(views)
-        with torch.no_grad():
-            seen = each_view(self.target_encoder, [views.x[place] for place in places])
-            ts = dict(zip(places, each_view(self.target_projector, seen), strict=True))
+        seen = each_view(self.target_encoder, [views.x[place] for place in places])
+        return dict(zip(places, each_view(self.target_projector, seen), strict=True))
+
+    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss over all (prediction, target) pairs; in [0, 8] for the sum over two views."""
         terms = torch.stack([squared_distance(ps[p], ts[t]) for p, t in pairs(views)])
-        loss = terms.sum() if self.reduction == "sum" else terms.mean()
-        return Step(loss, collapse_signals(zs))
+        return terms.sum() if self.reduction == "sum" else terms.mean(), {}
 
     def after_step(self, progress: float) -> None:
         """Move the target network towards the trained one."""

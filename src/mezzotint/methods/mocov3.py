@@ -6,6 +6,7 @@ from the authors' code in order only: the momentum copy is updated after the opt
 forward, which gives the same sequence of weights.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -15,9 +16,9 @@ from torch.nn.functional import cross_entropy, normalize
 from mezzotint import dist
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
-from mezzotint.methods.method import Method, cosine_momentum, momentum_copy, momentum_update
-from mezzotint.methods.siamese import collapse_signals, each_view, require_views
-from mezzotint.types import Step, Views
+from mezzotint.methods.method import cosine_momentum, momentum_copy, momentum_update
+from mezzotint.methods.siamese import Siamese, each_view
+from mezzotint.types import Views
 
 Head = Literal["resnet", "vit"]
 
@@ -44,7 +45,7 @@ def contrast(q_BD: Tensor, k_BD: Tensor, temperature: float) -> tuple[Tensor, Te
         return cross_entropy(logits, own) * (2.0 * temperature), accuracy
 
 
-class MoCoV3(Method):
+class MoCoV3(Siamese):
     """Contrast each view's prediction with the momentum copy's keys of the other view.
 
     Args:
@@ -92,17 +93,21 @@ class MoCoV3(Method):
         self.key_encoder = momentum_copy(encoder)
         self.key_projector = momentum_copy(self.projector)
 
-    def forward(self, views: Views) -> Step:
-        """The sum of the losses of both directions."""
-        require_views("MoCoV3", views, self.num_views)
+    def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
+        """Projections, and the queries made from them."""
         zs = each_view(self.projector, each_view(self.encoder, views.x))
-        q1, q2 = each_view(self.predictor, zs)
-        with torch.no_grad():
-            k1, k2 = each_view(self.key_projector, each_view(self.key_encoder, views.x))
-        loss12, accuracy12 = contrast(q1, k2, self.temperature)
-        loss21, accuracy21 = contrast(q2, k1, self.temperature)
-        logs = {"accuracy": (accuracy12 + accuracy21) / 2, **collapse_signals(zs)}
-        return Step(loss12 + loss21, logs)
+        return zs, each_view(self.predictor, zs)
+
+    @torch.no_grad()
+    def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
+        """The keys: what the momentum copy says of each view."""
+        return dict(enumerate(each_view(self.key_projector, each_view(self.key_encoder, views.x))))
+
+    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the losses of both directions."""
+        loss12, accuracy12 = contrast(ps[0], ts[1], self.temperature)
+        loss21, accuracy21 = contrast(ps[1], ts[0], self.temperature)
+        return loss12 + loss21, {"accuracy": (accuracy12 + accuracy21) / 2}
 
     def after_step(self, progress: float) -> None:
         """Move the momentum copy towards the trained network."""

@@ -5,12 +5,52 @@ statistics of its own, as SimSiam, BYOL and MoCo v3 do; `one_pass` puts all view
 SimCLR and LeJEPA do. Without BatchNorm the two agree.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mezzotint.types import Views
+from mezzotint.methods.method import Method
+from mezzotint.types import Step, Views
+
+
+class Siamese(Method, ABC):
+    """A method that compares what the trained branch predicts of some views with what is said of others.
+
+    The three parts stand apart so that a wrapper (SSQL) can run the trained branch twice and compare both times with
+    the same targets.
+
+    Attributes:
+        own_targets: whether the targets are projections of the trained branch itself, and not of a momentum copy.
+    """
+
+    own_targets: ClassVar[bool] = False
+
+    @abstractmethod
+    def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
+        """The trained branch: projections and predictions of each view, `[B, D]`; the same where nothing predicts."""
+
+    @abstractmethod
+    def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
+        """What is to be predicted, by the place of its view.
+
+        Args:
+            views: all of them.
+            zs: projections of the trained branch.
+        """
+
+    @abstractmethod
+    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of predictions against targets, and scalars worth logging."""
+
+    def forward(self, views: Views) -> Step:
+        """The loss on these views."""
+        require_views(type(self).__name__, views, self.num_views)
+        zs, ps = self.online(views)
+        loss, logs = self.compare(ps, self.targets(views, zs), views)
+        return Step(loss, {**logs, **collapse_signals(zs)})
 
 
 def each_view(module: nn.Module, xs: Sequence[Tensor]) -> list[Tensor]:

@@ -5,6 +5,7 @@ the authors' code. Differs from the paper: the BatchNorm that ends the head has 
 0.2 by default; more than two views are taken, each pair of which is a positive.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -14,12 +15,11 @@ from torch.nn.functional import normalize
 from mezzotint import dist
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
-from mezzotint.methods.method import Method
-from mezzotint.methods.siamese import collapse_signals, one_pass, require_views
-from mezzotint.types import Step, Views
+from mezzotint.methods.siamese import Siamese, one_pass
+from mezzotint.types import Views
 
 
-def nt_xent(z_VBD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def nt_xent(z_VBD: Tensor, temperature: float, others_VBD: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Normalised temperature-scaled cross-entropy over all views of the global batch.
 
     Each of the `V · B` projections of this rank is an anchor. Its candidates are all other projections of all ranks;
@@ -29,6 +29,8 @@ def nt_xent(z_VBD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     Args:
         z_VBD: projections of V views, `[V, B, D]`, not normalised.
         temperature: of the softmax.
+        others_VBD: the candidates, where they are not the anchors themselves: another network's projections of the
+            same views, of which an anchor's own is left out all the same.
 
     Returns:
         The loss, and the share of anchors whose nearest candidate is a positive (no gradient).
@@ -42,14 +44,15 @@ def nt_xent(z_VBD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         # A sample's other views are batch, 2 · batch, … rows further, wrapping round.
         shifts = torch.arange(1, views, device=z.device) * batch
         positives = (rows.unsqueeze(1) + shifts) % anchors + dist.rank() * anchors
-        logits = z @ dist.gather(z).T / temperature
+        others = z if others_VBD is None else normalize(others_VBD.float().flatten(0, 1), dim=1)
+        logits = z @ dist.gather(others).T / temperature
         logits = logits.scatter(1, own.unsqueeze(1), float("-inf"))
         loss = logits.logsumexp(dim=1) - logits.gather(1, positives).mean(dim=1)
         hit = (logits.detach().argmax(dim=1, keepdim=True) == positives).any(dim=1)
         return loss.mean(), hit.float().mean()
 
 
-class SimCLR(Method):
+class SimCLR(Siamese):
     """Contrast the views of a sample with all other samples of the global batch.
 
     Args:
@@ -65,6 +68,7 @@ class SimCLR(Method):
         "its negatives are the other samples of the batch, and micro-batches would have fewer of them"
     )
     num_views: ClassVar[int] = 0
+    own_targets: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -87,10 +91,19 @@ class SimCLR(Method):
             last_norm=last_norm,
         )
 
-    def forward(self, views: Views) -> Step:
-        """The loss on two views or more, `[B, …]` each; sizes may differ."""
-        require_views("SimCLR", views)
+    def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
+        """Projections of two views or more, whose sizes may differ; nothing predicts."""
         features = one_pass(self.encoder, views.x)
-        z_VBD = self.projector(torch.cat(features)).unflatten(0, (len(features), -1))
-        loss, accuracy = nt_xent(z_VBD, self.temperature)
-        return Step(loss, {"accuracy": accuracy, **collapse_signals(z_VBD.unbind())})
+        zs = list(self.projector(torch.cat(features)).chunk(len(features)))
+        return zs, zs
+
+    def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
+        """The same projections; the loss has a gradient in both."""
+        return dict(enumerate(zs))
+
+    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cross-entropy of finding a sample's other views among all targets."""
+        own = all(p is ts[place] for place, p in enumerate(ps))
+        others = None if own else torch.stack([ts[place] for place in range(len(ps))])
+        loss, accuracy = nt_xent(torch.stack(list(ps)), self.temperature, others)
+        return loss, {"accuracy": accuracy}

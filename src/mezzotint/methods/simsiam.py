@@ -6,6 +6,7 @@ projector's last linear has no bias instead of a frozen one (the BatchNorm after
 are taken, and every other global view is then a target.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -14,9 +15,8 @@ from torch.nn.functional import cosine_similarity
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
-from mezzotint.methods.method import Method
-from mezzotint.methods.siamese import collapse_signals, each_view, pairs, require_views
-from mezzotint.types import Step, Views
+from mezzotint.methods.siamese import Siamese, each_view, pairs, target_views
+from mezzotint.types import Views
 
 
 def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
     return -cosine_similarity(p_BD.float(), z_BD.detach().float(), dim=1).mean()
 
 
-class SimSiam(Method):
+class SimSiam(Siamese):
     """Predict the projection of each view from that of the others.
 
     Args:
@@ -39,6 +39,7 @@ class SimSiam(Method):
     """
 
     num_views: ClassVar[int] = 0
+    own_targets: ClassVar[bool] = True
 
     def __init__(self, encoder: Encoder, *, dim: int = 2048, hidden_dim: int = 512) -> None:
         super().__init__(encoder)
@@ -46,10 +47,15 @@ class SimSiam(Method):
         self.projector = mlp([encoder.dim, width, width, dim], hidden_bias=False, last_bias=False, last_norm=True)
         self.predictor = mlp([dim, hidden_dim, dim], hidden_bias=False)
 
-    def forward(self, views: Views) -> Step:
-        """The mean of the loss over all (prediction, target) pairs (equation 2), in [−1, 1]."""
-        require_views("SimSiam", views)
+    def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
+        """Projections, and predictions of them."""
         zs = each_view(self.projector, each_view(self.encoder, views.x))
-        ps = each_view(self.predictor, zs)
-        terms = [negative_cosine(ps[p], zs[t]) for p, t in pairs(views)]
-        return Step(torch.stack(terms).mean(), collapse_signals(zs))
+        return zs, each_view(self.predictor, zs)
+
+    def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
+        """The projections of the global views."""
+        return {place: zs[place] for place in target_views(views)}
+
+    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean of the loss over all (prediction, target) pairs (equation 2), in [−1, 1]."""
+        return torch.stack([negative_cosine(ps[p], ts[t]) for p, t in pairs(views)]).mean(), {}

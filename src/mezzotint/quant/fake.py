@@ -103,12 +103,16 @@ class Quantizer(nn.Module, Component):
         self.register_buffer("low", torch.full((1, 1), torch.nan), persistent=stored)
         self.register_buffer("high", torch.full((1, 1), torch.nan), persistent=stored)
         self.register_buffer("bits", torch.tensor(float(fixed_bits or 8)), persistent=False)
-        self.calibrated = False
 
     @property
     def keeps_range(self) -> bool:
         """Whether the range is state, and not a function of the weight."""
         return True
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether there is a range; waits for the device."""
+        return bool((self.low.isfinite() & self.high.isfinite()).all())
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape and type of `x`."""
@@ -138,14 +142,12 @@ class Quantizer(nn.Module, Component):
         if self.observer.seen:
             with torch.no_grad():
                 self.low, self.high = self.observer.range(self.scheme, self.bits)
-            self.calibrated = True
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("low", "high"):  # the number of ranges is that of the file
             if f"{prefix}{name}" in state:
                 setattr(self, name, torch.empty_like(state[f"{prefix}{name}"], device=self.low.device))
         super()._load_from_state_dict(state, prefix, *args)
-        self.calibrated = bool(self.low.isfinite().all() and self.high.isfinite().all())
 
 
 class ActivationQuantizer(Quantizer):

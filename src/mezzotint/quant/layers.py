@@ -188,3 +188,21 @@ def parameter_of(layer: Any) -> Tensor:
     """The float weight of a quantized layer."""
     parameter: Tensor = layer._parameters["weight"]
     return parameter
+
+
+def make_encoder_quantizable(encoder: Any, policy: str) -> None:
+    """`quantize_`, remembered in the encoder, so that it is saved and loaded as a quantizable one.
+
+    Args:
+        encoder: an `Encoder`; one that is quantizable by this policy already is left as it is.
+        policy: by name.
+
+    Raises:
+        ValueError: when it is quantizable by another policy.
+    """
+    found = getattr(encoder, "quantization", None)
+    if found is not None and found != policy:
+        raise ValueError(f"the encoder is quantizable by policy {found!r}; allowed is the same, got {policy!r}")
+    if found is None:
+        quantize_(encoder, policy)
+        encoder.quantization = policy

@@ -12,7 +12,10 @@ from mezzotint.quant.layers import activation_quantizers, parameter_of, weight_q
 
 
 def set_bits(encoder: nn.Module, weight: Bits, activation: Bits) -> None:
-    """Run at these widths until told otherwise; 32 is float. `bits` is the same as a context."""
+    """Run at these widths until told otherwise; 32 is float.
+
+    `bits` is the same as a context, and refuses a network that was never calibrated; this waits for no device.
+    """
     for side in (weight, activation):
         if not isinstance(side, Tensor) and side != 32 and not 1 <= side <= 8:
             raise ValueError(f"got {side} bits; allowed are 1 to 8, and 32 for float")
@@ -26,9 +29,6 @@ def set_bits(encoder: nn.Module, weight: Bits, activation: Bits) -> None:
         raise ValueError(f"{type(encoder).__name__} has no quantizers; call quantize_(encoder) first")
     for quantizer in activation_quantizers(encoder):
         _set(quantizer, activation)
-        if quantizer.mode == "quantize" and not quantizer.calibrated:
-            set_off(encoder)
-            raise ValueError("activations have no range yet; allowed is a calibrated network: call calibrate first")
 
 
 def _set(quantizer: Quantizer, width: Bits) -> None:
@@ -62,6 +62,12 @@ def stop_observing(encoder: nn.Module) -> None:
         quantizer.mode = "off"
 
 
+def forget_observed(encoder: nn.Module) -> None:
+    """Keep the ranges, and no longer what they were made from."""
+    for quantizer in activation_quantizers(encoder):
+        quantizer.observer.reset()
+
+
 @contextmanager
 def _restored(encoder: nn.Module) -> Iterator[None]:
     states = [(m, m.mode, m.bits) for m in encoder.modules() if isinstance(m, Quantizer)]
@@ -86,6 +92,9 @@ def bits(encoder: nn.Module, *, weight: Bits, activation: Bits) -> Iterator[nn.M
     """
     with _restored(encoder):
         set_bits(encoder, weight, activation)
+        for quantizer in activation_quantizers(encoder):
+            if quantizer.mode == "quantize" and not quantizer.calibrated:
+                raise ValueError("activations have no range yet; allowed is a calibrated network: call calibrate first")
         yield encoder
 
 
@@ -134,7 +143,6 @@ def _refuse_not_finite(encoder: nn.Module) -> None:
     for name, module in encoder.named_modules():
         if isinstance(module, Quantizer) and module.observer.seen and not isinstance(module, WeightQuantizer):
             if not (module.low.isfinite().all() and module.high.isfinite().all()):
-                module.calibrated = False
                 raise ValueError(
                     f"activations at {name} are not finite on the calibration data; allowed are finite values: "
                     "look at the weights and at the input's normalisation"
