@@ -64,7 +64,7 @@ class SynchronizedBatchNorm(_BatchNorm):
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
         """Move the running statistics; `var` is unbiased, as torch keeps it."""
-        if not self.training or self.running_mean is None or self.running_var is None:
+        if not (self.training and self.track_running_stats) or self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1

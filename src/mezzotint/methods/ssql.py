@@ -11,19 +11,19 @@ stays on its own, instead of its whole tensor, out of the grid; the gradient of 
 version of torch (`mezzotint.quant.ste`).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import Siamese, collapse_signals, require_views
 from mezzotint.quant.layers import make_encoder_quantizable, quantize_
 from mezzotint.quant.policy import Policy, PolicyName
-from mezzotint.quant.widths import forget_observed, set_bits, set_off, start_observing, stop_observing
+from mezzotint.quant.widths import Quantizers
 from mezzotint.seeding import Draws
 from mezzotint.types import Step, Views
 
@@ -79,14 +79,15 @@ class SSQL(Method):
                 "from a momentum copy; choose SimSiam or SimCLR, or leave both false"
             )
         self.base = base
+        self.batch_norm = batch_norm
         self.weight_bits, self.activation_bits, self.shared_bits = weight_bits, activation_bits, shared_bits
         self.float_loss, self.quantized_pairs, self.reverse = float_loss, quantized_pairs, reverse
-        self.batch_norm = batch_norm
         make_encoder_quantizable(encoder, policy)
         projector = getattr(base, "projector", None)
-        self._has_projector = isinstance(projector, nn.Module)
         if isinstance(projector, nn.Module):
             quantize_(projector, _PROJECTOR)
+        self._encoder = Quantizers.of(encoder)
+        self._projector = Quantizers.of(projector) if isinstance(projector, nn.Module) else None
 
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
@@ -96,13 +97,14 @@ class SSQL(Method):
     def forward(self, views: Views) -> Step:
         """The mean of the losses in float and at low bits."""
         require_views("SSQL", views, self.base.num_views)
-        start_observing(self.encoder)
+        weight, activation = self.draw_bits(views.draws)
+        frozen = self._norms() if self.batch_norm == "frozen" else []
+        self._encoder.start_observing()
         zs, ps = self.base.online(views)
-        stop_observing(self.encoder)
+        self._encoder.stop_observing()
         ts = self.base.targets(views, zs)
         loss, logs = self.base.compare(ps, ts, views)
-        weight, activation = self.draw_bits(views.draws)
-        zqs, pqs = self._low_bits(views, weight, activation)
+        zqs, pqs = self._low_bits(views, weight, activation, frozen)
         terms = [loss] if self.float_loss else []
         if self.reverse:
             tqs = {place: t.detach() for place, t in self.base.targets(views, zqs).items()}
@@ -117,6 +119,7 @@ class SSQL(Method):
         logs |= {"weight_bits": weight, "activation_bits": activation}
         return Step(torch.stack(terms).mean(), logs)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def draw_bits(self, draws: Draws) -> tuple[Tensor, Tensor]:
         """Widths of weights and activations for this step: functions of its key, equal on all ranks."""
         one = Draws(torch.zeros(1, dtype=torch.int64, device=draws.ids.device), draws.key)
@@ -126,38 +129,33 @@ class SSQL(Method):
             return weight, weight
         return weight, one.integers("ssql.activation_bits", low=a_low, high=a_high + 1).squeeze().float()
 
-    def _low_bits(self, views: Views, weight: Tensor, activation: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _norms(self) -> list[_BatchNorm]:
+        """The BatchNorms that keep running statistics; looked up late, as distributed training replaces them."""
+        return [m for m in self.base.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+    def _low_bits(
+        self, views: Views, weight: Tensor, activation: Tensor, frozen: Sequence[_BatchNorm]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """The trained branch on the grids of the present weights; the projector's weights have 8 bits."""
-        set_bits(self.encoder, weight, activation)
-        if self._has_projector:
-            set_bits(self.base.get_submodule("projector"), 8, 32)
-        with (
-            torch.set_grad_enabled(torch.is_grad_enabled() and not self.reverse),
-            _statistics(self.base, self.batch_norm),
-        ):
+        self._encoder.set_bits(weight, activation)
+        if self._projector is not None:
+            self._projector.set_bits(8, 32)
+        learning = torch.is_grad_enabled() and not self.reverse
+        for norm in frozen:
+            norm.track_running_stats = False
+        with torch.set_grad_enabled(learning):
             outputs = self.base.online(views)
-        set_off(self.base)
-        forget_observed(self.encoder)
+        for norm in frozen:
+            norm.track_running_stats = True
+        self._encoder.set_off()
+        if self._projector is not None:
+            self._projector.set_off()
+        self._encoder.forget_observed()
         return outputs
 
     def after_step(self, progress: float) -> None:
         """What the base does after a step."""
         self.base.after_step(progress)
-
-
-@contextmanager
-def _statistics(module: nn.Module, mode: BatchNormMode) -> Iterator[None]:
-    """Let a pass update running statistics, or not."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if mode == "shared":
-        norms = []
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
 
 
 @torch.no_grad()
