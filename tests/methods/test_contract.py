@@ -25,9 +25,9 @@ from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
 
 INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-SMALL = {"hidden_dim": 24, "dim": 16, "slices": 32}
+SMALL = {"hidden_dim": 24, "dim": 16, "slices": 32, "queue_size": 20}
 """Keywords that make a method small, where its constructor has them."""
-ASYMMETRIC: set[str] = set()
+ASYMMETRIC = {"MoCo"}
 """Methods whose loss depends on which view is first."""
 
 
@@ -114,6 +114,7 @@ def train(method: nn.Module, views: Sequence[Views], total: int = 10) -> list[fl
     losses = []
     for step, batch in enumerate(views):
         optimizer.zero_grad()
+        raw.before_step()
         loss = method(batch).loss
         loss.backward()
         losses.append(float(dist.mean(loss.detach())))
@@ -148,13 +149,14 @@ def test_logs_are_detached_scalars_and_name_the_collapse_signals(cls: type[Metho
 def test_a_constant_encoder_is_seen_as_collapsed(cls: type[Method]) -> None:
     method = build(cls)
     without_batch_norm(method)  # which would blow the last bits of equal rows up to variance 1
-    for parameter in method.encoder.parameters():
-        nn.init.constant_(parameter, 0.1)
+    for encoder in (module for module in method.modules() if isinstance(module, TinyEncoder)):
+        for parameter in encoder.parameters():
+            nn.init.constant_(parameter, 0.1)
     views = views_for(cls, 8)
     logs = method(replace(views, x=tuple(torch.ones_like(views.x[0]) for _ in views.x))).logs
     assert logs["feature_std"] < 1e-3 and logs["alignment"] > 0.999
     healthy = build(cls)(views).logs
-    assert 0.3 < healthy["feature_std"] < 1.05
+    assert 0.05 < healthy["feature_std"] < 1.05  # low where no BatchNorm spreads the projections
 
 
 @each_method
@@ -183,6 +185,7 @@ def test_runs_compiled_without_recompiling_for_each_step(cls: type[Method]) -> N
     compiled = torch.compile(method, backend="aot_eager")
     for step in range(3):
         views = views_for(cls, 4, step)
+        method.before_step()
         with torch._dynamo.config.patch(error_on_recompile=step > 0):
             found = compiled(views).loss
         found.backward()

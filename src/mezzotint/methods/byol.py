@@ -41,6 +41,8 @@ class BYOL(Siamese):
         encoder: to be trained.
         hidden_dim: width of the hidden layers of projector and predictor.
         dim: width of the projections.
+        layers: linears of the projector; SSQL's BYOL has 3.
+        last_norm: end the projector with a BatchNorm, as SSQL's BYOL does.
         momentum: of the target network at the start.
         momentum_schedule: `"cosine"` raises it to 1 over training, `"constant"` keeps it.
         reduction: over the (prediction, target) pairs. `"sum"` of both directions is the paper's, and grows with the
@@ -55,6 +57,8 @@ class BYOL(Siamese):
         *,
         hidden_dim: int = 4096,
         dim: int = 256,
+        layers: int = 2,
+        last_norm: bool = False,
         momentum: float = 0.99,
         momentum_schedule: MomentumSchedule = "cosine",
         reduction: Reduction = "sum",
@@ -63,7 +67,9 @@ class BYOL(Siamese):
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"momentum must lie in [0, 1], got {momentum}; 0.99 to 0.999 is usual")
         self.momentum, self.momentum_schedule, self.reduction = momentum, momentum_schedule, reduction
-        self.projector = mlp([encoder.dim, hidden_dim, dim])
+        self.projector = mlp(
+            [encoder.dim, *[hidden_dim] * (layers - 1), dim], last_bias=not last_norm, last_norm=last_norm
+        )
         self.predictor = mlp([dim, hidden_dim, dim])
         self.target_encoder = momentum_copy(encoder)
         self.target_projector = momentum_copy(self.projector)

@@ -37,6 +37,9 @@ class Method(nn.Module, Component):
         """The loss on these views."""
         raise TypeError(f"{type(self).__name__} has no forward")
 
+    def before_step(self) -> None:
+        """Called before a step's first micro-batch: forget what an abandoned step may have left."""
+
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step, with the share of training done (in (0, 1]): momentum, centring."""
 

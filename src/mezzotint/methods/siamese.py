@@ -49,8 +49,13 @@ class Siamese(Method, ABC):
         """The loss on these views."""
         require_views(type(self).__name__, views, self.num_views)
         zs, ps = self.online(views)
-        loss, logs = self.compare(ps, self.targets(views, zs), views)
-        return Step(loss, {**logs, **collapse_signals(zs)})
+        ts = self.targets(views, zs)
+        loss, logs = self.compare(ps, ts, views)
+        return Step(loss, {**logs, **self.signals(zs, ts)})
+
+    def signals(self, zs: Sequence[Tensor], ts: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """`collapse_signals` of the projections; where a single view is projected, its target is the other."""
+        return collapse_signals(zs if len(zs) > 1 else [*zs, *ts.values()])
 
 
 def each_view(module: nn.Module, xs: Sequence[Tensor]) -> list[Tensor]:

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.method import Method
-from mezzotint.methods.siamese import Siamese, collapse_signals, require_views
+from mezzotint.methods.siamese import Siamese, require_views
 from mezzotint.quant.layers import make_encoder_quantizable, quantize_
 from mezzotint.quant.policy import Policy, PolicyName
 from mezzotint.quant.widths import Quantizers
@@ -115,7 +115,12 @@ class SSQL(Method):
         if self.quantized_pairs:
             tqs = {place: t.detach() for place, t in self.base.targets(views, zqs).items()}
             terms.append(self.base.compare(pqs, tqs, views)[0])
-        logs |= {"float_loss": loss.detach(), "low_bits_loss": low.detach(), **_drift(zs, zqs), **collapse_signals(zs)}
+        logs |= {
+            "float_loss": loss.detach(),
+            "low_bits_loss": low.detach(),
+            **_drift(zs, zqs),
+            **self.base.signals(zs, ts),
+        }
         logs |= {"weight_bits": weight, "activation_bits": activation}
         return Step(torch.stack(terms).mean(), logs)
 
@@ -152,6 +157,10 @@ class SSQL(Method):
             self._projector.set_off()
         self._encoder.forget_observed()
         return outputs
+
+    def before_step(self) -> None:
+        """What the base does before a step."""
+        self.base.before_step()
 
     def after_step(self, progress: float) -> None:
         """What the base does after a step."""

@@ -118,6 +118,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.optimizer.zero_grad(set_to_none=True)
+        self.method.before_step()
         logs: dict[str, float] = {}
         loss_sum = 0.0
         parts = _split(batch, self.run.micro_batches)
