@@ -1,0 +1,128 @@
+"""SSQL's claim in miniature: what one set of weights is worth at each number of bits, trained with SSQL and without.
+
+Three arms for each base, with the same encoder, data, views and optimiser: the base, SSQL over it for as many epochs,
+and the base for twice as many, which makes as many encoder passes as SSQL. Every seed trains all three, so differences
+are paired by seed. Evaluated by plain min-max ranges, as in the paper: policy `ssql`, probes on quantized features.
+
+    python benchmarks/ssql.py --base simclr --epochs 30 --seeds 3 --runs runs/ssql > benchmarks/results/ssql_simclr.md
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mezzotint import load_encoder, pretrain
+from mezzotint.data.samples import Samples
+from mezzotint.evaluate.knn import KNN
+from mezzotint.evaluate.linear import Linear
+from mezzotint.evaluate.precision import evaluate_bits
+from mezzotint.evaluate.retrieval import Retrieval
+from mezzotint.train.recipe import Recipe
+
+BASES: dict[str, tuple[str, list[str]]] = {
+    "simclr": ("{kind: simclr, hidden_dim: 512, dim: 128, temperature: 0.1}", ["optimizer.lr=0.06"]),
+    "simsiam": ("{kind: simsiam, dim: 512, hidden_dim: 128}", ["optimizer.lr=0.2"]),
+}
+FIGURES = {
+    ("knn", "category/within-style/top1"): "kNN, within a style",
+    ("linear", "category/across-styles/top1"): "linear, across styles",
+    ("retrieval", "identity/across-styles/top1"): "retrieval, across styles",
+}
+BITS = ("32/32", "8/8", "4/4", "3/3", "2/8", "2/4", "2/2")
+STUDENT_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+Table = dict[tuple[str, str], dict[str, float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--base", choices=BASES, default="simclr")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs", type=Path, default=Path("runs/ssql"), help="runs found there are not trained again")
+    parser.add_argument("overrides", nargs="*", help="of the demo's recipe, for all arms")
+    arguments = parser.parse_args()
+    base, own = BASES[arguments.base]
+    e, name = arguments.epochs, arguments.base
+    shared = [*own, *arguments.overrides]
+    arms = {
+        f"{name}{e}": [f"run.epochs={e}", f"method={base}", *shared],
+        f"ssql_{name}{e}": [f"run.epochs={e}", "method.kind=ssql", f"method.base={base}", *shared],
+        f"{name}{2 * e}": [f"run.epochs={2 * e}", f"method={base}", *shared],
+    }
+    found: dict[str, list[Table]] = {arm: [] for arm in arms}
+    for seed in range(arguments.seeds):
+        for arm, overrides in arms.items():
+            found[arm].append(measure(arguments.runs / f"{arm}-s{seed}", [*overrides, f"run.seed={seed}"]))
+    show(found, arguments)
+
+
+def measure(folder: Path, overrides: Sequence[str]) -> Table:
+    """Train where that was not done, evaluate where that was not done, and read the figures."""
+    if not (folder / "encoder" / "encoder.json").is_file():
+        pretrain(Recipe.load("image/emoji_simclr", overrides), folder, progress="quiet", overwrite=True)
+    stored = folder / "by_bits.json"
+    if not stored.is_file():
+        probes = (KNN(), Linear(), Retrieval())
+        evaluation = evaluate_bits(load_encoder(folder), Samples(name="emoji"), bits=BITS, probes=probes)
+        rows: list[dict[str, Any]] = []
+        for row in evaluation.rows:
+            if (row.probe, row.metric) in FIGURES:
+                setting = f"{row.weight_bits}/{row.activation_bits}"
+                rows.append({"probe": row.probe, "metric": row.metric, "bits": setting, "value": row.value})
+        stored.write_text(json.dumps(rows))
+    table: Table = {key: {} for key in FIGURES}
+    for key in FIGURES:
+        for setting in BITS:
+            values = [
+                r["value"] for r in json.loads(stored.read_text())
+                if (r["probe"], r["metric"], r["bits"]) == (*key, setting)
+            ]  # fmt: skip
+            table[key][setting] = statistics.fmean(values)
+    return table
+
+
+def spread(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean (Student)."""
+    if len(values) < 2:
+        return float("nan")
+    return STUDENT_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def show(found: dict[str, list[Table]], arguments: argparse.Namespace) -> None:
+    """Print the tables: each arm, and SSQL minus each base, paired by seed."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    extra = " ".join(map(repr, arguments.overrides))
+    print(f"# SSQL over {arguments.base}, on the embedded emoji\n")
+    print(f"`python benchmarks/ssql.py --base {arguments.base} --epochs {arguments.epochs} "
+          f"--seeds {arguments.seeds} {extra}`, commit {commit.stdout.strip()}, {platform.machine()}, "
+          f"{os.cpu_count()} cores.")  # fmt: skip
+    print("Top-1; mean over seeds ± half of the 95 % interval of the mean. Differences are paired by seed.")
+    arms = list(found)
+    for key, title in FIGURES.items():
+        print(f"\n## {title}\n\n| weights/activations | {' | '.join(BITS)} |\n|---|{'---|' * len(BITS)}")
+        for arm in arms:
+            cells = []
+            for setting in BITS:
+                values = [table[key][setting] for table in found[arm]]
+                cells.append(f"{statistics.fmean(values):.3f} ± {spread(values):.3f}")
+            print(f"| {arm} | {' | '.join(cells)} |")
+        for other in (arms[0], arms[2]):
+            cells = []
+            for setting in BITS:
+                pairs = zip(found[arms[1]], found[other], strict=True)
+                values = [a[key][setting] - b[key][setting] for a, b in pairs]
+                mean, half = statistics.fmean(values), spread(values)
+                mark = "**" if abs(mean) > half else ""
+                cells.append(f"{mark}{mean:+.3f}{mark} ± {half:.3f}")
+            print(f"| SSQL − {other} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Encoders from elsewhere, and onwards to other tasks."""
