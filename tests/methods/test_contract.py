@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 import mezzotint.methods
-from mezzotint import dist
+from mezzotint import dist, quant
 from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.method import Method
@@ -193,6 +193,24 @@ def test_runs_compiled_without_recompiling_for_each_step(cls: type[Method]) -> N
         expected.backward()
         torch.testing.assert_close(found, expected)
     assert_close(gradients(method), gradients(plain), 1e-4)
+
+
+@each_method
+def test_trains_under_quantize(cls: type[Method]) -> None:
+    method = build(cls)
+    if getattr(method.encoder, "quantization", None) is None:  # a wrapper may have done it
+        quant.quantize_(method.encoder, "all")
+    quant.calibrate(method.encoder, [views_for(cls, 6).x[0]])
+    plain = method(views_for(cls, 6)).loss
+    if cls.__name__ == "SSQL":
+        assert torch.isfinite(plain)  # it chooses the widths itself
+        return
+    with quant.bits(method.encoder, weight=3, activation=4):
+        step = method(views_for(cls, 6))
+        step.loss.backward()
+    assert torch.isfinite(step.loss) and not torch.equal(step.loss, plain)
+    for name, parameter in method.encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
 
 
 @each_method

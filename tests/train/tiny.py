@@ -4,12 +4,14 @@ from typing import Any
 
 from mezzotint.train.recipe import resolve_recipe
 
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "simclr": {"hidden_dim": 16, "dim": 8},
     "simsiam": {"hidden_dim": 8, "dim": 16},
     "byol": {"hidden_dim": 16, "dim": 8},
     "mocov3": {"hidden_dim": 16, "dim": 8},
     "lejepa": {"hidden_dim": 16, "dim": 8, "slices": 16},
+    "moco": {"hidden_dim": 16, "dim": 8, "queue_size": 600, "directions": "both_ways"},
+    "ssql": {"base": {"kind": "byol", "hidden_dim": 16, "dim": 8}},
 }
 
 
