@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
+import torch
 from torch import Tensor
 
 from mezzotint.seeding import Draws
@@ -37,8 +38,10 @@ class Input:
     """What an encoder takes: shape of one sample, and how its values are normalised.
 
     Attributes:
-        shape: of one sample, without the batch: `(C, H, W)` for images.
-        mean: per channel, of values in [0, 1].
+        shape: of one sample, without the batch: `(C, H, W)` for images, `(1, mels, frames)` for audio, `(3, N)` for
+            points, `(C, T)` for series, `(F,)` for tables, `(L,)` for tokens.
+        mean: per channel, of values in [0, 1] where the samples are uint8, and of the values themselves elsewhere;
+            empty for tokens, which are whole numbers and stay so.
         std: per channel.
         modality: what the tensor is.
     """
@@ -49,11 +52,25 @@ class Input:
     modality: Modality = "image"
 
     def __post_init__(self) -> None:
-        if len(self.mean) != self.shape[0] or len(self.std) != self.shape[0]:
+        count = 0 if self.modality == "tokens" else self.shape[0]
+        if len(self.mean) != count or len(self.std) != count:
             raise ValueError(
-                f"mean and std must have {self.shape[0]} values, one a channel of shape {self.shape}; "
+                f"mean and std must have {count} values, one a channel of shape {self.shape}; "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
+
+    def as_float(self, x: Tensor) -> Tensor:
+        """Stored values as floats: uint8 in [0, 1], floats as they are; tokens stay whole numbers."""
+        if self.modality == "tokens":
+            return x
+        return x.float().div(255.0) if x.dtype == torch.uint8 else x.float()
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Floats `[B, *shape]` as the encoder takes them: `(x − mean) / std` by channel; other sizes are allowed."""
+        if self.modality == "tokens":
+            return x
+        shape = (-1, *(1 for _ in self.shape[1:]))
+        return x.sub(x.new_tensor(self.mean).view(shape)).div_(x.new_tensor(self.std).view(shape))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ Params = dict[str, Tensor]
 class Transform(Component, ABC):
     """An augmentation of a batch.
 
-    `x` is float in [0, 1], `[B, C, H, W]` for images; the first dimension is always the batch.
+    `x` is float, in [0, 1] and `[B, C, H, W]` for images; the first dimension is always the batch.
     """
 
     @abstractmethod
@@ -31,6 +31,10 @@ class Transform(Component, ABC):
     @abstractmethod
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Apply drawn parameters. Pure: the same parameters give the same view; `x` is left as it is."""
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of what `apply` returns for a batch of this shape; the same, unless it crops or resizes."""
+        return shape
 
     def __call__(self, x: Tensor, draws: Draws) -> Tensor:
         """Draw and apply."""

@@ -1,4 +1,4 @@
-"""View generators: from a batch of stored images to the views that a method contrasts.
+"""Views of images: from a batch of stored images to the crops that a method contrasts.
 
 Everything is done on whole batches, on the device of the encoder; only the crop of large images is done earlier, by
 the loader workers that decode them, which ask `choosers` for the same boxes.
@@ -8,27 +8,23 @@ not depend on the device, the batch, the worker or the process it happens to be 
 """
 
 import functools
-from abc import ABC
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from mezzotint.augment.generator import Chooser as Chooser
+from mezzotint.augment.generator import ViewGenerator as ViewGenerator
 from mezzotint.augment.image import RandomResizedCrop
 from mezzotint.augment.policies import Policy, simclr
 from mezzotint.augment.randomized_quantization import RandomizedQuantization
 from mezzotint.augment.transform import Params
 from mezzotint.augment.view import View, rows_of
-from mezzotint.component import Component
 from mezzotint.seeding import Draws, key_of
-from mezzotint.types import Batch, Box, Input, Views
-
-Chooser = Callable[[int, int], list[tuple[Box, int]]]
-"""Takes height and width of a stored image, returns for each view its box and the size it is to have."""
+from mezzotint.types import Batch, Box, Input
 
 
-class ViewGenerator(Component, ABC):
-    """Makes the views of a batch.
+class ImageViews(ViewGenerator):
+    """Views of images: each a crop, a flip and a policy.
 
     Attributes:
         views: how each is made; the generators below differ in nothing else.
@@ -37,9 +33,9 @@ class ViewGenerator(Component, ABC):
     views: list[View]
 
     @property
-    def num_views(self) -> int:
-        """How many views a batch gets."""
-        return len(self.views)
+    def tags(self) -> tuple[str, ...]:
+        """One a view."""
+        return tuple(view.tag for view in self.views)
 
     def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
         """Every parameter of every view, to look at or to predict.
@@ -134,23 +130,8 @@ class ViewGenerator(Component, ABC):
             for place, (view, params) in enumerate(zip(self.views, drawn, strict=True))
         )
 
-    def __call__(
-        self,
-        batch: Batch,
-        *,
-        input: Input,
-        seed: int,
-        epoch: int,
-        step: int,
-        device: torch.device | None = None,
-    ) -> Views:
-        """The views of a batch as a method takes them; `step` keys the draws of the method itself."""
-        x = self.render(batch, input=input, seed=seed, epoch=epoch, device=device)
-        draws = Draws(batch.ids.to(x[0].device), key_of(seed, step, "method"))
-        return Views(x, tuple(view.tag for view in self.views), draws)
 
-
-class TwoViews(ViewGenerator):
+class TwoViews(ImageViews):
     """Two views of each sample, alike or not.
 
     Args:
@@ -180,7 +161,7 @@ class TwoViews(ViewGenerator):
         ]
 
 
-class MultiCrop(ViewGenerator):
+class MultiCrop(ImageViews):
     """Some large crops, and many small ones of small parts (SwAV, Caron et al. 2020; DINO, Caron et al. 2021).
 
     Args:

@@ -19,7 +19,7 @@ from mezzotint.seeding import sample_order
 from mezzotint.types import Batch, Input, Unreadable
 
 if TYPE_CHECKING:
-    from mezzotint.augment.views import ViewGenerator
+    from mezzotint.augment.generator import ViewGenerator
 
 _MAX_TRIES = 1000
 

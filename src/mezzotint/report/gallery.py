@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mezzotint.augment.transform import Params
 from mezzotint.augment.view import View
-from mezzotint.augment.views import Chooser, ViewGenerator
+from mezzotint.augment.views import Chooser, ImageViews
 from mezzotint.data.source import Box, Croppable, Source
 from mezzotint.report.pictures import Picture, credit, drawable, name_of, picture, read
 from mezzotint.report.plots import number
@@ -69,7 +69,7 @@ class _Crops:
 
 
 def write_gallery(
-    source: Source, views: ViewGenerator, input: Input, out: str | Path, *, samples: int = 12, seed: int = 0
+    source: Source, views: ImageViews, input: Input, out: str | Path, *, samples: int = 12, seed: int = 0
 ) -> Path:
     """Write a page that shows samples and their views.
 
@@ -101,7 +101,7 @@ def write_gallery(
     return write_page(Path(out), page)
 
 
-def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: int, seed: int) -> list[Strip]:
+def view_strips(source: Source, views: ImageViews, input: Input, *, samples: int, seed: int) -> list[Strip]:
     """Samples and their views, as training makes them in its first epoch.
 
     Args:
@@ -133,7 +133,7 @@ def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: 
 
 
 def _batch(
-    source: Source, views: ViewGenerator, ids: Tensor, input: Input, seed: int
+    source: Source, views: ImageViews, ids: Tensor, input: Input, seed: int
 ) -> tuple[Batch, list[list[float]]]:
     """The batch that the loader would make, and for each sample and view the share of the image that it shows."""
     rows: list[list[Tensor]] = []
@@ -158,7 +158,7 @@ def _batch(
     return batch, shares
 
 
-def _shares(views: ViewGenerator, batch: Batch, input: Input, seed: int) -> list[list[float]]:
+def _shares(views: ImageViews, batch: Batch, input: Input, seed: int) -> list[list[float]]:
     height, width = batch.x[0].shape[-2:]
     drawn = views.draw(batch.ids, input=input, seed=seed, epoch=0)
     boxes = [view.crop.boxes(params["crop"], height, width) for view, params in zip(views.views, drawn, strict=True)]
@@ -203,6 +203,6 @@ def _details(params: Params, row: int) -> list[tuple[str, str]]:
     return pairs
 
 
-def _size(views: ViewGenerator, input: Input) -> str:
+def _size(views: ImageViews, input: Input) -> str:
     sizes = dict.fromkeys(f"{w} × {h} pixels" for h, w in (view.size(input) for view in views.views))
     return " and ".join(sizes)

@@ -1,0 +1,95 @@
+"""The contract of a view generator: from a batch of stored samples to the views that a method contrasts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mezzotint.augment.transform import Params
+from mezzotint.component import Component
+from mezzotint.seeding import Draws, key_of
+from mezzotint.types import Batch, Box, Input, Views
+
+Chooser = Callable[[int, int], list[tuple[Box, int]]]
+"""Takes height and width of a stored image, returns for each view its box and the size it is to have."""
+
+
+class ViewGenerator(Component, ABC):
+    """Makes the views of a batch, on the device of the encoder.
+
+    Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then moved: so a sample's
+    views do not depend on the device, the batch, the worker or the process it happens to be in.
+    """
+
+    @property
+    @abstractmethod
+    def tags(self) -> tuple[str, ...]:
+        """One a view: `"global"`, `"local"`, or the strategy that makes it."""
+
+    @property
+    def num_views(self) -> int:
+        """How many views a batch gets."""
+        return len(self.tags)
+
+    @abstractmethod
+    def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
+        """Every parameter of every view, to look at or to predict; for each view by the name of the step.
+
+        Args:
+            ids: int64 `[B]`.
+            input: of the encoder.
+            seed: of the run.
+            epoch: from 0.
+        """
+
+    @abstractmethod
+    def render(
+        self,
+        batch: Batch,
+        *,
+        input: Input,
+        seed: int,
+        epoch: int,
+        device: torch.device | None = None,
+        normalized: bool = True,
+    ) -> tuple[Tensor, ...]:
+        """Make the views of a batch.
+
+        Args:
+            batch: of stored samples.
+            input: of the encoder.
+            seed: of the run.
+            epoch: from 0.
+            device: where the views are made; by default where the batch is.
+            normalized: as the encoder takes them, or as they are shown.
+
+        Returns:
+            One float32 tensor a view, the batch first.
+        """
+
+    def choosers(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[Chooser]:
+        """For each sample the function that tells a source which boxes to cut out of it while it decodes.
+
+        Raises:
+            ValueError: when these views are not crops of images.
+        """
+        raise ValueError(
+            f"{self.config['kind']} does not crop images, and the data are images that are cropped while they are "
+            "decoded; choose views of images, such as two_views"
+        )
+
+    def __call__(
+        self,
+        batch: Batch,
+        *,
+        input: Input,
+        seed: int,
+        epoch: int,
+        step: int,
+        device: torch.device | None = None,
+    ) -> Views:
+        """The views of a batch as a method takes them; `step` keys the draws of the method itself."""
+        x = self.render(batch, input=input, seed=seed, epoch=epoch, device=device)
+        draws = Draws(batch.ids.to(x[0].device), key_of(seed, step, "method"))
+        return Views(x, self.tags, draws)
