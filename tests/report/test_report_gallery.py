@@ -153,10 +153,10 @@ def test_what_cannot_be_shown_is_refused(arrays: Arrays, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="samples=0; allowed is 1 or more"):
         write_gallery(arrays, VIEWS, arrays.input, tmp_path / "g.html", samples=0)
 
-    class Sound(Arrays):
+    class Table(Arrays):
         pass
 
-    sound: Source = Sound(path=arrays.path)
-    sound.input = type(arrays.input)((3, 16, 16), (0.5,) * 3, (0.5,) * 3, "audio")
-    with pytest.raises(ValueError, match="allowed is image"):
-        write_gallery(sound, VIEWS, sound.input, tmp_path / "g.html")
+    table: Source = Table(path=arrays.path)
+    table.input = type(arrays.input)((3, 16, 16), (0.5,) * 3, (0.5,) * 3, "table")
+    with pytest.raises(ValueError, match="'table'; allowed: image, audio, points, series"):
+        write_gallery(table, VIEWS, table.input, tmp_path / "g.html")

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mezzotint.augment.generator import Chooser, ViewGenerator
 from mezzotint.augment.transform import Params
-from mezzotint.augment.view import View
-from mezzotint.augment.views import Chooser, ImageViews
+from mezzotint.augment.views import ImageViews
 from mezzotint.data.source import Box, Croppable, Source
+from mezzotint.report.depict import DRAWABLE, depict
 from mezzotint.report.pictures import Picture, credit, drawable, name_of, picture, read
 from mezzotint.report.plots import number
 from mezzotint.report.render import render, write_page
@@ -69,7 +70,7 @@ class _Crops:
 
 
 def write_gallery(
-    source: Source, views: ImageViews, input: Input, out: str | Path, *, samples: int = 12, seed: int = 0
+    source: Source, views: ViewGenerator, input: Input, out: str | Path, *, samples: int = 12, seed: int = 0
 ) -> Path:
     """Write a page that shows samples and their views.
 
@@ -85,12 +86,12 @@ def write_gallery(
         The file.
 
     Raises:
-        ValueError: when the samples are not images, or fewer than one is asked for.
+        ValueError: when samples of this modality have no pictures, or fewer than one is asked for.
     """
     if samples < 1:
         raise ValueError(f"got samples={samples}; allowed is 1 or more: 12 fill a page")
     if not drawable(source):
-        raise ValueError(f"got samples of modality {input.modality!r}; allowed is image: a gallery shows pictures")
+        raise ValueError(f"got samples of modality {input.modality!r}; allowed: {', '.join(DRAWABLE)}")
     strips = view_strips(source, views, input, samples=samples, seed=seed)
     shown = f"{len(strips)} of {len(source):,} samples, each with {views.num_views} views of {_size(views, input)}"
     page = render(
@@ -101,11 +102,11 @@ def write_gallery(
     return write_page(Path(out), page)
 
 
-def view_strips(source: Source, views: ImageViews, input: Input, *, samples: int, seed: int) -> list[Strip]:
+def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: int, seed: int) -> list[Strip]:
     """Samples and their views, as training makes them in its first epoch.
 
     Args:
-        source: of images.
+        source: of the samples.
         views: makes the views.
         input: of the encoder.
         samples: how many, at most; those that cannot be read are left out.
@@ -123,19 +124,21 @@ def view_strips(source: Source, views: ImageViews, input: Input, *, samples: int
         if original is None:
             continue
         shown = []
-        for place, view in enumerate(views.views):
-            share = boxes[row][place]
-            parameters, brief = _parameters(view, drawn[place], row, share)
+        for place, params in enumerate(drawn):
+            parameters, brief = _parameters(params, row, boxes[row][place] if boxes else None)
             alt = f"view {place + 1} of {name}: {brief}"
-            shown.append(Shown(picture(rendered[place][row], alt), brief, parameters))
+            shown.append(Shown(picture(depict(rendered[place][row], input), alt), brief, parameters))
         strips.append(Strip(name, picture(original, f"{name}, as stored"), shown))
     return strips
 
 
 def _batch(
-    source: Source, views: ImageViews, ids: Tensor, input: Input, seed: int
+    source: Source, views: ViewGenerator, ids: Tensor, input: Input, seed: int
 ) -> tuple[Batch, list[list[float]]]:
-    """The batch that the loader would make, and for each sample and view the share of the image that it shows."""
+    """The batch that the loader would make, and for each sample and view the share of the image that it shows.
+
+    There are no shares where the views are not crops of images.
+    """
     rows: list[list[Tensor]] = []
     kept: list[int] = []
     shares: list[list[float]] = []
@@ -153,7 +156,7 @@ def _batch(
         kept.append(index)
     x = tuple(torch.stack(column) for column in zip(*rows, strict=True))
     batch = Batch(x, torch.tensor(kept, dtype=torch.int64), cropped=isinstance(source, Croppable))
-    if rows and not batch.cropped:
+    if rows and not batch.cropped and isinstance(views, ImageViews):
         shares = _shares(views, batch, input, seed)
     return batch, shares
 
@@ -166,12 +169,17 @@ def _shares(views: ImageViews, batch: Batch, input: Input, seed: int) -> list[li
     return [list(row) for row in zip(*per_view, strict=True)]
 
 
-def _parameters(view: View, drawn: Mapping[str, Params], row: int, share: float) -> tuple[list[tuple[str, str]], str]:
+def _parameters(drawn: Mapping[str, Params], row: int, share: float | None) -> tuple[list[tuple[str, str]], str]:
     """What was drawn for one view of one sample: everything, and in a few words."""
-    area = f"{100 * share:.0f} %"
-    pairs, words = [("crop", area)], [f"crop {area}"]
-    for step in view.steps:
-        for name, params in _by_transform(step, drawn[step]).items():
+    pairs: list[tuple[str, str]] = []
+    words: list[str] = []
+    if share is not None:
+        area = f"{100 * share:.0f} %"
+        pairs, words = [("crop", area)], [f"crop {area}"]
+    for step in drawn:
+        if step == "crop":
+            continue
+        for name, params in _by_transform(step.rpartition(".")[2], drawn[step]).items():
             chosen = params.get("chosen", params.get("applied"))
             if chosen is None or bool(chosen[row]):
                 words.append(_WORDS.get(name, name.replace("_", " ")))
@@ -203,6 +211,8 @@ def _details(params: Params, row: int) -> list[tuple[str, str]]:
     return pairs
 
 
-def _size(views: ImageViews, input: Input) -> str:
+def _size(views: ViewGenerator, input: Input) -> str:
+    if not isinstance(views, ImageViews):
+        return " × ".join(map(str, input.shape)) + " values"
     sizes = dict.fromkeys(f"{w} × {h} pixels" for h, w in (view.size(input) for view in views.views))
     return " and ".join(sizes)

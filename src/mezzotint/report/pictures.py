@@ -13,6 +13,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from mezzotint.data.source import Credited, Source
+from mezzotint.report.depict import DRAWABLE, depict
 from mezzotint.types import Unreadable
 
 SPRITE_SIZE = 32
@@ -76,9 +77,9 @@ def sprite(samples: Sequence[Tensor | None], alt: str) -> tuple[Picture, int]:
 
 
 def read(source: Source, index: int) -> Tensor | None:
-    """One sample's tensor; `None` when its file cannot be read any more."""
+    """One sample as an image `[C, H, W]`; `None` when its file cannot be read any more."""
     try:
-        return source.read(int(index))["x"]
+        return depict(source.read(int(index))["x"], source.input)
     except Unreadable:
         return None
 
@@ -92,8 +93,8 @@ def name_of(source: Source, index: int) -> str:
 
 
 def drawable(source: Source) -> bool:
-    """Whether samples of this source are images that can be shown."""
-    return source.input.modality == "image" and len(source.input.shape) == 3
+    """Whether samples of this source can be shown as pictures."""
+    return source.input.modality in DRAWABLE
 
 
 def credit(source: Source) -> str:

@@ -1,0 +1,84 @@
+"""A sample of any modality as a small picture: what stands for it on a map, among neighbours, and in a gallery.
+
+Spectrograms are coloured, low tones below; a cloud is seen from the front right and a little above, near points dark;
+the channels of a series lie under one another.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from mezzotint.types import Input
+
+DRAWABLE = ("image", "audio", "points", "series")
+_SIDE = 96
+_YAW, _PITCH = math.radians(35.0), math.radians(20.0)
+_INKS = ((31, 79, 122), (176, 64, 52), (46, 125, 80), (128, 84, 160), (176, 126, 30), (70, 70, 70))
+
+
+def depict(x: Tensor, input: Input) -> Tensor:
+    """A sample as an image.
+
+    Args:
+        x: one sample, as stored or as a view before normalisation.
+        input: says its modality.
+
+    Returns:
+        `[C, H, W]`: images as they are, everything else uint8 in colour.
+
+    Raises:
+        ValueError: for a modality without pictures.
+    """
+    if input.modality == "image":
+        return x
+    if input.modality not in DRAWABLE:
+        raise ValueError(f"got samples of modality {input.modality!r}; allowed: {', '.join(DRAWABLE)}")
+    values = x.detach().float().nan_to_num(0.0).cpu().numpy()
+    draw = {"audio": _spectrogram, "points": _cloud, "series": _strips}[input.modality]
+    return torch.from_numpy(np.ascontiguousarray(draw(values).transpose(2, 0, 1)))
+
+
+def _spectrogram(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """`[1, mels, frames]` → `[mels, frames, 3]`."""
+    from matplotlib import colormaps
+
+    low, high = np.percentile(values, [1.0, 99.5])
+    shares = np.clip((values[0, ::-1] - low) / max(high - low, 1e-6), 0.0, 1.0)
+    colours: npt.NDArray[np.uint8] = np.rint(colormaps["magma"](shares)[..., :3] * 255.0).astype(np.uint8)
+    return colours
+
+
+def _cloud(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """`[3, N]`, the second axis up → a square picture."""
+    x, y, z = values - (values.max(axis=1, keepdims=True) + values.min(axis=1, keepdims=True)) / 2
+    right, depth = math.cos(_YAW) * x + math.sin(_YAW) * z, math.cos(_YAW) * z - math.sin(_YAW) * x
+    up, depth = math.cos(_PITCH) * y - math.sin(_PITCH) * depth, math.cos(_PITCH) * depth + math.sin(_PITCH) * y
+    reach = max(float(np.abs(np.stack([right, up])).max()), 1e-6)
+    columns = np.rint((right / reach * 0.46 + 0.5) * (_SIDE - 1)).astype(int)
+    rows = np.rint((0.5 - up / reach * 0.46) * (_SIDE - 1)).astype(int)
+    order = np.argsort(depth)  # the near ones last, over the far ones
+    nearness = (depth - depth.min()) / max(float(np.ptp(depth)), 1e-6)
+    sheet = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
+    far, near = np.array([196.0, 205.0, 214.0]), np.array([24.0, 52.0, 84.0])
+    sheet[rows[order], columns[order]] = np.rint(far + (near - far) * nearness[order, None]).astype(np.uint8)
+    return sheet
+
+
+def _strips(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """`[C, T]` → a picture with one strip a channel, each over its own range."""
+    width, scale = 2 * _SIDE, 2
+    image = Image.new("RGB", (width * scale, _SIDE * scale), "white")
+    pen = ImageDraw.Draw(image)
+    height = _SIDE * scale / len(values)
+    for place, channel in enumerate(values):
+        low, high = float(channel.min()), float(channel.max())
+        share = (channel - low) / max(high - low, 1e-6)
+        across = np.linspace(0.0, width * scale - 1.0, len(channel))
+        down = (place + 0.9 - 0.8 * share) * height
+        pen.line(list(zip(across.tolist(), down.tolist(), strict=True)), fill=_INKS[place % len(_INKS)], width=scale)
+    pixels: npt.NDArray[np.uint8] = np.asarray(image.resize((width, _SIDE), Image.Resampling.LANCZOS))
+    return pixels

@@ -1,0 +1,59 @@
+"""Samples of other modalities as pictures."""
+
+import pytest
+import torch
+
+from mezzotint.report.depict import depict
+from mezzotint.types import Input
+
+AUDIO = Input((1, 16, 40), (0.0,), (1.0,), "audio")
+POINTS = Input((3, 200), (0.0,) * 3, (1.0,) * 3, "points")
+SERIES = Input((2, 50), (0.0,) * 2, (1.0,) * 2, "series")
+
+
+def ink(x: torch.Tensor) -> torch.Tensor:
+    return 255.0 - x.float().mean(dim=0)
+
+
+def test_images_are_themselves() -> None:
+    x = torch.randint(0, 255, (3, 8, 8), dtype=torch.uint8)
+    assert depict(x, Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3)) is x
+
+
+def test_spectrogram_has_low_tones_below_and_loud_ones_bright() -> None:
+    x = torch.zeros(1, 16, 40)
+    x[0, 2, 10:20] = 5.0
+    shown = depict(x, AUDIO)
+    assert shown.shape == (3, 16, 40) and shown.dtype == torch.uint8
+    bright = shown.float().mean(dim=0)
+    assert bright[16 - 1 - 2, 15] > 150 and bright[2, 15] < 10 and bright[16 - 1 - 2, 30] < 10
+
+
+def test_cloud_is_seen_upright_whatever_its_place_and_size() -> None:
+    upright = torch.stack([torch.zeros(200), torch.linspace(0, 1, 200), torch.zeros(200)])
+    shown = ink(depict(upright, POINTS))
+    rows, columns = (shown > 0).nonzero(as_tuple=True)
+    assert rows.min() < 8 and rows.max() > 87 and int(columns.min()) == int(columns.max())
+    torch.testing.assert_close(ink(depict(upright * 7 + 3, POINTS)), shown)
+
+
+def test_series_has_a_strip_for_each_channel() -> None:
+    t = torch.linspace(0, 1, 50)
+    shown = ink(depict(torch.stack([t, 1 - t]), SERIES))
+    assert shown.shape == (96, 192)
+    left, right = shown[:, 2:8].sum(dim=1), shown[:, -8:-2].sum(dim=1)
+    assert left[:48].argmax() > 30 and right[:48].argmax() < 15  # rises in the upper strip
+    assert left[48:].argmax() < 15 and right[48:].argmax() > 30  # falls in the lower one
+
+
+@pytest.mark.parametrize("input", [AUDIO, POINTS, SERIES], ids=lambda i: i.modality)
+def test_constant_and_not_finite_samples_have_a_picture(input: Input) -> None:
+    assert depict(torch.zeros(input.shape), input).dtype == torch.uint8
+    x = torch.full(input.shape, torch.nan)
+    x[..., 0] = torch.inf
+    assert depict(x, input).shape[0] == 3
+
+
+def test_other_modalities_are_refused() -> None:
+    with pytest.raises(ValueError, match="allowed: image, audio, points, series"):
+        depict(torch.zeros(4), Input((4,), (0.0,) * 4, (1.0,) * 4, "table"))
