@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("startup", "randomized_quantization", "views", "pretraining", "linear_probe", "sigreg", "demo")
+SCRIPTS = (
+    "startup", "randomized_quantization", "views", "pretraining", "linear_probe", "sigreg", "fake_quantize",
+    "ssql_step", "bits_grid", "int8", "demo", "ssql",
+)  # fmt: skip
 
 
 def main() -> None:

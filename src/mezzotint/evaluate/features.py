@@ -129,6 +129,22 @@ def raw_features(
     return _read(source, forward, source.input, indices, batch_size, workers, torch.device("cpu"), None)
 
 
+class Normalise:
+    """From stored values to what an encoder takes.
+
+    Args:
+        input: its mean and standard deviation.
+        device: where to compute.
+    """
+
+    def __init__(self, input: Input, device: torch.device) -> None:
+        self.input, self.device = input, device
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Stored samples `[B, …]` → what the encoder takes, on the device."""
+        return self.input.normalize(self.input.as_float(x.to(self.device, non_blocking=True)))
+
+
 @contextmanager
 def _frozen(encoder: nn.Module) -> Iterator[None]:
     """Eval mode inside; outside, the mode of each module as it was."""
@@ -158,10 +174,10 @@ class _Reads(Dataset[tuple[int, Tensor | Unreadable]]):
             return index, bad
 
 
-def _batches(
+def read_batches(
     source: Source, indices: Tensor, batch_size: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor, list[Unreadable]]]:
-    """Indices, uint8 samples, and what could not be read."""
+    """Indices, uint8 samples, and what could not be read, in the order of `indices`."""
     if isinstance(source, InMemory):
         for part in torch.split(indices, batch_size):
             yield part, source.read_batch(part), []
@@ -187,19 +203,17 @@ def _read(
     """This rank's share, and then everyone's."""
     wanted = torch.arange(len(source)) if indices is None else indices
     share = wanted[dist.rank() :: dist.world_size()]
-    broadcast = (-1, *(1 for _ in input.shape[1:]))
-    mean, std = (torch.tensor(values, device=device).view(broadcast) for values in (input.mean, input.std))
+    normalise = Normalise(input, device)
     kept: list[Tensor] = []
     features: list[Tensor] = []
     bad: list[Unreadable] = []
     done = 0
-    for places, x, failed in _batches(source, share, batch_size, workers):
+    for places, x, failed in read_batches(source, share, batch_size, workers):
         done += len(places) + len(failed)
         bad += failed
         if len(places):
             with torch.inference_mode():
-                x = x.to(device, non_blocking=True).float().div_(255.0).sub_(mean).div_(std)
-                features.append(forward(x).float().cpu())
+                features.append(forward(normalise(x)).float().cpu())
             kept.append(places)
         if progress is not None:
             progress(done, len(share))

@@ -16,7 +16,7 @@ test features are looked at once, by the final classifier.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -82,14 +82,18 @@ class Linear(Probe):
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and how: `penalty` and `gap`."""
+        yield from self.scored(self.heads(train, seeds=seeds), test)
+
+    def heads(self, train: Features, *, seeds: int = 1) -> list["Head"]:
+        """Fit one classifier a seed: what can be done without the test features."""
         x, labels = labelled(train, "training")
-        queries, answers = labelled(test, "test")
         if not bool(x.isfinite().all()):
             raise ValueError("got training features that are NaN or infinite; allowed are finite ones: was training?")
         names, y = torch.unique(labels, return_inverse=True)
         scaling = Scaling.of(x)
         problem = _Problem(scaling(x), y, len(names))
         fits: dict[float, Fit] = {}
+        made = []
         for seed in range(seeds):
             penalty, start = self._select(problem, seed)
             if penalty not in fits:
@@ -102,10 +106,17 @@ class Linear(Probe):
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            for measure, value in classification(fitted.logits(scaling(queries)), names, answers):
-                yield self.row(measure, value, seed)
-            yield self.row("penalty", penalty, seed)
-            yield self.row("gap", fitted.gap, seed)
+            made.append(Head(scaling, fitted, names, penalty, seed))
+        return made
+
+    def scored(self, heads: Sequence["Head"], test: Features) -> Iterator[Row]:
+        """The rows of fitted classifiers on test features."""
+        queries, answers = labelled(test, "test")
+        for head in heads:
+            for measure, value in classification(head.logits(queries), head.names, answers):
+                yield self.row(measure, value, head.seed)
+            yield self.row("penalty", head.penalty, head.seed)
+            yield self.row("gap", head.fit.gap, head.seed)
 
     def _select(self, problem: "_Problem", seed: int) -> tuple[float, Fit | None]:
         """The strength with the best held-out top-1, and its fit. Sees training samples only."""
@@ -165,6 +176,29 @@ class Scaling:
         """`[M, D]` → `[M, min(N, D)]`."""
         x = (x - self.mean) / self.scale
         return x if self.basis is None else x @ self.basis
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted classifier.
+
+    Attributes:
+        scaling: fitted on the training features.
+        fit: weights and biases on scaled features.
+        names: int64 `[C]`, the label of each class.
+        penalty: the strength that was chosen.
+        seed: of the choice.
+    """
+
+    scaling: Scaling
+    fit: Fit
+    names: Tensor
+    penalty: float
+    seed: int
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Features `[N, D]` as the encoder gives them → `[N, C]`."""
+        return self.fit.logits(self.scaling(x))
 
 
 class _Problem:

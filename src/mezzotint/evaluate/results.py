@@ -6,6 +6,7 @@ never sees half of one.
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -72,24 +73,40 @@ def read_baselines(folder: str | Path) -> Baselines:
 
 
 def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
-    """A run's headline figures as text: task, probe, encoder with its interval, untrained encoder, raw input."""
+    """A run's headline figures as text: task, probe, encoder with its interval, untrained encoder, raw input.
+
+    Figures at low bits follow their float figure, with bits and calibration in the probe's place.
+    """
     beside = read_baselines(folder)
+    others = [_grouped(part) for part in (beside.untrained, beside.raw)]
     lines = []
-    for (probe, metric), rows in _grouped(read_evaluation(folder)).items():
+    found = _grouped(read_evaluation(folder))
+    for (probe, metric, how), rows in found.items():
         task, _, name = metric.rpartition("/")
-        if name == "top1":
-            others = [_grouped(part).get((probe, metric)) for part in (beside.untrained, beside.raw)]
-            shown = ["–" if found is None else f"{interval(found).mean:.3f}" for found in others]
-            lines.append((task, probe, _with_interval(rows), shown[0], shown[1]))
+        if name == "top1" and not how:
+            shown = [part.get((probe, metric, how)) for part in others]
+            known = ["–" if part is None else f"{interval(part).mean:.3f}" for part in shown]
+            lines.append((task, probe, _with_interval(rows), known[0], known[1]))
+            for (variant, same, low), low_rows in found.items():
+                if low and same == metric and variant in (probe, f"{probe}_ptq"):
+                    lines.append((task, f"{variant} {low}", _with_interval(low_rows), "", ""))
     return lines
 
 
-def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    groups: dict[tuple[str, str], list[Row]] = {}
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """By probe, metric, and bits with their calibration, which is empty in float."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        if (row.weight_bits, row.activation_bits) == (32, 32):
-            groups.setdefault((row.probe, row.metric), []).append(row)
+        low = (row.weight_bits, row.activation_bits) != (32, 32)
+        how = f"{row.weight_bits}/{row.activation_bits} {ptq_of(row)}" if low else ""
+        groups.setdefault((row.probe, row.metric, how), []).append(row)
     return groups
+
+
+def ptq_of(row: Row) -> str:
+    """How a row's encoder was quantized after training, `plain` or another; empty in float."""
+    found = re.match(r"ptq/\d+ (\S+)", row.protocol)
+    return found[1] if found else ""
 
 
 def _with_interval(rows: Sequence[Row]) -> str:

@@ -17,7 +17,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluate.evaluator import Probe, Row
 from mezzotint.evaluate.features import Extraction, Progress, extract_readable, raw_features
 from mezzotint.evaluate.knn import KNN
-from mezzotint.evaluate.linear import Linear
+from mezzotint.evaluate.linear import Head, Linear
 from mezzotint.evaluate.rank import Rank, alignment, verdict
 from mezzotint.evaluate.results import Baselines, Evaluation
 from mezzotint.evaluate.results import summary as summary
@@ -25,7 +25,10 @@ from mezzotint.evaluate.results import write_evaluation as write_evaluation
 from mezzotint.evaluate.retrieval import Retrieval
 from mezzotint.types import Features
 
-_DEFAULT = (KNN(), Linear(), Retrieval())
+Heads = dict[tuple[str, str], list[Head]]
+"""Fitted classifiers, by task and by the protocol of the probe that fitted them."""
+
+DEFAULT_PROBES: tuple[Probe, ...] = (KNN(), Linear(), Retrieval())
 _RANK = Rank()
 
 
@@ -33,7 +36,7 @@ def evaluate_encoder(
     encoder: Encoder,
     source: Source,
     *,
-    probes: Sequence[Probe] = _DEFAULT,
+    probes: Sequence[Probe] = DEFAULT_PROBES,
     seeds: int = 3,
     batch_size: int = 256,
     workers: int = 0,
@@ -53,19 +56,26 @@ def evaluate_encoder(
         device: where to compute features; by default where the encoder is.
         progress: see `extract_readable`.
     """
-    samples, tasks = _asked(source)
+    samples, tasks = asked(source)
     found = extract_readable(encoder, samples, batch_size=batch_size, workers=workers, device=device, progress=progress)
-    rows = list(measure(found, tasks, probes, seeds))
+    return evaluate_features(found, tasks, probes, seeds)
+
+
+def evaluate_features(
+    found: Extraction, tasks: Sequence[Task], probes: Sequence[Probe], seeds: int, heads: Heads | None = None
+) -> Evaluation:
+    """Measure features that have been extracted, and what they tell without labels; arguments as for `measure`."""
+    rows = list(measure(found, tasks, probes, seeds, heads))
     rows += [row for row in _label_free(found, _RANK) if not any(isinstance(probe, Rank) for probe in probes)]
     value = {row.metric: row.value for row in rows if row.probe == _RANK.name}
     return Evaluation(rows, verdict(value["all/spread"], value["all/rank_share"]), found.bad)
 
 
 def baselines(
-    build: Callable[[int], Encoder],
+    build: Callable[[int], Encoder] | None,
     source: Source,
     *,
-    probes: Sequence[Probe] = _DEFAULT,
+    probes: Sequence[Probe] = DEFAULT_PROBES,
     seeds: int = 3,
     batch_size: int = 256,
     workers: int = 0,
@@ -74,7 +84,7 @@ def baselines(
     """Measure what the encoder has to beat.
 
     Args:
-        build: makes the encoder with fresh weights from a seed.
+        build: makes the encoder with fresh weights from a seed; without it, the input alone is measured.
         source: as for `evaluate_encoder`.
         probes: the same as the encoder's.
         seeds: how many untrained encoders. Each gives one row a figure, whose `seed` is the encoder's; within it, a
@@ -83,19 +93,54 @@ def baselines(
         workers: of the loader.
         device: where to compute features.
     """
-    samples, tasks = _asked(source)
+    samples, tasks = asked(source)
     read = raw_features(samples, batch_size=batch_size, workers=workers)
     raw = [*measure(read, tasks, probes, seeds), *_label_free(read, _RANK)]
     untrained: list[Row] = []
-    for seed in range(seeds):
+    for seed in range(seeds if build is not None else 0):
+        assert build is not None
         found = extract_readable(build(seed), samples, batch_size=batch_size, workers=workers, device=device)
         rows = [*measure(found, tasks, probes, 1), *_label_free(found, _RANK)]
         untrained += [dataclasses.replace(row, seed=seed) for row in rows]
     return Baselines(raw, untrained)
 
 
-def measure(found: Extraction, tasks: Sequence[Task], probes: Sequence[Probe], seeds: int) -> Iterator[Row]:
+def measure(
+    found: Extraction, tasks: Sequence[Task], probes: Sequence[Probe], seeds: int, heads: Heads | None = None
+) -> Iterator[Row]:
     """Run each task's probes on features that have been extracted.
+
+    Args:
+        found: the features.
+        tasks: over the source's indices.
+        probes: each runs on every task of a kind it answers.
+        seeds: repeats of what is random in a probe.
+        heads: is filled with the linear probes' classifiers when given.
+
+    Raises:
+        ValueError: when a task's training and test samples overlap.
+    """
+    for task, train, test in splits(found, tasks):
+        for probe in probes:
+            if task.kind in probe.kinds:
+                if heads is not None and isinstance(probe, Linear):
+                    fitted = heads[task.name, probe.protocol] = probe.heads(train, seeds=seeds)
+                    rows = probe.scored(fitted, test)
+                else:
+                    rows = probe.run(train, test, seeds=seeds)
+                for row in rows:
+                    yield named(row, task, train, test)
+        if task.kind == "retrieve":
+            pairs = _pairs(train, test)
+            if pairs is not None:
+                yield named(_RANK.row("alignment", alignment(*pairs)), task, train, test)
+    for probe in probes:
+        if not probe.kinds:
+            yield from _label_free(found, probe)
+
+
+def splits(found: Extraction, tasks: Sequence[Task]) -> Iterator[tuple[Task, Features, Features]]:
+    """Each task with the training and test features that it is about.
 
     Raises:
         ValueError: when a task's training and test samples overlap.
@@ -109,22 +154,11 @@ def measure(found: Extraction, tasks: Sequence[Task], probes: Sequence[Probe], s
                 f"task {task.name}: got {len(shared)} samples in both training and test, the first of index "
                 f"{shared[0]}; allowed is none: split the task anew"
             )
-        train, test = _part(found, place, task, task.train), _part(found, place, task, task.test)
-        for probe in probes:
-            if task.kind in probe.kinds:
-                for row in probe.run(train, test, seeds=seeds):
-                    yield _named(row, task.name, len(train.x), len(test.x))
-        if task.kind == "retrieve":
-            pairs = _pairs(train, test)
-            if pairs is not None:
-                row = _RANK.row("alignment", alignment(*pairs))
-                yield _named(row, task.name, len(train.x), len(test.x))
-    for probe in probes:
-        if not probe.kinds:
-            yield from _label_free(found, probe)
+        yield task, _part(found, place, task, task.train), _part(found, place, task, task.test)
 
 
-def _asked(source: Source) -> tuple[Source, Sequence[Task]]:
+def asked(source: Source) -> tuple[Source, Sequence[Task]]:
+    """What to read, and what to ask; a source that knows no tasks is asked nothing."""
     return source.evaluation() if isinstance(source, Evaluable) else (source, ())
 
 
@@ -134,9 +168,10 @@ def _label_free(found: Extraction, probe: Probe) -> Iterator[Row]:
         yield dataclasses.replace(row, metric=f"all/{row.metric}")
 
 
-def _named(row: Row, task: str, train: int, test: int) -> Row:
+def named(row: Row, task: Task, train: Features, test: Features) -> Row:
     """With the task before the measure, and the split's sizes, which intervals need, in the protocol."""
-    return dataclasses.replace(row, metric=f"{task}/{row.metric}", protocol=f"{row.protocol} train={train} test={test}")
+    sizes = f"train={len(train.x)} test={len(test.x)}"
+    return dataclasses.replace(row, metric=f"{task.name}/{row.metric}", protocol=f"{row.protocol} {sizes}")
 
 
 def _part(found: Extraction, place: Tensor, task: Task, indices: Index) -> Features:

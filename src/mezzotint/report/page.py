@@ -17,8 +17,10 @@ import torch
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluate.evaluator import Row
 from mezzotint.evaluate.results import read_baselines, read_evaluation
 from mezzotint.report.atlas import feature_sections
+from mezzotint.report.bits import bits_section
 from mezzotint.report.gallery import view_strips
 from mezzotint.report.pictures import Picture, credit, drawable, plate, read
 from mezzotint.report.plots import number, run_charts
@@ -40,11 +42,12 @@ _STRIPS = 6
 _PLATE = (6, 6)
 
 
-def write_report(run: Path | str) -> Path:
+def write_report(run: Path | str, beside: Sequence[Path | str] = ()) -> Path:
     """Write `RUN/report.html`.
 
     Args:
         run: the directory of a run; of what it should hold anything may be missing.
+        beside: other runs, whose figures at low bits are drawn into the same charts.
 
     Returns:
         The page.
@@ -59,7 +62,8 @@ def write_report(run: Path | str) -> Path:
         )
     metrics = read_metrics(folder / "metrics.jsonl")
     environment = _environment(folder)
-    comparisons, unread = _comparisons(folder)
+    measured, unread = _comparisons(folder)
+    comparisons = [comparison for comparison in measured if comparison.bits == (32, 32)]
     opened, closed = _open(folder)
     sections: dict[str, Any] = {
         "hero": _hero(folder, metrics, environment, comparisons, opened, [unread, closed]),
@@ -67,6 +71,10 @@ def write_report(run: Path | str) -> Path:
         "making": _making(folder, metrics, environment),
     }
     sections["curves"], charts = _curves(metrics)
+    own = {folder.resolve().name: [row for comparison in measured for row in comparison.rows]}
+    sections["bits"] = bits_section(own | _others(beside, own), first=len(charts))
+    if sections["bits"] is not None:
+        charts += [chart["points"] for key in ("charts", "rest") for chart in sections["bits"][key]]
     data: dict[str, Any] = {"charts": charts}
     if opened is not None:
         recipe, encoder = opened
@@ -97,8 +105,24 @@ def _comparisons(folder: Path) -> tuple[list[Comparison], str]:
         return [], f"The evaluation could not be read: {error}"
 
 
+def _others(beside: Sequence[Path | str], taken: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """The rows of other runs, by a name that no other has."""
+    found: dict[str, list[Row]] = {}
+    for path in map(Path, beside):
+        if not (path / "evaluation.json").is_file():
+            raise ValueError(
+                f"got --beside {path}, which has no evaluation.json; allowed is an evaluated run: "
+                "mezzotint evaluate RUN makes it one"
+            )
+        name = path.resolve().name
+        found[str(path) if name in taken or name in found else name] = read_evaluation(path)
+    return found
+
+
 def _open(folder: Path) -> tuple[tuple[Recipe, Encoder] | None, str]:
     """The run's recipe and encoder; or why the page has to do without pictures."""
+    if not (folder / "recipe.yaml").exists() and not (folder / "encoder").exists():
+        return None, ""  # the evaluation of a file, which never had any
     try:
         return (Recipe.load(folder), load_encoder(folder)), ""
     except (ValueError, OSError) as error:

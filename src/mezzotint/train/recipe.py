@@ -16,7 +16,7 @@ import yaml
 from mezzotint.schema import RecipeError, construct, nearest, resolve
 
 if TYPE_CHECKING:
-    from mezzotint.augment.views import ViewGenerator
+    from mezzotint.augment.generator import ViewGenerator
     from mezzotint.data.source import Source
     from mezzotint.encoders.encoder import Encoder
     from mezzotint.methods.method import Method
@@ -152,6 +152,37 @@ def _override(config: dict[str, Any], override: str) -> None:
         place[int(parts[-1])] = value
     else:
         place[parts[-1]] = value
+
+
+def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What to evaluate an encoder of another project by.
+
+    Args:
+        path: an ONNX file, or a YAML file with the sections `encoder` and `data`, and maybe `run` and `evaluate`.
+        overrides: as for `read_recipe`; an ONNX file needs `data.kind=…` at least.
+
+    Returns:
+        These four sections, checked and with all defaults filled in.
+
+    Raises:
+        RecipeError: for a section that is missing or belongs to training.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RecipeError(f"got {str(path)!r}, which is no file; allowed is an ONNX or YAML file: check the path")
+    config: Any = {"encoder": {"kind": "onnx", "path": str(path)}}
+    if path.suffix != ".onnx":
+        config = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    for override in overrides:
+        _override(config, override)
+    needed, known = ("encoder", "data"), ("encoder", "data", "run", "evaluate")
+    if not isinstance(config, dict) or not set(needed) <= set(config) <= set(known):
+        got = ", ".join(map(str, config)) if isinstance(config, dict) else type(config).__name__
+        raise RecipeError(
+            f"{path}: got the sections {got}; allowed are {' and '.join(needed)}, and run and evaluate: "
+            "say on which data, such as data.kind=image_folder data.root=photos"
+        )
+    return {name: resolve(config.get(name) or {}, FAMILIES[name], name) for name in known}
 
 
 def resolve_recipe(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,43 +1,101 @@
 """What is done with a run after training: evaluation into the run's directory, and embedding of other data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluate.features import extract_readable
+from mezzotint.evaluate.precision import evaluate_bits
 from mezzotint.evaluate.results import Evaluation, write_evaluation
-from mezzotint.evaluate.suite import baselines, evaluate_encoder
+from mezzotint.evaluate.suite import baselines
 from mezzotint.files import replacing
-from mezzotint.train.recipe import Recipe
+from mezzotint.schema import construct, resolve
+from mezzotint.train.recipe import FAMILIES, Recipe, read_encoder
+from mezzotint.train.settings import Evaluate
 from mezzotint.types import Sample, Unreadable
 
 
 def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
-    """Measure a run's encoder as its recipe says, and write `evaluation.json` and `baselines.json`.
+    """Measure an encoder at the bits its recipe says, and write `evaluation.json` and `baselines.json`.
 
     Args:
-        run: a directory that `pretrain` wrote.
-        overrides: of the recipe, such as `evaluate.seeds=5`.
+        run: a directory that `pretrain` wrote; or, for an encoder of another project, an ONNX file or a YAML file with
+            the sections `encoder` and `data`. The figures of a file go where `results_directory` says.
+        overrides: of the recipe, such as `evaluate.bits=[8/8,4/4]`.
 
     Raises:
-        ValueError: when the directory is not a finished run.
+        ValueError: when the directory is not a finished run, or the file is no encoder.
     """
-    folder = Path(run)
-    encoder = load_encoder(folder)
-    recipe = Recipe.load(folder, overrides)
-    settings = recipe.evaluate
-    probes, seeds, workers = settings.probes, settings.seeds, recipe.run.loader.processes(recipe.data)
-    evaluation = evaluate_encoder(encoder, recipe.data, probes=probes, seeds=seeds, workers=workers)
+    folder = results_directory(run)
+    subject = _of_run(folder, overrides) if folder == Path(run) else _of_file(Path(run), overrides)
+    data, settings, workers = subject.data, subject.settings, subject.workers
+    probes, seeds = settings.probes, settings.seeds
+    evaluation = evaluate_bits(
+        subject.encoder,
+        data,
+        bits=settings.bits,
+        policy=settings.policy,
+        protocols=settings.protocols,
+        calibration_samples=settings.calibration_samples,
+        reconstruction_steps=settings.reconstruction_steps,
+        probes=probes,
+        seeds=seeds,
+        workers=workers,
+    )
     beside = None
     if settings.baselines:
-        beside = baselines(recipe.untrained_encoder, recipe.data, probes=probes, seeds=seeds, workers=workers)
+        beside = baselines(subject.untrained, data, probes=probes, seeds=seeds, workers=workers)
+    folder.mkdir(exist_ok=True)
     write_evaluation(folder, evaluation, beside)
     return evaluation
+
+
+def results_directory(path: str | Path) -> Path:
+    """Where the evaluation of a run, or of an encoder's file, is written: `x.onnx` → `x.evaluation`."""
+    path = Path(path)
+    return path.with_suffix(".evaluation") if path.suffix in (".onnx", ".yaml", ".yml") else path
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is evaluated, on what and how; `untrained` makes the same encoder with fresh weights, where one can."""
+
+    encoder: Encoder
+    data: Source
+    settings: Evaluate
+    workers: int
+    untrained: Callable[[int], Encoder] | None
+
+
+def _of_run(folder: Path, overrides: Sequence[str]) -> _Subject:
+    encoder = load_encoder(folder)
+    recipe = Recipe.load(folder, overrides)
+    workers = recipe.run.loader.processes(recipe.data)
+    return _Subject(encoder, recipe.data, recipe.evaluate, workers, recipe.untrained_encoder)
+
+
+def _of_file(path: Path, overrides: Sequence[str]) -> _Subject:
+    config = read_encoder(path, overrides)
+    data, run, settings = (construct(config[name], FAMILIES[name], {}) for name in ("data", "run", "evaluate"))
+    injected = {"Encoder": (data.input,)}
+    fresh = {key: value for key, value in config["encoder"].items() if key != "pretrained_path"}
+
+    def untrained(seed: int) -> Encoder:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made: Encoder = construct(resolve(fresh, "Encoder", "encoder"), "Encoder", injected)
+        return made
+
+    encoder = construct(config["encoder"], "Encoder", injected).eval()
+    can = any(True for _ in encoder.parameters())  # an ONNX file has no other weights than its own
+    return _Subject(encoder, data, settings, run.loader.processes(data), untrained if can else None)
 
 
 def embed(encoder: Encoder, source: Source, out: str | Path) -> tuple[int, int, Sequence[Unreadable]]:

@@ -1,0 +1,12 @@
+"""The command line: one verb, one function. Nothing heavy is imported before a verb needs it."""
+
+# Verbs are listed by `--help` in the order of these imports.
+# isort: off
+from mezzotint.cli import training as training
+from mezzotint.cli import encoders as encoders
+from mezzotint.cli import checkpoints as checkpoints
+from mezzotint.cli import data as data
+
+# isort: on
+from mezzotint.cli.app import app as app
+from mezzotint.cli.exits import main as main

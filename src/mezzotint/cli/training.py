@@ -1,0 +1,124 @@
+"""Verbs about a run: pretrain, evaluate, report."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mezzotint.cli.app import Arguments, Debug, Json, Quiet, RunPath, app, recipe_of
+from mezzotint.schema import RecipeError
+
+
+@app.command()
+def pretrain(
+    arguments: Arguments = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the run. Default: runs/RECIPE-DATE.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run in --out.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show recipe, steps, memory and time; write nothing.")
+    ] = False,
+    train_only: Annotated[bool, typer.Option("--train-only", help="Leave out evaluation and report.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Pretrain an encoder, evaluate it, and write its report."""
+    from mezzotint.train.recipe import read_recipe
+
+    if resume and out is None:
+        raise RecipeError("got --resume without --out; allowed is the directory of a run: --out runs/NAME --resume")
+    name, overrides = (str(out), list(arguments or ())) if resume else recipe_of(arguments)
+    config = read_recipe(name, overrides)  # before anything heavy is imported
+    if resume:
+        _refuse_other_recipe(read_recipe(name), config)
+    from mezzotint import dist
+    from mezzotint.train.loop import pretrain as train
+    from mezzotint.train.recipe import Recipe
+    from mezzotint.train.rundir import default_directory
+
+    recipe = Recipe.build(config)
+    if dry_run:
+        from mezzotint.train.preview import preview
+
+        typer.echo(preview(recipe))
+        return
+    mode = "json" if as_json else "quiet" if quiet else "bar"
+    folder = out or default_directory(name)
+    done = train(recipe, folder, resume=resume, overwrite=overwrite, progress=mode)
+    if train_only or not dist.launched_as_main():
+        return
+    _say(mode, f"trained: {done}/encoder; now evaluating", {"trained": str(done)})
+    _evaluate_and_report(done, (), mode)
+
+
+def _refuse_other_recipe(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """A resumed run may be logged, saved and fed differently, and no more."""
+    for section in old:
+        free = ("log", "checkpoints", "loader", "guard") if section == "run" else ()
+        for key, value in old[section].items():
+            if new[section].get(key) != value and key not in free and section != "evaluate":
+                now = new[section].get(key)
+                raise RecipeError(
+                    f"got --resume with {section}.{key}={now!r}, which was {value!r}; allowed to change are run.log, "
+                    "run.checkpoints, run.loader, run.guard and evaluate: start a new run for the rest"
+                )
+
+
+def _evaluate_and_report(folder: Path, overrides: tuple[str, ...], mode: str) -> None:
+    from mezzotint.report.page import write_report
+    from mezzotint.train.runs import evaluate as measure
+    from mezzotint.train.runs import results_directory
+
+    measure(folder, overrides)
+    folder = results_directory(folder)
+    page = write_report(folder)
+    if mode == "bar":
+        _print_table(folder)
+    _say(mode, f"report: {page}", {"report": str(page)})
+
+
+def _say(mode: str, text: str, data: dict[str, Any]) -> None:
+    if mode != "quiet":
+        typer.echo(json.dumps(data) if mode == "json" else text)
+
+
+def _print_table(folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mezzotint.evaluate.results import summary
+
+    table = Table("task", "probe", "encoder", "untrained", "raw input", box=None)
+    for line in summary(folder):
+        table.add_row(*line)
+    Console().print(table)
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Such as evaluate.seeds=5.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a run's encoder again, and write its report again."""
+    _evaluate_and_report(run, tuple(overrides or ()), "json" if as_json else "quiet" if quiet else "bar")
+
+
+@app.command()
+def report(
+    run: RunPath,
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="Another run to draw into the charts of low bits; may be repeated.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write RUN/report.html from what the run measured."""
+    from mezzotint.report.page import write_report
+
+    typer.echo(write_report(run, beside or ()))

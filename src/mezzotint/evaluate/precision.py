@@ -1,0 +1,114 @@
+"""Evaluation by bits: what the features of one encoder are worth at each width of its weights and activations.
+
+Every setting is measured in two ways. As in the papers' linear evaluation (Cao et al. 2022, arXiv 2207.05432), probes
+learn from features of the frozen quantized encoder and are tested on the same; their heads are float. And the float
+encoder's linear head, fitted once on float features, is tested on quantized features without being fitted again: what
+an application sees that quantizes its encoder and keeps its classifier (`linear_ptq`).
+
+Differs from the source in its calibration (see `calibration.py`) and in its probe (see `linear.py`).
+
+What settings have in common is done once: the float evaluation, the reading of the calibration samples, their float
+pass from which the ranges of all widths are taken. Each setting's weights are quantized once, and its features are
+extracted once for all tasks and probes. Nothing is shared that would make a row depend on which others are measured:
+starting the linear probe from the solution of the neighbouring width was tried, saved next to nothing, and moved
+figures (`docs/bits.md`).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from mezzotint.data.source import Source, Task
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluate.calibration import calibration_order, read_calibration
+from mezzotint.evaluate.evaluator import Probe, Row
+from mezzotint.evaluate.features import Extraction, extract_readable
+from mezzotint.evaluate.ptq import Calibrated, Setting, calibrated_copy
+from mezzotint.evaluate.results import Evaluation
+from mezzotint.evaluate.scores import classification, labelled
+from mezzotint.evaluate.suite import DEFAULT_PROBES, Heads, asked, evaluate_features, measure, named, splits
+
+GRID = ("32/32", "8/8", "6/6", "5/5", "4/4", "3/3", "2/8", "2/4", "2/2")
+"""The settings that SSQL's source reports."""
+
+_SEED = 0
+
+
+def evaluate_bits(
+    encoder: Encoder,
+    source: Source,
+    *,
+    bits: Sequence[str] = GRID,
+    policy: str | None = None,
+    protocols: Sequence[str] = ("plain",),
+    calibration_samples: int = 512,
+    reconstruction_steps: int = 500,
+    probes: Sequence[Probe] = DEFAULT_PROBES,
+    seeds: int = 3,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+) -> Evaluation:
+    """Measure an encoder in float, and at each number of bits.
+
+    Args:
+        encoder: quantizable already or not; it is left as it was.
+        source: as for `evaluate_encoder`, whose rows come first: float is always measured.
+        bits: settings `weights/activations`.
+        policy: which layers; by default the encoder's own when it is quantizable already, else `ssql`.
+        protocols: `plain`, `strong`; see `ptq.py`.
+        calibration_samples: how many; see `calibration_order`.
+        reconstruction_steps: of `strong`, for each block and setting.
+        probes: each runs on every task of a kind it answers.
+        seeds: repeats of what is random.
+        batch_size: samples in one forward pass.
+        workers: of the loader.
+        device: where to compute features; by default where the encoder is.
+
+    Raises:
+        ValueError: before anything is measured, for what does not exist, or cannot be quantized or calibrated.
+    """
+    settings = [one for one in dict.fromkeys(map(Setting.parse, bits)) if not one.is_float]
+    samples, tasks = asked(source)
+    place = torch.device(device or next((p.device for p in encoder.parameters()), "cpu"))
+    copies: list[Calibrated] = []
+    if settings:  # first of all, so that what cannot be done is refused before hours of work
+        order = calibration_order(tasks, len(samples), _SEED)
+        batches = read_calibration(samples, encoder.input, order, calibration_samples, place, workers=workers)
+        copies = [
+            calibrated_copy(encoder, batches, name, policy=policy, steps=reconstruction_steps, seed=_SEED)
+            for name in dict.fromkeys(protocols)
+        ]
+        copies[0].require(settings)
+
+    def features(model: Encoder) -> Extraction:
+        return extract_readable(model, samples, batch_size=batch_size, workers=workers, device=place)
+
+    heads: Heads = {}
+    evaluation = evaluate_features(features(encoder), tasks, probes, seeds, heads)
+    for calibrated in copies:
+        for setting in settings:
+            with calibrated.at(setting) as network:
+                found = features(network)
+            rows = (*measure(found, tasks, probes, seeds), *_float_heads(found, tasks, heads))
+            evaluation.rows.extend(_stamped(row, setting, calibrated.how) for row in rows)
+    return evaluation
+
+
+def _float_heads(found: Extraction, tasks: Sequence[Task], heads: Heads) -> Iterator[Row]:
+    """The classifiers of float features on other features of the same samples."""
+    for task, train, test in splits(found, tasks):
+        for (name, protocol), fitted in heads.items():
+            if name == task.name:
+                queries, answers = labelled(test, "test")
+                for head in fitted:
+                    for metric, value in classification(head.logits(queries), head.names, answers):
+                        row = Row("linear_ptq", metric, value, 32, 32, "float32", head.seed, f"{protocol} head=32/32")
+                        yield named(row, task, train, test)
+
+
+def _stamped(row: Row, setting: Setting, how: str) -> Row:
+    return dataclasses.replace(
+        row, weight_bits=setting.weight, activation_bits=setting.activation, protocol=f"{how}; {row.protocol}"
+    )
