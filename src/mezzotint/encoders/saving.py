@@ -38,25 +38,38 @@ def save_encoder(encoder: Encoder, path: str | Path, made_by: Mapping[str, Any] 
     weights = folder / "encoder.safetensors"
     with replacing(weights) as temporary:
         save_file({name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}, temporary)
-    description = {
+    description = describe(encoder, made_by) | {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    write_json(folder / "encoder.json", description)
+    return folder
+
+
+def describe(encoder: Encoder, made_by: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the JSON beside a file of weights says: how to build the encoder, and what it takes."""
+    return {
         "format": 1,
         "mezzotint": __version__,
         "encoder": {k: v for k, v in encoder.config.items() if k != "pretrained_path"},  # its weights are replaced
         "quantization": getattr(encoder, "quantization", None),
         "dim": encoder.dim,
         "input": dataclasses.asdict(encoder.input) | {"values": "uint8 / 255, then (x - mean) / std"},
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "made_by": dict(made_by or {}),
     }
-    write_json(folder / "encoder.json", description)
-    return folder
+
+
+def encoder_of(description: Mapping[str, Any]) -> Encoder:
+    """Build the encoder that `describe` described, with fresh weights and without quantizers."""
+    stated = {k: v for k, v in description["input"].items() if k != "values"}
+    stated = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
+    config = resolve(description["encoder"], "Encoder", "encoder")
+    built: Encoder = construct(config, "Encoder", {"Encoder": (Input(**stated),)})
+    return built
 
 
 def load_encoder(path: str | Path) -> Encoder:
     """Read an encoder, in eval mode.
 
     Args:
-        path: an `encoder/` directory, or a run directory that holds one.
+        path: an `encoder/` directory, a run directory that holds one, or a packed export.
 
     Returns:
         A module whose `forward` takes `[B, *input.shape]` normalised with `input.mean` and `input.std` and returns
@@ -66,6 +79,10 @@ def load_encoder(path: str | Path) -> Encoder:
         ValueError: when the directory holds no encoder, or its weights are not the ones that were saved.
     """
     folder = Path(path)
+    if (folder / "packed.json").is_file():
+        from mezzotint.encoders.packed import load_packed  # which needs this module
+
+        return load_packed(folder)
     if not (folder / "encoder.json").is_file() and (folder / "encoder" / "encoder.json").is_file():
         folder = folder / "encoder"
     if not (folder / "encoder.json").is_file():
@@ -81,10 +98,7 @@ def load_encoder(path: str | Path) -> Encoder:
             f"{weights} is damaged: SHA-256 is {found[:12]}…, saved was {description['sha256'][:12]}…; "
             "restore the file, or write it again with `mezzotint evaluate RUN`"
         )
-    stated = {k: v for k, v in description["input"].items() if k != "values"}
-    stated = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
-    config = resolve(description["encoder"], "Encoder", "encoder")
-    encoder: Encoder = construct(config, "Encoder", {"Encoder": (Input(**stated),)})
+    encoder = encoder_of(description)
     if description.get("quantization") is not None:
         make_encoder_quantizable(encoder, description["quantization"])
     try:

@@ -1,0 +1,7 @@
+"""Artefacts that other programs serve, each run and compared before it is kept."""
+
+from mezzotint.export.exporting import export as export
+from mezzotint.export.packed import load_packed as load_packed
+from mezzotint.export.packed import save_packed as save_packed
+from mezzotint.export.qdq import quantize_onnx as quantize_onnx
+from mezzotint.export.verify import Refused as Refused

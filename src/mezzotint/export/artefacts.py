@@ -1,0 +1,206 @@
+"""One function for each format: writes the files, and says what they are to be compared with."""
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mezzotint import quant
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.packed import load_packed
+from mezzotint.export import openvino_runtime
+from mezzotint.export.float_formats import (
+    open_timm,
+    open_torch_export,
+    open_torchvision,
+    write_onnx,
+    write_timm,
+    write_torch_export,
+    write_torchvision,
+)
+from mezzotint.export.packed import save_packed
+from mezzotint.export.qdq import quantize_onnx
+from mezzotint.export.ranges import make_observer
+from mezzotint.export.request import Request, plain
+from mezzotint.export.session import OnnxFunction, require
+from mezzotint.export.verify import Artefact, Function
+from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
+from mezzotint.quant.policy import Policy, policy_of
+
+_FLOAT: dict[str, Any] = {
+    "storage_bits": {"weight": 32, "activation": 32},
+    "compute_bits": {"weight": 32, "activation": 32},
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that can be exported to.
+
+    Attributes:
+        widths: bits of the weights that it has; the first is the default.
+        write: writes the files.
+    """
+
+    widths: tuple[int, ...]
+    write: Callable[[Request], Artefact]
+
+
+def _onnx(request: Request) -> Artefact:
+    """QDQ for 8 bits, float for 32."""
+    runtime = require("onnxruntime", "--format onnx", "onnx")
+    encoder, path = plain(request.encoder), request.folder / "encoder.onnx"
+    write_onnx(encoder, path)
+    served: dict[str, Any] = {"runtime": {"name": "onnxruntime", "version": runtime.__version__}}
+    if request.bits == 32:
+        return _float(request, (path,), lambda: OnnxFunction(path), encoder, served)
+    whole = path.read_bytes()
+    batches = request.calibration_batches()
+    done = quantize_onnx(path, path, batches, reduce_range=request.reduce_range, observer=request.observer)
+    return Artefact(
+        (path,),
+        lambda: OnnxFunction(path),
+        OnnxFunction(path.read_bytes(), optimize=False),
+        OnnxFunction(whole),
+        len(whole),
+        "quantized",
+        served
+        | {
+            "storage_bits": {"weight": 8, "activation": 8},
+            "compute_bits": {"weight": done.weight_bits, "activation": done.activation_bits, "accumulator": 32},
+            "reduce_range": done.reduce_range,
+            "operators": _operators(done.quantized, done.left, done.integer_kernels),
+            "calibration": {"samples": done.samples, "observer": request.observer},
+        },
+    )
+
+
+def _operators(
+    quantized: Mapping[str, str], left: Mapping[str, str], kernels: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "quantized": len(quantized), "of": len(quantized) + len(left), "left_float": dict(left),
+    }  # fmt: skip
+    return found if kernels is None else found | {"integer_kernels": dict(kernels)}
+
+
+def _float(
+    request: Request,
+    files: tuple[Path, ...],
+    reopen: Callable[[], Function],
+    encoder: Encoder,
+    facts: Mapping[str, Any],
+) -> Artefact:
+    """An artefact that must compute what the encoder does, and is its own measure of time."""
+    reference = reopen() if request.runtime == "onnxruntime" and files[0].suffix == ".onnx" else encoder
+    return Artefact(files, reopen, encoder, reference, float_bytes(encoder), "float", _FLOAT | dict(facts))
+
+
+def float_bytes(encoder: torch.nn.Module) -> int:
+    """What the tensors of a float encoder take."""
+    return sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
+
+
+def _packed(request: Request) -> Artefact:
+    """Packed integers, compared with the simulation: the same numbers, or refused."""
+    encoder = plain(request.encoder)
+    own = getattr(request.encoder, "quantization", None)
+    policy = _policy(request, own if request.policy is None and own is not None else request.policy or "ssql")
+    conversion = quant.quantize_(encoder, policy)
+    facts: dict[str, Any] = {"policy": policy.name, "group": request.group}
+    if request.activation_bits != 32:
+        batches = request.calibration_batches()
+        facts["calibration"] = {"samples": quant.calibrate(encoder, batches), "observer": request.observer}
+    save_packed(encoder, request.folder, weight=request.bits, activation=request.activation_bits)
+    facts["bits_per_weight"] = _bits_per_weight(request.folder / "packed.safetensors")
+
+    def simulation(x: Tensor) -> Tensor:
+        with quant.bits(encoder, weight=request.bits, activation=request.activation_bits):
+            out: Tensor = encoder(x)
+        return out
+
+    reference = plain(request.encoder)
+    return Artefact(
+        (request.folder / "packed.safetensors", request.folder / "packed.json"),
+        lambda: load_packed(request.folder),
+        simulation,
+        reference,
+        float_bytes(reference),
+        "equal",
+        facts
+        | {
+            "storage_bits": {"weight": request.bits, "activation": 32},
+            "compute_bits": {"weight": 32, "activation": 32},
+            "simulated_bits": {"weight": request.bits, "activation": request.activation_bits},
+            "operators": _operators(conversion.weights, conversion.skipped),
+            "runtime": {"name": "torch", "version": torch.__version__},
+        },
+    )
+
+
+def _bits_per_weight(file: Path) -> float:
+    """What a quantized weight takes on average, its share of the scales included; 8-bit layers count too."""
+    tensors = load_file(file)
+    description = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    names = [f"{name}.{part}" for name in description["weights"] for part in ("codes", "scale", "zero_point")]
+    taken = sum(tensors[name].numel() * tensors[name].element_size() for name in names if name in tensors)
+    return float(8 * taken / sum(math.prod(entry["shape"]) for entry in description["weights"].values()))
+
+
+def _policy(request: Request, name: str) -> Policy:
+    """The policy by name, with the observer and the groups that were asked for."""
+    base = policy_of(name)
+    weight, activation = base.weight, base.activation
+    if request.group is not None:
+        layout = Layout("group", group=request.group)
+        weight = functools.partial(WeightQuantizer, layout)
+    if request.observer != "min_max":
+
+        def activation() -> ActivationQuantizer:
+            return ActivationQuantizer(observer=make_observer(request.observer))
+
+    return Policy(
+        base.name, base.placement, base.first_bits, base.last_bits, base.network_input, weight, activation, base.skip
+    )
+
+
+def _timm(request: Request) -> Artefact:
+    encoder = plain(request.encoder)
+    files = write_timm(encoder, request.folder)
+    version = require("timm", "--format timm", "timm").__version__
+    return _float(
+        request, files, lambda: open_timm(request.folder), encoder, {"runtime": {"name": "timm", "version": version}}
+    )
+
+
+def _torchvision(request: Request) -> Artefact:
+    import torchvision
+
+    encoder = plain(request.encoder)
+    files = write_torchvision(encoder, request.folder)
+    runtime = {"runtime": {"name": "torchvision", "version": torchvision.__version__}}
+    return _float(request, files, lambda: open_torchvision(request.folder), encoder, runtime)
+
+
+def _torch_export(request: Request) -> Artefact:
+    encoder, path = plain(request.encoder), request.folder / "encoder.pt2"
+    write_torch_export(encoder, path)
+    runtime = {"runtime": {"name": "torch.export", "version": torch.__version__}}
+    return _float(request, (path,), lambda: open_torch_export(path), encoder, runtime)
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format((8, 32), _onnx),
+    "packed": Format((4, 2, 3, 5, 6, 7, 8), _packed),
+    "timm": Format((32,), _timm),
+    "torchvision": Format((32,), _torchvision),
+    "torch_export": Format((32,), _torch_export),
+}
+OPENVINO = Format((8, 32), openvino_runtime.write)

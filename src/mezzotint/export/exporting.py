@@ -1,0 +1,182 @@
+"""From a run to a verified artefact in `RUN/exports/`."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from mezzotint._version import __version__
+from mezzotint.data.opening import open_source
+from mezzotint.data.source import Source
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.saving import load_encoder
+from mezzotint.export.artefacts import FORMATS, OPENVINO, Format
+from mezzotint.export.ranges import make_observer
+from mezzotint.export.request import Request, Runtime
+from mezzotint.export.verify import verify
+from mezzotint.files import write_json
+from mezzotint.schema import nearest
+from mezzotint.train.recipe import Recipe
+from mezzotint.train.settings import Loader
+
+_WEIGHTS = ("encoder.safetensors", "encoder/encoder.safetensors")
+FormatName = Literal["onnx", "packed", "timm", "torchvision", "torch_export"]
+
+
+def export(
+    run: str | Path,
+    format: FormatName = "onnx",
+    bits: int | None = None,
+    *,
+    activation_bits: int = 32,
+    group: int | None = None,
+    policy: str | None = None,
+    observer: str = "min_max",
+    reduce_range: bool | None = None,
+    calibration: int | None = None,
+    runtime: Runtime = "onnxruntime",
+    data: str | None = None,
+) -> Path:
+    """Write a run's encoder in another format, run it in the runtime that will serve it, and keep it if it agrees.
+
+    Args:
+        run: a directory that `pretrain` wrote, or, with `data`, any encoder's.
+        format: `onnx` (8 or 32 bits), `packed` (2 to 8), `timm`, `torchvision` or `torch_export` (32).
+        bits: of the weights; by default 8 for `onnx`, 4 for `packed` and 32 for the others.
+        activation_bits: of `packed`, whose activations are then simulated; 32 leaves them float. `onnx` with 8 bits
+            always has activations of 8.
+        group: of `packed`: so many weights share a scale, instead of a whole channel.
+        policy: of `packed`: which layers; by default the one that the encoder was trained with, or `ssql`.
+        observer: kind of the observer that chooses the ranges of activations.
+        reduce_range: of `onnx` with 8 bits: keep weights to 7, by default where this processor's integer sums may
+            saturate. Say it when another processor will serve the file.
+        calibration: samples that choose the ranges; by default 512, or all that may be used if there are fewer.
+        runtime: `onnxruntime`, or `openvino`, for `onnx`.
+        data: to calibrate and compare on: an image folder, a file of arrays, or embedded data's name; by default the
+            run's.
+
+    Returns:
+        The directory `RUN/exports/FORMAT-BITS`, with the artefact and `verification.json`.
+
+    Raises:
+        ValueError: for what a format does not have, a missing package, or a directory that is not a run.
+        Refused: when the artefact does not compute what it should. Nothing is left of it; an earlier artefact stays.
+    """
+    chosen = _format(format, runtime)
+    bits = _bits(format, chosen, bits)
+    _check_options(format, bits, activation_bits, group, policy)
+    make_observer(observer)  # which refuses an unknown one
+    folder = Path(run)
+    encoder = load_encoder(folder)
+    source, workers = _data(folder, encoder, data)
+    name = f"{'openvino' if runtime == 'openvino' else format}-{bits}"
+    with _replacing_folder(folder / "exports" / name) as place:
+        request = Request(
+            encoder, source, place, bits, activation_bits, group, policy, observer, reduce_range, calibration,
+            runtime, workers,
+        )  # fmt: skip
+        artefact = chosen.write(request)
+        found = verify(artefact, request.encoder, source, workers=workers)
+        made = {"mezzotint": __version__, "format": format, "bits": bits, "encoder": _origin(folder)}
+        write_json(place / "verification.json", made | found)
+    return folder / "exports" / name
+
+
+def _data(folder: Path, encoder: Encoder, data: str | None) -> tuple[Source, int]:
+    """What to calibrate and compare on, and how many processes read it."""
+    if data is not None:
+        source = open_source(data, encoder.input)
+        return source, Loader().processes(source)
+    if not (folder / "recipe.yaml").is_file():
+        raise ValueError(
+            f"got {folder}, an encoder without a run and so without data; allowed is a run, or an encoder with --data: "
+            "name an image folder, a file of arrays, or embedded data"
+        )
+    recipe = Recipe.load(folder)
+    return recipe.data, recipe.run.loader.processes(recipe.data)
+
+
+def _format(format: str, runtime: str) -> Format:
+    if format not in FORMATS:
+        raise ValueError(f"got --format {format}; allowed: {', '.join(FORMATS)}{nearest(format, FORMATS)}")
+    if runtime not in ("onnxruntime", "openvino"):
+        raise ValueError(f"got --runtime {runtime}; allowed: onnxruntime, openvino: leave it out for the first")
+    if runtime == "openvino" and format != "onnx":
+        raise ValueError(f"got --runtime openvino with --format {format}; allowed is --format onnx: leave one out")
+    return OPENVINO if runtime == "openvino" else FORMATS[format]
+
+
+def _bits(name: str, format: Format, bits: int | None) -> int:
+    if bits is None:
+        return format.widths[0]
+    if bits not in format.widths:
+        others = "; for fewer bits in storage use --format packed" if name != "packed" and 2 <= bits < 8 else ""
+        raise ValueError(
+            f"got --bits {bits} for --format {name}; allowed: {', '.join(map(str, sorted(format.widths)))}{others}"
+        )
+    return bits
+
+
+def _check_options(format: str, bits: int, activation_bits: int, group: int | None, policy: str | None) -> None:
+    """What only `packed` has."""
+    given = {"--group": group is not None, "--policy": policy is not None, "--activation-bits": activation_bits != 32}
+    extra = next((name for name, present in given.items() if present), None)
+    if format != "packed" and extra is not None:
+        raise ValueError(f"got {extra} with --format {format}; allowed is --format packed: leave {extra} out")
+    if group is not None and group < 1:
+        raise ValueError(f"got --group {group}; allowed is 1 or more: 32 to 128 are usual")
+    if activation_bits != 32 and not 2 <= activation_bits <= 8:
+        raise ValueError(f"got --activation-bits {activation_bits}; allowed are 2 to 8, and 32 for float")
+
+
+@contextmanager
+def _replacing_folder(target: Path) -> Iterator[Path]:
+    """A directory to write into, which takes the place of `target` at the end, or is removed if anything fails."""
+    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _origin(folder: Path) -> Mapping[str, Any]:
+    """Which encoder it was."""
+    weights = next(folder / name for name in _WEIGHTS if (folder / name).is_file())
+    return {"path": weights.relative_to(folder).as_posix(), "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+
+
+def table(verification: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A verification's headline figures, for people."""
+    size, took, knn = verification["bytes"], verification["milliseconds"], verification["knn"]
+    rows = [
+        ("runtime", "{name} {version}".format(**verification["runtime"])),
+        ("bits in storage", _widths(verification["storage_bits"])),
+        ("bits in arithmetic", _widths(verification["compute_bits"])),
+        ("bytes", f"{size['artefact']:,}, {size['ratio']:.2f} of float"),
+        (
+            f"ms for a batch of {took['batch']}",
+            f"{took['artefact']:.2f}, float {took['float']:.2f}: {took['speed_up']:.2f} times as fast",
+        ),
+    ]
+    if "operators" in verification:
+        operators = verification["operators"]
+        rows.insert(1, ("operators quantized", f"{operators['quantized']} of {operators['of']}"))
+    for title, key in (("cosine to the simulation", "to_simulation"), ("cosine to float", "to_float")):
+        rows.append((title, "{cosine_mean:.5f}, 1st percentile {cosine_p01:.5f}".format(**verification[key])))
+    if "bits_per_weight" in verification:
+        rows.insert(2, ("with scales", f"{verification['bits_per_weight']:.2f} bits a weight"))
+    if knn is not None:
+        shown = "{artefact:.4f}, simulated {simulation:.4f}, float {float:.4f} ({task})"
+        rows.append(("kNN top-1", shown.format(**knn)))
+    return rows
+
+
+def _widths(bits: Mapping[str, int]) -> str:
+    return f"weights {bits['weight']}, activations {bits['activation']}"

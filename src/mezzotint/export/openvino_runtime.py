@@ -1,0 +1,110 @@
+"""OpenVINO with NNCF as a second runtime: its own quantizer, judged by the same verifier.
+
+NNCF chooses the ranges itself (histograms, bias correction), so `observer` and `reduce_range` do not apply; it keeps
+weights from overflowing where the processor needs that. The simulation is the quantized model with its
+`FakeQuantize` operators computed in float.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mezzotint.export.float_formats import write_onnx
+from mezzotint.export.request import Request, plain
+from mezzotint.export.session import require
+from mezzotint.export.verify import Artefact
+
+
+class OpenvinoFunction:
+    """An OpenVINO model as a function of one tensor.
+
+    Args:
+        model: a file, or a model in memory.
+        quantized: compute quantized operators in integers; without, in float, as they are written.
+    """
+
+    def __init__(self, model: Any, *, quantized: bool = True) -> None:
+        openvino = require("openvino", "--runtime openvino", "openvino")
+        self._tensor = openvino.Tensor
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if not quantized:
+            settings["LP_TRANSFORMS_MODE"] = False
+        source = str(model) if isinstance(model, Path) else model
+        self._compiled = openvino.Core().compile_model(source, "CPU", settings)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The first output."""
+        found = self._compiled(x.detach().cpu().contiguous().numpy())[0]
+        return torch.from_numpy(found.copy())
+
+
+def write(request: Request) -> Artefact:
+    """Write `encoder.xml` and `encoder.bin`: int8 by NNCF, or float.
+
+    Raises:
+        ValueError: when openvino or nncf is missing, or nothing was quantized.
+    """
+    openvino = require("openvino", "--runtime openvino", "openvino")
+    nncf = require("nncf", "--runtime openvino", "openvino") if request.bits == 8 else None
+    encoder = plain(request.encoder)
+    onnx_path, path = request.folder / "encoder.onnx", request.folder / "encoder.xml"
+    write_onnx(encoder, onnx_path)
+    model = openvino.convert_model(str(onnx_path))
+    runtime = {"runtime": {"name": "openvino", "version": openvino.__version__}}
+    files, float_size = (path, path.with_suffix(".bin")), onnx_path.stat().st_size
+    reference = OpenvinoFunction(onnx_path)
+    onnx_path.unlink()
+    if nncf is None:
+        openvino.save_model(model, path, compress_to_fp16=False)
+        widths = {"storage_bits": {"weight": 32, "activation": 32}, "compute_bits": {"weight": 32, "activation": 32}}
+        return Artefact(
+            files, lambda: OpenvinoFunction(path), encoder, reference, float_size, "float", runtime | widths
+        )
+    batches = [x.numpy() for batch in request.calibration_batches() for x in torch.split(batch, 1)]
+    transformer = any(isinstance(module, torch.nn.LayerNorm) for module in encoder.modules())
+    quantized = nncf.quantize(
+        model, nncf.Dataset(batches), subset_size=len(batches), preset=nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+    )  # fmt: skip
+    openvino.save_model(quantized, path, compress_to_fp16=False)
+    facts = {
+        "storage_bits": {"weight": 8, "activation": 8},
+        "compute_bits": {"weight": 8, "activation": 8, "accumulator": 32},
+        "operators": _operators(quantized),
+        "calibration": {"samples": len(batches), "observer": f"nncf {nncf.__version__}"},
+    }
+    simulation = OpenvinoFunction(quantized, quantized=False)
+    return Artefact(
+        files, lambda: OpenvinoFunction(path), simulation, reference, float_size, "quantized", runtime | facts
+    )
+
+
+def _operators(model: Any) -> dict[str, Any]:
+    """How many convolutions and products take both a quantized input and a quantized weight."""
+    left, quantized = {}, 0
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        if kind not in ("Convolution", "GroupConvolution", "MatMul"):
+            continue
+        kinds = [_source(node.input_value(place).get_node()) for place in range(2)]
+        if kinds == ["FakeQuantize", "FakeQuantize"]:
+            quantized += 1
+        else:
+            left[node.get_friendly_name()] = f"{kind}: its inputs come from {kinds[0]} and {kinds[1]}"
+    return {"quantized": quantized, "of": quantized + len(left), "left_float": left}
+
+
+def _source(node: Any) -> str:
+    """What makes a tensor, behind what only moves it; a weight stored as integers is scaled by a `Multiply`."""
+    while node.get_type_name() in ("Reshape", "Transpose", "Convert"):
+        node = node.input_value(0).get_node()
+    kind = str(node.get_type_name())
+    if kind == "Multiply" and _source(node.input_value(0).get_node()) in ("Constant", "Subtract"):
+        return "FakeQuantize"
+    return kind

@@ -1,0 +1,108 @@
+"""Write a quantized encoder with its weights as packed integers; `mezzotint.encoders.packed` has the format."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mezzotint import quant
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.packed import load_packed as load_packed
+from mezzotint.encoders.saving import describe
+from mezzotint.files import replacing, write_json
+from mezzotint.quant.fake import Layout, Quantizer
+from mezzotint.quant.grid import Grid
+from mezzotint.quant.layers import named_activation_quantizers, parameter_of, quantized_layers
+from mezzotint.quant.packing import pack
+
+
+def save_packed(
+    encoder: Encoder, path: str | Path, *, weight: int, activation: int = 32, made_by: Mapping[str, Any] | None = None
+) -> Path:
+    """Write an encoder's weights in few bits.
+
+    Args:
+        encoder: that `quantize_` has prepared and, unless `activation` is 32, `calibrate` has seen.
+        path: directory to write, made when missing.
+        weight: bits of the weights, 1 to 8; layers with a width of their own keep it.
+        activation: bits at which the activations are to be simulated, or 32.
+        made_by: what to remember about its making.
+
+    Returns:
+        The directory, from which `load_packed` reads an encoder with the outputs of
+        `quant.bits(encoder, weight=weight, activation=activation)`.
+
+    Raises:
+        ValueError: for other widths, and for quantizers whose values do not stand on one uniform grid.
+    """
+    if not 1 <= weight <= 8:
+        raise ValueError(f"got weight={weight} bits; allowed are 1 to 8: use save_encoder for a float encoder")
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    weights: dict[str, Any] = {}
+    activations: dict[str, Any] = {}
+    own: set[str] = set()
+    with quant.bits(encoder, weight=weight, activation=activation), torch.no_grad():
+        for name, layer in quantized_layers(encoder):
+            weights[f"{name}.weight"] = _store_weight(tensors, f"{name}.weight", layer)
+            if layer.bias is not None:
+                tensors[f"{name}.bias"] = layer.bias.detach().clone()
+        if activation != 32:
+            for name, quantizer in named_activation_quantizers(encoder):
+                place = f"{name}:{'input' if hasattr(encoder.get_submodule(name), 'weight_quantizer') else 'output'}"
+                activations[place] = _store_grid(tensors, place, quantizer.layout, quantizer.grid(), quantizer)
+        own = {name for name, module in encoder.named_modules() if isinstance(module, Quantizer)}
+    for name, value in encoder.state_dict().items():
+        if name not in weights and name not in tensors and name.rpartition(".")[0] not in own:
+            tensors[name] = value
+    file = folder / "packed.safetensors"
+    with replacing(file) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+    description = describe(encoder, made_by) | {
+        "weight_bits": weight,
+        "activation_bits": activation,
+        "weights": weights,
+        "activations": activations,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+    write_json(folder / "packed.json", description)
+    return folder
+
+
+def _store_weight(tensors: dict[str, Tensor], name: str, layer: Any) -> dict[str, Any]:
+    quantizer, parameter = layer.weight_quantizer, parameter_of(layer)
+    grid: Grid = quantizer.grid_of(parameter)
+    rows = quantizer.codes(parameter)
+    layout: Layout = quantizer.layout
+    if not torch.equal(layout.unrows(grid.values(rows), parameter.shape), layer.weight):
+        raise ValueError(
+            f"the {type(quantizer).__name__} of {name} has values off its uniform grid; allowed are quantizers whose "
+            "codes and scales say everything: choose another policy"
+        )
+    bits, lowest = int(quantizer.bits), int(grid.low)
+    tensors[f"{name}.codes"] = pack(layout.unrows(rows, parameter.shape) - lowest, bits)
+    tensors[f"{name}.scale"] = grid.scale
+    if grid.zero_point is not None:
+        tensors[f"{name}.zero_point"] = grid.zero_point
+    return {"bits": bits, "lowest": lowest, "shape": list(parameter.shape), "layout": _plain(layout)}
+
+
+def _store_grid(
+    tensors: dict[str, Tensor], place: str, layout: Layout, grid: Grid, quantizer: Quantizer
+) -> dict[str, Any]:
+    tensors[f"{place}.scale"] = grid.scale
+    if grid.zero_point is not None:
+        tensors[f"{place}.zero_point"] = grid.zero_point
+    return {
+        "bits": int(quantizer.bits), "lowest": int(grid.low), "highest": int(grid.high), "divide": grid.divide,
+        "layout": _plain(layout),
+    }  # fmt: skip
+
+
+def _plain(layout: Layout) -> dict[str, Any]:
+    return {"granularity": layout.granularity, "axis": layout.axis, "group": layout.group}

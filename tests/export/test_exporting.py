@@ -1,0 +1,261 @@
+"""`export` from a run to a verified directory, in every format, and the command line's refusals."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from untrained_run import make_run
+
+from mezzotint import load_encoder, quant
+from mezzotint.cli import main
+from mezzotint.data.samples import Samples
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.external import timm
+from mezzotint.encoders.resnet import resnet18
+from mezzotint.evaluate.suite import asked
+from mezzotint.export import export, verify
+from mezzotint.export.exporting import table
+from mezzotint.export.float_formats import open_timm, open_torchvision, write_timm, write_torchvision
+from mezzotint.export.request import Request
+from mezzotint.train.recipe import Recipe
+from mezzotint.types import Input
+
+RGB = Input((3, 32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+GREY = Input((1, 32, 32), (0.5,), (0.25,))
+
+
+def verification(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_onnx_of_8_bits(run: Path) -> None:
+    folder = export(run, "onnx", 8, calibration=100)
+    found = verification(folder)
+    assert folder == run / "exports" / "onnx-8" and not list(folder.parent.glob(".tmp*"))
+    assert sorted(path.name for path in folder.iterdir()) == ["encoder.onnx", "verification.json"]
+    assert found["operators"] == {
+        "quantized": 9, "of": 9, "left_float": {}, "integer_kernels": {"QLinearConv": 9},
+    }  # fmt: skip
+    assert found["calibration"] == {"samples": 100, "observer": "min_max"}
+    assert found["bytes"]["artefact"] == (folder / "encoder.onnx").stat().st_size
+    assert found["runtime"]["name"] == "onnxruntime" and found["bits"] == 8
+    assert found["to_simulation"]["cosine_p01"] > 0.999 and found["knn"]["task"] == "digit/holdout"
+    assert ("operators quantized", "9 of 9") in table(found)
+    told = {entry.key: entry.value for entry in onnx.load(folder / "encoder.onnx").metadata_props}
+    assert json.loads(told["input"])["std"] == [0.3759]
+
+
+def test_float_onnx_says_what_it_takes_and_nothing_of_the_machine(run: Path) -> None:
+    folder = export(run, "onnx", 32)
+    model = onnx.load(folder / "encoder.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(told["input"])["shape"] == [1, 8, 8] and json.loads(told["input"])["mean"] == [0.3053]
+    assert model.opset_import[0].version == 20
+    assert b"/site-packages/" not in model.SerializeToString()
+    assert {node.op_type for node in model.graph.node}.isdisjoint({"BatchNormalization"})
+    assert verification(folder)["knn"]["artefact"] == verification(folder)["knn"]["float"]
+
+
+@pytest.mark.parametrize("options", [{}, {"bits": 3, "group": 16, "activation_bits": 4, "observer": "percentile"}])
+def test_packed_computes_exactly_what_the_simulation_does(options: dict[str, Any], run: Path) -> None:
+    folder = export(run, "packed", **options)
+    found = verification(folder)
+    assert found["to_simulation"]["max_error"] == 0.0
+    assert found["storage_bits"]["weight"] == options.get("bits", 4) and found["compute_bits"]["weight"] == 32
+    assert load_encoder(folder)(torch.zeros(1, 1, 8, 8)).shape == (1, load_encoder(run).dim)
+    # the stem keeps 8 bits, and groups of 16 add two bits of scale a weight
+    assert options.get("bits", 4) < found["bits_per_weight"] < options.get("bits", 4) + 2.5
+
+
+def test_packed_keeps_the_policy_that_the_encoder_was_trained_with(run: Path, tmp_path: Path) -> None:
+    from mezzotint import save_encoder
+    from mezzotint.quant.layers import make_encoder_quantizable
+
+    encoder = load_encoder(run)
+    make_encoder_quantizable(encoder, "first_last_8")
+    quant.calibrate(encoder, [torch.randn(8, 1, 8, 8)])
+    trained = tmp_path / "run"
+    shutil.copytree(run, trained, ignore=shutil.ignore_patterns("exports"))
+    save_encoder(encoder, trained / "encoder")
+    assert verification(export(trained, "packed", 2))["policy"] == "first_last_8"
+    assert verification(export(trained, "packed", 2, policy="all"))["policy"] == "all"
+    assert verification(export(trained, "torch_export"))["to_simulation"]["cosine_mean"] > 0.9999
+
+
+def test_torch_export(run: Path) -> None:
+    folder = export(run, "torch_export")
+    module = torch.export.load(folder / "encoder.pt2").module()
+    x = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(module(x), load_encoder(run)(x), atol=1e-5)
+
+
+def test_timm_opens_a_run(tmp_path: Path) -> None:
+    folder = export(make_run(tmp_path / "run", {"kind": "timm", "name": "test_vit"}, "emoji"), "timm")
+    assert verification(folder)["runtime"]["name"] == "timm"
+    assert verification(folder)["to_simulation"]["max_error"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("build", "input"),
+    [
+        (lambda i: resnet18(i), RGB),
+        (lambda i: resnet18(i), GREY),
+        (lambda i: timm(i, name="vit_tiny_patch16_224"), RGB),
+        (lambda i: timm(i, name="mobilenetv2_050"), RGB),
+    ],
+)
+def test_timm_loads_the_same_network(build: Callable[[Input], Encoder], input: Input, tmp_path: Path) -> None:
+    library: Any = pytest.importorskip("timm")
+    encoder = build(input).eval()
+    write_timm(encoder, tmp_path)
+    x = torch.randn(2, *input.shape)
+    with torch.no_grad():
+        assert torch.equal(open_timm(tmp_path)(x), encoder(x))
+        hub = library.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+        assert torch.equal(hub(x), encoder(x))
+    assert list(library.data.resolve_model_data_config(hub)["mean"]) == list(input.mean)
+
+
+def test_torchvision_loads_the_same_network(tmp_path: Path) -> None:
+    encoder = resnet18(RGB).eval()
+    write_torchvision(encoder, tmp_path)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(open_torchvision(tmp_path)(x), encoder(x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="1 channels; torchvision's networks take 3"):
+        write_torchvision(resnet18(GREY), tmp_path)
+
+
+def test_calibration_keeps_to_its_number_and_away_from_the_test_samples(run: Path) -> None:
+    recipe = Recipe.load(run)
+    source, tasks = asked(recipe.data)
+    request = Request(load_encoder(run), recipe.data, run, 8, calibration=37)
+    batches = request.calibration_batches()
+    assert sum(map(len, batches)) == 37
+    again = request.calibration_batches()
+    assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+    assert isinstance(source, Samples)
+    train = ((source.images[tasks[0].train].float() / 255 - 0.3053) / 0.3759).flatten(1)
+    seen = torch.cat(batches).flatten(1)
+    assert float(torch.cdist(seen, train, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1).max()) < 1e-3
+    default = Request(load_encoder(run), recipe.data, run, 8)
+    assert sum(map(len, default.calibration_batches())) == 512
+
+
+def test_a_refusal_leaves_nothing_and_keeps_the_earlier_artefact(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = verification(export(run, "packed", 5))
+    monkeypatch.setattr(verify, "MAX_KNN_DIFFERENCE", -1.0)
+    for bits in (5, 6):
+        assert command(monkeypatch, "export", str(run), "--format", "packed", "--bits", str(bits)) == 0
+    monkeypatch.setattr("mezzotint.export.artefacts.load_packed", lambda folder: lambda x: torch.ones(len(x), 32))
+    capsys.readouterr()
+    for bits in (5, 7):
+        assert command(monkeypatch, "export", str(run), "--format", "packed", "--bits", str(bits)) == 1
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("mezzotint: refused: the artefact differs from the simulation")
+    assert verification(run / "exports" / "packed-5")["files"] == kept["files"]
+    assert not (run / "exports" / "packed-7").exists() and not list((run / "exports").glob(".tmp*"))
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["mezzotint", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "onxx"], ["got --format onxx", "did you mean 'onnx'"]),
+        (["--format", "onnx", "--bits", "4"], ["got --bits 4 for --format onnx; allowed: 8, 32", "--format packed"]),
+        (["--format", "packed", "--bits", "32"], ["got --bits 32 for --format packed; allowed: 2, 3, 4, 5, 6, 7, 8"]),
+        (["--format", "timm", "--bits", "8"], ["got --bits 8 for --format timm; allowed: 32"]),
+        (["--group", "8"], ["got --group with --format onnx; allowed is --format packed"]),
+        (["--format", "packed", "--group", "0"], ["got --group 0; allowed is 1 or more"]),
+        (["--format", "packed", "--activation-bits", "9"], ["got --activation-bits 9; allowed are 2 to 8, and 32"]),
+        (["--format", "packed", "--policy", "some"], ["got policy 'some'; allowed: ssql, all, first_last_8"]),
+        (["--runtime", "tensorrt"], ["got --runtime tensorrt; allowed: onnxruntime, openvino"]),
+        (["--runtime", "openvino", "--format", "timm"], ["got --runtime openvino with --format timm"]),
+        (["--format", "timm"], ["got the encoder resnet8 (stem small, width 8), which timm does not have"]),
+        (["--format", "torchvision"], ["which torchvision does not have", "use --format onnx or torch_export"]),
+        (["--calibration", "0"], ["got 0 calibration samples; allowed are 1 to 1439"]),
+        (["--calibration", "5000"], ["got 5000 calibration samples; allowed are 1 to 1439"]),
+        (["--observer", "min_mex"], ["did you mean 'min_max'"]),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    words: list[str],
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("mezzotint.export.artefacts.write_onnx", lambda encoder, path: path.write_bytes(b""))
+    assert command(monkeypatch, "export", str(run), *arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and all(word in lines[0] for word in words), lines
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [
+        ("onnxruntime", ["--format", "onnx"], "onnx"),
+        ("onnx", ["--format", "onnx", "--bits", "32"], "onnx"),
+        ("onnxscript", ["--format", "onnx"], "onnx"),
+        ("timm", ["--format", "timm"], "timm"),
+        ("openvino", ["--runtime", "openvino"], "openvino"),
+    ],
+)
+def test_a_missing_package_is_one_line(
+    package: str,
+    arguments: list[str],
+    extra: str,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    assert command(monkeypatch, "export", str(run), *arguments) == 2
+    error = capsys.readouterr().err
+    assert f"needs the package {package}, which is not installed; pip install 'mezzotint[{extra}]'" in error
+    assert error.count("\n") == 1
+
+
+def test_a_directory_without_an_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "export", str(tmp_path)) == 2
+    assert "has no encoder.json; allowed is an encoder or run directory" in capsys.readouterr().err
+
+
+def test_an_encoder_without_a_run_needs_data(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = tmp_path / "encoder"
+    shutil.copytree(run / "encoder", alone)
+    assert command(monkeypatch, "export", str(alone), "--format", "packed") == 2
+    assert "an encoder without a run and so without data; allowed is a run, or an encoder with --data" in (
+        capsys.readouterr().err
+    )
+    assert command(monkeypatch, "export", str(alone), "--format", "packed", "--data", "digits", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["artefact"] == str(alone / "exports" / "packed-4") and told["knn"]["task"] == "digit/holdout"
+
+
+def test_openvino(run: Path) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    found = verification(export(run, "onnx", 8, runtime="openvino", calibration=64))
+    assert found["operators"]["quantized"] == found["operators"]["of"] == 9
+    assert found["to_simulation"]["cosine_mean"] > 0.99 and found["runtime"]["name"] == "openvino"
