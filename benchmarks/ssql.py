@@ -28,7 +28,7 @@ from mezzotint.train.recipe import Recipe
 
 BASES: dict[str, tuple[str, list[str]]] = {
     "simclr": ("{kind: simclr, hidden_dim: 512, dim: 128, temperature: 0.1}", ["optimizer.lr=0.06"]),
-    "simsiam": ("{kind: simsiam, dim: 512, hidden_dim: 128}", ["optimizer.lr=0.2"]),
+    "simsiam": ("{kind: simsiam, dim: 256, hidden_dim: 128}", ["optimizer.lr=0.4"]),
 }
 FIGURES = {
     ("knn", "category/within-style/top1"): "kNN, within a style",

@@ -46,7 +46,7 @@ def test_a_flipped_bit_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "embedded" / name).write_bytes(content)
     monkeypatch.setattr(samples, "_FOLDER", tmp_path / "embedded")
     with pytest.raises(ValueError, match=f"{name} has SHA-256 .* allowed is .* install"):
-        samples._embedded(name)
+        samples.embedded_file(name)
 
 
 @pytest.mark.parametrize("name", get_args(samples.Name))

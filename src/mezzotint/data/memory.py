@@ -72,3 +72,20 @@ def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         means.append(mean)
         stds.append(float(np.sqrt(max(0.0, counts @ values**2 / counts.sum() - mean**2))))
     return tuple(means), tuple(stds)
+
+
+def float_moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all samples, summed in float64; 1 where a channel is constant.
+
+    Args:
+        x: `[N, C, …]`, floating point, finite.
+    """
+    means, stds = [], []
+    for channel in range(x.shape[1]):
+        parts = [part.double() for part in torch.split(x[:, channel], 4096)]
+        count = sum(part.numel() for part in parts)
+        mean = sum(part.sum().item() for part in parts) / count
+        variance = sum((part - mean).square().sum().item() for part in parts) / count
+        means.append(mean)
+        stds.append(variance**0.5 or 1.0)
+    return tuple(means), tuple(stds)

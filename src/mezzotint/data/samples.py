@@ -125,8 +125,8 @@ class Samples(Component, Held, Source):
         return [Task("digit/holdout", "classify", self.labels, train, scored, [str(d) for d in range(10)])]
 
 
-def _embedded(name: str) -> bytes:
-    """An embedded file, verified."""
+def embedded_file(name: str) -> bytes:
+    """An embedded file, verified against its checksum."""
     content = (_FOLDER / name).read_bytes()
     sums = dict(line.split()[::-1] for line in (_FOLDER / "CHECKSUMS").read_text(encoding="utf-8").splitlines())
     found = hashlib.sha256(content).hexdigest()
@@ -140,13 +140,13 @@ def _embedded(name: str) -> bytes:
 
 @functools.cache
 def _emoji() -> tuple[dict[str, npt.NDArray[Any]], dict[str, list[str]]]:
-    with np.load(io.BytesIO(_embedded("emoji.npz")), allow_pickle=False) as file:
-        return dict(file), json.loads(_embedded("emoji.json"))
+    with np.load(io.BytesIO(embedded_file("emoji.npz")), allow_pickle=False) as file:
+        return dict(file), json.loads(embedded_file("emoji.json"))
 
 
 @functools.cache
 def _mnist5k() -> tuple[npt.NDArray[np.uint8], Index]:
-    with np.load(io.BytesIO(_embedded("mnist5k.npz")), allow_pickle=False) as file:
+    with np.load(io.BytesIO(embedded_file("mnist5k.npz")), allow_pickle=False) as file:
         return file["images"], file["labels"].astype(np.int64)
 
 

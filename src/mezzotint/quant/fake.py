@@ -4,18 +4,20 @@ A quantizer is off, observes, or quantizes. Its width is a tensor, so that chang
 device nor recompiles; its range is stored beside the weights it belongs to, which are never copied.
 """
 
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mezzotint.component import Component
-from mezzotint.quant.grid import Grid, Scheme, make_grid
+from mezzotint.quant.grid import Bits, Grid, Scheme, make_grid
 from mezzotint.quant.observers import MinMax, Observer
 
 Mode = Literal["off", "observe", "quantize"]
 Granularity = Literal["tensor", "channel", "group"]
+_TUNED = re.compile(r"(range|rounding|shift)_[1-8]")
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,24 @@ class Layout:
             rows = rows.reshape(shape[self.axis], -1)[:, : moved[1:].numel()]
         return rows.reshape(moved).movedim(0, self.axis)
 
-    def quantize(self, x: Tensor, grid: Grid) -> Tensor:
-        """Put every value on the grid of its row, without moving values where the grid can be broadcast instead."""
+    def quantize(self, x: Tensor, grid: Grid, up: Tensor | None = None) -> Tensor:
+        """Put every value on the grid of its row, without moving values where the grid can be broadcast instead.
+
+        Args:
+            x: any shape.
+            grid: of `[R, 1]`.
+            up: of the shape of `x`: which values go to the point above them and which to the one below; `None` sends
+                each to the nearest. Fractions stand in between.
+        """
         if self.granularity == "group":
-            return self.unrows(grid.quantize(self.rows(x)), x.shape)
+            rows = self.rows(x)
+            return self.unrows(grid.quantize(rows if up is None else grid.towards(rows, self.rows(up))), x.shape)
         if self.granularity == "channel":
             shape = [1] * x.ndim
             shape[self.axis] = -1
             zero = None if grid.zero_point is None else grid.zero_point.reshape(shape)
             grid = Grid(grid.scale.reshape(shape), zero, grid.low, grid.high, grid.divide)
-        return grid.quantize(x)
+        return grid.quantize(x if up is None else grid.towards(x, up))
 
 
 class Quantizer(nn.Module, Component):
@@ -86,8 +96,11 @@ class Quantizer(nn.Module, Component):
         low: least value of the range, `[R, 1]`, stored with the weights; NaN before calibration.
         high: greatest value.
         bits: width, a float32 tensor without dimensions.
+        width: the same as a number where the host knows it, else `None`; it chooses what was tuned for that width.
+        widths: widths that the grid is defined for.
     """
 
+    widths: ClassVar[range] = range(2, 9)
     low: Tensor
     high: Tensor
     bits: Tensor
@@ -97,6 +110,7 @@ class Quantizer(nn.Module, Component):
     ) -> None:
         super().__init__()
         self.layout, self.scheme, self.fixed_bits = layout, scheme, fixed_bits
+        self.width: int | None = fixed_bits or 8
         self.observer = observer if observer is not None else MinMax()
         self.mode: Mode = "off"
         stored = self.keeps_range
@@ -128,14 +142,48 @@ class Quantizer(nn.Module, Component):
         return self.layout.quantize(x, self.grid())
 
     def grid(self) -> Grid:
-        """Over the stored range, at the present width."""
-        return make_grid(self.scheme, self.low, self.high, self.bits)
+        """Over the stored range, or the one that was tuned for the present width, at that width."""
+        tuned = self.tuned("range")
+        low, high = (self.low, self.high) if tuned is None else (tuned[0], tuned[1])
+        return make_grid(self.scheme, low, high, self.bits)
 
-    def set_bits(self, bits: int | Tensor) -> None:
+    def grid_of(self, weight: Tensor) -> Grid:
+        """The grid that this weight stands on at the present width."""
+        return self.grid()
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Codes of a weight at the present width, as it is rounded there: int16 `[R, N]`, in the layout's rows."""
+        grid, rows, up = self.grid_of(weight), self.layout.rows(weight), self.tuned("rounding")
+        return grid.codes(rows if up is None else grid.towards(rows, self.layout.rows(up)))
+
+    def attach(self, weight: Tensor) -> None:
+        """Take the shape that this weight's ranges need; called once, when a layer is converted."""
+
+    def fit(self, weight: Tensor) -> None:
+        """Choose the range from the weight, for the present width; called when the width is set."""
+
+    def set_bits(self, bits: Bits) -> None:
         """Change the width, unless it is fixed, and what depends on it."""
         if self.fixed_bits is None:
             self.bits = torch.as_tensor(bits, dtype=torch.float32, device=self.bits.device)
+            self.width = None if isinstance(bits, Tensor) else bits
         self.refresh()
+
+    def fix(self, bits: int | None) -> None:
+        """Give this quantizer a width of its own; `None` lets it follow the others again."""
+        self.fixed_bits = bits
+        if bits is not None:
+            self.bits, self.width = torch.full_like(self.bits, float(bits)), bits
+
+    def refuse(self, bits: Bits, where: str) -> None:
+        """Raise a ValueError when the width that it would run at has no grid; `where` names it in the message."""
+        bits = bits if self.fixed_bits is None else self.fixed_bits
+        if not isinstance(bits, Tensor) and bits not in self.widths:
+            allowed = f"{self.widths[0]} to {self.widths[-1]}" if len(self.widths) > 1 else f"{self.widths[0]}"
+            raise ValueError(
+                f"got {bits} bits for the {type(self).__name__} at {where}; allowed are {allowed}: choose another "
+                "width, or a quantizer that has it (1 bit: Binary, DoReFaWeight, DoReFaActivation)"
+            )
 
     def refresh(self) -> None:
         """Take the range anew from what the observer has collected; without that, the stored range stands."""
@@ -143,10 +191,28 @@ class Quantizer(nn.Module, Component):
             with torch.no_grad():
                 self.low, self.high = self.observer.range(self.scheme, self.bits)
 
+    def tune(self, name: Literal["range", "rounding", "shift"], value: Tensor) -> None:
+        """Store what holds at the present width only: a range `[2, R, 1]`, a rounding, or a shift of the output."""
+        if self.width is None:
+            raise ValueError("the width is a tensor; allowed is a number of bits: set the width with an int first")
+        self.register_buffer(f"{name}_{self.width}", value)
+
+    def tuned(self, name: Literal["range", "rounding", "shift"]) -> Tensor | None:
+        """What was stored for the present width."""
+        return self._buffers.get(f"{name}_{self.width}")
+
+    def untune(self, name: Literal["range", "rounding", "shift"], width: int | None = None) -> None:
+        """Forget it at one width, or at all."""
+        for key in [key for key in self._buffers if key.startswith(f"{name}_{width or ''}")]:
+            del self._buffers[key]
+
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("low", "high"):  # the number of ranges is that of the file
             if f"{prefix}{name}" in state:
                 setattr(self, name, torch.empty_like(state[f"{prefix}{name}"], device=self.low.device))
+        for key in state:
+            if key.startswith(prefix) and _TUNED.fullmatch(name := key.removeprefix(prefix)):
+                self.register_buffer(name, torch.empty_like(state[key], device=self.low.device))
         super()._load_from_state_dict(state, prefix, *args)
 
 
@@ -188,7 +254,7 @@ class WeightQuantizer(Quantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         """The weight on its grid."""
-        return self.layout.quantize(x, self.grid_of(x))
+        return self.layout.quantize(x, self.grid_of(x), self.tuned("rounding"))
 
     def grid_of(self, weight: Tensor) -> Grid:
         """The grid at the present width over the weight's own range."""

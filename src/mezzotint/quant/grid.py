@@ -20,9 +20,10 @@ from torch import Tensor
 from mezzotint.quant.ste import fake_quantize, round_ste
 
 Scheme = Literal["ssql_symmetric", "ssql_asymmetric", "symmetric", "affine"]
+SYMMETRIC: tuple[Scheme, ...] = ("ssql_symmetric", "symmetric")
 Bits = int | Tensor
 
-_SMALLEST = 1e-8  # a float32 keeps its relative precision through a division by it
+SMALLEST = 1e-8  # a float32 keeps its relative precision through a division by it
 """Least scale: a constant or dead channel keeps its value instead of dividing by zero."""
 
 
@@ -47,6 +48,14 @@ class Grid:
     def quantize(self, x: Tensor) -> Tensor:
         """The nearest point of the grid, differentiable."""
         return fake_quantize(x, self.scale, self.zero_point, self.low, self.high, divide=self.divide)
+
+    def towards(self, x: Tensor, up: Tensor) -> Tensor:
+        """Move each value to the point below it, or to the one above where `up` is 1; `quantize` then leaves it there.
+
+        The gradient is that of the identity, so that `quantize` behaves as it does for the values themselves.
+        """
+        point = (torch.floor(x / self.scale) + up) * self.scale
+        return x + (point - x).detach() if x.requires_grad else point
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
@@ -77,13 +86,13 @@ def make_grid(scheme: Scheme, low: Tensor, high: Tensor, bits: Bits) -> Grid:
     if not isinstance(bits, Tensor):
         bits = low.new_tensor(float(bits))
     count = torch.exp2(bits).round()
-    if scheme in ("ssql_symmetric", "symmetric"):
+    if scheme in SYMMETRIC:
         largest = torch.maximum(low.abs(), high.abs())
         half = count / 2
         if scheme == "symmetric":
-            return Grid((largest / (half - 1)).clamp_min(_SMALLEST), None, 1 - half, half - 1)
-        return Grid((largest / ((count - 1) / 2)).clamp_min(_SMALLEST), None, -half, half - 1)
+            return Grid((largest / (half - 1)).clamp_min(SMALLEST), None, 1 - half, half - 1)
+        return Grid((largest / ((count - 1) / 2)).clamp_min(SMALLEST), None, -half, half - 1)
     if scheme == "affine":
         low, high = low.clamp_max(0.0), high.clamp_min(0.0)
-    scale = ((high - low) / (count - 1)).clamp_min(_SMALLEST)
+    scale = ((high - low) / (count - 1)).clamp_min(SMALLEST)
     return Grid(scale, round_ste(-low / scale), torch.zeros_like(count), count - 1)

@@ -39,6 +39,15 @@ class _QuantizedWeight:
         parameter = parameter_of(self)
         return parameter if self.weight_quantizer.mode != "quantize" else self.weight_quantizer(parameter)
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The parameter, with what bias correction adds at the present width."""
+        bias: Tensor | None = self._parameters["bias"]  # type: ignore[attr-defined]
+        shift = self.weight_quantizer.tuned("shift") if self.weight_quantizer.mode == "quantize" else None
+        if shift is None:
+            return bias
+        return shift if bias is None else bias + shift
+
     def forward(self, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
         """As the layer's own, with its input quantized where the policy says so."""
         if self.input_quantizer is not None:
@@ -116,9 +125,10 @@ def quantize_(
         done.weights[name] = f"{width}, input too" if inputs else width
     if placement == "outputs":
         units = {name: module for name, module in encoder.named_modules() if isinstance(module, _ACTIVATIONS)}
+        device = next(iter(encoder.parameters())).device
         for place, (name, unit) in enumerate(units.items()):
             fixed = policy.first_bits if place == 0 else None
-            _convert_activation(unit, policy, fixed)
+            quantize_output_(unit, _fixed(policy.activation(), fixed).to(device))
             done.activations[name] = f"{fixed} bits" if fixed else "any width"
     if show is not None:
         show(str(done))
@@ -152,36 +162,58 @@ def _placement(encoder: nn.Module) -> str:
 
 def _convert_weighted(layer: Any, policy: Policy, fixed: int | None, inputs: bool) -> None:
     layer.__class__ = _subclass(_QuantizedWeight, layer.__class__)
-    layer.weight_quantizer = _fixed(policy.weight(), fixed)
-    layer.input_quantizer = _fixed(policy.activation(), fixed) if inputs else None
+    weight = parameter_of(layer)
+    layer.weight_quantizer = _fixed(policy.weight(), fixed).to(weight.device)
+    layer.weight_quantizer.attach(weight)
+    layer.input_quantizer = _fixed(policy.activation(), fixed).to(weight.device) if inputs else None
 
 
-def _convert_activation(unit: Any, policy: Policy, fixed: int | None) -> None:
-    unit.__class__ = _subclass(_QuantizedOutput, unit.__class__)
-    unit.output_quantizer = _fixed(policy.activation(), fixed)
+def quantize_output_(module: Any, quantizer: Quantizer) -> None:
+    """Quantize what a module without weights returns, such as an activation function, in place."""
+    module.__class__ = _subclass(_QuantizedOutput, module.__class__)
+    module.output_quantizer = quantizer
 
 
 def _fixed(quantizer: Quantizer, bits: int | None) -> Quantizer:
     if bits is not None:
-        quantizer.fixed_bits = bits
-        quantizer.bits.fill_(float(bits))
+        quantizer.fix(bits)
     return quantizer
 
 
 def weight_quantizers(encoder: nn.Module) -> Iterator[tuple[Any, Quantizer]]:
     """Every quantized layer with the quantizer of its weight."""
-    for module in encoder.modules():
+    for _, layer in quantized_layers(encoder):
+        yield layer, layer.weight_quantizer
+
+
+def quantized_layers(encoder: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Every convolution and linear whose weight is quantized, with its name."""
+    for name, module in encoder.named_modules():
         if isinstance(module, _QuantizedWeight):
-            yield module, module.weight_quantizer
+            yield name, module
+
+
+def quantizer_places(module: nn.Module) -> Iterator[tuple[nn.Module, str, Quantizer]]:
+    """Every quantizer with the module that has it and its name there, so that it can be exchanged."""
+    for owner in module.modules():
+        for place in ("weight_quantizer", "input_quantizer", "output_quantizer"):
+            if isinstance(quantizer := owner._modules.get(place), Quantizer):
+                yield owner, place, quantizer
 
 
 def activation_quantizers(encoder: nn.Module) -> Iterator[Quantizer]:
     """Every quantizer of an activation, in the order of the modules."""
-    for module in encoder.modules():
+    for _, quantizer in named_activation_quantizers(encoder):
+        yield quantizer
+
+
+def named_activation_quantizers(encoder: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+    """The same, each with the name of the module that it sits on."""
+    for name, module in encoder.named_modules():
         if isinstance(module, _QuantizedWeight) and module.input_quantizer is not None:
-            yield module.input_quantizer
+            yield name, module.input_quantizer
         elif isinstance(module, _QuantizedOutput):
-            yield module.output_quantizer
+            yield name, module.output_quantizer
 
 
 def parameter_of(layer: Any) -> Tensor:

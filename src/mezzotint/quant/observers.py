@@ -5,7 +5,7 @@ group), so that each is written once for every granularity. What is collected ca
 so one pass over the calibration data serves a whole table of bit-widths.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as td
@@ -97,3 +97,105 @@ class MinMax(Observer):
     def of(rows: Tensor) -> tuple[Tensor, Tensor]:
         """Extremes of each row, differentiable: `[R, N]` → two of `[R, 1]`."""
         return rows.amin(dim=1, keepdim=True), rows.amax(dim=1, keepdim=True)
+
+
+class MomentumMinMax(Observer):
+    """An average over time of the extremes of each collection: a range that one odd batch cannot throw.
+
+    What is averaged is the pair of extremes between two resets, exponentially, and a reset does not forget the average.
+    The first collection is taken as it is.
+
+    Args:
+        momentum: weight of the past, from 0 (the last collection alone, as `MinMax`) to below 1.
+    """
+
+    def __init__(self, *, momentum: float = 0.99) -> None:
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"got momentum={momentum}; allowed is 0 to below 1: choose 0.99 for a slow average")
+        super().__init__()
+        self.momentum = momentum
+        self.now = MinMax()
+        for name in ("low", "high"):  # kept with the weights, so that a resumed run goes on with the same average
+            self.register_buffer(name, torch.full((1, 1), torch.nan))
+
+    def reset(self) -> None:
+        """Take the present extremes into the average, and begin a new collection."""
+        if self.now.seen:
+            self.low, self.high = self._average()
+        self.now.reset()
+        super().reset()
+
+    @torch.no_grad()
+    def update(self, rows: Tensor) -> None:
+        """Widen the present extremes."""
+        self.now.update(rows)
+        self.seen = True
+
+    def synchronize(self) -> None:
+        """Take the present extremes of all ranks; the averages are then equal too."""
+        self.now.synchronize()
+
+    def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
+        """The average with the present extremes in it."""
+        return self._average()
+
+    def _average(self) -> tuple[Tensor, Tensor]:
+        before, now = torch.stack([self.low, self.high]), torch.stack([self.now.low, self.now.high])
+        low, high = torch.where(before.isnan(), now, torch.lerp(now, before, self.momentum))
+        return low, high
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("low", "high"):  # the number of rows is that of the file
+            if f"{prefix}{name}" in state:
+                setattr(self, name, torch.empty_like(state[f"{prefix}{name}"], device=self.low.device))
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+class Gaussian(Observer):
+    """Mean ± k standard deviations, but never beyond the extremes: what the values would span were they normal.
+
+    Without the extremes the range of a rectified activation would reach far below 0, where there is nothing.
+
+    Args:
+        sigmas: k. SSQL's source takes 2, which clips 5 % of a normal distribution; 3 clips 0.3 %.
+    """
+
+    sums: Tensor
+
+    def __init__(self, *, sigmas: float = 3.0) -> None:
+        if sigmas <= 0.0:
+            raise ValueError(f"got sigmas={sigmas}; allowed is above 0: choose 3")
+        super().__init__()
+        self.sigmas = sigmas
+        self.extremes = MinMax()
+        self.register_buffer("sums", torch.zeros(3, 1, 1, dtype=torch.float64), persistent=False)
+
+    def reset(self) -> None:
+        """Forget the moments."""
+        super().reset()
+        self.extremes.reset()
+        self.sums = torch.zeros_like(self.sums)
+
+    @torch.no_grad()
+    def update(self, rows: Tensor) -> None:
+        """Add to the count, the sum and the sum of squares; in double precision, so that their difference is safe."""
+        self.extremes.update(rows)
+        values = rows.double()
+        count = torch.full_like(values[:, :1], values.shape[1])
+        sums = torch.stack([count, values.sum(1, keepdim=True), values.square().sum(1, keepdim=True)])
+        self.sums = self.sums + sums
+        self.seen = True
+
+    def synchronize(self) -> None:
+        """Add up the moments of all ranks."""
+        self.extremes.synchronize()
+        if dist.world_size() > 1:
+            td.all_reduce(self.sums)
+
+    def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
+        """Whatever the grid."""
+        count, total, squares = self.sums
+        mean = total / count
+        reach = self.sigmas * (squares / count - mean.square()).clamp_min(0.0).sqrt()
+        low, high = (mean - reach).float(), (mean + reach).float()
+        return torch.maximum(low, self.extremes.low), torch.minimum(high, self.extremes.high)

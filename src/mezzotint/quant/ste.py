@@ -97,3 +97,39 @@ def round_ste(x: Tensor) -> Tensor:
     """Round half to even; the gradient is that of the identity."""
     out: Tensor = _RoundSTE.apply(x)
     return out
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors
+        return gradient * factor, None
+
+
+def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:
+    """The same values, whose gradient is multiplied by a factor."""
+    out: Tensor = _ScaleGradient.apply(x, factor)
+    return out
+
+
+class _SignSTE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, reach: float) -> Tensor:
+        ctx.save_for_backward(x.abs() <= reach)
+        return torch.where(x >= 0.0, 1.0, -1.0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (inside,) = ctx.saved_tensors
+        return gradient * inside, None
+
+
+def sign_ste(x: Tensor, reach: float = 1.0) -> Tensor:
+    """−1 below 0 and 1 elsewhere; the gradient is that of the identity where |x| ≤ reach, and 0 outside."""
+    out: Tensor = _SignSTE.apply(x, reach)
+    return out

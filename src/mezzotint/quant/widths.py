@@ -2,33 +2,82 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mezzotint.quant.fake import Quantizer, WeightQuantizer
+from mezzotint.quant.fake import Quantizer
 from mezzotint.quant.grid import Bits
-from mezzotint.quant.layers import activation_quantizers, parameter_of, weight_quantizers
+from mezzotint.quant.layers import (
+    activation_quantizers,
+    named_activation_quantizers,
+    parameter_of,
+    quantized_layers,
+    weight_quantizers,
+)
 
 
-def set_bits(encoder: nn.Module, weight: Bits, activation: Bits) -> None:
-    """Run at these widths until told otherwise; 32 is float.
+@dataclass(frozen=True)
+class Quantizers:
+    """The quantizers of a network, found once.
 
-    `bits` is the same as a context, and refuses a network that was never calibrated; this waits for no device.
+    Attributes:
+        weights: each quantized layer with the quantizer of its weight.
+        activations: in the order of the modules.
     """
-    for side in (weight, activation):
-        if not isinstance(side, Tensor) and side != 32 and not 1 <= side <= 8:
-            raise ValueError(f"got {side} bits; allowed are 1 to 8, and 32 for float")
-    found = False
-    for layer, quantizer in weight_quantizers(encoder):
-        found = True
-        _set(quantizer, weight)
-        if quantizer.mode == "quantize" and isinstance(quantizer, WeightQuantizer):
-            quantizer.fit(parameter_of(layer))
-    if not found:
-        raise ValueError(f"{type(encoder).__name__} has no quantizers; call quantize_(encoder) first")
-    for quantizer in activation_quantizers(encoder):
-        _set(quantizer, activation)
+
+    weights: list[tuple[Any, Quantizer]]
+    activations: list[Quantizer]
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "Quantizers":
+        """Of a network that `quantize_` has prepared.
+
+        Raises:
+            ValueError: when it was not.
+        """
+        found = cls(list(weight_quantizers(network)), list(activation_quantizers(network)))
+        if not found.weights:
+            raise ValueError(f"{type(network).__name__} has no quantizers; call quantize_(encoder) first")
+        return found
+
+    def set_bits(self, weight: Bits, activation: Bits) -> None:
+        """Run at these widths until told otherwise; 32 is float. Waits for no device."""
+        for layer, quantizer in self.weights:
+            _set(quantizer, weight)
+            if quantizer.mode == "quantize":
+                quantizer.fit(parameter_of(layer))
+        for quantizer in self.activations:
+            _set(quantizer, activation)
+
+    def set_off(self) -> None:
+        """Run in float until told otherwise."""
+        for _, quantizer in self.weights:
+            quantizer.mode = "off"
+        for quantizer in self.activations:
+            quantizer.mode = "off"
+
+    def start_observing(self) -> None:
+        """Run in float, and forget and collect the ranges of activations anew."""
+        self.set_off()
+        for quantizer in self.activations:
+            quantizer.untune("range")
+            quantizer.observer.reset()
+            quantizer.mode = "observe"
+
+    def stop_observing(self) -> None:
+        """Pool over the ranks what was collected, and make it the ranges."""
+        for quantizer in self.activations:
+            quantizer.observer.synchronize()
+            quantizer.refresh()
+            quantizer.mode = "off"
+
+    def forget_observed(self) -> None:
+        """Keep the ranges, and no longer what they were made from."""
+        for quantizer in self.activations:
+            quantizer.observer.reset()
 
 
 def _set(quantizer: Quantizer, width: Bits) -> None:
@@ -39,43 +88,23 @@ def _set(quantizer: Quantizer, width: Bits) -> None:
         quantizer.set_bits(width)
 
 
-def set_off(encoder: nn.Module) -> None:
-    """Run in float until told otherwise."""
-    for module in encoder.modules():
-        if isinstance(module, Quantizer):
-            module.mode = "off"
-
-
-def start_observing(encoder: nn.Module) -> None:
-    """Run in float, and forget and collect the ranges of activations anew."""
-    set_off(encoder)
-    for quantizer in activation_quantizers(encoder):
-        quantizer.observer.reset()
-        quantizer.mode = "observe"
-
-
-def stop_observing(encoder: nn.Module) -> None:
-    """Pool over the ranks what was collected, and make it the ranges."""
-    for quantizer in activation_quantizers(encoder):
-        quantizer.observer.synchronize()
-        quantizer.refresh()
-        quantizer.mode = "off"
-
-
-def forget_observed(encoder: nn.Module) -> None:
-    """Keep the ranges, and no longer what they were made from."""
-    for quantizer in activation_quantizers(encoder):
-        quantizer.observer.reset()
-
-
 @contextmanager
 def _restored(encoder: nn.Module) -> Iterator[None]:
-    states = [(m, m.mode, m.bits) for m in encoder.modules() if isinstance(m, Quantizer)]
+    """Leave each quantizer's mode and width, and the range that belongs to them, as they were."""
+    quantizers = Quantizers.of(encoder)
+    every = [quantizer for _, quantizer in quantizers.weights] + quantizers.activations
+    states = [(quantizer, quantizer.mode, quantizer.bits, quantizer.width) for quantizer in every]
     try:
         yield
     finally:
-        for module, mode, width in states:
-            module.mode, module.bits = mode, width
+        for quantizer, mode, bits, width in states:
+            quantizer.mode, quantizer.bits, quantizer.width = mode, bits, width
+        for layer, quantizer in quantizers.weights:
+            if quantizer.mode == "quantize":
+                quantizer.fit(parameter_of(layer))
+        for quantizer in quantizers.activations:
+            if quantizer.mode == "quantize":
+                quantizer.refresh()
 
 
 @contextmanager
@@ -90,19 +119,34 @@ def bits(encoder: nn.Module, *, weight: Bits, activation: Bits) -> Iterator[nn.M
     Raises:
         ValueError: for another number of bits, a network without quantizers, or one that was never calibrated.
     """
+    for side in (weight, activation):
+        if not isinstance(side, Tensor) and side != 32 and not 1 <= side <= 8:
+            raise ValueError(f"got {side} bits; allowed are 1 to 8, and 32 for float")
+    quantizers = Quantizers.of(encoder)
+    _refuse(encoder, weight, activation)
     with _restored(encoder):
-        set_bits(encoder, weight, activation)
-        for quantizer in activation_quantizers(encoder):
+        quantizers.set_bits(weight, activation)
+        for quantizer in quantizers.activations:
             if quantizer.mode == "quantize" and not quantizer.calibrated:
                 raise ValueError("activations have no range yet; allowed is a calibrated network: call calibrate first")
         yield encoder
+
+
+def _refuse(encoder: nn.Module, weight: Bits, activation: Bits) -> None:
+    """Raise before anything is changed when a quantizer has no grid at its width."""
+    for name, layer in quantized_layers(encoder):
+        if isinstance(weight, Tensor) or weight != 32:
+            layer.weight_quantizer.refuse(weight, f"{name or 'the'} weight")
+    for name, quantizer in named_activation_quantizers(encoder):
+        if isinstance(activation, Tensor) or activation != 32:
+            quantizer.refuse(activation, f"the activations of {name or 'the network'}")
 
 
 @contextmanager
 def off(encoder: nn.Module) -> Iterator[nn.Module]:
     """Run a quantizable network in float, and as before afterwards."""
     with _restored(encoder):
-        set_off(encoder)
+        Quantizers.of(encoder).set_off()
         yield encoder
 
 
@@ -121,10 +165,11 @@ def calibrate(encoder: nn.Module, batches: Iterable[Tensor]) -> int:
         ValueError: when there are none, or when an activation is not finite.
     """
     modes = [(module, module.training) for module in encoder.modules()]
+    quantizers = Quantizers.of(encoder)
     seen = 0
     with _restored(encoder):
         encoder.eval()
-        start_observing(encoder)
+        quantizers.start_observing()
         try:
             for x in batches:
                 encoder(x)
@@ -134,15 +179,15 @@ def calibrate(encoder: nn.Module, batches: Iterable[Tensor]) -> int:
                 module.training = training
         if seen == 0:
             raise ValueError("the calibration set is empty; allowed is one sample or more: give batches of inputs")
-        stop_observing(encoder)
+        quantizers.stop_observing()
     _refuse_not_finite(encoder)
     return seen
 
 
 def _refuse_not_finite(encoder: nn.Module) -> None:
-    for name, module in encoder.named_modules():
-        if isinstance(module, Quantizer) and module.observer.seen and not isinstance(module, WeightQuantizer):
-            if not (module.low.isfinite().all() and module.high.isfinite().all()):
+    for name, quantizer in named_activation_quantizers(encoder):
+        if quantizer.observer.seen:
+            if not (quantizer.low.isfinite().all() and quantizer.high.isfinite().all()):
                 raise ValueError(
                     f"activations at {name} are not finite on the calibration data; allowed are finite values: "
                     "look at the weights and at the input's normalisation"
