@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,12 @@ def test_names_that_are_not_text_survive_and_nan_is_refused(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, float("nan"))
     assert json.loads(path.read_text()) == {"bad\udc80name": "ü"}
+
+
+def test_files_are_as_readable_as_the_umask_says(tmp_path: Path) -> None:
+    """Some writers make private files: another user of the machine could not load the encoder."""
+    with replacing(tmp_path / "x.bin") as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "x.bin").stat().st_mode == (tmp_path / "plain").stat().st_mode

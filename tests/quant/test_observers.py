@@ -1,0 +1,287 @@
+"""Observers against closed forms and brute force, in the step path, and pooled over two processes."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
+from mezzotint.quant.grid import Scheme, make_grid
+from mezzotint.quant.histogram import Histogram
+from mezzotint.quant.observers import Gaussian, MinMax, MomentumMinMax, Observer
+from mezzotint.quant.searched import MSE, Entropy, Percentile
+
+MAKE: dict[str, Callable[[], Observer]] = {
+    "min_max": MinMax,
+    "momentum_min_max": MomentumMinMax,
+    "percentile": lambda: Percentile(alpha=0.01),
+    "percentile_both": lambda: Percentile(alpha=0.01, tails="both"),
+    "mse": MSE,
+    "mse_2.4": lambda: MSE(norm=2.4),
+    "entropy": Entropy,
+    "gaussian": Gaussian,
+}
+SCHEMES: list[Scheme] = ["ssql_symmetric", "ssql_asymmetric", "symmetric", "affine"]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ranges(observer: Observer, *parts: Tensor, scheme: Scheme = "affine", bits: int = 4) -> tuple[Tensor, Tensor]:
+    for rows in parts:
+        observer.update(rows)
+    low, high = observer.range(scheme, bits)
+    return low, high
+
+
+@pytest.mark.parametrize("name", ["min_max", "momentum_min_max", "percentile", "mse", "entropy", "gaussian"])
+def test_kinds(name: str) -> None:
+    assert MAKE[name]().config["kind"] == name
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("bits", [3])
+def test_every_row_has_the_range_that_it_would_have_alone(name: str, scheme: Scheme, bits: int) -> None:
+    rows = torch.stack([normal(900), normal(900, seed=1).relu() * 7, normal(900, seed=2) * 1e-3 - 5e-3])
+    low, high = ranges(MAKE[name](), rows, scheme=scheme, bits=bits)
+    assert low.shape == high.shape == (3, 1) and (low <= high).all()
+    for place in range(3):
+        alone = ranges(MAKE[name](), rows[place : place + 1], scheme=scheme, bits=bits)
+        torch.testing.assert_close((low[place], high[place]), (alone[0][0], alone[1][0]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in MAKE if name != "momentum_min_max"])
+def test_several_updates_count_as_one(name: str) -> None:
+    rows = normal(2, 4000) * torch.tensor([[1.0], [50.0]])
+    rows[:, 3500:] *= 9.0  # the range grows on the way
+    whole = ranges(MAKE[name](), rows)
+    parts = ranges(MAKE[name](), *rows.split(500, 1))  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(parts, whole, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_in_the_step_path(name: str) -> None:
+    """Reset, collect, set bits and quantize at every step: where the source's percentile and KL crash."""
+    quantizer = ActivationQuantizer(observer=MAKE[name]())
+    for step in range(4):
+        quantizer.observer.reset()
+        quantizer.mode = "observe"
+        x = normal(8, 4, 5, 5, seed=step)
+        quantizer(x)
+        quantizer(x * 2)
+        quantizer.observer.synchronize()
+        quantizer.mode = "quantize"
+        for bits in (4, torch.tensor(3.0)):
+            quantizer.set_bits(bits)
+            out = quantizer(x.requires_grad_())
+            out.sum().backward()
+            levels = 2 ** int(bits)
+            assert out.isfinite().all() and 2 <= len(out.unique()) <= levels
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
+def test_on_weights(name: str, granularity: str) -> None:
+    layout = {"tensor": Layout(), "channel": Layout("channel"), "group": Layout("group", group=16)}[granularity]
+    weight = normal(6, 5, 3, 3)
+    quantizer = WeightQuantizer(layout, observer=MAKE[name]())
+    quantizer.mode = "quantize"
+    errors = []
+    for bits in (2, 4, 8):
+        quantizer.set_bits(bits)
+        quantizer.fit(weight)
+        errors.append(float((quantizer(weight) - weight).square().mean()))
+    assert errors[0] > errors[1] > errors[2]
+    assert ("low" in quantizer.state_dict()) == (name != "min_max")
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_zeros_constants_and_what_is_not_finite(name: str) -> None:
+    rows = torch.stack([torch.zeros(50), torch.full((50,), 3.0), normal(50), normal(50)])
+    rows[3, 7] = torch.nan
+    low, high = ranges(MAKE[name](), rows, scheme="affine", bits=4)
+    assert low[0] == high[0] == 0.0
+    assert low[1].item() == pytest.approx(3.0, rel=0.02) and high[1].item() == pytest.approx(3.0, rel=0.02)
+    assert not (low[3].isfinite() & high[3].isfinite()).all()
+    assert low[:3].isfinite().all() and high[:3].isfinite().all()
+
+
+def test_momentum_averages_the_extremes_of_each_collection() -> None:
+    observer = MomentumMinMax(momentum=0.9)
+    expected: list[float] = []
+    for step, peak in enumerate([4.0, 2.0, 8.0]):
+        observer.reset()
+        observer.update(torch.tensor([[-peak / 2, peak / 4]]))
+        observer.update(torch.tensor([[peak, 0.0]]))
+        expected = [-peak / 2, peak] if step == 0 else [
+            0.9 * before + 0.1 * now for before, now in zip(expected, (-peak / 2, peak), strict=True)
+        ]  # fmt: skip
+        assert [v.item() for v in observer.range("affine", 8)] == pytest.approx(expected)
+        assert [v.item() for v in observer.range("affine", 2)] == pytest.approx(expected)  # asking changes nothing
+
+
+def test_momentum_survives_saving() -> None:
+    quantizer = ActivationQuantizer(observer=MomentumMinMax())
+    quantizer.mode = "observe"
+    quantizer(normal(4, 4))
+    quantizer.refresh()
+    quantizer.observer.reset()
+    other = ActivationQuantizer(observer=MomentumMinMax())
+    other.load_state_dict(copy.deepcopy(quantizer.state_dict()))
+    for one in (quantizer, other):
+        one.observer.update(normal(1, 16, seed=1) * 3)
+        one.refresh()
+    assert torch.equal(quantizer.high, other.high) and quantizer.high != quantizer.observer.now.high  # type: ignore[union-attr]
+
+
+def test_gaussian_is_mean_and_deviation_within_the_extremes() -> None:
+    rows = normal(1, 100_000) * 2 + 1
+    low, high = ranges(Gaussian(sigmas=2.0), rows[:, :60_000], rows[:, 60_000:])
+    torch.testing.assert_close(low[0, 0], rows.mean() - 2 * rows.std(unbiased=False), rtol=1e-5, atol=0)
+    torch.testing.assert_close(high[0, 0], rows.mean() + 2 * rows.std(unbiased=False), rtol=1e-5, atol=0)
+    assert ranges(Gaussian(), rows.relu())[0].item() == 0.0
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.02])
+def test_percentile_leaves_out_the_largest_magnitudes(alpha: float) -> None:
+    rows = normal(3, 50_000) * torch.tensor([[1.0], [10.0], [0.1]])
+    low, high = ranges(Percentile(alpha=alpha), rows)
+    exact = rows.abs().quantile(1 - alpha, dim=1, keepdim=True)
+    width = rows.abs().amax(1, keepdim=True) / 500
+    assert ((high - exact).abs() <= width).all() and torch.equal(low, -high)
+    outside = (rows.abs() > high).double().mean(1)
+    assert (outside <= alpha).all() and (outside > 0.5 * alpha).all()
+
+
+def test_percentile_of_both_tails() -> None:
+    rows = torch.cat([normal(1, 50_000).abs() * 10, -normal(1, 50_000, seed=1).abs()], 1)
+    low, high = ranges(Percentile(alpha=0.02, tails="both"), rows)
+    assert high.item() == pytest.approx(rows.quantile(0.99).item(), rel=0.02)
+    assert low.item() == pytest.approx(rows.quantile(0.01).item(), rel=0.02)
+
+
+@pytest.mark.parametrize("norm", [2.0, 2.4])
+@pytest.mark.parametrize("scheme", ["ssql_symmetric", "symmetric", "affine", "ssql_asymmetric"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_mse_is_as_good_as_brute_force(norm: float, scheme: Scheme, bits: int) -> None:
+    rows = torch.cat([normal(1, 5_000), torch.tensor([[30.0]])], 1)
+    if scheme not in ("ssql_symmetric", "symmetric"):
+        rows = torch.nn.functional.silu(rows)
+
+    def error(low: Tensor, high: Tensor) -> float:
+        return float((make_grid(scheme, low, high, bits).quantize(rows) - rows).abs().pow(norm).sum())
+
+    low, high = MinMax.of(rows)
+    shrunk = [(low * a, high * b) for a in torch.linspace(0.3, 1, 8) for b in torch.linspace(0.01, 1, 150)]
+    best = min(error(*pair) for pair in shrunk)
+    found = error(*ranges(MSE(norm=norm), rows, scheme=scheme, bits=bits))
+    assert found <= best * 1.02 and found < error(low, high)
+
+
+def test_entropy_uses_the_whole_grid_for_signed_values() -> None:
+    """The source counts |x|, so the lower half of its histogram is empty."""
+    rows = normal(1, 200_000)
+    for bits in (4, 6):
+        low, high = ranges(Entropy(), rows, scheme="symmetric", bits=bits)
+        assert torch.equal(low, -high)
+        codes = make_grid("symmetric", low, high, bits).codes(rows).unique()  # type: ignore[no-untyped-call]
+        assert len(codes) == 2**bits - 1
+    wide = [ranges(Entropy(), rows, scheme="symmetric", bits=bits)[1].item() for bits in (2, 4, 8)]
+    assert wide[0] < wide[1] < wide[2] <= rows.abs().max().item()
+
+
+def test_entropy_clips_an_outlier_and_no_more_than_that() -> None:
+    rows = torch.cat([torch.rand(1, 100_000, generator=torch.Generator().manual_seed(0)), torch.tensor([[16.0]])], 1)
+    _, high = ranges(Entropy(), rows, scheme="affine", bits=4)
+    assert 0.95 <= high.item() <= 1.3
+
+
+def test_histogram_is_that_of_numpy_and_does_not_depend_on_the_order() -> None:
+    rows = normal(2, 10_000) * torch.tensor([[3.0], [400.0]])
+    rows[:, :2000] = 0.0
+    one, other = Histogram(), Histogram()
+    one.update(rows)
+    order = torch.randperm(10_000, generator=torch.Generator().manual_seed(1))
+    for part in rows[:, order].split(700, 1):  # type: ignore[no-untyped-call]
+        other.update(part * 1)
+    assert torch.equal(one.counts, other.counts) and torch.equal(one.zeros, other.zeros)
+    assert one.zeros.flatten().tolist() == [2000, 2000] and one.counts.sum(1).tolist() == [8000, 8000]
+    values, counts = one.points()
+    for row in range(2):
+        edges = torch.cat([values[row, :-1] - one.width[row] / 2, values[row, -2:-1] + one.width[row] / 2])
+        nonzero = rows[row][rows[row] != 0.0]
+        assert torch.equal(torch.histogram(nonzero, edges).hist.long(), counts[row, :-1])
+    merged, fewer = one.points(512)
+    assert merged.shape == (2, 513) and torch.equal(fewer.sum(1), counts.sum(1))
+    assert (rows.abs().amax(1, keepdim=True) / one.width >= one.bins / 4).all()
+
+
+@pytest.mark.parametrize("rows", [1, 100, 2048])
+def test_histogram_is_bounded(rows: int) -> None:
+    histogram = Histogram()
+    for scale in (1e-20, 1.0, 1e20):
+        histogram.update(normal(rows, 8) * scale)
+    assert histogram.counts.numel() * 8 <= max(rows * 16_384, 2**22)
+    assert histogram.counts.sum() == rows * 8 * 3
+
+
+def test_update_waits_for_no_device() -> None:
+    """On a meta tensor every synchronisation raises."""
+    for make in MAKE.values():
+        observer = make().to("meta")
+        observer.update(torch.empty(3, 50, device="meta"))
+        low, _ = observer.range("affine", torch.empty((), device="meta"))
+        assert low.shape == (3, 1)
+
+
+@pytest.mark.parametrize("bad", [lambda: MomentumMinMax(momentum=1.0), lambda: Gaussian(sigmas=0.0),
+                                 lambda: Percentile(alpha=1.0), lambda: MSE(norm=0.5)])  # fmt: skip
+def test_bad_arguments(bad: Callable[[], Observer]) -> None:
+    with pytest.raises(ValueError, match="allowed is"):
+        bad()
+
+
+SCRIPT = """
+import sys, torch, torch.distributed as td
+sys.path.insert(0, sys.argv[3])
+from test_observers import MAKE, normal
+rank = int(sys.argv[1])
+td.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+rows = normal(3, 2000) * torch.tensor([[1.0], [9.0], [0.01]])
+rows[0, 1900] = 40.0
+own = rows[:, :700] if rank == 0 else rows[:, 700:]
+for name, make in MAKE.items():
+    observer, alone = make(), make()
+    observer.update(own)
+    observer.synchronize()
+    alone.update(rows)
+    for scheme, bits in (("affine", 4), ("ssql_symmetric", 2)):
+        pooled, whole = observer.range(scheme, bits), alone.range(scheme, bits)
+        torch.testing.assert_close(pooled, whole, rtol=1e-6 if name == "gaussian" else 0.0, atol=0.0, msg=name)
+print("equal")
+td.destroy_process_group()
+"""
+
+
+def test_two_processes_see_what_one_would(tmp_path: Path) -> None:
+    script = tmp_path / "pool.py"
+    script.write_text(SCRIPT)
+    command = [str(tmp_path / "meeting"), str(Path(__file__).parent)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), *command],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        out, _ = process.communicate(timeout=90)
+        assert process.returncode == 0 and "equal" in out, out[-2000:]
