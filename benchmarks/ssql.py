@@ -33,6 +33,7 @@ BASES: dict[str, tuple[str, list[str]]] = {
 FIGURES = {
     ("knn", "category/within-style/top1"): "kNN, within a style",
     ("linear", "category/across-styles/top1"): "linear, across styles",
+    ("linear_ptq", "category/across-styles/top1"): "linear, across styles, the head fitted on float features",
     ("retrieval", "identity/across-styles/top1"): "retrieval, across styles",
 }
 BITS = ("32/32", "8/8", "4/4", "3/3", "2/8", "2/4", "2/2")
