@@ -74,9 +74,11 @@ def test_whose_work_the_samples_are_is_said_where_it_is_known(tmp_path: Path) ->
     assert credit(Arrays(path=str(tmp_path / "x.npy"))) == ""
 
 
-def test_only_images_are_drawable(tmp_path: Path) -> None:
+def test_what_has_no_picture_is_not_drawable(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((5, 8, 8), np.uint8))
     source = Arrays(path=str(tmp_path / "x.npy"))
     assert drawable(source)
     source.input = Input((6, 100), (0.0,) * 6, (1.0,) * 6, "series")
+    assert drawable(source)
+    source.input = Input((6,), (0.0,) * 6, (1.0,) * 6, "table")
     assert not drawable(source)

@@ -1,4 +1,4 @@
-"""Every shipped recipe builds, and trains two steps on synthetic images with its own method, views and optimiser."""
+"""Every shipped recipe of images builds, and trains two steps with its own method, views and optimiser."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("image/")])
 def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
     published = read_recipe(name)
     size = 224 if published["encoder"]["kind"] == "timm" else 32  # a ViT-S/16 has its size in its name

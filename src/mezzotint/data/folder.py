@@ -51,15 +51,20 @@ class Listing:
         return [path for path in self.folders if path.count("/") < depth and path not in full]
 
 
-def scan(root: str) -> Listing:
+def scan(root: str, extensions: frozenset[str] = EXTENSIONS, what: str = "images") -> Listing:
     """List a folder.
+
+    Args:
+        root: of the folder.
+        extensions: of the files that count, in small letters; they are what `Listing.images` holds.
+        what: they are called, in a message.
 
     Raises:
         ValueError: when the root is missing or no folder.
     """
     if not os.path.isdir(root):
         found = "a file" if os.path.exists(root) else "a path that does not exist"
-        raise ValueError(f"{root} is {found}; allowed is a folder of images: check the path (data.root in a recipe)")
+        raise ValueError(f"{root} is {found}; allowed is a folder of {what}: check the path (data.root in a recipe)")
     listing = Listing(root)
     waiting = [""]
     while waiting:
@@ -78,7 +83,7 @@ def scan(root: str) -> Listing:
             elif entry.is_dir(follow_symlinks=False):
                 listing.folders.append(path)
                 waiting.append(f"{path}/")
-            elif entry.is_file(follow_symlinks=False) and _extension(entry.name) in EXTENSIONS:
+            elif entry.is_file(follow_symlinks=False) and _extension(entry.name) in extensions:
                 listing.images.append(path)
             else:
                 listing.others.append(path)

@@ -1,40 +1,72 @@
 """A source from what a user types: a folder, a file, or the name of embedded data."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mezzotint.data.arrays import Arrays
+from mezzotint.data.audio import AudioFolder
 from mezzotint.data.image import ImageFolder
+from mezzotint.data.points import point_clouds
+from mezzotint.data.points_furniture import Furniture
 from mezzotint.data.samples import Samples
+from mezzotint.data.series import Series
+from mezzotint.data.series_smartwatch import Smartwatch
 from mezzotint.data.source import Source
+from mezzotint.data.speech import Speech
+from mezzotint.data.table import Table
 from mezzotint.types import Input
 
-_EMBEDDED = ("emoji", "mnist5k", "digits")
+_EMBEDDED: dict[str, Callable[[], Source]] = {
+    "emoji": lambda: Samples(name="emoji"),
+    "mnist5k": lambda: Samples(name="mnist5k"),
+    "digits": lambda: Samples(name="digits"),
+    "speech": Speech,
+    "furniture": Furniture,
+    "smartwatch": Smartwatch,
+}
+_ALLOWED = {
+    "image": "an image folder, an .npz or .npy file",
+    "audio": "a folder of recordings",
+    "points": "a folder of clouds or meshes, an .npz or .h5 file",
+    "series": "an .npz, .ts or .csv file",
+    "table": "a .csv, .npz or .parquet file",
+}
 
 
 def open_source(name: str, input: Input) -> Source:
     """Open data so that an encoder with this input can take it.
 
     Args:
-        name: an image folder, an `.npz` or `.npy` file, or `emoji`, `mnist5k`, `digits`.
-        input: of the encoder; folders are read at its size.
+        name: a folder or file of the encoder's modality, or the name of embedded data.
+        input: of the encoder; samples are read at its size.
 
     Raises:
         ValueError: when it is none of these, or its samples have another shape.
     """
     source: Source
-    if Path(name).is_dir():
+    if name in _EMBEDDED and not Path(name).exists():
+        source = _EMBEDDED[name]()
+    elif not Path(name).exists() or input.modality not in _ALLOWED:
+        allowed = _ALLOWED.get(input.modality, "none of this modality yet")
+        raise ValueError(f"got the data {name!r}; allowed is {allowed}, or {', '.join(_EMBEDDED)}")
+    elif input.modality == "audio":
+        source = AudioFolder(root=name)
+    elif input.modality == "points":
+        source = point_clouds(path=name, points=input.shape[1])
+    elif input.modality == "series":
+        source = Series(path=name, window=input.shape[1])
+    elif input.modality == "table":
+        source = Table(path=name)
+    elif Path(name).is_dir():
         source = ImageFolder(root=name, size=input.shape[-1])
-    elif Path(name).suffix in (".npz", ".npy"):
-        source = Arrays(path=name)
-    elif name in _EMBEDDED:
-        source = Samples(name=name)  # type: ignore[arg-type]
     else:
+        source = Arrays(path=name)
+    # Encoders of sound take recordings of any length.
+    free = 1 if input.modality == source.input.modality == "audio" else 0
+    ours, theirs = (i.shape[: len(i.shape) - free] for i in (source.input, input))
+    if (source.input.modality, ours) != (input.modality, theirs):
         raise ValueError(
-            f"got the data {name!r}; allowed is an image folder, an .npz or .npy file, or {', '.join(_EMBEDDED)}"
-        )
-    if source.input.shape != input.shape:
-        raise ValueError(
-            f"got samples of shape {source.input.shape}; the encoder takes {input.shape}: use data "
-            "of that shape, or another encoder"
+            f"got {source.input.modality} of shape {source.input.shape}; the encoder takes {input.modality} of shape "
+            f"{input.shape}: use data of that shape, or another encoder"
         )
     return source

@@ -1,0 +1,152 @@
+"""Views of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695), and their form with randomized quantization.
+
+Each sample is normalised, mixed faintly with an earlier one, cropped and resized, twice; then both views together are
+normalised by the statistics of their batch. Wu et al. (ICCV 2023) put randomized quantization in the place of the
+mixture: `mixup: 0` and `randomized_quantization: {bins: 8, channel_dim: 2}` for a quantizer a mel, or `channel_dim: 1`
+for one for the whole spectrogram; which of the two they used is not published.
+
+Differs from the published code: samples are normalised by the mean and deviation of the data, which its running
+statistics approach; the bank holds each sample once, where there each view puts it in; it lives on the device, where
+there each loader worker has its own and starts afresh each epoch. The bank is the one thing here that remembers: a
+resumed run starts with an empty one, and until it is filled mixes with fewer. `bank: 0` mixes within the batch and
+remembers nothing.
+"""
+
+import torch
+from torch import Tensor
+
+from mezzotint.augment.audio import LogMixup, RandomFrames, RandomResizeCrop, log_mixup
+from mezzotint.augment.generator import ViewGenerator
+from mezzotint.augment.randomized_quantization import RandomizedQuantization
+from mezzotint.augment.transform import Params
+from mezzotint.seeding import Draws, key_of
+from mezzotint.types import Batch, Input
+
+
+class BYOLA(ViewGenerator):
+    """Two views of log-mel spectrograms, as BYOL-A makes them.
+
+    Args:
+        frames: of each view, cut out of longer samples at a place that both views share; null takes all.
+        mixup: the earlier sample's share of power is uniform on [0, mixup); 0 leaves the mixture out.
+        bank: how many past samples to mix with; 0 mixes within the batch.
+        crop: cuts and resizes, of normalised values; null leaves it out.
+        randomized_quantization: of the cropped view; null leaves it out.
+        batch_normalize: normalise both views by the mean and deviation of their batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        frames: int | None = 96,
+        mixup: float = 0.4,
+        bank: int = 2048,
+        crop: RandomResizeCrop | None = RandomResizeCrop(fill=0.0),  # noqa: B008 - keeps no state
+        randomized_quantization: RandomizedQuantization | None = None,
+        batch_normalize: bool = True,
+    ) -> None:
+        if not 0.0 <= mixup <= 1.0 or bank < 0:
+            raise ValueError(
+                f"got mixup={mixup} and bank={bank}; allowed are a share from 0 to 1 and a number of samples of 0 or "
+                "more: BYOL-A has 0.4 and 2048"
+            )
+        self.frames = RandomFrames(frames=frames) if frames is not None else None
+        self.mixup = LogMixup(alpha=mixup) if mixup else None
+        self.bank, self.crop, self.quantize = bank, crop, randomized_quantization
+        self.batch_normalize = batch_normalize
+        self._held: Tensor | None = None
+        self._next = 0
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Two global views."""
+        return ("global", "global")
+
+    def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
+        """Parameters of each view by step; the partner is drawn among those that the bank holds when it is needed."""
+        shape = (len(ids), *input.shape)
+        cut = {} if self.frames is None else {"frames": self.frames.draw(shape, _draws(ids, seed, epoch, "frames"))}
+        shape = shape if self.frames is None else self.frames.output_shape(shape)
+        return [cut | self._draw(shape, _draws(ids, seed, epoch, place)) for place in range(2)]
+
+    def _draw(self, shape: tuple[int, ...], draws: Draws) -> dict[str, Params]:
+        steps = {"mixup": self.mixup, "crop": self.crop, "randomized_quantization": self.quantize}
+        return {name: step.draw(shape, draws.fold(name)) for name, step in steps.items() if step is not None}
+
+    @torch.no_grad()
+    def render(
+        self,
+        batch: Batch,
+        *,
+        input: Input,
+        seed: int,
+        epoch: int,
+        device: torch.device | None = None,
+        normalized: bool = True,
+    ) -> tuple[Tensor, ...]:
+        """Make both views.
+
+        Raises:
+            ValueError: when the batch was cropped by the loader, or does not hold spectrograms.
+        """
+        if batch.cropped or len(batch.x) != 1 or batch.x[0].ndim != 4:
+            raise ValueError(
+                "got something else than whole spectrograms [B, 1, mels, frames]; allowed are these: choose audio data"
+            )
+        stored = batch.x[0] if device is None else batch.x[0].to(device, non_blocking=True)
+        x = input.as_float(stored)
+        if self.frames is not None:
+            x = self.frames(x, Draws(batch.ids.to(x.device), _draws(batch.ids, seed, epoch, "frames").key))
+        x = input.normalize(x)
+        held = self._held
+        views = []
+        for place in range(2):
+            draws = _draws(batch.ids, seed, epoch, place)
+            drawn = {
+                name: {key: value.to(x.device) for key, value in params.items()}
+                for name, params in self._draw(tuple(x.shape), draws).items()
+            }
+            view = self._mixed(x, held, drawn["mixup"], draws) if self.mixup is not None else x
+            view = view if self.crop is None else self.crop.apply(view, drawn["crop"])
+            quantized = drawn.get("randomized_quantization", {})
+            views.append(view if self.quantize is None else self.quantize.apply(view, quantized))
+        if self.mixup is not None and self.bank:
+            self._remember(x)
+        if not normalized:
+            return tuple(view * view.new_tensor(input.std) + view.new_tensor(input.mean) for view in views)
+        return tuple(_normalized(torch.stack(views)).unbind()) if self.batch_normalize else tuple(views)
+
+    def _mixed(self, x: Tensor, held: Tensor | None, params: Params, draws: Draws) -> Tensor:
+        assert self.mixup is not None
+        if not self.bank:
+            return self.mixup.apply(x, params)
+        if held is None or held.shape[1:] != x.shape[1:] or held.device != x.device:
+            return x
+        rows = draws.integers("bank", high=len(held)).to(x.device)
+        return log_mixup(x, held.index_select(0, rows), params["share"])
+
+    def _remember(self, x: Tensor) -> None:
+        """Put a batch into the bank: added until it is full, then in the place of the oldest."""
+        x = x[-self.bank :]
+        if self._held is None or self._held.shape[1:] != x.shape[1:] or self._held.device != x.device:
+            self._held, self._next = x.clone(), len(x) % self.bank
+            return
+        if len(self._held) < self.bank:
+            self._held = torch.cat([self._held, x])[-self.bank :]
+            self._next = len(self._held) % self.bank
+            return
+        places = (self._next + torch.arange(len(x), device=x.device)) % self.bank
+        self._held.index_copy_(0, places, x)
+        self._next = (self._next + len(x)) % self.bank
+
+
+def _draws(ids: Tensor, seed: int, epoch: int, place: int | str) -> Draws:
+    return Draws(ids.cpu(), key_of(seed, epoch, "view", place))
+
+
+def _normalized(views: Tensor) -> Tensor:
+    """By the mean and deviation of all values of all views, the deviation no less than an epsilon."""
+    centred = views - views.mean()
+    # The norm of all values takes a fifth of the time of `std`, which goes through them one by one.
+    deviation = torch.linalg.vector_norm(centred) / max(1, views.numel() - 1) ** 0.5
+    return centred.div_(deviation.clamp(min=torch.finfo(torch.float32).eps))

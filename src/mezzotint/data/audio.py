@@ -1,0 +1,217 @@
+"""Audio files as log-mel spectrograms: from class folders, or from a list with labels.
+
+Which files count, and what is a class or a split, is as for images (`folder.py`), with the extensions of sound; lists
+are read by `audio_lists.py`, files by `waveform.py`, and made into spectrograms by `log_mel.py`.
+"""
+
+import copy
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mezzotint.component import Component
+from mezzotint.data.audio_lists import Entry, classes_of, read_label_table, read_list
+from mezzotint.data.folder import SPLITS, class_of, scan, split_of
+from mezzotint.data.log_mel import AUDIOSET, BYOL_A, Mel, log_mel
+from mezzotint.data.source import Index, Source, Task
+from mezzotint.data.split import held_out
+from mezzotint.data.waveform import AUDIO_EXTENSIONS, UndecodableAudio, read_waveform
+from mezzotint.seeding import sample_order
+from mezzotint.types import Input, Sample, Unreadable
+
+FrontEnd = Literal["byol_a", "audioset"]
+
+_FRONT_ENDS: dict[str, Mel] = {"byol_a": BYOL_A, "audioset": AUDIOSET}
+_MEASURED = 256  # files from which mean and deviation are taken
+
+
+class AudioFolder(Component, Source):
+    """Audio files of any rate, length and number of channels, as log-mel spectrograms.
+
+    A sample is float32 `[1, mels, frames]`: the middle `seconds` of the recording, with silence around what is shorter,
+    mixed to mono at 16 kHz. Views may cut shorter pieces out of it (`byol_a` with `frames`), each epoch another.
+
+    Without a list, folders are classes and splits, as in an image folder: the task is `label/val` (or `label/test`), or
+    `label/holdout`. With `files`, labels come from the list: the task is `label/test` when there is a list `test_files`
+    or a `test_fold`, else `label/holdout`. Files with several labels make no task; `multi_hot` has their labels.
+
+    Args:
+        root: folder of the files; paths in lists are relative to it.
+        files: a CSV, or JSON as AST or BRIDLE have it; null takes all files below `root`.
+        test_files: a list of the files to be scored. They are never pretrained on.
+        test_fold: the fold of `files` to be scored, where it has folds. It is never pretrained on.
+        labels: a table of classes as AudioSet's (index, mid, display_name); null takes the classes as they are found.
+        front_end: `byol_a`, 64 mels each 10 ms, or `audioset`, Kaldi's 128; the mean of a clip is removed for that.
+        seconds: of a sample. 96 frames are 0.95 s for `byol_a`; 1024 are 10.255 s for `audioset`.
+        mean: of the values; by default measured on 256 of the files.
+        std: of the values; by default measured.
+        holdout: part of each class to be scored, where nothing else says it.
+
+    Attributes:
+        classes: names of the classes.
+        labels: int64 `[N]`; negative where a file has no label, or several.
+
+    Raises:
+        ValueError: when the folder or a list is missing or wrong, or no file can be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        files: str | None = None,
+        test_files: str | None = None,
+        test_fold: int | None = None,
+        labels: str | None = None,
+        front_end: FrontEnd = "byol_a",
+        seconds: float = 0.95,
+        mean: float | None = None,
+        std: float | None = None,
+        holdout: float = 0.2,
+    ) -> None:
+        if front_end not in _FRONT_ENDS:
+            raise ValueError(f"got front_end={front_end!r}; allowed is one of {', '.join(_FRONT_ENDS)}: choose one")
+        if not 0.0 < holdout < 1.0 or (std is not None and not std > 0.0):
+            raise ValueError(f"got holdout={holdout} and std={std}; allowed are a share between 0 and 1, and std > 0")
+        if (test_files or test_fold is not None) and not files:
+            raise ValueError("got test_files or test_fold without files; allowed is a list for both: give files too")
+        self.root, self.front_end, self.holdout = os.fspath(root), front_end, holdout
+        self._mel = _FRONT_ENDS[front_end]
+        self._samples = round(seconds * self._mel.sample_rate)
+        frames = self._mel.frames(self._samples) if seconds > 0 else 0
+        if frames < 8:
+            raise ValueError(f"got seconds={seconds}; allowed is 0.1 or more: 0.95 gives 96 frames to byol_a")
+        own, scored, self.scored = self._listed(files, test_files, test_fold)
+        self._use(own, scored, labels)
+        self.input = Input((1, self._mel.mels, frames), (0.0,), (1.0,), "audio")
+        if mean is None or std is None:
+            measured = self._moments()
+            mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
+        self.input = Input(self.input.shape, (mean,), (std,), "audio")
+
+    def _listed(
+        self, files: str | None, test_files: str | None, test_fold: int | None
+    ) -> tuple[list[Entry], list[Entry], str | None]:
+        """The files to pretrain on, those to be scored, and the name of the latter's split."""
+        if files is None:
+            return self._scanned()
+        entries = read_list(files)
+        if test_files is not None:
+            return entries, read_list(test_files), "test"
+        if test_fold is None:
+            return entries, [], None
+        scored = [entry for entry in entries if entry.fold == test_fold]
+        own = [entry for entry in entries if entry.fold != test_fold]
+        if not scored or not own:
+            folds = sorted({entry.fold for entry in entries if entry.fold is not None})
+            raise ValueError(f"got test_fold={test_fold}; {files} has the folds {folds}: choose one, and keep another")
+        return own, scored, "test"
+
+    def _scanned(self) -> tuple[list[Entry], list[Entry], str | None]:
+        listing = scan(self.root, AUDIO_EXTENSIONS, "audio files")
+        splits = listing.splits()
+        own = "train" if splits else None
+        scored = next((name for name in SPLITS[1:] if name in splits), None)
+        parts: dict[str | None, list[Entry]] = {own: [], scored: []}
+        for path in listing.images:
+            split = split_of(path, splits)
+            label = class_of(path, split)
+            parts.setdefault(split, []).append(Entry(path, () if label is None else (label,)))
+        if not parts[own]:
+            raise ValueError(
+                f"{self.root} holds no audio file{' in train' if own else ''}; allowed is a folder of wav, flac, ogg, "
+                "opus, mp3 and so on, in class folders or not: check the path"
+            )
+        return parts[own], parts[scored] if scored else [], scored
+
+    def _use(self, own: list[Entry], scored: list[Entry], table: str | None) -> None:
+        """Take the entries, and turn their labels into places in the list of classes."""
+        both = [*own, *scored]
+        keys, self.classes = read_label_table(table) if table else (classes_of(both),) * 2
+        place = {key: i for i, key in enumerate(keys)} | ({name: i for i, name in enumerate(self.classes)})
+        unknown = next((label for entry in both for label in entry.labels if label not in place), None)
+        if unknown is not None:
+            raise ValueError(f"got the label {unknown!r}, which {table} does not have; allowed are its mid and names")
+        self._paths = np.array([os.fsencode(entry.path) for entry in own], np.bytes_)
+        self._scored_paths = np.array([os.fsencode(entry.path) for entry in scored], np.bytes_)
+        found = [tuple(place[label] for label in entry.labels) for entry in both]
+        self._found, self._scored_found = found[: len(own)], found[len(own) :]
+        self.labels: Index = _single(self._found)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> Sample:
+        """One sample, float32 `[1, mels, frames]`; its label is a bool tensor `[classes]` where it has several."""
+        path = os.fsdecode(self._paths[index])
+        try:
+            wave = read_waveform(os.path.join(self.root, path), self._mel.sample_rate, self._samples)
+        except UndecodableAudio as error:
+            raise Unreadable(path, str(error)) from None
+        if self.front_end == "audioset":
+            wave = wave - wave.mean()
+        found = self._found[index]
+        label = self.multi_hot(index) if len(found) > 1 else found[0] if found else None
+        return {"x": log_mel(wave, self._mel).unsqueeze(0).contiguous(), "id": path, "label": label}
+
+    def multi_hot(self, index: int) -> Tensor:
+        """Which of the classes a file has: bool `[classes]`."""
+        chosen = torch.zeros(len(self.classes), dtype=torch.bool)
+        chosen[list(self._found[index])] = True
+        return chosen
+
+    def fingerprint(self) -> str:
+        """A hash of the relative paths and sizes of all files, 16 hexadecimal digits; no file is read."""
+        digest = hashlib.blake2b(digest_size=8)
+        for path in self._paths:
+            try:
+                size = os.stat(os.path.join(self.root, os.fsdecode(path))).st_size
+            except OSError:
+                size = -1
+            digest.update(bytes(path) + f"\0{size}\n".encode())
+        return digest.hexdigest()
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """All files that have a part in the task, and the task: none with fewer than two classes."""
+        single = _single([*self._found, *self._scored_found])
+        if len(np.unique(single[single >= 0])) < 2:
+            return self, []
+        if not len(self._scored_paths):
+            chosen = held_out(self.labels, self.holdout, "label")
+            train, test = (~chosen & (self.labels >= 0)).nonzero()[0], chosen.nonzero()[0]
+            return self, [Task("label/holdout", "classify", self.labels, train, test, self.classes)]
+        both = copy.copy(self)
+        both._paths = np.concatenate([self._paths, self._scored_paths])
+        both._found = [*self._found, *self._scored_found]
+        both.labels = single
+        labelled = (single >= 0).nonzero()[0]
+        train, test = labelled[labelled < len(self)], labelled[labelled >= len(self)]
+        return both, [Task(f"label/{self.scored}", "classify", single, train, test, self.classes)]
+
+    def _moments(self) -> tuple[float, float]:
+        """Mean and deviation of all values of some files, chosen by a fixed key; unreadable ones are left out."""
+        count, total, square = 0, 0.0, 0.0
+        last: Unreadable | None = None
+        for index in sample_order(len(self), 0, 0)[:_MEASURED].tolist():
+            try:
+                values = self.read(index)["x"].double()
+            except Unreadable as error:
+                last = error
+                continue
+            count += values.numel()
+            total += float(values.sum())
+            square += float(values.square().sum())
+        if not count:
+            raise ValueError(f"none of the first files can be read, the last is {last}; allowed are audio files")
+        mean = total / count
+        return mean, max(0.0, square / count - mean**2) ** 0.5 or 1.0
+
+
+def _single(found: Sequence[tuple[int, ...]]) -> Index:
+    """The label of files that have exactly one; -1 for the others."""
+    return np.array([labels[0] if len(labels) == 1 else -1 for labels in found], np.int64)

@@ -1,0 +1,195 @@
+"""From a waveform to a log-mel spectrogram, in torch, with the settings of the two front-ends that audio work uses.
+
+`BYOL_A` is that of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695, section IV-A): what
+`librosa.feature.melspectrogram` computes with Slaney's scale and area normalisation, and the logarithm of the power
+plus an epsilon. `AUDIOSET` is Kaldi's filter bank as AST, AudioMAE, BEATs and BRIDLE call it: 25 ms Hann frames each
+10 ms, freed of their mean, pre-emphasised, 128 triangles on Kaldi's scale, and the logarithm of no less than an
+epsilon. `tests/data/test_log_mel.py` holds values of librosa and of Kaldi.
+
+Differs from both libraries in how the work is laid out: frames are views of the waveform, taken a part at a
+time so that they stay in a processor's cache, and the filters cover only the bins that they use.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Scale = Literal["slaney", "kaldi"]
+Padding = Literal["reflect", "zeros", "none"]
+
+_CHUNK = 256  # frames in one pass of one thread: 1 MB of float32 at 1,024 samples a frame
+_SHARED_CHUNK = 8192  # of several threads, which wait for each other after each operation
+
+
+@dataclass(frozen=True)
+class Mel:
+    """How a waveform becomes a log-mel spectrogram.
+
+    Attributes:
+        sample_rate: of the waveform, in Hz.
+        n_fft: points of the Fourier transform; a frame is filled up with zeros to it.
+        window: samples in a frame.
+        hop: samples from one frame to the next.
+        mels: number of triangular filters.
+        low: lower edge of the first filter, in Hz.
+        high: upper edge of the last, in Hz.
+        scale: `slaney` spaces the filters as librosa does and gives each the same area; `kaldi` spaces them by
+            1127 ln(1 + f / 700), gives each the height 1, and makes them triangles over mel instead of over Hz.
+        padding: `reflect` and `zeros` centre frame `t` on sample `t · hop`; `none` begins with the first sample and
+            takes whole frames only.
+        pre_emphasis: 0 for none. Kaldi's removes the mean of a frame first, and takes its first sample for the one
+            before it.
+    """
+
+    sample_rate: int
+    n_fft: int
+    window: int
+    hop: int
+    mels: int
+    low: float
+    high: float
+    scale: Scale = "slaney"
+    padding: Padding = "reflect"
+    pre_emphasis: float = 0.0
+
+    def frames(self, samples: int) -> int:
+        """How many frames a waveform of so many samples gives."""
+        if self.padding != "none":
+            return 1 + samples // self.hop
+        return 0 if samples < self.window else 1 + (samples - self.window) // self.hop
+
+    def samples(self, frames: int) -> int:
+        """The shortest waveform that gives so many frames."""
+        return (frames - 1) * self.hop + (self.window if self.padding == "none" else 0)
+
+    @property
+    def silence(self) -> float:
+        """The value of a frame of zeros: the logarithm's epsilon."""
+        return math.log(torch.finfo(torch.float32).eps)
+
+
+BYOL_A = Mel(16000, 1024, 1024, 160, 64, 60.0, 7800.0)
+"""16 kHz, 64 ms frames each 10 ms, 64 mels of 60 to 7,800 Hz."""
+
+AUDIOSET = Mel(16000, 512, 400, 160, 128, 20.0, 8000.0, scale="kaldi", padding="none", pre_emphasis=0.97)
+"""16 kHz, 25 ms frames each 10 ms, 128 mels of 20 to 8,000 Hz: Kaldi's filter bank."""
+
+
+@torch.no_grad()
+def log_mel(waves: Tensor, settings: Mel = BYOL_A) -> Tensor:
+    """The log-mel spectrogram of waveforms.
+
+    Args:
+        waves: float `[…, T]`, in [−1, 1]; no gradient flows back.
+        settings: of the front-end.
+
+    Returns:
+        Natural logarithms of mel power, of the type of `waves`, `[…, mels, frames]`.
+
+    Raises:
+        ValueError: when the waveform is too short for a single frame.
+    """
+    samples = waves.shape[-1]
+    least = 1 if settings.padding == "zeros" else settings.window
+    if settings.padding == "reflect":
+        least = settings.n_fft // 2 + 1
+    if samples < least or not waves.is_floating_point():
+        raise ValueError(
+            f"got a waveform of {samples} samples and type {waves.dtype}; allowed are floats, and with padding "
+            f"{settings.padding!r} {least} samples or more: fill a short clip up with zeros"
+        )
+    flat = waves.reshape(-1, samples)
+    if settings.padding != "none":
+        half = settings.n_fft // 2
+        mode = "reflect" if settings.padding == "reflect" else "constant"
+        flat = torch.nn.functional.pad(flat.unsqueeze(1), (half, half), mode=mode).squeeze(1)
+    window = _window(settings, waves.dtype, waves.device)
+    first, bank = _bank(settings, waves.dtype, waves.device)
+    width = len(window)
+    frames = flat.unfold(1, width, settings.hop).reshape(-1, width) if len(flat) > 1 else None
+    frames = flat[0].unfold(0, width, settings.hop) if frames is None else frames
+    chunk = _CHUNK if torch.get_num_threads() == 1 else _SHARED_CHUNK
+    chunk = chunk if waves.device.type == "cpu" else len(frames)
+    out = waves.new_empty(len(frames), settings.mels)
+    for start in range(0, len(frames), chunk):
+        part = _emphasised(frames[start : start + chunk], settings.pre_emphasis) * window
+        bins = torch.fft.rfft(part, settings.n_fft)[:, first : first + len(bank)]
+        power = bins.real.square().addcmul_(bins.imag, bins.imag)
+        torch.matmul(power, bank, out=out[start : start + chunk])
+    eps = torch.finfo(torch.float32).eps
+    out = out.clamp_(min=eps) if settings.scale == "kaldi" else out.add_(eps)
+    return out.log_().view(*waves.shape[:-1], -1, settings.mels).transpose(-1, -2)
+
+
+def mel_filters(settings: Mel) -> Tensor:
+    """The triangular filters, float64 `[n_fft / 2 + 1, mels]`; column `m` weights the power of each bin."""
+    nyquist = settings.sample_rate / 2
+    if not 0 <= settings.low < settings.high <= nyquist:
+        raise ValueError(
+            f"got filters from {settings.low} to {settings.high} Hz; allowed is a range within 0 to {nyquist} Hz, half "
+            "of the sample rate: lower the upper edge"
+        )
+    bins = torch.linspace(0.0, nyquist, settings.n_fft // 2 + 1, dtype=torch.float64)
+    ends = torch.tensor([settings.low, settings.high], dtype=torch.float64)
+    if settings.scale == "kaldi":
+        low, high = _kaldi_mel(ends).tolist()
+        edges = low + torch.arange(settings.mels + 2, dtype=torch.float64) * ((high - low) / (settings.mels + 1))
+        weights = _triangles(_kaldi_mel(bins), edges)
+        weights[-1] = 0.0  # Kaldi leaves the bin at half of the sample rate out
+        return weights
+    low, high = _slaney_mel(ends).tolist()
+    edges = _slaney_hz(torch.linspace(low, high, settings.mels + 2, dtype=torch.float64))
+    return _triangles(bins, edges) * (2.0 / (edges[2:] - edges[:-2]))
+
+
+def _triangles(position: Tensor, edges: Tensor) -> Tensor:
+    """Triangles of height 1 over three neighbouring edges each, `[len(position), len(edges) − 2]`."""
+    rising = (position.unsqueeze(1) - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - position.unsqueeze(1)) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp_(min=0.0)
+
+
+def _kaldi_mel(hz: Tensor) -> Tensor:
+    return 1127.0 * torch.log1p(hz / 700.0)
+
+
+def _slaney_mel(hz: Tensor) -> Tensor:
+    """Linear up to 1 kHz (15 mel), then 27 mel for each factor of 6.4."""
+    return torch.where(hz < 1000.0, hz * 0.015, 15.0 + (hz.clamp(min=1000.0) / 1000.0).log() * (27.0 / math.log(6.4)))
+
+
+def _slaney_hz(mel: Tensor) -> Tensor:
+    return torch.where(mel < 15.0, mel / 0.015, 1000.0 * ((mel - 15.0) * (math.log(6.4) / 27.0)).exp())
+
+
+def _emphasised(frames: Tensor, factor: float) -> Tensor:
+    """Kaldi's pre-emphasis, by frame: less its mean, then less `factor` times the sample before."""
+    if factor == 0.0:
+        return frames
+    frames = frames - frames.mean(dim=1, keepdim=True)
+    before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+    return frames.sub_(before, alpha=factor)
+
+
+@functools.lru_cache(maxsize=16)
+def _window(settings: Mel, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Hann: periodic and in the middle of `n_fft` samples where frames are centred, symmetric where they are not."""
+    centred = settings.padding != "none"
+    window = torch.hann_window(settings.window, periodic=centred, dtype=torch.float64)
+    if centred:
+        missing = settings.n_fft - settings.window
+        window = torch.nn.functional.pad(window, (missing // 2, missing - missing // 2))
+    return window.to(device, dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _bank(settings: Mel, dtype: torch.dtype, device: torch.device) -> tuple[int, Tensor]:
+    """The first bin that any filter uses, and the filters over the bins from there to the last used one."""
+    filters = mel_filters(settings)
+    used = filters.any(dim=1).nonzero().squeeze(1)
+    first, last = int(used[0]), int(used[-1])
+    return first, filters[first : last + 1].to(device, dtype).contiguous()

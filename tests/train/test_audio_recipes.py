@@ -1,0 +1,38 @@
+"""Every shipped audio recipe builds, and trains two steps with its own method, views and optimiser."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mezzotint.train.log import read_metrics
+from mezzotint.train.loop import pretrain
+from mezzotint.train.recipe import Recipe, read_recipe, shipped
+
+soundfile = pytest.importorskip("soundfile")
+
+NAMES = [name for name in shipped() if name.startswith("audio/")]
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        wave = rng.standard_normal((rng.integers(4000, 60000), 1 + number % 2)) * 0.1
+        soundfile.write(folder / f"{number}.ogg", wave, 22050)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_steps(name: str, sounds: Path, tmp_path: Path) -> None:
+    published = read_recipe(name)
+    small = ["run.epochs=1", "run.batch_size=8", "run.loader.workers=0", "run.log.every_steps=1", "encoder.width=4"]
+    small += ["method.hidden_dim=16", "method.dim=8", "run.log.knn_epochs=0"]
+    small += [f"data.root={sounds}"] if "root" in published["data"] else []
+    small += ["run.batch_size=512"] if published["data"]["kind"] == "speech" else []
+    recipe = Recipe.build(read_recipe(name, small))
+    assert recipe.config()["views"] == published["views"] and recipe.config()["optimizer"] == published["optimizer"]
+    run = pretrain(recipe, tmp_path / "run", progress="quiet")
+    losses = [line["loss"] for line in read_metrics(run / "metrics.jsonl")]
+    assert len(losses) >= 2 and None not in losses
