@@ -115,6 +115,25 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Codes:
+    """What a codebook makes of vectors `[…, D]`, with S levels of K codes each.
+
+    Attributes:
+        quantized: `[…, D]` (`[…, codebook.out_dim]`), in the dtype of the input; carries the gradient to it.
+        indices: int64 `[…, S]`, the code of each level.
+        loss: what the vectors are to be charged (commitment), a float32 scalar.
+        usage: float32 `[S, K]`, how many of this rank's vectors took each code.
+        residual: float32 `[S]`, energy that is left after each level, as a share of the input's.
+    """
+
+    quantized: Tensor
+    indices: Tensor
+    loss: Tensor
+    usage: Tensor
+    residual: Tensor
+
+
+@dataclass(frozen=True)
 class Features:
     """Frozen features of samples: float32 `[N, D]` and, when there are labels, int64 `[N]`."""
 

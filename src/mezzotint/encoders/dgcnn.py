@@ -52,13 +52,14 @@ class EdgeConv(nn.Module):
         """`[B, inputs, N]` → `[B, outputs, N]`."""
         batch, channels, count = x.shape
         neighbours = nearest_points(x, self.k)
-        own, edge = self.linear.weight.split(channels, dim=1)
+        own, edge = self.linear.weight[:, :channels], self.linear.weight[:, channels:]
         centre = nn.functional.conv1d(x, own - edge)
         point = nn.functional.conv1d(x, edge).transpose(1, 2)  # [B, N, outputs]: a neighbour's values lie together
         flat = (neighbours + torch.arange(batch, device=x.device).view(-1, 1, 1) * count).view(-1)
         around = point.reshape(batch * count, -1).index_select(0, flat).view(batch, count, -1, point.shape[2])
         edges = (around + centre.transpose(1, 2).unsqueeze(2)).permute(0, 3, 1, 2)
-        return self.act(self.norm(edges)).amax(dim=3)  # type: ignore[no-any-return]
+        # A maximum and a rising activation commute; after the maximum there are k times fewer values.
+        return self.act(self.norm(edges).amax(dim=3))  # type: ignore[no-any-return]
 
 
 class DGCNN(Encoder):

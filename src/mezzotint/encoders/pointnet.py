@@ -71,10 +71,15 @@ class PointNet(Encoder):
         self.local = nn.Sequential(point_layer(channels, width), point_layer(width, width))
         self.align_features = TNet(width, width) if transformers == "both" else nn.Identity()
         self.rest = nn.Sequential(
-            point_layer(width, width), point_layer(width, 2 * width), point_layer(2 * width, 16 * width)
+            point_layer(width, width),
+            point_layer(width, 2 * width),
+            nn.Conv1d(2 * width, 16 * width, 1, bias=False),
+            nn.BatchNorm1d(16 * width),
         )
+        self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, channels, N]` → `[B, 16 · width]`."""
         x = self.align_features(self.local(self.align_input(x)))
-        return self.rest(x).amax(dim=2)  # type: ignore[no-any-return]
+        # A maximum and a ReLU commute; after the maximum there are far fewer values.
+        return self.act(self.rest(x).amax(dim=2))  # type: ignore[no-any-return]

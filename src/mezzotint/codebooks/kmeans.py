@@ -1,0 +1,189 @@
+"""K-means over the vectors of all ranks: k-means++ seeds, then Lloyd's iterations with pooled sums.
+
+Every rank ends with the same centres, which are those that one process with all vectors would find, up to the rounding
+of sums. The seeds (Arthur and Vassilvitskii 2007) are drawn from a sample of the vectors that every rank holds, one
+after the other, as each depends on those before; Lloyd's iterations see all vectors and pool only sums and counts.
+The spherical variant keeps centres of length 1 and assigns by the largest cosine (Dhillon and Modha 2001).
+In the first half of the iterations, centres of nearly empty clusters go to clusters that are far too large.
+
+Draws are keyed by the place of a vector in the rows of all ranks, so they do not depend on how the rows are split.
+"""
+
+import torch
+import torch.distributed as td
+from torch import Tensor
+
+from mezzotint import dist
+from mezzotint.codebooks.gradient import unit
+from mezzotint.codebooks.search import nearest, tally
+from mezzotint.seeding import Draws, key_of
+
+_SEED_ROWS = 8192
+_SEED_ROWS_PER_CENTRE = 4
+_SMALL = 0.1
+"""A cluster of less than this share of the mean size is nearly empty."""
+
+
+def pool(x: Tensor) -> Tensor:
+    """Sum over ranks, in place; the identity on one process."""
+    if dist.world_size() > 1:
+        td.all_reduce(x)
+    return x
+
+
+class RowSample:
+    """Rows drawn without replacement from the rows of all ranks; every rank makes it together.
+
+    Attributes:
+        total: rows of all ranks.
+        found: how many were drawn, the lesser of `count` and `total`.
+
+    Args:
+        rows: how many this rank has.
+        count: how many to draw.
+        key: of the draw.
+        device: of the rows.
+    """
+
+    def __init__(self, rows: int, count: int, key: int, device: torch.device) -> None:
+        start, self.total = _place(rows, device)
+        self.count = count
+        self.found = min(count, self.total)
+        priority = Draws(torch.arange(start, start + rows, device=device), key).bits("rows")
+        self.own = priority.argsort(stable=True)[:count]
+        if dist.world_size() == 1:
+            self.slots = torch.arange(self.found, device=device)
+            return
+        offered = torch.full((count,), 1 << 40, device=device)
+        offered[: len(self.own)] = priority[self.own]
+        order = dist.gather(offered).argsort(stable=True)[: self.found]
+        mine = order // count == dist.rank()
+        self.slots = mine.nonzero().squeeze(1)
+        self.own = self.own[order[mine] % count]
+
+    def take(self, x: Tensor) -> Tensor:
+        """The drawn rows of `[rows, D]`, `[count, D]` on every rank; zeros where fewer were found."""
+        out = x.new_zeros(self.count, x.shape[1])
+        out[self.slots] = x[self.own]
+        return pool(out)
+
+
+def _place(rows: int, device: torch.device) -> tuple[int, int]:
+    """Where this rank's rows start among those of all ranks, and how many there are."""
+    if dist.world_size() == 1:
+        return 0, rows
+    counts: list[int] = dist.gather(torch.tensor([rows], device=device)).tolist()
+    return sum(counts[: dist.rank()]), sum(counts)
+
+
+def plus_plus(x_MD: Tensor, num_centres: int, *, key: int) -> Tensor:
+    """Seeds by D² sampling: each row is chosen with a probability that grows with its squared distance to the last.
+
+    One row at a time: a seed's probabilities depend on all seeds before it. Nothing here waits for the device.
+
+    Args:
+        x_MD: float32 rows.
+        num_centres: K, at most M.
+        key: of the draws.
+
+    Returns:
+        `[K, D]`, rows of `x_MD`.
+    """
+    chance = Draws(torch.arange(num_centres, device=x_MD.device), key).uniform("seeds").double()
+    around = x_MD - x_MD.mean(0)
+    squares = around.square().sum(1)
+    distance = torch.full_like(squares, torch.inf)
+    chosen = torch.empty(num_centres, dtype=torch.int64, device=x_MD.device)
+    chosen[0] = (chance[0] * len(x_MD)).long()
+    for i in range(1, num_centres):
+        last = chosen[i - 1 : i]
+        centre = around.index_select(0, last).squeeze(0)
+        to_last = torch.addmv(squares + squares[last], around, centre, alpha=-2.0).index_fill_(0, last, 0.0)
+        torch.minimum(distance, to_last.clamp_min_(0.0), out=distance)
+        reached = distance.cumsum(0, dtype=torch.float64)
+        chosen[i] = torch.searchsorted(reached, chance[i] * reached[-1], right=True).clamp_max_(len(x_MD) - 1)
+    return x_MD[chosen]
+
+
+@torch.no_grad()
+def kmeans(
+    x_ND: Tensor,
+    num_centres: int,
+    *,
+    spherical: bool = False,
+    iterations: int = 10,
+    key: int = 0,
+    start: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Centres of the vectors of all ranks, which call it together.
+
+    Args:
+        x_ND: this rank's float32 vectors; of length 1 if `spherical`. Ranks may have different numbers of them.
+        num_centres: K.
+        spherical: assign by cosine, and keep the centres of length 1.
+        iterations: of Lloyd's algorithm.
+        key: of the draws.
+        start: centres `[K, D]` to start from; k-means++ if `None`.
+
+    Returns:
+        `[K, D]`, and how many vectors of all ranks belong to each, float32 `[K]`.
+
+    Raises:
+        ValueError: when all ranks together have fewer vectors than centres.
+    """
+    drawn = RowSample(len(x_ND), num_centres, key_of(key, "split"), x_ND.device)
+    need_rows(drawn.total, num_centres)
+    rows = drawn.take(x_ND)
+    if start is None:
+        sample = RowSample(len(x_ND), max(_SEED_ROWS, _SEED_ROWS_PER_CENTRE * num_centres), key, x_ND.device)
+        start = plus_plus(sample.take(x_ND)[: sample.found], num_centres, key=key_of(key, "seeds"))
+    centres = start.clone()
+    for round in range(iterations):
+        sums, counts = _sums(x_ND, centres, spherical)
+        means = sums / counts.clamp_min(1.0).unsqueeze(1)
+        means = unit(means) if spherical else means
+        kept = (counts == 0.0).unsqueeze(1) | (means == 0.0).all(1, keepdim=True) & spherical
+        centres = torch.where(kept, centres, means)
+        if round < iterations // 2:
+            centres = _split(centres, counts, rows, spherical)
+    return centres, _sums(x_ND, centres, spherical)[1]
+
+
+def _split(centres_KD: Tensor, counts_K: Tensor, rows_KD: Tensor, spherical: bool) -> Tensor:
+    """Put centres of nearly empty clusters `beside` those of rows drawn at random, so in proportion to their sizes.
+
+    As many as are missing where clusters are more than twice the mean size; others may be small by right.
+    """
+    mean = counts_K.mean().clamp_min(1.0)
+    room = (counts_K / mean).floor().sub(1.0).clamp_min(0.0).sum()
+    place = counts_K.argsort(stable=True).argsort()
+    moved = (counts_K < _SMALL * mean) & (place < room)
+    split = beside(centres_KD[nearest(rows_KD, centres_KD, on_sphere=spherical)[0]], rows_KD)[place]
+    return torch.where(moved.unsqueeze(1), unit(split) if spherical else split, centres_KD)
+
+
+def beside(centres: Tensor, vectors: Tensor) -> Tensor:
+    """Places from where a code takes a share of another's vectors: `1/√D` of the way to a vector.
+
+    In many dimensions a code that lies on a vector attracts no other vector: to all of them a code that is a mean is
+    nearer, and is left with everything. Of vectors that differ in D independent directions, a code this close to the
+    mean takes about a third. This is the splitting of Linde, Buzo and Gray (1980) with a step that fits the width.
+    """
+    return centres.lerp(vectors, centres.shape[-1] ** -0.5)
+
+
+def _sums(x_ND: Tensor, centres_KD: Tensor, spherical: bool) -> tuple[Tensor, Tensor]:
+    both = x_ND.new_zeros(centres_KD.numel() + len(centres_KD))
+    sums, counts = both[: centres_KD.numel()].view_as(centres_KD), both[centres_KD.numel() :]
+    tally(x_ND, nearest(x_ND, centres_KD, on_sphere=spherical)[0], sums, counts)
+    pool(both)
+    return sums, counts
+
+
+def need_rows(total: int, num_codes: int) -> None:
+    """Refuse to make a book out of fewer vectors than it has codes."""
+    if total < num_codes:
+        raise ValueError(
+            f"got {total} vectors to start {num_codes} codes from; allowed is at least one a code: give a larger first "
+            f"batch, take fewer codes, or start with init='uniform_sphere'"
+        )
