@@ -7,7 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SCRIPTS = (
     "startup", "randomized_quantization", "views", "pretraining", "linear_probe", "sigreg", "fake_quantize",
-    "ssql_step", "bits_grid", "int8", "demo", "ssql",
+    "ssql_step", "bits_grid", "int8", "log_mel", "audio_views", "codebooks", "points_series", "demo", "ssql",
 )  # fmt: skip
 
 
