@@ -75,6 +75,8 @@ def show(modality: str, arguments: argparse.Namespace) -> None:
         found["untrained"].append(measure(built.untrained_encoder(seed), built))
         for arm, transforms in arms(recipe, arguments.overrides).items():
             overrides = [*arguments.overrides, f"run.seed={seed}", f"views.transforms={json.dumps(transforms)}"]
+            if modality == "series" and arm in ("none", "quantization"):
+                overrides.append("data.context=null")  # nothing cuts windows out of a longer stretch
             found.setdefault(arm, []).append(trained(arguments.runs / f"{modality}-{arm}-s{seed}", recipe, overrides))
     source = Recipe.load(recipe, arguments.overrides).data
     assert isinstance(source, Evaluable)

@@ -1,6 +1,6 @@
 """The few things that travel between the packages."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -89,6 +89,14 @@ class Batch:
     ids: Tensor
     cropped: bool = False
     bad: tuple[Unreadable, ...] = ()
+
+    def split(self, count: int) -> list["Batch"]:
+        """Micro-batches: consecutive rows."""
+        if count == 1:
+            return [self]
+        columns = [x.chunk(count) for x in self.x]
+        rows = self.ids.chunk(count)
+        return [replace(self, x=tuple(c[i] for c in columns), ids=rows[i]) for i in range(len(rows))]
 
 
 @dataclass(frozen=True)

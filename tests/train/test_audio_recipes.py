@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mezzotint.train.guard import Interrupted
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
-from mezzotint.train.recipe import Recipe, read_recipe, shipped
+from mezzotint.train.recipe import Recipe, read_recipe, resolve_recipe, shipped
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -36,3 +37,31 @@ def test_two_steps(name: str, sounds: Path, tmp_path: Path) -> None:
     run = pretrain(recipe, tmp_path / "run", progress="quiet")
     losses = [line["loss"] for line in read_metrics(run / "metrics.jsonl")]
     assert len(losses) >= 2 and None not in losses
+
+
+@pytest.mark.parametrize("bank", [0, 300, 700])
+def test_a_resumed_run_mixes_with_the_same_earlier_samples(
+    bank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recipe() -> Recipe:
+        config = {
+            "data": {"kind": "speech"},
+            "views": {"kind": "byol_a", "frames": 32, "bank": bank},
+            "encoder": {"kind": "audio_ntt", "width": 4, "dim": 16, "dropout": 0.0},
+            "method": {"kind": "byol", "hidden_dim": 16, "dim": 8},
+            "optimizer": {"kind": "adamw", "lr": 1e-3},
+            "run": {"epochs": 1, "batch_size": 200, "log": {"every_steps": 1, "knn_epochs": 0}},
+        }
+        return Recipe.build(resolve_recipe(config))
+
+    def losses(folder: Path) -> list[float]:
+        return [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
+
+    pretrain(recipe(), tmp_path / "whole", progress="quiet")
+    monkeypatch.setenv("MEZZOTINT_FAULT", "loop.after_backward:step=5:sigterm")
+    with pytest.raises(Interrupted):
+        pretrain(recipe(), tmp_path / "parts", progress="quiet")
+    monkeypatch.delenv("MEZZOTINT_FAULT")
+    pretrain(recipe(), tmp_path / "parts", resume=True, progress="quiet")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 7

@@ -7,9 +7,8 @@ for one for the whole spectrogram; which of the two they used is not published.
 
 Differs from the published code: samples are normalised by the mean and deviation of the data, which its running
 statistics approach; the bank holds each sample once, where there each view puts it in; it lives on the device, where
-there each loader worker has its own and starts afresh each epoch. The bank is the one thing here that remembers: a
-resumed run starts with an empty one, and until it is filled mixes with fewer. `bank: 0` mixes within the batch and
-remembers nothing.
+there each loader worker has its own and starts afresh each epoch. Partners are drawn by age, so that a resumed run,
+which makes the views of the last steps again to fill the bank, mixes with the same. `bank: 0` mixes within the batch.
 """
 
 import torch
@@ -61,6 +60,11 @@ class BYOLA(ViewGenerator):
     def tags(self) -> tuple[str, ...]:
         """Two global views."""
         return ("global", "global")
+
+    @property
+    def remembers(self) -> int:
+        """The bank."""
+        return self.bank if self.mixup is not None else 0
 
     def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
         """Parameters of each view by step; the partner is drawn among those that the bank holds when it is needed."""
@@ -122,7 +126,7 @@ class BYOLA(ViewGenerator):
             return self.mixup.apply(x, params)
         if held is None or held.shape[1:] != x.shape[1:] or held.device != x.device:
             return x
-        rows = draws.integers("bank", high=len(held)).to(x.device)
+        rows = (self._next - 1 - draws.integers("bank", high=len(held)).to(x.device)) % len(held)
         return log_mixup(x, held.index_select(0, rows), params["share"])
 
     def _remember(self, x: Tensor) -> None:

@@ -32,6 +32,11 @@ class ViewGenerator(Component, ABC):
         """How many views a batch gets."""
         return len(self.tags)
 
+    @property
+    def remembers(self) -> int:
+        """How many samples of earlier batches the views depend on; a resumed run makes those views again."""
+        return 0
+
     @abstractmethod
     def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
         """Every parameter of every view, to look at or to predict; for each view by the name of the step.

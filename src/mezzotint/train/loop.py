@@ -121,7 +121,7 @@ class Trainer:
         self.method.before_step()
         logs: dict[str, float] = {}
         loss_sum = 0.0
-        parts = _split(batch, self.run.micro_batches)
+        parts = batch.split(self.run.micro_batches)
         for place, part in enumerate(parts):
             began = time.perf_counter()
             views = self.views(part, step)
@@ -207,7 +207,7 @@ class Trainer:
         meter, last_save = Meter(), time.monotonic()
         every = self.run.log.every_steps
         before = self.state.seconds
-        stream = self._batches(start)
+        stream = self._replayed(start)
         for step in range(start, self.total):
             waited = time.perf_counter()
             batch = next(stream)
@@ -239,6 +239,16 @@ class Trainer:
                 last_save = time.monotonic()
             if stopping and not last:
                 raise Interrupted(flag.number or 15)
+
+    def _replayed(self, start: int) -> Iterator[Batch]:
+        """The batches from a step on; views that remember earlier batches have seen them again."""
+        own = self.run.batch_size // dist.world_size()
+        again = min(start, -(-self.recipe.views.remembers // own))
+        stream = self._batches(start - again)
+        for step in range(start - again, start):
+            for part in next(stream).split(self.run.micro_batches):
+                self.views(part, step)
+        return stream
 
     def _batches(self, start: int) -> Iterator[Batch]:
         loader = self.run.loader
@@ -273,15 +283,6 @@ class Trainer:
             "seconds": round(self.state.seconds, 2),
             "skipped_steps": self.state.guard.skipped, "unreadable": self.state.bad,
         }  # fmt: skip
-
-
-def _split(batch: Batch, count: int) -> list[Batch]:
-    """Micro-batches: consecutive rows."""
-    if count == 1:
-        return [batch]
-    columns = [x.chunk(count) for x in batch.x]
-    rows = batch.ids.chunk(count)
-    return [replace(batch, x=tuple(c[i] for c in columns), ids=rows[i]) for i in range(len(rows))]
 
 
 def _refuse_bad_accumulation(recipe: Recipe) -> None:
