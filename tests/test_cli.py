@@ -202,7 +202,7 @@ def test_embed(run: Path, tmp_path: Path) -> None:
     table = pyarrow.parquet.read_table(tmp_path / "f.parquet")
     assert table.num_rows == 1797 and table.column_names == ["id", "label", "feature"]
     refused(mezzotint("embed", run, "digits", "--out", "f.csv", cwd=tmp_path), ".npz or .parquet")
-    refused(mezzotint("embed", run, "emoji", cwd=tmp_path), "got samples of shape (3, 32, 32)", "(1, 8, 8)")
+    refused(mezzotint("embed", run, "emoji", cwd=tmp_path), "got image of shape (3, 32, 32)", "(1, 8, 8)")
     refused(mezzotint("embed", tmp_path, "digits", cwd=tmp_path), "no encoder.json")
 
 

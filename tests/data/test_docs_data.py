@@ -6,7 +6,8 @@ import yaml
 from mezzotint.data import doctor
 from mezzotint.signatures import index
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "data.md").read_text(encoding="utf-8")
 
 
 def test_each_recipe_of_the_page_names_a_source_and_its_keys() -> None:
@@ -17,7 +18,15 @@ def test_each_recipe_of_the_page_names_a_source_and_its_keys() -> None:
         kind = data.pop("kind")
         assert data.keys() <= sources[kind].keys.keys(), kind
         assert {name for name, key in sources[kind].keys.items() if key.required} <= data.keys(), kind
-    assert {"samples", "image_folder", "arrays", "cifar10", "cifar100", "stl10", "svhn"} == sources.keys()
+    assert {"samples", "image_folder", "arrays", "cifar10", "cifar100", "stl10", "svhn"} <= sources.keys()
+
+
+def test_every_source_stands_on_a_page() -> None:
+    pages = "".join(
+        (DOCS / name).read_text(encoding="utf-8") for name in ("data.md", "audio.md", "points.md", "series.md")
+    )
+    missing = [kind for kind in index().members("Source") if kind not in pages]
+    assert missing == []
 
 
 def test_each_key_is_explained() -> None:
