@@ -77,6 +77,8 @@ def measure(folder: Path, overrides: Sequence[str]) -> Table:
             if (row.probe, row.metric) in FIGURES:
                 setting = f"{row.weight_bits}/{row.activation_bits}"
                 rows.append({"probe": row.probe, "metric": row.metric, "bits": setting, "value": row.value})
+                if (row.probe, setting) == ("linear", "32/32"):  # the float head where it was fitted
+                    rows.append(rows[-1] | {"probe": "linear_ptq"})
         stored.write_text(json.dumps(rows))
     table: Table = {key: {} for key in FIGURES}
     for key in FIGURES:
