@@ -10,7 +10,6 @@ and a classifier on hand-made features (histograms of the clouds, statistics of 
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -26,6 +25,7 @@ import torch
 from mezzotint import load_encoder, pretrain
 from mezzotint.data.source import Evaluable, InMemory, Task
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluate.intervals import student
 from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.linear import Linear
 from mezzotint.evaluate.suite import evaluate_encoder
@@ -37,7 +37,6 @@ RECIPES = {
     "table": "table/breast_cancer_simclr",
 }
 QUANTIZATIONS = ("randomized_quantization", "feature_quantization")
-STUDENT_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 Figures = dict[str, float]
 
 
@@ -164,9 +163,7 @@ def statistics_of(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def spread(values: Sequence[float]) -> float:
     """Half of the 95 % interval of the mean (Student)."""
-    if len(values) < 2:
-        return float("nan")
-    return STUDENT_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return student(values) if len(values) > 1 else float("nan")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ are paired by seed. Evaluated by plain min-max ranges, as in the paper: policy `
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -20,6 +19,7 @@ from typing import Any
 
 from mezzotint import load_encoder, pretrain
 from mezzotint.data.samples import Samples
+from mezzotint.evaluate.intervals import student
 from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.linear import Linear
 from mezzotint.evaluate.precision import evaluate_bits
@@ -37,7 +37,6 @@ FIGURES = {
     ("retrieval", "identity/across-styles/top1"): "retrieval, across styles",
 }
 BITS = ("32/32", "8/8", "4/4", "3/3", "2/8", "2/4", "2/2")
-STUDENT_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 Table = dict[tuple[str, str], dict[str, float]]
 
 
@@ -93,9 +92,7 @@ def measure(folder: Path, overrides: Sequence[str]) -> Table:
 
 def spread(values: Sequence[float]) -> float:
     """Half of the 95 % interval of the mean (Student)."""
-    if len(values) < 2:
-        return float("nan")
-    return STUDENT_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return student(values) if len(values) > 1 else float("nan")
 
 
 def show(found: dict[str, list[Table]], arguments: argparse.Namespace) -> None:

@@ -171,6 +171,7 @@ def test_an_output_folder_in_use(run: Path) -> None:
 def test_resume_with_another_recipe_is_refused(run: Path) -> None:
     done = mezzotint("pretrain", "optimizer.lr=9.0", "--out", run, "--resume", cwd=run.parent)
     refused(done, "optimizer.lr=9.0", "allowed to change")
+    assert done.returncode == 2
 
 
 def test_a_flipped_byte_is_passed_over_and_said(run: Path, tmp_path: Path) -> None:

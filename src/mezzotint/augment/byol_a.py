@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.audio import LogMixup, RandomFrames, RandomResizeCrop, log_mixup
-from mezzotint.augment.generator import ViewGenerator
+from mezzotint.augment.generator import ViewGenerator, view_draws
 from mezzotint.augment.randomized_quantization import RandomizedQuantization
 from mezzotint.augment.transform import Params
-from mezzotint.seeding import Draws, key_of
+from mezzotint.seeding import Draws
 from mezzotint.types import Batch, Input
 
 
@@ -69,9 +69,9 @@ class BYOLA(ViewGenerator):
     def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
         """Parameters of each view by step; the partner is drawn among those that the bank holds when it is needed."""
         shape = (len(ids), *input.shape)
-        cut = {} if self.frames is None else {"frames": self.frames.draw(shape, _draws(ids, seed, epoch, "frames"))}
+        cut = {} if self.frames is None else {"frames": self.frames.draw(shape, view_draws(ids, seed, epoch, "frames"))}
         shape = shape if self.frames is None else self.frames.output_shape(shape)
-        return [cut | self._draw(shape, _draws(ids, seed, epoch, place)) for place in range(2)]
+        return [cut | self._draw(shape, view_draws(ids, seed, epoch, place)) for place in range(2)]
 
     def _draw(self, shape: tuple[int, ...], draws: Draws) -> dict[str, Params]:
         steps = {"mixup": self.mixup, "crop": self.crop, "randomized_quantization": self.quantize}
@@ -100,12 +100,12 @@ class BYOLA(ViewGenerator):
         stored = batch.x[0] if device is None else batch.x[0].to(device, non_blocking=True)
         x = input.as_float(stored)
         if self.frames is not None:
-            x = self.frames(x, Draws(batch.ids.to(x.device), _draws(batch.ids, seed, epoch, "frames").key))
+            x = self.frames(x, Draws(batch.ids.to(x.device), view_draws(batch.ids, seed, epoch, "frames").key))
         x = input.normalize(x)
         held = self._held
         views = []
         for place in range(2):
-            draws = _draws(batch.ids, seed, epoch, place)
+            draws = view_draws(batch.ids, seed, epoch, place)
             drawn = {
                 name: {key: value.to(x.device) for key, value in params.items()}
                 for name, params in self._draw(tuple(x.shape), draws).items()
@@ -142,10 +142,6 @@ class BYOLA(ViewGenerator):
         places = (self._next + torch.arange(len(x), device=x.device)) % self.bank
         self._held.index_copy_(0, places, x)
         self._next = (self._next + len(x)) % self.bank
-
-
-def _draws(ids: Tensor, seed: int, epoch: int, place: int | str) -> Draws:
-    return Draws(ids.cpu(), key_of(seed, epoch, "view", place))
 
 
 def _normalized(views: Tensor) -> Tensor:

@@ -15,6 +15,11 @@ Chooser = Callable[[int, int], list[tuple[Box, int]]]
 """Takes height and width of a stored image, returns for each view its box and the size it is to have."""
 
 
+def view_draws(ids: Tensor, seed: int, epoch: int, place: int | str) -> Draws:
+    """The draws of one view, by its place (or of what all views share, by a name), on the CPU."""
+    return Draws(ids.cpu(), key_of(seed, epoch, "view", place))
+
+
 class ViewGenerator(Component, ABC):
     """Makes the views of a batch, on the device of the encoder.
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mezzotint.augment.generator import ViewGenerator
+from mezzotint.augment.generator import ViewGenerator, view_draws
 from mezzotint.augment.transform import Params, Transform
-from mezzotint.seeding import Draws, key_of
+from mezzotint.seeding import Draws
 from mezzotint.types import Batch, Input
 
 
@@ -40,7 +40,9 @@ class Transformed(ViewGenerator):
     def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
         """Parameters by place and kind of the transform, for samples of the shape that the encoder takes."""
         shape = (len(ids), *input.shape)
-        return [self._draw(chain, shape, _draws(ids, seed, epoch, place)) for place, chain in enumerate(self.chains)]
+        return [
+            self._draw(chain, shape, view_draws(ids, seed, epoch, place)) for place, chain in enumerate(self.chains)
+        ]
 
     def _draw(self, chain: Sequence[Transform], shape: tuple[int, ...], draws: Draws) -> dict[str, Params]:
         drawn = {}
@@ -71,16 +73,12 @@ class Transformed(ViewGenerator):
         x = input.as_float(stored)
         views = []
         for place, chain in enumerate(self.chains):
-            drawn = self._draw(chain, tuple(x.shape), _draws(batch.ids, seed, epoch, place))
+            drawn = self._draw(chain, tuple(x.shape), view_draws(batch.ids, seed, epoch, place))
             view = x
             for name, transform in _named(chain):
                 view = transform.apply(view, {key: value.to(x.device) for key, value in drawn[name].items()})
             views.append(input.normalize(view) if normalized else view)
         return tuple(views)
-
-
-def _draws(ids: Tensor, seed: int, epoch: int, place: int) -> Draws:
-    return Draws(ids.cpu(), key_of(seed, epoch, "view", place))
 
 
 def _named(chain: Sequence[Transform]) -> list[tuple[str, Transform]]:

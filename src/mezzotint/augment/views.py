@@ -14,12 +14,12 @@ from torch import Tensor
 
 from mezzotint.augment.generator import Chooser as Chooser
 from mezzotint.augment.generator import ViewGenerator as ViewGenerator
+from mezzotint.augment.generator import view_draws
 from mezzotint.augment.image import RandomResizedCrop
 from mezzotint.augment.policies import Policy, simclr
 from mezzotint.augment.randomized_quantization import RandomizedQuantization
 from mezzotint.augment.transform import Params
 from mezzotint.augment.view import View, rows_of
-from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Batch, Box, Input
 
 
@@ -50,9 +50,7 @@ class ImageViews(ViewGenerator):
             For each view its parameters by `crop`, `flip`, `policy` and `randomized_quantization`, on the CPU.
         """
         ids = ids.cpu()
-        return [
-            view.draw(input, Draws(ids, key_of(seed, epoch, "view", place))) for place, view in enumerate(self.views)
-        ]
+        return [view.draw(input, view_draws(ids, seed, epoch, place)) for place, view in enumerate(self.views)]
 
     def choosers(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[Chooser]:
         """For each sample the function that tells a source which boxes to cut out of it while it decodes.
@@ -70,7 +68,7 @@ class ImageViews(ViewGenerator):
             )
         ids = ids.cpu()
         drawn = [
-            view.crop.draw((len(ids),), Draws(ids, key_of(seed, epoch, "view", place)).fold("crop"))
+            view.crop.draw((len(ids),), view_draws(ids, seed, epoch, place).fold("crop"))
             for place, view in enumerate(self.views)
         ]
         crops = [view.crop for view in self.views]

@@ -8,7 +8,6 @@ For each quantized weight there are `NAME.codes` (uint8, see `mezzotint.quant.pa
 channel or group); the rest of the encoder stands under its own names. Nothing is pickled.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.saving import encoder_of
+from mezzotint.encoders.saving import encoder_of, require_hash
 from mezzotint.quant.fake import Layout
 from mezzotint.quant.grid import Grid
 from mezzotint.quant.packing import unpack
@@ -66,12 +65,7 @@ def load_packed(path: str | Path) -> Encoder:
         )
     description = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
     file = folder / "packed.safetensors"
-    found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
-    if found != description["sha256"]:
-        raise ValueError(
-            f"{file} is damaged: SHA-256 is {found[:12]}…, saved was {description['sha256'][:12]}…; "
-            "restore the file, or export it again"
-        )
+    require_hash(file, description["sha256"], "export it again")
     try:
         tensors = load_file(file)
         encoder = encoder_of(description)

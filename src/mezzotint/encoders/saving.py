@@ -65,6 +65,15 @@ def encoder_of(description: Mapping[str, Any]) -> Encoder:
     return built
 
 
+def require_hash(file: Path, saved: str, remedy: str) -> None:
+    """Raise a ValueError when a file is not the one that was saved; the message ends with what to do about it."""
+    found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
+    if found != saved:
+        raise ValueError(
+            f"{file} is damaged: SHA-256 is {found[:12]}…, saved was {saved[:12]}…; restore the file, or {remedy}"
+        )
+
+
 def load_encoder(path: str | Path) -> Encoder:
     """Read an encoder, in eval mode.
 
@@ -92,12 +101,7 @@ def load_encoder(path: str | Path) -> Encoder:
         )
     description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
     weights = folder / "encoder.safetensors"
-    found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
-    if found != description["sha256"]:
-        raise ValueError(
-            f"{weights} is damaged: SHA-256 is {found[:12]}…, saved was {description['sha256'][:12]}…; "
-            "restore the file, or write it again with `mezzotint evaluate RUN`"
-        )
+    require_hash(weights, description["sha256"], "write it again with `mezzotint evaluate RUN`")
     encoder = encoder_of(description)
     if description.get("quantization") is not None:
         make_encoder_quantizable(encoder, description["quantization"])

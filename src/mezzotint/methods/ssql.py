@@ -11,7 +11,7 @@ stays on its own, instead of its whole tensor, out of the grid; the gradient of 
 version of torch (`mezzotint.quant.ste`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -106,14 +106,10 @@ class SSQL(Method):
         loss, logs = self.base.compare(ps, ts, views)
         zqs, pqs = self._low_bits(views, weight, activation, frozen)
         terms = [loss] if self.float_loss else []
-        if self.reverse:
-            tqs = {place: t.detach() for place, t in self.base.targets(views, zqs).items()}
-            low, _ = self.base.compare(ps, tqs, views)
-        else:
-            low, _ = self.base.compare(pqs, {place: t.detach() for place, t in ts.items()}, views)
+        tqs = _detached(self.base.targets(views, zqs)) if self.reverse or self.quantized_pairs else {}
+        low, _ = self.base.compare(ps, tqs, views) if self.reverse else self.base.compare(pqs, _detached(ts), views)
         terms.append(low)
         if self.quantized_pairs:
-            tqs = {place: t.detach() for place, t in self.base.targets(views, zqs).items()}
             terms.append(self.base.compare(pqs, tqs, views)[0])
         logs |= {
             "float_loss": loss.detach(),
@@ -165,6 +161,10 @@ class SSQL(Method):
     def after_step(self, progress: float) -> None:
         """What the base does after a step."""
         self.base.after_step(progress)
+
+
+def _detached(ts: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    return {place: t.detach() for place, t in ts.items()}
 
 
 @torch.no_grad()

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mezzotint.quant.fake import Layout, Quantizer
+from mezzotint.quant.fake import Layout, Rangeless
 from mezzotint.quant.grid import SMALLEST, Grid
 from mezzotint.quant.ste import sign_ste
 
 
-class Binary(Quantizer):
+class Binary(Rangeless):
     """−s or s, where s is the mean magnitude of each output channel. It runs at 1 bit alone.
 
     Values beyond ±1 get no gradient through the sign, and all get their part through s. A layer that is to keep more
@@ -32,16 +32,6 @@ class Binary(Quantizer):
     def __init__(self, layout: Layout | None = None, *, scaled: bool = True, fixed_bits: int | None = None) -> None:
         super().__init__(layout or Layout("channel" if scaled else "tensor"), "symmetric", fixed_bits=fixed_bits)
         self.scaled = scaled
-
-    @property
-    def keeps_range(self) -> bool:
-        """The scale is a function of the values."""
-        return False
-
-    @property
-    def calibrated(self) -> bool:
-        """There is nothing to calibrate."""
-        return True
 
     def grid_of(self, weight: Tensor) -> Grid:
         """Codes 0 and 1 for −s and s."""

@@ -216,6 +216,20 @@ class Quantizer(nn.Module, Component):
         super()._load_from_state_dict(state, prefix, *args)
 
 
+class Rangeless(Quantizer):
+    """A quantizer whose levels are fixed, learnt, or a function of the weight: there is nothing to calibrate."""
+
+    @property
+    def keeps_range(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def calibrated(self) -> bool:
+        """Always."""
+        return True
+
+
 class ActivationQuantizer(Quantizer):
     """A uniform grid over activations: by default SSQL's, one asymmetric range for the tensor."""
 

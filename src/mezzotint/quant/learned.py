@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mezzotint.quant.fake import Layout, Quantizer
+from mezzotint.quant.fake import Layout, Quantizer, Rangeless
 from mezzotint.quant.grid import SMALLEST, Grid
 from mezzotint.quant.observers import MinMax
 from mezzotint.quant.ste import fake_quantize, scale_gradient
@@ -124,7 +124,7 @@ class LSQ(Quantizer):
         return self.layout.quantize(x, Grid(scale, None, grid.low, grid.high))
 
 
-class PACT(Quantizer):
+class PACT(Rangeless):
     """Parameterized clipping activation (Choi et al. 2018, arXiv 1805.06085): the upper end of the range is learnt.
 
     `y = clip(x, 0, α)`, then rounded to 2^b levels over 0 … α. α's gradient is 1 wherever `x ≥ α` and 0 elsewhere
@@ -146,16 +146,6 @@ class PACT(Quantizer):
             raise ValueError(f"got alpha={alpha}; allowed is above 0: choose 10")
         super().__init__(Layout(), "symmetric" if signed else "affine", fixed_bits=fixed_bits)
         self.alpha = nn.Parameter(torch.tensor(alpha))
-
-    @property
-    def keeps_range(self) -> bool:
-        """α is the state."""
-        return False
-
-    @property
-    def calibrated(self) -> bool:
-        """α needs no data to start."""
-        return True
 
     def attach(self, weight: Tensor) -> None:
         """Refuse."""
@@ -190,7 +180,7 @@ def clip_penalty(encoder: nn.Module) -> Tensor:
     return torch.stack(terms).sum()
 
 
-class DoReFaWeight(Quantizer):
+class DoReFaWeight(Rangeless):
     """DoReFa's weights (Zhou et al. 2016, arXiv 1606.06160, eq. 9): tanh, then 2^b levels over −1 … 1 without 0.
 
     `m · (2 · round(n · (tanh w / 2m + ½)) / n − 1)` with `m = max |tanh w|` of the layer and `n = 2^b − 1`. At 1 bit:
@@ -205,16 +195,6 @@ class DoReFaWeight(Quantizer):
 
     def __init__(self, *, fixed_bits: int | None = None) -> None:
         super().__init__(Layout(), "symmetric", fixed_bits=fixed_bits)
-
-    @property
-    def keeps_range(self) -> bool:
-        """The range is a function of the weight."""
-        return False
-
-    @property
-    def calibrated(self) -> bool:
-        """There is nothing to calibrate."""
-        return True
 
     def quantize(self, x: Tensor) -> Tensor:
         """On the levels, differentiable in every weight."""

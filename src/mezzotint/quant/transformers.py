@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mezzotint.quant.fake import Layout, Quantizer
+from mezzotint.quant.fake import Layout, Rangeless
 from mezzotint.quant.layers import parameter_of, quantize_output_
 from mezzotint.quant.ste import round_ste
 from mezzotint.quant.tracing import evaluating, feeds, hooked
@@ -99,7 +99,7 @@ def _rescale(encoder: nn.Module, norm_name: str, linears: list[str], scale: Tens
         parameter_of(encoder.get_submodule(name)).mul_(scale)
 
 
-class Log2(Quantizer):
+class Log2(Rangeless):
     """Powers of two: `x̂ = 2^(−round(−log2 x))` for 0 < x ≤ 1, with 2^b codes; what is below the least is 0.
 
     The gradient is that of the powers with the rounding passed over, and 0 where x̂ is 0. It needs no calibration.
@@ -112,16 +112,6 @@ class Log2(Quantizer):
 
     def __init__(self, *, fixed_bits: int | None = None) -> None:
         super().__init__(Layout(), "affine", fixed_bits=fixed_bits)
-
-    @property
-    def keeps_range(self) -> bool:
-        """The range is 0 … 1."""
-        return False
-
-    @property
-    def calibrated(self) -> bool:
-        """There is nothing to calibrate."""
-        return True
 
     def quantize(self, x: Tensor) -> Tensor:
         """On the powers."""
