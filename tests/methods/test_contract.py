@@ -156,7 +156,8 @@ def test_a_constant_encoder_is_seen_as_collapsed(cls: type[Method]) -> None:
     logs = method(replace(views, x=tuple(torch.ones_like(views.x[0]) for _ in views.x))).logs
     assert logs["feature_std"] < 1e-3 and logs["alignment"] > 0.999
     healthy = build(cls)(views).logs
-    assert 0.05 < healthy["feature_std"] < 1.05  # low where no BatchNorm spreads the projections
+    least = 0.05 if cls.__name__ == "MoCo" else 0.3  # its head has no BatchNorm that spreads the projections
+    assert least < healthy["feature_std"] < 1.05
 
 
 @each_method
