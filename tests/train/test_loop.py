@@ -270,6 +270,15 @@ def test_a_disk_too_small_is_refused_before_the_first_step(tmp_path: Path, monke
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_time_is_counted_once(tmp_path: Path) -> None:
+    began = time.monotonic()
+    out = pretrain(recipe(), tmp_path / "run", progress="quiet")
+    took = time.monotonic() - began
+    seconds = json.loads((out / "environment.json").read_text())["seconds"]
+    assert 0 < seconds <= took
+    assert seconds == pytest.approx(read_metrics(out)[-1]["seconds"], abs=0.01)
+
+
 def test_started_is_when_it_started(tmp_path: Path) -> None:
     made = recipe()
     trainer_began = datetime.datetime.now(datetime.UTC).replace(microsecond=0)

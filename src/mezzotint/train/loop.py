@@ -197,7 +197,6 @@ class Trainer:
             if log:
                 log.close()
             bar.close()
-        self.state.seconds += time.monotonic() - began
         if dist.is_main():
             made_by = {"recipe": self.recipe.config(), "steps": self.total, **self.environment}
             save_encoder(self.recipe.encoder, out / "encoder", made_by)
