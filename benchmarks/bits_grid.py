@@ -28,7 +28,8 @@ from mezzotint.evaluate.features import extract_readable
 from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.linear import Linear
 from mezzotint.evaluate.precision import GRID, evaluate_bits
-from mezzotint.evaluate.ptq import Setting, calibrated_copy
+from mezzotint.evaluate.ptq import calibrated_copy
+from mezzotint.evaluate.setting import Setting
 from mezzotint.evaluate.suite import measure
 from mezzotint.train.recipe import DEMO, Recipe
 

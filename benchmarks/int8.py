@@ -26,10 +26,10 @@ from torch.nn.functional import cosine_similarity, interpolate
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.external import timm
 from mezzotint.encoders.resnet import resnet18
-from mezzotint.export import cpu
 from mezzotint.export.float_formats import write_onnx
-from mezzotint.export.qdq import quantize_onnx
-from mezzotint.export.session import OnnxFunction
+from mezzotint.quant.onnx import cpu
+from mezzotint.quant.onnx.qdq import quantize_onnx
+from mezzotint.quant.onnx.session import OnnxFunction
 from mezzotint.types import Input
 
 INPUT = Input((3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

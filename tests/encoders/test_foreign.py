@@ -16,7 +16,9 @@ from mezzotint.data.samples import Samples
 from mezzotint.encoders.foreign import ForeignEncoder, OnnxSession, onnx
 from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.precision import evaluate_bits
+from mezzotint.evaluate.ptq_onnx import CalibratedFile
 from mezzotint.evaluate.results import read_baselines, read_evaluation
+from mezzotint.evaluate.setting import Setting
 from mezzotint.train.runs import evaluate, results_directory
 from mezzotint.types import Input
 
@@ -137,8 +139,37 @@ def test_an_onnx_file_is_evaluated_like_a_run(tmp_path: Path, images: Path) -> N
             assert math.isclose(rows[row.probe, row.metric], row.value, abs_tol=1 / 12 + 1e-9)
     beside = read_baselines(folder)
     assert beside.raw and not beside.untrained  # fresh weights of an ONNX file do not exist
-    with pytest.raises(ValueError, match="nothing to quantize in ForeignEncoder"):
-        evaluate(path, [*overrides, "evaluate.bits=[8/8]", "evaluate.calibration_samples=9"])
+
+
+def test_an_onnx_file_is_evaluated_by_bits_as_quantized_files(tmp_path: Path, images: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = write_onnx(tmp_path / "net.onnx")
+    overrides = ["data.kind=arrays", f"data.path={images}", "evaluate.seeds=1", "evaluate.calibration_samples=9"]
+    evaluate(path, [*overrides, "evaluate.bits=[8/8,2/2]"])
+    rows = read_evaluation(results_directory(path))
+    settings = {(r.weight_bits, r.activation_bits) for r in rows if r.probe == "knn"}
+    assert settings == {(32, 32), (8, 8), (2, 2)}
+    assert any("ptq/1 plain onnx qdq" in r.protocol and "calibration=9" in r.protocol for r in rows)
+    encoder = onnx(Arrays(path=str(images)).input, path=str(path))
+    x = torch.randn(9, *encoder.input.shape)
+    file = CalibratedFile(encoder, OnnxSession(path, encoder.input.shape), [x])
+    close = {}
+    for text in ("8/8", "2/2"):
+        with file.at(Setting.parse(text)) as quantized:
+            close[text] = float(torch.nn.functional.cosine_similarity(quantized(x), encoder(x)).mean())
+    assert close["8/8"] > 0.99 > close["2/2"]
+    for setting, message in (
+        ("evaluate.bits=[1/8]", "got 1/8 for an ONNX file; allowed is 2 to 8 on both sides"),
+        ("evaluate.bits=[32/8]", "got 32/8 for an ONNX file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(path, [*overrides, setting])
+    for option, message in (
+        ("evaluate.protocols=[strong]", "got 'strong' for an ONNX file"),
+        ("evaluate.policy=all", "got 'all' for an ONNX file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(path, [*overrides, "evaluate.bits=[8/8]", option])
 
 
 def test_a_checkpoint_of_another_project_is_evaluated_from_a_file_of_two_sections(tmp_path: Path, images: Path) -> None:

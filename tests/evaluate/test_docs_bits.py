@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mezzotint.evaluate.ptq import Setting
+from mezzotint.evaluate.setting import Setting
 from mezzotint.signatures import index
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "bits.md").read_text(encoding="utf-8")

@@ -19,7 +19,8 @@ from mezzotint.evaluate.features import extract
 from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.linear import Linear
 from mezzotint.evaluate.precision import evaluate_bits
-from mezzotint.evaluate.ptq import Calibrated, Setting, calibrated_copy
+from mezzotint.evaluate.ptq import Calibrated, calibrated_copy
+from mezzotint.evaluate.setting import Setting
 from mezzotint.evaluate.suite import evaluate_encoder
 from mezzotint.quant.layers import make_encoder_quantizable
 from mezzotint.quant.widths import bits, calibrate

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mezzotint.export import cpu
+from mezzotint.quant.onnx import cpu
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from mezzotint.component import Component
 from mezzotint.data.memory import Held
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.export.qdq import quantize_onnx
-from mezzotint.export.session import OnnxFunction
 from mezzotint.export.verify import Artefact, Refused, verify
+from mezzotint.quant.onnx.qdq import quantize_onnx
+from mezzotint.quant.onnx.session import OnnxFunction
 from mezzotint.types import Input
 
 INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -11,8 +11,8 @@ import torch
 from onnx import helper, numpy_helper
 from onnx_graphs import Array, images, random, residual, save
 
-from mezzotint.export.qdq import quantize_onnx
-from mezzotint.export.session import OnnxFunction, optimized
+from mezzotint.quant.onnx.qdq import quantize_onnx
+from mezzotint.quant.onnx.session import OnnxFunction, optimized
 
 
 def constants(path: Path) -> dict[str, Array]:

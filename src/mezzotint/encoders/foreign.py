@@ -1,7 +1,7 @@
 """Encoders that were made elsewhere: any callable, and ONNX files through onnxruntime.
 
-They can be evaluated like every other. A callable that is a `torch.nn.Module` can also be quantized; an ONNX file
-cannot be changed, and is what it is: float, or quantized already.
+They can be evaluated like every other, at every number of bits: a callable that is a `torch.nn.Module` is quantized as
+ours are, an ONNX file by `mezzotint.quant.onnx`. Any other callable is what it is.
 """
 
 import importlib
@@ -79,6 +79,8 @@ class OnnxSession:
         output: name of the output to return; `None` is the first.
 
     Attributes:
+        path: of the file.
+        output: name of the output returned.
         dim: width of the features.
     """
 
@@ -94,9 +96,9 @@ class OnnxSession:
         except Exception as error:  # noqa: B902 - the runtime raises classes of its own, one a kind of failure
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{path} cannot be opened by onnxruntime: {reason}; give a valid ONNX file") from error
-        self._path = path
+        self.path = path
         self._input, self._dtype, self._batch = self._entrance(shape)
-        self._output, self.dim = self._exit(output)
+        self.output, self.dim = self._exit(output)
 
     def _entrance(self, shape: tuple[int, ...]) -> tuple[str, torch.dtype, int | None]:
         """Name, type and fixed number of samples of the only input."""
@@ -110,7 +112,7 @@ class OnnxSession:
             or any(isinstance(a, int) and a != b for a, b in zip(only.shape[1:], shape, strict=True))
         ):
             raise ValueError(
-                f"{self._path}: got the inputs {found}; allowed is one of floats [batch, "
+                f"{self.path}: got the inputs {found}; allowed is one of floats [batch, "
                 f"{', '.join(map(str, shape))}], as the data is: export the network for it, or choose other data"
             )
         return only.name, _FLOATS[only.type], only.shape[0] if isinstance(only.shape[0], int) else None
@@ -119,27 +121,28 @@ class OnnxSession:
         outputs = {found.name: found for found in self._session.get_outputs()}
         name = next(iter(outputs)) if output is None else output
         if name not in outputs:
-            raise ValueError(f"{self._path}: got output={name!r}; allowed: {', '.join(outputs)}; choose one")
+            raise ValueError(f"{self.path}: got output={name!r}; allowed: {', '.join(outputs)}; choose one")
         shape = outputs[name].shape
         if len(shape) != 2 or not isinstance(shape[1], int):
             raise ValueError(
-                f"{self._path}: output {name} has the shape {shape}; allowed is [batch, features] with a fixed number "
+                f"{self.path}: output {name} has the shape {shape}; allowed is [batch, features] with a fixed number "
                 "of features: name another output, or export the pooled features"
             )
         return name, shape[1]
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[B, *shape]` → float32 `[B, dim]`; a file of a fixed batch is run as often as that takes."""
-        if self._batch is None or len(x) == self._batch:
-            return self._run(x)
-        parts = []
-        for part in torch.split(x, self._batch):
-            spare = part[-1:].expand(self._batch - len(part), *part.shape[1:])
-            parts.append(self._run(torch.cat((part, spare)))[: len(part)])
-        return torch.cat(parts)
+        return torch.cat([self._run(part) for part in self.batches(x)])[: len(x)]
+
+    def batches(self, x: Tensor) -> list[Tensor]:
+        """`x` as the file takes it: whole, or in parts of its fixed batch, the last filled up with its last sample."""
+        if self._batch is None:
+            return [x]
+        missing = -len(x) % self._batch
+        return list(torch.split(torch.cat((x, x[-1:].expand(missing, *x.shape[1:]))), self._batch))
 
     def _run(self, x: Tensor) -> Tensor:
-        (out,) = self._session.run([self._output], {self._input: x.to("cpu", self._dtype).contiguous().numpy()})
+        (out,) = self._session.run([self.output], {self._input: x.to("cpu", self._dtype).contiguous().numpy()})
         return torch.from_numpy(out).to(x.device, torch.float32)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxSession":

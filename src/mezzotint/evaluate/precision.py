@@ -18,15 +18,19 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.foreign import OnnxSession
 from mezzotint.evaluate.calibration import calibration_order, read_calibration
 from mezzotint.evaluate.evaluator import Probe, Row
 from mezzotint.evaluate.features import Extraction, extract_readable
-from mezzotint.evaluate.ptq import Calibrated, Setting, calibrated_copy
+from mezzotint.evaluate.ptq import Calibrated, calibrated_copy
+from mezzotint.evaluate.ptq_onnx import CalibratedFile
 from mezzotint.evaluate.results import Evaluation
 from mezzotint.evaluate.scores import classification, labelled
+from mezzotint.evaluate.setting import Setting
 from mezzotint.evaluate.suite import DEFAULT_PROBES, Heads, asked, evaluate_features, measure, named, splits
 
 GRID = ("32/32", "8/8", "6/6", "5/5", "4/4", "3/3", "2/8", "2/4", "2/2")
@@ -72,13 +76,12 @@ def evaluate_bits(
     settings = [one for one in dict.fromkeys(map(Setting.parse, bits)) if not one.is_float]
     samples, tasks = asked(source)
     place = torch.device(device or next((p.device for p in encoder.parameters()), "cpu"))
-    copies: list[Calibrated] = []
+    copies: list[Calibrated | CalibratedFile] = []
     if settings:  # first of all, so that what cannot be done is refused before hours of work
         order = calibration_order(tasks, len(samples), _SEED)
         batches = read_calibration(samples, encoder.input, order, calibration_samples, place, workers=workers)
         copies = [
-            calibrated_copy(encoder, batches, name, policy=policy, steps=reconstruction_steps, seed=_SEED)
-            for name in dict.fromkeys(protocols)
+            _calibrated(encoder, batches, name, policy, reconstruction_steps) for name in dict.fromkeys(protocols)
         ]
         copies[0].require(settings)
 
@@ -94,6 +97,15 @@ def evaluate_bits(
             rows = (*measure(found, tasks, probes, seeds), *_float_heads(found, tasks, heads))
             evaluation.rows.extend(_stamped(row, setting, calibrated.how) for row in rows)
     return evaluation
+
+
+def _calibrated(
+    encoder: Encoder, batches: Sequence[Tensor], protocol: str, policy: str | None, steps: int
+) -> Calibrated | CalibratedFile:
+    model = getattr(encoder, "model", None)
+    if isinstance(model, OnnxSession):
+        return CalibratedFile(encoder, model, batches, protocol, policy=policy, seed=_SEED)
+    return calibrated_copy(encoder, batches, protocol, policy=policy, steps=steps, seed=_SEED)
 
 
 def _float_heads(found: Extraction, tasks: Sequence[Task], heads: Heads) -> Iterator[Row]:

@@ -8,7 +8,6 @@ is the encoder's.
 """
 
 import copy
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluate.setting import Setting
 from mezzotint.quant.layers import activation_quantizers, make_encoder_quantizable, weight_quantizers
 from mezzotint.quant.reconstruct import reconstruct_
 from mezzotint.quant.searched import MSE
@@ -26,39 +26,6 @@ from mezzotint.quant.widths import bits, calibrate
 Protocol = Literal["plain", "strong"]
 
 _PROTOCOLS = {"plain": "observer=minmax rounding=nearest", "strong": "observer=mse rounding=adaround"}
-_SETTING = re.compile(r"(\d{1,2})/(\d{1,2})")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Bits of the weights and of the activations; 32 is float."""
-
-    weight: int
-    activation: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Setting":
-        """Read `weights/activations`, such as `2/8`.
-
-        Raises:
-            ValueError: for anything else, or a width that is not 1 to 8 or 32.
-        """
-        found = _SETTING.fullmatch(text)
-        sides = [int(side) for side in found.groups()] if found else []
-        if not sides or any(side != 32 and not 1 <= side <= 8 for side in sides):
-            raise ValueError(
-                f"evaluate.bits: got {text!r}; allowed is weights/activations, each 1 to 8, or 32 for float: "
-                "write 8/8, 2/4 or 32/32"
-            )
-        return cls(*sides)
-
-    @property
-    def is_float(self) -> bool:
-        """Whether nothing is quantized."""
-        return self == Setting(32, 32)
-
-    def __str__(self) -> str:
-        return f"{self.weight}/{self.activation}"
 
 
 @dataclass(frozen=True)

@@ -3,5 +3,5 @@
 from mezzotint.export.exporting import export as export
 from mezzotint.export.packed import load_packed as load_packed
 from mezzotint.export.packed import save_packed as save_packed
-from mezzotint.export.qdq import quantize_onnx as quantize_onnx
 from mezzotint.export.verify import Refused as Refused
+from mezzotint.quant.onnx.qdq import quantize_onnx as quantize_onnx

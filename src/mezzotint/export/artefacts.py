@@ -26,12 +26,12 @@ from mezzotint.export.float_formats import (
     write_torchvision,
 )
 from mezzotint.export.packed import save_packed
-from mezzotint.export.qdq import quantize_onnx
-from mezzotint.export.ranges import make_observer
 from mezzotint.export.request import Request, plain
-from mezzotint.export.session import OnnxFunction, require
 from mezzotint.export.verify import Artefact, Function
 from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
+from mezzotint.quant.onnx.qdq import quantize_onnx
+from mezzotint.quant.onnx.ranges import make_observer
+from mezzotint.quant.onnx.session import OnnxFunction, require
 from mezzotint.quant.policy import Policy, policy_of
 
 _FLOAT: dict[str, Any] = {

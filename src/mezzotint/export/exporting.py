@@ -14,10 +14,10 @@ from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.export.artefacts import FORMATS, OPENVINO, Format
-from mezzotint.export.ranges import make_observer
 from mezzotint.export.request import Request, Runtime
 from mezzotint.export.verify import verify
 from mezzotint.files import write_json
+from mezzotint.quant.onnx.ranges import make_observer
 from mezzotint.schema import nearest
 from mezzotint.train.recipe import Recipe
 from mezzotint.train.settings import Loader

@@ -14,9 +14,9 @@ from mezzotint._version import __version__
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.external import TimmEncoder
 from mezzotint.encoders.resnet import ResNet
-from mezzotint.export.session import require
 from mezzotint.export.verify import Function
 from mezzotint.files import write_json
+from mezzotint.quant.onnx.session import require
 
 _SHARED = ("resnet18", "resnet34", "resnet50")
 """Our residual networks that timm and torchvision have too, under the same names of tensors."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mezzotint.export.float_formats import write_onnx
 from mezzotint.export.request import Request, plain
-from mezzotint.export.session import require
 from mezzotint.export.verify import Artefact
+from mezzotint.quant.onnx.session import require
 
 
 class OpenvinoFunction:

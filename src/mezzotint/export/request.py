@@ -31,7 +31,7 @@ class Request:
         group: weights that share a scale; `None` for one scale a channel.
         policy: which layers; `None` for the encoder's own, or `ssql`.
         observer: kind of the observer that chooses the ranges of activations.
-        reduce_range: see `mezzotint.export.qdq`.
+        reduce_range: see `mezzotint.quant.onnx.qdq`.
         calibration: how many samples choose the ranges; `None` for 512, or all that may be used if there are fewer.
         runtime: that will serve the artefact.
         workers: of the loader.

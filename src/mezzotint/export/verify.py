@@ -24,7 +24,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluate.features import Extraction, extract_readable
 from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.suite import asked, measure
-from mezzotint.export import cpu
+from mezzotint.quant.onnx import cpu
 from mezzotint.seeding import Draws, key_of
 from mezzotint.train.rundir import environment
 

@@ -13,7 +13,8 @@ from mezzotint.data.source import InMemory, Source
 from mezzotint.evaluate.evaluator import Probe
 from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.linear import Linear
-from mezzotint.evaluate.ptq import Protocol, Setting
+from mezzotint.evaluate.ptq import Protocol
+from mezzotint.evaluate.setting import Setting
 from mezzotint.evaluate.retrieval import Retrieval
 from mezzotint.quant.policy import PolicyName
 

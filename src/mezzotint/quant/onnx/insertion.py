@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.export.sites import Graph, Site
 from mezzotint.quant.fake import Layout
 from mezzotint.quant.grid import Grid, make_grid
 from mezzotint.quant.observers import MinMax, Observer
+from mezzotint.quant.onnx.sites import Graph, Site
 
 _LARGEST_BIAS = 2.0**30
 """Of the codes of a bias, which are int32: half of what fits, so that a sum with the products does too."""

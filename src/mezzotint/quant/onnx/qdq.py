@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mezzotint.export.cpu import saturates
-from mezzotint.export.insertion import insert
-from mezzotint.export.ranges import Batches, ObserverKind, observe
-from mezzotint.export.session import integer_kernels, optimized, require
-from mezzotint.export.sites import Graph, find_sites, label
 from mezzotint.files import replacing
+from mezzotint.quant.onnx.cpu import saturates
+from mezzotint.quant.onnx.insertion import insert
+from mezzotint.quant.onnx.ranges import Batches, ObserverKind, observe
+from mezzotint.quant.onnx.session import integer_kernels, optimized, require
+from mezzotint.quant.onnx.sites import Graph, find_sites, label
 
 _OLDEST = 13  # DequantizeLinear has an axis since then
 

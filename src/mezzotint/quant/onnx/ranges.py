@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mezzotint.export.session import OnnxFunction
 from mezzotint.quant.observers import Observer
+from mezzotint.quant.onnx.session import OnnxFunction
 from mezzotint.schema import construct, resolve
 
 ObserverKind = str | Mapping[str, Any] | Callable[[], Observer]
