@@ -237,6 +237,22 @@ def test_strong_rounds_better_than_plain(trained: Net) -> None:
     assert error(strong) < 0.8 * error(plain)
 
 
+def test_corrected_leaves_the_network_as_it_was(trained: Net) -> None:
+    source = Stripes()
+    batches = read_calibration(source, INPUT, calibration_order(source.evaluation()[1], COUNT), 60)
+    target = extract(trained, source)
+    errors = {}
+    for protocol in ("plain", "corrected"):
+        made = calibrated_copy(trained, batches, protocol)
+        before = {name: value.clone() for name, value in made.network.state_dict().items()}
+        with made.at(Setting(2, 8)) as network:
+            errors[protocol] = float((extract(network, source) - target).square().mean())
+        after = made.network.state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+        assert ("batchnorm=corrected" in made.how) == (protocol == "corrected")
+    assert errors["corrected"] < errors["plain"]
+
+
 def test_the_float_head_is_the_float_probes_and_is_not_fitted_again(trained: Net) -> None:
     rows = quick(trained, ["4/4"], probes=[Linear()])
     with torch.no_grad():

@@ -16,6 +16,7 @@ from mezzotint.cli import main
 from mezzotint.data.samples import Samples
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.external import timm
+from mezzotint.encoders.packed import load_packed
 from mezzotint.encoders.resnet import resnet18
 from mezzotint.evaluate.suite import asked
 from mezzotint.export import export, verify
@@ -72,6 +73,18 @@ def test_packed_computes_exactly_what_the_simulation_does(options: dict[str, Any
     assert load_encoder(folder)(torch.zeros(1, 1, 8, 8)).shape == (1, load_encoder(run).dim)
     # the stem keeps 8 bits, and groups of 16 add two bits of scale a weight
     assert options.get("bits", 4) < found["bits_per_weight"] < options.get("bits", 4) + 2.5
+
+
+def test_packed_with_corrected_norms_is_closer_to_float(run: Path) -> None:
+    encoder = load_encoder(run)
+    x = Request(encoder, Recipe.load(run).data, run, 2).calibration_batches(64)[0]
+    close = {}
+    for corrected in (False, True):
+        folder = export(run, "packed", 2, corrected=corrected)
+        with torch.no_grad():
+            close[corrected] = float(torch.nn.functional.cosine_similarity(load_packed(folder)(x), encoder(x)).mean())
+    assert verification(folder)["calibration"]["corrected"] > 0
+    assert close[True] > close[False]
 
 
 def test_packed_keeps_the_policy_that_the_encoder_was_trained_with(run: Path, tmp_path: Path) -> None:
@@ -182,6 +195,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["--format", "packed", "--bits", "32"], ["got --bits 32 for --format packed; allowed: 2, 3, 4, 5, 6, 7, 8"]),
         (["--format", "timm", "--bits", "8"], ["got --bits 8 for --format timm; allowed: 32"]),
         (["--group", "8"], ["got --group with --format onnx; allowed is --format packed"]),
+        (["--corrected"], ["got --corrected with --format onnx; allowed is --format packed"]),
         (["--format", "packed", "--group", "0"], ["got --group 0; allowed is 1 or more"]),
         (["--format", "packed", "--activation-bits", "9"], ["got --activation-bits 9; allowed are 2 to 8, and 32"]),
         (["--format", "packed", "--policy", "some"], ["got policy 'some'; allowed: ssql, all, first_last_8"]),

@@ -1,10 +1,11 @@
 """Post-training quantization of a frozen encoder, as an evaluation needs it: on a copy, at one setting after the other.
 
-Two ways to choose ranges and rounding stand side by side. `plain` is the papers' (SSQL, Cao et al. 2022, arXiv
-2207.05432): the extremes of the calibration data, and rounding to nearest. `strong` takes the ranges of least squared
-error, and learns the rounding of the weights and the steps of the activations, block after block and for each setting
-anew (`mezzotint.quant.reconstruct`). What only the strong way keeps is the quantizer's merit; what plain keeps as well
-is the encoder's.
+Three ways to choose ranges and rounding stand side by side. `plain` is the papers' (SSQL, Cao et al. 2022, arXiv
+2207.05432): the extremes of the calibration data, and rounding to nearest. `corrected` is plain with BatchNorm's
+statistics and the ranges put right for each width of the weights (`mezzotint.quant.renorm`). `strong` takes the ranges
+of least squared error, and learns the rounding of the weights and the steps of the activations, block after block and
+for each setting anew (`mezzotint.quant.reconstruct`). What only the other ways keep is the quantizer's merit; what
+plain keeps as well is the encoder's.
 """
 
 import copy
@@ -20,12 +21,17 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluate.setting import Setting
 from mezzotint.quant.layers import activation_quantizers, make_encoder_quantizable, weight_quantizers
 from mezzotint.quant.reconstruct import reconstruct_
+from mezzotint.quant.renorm import correct_batch_norm_, statistics
 from mezzotint.quant.searched import MSE
 from mezzotint.quant.widths import bits, calibrate
 
-Protocol = Literal["plain", "strong"]
+Protocol = Literal["plain", "corrected", "strong"]
 
-_PROTOCOLS = {"plain": "observer=minmax rounding=nearest", "strong": "observer=mse rounding=adaround"}
+_PROTOCOLS = {
+    "plain": "observer=minmax rounding=nearest",
+    "corrected": "observer=minmax rounding=nearest batchnorm=corrected",
+    "strong": "observer=mse rounding=adaround",
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Calibrated:
         batches: what it was calibrated on.
         steps: of reconstruction for each block; 0 for none.
         seed: of reconstruction.
+        corrected: whether BatchNorm and ranges are put right for each width of the weights.
     """
 
     network: Encoder
@@ -45,6 +52,7 @@ class Calibrated:
     batches: Sequence[Tensor]
     steps: int
     seed: int
+    corrected: bool = False
 
     @contextmanager
     def at(self, setting: Setting) -> Iterator[Encoder]:
@@ -58,9 +66,17 @@ class Calibrated:
                 steps=self.steps,
                 seed=self.seed,
             )
-        with bits(self.network, weight=setting.weight, activation=setting.activation):
-            with _weights_quantized_once(self.network):
-                yield self.network
+        kept = statistics(self.network)
+        if self.corrected and setting.weight != 32:
+            correct_batch_norm_(self.network, self.batches, weight=setting.weight)
+        try:
+            with bits(self.network, weight=setting.weight, activation=setting.activation):
+                with _weights_quantized_once(self.network):
+                    yield self.network
+        finally:
+            if self.corrected:
+                self.network.load_state_dict(kept, strict=False)
+                calibrate(self.network, self.batches)
 
     def require(self, settings: Sequence[Setting]) -> None:
         """Raise a ValueError for a setting that some quantizer has no grid for."""
@@ -83,7 +99,7 @@ def calibrated_copy(
     Args:
         encoder: quantizable already or not; it is left as it was.
         batches: normalised inputs of the training data; the copy goes to their device.
-        protocol: `plain` or `strong`.
+        protocol: `plain`, `corrected` or `strong`.
         policy: which layers; by default the encoder's own when it is quantizable already, else `ssql`.
         steps: of reconstruction, for each block and setting (`strong`).
         seed: of the samples, which is written down, and of reconstruction.
@@ -101,7 +117,14 @@ def calibrated_copy(
             quantizer.observer = MSE().to(batches[0].device)
     seen = calibrate(network, batches)
     words = f"ptq/1 {protocol} policy={name} {_PROTOCOLS[protocol]}{f' steps={steps}' if strong else ''}"
-    return Calibrated(network, f"{words} calibration={seen} seed={seed}", batches, steps if strong else 0, seed)
+    return Calibrated(
+        network,
+        f"{words} calibration={seen} seed={seed}",
+        batches,
+        steps if strong else 0,
+        seed,
+        protocol == "corrected",
+    )
 
 
 def _quantizable_copy(encoder: Encoder, policy: str | None) -> tuple[Encoder, str]:

@@ -33,6 +33,7 @@ from mezzotint.quant.onnx.qdq import quantize_onnx
 from mezzotint.quant.onnx.ranges import make_observer
 from mezzotint.quant.onnx.session import OnnxFunction, require
 from mezzotint.quant.policy import Policy, policy_of
+from mezzotint.quant.renorm import correct_batch_norm_
 
 _FLOAT: dict[str, Any] = {
     "storage_bits": {"weight": 32, "activation": 32},
@@ -115,9 +116,11 @@ def _packed(request: Request) -> Artefact:
     policy = _policy(request, own if request.policy is None and own is not None else request.policy or "ssql")
     conversion = quant.quantize_(encoder, policy)
     facts: dict[str, Any] = {"policy": policy.name, "group": request.group}
-    if request.activation_bits != 32:
+    if request.activation_bits != 32 or request.corrected:
         batches = request.calibration_batches()
         facts["calibration"] = {"samples": quant.calibrate(encoder, batches), "observer": request.observer}
+        if request.corrected:
+            facts["calibration"]["corrected"] = correct_batch_norm_(encoder, batches, weight=request.bits)
     save_packed(encoder, request.folder, weight=request.bits, activation=request.activation_bits)
     facts["bits_per_weight"] = _bits_per_weight(request.folder / "packed.safetensors")
 

@@ -35,6 +35,7 @@ class Request:
         calibration: how many samples choose the ranges; `None` for 512, or all that may be used if there are fewer.
         runtime: that will serve the artefact.
         workers: of the loader.
+        corrected: whether BatchNorm is put right for the rounded weights.
     """
 
     encoder: Encoder
@@ -49,6 +50,7 @@ class Request:
     calibration: int | None = None
     runtime: Runtime = "onnxruntime"
     workers: int = 0
+    corrected: bool = False
 
     def calibration_batches(self, batch_size: int = 32) -> list[Tensor]:
         """Normalised training samples without augmentation, that no task tests on; always the same.

@@ -59,9 +59,9 @@ class Quantizers:
         for quantizer in self.activations:
             quantizer.mode = "off"
 
-    def start_observing(self) -> None:
-        """Run in float, and forget and collect the ranges of activations anew."""
-        self.set_off()
+    def start_observing(self, weight: Bits = 32) -> None:
+        """Run with float activations, and forget and collect their ranges anew."""
+        self.set_bits(weight, 32)
         for quantizer in self.activations:
             quantizer.untune("range")
             quantizer.observer.reset()
@@ -151,12 +151,13 @@ def off(encoder: nn.Module) -> Iterator[nn.Module]:
 
 
 @torch.no_grad()
-def calibrate(encoder: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Choose the ranges of activations from data: in eval mode, in float, without gradient.
+def calibrate(encoder: nn.Module, batches: Iterable[Tensor], *, weight: Bits = 32) -> int:
+    """Choose the ranges of activations from data: in eval mode, with float activations, without gradient.
 
     Args:
         encoder: that `quantize_` has prepared; its mode and widths are left as they were.
         batches: normalised inputs, of the training data and without augmentation.
+        weight: bits of the weights meanwhile; by default float, so that the ranges do for every width.
 
     Returns:
         How many samples were seen.
@@ -169,7 +170,7 @@ def calibrate(encoder: nn.Module, batches: Iterable[Tensor]) -> int:
     seen = 0
     with _restored(encoder):
         encoder.eval()
-        quantizers.start_observing()
+        quantizers.start_observing(weight)
         try:
             for x in batches:
                 encoder(x)
