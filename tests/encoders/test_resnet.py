@@ -54,3 +54,22 @@ def test_zero_init_residual_starts_each_branch_at_zero(name: str) -> None:
 def test_a_width_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="width must be at least 1, got 0; 64 is the published network"):
         resnet.resnet18(RGB, width=0)
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "patch"])
+def test_a_grid_is_the_average_of_each_part(stem: resnet.Stem) -> None:
+    encoder = resnet.resnet8(Input((3, 64, 64), (0.5,) * 3, (0.5,) * 3), stem=stem, width=4, grid=2).eval()
+    assert encoder.dim == 4 * 4 * 4
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    places = encoder.feature_map(x)  # [B, 16, 4, 4]
+    parts = [places[:, :, h : h + 2, w : w + 2].mean((2, 3)) for h in (0, 2) for w in (0, 2)]
+    torch.testing.assert_close(encoder(x).view(2, 16, 4), torch.stack(parts, dim=2))
+    whole = resnet.resnet8(encoder.input, stem=stem, width=4).eval()
+    whole.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(encoder(x).view(2, 16, 4).mean(2), whole(x))
+
+
+@pytest.mark.parametrize("grid", [0, 3])
+def test_a_grid_finer_than_the_last_stage_is_refused(grid: int) -> None:
+    with pytest.raises(ValueError, match=f"got grid={grid}; allowed are 1 to 2, as many"):
+        resnet.resnet8(RGB, stem="patch", grid=grid)

@@ -201,7 +201,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["--format", "packed", "--policy", "some"], ["got policy 'some'; allowed: ssql, all, first_last_8"]),
         (["--runtime", "tensorrt"], ["got --runtime tensorrt; allowed: onnxruntime, openvino"]),
         (["--runtime", "openvino", "--format", "timm"], ["got --runtime openvino with --format timm"]),
-        (["--format", "timm"], ["got the encoder resnet8 (stem small, width 8), which timm does not have"]),
+        (["--format", "timm"], ["got the encoder resnet8 (stem small, width 8, grid 1), which timm does not have"]),
         (["--format", "torchvision"], ["which torchvision does not have", "use --format onnx or torch_export"]),
         (["--calibration", "0"], ["got 0 calibration samples; allowed are 1 to 1439"]),
         (["--calibration", "5000"], ["got 5000 calibration samples; allowed are 1 to 1439"]),

@@ -4,7 +4,8 @@ Layout, names and initialisation are torchvision's, so that its state dicts load
 `width=64` the tensors are those of `torchvision.models.resnet18` without its classifier. `stem="small"` is the 3 × 3,
 stride-1 stem without max-pooling that CIFAR work uses. `stem="patch"` cuts the image into patches of 4 × 4 pixels, as
 ConvNeXt does (Liu et al. 2022, arXiv 2201.03545): a sixteenth of the work of `small`, for a processor. The residual
-branch's last BatchNorm may start at zero.
+branch's last BatchNorm may start at zero. With `grid=2` the features are four averages, one for each quarter of the
+image, side by side: where things are is then known, which an average over the whole forgets.
 """
 
 from typing import Literal
@@ -87,7 +88,7 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 class ResNet(Encoder):
-    """Stem, four stages, global average.
+    """Stem, stages, average.
 
     Args:
         input: of images.
@@ -96,6 +97,7 @@ class ResNet(Encoder):
         stem: `"imagenet"` (7 × 7, stride 2, max-pool), `"small"` (3 × 3, stride 1) or `"patch"` (4 × 4, stride 4).
         width: channels of the stem and of the first stage.
         zero_init_residual: start each residual branch at zero.
+        grid: parts that each side is averaged in; the features of all parts stand side by side.
     """
 
     def __init__(
@@ -107,10 +109,19 @@ class ResNet(Encoder):
         stem: Stem,
         width: int,
         zero_init_residual: bool,
+        grid: int,
     ) -> None:
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}; 64 is the published network")
-        super().__init__(input, dim=width * 2 ** (len(depths) - 1) * block.expansion)
+        super().__init__(input, dim=width * 2 ** (len(depths) - 1) * block.expansion * grid**2)
+        strides = {"imagenet": 4, "small": 1, "patch": 4}[stem] * 2 ** (len(depths) - 1)
+        smallest = min(-(-side // strides) for side in input.shape[1:])
+        if not 1 <= grid <= smallest:
+            raise ValueError(
+                f"got grid={grid}; allowed are 1 to {smallest}, as many as the last stage has places a side: take "
+                "fewer, or larger images"
+            )
+        self.grid = grid
         kernel, stride, padding = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "patch": (4, 4, 0)}[stem]
         self.conv1 = nn.Conv2d(input.shape[0], width, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -144,11 +155,16 @@ class ResNet(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` → `[B, dim]`."""
-        return self.feature_map(x).mean(dim=(2, 3))
+        features = self.feature_map(x)
+        if self.grid == 1:
+            return features.mean(dim=(2, 3))
+        return nn.functional.adaptive_avg_pool2d(features, self.grid).flatten(1)
 
 
 @factory
-def resnet8(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False) -> ResNet:
+def resnet8(
+    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False, grid: int = 1
+) -> ResNet:
     """ResNet-8: basic blocks 1-1-1, for images of about 32 pixels; 1.2 M parameters and 256 features at width 64.
 
     Args:
@@ -157,12 +173,17 @@ def resnet8(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init
             `patch` (4 × 4, stride 4), which is 16 times cheaper.
         width: channels of the first stage; the later ones double.
         zero_init_residual: start each residual branch at zero.
+        grid: parts that each side is averaged in, so that features say where things are; 1 is the published network.
     """
-    return ResNet(input, BasicBlock, (1, 1, 1), stem=stem, width=width, zero_init_residual=zero_init_residual)
+    return ResNet(
+        input, BasicBlock, (1, 1, 1), stem=stem, width=width, zero_init_residual=zero_init_residual, grid=grid
+    )
 
 
 @factory
-def resnet10(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False) -> ResNet:
+def resnet10(
+    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False, grid: int = 1
+) -> ResNet:
     """ResNet-10: basic blocks 1-1-1-1; 4.9 M parameters and 512 features at width 64.
 
     Args:
@@ -171,12 +192,17 @@ def resnet10(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_ini
             `patch` (4 × 4, stride 4), which is 16 times cheaper.
         width: channels of the first stage; the later ones double.
         zero_init_residual: start each residual branch at zero.
+        grid: parts that each side is averaged in, so that features say where things are; 1 is the published network.
     """
-    return ResNet(input, BasicBlock, (1, 1, 1, 1), stem=stem, width=width, zero_init_residual=zero_init_residual)
+    return ResNet(
+        input, BasicBlock, (1, 1, 1, 1), stem=stem, width=width, zero_init_residual=zero_init_residual, grid=grid
+    )
 
 
 @factory
-def resnet18(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False) -> ResNet:
+def resnet18(
+    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False, grid: int = 1
+) -> ResNet:
     """ResNet-18: basic blocks 2-2-2-2; 11.2 M parameters and 512 features at width 64.
 
     Args:
@@ -185,12 +211,17 @@ def resnet18(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_ini
             `patch` (4 × 4, stride 4), which is 16 times cheaper.
         width: channels of the first stage; the later ones double.
         zero_init_residual: start each residual branch at zero.
+        grid: parts that each side is averaged in, so that features say where things are; 1 is the published network.
     """
-    return ResNet(input, BasicBlock, (2, 2, 2, 2), stem=stem, width=width, zero_init_residual=zero_init_residual)
+    return ResNet(
+        input, BasicBlock, (2, 2, 2, 2), stem=stem, width=width, zero_init_residual=zero_init_residual, grid=grid
+    )
 
 
 @factory
-def resnet34(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False) -> ResNet:
+def resnet34(
+    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False, grid: int = 1
+) -> ResNet:
     """ResNet-34: basic blocks 3-4-6-3; 21.3 M parameters and 512 features at width 64.
 
     Args:
@@ -199,12 +230,17 @@ def resnet34(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_ini
             `patch` (4 × 4, stride 4), which is 16 times cheaper.
         width: channels of the first stage; the later ones double.
         zero_init_residual: start each residual branch at zero.
+        grid: parts that each side is averaged in, so that features say where things are; 1 is the published network.
     """
-    return ResNet(input, BasicBlock, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual)
+    return ResNet(
+        input, BasicBlock, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual, grid=grid
+    )
 
 
 @factory
-def resnet50(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False) -> ResNet:
+def resnet50(
+    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False, grid: int = 1
+) -> ResNet:
     """ResNet-50: bottlenecks 3-4-6-3; 23.5 M parameters and 2048 features at width 64.
 
     Args:
@@ -213,5 +249,8 @@ def resnet50(input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_ini
             `patch` (4 × 4, stride 4), which is 16 times cheaper.
         width: channels of the first stage; the later ones double.
         zero_init_residual: start each residual branch at zero.
+        grid: parts that each side is averaged in, so that features say where things are; 1 is the published network.
     """
-    return ResNet(input, Bottleneck, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual)
+    return ResNet(
+        input, Bottleneck, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual, grid=grid
+    )

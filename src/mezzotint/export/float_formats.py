@@ -159,14 +159,14 @@ def _shared(encoder: Encoder, library: str) -> str:
     Raises:
         ValueError: when it is not there.
     """
-    kind, stem, width = (encoder.config.get(key, other) for key, other in _RESNET_DEFAULTS)
-    if not isinstance(encoder, ResNet) or kind not in _SHARED or (stem, width) != ("imagenet", 64):
+    kind, stem, width, grid = (encoder.config.get(key, other) for key, other in _RESNET_DEFAULTS)
+    if not isinstance(encoder, ResNet) or kind not in _SHARED or (stem, width, grid) != ("imagenet", 64, 1):
         raise ValueError(
-            f"got the encoder {kind} (stem {stem}, width {width}), which {library} does not have; allowed are "
-            f"{', '.join(_SHARED)} with stem imagenet and width 64{', and kind timm' if library == 'timm' else ''}: "
+            f"got the encoder {kind} (stem {stem}, width {width}, grid {grid}), which {library} does not have; allowed are "
+            f"{', '.join(_SHARED)} with stem imagenet, width 64 and grid 1{', and kind timm' if library == 'timm' else ''}: "
             "use --format onnx or torch_export"
         )
     return str(kind)
 
 
-_RESNET_DEFAULTS = (("kind", ""), ("stem", "imagenet"), ("width", 64))
+_RESNET_DEFAULTS = (("kind", ""), ("stem", "imagenet"), ("width", 64), ("grid", 1))
