@@ -11,6 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mezzotint.augment.audio import RandomFrames
+from mezzotint.augment.points import PointRotation
+from mezzotint.augment.transformed import Transformed
+from mezzotint.data.points_furniture import Furniture
+from mezzotint.data.speech import Speech
+from mezzotint.report.gallery import write_gallery
 from mezzotint.report.page import write_report
 
 selenium = pytest.importorskip("selenium.webdriver")
@@ -174,3 +180,30 @@ def test_pointing_at_a_curve_says_its_value(make_run: MakeRun, browser: Any) -> 
     assert script(browser, move, "pointermove", 0.99) == "epoch 2: 0.375"
     assert script(browser, move, "pointermove", 0.0) == "epoch 0.25: 3"
     assert script(browser, move, "pointerleave", 0.0) == "3 → 0.375"
+
+
+def test_a_cloud_turns_and_a_spectrogram_sounds(browser: Any, tmp_path: Path) -> None:
+    clouds = Furniture()
+    chain = Transformed(transforms=[PointRotation()])
+    page = write_gallery(clouds, chain, clouds.input, tmp_path / "clouds.html", samples=1)
+    visit(browser, page)
+    image = browser.find_element("css selector", "[data-cloud]")
+    before = image.get_attribute("src")
+    image.send_keys("\ue014")  # the right arrow
+    script(browser, "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert image.get_attribute("src") != before
+    assert image.get_attribute("data-yaw") == "0.91"
+    speech = Speech()
+    page = write_gallery(speech, Transformed(transforms=[RandomFrames(frames=32)]), speech.input,
+                         tmp_path / "speech.html", samples=1)  # fmt: skip
+    visit(browser, page)
+    length = """const sound = new Audio(document.querySelector("[data-sound]").dataset.sound);
+        return new Promise((done) => { sound.onloadedmetadata = () => done(sound.duration);
+                                       sound.onerror = () => done(-1); })"""
+    assert 1.0 < script(browser, length) < 1.5
+    image = browser.find_element("css selector", "[data-sound]")
+    script(browser, "Audio.prototype.play = () => Promise.resolve(); HTMLMediaElement.prototype.play = Audio.prototype.play")
+    image.click()
+    assert image.get_attribute("aria-pressed") == "true"
+    image.click()
+    assert image.get_attribute("aria-pressed") == "false"

@@ -79,6 +79,7 @@ class Speech(Component, Held, Source):
         self.images = stored
         self.ids = [f"speech/{name}" for name in self.names]
         self.credit = _CREDIT
+        self.mel = MEL
         self.input = Input((1, MEL.mels, FRAMES), (_MEAN,), (_STD,), "audio")
         self.labels: Index = np.array([LANGUAGES.index(name[:2]) for name in self.names], np.int64)
 

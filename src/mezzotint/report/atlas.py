@@ -8,7 +8,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluate.intervals import wilson
 from mezzotint.report import neighbours
 from mezzotint.report.neighbours import Look
-from mezzotint.report.pictures import SPRITE_SIZE, drawable, name_of, picture, read, sprite
+from mezzotint.report.pictures import SPRITE_SIZE, drawable, name_of, portrait, read, sprite, stored
 from mezzotint.report.plots import number
 from mezzotint.report.render import PALETTE
 from mezzotint.report.results import task_words
@@ -58,9 +58,9 @@ def _weak(look: Look, task: str) -> dict[str, Any]:
             "count": pair.count,
             "of": pair.of,
             "examples": [
-                picture(x, f"{name_of(look.source, place)}, taken for {look.class_name(pair.guess)}")
+                portrait(x, f"{name_of(look.source, place)}, taken for {look.class_name(pair.guess)}", look.source)
                 for place in look.test[pair.rows[:_EXAMPLES]]
-                if drawable(look.source) and (x := read(look.source, place)) is not None
+                if drawable(look.source) and (x := stored(look.source, place)) is not None
             ],
         }
         for pair in neighbours.confusions(look)
@@ -119,24 +119,26 @@ def _atlas(look: Look, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
 def _kin(look: Look, seed: int) -> dict[str, Any]:
     rows = []
     for row in neighbours.queries_to_show(look, _QUERIES, seed):
-        x = read(look.source, look.test[row])
+        x = stored(look.source, look.test[row])
         if x is None:
             continue
         label, others = int(look.labels[row]), []
         for place, cosine in zip(look.neighbours[row][: neighbours.SHOWN], look.similarity[row].tolist(), strict=False):
-            other = read(look.source, place)
+            other = stored(look.source, place)
             if other is not None:
                 own = int(look.labels_of(place.reshape(1))[0])
                 others.append(
                     {
-                        "picture": picture(other, name_of(look.source, place)),
+                        "picture": portrait(other, name_of(look.source, place), look.source),
                         "label": look.class_name(own),
                         "right": own == label if look.task is not None else None,
                         "similarity": f"{cosine:.2f}",
                     }
                 )
         name = name_of(look.source, look.test[row])
-        rows.append({"query": picture(x, name), "label": look.class_name(label) or name, "others": others})
+        rows.append(
+            {"query": portrait(x, name, look.source), "label": look.class_name(label) or name, "others": others}
+        )
     where = f" Test samples and their nearest training samples, {task_words(look.task.name)}." if look.task else ""
     how = f"Chosen by the seed, not by success.{where} The number is the cosine of the features."
     return {"how": how + (" ✓ has the class of the first, ✗ has not." if look.task else ""), "rows": rows}

@@ -15,8 +15,8 @@ from mezzotint.augment.generator import Chooser, ViewGenerator
 from mezzotint.augment.transform import Params
 from mezzotint.augment.views import ImageViews
 from mezzotint.data.source import Box, Croppable, Source
-from mezzotint.report.depict import DRAWABLE, depict
-from mezzotint.report.pictures import Picture, credit, drawable, name_of, picture, read
+from mezzotint.report.depict import DRAWABLE
+from mezzotint.report.pictures import Picture, credit, drawable, name_of, portrait, stored
 from mezzotint.report.plots import number
 from mezzotint.report.render import render, write_page
 from mezzotint.seeding import sample_order
@@ -120,15 +120,15 @@ def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: 
     drawn = views.draw(batch.ids, input=input, seed=seed, epoch=0)
     strips = []
     for row, index in enumerate(batch.ids.tolist()):
-        name, original = name_of(source, index), read(source, index)
+        name, original = name_of(source, index), stored(source, index)
         if original is None:
             continue
         shown = []
         for place, params in enumerate(drawn):
             parameters, brief = _parameters(params, row, boxes[row][place] if boxes else None)
             alt = f"view {place + 1} of {name}: {brief}"
-            shown.append(Shown(picture(depict(rendered[place][row], input), alt), brief, parameters))
-        strips.append(Strip(name, picture(original, f"{name}, as stored"), shown))
+            shown.append(Shown(portrait(rendered[place][row], alt, source), brief, parameters))
+        strips.append(Strip(name, portrait(original, f"{name}, as stored", source), shown))
     return strips
 
 

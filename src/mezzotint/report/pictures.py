@@ -4,7 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from mezzotint.data.source import Credited, Source
 from mezzotint.report.depict import DRAWABLE, depict
+from mezzotint.report.sound import Audible, playable
 from mezzotint.types import Unreadable
 
 SPRITE_SIZE = 32
 _TILE = 92
+_POINTS = 512
 _LOSSLESS_UP_TO = 48  # pixels; below this a PNG is small, and the pixels themselves are what one wants to see
 _QUALITY = 82
 
@@ -31,12 +33,16 @@ class Picture:
         width: in pixels.
         height: in pixels.
         alt: what it shows, in words.
+        sound: data URI of what it sounds like; empty where it does not.
+        cloud: base64 of int8 coordinates x, y, z, x, … of a point cloud, to turn it around; empty elsewhere.
     """
 
     src: str
     width: int
     height: int
     alt: str
+    sound: str = ""
+    cloud: str = ""
 
 
 def picture(x: Tensor, alt: str, *, most: int = 128) -> Picture:
@@ -76,12 +82,34 @@ def sprite(samples: Sequence[Tensor | None], alt: str) -> tuple[Picture, int]:
     return _embedded(sheet, alt, lossless=False), columns
 
 
-def read(source: Source, index: int) -> Tensor | None:
-    """One sample as an image `[C, H, W]`; `None` when its file cannot be read any more."""
+def portrait(x: Tensor, alt: str, source: Source) -> Picture:
+    """One sample, or a view of one, as a picture that can be heard or turned around where its modality allows that.
+
+    Args:
+        x: as stored, or as a view before normalisation.
+        alt: what it shows.
+        source: says the modality, and how a spectrogram was made.
+    """
+    flat = picture(depict(x, source.input), alt)
+    if source.input.modality == "audio" and isinstance(source, Audible):
+        return replace(flat, sound=playable(x, source.mel))
+    if source.input.modality == "points":
+        return replace(flat, cloud=_coordinates(x))
+    return flat
+
+
+def stored(source: Source, index: int) -> Tensor | None:
+    """One sample; `None` when its file cannot be read any more."""
     try:
-        return depict(source.read(int(index))["x"], source.input)
+        return source.read(int(index))["x"]
     except Unreadable:
         return None
+
+
+def read(source: Source, index: int) -> Tensor | None:
+    """One sample as an image `[C, H, W]`; `None` when its file cannot be read any more."""
+    x = stored(source, index)
+    return None if x is None else depict(x, source.input)
 
 
 def name_of(source: Source, index: int) -> str:
@@ -122,6 +150,14 @@ def plate(samples: Sequence[Tensor], columns: int) -> Picture:
     burnished = np.linspace(0.25, 1.0, tone.shape[1], dtype=np.float32)[None] ** 1.2
     ink = 1.0 - tone * burnished > np.random.default_rng(0).random(tone.shape, np.float32)
     return _embedded(Image.fromarray(~ink), "", lossless=True)
+
+
+def _coordinates(x: Tensor) -> str:
+    """`[3, N]` within a cube of ±127, of at most so many points; the second axis is up."""
+    points = x.detach().float().nan_to_num(0.0).cpu()[:, :: -(-x.shape[1] // _POINTS)]
+    points = points - (points.amax(dim=1, keepdim=True) + points.amin(dim=1, keepdim=True)) / 2
+    whole = (points / points.norm(dim=0).max().clamp_min(1e-6) * 127.0).round().to(torch.int8)
+    return base64.b64encode(whole.T.contiguous().numpy().tobytes()).decode("ascii")
 
 
 def _pixels(x: Tensor) -> npt.NDArray[np.uint8]:

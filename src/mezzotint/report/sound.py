@@ -10,6 +10,7 @@ import functools
 import io
 import math
 import wave
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,8 +19,15 @@ from mezzotint.data.log_mel import Mel, mel_filters
 
 _ITERATIONS = 32
 _MOMENTUM = 0.99
-_SECONDS = 3.0
+_SECONDS = 2.0
 _LEVEL = 0.5
+
+
+@runtime_checkable
+class Audible(Protocol):
+    """A source of log-mel spectrograms that says how they were made."""
+
+    mel: Mel
 
 
 @torch.no_grad()
