@@ -1,0 +1,68 @@
+"""The decoder of masked prediction: it sees what it may, where it is; windows are cut and put back."""
+
+import pytest
+import torch
+
+from mezzotint.encoders.decoder import Decoder, unwindows, windows
+from mezzotint.encoders.vit import ViT
+from mezzotint.types import Input
+
+CPU = torch.device("cpu")
+
+
+def vit(size: tuple[int, int] = (16, 24)) -> ViT:
+    torch.manual_seed(0)
+    return ViT(Input((1, *size), (0.0,), (1.0,)), width=16, depth=1, heads=2, patch=4)
+
+
+@pytest.mark.parametrize("window", [0, 2])
+def test_output_is_that_of_the_sequence_put_together_by_hand(window: int) -> None:
+    encoder = vit()
+    decoder = Decoder(width=12, depth=2, heads=2, window=window).build(encoder, 5)
+    grid, count = encoder.patches.grid, encoder.patches.count
+    order = torch.stack([torch.randperm(count) for _ in range(3)])
+    keep, hidden = order[:, :6], order[:, 6:]
+    seen, (_, where) = torch.randn(3, 6, 16), encoder.patches.split(torch.zeros(1, 1, 16, 24))
+    full = decoder.hidden.detach().repeat(3, count, 1)
+    for row in range(3):
+        for place, patch in enumerate(keep[row].tolist()):
+            full[row, patch] = decoder.embed(seen[row, place])
+    full = full + decoder.places(where)
+    for number, block in enumerate(decoder.blocks):
+        if window:
+            full = unwindows(block(windows(full, grid, 2, number % 2)), grid, 2, number % 2)
+        else:
+            full = block(full)
+    expected = decoder.head(decoder.norm(full))
+    found = decoder(seen, keep, hidden, where, grid)
+    assert found.shape == (3, count - 6, 5)
+    for row in range(3):
+        torch.testing.assert_close(found[row], expected[row, hidden[row]], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("grid", "side"), [((4, 6), 2), ((6,), 3), ((2, 4, 4), 4)])
+@pytest.mark.parametrize("moved", [0, 1])
+def test_windows_hold_neighbours_and_are_put_back(grid: tuple[int, ...], side: int, moved: int) -> None:
+    count = torch.Size(grid).numel()
+    x = torch.arange(count, dtype=torch.float32).view(1, count, 1).repeat(2, 1, 3)
+    cut = windows(x, grid, side, moved)
+    sides = [min(n, side) for n in grid]
+    assert cut.shape == (2 * count // torch.Size(sides).numel(), torch.Size(sides).numel(), 3)
+    assert torch.equal(unwindows(cut, grid, side, moved), x)
+    first = cut[0, :, 0].long().tolist()
+    shifts = [moved if s == side else 0 for s in sides]
+    expected = []
+    for place in torch.cartesian_prod(*(torch.arange(s) for s in sides)).view(-1, len(grid)).tolist():
+        number = 0
+        for at, shift, n in zip(place, shifts, grid, strict=True):
+            number = number * n + (at + shift) % n
+        expected.append(number)
+    assert first == expected
+
+
+def test_a_grid_that_windows_do_not_fill_is_refused_with_the_way_out() -> None:
+    """Regression: the source's decoder is made for 64 × 8 patches and fails in the first step on any other grid."""
+    with pytest.raises(ValueError, match=r"grid of 5 × 6 patches and decoder.window=4; allowed .*, or take 0"):
+        Decoder(width=12, depth=1, heads=2, window=4).build(vit((20, 24)), 5)
+    with pytest.raises(ValueError, match=r"got decoder.window=1; allowed is 0"):
+        Decoder(window=1)
