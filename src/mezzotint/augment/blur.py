@@ -64,9 +64,13 @@ class GaussianBlur(Transform):
                 "twice the shorter side: use a smaller kernel"
             )
         sigma = params["sigma"].to(x.dtype)
-        alone = x.device.type == "cpu" and x.shape[-2] * x.shape[-1] >= _LARGE
-        blur = _blur_alone if alone else _blur_together
-        return where_rows(x, params["chosen"], lambda part, rows: blur(part, sigma[rows], radius))
+        return where_rows(x, params["chosen"], lambda part, rows: blurred(part, sigma[rows], radius))
+
+
+def blurred(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Blur `x` `[K, C, H, W]` with its `sigma` `[K]` and a kernel of `2 · radius + 1` pixels."""
+    alone = x.device.type == "cpu" and x.shape[-2] * x.shape[-1] >= _LARGE
+    return (_blur_alone if alone else _blur_together)(x, sigma, radius)
 
 
 def _kernel(sigma: Tensor, radius: int) -> Tensor:

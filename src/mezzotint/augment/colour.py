@@ -105,7 +105,7 @@ class Grayscale(Transform):
         _check_channels(x)
         if x.shape[1] == 1:
             return x
-        return where_rows(x, params["chosen"], lambda part, rows: _luma(part).expand_as(part))
+        return where_rows(x, params["chosen"], lambda part, rows: luma(part).expand_as(part))
 
 
 def _check_channels(x: Tensor) -> None:
@@ -144,8 +144,8 @@ def _together(x: Tensor, params: Params, factors: Params, at_a_time: int) -> Ten
     return y.index_select(0, before)
 
 
-def _luma(x: Tensor) -> Tensor:
-    """`[B, 3, H, W]` → `[B, 1, H, W]`."""
+def luma(x: Tensor) -> Tensor:
+    """Brightness as torchvision weighs it, `[B, 3, H, W]` → `[B, 1, H, W]`, on any scale of values."""
     red, green, blue = x.unsqueeze(2).unbind(1)
     return red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
@@ -157,12 +157,12 @@ def _brightness_(x: Tensor, factor: Tensor) -> None:
 def _contrast_(x: Tensor, factor: Tensor) -> None:
     # Lines first: a reduction to one number is split among threads, and would depend on the size of the batch.
     total = x.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True)
-    mean = (_luma(total) if x.shape[1] == 3 else total).div_(x.shape[2] * x.shape[3])
+    mean = (luma(total) if x.shape[1] == 3 else total).div_(x.shape[2] * x.shape[3])
     x.mul_(factor).add_(mean.mul_(1.0 - factor)).clamp_(0.0, 1.0)
 
 
 def _saturation_(x: Tensor, factor: Tensor) -> None:
-    grey = _luma(x).mul_(1.0 - factor)
+    grey = luma(x).mul_(1.0 - factor)
     x.mul_(factor).add_(grey).clamp_(0.0, 1.0)
 
 
@@ -172,7 +172,7 @@ def _centres(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor([0.0, -1.0, 1.0], dtype=dtype, device=device).view(3, 1, 1)
 
 
-def _hue_(x: Tensor, turn: Tensor) -> None:
+def turn_hue_(x: Tensor, turn: Tensor) -> None:
     """Turn the hue of `x` `[B, 3, H, W]` by a fraction of the circle, in place.
 
     The hue runs over [−3, 3) with red at −3, green at −1 and blue at 1. Of three channels with largest M, smallest m
@@ -197,6 +197,6 @@ _JITTER: list[tuple[str, Callable[[Tensor, Tensor], None]]] = [
     ("brightness", _brightness_),
     ("contrast", _contrast_),
     ("saturation", _saturation_),
-    ("hue", _hue_),
+    ("hue", turn_hue_),
 ]
 _ONLY_COLOUR = ("saturation", "hue")

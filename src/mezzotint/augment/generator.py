@@ -11,6 +11,9 @@ from mezzotint.component import Component
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Batch, Box, Input, Views
 
+Pairing = tuple[tuple[int, int], ...]
+"""Pairs of views that are compared: places of prediction and target."""
+
 Chooser = Callable[[int, int], list[tuple[Box, int]]]
 """Takes height and width of a stored image, returns for each view its box and the size it is to have."""
 
@@ -89,6 +92,17 @@ class ViewGenerator(Component, ABC):
             "decoded; choose views of images, such as two_views"
         )
 
+    def pairing(self, progress: float) -> tuple[Pairing, list[float] | None]:
+        """Which views are compared, as places of (prediction, target), and how much each pair weighs.
+
+        Args:
+            progress: share of training that is done.
+
+        Returns:
+            No pairs where every global target is compared with every other view; `None` for equal weights.
+        """
+        return (), None
+
     def __call__(
         self,
         batch: Batch,
@@ -97,9 +111,21 @@ class ViewGenerator(Component, ABC):
         seed: int,
         epoch: int,
         step: int,
+        progress: float = 0.0,
         device: torch.device | None = None,
     ) -> Views:
         """The views of a batch as a method takes them; `step` keys the draws of the method itself."""
         x = self.render(batch, input=input, seed=seed, epoch=epoch, device=device)
         draws = Draws(batch.ids.to(x[0].device), key_of(seed, step, "method"))
-        return Views(x, self.tags, draws)
+        labels = None if batch.labels is None else batch.labels.to(x[0].device)
+        pairs, weights = self.pairing(progress)
+        return Views(
+            x,
+            self.tags,
+            draws,
+            labels,
+            pairs,
+            None if weights is None else x[0].new_tensor(weights),
+            x[0].new_tensor(epoch),
+            x[0].new_tensor(progress),
+        )

@@ -118,6 +118,10 @@ class RandomResizedCrop(Transform):
         size = (height, width) if self.size is None else (self.size, self.size)
         return self.cut(x, self.boxes(params, height, width), size)
 
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the size asked for."""
+        return shape if self.size is None else (*shape[:-2], self.size, self.size)
+
 
 class HorizontalFlip(Transform):
     """Mirror some of the images left to right; equal to `functional.horizontal_flip`.

@@ -7,20 +7,10 @@ small images.
 
 from mezzotint.augment.blur import GaussianBlur
 from mezzotint.augment.colour import ColorJitter, Grayscale
+from mezzotint.augment.policy import Choice
+from mezzotint.augment.policy import Policy as Policy
 from mezzotint.augment.tone import Solarize
-from mezzotint.augment.transform import Compose, Transform
 from mezzotint.component import factory
-
-
-class Policy(Compose):
-    """Transforms one after the other, applied to a view after its crop and flip.
-
-    Args:
-        transforms: in order; parameters are drawn apart for each.
-    """
-
-    def __init__(self, *, transforms: list[Transform]) -> None:
-        super().__init__(transforms=transforms)
 
 
 @factory
@@ -93,6 +83,22 @@ def byol(
         blur_kernel: width in pixels; `None` for a tenth of the image.
     """
     return _published((0.4, 0.4, 0.2, 0.1), jitter_p, gray_p, blur_p, blur_kernel, solarize_p)
+
+
+@factory
+def three_augment(*, jitter: float = 0.3, sigma: tuple[float, float] = (0.1, 2.0)) -> Policy:
+    """3-Augment (DeiT III, Touvron et al. 2022, arXiv 2204.07118): grey, solarise or blur; then a jitter.
+
+    Every image gets one of the three, drawn uniformly. The jitter leaves the hue alone.
+
+    Args:
+        jitter: of brightness, contrast and saturation.
+        sigma: range of the blur's standard deviation in pixels.
+    """
+    three = [Grayscale(p=1.0), Solarize(p=1.0), GaussianBlur(sigma=sigma, p=1.0)]
+    choice = Choice(policies=[Policy(transforms=[transform]) for transform in three])
+    colours = ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=0.0, p=1.0)
+    return Policy(transforms=[choice, colours])
 
 
 @factory

@@ -176,9 +176,12 @@ class RandomizedQuantization(nn.Module, Transform):
     @overload
     def apply(self, x: Callable[[nn.Module], None], params: None = None) -> Self: ...
     @overload
-    def apply(self, x: Tensor, params: Params) -> Tensor: ...
-    def apply(self, x: Any, params: Params | None = None) -> Any:
-        """Apply drawn fractions. A lone function is `nn.Module.apply`'s, as when a model initialises its parts."""
+    def apply(self, x: Tensor, params: Params, mask: Tensor | None = None) -> Tensor: ...
+    def apply(self, x: Any, params: Params | None = None, mask: Tensor | None = None) -> Any:
+        """Apply drawn fractions, to what `mask` says is no padding; see `randomized_quantize`.
+
+        A lone function is `nn.Module.apply`'s, as when a model initialises its parts.
+        """
         if params is None:
             return super().apply(x)
         channel_dim = self._batch_channel_dim
@@ -187,6 +190,7 @@ class RandomizedQuantization(nn.Module, Transform):
             _levels(params, self.bins, x.shape[channel_dim], self.reference),
             channel_dim=channel_dim,
             applied=params.get("applied"),
+            mask=mask,
             straight_through=self.gradient == "ste",
         )
         return y

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Interpolation = Literal["bilinear", "bicubic"]
+Sampling = Literal["nearest", "bilinear"]
 
 
 def crop_and_resize(x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:

@@ -21,13 +21,13 @@ class Transformed(ViewGenerator):
     Args:
         transforms: of every view, in order.
         second: of the second view, where it differs.
-        count: of views.
+        count: of views; a single one suits supervised training.
     """
 
     def __init__(self, *, transforms: list[Transform], second: list[Transform] | None = None, count: int = 2) -> None:
-        if count < 2 or (second is not None and count != 2):
+        if count < 1 or (second is not None and count != 2):
             raise ValueError(
-                f"got count={count}{' with a second chain' if second else ''}; allowed are two views or more, and two "
+                f"got count={count}{' with a second chain' if second else ''}; allowed is one view or more, and two "
                 "where the second has a chain of its own"
             )
         self.chains = [list(transforms)] * count if second is None else [list(transforms), list(second)]

@@ -6,6 +6,7 @@ whatever others are made with it.
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ _CACHED_VALUES = 2**21
 """Values of a view that are made at a time: 8 MB, which stay in the last-level cache from pass to pass. Small images
 need company more than a nearer cache, since a pass over one takes less time than its call."""
 
+_GEOMETRY = ("crop", "flip")
+"""What views of a shared crop have in common."""
+
 _LARGE = 2**17
 """Values from which on a view is made alone: it fills the second-level cache."""
 
@@ -36,6 +40,7 @@ class View:
         flip: share of the samples that are mirrored.
         policy: colour, blur and so on.
         randomized_quantization: applied last, when there is one.
+        crop_of: place of an earlier view whose crop and flip it shares; `None` for its own.
     """
 
     tag: str
@@ -43,6 +48,7 @@ class View:
     flip: float
     policy: Policy
     randomized_quantization: RandomizedQuantization | None = None
+    crop_of: int | None = None
 
     @functools.cached_property
     def steps(self) -> dict[str, Transform]:
@@ -58,45 +64,62 @@ class View:
             return input.shape[1], input.shape[2]
         return self.crop.size, self.crop.size
 
-    def draw(self, input: Input, draws: Draws) -> dict[str, Params]:
-        """Parameters of `crop`, and of each of `steps`."""
+    def draw(self, input: Input, draws: Draws, drawn: Sequence[dict[str, Params]] = ()) -> dict[str, Params]:
+        """Parameters of `crop`, and of each of `steps`; those of a shared crop are taken from what was `drawn`."""
         shape = (len(draws.ids), input.shape[0], *self.size(input))
+        shared = {} if self.crop_of is None else {name: drawn[self.crop_of][name] for name in _GEOMETRY}
         transforms = {"crop": self.crop, **self.steps}
-        return {name: transform.draw(shape, draws.fold(name)) for name, transform in transforms.items()}
+        return {
+            name: shared[name] if name in shared else transform.draw(shape, draws.fold(name))
+            for name, transform in transforms.items()
+        }
 
-    def render(
-        self, images: Tensor, params: dict[str, Params], *, input: Input, cropped: bool, normalized: bool
-    ) -> Tensor:
-        """Make the view.
 
-        Args:
-            images: uint8 `[B, C, H, W]`, whole, or cut out already.
-            params: as drawn.
-            input: of the encoder.
-            cropped: whether the images are cut out already.
-            normalized: as the encoder takes it, or in [0, 1].
+def render_views(
+    views: Sequence[View],
+    images: Tensor,
+    params: Sequence[dict[str, Params]],
+    *,
+    input: Input,
+    cropped: bool,
+    normalized: bool,
+) -> list[Tensor]:
+    """Make views that share a crop: it is cut once.
 
-        Returns:
-            float32 `[B, C, *size]` on the device of the images.
-        """
-        _keep_freed_memory()
-        size, device = self.size(input), images.device
-        boxes = None if cropped else self.crop.boxes(params["crop"], images.shape[2], images.shape[3])
-        drawn = {name: _moved(params[name], device) for name in self.steps}
-        out = torch.empty(len(images), images.shape[1], *size, device=device)
-        mean, std = per_channel(input.mean, out), per_channel(input.std, out)
-        at_a_time = _rows_at_a_time(len(images), math.prod(out.shape[1:]), device)
-        for start in range(0, len(images), at_a_time):
-            rows = slice(start, start + at_a_time)
-            x = images[rows] if boxes is None else self.crop.cut(images[rows], boxes[rows], size)
-            x = x.to(torch.float32, memory_format=torch.contiguous_format).mul_(1.0 / 255.0)
-            for name, transform in self.steps.items():
-                x = transform.apply(x, rows_of(drawn[name], rows))
+    Args:
+        views: one, or several of which the first has the crop of all.
+        images: uint8 `[B, C, H, W]`, whole, or cut out already.
+        params: as drawn, for each view.
+        input: of the encoder.
+        cropped: whether the images are cut out already.
+        normalized: as the encoder takes them, or in [0, 1].
+
+    Returns:
+        One float32 `[B, C, *size]` a view, on the device of the images.
+    """
+    keep_freed_memory()
+    first, device = views[0], images.device
+    size = first.size(input)
+    boxes = None if cropped else first.crop.boxes(params[0]["crop"], images.shape[2], images.shape[3])
+    drawn = [{name: _moved(own[name], device) for name in view.steps} for view, own in zip(views, params, strict=True)]
+    outs = [torch.empty(len(images), images.shape[1], *size, device=device) for _ in views]
+    mean, std = per_channel(input.mean, outs[0]), per_channel(input.std, outs[0])
+    at_a_time = _rows_at_a_time(len(images), math.prod(outs[0].shape[1:]), device)
+    for start in range(0, len(images), at_a_time):
+        rows = slice(start, start + at_a_time)
+        x = images[rows] if boxes is None else first.crop.cut(images[rows], boxes[rows], size)
+        x = x.to(torch.float32, memory_format=torch.contiguous_format).mul_(1.0 / 255.0)
+        x = first.steps["flip"].apply(x, rows_of(drawn[0]["flip"], rows))
+        for view, own, out in zip(views, drawn, outs, strict=True):
+            y = x
+            for name, transform in view.steps.items():
+                if name not in _GEOMETRY:
+                    y = transform.apply(y, rows_of(own[name], rows))
             if normalized:
-                torch.sub(x, mean, out=out[rows]).div_(std)
+                torch.sub(y, mean, out=out[rows]).div_(std)
             else:
-                out[rows] = x
-        return out
+                out[rows] = y
+    return outs
 
 
 def rows_of(params: Params, rows: slice) -> Params:
@@ -115,7 +138,7 @@ def _rows_at_a_time(count: int, values: int, device: torch.device) -> int:
 
 
 @functools.cache
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep the memory of temporaries, instead of returning it to the system after each operation.
 
     glibc takes blocks of more than 128 kB from the system one by one, and gives them back, until it has seen a larger

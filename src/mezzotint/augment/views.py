@@ -16,10 +16,10 @@ from mezzotint.augment.generator import Chooser as Chooser
 from mezzotint.augment.generator import ViewGenerator as ViewGenerator
 from mezzotint.augment.generator import view_draws
 from mezzotint.augment.image import RandomResizedCrop
-from mezzotint.augment.policies import Policy, simclr
+from mezzotint.augment.policies import Policy, identity, simclr
 from mezzotint.augment.randomized_quantization import RandomizedQuantization
 from mezzotint.augment.transform import Params
-from mezzotint.augment.view import View, rows_of
+from mezzotint.augment.view import View, render_views, rows_of
 from mezzotint.types import Batch, Box, Input
 
 
@@ -50,7 +50,18 @@ class ImageViews(ViewGenerator):
             For each view its parameters by `crop`, `flip`, `policy` and `randomized_quantization`, on the CPU.
         """
         ids = ids.cpu()
-        return [view.draw(input, view_draws(ids, seed, epoch, place)) for place, view in enumerate(self.views)]
+        drawn: list[dict[str, Params]] = []
+        for place, view in enumerate(self.views):
+            drawn.append(view.draw(input, view_draws(ids, seed, epoch, place), drawn))
+        return drawn
+
+    @property
+    def crops(self) -> list[list[int]]:
+        """The places of the views that share each crop, the one that it is drawn for first."""
+        groups: dict[int, list[int]] = {}
+        for place, view in enumerate(self.views):
+            groups.setdefault(place if view.crop_of is None else view.crop_of, []).append(place)
+        return list(groups.values())
 
     def choosers(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[Chooser]:
         """For each sample the function that tells a source which boxes to cut out of it while it decodes.
@@ -60,7 +71,9 @@ class ImageViews(ViewGenerator):
         Raises:
             ValueError: when the views are not square.
         """
-        sizes = [view.size(input) for view in self.views]
+        places = [group[0] for group in self.crops]
+        views = [self.views[place] for place in places]
+        sizes = [view.size(input) for view in views]
         if any(height != width for height, width in sizes):
             raise ValueError(
                 f"got views of {sizes} for images that are cropped while they are decoded; allowed are square ones: "
@@ -69,9 +82,9 @@ class ImageViews(ViewGenerator):
         ids = ids.cpu()
         drawn = [
             view.crop.draw((len(ids),), view_draws(ids, seed, epoch, place).fold("crop"))
-            for place, view in enumerate(self.views)
+            for place, view in zip(places, views, strict=True)
         ]
-        crops = [view.crop for view in self.views]
+        crops = [view.crop for view in views]
         return [
             functools.partial(_choose, crops, [rows_of(params, slice(row, row + 1)) for params in drawn], sizes)
             for row in range(len(ids))
@@ -91,7 +104,7 @@ class ImageViews(ViewGenerator):
         """Make the views of a batch.
 
         Args:
-            batch: whole images, or one crop a view.
+            batch: whole images, or the crops of `crops`.
             input: of the encoder.
             seed: of the run.
             epoch: from 0.
@@ -103,30 +116,33 @@ class ImageViews(ViewGenerator):
 
         Raises:
             TypeError: when the batch is not uint8.
-            ValueError: when a cropped batch does not have one tensor a view.
+            ValueError: when a cropped batch does not have one tensor a crop.
         """
         if any(x.dtype != torch.uint8 for x in batch.x):
             raise TypeError(
                 f"got a batch of {[str(x.dtype) for x in batch.x]}; allowed is torch.uint8: "
                 "let the source return images as they are stored"
             )
-        if len(batch.x) != (self.num_views if batch.cropped else 1):
+        groups = self.crops
+        if len(batch.x) != (len(groups) if batch.cropped else 1):
             raise ValueError(
-                f"got {len(batch.x)} tensors with cropped={batch.cropped}; allowed are {self.num_views} crops, one a "
-                "view, or a single tensor of whole images: make the batch with this generator's choosers"
+                f"got {len(batch.x)} tensors with cropped={batch.cropped}; allowed are the {len(groups)} crops of "
+                "these views, or a single tensor of whole images: make the batch with this generator's choosers"
             )
         images = [x if device is None else x.to(device, non_blocking=True) for x in batch.x]
         drawn = self.draw(batch.ids, input=input, seed=seed, epoch=epoch)
-        return tuple(
-            view.render(
-                images[place if batch.cropped else 0],
-                params,
+        made: dict[int, Tensor] = {}
+        for number, places in enumerate(groups):
+            own = render_views(
+                [self.views[place] for place in places],
+                images[number if batch.cropped else 0],
+                [drawn[place] for place in places],
                 input=input,
                 cropped=batch.cropped,
                 normalized=normalized,
             )
-            for place, (view, params) in enumerate(zip(self.views, drawn, strict=True))
-        )
+            made.update(zip(places, own, strict=True))
+        return tuple(made[place] for place in range(len(self.views)))
 
 
 class TwoViews(ImageViews):
@@ -157,6 +173,27 @@ class TwoViews(ImageViews):
             View("global", crop, flip, policy, randomized_quantization),
             View("global", crop, flip, second_policy, second_quantization),
         ]
+
+
+class OneView(ImageViews):
+    """One view of each sample, as supervised training takes it.
+
+    Args:
+        crop: the box. `scale: [1, 1], ratio: [1, 1]` keeps the whole of a square image.
+        policy: colour, blur and so on.
+        flip: share of the samples that are mirrored.
+        randomized_quantization: of the view; `None` for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        crop: RandomResizedCrop = RandomResizedCrop(),
+        policy: Policy = identity(),  # noqa: B008 - keeps no state
+        flip: float = 0.5,
+        randomized_quantization: RandomizedQuantization | None = None,
+    ) -> None:
+        self.views = [View("global", crop, flip, policy, randomized_quantization)]
 
 
 class MultiCrop(ImageViews):

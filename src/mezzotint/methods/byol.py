@@ -17,11 +17,11 @@ from torch.nn.functional import cosine_similarity
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
 from mezzotint.methods.method import cosine_momentum, momentum_copy, momentum_update
-from mezzotint.methods.siamese import Siamese, each_view, pairs, target_views
+from mezzotint.methods.siamese import Reduction, Siamese, each_view, over_pairs, target_views
 from mezzotint.types import Views
 
-Reduction = Literal["sum", "mean"]
 MomentumSchedule = Literal["cosine", "constant"]
+Directions = Literal["both_ways", "one_way"]
 
 
 def squared_distance(p_BD: Tensor, t_BD: Tensor) -> Tensor:
@@ -47,6 +47,7 @@ class BYOL(Siamese):
         momentum_schedule: `"cosine"` raises it to 1 over training, `"constant"` keeps it.
         reduction: over the (prediction, target) pairs. `"sum"` of both directions is the paper's, and grows with the
             number of views; `"mean"` does not.
+        directions: `"one_way"` predicts from the first view alone: the loss without symmetry.
     """
 
     num_views: ClassVar[int] = 0
@@ -62,11 +63,13 @@ class BYOL(Siamese):
         momentum: float = 0.99,
         momentum_schedule: MomentumSchedule = "cosine",
         reduction: Reduction = "sum",
+        directions: Directions = "both_ways",
     ) -> None:
         super().__init__(encoder)
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"momentum must lie in [0, 1], got {momentum}; 0.99 to 0.999 is usual")
         self.momentum, self.momentum_schedule, self.reduction = momentum, momentum_schedule, reduction
+        self.one_way = directions == "one_way"
         self.projector = mlp(
             [encoder.dim, *[hidden_dim] * (layers - 1), dim], last_bias=not last_norm, last_norm=last_norm
         )
@@ -76,20 +79,20 @@ class BYOL(Siamese):
 
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
         """Projections, and predictions from them."""
-        zs = each_view(self.projector, each_view(self.encoder, views.x))
+        xs = views.x[:1] if self.one_way else views.x
+        zs = each_view(self.projector, each_view(self.encoder, xs))
         return zs, each_view(self.predictor, zs)
 
     @torch.no_grad()
     def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
         """What the momentum copy says of the global views."""
-        places = target_views(views)
+        places = [place for place in target_views(views) if place > 0 or not self.one_way]
         seen = each_view(self.target_encoder, [views.x[place] for place in places])
         return dict(zip(places, each_view(self.target_projector, seen), strict=True))
 
     def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss over all (prediction, target) pairs; in [0, 8] for the sum over two views."""
-        terms = torch.stack([squared_distance(ps[p], ts[t]) for p, t in pairs(views)])
-        return terms.sum() if self.reduction == "sum" else terms.mean(), {}
+        return over_pairs(squared_distance, ps, ts, views, self.reduction), {}
 
     def after_step(self, progress: float) -> None:
         """Move the target network towards the trained one."""

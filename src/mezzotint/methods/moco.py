@@ -13,11 +13,13 @@ in head, directions and momentum only:
 | S-v2+ | `symmetric`: the same layers on both branches | `both_ways` | 0.99 rising to 1 | 0.2 | 256 |
 
 Keys enter the queue after the step, of one view for all ranks: in both directions that view is drawn from a count of
-steps, where the authors' code draws it on each rank. BatchNorm statistics over all ranks stand in for shuffled batches.
+steps, where the authors' code draws it on each rank. BatchNorm statistics over all ranks stand in for shuffled batches;
+with statistics of each rank alone (`run.compute.sync_batch_norm: false`, v1 and v2 of the authors), `shuffle` keeps a
+query from recognising its key by the company that it was normalised in.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +29,11 @@ from mezzotint import dist
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
 from mezzotint.methods.method import cosine_momentum, momentum_copy, momentum_update
-from mezzotint.methods.siamese import Siamese, each_view
+from mezzotint.methods.siamese import Reduction, Siamese, each_view, over_pairs, target_views
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Views
 
-Head = Literal["linear", "mlp", "byol", "symmetric"]
+Head = Literal["linear", "mlp", "byol", "symmetric", "projector"]
 Directions = Literal["one_way", "both_ways"]
 MomentumSchedule = Literal["constant", "cosine"]
 
@@ -61,16 +63,21 @@ class MoCo(Siamese):
 
     Args:
         encoder: to be trained.
-        head: which layers stand on the encoder, and on which branch; see the table above.
-        directions: `"one_way"`: the first view asks for the second; `"both_ways"`: the sum of both.
+        head: which layers stand on the encoder, and on which branch; see the table above. `"projector"` is the first
+            half of `"symmetric"`.
+        directions: `"one_way"`: the first view asks for the second; `"both_ways"`: also the second for the first, and
+            with more views each for every other global one.
         hidden_dim: width of the head's hidden layers.
         dim: width of queries and keys.
         queue_size: keys in the queue; at least the global batch.
         temperature: of the softmax.
         momentum: of the momentum copy at the start.
         momentum_schedule: `"constant"` keeps it, `"cosine"` raises it to 1 over training.
+        reduction: over the pairs of query and key; the authors' v2+ takes the sum.
+        shuffle: encode the keys of a rank among those of other ranks.
     """
 
+    num_views: ClassVar[int] = 0
     queue: Tensor
     pointer: Tensor
     steps: Tensor
@@ -87,6 +94,8 @@ class MoCo(Siamese):
         temperature: float = 0.2,
         momentum: float = 0.999,
         momentum_schedule: MomentumSchedule = "constant",
+        reduction: Reduction = "sum",
+        shuffle: bool = False,
     ) -> None:
         super().__init__(encoder)
         if temperature <= 0.0:
@@ -97,6 +106,7 @@ class MoCo(Siamese):
             raise ValueError(f"queue_size must be at least the global batch, got {queue_size}; 65536 is published")
         self.one_way, self.temperature = directions == "one_way", temperature
         self.momentum, self.momentum_schedule = momentum, momentum_schedule
+        self.reduction, self.shuffle = reduction, shuffle
         self.projector, self.predictor = _head(head, encoder.dim, hidden_dim, dim)
         self.key_encoder = momentum_copy(encoder)
         self.key_projector = momentum_copy(self.projector)
@@ -113,18 +123,36 @@ class MoCo(Siamese):
     @torch.no_grad()
     def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
         """The keys; they wait for `after_step` to enter the queue."""
-        places = [1] if self.one_way else [0, 1]
-        seen = each_view(self.key_encoder, [views.x[place] for place in places])
-        ts = dict(zip(places, each_view(self.key_projector, seen), strict=True))
+        places = [place for place in target_views(views) if place > 0 or not self.one_way]
+        ts = {place: self.keys(views.x[place], place) for place in places}
         self._fresh.append(ts)
         return ts
 
+    @torch.no_grad()
+    def keys(self, x: Tensor, place: int) -> Tensor:
+        """Keys of a view, `[B, D]`; with `shuffle` they are made among rows of other ranks, and put back."""
+        if not self.shuffle or dist.world_size() == 1:
+            out: Tensor = self.key_projector(self.key_encoder(x))
+            return out
+        rows = slice(dist.rank() * len(x), (dist.rank() + 1) * len(x))
+        draws = Draws(self.steps.view(1), key_of("moco.shuffle", place))
+        order = draws.permutation("rows", len(x) * dist.world_size())[0]  # the same on all ranks
+        mixed = self.key_projector(self.key_encoder(dist.gather(x)[order[rows]]))
+        everyone = dist.gather(mixed)
+        return everyone[order.argsort()[rows]]
+
     def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """InfoNCE against the queue; the sum over directions."""
+        """InfoNCE against the queue; the sum or mean over pairs."""
         queue = self.queue.clone()  # the queue moves on before a compiled backward pass may have read it
-        found = [queue_contrast(p, ts[1 - place], queue, self.temperature) for place, p in enumerate(ps)]
-        losses, accuracies = zip(*found, strict=True)
-        return torch.stack(losses).sum(), {"accuracy": torch.stack(accuracies).mean()}
+        accuracies = []
+
+        def contrast(q: Tensor, k: Tensor) -> Tensor:
+            loss, accuracy = queue_contrast(q, k, queue, self.temperature)
+            accuracies.append(accuracy)
+            return loss
+
+        loss = over_pairs(contrast, ps, ts, views, self.reduction)
+        return loss, {"accuracy": torch.stack(accuracies).mean()}
 
     def before_step(self) -> None:
         """Drop the keys of a step whose update was left out."""
@@ -139,7 +167,8 @@ class MoCo(Siamese):
         momentum_update(self.key_projector, self.projector, momentum)
         if self._fresh:
             draws = Draws(self.steps.view(1), key_of("moco.view"))
-            place = 1 if self.one_way else int(draws.integers("view", high=2))
+            places = list(self._fresh[0])
+            place = places[int(draws.integers("view", high=len(places)))]
             self.enqueue(dist.gather(torch.cat([ts[place] for ts in self._fresh])))
             self._fresh = []
         self.steps += 1
@@ -170,5 +199,7 @@ def _head(head: Head, features: int, hidden: int, dim: int) -> tuple[nn.Module, 
         return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)), nn.Identity()
     if head == "byol":
         return mlp([features, hidden, dim]), mlp([dim, hidden, dim])
+    if head == "projector":
+        return mlp([features, hidden, dim], last_bias=False), nn.Identity()
     both = [*mlp([features, hidden, dim], last_bias=False), *mlp([dim, hidden, dim], last_bias=False)]
     return nn.Sequential(*both), nn.Identity()

@@ -6,14 +6,16 @@ SimCLR and LeJEPA do. Without BatchNorm the two agree.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mezzotint.methods.method import Method
 from mezzotint.types import Step, Views
+
+Reduction = Literal["sum", "mean"]
 
 
 class Siamese(Method, ABC):
@@ -94,20 +96,63 @@ def require_views(method: str, views: Views, count: int = 0) -> None:
 
 
 def target_views(views: Views) -> list[int]:
-    """Places of the views that may be targets: all but local crops, which see too little to be predicted from.
+    """Places of the views that are targets: those of the pairs that the view generator asks for.
+
+    Where it asks for none: all but local crops, which see too little to be predicted from.
 
     Raises:
         ValueError: when every view is a local crop.
     """
-    places = [place for place, tag in enumerate(views.tags) if tag != "local"]
+    places = sorted({target for _, target in views.pairs})
+    places = places or [place for place, tag in enumerate(views.tags) if tag != "local"]
     if not places:
         raise ValueError("all views are local crops, and at least one must be global; add global crops to views:")
     return places
 
 
 def pairs(views: Views) -> list[tuple[int, int]]:
-    """Every (prediction, target) with the target a global view and the prediction any other view."""
+    """The (prediction, target) pairs that are compared.
+
+    Those that the view generator asks for; else every global target with every other view.
+    """
+    if views.pairs:
+        return list(views.pairs)
     return [(p, t) for t in target_views(views) for p in range(len(views.x)) if p != t]
+
+
+def over_pairs(
+    distance: Callable[[Tensor, Tensor], Tensor],
+    ps: Sequence[Tensor],
+    ts: Mapping[int, Tensor],
+    views: Views,
+    reduction: Reduction,
+) -> Tensor:
+    """A loss of all pairs of views: the one place where pairs are compared, weighed and reduced.
+
+    Args:
+        distance: of predictions and targets, `[B, D]` each; a scalar.
+        ps: predictions, by place; later views than these predict nothing.
+        ts: targets, by place.
+        views: say which pairs are compared, and how much each weighs.
+        reduction: `"sum"` grows with the number of pairs; `"mean"` is over their weights, and does not.
+    """
+    chosen = [(row, p, t) for row, (p, t) in enumerate(pairs(views)) if p < len(ps) and t in ts]
+    terms = torch.stack([distance(ps[p], ts[t]) for _, p, t in chosen])
+    if views.weights is None:
+        return terms.sum() if reduction == "sum" else terms.mean()
+    weights = torch.stack([views.weights[row] for row, _, _ in chosen])
+    total = (terms * weights).sum()
+    return total if reduction == "sum" else total / weights.sum()
+
+
+def weights_of(views: Views) -> Tensor | None:
+    """The weight of each pair, `[V, V]` by prediction and target, 0 for the others; `None` where none are asked for."""
+    if not views.pairs:
+        return None
+    weights = views.x[0].new_zeros(len(views.x), len(views.x), dtype=torch.float32)
+    p, t = zip(*views.pairs, strict=True)
+    weights[list(p), list(t)] = 1.0 if views.weights is None else views.weights
+    return weights
 
 
 @torch.no_grad()

@@ -15,11 +15,13 @@ from torch.nn.functional import normalize
 from mezzotint import dist
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
-from mezzotint.methods.siamese import Siamese, one_pass
+from mezzotint.methods.siamese import Siamese, one_pass, weights_of
 from mezzotint.types import Views
 
 
-def nt_xent(z_VBD: Tensor, temperature: float, others_VBD: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def nt_xent(
+    z_VBD: Tensor, temperature: float, others_VBD: Tensor | None = None, weights_VV: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Normalised temperature-scaled cross-entropy over all views of the global batch.
 
     Each of the `V · B` projections of this rank is an anchor. Its candidates are all other projections of all ranks;
@@ -31,6 +33,8 @@ def nt_xent(z_VBD: Tensor, temperature: float, others_VBD: Tensor | None = None)
         temperature: of the softmax.
         others_VBD: the candidates, where they are not the anchors themselves: another network's projections of the
             same views, of which an anchor's own is left out all the same.
+        weights_VV: of each pair of views (anchor, positive). Views of an anchor's sample that weigh nothing with it are
+            neither positives nor negatives.
 
     Returns:
         The loss, and the share of anchors whose nearest candidate is a positive (no gradient).
@@ -47,9 +51,16 @@ def nt_xent(z_VBD: Tensor, temperature: float, others_VBD: Tensor | None = None)
         others = z if others_VBD is None else normalize(others_VBD.float().flatten(0, 1), dim=1)
         logits = z @ dist.gather(others).T / temperature
         logits = logits.scatter(1, own.unsqueeze(1), float("-inf"))
-        loss = logits.logsumexp(dim=1) - logits.gather(1, positives).mean(dim=1)
+        near = logits.gather(1, positives)
+        if weights_VV is None:
+            loss = (logits.logsumexp(dim=1) - near.mean(dim=1)).mean()
+        else:
+            view = (rows // batch).unsqueeze(1)
+            weights = weights_VV[view, (view + shifts // batch) % views]
+            logits = logits.scatter(1, positives, near.masked_fill(weights == 0.0, float("-inf")))
+            loss = (weights * (logits.logsumexp(dim=1, keepdim=True) - near)).sum() / weights.sum()
         hit = (logits.detach().argmax(dim=1, keepdim=True) == positives).any(dim=1)
-        return loss.mean(), hit.float().mean()
+        return loss, hit.float().mean()
 
 
 class SimCLR(Siamese):
@@ -105,5 +116,5 @@ class SimCLR(Siamese):
         """The cross-entropy of finding a sample's other views among all targets."""
         own = all(p is ts[place] for place, p in enumerate(ps))
         others = None if own else torch.stack([ts[place] for place in range(len(ps))])
-        loss, accuracy = nt_xent(torch.stack(list(ps)), self.temperature, others)
+        loss, accuracy = nt_xent(torch.stack(list(ps)), self.temperature, others, weights_of(views))
         return loss, {"accuracy": accuracy}

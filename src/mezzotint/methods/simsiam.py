@@ -9,13 +9,12 @@ are taken, and every other global view is then a target.
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
-from mezzotint.methods.siamese import Siamese, each_view, pairs, target_views
+from mezzotint.methods.siamese import Reduction, Siamese, each_view, over_pairs, target_views
 from mezzotint.types import Views
 
 
@@ -36,13 +35,17 @@ class SimSiam(Siamese):
         encoder: to be trained.
         dim: width of the projections.
         hidden_dim: width of the predictor's hidden layer; the paper has a quarter of `dim`.
+        reduction: over the (prediction, target) pairs; the sum grows with the number of views.
     """
 
     num_views: ClassVar[int] = 0
     own_targets: ClassVar[bool] = True
 
-    def __init__(self, encoder: Encoder, *, dim: int = 2048, hidden_dim: int = 512) -> None:
+    def __init__(
+        self, encoder: Encoder, *, dim: int = 2048, hidden_dim: int = 512, reduction: Reduction = "mean"
+    ) -> None:
         super().__init__(encoder)
+        self.reduction = reduction
         width = max(encoder.dim, dim)
         self.projector = mlp([encoder.dim, width, width, dim], hidden_bias=False, last_bias=False, last_norm=True)
         self.predictor = mlp([dim, hidden_dim, dim], hidden_bias=False)
@@ -57,5 +60,5 @@ class SimSiam(Siamese):
         return {place: zs[place] for place in target_views(views)}
 
     def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean of the loss over all (prediction, target) pairs (equation 2), in [−1, 1]."""
-        return torch.stack([negative_cosine(ps[p], ts[t]) for p, t in pairs(views)]).mean(), {}
+        """The loss over all (prediction, target) pairs; in [−1, 1] for the mean (equation 2)."""
+        return over_pairs(negative_cosine, ps, ts, views, self.reduction), {}

@@ -1,0 +1,65 @@
+"""Shear, translate and rotate: one sampling of the batch, with a matrix of its own for each sample.
+
+Each of the five operations is a 2 × 3 matrix from the pixels of the result to those of the source, in pixels from the
+centre of the image. So samples with different ones go through the same call.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mezzotint.augment.resample import Sampling
+
+AFFINE = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+"""Their names; a sample's operation is given by its place in this list."""
+
+
+def matrices(which: Tensor, magnitude: Tensor, height: int, width: int) -> Tensor:
+    """The matrix of each sample.
+
+    Args:
+        which: int64 `[K]`, places in `AFFINE`.
+        magnitude: float32 `[K]`: tangent of the shear's angle, pixels, or degrees counter-clockwise.
+        height: of the images in pixels.
+        width: of the images in pixels.
+
+    Returns:
+        float32 `[K, 2, 3]`.
+    """
+    m = magnitude.double()
+    zero, one = torch.zeros_like(m), torch.ones_like(m)
+    turn = torch.deg2rad(m)
+    cos, sin = turn.cos(), turn.sin()
+    # Shears leave the first line, or column, where it is; they are published about the corner, not the centre.
+    rows = torch.stack(
+        [
+            torch.stack([one, m, m * (height / 2), zero, one, zero], dim=1),
+            torch.stack([one, zero, zero, m, one, m * (width / 2)], dim=1),
+            torch.stack([one, zero, -m.trunc(), zero, one, zero], dim=1),
+            torch.stack([one, zero, zero, zero, one, -m.trunc()], dim=1),
+            torch.stack([cos, -sin, zero, sin, cos, zero], dim=1),
+        ]
+    )
+    return rows[which, torch.arange(len(m), device=m.device)].view(-1, 2, 3).float()
+
+
+def sample(x: Tensor, matrix: Tensor, interpolation: Sampling, fill: float = 0.0) -> Tensor:
+    """Take each pixel of the result from where its matrix says.
+
+    Args:
+        x: float `[K, C, H, W]`.
+        matrix: `[K, 2, 3]`, as `matrices` returns them.
+        interpolation: `nearest` or `bilinear`.
+        fill: value of what lies outside the image.
+    """
+    height, width = x.shape[-2:]
+    across = torch.arange(width, device=x.device, dtype=x.dtype) - (width - 1) / 2
+    down = (torch.arange(height, device=x.device, dtype=x.dtype) - (height - 1) / 2).unsqueeze(1)
+    # The sampler counts in halves of the image.
+    scaled = matrix / matrix.new_tensor([0.5 * width, 0.5 * height]).view(2, 1)
+    a, b, c = scaled.view(-1, 2, 3, 1, 1).unbind(2)
+    grid = (b * down).add_(c).add(a * across).permute(0, 2, 3, 1)
+    if fill:
+        x = x - fill
+    y = F.grid_sample(x, grid, mode=interpolation, padding_mode="zeros", align_corners=False)
+    return y.add_(fill) if fill else y

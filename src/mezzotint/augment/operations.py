@@ -1,0 +1,222 @@
+"""The operations of AutoAugment and its descendants, each on the samples that drew it.
+
+Like the published code they work on the 256 levels of a stored image, which are kept here as whole numbers in float32:
+every operation is then a few vectorised passes, in place, on any device, and no type is converted between them. Each
+equals the function of `torchvision.transforms.v2.functional` on the uint8 image, within one level; what is exactly
+equal and what is not stands in `docs/augmentation-policies.md`.
+
+The samples of a batch are sorted by what they drew, so that an operation is called once for all of its samples, and the
+five affine ones together.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mezzotint.augment.affine import AFFINE, matrices, sample
+from mezzotint.augment.blur import blurred
+from mezzotint.augment.colour import luma, turn_hue_
+from mezzotint.augment.resample import Sampling
+from mezzotint.augment.tone import equalized_levels
+
+_CACHED_VALUES = 2**18
+"""Values that are changed at a time: 1 MB, about a core's second-level cache."""
+
+_LEVELS = 255.999
+"""From [0, 1] to the grid of levels, as torchvision rounds."""
+
+Change = Callable[[Tensor, Tensor], None]
+"""Changes levels `[K, C, H, W]` in place, by magnitudes `[K, 1, 1, 1]`."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a magnitude means, and what is done.
+
+    Attributes:
+        magnitude: its meaning; empty for an operation without one.
+        change: the operation; `None` for those that move pixels, or cut them out, and for identity.
+    """
+
+    magnitude: str = ""
+    change: Change | None = None
+
+
+def _brightness_(x: Tensor, m: Tensor) -> None:
+    x.mul_(m + 1.0).clamp_(0.0, 255.0).floor_()
+
+
+def _color_(x: Tensor, m: Tensor) -> None:
+    if x.shape[1] == 3:
+        _blend_(x, luma(x).floor_(), m)
+
+
+def _contrast_(x: Tensor, m: Tensor) -> None:
+    grey = luma(x).floor_() if x.shape[1] == 3 else x
+    # Lines first: a reduction to one number is split among threads, and would depend on the size of the batch.
+    _blend_(x, grey.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True).div_(x.shape[2] * x.shape[3]), m)
+
+
+def _blend_(x: Tensor, other: Tensor, m: Tensor) -> None:
+    """`(1 + m) x − m · other`."""
+    x.mul_(m + 1.0).sub_(other * m).clamp_(0.0, 255.0).floor_()
+
+
+def _sharpness_(x: Tensor, m: Tensor) -> None:
+    if min(x.shape[2:]) <= 2:
+        return
+    inner = x[..., 1:-1, 1:-1]
+    lines = x[..., :-2] + x[..., 1:-1]
+    lines.add_(x[..., 2:])
+    smooth = lines[..., :-2, :] + lines[..., 1:-1, :]
+    # Ones around a five, over 13: an odd divisor, so that rounding never meets a tie.
+    smooth.add_(lines[..., 2:, :]).add_(inner, alpha=4.0).mul_(1.0 / 13.0).round_()
+    inner.sub_(smooth.sub_(inner).mul_(m))
+    x.clamp_(0.0, 255.0).floor_()
+
+
+def _posterize_(x: Tensor, bits: Tensor) -> None:
+    step = torch.exp2(8.0 - bits)
+    x.div_(step).floor_().mul_(step)
+
+
+def _solarize_(x: Tensor, m: Tensor) -> None:
+    bright = x.clone().ge_(m * 255.0)  # a float mask: bool ones are not vectorised
+    x.sub_(bright, alpha=255.0).abs_()
+
+
+def _auto_contrast_(x: Tensor, m: Tensor) -> None:
+    low, high = x.amin(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True)
+    flat = low == high
+    low, scale = low.masked_fill(flat, 0.0), ((high - low) * (1.0 / 255.0)).masked_fill_(flat, 1.0)
+    x.sub_(low).div_(scale).clamp_(0.0, 255.0).floor_()
+
+
+def _equalize_(x: Tensor, m: Tensor) -> None:
+    x.copy_(equalized_levels(x, x.dtype))
+
+
+def _invert_(x: Tensor, m: Tensor) -> None:
+    x.neg_().add_(255.0)
+
+
+def _hue_(x: Tensor, m: Tensor) -> None:
+    if x.shape[1] == 3:
+        x.mul_(1.0 / 255.0)
+        turn_hue_(x, m)
+        x.mul_(255.999).floor_().clamp_(0.0, 255.0)
+
+
+def _grayscale_(x: Tensor, m: Tensor) -> None:
+    if x.shape[1] == 3:
+        x.copy_(luma(x).floor_().expand_as(x))
+
+
+def _gaussian_blur_(x: Tensor, sigma: Tensor) -> None:
+    radius = x.shape[-2] // 10 // 2
+    if 0 < radius < x.shape[-1]:
+        x.copy_(blurred(x, sigma.flatten(), radius).round_())
+
+
+_FACTOR = "its factor less 1"
+OPERATIONS: dict[str, Kind] = {
+    "shear_x": Kind("tangent of the angle"),
+    "shear_y": Kind("tangent of the angle"),
+    "translate_x": Kind("pixels"),
+    "translate_y": Kind("pixels"),
+    "rotate": Kind("degrees"),
+    "cutout": Kind("side, as a share of the width"),
+    "brightness": Kind(_FACTOR, _brightness_),
+    "color": Kind(_FACTOR, _color_),
+    "contrast": Kind(_FACTOR, _contrast_),
+    "sharpness": Kind(_FACTOR, _sharpness_),
+    "posterize": Kind("bits that are kept", _posterize_),
+    "solarize": Kind("threshold, as a share of the range", _solarize_),
+    "hue": Kind("share of the circle", _hue_),
+    "gaussian_blur": Kind("sigma in pixels", _gaussian_blur_),
+    "grayscale": Kind(change=_grayscale_),
+    "auto_contrast": Kind(change=_auto_contrast_),
+    "equalize": Kind(change=_equalize_),
+    "invert": Kind(change=_invert_),
+    "identity": Kind(),
+}
+"""All operations; a sample's is given by its place in this list, which begins with the affine ones."""
+
+NAMES = tuple(OPERATIONS)
+IDENTITY = NAMES.index("identity")
+
+
+def apply_operations(
+    x: Tensor, op: Tensor, magnitude: Tensor, place: Tensor, *, interpolation: Sampling, fill: float
+) -> Tensor:
+    """Apply the operations of each sample, one after the other.
+
+    Args:
+        x: float32 in [0, 1], `[B, C, H, W]`; rounded to levels as torchvision does.
+        op: int64 `[B, S]`, places in `NAMES`, for S stages.
+        magnitude: float32 `[B, S]`, in the operation's own unit.
+        place: float32 `[B, S, 2]`, in [0, 1): where a cutout has its centre, across and down.
+        interpolation: of the affine operations.
+        fill: level of what they bring into the image, and of cutouts.
+
+    Returns:
+        Whole levels of 0 to 255, in float32.
+    """
+    y, held = x, torch.arange(len(x), device=x.device)  # the sample of each row
+    for stage in range(op.shape[1]):
+        drawn = op[:, stage]
+        rows = drawn.argsort(stable=True)
+        y, held = _in_order(y, held, rows), rows
+        y = to_levels(y, owned=y is not x) if stage == 0 else y
+        sizes = torch.bincount(drawn, minlength=len(NAMES)).tolist()
+        _stage_(y, drawn[rows], magnitude[:, stage][rows], place[:, stage][rows], sizes, interpolation, fill)
+    return _in_order(y, held, torch.arange(len(x), device=x.device))
+
+
+def to_levels(x: Tensor, *, owned: bool = False) -> Tensor:
+    """Floats in [0, 1] → whole levels of 0 to 255; overwrites what the caller owns."""
+    return (x.mul_(_LEVELS) if owned else x.mul(_LEVELS)).floor_()
+
+
+def _in_order(y: Tensor, held: Tensor, wanted: Tensor) -> Tensor:
+    """Rows that hold some samples, put into the order that is wanted; not moved when they are in it."""
+    return y if torch.equal(held, wanted) else y.index_select(0, held.argsort()[wanted])
+
+
+def _stage_(
+    y: Tensor, op: Tensor, magnitude: Tensor, place: Tensor, sizes: list[int], interpolation: Sampling, fill: float
+) -> None:
+    """Change rows that are sorted by their operation, `sizes[i]` of which have the i-th."""
+    at_a_time = max(1, _CACHED_VALUES // y.shape[1:].numel() if y.device.type == "cpu" else len(y))
+    moved = sum(sizes[: len(AFFINE)])
+    turn = matrices(op[:moved], magnitude[:moved], *y.shape[2:]) if moved else magnitude
+    for start in range(0, moved, at_a_time):
+        rows = slice(start, min(start + at_a_time, moved))
+        turned = sample(y[rows], turn[rows], interpolation, fill)
+        y[rows] = turned if interpolation == "nearest" else turned.round_()
+    first = moved
+    for number in range(len(AFFINE), IDENTITY):
+        last = first + sizes[number]
+        change = OPERATIONS[NAMES[number]].change
+        for start in range(first, last, at_a_time):
+            rows = slice(start, min(start + at_a_time, last))
+            if change is None:
+                _cut_out_(y[rows], magnitude[rows], place[rows], fill)
+            else:
+                change(y[rows], magnitude[rows].view(-1, 1, 1, 1))
+        first = last
+
+
+def _cut_out_(x: Tensor, share: Tensor, place: Tensor, fill: float) -> None:
+    """Fill a square whose centre lies anywhere in the image."""
+    height, width = x.shape[2:]
+    side = (share * width).round()
+    left, top = (
+        (place[:, axis] * length - side / 2).clamp(min=0.0).floor() for axis, length in enumerate((width, height))
+    )
+    across, down = torch.arange(width, device=x.device), torch.arange(height, device=x.device)
+    columns = (across >= left.unsqueeze(1)) & (across < (left + side).unsqueeze(1))
+    lines = (down >= top.unsqueeze(1)) & (down < (top + side).unsqueeze(1))
+    x.masked_fill_((lines.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), fill)

@@ -1,0 +1,109 @@
+"""A search for augmentation policies by matching densities (Fast AutoAugment, Lim et al. 2019, arXiv 1905.00397).
+
+A classifier learns from plain images; a sub-policy is good when it still recognises other images after they were
+changed by it. Candidates are drawn at random and the best are kept: no child model is trained, which is what makes the
+search fast. Differs from the paper: the classifier is a linear one on a frozen encoder, so that an encoder trained
+without labels can be asked; candidates come from a keyed random search instead of a tree-structured one; and one split
+of the task's training samples is used instead of five. The task's test samples are never read.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from mezzotint.augment.auto_augment import FAST_AUTO_AUGMENT, FastAutoAugment
+from mezzotint.augment.sub_policies import Step, SubPolicies
+from mezzotint.data.source import InMemory, Source
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluate.features import extract
+from mezzotint.evaluate.linear import Scaling
+from mezzotint.evaluate.logistic import fit
+from mezzotint.evaluate.suite import asked
+from mezzotint.seeding import Draws, key_of
+
+_PENALTY = 1e-3
+_IN_A_PASS = 256
+
+
+def search_policy(
+    encoder: Encoder,
+    source: Source,
+    *,
+    task: str | None = None,
+    trials: int = 200,
+    keep: int = 25,
+    num_ops: int = 2,
+    samples: int = 1024,
+    seed: int = 0,
+) -> tuple[SubPolicies, list[float]]:
+    """Find sub-policies after which a classifier still knows the images.
+
+    Args:
+        encoder: of images; it is not changed.
+        source: in memory, with a task that classifies.
+        task: its name; by default the first one.
+        trials: sub-policies that are tried.
+        keep: how many of the best are kept.
+        num_ops: operations in a sub-policy.
+        samples: images to learn from, and as many to score on, at most.
+        seed: of the split, the candidates and their draws.
+
+    Returns:
+        The sub-policies, the best first, and the cross-entropy of each in nats.
+
+    Raises:
+        ValueError: when there is no such task, the source is not in memory, or a number is too small.
+    """
+    read, tasks = asked(source)
+    found = [t for t in tasks if t.kind == "classify" and task in (None, t.name)]
+    if not found or not isinstance(read, InMemory):
+        names = ", ".join(t.name for t in tasks if t.kind == "classify") or "none in this data"
+        raise ValueError(f"got the task {task!r}; allowed: {names}, of data in memory: name one, or take other data")
+    if not 1 <= keep <= trials or num_ops < 1:
+        raise ValueError(
+            f"got keep={keep} of trials={trials} with num_ops={num_ops}; allowed is 1 or more, and keep at most "
+            "trials: 25 of 200 is usual"
+        )
+    labels = torch.as_tensor(found[0].labels)
+    order = torch.as_tensor(found[0].train)
+    order = order[labels[order] >= 0]
+    order = order[Draws(order, key_of(seed, "policy_search.split")).bits("order").argsort()]
+    half = min(samples, len(order) // 2)
+    learn, score = order[:half], order[half : 2 * half]
+    x = extract(encoder, read, indices=learn)
+    scaling = Scaling.of(x)
+    head = fit(scaling(x), labels[learn], len(found[0].classes), _PENALTY)
+    images = read.read_batch(score).float().div_(255.0)
+    losses = []
+    candidates = _candidates(trials, num_ops, seed)
+    for trial, steps in enumerate(candidates):
+        policy = FastAutoAugment()
+        policy.tabulate(SubPolicies("candidate", (steps,)), FAST_AUTO_AUGMENT)
+        changed = policy(images, Draws(score, key_of(seed, trial, "policy_search.draws")))
+        logits = scaling(_features(encoder, changed)) @ head.weight.T + head.bias
+        losses.append(float(cross_entropy(logits, labels[score])))
+    best = sorted(range(trials), key=losses.__getitem__)[:keep]
+    made = f"the {keep} best of {trials} random candidates on {found[0].name}, {half} images, seed {seed}"
+    return SubPolicies("searched", tuple(candidates[i] for i in best), made), [losses[i] for i in best]
+
+
+def _candidates(trials: int, num_ops: int, seed: int) -> list[tuple[Step, ...]]:
+    """Operations, probabilities and levels, uniformly; identity is none of them."""
+    names = [name for name in FAST_AUTO_AUGMENT if name != "identity"]
+    draws = Draws(torch.arange(trials), key_of(seed, "policy_search.candidates"))
+    which = draws.integers("operation", num_ops, high=len(names)).tolist()
+    p, level = (draws.uniform(name, num_ops).tolist() for name in ("probability", "level"))
+    return [
+        tuple(Step(names[which[t][s]], round(p[t][s], 4), round(level[t][s], 4)) for s in range(num_ops))
+        for t in range(trials)
+    ]
+
+
+@torch.inference_mode()
+def _features(encoder: Encoder, x: Tensor) -> Tensor:
+    """Features of images in [0, 1], in eval mode."""
+    training = encoder.training
+    encoder.eval()
+    found = torch.cat([encoder(encoder.input.normalize(part)) for part in torch.split(x, _IN_A_PASS)]).float()
+    encoder.train(training)
+    return found

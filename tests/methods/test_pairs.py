@@ -1,0 +1,181 @@
+"""One way of comparing pairs for all methods: masks, weights and reductions, against loops."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.methods.byol import BYOL, squared_distance
+from mezzotint.methods.dino import DINO
+from mezzotint.methods.moco import MoCo, queue_contrast
+from mezzotint.methods.siamese import Siamese
+from mezzotint.methods.simclr import SimCLR, nt_xent
+from mezzotint.methods.simsiam import SimSiam, negative_cosine
+from mezzotint.seeding import Draws
+from mezzotint.types import Input, Views
+
+INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+class Tiny(Encoder):
+    """One layer on the mean colour and its spread, for images of any size."""
+
+    def __init__(self) -> None:
+        super().__init__(INPUT, dim=12)
+        self.layer = torch.nn.Linear(6, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1)).tanh()
+        return found
+
+
+def make_views(count: int, batch: int) -> Views:
+    generator = torch.Generator().manual_seed(1)
+    x = tuple(torch.randn(batch, 3, 8, 8, generator=generator) for _ in range(count))
+    return Views(x, ("global",) * count, Draws(torch.arange(batch), 3))
+
+
+PAIRS = ((1, 0), (0, 1), (2, 0), (3, 0), (3, 1))
+WEIGHTS = [0.3, 0.3, 0.7, 0.7, 0.2]
+
+
+def masked(count: int = 4, *, weights: bool = True) -> Views:
+    views = make_views(count, 6)
+    return replace(views, pairs=PAIRS, weights=torch.tensor(WEIGHTS) if weights else None)
+
+
+def build(cls: type[Siamese], **keywords: Any) -> Siamese:
+    torch.manual_seed(0)
+    small: dict[str, Any] = {"hidden_dim": 24, "dim": 16, **keywords}
+    return cls(Tiny(), **small).train()
+
+
+DISTANCES = [
+    (BYOL, {"reduction": "sum"}, squared_distance),
+    (BYOL, {"reduction": "mean"}, squared_distance),
+    (SimSiam, {"reduction": "mean"}, negative_cosine),
+    (SimSiam, {"reduction": "sum"}, negative_cosine),
+    (MoCo, {"head": "byol", "directions": "both_ways", "queue_size": 20, "reduction": "mean"}, None),
+]
+
+
+@pytest.mark.parametrize(("cls", "keywords", "distance"), DISTANCES)
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_loss_is_that_of_the_pairs(cls: type[Siamese], keywords: Any, distance: Any, weighted: bool) -> None:
+    method, views = build(cls, **keywords), masked(weights=weighted)
+    zs, ps = method.online(views)
+    ts = method.targets(views, zs)
+    assert set(ts) == {0, 1}  # nothing is a target that no pair asks for
+    if distance is None:
+        assert isinstance(method, MoCo)
+        queue = method.queue.clone()
+        terms = [queue_contrast(ps[p], ts[t], queue, method.temperature)[0] for p, t in PAIRS]
+    else:
+        terms = [distance(ps[p], ts[t]) for p, t in PAIRS]
+    weights = WEIGHTS if weighted else [1.0] * len(PAIRS)
+    expected = torch.stack([w * term for w, term in zip(weights, terms, strict=True)]).sum()
+    if keywords["reduction"] == "mean":
+        expected = expected / sum(weights)
+    torch.testing.assert_close(method.compare(ps, ts, views)[0], expected)
+
+
+def test_nt_xent_with_a_mask_is_a_loop_over_its_pairs() -> None:
+    z = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
+    weights = torch.zeros(4, 4)
+    for (p, t), weight in zip(PAIRS, WEIGHTS, strict=True):
+        weights[p, t] = weight
+    unit, total, mass = torch.nn.functional.normalize(z, dim=2), torch.zeros(()), 0.0
+    for (p, t), weight in zip(PAIRS, WEIGHTS, strict=True):
+        partners = [b for a, b in PAIRS if a == p]
+        for row in range(5):
+            logits = torch.stack(
+                [unit[p, row] @ unit[v, i] / 0.2 for v in range(4) for i in range(5) if i != row or v in partners]
+            )
+            total = total + weight * (logits.logsumexp(0) - unit[p, row] @ unit[t, row] / 0.2)
+            mass += weight
+    torch.testing.assert_close(nt_xent(z, 0.2, None, weights)[0], total / mass)
+
+
+def test_a_full_mask_is_no_mask() -> None:
+    method, views = build(SimCLR), make_views(4, 6)
+    full = tuple((p, t) for p in range(4) for t in range(4) if p != t)
+    torch.testing.assert_close(method(replace(views, pairs=full)).loss, method(views).loss)
+
+
+@pytest.mark.parametrize("cls", [BYOL, SimSiam, DINO])
+def test_the_mean_does_not_grow_with_repeated_views(cls: type[Siamese]) -> None:
+    method = build(cls, **({"reduction": "mean"} if cls is BYOL else {}), **({"prototypes": 20} if cls is DINO else {}))
+    view = make_views(2, 6).x[0]
+    losses = [float(method(replace(make_views(2, 6), x=(view,) * n, tags=("a",) * n)).loss.detach()) for n in (2, 4)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def dino(**keywords: Any) -> DINO:
+    method = build(DINO, prototypes=20, **keywords)
+    assert isinstance(method, DINO)
+    return method
+
+
+def test_dino_is_the_cross_entropy_of_centred_and_sharpened_targets() -> None:
+    method, views = dino(), masked()
+    method.center.copy_(torch.linspace(-0.2, 0.2, 20))
+    found = method(views).loss
+    student: list[Tensor] = [method.projector(method.encoder(x))[1] for x in views.x]
+    teacher = [method.teacher_projector(method.teacher_encoder(x))[1] for x in views.x[:2]]
+    targets = [torch.softmax((t - method.center) / 0.07, dim=1) for t in teacher]
+    total = sum(
+        w * -(targets[t] * torch.log_softmax(student[p] / 0.1, dim=1)).sum(1).mean()
+        for (p, t), w in zip(PAIRS, WEIGHTS, strict=True)
+    )
+    torch.testing.assert_close(found, total / sum(WEIGHTS))
+
+
+def test_dino_warms_the_teacher_up_and_freezes_the_prototypes() -> None:
+    method, views = dino(teacher_warmup_epochs=10, frozen_epochs=2), make_views(2, 6)
+    gradients = []
+    for epoch in (0.0, 1.0, 2.0):
+        method.zero_grad()
+        method(replace(views, epoch=torch.tensor(epoch))).loss.backward()
+        grad = method.projector.directions.grad
+        assert grad is not None
+        gradients.append(bool(grad.any()))
+    assert gradients == [False, False, True]
+    spread = [
+        float(-(t * t.log()).sum(1).mean())
+        for epoch in (0.0, 5.0, 10.0, 50.0)
+        for t in [method.targets(replace(views, epoch=torch.tensor(epoch)), [])[0]]
+    ]
+    assert spread[0] < spread[1] < spread[2] == pytest.approx(spread[3])
+
+
+def test_dino_moves_its_centre_after_the_step() -> None:
+    method, views = dino(center_momentum=0.75), make_views(2, 6)
+    method(views)
+    assert not method.center.any()
+    logits = [method.teacher_projector(method.teacher_encoder(x))[1] for x in views.x]
+    method.after_step(0.5)
+    torch.testing.assert_close(method.center, 0.25 * torch.stack(logits).mean(dim=(0, 1)).detach())
+    method(views)
+    method.before_step()  # the step was left out
+    centre = method.center.clone()
+    method.after_step(0.5)
+    assert torch.equal(method.center, centre)
+
+
+def test_dino_prototypes_have_length_one_or_learn_it() -> None:
+    z, logits = dino().projector(torch.randn(4, 12))
+    torch.testing.assert_close(z.norm(dim=1), torch.ones(4))
+    assert logits.abs().max() <= 1.0
+    lengths = dino(norm_last_layer=False).projector.lengths
+    assert lengths is not None and lengths.requires_grad
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 0.0}, {"momentum": 1.5}, {"prototypes": 1}, {"teacher_temperature": (0.0, 0.1)}]
+)
+def test_dino_refuses_in_three_parts(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^got .*; allowed .*"):
+        build(DINO, **{"prototypes": 20, **wrong})
