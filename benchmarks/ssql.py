@@ -2,8 +2,8 @@
 
 Three arms for each base, with the same encoder, data, views and optimiser: the base, SSQL over it for as many epochs,
 and the base for twice as many, which makes as many encoder passes as SSQL. Every seed trains all three, so differences
-are paired by seed. Evaluated by plain min-max ranges, as in the paper: policy `ssql`, probes on quantized features; the head that
-is kept also with BatchNorm's statistics put right for each width (`mezzotint.quant.renorm`).
+are paired by seed. Evaluated by plain min-max ranges, as in the paper: policy `ssql`, probes on quantized features; the
+head that is kept also with BatchNorm's statistics put right for each width (`mezzotint.quant.renorm`).
 
     python benchmarks/ssql.py --base simclr --epochs 30 --seeds 3 --runs runs/ssql > benchmarks/results/ssql_simclr.md
 """

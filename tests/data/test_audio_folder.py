@@ -183,7 +183,11 @@ def test_folds_and_test_lists_are_never_pretrained_on(tmp_path: Path) -> None:
         "5.wav",
     ]
     two = folder(tmp_path, files=str(tmp_path / "bridle.json"), test_files=str(tmp_path / "ast.json"))
-    assert len(two) == 6 and len(two.evaluation()[0]) == 12 and len(two.evaluation()[1][0].test) == 4
+    everything, (task,) = two.evaluation()
+    assert len(two) == 6 and len(everything) == 12 and task.kind == "tag" and task.test.tolist() == list(range(6, 12))
+    assert task.labels[[0, 2, 6, 8]].tolist() == [[True, False], [True, True]] * 2
+    one = folder(tmp_path, files=str(tmp_path / "bridle.json"), holdout=0.34)
+    assert [len(part) for t in one.evaluation()[1] for part in (t.train, t.test)] == [4, 2]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ def test_each_recipe_of_the_page_names_a_source_and_its_keys() -> None:
 
 def test_every_source_stands_on_a_page() -> None:
     pages = "".join(
-        (DOCS / name).read_text(encoding="utf-8") for name in ("data.md", "audio.md", "points.md", "series.md")
+        (DOCS / name).read_text(encoding="utf-8")
+        for name in ("data.md", "audio.md", "points.md", "series.md", "tokens.md", "video.md")
     )
     missing = [kind for kind in index().members("Source") if kind not in pages]
     assert missing == []

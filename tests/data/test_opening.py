@@ -43,5 +43,5 @@ def test_what_does_not_exist_is_refused_with_what_the_modality_allows() -> None:
     points = Input((3, 64), (0.0,) * 3, (1.0,) * 3, "points")
     with pytest.raises(ValueError, match="allowed is a folder of clouds or meshes"):
         open_source("nowhere", points)
-    with pytest.raises(ValueError, match="none of this modality yet"):
-        open_source("nowhere", Input((4,), (), (), "tokens"))
+    with pytest.raises(ValueError, match="allowed is a folder of videos"):
+        open_source("nowhere", Input((1, 4, 8, 8), (0.0,), (1.0,), "video"))

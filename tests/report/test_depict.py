@@ -54,6 +54,27 @@ def test_constant_and_not_finite_samples_have_a_picture(input: Input) -> None:
     assert depict(x, input).shape[0] == 3
 
 
+def test_video_shows_four_frames_side_by_side_stored_or_as_a_view() -> None:
+    x = torch.arange(10, dtype=torch.uint8).view(1, 10, 1, 1).expand(1, 10, 6, 5).contiguous() * 20
+    input = Input((1, 10, 6, 5), (0.0,), (1.0,), "video")
+    shown = depict(x, input)
+    assert shown.shape == (3, 6, 23) and shown[0, 0, [0, 6, 12, 18]].tolist() == [0, 60, 120, 180]
+    assert int(shown[1, 0, 5]) == 255 and torch.equal(depict(x / 255, input), shown)
+
+
+def test_bytes_are_printed_and_other_tokens_are_squares() -> None:
+    letters = Input((64,), (), (), "tokens", 258)
+    text = torch.zeros(64, dtype=torch.int64)
+    text[:40] = torch.tensor([ord("W") + 2] * 31 + [ord(" ") + 2] * 9)
+    shown = ink(depict(text, letters))
+    assert shown.shape == (96, 192) and shown[:14].sum() > 1000 and shown[14:].sum() == 0
+    assert not torch.equal(ink(depict(text.clamp(max=50), letters)), shown)
+    others = Input((4,), (), (), "tokens", 30)
+    squares = depict(torch.tensor([5, 5, 1, 0]), others)
+    assert squares.shape == (3, 96, 96) and torch.equal(squares[:, :48, :48], squares[:, :48, 48:])
+    assert int(squares[:, 48:, :48].max()) == 0 and int(squares[:, 48:, 48:].min()) == 255
+
+
 def test_other_modalities_are_refused() -> None:
     with pytest.raises(ValueError, match="allowed: image, audio, points, series"):
         depict(torch.zeros(4), Input((4,), (0.0,) * 4, (1.0,) * 4, "table"))

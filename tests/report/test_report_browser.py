@@ -202,7 +202,10 @@ def test_a_cloud_turns_and_a_spectrogram_sounds(browser: Any, tmp_path: Path) ->
                                        sound.onerror = () => done(-1); })"""
     assert 1.0 < script(browser, length) < 1.5
     image = browser.find_element("css selector", "[data-sound]")
-    script(browser, "Audio.prototype.play = () => Promise.resolve(); HTMLMediaElement.prototype.play = Audio.prototype.play")
+    script(
+        browser,
+        "Audio.prototype.play = () => Promise.resolve(); HTMLMediaElement.prototype.play = Audio.prototype.play",
+    )
     image.click()
     assert image.get_attribute("aria-pressed") == "true"
     image.click()

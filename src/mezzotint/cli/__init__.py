@@ -3,6 +3,9 @@
 # Verbs are listed by `--help` in the order of these imports.
 # isort: off
 from mezzotint.cli import training as training
+from mezzotint.cli import finetuning as finetuning
+from mezzotint.cli import transferring as transferring
+from mezzotint.cli import studies as studies
 from mezzotint.cli import encoders as encoders
 from mezzotint.cli import checkpoints as checkpoints
 from mezzotint.cli import data as data

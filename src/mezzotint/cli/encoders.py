@@ -51,6 +51,9 @@ def export(
     calibration: Annotated[int | None, typer.Option(help="Samples that choose the ranges. Default: 512.")] = None,
     runtime: Annotated[str, typer.Option(help="onnxruntime, or openvino.")] = "onnxruntime",
     data: Annotated[str | None, typer.Option(help="To calibrate and compare on. Default: the run's data.")] = None,
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="Of packed: put BatchNorm right for the rounded weights.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -60,7 +63,7 @@ def export(
 
     folder = write(
         run, format, bits, activation_bits=activation_bits, group=group, policy=policy, observer=observer,  # type: ignore[arg-type]
-        reduce_range=reduce_range, calibration=calibration, runtime=runtime, data=data,  # type: ignore[arg-type]
+        reduce_range=reduce_range, calibration=calibration, runtime=runtime, data=data, corrected=corrected,  # type: ignore[arg-type]
     )  # fmt: skip
     verification = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
     if as_json:

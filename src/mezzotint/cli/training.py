@@ -25,45 +25,38 @@ def pretrain(
     debug: Debug = False,
 ) -> None:
     """Pretrain an encoder, evaluate it, and write its report."""
-    from mezzotint.train.recipe import read_recipe
+    from mezzotint.train.phases import refuse_other_recipe
+    from mezzotint.train.recipe import read_raw, read_recipe
 
     if resume and out is None:
         raise RecipeError("got --resume without --out; allowed is the directory of a run: --out runs/NAME --resume")
     name, overrides = (str(out), list(arguments or ())) if resume else recipe_of(arguments)
     config = read_recipe(name, overrides)  # before anything heavy is imported
     if resume:
-        _refuse_other_recipe(read_recipe(name), config)
+        refuse_other_recipe(read_recipe(name), config)
     from mezzotint import dist
     from mezzotint.train.loop import pretrain as train
+    from mezzotint.train.plan import Plan, pretrain_plan
     from mezzotint.train.recipe import Recipe
     from mezzotint.train.rundir import default_directory
 
-    recipe = Recipe.build(config)
+    plan = Plan.of(read_raw(name, overrides))
+    recipe = Recipe.build(plan.phases[0].config)
     if dry_run:
         from mezzotint.train.preview import preview
 
-        typer.echo(preview(recipe))
+        typer.echo("\n".join([preview(recipe), *plan.facts()]))
         return
     mode = "json" if as_json else "quiet" if quiet else "bar"
     folder = out or default_directory(name)
-    done = train(recipe, folder, resume=resume, overwrite=overwrite, progress=mode)
+    if len(plan.phases) > 1:
+        done = pretrain_plan(plan, folder, resume=resume, overwrite=overwrite, progress=mode)
+    else:
+        done = train(recipe, folder, resume=resume, overwrite=overwrite, progress=mode)
     if train_only or not dist.launched_as_main():
         return
     _say(mode, f"trained: {done}/encoder; now evaluating", {"trained": str(done)})
     _evaluate_and_report(done, (), mode)
-
-
-def _refuse_other_recipe(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """A resumed run may be logged, saved and fed differently, and no more."""
-    for section in old:
-        free = ("log", "checkpoints", "loader", "guard") if section == "run" else ()
-        for key, value in old[section].items():
-            if new[section].get(key) != value and key not in free and section != "evaluate":
-                now = new[section].get(key)
-                raise RecipeError(
-                    f"got --resume with {section}.{key}={now!r}, which was {value!r}; allowed to change are run.log, "
-                    "run.checkpoints, run.loader, run.guard and evaluate: start a new run for the rest"
-                )
 
 
 def _evaluate_and_report(folder: Path, overrides: tuple[str, ...], mode: str) -> None:

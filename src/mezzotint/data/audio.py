@@ -38,7 +38,8 @@ class AudioFolder(Component, Source):
 
     Without a list, folders are classes and splits, as in an image folder: the task is `label/val` (or `label/test`), or
     `label/holdout`. With `files`, labels come from the list: the task is `label/test` when there is a list `test_files`
-    or a `test_fold`, else `label/holdout`. Files with several labels make no task; `multi_hot` has their labels.
+    or a `test_fold`, else `label/holdout`. Where a file has several labels, the task asks for all of them, and is
+    scored by mean average precision.
 
     Args:
         root: folder of the files; paths in lists are relative to it.
@@ -81,14 +82,14 @@ class AudioFolder(Component, Source):
         if (test_files or test_fold is not None) and not files:
             raise ValueError("got test_files or test_fold without files; allowed is a list for both: give files too")
         self.root, self.front_end, self.holdout = os.fspath(root), front_end, holdout
-        self._mel = _FRONT_ENDS[front_end]
-        self._samples = round(seconds * self._mel.sample_rate)
-        frames = self._mel.frames(self._samples) if seconds > 0 else 0
+        self.mel = _FRONT_ENDS[front_end]
+        self._samples = round(seconds * self.mel.sample_rate)
+        frames = self.mel.frames(self._samples) if seconds > 0 else 0
         if frames < 8:
             raise ValueError(f"got seconds={seconds}; allowed is 0.1 or more: 0.95 gives 96 frames to byol_a")
         own, scored, self.scored = self._listed(files, test_files, test_fold)
         self._use(own, scored, labels)
-        self.input = Input((1, self._mel.mels, frames), (0.0,), (1.0,), "audio")
+        self.input = Input((1, self.mel.mels, frames), (0.0,), (1.0,), "audio")
         if mean is None or std is None:
             measured = self._moments()
             mean, std = measured[0] if mean is None else mean, measured[1] if std is None else std
@@ -150,14 +151,14 @@ class AudioFolder(Component, Source):
         """One sample, float32 `[1, mels, frames]`; its label is a bool tensor `[classes]` where it has several."""
         path = os.fsdecode(self._paths[index])
         try:
-            wave = read_waveform(os.path.join(self.root, path), self._mel.sample_rate, self._samples)
+            wave = read_waveform(os.path.join(self.root, path), self.mel.sample_rate, self._samples)
         except UndecodableAudio as error:
             raise Unreadable(path, str(error)) from None
         if self.front_end == "audioset":
             wave = wave - wave.mean()
         found = self._found[index]
         label = self.multi_hot(index) if len(found) > 1 else found[0] if found else None
-        return {"x": log_mel(wave, self._mel).unsqueeze(0).contiguous(), "id": path, "label": label}
+        return {"x": log_mel(wave, self.mel).unsqueeze(0).contiguous(), "id": path, "label": label}
 
     def multi_hot(self, index: int) -> Tensor:
         """Which of the classes a file has: bool `[classes]`."""
@@ -178,6 +179,8 @@ class AudioFolder(Component, Source):
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All files that have a part in the task, and the task: none with fewer than two classes."""
+        if any(len(labels) > 1 for labels in (*self._found, *self._scored_found)):
+            return self._tagging()
         single = _single([*self._found, *self._scored_found])
         if len(np.unique(single[single >= 0])) < 2:
             return self, []
@@ -185,13 +188,32 @@ class AudioFolder(Component, Source):
             chosen = held_out(self.labels, self.holdout, "label")
             train, test = (~chosen & (self.labels >= 0)).nonzero()[0], chosen.nonzero()[0]
             return self, [Task("label/holdout", "classify", self.labels, train, test, self.classes)]
+        both = self._with_scored(single)
+        labelled = (single >= 0).nonzero()[0]
+        train, test = labelled[labelled < len(self)], labelled[labelled >= len(self)]
+        return both, [Task(f"label/{self.scored}", "classify", single, train, test, self.classes)]
+
+    def _tagging(self) -> tuple[Source, Sequence[Task]]:
+        """The same where files have several labels; those without any are labelled with nothing and left out."""
+        both = self._with_scored(_single([*self._found, *self._scored_found]))
+        labels = np.zeros((len(both), len(self.classes)), np.bool_)
+        for index, found in enumerate(both._found):
+            labels[index, list(found)] = True
+        known = np.flatnonzero(labels.any(axis=1))
+        if self.scored is None:
+            chosen = held_out(np.where(labels.any(axis=1), 0, -1), self.holdout, "label")
+        else:
+            chosen = np.arange(len(both)) >= len(self)
+        name = f"label/{self.scored or 'holdout'}"
+        return both, [Task(name, "tag", labels, known[~chosen[known]], known[chosen[known]], self.classes)]
+
+    def _with_scored(self, single: Index) -> "AudioFolder":
+        """The files to pretrain on, and behind them those to be scored."""
         both = copy.copy(self)
         both._paths = np.concatenate([self._paths, self._scored_paths])
         both._found = [*self._found, *self._scored_found]
         both.labels = single
-        labelled = (single >= 0).nonzero()[0]
-        train, test = labelled[labelled < len(self)], labelled[labelled >= len(self)]
-        return both, [Task(f"label/{self.scored}", "classify", single, train, test, self.classes)]
+        return both
 
     def _moments(self) -> tuple[float, float]:
         """Mean and deviation of all values of some files, chosen by a fixed key; unreadable ones are left out."""

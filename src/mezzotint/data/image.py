@@ -109,6 +109,10 @@ class ImageFolder(Component, Source):
         crop = self._cut(index, self._middle, margin=2.0)[0]
         return {"x": crop, "id": self._paths[index], "label": label if label >= 0 else None}
 
+    def id_of(self, index: int) -> str:
+        """The path of an image, relative to the root."""
+        return self._paths[index]
+
     def read_crops(self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]) -> list[Tensor]:
         """Cut crops out of one image; see `Croppable`. Boxes are in the upright image, after EXIF rotation."""
         return self._cut(index, choose, margin=1.0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mezzotint.data.source import Croppable, InMemory, Source
+from mezzotint.data.source import Croppable, InMemory, Source, Taught
 from mezzotint.seeding import sample_order
 from mezzotint.types import Batch, Input, Unreadable
 
@@ -95,6 +95,7 @@ class _Reader(Dataset[Batch]):
         epoch = self.plan.epoch_of(step)
         bad: list[Unreadable] = []
         rows: list[list[Tensor]] = []
+        read: list[int] = []
         if isinstance(self.source, Croppable):
             choosers = self.views.choosers(ids, input=self.input, seed=self.plan.seed, epoch=epoch)
         for place, index in enumerate(ids.tolist()):
@@ -107,6 +108,7 @@ class _Reader(Dataset[Batch]):
                         rows.append(self.source.read_crops(candidate, choosers[place]))
                     else:
                         rows.append([self.source.read(candidate)["x"]])
+                    read.append(candidate)
                     break
                 except Unreadable as error:
                     if self.on_bad == "error":
@@ -120,7 +122,8 @@ class _Reader(Dataset[Batch]):
                     f"{tries} samples in a row cannot be read, from sample {index} on{why}; see `mezzotint doctor`"
                 )
         x = tuple(torch.stack(column) for column in zip(*rows, strict=True))
-        return Batch(x, ids, cropped=isinstance(self.source, Croppable), bad=tuple(bad))
+        labels = self.source.targets(torch.tensor(read)) if isinstance(self.source, Taught) else None
+        return Batch(x, ids, cropped=isinstance(self.source, Croppable), bad=tuple(bad), labels=labels)
 
 
 class _Steps(Sampler[int]):
@@ -166,7 +169,8 @@ def batches(
     if isinstance(source, InMemory):
         for step in range(start, stop):
             ids = plan.indices(step)
-            yield Batch((source.read_batch(ids),), ids)
+            labels = source.targets(ids) if isinstance(source, Taught) else None
+            yield Batch((source.read_batch(ids),), ids, labels=labels)
         return
     reader = _Reader(source, views, plan, source.input, on_bad)
     yield from DataLoader(

@@ -33,8 +33,11 @@ class Held:
     def read(self, index: int) -> Sample:
         """One sample, uint8 `[C, H, W]`."""
         label = int(self.labels[index])
-        name = f"{self.ids}/{index:06d}" if isinstance(self.ids, str) else self.ids[index]
-        return {"x": self.images[index], "id": name, "label": label if label >= 0 else None}
+        return {"x": self.images[index], "id": self.id_of(index), "label": label if label >= 0 else None}
+
+    def id_of(self, index: int) -> str:
+        """The name of a sample."""
+        return f"{self.ids}/{index:06d}" if isinstance(self.ids, str) else self.ids[index]
 
     def read_batch(self, indices: Tensor) -> Tensor:
         """int64 `[B]` → uint8 `[B, C, H, W]`."""

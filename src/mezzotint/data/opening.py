@@ -6,6 +6,7 @@ from pathlib import Path
 from mezzotint.data.arrays import Arrays
 from mezzotint.data.audio import AudioFolder
 from mezzotint.data.image import ImageFolder
+from mezzotint.data.mails import Mails
 from mezzotint.data.points import point_clouds
 from mezzotint.data.points_furniture import Furniture
 from mezzotint.data.samples import Samples
@@ -13,7 +14,10 @@ from mezzotint.data.series import Series
 from mezzotint.data.series_smartwatch import Smartwatch
 from mezzotint.data.source import Source
 from mezzotint.data.speech import Speech
+from mezzotint.data.spins import Spins
 from mezzotint.data.table import Table
+from mezzotint.data.tokens import Tokens
+from mezzotint.data.video import VideoFolder
 from mezzotint.types import Input
 
 _EMBEDDED: dict[str, Callable[[], Source]] = {
@@ -23,6 +27,8 @@ _EMBEDDED: dict[str, Callable[[], Source]] = {
     "speech": Speech,
     "furniture": Furniture,
     "smartwatch": Smartwatch,
+    "mails": Mails,
+    "spins": Spins,
 }
 _ALLOWED = {
     "image": "an image folder, an .npz or .npy file",
@@ -30,6 +36,8 @@ _ALLOWED = {
     "points": "a folder of clouds or meshes, an .npz or .h5 file",
     "series": "an .npz, .ts or .csv file",
     "table": "a .csv, .npz or .parquet file",
+    "video": "a folder of videos",
+    "tokens": "a folder of text files, a .txt, .csv, .npz or .npy file",
 }
 
 
@@ -46,9 +54,8 @@ def open_source(name: str, input: Input) -> Source:
     source: Source
     if name in _EMBEDDED and not Path(name).exists():
         source = _EMBEDDED[name]()
-    elif not Path(name).exists() or input.modality not in _ALLOWED:
-        allowed = _ALLOWED.get(input.modality, "none of this modality yet")
-        raise ValueError(f"got the data {name!r}; allowed is {allowed}, or {', '.join(_EMBEDDED)}")
+    elif not Path(name).exists():
+        raise ValueError(f"got the data {name!r}; allowed is {_ALLOWED[input.modality]}, or {', '.join(_EMBEDDED)}")
     elif input.modality == "audio":
         source = AudioFolder(root=name)
     elif input.modality == "points":
@@ -57,6 +64,10 @@ def open_source(name: str, input: Input) -> Source:
         source = Series(path=name, window=input.shape[1])
     elif input.modality == "table":
         source = Table(path=name)
+    elif input.modality == "video":
+        source = VideoFolder(root=name, frames=input.shape[1], size=input.shape[2])
+    elif input.modality == "tokens":
+        source = Tokens(path=name, length=input.shape[0])
     elif Path(name).is_dir():
         source = ImageFolder(root=name, size=input.shape[-1])
     else:

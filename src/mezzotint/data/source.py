@@ -20,17 +20,19 @@ class Task:
 
     Attributes:
         name: what is predicted and how it is split, `"category/across-styles"`.
-        kind: `"classify"`: labels of `train` are learnt and those of `test` predicted. `"retrieve"`: each sample of
-            `test` looks for the one with its own label among `train`.
-        labels: int64 `[N]` for all samples of the source; only those of `train` and `test` are looked at.
+        kind: `"classify"`: labels of `train` are learnt and those of `test` predicted. `"tag"`: the same, where a
+            sample has any number of labels. `"retrieve"`: each sample of `test` looks for the one with its own label
+            among `train`.
+        labels: int64 `[N]`, or to tag bool `[N, C]`, for all samples of the source; only those of `train` and `test`
+            are looked at.
         train: indices of the samples to learn from.
         test: indices of the samples to be scored.
         classes: names, by label; empty for retrieval.
     """
 
     name: str
-    kind: Literal["classify", "retrieve"]
-    labels: Index
+    kind: Literal["classify", "tag", "retrieve"]
+    labels: Index | npt.NDArray[np.bool_]
     train: Index
     test: Index
     classes: Sequence[str] = ()
@@ -84,6 +86,24 @@ class InMemory(Protocol):
 
     def read_batch(self, indices: Tensor) -> Tensor:
         """int64 `[B]` → uint8 `[B, C, H, W]`."""
+        ...
+
+
+@runtime_checkable
+class Taught(Protocol):
+    """A source whose samples come with what a supervised method is to predict."""
+
+    def targets(self, indices: Tensor) -> Tensor:
+        """int64 `[B]` → labels int64 `[B]`, or bool `[B, C]` where a sample has several."""
+        ...
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A source that knows the ids of its samples without reading them."""
+
+    def id_of(self, index: int) -> str:
+        """`Sample["id"]` of a sample."""
         ...
 
 

@@ -43,7 +43,7 @@ class Probe(Component, ABC):
     """
 
     name: ClassVar[str]
-    kinds: ClassVar[tuple[Literal["classify", "retrieve"], ...]]
+    kinds: ClassVar[tuple[Literal["classify", "tag", "retrieve"], ...]]
 
     @property
     @abstractmethod

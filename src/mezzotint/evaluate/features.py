@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from mezzotint import dist
 from mezzotint.data.source import InMemory, Source
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.types import Input, Unreadable
+from mezzotint.types import PADDING, Input, Unreadable
 
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and their total, of this process."""
@@ -117,16 +117,29 @@ def raw_features(
     """The input itself as features: what an encoder has to beat.
 
     Samples are normalised as `source.input` says and flattened. Images with a side above 64 px are first averaged over
-    areas to at most 32 × 32, at which a linear probe of pixels is about as good and has fewer weights to overfit with.
+    areas to at most 32 × 32, at which a linear probe of pixels is about as good and has fewer weights to overfit with;
+    videos to 4 × 16 × 16. Of tokens it is how large a share of the text each has.
     """
 
     def forward(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return _shares(x, source.input.vocabulary)
+        if x.ndim == 5:
+            frames, height, width = x.shape[2:]
+            x = nn.functional.adaptive_avg_pool3d(x, (min(frames, 4), min(height, 16), min(width, 16)))
         if x.ndim == 4 and max(x.shape[-2:]) > _RAW_LIMIT:
             height, width = x.shape[-2:]
             x = nn.functional.adaptive_avg_pool2d(x, (min(_RAW_SIZE, height), min(_RAW_SIZE, width)))
         return x.flatten(1)
 
     return _read(source, forward, source.input, indices, batch_size, workers, torch.device("cpu"), None)
+
+
+def _shares(x: Tensor, vocabulary: int) -> Tensor:
+    """Tokens `[B, L]` → float32 `[B, vocabulary]`, the share of each in what is no padding."""
+    there = (x != PADDING).float()
+    counts = there.new_zeros(len(x), vocabulary).scatter_add_(1, x, there)
+    return counts / there.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
 class Normalise:

@@ -68,8 +68,11 @@ class KNN(Probe):
             order = near[tied].sort(dim=1, descending=True, stable=True).indices
             chosen = chosen.clone()
             chosen[tied] = order[:, : chosen.shape[1]]
-        values = near.gather(1, chosen)
+        return self.votes(near.gather(1, chosen), members[chosen], num_classes)
+
+    def votes(self, values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+        """What neighbours vote for: similarities and classes `[B, k]` → `[B, C]`; see `_votes`."""
         weights = ((values - values[:, :1].amax(dim=1, keepdim=True)) / self.temperature).exp()
-        ballots = torch.nn.functional.one_hot(members[chosen], num_classes)
+        ballots = torch.nn.functional.one_hot(classes, num_classes)
         votes = (weights.unsqueeze(1) @ ballots.to(weights.dtype)).squeeze(1)
         return votes.masked_fill(~ballots.any(dim=1), -torch.inf)

@@ -13,20 +13,23 @@ Selection: a stratified fifth of the training samples is held out; strengths are
 fit starting from the last, until the held-out loss rises. The one with the best held-out top-1, which is the figure
 that is reported, is fitted to all training samples; at equal top-1 the loss decides. Each seed is another fifth. The
 test features are looked at once, by the final classifier.
+
+Where samples have several labels (`"tag"`), each class has a logistic regression of its own, all of one strength, and
+mean average precision takes the place of top-1.
 """
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mezzotint.data.split import held_out
 from mezzotint.evaluate.evaluator import Probe, Row
-from mezzotint.evaluate.logistic import Curvature, Fit, fit
+from mezzotint.evaluate.logistic import EVEN, Curvature, Fit, fit
 from mezzotint.evaluate.scores import classification, labelled
 from mezzotint.types import Features
 
@@ -45,7 +48,7 @@ class Linear(Probe):
     """
 
     name: ClassVar[str] = "linear"
-    kinds = ("classify",)
+    kinds = ("classify", "tag")
 
     def __init__(
         self,
@@ -81,7 +84,10 @@ class Linear(Probe):
         )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
-        """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and how: `penalty` and `gap`."""
+        """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and how: `penalty` and `gap`.
+
+        Of several labels `map`, mean average precision over classes, and `auc` instead.
+        """
         yield from self.scored(self.heads(train, seeds=seeds), test)
 
     def heads(self, train: Features, *, seeds: int = 1) -> list["Head"]:
@@ -89,7 +95,10 @@ class Linear(Probe):
         x, labels = labelled(train, "training")
         if not bool(x.isfinite().all()):
             raise ValueError("got training features that are NaN or infinite; allowed are finite ones: was training?")
-        names, y = torch.unique(labels, return_inverse=True)
+        if labels.ndim == 1:
+            names, y = torch.unique(labels, return_inverse=True)
+        else:
+            names, y = torch.arange(labels.shape[1]), labels
         scaling = Scaling.of(x)
         problem = _Problem(scaling(x), y, len(names))
         fits: dict[float, Fit] = {}
@@ -113,26 +122,30 @@ class Linear(Probe):
         """The rows of fitted classifiers on test features."""
         queries, answers = labelled(test, "test")
         for head in heads:
-            for measure, value in classification(head.logits(queries), head.names, answers):
-                yield self.row(measure, value, head.seed)
-            yield self.row("penalty", head.penalty, head.seed)
-            yield self.row("gap", head.fit.gap, head.seed)
+            found = list(classification(head.logits(queries), head.names, answers))
+            protocol = self.protocol.replace("select=top1", f"select={found[0][0]}")
+            for measure, value in (*found, ("penalty", head.penalty), ("gap", head.fit.gap)):
+                yield replace(self.row(measure, value, head.seed), protocol=protocol)
 
     def _select(self, problem: "_Problem", seed: int) -> tuple[float, Fit | None]:
         """The strength with the best held-out top-1, and its fit. Sees training samples only."""
-        out = torch.from_numpy(held_out(problem.y.cpu().numpy(), self.validation, f"linear/{seed}"))
+        strata = problem.y if problem.y.ndim == 1 else problem.y.new_zeros(len(problem.y), dtype=torch.int64)
+        out = torch.from_numpy(held_out(strata.cpu().numpy(), self.validation, f"linear/{seed}"))
         if not out.any():  # one sample a class: nothing can be held out, so the strongest is the safe choice
             return self.strongest, None
         out = out.to(problem.x.device)
         rest = _Problem(problem.x[~out], problem.y[~out], problem.num_classes, problem.curvature)
         x, y = problem.x[out], problem.y[out]
-        tried: list[tuple[int, float, float, Fit]] = []
+        tried: list[tuple[float, float, float, Fit]] = []
         last: Fit | None = None
         for penalty in strengths(self.strongest, self.weakest):
             last = rest.fit(penalty, self.tolerance, self.max_evaluations, last)
             logits = last.logits(x)
-            wrong = int((logits.argmax(dim=1) != y).sum())
-            loss = cross_entropy(logits, y).item()
+            if y.ndim == 1:
+                wrong, loss = float((logits.argmax(dim=1) != y).sum()), cross_entropy(logits, y).item()
+            else:
+                wrong = -dict(classification(logits, torch.arange(y.shape[1]), y))["map"]
+                loss = binary_cross_entropy_with_logits(logits, y.to(logits.dtype)).item()
             tried.append((wrong, loss, penalty, last))
             if loss > min(loss for _, loss, _, _ in tried):
                 break
@@ -206,7 +219,8 @@ class _Problem:
 
     def __init__(self, x: Tensor, y: Tensor, num_classes: int, curvature: Curvature | None = None) -> None:
         self.x, self.y, self.num_classes = x, y, num_classes
-        self.curvature = Curvature(x, num_classes) if curvature is None else curvature
+        even = num_classes if y.ndim == 1 else EVEN
+        self.curvature = Curvature(x, even) if curvature is None else curvature
 
     def fit(self, penalty: float, tolerance: float, max_evaluations: int, start: Fit | None) -> Fit:
         return fit(

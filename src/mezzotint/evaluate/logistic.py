@@ -5,10 +5,12 @@ it. The objective is, over N samples with features x and classes y,
 
     f(W, b) = 1/N Σ −log softmax(W x + b)[y]  +  λ/2 ‖W‖²,
 
-the intercepts unpenalised: scikit-learn's `LogisticRegression` with C = 1/(λ N).
+the intercepts unpenalised: scikit-learn's `LogisticRegression` with C = 1/(λ N). Where a sample has any number of
+labels, the first term is the sum over classes of their binary cross-entropies: a logistic regression for each class.
 
 It is minimised by L-BFGS (Liu and Nocedal 1989) whose first inverse Hessian is not a multiple of the identity but the
-inverse of `XᵀX/(N C) + λ I`, the true Hessian where all C classes are equally likely. That turns correlated features,
+inverse of `XᵀX/(N C) + λ I`, the true Hessian where all C classes are equally likely (4 for C where a class is as
+likely as not). That turns correlated features,
 which is what encoders give, into a well-conditioned problem, at the price of one Cholesky factor of the features'
 covariance. Loss and gradient come from one blocked pass over the features, so the memory beside them does not grow
 with N, and the loss is summed in float64. Logits are kept class by class, `[C, N]`: with few classes the products and
@@ -25,11 +27,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 _BLOCK = 2048  # rows whose logits stay in the cache between the two products
 _COVARIANCE_ROWS = 8192  # enough for a preconditioner, however many rows there are
 _SUFFICIENT = 1e-4  # Armijo's constant
 _NOISE = 1e-8  # of the loss, relative: what float32 leaves uncertain in its sum
+
+EVEN = 4
+"""In the place of the number of classes where each is a question of its own: the variance is 1/4 at most."""
 
 Solve = Callable[[Tensor], Tensor]
 Pairs = deque[tuple[Tensor, Tensor, Tensor]]
@@ -97,7 +103,7 @@ def objective(x: Tensor, y: Tensor, parameters: Tensor, penalty: float) -> tuple
 
     Args:
         x: `[N, D]`.
-        y: int64 `[N]`.
+        y: int64 `[N]`, or bool `[N, C]`.
         parameters: `[C, D + 1]`: W, and b in the last column.
         penalty: λ.
 
@@ -109,10 +115,16 @@ def objective(x: Tensor, y: Tensor, parameters: Tensor, penalty: float) -> tuple
     by_bias = torch.zeros_like(bias)
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for rows, classes in zip(torch.split(x, _BLOCK), torch.split(y, _BLOCK), strict=True):
-        own = classes.unsqueeze(0)
-        log_probs = torch.log_softmax(torch.addmm(bias, weight, rows.T), dim=0)
-        total -= log_probs.gather(0, own).sum(dtype=torch.float64)
-        residual = log_probs.exp_().scatter_add_(0, own, rows.new_full(own.shape, -1.0))
+        logits = torch.addmm(bias, weight, rows.T)
+        if y.ndim == 2:
+            wanted = classes.T.to(rows.dtype)
+            total += binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dtype=torch.float64)
+            residual = logits.sigmoid_().sub_(wanted)
+        else:
+            own = classes.unsqueeze(0)
+            log_probs = torch.log_softmax(logits, dim=0)
+            total -= log_probs.gather(0, own).sum(dtype=torch.float64)
+            residual = log_probs.exp_().scatter_add_(0, own, rows.new_full(own.shape, -1.0))
         by_weight.addmm_(residual, rows)
         by_bias += residual.sum(1, keepdim=True)
     by_weight.div_(len(x)).add_(weight, alpha=penalty)
@@ -136,11 +148,11 @@ def fit(
 
     Args:
         x: float `[N, D]`, centred; the arithmetic is that of its dtype.
-        y: int64 `[N]`, of `0 … num_classes − 1`.
+        y: int64 `[N]`, of `0 … num_classes − 1`, or bool `[N, num_classes]`.
         num_classes: C.
         penalty: λ, above zero.
         curvature: of these or of similar features, to share between fits.
-        start: a fit to start from; by default zero weights and the logarithms of the class shares.
+        start: a fit to start from; by default zero weights, and biases that give the shares of the classes.
         tolerance: stop when `gap` is not above it, in nats.
         max_evaluations: give up after so many passes.
         memory: pairs that L-BFGS keeps.
@@ -150,10 +162,15 @@ def fit(
     """
     if penalty <= 0:
         raise ValueError(f"got penalty={penalty}; allowed is above 0: separable classes have no optimum without one")
-    solve = (curvature or Curvature(x, num_classes)).inverse(penalty)
-    shares = (torch.bincount(y, minlength=num_classes).to(x.dtype) + 0.5) / (len(y) + 0.5 * num_classes)
+    solve = (curvature or Curvature(x, num_classes if y.ndim == 1 else EVEN)).inverse(penalty)
+    if y.ndim == 1:
+        shares = (torch.bincount(y, minlength=num_classes).to(x.dtype) + 0.5) / (len(y) + 0.5 * num_classes)
+        bias = shares.log()
+    else:
+        shares = (y.sum(dim=0).to(x.dtype) + 0.5) / (len(y) + 1.0)
+        bias, shares = shares.logit(), shares * (1.0 - shares)
     if start is None:
-        at = torch.cat((x.new_zeros(num_classes, x.shape[1]), shares.log().unsqueeze(1)), dim=1)
+        at = torch.cat((x.new_zeros(num_classes, x.shape[1]), bias.unsqueeze(1)), dim=1)
     else:
         at = torch.cat((start.weight, start.bias.unsqueeze(1)), dim=1)
     pairs: Pairs = deque(maxlen=memory)

@@ -83,7 +83,7 @@ def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
     found = _grouped(read_evaluation(folder))
     for (probe, metric, how), rows in found.items():
         task, _, name = metric.rpartition("/")
-        if name == "top1" and not how:
+        if (name == "top1" or (name == "map" and probe == "linear")) and not how:
             shown = [part.get((probe, metric, how)) for part in others]
             known = ["–" if part is None else f"{interval(part).mean:.3f}" for part in shown]
             lines.append((task, probe, _with_interval(rows), known[0], known[1]))

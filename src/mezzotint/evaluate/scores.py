@@ -1,4 +1,4 @@
-"""Scores of a classifier: accuracy, top-5, and the mean over classes."""
+"""Scores of a classifier: accuracy, top-5, the mean over classes; with several labels mean average precision."""
 
 from collections.abc import Iterator
 
@@ -27,13 +27,20 @@ def labelled(features: Features, role: str) -> tuple[Tensor, Tensor]:
 
 
 def classification(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tuple[str, float]]:
-    """Yield `top1`, with more than ten classes `top5`, and `mean_per_class`.
+    """Yield `top1`, with more than ten classes `top5`, and `mean_per_class`; of several labels `map` and `auc`.
 
     Args:
         scores: `[M, C]`; at equal scores the first class wins. `−inf` is never right.
         names: int64 `[C]`, the label that each column stands for.
-        labels: int64 `[M]`; one that is not among `names` counts as wrong.
+        labels: int64 `[M]`; one that is not among `names` counts as wrong. Or bool `[M, C]`, where a sample has any
+            number of labels.
     """
+    if labels.ndim == 2:
+        known = [c for c in range(labels.shape[1]) if labels[:, c].any() and not labels[:, c].all()]
+        by_class = [ranking(scores[:, c], labels[:, c]) for c in known]
+        yield "map", sum(precision for precision, _ in by_class) / max(1, len(known))
+        yield "auc", sum(area for _, area in by_class) / max(1, len(known))
+        return
     right = names[scores.argmax(dim=1)] == labels
     yield "top1", right.double().mean().item()
     if len(names) >= _TOP5_FROM:
@@ -44,3 +51,26 @@ def classification(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tu
     counts = torch.bincount(members, minlength=len(classes))
     hits = torch.bincount(members, weights=right.double(), minlength=len(classes))
     yield "mean_per_class", (hits / counts).mean().item()
+
+
+def ranking(scores: Tensor, hits: Tensor) -> tuple[float, float]:
+    """How well scores put hits first: average precision, and the area under the receiver operating characteristic.
+
+    Average precision is the sum of precisions at each step of recall, weighted by the step, without interpolation.
+    Equal scores are one step. The area is the share of pairs of a hit and a miss in the right order, ties as a half.
+
+    Args:
+        scores: `[M]`.
+        hits: bool `[M]`, some true and some false.
+    """
+    order = scores.argsort(descending=True)
+    ordered, found = scores[order], hits[order].double()
+    ends = torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool, device=scores.device)])
+    right = found.cumsum(0)[ends]
+    seen = torch.arange(1, len(scores) + 1, device=scores.device)[ends].double()
+    gained = torch.diff(right, prepend=right.new_zeros(1))
+    precision = (gained * right / seen).sum() / right[-1]
+    wrong = seen - right
+    passed = torch.diff(wrong, prepend=wrong.new_zeros(1))
+    area = (passed * (right - gained / 2)).sum() / (right[-1] * wrong[-1])
+    return precision.item(), area.item()

@@ -178,9 +178,10 @@ def _part(found: Extraction, place: Tensor, task: Task, indices: Index) -> Featu
     """Features of those samples that were read and have a label."""
     wanted = torch.from_numpy(np.asarray(indices, dtype=np.int64))
     wanted = wanted[wanted < len(place)]
-    labels = torch.from_numpy(np.asarray(task.labels, dtype=np.int64))[wanted]
+    several = task.kind == "tag"
+    labels = torch.from_numpy(np.asarray(task.labels, dtype=np.bool_ if several else np.int64))[wanted]
     rows = place[wanted]
-    usable = (rows >= 0) & (labels >= 0)
+    usable = rows >= 0 if several else (rows >= 0) & (labels >= 0)
     return Features(found.x[rows[usable]], labels[usable])
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mezzotint.component import Component
-from mezzotint.optim.groups import Exclude, Group, named_groups
+from mezzotint.optim.groups import Exclude, Group, LayerScales, named_groups
 from mezzotint.optim.lars import LARSOptimizer
 
 Scaling = Literal["none", "batch/256"]
@@ -26,14 +26,18 @@ class Optimizer(Component, ABC):
         weight_decay: of the parameters that are not excluded.
         exclude: which parameters are left out of weight decay.
         lr_scaling: whether `lr` is meant for 256 samples.
+        scales: learning rates of layers, as factors.
     """
 
-    def __init__(self, lr: float, weight_decay: float, exclude: Exclude, lr_scaling: Scaling) -> None:
+    def __init__(
+        self, lr: float, weight_decay: float, exclude: Exclude, lr_scaling: Scaling, scales: LayerScales | None
+    ) -> None:
         if lr <= 0.0:
             raise ValueError(f"lr must be above 0, got {lr}; see the method's recipe for a usual one")
         if weight_decay < 0.0:
             raise ValueError(f"weight_decay must be at least 0, got {weight_decay}; 0 turns it off")
         self.lr, self.weight_decay, self.exclude, self.lr_scaling = lr, weight_decay, exclude, lr_scaling
+        self.scales = scales
 
     def base_lr(self, batch_size: int) -> float:
         """The learning rate that schedules multiply.
@@ -46,7 +50,7 @@ class Optimizer(Component, ABC):
     def groups(self, model: nn.Module, batch_size: int) -> list[Group]:
         """The model's parameter groups; see `named_groups`."""
         lr = self.base_lr(batch_size)
-        return named_groups(model, lr=lr, weight_decay=self.weight_decay, exclude=self.exclude)
+        return named_groups(model, lr=lr, weight_decay=self.weight_decay, exclude=self.exclude, scales=self.scales)
 
     @abstractmethod
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
@@ -68,6 +72,7 @@ class SGD(Optimizer):
         nesterov: look ahead along the buffer.
         exclude: what gets no weight decay.
         lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
+        scales: learning rates of layers, for fine-tuning; `None` treats all alike.
     """
 
     def __init__(
@@ -79,8 +84,9 @@ class SGD(Optimizer):
         nesterov: bool = False,
         exclude: Exclude = "none",
         lr_scaling: Scaling = "none",
+        scales: LayerScales | None = None,
     ) -> None:
-        super().__init__(lr, weight_decay, exclude, lr_scaling)
+        super().__init__(lr, weight_decay, exclude, lr_scaling, scales)
         _check_momentum(momentum)
         if nesterov and momentum == 0.0:
             raise ValueError("nesterov needs a momentum above 0, got 0; set momentum: 0.9, or nesterov: false")
@@ -102,6 +108,7 @@ class AdamW(Optimizer):
         weight_decay: decoupled, multiplied by the learning rate.
         exclude: what gets no weight decay.
         lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
+        scales: learning rates of layers, for fine-tuning; `None` treats all alike.
     """
 
     def __init__(
@@ -113,8 +120,9 @@ class AdamW(Optimizer):
         weight_decay: float = 0.01,
         exclude: Exclude = "none",
         lr_scaling: Scaling = "none",
+        scales: LayerScales | None = None,
     ) -> None:
-        super().__init__(lr, weight_decay, exclude, lr_scaling)
+        super().__init__(lr, weight_decay, exclude, lr_scaling, scales)
         if not all(0.0 <= beta < 1.0 for beta in betas):
             raise ValueError(f"betas must lie in [0, 1), got {betas}; (0.9, 0.999) is usual")
         self.betas, self.eps = (betas[0], betas[1]), eps
@@ -135,6 +143,7 @@ class LARS(Optimizer):
         exclude: what gets neither weight decay nor a trust ratio.
         lr_in_buffer: the paper's form, with the learning rate in the momentum buffer; otherwise MoCo v3's.
         lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
+        scales: learning rates of layers, for fine-tuning; `None` treats all alike.
     """
 
     def __init__(
@@ -147,8 +156,9 @@ class LARS(Optimizer):
         exclude: Exclude = "norm_and_bias",
         lr_in_buffer: bool = False,
         lr_scaling: Scaling = "none",
+        scales: LayerScales | None = None,
     ) -> None:
-        super().__init__(lr, weight_decay, exclude, lr_scaling)
+        super().__init__(lr, weight_decay, exclude, lr_scaling, scales)
         _check_momentum(momentum)
         if trust <= 0.0:
             raise ValueError(f"trust must be above 0, got {trust}; 0.001 is usual")

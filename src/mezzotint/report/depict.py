@@ -1,7 +1,8 @@
 """A sample of any modality as a small picture: what stands for it on a map, among neighbours, and in a gallery.
 
 Spectrograms are coloured, low tones below; a cloud is seen from the front right and a little above, near points dark;
-the channels of a series lie under one another.
+the channels of a series lie under one another; of a video four frames lie side by side; bytes are printed as text, and
+other tokens as squares, a colour for each.
 """
 
 import math
@@ -12,10 +13,13 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mezzotint.types import Input
+from mezzotint.data.tokenizers import FIRST
+from mezzotint.types import MASK, PADDING, Input
 
-DRAWABLE = ("image", "audio", "points", "series")
+DRAWABLE = ("image", "audio", "points", "series", "video", "tokens")
 _SIDE = 96
+_FRAMES = 4
+_LINE, _LETTERS = 12, 31  # height of a line in pixels, and what fits into it
 _YAW, _PITCH = math.radians(35.0), math.radians(20.0)
 _INKS = ((31, 79, 122), (176, 64, 52), (46, 125, 80), (128, 84, 160), (176, 126, 30), (70, 70, 70))
 
@@ -37,6 +41,11 @@ def depict(x: Tensor, input: Input) -> Tensor:
         return x
     if input.modality not in DRAWABLE:
         raise ValueError(f"got samples of modality {input.modality!r}; allowed: {', '.join(DRAWABLE)}")
+    if input.modality == "tokens":
+        picture = _text if input.vocabulary == 256 + FIRST else _squares
+        return torch.from_numpy(np.ascontiguousarray(picture(x.tolist()).transpose(2, 0, 1)))
+    if input.modality == "video":
+        return _film(input.as_float(x.detach().cpu()))
     values = x.detach().float().nan_to_num(0.0).cpu().numpy()
     draw = {"audio": _spectrogram, "points": _cloud, "series": _strips}[input.modality]
     return torch.from_numpy(np.ascontiguousarray(draw(values).transpose(2, 0, 1)))
@@ -82,3 +91,35 @@ def _strips(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         pen.line(list(zip(across.tolist(), down.tolist(), strict=True)), fill=_INKS[place % len(_INKS)], width=scale)
     pixels: npt.NDArray[np.uint8] = np.asarray(image.resize((width, _SIDE), Image.Resampling.LANCZOS))
     return pixels
+
+
+def _film(values: Tensor) -> Tensor:
+    """`[C, T, H, W]` in [0, 1] → four frames (or all, where there are fewer) side by side, uint8 `[3, H, 4 W + 3]`."""
+    chosen = torch.linspace(0, values.shape[1] - 1, min(_FRAMES, values.shape[1])).round().long()
+    frames = values[:, chosen].mul(255.0).round().clamp(0, 255).to(torch.uint8)
+    frames = torch.nn.functional.pad(frames.expand(3, -1, -1, -1), (0, 1), value=255)
+    return frames.permute(0, 2, 1, 3).flatten(2)[..., :-1].contiguous()
+
+
+def _text(tokens: list[int]) -> npt.NDArray[np.uint8]:
+    """Bytes as lines of text; hidden ones as a low line."""
+    text = bytes(ord("_") if t == MASK else t - FIRST for t in tokens if t != PADDING).decode("latin-1")
+    text = "".join(c if " " <= c <= "~" else " " for c in text)
+    image = Image.new("RGB", (2 * _SIDE, _SIDE), "white")
+    pen = ImageDraw.Draw(image)
+    for line in range(_SIDE // _LINE):
+        pen.text((3, 2 + line * _LINE), text[line * _LETTERS : (line + 1) * _LETTERS], fill=(31, 41, 55))
+    return np.asarray(image)
+
+
+def _squares(tokens: list[int]) -> npt.NDArray[np.uint8]:
+    """Tokens row by row as squares; padding white, hidden ones black."""
+    across = math.ceil(math.sqrt(len(tokens)))
+    colours = np.full((across * across, 3), 255, np.uint8)
+    for place, token in enumerate(tokens):
+        if token == MASK:
+            colours[place] = 0
+        elif token != PADDING:
+            colours[place] = [64 + (token * factor) % 160 for factor in (37, 91, 151)]
+    side = max(1, _SIDE // across)
+    return colours.reshape(across, across, 3).repeat(side, axis=0).repeat(side, axis=1)

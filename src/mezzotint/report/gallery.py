@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.generator import Chooser, ViewGenerator
+from mezzotint.augment.strategies import describe
 from mezzotint.augment.transform import Params
 from mezzotint.augment.views import ImageViews
 from mezzotint.data.source import Box, Croppable, Source
@@ -148,7 +149,8 @@ def _batch(
             if isinstance(source, Croppable):
                 crops = _Crops(choosers[place])
                 rows.append(source.read_crops(index, crops))
-                shares.append([h * w / (crops.height * crops.width) for _, _, h, w in crops.boxes])
+                shown = [h * w / (crops.height * crops.width) for _, _, h, w in crops.boxes]
+                shares.append([shown[crop] for crop in _crop_of_view(views)])
             else:
                 rows.append([source.read(index)["x"]])
         except Unreadable:
@@ -159,6 +161,13 @@ def _batch(
     if rows and not batch.cropped and isinstance(views, ImageViews):
         shares = _shares(views, batch, input, seed)
     return batch, shares
+
+
+def _crop_of_view(views: ViewGenerator) -> list[int]:
+    """For each view the number of its crop; several views may share one."""
+    assert isinstance(views, ImageViews)
+    numbers = {place: number for number, places in enumerate(views.crops) for place in places}
+    return [numbers[place] for place in range(views.num_views)]
 
 
 def _shares(views: ImageViews, batch: Batch, input: Input, seed: int) -> list[list[float]]:
@@ -180,6 +189,10 @@ def _parameters(drawn: Mapping[str, Params], row: int, share: float | None) -> t
         if step == "crop":
             continue
         for name, params in _by_transform(step.rpartition(".")[2], drawn[step]).items():
+            if "op" in params:
+                words += [f"{op} {size}".strip() for op, size in describe(params, row)]
+                pairs += [("operations", ""), *describe(params, row)]
+                continue
             chosen = params.get("chosen", params.get("applied"))
             if chosen is None or bool(chosen[row]):
                 words.append(_WORDS.get(name, name.replace("_", " ")))

@@ -51,7 +51,9 @@ class Look:
 
     def labels_of(self, places: Index) -> Index:
         """The labels of samples."""
-        return np.full(places.shape, -1, np.int64) if self.task is None else self.task.labels[places]
+        if self.task is None:
+            return np.full(places.shape, -1, np.int64)
+        return np.asarray(self.task.labels[places], np.int64)
 
     @functools.cached_property
     def guesses(self) -> Index:

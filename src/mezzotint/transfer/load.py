@@ -2,16 +2,18 @@
 
 A checkpoint names its tensors `module.encoder_q.model.layer1.0.conv1.weight`, say. The branch (here
 `module.encoder_q.model`) is the prefix under which the most tensors have a name and shape of the encoder; of equally
-good ones the trained branch is taken before a momentum copy. Every tensor of the encoder must be found. Files are read
-as tensors only: a pickle that needs code is refused.
+good ones the trained branch is taken before a momentum copy. Every tensor of the encoder must be found, finite and of
+its shape: nine tenths of a network are no network. Files are read as tensors only: a pickle that needs code is refused.
+What projects call things stands in `layouts.py`.
 """
 
 import pickle
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,10 +21,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.transfer.layouts import LAYOUTS, Branch, Layout, prefixes, recognise
 
-Layout = Literal["auto", "plain", "ssql"]
-_NESTED = ("state_dict", "model_state_dict", "model", "net", "student", "teacher")
-_COPIES = ("encoder_k", "momentum", "target", "teacher", "ema", "key_encoder")
+_NESTED = (
+    "classy_state_dict", "base_model", "state_dict", "model_state_dict", "model", "net", "student", "teacher",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,52 +83,81 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
+    content = _flat(content)
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name; allowed is a checkpoint with a state_dict")
     return tensors
 
 
-def load_checkpoint(encoder: Encoder, path: str | Path, layout: Layout = "auto") -> Loaded:
+def _flat(content: Any) -> Any:
+    """Mappings of mappings with their keys joined, `trunk` → `conv1.weight` as `trunk.conv1.weight` (VISSL)."""
+    if not isinstance(content, Mapping) or any(isinstance(v, Tensor) for v in content.values()):
+        return content
+    inner = {str(k): v for k, v in content.items() if isinstance(v, Mapping)}
+    return {f"{k}.{name}": t for k, v in inner.items() for name, t in v.items() if isinstance(t, Tensor)}
+
+
+def load_checkpoint(
+    encoder: Encoder, path: str | Path, layout: Layout = "auto", *, branch: Branch = "auto", prefix: str | None = None
+) -> Loaded:
     """Put the weights of another project's checkpoint into an encoder.
 
     Args:
         encoder: of the same architecture; changed only when everything fits.
         path: of the file.
-        layout: `"ssql"` for the original SSQL code, whose networks keep a second copy of every quantized weight and
-            hang each BatchNorm below its convolution; `"plain"` for names that end like the encoder's own; `"auto"`.
+        layout: whose file it is, see `layouts.py`; `"plain"` for names that end like the encoder's own; `"auto"` tells
+            by the names.
+        branch: the trained network, or its momentum copy; `"auto"` takes the trained one where there is one.
+        prefix: what stands before the encoder's names, where the file should not be searched for it; without its dot.
 
     Raises:
         ValueError: when the file cannot be read, or not every tensor of the encoder is in it, finite and of its shape.
     """
+    if layout not in ("auto", *LAYOUTS):
+        raise ValueError(f"got layout={layout!r}; allowed: auto, {', '.join(LAYOUTS)}")
     tensors = read_tensors(path)
-    ssql = any("bn_function" in name or "weight_quantizer" in name for name in tensors)
-    chosen = layout if layout != "auto" else "ssql" if ssql else "plain"
+    chosen = recognise(tensors) if layout == "auto" else layout
+    known = LAYOUTS[chosen]
     left: Counter[str] = Counter()
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if chosen == "ssql" and "quantizer" in name:
-            left["second copies of weights" if name.endswith("quantizer.weight") else "states of quantizers"] += 1
+        reason = next((why for pattern, why in known.dropped.items() if re.fullmatch(pattern, name)), None)
+        if reason is None:
+            renamed[known.rename(name)] = tensor
         else:
-            renamed[_from_ssql(name) if chosen == "ssql" else name] = tensor
+            left[reason] += 1
     own = _own_tensors(encoder)
-    branch, found = _best_branch(renamed, own)
+    wanted = prefixes(renamed, chosen, branch) if prefix is None else iter([f"{prefix.rstrip('.')}." if prefix else ""])
+    found_at, found = _best_branch(renamed, own, list(wanted))
+    _require_all(path, encoder, own, found, found_at, renamed, f"{chosen} layout, branch {branch}")
+    with torch.no_grad():
+        for name, tensor in found.items():
+            own[name].copy_(tensor)
+    left["heads, other branches and optimisers"] += len(renamed) - len(found)
+    return Loaded(chosen, found_at.rstrip("."), len(found), len(own), {k: v for k, v in left.items() if v})
+
+
+def _require_all(
+    path: str | Path, encoder: Encoder, own: Mapping[str, Tensor], found: Mapping[str, Tensor], branch: str,
+    tensors: Mapping[str, Tensor], how: str,
+) -> None:  # fmt: skip
     optional = {name for name in own if name.endswith("num_batches_tracked")}
     missing = sorted(own.keys() - found.keys() - optional)
     if missing:
         raise ValueError(
             f"{path}: found {len(found)}/{len(own)} tensors of {encoder.config['kind']} under "
-            f"{branch or 'no prefix'!r}, the first missing is {missing[0]!r} of shape {list(own[missing[0]].shape)}; "
-            f"allowed is all of them: choose the encoder that the file was made with{_hint(renamed, branch)}"
+            f"{branch or 'no prefix'!r} ({how}), the first missing is {missing[0]!r} of shape "
+            f"{list(own[missing[0]].shape)}; allowed is all of them: choose the encoder that the file was made with, "
+            f"or another layout{_hint(tensors, branch)}"
         )
-    bad = next((name for name, t in found.items() if t.is_floating_point() and not t.isfinite().all()), None)
-    if bad is not None:
-        raise ValueError(f"{path}: {branch}{bad} holds values that are not finite; get the file again")
-    with torch.no_grad():
-        for name, tensor in found.items():
-            own[name].copy_(tensor)
-    left["heads, other branches and optimisers"] += len(renamed) - len(found)
-    return Loaded(chosen, branch.rstrip("."), len(found), len(own), {k: v for k, v in left.items() if v})
+    for name, tensor in found.items():
+        if own[name].is_floating_point() != tensor.is_floating_point():
+            raise ValueError(
+                f"{path}: {branch}{name} is of type {tensor.dtype}; allowed are floats: get the file again"
+            )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{path}: {branch}{name} holds values that are not finite; get the file again")
 
 
 def _own_tensors(encoder: Encoder) -> dict[str, Tensor]:
@@ -134,31 +166,12 @@ def _own_tensors(encoder: Encoder) -> dict[str, Tensor]:
     return {name.removeprefix("model.") if encoder.config["kind"] == "timm" else name: t for name, t in state.items()}
 
 
-def _from_ssql(name: str) -> str:
-    """`layer1.0.conv1.bn_function.weight` → `layer1.0.bn1.weight`; a shortcut is a convolution and a norm in order."""
-    parts = name.split(".")
-    for place, part in enumerate(parts):
-        below = parts[place + 1] if place + 1 < len(parts) else ""
-        if part.startswith("conv") and below == "bn_function":
-            return ".".join([*parts[:place], f"bn{part.removeprefix('conv')}", *parts[place + 2 :]])
-        if part == "downsample" and not below.isdigit():
-            rest = ["1", *parts[place + 2 :]] if below == "bn_function" else ["0", *parts[place + 1 :]]
-            return ".".join([*parts[: place + 1], *rest])
-    return name
-
-
-def _prefixes(names: Mapping[str, Tensor]) -> Iterator[str]:
-    yield ""
-    seen: set[str] = set()
-    for name in names:
-        parts = name.split(".")
-        seen.update(".".join(parts[:count]) + "." for count in range(1, len(parts)))
-    yield from sorted(seen, key=lambda prefix: (any(word in prefix for word in _COPIES), len(prefix), prefix))
-
-
-def _best_branch(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+def _best_branch(
+    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], candidates: list[str]
+) -> tuple[str, dict[str, Tensor]]:
+    """The candidate with the most tensors; the first of equal ones."""
     best: tuple[str, dict[str, Tensor]] = ("", {})
-    for prefix in _prefixes(tensors):
+    for prefix in candidates:
         found = {
             name: tensors[prefix + name]
             for name, t in own.items()

@@ -1,0 +1,89 @@
+"""The page of a study: each figure as a chart of intervals over a table of paired differences; one file, no script."""
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mezzotint._version import __version__
+from mezzotint.report.render import content_hash, write_page
+from mezzotint.study.compare import Cell, Table
+
+_WIDTH, _MARGIN = 240.0, 8.0
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1a18; --paper: #faf8f5; --rule: #d9d3ca; --mark: #bf3f2a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #ece7e0; --paper: #191714; --rule: #453f37; --mark: #f0806a; } }
+body { font: 16px/1.5 Georgia, serif; color: var(--ink); background: var(--paper); }
+body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-weight: 400; } h2 { font-weight: 400; font-size: 1.2rem; margin: 2rem 0 .3rem; }
+section { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+th[scope=row] { font-weight: 400; } .reference th, .reference td { font-style: italic; } .sure { font-weight: 700; }
+.axis { stroke: var(--rule); } .bar { stroke: var(--mark); stroke-width: 2; } .mean { fill: var(--mark); }
+.seed { fill: var(--ink); opacity: .5; } .foot { color: var(--ink); opacity: .7; font-size: .85rem; }
+"""
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["content_hash"] = content_hash
+    return environment.get_template("study.html")
+
+
+def write_study(table: Table, out: Path) -> Path:
+    """Write the page of a table.
+
+    Args:
+        table: of `compare` or `run_study`.
+        out: the file.
+    """
+    figures = [_figure(table, place, column) for place, column in enumerate(table.columns)]
+    page = _template().render(
+        title=table.title, reference=table.reference, figures=figures, left_out=table.left_out, style=_STYLE,
+        version=__version__,
+    )  # fmt: skip
+    return write_page(out, page)
+
+
+def _figure(table: Table, place: int, column: str) -> dict[str, Any]:
+    cells = {name: row[place] for name, row in table.arms.items()}
+    known = [cell for cell in cells.values() if cell is not None]
+    ends = [v for cell in known for v in (cell.low, cell.high, cell.mean, *cell.values.values()) if math.isfinite(v)]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    scale = (_WIDTH - 2 * _MARGIN) / (high - low or 1.0)
+
+    def at(value: float) -> float:
+        return round(_MARGIN + (value - low) * scale, 1)
+
+    lines = []
+    for name, cell in cells.items():
+        if cell is not None:
+            lines.append({"name": name, "reference": name == table.reference, **_line(cell), **{
+                "bar": (at(cell.low), at(cell.high)) if math.isfinite(cell.low) else None,
+                "points": [at(value) for value in cell.values.values()],
+                "at": at(cell.mean),
+            }})  # fmt: skip
+    return {"title": column, "lines": lines, "low": f"{low:.3f}", "high": f"{high:.3f}"}
+
+
+def _line(cell: Cell) -> dict[str, Any]:
+    def span(low: float, high: float, sign: str) -> str:
+        return f"{low:{sign}.3f} – {high:{sign}.3f}" if math.isfinite(low) else "–"
+
+    return {
+        "seeds": len(cell.values),
+        "mean": f"{cell.mean:.3f}",
+        "interval": span(cell.low, cell.high, ""),
+        "difference": f"{cell.difference:+.3f}" if math.isfinite(cell.difference) else "–",
+        "difference_interval": span(cell.difference_low, cell.difference_high, "+"),
+        "sure": cell.difference_low > 0 or cell.difference_high < 0,
+    }

@@ -1,0 +1,1 @@
+"""Many runs: grids of recipes, and their figures side by side."""

@@ -1,0 +1,176 @@
+"""A study: recipes that differ in one thing at a time, trained at an equal budget with several seeds, and compared.
+
+A study file names a recipe, what all runs override, and the arms: by name, or as the product of factors. Runs that are
+finished are used again, so a study that was interrupted goes on, and an arm that is added later costs only itself.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mezzotint.schema import RecipeError, nearest
+from mezzotint.study.compare import Table, compare, write_table
+from mezzotint.train.recipe import Recipe, parse_yaml, read_recipe
+from mezzotint.train.repeat import ensure
+from mezzotint.train.runs import evaluate
+
+_SHIPPED = Path(__file__).parent.parent / "recipes" / "studies"
+_KEYS = ("title", "recipe", "overrides", "seeds", "arms", "factors", "reference")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is to be run.
+
+    Attributes:
+        title: of the table.
+        recipe: that all arms start from.
+        overrides: of all arms.
+        seeds: of the runs.
+        arms: the overrides of each arm, by name.
+        reference: the arm that the others are compared with.
+    """
+
+    title: str
+    recipe: str
+    overrides: list[str]
+    seeds: list[int]
+    arms: dict[str, list[str]]
+    reference: str
+
+    def config(self, arm: str, seed: int) -> dict[str, Any]:
+        """The resolved recipe of one run."""
+        one = ["evaluate.seeds=1"]  # the runs are the repeats
+        return read_recipe(self.recipe, [*one, *self.overrides, *self.arms[arm], f"run.seed={seed}"])
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The study files that come with the package, by name."""
+    return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
+
+
+def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[int] = ()) -> Study:
+    """Read a study file, and check the recipe of every arm.
+
+    Args:
+        name: of a shipped study, or the path of a YAML file.
+        overrides: of all arms, after the file's.
+        seeds: instead of the file's.
+
+    Raises:
+        RecipeError: with what was got, what is allowed, and the nearest name.
+    """
+    known = shipped_studies()
+    path = known.get(str(name).removeprefix("studies/")) or Path(name)
+    if not path.is_file():
+        raise RecipeError(
+            f"got the study {str(name)!r}; allowed is the path of a YAML file, or {', '.join(known)}"
+            f"{nearest(str(name), known)}"
+        )
+    content = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: got {type(content).__name__}; allowed is a mapping with {', '.join(_KEYS)}")
+    for key in content:
+        if key not in _KEYS:
+            raise RecipeError(f"{path}: unknown key {key!r}; allowed: {', '.join(_KEYS)}{nearest(str(key), _KEYS)}")
+    arms = _arms(content, path)
+    reference = content.get("reference", next(iter(arms)))
+    if reference not in arms:
+        raise RecipeError(
+            f"{path}: got reference {reference!r}; allowed: {', '.join(arms)}{nearest(str(reference), arms)}"
+        )
+    own = list(seeds) or content.get("seeds", [0, 1, 2])
+    if not isinstance(own, list) or not own or not all(isinstance(seed, int) for seed in own):
+        raise RecipeError(f"{path}: got seeds {own!r}; allowed is a list of whole numbers, such as [0, 1, 2]")
+    everyone = [*_texts(content.get("overrides", []), path, "overrides"), *overrides]
+    study = Study(
+        str(content.get("title", path.stem)), str(content.get("recipe", "")), everyone, list(own), arms, reference
+    )
+    for arm in study.arms:
+        try:
+            study.config(arm, study.seeds[0])
+        except RecipeError as error:
+            raise RecipeError(f"{path}: arm {arm!r}: {error}") from error
+    return study
+
+
+def _arms(content: dict[str, Any], path: Path) -> dict[str, list[str]]:
+    """The arms as they are named, each with every combination of the factors."""
+    named, factors = content.get("arms") or {"": []}, content.get("factors") or {}
+    if not isinstance(named, dict) or not isinstance(factors, dict) or not (content.get("arms") or factors):
+        raise RecipeError(
+            f"{path}: got no arms; allowed are arms: {{NAME: [key=value, …]}}, factors: {{key: [value, …]}}, or both"
+        )
+    if not all(isinstance(values, list) and values for values in factors.values()):
+        raise RecipeError(f"{path}: got factors {factors!r}; allowed is a list of values for each key")
+    arms = {}
+    for name, overrides in named.items():
+        for values in itertools.product(*factors.values()):
+            chosen = dict(zip(factors, values, strict=True))
+            words = [str(name)] if name else []
+            words += [f"{key.rpartition('.')[2]}={value}" for key, value in chosen.items()]
+            texts = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
+            arms[" ".join(words)] = [*_texts(overrides, path, f"arms.{name}"), *texts]
+    return arms
+
+
+def _texts(values: Any, path: Path, where: str) -> list[str]:
+    if values is None:
+        return []
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise RecipeError(f"{path}: got {where}: {values!r}; allowed is a list of texts such as run.epochs=20")
+    return list(values)
+
+
+def run_study(
+    study: Study, out: Path, *, say: Callable[[str], None] = lambda _: None, progress: str = "quiet"
+) -> Table:
+    """Train and evaluate what is missing, and write `table.md` and `table.json`.
+
+    Args:
+        study: what to run.
+        out: a directory; each run has its own under `runs/`.
+        say: is told of each run.
+        progress: see `pretrain`.
+    """
+    arms: dict[str, list[Path]] = {}
+    total = len(study.arms) * len(study.seeds)
+    done = 0
+    for seed in study.seeds:  # all arms of a seed first: an interrupted study can be compared in pairs
+        for name in study.arms:
+            folder = out / "runs" / f"{_slug(name)}-{seed}"
+            trained = ensure(Recipe.build(study.config(name, seed)), folder, progress=progress)
+            if trained or not _evaluated(folder, study.config(name, seed)):
+                evaluate(folder, _evaluation_keys(study.config(name, seed)))
+                _mark(folder, study.config(name, seed))
+            arms.setdefault(name, []).append(folder)
+            done += 1
+            say(f"{done}/{total}  {name}, seed {seed}: {'trained' if trained else 'used again'}")
+    table = compare(arms, title=study.title, reference=study.reference)
+    write_table(table, out)
+    return table
+
+
+def _evaluation_keys(config: dict[str, Any]) -> list[str]:
+    return [f"evaluate.{key}={json.dumps(value)}" for key, value in config["evaluate"].items()]
+
+
+def _evaluated(folder: Path, config: dict[str, Any]) -> bool:
+    try:
+        found = json.loads((folder / "evaluated.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (folder / "evaluation.json").is_file() and found == json.loads(json.dumps(config["evaluate"]))
+
+
+def _mark(folder: Path, config: dict[str, Any]) -> None:
+    from mezzotint.files import write_json
+
+    write_json(folder / "evaluated.json", config["evaluate"])
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "+=.-" else "_" for c in name)

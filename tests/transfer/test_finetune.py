@@ -1,0 +1,117 @@
+"""Fine-tuning end to end, on the embedded digits."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from mezzotint import load_encoder
+from mezzotint.cli import app
+from mezzotint.data.samples import Samples
+from mezzotint.encoders.resnet import resnet8
+from mezzotint.encoders.saving import save_encoder
+from mezzotint.evaluate.features import extract
+from mezzotint.evaluate.results import read_baselines, read_evaluation
+from mezzotint.train.rundir import RunDirectoryInUse
+from mezzotint.transfer.finetune import finetune, plan, variant_recipe, warm
+
+FAST = ["run.epochs=2", "run.batch_size=64", "views.flip=0.0", "run.log.every_steps=1"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(5)
+    made = resnet8(Samples(name="digits").input, stem="small", width=4)
+    return save_encoder(made, tmp_path_factory.mktemp("encoder") / "e")
+
+
+def test_runs_score_and_are_used_again(encoder: Path, tmp_path: Path) -> None:
+    what = plan(encoder, "digits", [*FAST, "data.fraction=0.1", "evaluate.bits=[4/4]"])
+    rows = finetune(what, tmp_path / "out", progress="quiet").rows
+    found = {(row.probe, row.metric, row.weight_bits): row for row in rows}
+    row = found["finetune", "digit/holdout/top1", 32]
+    assert "fraction=0.1" in row.protocol and "train=143 test=358" in row.protocol and "select=last" in row.protocol
+    assert found["majority", "digit/holdout/top1", 32].value == pytest.approx(0.1, abs=0.01)
+    assert ("finetune_scratch", "digit/holdout/top1", 32) in found and ("finetune", "digit/holdout/top1", 4) in found
+    assert read_evaluation(tmp_path / "out") == rows
+    assert {r.probe for r in read_baselines(tmp_path / "out").untrained} == {"finetune"}
+    # What stands on disk is the network that was scored.
+    tuned = load_encoder(tmp_path / "out" / "finetuned-0")
+    source, (task,) = Samples(name="digits").evaluation()
+    head = load_file(tmp_path / "out" / "finetuned-0" / "encoder" / "classifier.safetensors")
+    logits = extract(tuned, source, indices=torch.from_numpy(task.test)) @ head["weight"].T + head["bias"]
+    right = logits.argmax(1) == torch.from_numpy(task.labels[task.test])
+    assert float(right.double().mean()) == pytest.approx(row.value)
+    assert not torch.equal(tuned.state_dict()["conv1.weight"], load_encoder(encoder).state_dict()["conv1.weight"])
+    stamp = (tmp_path / "out" / "finetuned-0" / "metrics.jsonl").stat().st_mtime_ns
+    assert finetune(what, tmp_path / "out", progress="quiet").rows == rows
+    assert (tmp_path / "out" / "finetuned-0" / "metrics.jsonl").stat().st_mtime_ns == stamp
+    with pytest.raises(RunDirectoryInUse, match="holds a run of another recipe"):
+        finetune(plan(encoder, "digits", [*FAST, "optimizer.lr=1"]), tmp_path / "out", progress="quiet")
+
+
+def test_variants_differ_in_their_start_alone_and_seeds_in_labels(encoder: Path) -> None:
+    what = plan(encoder, "digits", [*FAST, "data.per_class=3"], seeds=2)
+    tuned, scratch, still = (variant_recipe(what, 0, name) for name in ("finetuned", "scratch", "untrained"))
+    weight = load_encoder(encoder).state_dict()["conv1.weight"]
+    assert torch.equal(tuned.encoder.state_dict()["conv1.weight"], weight)
+    assert not torch.equal(scratch.encoder.state_dict()["conv1.weight"], weight)
+    assert all(not p.requires_grad for p in still.encoder.parameters())
+    assert (
+        tuned.data.fingerprint() == scratch.data.fingerprint() != variant_recipe(what, 1, "scratch").data.fingerprint()
+    )
+    assert tuned.run.batch_size == 30  # an epoch of 30 labelled samples fills one batch
+
+
+def test_warm_head_is_the_linear_probe(encoder: Path) -> None:
+    recipe = variant_recipe(plan(encoder, "digits", [*FAST, "data.per_class=20"]), 0, "finetuned")
+    warm(recipe)
+    method, data = cast(Any, recipe.method), cast(Any, recipe.data)
+    features = extract(recipe.encoder, data.samples, indices=data.chosen)
+    right = method.classify(features).argmax(1) == data.labels[data.chosen]
+    assert float(right.float().mean()) > 0.7  # the fresh one is at a tenth
+
+
+def test_at_low_bits(encoder: Path, tmp_path: Path) -> None:
+    what = plan(encoder, "digits", [*FAST, "data.per_class=5", "method.bits=[4,4]"], baselines=False)
+    rows = finetune(what, tmp_path / "out", progress="quiet").rows
+    assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (4, 4)}
+    assert getattr(load_encoder(tmp_path / "out" / "finetuned-0"), "quantization") == "ssql"  # noqa: B009
+
+
+def test_command_line(encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(
+        "\n".join(f"digits/{i:06d}" for i in Samples(name="digits").evaluation()[1][0].train[:40])
+    )
+    arguments = [
+        "finetune",
+        str(encoder),
+        "digits",
+        *FAST,
+        "--out",
+        str(tmp_path / "o"),
+        "--labels",
+        str(tmp_path / "list.txt"),
+    ]
+    done = CliRunner().invoke(app, [*arguments, "--no-baselines", "--json"])
+    assert done.exit_code == 0, done.output
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert Path(last["report"]).is_file() and "train=40" in last["rows"][0]["protocol"]
+
+
+@pytest.mark.parametrize(
+    "what, overrides, message",
+    [
+        (None, [], "is no run that names some"),
+        ("image/emoji_simclr", [], "got a recipe of method simclr on data samples; allowed is supervised on labelled"),
+        ("digits", ["encoder.width=8"], "the encoder is the saved one"),
+        ("nowhere", [], "got the data 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_is_refused(encoder: Path, what: str | None, overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(encoder, what, overrides)
