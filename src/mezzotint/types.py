@@ -10,6 +10,9 @@ from mezzotint.seeding import Draws
 
 Modality = Literal["image", "audio", "video", "points", "series", "tokens", "table"]
 
+PADDING, MASK = 0, 1
+"""Ids of tokens that are not there, and of tokens that are hidden, whatever the tokenizer."""
+
 Box = tuple[int, int, int, int]
 """Top, left, height and width of a crop, in pixels of the stored image."""
 
@@ -44,12 +47,14 @@ class Input:
             empty for tokens, which are whole numbers and stay so.
         std: per channel.
         modality: what the tensor is.
+        vocabulary: of tokens, how many there are: ids are `0 … vocabulary − 1`, with `PADDING` and `MASK` among them.
     """
 
     shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     modality: Modality = "image"
+    vocabulary: int = 0
 
     def __post_init__(self) -> None:
         count = 0 if self.modality == "tokens" else self.shape[0]
@@ -83,12 +88,14 @@ class Batch:
         ids: int64 `[B]`, the samples' indices in the source: what every draw is keyed by.
         cropped: whether `x` holds one crop per view.
         bad: the samples that could not be read and were replaced by the next readable ones.
+        labels: int64 `[B]`, or bool `[B, C]` where a sample has several; `None` from a source that teaches nothing.
     """
 
     x: tuple[Tensor, ...]
     ids: Tensor
     cropped: bool = False
     bad: tuple[Unreadable, ...] = ()
+    labels: Tensor | None = None
 
     def split(self, count: int) -> list["Batch"]:
         """Micro-batches: consecutive rows."""
@@ -96,7 +103,8 @@ class Batch:
             return [self]
         columns = [x.chunk(count) for x in self.x]
         rows = self.ids.chunk(count)
-        return [replace(self, x=tuple(c[i] for c in columns), ids=rows[i]) for i in range(len(rows))]
+        labels = [None] * len(rows) if self.labels is None else self.labels.chunk(count)
+        return [replace(self, x=tuple(c[i] for c in columns), ids=rows[i], labels=labels[i]) for i in range(len(rows))]
 
 
 @dataclass(frozen=True)
@@ -107,11 +115,21 @@ class Views:
         x: float tensors `[B, C, H, W]`, normalised as the encoder's `Input` says.
         tags: one name a view: `"global"` or `"local"` for crops, or the strategy that made it.
         draws: for randomness inside the method (projections, bit-widths), keyed by (seed, step).
+        labels: of the samples, as in `Batch`; only supervised methods look at them.
+        pairs: the (prediction, target) places that are compared; empty for every global target with every other view.
+        weights: float32, one for each of `pairs`; `None` for equal ones.
+        epoch: a scalar, from 0; a tensor, so that a compiled method is not compiled anew for each.
+        progress: a scalar, the share of training that is done.
     """
 
     x: tuple[Tensor, ...]
     tags: tuple[str, ...]
     draws: Draws
+    labels: Tensor | None = None
+    pairs: tuple[tuple[int, int], ...] = ()
+    weights: Tensor | None = None
+    epoch: Tensor | None = None
+    progress: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ MODALITIES: dict[str, dict[str, Any]] = {
     "points": {"data": "furniture", "encoder": {"kind": "pointnet", "width": 4}},
     "series": {"data": "smartwatch", "encoder": {"kind": "resnet1d", "width": 4}},
     "table": {"data": "table_sample", "encoder": {"kind": "table_mlp", "width": 16}},
+    "tokens": {"data": "mails", "encoder": {"kind": "vit", "width": 8, "depth": 1, "heads": 2}},
+    "video": {"data": "spins", "encoder": {"kind": "vit", "width": 12, "depth": 1, "heads": 2, "patch": [2, 8, 8]}},
 }
 
 
@@ -25,8 +27,8 @@ MODALITIES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("method", METHODS)
 def test_two_steps(method: str, modality: str) -> None:
     parts = MODALITIES[modality]
-    jitter = {"kind": {"series": "series_jitter", "points": "point_jitter"}.get(modality, "")}
-    transforms = [jitter] * bool(jitter["kind"]) + ([] if modality == "table" else [QUANTIZED])
+    own = {"series": "series_jitter", "points": "point_jitter", "tokens": "token_mask"}.get(modality, "")
+    transforms = [{"kind": own}] * bool(own) + ([] if modality in ("table", "tokens") else [QUANTIZED])
     config = resolve_recipe(
         {
             "data": {"kind": parts["data"]},

@@ -8,6 +8,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "simclr": {"hidden_dim": 16, "dim": 8},
     "simsiam": {"hidden_dim": 8, "dim": 16},
     "byol": {"hidden_dim": 16, "dim": 8},
+    "dino": {"hidden_dim": 16, "dim": 8, "prototypes": 32},
     "mocov3": {"hidden_dim": 16, "dim": 8},
     "lejepa": {"hidden_dim": 16, "dim": 8, "slices": 16},
     "moco": {"hidden_dim": 16, "dim": 8, "queue_size": 600, "directions": "both_ways"},
@@ -31,3 +32,8 @@ def config(method: str = "simclr", **run: Any) -> dict[str, Any]:
             "run": {"epochs": 1, "batch_size": 256, "log": {"every_steps": 1, "knn_epochs": 0}, **run},
         }
     )
+
+
+def is_masked(name: str) -> bool:
+    """Whether a shipped recipe is one of masked prediction, whose phases `test_masked_recipes` runs."""
+    return any(part in name for part in ("bridle", "beats", "mae"))

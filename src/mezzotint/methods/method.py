@@ -23,11 +23,15 @@ class Method(nn.Module, Component):
         encoder: what is evaluated, quantized and exported.
         no_accumulation: why the loss of k micro-batches is not the loss of their union; empty when it is.
         num_views: how many views `forward` takes; 0 for any number from two.
+        needs: parts that an earlier phase must have trained, by name; see `train.plan`.
+        given: parts that one has.
     """
 
     encoder: Encoder
     no_accumulation: ClassVar[str] = ""
     num_views: ClassVar[int] = 2
+    needs: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -36,6 +40,16 @@ class Method(nn.Module, Component):
     def forward(self, views: Views) -> Step:
         """The loss on these views."""
         raise TypeError(f"{type(self).__name__} has no forward")
+
+    def require_given(self) -> None:
+        """Raise `ValueError` when a part that an earlier phase must have trained is not given."""
+        missing = [part for part in self.needs if part not in self.given]
+        if missing:
+            raise ValueError(
+                f"got a phase of {self.config['kind']} without its predecessor, which trains its {missing[0]}; allowed "
+                "is a phase after that one: write both under phases:, and say what the second is to load, such as "
+                f"load: {{{missing[0]}: {missing[0]}}}"
+            )
 
     def before_step(self) -> None:
         """Called before a step's first micro-batch: forget what an abandoned step may have left."""

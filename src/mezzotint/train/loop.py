@@ -24,6 +24,7 @@ from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.files import write_json, write_text
 from mezzotint.schema import RecipeError
+from mezzotint.seeding import key_of
 from mezzotint.train import faults
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted, StepGuard, StopFlag, catch_signals
@@ -114,6 +115,7 @@ class Trainer:
 
     def step(self, step: int, batch: Batch, meter: Meter) -> dict[str, float]:
         """Train on one batch; returns what there is to log."""
+        torch.manual_seed(key_of(self.run.seed, step, "layers", dist.rank()))  # dropout in networks of any origin
         factor = self.recipe.schedule(step, self.total, self.plan.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
@@ -149,8 +151,9 @@ class Trainer:
         """The views of a batch, in the memory format of the convolutions."""
         epoch = self.plan.epoch_of(step)
         views = self.recipe.views(
-            batch, input=self.recipe.encoder.input, seed=self.run.seed, epoch=epoch, step=step, device=self.device
-        )
+            batch, input=self.recipe.encoder.input, seed=self.run.seed, epoch=epoch, step=step,
+            progress=step / self.total, device=self.device,
+        )  # fmt: skip
         if self.run.compute.channels_last:
             views = replace(
                 views, x=tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in views.x)

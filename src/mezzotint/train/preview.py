@@ -4,7 +4,11 @@ import resource
 import statistics
 import time
 
+from torch import Tensor, nn
+
 from mezzotint.data.loader import batches
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.methods.method import Method
 from mezzotint.train.log import Meter
 from mezzotint.train.loop import Trainer
 from mezzotint.train.recipe import Recipe
@@ -25,10 +29,12 @@ def preview(recipe: Recipe) -> str:
     trainer = Trainer(recipe, device)
     stop = min(_STEPS, trainer.total)
     times = []
+    passes = Passes(recipe.method)
     for step, batch in enumerate(batches(recipe.data, recipe.views, trainer.plan, start=0, stop=stop, workers=0)):
         began = time.perf_counter()
         trainer.step(step, batch, Meter())
         times.append(time.perf_counter() - began)
+    learning, watching = (count / (stop * recipe.run.batch_size) for count in passes.stop())
     a_step = statistics.median(times[1:] or times)
     seconds = a_step * trainer.total
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -41,11 +47,37 @@ def preview(recipe: Recipe) -> str:
         f"# samples      {len(recipe.data):,}",
         f"# steps        {trainer.total:,} ({trainer.plan.steps_per_epoch:,} an epoch)",
         f"# encoder      {count / 1e6:.2f} M parameters, {recipe.encoder.dim} features",
+        f"# views        {recipe.views.num_views} a sample: {learning:g} passes through the encoder with gradient and "
+        f"{watching:g} without; compare methods at equal passes",
         f"# memory       {peak / 2**20:,.0f} MiB at the peak of {stop} steps on {device.type}, this process",
         f"# time         {_duration(seconds)} to train ({a_step * 1000:.0f} ms a step, median of {len(times)}; "
         f"{recipe.run.batch_size / a_step:,.0f} samples/s), evaluation not counted",
     )
     return recipe.to_yaml() + "\n".join(facts)
+
+
+class Passes:
+    """Counts the views that pass through encoders, with and without gradient.
+
+    Args:
+        method: whose encoders are watched: the trained one, and momentum copies of it.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.learning = self.watching = 0
+        self._hooks = [m.register_forward_hook(self._count) for m in method.modules() if isinstance(m, Encoder)]
+
+    def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.requires_grad:
+            self.learning += len(inputs[0])
+        else:
+            self.watching += len(inputs[0])
+
+    def stop(self) -> tuple[int, int]:
+        """Views with gradient, and without, since the start."""
+        for hook in self._hooks:
+            hook.remove()
+        return self.learning, self.watching
 
 
 def _duration(seconds: float) -> str:

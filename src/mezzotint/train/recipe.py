@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mezzotint.schema import RecipeError, construct, nearest, resolve
+from mezzotint.train.phases import unfold
 
 if TYPE_CHECKING:
     from mezzotint.augment.generator import ViewGenerator
@@ -90,7 +91,8 @@ def parse_yaml(text: str, where: str) -> Any:
 
 def shipped() -> dict[str, Path]:
     """The recipes that come with the package, by name: `image/emoji_simclr` → file."""
-    return {p.relative_to(_SHIPPED).with_suffix("").as_posix(): p for p in sorted(_SHIPPED.rglob("*.yaml"))}
+    found = {p.relative_to(_SHIPPED).with_suffix("").as_posix(): p for p in sorted(_SHIPPED.rglob("*.yaml"))}
+    return {name: path for name, path in found.items() if not name.startswith("studies/")}
 
 
 def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -101,11 +103,16 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         overrides: `section.key=value`, the value in YAML.
 
     Returns:
-        The sections as plain data, checked and with all defaults filled in.
+        The sections as plain data, checked and with all defaults filled in; of a recipe with phases, the last one's.
 
     Raises:
         RecipeError: with what was got, what is allowed, and the nearest name.
     """
+    return resolve_recipe(unfold(read_raw(name, overrides))[-1][2])
+
+
+def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe as it is written, with overrides applied; nothing in it is checked."""
     path = shipped().get(str(name)) or Path(name)
     if path.is_dir() and (path / "recipe.yaml").is_file():
         path = path / "recipe.yaml"
@@ -124,7 +131,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         raise RecipeError(f"{path}: got {type(config).__name__}; allowed is a mapping with {', '.join(FAMILIES)}")
     for override in overrides:
         _override(config, override)
-    return resolve_recipe(config)
+    return config
 
 
 def _override(config: dict[str, Any], override: str) -> None:

@@ -1,5 +1,6 @@
 """What is done with a run after training: evaluation into the run's directory, and embedding of other data."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ import torch
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluate.evaluator import Row
 from mezzotint.evaluate.features import extract_readable
 from mezzotint.evaluate.precision import evaluate_bits
-from mezzotint.evaluate.results import Evaluation, write_evaluation
+from mezzotint.evaluate.results import Baselines, Evaluation, write_evaluation
 from mezzotint.evaluate.suite import baselines
 from mezzotint.files import replacing
 from mezzotint.schema import construct, resolve
+from mezzotint.train.branches import branch_of, load_branch
 from mezzotint.train.recipe import FAMILIES, Recipe, read_encoder
 from mezzotint.train.settings import Evaluate
 from mezzotint.types import Sample, Unreadable
@@ -52,9 +55,19 @@ def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
     beside = None
     if settings.baselines:
         beside = baselines(subject.untrained, data, probes=probes, seeds=seeds, workers=workers)
+    if (settings.branch, settings.part) != ("online", "backbone"):
+        how = f"branch={settings.branch} part={settings.part}; "
+        evaluation = dataclasses.replace(evaluation, rows=_noted(evaluation.rows, how))
+        if beside is not None:
+            beside = Baselines(_noted(beside.raw, how), _noted(beside.untrained, how))
     folder.mkdir(exist_ok=True)
     write_evaluation(folder, evaluation, beside)
     return evaluation
+
+
+def _noted(rows: Sequence[Row], how: str) -> list[Row]:
+    """Rows whose protocol says which network was measured."""
+    return [dataclasses.replace(row, protocol=how + row.protocol) for row in rows]
 
 
 def results_directory(path: str | Path) -> Path:
@@ -78,7 +91,19 @@ def _of_run(folder: Path, overrides: Sequence[str]) -> _Subject:
     encoder = load_encoder(folder)
     recipe = Recipe.load(folder, overrides)
     workers = recipe.run.loader.processes(recipe.data)
-    return _Subject(encoder, recipe.data, recipe.evaluate, workers, recipe.untrained_encoder)
+    settings = recipe.evaluate
+    if (settings.branch, settings.part) == ("online", "backbone"):
+        return _Subject(encoder, recipe.data, settings, workers, recipe.untrained_encoder)
+
+    def untrained(seed: int) -> Encoder:
+        config = recipe.config()
+        config["run"]["seed"] = seed
+        if "init" in config["method"]:
+            config["method"]["init"] = None
+        return branch_of(Recipe.build(config).method, settings.branch, settings.part).eval()
+
+    encoder = load_branch(folder, recipe, settings.branch, settings.part)
+    return _Subject(encoder, recipe.data, settings, workers, untrained)
 
 
 def _of_file(path: Path, overrides: Sequence[str]) -> _Subject:

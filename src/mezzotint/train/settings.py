@@ -14,8 +14,8 @@ from mezzotint.evaluate.evaluator import Probe
 from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.linear import Linear
 from mezzotint.evaluate.ptq import Protocol
-from mezzotint.evaluate.setting import Setting
 from mezzotint.evaluate.retrieval import Retrieval
+from mezzotint.evaluate.setting import Setting
 from mezzotint.quant.policy import PolicyName
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -227,6 +227,8 @@ class Evaluate(Component):
             least squared error and learnt (AdaRound, block after block), which takes minutes.
         calibration_samples: training samples from which the ranges of activations are taken.
         reconstruction_steps: of `strong`, for each block of layers at each of the bits.
+        branch: the trained network, or its momentum copy where the method keeps one.
+        part: the backbone, or also the projector on it; anything but the trained backbone is read from the checkpoint.
     """
 
     def __init__(
@@ -240,6 +242,8 @@ class Evaluate(Component):
         protocols: Sequence[Protocol] = ("plain",),
         calibration_samples: int = 512,
         reconstruction_steps: int = 500,
+        branch: Literal["online", "target"] = "online",
+        part: Literal["backbone", "projector"] = "backbone",
     ) -> None:
         if seeds < 1:
             raise ValueError(f"evaluate.seeds: got {seeds}; allowed is 1 or more: 3 give an interval")
@@ -257,3 +261,5 @@ class Evaluate(Component):
         self.protocols = list(protocols)
         self.calibration_samples = calibration_samples
         self.reconstruction_steps = reconstruction_steps
+        self.branch: Literal["online", "target"] = branch
+        self.part: Literal["backbone", "projector"] = part

@@ -81,12 +81,11 @@ class RunState:
             raise RecipeError(
                 f"the checkpoint and the method differ, first in {odd!r}; resume with the run's own recipe"
             )
-        with torch.no_grad():
-            for name, tensor in saved.model.items():
-                if own[name].shape != tensor.shape:
-                    shapes = f"{tuple(tensor.shape)} in the checkpoint, {tuple(own[name].shape)} in the method"
-                    raise RecipeError(f"{name}: {shapes}; resume with the run's own recipe")
-                own[name].copy_(tensor)
+        for name, tensor in saved.model.items():
+            if own[name].shape != tensor.shape:
+                shapes = f"{tuple(tensor.shape)} in the checkpoint, {tuple(own[name].shape)} in the method"
+                raise RecipeError(f"{name}: {shapes}; resume with the run's own recipe")
+        self.method.load_state_dict(saved.model)  # and not tensor by tensor: modules may note that they were loaded
         load_optimizer_state(self.optimizer, saved.optimizer)
         self.scaler.load_state_dict(saved.state["scaler"])
         self.guard.skipped, self.guard.in_a_row = list(saved.state["skipped"]), saved.state["in_a_row"]

@@ -1,0 +1,95 @@
+"""BRIDLE (Nguyen et al. 2025, arXiv 2502.02118), both phases at once.
+
+Every step trains the encoder to predict the codes of the tokenizer as it is; every n-th step also trains the tokenizer,
+with `weight`, and moves the books. No gradient of the tokenizer's loss reaches the encoder. In the steps between, the
+tokenizer's gradient is 0, not missing, so that all ranks wait for the same gradients; its optimiser goes on with what
+is left of its momentum.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mezzotint.augment.masking import Mask, RandomMask
+from mezzotint.codebooks.codebook import Codebook
+from mezzotint.encoders.decoder import Decoder
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.methods.bridle_tokenizer import distance
+from mezzotint.methods.code_targets import Targets, code_loss, health_logs, start
+from mezzotint.methods.masked import Masked
+from mezzotint.methods.tokenizer import Estimator, LearntTokenizer
+from mezzotint.types import Step, Views
+
+
+class BRIDLEJoint(Masked):
+    """Encoder and tokenizer together, from random weights.
+
+    Args:
+        encoder: a ViT, to be trained.
+        codebook: to be learnt, started from the first batch.
+        tokenizer: to be learnt.
+        mask: which patches are hidden.
+        decoder: size of the network that predicts codes.
+        estimator_depth: blocks of the network that makes features out of codes.
+        every: train the tokenizer in one of so many steps.
+        weight: of its loss.
+        centre: leave out of the features what all patches of all ranks have in common.
+    """
+
+    no_accumulation: ClassVar[str] = "the codebook follows every batch that it sees"
+    steps: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        codebook: Codebook,
+        tokenizer: LearntTokenizer = LearntTokenizer(),  # noqa: B008 - keeps no state
+        mask: Mask = RandomMask(ratio=0.8),  # noqa: B008
+        decoder: Decoder = Decoder(),  # noqa: B008
+        estimator_depth: int = 3,
+        every: int = 5,
+        weight: float = 0.2,
+        centre: bool = True,
+    ) -> None:
+        if every < 1 or weight <= 0.0:
+            raise ValueError(f"got every={every}, weight={weight}; allowed are 1 or more, and above 0: take 5 and 0.2")
+        super().__init__(encoder, mask, decoder, codebook.num_levels * codebook.num_codes)
+        self.codebook = codebook
+        self.tokenizer = tokenizer.build(self.encoder, codebook.dim)
+        self.estimator = Estimator(self.encoder, codebook.out_dim, estimator_depth)
+        self.every, self.weight, self.centre = every, weight, centre
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, views: Views) -> Step:
+        """Cross-entropy of the codes, plus, when it is the tokenizer's turn, `weight` times its loss."""
+        keep, hidden = self.draw(views)
+        x, turn = views.x[0], self._turn()
+        values, where = self.encoder.patches.split(x)
+        with torch.set_grad_enabled(turn and torch.is_grad_enabled()):
+            z = self.tokenizer(x, self.encoder.patches.vectors(values), where)
+            start(self.codebook, z)
+            if turn:
+                codes = self.codebook(z)
+            else:
+                with self.codebook.freezing():
+                    codes = self.codebook(z)
+        targets = Targets(codes.indices.unsqueeze(-1))
+        loss, logs = code_loss(self.guess(x, keep, hidden, where), targets, hidden, self.codebook.num_codes)
+        logs |= health_logs(codes, where)
+        if not turn:
+            idle = torch.stack([p.sum() for part in (self.tokenizer, self.estimator) for p in part.parameters()])
+            return Step(loss + 0.0 * idle.sum(), logs)
+        with torch.no_grad():
+            features = self.encoder.tokens(x)
+        apart = distance(self.estimator(codes.quantized, where), features, centre=self.centre)
+        return Step(loss + self.weight * (apart + codes.loss), logs)
+
+    def after_step(self, progress: float) -> None:
+        """Count."""
+        self.steps += 1
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _turn(self) -> bool:
+        return int(self.steps) % self.every == 0

@@ -1,0 +1,197 @@
+"""Phases: what is handed on, what is resumed, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mezzotint.encoders.saving import load_encoder
+from mezzotint.schema import RecipeError
+from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.train.guard import Interrupted
+from mezzotint.train.loop import Trainer
+from mezzotint.train.phases import merged, unfold
+from mezzotint.train.plan import Plan, pretrain_plan
+from mezzotint.train.recipe import Recipe
+from mezzotint.train.rundir import RunDirectoryInUse
+
+BOOK = {"kind": "rq", "dim": 8, "num_codes": 24, "num_levels": 2}
+
+
+def raw(*, codes: int = 24, precision: str = "fp32", **last: Any) -> dict[str, Any]:
+    book = {**BOOK, "num_codes": codes}
+    return {
+        "data": {"kind": "samples", "name": "digits"},
+        "views": {"kind": "transformed", "transforms": [], "count": 1},
+        "encoder": {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 2},
+        "method": {
+            "kind": "bridle", "codebook": BOOK, "cache": True,
+            "decoder": {"width": 16, "depth": 1, "heads": 2},
+        },
+        "optimizer": {"kind": "adamw", "lr": 1e-3},
+        "run": {
+            "epochs": 1, "batch_size": 256, "log": {"every_steps": 1, "knn_epochs": 0},
+            "compute": {"precision": precision},
+        },
+        "phases": [
+            {"name": "encoder"},
+            {
+                "name": "tokenizer",
+                "load": {"encoder": "encoder"},
+                "method": {"kind": "bridle_tokenizer", "codebook": book, "estimator_depth": 1},
+            },
+            {
+                "name": "encoder",
+                "load": {"encoder": "encoder", "decoder": "decoder", "tokenizer": "tokenizer", "codebook": "codebook"},
+                "method": {"tokenizer": "learnt_tokenizer", "codebook": book},
+                **last,
+            },
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrain_plan(Plan.of(raw()), tmp_path_factory.mktemp("plan") / "run", progress="quiet")
+
+
+def left(place: Path) -> dict[str, torch.Tensor]:
+    saved, problems = CheckpointStore(place / "checkpoints").latest()
+    assert saved is not None and not problems
+    return saved.model
+
+
+def test_each_phase_is_a_run_and_the_last_one_stands_at_the_top(done: Path) -> None:
+    assert sorted(p.name for p in done.iterdir() if p.is_dir()) == ["1-encoder", "2-tokenizer", "3-encoder", "encoder"]
+    last = left(done / "3-encoder")
+    for name, value in load_encoder(done).state_dict().items():
+        assert torch.equal(value, last[f"encoder.{name}"])
+    recipe = Recipe.load(done)
+    assert recipe.config()["method"]["tokenizer"]["kind"] == "learnt_tokenizer"
+    assert (done / "metrics.jsonl").read_text() == (done / "3-encoder" / "metrics.jsonl").read_text()
+    for line in (done / "metrics.jsonl").read_text().splitlines():
+        logs = json.loads(line)
+        assert {"codes/usage_1", "codes/perplexity_2", "accuracy_1", "unigram_2", "codes/residual_2"} <= logs.keys()
+
+
+def test_parts_are_handed_on(done: Path) -> None:
+    first, second, third = (left(done / name) for name in ("1-encoder", "2-tokenizer", "3-encoder"))
+    for name, value in first.items():
+        if name.startswith("encoder."):
+            assert torch.equal(second[name], value)  # the teacher
+            assert name.endswith("cls") or not torch.equal(third[name], value)
+    handed = [name for name in second if name.startswith(("tokenizer.", "codebook."))]
+    assert handed and all(torch.equal(second[name], third[name]) for name in handed)
+
+
+def test_scratch_and_a_tokenizer_from_the_encoder(tmp_path: Path) -> None:
+    config = raw()
+    config["phases"] = config["phases"][:2]
+    config["phases"][1]["load"]["tokenizer.network"] = "encoder"
+    config["phases"][1]["optimizer"] = {"lr": 1e-12}
+    out = pretrain_plan(Plan.of(config), tmp_path / "run", progress="quiet")
+    second = left(out / "2-tokenizer")
+    for name in (n for n in second if n.startswith("encoder.")):
+        torch.testing.assert_close(second[f"tokenizer.network.{name.removeprefix('encoder.')}"], second[name])
+
+
+def test_a_plan_that_was_killed_goes_on_to_the_same_weights(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, out = Plan.of(raw()), tmp_path / "run"
+    original, steps = Trainer.update, []
+
+    def update(self: Trainer, step: int, loss: float) -> float:
+        steps.append(step)
+        found = original(self, step, loss)
+        if len(steps) == 10:  # in the middle of the tokenizer phase
+            monkeypatch.setattr(Trainer, "update", original)
+            raise Interrupted(2)
+        return found
+
+    plan.phases[1].config["run"]["checkpoints"]["every_steps"] = 1
+    monkeypatch.setattr(Trainer, "update", update)
+    with pytest.raises(Interrupted):
+        pretrain_plan(plan, out, progress="quiet")
+    assert not (out / "encoder").exists() and left(out / "2-tokenizer")
+    pretrain_plan(plan, out, resume=True, progress="quiet")
+    for name in ("1-encoder", "2-tokenizer", "3-encoder"):
+        expected, found = left(done / name), left(out / name)
+        assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in found), name
+
+
+def test_the_whole_plan_in_bf16_is_finite(tmp_path: Path) -> None:
+    config = raw(precision="bf16")
+    decoder = {"width": 16, "depth": 1, "heads": 2}
+    joint = {"kind": "bridle_joint", "codebook": BOOK, "estimator_depth": 1, "every": 2, "decoder": decoder}
+    config["phases"].append({"name": "joint", "load": {"encoder": "encoder"}, "method": joint})
+    out = pretrain_plan(Plan.of(config), tmp_path / "run", progress="quiet")
+    for place in sorted(out.glob("[1-4]-*")):
+        lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+        assert lines and all(line["loss"] is not None and line["skipped"] == 0 for line in lines)
+        assert all(value.isfinite().all() for value in left(place).values())
+
+
+def test_a_resumed_phase_with_another_book_is_refused(done: Path) -> None:
+    with pytest.raises(RecipeError, match=r"method.codebook=.*'num_codes': 12.* in 2-tokenizer; .* start a new run"):
+        pretrain_plan(Plan.of(raw(codes=12)), done, resume=True, progress="quiet")
+
+
+def test_a_book_of_another_size_than_the_one_that_was_left_is_refused(done: Path) -> None:
+    config = raw()
+    config["phases"].append({**config["phases"][2], "name": "more", "method": {"tokenizer": "learnt_tokenizer"}})
+    config["phases"][3]["method"]["codebook"] = {**BOOK, "num_codes": 12}
+    config["phases"][3]["load"] = {"tokenizer": "tokenizer", "codebook": "codebook"}
+    with pytest.raises(
+        RecipeError, match=r"phases.3.load.codebook: got books.vectors of \(2, 12, 8\), and 3-encoder left"
+    ):
+        pretrain_plan(Plan.of(config), done, resume=True, progress="quiet")
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ([{"load": {"encoder": "encoder"}}], r"phases.0.load: got a first phase that loads .*; allowed"),
+        ([], r"phases: got something else; allowed is a list"),
+        ([{"load": "encoder"}], r"phases.0.load: got 'encoder'; allowed is a mapping"),
+        ([{"name": "a/b"}], r"phases.0.name: got 'a/b'; allowed"),
+        ([{"method": {"masc": 1}}], r"phases.0: method.masc: unknown key; .*did you mean 'mask'"),
+    ],
+)
+def test_bad_plans_are_refused_before_anything_is_written(phases: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Plan.of({**raw(), "phases": phases})
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        ({"estimator": "estimator"}, r"phases.1.load: got the part 'estimator', which bridle has not; allowed"),
+        ({"encoder": "teacher"}, r"phases.1.load.encoder: got 'teacher', which none of the phases before has \(1-enc"),
+        ({"decoder": "encoder"}, r"phases.1.load.decoder: got a part that differs .* 1-encoder left, first in"),
+    ],
+)
+def test_parts_that_no_phase_left_are_refused(done: Path, load: dict[str, str], message: str, tmp_path: Path) -> None:
+    from mezzotint.train.plan import load_parts
+
+    method = Recipe.build(Plan.of(raw()).phases[0].config).method
+    with pytest.raises(RecipeError, match=message):
+        load_parts(method, load, [done / "1-encoder"], "phases.1.load")
+
+
+def test_a_directory_without_a_plan_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryInUse, match=r"has no recipe.yaml; allowed"):
+        pretrain_plan(Plan.of(raw()), tmp_path, resume=True)
+
+
+def test_phases_merge_key_by_key_and_replace_other_kinds() -> None:
+    base = {"method": {"kind": "a", "x": 1, "y": {"z": 2}}, "run": {"epochs": 3}}
+    assert merged(base, {"method": {"y": {"w": 4}}}) == {
+        "method": {"kind": "a", "x": 1, "y": {"z": 2, "w": 4}}, "run": {"epochs": 3},
+    }  # fmt: skip
+    assert merged(base, {"method": {"kind": "b"}})["method"] == {"kind": "b"}
+    assert merged({"method": "a"}, {"method": {"x": 1}})["method"] == {"kind": "a", "x": 1}
+    assert unfold({"run": 1}) == [("", {}, {"run": 1})]
+    assert [name for name, _, _ in unfold(raw())] == ["encoder", "tokenizer", "encoder"]

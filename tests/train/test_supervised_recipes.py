@@ -1,0 +1,43 @@
+"""Every shipped supervised recipe builds, and trains two steps with its own method, views and optimiser."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mezzotint.train.log import read_metrics
+from mezzotint.train.loop import pretrain
+from mezzotint.train.recipe import Recipe, read_recipe, shipped
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        place = folder / ("train" if number < 32 else "val") / f"class{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(place / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("supervised/")])
+def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
+    published = read_recipe(name)
+    timm = published["encoder"]["kind"] == "timm"
+    small = ["run.epochs=1", "run.batch_size=16", "run.loader.workers=0", "run.log.every_steps=1", "data.fraction=1.0"]
+    if name == "supervised/finetune_any":
+        small = ["run.epochs=1", "run.batch_size=200"]
+    else:
+        small += [
+            "data.source.kind=image_folder",
+            f"data.source.root={images}",
+            f"data.source.size={224 if timm else 32}",
+        ]
+        small.append("encoder.name=vit_tiny_patch16_224" if timm else "encoder.width=4")
+    recipe = Recipe.build(read_recipe(name, small))
+    assert recipe.config()["views"] == published["views"] and recipe.config()["optimizer"] == published["optimizer"]
+    run = pretrain(recipe, tmp_path / "run", progress="quiet")
+    losses = [line["loss"] for line in read_metrics(run / "metrics.jsonl")]
+    assert losses and None not in losses
