@@ -40,7 +40,7 @@ def sample(modality: str, batch: int = 2) -> Tensor:
     shape = SHAPES[modality][0]
     generator = torch.Generator().manual_seed(1)
     if modality == "tokens":
-        return torch.randint(9, (batch, *shape), generator=generator)
+        return torch.randint(1, 9, (batch, *shape), generator=generator)
     return torch.randn(batch, *shape, generator=generator)
 
 

@@ -182,7 +182,7 @@ def test_best_rq_is_a_projection_of_patches_by_the_codebook() -> None:
 
 
 def test_scalar_codes_fit_too() -> None:
-    fsq = FSQ(levels=[3, 3])
+    fsq = FSQ(levels=(3, 3))
     assert bridle(fsq)(views(patterned())).loss.isfinite()
 
 
@@ -265,7 +265,7 @@ def test_distance_is_one_minus_the_cosine_and_finite_at_zero() -> None:
     assert float(distance(a, b, centre=False).detach()) == pytest.approx(expected / 6, rel=1e-5)
     torch.testing.assert_close(distance(a, b, centre=True), distance(a, b - b.mean((0, 1)), centre=False))
     zero = torch.zeros(2, 3, 4, requires_grad=True)
-    distance(zero, zero, centre=True).backward()
+    torch.autograd.backward(distance(zero, zero, centre=True))
     assert zero.grad is not None and zero.grad.isfinite().all()
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from tiny import is_masked
-from tiny import is_masked
 
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain

@@ -31,7 +31,7 @@ def transfer(
 ) -> None:
     """Train a detector or segmenter on an encoder, and score it beside the same from the untrained encoder.
 
-    Started again with the same --out, it goes on with what is missing. `--list` of recipes: `mezzotint transfer x list`.
+    Started again with the same --out, it goes on with what is missing.
     """
     given = list(arguments or ())
     what = given.pop(0) if given and "=" not in given[0] else None

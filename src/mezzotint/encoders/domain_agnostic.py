@@ -107,7 +107,7 @@ class DomainAgnostic(ViT):
         super().__init__(input, width=width, depth=depth, heads=1, patch=patch, pool="cls")
         self.heads = heads
         made = [DomainAgnosticBlock(width, heads, inner, hidden, dropout) for _ in range(depth)]
-        self.blocks = nn.Sequential(nn.Dropout(dropout), *made)
+        self.drop, self.blocks = nn.Dropout(dropout), nn.Sequential(*made)
         initialise(self.blocks)
         self.norm = nn.Identity()  # type: ignore[assignment]
         if self.patches.axes == len(self.patches.grid):  # points stand anywhere: their places are learnt already
@@ -118,9 +118,9 @@ class DomainAgnostic(ViT):
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight)
 
-    def encode(self, embedded: Tensor, where: Tensor, there: Tensor | None = None) -> Tensor:
-        """As `ViT.encode`, with dropout on what goes into the blocks."""
-        return super().encode(embedded, where, there)
+    def placed(self, embedded: Tensor, where: Tensor) -> Tensor:
+        """As in `ViT`, with dropout."""
+        return self.drop(super().placed(embedded, where))  # type: ignore[no-any-return]
 
     def pool(self, out: Tensor, there: Tensor | None = None) -> Tensor:
         """The mean over all tokens, the class token among them."""

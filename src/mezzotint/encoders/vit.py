@@ -196,13 +196,18 @@ class ViT(Encoder):
             where: they stand.
             there: as the method of this name gives it; only these are attended to.
         """
-        tokens = embedded + self.places(where)
-        if self.cls is not None:
-            tokens = torch.cat([self.cls.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
+        tokens = self.placed(embedded, where)
         mask = None if there is None else self._with_cls(there)[:, None, None]
         for block in self.blocks:
             tokens = block(tokens, mask)
         return self.norm(tokens)  # type: ignore[no-any-return]
+
+    def placed(self, embedded: Tensor, where: Tensor) -> Tensor:
+        """What goes into the blocks: with positions, and a class token before."""
+        tokens = embedded + self.places(where)
+        if self.cls is None:
+            return tokens
+        return torch.cat([self.cls.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
 
     def pool(self, out: Tensor, there: Tensor | None = None) -> Tensor:
         """The feature of each sample: what `encode` gives → `[B, D]`; `there` as for `encode`."""

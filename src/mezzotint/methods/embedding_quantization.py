@@ -72,8 +72,9 @@ class EmbeddingQuantization(Method):
             x = views.x[place % len(views.x)]
             if place < len(views.x):
                 embedded, where = encoder.embed(x)
-            out = encoder.encode(self._quantized(embedded, x, drawn[place]), where)
-            zs.append(self.head(encoder.pool(out)))
+            there = encoder.there(x)
+            out = encoder.encode(self._quantized(embedded, x, drawn[place]), where, there)
+            zs.append(self.head(encoder.pool(out, there)))
         loss, accuracy = nt_xent(torch.stack(zs), self.temperature)
         return Step(loss, {"accuracy": accuracy, **collapse_signals(zs)})
 

@@ -8,7 +8,7 @@ the partner 1 − λ. λ is uniform and folded to one half or more; the partner 
 Differs from DABS's published code in a mistake there: λ had the shape `[B, 1, 1]` and the losses `[B]`, whose product
 has `[B, 1, B]`, so that every λ weighed the losses of all samples. Here each weighs its own.
 
-Partners are samples of the same process, candidates those of all. With two views, mixtures are of the first and
+A mixture of texts is as long as the longer of the two. Partners are samples of the same process, candidates those of all. With two views, mixtures are of the first and
 candidates from the second; with one, of the same.
 
 Shapes: B samples, D width.
@@ -113,10 +113,10 @@ class EMix(Method):
             return self.encoder(_mixed(first, partner, share)), self.encoder(last)
         encoder = need_patches(self.encoder)
         embedded, where = encoder.embed(first)
-        mixed = encoder.pool(encoder.encode(_mixed(embedded, partner, share), where))
-        if last is not first:
-            embedded, where = encoder.embed(last)
-        return mixed, encoder.pool(encoder.encode(embedded, where))
+        there = encoder.there(first)
+        either = None if there is None else there | there[partner]
+        mixed = encoder.pool(encoder.encode(_mixed(embedded, partner, share), where, either), either)
+        return mixed, encoder(last)
 
 
 def _mixed(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class ShED(Method):
         order = drawn.masked_fill(~there, 2.0).argsort(dim=1)  # padding comes last
         count = there.sum(dim=1, keepdim=True)
         index, moved = shuffled(order, (count * self.share).round().long().clamp(min=2).minimum(count))
-        out = encoder.encode(embedded.gather(1, index.unsqueeze(2).expand_as(embedded)), where)
+        out = encoder.encode(embedded.gather(1, index.unsqueeze(2).expand_as(embedded)), where, encoder.there(x))
         tokens = out if encoder.cls is None else out[:, 1:]
         logits = self.head(tokens).float()
         wanted = moved.long().masked_fill(~there, -100)  # which cross_entropy leaves out

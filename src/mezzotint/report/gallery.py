@@ -4,7 +4,6 @@ They are made by the very code that makes them in training, from the same keys: 
 first epoch.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,23 +11,14 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.generator import Chooser, ViewGenerator
-from mezzotint.augment.strategies import describe
-from mezzotint.augment.transform import Params
 from mezzotint.augment.views import ImageViews
 from mezzotint.data.source import Box, Croppable, Source
 from mezzotint.report.depict import DRAWABLE
+from mezzotint.report.drawn import in_words
 from mezzotint.report.pictures import Picture, credit, drawable, name_of, portrait, stored
-from mezzotint.report.plots import number
 from mezzotint.report.render import render, write_page
 from mezzotint.seeding import sample_order
 from mezzotint.types import Batch, Input, Unreadable
-
-_WORDS = {
-    "randomized_quantization": "quantized",
-    "color_jitter": "jitter",
-    "grayscale": "grey",
-    "gaussian_blur": "blur",
-}
 
 
 @dataclass(frozen=True)
@@ -126,7 +116,7 @@ def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: 
             continue
         shown = []
         for place, params in enumerate(drawn):
-            parameters, brief = _parameters(params, row, boxes[row][place] if boxes else None)
+            parameters, brief = in_words(params, row, boxes[row][place] if boxes else None)
             alt = f"view {place + 1} of {name}: {brief}"
             shown.append(Shown(portrait(rendered[place][row], alt, source), brief, parameters))
         strips.append(Strip(name, portrait(original, f"{name}, as stored", source), shown))
@@ -176,52 +166,6 @@ def _shares(views: ImageViews, batch: Batch, input: Input, seed: int) -> list[li
     boxes = [view.crop.boxes(params["crop"], height, width) for view, params in zip(views.views, drawn, strict=True)]
     per_view = [(box[:, 2] * box[:, 3] / (height * width)).tolist() for box in boxes]
     return [list(row) for row in zip(*per_view, strict=True)]
-
-
-def _parameters(drawn: Mapping[str, Params], row: int, share: float | None) -> tuple[list[tuple[str, str]], str]:
-    """What was drawn for one view of one sample: everything, and in a few words."""
-    pairs: list[tuple[str, str]] = []
-    words: list[str] = []
-    if share is not None:
-        area = f"{100 * share:.0f} %"
-        pairs, words = [("crop", area)], [f"crop {area}"]
-    for step in drawn:
-        if step == "crop":
-            continue
-        for name, params in _by_transform(step.rpartition(".")[2], drawn[step]).items():
-            if "op" in params:
-                words += [f"{op} {size}".strip() for op, size in describe(params, row)]
-                pairs += [("operations", ""), *describe(params, row)]
-                continue
-            chosen = params.get("chosen", params.get("applied"))
-            if chosen is None or bool(chosen[row]):
-                words.append(_WORDS.get(name, name.replace("_", " ")))
-                pairs += [(words[-1], ""), *_details(params, row)]
-    return pairs, ", ".join(words)
-
-
-def _by_transform(step: str, params: Params) -> dict[str, Params]:
-    """A policy's parameters stand under `place.kind.name`; any other transform's under their own name."""
-    grouped: dict[str, Params] = {}
-    for key, value in params.items():
-        prefix, _, name = key.rpartition(".")
-        grouped.setdefault(prefix.rpartition(".")[2] or step, {})[name] = value
-    return grouped or {step: {}}
-
-
-def _details(params: Params, row: int) -> list[tuple[str, str]]:
-    """The numbers of one sample; of those with a value a channel or more only how many there are."""
-    names = [name for name in params if name not in ("chosen", "applied", "order")]
-    pairs = []
-    for name in names:
-        value, words = params[name][row], name.replace("_", " ")
-        if value.numel() == 1:
-            pairs.append((words, number(float(value))))
-        else:
-            pairs.append((f"{words} a channel" if value.ndim > 1 else words, str(value.shape[-1])))
-    if "order" in params:  # of the other parameters, by their place
-        pairs.append(("order", " ".join(names[i][:3] for i in params["order"][row].tolist())))
-    return pairs
 
 
 def _size(views: ViewGenerator, input: Input) -> str:
