@@ -315,7 +315,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_measured(trained: Net
     cases: list[tuple[list[str], dict[str, object], str]] = [
         (["1/8"], {}, "got 1 bits for the WeightQuantizer"),
         (["8/8"], {"policy": "none"}, "got policy 'none'"),
-        (["8/8"], {"protocols": ["best"]}, "evaluate.protocols: got 'best'; allowed: plain, strong"),
+        (["8/8"], {"protocols": ["best"]}, "evaluate.protocols: got 'best'; allowed: plain, corrected, strong"),
     ]
     for settings, options, message in cases:
         with pytest.raises(ValueError, match=message):
