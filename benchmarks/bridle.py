@@ -35,7 +35,7 @@ from mezzotint.train.recipe import Recipe
 
 DATA: dict[str, dict[str, Any]] = {
     "emoji": {"data": {"kind": "samples", "name": "emoji"}, "patch": 8, "ratio": 0.6},
-    "speech": {"data": {"kind": "speech"}, "patch": [16, 8], "ratio": 0.75},
+    "speech": {"data": {"kind": "speech"}, "patch": [64, 4], "ratio": 0.75, "normalise": False},
 }
 RQ = {"kind": "rq", "dim": 64, "num_codes": 64, "num_levels": 4}
 VQ = {"kind": "vq", "dim": 64, "num_codes": 256}
@@ -56,7 +56,12 @@ def raw_recipe(arm: str, data: str, seed: int, epochs: int) -> dict[str, Any]:
         "mask": {"kind": "random_mask", "ratio": DATA[data]["ratio"]},
         "decoder": {"width": 96, "depth": 2, "heads": 4},
     }
-    method |= {"kind": "mae"} if arm in ("mae", "untrained") else {"kind": "bridle", "codebook": book, "cache": True}
+    start = {"kind": "cold_start", "normalise": DATA[data].get("normalise", True)}
+    method |= (
+        {"kind": "mae"}
+        if arm in ("mae", "untrained")
+        else {"kind": "bridle", "codebook": book, "cache": True, "tokenizer": start}
+    )
     raw: dict[str, Any] = {
         "data": DATA[data]["data"],
         "views": {"kind": "transformed", "transforms": [], "count": 1},
@@ -66,7 +71,7 @@ def raw_recipe(arm: str, data: str, seed: int, epochs: int) -> dict[str, Any]:
             "kind": "adamw", "lr": 2e-3, "betas": [0.9, 0.95], "weight_decay": 0.05, "exclude": "norm_and_bias",
         },
         "schedule": {"kind": "cosine", "warmup_epochs": min(1, epochs // 8)},
-        "run": {"epochs": epochs, "batch_size": 128, "seed": seed, "log": {"knn_epochs": 0}},
+        "run": {"epochs": epochs, "batch_size": 64, "seed": seed, "log": {"knn_epochs": 0}},
         "phases": [{"name": "encoder"}],
     }  # fmt: skip
     if arm in ("rq_two_rounds", "rq_more_encoder"):

@@ -69,7 +69,8 @@ def main() -> None:
         f"scored on, {training['steps']} steps of {training['batch_size']} ({spent:.0f} s a run, scoring included).\n"
         if arguments.encoder is None
         else f"Encoder: a given run, {encoder['kind']} of width {encoder['width']}, {recipe['method']['kind']} for "
-        f"{recipe['run']['epochs']} epochs. Transfer: `pasted_c4`, {data['images']} scenes to learn from, {data['test_images']} to be scored on, {training['steps']} steps of "
+        f"{recipe['run']['epochs']} epochs. Transfer: `pasted_c4`, {data['images']} scenes to learn from, "
+        f"{data['test_images']} to be scored on, {training['steps']} steps of "
         f"{training['batch_size']} ({spent:.0f} s a run, scoring included).\n"
     )
     print("Means over seeds with 95 % intervals of Student; the difference is taken seed by seed.\n")

@@ -21,7 +21,7 @@ from typing import Any
 
 from mezzotint.component import kind_of
 
-_FOLDERS = ("quant", "codebooks", "augment", "data", "encoders", "methods", "optim", "evaluate", "train")
+_FOLDERS = ("quant", "codebooks", "augment", "data", "encoders", "methods", "optim", "evaluate", "train", "transfer")
 _PLAIN: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "None": None, "Any": Any}
 _GENERIC: dict[str, Any] = {"tuple": tuple, "list": list, "dict": dict, "Sequence": list, "Mapping": dict}
 

@@ -161,10 +161,17 @@ class Codes:
 
 @dataclass(frozen=True)
 class Features:
-    """Frozen features of samples: float32 `[N, D]` and, when there are labels, int64 `[N]`."""
+    """Frozen features of samples.
+
+    Attributes:
+        x: float32 `[N, D]`.
+        y: labels, when there are some: int64 `[N]`, or bool `[N, C]`.
+        validation: bool `[N]`, those on which settings are to be selected, where the data says which.
+    """
 
     x: Tensor
     y: Tensor | None = None
+    validation: Tensor | None = None
 
     def __getitem__(self, rows: Any) -> "Features":
-        return Features(self.x[rows], None if self.y is None else self.y[rows])
+        return Features(self.x[rows], *(None if v is None else v[rows] for v in (self.y, self.validation)))

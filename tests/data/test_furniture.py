@@ -45,8 +45,10 @@ def test_normalised_clouds_have_one_scale_and_a_spread_of_one(source: Furniture)
 
 
 def test_splits_hold_out_three_tenths_and_tear_no_look_alikes(source: Furniture) -> None:
-    _, (objects, rooms) = source.evaluation()
+    _, (objects, rooms, few) = source.evaluation()
     assert (objects.name, rooms.name) == ("object/holdout", "room/holdout")
+    assert few.name == "object/1-percent" and np.array_equal(few.test, objects.test)
+    assert sorted(few.labels[few.train]) == list(range(10)) and set(few.train) < set(objects.train)
     for task in (objects, rooms):
         assert not set(task.train) & set(task.test) and (task.labels[task.train] >= 0).all()
         assert 0.25 < len(task.test) / (len(task.test) + len(task.train)) < 0.35

@@ -64,8 +64,9 @@ def test_arrays(tmp_path: Path) -> None:
     x = source.read_batch(torch.arange(20))
     assert x.shape == (20, 3, 32) and x.dtype == torch.float32 and x.isfinite().all()
     assert source.config["kind"] == "point_clouds" and source.config["points"] == 32
-    _, (task,) = source.evaluation()
+    _, (task, few) = source.evaluation()
     assert task.name == "label/holdout" and len(task.test) == 4 and task.classes == ["chair", "lamp"]
+    assert few.name == "label/1-percent" and sorted(few.labels[few.train]) == [0, 1] and set(few.test) == set(task.test)
     np.savez(tmp_path / "b.npz", x=clouds.transpose(0, 2, 1))
     other = point_clouds(path=str(tmp_path / "b.npz"), points=32, scaling="none")
     # Same points, whatever the layout; the choice depends on the file's name, so compare as they are.
@@ -120,7 +121,7 @@ def test_a_folder_of_clouds_and_meshes_reads_what_it_can(tmp_path: Path) -> None
     assert set(bad) == {"chair/train/flat.off", "chair/train/damaged.ply", "lamp/train/few.npy"}
     assert "no area" in bad["chair/train/flat.off"] and "cannot be read" in bad["chair/train/damaged.ply"]
     assert "3 of its 3 points" in bad["lamp/train/few.npy"]
-    _, (task,) = source.evaluation()  # type: ignore[attr-defined]
+    _, (task, _) = source.evaluation()  # type: ignore[attr-defined]
     assert task.name == "label/test" and len(task.test) == 4 and task.classes == ["chair", "lamp"]
     before = source.fingerprint()
     (tmp_path / "chair" / "train" / "mesh.off").write_text(OFF + "\n")
@@ -148,7 +149,7 @@ def test_modelnet_h5(tmp_path: Path) -> None:
             file["label"] = (np.arange(count) % 2)[:, None].astype(np.uint8)
     (tmp_path / "shape_names.txt").write_text("airplane\nbathtub\n")
     source = point_clouds(path=str(tmp_path), points=24)
-    _, (task,) = source.evaluation()  # type: ignore[attr-defined]
+    _, (task, _) = source.evaluation()  # type: ignore[attr-defined]
     assert task.name == "label/test" and list(task.classes) == ["airplane", "bathtub"]
     assert len(source) == 10 and len(task.test) == 4 and len(task.train) == 6
     (tmp_path / "ply_data_train1.h5").write_bytes(b"no hdf5")

@@ -3,7 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mezzotint.data.split import held_out
+from mezzotint.data.source import Task
+from mezzotint.data.split import held_out, one_percent, some_of_each
+from mezzotint.seeding import key_of
 
 
 @given(st.lists(st.integers(-1, 4), max_size=60), st.floats(0.05, 0.95))
@@ -40,3 +42,15 @@ def test_does_not_change_from_release_to_release() -> None:
 def test_refuses_a_fraction_that_is_none(fraction: float) -> None:
     with pytest.raises(ValueError, match="got a holdout of .*allowed is more than 0.*give 0.2"):
         held_out(np.zeros(4, np.int64), fraction, "a")
+
+
+def test_one_percent_is_of_each_class_alike_and_one_at_least() -> None:
+    labels = np.repeat([0, 1, 2, 3], [500, 200, 30, 400])
+    pool = np.arange(0, 730, dtype=np.int64)  # class 3 is scored, and one sample of it, of which none may be taken
+    task = Task("label/test", "classify", labels, pool, np.arange(730, 1130), "abcd")
+    found = one_percent(task)
+    assert np.bincount(labels[found.train]).tolist() == [5, 2, 1] and found.name == "label/1-percent"
+    assert np.array_equal(found.test, task.test) and set(found.train) < set(pool)
+    assert np.array_equal(one_percent(task).train, found.train)
+    tenth = some_of_each(labels, pool, key_of("one_percent", "label/test"), fraction=0.1)
+    assert set(found.train) < set(tenth) and np.bincount(labels[tenth]).tolist() == [50, 20, 3]

@@ -205,6 +205,6 @@ def test_spins() -> None:
     assert spins.images.shape == (820, 1, 4, 16, 16) and torch.equal(spins.images, Spins(frames=4, size=16).images)
     share = (spins.images > 0).float().mean(dim=(1, 2, 3, 4))
     assert float(share.min()) > 0.02 and float(share.max()) < 0.9
-    assert [task.name for task in spins.evaluation()[1]] == ["object/holdout", "room/holdout"]
+    assert [task.name for task in spins.evaluation()[1]] == ["object/holdout", "room/holdout", "object/1-percent"]
     with pytest.raises(ValueError, match="got frames=1"):
         Spins(frames=1)

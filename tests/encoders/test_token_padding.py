@@ -12,7 +12,8 @@ from mezzotint.encoders.domain_agnostic import DomainAgnostic
 from mezzotint.encoders.vit import ViT
 from mezzotint.methods.embedding_quantization import EmbeddingQuantization
 from mezzotint.methods.emix import EMix
-from mezzotint.types import PADDING, Input
+from mezzotint.seeding import Draws
+from mezzotint.types import PADDING, Input, Views
 
 LENGTHS = (12, 7, 1, 3)
 MADE: dict[str, Callable[[Input], ViT]] = {
@@ -21,6 +22,7 @@ MADE: dict[str, Callable[[Input], ViT]] = {
     "domain_agnostic": lambda input: DomainAgnostic(input, width=24, depth=2, heads=3),
 }
 each_encoder = pytest.mark.parametrize("name", MADE)
+two_encoders = pytest.mark.parametrize("name", ["vit", "domain_agnostic"])
 
 
 def made(name: str) -> ViT:
@@ -76,9 +78,6 @@ def test_of_kept_tokens_padding_is_not_seen() -> None:
 
 @pytest.mark.parametrize("method", [EMix, EmbeddingQuantization])
 def test_methods_do_not_see_it_either(method: Any) -> None:
-    from mezzotint.seeding import Draws
-    from mezzotint.types import Views
-
     losses = []
     for length in (12, 16):
         torch.manual_seed(0)
@@ -87,8 +86,8 @@ def test_methods_do_not_see_it_either(method: Any) -> None:
     torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
 
 
-@each_encoder
-def test_compiles_whole_and_exports(name: str, tmp_path: Path) -> None:
+@two_encoders
+def test_compiles_whole_and_exports(name: str) -> None:
     encoder, x = made(name), texts(16)
     expected = encoder(x)
     compiled = torch.compile(encoder, backend="aot_eager", fullgraph=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mezzotint.optim.schedules import Constant, Cosine, MultiStep, Schedule
+from mezzotint.optim.schedules import Constant, Cosine, MultiStep, Polynomial, Schedule
 
 
 def test_cosine_at_quarters() -> None:
@@ -107,3 +107,17 @@ def test_cosine_stays_in_range_rises_and_falls(
 def test_values_out_of_range_are_refused(kind: type[Schedule], bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=", got .*; "):
         kind(**bad)
+
+
+def test_polynomial_equals_torch() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.2)
+    theirs = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=40, power=0.9)
+    ours = Polynomial()
+    for step in range(40):
+        assert 0.2 * ours(step, 40, 5) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert [Polynomial(warmup_epochs=2)(step, 40, 5) for step in (0, 5)] == [0.0, 0.5]
+    with pytest.raises(ValueError, match="power must be above 0, got 0"):
+        Polynomial(power=0)

@@ -1,9 +1,15 @@
 """Samples of other modalities as pictures."""
 
+import base64
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mezzotint.report.depict import depict
+from mezzotint.report.pictures import portrait
 from mezzotint.types import Input
 
 AUDIO = Input((1, 16, 40), (0.0,), (1.0,), "audio")
@@ -78,3 +84,19 @@ def test_bytes_are_printed_and_other_tokens_are_squares() -> None:
 def test_other_modalities_are_refused() -> None:
     with pytest.raises(ValueError, match="allowed: image, audio, points, series"):
         depict(torch.zeros(4), Input((4,), (0.0,) * 4, (1.0,) * 4, "table"))
+
+
+def test_a_clip_moves_in_a_portrait() -> None:
+    class Clips:
+        input = Input((1, 5, 32, 48), (0.0,), (1.0,), "video")
+
+    x = (torch.arange(5, dtype=torch.uint8) * 50).view(1, 5, 1, 1).expand(1, 5, 32, 48)
+    shown = portrait(x, "a clip", Clips())  # type: ignore[arg-type]
+    assert (shown.width, shown.height, shown.alt) == (48, 32, "a clip")
+    with Image.open(io.BytesIO(base64.b64decode(shown.src.removeprefix("data:image/webp;base64,")))) as image:
+        assert getattr(image, "n_frames", 1) == 5 and image.info["loop"] == 0
+        for number in range(5):
+            image.seek(number)
+            assert abs(np.asarray(image.convert("L")).astype(int) - 50 * number).max() <= 6
+            assert image.info.get("duration", 125) in (0, 125)
+    assert portrait(x / 255, "a clip", Clips()).src == shown.src  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import is_masked
 
+from mezzotint.data.image_tags import CHEXPERT
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.train.recipe import Recipe, read_recipe, resolve_recipe, shipped
@@ -78,12 +79,15 @@ def small(name: str, recipe: dict[str, Any], folder: Path) -> list[str]:
         patch = recipe["encoder"]["patch"]
         np.savez(folder / "a.npz", x=rng.integers(0, 255, (40, 2 * patch, 2 * patch, 3), np.uint8), y=np.arange(40) % 2)
         return [f"data.path={folder / 'a.npz'}", "data.size=null"]
-    if kind == "image_folder":
+    if kind in ("image_folder", "image_tags"):
         from PIL import Image
 
         for number in range(16):
             Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-        return [f"data.root={folder}", "data.size=32"]
+        rows = "".join(f"{number}.png,1,,0,-1,{number % 2}\n" for number in range(16))
+        (folder / "tags.csv").write_text(f"Path,{','.join(CHEXPERT)}\n{rows}")
+        lists = [f"data.{name}={folder / 'tags.csv'}" for name in ("files", "test_files") if kind == "image_tags"]
+        return [f"data.root={folder}", "data.size=32", *lists]
     if kind == "audio_folder":
         soundfile = pytest.importorskip("soundfile")
         for number in range(8):

@@ -1,5 +1,9 @@
+import json
+from pathlib import Path
+
 import pytest
 
+from mezzotint.train.loop import pretrain
 from mezzotint.train.preview import preview
 from mezzotint.train.recipe import Recipe, resolve_recipe
 
@@ -28,3 +32,11 @@ def test_the_dry_run_says_views_and_passes(method: dict[str, object], views: dic
     text = preview(Recipe.build(resolve_recipe(config)))
     assert said in text
     assert f"and {4 if method['kind'] == 'byol' else 0} without" in text
+
+
+def test_a_run_says_views_and_passes_in_its_environment(tmp_path: Path) -> None:
+    tiny = ["data.name=digits", "encoder.width=2", "encoder.stem=small", "run.epochs=1", "run.batch_size=512"]
+    method = ["method={kind: byol, hidden_dim: 8, dim: 8}", "run.micro_batches=2", "run.log.knn_epochs=0"]
+    run = pretrain(Recipe.load("image/emoji_massrl", [*tiny, *method]), tmp_path / "run", progress="quiet")
+    found = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    assert (found["views"], found["encoder_passes"], found["encoder_passes_without_gradient"]) == (2, 2.0, 2.0)

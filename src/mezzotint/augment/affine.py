@@ -63,3 +63,26 @@ def sample(x: Tensor, matrix: Tensor, interpolation: Sampling, fill: float = 0.0
         x = x - fill
     y = F.grid_sample(x, grid, mode=interpolation, padding_mode="zeros", align_corners=False)
     return y.add_(fill) if fill else y
+
+
+def move_levels_(x: Tensor, matrix: Tensor, fill: float = 0.0) -> None:
+    """`sample` to the nearest pixel, in place, of whole levels of 0 to 255: bit for bit the same, and faster.
+
+    The three levels of a pixel are one number below 2²⁴, which float32 holds exactly, so that a pixel is fetched once
+    instead of three times.
+
+    Args:
+        x: float32 `[K, C, H, W]`, whole levels.
+        matrix: `[K, 2, 3]`, as `matrices` returns them.
+        fill: whole level of what lies outside the image.
+    """
+    if x.shape[1] != 3:
+        x.copy_(sample(x, matrix, "nearest", fill))
+        return
+    red, green, blue = x.unbind(1)
+    packed = torch.add(red, green, alpha=256.0).add_(blue, alpha=65536.0).unsqueeze(1)
+    moved = sample(packed, matrix, "nearest", fill * (1.0 + 256.0 + 65536.0)).squeeze(1)
+    torch.mul(moved, 1.0 / 65536.0, out=blue).floor_()
+    moved.sub_(blue, alpha=65536.0)
+    torch.mul(moved, 1.0 / 256.0, out=green).floor_()
+    torch.sub(moved, green, alpha=256.0, out=red)

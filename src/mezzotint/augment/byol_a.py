@@ -3,7 +3,8 @@
 Each sample is normalised, mixed faintly with an earlier one, cropped and resized, twice; then both views together are
 normalised by the statistics of their batch. Wu et al. (ICCV 2023) put randomized quantization in the place of the
 mixture: `mixup: 0` and `randomized_quantization: {bins: 8, channel_dim: 2}` for a quantizer a mel, or `channel_dim: 1`
-for one for the whole spectrogram; which of the two they used is not published.
+for one for the whole spectrogram; which of the two they used is not published. The second version (Niizumi et al. 2022,
+arXiv 2204.07402) mixes less and fades the crop in or out: `mixup: 0.2` and `fader: {gain: 1.0}`.
 
 Differs from the published code: samples are normalised by the mean and deviation of the data, which its running
 statistics approach; the bank holds each sample once, where there each view puts it in; it lives on the device, where
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from mezzotint.augment.audio import LogMixup, RandomFrames, RandomResizeCrop, log_mixup
 from mezzotint.augment.generator import ViewGenerator, view_draws
+from mezzotint.augment.linear_fader import LinearFader
 from mezzotint.augment.randomized_quantization import RandomizedQuantization
 from mezzotint.augment.transform import Params
 from mezzotint.seeding import Draws
@@ -30,6 +32,7 @@ class BYOLA(ViewGenerator):
         mixup: the earlier sample's share of power is uniform on [0, mixup); 0 leaves the mixture out.
         bank: how many past samples to mix with; 0 mixes within the batch.
         crop: cuts and resizes, of normalised values; null leaves it out.
+        fader: adds a line over time to the cropped view; null leaves it out.
         randomized_quantization: of the cropped view; null leaves it out.
         batch_normalize: normalise both views by the mean and deviation of their batch.
     """
@@ -41,6 +44,7 @@ class BYOLA(ViewGenerator):
         mixup: float = 0.4,
         bank: int = 2048,
         crop: RandomResizeCrop | None = RandomResizeCrop(fill=0.0),  # noqa: B008 - keeps no state
+        fader: LinearFader | None = None,
         randomized_quantization: RandomizedQuantization | None = None,
         batch_normalize: bool = True,
     ) -> None:
@@ -51,7 +55,7 @@ class BYOLA(ViewGenerator):
             )
         self.frames = RandomFrames(frames=frames) if frames is not None else None
         self.mixup = LogMixup(alpha=mixup) if mixup else None
-        self.bank, self.crop, self.quantize = bank, crop, randomized_quantization
+        self.bank, self.crop, self.fader, self.quantize = bank, crop, fader, randomized_quantization
         self.batch_normalize = batch_normalize
         self._held: Tensor | None = None
         self._next = 0
@@ -74,7 +78,12 @@ class BYOLA(ViewGenerator):
         return [cut | self._draw(shape, view_draws(ids, seed, epoch, place)) for place in range(2)]
 
     def _draw(self, shape: tuple[int, ...], draws: Draws) -> dict[str, Params]:
-        steps = {"mixup": self.mixup, "crop": self.crop, "randomized_quantization": self.quantize}
+        steps = {
+            "mixup": self.mixup,
+            "crop": self.crop,
+            "fader": self.fader,
+            "randomized_quantization": self.quantize,
+        }
         return {name: step.draw(shape, draws.fold(name)) for name, step in steps.items() if step is not None}
 
     @torch.no_grad()
@@ -112,6 +121,7 @@ class BYOLA(ViewGenerator):
             }
             view = self._mixed(x, held, drawn["mixup"], draws) if self.mixup is not None else x
             view = view if self.crop is None else self.crop.apply(view, drawn["crop"])
+            view = view if self.fader is None else self.fader.apply(view, drawn["fader"])
             quantized = drawn.get("randomized_quantization", {})
             views.append(view if self.quantize is None else self.quantize.apply(view, quantized))
         if self.mixup is not None and self.bank:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mezzotint.augment.affine import AFFINE, matrices, sample
+from mezzotint.augment.affine import AFFINE, matrices, move_levels_, sample
 from mezzotint.augment.blur import blurred
 from mezzotint.augment.colour import luma, turn_hue_
 from mezzotint.augment.resample import Sampling
@@ -168,11 +168,34 @@ def apply_operations(
     for stage in range(op.shape[1]):
         drawn = op[:, stage]
         rows = drawn.argsort(stable=True)
-        y, held = _in_order(y, held, rows), rows
-        y = to_levels(y, owned=y is not x) if stage == 0 else y
         sizes = torch.bincount(drawn, minlength=len(NAMES)).tolist()
-        _stage_(y, drawn[rows], magnitude[:, stage][rows], place[:, stage][rows], sizes, interpolation, fill)
-    return _in_order(y, held, torch.arange(len(x), device=x.device))
+        fetch = _Fetch(y, held.argsort()[rows], torch.empty_like(x, memory_format=torch.contiguous_format), stage == 0)
+        _stage(fetch, drawn[rows], magnitude[:, stage][rows], place[:, stage][rows], sizes, interpolation, fill)
+        y, held = fetch.out, rows
+    return y.index_select(0, held.argsort())
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """Brings rows into a new order, a few at a time, so that they are changed while they are in the cache.
+
+    Attributes:
+        source: float32 `[B, C, H, W]`.
+        places: int64 `[B]`, the row of the source that each row of the result comes from.
+        out: the result.
+        raw: whether the source is still in [0, 1], and not yet whole levels.
+    """
+
+    source: Tensor
+    places: Tensor
+    out: Tensor
+    raw: bool
+
+    def __call__(self, rows: slice) -> Tensor:
+        """Some rows of the result, as levels that may be changed."""
+        part = self.out[rows]
+        torch.index_select(self.source, 0, self.places[rows], out=part)
+        return to_levels(part, owned=True) if self.raw else part
 
 
 def to_levels(x: Tensor, *, owned: bool = False) -> Tensor:
@@ -180,33 +203,41 @@ def to_levels(x: Tensor, *, owned: bool = False) -> Tensor:
     return (x.mul_(_LEVELS) if owned else x.mul(_LEVELS)).floor_()
 
 
-def _in_order(y: Tensor, held: Tensor, wanted: Tensor) -> Tensor:
-    """Rows that hold some samples, put into the order that is wanted; not moved when they are in it."""
-    return y if torch.equal(held, wanted) else y.index_select(0, held.argsort()[wanted])
-
-
-def _stage_(
-    y: Tensor, op: Tensor, magnitude: Tensor, place: Tensor, sizes: list[int], interpolation: Sampling, fill: float
+def _stage(
+    fetch: _Fetch,
+    op: Tensor,
+    magnitude: Tensor,
+    place: Tensor,
+    sizes: list[int],
+    interpolation: Sampling,
+    fill: float,
 ) -> None:
-    """Change rows that are sorted by their operation, `sizes[i]` of which have the i-th."""
-    at_a_time = max(1, _CACHED_VALUES // y.shape[1:].numel() if y.device.type == "cpu" else len(y))
+    """Fetch and change rows that are sorted by their operation, `sizes[i]` of which have the i-th."""
+    out = fetch.out
+    at_a_time = max(1, _CACHED_VALUES // out.shape[1:].numel() if out.device.type == "cpu" else len(out))
     moved = sum(sizes[: len(AFFINE)])
-    turn = matrices(op[:moved], magnitude[:moved], *y.shape[2:]) if moved else magnitude
-    for start in range(0, moved, at_a_time):
-        rows = slice(start, min(start + at_a_time, moved))
-        turned = sample(y[rows], turn[rows], interpolation, fill)
-        y[rows] = turned if interpolation == "nearest" else turned.round_()
+    turn = matrices(op[:moved], magnitude[:moved], *out.shape[2:]) if moved else magnitude
+    for rows in _parts(0, moved, at_a_time):
+        y = fetch(rows)
+        if interpolation == "nearest":
+            move_levels_(y, turn[rows], fill)
+        else:
+            y.copy_(sample(y, turn[rows], interpolation, fill).round_())
     first = moved
-    for number in range(len(AFFINE), IDENTITY):
+    for number in range(len(AFFINE), len(NAMES)):
         last = first + sizes[number]
         change = OPERATIONS[NAMES[number]].change
-        for start in range(first, last, at_a_time):
-            rows = slice(start, min(start + at_a_time, last))
-            if change is None:
-                _cut_out_(y[rows], magnitude[rows], place[rows], fill)
-            else:
-                change(y[rows], magnitude[rows].view(-1, 1, 1, 1))
+        for rows in _parts(first, last, at_a_time):
+            y = fetch(rows)
+            if change is not None:
+                change(y, magnitude[rows].view(-1, 1, 1, 1))
+            elif number != IDENTITY:
+                _cut_out_(y, magnitude[rows], place[rows], fill)
         first = last
+
+
+def _parts(first: int, last: int, length: int) -> list[slice]:
+    return [slice(start, min(start + length, last)) for start in range(first, last, length)]
 
 
 def _cut_out_(x: Tensor, share: Tensor, place: Tensor, fill: float) -> None:

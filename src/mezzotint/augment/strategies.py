@@ -256,5 +256,5 @@ def describe(params: Params, row: int) -> list[tuple[str, str]]:
     for op, magnitude in zip(params["op"][row].tolist(), params["magnitude"][row].tolist(), strict=True):
         name = NAMES[op]
         if name != "identity":
-            found.append((name.replace("_", " "), f"{magnitude:.3g}" if OPERATIONS[name].magnitude else ""))
+            found.append((name.replace("_", " "), f"{magnitude + 0.0:.3g}" if OPERATIONS[name].magnitude else ""))
     return found

@@ -6,28 +6,63 @@ from typing import Annotated
 
 import typer
 
-from mezzotint.cli.app import Arguments, Debug, Json, app, recipe_of
+from mezzotint.cli.app import Debug, Json, app, recipe_of
 from mezzotint.schema import RecipeError, nearest
 
 
 @app.command()
 def gallery(
-    arguments: Arguments = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE|DATA] [KEY=VALUE]…",
+            help="A recipe and overrides, whose views are drawn; or images: a folder, a file, emoji, mnist5k, digits.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Page to write.")] = Path("gallery.html"),
-    samples: Annotated[int, typer.Option(help="How many samples to show.", min=1, max=200)] = 12,
+    samples: Annotated[
+        int | None, typer.Option(help="How many samples to show: 12, or 8 in the lab.", min=1, max=200)
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Draw the augmentation lab with this policy: rand_augment, or {kind: …, …}; may be repeated."
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side at which images of a folder are read.", min=8)] = 96,
     debug: Debug = False,
 ) -> None:
-    """Draw the views that a recipe makes, with the parameters of each."""
-    name, overrides = recipe_of(arguments)
-    from mezzotint.train.recipe import Recipe, read_recipe
+    """Draw the views that a recipe makes, with the parameters of each; or policies side by side on your images."""
+    from mezzotint.train.recipe import Recipe, read_recipe, shipped
 
+    given = list(arguments or ())
+    if given and "=" not in given[0] and given[0] not in shipped() and _is_data(given[0]):
+        if len(given) > 1:
+            raise RecipeError(f"got {given[1]!r} after data; allowed with data are options alone, such as --policy")
+        from mezzotint.data.opening import open_images
+        from mezzotint.report.lab import STRATEGIES, write_lab
+
+        page = write_lab(open_images(given[0], size), out, policies=policy or STRATEGIES, samples=samples or 8)
+        typer.echo(page)
+        return
+    name, overrides = recipe_of(arguments)
     config = read_recipe(name, overrides)
+    recipe = Recipe.build(config)
+    data, input, seed = recipe.data, recipe.encoder.input, recipe.run.seed
+    if policy:
+        from mezzotint.report.lab import write_lab
+
+        typer.echo(write_lab(data, out, policies=policy, samples=samples or 8, seed=seed, input=input))
+        return
     from mezzotint.report.gallery import write_gallery
 
-    recipe = Recipe.build(config)
-    typer.echo(
-        write_gallery(recipe.data, recipe.views, recipe.encoder.input, out, samples=samples, seed=recipe.run.seed)
-    )
+    typer.echo(write_gallery(data, recipe.views, input, out, samples=samples or 12, seed=seed))
+
+
+def _is_data(name: str) -> bool:
+    from mezzotint.data.opening import is_data
+
+    return is_data(name)
 
 
 @app.command()
@@ -55,8 +90,9 @@ def recipes(
 ) -> None:
     """List the recipes; print one; or explain the keys of a part, such as `method.simclr` or `run`."""
     from mezzotint.train.recipe import FAMILIES, shipped
+    from mezzotint.transfer.recipes import shipped_transfers
 
-    known = shipped()
+    known = shipped() | {f"transfer/{title}": path for title, path in shipped_transfers().items()}
     if name is None:
         for title, path in known.items():
             typer.echo(f"{title:36}  {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")

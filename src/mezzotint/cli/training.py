@@ -1,6 +1,7 @@
 """Verbs about a run: pretrain, evaluate, report."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,10 @@ def pretrain(
         bool, typer.Option("--dry-run", help="Show recipe, steps, memory and time; write nothing.")
     ] = False,
     train_only: Annotated[bool, typer.Option("--train-only", help="Leave out evaluation and report.")] = False,
+    slurm: Annotated[
+        bool,
+        typer.Option("--slurm", help="Queue it: --slurm partition=gpu nodes=8 gpus_per_node=8 timeout_min=4320."),
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -28,6 +33,11 @@ def pretrain(
     from mezzotint.train.phases import refuse_other_recipe
     from mezzotint.train.recipe import read_raw, read_recipe
 
+    asked: dict[str, Any] = {}
+    if slurm:
+        from mezzotint.cli.slurm import split_arguments
+
+        arguments, asked = split_arguments(arguments or ())
     if resume and out is None:
         raise RecipeError("got --resume without --out; allowed is the directory of a run: --out runs/NAME --resume")
     name, overrides = (str(out), list(arguments or ())) if resume else recipe_of(arguments)
@@ -42,13 +52,18 @@ def pretrain(
 
     plan = Plan.of(read_raw(name, overrides))
     recipe = Recipe.build(plan.phases[0].config)
+    folder = out or default_directory(name)
     if dry_run:
         from mezzotint.train.preview import preview
 
-        typer.echo("\n".join([preview(recipe), *plan.facts()]))
+        again = [*(arguments or ()), "--out", str(folder)] if slurm else []
+        typer.echo("\n".join([preview(recipe), *plan.facts(), *_without_slurm(again, asked)]))
+        return
+    if slurm:
+        options = {"train_only": train_only, "quiet": quiet, "as_json": as_json}
+        _queue(arguments or (), folder, {"resume": resume, "overwrite": overwrite, **options}, asked)
         return
     mode = "json" if as_json else "quiet" if quiet else "bar"
-    folder = out or default_directory(name)
     if len(plan.phases) > 1:
         done = pretrain_plan(plan, folder, resume=resume, overwrite=overwrite, progress=mode)
     else:
@@ -57,6 +72,19 @@ def pretrain(
         return
     _say(mode, f"trained: {done}/encoder; now evaluating", {"trained": str(done)})
     _evaluate_and_report(done, (), mode)
+
+
+def _without_slurm(arguments: list[str], asked: dict[str, Any]) -> list[str]:
+    from mezzotint.cli.slurm import torchrun_lines
+
+    return torchrun_lines(arguments, asked) if arguments else []
+
+
+def _queue(arguments: Sequence[str], out: Path, options: dict[str, bool], asked: dict[str, Any]) -> None:
+    from mezzotint.cli.slurm import Job, submit
+
+    job = Job(arguments, out, options)
+    typer.echo(f"queued as job {submit(job, asked).job_id}; logs: {job.logs}; run: {job.out}")
 
 
 def _evaluate_and_report(folder: Path, overrides: tuple[str, ...], mode: str) -> None:

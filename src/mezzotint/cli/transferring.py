@@ -59,6 +59,6 @@ def detectron2(
         raise RecipeError(f"got --branch {branch!r}; allowed: online, target")
     from mezzotint.transfer.detectron2 import chosen_branch, read_detectron2, write_detectron2
 
-    files = write_detectron2(chosen_branch(encoder, branch), out)
+    files = write_detectron2(chosen_branch(encoder, branch), out)  # type: ignore[arg-type]
     count = len(read_detectron2(files[0]))
     typer.echo(f"{files[0]}: {count} arrays, read back\n{files[1]}: put these settings into your configuration")

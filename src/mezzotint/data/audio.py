@@ -6,6 +6,7 @@ are read by `audio_lists.py`, files by `waveform.py`, and made into spectrograms
 
 import copy
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from typing import Literal
@@ -38,8 +39,8 @@ class AudioFolder(Component, Source):
 
     Without a list, folders are classes and splits, as in an image folder: the task is `label/val` (or `label/test`), or
     `label/holdout`. With `files`, labels come from the list: the task is `label/test` when there is a list `test_files`
-    or a `test_fold`, else `label/holdout`. Where a file has several labels, the task asks for all of them, and is
-    scored by mean average precision.
+    or a `test_fold`; where the list has folds, one task for each, `label/fold-1` and so on; else `label/holdout`. Where
+    a file has several labels, the task asks for all of them, and is scored by mean average precision.
 
     Args:
         root: folder of the files; paths in lists are relative to it.
@@ -56,10 +57,13 @@ class AudioFolder(Component, Source):
     Attributes:
         classes: names of the classes.
         labels: int64 `[N]`; negative where a file has no label, or several.
+        holdout: as the argument.
 
     Raises:
         ValueError: when the folder or a list is missing or wrong, or no file can be read.
     """
+
+    holdout: float = 0.2
 
     def __init__(
         self,
@@ -75,19 +79,37 @@ class AudioFolder(Component, Source):
         std: float | None = None,
         holdout: float = 0.2,
     ) -> None:
-        if front_end not in _FRONT_ENDS:
-            raise ValueError(f"got front_end={front_end!r}; allowed is one of {', '.join(_FRONT_ENDS)}: choose one")
-        if not 0.0 < holdout < 1.0 or (std is not None and not std > 0.0):
-            raise ValueError(f"got holdout={holdout} and std={std}; allowed are a share between 0 and 1, and std > 0")
+        if not 0.0 < holdout < 1.0:
+            raise ValueError(f"got holdout={holdout}; allowed is a share between 0 and 1")
         if (test_files or test_fold is not None) and not files:
             raise ValueError("got test_files or test_fold without files; allowed is a list for both: give files too")
-        self.root, self.front_end, self.holdout = os.fspath(root), front_end, holdout
+        self.root, self.holdout = os.fspath(root), holdout
+        own, scored, name = self._listed(files, test_files, test_fold)
+        self._open(self.root, own, scored, name, labels, front_end, seconds, mean, std)
+
+    def _open(
+        self,
+        root: str,
+        own: list[Entry],
+        scored: list[Entry],
+        name: str | None,
+        labels: str | None,
+        front_end: FrontEnd,
+        seconds: float,
+        mean: float | None,
+        std: float | None,
+    ) -> None:
+        """Take the entries to learn from and those to be scored, whose split has this name."""
+        if front_end not in _FRONT_ENDS:
+            raise ValueError(f"got front_end={front_end!r}; allowed is one of {', '.join(_FRONT_ENDS)}: choose one")
+        if std is not None and not std > 0.0:
+            raise ValueError(f"got std={std}; allowed is more than 0")
+        self.root, self.front_end, self.scored = os.fspath(root), front_end, name
         self.mel = _FRONT_ENDS[front_end]
         self._samples = round(seconds * self.mel.sample_rate)
         frames = self.mel.frames(self._samples) if seconds > 0 else 0
         if frames < 8:
             raise ValueError(f"got seconds={seconds}; allowed is 0.1 or more: 0.95 gives 96 frames to byol_a")
-        own, scored, self.scored = self._listed(files, test_files, test_fold)
         self._use(own, scored, labels)
         self.input = Input((1, self.mel.mels, frames), (0.0,), (1.0,), "audio")
         if mean is None or std is None:
@@ -140,6 +162,9 @@ class AudioFolder(Component, Source):
             raise ValueError(f"got the label {unknown!r}, which {table} does not have; allowed are its mid and names")
         self._paths = np.array([os.fsencode(entry.path) for entry in own], np.bytes_)
         self._scored_paths = np.array([os.fsencode(entry.path) for entry in scored], np.bytes_)
+        self._starts = np.array([np.nan if entry.start is None else entry.start for entry in both], np.float32)
+        self._folds = np.array([-1 if entry.fold is None else entry.fold for entry in both], np.int64)
+        self._valid = np.array([entry.split == "valid" for entry in both], np.bool_)
         found = [tuple(place[label] for label in entry.labels) for entry in both]
         self._found, self._scored_found = found[: len(own)], found[len(own) :]
         self.labels: Index = _single(self._found)
@@ -151,7 +176,9 @@ class AudioFolder(Component, Source):
         """One sample, float32 `[1, mels, frames]`; its label is a bool tensor `[classes]` where it has several."""
         path = os.fsdecode(self._paths[index])
         try:
-            wave = read_waveform(os.path.join(self.root, path), self.mel.sample_rate, self._samples)
+            start = float(self._starts[index])
+            own = None if math.isnan(start) else start
+            wave = read_waveform(os.path.join(self.root, path), self.mel.sample_rate, self._samples, own)
         except UndecodableAudio as error:
             raise Unreadable(path, str(error)) from None
         if self.front_end == "audioset":
@@ -184,6 +211,8 @@ class AudioFolder(Component, Source):
         single = _single([*self._found, *self._scored_found])
         if len(np.unique(single[single >= 0])) < 2:
             return self, []
+        if not len(self._scored_paths) and (self._folds >= 0).all():
+            return self, self._folds_of(single)
         if not len(self._scored_paths):
             chosen = held_out(self.labels, self.holdout, "label")
             train, test = (~chosen & (self.labels >= 0)).nonzero()[0], chosen.nonzero()[0]
@@ -191,7 +220,23 @@ class AudioFolder(Component, Source):
         both = self._with_scored(single)
         labelled = (single >= 0).nonzero()[0]
         train, test = labelled[labelled < len(self)], labelled[labelled >= len(self)]
-        return both, [Task(f"label/{self.scored}", "classify", single, train, test, self.classes)]
+        stop = np.intersect1d(train, self._valid.nonzero()[0])
+        return both, [Task(f"label/{self.scored}", "classify", single, train, test, self.classes, stop)]
+
+    def _folds_of(self, single: Index) -> Sequence[Task]:
+        """One task a fold, which learns from the others."""
+        labelled = single >= 0
+        return [
+            Task(
+                f"label/fold-{fold}",
+                "classify",
+                single,
+                (labelled & (self._folds != fold)).nonzero()[0],
+                (labelled & (self._folds == fold)).nonzero()[0],
+                self.classes,
+            )
+            for fold in np.unique(self._folds).tolist()
+        ]
 
     def _tagging(self) -> tuple[Source, Sequence[Task]]:
         """The same where files have several labels; those without any are labelled with nothing and left out."""

@@ -4,7 +4,7 @@
   alone, without `data`. Labels are separated by commas.
 - CSV with a header. The path is in the column `path`, `file`, `filename`, `fname`, `wav` or `slice_file_name`, the
   label in `label`, `labels`, `category`, `class` or `target` (the first of these that is there), and a fold, if any, in
-  `fold`. Several labels of one file are separated by commas, within quotes.
+  `fold`; `split` says train, valid or test. Several labels of one file are separated by commas, within quotes.
 - A label table, as AudioSet's: CSV with the columns `index`, `mid` and `display_name`. It gives the order and the names
   of the classes.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 PATHS = ("path", "file", "filename", "fname", "wav", "slice_file_name")
+SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 LABELS = ("label", "labels", "category", "class", "target")
 
 
@@ -29,11 +30,15 @@ class Entry:
         path: of the file, as written.
         labels: names or machine ids; none for a file without.
         fold: number of its fold, where there are folds.
+        split: `train`, `valid` or `test`, where the list says it.
+        start: second at which the clip begins; by default it is the middle of the recording.
     """
 
     path: str
     labels: tuple[str, ...]
     fold: int | None = None
+    split: str | None = None
+    start: float | None = None
 
 
 def read_list(path: str) -> list[Entry]:
@@ -114,7 +119,11 @@ def _from_csv(text: str, path: str) -> list[Entry]:
         fold = row.get("fold", "")
         if not row[where] or (fold and not fold.isdecimal()):
             raise ValueError(f"{path}: line {number} has no file, or a fold that is no number; correct or remove it")
-        entries.append(Entry(row[where], _split(row[what]) if what else (), int(fold) if fold else None))
+        split = row.get("split", "").lower()
+        if split and split not in SPLIT_NAMES:
+            raise ValueError(f"{path}: line {number} has the split {split!r}; allowed are {', '.join(SPLIT_NAMES)}")
+        labels = _split(row[what]) if what else ()
+        entries.append(Entry(row[where], labels, int(fold) if fold else None, SPLIT_NAMES.get(split)))
     return entries
 
 

@@ -63,7 +63,7 @@ class ImageFolder(Component, Source):
     ) -> None:
         _check(size, holdout, max_pixels)
         self.root, self.size, self.holdout, self.max_pixels = os.fspath(root), size, holdout, max_pixels
-        self.input = Input((3, size, size), _MEAN, _STD)
+        self.input = input_of(size)
         listing = scan(self.root)
         if listing.closed:
             raise ValueError(
@@ -164,6 +164,11 @@ class ImageFolder(Component, Source):
     def _middle(self, height: int, width: int) -> list[tuple[Box, int]]:
         side = max(1, round(min(height, width) * 7 / 8))
         return [(((height - side) // 2, (width - side) // 2, side, side), self.size)]
+
+
+def input_of(size: int) -> Input:
+    """What is normalised with the mean and deviation of ImageNet."""
+    return Input((3, size, size), _MEAN, _STD)
 
 
 class _Paths(Sequence[str]):

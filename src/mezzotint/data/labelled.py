@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mezzotint.component import Component
 from mezzotint.data.source import Box, Croppable, Evaluable, Index, InMemory, Named, Source, Task
-from mezzotint.seeding import Draws, key_of
+from mezzotint.data.split import some_of_each
+from mezzotint.seeding import key_of
 from mezzotint.types import Sample
 
 
@@ -71,7 +72,8 @@ class Labelled(Component, Source):
         elif fraction < 1.0 or per_class is not None:
             if tags and per_class is not None:
                 raise ValueError(f"got per_class={per_class} for tags, several a sample; allowed is fraction or files")
-            pool = _drawn(np.zeros(len(labels), np.int64) if tags else labels, pool, fraction, per_class, seed)
+            classes = np.zeros(len(labels), np.int64) if tags else labels
+            pool = some_of_each(classes, pool, key_of("labelled", seed), fraction=fraction, per_class=per_class)
         self.labels, self.chosen = torch.from_numpy(labels), torch.from_numpy(pool)
         self.task = replace(found, train=pool)
         self.input = source.input
@@ -122,22 +124,6 @@ def _task(source: Source, name: str | None) -> tuple[Source, Task]:
             "name one of them, or give data with class folders or labels"
         )
     return samples, next(iter(known.values())) if name is None else known[name]
-
-
-def _drawn(labels: Index, pool: Index, fraction: float, per_class: int | None, seed: int) -> Index:
-    """Of each class the first samples of one keyed order."""
-    places = Draws(torch.from_numpy(pool), key_of("labelled", seed)).bits("place").numpy()
-    kept = []
-    for label in np.unique(labels[pool]):
-        members = np.flatnonzero(labels[pool] == label)
-        count = max(1, round(fraction * len(members))) if per_class is None else per_class
-        if count > len(members):
-            raise ValueError(
-                f"got per_class={per_class}, and class {label} has {len(members)} training samples; allowed is at most "
-                "that: lower it"
-            )
-        kept.append(pool[members[np.argsort(places[members], kind="stable")[:count]]])
-    return np.sort(np.concatenate(kept))
 
 
 def _listed(samples: Source, pool: Index, files: str) -> Index:

@@ -81,3 +81,32 @@ def open_source(name: str, input: Input) -> Source:
             f"{input.shape}: use data of that shape, or another encoder"
         )
     return source
+
+
+def open_images(name: str, size: int) -> Source:
+    """Open images, whatever encoder they are for.
+
+    Args:
+        name: an image folder, an .npz or .npy file, or the name of embedded images.
+        size: at which images of a folder are read, in pixels.
+
+    Raises:
+        ValueError: when it is none of these.
+    """
+    if Path(name).is_dir():
+        return ImageFolder(root=name, size=size)
+    if Path(name).exists():
+        return Arrays(path=name)
+    source = _EMBEDDED[name]() if name in _EMBEDDED else None
+    if source is None or source.input.modality != "image":
+        images = [known for known, make in _EMBEDDED.items() if isinstance(make(), Samples)]
+        raise ValueError(f"got the images {name!r}; allowed is {_ALLOWED['image']}, or {', '.join(images)}")
+    return source
+
+
+def is_data(name: str) -> bool:
+    """Whether this is a name of embedded data, or a folder or file that is no recipe and no run."""
+    path = Path(name)
+    if path.is_dir():
+        return not (path / "recipe.yaml").is_file()
+    return name in _EMBEDDED or (path.is_file() and path.suffix not in (".yaml", ".yml"))

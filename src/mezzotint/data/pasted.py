@@ -1,7 +1,7 @@
 """A detection set that is made here: the embedded emoji, cut out and pasted on photographs, so that all is known.
 
-The photographs are scikit-learn's two (China by Raphael Gaillarde, Flower by dany13, both CC-BY): scenes to learn from
-have backgrounds of their left three fifths, scenes to be scored of the rest. The emoji are split as well: a fifth of
+The photographs are scikit-learn's two (by danielbuechele and vultilion on Flickr, CC BY 2.0): scenes to learn from have
+backgrounds of their left three fifths, scenes to be scored of the rest. The emoji are split as well: a fifth of
 each category, in both drawing styles, is seen in scored scenes alone. What stands in a scene, where and how large, is a
 function of seed, part and index, so nothing is stored.
 """
@@ -20,7 +20,7 @@ from mezzotint.data.scenes import Part, Scene, Scenes, paint
 from mezzotint.seeding import key_of
 
 Pixels = npt.NDArray[np.uint8]
-_OPEN_FROM = 236  # a background of white, and what JPEG-like smoothing of the edges leaves of it
+_LIGHT = 236  # from here on a pixel may be background: white, or white blended with a little of an edge
 _SHARE = 0.6
 
 
@@ -72,13 +72,19 @@ class Pasted(Scenes):
             "test": np.concatenate([task.test, task.test + half]),
         }
         self._labels = np.asarray(task.labels)
+        self._made: dict[tuple[str, int], Scene] = {}
 
     def count(self, part: Part) -> int:
         """How many scenes a part has."""
         return self._counts[part]
 
     def read(self, part: Part, index: int) -> Scene:
-        """One scene; the visible part of an object is its mask, and its box is that of the mask."""
+        """One scene; its objects do not overlap."""
+        if (part, index) not in self._made:
+            self._made[part, index] = self._make(part, index)
+        return self._made[part, index]
+
+    def _make(self, part: Part, index: int) -> Scene:
         rng = np.random.default_rng(key_of("pasted", self.seed, part, index))
         image = _background(part, self.size, rng)
         wanted = int(rng.integers(self.objects[0], self.objects[1] + 1))
@@ -147,7 +153,7 @@ def _cut_out(index: int) -> tuple[Tensor, Tensor]:
     The background is what is nearly white and connected with the border; white inside an outline is kept.
     """
     pixels = _emoji_pixels()[index]
-    background = _connected((pixels >= _OPEN_FROM).all(0))
+    background = _connected((pixels >= _LIGHT).all(0))
     return torch.from_numpy(pixels).float() / 255.0, torch.from_numpy(~background)[None].float()
 
 

@@ -23,7 +23,7 @@ from mezzotint.data.memory import Held
 from mezzotint.data.meshes import MESHES, centred, resampled
 from mezzotint.data.points_files import CLOUDS, cloud_files, read_arrays, read_cloud
 from mezzotint.data.source import Index, Source, Task
-from mezzotint.data.split import held_out
+from mezzotint.data.split import held_out, one_percent
 from mezzotint.types import Input, Sample, Unreadable
 
 Scaling = Literal["unit_sphere", "none"]
@@ -190,10 +190,12 @@ def _input(clouds: Float32) -> Input:
 
 
 def _tasks(labels: Index, test: npt.NDArray[np.bool_] | None, classes: Sequence[str], holdout: float) -> list[Task]:
+    """The class of each cloud, learnt from all labels and from one in a hundred (Wu et al. 2023, section 4.3)."""
     if len(classes) < 2:
         return []
     said = test is not None and test.any() and not test.all()
     chosen = test if said and test is not None else held_out(labels, holdout, "label")
     known = labels >= 0
     train, scored = (known & ~chosen).nonzero()[0], (known & chosen).nonzero()[0]
-    return [Task("label/test" if said else "label/holdout", "classify", labels, train, scored, classes)]
+    task = Task("label/test" if said else "label/holdout", "classify", labels, train, scored, classes)
+    return [task, one_percent(task)]

@@ -3,8 +3,8 @@
 Sampled evenly over the surfaces of Sweet Home 3D's additional catalogues, upright with z up, centred in a unit sphere.
 Pretraining sees all clouds and no label. Two questions are asked of the features: the object class of the 332 models
 whose name says it (ten classes, a fifth of them seats), and the room category of the catalogue for all (twelve). Three
-tenths of each class are held out. Models that look alike (light switches with another frame, windows with more panes)
-are never torn apart by a split.
+tenths of each class are held out; `object/1-percent` learns from one model of each class. Models that look alike
+(light switches with another frame, windows with more panes) are never torn apart by a split.
 
 `part="tune"` asks about the other seven tenths only, of which a quarter is held out, in four ways: settings are chosen
 on these tasks, and the samples that `all` scores have had no say.
@@ -24,7 +24,7 @@ from mezzotint.component import Component
 from mezzotint.data.memory import Held
 from mezzotint.data.samples import embedded_file
 from mezzotint.data.source import Index, Source, Task
-from mezzotint.data.split import held_out
+from mezzotint.data.split import held_out, one_percent
 from mezzotint.types import Input
 
 Part = Literal["all", "tune"]
@@ -84,7 +84,7 @@ class Furniture(Component, Held, Source):
                     splits[f"{name}/tune-{place}"] = known & ~chosen, chosen & known
             for title, (train, scored) in splits.items():
                 tasks.append(Task(title, "classify", labels, train.nonzero()[0], scored.nonzero()[0], classes))
-        return self, tasks
+        return self, tasks if self.part == "tune" else [*tasks, one_percent(tasks[0])]
 
 
 @functools.cache

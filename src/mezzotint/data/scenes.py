@@ -82,7 +82,9 @@ def read_image(path: Path) -> Tensor:
         with open_image(str(path)) as file:
             return torch.from_numpy(np.array(decode(file))).permute(2, 0, 1).contiguous()
     except Undecodable as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); get it again, or take it off the list") from None
+        raise ValueError(
+            f"{path} cannot be read as an image ({error}); get it again, or take it off the list"
+        ) from None
 
 
 def paint(masks: Tensor, labels: Tensor, crowd: Tensor) -> Tensor:
@@ -91,4 +93,3 @@ def paint(masks: Tensor, labels: Tensor, crowd: Tensor) -> Tensor:
     for mask, label, many in zip(masks, labels.tolist(), crowd.tolist(), strict=True):
         found[mask] = VOID if many else label + 1
     return found
-

@@ -1,7 +1,7 @@
 """The contract of a data source, and what it may say beyond the contract."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +28,8 @@ class Task:
         train: indices of the samples to learn from.
         test: indices of the samples to be scored.
         classes: names, by label; empty for retrieval.
+        validation: those of `train` on which a probe may select its settings or stop, where the data has a split for
+            it; empty where the probe is to hold out some itself.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Task:
     train: Index
     test: Index
     classes: Sequence[str] = ()
+    validation: Index = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @runtime_checkable

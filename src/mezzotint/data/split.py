@@ -1,11 +1,50 @@
 """Which samples are held out: a function of their labels and a key, never of a generator or of the clock."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.source import Index
+from mezzotint.data.source import Index, Task
 from mezzotint.seeding import Draws, key_of
+
+
+def some_of_each(labels: Index, pool: Index, key: int, *, fraction: float = 1.0, per_class: int | None = None) -> Index:
+    """Of each class the first samples of one keyed order, so that 1 % is a part of 10 %.
+
+    Args:
+        labels: int64 `[N]`.
+        pool: int64 `[M]`, which of them may be taken.
+        key: of the order.
+        fraction: share of each class, and at least one.
+        per_class: so many of each class instead.
+
+    Returns:
+        int64, sorted, some of `pool`.
+
+    Raises:
+        ValueError: when a class has fewer than `per_class`.
+    """
+    places = Draws(torch.from_numpy(pool), key).bits("place").numpy()
+    kept = []
+    for label in np.unique(labels[pool]):
+        members = np.flatnonzero(labels[pool] == label)
+        count = max(1, round(fraction * len(members))) if per_class is None else per_class
+        if count > len(members):
+            raise ValueError(
+                f"got per_class={per_class}, and class {label} has {len(members)} training samples; allowed is at most "
+                "that: lower it"
+            )
+        kept.append(pool[members[np.argsort(places[members], kind="stable")[:count]]])
+    return np.sort(np.concatenate(kept))
+
+
+def one_percent(task: Task) -> Task:
+    """The same question with one in a hundred of the labels to learn from: of each class alike, and one at least."""
+    labels = np.asarray(task.labels, np.int64)
+    train = some_of_each(labels, np.asarray(task.train, np.int64), key_of("one_percent", task.name), fraction=0.01)
+    return replace(task, name=f"{task.name.split('/')[0]}/1-percent", train=train)
 
 
 def held_out(labels: Index, fraction: float, key: str, groups: Index | None = None) -> npt.NDArray[np.bool_]:

@@ -50,13 +50,14 @@ class UndecodableAudio(Exception):
         return f"{self.fault}: {self.detail}"
 
 
-def read_waveform(path: str, rate: int, samples: int) -> Tensor:
-    """The middle of a recording.
+def read_waveform(path: str, rate: int, samples: int, start: float | None = None) -> Tensor:
+    """A part of a recording.
 
     Args:
         path: of the file.
         rate: of the result, in Hz.
         samples: of the result.
+        start: second at which it begins; by default it is the middle.
 
     Returns:
         float32 `[samples]`.
@@ -75,7 +76,7 @@ def read_waveform(path: str, rate: int, samples: int) -> Tensor:
     try:
         with soundfile.SoundFile(path) as file:
             _refuse_truncated(file, path)
-            values, first = _middle(file, samples / rate)
+            values, first = _part(file, samples / rate, start)
             found = file.samplerate
     except soundfile.LibsndfileError as error:
         reason = " ".join(str(error.error_string).split())
@@ -89,8 +90,8 @@ def read_waveform(path: str, rate: int, samples: int) -> Tensor:
     return _centred(wave, samples, None if first is None else round(first * rate / found))
 
 
-def _middle(file: Any, seconds: float) -> tuple[Any, int | None]:
-    """Samples `[T, channels]` of the middle and a margin, and the place of the middle's start in them.
+def _part(file: Any, seconds: float, at: float | None) -> tuple[Any, int | None]:
+    """Samples `[T, channels]` of the wanted part and a margin, and the place of the part's start in them.
 
     That is None for a recording that is read whole, because it is shorter.
     """
@@ -100,13 +101,26 @@ def _middle(file: Any, seconds: float) -> tuple[Any, int | None]:
         values = file.read(dtype="float32", always_2d=True)
         _expect(len(values), total)
         return values, None
-    start = (total - wanted) // 2
+    start = (total - wanted) // 2 if at is None else min(round(at * rate), total - wanted)
     begin = max(0, start - _MARGIN)
     end = min(total, start + wanted + _MARGIN)
     file.seek(begin)
     values = file.read(end - begin, dtype="float32", always_2d=True)
     _expect(len(values), end - begin)
     return values, start - begin
+
+
+def read_seconds(path: str) -> float:
+    """How long a recording is, by its header.
+
+    Raises:
+        ValueError: when it cannot be read.
+    """
+    soundfile = _soundfile()
+    try:
+        return float(soundfile.info(path).duration)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path} cannot be read ({error.error_string}); allowed is a recording: fetch it") from None
 
 
 def _expect(found: int, announced: int) -> None:

@@ -204,7 +204,7 @@ class ViT(Encoder):
 
     def placed(self, embedded: Tensor, where: Tensor) -> Tensor:
         """What goes into the blocks: with positions, and a class token before."""
-        tokens = embedded + self.places(where)
+        tokens: Tensor = embedded + self.places(where)
         if self.cls is None:
             return tokens
         return torch.cat([self.cls.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)

@@ -40,10 +40,12 @@ class Probe(Component, ABC):
     Attributes:
         name: what `Row.probe` says.
         kinds: of tasks that it answers; empty when it looks at features alone, without labels or split.
+        tokens: it looks at the patches of a sample, `[N, L, D]`, rather than at their mean.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[tuple[Literal["classify", "tag", "retrieve"], ...]]
+    tokens: ClassVar[bool] = False
 
     @property
     @abstractmethod

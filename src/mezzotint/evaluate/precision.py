@@ -31,7 +31,7 @@ from mezzotint.evaluate.ptq_onnx import CalibratedFile
 from mezzotint.evaluate.results import Evaluation
 from mezzotint.evaluate.scores import classification, labelled
 from mezzotint.evaluate.setting import Setting
-from mezzotint.evaluate.suite import DEFAULT_PROBES, Heads, asked, evaluate_features, measure, named, splits
+from mezzotint.evaluate.suite import DEFAULT_PROBES, Heads, asked, evaluate_features, measure, named, splits, token_rows
 
 GRID = ("32/32", "8/8", "6/6", "5/5", "4/4", "3/3", "2/8", "2/4", "2/2")
 """The settings that SSQL's source reports."""
@@ -90,6 +90,9 @@ def evaluate_bits(
 
     heads: Heads = {}
     evaluation = evaluate_features(features(encoder), tasks, probes, seeds, heads)
+    evaluation.rows.extend(
+        token_rows(encoder, samples, tasks, probes, seeds, batch_size=batch_size, workers=workers, device=place)
+    )
     for calibrated in copies:
         for setting in settings:
             with calibrated.at(setting) as network:

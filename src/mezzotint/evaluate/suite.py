@@ -6,6 +6,8 @@ measured in the same way: the input itself, and the same encoder with fresh weig
 """
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from mezzotint.data.source import Evaluable, Index, Source, Task
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluate.attentive import Tokens
 from mezzotint.evaluate.evaluator import Probe, Row
 from mezzotint.evaluate.features import Extraction, Progress, extract_readable, raw_features
 from mezzotint.evaluate.knn import KNN
@@ -30,6 +33,7 @@ Heads = dict[tuple[str, str], list[Head]]
 
 DEFAULT_PROBES: tuple[Probe, ...] = (KNN(), Linear(), Retrieval())
 _RANK = Rank()
+_FOLD = re.compile(r"/fold-\d+/")
 
 
 def evaluate_encoder(
@@ -58,7 +62,10 @@ def evaluate_encoder(
     """
     samples, tasks = asked(source)
     found = extract_readable(encoder, samples, batch_size=batch_size, workers=workers, device=device, progress=progress)
-    return evaluate_features(found, tasks, probes, seeds)
+    evaluation = evaluate_features(found, tasks, probes, seeds)
+    where = {"batch_size": batch_size, "workers": workers, "device": device}
+    evaluation.rows.extend(token_rows(encoder, samples, tasks, probes, seeds, **where))  # type: ignore[arg-type]
+    return evaluation
 
 
 def evaluate_features(
@@ -66,6 +73,7 @@ def evaluate_features(
 ) -> Evaluation:
     """Measure features that have been extracted, and what they tell without labels; arguments as for `measure`."""
     rows = list(measure(found, tasks, probes, seeds, heads))
+    rows += over_folds(rows)
     rows += [row for row in _label_free(found, _RANK) if not any(isinstance(probe, Rank) for probe in probes)]
     value = {row.metric: row.value for row in rows if row.probe == _RANK.name}
     return Evaluation(rows, verdict(value["all/spread"], value["all/rank_share"]), found.bad)
@@ -95,12 +103,16 @@ def baselines(
     """
     samples, tasks = asked(source)
     read = raw_features(samples, batch_size=batch_size, workers=workers)
-    raw = [*measure(read, tasks, probes, seeds), *_label_free(read, _RANK)]
+    raw = list(measure(read, tasks, probes, seeds))
+    raw += [*over_folds(raw), *_label_free(read, _RANK)]
     untrained: list[Row] = []
     for seed in range(seeds if build is not None else 0):
         assert build is not None
-        found = extract_readable(build(seed), samples, batch_size=batch_size, workers=workers, device=device)
-        rows = [*measure(found, tasks, probes, 1), *_label_free(found, _RANK)]
+        fresh = build(seed)
+        found = extract_readable(fresh, samples, batch_size=batch_size, workers=workers, device=device)
+        rows = list(measure(found, tasks, probes, 1))
+        rows += token_rows(fresh, samples, tasks, probes, 1, batch_size=batch_size, workers=workers, device=device)
+        rows += [*over_folds(rows), *_label_free(found, _RANK)]
         untrained += [dataclasses.replace(row, seed=seed) for row in rows]
     return Baselines(raw, untrained)
 
@@ -122,7 +134,7 @@ def measure(
     """
     for task, train, test in splits(found, tasks):
         for probe in probes:
-            if task.kind in probe.kinds:
+            if task.kind in probe.kinds and probe.tokens == (found.x.ndim == 3):
                 if heads is not None and isinstance(probe, Linear):
                     fitted = heads[task.name, probe.protocol] = probe.heads(train, seeds=seeds)
                     rows = probe.scored(fitted, test)
@@ -130,13 +142,33 @@ def measure(
                     rows = probe.run(train, test, seeds=seeds)
                 for row in rows:
                     yield named(row, task, train, test)
-        if task.kind == "retrieve":
+        if task.kind == "retrieve" and found.x.ndim == 2:
             pairs = _pairs(train, test)
             if pairs is not None:
                 yield named(_RANK.row("alignment", alignment(*pairs)), task, train, test)
     for probe in probes:
         if not probe.kinds:
             yield from _label_free(found, probe)
+
+
+def token_rows(
+    encoder: Encoder,
+    samples: Source,
+    tasks: Sequence[Task],
+    probes: Sequence[Probe],
+    seeds: int,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+) -> list[Row]:
+    """What the probes of patches measure, if there are any; arguments as for `evaluate_encoder`."""
+    chosen = [probe for probe in probes if probe.tokens]
+    if not chosen:
+        return []
+    found = extract_readable(Tokens(encoder), samples, batch_size=batch_size, workers=workers, device=device)
+    found = dataclasses.replace(found, x=found.x.view(len(found.x), -1, encoder.dim))
+    return list(measure(found, tasks, chosen, seeds))
 
 
 def splits(found: Extraction, tasks: Sequence[Task]) -> Iterator[tuple[Task, Features, Features]]:
@@ -182,7 +214,22 @@ def _part(found: Extraction, place: Tensor, task: Task, indices: Index) -> Featu
     labels = torch.from_numpy(np.asarray(task.labels, dtype=np.bool_ if several else np.int64))[wanted]
     rows = place[wanted]
     usable = rows >= 0 if several else (rows >= 0) & (labels >= 0)
-    return Features(found.x[rows[usable]], labels[usable])
+    chosen = torch.from_numpy(np.isin(wanted[usable].numpy(), task.validation)) if len(task.validation) else None
+    return Features(found.x[rows[usable]], labels[usable], chosen)
+
+
+def over_folds(rows: Sequence[Row]) -> Iterator[Row]:
+    """The mean over the folds of a task that has several, `TASK/fold-N/MEASURE`, as `TASK/folds/MEASURE`."""
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        metric, count = _FOLD.subn("/folds/", row.metric)
+        if count:
+            groups.setdefault((row.probe, metric, row.seed), []).append(row)
+    for (_, metric, _), found in groups.items():
+        scored = sum(int(size[1]) for row in found if (size := re.search(r"\btest=(\d+)", row.protocol)))
+        protocol = re.sub(r"train=\d+ test=\d+", f"folds={len(found)} test={scored}", found[0].protocol)
+        mean = math.fsum(row.value for row in found) / len(found)
+        yield dataclasses.replace(found[0], metric=metric, value=mean, protocol=protocol)
 
 
 def _pairs(train: Features, test: Features) -> tuple[Tensor, Tensor] | None:

@@ -1,10 +1,14 @@
 """Ways to train an encoder without labels, one paper a file."""
 
+from mezzotint.methods.bridle import BRIDLE as BRIDLE
+from mezzotint.methods.bridle_joint import BRIDLEJoint as BRIDLEJoint
+from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer as BRIDLETokenizer
 from mezzotint.methods.byol import BYOL as BYOL
 from mezzotint.methods.dino import DINO as DINO
 from mezzotint.methods.embedding_quantization import EmbeddingQuantization as EmbeddingQuantization
 from mezzotint.methods.emix import EMix as EMix
 from mezzotint.methods.lejepa import LeJEPA as LeJEPA
+from mezzotint.methods.mae import MAE as MAE
 from mezzotint.methods.moco import MoCo as MoCo
 from mezzotint.methods.mocov3 import MoCoV3 as MoCoV3
 from mezzotint.methods.shed import ShED as ShED

@@ -8,8 +8,8 @@ the partner 1 − λ. λ is uniform and folded to one half or more; the partner 
 Differs from DABS's published code in a mistake there: λ had the shape `[B, 1, 1]` and the losses `[B]`, whose product
 has `[B, 1, B]`, so that every λ weighed the losses of all samples. Here each weighs its own.
 
-A mixture of texts is as long as the longer of the two. Partners are samples of the same process, candidates those of all. With two views, mixtures are of the first and
-candidates from the second; with one, of the same.
+Partners are samples of the same process, candidates those of all. With two views, mixtures are of the first and
+candidates from the second; with one, of the same. A mixture of texts is as long as the longer of the two.
 
 Shapes: B samples, D width.
 """

@@ -111,6 +111,26 @@ class MultiStep(Schedule):
         return self.factor**passed if rise is None else rise
 
 
+class Polynomial(Schedule):
+    """A power of the share of the run that is left, as semantic segmentation uses it.
+
+    Args:
+        power: 0.9 is usual.
+        warmup_epochs: linear rise from 0 at the beginning.
+    """
+
+    def __init__(self, *, power: float = 0.9, warmup_epochs: float = 0.0) -> None:
+        _check_warmup(warmup_epochs, 0.0)
+        if power <= 0.0:
+            raise ValueError(f"power must be above 0, got {power}; 0.9 is usual")
+        self.power, self.warmup_epochs = power, warmup_epochs
+
+    def __call__(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
+        """`(1 − step / total_steps)^power`, after the warm-up."""
+        rise = _warmup(step, self.warmup_epochs * steps_per_epoch, 0.0)
+        return (1.0 - step / total_steps) ** self.power if rise is None else rise
+
+
 def _check_warmup(epochs: float, start: float) -> None:
     if epochs < 0.0:
         raise ValueError(f"warmup_epochs must be at least 0, got {epochs}; 0 leaves it out")

@@ -35,16 +35,29 @@ def in_words(drawn: Mapping[str, Params], row: int, share: float | None = None) 
     for step in drawn:
         if step == "crop":
             continue
+        chosen_policy = _choice(drawn[step], row)
+        if chosen_policy:
+            words.append(chosen_policy)
+            pairs.append((chosen_policy, ""))
         for name, params in _by_transform(step.rpartition(".")[2], drawn[step], row):
             if "op" in params:
-                words += [f"{op} {size}".strip() for op, size in describe(params, row)]
-                pairs += [("operations", ""), *describe(params, row)]
+                operations = [(op, size.replace("-", "−")) for op, size in describe(params, row)]
+                words += [f"{op} {size}".strip() for op, size in operations]
+                pairs += [("operations", ""), *operations]
                 continue
             chosen = params.get("chosen", params.get("applied"))
             if chosen is None or bool(chosen[row]):
                 words.append(_WORDS.get(name, name.replace("_", " ")))
                 pairs += [(words[-1], ""), *_details(params, row)]
     return pairs, ", ".join(words)
+
+
+def _choice(params: Params, row: int) -> str:
+    """The kind of the policy that a sample drew, where a step is a choice of policies that have parameters."""
+    if "policy" not in params:
+        return ""
+    place = f"{int(params['policy'][row])}."
+    return next((key.split(".")[1].replace("_", " ") for key in params if key.startswith(place)), "")
 
 
 def _by_transform(step: str, params: Params, row: int) -> list[tuple[str, Params]]:

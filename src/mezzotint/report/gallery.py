@@ -4,21 +4,19 @@ They are made by the very code that makes them in training, from the same keys: 
 first epoch.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from mezzotint.augment.generator import Chooser, ViewGenerator
+from mezzotint.augment.generator import ViewGenerator
 from mezzotint.augment.views import ImageViews
-from mezzotint.data.source import Box, Croppable, Source
+from mezzotint.data.source import Source
+from mezzotint.data.viewed import view_batch
 from mezzotint.report.depict import DRAWABLE
 from mezzotint.report.drawn import in_words
 from mezzotint.report.pictures import Picture, credit, drawable, name_of, portrait, stored
 from mezzotint.report.render import render, write_page
 from mezzotint.seeding import sample_order
-from mezzotint.types import Batch, Input, Unreadable
+from mezzotint.types import Input
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,6 @@ class Strip:
     name: str
     original: Picture
     views: list[Shown]
-
-
-@dataclass
-class _Crops:
-    """Asks a chooser for its boxes and remembers them, with the size of the stored image."""
-
-    choose: Chooser
-    height: int = 0
-    width: int = 0
-    boxes: list[Box] = field(default_factory=list)
-
-    def __call__(self, height: int, width: int) -> list[tuple[Box, int]]:
-        chosen = self.choose(height, width)
-        self.height, self.width, self.boxes = height, width, [box for box, _ in chosen]
-        return chosen
 
 
 def write_gallery(
@@ -104,11 +87,12 @@ def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: 
         seed: of the run.
     """
     ids = sample_order(len(source), seed, 0)[:samples]
-    batch, boxes = _batch(source, views, ids, input, seed)
+    batch, boxes = view_batch(source, views, ids, input=input, seed=seed)
     if not len(batch.ids):
         return []
     rendered = views.render(batch, input=input, seed=seed, epoch=0, normalized=False)
     drawn = views.draw(batch.ids, input=input, seed=seed, epoch=0)
+    shares = None if boxes is None else (boxes[..., 2] * boxes[..., 3]).tolist()
     strips = []
     for row, index in enumerate(batch.ids.tolist()):
         name, original = name_of(source, index), stored(source, index)
@@ -116,56 +100,11 @@ def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: 
             continue
         shown = []
         for place, params in enumerate(drawn):
-            parameters, brief = in_words(params, row, boxes[row][place] if boxes else None)
+            parameters, brief = in_words(params, row, shares[row][place] if shares else None)
             alt = f"view {place + 1} of {name}: {brief}"
             shown.append(Shown(portrait(rendered[place][row], alt, source), brief, parameters))
         strips.append(Strip(name, portrait(original, f"{name}, as stored", source), shown))
     return strips
-
-
-def _batch(
-    source: Source, views: ViewGenerator, ids: Tensor, input: Input, seed: int
-) -> tuple[Batch, list[list[float]]]:
-    """The batch that the loader would make, and for each sample and view the share of the image that it shows.
-
-    There are no shares where the views are not crops of images.
-    """
-    rows: list[list[Tensor]] = []
-    kept: list[int] = []
-    shares: list[list[float]] = []
-    choosers = views.choosers(ids, input=input, seed=seed, epoch=0) if isinstance(source, Croppable) else []
-    for place, index in enumerate(ids.tolist()):
-        try:
-            if isinstance(source, Croppable):
-                crops = _Crops(choosers[place])
-                rows.append(source.read_crops(index, crops))
-                shown = [h * w / (crops.height * crops.width) for _, _, h, w in crops.boxes]
-                shares.append([shown[crop] for crop in _crop_of_view(views)])
-            else:
-                rows.append([source.read(index)["x"]])
-        except Unreadable:
-            continue
-        kept.append(index)
-    x = tuple(torch.stack(column) for column in zip(*rows, strict=True))
-    batch = Batch(x, torch.tensor(kept, dtype=torch.int64), cropped=isinstance(source, Croppable))
-    if rows and not batch.cropped and isinstance(views, ImageViews):
-        shares = _shares(views, batch, input, seed)
-    return batch, shares
-
-
-def _crop_of_view(views: ViewGenerator) -> list[int]:
-    """For each view the number of its crop; several views may share one."""
-    assert isinstance(views, ImageViews)
-    numbers = {place: number for number, places in enumerate(views.crops) for place in places}
-    return [numbers[place] for place in range(views.num_views)]
-
-
-def _shares(views: ImageViews, batch: Batch, input: Input, seed: int) -> list[list[float]]:
-    height, width = batch.x[0].shape[-2:]
-    drawn = views.draw(batch.ids, input=input, seed=seed, epoch=0)
-    boxes = [view.crop.boxes(params["crop"], height, width) for view, params in zip(views.views, drawn, strict=True)]
-    per_view = [(box[:, 2] * box[:, 3] / (height * width)).tolist() for box in boxes]
-    return [list(row) for row in zip(*per_view, strict=True)]
 
 
 def _size(views: ViewGenerator, input: Input) -> str:

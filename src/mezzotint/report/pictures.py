@@ -20,6 +20,7 @@ from mezzotint.types import Unreadable
 SPRITE_SIZE = 32
 _TILE = 92
 _POINTS = 512
+_FRAME_MS = 125
 _LOSSLESS_UP_TO = 48  # pixels; below this a PNG is small, and the pixels themselves are what one wants to see
 _QUALITY = 82
 
@@ -83,13 +84,15 @@ def sprite(samples: Sequence[Tensor | None], alt: str) -> tuple[Picture, int]:
 
 
 def portrait(x: Tensor, alt: str, source: Source) -> Picture:
-    """One sample, or a view of one, as a picture that can be heard or turned around where its modality allows that.
+    """One sample, or a view of one, as a picture that can be heard or turned, or that moves, where its modality does.
 
     Args:
         x: as stored, or as a view before normalisation.
         alt: what it shows.
         source: says the modality, and how a spectrogram was made.
     """
+    if source.input.modality == "video" and features.check("webp"):
+        return _clip(source.input.as_float(x.detach().cpu()), alt)
     flat = picture(depict(x, source.input), alt)
     if source.input.modality == "audio" and isinstance(source, Audible):
         return replace(flat, sound=playable(x, source.mel))
@@ -150,6 +153,17 @@ def plate(samples: Sequence[Tensor], columns: int) -> Picture:
     burnished = np.linspace(0.25, 1.0, tone.shape[1], dtype=np.float32)[None] ** 1.2
     ink = 1.0 - tone * burnished > np.random.default_rng(0).random(tone.shape, np.float32)
     return _embedded(Image.fromarray(~ink), "", lossless=True)
+
+
+def _clip(x: Tensor, alt: str, *, most: int = 128) -> Picture:
+    """`[C, T, H, W]` in [0, 1] as a picture that moves, over and over, each frame for an eighth of a second."""
+    frames = [Image.fromarray(_pixels(frame)).convert("RGB") for frame in x.transpose(0, 1)]
+    for frame in frames:
+        frame.thumbnail((most, most), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    frames[0].save(file, "webp", save_all=True, append_images=frames[1:], duration=_FRAME_MS, loop=0, quality=_QUALITY)
+    text = base64.b64encode(file.getvalue()).decode("ascii")
+    return Picture(f"data:image/webp;base64,{text}", *frames[0].size, alt)
 
 
 def _coordinates(x: Tensor) -> str:

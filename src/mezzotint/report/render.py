@@ -55,7 +55,7 @@ def render(*, title: str, data: Mapping[str, Any] | None = None, **sections: Any
         data: what the script needs: `charts` and `map`.
         **sections: what the template shows; a section that is left out is not on the page.
     """
-    names = ("hero", "curves", "results", "bits", "weak", "atlas", "kin", "gallery", "making", "credit")
+    names = ("hero", "curves", "results", "bits", "weak", "atlas", "kin", "gallery", "lab", "codes", "making", "credit")
     return _template().render(
         title=title,
         data=dict(data or {}),

@@ -1,7 +1,8 @@
 """A study: recipes that differ in one thing at a time, trained at an equal budget with several seeds, and compared.
 
 A study file names a recipe, what all runs override, and the arms: by name, or as the product of factors. Runs that are
-finished are used again, so a study that was interrupted goes on, and an arm that is added later costs only itself.
+finished are used again, so a study that was interrupted goes on, and an arm that is added later costs only itself. With
+`leave_one_out` the arms are a whole list, such as the operations of a policy, and the list without each of its items.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from mezzotint.train.repeat import ensure
 from mezzotint.train.runs import evaluate
 
 _SHIPPED = Path(__file__).parent.parent / "recipes" / "studies"
-_KEYS = ("title", "recipe", "overrides", "seeds", "arms", "factors", "reference")
+_KEYS = ("title", "recipe", "overrides", "seeds", "arms", "factors", "leave_one_out", "reference")
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,15 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
 
 def _arms(content: dict[str, Any], path: Path) -> dict[str, list[str]]:
     """The arms as they are named, each with every combination of the factors."""
-    named, factors = content.get("arms") or {"": []}, content.get("factors") or {}
-    if not isinstance(named, dict) or not isinstance(factors, dict) or not (content.get("arms") or factors):
+    left_out = _leave_one_out(content.get("leave_one_out"), path)
+    named, factors = content.get("arms") or left_out or {"": []}, content.get("factors") or {}
+    if not isinstance(named, dict) or not isinstance(factors, dict) or not (content.get("arms") or factors or left_out):
         raise RecipeError(
-            f"{path}: got no arms; allowed are arms: {{NAME: [key=value, …]}}, factors: {{key: [value, …]}}, or both"
+            f"{path}: got no arms; allowed are arms: {{NAME: [key=value, …]}}, factors: {{key: [value, …]}}, or both, "
+            "or leave_one_out: {key: [value, …]}"
         )
+    if left_out and content.get("arms"):
+        raise RecipeError(f"{path}: got arms and leave_one_out, which makes arms of its own; allowed is one of the two")
     if not all(isinstance(values, list) and values for values in factors.values()):
         raise RecipeError(f"{path}: got factors {factors!r}; allowed is a list of values for each key")
     arms = {}
@@ -114,6 +119,22 @@ def _arms(content: dict[str, Any], path: Path) -> dict[str, list[str]]:
             words += [f"{key.rpartition('.')[2]}={value}" for key, value in chosen.items()]
             texts = [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
             arms[" ".join(words)] = [*_texts(overrides, path, f"arms.{name}"), *texts]
+    return arms
+
+
+def _leave_one_out(lists: Any, path: Path) -> dict[str, list[str]]:
+    """An arm with a whole list, and for each of its items one without it; nothing when none is asked for."""
+    if lists is None:
+        return {}
+    key, items = next(iter(lists.items())) if isinstance(lists, dict) and len(lists) == 1 else ("", None)
+    if not isinstance(items, list) or len(items) < 2 or not all(isinstance(item, str) for item in items):
+        raise RecipeError(
+            f"{path}: got leave_one_out: {lists!r}; allowed is one key with a list of two names or more, such as "
+            "{views.policy.names: [rotate, invert]}"
+        )
+    arms = {"all": [f"{key}={json.dumps(items)}"]}
+    for item in items:
+        arms[f"without {item}"] = [f"{key}={json.dumps([other for other in items if other != item])}"]
     return arms
 
 

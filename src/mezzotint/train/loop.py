@@ -30,6 +30,7 @@ from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted, StepGuard, StopFlag, catch_signals
 from mezzotint.train.log import Meter, Progress, RunLog
 from mezzotint.train.online import OnlineKNN
+from mezzotint.train.passes import Passes
 from mezzotint.train.recipe import Recipe
 from mezzotint.train.rundir import default_directory, environment, locked, prepare, refuse_if_too_small
 from mezzotint.train.state import RunState
@@ -104,6 +105,7 @@ class Trainer:
         self.state = RunState(self.method, self.optimizer, self.scaler, recipe.data, StepGuard(self.run.guard.patience))
         self.online = OnlineKNN(recipe.data) if self.run.log.knn_epochs else None
         self.environment = environment(device.type)
+        self.passes = Passes(self.method, watch=not compute.compile)
         self.entrance: nn.Module = self.method
         if dist.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -216,6 +218,7 @@ class Trainer:
             meter.waiting += time.perf_counter() - waited
             self._count_bad(batch)
             metrics = self.step(step, batch, meter)
+            self.passes.stop()  # one step tells
             meter.images += self.run.batch_size
             done = step + 1
             last = done == self.total
@@ -284,6 +287,7 @@ class Trainer:
             "parameters": count, "samples": len(self.recipe.data), "steps": steps,
             "seconds": round(self.state.seconds, 2),
             "skipped_steps": self.state.guard.skipped, "unreadable": self.state.bad,
+            **self.passes.facts(self.run.batch_size // dist.world_size(), self.recipe.views.num_views),
         }  # fmt: skip
 
 

@@ -4,13 +4,10 @@ import resource
 import statistics
 import time
 
-from torch import Tensor, nn
-
 from mezzotint.data.loader import batches
-from mezzotint.encoders.encoder import Encoder
-from mezzotint.methods.method import Method
 from mezzotint.train.log import Meter
 from mezzotint.train.loop import Trainer
+from mezzotint.train.passes import Passes
 from mezzotint.train.recipe import Recipe
 
 _STEPS = 5
@@ -54,30 +51,6 @@ def preview(recipe: Recipe) -> str:
         f"{recipe.run.batch_size / a_step:,.0f} samples/s), evaluation not counted",
     )
     return recipe.to_yaml() + "\n".join(facts)
-
-
-class Passes:
-    """Counts the views that pass through encoders, with and without gradient.
-
-    Args:
-        method: whose encoders are watched: the trained one, and momentum copies of it.
-    """
-
-    def __init__(self, method: Method) -> None:
-        self.learning = self.watching = 0
-        self._hooks = [m.register_forward_hook(self._count) for m in method.modules() if isinstance(m, Encoder)]
-
-    def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.requires_grad:
-            self.learning += len(inputs[0])
-        else:
-            self.watching += len(inputs[0])
-
-    def stop(self) -> tuple[int, int]:
-        """Views with gradient, and without, since the start."""
-        for hook in self._hooks:
-            hook.remove()
-        return self.learning, self.watching
 
 
 def _duration(seconds: float) -> str:

@@ -92,7 +92,7 @@ def parse_yaml(text: str, where: str) -> Any:
 def shipped() -> dict[str, Path]:
     """The recipes that come with the package, by name: `image/emoji_simclr` → file."""
     found = {p.relative_to(_SHIPPED).with_suffix("").as_posix(): p for p in sorted(_SHIPPED.rglob("*.yaml"))}
-    return {name: path for name, path in found.items() if not name.startswith("studies/")}
+    return {name: path for name, path in found.items() if not name.startswith(("studies/", "transfer/"))}
 
 
 def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,0 +1,177 @@
+"""The augmentation lab: strategies side by side on one's own images, a strip of each operation, and what each costs.
+
+Every strategy gets the same images, whole, so that a column of the page differs in nothing but the strategy; what was
+drawn stands under each view. The costs are measured while the page is made, on the machine that makes it.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mezzotint.augment.image import RandomResizedCrop
+from mezzotint.augment.multi_augment import MultiAugment
+from mezzotint.augment.policies import Policy, identity
+from mezzotint.augment.transform import Transform
+from mezzotint.augment.view import keep_freed_memory
+from mezzotint.data.source import Source
+from mezzotint.report.drawn import in_words
+from mezzotint.report.gallery import Shown, view_strips
+from mezzotint.report.magnitudes import OperationStrip, microseconds, operation_strips
+from mezzotint.report.pictures import credit, stored
+from mezzotint.report.render import render, write_page
+from mezzotint.schema import construct, resolve
+from mezzotint.seeding import Draws, sample_order
+from mezzotint.signatures import index
+from mezzotint.types import Input
+
+STRATEGIES = (
+    "simclr", "byol", "mocov2", "three_augment", "rand_augment", "auto_augment", "fast_auto_augment",
+    "trivial_augment", "aug_mix", "randomized_quantization",
+)  # fmt: skip
+_BATCH = {32: 256, 96: 64}
+"""Images that are timed together, up to a side; 16 of larger ones."""
+
+
+@dataclass(frozen=True)
+class StrategyRow:
+    """One strategy on all samples.
+
+    Attributes:
+        name: as it was asked for.
+        summary: what it is.
+        microseconds: to draw and apply it, an image.
+        views: one a sample.
+    """
+
+    name: str
+    summary: str
+    microseconds: float
+    views: list[Shown]
+
+
+def write_lab(
+    source: Source,
+    out: str | Path,
+    *,
+    policies: Sequence[str] = STRATEGIES,
+    samples: int = 8,
+    seed: int = 0,
+    input: Input | None = None,
+) -> Path:
+    """Write the page of the lab.
+
+    Args:
+        source: of images.
+        out: the HTML file.
+        policies: kinds of policies or transforms, or YAML mappings such as `{kind: rand_augment, magnitude: 15}`.
+        samples: how many images, chosen by `seed`.
+        seed: of the choice and of all draws.
+        input: of the encoder, where it is not the source's.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: for a policy that is unknown, samples that are no images, or none that can be read.
+    """
+    input = input or source.input
+    if input.modality != "image":
+        raise ValueError(
+            f"got samples of modality {input.modality!r}; allowed with policies are images: leave --policy out, and "
+            "give the recipe whose views are to be drawn"
+        )
+    if samples < 1 or not policies:
+        raise ValueError(f"got {samples} samples and {len(policies)} policies; allowed is 1 or more of both")
+    made = [policy_of(text) for text in policies]
+    whole = RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    views = MultiAugment(strategies=[identity(), *made], num_global=1, crop=whole, flip=0.0)
+    strips = view_strips(source, views, input, samples=samples, seed=seed)
+    batch = _batch(source, input, seed)
+    if not strips or batch is None:
+        raise ValueError("got no image that can be read; allowed is one or more: ask `mezzotint doctor` what is wrong")
+    keep_freed_memory()
+    rows = []
+    for place, (text, policy) in enumerate(zip(policies, made, strict=True)):
+        cost = microseconds(functools.partial(policy, batch, Draws(torch.arange(len(batch)), 0)), len(batch))
+        rows.append(StrategyRow(text, _summary(policy), cost, [strip.views[place + 1] for strip in strips]))
+    operations = operation_strips(batch[0], batch)
+    lab = {
+        "rows": rows, "originals": [(strip.name, strip.views[0].picture) for strip in strips],
+        "operations": operations, "costs": _costs(operations), "how": _how(batch, seed),
+    }  # fmt: skip
+    return write_page(Path(out), render(title="Augmentation lab", lab=lab, credit=credit(source)))
+
+
+def visualise(policy: Policy, image: Tensor, *, count: int = 8, seed: int = 0) -> tuple[Tensor, list[str]]:
+    """Apply a policy to one image several times.
+
+    Args:
+        policy: such as `rand_augment()`.
+        image: float in [0, 1] or uint8, `[C, H, W]`.
+        count: of views.
+        seed: of the draws.
+
+    Returns:
+        The views, float32 `[count, C, H, W]`, and for each what was drawn, in words.
+    """
+    x = (image / 255.0 if image.dtype == torch.uint8 else image.float()).expand(count, -1, -1, -1)
+    params = policy.draw(x.shape, Draws(torch.arange(count), seed))
+    return policy.apply(x, params), [in_words({"policy": params}, row)[1] for row in range(count)]
+
+
+def policy_of(text: str) -> Policy:
+    """A policy, or a single transform as one, from its kind or a YAML mapping.
+
+    Raises:
+        RecipeError: with what was got, what is allowed and the nearest name.
+    """
+    from mezzotint.train.recipe import parse_yaml
+
+    config = parse_yaml(text, "--policy")
+    kind = config.get("kind") if isinstance(config, dict) else config
+    if kind in index().members("Transform") and kind not in index().members("Policy"):
+        transform: Transform = construct(resolve(config, "Transform", "--policy"), "Transform", {})
+        return Policy(transforms=[transform])
+    policy: Policy = construct(resolve(config, "Policy", "--policy"), "Policy", {})
+    return policy
+
+
+def _summary(policy: Policy) -> str:
+    """The first line of what documents the kind."""
+    config = policy.config
+    if config["kind"] == "policy":
+        config = policy.transforms[0].config
+    members = {**index().members("Transform"), **index().members("Policy")}
+    entry = members.get(str(config["kind"]))
+    return entry.summary.replace("`", "") if entry else ""
+
+
+def _batch(source: Source, input: Input, seed: int) -> Tensor | None:
+    """Images to measure with, float in [0, 1]; those that can be read, again and again when they are few."""
+    count = next((count for side, count in _BATCH.items() if max(input.shape[1:]) <= side), 16)
+    order = sample_order(len(source), seed, 0)[:count].tolist()
+    found = [x for x in (stored(source, place) for place in order) if x is not None]
+    if not found:
+        return None
+    return input.as_float(torch.stack([found[place % len(found)] for place in range(count)]))
+
+
+def _costs(operations: Sequence[OperationStrip]) -> list[dict[str, object]]:
+    """Operations from the dearest to the cheapest, with their shares of the dearest."""
+    ordered = sorted(operations, key=lambda strip: -strip.microseconds)
+    most = ordered[0].microseconds
+    return [{"name": s.name, "share": s.microseconds / most, "text": f"{s.microseconds:.1f} µs"} for s in ordered]
+
+
+def _how(batch: Tensor, seed: int) -> str:
+    count, channels, height, width = batch.shape
+    threads = torch.get_num_threads()
+    return (
+        f"Seed {seed}, epoch 0. Times are microseconds an image: medians of 5 measurements on this machine's CPU with "
+        f"{threads} thread{'s' if threads > 1 else ''}, on batches of {count} images of {channels} × {height} × "
+        f"{width}, with whatever else the machine was doing."
+    )

@@ -1,0 +1,127 @@
+"""The augmentation lab, and that every small recipe's gallery can be drawn."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from mezzotint.augment.operations import NAMES, OPERATIONS
+from mezzotint.augment.policies import simclr
+from mezzotint.augment.strategies import RandAugment, describe
+from mezzotint.cli import app
+from mezzotint.data.opening import is_data, open_images
+from mezzotint.data.samples import Samples
+from mezzotint.report import lab, magnitudes
+from mezzotint.report.gallery import view_strips
+from mezzotint.seeding import Draws
+from mezzotint.train.recipe import Recipe
+
+SMALL = (
+    "image/emoji_simclr", "image/emoji_massrl", "image/emoji_ssql", "image/emoji_bridle", "supervised/emoji_finetune",
+    "points/furniture_simclr", "series/smartwatch_simclr", "audio/speech_simclr", "audio/speech_bridle",
+    "tokens/mails_simclr", "video/spins_simclr", "dabs/mails_randquant", "dabs/smartwatch_randquant",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(magnitudes, "_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_small_recipe_has_a_gallery(name: str) -> None:
+    recipe = Recipe.load(name)
+    strips = view_strips(recipe.data, recipe.views, recipe.encoder.input, samples=2, seed=0)
+    assert len(strips) == 2
+    assert all(len(strip.views) == recipe.views.num_views for strip in strips)
+
+
+def test_of_a_choice_of_policies_only_what_was_drawn_is_told() -> None:
+    recipe = Recipe.load("image/emoji_massrl")
+    strips = view_strips(recipe.data, recipe.views, recipe.encoder.input, samples=12, seed=0)
+    briefs = [shown.brief for strip in strips for shown in strip.views]
+    kinds = {
+        kind for kind in ("simclr", "rand augment", "auto augment", "fast auto augment") for b in briefs if kind in b
+    }
+    assert len(kinds) == 4 and not any("shear x 0" in brief.split(", ") for brief in briefs)
+    for brief in briefs:  # two operations of one policy at most, beside the crop and the policy's name
+        assert brief.startswith("crop") and ("simclr" in brief or len(brief.split(", ")) <= 4)
+
+
+def test_a_row_a_strategy_and_a_strip_an_operation(tmp_path: Path) -> None:
+    source = Samples(name="emoji")
+    texts = ["rand_augment", "{kind: rand_augment, magnitude: 20}", "solarize", "randomized_quantization"]
+    page = lab.write_lab(source, tmp_path / "lab.html", policies=texts, samples=3).read_text(encoding="utf-8")
+    steps = sum(7 if OPERATIONS[name].magnitude else 1 for name in NAMES if name != "identity") + 7
+    assert len(re.findall("<img ", page)) == 3 * (1 + len(texts)) + steps
+    for text in texts:
+        assert f"<h3>{text} <span" in page
+    assert page.count("<meter ") == len(NAMES)  # identity left out, randomized quantization added
+    assert "with 1 thread" in page or f"{torch.get_num_threads()} threads" in page
+    assert "1.67e" not in page and source.credit[:20] in page
+
+
+def test_parameters_under_a_view_are_those_that_were_drawn(tmp_path: Path) -> None:
+    policy, x = RandAugment(magnitude=20), Samples(name="emoji").images[5]
+    views, words = lab.visualise(policy, x, count=6, seed=3)
+    params = policy.draw((6, 3, 32, 32), Draws(torch.arange(6), 3))
+    assert torch.equal(views, policy.apply(x.expand(6, -1, -1, -1) / 255.0, params))
+    for row, said in enumerate(words):
+        assert said == ", ".join(f"{op} {size}".strip().replace("-", "−") for op, size in describe(params, row))
+    assert lab.visualise(simclr(), x, count=2)[0].shape == (2, 3, 32, 32)
+
+
+def test_magnitudes_run_from_the_weakest_to_the_strongest() -> None:
+    assert magnitudes.magnitudes_of("rotate", 7, (3, 32, 32)).tolist() == [-30, -20, -10, 0, 10, 20, 30]
+    assert magnitudes.magnitudes_of("posterize", 3, (3, 32, 32)).tolist() == [8, 6, 4]
+    assert magnitudes.magnitudes_of("invert", 7, (3, 32, 32)).tolist() == [0]
+    x = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    strips = {strip.name: strip for strip in magnitudes.operation_strips(x, x.expand(4, -1, -1, -1))}
+    assert [label for _, label in strips["rotate"].steps][:4] == ["−30", "−20", "−10", "0"]
+    same = [p.src for p, label in strips["brightness"].steps if label == "0"]
+    assert same == [p.src for p, label in strips["sharpness"].steps if label == "0"]  # factor 1 changes nothing
+    assert all(strip.microseconds > 0 for strip in strips.values())
+
+
+def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> None:
+    for place in range(3):
+        pixels = np.random.default_rng(place).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{place}.png")
+    out = str(tmp_path / "g.html")
+    for given in (
+        [str(tmp_path / "photos"), "--policy", "trivial_augment", "--size", "24"],
+        ["digits", "--policy", "aug_mix"],
+        ["image/emoji_simclr", "--policy", "byol"],
+    ):
+        result = CliRunner().invoke(app, ["gallery", *given, "--samples", "2", "--out", out], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert "What each operation costs" in Path(out).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["emoji", "--policy", "rand_augmnt"], "did you mean 'rand_augment'"),
+        (["emoji", "--policy", "{kind: rand_augment, magnitude: 99}"], "got magnitude=99"),
+        (["points/furniture_simclr", "--policy", "simclr"], "allowed with policies are images"),
+        (["furniture"], "allowed is an image folder, an .npz or .npy file, or emoji, mnist5k, digits"),
+        (["emoji", "views.flip=0"], "allowed with data are options alone"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(given: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        CliRunner().invoke(app, ["gallery", *given, "--out", str(tmp_path / "g.html")], catch_exceptions=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_is_told_from_recipes_and_runs(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("")
+    assert is_data("emoji") and is_data(str(tmp_path)) and not is_data(str(tmp_path / "run"))
+    assert not is_data("image/emoji_simclr") and not is_data(str(tmp_path / "run" / "recipe.yaml"))
+    assert open_images("digits", 96).input.shape == (1, 8, 8)
