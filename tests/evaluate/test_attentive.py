@@ -8,7 +8,7 @@ from mezzotint.data.samples import Samples
 from mezzotint.data.source import Source
 from mezzotint.encoders.resnet import resnet18
 from mezzotint.encoders.vit import ViT
-from mezzotint.evaluate.attentive import Attentive, Tokens, _Head
+from mezzotint.evaluate.attentive import Attentive, PatchTokens, _Head
 from mezzotint.evaluate.linear import Linear
 from mezzotint.evaluate.suite import baselines, evaluate_encoder
 from mezzotint.types import Features, Input
@@ -66,7 +66,7 @@ def test_padding_is_left_out() -> None:
     padded = torch.cat([x, torch.full((3, 2, 5), torch.nan)], dim=1)
     torch.testing.assert_close(head.scores(padded), head.scores(x))
     encoder = ViT(Input((6,), (), (), "tokens", 30), width=8, depth=1, heads=2)
-    tokens = Tokens(encoder)(torch.tensor([[5, 6, 7, 8, 9, 10], [5, 6, 7, 0, 0, 0]])).view(2, 6, 8)
+    tokens = PatchTokens(encoder)(torch.tensor([[5, 6, 7, 8, 9, 10], [5, 6, 7, 0, 0, 0]])).view(2, 6, 8)
     assert tokens.isnan().any(-1).tolist() == [[False] * 6, [False] * 3 + [True] * 3]
 
 

@@ -25,7 +25,9 @@ TOP1 = "t/top1"
 def run(folder: Path, seed: int, value: float, *, protocol: str = "knn/1 test=0", lr: float = 0.06) -> Path:
     """A run as far as a comparison looks at it."""
     folder.mkdir(parents=True)
-    recipe = Recipe.load("image/emoji_simclr", [f"run.seed={seed}", f"optimizer.lr={lr}", "data.name=digits"])
+    recipe = Recipe.load(
+        "image/emoji_simclr", [f"run.seed={seed}", f"optimizer.lr={lr}", "data.name=digits", "encoder.grid=1"]
+    )
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     rows = [
         Row("knn", TOP1, value, 32, 32, "float32", 0, protocol),
@@ -102,7 +104,7 @@ def study_file(path: Path, **keys: object) -> Path:
     content = {
         "recipe": "image/emoji_simclr",
         "overrides": [
-            "data.name=digits", "encoder.width=4", "views.crop.size=8", "run.epochs=1", "run.log.knn_epochs=0",
+            "data.name=digits", "encoder.width=4", "encoder.grid=1", "views.crop.size=8", "run.epochs=1", "run.log.knn_epochs=0",
             "method.hidden_dim=8", "method.dim=8", "evaluate.probes=[knn]", "evaluate.baselines=false",
         ],
         "seeds": [0, 1],

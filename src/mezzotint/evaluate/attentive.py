@@ -144,7 +144,7 @@ def _loss(scores: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(scores, y) if y.ndim == 1 else binary_cross_entropy_with_logits(scores, y.to(scores.dtype))
 
 
-class Tokens(Encoder):
+class PatchTokens(Encoder):
     """The patches of an encoder as its features, one after the other; padding is NaN.
 
     Args:

@@ -90,9 +90,8 @@ def evaluate_bits(
 
     heads: Heads = {}
     evaluation = evaluate_features(features(encoder), tasks, probes, seeds, heads)
-    evaluation.rows.extend(
-        token_rows(encoder, samples, tasks, probes, seeds, batch_size=batch_size, workers=workers, device=place)
-    )
+    more = token_rows(encoder, samples, tasks, probes, seeds, batch_size=batch_size, workers=workers, device=place)
+    evaluation.rows.extend(more)
     for calibrated in copies:
         for setting in settings:
             with calibrated.at(setting) as network:

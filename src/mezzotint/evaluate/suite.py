@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mezzotint.data.source import Evaluable, Index, Source, Task
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluate.attentive import Tokens
+from mezzotint.evaluate.attentive import PatchTokens
 from mezzotint.evaluate.evaluator import Probe, Row
 from mezzotint.evaluate.features import Extraction, Progress, extract_readable, raw_features
 from mezzotint.evaluate.knn import KNN
@@ -166,7 +166,7 @@ def token_rows(
     chosen = [probe for probe in probes if probe.tokens]
     if not chosen:
         return []
-    found = extract_readable(Tokens(encoder), samples, batch_size=batch_size, workers=workers, device=device)
+    found = extract_readable(PatchTokens(encoder), samples, batch_size=batch_size, workers=workers, device=device)
     found = dataclasses.replace(found, x=found.x.view(len(found.x), -1, encoder.dim))
     return list(measure(found, tasks, chosen, seeds))
 
