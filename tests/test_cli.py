@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 SMALL = [
-    "data.name=digits", "encoder.width=2", "encoder.grid=1", "method.hidden_dim=8", "method.dim=8", "run.epochs=1", "views.crop.size=8",
-    "evaluate.seeds=1", "run.log.knn_epochs=0",
+    "data.name=digits", "encoder.width=2", "encoder.grid=1", "method.hidden_dim=8", "method.dim=8", "run.epochs=1",
+    "views.crop.size=8", "evaluate.seeds=1", "run.log.knn_epochs=0",
 ]  # fmt: skip
 
 

@@ -104,7 +104,8 @@ def study_file(path: Path, **keys: object) -> Path:
     content = {
         "recipe": "image/emoji_simclr",
         "overrides": [
-            "data.name=digits", "encoder.width=4", "encoder.grid=1", "views.crop.size=8", "run.epochs=1", "run.log.knn_epochs=0",
+            "data.name=digits", "encoder.width=4", "encoder.grid=1",
+            "views.crop.size=8", "run.epochs=1", "run.log.knn_epochs=0",
             "method.hidden_dim=8", "method.dim=8", "evaluate.probes=[knn]", "evaluate.baselines=false",
         ],
         "seeds": [0, 1],

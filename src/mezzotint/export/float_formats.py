@@ -161,11 +161,10 @@ def _shared(encoder: Encoder, library: str) -> str:
     """
     kind, stem, width, grid = (encoder.config.get(key, other) for key, other in _RESNET_DEFAULTS)
     if not isinstance(encoder, ResNet) or kind not in _SHARED or (stem, width, grid) != ("imagenet", 64, 1):
-        own = f"stem {stem}, width {width}, grid {grid}"
         raise ValueError(
-            f"got the encoder {kind} ({own}), which {library} does not have; allowed are {', '.join(_SHARED)} with stem "
-            f"imagenet, width 64 and grid 1{', and kind timm' if library == 'timm' else ''}: use --format onnx or "
-            "torch_export"
+            f"got the encoder {kind} (stem {stem}, width {width}, grid {grid}), which {library} does not have; allowed "
+            f"are {', '.join(_SHARED)} with stem imagenet, width 64 and grid 1"
+            f"{', and kind timm' if library == 'timm' else ''}: use --format onnx or torch_export"
         )
     return str(kind)
 
