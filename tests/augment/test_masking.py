@@ -30,7 +30,9 @@ def test_as_many_patches_are_seen_as_in_the_papers(mask: Mask, grid: tuple[int, 
     assert torch.equal(both, torch.arange(count).expand(3, -1))
 
 
-@pytest.mark.parametrize("mask", [RandomMask(), TubeMask(ratio=0.5), AxesMask(ratios=[0.5, 0.5])], ids=["random", "tube", "axes"])
+@pytest.mark.parametrize(
+    "mask", [RandomMask(), TubeMask(ratio=0.5), AxesMask(ratios=[0.5, 0.5])], ids=["random", "tube", "axes"]
+)
 def test_masks_belong_to_the_sample_and_not_to_the_batch(mask: Mask) -> None:
     keep, _ = mask.draw((4, 8), draws(0, 1, 2))
     alone, _ = mask.draw((4, 8), draws(1))

@@ -102,7 +102,8 @@ def test_shipped_recipes_have_a_header_and_resolve(name: str) -> None:
     text = shipped()[name].read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 60
     header = [line for line in text.splitlines() if line.startswith("#")]
-    assert f"mezzotint pretrain {name}" in "\n".join(header)
+    verb = "mezzotint finetune" if name.startswith("supervised/") else f"mezzotint pretrain {name}"
+    assert verb in "\n".join(header) or f"mezzotint pretrain {name}" in "\n".join(header)
     assert "cost" in "\n".join(header).lower() and "expected" in "\n".join(header).lower()
     config = read_recipe(name)
     assert resolve_recipe(config) == config
