@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from mezzotint.data.audio_lists import Entry, classes_of, read_label_table, read_list
+from mezzotint.data.audio_lists import read_label_table, read_list
+from mezzotint.data.entries import Entry, classes_of
 
 
 def test_reads_the_lists_of_known_data_sets(tmp_path: Path) -> None:

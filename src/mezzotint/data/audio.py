@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from mezzotint.component import Component
-from mezzotint.data.audio_lists import Entry, classes_of, read_label_table, read_list
-from mezzotint.data.folder import SPLITS, class_of, scan, split_of
+from mezzotint.data.audio_lists import read_label_table, read_list
+from mezzotint.data.entries import Entry, classes_of, entries_of_folder
 from mezzotint.data.log_mel import AUDIOSET, BYOL_A, Mel, log_mel
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.data.split import held_out
@@ -122,7 +122,7 @@ class AudioFolder(Component, Source):
     ) -> tuple[list[Entry], list[Entry], str | None]:
         """The files to pretrain on, those to be scored, and the name of the latter's split."""
         if files is None:
-            return self._scanned()
+            return entries_of_folder(self.root, AUDIO_EXTENSIONS, "audio", "wav, flac, ogg, opus, mp3 and so on")
         entries = read_list(files)
         if test_files is not None:
             return entries, read_list(test_files), "test"
@@ -134,23 +134,6 @@ class AudioFolder(Component, Source):
             folds = sorted({entry.fold for entry in entries if entry.fold is not None})
             raise ValueError(f"got test_fold={test_fold}; {files} has the folds {folds}: choose one, and keep another")
         return own, scored, "test"
-
-    def _scanned(self) -> tuple[list[Entry], list[Entry], str | None]:
-        listing = scan(self.root, AUDIO_EXTENSIONS, "audio files")
-        splits = listing.splits()
-        own = "train" if splits else None
-        scored = next((name for name in SPLITS[1:] if name in splits), None)
-        parts: dict[str | None, list[Entry]] = {own: [], scored: []}
-        for path in listing.images:
-            split = split_of(path, splits)
-            label = class_of(path, split)
-            parts.setdefault(split, []).append(Entry(path, () if label is None else (label,)))
-        if not parts[own]:
-            raise ValueError(
-                f"{self.root} holds no audio file{' in train' if own else ''}; allowed is a folder of wav, flac, ogg, "
-                "opus, mp3 and so on, in class folders or not: check the path"
-            )
-        return parts[own], parts[scored] if scored else [], scored
 
     def _use(self, own: list[Entry], scored: list[Entry], table: str | None) -> None:
         """Take the entries, and turn their labels into places in the list of classes."""

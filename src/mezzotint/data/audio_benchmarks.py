@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Literal
 
 from mezzotint.data.audio import AudioFolder, FrontEnd
-from mezzotint.data.audio_lists import Entry, read_list
+from mezzotint.data.audio_lists import read_list
+from mezzotint.data.entries import Entry
 from mezzotint.data.source import Source
 from mezzotint.data.waveform import AUDIO_EXTENSIONS, read_seconds
 

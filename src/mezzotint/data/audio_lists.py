@@ -12,33 +12,13 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from mezzotint.data.entries import Entry, list_text
 
 PATHS = ("path", "file", "filename", "fname", "wav", "slice_file_name")
 SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 LABELS = ("label", "labels", "category", "class", "target")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of a list.
-
-    Attributes:
-        path: of the file, as written.
-        labels: names or machine ids; none for a file without.
-        fold: number of its fold, where there are folds.
-        split: `train`, `valid` or `test`, where the list says it.
-        start: second at which the clip begins; by default it is the middle of the recording.
-    """
-
-    path: str
-    labels: tuple[str, ...]
-    fold: int | None = None
-    split: str | None = None
-    start: float | None = None
 
 
 def read_list(path: str) -> list[Entry]:
@@ -47,7 +27,7 @@ def read_list(path: str) -> list[Entry]:
     Raises:
         ValueError: when it is neither, or an entry lacks what it needs.
     """
-    text = _text(path)
+    text = list_text(path)
     entries = _from_json(text, path) if path.lower().endswith(".json") else _from_csv(text, path)
     if not entries:
         raise ValueError(f"{path} lists no file; allowed is a list with an entry or more: check the path")
@@ -60,7 +40,7 @@ def read_label_table(path: str) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: when a column is missing, or an index is no number, or stands twice.
     """
-    rows = _rows(_text(path), path)
+    rows = _rows(list_text(path), path)
     wanted = ("index", "mid", "display_name")
     if not rows or not set(wanted) <= set(rows[0]):
         found = ", ".join(rows[0]) if rows else "nothing"
@@ -72,13 +52,6 @@ def read_label_table(path: str) -> tuple[list[str], list[str]]:
     if [int(row["index"]) for row in ordered] != list(range(len(rows))):
         raise ValueError(f"{path} has the indices of {len(rows)} classes with gaps or twice; allowed are 0, 1, 2, …")
     return [row["mid"] for row in ordered], [row["display_name"] for row in ordered]
-
-
-def classes_of(entries: Sequence[Entry]) -> list[str]:
-    """All labels, sorted; numbers by their value."""
-    names = {label for entry in entries for label in entry.labels}
-    numbers = all(name.isdecimal() for name in names)
-    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
 
 
 def _from_json(text: str, path: str) -> list[Entry]:
@@ -143,11 +116,3 @@ def _rows(text: str, path: str) -> list[dict[str, str]]:
 
 def _split(labels: str) -> tuple[str, ...]:
     return tuple(label.strip() for label in labels.split(",") if label.strip())
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
-        raise ValueError(f"{path} cannot be read ({reason}); allowed is a CSV or JSON list: check the path") from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.data.video_files import UndecodableVideo
-from mezzotint.data.waveform import UndecodableAudio, read_waveform
+from mezzotint.data.waveform import UndecodableAudio, read_waveform, soundfile_module
 from mezzotint.files import replacing
 
 
@@ -76,13 +76,7 @@ def audio(job: Job) -> None:
         UndecodableAudio: with the reason.
         ModuleNotFoundError: without soundfile.
     """
-    try:
-        import soundfile
-    except (ModuleNotFoundError, OSError) as error:
-        raise ModuleNotFoundError(
-            f"audio files are read with soundfile ({error}); install it with pip install 'mezzotint[audio]'",
-            name="soundfile",
-        ) from error
+    soundfile = soundfile_module()
     try:
         header = soundfile.info(job.source)
         samples = max(1, ceil(header.frames * job.measure / header.samplerate))

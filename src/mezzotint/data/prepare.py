@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Literal
 
 from mezzotint.data import convert
-from mezzotint.data.audio_lists import Entry, read_label_table, read_list
+from mezzotint.data.audio_lists import read_label_table, read_list
 from mezzotint.data.convert import Convert, Job, convert_all
+from mezzotint.data.entries import Entry
 from mezzotint.data.video_files import VIDEO_EXTENSIONS
 from mezzotint.data.video_lists import read_video_list
 from mezzotint.data.waveform import AUDIO_EXTENSIONS

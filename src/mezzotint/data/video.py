@@ -13,8 +13,7 @@ from typing import Literal
 import numpy as np
 
 from mezzotint.component import Component
-from mezzotint.data.audio_lists import Entry, classes_of
-from mezzotint.data.folder import SPLITS, class_of, scan, split_of
+from mezzotint.data.entries import Entry, classes_of, entries_of_folder
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.data.split import held_out
 from mezzotint.data.video_files import VIDEO_EXTENSIONS, UndecodableVideo, read_frames, times_of
@@ -81,7 +80,9 @@ class VideoFolder(Component, Source):
             )
         self.root, self.fps, self.sampling, self.size, self.holdout = os.fspath(root), fps, sampling, size, holdout
         if files is None:
-            own, scored, self.scored = self._scanned()
+            own, scored, self.scored = entries_of_folder(
+                self.root, VIDEO_EXTENSIONS, "video", "mp4, avi, mkv, webm and so on"
+            )
         else:
             own = read_video_list(files)
             scored, self.scored = (read_video_list(test_files), "test") if test_files else ([], None)
@@ -90,23 +91,6 @@ class VideoFolder(Component, Source):
         self._paths, self.labels = _columns(own, place)
         self._scored_paths, self._scored_labels = _columns(scored, place)
         self.input = Input((3, frames, size, size), _MEAN, _STD, "video")
-
-    def _scanned(self) -> tuple[list[Entry], list[Entry], str | None]:
-        listing = scan(self.root, VIDEO_EXTENSIONS, "video files")
-        splits = listing.splits()
-        own = "train" if splits else None
-        scored = next((name for name in SPLITS[1:] if name in splits), None)
-        parts: dict[str | None, list[Entry]] = {own: [], scored: []}
-        for path in listing.images:
-            split = split_of(path, splits)
-            label = class_of(path, split)
-            parts.setdefault(split, []).append(Entry(path, () if label is None else (label,)))
-        if not parts[own]:
-            raise ValueError(
-                f"{self.root} holds no video file{' in train' if own else ''}; allowed is a folder of mp4, avi, mkv, "
-                "webm and so on, in class folders or not: check the path"
-            )
-        return parts[own], parts[scored] if scored else [], scored
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -8,10 +8,10 @@
 
 import csv
 import json
-from pathlib import Path
 from typing import Any
 
-from mezzotint.data.audio_lists import Entry, read_list
+from mezzotint.data.audio_lists import read_list
+from mezzotint.data.entries import Entry, list_text
 
 _KINETICS = ("label", "youtube_id", "time_start", "time_end")
 
@@ -22,7 +22,7 @@ def read_video_list(path: str) -> list[Entry]:
     Raises:
         ValueError: when it is none of these, or an entry lacks what it needs.
     """
-    text = _text(path)
+    text = list_text(path)
     if path.lower().endswith(".json"):
         try:
             items = json.loads(text)
@@ -63,11 +63,3 @@ def _kinetics(rows: list[list[str]], named: bool, path: str) -> list[Entry]:
             ) from None
         entries.append(Entry(file, (label,) if label else ()))
     return entries
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
-        raise ValueError(f"{path} cannot be read ({reason}); allowed is a CSV or JSON list: check the path") from None

@@ -66,7 +66,7 @@ def read_waveform(path: str, rate: int, samples: int, start: float | None = None
         UndecodableAudio: with the reason.
         ModuleNotFoundError: without soundfile, with what to install.
     """
-    soundfile = _soundfile()
+    soundfile = soundfile_module()
     try:
         size = os.stat(path).st_size
     except OSError as error:
@@ -116,7 +116,7 @@ def read_seconds(path: str) -> float:
     Raises:
         ValueError: when it cannot be read.
     """
-    soundfile = _soundfile()
+    soundfile = soundfile_module()
     try:
         return float(soundfile.info(path).duration)
     except soundfile.LibsndfileError as error:
@@ -160,7 +160,12 @@ def _ends_an_ogg_stream(end: bytes) -> bool:
     return body <= len(end) and body + sum(end[page + 27 : body]) <= len(end)
 
 
-def _soundfile() -> Any:
+def soundfile_module() -> Any:
+    """The package soundfile.
+
+    Raises:
+        ModuleNotFoundError: when it is not installed, with what to do.
+    """
     try:
         import soundfile
     except (ModuleNotFoundError, OSError) as error:

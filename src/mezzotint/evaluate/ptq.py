@@ -10,7 +10,7 @@ plain keeps as well is the encoder's.
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluate.setting import Setting
 from mezzotint.quant.layers import activation_quantizers, make_encoder_quantizable, weight_quantizers
 from mezzotint.quant.reconstruct import reconstruct_
-from mezzotint.quant.renorm import correct_batch_norm_, statistics
+from mezzotint.quant.renorm import batch_norm_corrected
 from mezzotint.quant.searched import MSE
 from mezzotint.quant.widths import bits, calibrate
 
@@ -66,17 +66,12 @@ class Calibrated:
                 steps=self.steps,
                 seed=self.seed,
             )
-        kept = statistics(self.network)
-        if self.corrected and setting.weight != 32:
-            correct_batch_norm_(self.network, self.batches, weight=setting.weight)
-        try:
-            with bits(self.network, weight=setting.weight, activation=setting.activation):
-                with _weights_quantized_once(self.network):
-                    yield self.network
-        finally:
-            if self.corrected:
-                self.network.load_state_dict(kept, strict=False)
-                calibrate(self.network, self.batches)
+        with ExitStack() as stack:
+            if self.corrected and setting.weight != 32:
+                stack.enter_context(batch_norm_corrected(self.network, self.batches, weight=setting.weight))
+            stack.enter_context(bits(self.network, weight=setting.weight, activation=setting.activation))
+            stack.enter_context(_weights_quantized_once(self.network))
+            yield self.network
 
     def require(self, settings: Sequence[Setting]) -> None:
         """Raise a ValueError for a setting that some quantizer has no grid for."""

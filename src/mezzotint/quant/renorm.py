@@ -10,7 +10,8 @@ What is corrected is the difference: running statistics are those of augmented t
 are not augmented, so the statistics of the data themselves would move the float network as well.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,8 @@ Moments = dict[str, tuple[Tensor, Tensor]]
 def correct_batch_norm_(encoder: nn.Module, batches: Iterable[Tensor], *, weight: int) -> int:
     """Correct the running statistics for weights of this width, and choose the ranges of activations anew for them.
 
-    In place, and right for this width only: the float network is no longer what it was. Use a copy, or `statistics`
-    and `load_state_dict` to go back.
+    In place, and right for this width only: the float network is no longer what it was. Use a copy, or
+    `batch_norm_corrected`.
 
     Args:
         encoder: that `quantize_` has prepared, with the statistics of its float weights.
@@ -51,6 +52,24 @@ def correct_batch_norm_(encoder: nn.Module, batches: Iterable[Tensor], *, weight
         norm.running_var.mul_(variance / exact[name][1].clamp_min(1e-12))  # type: ignore[operator]
     calibrate(encoder, data, weight=weight)
     return len(rounded)
+
+
+@contextmanager
+def batch_norm_corrected(encoder: nn.Module, batches: Sequence[Tensor], *, weight: int) -> Iterator[nn.Module]:
+    """Run a network with what `correct_batch_norm_` does for this width, and as before afterwards.
+
+    Args:
+        encoder: calibrated on the same batches with float weights.
+        batches: as for `correct_batch_norm_`.
+        weight: bits of the weights.
+    """
+    kept = statistics(encoder)
+    try:
+        correct_batch_norm_(encoder, batches, weight=weight)
+        yield encoder
+    finally:
+        encoder.load_state_dict(kept, strict=False)
+        calibrate(encoder, batches)
 
 
 def statistics(encoder: nn.Module) -> dict[str, Tensor]:

@@ -35,7 +35,8 @@ def content_hash(text: str) -> str:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A template of this folder, which escapes what it is given and refuses names that it is not."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -44,7 +45,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["content_hash"] = content_hash
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def render(*, title: str, data: Mapping[str, Any] | None = None, **sections: Any) -> str:
@@ -56,7 +57,7 @@ def render(*, title: str, data: Mapping[str, Any] | None = None, **sections: Any
         **sections: what the template shows; a section that is left out is not on the page.
     """
     names = ("hero", "curves", "results", "bits", "weak", "atlas", "kin", "gallery", "lab", "codes", "making", "credit")
-    return _template().render(
+    return template("page.html").render(
         title=title,
         data=dict(data or {}),
         palette=PALETTE,

@@ -1,14 +1,11 @@
 """The page of a study: each figure as a chart of intervals over a table of paired differences; one file, no script."""
 
-import functools
 import math
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from mezzotint._version import __version__
-from mezzotint.report.render import content_hash, write_page
+from mezzotint.report.render import template, write_page
 from mezzotint.study.compare import Cell, Table
 
 _WIDTH, _MARGIN = 240.0, 8.0
@@ -26,19 +23,6 @@ th[scope=row] { font-weight: 400; } .reference th, .reference td { font-style: i
 """
 
 
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["content_hash"] = content_hash
-    return environment.get_template("study.html")
-
-
 def write_study(table: Table, out: Path) -> Path:
     """Write the page of a table.
 
@@ -47,7 +31,7 @@ def write_study(table: Table, out: Path) -> Path:
         out: the file.
     """
     figures = [_figure(table, place, column) for place, column in enumerate(table.columns)]
-    page = _template().render(
+    page = template("study.html").render(
         title=table.title, reference=table.reference, figures=figures, left_out=table.left_out, style=_STYLE,
         version=__version__,
     )  # fmt: skip

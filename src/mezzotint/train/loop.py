@@ -23,7 +23,6 @@ from mezzotint.data.loader import BatchPlan, TooManyUnreadable, batches
 from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.files import write_json, write_text
-from mezzotint.schema import RecipeError
 from mezzotint.seeding import key_of
 from mezzotint.train import faults
 from mezzotint.train.checkpoint import CheckpointStore
@@ -93,7 +92,7 @@ class Trainer:
         self.plan = BatchPlan(len(recipe.data), self.run.batch_size, self.run.seed, dist.rank(), dist.world_size())
         self.total = self.run.epochs * self.plan.steps_per_epoch
         self.method = recipe.method
-        _refuse_bad_accumulation(recipe)
+        self.run.require_accumulable(self.method, dist.world_size())
         if dist.world_size() > 1 and compute.sync_batch_norm:
             synchronize_batch_norm(self.method)
         self.method.to(device)
@@ -289,12 +288,3 @@ class Trainer:
             "skipped_steps": self.state.guard.skipped, "unreadable": self.state.bad,
             **self.passes.facts(self.run.batch_size // dist.world_size(), self.recipe.views.num_views),
         }  # fmt: skip
-
-
-def _refuse_bad_accumulation(recipe: Recipe) -> None:
-    parts, reason = recipe.run.micro_batches, recipe.method.no_accumulation
-    kind = recipe.method.config["kind"]
-    if parts > 1 and reason:
-        raise RecipeError(f"run.micro_batches: got {parts}; allowed for {kind} is 1, because {reason}")
-    if recipe.run.batch_size % (parts * dist.world_size()):
-        raise RecipeError(f"run.micro_batches: got {parts}, which does not divide the batch of {recipe.run.batch_size}")

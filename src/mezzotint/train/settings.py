@@ -16,7 +16,9 @@ from mezzotint.evaluate.linear import Linear
 from mezzotint.evaluate.ptq import Protocol
 from mezzotint.evaluate.retrieval import Retrieval
 from mezzotint.evaluate.setting import Setting
+from mezzotint.methods.method import Method
 from mezzotint.quant.policy import PolicyName
+from mezzotint.schema import RecipeError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -212,6 +214,15 @@ class Run(Component):
         self.checkpoints = checkpoints
         self.guard = guard
         self.log = log
+
+    def require_accumulable(self, method: Method, processes: int) -> None:
+        """Raise a RecipeError when a batch cannot be split as asked, or the method forbids micro-batches."""
+        parts, kind = self.micro_batches, method.config["kind"]
+        if parts > 1 and method.no_accumulation:
+            reason = method.no_accumulation
+            raise RecipeError(f"run.micro_batches: got {parts}; allowed for {kind} is 1, because {reason}")
+        if self.batch_size % (parts * processes):
+            raise RecipeError(f"run.micro_batches: got {parts}, which does not divide the batch of {self.batch_size}")
 
 
 class Evaluate(Component):
