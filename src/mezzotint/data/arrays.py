@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mezzotint.component import Component
 from mezzotint.data.memory import Held, moments
+from mezzotint.data.numpy_files import label_places
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.data.split import held_out
 from mezzotint.types import Input
@@ -185,13 +186,4 @@ def _labels(values: npt.NDArray[Any] | None, count: int, name: str) -> tuple[Ind
     """Labels as places in a sorted list of names; negative integers and a missing array mean no label."""
     if values is None:
         return np.full(count, -1, np.int64), []
-    if values.shape != (count,) or values.dtype.kind not in "iubU":
-        raise ValueError(
-            f"{name} is of type {values.dtype} and shape {values.shape}; allowed are {count} integers or strings, one "
-            "for each image: correct it, or leave labels out with y=null"
-        )
-    has_label = values >= 0 if values.dtype.kind == "i" else np.ones(count, np.bool_)
-    classes, place = np.unique(values[has_label], return_inverse=True)
-    labels = np.full(count, -1, np.int64)
-    labels[has_label] = place.reshape(-1)
-    return labels, [str(name) for name in classes]
+    return label_places(values, count, name, "image")

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mezzotint.data.meshes import MESHES, read_mesh, sample_surface
+from mezzotint.data.numpy_files import label_places, numpy_arrays
 from mezzotint.data.source import Index
 
 CLOUDS = (".npy", ".npz")
+_ALLOWED = "are .npy and .npz files of numbers"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def read_arrays(path: Path, x: str, y: str | None) -> CloudTable:
         raise ValueError(
             f"{path}: got the suffix {path.suffix!r}; allowed are {', '.join(CLOUDS)}, .h5, and a folder of clouds"
         )
-    arrays = _load(path)
+    arrays = numpy_arrays(path, _ALLOWED, single="x")
     if x not in arrays:
         raise ValueError(f"{path} has no array {x!r}; it has {', '.join(arrays)}: name the clouds with x=")
     clouds = _points_last(arrays[x], f"{path}: {x}")
@@ -51,7 +53,7 @@ def read_arrays(path: Path, x: str, y: str | None) -> CloudTable:
         if y not in (None, "y"):
             raise ValueError(f"{path} has no array {y!r}; it has {', '.join(arrays)}: name the labels with y=")
         return CloudTable(clouds, np.full(len(clouds), -1, np.int64), [])
-    return CloudTable(clouds, *labelled(arrays[y], len(clouds), f"{path}: {y}"))
+    return CloudTable(clouds, *_labels(arrays[y], len(clouds), f"{path}: {y}"))
 
 
 def read_cloud(path: Path, points: int, key: str) -> npt.NDArray[np.float64]:
@@ -62,7 +64,7 @@ def read_cloud(path: Path, points: int, key: str) -> npt.NDArray[np.float64]:
     """
     if path.suffix.lower() in MESHES:
         return sample_surface(*read_mesh(path), points, key)
-    arrays = list(_load(path).values())
+    arrays = list(numpy_arrays(path, _ALLOWED, single="x").values())
     cloud = arrays[0]
     if cloud.ndim != 2 or cloud.shape[1] < 3 or cloud.dtype.kind not in "fiu":
         raise ValueError(
@@ -89,39 +91,9 @@ def cloud_files(root: Path) -> tuple[list[str], Index, npt.NDArray[np.bool_] | N
     return [file.as_posix() for file in files], labels, test if test.any() else None, classes
 
 
-def labelled(values: npt.NDArray[Any], count: int, name: str) -> tuple[Index, list[str]]:
-    """Labels as places in a sorted list of names; negative integers mean no label.
-
-    Raises:
-        ValueError: for labels that are no integers or strings, one for each sample.
-    """
-    values = values.reshape(-1) if values.shape == (count, 1) else values
-    if values.shape != (count,) or values.dtype.kind not in "iubU":
-        raise ValueError(
-            f"{name} is of type {values.dtype} and shape {values.shape}; allowed are {count} integers or strings, one "
-            "for each sample: correct it, or leave labels out with y=null"
-        )
-    known = values >= 0 if values.dtype.kind == "i" else np.ones(count, np.bool_)
-    classes, place = np.unique(values[known], return_inverse=True)
-    labels = np.full(count, -1, np.int64)
-    labels[known] = place.reshape(-1)
-    return labels, [str(name) for name in classes]
-
-
-def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a NumPy file, never a pickle."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except Exception as error:  # whatever a reader raises on a damaged file; there is no list of it
-        detail = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read ({detail}); allowed are .npy and .npz files of numbers, never a pickle: write it "
-            "again with np.savez"
-        ) from None
+def _labels(values: npt.NDArray[Any], count: int, name: str) -> tuple[Index, list[str]]:
+    """As `label_places`; a column `[N, 1]`, as ModelNet's files have it, counts as one."""
+    return label_places(values.reshape(-1) if values.shape == (count, 1) else values, count, name)
 
 
 def _points_last(clouds: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
@@ -156,7 +128,7 @@ def _read_h5(paths: list[Path]) -> CloudTable:
             ) from None
         test += [bool(re.search("test", path.stem))] * len(clouds[-1])
     values, names = np.concatenate(labels), paths[0].parent / "shape_names.txt"
-    places, classes = labelled(values, len(values), "label")
+    places, classes = _labels(values, len(values), "label")
     if names.is_file():
         words = names.read_text(encoding="utf-8").split()
         classes = [words[int(name)] if int(name) < len(words) else name for name in classes]

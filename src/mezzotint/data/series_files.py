@@ -7,10 +7,12 @@ Values that are missing are NaN.
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from mezzotint.data.numpy_files import numpy_arrays
 
 Array = npt.NDArray[np.float32]
 Layout = Literal["NCT", "NTC"]
@@ -41,14 +43,7 @@ def read_npz(path: Path, x: str, y: str, subject: str, layout: Layout) -> list[R
     Raises:
         ValueError: when the file is damaged or has no such array.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, npt.NDArray[Any]] = {name: file[name] for name in file.files}
-    except Exception as error:  # whatever a reader raises on a damaged file; there is no list of it
-        detail = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read ({detail}); allowed is an .npz file of numbers, never a pickle: np.savez"
-        ) from None
+    arrays = numpy_arrays(path, "is an .npz file of numbers")
     if x not in arrays:
         raise ValueError(f"{path} has no array {x!r}; it has {', '.join(arrays) or 'none'}: name the series with x=")
     values = arrays[x][:, None] if arrays[x].ndim == 2 else arrays[x]

@@ -2,10 +2,11 @@
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from mezzotint.data.numpy_files import numpy_arrays
 
 Column = npt.NDArray[np.float64] | npt.NDArray[np.str_]
 Columns = dict[str, Column]
@@ -85,14 +86,7 @@ def column(cells: tuple[str, ...]) -> Column:
 
 
 def _read_npz(path: Path, y: str | None) -> Columns:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, npt.NDArray[Any]] = {name: file[name] for name in file.files}
-    except Exception as error:  # whatever a reader raises on a damaged file; there is no list of it
-        detail = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read ({detail}); allowed is an .npz file of arrays, never a pickle: np.savez"
-        ) from None
+    arrays = numpy_arrays(path, "is an .npz file of arrays")
     columns: Columns = {}
     lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
     if len(lengths) != 1:

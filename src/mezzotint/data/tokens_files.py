@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mezzotint.data.folder import SPLITS, class_of, scan, split_of
+from mezzotint.data.numpy_files import numpy_arrays
 
 Unit = Literal["line", "file"]
 
@@ -126,14 +127,7 @@ def _table(path: Path, text: str, label: str) -> list[Text]:
 
 def _arrays(path: Path, x: str, y: str) -> list[Text]:
     """Integers `[N, L]`, or one long row `[T]`; in an `.npz` maybe with labels."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays: dict[str, npt.NDArray[Any]] = {x: loaded} if path.suffix == ".npy" else dict(loaded)
-    except Exception as error:  # whatever a reader raises on a damaged file; there is no list of it
-        detail = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read ({detail}); allowed is a file of integers, never a pickle: np.savez"
-        ) from None
+    arrays = numpy_arrays(path, "is a file of integers", single=x)
     if x not in arrays:
         raise ValueError(f"{path} has no array {x!r}; it has {', '.join(arrays) or 'none'}: name the tokens with x=")
     values = np.atleast_2d(arrays[x])

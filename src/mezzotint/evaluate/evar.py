@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from mezzotint.component import factory
 from mezzotint.data.split import held_out
 from mezzotint.evaluate.evaluator import Probe, Row
-from mezzotint.evaluate.scores import classification, labelled
+from mezzotint.evaluate.scores import classification, labelled, learnable
 from mezzotint.seeding import key_of, sample_order
 from mezzotint.types import Features
 
@@ -73,11 +73,8 @@ class EVAR(Probe):
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and `epochs`, at which it was best."""
-        x, labels = labelled(train, "training")
+        x, names, y = learnable(train)
         queries, answers = labelled(test, "test")
-        if not bool(x.isfinite().all()):
-            raise ValueError("got training features that are NaN or infinite; allowed are finite ones: was training?")
-        names, y = torch.unique(labels, return_inverse=True)
         for seed in range(seeds):
             held = self._held(train, y, seed)
             scaler = _Standard(x if held is None else x[~held])

@@ -30,7 +30,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from mezzotint.data.split import held_out
 from mezzotint.evaluate.evaluator import Probe, Row
 from mezzotint.evaluate.logistic import EVEN, Curvature, Fit, fit
-from mezzotint.evaluate.scores import classification, labelled
+from mezzotint.evaluate.scores import classification, labelled, learnable
 from mezzotint.types import Features
 
 _STEPS_A_DECADE = 2
@@ -92,13 +92,7 @@ class Linear(Probe):
 
     def heads(self, train: Features, *, seeds: int = 1) -> list["Head"]:
         """Fit one classifier a seed: what can be done without the test features."""
-        x, labels = labelled(train, "training")
-        if not bool(x.isfinite().all()):
-            raise ValueError("got training features that are NaN or infinite; allowed are finite ones: was training?")
-        if labels.ndim == 1:
-            names, y = torch.unique(labels, return_inverse=True)
-        else:
-            names, y = torch.arange(labels.shape[1]), labels
+        x, names, y = learnable(train)
         scaling = Scaling.of(x)
         problem = _Problem(scaling(x), y, len(names))
         fits: dict[float, Fit] = {}

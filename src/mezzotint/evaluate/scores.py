@@ -26,6 +26,24 @@ def labelled(features: Features, role: str) -> tuple[Tensor, Tensor]:
     return features.x, features.y
 
 
+def learnable(features: Features) -> tuple[Tensor, Tensor, Tensor]:
+    """What a classifier is fitted to: features, the names of its columns, and where among these each label is.
+
+    Returns:
+        `[N, D]`, int64 `[C]` and int64 `[N]`; of samples with several labels, bool `[N, C]` instead of the last.
+
+    Raises:
+        ValueError: without labels or samples, or for features that are not finite.
+    """
+    x, labels = labelled(features, "training")
+    if not bool(x.isfinite().all()):
+        raise ValueError("got training features that are NaN or infinite; allowed are finite ones: was training?")
+    if labels.ndim != 1:
+        return x, torch.arange(labels.shape[1]), labels
+    names, y = torch.unique(labels, return_inverse=True)
+    return x, names, y
+
+
 def classification(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tuple[str, float]]:
     """Yield `top1`, with more than ten classes `top5`, and `mean_per_class`; of several labels `map` and `auc`.
 

@@ -21,7 +21,7 @@ from mezzotint.component import factory
 from mezzotint.data.split import held_out
 from mezzotint.evaluate.evaluator import Probe, Row
 from mezzotint.evaluate.linear import Linear
-from mezzotint.evaluate.scores import classification, labelled
+from mezzotint.evaluate.scores import classification, labelled, learnable
 from mezzotint.seeding import key_of, sample_order
 from mezzotint.types import Features
 
@@ -101,11 +101,8 @@ class SGDLinear(Probe):
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and the rate, `lr`."""
-        x, labels = labelled(train, "training")
+        x, names, y = learnable(train)
         queries, answers = labelled(test, "test")
-        if not bool(x.isfinite().all()):
-            raise ValueError("got training features that are NaN or infinite; allowed are finite ones: was training?")
-        names, y = torch.unique(labels, return_inverse=True)
         for seed in range(seeds):
             rate = self.lr[0] if len(self.lr) == 1 else self._select(x, y, len(names), seed)
             scores = self.train(x, y, len(names), (rate,), seed).logits(queries)[:, 0]
