@@ -8,7 +8,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluate.intervals import wilson
 from mezzotint.report import neighbours
 from mezzotint.report.neighbours import Look
-from mezzotint.report.pictures import SPRITE_SIZE, drawable, name_of, portrait, read, sprite, stored
+from mezzotint.report.pictures import SPRITE_SIZE, drawable, drawn, portrait, sprite, stored
 from mezzotint.report.plots import number
 from mezzotint.report.render import PALETTE
 from mezzotint.report.results import task_words
@@ -58,9 +58,10 @@ def _weak(look: Look, task: str) -> dict[str, Any]:
             "count": pair.count,
             "of": pair.of,
             "examples": [
-                portrait(x, f"{name_of(look.source, place)}, taken for {look.class_name(pair.guess)}", look.source)
-                for place in look.test[pair.rows[:_EXAMPLES]]
-                if drawable(look.source) and (x := stored(look.source, place)) is not None
+                portrait(x, f"{name}, taken for {look.class_name(pair.guess)}", look.source)
+                for place in (look.test[pair.rows[:_EXAMPLES]] if drawable(look.source) else ())
+                for name, x in (stored(look.source, place),)
+                if x is not None
             ],
         }
         for pair in neighbours.confusions(look)
@@ -83,13 +84,14 @@ def _atlas(look: Look, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     plane = neighbours.project(look.features[rows], seed)
     points = [(round(_EDGE + _INSIDE * x), round(_EDGE + _INSIDE * y)) for x, y in plane]
     shown = drawable(look.source)
-    sheet, columns = sprite([read(look.source, p) for p in places], "") if shown else (None, 1)
+    found = [(drawn if shown else stored)(look.source, place) for place in places]
+    sheet, columns = sprite([x for _, x in found], "") if shown else (None, 1)
     counted = Counter(labels.tolist())
     known = sorted(label for label in counted if label >= 0)
     script = {
         "points": [[*xy, int(y), int(g)] for xy, y, g in zip(points, labels, guesses, strict=True)],
         "classes": {label: look.class_name(label) for label in {*known, *guesses.tolist()} if label >= 0},
-        "names": [name_of(look.source, place) for place in places],
+        "names": [name for name, _ in found],
         "columns": columns,
         "size": SPRITE_SIZE,
     }
@@ -119,23 +121,22 @@ def _atlas(look: Look, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
 def _kin(look: Look, seed: int) -> dict[str, Any]:
     rows = []
     for row in neighbours.queries_to_show(look, _QUERIES, seed):
-        x = stored(look.source, look.test[row])
+        name, x = stored(look.source, look.test[row])
         if x is None:
             continue
         label, others = int(look.labels[row]), []
         for place, cosine in zip(look.neighbours[row][: neighbours.SHOWN], look.similarity[row].tolist(), strict=False):
-            other = stored(look.source, place)
+            title, other = stored(look.source, place)
             if other is not None:
                 own = int(look.labels_of(place.reshape(1))[0])
                 others.append(
                     {
-                        "picture": portrait(other, name_of(look.source, place), look.source),
+                        "picture": portrait(other, title, look.source),
                         "label": look.class_name(own),
                         "right": own == label if look.task is not None else None,
                         "similarity": f"{cosine:.2f}",
                     }
                 )
-        name = name_of(look.source, look.test[row])
         rows.append(
             {"query": portrait(x, name, look.source), "label": look.class_name(label) or name, "others": others}
         )

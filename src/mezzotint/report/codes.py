@@ -133,7 +133,7 @@ def look(source: Source, encoder: ViT, tokenizer: torch.nn.Module, codebook: Cod
     if not codebook.ready:
         raise ValueError("got a codebook that was never started; allowed is one of a run that trained: run a step")
     wanted = max(2, min(samples, len(source), _MOST_PATCHES // encoder.patches.count))
-    read = [x for i in sample_order(len(source), 0, 0)[:wanted].tolist() if (x := stored(source, i)) is not None]
+    read = [x for i in sample_order(len(source), 0, 0)[:wanted].tolist() if (x := stored(source, i)[1]) is not None]
     if len(read) < 2:
         raise ValueError(f"got {len(read)} samples that can be read; allowed are 2 or more: see `mezzotint doctor`")
     x = encoder.input.as_float(torch.stack(read))

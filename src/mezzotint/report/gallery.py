@@ -13,7 +13,7 @@ from mezzotint.data.source import Source
 from mezzotint.data.viewed import view_batch
 from mezzotint.report.depict import DRAWABLE
 from mezzotint.report.drawn import in_words
-from mezzotint.report.pictures import Picture, credit, drawable, name_of, portrait, stored
+from mezzotint.report.pictures import Picture, credit, drawable, portrait, stored
 from mezzotint.report.render import render, write_page
 from mezzotint.seeding import sample_order
 from mezzotint.types import Input
@@ -95,7 +95,7 @@ def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: 
     shares = None if boxes is None else (boxes[..., 2] * boxes[..., 3]).tolist()
     strips = []
     for row, index in enumerate(batch.ids.tolist()):
-        name, original = name_of(source, index), stored(source, index)
+        name, original = stored(source, index)
         if original is None:
             continue
         shown = []

@@ -154,7 +154,7 @@ def _batch(source: Source, input: Input, seed: int) -> Tensor | None:
     """Images to measure with, float in [0, 1]; those that can be read, again and again when they are few."""
     count = next((count for side, count in _BATCH.items() if max(input.shape[1:]) <= side), 16)
     order = sample_order(len(source), seed, 0)[:count].tolist()
-    found = [x for x in (stored(source, place) for place in order) if x is not None]
+    found = [x for _, x in (stored(source, place) for place in order) if x is not None]
     if not found:
         return None
     return input.as_float(torch.stack([found[place % len(found)] for place in range(count)]))

@@ -22,7 +22,7 @@ from mezzotint.evaluate.results import read_baselines, read_evaluation
 from mezzotint.report.atlas import feature_sections
 from mezzotint.report.bits import bits_section
 from mezzotint.report.gallery import view_strips
-from mezzotint.report.pictures import Picture, credit, drawable, plate, read
+from mezzotint.report.pictures import Picture, credit, drawable, drawn, plate
 from mezzotint.report.plots import number, run_charts
 from mezzotint.report.render import render, write_page
 from mezzotint.report.results import (
@@ -165,7 +165,7 @@ def _plate(source: Source) -> Picture | None:
     """The ornament of the page: the run's own samples as a mezzotint."""
     rows, columns = _PLATE
     places = sorted({int(place) for place in torch.linspace(0, len(source) - 1, rows * columns)})
-    samples = [x for x in (read(source, place) for place in places) if x is not None]
+    samples = [x for _, x in (drawn(source, place) for place in places) if x is not None]
     return plate(samples, columns) if len(samples) >= columns else None
 
 

@@ -101,26 +101,19 @@ def portrait(x: Tensor, alt: str, source: Source) -> Picture:
     return flat
 
 
-def stored(source: Source, index: int) -> Tensor | None:
-    """One sample; `None` when its file cannot be read any more."""
+def stored(source: Source, index: int) -> tuple[str, Tensor | None]:
+    """One sample's id and the sample; `None` when its file cannot be read any more."""
     try:
-        return source.read(int(index))["x"]
-    except Unreadable:
-        return None
-
-
-def read(source: Source, index: int) -> Tensor | None:
-    """One sample as an image `[C, H, W]`; `None` when its file cannot be read any more."""
-    x = stored(source, index)
-    return None if x is None else depict(x, source.input)
-
-
-def name_of(source: Source, index: int) -> str:
-    """One sample's id; its place when its file cannot be read any more."""
-    try:
-        return source.read(int(index))["id"]
+        sample = source.read(int(index))
     except Unreadable as error:
-        return error.id
+        return error.id, None
+    return sample["id"], sample["x"]
+
+
+def drawn(source: Source, index: int) -> tuple[str, Tensor | None]:
+    """One sample's id and the sample as an image `[C, H, W]`; `None` when its file cannot be read any more."""
+    name, x = stored(source, index)
+    return name, None if x is None else depict(x, source.input)
 
 
 def drawable(source: Source) -> bool:
