@@ -7,8 +7,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SCRIPTS = (
     "startup", "randomized_quantization", "views", "pretraining", "linear_probe", "sigreg", "fake_quantize",
-    "ssql_step", "bits_grid", "int8", "log_mel", "audio_views", "codebooks", "points_series", "demo", "ssql",
-    "momentum_step", "linear_sweep", "token_cache", "policies",
+    "ssql_step", "bits_grid", "int8", "log_mel", "audio_views", "codebooks", "modalities", "demo", "ssql",
+    "ssql_finetune", "momentum_step", "linear_sweep", "token_cache", "policies",
 )  # fmt: skip
 
 

@@ -41,6 +41,9 @@ FIGURES = {
 }
 PROBES = {"plain": (KNN(), Linear(), Retrieval()), "corrected": (Linear(),)}
 BITS = ("32/32", "8/8", "4/4", "3/3", "2/8", "2/4", "2/2")
+HOW = """\
+Top-1; mean over seeds ± half of the 95 % interval of the mean. Differences are paired by seed. The second table of each
+figure is what quantization changes: the value less the same encoder's value at 32/32."""
 Table = dict[tuple[str, str, str], dict[str, float]]
 
 
@@ -113,25 +116,44 @@ def show(found: dict[str, list[Table]], arguments: argparse.Namespace) -> None:
     print(f"`python benchmarks/ssql.py --base {arguments.base} --epochs {arguments.epochs} "
           f"--seeds {arguments.seeds} {extra}`, commit {commit.stdout.strip()}, {platform.machine()}, "
           f"{os.cpu_count()} cores.")  # fmt: skip
-    print("Top-1; mean over seeds ± half of the 95 % interval of the mean. Differences are paired by seed.")
-    arms = list(found)
+    print(HOW)
     for key, title in FIGURES.items():
-        print(f"\n## {title}\n\n| weights/activations | {' | '.join(BITS)} |\n|---|{'---|' * len(BITS)}")
-        for arm in arms:
-            cells = []
-            for setting in BITS:
-                values = [table[key][setting] for table in found[arm]]
-                cells.append(f"{statistics.fmean(values):.3f} ± {spread(values):.3f}")
-            print(f"| {arm} | {' | '.join(cells)} |")
-        for other in (arms[0], arms[2]):
-            cells = []
-            for setting in BITS:
-                pairs = zip(found[arms[1]], found[other], strict=True)
-                values = [a[key][setting] - b[key][setting] for a, b in pairs]
-                mean, half = statistics.fmean(values), spread(values)
-                mark = "**" if abs(mean) > half else ""
-                cells.append(f"{mark}{mean:+.3f}{mark} ± {half:.3f}")
-            print(f"| SSQL − {other} | {' | '.join(cells)} |")
+        values = {arm: [table[key] for table in tables] for arm, tables in found.items()}
+        pair(title, values)
+
+
+def pair(title: str, values: dict[str, list[dict[str, float]]]) -> None:
+    """Print a figure's two tables: its values, and what quantization changes in them."""
+    settings = list(next(iter(values.values()))[0])
+    changes = {
+        arm: [{bits: value - own["32/32"] for bits, value in own.items()} for own in tables]
+        for arm, tables in values.items()
+    }
+    print(f"\n## {title}\n")
+    rows(values, settings, "weights/activations", ".3f")
+    print()
+    rows(changes, settings[1:], "less its value at 32/32", "+.3f")
+
+
+def rows(values: dict[str, list[dict[str, float]]], settings: Sequence[str], corner: str, digits: str) -> None:
+    """Print one table: each arm, and the second arm minus the first and the third."""
+    print(f"| {corner} | {' | '.join(settings)} |\n|---|{'---|' * len(settings)}")
+    for arm, tables in values.items():
+        cells = []
+        for setting in settings:
+            column = [table[setting] for table in tables]
+            cells.append(f"{statistics.fmean(column):{digits}} ± {spread(column):.3f}")
+        print(f"| {arm} | {' | '.join(cells)} |")
+    base, ssql, longer = values
+    for other in (base, longer):
+        cells = []
+        for setting in settings:
+            pairs = zip(values[ssql], values[other], strict=True)
+            differences = [a[setting] - b[setting] for a, b in pairs]
+            mean, half = statistics.fmean(differences), spread(differences)
+            mark = "**" if abs(mean) > half else ""
+            cells.append(f"{mark}{mean:+.3f}{mark} ± {half:.3f}")
+        print(f"| SSQL − {other} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ def test_every_family_has_members(family: str) -> None:
         ([1], "Method", "x: got \\[1\\]; allowed is a mapping"),
         ({"log": {"trackers": ["wand"]}}, "Run", "x.log.trackers: got \\['wand'\\]"),
         ({"kind": "torch.nn.Linear"}, "Encoder", "x.kind: got 'torch.nn.Linear'"),
+        ({"bits": "8/8"}, "Evaluate", r"x.bits: got '8/8'; allowed is list\[str\]: write \[8/8\]"),
+        ({"kind": "_mean_magnitude"}, "Observer", "got '_mean_magnitude'; allowed: entropy, gaussian, min_max"),
     ],
 )
 def test_what_is_refused_says_where_and_what_is_allowed(config: Any, family: str, message: str) -> None:

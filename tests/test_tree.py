@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "mezzotint"
 ORDER = [
-    "_version", "files", "component", "seeding", "types", "signatures", "schema", "dist", "quant", "codebooks",
-    "augment", "data", "encoders", "methods", "optim", "evaluate", "train", "transfer", "study", "export", "report",
-    "cli", "__main__",
+    "_version", "files", "component", "seeding", "timing", "types", "signatures", "schema", "dist", "quant",
+    "codebooks", "augment", "data", "encoders", "methods", "optim", "evaluate", "train", "transfer", "study",
+    "export", "report", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

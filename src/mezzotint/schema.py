@@ -81,6 +81,8 @@ def _check(value: Any, kind: Any, path: str) -> Any:
         TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError) as error:
         allowed = f"{path}: got {_shown(value)}; allowed is {show_type(kind)}"
+        if typing.get_origin(kind) is list and isinstance(value, (str, int, float)):
+            raise RecipeError(f"{allowed}: write [{value}]") from error
         choices = [str(a) for a in typing.get_args(kind)] if typing.get_origin(kind) is typing.Literal else []
         raise RecipeError(allowed + nearest(str(value), choices)) from error
     return value

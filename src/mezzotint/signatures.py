@@ -216,7 +216,8 @@ class Index:
         """What can stand where a family is asked for, by kind."""
         made_by_factory = {base for entry in self.functions.values() for base in entry.bases}
         classes = [e for e in self.classes.values() if not e.abstract and e.name not in made_by_factory]
-        chosen = [e for e in (*classes, *self.functions.values()) if family in self.families_of(e)]
+        public = [e for e in (*classes, *self.functions.values()) if not e.name.startswith("_")]
+        chosen = [e for e in public if family in self.families_of(e)]
         by_kind = {e.kind: e for e in chosen if e.keys or e.name != family or len(chosen) == 1}
         return dict(sorted(by_kind.items()))
 

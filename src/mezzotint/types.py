@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mezzotint.seeding import Draws
 
-Modality = Literal["image", "audio", "video", "points", "series", "tokens", "table"]
+Modality = Literal["image", "audio", "video", "points", "series", "tokens", "table", "image_text"]
 
 PADDING, MASK = 0, 1
 """Ids of tokens that are not there, and of tokens that are hidden, whatever the tokenizer."""
@@ -42,12 +42,14 @@ class Input:
 
     Attributes:
         shape: of one sample, without the batch: `(C, H, W)` for images, `(1, mels, frames)` for audio, `(3, N)` for
-            points, `(C, T)` for series, `(F,)` for tables, `(L,)` for tokens.
+            points, `(C, T)` for series, `(F,)` for tables, `(L,)` for tokens, `(4, H, W)` for
+            images with text, whose tokens are the last channel.
         mean: per channel, of values in [0, 1] where the samples are uint8, and of the values themselves elsewhere;
             empty for tokens, which are whole numbers and stay so.
         std: per channel.
         modality: what the tensor is.
         vocabulary: of tokens, how many there are: ids are `0 … vocabulary − 1`, with `PADDING` and `MASK` among them.
+        text: of images with text, how many tokens each has.
     """
 
     shape: tuple[int, ...]
@@ -55,6 +57,7 @@ class Input:
     std: tuple[float, ...]
     modality: Modality = "image"
     vocabulary: int = 0
+    text: int = 0
 
     def __post_init__(self) -> None:
         count = 0 if self.modality == "tokens" else self.shape[0]
@@ -89,6 +92,7 @@ class Batch:
         cropped: whether `x` holds one crop per view.
         bad: the samples that could not be read and were replaced by the next readable ones.
         labels: int64 `[B]`, or bool `[B, C]` where a sample has several; `None` from a source that teaches nothing.
+        seconds: what reading took, by part, where it was measured; see `timing`.
     """
 
     x: tuple[Tensor, ...]
@@ -96,6 +100,7 @@ class Batch:
     cropped: bool = False
     bad: tuple[Unreadable, ...] = ()
     labels: Tensor | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def split(self, count: int) -> list["Batch"]:
         """Micro-batches: consecutive rows."""

@@ -157,6 +157,8 @@ def test_a_policy_file_is_read_back(tmp_path: Path) -> None:
     assert [(s.name, s.p, s.level) for s in found.steps[0]] == [("posterize", 0.4, 1.0), ("equalize", 0.8, 0.0)]
     again = read_sub_policies(write_sub_policies(SubPolicies("x", found.steps), tmp_path / "again.yaml"))
     assert again.steps == found.steps
+    with pytest.raises(ValueError, match=r"^got the policy file .*again.json.*; allowed is a .yaml file: "):
+        write_sub_policies(found, tmp_path / "again.json")
     (tmp_path / "mine.json").write_text(json.dumps({"sub_policies": [[["rotate", 1, 0.5]]]}))
     op, magnitude = FastAutoAugment(file=str(tmp_path / "mine.json")).operations(SHAPE, MANY)
     assert set(op.flatten().tolist()) == {NAMES.index("rotate")} and magnitude.abs().max() == 0

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluate.evaluator import Row
 from mezzotint.evaluate.features import extract, raw_features
-from mezzotint.evaluate.intervals import interval, student, wilson
+from mezzotint.evaluate.intervals import change, interval, paired, student, wilson
 from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.linear import Linear
 from mezzotint.evaluate.rank import Rank, alignment
@@ -193,6 +193,17 @@ def test_the_summary_puts_the_headlines_beside_their_baselines(tmp_path: Path) -
     assert summary(tmp_path) == [("class", "knn", "0.500 (0.404 – 0.596)", "0.400", "0.300")]
     write_evaluation(tmp_path / ".", Evaluation([row(0.5, protocol="knn/1")], ""), Baselines())
     assert summary(tmp_path) == [("class", "knn", "0.500", "–", "–")]
+    how = "branch=momentum part=backbone; ptq/1 plain policy=ssql; knn/1 test=100"
+    low = [
+        row(0.46, protocol=how),
+        row(0.07, metric="class/lost", protocol=how),
+        row(0.03, metric="class/gained", protocol=how),
+    ]
+    low = [replace(entry, weight_bits=4, activation_bits=8) for entry in low]
+    write_evaluation(tmp_path, Evaluation([row(0.5), *low], ""), Baselines())
+    half = (paired(0.03, 0.07, 100)[1] - paired(0.03, 0.07, 100)[0]) / 2
+    line = ("class", "knn 4/8 plain", f"0.460 (−0.040 ± {half:.3f})", "", "")
+    assert summary(tmp_path)[1:] == [line]
 
 
 def test_wilson_is_scipys() -> None:
@@ -219,6 +230,40 @@ def test_an_interval_holds_both_uncertainties() -> None:
     other = interval([row(v.value, v.seed, "class/mean_per_class") for v in seeds])
     assert other.high == pytest.approx(0.5 + over_seeds)  # not a fraction of samples
     assert math.isnan(interval([row(0.5, metric="all/rankme")]).low)
+
+
+def test_the_interval_of_paired_fractions_is_agresti_and_mins() -> None:
+    # The example in the manual of R's PropCIs, diffpropci.mp(b = 40, c = 20, n = 160), with the sign turned.
+    low, high = paired(40 / 160, 20 / 160, 160)
+    assert (low, high) == pytest.approx((0.03089632, 0.21601726), abs=1e-7)
+    assert paired(0.0, 0.0, 100)[1] > 0.0  # agreement on 100 samples is no certainty
+    assert paired(1.0, 0.0, 3)[1] == 1.0
+
+
+def test_the_interval_of_paired_fractions_holds_what_it_promises() -> None:
+    """Exact coverage: all outcomes of n samples, of which a share changes one way and a share the other."""
+    n = 60
+    for p, q in ((0.05, 0.05), (0.2, 0.05), (0.3, 0.3), (0.1, 0.02)):
+        b, c = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
+        chance = stats.multinomial.pmf(np.stack([b, c, n - b - c], axis=-1), n, [p, q, 1 - p - q])
+        bounds = np.array([[paired(i / n, j / n, n) for j in range(n + 1)] for i in range(n + 1)])
+        holds = (bounds[..., 0] <= p - q) & (p - q <= bounds[..., 1])
+        assert 0.94 < float(chance[holds].sum()) < 0.98
+
+
+def test_a_change_pairs_samples_and_seeds() -> None:
+    def rows(name: str, values: Sequence[float]) -> list[Row]:
+        return [Row("knn", f"t/{name}", v, 4, 4, "float32", s, "knn/1 test=400") for s, v in enumerate(values)]
+
+    found = change(rows("lost", [0.03]), rows("gained", [0.01]))
+    assert found.mean == pytest.approx(-0.02)
+    assert (found.low, found.high) == pytest.approx(paired(0.01, 0.03, 400))
+    several = change(rows("lost", [0.03, 0.04, 0.02]), rows("gained", [0.01, 0.01, 0.01]))
+    low, _ = paired(0.01, 0.03, 400)
+    assert several.mean - several.low == pytest.approx(math.hypot(-0.02 - low, student([-0.02, -0.03, -0.01])))
+    for lost, gained in (([], []), ([0.1], [0.1, 0.2])):
+        with pytest.raises(ValueError, match="allowed is one of each for each seed"):
+            change(rows("lost", lost), rows("gained", gained))
 
 
 def test_rows_of_two_figures_are_refused() -> None:

@@ -10,6 +10,7 @@ import torch.distributed as td
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
+from mezzotint.data.image_text import EmojiNames
 from mezzotint.data.memory import Held
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluate.features import extract, extract_readable, raw_features
@@ -155,6 +156,15 @@ def test_large_images_are_averaged_over_areas(size: int, features: int) -> None:
 
 
 CASES = [(count, bad) for count in range(1, 10) for bad in ((), (0,), (1, 4))]
+
+
+def test_raw_features_of_images_with_text_are_pixels_and_shares_of_tokens() -> None:
+    source = EmojiNames(length=8)
+    x = raw_features(source, indices=torch.tensor([5])).x[0]
+    colours = source.input.normalize(source.read_batch(torch.tensor([5])))[0, :3]
+    assert torch.equal(x[: 3 * 32 * 32], colours.flatten())
+    there = source.tokens[5][source.tokens[5] != 0].long()
+    assert torch.allclose(x[3 * 32 * 32 :], torch.bincount(there, minlength=258) / len(there))
 
 
 def _worker(rank: int, folder: str, world: int) -> None:

@@ -45,14 +45,14 @@ def test_the_same_seed_finds_the_same_and_the_file_works(tmp_path: object) -> No
     assert encoder.training and len(losses) == 3
     path = write_sub_policies(first, f"{tmp_path}/found.yaml")
     assert read_sub_policies(path).steps == first.steps
-    assert FastAutoAugment(file=str(path)).op.shape == (3, 2)
+    assert FastAutoAugment(file=str(path)).which.shape == (3, 2)
 
 
 def test_shipped_policy_of_the_emoji() -> None:
     shipped = FastAutoAugment().policies
     assert len(shipped.steps) == 25 and "emoji" in shipped.name
     check_names([step.name for steps in shipped.steps for step in steps], FAST_AUTO_AUGMENT)
-    assert torch.is_tensor(FastAutoAugment().op)
+    assert torch.is_tensor(FastAutoAugment().which)
 
 
 @pytest.mark.parametrize("wrong", [{"task": "none"}, {"keep": 9, "trials": 4}, {"num_ops": 0}])

@@ -128,10 +128,33 @@ def test_rows_are_complete_and_say_how(trained: Net) -> None:
             "ptq/1 strong policy=ssql observer=mse rounding=adaround steps=2 calibration=32 seed=0; ",
         ):
             own = [row for row in of(rows, setting) if row.protocol.startswith(how)]
-            assert {(row.probe, row.metric, row.seed) for row in own} == measured | heads
-            assert len(own) == len(measured) + len(heads)
+            tops = {(probe, metric, seed) for probe, metric, seed in measured | heads if metric.endswith("/top1")}
+            moved = {(p, m.replace("top1", side), s) for p, m, s in tops for side in ("lost", "gained")}
+            assert {(row.probe, row.metric, row.seed) for row in own} == measured | heads | moved
+            assert len(own) == len(measured) + len(heads) + len(moved)
             assert all(row.compute == "float32" and row.protocol.endswith(("test=40", "test=20")) for row in own)
     assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (4, 8), (2, 2)}
+
+
+def test_lost_and_gained_are_counted_sample_by_sample(trained: Net) -> None:
+    rows = quick(trained, ["2/2"], probes=[KNN(k=3), Linear()])
+    values = {(row.probe, row.metric, row.weight_bits, row.seed): row.value for row in rows}
+    for probe, level in (("knn", "knn"), ("linear", "linear"), ("linear_ptq", "linear")):
+        for task in ("kind", "pair"):
+            lost, gained = (values[probe, f"{task}/{side}", 2, 0] for side in ("lost", "gained"))
+            change = values[probe, f"{task}/top1", 2, 0] - values[level, f"{task}/top1", 32, 0]
+            assert gained - lost == pytest.approx(change, abs=1e-12)
+    # By hand: the float head's answers for each test sample, before and after.
+    source = Stripes()
+    x, y = extract(trained, source), torch.from_numpy(source.labels)
+    with calibrated_copy(
+        trained, read_calibration(source, INPUT, calibration_order(source.evaluation()[1], COUNT), 32)
+    ).at(Setting(2, 2)) as network:
+        low = extract(network, source)
+    (head,) = Linear().heads(Features(x[:80], y[:80]), seeds=1)
+    then, now = (head.names[head.logits(features[80:]).argmax(1)] == y[80:] for features in (x, low))
+    assert values["linear_ptq", "kind/lost", 2, 0] == (then & ~now).double().mean().item() > 0
+    assert values["linear_ptq", "kind/gained", 2, 0] == (now & ~then).double().mean().item()
 
 
 def test_twice_the_same_and_independent_of_what_else_is_measured(trained: Net) -> None:

@@ -81,6 +81,28 @@ def test_parameter_counts_with_resnet50() -> None:
     assert (trained, target) == (35_067_456, 32_957_760)
 
 
+@pytest.mark.parametrize(
+    ("settings", "projector", "predictor"),
+    [
+        ({"dim": 256}, 9_449_728, 2_109_696),
+        ({"dim": 512, "layers": 3, "predictor_layers": 3}, 27_288_064, 20_996_608),
+    ],
+)
+def test_parameter_counts_of_massrl_heads(settings: dict[str, int], projector: int, predictor: int) -> None:
+    """Lin-BN-ReLU-Lin on 2048 features (`massl`), and Lin-BN-ReLU twice before the last (`massl_edit`)."""
+    encoder = Flat()
+    encoder.dim = 2048
+    method = BYOL(encoder, hidden_dim=4096, **settings)  # type: ignore[arg-type]
+    assert sum(p.numel() for p in method.projector.parameters()) == projector
+    assert sum(p.numel() for p in method.predictor.parameters()) == predictor
+
+
+@pytest.mark.parametrize("wrong", [{"layers": 0}, {"predictor_layers": 0}])
+def test_heads_without_a_layer_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"^got layers=.*; allowed is 1 or more"):
+        BYOL(Flat(), **wrong)  # type: ignore[arg-type]
+
+
 def test_cosine_momentum_at_quarters() -> None:
     """Values of revisitAIRL's schedule from 0.99."""
     assert cosine_momentum(0.99, 0.25) == pytest.approx(0.9914645, abs=5e-8)

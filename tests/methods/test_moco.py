@@ -9,7 +9,9 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet50
 from mezzotint.methods.method import cosine_momentum
 from mezzotint.methods.moco import MoCo, queue_contrast
+from mezzotint.methods.ssql import SSQL
 from mezzotint.seeding import Draws, key_of
+from mezzotint.train.settings import Run
 from mezzotint.types import Input, Views
 
 INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -120,8 +122,12 @@ def test_in_both_directions_each_view_enters_about_half_of_the_time() -> None:
     assert 10 <= second <= 30
 
 
-def test_a_queue_smaller_than_the_batch_is_refused() -> None:
+def test_a_queue_smaller_than_the_batch_is_refused_before_the_first_step() -> None:
     method = moco(queue_size=3)
+    for refusing in (method, SSQL(method.encoder, base=method)):
+        with pytest.raises(ValueError, match="queue_size is 3, less than the global batch of 4; allowed is at least"):
+            Run(batch_size=4).require_accumulable(refusing, 1)
+    Run(batch_size=3).require_accumulable(method, 1)
     method(views())
     with pytest.raises(ValueError, match="queue_size is 3, less than the global batch of 4"):
         method.after_step(0.1)

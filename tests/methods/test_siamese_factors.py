@@ -9,11 +9,16 @@ import torch
 import torch.distributed as td
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mezzotint.encoders.batch_norm import SynchronizedBatchNorm
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet50
 from mezzotint.methods.byol import BYOL, squared_distance
+from mezzotint.methods.method import synchronize_norms
 from mezzotint.methods.moco import MoCo
+from mezzotint.methods.simsiam import SimSiam
+from mezzotint.methods.ssql import SSQL
 from mezzotint.seeding import Draws, key_of
 from mezzotint.train.recipe import Recipe, read_recipe
 from mezzotint.types import Input, Views
@@ -100,6 +105,21 @@ def test_target_uses_its_own_batch_and_its_buffers_are_not_averaged() -> None:
     online.running_mean.fill_(7.0)  # type: ignore[union-attr]
     method.after_step(0.5)
     assert torch.equal(norm.running_mean, mean)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("of", [True, False, "online", "target"])
+def test_norms_are_synchronised_by_branch(of: Any) -> None:
+    base = moco(head="byol")
+    for method in (moco(head="byol"), SSQL(base.encoder, base=base)):
+        synchronize_norms(method, of)
+        own = getattr(method, "base", method)
+        norms = {n: m for n, m in own.named_modules() if isinstance(m, _BatchNorm)}
+        assert any(n.startswith("predictor") for n in norms) and any(n.startswith("key_projector") for n in norms)
+        for name, norm in norms.items():
+            wanted = of is True or of == ("target" if name.startswith("key_") else "online")
+            assert isinstance(norm, SynchronizedBatchNorm) == wanted, name
+    with pytest.raises(ValueError, match="sync_batch_norm=target, and SimSiam keeps no momentum copy; allowed are tr"):
+        synchronize_norms(SimSiam(Normed(), hidden_dim=4, dim=8), "target")
 
 
 # ---------------------------------------------------------------------- two processes, each with statistics of its own

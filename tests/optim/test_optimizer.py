@@ -1,5 +1,6 @@
 """What a recipe's optimiser builds."""
 
+import math
 from typing import Any
 
 import pytest
@@ -49,6 +50,38 @@ def test_linear_scaling_is_per_256_samples(kind: type[Any]) -> None:
     assert all(g["lr"] == g["base_lr"] for g in scaled.param_groups)
 
 
+def test_weight_decay_follows_half_a_cosine_and_spares_what_is_excluded() -> None:
+    settings = AdamW(lr=1.0, weight_decay=0.04, final_weight_decay=0.4, exclude="norm_and_bias")
+    built = settings.build(net(), 64)
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    logged = [settings.set_rates(built, 0.5, share) for share in shares]
+    half = math.sqrt(0.5)
+    expected = [0.04, 0.22 - 0.18 * half, 0.22, 0.22 + 0.18 * half, 0.4]  # 0.4 − 0.36 · (1 + cos π share) / 2
+    assert [line["weight_decay"] for line in logged] == pytest.approx(expected)
+    assert [group["weight_decay"] for group in built.param_groups] == [pytest.approx(0.4), 0.0]
+    assert {line["lr"] for line in logged} == {group["lr"] for group in built.param_groups} == {0.5}
+
+
+def test_what_decays_is_the_weight_times_rate_and_the_decay_of_the_step() -> None:
+    """Without a gradient AdamW multiplies a weight by 1 − lr · decay."""
+    model = nn.Linear(1, 1, bias=False)
+    settings = AdamW(lr=0.1, weight_decay=0.0, final_weight_decay=1.0)
+    built, expected = settings.build(model, 64), float(model.weight.detach())
+    for step in range(8):
+        settings.set_rates(built, 1.0, step / 8)
+        model.weight.grad = torch.zeros_like(model.weight)
+        built.step()
+        expected *= 1.0 - 0.1 * (1.0 - math.cos(math.pi * step / 8)) / 2.0
+    assert float(model.weight.detach()) == pytest.approx(expected)
+
+
+def test_weight_decay_that_stays_is_neither_set_nor_logged() -> None:
+    settings = SGD(lr=0.2, weight_decay=5e-4)
+    built = settings.build(net(), 64)
+    assert settings.set_rates(built, 0.5, 0.9) == {"lr": 0.1}
+    assert {group["weight_decay"] for group in built.param_groups} == {5e-4}
+
+
 def test_each_trains() -> None:
     optimizers: list[Optimizer] = [SGD(lr=0.05), AdamW(lr=0.01), LARS(lr=0.1, trust=0.1)]
     for settings in optimizers:
@@ -80,6 +113,7 @@ def test_remembers_its_arguments_for_the_recipe() -> None:
         (SGD, {"lr": 0.1, "momentum": 1.0}),
         (SGD, {"lr": 0.1, "momentum": 0.0, "nesterov": True}),
         (AdamW, {"lr": 0.1, "betas": (0.9, 1.0)}),
+        (AdamW, {"lr": 0.1, "final_weight_decay": -0.1}),
         (LARS, {"lr": 0.1, "trust": 0.0}),
         (LARS, {"lr": 0.1, "momentum": -0.1}),
     ],

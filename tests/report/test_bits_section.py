@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mezzotint.evaluate.evaluator import Row
-from mezzotint.evaluate.intervals import interval
+from mezzotint.evaluate.intervals import interval, paired
 from mezzotint.report.bits import bits_section, figures
 from mezzotint.report.page import write_report
 
@@ -68,6 +69,18 @@ def test_the_table_says_what_is_lost_and_the_chart_stands_in_order() -> None:
     assert heights == sorted(heights) and line["level"] == heights[0]  # lower figures are further down
     assert line["band"] and not chart["lines"][1]["band"]
     assert chart["points"][2][2] == "4/4: plain 0.700; strong 0.750"
+
+
+def test_differences_carry_the_interval_of_the_same_samples() -> None:
+    rows = evaluation()
+    for name, share in (("lost", 0.12), ("gained", 0.02)):
+        rows.append(replace(row("knn", share, (4, 4), how="plain"), metric=f"label/holdout/{name}"))
+    section = bits_section({"mine": rows})
+    assert section is not None and "the same test samples" in section["how"]
+    low, high = paired(0.02, 0.12, 100)
+    words = f"−0.100 ± {(high - low) / 2:.3f}"
+    assert section["table"][0]["rows"][0]["cells"] == [("0.790", "−0.010"), ("0.700", words), ("0.600", "−0.200")]
+    assert section["charts"][0]["points"][2][2] == f"4/4: plain 0.700 ({words}); strong 0.750"
 
 
 def test_heights_are_to_scale() -> None:

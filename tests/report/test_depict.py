@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mezzotint.data.image_text import input_with_text, pack
 from mezzotint.report.depict import depict
 from mezzotint.report.pictures import portrait
 from mezzotint.types import Input
@@ -79,6 +80,19 @@ def test_bytes_are_printed_and_other_tokens_are_squares() -> None:
     squares = depict(torch.tensor([5, 5, 1, 0]), others)
     assert squares.shape == (3, 96, 96) and torch.equal(squares[:, :48, :48], squares[:, :48, 48:])
     assert int(squares[:, 48:, :48].max()) == 0 and int(squares[:, 48:, 48:].min()) == 255
+
+
+def test_a_picture_stands_beside_its_text() -> None:
+    drawing = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    drawing[:, 0] = 255
+    tokens = torch.tensor([[ord("W") + 2, ord("W") + 2, 0]])
+    stated = input_with_text(Input((3, 8, 8), (0.0,) * 3, (1.0,) * 3), 3, 256)
+    shown = depict(pack(drawing, tokens)[0], stated)
+    assert shown.shape == (3, 96, 96 + 192) and (shown[0, :, :96] == 255).all() and (shown[1:, :, :96] == 0).all()
+    letters = depict(tokens[0], Input((3,), (), (), "tokens", 258))
+    assert torch.equal(shown[:, :, 96:], letters)
+    others = input_with_text(Input((3, 8, 8), (0.0,) * 3, (1.0,) * 3), 3, 30_000)
+    assert torch.equal(depict(pack(drawing, tokens)[0], others), drawing[0])
 
 
 def test_other_modalities_are_refused() -> None:

@@ -13,7 +13,7 @@ from mezzotint.data.arrays import Arrays
 from mezzotint.data.source import Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.report import neighbours
-from mezzotint.report.neighbours import Look, class_scores, confusions, look, project, queries_to_show
+from mezzotint.report.neighbours import Look, class_scores, confusions, look, queries_to_show
 from mezzotint.types import Input
 
 Images = Callable[..., dict[str, Any]]
@@ -139,26 +139,3 @@ def test_queries_are_of_different_classes_and_chosen_by_the_seed_alone(seen: Loo
     assert len(set(rows)) == 6 and {int(seen.labels[row]) for row in rows[:3]} == {0, 1, 2}
     assert rows == queries_to_show(seen, 6, 3) != queries_to_show(seen, 6, 4)
     assert seen.class_name(0) in ("red", "green", "blue") and seen.class_name(-1) == ""
-
-
-def test_projection_keeps_clusters_together_and_repeats() -> None:
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(4, 16, generator=generator)
-    features = torch.nn.functional.normalize(
-        centres.repeat_interleave(15, 0) + 0.2 * torch.randn(60, 16, generator=generator), dim=1
-    )
-    plane = np.array(project(features, 0))
-    assert plane.min() >= 0.0 and plane.max() <= 1.0 and np.ptp(plane, axis=0).max() == pytest.approx(1.0)
-    distance = np.linalg.norm(plane[:, None] - plane[None], axis=2) + 9 * np.eye(60)
-    groups = np.arange(60) // 15
-    assert (groups[distance.argmin(axis=1)] == groups).all()
-    assert project(features, 0) == [tuple(point) for point in plane.tolist()]
-
-
-@pytest.mark.parametrize(
-    "features", [torch.ones(1, 4), torch.ones(2, 4), torch.eye(3), torch.ones(30, 8), torch.randn(30, 1), torch.eye(5)]
-)
-def test_projection_of_next_to_nothing_stays_inside(features: Tensor) -> None:
-    plane = np.array(project(features, 0))
-    assert plane.shape == (len(features), 2)
-    assert np.isfinite(plane).all() and plane.min() >= 0.0 and plane.max() <= 1.0

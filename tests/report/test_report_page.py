@@ -111,6 +111,26 @@ def test_a_complete_run_fills_every_section(make_run: MakeRun) -> None:
     assert len(page.all("td")) == (2 + 2 + 1) * 8, "two probes, two label-free measures, one that is further; 8 columns"
 
 
+def test_maps_of_several_epochs_stand_side_by_side(make_run: MakeRun) -> None:
+    run = make_run()
+    (run / "maps").mkdir()
+    rng, labels = np.random.default_rng(0), np.arange(24) % 3
+    for epoch in range(0, 20, 2):
+        components = rng.normal(size=(24, 4)).astype(np.float16)
+        path = run / "maps" / f"epoch-{epoch:04d}.npz"
+        np.savez(path, components=components, samples=np.arange(24), labels=labels)
+    page = report(run)
+    assert page.sections == ALL | {"maps"}
+    assert "The same 24 training samples by t-SNE at each time, 8 of the 10 that were taken." in page.words
+    labelled = [svg["aria-label"] for svg in page.all("svg") if "Map of the features" in (svg.get("aria-label") or "")]
+    assert (
+        len(labelled) == 8 and str(labelled[0]).endswith("before training") and str(labelled[-1]).endswith("epoch 18")
+    )
+    dots = [path["d"] or "" for path in page.all("path") if path.get("data-label") == "1"]
+    assert [d.count("M") for d in dots[-8:]] == [8] * 8
+    assert page.html == write_report(run).read_text(encoding="utf-8")
+
+
 def test_the_page_loads_nothing_and_names_what_may_run(make_run: MakeRun) -> None:
     page = report(make_run())
     for tag, attributes in page.elements:

@@ -4,7 +4,7 @@ import pytest
 
 from mezzotint.evaluate.evaluator import Row
 from mezzotint.evaluate.intervals import Interval, interval
-from mezzotint.evaluate.results import Baselines
+from mezzotint.evaluate.results import Baselines, signed
 from mezzotint.report.results import (
     Comparison,
     collapse_words,
@@ -13,7 +13,6 @@ from mezzotint.report.results import (
     lead,
     main_comparison,
     score,
-    signed,
     standing_words,
     tables,
     task_words,

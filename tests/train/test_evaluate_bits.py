@@ -1,14 +1,17 @@
 """`evaluate.bits` from the recipe to `evaluation.json`."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny import config
 
 from mezzotint.evaluate.results import read_evaluation, summary
 from mezzotint.schema import RecipeError
 from mezzotint.train.loop import pretrain
-from mezzotint.train.recipe import Recipe, read_recipe
+from mezzotint.train.recipe import Recipe, read_recipe, resolve_recipe
 from mezzotint.train.runs import evaluate
 from mezzotint.train.settings import Evaluate
 
@@ -59,3 +62,24 @@ def test_settings_are_plain_data_and_are_checked() -> None:
         Evaluate(bits=["9/9"])
     with pytest.raises(ValueError, match="evaluate.calibration_samples: got 0; allowed is 1 or more"):
         Evaluate(calibration_samples=0)
+
+
+def test_features_of_several_crops_are_averaged_and_say_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        folder = tmp_path / "images" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (16, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    recipe = config(batch_size=8) | {"data": {"kind": "image_folder", "root": str(tmp_path / "images"), "size": 16}}
+    run = pretrain(Recipe.build(resolve_recipe(recipe)), tmp_path / "run", progress="quiet")
+    overrides = ["evaluate.probes=[knn]", "evaluate.seeds=1"]
+    single, several = evaluate(run, overrides), evaluate(run, overrides, crops=3)
+    assert len(single.rows) == len(several.rows)
+    assert all(row.protocol.startswith("clips=1 crops=3; ") for row in several.rows)
+    assert not any("crops" in row.protocol for row in single.rows)
+
+
+@pytest.mark.parametrize("keywords", [{"clips": 2}, {"crops": 3}, {"crops": 0}])
+def test_several_parts_need_data_that_have_them(run: Path, keywords: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"got clips=\d, crops=\d of samples at 32/32 bits; allowed are 1 or more of"):
+        evaluate(run, **keywords)

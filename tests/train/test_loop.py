@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -40,7 +41,8 @@ def digest(run: Path) -> str:
     for name, tensor in sorted((saved.model | saved.optimizer).items()):
         sums.update(name.encode() + tensor.contiguous().numpy().tobytes())
     losses = [
-        (line["step"], line["loss"], line["lr"], line["grad_norm"]) for line in read_metrics(run / "metrics.jsonl")
+        [line[key] for key in ("step", "loss", "lr", "weight_decay", "grad_norm")]
+        for line in read_metrics(run / "metrics.jsonl")
     ]
     return sums.hexdigest() + json.dumps(losses)
 
@@ -58,6 +60,8 @@ def test_a_run_leaves_what_design_promises(tmp_path: Path) -> None:
     lines = read_metrics(out / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 8))
     assert {"loss", "lr", "grad_norm", "images_per_second", "data_wait", "epoch"} <= set(lines[0])
+    decays = [0.1 - 0.09 * (1.0 + math.cos(math.pi * step / 7)) / 2.0 for step in range(7)]
+    assert [line["weight_decay"] for line in lines] == pytest.approx(decays)
     encoder = load_encoder(out)
     assert not encoder.training
     assert isinstance(made.data, InMemory)

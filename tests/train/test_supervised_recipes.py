@@ -22,17 +22,40 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    soundfile = pytest.importorskip("soundfile")
+    folder = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        place = folder / ("train" if number < 32 else "val") / f"class{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        soundfile.write(place / f"{number}.wav", rng.standard_normal(8000) * 0.1, 16000)
+    return folder
+
+
 @pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("supervised/")])
-def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
+def test_two_steps(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     published = read_recipe(name)
     timm = published["encoder"]["kind"] == "timm"
+    audio = published["data"]["source"]["kind"] == "audio_folder"
     small = ["run.epochs=1", "run.batch_size=16", "run.loader.workers=0", "run.log.every_steps=1", "data.fraction=1.0"]
     if name == "supervised/finetune_any":
         small = ["run.epochs=1", "run.batch_size=200"]
+    elif audio:
+        lists = ("files", "test_files", "test_fold", "labels")
+        small += [
+            f"data.source.root={request.getfixturevalue('sounds')}",
+            "encoder.depth=1",
+            "run.compute.precision=fp32",
+        ]
+        small += [*(f"data.source.{key}=null" for key in lists), "encoder.width=24", "encoder.heads=2"]
+        small.append("data.source.seconds=1.295")  # 128 frames
     else:
+        small += ["encoder.depth=1", "encoder.heads=2"] if published["encoder"]["kind"] == "vit" else []
         small += [
             "data.source.kind=image_folder",
-            f"data.source.root={images}",
+            f"data.source.root={request.getfixturevalue('images')}",
             f"data.source.size={224 if timm else 32}",
         ]
         small.append("encoder.name=vit_tiny_patch16_224" if timm else "encoder.width=4")

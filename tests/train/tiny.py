@@ -27,7 +27,7 @@ def config(method: str = "simclr", **run: Any) -> dict[str, Any]:
             },
             "encoder": {"kind": "resnet18", "stem": "small", "width": 2},
             "method": {"kind": method, **METHODS[method]},
-            "optimizer": {"kind": "adamw", "lr": 1e-3},
+            "optimizer": {"kind": "adamw", "lr": 1e-3, "final_weight_decay": 0.1},
             "schedule": {"kind": "cosine", "warmup_epochs": 0.5},
             "run": {"epochs": 1, "batch_size": 256, "log": {"every_steps": 1, "knn_epochs": 0}, **run},
         }

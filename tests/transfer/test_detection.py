@@ -155,7 +155,7 @@ def test_learning_a_few_scenes_by_heart_finds_them_again(tmp_path: Path) -> None
     settings = Training(steps=150, batch_size=2, warmup_steps=5, flip=0.0, exact_norms=2)
     train(made, scenes, AdamW(lr=2e-3), Constant(), settings, tmp_path, seed=0, progress="quiet")
     scenes._made = {("test", 0): scenes.read("train", 0)}
-    assert score(made, scenes, settings)["boxes/AP50"] == pytest.approx(1.0)
+    assert score(made, scenes, settings).figures["boxes/AP50"] == pytest.approx(1.0)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from mezzotint.cli import app
 from mezzotint.data.samples import Samples
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
+from mezzotint.encoders.vit import ViT
 from mezzotint.evaluate.features import extract
-from mezzotint.evaluate.results import read_baselines, read_evaluation
+from mezzotint.evaluate.results import ptq_of, read_baselines, read_evaluation
 from mezzotint.train.rundir import RunDirectoryInUse
 from mezzotint.transfer.finetune import finetune, plan, variant_recipe, warm
 
@@ -77,9 +78,19 @@ def test_warm_head_is_the_linear_probe(encoder: Path) -> None:
 
 
 def test_at_low_bits(encoder: Path, tmp_path: Path) -> None:
-    what = plan(encoder, "digits", [*FAST, "data.per_class=5", "method.bits=[4,4]"], baselines=False)
+    what = plan(
+        encoder, "digits", [*FAST, "data.per_class=5", "method.bits=[4,4]", "evaluate.bits=[2/8]"], baselines=False
+    )
+    what.config["evaluate"] |= {"protocols": ["plain", "corrected"]}
     rows = finetune(what, tmp_path / "out", progress="quiet").rows
-    assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (4, 4)}
+    assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (4, 4), (2, 8)}
+    for how in ("plain", "corrected"):
+        at = {r.metric.rpartition("/")[2]: r for r in rows if r.weight_bits == 2 and ptq_of(r) == how}
+        level = next(r.value for r in rows if r.weight_bits == 32 and r.metric.endswith("/top1"))
+        assert at["gained"].value - at["lost"].value == pytest.approx(at["top1"].value - level)
+        assert "calibration=50" in at["top1"].protocol  # as many as the five labels of ten classes
+    # Right after training, and from the checkpoint: the layout in memory that training chose has no say.
+    assert finetune(what, tmp_path / "out", progress="quiet").rows == rows
     assert getattr(load_encoder(tmp_path / "out" / "finetuned-0"), "quantization") == "ssql"  # noqa: B009
 
 
@@ -115,3 +126,20 @@ def test_command_line(encoder: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(encoder: Path, what: str | None, overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan(encoder, what, overrides)
+
+
+def test_stochastic_depth_is_the_recipes(tmp_path: Path) -> None:
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(
+        "data: {kind: labelled, source: {kind: samples, name: digits}}\n"
+        "encoder: {kind: vit, drop_path: 0.2}\nmethod: {kind: supervised, num_classes: 2}\n"
+        "optimizer: {kind: sgd, lr: 0.1}\n"
+    )
+    keys: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2, "patch": 2}
+    for made, wanted in (
+        (ViT(Samples(name="digits").input, **keys), 0.2),
+        (resnet8(Samples(name="digits").input, stem="small", width=4), None),
+    ):
+        config = plan(save_encoder(made, tmp_path / type(made).__name__), str(recipe)).config
+        assert config["encoder"].get("drop_path") == wanted
+        assert config["encoder"]["width"] == made.config["width"] and config["method"]["num_classes"] == 10

@@ -13,6 +13,8 @@ from mezzotint.augment.resample import Sampling
 AFFINE = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 """Their names; a sample's operation is given by its place in this list."""
 
+_ZERO = (0, 0.0)
+
 
 def matrices(which: Tensor, magnitude: Tensor, height: int, width: int) -> Tensor:
     """The matrix of each sample.
@@ -27,20 +29,20 @@ def matrices(which: Tensor, magnitude: Tensor, height: int, width: int) -> Tenso
         float32 `[K, 2, 3]`.
     """
     m = magnitude.double()
-    zero, one = torch.zeros_like(m), torch.ones_like(m)
     turn = torch.deg2rad(m)
-    cos, sin = turn.cos(), turn.sin()
+    # The six entries of an operation's matrix are each 0 or a factor times one of these.
+    terms = torch.stack([torch.ones_like(m), m, m.trunc(), turn.cos(), turn.sin()], dim=1)
+    one, cos = (0, 1.0), (3, 1.0)
     # Shears leave the first line, or column, where it is; they are published about the corner, not the centre.
-    rows = torch.stack(
-        [
-            torch.stack([one, m, m * (height / 2), zero, one, zero], dim=1),
-            torch.stack([one, zero, zero, m, one, m * (width / 2)], dim=1),
-            torch.stack([one, zero, -m.trunc(), zero, one, zero], dim=1),
-            torch.stack([one, zero, zero, zero, one, -m.trunc()], dim=1),
-            torch.stack([cos, -sin, zero, sin, cos, zero], dim=1),
-        ]
-    )
-    return rows[which, torch.arange(len(m), device=m.device)].view(-1, 2, 3).float()
+    entries: list[list[tuple[int, float]]] = [
+        [one, (1, 1.0), (1, height / 2), _ZERO, one, _ZERO],
+        [one, _ZERO, _ZERO, (1, 1.0), one, (1, width / 2)],
+        [one, _ZERO, (2, -1.0), _ZERO, one, _ZERO],
+        [one, _ZERO, _ZERO, _ZERO, one, (2, -1.0)],
+        [cos, (4, -1.0), _ZERO, (4, 1.0), cos, _ZERO],
+    ]
+    term, factor = torch.tensor(entries, dtype=torch.float64, device=m.device)[which].unbind(2)
+    return terms.gather(1, term.long()).mul_(factor).view(-1, 2, 3).float()
 
 
 def sample(x: Tensor, matrix: Tensor, interpolation: Sampling, fill: float = 0.0) -> Tensor:

@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mezzotint.augment.operations import IDENTITY, NAMES
+from mezzotint.augment.operations import IDENTITY
 from mezzotint.augment.resample import Sampling
-from mezzotint.augment.strategies import EXTRA, RAND_AUGMENT, Range, Space, Strategy, check_names
+from mezzotint.augment.strategies import EXTRA, RAND_AUGMENT, Range, Space, Strategy, check_names, magnitudes
 from mezzotint.augment.sub_policies import FOLDER, SubPolicies, read_sub_policies
 from mezzotint.seeding import Draws
 
@@ -47,32 +47,28 @@ class _Drawn(Strategy, ABC):
     """What the two share: a table of sub-policies."""
 
     def tabulate(self, policies: SubPolicies, space: Space) -> None:
-        """Keep operations, probabilities and levels as tables `[sub-policies, most operations]`."""
+        """Keep places in the space, probabilities and levels as tables `[sub-policies, most operations]`."""
         check_names([step.name for steps in policies.steps for step in steps], space)
         self.space, self.policies = space, policies
         most = max(len(steps) for steps in policies.steps)
         count = len(policies.steps)
-        self.op = torch.full((count, most), IDENTITY)
+        names = list(space)
+        self.which = torch.full((count, most), names.index("identity"))
         self.p = torch.zeros(count, most)
         self.level = torch.zeros(count, most, dtype=torch.float64)
         for row, steps in enumerate(policies.steps):
             for place, step in enumerate(steps):
-                self.op[row, place] = NAMES.index(step.name)
+                self.which[row, place] = names.index(step.name)
                 self.p[row, place] = step.p
                 self.level[row, place] = step.level
 
     def operations(self, shape: Sequence[int], draws: Draws) -> tuple[Tensor, Tensor]:
         """The operations of one sub-policy, each applied with its probability."""
-        which = draws.integers("sub_policy", high=len(self.op))
-        op, level = self.op[which], self.level[which]
-        applied = draws.uniform("applied", op.shape[1]) < self.p[which]
-        sign = draws.integers("sign", op.shape[1], high=2).double() * 2.0 - 1.0
-        magnitude = torch.zeros_like(level)
-        for name, range in self.space.items():
-            drawn = op == NAMES.index(name)
-            found = range.at(level, shape) * (sign if range.signed else 1.0)
-            magnitude = torch.where(drawn, found, magnitude)
-        return op.masked_fill(~applied, IDENTITY), magnitude.masked_fill(~applied, 0.0).float()
+        drawn = draws.integers("sub_policy", high=len(self.which))
+        which = self.which[drawn]
+        op, magnitude = magnitudes(self.space, list(self.space), which, self.level[drawn], draws, shape)
+        left_out = draws.uniform("applied", which.shape[1]) >= self.p[drawn]
+        return op.masked_fill(left_out, IDENTITY), magnitude.masked_fill(left_out, 0.0)
 
 
 class AutoAugment(_Drawn):

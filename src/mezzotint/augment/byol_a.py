@@ -21,6 +21,7 @@ from mezzotint.augment.linear_fader import LinearFader
 from mezzotint.augment.randomized_quantization import RandomizedQuantization
 from mezzotint.augment.transform import Params
 from mezzotint.seeding import Draws
+from mezzotint.timing import part
 from mezzotint.types import Batch, Input
 
 
@@ -115,15 +116,21 @@ class BYOLA(ViewGenerator):
         views = []
         for place in range(2):
             draws = view_draws(batch.ids, seed, epoch, place)
-            drawn = {
-                name: {key: value.to(x.device) for key, value in params.items()}
-                for name, params in self._draw(tuple(x.shape), draws).items()
-            }
-            view = self._mixed(x, held, drawn["mixup"], draws) if self.mixup is not None else x
-            view = view if self.crop is None else self.crop.apply(view, drawn["crop"])
-            view = view if self.fader is None else self.fader.apply(view, drawn["fader"])
-            quantized = drawn.get("randomized_quantization", {})
-            views.append(view if self.quantize is None else self.quantize.apply(view, quantized))
+            with part("draw"):
+                drawn = {
+                    name: {key: value.to(x.device) for key, value in params.items()}
+                    for name, params in self._draw(tuple(x.shape), draws).items()
+                }
+            view = x
+            if self.mixup is not None:
+                with part("mixup"):
+                    view = self._mixed(x, held, drawn["mixup"], draws)
+            changes = {"crop": self.crop, "fader": self.fader, "randomized_quantization": self.quantize}
+            for name, change in changes.items():
+                if change is not None:
+                    with part(name):
+                        view = change.apply(view, drawn[name])
+            views.append(view)
         if self.mixup is not None and self.bank:
             self._remember(x)
         if not normalized:

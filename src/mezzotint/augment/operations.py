@@ -19,7 +19,8 @@ from mezzotint.augment.affine import AFFINE, matrices, move_levels_, sample
 from mezzotint.augment.blur import blurred
 from mezzotint.augment.colour import luma, turn_hue_
 from mezzotint.augment.resample import Sampling
-from mezzotint.augment.tone import equalized_levels
+from mezzotint.augment.tone import equalize_levels
+from mezzotint.timing import part
 
 _CACHED_VALUES = 2**18
 """Values that are changed at a time: 1 MB, about a core's second-level cache."""
@@ -91,11 +92,11 @@ def _auto_contrast_(x: Tensor, m: Tensor) -> None:
     low, high = x.amin(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True)
     flat = low == high
     low, scale = low.masked_fill(flat, 0.0), ((high - low) * (1.0 / 255.0)).masked_fill_(flat, 1.0)
-    x.sub_(low).div_(scale).clamp_(0.0, 255.0).floor_()
+    x.sub_(low).div_(scale).floor_()  # from exactly 0 to 255, or a rounding error above it
 
 
 def _equalize_(x: Tensor, m: Tensor) -> None:
-    x.copy_(equalized_levels(x, x.dtype))
+    equalize_levels(x, x)
 
 
 def _invert_(x: Tensor, m: Tensor) -> None:
@@ -164,15 +165,24 @@ def apply_operations(
     Returns:
         Whole levels of 0 to 255, in float32.
     """
-    y, held = x, torch.arange(len(x), device=x.device)  # the sample of each row
-    for stage in range(op.shape[1]):
-        drawn = op[:, stage]
-        rows = drawn.argsort(stable=True)
-        sizes = torch.bincount(drawn, minlength=len(NAMES)).tolist()
-        fetch = _Fetch(y, held.argsort()[rows], torch.empty_like(x, memory_format=torch.contiguous_format), stage == 0)
-        _stage(fetch, drawn[rows], magnitude[:, stage][rows], place[:, stage][rows], sizes, interpolation, fill)
-        y, held = fetch.out, rows
-    return y.index_select(0, held.argsort())
+    order = (op == IDENTITY).to(torch.int8).argsort(dim=1, stable=True)  # what does nothing comes last
+    op, magnitude = op.gather(1, order), magnitude.gather(1, order)
+    place = place.gather(1, order.unsqueeze(2).expand_as(place))
+    numbered = op + torch.arange(op.shape[1], device=op.device) * len(NAMES)
+    sizes = torch.bincount(numbered.flatten(), minlength=op.shape[1] * len(NAMES)).view(-1, len(NAMES)).tolist()
+    active = [len(x), *(len(x) - own[IDENTITY] for own in sizes[1:])]
+    # Each stage adds the rows that it changes; a sample that is done stays where it is.
+    made = torch.empty(sum(active), *x.shape[1:], dtype=x.dtype, device=x.device)
+    newest = torch.arange(len(x), device=x.device)  # the row of each sample
+    first = 0
+    for stage, count in enumerate(active):
+        rows = op[:, stage].argsort(stable=True)[:count]
+        out = made[first : first + count]
+        fetch = _Fetch(made[:first] if stage else x, newest[rows], out, stage == 0)
+        _stage(fetch, op[rows, stage], magnitude[rows, stage], place[rows, stage], sizes[stage], interpolation, fill)
+        newest[rows] = torch.arange(first, first + count, device=x.device)
+        first += count
+    return made.index_select(0, newest)
 
 
 @dataclass(frozen=True)
@@ -180,9 +190,9 @@ class _Fetch:
     """Brings rows into a new order, a few at a time, so that they are changed while they are in the cache.
 
     Attributes:
-        source: float32 `[B, C, H, W]`.
-        places: int64 `[B]`, the row of the source that each row of the result comes from.
-        out: the result.
+        source: float32 `[N, C, H, W]`.
+        places: int64 `[M]`, the row of the source that each row of the result comes from.
+        out: the result, `[M, C, H, W]`.
         raw: whether the source is still in [0, 1], and not yet whole levels.
     """
 
@@ -193,9 +203,9 @@ class _Fetch:
 
     def __call__(self, rows: slice) -> Tensor:
         """Some rows of the result, as levels that may be changed."""
-        part = self.out[rows]
-        torch.index_select(self.source, 0, self.places[rows], out=part)
-        return to_levels(part, owned=True) if self.raw else part
+        fetched = self.out[rows]
+        torch.index_select(self.source, 0, self.places[rows], out=fetched)
+        return to_levels(fetched, owned=True) if self.raw else fetched
 
 
 def to_levels(x: Tensor, *, owned: bool = False) -> Tensor:
@@ -216,23 +226,28 @@ def _stage(
     out = fetch.out
     at_a_time = max(1, _CACHED_VALUES // out.shape[1:].numel() if out.device.type == "cpu" else len(out))
     moved = sum(sizes[: len(AFFINE)])
-    turn = matrices(op[:moved], magnitude[:moved], *out.shape[2:]) if moved else magnitude
-    for rows in _parts(0, moved, at_a_time):
-        y = fetch(rows)
-        if interpolation == "nearest":
-            move_levels_(y, turn[rows], fill)
-        else:
-            y.copy_(sample(y, turn[rows], interpolation, fill).round_())
+    if moved:
+        with part("affine"):
+            turn = matrices(op[:moved], magnitude[:moved], *out.shape[2:])
+            for rows in _parts(0, moved, at_a_time):
+                y = fetch(rows)
+                if interpolation == "nearest":
+                    move_levels_(y, turn[rows], fill)
+                else:
+                    y.copy_(sample(y, turn[rows], interpolation, fill).round_())
     first = moved
     for number in range(len(AFFINE), len(NAMES)):
-        last = first + sizes[number]
+        last = min(first + sizes[number], len(out))
+        if first == last:
+            continue
         change = OPERATIONS[NAMES[number]].change
-        for rows in _parts(first, last, at_a_time):
-            y = fetch(rows)
-            if change is not None:
-                change(y, magnitude[rows].view(-1, 1, 1, 1))
-            elif number != IDENTITY:
-                _cut_out_(y, magnitude[rows], place[rows], fill)
+        with part(NAMES[number]):
+            for rows in _parts(first, last, at_a_time):
+                y = fetch(rows)
+                if change is not None:
+                    change(y, magnitude[rows].view(-1, 1, 1, 1))
+                elif number != IDENTITY:
+                    _cut_out_(y, magnitude[rows], place[rows], fill)
         first = last
 
 

@@ -40,9 +40,18 @@ class Range:
 
     def at(self, level: Tensor, shape: Sequence[int]) -> Tensor:
         """The magnitudes at levels of 0 to 1, for images `[…, H, W]`."""
-        size = {"": 1, "height": shape[-2], "width": shape[-1]}[self.of]
-        magnitude = (self.low + (self.high - self.low) * level) * size
-        return {"": magnitude, "nearest": magnitude.round(), "down": magnitude.floor()}[self.whole]
+        return _at([self], torch.zeros_like(level, dtype=torch.int64), level, shape)
+
+
+def _at(ranges: Sequence["Range"], which: Tensor, level: Tensor, shape: Sequence[int]) -> Tensor:
+    """The magnitudes at levels of the ranges that were drawn: their properties are looked up, all at once."""
+    sizes = {"": 1, "height": shape[-2], "width": shape[-1]}
+    rounding = ("", "nearest", "down")
+    rows = [[r.low, r.high - r.low, sizes[r.of], rounding.index(r.whole)] for r in ranges]
+    low, span, size, whole = torch.tensor(rows, dtype=torch.float64)[which].unbind(-1)
+    magnitude = (low + span * level) * size
+    magnitude = torch.where(whole == 1, magnitude.round(), magnitude)
+    return torch.where(whole == 2, magnitude.floor(), magnitude)
 
 
 Space = Mapping[str, Range]
@@ -229,11 +238,11 @@ def magnitudes(
         draws: of the signs.
         shape: of the images.
     """
-    sign = draws.integers("sign", which.shape[1], high=2).double() * 2.0 - 1.0
-    # One column a name: S × names values a sample, of which one in each row is taken.
-    columns = [space[name].at(level, shape) * (sign if space[name].signed else 1.0) for name in names]
-    magnitude = torch.stack(columns, dim=2).gather(2, which.unsqueeze(2)).squeeze(2)
-    return torch.tensor([NAMES.index(name) for name in names])[which], magnitude.float()
+    ranges = [space[name] for name in names]
+    op, signed = torch.tensor([[NAMES.index(n), r.signed] for n, r in zip(names, ranges, strict=True)])[which].unbind(2)
+    turned = draws.integers("sign", which.shape[1], high=2) < signed  # those whose sign is drawn, and is minus
+    magnitude = _at(ranges, which, level, shape)
+    return op, torch.where(turned, -magnitude, magnitude).float()
 
 
 def check_names(names: Iterable[str], space: Iterable[str]) -> None:

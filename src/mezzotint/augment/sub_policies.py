@@ -73,7 +73,13 @@ def read_sub_policies(path: str | Path) -> SubPolicies:
 
 
 def write_sub_policies(policies: SubPolicies, path: str | Path) -> Path:
-    """Write a file that `read_sub_policies` reads back; one sub-policy a line."""
+    """Write a YAML file that `read_sub_policies` reads back; one sub-policy a line. An older one is replaced whole.
+
+    Raises:
+        ValueError: for a name that does not end like a YAML file's.
+    """
+    if Path(path).suffix not in (".yaml", ".yml"):
+        raise ValueError(f"got the policy file {str(path)!r} to write; allowed is a .yaml file: change its name")
     lines = [f"name: {json.dumps(policies.name)}", f"source: {json.dumps(policies.source)}", "sub_policies:"]
     for steps in policies.steps:
         lines.append("- " + json.dumps([[step.name, round(step.p, 4), round(step.level, 4)] for step in steps]))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mezzotint.component import Component
 from mezzotint.seeding import Draws
+from mezzotint.timing import part
 
 Params = dict[str, Tensor]
 """Parameters of one transform for a batch: each tensor has one row a sample."""
@@ -64,7 +65,8 @@ class Compose(Transform):
         for name, transform in zip(self.names(), self.transforms, strict=True):
             prefix = f"{name}."
             own = {key.removeprefix(prefix): v for key, v in params.items() if key.startswith(prefix)}
-            x = transform.apply(x, own)
+            with part(str(transform.config["kind"])):
+                x = transform.apply(x, own)
         return x
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mezzotint.augment.generator import ViewGenerator, view_draws
 from mezzotint.augment.transform import Params, Transform
 from mezzotint.seeding import Draws
+from mezzotint.timing import part
 from mezzotint.types import Batch, Input
 
 
@@ -73,10 +74,12 @@ class Transformed(ViewGenerator):
         x = input.as_float(stored)
         views = []
         for place, chain in enumerate(self.chains):
-            drawn = self._draw(chain, tuple(x.shape), view_draws(batch.ids, seed, epoch, place))
+            with part("draw"):
+                drawn = self._draw(chain, tuple(x.shape), view_draws(batch.ids, seed, epoch, place))
             view = x
             for name, transform in _named(chain):
-                view = transform.apply(view, {key: value.to(x.device) for key, value in drawn[name].items()})
+                with part(str(transform.config["kind"])):
+                    view = transform.apply(view, {key: value.to(x.device) for key, value in drawn[name].items()})
             views.append(input.normalize(view) if normalized else view)
         return tuple(views)
 

@@ -17,6 +17,7 @@ from mezzotint.augment.policies import Policy
 from mezzotint.augment.randomized_quantization import RandomizedQuantization
 from mezzotint.augment.transform import Params, Transform
 from mezzotint.seeding import Draws
+from mezzotint.timing import part
 from mezzotint.types import Input
 
 _CACHED_VALUES = 2**21
@@ -107,18 +108,22 @@ def render_views(
     at_a_time = _rows_at_a_time(len(images), math.prod(outs[0].shape[1:]), device)
     for start in range(0, len(images), at_a_time):
         rows = slice(start, start + at_a_time)
-        x = images[rows] if boxes is None else first.crop.cut(images[rows], boxes[rows], size)
-        x = x.to(torch.float32, memory_format=torch.contiguous_format).mul_(1.0 / 255.0)
-        x = first.steps["flip"].apply(x, rows_of(drawn[0]["flip"], rows))
+        with part("crop"):
+            x = images[rows] if boxes is None else first.crop.cut(images[rows], boxes[rows], size)
+            x = x.to(torch.float32, memory_format=torch.contiguous_format).mul_(1.0 / 255.0)
+        with part("flip"):
+            x = first.steps["flip"].apply(x, rows_of(drawn[0]["flip"], rows))
         for view, own, out in zip(views, drawn, outs, strict=True):
             y = x
             for name, transform in view.steps.items():
                 if name not in _GEOMETRY:
-                    y = transform.apply(y, rows_of(own[name], rows))
-            if normalized:
-                torch.sub(y, mean, out=out[rows]).div_(std)
-            else:
-                out[rows] = y
+                    with part(name):
+                        y = transform.apply(y, rows_of(own[name], rows))
+            with part("normalize"):
+                if normalized:
+                    torch.sub(y, mean, out=out[rows]).div_(std)
+                else:
+                    out[rows] = y
     return outs
 
 

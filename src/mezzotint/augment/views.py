@@ -20,6 +20,7 @@ from mezzotint.augment.policies import Policy, identity, simclr
 from mezzotint.augment.randomized_quantization import RandomizedQuantization
 from mezzotint.augment.transform import Params
 from mezzotint.augment.view import View, render_views, rows_of
+from mezzotint.timing import part
 from mezzotint.types import Batch, Box, Input
 
 
@@ -130,7 +131,8 @@ class ImageViews(ViewGenerator):
                 "these views, or a single tensor of whole images: make the batch with this generator's choosers"
             )
         images = [x if device is None else x.to(device, non_blocking=True) for x in batch.x]
-        drawn = self.draw(batch.ids, input=input, seed=seed, epoch=epoch)
+        with part("draw"):
+            drawn = self.draw(batch.ids, input=input, seed=seed, epoch=epoch)
         made: dict[int, Tensor] = {}
         for number, places in enumerate(groups):
             own = render_views(

@@ -7,6 +7,8 @@ from mezzotint.cli import finetuning as finetuning
 from mezzotint.cli import transferring as transferring
 from mezzotint.cli import studies as studies
 from mezzotint.cli import invariances as invariances
+from mezzotint.cli import policies as policies
+from mezzotint.cli import layers as layers
 from mezzotint.cli import codes as codes
 from mezzotint.cli import encoders as encoders
 from mezzotint.cli import checkpoints as checkpoints

@@ -1,5 +1,6 @@
 """What the verbs share: the application, and the options that mean the same everywhere."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, for scripts.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
+
+
+def print_table(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """A table for people, as wide as it is: figures that are cut off cannot be read."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*headers, box=None)
+    for line in lines:
+        table.add_row(*line)
+    Console(width=200).print(table)
 
 
 def recipe_of(arguments: list[str] | None) -> tuple[str, list[str]]:

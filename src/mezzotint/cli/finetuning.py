@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mezzotint.cli.app import Debug, Json, Quiet, app
+from mezzotint.cli.app import Debug, Json, Quiet, app, print_table
 
 
 @app.command()
@@ -62,11 +62,5 @@ def finetune(
     if mode == "json":
         typer.echo(json.dumps({"rows": [vars(row) for row in read_evaluation(folder)], "report": str(page)}))
     elif mode == "bar":
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table("task", "probe", "top-1", "untrained, held still", box=None)
-        for line in summary(folder):
-            table.add_row(*line[:4])
-        Console().print(table)
+        print_table(("task", "probe", "top-1", "untrained, held still"), [line[:4] for line in summary(folder)])
         typer.echo(f"report: {page}")

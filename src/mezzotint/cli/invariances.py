@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mezzotint.cli.app import Debug, Json, RunPath, app
+from mezzotint.cli.app import Debug, Json, RunPath, app, print_table
 
 if TYPE_CHECKING:
     from mezzotint.evaluate.evaluator import Row
@@ -37,14 +37,15 @@ def invariances(
     if as_json:
         typer.echo(json.dumps({"invariances": table, "report": str(page)}))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table("drawn parameter", "measure", "encoder", "untrained", "raw input", box=None)
-    for line in table:
-        cells = ["–" if line[key] is None else f"{line[key]:.3f}" for key in ("encoder", "untrained", "raw")]
-        shown.add_row(str(line["parameter"]), str(line["measure"]), *cells)
-    Console().print(shown)
+    lines = [
+        (
+            str(line["parameter"]),
+            str(line["measure"]),
+            *("–" if line[key] is None else f"{line[key]:.3f}" for key in ("encoder", "untrained", "raw")),
+        )
+        for line in table
+    ]
+    print_table(("drawn parameter", "measure", "encoder", "untrained", "raw input"), lines)
     typer.echo(f"report: {page}")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mezzotint.cli.app import Arguments, Debug, Json, Quiet, RunPath, app, recipe_of
+from mezzotint.cli.app import Arguments, Debug, Json, Quiet, RunPath, app, print_table, recipe_of
 from mezzotint.schema import RecipeError
 
 
@@ -87,12 +87,12 @@ def _queue(arguments: Sequence[str], out: Path, options: dict[str, bool], asked:
     typer.echo(f"queued as job {submit(job, asked).job_id}; logs: {job.logs}; run: {job.out}")
 
 
-def _evaluate_and_report(folder: Path, overrides: tuple[str, ...], mode: str) -> None:
+def _evaluate_and_report(folder: Path, overrides: tuple[str, ...], mode: str, clips: int = 1, crops: int = 1) -> None:
     from mezzotint.report.page import write_report
     from mezzotint.train.runs import evaluate as measure
     from mezzotint.train.runs import results_directory
 
-    measure(folder, overrides)
+    measure(folder, overrides, clips=clips, crops=crops)
     folder = results_directory(folder)
     page = write_report(folder)
     if mode == "bar":
@@ -106,15 +106,9 @@ def _say(mode: str, text: str, data: dict[str, Any]) -> None:
 
 
 def _print_table(folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from mezzotint.evaluate.results import summary
 
-    table = Table("task", "probe", "encoder", "untrained", "raw input", box=None)
-    for line in summary(folder):
-        table.add_row(*line)
-    Console().print(table)
+    print_table(("task", "probe", "encoder", "untrained", "raw input"), summary(folder))
 
 
 @app.command()
@@ -123,12 +117,15 @@ def evaluate(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Such as evaluate.seeds=5.")
     ] = None,
+    clips: Annotated[int, typer.Option(help="Of each video, over whose features is averaged.")] = 1,
+    crops: Annotated[int, typer.Option(help="Of each frame or image, over whose features is averaged.")] = 1,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Measure a run's encoder again, and write its report again."""
-    _evaluate_and_report(run, tuple(overrides or ()), "json" if as_json else "quiet" if quiet else "bar")
+    mode = "json" if as_json else "quiet" if quiet else "bar"
+    _evaluate_and_report(run, tuple(overrides or ()), mode, clips, crops)
 
 
 @app.command()
@@ -139,7 +136,8 @@ def report(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write RUN/report.html from what the run measured."""
+    """Write RUN/report.html from what the run, or the transfer, measured."""
     from mezzotint.report.page import write_report
+    from mezzotint.report.transfer import is_transfer, write_transfer_report
 
-    typer.echo(write_report(run, beside or ()))
+    typer.echo(write_transfer_report(run) if is_transfer(run) else write_report(run, beside or ()))

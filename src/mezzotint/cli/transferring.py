@@ -29,22 +29,24 @@ def transfer(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a detector or segmenter on an encoder, and score it beside the same from the untrained encoder.
+    """Train a detector or segmenter on an encoder, score it beside the same from the untrained one, write a report.
 
     Started again with the same --out, it goes on with what is missing.
     """
     given = list(arguments or ())
     what = given.pop(0) if given and "=" not in given[0] else None
+    from mezzotint.report.transfer import write_transfer_report
     from mezzotint.transfer.detection import plan, run_transfer
 
     prepared = plan(encoder, what, given, seeds=seeds, baseline=baseline)
     folder = out or Path("runs") / f"transfer-{encoder.resolve().name}"
     mode = "json" if as_json else "quiet" if quiet else "bar"
     table = run_transfer(prepared, folder, progress=mode)
+    page = write_transfer_report(folder)
     if mode == "json":
-        typer.echo(json.dumps({"table": table.lines, "out": str(folder)}))
+        typer.echo(json.dumps({"table": table.lines, "out": str(folder), "report": str(page)}))
     elif mode == "bar":
-        typer.echo(f"{table.text}\n{folder}")
+        typer.echo(f"{table.text}\nreport: {page}")
 
 
 @app.command()

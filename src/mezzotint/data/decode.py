@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from mezzotint.timing import part
+
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 50_000_000
 
@@ -79,10 +81,15 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     Raises:
         Undecodable: as `decode`.
     """
-    with _faults(image):
+    with _faults(image), part("decode"):
         _load_unless_jpeg(image)
     width, height = image.size
     return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def is_plain_jpeg(image: Image.Image) -> bool:
+    """Whether an opened image is a JPEG that is neither turned by EXIF nor of other colours than RGB."""
+    return image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1
 
 
 def decode(image: Image.Image) -> Image.Image:
@@ -120,15 +127,17 @@ def decode_crops(image: Image.Image, crops: Sequence[tuple[Box, int]], margin: f
     """
     shrink = min((min(box[2], box[3]) / size for box, size in crops), default=1.0)
     scale = _decode_smaller(image, shrink / margin) if image.format in _JPEG else 1
-    rgb = decode(image)
+    with part("decode"):
+        rgb = decode(image)
     found = []
     for (top, left, height, width), size in crops:
         right, bottom = min((left + width) / scale, rgb.width), min((top + height) / scale, rgb.height)
         # Cut first: the filter must not reach beyond the crop, as it does with the box alone.
         x, y = left // scale, top // scale
-        part = rgb.crop((x, y, ceil(right), ceil(bottom)))
-        box = (left / scale - x, top / scale - y, right - x, bottom - y)
-        found.append(np.array(part.resize((size, size), Image.Resampling.BILINEAR, box=box)))
+        with part("crop"):
+            piece = rgb.crop((x, y, ceil(right), ceil(bottom)))
+            box = (left / scale - x, top / scale - y, right - x, bottom - y)
+            found.append(np.array(piece.resize((size, size), Image.Resampling.BILINEAR, box=box)))
     return found
 
 
@@ -214,3 +223,8 @@ def _eight_bits(values: npt.NDArray[Any]) -> Pixels:
     if low < 0 or high > 65535:
         raise Undecodable("unsupported", f"integer pixels from {low} to {high}; allowed is 16 bits")
     return (values >> 8).astype(np.uint8)
+
+
+def shares(count: int) -> list[float]:
+    """Where the parts of a whole begin, as shares of the room there is: evenly from 0 to 1, and a single one at 0.5."""
+    return [0.5] if count == 1 else [place / (count - 1) for place in range(count)]

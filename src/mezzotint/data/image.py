@@ -8,15 +8,17 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mezzotint.component import Component
-from mezzotint.data.decode import Undecodable, decode_crops, open_image, upright_size
+from mezzotint.data.decode import Undecodable, decode_crops, is_plain_jpeg, open_image, shares, upright_size
 from mezzotint.data.folder import SPLITS, Listing, class_of, scan, split_of
+from mezzotint.data.nvjpeg import Jpeg, is_whole, require_cuda
 from mezzotint.data.source import Box, Index, Source, Task
 from mezzotint.data.split import held_out
 from mezzotint.types import Input, Sample, Unreadable
@@ -43,6 +45,7 @@ class ImageFolder(Component, Source):
         split: the split to pretrain on; by default `train` where there are splits.
         holdout: part of each class to be scored, where there is no split for it.
         max_pixels: images of more pixels are refused before they are decoded.
+        decoder: of training crops: `pillow` in the workers, or `nvjpeg` on an NVIDIA GPU, for JPEG files.
 
     Attributes:
         classes: names of the classes, sorted; a label is a place in this list.
@@ -52,6 +55,9 @@ class ImageFolder(Component, Source):
         ValueError: when the folder is missing, holds no image, or has a part that may not be listed.
     """
 
+    _crops = 1
+    decoder: Literal["pillow", "nvjpeg"] = "pillow"
+
     def __init__(
         self,
         *,
@@ -60,8 +66,14 @@ class ImageFolder(Component, Source):
         split: Split | None = None,
         holdout: float = 0.2,
         max_pixels: int = 50_000_000,
+        decoder: Literal["pillow", "nvjpeg"] = "pillow",
     ) -> None:
         _check(size, holdout, max_pixels)
+        if decoder not in ("pillow", "nvjpeg"):
+            raise ValueError(f"got decoder={decoder!r}; allowed are pillow and nvjpeg: choose one")
+        if decoder == "nvjpeg":
+            require_cuda()
+        self.decoder = decoder
         self.root, self.size, self.holdout, self.max_pixels = os.fspath(root), size, holdout, max_pixels
         self.input = input_of(size)
         listing = scan(self.root)
@@ -104,10 +116,14 @@ class ImageFolder(Component, Source):
         return len(self._paths)
 
     def read(self, index: int) -> Sample:
-        """The middle of an image, uint8 `[3, size, size]`."""
+        """The middle of an image, uint8 `[3, size, size]`; of `several` crops, with their number before."""
         label = int(self.labels[index])
-        crop = self._cut(index, self._middle, margin=2.0)[0]
-        return {"x": crop, "id": self._paths[index], "label": label if label >= 0 else None}
+        crops = self._cut(index, self._squares, margin=2.0)
+        return {
+            "x": crops[0] if self._crops == 1 else torch.stack(crops),
+            "id": self._paths[index],
+            "label": label if label >= 0 else None,
+        }
 
     def id_of(self, index: int) -> str:
         """The path of an image, relative to the root."""
@@ -117,20 +133,26 @@ class ImageFolder(Component, Source):
         """Cut crops out of one image; see `Croppable`. Boxes are in the upright image, after EXIF rotation."""
         return self._cut(index, choose, margin=1.0)
 
+    def read_encoded(self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]) -> Jpeg | list[Tensor]:
+        """The bytes of one plain JPEG file, and its crops to be; crops of any other image. See `Encoded`."""
+        path = self._paths[index]
+        try:
+            with open_image(os.path.join(self.root, path), self.max_pixels) as image:
+                if is_plain_jpeg(image):
+                    with open(os.path.join(self.root, path), "rb") as file:
+                        data = file.read()
+                    if is_whole(data):
+                        crops = _chosen(image, path, choose)
+                        return Jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), crops)
+        except (Undecodable, OSError):  # the other way says what is wrong
+            pass
+        return self.read_crops(index, choose)
+
     def _cut(self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]], margin: float) -> list[Tensor]:
         path = self._paths[index]
         try:
             with open_image(os.path.join(self.root, path), self.max_pixels) as image:
-                height, width = upright_size(image)
-                crops = choose(height, width)
-                for (top, left, rows, columns), size in crops:
-                    inside = 0 <= top <= top + rows <= height and 0 <= left <= left + columns <= width
-                    if not (inside and rows and columns and size):
-                        raise ValueError(
-                            f"got the box {(top, left, rows, columns)} for {path}; allowed is a part of its "
-                            f"{height} x {width} pixels: correct the function that chooses the crops"
-                        )
-                pixels = decode_crops(image, crops, margin)
+                pixels = decode_crops(image, _chosen(image, path, choose), margin)
         except Undecodable as error:
             raise Unreadable(path, str(error)) from None
         return [torch.from_numpy(crop).permute(2, 0, 1).contiguous() for crop in pixels]
@@ -161,9 +183,38 @@ class ImageFolder(Component, Source):
         train, test = labelled[labelled < len(self)], labelled[labelled >= len(self)]
         return both, [Task(f"label/{self.scored}", "classify", both.labels, train, test, self.classes)]
 
-    def _middle(self, height: int, width: int) -> list[tuple[Box, int]]:
+    def several(self, clips: int, crops: int) -> Self:
+        """The same images, each as several squares along its longer side; see `Several`."""
+        if clips > 1:
+            raise ValueError(f"got clips={clips} of images, which have no time; allowed is 1: choose crops")
+        other = copy.copy(self)
+        other._crops = crops
+        return other
+
+    def _squares(self, height: int, width: int) -> list[tuple[Box, int]]:
         side = max(1, round(min(height, width) * 7 / 8))
-        return [(((height - side) // 2, (width - side) // 2, side, side), self.size)]
+        top, left = (height - side) // 2, (width - side) // 2
+        if self._crops == 1:
+            return [((top, left, side, side), self.size)]
+        if width >= height:
+            return [((top, int((width - side) * share), side, side), self.size) for share in shares(self._crops)]
+        return [((int((height - side) * share), left, side, side), self.size) for share in shares(self._crops)]
+
+
+def _chosen(
+    image: Image.Image, path: str, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
+) -> Sequence[tuple[Box, int]]:
+    """The crops that a function chooses of an image, checked."""
+    height, width = upright_size(image)
+    crops = choose(height, width)
+    for (top, left, rows, columns), size in crops:
+        inside = 0 <= top <= top + rows <= height and 0 <= left <= left + columns <= width
+        if not (inside and rows and columns and size):
+            raise ValueError(
+                f"got the box {(top, left, rows, columns)} for {path}; allowed is a part of its "
+                f"{height} x {width} pixels: correct the function that chooses the crops"
+            )
+    return crops
 
 
 def input_of(size: int) -> Input:

@@ -8,7 +8,7 @@ a part of 5. A list of files, as SimCLR's 1 % and 10 % of ImageNet (Chen et al. 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mezzotint.component import Component
-from mezzotint.data.source import Box, Croppable, Evaluable, Index, InMemory, Named, Source, Task
+from mezzotint.data.nvjpeg import Jpeg
+from mezzotint.data.source import Box, Croppable, Encoded, Evaluable, Index, InMemory, Named, Source, Task
 from mezzotint.data.split import some_of_each
 from mezzotint.seeding import key_of
 from mezzotint.types import Sample
@@ -44,6 +45,8 @@ class Labelled(Component, Source):
 
     read_batch: Callable[[Tensor], Tensor]
     read_crops: Callable[[int, Callable[[int, int], Sequence[tuple[Box, int]]]], list[Tensor]]
+    read_encoded: Callable[[int, Callable[[int, int], Sequence[tuple[Box, int]]]], Jpeg | list[Tensor]]
+    decoder: Literal["pillow", "nvjpeg"]
 
     def __init__(
         self,
@@ -83,6 +86,9 @@ class Labelled(Component, Source):
             self.read_batch = self._read_batch
         if isinstance(self.samples, Croppable):
             self.read_crops = self._read_crops
+        if isinstance(self.samples, Encoded):
+            self.decoder = self.samples.decoder
+            self.read_encoded = self._read_encoded
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -112,6 +118,12 @@ class Labelled(Component, Source):
     ) -> list[Tensor]:  # see `Croppable`
         assert isinstance(self.samples, Croppable)
         return self.samples.read_crops(int(self.chosen[index]), choose)
+
+    def _read_encoded(
+        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
+    ) -> Jpeg | list[Tensor]:  # see `Encoded`
+        assert isinstance(self.samples, Encoded)
+        return self.samples.read_encoded(int(self.chosen[index]), choose)
 
 
 def _task(source: Source, name: str | None) -> tuple[Source, Task]:

@@ -7,14 +7,17 @@ images are cropped while they are decoded, by worker processes.
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mezzotint.data.source import Croppable, InMemory, Source, Taught
+from mezzotint import timing
+from mezzotint.data import nvjpeg
+from mezzotint.data.nvjpeg import Jpeg
+from mezzotint.data.source import Croppable, Encoded, InMemory, Source, Taught
 from mezzotint.seeding import sample_order
 from mezzotint.types import Batch, Input, Unreadable
 
@@ -80,7 +83,7 @@ def _order(length: int, seed: int, epoch: int) -> Tensor:
 
 
 @dataclass
-class _Reader(Dataset[Batch]):
+class _Reader(Dataset["Batch | _Rows"]):
     """Reads the batch of a step; what a worker process holds."""
 
     source: Source
@@ -90,21 +93,40 @@ class _Reader(Dataset[Batch]):
     on_bad: Literal["skip", "error"]
     known_bad: set[int] = field(default_factory=set)
 
-    def __getitem__(self, step: int) -> Batch:
+    @property
+    def encoded(self) -> bool:
+        """Whether JPEG files are left as they are, for a GPU."""
+        return isinstance(self.source, Encoded) and self.source.decoder == "nvjpeg"
+
+    def __getitem__(self, step: int) -> "Batch | _Rows":
+        return self.read(step, encoded=True) if self.encoded else self.read(step, encoded=False).batch()
+
+    def read(self, step: int, *, encoded: bool) -> "_Rows":
+        """Read the samples of a step, and decode what is not to stay `encoded`."""
+        if not timing.is_measured(step):
+            return self._read(step, encoded)
+        with timing.measuring("read") as watch:
+            rows = self._read(step, encoded)
+        return replace(rows, seconds=watch.seconds)
+
+    def _read(self, step: int, encoded: bool) -> "_Rows":
         ids = self.plan.indices(step)
         epoch = self.plan.epoch_of(step)
         bad: list[Unreadable] = []
-        rows: list[list[Tensor]] = []
+        rows: list[list[Tensor] | Jpeg] = []
         read: list[int] = []
         if isinstance(self.source, Croppable):
-            choosers = self.views.choosers(ids, input=self.input, seed=self.plan.seed, epoch=epoch)
+            with timing.part("draw"):
+                choosers = self.views.choosers(ids, input=self.input, seed=self.plan.seed, epoch=epoch)
         for place, index in enumerate(ids.tolist()):
             for attempt in range(index, index + min(self.plan.length, _MAX_TRIES)):
                 candidate = attempt % self.plan.length
                 if candidate in self.known_bad:
                     continue
                 try:
-                    if isinstance(self.source, Croppable):
+                    if encoded and isinstance(self.source, Encoded):
+                        rows.append(self.source.read_encoded(candidate, choosers[place]))
+                    elif isinstance(self.source, Croppable):
                         rows.append(self.source.read_crops(candidate, choosers[place]))
                     else:
                         rows.append([self.source.read(candidate)["x"]])
@@ -121,9 +143,32 @@ class _Reader(Dataset[Batch]):
                 raise TooManyUnreadable(
                     f"{tries} samples in a row cannot be read, from sample {index} on{why}; see `mezzotint doctor`"
                 )
-        x = tuple(torch.stack(column) for column in zip(*rows, strict=True))
         labels = self.source.targets(torch.tensor(read)) if isinstance(self.source, Taught) else None
-        return Batch(x, ids, cropped=isinstance(self.source, Croppable), bad=tuple(bad), labels=labels)
+        return _Rows(rows, ids, isinstance(self.source, Croppable), tuple(bad), labels)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a batch is made of: of each sample its tensors, or the file that they are still to be cut out of."""
+
+    rows: list[list[Tensor] | Jpeg]
+    ids: Tensor
+    cropped: bool
+    bad: tuple[Unreadable, ...]
+    labels: Tensor | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def batch(self, device: torch.device | None = None) -> Batch:
+        """The batch, on the device that files are decoded on, if there is one.
+
+        Raises:
+            RuntimeError: when a file cannot be decoded there.
+        """
+        files = [row for row in self.rows if isinstance(row, Jpeg)]
+        decoded = iter(nvjpeg.decode_crops(files, device) if files and device is not None else [])
+        rows = [next(decoded) if isinstance(row, Jpeg) else row for row in self.rows]
+        x = tuple(torch.stack([tensor.to(device) for tensor in column]) for column in zip(*rows, strict=True))
+        return Batch(x, self.ids, self.cropped, self.bad, self.labels, self.seconds)
 
 
 class _Steps(Sampler[int]):
@@ -173,7 +218,7 @@ def batches(
             yield Batch((source.read_batch(ids),), ids, labels=labels)
         return
     reader = _Reader(source, views, plan, source.input, on_bad)
-    yield from DataLoader(
+    loader = DataLoader(
         reader,
         sampler=_Steps(start, stop),
         batch_size=None,
@@ -181,3 +226,19 @@ def batches(
         prefetch_factor=2 if workers else None,
         pin_memory=pin_memory,
     )
+    for step, read in enumerate(loader, start):
+        yield _decoded(reader, step, read) if isinstance(read, _Rows) else read
+
+
+def _decoded(reader: _Reader, step: int, read: _Rows) -> Batch:
+    """Decode on the GPU; a batch with a file that nvJPEG refuses is read again by Pillow, which says what is wrong."""
+    try:
+        if not timing.is_measured(step):
+            return read.batch(nvjpeg.DEVICE)
+        with timing.measuring("stack", nvjpeg.DEVICE) as watch:
+            batch = read.batch(nvjpeg.DEVICE)
+        return replace(batch, seconds=batch.seconds | watch.seconds)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return reader.read(step, encoded=False).batch()

@@ -6,6 +6,7 @@ from pathlib import Path
 from mezzotint.data.arrays import Arrays
 from mezzotint.data.audio import AudioFolder
 from mezzotint.data.image import ImageFolder
+from mezzotint.data.image_text import EmojiNames
 from mezzotint.data.mails import Mails
 from mezzotint.data.points import point_clouds
 from mezzotint.data.points_furniture import Furniture
@@ -28,6 +29,7 @@ _EMBEDDED: dict[str, Callable[[], Source]] = {
     "furniture": Furniture,
     "smartwatch": Smartwatch,
     "mails": Mails,
+    "emoji_names": EmojiNames,
     "spins": Spins,
 }
 _ALLOWED = {
@@ -38,6 +40,7 @@ _ALLOWED = {
     "table": "a .csv, .npz or .parquet file",
     "video": "a folder of videos",
     "tokens": "a folder of text files, a .txt, .csv, .npz or .npy file",
+    "image_text": "the name of embedded data alone",
 }
 
 

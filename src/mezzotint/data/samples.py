@@ -62,6 +62,7 @@ class Samples(Component, Held, Source):
 
     Attributes:
         credit: whose work the images are.
+        groups: int64 `[N]`, the same for emoji that look exactly alike, in either style; elsewhere each is its own.
         styles: names of the drawing styles; the items of style `s` are `s · N / 2 … (s + 1) · N / 2 − 1`.
     """
 
@@ -80,10 +81,12 @@ class Samples(Component, Held, Source):
             self.styles = tuple(names["styles"])
             self.ids = [f"{style}/{emoji}" for style in self.styles for emoji in names["names"]]
             self.labels = np.tile(arrays["category"].astype(np.int64), 2)
+            self.groups: Index = np.tile(arrays["group"].astype(np.int64), 2)
             pixels = arrays["images"].transpose(0, 3, 1, 2)
         else:
             pixels, self.labels = _mnist5k() if name == "mnist5k" else _digits()
             pixels = pixels[:, None]
+            self.groups = np.arange(len(self.labels))
         self.images = torch.from_numpy(np.ascontiguousarray(pixels))
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,9 @@ from torch import Tensor
 
 from mezzotint.types import Box as Box
 from mezzotint.types import Input, Sample
+
+if TYPE_CHECKING:
+    from mezzotint.data.nvjpeg import Jpeg
 
 Index = npt.NDArray[np.int64]
 
@@ -80,6 +83,36 @@ class Croppable(Protocol):
         Raises:
             Unreadable: with the sample's id and the reason.
         """
+        ...
+
+
+@runtime_checkable
+class Several(Protocol):
+    """A source that can read several parts of each sample, over whose features an evaluation averages."""
+
+    def several(self, clips: int, crops: int) -> Source:
+        """The same samples, each as `[clips · crops, *input.shape]`: clips along time, crops along the longer side.
+
+        Raises:
+            ValueError: for clips of what has no time.
+        """
+        ...
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """A croppable source that can leave the decoding of JPEG files to a GPU.
+
+    Attributes:
+        decoder: `nvjpeg` where it does.
+    """
+
+    decoder: Literal["pillow", "nvjpeg"]
+
+    def read_encoded(
+        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
+    ) -> "Jpeg | list[Tensor]":
+        """As `read_crops`; but of a plain JPEG its bytes, and where it is to be cropped."""
         ...
 
 

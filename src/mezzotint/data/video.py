@@ -8,7 +8,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
@@ -53,6 +53,8 @@ class VideoFolder(Component, Source):
         ValueError: when the folder or a list is missing or wrong.
     """
 
+    _parts = (1, 1)
+
     def __init__(
         self,
         *,
@@ -96,18 +98,27 @@ class VideoFolder(Component, Source):
         return len(self._paths)
 
     def read(self, index: int) -> Sample:
-        """One sample, uint8 `[3, frames, size, size]`.
+        """One sample, uint8 `[3, frames, size, size]`; of `several` parts, with their number before.
 
         Raises:
             Unreadable: when the file is missing, damaged or truncated.
         """
         name, label = os.fsdecode(self._paths[index]), int(self.labels[index])
-        times = times_of(self.sampling, self._frames, self.fps)
+        clips, crops = self._parts
+        times = times_of(self.sampling, self._frames, self.fps, clips)
         try:
-            x = read_frames(os.path.join(self.root, name), times, self.size)
+            x = read_frames(os.path.join(self.root, name), times, self.size, crops)
         except UndecodableVideo as error:
             raise Unreadable(name, str(error)) from None
+        if clips * crops > 1:
+            x = x.view(crops, 3, clips, self._frames, self.size, self.size).permute(2, 0, 1, 3, 4, 5).flatten(0, 1)
         return {"x": x, "id": name, "label": label if label >= 0 else None}
+
+    def several(self, clips: int, crops: int) -> Self:
+        """The same videos, each as several clips of the same length, and several squares of each; see `Several`."""
+        other = copy.copy(self)
+        other._parts = (clips, crops)
+        return other
 
     def id_of(self, index: int) -> str:
         """The path of a video, relative to the root."""

@@ -16,27 +16,30 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mezzotint.data.decode import shares
+
 VIDEO_EXTENSIONS = frozenset(".mp4 .m4v .avi .mkv .webm .mov .mpg .mpeg .flv .wmv .3gp .ts".split())
 
 _LATE = 0.75  # seconds by which the last frame may end before the header says
 Times = Callable[[float], npt.NDArray[np.float64]]
-"""Takes the duration in seconds, returns the times wanted, rising."""
+"""Takes the duration in seconds, returns the times wanted, in any order."""
 
 
 class UndecodableVideo(ValueError):
     """A file that gives no frames, or not all."""
 
 
-def read_frames(path: str, times: Times, size: int) -> Tensor:
-    """Read frames, and cut the largest square out of the middle of each.
+def read_frames(path: str, times: Times, size: int, crops: int = 1) -> Tensor:
+    """Read frames, and cut the largest square out of the middle of each, or several along its longer side.
 
     Args:
         path: of the file.
         times: wanted, of a video of so many seconds; those after the last frame give the last frame.
         size: height and width of what is returned, in pixels.
+        crops: as for `squares`.
 
     Returns:
-        uint8 `[3, T, size, size]`.
+        uint8 `[3 · crops, T, size, size]`.
 
     Raises:
         UndecodableVideo: when the file is missing, is no video, is truncated, or has no frame.
@@ -46,7 +49,7 @@ def read_frames(path: str, times: Times, size: int) -> Tensor:
         raise UndecodableVideo("missing")
     if os.path.getsize(path) == 0:
         raise UndecodableVideo("empty: 0 bytes")
-    return _torchcodec(path, times, size) if _codec() is not None else _pyav(path, times, size)
+    return (_torchcodec if _codec() is not None else _pyav)(path, times, size, crops)
 
 
 def _codec() -> Any:
@@ -58,7 +61,7 @@ def _codec() -> Any:
     return VideoDecoder
 
 
-def _torchcodec(path: str, times: Times, size: int) -> Tensor:
+def _torchcodec(path: str, times: Times, size: int, crops: int) -> Tensor:
     try:
         decoder = _codec()(path)
         begin, end = float(decoder.metadata.begin_stream_seconds), float(decoder.metadata.end_stream_seconds)
@@ -66,10 +69,10 @@ def _torchcodec(path: str, times: Times, size: int) -> Tensor:
         frames: Tensor = decoder.get_frames_played_at(wanted.tolist()).data
     except (RuntimeError, ValueError, IndexError) as error:
         raise UndecodableVideo(f"broken or truncated: {' '.join(str(error).split())[:120]}") from None
-    return squares(frames, size).transpose(0, 1).contiguous()
+    return squares(frames, size, crops).transpose(0, 1).contiguous()
 
 
-def _pyav(path: str, times: Times, size: int) -> Tensor:
+def _pyav(path: str, times: Times, size: int, crops: int) -> Tensor:
     try:
         import av
     except ImportError:
@@ -78,19 +81,21 @@ def _pyav(path: str, times: Times, size: int) -> Tensor:
         with av.open(path) as container:
             if not container.streams.video:
                 raise UndecodableVideo("no video: it has no picture track")
-            return _decoded(container, times, size)
+            return _decoded(container, times, size, crops)
     except av.FFmpegError as error:
         kind = "truncated or no video" if isinstance(error, av.InvalidDataError) else "broken"
         raise UndecodableVideo(f"{kind}: {error.strerror}") from None
 
 
-def _decoded(container: Any, times: Times, size: int) -> Tensor:
+def _decoded(container: Any, times: Times, size: int, crops: int) -> Tensor:
     """Decode from the keyframe before the first time wanted to the last, and keep the frames that are."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     begin = float((stream.start_time or 0) * stream.time_base)
     length = _duration(container, stream)
-    wanted = begin + times(length)
+    unsorted = begin + times(length)
+    order = np.argsort(unsorted, kind="stable")
+    wanted = unsorted[order]
     if wanted[0] > begin + 1.0:
         container.seek(int(wanted[0] / stream.time_base), stream=stream)  # goes to a keyframe before it
     kept: list[Tensor] = []
@@ -99,7 +104,7 @@ def _decoded(container: Any, times: Times, size: int) -> Tensor:
     for frame in container.decode(stream):
         at = begin if frame.time is None else float(frame.time)
         while len(kept) < len(wanted) and at > wanted[len(kept)] + 1e-6:
-            kept.append(_picture(last if last is not None else frame, size))
+            kept.append(_picture(last if last is not None else frame, size, crops))
         last, end = frame, at + float((frame.duration or 0) * stream.time_base)
         if len(kept) == len(wanted):
             break
@@ -107,8 +112,9 @@ def _decoded(container: Any, times: Times, size: int) -> Tensor:
         raise UndecodableVideo("truncated: it has a header, but no frame")
     if len(kept) < len(wanted) and end < min(begin + length, wanted[-1]) - _LATE:
         raise UndecodableVideo(f"truncated: frames end at {end - begin:.1f} of {length:.1f} s")
-    tail = _picture(last, size)
-    return torch.stack(kept + [tail] * (len(wanted) - len(kept)), dim=1)
+    tail = _picture(last, size, crops)
+    found = torch.stack(kept + [tail] * (len(wanted) - len(kept)), dim=1)
+    return found[:, torch.from_numpy(np.argsort(order))]
 
 
 def _duration(container: Any, stream: Any) -> float:
@@ -122,19 +128,31 @@ def _duration(container: Any, stream: Any) -> float:
     return max(ends, default=0.0)
 
 
-def _picture(frame: Any, size: int) -> Tensor:
-    """One frame as uint8 `[3, size, size]`, turned upright as its file says."""
+def _picture(frame: Any, size: int, crops: int) -> Tensor:
+    """One frame as uint8 `[3 · crops, size, size]`, turned upright as its file says."""
     pixels = torch.from_numpy(np.ascontiguousarray(frame.to_ndarray(format="rgb24"))).permute(2, 0, 1)
     turns = round((getattr(frame, "rotation", 0) or 0) / 90.0)
-    return squares(torch.rot90(pixels, turns, (1, 2)).unsqueeze(0), size)[0]
+    return squares(torch.rot90(pixels, turns, (1, 2)).unsqueeze(0), size, crops)[0]
 
 
-def squares(frames: Tensor, size: int) -> Tensor:
-    """The largest square in the middle of each image, resized: uint8 `[T, 3, H, W]` → `[T, 3, size, size]`."""
+def squares(frames: Tensor, size: int, crops: int = 1) -> Tensor:
+    """The largest square in the middle of each image, resized; or several, from end to end of the longer side.
+
+    Args:
+        frames: uint8 `[T, 3, H, W]`.
+        size: height and width of what is returned.
+        crops: how many squares.
+
+    Returns:
+        uint8 `[T, 3 · crops, size, size]`, crop after crop.
+    """
     height, width = frames.shape[-2:]
     side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    cut = frames[..., top : top + side, left : left + side]
+    cuts = []
+    for share in shares(crops):
+        top, left = int((height - side) * share), int((width - side) * share)
+        cuts.append(frames[..., top : top + side, left : left + side])
+    cut = torch.cat(cuts, dim=1)
     if side == size:
         return cut.contiguous()
     return torch.nn.functional.interpolate(cut, (size, size), mode="bilinear", antialias=True)
@@ -155,6 +173,24 @@ def evenly(frames: int) -> Times:
     return lambda length: (np.arange(frames) + 0.5) * length / frames
 
 
-def times_of(sampling: str, frames: int, fps: float) -> Times:
-    """The times of `middle` or `even` sampling."""
-    return middle(frames, fps) if sampling == "middle" else evenly(frames)
+def times_of(sampling: str, frames: int, fps: float, clips: int = 1) -> Times:
+    """The times of `middle` or `even` sampling, or of several clips.
+
+    Args:
+        sampling: with `middle`, clips begin at equal distances, the first with the video and the last so that it ends
+            with it; with `even`, each has other frames of the same equal parts.
+        frames: of a clip.
+        fps: of a clip of `middle` sampling.
+        clips: how many; the times of one stand after those of another.
+    """
+    if clips == 1:
+        return middle(frames, fps) if sampling == "middle" else evenly(frames)
+
+    def times(length: float) -> npt.NDArray[np.float64]:
+        if sampling == "middle":
+            starts = np.array(shares(clips)) * max(0.0, length - frames / fps)
+            return (starts[:, None] + np.arange(frames) / fps).ravel()
+        within = (np.arange(clips) + 0.5) / clips
+        return ((np.arange(frames) + within[:, None]) * length / frames).ravel()
+
+    return times

@@ -9,6 +9,7 @@ A sample is cut into L patches, each of P values that stand somewhere:
 | series | p steps of all channels | its number |
 | points | the k nearest of a centre, centres farthest apart (Yu et al. 2022, arXiv 2111.14819) | the centre |
 | tokens | one token | its number |
+| image with text | p × p pixels, then the tokens | its number (`image_text_patches`) |
 | table | one feature: its value times a vector of the feature (Gorishniy et al. 2021, arXiv 2106.11959) | its number |
 
 Positions are fixed sines and cosines of the true grid (Vaswani et al. 2017; in several axes as MAE, He et al. 2022, an

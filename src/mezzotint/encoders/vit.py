@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.image_text_patches import ImageTextPatches
 from mezzotint.encoders.patches import GridPatches, Patches, TablePatches, TokenPatches, take
 from mezzotint.encoders.point_patches import PointPatches
 from mezzotint.types import Input
 
 Pool = Literal["mean", "cls"]
-_SIDE = {"image": (16, 16), "audio": (16, 16), "video": (2, 16, 16), "series": (16,)}
+_SIDE = {"image": (16, 16), "audio": (16, 16), "video": (2, 16, 16), "series": (16,), "image_text": (16, 16)}
 
 
 class Attention(nn.Module):
@@ -244,4 +245,6 @@ def patches_of(input: Input, dim: int, *, patch: int | Sequence[int] | None, gro
     side = (side,) * (len(input.shape) - 1) if isinstance(side, int) else tuple(side)
     if not side or min(side) < 1:
         raise ValueError(f"got patch={patch}; allowed are whole numbers from 1 on: choose 16")
+    if input.modality == "image_text":
+        return ImageTextPatches(input, side, dim)
     return GridPatches(input.shape, side, dim)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mezzotint import dist
+from mezzotint.data.image_text import unpack
 from mezzotint.data.source import InMemory, Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.types import PADDING, Input, Unreadable
@@ -118,12 +119,16 @@ def raw_features(
 
     Samples are normalised as `source.input` says and flattened. Images with a side above 64 px are first averaged over
     areas to at most 32 × 32, at which a linear probe of pixels is about as good and has fewer weights to overfit with;
-    videos to 4 × 16 × 16. Of tokens it is how large a share of the text each has.
+    videos to 4 × 16 × 16. Of tokens it is how large a share of the text each has; of images with text, both.
     """
 
     def forward(x: Tensor) -> Tensor:
-        if not x.is_floating_point():
-            return _shares(x, source.input.vocabulary)
+        if source.input.modality == "image_text":
+            image, tokens = unpack(x, source.input.text)
+            return torch.cat([pixels(image), _shares(tokens, source.input.vocabulary)], dim=1)
+        return pixels(x) if x.is_floating_point() else _shares(x, source.input.vocabulary)
+
+    def pixels(x: Tensor) -> Tensor:
         if x.ndim == 5:
             frames, height, width = x.shape[2:]
             x = nn.functional.adaptive_avg_pool3d(x, (min(frames, 4), min(height, 16), min(width, 16)))
@@ -226,7 +231,7 @@ def _read(
         bad += failed
         if len(places):
             with torch.inference_mode():
-                features.append(forward(normalise(x)).float().cpu())
+                features.append(_averaged(forward, normalise, x).float().cpu())
             kept.append(places)
         if progress is not None:
             progress(done, len(share))
@@ -236,6 +241,13 @@ def _read(
         tuple(bad),
     )
     return _union(own, wanted) if dist.world_size() > 1 else Extraction(*own)
+
+
+def _averaged(forward: Callable[[Tensor], Tensor], normalise: Normalise, x: Tensor) -> Tensor:
+    """Features of samples, or of samples of several parts `[B, V, *shape]` their mean over the parts: `[B, D]`."""
+    if x.ndim == len(normalise.input.shape) + 1:
+        return forward(normalise(x))
+    return forward(normalise(x.flatten(0, 1))).view(*x.shape[:2], -1).mean(dim=1)
 
 
 def _union(own: tuple[Tensor, Tensor, tuple[Unreadable, ...]], wanted: Tensor) -> Extraction:

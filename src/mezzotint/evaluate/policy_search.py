@@ -7,15 +7,17 @@ without labels can be asked; candidates come from a keyed random search instead 
 of the task's training samples is used instead of five. The task's test samples are never read.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mezzotint.augment.auto_augment import FAST_AUTO_AUGMENT, FastAutoAugment
 from mezzotint.augment.sub_policies import Step, SubPolicies
-from mezzotint.data.source import InMemory, Source
+from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluate.features import extract
+from mezzotint.evaluate.features import extract_readable, read_batches
 from mezzotint.evaluate.linear import Scaling
 from mezzotint.evaluate.logistic import fit
 from mezzotint.evaluate.suite import asked
@@ -40,7 +42,7 @@ def search_policy(
 
     Args:
         encoder: of images; it is not changed.
-        source: in memory, with a task that classifies.
+        source: of images, with a task that classifies.
         task: its name; by default the first one.
         trials: sub-policies that are tried.
         keep: how many of the best are kept.
@@ -52,39 +54,55 @@ def search_policy(
         The sub-policies, the best first, and the cross-entropy of each in nats.
 
     Raises:
-        ValueError: when there is no such task, the source is not in memory, or a number is too small.
+        ValueError: when the samples are no images of the encoder's shape, there is no such task, or a number is too
+            small.
     """
     read, tasks = asked(source)
     found = [t for t in tasks if t.kind == "classify" and task in (None, t.name)]
-    if not found or not isinstance(read, InMemory):
-        names = ", ".join(t.name for t in tasks if t.kind == "classify") or "none in this data"
-        raise ValueError(f"got the task {task!r}; allowed: {names}, of data in memory: name one, or take other data")
-    if not 1 <= keep <= trials or num_ops < 1:
+    if encoder.input.modality != "image" or encoder.input.shape != read.input.shape:
         raise ValueError(
-            f"got keep={keep} of trials={trials} with num_ops={num_ops}; allowed is 1 or more, and keep at most "
-            "trials: 25 of 200 is usual"
+            f"got samples of modality {read.input.modality!r} and shape {read.input.shape} for an encoder of "
+            f"{encoder.input.modality!r} and {encoder.input.shape}; allowed are images, of one shape: take other data"
         )
-    labels = torch.as_tensor(found[0].labels)
-    order = torch.as_tensor(found[0].train)
+    if not found:
+        names = ", ".join(t.name for t in tasks if t.kind == "classify") or "none in this data"
+        raise ValueError(f"got the task {task!r}; allowed: {names}: name one, or take data with classes")
+    if not 1 <= keep <= trials or min(num_ops, samples) < 1:
+        raise ValueError(
+            f"got keep={keep} of trials={trials} with num_ops={num_ops} and samples={samples}; allowed is 1 or more, "
+            "and keep at most trials: 25 of 200 is usual"
+        )
+    candidates = _candidates(trials, num_ops, seed)
+    losses, images = _cross_entropies(encoder, read, found[0], candidates, samples, seed)
+    best = sorted(range(trials), key=losses.__getitem__)[:keep]
+    made = f"the {keep} best of {trials} random candidates on {found[0].name}, {images} images, seed {seed}"
+    return SubPolicies("searched", tuple(candidates[i] for i in best), made), [losses[i] for i in best]
+
+
+def _cross_entropies(
+    encoder: Encoder, source: Source, task: Task, candidates: Sequence[tuple[Step, ...]], samples: int, seed: int
+) -> tuple[list[float], int]:
+    """Of each candidate, in nats, for a classifier of plain images; and how many images it learnt from."""
+    labels = torch.as_tensor(task.labels)
+    order = torch.as_tensor(task.train)
     order = order[labels[order] >= 0]
     order = order[Draws(order, key_of(seed, "policy_search.split")).bits("order").argsort()]
     half = min(samples, len(order) // 2)
-    learn, score = order[:half], order[half : 2 * half]
-    x = extract(encoder, read, indices=learn)
-    scaling = Scaling.of(x)
-    head = fit(scaling(x), labels[learn], len(found[0].classes), _PENALTY)
-    images = read.read_batch(score).float().div_(255.0)
+    if half < 1:
+        raise ValueError(f"got {len(order)} labelled images to learn from; allowed is 2 or more: take other data")
+    learnt = extract_readable(encoder, source, indices=order[:half])
+    scaling = Scaling.of(learnt.x)
+    head = fit(scaling(learnt.x), labels[learnt.indices], len(task.classes), _PENALTY)
+    [(score, stored, _)] = read_batches(source, order[half : 2 * half], half, workers=0)
+    images = encoder.input.as_float(stored)
     losses = []
-    candidates = _candidates(trials, num_ops, seed)
     for trial, steps in enumerate(candidates):
         policy = FastAutoAugment()
         policy.tabulate(SubPolicies("candidate", (steps,)), FAST_AUTO_AUGMENT)
         changed = policy(images, Draws(score, key_of(seed, trial, "policy_search.draws")))
         logits = scaling(_features(encoder, changed)) @ head.weight.T + head.bias
         losses.append(float(cross_entropy(logits, labels[score])))
-    best = sorted(range(trials), key=losses.__getitem__)[:keep]
-    made = f"the {keep} best of {trials} random candidates on {found[0].name}, {half} images, seed {seed}"
-    return SubPolicies("searched", tuple(candidates[i] for i in best), made), [losses[i] for i in best]
+    return losses, half
 
 
 def _candidates(trials: int, num_ops: int, seed: int) -> list[tuple[Step, ...]]:

@@ -3,7 +3,8 @@
 Every setting is measured in two ways. As in the papers' linear evaluation (Cao et al. 2022, arXiv 2207.05432), probes
 learn from features of the frozen quantized encoder and are tested on the same; their heads are float. And the float
 encoder's linear head, fitted once on float features, is tested on quantized features without being fitted again: what
-an application sees that quantizes its encoder and keeps its classifier (`linear_ptq`).
+an application sees that quantizes its encoder and keeps its classifier (`linear_ptq`). Beside each figure stand `lost`
+and `gained`, from which the interval of its difference from float follows (`intervals.change`).
 
 Differs from the source in its calibration (see `calibration.py`) and in its probe (see `linear.py`).
 
@@ -29,7 +30,7 @@ from mezzotint.evaluate.features import Extraction, extract_readable
 from mezzotint.evaluate.ptq import Calibrated, calibrated_copy
 from mezzotint.evaluate.ptq_onnx import CalibratedFile
 from mezzotint.evaluate.results import Evaluation
-from mezzotint.evaluate.scores import classification, labelled
+from mezzotint.evaluate.scores import Share, classification, labelled
 from mezzotint.evaluate.setting import Setting
 from mezzotint.evaluate.suite import DEFAULT_PROBES, Heads, asked, evaluate_features, measure, named, splits, token_rows
 
@@ -37,6 +38,7 @@ GRID = ("32/32", "8/8", "6/6", "5/5", "4/4", "3/3", "2/8", "2/4", "2/2")
 """The settings that SSQL's source reports."""
 
 _SEED = 0
+_FLOAT_HEAD = " head=32/32"
 
 
 def evaluate_bits(
@@ -96,9 +98,30 @@ def evaluate_bits(
         for setting in settings:
             with calibrated.at(setting) as network:
                 found = features(network)
-            rows = (*measure(found, tasks, probes, seeds), *_float_heads(found, tasks, heads))
-            evaluation.rows.extend(_stamped(row, setting, calibrated.how) for row in rows)
+            rows = [*measure(found, tasks, probes, seeds), *_float_heads(found, tasks, heads)]
+            evaluation.rows.extend(stamped([*rows, *changes(evaluation.rows, rows)], setting, calibrated.how))
     return evaluation
+
+
+def changes(level: Sequence[Row], rows: Sequence[Row]) -> Iterator[Row]:
+    """Which samples quantization cost, and which it won: what a paired interval of the difference is made of.
+
+    Args:
+        level: rows in float; others are passed over.
+        rows: the same figures at low bits, on the same samples.
+
+    Yields:
+        For each `top1` at low bits `lost`, the share of samples that are right in float alone, and `gained`, the share
+        that is right at low bits alone; their difference is the change.
+    """
+    floats = {(row.metric, row.seed, row.protocol): row.value for row in level}
+    for row in rows:
+        before = floats.get((row.metric, row.seed, row.protocol.replace(_FLOAT_HEAD, "")))
+        if isinstance(row.value, Share) and isinstance(before, Share):
+            then, now = before.hits, row.value.hits
+            for name, which in (("lost", then & ~now), ("gained", now & ~then)):
+                task = row.metric.rpartition("/")[0]
+                yield dataclasses.replace(row, metric=f"{task}/{name}", value=which.double().mean().item())
 
 
 def _calibrated(
@@ -118,11 +141,13 @@ def _float_heads(found: Extraction, tasks: Sequence[Task], heads: Heads) -> Iter
                 queries, answers = labelled(test, "test")
                 for head in fitted:
                     for metric, value in classification(head.logits(queries), head.names, answers):
-                        row = Row("linear_ptq", metric, value, 32, 32, "float32", head.seed, f"{protocol} head=32/32")
+                        row = Row("linear_ptq", metric, value, 32, 32, "float32", head.seed, protocol + _FLOAT_HEAD)
                         yield named(row, task, train, test)
 
 
-def _stamped(row: Row, setting: Setting, how: str) -> Row:
-    return dataclasses.replace(
-        row, weight_bits=setting.weight, activation_bits=setting.activation, protocol=f"{how}; {row.protocol}"
-    )
+def stamped(rows: Sequence[Row], setting: Setting, how: str) -> Iterator[Row]:
+    """Rows of a quantized encoder: with its bits, and how it was quantized before the protocol."""
+    for row in rows:
+        yield dataclasses.replace(
+            row, weight_bits=setting.weight, activation_bits=setting.activation, protocol=f"{how}; {row.protocol}"
+        )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.evaluate.evaluator import Row
-from mezzotint.evaluate.intervals import interval
+from mezzotint.evaluate.intervals import Interval, change, interval
 from mezzotint.files import write_json
 from mezzotint.types import Unreadable
 
@@ -75,7 +75,8 @@ def read_baselines(folder: str | Path) -> Baselines:
 def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
     """A run's headline figures as text: task, probe, encoder with its interval, untrained encoder, raw input.
 
-    Figures at low bits follow their float figure, with bits and calibration in the probe's place.
+    Figures at low bits follow their float figure, with bits and calibration in the probe's place, with their
+    difference from float in the interval's.
     """
     beside = read_baselines(folder)
     others = [_grouped(part) for part in (beside.untrained, beside.raw)]
@@ -89,7 +90,11 @@ def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
             lines.append((task, probe, _with_interval(rows), known[0], known[1]))
             for (variant, same, low), low_rows in found.items():
                 if low and same == metric and variant in (probe, f"{probe}_ptq"):
-                    lines.append((task, f"{variant} {low}", _with_interval(low_rows), "", ""))
+                    lost, gained = (found.get((variant, f"{task}/{side}", low)) for side in ("lost", "gained"))
+                    words = _with_interval(low_rows)
+                    if lost and gained:
+                        words = f"{interval(low_rows).mean:.3f} ({signed_interval(change(lost, gained))})"
+                    lines.append((task, f"{variant} {low}", words, "", ""))
     return lines
 
 
@@ -105,8 +110,20 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
 
 def ptq_of(row: Row) -> str:
     """How a row's encoder was quantized after training, `plain` or another; empty in float."""
-    found = re.match(r"ptq/\d+ (\S+)", row.protocol)
+    found = re.search(r"(?:^|; )ptq/\d+ (\S+)", row.protocol)
     return found[1] if found else ""
+
+
+def signed(value: float) -> str:
+    """A difference with its sign; a dash where there is none."""
+    if not math.isfinite(value):
+        return "–"
+    return ("+" if value >= 0 else "−") + f"{abs(value):.3f}"
+
+
+def signed_interval(found: Interval) -> str:
+    """A difference with half of its interval."""
+    return f"{signed(found.mean)} ± {(found.high - found.low) / 2:.3f}"
 
 
 def _with_interval(rows: Sequence[Row]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mezzotint.evaluate.evaluator import Probe, Row
 from mezzotint.evaluate.neighbours import Metric, check_metric, similarities
-from mezzotint.evaluate.scores import labelled
+from mezzotint.evaluate.scores import Share, labelled
 from mezzotint.types import Features
 
 Center = Literal["none", "gallery", "each"]
@@ -69,7 +69,7 @@ class Retrieval(Probe):
             ranks.append(first)
             precisions.append(precision)
         rank, precision = torch.cat(ranks), torch.cat(precisions)
-        yield self.row("top1", (rank <= 1).double().mean().item())
+        yield self.row("top1", Share(rank <= 1))
         yield self.row("top5", (rank <= 5).double().mean().item())
         yield self.row("map", precision.mean().item())
         yield self.row("median_rank", rank.double().quantile(0.5).item())

@@ -10,6 +10,28 @@ from mezzotint.types import Features
 _TOP5_FROM = 11  # classes; with ten or fewer, five guesses say little
 
 
+class Share(float):
+    """The share of samples that are right, which keeps what it is the share of.
+
+    Two figures of the same samples differ by far less than two of different ones, which only these samples can tell.
+
+    Attributes:
+        hits: bool `[M]`, which samples are right.
+    """
+
+    hits: Tensor
+
+    def __new__(cls, hits: Tensor) -> "Share":
+        """The mean of `hits`."""
+        share = super().__new__(cls, hits.double().mean().item())
+        share.hits = hits
+        return share
+
+    def __getnewargs__(self) -> tuple[Tensor]:  # type: ignore[override]
+        """What copies and pickles are made from."""
+        return (self.hits,)
+
+
 def labelled(features: Features, role: str) -> tuple[Tensor, Tensor]:
     """Features and labels, refused where there are none.
 
@@ -45,7 +67,7 @@ def learnable(features: Features) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def classification(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tuple[str, float]]:
-    """Yield `top1`, with more than ten classes `top5`, and `mean_per_class`; of several labels `map` and `auc`.
+    """Yield `top1` (a `Share`), of eleven classes or more `top5`, `mean_per_class`; of several labels `map` and `auc`.
 
     Args:
         scores: `[M, C]`; at equal scores the first class wins. `−inf` is never right.
@@ -60,7 +82,7 @@ def classification(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tu
         yield "auc", sum(area for _, area in by_class) / max(1, len(known))
         return
     right = names[scores.argmax(dim=1)] == labels
-    yield "top1", right.double().mean().item()
+    yield "top1", Share(right)
     if len(names) >= _TOP5_FROM:
         best = scores.topk(5, dim=1)
         among = (names[best.indices] == labels.unsqueeze(1)) & best.values.isfinite()

@@ -58,12 +58,12 @@ def _onnx(request: Request) -> Artefact:
     """QDQ for 8 bits, float for 32."""
     runtime = require("onnxruntime", "--format onnx", "onnx")
     encoder, path = plain(request.encoder), request.folder / "encoder.onnx"
+    batches = request.calibration_batches() if request.bits != 32 else []  # first, as it may be refused
     write_onnx(encoder, path)
     served: dict[str, Any] = {"runtime": {"name": "onnxruntime", "version": runtime.__version__}}
     if request.bits == 32:
         return _float(request, (path,), lambda: OnnxFunction(path), encoder, served)
     whole = path.read_bytes()
-    batches = request.calibration_batches()
     done = quantize_onnx(path, path, batches, reduce_range=request.reduce_range, observer=request.observer)
     return Artefact(
         (path,),

@@ -42,6 +42,7 @@ class BYOL(Siamese):
         hidden_dim: width of the hidden layers of projector and predictor.
         dim: width of the projections.
         layers: linears of the projector; SSQL's BYOL has 3.
+        predictor_layers: linears of the predictor; MASSRL's with a 512-d head has 3, as its projector.
         last_norm: end the projector with a BatchNorm, as SSQL's BYOL does.
         momentum: of the target network at the start.
         momentum_schedule: `"cosine"` raises it to 1 over training, `"constant"` keeps it.
@@ -59,6 +60,7 @@ class BYOL(Siamese):
         hidden_dim: int = 4096,
         dim: int = 256,
         layers: int = 2,
+        predictor_layers: int = 2,
         last_norm: bool = False,
         momentum: float = 0.99,
         momentum_schedule: MomentumSchedule = "cosine",
@@ -68,12 +70,16 @@ class BYOL(Siamese):
         super().__init__(encoder)
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"momentum must lie in [0, 1], got {momentum}; 0.99 to 0.999 is usual")
+        if min(layers, predictor_layers) < 1:
+            raise ValueError(
+                f"got layers={layers} and predictor_layers={predictor_layers}; allowed is 1 or more: 2 of both is usual"
+            )
         self.momentum, self.momentum_schedule, self.reduction = momentum, momentum_schedule, reduction
         self.one_way = directions == "one_way"
         self.projector = mlp(
             [encoder.dim, *[hidden_dim] * (layers - 1), dim], last_bias=not last_norm, last_norm=last_norm
         )
-        self.predictor = mlp([dim, hidden_dim, dim])
+        self.predictor = mlp([dim, *[hidden_dim] * (predictor_layers - 1), dim])
         self.target_encoder = momentum_copy(encoder)
         self.target_projector = momentum_copy(self.projector)
 

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mezzotint.encoders.encoder import Encoder
-from mezzotint.types import PADDING
+from mezzotint.encoders.vit import ViT
 
 
 def dabs_head(width: int, dim: int) -> nn.Module:
@@ -12,8 +11,9 @@ def dabs_head(width: int, dim: int) -> nn.Module:
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
 
 
-def real_tokens(encoder: Encoder, x: Tensor, embedded: Tensor) -> Tensor:
+def real_tokens(encoder: ViT, x: Tensor, embedded: Tensor) -> Tensor:
     """Which patches are no padding: bool `[B, L]`."""
-    if encoder.modality == "tokens":
-        return x != PADDING
-    return torch.ones(embedded.shape[:2], dtype=torch.bool, device=embedded.device)
+    there = encoder.patches.there(x)
+    if there is None:
+        return torch.ones(embedded.shape[:2], dtype=torch.bool, device=embedded.device)
+    return there

@@ -19,7 +19,7 @@ from torch import Tensor
 from mezzotint.augment.randomized_quantization import RandomizedQuantization
 from mezzotint.augment.transform import Params
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.methods.dabs import dabs_head, real_tokens
+from mezzotint.methods.dabs import dabs_head
 from mezzotint.methods.masked import need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import collapse_signals
@@ -79,8 +79,8 @@ class EmbeddingQuantization(Method):
         return Step(loss, {"accuracy": accuracy, **collapse_signals(zs)})
 
     def _quantized(self, embedded: Tensor, x: Tensor, params: Params) -> Tensor:
-        mask = real_tokens(self.encoder, x, embedded).unsqueeze(2) if self.encoder.modality == "tokens" else None
-        return self.quantization.apply(embedded, params, mask)
+        there = need_patches(self.encoder).patches.there(x)
+        return self.quantization.apply(embedded, params, None if there is None else there.unsqueeze(2))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _draw(self, views: Views, place: int) -> Params:

@@ -80,7 +80,7 @@ class EMix(Method):
                 f"got level={level!r}, temperature={temperature}; allowed are embedding or input, and more than 0: "
                 "DABS has embedding and 0.2"
             )
-        if level == "input" and encoder.modality == "tokens":
+        if level == "input" and encoder.modality in ("tokens", "image_text"):
             raise ValueError("got level=input for tokens, which are no numbers to mix; allowed is level=embedding")
         if level == "embedding":
             need_patches(encoder)

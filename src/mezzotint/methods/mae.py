@@ -36,7 +36,7 @@ class MAE(Masked):
         decoder: Decoder = Decoder(),  # noqa: B008
         normalise: bool = True,
     ) -> None:
-        if encoder.modality == "tokens":
+        if encoder.modality in ("tokens", "image_text"):
             raise ValueError("got tokens, which have no values to predict; allowed is any other data: choose bridle")
         super().__init__(encoder, mask, decoder, need_patches(encoder).patches.num_values)
         self.normalise = normalise and self.encoder.patches.num_values > 1

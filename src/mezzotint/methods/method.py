@@ -2,16 +2,20 @@
 
 import copy
 import math
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from mezzotint.component import Component
+from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.types import Step, Views
 
 M = TypeVar("M", bound=nn.Module)
+
+COPIES = ("target", "key", "momentum", "teacher")
+"""How the parts of momentum copies are called: `target_encoder`, `key_projector` and so on."""
 
 
 class Method(nn.Module, Component):
@@ -51,6 +55,9 @@ class Method(nn.Module, Component):
                 f"load: {{{missing[0]}: {missing[0]}}}"
             )
 
+    def require_batch(self, size: int) -> None:
+        """Raise `ValueError` when the method cannot learn from batches of `size` samples, over all processes."""
+
     def before_step(self) -> None:
         """Called before a step's first micro-batch: forget what an abandoned step may have left."""
 
@@ -76,3 +83,29 @@ def momentum_update(target: nn.Module, online: nn.Module, momentum: float) -> No
 def cosine_momentum(base: float, progress: float) -> float:
     """The momentum that rises from `base` to 1 along half a cosine over training."""
     return 1.0 - (1.0 - base) * (1.0 + math.cos(math.pi * progress)) / 2.0
+
+
+def synchronize_norms(method: Method, of: bool | Literal["online", "target"]) -> None:
+    """Let BatchNorms see the batches of all processes.
+
+    Args:
+        method: changed in place.
+        of: all of them, none, or those of one branch: what is trained, or its momentum copy.
+
+    Raises:
+        ValueError: for one branch of a method that keeps no momentum copy.
+    """
+    own: nn.Module = getattr(method, "base", method)
+    parts = dict(own.named_children())
+    copies = [name for name in parts if name.startswith(COPIES)]
+    if of is True:
+        synchronize_batch_norm(method)
+    elif of and not copies:
+        raise ValueError(
+            f"got run.compute.sync_batch_norm={of}, and {type(own).__name__} keeps no momentum copy; allowed are true "
+            "and false: set one of them"
+        )
+    elif of:
+        for name, part in parts.items():
+            if (name in copies) == (of == "target"):
+                setattr(own, name, synchronize_batch_norm(part))

@@ -154,6 +154,14 @@ class MoCo(Siamese):
         loss = over_pairs(contrast, ps, ts, views, self.reduction)
         return loss, {"accuracy": torch.stack(accuracies).mean()}
 
+    def require_batch(self, size: int) -> None:
+        """A batch of keys must have room in the queue."""
+        if size > len(self.queue):
+            raise ValueError(
+                f"method.queue_size is {len(self.queue)}, less than the global batch of {size}; allowed is at least "
+                "the batch: raise method.queue_size"
+            )
+
     def before_step(self) -> None:
         """Drop the keys of a step whose update was left out."""
         self._fresh = []
@@ -181,11 +189,7 @@ class MoCo(Siamese):
             ValueError: when there are more keys than places.
         """
         count, size = len(keys_ND), len(self.queue)
-        if count > size:
-            raise ValueError(
-                f"queue_size is {size}, less than the global batch of {count}; allowed is at least the batch: "
-                "raise method.queue_size"
-            )
+        self.require_batch(count)
         places = (self.pointer + torch.arange(count, device=self.queue.device)) % size
         self.queue[places] = normalize(keys_ND.float(), dim=1).to(self.queue.dtype)
         self.pointer.copy_((self.pointer + count) % size)

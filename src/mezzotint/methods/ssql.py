@@ -154,6 +154,10 @@ class SSQL(Method):
         self._encoder.forget_observed()
         return outputs
 
+    def require_batch(self, size: int) -> None:
+        """What the base says."""
+        self.base.require_batch(size)
+
     def before_step(self) -> None:
         """What the base does before a step."""
         self.base.before_step()

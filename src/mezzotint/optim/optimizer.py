@@ -5,6 +5,7 @@ learning rate may be stated per 256 samples, as the papers of the field do (`lr_
 Goyal et al. 2017, arXiv 1706.02677).
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -24,10 +25,13 @@ class Optimizer(Component, ABC):
     Attributes:
         lr: learning rate as stated.
         weight_decay: of the parameters that are not excluded.
+        final_weight_decay: what it becomes along half a cosine over the run; `None` where it stays.
         exclude: which parameters are left out of weight decay.
         lr_scaling: whether `lr` is meant for 256 samples.
         scales: learning rates of layers, as factors.
     """
+
+    final_weight_decay: float | None = None
 
     def __init__(
         self, lr: float, weight_decay: float, exclude: Exclude, lr_scaling: Scaling, scales: LayerScales | None
@@ -51,6 +55,28 @@ class Optimizer(Component, ABC):
         """The model's parameter groups; see `named_groups`."""
         lr = self.base_lr(batch_size)
         return named_groups(model, lr=lr, weight_decay=self.weight_decay, exclude=self.exclude, scales=self.scales)
+
+    def set_rates(self, optimizer: torch.optim.Optimizer, factor: float, progress: float) -> dict[str, float]:
+        """Set the learning rate of a step and, where it changes, the weight decay.
+
+        Args:
+            optimizer: what `build` made.
+            factor: of the learning rate.
+            progress: share of the run's steps that are done, in [0, 1).
+
+        Returns:
+            What there is to log: `lr` of the first group and, where it changes, `weight_decay`.
+        """
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        rates = {"lr": optimizer.param_groups[0]["lr"]}
+        if self.final_weight_decay is None:
+            return rates
+        fall = (1.0 + math.cos(math.pi * progress)) / 2.0
+        decay = self.final_weight_decay + (self.weight_decay - self.final_weight_decay) * fall
+        for group in optimizer.param_groups:
+            group["weight_decay"] = 0.0 if group["excluded"] else decay
+        return {**rates, "weight_decay": decay}
 
     @abstractmethod
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
@@ -106,6 +132,7 @@ class AdamW(Optimizer):
         betas: decay of the first and second moments.
         eps: added to the root of the second moment.
         weight_decay: decoupled, multiplied by the learning rate.
+        final_weight_decay: what it becomes along half a cosine over the run, as in DINO; `None` keeps it.
         exclude: what gets no weight decay.
         lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
         scales: learning rates of layers, for fine-tuning; `None` treats all alike.
@@ -118,6 +145,7 @@ class AdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        final_weight_decay: float | None = None,
         exclude: Exclude = "none",
         lr_scaling: Scaling = "none",
         scales: LayerScales | None = None,
@@ -125,7 +153,11 @@ class AdamW(Optimizer):
         super().__init__(lr, weight_decay, exclude, lr_scaling, scales)
         if not all(0.0 <= beta < 1.0 for beta in betas):
             raise ValueError(f"betas must lie in [0, 1), got {betas}; (0.9, 0.999) is usual")
-        self.betas, self.eps = (betas[0], betas[1]), eps
+        if final_weight_decay is not None and final_weight_decay < 0.0:
+            raise ValueError(
+                f"final_weight_decay must be at least 0, got {final_weight_decay}; leave it out to keep weight_decay"
+            )
+        self.betas, self.eps, self.final_weight_decay = (betas[0], betas[1]), eps, final_weight_decay
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
         """`torch.optim.AdamW`."""

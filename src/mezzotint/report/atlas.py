@@ -6,19 +6,19 @@ from typing import Any
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluate.intervals import wilson
+from mezzotint.evaluate.projection import LAYOUTS, Layout, components, lay_out
 from mezzotint.report import neighbours
+from mezzotint.report.maps import colour, dots, on_stage
 from mezzotint.report.neighbours import Look
 from mezzotint.report.pictures import SPRITE_SIZE, drawable, drawn, portrait, sprite, stored
 from mezzotint.report.plots import number
-from mezzotint.report.render import PALETTE
 from mezzotint.report.results import task_words
 
 _CLASSES, _EXAMPLES, _QUERIES = 10, 4, 7
-_EDGE, _INSIDE = 30, 940  # the map's points stand in a square of 1000 units, this far from its border
 
 
 def feature_sections(
-    source: Source, encoder: Encoder, seed: int, workers: int = 0
+    source: Source, encoder: Encoder, seed: int, workers: int = 0, layout: Layout = "tsne"
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What the template needs to show the features of a data set's test samples.
 
@@ -27,6 +27,7 @@ def feature_sections(
         encoder: in eval mode.
         seed: of what is chosen to be shown.
         workers: processes that read samples, where the source is not in memory.
+        layout: of the map.
 
     Returns:
         The sections `weak`, `atlas` and `kin`, as far as the data allows; and what the map's script needs.
@@ -34,7 +35,7 @@ def feature_sections(
     look = neighbours.look(encoder, source, workers)
     if look is None:
         return {}, None
-    atlas, points = _atlas(look, seed)
+    atlas, points = _atlas(look, seed, layout)
     sections: dict[str, Any] = {"atlas": atlas}
     if drawable(look.source):
         sections["kin"] = _kin(look, seed)
@@ -78,11 +79,10 @@ def _weak(look: Look, task: str) -> dict[str, Any]:
     return {"how": how, "title": title, "classes": classes, "pairs": pairs}
 
 
-def _atlas(look: Look, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _atlas(look: Look, seed: int, layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
     rows = neighbours.mapped_rows(look, seed)
     places, labels, guesses = look.test[rows], look.labels[rows], look.guesses[rows]
-    plane = neighbours.project(look.features[rows], seed)
-    points = [(round(_EDGE + _INSIDE * x), round(_EDGE + _INSIDE * y)) for x, y in plane]
+    points = on_stage(lay_out(components(look.features[rows], seed), layout, seed))
     shown = drawable(look.source)
     found = [(drawn if shown else stored)(look.source, place) for place in places]
     sheet, columns = sprite([x for _, x in found], "") if shown else (None, 1)
@@ -100,16 +100,16 @@ def _atlas(look: Look, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
             "label": label,
             "name": look.class_name(label) or "no label",
             "count": counted[label],
-            "colour": label % len(PALETTE) if label >= 0 else len(PALETTE) - 1,
-            "d": "".join(f"M{x} {y}h0" for (x, y), own in zip(points, labels, strict=True) if own == label),
+            "colour": colour(label),
+            "d": dots(points, labels.tolist(), label),
         }
         for label in sorted(counted, key=lambda label: (-counted[label], label))
     ]
     part = f"{len(rows):,}" if len(rows) == len(look.test) else f"{len(rows):,} of {len(look.test):,}"
     kind = "test samples" if look.task is not None else "samples"
     section = {
-        "how": f"{part} {kind}, laid out by t-SNE after principal components: what stands near is near for the "
-        "encoder; large distances and the axes mean nothing. Point at a sample, or tap it.",
+        "how": f"{part} {kind}, laid out by {LAYOUTS[layout]}: what stands near is near for the encoder; large "
+        "distances and the axes mean nothing. Point at a sample, or tap it.",
         "count": len(rows),
         "paths": paths,
         "coloured": bool(known),

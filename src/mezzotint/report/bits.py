@@ -7,16 +7,17 @@ band the 95 % interval of each unbroken line.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mezzotint.evaluate.evaluator import Row
-from mezzotint.evaluate.intervals import Interval, interval
-from mezzotint.evaluate.results import ptq_of
+from mezzotint.evaluate.intervals import Interval, change, interval
+from mezzotint.evaluate.results import ptq_of, signed, signed_interval
 from mezzotint.report.plots import HEIGHT, WIDTH, Tick, number, ticks
-from mezzotint.report.results import PROBES, score, signed, task_words
+from mezzotint.report.results import PROBES, score, task_words
 
 Bits = tuple[int, int]
+_Key = tuple[str, str, str, str]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 30
 _FLOAT: Bits = (32, 32)
@@ -32,12 +33,20 @@ class Line:
         run: whose encoder; its colour is `colour`.
         how: `plain`, `strong`, and whether the head is that of the float encoder; its strokes are `stroke`.
         found: figure and interval by setting; float among them.
+        changes: the difference from float by setting, with the interval of paired samples; where it was measured.
     """
 
     run: str
     how: str
     colour: int
     found: Mapping[Bits, Interval]
+    changes: Mapping[Bits, Interval] = field(default_factory=dict)
+
+    def against_float(self, bits: Bits) -> str:
+        """The difference from float in words, `−0.013 ± 0.009`; a dash where float is not known."""
+        if bits in self.changes:
+            return signed_interval(self.changes[bits])
+        return signed(self.found[bits].mean - self.found[_FLOAT].mean) if _FLOAT in self.found else "–"
 
     @property
     def stroke(self) -> str:
@@ -95,23 +104,25 @@ def figures(runs: Mapping[str, Sequence[Row]]) -> list[Figure]:
     """The top-1 figures that were measured at low bits, each with a line for every run and way of quantizing."""
     lines: dict[tuple[str, str], list[Line]] = {}
     for colour, (run, rows) in enumerate(runs.items()):
-        groups: dict[tuple[str, str, str, Bits], list[Row]] = {}
+        groups: dict[_Key, dict[Bits, list[Row]]] = {}
         for row in rows:
             task, _, measure = row.metric.rpartition("/")
-            if measure == "top1":
-                groups.setdefault((task, row.probe, ptq_of(row), (row.weight_bits, row.activation_bits)), []).append(
-                    row
-                )
-        made: dict[tuple[str, str, str], dict[Bits, Interval]] = {}
-        for (task, probe, how, bits), own in groups.items():
-            if bits != _FLOAT:
+            if measure in ("top1", "lost", "gained"):
+                settings = groups.setdefault((task, row.probe, ptq_of(row), measure), {})
+                settings.setdefault((row.weight_bits, row.activation_bits), []).append(row)
+        for (task, probe, how, measure), settings in groups.items():
+            if how and measure == "top1":
                 name = probe.removesuffix("_ptq")
-                key = (task, name, how if name == probe else f"{how}, float head")
-                made.setdefault(key, {})[bits] = interval(own)
-        for (task, probe, how), found in made.items():
-            level = groups.get((task, probe, "", _FLOAT))
-            whole = found if level is None else {_FLOAT: interval(level), **found}
-            lines.setdefault((task, probe), []).append(Line(run, how, colour, whole))
+                level = groups.get((task, name, "", "top1"), {})
+                lost, gained = (groups.get((task, probe, how, side), {}) for side in ("lost", "gained"))
+                line = Line(
+                    run,
+                    how if name == probe else f"{how}, float head",
+                    colour,
+                    {bits: interval(own) for bits, own in (level | settings).items()},
+                    {bits: change(lost[bits], gained[bits]) for bits in lost},
+                )
+                lines.setdefault((task, name), []).append(line)
     return [Figure(task, probe, own) for (task, probe), own in lines.items()]
 
 
@@ -129,6 +140,8 @@ def _how(rows: Sequence[Row]) -> str:
         "Bits of weights/activations, simulated in float32. Probes learn from features of the quantized encoder and "
         "are tested on the same; “float head” is the linear probe of the float encoder, used as it is."
     )
+    if any(row.metric.endswith("/lost") for row in rows):
+        words += " A difference from float is followed by half of its 95 % interval, over the same test samples."
     if any(ptq_of(row) == "strong" for row in rows):
         words += " Plain: ranges from extremes, rounding to nearest. Strong: ranges of least error, rounding learnt."
     return words
@@ -186,12 +199,14 @@ def _summary(line: Line) -> str:
 
 
 def _reading(figure: Figure, bits: Bits) -> str:
-    """What the pointer reads at a setting: all lines there, once where float is the same for all."""
+    """What the pointer reads at a setting: all lines there with what they are from float; float is said once."""
     parts: dict[str, str] = {}
     for line in figure.lines:
         if bits in line.found:
             run = f"{line.run} " if len({other.run for other in figure.lines}) > 1 else ""
-            parts.setdefault(f"{run}{'' if bits == _FLOAT else line.how}".strip(), score(line.found[bits].mean))
+            less = f" ({signed_interval(line.changes[bits])})" if bits in line.changes else ""
+            how = f"{run}{'' if bits == _FLOAT else line.how}".strip()
+            parts.setdefault(how, score(line.found[bits].mean) + less)
     return f"{_words(bits)}: " + "; ".join(f"{how} {value}".strip() for how, value in parts.items())
 
 
@@ -200,14 +215,11 @@ def _table(figure: Figure, run: str, settings: Sequence[Bits]) -> list[dict[str,
     rows = []
     for line in figure.lines:
         if line.run == run:
-            level = line.found[_FLOAT].mean if _FLOAT in line.found else math.nan
             cells = [
-                (score(line.found[bits].mean), signed(line.found[bits].mean - level))
-                if bits in line.found
-                else ("–", "")
+                (score(line.found[bits].mean), line.against_float(bits)) if bits in line.found else ("–", "")
                 for bits in settings
                 if bits != _FLOAT
             ]
-            float_words = score(level) if math.isfinite(level) else "–"
+            float_words = score(line.found[_FLOAT].mean) if _FLOAT in line.found else "–"
             rows.append({"name": line.how, "float": float_words, "cells": cells})
     return rows

@@ -2,7 +2,7 @@
 
 Spectrograms are coloured, low tones below; a cloud is seen from the front right and a little above, near points dark;
 the channels of a series lie under one another; of a video four frames lie side by side; bytes are printed as text, and
-other tokens as squares, a colour for each.
+other tokens as squares, a colour for each; a picture's bytes stand beside it.
 """
 
 import math
@@ -13,10 +13,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from mezzotint.data.image_text import unpack
 from mezzotint.data.tokenizers import FIRST
 from mezzotint.types import MASK, PADDING, Input
 
-DRAWABLE = ("image", "audio", "points", "series", "video", "tokens")
+DRAWABLE = ("image", "audio", "points", "series", "video", "tokens", "image_text")
 _SIDE = 96
 _FRAMES = 4
 _LINE, _LETTERS = 12, 31  # height of a line in pixels, and what fits into it
@@ -41,6 +42,8 @@ def depict(x: Tensor, input: Input) -> Tensor:
         return x
     if input.modality not in DRAWABLE:
         raise ValueError(f"got samples of modality {input.modality!r}; allowed: {', '.join(DRAWABLE)}")
+    if input.modality == "image_text":
+        return _captioned(x.detach().float().cpu(), input)
     if input.modality == "tokens":
         picture = _text if input.vocabulary == 256 + FIRST else _squares
         return torch.from_numpy(np.ascontiguousarray(picture(x.tolist()).transpose(2, 0, 1)))
@@ -99,6 +102,16 @@ def _film(values: Tensor) -> Tensor:
     frames = values[:, chosen].mul(255.0).round().clamp(0, 255).to(torch.uint8)
     frames = torch.nn.functional.pad(frames.expand(3, -1, -1, -1), (0, 1), value=255)
     return frames.permute(0, 2, 1, 3).flatten(2)[..., :-1].contiguous()
+
+
+def _captioned(x: Tensor, input: Input) -> Tensor:
+    """The picture, and beside it its text where the tokens are bytes."""
+    image, tokens = unpack(x.unsqueeze(0), input.text)
+    colours = image.mul(255.0).round().clamp(0, 255).to(torch.uint8)
+    if input.vocabulary != 256 + FIRST:
+        return colours[0]
+    text = torch.from_numpy(_text(tokens[0].tolist()).copy()).permute(2, 0, 1)
+    return torch.cat([torch.nn.functional.interpolate(colours, size=(_SIDE, _SIDE))[0], text], dim=2)
 
 
 def _text(tokens: list[int]) -> npt.NDArray[np.uint8]:

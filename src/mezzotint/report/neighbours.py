@@ -6,7 +6,6 @@ Data without labels is asked about itself. It describes; the figures that are co
 
 import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -199,34 +198,3 @@ def mapped_rows(look: Look, seed: int) -> list[int]:
     """Rows of `Look.test` that the map shows: all, or 2,000 chosen by the seed."""
     rows: list[int] = sample_order(len(look.test), seed, 1)[:_MOST_MAPPED].sort().values.tolist()
     return rows
-
-
-def project(features: Tensor, seed: int) -> Sequence[tuple[float, float]]:
-    """Lay features out in the plane: principal components, then t-SNE (van der Maaten and Hinton, JMLR 2008).
-
-    Args:
-        features: float32 `[N, D]`, of length one, so that distances order as cosines do.
-        seed: of the components; t-SNE starts from them.
-
-    Returns:
-        N points in [0, 1] × [0, 1]; the two axes have the same scale and no meaning of their own.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    x = features.double().numpy()
-    parts = min(50, *x.shape)
-    if parts >= 2 and float(x.std(axis=0).max()) > 1e-12:
-        x = PCA(parts, svd_solver="full" if len(x) < 200 else "randomized", random_state=seed).fit_transform(x)
-        if len(x) >= 10:
-            # Standard deviation 1e-4 for the first component, the start that t-SNE's authors advise.
-            start = (x[:, :2] / max(float(x[:, 0].std()), 1e-12) * 1e-4).astype(np.float32)
-            perplexity = min(30.0, (len(x) - 1) / 3.0)
-            with threadpool_limits(1):  # as fast for so few points, and the same whatever the number of cores
-                x = TSNE(perplexity=perplexity, init=start, random_state=seed, max_iter=500).fit_transform(x)
-    plane = np.zeros((len(x), 2))
-    plane[:, : min(2, x.shape[1])] = x[:, :2]
-    plane -= (plane.max(axis=0) + plane.min(axis=0)) / 2
-    plane = 0.5 + plane / max(float(np.abs(plane).max()) * 2, 1e-12)
-    return [(float(a), float(b)) for a, b in plane]

@@ -22,6 +22,8 @@ from mezzotint.evaluate.results import read_baselines, read_evaluation
 from mezzotint.report.atlas import feature_sections
 from mezzotint.report.bits import bits_section
 from mezzotint.report.gallery import view_strips
+from mezzotint.report.layers import layers_section
+from mezzotint.report.maps import maps_section
 from mezzotint.report.pictures import Picture, credit, drawable, drawn, plate
 from mezzotint.report.plots import number, run_charts
 from mezzotint.report.render import render, write_page
@@ -72,6 +74,7 @@ def write_report(run: Path | str, beside: Sequence[Path | str] = ()) -> Path:
     }
     sections["curves"], charts = _curves(metrics)
     own = {folder.resolve().name: [row for comparison in measured for row in comparison.rows]}
+    sections["layers"] = layers_section(folder)
     sections["bits"] = bits_section(own | _others(beside, own), first=len(charts))
     if sections["bits"] is not None:
         charts += [chart["points"] for key in ("charts", "rest") for chart in sections["bits"][key]]
@@ -79,8 +82,10 @@ def write_report(run: Path | str, beside: Sequence[Path | str] = ()) -> Path:
     if opened is not None:
         recipe, encoder = opened
         workers = recipe.run.loader.processes(recipe.data)
-        made, data["map"] = feature_sections(recipe.data, encoder, recipe.run.seed, workers)
+        layout, seed = recipe.run.log.map_layout, recipe.run.seed
+        made, data["map"] = feature_sections(recipe.data, encoder, seed, workers, layout)
         sections |= made
+        sections["maps"] = maps_section(folder, layout, seed)
         if drawable(recipe.data):
             sections["gallery"] = _views(recipe)
             sections["credit"] = credit(recipe.data)
@@ -208,6 +213,8 @@ def _making(folder: Path, metrics: Sequence[Mapping[str, Any]], environment: Map
         ("images a second, median", _number(_median(metrics, "images_per_second"))),
         ("share of time waiting for data", _percent(_mean(metrics, "data_wait"))),
         ("share of time making views", _percent(_mean(metrics, "augment_share"))),
+        ("a step by part, ms, medians of measured ones", _by_part(metrics, loader=False)),
+        ("reading a batch by part, ms", _by_part(metrics, loader=True)),
         ("parameters of the encoder", _count(environment.get("parameters"))),
         ("steps", _count(environment.get("steps"))),
         (
@@ -245,6 +252,18 @@ def _median(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
 
 def _mean(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return statistics.fmean(values) if (values := _values(metrics, key)) else None
+
+
+def _by_part(metrics: Sequence[Mapping[str, Any]], *, loader: bool, most: int = 10) -> str:
+    """Milliseconds of the parts that take longest (`timing.py`)."""
+    keys = {key for line in metrics for key in line if key.startswith("time/")}
+    own = {key for key in keys if key.startswith("time/loader/") == loader}
+    found = sorted(
+        ((_median(metrics, key) or 0.0, key.rpartition("/")[2].replace("_", " ")) for key in own), reverse=True
+    )
+    rest = sum(seconds for seconds, _ in found[most:])
+    shown = [*found[:most], *([(rest, f"{len(found) - most} others")] if rest else [])]
+    return ", ".join(f"{name} {1e3 * seconds:.3g}" for seconds, name in shown)
 
 
 def _number(value: float | None) -> str:

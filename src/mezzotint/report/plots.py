@@ -18,6 +18,7 @@ TITLES = {
     "loss": "Loss",
     "grad_norm": "Norm of the gradient",
     "lr": "Learning rate",
+    "weight_decay": "Weight decay",
     "images_per_second": "Images a second",
     "data_wait": "Share of time waiting for data",
     "augment_share": "Share of time making views",
@@ -201,7 +202,7 @@ def run_charts(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[
     """
     keys = dict.fromkeys(key for line in metrics for key in line)
     first = [key for key in keys if key == "loss" or key.startswith("knn/")]
-    rest = [key for key in keys if key not in first and key not in _NOT_CHARTED]
+    rest = [key for key in keys if key not in first and key not in _NOT_CHARTED and not key.startswith("time/")]
     return _charts(metrics, first), _charts(metrics, rest)
 
 

@@ -56,7 +56,10 @@ def render(*, title: str, data: Mapping[str, Any] | None = None, **sections: Any
         data: what the script needs: `charts` and `map`.
         **sections: what the template shows; a section that is left out is not on the page.
     """
-    names = ("hero", "curves", "results", "bits", "weak", "atlas", "kin", "gallery", "lab", "codes", "making", "credit")
+    names = (
+        "hero", "curves", "results", "transfer", "bits", "layers", "weak", "atlas", "maps", "kin", "gallery", "lab",
+        "codes", "making", "credit",
+    )  # fmt: skip
     return template("page.html").render(
         title=title,
         data=dict(data or {}),

@@ -9,7 +9,7 @@ from typing import Any
 from mezzotint.evaluate.evaluator import Row
 from mezzotint.evaluate.intervals import Interval, interval
 from mezzotint.evaluate.rank import verdict
-from mezzotint.evaluate.results import Baselines
+from mezzotint.evaluate.results import Baselines, signed
 from mezzotint.report.plots import number
 
 PROBES = {"knn": "kNN", "linear": "Linear probe", "retrieval": "Retrieval", "rank": ""}
@@ -146,13 +146,6 @@ def score(value: float) -> str:
 
 def _or_dash(value: float) -> str:
     return score(value) if math.isfinite(value) else "–"
-
-
-def signed(value: float) -> str:
-    """A difference with its sign; a dash where there is none."""
-    if not math.isfinite(value):
-        return "–"
-    return ("+" if value >= 0 else "−") + f"{abs(value):.3f}"
 
 
 def _interval_words(found: Interval) -> str:

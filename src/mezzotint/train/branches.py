@@ -11,14 +11,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.methods.method import Method
+from mezzotint.methods.method import COPIES, Method
 from mezzotint.train.recipe import Recipe
 from mezzotint.train.repeat import trained_method
 
 Branch = Literal["online", "target"]
 Part = Literal["backbone", "projector"]
-
-_COPIES = ("target", "key", "momentum", "teacher")
 
 
 class Projected(Encoder):
@@ -54,7 +52,7 @@ def branch_of(method: Method, branch: Branch = "online", part: Part = "backbone"
     own: nn.Module = getattr(method, "base", method)
     prefix = ""
     if branch == "target":
-        known = [name for name in _COPIES if isinstance(getattr(own, f"{name}_encoder", None), Encoder)]
+        known = [name for name in COPIES if isinstance(getattr(own, f"{name}_encoder", None), Encoder)]
         if not known:
             raise ValueError(
                 f"got branch=target, and {type(own).__name__} keeps no momentum copy; allowed is online: leave it out"

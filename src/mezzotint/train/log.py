@@ -5,12 +5,18 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+import torch
+from torch import nn
+
+from mezzotint import timing
 from mezzotint.files import write_text
+from mezzotint.types import Batch
 
 
 class Tracker(Protocol):
@@ -83,20 +89,58 @@ def _required(module: str, package: str) -> Any:
 
 @dataclass
 class Meter:
-    """Where the time since the last line went, in seconds."""
+    """Where the time since the last line went, in seconds.
+
+    Waiting and the making of views are summed over all steps. Their parts, and all else, are those of the last step
+    that was measured (`timing.is_measured`), and of the reading of its batch, which may be another process's work.
+    """
 
     began: float = field(default_factory=time.perf_counter)
     waiting: float = 0.0
     augmenting: float = 0.0
     images: int = 0
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def making_views(self) -> Iterator[None]:
+        """Count what is inside as the making of views."""
+        began = time.perf_counter()
+        with timing.part("views"):
+            yield
+        self.augmenting += time.perf_counter() - began
+
+    @contextmanager
+    def measured(self, step: int, batch: Batch, encoder: nn.Module | None, device: torch.device) -> Iterator[None]:
+        """Measure the parts of a step, if it is one of those that are measured.
+
+        Args:
+            step: from 0.
+            batch: of the step.
+            encoder: whose forward passes are a part of their own; `None` where hooks would disturb a compiled graph.
+            device: waited for at both ends of each part, where it is an accelerator.
+        """
+        if not timing.is_measured(step):
+            yield
+            return
+        with timing.measuring("rest", device) as watch, ExitStack() as hooks:
+            if encoder is not None:
+                forward = ExitStack()
+                before = encoder.register_forward_pre_hook(lambda *_: forward.enter_context(watch.part("encoder")))
+                after = encoder.register_forward_hook(lambda *_: forward.close())
+                hooks.callback(before.remove)
+                hooks.callback(after.remove)
+            yield
+        self.parts = {f"time/{name}": seconds for name, seconds in watch.seconds.items()}
+        self.parts |= {f"time/loader/{name}": seconds for name, seconds in batch.seconds.items()}
 
     def metrics(self) -> dict[str, float]:
-        """Images a second over all processes, and the shares of waiting for data and of making views."""
+        """Images a second over all processes, the shares of waiting for data and of making views, seconds of parts."""
         elapsed = max(time.perf_counter() - self.began, 1e-9)
         return {
             "images_per_second": self.images / elapsed,
             "data_wait": self.waiting / elapsed,
             "augment_share": self.augmenting / elapsed,
+            **self.parts,
         }
 
 

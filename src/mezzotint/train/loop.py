@@ -18,21 +18,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from mezzotint import dist
+from mezzotint import dist, timing
 from mezzotint.data.loader import BatchPlan, TooManyUnreadable, batches
-from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.files import write_json, write_text
+from mezzotint.methods.method import synchronize_norms
 from mezzotint.seeding import key_of
 from mezzotint.train import faults
+from mezzotint.train.average import Average
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted, StepGuard, StopFlag, catch_signals
 from mezzotint.train.log import Meter, Progress, RunLog
-from mezzotint.train.online import OnlineKNN
+from mezzotint.train.online import OnlineClassifier
 from mezzotint.train.passes import Passes
 from mezzotint.train.recipe import Recipe
 from mezzotint.train.rundir import default_directory, environment, locked, prepare, refuse_if_too_small
 from mezzotint.train.state import RunState
+from mezzotint.train.watch import Watch
 from mezzotint.types import Batch, Views
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -93,8 +95,8 @@ class Trainer:
         self.total = self.run.epochs * self.plan.steps_per_epoch
         self.method = recipe.method
         self.run.require_accumulable(self.method, dist.world_size())
-        if dist.world_size() > 1 and compute.sync_batch_norm:
-            synchronize_batch_norm(self.method)
+        if dist.world_size() > 1:
+            synchronize_norms(self.method, compute.sync_batch_norm)
         self.method.to(device)
         if compute.channels_last:
             self.method.to(memory_format=torch.channels_last)
@@ -102,9 +104,13 @@ class Trainer:
         self.optimizer = recipe.optimizer.build(self.method, self.run.batch_size)
         self.scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "fp16")
         self.state = RunState(self.method, self.optimizer, self.scaler, recipe.data, StepGuard(self.run.guard.patience))
-        self.online = OnlineKNN(recipe.data) if self.run.log.knn_epochs else None
+        self.average = Average(self.method, compute.average) if compute.average else None
+        self.classifier = OnlineClassifier.of(self.run.log.classifier, recipe.data, recipe.encoder, device)
+        self.state.beside = {"average": self.average.method if self.average else None, "classifier": self.classifier}
+        self.watch = Watch(recipe, self.plan.steps_per_epoch)
         self.environment = environment(device.type)
         self.passes = Passes(self.method, watch=not compute.compile)
+        self.watched = None if compute.compile else self.method.encoder
         self.entrance: nn.Module = self.method
         if dist.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -118,35 +124,40 @@ class Trainer:
         """Train on one batch; returns what there is to log."""
         torch.manual_seed(key_of(self.run.seed, step, "layers", dist.rank()))  # dropout in networks of any origin
         factor = self.recipe.schedule(step, self.total, self.plan.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+        rates = self.recipe.optimizer.set_rates(self.optimizer, factor, step / self.total)
         self.optimizer.zero_grad(set_to_none=True)
         self.method.before_step()
         logs: dict[str, float] = {}
         loss_sum = 0.0
         parts = batch.split(self.run.micro_batches)
         for place, part in enumerate(parts):
-            began = time.perf_counter()
-            views = self.views(part, step)
-            meter.augmenting += time.perf_counter() - began
+            with meter.making_views():
+                views = self.views(part, step)
             precision = self.run.compute.precision
             with (
                 dist.no_sync(self.entrance, place < len(parts) - 1),
                 torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32"),
             ):
-                outcome = self.entrance(views)
+                with timing.part("forward"):
+                    outcome = self.entrance(views)
                 loss = outcome.loss / len(parts)
                 if faults.point("loop.loss", step):
                     loss = loss * torch.nan
-                self.scaler.scale(loss).backward()
+                with timing.part("backward"):
+                    self.scaler.scale(loss).backward()
+            if self.classifier is not None and part.labels is not None:
+                self.classifier.note(part.labels)
             loss_sum += float(loss.detach())
             for name, value in outcome.logs.items():
                 logs[name] = logs.get(name, 0.0) + float(value) / len(parts)
         faults.point("loop.after_backward", step)
-        grad_norm = self.update(step, loss_sum)
+        with timing.part("optimizer"):
+            grad_norm = self.update(step, loss_sum)
+        if self.classifier is not None:
+            logs |= self.classifier.learn((step, self.total, self.plan.steps_per_epoch))
         if dist.world_size() > 1:
             loss_sum = float(dist.mean(torch.tensor(loss_sum, device=self.device)))
-        return {"loss": loss_sum, "grad_norm": grad_norm, "lr": self.optimizer.param_groups[0]["lr"], **logs}
+        return {"loss": loss_sum, "grad_norm": grad_norm, **rates, **logs}
 
     def views(self, batch: Batch, step: int) -> Views:
         """The views of a batch, in the memory format of the convolutions."""
@@ -176,6 +187,8 @@ class Trainer:
             self.scaler.update()
             if not overflow:
                 self.method.after_step((step + 1) / self.total)
+                if self.average is not None:
+                    self.average.follow(self.method, step)
         faults.point("loop.after_step", step)
         return grad_norm
 
@@ -196,32 +209,35 @@ class Trainer:
         log = RunLog(out, self.recipe.config(), self.run.log.trackers, start, bar) if dist.is_main() else None
         began = time.monotonic()
         try:
-            self._train(start, flag, log, began)
+            self._train(out, start, flag, log, began)
         finally:
             if log:
                 log.close()
             bar.close()
         if dist.is_main():
             made_by = {"recipe": self.recipe.config(), "steps": self.total, **self.environment}
-            save_encoder(self.recipe.encoder, out / "encoder", made_by)
+            save_encoder((self.average or self).method.encoder, out / "encoder", made_by)
             write_json(out / "environment.json", self._environment(self.total))
 
-    def _train(self, start: int, flag: StopFlag, log: RunLog | None, began: float) -> None:
+    def _train(self, out: Path, start: int, flag: StopFlag, log: RunLog | None, began: float) -> None:
         meter, last_save = Meter(), time.monotonic()
         every = self.run.log.every_steps
         before = self.state.seconds
         stream = self._replayed(start)
+        if start == 0:
+            self.watch(out, 0)
         for step in range(start, self.total):
             waited = time.perf_counter()
             batch = next(stream)
             meter.waiting += time.perf_counter() - waited
             self._count_bad(batch)
-            metrics = self.step(step, batch, meter)
+            with meter.measured(step, batch, self.watched, self.device):
+                metrics = self.step(step, batch, meter)
             self.passes.stop()  # one step tells
             meter.images += self.run.batch_size
             done = step + 1
             last = done == self.total
-            knn = self._online(done)
+            knn = self.watch(out, done)
             if log and (done % every == 0 or last or knn):
                 epoch = done / self.plan.steps_per_epoch
                 self.state.seconds = before + time.monotonic() - began
@@ -260,12 +276,6 @@ class Trainer:
             self.recipe.data, self.recipe.views, self.plan, start=start, stop=self.total,
             workers=loader.processes(self.recipe.data), on_bad=loader.on_bad, pin_memory=self.device.type == "cuda",
         )  # fmt: skip
-
-    def _online(self, done: int) -> dict[str, float]:
-        every = self.run.log.knn_epochs * self.plan.steps_per_epoch
-        if self.online is None or done % every:
-            return {}
-        return self.online.measure(self.recipe.encoder)
 
     def _count_bad(self, batch: Batch) -> None:
         for sample in batch.bad:

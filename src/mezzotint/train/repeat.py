@@ -13,6 +13,7 @@ from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.loop import pretrain
 from mezzotint.train.recipe import Recipe
 from mezzotint.train.rundir import RunDirectoryInUse
+from mezzotint.train.state import tensors_of
 
 _FREE = ("log", "checkpoints", "loader", "guard")
 """Keys of `run` that do not change what is learnt."""
@@ -63,7 +64,7 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained_method(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the weights of its run's newest checkpoint, all branches and heads.
+    """The recipe with the weights of its run's newest checkpoint, averaged where it says so; all branches and heads.
 
     Raises:
         ValueError: when there is no good checkpoint, or it is not one of this recipe.
@@ -73,7 +74,7 @@ def trained_method(recipe: Recipe, folder: Path) -> Recipe:
         why = f" ({problems[0]})" if problems else ""
         raise ValueError(f"{folder} has no good checkpoint{why}; allowed is a run that was trained: train it again")
     try:
-        recipe.method.load_state_dict(saved.model)
+        recipe.method.load_state_dict(tensors_of(saved, "average") if recipe.run.compute.average else saved.model)
     except RuntimeError as error:
         raise ValueError(
             f"the checkpoint of {folder} does not fit its recipe: {' '.join(str(error).split())[:160]}; use its own"

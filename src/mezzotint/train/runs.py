@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mezzotint.data.source import Source
+from mezzotint.data.source import Several, Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluate.evaluator import Row
@@ -25,21 +25,28 @@ from mezzotint.train.settings import Evaluate
 from mezzotint.types import Sample, Unreadable
 
 
-def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
+def evaluate(run: str | Path, overrides: Sequence[str] = (), *, clips: int = 1, crops: int = 1) -> Evaluation:
     """Measure an encoder at the bits its recipe says, and write `evaluation.json` and `baselines.json`.
 
     Args:
         run: a directory that `pretrain` wrote; or, for an encoder of another project, an ONNX file or a YAML file with
             the sections `encoder` and `data`. The figures of a file go where `results_directory` says.
         overrides: of the recipe, such as `evaluate.bits=[8/8,4/4]`.
+        clips: of each video, over whose features is averaged.
+        crops: squares along the longer side of each image or frame, over whose features is averaged.
 
     Raises:
-        ValueError: when the directory is not a finished run, or the file is no encoder.
+        ValueError: when the directory is not a finished run, or the file is no encoder; for several clips or crops of
+            data that have none, or at low bits.
     """
     folder = results_directory(run)
     subject = _of_run(folder, overrides) if folder == Path(run) else _of_file(Path(run), overrides)
     data, settings, workers = subject.data, subject.settings, subject.workers
     probes, seeds = settings.probes, settings.seeds
+    how = ""
+    if (clips, crops) != (1, 1):
+        data, how = _several(data, settings, clips, crops), f"clips={clips} crops={crops}; "
+    batch_size = max(1, 256 // (clips * crops))
     evaluation = evaluate_bits(
         subject.encoder,
         data,
@@ -50,19 +57,31 @@ def evaluate(run: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
         reconstruction_steps=settings.reconstruction_steps,
         probes=probes,
         seeds=seeds,
+        batch_size=batch_size,
         workers=workers,
     )
     beside = None
     if settings.baselines:
-        beside = baselines(subject.untrained, data, probes=probes, seeds=seeds, workers=workers)
+        beside = baselines(subject.untrained, data, probes=probes, seeds=seeds, batch_size=batch_size, workers=workers)
     if (settings.branch, settings.part) != ("online", "backbone"):
-        how = f"branch={settings.branch} part={settings.part}; "
+        how += f"branch={settings.branch} part={settings.part}; "
+    if how:
         evaluation = dataclasses.replace(evaluation, rows=_noted(evaluation.rows, how))
         if beside is not None:
             beside = Baselines(_noted(beside.raw, how), _noted(beside.untrained, how))
     folder.mkdir(exist_ok=True)
     write_evaluation(folder, evaluation, beside)
     return evaluation
+
+
+def _several(data: Source, settings: Evaluate, clips: int, crops: int) -> Source:
+    """The data, of each sample several parts."""
+    if min(clips, crops) < 1 or not isinstance(data, Several) or settings.bits != ["32/32"]:
+        raise ValueError(
+            f"got clips={clips}, crops={crops} of {data.config['kind']} at {', '.join(settings.bits)} bits; allowed "
+            "are 1 or more of video_folder, crops of image_folder, and bits 32/32: change them, or leave them out"
+        )
+    return data.several(clips, crops)
 
 
 def _noted(rows: Sequence[Row], how: str) -> list[Row]:

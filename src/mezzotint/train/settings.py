@@ -13,12 +13,14 @@ from mezzotint.data.source import InMemory, Source
 from mezzotint.evaluate.evaluator import Probe
 from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.linear import Linear
+from mezzotint.evaluate.projection import Layout
 from mezzotint.evaluate.ptq import Protocol
 from mezzotint.evaluate.retrieval import Retrieval
 from mezzotint.evaluate.setting import Setting
 from mezzotint.methods.method import Method
 from mezzotint.quant.policy import PolicyName
 from mezzotint.schema import RecipeError
+from mezzotint.train.online import Classifier
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -104,7 +106,10 @@ class Log(Component):
     Args:
         every_steps: a line in `metrics.jsonl` this often.
         knn_epochs: online kNN of the encoder this often, when the data has labels; 0 for never.
+        map_epochs: a map of the features this often, and before training, for the report; 0 for never.
+        map_layout: how the report lays out its maps; `umap` needs mezzotint[umap].
         trackers: where the metrics go besides the file.
+        classifier: a linear classifier that learns along on detached features; `None` for none.
     """
 
     def __init__(
@@ -112,15 +117,22 @@ class Log(Component):
         *,
         every_steps: int = 10,
         knn_epochs: int = 10,
+        map_epochs: int = 0,
+        map_layout: Layout = "tsne",
         trackers: list[Literal["tensorboard", "wandb", "mlflow"]] | None = None,
+        classifier: Classifier | None = None,
     ) -> None:
-        if every_steps < 1 or knn_epochs < 0:
+        if every_steps < 1 or knn_epochs < 0 or map_epochs < 0:
             raise ValueError(
-                f"run.log: got every_steps={every_steps}, knn_epochs={knn_epochs}; allowed is 1 or more, and 0 or more"
+                f"run.log: got every_steps={every_steps}, knn_epochs={knn_epochs}, map_epochs={map_epochs}; allowed is "
+                "1 step or more, and 0 epochs (never) or more"
             )
         self.every_steps = every_steps
         self.knn_epochs = knn_epochs
+        self.map_epochs = map_epochs
+        self.map_layout: Layout = map_layout
         self.trackers: Sequence[str] = trackers or ()
+        self.classifier = classifier
 
 
 class Compute(Component):
@@ -132,7 +144,10 @@ class Compute(Component):
         channels_last: memory format of images and convolutions.
         compile: run the method through `torch.compile`.
         threads: of the CPU; `None` leaves torch's choice.
-        sync_batch_norm: BatchNorm over the batch of all processes, on CPU and GPU.
+        sync_batch_norm: BatchNorm over the batch of all processes, on CPU and GPU; in one branch alone, `online` or
+            `target`, its momentum copy; or in none.
+        average: decay of a running average of the weights, which is then what the run leaves, and what is evaluated;
+            0.9999 is usual in fine-tuning, `None` for the last weights.
     """
 
     def __init__(
@@ -143,14 +158,18 @@ class Compute(Component):
         channels_last: bool = True,
         compile: bool = False,
         threads: int | None = None,
-        sync_batch_norm: bool = True,
+        sync_batch_norm: bool | Literal["online", "target"] = True,
+        average: float | None = None,
     ) -> None:
+        if average is not None and not 0.0 < average < 1.0:
+            raise ValueError(f"run.compute.average: got {average}; allowed is a decay in (0, 1), or null for none")
         self.device = device
         self.precision: Precision = precision
         self.channels_last = channels_last
         self.compile = compile
         self.threads = threads
-        self.sync_batch_norm = sync_batch_norm
+        self.sync_batch_norm: bool | Literal["online", "target"] = sync_batch_norm
+        self.average = average
 
     def torch_device(self) -> torch.device:
         """This process's device.
@@ -204,6 +223,10 @@ class Run(Component):
                 raise ValueError(f"run.{name}: got {value}; allowed is {least} or more")
         if clip_norm is not None and not (clip_norm > 0 and math.isfinite(clip_norm)):
             raise ValueError(f"run.clip_norm: got {clip_norm}; allowed is a positive number, or null for none")
+        if log.classifier is not None and compute.compile:
+            raise ValueError(
+                "run.log.classifier: got one with run.compute.compile=true, which hides the features; allowed is either"
+            )
         self.epochs = epochs
         self.batch_size = batch_size
         self.seed = seed
@@ -216,13 +239,14 @@ class Run(Component):
         self.log = log
 
     def require_accumulable(self, method: Method, processes: int) -> None:
-        """Raise a RecipeError when a batch cannot be split as asked, or the method forbids micro-batches."""
+        """Raise a ValueError when a batch cannot be split as asked, or the method cannot take it so."""
         parts, kind = self.micro_batches, method.config["kind"]
         if parts > 1 and method.no_accumulation:
             reason = method.no_accumulation
             raise RecipeError(f"run.micro_batches: got {parts}; allowed for {kind} is 1, because {reason}")
         if self.batch_size % (parts * processes):
             raise RecipeError(f"run.micro_batches: got {parts}, which does not divide the batch of {self.batch_size}")
+        method.require_batch(self.batch_size)
 
 
 class Evaluate(Component):

@@ -1,8 +1,10 @@
 """The state of a run: the tensors of method and optimiser, and a few counters. All else is a function of the step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor, nn
 
 from mezzotint.data.source import Source
 from mezzotint.methods.method import Method
@@ -10,6 +12,14 @@ from mezzotint.optim.state import load_optimizer_state, optimizer_state
 from mezzotint.schema import RecipeError
 from mezzotint.train.checkpoint import CheckpointStore, Saved, size_of
 from mezzotint.train.guard import StepGuard
+
+_MARK = ":"
+
+
+def tensors_of(saved: Saved, name: str) -> dict[str, Tensor]:
+    """What a checkpoint holds of a module beside the method; empty where there was none."""
+    start = f"{name}{_MARK}"
+    return {key.removeprefix(start): t for key, t in saved.optimizer.items() if key.startswith(start)}
 
 
 @dataclass
@@ -24,6 +34,8 @@ class RunState:
         guard: the steps that were left out.
         bad: samples that could not be read, and why.
         seconds: of training so far.
+        beside: modules that belong to the run and not to the method, by name: averaged weights, an online classifier;
+            `None` where there is none.
     """
 
     method: Method
@@ -33,10 +45,11 @@ class RunState:
     guard: StepGuard
     bad: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    beside: Mapping[str, nn.Module | None] = field(default_factory=dict)
 
     def bytes(self) -> int:
         """Size of a checkpoint; the optimiser's moments, which do not exist before the first step, count as two."""
-        return 3 * size_of(self.method.state_dict(), {})
+        return 3 * size_of(self.method.state_dict(), {}) + size_of(self._beside(), {})
 
     def save(self, store: CheckpointStore, step: int) -> None:
         """Write a checkpoint of the state after `step` steps."""
@@ -48,7 +61,13 @@ class RunState:
             "scaler": self.scaler.state_dict(),
             "data": self.source.fingerprint(),
         }
-        store.save(step, self.method.state_dict(), optimizer_state(self.optimizer), state)
+        tensors = optimizer_state(self.optimizer) | self._beside()
+        store.save(step, self.method.state_dict(), tensors, state)
+
+    def _beside(self) -> dict[str, Tensor]:
+        """Tensors of the modules beside the method, by names that no state of an optimiser has."""
+        there = {name: part.state_dict() for name, part in self.beside.items() if part is not None}
+        return {f"{name}{_MARK}{key}": t for name, tensors in there.items() for key, t in tensors.items()}
 
     def restore(self, store: CheckpointStore) -> tuple[int, list[str]]:
         """Go back to the newest good checkpoint.
@@ -86,7 +105,11 @@ class RunState:
                 shapes = f"{tuple(tensor.shape)} in the checkpoint, {tuple(own[name].shape)} in the method"
                 raise RecipeError(f"{name}: {shapes}; resume with the run's own recipe")
         self.method.load_state_dict(saved.model)  # and not tensor by tensor: modules may note that they were loaded
-        load_optimizer_state(self.optimizer, saved.optimizer)
+        load_optimizer_state(self.optimizer, {k: t for k, t in saved.optimizer.items() if _MARK not in k})
+        for name, part in self.beside.items():
+            tensors = tensors_of(saved, name)
+            if part is not None and (tensors or name != "classifier"):  # one may be added to a run, as logs may
+                part.load_state_dict(tensors)
         self.scaler.load_state_dict(saved.state["scaler"])
         self.guard.skipped, self.guard.in_a_row = list(saved.state["skipped"]), saved.state["in_a_row"]
         self.bad, self.seconds = dict(saved.state["bad"]), saved.state["seconds"]

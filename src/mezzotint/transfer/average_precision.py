@@ -43,7 +43,7 @@ class Found:
 def average_precision(
     found: Sequence[Found], scenes: Sequence[Scene], num_classes: int, *, masks: bool = False
 ) -> dict[str, float]:
-    """`AP`, `AP50` and `AP75` as fractions; NaN where there is nothing to find.
+    """`AP`, `AP50` and `AP75` as fractions, means over classes; NaN where there is nothing to find.
 
     Args:
         found: an entry for each scene.
@@ -51,7 +51,32 @@ def average_precision(
         num_classes: how many labels there are.
         masks: measure overlap of masks instead of boxes.
     """
-    by_class = []
+    return mean_precision(precision_by_class(found, scenes, num_classes, masks=masks))
+
+
+def mean_precision(table: Floats) -> dict[str, float]:
+    """`AP`, `AP50` and `AP75` over the classes that have objects, of what `precision_by_class` returns."""
+    known = table[~np.isnan(table[:, 0])]
+    return named(known.mean(axis=0) if len(known) else np.full(len(THRESHOLDS), np.nan))
+
+
+def named(precisions: Floats) -> dict[str, float]:
+    """`AP`, `AP50` and `AP75` of the precisions at all thresholds, float64 `[10]`."""
+    return {"AP": float(precisions.mean()), "AP50": float(precisions[0]), "AP75": float(precisions[5])}
+
+
+def precision_by_class(
+    found: Sequence[Found], scenes: Sequence[Scene], num_classes: int, *, masks: bool = False
+) -> Floats:
+    """The precision of each class at each threshold, float64 `[num_classes, 10]`; NaN for a class without objects.
+
+    Args:
+        found: see `average_precision`.
+        scenes: see `average_precision`.
+        num_classes: see `average_precision`.
+        masks: see `average_precision`.
+    """
+    table = np.full((num_classes, len(THRESHOLDS)), np.nan)
     for label in range(num_classes):
         parts = [_matched(f, s, label, masks) for f, s in zip(found, scenes, strict=True)]
         wanted = sum(part[3] for part in parts)
@@ -59,10 +84,8 @@ def average_precision(
             scores = np.concatenate([part[0] for part in parts])
             right = np.concatenate([part[1] for part in parts], axis=1)
             left_out = np.concatenate([part[2] for part in parts], axis=1)
-            by_class.append(_precisions(scores, right, left_out, wanted))
-    table = np.array(by_class) if by_class else np.full((1, len(THRESHOLDS)), np.nan)
-    mean = table.mean(axis=0)
-    return {"AP": float(mean.mean()), "AP50": float(mean[0]), "AP75": float(mean[5])}
+            table[label] = _precisions(scores, right, left_out, wanted)
+    return table
 
 
 def _matched(found: Found, scene: Scene, label: int, masks: bool) -> tuple[Floats, Bools, Bools, int]:

@@ -8,14 +8,14 @@ best. Each run is finished once: started again with the same directory, only wha
 import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mezzotint.data.scenes import Scenes
 from mezzotint.encoders.encoder import Encoder
@@ -30,7 +30,7 @@ from mezzotint.train.rundir import RunDirectoryInUse, environment, locked
 from mezzotint.transfer.localizer import Localizer
 from mezzotint.transfer.recipes import DEFAULT, FAMILIES, read_transfer
 from mezzotint.transfer.stages import residual
-from mezzotint.transfer.training import score, train
+from mezzotint.transfer.training import put_back, score, train
 
 _PRETRAINED, _UNTRAINED = "pretrained", "untrained"
 _HAS = {"masks": "masks of its objects", "classes": "a map of classes"}
@@ -208,13 +208,40 @@ def _once(what: Transfer, seed: int, variant: str, place: Path, progress: str) -
         train(
             network, scenes, parts["optimizer"], parts["schedule"], training, place, seed=seed, progress=progress
         )  # fmt: skip
-        figures = score(network, scenes, training)
+        scores = score(network, scenes, training)
         with replacing(place / "network.safetensors") as temporary:
             save_file({name: t.detach().cpu().contiguous() for name, t in network.own_tensors().items()}, temporary)
         save_encoder(network.encoder, place / "encoder", {"transferred_to": scenes.name, "start": variant})
         write_json(place / "environment.json", environment(training.torch_device().type))
-        write_json(result, {name: value if math.isfinite(value) else None for name, value in figures.items()})
-    return figures
+        write_json(place / "by_class.json", [_plain(line) for line in scores.by_class])
+        write_json(result, _plain(scores.figures))
+    return scores.figures
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON has it: `None` for NaN."""
+    return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+
+
+def trained_localizer(place: str | Path) -> tuple[Localizer, Scenes]:
+    """The network of a finished run, in eval mode, and its data.
+
+    Args:
+        place: a directory that `run_transfer` wrote, such as `runs/transfer-demo/pretrained-0`.
+
+    Raises:
+        ValueError: when the run is not finished, or its data is not where it was.
+    """
+    folder = Path(place)
+    if not (folder / "network.safetensors").is_file():
+        raise ValueError(f"got {folder}, which holds no finished transfer; allowed is OUT/pretrained-0 and the like")
+    config = yaml.safe_load((folder / "transfer.yaml").read_text(encoding="utf-8"))
+    scenes: Scenes = construct(config["data"], FAMILIES["data"], {})
+    with torch.random.fork_rng(devices=[]):
+        injected = {"Localizer": (load_encoder(folder / "encoder"), len(scenes.classes))}
+        network: Localizer = construct(config["model"], FAMILIES["model"], injected)
+    put_back(network, load_file(folder / "network.safetensors"))
+    return network.eval(), scenes
 
 
 def _rows(what: Transfer, seed: int, figures: dict[str, float]) -> list[Row]:

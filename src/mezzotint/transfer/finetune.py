@@ -23,11 +23,13 @@ from torch import Tensor
 
 from mezzotint.data.labelled import Labelled
 from mezzotint.data.opening import open_source
+from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluate.calibration import calibration_order, read_calibration
 from mezzotint.evaluate.evaluator import Row
 from mezzotint.evaluate.features import extract_readable
 from mezzotint.evaluate.linear import Linear
+from mezzotint.evaluate.precision import changes, stamped
 from mezzotint.evaluate.ptq import calibrated_copy
 from mezzotint.evaluate.results import Baselines, Evaluation, write_evaluation
 from mezzotint.evaluate.scores import classification
@@ -103,9 +105,10 @@ def plan(
     if not is_recipe:
         source = _data_of_run(Path(encoder)) if what is None else open_source(what, saved.input).config
         config["data"]["source"] = resolve(source, "Source", "data.source")
-    config["encoder"] = resolve(
-        {key: value for key, value in saved.config.items() if key != "pretrained_path"}, "Encoder", "encoder"
-    )
+    given = {key: value for key, value in saved.config.items() if key != "pretrained_path"}
+    if "drop_path" in given:  # no weight depends on it
+        given["drop_path"] = config["encoder"].get("drop_path", given["drop_path"])
+    config["encoder"] = resolve(given, "Encoder", "encoder")
     data: Labelled = construct(config["data"], FAMILIES["data"], {})
     config["method"]["num_classes"] = data.num_classes
     config["method"]["init"] = str(encoder)
@@ -191,31 +194,41 @@ def warm(recipe: Recipe) -> None:
 def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
     """The test accuracy of a trained network with its classifier, in float and at the recipe's bits."""
     method, data = _parts(recipe)
+    # Training may have left another memory layout, which sums in another order and so moves single samples at low bits.
+    method.to(memory_format=torch.contiguous_format)
     method.eval()
     settings = [Setting.parse(text) for text in recipe.evaluate.bits]
     if method.bits is not None:
         settings.append(Setting(*method.bits))
-    test = torch.from_numpy(np.asarray(data.task.test, np.int64))
+    level = _classified(method.encoder, recipe, what, seed)
+    yield from level
     low = [setting for setting in dict.fromkeys(settings) if not setting.is_float]
-    networks: list[tuple[Setting, Any]] = [(Setting(32, 32), None)]
-    if low:
-        order = calibration_order([data.task], len(data.samples))
-        count = min(recipe.evaluate.calibration_samples, len(order))
-        batches = read_calibration(data.samples, method.encoder.input, order, count, workers=_workers(recipe))
-        networks += [(s, calibrated_copy(method.encoder, batches, policy=recipe.evaluate.policy)) for s in low]
-    for setting, calibrated in networks:
-        if calibrated is None:
-            found = extract_readable(method.encoder, data.samples, indices=test, workers=_workers(recipe))
-        else:
+    if not low:
+        return
+    order = calibration_order([data.task], len(data.samples))
+    count = min(recipe.evaluate.calibration_samples, len(order))
+    batches = read_calibration(data.samples, method.encoder.input, order, count, workers=_workers(recipe))
+    for protocol in recipe.evaluate.protocols:
+        calibrated = calibrated_copy(
+            method.encoder, batches, protocol,
+            policy=recipe.evaluate.policy, steps=recipe.evaluate.reconstruction_steps,
+        )  # fmt: skip
+        for setting in low:
             with calibrated.at(setting) as network:
-                found = extract_readable(network, data.samples, indices=test, workers=_workers(recipe))
-        with torch.no_grad():
-            logits = method.classify(found.x)
-        how = f"{_protocol(what, recipe)} train={len(data)} test={len(found.x)}"
-        how = how if calibrated is None else f"{calibrated.how}; {how}"
-        for measure, value in classification(logits, torch.arange(method.num_classes), data.labels[found.indices]):
-            bits = (setting.weight, setting.activation)
-            yield Row("finetune", f"{data.task.name}/{measure}", value, *bits, "float32", seed, how)
+                rows = _classified(network, recipe, what, seed)
+            yield from stamped([*rows, *changes(level, rows)], setting, calibrated.how)
+
+
+def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -> list[Row]:
+    """The trained classifier on features of a network."""
+    method, data = _parts(recipe)
+    test = torch.from_numpy(np.asarray(data.task.test, np.int64))
+    found = extract_readable(network, data.samples, indices=test, workers=_workers(recipe))
+    with torch.no_grad():
+        logits = method.classify(found.x)
+    how = f"{_protocol(what, recipe)} train={len(data)} test={len(found.x)}"
+    figures = classification(logits, torch.arange(method.num_classes), data.labels[found.indices])
+    return [Row("finetune", f"{data.task.name}/{name}", value, 32, 32, "float32", seed, how) for name, value in figures]
 
 
 def majority(recipe: Recipe, rows: Sequence[Row]) -> Iterator[Row]:

@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted, StepGuard, catch_signals
 from mezzotint.train.log import Progress, RunLog
 from mezzotint.train.settings import Compute
-from mezzotint.transfer.average_precision import Found, MeanIoU, average_precision
+from mezzotint.transfer.average_precision import Found, MeanIoU, mean_precision, named, precision_by_class
 from mezzotint.transfer.localizer import Localizer
 
 
@@ -135,7 +135,7 @@ def _step(
     """Change the weights, if all is finite; returns the parts of the loss."""
     torch.manual_seed(key_of(seed, step, "layers"))  # sampling of regions, sizes, dropout
     optimizer.zero_grad(set_to_none=True)
-    parts = network.losses([_image(scene, device) for scene in scenes], scenes)
+    parts = network.losses([image_of(scene, device) for scene in scenes], scenes)
     loss = torch.stack(list(parts.values())).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     trained = [p for p in network.parameters() if p.grad is not None]
@@ -162,15 +162,29 @@ def exact_norms(network: Localizer, scenes: Scenes, training: Training, seed: in
     for step in range(training.exact_norms):
         torch.manual_seed(key_of(seed, step, "norms"))
         batch = next(stream)
-        network.losses([_image(scene, device) for scene in batch], batch)
+        network.losses([image_of(scene, device) for scene in batch], batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.eval()
 
 
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What a trained network is worth on the scenes to be scored.
+
+    Attributes:
+        figures: means over classes: `boxes/AP50` and so on, `masks/AP50`, or `classes/mIoU`.
+        by_class: a line for each class with its `class`, how many `objects` (or pixels) of it there are, and its own
+            figures: the same, or `classes/IoU`; NaN where there is nothing to find.
+    """
+
+    figures: dict[str, float]
+    by_class: list[dict[str, Any]]
+
+
 @torch.no_grad()
-def score(network: Localizer, scenes: Scenes, training: Training) -> dict[str, float]:
-    """The figures on the scenes to be scored: `boxes/AP50` and so on, `masks/AP50`, or `classes/mIoU`."""
+def score(network: Localizer, scenes: Scenes, training: Training) -> Scores:
+    """Measure a network on the scenes to be scored."""
     device = training.torch_device()
     network.to(device).eval()
     count = scenes.count("test")
@@ -179,19 +193,24 @@ def score(network: Localizer, scenes: Scenes, training: Training) -> dict[str, f
     found: list[Found] = []
     iou = MeanIoU(len(scenes.classes) + 1)
     for scene in loader:
-        (one,) = network.find([_image(scene, device)])
+        (one,) = network.find([image_of(scene, device)])
         if isinstance(one, Tensor):
             iou.add(one, scene.classes)
         else:
             found.append(one)
             seen.append(dataclasses.replace(scene, image=scene.image[:, :0]))  # the pixels are no longer needed
     if network.needs == "classes":
-        return {"classes/mIoU": iou.mean()}
+        lines = zip(("background", *scenes.classes), iou.counts.sum(1).tolist(), iou.by_class().tolist(), strict=True)
+        return Scores({"classes/mIoU": iou.mean()}, [{"class": c, "objects": n, "classes/IoU": v} for c, n, v in lines])
+    wanted = torch.cat([one.labels[~one.ignored] for one in seen]).bincount(minlength=len(scenes.classes))
+    by_class = [{"class": name, "objects": n} for name, n in zip(scenes.classes, wanted.tolist(), strict=True)]
     figures: dict[str, float] = {}
     for what in ("boxes", "masks") if network.needs == "masks" else ("boxes",):
-        measured = average_precision(found, seen, len(scenes.classes), masks=what == "masks")
-        figures |= {f"{what}/{name}": value for name, value in measured.items()}
-    return figures
+        table = precision_by_class(found, seen, len(scenes.classes), masks=what == "masks")
+        figures |= {f"{what}/{name}": value for name, value in mean_precision(table).items()}
+        for line, row in zip(by_class, table, strict=True):
+            line |= {f"{what}/{name}": value for name, value in named(row).items()}
+    return Scores(figures, by_class)
 
 
 class _Reader(Dataset[Scene]):
@@ -249,7 +268,8 @@ def mirrored(scene: Scene) -> Scene:
     )
 
 
-def _image(scene: Scene, device: torch.device) -> Tensor:
+def image_of(scene: Scene, device: torch.device) -> Tensor:
+    """The image as networks take it: float `[3, H, W]` in [0, 1]."""
     return scene.image.to(device).float() / 255.0
 
 

@@ -1,0 +1,67 @@
+"""Images with text as one sequence of patches and tokens."""
+
+import pytest
+import torch
+
+from mezzotint.data.image_text import input_with_text, pack
+from mezzotint.encoders.domain_agnostic import DomainAgnostic
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.vit import ViT
+from mezzotint.methods.emix import EMix
+from mezzotint.methods.mae import MAE
+from mezzotint.types import Input
+
+INPUT = input_with_text(Input((3, 8, 12), (0.5,) * 3, (0.25,) * 3), 5, 30)
+
+
+def samples(length: int = 5) -> torch.Tensor:
+    tokens = torch.randint(2, 32, (2, 5), generator=torch.Generator().manual_seed(0))
+    tokens[:, length:] = 0
+    images = torch.randint(0, 256, (2, 3, 8, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return INPUT.normalize(pack(images, tokens))
+
+
+@pytest.mark.parametrize("kind", [ViT, DomainAgnostic])
+def test_a_sequence_of_patches_then_tokens(kind: type[Encoder]) -> None:
+    encoder = kind(INPUT, width=12, depth=1, heads=2, patch=4)  # type: ignore[call-arg]
+    assert isinstance(encoder, ViT) and encoder.patches.count == 6 + 5
+    x = samples()
+    embedded, where = encoder.embed(x)
+    assert embedded.shape == (2, 11, 12) and where[0, :, 0].tolist() == list(range(11))
+    image = x[:, :3].unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(2, 6, 48)
+    patches = encoder.patches
+    assert torch.allclose(embedded[:, :6], patches.image.project(image), atol=1e-6)  # type: ignore[union-attr, operator]
+    assert torch.equal(embedded[:, 6:], patches.text.table(x[:, 3, 0, :5].long()))  # type: ignore[union-attr, operator]
+
+
+def test_padding_is_no_patch() -> None:
+    encoder = ViT(INPUT, width=12, depth=2, heads=2, patch=4).eval()
+    x = samples(3)
+    there = encoder.there(x)
+    assert there is not None and there.tolist() == [[True] * 9 + [False] * 2] * 2
+    with torch.no_grad():
+        encoder.patches.text.table.weight[0] = 100.0  # type: ignore[union-attr, operator]
+        changed = encoder(x)
+        encoder.patches.text.table.weight[0] = 0.0  # type: ignore[union-attr, operator]
+        assert torch.allclose(encoder(x), changed, atol=1e-6)
+
+
+def test_what_a_patch_holds() -> None:
+    encoder = ViT(INPUT, width=12, depth=1, heads=2, patch=4)
+    held = encoder.patches.vectors(encoder.patches.split(samples())[0])
+    assert held.shape == (2, 11, 48 + 32)
+    assert (held[:, :6, 48:] == 0).all() and (held[:, 6:, :48] == 0).all()
+    assert torch.equal(held[:, 6:, 48:].argmax(-1), samples()[:, 3, 0, :5].long())
+
+
+def test_patches_that_do_not_fill_the_image() -> None:
+    with pytest.raises(ValueError, match=r"patches of \(5, 5\); allowed are patches that fill the sample"):
+        ViT(INPUT, width=12, depth=1, heads=2, patch=5)
+
+
+def test_methods_that_need_numbers_refuse() -> None:
+    encoder = ViT(INPUT, width=12, depth=1, heads=2, patch=4)
+    with pytest.raises(ValueError, match="got level=input for tokens"):
+        EMix(encoder, level="input")
+    with pytest.raises(ValueError, match="got tokens, which have no values to predict"):
+        MAE(encoder)

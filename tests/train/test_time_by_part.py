@@ -1,0 +1,69 @@
+"""The log says where the time of a step went: loader, each step of the views, encoder, backward, optimiser."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import config
+
+from mezzotint.train.log import Meter, read_metrics
+from mezzotint.train.loop import pretrain
+from mezzotint.train.recipe import Recipe, resolve_recipe
+from mezzotint.types import Batch
+
+
+def lines_of(recipe: dict[str, Any], out: Path) -> list[dict[str, Any]]:
+    return read_metrics(pretrain(Recipe.build(resolve_recipe(recipe)), out, progress="quiet") / "metrics.jsonl")
+
+
+def parts(line: dict[str, Any]) -> dict[str, float]:
+    return {key.removeprefix("time/"): value for key, value in line.items() if key.startswith("time/")}
+
+
+def test_a_measured_step_names_its_parts_and_they_add_up(tmp_path: Path) -> None:
+    recipe = config()
+    recipe["views"]["policy"] = {"kind": "rand_augment", "names": ["equalize", "rotate"]}
+    lines = lines_of(recipe, tmp_path / "run")
+    assert not parts(lines[0]) and not parts(lines[2]), "only the second step is measured"
+    found = parts(lines[1])
+    assert set(found) == {
+        "rest", "views", "draw", "crop", "flip", "policy", "affine", "equalize", "randomized_quantization", "normalize",
+        "forward", "encoder", "backward", "optimizer",
+    }  # fmt: skip
+    assert min(found.values()) > 0.0
+    step = recipe["run"]["batch_size"] / lines[1]["images_per_second"]  # a line a step
+    assert 0.5 * step < sum(found.values()) <= step
+    views = sum(found[name] for name in ("views", "draw", "crop", "flip", "policy", "affine", "equalize"))
+    assert views <= lines[1]["augment_share"] * step
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_did_stands_beside_the_step(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    recipe = config(batch_size=2, loader={"workers": workers})
+    recipe["data"] = {"kind": "image_folder", "root": str(tmp_path / "images"), "size": 16}
+    found = parts(lines_of(recipe, tmp_path / "run")[1])
+    loader = {name.removeprefix("loader/") for name in found if name.startswith("loader/")}
+    assert loader == {"read", "draw", "decode", "crop"}
+    assert all(value > 0.0 for value in found.values())
+
+
+def test_other_steps_neither_wait_for_a_device_nor_hook_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waits.append)
+    encoder, meter = torch.nn.Linear(2, 2), Meter()
+    batch, device = Batch((torch.zeros(1, 2),), torch.zeros(1, dtype=torch.int64)), torch.device("cuda")
+    with meter.measured(0, batch, encoder, device):
+        encoder(batch.x[0])
+        assert not encoder._forward_hooks and not encoder._forward_pre_hooks
+    assert not waits and not meter.parts
+    with meter.measured(1, batch, encoder, device):
+        encoder(batch.x[0])
+    assert len(waits) == 4 and set(meter.parts) == {"time/rest", "time/encoder"}
+    assert not encoder._forward_hooks and not encoder._forward_pre_hooks
