@@ -1,8 +1,8 @@
 """Detection from a pretrained and from the untrained encoder, at an equal budget, seed by seed.
 
-An encoder is pretrained on the embedded emoji without labels (the demo at half its width and a part of its epochs),
-and `pasted_c4` is trained from it and from the same network with fresh weights. Seeds differ in the heads, the
-untrained encoder, the order, flips and sampling; the pretrained encoder is one.
+The demo's encoder is pretrained on the embedded emoji without labels, and `pasted_c4` is trained from it and from the
+same network with fresh weights. Seeds differ in the heads, the untrained encoder, the order, flips and sampling; the
+pretrained encoder is one.
 
     python benchmarks/detection.py > benchmarks/results/detection.md
     python benchmarks/detection.py --encoder runs/demo training.steps=100
@@ -23,7 +23,7 @@ from mezzotint import load_encoder, pretrain
 from mezzotint.train.recipe import DEMO, Recipe, read_recipe
 from mezzotint.transfer.detection import plan, run_transfer
 
-PRETRAINING = ["encoder.width=32", "run.epochs=15", "run.log.knn_epochs=0"]
+PRETRAINING = ["run.log.knn_epochs=0"]
 
 
 def main() -> None:
