@@ -88,3 +88,24 @@ class Draws:
 def sample_order(length: int, seed: int, epoch: int) -> Tensor:
     """The order in which an epoch visits a data set: an int64 permutation of `0 … length − 1`, a pure function."""
     return Draws(torch.arange(length), key_of(seed, epoch, "order")).bits("order").argsort(stable=True)
+
+
+def weighted_order(weights: Tensor, count: int, seed: int, epoch: int, *, replacement: bool) -> Tensor:
+    """Samples of an epoch, each drawn in proportion to the weights: int64 `[count]`, a pure function.
+
+    Without replacement each is drawn from those that are left, all at once by keys that race: the one of weight `w` has
+    an exponential waiting time of rate `w` (Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir").
+
+    Args:
+        weights: float64 `[N]`, 0 or more; `count` of them above 0 where nothing is replaced, else one.
+        count: how many are drawn.
+        seed: of the run.
+        epoch: from 0.
+        replacement: whether the same sample can be drawn again.
+    """
+    draws = Draws(torch.arange(count if replacement else len(weights)), key_of(seed, epoch, "weighted order"))
+    unit = (draws.bits("order").double() + 0.5) * 2.0**-32  # neither 0 nor 1
+    if not replacement:
+        return (-unit.log() / weights).argsort(stable=True)[:count]
+    upto = weights.cumsum(0)
+    return torch.searchsorted(upto, unit * upto[-1], right=True)

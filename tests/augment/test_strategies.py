@@ -10,9 +10,10 @@ from torchvision.transforms import v2
 
 from mezzotint.augment.aug_mix import AugMix
 from mezzotint.augment.auto_augment import FAST_AUTO_AUGMENT, AutoAugment, FastAutoAugment, Published
+from mezzotint.augment.image import HorizontalFlip
 from mezzotint.augment.operations import IDENTITY, NAMES
 from mezzotint.augment.policies import Policy, identity, simclr, three_augment
-from mezzotint.augment.policy import Choice
+from mezzotint.augment.policy import Chain, Choice
 from mezzotint.augment.strategies import RAND_AUGMENT, RandAugment, Strategy, TrivialAugment, describe
 from mezzotint.augment.sub_policies import SubPolicies, read_sub_policies, write_sub_policies
 from mezzotint.schema import RecipeError, resolve
@@ -127,6 +128,7 @@ ALL: list[Policy] = [
     RandAugment(), RandAugment(extended=True, num_ops=3), AutoAugment(), AutoAugment(policy="svhn", fill=128),
     TrivialAugment(interpolation="bilinear"), AugMix(), AugMix(depth=2, width=1), three_augment(), FastAutoAugment(),
     Choice(policies=[simclr(), RandAugment(), identity()]), Policy(transforms=[RandAugment(), simclr()]),
+    Chain(transforms=[RandAugment(), HorizontalFlip()]),
 ]  # fmt: skip
 
 
@@ -190,6 +192,7 @@ def test_a_wrong_file_is_refused_in_one_line(text: str, message: str, tmp_path: 
     [
         lambda: RandAugment(magnitude=31), lambda: RandAugment(num_ops=0), lambda: RandAugment(names=["rotat"]),
         lambda: RandAugment(names=[]), lambda: RandAugment(names=["rotate"], extended=True),
+        lambda: RandAugment(std=-1.0), lambda: RandAugment(p=0.0),
         lambda: RandAugment(fill=256), lambda: TrivialAugment(bins=1), lambda: AugMix(severity=11),
         lambda: AugMix(width=0), lambda: FastAutoAugment(file="nowhere.yaml"), lambda: Choice(policies=[]),
         lambda: RandAugment().apply(torch.rand(1, 4, 8, 8), {}),
@@ -198,6 +201,19 @@ def test_a_wrong_file_is_refused_in_one_line(text: str, message: str, tmp_path: 
 def test_bad_arguments_are_refused_in_three_parts(build: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"^got .*; allowed.*"):
         build()
+
+
+def test_magnitudes_vary_and_operations_are_left_out_as_often_as_asked() -> None:
+    plain = RandAugment(names=["rotate"], magnitude=9, bins=11)
+    _, sure = plain.operations(SHAPE, MANY)
+    assert sure.abs().aminmax() == pytest.approx((27.0, 27.0))
+    op, magnitude = RandAugment(names=["rotate"], magnitude=9, bins=11, std=0.5, p=0.5).operations(SHAPE, MANY)
+    degrees = magnitude.abs()
+    assert float((op == IDENTITY).float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(degrees.max()) == 30.0  # no further than the last bin, which 2.3 % of the draws pass
+    assert float((degrees == 30.0).float().mean()) == pytest.approx(0.023, abs=0.01)
+    assert float(degrees.median()) == pytest.approx(27.0, abs=0.1)
+    assert float((degrees - 27.0).std()) == pytest.approx(1.5, abs=0.1)
 
 
 def test_an_unknown_strategy_is_refused_with_the_nearest() -> None:

@@ -29,6 +29,29 @@ def test_what_fits_is_opened(tmp_path: Path) -> None:
     assert open_source(str(tmp_path / "s.npz"), series).input.modality == "series"
 
 
+def test_tokens_are_those_that_the_encoder_knows(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words\nand more\n")
+    np.save(tmp_path / "a.npy", np.array([[3, 4, 9], [1, 2, 0]]))
+    known, other = (Input((8,), (), (), "tokens", size) for size in (258, 30_524))
+    assert len(open_source(str(tmp_path / "a.txt"), known)) == 2
+    for encoder in (known, other):
+        assert open_source(str(tmp_path / "a.npy"), encoder).input == encoder
+    with pytest.raises(ValueError, match="258 different tokens can stand; the encoder knows 30524: texts are taken"):
+        open_source(str(tmp_path / "a.txt"), other)
+    with pytest.raises(ValueError, match="got the token 9 and vocabulary=6"):
+        open_source(str(tmp_path / "a.npy"), Input((8,), (), (), "tokens", 8))
+
+
+def test_images_with_captions_are_named_by_their_list(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 50)).save(tmp_path / "a.png")
+    (tmp_path / "captions.csv").write_text("path,caption\na.png,a black square\na.png,nothing\n")
+    encoder = Input((4, 16, 16), (0.5,) * 3 + (0.0,), (0.5,) * 3 + (1.0,), "image_text", 258, 12)
+    source = open_source(str(tmp_path / "captions.csv"), encoder)
+    assert len(source) == 2 and source.read(1)["x"].shape == (4, 16, 16)
+    with pytest.raises(ValueError, match="allowed is a list of captions, .csv or .json, beside its images"):
+        open_source("nowhere", encoder)
+
+
 def test_sound_may_have_any_length() -> None:
     from mezzotint.data.speech import Speech
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mezzotint.data import video_files
+from mezzotint.data.labelled import Labelled
 from mezzotint.data.spins import Spins, render
 from mezzotint.data.video import VideoFolder
 from mezzotint.data.video_files import UndecodableVideo, evenly, middle, read_frames
@@ -143,6 +144,9 @@ def test_a_folder_with_splits(tmp_path: Path) -> None:
     everything, (task,) = source.evaluation()
     assert task.name == "label/val" and task.test.tolist() == [5, 6] and everything.read(5)["x"].shape[1] == 4
     assert source.fingerprint() != everything.fingerprint()
+    # Fine-tuning cuts its clips out of the context as pretraining does, and is scored on clips.
+    learnt = Labelled(source=source)
+    assert learnt.read(0)["x"].shape[1] == 8 and learnt.evaluation()[0].read(0)["x"].shape[1] == 4
 
 
 def test_lists_of_kinetics_and_something_something(tmp_path: Path) -> None:

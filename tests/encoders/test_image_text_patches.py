@@ -63,5 +63,5 @@ def test_methods_that_need_numbers_refuse() -> None:
     encoder = ViT(INPUT, width=12, depth=1, heads=2, patch=4)
     with pytest.raises(ValueError, match="got level=input for tokens"):
         EMix(encoder, level="input")
-    with pytest.raises(ValueError, match="got tokens, which have no values to predict"):
+    with pytest.raises(ValueError, match="got image_text, and tokens have no values to predict"):
         MAE(encoder)

@@ -192,6 +192,14 @@ def test_initialisation_is_xavier_uniform() -> None:
             assert torch.equal(parameter, torch.full_like(parameter, float(name.endswith("weight")))), name
 
 
+@pytest.mark.parametrize("width", [64, 384])
+def test_tokens_are_not_drowned_by_their_positions(width: int) -> None:
+    encoder = ViT(Input((128,), (), (), "tokens", 258), width=width, depth=1, heads=2)
+    values, where = encoder.patches.split(torch.randint(2, 258, (8, 128), generator=torch.Generator().manual_seed(0)))
+    says, stands = encoder.patches.embed(values), encoder.places(where)
+    assert 0.5 < float(says.detach().var() / stands.var()) < 5.0
+
+
 def test_drop_path_keeps_the_mean_and_is_off_in_eval() -> None:
     torch.manual_seed(0)
     layer, x = DropPath(0.25), torch.ones(4000, 2, 3)

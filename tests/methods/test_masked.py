@@ -215,7 +215,7 @@ def test_mae_learns_a_pattern_that_neighbours_tell() -> None:
 
 def test_mae_refuses_tokens() -> None:
     words = ViT(Input((12,), (), (), "tokens", 9), width=16, depth=1, heads=2)
-    with pytest.raises(ValueError, match="got tokens, which have no values to predict; allowed .*: choose bridle"):
+    with pytest.raises(ValueError, match="got tokens, and tokens have no values to predict; allowed .*: choose bridle"):
         MAE(words)
 
 

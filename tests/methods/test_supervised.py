@@ -9,14 +9,18 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
+from mezzotint.augment.masking import AxesMask
 from mezzotint.encoders.resnet import ResNet, resnet8
 from mezzotint.encoders.saving import save_encoder
+from mezzotint.encoders.vit import ViT
+from mezzotint.methods.mixing import Mixing
 from mezzotint.methods.supervised import Supervised, start_from
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
 
 INPUT = Input((3, 16, 16), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 LABELS = torch.tensor([0, 2, 1, 2, 0, 1])
+NUMBERED = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 16, 16)
 
 
 def encoder(seed: int = 0, width: int = 4) -> ResNet:
@@ -68,11 +72,9 @@ def test_binary_loss_of_several_labels() -> None:
 
 
 def test_mixup_blends_samples_and_targets_by_the_same_weight() -> None:
-    method = supervised(mixup=1.0)
-    x = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 16, 16)
     draws = views().draws
-    mixed, target = method._mixed(x, torch.arange(6) % 3, draws)
-    again, _ = method._mixed(x, torch.arange(6) % 3, draws)
+    mixed, target = Mixing(mixup=1.0)(NUMBERED, one_hot(torch.arange(6) % 3, 3).float(), draws)
+    again, _ = Mixing(mixup=1.0)(NUMBERED, one_hot(LABELS, 3).float(), draws)
     assert torch.equal(mixed, again)  # a function of the key
     keep = target[torch.arange(6), torch.arange(6) % 3]
     torch.testing.assert_close(target.sum(1), torch.ones(6))
@@ -80,26 +82,67 @@ def test_mixup_blends_samples_and_targets_by_the_same_weight() -> None:
     for row in range(6):  # x = keep · own + (1 − keep) · partner, for one partner that is not itself
         fits = [p for p in range(6) if p != row and torch.isclose(value[row], keep.min() * row + (1 - keep.min()) * p)]
         assert len(fits) == 1
-    other = supervised(mixup=1.0)._mixed(x, LABELS, views(step=1).draws)[0]
+    other, _ = Mixing(mixup=1.0)(NUMBERED, target, views(step=1).draws)
     assert not torch.equal(other, mixed)
 
 
-def test_cutmix_pastes_a_box_and_weighs_by_its_area() -> None:
-    method = supervised(cutmix=1.0)
-    x = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 16, 16)
-    seen = set()
+@pytest.mark.parametrize("p", [1.0, 0.5])
+def test_cutmix_pastes_a_box_and_weighs_by_its_area(p: float) -> None:
+    seen, untouched = set(), 0
     for step in range(8):
-        mixed, target = method._mixed(x, torch.arange(6) % 3, views(step=step).draws)
-        kept = (mixed == x).float().mean(dim=(1, 2, 3))
+        own = one_hot(torch.arange(6) % 3, 3).float()
+        mixed, target = Mixing(cutmix=1.0, p=p)(NUMBERED, own, views(step=step).draws)
+        kept = (mixed == NUMBERED).float().mean(dim=(1, 2, 3))
         foreign = mixed.amax(dim=(1, 2, 3)) + mixed.amin(dim=(1, 2, 3)) - torch.arange(6.0)
-        expected = kept[:, None] * one_hot(torch.arange(6) % 3, 3) + (1 - kept)[:, None] * one_hot(
-            foreign.long() % 3, 3
-        )
+        expected = kept[:, None] * own + (1 - kept)[:, None] * one_hot(foreign.long() % 3, 3)
         torch.testing.assert_close(target, expected)
-        seen.add(float(kept[0]))
-    assert len(seen) > 4
+        seen |= set(kept.tolist())
+        untouched += int((kept == 1).sum())
+    assert len(seen) > 4 and (untouched > 10) == (p < 1)
     with pytest.raises(ValueError, match=r"cutmix cuts boxes out of \[B, C, H, W\], got \[6, 4\]"):
-        method._mixed(torch.zeros(6, 4), LABELS, views().draws)
+        Mixing(cutmix=1.0)(torch.zeros(6, 4), own, views().draws)
+
+
+def test_mixup_of_a_share_of_the_samples_each_by_its_own_weight() -> None:
+    """As AST mixes audio: half of the clips, by weights of Beta(10, 10)."""
+    count = 4000
+    x, target = torch.eye(2).repeat(count // 2, 1), torch.eye(2).repeat(count // 2, 1)
+    mixing, draws = Mixing(mixup=10.0, p=0.5, each=True), Draws(torch.arange(count), key_of(0, 3))
+    mixed, targets = mixing(x, target, draws)
+    assert torch.equal(mixed, targets)
+    own = (mixed * x).sum(1)
+    blended = own[own < 1]  # partners of the other kind: half of those that are mixed
+    assert len(blended) == pytest.approx(count / 4, rel=0.1)
+    assert float(blended.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(blended.var()) == pytest.approx(1 / 84, rel=0.15)  # α² / ((2α)² (2α + 1))
+    # Whether a sample is mixed, and by what weight, is its own draw and not its place's.
+    few = Draws(torch.arange(10, 20), key_of(0, 3))
+    alone = (mixing(x[10:20], x[10:20], few)[0] * x[10:20]).sum(1)
+    both = (alone < 1) & (own[10:20] < 1)
+    assert both.any() and torch.equal(alone[both], own[10:20][both])
+
+
+@pytest.mark.parametrize("bits", [None, (4, 4)])
+def test_patches_are_dropped_in_training_alone(bits: tuple[int, int] | None) -> None:
+    """Whole times and frequencies, of any number; what is left gives the feature."""
+    torch.manual_seed(0)
+    spectrogram = Input((1, 16, 64), (0.0,), (1.0,), "audio")
+    vit = ViT(spectrogram, width=12, depth=1, heads=2, patch=4)
+    drop = AxesMask(ratios=[0.25, 0.5])
+    method = Supervised(vit, num_classes=3, drop=drop, bits=bits).train()
+    for frames in (64, 32):  # of a shorter clip, too
+        v = Views((torch.randn(6, 1, 16, frames),), ("global",), Draws(torch.arange(6), key_of(0, frames)), LABELS)
+        keep, _ = drop.draw((4, frames // 4), v.draws.fold("drop", 0))
+        assert keep.shape == (6, 3 * frames // 8)
+        whole = method.eval()(v).loss
+        method.train()
+        if bits is None:
+            expected = cross_entropy(method.head(vit.tokens(v.x[0], keep).mean(dim=1)), LABELS)
+            torch.testing.assert_close(method(v).loss, expected)
+            torch.testing.assert_close(whole, cross_entropy(method.head(vit(v.x[0])), LABELS))
+        assert not torch.isclose(method(v).loss, whole)
+    with pytest.raises(ValueError, match="has no patches to hide"):
+        supervised(drop=drop)
 
 
 def test_a_frozen_encoder_changes_in_nothing() -> None:
@@ -146,7 +189,6 @@ def test_training_at_low_bits_differs_from_float_and_reaches_every_weight() -> N
     [
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
-        ({"mixup": -1.0}, "mixup=-1.0"),
         ({"bits": (1, 4)}, r"got bits=\[1, 4\]"),
         ({"bits": (4, 4), "freeze": True}, "leave freeze out"),
     ],
@@ -154,6 +196,14 @@ def test_training_at_low_bits_differs_from_float_and_reaches_every_weight() -> N
 def test_settings_out_of_range_are_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         supervised(**keys)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"mixup": -1.0}, {}, {"mixup": 1.0, "p": 0.0}, {"mixup": 1.0, "cutmix": 1.0, "each": True}]
+)
+def test_mixing_out_of_range_is_refused(keys: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^got .*; allowed"):
+        Mixing(**keys)
 
 
 @pytest.mark.parametrize(

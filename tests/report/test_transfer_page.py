@@ -21,7 +21,7 @@ from mezzotint.transfer.detection import trained_localizer
 from mezzotint.types import Input
 
 TINY = [
-    "data.images=4", "data.test_images=2", "data.size=48", "data.scale=[16,24]", "training.steps=2",
+    "data.images=4", "data.test_images=2", "data.size=48", "data.scale=[16,24]", "training.steps=1",
     "training.batch_size=2", "training.exact_norms=1", "--quiet",
 ]  # fmt: skip
 SMALL = [

@@ -37,6 +37,15 @@ def test_a_run_is_evaluated_at_the_bits_of_its_overrides(run: Path) -> None:
     assert read_evaluation(run) == floats
 
 
+def test_no_bits_are_float_alone(run: Path) -> None:
+    quick = ["evaluate.probes=[knn]", "evaluate.seeds=1", "evaluate.baselines=false"]
+    default = evaluate(run, quick).rows
+    assert evaluate(run, [*quick, "evaluate.bits=[]"]).rows == default
+    assert {(row.weight_bits, row.activation_bits) for row in default} == {(32, 32)}
+    with pytest.raises(ValueError, match="crops=2 of samples at 32/32 bits; "):  # refused for the data, not the bits
+        evaluate(run, ["evaluate.bits=[]"], crops=2)
+
+
 def test_the_summary_puts_low_bits_under_their_float_figure(run: Path) -> None:
     evaluate(run, ["evaluate.probes=[knn, linear]", "evaluate.seeds=1", "evaluate.bits=[8/8]"])
     lines = summary(run)

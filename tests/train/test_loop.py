@@ -88,11 +88,23 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, method: str, m
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
 
 
-def test_dropout_is_drawn_anew_and_alike_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vit = {"kind": "vit", "width": 16, "depth": 2, "heads": 2, "patch": 4, "drop_path": 0.5}
+VIT = {"kind": "vit", "width": 16, "depth": 2, "heads": 2, "patch": 4, "drop_path": 0.5}
+SUPERVISED = {
+    "data": {"kind": "labelled", "source": {"kind": "samples", "name": "digits"}, "balance": {"samples": 1024}},
+    "views": {"kind": "one_view", "crop": {"size": 8}},
+    "method": {
+        "kind": "supervised", "num_classes": 10, "mixing": {"mixup": 10.0, "p": 0.5, "each": True},
+        "drop": {"kind": "axes_mask", "ratios": [0.5, 0.0]},
+    },
+}  # fmt: skip
 
+
+@pytest.mark.parametrize("sections", [{}, SUPERVISED], ids=["drop_path", "samples, mixing and dropped patches"])
+def test_what_is_drawn_in_training_is_drawn_anew_and_alike_after_a_stop(
+    tmp_path: Path, sections: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def made() -> Recipe:
-        return Recipe.build(resolve_recipe({**config(), "encoder": vit}))
+        return Recipe.build(resolve_recipe({**config(), "encoder": VIT, **sections}))
 
     pretrain(made(), tmp_path / "whole", progress="quiet")
     monkeypatch.setenv("MEZZOTINT_FAULT", "loop.after_backward:step=2:sigterm")

@@ -39,7 +39,9 @@ def labelled(method: dict[str, Any], **run: Any) -> Recipe:
     """A recipe on a part of the embedded digits that come with their labels."""
     plain = config("simclr", **{"batch_size": 64} | run)
     data = {"kind": "labelled", "source": plain["data"], "fraction": 0.1}
-    return Recipe.build(resolve_recipe({**plain, "data": data, "method": method}))
+    encoder, views = {"kind": "resnet8", "stem": "small", "width": 2}, {"kind": "two_views", "policy": "identity"}
+    parts = {"data": data, "method": method, "encoder": encoder, "views": views}
+    return Recipe.build(resolve_recipe({**plain, **parts}))
 
 
 # ---------------------------------------------------------------------- 5: the directory of a run
@@ -71,13 +73,21 @@ def test_a_run_goes_on_in_the_directory_it_is_given_and_nowhere_else(
 # ---------------------------------------------------------------------- 6: ranks over machines
 
 
-def _on_a_machine(machine: int, folder: str, port: int) -> None:
-    """The only process of one of two machines, with the environment that `torchrun` gives it."""
-    torch.set_num_threads(1)
-    os.environ |= {
+def _environment(machine: int, port: int) -> dict[str, str]:
+    """What `torchrun` gives the only process of one of two machines."""
+    return {
         "RANK": str(machine), "LOCAL_RANK": "0", "GROUP_RANK": str(machine), "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
+
+
+def _second_machine(_: int, folder: str, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= _environment(1, port)
+    _on_a_machine(1, folder)
+
+
+def _on_a_machine(machine: int, folder: str) -> None:
     with dist.process_group(torch.device("cpu"), timeout_s=60.0):
         ranks = dist.gather(torch.tensor([dist.rank()]))
         plan = BatchPlan(40, 8, 0, dist.rank(), dist.world_size())
@@ -85,11 +95,17 @@ def _on_a_machine(machine: int, folder: str, port: int) -> None:
         torch.save({"ranks": ranks, "seen": seen, "main": dist.is_main()}, f"{folder}/{machine}.pt")
 
 
-def test_machines_have_ranks_of_their_own_and_share_the_samples(tmp_path: Path) -> None:
+def test_machines_have_ranks_of_their_own_and_share_the_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    spawn(_on_a_machine, args=(str(tmp_path), port), nprocs=2)  # type: ignore[no-untyped-call]
+    other = spawn(_second_machine, args=(str(tmp_path), port), nprocs=1, join=False)  # type: ignore[no-untyped-call]
+    for key, value in _environment(0, port).items():
+        monkeypatch.setenv(key, value)
+    _on_a_machine(0, str(tmp_path))
+    assert other.join(60.0)
     found = [torch.load(tmp_path / f"{machine}.pt", weights_only=True) for machine in range(2)]
     assert [one["main"] for one in found] == [True, False]
     for one in found:

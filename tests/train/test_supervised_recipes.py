@@ -34,15 +34,37 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    av = pytest.importorskip("av")
+    folder = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        place = folder / ("train" if number < 32 else "val") / f"class{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        with av.open(str(place / f"{number}.mp4"), "w") as container:
+            stream = container.add_stream("mpeg4", rate=30)
+            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+            for _ in range(8):
+                frame = av.VideoFrame.from_ndarray(rng.integers(0, 255, (32, 48, 3), dtype=np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    return folder
+
+
 @pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("supervised/")])
 def test_two_steps(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     published = read_recipe(name)
     timm = published["encoder"]["kind"] == "timm"
-    audio = published["data"]["source"]["kind"] == "audio_folder"
+    kind = published["data"]["source"]["kind"]
     small = ["run.epochs=1", "run.batch_size=16", "run.loader.workers=0", "run.log.every_steps=1", "data.fraction=1.0"]
-    if name == "supervised/finetune_any":
+    if kind == "smartwatch":
         small = ["run.epochs=1", "run.batch_size=200"]
-    elif audio:
+    elif kind == "video_folder":
+        small += [f"data.source.root={request.getfixturevalue('videos')}", "data.source.size=32"]
+        small += ["data.source.files=null", "data.source.test_files=null", "run.compute.precision=fp32"]
+        small += ["encoder.depth=1", "encoder.width=24", "encoder.heads=2"]
+    elif kind == "audio_folder":
         lists = ("files", "test_files", "test_fold", "labels")
         small += [
             f"data.source.root={request.getfixturevalue('sounds')}",
@@ -51,6 +73,7 @@ def test_two_steps(name: str, tmp_path: Path, request: pytest.FixtureRequest) ->
         ]
         small += [*(f"data.source.{key}=null" for key in lists), "encoder.width=24", "encoder.heads=2"]
         small.append("data.source.seconds=1.295")  # 128 frames
+        small += ["data.balance.samples=32"] if published["data"]["balance"] else []
     else:
         small += ["encoder.depth=1", "encoder.heads=2"] if published["encoder"]["kind"] == "vit" else []
         small += [

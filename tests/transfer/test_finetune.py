@@ -31,11 +31,15 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_runs_score_and_are_used_again(encoder: Path, tmp_path: Path) -> None:
-    what = plan(encoder, "digits", [*FAST, "data.fraction=0.1", "evaluate.bits=[4/4]"])
+    what = plan(encoder, "digits", [*FAST, "data.fraction=0.1", "data.balance.samples=128", "evaluate.bits=[4/4]"])
     rows = finetune(what, tmp_path / "out", progress="quiet").rows
     found = {(row.probe, row.metric, row.weight_bits): row for row in rows}
     row = found["finetune", "digit/holdout/top1", 32]
-    assert "fraction=0.1" in row.protocol and "train=143 test=358" in row.protocol and "select=last" in row.protocol
+    assert (
+        "fraction=0.1 balance=128/again" in row.protocol
+        and "train=143 test=358" in row.protocol
+        and "select=last" in row.protocol
+    )
     assert found["majority", "digit/holdout/top1", 32].value == pytest.approx(0.1, abs=0.01)
     assert ("finetune_scratch", "digit/holdout/top1", 32) in found and ("finetune", "digit/holdout/top1", 4) in found
     assert read_evaluation(tmp_path / "out") == rows
@@ -111,7 +115,9 @@ def test_command_line(encoder: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*arguments, "--no-baselines", "--json"])
     assert done.exit_code == 0, done.output
     last = json.loads(done.stdout.splitlines()[-1])
-    assert Path(last["report"]).is_file() and "train=40" in last["rows"][0]["protocol"]
+    assert "train=40" in last["rows"][0]["protocol"]
+    page = Path(last["report"]).read_text(encoding="utf-8")
+    assert "<h3>Loss, finetuned-0</h3>" in page and "<h3>Accuracy in the batch, finetuned-0</h3>" in page
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,17 @@ class Policy(Compose):
         super().__init__(transforms=transforms)
 
 
+class Chain(Policy):
+    """Any transforms in order, other policies among them.
+
+    Args:
+        transforms: such as `rand_augment`, then `random_erasing`.
+    """
+
+    def __init__(self, *, transforms: list[Transform]) -> None:
+        super().__init__(transforms=transforms)
+
+
 class Choice(Policy):
     """For each sample one of several policies, drawn uniformly.
 

@@ -150,6 +150,8 @@ class RandAugment(Strategy):
         num_ops: operations one after the other; N of the paper.
         magnitude: bin of all magnitudes, from 0; M of the paper.
         bins: into which each range is cut.
+        std: deviation of the magnitude, drawn for each operation and kept within the bins.
+        p: probability of each operation; otherwise it is left out.
         extended: add the colour operations of SimCLR that are missing: hue, greyscale and blur.
         names: the operations to draw from, instead; one that is named twice is drawn twice as often.
         interpolation: of shears, translations and rotations.
@@ -162,6 +164,8 @@ class RandAugment(Strategy):
         num_ops: int = 2,
         magnitude: int = 9,
         bins: int = 31,
+        std: float = 0.0,
+        p: float = 1.0,
         extended: bool = False,
         names: list[str] | None = None,
         interpolation: Sampling = "nearest",
@@ -175,6 +179,8 @@ class RandAugment(Strategy):
                 f"got magnitude={magnitude} of bins={bins}; allowed is a bin of 0 to bins − 1, and two bins or more: "
                 "9 of 31 is published"
             )
+        if std < 0.0 or not 0.0 < p <= 1.0:
+            raise ValueError(f"got std={std}, p={p}; allowed are 0 or more and a probability in (0, 1]: 0.5 and 0.5")
         if names is not None and extended:
             raise ValueError(
                 "got extended=True and a list of names; allowed is one of the two: leave extended out, "
@@ -183,13 +189,18 @@ class RandAugment(Strategy):
         chosen = [*_PUBLISHED, *(EXTRA if extended else ())] if names is None else list(names)
         check_names(chosen, RAND_AUGMENT)
         self.num_ops, self.names_drawn = num_ops, chosen
-        self.magnitude, self.bins = magnitude, bins
+        self.magnitude, self.bins, self.std, self.p = magnitude, bins, std, p
 
     def operations(self, shape: Sequence[int], draws: Draws) -> tuple[Tensor, Tensor]:
-        """N operations, at the same level."""
+        """N operations, at the same level, or around it."""
         which = draws.integers("operation", self.num_ops, high=len(self.names_drawn))
-        level = torch.full(which.shape, self.magnitude / (self.bins - 1), dtype=torch.float64)
-        return magnitudes(RAND_AUGMENT, self.names_drawn, which, level, draws, shape)
+        level = torch.full(which.shape, float(self.magnitude), dtype=torch.float64)
+        if self.std > 0.0:
+            level = (level + self.std * draws.normal("level", self.num_ops)).clamp_(0.0, self.bins - 1.0)
+        op, magnitude = magnitudes(RAND_AUGMENT, self.names_drawn, which, level / (self.bins - 1), draws, shape)
+        if self.p < 1.0:
+            op = torch.where(draws.uniform("applied", self.num_ops) < self.p, op, NAMES.index("identity"))
+        return op, magnitude
 
 
 class TrivialAugment(Strategy):

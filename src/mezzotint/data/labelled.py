@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from mezzotint.component import Component
+from mezzotint.data.balance import Balance
 from mezzotint.data.nvjpeg import Jpeg
-from mezzotint.data.source import Box, Croppable, Encoded, Evaluable, Index, InMemory, Named, Source, Task
+from mezzotint.data.source import Box, Croppable, Encoded, Evaluable, Index, InMemory, Longer, Named, Source, Task
 from mezzotint.data.split import some_of_each
 from mezzotint.seeding import key_of
 from mezzotint.types import Sample
@@ -33,11 +34,13 @@ class Labelled(Component, Source):
         per_class: so many of each class instead, for few-shot learning; not for tags.
         files: a text file of ids or file names, one a line: exactly these instead.
         seed: of the choice.
+        balance: draw samples of rare labels as often as those of common ones; by default each is visited once an epoch.
 
     Attributes:
         task: the task over the chosen training samples.
         num_classes: how many classes there are.
         chosen: int64 `[N]`, indices in the source of all samples.
+        weighting: how often each is drawn; `None` without `balance`.
 
     Raises:
         ValueError: when there is no such task, a share is out of range, or the list names what is not there.
@@ -57,6 +60,7 @@ class Labelled(Component, Source):
         per_class: int | None = None,
         files: str | None = None,
         seed: int = 0,
+        balance: Balance | None = None,
     ) -> None:
         if not 0.0 < fraction <= 1.0 or (per_class is not None and per_class < 1):
             raise ValueError(
@@ -78,7 +82,9 @@ class Labelled(Component, Source):
             classes = np.zeros(len(labels), np.int64) if tags else labels
             pool = some_of_each(classes, pool, key_of("labelled", seed), fraction=fraction, per_class=per_class)
         self.labels, self.chosen = torch.from_numpy(labels), torch.from_numpy(pool)
+        self.weighting = None if balance is None else balance.weighting(self.labels, self.chosen)
         self.task = replace(found, train=pool)
+        self._trained_on = self.samples.longer() if isinstance(self.samples, Longer) else self.samples
         self.input = source.input
         self._own = source.fingerprint()
         # What the samples can, this can: the loader asks by the presence of these methods.
@@ -94,8 +100,8 @@ class Labelled(Component, Source):
         return len(self.chosen)
 
     def read(self, index: int) -> Sample:
-        """One sample of the source."""
-        return self.samples.read(int(self.chosen[index]))
+        """One sample of the source, as long as training reads it."""
+        return self._trained_on.read(int(self.chosen[index]))
 
     def targets(self, indices: Tensor) -> Tensor:
         """int64 `[B]` → labels int64 `[B]`, or bool `[B, C]` of tags."""

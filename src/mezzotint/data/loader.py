@@ -8,7 +8,7 @@ images are cropped while they are decoded, by worker processes.
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor
@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mezzotint import timing
 from mezzotint.data import nvjpeg
+from mezzotint.data.balance import Weighting
 from mezzotint.data.nvjpeg import Jpeg
-from mezzotint.data.source import Croppable, Encoded, InMemory, Source, Taught
+from mezzotint.data.source import Croppable, Encoded, InMemory, Source, Taught, Weighted
 from mezzotint.seeding import sample_order
 from mezzotint.types import Batch, Input, Unreadable
 
@@ -41,6 +42,7 @@ class BatchPlan:
         seed: of the order.
         rank: of this process.
         world_size: number of processes; each takes every `world_size`-th row of the step's batch.
+        weighting: how often samples are drawn; `None` visits each once an epoch.
     """
 
     length: int
@@ -48,12 +50,13 @@ class BatchPlan:
     seed: int
     rank: int = 0
     world_size: int = 1
+    weighting: Weighting | None = None
 
     def __post_init__(self) -> None:
-        if self.length < self.batch_size:
+        if self.samples < self.batch_size:
             raise ValueError(
-                f"got {self.length} samples, fewer than run.batch_size={self.batch_size}; allowed is a batch that the "
-                f"data fills: set run.batch_size={max(1, self.length)} or less"
+                f"got {self.samples} samples, fewer than run.batch_size={self.batch_size}; allowed is a batch that the "
+                f"data fills: set run.batch_size={max(1, self.samples)} or less"
             )
         if self.batch_size % self.world_size:
             raise ValueError(
@@ -61,10 +64,21 @@ class BatchPlan:
                 "multiple of their number"
             )
 
+    @classmethod
+    def of(cls, source: Source, batch_size: int, seed: int, rank: int, world_size: int) -> Self:
+        """The plan of a source, which may say how often its samples are drawn."""
+        weighting = source.weighting if isinstance(source, Weighted) else None
+        return cls(len(source), batch_size, seed, rank, world_size, weighting)
+
+    @property
+    def samples(self) -> int:
+        """Of an epoch, before it is cut into whole batches."""
+        return self.length if self.weighting is None else self.weighting.samples
+
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in an epoch; the rest of the order is left out, another rest each epoch."""
-        return self.length // self.batch_size
+        return self.samples // self.batch_size
 
     def epoch_of(self, step: int) -> int:
         """The epoch that a step (from 0) belongs to."""
@@ -73,13 +87,13 @@ class BatchPlan:
     def indices(self, step: int) -> Tensor:
         """This process's samples of a step, int64 `[batch_size / world_size]`."""
         start = step % self.steps_per_epoch * self.batch_size
-        order = _order(self.length, self.seed, self.epoch_of(step))
+        order = _order(self.length, self.weighting, self.seed, self.epoch_of(step))
         return order[start : start + self.batch_size][self.rank :: self.world_size]
 
 
 @functools.lru_cache(maxsize=2)
-def _order(length: int, seed: int, epoch: int) -> Tensor:
-    return sample_order(length, seed, epoch)
+def _order(length: int, weighting: Weighting | None, seed: int, epoch: int) -> Tensor:
+    return sample_order(length, seed, epoch) if weighting is None else weighting.order(seed, epoch)
 
 
 @dataclass

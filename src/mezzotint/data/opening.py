@@ -6,7 +6,7 @@ from pathlib import Path
 from mezzotint.data.arrays import Arrays
 from mezzotint.data.audio import AudioFolder
 from mezzotint.data.image import ImageFolder
-from mezzotint.data.image_text import EmojiNames
+from mezzotint.data.image_text import CaptionedImages, EmojiNames
 from mezzotint.data.mails import Mails
 from mezzotint.data.points import point_clouds
 from mezzotint.data.points_furniture import Furniture
@@ -17,6 +17,7 @@ from mezzotint.data.source import Source
 from mezzotint.data.speech import Speech
 from mezzotint.data.spins import Spins
 from mezzotint.data.table import Table
+from mezzotint.data.tokenizers import FIRST
 from mezzotint.data.tokens import Tokens
 from mezzotint.data.video import VideoFolder
 from mezzotint.types import Input
@@ -40,7 +41,7 @@ _ALLOWED = {
     "table": "a .csv, .npz or .parquet file",
     "video": "a folder of videos",
     "tokens": "a folder of text files, a .txt, .csv, .npz or .npy file",
-    "image_text": "the name of embedded data alone",
+    "image_text": "a list of captions, .csv or .json, beside its images",
 }
 
 
@@ -70,7 +71,9 @@ def open_source(name: str, input: Input) -> Source:
     elif input.modality == "video":
         source = VideoFolder(root=name, frames=input.shape[1], size=input.shape[2])
     elif input.modality == "tokens":
-        source = Tokens(path=name, length=input.shape[0])
+        source = Tokens(path=name, length=input.shape[0], vocabulary=input.vocabulary - FIRST)
+    elif input.modality == "image_text":
+        source = CaptionedImages(root=str(Path(name).parent), files=name, length=input.text, size=input.shape[-1])
     elif Path(name).is_dir():
         source = ImageFolder(root=name, size=input.shape[-1])
     else:
@@ -82,6 +85,12 @@ def open_source(name: str, input: Input) -> Source:
         raise ValueError(
             f"got {source.input.modality} of shape {source.input.shape}; the encoder takes {input.modality} of shape "
             f"{input.shape}: use data of that shape, or another encoder"
+        )
+    if source.input.vocabulary != input.vocabulary:
+        raise ValueError(
+            f"got {name}, in which {source.input.vocabulary} different tokens can stand; the encoder knows "
+            f"{input.vocabulary}: texts are taken apart into bytes here, so write the numbers that the encoder's "
+            "tokenizer gives into an .npz, or name the data in a recipe"
         )
     return source
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from mezzotint.data.balance import Weighting
 from mezzotint.types import Box as Box
 from mezzotint.types import Input, Sample
 
@@ -100,6 +101,15 @@ class Several(Protocol):
 
 
 @runtime_checkable
+class Longer(Protocol):
+    """A source of clips that can read more of each than an encoder takes, for training to cut other parts each time."""
+
+    def longer(self) -> Source:
+        """The same samples in the same order, as long as training reads them."""
+        ...
+
+
+@runtime_checkable
 class Encoded(Protocol):
     """A croppable source that can leave the decoding of JPEG files to a GPU.
 
@@ -132,6 +142,17 @@ class Taught(Protocol):
     def targets(self, indices: Tensor) -> Tensor:
         """int64 `[B]` → labels int64 `[B]`, or bool `[B, C]` where a sample has several."""
         ...
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """A source whose samples are not all visited once an epoch.
+
+    Attributes:
+        weighting: how often each is drawn; `None` where they are after all.
+    """
+
+    weighting: Weighting | None
 
 
 @runtime_checkable

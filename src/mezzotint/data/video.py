@@ -40,7 +40,7 @@ class VideoFolder(Component, Source):
         fps: frames a second; 30 / 4 for every fourth frame of most videos.
         sampling: `middle` takes the middle of a video at `fps`; `even` frames spread over all of it, as for
             Something-Something.
-        context: frames of a sample of pretraining, of which `random_clip` takes other `frames` each time; by default
+        context: frames of a sample of training, of which `random_clip` takes other `frames` each time; by default
             those of a clip.
         size: height and width.
         holdout: part of each class to be scored, where nothing else says it.
@@ -68,7 +68,7 @@ class VideoFolder(Component, Source):
         size: int = 224,
         holdout: float = 0.2,
     ) -> None:
-        self._frames = frames if context is None else context
+        self._frames = self._context = frames if context is None else context
         if frames < 1 or self._frames < frames or not fps > 0.0 or size < 1 or sampling not in ("middle", "even"):
             raise ValueError(
                 f"got frames={frames}, context={context}, fps={fps}, size={size}, sampling={sampling!r}; allowed are 1 "
@@ -118,6 +118,12 @@ class VideoFolder(Component, Source):
         """The same videos, each as several clips of the same length, and several squares of each; see `Several`."""
         other = copy.copy(self)
         other._parts = (clips, crops)
+        return other
+
+    def longer(self) -> Self:
+        """The same videos, each with its context; see `Longer`."""
+        other = copy.copy(self)
+        other._frames = self._context
         return other
 
     def id_of(self, index: int) -> str:

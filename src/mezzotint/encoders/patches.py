@@ -163,6 +163,9 @@ class GridPatches(Patches):
 class TokenPatches(Patches):
     """Each token is a patch.
 
+    The table starts standard normal, as in DABS (Tamkin et al. 2021, arXiv 2111.12062): on the scale of the positions
+    that are added to it. At a deviation of 0.02 sines and cosines drown the tokens (`docs/tokens.md`).
+
     Args:
         shape: `(L,)`.
         vocabulary: how many tokens there are.
@@ -177,7 +180,7 @@ class TokenPatches(Patches):
             )
         self.grid, self.num_values = shape, vocabulary
         self.table = nn.Embedding(vocabulary, dim)
-        nn.init.normal_(self.table.weight, std=0.02)
+        nn.init.normal_(self.table.weight)
 
     def grid_of(self, x: Tensor) -> tuple[int, ...]:
         """The length of `[B, L]`."""

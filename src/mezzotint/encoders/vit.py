@@ -168,10 +168,10 @@ class ViT(Encoder):
         out = self.encode(*self.embed(x, keep), self.there(x, keep))
         return out if self.cls is None else out[:, 1:]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, *sizes]` → `[B, D]`."""
-        there = self.there(x)
-        return self.pool(self.encode(*self.embed(x), there), there)
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """`[B, *sizes]` → `[B, D]`; of the patches in `keep` alone, as for `tokens`."""
+        there = self.there(x, keep)
+        return self.pool(self.encode(*self.embed(x, keep), there), there)
 
     def there(self, x: Tensor, keep: Tensor | None = None) -> Tensor | None:
         """Which patches are no padding: bool `[B, L']`, one in every sample at least; `None` where there is none."""

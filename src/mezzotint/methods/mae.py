@@ -37,7 +37,10 @@ class MAE(Masked):
         normalise: bool = True,
     ) -> None:
         if encoder.modality in ("tokens", "image_text"):
-            raise ValueError("got tokens, which have no values to predict; allowed is any other data: choose bridle")
+            raise ValueError(
+                f"got {encoder.modality}, and tokens have no values to predict; allowed is data without them: "
+                "choose bridle"
+            )
         super().__init__(encoder, mask, decoder, need_patches(encoder).patches.num_values)
         self.normalise = normalise and self.encoder.patches.num_values > 1
 

@@ -6,29 +6,31 @@ protocol of Chen et al. 2020, arXiv 2002.05709); holding the encoder still (`fre
 papers run it, on augmented images. The supervised baseline of Huang et al. 2022 (arXiv 2208.00275) takes two views of a
 sample or, with `single_aug`, one.
 
-Mixup (Zhang et al. 2017, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899) are keyed like every other
-draw: a step's mixing weight and box are functions of its key alone, and so equal on all ranks. Partners are drawn
-within a rank's rows and, under accumulation, within a micro-batch.
+A step may hide some patches from a transformer (`drop`), which makes it cheaper and regularises it: AudioMAE's
+fine-tuning leaves out whole times and frequencies (Huang et al. 2022, arXiv 2207.06405).
 """
 
 from typing import ClassVar, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mezzotint.augment.masking import Mask
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.methods.masked import need_patches
 from mezzotint.methods.method import Method
+from mezzotint.methods.mixing import Mixing
 from mezzotint.methods.siamese import collapse_signals
 from mezzotint.quant.layers import make_encoder_quantizable
 from mezzotint.quant.widths import Quantizers
-from mezzotint.seeding import Draws, key_of
+from mezzotint.seeding import Draws
 from mezzotint.types import Step, Views
 
 Loss = Literal["cross_entropy", "binary"]
+_NOBODY = Draws(torch.zeros(1, dtype=torch.int64), 0)
 
 
 class Supervised(Method):
@@ -40,8 +42,8 @@ class Supervised(Method):
         loss: `"cross_entropy"` for one label a sample; `"binary"` cross-entropy, class by class, for any number.
         single_aug: look at the first view alone; otherwise the loss is the mean over views.
         label_smoothing: share of the target that is spread over all classes.
-        mixup: α of Beta(α, α), from which the weight of each step's blend is drawn; 0 for none.
-        cutmix: α of the share of the image that is kept; 0 for none. With both, each step takes one of them.
+        mixing: blend samples and their labels with others: mixup, CutMix; `None` for neither.
+        drop: patches that are hidden from a ViT in training, other ones for each sample; `None` for none.
         freeze: hold the encoder still, in eval mode: a linear probe.
         logit_norm: put a BatchNorm on the classifier's output, which frees a probe from the scale of the features.
         init: directory of a saved encoder to start from: a run, or what `mezzotint import` wrote.
@@ -58,18 +60,20 @@ class Supervised(Method):
         loss: Loss = "cross_entropy",
         single_aug: bool = False,
         label_smoothing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
+        mixing: Mixing | None = None,
+        drop: Mask | None = None,
         freeze: bool = False,
         logit_norm: bool = False,
         init: str | None = None,
         bits: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(encoder)
-        _check(num_classes, label_smoothing, mixup, cutmix, bits, freeze)
+        _check(num_classes, label_smoothing, bits, freeze)
         self.num_classes, self.loss, self.single_aug = num_classes, loss, single_aug
-        self.label_smoothing, self.mixup, self.cutmix, self.freeze = label_smoothing, mixup, cutmix, freeze
-        self.mixing = mixup > 0.0 or cutmix > 0.0
+        self.label_smoothing, self.mixing, self.freeze = label_smoothing, mixing, freeze
+        self.drop = drop
+        if drop is not None:
+            drop.draw(need_patches(encoder).patches.grid, _NOBODY)  # refused here rather than in the first step
         if init is not None:
             start_from(encoder, init)
         if freeze:
@@ -102,9 +106,13 @@ class Supervised(Method):
         xs = views.x[:1] if self.single_aug else views.x
         terms, features, right = [], [], []
         for place, plain in enumerate(xs):
-            x, target = self._mixed(plain, labels, views.draws, place) if self.mixing else (plain, labels)
+            x, target = plain, labels
+            if self.mixing is not None:
+                wanted = one_hot(labels, self.num_classes) if labels.ndim == 1 else labels
+                x, target = self.mixing(plain, wanted.float(), views.draws.fold("mixing", place))
+            keep = self._kept(x, views.draws.fold("drop", place))
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-                h = self._features(x)
+                h = self._features(x, keep)
             logits = self.classify(h).float()
             terms.append(self._loss(logits, target))
             features.append(h.detach())
@@ -147,57 +155,32 @@ class Supervised(Method):
             return binary_cross_entropy_with_logits(logits, smooth)
         return cross_entropy(logits, target, label_smoothing=self.label_smoothing)
 
-    def _features(self, x: Tensor) -> Tensor:
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _kept(self, x: Tensor, draws: Draws) -> tuple[Tensor, ...]:
+        """What the encoder is given beside the samples: in training, the patches that are seen."""
+        if self.drop is None or not self.training:
+            return ()
+        return self.drop.draw(need_patches(self.encoder).patches.grid_of(x), draws)[:1]
+
+    def _features(self, x: Tensor, keep: tuple[Tensor, ...]) -> Tensor:
         """Features, in float or at low bits; the ranges come from a float pass over the same samples."""
         if self._quantizers is None or self.bits is None:
-            out: Tensor = self.encoder(x)
+            out: Tensor = self.encoder(x, *keep)
             return out
         norms = [m for m in self.encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         self._quantizers.start_observing()
         for norm in norms:
             norm.track_running_stats = norm.training is False
         with torch.no_grad():
-            self.encoder(x)
+            self.encoder(x, *keep)
         for norm in norms:
             norm.track_running_stats = True
         self._quantizers.stop_observing()
         self._quantizers.set_bits(*self.bits)
-        h: Tensor = self.encoder(x)
+        h: Tensor = self.encoder(x, *keep)
         self._quantizers.set_off()
         self._quantizers.forget_observed()
         return h
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _mixed(self, x: Tensor, labels: Tensor, draws: Draws, place: int = 0) -> tuple[Tensor, Tensor]:
-        """Samples and targets after mixup or CutMix."""
-        draws = draws.fold("mixing", place)
-        rng = np.random.default_rng(key_of(draws.key, "weight"))
-        cut = self.cutmix > 0.0 and (self.mixup == 0.0 or rng.random() < 0.5)
-        alpha = self.cutmix if cut else self.mixup
-        keep = float(rng.beta(alpha, alpha))
-        order = draws.bits("partner").argsort(stable=True)
-        partner = torch.empty_like(order)
-        partner[order] = order.roll(1)  # a cycle through all rows: none is mixed with itself
-        if cut:
-            x, keep = _cut(x, x[partner], keep, rng)
-        else:
-            x = keep * x + (1.0 - keep) * x[partner]
-        target = (one_hot(labels, self.num_classes) if labels.ndim == 1 else labels).float()
-        return x, keep * target + (1.0 - keep) * target[partner]
-
-
-def _cut(x: Tensor, other: Tensor, keep: float, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """Paste a box of the other samples into these; the share that is kept is that of the clipped box."""
-    if x.ndim != 4:
-        raise ValueError(f"cutmix cuts boxes out of [B, C, H, W], got {list(x.shape)}; set cutmix: 0, or take mixup")
-    height, width = x.shape[2:]
-    side = (1.0 - keep) ** 0.5
-    rows, columns = int(height * side), int(width * side)
-    top, left = int(rng.integers(height)) - rows // 2, int(rng.integers(width)) - columns // 2
-    up, down, start, stop = max(0, top), min(height, top + rows), max(0, left), min(width, left + columns)
-    x = x.clone()
-    x[:, :, up:down, start:stop] = other[:, :, up:down, start:stop]
-    return x, 1.0 - (down - up) * (stop - start) / (height * width)
 
 
 def start_from(encoder: Encoder, path: str) -> None:
@@ -230,15 +213,11 @@ def _spread(h_BD: Tensor) -> dict[str, Tensor]:
     return {"feature_std": signals["feature_std"]}
 
 
-def _check(
-    num_classes: int, smoothing: float, mixup: float, cutmix: float, bits: tuple[int, int] | None, freeze: bool
-) -> None:
+def _check(num_classes: int, smoothing: float, bits: tuple[int, int] | None, freeze: bool) -> None:
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}; give the number of labels")
     if not 0.0 <= smoothing < 1.0:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {smoothing}; 0.1 is usual")
-    if mixup < 0.0 or cutmix < 0.0:
-        raise ValueError(f"got mixup={mixup}, cutmix={cutmix}; allowed is 0 or more: 0.8 and 1.0 are usual")
     if bits is not None and (freeze or not all(2 <= b <= 8 or b == 32 for b in bits)):
         raise ValueError(
             f"got bits={list(bits)}, freeze={freeze}; allowed are 2 to 8 bits, or 32 for float, of an encoder that is "

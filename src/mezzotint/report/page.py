@@ -25,7 +25,7 @@ from mezzotint.report.gallery import view_strips
 from mezzotint.report.layers import layers_section
 from mezzotint.report.maps import maps_section
 from mezzotint.report.pictures import Picture, credit, drawable, drawn, plate
-from mezzotint.report.plots import number, run_charts
+from mezzotint.report.plots import charts_of_runs, number, run_charts
 from mezzotint.report.render import render, write_page
 from mezzotint.report.results import (
     Comparison,
@@ -72,7 +72,7 @@ def write_report(run: Path | str, beside: Sequence[Path | str] = ()) -> Path:
         "results": _results(comparisons),
         "making": _making(folder, metrics, environment),
     }
-    sections["curves"], charts = _curves(metrics)
+    sections["curves"], charts = _curves(folder, metrics)
     own = {folder.resolve().name: [row for comparison in measured for row in comparison.rows]}
     sections["layers"] = layers_section(folder)
     sections["bits"] = bits_section(own | _others(beside, own), first=len(charts))
@@ -185,7 +185,13 @@ def _results(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     return {"how": how, **tables(comparisons)}
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[Any]]:
+def _curves(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[Any]]:
+    if (folder / "finetune.json").is_file():
+        main, rest = charts_of_runs(
+            {path.parent.name: read_metrics(path) for path in sorted(folder.glob("*-*/metrics.jsonl"))}
+        )
+        how = "The last weights are scored; nothing is chosen on the test samples."
+        return {"how": how, "main": main, "rest": rest}, [chart.points for chart in (*main, *rest)]
     main, rest = run_charts(metrics)
     how = "Online kNN is measured on a held-out part of the training samples, never on test samples."
     if not any(chart.title.startswith("Online kNN") for chart in main):

@@ -7,7 +7,7 @@ same chart is right in light and in dark. Numbers that are not finite leave a ga
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 WIDTH, HEIGHT = 340, 190
@@ -24,7 +24,7 @@ TITLES = {
     "augment_share": "Share of time making views",
     "alignment": "Alignment of the views",
     "feature_std": "Spread of the features",
-    "accuracy": "Right view found in the batch",
+    "accuracy": "Accuracy in the batch",
 }
 _NOT_CHARTED = {"step", "epoch", "seconds", "skipped", "unreadable"}
 
@@ -204,6 +204,24 @@ def run_charts(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[
     first = [key for key in keys if key == "loss" or key.startswith("knn/")]
     rest = [key for key in keys if key not in first and key not in _NOT_CHARTED and not key.startswith("time/")]
     return _charts(metrics, first), _charts(metrics, rest)
+
+
+def charts_of_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[Chart], list[Chart]]:
+    """The charts of several runs, with their names.
+
+    Args:
+        runs: lines of `metrics.jsonl` by name, which ends in the seed: `scratch-0`.
+
+    Returns:
+        As `run_charts`: the main ones of seed 0, and everything else.
+    """
+    main: list[Chart] = []
+    rest: list[Chart] = []
+    for name, metrics in runs.items():
+        first, others = ([replace(c, title=f"{c.title}, {name}") for c in charts] for charts in run_charts(metrics))
+        (main if name.endswith("-0") else rest).extend(first)
+        rest += others
+    return main, rest
 
 
 def _charts(metrics: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Chart]:

@@ -7,7 +7,6 @@ networks, on scored scenes that a fixed key chooses: neither by success nor by w
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import yaml
 
 from mezzotint.data.scenes import Scene
 from mezzotint.evaluate.results import signed
-from mezzotint.report.plots import Chart, run_charts
+from mezzotint.report.plots import charts_of_runs
 from mezzotint.report.render import render, write_page
 from mezzotint.report.scene_pictures import found_picture, map_picture, true_picture
 from mezzotint.seeding import sample_order
@@ -58,7 +57,9 @@ def write_transfer_report(out: Path | str, *, scenes: int = 8) -> Path:
     config = yaml.safe_load((first / "transfer.yaml").read_text(encoding="utf-8"))
     section: dict[str, Any] = _figures(lines, len(runs["pretrained"])) | _classes(runs)
     section["scenes"], section["legend"], warning = _scenes([paths[0] for paths in runs.values() if paths], scenes)
-    main, rest = _curves([path for paths in runs.values() for path in paths])
+    main, rest = charts_of_runs(
+        {path.name: read_metrics(path / "metrics.jsonl") for paths in runs.values() for path in paths}
+    )
     how = "The last weights are scored; nothing is chosen on the scored scenes."
     page = render(
         title=folder.resolve().name,
@@ -201,18 +202,6 @@ def _scene(scene: Scene, networks: dict[str, Localizer], names: Sequence[str]) -
         made = found_picture(scene, found, names) if isinstance(found, Found) else map_picture(scene, found, start)
         pictures.append((made[0], start, made[1]))
     return {"name": scene.id, "pictures": pictures}
-
-
-def _curves(places: Sequence[Path]) -> tuple[list[Chart], list[Chart]]:
-    """The loss of the first seed's runs, and all other curves."""
-    main, rest = [], []
-    for path in places:
-        loss, others = run_charts(read_metrics(path / "metrics.jsonl"))
-        named = [replace(chart, title=f"{chart.title}, {path.name}") for chart in (*loss, *others)]
-        first = path.name.endswith("-0")
-        main += named[: len(loss)] if first else []
-        rest += named[len(loss) :] if first else named
-    return main, rest
 
 
 def _making(place: Path) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class Trainer:
         compute = recipe.run.compute
         if compute.threads:
             torch.set_num_threads(compute.threads)
-        self.plan = BatchPlan(len(recipe.data), self.run.batch_size, self.run.seed, dist.rank(), dist.world_size())
+        self.plan = BatchPlan.of(recipe.data, self.run.batch_size, self.run.seed, dist.rank(), dist.world_size())
         self.total = self.run.epochs * self.plan.steps_per_epoch
         self.method = recipe.method
         self.run.require_accumulable(self.method, dist.world_size())

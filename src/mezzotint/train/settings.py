@@ -291,7 +291,7 @@ class Evaluate(Component):
         self.probes = list(probes)
         self.seeds = seeds
         self.baselines = baselines
-        self.bits = [str(Setting.parse(text)) for text in bits]
+        self.bits = [str(Setting.parse(text)) for text in bits] or ["32/32"]
         self.policy = policy
         self.protocols = list(protocols)
         self.calibration_samples = calibration_samples

@@ -262,6 +262,8 @@ def _labels(what: FineTuning) -> dict[str, Any]:
 def _protocol(what: FineTuning, recipe: Recipe) -> str:
     """Enough to compare two rows: labels, budget and rates."""
     chosen = "".join(f" {key}={value}" for key, value in _labels(what).items() if value not in (None, 1.0))
+    if balance := what.config["data"]["balance"]:
+        chosen += f" balance={balance['samples'] or 'all'}/{'again' if balance['replacement'] else 'once'}"
     optimizer = json.loads(json.dumps(recipe.optimizer.config))
     scales = optimizer.get("scales") or {}
     own = recipe.method.config
