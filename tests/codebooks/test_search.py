@@ -16,10 +16,10 @@ def test_it_finds_what_all_distances_find(shape: tuple[int, int, int]) -> None:
     assert torch.equal(nearest(x, book)[0], distances.argmin(1))
 
 
-def test_of_equal_codes_the_last_is_taken_and_the_score_is_the_cosine() -> None:
+def test_of_equal_codes_the_first_is_taken_and_the_score_is_the_cosine() -> None:
     book = torch.eye(3)[[0, 1, 0, 2]]
     found, score = nearest(torch.eye(3) * 0.5, book, on_sphere=True)
-    assert found.tolist() == [2, 1, 3] and score.tolist() == [0.5] * 3
+    assert found.tolist() == [0, 1, 3] and score.tolist() == [0.5] * 3
 
 
 def test_vectors_that_are_no_numbers_still_get_a_code_of_the_book() -> None:

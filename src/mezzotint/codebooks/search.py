@@ -33,7 +33,7 @@ def _scores(x: Tensor, directions: Tensor, offset: Tensor | None, out: Tensor) -
 
 
 def nearest(x_ND: Tensor, book_KD: Tensor, *, on_sphere: bool = False) -> tuple[Tensor, Tensor]:
-    """The nearest code of each vector; of several at the same distance, the last.
+    """The nearest code of each vector; of several at the same distance, the first.
 
     Args:
         x_ND: float32 vectors.
@@ -48,14 +48,15 @@ def nearest(x_ND: Tensor, book_KD: Tensor, *, on_sphere: bool = False) -> tuple[
     directions, offset = _scorer(book_KD, on_sphere)
     indices = x_ND.new_empty(x_ND.shape[0], dtype=torch.int64)
     best = x_ND.new_empty(x_ND.shape[0])
-    numbers = torch.arange(book_KD.shape[0], dtype=x_ND.dtype, device=x_ND.device)  # exact up to 2²⁴ codes
+    last = book_KD.shape[0] - 1
+    from_last = torch.arange(last, -1, -1, dtype=x_ND.dtype, device=x_ND.device)  # exact up to 2²⁴ codes
     buffer = x_ND.new_empty(min(rows, x_ND.shape[0]), book_KD.shape[0])
     for start in range(0, x_ND.shape[0], rows):
         part = slice(start, min(start + rows, x_ND.shape[0]))
         scores = _scores(x_ND[part], directions, offset, buffer[: part.stop - start])
         # A largest value and its place in one go are found value by value on a CPU; a largest value alone is not.
         highest = torch.amax(scores, 1, out=best[part])
-        indices[part] = scores.ge_(highest.unsqueeze(1)).mul_(numbers).amax(1)
+        indices[part] = last - scores.ge_(highest.unsqueeze(1)).mul_(from_last).amax(1)
     return indices, best
 
 
