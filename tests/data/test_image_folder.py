@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from mezzotint.data.folder import scan
-from mezzotint.data.image import ImageFolder, _Paths
+from mezzotint.data.image import ImageFolder, PathList
 from mezzotint.data.source import Box, Croppable, Evaluable, InMemory, Source
 from mezzotint.types import Unreadable
 
@@ -309,7 +309,7 @@ def test_it_can_be_sent_to_a_worker(tmp_path: Path) -> None:
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))))
 def test_paths_are_kept_in_one_block(names: list[str]) -> None:
-    paths = _Paths(names)
+    paths = PathList(names)
     assert list(paths) == names and len(paths) == len(names)
     assert not names or paths[-1] == names[-1]
 

@@ -68,7 +68,7 @@ class ImageFolder(Component, Source):
         max_pixels: int = 50_000_000,
         decoder: Literal["pillow", "nvjpeg"] = "pillow",
     ) -> None:
-        _check(size, holdout, max_pixels)
+        check_image_options(size, holdout, max_pixels)
         if decoder not in ("pillow", "nvjpeg"):
             raise ValueError(f"got decoder={decoder!r}; allowed are pillow and nvjpeg: choose one")
         if decoder == "nvjpeg":
@@ -110,7 +110,7 @@ class ImageFolder(Component, Source):
         place = {name: i for i, name in enumerate(self.classes)}
         self.labels: Index = np.array([place.get(name or "", -1) for name in found[0]], np.int64)
         self._scored_labels: Index = np.array([place.get(name or "", -1) for name in found[1]], np.int64)
-        self._paths, self._scored_paths = _Paths(own), _Paths(other)
+        self._paths, self._scored_paths = PathList(own), PathList(other)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -178,7 +178,7 @@ class ImageFolder(Component, Source):
             return self, [Task("label/holdout", "classify", self.labels, train, test, self.classes)]
         both = copy.copy(self)
         both.labels = np.concatenate([self.labels, self._scored_labels])
-        both._paths = _Paths([*self._paths, *self._scored_paths])
+        both._paths = PathList([*self._paths, *self._scored_paths])
         labelled = (both.labels >= 0).nonzero()[0]
         train, test = labelled[labelled < len(self)], labelled[labelled >= len(self)]
         return both, [Task(f"label/{self.scored}", "classify", both.labels, train, test, self.classes)]
@@ -222,7 +222,7 @@ def input_of(size: int) -> Input:
     return Input((3, size, size), _MEAN, _STD)
 
 
-class _Paths(Sequence[str]):
+class PathList(Sequence[str]):
     """Many paths in one block of bytes: a million `str` would be copied into each worker, reference by reference."""
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -240,7 +240,8 @@ class _Paths(Sequence[str]):
         return os.fsdecode(self.block[self.ends[index] : self.ends[index + 1]])
 
 
-def _check(size: int, holdout: float, max_pixels: int) -> None:
+def check_image_options(size: int, holdout: float, max_pixels: int) -> None:
+    """Raise `ValueError` for options that no source of image files can have."""
     if size < 1 or max_pixels < 1:
         raise ValueError(
             f"got size={size} and max_pixels={max_pixels}; allowed are whole numbers from 1 on: give the side of a "

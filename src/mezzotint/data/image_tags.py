@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mezzotint.data.image import ImageFolder, _check, _Paths, input_of
+from mezzotint.data.image import ImageFolder, PathList, check_image_options, input_of
 from mezzotint.data.source import Source, Task
 from mezzotint.data.split import held_out
 
@@ -63,7 +63,7 @@ class ImageTags(ImageFolder, Source):
         holdout: float = 0.2,
         max_pixels: int = 50_000_000,
     ) -> None:
-        _check(size, holdout, max_pixels)
+        check_image_options(size, holdout, max_pixels)
         if uncertain not in ("no", "yes") or len(labels) < 1:
             raise ValueError(f"got uncertain={uncertain!r}, labels={list(labels)}; allowed are no or yes, and a column")
         self.root, self.size, self.holdout, self.max_pixels = os.fspath(root), size, holdout, max_pixels
@@ -71,7 +71,7 @@ class ImageTags(ImageFolder, Source):
         self.split, self.scored, self.classes = None, "test" if test_files else None, list(labels)
         own, self.tags = _table(files, path, labels, uncertain)
         other, self._scored_tags = _table(test_files, path, labels, uncertain) if test_files else ([], self.tags[:0])
-        self._paths, self._scored_paths = _Paths(own), _Paths(other)
+        self._paths, self._scored_paths = PathList(own), PathList(other)
         self.labels = np.full(len(own), -1, np.int64)
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
@@ -82,7 +82,7 @@ class ImageTags(ImageFolder, Source):
             train, test = (~chosen).nonzero()[0], chosen.nonzero()[0]
             return self, [Task("finding/holdout", "tag", self.tags, train, test, self.classes)]
         both = copy.copy(self)
-        both._paths = _Paths([*self._paths, *self._scored_paths])
+        both._paths = PathList([*self._paths, *self._scored_paths])
         both.tags = np.concatenate([self.tags, self._scored_tags])
         both.labels = np.full(len(both.tags), -1, np.int64)
         train, test = np.arange(count), np.arange(count, len(both.tags))

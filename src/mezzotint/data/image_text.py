@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.component import Component
-from mezzotint.data.image import ImageFolder, _check, _Paths, input_of
+from mezzotint.data.image import ImageFolder, PathList, check_image_options, input_of
 from mezzotint.data.memory import Held
 from mezzotint.data.samples import Samples
 from mezzotint.data.source import Index, Source, Task
@@ -117,7 +117,7 @@ class CaptionedImages(Component, Source):
         holdout: float = 0.2,
         max_pixels: int = 50_000_000,
     ) -> None:
-        _check(size, holdout, max_pixels)
+        check_image_options(size, holdout, max_pixels)
         if not 1 <= length <= size * size:
             raise ValueError(
                 f"got length={length} and size={size}; allowed is 1 to size · size tokens, the room that a sample has: "
@@ -165,7 +165,7 @@ class _ImageFiles(ImageFolder):
 
     def __init__(self, root: str, paths: Sequence[str], size: int, max_pixels: int) -> None:
         self.root, self.size, self.max_pixels, self.input = root, size, max_pixels, input_of(size)
-        self._paths, self.labels = _Paths(paths), np.full(len(paths), -1, np.int64)
+        self._paths, self.labels = PathList(paths), np.full(len(paths), -1, np.int64)
 
     def of(self, paths: Sequence[str]) -> "_ImageFiles":
         return _ImageFiles(self.root, paths, self.size, self.max_pixels)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.image import ImageFolder, _Paths
+from mezzotint.data.image import ImageFolder, PathList
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.data.transfer_lists import LAYOUTS, Labelled
 from mezzotint.types import Input, Sample
@@ -58,7 +58,7 @@ class TransferSet(ImageFolder, Source):
             got = f"the class {unknown!r}, which is not listed" if unknown is not None else "a list without an image"
             raise ValueError(f"{lists.root}: got {got}; allowed are the authors' files: unpack the data set again")
         self._tags, self._scored_tags = (_table(part, place) for part in (lists.train, lists.test))
-        self._paths, self._scored_paths = (_Paths([path for path, _ in part]) for part in (lists.train, lists.test))
+        self._paths, self._scored_paths = (PathList([path for path, _ in part]) for part in (lists.train, lists.test))
         self.labels, self._scored_labels = self._single(self._tags), self._single(self._scored_tags)
 
     def _single(self, tags: npt.NDArray[np.bool_]) -> Index:
@@ -81,7 +81,7 @@ class TransferSet(ImageFolder, Source):
         both = copy.copy(self)
         both._tags = np.concatenate([self._tags, self._scored_tags])
         both.labels = np.full(len(both._tags), -1, np.int64)
-        both._paths = _Paths([*self._paths, *self._scored_paths])
+        both._paths = PathList([*self._paths, *self._scored_paths])
         places = np.arange(len(both._tags), dtype=np.int64)
         train, test = places[: len(self)], places[len(self) :]
         return both, [Task("label/test", "tag", both._tags, train, test, self.classes)]
