@@ -60,7 +60,7 @@ def trains_two_steps(modality: str, source: Any, encoder: Any, method: Any, tran
 def test_two_steps(method: str, modality: str) -> None:
     parts = MODALITIES[modality]
     numbers = modality not in ("table", "tokens", "image_text")
-    transforms = [OWN[modality]] * (modality in OWN) + [QUANTIZED] * numbers
+    transforms = ([OWN[modality]] if modality in OWN else []) + [QUANTIZED] * numbers
     config = {"kind": method, **METHODS[method]}
     trains_two_steps(modality, {"kind": parts["data"]}, parts["encoder"], config, transforms, 2)
 
