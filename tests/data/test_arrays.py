@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -88,6 +88,7 @@ def test_a_shape_without_images_is_refused(shape: tuple[int, ...], layout: Any, 
     refused("has the shape .*reshape", path=stored(tmp_path, x=np.zeros(shape, np.uint8)), layout=layout)
 
 
+@settings(deadline=None)
 @given(
     arrays(
         st.sampled_from([np.float32, np.float64, np.float16]),
@@ -100,6 +101,7 @@ def test_floats_are_rounded_to_eight_bits(tmp_path_factory: pytest.TempPathFacto
     assert np.abs(images / 255 - values.astype(np.float64)).max() <= 0.5 / 255 + 1e-12
 
 
+@settings(deadline=None)
 @given(arrays(np.uint8, array_shapes(min_dims=4, max_dims=4, max_side=4)))
 def test_bytes_are_kept(tmp_path_factory: pytest.TempPathFactory, values: npt.NDArray[np.uint8]) -> None:
     source = Arrays(path=stored(tmp_path_factory.mktemp("a"), x=values), layout="NCHW")
@@ -159,6 +161,7 @@ def test_what_is_no_numpy_file(content: bytes, tmp_path: Path) -> None:
     refused("a.npz (cannot be read|is no NumPy file)", path=str(tmp_path / "a.npz"))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_damaged_files_are_refused_or_read_right(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     kept = io.BytesIO()

@@ -110,7 +110,7 @@ class Supervised(Method):
             if self.mixing is not None:
                 wanted = one_hot(labels, self.num_classes) if labels.ndim == 1 else labels
                 x, target = self.mixing(plain, wanted.float(), views.draws.fold("mixing", place))
-            keep = self._kept(x, views.draws.fold("drop", place))
+            keep = () if self.drop is None else self._kept(self.drop, x, views.draws.fold("drop", place))
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
                 h = self._features(x, keep)
             logits = self.classify(h).float()
@@ -156,11 +156,11 @@ class Supervised(Method):
         return cross_entropy(logits, target, label_smoothing=self.label_smoothing)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _kept(self, x: Tensor, draws: Draws) -> tuple[Tensor, ...]:
+    def _kept(self, drop: Mask, x: Tensor, draws: Draws) -> tuple[Tensor, ...]:
         """What the encoder is given beside the samples: in training, the patches that are seen."""
-        if self.drop is None or not self.training:
+        if not self.training:
             return ()
-        return self.drop.draw(need_patches(self.encoder).patches.grid_of(x), draws)[:1]
+        return drop.draw(need_patches(self.encoder).patches.grid_of(x), draws)[:1]
 
     def _features(self, x: Tensor, keep: tuple[Tensor, ...]) -> Tensor:
         """Features, in float or at low bits; the ranges come from a float pass over the same samples."""
