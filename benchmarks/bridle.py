@@ -144,7 +144,7 @@ def table(data: str, arms: Sequence[str], found: dict[tuple[str, int], dict[str,
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument(
-        "--runs", type=Path, required=True, help="directory of the runs; those that are there are used"
+        "--runs", type=Path, default=Path("runs/bridle"), help="directory of the runs; those that are there are used"
     )
     options.add_argument("--epochs", type=int, default=24, help="of every arm, all its phases together")
     options.add_argument("--seeds", type=int, default=3)

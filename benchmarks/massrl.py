@@ -55,7 +55,7 @@ def recipe_of(arm: str, epochs: int, seed: int, base: str, overrides: list[str])
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=Path, required=True, help="directory of the runs; what is there is used again")
+    parser.add_argument("--runs", type=Path, default=Path("runs/massrl"), help="what is there is used again")
     parser.add_argument("--epochs", type=int, nargs="+", default=[8, 24, 72], help="of two views; multiples of 4")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--base", choices=METHODS, default="simclr")

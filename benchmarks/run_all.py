@@ -1,4 +1,7 @@
-"""Run every benchmark and write its table to `benchmarks/results/`: `make bench`. Leave the machine alone meanwhile."""
+"""Run every benchmark and write its table to `benchmarks/results/`: `make bench`.
+
+Leave the machine alone meanwhile: the studies take hours.
+"""
 
 import subprocess
 import sys
@@ -8,7 +11,8 @@ HERE = Path(__file__).parent
 SCRIPTS = (
     "startup", "randomized_quantization", "views", "pretraining", "linear_probe", "sigreg", "fake_quantize",
     "ssql_step", "bits_grid", "int8", "log_mel", "audio_views", "codebooks", "modalities", "demo", "ssql",
-    "ssql_finetune", "momentum_step", "linear_sweep", "token_cache", "policies",
+    "ssql_finetune", "momentum_step", "linear_sweep", "token_cache", "policies", "multi_views", "detection",
+    "bridle", "massrl",
 )  # fmt: skip
 
 
