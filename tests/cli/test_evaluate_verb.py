@@ -47,8 +47,8 @@ def test_crops_reach_the_figures_and_the_report(run: Path) -> None:
     ("arguments", "message"),
     [
         (["--clips", "2"], "got clips=2 of images, which have no time; allowed is 1"),
-        (["--crops", "0"], "got clips=1, crops=0 of image_folder at 32/32 bits; allowed are 1 or more"),
-        (["--crops", "2", "evaluate.bits=[8/8]"], "crops=2 of image_folder at 8/8 bits; allowed"),
+        (["--crops", "0"], "got clips=1, crops=0 of image_folder; allowed are 1 or more"),
+        (["--crops", "2", "evaluate.bits=[8/8]"], "crops=2 at 8/8 bits; allowed with them is 32/32"),
     ],
 )
 def test_clips_and_crops_that_mean_nothing_are_refused(run: Path, arguments: list[str], message: str) -> None:

@@ -4,14 +4,18 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from mezzotint import load_encoder
 from mezzotint.cli import app
+from mezzotint.data.image import ImageFolder
 from mezzotint.data.samples import Samples
+from mezzotint.data.source import in_parts
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.encoders.vit import ViT
@@ -28,6 +32,35 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(5)
     made = resnet8(Samples(name="digits").input, stem="small", width=4)
     return save_encoder(made, tmp_path_factory.mktemp("encoder") / "e")
+
+
+def test_the_classifier_is_scored_on_the_mean_of_its_logits_over_crops(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        folder = tmp_path / "images" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(rng.integers(0, 255, (16, 40, 3), dtype=np.uint8))
+        image.save(folder / f"{number}.png")
+    source = ImageFolder(root=str(tmp_path / "images"), size=16)
+    torch.manual_seed(5)
+    start = save_encoder(resnet8(source.input, stem="small", width=4), tmp_path / "e")
+    fast = [*FAST, f"data.source={json.dumps(source.config)}", "run.batch_size=8", "evaluate.bits=[8/8]"]
+    what = plan(start, "supervised/finetune", fast, baselines=False, crops=3)
+    rows = finetune(what, tmp_path / "out", progress="quiet").rows
+    assert {row.weight_bits for row in rows} == {8, 32}
+    assert all("clips=1 crops=3; finetune/1" in row.protocol for row in rows)
+    tuned = load_encoder(tmp_path / "out" / "finetuned-0")
+    head = load_file(tmp_path / "out" / "finetuned-0" / "encoder" / "classifier.safetensors")
+    read, (task,) = source.evaluation()
+    parts = in_parts(read, 1, 3)
+    squares = torch.stack([parts.read(index)["x"] for index in task.test.tolist()])  # [N, 3, C, H, W]
+    with torch.no_grad():
+        x = source.input.normalize(source.input.as_float(squares.flatten(0, 1)))
+        logits = (tuned(x) @ head["weight"].T + head["bias"]).view(len(task.test), 3, -1).mean(dim=1)
+    right = float((logits.argmax(1) == torch.from_numpy(task.labels[task.test])).double().mean())
+    assert next(row.value for row in rows if row.metric.endswith("/top1") and row.weight_bits == 32) == right
+    with pytest.raises(ValueError, match="got clips=2 of images, which have no time; allowed is 1"):
+        plan(start, "supervised/finetune", fast, clips=2)
 
 
 def test_runs_score_and_are_used_again(encoder: Path, tmp_path: Path) -> None:

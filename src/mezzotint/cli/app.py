@@ -27,6 +27,8 @@ Arguments = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, for scripts.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Clips = Annotated[int, typer.Option(help="Of each video, over whose features is averaged.")]
+Crops = Annotated[int, typer.Option(help="Of each frame or image, over whose features is averaged.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mezzotint.cli.app import Debug, Json, Quiet, app, print_table
+from mezzotint.cli.app import Clips, Crops, Debug, Json, Quiet, app, print_table
 
 
 @app.command()
@@ -33,6 +33,8 @@ def finetune(
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Train from scratch and on the untrained network too.")
     ] = True,
+    clips: Clips = 1,
+    crops: Crops = 1,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -54,7 +56,9 @@ def finetune(
     if bits is not None:
         setting = Setting.parse(bits)
         given.append(f"method.bits=[{setting.weight},{setting.activation}]")
-    prepared = plan(encoder, what, given, seeds=seeds, warm_head=warm_head, baselines=baselines)
+    prepared = plan(
+        encoder, what, given, seeds=seeds, warm_head=warm_head, baselines=baselines, clips=clips, crops=crops
+    )
     folder = out or Path("runs") / f"finetune-{encoder.resolve().name}"
     mode = "json" if as_json else "quiet" if quiet else "bar"
     tune(prepared, folder, progress=mode)

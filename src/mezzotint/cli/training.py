@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mezzotint.cli.app import Arguments, Debug, Json, Quiet, RunPath, app, print_table, recipe_of
+from mezzotint.cli.app import Arguments, Clips, Crops, Debug, Json, Quiet, RunPath, app, print_table, recipe_of
 from mezzotint.schema import RecipeError
 
 
@@ -117,8 +117,8 @@ def evaluate(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Such as evaluate.seeds=5.")
     ] = None,
-    clips: Annotated[int, typer.Option(help="Of each video, over whose features is averaged.")] = 1,
-    crops: Annotated[int, typer.Option(help="Of each frame or image, over whose features is averaged.")] = 1,
+    clips: Clips = 1,
+    crops: Crops = 1,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,

@@ -100,6 +100,20 @@ class Several(Protocol):
         ...
 
 
+def in_parts(source: Source, clips: int, crops: int) -> Source:
+    """A source of which several clips and crops of each sample are read, over whose features an evaluation averages.
+
+    Raises:
+        ValueError: when the source has none.
+    """
+    if min(clips, crops) < 1 or not isinstance(source, Several):
+        raise ValueError(
+            f"got clips={clips}, crops={crops} of {source.config['kind']}; allowed are 1 or more of video_folder, and "
+            "crops of image_folder: change them, or leave them out"
+        )
+    return source.several(clips, crops)
+
+
 @runtime_checkable
 class Longer(Protocol):
     """A source of clips that can read more of each than an encoder takes, for training to cut other parts each time."""

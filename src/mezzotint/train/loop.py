@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from mezzotint import dist, timing
-from mezzotint.data.loader import BatchPlan, TooManyUnreadable, batches
+from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.files import write_json, write_text
 from mezzotint.methods.method import synchronize_norms
@@ -230,7 +230,7 @@ class Trainer:
             waited = time.perf_counter()
             batch = next(stream)
             meter.waiting += time.perf_counter() - waited
-            self._count_bad(batch)
+            self.state.count_bad(batch, self.run.loader.max_bad_fraction)
             with meter.measured(step, batch, self.watched, self.device):
                 metrics = self.step(step, batch, meter)
             self.passes.stop()  # one step tells
@@ -276,18 +276,6 @@ class Trainer:
             self.recipe.data, self.recipe.views, self.plan, start=start, stop=self.total,
             workers=loader.processes(self.recipe.data), on_bad=loader.on_bad, pin_memory=self.device.type == "cuda",
         )  # fmt: skip
-
-    def _count_bad(self, batch: Batch) -> None:
-        for sample in batch.bad:
-            self.state.bad[sample.id] = sample.reason
-        limit = self.run.loader.max_bad_fraction * len(self.recipe.data)
-        if len(self.state.bad) > limit:
-            name, reason = next(iter(self.state.bad.items()))
-            raise TooManyUnreadable(
-                f"{len(self.state.bad)} of {len(self.recipe.data)} samples cannot be read, more than "
-                f"run.loader.max_bad_fraction={self.run.loader.max_bad_fraction}; the first is "
-                f"{name}: {reason}; see `mezzotint doctor`"
-            )
 
     def _environment(self, steps: int) -> dict[str, Any]:
         count = sum(p.numel() for p in self.recipe.encoder.parameters())

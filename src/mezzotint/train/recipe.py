@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from mezzotint.methods.method import Method
     from mezzotint.optim.optimizer import Optimizer
     from mezzotint.optim.schedules import Schedule
-    from mezzotint.train.settings import Evaluate, Run
+    from mezzotint.train.measuring import Evaluate
+    from mezzotint.train.settings import Run
 
 FAMILIES = {
     "data": "Source",

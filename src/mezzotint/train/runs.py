@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mezzotint.data.source import Several, Source
+from mezzotint.data.source import Source, in_parts
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluate.evaluator import Row
@@ -20,8 +20,8 @@ from mezzotint.evaluate.suite import baselines
 from mezzotint.files import replacing
 from mezzotint.schema import construct, resolve
 from mezzotint.train.branches import branch_of, load_branch
+from mezzotint.train.measuring import Evaluate
 from mezzotint.train.recipe import FAMILIES, Recipe, read_encoder
-from mezzotint.train.settings import Evaluate
 from mezzotint.types import Sample, Unreadable
 
 
@@ -45,7 +45,12 @@ def evaluate(run: str | Path, overrides: Sequence[str] = (), *, clips: int = 1, 
     probes, seeds = settings.probes, settings.seeds
     how = ""
     if (clips, crops) != (1, 1):
-        data, how = _several(data, settings, clips, crops), f"clips={clips} crops={crops}; "
+        if settings.bits != ["32/32"]:
+            raise ValueError(
+                f"got clips={clips}, crops={crops} at {', '.join(settings.bits)} bits; allowed with them is 32/32: set "
+                "evaluate.bits=[], or leave them out"
+            )
+        data, how = in_parts(data, clips, crops), f"clips={clips} crops={crops}; "
     batch_size = max(1, 256 // (clips * crops))
     evaluation = evaluate_bits(
         subject.encoder,
@@ -72,16 +77,6 @@ def evaluate(run: str | Path, overrides: Sequence[str] = (), *, clips: int = 1, 
     folder.mkdir(exist_ok=True)
     write_evaluation(folder, evaluation, beside)
     return evaluation
-
-
-def _several(data: Source, settings: Evaluate, clips: int, crops: int) -> Source:
-    """The data, of each sample several parts."""
-    if min(clips, crops) < 1 or not isinstance(data, Several) or settings.bits != ["32/32"]:
-        raise ValueError(
-            f"got clips={clips}, crops={crops} of {data.config['kind']} at {', '.join(settings.bits)} bits; allowed "
-            "are 1 or more of video_folder, crops of image_folder, and bits 32/32: change them, or leave them out"
-        )
-    return data.several(clips, crops)
 
 
 def _noted(rows: Sequence[Row], how: str) -> list[Row]:

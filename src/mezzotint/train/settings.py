@@ -10,15 +10,8 @@ import torch
 from mezzotint import dist
 from mezzotint.component import Component
 from mezzotint.data.source import InMemory, Source
-from mezzotint.evaluate.evaluator import Probe
-from mezzotint.evaluate.knn import KNN
-from mezzotint.evaluate.linear import Linear
 from mezzotint.evaluate.projection import Layout
-from mezzotint.evaluate.ptq import Protocol
-from mezzotint.evaluate.retrieval import Retrieval
-from mezzotint.evaluate.setting import Setting
 from mezzotint.methods.method import Method
-from mezzotint.quant.policy import PolicyName
 from mezzotint.schema import RecipeError
 from mezzotint.train.online import Classifier
 
@@ -247,54 +240,3 @@ class Run(Component):
         if self.batch_size % (parts * processes):
             raise RecipeError(f"run.micro_batches: got {parts}, which does not divide the batch of {self.batch_size}")
         method.require_batch(self.batch_size)
-
-
-class Evaluate(Component):
-    """What is measured when training has ended.
-
-    Args:
-        probes: each run on every task of the data that it fits.
-        seeds: how often a probe with a random part is repeated, and how many untrained encoders stand beside.
-        baselines: measure raw input and the untrained encoder too.
-        bits: weight/activation bits at which the encoder is evaluated, such as 4/8; 32 is float, which always is.
-        policy: which layers are quantized; by default the encoder's own when it was trained to be quantized, else ssql.
-        protocols: how ranges and rounding are chosen: `plain` as the papers do, by extremes and to nearest; `strong` by
-            least squared error and learnt (AdaRound, block after block), which takes minutes.
-        calibration_samples: training samples from which the ranges of activations are taken.
-        reconstruction_steps: of `strong`, for each block of layers at each of the bits.
-        branch: the trained network, or its momentum copy where the method keeps one.
-        part: the backbone, or also the projector on it; anything but the trained backbone is read from the checkpoint.
-    """
-
-    def __init__(
-        self,
-        *,
-        probes: Sequence[Probe] = (KNN(), Linear(), Retrieval()),  # noqa: B008
-        seeds: int = 3,
-        baselines: bool = True,
-        bits: Sequence[str] = ("32/32",),
-        policy: PolicyName | None = None,
-        protocols: Sequence[Protocol] = ("plain",),
-        calibration_samples: int = 512,
-        reconstruction_steps: int = 500,
-        branch: Literal["online", "target"] = "online",
-        part: Literal["backbone", "projector"] = "backbone",
-    ) -> None:
-        if seeds < 1:
-            raise ValueError(f"evaluate.seeds: got {seeds}; allowed is 1 or more: 3 give an interval")
-        for name, value in (
-            ("calibration_samples", calibration_samples),
-            ("reconstruction_steps", reconstruction_steps),
-        ):
-            if value < 1:
-                raise ValueError(f"evaluate.{name}: got {value}; allowed is 1 or more: some hundreds are usual")
-        self.probes = list(probes)
-        self.seeds = seeds
-        self.baselines = baselines
-        self.bits = [str(Setting.parse(text)) for text in bits] or ["32/32"]
-        self.policy = policy
-        self.protocols = list(protocols)
-        self.calibration_samples = calibration_samples
-        self.reconstruction_steps = reconstruction_steps
-        self.branch: Literal["online", "target"] = branch
-        self.part: Literal["backbone", "projector"] = part

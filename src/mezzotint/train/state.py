@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from mezzotint.data.loader import TooManyUnreadable
 from mezzotint.data.source import Source
 from mezzotint.methods.method import Method
 from mezzotint.optim.state import load_optimizer_state, optimizer_state
 from mezzotint.schema import RecipeError
 from mezzotint.train.checkpoint import CheckpointStore, Saved, size_of
 from mezzotint.train.guard import StepGuard
+from mezzotint.types import Batch
 
 _MARK = ":"
 
@@ -46,6 +48,21 @@ class RunState:
     bad: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     beside: Mapping[str, nn.Module | None] = field(default_factory=dict)
+
+    def count_bad(self, batch: Batch, most: float) -> None:
+        """Remember the samples of a batch that could not be read.
+
+        Raises:
+            TooManyUnreadable: when they are more than a fraction `most` of all.
+        """
+        for sample in batch.bad:
+            self.bad[sample.id] = sample.reason
+        if len(self.bad) > most * len(self.source):
+            name, reason = next(iter(self.bad.items()))
+            raise TooManyUnreadable(
+                f"{len(self.bad)} of {len(self.source)} samples cannot be read, more than "
+                f"run.loader.max_bad_fraction={most}; the first is {name}: {reason}; see `mezzotint doctor`"
+            )
 
     def bytes(self) -> int:
         """Size of a checkpoint; the optimiser's moments, which do not exist before the first step, count as two."""

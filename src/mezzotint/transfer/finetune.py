@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mezzotint.data.labelled import Labelled
 from mezzotint.data.opening import open_source
+from mezzotint.data.source import in_parts
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluate.calibration import calibration_order, read_calibration
@@ -56,6 +57,8 @@ class FineTuning:
         seeds: how many runs; they differ in the draw of the labels, the order, the views and the classifier's start.
         warm_head: start the classifier from the linear probe on the frozen features, as SSQL's protocol does.
         baselines: train the same from scratch, and a classifier on the untrained network.
+        clips: of each scored video, over whose logits is averaged.
+        crops: squares along the longer side of each scored image or frame, over whose logits is averaged.
     """
 
     encoder: Path
@@ -63,6 +66,8 @@ class FineTuning:
     seeds: int = 1
     warm_head: bool = False
     baselines: bool = True
+    clips: int = 1
+    crops: int = 1
 
 
 def plan(
@@ -73,6 +78,8 @@ def plan(
     seeds: int = 1,
     warm_head: bool = False,
     baselines: bool = True,
+    clips: int = 1,
+    crops: int = 1,
 ) -> FineTuning:
     """Read an encoder and a recipe, and put them together.
 
@@ -84,6 +91,8 @@ def plan(
         seeds: see `FineTuning`.
         warm_head: see `FineTuning`.
         baselines: see `FineTuning`.
+        clips: see `FineTuning`.
+        crops: see `FineTuning`.
 
     Raises:
         ValueError: when there is no such encoder, recipe or data, or they do not fit.
@@ -110,9 +119,11 @@ def plan(
         given["drop_path"] = config["encoder"].get("drop_path", given["drop_path"])
     config["encoder"] = resolve(given, "Encoder", "encoder")
     data: Labelled = construct(config["data"], FAMILIES["data"], {})
+    if (clips, crops) != (1, 1):
+        in_parts(data.samples, clips, crops)  # refused here rather than after training
     config["method"]["num_classes"] = data.num_classes
     config["method"]["init"] = str(encoder)
-    return FineTuning(Path(encoder), config, seeds, warm_head, baselines)
+    return FineTuning(Path(encoder), config, seeds, warm_head, baselines, clips, crops)
 
 
 def _data_of_run(folder: Path) -> Any:
@@ -220,13 +231,17 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
 
 
 def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -> list[Row]:
-    """The trained classifier on features of a network."""
+    """The trained classifier on features of a network; it is affine, so a mean of features has the mean of logits."""
     method, data = _parts(recipe)
     test = torch.from_numpy(np.asarray(data.task.test, np.int64))
-    found = extract_readable(network, data.samples, indices=test, workers=_workers(recipe))
+    several = (what.clips, what.crops) != (1, 1)
+    samples = in_parts(data.samples, what.clips, what.crops) if several else data.samples
+    at_once = max(1, 256 // (what.clips * what.crops))
+    found = extract_readable(network, samples, indices=test, batch_size=at_once, workers=_workers(recipe))
     with torch.no_grad():
         logits = method.classify(found.x)
-    how = f"{_protocol(what, recipe)} train={len(data)} test={len(found.x)}"
+    parts = f"clips={what.clips} crops={what.crops}; " if several else ""
+    how = f"{parts}{_protocol(what, recipe)} train={len(data)} test={len(found.x)}"
     figures = classification(logits, torch.arange(method.num_classes), data.labels[found.indices])
     return [Row("finetune", f"{data.task.name}/{name}", value, 32, 32, "float32", seed, how) for name, value in figures]
 
