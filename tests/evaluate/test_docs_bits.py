@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mezzotint.evaluate import calibration
 from mezzotint.evaluate.setting import Setting
 from mezzotint.signatures import index
 
@@ -26,7 +27,9 @@ def test_the_snippet_prints_what_the_page_shows(capsys: pytest.CaptureFixture[st
 
 def test_the_page_names_the_keys_and_their_defaults() -> None:
     keys = index().members("Evaluate")["evaluate"].keys
-    for name in ("bits", "protocols", "calibration_samples", "reconstruction_steps"):
+    assert keys["calibration_samples"].default is None
+    assert f"| `calibration_samples` | {calibration.DEFAULT}, or all there are |" in PAGE
+    for name in ("bits", "protocols", "reconstruction_steps"):
         default = keys[name].default
         shown = f"[{default[0]}]" if isinstance(default, list) else str(default)
         assert f"| `{name}` | {f'`{shown}`' if isinstance(default, list) else shown} |" in PAGE

@@ -206,6 +206,21 @@ def test_the_summary_puts_the_headlines_beside_their_baselines(tmp_path: Path) -
     assert summary(tmp_path)[1:] == [line]
 
 
+def test_without_labels_the_summary_has_what_tells_a_collapse(tmp_path: Path) -> None:
+    metrics = ("all/rankme", "all/rank_share", "all/alpha", "all/spread")
+
+    def free(value: float) -> list[Row]:
+        return [replace(row(value, metric=metric, protocol="rank/1"), probe="rank") for metric in metrics]
+
+    write_evaluation(tmp_path, Evaluation(free(0.25), ""), Baselines(free(0.5), free(0.125)))
+    assert summary(tmp_path) == [("all", name, "0.250", "0.125", "0.500") for name in ("rank_share", "spread")]
+    write_evaluation(tmp_path, Evaluation([row(0.5, protocol="knn/1"), *free(0.25)], ""), Baselines())
+    assert [line[1] for line in summary(tmp_path)] == ["knn"]
+    kept = Row("neighbours", "all/kept", 0.75, 4, 8, "float32", 0, "ptq/1 plain policy=ssql; neighbours/1 k=10")
+    write_evaluation(tmp_path, Evaluation([*free(0.25), kept], ""), Baselines())
+    assert summary(tmp_path)[2:] == [("all", "neighbours kept 4/8 plain", "0.750", "", "")]
+
+
 def test_wilson_is_scipys() -> None:
     for hits, count in ((0, 20), (7, 20), (20, 20), (950, 1911)):
         theirs = stats.binomtest(hits, count).proportion_ci(0.95, "wilson")

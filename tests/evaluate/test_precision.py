@@ -317,10 +317,27 @@ def test_calibration_passes_over_what_cannot_be_read() -> None:
     broken = Stripes(bad).evaluation()[0]
     found = torch.cat(read_calibration(broken, INPUT, order, 32, batch_size=8))
     assert torch.equal(found, torch.cat(read_calibration(source, INPUT, torch.tensor(kept), 32)))
-    with pytest.raises(ValueError, match="got calibration_samples=58, and 57 samples can be used"):
+    assert sum(map(len, read_calibration(broken, INPUT, order))) == 57, "all there are, where no number is asked for"
+    with pytest.raises(ValueError, match=r"got evaluate.calibration_samples=58, and 57 of 60 samples can be read"):
         read_calibration(broken, INPUT, order, 58)
-    with pytest.raises(ValueError, match="got calibration_samples=0"):
-        read_calibration(source, INPUT, order, 0)
+    for count in (0, 61):
+        with pytest.raises(ValueError, match=rf"got --calibration={count}; allowed are 1 to 60"):
+            read_calibration(source, INPUT, order, count, option="--calibration")
+    with pytest.raises(ValueError, match="got no sample to calibrate with"):
+        read_calibration(source, INPUT, order[:0])
+    with pytest.raises(ValueError, match="got no sample to calibrate with: 3 are trained on"):
+        read_calibration(broken, INPUT, torch.tensor(bad))
+
+
+def test_without_labels_neighbours_say_what_is_kept(trained: Net) -> None:
+    unlabelled = Broken(Stripes((3,)))
+    rows = evaluate_bits(trained, unlabelled, bits=["8/8", "2/2"]).rows
+    fine, coarse = (of(rows, setting) for setting in ("8/8", "2/2"))
+    assert [[row.metric for row in found] for found in (fine, coarse)] == [["all/kept"], ["all/kept"]]
+    assert 0.8 < fine[0].value <= 1.0 and 9 / (COUNT - 2) < coarse[0].value < fine[0].value
+    assert fine[0].protocol.endswith(f"calibration={COUNT - 1} seed=0; neighbours/1 k=10 samples={COUNT - 1}")
+    labelled = evaluate_bits(trained, Stripes(), bits=["8/8"], seeds=1).rows
+    assert not [row for row in labelled if row.metric == "all/kept"]
 
 
 @pytest.mark.parametrize("text", ["9/8", "8/9", "0/8", "8", "8/8/8", "8 /8", "a/b", "16/16", "", "-4/4"])

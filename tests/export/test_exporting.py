@@ -203,8 +203,8 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["--runtime", "openvino", "--format", "timm"], ["got --runtime openvino with --format timm"]),
         (["--format", "timm"], ["got the encoder resnet8 (stem small, width 8, grid 1), which timm does not have"]),
         (["--format", "torchvision"], ["which torchvision does not have", "use --format onnx or torch_export"]),
-        (["--calibration", "0"], ["got 0 calibration samples; allowed are 1 to 1439"]),
-        (["--calibration", "5000"], ["got 5000 calibration samples; allowed are 1 to 1439"]),
+        (["--calibration", "0"], ["got --calibration=0; allowed are 1 to 1439"]),
+        (["--calibration", "5000"], ["got --calibration=5000; allowed are 1 to 1439"]),
         (["--observer", "min_mex"], ["did you mean 'min_max'"]),
     ],
 )

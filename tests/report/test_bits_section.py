@@ -50,6 +50,16 @@ def test_a_figure_has_a_line_for_each_way_of_quantizing_and_float_in_each() -> N
     assert linear["strong"].found[4, 4] == interval(own)
 
 
+def test_without_labels_the_figure_is_of_the_neighbours() -> None:
+    rows = [Row("rank", "all/spread", 0.9, 32, 32, "float32", 0, "rank/1")]
+    how = "ptq/1 plain policy=ssql calibration=512 seed=0; neighbours/1 k=10 samples=60"
+    rows += [Row("neighbours", "all/kept", bits / 10, bits, bits, "float32", 0, how) for bits in (8, 4)]
+    section = bits_section({"mine": rows})
+    assert section is not None and section["settings"] == ["8/8", "4/4"]
+    assert section["charts"][0]["title"].startswith("Neighbours kept, ") and "Nothing has labels" in section["how"]
+    assert section["table"][0]["rows"] == [{"name": "plain", "float": "–", "cells": [("0.800", "–"), ("0.400", "–")]}]
+
+
 def test_the_table_says_what_is_lost_and_the_chart_stands_in_order() -> None:
     section = bits_section({"mine": evaluation()}, first=7)
     assert section is not None and section["first"] == 7 and section["runs"] == []

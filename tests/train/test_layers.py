@@ -79,7 +79,7 @@ def test_command_line_and_report(run: Path) -> None:
         ("9/4", {}, "got '9/4'; allowed is weights/activations"),
         ("1/4", {}, "got 1 bits for the WeightQuantizer"),
         ("4/4", {"policy": "most"}, "got policy 'most'; allowed: ssql"),
-        ("4/4", {"samples": 10**6}, "got calibration_samples=1000000"),
+        ("4/4", {"samples": 10**6}, "got --samples=1000000; allowed are 1 to "),
     ],
 )
 def test_what_cannot_be_is_refused(bits: str, options: dict[str, int], message: str, run: Path) -> None:

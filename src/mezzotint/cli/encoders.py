@@ -48,7 +48,7 @@ def export(
         bool | None,
         typer.Option("--reduce-range/--no-reduce-range", help="Weights of 7 bits. Default: where this CPU lacks VNNI."),
     ] = None,
-    calibration: Annotated[int | None, typer.Option(help="Samples that choose the ranges. Default: 512.")] = None,
+    calibration: Annotated[int | None, typer.Option(help="Samples that choose the ranges; 512 by default.")] = None,
     runtime: Annotated[str, typer.Option(help="onnxruntime, or openvino.")] = "onnxruntime",
     data: Annotated[str | None, typer.Option(help="To calibrate and compare on. Default: the run's data.")] = None,
     corrected: Annotated[

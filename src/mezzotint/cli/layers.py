@@ -13,7 +13,9 @@ def layers(
     run: RunPath,
     bits: Annotated[str, typer.Option(help="Weights/activations of the one layer that is quantized.")] = "4/4",
     policy: Annotated[str | None, typer.Option(help="Which layers: ssql, all, first_last_8. Default: its own.")] = None,
-    samples: Annotated[int, typer.Option(help="Training samples for ranges and figures.", min=1)] = 256,
+    samples: Annotated[
+        int | None, typer.Option(help="Training samples for ranges and figures; 256 by default.", min=1)
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -3,7 +3,7 @@
 They are never test samples of any task: a range that has seen the test set is a leak, if a small one. They are read
 without augmentation, and which they are is a function of the seed and of the samples' indices. The papers' code
 calibrates on augmented samples and, by a slip in its loop, on one batch or five whatever number is asked for
-(SSQL's source); here the number is kept to exactly.
+(SSQL's source); here a number that is asked for is kept to exactly.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,9 @@ from mezzotint.data.source import Source, Task
 from mezzotint.evaluate.features import Normalise, read_batches
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input
+
+DEFAULT = 512
+"""Samples that are taken where no number is asked for, and there are as many."""
 
 
 def calibration_order(tasks: Sequence[Task], count: int, seed: int = 0) -> Tensor:
@@ -42,11 +45,12 @@ def read_calibration(
     source: Source,
     input: Input,
     order: Tensor,
-    count: int,
+    count: int | None = None,
     device: torch.device | None = None,
     *,
     batch_size: int = 256,
     workers: int = 0,
+    option: str = "evaluate.calibration_samples",
 ) -> list[Tensor]:
     """Read samples as the encoder takes them; what cannot be read is passed over.
 
@@ -54,31 +58,41 @@ def read_calibration(
         source: of the samples.
         input: of the encoder.
         order: see `calibration_order`.
-        count: how many.
+        count: how many; `None` for 512, or all that can be used if there are fewer.
         device: where the batches are to be; by default the CPU.
         batch_size: samples in one batch.
         workers: of the loader.
+        option: by which the number was asked for.
 
     Returns:
         float32 batches of at most `batch_size`, `count` samples together.
 
     Raises:
-        ValueError: when there are fewer.
+        ValueError: when there are fewer, or none at all.
     """
-    if count < 1:
-        raise ValueError(f"got calibration_samples={count}; allowed is 1 or more: 512 is the default")
+    if count is not None and not 1 <= count <= len(order):
+        raise ValueError(
+            f"got {option}={count}; allowed are 1 to {len(order)}, the samples that some task trains on and none tests "
+            "on: give another number, or more data"
+        )
     normalise = Normalise(input, device or torch.device("cpu"))
     batches: list[Tensor] = []
-    missing = count
+    wanted = DEFAULT if count is None else count
+    missing, total = wanted, len(order)
     while missing and len(order):
         for _, x, _ in read_batches(source, order[:missing], batch_size, workers):
             if len(x):
                 batches.append(normalise(x))
         order = order[missing:]
-        missing = count - sum(map(len, batches))
-    if missing:
+        missing = wanted - sum(map(len, batches))
+    if missing and count is not None:
         raise ValueError(
-            f"got calibration_samples={count}, and {count - missing} samples can be used: those that can be read, that "
-            "some task trains on and none tests on; allowed is at most their number: set evaluate.calibration_samples"
+            f"got {option}={count}, and {count - missing} of {total} samples can be read; allowed is at most their "
+            "number: give another, or more data"
+        )
+    if not batches:
+        raise ValueError(
+            f"got no sample to calibrate with: {total} are trained on by some task and tested on by none, of which "
+            "none can be read; give more data"
         )
     return batches

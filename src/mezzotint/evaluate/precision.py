@@ -24,6 +24,7 @@ from torch import Tensor
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.foreign import OnnxSession
+from mezzotint.evaluate.agreement import agreement
 from mezzotint.evaluate.calibration import calibration_order, read_calibration
 from mezzotint.evaluate.evaluator import Probe, Row
 from mezzotint.evaluate.features import Extraction, extract_readable
@@ -48,7 +49,7 @@ def evaluate_bits(
     bits: Sequence[str] = GRID,
     policy: str | None = None,
     protocols: Sequence[str] = ("plain",),
-    calibration_samples: int = 512,
+    calibration_samples: int | None = None,
     reconstruction_steps: int = 500,
     probes: Sequence[Probe] = DEFAULT_PROBES,
     seeds: int = 3,
@@ -64,7 +65,7 @@ def evaluate_bits(
         bits: settings `weights/activations`.
         policy: which layers; by default the encoder's own when it is quantizable already, else `ssql`.
         protocols: `plain`, `strong`; see `ptq.py`.
-        calibration_samples: how many; see `calibration_order`.
+        calibration_samples: how many; see `read_calibration`.
         reconstruction_steps: of `strong`, for each block and setting.
         probes: each runs on every task of a kind it answers.
         seeds: repeats of what is random.
@@ -91,7 +92,8 @@ def evaluate_bits(
         return extract_readable(model, samples, batch_size=batch_size, workers=workers, device=place)
 
     heads: Heads = {}
-    evaluation = evaluate_features(features(encoder), tasks, probes, seeds, heads)
+    level = features(encoder)
+    evaluation = evaluate_features(level, tasks, probes, seeds, heads)
     more = token_rows(encoder, samples, tasks, probes, seeds, batch_size=batch_size, workers=workers, device=place)
     evaluation.rows.extend(more)
     for calibrated in copies:
@@ -99,7 +101,8 @@ def evaluate_bits(
             with calibrated.at(setting) as network:
                 found = features(network)
             rows = [*measure(found, tasks, probes, seeds), *_float_heads(found, tasks, heads)]
-            evaluation.rows.extend(stamped([*rows, *changes(evaluation.rows, rows)], setting, calibrated.how))
+            rows = [*rows, *changes(evaluation.rows, rows)] or [agreement(level, found)]
+            evaluation.rows.extend(stamped(rows, setting, calibrated.how))
     return evaluation
 
 

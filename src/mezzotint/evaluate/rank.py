@@ -86,7 +86,7 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> float:
 
     Of more than 8,192 samples, so many at equal steps.
     """
-    x = normalize(_at_most(x, _MOST_PAIRED).double(), dim=1)
+    x = normalize(at_most(x, _MOST_PAIRED).double(), dim=1)
     if len(x) < 2:
         raise ValueError(f"got {len(x)} samples; allowed is 2 or more: uniformity is about pairs")
     total = torch.zeros((), dtype=torch.float64, device=x.device)
@@ -153,7 +153,7 @@ class Rank(Probe):
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `rankme`, `rank_share` (of `min(N, D)`), `alpha`, `uniformity` and `spread` of `train`."""
-        x = _at_most(train.x, self.samples)
+        x = at_most(train.x, self.samples)
         effective = rankme(x)
         yield self.row("rankme", effective)
         yield self.row("rank_share", effective / min(x.shape))
@@ -162,7 +162,7 @@ class Rank(Probe):
         yield self.row("spread", spread(x))
 
 
-def _at_most(x: Tensor, count: int) -> Tensor:
+def at_most(x: Tensor, count: int) -> Tensor:
     """Rows at equal steps, so many at most."""
     if len(x) <= count:
         return x

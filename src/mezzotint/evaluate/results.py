@@ -18,6 +18,7 @@ from mezzotint.files import write_json
 from mezzotint.types import Unreadable
 
 _EVALUATION, _BASELINES = "evaluation.json", "baselines.json"
+_LABEL_FREE = ("all/rank_share", "all/spread")
 _KEYS = {entry.name for entry in fields(Row)}
 
 
@@ -75,6 +76,7 @@ def read_baselines(folder: str | Path) -> Baselines:
 def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
     """A run's headline figures as text: task, probe, encoder with its interval, untrained encoder, raw input.
 
+    Where nothing has labels, those are the label-free ones that tell a collapsed encoder: `rank_share` and `spread`.
     Figures at low bits follow their float figure, with bits and calibration in the probe's place, with their
     difference from float in the interval's.
     """
@@ -82,12 +84,15 @@ def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
     others = [_grouped(part) for part in (beside.untrained, beside.raw)]
     lines = []
     found = _grouped(read_evaluation(folder))
+    headlines = {key for key in found if key[1].endswith("/top1") or (key[0] == "linear" and key[1].endswith("/map"))}
+    headlines = headlines or {key for key in found if key[1] in _LABEL_FREE}
     for (probe, metric, how), rows in found.items():
         task, _, name = metric.rpartition("/")
-        if (name == "top1" or (name == "map" and probe == "linear")) and not how:
+        if (probe, metric, how) in headlines and not how:
             shown = [part.get((probe, metric, how)) for part in others]
             known = ["–" if part is None else f"{interval(part).mean:.3f}" for part in shown]
-            lines.append((task, probe, _with_interval(rows), known[0], known[1]))
+            shown_probe = name if metric in _LABEL_FREE else probe
+            lines.append((task, shown_probe, _with_interval(rows), known[0], known[1]))
             for (variant, same, low), low_rows in found.items():
                 if low and same == metric and variant in (probe, f"{probe}_ptq"):
                     lost, gained = (found.get((variant, f"{task}/{side}", low)) for side in ("lost", "gained"))
@@ -95,7 +100,8 @@ def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
                     if lost and gained:
                         words = f"{interval(low_rows).mean:.3f} ({signed_interval(change(lost, gained))})"
                     lines.append((task, f"{variant} {low}", words, "", ""))
-    return lines
+    kept = {how: rows for (_, metric, how), rows in found.items() if metric == "all/kept"}
+    return lines + [("all", f"neighbours kept {how}", _with_interval(rows), "", "") for how, rows in kept.items()]
 
 
 def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:

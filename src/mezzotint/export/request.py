@@ -15,7 +15,6 @@ from mezzotint.evaluate.suite import asked
 from mezzotint.quant.fake import Quantizer
 
 Runtime = Literal["onnxruntime", "openvino"]
-CALIBRATION = 512
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,10 @@ class Request:
         """
         samples, tasks = asked(self.source)
         order = calibration_order(tasks, len(samples))
-        count = min(CALIBRATION, len(order)) if self.calibration is None else self.calibration
-        if not 1 <= count <= len(order):
-            raise ValueError(
-                f"got {count} calibration samples; allowed are 1 to {len(order)}, the samples that a task trains on "
-                "and none tests on: give another --calibration, or more data"
-            )
-        return read_calibration(samples, self.encoder.input, order, count, batch_size=batch_size, workers=self.workers)
+        return read_calibration(
+            samples, self.encoder.input, order, self.calibration,
+            batch_size=batch_size, workers=self.workers, option="--calibration",
+        )  # fmt: skip
 
 
 def plain(encoder: Encoder) -> Encoder:

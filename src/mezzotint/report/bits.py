@@ -101,17 +101,17 @@ def bits_section(runs: Mapping[str, Sequence[Row]], *, first: int = 0) -> dict[s
 
 
 def figures(runs: Mapping[str, Sequence[Row]]) -> list[Figure]:
-    """The top-1 figures that were measured at low bits, each with a line for every run and way of quantizing."""
+    """What was measured at low bits, top-1 or neighbours kept: each with a line for every run and way of quantizing."""
     lines: dict[tuple[str, str], list[Line]] = {}
     for colour, (run, rows) in enumerate(runs.items()):
         groups: dict[_Key, dict[Bits, list[Row]]] = {}
         for row in rows:
             task, _, measure = row.metric.rpartition("/")
-            if measure in ("top1", "lost", "gained"):
+            if measure in ("top1", "kept", "lost", "gained"):
                 settings = groups.setdefault((task, row.probe, ptq_of(row), measure), {})
                 settings.setdefault((row.weight_bits, row.activation_bits), []).append(row)
         for (task, probe, how, measure), settings in groups.items():
-            if how and measure == "top1":
+            if how and measure in ("top1", "kept"):
                 name = probe.removesuffix("_ptq")
                 level = groups.get((task, name, "", "top1"), {})
                 lost, gained = (groups.get((task, probe, how, side), {}) for side in ("lost", "gained"))
@@ -136,9 +136,12 @@ def _words(bits: Bits) -> str:
 
 
 def _how(rows: Sequence[Row]) -> str:
-    words = (
-        "Bits of weights/activations, simulated in float32. Probes learn from features of the quantized encoder and "
-        "are tested on the same; “float head” is the linear probe of the float encoder, used as it is."
+    words = "Bits of weights/activations, simulated in float32. "
+    if any(row.metric == "all/kept" for row in rows):
+        return words + "Nothing has labels: of the ten nearest neighbours of a sample in float, the share that is kept."
+    words += (
+        "Probes learn from features of the quantized encoder and are tested on the same; “float head” is the linear "
+        "probe of the float encoder, used as it is."
     )
     if any(row.metric.endswith("/lost") for row in rows):
         words += " A difference from float is followed by half of its 95 % interval, over the same test samples."

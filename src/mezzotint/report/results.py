@@ -12,7 +12,7 @@ from mezzotint.evaluate.rank import verdict
 from mezzotint.evaluate.results import Baselines, signed
 from mezzotint.report.plots import number
 
-PROBES = {"knn": "kNN", "linear": "Linear probe", "retrieval": "Retrieval", "rank": ""}
+PROBES = {"knn": "kNN", "linear": "Linear probe", "retrieval": "Retrieval", "rank": "", "neighbours": "Neighbours kept"}
 MEASURES = {
     "top1": "",
     "top5": "within five guesses",

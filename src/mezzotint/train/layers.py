@@ -14,6 +14,9 @@ from mezzotint.files import write_json
 from mezzotint.quant.sensitivity import Distribution, LayerSensitivity, distributions, layer_sensitivity
 from mezzotint.train.recipe import Recipe
 
+_SAMPLES = 256
+"""Where no number is asked for, at most."""
+
 _SHAPED = 32
 """Samples for the shapes of distributions: what enters a layer is held in memory."""
 
@@ -39,14 +42,17 @@ class Layers:
         return asdict(self)
 
 
-def measure_layers(run: str | Path, bits: str = "4/4", *, policy: str | None = None, samples: int = 256) -> Layers:
+def measure_layers(
+    run: str | Path, bits: str = "4/4", *, policy: str | None = None, samples: int | None = None
+) -> Layers:
     """Quantize one layer at a time, look at weights and inputs of each, and write `layers.json`.
 
     Args:
         run: a directory that `pretrain` wrote.
         bits: weights/activations; 32 leaves one side out.
         policy: which layers; by default the encoder's own when it is quantizable already, else `ssql`.
-        samples: of the training data, for ranges and figures alike; see `evaluate.calibration`.
+        samples: of the training data, for ranges and figures alike; `None` for 256, or all if there are fewer; see
+            `evaluate.calibration`.
 
     Raises:
         ValueError: when the directory is not a finished run, or what is asked for does not exist.
@@ -57,8 +63,10 @@ def measure_layers(run: str | Path, bits: str = "4/4", *, policy: str | None = N
     folder, encoder, recipe = Path(run), load_encoder(run), Recipe.load(run)
     source, tasks = asked(recipe.data)
     workers = recipe.run.loader.processes(recipe.data)
-    order = calibration_order(tasks, len(source))
-    batches = read_calibration(source, encoder.input, order, samples, batch_size=_SHAPED, workers=workers)
+    order = calibration_order(tasks, len(source))[: None if samples else _SAMPLES]
+    batches = read_calibration(
+        source, encoder.input, order, samples, batch_size=_SHAPED, workers=workers, option="--samples"
+    )
     calibrated = calibrated_copy(encoder, batches, policy=policy)
     calibrated.require([setting])
     found = Layers(

@@ -24,7 +24,8 @@ class Evaluate(Component):
         policy: which layers are quantized; by default the encoder's own when it was trained to be quantized, else ssql.
         protocols: how ranges and rounding are chosen: `plain` as the papers do, by extremes and to nearest; `strong` by
             least squared error and learnt (AdaRound, block after block), which takes minutes.
-        calibration_samples: training samples from which the ranges of activations are taken.
+        calibration_samples: training samples from which the ranges of activations are taken; `None` for 512, or all
+            that no task tests on if there are fewer.
         reconstruction_steps: of `strong`, for each block of layers at each of the bits.
         branch: the trained network, or its momentum copy where the method keeps one.
         part: the backbone, or also the projector on it; anything but the trained backbone is read from the checkpoint.
@@ -39,7 +40,7 @@ class Evaluate(Component):
         bits: Sequence[str] = ("32/32",),
         policy: PolicyName | None = None,
         protocols: Sequence[Protocol] = ("plain",),
-        calibration_samples: int = 512,
+        calibration_samples: int | None = None,
         reconstruction_steps: int = 500,
         branch: Literal["online", "target"] = "online",
         part: Literal["backbone", "projector"] = "backbone",
@@ -50,7 +51,7 @@ class Evaluate(Component):
             ("calibration_samples", calibration_samples),
             ("reconstruction_steps", reconstruction_steps),
         ):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"evaluate.{name}: got {value}; allowed is 1 or more: some hundreds are usual")
         self.probes = list(probes)
         self.seeds = seeds

@@ -217,7 +217,7 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
     if not low:
         return
     order = calibration_order([data.task], len(data.samples))
-    count = min(recipe.evaluate.calibration_samples, len(order))
+    count = recipe.evaluate.calibration_samples
     batches = read_calibration(data.samples, method.encoder.input, order, count, workers=_workers(recipe))
     for protocol in recipe.evaluate.protocols:
         calibrated = calibrated_copy(
