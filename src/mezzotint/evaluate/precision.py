@@ -16,6 +16,7 @@ figures (`docs/bits.md`).
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -88,18 +89,16 @@ def evaluate_bits(
         ]
         copies[0].require(settings)
 
-    def features(model: Encoder) -> Extraction:
-        return extract_readable(model, samples, batch_size=batch_size, workers=workers, device=place)
-
+    extract = functools.partial(extract_readable, source=samples, batch_size=batch_size, workers=workers, device=place)
     heads: Heads = {}
-    level = features(encoder)
+    level = extract(encoder)
     evaluation = evaluate_features(level, tasks, probes, seeds, heads)
     more = token_rows(encoder, samples, tasks, probes, seeds, batch_size=batch_size, workers=workers, device=place)
     evaluation.rows.extend(more)
     for calibrated in copies:
         for setting in settings:
             with calibrated.at(setting) as network:
-                found = features(network)
+                found = extract(network)
             rows = [*measure(found, tasks, probes, seeds), *_float_heads(found, tasks, heads)]
             rows = [*rows, *changes(evaluation.rows, rows)] or [agreement(level, found)]
             evaluation.rows.extend(stamped(rows, setting, calibrated.how))
