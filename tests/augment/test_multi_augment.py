@@ -59,7 +59,7 @@ def test_sampled_strategies_are_drawn_uniformly_and_apart_for_each_view() -> Non
     views = MultiAugment(strategies=STRATEGIES, mode="sampled")
     ids = torch.arange(6000)
     first, second = (drawn["policy"]["policy"] for drawn in views.draw(ids, input=INPUT, seed=0, epoch=0))
-    assert views.num_views == 2
+    assert views.tags == ("global", "global")
     for choice in (first, second):
         assert torch.bincount(choice).float().div(2000).sub(1).abs().max() < 0.06
     assert 0.28 < (first == second).float().mean() < 0.38
@@ -157,3 +157,7 @@ def test_a_recipe_names_the_strategies() -> None:
     assert resolve(views.config, "ViewGenerator", "views") == resolve(config, "ViewGenerator", "views")
     with pytest.raises(RecipeError, match="did you mean 'rand_augment'"):
         resolve({**config, "strategies": [{"kind": "rand_aug"}]}, "ViewGenerator", "views")
+    with pytest.raises(RecipeError, match="got 'False'; allowed is bool"):  # and not true, as any text is
+        resolve({**config, "strategies": [{"kind": "rand_augment", "extended": "False"}]}, "ViewGenerator", "views")
+    with pytest.raises(RecipeError, match="num_strategies: unknown key"):  # a number that might not agree with the list
+        resolve({**config, "num_strategies": 3}, "ViewGenerator", "views")

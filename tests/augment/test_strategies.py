@@ -187,6 +187,12 @@ def test_a_wrong_file_is_refused_in_one_line(text: str, message: str, tmp_path: 
     assert "allowed" in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"wrong.yaml: got .*; allowed is YAML or JSON in UTF-8: "):
+        FastAutoAugment(file=str(tmp_path / "wrong.yaml"))
+
+
 @pytest.mark.parametrize(
     "build",
     [

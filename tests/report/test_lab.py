@@ -16,6 +16,7 @@ from mezzotint.cli import app
 from mezzotint.data.opening import is_data, open_images
 from mezzotint.data.samples import Samples
 from mezzotint.report import lab, magnitudes
+from mezzotint.report.drawn import in_words
 from mezzotint.report.gallery import view_strips
 from mezzotint.seeding import Draws
 from mezzotint.train.recipe import Recipe
@@ -50,6 +51,26 @@ def test_of_a_choice_of_policies_only_what_was_drawn_is_told() -> None:
     assert len(kinds) == 4 and not any("shear x 0" in brief.split(", ") for brief in briefs)
     for brief in briefs:  # two operations of one policy at most, beside the crop and the policy's name
         assert brief.startswith("crop") and ("simclr" in brief or len(brief.split(", ")) <= 4)
+
+
+def test_views_of_several_strategies_are_named() -> None:
+    strategies = "views.strategies=[{kind: simclr}, {kind: simclr}, {kind: aug_mix}]"
+    local = ["views.mode=all", "views.num_global=1", "views.num_local=1", "views.local_crop.size=16", strategies]
+    for overrides, names in (
+        (local, ["simclr.1", "simclr.2", "aug mix", "local, simclr", "local, simclr", "local, aug mix"]),
+        (["views.num_local=1"], ["", "", "local"]),  # sampled: what was drawn is told
+        (["views={kind: two_views}"], ["", ""]),
+    ):
+        recipe = Recipe.load("image/emoji_massrl", overrides)
+        [strip] = view_strips(recipe.data, recipe.views, recipe.encoder.input, samples=1, seed=0)
+        assert [shown.name for shown in strip.views] == names
+        assert all(shown.name in shown.picture.alt for shown in strip.views)
+
+
+def test_short_parameters_are_told_and_long_ones_counted() -> None:
+    angles = torch.tensor([[0.1, -0.2, 0.25]])
+    drawn = {"turn": {"angles": angles, "noise": torch.zeros(1, 3, 128)}}
+    assert in_words(drawn, 0)[0] == [("turn", ""), ("angles", "0.1 −0.2 0.25"), ("noise a channel", "128")]
 
 
 def test_a_row_a_strategy_and_a_strip_an_operation(tmp_path: Path) -> None:
@@ -108,6 +129,10 @@ def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> 
     [
         (["emoji", "--policy", "rand_augmnt"], "did you mean 'rand_augment'"),
         (["emoji", "--policy", "{kind: rand_augment, magnitude: 99}"], "got magnitude=99"),
+        (["emoji", "--policy", "rotate"], "write {kind: rand_augment, num_ops: 1, names: [rotate]}"),
+        (["emoji", "--policy", "[simclr, byol]"], "--policy: got ['simclr', 'byol']"),
+        (["nowhere/", "--policy", "simclr"], "allowed is a recipe, a run, an image folder or file"),
+        (["emojis"], "did you mean 'emoji'"),
         (["points/furniture_simclr", "--policy", "simclr"], "allowed with policies are images"),
         (["furniture"], "allowed is an image folder, an .npz or .npy file, or emoji, mnist5k, digits"),
         (["emoji", "views.flip=0"], "allowed with data are options alone"),

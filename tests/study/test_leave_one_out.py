@@ -28,6 +28,14 @@ def test_the_shipped_study_leaves_out_each_operation_of_rand_augment() -> None:
         assert sorted(drawn) == sorted(name for name in names if arm != f"without {name}")
 
 
+def test_an_override_of_the_list_stands_in_for_it() -> None:
+    study = read_study("leave_one_out", ["run.epochs=1", "views.policy.names=[rotate, color]"], [0])
+    drawn = {arm: study.config(arm, 0)["views"]["policy"]["names"] for arm in study.arms}
+    assert drawn == {"all": ["rotate", "color"], "without rotate": ["color"], "without color": ["rotate"]}
+    with pytest.raises(RecipeError, match="allowed is one key with a list of two names or more"):
+        read_study("leave_one_out", ["views.policy.names=[rotate]"])
+
+
 def test_a_study_runs(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(STUDY)
     table = run_study(read_study(tmp_path / "s.yaml"), tmp_path / "out")

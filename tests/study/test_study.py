@@ -164,6 +164,14 @@ def test_files_that_cannot_be(keys: dict[str, object], message: str, tmp_path: P
         read_study("siamese_factor")
 
 
+@pytest.mark.parametrize("override", ["method.temperature=0.3", "run.seed=4"])
+def test_overrides_without_effect_are_refused(override: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=f"^got the override '{override}'.*; allowed are .*: "):
+        read_study(study_file(tmp_path / "s.yaml"), [override])
+    partly = study_file(tmp_path / "s.yaml", factors={}, arms={"cold": ["method.temperature=0.1"], "plain": []})
+    assert read_study(partly, ["method.temperature=0.3"]).config("plain", 0)["method"]["temperature"] == 0.3
+
+
 def test_shipped_studies_are_read_and_are_no_recipes() -> None:
     assert "siamese_factors" in shipped_studies() and not any(name.startswith("studies") for name in shipped())
     study = read_study("siamese_factors")

@@ -116,7 +116,7 @@ class MultiAugment(ImageViews):
             first = len(self.views)
             for place, policy in enumerate(chosen):
                 shared = first if place and crops != "separate" else None
-                tag = _tag(chosen, place) if number < num_global else "local"
+                tag = "local" if number >= num_global else "global" if mode == "sampled" else _tag(chosen, place)
                 self.views.append(View(tag, box, flip, policy, crop_of=shared))
 
     def pairing(self, progress: float) -> tuple[Pairing, list[float] | None]:

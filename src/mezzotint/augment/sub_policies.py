@@ -63,12 +63,14 @@ def read_sub_policies(path: str | Path) -> SubPolicies:
             f"got the policy file {str(path)!r}; allowed is an existing .yaml or .json file: check the path, or write "
             "one as docs/augmentation-policies.md shows"
         )
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: got text that cannot be read ({reason}); allowed is YAML or JSON: mend it") from None
+        raise ValueError(
+            f"{path}: got text that cannot be read ({reason}); allowed is YAML or JSON in UTF-8: mend it"
+        ) from None
     return _checked(data, str(path))
 
 

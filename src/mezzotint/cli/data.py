@@ -36,7 +36,13 @@ def gallery(
     from mezzotint.train.recipe import Recipe, read_recipe, shipped
 
     given = list(arguments or ())
-    if given and "=" not in given[0] and given[0] not in shipped() and _is_data(given[0]):
+    unknown = bool(given) and "=" not in given[0] and given[0] not in shipped()
+    if unknown and not _is_data(given[0]) and not Path(given[0]).exists():
+        raise RecipeError(
+            f"got {given[0]!r}, which does not exist; allowed is a recipe, a run, an image folder or file, or emoji, "
+            f"mnist5k, digits: check the path{nearest(given[0], [*shipped(), 'emoji', 'mnist5k', 'digits'])}"
+        )
+    if unknown and _is_data(given[0]):
         if len(given) > 1:
             raise RecipeError(f"got {given[1]!r} after data; allowed with data are options alone, such as --policy")
         from mezzotint.data.opening import open_images

@@ -13,6 +13,9 @@ _WORDS = {
     "gaussian_blur": "blur",
 }
 
+_FEW = 4
+"""Up to so many values of a parameter are told, such as the box of a crop; of more than that, their number."""
+
 Pairs = list[tuple[str, str]]
 
 
@@ -43,7 +46,7 @@ def in_words(drawn: Mapping[str, Params], row: int, share: float | None = None) 
             if "op" in params:
                 operations = [(op, size.replace("-", "−")) for op, size in describe(params, row)]
                 words += [f"{op} {size}".strip() for op, size in operations]
-                pairs += [("operations", ""), *operations]
+                pairs += [("operations", ""), *operations] if operations else []
                 continue
             chosen = params.get("chosen", params.get("applied"))
             if chosen is None or bool(chosen[row]):
@@ -83,15 +86,15 @@ def _by_transform(step: str, params: Params, row: int) -> list[tuple[str, Params
 
 
 def _details(params: Params, row: int) -> Pairs:
-    """The numbers of one sample; of those with a value a channel or more only how many there are."""
+    """The numbers of one sample; of long ones only how many there are."""
     order = params.get("order")
     names = [name for name in params if name not in ("chosen", "applied", "order")]
     of_names = order is not None and order[row].numel() == len(names)  # of the other parameters, by their place
     pairs = []
     for name in names if of_names or order is None else [*names, "order"]:
         value, words = params[name][row], name.replace("_", " ")
-        if value.numel() == 1:
-            pairs.append((words, number(float(value))))
+        if value.numel() <= _FEW:
+            pairs.append((words, " ".join(number(one) for one in value.flatten().tolist())))
         else:
             pairs.append((f"{words} a channel" if value.ndim > 1 else words, str(value.shape[-1])))
     if order is not None and of_names:

@@ -25,11 +25,13 @@ class Shown:
 
     Attributes:
         picture: before normalisation.
+        name: what tells it from the sample's other views: whether its crop is local, and the strategy; or empty.
         brief: what was done to it, in a few words.
         parameters: what was drawn, as pairs of name and value; a transform's name stands alone before its own.
     """
 
     picture: Picture
+    name: str
     brief: str
     parameters: list[tuple[str, str]]
 
@@ -92,6 +94,7 @@ def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: 
         return []
     rendered = views.render(batch, input=input, seed=seed, epoch=0, normalized=False)
     drawn = views.draw(batch.ids, input=input, seed=seed, epoch=0)
+    made_by = _names(views)
     shares = None if boxes is None else (boxes[..., 2] * boxes[..., 3]).tolist()
     strips = []
     for row, index in enumerate(batch.ids.tolist()):
@@ -101,10 +104,19 @@ def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: 
         shown = []
         for place, params in enumerate(drawn):
             parameters, brief = in_words(params, row, shares[row][place] if shares else None)
-            alt = f"view {place + 1} of {name}: {brief}"
-            shown.append(Shown(portrait(rendered[place][row], alt, source), brief, parameters))
+            alt = f"view {place + 1} of {name}: {', '.join(filter(None, (made_by[place], brief)))}"
+            shown.append(Shown(portrait(rendered[place][row], alt, source), made_by[place], brief, parameters))
         strips.append(Strip(name, portrait(original, f"{name}, as stored", source), shown))
     return strips
+
+
+def _names(views: ViewGenerator) -> list[str]:
+    """For each view whether its crop is local, and its strategy where several make the views."""
+    kinds = [str(view.policy.config["kind"]) for view in views.views] if isinstance(views, ImageViews) else []
+    names = ["" if tag == "global" else tag for tag in views.tags]
+    if len(set(kinds)) > 1:
+        names = [f"local, {kind}" if name == "local" else name for name, kind in zip(names, kinds, strict=True)]
+    return [name.replace("_", " ") for name in names]
 
 
 def _size(views: ViewGenerator, input: Input) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mezzotint.augment.image import RandomResizedCrop
 from mezzotint.augment.multi_augment import MultiAugment
 from mezzotint.augment.policies import Policy, identity
+from mezzotint.augment.strategies import RAND_AUGMENT
 from mezzotint.augment.transform import Transform
 from mezzotint.augment.view import keep_freed_memory
 from mezzotint.data.source import Source
@@ -23,7 +24,7 @@ from mezzotint.report.gallery import Shown, view_strips
 from mezzotint.report.magnitudes import OperationStrip, microseconds, operation_strips
 from mezzotint.report.pictures import credit, stored
 from mezzotint.report.render import render, write_page
-from mezzotint.schema import construct, resolve
+from mezzotint.schema import RecipeError, construct, resolve
 from mezzotint.seeding import Draws, sample_order
 from mezzotint.signatures import index
 from mezzotint.types import Input
@@ -132,8 +133,14 @@ def policy_of(text: str) -> Policy:
     from mezzotint.train.recipe import parse_yaml
 
     config = parse_yaml(text, "--policy")
-    kind = config.get("kind") if isinstance(config, dict) else config
-    if kind in index().members("Transform") and kind not in index().members("Policy"):
+    kind = str(config.get("kind") if isinstance(config, dict) else config)
+    policies, transforms = index().members("Policy"), index().members("Transform")
+    if kind in RAND_AUGMENT and kind not in {**policies, **transforms}:
+        raise RecipeError(
+            f"--policy: got the operation {kind!r}; allowed are policies and transforms: write "
+            f"{{kind: rand_augment, num_ops: 1, names: [{kind}]}}"
+        )
+    if kind in transforms and kind not in policies:
         transform: Transform = construct(resolve(config, "Transform", "--policy"), "Transform", {})
         return Policy(transforms=[transform])
     policy: Policy = construct(resolve(config, "Policy", "--policy"), "Policy", {})

@@ -58,7 +58,7 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
 
     Args:
         name: of a shipped study, or the path of a YAML file.
-        overrides: of all arms, after the file's.
+        overrides: of all arms, after the file's. One of the list that `leave_one_out` names stands in for that list.
         seeds: instead of the file's.
 
     Raises:
@@ -77,7 +77,9 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
     for key in content:
         if key not in _KEYS:
             raise RecipeError(f"{path}: unknown key {key!r}; allowed: {', '.join(_KEYS)}{nearest(str(key), _KEYS)}")
+    overrides = _take_list(content.get("leave_one_out"), overrides)
     arms = _arms(content, path)
+    _refuse_without_effect(overrides, arms)
     reference = content.get("reference", next(iter(arms)))
     if reference not in arms:
         raise RecipeError(
@@ -96,6 +98,32 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
         except RecipeError as error:
             raise RecipeError(f"{path}: arm {arm!r}: {error}") from error
     return study
+
+
+def _take_list(lists: Any, overrides: Sequence[str]) -> list[str]:
+    """Put an override of a list that is left out of into its place; returns the other overrides."""
+    rest = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if equals and isinstance(lists, dict) and key in lists:
+            lists[key] = parse_yaml(text, f"the override {key}")
+        else:
+            rest.append(override)
+    return rest
+
+
+def _refuse_without_effect(overrides: Sequence[str], arms: dict[str, list[str]]) -> None:
+    """An override that every arm, or the seed, would replace without a word is a mistake."""
+    own = set.intersection(*({text.partition("=")[0] for text in texts} for texts in arms.values()))
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key == "run.seed":
+            raise RecipeError(f"got the override {override!r}; allowed are seeds by their number: give --seeds")
+        if any(key == one or key.startswith(f"{one}.") for one in own):
+            raise RecipeError(
+                f"got the override {override!r}, which every arm sets anew; allowed are keys that they leave alone: "
+                "change the arms in a study file of your own"
+            )
 
 
 def _arms(content: dict[str, Any], path: Path) -> dict[str, list[str]]:

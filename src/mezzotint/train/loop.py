@@ -226,6 +226,7 @@ class Trainer:
         stream = self._replayed(start)
         if start == 0:
             self.watch(out, 0)
+        self.passes.start()
         for step in range(start, self.total):
             waited = time.perf_counter()
             batch = next(stream)

@@ -1,6 +1,7 @@
 """How many views pass through encoders: what runs have to be compared at, rather than epochs."""
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.method import Method
@@ -17,7 +18,11 @@ class Passes:
     def __init__(self, method: Method, *, watch: bool = True) -> None:
         self.learning = self.watching = 0
         encoders = [m for m in method.modules() if isinstance(m, Encoder)] if watch else []
-        self._hooks = [encoder.register_forward_hook(self._count) for encoder in encoders]
+        self._encoders, self._hooks = encoders, list[RemovableHandle]()
+
+    def start(self) -> None:
+        """Count from here on: a run's features are measured before its first step, too."""
+        self._hooks = [encoder.register_forward_hook(self._count) for encoder in self._encoders]
 
     def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:

@@ -27,6 +27,7 @@ def preview(recipe: Recipe) -> str:
     stop = min(_STEPS, trainer.total)
     times = []
     passes = Passes(recipe.method)
+    passes.start()
     for step, batch in enumerate(batches(recipe.data, recipe.views, trainer.plan, start=0, stop=stop, workers=0)):
         began = time.perf_counter()
         trainer.step(step, batch, Meter())
