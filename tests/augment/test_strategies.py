@@ -18,6 +18,8 @@ from mezzotint.augment.strategies import RAND_AUGMENT, RandAugment, Strategy, Tr
 from mezzotint.augment.sub_policies import SubPolicies, read_sub_policies, write_sub_policies
 from mezzotint.schema import RecipeError, resolve
 from mezzotint.seeding import Draws
+from mezzotint.train.recipe import Recipe
+from mezzotint.types import Input
 
 MANY = Draws(torch.arange(20_000), 5)
 SHAPE = (20_000, 3, 64, 96)
@@ -185,6 +187,26 @@ def test_a_wrong_file_is_refused_in_one_line(text: str, message: str, tmp_path: 
     with pytest.raises(ValueError, match=message) as refused:
         FastAutoAugment(file=str(tmp_path / "wrong.yaml"))
     assert "allowed" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_run_keeps_the_sub_policies_and_not_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("levels: 10\nsub_policies:\n- [[posterize, 0.4, 8], [rotate, 0.6, 3]]\n- [[invert, 0.2]]\n")
+    views = f"views.policy={{kind: fast_auto_augment, file: {file}}}"
+    recipe = Recipe.load("image/emoji_simclr", [views, "encoder.width=2"])
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    file.unlink()
+    again = Recipe.load(tmp_path / "recipe.yaml")
+    found, expected = again.views.config["policy"], recipe.views.config["policy"]
+    assert found == expected and found["file"] is None
+    assert found["sub_policies"] == [[["posterize", 0.4, 8 / 9], ["rotate", 0.6, 1 / 3]], [["invert", 0.2, 0.0]]]
+    ids, input = torch.arange(4), Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    first, second = (one.views.draw(ids, input=input, seed=0, epoch=0) for one in (recipe, again))
+    assert torch.equal(first[0]["policy"]["magnitude"], second[0]["policy"]["magnitude"])
+    with pytest.raises(ValueError, match="got a file and sub_policies; allowed is one of the two"):
+        FastAutoAugment(file=str(file), sub_policies=[[("invert", 0.2, 0.0)]])
+    with pytest.raises(ValueError, match=r"fast_auto_augment: sub_policies.0.0: got the probability 2"):
+        FastAutoAugment(sub_policies=[[("invert", 2.0, 0.0)]])
 
 
 def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mezzotint.augment.operations import IDENTITY
 from mezzotint.augment.resample import Sampling
 from mezzotint.augment.strategies import EXTRA, RAND_AUGMENT, Range, Space, Strategy, check_names, magnitudes
-from mezzotint.augment.sub_policies import FOLDER, SubPolicies, read_sub_policies
+from mezzotint.augment.sub_policies import FOLDER, SubPolicies, as_sub_policies, read_sub_policies
 from mezzotint.seeding import Draws
 
 Published = Literal["imagenet", "cifar10", "svhn"]
@@ -92,12 +92,30 @@ class AutoAugment(_Drawn):
 class FastAutoAugment(_Drawn):
     """Fast AutoAugment (Lim et al. 2019): one of the sub-policies of a file.
 
+    Its recipe holds the sub-policies and not the file's name, so that a run does not depend on a file that moves.
+
     Args:
         file: of sub-policies, YAML or JSON; `None` for those that a search found on the embedded emoji.
+        sub_policies: instead of a file, each a list of operations with probability and level in [0, 1].
         interpolation: of shears, translations and rotations.
         fill: level of what they bring into the image, and of cutouts, 0 to 255.
     """
 
-    def __init__(self, *, file: str | None = None, interpolation: Sampling = "nearest", fill: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        file: str | None = None,
+        sub_policies: list[list[tuple[str, float, float]]] | None = None,
+        interpolation: Sampling = "nearest",
+        fill: int = 0,
+    ) -> None:
         super().__init__(interpolation=interpolation, fill=fill)
-        self.tabulate(read_sub_policies(FOLDER / "emoji.yaml" if file is None else file), FAST_AUTO_AUGMENT)
+        if file is not None and sub_policies is not None:
+            raise ValueError("got a file and sub_policies; allowed is one of the two: leave the other out")
+        if sub_policies is None:
+            found = read_sub_policies(FOLDER / "emoji.yaml" if file is None else file)
+        else:
+            found = as_sub_policies({"sub_policies": sub_policies}, "fast_auto_augment")
+        if file is not None:
+            self.config = {**self.config, "file": None, "sub_policies": found.as_lists()}
+        self.tabulate(found, FAST_AUTO_AUGMENT)

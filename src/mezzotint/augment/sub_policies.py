@@ -50,6 +50,10 @@ class SubPolicies:
     steps: tuple[tuple[Step, ...], ...]
     source: str = ""
 
+    def as_lists(self) -> list[list[list[Any]]]:
+        """The sub-policies as plain data."""
+        return [[[step.name, step.p, step.level] for step in steps] for steps in self.steps]
+
 
 def read_sub_policies(path: str | Path) -> SubPolicies:
     """Read and check a file of sub-policies.
@@ -71,7 +75,7 @@ def read_sub_policies(path: str | Path) -> SubPolicies:
         raise ValueError(
             f"{path}: got text that cannot be read ({reason}); allowed is YAML or JSON in UTF-8: mend it"
         ) from None
-    return _checked(data, str(path))
+    return as_sub_policies(data, str(path))
 
 
 def write_sub_policies(policies: SubPolicies, path: str | Path) -> Path:
@@ -89,7 +93,16 @@ def write_sub_policies(policies: SubPolicies, path: str | Path) -> Path:
     return Path(path)
 
 
-def _checked(data: Any, path: str) -> SubPolicies:
+def as_sub_policies(data: Any, path: str) -> SubPolicies:
+    """Check what a file holds.
+
+    Args:
+        data: as plain data.
+        path: of the file, for messages.
+
+    Raises:
+        ValueError: as `read_sub_policies`.
+    """
     if not isinstance(data, Mapping):
         raise ValueError(f"{path}: got a {type(data).__name__}; allowed is a mapping with sub_policies: see the docs")
     wrong = next((str(key) for key in data if key not in _FIELDS), None)
@@ -109,7 +122,7 @@ def _checked(data: Any, path: str) -> SubPolicies:
 
 
 def _step(step: Any, levels: int | None, where: str) -> Step:
-    if not isinstance(step, list) or len(step) not in (2, 3) or not isinstance(step[0], str):
+    if not isinstance(step, (list, tuple)) or len(step) not in (2, 3) or not isinstance(step[0], str):
         raise ValueError(f"{where}: got {step!r}; allowed is [operation, probability, magnitude]: see the docs")
     name, p, magnitude = step[0], step[1], step[2] if len(step) == 3 else None
     if name not in OPERATIONS:
