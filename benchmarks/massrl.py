@@ -1,7 +1,7 @@
 """MASSRL's claim in miniature: multi-augmentation against its base, at equal views and at equal encoder passes.
 
-    python benchmarks/massrl.py --runs runs/massrl --epochs 8 24 72 --seeds 3 > benchmarks/results/massrl.md
-    python benchmarks/massrl.py --runs /tmp/try --epochs 4 --seeds 1 encoder.width=4          # to see that it works
+    python benchmarks/massrl.py --epochs 8 16 32 --curve massrl.svg encoder.width=24 > benchmarks/results/massrl.md
+    python benchmarks/massrl.py --runs /tmp/try --epochs 4 --seeds 1 encoder.width=4     # to see that it works
 
 Four arms on the embedded emoji, over SimCLR or BYOL. Two have two views a sample, by the base's policy or each by a
 strategy that is sampled; two have eight, of two shared crops by four draws of the base's policy or by four strategies.
@@ -15,11 +15,16 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from curves import as_svg  # type: ignore[import-not-found]
 from views import processor, version  # type: ignore[import-not-found]
 
 from mezzotint import evaluate
+from mezzotint.evaluate.intervals import Interval, interval
+from mezzotint.evaluate.results import read_evaluation
+from mezzotint.files import write_text
 from mezzotint.study.compare import as_markdown, compare
 from mezzotint.train.recipe import Recipe
 from mezzotint.train.repeat import ensure
@@ -38,6 +43,12 @@ ARMS = {
     "base, 8 views": ("all", [POLICY] * 4),
     "strategies, 8 views": ("all", STRATEGIES),
 }
+CURVES = {
+    "kNN, category across styles": ("knn", "category/across-styles/top1"),
+    "linear, category across styles": ("linear", "category/across-styles/top1"),
+    "kNN, subcategory across styles": ("knn", "subcategory/across-styles/top1"),
+}
+Arms = dict[str, list[Path]]
 METHODS = {
     "simclr": [],
     "byol": ["method={kind: byol, hidden_dim: 512, dim: 128, reduction: mean}"],
@@ -53,20 +64,10 @@ def recipe_of(arm: str, epochs: int, seed: int, base: str, overrides: list[str])
     return Recipe.load(RECIPE, [*views, *METHODS[base], *own, *settings, *overrides])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=Path, default=Path("runs/massrl"), help="what is there is used again")
-    parser.add_argument("--epochs", type=int, nargs="+", default=[8, 24, 72], help="of two views; multiples of 4")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--base", choices=METHODS, default="simclr")
-    parser.add_argument("overrides", nargs="*", help="of every run")
-    arguments = parser.parse_intermixed_args()
-    if any(epochs < 4 or epochs % 4 for epochs in arguments.epochs):
-        parser.error("allowed are epochs that are multiples of 4, because eight views get a quarter of them")
-    print(f"# Multi-augmentation over {arguments.base}, at equal encoder passes\n")
-    print(f"`python {' '.join(sys.argv)}`, commit {version('mezzotint')}, {time.strftime('%Y-%m-%d')}, {processor()}.")
+def trained(arguments: argparse.Namespace) -> Iterator[tuple[int, Arms]]:
+    """The runs of each budget, trained and evaluated where that was not done."""
     for epochs in arguments.epochs:
-        arms: dict[str, list[Path]] = {}
+        arms: Arms = {}
         for seed in range(arguments.seeds):
             for arm in ARMS:
                 folder = arguments.runs / f"{arguments.base}-{arm.replace(', ', '-').replace(' ', '-')}-{epochs}-{seed}"
@@ -74,13 +75,51 @@ def main() -> None:
                 if ensure(recipe, folder) or not (folder / "evaluation.json").is_file():
                     evaluate(folder)
                 arms.setdefault(arm, []).append(folder)
-                passes = 2 * epochs * math.floor(len(recipe.data) / recipe.run.batch_size) * recipe.run.batch_size
                 print(f"{arm}, {epochs} epochs, seed {seed}: done", file=sys.stderr, flush=True)
+        passes = 2 * epochs * math.floor(len(recipe.data) / recipe.run.batch_size) * recipe.run.batch_size
         print(f"\n## {passes:,} views through the trained encoder ({epochs} epochs of two views)\n")
-        for reference in ("base, 2 views", "base, 8 views"):
-            chosen = {name: runs for name, runs in arms.items() if "2" in reference or "8" in name}
-            title = f"against {reference}"
-            print(as_markdown(compare(chosen, title=title, reference=reference)).replace("# against", "### against"))
+        show(arms, "base, 2 views")
+        show({arm: runs for arm, runs in arms.items() if "8" in arm}, "base, 8 views")
+        yield passes, arms
+
+
+def show(arms: Arms, reference: str) -> None:
+    """A table of the differences to one arm."""
+    text = as_markdown(compare(arms, title=f"against {reference}", reference=reference))
+    print(text.replace("# against", "### against"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=Path, default=Path("runs/massrl"), help="what is there is used again")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[8, 24, 72], help="of two views; multiples of 4")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--base", choices=METHODS, default="simclr")
+    parser.add_argument("--curve", type=Path, help="an .svg file to draw")
+    parser.add_argument("overrides", nargs="*", help="of every run")
+    arguments = parser.parse_intermixed_args()
+    if any(epochs < 4 or epochs % 4 for epochs in arguments.epochs):
+        parser.error("allowed are epochs that are multiples of 4, because eight views get a quarter of them")
+    print(f"# Multi-augmentation over {arguments.base}, at equal encoder passes\n")
+    print(f"`python {' '.join(sys.argv)}`, commit {version('mezzotint')}, {time.strftime('%Y-%m-%d')}, {processor()}.")
+    budgets = dict(trained(arguments))
+    for passes, arms in budgets.items():
+        if 4 * passes in budgets:
+            print(f"\n## As many epochs ({passes:,} views of two a sample, {4 * passes:,} of eight)\n")
+            many = {arm: runs for arm, runs in budgets[4 * passes].items() if "8" in arm}
+            show({"base, 2 views": arms["base, 2 views"], **many}, "base, 2 views")
+    if arguments.curve:
+        panels = {
+            title: {arm: [(passes, level(arms[arm], *key)) for passes, arms in budgets.items()] for arm in ARMS}
+            for title, key in CURVES.items()
+        }
+        write_text(arguments.curve, as_svg(panels, "views through the trained encoder"))
+
+
+def level(runs: Sequence[Path], probe: str, metric: str) -> Interval:
+    """A figure over the seeds."""
+    rows = [row for run in runs for row in read_evaluation(run)]
+    return interval([row for row in rows if (row.probe, row.metric) == (probe, metric)])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""Figures over a budget as a picture: a panel for each figure, a line for each arm, bars for its interval."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+
+from mezzotint.evaluate.intervals import Interval
+from mezzotint.report.plots import ticks
+
+_COLOURS = ("#a5361a", "#2f6f9f", "#4b8b3b", "#b87a0c")
+_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 360, 250, 40, 26, 36
+_INK, _RULE = "#655c50", "#dcd2c1"
+
+Lines = Mapping[str, Sequence[tuple[int, Interval]]]
+
+
+def as_svg(panels: Mapping[str, Lines], below: str) -> str:
+    """Draw panels side by side over a logarithmic budget.
+
+    Args:
+        panels: by title, of each arm the budgets and its figure there.
+        below: what the budget is.
+    """
+    width, height = _WIDTH * len(panels), _HEIGHT + 18
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        f'font-size="11"><rect width="{width}" height="{height}" fill="#fdfaf3"/>'
+    ]
+    for number, (title, lines) in enumerate(panels.items()):
+        parts += [f'<g transform="translate({_WIDTH * number} 0)">', *_panel(title, lines), "</g>"]
+    names = next(iter(panels.values()))
+    for place, name in enumerate(names):
+        colour, x = _COLOURS[place % len(_COLOURS)], _LEFT + 140 * place
+        parts.append(f'<text x="{x}" y="{height - 8}" fill="{colour}">● {html.escape(name)}</text>')
+    parts.append(f'<text x="{width - 10}" y="{height - 8}" text-anchor="end" fill="{_INK}">{html.escape(below)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _panel(title: str, lines: Lines) -> list[str]:
+    found = [point for line in lines.values() for point in line]
+    levels = ticks(min(one.low for _, one in found), max(one.high for _, one in found))
+    budgets = sorted({budget for budget, _ in found})
+    span = math.log(budgets[-1] / budgets[0]) or 1.0
+
+    def x(budget: int, place: int) -> float:
+        inner = _WIDTH - _LEFT - 60
+        return round(_LEFT + 25 + math.log(budget / budgets[0]) / span * inner + 4 * place, 1)
+
+    def y(value: float) -> float:
+        share = (value - levels[0]) / (levels[-1] - levels[0])
+        return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
+
+    parts = [f'<text x="{_LEFT}" y="16" fill="#211d18">{html.escape(title)}</text>']
+    for level in levels:
+        parts.append(f'<path d="M{_LEFT} {y(level)}H{_WIDTH - 10}" stroke="{_RULE}"/>')
+        parts.append(f'<text x="{_LEFT - 5}" y="{y(level) + 4}" text-anchor="end" fill="{_INK}">{level:g}</text>')
+    for budget in budgets:
+        where = f'x="{x(budget, 1)}" y="{_HEIGHT - _BOTTOM + 16}"'
+        parts.append(f'<text {where} text-anchor="middle" fill="{_INK}">{budget:,}</text>')
+    for place, (name, line) in enumerate(lines.items()):
+        colour = _COLOURS[place % len(_COLOURS)]
+        points = " ".join(f"{x(budget, place)},{y(one.mean)}" for budget, one in line)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
+        for budget, one in line:
+            at, words = x(budget, place), f"{name}: {one.mean:.3f} ({one.low:.3f} – {one.high:.3f})"
+            parts.append(f'<path d="M{at} {y(one.low)}V{y(one.high)}" stroke="{colour}" stroke-opacity="0.5"/>')
+            dot = f'<circle cx="{at}" cy="{y(one.mean)}" r="3" fill="{colour}">'
+            parts.append(f"{dot}<title>{html.escape(words)}</title></circle>")
+    return parts
