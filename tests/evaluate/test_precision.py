@@ -20,6 +20,7 @@ from mezzotint.evaluate.knn import KNN
 from mezzotint.evaluate.linear import Linear
 from mezzotint.evaluate.precision import evaluate_bits
 from mezzotint.evaluate.ptq import Calibrated, calibrated_copy
+from mezzotint.evaluate.rank import Rank
 from mezzotint.evaluate.setting import Setting
 from mezzotint.evaluate.suite import evaluate_encoder
 from mezzotint.quant.layers import make_encoder_quantizable
@@ -344,6 +345,35 @@ def test_without_labels_neighbours_say_what_is_kept(trained: Net) -> None:
 def test_other_bits_are_refused(trained: Net, text: str) -> None:
     with pytest.raises(ValueError, match="evaluate.bits: got .*; allowed is weights/activations, each 1 to 8, or 32"):
         quick(trained, [text])
+
+
+def test_folds_are_calibrated_apart_and_averaged_at_low_bits(trained: Net) -> None:
+    fold = np.arange(COUNT) // 4 % 3
+    parts = [((fold != f).nonzero()[0], (fold == f).nonzero()[0]) for f in range(3)]
+
+    class Folds(Stripes):
+        def evaluation(self) -> tuple[Source, Sequence[Task]]:
+            return self, [Task(f"kind/fold-{f}", "classify", self.labels, *parts[f], list("abcd")) for f in range(3)]
+
+    class One(Stripes):
+        def evaluation(self) -> tuple[Source, Sequence[Task]]:
+            return self, [Task("kind/fold-1", "classify", self.labels, *parts[1], list("abcd"))]
+
+    def measured(source: Source) -> dict[tuple[str, str], Row]:
+        options = {"probes": [KNN(k=3), Linear(), Rank()], "calibration_samples": 32, "seeds": 1}
+        rows = of(evaluate_bits(trained, source, bits=["3/3"], **options).rows, "3/3")  # type: ignore[arg-type]
+        found = {(row.probe, row.metric): row for row in rows}
+        assert len(found) == len(rows)
+        return found
+
+    found, alone = measured(Folds()), measured(One())
+    own = {key: row for key, row in alone.items() if "fold-1" in key[1]}
+    assert own and {key: found[key] for key in own} == own  # the ranges are those of the fold's training samples
+    for probe in ("knn", "linear", "linear_ptq"):
+        for measure in ("top1", "lost", "gained"):
+            each = [found[probe, f"kind/fold-{f}/{measure}"].value for f in range(3)]
+            mean = found[probe, f"kind/folds/{measure}"]
+            assert mean.value == pytest.approx(sum(each) / 3) and mean.protocol.endswith("folds=3 test=120")
 
 
 def test_what_cannot_be_done_is_refused_before_anything_is_measured(trained: Net) -> None:

@@ -159,6 +159,15 @@ def test_formats_that_promise_more_are_held_to_it(made: Made) -> None:
         made.verify(agreement="float", open=lambda: lambda x: exact(x) * 1.01, simulation=exact)
 
 
+def test_what_shows_on_many_samples_alone_is_refused(made: Made) -> None:
+    def broken(x: Tensor) -> Tensor:
+        out: Tensor = made.artefact.simulation(x)
+        return out if len(x) <= 8 else -out
+
+    with pytest.raises(Refused, match=r"the cosine between artefact and simulation is .* on 400 samples"):
+        made.verify(open=lambda: broken)
+
+
 def test_neighbours_that_differ_are_refused_even_at_a_high_cosine(made: Made) -> None:
     """A constant added to all features hides what tells them apart from the cosine, not from the neighbours."""
     noise = torch.Generator().manual_seed(0)

@@ -1,6 +1,7 @@
 """`export` from a run to a verified directory, in every format, and the command line's refusals."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,7 @@ def verification(folder: Path) -> dict[str, Any]:
 
 
 def test_onnx_of_8_bits(run: Path) -> None:
-    folder = export(run, "onnx", 8, calibration=100)
+    folder = export(run, "onnx", 8, calibration=100, reduce_range=True)
     found = verification(folder)
     assert folder == run / "exports" / "onnx-8" and not list(folder.parent.glob(".tmp*"))
     assert sorted(path.name for path in folder.iterdir()) == ["encoder.onnx", "verification.json"]
@@ -44,10 +45,12 @@ def test_onnx_of_8_bits(run: Path) -> None:
         "quantized": 9, "of": 9, "left_float": {}, "integer_kernels": {"QLinearConv": 9},
     }  # fmt: skip
     assert found["calibration"] == {"samples": 100, "observer": "min_max"}
+    assert found["reduce_range"] and found["compute_bits"]["weight"] == 7
     assert found["bytes"]["artefact"] == (folder / "encoder.onnx").stat().st_size
     assert found["runtime"]["name"] == "onnxruntime" and found["bits"] == 8
     assert found["to_simulation"]["cosine_p01"] > 0.999 and found["knn"]["task"] == "digit/holdout"
     assert ("operators quantized", "9 of 9") in table(found)
+    assert re.fullmatch(r"[\d.]+, float [\d.]+: [\d.]+ times as fast", dict(table(found))["ms for a batch of 8"])
     told = {entry.key: entry.value for entry in onnx.load(folder / "encoder.onnx").metadata_props}
     assert json.loads(told["input"])["std"] == [0.3759]
 
@@ -70,6 +73,7 @@ def test_packed_computes_exactly_what_the_simulation_does(options: dict[str, Any
     found = verification(folder)
     assert found["to_simulation"]["max_error"] == 0.0
     assert found["storage_bits"]["weight"] == options.get("bits", 4) and found["compute_bits"]["weight"] == 32
+    assert re.fullmatch(r"[\d.]+, in float: saves bytes, and no time", dict(table(found))["ms for a batch of 8"])
     assert load_encoder(folder)(torch.zeros(1, 1, 8, 8)).shape == (1, load_encoder(run).dim)
     # the stem keeps 8 bits, and groups of 16 add two bits of scale a weight
     assert options.get("bits", 4) < found["bits_per_weight"] < options.get("bits", 4) + 2.5

@@ -98,6 +98,15 @@ def test_reduced_range_keeps_to_seven_bits(tmp_path: Path) -> None:
     assert done.weight_bits == 7 and done.reduce_range
 
 
+@pytest.mark.parametrize(("needed", "bits"), [(True, 7), (False, 8)])
+def test_the_range_is_reduced_where_the_processor_needs_it(
+    needed: bool, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mezzotint.quant.onnx.qdq.saturates", lambda: needed)
+    done = quantize_onnx(residual(tmp_path / "a.onnx"), tmp_path / "q.onnx", [images()])
+    assert (done.reduce_range, done.weight_bits) == (needed, bits)
+
+
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_codes_keep_to_the_width(bits: int, tmp_path: Path) -> None:
     out = tmp_path / "q.onnx"

@@ -189,8 +189,8 @@ def test_training_at_low_bits_differs_from_float_and_reaches_every_weight() -> N
     [
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
-        ({"bits": (1, 4)}, r"got bits=\[1, 4\]"),
-        ({"bits": (4, 4), "freeze": True}, "leave freeze out"),
+        ({"bits": (1, 4)}, r"got bits=\[1, 4\]; allowed are 2 to 8, and 32 for float"),
+        ({"bits": (4, 4), "freeze": True}, r"got bits=\[4, 4\] with freeze; .* leave one of them out"),
     ],
 )
 def test_settings_out_of_range_are_refused(keys: dict[str, Any], message: str) -> None:

@@ -153,6 +153,12 @@ def test_command_line(encoder: Path, tmp_path: Path) -> None:
     assert "<h3>Loss, finetuned-0</h3>" in page and "<h3>Accuracy in the batch, finetuned-0</h3>" in page
 
 
+@pytest.mark.parametrize("bits", ["9/9", "1/33", "abc", ""])
+def test_bits_that_cannot_be_name_the_option(bits: str, encoder: Path) -> None:
+    done = CliRunner().invoke(app, ["finetune", str(encoder), "digits", "--bits", bits])
+    assert str(done.exception).startswith(f"--bits: got {bits!r}; allowed is weights/activations, each 1 to 8, or 32")
+
+
 @pytest.mark.parametrize(
     "what, overrides, message",
     [

@@ -54,7 +54,7 @@ def finetune(
     from mezzotint.transfer.finetune import plan
 
     if bits is not None:
-        setting = Setting.parse(bits)
+        setting = Setting.parse(bits, "--bits")
         given.append(f"method.bits=[{setting.weight},{setting.activation}]")
     prepared = plan(
         encoder, what, given, seeds=seeds, warm_head=warm_head, baselines=baselines, clips=clips, crops=crops

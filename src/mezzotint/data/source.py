@@ -1,5 +1,6 @@
 """The contract of a data source, and what it may say beyond the contract."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from mezzotint.data.nvjpeg import Jpeg
 
 Index = npt.NDArray[np.int64]
+
+FOLD = re.compile(r"/fold-\d+(?=/|$)")
+"""What marks a task as one of several folds, in its name and in those of its figures."""
 
 
 @dataclass(frozen=True)

@@ -139,8 +139,8 @@ def _weights(library: ModuleType, path: str) -> dict[str, Tensor]:
         raise ValueError(
             f"pretrained_path {path!r} is no file; give a local .safetensors or .pth file, or leave it out"
         )
-    try:
-        weights: dict[str, Tensor] = library.models.load_state_dict(path)
+    try:  # timm 1.0.11 would run a pickle's code unless told not to
+        weights: dict[str, Tensor] = library.models.load_state_dict(path, weights_only=True)
     except Exception as error:  # noqa: B902 - pickle, zip and safetensors each raise their own
         reason = " ".join(str(error).split())[:200]
         raise ValueError(

@@ -12,13 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mezzotint.data.source import Source, Task
+from mezzotint.data.source import FOLD, Source, Task
 from mezzotint.evaluate.features import Normalise, read_batches
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input
 
 DEFAULT = 512
 """Samples that are taken where no number is asked for, and there are as many."""
+
+
+def by_fold(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Tasks in groups that can be calibrated together: every fold by itself, as the others test what it trains on."""
+    rest = [task for task in tasks if not FOLD.search(task.name)]
+    folds = [[task] for task in tasks if FOLD.search(task.name)]
+    return [rest, *folds] if rest or not folds else folds
 
 
 def calibration_order(tasks: Sequence[Task], count: int, seed: int = 0) -> Tensor:

@@ -10,14 +10,14 @@ Differs from the source in its calibration (see `calibration.py`) and in its pro
 
 What settings have in common is done once: the float evaluation, the reading of the calibration samples, their float
 pass from which the ranges of all widths are taken. Each setting's weights are quantized once, and its features are
-extracted once for all tasks and probes. Nothing is shared that would make a row depend on which others are measured:
-starting the linear probe from the solution of the neighbouring width was tried, saved next to nothing, and moved
-figures (`docs/bits.md`).
+extracted once for all tasks and probes; where tasks are folds, once for each, as a fold is calibrated on its own
+training samples. Nothing is shared that would make a row depend on which others are measured: starting the linear probe
+from the solution of the neighbouring width was tried, saved next to nothing, and moved figures (`docs/bits.md`).
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.foreign import OnnxSession
 from mezzotint.evaluate.agreement import agreement
-from mezzotint.evaluate.calibration import calibration_order, read_calibration
+from mezzotint.evaluate.calibration import by_fold, calibration_order, read_calibration
 from mezzotint.evaluate.evaluator import Probe, Row
 from mezzotint.evaluate.features import Extraction, extract_readable
 from mezzotint.evaluate.ptq import Calibrated, calibrated_copy
@@ -34,13 +34,25 @@ from mezzotint.evaluate.ptq_onnx import CalibratedFile
 from mezzotint.evaluate.results import Evaluation
 from mezzotint.evaluate.scores import Share, classification, labelled
 from mezzotint.evaluate.setting import Setting
-from mezzotint.evaluate.suite import DEFAULT_PROBES, Heads, asked, evaluate_features, measure, named, splits, token_rows
+from mezzotint.evaluate.suite import (
+    DEFAULT_PROBES,
+    Heads,
+    asked,
+    evaluate_features,
+    measure,
+    named,
+    over_folds,
+    splits,
+    token_rows,
+)
 
 GRID = ("32/32", "8/8", "6/6", "5/5", "4/4", "3/3", "2/8", "2/4", "2/2")
 """The settings that SSQL's source reports."""
 
 _SEED = 0
 _FLOAT_HEAD = " head=32/32"
+_Part = tuple[Sequence[Task], Calibrated | CalibratedFile]
+"""Tasks, and the encoder that was calibrated for them."""
 
 
 def evaluate_bits(
@@ -65,7 +77,7 @@ def evaluate_bits(
         source: as for `evaluate_encoder`, whose rows come first: float is always measured.
         bits: settings `weights/activations`.
         policy: which layers; by default the encoder's own when it is quantizable already, else `ssql`.
-        protocols: `plain`, `strong`; see `ptq.py`.
+        protocols: `plain`, `corrected`, `strong`; see `ptq.py`.
         calibration_samples: how many; see `read_calibration`.
         reconstruction_steps: of `strong`, for each block and setting.
         probes: each runs on every task of a kind it answers.
@@ -80,14 +92,14 @@ def evaluate_bits(
     settings = [one for one in dict.fromkeys(map(Setting.parse, bits)) if not one.is_float]
     samples, tasks = asked(source)
     place = torch.device(device or next((p.device for p in encoder.parameters()), "cpu"))
-    copies: list[Calibrated | CalibratedFile] = []
+    copies: list[list[_Part]] = []  # by protocol, and by group of tasks
     if settings:  # first of all, so that what cannot be done is refused before hours of work
-        order = calibration_order(tasks, len(samples), _SEED)
-        batches = read_calibration(samples, encoder.input, order, calibration_samples, place, workers=workers)
+        batches = _batches(encoder, samples, tasks, calibration_samples, place, workers)
         copies = [
-            _calibrated(encoder, batches, name, policy, reconstruction_steps) for name in dict.fromkeys(protocols)
+            [(group, _calibrated(encoder, part, name, policy, reconstruction_steps)) for group, part in batches]
+            for name in dict.fromkeys(protocols)
         ]
-        copies[0].require(settings)
+        copies[0][0][1].require(settings)
 
     extract = functools.partial(extract_readable, source=samples, batch_size=batch_size, workers=workers, device=place)
     heads: Heads = {}
@@ -95,14 +107,43 @@ def evaluate_bits(
     evaluation = evaluate_features(level, tasks, probes, seeds, heads)
     more = token_rows(encoder, samples, tasks, probes, seeds, batch_size=batch_size, workers=workers, device=place)
     evaluation.rows.extend(more)
-    for calibrated in copies:
+    for parts in copies:
         for setting in settings:
-            with calibrated.at(setting) as network:
-                found = extract(network)
-            rows = [*measure(found, tasks, probes, seeds), *_float_heads(found, tasks, heads)]
-            rows = [*rows, *changes(evaluation.rows, rows)] or [agreement(level, found)]
-            evaluation.rows.extend(stamped(rows, setting, calibrated.how))
+            rows = list(_at(setting, parts, extract, level, probes, seeds, heads))
+            rows += [*changes(evaluation.rows, rows)]
+            rows += [*over_folds(rows)]
+            evaluation.rows.extend(stamped(rows, setting, parts[0][1].how))
     return evaluation
+
+
+def _batches(
+    encoder: Encoder, samples: Source, tasks: Sequence[Task], count: int | None, device: torch.device, workers: int
+) -> list[tuple[list[Task], list[Tensor]]]:
+    """For each group of tasks what their encoder is calibrated with."""
+    found = []
+    for group in by_fold(tasks):
+        order = calibration_order(group, len(samples), _SEED)
+        found.append((group, read_calibration(samples, encoder.input, order, count, device, workers=workers)))
+    return found
+
+
+def _at(
+    setting: Setting,
+    parts: Sequence[_Part],
+    extract: Callable[[Encoder], Extraction],
+    level: Extraction,
+    probes: Sequence[Probe],
+    seeds: int,
+    heads: Heads,
+) -> Iterator[Row]:
+    """Each group of tasks on features of the encoder that was calibrated for it; what needs no task, of the first."""
+    for number, (tasks, calibrated) in enumerate(parts):
+        with calibrated.at(setting) as network:
+            found = extract(network)
+        if not tasks:
+            yield agreement(level, found)
+        yield from measure(found, tasks, [probe for probe in probes if probe.kinds or number == 0], seeds)
+        yield from _float_heads(found, tasks, heads)
 
 
 def changes(level: Sequence[Row], rows: Sequence[Row]) -> Iterator[Row]:

@@ -14,8 +14,12 @@ class Setting:
     activation: int
 
     @classmethod
-    def parse(cls, text: str) -> "Setting":
+    def parse(cls, text: str, option: str = "evaluate.bits") -> "Setting":
         """Read `weights/activations`, such as `2/8`.
+
+        Args:
+            text: what was given.
+            option: where, for the message.
 
         Raises:
             ValueError: for anything else, or a width that is not 1 to 8 or 32.
@@ -24,7 +28,7 @@ class Setting:
         sides = [int(side) for side in found.groups()] if found else []
         if not sides or any(side != 32 and not 1 <= side <= 8 for side in sides):
             raise ValueError(
-                f"evaluate.bits: got {text!r}; allowed is weights/activations, each 1 to 8, or 32 for float: "
+                f"{option}: got {text!r}; allowed is weights/activations, each 1 to 8, or 32 for float: "
                 "write 8/8, 2/4 or 32/32"
             )
         return cls(*sides)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mezzotint.data.source import Evaluable, Index, Source, Task
+from mezzotint.data.source import FOLD, Evaluable, Index, Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluate.attentive import PatchTokens
 from mezzotint.evaluate.evaluator import Probe, Row
@@ -33,7 +33,6 @@ Heads = dict[tuple[str, str], list[Head]]
 
 DEFAULT_PROBES: tuple[Probe, ...] = (KNN(), Linear(), Retrieval())
 _RANK = Rank()
-_FOLD = re.compile(r"/fold-\d+/")
 
 
 def evaluate_encoder(
@@ -222,7 +221,7 @@ def over_folds(rows: Sequence[Row]) -> Iterator[Row]:
     """The mean over the folds of a task that has several, `TASK/fold-N/MEASURE`, as `TASK/folds/MEASURE`."""
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
-        metric, count = _FOLD.subn("/folds/", row.metric)
+        metric, count = FOLD.subn("/folds", row.metric)
         if count:
             groups.setdefault((row.probe, metric, row.seed), []).append(row)
     for (_, metric, _), found in groups.items():

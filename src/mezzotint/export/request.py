@@ -10,7 +10,7 @@ from torch import Tensor
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import describe, encoder_of
-from mezzotint.evaluate.calibration import calibration_order, read_calibration
+from mezzotint.evaluate.calibration import by_fold, calibration_order, read_calibration
 from mezzotint.evaluate.suite import asked
 from mezzotint.quant.fake import Quantizer
 
@@ -58,7 +58,7 @@ class Request:
             ValueError: when there are fewer than were asked for, or none.
         """
         samples, tasks = asked(self.source)
-        order = calibration_order(tasks, len(samples))
+        order = calibration_order(by_fold(tasks)[0], len(samples))
         return read_calibration(
             samples, self.encoder.input, order, self.calibration,
             batch_size=batch_size, workers=self.workers, option="--calibration",

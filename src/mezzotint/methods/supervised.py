@@ -218,8 +218,10 @@ def _check(num_classes: int, smoothing: float, bits: tuple[int, int] | None, fre
         raise ValueError(f"num_classes must be at least 1, got {num_classes}; give the number of labels")
     if not 0.0 <= smoothing < 1.0:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {smoothing}; 0.1 is usual")
-    if bits is not None and (freeze or not all(2 <= b <= 8 or b == 32 for b in bits)):
+    if bits is not None and not all(2 <= b <= 8 or b == 32 for b in bits):
+        raise ValueError(f"got bits={list(bits)}; allowed are 2 to 8, and 32 for float: choose among them")
+    if bits is not None and freeze:
         raise ValueError(
-            f"got bits={list(bits)}, freeze={freeze}; allowed are 2 to 8 bits, or 32 for float, of an encoder that is "
-            "trained: leave freeze out, and evaluate at low bits instead"
+            f"got bits={list(bits)} with freeze; allowed is an encoder that is trained: leave one of them out, and set "
+            "evaluate.bits to score a frozen encoder at low bits"
         )

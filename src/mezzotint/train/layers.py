@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.evaluate.calibration import calibration_order, read_calibration
+from mezzotint.evaluate.calibration import by_fold, calibration_order, read_calibration
 from mezzotint.evaluate.ptq import calibrated_copy
 from mezzotint.evaluate.setting import Setting
 from mezzotint.evaluate.suite import asked
@@ -57,13 +57,13 @@ def measure_layers(
     Raises:
         ValueError: when the directory is not a finished run, or what is asked for does not exist.
     """
-    setting = Setting.parse(bits)
+    setting = Setting.parse(bits, "--bits")
     if setting.is_float:
         raise ValueError("got --bits 32/32, which quantizes nothing; allowed is 2 to 8 on one side at least: write 4/4")
     folder, encoder, recipe = Path(run), load_encoder(run), Recipe.load(run)
     source, tasks = asked(recipe.data)
     workers = recipe.run.loader.processes(recipe.data)
-    order = calibration_order(tasks, len(source))[: None if samples else _SAMPLES]
+    order = calibration_order(by_fold(tasks)[0], len(source))[: None if samples else _SAMPLES]
     batches = read_calibration(
         source, encoder.input, order, samples, batch_size=_SHAPED, workers=workers, option="--samples"
     )
