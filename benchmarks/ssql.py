@@ -29,6 +29,7 @@ from mezzotint.train.recipe import Recipe
 
 BASES: dict[str, tuple[str, list[str]]] = {
     "simclr": ("{kind: simclr, hidden_dim: 512, dim: 128, temperature: 0.1}", ["optimizer.lr=0.06", "encoder.grid=1"]),
+    "demo": ("{kind: simclr, hidden_dim: 512, dim: 128, temperature: 0.07}", []),
     "simsiam": ("{kind: simsiam, dim: 256, hidden_dim: 128}", ["optimizer.lr=0.4", "encoder.grid=1"]),
 }
 HEAD = "linear, across styles, the head fitted on float features"

@@ -83,7 +83,7 @@ def show_type(kind: Any) -> str:
         return f"{origin.__name__}[{inner}]"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(show_type(option) for option in arguments)
-    return "none" if kind in (None, type(None)) else getattr(kind, "__name__", str(kind))
+    return "null" if kind in (None, type(None)) else getattr(kind, "__name__", str(kind))
 
 
 @dataclass(frozen=True)
