@@ -118,14 +118,14 @@ def test_at_low_bits(encoder: Path, tmp_path: Path) -> None:
     what = plan(
         encoder, "digits", [*FAST, "data.per_class=5", "method.bits=[4,4]", "evaluate.bits=[2/8]"], baselines=False
     )
-    what.config["evaluate"] |= {"protocols": ["plain", "corrected"]}
+    what.config["evaluate"] |= {"protocols": ["plain", "corrected"], "calibration_samples": 512}
     rows = finetune(what, tmp_path / "out", progress="quiet").rows
     assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (4, 4), (2, 8)}
     for how in ("plain", "corrected"):
         at = {r.metric.rpartition("/")[2]: r for r in rows if r.weight_bits == 2 and ptq_of(r) == how}
         level = next(r.value for r in rows if r.weight_bits == 32 and r.metric.endswith("/top1"))
         assert at["gained"].value - at["lost"].value == pytest.approx(at["top1"].value - level)
-        assert "calibration=50" in at["top1"].protocol  # as many as the five labels of ten classes
+        assert "calibration=50" in at["top1"].protocol  # all there are: five of ten classes
     # Right after training, and from the checkpoint: the layout in memory that training chose has no say.
     assert finetune(what, tmp_path / "out", progress="quiet").rows == rows
     assert getattr(load_encoder(tmp_path / "out" / "finetuned-0"), "quantization") == "ssql"  # noqa: B009

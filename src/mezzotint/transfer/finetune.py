@@ -217,7 +217,7 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
     if not low:
         return
     order = calibration_order([data.task], len(data.samples))
-    count = recipe.evaluate.calibration_samples
+    count = (asked := recipe.evaluate.calibration_samples) and min(asked, len(order))  # no refusal after training
     batches = read_calibration(data.samples, method.encoder.input, order, count, workers=_workers(recipe))
     for protocol in recipe.evaluate.protocols:
         calibrated = calibrated_copy(
