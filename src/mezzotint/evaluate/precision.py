@@ -109,10 +109,9 @@ def evaluate_bits(
     evaluation.rows.extend(more)
     for parts in copies:
         for setting in settings:
-            rows = list(_at(setting, parts, extract, level, probes, seeds, heads))
-            rows += [*changes(evaluation.rows, rows)]
-            rows += [*over_folds(rows)]
-            evaluation.rows.extend(stamped(rows, setting, parts[0][1].how))
+            found = _at(setting, parts, extract, level, probes, seeds, heads)
+            rows = [row for own, how in found for row in stamped([*own, *changes(evaluation.rows, own)], setting, how)]
+            evaluation.rows.extend([*rows, *over_folds(rows)])
     return evaluation
 
 
@@ -135,15 +134,15 @@ def _at(
     probes: Sequence[Probe],
     seeds: int,
     heads: Heads,
-) -> Iterator[Row]:
-    """Each group of tasks on features of the encoder that was calibrated for it; what needs no task, of the first."""
+) -> Iterator[tuple[list[Row], str]]:
+    """Each group's rows from the encoder calibrated for it, and how it was; what needs no task, of the first."""
     for number, (tasks, calibrated) in enumerate(parts):
         with calibrated.at(setting) as network:
             found = extract(network)
-        if not tasks:
-            yield agreement(level, found)
-        yield from measure(found, tasks, [probe for probe in probes if probe.kinds or number == 0], seeds)
-        yield from _float_heads(found, tasks, heads)
+        rows = [] if tasks else [agreement(level, found)]
+        rows += measure(found, tasks, [probe for probe in probes if probe.kinds or number == 0], seeds)
+        rows += _float_heads(found, tasks, heads)
+        yield rows, calibrated.how
 
 
 def changes(level: Sequence[Row], rows: Sequence[Row]) -> Iterator[Row]:
