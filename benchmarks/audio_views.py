@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mezzotint.augment.byol_a import BYOLA
-from mezzotint.augment.randomized_quantization import RandomizedQuantization
+from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.types import Batch, Input
 
 MELS, FRAMES, BANK = 64, 96, 2048

@@ -21,17 +21,16 @@ from pathlib import Path
 import torch
 
 from mezzotint import load_encoder, pretrain
-from mezzotint.data.samples import Samples
-from mezzotint.evaluate.calibration import calibration_order, read_calibration
-from mezzotint.evaluate.evaluator import Row
-from mezzotint.evaluate.features import extract_readable
-from mezzotint.evaluate.knn import KNN
-from mezzotint.evaluate.linear import Linear
-from mezzotint.evaluate.precision import GRID, evaluate_bits
-from mezzotint.evaluate.ptq import calibrated_copy
-from mezzotint.evaluate.setting import Setting
-from mezzotint.evaluate.suite import measure
-from mezzotint.train.recipe import DEMO, Recipe
+from mezzotint.data.image.embedded import Samples
+from mezzotint.evaluation.bits import GRID, evaluate_bits
+from mezzotint.evaluation.calibration import calibration_order, read_calibration
+from mezzotint.evaluation.features import extract_readable
+from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.ptq import Setting, calibrated_copy
+from mezzotint.evaluation.suite import measure
+from mezzotint.recipe.recipe import DEMO, Recipe
 
 PROBES = (KNN(), Linear())
 SAMPLES = 512

@@ -26,12 +26,12 @@ from typing import Any
 import torch
 
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.evaluate.intervals import student
-from mezzotint.evaluate.knn import KNN
-from mezzotint.evaluate.linear import Linear
-from mezzotint.evaluate.suite import evaluate_encoder
+from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.results import student
+from mezzotint.evaluation.suite import evaluate_encoder
+from mezzotint.recipe.recipe import Recipe
 from mezzotint.train.plan import Plan, pretrain_plan
-from mezzotint.train.recipe import Recipe
 
 DATA: dict[str, dict[str, Any]] = {
     "emoji": {"data": {"kind": "samples", "name": "emoji"}, "patch": 8, "ratio": 0.6},

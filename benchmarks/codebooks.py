@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.codebooks import EMA, RQ, VQ, health
-from mezzotint.codebooks.learnt import LearntCodebook
+from mezzotint.codebooks.learned import LearntCodebook
 from mezzotint.seeding import Draws, key_of
 
 N, D = 8192, 256

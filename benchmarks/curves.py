@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from mezzotint.evaluate.intervals import Interval
+from mezzotint.evaluation.results import Interval
 from mezzotint.report.plots import ticks
 
 _COLOURS = ("#a5361a", "#2f6f9f", "#4b8b3b", "#b87a0c")

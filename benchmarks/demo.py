@@ -17,13 +17,13 @@ from collections import defaultdict
 from pathlib import Path
 
 from mezzotint import evaluate, load_encoder, pretrain
-from mezzotint.data.samples import Samples
-from mezzotint.evaluate.knn import KNN
-from mezzotint.evaluate.linear import Linear
-from mezzotint.evaluate.results import read_baselines, read_evaluation
-from mezzotint.evaluate.retrieval import Retrieval
-from mezzotint.evaluate.suite import evaluate_encoder
-from mezzotint.train.recipe import DEMO, Recipe
+from mezzotint.data.image.embedded import Samples
+from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.evaluation.retrieval import Retrieval
+from mezzotint.evaluation.suite import evaluate_encoder
+from mezzotint.recipe.recipe import DEMO, Recipe
 
 AIMS = {
     ("linear", "category/across-styles/top1"): 0.60,

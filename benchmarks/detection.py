@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from mezzotint import load_encoder, pretrain
-from mezzotint.train.recipe import DEMO, Recipe, read_recipe
-from mezzotint.transfer.detection import plan, run_transfer
+from mezzotint.detection.detection import plan, run_transfer
+from mezzotint.recipe.recipe import DEMO, Recipe, read_recipe
 
 PRETRAINING = ["run.log.knn_epochs=0"]
 

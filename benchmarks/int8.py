@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.external import timm
 from mezzotint.encoders.resnet import resnet18
+from mezzotint.encoders.timm import timm
 from mezzotint.export.float_formats import write_onnx
-from mezzotint.quant.onnx import cpu
+from mezzotint.quant.onnx import qdq as cpu
 from mezzotint.quant.onnx.qdq import quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction
 from mezzotint.types import Input

@@ -33,14 +33,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mezzotint.augment.image import HorizontalFlip, RandomResizedCrop
-from mezzotint.data.samples import Samples
-from mezzotint.data.split import held_out
+from mezzotint.augment.image.geometry import HorizontalFlip, RandomResizedCrop
+from mezzotint.data.image.embedded import Samples
+from mezzotint.data.sampling import held_out
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet18
-from mezzotint.evaluate.features import extract
-from mezzotint.evaluate.linear import Linear, Scaling
-from mezzotint.evaluate.logistic import fit
+from mezzotint.evaluation.features import extract
+from mezzotint.evaluation.linear import Linear, Scaling
+from mezzotint.evaluation.logistic import fit
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Features
 

@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from mezzotint.evaluate.sgd_linear import SGDLinear
+from mezzotint.evaluation.sgd_linear import SGDLinear
 
 RATES = tuple(0.1 * 2.0**power for power in range(10))
 SIZES = ((5000, 512, 10), (5000, 512, 100), (20000, 2048, 10), (20000, 2048, 100))

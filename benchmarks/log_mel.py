@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mezzotint.data.log_mel import AUDIOSET, BYOL_A, log_mel
-from mezzotint.data.resampling import resample
+from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, log_mel
+from mezzotint.data.audio.waveform import resample
 
 Side = Callable[[], object]
 

@@ -22,12 +22,11 @@ from curves import as_svg  # type: ignore[import-not-found]
 from views import processor, version  # type: ignore[import-not-found]
 
 from mezzotint import evaluate
-from mezzotint.evaluate.intervals import Interval, interval
-from mezzotint.evaluate.results import read_evaluation
+from mezzotint.evaluation.results import Interval, interval, read_evaluation
 from mezzotint.files import write_text
-from mezzotint.study.compare import as_markdown, compare
-from mezzotint.train.recipe import Recipe
-from mezzotint.train.repeat import ensure
+from mezzotint.recipe.recipe import Recipe
+from mezzotint.runs.compare import as_markdown, compare
+from mezzotint.runs.reuse import ensure
 
 RECIPE = "image/emoji_massrl"
 POLICY = {"kind": "simclr", "strength": 0.5, "gray_p": 0.1, "blur_p": 0.0}

@@ -31,13 +31,13 @@ import torch
 from mezzotint import load_encoder
 from mezzotint.data.source import Evaluable, InMemory, Task
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluate.evaluator import Row
-from mezzotint.evaluate.intervals import student
-from mezzotint.evaluate.knn import KNN
-from mezzotint.evaluate.linear import Linear
-from mezzotint.evaluate.suite import baselines, evaluate_encoder
-from mezzotint.train.recipe import Recipe, read_recipe
-from mezzotint.train.repeat import ensure
+from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.results import student
+from mezzotint.evaluation.suite import baselines, evaluate_encoder
+from mezzotint.recipe.recipe import Recipe, read_recipe
+from mezzotint.runs.reuse import ensure
 
 TOKEN_ENCODER = "{kind: domain_agnostic, width: 64, depth: 2, heads: 4, dropout: 0.0}"
 RECIPES: dict[str, tuple[str, list[str]]] = {

@@ -21,11 +21,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 from views import BATCH, MEAN, STD, as_pillow, blur_kernel, pictures, processor, version  # type: ignore[import-not-found]
 
-from mezzotint.augment.auto_augment import AutoAugment
-from mezzotint.augment.image import RandomResizedCrop
-from mezzotint.augment.multi_augment import MultiAugment
-from mezzotint.augment.policies import simclr
-from mezzotint.augment.strategies import RandAugment, TrivialAugment
+from mezzotint.augment.image.auto_augment import AutoAugment
+from mezzotint.augment.image.geometry import RandomResizedCrop
+from mezzotint.augment.image.multi_augment import MultiAugment
+from mezzotint.augment.image.policies import simclr
+from mezzotint.augment.image.rand_augment import RandAugment, TrivialAugment
 from mezzotint.types import Batch, Input
 
 

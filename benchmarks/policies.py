@@ -19,11 +19,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 from views import as_pillow, pictures, processor, version  # type: ignore[import-not-found]
 
-from mezzotint.augment.aug_mix import AugMix
-from mezzotint.augment.auto_augment import AutoAugment
-from mezzotint.augment.policy import Policy
-from mezzotint.augment.strategies import RandAugment, TrivialAugment
-from mezzotint.augment.view import keep_freed_memory, rows_of
+from mezzotint.augment.image.aug_mix import AugMix
+from mezzotint.augment.image.auto_augment import AutoAugment
+from mezzotint.augment.image.policies import Policy
+from mezzotint.augment.image.rand_augment import RandAugment, TrivialAugment
+from mezzotint.augment.image.render import keep_freed_memory, rows_of
 from mezzotint.seeding import Draws
 
 BATCH = {32: 1024, 96: 300}

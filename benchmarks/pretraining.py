@@ -23,9 +23,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mezzotint.data.loader import batches
+from mezzotint.recipe.recipe import DEMO, Recipe, read_recipe
 from mezzotint.train.log import Meter
 from mezzotint.train.loop import Trainer
-from mezzotint.train.recipe import DEMO, Recipe, read_recipe
 
 Side = tuple[Callable[[int], None], dict[str, float]]
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mezzotint.augment.randomized_quantization import randomized_quantize
+from mezzotint.augment.randomized_quantization.transform import randomized_quantize
 
 Side = Callable[[], object]
 FEW_IMAGES = 4

@@ -3,7 +3,7 @@
 Three arms for each base, with the same encoder, data, views and optimiser: the base, SSQL over it for as many epochs,
 and the base for twice as many, which makes as many encoder passes as SSQL. Every seed trains all three, so differences
 are paired by seed. Evaluated by plain min-max ranges, as in the paper: policy `ssql`, probes on quantized features; the
-head that is kept also with BatchNorm's statistics put right for each width (`mezzotint.quant.renorm`).
+head that is kept also with BatchNorm's statistics put right for each width (`mezzotint.quant.batch_norm`).
 
     python benchmarks/ssql.py --base simclr --epochs 30 --seeds 3 --runs runs/ssql > benchmarks/results/ssql_simclr.md
 """
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint import load_encoder, pretrain
-from mezzotint.data.samples import Samples
-from mezzotint.evaluate.intervals import student
-from mezzotint.evaluate.knn import KNN
-from mezzotint.evaluate.linear import Linear
-from mezzotint.evaluate.precision import evaluate_bits
-from mezzotint.evaluate.retrieval import Retrieval
-from mezzotint.train.recipe import Recipe
+from mezzotint.data.image.embedded import Samples
+from mezzotint.evaluation.bits import evaluate_bits
+from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.results import student
+from mezzotint.evaluation.retrieval import Retrieval
+from mezzotint.recipe.recipe import Recipe
 
 BASES: dict[str, tuple[str, list[str]]] = {
     "simclr": ("{kind: simclr, hidden_dim: 512, dim: 128, temperature: 0.1}", ["optimizer.lr=0.06", "encoder.grid=1"]),

@@ -18,9 +18,9 @@ from pathlib import Path
 from ssql import BASES, HOW, pair  # type: ignore[import-not-found]
 from views import version  # type: ignore[import-not-found]
 
-from mezzotint.evaluate.results import Evaluation, ptq_of, read_evaluation, write_evaluation
-from mezzotint.train.repeat import ensure, finished, trained_method
-from mezzotint.transfer.finetune import plan, scored, variant_recipe, warm
+from mezzotint.evaluation.results import Evaluation, ptq_of, read_evaluation, write_evaluation
+from mezzotint.runs.finetune import plan, scored, variant_recipe, warm
+from mezzotint.runs.reuse import ensure, finished, trained_method
 
 PROTOCOLS = {"plain": "min-max ranges", "corrected": "min-max ranges, BatchNorm corrected"}
 BITS = ("32/32", "8/8", "4/4", "3/3", "2/8")

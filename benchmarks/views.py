@@ -33,9 +33,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mezzotint.augment.image import RandomResizedCrop
-from mezzotint.augment.policies import simclr
-from mezzotint.augment.views import TwoViews
+from mezzotint.augment.image.geometry import RandomResizedCrop
+from mezzotint.augment.image.policies import simclr
+from mezzotint.augment.image.views import TwoViews
 from mezzotint.types import Batch, Input
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from mezzotint import randomized_quantize
-from mezzotint.data.samples import Samples
+from mezzotint.data.image.embedded import Samples
 
 NAMES = ("tiger2", "owl", "strawberry", "volcano", "beach_with_umbrella", "city_sunset", "peach")
 BINS = (16, 8, 4, 2)

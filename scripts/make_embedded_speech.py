@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.log_mel import log_mel
-from mezzotint.data.speech import FLOOR, FRAMES, MEL, STEP
+from mezzotint.data.audio.embedded import FLOOR, FRAMES, MEL, STEP
+from mezzotint.data.audio.log_mel import log_mel
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "src" / "mezzotint" / "data" / "embedded"
 VERSION = "1.6.1-1"

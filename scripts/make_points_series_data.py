@@ -33,7 +33,7 @@ import numpy.typing as npt
 from make_embedded_data import EMBEDDED, differences, save
 from scipy.spatial import cKDTree
 
-from mezzotint.data.meshes import centred, read_mesh, sample_surface
+from mezzotint.data.points.files import centred, read_mesh, sample_surface
 
 ARCHIVES = {
     "sweethome3d-furniture_1.8-1_all.deb": "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668",

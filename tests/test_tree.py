@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "src" / "mezzotint"
+from tests import ROOT
+
+PACKAGE = ROOT / "src" / "mezzotint"
 ORDER = [
-    "_version", "files", "component", "seeding", "timing", "types", "signatures", "schema", "dist", "quant",
-    "codebooks", "augment", "data", "encoders", "methods", "optim", "evaluate", "train", "transfer", "study",
-    "export", "report", "cli", "__main__",
+    "_version", "files", "dist", "seeding", "timing", "types", "recipe", "optim", "quant", "codebooks", "augment",
+    "data", "encoders", "methods", "interop", "evaluation", "train", "runs", "detection", "export", "report", "cli",
+    "__main__",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -86,9 +88,8 @@ def test_public_names_are_there() -> None:
 
 
 def test_evaluate_is_a_function_before_and_after_its_package_is_imported() -> None:
-    code = (
-        "import mezzotint, mezzotint.evaluate.knn\ntry: mezzotint.evaluate('nowhere')\nexcept ValueError as e: print(e)"
-    )
+    code = "import mezzotint, mezzotint.evaluation.knn\n"
+    code += "try: mezzotint.evaluate('nowhere')\nexcept ValueError as e: print(e)"
     assert "nowhere" in run(code) and "encoder.json" in run(code)
     code = "from mezzotint import evaluate\ntry: evaluate('nowhere')\nexcept ValueError as e: print(e)"
     assert "encoder.json" in run(code)

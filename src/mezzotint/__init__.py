@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 from mezzotint._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mezzotint.augment.randomized_quantization import RandomizedQuantization as RandomizedQuantization
-    from mezzotint.augment.randomized_quantization import randomized_quantize as randomized_quantize
+    from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization as RandomizedQuantization
+    from mezzotint.augment.randomized_quantization.transform import randomized_quantize as randomized_quantize
     from mezzotint.encoders.saving import load_encoder as load_encoder
     from mezzotint.encoders.saving import save_encoder as save_encoder
+    from mezzotint.recipe.recipe import Recipe as Recipe
+    from mezzotint.runs.evaluate import evaluate as evaluate
     from mezzotint.train.loop import pretrain as pretrain
-    from mezzotint.train.recipe import Recipe as Recipe
-    from mezzotint.train.runs import evaluate as evaluate
 
 _HOME = {
-    "RandomizedQuantization": "augment.randomized_quantization",
-    "randomized_quantize": "augment.randomized_quantization",
+    "RandomizedQuantization": "augment.randomized_quantization.transform",
+    "randomized_quantize": "augment.randomized_quantization.transform",
     "load_encoder": "encoders.saving",
     "save_encoder": "encoders.saving",
     "pretrain": "train.loop",
-    "Recipe": "train.recipe",
-    "evaluate": "train.runs",
+    "Recipe": "recipe.recipe",
+    "evaluate": "runs.evaluate",
 }
 
 

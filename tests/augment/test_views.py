@@ -1,204 +1,114 @@
-import pickle
-import re
-from collections.abc import Callable
-from pathlib import Path
+"""Views of anything: chains of transforms."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
-from mezzotint.augment import view as view_module
-from mezzotint.augment.image import RandomResizedCrop
-from mezzotint.augment.policies import byol, identity, simclr
-from mezzotint.augment.randomized_quantization import RandomizedQuantization
-from mezzotint.augment.views import MultiCrop, TwoViews, ViewGenerator
-from mezzotint.seeding import key_of
+from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
+from mezzotint.augment.transform import Params, Transform
+from mezzotint.augment.views import Transformed
+from mezzotint.seeding import Draws
 from mezzotint.types import Batch, Input
 
-INPUT = Input((3, 24, 24), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+INPUT = Input((2, 20), (1.0, -1.0), (2.0, 4.0), "series")
 
 
-def pictures(count: int = 12, channels: int = 3, height: int = 30, width: int = 40) -> Tensor:
-    return torch.randint(0, 256, (count, channels, height, width), generator=torch.Generator().manual_seed(0)).byte()
+class Shift(Transform):
+    """Adds a random constant to each sample."""
+
+    def draw(self, shape: Sequence[int], draws: Draws) -> Params:
+        """One offset a sample."""
+        return {"by": draws.uniform("by", *(1 for _ in shape[1:]))}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Add it."""
+        return x + params["by"]
 
 
-def whole(count: int = 12, first: int = 0) -> Batch:
-    return Batch((pictures(first + count)[first:],), torch.arange(first, first + count))
+class Half(Transform):
+    """Keeps the first half; its draws must see the shape that reaches it."""
+
+    def draw(self, shape: Sequence[int], draws: Draws) -> Params:
+        """The length that came."""
+        return {"came": torch.full((shape[0],), shape[-1])}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Cut."""
+        assert bool((params["came"] == x.shape[-1]).all())
+        return x[..., : x.shape[-1] // 2]
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Half as long."""
+        return (*shape[:-1], shape[-1] // 2)
 
 
-GENERATORS: list[ViewGenerator] = [
-    TwoViews(),
-    TwoViews(policy=byol(), second_policy=byol(blur_p=0.1, solarize_p=0.2), flip=0.2),
-    TwoViews(policy=identity(), randomized_quantization=RandomizedQuantization(bins=8, p=0.5)),
-    MultiCrop(local_crop=RandomResizedCrop(size=10, scale=(0.05, 0.2)), num_local=3),
-]
+for cls in (Shift, Half):
+    cls.config = {"kind": cls.__name__.lower()}
 
 
-@pytest.mark.parametrize("generator", GENERATORS)
-def test_shapes_tags_and_normalisation(generator: ViewGenerator) -> None:
-    views = generator(whole(), input=INPUT, seed=1, epoch=2, step=3)
-    assert len(views.x) == len(views.tags) == generator.num_views
-    assert views.tags[:2] == ("global", "global") and set(views.tags[2:]) <= {"local"}
-    shown = generator.render(whole(), input=INPUT, seed=1, epoch=2, normalized=False)
-    for x, tag, plain in zip(views.x, views.tags, shown, strict=True):
-        size = 24 if tag == "global" else 10
-        assert x.shape == (12, 3, size, size) and x.dtype == torch.float32 and x.is_contiguous()
-        assert 0 <= plain.min() and plain.max() <= 1
-        torch.testing.assert_close(x, F.normalize(plain, list(INPUT.mean), list(INPUT.std)), atol=1e-5, rtol=0)
+def batch(count: int = 4) -> Batch:
+    x = torch.randn(count, 2, 20, generator=torch.Generator().manual_seed(0))
+    return Batch((x,), torch.arange(count))
 
 
-def test_a_view_is_crop_flip_policy_and_quantization_in_this_order() -> None:
-    quantization = RandomizedQuantization(bins=5, p=0.7)
-    generator = TwoViews(policy=simclr(), randomized_quantization=quantization)
-    batch = whole()
-    drawn = generator.draw(batch.ids, input=INPUT, seed=1, epoch=2)
-    shown = generator.render(batch, input=INPUT, seed=1, epoch=2, normalized=False)
-    for view, params, x in zip(generator.views, drawn, shown, strict=True):
-        boxes = view.crop.boxes(params["crop"], 30, 40).tolist()
-        crops = [F.resized_crop(image, *box, [24, 24]) for image, box in zip(batch.x[0], boxes, strict=True)]
-        flips = params["flip"]["chosen"]
-        crops = [F.horizontal_flip(crop) if flip else crop for crop, flip in zip(crops, flips, strict=True)]
-        expected = view.policy.apply(torch.stack(crops) / 255, params["policy"])
-        expected = quantization.apply(expected, params["randomized_quantization"])
-        torch.testing.assert_close(x, expected, atol=1e-6, rtol=0)
+def test_views_are_normalised_chains_with_draws_of_their_own() -> None:
+    made = Transformed(transforms=[Shift()])
+    views = made(batch(), input=INPUT, seed=0, epoch=0, step=0)
+    assert views.tags == ("global", "global")
+    drawn = made.draw(batch().ids, input=INPUT, seed=0, epoch=0)
+    mean, std = torch.tensor([1.0, -1.0]).view(2, 1), torch.tensor([2.0, 4.0]).view(2, 1)
+    for view, params in zip(views.x, drawn, strict=True):
+        torch.testing.assert_close(view, (batch().x[0] + params["0.shift"]["by"] - mean) / std)
+    assert not torch.allclose(drawn[0]["0.shift"]["by"], drawn[1]["0.shift"]["by"])
 
 
-@pytest.mark.parametrize("generator", GENERATORS)
-def test_views_are_keyed_by_sample_epoch_seed_and_view(generator: ViewGenerator) -> None:
-    def render(**changed: int) -> tuple[Tensor, ...]:
-        return generator.render(whole(), input=INPUT, **({"seed": 1, "epoch": 2} | changed))  # type: ignore[arg-type]
-
-    first = render()
-    assert all(torch.equal(a, b) for a, b in zip(first, render(), strict=True))
-    for other in (render(epoch=3), render(seed=2)):
-        assert all((a != b).flatten(1).any(dim=1).all() for a, b in zip(first, other, strict=True))
-    assert (first[0] != first[1]).flatten(1).any(dim=1).all()
+def test_a_sample_looks_the_same_in_any_batch() -> None:
+    made = Transformed(transforms=[Shift(), RandomizedQuantization(bins=4, p=0.5)])
+    whole = made.render(batch(), input=INPUT, seed=3, epoch=1)
+    one = replace(batch(), x=(batch().x[0][2:3],), ids=torch.tensor([2]))
+    for a, b in zip(whole, made.render(one, input=INPUT, seed=3, epoch=1), strict=True):
+        torch.testing.assert_close(a[2:3], b)
 
 
-@pytest.mark.parametrize("generator", GENERATORS)
-def test_a_sample_looks_the_same_in_any_batch(generator: ViewGenerator) -> None:
-    together = generator.render(whole(), input=INPUT, seed=1, epoch=2)
-    for row in range(12):
-        alone = generator.render(whole(1, first=row), input=INPUT, seed=1, epoch=2)
-        assert all(torch.equal(a[row : row + 1], b) for a, b in zip(together, alone, strict=True))
+def test_transforms_behind_one_that_resizes_draw_for_the_new_size() -> None:
+    made = Transformed(transforms=[Half(), Half(), Shift()])
+    assert made.render(batch(), input=INPUT, seed=0, epoch=0)[0].shape == (4, 2, 5)
 
 
-@pytest.mark.parametrize("cached", [1, 24 * 24 * 3 * 5])
-def test_views_do_not_depend_on_the_rows_made_at_a_time(monkeypatch: pytest.MonkeyPatch, cached: int) -> None:
-    generator = GENERATORS[0]
-    expected = generator.render(whole(), input=INPUT, seed=1, epoch=2)
-    monkeypatch.setattr(view_module, "_CACHED_VALUES", cached)
-    monkeypatch.setattr(view_module, "_LARGE", cached)
-    found = generator.render(whole(), input=INPUT, seed=1, epoch=2)
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+def test_second_view_may_have_a_chain_of_its_own() -> None:
+    made = Transformed(transforms=[Half()], second=[Shift()])
+    first, second = made.render(batch(), input=INPUT, seed=0, epoch=0, normalized=False)
+    torch.testing.assert_close(first, batch().x[0][..., :10])
+    assert second.shape == (4, 2, 20)
 
 
-@pytest.mark.parametrize("generator", GENERATORS)
-def test_workers_cut_the_boxes_of_the_device(generator: ViewGenerator) -> None:
-    batch = whole()
-    choosers = generator.choosers(batch.ids, input=INPUT, seed=1, epoch=2)
-    rows = []
-    for image, choose in zip(batch.x[0], choosers, strict=True):
-        chosen = pickle.loads(pickle.dumps(choose))(30, 40)
-        rows.append([F.resized_crop(image, *box, [size, size]) for box, size in chosen])
-    cropped = Batch(tuple(torch.stack(crops) for crops in zip(*rows, strict=True)), batch.ids, cropped=True)
-    expected = generator.render(batch, input=INPUT, seed=1, epoch=2)
-    found = generator.render(cropped, input=INPUT, seed=1, epoch=2)
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+def test_stored_bytes_become_shares() -> None:
+    input = Input((1, 4, 6), (0.0,), (1.0,), "audio")
+    stored = Batch((torch.full((2, 1, 4, 6), 51, dtype=torch.uint8),), torch.arange(2))
+    made = Transformed(transforms=[Shift()])
+    x = made.render(stored, input=input, seed=0, epoch=0)[0]
+    by = made.draw(stored.ids, input=input, seed=0, epoch=0)[0]["0.shift"]["by"]
+    torch.testing.assert_close(x, (0.2 + by).expand(2, 1, 4, 6))
 
 
-def test_the_methods_draws_are_keyed_by_the_step() -> None:
-    views = [TwoViews()(whole(), input=INPUT, seed=1, epoch=2, step=step) for step in (7, 7, 8)]
-    assert views[0].draws.key == key_of(1, 7, "method")
-    assert torch.equal(views[0].draws.ids, torch.arange(12))
-    assert torch.equal(views[0].draws.bits("codes", 4), views[1].draws.bits("codes", 4))
-    assert not torch.equal(views[0].draws.bits("codes", 4), views[2].draws.bits("codes", 4))
+def test_tokens_stay_whole_numbers() -> None:
+    input = Input((5,), (), (), "tokens")
+    x = torch.arange(10).view(2, 5)
+    assert torch.equal(input.normalize(input.as_float(x)), x)
 
 
-def test_shares_of_the_samples() -> None:
-    ids = torch.arange(20_000)
-    (params, _) = TwoViews(policy=simclr(), flip=0.3).draw(ids, input=INPUT, seed=0, epoch=0)
-    policy = params["policy"]
-    shares = {name: policy[name].float().mean().item() for name in policy if name.endswith("chosen")}
-    assert params["flip"]["chosen"].float().mean().item() == pytest.approx(0.3, abs=0.015)
-    assert list(shares.values()) == pytest.approx([0.8, 0.2, 0.5, 0.0], abs=0.015)
+@pytest.mark.parametrize("count, second", [(0, None), (3, [Shift()])])
+def test_impossible_numbers_of_views_are_refused(count: int, second: list[Transform] | None) -> None:
+    with pytest.raises(ValueError, match="allowed is one view or more"):
+        Transformed(transforms=[Shift()], second=second, count=count)
 
 
-def test_the_second_view_may_have_parts_of_its_own() -> None:
-    first, second = RandomizedQuantization(bins=4), RandomizedQuantization(bins=8, p=0.0)
-    views = TwoViews(policy=byol(), randomized_quantization=first).views
-    assert views[0].policy is views[1].policy and views[1].randomized_quantization is first
-    other = byol(blur_p=0.1, solarize_p=0.2)
-    views = TwoViews(second_policy=other, randomized_quantization=first, second_randomized_quantization=second).views
-    assert views[1].policy is other and views[1].randomized_quantization is second
-
-
-@pytest.mark.parametrize("shape", [(1, 24, 24), (3, 16, 40)])
-def test_grey_images_and_oblong_views(shape: tuple[int, int, int]) -> None:
-    input = Input(shape, (0.5,) * shape[0], (0.25,) * shape[0])
-    batch = Batch((pictures(channels=shape[0]),), torch.arange(12))
-    views = TwoViews()(batch, input=input, seed=0, epoch=0, step=0)
-    assert all(x.shape == (12, *shape) and x.isfinite().all() for x in views.x)
-
-
-def test_no_samples() -> None:
-    views = TwoViews()(Batch((pictures()[:0],), torch.arange(0)), input=INPUT, seed=0, epoch=0, step=0)
-    assert [tuple(x.shape) for x in views.x] == [(0, 3, 24, 24)] * 2
-
-
-def test_configs() -> None:
-    generator = TwoViews(crop=RandomResizedCrop(scale=(0.3, 1.0)), flip=0.4)
-    assert generator.config == {
-        "kind": "two_views",
-        "crop": {"kind": "random_resized_crop", "scale": [0.3, 1.0]},
-        "flip": 0.4,
-    }
-    assert MultiCrop(num_local=2).config == {"kind": "multi_crop", "num_local": 2}
-
-
-def test_the_documented_snippet_draws_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "views.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    exec(snippet, {})
-    with Image.open(tmp_path / "views.png") as picture:
-        assert picture.size == (18 * 34 + 2, 9 * 34 + 2)
-
-
-@pytest.mark.gpu
-def test_views_on_cuda_equal_those_on_the_cpu() -> None:
-    batch, input = whole(), INPUT
-    there = TwoViews(policy=byol(), second_policy=byol(blur_p=0.5, solarize_p=0.0))
-    shown = [
-        there.render(batch, input=input, seed=1, epoch=2, device=torch.device(device), normalized=False)
-        for device in ("cpu", "cuda")
-    ]
-    for cpu, cuda in zip(*shown, strict=True):
-        # Crops may differ by two of 255 levels, which jitter stretches; all but a few pixels stay within that.
-        assert ((cpu - cuda.cpu()).abs() > 4 / 255).float().mean() < 0.01
-
-
-def render(batch: Batch) -> object:
-    return TwoViews().render(batch, input=INPUT, seed=0, epoch=0)
-
-
-def choose(shape: tuple[int, int, int]) -> object:
-    return TwoViews().choosers(torch.arange(2), input=Input(shape, INPUT.mean, INPUT.std), seed=0, epoch=0)
-
-
-@pytest.mark.parametrize(
-    ("error", "run"),
-    [
-        (ValueError, lambda: MultiCrop(num_global=0)),
-        (ValueError, lambda: MultiCrop(num_global=1, num_local=0)),
-        (TypeError, lambda: render(Batch((torch.rand(2, 3, 8, 8),), torch.arange(2)))),
-        (ValueError, lambda: render(Batch((pictures(2),), torch.arange(2), cropped=True))),
-        (ValueError, lambda: render(Batch((pictures(2, 1),), torch.arange(2)))),
-        (ValueError, lambda: choose((3, 8, 9))),
-    ],
-)
-def test_errors_have_three_parts(error: type[Exception], run: Callable[[], object]) -> None:
-    with pytest.raises(error, match=r"^got .*; allowed .*: "):
-        run()
+def test_crops_of_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="choose views of images"):
+        Transformed(transforms=[Shift()]).choosers(torch.arange(2), input=INPUT, seed=0, epoch=0)
+    cropped = Batch((torch.zeros(2, 2, 20),) * 2, torch.arange(2), cropped=True)
+    with pytest.raises(ValueError, match="choose views of images"):
+        Transformed(transforms=[Shift()]).render(cropped, input=INPUT, seed=0, epoch=0)

@@ -7,13 +7,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from mezzotint.augment.auto_augment import FastAutoAugment
-from mezzotint.augment.sub_policies import read_sub_policies
+from mezzotint.augment.image.auto_augment import FastAutoAugment, read_sub_policies
 from mezzotint.cli import app
 from mezzotint.encoders.saving import save_encoder
+from mezzotint.recipe.recipe import Recipe
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
-from mezzotint.train.recipe import Recipe
 
 TINY = [
     "data.name=digits", "views.crop.size=8", "encoder.width=2", "encoder.grid=1", "method.hidden_dim=8",

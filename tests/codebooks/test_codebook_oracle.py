@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.codebooks import EMA, FSQ, RQ, VQ
-from mezzotint.codebooks.learnt import LearntCodebook
+from mezzotint.codebooks.learned import LearntCodebook
 from mezzotint.seeding import Draws, key_of
 
 theirs = pytest.importorskip("vector_quantize_pytorch")

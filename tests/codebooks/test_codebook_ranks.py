@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from mezzotint.codebooks import EMA, RQ, VQ
 from mezzotint.codebooks.kmeans import RowSample
-from mezzotint.codebooks.learnt import LearntCodebook
+from mezzotint.codebooks.learned import LearntCodebook
 from mezzotint.seeding import Draws, key_of
 
 STEPS = 20

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mezzotint.codebooks import RQ, VQ
-from mezzotint.codebooks.kmeans import RowSample, kmeans, plus_plus
-from mezzotint.codebooks.search import nearest
+from mezzotint.codebooks.kmeans import RowSample, kmeans, nearest, plus_plus
 from mezzotint.seeding import Draws, key_of
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mezzotint.codebooks.search import nearest
+from mezzotint.codebooks.kmeans import nearest
 from mezzotint.seeding import Draws
 
 

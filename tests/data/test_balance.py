@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mezzotint.augment.transformed import Transformed
-from mezzotint.component import Component
+from mezzotint.augment.views import Transformed
 from mezzotint.data.balance import Balance, Weighting
+from mezzotint.data.image.embedded import Samples
 from mezzotint.data.labelled import Labelled
 from mezzotint.data.loader import BatchPlan, batches
-from mezzotint.data.samples import Samples
 from mezzotint.data.source import Source, Task
+from mezzotint.recipe.component import Component
 from mezzotint.seeding import weighted_order
 from mezzotint.types import Input, Sample
 

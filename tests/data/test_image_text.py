@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mezzotint.data.image.embedded import Samples
 from mezzotint.data.image_text import CaptionedImages, EmojiNames, mismatched, pack, unpack
-from mezzotint.data.samples import Samples
-from mezzotint.data.tokenizers import FIRST
+from mezzotint.data.tokens.tokenizers import FIRST
 from mezzotint.types import Unreadable
 
 

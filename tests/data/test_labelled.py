@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mezzotint.augment.views import OneView
-from mezzotint.data.image import ImageFolder
+from mezzotint.augment.image.views import OneView
+from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.labelled import Labelled
 from mezzotint.data.loader import BatchPlan, batches
-from mezzotint.data.samples import Samples
 from mezzotint.data.source import Croppable, InMemory, Named, Task, Taught
 from mezzotint.types import Batch
 

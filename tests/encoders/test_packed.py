@@ -11,18 +11,18 @@ from safetensors.torch import load_file
 
 from mezzotint import load_encoder, quant
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.external import timm
 from mezzotint.encoders.resnet import resnet10
+from mezzotint.encoders.timm import timm
 from mezzotint.export.packed import save_packed
 from mezzotint.quant.fake import Layout, WeightQuantizer
-from mezzotint.quant.policy import Policy
+from mezzotint.quant.qconfig import QuantizationPolicy
 from mezzotint.types import Input
 
 INPUT = Input((3, 16, 16), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-GROUPS = Policy("groups", weight=partial(WeightQuantizer, Layout("group", group=20)))
+GROUPS = QuantizationPolicy("groups", weight=partial(WeightQuantizer, Layout("group", group=20)))
 
 
-def made(policy: str | Policy, network: str = "resnet") -> Encoder:
+def made(policy: str | QuantizationPolicy, network: str = "resnet") -> Encoder:
     torch.manual_seed(0)
     encoder: Any = resnet10(INPUT, width=4) if network == "resnet" else timm(INPUT, name="test_vit")
     for module in encoder.modules():
@@ -37,7 +37,9 @@ def made(policy: str | Policy, network: str = "resnet") -> Encoder:
 
 @pytest.mark.parametrize("policy", ["ssql", "all", "first_last_8", GROUPS], ids=str)
 @pytest.mark.parametrize(("weight", "activation"), [(2, 32), (3, 8), (4, 4), (5, 32), (6, 2), (7, 3), (8, 8)])
-def test_outputs_equal_the_simulation(policy: str | Policy, weight: int, activation: int, tmp_path: Path) -> None:
+def test_outputs_equal_the_simulation(
+    policy: str | QuantizationPolicy, weight: int, activation: int, tmp_path: Path
+) -> None:
     encoder = made(policy)
     x = torch.randn(7, 3, 16, 16)
     loaded = load_encoder(save_packed(encoder, tmp_path, weight=weight, activation=activation))

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from untrained_run import make_run
+
+from tests.untrained_run import make_run
 
 
 @pytest.fixture(scope="session")

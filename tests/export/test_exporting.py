@@ -10,22 +10,22 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from untrained_run import make_run
 
 from mezzotint import load_encoder, quant
 from mezzotint.cli import main
-from mezzotint.data.samples import Samples
+from mezzotint.data.image.embedded import Samples
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.external import timm
-from mezzotint.encoders.packed import load_packed
 from mezzotint.encoders.resnet import resnet18
-from mezzotint.evaluate.suite import asked
+from mezzotint.encoders.saving import load_packed
+from mezzotint.encoders.timm import timm
+from mezzotint.evaluation.suite import asked
 from mezzotint.export import export, verify
 from mezzotint.export.exporting import table
 from mezzotint.export.float_formats import open_timm, open_torchvision, write_timm, write_torchvision
 from mezzotint.export.request import Request
-from mezzotint.train.recipe import Recipe
+from mezzotint.recipe.recipe import Recipe
 from mezzotint.types import Input
+from tests.untrained_run import make_run
 
 RGB = Input((3, 32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 GREY = Input((1, 32, 32), (0.5,), (0.25,))
@@ -93,7 +93,7 @@ def test_packed_with_corrected_norms_is_closer_to_float(run: Path) -> None:
 
 def test_packed_keeps_the_policy_that_the_encoder_was_trained_with(run: Path, tmp_path: Path) -> None:
     from mezzotint import save_encoder
-    from mezzotint.quant.layers import make_encoder_quantizable
+    from mezzotint.quant.convert import make_encoder_quantizable
 
     encoder = load_encoder(run)
     make_encoder_quantizable(encoder, "first_last_8")

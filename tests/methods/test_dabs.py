@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from mezzotint.augment.mixing import DACLMixup, beta_half
-from mezzotint.augment.randomized_quantization import RandomizedQuantization
+from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.encoders.domain_agnostic import DomainAgnostic
 from mezzotint.encoders.resnet1d import ResNet1D
 from mezzotint.methods.embedding_quantization import EmbeddingQuantization

@@ -19,8 +19,8 @@ from mezzotint.methods.method import synchronize_norms
 from mezzotint.methods.moco import MoCo
 from mezzotint.methods.simsiam import SimSiam
 from mezzotint.methods.ssql import SSQL
+from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.seeding import Draws, key_of
-from mezzotint.train.recipe import Recipe, read_recipe
 from mezzotint.types import Input, Views
 
 INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -15,8 +15,8 @@ from mezzotint.methods.siamese import Siamese
 from mezzotint.methods.simclr import SimCLR
 from mezzotint.methods.simsiam import SimSiam
 from mezzotint.methods.ssql import SSQL
+from mezzotint.quant.bitwidth import Quantizers
 from mezzotint.quant.fake import Quantizer
-from mezzotint.quant.widths import Quantizers
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
 

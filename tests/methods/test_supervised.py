@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 from mezzotint.augment.masking import AxesMask
+from mezzotint.augment.mixing import Mixing
 from mezzotint.encoders.resnet import ResNet, resnet8
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.encoders.vit import ViT
-from mezzotint.methods.mixing import Mixing
 from mezzotint.methods.supervised import Supervised, start_from
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mezzotint.data.samples import Samples
+from mezzotint.data.image.embedded import Samples
 from mezzotint.encoders.resnet import ResNet, resnet8
 from mezzotint.types import Input
 

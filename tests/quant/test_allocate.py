@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from mezzotint import quant
 from mezzotint.encoders.resnet import ResNet
 from mezzotint.quant.allocate import allocate_, solve
-from mezzotint.quant.layers import parameter_of, quantized_layers
-from mezzotint.quant.policy import Policy
+from mezzotint.quant.convert import parameter_of, quantized_layers
+from mezzotint.quant.qconfig import QuantizationPolicy
 
 Digits = tuple[Tensor, Tensor]
 
@@ -80,7 +80,7 @@ def test_is_better_than_one_width_for_all(trained: ResNet, digits: Digits) -> No
 
 def test_multiplications_are_counted() -> None:
     net = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.Flatten(), nn.Linear(6 * 25, 10))
-    quant.quantize_(net, Policy("weights", placement="none"))
+    quant.quantize_(net, QuantizationPolicy("weights", placement="none"))
     x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     found = allocate_(net, [x], mean_bits=8.0, choices=(8,), probes=1, activation=4)
     assert found.bops == (6 * 25 * 2 * 9 + 150 * 10) * 8 * 4

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from mezzotint.quant.clipping_observers import MSE, Entropy, Percentile
 from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
 from mezzotint.quant.grid import Scheme, make_grid
 from mezzotint.quant.histogram import Histogram
 from mezzotint.quant.observers import Gaussian, MinMax, MomentumMinMax, Observer
-from mezzotint.quant.searched import MSE, Entropy, Percentile
+from tests import ROOT
 
 MAKE: dict[str, Callable[[], Observer]] = {
     "min_max": MinMax,
@@ -252,7 +253,7 @@ def test_bad_arguments(bad: Callable[[], Observer]) -> None:
 SCRIPT = """
 import sys, torch, torch.distributed as td
 sys.path.insert(0, sys.argv[3])
-from test_observers import MAKE, normal
+from tests.quant.test_observers import MAKE, normal
 rank = int(sys.argv[1])
 td.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
 rows = normal(3, 2000) * torch.tensor([[1.0], [9.0], [0.01]])
@@ -274,7 +275,7 @@ td.destroy_process_group()
 def test_two_processes_see_what_one_would(tmp_path: Path) -> None:
     script = tmp_path / "pool.py"
     script.write_text(SCRIPT)
-    command = [str(tmp_path / "meeting"), str(Path(__file__).parent)]
+    command = [str(tmp_path / "meeting"), str(ROOT)]
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), str(rank), *command],

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from mezzotint import quant
 from mezzotint.encoders.resnet import ResNet
 from mezzotint.quant.adaround import AdaRound, LearnedStep, range_of
+from mezzotint.quant.clipping_observers import MSE
+from mezzotint.quant.convert import parameter_of, quantized_layers
 from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
 from mezzotint.quant.grid import Scheme, make_grid
-from mezzotint.quant.layers import parameter_of, quantized_layers
+from mezzotint.quant.hooks import Unit, units
 from mezzotint.quant.observers import MinMax
-from mezzotint.quant.policy import Policy
+from mezzotint.quant.qconfig import QuantizationPolicy
 from mezzotint.quant.reconstruct import reconstruct_
-from mezzotint.quant.searched import MSE
-from mezzotint.quant.tracing import Unit, units
 
 Digits = tuple[Tensor, Tensor]
 Error = Callable[[Tensor, Tensor], float]
@@ -38,7 +38,7 @@ def test_against_all_roundings(bits: int, seed: int, finds_it: bool) -> None:
     with torch.no_grad():
         net[0].weight.copy_(weight)  # type: ignore[operator]
     x = normal(64, 5, seed=seed) @ normal(5, 5, seed=seed + 50)
-    quant.quantize_(net, Policy("weights", placement="none"))
+    quant.quantize_(net, QuantizationPolicy("weights", placement="none"))
     grid = make_grid("ssql_symmetric", *MinMax.of(weight), bits)
     below = torch.floor(weight / grid.scale)
 
@@ -112,7 +112,7 @@ def test_beats_rounding_to_the_nearest(
     x, unseen = digits[0][:256], digits[0][512:]
     exact = trained(unseen).detach()
     parameters = {name: p.detach().clone() for name, p in trained.named_parameters()}
-    quant.quantize_(trained, Policy("free", network_input=False))
+    quant.quantize_(trained, QuantizationPolicy("free", network_input=False))
     quant.calibrate(trained, [x])
     trained.train()
 
@@ -168,7 +168,7 @@ def test_is_deterministic_saved_and_forgotten(trained: ResNet, digits: Digits) -
 
 
 def test_codes_are_those_that_were_learnt(trained: ResNet, digits: Digits) -> None:
-    quant.quantize_(trained, Policy("strong", weight=lambda: WeightQuantizer(observer=MSE())))
+    quant.quantize_(trained, QuantizationPolicy("strong", weight=lambda: WeightQuantizer(observer=MSE())))
     reconstruct_(trained, [digits[0][:64]], weight=3, steps=40, lr=0.1)
     with quant.bits(trained, weight=3, activation=32):
         for name, layer in quantized_layers(trained):
@@ -180,7 +180,9 @@ def test_codes_are_those_that_were_learnt(trained: ResNet, digits: Digits) -> No
 
 def test_groups_can_be_reconstructed() -> None:
     net = nn.Sequential(nn.Linear(10, 4))
-    quant.quantize_(net, Policy("groups", placement="none", weight=lambda: WeightQuantizer(Layout("group", group=4))))
+    quant.quantize_(
+        net, QuantizationPolicy("groups", placement="none", weight=lambda: WeightQuantizer(Layout("group", group=4)))
+    )
     x = normal(64, 10) @ normal(10, 10, seed=1)
     (unit,) = reconstruct_(net, [x], weight=2, steps=150, lr=5e-2)
     assert unit.kept and unit.after < unit.before

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mezzotint import quant
 from mezzotint.encoders.resnet import ResNet
-from mezzotint.quant.layers import parameter_of, quantized_layers
-from mezzotint.quant.policy import Policy
+from mezzotint.quant.convert import parameter_of, quantized_layers
+from mezzotint.quant.qconfig import QuantizationPolicy
 from mezzotint.quant.sensitivity import (
     distributions,
     feature_loss,
@@ -31,7 +31,7 @@ def tiny() -> nn.Sequential:
         for place in (0, 2):
             net[place].weight.copy_(normal(*net[place].weight.shape, seed=place) * 0.7)  # type: ignore[misc, operator]
             net[place].bias.zero_()  # type: ignore[operator]
-    quant.quantize_(net, Policy("weights", placement="none"))
+    quant.quantize_(net, QuantizationPolicy("weights", placement="none"))
     return net
 
 
@@ -108,7 +108,7 @@ def test_distributions() -> None:
     with torch.no_grad():
         net[0].weight.copy_(normal(4, 2000))  # type: ignore[operator]
         net[1].weight.copy_(torch.rand(1000, 4, generator=torch.Generator().manual_seed(0)))  # type: ignore[operator]
-    quant.quantize_(net, Policy("weights", placement="none"))
+    quant.quantize_(net, QuantizationPolicy("weights", placement="none"))
     x = normal(50, 2000)
     x[:, 7] *= 100.0
     found = {(entry.name, entry.what): entry for entry in distributions(net, x.split(20))}  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mezzotint import quant
 from mezzotint.encoders.resnet import ResNet
-from mezzotint.quant.layers import named_activation_quantizers
+from mezzotint.quant.convert import named_activation_quantizers
 from mezzotint.quant.transformers import Log2, quantize_softmax_, smooth_
 
 timm = pytest.importorskip("timm")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mezzotint.encoders.saving import save_encoder
-from mezzotint.train.recipe import Recipe
+from mezzotint.recipe.recipe import Recipe
 
 CLASSES = ("red", "green", "blue")
 

@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from mezzotint.augment.operations import NAMES, OPERATIONS
-from mezzotint.augment.policies import simclr
-from mezzotint.augment.strategies import RandAugment, describe
+from mezzotint.augment.image.operations import NAMES, OPERATIONS
+from mezzotint.augment.image.policies import simclr
+from mezzotint.augment.image.rand_augment import RandAugment, describe
 from mezzotint.cli import app
-from mezzotint.data.opening import is_data, open_images
-from mezzotint.data.samples import Samples
-from mezzotint.report import lab, magnitudes
-from mezzotint.report.drawn import in_words
-from mezzotint.report.gallery import view_strips
+from mezzotint.data.image.embedded import Samples
+from mezzotint.data.open import is_data, open_images
+from mezzotint.recipe.recipe import Recipe
+from mezzotint.report import lab
+from mezzotint.report import lab as magnitudes
+from mezzotint.report.gallery import in_words, view_strips
 from mezzotint.seeding import Draws
-from mezzotint.train.recipe import Recipe
 
 SMALL = (
     "image/emoji_simclr", "image/emoji_massrl", "image/emoji_ssql", "image/emoji_bridle", "supervised/emoji_finetune",

@@ -8,8 +8,8 @@ import wave
 import pytest
 import torch
 
-from mezzotint.data.log_mel import AUDIOSET, BYOL_A, Mel, log_mel
-from mezzotint.report.sound import playable, waveform
+from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, Mel, log_mel
+from mezzotint.report.pictures import playable, waveform
 
 PHONE = Mel(8000, 512, 512, 160, 64, 60.0, 3900.0)
 

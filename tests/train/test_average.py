@@ -4,19 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import config
 
 from mezzotint import load_encoder
 from mezzotint.encoders.table_mlp import TableMLP
 from mezzotint.methods.supervised import Supervised
-from mezzotint.train.average import Average
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.runs.reuse import trained_method
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.loop import pretrain
-from mezzotint.train.recipe import Recipe, resolve_recipe
-from mezzotint.train.repeat import trained_method
 from mezzotint.train.settings import Compute
-from mezzotint.train.state import tensors_of
+from mezzotint.train.state import Average, tensors_of
 from mezzotint.types import Input
+from tests.tiny import config
 
 
 def test_the_window_opens_and_buffers_are_the_last() -> None:

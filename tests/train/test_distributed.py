@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import config
 
+from mezzotint.recipe.recipe import Recipe
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
-from mezzotint.train.recipe import Recipe
+from tests.tiny import config
 
 SCRIPT = """
 import sys, json, pathlib, torch
 torch.set_num_threads(1)
 from mezzotint.train.loop import pretrain
-from mezzotint.train.recipe import Recipe
+from mezzotint.recipe.recipe import Recipe
 recipe, out = Recipe.build(json.loads(sys.argv[1])), pathlib.Path(sys.argv[2])
 pretrain(recipe, out, resume=sys.argv[3] == "resume", progress="quiet")
 """

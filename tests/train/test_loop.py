@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import METHODS, config
 
 from mezzotint import load_encoder
 from mezzotint.data.source import InMemory
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.runs.evaluate import embed
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.faults import POINTS, point
 from mezzotint.train.guard import Interrupted, NotFinite
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
-from mezzotint.train.recipe import Recipe, resolve_recipe
 from mezzotint.train.rundir import RunDirectoryInUse
-from mezzotint.train.runs import embed
+from tests.tiny import METHODS, config
 
 
 def recipe(method: str = "simclr", **run: Any) -> Recipe:
@@ -214,7 +214,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from mezzotint.train.loop import pretrain
-from mezzotint.train.recipe import Recipe, resolve_recipe
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
 config, out, resume = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "resume"
 pretrain(Recipe.build(config), out, resume=resume, progress="quiet")
 """

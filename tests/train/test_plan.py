@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.schema import RecipeError
+from mezzotint.recipe.phases import merged, unfold
+from mezzotint.recipe.recipe import Recipe
+from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted
 from mezzotint.train.loop import Trainer
-from mezzotint.train.phases import merged, unfold
 from mezzotint.train.plan import Plan, pretrain_plan
-from mezzotint.train.recipe import Recipe
 from mezzotint.train.rundir import RunDirectoryInUse
 
 BOOK = {"kind": "rq", "dim": 8, "num_codes": 24, "num_levels": 2}

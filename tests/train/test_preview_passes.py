@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.train.loop import pretrain
 from mezzotint.train.preview import preview
-from mezzotint.train.recipe import Recipe, resolve_recipe
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import METHODS, config
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy
@@ -20,14 +19,15 @@ from mezzotint import dist, load_encoder
 from mezzotint.data.loader import BatchPlan
 from mezzotint.encoders.table_mlp import TableMLP
 from mezzotint.optim.schedules import Cosine
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import Trainer, pretrain
 from mezzotint.train.online import Classifier, OnlineClassifier
-from mezzotint.train.recipe import Recipe, resolve_recipe
 from mezzotint.train.settings import Compute
 from mezzotint.types import Batch, Input
+from tests.tiny import METHODS, config
 
 FAMILY: dict[str, dict[str, Any]] = {
     "v2": {"head": "mlp", "hidden_dim": 16, "dim": 8, "queue_size": 300},

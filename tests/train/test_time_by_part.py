@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import config
 
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.train.log import Meter, read_metrics
 from mezzotint.train.loop import pretrain
-from mezzotint.train.recipe import Recipe, resolve_recipe
 from mezzotint.types import Batch
+from tests.tiny import config
 
 
 def lines_of(recipe: dict[str, Any], out: Path) -> list[dict[str, Any]]:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mezzotint.data.samples import Samples
+from mezzotint.data.image.embedded import Samples
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.evaluate.features import extract
-from mezzotint.evaluate.projection import components
-from mezzotint.report.maps import maps_section
+from mezzotint.evaluation.features import extract
+from mezzotint.evaluation.projection import components
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.report.atlas import maps_section
 from mezzotint.train.loop import pretrain
-from mezzotint.train.recipe import Recipe, resolve_recipe
 from mezzotint.train.watch import read_maps
 
 CONFIG = {

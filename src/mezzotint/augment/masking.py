@@ -12,13 +12,13 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from mezzotint.component import Component
+from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws
 
 Grid = tuple[int, ...]
 
 
-class Mask(Component, ABC):
+class Mask(Component, ABC, abstract=True):
     """Chooses the patches that are seen."""
 
     @abstractmethod

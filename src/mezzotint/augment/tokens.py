@@ -5,7 +5,7 @@ The deletions and swaps of Wei and Zou 2019 (EDA, arXiv 1901.11196), the masks o
 end of a sample): it is never masked, dropped into the text or swapped with it, and a crop is one of the text.
 
 Tokens have no order of size, so there is nothing to quantize in them; randomized quantization is for what they are
-embedded as (`methods/dabs.py`).
+embedded as (`methods/masked.py`).
 """
 
 from collections.abc import Sequence

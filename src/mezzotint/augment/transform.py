@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mezzotint.component import Component
+from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws
 from mezzotint.timing import part
 
@@ -19,7 +19,7 @@ Params = dict[str, Tensor]
 """Parameters of one transform for a batch: each tensor has one row a sample."""
 
 
-class Transform(Component, ABC):
+class Transform(Component, ABC, abstract=True):
     """An augmentation of a batch.
 
     `x` is float, in [0, 1] and `[B, C, H, W]` for images; the first dimension is always the batch.

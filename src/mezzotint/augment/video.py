@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mezzotint.augment.image import probability
+from mezzotint.augment.image.geometry import probability
 from mezzotint.augment.transform import Compose, Params, Transform
 from mezzotint.seeding import Draws
 

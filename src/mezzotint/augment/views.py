@@ -1,97 +1,69 @@
-"""Views of images: from a batch of stored images to the crops that a method contrasts.
+"""The contract of a view generator: from a batch of stored samples to the views that a method contrasts.
 
-Everything is done on whole batches, on the device of the encoder; only the crop of large images is done earlier, by
-the loader workers that decode them, which ask `choosers` for the same boxes.
+Views of anything: the same sample through a chain of transforms, twice or more.
 
-Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then moved: so a sample's views do
-not depend on the device, the batch, the worker or the process it happens to be in.
+For modalities whose samples all have one shape in memory: log-mel spectrograms, point clouds, sensor series, tables.
+What a chain consists of says everything about the modality; randomized quantization fits any.
 """
 
-import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from mezzotint.augment.generator import Chooser as Chooser
-from mezzotint.augment.generator import ViewGenerator as ViewGenerator
-from mezzotint.augment.generator import view_draws
-from mezzotint.augment.image import RandomResizedCrop
-from mezzotint.augment.policies import Policy, identity, simclr
-from mezzotint.augment.randomized_quantization import RandomizedQuantization
-from mezzotint.augment.transform import Params
-from mezzotint.augment.view import View, render_views, rows_of
+from mezzotint.augment.transform import Params, Transform
+from mezzotint.recipe.component import Component
+from mezzotint.seeding import Draws, key_of
 from mezzotint.timing import part
-from mezzotint.types import Batch, Box, Input
+from mezzotint.types import Batch, Box, Input, Views
+
+Pairing = tuple[tuple[int, int], ...]
+"""Pairs of views that are compared: places of prediction and target."""
+
+Chooser = Callable[[int, int], list[tuple[Box, int]]]
+"""Takes height and width of a stored image, returns for each view its box and the size it is to have."""
 
 
-class ImageViews(ViewGenerator):
-    """Views of images: each a crop, a flip and a policy.
+def view_draws(ids: Tensor, seed: int, epoch: int, place: int | str) -> Draws:
+    """The draws of one view, by its place (or of what all views share, by a name), on the CPU."""
+    return Draws(ids.cpu(), key_of(seed, epoch, "view", place))
 
-    Attributes:
-        views: how each is made; the generators below differ in nothing else.
+
+class ViewGenerator(Component, ABC, abstract=True):
+    """Makes the views of a batch, on the device of the encoder.
+
+    Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then moved: so a sample's
+    views do not depend on the device, the batch, the worker or the process it happens to be in.
     """
 
-    views: list[View]
+    @property
+    @abstractmethod
+    def tags(self) -> tuple[str, ...]:
+        """One a view: `"global"`, `"local"`, or the strategy that makes it."""
 
     @property
-    def tags(self) -> tuple[str, ...]:
-        """One a view."""
-        return tuple(view.tag for view in self.views)
+    def num_views(self) -> int:
+        """How many views a batch gets."""
+        return len(self.tags)
 
+    @property
+    def remembers(self) -> int:
+        """How many samples of earlier batches the views depend on; a resumed run makes those views again."""
+        return 0
+
+    @abstractmethod
     def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
-        """Every parameter of every view, to look at or to predict.
+        """Every parameter of every view, to look at or to predict; for each view by the name of the step.
 
         Args:
             ids: int64 `[B]`.
             input: of the encoder.
             seed: of the run.
             epoch: from 0.
-
-        Returns:
-            For each view its parameters by `crop`, `flip`, `policy` and `randomized_quantization`, on the CPU.
         """
-        ids = ids.cpu()
-        drawn: list[dict[str, Params]] = []
-        for place, view in enumerate(self.views):
-            drawn.append(view.draw(input, view_draws(ids, seed, epoch, place), drawn))
-        return drawn
 
-    @property
-    def crops(self) -> list[list[int]]:
-        """The places of the views that share each crop, the one that it is drawn for first."""
-        groups: dict[int, list[int]] = {}
-        for place, view in enumerate(self.views):
-            groups.setdefault(place if view.crop_of is None else view.crop_of, []).append(place)
-        return list(groups.values())
-
-    def choosers(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[Chooser]:
-        """For each sample the function that tells a source which boxes to cut out of it while it decodes.
-
-        They are the boxes that `render` would cut out of the whole image.
-
-        Raises:
-            ValueError: when the views are not square.
-        """
-        places = [group[0] for group in self.crops]
-        views = [self.views[place] for place in places]
-        sizes = [view.size(input) for view in views]
-        if any(height != width for height, width in sizes):
-            raise ValueError(
-                f"got views of {sizes} for images that are cropped while they are decoded; allowed are square ones: "
-                "give the crop a size"
-            )
-        ids = ids.cpu()
-        drawn = [
-            view.crop.draw((len(ids),), view_draws(ids, seed, epoch, place).fold("crop"))
-            for place, view in zip(places, views, strict=True)
-        ]
-        crops = [view.crop for view in views]
-        return [
-            functools.partial(_choose, crops, [rows_of(params, slice(row, row + 1)) for params in drawn], sizes)
-            for row in range(len(ids))
-        ]
-
-    @torch.no_grad()
+    @abstractmethod
     def render(
         self,
         batch: Batch,
@@ -105,135 +77,134 @@ class ImageViews(ViewGenerator):
         """Make the views of a batch.
 
         Args:
-            batch: whole images, or the crops of `crops`.
+            batch: of stored samples.
             input: of the encoder.
             seed: of the run.
             epoch: from 0.
             device: where the views are made; by default where the batch is.
-            normalized: as the encoder takes them, or in [0, 1] as they are shown.
+            normalized: as the encoder takes them, or as they are shown.
 
         Returns:
-            One float32 `[B, C, H, W]` a view.
+            One float32 tensor a view, the batch first.
+        """
+
+    def choosers(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[Chooser]:
+        """For each sample the function that tells a source which boxes to cut out of it while it decodes.
 
         Raises:
-            TypeError: when the batch is not uint8.
-            ValueError: when a cropped batch does not have one tensor a crop.
+            ValueError: when these views are not crops of images.
         """
-        if any(x.dtype != torch.uint8 for x in batch.x):
-            raise TypeError(
-                f"got a batch of {[str(x.dtype) for x in batch.x]}; allowed is torch.uint8: "
-                "let the source return images as they are stored"
-            )
-        groups = self.crops
-        if len(batch.x) != (len(groups) if batch.cropped else 1):
-            raise ValueError(
-                f"got {len(batch.x)} tensors with cropped={batch.cropped}; allowed are the {len(groups)} crops of "
-                "these views, or a single tensor of whole images: make the batch with this generator's choosers"
-            )
-        images = [x if device is None else x.to(device, non_blocking=True) for x in batch.x]
-        with part("draw"):
-            drawn = self.draw(batch.ids, input=input, seed=seed, epoch=epoch)
-        made: dict[int, Tensor] = {}
-        for number, places in enumerate(groups):
-            own = render_views(
-                [self.views[place] for place in places],
-                images[number if batch.cropped else 0],
-                [drawn[place] for place in places],
-                input=input,
-                cropped=batch.cropped,
-                normalized=normalized,
-            )
-            made.update(zip(places, own, strict=True))
-        return tuple(made[place] for place in range(len(self.views)))
+        raise ValueError(
+            f"{self.config['kind']} does not crop images, and the data are images that are cropped while they are "
+            "decoded; choose views of images, such as two_views"
+        )
+
+    def pairing(self, progress: float) -> tuple[Pairing, list[float] | None]:
+        """Which views are compared, as places of (prediction, target), and how much each pair weighs.
+
+        Args:
+            progress: share of training that is done.
+
+        Returns:
+            No pairs where every global target is compared with every other view; `None` for equal weights.
+        """
+        return (), None
+
+    def __call__(
+        self,
+        batch: Batch,
+        *,
+        input: Input,
+        seed: int,
+        epoch: int,
+        step: int,
+        progress: float = 0.0,
+        device: torch.device | None = None,
+    ) -> Views:
+        """The views of a batch as a method takes them; `step` keys the draws of the method itself."""
+        x = self.render(batch, input=input, seed=seed, epoch=epoch, device=device)
+        draws = Draws(batch.ids.to(x[0].device), key_of(seed, step, "method"))
+        labels = None if batch.labels is None else batch.labels.to(x[0].device)
+        pairs, weights = self.pairing(progress)
+        return Views(
+            x,
+            self.tags,
+            draws,
+            labels,
+            pairs,
+            None if weights is None else x[0].new_tensor(weights),
+            x[0].new_tensor(epoch),
+            x[0].new_tensor(progress),
+        )
 
 
-class TwoViews(ImageViews):
-    """Two views of each sample, alike or not.
+class Transformed(ViewGenerator):
+    """Views made by chains of transforms.
 
     Args:
-        crop: the box of either view. `scale: [1, 1], ratio: [1, 1]` keeps the whole of a square image.
-        policy: of the first view, and of the second unless that has its own.
-        second_policy: of the second view.
-        flip: share of the samples that are mirrored.
-        randomized_quantization: of the first view, and of the second unless that has its own; `None` for none.
-        second_randomized_quantization: of the second view; one with `p: 0` quantizes the first view alone.
+        transforms: of every view, in order.
+        second: of the second view, where it differs.
+        count: of views; a single one suits supervised training.
     """
 
-    def __init__(
-        self,
-        *,
-        crop: RandomResizedCrop = RandomResizedCrop(),
-        policy: Policy = simclr(),
-        second_policy: Policy | None = None,
-        flip: float = 0.5,
-        randomized_quantization: RandomizedQuantization | None = None,
-        second_randomized_quantization: RandomizedQuantization | None = None,
-    ) -> None:
-        second_policy = policy if second_policy is None else second_policy
-        second_quantization = second_randomized_quantization or randomized_quantization
-        self.views = [
-            View("global", crop, flip, policy, randomized_quantization),
-            View("global", crop, flip, second_policy, second_quantization),
+    def __init__(self, *, transforms: list[Transform], second: list[Transform] | None = None, count: int = 2) -> None:
+        if count < 1 or (second is not None and count != 2):
+            raise ValueError(
+                f"got count={count}{' with a second chain' if second else ''}; allowed is one view or more, and two "
+                "where the second has a chain of its own"
+            )
+        self.chains = [list(transforms)] * count if second is None else [list(transforms), list(second)]
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """All views are global."""
+        return ("global",) * len(self.chains)
+
+    def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
+        """Parameters by place and kind of the transform, for samples of the shape that the encoder takes."""
+        shape = (len(ids), *input.shape)
+        return [
+            self._draw(chain, shape, view_draws(ids, seed, epoch, place)) for place, chain in enumerate(self.chains)
         ]
 
+    def _draw(self, chain: Sequence[Transform], shape: tuple[int, ...], draws: Draws) -> dict[str, Params]:
+        drawn = {}
+        for name, transform in _named(chain):
+            drawn[name] = transform.draw(shape, draws.fold(name))
+            shape = transform.output_shape(shape)
+        return drawn
 
-class OneView(ImageViews):
-    """One view of each sample, as supervised training takes it.
-
-    Args:
-        crop: the box. `scale: [1, 1], ratio: [1, 1]` keeps the whole of a square image.
-        policy: colour, blur and so on.
-        flip: share of the samples that are mirrored.
-        randomized_quantization: of the view; `None` for none.
-    """
-
-    def __init__(
+    @torch.no_grad()
+    def render(
         self,
+        batch: Batch,
         *,
-        crop: RandomResizedCrop = RandomResizedCrop(),
-        policy: Policy = identity(),  # noqa: B008 - keeps no state
-        flip: float = 0.5,
-        randomized_quantization: RandomizedQuantization | None = None,
-    ) -> None:
-        self.views = [View("global", crop, flip, policy, randomized_quantization)]
+        input: Input,
+        seed: int,
+        epoch: int,
+        device: torch.device | None = None,
+        normalized: bool = True,
+    ) -> tuple[Tensor, ...]:
+        """Make the views; uint8 values become floats in [0, 1], floats stay what they are.
+
+        Raises:
+            ValueError: when the batch was cropped by the loader.
+        """
+        if batch.cropped or len(batch.x) != 1:
+            raise ValueError("got crops; allowed is a single tensor of whole samples: choose views of images")
+        stored = batch.x[0] if device is None else batch.x[0].to(device, non_blocking=True)
+        x = input.as_float(stored)
+        views = []
+        for place, chain in enumerate(self.chains):
+            with part("draw"):
+                drawn = self._draw(chain, tuple(x.shape), view_draws(batch.ids, seed, epoch, place))
+            view = x
+            for name, transform in _named(chain):
+                with part(str(transform.config["kind"])):
+                    view = transform.apply(view, {key: value.to(x.device) for key, value in drawn[name].items()})
+            views.append(input.normalize(view) if normalized else view)
+        return tuple(views)
 
 
-class MultiCrop(ImageViews):
-    """Some large crops, and many small ones of small parts (SwAV, Caron et al. 2020; DINO, Caron et al. 2021).
-
-    Args:
-        crop: of the global views.
-        local_crop: of the local views; its size in pixels is less than the global one.
-        num_global: global views, which come first.
-        num_local: local views.
-        policy: of every view.
-        flip: share of the samples that are mirrored.
-        randomized_quantization: of every view; `None` for none.
-    """
-
-    def __init__(
-        self,
-        *,
-        crop: RandomResizedCrop = RandomResizedCrop(),
-        local_crop: RandomResizedCrop = RandomResizedCrop(size=96, scale=(0.05, 0.2)),
-        num_global: int = 2,
-        num_local: int = 6,
-        policy: Policy = simclr(),
-        flip: float = 0.5,
-        randomized_quantization: RandomizedQuantization | None = None,
-    ) -> None:
-        if num_global < 1 or num_local < 0 or num_global + num_local < 2:
-            raise ValueError(
-                f"got num_global={num_global} and num_local={num_local}; allowed are at least one global view and two "
-                "views in all: give for example 2 and 6"
-            )
-        kinds = [("global", crop)] * num_global + [("local", local_crop)] * num_local
-        self.views = [View(tag, box, flip, policy, randomized_quantization) for tag, box in kinds]
-
-
-def _choose(
-    crops: list[RandomResizedCrop], params: list[Params], sizes: list[tuple[int, int]], height: int, width: int
-) -> list[tuple[Box, int]]:
-    """A module-level function, so that a chooser can be sent to another process."""
-    boxes = [crop.boxes(own, height, width)[0].tolist() for crop, own in zip(crops, params, strict=True)]
-    return [((top, left, h, w), size) for (top, left, h, w), (size, _) in zip(boxes, sizes, strict=True)]
+def _named(chain: Sequence[Transform]) -> list[tuple[str, Transform]]:
+    return [(f"{place}.{transform.config['kind']}", transform) for place, transform in enumerate(chain)]

@@ -1,13 +1,17 @@
-"""Verbs about data and recipes: gallery, doctor, recipes."""
+"""Verbs about data and recipes: gallery, doctor, recipes.
+
+The verb that makes a downloaded data set ready.
+"""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mezzotint.cli.app import Debug, Json, app, recipe_of
-from mezzotint.schema import RecipeError, nearest
+from mezzotint.recipe.schema import RecipeError, nearest
 
 
 @app.command()
@@ -33,7 +37,7 @@ def gallery(
     debug: Debug = False,
 ) -> None:
     """Draw the views that a recipe makes, with the parameters of each; or policies side by side on your images."""
-    from mezzotint.train.recipe import Recipe, read_recipe, shipped
+    from mezzotint.recipe.recipe import Recipe, read_recipe, shipped
 
     given = list(arguments or ())
     unknown = bool(given) and "=" not in given[0] and given[0] not in shipped()
@@ -45,7 +49,7 @@ def gallery(
     if unknown and _is_data(given[0]):
         if len(given) > 1:
             raise RecipeError(f"got {given[1]!r} after data; allowed with data are options alone, such as --policy")
-        from mezzotint.data.opening import open_images
+        from mezzotint.data.open import open_images
         from mezzotint.report.lab import STRATEGIES, write_lab
 
         page = write_lab(open_images(given[0], size), out, policies=policy or STRATEGIES, samples=samples or 8)
@@ -66,7 +70,7 @@ def gallery(
 
 
 def _is_data(name: str) -> bool:
-    from mezzotint.data.opening import is_data
+    from mezzotint.data.open import is_data
 
     return is_data(name)
 
@@ -79,7 +83,7 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """Examine a data set: unreadable, truncated, duplicate, leaked files; empty classes. Exit code 1 when it is ill."""
-    from mezzotint.data.doctor import examine
+    from mezzotint.data.image.doctor import examine
 
     found = examine(path, workers=workers)
     typer.echo(found.to_json() if as_json else "\n".join(found.lines()))
@@ -95,8 +99,8 @@ def recipes(
     debug: Debug = False,
 ) -> None:
     """List the recipes; print one; or explain the keys of a part, such as `method.simclr` or `run`."""
-    from mezzotint.train.recipe import FAMILIES, shipped
-    from mezzotint.transfer.recipes import shipped_transfers
+    from mezzotint.detection.recipes import shipped_transfers
+    from mezzotint.recipe.recipe import FAMILIES, shipped
 
     known = shipped() | {f"transfer/{title}": path for title, path in shipped_transfers().items()}
     if name is None:
@@ -115,8 +119,8 @@ def recipes(
 
 def _explain(section: str, kind: str) -> str:
     """The keys of one kind, or the kinds of a section."""
-    from mezzotint.signatures import index
-    from mezzotint.train.recipe import FAMILIES
+    from mezzotint.recipe.recipe import FAMILIES
+    from mezzotint.recipe.signatures import index
 
     members = index().members(FAMILIES[section])
     if not kind and len(members) > 1:
@@ -129,3 +133,27 @@ def _explain(section: str, kind: str) -> str:
         default = "needed" if key.required else f"default {json.dumps(key.default)}"
         lines.append(f"  {key.name} ({key.shown_type}, {default}): {key.doc}")
     return "\n".join(lines)
+
+
+_DATASETS = ("audioset", "esc50", "kinetics")
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(metavar="audioset|esc50|kinetics", help="Which data set.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The download; it is only read.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: DIR-prepared.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a core.", min=0)] = None,
+    format: Annotated[str, typer.Option(help="Of recordings: flac or wav.")] = "flac",
+    side: Annotated[int, typer.Option(help="Of videos, the shorter one, in pixels.")] = 288,
+    debug: Debug = False,
+) -> None:
+    """Build lists and resampled copies of a local download; goes on where it was stopped."""
+    if dataset not in _DATASETS:
+        raise RecipeError(f"got {dataset!r}; allowed: {', '.join(_DATASETS)}{nearest(dataset, _DATASETS)}")
+    from mezzotint.data.prepare.prepare import prepare as make
+
+    target = out or folder.with_name(f"{folder.resolve().name}-prepared")
+    processes = os.cpu_count() or 1 if workers is None else workers
+    done = make(dataset, folder, target, workers=processes, format=format, side=side)  # type: ignore[arg-type]
+    typer.echo("\n".join([*done.lines(), str(target)]))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mezzotint.cli.app import Arguments, Clips, Crops, Debug, Json, Quiet, RunPath, app, print_table, recipe_of
-from mezzotint.schema import RecipeError
+from mezzotint.recipe.schema import RecipeError
 
 
 @app.command()
@@ -30,12 +30,12 @@ def pretrain(
     debug: Debug = False,
 ) -> None:
     """Pretrain an encoder, evaluate it, and write its report."""
-    from mezzotint.train.phases import refuse_other_recipe
-    from mezzotint.train.recipe import read_raw, read_recipe
+    from mezzotint.recipe.phases import refuse_other_recipe
+    from mezzotint.recipe.recipe import read_raw, read_recipe
 
     asked: dict[str, Any] = {}
     if slurm:
-        from mezzotint.cli.slurm import split_arguments
+        from mezzotint.train.slurm import split_arguments
 
         arguments, asked = split_arguments(arguments or ())
     if resume and out is None:
@@ -45,9 +45,9 @@ def pretrain(
     if resume:
         refuse_other_recipe(read_recipe(name), config)
     from mezzotint import dist
+    from mezzotint.recipe.recipe import Recipe
     from mezzotint.train.loop import pretrain as train
     from mezzotint.train.plan import Plan, pretrain_plan
-    from mezzotint.train.recipe import Recipe
     from mezzotint.train.rundir import default_directory
 
     plan = Plan.of(read_raw(name, overrides))
@@ -75,22 +75,22 @@ def pretrain(
 
 
 def _without_slurm(arguments: list[str], asked: dict[str, Any]) -> list[str]:
-    from mezzotint.cli.slurm import torchrun_lines
+    from mezzotint.train.slurm import torchrun_lines
 
     return torchrun_lines(arguments, asked) if arguments else []
 
 
 def _queue(arguments: Sequence[str], out: Path, options: dict[str, bool], asked: dict[str, Any]) -> None:
-    from mezzotint.cli.slurm import Job, submit
+    from mezzotint.train.slurm import Job, submit
 
-    job = Job(arguments, out, options)
+    job = Job(pretrain, arguments, out, options)
     typer.echo(f"queued as job {submit(job, asked).job_id}; logs: {job.logs}; run: {job.out}")
 
 
 def _evaluate_and_report(folder: Path, overrides: tuple[str, ...], mode: str, clips: int = 1, crops: int = 1) -> None:
     from mezzotint.report.page import write_report
-    from mezzotint.train.runs import evaluate as measure
-    from mezzotint.train.runs import results_directory
+    from mezzotint.runs.evaluate import evaluate as measure
+    from mezzotint.runs.evaluate import results_directory
 
     measure(folder, overrides, clips=clips, crops=crops)
     folder = results_directory(folder)
@@ -106,7 +106,7 @@ def _say(mode: str, text: str, data: dict[str, Any]) -> None:
 
 
 def _print_table(folder: Path) -> None:
-    from mezzotint.evaluate.results import summary
+    from mezzotint.evaluation.results import summary
 
     print_table(("task", "probe", "encoder", "untrained", "raw input"), summary(folder))
 

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from mezzotint.component import Component
+from mezzotint.recipe.component import Component
 from mezzotint.types import Codes
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mezzotint.codebooks.codebook import Codebook, full_precision, need_finite
-from mezzotint.codebooks.search import k_nearest
-from mezzotint.quant.ste import round_ste
+from mezzotint.codebooks.kmeans import k_nearest
+from mezzotint.quant.grid import round_ste
 from mezzotint.types import Codes
 
 _SLACK = 1e-3

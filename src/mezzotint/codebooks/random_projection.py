@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mezzotint.codebooks.codebook import Codebook, full_precision, need_finite
 from mezzotint.codebooks.gradient import unit
-from mezzotint.codebooks.search import k_nearest
-from mezzotint.codebooks.search import nearest as nearest_code
+from mezzotint.codebooks.kmeans import k_nearest
+from mezzotint.codebooks.kmeans import nearest as nearest_code
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Codes
 

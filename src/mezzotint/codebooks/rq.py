@@ -14,10 +14,9 @@ the loss is the commitment term alone (the other has no gradient), and several c
 
 from typing import Literal
 
-from mezzotint.codebooks.books import Init
-from mezzotint.codebooks.ema import EMA
+from mezzotint.codebooks.books import EMA, Init
 from mezzotint.codebooks.gradient import Gradient
-from mezzotint.codebooks.learnt import LearntCodebook, one_of
+from mezzotint.codebooks.learned import LearntCodebook, one_of
 
 _EMA = EMA()
 

@@ -8,10 +8,9 @@ BEATs. The loss is the commitment term alone: the other term of VQ-VAE has no gr
 
 from typing import Literal
 
-from mezzotint.codebooks.books import Init
-from mezzotint.codebooks.ema import EMA
+from mezzotint.codebooks.books import EMA, Init
 from mezzotint.codebooks.gradient import Gradient
-from mezzotint.codebooks.learnt import LearntCodebook, one_of
+from mezzotint.codebooks.learned import LearntCodebook, one_of
 
 _EMA = EMA()
 

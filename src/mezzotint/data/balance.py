@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mezzotint.component import Component
+from mezzotint.recipe.component import Component
 from mezzotint.seeding import weighted_order
 
 _ROWS = 65_536  # of tags at a time, as floats

@@ -21,14 +21,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mezzotint.component import Component
-from mezzotint.data.image import ImageFolder, PathList, check_image_options, input_of
+from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
 from mezzotint.data.memory import Held
-from mezzotint.data.samples import Samples
+from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
-from mezzotint.data.split import held_out
-from mezzotint.data.tokenizers import FIRST, tokenizer_of
-from mezzotint.data.tokens import windows
+from mezzotint.data.tokens.tokenizers import FIRST, tokenizer_of
+from mezzotint.data.tokens.tokens import windows
+from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Sample
 

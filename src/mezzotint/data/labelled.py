@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mezzotint.component import Component
 from mezzotint.data.balance import Balance
-from mezzotint.data.nvjpeg import Jpeg
+from mezzotint.data.image.nvjpeg import Jpeg
+from mezzotint.data.sampling import some_of_each
 from mezzotint.data.source import Box, Croppable, Encoded, Evaluable, Index, InMemory, Longer, Named, Source, Task
-from mezzotint.data.split import some_of_each
+from mezzotint.recipe.component import Component
 from mezzotint.seeding import key_of
 from mezzotint.types import Sample
 

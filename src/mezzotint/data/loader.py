@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mezzotint import timing
-from mezzotint.data import nvjpeg
 from mezzotint.data.balance import Weighting
-from mezzotint.data.nvjpeg import Jpeg
+from mezzotint.data.image import nvjpeg
+from mezzotint.data.image.nvjpeg import Jpeg
 from mezzotint.data.source import Croppable, Encoded, InMemory, Source, Taught, Weighted
 from mezzotint.seeding import sample_order
 from mezzotint.types import Batch, Input, Unreadable
 
 if TYPE_CHECKING:
-    from mezzotint.augment.generator import ViewGenerator
+    from mezzotint.augment.views import ViewGenerator
 
 _MAX_TRIES = 1000
 

@@ -14,7 +14,7 @@ from mezzotint.types import Box as Box
 from mezzotint.types import Input, Sample
 
 if TYPE_CHECKING:
-    from mezzotint.data.nvjpeg import Jpeg
+    from mezzotint.data.image.nvjpeg import Jpeg
 
 Index = npt.NDArray[np.int64]
 

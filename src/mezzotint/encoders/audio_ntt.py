@@ -17,7 +17,7 @@ from mezzotint.types import Input
 _BLOCKS = 3
 
 
-class AudioNTT(Encoder):
+class AudioNTT(Encoder, kind="audio_ntt"):
     """A small convolutional encoder of log-mel spectrograms.
 
     Args:

@@ -15,9 +15,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mezzotint.component import Component
 from mezzotint.encoders.patches import take
 from mezzotint.encoders.vit import ViT, blocks, initialise
+from mezzotint.recipe.component import Component
 
 
 class Decoder(Component):

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mezzotint.component import Component
+from mezzotint.recipe.component import Component
 from mezzotint.types import Input, Modality
 
 

@@ -51,7 +51,7 @@ class TNet(nn.Module):
         return matrix.view(len(x), x.shape[1], x.shape[1]) @ x  # type: ignore[no-any-return]
 
 
-class PointNet(Encoder):
+class PointNet(Encoder, kind="pointnet"):
     """PointNet without its classifier: 0.15 M parameters and 1,024 features at width 64.
 
     Args:

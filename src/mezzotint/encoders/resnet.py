@@ -12,8 +12,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from mezzotint.component import factory
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.recipe.component import factory
 from mezzotint.types import Input
 
 Stem = Literal["imagenet", "small", "patch"]

@@ -48,7 +48,7 @@ class SeriesBlock(nn.Module):
         return self.act2(out + self.downsample(x))  # type: ignore[no-any-return]
 
 
-class ResNet1D(Encoder):
+class ResNet1D(Encoder, kind="resnet1d"):
     """A small residual network over time: 2.8 M parameters and 512 features at width 64.
 
     Args:

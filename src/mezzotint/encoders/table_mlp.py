@@ -6,7 +6,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.types import Input
 
 
-class TableMLP(Encoder):
+class TableMLP(Encoder, kind="table_mlp"):
     """Layers of one width over standardised features.
 
     Args:

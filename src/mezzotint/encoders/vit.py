@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.image_text_patches import ImageTextPatches
-from mezzotint.encoders.patches import GridPatches, Patches, TablePatches, TokenPatches, take
+from mezzotint.encoders.patches import GridPatches, ImageTextPatches, Patches, TablePatches, TokenPatches, take
 from mezzotint.encoders.point_patches import PointPatches
 from mezzotint.types import Input
 

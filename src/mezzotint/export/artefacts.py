@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mezzotint import quant
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.packed import load_packed
+from mezzotint.encoders.saving import load_packed
 from mezzotint.export import openvino_runtime
 from mezzotint.export.float_formats import (
     open_timm,
@@ -28,12 +28,11 @@ from mezzotint.export.float_formats import (
 from mezzotint.export.packed import save_packed
 from mezzotint.export.request import Request, plain
 from mezzotint.export.verify import Artefact, Function
+from mezzotint.quant.batch_norm import correct_batch_norm_
 from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
-from mezzotint.quant.onnx.qdq import quantize_onnx
-from mezzotint.quant.onnx.ranges import make_observer
+from mezzotint.quant.onnx.qdq import make_observer, quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction, require
-from mezzotint.quant.policy import Policy, policy_of
-from mezzotint.quant.renorm import correct_batch_norm_
+from mezzotint.quant.qconfig import QuantizationPolicy, policy_of
 
 _FLOAT: dict[str, Any] = {
     "storage_bits": {"weight": 32, "activation": 32},
@@ -157,7 +156,7 @@ def _bits_per_weight(file: Path) -> float:
     return float(8 * taken / sum(math.prod(entry["shape"]) for entry in description["weights"].values()))
 
 
-def _policy(request: Request, name: str) -> Policy:
+def _policy(request: Request, name: str) -> QuantizationPolicy:
     """The policy by name, with the observer and the groups that were asked for."""
     base = policy_of(name)
     weight, activation = base.weight, base.activation
@@ -169,7 +168,7 @@ def _policy(request: Request, name: str) -> Policy:
         def activation() -> ActivationQuantizer:
             return ActivationQuantizer(observer=make_observer(request.observer))
 
-    return Policy(
+    return QuantizationPolicy(
         base.name, base.placement, base.first_bits, base.last_bits, base.network_input, weight, activation, base.skip
     )
 

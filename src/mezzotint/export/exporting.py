@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mezzotint._version import __version__
-from mezzotint.data.opening import open_source
+from mezzotint.data.open import open_source
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
@@ -17,9 +17,9 @@ from mezzotint.export.artefacts import FORMATS, OPENVINO, Format
 from mezzotint.export.request import Request, Runtime
 from mezzotint.export.verify import verify
 from mezzotint.files import write_json
-from mezzotint.quant.onnx.ranges import make_observer
-from mezzotint.schema import nearest
-from mezzotint.train.recipe import Recipe
+from mezzotint.quant.onnx.qdq import make_observer
+from mezzotint.recipe.recipe import Recipe
+from mezzotint.recipe.schema import nearest
 from mezzotint.train.settings import Loader
 
 _WEIGHTS = ("encoder.safetensors", "encoder/encoder.safetensors")

@@ -12,8 +12,8 @@ from torch import nn
 
 from mezzotint._version import __version__
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.external import TimmEncoder
 from mezzotint.encoders.resnet import ResNet
+from mezzotint.encoders.timm import TimmEncoder
 from mezzotint.export.verify import Function
 from mezzotint.files import write_json
 from mezzotint.quant.onnx.session import require

@@ -1,4 +1,4 @@
-"""Write a quantized encoder with its weights as packed integers; `mezzotint.encoders.packed` has the format."""
+"""Write a quantized encoder with its weights as packed integers; `mezzotint.encoders.saving` has the format."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mezzotint import quant
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.packed import load_packed as load_packed
 from mezzotint.encoders.saving import describe
+from mezzotint.encoders.saving import load_packed as load_packed
 from mezzotint.files import replacing, write_json
+from mezzotint.quant.convert import named_activation_quantizers, parameter_of, quantized_layers
 from mezzotint.quant.fake import Layout, Quantizer
 from mezzotint.quant.grid import Grid
-from mezzotint.quant.layers import named_activation_quantizers, parameter_of, quantized_layers
 from mezzotint.quant.packing import pack
 
 

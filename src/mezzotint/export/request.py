@@ -10,8 +10,8 @@ from torch import Tensor
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import describe, encoder_of
-from mezzotint.evaluate.calibration import by_fold, calibration_order, read_calibration
-from mezzotint.evaluate.suite import asked
+from mezzotint.evaluation.calibration import by_fold, calibration_order, read_calibration
+from mezzotint.evaluation.suite import asked
 from mezzotint.quant.fake import Quantizer
 
 Runtime = Literal["onnxruntime", "openvino"]

@@ -21,10 +21,10 @@ from torch.nn.functional import cosine_similarity
 
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluate.features import Extraction, extract_readable
-from mezzotint.evaluate.knn import KNN
-from mezzotint.evaluate.suite import asked, measure
-from mezzotint.quant.onnx import cpu
+from mezzotint.evaluation.features import Extraction, extract_readable
+from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.suite import asked, measure
+from mezzotint.quant.onnx import qdq as cpu
 from mezzotint.seeding import Draws, key_of
 from mezzotint.train.rundir import environment
 

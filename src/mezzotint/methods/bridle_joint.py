@@ -22,7 +22,7 @@ from mezzotint.methods.tokenizer import Estimator, LearntTokenizer
 from mezzotint.types import Step, Views
 
 
-class BRIDLEJoint(Masked):
+class BRIDLEJoint(Masked, kind="bridle_joint"):
     """Encoder and tokenizer together, from random weights.
 
     Args:

@@ -27,7 +27,7 @@ from mezzotint.methods.tokenizer import Estimator, LearntTokenizer, Tokenizer
 from mezzotint.types import Step, Views
 
 
-class BRIDLETokenizer(Method):
+class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
     """Learn a tokenizer from a frozen encoder.
 
     Args:

@@ -16,11 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mezzotint.augment.randomized_quantization import RandomizedQuantization
+from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Params
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.methods.dabs import dabs_head
-from mezzotint.methods.masked import need_patches
+from mezzotint.methods.masked import dabs_head, need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import collapse_signals
 from mezzotint.methods.simclr import nt_xent

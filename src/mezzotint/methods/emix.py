@@ -23,8 +23,7 @@ from torch.nn.functional import cross_entropy, normalize
 from mezzotint import dist
 from mezzotint.augment.mixing import beta_half, lerp_rows
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.methods.dabs import dabs_head
-from mezzotint.methods.masked import need_patches
+from mezzotint.methods.masked import dabs_head, need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import collapse_signals
 from mezzotint.types import Step, Views

@@ -1,10 +1,13 @@
-"""What masked prediction shares: hide patches, encode the others, say something of the hidden ones."""
+"""What masked prediction shares: hide patches, encode the others, say something of the hidden ones.
+
+What the methods of DABS share (Tamkin et al. 2021, arXiv 2111.12062): their head, and what they know of padding.
+"""
 
 from abc import ABC
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mezzotint.augment.masking import Mask
 from mezzotint.encoders.decoder import Decoder
@@ -16,7 +19,7 @@ from mezzotint.seeding import Draws
 from mezzotint.types import Views
 
 
-class Masked(Method, ABC):
+class Masked(Method, ABC, abstract=True):
     """A method that predicts hidden patches from the others.
 
     Args:
@@ -72,3 +75,16 @@ def need_patches(encoder: Encoder) -> ViT:
             f"got the encoder {kind}, which has no patches to hide; allowed is vit: choose encoder.kind=vit"
         )
     return encoder
+
+
+def dabs_head(width: int, dim: int) -> nn.Module:
+    """The projector: a LayerNorm and a linear."""
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
+
+
+def real_tokens(encoder: ViT, x: Tensor, embedded: Tensor) -> Tensor:
+    """Which patches are no padding: bool `[B, L]`."""
+    there = encoder.patches.there(x)
+    if there is None:
+        return torch.ones(embedded.shape[:2], dtype=torch.bool, device=embedded.device)
+    return there

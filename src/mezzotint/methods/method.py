@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, TypeVar
 import torch
 from torch import nn
 
-from mezzotint.component import Component
 from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.recipe.component import Component
 from mezzotint.types import Step, Views
 
 M = TypeVar("M", bound=nn.Module)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.methods.dabs import real_tokens
-from mezzotint.methods.masked import need_patches
+from mezzotint.methods.masked import need_patches, real_tokens
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import require_views
 from mezzotint.types import Step, Views

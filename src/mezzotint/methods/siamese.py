@@ -18,7 +18,7 @@ from mezzotint.types import Step, Views
 Reduction = Literal["sum", "mean"]
 
 
-class Siamese(Method, ABC):
+class Siamese(Method, ABC, abstract=True):
     """A method that compares what the trained branch predicts of some views with what is said of others.
 
     The three parts stand apart so that a wrapper (SSQL) can run the trained branch twice and compare both times with

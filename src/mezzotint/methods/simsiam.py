@@ -28,7 +28,7 @@ def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
     return -cosine_similarity(p_BD.float(), z_BD.detach().float(), dim=1).mean()
 
 
-class SimSiam(Siamese):
+class SimSiam(Siamese, kind="simsiam"):
     """Predict the projection of each view from that of the others.
 
     Args:

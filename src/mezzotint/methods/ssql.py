@@ -8,7 +8,7 @@ weights moved in the last step, ranges and grids are made anew ("post-step quant
 Any siamese method can be the base. Differs from the authors' code, which has a class for each: widths are drawn from
 (seed, step), so that ranks agree and a resumed run goes on with the same; ranges are pooled over ranks; a dead channel
 stays on its own, instead of its whole tensor, out of the grid; the gradient of the grid's ends does not depend on the
-version of torch (`mezzotint.quant.ste`).
+version of torch (`mezzotint.quant.grid`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import Siamese, require_views
-from mezzotint.quant.layers import make_encoder_quantizable, quantize_
-from mezzotint.quant.policy import Policy, PolicyName
-from mezzotint.quant.widths import Quantizers
+from mezzotint.quant.bitwidth import Quantizers
+from mezzotint.quant.convert import make_encoder_quantizable, quantize_
+from mezzotint.quant.qconfig import PolicyName, QuantizationPolicy
 from mezzotint.seeding import Draws
 from mezzotint.types import Step, Views
 
-_PROJECTOR = Policy("projector", placement="none")
+_PROJECTOR = QuantizationPolicy("projector", placement="none")
 BatchNormMode = Literal["shared", "frozen"]
 
 

@@ -18,14 +18,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mezzotint.augment.masking import Mask
+from mezzotint.augment.mixing import Mixing
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.methods.masked import need_patches
 from mezzotint.methods.method import Method
-from mezzotint.methods.mixing import Mixing
 from mezzotint.methods.siamese import collapse_signals
-from mezzotint.quant.layers import make_encoder_quantizable
-from mezzotint.quant.widths import Quantizers
+from mezzotint.quant.bitwidth import Quantizers
+from mezzotint.quant.convert import make_encoder_quantizable
 from mezzotint.seeding import Draws
 from mezzotint.types import Step, Views
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from mezzotint.component import Component
 from mezzotint.encoders.patches import SinCos
 from mezzotint.encoders.vit import ViT, blocks, initialise
+from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of
 
 
-class Tokenizer(Component, ABC):
+class Tokenizer(Component, ABC, abstract=True):
     """How patches become vectors.
 
     Attributes:

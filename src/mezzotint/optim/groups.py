@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from mezzotint.component import Component
+from mezzotint.recipe.component import Component
 
 Exclude = Literal["none", "norm_and_bias"]
 Group = dict[str, Any]

@@ -12,14 +12,14 @@ from typing import Literal
 import torch
 from torch import nn
 
-from mezzotint.component import Component
 from mezzotint.optim.groups import Exclude, Group, LayerScales, named_groups
 from mezzotint.optim.lars import LARSOptimizer
+from mezzotint.recipe.component import Component
 
 Scaling = Literal["none", "batch/256"]
 
 
-class Optimizer(Component, ABC):
+class Optimizer(Component, ABC, abstract=True):
     """What every optimiser states.
 
     Attributes:

@@ -7,10 +7,10 @@ of their own keep their proportions.
 import math
 from abc import ABC, abstractmethod
 
-from mezzotint.component import Component
+from mezzotint.recipe.component import Component
 
 
-class Schedule(Component, ABC):
+class Schedule(Component, ABC, abstract=True):
     """A factor for the learning rate, by step."""
 
     @abstractmethod

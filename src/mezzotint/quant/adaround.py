@@ -19,7 +19,7 @@ from mezzotint.quant.observers import MinMax
 _LOW, _HIGH = -0.1, 1.1
 
 
-class AdaRound(Quantizer):
+class AdaRound(Quantizer, kind="adaround"):
     """A soft rounding of one weight over a grid that does not move; stands in for its quantizer while it learns.
 
     Args:

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mezzotint.quant.layers import parameter_of, quantized_layers
+from mezzotint.quant.bitwidth import bits, off
+from mezzotint.quant.convert import parameter_of, quantized_layers
+from mezzotint.quant.hooks import evaluating, hooked
 from mezzotint.quant.sensitivity import Loss, feature_loss, hessian_eigenvalue, hessian_trace
-from mezzotint.quant.tracing import evaluating, hooked
-from mezzotint.quant.widths import bits, off
 
 Criterion = Literal["trace", "eigenvalue"]
 Floats = npt.NDArray[np.float64]

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mezzotint.component import Component
 from mezzotint.quant.grid import Bits, Grid, Scheme, make_grid
 from mezzotint.quant.observers import MinMax, Observer
+from mezzotint.recipe.component import Component
 
 Mode = Literal["off", "observe", "quantize"]
 Granularity = Literal["tensor", "channel", "group"]

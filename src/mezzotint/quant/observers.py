@@ -12,8 +12,8 @@ import torch.distributed as td
 from torch import Tensor, nn
 
 from mezzotint import dist
-from mezzotint.component import Component
 from mezzotint.quant.grid import Bits, Scheme
+from mezzotint.recipe.component import Component
 
 
 class Observer(nn.Module, Component):

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.quant.adaround import AdaRound, LearnedStep
+from mezzotint.quant.bitwidth import bits
+from mezzotint.quant.convert import parameter_of, quantizer_places
 from mezzotint.quant.fake import ActivationQuantizer, Quantizer, WeightQuantizer
-from mezzotint.quant.layers import parameter_of, quantizer_places
-from mezzotint.quant.tracing import Unit, evaluating, record, units
-from mezzotint.quant.widths import bits
+from mezzotint.quant.hooks import Unit, evaluating, record, units
 from mezzotint.seeding import key_of
 
 _WARMUP = 0.2

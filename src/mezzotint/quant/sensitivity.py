@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mezzotint.quant.layers import named_activation_quantizers, parameter_of, quantized_layers
-from mezzotint.quant.tracing import evaluating, hooked
-from mezzotint.quant.widths import bits, off
+from mezzotint.quant.bitwidth import bits, off
+from mezzotint.quant.convert import named_activation_quantizers, parameter_of, quantized_layers
+from mezzotint.quant.hooks import evaluating, hooked
 from mezzotint.seeding import key_of
 
 Loss = Callable[[nn.Module, Tensor], Tensor]

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mezzotint.quant.bitwidth import Quantizers
+from mezzotint.quant.convert import parameter_of, quantize_output_
 from mezzotint.quant.fake import Layout, Rangeless
-from mezzotint.quant.layers import parameter_of, quantize_output_
-from mezzotint.quant.ste import round_ste
-from mezzotint.quant.tracing import evaluating, feeds, hooked
-from mezzotint.quant.widths import Quantizers
+from mezzotint.quant.grid import round_ste
+from mezzotint.quant.hooks import evaluating, feeds, hooked
 
 
 @torch.no_grad()

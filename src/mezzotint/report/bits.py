@@ -3,16 +3,19 @@
 In a chart the settings stand side by side as they are in the grid, from float on the left; a line's colour says whose
 encoder it is, its strokes say how the encoder was quantized. The thin level is the encoder's own float figure, and the
 band the 95 % interval of each unbroken line.
+
+Layers at low bits: what each loses when it alone is quantized, and the shape of its weights and inputs.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from mezzotint.evaluate.evaluator import Row
-from mezzotint.evaluate.intervals import Interval, change, interval
-from mezzotint.evaluate.results import ptq_of, signed, signed_interval
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.results import Interval, change, interval, ptq_of, signed, signed_interval
 from mezzotint.report.plots import HEIGHT, WIDTH, Tick, number, ticks
 from mezzotint.report.results import PROBES, score, task_words
 
@@ -226,3 +229,37 @@ def _table(figure: Figure, run: str, settings: Sequence[Bits]) -> list[dict[str,
             float_words = score(line.found[_FLOAT].mean) if _FLOAT in line.found else "–"
             rows.append({"name": line.how, "float": float_words, "cells": cells})
     return rows
+
+
+def layers_section(folder: Path) -> dict[str, Any] | None:
+    """What the template needs of `layers.json`: `how` in words and the cells of both tables; `None` without it."""
+    path = folder / "layers.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    largest = max((row["error"] for row in found["sensitivity"]), default=0.0)
+    return {
+        "how": f"Each layer quantized alone to {found['bits']} (weights/activations), all others in float: squared "
+        "error of the features over their variance, and mean cosine to the float features.",
+        "sensitivity": [
+            {
+                "name": row["name"],
+                "what": row["what"],
+                "error": number(row["error"]),
+                "cosine": f"{row['cosine']:.5f}",
+                "share": round(row["error"] / largest, 3) if largest else 0.0,
+            }
+            for row in found["sensitivity"]
+        ],
+        "distributions": [
+            {
+                "name": row["name"],
+                "what": "weight" if row["what"] == "weight" else "input",
+                "kurtosis": f"{row['kurtosis']:.1f}",
+                "peak": f"{row['peak']:.1f}",
+                "outliers": f"{100 * row['outliers']:.2f} %",
+                "channels": f"{row['channel_ratio']:.1f}",
+            }
+            for row in found["distributions"]
+        ],
+    }

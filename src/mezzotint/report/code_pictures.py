@@ -11,8 +11,7 @@ from mezzotint.data.source import Source
 from mezzotint.encoders.patches import GridPatches
 from mezzotint.encoders.vit import ViT
 from mezzotint.report.depict import depict
-from mezzotint.report.pictures import Picture, picture
-from mezzotint.report.sound import Audible, playable
+from mezzotint.report.pictures import Audible, Picture, picture, playable
 
 if TYPE_CHECKING:
     from mezzotint.report.codes import Coded

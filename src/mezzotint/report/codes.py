@@ -23,13 +23,13 @@ from mezzotint.codebooks.health import Health, health
 from mezzotint.data.source import Source
 from mezzotint.encoders.vit import ViT
 from mezzotint.files import write_json
+from mezzotint.recipe.recipe import Recipe, read_recipe
+from mezzotint.recipe.schema import RecipeError
 from mezzotint.report.code_pictures import code_rows, pictured, rebuilt
 from mezzotint.report.pictures import credit, stored
 from mezzotint.report.render import render, write_page
-from mezzotint.schema import RecipeError
+from mezzotint.runs.reuse import trained_method
 from mezzotint.seeding import sample_order
-from mezzotint.train.recipe import Recipe, read_recipe
-from mezzotint.train.repeat import trained_method
 from mezzotint.types import Codes
 
 _MOST_PATCHES = 2**15

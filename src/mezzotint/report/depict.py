@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mezzotint.data.image_text import unpack
-from mezzotint.data.tokenizers import FIRST
+from mezzotint.data.tokens.tokenizers import FIRST
 from mezzotint.types import MASK, PADDING, Input
 
 DRAWABLE = ("image", "audio", "points", "series", "video", "tokens", "image_text")

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mezzotint.data.source import Evaluable, Index, Source, Task
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluate.features import extract_readable
-from mezzotint.evaluate.neighbours import similarities
+from mezzotint.evaluation.features import extract_readable
+from mezzotint.evaluation.knn import similarities
 from mezzotint.seeding import sample_order
 
 NEIGHBOURS = 10

@@ -17,13 +17,12 @@ import torch
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.evaluate.evaluator import Row
-from mezzotint.evaluate.results import read_baselines, read_evaluation
-from mezzotint.report.atlas import feature_sections
-from mezzotint.report.bits import bits_section
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.recipe.recipe import Recipe
+from mezzotint.report.atlas import feature_sections, maps_section
+from mezzotint.report.bits import bits_section, layers_section
 from mezzotint.report.gallery import view_strips
-from mezzotint.report.layers import layers_section
-from mezzotint.report.maps import maps_section
 from mezzotint.report.pictures import Picture, credit, drawable, drawn, plate
 from mezzotint.report.plots import charts_of_runs, number, run_charts
 from mezzotint.report.render import render, write_page
@@ -38,7 +37,6 @@ from mezzotint.report.results import (
     tables,
 )
 from mezzotint.train.log import read_metrics
-from mezzotint.train.recipe import Recipe
 
 _STRIPS = 6
 _PLATE = (6, 6)

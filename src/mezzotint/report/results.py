@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mezzotint.evaluate.evaluator import Row
-from mezzotint.evaluate.intervals import Interval, interval
-from mezzotint.evaluate.rank import verdict
-from mezzotint.evaluate.results import Baselines, signed
+from mezzotint.evaluation.label_free import verdict
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.results import Baselines, Interval, interval, signed
 from mezzotint.report.plots import number
 
 PROBES = {"knn": "kNN", "linear": "Linear probe", "retrieval": "Retrieval", "rank": "", "neighbours": "Neighbours kept"}

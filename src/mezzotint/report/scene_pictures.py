@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mezzotint.data.scenes import VOID, Scene
+from mezzotint.data.scenes.scenes import VOID, Scene
+from mezzotint.detection.average_precision import Found, box_overlaps, mask_overlaps
 from mezzotint.report.pictures import Picture, picture
 from mezzotint.report.render import PALETTE
-from mezzotint.transfer.average_precision import Found, box_overlaps, mask_overlaps
 
 _SIDE, _FONT, _LETTERS = 240, 15, 14
 _TRUE, _RIGHT, _WRONG = "#ffffff", "#86c977", "#f0806a"

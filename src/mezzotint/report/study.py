@@ -6,7 +6,7 @@ from typing import Any
 
 from mezzotint._version import __version__
 from mezzotint.report.render import template, write_page
-from mezzotint.study.compare import Cell, Table
+from mezzotint.runs.compare import Cell, ComparisonTable
 
 _WIDTH, _MARGIN = 240.0, 8.0
 _STYLE = """
@@ -23,7 +23,7 @@ th[scope=row] { font-weight: 400; } .reference th, .reference td { font-style: i
 """
 
 
-def write_study(table: Table, out: Path) -> Path:
+def write_study(table: ComparisonTable, out: Path) -> Path:
     """Write the page of a table.
 
     Args:
@@ -38,7 +38,7 @@ def write_study(table: Table, out: Path) -> Path:
     return write_page(out, page)
 
 
-def _figure(table: Table, place: int, column: str) -> dict[str, Any]:
+def _figure(table: ComparisonTable, place: int, column: str) -> dict[str, Any]:
     cells = {name: row[place] for name, row in table.arms.items()}
     known = [cell for cell in cells.values() if cell is not None]
     ends = [v for cell in known for v in (cell.low, cell.high, cell.mean, *cell.values.values()) if math.isfinite(v)]

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 import yaml
 
-from mezzotint.data.scenes import Scene
-from mezzotint.evaluate.results import signed
+from mezzotint.data.scenes.scenes import Scene
+from mezzotint.detection.average_precision import Found
+from mezzotint.detection.detection import trained_localizer
+from mezzotint.detection.localizer import Localizer
+from mezzotint.detection.training import image_of
+from mezzotint.evaluation.results import signed
 from mezzotint.report.plots import charts_of_runs
 from mezzotint.report.render import render, write_page
 from mezzotint.report.scene_pictures import found_picture, map_picture, true_picture
 from mezzotint.seeding import sample_order
 from mezzotint.train.log import read_metrics
-from mezzotint.transfer.average_precision import Found
-from mezzotint.transfer.detection import trained_localizer
-from mezzotint.transfer.localizer import Localizer
-from mezzotint.transfer.training import image_of
 
 _MODELS = {"faster_rcnn": "Faster R-CNN", "deeplab_v3": "DeepLabV3"}
 _STARTS = ("pretrained", "untrained")

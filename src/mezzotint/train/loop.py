@@ -23,18 +23,16 @@ from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.files import write_json, write_text
 from mezzotint.methods.method import synchronize_norms
+from mezzotint.recipe.recipe import Recipe
 from mezzotint.seeding import key_of
 from mezzotint.train import faults
-from mezzotint.train.average import Average
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted, StepGuard, StopFlag, catch_signals
 from mezzotint.train.log import Meter, Progress, RunLog
 from mezzotint.train.online import OnlineClassifier
-from mezzotint.train.passes import Passes
-from mezzotint.train.recipe import Recipe
 from mezzotint.train.rundir import default_directory, environment, locked, prepare, refuse_if_too_small
-from mezzotint.train.state import RunState
-from mezzotint.train.watch import Watch
+from mezzotint.train.state import Average, RunState
+from mezzotint.train.watch import Passes, Watch
 from mezzotint.types import Batch, Views
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -5,14 +5,14 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from mezzotint import dist
-from mezzotint.component import Component
 from mezzotint.data.labelled import Labelled
 from mezzotint.data.source import Evaluable, Source
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluate.features import extract_readable
-from mezzotint.evaluate.knn import KNN
+from mezzotint.evaluation.features import extract_readable
+from mezzotint.evaluation.knn import KNN
 from mezzotint.optim.schedules import MultiStep, Schedule
-from mezzotint.schema import RecipeError
+from mezzotint.recipe.component import Component
+from mezzotint.recipe.schema import RecipeError
 from mezzotint.seeding import sample_order
 from mezzotint.types import Features
 

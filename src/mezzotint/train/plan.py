@@ -23,11 +23,11 @@ from torch import Tensor
 from mezzotint import dist
 from mezzotint.files import write_text
 from mezzotint.methods.method import Method
-from mezzotint.schema import RecipeError, nearest
+from mezzotint.recipe.phases import refuse_other_recipe, unfold
+from mezzotint.recipe.recipe import Recipe, read_recipe, resolve_recipe
+from mezzotint.recipe.schema import RecipeError, nearest
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.loop import pretrain
-from mezzotint.train.phases import refuse_other_recipe, unfold
-from mezzotint.train.recipe import Recipe, read_recipe, resolve_recipe
 from mezzotint.train.rundir import RunDirectoryInUse, locked, prepare
 
 

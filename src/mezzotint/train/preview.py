@@ -5,10 +5,10 @@ import statistics
 import time
 
 from mezzotint.data.loader import batches
+from mezzotint.recipe.recipe import Recipe
 from mezzotint.train.log import Meter
 from mezzotint.train.loop import Trainer
-from mezzotint.train.passes import Passes
-from mezzotint.train.recipe import Recipe
+from mezzotint.train.watch import Passes
 
 _STEPS = 5
 

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 
 from mezzotint import dist
-from mezzotint.component import Component
 from mezzotint.data.source import InMemory, Source
-from mezzotint.evaluate.projection import Layout
+from mezzotint.evaluation.projection import Layout
 from mezzotint.methods.method import Method
-from mezzotint.schema import RecipeError
+from mezzotint.recipe.component import Component
+from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.online import Classifier
 
 Precision = Literal["fp32", "bf16", "fp16"]

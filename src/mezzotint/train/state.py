@@ -1,4 +1,12 @@
-"""The state of a run: the tensors of method and optimiser, and a few counters. All else is a function of the step."""
+"""The state of a run: the tensors of method and optimiser, and a few counters. All else is a function of the step.
+
+A running average of a method's weights, which a run then keeps in place of its last weights.
+
+Polyak averaging as fine-tuning uses it, with an exponential window of about `1 / (1 − decay)` steps. The window opens
+as the run goes on: after step t (from 0) the decay is at most `(1 + t) / (10 + t)`, as TensorFlow's
+`ExponentialMovingAverage` has it, so that the random start is forgotten in short runs too. Buffers (statistics of
+BatchNorm, queues, counters) are those of the last step.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,9 +16,9 @@ from torch import Tensor, nn
 
 from mezzotint.data.loader import TooManyUnreadable
 from mezzotint.data.source import Source
-from mezzotint.methods.method import Method
+from mezzotint.methods.method import Method, momentum_copy, momentum_update
 from mezzotint.optim.state import load_optimizer_state, optimizer_state
-from mezzotint.schema import RecipeError
+from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.checkpoint import CheckpointStore, Saved, size_of
 from mezzotint.train.guard import StepGuard
 from mezzotint.types import Batch
@@ -130,3 +138,25 @@ class RunState:
         self.scaler.load_state_dict(saved.state["scaler"])
         self.guard.skipped, self.guard.in_a_row = list(saved.state["skipped"]), saved.state["in_a_row"]
         self.bad, self.seconds = dict(saved.state["bad"]), saved.state["seconds"]
+
+
+class Average:
+    """The average of the weights of a method.
+
+    Args:
+        method: that is trained; the average starts from its weights.
+        decay: of the average, once the window is open.
+
+    Attributes:
+        method: a copy of the method, with the averaged weights.
+    """
+
+    def __init__(self, method: Method, decay: float) -> None:
+        self.method, self.decay = momentum_copy(method), decay
+
+    @torch.no_grad()
+    def follow(self, method: Method, step: int) -> None:
+        """Take in the weights of a method after its step (from 0)."""
+        momentum_update(self.method, method, min(self.decay, (1 + step) / (10 + step)))
+        for own, new in zip(self.method.buffers(), method.buffers(), strict=True):
+            own.copy_(new)

@@ -2,6 +2,8 @@
 
 A map keeps the principal components of the features of the same samples at each time, not their places in the plane:
 how they are laid out is decided when the report is written, and all maps together, so that they can be compared.
+
+How many views pass through encoders: what runs have to be compared at, rather than epochs.
 """
 
 import re
@@ -12,16 +14,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.utils.hooks import RemovableHandle
 
 from mezzotint import dist
 from mezzotint.data.source import Evaluable, Source
-from mezzotint.evaluate.features import extract_readable
-from mezzotint.evaluate.projection import components, require_layout
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation.features import extract_readable
+from mezzotint.evaluation.projection import components, require_layout
 from mezzotint.files import replacing
+from mezzotint.methods.method import Method
+from mezzotint.recipe.recipe import Recipe
 from mezzotint.seeding import sample_order
 from mezzotint.train.online import OnlineKNN
-from mezzotint.train.recipe import Recipe
 
 _SAMPLES = 500
 _FOLDER = "maps"
@@ -130,3 +136,44 @@ def _part(whole: FeatureMap, samples: npt.NDArray[np.int64]) -> FeatureMap:
     order = np.argsort(whole.samples)
     rows = order[np.searchsorted(whole.samples, samples, sorter=order)]
     return FeatureMap(whole.epoch, whole.components[rows], samples, whole.labels[rows])
+
+
+class Passes:
+    """Counts the views that pass through encoders, with and without gradient.
+
+    Args:
+        method: whose encoders are watched: the trained one, and momentum copies of it.
+        watch: false counts nothing, as where a compiled graph would be cut by the counting.
+    """
+
+    def __init__(self, method: Method, *, watch: bool = True) -> None:
+        self.learning = self.watching = 0
+        encoders = [m for m in method.modules() if isinstance(m, Encoder)] if watch else []
+        self._encoders, self._hooks = encoders, list[RemovableHandle]()
+
+    def start(self) -> None:
+        """Count from here on: a run's features are measured before its first step, too."""
+        self._hooks = [encoder.register_forward_hook(self._count) for encoder in self._encoders]
+
+    def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.requires_grad:
+            self.learning += len(inputs[0])
+        else:
+            self.watching += len(inputs[0])
+
+    def stop(self) -> tuple[int, int]:
+        """Views with gradient, and without, since the start; what passes later is not counted."""
+        while self._hooks:
+            self._hooks.pop().remove()
+        return self.learning, self.watching
+
+    def facts(self, samples: int, views: int) -> dict[str, float]:
+        """For a run's environment: views a sample, and passes of each sample; no passes where none were counted.
+
+        Args:
+            samples: that were counted, of this process.
+            views: of each.
+        """
+        learning, watching = self.learning / samples, self.watching / samples
+        counted = {"encoder_passes": learning, "encoder_passes_without_gradient": watching} if learning else {}
+        return {"views": views, **counted}

@@ -12,18 +12,123 @@ quantized operator takes it, and that the result says what was left float and wh
 
 Widths below 8 are simulated: codes of fewer bits in the same int8 and uint8 storage. No processor's runtime computes
 with them, so the file is neither smaller nor faster; it says what the accuracy would be.
+
+What the processor can do with 8-bit integers.
+
+x86 without VNNI or AMX multiplies unsigned by signed bytes with `vpmaddubsw`, which adds pairs of products in 16 bits
+and *saturates*: 2 · 255 · 127 = 64,770 is above 32,767, so large activations times large weights come out wrong and
+nothing says so. With weights of 7 bits the sum is at most 2 · 255 · 63 = 32,130, which fits. That is `reduce_range`,
+and it is needed exactly where those instructions are missing.
+
+Ranges of a graph's tensors: our observers, fed by the runtime that will serve the graph.
 """
 
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from mezzotint.files import replacing
-from mezzotint.quant.onnx.cpu import saturates
+from mezzotint.quant.observers import Observer
 from mezzotint.quant.onnx.insertion import insert
-from mezzotint.quant.onnx.ranges import Batches, ObserverKind, observe
-from mezzotint.quant.onnx.session import integer_kernels, optimized, require
+from mezzotint.quant.onnx.session import OnnxFunction, integer_kernels, optimized, require
 from mezzotint.quant.onnx.sites import Graph, find_sites, label
+from mezzotint.recipe.schema import construct, resolve
+
+_EXACT = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
+"""Instructions that add products of bytes in 32 bits, by the kernel's names: x86, then ARM."""
+
+
+def flags() -> list[str]:
+    """Which of those instructions this processor has; none where the system does not say."""
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        return ["asimddp"]  # every Apple processor of 64 bits that runs a current Python
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    line = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return sorted(_EXACT.intersection(line.partition(":")[2].split()))
+
+
+def saturates(found: list[str] | None = None) -> bool:
+    """Whether sums of 8-bit products may saturate, so that weights should keep to 7 bits.
+
+    Args:
+        found: instructions as `flags` names them; by default those of this processor.
+    """
+    return not _EXACT.intersection(flags() if found is None else found)
+
+
+ObserverKind = str | Mapping[str, Any] | Callable[[], Observer]
+Batches = Iterable[Tensor | np.ndarray[Any, Any]]
+
+
+def make_observer(observer: ObserverKind) -> Observer:
+    """An observer by kind, such as `"min_max"`, by kind and keys, or by a function that makes one.
+
+    Raises:
+        RecipeError: for an unknown kind or key, with those that are known.
+    """
+    if callable(observer):
+        return observer()
+    made: Observer = construct(resolve(observer, "Observer", "observer"), "Observer", {})
+    return made
+
+
+def observe(
+    model: bytes, tensors: Sequence[str], batches: Batches, observer: ObserverKind = "min_max"
+) -> tuple[dict[str, Observer], int]:
+    """Run a model over calibration data, and collect the ranges of some of its tensors.
+
+    Args:
+        model: an ONNX model.
+        tensors: names of activations; each gets one range.
+        batches: normalised inputs; each as large as a model with a fixed batch size wants it.
+        observer: its kind, or what makes it.
+
+    Returns:
+        The observers, by tensor, and how many samples they have seen.
+
+    Raises:
+        ValueError: when there are no samples, or a tensor is not finite.
+    """
+    import onnx
+
+    collectors = {name: make_observer(observer) for name in tensors}
+    graph = onnx.load_from_string(model)
+    function = OnnxFunction(model)
+    inner = [name for name in tensors if name != function.input]
+    given = {output.name for output in graph.graph.output}
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner if name not in given)
+    function = OnnxFunction(graph.SerializeToString(), outputs=inner)
+    seen = 0
+    for batch in batches:
+        x = batch if isinstance(batch, Tensor) else torch_of(batch)
+        values = {**function.run(x), function.input: x}
+        for name, collector in collectors.items():
+            value = values[name]
+            if not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"the activation {name} is not finite on the calibration data; allowed are finite values: look at "
+                    "the weights and at the input's normalisation"
+                )
+            collector.update(value.float().reshape(1, -1))
+        seen += len(x)
+    if seen == 0:
+        raise ValueError("the calibration set is empty; allowed is one sample or more: give batches of inputs")
+    return collectors, seen
+
+
+def torch_of(array: np.ndarray[Any, Any]) -> Tensor:
+    """A float32 tensor of an array."""
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
 
 _OLDEST = 13  # DequantizeLinear has an axis since then
 

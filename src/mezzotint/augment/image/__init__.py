@@ -1,0 +1,1 @@
+"""Transforms, augmentation policies and views of images."""

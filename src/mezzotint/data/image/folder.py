@@ -1,0 +1,251 @@
+"""A folder of images of any size: with classes and splits, with classes only, or with neither.
+
+Which files count, and what is a class or a split, stands in `folder.py`; how pixels are converted, in `decode.py`.
+"""
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mezzotint.data.folder import SPLITS, Listing, class_of, scan, split_of
+from mezzotint.data.image.decode import Undecodable, decode_crops, is_plain_jpeg, open_image, shares, upright_size
+from mezzotint.data.image.nvjpeg import Jpeg, is_whole, require_cuda
+from mezzotint.data.sampling import held_out
+from mezzotint.data.source import Box, Index, Source, Task
+from mezzotint.recipe.component import Component
+from mezzotint.types import Input, Sample, Unreadable
+
+Split = Literal["train", "val", "valid", "validation", "test"]
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class ImageFolder(Component, Source):
+    """A folder of images, with class folders or without.
+
+    A whole sample is the middle square of 7/8 of the shorter side (for 224 pixels: resize to 256, then crop the
+    centre), antialiased, as uint8 RGB. Training crops are cut by `read_crops` while the file is decoded. Values are
+    normalised with the mean and deviation of ImageNet.
+
+    With folders `train` and `val` (or `valid`, `validation`, `test`), `train` is pretrained on, and the task is
+    `label/val`: learn from `train`, be scored on `val`. Without, `label/holdout` holds out a part of each class; the
+    encoder may have seen these images, never their labels. With fewer than two classes there is no task.
+
+    Args:
+        root: of the folder.
+        size: height and width of a whole sample, in pixels.
+        split: the split to pretrain on; by default `train` where there are splits.
+        holdout: part of each class to be scored, where there is no split for it.
+        max_pixels: images of more pixels are refused before they are decoded.
+        decoder: of training crops: `pillow` in the workers, or `nvjpeg` on an NVIDIA GPU, for JPEG files.
+
+    Attributes:
+        classes: names of the classes, sorted; a label is a place in this list.
+        labels: int64 `[N]`, negative where a file lies outside of all class folders.
+
+    Raises:
+        ValueError: when the folder is missing, holds no image, or has a part that may not be listed.
+    """
+
+    _crops = 1
+    decoder: Literal["pillow", "nvjpeg"] = "pillow"
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        size: int = 224,
+        split: Split | None = None,
+        holdout: float = 0.2,
+        max_pixels: int = 50_000_000,
+        decoder: Literal["pillow", "nvjpeg"] = "pillow",
+    ) -> None:
+        check_image_options(size, holdout, max_pixels)
+        if decoder not in ("pillow", "nvjpeg"):
+            raise ValueError(f"got decoder={decoder!r}; allowed are pillow and nvjpeg: choose one")
+        if decoder == "nvjpeg":
+            require_cuda()
+        self.decoder = decoder
+        self.root, self.size, self.holdout, self.max_pixels = os.fspath(root), size, holdout, max_pixels
+        self.input = input_of(size)
+        listing = scan(self.root)
+        if listing.closed:
+            raise ValueError(
+                f"{self.root}: {listing.closed[0]} may not be listed; allowed are folders that can be read: "
+                "change its permissions or move it out"
+            )
+        splits = listing.splits()
+        if split is not None and split not in splits:
+            raise ValueError(
+                f"got split={split!r}; {self.root} has {', '.join(splits) or 'no splits'}: "
+                "name one of its splits, or leave the key out"
+            )
+        self._use(listing, splits, split or ("train" if splits else None))
+
+    def _use(self, listing: Listing, splits: list[str], split: str | None) -> None:
+        """Take the images of a split, and keep those of the split that is scored for the evaluation."""
+        self.split = split
+        self.scored = next((name for name in SPLITS[1:] if name in splits and name != split), None)
+        parts: dict[str | None, list[str]] = {split: [], self.scored: []}
+        for path in listing.images:
+            parts.setdefault(split_of(path, splits), []).append(path)
+        own, other = parts[split], parts[self.scored] if self.scored else []
+        if not own:
+            where = f"{self.root}/{split}" if split else self.root
+            links = f" ({len(listing.links)} symbolic links are not followed)" if listing.links else ""
+            raise ValueError(
+                f"{where} holds no image{links}; allowed is a folder of jpg, png, webp and so on, in class folders or "
+                "not: check the path, or ask `mezzotint doctor` what is in it"
+            )
+        found = [class_of(path, split) for path in own], [class_of(path, self.scored) for path in other]
+        self.classes = sorted({name for names in found for name in names if name is not None})
+        place = {name: i for i, name in enumerate(self.classes)}
+        self.labels: Index = np.array([place.get(name or "", -1) for name in found[0]], np.int64)
+        self._scored_labels: Index = np.array([place.get(name or "", -1) for name in found[1]], np.int64)
+        self._paths, self._scored_paths = PathList(own), PathList(other)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> Sample:
+        """The middle of an image, uint8 `[3, size, size]`; of `several` crops, with their number before."""
+        label = int(self.labels[index])
+        crops = self._cut(index, self._squares, margin=2.0)
+        return {
+            "x": crops[0] if self._crops == 1 else torch.stack(crops),
+            "id": self._paths[index],
+            "label": label if label >= 0 else None,
+        }
+
+    def id_of(self, index: int) -> str:
+        """The path of an image, relative to the root."""
+        return self._paths[index]
+
+    def read_crops(self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]) -> list[Tensor]:
+        """Cut crops out of one image; see `Croppable`. Boxes are in the upright image, after EXIF rotation."""
+        return self._cut(index, choose, margin=1.0)
+
+    def read_encoded(self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]) -> Jpeg | list[Tensor]:
+        """The bytes of one plain JPEG file, and its crops to be; crops of any other image. See `Encoded`."""
+        path = self._paths[index]
+        try:
+            with open_image(os.path.join(self.root, path), self.max_pixels) as image:
+                if is_plain_jpeg(image):
+                    with open(os.path.join(self.root, path), "rb") as file:
+                        data = file.read()
+                    if is_whole(data):
+                        crops = _chosen(image, path, choose)
+                        return Jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), crops)
+        except (Undecodable, OSError):  # the other way says what is wrong
+            pass
+        return self.read_crops(index, choose)
+
+    def _cut(self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]], margin: float) -> list[Tensor]:
+        path = self._paths[index]
+        try:
+            with open_image(os.path.join(self.root, path), self.max_pixels) as image:
+                pixels = decode_crops(image, _chosen(image, path, choose), margin)
+        except Undecodable as error:
+            raise Unreadable(path, str(error)) from None
+        return [torch.from_numpy(crop).permute(2, 0, 1).contiguous() for crop in pixels]
+
+    def fingerprint(self) -> str:
+        """A hash of the relative paths and sizes of all files, 16 hexadecimal digits; no file is read."""
+        digest = hashlib.blake2b(digest_size=8)
+        for path in self._paths:
+            try:
+                size = os.stat(os.path.join(self.root, path)).st_size
+            except OSError:
+                size = -1
+            digest.update(os.fsencode(path) + f"\0{size}\n".encode())
+        return digest.hexdigest()
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """All images that have a part in the task, and the task: none with fewer than two classes."""
+        if len(self.classes) < 2:
+            return self, []
+        if not len(self._scored_paths):
+            chosen = held_out(self.labels, self.holdout, "label")
+            train, test = (~chosen & (self.labels >= 0)).nonzero()[0], chosen.nonzero()[0]
+            return self, [Task("label/holdout", "classify", self.labels, train, test, self.classes)]
+        both = copy.copy(self)
+        both.labels = np.concatenate([self.labels, self._scored_labels])
+        both._paths = PathList([*self._paths, *self._scored_paths])
+        labelled = (both.labels >= 0).nonzero()[0]
+        train, test = labelled[labelled < len(self)], labelled[labelled >= len(self)]
+        return both, [Task(f"label/{self.scored}", "classify", both.labels, train, test, self.classes)]
+
+    def several(self, clips: int, crops: int) -> Self:
+        """The same images, each as several squares along its longer side; see `Several`."""
+        if clips > 1:
+            raise ValueError(f"got clips={clips} of images, which have no time; allowed is 1: choose crops")
+        other = copy.copy(self)
+        other._crops = crops
+        return other
+
+    def _squares(self, height: int, width: int) -> list[tuple[Box, int]]:
+        side = max(1, round(min(height, width) * 7 / 8))
+        top, left = (height - side) // 2, (width - side) // 2
+        if self._crops == 1:
+            return [((top, left, side, side), self.size)]
+        if width >= height:
+            return [((top, int((width - side) * share), side, side), self.size) for share in shares(self._crops)]
+        return [((int((height - side) * share), left, side, side), self.size) for share in shares(self._crops)]
+
+
+def _chosen(
+    image: Image.Image, path: str, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
+) -> Sequence[tuple[Box, int]]:
+    """The crops that a function chooses of an image, checked."""
+    height, width = upright_size(image)
+    crops = choose(height, width)
+    for (top, left, rows, columns), size in crops:
+        inside = 0 <= top <= top + rows <= height and 0 <= left <= left + columns <= width
+        if not (inside and rows and columns and size):
+            raise ValueError(
+                f"got the box {(top, left, rows, columns)} for {path}; allowed is a part of its "
+                f"{height} x {width} pixels: correct the function that chooses the crops"
+            )
+    return crops
+
+
+def input_of(size: int) -> Input:
+    """What is normalised with the mean and deviation of ImageNet."""
+    return Input((3, size, size), _MEAN, _STD)
+
+
+class PathList(Sequence[str]):
+    """Many paths in one block of bytes: a million `str` would be copied into each worker, reference by reference."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self.block = b"".join(encoded)
+        self.ends = np.fromiter(accumulate(map(len, encoded), initial=0), np.int64, len(encoded) + 1)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        return os.fsdecode(self.block[self.ends[index] : self.ends[index + 1]])
+
+
+def check_image_options(size: int, holdout: float, max_pixels: int) -> None:
+    """Raise `ValueError` for options that no source of image files can have."""
+    if size < 1 or max_pixels < 1:
+        raise ValueError(
+            f"got size={size} and max_pixels={max_pixels}; allowed are whole numbers from 1 on: give the side of a "
+            "sample, and the pixels of the largest image to decode"
+        )
+    if not 0.0 < holdout < 1.0:
+        raise ValueError(f"got holdout={holdout}; allowed is more than 0 and less than 1: give 0.2 for a fifth")

@@ -1,0 +1,118 @@
+"""Images with several labels each, from a table: radiographs with their findings, photographs with what is on them.
+
+A CSV with a header names in one column the files and has a column for each label: 1 says yes, 0 or nothing no, and −1
+that whoever read the image was not certain, as in CheXpert (Irvin et al. 2019, arXiv 1901.07031). Pixels are read as by
+`image_folder`; the task asks for all labels, and is scored by mean average precision and the mean area under the curve.
+"""
+
+import copy
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
+from mezzotint.data.sampling import held_out
+from mezzotint.data.source import Source, Task
+
+Uncertain = Literal["no", "yes"]
+
+CHEXPERT = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+"""The five findings on which CheXpert is scored."""
+
+_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "": 0, "-1": -1, "-1.0": -1}
+
+
+class ImageTags(ImageFolder, Source):
+    """Images that a table names, with any number of labels each.
+
+    The task is `finding/test` where there is a second table, `finding/holdout` elsewhere.
+
+    Args:
+        root: folder to which the paths of the table are relative.
+        files: the table, a CSV.
+        test_files: a table of the images to be scored. They are never pretrained on.
+        path: the column of the files.
+        labels: the columns of the labels; by default CheXpert's five.
+        uncertain: what −1 counts as.
+        size: height and width of a whole sample, in pixels.
+        holdout: part of the images to be scored, where no second table says it.
+        max_pixels: images of more pixels are refused before they are decoded.
+
+    Attributes:
+        tags: bool `[N, C]`.
+
+    Raises:
+        ValueError: when a table cannot be read, lacks a column, or holds another value.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        files: str,
+        test_files: str | None = None,
+        path: str = "Path",
+        labels: Sequence[str] = CHEXPERT,
+        uncertain: Uncertain = "no",
+        size: int = 224,
+        holdout: float = 0.2,
+        max_pixels: int = 50_000_000,
+    ) -> None:
+        check_image_options(size, holdout, max_pixels)
+        if uncertain not in ("no", "yes") or len(labels) < 1:
+            raise ValueError(f"got uncertain={uncertain!r}, labels={list(labels)}; allowed are no or yes, and a column")
+        self.root, self.size, self.holdout, self.max_pixels = os.fspath(root), size, holdout, max_pixels
+        self.input = input_of(size)
+        self.split, self.scored, self.classes = None, "test" if test_files else None, list(labels)
+        own, self.tags = _table(files, path, labels, uncertain)
+        other, self._scored_tags = _table(test_files, path, labels, uncertain) if test_files else ([], self.tags[:0])
+        self._paths, self._scored_paths = PathList(own), PathList(other)
+        self.labels = np.full(len(own), -1, np.int64)
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """All images of both tables, and the task."""
+        count = len(self)
+        if self.scored is None:
+            chosen = held_out(np.zeros(count, np.int64), self.holdout, "finding")
+            train, test = (~chosen).nonzero()[0], chosen.nonzero()[0]
+            return self, [Task("finding/holdout", "tag", self.tags, train, test, self.classes)]
+        both = copy.copy(self)
+        both._paths = PathList([*self._paths, *self._scored_paths])
+        both.tags = np.concatenate([self.tags, self._scored_tags])
+        both.labels = np.full(len(both.tags), -1, np.int64)
+        train, test = np.arange(count), np.arange(count, len(both.tags))
+        return both, [Task("finding/test", "tag", both.tags, train, test, self.classes)]
+
+
+def _table(
+    file: str, path: str, labels: Sequence[str], uncertain: Uncertain
+) -> tuple[list[str], npt.NDArray[np.bool_]]:
+    """Paths, and bool `[N, C]`."""
+    try:
+        with Path(file).open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); allowed is a CSV with a header: check the path") from None
+    missing = [name for name in (path, *labels) if not rows or name not in rows[0]]
+    if missing:
+        found = ", ".join(rows[0]) if rows else "no row"
+        raise ValueError(
+            f"{file} lacks the column {missing[0]!r} and has {found}; name the column of files with data.path and "
+            "those of labels with data.labels"
+        )
+    values = np.zeros((len(rows), len(labels)), np.int64)
+    for number, row in enumerate(rows):
+        for place, name in enumerate(labels):
+            value = _VALUES.get((row[name] or "").strip())
+            if value is None or not row[path]:
+                raise ValueError(
+                    f"{file}: row {number + 2} has {name}={row[name]!r} and the path {row[path]!r}; allowed are 1, 0, "
+                    "-1 or nothing, and a path: correct the table"
+                )
+            values[number, place] = value
+    return [row[path] for row in rows], values > 0 if uncertain == "no" else values != 0

@@ -1,0 +1,1 @@
+"""Lists and files of public data sets, made ready for a recipe."""

@@ -1,0 +1,175 @@
+"""Folders in the format of COCO (Lin et al. 2014, arXiv 1405.0312): images, and one JSON file a part.
+
+    ROOT/annotations/instances_train2017.json   ROOT/train2017/000000000009.jpg
+
+Masks are polygons, or runs of pixels column by column, as numbers or as COCO's text. Crowds are neither learnt nor
+asked for. Images without an object that can be learnt are left out of training, as detectron2 does.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from mezzotint.data.scenes.scenes import Part, Scene, Scenes, paint, read_image
+
+
+class COCOFolder(Scenes, kind="coco_folder"):
+    """Images with annotations in COCO's JSON.
+
+    Args:
+        root: the folder.
+        train: JSON file of the scenes to learn from, below `root`.
+        test: JSON file of the scenes to be scored on.
+        train_images: folder of their images, below `root`.
+        test_images: folder of the images to be scored on.
+
+    Raises:
+        ValueError: when a file, an image or an annotation is missing, or the JSON is not COCO's.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        train: str = "annotations/instances_train2017.json",
+        test: str = "annotations/instances_val2017.json",
+        train_images: str = "train2017",
+        test_images: str = "val2017",
+    ) -> None:
+        self.name = Path(root).name
+        parts = {"train": (train, train_images), "test": (test, test_images)}
+        contents = {part: _read_json(Path(root) / file) for part, (file, _) in parts.items()}
+        categories = sorted(contents["train"]["categories"], key=lambda c: c["id"])
+        self.classes = tuple(str(c["name"]) for c in categories)
+        self._labels = {c["id"]: place for place, c in enumerate(categories)}
+        self._entries = {
+            part: _entries(contents[part], Path(root) / folder, Path(root) / file, self._labels, part == "train")
+            for part, (file, folder) in parts.items()
+        }
+        everything = [a for entries in self._entries.values() for _, _, own in entries for a in own]
+        self.has_masks = self.has_classes = bool(everything) and all(a.get("segmentation") for a in everything)
+
+    def count(self, part: Part) -> int:
+        """How many images a part has."""
+        return len(self._entries[part])
+
+    def read(self, part: Part, index: int) -> Scene:
+        """One image with its objects."""
+        name, path, annotations = self._entries[part][index]
+        image = read_image(path)
+        height, width = image.shape[1:]
+        corners = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in annotations)]
+        boxes = torch.tensor(corners, dtype=torch.float32).view(-1, 4)
+        labels = torch.tensor([self._labels[a["category_id"]] for a in annotations], dtype=torch.int64)
+        crowd = torch.tensor([bool(a.get("iscrowd", 0)) for a in annotations], dtype=torch.bool)
+        masks = classes = None
+        if self.has_masks:
+            drawn = [mask_of(a["segmentation"], height, width) for a in annotations]
+            masks = torch.stack(drawn) if drawn else torch.zeros(0, height, width, dtype=torch.bool)
+            classes = paint(masks, labels, crowd)
+        return Scene(name, image, boxes, labels, crowd, crowd, masks, classes)
+
+
+def mask_of(segmentation: Any, height: int, width: int) -> Tensor:
+    """The mask that COCO's polygons or runs describe, bool `[H, W]`.
+
+    Raises:
+        ValueError: when it is neither, or of another size.
+    """
+    if isinstance(segmentation, list):
+        canvas = Image.new("1", (width, height))
+        for polygon in segmentation:
+            if len(polygon) >= 6:  # PIL fills the pixels that a line touches; pixel centres lie at halves
+                ImageDraw.Draw(canvas).polygon([v - 0.5 for v in polygon], fill=1)
+        return torch.from_numpy(np.array(canvas, dtype=np.bool_))
+    try:
+        size, counts = segmentation["size"], segmentation["counts"]
+        runs = _runs(counts) if isinstance(counts, str) else [int(c) for c in counts]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"got a segmentation that is {error}; allowed are polygons, or size and counts") from None
+    if list(size) != [height, width] or sum(runs) != height * width or min(runs) < 0:
+        raise ValueError(
+            f"got runs of {sum(runs)} pixels and size {size}; allowed is the image's [{height}, {width}]: correct it"
+        )
+    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return torch.from_numpy(values.reshape(width, height).T.copy())
+
+
+def _runs(text: str) -> list[int]:
+    """The lengths in COCO's text of runs.
+
+    A number is groups of five bits, least first, the sixth saying that more follow, in two's complement; from the
+    fourth number on it is the difference to the run two before.
+    """
+    found: list[int] = []
+    value = shift = 0
+    for letter in text:
+        bits = ord(letter) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"the letter {letter!r} in counts")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        found.append(value + (found[-2] if len(found) > 2 else 0))
+        value = shift = 0
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        known = sorted(p.name for p in path.parent.glob("*.json"))
+        raise ValueError(
+            f"got {path}, which is no file; allowed is COCO's JSON, here {', '.join(known[:4]) or 'none'}: set "
+            "data.train and data.test"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {name: all(isinstance(x, dict) for x in content[name]) for name in _NEEDED}
+        sound = all(kinds.values()) and all(set(_NEEDED[name]) <= set(x) for name in _NEEDED for x in content[name])
+    except (ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        needed = "; ".join(f"{name} with {', '.join(keys)}" for name, keys in _NEEDED.items())
+        raise ValueError(f"{path} is not COCO's JSON of instances; allowed is a mapping of {needed}: write these")
+    return dict(content)
+
+
+_NEEDED = {
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+
+
+def _entries(
+    content: dict[str, Any], folder: Path, file: Path, labels: dict[int, int], learn: bool
+) -> list[tuple[str, Path, list[dict[str, Any]]]]:
+    own: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        box = annotation["bbox"]
+        if annotation["image_id"] not in own or annotation["category_id"] not in labels or len(box) != 4:
+            raise ValueError(
+                f"{file}: the annotation {annotation.get('id', '?')} names an image or a category that is not there, "
+                "or has no box of four numbers; allowed are those listed in the files: correct it"
+            )
+        if box[2] > 0 and box[3] > 0:
+            own[annotation["image_id"]].append(annotation)
+    found = []
+    for image in sorted(content["images"], key=lambda i: i["id"]):
+        path = folder / str(image["file_name"])
+        if not path.is_file():
+            raise ValueError(f"{file}: there is no {path}; allowed is a file for each image: add it, or set the folder")
+        objects = own[image["id"]]
+        if not learn or any(not a.get("iscrowd", 0) for a in objects):
+            found.append((str(image["file_name"]), path, objects))
+    if not found:
+        raise ValueError(f"{file} has no image with annotations; allowed is one or more: annotate some")
+    return found

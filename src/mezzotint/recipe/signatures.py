@@ -1,0 +1,270 @@
+"""The recipe's keys, read from the signatures of the package's own classes.
+
+A component's keyword arguments, their types, defaults and docstring are the recipe's keys, their validation and their
+help; there is no second description. They are read from the source text, so that a bad recipe is refused, with the
+nearest key, before torch is imported. Only what stands in this package can be named: a recipe cannot import anything.
+
+A class belongs to the family of each of its base classes (`SimCLR(Method)`), a function decorated with `@factory` to
+that of its return type (`resnet18(...) -> ResNet`, and so to `Encoder`). Positional parameters are what the builder
+injects, and are no keys.
+"""
+
+import ast
+import functools
+import re
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mezzotint.recipe.component import kind_of
+
+_PLAIN: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "None": None, "Any": Any}
+_GENERIC: dict[str, Any] = {"tuple": tuple, "list": list, "dict": dict, "Sequence": list, "Mapping": dict}
+
+
+@dataclass(frozen=True)
+class Member:
+    """The annotation of a component: any member of a family."""
+
+    family: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """One keyword argument."""
+
+    name: str
+    type: Any
+    required: bool
+    default: Any
+    doc: str
+
+    @property
+    def shown_type(self) -> str:
+        """The type as a reader writes it."""
+        return show_type(self.type)
+
+
+@dataclass
+class ComponentEntry:
+    """One class or factory that a recipe may be able to name.
+
+    Attributes:
+        kind: its name in a recipe.
+        name: its name in Python.
+        module: dotted name of the module that defines it.
+        bases: names of its base classes, or of the class that the factory returns.
+        abstract: a recipe cannot name it.
+    """
+
+    kind: str
+    name: str
+    module: str
+    bases: tuple[str, ...]
+    abstract: bool
+    _read: "Callable[[str], tuple[str, dict[str, Key]]]"
+
+    @functools.cached_property
+    def _described(self) -> tuple[str, dict[str, Key]]:
+        """Read when asked for: parsing the file costs more than finding the class in it."""
+        return self._read(self.name)
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return self._described[0]
+
+    @property
+    def keys(self) -> dict[str, Key]:
+        """Its keyword arguments, by name."""
+        return self._described[1]
+
+
+def show_type(kind: Any) -> str:
+    """A type as a reader writes it: `int`, `one of imagenet, small`, `a method`."""
+    if isinstance(kind, Member):
+        return f"a {re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', kind.family).lower()}"
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if isinstance(kind, Alternatives):
+        return " or ".join(show_type(option) for option in kind.options)
+    if isinstance(kind, ListOf):
+        return f"a list, each {show_type(kind.item)}"
+    if origin in (list, tuple, dict):
+        inner = ", ".join("…" if a is Ellipsis else show_type(a) for a in arguments)
+        return f"{origin.__name__}[{inner}]"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(show_type(option) for option in arguments)
+    return "null" if kind in (None, type(None)) else getattr(kind, "__name__", str(kind))
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """A union with a component in it."""
+
+    options: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """A list of components."""
+
+    item: Any
+
+
+_CLASS = re.compile(r"^class (\w+)(\((?:[^()]|\([^()]*\))*\))?:", re.M)
+_FACTORY = re.compile(r"^@factory\ndef (\w+)\(.*?\) -> ([\w.]+):\n", re.M | re.S)
+
+
+class _File:
+    """One source file; its text is searched for names at once, and parsed when a component in it is described."""
+
+    def __init__(self, path: Path, module: str) -> None:
+        self.module = module
+        self.text = path.read_text(encoding="utf-8")
+
+    @functools.cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+    @functools.cached_property
+    def aliases(self) -> dict[str, ast.expr]:
+        """Values that are assigned at the top of the file, by name."""
+        return {
+            node.targets[0].id: node.value
+            for node in self.tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+
+    @functools.cached_property
+    def imported(self) -> dict[str, str]:
+        """The module that each imported name of this package comes from."""
+        return {
+            alias.asname or alias.name: node.module or ""
+            for node in self.tree.body
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mezzotint")
+            for alias in node.names
+        }
+
+
+class Index:
+    """All components of the package, by family and kind."""
+
+    def __init__(self, root: Path) -> None:
+        self.files: dict[str, _File] = {}
+        self.classes: dict[str, ComponentEntry] = {}
+        self.functions: dict[str, ComponentEntry] = {}
+        for path in sorted(root.rglob("*.py")):
+            module = ".".join(("mezzotint", *path.relative_to(root).with_suffix("").parts))
+            file = self.files[module] = _File(path, module)
+            read = functools.partial(self._describe, file)
+            for name, header in _CLASS.findall(file.text):
+                call = ast.parse(f"_{header or '()'}", mode="eval").body
+                assert isinstance(call, ast.Call)
+                bases = tuple(ast.unparse(b).split("[")[0].rpartition(".")[2] for b in call.args)
+                said = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("kind", "abstract")}
+                abstract = said.get("abstract", False) or "Protocol" in bases
+                entry = ComponentEntry(said.get("kind") or kind_of(name), name, module, bases, abstract, read)
+                self.classes[name] = entry
+            for name, returns in _FACTORY.findall(file.text):
+                self.functions[name] = ComponentEntry(name, name, module, (returns,), False, read)
+
+    def _describe(self, file: _File, name: str) -> tuple[str, dict[str, Key]]:
+        """The first line of a component's docstring, and its keys."""
+        node = next(n for n in file.tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name)
+        doc = ast.get_docstring(node) or ""
+        construct: ast.FunctionDef | None = node if isinstance(node, ast.FunctionDef) else None
+        for item in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+                construct, doc = item, f"{doc}\n{ast.get_docstring(item) or ''}"
+        keys = {} if construct is None else self._keys(file, construct, doc)
+        return doc.strip().split("\n")[0], keys
+
+    def _keys(self, file: _File, function: ast.FunctionDef, doc: str) -> dict[str, Key]:
+        texts = _argument_docs(doc)
+        keys = {}
+        for arg, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+            kind = self._type(file, arg.annotation) if arg.annotation else Any
+            value = None if default is None else self._default(file, default)
+            keys[arg.arg] = Key(arg.arg, kind, default is None, value, texts.get(arg.arg, ""))
+        return keys
+
+    def _default(self, file: _File, node: ast.expr) -> Any:
+        """A literal, a constant of the file, or a call of a component with literals, which becomes `{"kind": …, …}`."""
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            entry = self.functions.get(name) or self.classes[name]
+            return {"kind": entry.kind, **{str(k.arg): self._default(file, k.value) for k in node.keywords}}
+        if isinstance(node, (ast.List, ast.Tuple)):
+            return [self._default(file, item) for item in node.elts]
+        if isinstance(node, ast.Name):
+            return self._default(file, file.aliases[node.id])
+        return ast.literal_eval(node)
+
+    def _type(self, file: _File, node: ast.expr) -> Any:
+        if isinstance(node, ast.Constant):
+            return self._type(file, ast.parse(str(node.value), mode="eval").body) if node.value else None
+        if isinstance(node, ast.BinOp):
+            options = (self._type(file, node.left), self._type(file, node.right))
+            if any(isinstance(o, (Member, ListOf, Alternatives)) for o in options):
+                return Alternatives(options)
+            return options[0] | options[1] if options[1] is not None else typing.Optional[options[0]]  # noqa: UP045
+        if isinstance(node, ast.Subscript):
+            name = ast.unparse(node.value).rpartition(".")[2]
+            items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            if name == "Literal":
+                return typing.Literal[tuple(ast.literal_eval(item) for item in items)]
+            inner = [Ellipsis if ast.unparse(i) == "..." else self._type(file, i) for i in items]
+            if name in ("list", "Sequence") and isinstance(inner[0], (Member, Alternatives)):
+                return ListOf(inner[0])
+            return _GENERIC[name][tuple(inner)] if len(inner) > 1 else _GENERIC[name][inner[0]]
+        name = ast.unparse(node).rpartition(".")[2]
+        if name in _PLAIN:
+            return _PLAIN[name]
+        if name in file.aliases:
+            return self._type(file, file.aliases[name])
+        home = self.files.get(file.imported.get(name, ""))
+        if home is not None and name in home.aliases:
+            return self._type(home, home.aliases[name])
+        if name in self.classes:
+            return Member(name)
+        raise TypeError(f"{file.module}: the annotation {name!r} of a component cannot be read from the text")
+
+    def families_of(self, entry: ComponentEntry) -> set[str]:
+        """The names of all ancestors of a component, its own included."""
+        found, waiting = set(), [entry.name, *entry.bases]
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += self.classes[name].bases if name in self.classes else ()
+        return found
+
+    def members(self, family: str) -> dict[str, ComponentEntry]:
+        """What can stand where a family is asked for, by kind."""
+        made_by_factory = {base for entry in self.functions.values() for base in entry.bases}
+        classes = [e for e in self.classes.values() if not e.abstract and e.name not in made_by_factory]
+        public = [e for e in (*classes, *self.functions.values()) if not e.name.startswith("_")]
+        chosen = [e for e in public if family in self.families_of(e)]
+        by_kind = {e.kind: e for e in chosen if e.name != family or len(chosen) == 1 or e.keys}
+        return dict(sorted(by_kind.items()))
+
+
+@functools.cache
+def index() -> Index:
+    """The index of this package."""
+    return Index(Path(__file__).parent.parent)
+
+
+def _argument_docs(doc: str) -> dict[str, str]:
+    """The `Args:` section of a Google docstring, by name."""
+    found: dict[str, str] = {}
+    section = re.search(r"^\s*Args:\n(.*?)(?=^\S|^\s*(?:Returns|Raises|Attributes|Yields):|\Z)", doc, re.S | re.M)
+    if section:
+        for name, text in re.findall(r"^ +(\w+): (.*?)(?=^ +\w+: |\Z)", section[1], re.S | re.M):
+            found[name] = " ".join(text.split())
+    return found

@@ -1,0 +1,300 @@
+"""Fine-tuning: the supervised method in the same loop, started from a saved encoder, and scored on the test samples.
+
+What a figure after fine-tuning is worth shows only beside others of the same budget: the largest class, the same
+network from scratch, and a classifier on the untrained network held still. All are trained here with the same recipe,
+seeds and labels. Labels may be few: a share of each class, some of each, or a list (semi-supervised, few-shot). The
+encoder really is trained; the class behind MASSRL's published figures holds it still.
+
+The last weights are scored, never the best epoch on the test samples. At low bits the trained network is calibrated on
+training samples and scored with its float classifier (protocol C of SSQL, Cao et al. 2022, arXiv 2207.05432).
+"""
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mezzotint.data.labelled import Labelled
+from mezzotint.data.open import open_source
+from mezzotint.data.source import in_parts
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluation.calibration import calibration_order, read_calibration
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.features import extract_readable
+from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.bits import changes, stamped
+from mezzotint.evaluation.ptq import calibrated_copy
+from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
+from mezzotint.evaluation.metrics import classification
+from mezzotint.evaluation.ptq import Setting
+from mezzotint.files import replacing, write_json
+from mezzotint.methods.supervised import Supervised
+from mezzotint.recipe.schema import RecipeError, construct, resolve
+from mezzotint.recipe.recipe import FAMILIES, Recipe, read_recipe, shipped
+from mezzotint.runs.reuse import ensure, trained_method
+from mezzotint.types import Features
+
+_DEFAULT = {"image": "supervised/finetune"}
+_DEFAULT_ELSEWHERE = "supervised/finetune_any"
+_SCRATCH, _UNTRAINED, _TUNED = "scratch", "untrained", "finetuned"
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What is to be done.
+
+    Attributes:
+        encoder: directory of a saved encoder, or of a run.
+        config: of the recipe, resolved, with the encoder's architecture and the data's classes in it.
+        seeds: how many runs; they differ in the draw of the labels, the order, the views and the classifier's start.
+        warm_head: start the classifier from the linear probe on the frozen features, as SSQL's protocol does.
+        baselines: train the same from scratch, and a classifier on the untrained network.
+        clips: of each scored video, over whose logits is averaged.
+        crops: squares along the longer side of each scored image or frame, over whose logits is averaged.
+    """
+
+    encoder: Path
+    config: dict[str, Any]
+    seeds: int = 1
+    warm_head: bool = False
+    baselines: bool = True
+    clips: int = 1
+    crops: int = 1
+
+
+def plan(
+    encoder: str | Path,
+    what: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    seeds: int = 1,
+    warm_head: bool = False,
+    baselines: bool = True,
+    clips: int = 1,
+    crops: int = 1,
+) -> FineTuning:
+    """Read an encoder and a recipe, and put them together.
+
+    Args:
+        encoder: a run, or an encoder's directory.
+        what: a recipe's name or file; or data: a folder, a file, the name of embedded data; by default the data that
+            the run was trained on.
+        overrides: of the recipe, such as `data.fraction=0.01`.
+        seeds: see `FineTuning`.
+        warm_head: see `FineTuning`.
+        baselines: see `FineTuning`.
+        clips: see `FineTuning`.
+        crops: see `FineTuning`.
+
+    Raises:
+        ValueError: when there is no such encoder, recipe or data, or they do not fit.
+    """
+    if seeds < 1:
+        raise ValueError(f"got seeds={seeds}; allowed is 1 or more: 3 give an interval")
+    saved = load_encoder(encoder)
+    is_recipe = what is not None and (what in shipped() or Path(what).suffix in (".yaml", ".yml"))
+    default = _DEFAULT.get(saved.modality, _DEFAULT_ELSEWHERE)
+    sectioned = [text for text in overrides if text.partition("=")[0].startswith(("encoder", "method.init"))]
+    if sectioned:
+        raise RecipeError(f"got {sectioned[0]!r}; the encoder is the saved one: allowed are the other sections")
+    config = read_recipe(what if is_recipe and what else default, overrides)
+    if config["method"]["kind"] != "supervised" or config["data"]["kind"] != "labelled":
+        raise RecipeError(
+            f"got a recipe of method {config['method']['kind']} on data {config['data']['kind']}; allowed is "
+            "supervised on labelled: see mezzotint recipes supervised/finetune"
+        )
+    if not is_recipe:
+        source = _data_of_run(Path(encoder)) if what is None else open_source(what, saved.input).config
+        config["data"]["source"] = resolve(source, "Source", "data.source")
+    given = {key: value for key, value in saved.config.items() if key != "pretrained_path"}
+    if "drop_path" in given:  # no weight depends on it
+        given["drop_path"] = config["encoder"].get("drop_path", given["drop_path"])
+    config["encoder"] = resolve(given, "Encoder", "encoder")
+    data: Labelled = construct(config["data"], FAMILIES["data"], {})
+    if (clips, crops) != (1, 1):
+        in_parts(data.samples, clips, crops)  # refused here rather than after training
+    config["method"]["num_classes"] = data.num_classes
+    config["method"]["init"] = str(encoder)
+    return FineTuning(Path(encoder), config, seeds, warm_head, baselines, clips, crops)
+
+
+def _data_of_run(folder: Path) -> Any:
+    if not (folder / "recipe.yaml").is_file():
+        raise ValueError(
+            f"got no data, and {folder} is no run that names some; allowed is a folder, a file, the name of embedded "
+            "data, or a recipe: give one"
+        )
+    data = read_recipe(folder)["data"]
+    return data["source"] if data["kind"] == "labelled" else data
+
+
+def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Evaluation:
+    """Train, score, and write `evaluation.json` and `baselines.json`; what is finished in `out` is used again.
+
+    Args:
+        what: see `plan`.
+        out: a directory; each run has its own in it, `finetuned-0` and so on.
+        progress: `bar`, `quiet` or `json`.
+
+    Returns:
+        Rows of the probes `finetune`, `finetune_scratch` and `majority`.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    untrained: list[Row] = []
+    for seed in range(what.seeds):
+        for variant in (_TUNED, _SCRATCH, _UNTRAINED) if what.baselines else (_TUNED,):
+            recipe = variant_recipe(what, seed, variant)
+            place = folder / f"{variant}-{seed}"
+            ensure(recipe, place, progress=progress, before=warm if what.warm_head and variant == _TUNED else None)
+            found = list(scored(trained_method(recipe, place), what, seed))
+            _save_classifier(recipe, place)
+            if variant == _TUNED:
+                rows += [*found, *(majority(recipe, found) if what.baselines else ())]
+            elif variant == _SCRATCH:
+                rows += [replace(row, probe="finetune_scratch") for row in found]
+            else:
+                untrained += found
+    evaluation = Evaluation(rows, "")
+    write_evaluation(folder, evaluation, Baselines([], untrained))
+    write_json(folder / "finetune.json", {"encoder": str(what.encoder), "warm_head": what.warm_head, **_labels(what)})
+    return evaluation
+
+
+def variant_recipe(what: FineTuning, seed: int, variant: str) -> Recipe:
+    """The recipe of one run: the given one, from scratch, or with the untrained network held still."""
+    config = copy.deepcopy(what.config)
+    config["run"]["seed"] = seed
+    config["data"]["seed"] += seed
+    if variant != _TUNED:
+        config["method"]["init"] = None
+    if variant == _UNTRAINED:
+        config["method"] |= {"freeze": True, "bits": None}
+    data: Labelled = construct(config["data"], FAMILIES["data"], {})
+    config["run"]["batch_size"] = min(config["run"]["batch_size"], len(data))
+    return Recipe.build(config)
+
+
+def warm(recipe: Recipe) -> None:
+    """Start the classifier from the linear probe on the frozen features of the training samples."""
+    method, data = _parts(recipe)
+    if data.task.kind != "classify":
+        raise ValueError(
+            "got --warm-head for tags; allowed are classes, which the linear probe can learn: leave it out"
+        )
+    found = extract_readable(method.encoder, data.samples, indices=data.chosen, workers=_workers(recipe))
+    (head,) = Linear().heads(Features(found.x, data.labels[found.indices]), seeds=1)
+    zero = head.logits(torch.zeros(1, method.encoder.dim))
+    weight = (head.logits(torch.eye(method.encoder.dim)) - zero).T  # the probe's scaling is affine, and folds in
+    with torch.no_grad():
+        method.head.weight.zero_()
+        method.head.weight[head.names] = weight
+        method.head.bias.fill_(float(zero.min()) - 10.0)  # classes without a training sample
+        method.head.bias[head.names] = zero[0]
+
+
+def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
+    """The test accuracy of a trained network with its classifier, in float and at the recipe's bits."""
+    method, data = _parts(recipe)
+    # Training may have left another memory layout, which sums in another order and so moves single samples at low bits.
+    method.to(memory_format=torch.contiguous_format)
+    method.eval()
+    settings = [Setting.parse(text) for text in recipe.evaluate.bits]
+    if method.bits is not None:
+        settings.append(Setting(*method.bits))
+    level = _classified(method.encoder, recipe, what, seed)
+    yield from level
+    low = [setting for setting in dict.fromkeys(settings) if not setting.is_float]
+    if not low:
+        return
+    order = calibration_order([data.task], len(data.samples))
+    count = (asked := recipe.evaluate.calibration_samples) and min(asked, len(order))  # no refusal after training
+    batches = read_calibration(data.samples, method.encoder.input, order, count, workers=_workers(recipe))
+    for protocol in recipe.evaluate.protocols:
+        calibrated = calibrated_copy(
+            method.encoder, batches, protocol,
+            policy=recipe.evaluate.policy, steps=recipe.evaluate.reconstruction_steps,
+        )  # fmt: skip
+        for setting in low:
+            with calibrated.at(setting) as network:
+                rows = _classified(network, recipe, what, seed)
+            yield from stamped([*rows, *changes(level, rows)], setting, calibrated.how)
+
+
+def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -> list[Row]:
+    """The trained classifier on features of a network; it is affine, so a mean of features has the mean of logits."""
+    method, data = _parts(recipe)
+    test = torch.from_numpy(np.asarray(data.task.test, np.int64))
+    several = (what.clips, what.crops) != (1, 1)
+    samples = in_parts(data.samples, what.clips, what.crops) if several else data.samples
+    at_once = max(1, 256 // (what.clips * what.crops))
+    found = extract_readable(network, samples, indices=test, batch_size=at_once, workers=_workers(recipe))
+    with torch.no_grad():
+        logits = method.classify(found.x)
+    parts = f"clips={what.clips} crops={what.crops}; " if several else ""
+    how = f"{parts}{_protocol(what, recipe)} train={len(data)} test={len(found.x)}"
+    figures = classification(logits, torch.arange(method.num_classes), data.labels[found.indices])
+    return [Row("finetune", f"{data.task.name}/{name}", value, 32, 32, "float32", seed, how) for name, value in figures]
+
+
+def majority(recipe: Recipe, rows: Sequence[Row]) -> Iterator[Row]:
+    """What always naming the largest training class scores."""
+    _, data = _parts(recipe)
+    if data.task.kind != "classify":
+        return
+    labels: Tensor = data.labels[data.chosen]
+    largest = int(torch.bincount(labels).argmax())
+    share = float((data.labels[torch.from_numpy(np.asarray(data.task.test, np.int64))] == largest).double().mean())
+    row = next(row for row in rows if row.metric.endswith("/top1"))
+    yield replace(row, probe="majority", value=share, weight_bits=32, activation_bits=32)
+
+
+def _parts(recipe: Recipe) -> tuple[Supervised, Labelled]:
+    if not isinstance(recipe.method, Supervised) or not isinstance(recipe.data, Labelled):
+        raise TypeError(f"got {type(recipe.method).__name__} on {type(recipe.data).__name__}; allowed is fine-tuning")
+    return recipe.method, recipe.data
+
+
+def _workers(recipe: Recipe) -> int:
+    assert isinstance(recipe.data, Labelled)
+    return recipe.run.loader.processes(recipe.data.samples)
+
+
+def _labels(what: FineTuning) -> dict[str, Any]:
+    data = what.config["data"]
+    return {key: data[key] for key in ("fraction", "per_class", "files")}
+
+
+def _protocol(what: FineTuning, recipe: Recipe) -> str:
+    """Enough to compare two rows: labels, budget and rates."""
+    chosen = "".join(f" {key}={value}" for key, value in _labels(what).items() if value not in (None, 1.0))
+    if balance := what.config["data"]["balance"]:
+        chosen += f" balance={balance['samples'] or 'all'}/{'again' if balance['replacement'] else 'once'}"
+    optimizer = json.loads(json.dumps(recipe.optimizer.config))
+    scales = optimizer.get("scales") or {}
+    own = recipe.method.config
+    bits = "/".join(map(str, own.get("bits") or (32, 32)))
+    head = f" frozen={bool(own.get('freeze'))} warm_head={what.warm_head} bits={bits}"
+    return (
+        f"finetune/1{chosen} epochs={recipe.run.epochs} batch={what.config['run']['batch_size']} "
+        f"optimizer={optimizer['kind']} lr={optimizer['lr']:g} head={scales.get('head', 1.0):g} "
+        f"decay={scales.get('decay', 1.0):g}{head} select=last"
+    )
+
+
+def _save_classifier(recipe: Recipe, place: Path) -> None:
+    """The classifier beside the encoder, with the names of its classes."""
+    method, data = _parts(recipe)
+    with replacing(place / "encoder" / "classifier.safetensors") as temporary:
+        save_file({name: t.contiguous() for name, t in method.head.state_dict().items()}, temporary)
+    description = {"classes": list(data.task.classes), "logit_norm": method.config.get("logit_norm", False)}
+    write_json(place / "encoder" / "classifier.json", description)

@@ -1,0 +1,65 @@
+"""The `evaluate` section of a recipe: what is measured when training has ended."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from mezzotint.recipe.component import Component
+from mezzotint.evaluation.probe import Probe
+from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.ptq import Protocol
+from mezzotint.evaluation.retrieval import Retrieval
+from mezzotint.evaluation.ptq import Setting
+from mezzotint.quant.qconfig import PolicyName
+
+
+class Evaluate(Component):
+    """What is measured when training has ended.
+
+    Args:
+        probes: each run on every task of the data that it fits.
+        seeds: how often a probe with a random part is repeated, and how many untrained encoders stand beside.
+        baselines: measure raw input and the untrained encoder too.
+        bits: weight/activation bits at which the encoder is evaluated, such as 4/8; 32 is float, which always is.
+        policy: which layers are quantized; by default the encoder's own when it was trained to be quantized, else ssql.
+        protocols: how ranges and rounding are chosen: `plain` as the papers do, by extremes and to nearest; `strong` by
+            least squared error and learnt (AdaRound, block after block), which takes minutes.
+        calibration_samples: training samples from which the ranges of activations are taken; `None` for 512, or all
+            that no task tests on if there are fewer.
+        reconstruction_steps: of `strong`, for each block of layers at each of the bits.
+        branch: the trained network, or its momentum copy where the method keeps one.
+        part: the backbone, or also the projector on it; anything but the trained backbone is read from the checkpoint.
+    """
+
+    def __init__(
+        self,
+        *,
+        probes: Sequence[Probe] = (KNN(), Linear(), Retrieval()),  # noqa: B008
+        seeds: int = 3,
+        baselines: bool = True,
+        bits: Sequence[str] = ("32/32",),
+        policy: PolicyName | None = None,
+        protocols: Sequence[Protocol] = ("plain",),
+        calibration_samples: int | None = None,
+        reconstruction_steps: int = 500,
+        branch: Literal["online", "target"] = "online",
+        part: Literal["backbone", "projector"] = "backbone",
+    ) -> None:
+        if seeds < 1:
+            raise ValueError(f"evaluate.seeds: got {seeds}; allowed is 1 or more: 3 give an interval")
+        for name, value in (
+            ("calibration_samples", calibration_samples),
+            ("reconstruction_steps", reconstruction_steps),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"evaluate.{name}: got {value}; allowed is 1 or more: some hundreds are usual")
+        self.probes = list(probes)
+        self.seeds = seeds
+        self.baselines = baselines
+        self.bits = [str(Setting.parse(text)) for text in bits] or ["32/32"]
+        self.policy = policy
+        self.protocols = list(protocols)
+        self.calibration_samples = calibration_samples
+        self.reconstruction_steps = reconstruction_steps
+        self.branch: Literal["online", "target"] = branch
+        self.part: Literal["backbone", "projector"] = part

@@ -1,1 +1,0 @@
-"""Many runs: grids of recipes, and their figures side by side."""

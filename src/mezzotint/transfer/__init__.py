@@ -1,1 +1,0 @@
-"""Encoders from elsewhere, and onwards to other tasks."""

@@ -1,0 +1,56 @@
+"""`mezzotint evaluate` from the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from mezzotint.cli import app
+from mezzotint.evaluation.results import read_evaluation
+from mezzotint.recipe.recipe import Recipe
+from mezzotint.train.loop import pretrain
+
+QUICK = ["evaluate.probes=[knn]", "evaluate.seeds=1", "evaluate.baselines=false"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        place = folder / "images" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (16, 40, 3), dtype=np.uint8)).save(place / f"{number}.png")
+    overrides = [
+        f"data.root={folder / 'images'}", "data.size=16", "encoder.width=2", "method.hidden_dim=8", "method.dim=8",
+        "run.epochs=1", "run.batch_size=8", "run.log.knn_epochs=0", "run.loader.workers=0",
+    ]  # fmt: skip
+    return pretrain(Recipe.load("image/folder_simclr", overrides), folder / "run", progress="quiet")
+
+
+def evaluate(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+
+def test_crops_reach_the_figures_and_the_report(run: Path) -> None:
+    done = evaluate(run, "--crops", "3", *QUICK)
+    assert done.exit_code == 0 and "report: " in done.stdout
+    assert {row.protocol.partition("; ")[0] for row in read_evaluation(run)} == {"clips=1 crops=3"}
+    assert (run / "report.html").is_file()
+    assert evaluate(run, "--quiet", *QUICK).stdout == ""
+    assert not any("crops" in row.protocol for row in read_evaluation(run))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--clips", "2"], "got clips=2 of images, which have no time; allowed is 1"),
+        (["--crops", "0"], "got clips=1, crops=0 of image_folder; allowed are 1 or more"),
+        (["--crops", "2", "evaluate.bits=[8/8]"], "crops=2 at 8/8 bits; allowed with them is 32/32"),
+    ],
+)
+def test_clips_and_crops_that_mean_nothing_are_refused(run: Path, arguments: list[str], message: str) -> None:
+    done = evaluate(run, *arguments, *QUICK)
+    assert isinstance(done.exception, ValueError) and message in str(done.exception)

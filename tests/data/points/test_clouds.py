@@ -1,0 +1,169 @@
+"""Point clouds of one's own, good and bad."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mezzotint.data.points.clouds import point_clouds
+from mezzotint.data.points.files import centred, read_mesh, resampled, sample_surface
+from mezzotint.data.source import Evaluable, InMemory, Source
+from mezzotint.types import Unreadable
+
+RNG = np.random.default_rng(0)
+CUBE = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float64)
+OFF = "OFF\n4 2 0\n0 0 0\n1 0 0\n1 1 0\n0 3 0\n3 0 1 2\n3 0 2 3\n"
+
+
+def test_points_are_spread_by_area() -> None:
+    # Two triangles, one of three times the other's area.
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 5], [3, 0, 5], [0, 1, 5]], np.float64)
+    points = sample_surface(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 8000, "key")
+    upper = points[points[:, 2] == 5]
+    assert len(upper) / 8000 == pytest.approx(0.75, abs=0.02)
+    # Uniform in a triangle: the mean is its centroid, and a quarter lies in each of its four halves-by-side parts.
+    np.testing.assert_allclose(upper.mean(axis=0), [1.0, 1 / 3, 5.0], atol=0.03)
+    near = (upper[:, 0] / 3 + upper[:, 1] < 0.5).mean()
+    assert near == pytest.approx(0.25, abs=0.02) and (upper[:, 0] / 3 + upper[:, 1]).max() <= 1 + 1e-9
+    assert np.array_equal(points, sample_surface(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 8000, "key"))
+    assert not np.array_equal(points, sample_surface(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 8000, "other"))
+
+
+def test_a_mesh_without_area_or_with_wrong_triangles_is_refused() -> None:
+    line = np.array([[0, 0, 0], [1, 1, 1], [2, 2, 2]], np.float64)
+    with pytest.raises(ValueError, match="its 1 triangles have no area"):
+        sample_surface(line, np.array([[0, 1, 2]]), 16, "key")
+    with pytest.raises(ValueError, match="names vertex 9; allowed are the 3"):
+        sample_surface(line, np.array([[0, 1, 9]]), 16, "key")
+    broken = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [np.nan, 0, 0]])
+    points = sample_surface(broken, np.array([[0, 1, 2], [0, 1, 3]]), 50, "key")
+    assert np.isfinite(points).all() and (points[:, 2] == 0).all()
+
+
+def test_resampling_repeats_evenly_and_leaves_out_what_is_not_finite() -> None:
+    points = np.vstack([CUBE, [[np.nan, 0, 0], [0, np.inf, 0]]])
+    found = resampled(points, 20, "key")
+    values, counts = np.unique(found, axis=0, return_counts=True)
+    assert len(values) == 8 and counts.min() == 2 and counts.max() == 3
+    assert len(np.unique(resampled(points, 5, "key"), axis=0)) == 5
+    with pytest.raises(ValueError, match="3 of its 4 points are finite; allowed are 4 or more"):
+        resampled(np.vstack([CUBE[:3], [[np.nan] * 3]]), 8, "key")
+    with pytest.raises(ValueError, match="all its points are the same"):
+        centred(np.ones((5, 3)))
+    unit = centred(CUBE * 7 + 3)
+    assert np.linalg.norm(unit, axis=1).max() == pytest.approx(1.0) and np.abs(unit.mean(axis=0)).max() < 1e-12
+
+
+def test_arrays(tmp_path: Path) -> None:
+    clouds = RNG.normal(size=(20, 50, 3))
+    clouds[3, :10] = np.nan
+    np.savez(tmp_path / "a.npz", x=clouds, y=np.array(["chair", "lamp"])[np.arange(20) % 2])
+    source = point_clouds(path=str(tmp_path / "a.npz"), points=32)
+    assert isinstance(source, Source) and isinstance(source, InMemory) and isinstance(source, Evaluable)
+    x = source.read_batch(torch.arange(20))
+    assert x.shape == (20, 3, 32) and x.dtype == torch.float32 and x.isfinite().all()
+    assert source.config["kind"] == "point_clouds" and source.config["points"] == 32
+    _, (task, few) = source.evaluation()
+    assert task.name == "label/holdout" and len(task.test) == 4 and task.classes == ["chair", "lamp"]
+    assert few.name == "label/1-percent" and sorted(few.labels[few.train]) == [0, 1] and set(few.test) == set(task.test)
+    np.savez(tmp_path / "b.npz", x=clouds.transpose(0, 2, 1))
+    other = point_clouds(path=str(tmp_path / "b.npz"), points=32, scaling="none")
+    # Same points, whatever the layout; the choice depends on the file's name, so compare as they are.
+    own = {tuple(p) for p in clouds[5].astype(np.float32)}
+    assert {tuple(p.tolist()) for p in other.read(5)["x"].T} <= {tuple(map(float, p)) for p in own}
+    assert other.evaluation()[1] == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("clouds", "text"),
+    [
+        (np.zeros((4, 3, 3)) + np.arange(3), "cloud 0: 3 of its 3 points are finite; allowed are 4 or more"),
+        (np.full((4, 9, 3), np.nan), "cloud 0: 0 of its 9 points are finite"),
+        (np.ones((4, 9, 3)), "cloud 0: all its points are the same"),
+        (np.ones((4, 9, 5)), "allowed are numbers"),
+        (np.array(["a"]), "allowed are numbers"),
+    ],
+)
+def test_arrays_that_cannot_be_used_are_refused_by_name(tmp_path: Path, clouds: np.ndarray, text: str) -> None:
+    np.savez(tmp_path / "a.npz", x=clouds)
+    with pytest.raises(ValueError, match=text):
+        point_clouds(path=str(tmp_path / "a.npz"), points=8)
+
+
+def test_a_pickle_is_never_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match="never a pickle"):
+        point_clouds(path=str(tmp_path / "a.npz"))
+
+
+def test_a_folder_of_clouds_and_meshes_reads_what_it_can(tmp_path: Path) -> None:
+    pytest.importorskip("trimesh")
+    for part, count in (("train", 3), ("test", 2)):
+        for label in ("chair", "lamp"):
+            folder = tmp_path / label / part
+            folder.mkdir(parents=True)
+            for i in range(count):
+                np.save(folder / f"{i}.npy", RNG.normal(size=(30, 6)))
+    (tmp_path / "chair" / "train" / "mesh.off").write_text(OFF)
+    (tmp_path / "chair" / "train" / "flat.off").write_text("OFF\n3 1 0\n0 0 0\n1 1 1\n2 2 2\n3 0 1 2\n")
+    (tmp_path / "chair" / "train" / "damaged.ply").write_bytes(b"ply\nformat")
+    np.save(tmp_path / "lamp" / "train" / "few.npy", np.ones((3, 3)))
+    source = point_clouds(path=str(tmp_path), points=16)
+    assert not isinstance(source, InMemory) and len(source) == 14
+    bad = {}
+    for i in range(14):
+        try:
+            sample = source.read(i)
+            assert sample["x"].shape == (3, 16) and sample["x"].isfinite().all()
+        except Unreadable as error:
+            bad[error.id] = error.reason
+    assert set(bad) == {"chair/train/flat.off", "chair/train/damaged.ply", "lamp/train/few.npy"}
+    assert "no area" in bad["chair/train/flat.off"] and "cannot be read" in bad["chair/train/damaged.ply"]
+    assert "3 of its 3 points" in bad["lamp/train/few.npy"]
+    _, (task, _) = source.evaluation()  # type: ignore[attr-defined]
+    assert task.name == "label/test" and len(task.test) == 4 and task.classes == ["chair", "lamp"]
+    before = source.fingerprint()
+    (tmp_path / "chair" / "train" / "mesh.off").write_text(OFF + "\n")
+    assert source.fingerprint() != before
+
+
+@pytest.mark.parametrize("kind", ["off", "obj", "ply"])
+def test_meshes_of_each_kind_are_the_same_surface(tmp_path: Path, kind: str) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    box = trimesh.creation.box(extents=(1, 2, 3))
+    path = tmp_path / f"box.{kind}"
+    box.export(path)
+    vertices, faces = read_mesh(path)
+    assert len(faces) == 12
+    points = sample_surface(vertices, faces, 6000, "box")
+    on_top = (np.abs(points[:, 2]) > 1.5 - 1e-6).mean()
+    assert on_top == pytest.approx(2 * 1 * 2 / (2 * (2 + 3 + 6)), abs=0.02)
+
+
+def test_modelnet_h5(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    for part, count in (("train", 6), ("test", 4)):
+        with h5py.File(tmp_path / f"ply_data_{part}0.h5", "w") as file:
+            file["data"] = RNG.normal(size=(count, 40, 3)).astype(np.float32)
+            file["label"] = (np.arange(count) % 2)[:, None].astype(np.uint8)
+    (tmp_path / "shape_names.txt").write_text("airplane\nbathtub\n")
+    source = point_clouds(path=str(tmp_path), points=24)
+    _, (task, _) = source.evaluation()  # type: ignore[attr-defined]
+    assert task.name == "label/test" and list(task.classes) == ["airplane", "bathtub"]
+    assert len(source) == 10 and len(task.test) == 4 and len(task.train) == 6
+    (tmp_path / "ply_data_train1.h5").write_bytes(b"no hdf5")
+    with pytest.raises(ValueError, match="ply_data_train1.h5 cannot be read"):
+        point_clouds(path=str(tmp_path))
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no point clouds"):
+        point_clouds(path=str(tmp_path))
+    (tmp_path / "a.npy").write_bytes(b"x")
+    with pytest.raises(ValueError, match="none of its files can be used, such as a.npy"):
+        point_clouds(path=str(tmp_path))
+    with pytest.raises(ValueError, match="got the suffix '.las'"):
+        point_clouds(path=str(tmp_path / "a.las"))
+    with pytest.raises(ValueError, match="got points=0"):
+        point_clouds(path=str(tmp_path), points=0)

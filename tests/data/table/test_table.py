@@ -1,0 +1,100 @@
+"""Tables of one's own, good and bad."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mezzotint.data.source import Evaluable, InMemory, Source
+from mezzotint.data.table.table import Table, TableSample, encoded
+
+ROWS = ["1,1.5,red,a", "2,,blue,b", "3,2.5,red,a", "4,4.0,,b", "5,3,green,a", "6,2,red,b", "7,1,blue,a", "8,6,red,"]
+CSV = "\n".join(["id,size,colour,label", *ROWS])
+
+
+def test_numbers_and_categories_become_features(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(CSV)
+    source = Table(path=str(tmp_path / "a.csv"), ignore=["id"])
+    assert isinstance(source, Source) and isinstance(source, InMemory) and isinstance(source, Evaluable)
+    everything, (task,) = source.evaluation()
+    assert len(everything) == 8 and len(task.train) + len(task.test) == 7 and source.classes == ["a", "b"]
+    assert source.features[0] == "size" and source.features[1] == "colour=red"
+    assert source.input.shape == (len(source.features),) and source.input.modality == "table"
+    x = source.images
+    torch.testing.assert_close(x.mean(dim=0), torch.zeros(x.shape[1]), atol=1e-5, rtol=0)
+    assert (x.std(dim=0, correction=0) - 1).abs().max() < 1e-5
+
+
+def test_encoding_by_hand() -> None:
+    columns = {
+        "n": np.array([1.0, np.nan, 3.0, 100.0]),
+        "c": np.array(["x", "", "x", "new"]),
+        "k": np.array([1.0, 2.0, 2.0, 2.0]),
+    }
+    training = np.array([True, True, True, False])
+    values, names = encoded(columns, training, {"k"}, 1)
+    assert names == ["n", "c=x", "k=2"]
+    np.testing.assert_array_equal(values, [[1, 1, 0], [2, 0, 1], [3, 1, 1], [100, 0, 1]])
+
+
+def test_rows_that_are_scored_leave_no_trace_in_the_scale(tmp_path: Path) -> None:
+    rows = [f"{i % 7},{'ab'[i % 2]}" for i in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["v,label", *rows]))
+    test = Table(path=str(tmp_path / "a.csv")).evaluation()[1][0].test
+    source = Table(path=str(tmp_path / "a.csv"))
+    scored = {int(str(source.ids[i]).rpartition("/")[2]) for i in test}
+    changed = [f"{1000 + i},{row[-1]}" if i in scored else row for i, row in enumerate(rows)]
+    (tmp_path / "a.csv").write_text("\n".join(["v,label", *changed]))
+    assert torch.equal(Table(path=str(tmp_path / "a.csv")).images, source.images)
+
+
+def test_npz_and_parquet_are_the_same_table(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 4)), np.arange(30) % 3
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    one = Table(path=str(tmp_path / "a.npz"))
+    assert one.features == ["x0", "x1", "x2", "x3"] and one.classes == ["0", "1", "2"]
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {f"x{i}": x[:, i] for i in range(4)} | {"label": y}
+    parquet.write_table(arrow.table(columns), tmp_path / "b.parquet")
+    assert torch.equal(Table(path=str(tmp_path / "b.parquet")).images, one.images)
+
+
+def test_tables_of_scikit_learn() -> None:
+    source = TableSample(name="wine")
+    _, (task,) = source.evaluation()
+    assert source.input.shape == (13,) and len(task.train) + len(task.test) == 178 and len(task.classes) == 3
+    assert TableSample().input.shape == (30,) and TableSample().config["kind"] == "table_sample"
+    with pytest.raises(ValueError, match="allowed is breast_cancer or wine"):
+        TableSample(name="iris")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "a,label\n1,2\n3\n", "line 3: got 1 cells; allowed are 2"),
+        ("a.csv", "a,a\n1,2\n", "none twice"),
+        ("a.csv", "a,label\n", "has no rows"),
+        ("a.csv", "", "got the columns none"),
+        ("a.csv", "label\nx\ny\n", "no rows or no columns but labels"),
+        ("a.csv", "a,label\n,x\n,y\n", "no feature is left"),
+        ("a.npz", "nothing", "cannot be read"),
+        ("a.xlsx", "", "got the suffix '.xlsx'"),
+    ],
+)
+def test_files_that_cannot_be_used_say_where_and_why(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Table(path=str(tmp_path / name))
+
+
+def test_unknown_columns_and_ragged_arrays(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(CSV)
+    with pytest.raises(ValueError, match="has no column 'colours'"):
+        Table(path=str(tmp_path / "a.csv"), categorical=["colours"])
+    np.savez(tmp_path / "b.npz", x=np.ones((3, 2)), y=np.ones(4))
+    with pytest.raises(ValueError, match="one number: correct the file"):
+        Table(path=str(tmp_path / "b.npz"))

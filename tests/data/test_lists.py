@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from mezzotint.data.lists import ListedFile, classes_of, read_label_table, read_list
+
+
+def test_reads_the_lists_of_known_data_sets(tmp_path: Path) -> None:
+    cases = {
+        "esc50.csv": ("filename,fold,target,category,esc10\n1-17150-A-12.wav,1,12,crackling_fire,True\n",
+                      ListedFile("1-17150-A-12.wav", ("crackling_fire",), 1)),
+        "us8k.csv": ("slice_file_name,fsID,fold,classID,class\n100032.wav,100032,5,3,dog_bark\n",
+                     ListedFile("100032.wav", ("dog_bark",), 5)),
+        "fsd50k.csv": ('fname,labels,mids\n64760,"Electric_guitar,Music","/m/02,/m/04"\n',
+                       ListedFile("64760", ("Electric_guitar", "Music"))),
+        "plain.csv": ("\ufeffpath, label\na b.wav, dog\n", ListedFile("a b.wav", ("dog",))),
+        "unlabelled.csv": ("path\na.wav\n\n", ListedFile("a.wav", ())),
+        "ast.json": ('{"data": [{"wav": "a.wav", "labels": "/m/1, /m/2"}]}', ListedFile("a.wav", ("/m/1", "/m/2"))),
+        "bridle.JSON": ('[{"wav": "a.wav"}]', ListedFile("a.wav", ())),
+    }  # fmt: skip
+    for name, (text, expected) in cases.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert read_list(str(tmp_path / name)) == [expected]
+
+
+def test_classes_are_sorted_numbers_by_value() -> None:
+    assert classes_of([ListedFile("a", ("10",)), ListedFile("b", ("9",)), ListedFile("c", ())]) == ["9", "10"]
+    assert classes_of([ListedFile("a", ("b", "a")), ListedFile("b", ("10",))]) == ["10", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "path,label\na.wav,b,c\n", "row 2 has 3 fields; allowed are 2"),
+        ("a.csv", "sound,label\na.wav,b\n", "has the columns sound, label; allowed is a header with one of path"),
+        ("a.csv", "path,fold\na.wav,x\n", "line 2 has no file, or a fold that is no number"),
+        ("a.csv", "path,label\n", "lists no file"),
+        ("a.csv", "", "lists no file"),
+        ("a.json", "{", "is no JSON"),
+        ("a.json", '{"files": []}', "holds a dict without a list"),
+        ("a.json", '[{"path": "a.wav"}]', 'entry 0 has no "wav"'),
+        ("a.json", '[{"wav": "a.wav", "labels": ["b"]}]', "entry 0 has labels that are no text"),
+    ],
+)
+def test_refuses_what_it_cannot_read(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_list(str(tmp_path / name))
+    with pytest.raises(ValueError, match=r"cannot be read \(No such file"):
+        read_list(str(tmp_path / "nowhere.csv"))
+
+
+def test_label_table(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text('index,mid,display_name\n1,/m/b,"B, c"\n0,/m/a,A\n')
+    assert read_label_table(str(table)) == (["/m/a", "/m/b"], ["A", "B, c"])
+    for text, message in (
+        ("index,mid\n0,/m/a\n", "has the columns index, mid; allowed is a table with index, mid, display_name"),
+        ("index,mid,display_name\nx,/m/a,A\n", "has an index that is no number"),
+        ("index,mid,display_name\n0,/m/a,A\n2,/m/b,B\n", "with gaps or twice"),
+    ):
+        table.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_label_table(str(table))

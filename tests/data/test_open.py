@@ -1,0 +1,70 @@
+"""Data by the name that a user types, for the encoder that is to take it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mezzotint.data.open import open_source
+from mezzotint.types import Input
+
+IMAGE = Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize("name", ["emoji", "digits", "furniture", "smartwatch", "speech"])
+def test_embedded_data_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match="the encoder takes series of shape"):
+        open_source(name, Input((99, 7), (0.0,) * 99, (1.0,) * 99, "series"))
+
+
+def test_what_fits_is_opened(tmp_path: Path) -> None:
+    assert len(open_source("emoji", IMAGE)) == 3822
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 50), (number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    assert open_source(str(tmp_path / "photos"), IMAGE).input.shape == (3, 32, 32)
+    np.savez(tmp_path / "s.npz", x=np.random.default_rng(0).normal(size=(6, 2, 40)).astype(np.float32))
+    series = Input((2, 40), (0.0, 0.0), (1.0, 1.0), "series")
+    assert open_source(str(tmp_path / "s.npz"), series).input.modality == "series"
+
+
+def test_tokens_are_those_that_the_encoder_knows(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words\nand more\n")
+    np.save(tmp_path / "a.npy", np.array([[3, 4, 9], [1, 2, 0]]))
+    known, other = (Input((8,), (), (), "tokens", size) for size in (258, 30_524))
+    assert len(open_source(str(tmp_path / "a.txt"), known)) == 2
+    for encoder in (known, other):
+        assert open_source(str(tmp_path / "a.npy"), encoder).input == encoder
+    with pytest.raises(ValueError, match="258 different tokens can stand; the encoder knows 30524: texts are taken"):
+        open_source(str(tmp_path / "a.txt"), other)
+    with pytest.raises(ValueError, match="got the token 9 and vocabulary=6"):
+        open_source(str(tmp_path / "a.npy"), Input((8,), (), (), "tokens", 8))
+
+
+def test_images_with_captions_are_named_by_their_list(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 50)).save(tmp_path / "a.png")
+    (tmp_path / "captions.csv").write_text("path,caption\na.png,a black square\na.png,nothing\n")
+    encoder = Input((4, 16, 16), (0.5,) * 3 + (0.0,), (0.5,) * 3 + (1.0,), "image_text", 258, 12)
+    source = open_source(str(tmp_path / "captions.csv"), encoder)
+    assert len(source) == 2 and source.read(1)["x"].shape == (4, 16, 16)
+    with pytest.raises(ValueError, match="allowed is a list of captions, .csv or .json, beside its images"):
+        open_source("nowhere", encoder)
+
+
+def test_sound_may_have_any_length() -> None:
+    from mezzotint.data.audio.embedded import Speech
+
+    mels, frames = Speech().input.shape[1:]
+    wanted = Input((1, mels, frames + 10), (0.0,), (1.0,), "audio")
+    assert open_source("speech", wanted).input.shape[1] == mels
+
+
+def test_what_does_not_exist_is_refused_with_what_the_modality_allows() -> None:
+    with pytest.raises(ValueError, match="allowed is an image folder, an .npz or .npy file, or emoji, mnist5k"):
+        open_source("nowhere", IMAGE)
+    points = Input((3, 64), (0.0,) * 3, (1.0,) * 3, "points")
+    with pytest.raises(ValueError, match="allowed is a folder of clouds or meshes"):
+        open_source("nowhere", points)
+    with pytest.raises(ValueError, match="allowed is a folder of videos"):
+        open_source("nowhere", Input((1, 4, 8, 8), (0.0,), (1.0,), "video"))

@@ -1,0 +1,157 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mezzotint.data.tokens.embedded import Mails
+from mezzotint.data.tokens.tokenizers import tokenizer_of
+from mezzotint.data.tokens.tokens import Tokens, windows
+from mezzotint.types import MASK, PADDING
+
+WORDS = ["[PAD]", "[UNK]", "un", "##happ", "##y", "happy", "##ness", "cat", "!"]
+
+
+def write(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_lines_become_padded_bytes_and_read_back(tmp_path: Path) -> None:
+    source = Tokens(path=write(tmp_path / "a.txt", "abc\n\nžluťoučký kůň\n"), length=8)
+    assert source.input.shape == (8,) and source.input.vocabulary == 258 and len(source) == 2
+    first = source.read(0)
+    assert first["x"].tolist() == [99, 100, 101, PADDING, PADDING, PADDING, PADDING, PADDING]
+    assert first["x"].dtype == source.read_batch(torch.arange(2)).dtype == torch.int64
+    assert first["id"] == "a.txt:000001" and first["label"] is None and source.evaluation()[1] == []
+    hidden = first["x"].clone()
+    hidden[1] = MASK
+    assert source.text(first["x"]) == "abc" and source.text(hidden) == "a_c"
+
+
+def test_long_texts_are_cut_or_split() -> None:
+    tokens = [np.arange(10), np.arange(3), np.arange(0), np.arange(12)]
+    rows, owner = windows(tokens, 5)
+    assert owner.tolist() == [0, 1, 3] and rows[1].tolist() == [2, 3, 4, PADDING, PADDING]
+    rows, owner = windows(tokens, 5, split=True)
+    assert owner.tolist() == [0, 0, 1, 3, 3] and rows[1].tolist() == [7, 8, 9, 10, 11]
+    rows, owner = windows([np.arange(8)], 5, split=True)
+    assert owner.tolist() == [0, 0] and rows[1].tolist() == [7, 8, 9, PADDING, PADDING]
+
+
+@pytest.mark.parametrize("unit", ["line", "file"])
+def test_folders_are_classes_and_splits(tmp_path: Path, unit: str) -> None:
+    for split, count in (("train", 4), ("test", 2)):
+        for name in ("good", "bad"):
+            write(tmp_path / split / name / "a.txt", "\n".join(f"{name} {split} {i}" for i in range(count)))
+    source = Tokens(path=str(tmp_path), length=64, unit=unit)  # type: ignore[arg-type]
+    everything, (task,) = source.evaluation()
+    each = {"line": (8, 4), "file": (2, 2)}[unit]
+    assert task.name == "label/test" and (len(source), len(task.test)) == each and source.classes == ["bad", "good"]
+    for index in (*task.train, *task.test):
+        text = source.text(everything.read(int(index))["x"])
+        assert text.startswith(task.classes[task.labels[index]])
+        assert ("test" in text) == (index in task.test)
+
+
+def test_a_table_holds_out_a_share_that_pretraining_does_not_see(tmp_path: Path) -> None:
+    rows = "".join(f'"text {i}, quoted",{"ab"[i % 2]}\n' for i in range(40))
+    source = Tokens(path=write(tmp_path / "t.csv", f"review,mood\n{rows}"), text="review", label="mood", holdout=0.25)
+    everything, (task,) = source.evaluation()
+    assert (len(source), len(everything), len(task.test)) == (30, 40, 10) and source.text(source.read(0)["x"]).endswith(
+        ", quoted"
+    )
+    assert set(source.ids[:30]).isdisjoint(source.ids[30:])
+
+
+def test_a_vocabulary_takes_the_longest_pieces(tmp_path: Path) -> None:
+    name = write(tmp_path / "vocab.txt", "\n".join(WORDS))
+    encode = tokenizer_of(name).encode
+    assert encode("Unhappy cat!") == [2, 3, 4, 7, 8]
+    assert encode("happyness dog") == [5, 6, 1]
+    source = Tokens(path=write(tmp_path / "a.txt", "unhappy cat"), tokenizer=name, length=6)
+    assert source.input.vocabulary == 11 and source.text(source.read(0)["x"]) == "unhappy cat"
+
+
+def test_a_tokenizer_file_of_hugging_face(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tokenizers.models.WordPiece({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]")
+    whole = tokenizers.Tokenizer(model)
+    whole.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    whole.normalizer = tokenizers.normalizers.Lowercase()
+    whole.enable_padding(length=20)
+    whole.save(str(tmp_path / "tokenizer.json"))
+    ours, theirs = (
+        tokenizer_of(write(tmp_path / "v.txt", "\n".join(WORDS))),
+        tokenizer_of(str(tmp_path / "tokenizer.json")),
+    )
+    for text in ("Unhappy cat!", "happyness, unhappyness dog", "cat cat"):
+        assert list(ours.encode(text)) == list(theirs.encode(text))
+    assert ours.size == theirs.size == len(WORDS)
+
+
+def test_arrays_keep_their_numbers_and_negative_ones_are_no_tokens(tmp_path: Path) -> None:
+    x = np.array([[5, 0, 3, -1], [1, -1, -1, -1], [7, 7, 7, 7]])
+    np.savez(tmp_path / "a.npz", x=x, label=np.array([0, 1, -1]))
+    source = Tokens(path=str(tmp_path / "a.npz"), length=4)
+    assert source.input.vocabulary == 10 and source.classes == ["0", "1"]
+    assert source._all.tolist() == [[7, 2, 5, 0], [3, 0, 0, 0], [9, 9, 9, 9]]
+    np.save(tmp_path / "stream.npy", np.arange(20))
+    stream = Tokens(path=str(tmp_path / "stream.npy"), length=8, long="split", vocabulary=50)
+    assert len(stream) == 3 and stream.input.vocabulary == 52
+    with pytest.raises(ValueError, match="got the token 19 and vocabulary=10"):
+        Tokens(path=str(tmp_path / "stream.npy"), vocabulary=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "", "is empty"),
+        ("a.txt", "\n \n", "is empty"),
+        ("a.csv", "", "is empty"),
+        ("a.csv", "text,label\n", "is empty"),
+        ("a.csv", "text,label\nx,y,z\n", "line 2: got 3 cells"),
+        ("a.csv", "words\nx\n", "'text' is not among them"),
+        ("a.docx", "x", "got the suffix '.docx'"),
+    ],
+)
+def test_bad_files_are_refused_with_what_to_do(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Tokens(path=write(tmp_path / name, content))
+
+
+def test_other_bad_input(tmp_path: Path) -> None:
+    np.save(tmp_path / "ragged.npy", np.ones((2, 3)))
+    np.save(tmp_path / "none.npy", np.full((2, 3), -1))
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        ("ragged.npy", "allowed are integers"), ("none.npy", "is empty"), ("latin.txt", "UTF-8"),
+        ("empty", "no text file"), ("missing.txt", "does not exist"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            Tokens(path=str(tmp_path / name))
+    text = write(tmp_path / "a.txt", "dog")
+    for tokenizer, message in (
+        ("missing", "no file"),
+        (write(tmp_path / "v", ""), "holds no token"),
+        (write(tmp_path / "w", "a\na"), "2 lines and 1 different"),
+        (write(tmp_path / "x", "cat"), "no tokens for 'dog'"),
+        (write(tmp_path / "y.json", json.dumps({})), "no tokenizer|not installed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Tokens(path=text, tokenizer=tokenizer)
+
+
+def test_mails() -> None:
+    mails = Mails()
+    everything, (whole, few) = mails.evaluation()
+    assert everything is mails and len(mails) == 2544 and int(mails.labels.sum()) == 1044
+    assert np.bincount(few.labels[few.train]).tolist() == [50, 50] and set(few.train) <= set(whole.train)
+    assert not set(whole.train) & set(whole.test) and abs(len(whole.test) / 2544 - 0.3) < 0.01
+    texts = [mails.text(x) for x in mails.images[:200]]
+    assert all(text.isascii() and text.isprintable() for text in texts) and len({t[:60] for t in texts}) == 200
+    with pytest.raises(ValueError, match="allowed is 16 to 482"):
+        Mails(length=8)

@@ -1,0 +1,212 @@
+"""Encoders of other projects: any callable, and ONNX files."""
+
+import importlib
+import math
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from mezzotint.data.image.arrays import Arrays
+from mezzotint.data.image.embedded import Samples
+from mezzotint.encoders.onnx import ForeignEncoder, OnnxSession, onnx
+from mezzotint.evaluation.bits import evaluate_bits
+from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.ptq import CalibratedFile, Setting
+from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.runs.evaluate import evaluate, results_directory
+from mezzotint.types import Input
+
+INPUT = Input((3, 8, 8), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+
+
+def write_onnx(path: Path, shape: list[int | str] | None = None, *, out: list[int | str] | None = None) -> Path:
+    """A convolution, a rectifier and a mean, as `network()` is."""
+    made = pytest.importorskip("onnx")
+    conv = network()[0]
+    weights = [made.numpy_helper.from_array(p.detach().numpy(), n) for n, p in conv.named_parameters()]
+    nodes = [
+        made.helper.make_node("Conv", ["x", "weight", "bias"], ["a"]),
+        made.helper.make_node("Relu", ["a"], ["b"]),
+        made.helper.make_node("ReduceMean", ["b"], ["features"], axes=[2, 3], keepdims=0),
+    ]
+    graph = made.helper.make_graph(
+        nodes,
+        "net",
+        [made.helper.make_tensor_value_info("x", 1, shape or ["batch", 3, 8, 8])],
+        [
+            made.helper.make_tensor_value_info("features", 1, out or ["batch", 6]),
+            made.helper.make_tensor_value_info("b", 1, ["batch", 6, 6, 6]),
+        ],
+        initializer=weights,
+    )
+    made.save(made.helper.make_model(graph, opset_imports=[made.helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    x = rng.integers(0, 150, (60, 8, 8, 3))
+    x[np.arange(60), :, :, labels] += 60
+    np.savez(tmp_path / "images.npz", x=x.astype(np.uint8), y=labels)
+    return tmp_path / "images.npz"
+
+
+def test_any_module_is_evaluated_and_quantized() -> None:
+    source = Samples(name="digits")
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten())
+    rows = evaluate_bits(ForeignEncoder(source.input, net, 128), source, bits=["4/4"], probes=[KNN()]).rows
+    assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (4, 4)}
+
+
+def test_a_function_without_weights_is_evaluated_in_float() -> None:
+    encoder = ForeignEncoder(INPUT, lambda x: x.flatten(1), 192)
+    x = torch.randn(5, 3, 8, 8)
+    assert torch.equal(encoder(x), x.flatten(1))
+    with pytest.raises(ValueError, match=r"an encoder of dim=7 returns \[5, 7\] for 5 samples, and .* \[5, 192\]"):
+        ForeignEncoder(INPUT, lambda x: x.flatten(1), 7)(x)
+
+
+@pytest.mark.parametrize("batch", ["batch", 4])
+def test_an_onnx_file_gives_what_the_network_gives(tmp_path: Path, batch: int | str) -> None:
+    pytest.importorskip("onnxruntime")
+    out: list[int | str] = [batch, 6]
+    encoder = onnx(INPUT, path=str(write_onnx(tmp_path / "net.onnx", [batch, 3, 8, 8], out=out)))
+    assert encoder.dim == 6 and encoder.input == INPUT
+    for count in (1, 4, 7):
+        x = torch.randn(count, 3, 8, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(x), network()(x), rtol=1e-5, atol=1e-6)
+
+
+def test_its_own_normalisation_can_be_given(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = str(write_onnx(tmp_path / "net.onnx"))
+    encoder = onnx(INPUT, path=path, mean=[0.1, 0.2, 0.3], std=[1.0, 1.0, 1.0])
+    assert encoder.input.mean == (0.1, 0.2, 0.3) and encoder.input.std == (1.0, 1.0, 1.0)
+
+
+def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = write_onnx(tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match=r"got the inputs x tensor\(float\) .*; allowed is one of floats"):
+        OnnxSession(path, (3, 9, 9))
+    with pytest.raises(ValueError, match=r"output b has the shape .*; allowed is \[batch, features\]"):
+        OnnxSession(path, (3, 8, 8), "b")
+    with pytest.raises(ValueError, match="got output='c'; allowed: features, b; choose one"):
+        OnnxSession(path, (3, 8, 8), "c")
+    with pytest.raises(ValueError, match="which is no file"):
+        OnnxSession(tmp_path / "other.onnx", (3, 8, 8))
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="bad.onnx cannot be opened by onnxruntime: .*; give a valid ONNX file"):
+        OnnxSession(tmp_path / "bad.onnx", (3, 8, 8))
+
+
+def test_without_the_runtime_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> ModuleType:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(ValueError, match=r"needs the package onnxruntime, .* pip install 'mezzotint\[onnx\]'"):
+        OnnxSession(tmp_path / "net.onnx", (3, 8, 8))
+
+
+def test_an_onnx_file_is_evaluated_like_a_run(tmp_path: Path, images: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = write_onnx(tmp_path / "net.onnx")
+    overrides = ["data.kind=arrays", f"data.path={images}", "evaluate.seeds=1"]
+    evaluate(path, overrides)
+    folder = results_directory(path)
+    assert folder == tmp_path / "net.evaluation"
+    rows = {(row.probe, row.metric): row.value for row in read_evaluation(folder)}
+    data = Arrays(path=str(images))
+    torch_rows = evaluate_bits(ForeignEncoder(data.input, network(), 6), data, seeds=1, bits=[]).rows
+    for row in torch_rows:
+        if row.metric.endswith("top1"):
+            assert math.isclose(rows[row.probe, row.metric], row.value, abs_tol=1 / 12 + 1e-9)
+    beside = read_baselines(folder)
+    assert beside.raw and not beside.untrained  # fresh weights of an ONNX file do not exist
+
+
+def test_an_onnx_file_is_evaluated_by_bits_as_quantized_files(tmp_path: Path, images: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = write_onnx(tmp_path / "net.onnx")
+    overrides = ["data.kind=arrays", f"data.path={images}", "evaluate.seeds=1", "evaluate.calibration_samples=9"]
+    evaluate(path, [*overrides, "evaluate.bits=[8/8,2/2]"])
+    rows = read_evaluation(results_directory(path))
+    settings = {(r.weight_bits, r.activation_bits) for r in rows if r.probe == "knn"}
+    assert settings == {(32, 32), (8, 8), (2, 2)}
+    assert any("ptq/1 plain onnx qdq" in r.protocol and "calibration=9" in r.protocol for r in rows)
+    encoder = onnx(Arrays(path=str(images)).input, path=str(path))
+    x = torch.randn(9, *encoder.input.shape)
+    file = CalibratedFile(encoder, OnnxSession(path, encoder.input.shape), [x])
+    close = {}
+    for text in ("8/8", "2/2"):
+        with file.at(Setting.parse(text)) as quantized:
+            close[text] = float(torch.nn.functional.cosine_similarity(quantized(x), encoder(x)).mean())
+    assert close["8/8"] > 0.99 > close["2/2"]
+    for setting, message in (
+        ("evaluate.bits=[1/8]", "got 1/8 for an ONNX file; allowed is 2 to 8 on both sides"),
+        ("evaluate.bits=[32/8]", "got 32/8 for an ONNX file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(path, [*overrides, setting])
+    for option, message in (
+        ("evaluate.protocols=[strong]", "got 'strong' for an ONNX file"),
+        ("evaluate.policy=all", "got 'all' for an ONNX file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(path, [*overrides, "evaluate.bits=[8/8]", option])
+
+
+def test_a_checkpoint_of_another_project_is_evaluated_from_a_file_of_two_sections(tmp_path: Path, images: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(3)
+    model = timm.create_model("resnet10t", num_classes=0)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    sections = {
+        "encoder": {"kind": "timm", "name": "resnet10t", "pretrained_path": str(tmp_path / "weights.pth")},
+        "data": {"kind": "arrays", "path": str(images)},
+    }
+    path = tmp_path / "theirs.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    bits = ["evaluate.bits=[8/8]", "evaluate.calibration_samples=16", "evaluate.seeds=1", "evaluate.probes=[knn]"]
+    found = evaluate(path, bits)
+    assert {(row.weight_bits, row.activation_bits) for row in found.rows} == {(32, 32), (8, 8)}
+    beside = read_baselines(results_directory(path))
+    assert beside.raw and beside.untrained
+    fresh = {row.value for row in beside.untrained if row.metric == "all/spread"}
+    own = next(row.value for row in found.rows if row.metric == "all/spread")
+    data = Arrays(path=str(images))
+    torch_own = evaluate_bits(ForeignEncoder(data.input, model, model.num_features), data, bits=[], seeds=1).rows
+    assert own == pytest.approx(next(row.value for row in torch_own if row.metric == "all/spread"), rel=1e-4)
+    assert own not in fresh
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"encoder": {"kind": "resnet18"}}, "got the sections encoder; allowed are encoder and data"),
+        ({"data": "samples", "encoder": "resnet18", "method": "simclr"}, "got the sections data, encoder, method;"),
+        (["encoder"], "got the sections list"),
+    ],
+)
+def test_other_sections_are_refused(tmp_path: Path, sections: object, message: str) -> None:
+    path = tmp_path / "theirs.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    with pytest.raises(ValueError, match=message):
+        evaluate(path)
+    with pytest.raises(ValueError, match="which is no file"):
+        evaluate(tmp_path / "absent.yaml")

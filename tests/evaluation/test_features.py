@@ -1,0 +1,192 @@
+"""Extraction: the encoder is left as it was, every sample once, at any number of processes."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as td
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+
+from mezzotint.data.image_text import EmojiNames
+from mezzotint.data.memory import Held
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation.features import extract, extract_readable, raw_features
+from mezzotint.types import Input, Sample, Unreadable
+
+INPUT = Input((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+
+
+class Small(Encoder):
+    """With everything that behaves differently in training: BatchNorm and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__(INPUT, dim=6)
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.drop(self.norm(self.conv(x))).mean(dim=(2, 3))
+        return features
+
+
+def pixels(count: int, size: int = 8) -> Tensor:
+    return torch.randint(256, (count, 3, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+class Files:
+    """A source that reads one sample at a time, some of which are broken."""
+
+    def __init__(self, count: int, bad: tuple[int, ...] = (), size: int = 8) -> None:
+        self.images, self.bad = pixels(count, size), bad
+        self.input = Input((3, size, size), INPUT.mean, INPUT.std)
+        self.config: dict[str, object] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> Sample:
+        if index in self.bad:
+            raise Unreadable(f"image-{index}", "truncated")
+        return {"x": self.images[index], "id": f"image-{index}", "label": None}
+
+    def fingerprint(self) -> str:
+        return "0"
+
+
+class Memory(Held, Files):
+    """The same in memory."""
+
+
+def expected(source: Files, encoder: Encoder) -> Tensor:
+    """One sample at a time, normalised by hand."""
+    rows = []
+    with torch.no_grad():
+        for image in source.images:
+            x = torch.stack([(image[c] / 255 - INPUT.mean[c]) / INPUT.std[c] for c in range(3)])
+            rows.append(encoder.eval()(x.unsqueeze(0)))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("kind", [Files, Memory])
+@pytest.mark.parametrize("batch_size", [1, 4, 256])
+def test_features_are_those_of_a_plain_loop(kind: type[Files], batch_size: int) -> None:
+    source, encoder = kind(11), Small()
+    found = extract(encoder, source, batch_size=batch_size)
+    torch.testing.assert_close(found, expected(source, encoder))
+    assert found.dtype == torch.float32 and not found.is_inference()
+
+
+def test_indices_are_answered_in_their_order() -> None:
+    source, encoder = Memory(11), Small()
+    wanted = torch.tensor([7, 0, 10, 3])
+    torch.testing.assert_close(extract(encoder, source, indices=wanted), expected(source, encoder)[wanted])
+    found = extract_readable(encoder, Files(11, bad=(10,)), indices=wanted, batch_size=2)
+    assert found.indices.tolist() == [7, 0, 3]
+
+
+def test_the_encoder_is_left_as_it_was() -> None:
+    source, encoder = Memory(11), Small()
+    encoder.train()
+    encoder.norm.eval()  # frozen by its user; it must stay so
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    first, second = extract(encoder, source), extract(encoder, source)
+    assert torch.equal(first, second)  # no dropout, no batch statistics
+    assert [module.training for module in encoder.modules()] == [True, True, False, True]
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+
+
+def test_the_modes_come_back_after_an_error() -> None:
+    encoder = Small().train()
+    with pytest.raises(RuntimeError):
+        extract(encoder, Memory(3, size=2))  # too small for the kernel
+    assert encoder.training
+
+
+def test_unreadable_samples_are_left_out_and_named() -> None:
+    encoder = Small()
+    found = extract_readable(encoder, Files(11, bad=(0, 4, 5, 10)), batch_size=2)
+    assert found.indices.tolist() == [1, 2, 3, 6, 7, 8, 9]
+    assert [bad.id for bad in found.bad] == ["image-0", "image-4", "image-5", "image-10"]
+    torch.testing.assert_close(found.x, expected(Files(11), encoder)[found.indices])
+    with pytest.raises(Unreadable, match="image-0: truncated"):
+        extract(encoder, Files(11, bad=(0, 4)))
+
+
+def test_nothing_readable() -> None:
+    found = extract_readable(Small(), Files(3, bad=(0, 1, 2)))
+    assert len(found.x) == len(found.indices) == 0 and len(found.bad) == 3
+
+
+def test_workers_change_nothing() -> None:
+    encoder = Small()
+    plain = extract_readable(encoder, Files(9, bad=(2,)), batch_size=2)
+    many = extract_readable(encoder, Files(9, bad=(2,)), batch_size=2, workers=2)
+    assert torch.equal(plain.x, many.x) and torch.equal(plain.indices, many.indices)
+
+
+def test_progress_counts_every_sample() -> None:
+    calls: list[tuple[int, int]] = []
+    extract_readable(
+        Small(), Files(7, bad=(1,)), batch_size=3, progress=lambda done, total: calls.append((done, total))
+    )
+    assert calls == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_raw_features_are_the_normalised_pixels() -> None:
+    source = Memory(5)
+    mean, std = torch.tensor(INPUT.mean).view(3, 1, 1), torch.tensor(INPUT.std).view(3, 1, 1)
+    torch.testing.assert_close(raw_features(source).x, ((source.images / 255 - mean) / std).flatten(1))
+
+
+@pytest.mark.parametrize(("size", "features"), [(64, 3 * 64 * 64), (96, 3 * 32 * 32), (65, 3 * 32 * 32)])
+def test_large_images_are_averaged_over_areas(size: int, features: int) -> None:
+    source = Memory(2, size=size)
+    found = raw_features(source).x
+    assert found.shape == (2, features)
+    if size == 96:  # three by three pixels an area
+        areas = source.images.float().view(2, 3, 32, 3, 32, 3).mean(dim=(3, 5)) / 255
+        mean, std = torch.tensor(INPUT.mean).view(3, 1, 1), torch.tensor(INPUT.std).view(3, 1, 1)
+        torch.testing.assert_close(found, ((areas - mean) / std).flatten(1), atol=1e-5, rtol=1e-5)
+
+
+CASES = [(count, bad) for count in range(1, 10) for bad in ((), (0,), (1, 4))]
+
+
+def test_raw_features_of_images_with_text_are_pixels_and_shares_of_tokens() -> None:
+    source = EmojiNames(length=8)
+    x = raw_features(source, indices=torch.tensor([5])).x[0]
+    colours = source.input.normalize(source.read_batch(torch.tensor([5])))[0, :3]
+    assert torch.equal(x[: 3 * 32 * 32], colours.flatten())
+    there = source.tokens[5][source.tokens[5] != 0].long()
+    assert torch.allclose(x[3 * 32 * 32 :], torch.bincount(there, minlength=258) / len(there))
+
+
+def _worker(rank: int, folder: str, world: int) -> None:
+    torch.set_num_threads(1)
+    td.init_process_group(
+        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=world, timeout=timedelta(seconds=20)
+    )
+    results: list[Any] = []
+    for count, bad in CASES:
+        found = extract_readable(Small(), Files(count, bad), batch_size=2)
+        results.append((found.x, found.indices, sorted(item.id for item in found.bad)))
+    torch.save(results, f"{folder}/{rank}.pt")
+    td.barrier()
+    td.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_work_and_all_get_every_row_once(world: int, tmp_path: Path) -> None:
+    spawn(_worker, args=(str(tmp_path), world), nprocs=world)  # type: ignore[no-untyped-call]
+    for rank in range(world):
+        results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for (count, bad), (x, indices, names) in zip(CASES, results, strict=True):
+            alone = extract_readable(Small(), Files(count, bad), batch_size=2)
+            assert torch.equal(indices, alone.indices) and names == sorted(item.id for item in alone.bad)
+            torch.testing.assert_close(x, alone.x)

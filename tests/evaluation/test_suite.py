@@ -1,0 +1,292 @@
+"""The suite: every task by its probes, both baselines, intervals, and the files a run keeps."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from mezzotint.data.memory import Held
+from mezzotint.data.source import Source, Task
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation.features import extract, raw_features
+from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.label_free import Rank, alignment
+from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.results import (
+    Baselines,
+    Evaluation,
+    change,
+    interval,
+    paired,
+    read_baselines,
+    read_evaluation,
+    student,
+    summary,
+    wilson,
+    write_evaluation,
+)
+from mezzotint.evaluation.retrieval import Retrieval
+from mezzotint.evaluation.suite import baselines, evaluate_encoder
+from mezzotint.types import Features, Input, Sample, Unreadable
+
+KEYS = {"probe", "metric", "value", "weight_bits", "activation_bits", "compute", "seed", "protocol"}
+
+
+class Blobs(Held, Source):
+    """Sixty images in three classes, each drawn twice: a noisy copy stands thirty places on."""
+
+    def __init__(self, overlap: int = 0, bad: tuple[int, ...] = ()) -> None:
+        g = torch.Generator().manual_seed(0)
+        self.config: dict[str, object] = {}
+        self.input = Input((1, 4, 4), (0.5,), (0.25,))
+        label = torch.arange(30) % 3
+        once = 60 * label.view(-1, 1, 1, 1) + torch.randint(100, (30, 1, 4, 4), generator=g)
+        noise = torch.randint(-9, 10, (30, 1, 4, 4), generator=g)
+        self.images = torch.cat((once, once + noise)).clamp(0, 255).to(torch.uint8)
+        self.labels = np.tile(label.numpy(), 2)
+        self.ids = "blobs"
+        self.overlap, self.bad = overlap, bad
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        first, second = np.arange(30), np.arange(30 - self.overlap, 60)
+        return (self if not self.bad else Broken(self)), [
+            Task("class", "classify", self.labels, first, second, ["a", "b", "c"]),
+            Task("same", "retrieve", np.tile(np.arange(30), 2), first, second),
+        ]
+
+
+class Broken:
+    """The same samples through `read`, some of which fail."""
+
+    def __init__(self, whole: Blobs) -> None:
+        self.whole, self.config, self.input = whole, whole.config, whole.input
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def read(self, index: int) -> Sample:
+        if index in self.whole.bad:
+            raise Unreadable(str(index), "broken")
+        return self.whole.read(index)
+
+    def fingerprint(self) -> str:
+        return "0"
+
+
+class Net(Encoder):
+    def __init__(self, seed: int) -> None:
+        super().__init__(Input((1, 4, 4), (0.5,), (0.25,)), dim=8)
+        self.linear = nn.Linear(16, 8)
+        generator = torch.Generator().manual_seed(seed)
+        nn.init.normal_(self.linear.weight, generator=generator)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = torch.relu(self.linear(x.flatten(1)))
+        return features
+
+
+def by_metric(rows: Sequence[Row]) -> dict[tuple[str, str, int], float]:
+    found = {(row.probe, row.metric, row.seed): row.value for row in rows}
+    assert len(found) == len(rows)  # no figure twice
+    return found
+
+
+def test_every_task_by_every_probe_that_answers_it() -> None:
+    source = Blobs()
+    found = evaluate_encoder(Net(0), source, seeds=2)
+    x, y = extract(Net(0), source), torch.from_numpy(source.labels)
+    train, test = Features(x[:30], y[:30]), Features(x[30:], y[30:])
+    identity = torch.arange(30)
+    expected = {("knn", f"class/{r.metric}", 0): r.value for r in KNN().run(train, test)}
+    expected |= {("linear", f"class/{r.metric}", r.seed): r.value for r in Linear().run(train, test, seeds=2)}
+    retrieved = Retrieval().run(Features(x[:30], identity), Features(x[30:], identity))
+    expected |= {("retrieval", f"same/{r.metric}", 0): r.value for r in retrieved}
+    expected |= {("rank", f"all/{r.metric}", 0): r.value for r in Rank().run(Features(x), Features(x))}
+    expected["rank", "same/alignment", 0] = alignment(x[:30], x[30:])
+    assert by_metric(found.rows) == pytest.approx(expected)
+    assert found.verdict.startswith("healthy")
+    assert all(row.protocol.endswith(" train=30 test=30") for row in found.rows if not row.metric.startswith("all/"))
+
+
+def test_only_the_probes_that_were_asked() -> None:
+    rows = evaluate_encoder(Net(0), Blobs(), probes=[KNN(k=3), Rank()]).rows
+    assert {row.probe for row in rows} == {"knn", "rank"}
+    assert sum(row.metric == "all/rankme" for row in rows) == 1
+
+
+def test_without_tasks_the_label_free_measures_remain() -> None:
+    found = evaluate_encoder(Net(0), Broken(Blobs()))
+    assert {row.metric.split("/")[0] for row in found.rows} == {"all"}
+
+
+def test_a_sample_in_both_parts_is_refused() -> None:
+    with pytest.raises(ValueError, match="task class: got 2 samples in both training and test"):
+        evaluate_encoder(Net(0), Blobs(overlap=2))
+
+
+def test_unreadable_samples_leave_their_tasks() -> None:
+    found = evaluate_encoder(Net(0), Blobs(bad=(1, 59)), probes=[KNN(), Retrieval()])
+    assert [bad.id for bad in found.bad] == ["1", "59"]
+    protocol = {row.probe: row.protocol for row in found.rows if not row.metric.startswith("all/")}
+    assert protocol["knn"].endswith("train=29 test=29")
+    whole = evaluate_encoder(Net(0), Blobs(), probes=[KNN(), Retrieval()])
+    assert by_metric(found.rows)["retrieval", "same/top1", 0] == pytest.approx(
+        by_metric(whole.rows)["retrieval", "same/top1", 0], abs=0.1
+    )
+
+
+def test_the_baselines_are_raw_input_and_untrained_encoders() -> None:
+    source = Blobs()
+    beside = baselines(Net, source, seeds=3)
+    raw, untrained = by_metric(beside.raw), by_metric(beside.untrained)
+    for seed in range(3):
+        alone = by_metric(evaluate_encoder(Net(seed), source, seeds=1).rows)
+        assert {k: v for k, v in untrained.items() if k[2] == seed} == {
+            (p, m, seed): v for (p, m, _), v in alone.items()
+        }
+    x = raw_features(source).x
+    y = torch.from_numpy(source.labels)
+    for row in KNN().run(Features(x[:30], y[:30]), Features(x[30:], y[30:])):
+        assert raw["knn", f"class/{row.metric}", 0] == row.value
+    assert len({raw["linear", "class/penalty", seed] for seed in range(3)}) >= 1
+
+
+def test_the_files_have_exactly_the_agreed_keys_and_read_back(tmp_path: Path) -> None:
+    found, beside = evaluate_encoder(Net(0), Blobs(), seeds=2), baselines(Net, Blobs(), seeds=2)
+    write_evaluation(tmp_path, found, beside)
+    rows = json.loads((tmp_path / "evaluation.json").read_text())
+    parts = json.loads((tmp_path / "baselines.json").read_text())
+    assert {field.name for field in fields(Row)} == KEYS and set(parts) == {"raw", "untrained"}
+    assert all(set(row) == KEYS for row in [*rows, *parts["raw"], *parts["untrained"]])
+    assert repr(read_evaluation(tmp_path)) == repr(found.rows)  # by repr, since NaN is not equal to itself
+    assert repr(read_baselines(tmp_path)) == repr(beside)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["baselines.json", "evaluation.json"]
+
+
+def row(value: float, seed: int = 0, metric: str = "class/top1", protocol: str = "knn/1 train=9 test=100") -> Row:
+    return Row("knn", metric, value, 32, 32, "float32", seed, protocol)
+
+
+def test_a_value_that_is_not_a_number_is_null(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, Evaluation([row(math.nan), row(math.inf)], ""))
+    text = (tmp_path / "evaluation.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert all(math.isnan(r.value) for r in read_evaluation(tmp_path))
+    assert read_baselines(tmp_path) == Baselines()
+
+
+def test_a_row_of_another_shape_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text('[{"probe": "knn", "value": 1}]')
+    with pytest.raises(ValueError, match="got a row with the keys probe, value"):
+        read_evaluation(tmp_path)
+
+
+def test_the_summary_puts_the_headlines_beside_their_baselines(tmp_path: Path) -> None:
+    beside = Baselines([row(0.3)], [row(0.4, seed) for seed in range(3)])
+    write_evaluation(tmp_path, Evaluation([row(0.5), row(0.9, metric="class/top5")], ""), beside)
+    assert summary(tmp_path) == [("class", "knn", "0.500 (0.404 – 0.596)", "0.400", "0.300")]
+    write_evaluation(tmp_path / ".", Evaluation([row(0.5, protocol="knn/1")], ""), Baselines())
+    assert summary(tmp_path) == [("class", "knn", "0.500", "–", "–")]
+    how = "branch=momentum part=backbone; ptq/1 plain policy=ssql; knn/1 test=100"
+    low = [
+        row(0.46, protocol=how),
+        row(0.07, metric="class/lost", protocol=how),
+        row(0.03, metric="class/gained", protocol=how),
+    ]
+    low = [replace(entry, weight_bits=4, activation_bits=8) for entry in low]
+    write_evaluation(tmp_path, Evaluation([row(0.5), *low], ""), Baselines())
+    half = (paired(0.03, 0.07, 100)[1] - paired(0.03, 0.07, 100)[0]) / 2
+    line = ("class", "knn 4/8 plain", f"0.460 (−0.040 ± {half:.3f})", "", "")
+    assert summary(tmp_path)[1:] == [line]
+
+
+def test_without_labels_the_summary_has_what_tells_a_collapse(tmp_path: Path) -> None:
+    metrics = ("all/rankme", "all/rank_share", "all/alpha", "all/spread")
+
+    def free(value: float) -> list[Row]:
+        return [replace(row(value, metric=metric, protocol="rank/1"), probe="rank") for metric in metrics]
+
+    write_evaluation(tmp_path, Evaluation(free(0.25), ""), Baselines(free(0.5), free(0.125)))
+    assert summary(tmp_path) == [("all", name, "0.250", "0.125", "0.500") for name in ("rank_share", "spread")]
+    write_evaluation(tmp_path, Evaluation([row(0.5, protocol="knn/1"), *free(0.25)], ""), Baselines())
+    assert [line[1] for line in summary(tmp_path)] == ["knn"]
+    kept = Row("neighbours", "all/kept", 0.75, 4, 8, "float32", 0, "ptq/1 plain policy=ssql; neighbours/1 k=10")
+    write_evaluation(tmp_path, Evaluation([*free(0.25), kept], ""), Baselines())
+    assert summary(tmp_path)[2:] == [("all", "neighbours kept 4/8 plain", "0.750", "", "")]
+
+
+def test_wilson_is_scipys() -> None:
+    for hits, count in ((0, 20), (7, 20), (20, 20), (950, 1911)):
+        theirs = stats.binomtest(hits, count).proportion_ci(0.95, "wilson")
+        assert wilson(hits / count, count) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 11, 12, 20, 60])
+def test_student_is_scipys(count: int) -> None:
+    values = torch.rand(count, generator=torch.Generator().manual_seed(count)).tolist()
+    expected = stats.t.ppf(0.975, count - 1) * stats.sem(values)
+    assert student(values) == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_interval_holds_both_uncertainties() -> None:
+    seeds = [row(0.4, 0), row(0.5, 1), row(0.6, 2)]
+    over_seeds, (low, high) = student([0.4, 0.5, 0.6]), wilson(0.5, 100)
+    found = interval(seeds)
+    assert found.mean == pytest.approx(0.5)
+    assert found.high - 0.5 == pytest.approx(math.hypot(high - 0.5, over_seeds))
+    same = interval([row(0.5, seed) for seed in range(3)])
+    assert (same.low, same.high) == pytest.approx((low, high))  # agreeing seeds do not make a figure exact
+    other = interval([row(v.value, v.seed, "class/mean_per_class") for v in seeds])
+    assert other.high == pytest.approx(0.5 + over_seeds)  # not a fraction of samples
+    assert math.isnan(interval([row(0.5, metric="all/rankme")]).low)
+
+
+def test_the_interval_of_paired_fractions_is_agresti_and_mins() -> None:
+    # The example in the manual of R's PropCIs, diffpropci.mp(b = 40, c = 20, n = 160), with the sign turned.
+    low, high = paired(40 / 160, 20 / 160, 160)
+    assert (low, high) == pytest.approx((0.03089632, 0.21601726), abs=1e-7)
+    assert paired(0.0, 0.0, 100)[1] > 0.0  # agreement on 100 samples is no certainty
+    assert paired(1.0, 0.0, 3)[1] == 1.0
+
+
+def test_the_interval_of_paired_fractions_holds_what_it_promises() -> None:
+    """Exact coverage: all outcomes of n samples, of which a share changes one way and a share the other."""
+    n = 60
+    for p, q in ((0.05, 0.05), (0.2, 0.05), (0.3, 0.3), (0.1, 0.02)):
+        b, c = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
+        chance = stats.multinomial.pmf(np.stack([b, c, n - b - c], axis=-1), n, [p, q, 1 - p - q])
+        bounds = np.array([[paired(i / n, j / n, n) for j in range(n + 1)] for i in range(n + 1)])
+        holds = (bounds[..., 0] <= p - q) & (p - q <= bounds[..., 1])
+        assert 0.94 < float(chance[holds].sum()) < 0.98
+
+
+def test_a_change_pairs_samples_and_seeds() -> None:
+    def rows(name: str, values: Sequence[float]) -> list[Row]:
+        return [Row("knn", f"t/{name}", v, 4, 4, "float32", s, "knn/1 test=400") for s, v in enumerate(values)]
+
+    found = change(rows("lost", [0.03]), rows("gained", [0.01]))
+    assert found.mean == pytest.approx(-0.02)
+    assert (found.low, found.high) == pytest.approx(paired(0.01, 0.03, 400))
+    several = change(rows("lost", [0.03, 0.04, 0.02]), rows("gained", [0.01, 0.01, 0.01]))
+    low, _ = paired(0.01, 0.03, 400)
+    assert several.mean - several.low == pytest.approx(math.hypot(-0.02 - low, student([-0.02, -0.03, -0.01])))
+    for lost, gained in (([], []), ([0.1], [0.1, 0.2])):
+        with pytest.raises(ValueError, match="allowed is one of each for each seed"):
+            change(rows("lost", lost), rows("gained", gained))
+
+
+def test_rows_of_two_figures_are_refused() -> None:
+    bad: list[list[Any]] = [[row(0.5), row(0.5, metric="class/top5")], []]
+    for rows in bad:
+        with pytest.raises(ValueError, match="allowed are rows of one"):
+            interval(rows)

@@ -1,0 +1,81 @@
+"""Several labels a sample: mean average precision and the area under the curve, against scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+
+from mezzotint.data.source import Task
+from mezzotint.evaluation.features import Extraction
+from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.logistic import fit, objective
+from mezzotint.evaluation.metrics import classification, ranking
+from mezzotint.evaluation.suite import measure
+from mezzotint.types import Features
+
+
+def data(count: int, seed: int, classes: int = 5, dim: int = 16) -> tuple[Tensor, Tensor]:
+    directions = torch.randn(dim, classes, generator=torch.Generator().manual_seed(9))
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, dim, generator=g)
+    y = x @ directions + 2.0 * torch.randn(count, classes, generator=g) > torch.linspace(-2.0, 6.0, classes)
+    return x, y
+
+
+@pytest.mark.parametrize("levels", [2, 5, 100_000])
+def test_ranking_is_scikit_learns_with_and_without_ties(levels: int) -> None:
+    g = torch.Generator().manual_seed(levels)
+    for count in (2, 3, 40, 500):
+        scores = torch.randint(levels, (count,), generator=g).float()
+        hits = torch.rand(count, generator=g) < 0.3
+        hits[0], hits[1] = True, False
+        precision, area = ranking(scores, hits)
+        assert precision == pytest.approx(average_precision_score(hits.numpy(), scores.numpy()), abs=1e-9)
+        assert area == pytest.approx(roc_auc_score(hits.numpy(), scores.numpy()), abs=1e-9)
+
+
+def test_map_is_over_the_classes_that_occur() -> None:
+    scores = torch.tensor([[3.0, 1.0, 0.0], [2.0, 2.0, 0.0], [1.0, 3.0, 0.0]])
+    labels = torch.tensor([[True, True, False], [False, True, False], [True, False, False]])
+    found = dict(classification(scores, torch.arange(3), labels))
+    assert found == {"map": pytest.approx(((1 + 2 / 3) / 2 + (1 / 2 + 2 / 3) / 2) / 2), "auc": pytest.approx(0.25)}
+
+
+def test_the_optimum_is_a_logistic_regression_for_each_class() -> None:
+    x, y = data(800, 1)
+    found = fit(x, y, 5, 0.02, tolerance=1e-7, max_evaluations=5000)
+    assert found.converged
+    for c in range(5):
+        theirs = LogisticRegression(C=1 / (0.02 * len(x)), tol=1e-10, max_iter=5000).fit(x.numpy(), y[:, c].numpy())
+        torch.testing.assert_close(found.weight[c], torch.from_numpy(theirs.coef_[0]).float(), atol=2e-3, rtol=0)
+        assert found.bias[c].item() == pytest.approx(float(theirs.intercept_[0]), abs=2e-3)
+
+
+def test_loss_and_gradient_are_autograds() -> None:
+    x, y = data(3000, 2)
+    parameters = torch.randn(5, 17, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    weight, bias = parameters[:, :-1], parameters[:, -1]
+    own = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight.T + bias, y.float()) * 5
+    expected = own + 0.5 * 0.3 * weight.square().sum()
+    expected.backward()  # type: ignore[no-untyped-call]
+    loss, gradient = objective(x, y, parameters.detach(), 0.3)
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(gradient, parameters.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_the_linear_probe_answers_a_tagging_task() -> None:
+    x, y = data(900, 3)
+    x = 5.0 + 3.0 * x
+    task = Task("label/test", "tag", y.numpy(), np.arange(600), np.arange(600, 900), list("abcde"))
+    rows = list(measure(Extraction(x, torch.arange(900)), [task], [Linear()], 2))
+    found = {(row.metric, row.seed): row for row in rows}
+    best = found["label/test/map", 0]
+    heads = Linear().heads(Features(x[:600], y[:600]))
+    scores = heads[0].logits(x[600:]).numpy()
+    assert best.value == pytest.approx(average_precision_score(y[600:].numpy(), scores, average="macro"), abs=1e-6)
+    assert found["label/test/auc", 0].value == pytest.approx(roc_auc_score(y[600:].numpy(), scores), abs=1e-6)
+    assert "select=map" in best.protocol and "test=300" in best.protocol
+    chance = y[600:].float().mean().item()
+    assert best.value > chance + 0.2

@@ -1,0 +1,188 @@
+"""The verifier refuses what is planted."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+
+from mezzotint.data.memory import Held
+from mezzotint.data.source import Source, Task
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.export.verify import Artefact, Refused, verify
+from mezzotint.quant.onnx.qdq import quantize_onnx
+from mezzotint.quant.onnx.session import OnnxFunction
+from mezzotint.recipe.component import Component
+from mezzotint.types import Input
+from tests.onnx_graphs import images, residual
+
+INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+class Coloured(Component, Held, Source):
+    """Eight noisy patterns, one for each label."""
+
+    def __init__(self, *, labelled: bool = True) -> None:
+        rng = np.random.default_rng(0)
+        patterns = rng.integers(0, 256, (8, 3, 8, 8))
+        self.labels = np.arange(400) % 8
+        noisy = patterns[self.labels] + rng.normal(0, 90, (400, 3, 8, 8))
+        self.images = torch.from_numpy(noisy.clip(0, 255).astype(np.uint8))
+        self.input, self.ids, self.labelled = INPUT, "coloured", labelled
+
+    def evaluation(self) -> tuple[Source, list[Task]]:
+        tasks = [Task("pattern/holdout", "classify", self.labels, np.arange(200), np.arange(200, 400))]
+        return self, tasks if self.labelled else []
+
+
+class Reference(Encoder):
+    """The float graph as an encoder."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(INPUT, 16)
+        self.function = OnnxFunction(path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.function(x)
+        return out
+
+
+@dataclasses.dataclass
+class Made:
+    path: Path
+    artefact: Artefact
+    encoder: Reference
+
+    def verify(self, **changes: Any) -> dict[str, Any]:
+        return verify(dataclasses.replace(self.artefact, **changes), self.encoder, Coloured())
+
+    def mutated(self, change: Callable[[Any], None]) -> Path:
+        model = onnx.load(self.path)
+        change(model)
+        onnx.save(model, self.path)
+        return self.path
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    float_path, path = residual(tmp_path / "float.onnx"), tmp_path / "encoder.onnx"
+    done = quantize_onnx(float_path, path, [images()])
+    facts = {
+        "operators": {"quantized": len(done.quantized), "of": 4, "integer_kernels": done.integer_kernels},
+        "storage_bits": {"weight": 8, "activation": 8},
+    }
+    artefact = Artefact(
+        (path,), lambda: OnnxFunction(path), OnnxFunction(path.read_bytes(), optimize=False), OnnxFunction(float_path),
+        float_path.stat().st_size, "quantized", facts,
+    )  # fmt: skip
+    return Made(path, artefact, Reference(float_path))
+
+
+def test_a_sound_artefact_is_described_in_full(made: Made) -> None:
+    found = made.verify()
+    assert set(found["batches"]) == {"1", "2", "7"} and found["samples"] == 400
+    assert found["to_simulation"]["cosine_p01"] > 0.999 and found["to_float"]["cosine_mean"] > 0.99
+    knn = found["knn"]
+    assert knn["task"] == "pattern/holdout" and (knn["train"], knn["test"]) == (200, 200)
+    assert abs(knn["artefact"] - knn["simulation"]) <= knn["allowed_difference"] == 0.01
+    assert found["bytes"]["artefact"] == made.path.stat().st_size
+    took = found["milliseconds"]
+    assert took["artefact"] > 0 and took["float"] > 0 and took["batch"] == 8 and took["repeats"] >= 3
+    assert found["files"].keys() == {"encoder.onnx"} and "cpu" in found["environment"]
+
+
+def scale_one_weight(model: Any) -> None:
+    tensor = next(t for t in model.graph.initializer if t.name.startswith("w2_") and t.name.endswith("_codes"))
+    tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+
+
+def flip_one_code(model: Any) -> None:
+    tensor = next(t for t in model.graph.initializer if t.name.startswith("w2_") and t.name.endswith("_codes"))
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[0] += 1 if values.flat[0] < 127 else -1
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+@pytest.mark.parametrize("change", [scale_one_weight, flip_one_code])
+def test_a_file_that_was_mutated_after_writing_is_refused(change: Callable[[Any], None], made: Made) -> None:
+    made.mutated(change)
+    with pytest.raises(Refused, match="encoder.onnx is not the file that was written"):
+        verify(made.artefact, made.encoder, Coloured())
+
+
+def test_a_wrong_initialiser_that_was_written_so_is_refused_by_what_it_computes(made: Made) -> None:
+    made.mutated(scale_one_weight)
+    with pytest.raises(Refused, match=r"refused: the cosine between artefact and simulation is .* allowed is 0.99"):
+        made.verify()  # with the hash of the mutated file
+
+
+def test_nothing_quantized_is_refused(made: Made) -> None:
+    operators = {"quantized": 0, "of": 4, "integer_kernels": {}}
+    with pytest.raises(Refused, match="0 of 4 operators are quantized; wanted is 1 or more"):
+        made.verify(facts={"operators": operators})
+    with pytest.raises(Refused, match="4 operators are quantized and the runtime computes none in integers"):
+        made.verify(facts={"operators": operators | {"quantized": 4}})
+
+
+def test_a_lost_dynamic_batch_is_refused(made: Made, tmp_path: Path) -> None:
+    fixed = residual(tmp_path / "fixed.onnx", batch=2)
+    with pytest.raises(Refused, match="does not run on a batch of 1"):
+        made.verify(open=lambda: OnnxFunction(fixed))
+    with pytest.raises(Refused, match=r"makes \[2, 16\] of a batch of 1; wanted is \[1, 16\]"):
+        made.verify(open=lambda: lambda x: torch.zeros(2, 16))
+
+
+def test_features_that_are_not_finite_are_refused(made: Made) -> None:
+    with pytest.raises(Refused, match="not finite on a batch of 1"):
+        made.verify(open=lambda: lambda x: torch.full((len(x), 16), torch.nan))
+
+
+def test_an_exporter_that_is_silently_wrong_is_refused(made: Made) -> None:
+    """The float model in the runtime must be the encoder, or the simulation would be of something else."""
+    with pytest.raises(Refused, match="from the encoder, whose largest feature"):
+        made.verify(reference=lambda x: made.encoder(x) * 1.001)
+
+
+def test_formats_that_promise_more_are_held_to_it(made: Made) -> None:
+    exact = made.encoder.function
+    assert made.verify(agreement="equal", open=lambda: exact, simulation=exact)["to_simulation"]["max_error"] == 0
+    with pytest.raises(Refused, match="differs from the simulation by up to .*; wanted is 0"):
+        made.verify(agreement="equal", open=lambda: lambda x: exact(x) * (1 + 1e-6), simulation=exact)
+    made.verify(agreement="float", open=lambda: lambda x: exact(x) * (1 + 1e-6), simulation=exact)
+    with pytest.raises(Refused, match="allowed is a share of 0.0001"):
+        made.verify(agreement="float", open=lambda: lambda x: exact(x) * 1.01, simulation=exact)
+
+
+def test_what_shows_on_many_samples_alone_is_refused(made: Made) -> None:
+    def broken(x: Tensor) -> Tensor:
+        out: Tensor = made.artefact.simulation(x)
+        return out if len(x) <= 8 else -out
+
+    with pytest.raises(Refused, match=r"the cosine between artefact and simulation is .* on 400 samples"):
+        made.verify(open=lambda: broken)
+
+
+def test_neighbours_that_differ_are_refused_even_at_a_high_cosine(made: Made) -> None:
+    """A constant added to all features hides what tells them apart from the cosine, not from the neighbours."""
+    noise = torch.Generator().manual_seed(0)
+
+    def shifted(x: Tensor) -> Tensor:
+        out: Tensor = 1000 + made.encoder(x)
+        return out
+
+    def noisy(x: Tensor) -> Tensor:
+        return shifted(x) + 3 * torch.randn(len(x), 16, generator=noise)
+
+    with pytest.raises(Refused, match="refused: kNN of the artefact is .* they may differ by 0.0100"):
+        made.verify(open=lambda: noisy, simulation=shifted)
+
+
+def test_without_labels_the_features_are_compared_alone(made: Made) -> None:
+    found = verify(made.artefact, made.encoder, Coloured(labelled=False))
+    assert found["knn"] is None and found["samples"] == 400

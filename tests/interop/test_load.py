@@ -1,0 +1,151 @@
+"""Checkpoints of other projects, in the layouts that they have."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+from mezzotint import load_encoder
+from mezzotint.cli import app
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.resnet import resnet18, resnet50
+from mezzotint.interop.load import load_checkpoint, read_tensors
+from mezzotint.types import Input
+
+INPUT = Input((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def small(seed: int, width: int = 8) -> Encoder:
+    torch.manual_seed(seed)
+    encoder = resnet18(INPUT, stem="small", width=width)
+    for name, buffer in encoder.named_buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(torch.rand_like(buffer) + (0.5 if name.endswith("var") else -0.5))
+    return encoder.eval()
+
+
+def as_ssql(encoder: Encoder) -> dict[str, Tensor]:
+    """The layout of the original SSQL code: norms below their convolution, each quantized weight twice, observers."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in encoder.state_dict().items():
+        parts = name.split(".")
+        if parts[-2].startswith("bn"):
+            parts[-2:] = [f"conv{parts[-2][2:]}", "bn_function", parts[-1]]
+        elif "downsample" in parts:
+            place = parts.index("downsample")
+            parts[place + 1 : place + 2] = [] if parts[place + 1] == "0" else ["bn_function"]
+        key = "module.encoder_q.model." + ".".join(parts)
+        state[key] = tensor.clone()
+        if tensor.ndim == 4:
+            unit = key.removesuffix("weight")
+            state[f"{unit}weight_quantizer.weight"] = tensor.clone()
+            state[f"{unit}weight_quantizer.observer.min_val"] = tensor.amin((1, 2, 3))
+            state[f"{unit}weight_quantizer.observer.max_val"] = tensor.amax((1, 2, 3))
+            state[f"{unit}output_quantizer.observer.min_val"] = torch.zeros(1)
+    for name, tensor in list(state.items()):  # the momentum copy of SSQL-BYOL, which is not wrapped
+        if "quantizer" not in name and "bn_function" not in name:
+            state[name.replace("encoder_q.model", "encoder_k")] = torch.zeros_like(tensor)
+    state["module.encoder_q.model.fc.0.weight"] = torch.randn(4, 4)
+    state["module.predictor.0.weight"] = torch.randn(4, 4)
+    return state
+
+
+def features(encoder: Encoder) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = encoder(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert found.std() > 0.01  # features that are dead would be those of any network
+    return found
+
+
+def test_checkpoint_of_the_original_ssql_with_its_doubled_weights(tmp_path: Path) -> None:
+    source, target = small(0), small(1)
+    state = as_ssql(source)
+    torch.save({"epoch": 400, "state_dict": state}, tmp_path / "c.pth.tar")
+    loaded = load_checkpoint(target, tmp_path / "c.pth.tar")
+    assert torch.equal(features(target), features(source))
+    assert (loaded.layout, loaded.branch) == ("ssql", "module.encoder_q.model")
+    assert loaded.loaded == loaded.total == len(source.state_dict())
+    assert loaded.left["second copies of weights"] == 20 and loaded.left["states of quantizers"] == 60
+    assert sum(loaded.left.values()) + loaded.loaded == len(state)
+    assert str(loaded).startswith(f"loaded {loaded.total}/{loaded.total} tensors from module.encoder_q.model")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "backbone.", "module.encoder_q.", "module.base_encoder.", "student.x."]
+)
+def test_any_prefix(prefix: str, tmp_path: Path) -> None:
+    source, target = small(0), small(1)
+    state = {f"{prefix}{name}": t for name, t in source.state_dict().items()}
+    state[f"{prefix}fc.weight"] = torch.randn(3, 3)
+    save_file(state, tmp_path / "c.safetensors")
+    assert load_checkpoint(target, tmp_path / "c.safetensors").left == {"heads, other branches and optimisers": 1}
+    assert torch.equal(features(target), features(source))
+
+
+def test_trained_branch_is_taken_before_its_momentum_copy(tmp_path: Path) -> None:
+    online, copy, target = small(0), small(1), small(2)
+    state = {f"momentum_encoder.{n}": t for n, t in copy.state_dict().items()}
+    state |= {f"the_trained_encoder.{n}": t for n, t in online.state_dict().items()}
+    torch.save(state, tmp_path / "c.pth")
+    assert load_checkpoint(target, tmp_path / "c.pth").branch == "the_trained_encoder"
+    assert torch.equal(features(target), features(online))
+
+
+def test_wrong_architecture_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    torch.save(small(0).state_dict(), tmp_path / "c.pth")
+    for wrong in (small(1, width=16), resnet50(INPUT, stem="small", width=8)):
+        before = {name: t.clone() for name, t in wrong.state_dict().items()}
+        with pytest.raises(ValueError, match=r"found \d+/\d+ tensors .* choose the encoder"):
+            load_checkpoint(wrong, tmp_path / "c.pth")
+        assert all(torch.equal(t, before[name]) for name, t in wrong.state_dict().items())
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = small(0).state_dict()
+    state["layer2.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=r"layer2\.0\.conv1\.weight holds values that are not finite"):
+        load_checkpoint(small(1), tmp_path / "c.pth")
+
+
+class _Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("this must not be printed",))
+
+
+@pytest.mark.parametrize("extra", [_Hostile(), argparse.Namespace(lr=0.1)], ids=["code", "namespace"])
+def test_pickles_that_need_code_are_refused(extra: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"state_dict": small(0).state_dict(), "args": extra}, tmp_path / "c.pth")
+    with pytest.raises(ValueError, match="holds more than tensors .* allowed are tensors"):
+        read_tensors(tmp_path / "c.pth")
+    assert "must not be printed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content, message", [(b"", "cannot be read"), (b"not a checkpoint at all", "cannot be read|more than tensors")]
+)
+def test_files_that_are_no_checkpoints(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_tensors(tmp_path / "c.pth")
+    with pytest.raises(ValueError, match="is no file"):
+        read_tensors(tmp_path / "other.pth")
+
+
+def test_command_line(tmp_path: Path) -> None:
+    source = small(0)
+    torch.save({"state_dict": as_ssql(source)}, tmp_path / "c.pth.tar")
+    keys = ["kind=resnet18", "stem=small", "width=8"]
+    done = CliRunner().invoke(
+        app, ["import", str(tmp_path / "c.pth.tar"), *keys, "--size", "32", "--out", str(tmp_path / "e")]
+    )
+    assert done.exit_code == 0, done.output
+    count = len(source.state_dict())
+    assert f"loaded {count}/{count} tensors from module.encoder_q.model (ssql layout)" in done.output
+    again = load_encoder(tmp_path / "e")
+    assert torch.equal(features(again), features(source)) and again.input == INPUT

@@ -1,0 +1,274 @@
+"""Whole networks: what is converted, what stays as it was, widths, calibration, state."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mezzotint import quant
+from mezzotint.encoders.resnet import ResNet, resnet18, resnet50
+from mezzotint.encoders.timm import timm
+from mezzotint.quant.clipping_observers import MSE
+from mezzotint.quant.convert import named_activation_quantizers, parameter_of, quantized_layers, weight_quantizers
+from mezzotint.quant.fake import ActivationQuantizer, Layout, Quantizer, WeightQuantizer
+from mezzotint.quant.qconfig import QuantizationPolicy
+from mezzotint.types import Input
+
+SMALL = Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
+STRONG = QuantizationPolicy(
+    "strong",
+    weight=lambda: WeightQuantizer(observer=MSE()),
+    activation=lambda: ActivationQuantizer(observer=MSE()),
+)
+Digits = tuple[Tensor, Tensor]
+
+
+@pytest.mark.parametrize("make", [resnet18, resnet50])
+def test_the_override_table_of_ssql(make: Callable[..., ResNet]) -> None:
+    """Stem 8/8; convolutions at the drawn width; a block's sum once, after its last activation; the input never."""
+    encoder = make(SMALL, stem="small", width=4)
+    done = quant.quantize_(encoder, "ssql")
+    layers = dict(quantized_layers(encoder))
+    assert set(layers) == {n for n, m in encoder.named_modules() if isinstance(m, nn.Conv2d)} and not done.skipped
+    assert all(layer.input_quantizer is None for layer in layers.values())
+    fixed = {name: layer.weight_quantizer.fixed_bits for name, layer in layers.items()}
+    assert fixed.pop("conv1") == 8 and set(fixed.values()) == {None}
+    activations = dict(named_activation_quantizers(encoder))
+    last = "act2" if make is resnet18 else "act3"
+    assert {"act1", "layer1.0.act1", f"layer1.0.{last}", f"layer4.1.{last}"} <= set(activations)
+    assert all(name == "act1" or name.split(".")[2].startswith("act") for name in activations)
+    assert activations["act1"].fixed_bits == 8
+    assert {q.fixed_bits for name, q in activations.items() if name != "act1"} == {None}
+    assert [q.scheme for q in activations.values()] == ["ssql_asymmetric"] * len(activations)
+    assert "policy ssql: " in str(done) and "weight     conv1: 8 bits" in str(done)
+
+
+def test_a_blocks_sum_is_what_is_quantized(trained: ResNet, digits: Digits) -> None:
+    quant.quantize_(trained, "ssql")
+    quant.calibrate(trained, [digits[0][:64]])
+    seen: list[Tensor] = []
+    handle = trained.layer1[0].register_forward_hook(lambda m, a, out: seen.append(out))  # type: ignore[index, union-attr]
+    with quant.bits(trained, weight=8, activation=2):
+        trained(digits[0][:16])
+    handle.remove()
+    assert len(seen[0].unique()) <= 4  # type: ignore[no-untyped-call]
+
+
+def test_off_is_bit_exact_and_names_stay(trained: ResNet, digits: Digits) -> None:
+    x = digits[0][:32]
+    before, keys = trained(x), dict(trained.state_dict())
+    parameters = [id(p) for p in trained.parameters()]
+    quant.quantize_(trained, "ssql")
+    assert torch.equal(trained(x), before) and [id(p) for p in trained.parameters()] == parameters
+    quant.calibrate(trained, [x])
+    assert torch.equal(trained(x), before)
+    with quant.bits(trained, weight=2, activation=2):
+        assert not torch.allclose(trained(x), before, atol=1e-3)
+        with quant.off(trained):
+            assert torch.equal(trained(x), before)
+        with quant.bits(trained, weight=32, activation=32):
+            assert torch.equal(trained(x), before)
+    assert torch.equal(trained(x), before)
+    after = trained.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in keys.items())
+    added = set(after) - set(keys)
+    assert added and all(key.endswith(("output_quantizer.low", "output_quantizer.high")) for key in added)
+    assert isinstance(trained.conv1, nn.Conv2d) and isinstance(trained.act1, nn.ReLU)
+
+
+def test_error_falls_with_every_bit(
+    trained: ResNet, digits: Digits, feature_error: Callable[[Tensor, Tensor], float]
+) -> None:
+    x = digits[0][:256]
+    exact = trained(x).detach()
+    quant.quantize_(trained, "ssql")
+    quant.calibrate(trained, [x])
+    for sides in (("weight",), ("activation",), ("weight", "activation")):
+        errors = []
+        for width in range(2, 9):
+            widths = {"weight": 32, "activation": 32} | dict.fromkeys(sides, width)
+            with quant.bits(trained, **widths), torch.no_grad():
+                errors.append(feature_error(trained(x), exact))
+        assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01 < errors[0]
+
+
+@pytest.mark.parametrize("policy", ["ssql", STRONG])
+def test_bits_restores_widths_and_ranges_whatever_happens(
+    trained: ResNet, digits: Digits, policy: str | QuantizationPolicy
+) -> None:
+    x = digits[0][:32]
+    quant.quantize_(trained, policy)
+    quant.calibrate(trained, [x])
+    with quant.bits(trained, weight=6, activation=5):
+        before = trained(x)
+        with pytest.raises(RuntimeError, match="on purpose"), quant.bits(trained, weight=2, activation=3):
+            assert not torch.equal(trained(x), before)
+            raise RuntimeError("on purpose")
+        assert torch.equal(trained(x), before)
+        with pytest.raises(ValueError, match="allowed are"), quant.bits(trained, weight=1, activation=4):
+            pass
+        assert torch.equal(trained(x), before)
+        quant.calibrate(trained, [x])
+        assert torch.equal(trained(x), before)
+    assert all(m.mode == "off" for m in trained.modules() if isinstance(m, Quantizer))
+
+
+def test_a_width_may_be_a_tensor(trained: ResNet, digits: Digits) -> None:
+    x = digits[0][:32]
+    quant.quantize_(trained)
+    quant.calibrate(trained, [x])
+    with quant.bits(trained, weight=3, activation=4):
+        expected = trained(x)
+    with quant.bits(trained, weight=torch.tensor(3.0), activation=torch.tensor(4)):
+        assert torch.equal(trained(x), expected)
+
+
+def test_gradients_reach_the_weights_and_the_largest_learns_through_the_scale(trained: ResNet, digits: Digits) -> None:
+    quant.quantize_(trained)
+    quant.calibrate(trained, [digits[0][:64]])
+    with quant.bits(trained, weight=2, activation=4):
+        trained(digits[0][:64]).square().sum().backward()
+    for name, layer in quantized_layers(trained):
+        gradient = parameter_of(layer).grad
+        assert gradient is not None and gradient.isfinite().all() and gradient.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("width", [0, 9, 16, -1])
+@pytest.mark.parametrize("side", ["weight", "activation"])
+def test_widths_outside_are_refused(trained: ResNet, digits: Digits, width: int, side: str) -> None:
+    quant.quantize_(trained)
+    quant.calibrate(trained, [digits[0][:8]])
+    widths = {"weight": 8, "activation": 8} | {side: width}
+    with pytest.raises(ValueError, match=f"got {width} bits; allowed are 1 to 8, and 32 for float"):
+        quant.bits(trained, **widths).__enter__()
+
+
+def test_bad_networks_and_orders(trained: ResNet, digits: Digits) -> None:
+    with pytest.raises(ValueError, match="nothing to quantize in Sequential: got 0"):
+        quant.quantize_(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)))
+    with pytest.raises(ValueError, match="got 1 convolutions and linears, all of them skipped"):
+        quant.quantize_(nn.Sequential(nn.Linear(2, 2)), QuantizationPolicy("none", skip=("0",)))
+    with pytest.raises(ValueError, match="allowed: ssql, all, first_last_8"):
+        quant.quantize_(nn.Linear(2, 2), "sql")
+    for enter in (lambda: quant.bits(trained, weight=8, activation=8), lambda: quant.off(trained)):
+        with pytest.raises(ValueError, match="call quantize_"), enter():  # type: ignore[no-untyped-call]
+            pass
+    with pytest.raises(ValueError, match="call quantize_"):
+        quant.calibrate(trained, [digits[0]])
+    quant.quantize_(trained)
+    with pytest.raises(ValueError, match="quantizable already"):
+        quant.quantize_(trained)
+    with pytest.raises(ValueError, match="call calibrate first"), quant.bits(trained, weight=8, activation=8):
+        pass
+    with quant.bits(trained, weight=8, activation=32):
+        trained(digits[0][:8])
+    with pytest.raises(ValueError, match="calibration set is empty"):
+        quant.calibrate(trained, [])
+
+
+def test_activations_that_are_not_finite_are_named(trained: ResNet, digits: Digits) -> None:
+    quant.quantize_(trained)
+    with torch.no_grad():
+        trained.layer2[0].bn1.bias.fill_(math.nan)  # type: ignore[index, union-attr]
+    with pytest.raises(ValueError, match="activations at layer2.0.act1 are not finite"):
+        quant.calibrate(trained, [digits[0][:8]])
+    with pytest.raises(ValueError, match="call calibrate first"), quant.bits(trained, weight=8, activation=8):
+        pass
+
+
+def test_calibration_counts_and_touches_nothing_else(trained: ResNet, digits: Digits) -> None:
+    quant.quantize_(trained)
+    trained.train()
+    trained.layer1.eval()  # type: ignore[union-attr]
+    before = {name: value.clone() for name, value in trained.state_dict().items() if "quantizer" not in name}
+    modes = {name: module.training for name, module in trained.named_modules() if "quantizer" not in name}
+    assert quant.calibrate(trained, digits[0][:100].split(32)) == 100  # type: ignore[no-untyped-call]
+    assert all(torch.equal(trained.state_dict()[name], value) for name, value in before.items())
+    assert modes == {name: m.training for name, m in trained.named_modules() if "quantizer" not in name}
+    whole = copy.deepcopy(trained)
+    quant.calibrate(whole, [digits[0][:100]])
+    for (name, one), (_, other) in zip(
+        named_activation_quantizers(trained), named_activation_quantizers(whole), strict=True
+    ):
+        torch.testing.assert_close((one.low, one.high), (other.low, other.high), msg=name, rtol=1e-5, atol=1e-5)
+    quant.calibrate(whole, [digits[0][:4]])  # ranges are taken anew, not widened
+    assert sum(float(q.high) for _, q in named_activation_quantizers(whole)) < sum(
+        float(q.high) for _, q in named_activation_quantizers(trained)
+    )
+
+
+def test_quantized_passes_leave_running_statistics_in_eval_mode(trained: ResNet, digits: Digits) -> None:
+    quant.quantize_(trained)
+    quant.calibrate(trained, [digits[0][:32]])
+    before = [b.clone() for name, b in trained.named_buffers() if "running" in name or "tracked" in name]
+    with quant.bits(trained, weight=2, activation=2):
+        trained(digits[0][:32])
+    after = [b for name, b in trained.named_buffers() if "running" in name or "tracked" in name]
+    assert before and all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("policy", ["ssql", "all", STRONG])
+def test_ranges_are_saved_and_loaded(trained: ResNet, digits: Digits, policy: str | QuantizationPolicy) -> None:
+    x = digits[0][:64]
+    fresh = copy.deepcopy(trained)
+    quant.quantize_(trained, policy)
+    quant.calibrate(trained, [x])
+    with quant.bits(trained, weight=4, activation=8):
+        expected = trained(x)
+    quant.quantize_(fresh, policy)
+    fresh.load_state_dict(copy.deepcopy(trained.state_dict()))
+    with quant.bits(fresh, weight=4, activation=8):
+        assert torch.equal(fresh(x), expected)
+
+
+def test_ranges_of_another_shape_are_loaded() -> None:
+    def make() -> nn.Module:
+        net = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU())
+        per_channel = lambda: ActivationQuantizer(Layout("channel", axis=1))  # noqa: E731
+        quant.quantize_(net, QuantizationPolicy("channels", placement="inputs", activation=per_channel))
+        return net
+
+    net, fresh = make(), make()
+    x = torch.randn(2, 3, 4, 4)
+    quant.calibrate(net, [x])
+    fresh.load_state_dict(net.state_dict())
+    assert fresh[0].input_quantizer.low.shape == (3, 1)  # type: ignore[index]
+    with quant.bits(net, weight=4, activation=4), quant.bits(fresh, weight=4, activation=4):
+        assert torch.equal(net(x), fresh(x))
+
+
+def test_a_copy_is_independent(trained: ResNet, digits: Digits) -> None:
+    x = digits[0][:32]
+    quant.quantize_(trained)
+    quant.calibrate(trained, [x])
+    other = copy.deepcopy(trained)
+    with quant.bits(other, weight=2, activation=2):
+        assert all(q.mode == "off" for _, q in weight_quantizers(trained))
+        with torch.no_grad():
+            other.conv1._parameters["weight"].zero_()  # type: ignore[union-attr]
+        assert not torch.equal(trained(x), other(x))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_035", "convnext_atto", "vit_tiny_patch16_224", "resnet18"])
+def test_networks_of_timm(name: str, feature_error: Callable[[Tensor, Tensor], float]) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = timm(SMALL, name=name)  # statistics as initialised: in those of noise, BatchNorm amplifies any error
+        x = torch.randn(12, 3, 32, 32)
+    encoder.eval()
+    exact = encoder(x).detach()
+    done = quant.quantize_(encoder, "ssql")
+    linears = [n for n, m in encoder.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert list(done.weights) == linears and torch.equal(encoder(x), exact)
+    assert not done.activations or name == "resnet18"  # the others have convolutions that no activation function feeds
+    if name.startswith("vit"):
+        assert "model.blocks.0.attn.qkv" in done.weights and "pos_embed" not in str(done.weights)
+    assert quant.calibrate(encoder, [x]) == 12
+    errors = []
+    for width in (8, 4, 2):
+        with quant.bits(encoder, weight=width, activation=width), torch.no_grad():
+            errors.append(feature_error(encoder(x), exact))
+    assert errors == sorted(errors) and errors[0] < 0.1

@@ -1,0 +1,151 @@
+"""The report's section on low bits: what is drawn, what is subtracted, and that the page holds it."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.results import interval, paired
+from mezzotint.report.bits import bits_section, figures
+from mezzotint.report.page import write_report
+
+MakeRun = Callable[..., Path]
+TOP1 = "label/holdout/top1"
+
+
+def row(probe: str, value: float, bits: tuple[int, int] = (32, 32), *, how: str = "", seed: int = 0) -> Row:
+    protocol = (f"ptq/1 {how} policy=ssql calibration=512 seed=0; " if how else "") + f"{probe}/1 train=48 test=100"
+    return Row(probe, TOP1, value, *bits, "float32", seed, protocol)
+
+
+def evaluation(shift: float = 0.0) -> list[Row]:
+    rows = [row("knn", 0.8 + shift)]
+    rows += [row("linear", 0.90 + 0.01 * seed + shift, seed=seed) for seed in range(3)]
+    for how, gain in (("plain", 0.0), ("strong", 0.05)):
+        for bits, drop in (((8, 8), 0.01), ((2, 8), 0.2), ((4, 4), 0.1)):
+            rows.append(row("knn", 0.8 - drop + gain + shift, bits, how=how))
+            for seed in range(3):
+                rows.append(row("linear", 0.9 + 0.01 * seed - drop + gain + shift, bits, how=how, seed=seed))
+                rows.append(row("linear_ptq", 0.9 + 0.01 * seed - 2 * drop + shift, bits, how=how, seed=seed))
+    rows.append(Row("rank", "all/spread", 0.9, 32, 32, "float32", 0, "rank/1"))
+    return rows
+
+
+def test_a_figure_has_a_line_for_each_way_of_quantizing_and_float_in_each() -> None:
+    found = figures({"mine": evaluation()})
+    assert [figure.title for figure in found] == ["kNN, label, holdout", "Linear probe, label, holdout"]
+    assert [line.how for line in found[0].lines] == ["plain", "strong"]
+    linear = {line.how: line for line in found[1].lines}
+    assert set(linear) == {"plain", "plain, float head", "strong", "strong, float head"}
+    assert len({line.stroke for line in linear.values()}) == 4
+    level = interval([r for r in evaluation() if r.probe == "linear" and r.weight_bits == 32])
+    for line in linear.values():
+        assert set(line.found) == {(32, 32), (8, 8), (4, 4), (2, 8)} and line.found[32, 32] == level
+    assert linear["plain, float head"].found[2, 8].mean == pytest.approx(0.91 - 0.4)
+    own = [r for r in evaluation() if r.probe == "linear" and r.weight_bits == 4 and "strong" in r.protocol]
+    assert linear["strong"].found[4, 4] == interval(own)
+
+
+def test_without_labels_the_figure_is_of_the_neighbours() -> None:
+    rows = [Row("rank", "all/spread", 0.9, 32, 32, "float32", 0, "rank/1")]
+    how = "ptq/1 plain policy=ssql calibration=512 seed=0; neighbours/1 k=10 samples=60"
+    rows += [Row("neighbours", "all/kept", bits / 10, bits, bits, "float32", 0, how) for bits in (8, 4)]
+    section = bits_section({"mine": rows})
+    assert section is not None and section["settings"] == ["8/8", "4/4"]
+    assert section["charts"][0]["title"].startswith("Neighbours kept, ") and "Nothing has labels" in section["how"]
+    assert section["table"][0]["rows"] == [{"name": "plain", "float": "–", "cells": [("0.800", "–"), ("0.400", "–")]}]
+
+
+def test_the_table_says_what_is_lost_and_the_chart_stands_in_order() -> None:
+    section = bits_section({"mine": evaluation()}, first=7)
+    assert section is not None and section["first"] == 7 and section["runs"] == []
+    assert section["settings"] == ["8/8", "4/4", "2/8"]
+    plain = section["table"][0]["rows"][0]
+    assert plain == {
+        "name": "plain",
+        "float": "0.800",
+        "cells": [("0.790", "−0.010"), ("0.700", "−0.100"), ("0.600", "−0.200")],
+    }
+    chart = section["charts"][0]
+    assert [tick.text for tick in chart["x_ticks"]] == ["float", "8/8", "4/4", "2/8"]
+    across = [tick.at for tick in chart["x_ticks"]]
+    assert across == sorted(across)
+    line = chart["lines"][0]
+    heights = [y for _, y in line["dots"]]
+    assert heights == sorted(heights) and line["level"] == heights[0]  # lower figures are further down
+    assert line["band"] and not chart["lines"][1]["band"]
+    assert chart["points"][2][2] == "4/4: plain 0.700; strong 0.750"
+
+
+def test_differences_carry_the_interval_of_the_same_samples() -> None:
+    rows = evaluation()
+    for name, share in (("lost", 0.12), ("gained", 0.02)):
+        rows.append(replace(row("knn", share, (4, 4), how="plain"), metric=f"label/holdout/{name}"))
+    section = bits_section({"mine": rows})
+    assert section is not None and "the same test samples" in section["how"]
+    low, high = paired(0.02, 0.12, 100)
+    words = f"−0.100 ± {(high - low) / 2:.3f}"
+    assert section["table"][0]["rows"][0]["cells"] == [("0.790", "−0.010"), ("0.700", words), ("0.600", "−0.200")]
+    assert section["charts"][0]["points"][2][2] == f"4/4: plain 0.700 ({words}); strong 0.750"
+
+
+def test_heights_are_to_scale() -> None:
+    section = bits_section({"mine": evaluation()})
+    assert section is not None
+    chart = section["charts"][0]
+    (low, bottom), (high, top) = [(float(t.text), t.at) for t in (chart["y_ticks"][0], chart["y_ticks"][-1])]
+    for (_, y), value in zip(chart["lines"][1]["dots"], (0.8, 0.84, 0.75, 0.65), strict=True):
+        assert y == pytest.approx(bottom + (value - low) / (high - low) * (top - bottom), abs=0.1)
+
+
+def test_several_runs_lie_over_one_another() -> None:
+    section = bits_section({"mine": evaluation(), "theirs": evaluation(-0.1)})
+    assert section is not None
+    assert section["runs"] == [("mine", 0), ("theirs", 1)]
+    assert [line["colour"] for line in section["charts"][0]["lines"]] == [0, 0, 1, 1]
+    assert len(section["table"][0]["rows"]) == 2  # of the report's own run alone
+    assert "mine plain 0.790" in section["charts"][0]["points"][1][2]
+    assert "theirs plain 0.690" in section["charts"][0]["points"][1][2]
+
+
+def test_without_low_bits_there_is_no_section() -> None:
+    floats = [r for r in evaluation() if r.weight_bits == 32]
+    assert bits_section({"mine": floats}) is None and bits_section({"mine": []}) is None
+    assert bits_section({"mine": floats, "theirs": evaluation()}) is None
+
+
+def test_low_bits_without_float_have_no_differences() -> None:
+    section = bits_section({"mine": [r for r in evaluation() if r.weight_bits != 32]})
+    assert section is not None
+    assert (
+        section["table"][0]["rows"][0]["cells"][0] == ("0.790", "–")
+        and section["charts"][0]["lines"][0]["level"] is None
+    )
+
+
+def write(run: Path, rows: list[Row]) -> None:
+    plain = [vars(r) | {"value": r.value if math.isfinite(r.value) else None} for r in rows]
+    (run / "evaluation.json").write_text(json.dumps(plain))
+
+
+def test_the_page_holds_the_section_and_the_float_table_stays_float(make_run: MakeRun, tmp_path: Path) -> None:
+    run, other = make_run(), tmp_path / "other"
+    before = write_report(run).read_text(encoding="utf-8")
+    assert 'id="bits"' not in before
+    write(run, evaluation())
+    other.mkdir()
+    write(other, evaluation(-0.1))
+    page = write_report(run, [other]).read_text(encoding="utf-8")
+    section = page[page.index('id="bits"') : page.index('id="curves"')]
+    assert "What is left at low bits" in section and "other" in section and "−0.200" in section
+    results = page[page.index('id="results"') : page.index('id="bits"')]
+    assert "0.600" not in results and "4/4" not in results
+    data = json.loads(page[page.index('id="data">') + 10 :].partition("</script>")[0])
+    assert data["charts"][-1][1][2].startswith("8/8: ")
+    assert page.count("data-chart=") == len(data["charts"])
+    with pytest.raises(ValueError, match="got --beside .*nowhere, which has no evaluation.json"):
+        write_report(run, [tmp_path / "nowhere"])

@@ -1,0 +1,141 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor, nn
+
+from mezzotint.data.image.arrays import Arrays
+from mezzotint.data.source import Task
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.report import neighbours
+from mezzotint.report.neighbours import Look, class_scores, confusions, look, queries_to_show
+from mezzotint.types import Input
+
+Images = Callable[..., dict[str, Any]]
+
+
+class Mean(Encoder):
+    """Two noisy numbers an image, so that neighbours are often wrong."""
+
+    def __init__(self, input: Input) -> None:
+        super().__init__(input, 2)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * 0.3 * x.mean(dim=(2, 3))[:, :2] + x[:, :2, 0, 0]
+
+
+@pytest.fixture
+def source(tmp_path: Path, coloured_images: Images) -> Arrays:
+    np.savez(tmp_path / "x.npz", **coloured_images(200))
+    return Arrays(path=str(tmp_path / "x.npz"), holdout=0.3)
+
+
+@pytest.fixture
+def seen(source: Arrays) -> Look:
+    found = look(Mean(source.input), source)
+    assert found is not None
+    return found
+
+
+def unit_features(source: Arrays, places: np.ndarray) -> np.ndarray:
+    x = (source.images[places].double() / 255 - torch.tensor(source.input.mean).view(-1, 1, 1)) / torch.tensor(
+        source.input.std
+    ).view(-1, 1, 1)
+    z = (0.3 * x.mean(dim=(2, 3))[:, :2] + x[:, :2, 0, 0]).numpy()
+    unit: np.ndarray = z / np.linalg.norm(z, axis=1, keepdims=True)
+    return unit
+
+
+def test_neighbours_and_votes_equal_scikit_learn(source: Arrays, seen: Look) -> None:
+    _, [task] = source.evaluation()
+    train, test = unit_features(source, task.train), unit_features(source, task.test)
+    reference = KNeighborsClassifier(
+        10, metric="euclidean", algorithm="brute", weights=lambda d: np.exp((1 - d**2 / 2) / 0.07)
+    ).fit(train, task.labels[task.train])
+    assert np.array_equal(seen.test, task.test)
+    # Cosines: two places whose cosines agree to float precision may change order.
+    best = np.sort(test @ train.T, axis=1)[:, ::-1][:, :10]
+    assert np.allclose(seen.similarity.numpy(), best, atol=1e-5)
+    assert set(seen.neighbours.ravel()) <= set(task.train)
+    agree = seen.guesses == reference.predict(test)
+    assert agree.mean() > 0.98
+
+
+def test_confusions_and_class_scores_equal_the_confusion_matrix(seen: Look) -> None:
+    matrix = confusion_matrix(seen.labels, seen.guesses)
+    assert (matrix.sum() - np.trace(matrix)) > 5, "the test needs mistakes"
+    scores = class_scores(seen)
+    for score in scores:
+        assert (score.right, score.count) == (matrix[score.label, score.label], matrix[score.label].sum())
+    assert [s.share for s in scores] == sorted(s.share for s in scores)
+    found = confusions(seen)
+    assert found[0].count == (matrix - np.diag(np.diag(matrix))).max()
+    for pair in found:
+        assert pair.count == matrix[pair.truth, pair.guess] == len(pair.rows)
+        assert pair.of == matrix[pair.truth].sum()
+        assert (seen.labels[pair.rows] == pair.truth).all() and (seen.guesses[pair.rows] == pair.guess).all()
+
+
+def test_a_near_neighbour_outvotes_two_that_are_further(source: Arrays) -> None:
+    task = Task("t", "classify", np.array([7, 7, 10**9, 10**9]), np.arange(1, 4), np.array([0]), ("a", "b"))
+    near, far = torch.tensor([[0.9, 0.7, 0.7]]), torch.tensor([[0.9, 0.89, 0.89]])
+    looks = [Look(source, task, task.test, torch.zeros(1, 2), np.array([[1, 2, 3]]), cosine) for cosine in (near, far)]
+    # exp((0.9 − 0.7) / 0.07) = 17.4 votes against 2; exp((0.9 − 0.89) / 0.07) = 1.15 against 2.
+    assert [int(look.guesses[0]) for look in looks] == [7, 10**9]
+
+
+def test_a_sample_is_not_its_own_neighbour_even_when_all_others_point_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mezzotint.evaluation.knn._BLOCK_ELEMENTS", 3)  # one query at a time
+    angles = torch.tensor([0.0, 2.0, 4.0])
+    star = torch.stack([angles.cos(), angles.sin()], dim=1)
+    similarity, places = neighbours._nearest(star, star, 2, skip_own=True)
+    assert [sorted(row) for row in places.tolist()] == [[1, 2], [0, 2], [0, 1]]
+    assert torch.allclose(similarity[0], torch.tensor([2.0, 4.0]).cos().sort(descending=True).values, atol=1e-6)
+
+
+def test_without_labels_samples_look_at_each_other(tmp_path: Path, coloured_images: Images) -> None:
+    images = coloured_images(50)["x"]
+    np.save(tmp_path / "x.npy", images)
+    source = Arrays(path=str(tmp_path / "x.npy"))
+    found = look(Mean(source.input), source)
+    assert found is not None and found.task is None
+    assert len(found.test) == 50
+    assert not (found.neighbours == found.test[:, None]).any(), "a sample is not its own neighbour"
+    unit = unit_features(source, np.arange(50))
+    cosine = unit @ unit.T - 10 * np.eye(50)
+    assert np.allclose(found.similarity[:, 0], cosine.max(axis=1), atol=1e-5)
+    assert (found.labels == -1).all() and (found.guesses == -1).all()
+
+
+def test_large_data_is_looked_at_in_part(source: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "_MOST_TRAIN", 30)
+    monkeypatch.setattr(neighbours, "_MOST_TEST", 20)
+    monkeypatch.setattr(neighbours, "_MOST_MAPPED", 7)
+    _, [task] = source.evaluation()
+    found = look(Mean(source.input), source)
+    assert found is not None
+    assert len(found.test) == 20 and set(found.test) < set(task.test)
+    assert len(np.unique(found.neighbours)) <= 30
+    rows = neighbours.mapped_rows(found, 0)
+    assert len(rows) == 7 and rows == sorted(set(rows))
+
+
+def test_features_that_are_not_finite_are_not_shown(source: Arrays) -> None:
+    class Broken(Mean):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) / 0.0
+
+    assert look(Broken(source.input), source) is None
+
+
+def test_queries_are_of_different_classes_and_chosen_by_the_seed_alone(seen: Look) -> None:
+    rows = queries_to_show(seen, 6, 3)
+    assert len(set(rows)) == 6 and {int(seen.labels[row]) for row in rows[:3]} == {0, 1, 2}
+    assert rows == queries_to_show(seen, 6, 3) != queries_to_show(seen, 6, 4)
+    assert seen.class_name(0) in ("red", "green", "blue") and seen.class_name(-1) == ""

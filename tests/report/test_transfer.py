@@ -1,0 +1,156 @@
+"""The page of a transfer: its figures are those of the runs, and its pictures say rightly what was found."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mezzotint.cli import app
+from mezzotint.data.scenes.embedded import Pasted
+from mezzotint.data.scenes.scenes import VOID, Scene
+from mezzotint.detection.average_precision import Found
+from mezzotint.detection.detection import trained_localizer
+from mezzotint.encoders.resnet import resnet8
+from mezzotint.encoders.saving import save_encoder
+from mezzotint.report.scene_pictures import found_picture, map_picture, true_picture
+from mezzotint.report.transfer import is_transfer, write_transfer_report
+from mezzotint.types import Input
+
+TINY = [
+    "data.images=4", "data.test_images=2", "data.size=48", "data.scale=[16,24]", "training.steps=1",
+    "training.batch_size=2", "training.exact_norms=1", "--quiet",
+]  # fmt: skip
+SMALL = [
+    "model.proposals=[20,10]", "model.samples=8", "model.min_size=[48]", "model.max_size=48", "model.channels=8",
+    "model.anchors=[16,24]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    made = resnet8(Input((3, 32, 32), (0.5,) * 3, (0.25,) * 3), stem="patch", width=4)
+    return save_encoder(made, tmp_path_factory.mktemp("encoder") / "e")
+
+
+@pytest.fixture(scope="module")
+def masks(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("masks") / "out"
+    arguments = ["transfer", str(encoder), "pasted_mask", *TINY, *SMALL, "--seeds", "2", "--out", str(out)]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    return out
+
+
+def rows(page: str, section: str) -> dict[str, list[str]]:
+    """The cells of a section's table, by the first of each row."""
+    part = page[page.index(f'<section id="{section}">') :]
+    part = part[: part.index("</table>")]
+    found = re.findall(r"<tr><td class=\"name\">(.*?)</td>(.*?)</tr>", part, re.S)
+    return {name: re.findall(r"<td[^>]*>(?:<b>)?(.*?)(?:</b>)?</td>", cells) for name, cells in found}
+
+
+def test_the_command_writes_the_figures_of_its_runs(masks: Path) -> None:
+    page = (masks / "report.html").read_text()
+    for line in json.loads((masks / "table.json").read_text()):
+        cells = rows(page, "results")[line["figure"]]
+        assert len(cells) == 6 and cells[0] == f"{line['pretrained'][0]:.3f}"
+        assert cells[4].replace("−", "-") == f"{line['difference'][0]:+.3f}"
+    classes = rows(page, "classes")
+    assert len(classes) == 10 and {len(cells) for cells in classes.values()} == {1 + 4 * 3}
+    scenes = Pasted(images=4, test_images=2, size=48, scale=(16, 24))
+    seen = torch.cat([scenes.read("test", i).labels for i in range(2)]).bincount(minlength=10)
+    assert [int(cells[0]) for cells in classes.values()] == seen.tolist()
+    assert page.count("data:image/") == 2 * 3 and "Mask R-CNN C4" in page and "kind: faster_rcnn" in page
+    assert {f"Loss, {start}-0" for start in ("pretrained", "untrained")} <= set(re.findall(r"<h3>(.*?)</h3>", page))
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_means_of_classes_are_the_figure(masks: Path) -> None:
+    place = masks / "pretrained-1"
+    lines, figures = (json.loads((place / name).read_text()) for name in ("by_class.json", "figures.json"))
+    for figure, value in figures.items():
+        known = [line[figure] for line in lines if line[figure] is not None]
+        assert value == pytest.approx(sum(known) / len(known))
+        assert all((line[figure] is None) == (line["objects"] == 0) for line in lines)
+
+
+def test_a_saved_network_finds_what_it_found(masks: Path) -> None:
+    (first, scenes), (second, _) = (trained_localizer(masks / "untrained-0") for _ in range(2))
+    image = scenes.read("test", 0).image.float() / 255.0
+    with torch.no_grad():
+        one, other = first.find([image])[0], second.find([image])[0]
+    assert isinstance(one, Found) and isinstance(other, Found) and not first.training
+    assert torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores)
+    with pytest.raises(ValueError, match="which holds no finished transfer; allowed is OUT/pretrained-0"):
+        trained_localizer(masks)
+
+
+def test_segmentation_and_no_baseline(encoder: Path, tmp_path: Path) -> None:
+    arguments = ["transfer", str(encoder), "pasted_deeplab", *TINY, "--no-baseline", "--out", str(tmp_path / "o")]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert "DeepLabV3 from the encoder reaches" in page and "fresh weights" not in page
+    assert "background" in rows(page, "classes") and page.count("data:image/") == 2 * 2
+    first = (tmp_path / "o" / "report.html").stat().st_mtime_ns
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "o")], catch_exceptions=False)
+    assert done.exit_code == 0 and (tmp_path / "o" / "report.html").stat().st_mtime_ns > first
+    (tmp_path / "o" / "pretrained-0" / "network.safetensors").unlink()
+    page = write_transfer_report(tmp_path / "o").read_text()
+    assert "so there are no pictures" in page and "data:image/" not in page
+
+
+def test_what_is_no_transfer_is_refused(tmp_path: Path) -> None:
+    assert not is_transfer(tmp_path)
+    with pytest.raises(ValueError, match="which holds no finished transfer; .*run it again with the same --out"):
+        write_transfer_report(tmp_path)
+
+
+# ---------------------------------------------------------------------- pictures
+
+
+def scene(**keys: Any) -> Scene:
+    boxes, none = torch.tensor([[4.0, 4, 20, 20], [30, 30, 44, 44]]), torch.zeros(2, dtype=torch.bool)
+    grey = torch.full((3, 48, 48), 128, dtype=torch.uint8)
+    return Scene(**{"id": "s", "image": grey, "boxes": boxes, "labels": torch.tensor([0, 1]), "ignored": none,
+                    "crowd": none, **keys})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("boxes", "labels", "words"),
+    [
+        ([[4, 4, 20, 20], [30, 30, 44, 44]], [0, 1], "2 of 2 found"),
+        ([[4, 4, 20, 20], [4, 4, 20, 20]], [0, 0], "1 of 2 found"),  # the same object twice
+        ([[4, 4, 20, 20], [30, 30, 44, 44]], [1, 1], "1 of 2 found"),  # another class
+        ([[4, 4, 20, 11], [30, 30, 44, 44]], [0, 1], "1 of 2 found"),  # less than half of it
+        ([[0, 40, 5, 45], [0, 40, 5, 45], [4, 4, 20, 20]], [0, 0, 0], "0 of 2 found"),  # the right one comes third
+    ],
+)
+def test_as_many_are_shown_as_there_are_and_right_is_class_and_overlap(
+    boxes: list[list[float]], labels: list[int], words: str
+) -> None:
+    scores = torch.linspace(0.9, 0.1, len(boxes))
+    picture, said = found_picture(scene(), Found(torch.tensor(boxes).float(), scores, torch.tensor(labels)), ("a", "b"))
+    assert said == words and picture.alt == f"s: {words}" and (picture.width, picture.height) == (240, 240)
+
+
+def test_scenes_without_objects_and_networks_that_find_none() -> None:
+    empty = scene(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64),
+                  ignored=torch.zeros(0, dtype=torch.bool), crowd=torch.zeros(0, dtype=torch.bool))  # fmt: skip
+    nothing = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    one = Found(torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
+    assert true_picture(empty, ("a",)).alt == "s: nothing"
+    assert [found_picture(empty, found, ("a",))[1] for found in (nothing, one)] == ["nothing to be found"] * 2
+    assert found_picture(scene(), nothing, ("a", "b"))[1] == "0 of 2 found"
+
+
+def test_pixels_that_are_not_known_do_not_count() -> None:
+    truth = torch.zeros(48, 48, dtype=torch.uint8)
+    truth[:24], truth[24:36] = 1, VOID
+    guess = torch.ones(48, 48, dtype=torch.int64)
+    assert map_picture(scene(classes=truth), guess, "guess")[1] == "0.67 of pixels right"
+    picture = true_picture(scene(masks=torch.zeros(2, 48, 48, dtype=torch.bool)), ("a", "b"), masks=True)
+    assert picture.alt == "s: a, b"
