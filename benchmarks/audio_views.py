@@ -2,12 +2,12 @@
 
     python benchmarks/audio_views.py [--batch 256] [--threads 2] [--repeats 7]
 
-Both sides normalise, mix with a bank of 2,048 past samples, crop, quantize at random, and normalise both views
-together, of spectrograms of 64 x 96 in memory. The naive side does to one sample after the other what a data loader's
-worker does: running statistics, a list as the bank, a real canvas and `interpolate` for the crop, and a quantizer that
-tests each value against each bin. Each side has a process of its own, so that none profits or suffers from what another
-did to the memory allocator; sides take turns; medians.
-"""
+Both sides normalise, mix with a bank of 2,048 past samples, crop, quantize at random, and normalise
+both views together, of spectrograms of 64 x 96 in memory. The naive side does to one sample after
+the other what a data loader's worker does: running statistics, a list as the bank, a real canvas
+and `interpolate` for the crop, and a quantizer that tests each value against each bin. Each side
+has a process of its own, so that none profits or suffers from what another did to the memory
+allocator; sides take turns; medians."""
 
 import argparse
 import multiprocessing
@@ -92,17 +92,25 @@ class Running:
 
 
 def batched(quantize: bool) -> Callable[[Tensor], object]:
-    made = BYOLA(bank=BANK, randomized_quantization=RandomizedQuantization(channel_dim=2) if quantize else None)
+    made = BYOLA(
+        bank=BANK,
+        randomized_quantization=RandomizedQuantization(channel_dim=2) if quantize else None,
+    )
     input = Input((1, MELS, FRAMES), (MEAN,), (STD,), "audio")
     epochs = iter(range(1_000_000))
-    return lambda x: made.render(Batch((x,), torch.arange(len(x))), input=input, seed=0, epoch=next(epochs))
+    return lambda x: made.render(
+        Batch((x,), torch.arange(len(x))), input=input, seed=0, epoch=next(epochs)
+    )
 
 
 def timed(side: str, quantize: bool, size: int, threads: int) -> tuple[float, float]:
     """Seconds of one batch by the wall and of the processor; runs in the process of its side."""
     if side not in _MADE:
         torch.set_num_threads(threads)
-        x = torch.randn(size, 1, MELS, FRAMES, generator=torch.Generator().manual_seed(0)) * STD + MEAN
+        x = (
+            torch.randn(size, 1, MELS, FRAMES, generator=torch.Generator().manual_seed(0)) * STD
+            + MEAN
+        )
         views = SIDES[side](quantize)
         _MADE[side] = lambda: views(x)
         for _ in range(BANK // size + 1):
@@ -112,7 +120,10 @@ def timed(side: str, quantize: bool, size: int, threads: int) -> tuple[float, fl
     return time.perf_counter() - wall, time.process_time() - own
 
 
-SIDES: dict[str, Callable[[bool], Callable[[Tensor], object]]] = {"sample by sample": naive, "batched": batched}
+SIDES: dict[str, Callable[[bool], Callable[[Tensor], object]]] = {
+    "sample by sample": naive,
+    "batched": batched,
+}
 _MADE: dict[str, Callable[[], object]] = {}
 
 
@@ -123,24 +134,42 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     where = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=where).stdout
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=where
+    ).stdout
+    names = [
+        line
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     print("# Two views of log-mel spectrograms\n")
     print(f"`python {' '.join(sys.argv)}`, {commit.strip()}, {time.strftime('%Y-%m-%d')},")
-    print(f"{names[0].split(':')[1].strip()}, {arguments.threads} threads, torch {torch.__version__},")
-    print(f"load {os.getloadavg()[0]:.1f} at the start. Batches of {arguments.batch}; pairs of views a second.\n")
+    print(
+        f"{names[0].split(':')[1].strip()}, {arguments.threads} threads, torch {torch.__version__},"
+    )
+    print(
+        f"load {os.getloadavg()[0]:.1f} at the start. Batches of {arguments.batch}; pairs of views a second.\n"
+    )
     print("| views | sample by sample | batched | ratio of medians | of processor time |")
     print("|---|---|---|---|---|")
-    for name, quantize in (("mixup, crop", False), ("mixup, crop, randomized quantization by mel", True)):
+    for name, quantize in (
+        ("mixup, crop", False),
+        ("mixup, crop, randomized quantization by mel", True),
+    ):
         times: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
         context = multiprocessing.get_context("spawn")
         pools = {side: context.Pool(1) for side in SIDES}
         for _ in range(arguments.repeats):
             for side, pool in pools.items():
-                times[side].append(pool.apply(timed, (side, quantize, arguments.batch, arguments.threads)))
+                times[side].append(
+                    pool.apply(timed, (side, quantize, arguments.batch, arguments.threads))
+                )
         for pool in pools.values():
             pool.terminate()
-        medians = [[statistics.median(column) for column in zip(*taken, strict=True)] for taken in times.values()]
+        medians = [
+            [statistics.median(column) for column in zip(*taken, strict=True)]
+            for taken in times.values()
+        ]
         rates = [arguments.batch / wall for wall, _ in medians]
         ratio, own_ratio = medians[0][0] / medians[1][0], medians[0][1] / medians[1][1]
         print(f"| {name} | {rates[0]:,.0f} | {rates[1]:,.0f} | {ratio:.1f} | {own_ratio:.1f} |")

@@ -2,11 +2,11 @@
 
     python benchmarks/bits_grid.py --run runs/NAME > benchmarks/results/bits_grid.md
 
-Without `--run` the demo is first trained for ten epochs. All sides run in one process, alternating, each from
-`load_encoder` on. `separate` is nine calls of the same function with one setting each; as in every evaluation, each
-also measures the float level that its figure is compared with. `alone` leaves that out and has no float head either:
-for each setting it loads, quantizes, calibrates, extracts and probes, and nothing else; no command does so little.
-"""
+Without `--run` the demo is first trained for ten epochs. All sides run in one process, alternating,
+each from `load_encoder` on. `separate` is nine calls of the same function with one setting each; as
+in every evaluation, each also measures the float level that its figure is compared with. `alone`
+leaves that out and has no float head either: for each setting it loads, quantizes, calibrates,
+extracts and probes, and nothing else; no command does so little."""
 
 import argparse
 import os
@@ -43,7 +43,9 @@ def grid(run: Path) -> list[Row]:
 def separate(run: Path) -> list[Row]:
     rows: dict[Row, None] = {}  # the float rows come nine times
     for bits in GRID:
-        rows |= dict.fromkeys(evaluate_bits(load_encoder(run), Samples(), bits=[bits], probes=PROBES).rows)
+        rows |= dict.fromkeys(
+            evaluate_bits(load_encoder(run), Samples(), bits=[bits], probes=PROBES).rows
+        )
     return list(rows)
 
 
@@ -56,7 +58,9 @@ def alone(run: Path) -> list[Row]:
             found = extract_readable(encoder, samples)
         else:
             order = calibration_order(tasks, len(samples))
-            made = calibrated_copy(encoder, read_calibration(samples, encoder.input, order, SAMPLES))
+            made = calibrated_copy(
+                encoder, read_calibration(samples, encoder.input, order, SAMPLES)
+            )
             with made.at(bits) as network:
                 found = extract_readable(network, samples)
         rows += measure(found, tasks, PROBES, 3)
@@ -75,7 +79,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run = arguments.run or pretrain(Recipe.load(DEMO, ["run.epochs=10"]), Path(folder) / "run", progress="quiet")
+        run = arguments.run or pretrain(
+            Recipe.load(DEMO, ["run.epochs=10"]), Path(folder) / "run", progress="quiet"
+        )
         seconds: dict[str, list[float]] = {"grid": [], "separate": [], "alone": []}
         for _ in range(arguments.repeats):
             found = {}
@@ -95,7 +101,9 @@ def main() -> None:
     whole = statistics.median(seconds["grid"])
     for name, values in seconds.items():
         middle = statistics.median(values)
-        print(f"| {name} | {middle:.1f} | {min(values):.1f} – {max(values):.1f} | {whole / middle:.2f} × |")
+        print(
+            f"| {name} | {middle:.1f} | {min(values):.1f} – {max(values):.1f} | {whole / middle:.2f} × |"
+        )
     print(
         f"\nRows of the grid and of the separate evaluations are {'equal' if same else 'NOT equal'}, digit for digit."
     )

@@ -3,13 +3,13 @@
     python benchmarks/bridle.py --runs runs/bridle            # all of it: hours of one core
     python benchmarks/bridle.py --runs /tmp/b --epochs 1 --seeds 1 --data emoji --arms rq_kmeans
 
-On the embedded emoji and spoken prompts, every arm has the same encoder, mask, decoder, batch and optimiser, and the
-same number of epochs in all its phases together: two rounds spend 3/8, 1/4 and 3/8 of them on encoder, tokenizer and
-encoder; `rq_more_encoder` is one round with their epochs of the encoder alone. VQ has one book of 256 codes, RQ four of
-64, so that the decoder's head is of one size. Each arm is measured by linear probe and kNN; differences are paired by
-seed, with Student's interval. Runs that are found in `--runs` are used again, so that a benchmark that was stopped goes
-on.
-"""
+On the embedded emoji and spoken prompts, every arm has the same encoder, mask, decoder, batch and
+optimiser, and the same number of epochs in all its phases together: two rounds spend 3/8, 1/4 and
+3/8 of them on encoder, tokenizer and encoder; `rq_more_encoder` is one round with their epochs of
+the encoder alone. VQ has one book of 256 codes, RQ four of 64, so that the decoder's head is of one
+size. Each arm is measured by linear probe and kNN; differences are paired by seed, with Student's
+interval. Runs that are found in `--runs` are used again, so that a benchmark that was stopped goes
+on."""
 
 import argparse
 import copy
@@ -40,7 +40,15 @@ DATA: dict[str, dict[str, Any]] = {
 RQ = {"kind": "rq", "dim": 64, "num_codes": 64, "num_levels": 4}
 VQ = {"kind": "vq", "dim": 64, "num_codes": 256}
 FOLLOW = {"decay": 0.9, "expire_every": 5, "expire_below": 0.2}
-ARMS = ("untrained", "mae", "rq_kmeans", "vq_kmeans", "rq_uniform", "rq_two_rounds", "rq_more_encoder")
+ARMS = (
+    "untrained",
+    "mae",
+    "rq_kmeans",
+    "vq_kmeans",
+    "rq_uniform",
+    "rq_two_rounds",
+    "rq_more_encoder",
+)
 PAIRS = (
     ("rq_kmeans", "untrained"), ("rq_kmeans", "mae"), ("rq_kmeans", "vq_kmeans"), ("rq_kmeans", "rq_uniform"),
     ("rq_two_rounds", "rq_kmeans"), ("rq_two_rounds", "rq_more_encoder"),
@@ -116,7 +124,9 @@ def figures(arm: str, data: str, seed: int, epochs: int, runs: Path) -> dict[str
     merged: dict[str, list[float]] = {}
     for row in rows:
         if row.metric.endswith("/top1"):
-            task = "kind, mean" if row.metric.startswith("kind/") else row.metric.removesuffix("/top1")
+            task = (
+                "kind, mean" if row.metric.startswith("kind/") else row.metric.removesuffix("/top1")
+            )
             merged.setdefault(f"{task}, {row.probe}", []).append(row.value)
     return {name: math.fsum(values) / len(values) for name, values in merged.items()}
 
@@ -128,12 +138,16 @@ def said(values: Sequence[float], sign: str = "") -> str:
     return f"{mean:{sign}.3f}{half}"
 
 
-def table(data: str, arms: Sequence[str], found: dict[tuple[str, int], dict[str, float]], seeds: int) -> None:
+def table(
+    data: str, arms: Sequence[str], found: dict[tuple[str, int], dict[str, float]], seeds: int
+) -> None:
     metrics = list(next(iter(found.values())))
     print(f"\n{data}: top-1, mean ± 95 % over {seeds} seeds\n")
     print(f"| arm | {' | '.join(metrics)} |\n|---|{'---|' * len(metrics)}")
     for arm in arms:
-        print(f"| {arm} | {' | '.join(said([found[arm, s][m] for s in range(seeds)]) for m in metrics)} |")
+        print(
+            f"| {arm} | {' | '.join(said([found[arm, s][m] for s in range(seeds)]) for m in metrics)} |"
+        )
     print(f"\n| difference, paired | {' | '.join(metrics)} |\n|---|{'---|' * len(metrics)}")
     for a, b in PAIRS:
         if a in arms and b in arms:
@@ -144,17 +158,28 @@ def table(data: str, arms: Sequence[str], found: dict[tuple[str, int], dict[str,
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument(
-        "--runs", type=Path, default=Path("runs/bridle"), help="directory of the runs; those that are there are used"
+        "--runs",
+        type=Path,
+        default=Path("runs/bridle"),
+        help="directory of the runs; those that are there are used",
     )
-    options.add_argument("--epochs", type=int, default=24, help="of every arm, all its phases together")
+    options.add_argument(
+        "--epochs", type=int, default=24, help="of every arm, all its phases together"
+    )
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--data", nargs="+", choices=tuple(DATA), default=list(DATA))
     options.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     given = options.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    print(f"python {shlex.join(sys.argv)}\ncommit {commit.stdout.strip()}, {given.epochs} epochs an arm")
-    print(f"{platform.system()} {platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    print(
+        f"python {shlex.join(sys.argv)}\ncommit {commit.stdout.strip()}, {given.epochs} epochs an arm"
+    )
+    print(
+        f"{platform.system()} {platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)"
+    )
     for data in given.data:
         found = {}
         for seed in range(given.seeds):

@@ -3,11 +3,11 @@
     pip install vector-quantize-pytorch==1.32.0
     python benchmarks/codebooks.py [--repeats 15]
 
-One thread. The sides take turns on the same vectors, `[8192, 256]`, with the same books; their codes are first checked
-to be equal. A training step is forward, moving averages, and backward to the vectors; neither side expires codes. An
-evaluation is a forward pass without gradient. Compared are medians. Memory is how far a fresh process (Linux) grows
-in one step on `[32768, 256]` with books of 1024 codes. Usage and energies are ours alone.
-"""
+One thread. The sides take turns on the same vectors, `[8192, 256]`, with the same books; their
+codes are first checked to be equal. A training step is forward, moving averages, and backward to
+the vectors; neither side expires codes. An evaluation is a forward pass without gradient. Compared
+are medians. Memory is how far a fresh process (Linux) grows in one step on `[32768, 256]` with
+books of 1024 codes. Usage and energies are ours alone."""
 
 import argparse
 import importlib
@@ -55,10 +55,14 @@ def pair(kind: str, num_codes: int, rotation: bool) -> tuple[LearntCodebook, Any
     ours: LearntCodebook
     if kind.startswith("VQ"):
         metric: Any = "cosine" if "cosine" in kind else "euclidean"
-        ours = VQ(dim=D, num_codes=num_codes, metric=metric, init="data", ema=ema, gradient=gradient)
+        ours = VQ(
+            dim=D, num_codes=num_codes, metric=metric, init="data", ema=ema, gradient=gradient
+        )
         return ours, theirs.VectorQuantize(**settings)
     residual: Any = "bridle" if "cosine" in kind else "plain"
-    ours = RQ(dim=D, num_codes=num_codes, residual=residual, init="data", ema=ema, gradient=gradient)
+    ours = RQ(
+        dim=D, num_codes=num_codes, residual=residual, init="data", ema=ema, gradient=gradient
+    )
     return ours, theirs.ResidualVQ(num_quantizers=4, **settings)
 
 
@@ -96,7 +100,10 @@ def show(title: str, ours: Side, theirs: Side, repeats: int) -> None:
             if repeat >= 0:
                 taken.append(time.perf_counter() - begin)
     own, other = (statistics.median(taken) for taken in seconds)
-    spread = [f"{statistics.median(t) * 1e3:.0f} ({min(t) * 1e3:.0f} to {max(t) * 1e3:.0f})" for t in seconds]
+    spread = [
+        f"{statistics.median(t) * 1e3:.0f} ({min(t) * 1e3:.0f} to {max(t) * 1e3:.0f})"
+        for t in seconds
+    ]
     print(f"| {title} | {spread[0]} | {spread[1]} | {other / own:.2f} |", flush=True)
 
 
@@ -137,42 +144,69 @@ def quality() -> None:
             with torch.no_grad():
                 codebook.train()(x)
         found = health(codebook.eval()(x))
-        shown = (" ".join(f"{v:.3f}" for v in m) for m in (found.usage, found.perplexity, found.residual))
+        shown = (
+            " ".join(f"{v:.3f}" for v in m) for m in (found.usage, found.perplexity, found.residual)
+        )
         print(f"| after {steps} steps | {' | '.join(shown)} |", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--memory", choices=["mezzotint", "vector-quantize-pytorch"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--memory", choices=["mezzotint", "vector-quantize-pytorch"], help=argparse.SUPPRESS
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.memory:
         memory(arguments.memory)
         return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    print(f"`python {' '.join(sys.argv)}`, commit {commit.stdout.strip()}, {_processor()}, 1 thread of", end=" ")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    print(
+        f"`python {' '.join(sys.argv)}`, commit {commit.stdout.strip()}, {_processor()}, 1 thread of",
+        end=" ",
+    )
     print(f"{os.cpu_count()} cores, torch {torch.__version__}.\n")
-    print("| what | mezzotint, ms: median (least to most) | vector-quantize-pytorch, ms | times faster |")
+    print(
+        "| what | mezzotint, ms: median (least to most) | vector-quantize-pytorch, ms | times faster |"
+    )
     print("|---|---|---|---|")
     x = vectors(N, 300, 0.5)
-    for kind, num_codes in (("RQ Euclidean, 4", 256), ("RQ cosine, 4", 256), ("VQ cosine, 1", 1024)):
+    for kind, num_codes in (
+        ("RQ Euclidean, 4", 256),
+        ("RQ cosine, 4", 256),
+        ("VQ cosine, 1", 1024),
+    ):
         for rotation in (False, True):
             ours, theirs = pair(kind, num_codes, rotation)
             start(ours, theirs, x)
             title = f"{kind} × {num_codes}, {'rotation' if rotation else 'straight through'}"
             for module in (ours, theirs):
                 module.train()
-            show(f"{title}, training step", partial(step, ours, x), partial(step, theirs, x), arguments.repeats)
+            show(
+                f"{title}, training step",
+                partial(step, ours, x),
+                partial(step, theirs, x),
+                arguments.repeats,
+            )
             if not rotation:
                 for module in (ours, theirs):
                     module.eval()
                 show(
-                    f"{title}, evaluation", partial(evaluate, ours, x), partial(evaluate, theirs, x), arguments.repeats
+                    f"{title}, evaluation",
+                    partial(evaluate, ours, x),
+                    partial(evaluate, theirs, x),
+                    arguments.repeats,
                 )
     print("\n| memory of a training step, RQ Euclidean, 4 × 1024, N = 32768 | MiB |\n|---|---|")
     for side in ("mezzotint", "vector-quantize-pytorch"):
-        out = subprocess.run([sys.executable, __file__, "--memory", side], capture_output=True, text=True, check=True)
+        out = subprocess.run(
+            [sys.executable, __file__, "--memory", side], capture_output=True, text=True, check=True
+        )
         print(f"| {side} | {out.stdout.strip()} |", flush=True)
     quality()
 
@@ -180,7 +214,9 @@ def main() -> None:
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+            return next(
+                line.split(":")[1].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.machine()
 

@@ -32,7 +32,9 @@ def as_svg(panels: Mapping[str, Lines], below: str) -> str:
     for place, name in enumerate(names):
         colour, x = _COLOURS[place % len(_COLOURS)], _LEFT + 140 * place
         parts.append(f'<text x="{x}" y="{height - 8}" fill="{colour}">● {html.escape(name)}</text>')
-    parts.append(f'<text x="{width - 10}" y="{height - 8}" text-anchor="end" fill="{_INK}">{html.escape(below)}</text>')
+    parts.append(
+        f'<text x="{width - 10}" y="{height - 8}" text-anchor="end" fill="{_INK}">{html.escape(below)}</text>'
+    )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -53,17 +55,23 @@ def _panel(title: str, lines: Lines) -> list[str]:
     parts = [f'<text x="{_LEFT}" y="16" fill="#211d18">{html.escape(title)}</text>']
     for level in levels:
         parts.append(f'<path d="M{_LEFT} {y(level)}H{_WIDTH - 10}" stroke="{_RULE}"/>')
-        parts.append(f'<text x="{_LEFT - 5}" y="{y(level) + 4}" text-anchor="end" fill="{_INK}">{level:g}</text>')
+        parts.append(
+            f'<text x="{_LEFT - 5}" y="{y(level) + 4}" text-anchor="end" fill="{_INK}">{level:g}</text>'
+        )
     for budget in budgets:
         where = f'x="{x(budget, 1)}" y="{_HEIGHT - _BOTTOM + 16}"'
         parts.append(f'<text {where} text-anchor="middle" fill="{_INK}">{budget:,}</text>')
     for place, (name, line) in enumerate(lines.items()):
         colour = _COLOURS[place % len(_COLOURS)]
         points = " ".join(f"{x(budget, place)},{y(one.mean)}" for budget, one in line)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+        )
         for budget, one in line:
             at, words = x(budget, place), f"{name}: {one.mean:.3f} ({one.low:.3f} – {one.high:.3f})"
-            parts.append(f'<path d="M{at} {y(one.low)}V{y(one.high)}" stroke="{colour}" stroke-opacity="0.5"/>')
+            parts.append(
+                f'<path d="M{at} {y(one.low)}V{y(one.high)}" stroke="{colour}" stroke-opacity="0.5"/>'
+            )
             dot = f'<circle cx="{at}" cy="{y(one.mean)}" r="3" fill="{colour}">'
             parts.append(f"{dot}<title>{html.escape(words)}</title></circle>")
     return parts

@@ -1,7 +1,7 @@
 """The demo's encoder, by pretraining seed: every figure beside raw pixels, the untrained encoder and what was aimed at.
 
-Settings were chosen on half of the emoji (`part: tune`); `held out` restricts every task to the other half, which no
-choice has seen.
+Settings were chosen on half of the emoji (`part: tune`); `held out` restricts every task to the
+other half, which no choice has seen.
 
     python benchmarks/demo.py --seeds 3 > benchmarks/results/demo.md
 """
@@ -45,7 +45,12 @@ def main() -> None:
     for seed in range(arguments.seeds):
         with tempfile.TemporaryDirectory() as folder:
             recipe = Recipe.load(
-                DEMO, [f"run.seed={seed}", f"evaluate.baselines={str(seed == 0).lower()}", *arguments.overrides]
+                DEMO,
+                [
+                    f"run.seed={seed}",
+                    f"evaluate.baselines={str(seed == 0).lower()}",
+                    *arguments.overrides,
+                ],
             )
             began = time.perf_counter()
             run = pretrain(recipe, Path(folder) / "run", progress="quiet")
@@ -53,7 +58,9 @@ def main() -> None:
             evaluate(run)
             for row in read_evaluation(run):
                 found[row.probe, row.metric].append(row.value)
-            half = evaluate_encoder(load_encoder(run), Samples(part="held_out"), probes=(KNN(), Linear(), Retrieval()))
+            half = evaluate_encoder(
+                load_encoder(run), Samples(part="held_out"), probes=(KNN(), Linear(), Retrieval())
+            )
             for row in half.rows:
                 unseen[row.probe, row.metric].append(row.value)
             if seed == 0:
@@ -68,12 +75,18 @@ def main() -> None:
         f"`python benchmarks/demo.py --seeds {arguments.seeds} {' '.join(arguments.overrides)}`, "
         f"commit {commit.strip()},"
     )
-    print(f"{platform.machine()}, {os.cpu_count()} cores; training took {statistics.median(seconds):.0f} s (median)\n")
-    print("| probe | figure | raw | untrained | demo, mean over seeds | lowest – highest | held out | aim |")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores; training took {statistics.median(seconds):.0f} s (median)\n"
+    )
+    print(
+        "| probe | figure | raw | untrained | demo, mean over seeds | lowest – highest | held out | aim |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for key, values in found.items():
         if key[1].endswith(("top1", "rankme")):
-            raw, untrained = (statistics.fmean(rows.get(key) or [float("nan")]) for rows in beside.values())
+            raw, untrained = (
+                statistics.fmean(rows.get(key) or [float("nan")]) for rows in beside.values()
+            )
             other = f"{statistics.fmean(unseen[key]):.3f}" if unseen.get(key) else ""
             print(f"| {key[0]} | {key[1]} | {raw:.3f} | {untrained:.3f} | **{statistics.fmean(values):.3f}** | "
                   f"{min(values):.3f} – {max(values):.3f} | {other} | {AIMS.get(key, '')} |")  # fmt: skip

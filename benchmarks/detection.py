@@ -1,8 +1,8 @@
 """Detection from a pretrained and from the untrained encoder, at an equal budget, seed by seed.
 
-The demo's encoder is pretrained on the embedded emoji without labels, and `pasted_c4` is trained from it and from the
-same network with fresh weights. Seeds differ in the heads, the untrained encoder, the order, flips and sampling; the
-pretrained encoder is one.
+The demo's encoder is pretrained on the embedded emoji without labels, and `pasted_c4` is trained
+from it and from the same network with fresh weights. Seeds differ in the heads, the untrained
+encoder, the order, flips and sampling; the pretrained encoder is one.
 
     python benchmarks/detection.py > benchmarks/results/detection.md
     python benchmarks/detection.py --encoder runs/demo training.steps=100
@@ -38,7 +38,9 @@ def main() -> None:
         if run is None:
             began = time.perf_counter()
             run = pretrain(
-                Recipe.load(DEMO, [*PRETRAINING, "run.compute.threads=1"]), Path(folder) / "run", progress="quiet"
+                Recipe.load(DEMO, [*PRETRAINING, "run.compute.threads=1"]),
+                Path(folder) / "run",
+                progress="quiet",
             )
             seconds = time.perf_counter() - began
         what = plan(run, "pasted_c4", arguments.overrides, seeds=arguments.seeds)
@@ -49,7 +51,9 @@ def main() -> None:
         recipe = read_recipe(run)
         each = {
             start: [
-                json.loads((Path(folder) / "transfer" / f"{start}-{seed}" / "figures.json").read_text())["boxes/AP50"]
+                json.loads(
+                    (Path(folder) / "transfer" / f"{start}-{seed}" / "figures.json").read_text()
+                )["boxes/AP50"]
                 for seed in range(arguments.seeds)
             ]
             for start in ("pretrained", "untrained")
@@ -59,9 +63,15 @@ def main() -> None:
     ).stdout
     data, training = what.config["data"], what.config["training"]
     command = " ".join(
-        ["python benchmarks/detection.py", *(["--encoder RUN"] if arguments.encoder else []), *arguments.overrides]
+        [
+            "python benchmarks/detection.py",
+            *(["--encoder RUN"] if arguments.encoder else []),
+            *arguments.overrides,
+        ]
     )
-    print(f"`{command}`, commit {commit.strip()}, {platform.machine()}, one thread of {os.cpu_count()} cores, ")
+    print(
+        f"`{command}`, commit {commit.strip()}, {platform.machine()}, one thread of {os.cpu_count()} cores, "
+    )
     print(f"torch {torch.__version__}, {arguments.seeds} seeds\n")
     print(
         f"Encoder: {encoder['kind']} of width {encoder['width']}, {DEMO} with {' '.join(PRETRAINING)} "
@@ -73,7 +83,9 @@ def main() -> None:
         f"{data['test_images']} to be scored on, {training['steps']} steps of "
         f"{training['batch_size']} ({spent:.0f} s a run, scoring included).\n"
     )
-    print("Means over seeds with 95 % intervals of Student; the difference is taken seed by seed.\n")
+    print(
+        "Means over seeds with 95 % intervals of Student; the difference is taken seed by seed.\n"
+    )
     print(comparison.text)
     for start, values in each.items():
         print(f"\nAP50 by seed, {start}: {', '.join(f'{value:.3f}' for value in values)}")

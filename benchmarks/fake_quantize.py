@@ -2,11 +2,10 @@
 
     python benchmarks/fake_quantize.py [--repeats 31]
 
-One thread. The sides take turns on the same tensors: a weight `[512, 512, 3, 3]` with a range for each output channel,
-and an activation `[32, 64, 56, 56]` with one range, each at 8 and at 4 bits. A side takes a tensor that requires a
-gradient, quantizes it and sends a gradient back; results are first checked to be equal bit for bit. Compared are
-medians.
-"""
+One thread. The sides take turns on the same tensors: a weight `[512, 512, 3, 3]` with a range for
+each output channel, and an activation `[32, 64, 56, 56]` with one range, each at 8 and at 4 bits. A
+side takes a tensor that requires a gradient, quantizes it and sends a gradient back; results are
+first checked to be equal bit for bit. Compared are medians."""
 
 import argparse
 import os
@@ -51,7 +50,11 @@ def sides_of(x: Tensor, scale: Tensor, bits: int, per_channel: bool) -> dict[str
         return leaf.grad
 
     assert torch.equal(ours(), theirs()), "the two sides must agree bit for bit"
-    name = "torch.fake_quantize_per_channel_affine" if per_channel else "torch.fake_quantize_per_tensor_affine"
+    name = (
+        "torch.fake_quantize_per_channel_affine"
+        if per_channel
+        else "torch.fake_quantize_per_tensor_affine"
+    )
     return {"mezzotint": ours, name: theirs}
 
 
@@ -71,13 +74,20 @@ def show(title: str, sides: dict[str, Side], repeats: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=31)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    print(f"`python {' '.join(sys.argv)}`, commit {commit.stdout.strip()}, {_processor()}, 1 thread of", end=" ")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    print(
+        f"`python {' '.join(sys.argv)}`, commit {commit.stdout.strip()}, {_processor()}, 1 thread of",
+        end=" ",
+    )
     print(f"{os.cpu_count()} cores, torch {torch.__version__}.\n")
     print("| tensor | side | ms: median (least to most) | times faster than the slower |")
     print("|---|---|---|---|")
@@ -94,7 +104,9 @@ def main() -> None:
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+            return next(
+                line.split(":")[1].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.machine()
 

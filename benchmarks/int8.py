@@ -1,12 +1,13 @@
 """Our int8 ONNX against the float ONNX of the same encoder, in the same runtime.
 
-    python benchmarks/int8.py [--repeats 15] [--only resnet18 vit_small_patch16_224] > benchmarks/results/int8.md
+    python benchmarks/int8.py [--repeats 15] [--only resnet18 vit_small_patch16_224] >
+    benchmarks/results/int8.md
 
-Both sides run in ONNX Runtime on one thread and take turns; wall time and the process's time, medians. The networks are
-untrained, with BatchNorm statistics measured on a batch, so the cosine says how faithful the arithmetic is and nothing
-about accuracy. Calibrated on 64 random smooth images, compared on 32 others. Also with weights of 7 bits, which
-processors without VNNI need: on such a processor, `int8, 8-bit weights` saturates.
-"""
+Both sides run in ONNX Runtime on one thread and take turns; wall time and the process's time,
+medians. The networks are untrained, with BatchNorm statistics measured on a batch, so the cosine
+says how faithful the arithmetic is and nothing about accuracy. Calibrated on 64 random smooth
+images, compared on 32 others. Also with weights of 7 bits, which processors without VNNI need: on
+such a processor, `int8, 8-bit weights` saturates."""
 
 import argparse
 import os
@@ -44,7 +45,9 @@ def images(count: int, seed: int) -> Tensor:
     """Random images with structure at several scales, normalised to mean 0 and deviation 1."""
     generator = torch.Generator().manual_seed(seed)
     x = sum(
-        interpolate(torch.randn(count, 3, size, size, generator=generator), (224, 224), mode="bilinear")
+        interpolate(
+            torch.randn(count, 3, size, size, generator=generator), (224, 224), mode="bilinear"
+        )
         for size in (2, 7, 28, 224)
     )
     assert isinstance(x, Tensor)
@@ -62,7 +65,9 @@ def warmed(encoder: Encoder) -> Encoder:
     return encoder.eval()
 
 
-def times(sides: dict[str, OnnxFunction], x: Tensor, repeats: int) -> dict[str, tuple[float, float]]:
+def times(
+    sides: dict[str, OnnxFunction], x: Tensor, repeats: int
+) -> dict[str, tuple[float, float]]:
     """Median milliseconds of each side, by the clock and of the process."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for function in sides.values():
@@ -71,8 +76,13 @@ def times(sides: dict[str, OnnxFunction], x: Tensor, repeats: int) -> dict[str, 
         for name, function in sides.items():
             wall, used = time.perf_counter(), time.process_time()
             function(x)
-            found[name].append((1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - used)))
-    return {n: (statistics.median(a for a, _ in v), statistics.median(b for _, b in v)) for n, v in found.items()}
+            found[name].append(
+                (1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - used))
+            )
+    return {
+        n: (statistics.median(a for a, _ in v), statistics.median(b for _, b in v))
+        for n, v in found.items()
+    }
 
 
 def measure(name: str, folder: Path, repeats: int) -> None:
@@ -98,7 +108,9 @@ def measure(name: str, folder: Path, repeats: int) -> None:
         took = times(sides, tests[0][:batch], repeats)
         for side in ("8", "7"):
             ratio = paths[side].stat().st_size / paths["float"].stat().st_size
-            kernels = ", ".join(f"{count} {kind}" for kind, count in done[side].integer_kernels.items())
+            kernels = ", ".join(
+                f"{count} {kind}" for kind, count in done[side].integer_kernels.items()
+            )
             wall, used = (took["float"][place] / took[side][place] for place in (0, 1))
             print(
                 f"| {name} | {batch} | {side} | {took['float'][0]:.1f} | {took[side][0]:.1f} | **{wall:.2f}×** | "
@@ -112,13 +124,23 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    print(f"`python benchmarks/int8.py --repeats {arguments.repeats} --only {' '.join(arguments.only)}`, ", end="")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout
+    print(
+        f"`python benchmarks/int8.py --repeats {arguments.repeats} --only {' '.join(arguments.only)}`, ",
+        end="",
+    )
     print(f"commit {commit.strip()}, {platform.machine()}, {os.cpu_count()} cores, one used,")
-    print(f"integer instructions: {', '.join(cpu.flags()) or 'none'}; onnxruntime {onnxruntime.__version__}, ", end="")
+    print(
+        f"integer instructions: {', '.join(cpu.flags()) or 'none'}; onnxruntime {onnxruntime.__version__}, ",
+        end="",
+    )
     print(f"torch {torch.__version__}\n")
     print("| network | batch | weight bits | float ms | int8 ms | speed-up | process time ", end="")
-    print("| cosine to float, mean | least | to simulation | file | integer kernels | aim: speed-up, cosine, file |")
+    print(
+        "| cosine to float, mean | least | to simulation | file | integer kernels | aim: speed-up, cosine, file |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.only:

@@ -2,23 +2,24 @@
 
     python benchmarks/linear_probe.py [--repeats 5] [--only emoji mnist5k synthetic]
 
-SGD is run as the papers run it: momentum 0.9, no weight decay, batch 256, 100 epochs, the learning rate divided by ten
-after 60 and 80. Both sides get the same features, centred and scaled as a whole, which is in SGD's favour: its learning
-rate need not fit the encoder's scale.
+SGD is run as the papers run it: momentum 0.9, no weight decay, batch 256, 100 epochs, the learning
+rate divided by ten after 60 and 80. Both sides get the same features, centred and scaled as a
+whole, which is in SGD's favour: its learning rate need not fit the encoder's scale.
 
 Three comparisons:
 
-- *one fit*: our solver at one penalty against SGD at one learning rate, both already known (chosen beforehand on a
-  held-out fifth of the training samples): the time that a setting costs.
-- *protocol*: the whole probe, selection and final fit, of one seed: ours along its path of penalties, SGD over six
-  learning rates on the same fifth, then both on all training samples.
-- *as published*: SGD at one known learning rate where every epoch crops and flips the images anew and takes them
-  through the frozen encoder; against extracting the features once and our whole probe. Run in full, once.
+- *one fit*: our solver at one penalty against SGD at one learning rate, both already known (chosen
+  beforehand on a held-out fifth of the training samples): the time that a setting costs.
+- *protocol*: the whole probe, selection and final fit, of one seed: ours along its path of
+  penalties, SGD over six learning rates on the same fifth, then both on all training samples.
+- *as published*: SGD at one known learning rate where every epoch crops and flips the images anew
+  and takes them through the frozen encoder; against extracting the features once and our whole
+  probe. Run in full, once.
 
-Data: features of an untrained ResNet-18 (512) of the emoji, of MNIST-5k, and 50,000 synthetic ones of 100 classes:
-class means and noise in 64 dimensions, taken through two random rectified layers. The process's time is compared, on
-one thread; the sides take turns; medians. Where a run takes minutes, it is made once.
-"""
+Data: features of an untrained ResNet-18 (512) of the emoji, of MNIST-5k, and 50,000 synthetic ones
+of 100 classes: class means and noise in 64 dimensions, taken through two random rectified layers.
+The process's time is compared, on one thread; the sides take turns; medians. Where a run takes
+minutes, it is made once."""
 
 import argparse
 import platform
@@ -65,7 +66,13 @@ def from_encoder(name: str, source: Samples, task: int) -> Case:
     chosen = source.evaluation()[1][task]
     x, y = extract(encoder, source), torch.from_numpy(chosen.labels)
     train, test = torch.from_numpy(chosen.train), torch.from_numpy(chosen.test)
-    return Case(name, Features(x[train], y[train]), Features(x[test], y[test]), encoder, source.images[train])
+    return Case(
+        name,
+        Features(x[train], y[train]),
+        Features(x[test], y[test]),
+        encoder,
+        source.images[train],
+    )
 
 
 def synthetic(rows: int = 50_000, test: int = 10_000, dim: int = 512, classes: int = 100) -> Case:
@@ -79,7 +86,11 @@ def synthetic(rows: int = 50_000, test: int = 10_000, dim: int = 512, classes: i
 
 
 def sgd(
-    x: Tensor, y: Tensor, classes: int, rate: float, look: Callable[[Tensor, int], Tensor] | None = None
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    rate: float,
+    look: Callable[[Tensor, int], Tensor] | None = None,
 ) -> torch.nn.Linear:
     """Train a linear layer; `look` makes features of the samples asked for, in this epoch."""
     torch.manual_seed(0)
@@ -107,7 +118,10 @@ def sgd_protocol(x: Tensor, y: Tensor, classes: int) -> tuple[torch.nn.Linear, f
     for rate in RATES:
         layer = sgd(x[~out], y[~out], classes, rate)
         logits = layer(x[out])
-        found[rate] = int((logits.argmax(dim=1) != y[out]).sum()), cross_entropy(logits, y[out]).item()
+        found[rate] = (
+            int((logits.argmax(dim=1) != y[out]).sum()),
+            cross_entropy(logits, y[out]).item(),
+        )
     best = min(found, key=found.__getitem__)
     return sgd(x, y, classes, best), best
 
@@ -160,7 +174,11 @@ def compare(case: Case, repeats: int) -> None:
 
     shape = f"{case.name} {len(x)} x {x.shape[1]}, {classes} classes"
     few = 1 if len(x) > 20_000 else repeats
-    report(shape, f"one fit (penalty {penalty:.2g}, rate {rate})", turns({"ours": ours, "sgd": theirs}, repeats))
+    report(
+        shape,
+        f"one fit (penalty {penalty:.2g}, rate {rate})",
+        turns({"ours": ours, "sgd": theirs}, repeats),
+    )
     report(shape, "protocol, one seed", turns({"ours": our_protocol, "sgd": their_protocol}, few))
     if case.encoder is not None and case.images is not None:
         report(shape, f"as published (rate {rate})", published(case, scaling, rate, our_protocol))
@@ -205,8 +223,15 @@ def report(case: str, comparison: str, found: dict[str, tuple[float, float]]) ->
 
 
 def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    lines = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if Path("/proc/cpuinfo").exists()
+        else []
+    )
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -215,9 +240,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", default=["emoji", "mnist5k", "synthetic"])
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     print(f"commit {commit.stdout.strip()}, torch {torch.__version__}, {processor()}, one thread")
-    print(f"command: python benchmarks/linear_probe.py --repeats {options.repeats} --only {' '.join(options.only)}\n")
+    print(
+        f"command: python benchmarks/linear_probe.py --repeats {options.repeats} --only {' '.join(options.only)}\n"
+    )
     print("| features | comparison | ours | SGD, 100 epochs | ratio | top-1, ours | top-1, SGD |")
     print("|---|---|---|---|---|---|---|")
     cases: dict[str, Callable[[], Case]] = {

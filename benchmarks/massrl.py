@@ -1,14 +1,15 @@
 """MASSRL's claim in miniature: multi-augmentation against its base, at equal views and at equal encoder passes.
 
-    python benchmarks/massrl.py --epochs 8 16 32 --curve massrl.svg encoder.width=24 > benchmarks/results/massrl.md
-    python benchmarks/massrl.py --runs /tmp/try --epochs 4 --seeds 1 encoder.width=4     # to see that it works
+    python benchmarks/massrl.py --epochs 8 16 32 --curve massrl.svg encoder.width=24 >
+    benchmarks/results/massrl.md python benchmarks/massrl.py --runs /tmp/try --epochs 4 --seeds 1
+    encoder.width=4     # to see that it works
 
-Four arms on the embedded emoji, over SimCLR or BYOL. Two have two views a sample, by the base's policy or each by a
-strategy that is sampled; two have eight, of two shared crops by four draws of the base's policy or by four strategies.
-So arms of as many views differ in nothing but the strategies. A budget is a number of encoder passes, which eight
-views spend in a quarter of the epochs; each is a training of its own, with its whole schedule. Differences are paired
-by seed. Runs that are finished are used again.
-"""
+Four arms on the embedded emoji, over SimCLR or BYOL. Two have two views a sample, by the base's
+policy or each by a strategy that is sampled; two have eight, of two shared crops by four draws of
+the base's policy or by four strategies. So arms of as many views differ in nothing but the
+strategies. A budget is a number of encoder passes, which eight views spend in a quarter of the
+epochs; each is a training of its own, with its whole schedule. Differences are paired by seed. Runs
+that are finished are used again."""
 
 import argparse
 import json
@@ -58,8 +59,16 @@ def recipe_of(arm: str, epochs: int, seed: int, base: str, overrides: list[str])
     """The recipe of one run; eight views have a quarter of the epochs."""
     mode, strategies = ARMS[arm]
     views = [f"views.mode={mode}", f"views.strategies={json.dumps(strategies)}"]
-    own = [f"run.epochs={epochs if mode == 'sampled' else epochs // 4}", f"run.seed={seed}", "run.log.knn_epochs=0"]
-    settings = ["evaluate.seeds=1", f"evaluate.baselines={str(seed == 0).lower()}", "evaluate.probes=[knn, linear]"]
+    own = [
+        f"run.epochs={epochs if mode == 'sampled' else epochs // 4}",
+        f"run.seed={seed}",
+        "run.log.knn_epochs=0",
+    ]
+    settings = [
+        "evaluate.seeds=1",
+        f"evaluate.baselines={str(seed == 0).lower()}",
+        "evaluate.probes=[knn, linear]",
+    ]
     return Recipe.load(RECIPE, [*views, *METHODS[base], *own, *settings, *overrides])
 
 
@@ -69,13 +78,21 @@ def trained(arguments: argparse.Namespace) -> Iterator[tuple[int, Arms]]:
         arms: Arms = {}
         for seed in range(arguments.seeds):
             for arm in ARMS:
-                folder = arguments.runs / f"{arguments.base}-{arm.replace(', ', '-').replace(' ', '-')}-{epochs}-{seed}"
+                folder = (
+                    arguments.runs
+                    / f"{arguments.base}-{arm.replace(', ', '-').replace(' ', '-')}-{epochs}-{seed}"
+                )
                 recipe = recipe_of(arm, epochs, seed, arguments.base, arguments.overrides)
                 if ensure(recipe, folder) or not (folder / "evaluation.json").is_file():
                     evaluate(folder)
                 arms.setdefault(arm, []).append(folder)
                 print(f"{arm}, {epochs} epochs, seed {seed}: done", file=sys.stderr, flush=True)
-        passes = 2 * epochs * math.floor(len(recipe.data) / recipe.run.batch_size) * recipe.run.batch_size
+        passes = (
+            2
+            * epochs
+            * math.floor(len(recipe.data) / recipe.run.batch_size)
+            * recipe.run.batch_size
+        )
         print(f"\n## {passes:,} views through the trained encoder ({epochs} epochs of two views)\n")
         show(arms, "base, 2 views")
         show({arm: runs for arm, runs in arms.items() if "8" in arm}, "base, 8 views")
@@ -90,26 +107,39 @@ def show(arms: Arms, reference: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=Path, default=Path("runs/massrl"), help="what is there is used again")
-    parser.add_argument("--epochs", type=int, nargs="+", default=[8, 24, 72], help="of two views; multiples of 4")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/massrl"), help="what is there is used again"
+    )
+    parser.add_argument(
+        "--epochs", type=int, nargs="+", default=[8, 24, 72], help="of two views; multiples of 4"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--base", choices=METHODS, default="simclr")
     parser.add_argument("--curve", type=Path, help="an .svg file to draw")
     parser.add_argument("overrides", nargs="*", help="of every run")
     arguments = parser.parse_intermixed_args()
     if any(epochs < 4 or epochs % 4 for epochs in arguments.epochs):
-        parser.error("allowed are epochs that are multiples of 4, because eight views get a quarter of them")
+        parser.error(
+            "allowed are epochs that are multiples of 4, because eight views get a quarter of them"
+        )
     print(f"# Multi-augmentation over {arguments.base}, at equal encoder passes\n")
-    print(f"`python {' '.join(sys.argv)}`, commit {version('mezzotint')}, {time.strftime('%Y-%m-%d')}, {processor()}.")
+    print(
+        f"`python {' '.join(sys.argv)}`, commit {version('mezzotint')}, {time.strftime('%Y-%m-%d')}, {processor()}."
+    )
     budgets = dict(trained(arguments))
     for passes, arms in budgets.items():
         if 4 * passes in budgets:
-            print(f"\n## As many epochs ({passes:,} views of two a sample, {4 * passes:,} of eight)\n")
+            print(
+                f"\n## As many epochs ({passes:,} views of two a sample, {4 * passes:,} of eight)\n"
+            )
             many = {arm: runs for arm, runs in budgets[4 * passes].items() if "8" in arm}
             show({"base, 2 views": arms["base, 2 views"], **many}, "base, 2 views")
     if arguments.curve:
         panels = {
-            title: {arm: [(passes, level(arms[arm], *key)) for passes, arms in budgets.items()] for arm in ARMS}
+            title: {
+                arm: [(passes, level(arms[arm], *key)) for passes, arms in budgets.items()]
+                for arm in ARMS
+            }
             for title, key in CURVES.items()
         }
         write_text(arguments.curve, as_svg(panels, "views through the trained encoder"))

@@ -1,16 +1,18 @@
 """Randomized quantization in every modality, in miniature: none, geometry only, quantization only, both.
 
-For each modality the shipped recipe of the embedded data is trained with four sets of views and the same everything
-else, on several seeds; differences are paired by seed. "Geometry" is what the recipe does to the data but for
-quantization: the crop of images (their colour policy is left out of all arms), crop and mixture of spectrograms. Tokens
-have no levels, so there their embeddings are quantized, and all arms train by the method that does it, with the
-transformer of DABS (the head of that method has no batch norm, and the embeddings of `vit` are too much alike at first
-to be told apart by it). Beside it stand what no training gives: the untrained encoder, the input itself by the same
-probes, and for some modalities classifiers on hand-made features (histograms of the clouds, statistics of series and
-mels, the columns of a table).
+For each modality the shipped recipe of the embedded data is trained with four sets of views and the
+same everything else, on several seeds; differences are paired by seed. "Geometry" is what the
+recipe does to the data but for quantization: the crop of images (their colour policy is left out of
+all arms), crop and mixture of spectrograms. Tokens have no levels, so there their embeddings are
+quantized, and all arms train by the method that does it, with the transformer of DABS (the head of
+that method has no batch norm, and the embeddings of `vit` are too much alike at first to be told
+apart by it). Beside it stand what no training gives: the untrained encoder, the input itself by the
+same probes, and for some modalities classifiers on hand-made features (histograms of the clouds,
+statistics of series and mels, the columns of a table).
 
-    python benchmarks/modalities.py --seeds 3 --runs runs/modalities > benchmarks/results/modalities.md
-    python benchmarks/modalities.py --modalities series run.epochs=20
+    python benchmarks/modalities.py --seeds 3 --runs runs/modalities >
+    benchmarks/results/modalities.md python benchmarks/modalities.py --modalities series
+    run.epochs=20
 """
 
 import argparse
@@ -46,7 +48,10 @@ RECIPES: dict[str, tuple[str, list[str]]] = {
     "table": ("table/breast_cancer_simclr", []),
     "images": ("image/emoji_simclr", ["run.epochs=20"]),
     "audio": ("audio/speech_simclr", ["run.epochs=10"]),
-    "tokens": ("tokens/mails_simclr", ["run.epochs=4", "data.length=128", f"encoder={TOKEN_ENCODER}"]),
+    "tokens": (
+        "tokens/mails_simclr",
+        ["run.epochs=4", "data.length=128", f"encoder={TOKEN_ENCODER}"],
+    ),
     "video": ("video/spins_simclr", ["run.epochs=10", "data.frames=8"]),
 }
 """The recipe of each modality, and what makes a run of it cheap."""
@@ -59,20 +64,30 @@ Figures = dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--modalities", nargs="+", default=list(RECIPES), metavar="NAME", help=", ".join(RECIPES))
+    parser.add_argument(
+        "--modalities", nargs="+", default=list(RECIPES), metavar="NAME", help=", ".join(RECIPES)
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--runs", type=Path, default=Path("runs/modalities"), help="runs there are not made again")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/modalities"), help="runs there are not made again"
+    )
     parser.add_argument("overrides", nargs="*", help="of the recipes, for all arms")
     arguments = parser.parse_args()
-    arguments.overrides += [word for word in arguments.modalities if "=" in word]  # a list of names takes them, too
+    arguments.overrides += [
+        word for word in arguments.modalities if "=" in word
+    ]  # a list of names takes them, too
     arguments.modalities = [word for word in arguments.modalities if "=" not in word]
     if unknown := set(arguments.modalities) - set(RECIPES):
         parser.error(f"got {', '.join(sorted(unknown))}; allowed are {', '.join(RECIPES)}")
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
     print("# Randomized quantization in every modality, in miniature\n")
     print(f"`python benchmarks/modalities.py --seeds {arguments.seeds} {' '.join(arguments.overrides)}`, commit "
           f"{commit.stdout.strip()}, {platform.machine()}, {os.cpu_count()} cores.")  # fmt: skip
-    print("Top-1; mean over seeds ± half of the 95 % interval of the mean over seeds. Differences are paired by seed.")
+    print(
+        "Top-1; mean over seeds ± half of the 95 % interval of the mean over seeds. Differences are paired by seed."
+    )
     for modality in arguments.modalities:
         show(modality, arguments)
 
@@ -88,14 +103,33 @@ def arms(recipe: str, overrides: Sequence[str]) -> dict[str, list[str]]:
     own = [t for t in chain if t["kind"] in QUANTIZATIONS]
     alone = [t | {"p": 1.0} for t in own]
     crop = next((t for t in given if t["kind"] == "point_crop"), None)
-    # A network of points costs by the point, so without a crop a view is as many points, drawn from the whole cloud.
-    sampled = [{"kind": "point_drop", "low": 1.0, "high": 1.0, "points": crop["points"]}] if crop else []
-    chains = {"none": sampled, "geometry": given, "quantization": [*sampled, *alone], "both": [*given, *own]}
-    found = {arm: [f"views.transforms={json.dumps(transforms)}"] for arm, transforms in chains.items()}
+    # A network of points costs by the point, so without a crop a view is as many points, drawn from
+    # the whole cloud.
+    sampled = (
+        [{"kind": "point_drop", "low": 1.0, "high": 1.0, "points": crop["points"]}] if crop else []
+    )
+    chains = {
+        "none": sampled,
+        "geometry": given,
+        "quantization": [*sampled, *alone],
+        "both": [*given, *own],
+    }
+    found = {
+        arm: [f"views.transforms={json.dumps(transforms)}"] for arm, transforms in chains.items()
+    }
     for arm, changes in found.items():
         if modality == "tokens":
-            quantization = {"bins": 8, "channel_dim": 2, "gradient": "ste", "p": float(arm in ("quantization", "both"))}
-            method = {"kind": "embedding_quantization", "quantization": quantization, "temperature": 0.2}
+            quantization = {
+                "bins": 8,
+                "channel_dim": 2,
+                "gradient": "ste",
+                "p": float(arm in ("quantization", "both")),
+            }
+            method = {
+                "kind": "embedding_quantization",
+                "quantization": quantization,
+                "temperature": 0.2,
+            }
             changes.append(f"method={json.dumps(method)}")
         if config["data"].get("context") and arm in ("none", "quantization"):
             changes.append("data.context=null")  # nothing cuts windows out of a longer stretch
@@ -129,22 +163,30 @@ def show(modality: str, arguments: argparse.Namespace) -> None:
         found["untrained"].append(measure(built.untrained_encoder(seed), built))
         for arm, changes in arms(recipe, overrides).items():
             folder = arguments.runs / f"{modality}-{arm}-s{seed}"
-            found.setdefault(arm, []).append(trained(folder, recipe, [*overrides, *changes, f"run.seed={seed}"]))
+            found.setdefault(arm, []).append(
+                trained(folder, recipe, [*overrides, *changes, f"run.seed={seed}"])
+            )
     source = Recipe.load(recipe, overrides).data
     assert isinstance(source, Evaluable)
     samples, tasks = source.evaluation()
-    sizes = "; ".join(f"{t.name}: {len(t.train)} to learn from, {len(t.test)} scored" for t in tasks)
+    sizes = "; ".join(
+        f"{t.name}: {len(t.train)} to learn from, {len(t.test)} scored" for t in tasks
+    )
     print(f"\n## {modality}: `{' '.join([recipe, *cheap])}`\n\n{sizes}.\n")
     assert isinstance(samples, InMemory)
     x = samples.read_batch(torch.arange(len(samples))).float().numpy()
     given = {"the input": top1(baselines(None, source, probes=PROBES, seeds=1).raw)}
     given |= hand_made(modality, x, [task for task in tasks if task.kind == "classify"])
-    columns = {f"*{title}*": {n: f"{v:.3f}" for n, v in values.items()} for title, values in given.items()}
+    columns = {
+        f"*{title}*": {n: f"{v:.3f}" for n, v in values.items()} for title, values in given.items()
+    }
     for arm, figures in found.items():
         columns[arm] = {name: interval([f[name] for f in figures]) for name in figures[0]}
     for arm, other in (("both", "geometry"), ("quantization", "none"), ("both", "untrained")):
         pairs = list(zip(found[arm], found[other], strict=True))
-        columns[f"{arm} − {other}"] = {n: interval([a[n] - b[n] for a, b in pairs], signed=True) for n in found[arm][0]}
+        columns[f"{arm} − {other}"] = {
+            n: interval([a[n] - b[n] for a, b in pairs], signed=True) for n in found[arm][0]
+        }
     print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name in found["none"][0]:
         print(f"| {name} | {' | '.join(values.get(name, '') for values in columns.values())} |")
@@ -184,7 +226,9 @@ def interval(values: Sequence[float], *, signed: bool = False) -> str:
     return f"{mark}{mean:{'+' if signed else ''}.3f}{mark} ± {half:.3f}"
 
 
-def hand_made(modality: str, x: npt.NDArray[np.float32], tasks: Sequence[Task]) -> dict[str, Figures]:
+def hand_made(
+    modality: str, x: npt.NDArray[np.float32], tasks: Sequence[Task]
+) -> dict[str, Figures]:
     """Random forest and logistic regression on hand-made features, under the names of the linear probe."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
@@ -203,7 +247,9 @@ def hand_made(modality: str, x: npt.NDArray[np.float32], tasks: Sequence[Task]) 
     features = features_of(x)
     models = {
         "random forest": RandomForestClassifier(300, random_state=0),
-        "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)),
+        "logistic regression": make_pipeline(
+            StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)
+        ),
     }
     found: dict[str, Figures] = {}
     for name, model in models.items():
@@ -212,7 +258,9 @@ def hand_made(modality: str, x: npt.NDArray[np.float32], tasks: Sequence[Task]) 
             model.fit(features[task.train], task.labels[task.train])
             score = float(model.score(features[task.test], task.labels[task.test]))
             groups.setdefault(f"{averaged(task.name)}, {Linear.name}", []).append(score)
-        found[f"{title}, {name}"] = {task: statistics.fmean(values) for task, values in groups.items()}
+        found[f"{title}, {name}"] = {
+            task: statistics.fmean(values) for task, values in groups.items()
+        }
     return found
 
 
@@ -223,7 +271,10 @@ def histograms(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     apart = np.linalg.norm(x[:, :, one] - x[:, :, other], axis=1)
     ranges = [(x[:, axis], (-1.0, 1.0)) for axis in range(3)]
     ranges += [(radius, (0.0, 1.0)), (from_axis, (0.0, 1.0)), (apart, (0.0, 2.0))]
-    parts = [np.stack([np.histogram(row, 16, limits)[0] / len(row) for row in values]) for values, limits in ranges]
+    parts = [
+        np.stack([np.histogram(row, 16, limits)[0] / len(row) for row in values])
+        for values, limits in ranges
+    ]
     return np.concatenate(parts, axis=1)
 
 
@@ -231,7 +282,15 @@ def statistics_of(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Mean, spread, extremes and quantiles of each channel, and the size of its changes, `[N, 11 C]`."""
     quantiles = np.percentile(x, [10, 25, 50, 75, 90], axis=2)
     change = np.diff(x, axis=2)
-    parts = [x.mean(2), x.std(2), x.min(2), x.max(2), *quantiles, np.abs(change).mean(2), change.std(2)]
+    parts = [
+        x.mean(2),
+        x.std(2),
+        x.min(2),
+        x.max(2),
+        *quantiles,
+        np.abs(change).mean(2),
+        change.std(2),
+    ]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 

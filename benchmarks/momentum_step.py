@@ -1,7 +1,8 @@
 """What a step of momentum contrast costs beside the encoder passes that it cannot do without.
 
-Those are, for each view that asks, a pass forward and backward, and for each that answers a pass forward, through the
-bare encoder, with the optimiser's step. The rest is heads, queue, loss and the moving average.
+Those are, for each view that asks, a pass forward and backward, and for each that answers a pass
+forward, through the bare encoder, with the optimiser's step. The rest is heads, queue, loss and the
+moving average.
 
     python benchmarks/momentum_step.py > benchmarks/results/momentum_step.md
 """
@@ -33,7 +34,11 @@ ARMS: dict[str, tuple[Literal["mlp", "symmetric"], Literal["one_way", "both_ways
 
 def encoder_of(name: str) -> Encoder:
     torch.manual_seed(0)
-    return resnet8(INPUT, stem="patch", width=64) if name == "resnet8" else resnet18(INPUT, stem="small")
+    return (
+        resnet8(INPUT, stem="patch", width=64)
+        if name == "resnet8"
+        else resnet18(INPUT, stem="small")
+    )
 
 
 def bare(name: str, asking: int) -> Callable[[tuple[Tensor, ...]], None]:
@@ -70,15 +75,23 @@ def whole(method: MoCo) -> Callable[[tuple[Tensor, ...]], None]:
 
 
 def main() -> None:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
     print("# A step of momentum contrast and its encoder passes\n")
     print(f"`python benchmarks/momentum_step.py`, commit {commit.stdout.strip()}, {platform.machine()}, "
           f"{os.cpu_count()} cores, torch {torch.__version__}.")  # fmt: skip
-    print(f"Views of 32 × 32, a queue of 4,096 keys; medians of {REPEATS} (least to most), alternated.\n")
-    print("| encoder | method | batch | passes, ms | step, ms | times the passes |\n|---|---|---|---|---|---|")
+    print(
+        f"Views of 32 × 32, a queue of 4,096 keys; medians of {REPEATS} (least to most), alternated.\n"
+    )
+    print(
+        "| encoder | method | batch | passes, ms | step, ms | times the passes |\n|---|---|---|---|---|---|"
+    )
     for name, batch in (("resnet8", 256), ("resnet18", 64)):
         for title, (head, directions) in ARMS.items():
-            method = MoCo(encoder_of(name), head=head, directions=directions, hidden_dim=512, queue_size=4096).train()
+            method = MoCo(
+                encoder_of(name), head=head, directions=directions, hidden_dim=512, queue_size=4096
+            ).train()
             sides = (bare(name, 1 if directions == "one_way" else 2), whole(method))
             found: list[list[float]] = [[], []]
             for repeat in range(REPEATS + 1):
@@ -90,7 +103,10 @@ def main() -> None:
                         times.append((time.perf_counter() - began) * 1e3)
             cells = [f"{statistics.median(t):.0f} ({min(t):.0f} to {max(t):.0f})" for t in found]
             ratio = statistics.median(b / a for a, b in zip(*found, strict=True))
-            print(f"| {name} | {title} | {batch} | {cells[0]} | {cells[1]} | {ratio:.2f} |", flush=True)
+            print(
+                f"| {name} | {title} | {batch} | {cells[0]} | {cells[1]} | {ratio:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
     python benchmarks/multi_views.py [--size 32] [--repeats 5]
 
-Both sides cut two crops (area 0.08 to 1), mirror half of them, put each through SimCLR's policy, RandAugment,
-AutoAugment and TrivialAugment (which stands for Fast AutoAugment, whose archive torchvision does not have), and
-normalise all views. Ours gets a uint8 batch in memory, torchvision Pillow images or uint8 tensors. They take turns,
-and the time is that of the processor.
-"""
+Both sides cut two crops (area 0.08 to 1), mirror half of them, put each through SimCLR's policy,
+RandAugment, AutoAugment and TrivialAugment (which stands for Fast AutoAugment, whose archive
+torchvision does not have), and normalise all views. Ours gets a uint8 batch in memory, torchvision
+Pillow images or uint8 tensors. They take turns, and the time is that of the processor."""
 
 import argparse
 import statistics
@@ -38,14 +37,21 @@ def ours(x: Tensor) -> Callable[[], object]:
 
 
 def theirs(size: int) -> Callable[[Any], list[Tensor]]:
-    crop = v2.Compose([v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True), v2.RandomHorizontalFlip(0.5)])
+    crop = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(0.5),
+        ]
+    )
     policy = [
         v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
         v2.RandomGrayscale(0.2),
         v2.RandomApply([v2.GaussianBlur(blur_kernel(size), (0.1, 2.0))], p=0.5),
     ]
     strategies = [v2.Compose(policy), v2.RandAugment(), v2.AutoAugment(), v2.TrivialAugmentWide()]
-    finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    finish = v2.Compose(
+        [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    )
 
     def views(image: Any) -> list[Tensor]:
         crops = (crop(image), crop(image))
@@ -55,7 +61,9 @@ def theirs(size: int) -> Callable[[Any], list[Tensor]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Eight views an image on one core, images a second.")
+    parser = argparse.ArgumentParser(
+        description="Eight views an image on one core, images a second."
+    )
     parser.add_argument("--size", type=int, default=32, choices=sorted(BATCH))
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
@@ -74,14 +82,18 @@ def main() -> None:
             rate = timed(run, count, 0.5)
             rates[name] += [rate] if repeat >= 0 else []
     print("# Eight views of an image: four strategies on two shared crops, one core\n")
-    print(f"`python {' '.join(sys.argv)}`, commit {version('mezzotint')}, {time.strftime('%Y-%m-%d')},")
+    print(
+        f"`python {' '.join(sys.argv)}`, commit {version('mezzotint')}, {time.strftime('%Y-%m-%d')},"
+    )
     print(f"{processor()}, torch {torch.__version__}, torchvision {version('torchvision')}.")
     print("Images of eight views a second of processor time: median (slowest to fastest repeat).\n")
     print(f"| {arguments.size} px | images a second | mezzotint is faster by |\n|---|---|---|")
     fast = statistics.median(rates["mezzotint"])
     for name, found in rates.items():
         median = statistics.median(found)
-        print(f"| {name} | {median:,.0f} ({min(found):,.0f} to {max(found):,.0f}) | {fast / median:.1f}× |")
+        print(
+            f"| {name} | {median:,.0f} ({min(found):,.0f} to {max(found):,.0f}) | {fast / median:.1f}× |"
+        )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python benchmarks/policies.py [--sizes 32 96] [--repeats 7]
 
-Both sides start from the same images and draw parameters of their own from the same space. Ours gets the batch as float
-in [0, 1], as a view generator has it after the crop, and does what that does: it draws for the batch, and applies what
-was drawn to some rows at a time. Torchvision gets Pillow images or uint8 tensors, each as published. The sides take
-turns, and the time is that of the processor.
-"""
+Both sides start from the same images and draw parameters of their own from the same space. Ours
+gets the batch as float in [0, 1], as a view generator has it after the crop, and does what that
+does: it draws for the batch, and applies what was drawn to some rows at a time. Torchvision gets
+Pillow images or uint8 tensors, each as published. The sides take turns, and the time is that of the
+processor."""
 
 import argparse
 import statistics
@@ -31,7 +31,10 @@ AT_A_TIME = {32: 512, 96: 75}  # rows of a view generator
 POLICIES: dict[str, tuple[Policy, Callable[[Any], Any]]] = {
     "RandAugment": (RandAugment(), v2.RandAugment()),
     "AutoAugment, ImageNet": (AutoAugment(), v2.AutoAugment()),
-    "AutoAugment, CIFAR-10": (AutoAugment(policy="cifar10"), v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)),
+    "AutoAugment, CIFAR-10": (
+        AutoAugment(policy="cifar10"),
+        v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10),
+    ),
     "TrivialAugment": (TrivialAugment(), v2.TrivialAugmentWide()),
     "AugMix": (AugMix(), v2.AugMix()),
 }
@@ -72,25 +75,36 @@ def measure(policy: Policy, other: Callable[[Any], Any], x: Tensor, repeats: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Policies on a batch in memory, one core, images a second.")
+    parser = argparse.ArgumentParser(
+        description="Policies on a batch in memory, one core, images a second."
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96], choices=sorted(BATCH))
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as a view generator does
     print("# Policies on a batch in memory, one core\n")
-    print(f"`python benchmarks/policies.py --repeats {arguments.repeats}`, commit {version('mezzotint')},")
+    print(
+        f"`python benchmarks/policies.py --repeats {arguments.repeats}`, commit {version('mezzotint')},"
+    )
     print(
         f"{time.strftime('%Y-%m-%d')}, {processor()}, torch {torch.__version__}, torchvision {version('torchvision')}."
     )
-    print("Images a second, medians; and how many times as fast as the faster side of torchvision.\n")
-    print("| policy | px | mezzotint | torchvision, Pillow | torchvision, tensors | times |\n|---|---|---|---|---|---|")
+    print(
+        "Images a second, medians; and how many times as fast as the faster side of torchvision.\n"
+    )
+    print(
+        "| policy | px | mezzotint | torchvision, Pillow | torchvision, tensors | times |\n|---|---|---|---|---|---|"
+    )
     for size in arguments.sizes:
         x = pictures(BATCH[size], size)
         for name, (policy, other) in POLICIES.items():
             ours, pillow, tensors = measure(policy, other, x, arguments.repeats)
             times = ours / max(pillow, tensors)
-            print(f"| {name} | {size} | {ours:,.0f} | {pillow:,.0f} | {tensors:,.0f} | {times:.1f} |", flush=True)
+            print(
+                f"| {name} | {size} | {ours:,.0f} | {pillow:,.0f} | {tensors:,.0f} | {times:.1f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Whole pretraining steps a second: ours against a plain lightly loop with a DataLoader.
 
-Both train the demo's encoder and head on the emoji, with batches of the demo's size and SimCLR views at the same
-probabilities. lightly's side is its documented loop: PIL images in memory, `SimCLRTransform` in two DataLoader
-workers, `NTXentLoss`, SGD. lightly has no randomized quantization, so ours is measured without it and with it.
+Both train the demo's encoder and head on the emoji, with batches of the demo's size and SimCLR
+views at the same probabilities. lightly's side is its documented loop: PIL images in memory,
+`SimCLRTransform` in two DataLoader workers, `NTXentLoss`, SGD. lightly has no randomized
+quantization, so ours is measured without it and with it.
 
     python benchmarks/pretraining.py > benchmarks/results/pretraining.md        (needs mezzotint[bench])
 """
@@ -57,7 +58,12 @@ class Pictures(Dataset[list[torch.Tensor]]):
     def __init__(self, images: torch.Tensor) -> None:
         self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
         self.transform = SimCLRTransform(
-            input_size=32, cj_strength=0.5, min_scale=0.2, random_gray_scale=0.1, gaussian_blur=0.0, hf_prob=0.0
+            input_size=32,
+            cj_strength=0.5,
+            min_scale=0.2,
+            random_gray_scale=0.1,
+            gaussian_blur=0.0,
+            hf_prob=0.0,
         )
 
     def __len__(self) -> int:
@@ -72,10 +78,17 @@ def theirs() -> Side:
     recipe = Recipe.build(read_recipe(DEMO))
     model: nn.Module = nn.Sequential(recipe.encoder, recipe.method.get_submodule("projector"))
     criterion, size = NTXentLoss(temperature=0.1), recipe.run.batch_size
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.06, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.06, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
     everything = recipe.data.read_batch(torch.arange(len(recipe.data)))  # type: ignore[attr-defined]
     loader = DataLoader(
-        Pictures(everything), size, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+        Pictures(everything),
+        size,
+        shuffle=True,
+        num_workers=2,
+        drop_last=True,
+        persistent_workers=True,
     )
 
     def forever() -> Iterator[list[torch.Tensor]]:
@@ -100,7 +113,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=15)
     arguments = parser.parse_args()
-    sides = {"mezzotint": ours(False), "mezzotint, with quantization": ours(True), "lightly + DataLoader": theirs()}
+    sides = {
+        "mezzotint": ours(False),
+        "mezzotint, with quantization": ours(True),
+        "lightly + DataLoader": theirs(),
+    }
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(arguments.rounds + 1):  # the first is not counted
         for name, (run, _) in sides.items():
@@ -114,12 +131,16 @@ def main() -> None:
     print(
         f"`python benchmarks/pretraining.py`, commit {commit.strip()}, {platform.machine()}, {os.cpu_count()} cores, "
     )
-    print(f"torch {torch.__version__}, {arguments.rounds} rounds in turn of {arguments.steps} steps, batch 256\n")
+    print(
+        f"torch {torch.__version__}, {arguments.rounds} rounds in turn of {arguments.steps} steps, batch 256\n"
+    )
     print("| side | median samples/s | lowest | highest | against lightly |\n|---|---|---|---|---|")
     base = statistics.median(rates["lightly + DataLoader"])
     for name, found in rates.items():
         middle = statistics.median(found)
-        print(f"| {name} | {middle:.0f} | {min(found):.0f} | {max(found):.0f} | {middle / base:.2f}× |")
+        print(
+            f"| {name} | {middle:.0f} | {min(found):.0f} | {max(found):.0f} | {middle / base:.2f}× |"
+        )
     shares = sides["mezzotint, with quantization"][1]
     print(
         f"\nOurs, last round: {shares['data_wait']:.1%} waiting for data, {shares['augment_share']:.1%} making views."

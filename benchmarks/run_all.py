@@ -20,7 +20,9 @@ def main() -> None:
     failed = []
     for name in SCRIPTS:
         print(f"benchmarks/{name}.py …", flush=True)
-        done = subprocess.run([sys.executable, HERE / f"{name}.py"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, HERE / f"{name}.py"], capture_output=True, text=True, check=False
+        )
         if done.returncode == 0:
             (HERE / "results" / f"{name}.md").write_text(done.stdout, encoding="utf-8")
         else:

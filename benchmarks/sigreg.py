@@ -2,10 +2,10 @@
 
     python benchmarks/sigreg.py [--repeats 9]
 
-The formula as written takes the cosine and the sine of every projection at every frequency, and autograd keeps them;
-lightly's `SIGReg` does the same, and is measured too where it is installed. The sides take turns on the same tensors;
-what is compared is the median time of the process. "Kept for backward" are the bytes that autograd saves.
-"""
+The formula as written takes the cosine and the sine of every projection at every frequency, and
+autograd keeps them; lightly's `SIGReg` does the same, and is measured too where it is installed.
+The sides take turns on the same tensors; what is compared is the median time of the process. "Kept
+for backward" are the bytes that autograd saves."""
 
 import argparse
 import importlib.metadata
@@ -43,7 +43,9 @@ def lightly(z_VBD: Tensor, directions_SD: Tensor) -> Tensor:
     from lightly.loss.lejepa_loss import SIGReg
 
     module = SIGReg(num_vectors=len(directions_SD))
-    module._generate_unit_vectors = lambda *_, **__: directions_SD.T  # the same directions for all sides
+    module._generate_unit_vectors = lambda *_, **__: (
+        directions_SD.T
+    )  # the same directions for all sides
     loss: Tensor = module(z_VBD)
     return loss
 
@@ -86,7 +88,11 @@ def measure(shape: tuple[int, int, int, int], repeats: int) -> dict[str, tuple[l
 
 def processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.split(":")[1].strip()
+        for line in info.read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return names[0] if names else platform.processor()
 
 
@@ -96,10 +102,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    commit = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parent
+    ).stdout.strip()
     print("# SIGReg, forward and backward, one core\n")
-    print(f"`python {' '.join(sys.argv)}`, commit {commit or 'none yet'}, {time.strftime('%Y-%m-%d')},")
-    print(f"{processor()}, torch {torch.__version__}. Medians of {arguments.repeats} (fastest to slowest).\n")
+    print(
+        f"`python {' '.join(sys.argv)}`, commit {commit or 'none yet'}, {time.strftime('%Y-%m-%d')},"
+    )
+    print(
+        f"{processor()}, torch {torch.__version__}. Medians of {arguments.repeats} (fastest to slowest).\n"
+    )
     print("| views × batch × width, directions | side | ms | kept for backward | times mezzotint |")
     print("|---|---|---|---|---|")
     for shape in SHAPES:

@@ -1,11 +1,13 @@
 """SSQL's claim in miniature: what one set of weights is worth at each number of bits, trained with SSQL and without.
 
-Three arms for each base, with the same encoder, data, views and optimiser: the base, SSQL over it for as many epochs,
-and the base for twice as many, which makes as many encoder passes as SSQL. Every seed trains all three, so differences
-are paired by seed. Evaluated by plain min-max ranges, as in the paper: policy `ssql`, probes on quantized features; the
-head that is kept also with BatchNorm's statistics put right for each width (`mezzotint.quant.batch_norm`).
+Three arms for each base, with the same encoder, data, views and optimiser: the base, SSQL over it
+for as many epochs, and the base for twice as many, which makes as many encoder passes as SSQL.
+Every seed trains all three, so differences are paired by seed. Evaluated by plain min-max ranges,
+as in the paper: policy `ssql`, probes on quantized features; the head that is kept also with
+BatchNorm's statistics put right for each width (`mezzotint.quant.batch_norm`).
 
-    python benchmarks/ssql.py --base simclr --epochs 30 --seeds 3 --runs runs/ssql > benchmarks/results/ssql_simclr.md
+    python benchmarks/ssql.py --base simclr --epochs 30 --seeds 3 --runs runs/ssql >
+    benchmarks/results/ssql_simclr.md
 """
 
 import argparse
@@ -28,9 +30,15 @@ from mezzotint.evaluation.retrieval import Retrieval
 from mezzotint.recipe.recipe import Recipe
 
 BASES: dict[str, tuple[str, list[str]]] = {
-    "simclr": ("{kind: simclr, hidden_dim: 512, dim: 128, temperature: 0.1}", ["optimizer.lr=0.06", "encoder.grid=1"]),
+    "simclr": (
+        "{kind: simclr, hidden_dim: 512, dim: 128, temperature: 0.1}",
+        ["optimizer.lr=0.06", "encoder.grid=1"],
+    ),
     "demo": ("{kind: simclr, hidden_dim: 512, dim: 128, temperature: 0.07}", []),
-    "simsiam": ("{kind: simsiam, dim: 256, hidden_dim: 128}", ["optimizer.lr=0.4", "encoder.grid=1"]),
+    "simsiam": (
+        "{kind: simsiam, dim: 256, hidden_dim: 128}",
+        ["optimizer.lr=0.4", "encoder.grid=1"],
+    ),
 }
 HEAD = "linear, across styles, the head fitted on float features"
 FIGURES = {
@@ -53,7 +61,12 @@ def main() -> None:
     parser.add_argument("--base", choices=BASES, default="simclr")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--runs", type=Path, default=Path("runs/ssql"), help="runs found there are not trained again")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/ssql"),
+        help="runs found there are not trained again",
+    )
     parser.add_argument("overrides", nargs="*", help="of the demo's recipe, for all arms")
     arguments = parser.parse_args()
     base, own = BASES[arguments.base]
@@ -67,21 +80,27 @@ def main() -> None:
     found: dict[str, list[Table]] = {arm: [] for arm in arms}
     for seed in range(arguments.seeds):
         for arm, overrides in arms.items():
-            found[arm].append(measure(arguments.runs / f"{arm}-s{seed}", [*overrides, f"run.seed={seed}"]))
+            found[arm].append(
+                measure(arguments.runs / f"{arm}-s{seed}", [*overrides, f"run.seed={seed}"])
+            )
     show(found, arguments)
 
 
 def measure(folder: Path, overrides: Sequence[str]) -> Table:
     """Train where that was not done, evaluate where that was not done, and read the figures."""
     if not (folder / "encoder" / "encoder.json").is_file():
-        pretrain(Recipe.load("image/emoji_simclr", overrides), folder, progress="quiet", overwrite=True)
+        pretrain(
+            Recipe.load("image/emoji_simclr", overrides), folder, progress="quiet", overwrite=True
+        )
     table: Table = {}
     stored = {protocol: evaluated(folder, protocol) for protocol in PROBES}
     for protocol, probe, metric in FIGURES:
         table[protocol, probe, metric] = {}
         for setting in BITS:
             table[protocol, probe, metric][setting] = statistics.fmean(
-                r["value"] for r in stored[protocol] if (r["probe"], r["metric"], r["bits"]) == (probe, metric, setting)
+                r["value"]
+                for r in stored[protocol]
+                if (r["probe"], r["metric"], r["bits"]) == (probe, metric, setting)
             )
     return table
 
@@ -91,12 +110,18 @@ def evaluated(folder: Path, protocol: str) -> list[dict[str, Any]]:
     stored = folder / f"by_bits_{protocol}.json"
     if not stored.is_file():
         evaluation = evaluate_bits(
-            load_encoder(folder), Samples(name="emoji"), bits=BITS, protocols=(protocol,), probes=PROBES[protocol]
+            load_encoder(folder),
+            Samples(name="emoji"),
+            bits=BITS,
+            protocols=(protocol,),
+            probes=PROBES[protocol],
         )
         rows: list[dict[str, Any]] = []
         for row in evaluation.rows:
             setting = f"{row.weight_bits}/{row.activation_bits}"
-            rows.append({"probe": row.probe, "metric": row.metric, "bits": setting, "value": row.value})
+            rows.append(
+                {"probe": row.probe, "metric": row.metric, "bits": setting, "value": row.value}
+            )
             if (row.probe, setting) == ("linear", "32/32"):  # the float head where it was fitted
                 rows.append(rows[-1] | {"probe": "linear_ptq"})
         stored.write_text(json.dumps(rows))
@@ -111,7 +136,9 @@ def spread(values: Sequence[float]) -> float:
 
 def show(found: dict[str, list[Table]], arguments: argparse.Namespace) -> None:
     """Print the tables: each arm, and SSQL minus each base, paired by seed."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
     extra = " ".join(map(repr, arguments.overrides))
     print(f"# SSQL over {arguments.base}, on the embedded emoji\n")
     print(f"`python benchmarks/ssql.py --base {arguments.base} --epochs {arguments.epochs} "
@@ -136,7 +163,9 @@ def pair(title: str, values: dict[str, list[dict[str, float]]]) -> None:
     rows(changes, settings[1:], "less its value at 32/32", "+.3f")
 
 
-def rows(values: dict[str, list[dict[str, float]]], settings: Sequence[str], corner: str, digits: str) -> None:
+def rows(
+    values: dict[str, list[dict[str, float]]], settings: Sequence[str], corner: str, digits: str
+) -> None:
     """Print one table: each arm, and the second arm minus the first and the third."""
     print(f"| {corner} | {' | '.join(settings)} |\n|---|{'---|' * len(settings)}")
     for arm, tables in values.items():

@@ -1,12 +1,13 @@
 """SSQL's protocol C in miniature: encoders fine-tuned in float on all labels, then quantized without training.
 
-The encoders are those of `ssql.py`, whose runs are used: SSQL over a base, the base for as many epochs, and the base
-for twice as many. Each is fine-tuned alike by `supervised/ssql_finetune_emoji`, from a classifier that starts as the
-linear probe, and scored at each setting with that classifier, by plain min-max ranges and with BatchNorm's statistics
-put right. Every seed has an encoder and a fine-tuning of its own; differences are paired by seed.
+The encoders are those of `ssql.py`, whose runs are used: SSQL over a base, the base for as many
+epochs, and the base for twice as many. Each is fine-tuned alike by
+`supervised/ssql_finetune_emoji`, from a classifier that starts as the linear probe, and scored at
+each setting with that classifier, by plain min-max ranges and with BatchNorm's statistics put
+right. Every seed has an encoder and a fine-tuning of its own; differences are paired by seed.
 
-    python benchmarks/ssql.py --base simclr --runs runs/ssql encoder.width=32
-    python benchmarks/ssql_finetune.py --base simclr --runs runs/ssql > benchmarks/results/ssql_finetune.md
+    python benchmarks/ssql.py --base simclr --runs runs/ssql encoder.width=32 python
+    benchmarks/ssql_finetune.py --base simclr --runs runs/ssql > benchmarks/results/ssql_finetune.md
 """
 
 import argparse
@@ -33,17 +34,26 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30, help="of the pretraining")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/ssql"), help="of ssql.py")
-    parser.add_argument("--out", type=Path, default=Path("runs/ssql_finetune"), help="what is there is used again")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/ssql_finetune"), help="what is there is used again"
+    )
     parser.add_argument("overrides", nargs="*", help="of the recipe, for all arms")
     arguments = parser.parse_args()
     e, name = arguments.epochs, arguments.base
     arms = (f"{name}{e}", f"ssql_{name}{e}", f"{name}{2 * e}")
     missing = [
-        f"{arm}-s{s}" for arm in arms for s in range(arguments.seeds) if not finished(arguments.runs / f"{arm}-s{s}")
+        f"{arm}-s{s}"
+        for arm in arms
+        for s in range(arguments.seeds)
+        if not finished(arguments.runs / f"{arm}-s{s}")
     ]
     if missing:
-        parser.error(f"got --runs {arguments.runs} without {', '.join(missing)}; run benchmarks/ssql.py into it first")
-    found: dict[str, dict[str, list[dict[str, float]]]] = {how: {arm: [] for arm in arms} for how in PROTOCOLS}
+        parser.error(
+            f"got --runs {arguments.runs} without {', '.join(missing)}; run benchmarks/ssql.py into it first"
+        )
+    found: dict[str, dict[str, list[dict[str, float]]]] = {
+        how: {arm: [] for arm in arms} for how in PROTOCOLS
+    }
     for seed in range(arguments.seeds):
         for arm in arms:
             for how, table in measure(arguments, f"{arm}-s{seed}", seed).items():
@@ -56,11 +66,16 @@ def measure(arguments: argparse.Namespace, run: str, seed: int) -> dict[str, dic
     """Fine-tune where that was not done, and score: top-1 by how it was quantized and at which setting."""
     overrides = [f"evaluate.protocols=[{','.join(PROTOCOLS)}]", f"evaluate.bits=[{','.join(BITS)}]"]
     what = plan(
-        arguments.runs / run, "supervised/ssql_finetune_emoji", [*overrides, *arguments.overrides], warm_head=True
+        arguments.runs / run,
+        "supervised/ssql_finetune_emoji",
+        [*overrides, *arguments.overrides],
+        warm_head=True,
     )
     recipe, folder = variant_recipe(what, seed, "finetuned"), arguments.out / run
     if ensure(recipe, folder, before=warm) or not (folder / "evaluation.json").is_file():
-        write_evaluation(folder, Evaluation(list(scored(trained_method(recipe, folder), what, seed)), ""))
+        write_evaluation(
+            folder, Evaluation(list(scored(trained_method(recipe, folder), what, seed)), "")
+        )
     tables: dict[str, dict[str, float]] = {how: {} for how in PROTOCOLS}
     for row in read_evaluation(folder):
         if row.metric == FIGURE:
@@ -69,12 +84,16 @@ def measure(arguments: argparse.Namespace, run: str, seed: int) -> dict[str, dic
     return tables
 
 
-def show(found: dict[str, dict[str, list[dict[str, float]]]], arguments: argparse.Namespace) -> None:
+def show(
+    found: dict[str, dict[str, list[dict[str, float]]]], arguments: argparse.Namespace
+) -> None:
     """Print a pair of tables for each way of quantizing."""
     print("# SSQL, fine-tuned and then quantized (protocol C), on the embedded emoji\n")
     command = f"--base {arguments.base} --epochs {arguments.epochs} --seeds {arguments.seeds}"
     where = f"commit {version('mezzotint')}, {platform.machine()}, {os.cpu_count()} cores"
-    print(f"`python benchmarks/ssql_finetune.py {' '.join([command, *arguments.overrides])}`, {where}.")
+    print(
+        f"`python benchmarks/ssql_finetune.py {' '.join([command, *arguments.overrides])}`, {where}."
+    )
     print(f"`{FIGURE.rpartition('/')[0]}`, by the fine-tuned classifier.")
     print(HOW)
     for how, arms in found.items():

@@ -26,7 +26,11 @@ REPEATS = 7
 
 def base(name: str, encoder_name: str) -> Siamese:
     torch.manual_seed(0)
-    encoder = resnet8(INPUT, stem="patch", width=64) if encoder_name == "resnet8" else resnet18(INPUT, stem="small")
+    encoder = (
+        resnet8(INPUT, stem="patch", width=64)
+        if encoder_name == "resnet8"
+        else resnet18(INPUT, stem="small")
+    )
     if name == "simclr":
         return SimCLR(encoder, hidden_dim=512, dim=128)
     return SimSiam(encoder, dim=512, hidden_dim=128)
@@ -41,18 +45,26 @@ def seconds(method: Method, optimizer: torch.optim.Optimizer, views: Views) -> f
 
 
 def main() -> None:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
     print("# A step of SSQL and a step of its base\n")
     print(f"`python benchmarks/ssql_step.py`, commit {commit.stdout.strip()}, {platform.machine()}, "
           f"{os.cpu_count()} cores, torch {torch.__version__}.")  # fmt: skip
-    print(f"Forward, backward and optimiser on views of 32 × 32; medians of {REPEATS} (least to most), alternated.\n")
-    print("| encoder | base | batch | base, ms | SSQL, ms | times the base |\n|---|---|---|---|---|---|")
+    print(
+        f"Forward, backward and optimiser on views of 32 × 32; medians of {REPEATS} (least to most), alternated.\n"
+    )
+    print(
+        "| encoder | base | batch | base, ms | SSQL, ms | times the base |\n|---|---|---|---|---|---|"
+    )
     for encoder, batch in (("resnet8", 256), ("resnet18", 32)):
         for name in ("simclr", "simsiam"):
             plain = base(name, encoder).train()
             inner = base(name, encoder)
             low = SSQL(inner.encoder, base=inner).train()
-            sides = [(m, torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9)) for m in (plain, low)]
+            sides = [
+                (m, torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9)) for m in (plain, low)
+            ]
             found: list[list[float]] = [[], []]
             for step in range(REPEATS + 1):
                 x = tuple(torch.randn(batch, 3, 32, 32) for _ in range(2))
@@ -63,7 +75,10 @@ def main() -> None:
                         times.append(taken * 1e3)
             cells = [f"{statistics.median(t):.0f} ({min(t):.0f} to {max(t):.0f})" for t in found]
             ratio = statistics.median(b / a for a, b in zip(*found, strict=True))
-            print(f"| {encoder} | {name} | {batch} | {cells[0]} | {cells[1]} | {ratio:.2f} |", flush=True)
+            print(
+                f"| {encoder} | {name} | {batch} | {cells[0]} | {cells[1]} | {ratio:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,13 @@ BATCH, ROUNDS, WIDTH, DEPTH = 32, 7, 96, 4
 
 def made(cache: bool) -> BRIDLE:
     torch.manual_seed(0)
-    encoder = ViT(Input((1, 64, 64), (0.0,), (1.0,), "audio"), width=WIDTH, depth=DEPTH, heads=4, patch=[16, 8])
+    encoder = ViT(
+        Input((1, 64, 64), (0.0,), (1.0,), "audio"),
+        width=WIDTH,
+        depth=DEPTH,
+        heads=4,
+        patch=[16, 8],
+    )
     method = BRIDLE(
         encoder,
         codebook=RQ(dim=64, num_codes=64),
@@ -50,8 +56,12 @@ def main() -> None:
         for name, method in methods.items():
             times[name].append(step(method, views))
     medians = {name: statistics.median(values[2:]) for name, values in times.items()}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    print(f"commit {commit.stdout.strip()}, one thread, processor time of a step, median of {ROUNDS}, alternating")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    print(
+        f"commit {commit.stdout.strip()}, one thread, processor time of a step, median of {ROUNDS}, alternating"
+    )
     for name, seconds in medians.items():
         print(f"{name:8} {1000 * seconds:7.1f} ms")
     print(f"ratio    {medians['without'] / medians['cached']:7.2f}")

@@ -2,17 +2,18 @@
 
     python benchmarks/views.py [--sizes 32 96 224] [--repeats 7]
 
-Every side makes two views with the same operations, probabilities and sizes: random resized crop (area 0.08 to 1),
-flip (1/2), jitter of (0.8, 0.8, 0.8, 0.2) (8/10), greyscale (2/10), blur with sigma 0.1 to 2 (1/2), normalise. Each
-side gets its images in memory in the form it takes fastest; the images have the size of the views. Each side has a
-process of its own, so that none profits from what another did to the memory allocator. The sides take turns, and the
-time is that of the processor, so that other work on the machine costs a side no more than its share of the caches.
+Every side makes two views with the same operations, probabilities and sizes: random resized crop
+(area 0.08 to 1), flip (1/2), jitter of (0.8, 0.8, 0.8, 0.2) (8/10), greyscale (2/10), blur with
+sigma 0.1 to 2 (1/2), normalise. Each side gets its images in memory in the form it takes fastest;
+the images have the size of the views. Each side has a process of its own, so that none profits from
+what another did to the memory allocator. The sides take turns, and the time is that of the
+processor, so that other work on the machine costs a side no more than its share of the caches.
 Sides whose package is missing are left out.
 
-Differences that remain: Pillow's blur (lightly) is three box filters, whatever the sigma, where the others convolve
-with a kernel of a tenth of the image; batched torchvision draws one set of parameters for all images of a batch, and
-kornia one order of the jitter; so neither makes the same views, and they are printed for the record.
-"""
+Differences that remain: Pillow's blur (lightly) is three box filters, whatever the sigma, where the
+others convolve with a kernel of a tenth of the image; batched torchvision draws one set of
+parameters for all images of a batch, and kornia one order of the jitter; so neither makes the same
+views, and they are printed for the record."""
 
 import argparse
 import importlib.metadata
@@ -46,7 +47,11 @@ Side = Callable[[], object]
 def pictures(count: int, size: int) -> Tensor:
     """Smooth random images, uint8 `[count, 3, size, size]`."""
     noise = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    return (torch.nn.functional.interpolate(noise, size=(size, size), mode="bicubic") * 255).clamp(0, 255).byte()
+    return (
+        (torch.nn.functional.interpolate(noise, size=(size, size), mode="bicubic") * 255)
+        .clamp(0, 255)
+        .byte()
+    )
 
 
 def blur_kernel(size: int) -> int:
@@ -193,28 +198,49 @@ def measure(size: int, repeats: int) -> dict[str, list[float]]:
 def version(package: str) -> str:
     if package == "mezzotint":
         return subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+            ["git", "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
         ).stdout.strip()
     return importlib.metadata.version(package)
 
 
 def processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line.split(":")[1].strip()
+        for line in info.read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return names[0] if names else platform.processor()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Two SimCLR views on one core, pairs of views a second.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96, 224], choices=sorted(BATCH))
+    parser = argparse.ArgumentParser(
+        description="Two SimCLR views on one core, pairs of views a second."
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[32, 96, 224], choices=sorted(BATCH)
+    )
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
-    os.environ |= {"NO_ALBUMENTATIONS_UPDATE": "1", "OPENCV_FOR_THREADS_NUM": "1", "OMP_NUM_THREADS": "1"}
+    os.environ |= {
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+        "OPENCV_FOR_THREADS_NUM": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     results = {size: measure(size, arguments.repeats) for size in arguments.sizes}
     print("# Two SimCLR views, images in memory, one core\n")
-    print(f"`python {' '.join(sys.argv)}`, {time.strftime('%Y-%m-%d')}, {processor()}, torch {torch.__version__}.")
-    print(f"Batches of {', '.join(f'{BATCH[size]} at {size} px' for size in results)}; {arguments.repeats} repeats.")
-    print("Pairs of views a second: median (slowest to fastest repeat), and how many times as fast Mezzotint is.\n")
+    print(
+        f"`python {' '.join(sys.argv)}`, {time.strftime('%Y-%m-%d')}, {processor()}, torch {torch.__version__}."
+    )
+    print(
+        f"Batches of {', '.join(f'{BATCH[size]} at {size} px' for size in results)}; {arguments.repeats} repeats."
+    )
+    print(
+        "Pairs of views a second: median (slowest to fastest repeat), and how many times as fast Mezzotint is.\n"
+    )
     print("| | version | images | " + " | ".join(f"{size} px" for size in results) + " |")
     print("|---|---|---|" + "---|" * len(results))
     for name, (package, form, _) in SIDES.items():
@@ -225,7 +251,9 @@ def main() -> None:
                 continue
             rate, ours = statistics.median(rates[name]), statistics.median(rates["mezzotint"])
             spread = f"({min(rates[name]):,.0f} to {max(rates[name]):,.0f})"
-            cells.append(f"{rate:,.0f} {spread}" + ("" if name == "mezzotint" else f", {ours / rate:.1f}×"))
+            cells.append(
+                f"{rate:,.0f} {spread}" + ("" if name == "mezzotint" else f", {ours / rate:.1f}×")
+            )
         installed = version(package) if importlib.util.find_spec(package) else ""
         print(f"| {name.strip()} | {installed} | {form} | " + " | ".join(cells) + " |")
 

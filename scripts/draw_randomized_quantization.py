@@ -2,9 +2,8 @@
 
     python scripts/draw_randomized_quantization.py [PATH]
 
-Above, some of the embedded emoji and what is left of them with fewer and fewer bins, a new draw in every place. Below,
-the map from input to output of one channel: three draws of eight bins.
-"""
+Above, some of the embedded emoji and what is left of them with fewer and fewer bins, a new draw in
+every place. Below, the map from input to output of one channel: three draws of eight bins."""
 
 import argparse
 from pathlib import Path
@@ -72,7 +71,9 @@ def draw(path: Path) -> None:
 
 def main() -> None:
     """Read the command line and draw."""
-    parser = argparse.ArgumentParser(description="Draw the picture of docs/randomized-quantization.md.")
+    parser = argparse.ArgumentParser(
+        description="Draw the picture of docs/randomized-quantization.md."
+    )
     parser.add_argument("path", type=Path, nargs="?", default=TARGET)
     draw(parser.parse_args().path)
 

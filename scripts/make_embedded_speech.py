@@ -4,14 +4,14 @@
     python scripts/make_embedded_speech.py --cache DIR    # keep the fetched packages in DIR, use those already there
     python scripts/make_embedded_speech.py --check        # write nothing: compare with what is embedded
 
-Fetches with `apt-get download`; a package whose SHA-256 differs from the one written here is refused. Packages are
-read, never installed or unpacked.
+Fetches with `apt-get download`; a package whose SHA-256 differs from the one written here is
+refused. Packages are read, never installed or unpacked.
 
-Of each language all prompts of `digits/`, `letters/` and `phonetic/` are taken, and 120 others at equal distances in
-the order of their names. A recording is trimmed to what is louder than 30 dB below its peak (in 20 ms), and 50 ms
-around; its first 1.28 s become a log-mel spectrogram of 64 mels and 64 frames. Values are stored in steps of 0.2 from
--10 on: 0 is -10 or less, and fills up what is shorter.
-"""
+Of each language all prompts of `digits/`, `letters/` and `phonetic/` are taken, and 120 others at
+equal distances in the order of their names. A recording is trimmed to what is louder than 30 dB
+below its peak (in 20 ms), and 50 ms around; its first 1.28 s become a log-mel spectrogram of 64
+mels and 64 frames. Values are stored in steps of 0.2 from -10 on: 0 is -10 or less, and fills up
+what is shorter."""
 
 import argparse
 import hashlib
@@ -50,10 +50,17 @@ def fetch(language: str, folder: Path) -> Path:
     name = f"asterisk-core-sounds-{language}-wav"
     path = folder / f"{name}_{VERSION}_all.deb"
     if not path.exists():
-        subprocess.run(["apt-get", "download", f"{name}={VERSION}"], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "download", f"{name}={VERSION}"],
+            check=True,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+        )
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != PACKAGES[language]:
-        raise SystemExit(f"{path}: SHA-256 is {found}; allowed is {PACKAGES[language]}: delete it and fetch again")
+        raise SystemExit(
+            f"{path}: SHA-256 is {found}; allowed is {PACKAGES[language]}: delete it and fetch again"
+        )
     return path
 
 
@@ -84,15 +91,27 @@ def recordings(package: bytes) -> dict[str, Wave]:
 def read_wave(content: bytes) -> Wave:
     """A mono, 16-bit wave file at the rate of `MEL`, in [-1, 1]."""
     with wave.open(io.BytesIO(content)) as file:
-        if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (1, 2, MEL.sample_rate):
-            raise SystemExit(f"a recording is no mono wave of 16 bits at {MEL.sample_rate} Hz: the package has changed")
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / np.float32(32768)
+        if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (
+            1,
+            2,
+            MEL.sample_rate,
+        ):
+            raise SystemExit(
+                f"a recording is no mono wave of 16 bits at {MEL.sample_rate} Hz: the package has changed"
+            )
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(
+            np.float32
+        ) / np.float32(32768)
 
 
 def chosen(names: list[str]) -> list[str]:
     """The names to take, sorted: all words, and some of the phrases; no silence and no tones."""
     words = [name for name in names if name.startswith(WORDS)]
-    rest = [n for n in names if not n.startswith(WORDS) and not any(s in n for s in ("silence", "beep", "tone"))]
+    rest = [
+        n
+        for n in names
+        if not n.startswith(WORDS) and not any(s in n for s in ("silence", "beep", "tone"))
+    ]
     places = np.linspace(0, len(rest) - 1, min(PHRASES, len(rest))).round().astype(int)
     return sorted(words) + [sorted(rest)[place] for place in places]
 
@@ -113,7 +132,11 @@ def make(packages: dict[str, bytes]) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """The spectrograms, time before mel (which compresses better), and their names `language/path`."""
     rows, names = [], []
     for language, package in packages.items():
-        waves = {name: samples for name, samples in recordings(package).items() if len(samples) >= SHORTEST}
+        waves = {
+            name: samples
+            for name, samples in recordings(package).items()
+            if len(samples) >= SHORTEST
+        }
         for name in chosen(list(waves)):
             rows.append(spectrogram(waves[name]).T)
             names.append(f"{language}/{name}")
@@ -126,20 +149,35 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cache", type=Path, help="folder to keep the fetched packages in")
-    parser.add_argument("--check", action="store_true", help="write nothing, compare with what is embedded")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, compare with what is embedded"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.cache or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        values, names = make({language: fetch(language, folder).read_bytes() for language in PACKAGES})
+        values, names = make(
+            {language: fetch(language, folder).read_bytes() for language in PACKAGES}
+        )
     text = json.dumps(names, ensure_ascii=False, separators=(",", ":")) + "\n"
     if options.check:
-        wrong = [f"speech.npz: {n}" for n in differences({"log_mel": values}, EMBEDDED / "speech.npz")]
-        wrong += ["speech.json"] if (EMBEDDED / "speech.json").read_text(encoding="utf-8") != text else []
-        raise SystemExit("\n".join(["differs from what the packages give:", *wrong]) if wrong else 0)
+        wrong = [
+            f"speech.npz: {n}" for n in differences({"log_mel": values}, EMBEDDED / "speech.npz")
+        ]
+        wrong += (
+            ["speech.json"]
+            if (EMBEDDED / "speech.json").read_text(encoding="utf-8") != text
+            else []
+        )
+        raise SystemExit(
+            "\n".join(["differs from what the packages give:", *wrong]) if wrong else 0
+        )
     save(EMBEDDED / "speech.npz", {"log_mel": values})
     (EMBEDDED / "speech.json").write_text(text, encoding="utf-8")
-    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in sorted(EMBEDDED.glob("*.[nj]*"))]
+    sums = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n"
+        for p in sorted(EMBEDDED.glob("*.[nj]*"))
+    ]
     (EMBEDDED / "CHECKSUMS").write_text("".join(sums), encoding="utf-8")
 
 

@@ -4,13 +4,15 @@
     python scripts/make_points_series_data.py --cache DIR     # keep the fetched archives in DIR, and use them
     python scripts/make_points_series_data.py --check         # write nothing: compare with what is embedded
 
-Fetches with the ordinary clients (`apt-get download` of Debian, `pip download`); an archive whose SHA-256 differs from
-the one written here is refused. Archives are read, never unpacked. Needs `dpkg-deb` and trimesh.
+Fetches with the ordinary clients (`apt-get download` of Debian, `pip download`); an archive whose
+SHA-256 differs from the one written here is refused. Archives are read, never unpacked. Needs
+`dpkg-deb` and trimesh.
 
-`furniture`: 820 meshes of Sweet Home 3D's additional catalogues, in their order, upright (the catalogue's rotation is
-applied), sampled evenly over the surface, z up, centred in a unit sphere, in steps of 1/1024. The points of a cloud
-are in Morton order, so that the change from one to the next, which is what is stored, is small. `group` is the first
-model that looks like this one. `object` is a class by name, −1 for most.
+`furniture`: 820 meshes of Sweet Home 3D's additional catalogues, in their order, upright (the
+catalogue's rotation is applied), sampled evenly over the surface, z up, centred in a unit sphere,
+in steps of 1/1024. The points of a cloud are in Morton order, so that the change from one to the
+next, which is what is stored, is small. `group` is the first model that looks like this one.
+`object` is a class by name, −1 for most.
 
 `smartwatch`: 140 recordings of six sensors at 50 Hz as int16, one scale a sensor, end to end.
 """
@@ -69,20 +71,34 @@ def fetch(name: str, folder: Path) -> Path:
     if not path.exists():
         if name.endswith(".deb"):
             package, version, _ = name.split("_")
-            subprocess.run(["apt-get", "download", "--quiet", f"{package}={version}"], check=True, cwd=folder)
+            subprocess.run(
+                ["apt-get", "download", "--quiet", f"{package}={version}"], check=True, cwd=folder
+            )
         else:
             package, version, *_ = name.split("-")
-            command = [sys.executable, "-m", "pip", "download", "--quiet", f"{package}=={version}", "--no-deps"]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                f"{package}=={version}",
+                "--no-deps",
+            ]
             subprocess.run([*command, "--dest", str(folder)], check=True)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != ARCHIVES[name]:
-        raise SystemExit(f"{path}: SHA-256 is {found}; allowed is {ARCHIVES[name]}: delete the file and fetch again")
+        raise SystemExit(
+            f"{path}: SHA-256 is {found}; allowed is {ARCHIVES[name]}: delete the file and fetch again"
+        )
     return path
 
 
 def catalogues(package: Path) -> dict[str, zipfile.ZipFile]:
     """The furniture libraries of the Debian package, by name."""
-    tar = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(package)], check=True, capture_output=True).stdout
+    tar = subprocess.run(
+        ["dpkg-deb", "--fsys-tarfile", str(package)], check=True, capture_output=True
+    ).stdout
     found = {}
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         for member in archive:
@@ -113,9 +129,13 @@ def cloud_of(catalogue: zipfile.ZipFile, entry: dict[str, str]) -> npt.NDArray[n
     path = entry["model"].lstrip("/")
     vertices, faces = read_mesh(io.BytesIO(catalogue.read(path)), "obj")
     points = sample_surface(vertices, faces, POINTS, entry["id"])
-    rotation = np.array(entry.get("modelRotation", "1 0 0 0 1 0 0 0 1").split(), np.float64).reshape(3, 3)
+    rotation = np.array(
+        entry.get("modelRotation", "1 0 0 0 1 0 0 0 1").split(), np.float64
+    ).reshape(3, 3)
     points = points @ rotation.T
-    upright = np.stack([points[:, 0], -points[:, 2], points[:, 1]], axis=1)  # the catalogue has y up
+    upright = np.stack(
+        [points[:, 0], -points[:, 2], points[:, 1]], axis=1
+    )  # the catalogue has y up
     steps = np.rint(centred(upright) * STEPS).astype(np.int16)
     return steps[morton(steps).argsort(kind="stable")]
 
@@ -135,14 +155,17 @@ def look_alikes(clouds: npt.NDArray[np.int16], alike: float = ALIKE) -> npt.NDAr
 
     Args:
         clouds: `[N, P, 3]`.
-        alike: how much farther than in its own cloud a point's neighbour in the other may be, on average.
+        alike: how much farther than in its own cloud a point's neighbour in the other may be, on
+            average.
     """
     trees = [cKDTree(cloud.astype(np.float64) / STEPS) for cloud in clouds]
     own = [tree.query(tree.data, 2)[0][:, 1].mean() for tree in trees]
     moments = np.stack([np.concatenate([tree.data.mean(0), tree.data.std(0)]) for tree in trees])
     group = np.arange(len(clouds))
     for i, tree in enumerate(trees):
-        near = np.abs(moments[i + 1 :] - moments[i]).max(axis=1) < 0.05  # others cannot be alike, and cost time
+        near = (
+            np.abs(moments[i + 1 :] - moments[i]).max(axis=1) < 0.05
+        )  # others cannot be alike, and cost time
         for j in i + 1 + near.nonzero()[0]:
             apart = max(tree.query(trees[j].data)[0].mean(), trees[j].query(tree.data)[0].mean())
             if apart < alike * max(own[i], own[j]):
@@ -163,7 +186,9 @@ def make_furniture(package: Path) -> tuple[Arrays, dict[str, Any]]:
         # Differences from point to point compress better; their sum gives the points back exactly.
         "changes": np.diff(np.stack(clouds), axis=1, prepend=np.int16(0)).transpose(0, 2, 1),
         "room": np.array([rooms.index(m["category"]) for m in models], np.int8),
-        "object": np.array([-1 if label is None else objects.index(label) for label in labels], np.int8),
+        "object": np.array(
+            [-1 if label is None else objects.index(label) for label in labels], np.int8
+        ),
         "group": look_alikes(np.stack(clouds)),
     }
     names = {
@@ -185,7 +210,8 @@ def make_smartwatch(wheel: Path) -> Arrays:
     steps = np.concatenate(data["X"])
     scale = np.abs(steps).max(axis=0) / 32767.0
     return {
-        # Differences from step to step compress better; int16 wraps, so the sum gives the values back exactly.
+        # Differences from step to step compress better; int16 wraps, so the sum gives the values
+        # back exactly.
         "changes": np.diff(np.rint(steps / scale).astype(np.int16), axis=0, prepend=np.int16(0)),
         "scale": scale.astype(np.float64),
         "lengths": np.array([len(x) for x in data["X"]], np.int32),
@@ -199,7 +225,9 @@ def main() -> None:
     """Make all files, or compare with them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cache", type=Path, help="folder to keep the fetched archives in")
-    parser.add_argument("--check", action="store_true", help="write nothing, compare with what is embedded")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, compare with what is embedded"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.cache or Path(temporary)
@@ -210,13 +238,24 @@ def main() -> None:
     text = json.dumps(names, ensure_ascii=False, separators=(",", ":")) + "\n"
     if options.check:
         wrong = [f"furniture.npz: {n}" for n in differences(furniture, EMBEDDED / "furniture.npz")]
-        wrong += [f"smartwatch.npz: {n}" for n in differences(smartwatch, EMBEDDED / "smartwatch.npz")]
-        wrong += ["furniture.json"] if (EMBEDDED / "furniture.json").read_text(encoding="utf-8") != text else []
-        raise SystemExit("\n".join(["differs from what the packages give:", *wrong]) if wrong else 0)
+        wrong += [
+            f"smartwatch.npz: {n}" for n in differences(smartwatch, EMBEDDED / "smartwatch.npz")
+        ]
+        wrong += (
+            ["furniture.json"]
+            if (EMBEDDED / "furniture.json").read_text(encoding="utf-8") != text
+            else []
+        )
+        raise SystemExit(
+            "\n".join(["differs from what the packages give:", *wrong]) if wrong else 0
+        )
     save(EMBEDDED / "furniture.npz", furniture)
     save(EMBEDDED / "smartwatch.npz", smartwatch)
     (EMBEDDED / "furniture.json").write_text(text, encoding="utf-8")
-    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in sorted(EMBEDDED.glob("*.[nj]*"))]
+    sums = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n"
+        for p in sorted(EMBEDDED.glob("*.[nj]*"))
+    ]
     (EMBEDDED / "CHECKSUMS").write_text("".join(sums), encoding="utf-8")
 
 

@@ -12,17 +12,27 @@ Array = npt.NDArray[Any]
 
 
 def save(
-    path: Path, nodes: list[Any], constants: dict[str, Array], shape: list[int | str], opset: int = 20, inputs: int = 1
+    path: Path,
+    nodes: list[Any],
+    constants: dict[str, Array],
+    shape: list[int | str],
+    opset: int = 20,
+    inputs: int = 1,
 ) -> Path:
     """A graph from `x` (and `x1` …) to `y`."""
     graph = helper.make_graph(
         nodes,
         "test",
-        [helper.make_tensor_value_info(f"x{i or ''}", TensorProto.FLOAT, shape) for i in range(inputs)],
+        [
+            helper.make_tensor_value_info(f"x{i or ''}", TensorProto.FLOAT, shape)
+            for i in range(inputs)
+        ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path
+    )
     return path
 
 

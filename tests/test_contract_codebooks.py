@@ -20,11 +20,15 @@ LEARNT: dict[str, Callable[[], LearntCodebook]] = {
     "rq_plain": lambda: RQ(dim=6, num_codes=8, num_levels=3),
     "rq_plain_rotation": lambda: RQ(dim=6, num_codes=8, num_levels=3, gradient="rotation"),
     "rq_shared": lambda: RQ(dim=6, num_codes=8, num_levels=3, shared=True, init="data"),
-    "rq_bridle": lambda: RQ(dim=6, num_codes=8, num_levels=3, residual="bridle", ema=EMA(rule="norm")),
+    "rq_bridle": lambda: RQ(
+        dim=6, num_codes=8, num_levels=3, residual="bridle", ema=EMA(rule="norm")
+    ),
     "rq_bridle_source": lambda: RQ(
         dim=6, num_codes=8, num_levels=3, residual="bridle", ema=EMA(rule="norm", renormalise=False)
     ),
-    "rq_bridle_shared": lambda: RQ(dim=6, num_codes=8, num_levels=3, residual="bridle", shared=True),
+    "rq_bridle_shared": lambda: RQ(
+        dim=6, num_codes=8, num_levels=3, residual="bridle", shared=True
+    ),
 }
 EVERY: dict[str, Callable[[], Codebook]] = LEARNT | {
     "fsq": lambda: FSQ(levels=(4, 3, 5)),
@@ -63,12 +67,18 @@ def test_shapes_and_inverse(name: str, shape: tuple[int, ...]) -> None:
     )
     codes = codebook(z)
     assert codes.quantized.shape == (*shape, codebook.out_dim)
-    assert codes.indices.shape == (*shape, codebook.num_levels) and codes.indices.dtype == torch.int64
+    assert (
+        codes.indices.shape == (*shape, codebook.num_levels) and codes.indices.dtype == torch.int64
+    )
     assert codes.loss.shape == () and codes.loss.isfinite()
     assert codes.usage.shape == (codebook.num_levels, codebook.num_codes)
     assert codes.residual.shape == (codebook.num_levels,)
-    assert torch.equal(codes.usage.sum(1), torch.full((codebook.num_levels,), float(z[..., 0].numel())))
-    assert torch.equal(codebook.decode(codes.indices), codes.quantized)  # to the bit: no z + (q − z)
+    assert torch.equal(
+        codes.usage.sum(1), torch.full((codebook.num_levels,), float(z[..., 0].numel()))
+    )
+    assert torch.equal(
+        codebook.decode(codes.indices), codes.quantized
+    )  # to the bit: no z + (q − z)
     assert torch.equal(codebook.decode(codes.indices.to(torch.int32)), codes.quantized)
 
 
@@ -82,7 +92,9 @@ def test_nearest_are_the_nearest(name: str) -> None:
     assert torch.equal(indices[..., 0].flatten(0, 1), codebook(z).indices)
     assert (distances.diff(dim=-1) >= 0).all()
     everything, far = codebook.nearest(z, codebook.num_codes)
-    assert torch.equal(everything.sort(-1).values, torch.arange(codebook.num_codes).expand_as(everything))
+    assert torch.equal(
+        everything.sort(-1).values, torch.arange(codebook.num_codes).expand_as(everything)
+    )
     assert (far[..., -1] >= distances.flatten(0, 1)[..., -1]).all()
     soft_indices, share = codebook.soft_targets(z, 4, 0.5)
     assert torch.equal(soft_indices, everything[..., :4])
@@ -105,7 +117,9 @@ def test_arithmetic_is_float32_whatever_comes_in(name: str, dtype: torch.dtype) 
             (codes.quantized.float().square().mean() + codes.loss).backward()
             assert leaf.grad is not None and leaf.grad.isfinite().all()
     assert torch.equal(codes.indices, exact.indices)
-    assert codes.quantized.dtype == dtype and torch.equal(codes.quantized, exact.quantized.to(dtype))
+    assert codes.quantized.dtype == dtype and torch.equal(
+        codes.quantized, exact.quantized.to(dtype)
+    )
     assert codes.loss.dtype == torch.float32 and torch.equal(codes.loss, exact.loss)
     assert all(not b.is_floating_point() or b.dtype == torch.float32 for b in codebook.buffers())
 
@@ -137,7 +151,9 @@ def test_frozen_is_frozen_to_the_bit(name: str) -> None:
     assert not codebook.frozen and codebook.learning
     codebook(far)
     assert equal(before, state_of(codebook)) == (name not in LEARNT)
-    assert not list(codebook.parameters())  # books are buffers: no optimiser and no weight decay can reach them
+    assert not list(
+        codebook.parameters()
+    )  # books are buffers: no optimiser and no weight decay can reach them
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -169,7 +185,9 @@ def test_a_recipe_gives_the_same_codebook(name: str) -> None:
     assert config["kind"] in index().members("Codebook")
     resolved = resolve(config, "Codebook", "codebook")
     again = construct(resolved, "Codebook", {})
-    assert resolve(again.config, "Codebook", "codebook") == resolved and equal(state_of(codebook), state_of(again))
+    assert resolve(again.config, "Codebook", "codebook") == resolved and equal(
+        state_of(codebook), state_of(again)
+    )
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -196,7 +214,9 @@ def test_compiled_code_gives_the_same(name: str) -> None:
     z = normal(9, codebook.dim)
     compiled = torch.compile(codebook, backend="eager")
     found, expected = compiled(z), codebook(z)
-    assert torch.equal(found.indices, expected.indices) and torch.equal(found.quantized, expected.quantized)
+    assert torch.equal(found.indices, expected.indices) and torch.equal(
+        found.quantized, expected.quantized
+    )
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -204,11 +224,23 @@ def test_bad_vectors_are_refused_in_one_line(name: str) -> None:
     codebook = started(name)
     z = normal(9, codebook.dim)
     cases: list[tuple[Tensor, type[Exception], str]] = [
-        (normal(9, codebook.dim + 1), ValueError, rf"allowed is \(…, {codebook.dim}\), channels last"),
+        (
+            normal(9, codebook.dim + 1),
+            ValueError,
+            rf"allowed is \(…, {codebook.dim}\), channels last",
+        ),
         (torch.zeros(()), ValueError, "channels last"),
         (z.long(), TypeError, "got vectors of torch.int64; allowed are floating-point"),
-        (z.masked_fill(z > 1.5, torch.nan), ValueError, "got vectors with NaN or infinity; allowed are finite"),
-        (z.masked_fill(z > 1.5, torch.inf), ValueError, "got vectors with NaN or infinity; allowed are finite"),
+        (
+            z.masked_fill(z > 1.5, torch.nan),
+            ValueError,
+            "got vectors with NaN or infinity; allowed are finite",
+        ),
+        (
+            z.masked_fill(z > 1.5, torch.inf),
+            ValueError,
+            "got vectors with NaN or infinity; allowed are finite",
+        ),
     ]
     for bad, kind, message in cases:
         if name == "fsq" and bad.isinf().any():

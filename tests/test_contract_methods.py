@@ -28,7 +28,14 @@ from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
 
 INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-SMALL = {"hidden_dim": 24, "dim": 16, "slices": 32, "queue_size": 20, "prototypes": 40, "num_classes": 3}
+SMALL = {
+    "hidden_dim": 24,
+    "dim": 16,
+    "slices": 32,
+    "queue_size": 20,
+    "prototypes": 40,
+    "num_classes": 3,
+}
 """Keywords that make a method small, where its constructor has them."""
 ASYMMETRIC = {"MoCo"}
 """Methods whose loss depends on which view is first."""
@@ -69,8 +76,14 @@ def _discover() -> list[type[Method]]:
     found = []
     for info in pkgutil.iter_modules(mezzotint.methods.__path__, "mezzotint.methods."):
         module = importlib.import_module(info.name)
-        classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == info.name]
-        found += [c for c in classes if issubclass(c, Method) and not inspect.isabstract(c) and c is not Method]
+        classes = [
+            c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == info.name
+        ]
+        found += [
+            c
+            for c in classes
+            if issubclass(c, Method) and not inspect.isabstract(c) and c is not Method
+        ]
     # The contract of masked prediction and its tokenizer stands in test_masked.py.
     return [c for c in found if not issubclass(c, (Masked, BRIDLETokenizer))]
 
@@ -82,7 +95,9 @@ each_method = pytest.mark.parametrize("cls", METHODS, ids=lambda c: c.__name__)
 def build(cls: type[Method], seed: int = 0, *, batch_norm: bool = False) -> Method:
     torch.manual_seed(seed)
     known = inspect.signature(cls).parameters
-    encoder: Encoder = TinyPatches() if cls.__name__ in ON_PATCHES else TinyEncoder(batch_norm=batch_norm)
+    encoder: Encoder = (
+        TinyPatches() if cls.__name__ in ON_PATCHES else TinyEncoder(batch_norm=batch_norm)
+    )
     keywords: dict[str, Any] = {k: v for k, v in SMALL.items() if k in known}
     if "base" in known:  # a wrapper
         keywords["base"] = SimSiam(encoder, dim=16, hidden_dim=24)
@@ -130,7 +145,9 @@ def without_batch_norm(module: nn.Module) -> None:
 def train(method: nn.Module, views: Sequence[Views], total: int = 10) -> list[float]:
     """SGD steps as the loop takes them; the losses."""
     raw: Any = getattr(method, "module", method)
-    optimizer = torch.optim.SGD([p for p in raw.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(
+        [p for p in raw.parameters() if p.requires_grad], lr=0.1, momentum=0.9
+    )
     losses = []
     for step, batch in enumerate(views):
         optimizer.zero_grad()
@@ -178,7 +195,9 @@ def test_a_constant_encoder_is_seen_as_collapsed(cls: type[Method]) -> None:
     logs = method(replace(views, x=tuple(torch.ones_like(views.x[0]) for _ in views.x))).logs
     assert logs["feature_std"] < 1e-3 and logs["alignment"] > 0.999
     healthy = build(cls)(views).logs
-    least = 0.05 if cls.__name__ == "MoCo" else 0.3  # its head has no BatchNorm that spreads the projections
+    least = (
+        0.05 if cls.__name__ == "MoCo" else 0.3
+    )  # its head has no BatchNorm that spreads the projections
     assert least < healthy["feature_std"] < 1.05
 
 
@@ -233,7 +252,9 @@ def test_trains_under_quantize(cls: type[Method]) -> None:
         step.loss.backward()
     assert torch.isfinite(step.loss) and not torch.equal(step.loss, plain)
     for name, parameter in method.encoder.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+        assert (
+            parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any()
+        ), name
 
 
 @each_method
@@ -269,7 +290,9 @@ def test_after_step_moves_momentum_copies_and_the_optimiser_does_not(cls: type[M
     for name, p in frozen.items():
         # Biases in front of a BatchNorm get no gradient to speak of, and need not have moved.
         assert p.ndim == 1 or not torch.equal(p, before[name]), name
-    assert all(torch.equal(p, trained[name]) for name, p in method.named_parameters() if p.requires_grad)
+    assert all(
+        torch.equal(p, trained[name]) for name, p in method.named_parameters() if p.requires_grad
+    )
 
 
 @each_method
@@ -278,8 +301,12 @@ def test_loss_does_not_depend_on_the_order_of_views(cls: type[Method]) -> None:
         pytest.skip("one view predicts the other, or there is no other")
     views = views_for(cls, 6)
     order = [1, 0, *range(2, len(views.x))]
-    swapped = replace(views, x=tuple(views.x[i] for i in order), tags=tuple(views.tags[i] for i in order))
-    torch.testing.assert_close(build(cls)(swapped).loss, build(cls)(views).loss, rtol=1e-5, atol=1e-5)
+    swapped = replace(
+        views, x=tuple(views.x[i] for i in order), tags=tuple(views.tags[i] for i in order)
+    )
+    torch.testing.assert_close(
+        build(cls)(swapped).loss, build(cls)(views).loss, rtol=1e-5, atol=1e-5
+    )
 
 
 @each_method
@@ -306,7 +333,9 @@ def test_wrong_number_of_views_is_refused(cls: type[Method]) -> None:
     if cls.num_views == 0:
         assert torch.isfinite(build(cls)(make_views(2, 4)).loss)
     else:
-        with pytest.raises(ValueError, match=f"exactly {cls.num_views} views, got {cls.num_views + 1}; "):
+        with pytest.raises(
+            ValueError, match=f"exactly {cls.num_views} views, got {cls.num_views + 1}; "
+        ):
             build(cls)(make_views(cls.num_views + 1, 4))
 
 
@@ -332,14 +361,22 @@ def _prepare(cls: type[Method], *, batch_norm: bool) -> Method:
 def _worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     td.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=timedelta(seconds=20)
+        "gloo",
+        init_method=f"file://{folder}/init",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=20),
     )
     results = {}
     for cls in METHODS:
         for batch_norm in (False, True):
-            method = nn.parallel.DistributedDataParallel(_prepare(cls, batch_norm=batch_norm), broadcast_buffers=False)
+            method = nn.parallel.DistributedDataParallel(
+                _prepare(cls, batch_norm=batch_norm), broadcast_buffers=False
+            )
             half = BATCH // 2
-            own = [rows(views_for(cls, BATCH, s), rank * half, (rank + 1) * half) for s in range(STEPS)]
+            own = [
+                rows(views_for(cls, BATCH, s), rank * half, (rank + 1) * half) for s in range(STEPS)
+            ]
             losses = train(method, own)
             results[cls.__name__, batch_norm] = (losses, gradients(method.module))
     if rank == 0:
@@ -356,7 +393,9 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, b
     return results
 
 
-@pytest.mark.parametrize("batch_norm", [False, True], ids=["plain encoder", "encoder with BatchNorm"])
+@pytest.mark.parametrize(
+    "batch_norm", [False, True], ids=["plain encoder", "encoder with BatchNorm"]
+)
 @each_method
 def test_two_processes_train_as_one(
     cls: type[Method], batch_norm: bool, two_processes: dict[tuple[str, bool], Any]

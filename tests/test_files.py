@@ -14,7 +14,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
         temporary.write_text("half")
         assert temporary.parent == tmp_path and temporary.suffix == ".json"
         raise RuntimeError
-    assert json.loads(path.read_text()) == {"old": 1} and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert json.loads(path.read_text()) == {"old": 1} and [p.name for p in tmp_path.iterdir()] == [
+        "a.json"
+    ]
 
 
 def test_names_that_are_not_text_survive_and_nan_is_refused(tmp_path: Path) -> None:

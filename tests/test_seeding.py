@@ -17,7 +17,10 @@ def draws(*parts: int | str) -> Draws:
 @pytest.mark.parametrize("name", ["a", "b", "edges"])
 def test_uniform_is_uniform_over_ids_and_over_counters(name: str) -> None:
     # Chi-square with 99 degrees of freedom: the 0.9999 quantile is 163.
-    for values in (draws(0, 1).uniform(name), Draws(torch.zeros(1, dtype=torch.long), 7).uniform(name, 20_000)[0]):
+    for values in (
+        draws(0, 1).uniform(name),
+        Draws(torch.zeros(1, dtype=torch.long), 7).uniform(name, 20_000)[0],
+    ):
         counts = torch.histc(values, 100, 0, 1)
         chi2 = float(((counts - 200) ** 2 / 200).sum())
         assert chi2 < 163
@@ -26,7 +29,12 @@ def test_uniform_is_uniform_over_ids_and_over_counters(name: str) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [draws(0, 1).uniform("y"), draws(0, 2).uniform("x"), draws(1, 1).uniform("x"), draws(0, 1).fold("v").uniform("x")],
+    [
+        draws(0, 1).uniform("y"),
+        draws(0, 2).uniform("x"),
+        draws(1, 1).uniform("x"),
+        draws(0, 1).fold("v").uniform("x"),
+    ],
 )
 def test_streams_are_independent(other: torch.Tensor) -> None:
     mine = draws(0, 1).uniform("x")
@@ -78,7 +86,9 @@ def test_permutation_is_a_permutation_and_all_occur_equally() -> None:
     assert torch.equal(orders.sort(1).values, torch.arange(4).expand(len(IDS), 4))
     _, counts = torch.unique(orders, dim=0, return_counts=True)
     assert len(counts) == 24
-    assert float(((counts - len(IDS) / 24) ** 2 / (len(IDS) / 24)).sum()) < 60  # chi-square, 23 degrees of freedom
+    assert (
+        float(((counts - len(IDS) / 24) ** 2 / (len(IDS) / 24)).sum()) < 60
+    )  # chi-square, 23 degrees of freedom
 
 
 def test_golden_values_never_change() -> None:

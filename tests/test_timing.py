@@ -41,7 +41,9 @@ def test_time_that_ends_in_an_error_counts_and_the_stopwatch_stops(clock: list[f
     assert watch.seconds["crop"] == 3.0
 
 
-def test_without_a_stopwatch_no_clock_is_read_and_no_device_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_stopwatch_no_clock_is_read_and_no_device_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail() -> float:
         raise AssertionError("the clock was read")
 

@@ -21,7 +21,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 def imports_of(path: Path) -> set[str]:
     """Parts of the package that a file imports at run time, at any depth; type-checking blocks do not count."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    skipped = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"
+    ]
     hidden = {id(inner) for block in skipped for inner in ast.walk(block)}
     found = set()
     for node in ast.walk(tree):
@@ -60,7 +64,9 @@ def test_no_room_without_a_purpose() -> None:
 
 
 def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -91,5 +97,7 @@ def test_evaluate_is_a_function_before_and_after_its_package_is_imported() -> No
     code = "import mezzotint, mezzotint.evaluation.knn\n"
     code += "try: mezzotint.evaluate('nowhere')\nexcept ValueError as e: print(e)"
     assert "nowhere" in run(code) and "encoder.json" in run(code)
-    code = "from mezzotint import evaluate\ntry: evaluate('nowhere')\nexcept ValueError as e: print(e)"
+    code = (
+        "from mezzotint import evaluate\ntry: evaluate('nowhere')\nexcept ValueError as e: print(e)"
+    )
     assert "encoder.json" in run(code)

@@ -29,7 +29,12 @@ def config(method: str = "simclr", **run: Any) -> dict[str, Any]:
             "method": {"kind": method, **METHODS[method]},
             "optimizer": {"kind": "adamw", "lr": 1e-3, "final_weight_decay": 0.1},
             "schedule": {"kind": "cosine", "warmup_epochs": 0.5},
-            "run": {"epochs": 1, "batch_size": 256, "log": {"every_steps": 1, "knn_epochs": 0}, **run},
+            "run": {
+                "epochs": 1,
+                "batch_size": 256,
+                "log": {"every_steps": 1, "knn_epochs": 0},
+                **run,
+            },
         }
     )
 

@@ -1,7 +1,7 @@
 """Mezzotint: self-supervised pretraining with quantization as its one idea.
 
-The public names are imported when they are first used, so that `mezzotint --help` does not wait for torch.
-"""
+The public names are imported when they are first used, so that `mezzotint --help` does not wait for
+torch."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 from mezzotint._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization as RandomizedQuantization
-    from mezzotint.augment.randomized_quantization.transform import randomized_quantize as randomized_quantize
+    from mezzotint.augment.randomized_quantization.transform import (
+        RandomizedQuantization as RandomizedQuantization,
+    )
+    from mezzotint.augment.randomized_quantization.transform import (
+        randomized_quantize as randomized_quantize,
+    )
     from mezzotint.encoders.saving import load_encoder as load_encoder
     from mezzotint.encoders.saving import save_encoder as save_encoder
     from mezzotint.recipe.recipe import Recipe as Recipe

@@ -1,9 +1,9 @@
 """Processes: rank, world size, and the collectives that methods need. On one process each is the identity.
 
-Started by `torchrun`, which sets `RANK`, `WORLD_SIZE` and `LOCAL_RANK`. Gradients follow the convention of
-`DistributedDataParallel`, which averages over ranks: a method returns the mean of its loss over *its own* rows, and
-`gather` sums the gradients that other ranks send back, so that n ranks give the gradient of one.
-"""
+Started by `torchrun`, which sets `RANK`, `WORLD_SIZE` and `LOCAL_RANK`. Gradients follow the
+convention of `DistributedDataParallel`, which averages over ranks: a method returns the mean of its
+loss over *its own* rows, and `gather` sums the gradients that other ranks send back, so that n
+ranks give the gradient of one."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -53,12 +53,15 @@ def process_group(device: torch.device, timeout_s: float = 600.0) -> Iterator[No
 
     Args:
         device: nccl is used for CUDA, gloo otherwise.
-        timeout_s: a collective that waits longer raises on every rank; a peer that hangs must not hang the others.
+        timeout_s: a collective that waits longer raises on every rank; a peer that hangs must not
+            hang the others.
     """
     if _active() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    td.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
+    td.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
+    )
     try:
         yield
         td.barrier()  # a process that leaves early would cut the connections of those that still work

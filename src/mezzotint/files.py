@@ -11,10 +11,14 @@ from typing import Any
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to write to; it takes the place of `path` at the end, and is removed if writing fails."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")  # the suffix stays: some writers go by it
+    temporary = path.with_name(
+        f".tmp-{os.getpid()}-{path.name}"
+    )  # the suffix stays: some writers go by it
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # what the user's umask gives a new file; some writers choose their own
+        mode = (
+            temporary.stat().st_mode
+        )  # what the user's umask gives a new file; some writers choose their own
         yield temporary
         os.chmod(temporary, mode)
         os.replace(temporary, path)

@@ -1,12 +1,13 @@
 """Randomness as a function: every draw is computed from a key, and no generator is ever kept or saved.
 
-A key is 64 bits, made by hashing names and integers (the seed, the epoch, the view, the transform). A draw hashes the
-key with each sample's id and a counter, so a sample sees the same augmentation whatever batch, worker, rank or resumed
-run it appears in. The mixer is `lowbias32` (Ettinger and Wellons, hash-prospector, public domain), applied twice over
-the two halves of the key; `tests/test_seeding.py` checks its uniformity and independence.
+A key is 64 bits, made by hashing names and integers (the seed, the epoch, the view, the transform).
+A draw hashes the key with each sample's id and a counter, so a sample sees the same augmentation
+whatever batch, worker, rank or resumed run it appears in. The mixer is `lowbias32` (Ettinger and
+Wellons, hash-prospector, public domain), applied twice over the two halves of the key;
+`tests/test_seeding.py` checks its uniformity and independence.
 
-It runs on the device of the ids with plain integer arithmetic, and gives the same bits on every device.
-"""
+It runs on the device of the ids with plain integer arithmetic, and gives the same bits on every
+device."""
 
 import hashlib
 import math
@@ -87,23 +88,31 @@ class Draws:
 
 def sample_order(length: int, seed: int, epoch: int) -> Tensor:
     """The order in which an epoch visits a data set: an int64 permutation of `0 … length − 1`, a pure function."""
-    return Draws(torch.arange(length), key_of(seed, epoch, "order")).bits("order").argsort(stable=True)
+    return (
+        Draws(torch.arange(length), key_of(seed, epoch, "order")).bits("order").argsort(stable=True)
+    )
 
 
-def weighted_order(weights: Tensor, count: int, seed: int, epoch: int, *, replacement: bool) -> Tensor:
+def weighted_order(
+    weights: Tensor, count: int, seed: int, epoch: int, *, replacement: bool
+) -> Tensor:
     """Samples of an epoch, each drawn in proportion to the weights: int64 `[count]`, a pure function.
 
-    Without replacement each is drawn from those that are left, all at once by keys that race: the one of weight `w` has
-    an exponential waiting time of rate `w` (Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir").
+    Without replacement each is drawn from those that are left, all at once by keys that race: the
+    one of weight `w` has an exponential waiting time of rate `w` (Efraimidis and Spirakis 2006,
+    "Weighted random sampling with a reservoir").
 
     Args:
-        weights: float64 `[N]`, 0 or more; `count` of them above 0 where nothing is replaced, else one.
+        weights: float64 `[N]`, 0 or more; `count` of them above 0 where nothing is replaced, else
+            one.
         count: how many are drawn.
         seed: of the run.
         epoch: from 0.
         replacement: whether the same sample can be drawn again.
     """
-    draws = Draws(torch.arange(count if replacement else len(weights)), key_of(seed, epoch, "weighted order"))
+    draws = Draws(
+        torch.arange(count if replacement else len(weights)), key_of(seed, epoch, "weighted order")
+    )
     unit = (draws.bits("order").double() + 0.5) * 2.0**-32  # neither 0 nor 1
     if not replacement:
         return (-unit.log() / weights).argsort(stable=True)[:count]

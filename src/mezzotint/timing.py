@@ -1,9 +1,9 @@
 """Where time goes: parts of the work that have names, measured on few steps.
 
-Code says `with part("crop"):` around what is worth a line. As long as no stopwatch runs, that is a look at a variable.
-While one does, a part gets the time that passes in it and not in a part inside of it, so that parts add up to the
-whole. On an accelerator, which works behind the program's back, a running stopwatch waits at both ends of each part;
-that is why only one step in many is measured.
+Code says `with part("crop"):` around what is worth a line. As long as no stopwatch runs, that is a
+look at a variable. While one does, a part gets the time that passes in it and not in a part inside
+of it, so that parts add up to the whole. On an accelerator, which works behind the program's back,
+a running stopwatch waits at both ends of each part; that is why only one step in many is measured.
 """
 
 import time

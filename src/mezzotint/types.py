@@ -41,14 +41,15 @@ class Input:
     """What an encoder takes: shape of one sample, and how its values are normalised.
 
     Attributes:
-        shape: of one sample, without the batch: `(C, H, W)` for images, `(1, mels, frames)` for audio, `(3, N)` for
-            points, `(C, T)` for series, `(F,)` for tables, `(L,)` for tokens, `(4, H, W)` for
-            images with text, whose tokens are the last channel.
-        mean: per channel, of values in [0, 1] where the samples are uint8, and of the values themselves elsewhere;
-            empty for tokens, which are whole numbers and stay so.
+        shape: of one sample, without the batch: `(C, H, W)` for images, `(1, mels, frames)` for
+            audio, `(3, N)` for points, `(C, T)` for series, `(F,)` for tables, `(L,)` for tokens,
+            `(4, H, W)` for images with text, whose tokens are the last channel.
+        mean: per channel, of values in [0, 1] where the samples are uint8, and of the values
+            themselves elsewhere; empty for tokens, which are whole numbers and stay so.
         std: per channel.
         modality: what the tensor is.
-        vocabulary: of tokens, how many there are: ids are `0 … vocabulary − 1`, with `PADDING` and `MASK` among them.
+        vocabulary: of tokens, how many there are: ids are `0 … vocabulary − 1`, with `PADDING` and
+            `MASK` among them.
         text: of images with text, how many tokens each has.
     """
 
@@ -86,12 +87,14 @@ class Batch:
     """What the loader hands to the view generator.
 
     Attributes:
-        x: uint8 tensors `[B, C, H, W]`: a single one holding whole samples, or one per view when the workers have
-            already cropped (large and odd-sized images are cropped while they are decoded).
+        x: uint8 tensors `[B, C, H, W]`: a single one holding whole samples, or one per view when
+            the workers have already cropped (large and odd-sized images are cropped while they are
+            decoded).
         ids: int64 `[B]`, the samples' indices in the source: what every draw is keyed by.
         cropped: whether `x` holds one crop per view.
         bad: the samples that could not be read and were replaced by the next readable ones.
-        labels: int64 `[B]`, or bool `[B, C]` where a sample has several; `None` from a source that teaches nothing.
+        labels: int64 `[B]`, or bool `[B, C]` where a sample has several; `None` from a source that
+            teaches nothing.
         seconds: what reading took, by part, where it was measured; see `timing`.
     """
 
@@ -109,7 +112,10 @@ class Batch:
         columns = [x.chunk(count) for x in self.x]
         rows = self.ids.chunk(count)
         labels = [None] * len(rows) if self.labels is None else self.labels.chunk(count)
-        return [replace(self, x=tuple(c[i] for c in columns), ids=rows[i], labels=labels[i]) for i in range(len(rows))]
+        return [
+            replace(self, x=tuple(c[i] for c in columns), ids=rows[i], labels=labels[i])
+            for i in range(len(rows))
+        ]
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,8 @@ class Views:
         tags: one name a view: `"global"` or `"local"` for crops, or the strategy that made it.
         draws: for randomness inside the method (projections, bit-widths), keyed by (seed, step).
         labels: of the samples, as in `Batch`; only supervised methods look at them.
-        pairs: the (prediction, target) places that are compared; empty for every global target with every other view.
+        pairs: the (prediction, target) places that are compared; empty for every global target with
+            every other view.
         weights: float32, one for each of `pairs`; `None` for equal ones.
         epoch: a scalar, from 0; a tensor, so that a compiled method is not compiled anew for each.
         progress: a scalar, the share of training that is done.
@@ -150,7 +157,8 @@ class Codes:
     """What a codebook makes of vectors `[…, D]`, with S levels of K codes each.
 
     Attributes:
-        quantized: `[…, D]` (`[…, codebook.out_dim]`), in the dtype of the input; carries the gradient to it.
+        quantized: `[…, D]` (`[…, codebook.out_dim]`), in the dtype of the input; carries the
+            gradient to it.
         indices: int64 `[…, S]`, the code of each level.
         loss: what the vectors are to be charged (commitment), a float32 scalar.
         usage: float32 `[S, K]`, how many of this rank's vectors took each code.
@@ -171,7 +179,8 @@ class Features:
     Attributes:
         x: float32 `[N, D]`.
         y: labels, when there are some: int64 `[N]`, or bool `[N, C]`.
-        validation: bool `[N]`, those on which settings are to be selected, where the data says which.
+        validation: bool `[N]`, those on which settings are to be selected, where the data says
+            which.
     """
 
     x: Tensor
@@ -179,4 +188,6 @@ class Features:
     validation: Tensor | None = None
 
     def __getitem__(self, rows: Any) -> "Features":
-        return Features(self.x[rows], *(None if v is None else v[rows] for v in (self.y, self.validation)))
+        return Features(
+            self.x[rows], *(None if v is None else v[rows] for v in (self.y, self.validation))
+        )

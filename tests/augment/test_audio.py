@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mezzotint.augment.audio import Gain, LogMixup, RandomFrames, RandomResizeCrop, SpecAugment, TimeRoll, log_mixup
+from mezzotint.augment.audio import (
+    Gain,
+    LogMixup,
+    RandomFrames,
+    RandomResizeCrop,
+    SpecAugment,
+    TimeRoll,
+    log_mixup,
+)
 from mezzotint.augment.transform import Transform
 from mezzotint.seeding import Draws
 
@@ -15,7 +23,9 @@ ALL: list[Transform] = [
 
 
 def spectrograms(batch: int = 64, mels: int = 16, frames: int = 24, seed: int = 0) -> torch.Tensor:
-    return torch.randn(batch, 1, mels, frames, generator=torch.Generator().manual_seed(seed)) * 3 - 7
+    return (
+        torch.randn(batch, 1, mels, frames, generator=torch.Generator().manual_seed(seed)) * 3 - 7
+    )
 
 
 def draws(batch: int = 64, key: int = 5) -> Draws:
@@ -51,7 +61,9 @@ def test_log_mixup_is_byol_as_formula_without_its_epsilon() -> None:
 
 
 def test_log_mixup_takes_another_sample_and_every_other_one_in_time() -> None:
-    x = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 8, 8) * 15  # the louder of two wins, whatever the share
+    x = (
+        torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 8, 8) * 15
+    )  # the louder of two wins, whatever the share
     seen = set()
     for key in range(60):
         y = LogMixup(alpha=1.0)(x, draws(5, key))
@@ -105,7 +117,9 @@ def test_spec_augment_blanks_what_it_drew() -> None:
     y = filled.apply(x, params)
     changed = (y != x).flatten(1).any(1)
     blank = y[changed] != x[changed]
-    assert (y[changed][blank] - x.mean((1, 2, 3))[changed].view(-1, 1, 1, 1).expand_as(blank)[blank]).abs().max() < 1e-5
+    assert (
+        y[changed][blank] - x.mean((1, 2, 3))[changed].view(-1, 1, 1, 1).expand_as(blank)[blank]
+    ).abs().max() < 1e-5
 
 
 def test_time_roll_really_rolls_time_and_nothing_else() -> None:
@@ -126,7 +140,9 @@ def test_gain_is_a_constant_in_the_logarithm() -> None:
     params = transform.draw(x.shape, draws())
     power = transform.apply(x, params).exp() / x.exp()
     expected = 10 ** (params["decibels"] / 10)
-    torch.testing.assert_close(power, expected.view(-1, 1, 1, 1).expand_as(power), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        power, expected.view(-1, 1, 1, 1).expand_as(power), rtol=1e-4, atol=1e-4
+    )
     assert params["decibels"].min() >= -6 and params["decibels"].max() <= 3
 
 
@@ -137,18 +153,30 @@ def test_frames_are_cut_at_every_place() -> None:
     firsts = y[:, 0, 0, 0]
     assert sorted(torch.unique(firsts).tolist()) == [0, 1, 2, 3, 4]
     torch.testing.assert_close(y, (firsts.view(-1, 1, 1, 1) + torch.arange(20.0)).expand_as(y))
-    assert RandomFrames(frames=30)(x, draws(400)) is x and RandomFrames(frames=30).output_shape((2, 1, 16, 24))[3] == 24
+    assert (
+        RandomFrames(frames=30)(x, draws(400)) is x
+        and RandomFrames(frames=30).output_shape((2, 1, 16, 24))[3] == 24
+    )
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: LogMixup(alpha=0.0), "got alpha=0.0; allowed is more than 0"),
-        (lambda: RandomResizeCrop(time=(1.5, 0.6)), r"got time=\(1.5, 0.6\); allowed is 0 < low <= high"),
+        (
+            lambda: RandomResizeCrop(time=(1.5, 0.6)),
+            r"got time=\(1.5, 0.6\); allowed is 0 < low <= high",
+        ),
         (lambda: RandomResizeCrop(canvas=0.5), "got canvas=0.5; allowed is 1 or more"),
-        (lambda: SpecAugment(time=-1), "got frequency=48, time=-1, masks=1; allowed are widths of 0 or more"),
+        (
+            lambda: SpecAugment(time=-1),
+            "got frequency=48, time=-1, masks=1; allowed are widths of 0 or more",
+        ),
         (lambda: TimeRoll(most=0.0), "got most=0.0; allowed is more than 0"),
-        (lambda: Gain(decibels=(math.inf, math.inf)), r"got decibels=\(inf, inf\); allowed is low <= high"),
+        (
+            lambda: Gain(decibels=(math.inf, math.inf)),
+            r"got decibels=\(inf, inf\); allowed is low <= high",
+        ),
         (lambda: RandomFrames(frames=0), "got frames=0; allowed is 1 or more"),
     ],
 )

@@ -87,12 +87,19 @@ def test_without_a_bank_nothing_is_remembered_and_a_batch_alone_says_its_views()
 def test_randomized_quantization_by_mel_or_whole() -> None:
     for channel_dim, rows in ((2, (8 * 16, -1)), (1, (8, -1))):
         quantize = RandomizedQuantization(bins=8, channel_dim=channel_dim)
-        views = BYOLA(frames=32, mixup=0.0, crop=None, randomized_quantization=quantize, batch_normalize=False)
+        views = BYOLA(
+            frames=32, mixup=0.0, crop=None, randomized_quantization=quantize, batch_normalize=False
+        )
         for view in render(views, batch()):
             levels = [len(torch.unique(row)) for row in view.reshape(rows)]
             assert 2 <= max(levels) <= 8
     per_mel = render(
-        BYOLA(mixup=0.0, crop=None, randomized_quantization=RandomizedQuantization(bins=2, channel_dim=2)), batch()
+        BYOLA(
+            mixup=0.0,
+            crop=None,
+            randomized_quantization=RandomizedQuantization(bins=2, channel_dim=2),
+        ),
+        batch(),
     )
     assert len(torch.unique(per_mel[0][0])) > 2
 
@@ -101,7 +108,9 @@ def test_shown_values_are_those_of_the_data() -> None:
     shown = render(BYOLA(frames=32, mixup=0.0, crop=None), batch(), normalized=False)
     drawn = BYOLA(frames=32).draw(batch().ids, input=INPUT, seed=0, epoch=0)
     first = int(drawn[0]["frames"]["first"][3])
-    torch.testing.assert_close(shown[0][3], batch().x[0][3, :, :, first : first + 32], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        shown[0][3], batch().x[0][3, :, :, first : first + 32], atol=1e-4, rtol=1e-4
+    )
     torch.testing.assert_close(shown[0], shown[1])  # both views share the stretch
 
 

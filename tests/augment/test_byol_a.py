@@ -31,8 +31,12 @@ def test_each_view_has_a_line_of_its_own() -> None:
     views = [generator.render(batch, input=input, seed=0, epoch=0) for generator in (plain, faded)]
     lines = [(a - b).squeeze(1) for a, b in zip(views[1], views[0], strict=True)]
     for line in lines:
-        torch.testing.assert_close(line, line[:, :1].expand_as(line), atol=1e-5, rtol=0)  # the same for all mels
-        torch.testing.assert_close(line.diff(n=2, dim=2), torch.zeros(8, 16, 22), atol=1e-5, rtol=0)  # and straight
+        torch.testing.assert_close(
+            line, line[:, :1].expand_as(line), atol=1e-5, rtol=0
+        )  # the same for all mels
+        torch.testing.assert_close(
+            line.diff(n=2, dim=2), torch.zeros(8, 16, 22), atol=1e-5, rtol=0
+        )  # and straight
     assert (lines[0] - lines[1]).abs().amax(dim=(1, 2)).min() > 1e-3
     assert "fader" in faded.draw(torch.arange(8), input=input, seed=0, epoch=0)[0]
 

@@ -22,21 +22,31 @@ def draws(*ids: int, key: int = 1) -> Draws:
         (AxesMask(ratios=[0.0, 0.5]), (8, 64), 256),
     ],
 )
-def test_as_many_patches_are_seen_as_in_the_papers(mask: Mask, grid: tuple[int, ...], visible: int) -> None:
+def test_as_many_patches_are_seen_as_in_the_papers(
+    mask: Mask, grid: tuple[int, ...], visible: int
+) -> None:
     count = torch.Size(grid).numel()
     keep, hidden = mask.draw(grid, draws(3, 4, 5))
-    assert keep.shape == (3, visible) and hidden.shape == (3, count - visible) and mask.visible(grid) == visible
+    assert (
+        keep.shape == (3, visible)
+        and hidden.shape == (3, count - visible)
+        and mask.visible(grid) == visible
+    )
     both = torch.cat([keep, hidden], dim=1).sort(dim=1).values
     assert torch.equal(both, torch.arange(count).expand(3, -1))
 
 
 @pytest.mark.parametrize(
-    "mask", [RandomMask(), TubeMask(ratio=0.5), AxesMask(ratios=[0.5, 0.5])], ids=["random", "tube", "axes"]
+    "mask",
+    [RandomMask(), TubeMask(ratio=0.5), AxesMask(ratios=[0.5, 0.5])],
+    ids=["random", "tube", "axes"],
 )
 def test_masks_belong_to_the_sample_and_not_to_the_batch(mask: Mask) -> None:
     keep, _ = mask.draw((4, 8), draws(0, 1, 2))
     alone, _ = mask.draw((4, 8), draws(1))
-    assert torch.equal(keep[1], alone[0]) and not torch.equal(keep[0].sort().values, keep[1].sort().values)
+    assert torch.equal(keep[1], alone[0]) and not torch.equal(
+        keep[0].sort().values, keep[1].sort().values
+    )
     assert not torch.equal(alone, mask.draw((4, 8), draws(1, key=2))[0])
 
 
@@ -64,14 +74,20 @@ def test_axes_hide_whole_rows_and_columns() -> None:
 @pytest.mark.parametrize(
     ("mask", "grid", "message"),
     [
-        (RandomMask(ratio=0.9), (3, 3), r"random_mask on a grid of 3 × 3 patches, which leaves none to see; allowed"),
+        (
+            RandomMask(ratio=0.9),
+            (3, 3),
+            r"random_mask on a grid of 3 × 3 patches, which leaves none to see; allowed",
+        ),
         (RandomMask(ratio=0.1), (1,), r"leaves none to see"),
         (TubeMask(ratio=0.1), (2, 2, 2), r"leaves none to predict"),
         (TubeMask(), (12,), r"leaves none|one axis|1 axis"),
         (AxesMask(ratios=[0.5]), (4, 4), r"got 1 ratios for a grid of 2 axes; allowed"),
     ],
 )
-def test_grids_that_a_mask_does_not_fit_are_refused(mask: Mask, grid: tuple[int, ...], message: str) -> None:
+def test_grids_that_a_mask_does_not_fit_are_refused(
+    mask: Mask, grid: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         mask.draw(grid, draws(0))
 

@@ -69,7 +69,10 @@ def test_jitter_has_its_spread_and_its_limit() -> None:
     inside = y[y.abs() < 0.0299]
     assert 0.8 < y.std().item() / 0.02 < 1.0 and len(set(inside.flatten().tolist())) > 20_000
     shifted = PointJitter(std=0.0, shift=0.5)(x, draws(50))
-    assert torch.equal(shifted, shifted[:, :, :1].expand_as(shifted)) and 0.4 < shifted.abs().max() <= 0.5
+    assert (
+        torch.equal(shifted, shifted[:, :, :1].expand_as(shifted))
+        and 0.4 < shifted.abs().max() <= 0.5
+    )
 
 
 def test_drop_keeps_the_share_it_drew_and_repeats_it() -> None:
@@ -77,7 +80,9 @@ def test_drop_keeps_the_share_it_drew_and_repeats_it() -> None:
     params = transform.draw(x.shape, draws(30))
     y = transform.apply(x, params)
     assert y.shape == transform.output_shape((30, 3, 40)) == (30, 3, 64)
-    for cloud, view, order, kept in zip(x, y, params["order"], params["kept"].tolist(), strict=True):
+    for cloud, view, order, kept in zip(
+        x, y, params["order"], params["kept"].tolist(), strict=True
+    ):
         assert 8 <= kept <= 36
         expected = torch.stack([cloud[:, order[i % kept]] for i in range(64)], dim=1)
         assert torch.equal(view, expected) and len(as_set(view)) == kept
@@ -89,8 +94,12 @@ def test_crop_keeps_the_nearest_points() -> None:
     params = transform.draw(x.shape, draws(30))
     y = transform.apply(x, params)
     assert y.shape == (30, 3, 50)
-    for cloud, view, anchor, kept in zip(x, y, params["anchor"].tolist(), params["kept"].tolist(), strict=True):
-        nearest = sorted(range(40), key=lambda i: float((cloud[:, i] - cloud[:, anchor]).square().sum()))[:kept]
+    for cloud, view, anchor, kept in zip(
+        x, y, params["anchor"].tolist(), params["kept"].tolist(), strict=True
+    ):
+        nearest = sorted(
+            range(40), key=lambda i: float((cloud[:, i] - cloud[:, anchor]).square().sum())
+        )[:kept]
         assert as_set(view) == as_set(cloud[:, nearest])
         counts = Counter(map(tuple, view.T.tolist())).values()
         assert max(counts) - min(counts) <= 1

@@ -35,7 +35,9 @@ def draws(batch: int = 6, start: int = 0) -> Draws:
 
 def read_by_numpy(x: Tensor, places: np.ndarray) -> Tensor:
     time = np.arange(x.shape[1])
-    return torch.from_numpy(np.stack([np.interp(places, time, row) for row in x.double().numpy()])).float()
+    return torch.from_numpy(
+        np.stack([np.interp(places, time, row) for row in x.double().numpy()])
+    ).float()
 
 
 def test_reading_between_steps_is_linear_and_stops_at_the_ends() -> None:
@@ -52,7 +54,9 @@ def test_crop_reads_its_stretch() -> None:
     params = transform.draw(x.shape, draws())
     y = transform.apply(x, params)
     assert y.shape == transform.output_shape((6, 6, 50)) == (6, 6, 33)
-    for one, got, part, start in zip(x, y, params["part"].tolist(), params["start"].tolist(), strict=True):
+    for one, got, part, start in zip(
+        x, y, params["part"].tolist(), params["start"].tolist(), strict=True
+    ):
         assert 0.3 <= part <= 0.7
         first = 49 * (1 - part) * start
         expected = read_by_numpy(one, np.linspace(first, first + 49 * part, 33))
@@ -84,9 +88,14 @@ def test_jitter_is_in_proportion_to_each_channel() -> None:
 
 def test_scale_multiplies_channels_apart_or_together() -> None:
     x = series()
-    apart, together = SeriesScale(std=0.3)(x, draws()) / x, SeriesScale(std=0.3, shared=True)(x, draws()) / x
+    apart, together = (
+        SeriesScale(std=0.3)(x, draws()) / x,
+        SeriesScale(std=0.3, shared=True)(x, draws()) / x,
+    )
     torch.testing.assert_close(apart, apart[:, :, :1].expand_as(apart), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(together, together[:, :1, :1].expand_as(together), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        together, together[:, :1, :1].expand_as(together), atol=1e-4, rtol=1e-4
+    )
     assert apart[:, :, 0].std(dim=1).min() > 0.02 and (apart > 0).all()
     shifted = SeriesScale(std=0.0, shift=0.5)(x, draws()) - x
     assert shifted.std(dim=2).max() < 1e-4 and shifted.abs().max() > 0.1

@@ -21,23 +21,36 @@ def test_each_number_is_replaced_by_one_of_its_bin() -> None:
     y = transform.apply(x, params)
     for b in range(64):
         for f in range(9):
-            edges = np.concatenate([[-2.0], np.sort(params["edges"][b, f].numpy()) * 4.0 - 2.0, [2.0]])
+            edges = np.concatenate(
+                [[-2.0], np.sort(params["edges"][b, f].numpy()) * 4.0 - 2.0, [2.0]]
+            )
             place = int(np.clip(np.searchsorted(edges, x[b, f].item(), side="right") - 1, 0, 4))
-            value = edges[place] + (edges[place + 1] - edges[place]) * params["values"][b, f, place].item()
+            value = (
+                edges[place]
+                + (edges[place + 1] - edges[place]) * params["values"][b, f, place].item()
+            )
             assert y[b, f].item() == pytest.approx(value, abs=1e-5)
     assert y.abs().max() <= 2.0
 
 
 def test_more_bins_move_less_and_p_is_by_row() -> None:
     x = rows(500).clamp(-3, 3)
-    error = [(FeatureQuantization(bins=b)(x, draws(500)) - x).square().mean().sqrt().item() for b in (2, 8, 32)]
+    error = [
+        (FeatureQuantization(bins=b)(x, draws(500)) - x).square().mean().sqrt().item()
+        for b in (2, 8, 32)
+    ]
     assert error[0] > 2 * error[1] > 4 * error[2]
-    # Of the range of 6, the published distortion of random bins with random values at k = 8 is 0.106 on uniform data.
+    # Of the range of 6, the published distortion of random bins with random values at k = 8 is
+    # 0.106 on uniform data.
     uniform = torch.rand(2000, 9) * 6 - 3
-    found = (FeatureQuantization(bins=8)(uniform, draws(2000)) - uniform).square().mean().sqrt().item() / 6
+    found = (
+        FeatureQuantization(bins=8)(uniform, draws(2000)) - uniform
+    ).square().mean().sqrt().item() / 6
     assert found == pytest.approx(0.106, rel=0.03)
     some = FeatureQuantization(p=0.5)(x, draws(500)) != x
-    assert 0.4 < some.any(dim=1).float().mean() < 0.6 and some[some.any(dim=1)].float().mean() > 0.99
+    assert (
+        0.4 < some.any(dim=1).float().mean() < 0.6 and some[some.any(dim=1)].float().mean() > 0.99
+    )
 
 
 def test_noise_and_drop() -> None:
@@ -56,6 +69,10 @@ def test_a_view_depends_on_its_row_alone(transform: Transform) -> None:
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
-    for make in (lambda: FeatureQuantization(bins=1), lambda: FeatureNoise(std=-1.0), lambda: FeatureDrop(p=1.0)):
+    for make in (
+        lambda: FeatureQuantization(bins=1),
+        lambda: FeatureNoise(std=-1.0),
+        lambda: FeatureDrop(p=1.0),
+    ):
         with pytest.raises(ValueError, match="got .*; allowed"):
             make()

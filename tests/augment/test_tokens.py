@@ -23,8 +23,12 @@ def draws(count: int, key: int = 7) -> Draws:
     return Draws(torch.arange(count), key)
 
 
-@pytest.mark.parametrize("transform", [TokenMask(p=0.3), TokenDrop(p=0.3), TokenSwap(p=0.3), TokenCrop(low=0.4)])
-def test_views_are_tokens_with_padding_at_the_end_and_keyed_by_sample(transform: Transform, x: Tensor) -> None:
+@pytest.mark.parametrize(
+    "transform", [TokenMask(p=0.3), TokenDrop(p=0.3), TokenSwap(p=0.3), TokenCrop(low=0.4)]
+)
+def test_views_are_tokens_with_padding_at_the_end_and_keyed_by_sample(
+    transform: Transform, x: Tensor
+) -> None:
     view = transform(x, draws(len(x)))
     assert view.dtype == torch.int64 and view.shape == x.shape
     assert torch.equal(view, transform(x, draws(len(x))))
@@ -56,7 +60,9 @@ def test_swap_exchanges_neighbours_only(x: Tensor) -> None:
     view = TokenSwap(p=0.4)(x, draws(len(x)))
     assert torch.equal(view.sort(dim=1).values, x.sort(dim=1).values)
     assert int((view - x)[x != PADDING].abs().max()) == 1
-    assert abs((view != x)[:: len(LENGTHS)].float().mean().item() - 0.39) < 0.02  # one or two ends have no partner
+    assert (
+        abs((view != x)[:: len(LENGTHS)].float().mean().item() - 0.39) < 0.02
+    )  # one or two ends have no partner
 
 
 def test_crop_is_a_stretch_of_the_text_and_reaches_both_ends(x: Tensor) -> None:
@@ -76,7 +82,9 @@ def test_a_crop_of_everything_is_the_text(x: Tensor) -> None:
     assert torch.equal(TokenCrop(low=1.0)(x, draws(len(x))), x)
 
 
-@pytest.mark.parametrize("make", [lambda: TokenMask(p=1.0), lambda: TokenDrop(p=-0.1), lambda: TokenCrop(low=0.0)])
+@pytest.mark.parametrize(
+    "make", [lambda: TokenMask(p=1.0), lambda: TokenDrop(p=-0.1), lambda: TokenCrop(low=0.0)]
+)
 def test_what_makes_no_sense_is_refused(make: type[Transform]) -> None:
     with pytest.raises(ValueError, match="allowed is 0"):
         make()

@@ -17,7 +17,9 @@ def test_a_clip_is_every_stride_th_frame_from_a_random_one_on() -> None:
     y = transform(x, draws(400))
     assert y.shape == (400, 2, 4, 3, 3) == transform.output_shape((400, 2, 20, 3, 3))
     times = y[:, 0, :, 0, 0]
-    assert bool((times.diff(dim=1) == 3).all()) and set(times[:, 0].tolist()) == set(map(float, range(9)))
+    assert bool((times.diff(dim=1) == 3).all()) and set(times[:, 0].tolist()) == set(
+        map(float, range(9))
+    )
     short = RandomClip(frames=8, stride=2)(x[:2, :, :6], draws(2))
     assert short[0, 0, :, 0, 0].tolist() == [0, 2, 4, 5, 5, 5, 5, 5]
 
@@ -51,7 +53,9 @@ def test_erasing_fills_one_box_in_all_frames() -> None:
         rows, columns = box.any(dim=1), box.any(dim=0)
         assert torch.equal(box, rows.unsqueeze(1) & columns.unsqueeze(0))
     images = RandomErasing(p=1.0)(x[:, :, 0], draws(500))
-    assert images.shape == (500, 3, 20, 20) and bool((images != x[:, :, 0]).flatten(1).any(dim=1).all())
+    assert images.shape == (500, 3, 20, 20) and bool(
+        (images != x[:, :, 0]).flatten(1).any(dim=1).all()
+    )
 
 
 def test_what_makes_no_sense_is_refused() -> None:

@@ -101,7 +101,9 @@ def test_tokens_stay_whole_numbers() -> None:
 
 
 @pytest.mark.parametrize("count, second", [(0, None), (3, [Shift()])])
-def test_impossible_numbers_of_views_are_refused(count: int, second: list[Transform] | None) -> None:
+def test_impossible_numbers_of_views_are_refused(
+    count: int, second: list[Transform] | None
+) -> None:
     with pytest.raises(ValueError, match="allowed is one view or more"):
         Transformed(transforms=[Shift()], second=second, count=count)
 

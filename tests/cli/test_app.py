@@ -23,7 +23,9 @@ SMALL = [
 ]  # fmt: skip
 
 
-def mezzotint(*arguments: str | Path, cwd: Path, fault: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+def mezzotint(
+    *arguments: str | Path, cwd: Path, fault: str = "", **env: str
+) -> subprocess.CompletedProcess[str]:
     program = "import sys; sys.argv[0] = 'mezzotint'; from mezzotint.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
@@ -43,12 +45,16 @@ def bomb(path: Path, side: int = 20_000) -> None:
     """A PNG of 400 megapixels in about 49 kB."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     row = bytes(1 + side // 8)
     packed = zlib.compress(row * side, 9)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    )
 
 
 def photos(folder: Path, count: int = 24) -> Path:
@@ -56,7 +62,9 @@ def photos(folder: Path, count: int = 24) -> Path:
     for number in range(count):
         place = folder / ("cats" if number % 2 else "dogs")
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(place / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(
+            place / f"{number}.png"
+        )
     return folder
 
 
@@ -68,7 +76,11 @@ def test_light_verbs_do_not_import_torch(argument: str, tmp_path: Path) -> None:
         "from mezzotint.cli import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, argument], capture_output=True, text=True, cwd=tmp_path, check=True
+        [sys.executable, "-c", program, argument],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
     )
     assert done.stderr.strip() == "False" and done.stdout
 
@@ -79,7 +91,10 @@ def test_light_verbs_do_not_import_torch(argument: str, tmp_path: Path) -> None:
         (["pretrain", "image/nothing"], ["got the recipe 'image/nothing'", "mezzotint recipes"]),
         (["pretrain", "run.epoch=3"], ["run.epoch: unknown key", "did you mean 'epochs'"]),
         (["pretrain", "run.epochs=three"], ["run.epochs: got 'three'; allowed is int"]),
-        (["pretrain", "method.kind=simcrl"], ["method.kind: got 'simcrl'", "did you mean 'simclr'"]),
+        (
+            ["pretrain", "method.kind=simcrl"],
+            ["method.kind: got 'simcrl'", "did you mean 'simclr'"],
+        ),
         (["pretrain", "run.epochs"], ["got the recipe 'run.epochs'"]),
         (["pretrain", "image/emoji_simclr", "more"], ["got 'more' after the recipe"]),
         (["pretrain", "--resume"], ["got --resume without --out"]),
@@ -114,7 +129,13 @@ def bad_data(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
     np.savez(folder / "object.npz", x=np.array([{"a": 1}, None], dtype=object))
     (folder / "pickle.npy").write_bytes(pickle.dumps(print))
     few = photos(folder / "few", 5)
-    folder_recipe = ["image/folder_simclr", "encoder.width=2", "run.epochs=1", "run.loader.workers=0", "data.size=16"]
+    folder_recipe = [
+        "image/folder_simclr",
+        "encoder.width=2",
+        "run.epochs=1",
+        "run.loader.workers=0",
+        "data.size=16",
+    ]
     arrays = ["image/emoji_simclr", "data.kind=arrays"]
     return {
         "missing": ([*folder_recipe, f"data.root={folder}/nowhere"], ["nowhere"]),
@@ -124,7 +145,10 @@ def bad_data(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
             [*folder_recipe, f"data.root={few}"],
             ["got 5 samples, fewer than run.batch_size=256", "run.batch_size=5"],
         ),
-        "bombs": ([*folder_recipe, f"data.root={bombs}", "run.batch_size=4"], ["cannot be read", "too large"]),
+        "bombs": (
+            [*folder_recipe, f"data.root={bombs}", "run.batch_size=4"],
+            ["cannot be read", "too large"],
+        ),
         "object": ([*arrays, f"data.path={folder}/object.npz"], ["object"]),
         "pickle": ([*arrays, f"data.path={folder}/pickle.npy"], ["pickle.npy"]),
         "range": (["run.epochs=0"], ["run.epochs: got 0; allowed is 1 or more"]),
@@ -136,12 +160,27 @@ def bad_data(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
 
 @pytest.mark.parametrize(
     "case",
-    ["missing", "empty", "text", "few", "bombs", "object", "pickle", "range", "probability", "bins", "temperature"],
+    [
+        "missing",
+        "empty",
+        "text",
+        "few",
+        "bombs",
+        "object",
+        "pickle",
+        "range",
+        "probability",
+        "bins",
+        "temperature",
+    ],
 )
 def test_bad_data_and_values(tmp_path: Path, case: str) -> None:
     (tmp_path / "in").mkdir()
     arguments, words = bad_data(tmp_path / "in")[case]
-    refused(mezzotint("pretrain", *arguments, "--out", tmp_path / "run", "--quiet", cwd=tmp_path), *words)
+    refused(
+        mezzotint("pretrain", *arguments, "--out", tmp_path / "run", "--quiet", cwd=tmp_path),
+        *words,
+    )
     assert not (tmp_path / "run" / "encoder").exists()
 
 
@@ -156,7 +195,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pretrain_leaves_encoder_evaluation_and_report(run: Path) -> None:
     rows: list[dict[str, Any]] = json.loads((run / "evaluation.json").read_text())
-    keys = {"probe", "metric", "value", "weight_bits", "activation_bits", "compute", "seed", "protocol"}
+    keys = {
+        "probe",
+        "metric",
+        "value",
+        "weight_bits",
+        "activation_bits",
+        "compute",
+        "seed",
+        "protocol",
+    }
     assert rows and all(set(row) == keys for row in rows)
     assert {"raw", "untrained"} == set(json.loads((run / "baselines.json").read_text()))
     assert (run / "report.html").stat().st_size > 10_000
@@ -175,7 +223,15 @@ def test_resume_with_another_recipe_is_refused(run: Path) -> None:
 
 
 def test_a_flipped_byte_is_passed_over_and_said(run: Path, tmp_path: Path) -> None:
-    first = mezzotint("pretrain", *SMALL, "run.checkpoints.every_steps=3", "--train-only", "--out", "r", cwd=tmp_path)
+    first = mezzotint(
+        "pretrain",
+        *SMALL,
+        "run.checkpoints.every_steps=3",
+        "--train-only",
+        "--out",
+        "r",
+        cwd=tmp_path,
+    )
     assert first.returncode == 0, first.stderr
     newest = sorted((tmp_path / "r" / "checkpoints").iterdir())[-1] / "model.safetensors"
     content = bytearray(newest.read_bytes())
@@ -195,7 +251,9 @@ def test_embed(run: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "f.npz") as found:
         assert found["features"].shape == (1797, 8) and np.isfinite(found["features"]).all()
-        assert len(set(found["ids"].tolist())) == 1797 and set(found["labels"].tolist()) == set(range(10))
+        assert len(set(found["ids"].tolist())) == 1797 and set(found["labels"].tolist()) == set(
+            range(10)
+        )
     done = mezzotint("embed", run, "digits", "--out", tmp_path / "f.parquet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     import pyarrow.parquet
@@ -203,7 +261,11 @@ def test_embed(run: Path, tmp_path: Path) -> None:
     table = pyarrow.parquet.read_table(tmp_path / "f.parquet")
     assert table.num_rows == 1797 and table.column_names == ["id", "label", "feature"]
     refused(mezzotint("embed", run, "digits", "--out", "f.csv", cwd=tmp_path), ".npz or .parquet")
-    refused(mezzotint("embed", run, "emoji", cwd=tmp_path), "got image of shape (3, 32, 32)", "(1, 8, 8)")
+    refused(
+        mezzotint("embed", run, "emoji", cwd=tmp_path),
+        "got image of shape (3, 32, 32)",
+        "(1, 8, 8)",
+    )
     refused(mezzotint("embed", tmp_path, "digits", cwd=tmp_path), "no encoder.json")
 
 
@@ -228,7 +290,9 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_and_say_how_to_go_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_signals_save_and_say_how_to_go_on(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     fault = f"loop.after_step:step=3:{'sigint' if number == signal.SIGINT else 'sigterm'}"
     done = mezzotint("pretrain", *SMALL, "--out", "r", "--quiet", cwd=tmp_path, fault=fault)
     refused(done, "--resume", code=code)
@@ -239,35 +303,56 @@ def test_signals_save_and_say_how_to_go_on(tmp_path: Path, number: signal.Signal
 
 def test_a_full_disk_is_a_failure_and_not_bad_input(tmp_path: Path) -> None:
     done = mezzotint(
-        "pretrain", *SMALL, "--out", "r", "--quiet", cwd=tmp_path, fault="checkpoint.after_model:step=7:enospc"
+        "pretrain",
+        *SMALL,
+        "--out",
+        "r",
+        "--quiet",
+        cwd=tmp_path,
+        fault="checkpoint.after_model:step=7:enospc",
     )
     refused(done, "No space left on device", "MB are free", "--resume", code=1)
 
 
 def test_an_unforeseen_error_is_one_line_and_has_a_traceback_on_request(tmp_path: Path) -> None:
     fault = "loop.after_step:step=1:raise"
-    refused(mezzotint("pretrain", *SMALL, "--out", "a", "--quiet", cwd=tmp_path, fault=fault), "--debug", code=1)
-    done = mezzotint("pretrain", *SMALL, "--out", "b", "--quiet", "--debug", cwd=tmp_path, fault=fault)
+    refused(
+        mezzotint("pretrain", *SMALL, "--out", "a", "--quiet", cwd=tmp_path, fault=fault),
+        "--debug",
+        code=1,
+    )
+    done = mezzotint(
+        "pretrain", *SMALL, "--out", "b", "--quiet", "--debug", cwd=tmp_path, fault=fault
+    )
     assert "Traceback" in done.stderr and done.returncode == 1
 
 
 def test_json_lines_on_stdout(tmp_path: Path) -> None:
     done = mezzotint("pretrain", *SMALL, "--out", "r", "--json", "--train-only", cwd=tmp_path)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert lines[-1]["step"] == 7 and statistics.fmean(line["loss"] for line in lines if "loss" in line) > 0
+    assert (
+        lines[-1]["step"] == 7
+        and statistics.fmean(line["loss"] for line in lines if "loss" in line) > 0
+    )
     assert done.stderr == ""
 
 
 def test_a_closed_pipe_and_a_foreign_locale(tmp_path: Path) -> None:
     program = f"{sys.executable} -m mezzotint recipes | head -1"
-    done = subprocess.run(program, shell=True, capture_output=True, text=True, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        program, shell=True, capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert done.stderr == "" and done.stdout.startswith("audio/")
-    done = mezzotint("recipes", "method.lejepa", cwd=tmp_path, LC_ALL="C", PYTHONIOENCODING="", PYTHONUTF8="0")
+    done = mezzotint(
+        "recipes", "method.lejepa", cwd=tmp_path, LC_ALL="C", PYTHONIOENCODING="", PYTHONUTF8="0"
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_nothing_of_the_environment_is_written(tmp_path: Path) -> None:
-    done = mezzotint("pretrain", *SMALL, "--out", "r", "--quiet", cwd=tmp_path, SECRET_TOKEN="canary-7391")
+    done = mezzotint(
+        "pretrain", *SMALL, "--out", "r", "--quiet", cwd=tmp_path, SECRET_TOKEN="canary-7391"
+    )
     assert done.returncode == 0, done.stderr
     for path in (tmp_path / "r").rglob("*"):
         if path.is_file():

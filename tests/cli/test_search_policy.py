@@ -53,8 +53,13 @@ def test_for_scripts_and_on_a_folder_of_images(tmp_path: Path) -> None:
     for name, shade in (("dark", 40), ("light", 200)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(12):
-            Image.new("RGB", (20, 16), (shade, shade + number, 90)).save(tmp_path / "photos" / name / f"{number}.png")
-    file, data = tmp_path / "found.yaml", f"data={{kind: image_folder, root: {tmp_path / 'photos'}, size: 8}}"
+            Image.new("RGB", (20, 16), (shade, shade + number, 90)).save(
+                tmp_path / "photos" / name / f"{number}.png"
+            )
+    file, data = (
+        tmp_path / "found.yaml",
+        f"data={{kind: image_folder, root: {tmp_path / 'photos'}, size: 8}}",
+    )
     run = run_of(tmp_path / "run", overrides=[data, *TINY[1:]])
     done = search(run, "--out", file, "--json", *FEW)
     assert done.exit_code == 0, done.output
@@ -62,17 +67,26 @@ def test_for_scripts_and_on_a_folder_of_images(tmp_path: Path) -> None:
     assert said["file"] == str(file) and said["cross_entropy"] == sorted(said["cross_entropy"])
     assert read_sub_policies(file).source == said["source"]
     done = search(run, "data={kind: samples, name: digits}", "--out", file)
-    with pytest.raises(ValueError, match=r"got samples .* shape \(1, 8, 8\) for an encoder of .*\(3, 8, 8\); allowed"):
+    with pytest.raises(
+        ValueError,
+        match=r"got samples .* shape \(1, 8, 8\) for an encoder of .*\(3, 8, 8\); allowed",
+    ):
         raise done.exception or AssertionError(done.output)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "found.txt"], r"got --out found.txt; allowed is a .yaml file in a directory that exists: "),
+        (
+            ["--out", "found.txt"],
+            r"got --out found.txt; allowed is a .yaml file in a directory that exists: ",
+        ),
         (["--out", "nowhere/found.yaml"], r"got --out nowhere/found.yaml; allowed"),
         (["--task", "digits"], r"got the task 'digits'; allowed: digit/holdout.*: name one"),
-        (["--keep", "9", "--trials", "4"], r"got keep=9 of trials=4 .*; allowed is 1 or more, and keep at most trials"),
+        (
+            ["--keep", "9", "--trials", "4"],
+            r"got keep=9 of trials=4 .*; allowed is 1 or more, and keep at most trials",
+        ),
         (["--samples", "0"], r"got .* samples=0; allowed is 1 or more"),
     ],
 )
@@ -89,6 +103,10 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_written(
 
 
 def test_an_encoder_of_something_else_is_refused(tmp_path: Path) -> None:
-    done = search(run_of(tmp_path / "run", "series/smartwatch_simclr", []), "--out", tmp_path / "found.yaml")
-    with pytest.raises(ValueError, match=r"got samples of modality 'series' .*; allowed are images"):
+    done = search(
+        run_of(tmp_path / "run", "series/smartwatch_simclr", []), "--out", tmp_path / "found.yaml"
+    )
+    with pytest.raises(
+        ValueError, match=r"got samples of modality 'series' .*; allowed are images"
+    ):
         raise done.exception or AssertionError(done.output)

@@ -22,7 +22,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(16):
         place = folder / "images" / "ab"[number % 2]
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (16, 40, 3), dtype=np.uint8)).save(place / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (16, 40, 3), dtype=np.uint8)).save(
+            place / f"{number}.png"
+        )
     overrides = [
         f"data.root={folder / 'images'}", "data.size=16", "encoder.width=2", "method.hidden_dim=8", "method.dim=8",
         "run.epochs=1", "run.batch_size=8", "run.log.knn_epochs=0", "run.loader.workers=0",
@@ -48,9 +50,14 @@ def test_crops_reach_the_figures_and_the_report(run: Path) -> None:
     [
         (["--clips", "2"], "got clips=2 of images, which have no time; allowed is 1"),
         (["--crops", "0"], "got clips=1, crops=0 of image_folder; allowed are 1 or more"),
-        (["--crops", "2", "evaluate.bits=[8/8]"], "crops=2 at 8/8 bits; allowed with them is 32/32"),
+        (
+            ["--crops", "2", "evaluate.bits=[8/8]"],
+            "crops=2 at 8/8 bits; allowed with them is 32/32",
+        ),
     ],
 )
-def test_clips_and_crops_that_mean_nothing_are_refused(run: Path, arguments: list[str], message: str) -> None:
+def test_clips_and_crops_that_mean_nothing_are_refused(
+    run: Path, arguments: list[str], message: str
+) -> None:
     done = evaluate(run, *arguments, *QUICK)
     assert isinstance(done.exception, ValueError) and message in str(done.exception)

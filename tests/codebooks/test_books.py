@@ -26,8 +26,9 @@ def with_books(codebook: LearntCodebook, books: Tensor) -> LearntCodebook:
     return codebook.eval()
 
 
-# vector-quantize-pytorch 1.32.0 (torch 2.14.1, CPU): VectorQuantize and ResidualVQ in eval mode, rotation_trick=False,
-# on the vectors and books of `normal` above. Codes are hexadecimal digits, one string a level.
+# vector-quantize-pytorch 1.32.0 (torch 2.14.1, CPU): VectorQuantize and ResidualVQ in eval mode,
+# rotation_trick=False, on the vectors and books of `normal` above. Codes are hexadecimal digits,
+# one string a level.
 X = normal("x", 64, 8)
 BOOKS = normal("books", 4, 16, 8) * torch.tensor([1.0, 0.5, 0.25, 0.125]).view(4, 1, 1)
 COSINE = (
@@ -89,10 +90,14 @@ def test_random_projection_is_what_the_paper_draws() -> None:
     codebook = RandomProjection(dim=200, num_codes=4096, num_books=2, code_dim=16, seed=3)
     reach = (6.0 / 216.0) ** 0.5
     assert codebook.projections.abs().max() <= reach
-    torch.testing.assert_close(codebook.projections.std(), torch.tensor(reach / 3.0**0.5), rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        codebook.projections.std(), torch.tensor(reach / 3.0**0.5), rtol=0.02, atol=0
+    )
     torch.testing.assert_close(codebook.directions.norm(dim=-1), torch.ones(2, 4096))
     assert codebook.directions.mean(1).abs().max() < 0.02
-    assert not torch.equal(codebook.projections, RandomProjection(dim=200, num_codes=16).projections[:, :, :])
+    assert not torch.equal(
+        codebook.projections, RandomProjection(dim=200, num_codes=16).projections[:, :, :]
+    )
 
 
 def test_search_is_exact_far_from_the_origin() -> None:
@@ -100,13 +105,20 @@ def test_search_is_exact_far_from_the_origin() -> None:
     x, book = normal("far", 500, 8), normal("far book", 64, 8)
     expected = torch.cdist(x.double(), book.double()).argmin(1)
     offset = torch.full((8,), 4096.0)
-    moved_x, moved_book = x + offset, book + offset  # rounded to 2⁻¹¹, so near ties may change places
+    moved_x, moved_book = (
+        x + offset,
+        book + offset,
+    )  # rounded to 2⁻¹¹, so near ties may change places
     exact = torch.cdist(moved_x.double(), moved_book.double())
     assert torch.equal(nearest(x, book)[0], expected)
     found = nearest(moved_x, moved_book)[0]
-    torch.testing.assert_close(exact.gather(1, found[:, None])[:, 0], exact.amin(1), rtol=0, atol=2e-2)
+    torch.testing.assert_close(
+        exact.gather(1, found[:, None])[:, 0], exact.amin(1), rtol=0, atol=2e-2
+    )
     indices, squares = k_nearest(moved_x, moved_book, 3)
-    torch.testing.assert_close(squares.double(), exact.gather(1, indices).square(), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        squares.double(), exact.gather(1, indices).square(), rtol=1e-6, atol=1e-9
+    )
 
 
 def test_search_in_chunks_is_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,16 +187,22 @@ def test_rotation_trick_is_the_jacobian_of_the_rotation() -> None:
         a, b = (normalize(v[row].double(), dim=0) for v in (x, q))
         across = normalize(b - (a @ b) * a, dim=0)
         angle = torch.arccos(a @ b)
-        rotation = torch.linalg.matrix_exp(angle * (torch.outer(across, a) - torch.outer(a, across)))
+        rotation = torch.linalg.matrix_exp(
+            angle * (torch.outer(across, a) - torch.outer(a, across))
+        )
         torch.testing.assert_close(rotation @ a, b)
         jacobian = rotation * (q[row].norm() / x[row].norm()).double()
         assert leaf.grad is not None
-        torch.testing.assert_close(leaf.grad[row].double(), jacobian.t() @ gradient[row].double(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            leaf.grad[row].double(), jacobian.t() @ gradient[row].double(), rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", ["straight_through", "rotation"])
 def test_gradients_of_vectors_without_direction_are_finite(kind: Gradient) -> None:
-    x = torch.stack([torch.zeros(4), torch.full((4,), 1e-20), torch.ones(4), -torch.ones(4)]).requires_grad_()
+    x = torch.stack(
+        [torch.zeros(4), torch.full((4,), 1e-20), torch.ones(4), -torch.ones(4)]
+    ).requires_grad_()
     q = torch.stack([torch.ones(4), torch.ones(4), -torch.ones(4), torch.zeros(4)])
     (carry_gradient(x, q, kind).sum() + unit(x).square().sum()).backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None and x.grad.isfinite().all() and x.grad.abs().max() < 10.0
@@ -208,7 +226,10 @@ def test_averages_are_those_of_the_papers(rule: str, metric: str) -> None:
     ema = EMA(rule=rule, decay=0.9, expire_below=0.0)  # type: ignore[arg-type]
     codebook = VQ(dim=8, num_codes=16, metric=metric, ema=ema)  # type: ignore[arg-type]
     codebook.initialise(X)
-    book, counts = codebook.books.vectors[0].clone().double(), codebook.books.counts[0].clone().double()
+    book, counts = (
+        codebook.books.vectors[0].clone().double(),
+        codebook.books.counts[0].clone().double(),
+    )
     sums = book * counts[:, None]
     for step in range(5):
         z = normal(f"step{step}", 40, 8)

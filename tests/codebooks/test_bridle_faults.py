@@ -54,7 +54,9 @@ def test_the_start_survives_the_first_average() -> None:
 @pytest.mark.parametrize("renormalise", [True, False])
 def test_codes_do_not_drift_off_the_sphere(renormalise: bool) -> None:
     """BRIDLE's averages of unit vectors shrink: mean length .91 after 300 steps. As an option, they still do."""
-    codebook = RQ(dim=8, num_codes=8, residual="bridle", ema=EMA(rule="norm", renormalise=renormalise))
+    codebook = RQ(
+        dim=8, num_codes=8, residual="bridle", ema=EMA(rule="norm", renormalise=renormalise)
+    )
     codebook.initialise(normal("start", 200, 8))
     for step in range(300):
         codebook(normal(f"drift{step}", 64, 8))
@@ -109,7 +111,9 @@ def test_a_revived_code_stays_where_it_was_put() -> None:
 
 def test_expiry_looks_at_the_step_that_is_counted() -> None:
     """Codes chosen in this very step are counted before the dead are looked for (encodec #33)."""
-    codebook = VQ(dim=2, num_codes=2, metric="euclidean", ema=EMA(decay=0.0, expire_below=0.5, expire_every=1))
+    codebook = VQ(
+        dim=2, num_codes=2, metric="euclidean", ema=EMA(decay=0.0, expire_below=0.5, expire_every=1)
+    )
     codebook.books.vectors.copy_(torch.tensor([[[0.0, 0.0], [9.0, 0.0]]]))
     codebook.books.start()  # counts are 0: by them, both are dead
     z = torch.tensor([[0.0, 0.0], [9.0, 0.0]]).repeat(5, 1)
@@ -136,8 +140,8 @@ def noise_codebook(residual: str) -> RQ:
 def test_one_code_does_not_take_all_in_many_dimensions(residual: str) -> None:
     """Vectors of 128 independent channels: a mean is nearer to each than any other vector is.
 
-    Codes that are put on vectors then die again and again, and one code is left with everything (LAPA #17).
-    """
+    Codes that are put on vectors then die again and again, and one code is left with everything
+    (LAPA #17)."""
     codebook = noise_codebook(residual)
     codebook.initialise(normal("noise", 1500, 128))
     started = health(codebook.eval()(normal("noise", 1500, 128)))
@@ -169,7 +173,9 @@ def test_uniform_start_is_not_one_orthant() -> None:
 def test_levels_of_plain_rq_are_not_clusterings_of_the_same() -> None:
     """With BRIDLE's residual and long vectors the levels tell the same; the measure says so, and `plain` does not."""
     centres = 6.0 * normal("centres", 64, 16)
-    x = centres[Draws(torch.arange(4000), 1).integers("m", high=64)] + 0.5 * normal("noise", 4000, 16)
+    x = centres[Draws(torch.arange(4000), 1).integers("m", high=64)] + 0.5 * normal(
+        "noise", 4000, 16
+    )
     plain = RQ(dim=16, num_codes=64, num_levels=2)
     bridle = RQ(dim=16, num_codes=64, num_levels=2, residual="bridle")
     between = []
@@ -200,7 +206,9 @@ def test_a_book_that_was_never_started_makes_no_codes() -> None:
             lambda z, c=codebook: c.decode(z[:, :1].long()),
         ]
         for call in calls:
-            with pytest.raises(ValueError, match=r"got a codebook without codes; .* call initialise\(vectors\)"):
+            with pytest.raises(
+                ValueError, match=r"got a codebook without codes; .* call initialise\(vectors\)"
+            ):
                 call(z)
         codebook.initialise(z)
         assert codebook.ready and codebook(z).loss.isfinite()
@@ -213,7 +221,9 @@ def test_a_started_book_is_not_started_again_after_loading() -> None:
     other = VQ(dim=8, num_codes=16)
     other.load_state_dict(copy.deepcopy(codebook.state_dict()))
     assert other.ready
-    assert torch.equal(other.eval()(normal("y", 64, 8)).indices, codebook.eval()(normal("y", 64, 8)).indices)
+    assert torch.equal(
+        other.eval()(normal("y", 64, 8)).indices, codebook.eval()(normal("y", 64, 8)).indices
+    )
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -227,7 +237,9 @@ def test_an_overflow_in_training_shows_in_the_loss_and_spares_the_book(bad: floa
         z = normal("y", 64, 8)
         z[5, 2] = bad
         assert not codebook(z).loss.isfinite()
-        assert torch.equal(before, codebook.books.vectors) and codebook.books.counts.isfinite().all()
+        assert (
+            torch.equal(before, codebook.books.vectors) and codebook.books.counts.isfinite().all()
+        )
         assert codebook(normal("y", 64, 8)).loss.isfinite()
 
 
@@ -247,9 +259,13 @@ def test_memory_holds_no_distances_of_all_pairs() -> None:
     sizes: list[int] = []
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             out = func(*args, **(kwargs or {}))
-            sizes.extend(t.untyped_storage().nbytes() for t in tree_leaves(out) if isinstance(t, Tensor))
+            sizes.extend(
+                t.untyped_storage().nbytes() for t in tree_leaves(out) if isinstance(t, Tensor)
+            )
             return out
 
     rows, dim, codes = 4096, 8, 1024

@@ -1,8 +1,8 @@
 """Against vector-quantize-pytorch itself, where it is installed (1.32.0 when this was written).
 
-Its codes in eval mode must be ours. In training its averages are the rule `count` with smoothed counts, and its
-rotation trick is the same for one book; its losses and gradients of several cosine levels differ by design.
-"""
+Its codes in eval mode must be ours. In training its averages are the rule `count` with smoothed
+counts, and its rotation trick is the same for one book; its losses and gradients of several cosine
+levels differ by design."""
 
 from typing import Any
 
@@ -32,14 +32,18 @@ def started(codebook: LearntCodebook) -> LearntCodebook:
 def copy_books(codebook: LearntCodebook, layers: list[Any]) -> None:
     for book, layer in zip(codebook.books.vectors, layers, strict=True):
         layer._codebook.embed.data.copy_(book)
-        layer._codebook.embed_avg.data.copy_(codebook.books.sums[0] if codebook.books.sums is not None else book)
+        layer._codebook.embed_avg.data.copy_(
+            codebook.books.sums[0] if codebook.books.sums is not None else book
+        )
         layer._codebook.cluster_size.data.copy_(codebook.books.counts[0])
 
 
 @pytest.mark.parametrize("cosine", [True, False])
 def test_vq_codes(cosine: bool) -> None:
     ours = started(VQ(dim=32, num_codes=512, metric="cosine" if cosine else "euclidean")).eval()
-    oracle = theirs.VectorQuantize(dim=32, codebook_size=512, use_cosine_sim=cosine, rotation_trick=False).eval()
+    oracle = theirs.VectorQuantize(
+        dim=32, codebook_size=512, use_cosine_sim=cosine, rotation_trick=False
+    ).eval()
     copy_books(ours, [oracle])
     z = normal("z", 4096, 32)
     quantized, indices, _ = oracle(z[None])
@@ -51,9 +55,16 @@ def test_vq_codes(cosine: bool) -> None:
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("cosine", [True, False])
 def test_rq_codes(cosine: bool, shared: bool) -> None:
-    ours = started(RQ(dim=32, num_codes=128, residual="bridle" if cosine else "plain", shared=shared)).eval()
+    ours = started(
+        RQ(dim=32, num_codes=128, residual="bridle" if cosine else "plain", shared=shared)
+    ).eval()
     oracle = theirs.ResidualVQ(
-        dim=32, num_quantizers=4, codebook_size=128, use_cosine_sim=cosine, rotation_trick=False, shared_codebook=shared
+        dim=32,
+        num_quantizers=4,
+        codebook_size=128,
+        use_cosine_sim=cosine,
+        rotation_trick=False,
+        shared_codebook=shared,
     ).eval()
     copy_books(ours, list(oracle.layers)[: len(ours.books.vectors)])
     z = normal("z", 4096, 32) * (5.0 if cosine else 1.0)
@@ -76,7 +87,12 @@ def test_a_training_step_of_vq(cosine: bool, rotation: bool) -> None:
         )
     )
     oracle = theirs.VectorQuantize(
-        dim=32, codebook_size=64, use_cosine_sim=cosine, rotation_trick=rotation, decay=0.9, commitment_weight=0.25
+        dim=32,
+        codebook_size=64,
+        use_cosine_sim=cosine,
+        rotation_trick=rotation,
+        decay=0.9,
+        commitment_weight=0.25,
     )
     copy_books(ours, [oracle])
     weight = normal("w", 2048, 32)
@@ -88,13 +104,20 @@ def test_a_training_step_of_vq(cosine: bool, rotation: bool) -> None:
     ((quantized[0] * weight).sum() + 100.0 * loss.sum()).backward()
     torch.testing.assert_close(codes.loss, loss.squeeze())
     torch.testing.assert_close(own.grad, other.grad, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.books.vectors, oracle._codebook.embed.data, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        ours.books.vectors, oracle._codebook.embed.data, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_training_step_of_rq() -> None:
     ours = started(RQ(dim=32, num_codes=64, num_levels=2, ema=EMA(expire_below=0.0)))
     oracle = theirs.ResidualVQ(
-        dim=32, num_quantizers=2, codebook_size=64, rotation_trick=False, decay=0.99, commitment_weight=0.25
+        dim=32,
+        num_quantizers=2,
+        codebook_size=64,
+        rotation_trick=False,
+        decay=0.99,
+        commitment_weight=0.25,
     )
     copy_books(ours, list(oracle.layers))
     own, other = (normal("z", 2048, 32).requires_grad_() for _ in range(2))

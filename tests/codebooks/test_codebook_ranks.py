@@ -23,11 +23,15 @@ OFTEN = EMA(expire_every=4, expire_below=0.3, decay=0.8)
 OFTEN_NORM = EMA(rule="norm", expire_every=4, expire_below=0.3, decay=0.8)
 MAKE: dict[str, Callable[[], LearntCodebook]] = {
     "vq": lambda: VQ(dim=DIM, num_codes=CODES, ema=OFTEN),
-    "vq_sphere": lambda: VQ(dim=DIM, num_codes=CODES, metric="euclidean", init="uniform_sphere", ema=OFTEN),
+    "vq_sphere": lambda: VQ(
+        dim=DIM, num_codes=CODES, metric="euclidean", init="uniform_sphere", ema=OFTEN
+    ),
     "vq_data": lambda: VQ(dim=DIM, num_codes=CODES, init="data", ema=OFTEN_NORM),
     "rq": lambda: RQ(dim=DIM, num_codes=CODES, num_levels=3, ema=OFTEN),
     "rq_shared": lambda: RQ(dim=DIM, num_codes=CODES, num_levels=3, shared=True, ema=OFTEN),
-    "rq_bridle": lambda: RQ(dim=DIM, num_codes=CODES, num_levels=3, residual="bridle", ema=OFTEN_NORM),
+    "rq_bridle": lambda: RQ(
+        dim=DIM, num_codes=CODES, num_levels=3, residual="bridle", ema=OFTEN_NORM
+    ),
 }
 
 
@@ -51,16 +55,24 @@ def train(codebook: LearntCodebook, rank: int | None) -> dict[str, Tensor]:
         z = batch(step)
         codes = codebook(z if rank is None else z[part_of(step, rank)])
         if step == 0:
-            results |= {f"first.{name}": value.clone() for name, value in codebook.state_dict().items()}
+            results |= {
+                f"first.{name}": value.clone() for name, value in codebook.state_dict().items()
+            }
         results[f"codes{step}"] = codes.indices
     return results | {name: value.clone() for name, value in codebook.state_dict().items()}
 
 
 def _worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    made_before = {name: make() for name, make in MAKE.items()}  # what is decided at construction would not be pooled
+    made_before = {
+        name: make() for name, make in MAKE.items()
+    }  # what is decided at construction would not be pooled
     td.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=timedelta(seconds=30)
+        "gloo",
+        init_method=f"file://{folder}/init",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=30),
     )
     results: dict[str, Any] = {}
     for name, codebook in made_before.items():
@@ -103,7 +115,9 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_books_of_two_ranks_are_identical_and_those_of_one_process(name: str, two_ranks: list[Any]) -> None:
+def test_books_of_two_ranks_are_identical_and_those_of_one_process(
+    name: str, two_ranks: list[Any]
+) -> None:
     """Regression: BRIDLE's ranks start their books alone; two ranks then agree on 0.05 % of the codes."""
     alone = train(MAKE[name](), None)
     zero, one = (results[name] for results in two_ranks)
@@ -151,7 +165,9 @@ def test_checksum_sees_every_bit() -> None:
     codebook.check_ranks()
     sums = {int(codebook.books.checksum())}
     for place in ((0, 0, 0), (0, 3, 5), (0, 23, 7)):
-        codebook.books.vectors[place] = torch.nextafter(codebook.books.vectors[place], torch.tensor(9.0))
+        codebook.books.vectors[place] = torch.nextafter(
+            codebook.books.vectors[place], torch.tensor(9.0)
+        )
         sums.add(int(codebook.books.checksum()))
     codebook.books.counts[0, 4] += 1.0
     assert len(sums | {int(codebook.books.checksum())}) == 5

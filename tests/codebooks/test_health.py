@@ -14,7 +14,9 @@ from mezzotint.types import Codes
 
 
 def codes_of(indices: Tensor, num_codes: int) -> Codes:
-    usage = torch.stack([torch.bincount(level.flatten(), minlength=num_codes) for level in indices.unbind(-1)]).float()
+    usage = torch.stack(
+        [torch.bincount(level.flatten(), minlength=num_codes) for level in indices.unbind(-1)]
+    ).float()
     empty = torch.zeros(())
     return Codes(empty, indices, empty, usage, torch.zeros(indices.shape[-1]))
 
@@ -37,7 +39,9 @@ def test_adjusted_information_is_that_of_scikit_learn(mix: float) -> None:
     expected = adjusted_mutual_info_score(a.numpy(), b.numpy())
     assert abs(float(adjusted_information(a, b)) - expected) < 0.02
     plain = mutual_info_score(a.numpy(), b.numpy())
-    assert mix > 0 or plain > 0.15  # what the adjustment takes away: independent labels look informed
+    assert (
+        mix > 0 or plain > 0.15
+    )  # what the adjustment takes away: independent labels look informed
 
 
 def test_usage_and_perplexity() -> None:

@@ -29,8 +29,13 @@ def test_lloyd_is_that_of_scikit_learn() -> None:
     x, start = draws(600).normal("x", 5), draws(600).normal("x", 5)[:12]
     ours, counts = kmeans(x, 12, start=start, iterations=7)
     theirs = KMeans(12, init=start.numpy(), n_init=1, max_iter=7, tol=0.0).fit(x.numpy())
-    torch.testing.assert_close(ours, torch.from_numpy(theirs.cluster_centers_).float(), rtol=1e-4, atol=1e-4)
-    assert torch.equal(counts.long(), torch.bincount(torch.from_numpy(theirs.predict(x.numpy())).long(), minlength=12))
+    torch.testing.assert_close(
+        ours, torch.from_numpy(theirs.cluster_centers_).float(), rtol=1e-4, atol=1e-4
+    )
+    assert torch.equal(
+        counts.long(),
+        torch.bincount(torch.from_numpy(theirs.predict(x.numpy())).long(), minlength=12),
+    )
 
 
 def test_spherical_centres_are_mean_directions() -> None:
@@ -38,8 +43,12 @@ def test_spherical_centres_are_mean_directions() -> None:
     centres, counts = kmeans(x, 10, spherical=True, iterations=30)
     torch.testing.assert_close(centres.norm(dim=1), torch.ones(10))
     member = (x @ centres.t()).argmax(1)
-    for code in range(10):  # a fixed point: each centre is the direction of the mean of what chose it
-        torch.testing.assert_close(normalize(x[member == code].mean(0), dim=0), centres[code], rtol=0, atol=2e-3)
+    for code in range(
+        10
+    ):  # a fixed point: each centre is the direction of the mean of what chose it
+        torch.testing.assert_close(
+            normalize(x[member == code].mean(0), dim=0), centres[code], rtol=0, atol=2e-3
+        )
     assert torch.equal(torch.bincount(member, minlength=10).float(), counts)
 
 
@@ -73,7 +82,9 @@ def test_empty_clusters_keep_their_centre_or_split_a_large_one() -> None:
     x = draws(500).normal("x", 2)
     centres, counts = kmeans(x, 3, start=start, iterations=1)
     assert torch.equal(centres[2], start[2]) and counts[2] == 0
-    crowded = torch.cat([start, start[2:] + torch.arange(1.0, 6.0).unsqueeze(1)])  # 2 for all vectors, 6 for none
+    crowded = torch.cat(
+        [start, start[2:] + torch.arange(1.0, 6.0).unsqueeze(1)]
+    )  # 2 for all vectors, 6 for none
     centres, counts = kmeans(x, 8, start=crowded)
     assert (counts > 500 / 8 * 0.2).all()
     assert cost(x, centres) < 1.15 * cost(x, kmeans(x, 8)[0])
@@ -108,11 +119,15 @@ def test_plain_residual_energy_falls_with_every_level(shared: bool) -> None:
     x = clustered(4096, 32, 128, 0.5)
     codebook.initialise(x)
     energies = [1.0, *codebook.eval()(x).residual.tolist()]
-    assert all(after < 0.97 * before for before, after in zip(energies, energies[1:], strict=False)), energies
+    assert all(
+        after < 0.97 * before for before, after in zip(energies, energies[1:], strict=False)
+    ), energies
     for step in range(30):
         codes = codebook.train()(clustered(4096, 32, 128, 0.5 + step * 1e-3))
     energies = [1.0, *codes.residual.tolist()]
-    assert all(after < before for before, after in zip(energies, energies[1:], strict=False)), energies
+    assert all(after < before for before, after in zip(energies, energies[1:], strict=False)), (
+        energies
+    )
     if not shared:
         assert ((codes.usage > 0).float().mean(1) >= 0.9).all()
 
@@ -127,7 +142,9 @@ def test_uniform_sphere_has_the_radius_that_leaves_least() -> None:
     chosen = book[(x @ book.t()).argmax(1)]
     left = [(x - scale * chosen).square().sum() for scale in (0.99, 1.0, 1.01)]
     assert left[1] < left[0] and left[1] < left[2]
-    assert normalize(book, dim=1).mean(0).norm() < 0.5  # all around, where BRIDLE's start lies in one orthant
+    assert (
+        normalize(book, dim=1).mean(0).norm() < 0.5
+    )  # all around, where BRIDLE's start lies in one orthant
 
 
 def test_data_start_is_made_of_vectors() -> None:

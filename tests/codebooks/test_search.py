@@ -7,7 +7,9 @@ from mezzotint.codebooks.kmeans import nearest
 from mezzotint.seeding import Draws
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 3), (700, 1000, 4), (3000, 5, 16)], ids=["one", "many codes", "many vectors"])
+@pytest.mark.parametrize(
+    "shape", [(1, 2, 3), (700, 1000, 4), (3000, 5, 16)], ids=["one", "many codes", "many vectors"]
+)
 def test_it_finds_what_all_distances_find(shape: tuple[int, int, int]) -> None:
     rows, codes, width = shape
     x = Draws(torch.arange(rows), 1).normal("x", width) + 20.0

@@ -38,7 +38,9 @@ class Tagged(Component, Source):
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         last = len(self.tags) - 1
-        return self, [Task("tags", "tag", self.tags, np.arange(last), np.array([last]), ["a", "b", "c"])]
+        return self, [
+            Task("tags", "tag", self.tags, np.arange(last), np.array([last]), ["a", "b", "c"])
+        ]
 
 
 def everything(labels: Tensor) -> Tensor:
@@ -50,15 +52,17 @@ def test_weights_are_the_sum_over_the_labels_of_one_over_their_count() -> None:
     found = Balance().weighting(tags, torch.tensor([0, 1, 2, 3]))  # of the four: 3, 1 and 1
     expected = [1 / 3.01 + 1 / 1.01, 1 / 3.01, 1 / 3.01 + 1 / 1.01, 0.0]
     assert found.weights.tolist() == pytest.approx(expected) and found.samples == 4
-    assert Balance().weighting(RARE, everything(RARE)).weights[[0, 900, 990]].tolist() == pytest.approx(
-        [1 / 900.01, 1 / 90.01, 1 / 10.01]
-    )
+    assert Balance().weighting(RARE, everything(RARE)).weights[
+        [0, 900, 990]
+    ].tolist() == pytest.approx([1 / 900.01, 1 / 90.01, 1 / 10.01])
 
 
 def test_classes_are_drawn_equally_often_with_replacement() -> None:
     drawn = Balance(samples=30_000).weighting(RARE, everything(RARE)).order(0, 0)
     counts = torch.bincount(RARE[drawn])
-    assert float(((counts - 10_000.0) ** 2 / 10_000.0).sum()) < 13.8  # chi-square of 2 degrees of freedom, p = 0.001
+    assert (
+        float(((counts - 10_000.0) ** 2 / 10_000.0).sum()) < 13.8
+    )  # chi-square of 2 degrees of freedom, p = 0.001
     of_rarest = torch.bincount(drawn, minlength=1000)[990:].double()
     assert float(((of_rarest - of_rarest.mean()) ** 2 / of_rarest.mean()).sum()) < 27.9  # 9 degrees
 
@@ -66,19 +70,30 @@ def test_classes_are_drawn_equally_often_with_replacement() -> None:
 def test_without_replacement_as_often_as_torch_draws_one_after_another() -> None:
     weights = torch.tensor([8.0, 4.0, 2.0, 1.0, 1.0, 0.0], dtype=torch.float64)
     trials = 4000
-    ours = torch.stack([weighted_order(weights, 3, 7, epoch, replacement=False) for epoch in range(trials)])
-    theirs = torch.multinomial(weights.expand(trials, -1), 3, generator=torch.Generator().manual_seed(0))
+    ours = torch.stack(
+        [weighted_order(weights, 3, 7, epoch, replacement=False) for epoch in range(trials)]
+    )
+    theirs = torch.multinomial(
+        weights.expand(trials, -1), 3, generator=torch.Generator().manual_seed(0)
+    )
     assert all(len(set(row)) == 3 and 5 not in row for row in ours.tolist())
     for place in range(3):  # the first drawn, the second, the third
-        own, other = (torch.bincount(drawn[:, place], minlength=6)[:5].double() for drawn in (ours, theirs))
+        own, other = (
+            torch.bincount(drawn[:, place], minlength=6)[:5].double() for drawn in (ours, theirs)
+        )
         assert float(((own - other) ** 2 / (own + other)).sum()) < 18.5  # 4 degrees, p = 0.001
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
     once = Balance(samples=200, replacement=False).weighting(RARE, everything(RARE))
     copy: Weighting = pickle.loads(pickle.dumps(once))
-    assert torch.equal(once.order(3, 4), copy.order(3, 4)) and len(set(once.order(3, 4).tolist())) == 200
-    assert not torch.equal(once.order(3, 4), once.order(3, 5)) and not torch.equal(once.order(3, 4), once.order(2, 4))
+    assert (
+        torch.equal(once.order(3, 4), copy.order(3, 4))
+        and len(set(once.order(3, 4).tolist())) == 200
+    )
+    assert not torch.equal(once.order(3, 4), once.order(3, 5)) and not torch.equal(
+        once.order(3, 4), once.order(2, 4)
+    )
 
 
 def test_a_sample_without_a_tag_is_never_drawn_and_the_rest_is_as_without() -> None:
@@ -90,12 +105,18 @@ def test_a_sample_without_a_tag_is_never_drawn_and_the_rest_is_as_without() -> N
     assert (plan.length, plan.samples, plan.steps_per_epoch, plan.epoch_of(3)) == (20, 12, 3, 1)
     seen = [batch.ids for batch in batches(data, views, plan, start=0, stop=30)]
     assert max(torch.cat(seen).tolist()) < 16
-    assert float((torch.cat(seen) == 3).float().mean()) == pytest.approx(0.53, abs=0.15)  # the only one of its tag
-    later = [batch.ids for batch in batches(data, views, plan, start=17, stop=30)]  # what a resumed run sees
+    assert float((torch.cat(seen) == 3).float().mean()) == pytest.approx(
+        0.53, abs=0.15
+    )  # the only one of its tag
+    later = [
+        batch.ids for batch in batches(data, views, plan, start=17, stop=30)
+    ]  # what a resumed run sees
     assert all(torch.equal(a, b) for a, b in zip(seen[17:], later, strict=True))
     ranks = [BatchPlan.of(data, 4, 0, rank, 2) for rank in range(2)]
     for step in range(6):
-        assert torch.equal(torch.stack([r.indices(step) for r in ranks], dim=1).flatten(), plan.indices(step))
+        assert torch.equal(
+            torch.stack([r.indices(step) for r in ranks], dim=1).flatten(), plan.indices(step)
+        )
     assert BatchPlan.of(Labelled(source=Tagged(tags)), 4, 0, 0, 1).samples == 20
 
 
@@ -104,7 +125,10 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         Balance(replacement=False)
     with pytest.raises(ValueError, match=r"got samples=0"):
         Balance(samples=0)
-    with pytest.raises(ValueError, match=r"got balance.samples=2000 without replacement, and 1000 samples with labels"):
+    with pytest.raises(
+        ValueError,
+        match=r"got balance.samples=2000 without replacement, and 1000 samples with labels",
+    ):
         Balance(samples=2000, replacement=False).weighting(RARE, everything(RARE))
     data = Labelled(source=Samples(name="digits"), balance=Balance(samples=10))
     with pytest.raises(ValueError, match="got 10 samples, fewer than run.batch_size=32"):

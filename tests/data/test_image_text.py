@@ -33,7 +33,9 @@ def test_emoji_are_stored_with_their_names() -> None:
 def test_normalising_leaves_the_tokens_as_they_are() -> None:
     source = EmojiNames()
     x = source.read_batch(torch.arange(3))
-    assert torch.equal(unpack(source.input.normalize(source.input.as_float(x)), 32)[1], source.tokens[:3].long())
+    assert torch.equal(
+        unpack(source.input.normalize(source.input.as_float(x)), 32)[1], source.tokens[:3].long()
+    )
 
 
 def test_the_question_of_mismatch() -> None:
@@ -71,7 +73,9 @@ def folder(tmp_path: Path) -> Path:
 
 def coco(folder: Path) -> Path:
     images = [{"id": 7 + number, "file_name": f"{number}.png"} for number in range(12)]
-    notes = [{"image_id": 7 + n % 12, "caption": f"picture {n % 12}, said {n // 12}"} for n in range(24)]
+    notes = [
+        {"image_id": 7 + n % 12, "caption": f"picture {n % 12}, said {n // 12}"} for n in range(24)
+    ]
     (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": notes}))
     return folder / "captions.json"
 
@@ -94,24 +98,40 @@ def test_captions_of_coco(folder: Path) -> None:
 def test_captions_of_a_table(folder: Path) -> None:
     (folder / "list.csv").write_text('file,text\n0.png,"red, dark"\n3.png,\n2.png,käse\n')
     source = CaptionedImages(
-        root=str(folder), files=str(folder / "list.csv"), path="file", caption="text", size=16, length=4
+        root=str(folder),
+        files=str(folder / "list.csv"),
+        path="file",
+        caption="text",
+        size=16,
+        length=4,
     )
     assert [source.id_of(i) for i in range(len(source))] == ["0.png", "2.png"]
     assert source.evaluation()[1] == []
     other = CaptionedImages(
-        root=str(folder), files=str(folder / "list.csv"), path="file", caption="text", size=16, length=5
+        root=str(folder),
+        files=str(folder / "list.csv"),
+        path="file",
+        caption="text",
+        size=16,
+        length=5,
     )
     assert source.fingerprint() != other.fingerprint()
 
 
 def test_bad_lists(folder: Path) -> None:
     def read(name: str, **keywords: int) -> CaptionedImages:
-        return CaptionedImages(root=str(folder), files=str(folder / name), **{"size": 16, **keywords})  # type: ignore[arg-type]
+        return CaptionedImages(
+            root=str(folder), files=str(folder / name), **{"size": 16, **keywords}
+        )  # type: ignore[arg-type]
 
-    with pytest.raises(ValueError, match=r"cannot be read .* allowed is a CSV or COCO's JSON: check the path"):
+    with pytest.raises(
+        ValueError, match=r"cannot be read .* allowed is a CSV or COCO's JSON: check the path"
+    ):
         read("none.csv")
     (folder / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"lacks 'path'; allowed is a CSV with the columns 'path' and 'caption'"):
+    with pytest.raises(
+        ValueError, match=r"lacks 'path'; allowed is a CSV with the columns 'path' and 'caption'"
+    ):
         read("other.csv")
     (folder / "other.json").write_text('{"images": []}')
     with pytest.raises(ValueError, match="lacks 'annotations'"):

@@ -29,17 +29,30 @@ def test_training_samples_alone_with_their_labels() -> None:
     _, (task,) = DIGITS.evaluation()
     assert data.chosen.tolist() == task.train.tolist() and data.num_classes == 10
     assert not set(data.chosen.tolist()) & set(task.test.tolist())
-    assert data.targets(torch.tensor([3])).item() == task.labels[task.train[3]] == data.read(3)["label"]
+    assert (
+        data.targets(torch.tensor([3])).item()
+        == task.labels[task.train[3]]
+        == data.read(3)["label"]
+    )
     assert torch.equal(data.read_batch(torch.tensor([3]))[0], data.read(3)["x"])
-    assert isinstance(data, InMemory) and isinstance(data, Taught) and not isinstance(data, Croppable)
+    assert (
+        isinstance(data, InMemory) and isinstance(data, Taught) and not isinstance(data, Croppable)
+    )
     _, (own,) = data.evaluation()
     assert own.test.tolist() == task.test.tolist()
 
 
 def test_shares_are_of_each_class_alike_and_nested() -> None:
     everything, tenth, hundredth = (Labelled(source=DIGITS, fraction=f) for f in (1.0, 0.1, 0.01))
-    assert counts(tenth) == [round(0.1 * n) for n in counts(everything)] and counts(hundredth) == [1] * 10
-    assert set(hundredth.chosen.tolist()) < set(tenth.chosen.tolist()) < set(everything.chosen.tolist())
+    assert (
+        counts(tenth) == [round(0.1 * n) for n in counts(everything)]
+        and counts(hundredth) == [1] * 10
+    )
+    assert (
+        set(hundredth.chosen.tolist())
+        < set(tenth.chosen.tolist())
+        < set(everything.chosen.tolist())
+    )
     assert counts(Labelled(source=DIGITS, per_class=5)) == [5] * 10
     other = Labelled(source=DIGITS, fraction=0.1, seed=1)
     assert other.fingerprint() != tenth.fingerprint() != everything.fingerprint()
@@ -50,12 +63,16 @@ def test_a_list_of_names_is_followed_exactly(tmp_path: Path) -> None:
     data = Labelled(source=DIGITS)
     assert isinstance(DIGITS, Named)
     wanted = [DIGITS.id_of(int(i)) for i in data.chosen[[4, 9, 2]]]
-    (tmp_path / "list.txt").write_text("\n".join([wanted[0], wanted[1].rpartition("/")[2], wanted[2]]) + "\n")
+    (tmp_path / "list.txt").write_text(
+        "\n".join([wanted[0], wanted[1].rpartition("/")[2], wanted[2]]) + "\n"
+    )
     listed = Labelled(source=DIGITS, files=str(tmp_path / "list.txt"))
     assert listed.chosen.tolist() == sorted(data.chosen[[4, 9, 2]].tolist())
     test = DIGITS.id_of(int(DIGITS.evaluation()[1][0].test[0]))
     (tmp_path / "list.txt").write_text(test)
-    with pytest.raises(ValueError, match=r"1 of 1 names are no training samples, .* allowed are ids such as"):
+    with pytest.raises(
+        ValueError, match=r"1 of 1 names are no training samples, .* allowed are ids such as"
+    ):
         Labelled(source=DIGITS, files=str(tmp_path / "list.txt"))
     with pytest.raises(ValueError, match="cannot be read"):
         Labelled(source=DIGITS, files=str(tmp_path / "none.txt"))
@@ -81,7 +98,9 @@ def test_tags_are_bool_rows_and_a_share_of_them_is_drawn_as_one() -> None:
         def evaluation(self) -> Any:
             rows = np.arange(len(self))
             tags = np.stack([rows % 2 == 0, rows % 3 == 0], axis=1)
-            return self, [Task("tags/holdout", "tag", tags, rows[:100], rows[100:], ("even", "third"))]
+            return self, [
+                Task("tags/holdout", "tag", tags, rows[:100], rows[100:], ("even", "third"))
+            ]
 
     data = Labelled(source=Tagged(name="digits"), fraction=0.25)
     assert len(data) == 25 and data.num_classes == 2 and data.task.kind == "tag"
@@ -96,7 +115,9 @@ def folder(root: Path) -> Path:
     for number in range(12):
         place = root / ("train" if number < 8 else "val") / ("cats" if number % 2 else "dogs")
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(place / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(
+            place / f"{number}.png"
+        )
     return root
 
 

@@ -24,7 +24,10 @@ def test_reads_the_lists_of_known_data_sets(tmp_path: Path) -> None:
 
 
 def test_classes_are_sorted_numbers_by_value() -> None:
-    assert classes_of([ListedFile("a", ("10",)), ListedFile("b", ("9",)), ListedFile("c", ())]) == ["9", "10"]
+    assert classes_of([ListedFile("a", ("10",)), ListedFile("b", ("9",)), ListedFile("c", ())]) == [
+        "9",
+        "10",
+    ]
     assert classes_of([ListedFile("a", ("b", "a")), ListedFile("b", ("10",))]) == ["10", "a", "b"]
 
 
@@ -32,7 +35,11 @@ def test_classes_are_sorted_numbers_by_value() -> None:
     ("name", "text", "message"),
     [
         ("a.csv", "path,label\na.wav,b,c\n", "row 2 has 3 fields; allowed are 2"),
-        ("a.csv", "sound,label\na.wav,b\n", "has the columns sound, label; allowed is a header with one of path"),
+        (
+            "a.csv",
+            "sound,label\na.wav,b\n",
+            "has the columns sound, label; allowed is a header with one of path",
+        ),
         ("a.csv", "path,fold\na.wav,x\n", "line 2 has no file, or a fold that is no number"),
         ("a.csv", "path,label\n", "lists no file"),
         ("a.csv", "", "lists no file"),
@@ -55,7 +62,10 @@ def test_label_table(tmp_path: Path) -> None:
     table.write_text('index,mid,display_name\n1,/m/b,"B, c"\n0,/m/a,A\n')
     assert read_label_table(str(table)) == (["/m/a", "/m/b"], ["A", "B, c"])
     for text, message in (
-        ("index,mid\n0,/m/a\n", "has the columns index, mid; allowed is a table with index, mid, display_name"),
+        (
+            "index,mid\n0,/m/a\n",
+            "has the columns index, mid; allowed is a table with index, mid, display_name",
+        ),
         ("index,mid,display_name\nx,/m/a,A\n", "has an index that is no number"),
         ("index,mid,display_name\n0,/m/a,A\n2,/m/b,B\n", "with gaps or twice"),
     ):

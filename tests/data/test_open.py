@@ -24,7 +24,9 @@ def test_what_fits_is_opened(tmp_path: Path) -> None:
     for number in range(3):
         Image.new("RGB", (40, 50), (number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
     assert open_source(str(tmp_path / "photos"), IMAGE).input.shape == (3, 32, 32)
-    np.savez(tmp_path / "s.npz", x=np.random.default_rng(0).normal(size=(6, 2, 40)).astype(np.float32))
+    np.savez(
+        tmp_path / "s.npz", x=np.random.default_rng(0).normal(size=(6, 2, 40)).astype(np.float32)
+    )
     series = Input((2, 40), (0.0, 0.0), (1.0, 1.0), "series")
     assert open_source(str(tmp_path / "s.npz"), series).input.modality == "series"
 
@@ -36,7 +38,9 @@ def test_tokens_are_those_that_the_encoder_knows(tmp_path: Path) -> None:
     assert len(open_source(str(tmp_path / "a.txt"), known)) == 2
     for encoder in (known, other):
         assert open_source(str(tmp_path / "a.npy"), encoder).input == encoder
-    with pytest.raises(ValueError, match="258 different tokens can stand; the encoder knows 30524: texts are taken"):
+    with pytest.raises(
+        ValueError, match="258 different tokens can stand; the encoder knows 30524: texts are taken"
+    ):
         open_source(str(tmp_path / "a.txt"), other)
     with pytest.raises(ValueError, match="got the token 9 and vocabulary=6"):
         open_source(str(tmp_path / "a.npy"), Input((8,), (), (), "tokens", 8))
@@ -48,7 +52,9 @@ def test_images_with_captions_are_named_by_their_list(tmp_path: Path) -> None:
     encoder = Input((4, 16, 16), (0.5,) * 3 + (0.0,), (0.5,) * 3 + (1.0,), "image_text", 258, 12)
     source = open_source(str(tmp_path / "captions.csv"), encoder)
     assert len(source) == 2 and source.read(1)["x"].shape == (4, 16, 16)
-    with pytest.raises(ValueError, match="allowed is a list of captions, .csv or .json, beside its images"):
+    with pytest.raises(
+        ValueError, match="allowed is a list of captions, .csv or .json, beside its images"
+    ):
         open_source("nowhere", encoder)
 
 
@@ -61,7 +67,9 @@ def test_sound_may_have_any_length() -> None:
 
 
 def test_what_does_not_exist_is_refused_with_what_the_modality_allows() -> None:
-    with pytest.raises(ValueError, match="allowed is an image folder, an .npz or .npy file, or emoji, mnist5k"):
+    with pytest.raises(
+        ValueError, match="allowed is an image folder, an .npz or .npy file, or emoji, mnist5k"
+    ):
         open_source("nowhere", IMAGE)
     points = Input((3, 64), (0.0,) * 3, (1.0,) * 3, "points")
     with pytest.raises(ValueError, match="allowed is a folder of clouds or meshes"):

@@ -46,10 +46,14 @@ def test_refuses_a_fraction_that_is_none(fraction: float) -> None:
 
 def test_one_percent_is_of_each_class_alike_and_one_at_least() -> None:
     labels = np.repeat([0, 1, 2, 3], [500, 200, 30, 400])
-    pool = np.arange(0, 730, dtype=np.int64)  # class 3 is scored, and one sample of it, of which none may be taken
+    pool = np.arange(
+        0, 730, dtype=np.int64
+    )  # class 3 is scored, and one sample of it, of which none may be taken
     task = Task("label/test", "classify", labels, pool, np.arange(730, 1130), "abcd")
     found = one_percent(task)
-    assert np.bincount(labels[found.train]).tolist() == [5, 2, 1] and found.name == "label/1-percent"
+    assert (
+        np.bincount(labels[found.train]).tolist() == [5, 2, 1] and found.name == "label/1-percent"
+    )
     assert np.array_equal(found.test, task.test) and set(found.train) < set(pool)
     assert np.array_equal(one_percent(task).train, found.train)
     tenth = some_of_each(labels, pool, key_of("one_percent", "label/test"), fraction=0.1)

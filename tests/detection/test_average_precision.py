@@ -10,14 +10,22 @@ import pytest
 import torch
 
 from mezzotint.data.scenes.scenes import VOID, Scene
-from mezzotint.detection.average_precision import Found, MeanIoU, average_precision, box_overlaps, mask_overlaps
+from mezzotint.detection.average_precision import (
+    Found,
+    MeanIoU,
+    average_precision,
+    box_overlaps,
+    mask_overlaps,
+)
 
 SIZE = 40
 
 
 def some_boxes(rng: np.random.Generator, count: int) -> torch.Tensor:
     corner = rng.integers(0, SIZE - 12, (count, 2))
-    return torch.from_numpy(np.concatenate([corner, corner + rng.integers(4, 12, (count, 2))], axis=1)).float()
+    return torch.from_numpy(
+        np.concatenate([corner, corner + rng.integers(4, 12, (count, 2))], axis=1)
+    ).float()
 
 
 def filled(boxes: torch.Tensor) -> torch.Tensor:
@@ -43,7 +51,9 @@ def problem(seed: int, images: int = 12, classes: int = 3) -> tuple[list[Found],
         near[:, 2:] = torch.maximum(near[:, 2:], near[:, :2] + 1)
         kept = torch.from_numpy(rng.random(count) < 0.8)
         guesses = torch.cat([near[kept], near[kept][:1], some_boxes(rng, 3)])
-        named = torch.cat([labels[kept], labels[kept][:1], torch.from_numpy(rng.integers(0, classes, 3))])
+        named = torch.cat(
+            [labels[kept], labels[kept][:1], torch.from_numpy(rng.integers(0, classes, 3))]
+        )
         scores = torch.from_numpy(np.round(rng.random(len(guesses)), 1)).float()
         found.append(Found(guesses, scores, named, filled(guesses)))
     return found, scenes
@@ -54,7 +64,9 @@ def by_pycocotools(found: list[Found], scenes: list[Scene], classes: int, kind: 
     evaluation = pytest.importorskip("pycocotools.cocoeval")
     encode = pytest.importorskip("pycocotools.mask").encode
 
-    def entries(boxes: torch.Tensor, masks: torch.Tensor | None, labels: torch.Tensor, image: int) -> list[Any]:
+    def entries(
+        boxes: torch.Tensor, masks: torch.Tensor | None, labels: torch.Tensor, image: int
+    ) -> list[Any]:
         assert masks is not None
         return [
             {
@@ -69,10 +81,14 @@ def by_pycocotools(found: list[Found], scenes: list[Scene], classes: int, kind: 
     guesses: list[dict[str, Any]] = []
     for image, (one, scene) in enumerate(zip(found, scenes, strict=True), 1):
         for entry, crowd in zip(
-            entries(scene.boxes, scene.masks, scene.labels, image), scene.crowd.tolist(), strict=True
+            entries(scene.boxes, scene.masks, scene.labels, image),
+            scene.crowd.tolist(),
+            strict=True,
         ):
             truth.append({**entry, "iscrowd": int(crowd), "id": len(truth) + 1})
-        for entry, score in zip(entries(one.boxes, one.masks, one.labels, image), one.scores.tolist(), strict=True):
+        for entry, score in zip(
+            entries(one.boxes, one.masks, one.labels, image), one.scores.tolist(), strict=True
+        ):
             if kind == "bbox":
                 del entry["segmentation"]
             guesses.append({**entry, "score": score})
@@ -103,11 +119,17 @@ def test_the_figures_are_those_of_pycocotools(seed: int, kind: str) -> None:
 def scene(boxes: list[list[float]], ignored: list[bool]) -> Scene:
     flags = torch.tensor(ignored)
     labels = torch.zeros(len(boxes), dtype=torch.int64)
-    return Scene("a", torch.zeros(3, 9, 9), torch.tensor(boxes), labels, flags, torch.zeros_like(flags))
+    return Scene(
+        "a", torch.zeros(3, 9, 9), torch.tensor(boxes), labels, flags, torch.zeros_like(flags)
+    )
 
 
 def detections(boxes: list[list[float]], scores: list[float]) -> Found:
-    return Found(torch.tensor(boxes).view(-1, 4), torch.tensor(scores), torch.zeros(len(boxes), dtype=torch.int64))
+    return Found(
+        torch.tensor(boxes).view(-1, 4),
+        torch.tensor(scores),
+        torch.zeros(len(boxes), dtype=torch.int64),
+    )
 
 
 def test_closed_forms() -> None:
@@ -115,29 +137,45 @@ def test_closed_forms() -> None:
     truth = [scene([one, other], [False, False])]
     half = average_precision([detections([one], [0.9])], truth, 1)["AP50"]
     assert half == pytest.approx(51 / 101)  # precision 1 up to recall 0.5
-    late = average_precision([detections([[0.0, 5.0, 4.0, 9.0], one, other], [0.9, 0.8, 0.7])], truth, 1)["AP"]
+    late = average_precision(
+        [detections([[0.0, 5.0, 4.0, 9.0], one, other], [0.9, 0.8, 0.7])], truth, 1
+    )["AP"]
     assert late == pytest.approx(2 / 3)  # a false one before two right ones
     assert average_precision([detections([], [])], truth, 1)["AP"] == 0.0
-    assert math.isnan(average_precision([detections([one], [0.9])], [scene([one], [True])], 1)["AP"])
+    assert math.isnan(
+        average_precision([detections([one], [0.9])], [scene([one], [True])], 1)["AP"]
+    )
     # A difficult object may be found any number of times and costs nothing.
     twice = detections([one, one, other], [0.9, 0.8, 0.7])
-    assert average_precision([twice], [scene([one, other], [True, False])], 1)["AP"] == pytest.approx(1.0)
+    assert average_precision([twice], [scene([one, other], [True, False])], 1)[
+        "AP"
+    ] == pytest.approx(1.0)
 
 
 def test_overlaps_of_crowds_are_shares_of_the_detection() -> None:
-    a, b = torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 0.0, 3.0, 2.0]])
-    assert box_overlaps(a, b, torch.tensor([True, False]))[0].tolist() == pytest.approx([1.0, 1 / 3])
+    a, b = (
+        torch.tensor([[0.0, 0.0, 2.0, 2.0]]),
+        torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 0.0, 3.0, 2.0]]),
+    )
+    assert box_overlaps(a, b, torch.tensor([True, False]))[0].tolist() == pytest.approx(
+        [1.0, 1 / 3]
+    )
     masks = [torch.zeros(len(x), 4, 4, dtype=torch.bool) for x in (a, b)]
     for stack, boxes in zip(masks, (a, b), strict=True):
         for mask, (left, top, right, bottom) in zip(stack, boxes.int().tolist(), strict=True):
             mask[top:bottom, left:right] = True
-    assert mask_overlaps(masks[0], masks[1], torch.tensor([True, False]))[0].tolist() == pytest.approx([1.0, 1 / 3])
+    assert mask_overlaps(masks[0], masks[1], torch.tensor([True, False]))[
+        0
+    ].tolist() == pytest.approx([1.0, 1 / 3])
 
 
 def test_mean_iou_against_sets_of_pixels() -> None:
     rng = np.random.default_rng(0)
     measure = MeanIoU(4)
-    pairs = [(torch.from_numpy(rng.integers(0, 3, (7, 5))), torch.from_numpy(rng.integers(0, 3, (7, 5)))) for _ in "ab"]
+    pairs = [
+        (torch.from_numpy(rng.integers(0, 3, (7, 5))), torch.from_numpy(rng.integers(0, 3, (7, 5))))
+        for _ in "ab"
+    ]
     pairs[0][1][0] = VOID
     for predicted, wanted in pairs:
         measure.add(predicted, wanted)
@@ -150,4 +188,6 @@ def test_mean_iou_against_sets_of_pixels() -> None:
                 either += w != VOID and (p == label or w == label)
         expected.append(both / either)
     assert measure.by_class()[:3].tolist() == pytest.approx(expected)
-    assert math.isnan(float(measure.by_class()[3])) and measure.mean() == pytest.approx(np.mean(expected))
+    assert math.isnan(float(measure.by_class()[3])) and measure.mean() == pytest.approx(
+        np.mean(expected)
+    )

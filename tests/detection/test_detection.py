@@ -61,12 +61,16 @@ def test_every_network_learns_through_the_whole_encoder_and_finds(kind: str) -> 
     scenes = [SCENES.read("train", i) for i in range(2)]
     images = [s.image.float() / 255.0 for s in scenes]
     parts = made.losses(images, scenes)
-    assert ("mask" in parts) is kind.endswith("masks") and all(torch.isfinite(v) for v in parts.values())
+    assert ("mask" in parts) is kind.endswith("masks") and all(
+        torch.isfinite(v) for v in parts.values()
+    )
     torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
     missing = [name for name, p in made.named_parameters() if p.grad is None]
     assert not missing
     names = list(made.own_tensors())
-    assert "encoder.conv1.weight" in names and not any(".stages." in name or "stem" in name for name in names)
+    assert "encoder.conv1.weight" in names and not any(
+        ".stages." in name or "stem" in name for name in names
+    )
     made.eval()
     with torch.no_grad():
         (one,) = made.find([images[0][:, :40]])
@@ -83,9 +87,15 @@ def test_stages_are_the_encoders_feature_map() -> None:
     maps = Stages(encoder, (1, 3, 4))(x)
     assert torch.equal(maps["2"], encoder.feature_map(x))
     for place, stage in enumerate((1, 3, 4)):
-        assert maps[str(place)].shape == (2, channels(encoder, stage), *[64 // stride(encoder, stage)] * 2)
+        assert maps[str(place)].shape == (
+            2,
+            channels(encoder, stage),
+            *[64 // stride(encoder, stage)] * 2,
+        )
     published = resnet50(Input((3, 224, 224), (0.5,) * 3, (0.5,) * 3), width=4)
-    assert [stride(published, s) for s in (1, 2, 3, 4)] == [4, 8, 16, 32] and channels(published, 4) == 128
+    assert [stride(published, s) for s in (1, 2, 3, 4)] == [4, 8, 16, 32] and channels(
+        published, 4
+    ) == 128
     assert FasterRCNN(published, 3, **SMALL).parts.size == 14  # as the papers cut regions
 
 
@@ -94,7 +104,10 @@ def test_dilation_keeps_the_weights_and_the_size() -> None:
     encoder = resnet50(Input((3, 64, 64), (0.5,) * 3, (0.5,) * 3), width=4)
     before = {name: t.clone() for name, t in encoder.state_dict().items()}
     made = DeepLabV3(encoder, 3)
-    assert made.backbone(torch.zeros(1, 3, 64, 64))["0"].shape[2:] == (4, 4)  # an output stride of 16
+    assert made.backbone(torch.zeros(1, 3, 64, 64))["0"].shape[2:] == (
+        4,
+        4,
+    )  # an output stride of 16
     apart = [b.conv2.dilation for b in encoder.get_submodule("layer4").children()]  # type: ignore[union-attr]
     assert apart == [(2, 2), (4, 4), (8, 8)]
     for name, tensor in encoder.state_dict().items():
@@ -104,7 +117,9 @@ def test_dilation_keeps_the_weights_and_the_size() -> None:
 
 def test_frozen_norms_stay_still() -> None:
     torch.manual_seed(0)
-    made = FasterRCNN(resnet8(INPUT, stem="patch", width=4), 10, anchors=[16], norm="frozen", **SMALL).train()
+    made = FasterRCNN(
+        resnet8(INPUT, stem="patch", width=4), 10, anchors=[16], norm="frozen", **SMALL
+    ).train()
     norms = [m for m in made.encoder.modules() if isinstance(m, _BatchNorm)]
     assert not any(m.training or m.weight.requires_grad for m in norms)
     exact_norms(made, SCENES, Training(steps=1, batch_size=2, exact_norms=1), 0)
@@ -115,7 +130,9 @@ def test_mirroring_twice_is_nothing_and_boxes_follow_masks() -> None:
     scene = SCENES.read("train", 0)
     other = mirrored(scene)
     assert other.masks is not None and torch.equal(boxes_of(other.masks), other.boxes)
-    assert torch.equal(mirrored(other).boxes, scene.boxes) and torch.equal(mirrored(other).image, scene.image)
+    assert torch.equal(mirrored(other).boxes, scene.boxes) and torch.equal(
+        mirrored(other).image, scene.image
+    )
 
 
 def run(folder: Path, steps: int, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -149,8 +166,15 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
 
 def test_learning_a_few_scenes_by_heart_finds_them_again(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    scenes = Pasted(images=2, test_images=1, size=48, scale=(20, 24), objects=(1, 1), one_class=True)
-    made = FasterRCNN(resnet8(INPUT, stem="patch", width=8), 1, anchors=[16, 24], **(SMALL | {"proposals": (40, 20)}))
+    scenes = Pasted(
+        images=2, test_images=1, size=48, scale=(20, 24), objects=(1, 1), one_class=True
+    )
+    made = FasterRCNN(
+        resnet8(INPUT, stem="patch", width=8),
+        1,
+        anchors=[16, 24],
+        **(SMALL | {"proposals": (40, 20)}),
+    )
     settings = Training(steps=150, batch_size=2, warmup_steps=5, flip=0.0, exact_norms=2)
     train(made, scenes, AdamW(lr=2e-3), Constant(), settings, tmp_path, seed=0, progress="quiet")
     scenes._made = {("test", 0): scenes.read("train", 0)}
@@ -160,7 +184,9 @@ def test_learning_a_few_scenes_by_heart_finds_them_again(tmp_path: Path) -> None
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
-    return save_encoder(resnet8(INPUT, stem="patch", width=4), tmp_path_factory.mktemp("encoder") / "e")
+    return save_encoder(
+        resnet8(INPUT, stem="patch", width=4), tmp_path_factory.mktemp("encoder") / "e"
+    )
 
 
 def test_runs_are_compared_written_and_used_again(saved: Path, tmp_path: Path) -> None:
@@ -169,12 +195,21 @@ def test_runs_are_compared_written_and_used_again(saved: Path, tmp_path: Path) -
     first = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
     table = json.loads(first.stdout.splitlines()[-1])["table"]
     assert [line["figure"] for line in table] == ["boxes/AP", "boxes/AP50", "boxes/AP75"]
-    assert {p.name for p in out.iterdir()} >= {"pretrained-0", "untrained-0", "table.md", "evaluation.json"}
+    assert {p.name for p in out.iterdir()} >= {
+        "pretrained-0",
+        "untrained-0",
+        "table.md",
+        "evaluation.json",
+    }
     rows, beside = read_evaluation(out), read_baselines(out).untrained
-    assert {r.metric for r in rows} == {r.metric for r in beside} and "pasted/boxes/AP50" in {r.metric for r in rows}
+    assert {r.metric for r in rows} == {r.metric for r in beside} and "pasted/boxes/AP50" in {
+        r.metric for r in rows
+    }
     assert "faster_rcnn c4 steps=2 batch=2" in rows[0].protocol
     tuned = load_encoder(out / "pretrained-0")
-    assert not torch.equal(tuned.state_dict()["conv1.weight"], load_encoder(saved).state_dict()["conv1.weight"])
+    assert not torch.equal(
+        tuned.state_dict()["conv1.weight"], load_encoder(saved).state_dict()["conv1.weight"]
+    )
     stamp = (out / "pretrained-0" / "metrics.jsonl").stat().st_mtime_ns
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     assert (out / "pretrained-0" / "metrics.jsonl").stat().st_mtime_ns == stamp
@@ -184,7 +219,9 @@ def test_runs_are_compared_written_and_used_again(saved: Path, tmp_path: Path) -
 
 def test_variants_differ_in_the_encoder_alone(saved: Path) -> None:
     what = plan(saved, "pasted_c4", TINY)
-    one, other = (build(what, 0, variant, SCENES).own_tensors() for variant in ("pretrained", "untrained"))
+    one, other = (
+        build(what, 0, variant, SCENES).own_tensors() for variant in ("pretrained", "untrained")
+    )
     wanted = load_encoder(saved).state_dict()
     assert torch.equal(one["encoder.conv1.weight"], wanted["conv1.weight"])
     assert not torch.equal(other["encoder.conv1.weight"], wanted["conv1.weight"])
@@ -198,7 +235,10 @@ def test_masks_and_classes_are_scored(saved: Path, tmp_path: Path) -> None:
     small = [text for text in TINY if not text.startswith("model.")]
     classes = plan(saved, "pasted_deeplab", small, baseline=False)
     comparison = run_transfer(classes, tmp_path / "c", progress="quiet")
-    assert comparison.text.splitlines()[0] == "| figure | pretrained |" and "classes/mIoU" in comparison.text
+    assert (
+        comparison.text.splitlines()[0] == "| figure | pretrained |"
+        and "classes/mIoU" in comparison.text
+    )
 
 
 def test_differences_are_paired() -> None:
@@ -217,7 +257,9 @@ def test_shipped_recipes_build_for_a_published_network(name: str) -> None:
     made = construct(config["model"], "Localizer", {"Localizer": (encoder, 20)})
     for section in ("optimizer", "schedule", "training"):
         construct(
-            config[section], {"optimizer": "Optimizer", "schedule": "Schedule", "training": "Training"}[section], {}
+            config[section],
+            {"optimizer": "Optimizer", "schedule": "Schedule", "training": "Training"}[section],
+            {},
         )
     masks = name.startswith("coco") and name != "coco_fpn_half" or name == "pasted_mask"
     assert made.needs == ("classes" if "deeplab" in name else "masks" if masks else "boxes")
@@ -227,16 +269,26 @@ def test_what_does_not_fit_is_refused_before_training(saved: Path, tmp_path: Pat
     torch.manual_seed(0)
     other = save_encoder(TableMLP(Input((4,), (0.0,) * 4, (1.0,) * 4, "table")), tmp_path / "mlp")
     with pytest.raises(
-        ValueError, match="kind table_mlp, which has no feature maps by stage; allowed for transfer are"
+        ValueError,
+        match="kind table_mlp, which has no feature maps by stage; allowed for transfer are",
     ):
         plan(other)
-    with pytest.raises(ValueError, match=r"got 'pasted_c5'; allowed is a folder .*did you mean 'pasted_c4'"):
+    with pytest.raises(
+        ValueError, match=r"got 'pasted_c5'; allowed is a folder .*did you mean 'pasted_c4'"
+    ):
         plan(saved, "pasted_c5")
-    with pytest.raises(ValueError, match="which has no folder Annotations; allowed is a folder in VOC format"):
+    with pytest.raises(
+        ValueError, match="which has no folder Annotations; allowed is a folder in VOC format"
+    ):
         plan(saved, str(tmp_path))
-    with pytest.raises(ValueError, match=r"got anchors=\[1, 2\]; allowed are 4, one for each level of the pyramid"):
+    with pytest.raises(
+        ValueError, match=r"got anchors=\[1, 2\]; allowed are 4, one for each level of the pyramid"
+    ):
         FasterRCNN(resnet8(INPUT, stem="patch", width=4), 1, neck="fpn", anchors=[1, 2])
-    with pytest.raises(ValueError, match="views: unknown section; allowed: data, model, optimizer, schedule, training"):
+    with pytest.raises(
+        ValueError,
+        match="views: unknown section; allowed: data, model, optimizer, schedule, training",
+    ):
         plan(saved, "pasted_c4", ["views.kind=two_views"])
 
 
@@ -252,7 +304,8 @@ def test_mask_rcnn_without_masks_is_refused(saved: Path, tmp_path: Path) -> None
         Image.new("RGB", (8, 8)).save(tmp_path / f"{part}2017" / "1.png")
         (tmp_path / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(content))
     with pytest.raises(
-        ValueError, match="got faster_rcnn with masks on .* without masks of its objects; allowed is da"
+        ValueError,
+        match="got faster_rcnn with masks on .* without masks of its objects; allowed is da",
     ):
         plan(saved, str(tmp_path))
     assert plan(saved, str(tmp_path), ["model.masks=false"]).config["data"]["root"] == str(tmp_path)

@@ -12,7 +12,12 @@ import yaml
 from typer.testing import CliRunner
 
 from mezzotint.cli import app
-from mezzotint.detection.detectron2 import from_detectron2, read_detectron2, to_detectron2, write_detectron2
+from mezzotint.detection.detectron2 import (
+    from_detectron2,
+    read_detectron2,
+    to_detectron2,
+    write_detectron2,
+)
 from mezzotint.encoders.resnet import resnet18, resnet50
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.encoders.table_mlp import TableMLP
@@ -56,8 +61,14 @@ def test_what_is_written_is_read_back_and_plain(tmp_path: Path) -> None:
     assert content["__author__"] == "torchvision" and content["matching_heuristics"] is True
     assert content["model"]["res2.0.conv1.weight"].flags.writeable
     told = yaml.safe_load(settings.read_text())
-    assert told["MODEL"]["RESNETS"]["DEPTH"] == 18 and told["MODEL"]["RESNETS"]["STRIDE_IN_1X1"] is False
-    assert told["MODEL"]["PIXEL_MEAN"] == pytest.approx([123.675, 116.28, 103.53]) and told["INPUT"]["FORMAT"] == "RGB"
+    assert (
+        told["MODEL"]["RESNETS"]["DEPTH"] == 18
+        and told["MODEL"]["RESNETS"]["STRIDE_IN_1X1"] is False
+    )
+    assert (
+        told["MODEL"]["PIXEL_MEAN"] == pytest.approx([123.675, 116.28, 103.53])
+        and told["INPUT"]["FORMAT"] == "RGB"
+    )
     assert yaml.safe_load(write_detectron2(resnet50(RGB, width=8), file)[1].read_text())["MODEL"]["RESNETS"] == {
         "DEPTH": 50, "STRIDE_IN_1X1": False, "NORM": "SyncBN", "STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 32,
     }  # fmt: skip
@@ -66,8 +77,12 @@ def test_what_is_written_is_read_back_and_plain(tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_arrays_that_numpy_pickled_are_read_too(tmp_path: Path, protocol: int) -> None:
     weight = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2)
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": {"stem.conv1.weight": weight}}, protocol=protocol))
-    assert torch.equal(read_detectron2(tmp_path / "a.pkl")["conv1.weight"], torch.from_numpy(weight))
+    (tmp_path / "a.pkl").write_bytes(
+        pickle.dumps({"model": {"stem.conv1.weight": weight}}, protocol=protocol)
+    )
+    assert torch.equal(
+        read_detectron2(tmp_path / "a.pkl")["conv1.weight"], torch.from_numpy(weight)
+    )
 
 
 class Hostile:
@@ -78,10 +93,15 @@ class Hostile:
 def test_a_hostile_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "bad.pkl"
     file.write_bytes(pickle.dumps({"model": {"stem.conv1.weight": Hostile()}}))
-    with pytest.raises(ValueError, match=r"names (posix|nt)\.system, and reading that could run code; allowed"):
+    with pytest.raises(
+        ValueError, match=r"names (posix|nt)\.system, and reading that could run code; allowed"
+    ):
         read_detectron2(file)
     assert not Path("/tmp/mezzotint-was-here").exists()
-    for content, why in ((b"junk", "no readable pickle|names"), (pickle.dumps({"model": {}}), "no arrays by name")):
+    for content, why in (
+        (b"junk", "no readable pickle|names"),
+        (pickle.dumps({"model": {}}), "no arrays by name"),
+    ):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=why):
             read_detectron2(file)
@@ -89,7 +109,10 @@ def test_a_hostile_file_is_refused(tmp_path: Path) -> None:
 
 def test_other_networks_and_suffixes_are_refused(tmp_path: Path) -> None:
     other = TableMLP(Input((4,), (0.0,) * 4, (1.0,) * 4, "table"))
-    with pytest.raises(ValueError, match="kind table_mlp, which has no feature maps by stage; allowed for detectron2"):
+    with pytest.raises(
+        ValueError,
+        match="kind table_mlp, which has no feature maps by stage; allowed for detectron2",
+    ):
         write_detectron2(other, tmp_path / "out.pkl")
     with pytest.raises(ValueError, match=r"ends in \.pkl"):
         write_detectron2(resnet18(RGB, width=4), tmp_path / "out.pt")
@@ -100,10 +123,18 @@ def test_the_default_branch_may_be_named(tmp_path: Path) -> None:
     folder = save_encoder(resnet18(RGB, width=4), tmp_path / "e")
     plain, named = tmp_path / "plain.pkl", tmp_path / "named.pkl"
     for arguments in ([str(plain)], [str(named), "--branch", "online"]):
-        result = CliRunner().invoke(app, ["detectron2", str(folder), *arguments], catch_exceptions=False)
+        result = CliRunner().invoke(
+            app, ["detectron2", str(folder), *arguments], catch_exceptions=False
+        )
         assert result.exit_code == 0 and "120 arrays" in result.stdout
     assert plain.read_bytes() == named.read_bytes()
     with pytest.raises(ValueError, match="which is no run; allowed is online"):
-        CliRunner().invoke(app, ["detectron2", str(folder), str(plain), "--branch", "target"], catch_exceptions=False)
+        CliRunner().invoke(
+            app,
+            ["detectron2", str(folder), str(plain), "--branch", "target"],
+            catch_exceptions=False,
+        )
     with pytest.raises(ValueError, match="got --branch 'both'; allowed: online, target"):
-        CliRunner().invoke(app, ["detectron2", str(folder), str(plain), "--branch", "both"], catch_exceptions=False)
+        CliRunner().invoke(
+            app, ["detectron2", str(folder), str(plain), "--branch", "both"], catch_exceptions=False
+        )

@@ -21,7 +21,11 @@ def test_the_snippet_prints_what_the_page_shows(capsys: pytest.CaptureFixture[st
         torch.manual_seed(0)
         exec(compile(code[1], "docs/bits.md", "exec"), {"__name__": "page"})
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [(bits, probe) for bits, probe, _ in printed] == [("32/32", "knn"), ("8/8", "knn"), ("2/2", "knn")]
+    assert [(bits, probe) for bits, probe, _ in printed] == [
+        ("32/32", "knn"),
+        ("8/8", "knn"),
+        ("2/2", "knn"),
+    ]
     assert all(0.1 < float(value) <= 1.0 for _, _, value in printed)
 
 

@@ -13,13 +13,27 @@ PAGE = (DOCS / "data.md").read_text(encoding="utf-8")
 
 def test_each_recipe_of_the_page_names_a_source_and_its_keys() -> None:
     sources = index().members("Source")
-    lines = [line for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
+    lines = [
+        line
+        for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+        for line in block.splitlines()
+    ]
     shown = [yaml.safe_load(line)["data"] for line in lines]
     for data in shown:
         kind = data.pop("kind")
         assert data.keys() <= sources[kind].keys.keys(), kind
-        assert {name for name, key in sources[kind].keys.items() if key.required} <= data.keys(), kind
-    assert {"samples", "image_folder", "arrays", "cifar10", "cifar100", "stl10", "svhn"} <= sources.keys()
+        assert {name for name, key in sources[kind].keys.items() if key.required} <= data.keys(), (
+            kind
+        )
+    assert {
+        "samples",
+        "image_folder",
+        "arrays",
+        "cifar10",
+        "cifar100",
+        "stl10",
+        "svhn",
+    } <= sources.keys()
 
 
 def test_every_source_stands_on_a_page() -> None:

@@ -27,7 +27,9 @@ def test_the_snippet_prints_what_the_page_shows(
         assert re.sub(number, "#", line) == re.sub(number, "#", wanted)
         for value, stated in zip(re.findall(number, line), re.findall(number, wanted), strict=True):
             # another processor rounds differently, and a sample or two of 360 may change sides
-            assert float(value) == pytest.approx(float(stated), abs=2 if "." not in stated else 0.015)
+            assert float(value) == pytest.approx(
+                float(stated), abs=2 if "." not in stated else 0.015
+            )
 
 
 def test_the_page_names_the_protocols_as_they_are() -> None:

@@ -26,13 +26,20 @@ def cells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict
         plt.close("all")
 
 
-def test_each_cell_runs_after_those_before_it(cells: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_cell_runs_after_those_before_it(
+    cells: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     import matplotlib.pyplot as plt
 
     names: dict[str, Any] = {}
     for number, cell in enumerate(cells):
         exec(compile("".join(cell["source"]), f"{NOTEBOOK.name}[{number}]", "exec"), names)
-    figures = [output for cell in cells for output in cell["outputs"] if "image/png" in output.get("data", {})]
+    figures = [
+        output
+        for cell in cells
+        for output in cell["outputs"]
+        if "image/png" in output.get("data", {})
+    ]
     assert len(plt.get_fignums()) == len(figures) == 4
     assert names["rows"] and set(names["untrained"]) == {row.metric for row in names["rows"]}
     printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]

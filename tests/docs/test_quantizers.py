@@ -14,14 +14,21 @@ from tests import ROOT
 PAGE = (ROOT / "docs" / "quantizers.md").read_text(encoding="utf-8")
 
 
-def test_the_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_snippet_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = re.search(r"```python\n(.*?)```", PAGE, re.S)
     assert code is not None
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_encoder(resnet8(Samples(name="emoji").input, stem="patch", width=8), tmp_path / "runs" / "demo")
+        save_encoder(
+            resnet8(Samples(name="emoji").input, stem="patch", width=8), tmp_path / "runs" / "demo"
+        )
     monkeypatch.chdir(tmp_path)
-    exec(compile(code[1].replace("steps=300", "steps=60"), "docs/quantizers.md", "exec"), {"__name__": "page"})
+    exec(
+        compile(code[1].replace("steps=300", "steps=60"), "docs/quantizers.md", "exec"),
+        {"__name__": "page"},
+    )
     nearest, learnt = (float(line.split()[1]) for line in capsys.readouterr().out.splitlines())
     assert learnt < nearest
 

@@ -12,7 +12,9 @@ from tests import ROOT
 
 
 def test_the_randomized_quantization_example_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S
+    )
     scope: dict[str, object] = {}
     exec(next(block for block in blocks if "randomized_quantize" in block), scope)
     view = scope["view"]
@@ -21,7 +23,9 @@ def test_the_randomized_quantization_example_runs() -> None:
 
 
 def test_the_few_bits_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S
+    )
     encoder = resnet8(Input((3, 16, 16), (0.5,) * 3, (0.5,) * 3), stem="small", width=8).eval()
     x = torch.randn(4, 3, 16, 16)
     exact = encoder(x)

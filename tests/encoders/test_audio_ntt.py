@@ -11,7 +11,9 @@ def audio(mels: int = 64, frames: int = 96) -> Input:
 
 def test_has_the_published_size_and_shapes() -> None:
     encoder = AudioNTT(audio()).eval()
-    assert sum(p.numel() for p in encoder.parameters()) == 5_321_856  # spec: 5.3 M at 2,048 features
+    assert (
+        sum(p.numel() for p in encoder.parameters()) == 5_321_856
+    )  # spec: 5.3 M at 2,048 features
     assert encoder.frame_features(torch.randn(2, 1, 64, 96)).shape == (2, 12, 2048)
     assert encoder(torch.randn(2, 1, 64, 96)).shape == (2, encoder.dim) == (2, 2048)
     assert encoder.modality == "audio" and encoder.config == {"kind": "audio_ntt"}
@@ -23,7 +25,9 @@ def test_is_the_maximum_plus_the_mean_over_time_of_features_of_each_frame() -> N
     x = torch.randn(2, 1, 16, 24)
     maps = encoder.features(x)  # [2, 3, 2, 3]
     assert maps.shape == (2, 3, 2, 3)
-    frames = torch.stack([torch.cat([maps[:, c, :, t] for c in range(3)], dim=1) for t in range(3)], dim=1)
+    frames = torch.stack(
+        [torch.cat([maps[:, c, :, t] for c in range(3)], dim=1) for t in range(3)], dim=1
+    )
     order = [c * 2 + f for f in range(2) for c in range(3)]  # a frame's numbers stand mel by mel
     h = encoder.fc(frames[:, :, order])
     torch.testing.assert_close(encoder(x), h.max(dim=1).values + h.mean(dim=1))
@@ -36,7 +40,10 @@ def test_takes_clips_of_any_length() -> None:
 
 
 def test_refuses_what_has_no_frames() -> None:
-    with pytest.raises(ValueError, match=r"got samples of shape \(1, 64, 4\); allowed is .* 8 mels and frames or more"):
+    with pytest.raises(
+        ValueError,
+        match=r"got samples of shape \(1, 64, 4\); allowed is .* 8 mels and frames or more",
+    ):
         AudioNTT(audio(64, 4))
     with pytest.raises(ValueError, match="got dim=0 and width=64; allowed"):
         AudioNTT(audio(), dim=0)

@@ -51,7 +51,9 @@ def run(norm: nn.Module, shape: tuple[int, ...], part: slice) -> dict[str, Tenso
         (out * weight).sum().backward()
         assert x.grad is not None
         results |= {f"out{step}": out.detach(), f"grad{step}": x.grad}
-    results |= {f"grad.{name}": p.grad.clone() for name, p in norm.named_parameters() if p.grad is not None}
+    results |= {
+        f"grad.{name}": p.grad.clone() for name, p in norm.named_parameters() if p.grad is not None
+    }
     results |= {name: b.detach().clone() for name, b in norm.named_buffers()}
     results["eval"] = norm.eval()(data(shape, 2)[0][part]).detach()
     return results
@@ -60,7 +62,11 @@ def run(norm: nn.Module, shape: tuple[int, ...], part: slice) -> dict[str, Tenso
 def _worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     td.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=timedelta(seconds=20)
+        "gloo",
+        init_method=f"file://{folder}/init",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=20),
     )
     results = {}
     for name, (make, shape) in CASES.items():
@@ -108,7 +114,11 @@ def test_one_process_is_torch_to_the_bit(name: str) -> None:
 
 
 def test_conversion_keeps_everything_and_copies_nothing() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4, eps=1e-2, momentum=0.7).eval()), nn.ReLU())
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.Sequential(nn.BatchNorm2d(4, eps=1e-2, momentum=0.7).eval()),
+        nn.ReLU(),
+    )
     before = dict(net.named_parameters()) | dict(net.named_buffers())
     state = {name: t.clone() for name, t in net.state_dict().items()}
     assert synchronize_batch_norm(net) is net

@@ -42,7 +42,9 @@ def test_output_is_that_of_the_sequence_put_together_by_hand(window: int) -> Non
 
 @pytest.mark.parametrize(("grid", "side"), [((4, 6), 2), ((6,), 3), ((2, 4, 4), 4)])
 @pytest.mark.parametrize("moved", [0, 1])
-def test_windows_hold_neighbours_and_are_put_back(grid: tuple[int, ...], side: int, moved: int) -> None:
+def test_windows_hold_neighbours_and_are_put_back(
+    grid: tuple[int, ...], side: int, moved: int
+) -> None:
     count = torch.Size(grid).numel()
     x = torch.arange(count, dtype=torch.float32).view(1, count, 1).repeat(2, 1, 3)
     cut = windows(x, grid, side, moved)
@@ -52,7 +54,9 @@ def test_windows_hold_neighbours_and_are_put_back(grid: tuple[int, ...], side: i
     first = cut[0, :, 0].long().tolist()
     shifts = [moved if s == side else 0 for s in sides]
     expected = []
-    for place in torch.cartesian_prod(*(torch.arange(s) for s in sides)).view(-1, len(grid)).tolist():
+    for place in (
+        torch.cartesian_prod(*(torch.arange(s) for s in sides)).view(-1, len(grid)).tolist()
+    ):
         number = 0
         for at, shift, n in zip(place, shifts, grid, strict=True):
             number = number * n + (at + shift) % n
@@ -62,7 +66,9 @@ def test_windows_hold_neighbours_and_are_put_back(grid: tuple[int, ...], side: i
 
 def test_a_grid_that_windows_do_not_fill_is_refused_with_the_way_out() -> None:
     """Regression: the source's decoder is made for 64 × 8 patches and fails in the first step on any other grid."""
-    with pytest.raises(ValueError, match=r"grid of 5 × 6 patches and decoder.window=4; allowed .*, or take 0"):
+    with pytest.raises(
+        ValueError, match=r"grid of 5 × 6 patches and decoder.window=4; allowed .*, or take 0"
+    ):
         Decoder(width=12, depth=1, heads=2, window=4).build(vit((20, 24)), 5)
     with pytest.raises(ValueError, match=r"got decoder.window=1; allowed is 0"):
         Decoder(window=1)

@@ -20,12 +20,16 @@ def test_layers_in_order() -> None:
 def test_parameter_count(hidden_bias: bool, last_bias: bool, last_norm: bool) -> None:
     head = mlp([3, 5, 7, 2], hidden_bias=hidden_bias, last_bias=last_bias, last_norm=last_norm)
     linears = 3 * 5 + 5 * 7 + 7 * 2
-    expected = linears + 2 * (5 + 7) + (5 + 7) * hidden_bias + 2 * last_bias  # a last norm learns nothing
+    expected = (
+        linears + 2 * (5 + 7) + (5 + 7) * hidden_bias + 2 * last_bias
+    )  # a last norm learns nothing
     assert sum(p.numel() for p in head.parameters()) == expected
 
 
 def test_last_norm_standardises_the_batch() -> None:
-    out = mlp([3, 5, 2], last_norm=True)(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)))
+    out = mlp([3, 5, 2], last_norm=True)(
+        torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    )
     torch.testing.assert_close(out.mean(dim=0), torch.zeros(2), atol=1e-5, rtol=0.0)
     torch.testing.assert_close(out.var(dim=0, correction=0), torch.ones(2), atol=1e-2, rtol=0.0)
 

@@ -27,14 +27,20 @@ INPUT = Input((3, 8, 8), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
 def network() -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        ).eval()
 
 
-def write_onnx(path: Path, shape: list[int | str] | None = None, *, out: list[int | str] | None = None) -> Path:
+def write_onnx(
+    path: Path, shape: list[int | str] | None = None, *, out: list[int | str] | None = None
+) -> Path:
     """A convolution, a rectifier and a mean, as `network()` is."""
     made = pytest.importorskip("onnx")
     conv = network()[0]
-    weights = [made.numpy_helper.from_array(p.detach().numpy(), n) for n, p in conv.named_parameters()]
+    weights = [
+        made.numpy_helper.from_array(p.detach().numpy(), n) for n, p in conv.named_parameters()
+    ]
     nodes = [
         made.helper.make_node("Conv", ["x", "weight", "bias"], ["a"]),
         made.helper.make_node("Relu", ["a"], ["b"]),
@@ -50,7 +56,12 @@ def write_onnx(path: Path, shape: list[int | str] | None = None, *, out: list[in
         ],
         initializer=weights,
     )
-    made.save(made.helper.make_model(graph, opset_imports=[made.helper.make_opsetid("", 13)], ir_version=8), path)
+    made.save(
+        made.helper.make_model(
+            graph, opset_imports=[made.helper.make_opsetid("", 13)], ir_version=8
+        ),
+        path,
+    )
     return path
 
 
@@ -67,7 +78,9 @@ def images(tmp_path: Path) -> Path:
 def test_any_module_is_evaluated_and_quantized() -> None:
     source = Samples(name="digits")
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten())
-    rows = evaluate_bits(ForeignEncoder(source.input, net, 128), source, bits=["4/4"], probes=[KNN()]).rows
+    rows = evaluate_bits(
+        ForeignEncoder(source.input, net, 128), source, bits=["4/4"], probes=[KNN()]
+    ).rows
     assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (4, 4)}
 
 
@@ -75,7 +88,9 @@ def test_a_function_without_weights_is_evaluated_in_float() -> None:
     encoder = ForeignEncoder(INPUT, lambda x: x.flatten(1), 192)
     x = torch.randn(5, 3, 8, 8)
     assert torch.equal(encoder(x), x.flatten(1))
-    with pytest.raises(ValueError, match=r"an encoder of dim=7 returns \[5, 7\] for 5 samples, and .* \[5, 192\]"):
+    with pytest.raises(
+        ValueError, match=r"an encoder of dim=7 returns \[5, 7\] for 5 samples, and .* \[5, 192\]"
+    ):
         ForeignEncoder(INPUT, lambda x: x.flatten(1), 7)(x)
 
 
@@ -101,25 +116,35 @@ def test_its_own_normalisation_can_be_given(tmp_path: Path) -> None:
 def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = write_onnx(tmp_path / "net.onnx")
-    with pytest.raises(ValueError, match=r"got the inputs x tensor\(float\) .*; allowed is one of floats"):
+    with pytest.raises(
+        ValueError, match=r"got the inputs x tensor\(float\) .*; allowed is one of floats"
+    ):
         OnnxSession(path, (3, 9, 9))
-    with pytest.raises(ValueError, match=r"output b has the shape .*; allowed is \[batch, features\]"):
+    with pytest.raises(
+        ValueError, match=r"output b has the shape .*; allowed is \[batch, features\]"
+    ):
         OnnxSession(path, (3, 8, 8), "b")
     with pytest.raises(ValueError, match="got output='c'; allowed: features, b; choose one"):
         OnnxSession(path, (3, 8, 8), "c")
     with pytest.raises(ValueError, match="which is no file"):
         OnnxSession(tmp_path / "other.onnx", (3, 8, 8))
     (tmp_path / "bad.onnx").write_bytes(b"no model")
-    with pytest.raises(ValueError, match="bad.onnx cannot be opened by onnxruntime: .*; give a valid ONNX file"):
+    with pytest.raises(
+        ValueError, match="bad.onnx cannot be opened by onnxruntime: .*; give a valid ONNX file"
+    ):
         OnnxSession(tmp_path / "bad.onnx", (3, 8, 8))
 
 
-def test_without_the_runtime_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_runtime_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(name: str) -> ModuleType:
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ValueError, match=r"needs the package onnxruntime, .* pip install 'mezzotint\[onnx\]'"):
+    with pytest.raises(
+        ValueError, match=r"needs the package onnxruntime, .* pip install 'mezzotint\[onnx\]'"
+    ):
         OnnxSession(tmp_path / "net.onnx", (3, 8, 8))
 
 
@@ -132,7 +157,9 @@ def test_an_onnx_file_is_evaluated_like_a_run(tmp_path: Path, images: Path) -> N
     assert folder == tmp_path / "net.evaluation"
     rows = {(row.probe, row.metric): row.value for row in read_evaluation(folder)}
     data = Arrays(path=str(images))
-    torch_rows = evaluate_bits(ForeignEncoder(data.input, network(), 6), data, seeds=1, bits=[]).rows
+    torch_rows = evaluate_bits(
+        ForeignEncoder(data.input, network(), 6), data, seeds=1, bits=[]
+    ).rows
     for row in torch_rows:
         if row.metric.endswith("top1"):
             assert math.isclose(rows[row.probe, row.metric], row.value, abs_tol=1 / 12 + 1e-9)
@@ -143,7 +170,12 @@ def test_an_onnx_file_is_evaluated_like_a_run(tmp_path: Path, images: Path) -> N
 def test_an_onnx_file_is_evaluated_by_bits_as_quantized_files(tmp_path: Path, images: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = write_onnx(tmp_path / "net.onnx")
-    overrides = ["data.kind=arrays", f"data.path={images}", "evaluate.seeds=1", "evaluate.calibration_samples=9"]
+    overrides = [
+        "data.kind=arrays",
+        f"data.path={images}",
+        "evaluate.seeds=1",
+        "evaluate.calibration_samples=9",
+    ]
     evaluate(path, [*overrides, "evaluate.bits=[8/8,2/2]"])
     rows = read_evaluation(results_directory(path))
     settings = {(r.weight_bits, r.activation_bits) for r in rows if r.probe == "knn"}
@@ -155,7 +187,9 @@ def test_an_onnx_file_is_evaluated_by_bits_as_quantized_files(tmp_path: Path, im
     close = {}
     for text in ("8/8", "2/2"):
         with file.at(Setting.parse(text)) as quantized:
-            close[text] = float(torch.nn.functional.cosine_similarity(quantized(x), encoder(x)).mean())
+            close[text] = float(
+                torch.nn.functional.cosine_similarity(quantized(x), encoder(x)).mean()
+            )
     assert close["8/8"] > 0.99 > close["2/2"]
     for setting, message in (
         ("evaluate.bits=[1/8]", "got 1/8 for an ONNX file; allowed is 2 to 8 on both sides"),
@@ -171,18 +205,29 @@ def test_an_onnx_file_is_evaluated_by_bits_as_quantized_files(tmp_path: Path, im
             evaluate(path, [*overrides, "evaluate.bits=[8/8]", option])
 
 
-def test_a_checkpoint_of_another_project_is_evaluated_from_a_file_of_two_sections(tmp_path: Path, images: Path) -> None:
+def test_a_checkpoint_of_another_project_is_evaluated_from_a_file_of_two_sections(
+    tmp_path: Path, images: Path
+) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(3)
     model = timm.create_model("resnet10t", num_classes=0)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     sections = {
-        "encoder": {"kind": "timm", "name": "resnet10t", "pretrained_path": str(tmp_path / "weights.pth")},
+        "encoder": {
+            "kind": "timm",
+            "name": "resnet10t",
+            "pretrained_path": str(tmp_path / "weights.pth"),
+        },
         "data": {"kind": "arrays", "path": str(images)},
     }
     path = tmp_path / "theirs.yaml"
     path.write_text(yaml.safe_dump(sections))
-    bits = ["evaluate.bits=[8/8]", "evaluate.calibration_samples=16", "evaluate.seeds=1", "evaluate.probes=[knn]"]
+    bits = [
+        "evaluate.bits=[8/8]",
+        "evaluate.calibration_samples=16",
+        "evaluate.seeds=1",
+        "evaluate.probes=[knn]",
+    ]
     found = evaluate(path, bits)
     assert {(row.weight_bits, row.activation_bits) for row in found.rows} == {(32, 32), (8, 8)}
     beside = read_baselines(results_directory(path))
@@ -190,16 +235,26 @@ def test_a_checkpoint_of_another_project_is_evaluated_from_a_file_of_two_section
     fresh = {row.value for row in beside.untrained if row.metric == "all/spread"}
     own = next(row.value for row in found.rows if row.metric == "all/spread")
     data = Arrays(path=str(images))
-    torch_own = evaluate_bits(ForeignEncoder(data.input, model, model.num_features), data, bits=[], seeds=1).rows
-    assert own == pytest.approx(next(row.value for row in torch_own if row.metric == "all/spread"), rel=1e-4)
+    torch_own = evaluate_bits(
+        ForeignEncoder(data.input, model, model.num_features), data, bits=[], seeds=1
+    ).rows
+    assert own == pytest.approx(
+        next(row.value for row in torch_own if row.metric == "all/spread"), rel=1e-4
+    )
     assert own not in fresh
 
 
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"encoder": {"kind": "resnet18"}}, "got the sections encoder; allowed are encoder and data"),
-        ({"data": "samples", "encoder": "resnet18", "method": "simclr"}, "got the sections data, encoder, method;"),
+        (
+            {"encoder": {"kind": "resnet18"}},
+            "got the sections encoder; allowed are encoder and data",
+        ),
+        (
+            {"data": "samples", "encoder": "resnet18", "method": "simclr"},
+            "got the sections data, encoder, method;",
+        ),
         (["encoder"], "got the sections list"),
     ],
 )

@@ -36,7 +36,9 @@ def made(policy: str | QuantizationPolicy, network: str = "resnet") -> Encoder:
 
 
 @pytest.mark.parametrize("policy", ["ssql", "all", "first_last_8", GROUPS], ids=str)
-@pytest.mark.parametrize(("weight", "activation"), [(2, 32), (3, 8), (4, 4), (5, 32), (6, 2), (7, 3), (8, 8)])
+@pytest.mark.parametrize(
+    ("weight", "activation"), [(2, 32), (3, 8), (4, 4), (5, 32), (6, 2), (7, 3), (8, 8)]
+)
 def test_outputs_equal_the_simulation(
     policy: str | QuantizationPolicy, weight: int, activation: int, tmp_path: Path
 ) -> None:
@@ -61,9 +63,14 @@ def test_a_vision_transformer_too(tmp_path: Path) -> None:
 def test_the_bytes_are_the_bits(tmp_path: Path) -> None:
     save_packed(made(GROUPS), tmp_path, weight=3)
     tensors = load_file(tmp_path / "packed.safetensors")
-    shape = made("ssql").get_submodule("layer2.0.conv1").get_parameter("weight").shape  # [8, 4, 3, 3]
+    shape = (
+        made("ssql").get_submodule("layer2.0.conv1").get_parameter("weight").shape
+    )  # [8, 4, 3, 3]
     assert tensors["layer2.0.conv1.weight.codes"].numel() == shape.numel() * 3 // 8
-    assert tensors["layer2.0.conv1.weight.scale"].shape == (8 * 2, 1)  # 36 weights a channel are two groups of 20
+    assert tensors["layer2.0.conv1.weight.scale"].shape == (
+        8 * 2,
+        1,
+    )  # 36 weights a channel are two groups of 20
     assert "layer2.0.conv1.weight" not in tensors
     assert not [name for name in tensors if "quantizer" in name]
 
@@ -81,7 +88,9 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    with pytest.raises(ValueError, match=r"is damaged: SHA-256 is .*; restore the file, or export it again"):
+    with pytest.raises(
+        ValueError, match=r"is damaged: SHA-256 is .*; restore the file, or export it again"
+    ):
         load_encoder(tmp_path)
 
 

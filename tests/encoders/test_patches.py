@@ -17,7 +17,9 @@ INPUT = input_with_text(Input((3, 8, 12), (0.5,) * 3, (0.25,) * 3), 5, 30)
 def samples(length: int = 5) -> torch.Tensor:
     tokens = torch.randint(2, 32, (2, 5), generator=torch.Generator().manual_seed(0))
     tokens[:, length:] = 0
-    images = torch.randint(0, 256, (2, 3, 8, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = torch.randint(
+        0, 256, (2, 3, 8, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     return INPUT.normalize(pack(images, tokens))
 
 
@@ -55,7 +57,9 @@ def test_what_a_patch_holds() -> None:
 
 
 def test_patches_that_do_not_fill_the_image() -> None:
-    with pytest.raises(ValueError, match=r"patches of \(5, 5\); allowed are patches that fill the sample"):
+    with pytest.raises(
+        ValueError, match=r"patches of \(5, 5\); allowed are patches that fill the sample"
+    ):
         ViT(INPUT, width=12, depth=1, heads=2, patch=5)
 
 

@@ -83,7 +83,9 @@ def test_sizes_are_the_stated_ones() -> None:
 
     assert PointNet(INPUT).dim == 1024 and 0.145 < millions(PointNet(INPUT)) < 0.155
     assert DGCNN(INPUT).dim == 2048 and 0.61 < millions(DGCNN(INPUT)) < 0.63
-    assert millions(PointNet(INPUT, transformers="both")) - millions(PointNet(INPUT)) == pytest.approx(2.66, abs=0.05)
+    assert millions(PointNet(INPUT, transformers="both")) - millions(
+        PointNet(INPUT)
+    ) == pytest.approx(2.66, abs=0.05)
 
 
 def test_transformers_start_at_the_identity() -> None:

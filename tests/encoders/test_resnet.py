@@ -52,13 +52,17 @@ def test_zero_init_residual_starts_each_branch_at_zero(name: str) -> None:
 
 
 def test_a_width_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="width must be at least 1, got 0; 64 is the published network"):
+    with pytest.raises(
+        ValueError, match="width must be at least 1, got 0; 64 is the published network"
+    ):
         resnet.resnet18(RGB, width=0)
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "patch"])
 def test_a_grid_is_the_average_of_each_part(stem: resnet.Stem) -> None:
-    encoder = resnet.resnet8(Input((3, 64, 64), (0.5,) * 3, (0.5,) * 3), stem=stem, width=4, grid=2).eval()
+    encoder = resnet.resnet8(
+        Input((3, 64, 64), (0.5,) * 3, (0.5,) * 3), stem=stem, width=4, grid=2
+    ).eval()
     assert encoder.dim == 4 * 4 * 4
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     places = encoder.feature_map(x)  # [B, 16, 4, 4]

@@ -43,7 +43,10 @@ def test_a_shift_in_time_hardly_changes_the_features() -> None:
 
 
 def test_rows_become_features_and_every_weight_has_a_gradient() -> None:
-    cases = ((TableMLP(ROWS, width=16), torch.randn(8, 9)), (ResNet1D(SERIES, width=4), torch.randn(8, 6, 64)))
+    cases = (
+        (TableMLP(ROWS, width=16), torch.randn(8, 9)),
+        (ResNet1D(SERIES, width=4), torch.randn(8, 6, 64)),
+    )
     for encoder, x in cases:
         y = encoder(x)
         assert y.shape == (8, encoder.dim)

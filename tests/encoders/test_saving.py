@@ -19,7 +19,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert torch.equal(loaded(x), encoder(x))
     assert loaded.input == RGB and loaded.dim == 32 and not loaded.training
     description = json.loads((tmp_path / "e" / "encoder.json").read_text())
-    assert description["encoder"]["kind"] == "resnet18" and description["made_by"] == {"why": "a test"}
+    assert description["encoder"]["kind"] == "resnet18" and description["made_by"] == {
+        "why": "a test"
+    }
     assert {p.name for p in (tmp_path / "e").iterdir()} == {"encoder.json", "encoder.safetensors"}
 
 

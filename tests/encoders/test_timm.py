@@ -56,7 +56,11 @@ def test_takes_channels_and_size_from_the_input() -> None:
 
 def test_dynamic_size_lets_a_vit_take_crops_of_several_sizes() -> None:
     encoder = build(image(64), name="vit_tiny_patch16_224", dynamic_size=True)
-    assert encoder(torch.randn(2, 3, 64, 64)).shape == encoder(torch.randn(2, 3, 32, 32)).shape == (2, 192)
+    assert (
+        encoder(torch.randn(2, 3, 64, 64)).shape
+        == encoder(torch.randn(2, 3, 32, 32)).shape
+        == (2, 192)
+    )
     with pytest.raises(ValueError, match="cannot build 'vgg11'"):
         build(image(), name="vgg11", dynamic_size=True)
 
@@ -75,7 +79,9 @@ def test_weights_come_from_a_file_and_never_from_a_network(
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    source = library.create_model("resnet10t", num_classes=1000)  # with a classifier, as published files have
+    source = library.create_model(
+        "resnet10t", num_classes=1000
+    )  # with a classifier, as published files have
     path = tmp_path / f"weights{suffix}"
     if suffix == ".safetensors":
         save_file(source.state_dict(), path)
@@ -95,7 +101,9 @@ class Payload:
 
 
 def test_bad_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    older = functools.partial(library.models.load_state_dict, weights_only=False)  # the default of timm 1.0.11
+    older = functools.partial(
+        library.models.load_state_dict, weights_only=False
+    )  # the default of timm 1.0.11
     monkeypatch.setattr(library.models, "load_state_dict", older)
     with pytest.raises(ValueError, match="is no file"):
         build(image(), name="resnet10t", pretrained_path=str(tmp_path / "missing.pth"))
@@ -104,7 +112,8 @@ def test_bad_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         build(image(), name="resnet10t", pretrained_path=str(tmp_path / "code.pth"))
     save_file({"other": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        ValueError, match="cannot build 'resnet10t'.*lacks 14 of its tensors, the first is 'conv1.0.weight'"
+        ValueError,
+        match="cannot build 'resnet10t'.*lacks 14 of its tensors, the first is 'conv1.0.weight'",
     ):
         build(image(), name="resnet10t", pretrained_path=str(tmp_path / "other.safetensors"))
 
@@ -119,7 +128,9 @@ def test_unknown_names_get_the_nearest() -> None:
 def test_networks_that_do_not_pool_are_refused() -> None:
     with torch.device("meta"):
         encoder = build(image(256), name="mobilenetv5_300m_enc").eval()
-        with pytest.raises(ValueError, match=r"returned \[1, 2048, 16, 16\]; choose a variant that pools"):
+        with pytest.raises(
+            ValueError, match=r"returned \[1, 2048, 16, 16\]; choose a variant that pools"
+        ):
             encoder(torch.empty(1, 3, 256, 256))
 
 

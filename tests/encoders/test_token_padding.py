@@ -29,7 +29,9 @@ def made(name: str) -> ViT:
     torch.manual_seed(0)
     encoder = MADE[name](Input((16,), (), (), "tokens", 30)).eval()
     with torch.no_grad():
-        encoder.get_parameter("patches.table.weight")[PADDING] = 100.0  # felt wherever it is not left out
+        encoder.get_parameter("patches.table.weight")[PADDING] = (
+            100.0  # felt wherever it is not left out
+        )
     return encoder
 
 
@@ -49,9 +51,13 @@ def test_features_are_those_of_the_text_alone(name: str) -> None:
     features = encoder(x)
     torch.testing.assert_close(encoder(texts(12)), features, atol=1e-5, rtol=1e-4)
     for row, count in enumerate(LENGTHS[:3]):
-        torch.testing.assert_close(encoder(x[row : row + 1, :count])[0], features[row], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            encoder(x[row : row + 1, :count])[0], features[row], atol=1e-5, rtol=1e-4
+        )
     out = encoder.tokens(texts(12))
-    torch.testing.assert_close(encoder.tokens(x)[:, :12][texts(12) != PADDING], out[texts(12) != PADDING])
+    torch.testing.assert_close(
+        encoder.tokens(x)[:, :12][texts(12) != PADDING], out[texts(12) != PADDING]
+    )
 
 
 @each_encoder
@@ -72,7 +78,9 @@ def test_of_kept_tokens_padding_is_not_seen() -> None:
     encoder, x = made("vit"), texts(16)
     keep = torch.tensor([3, 15, 0, 9]).expand(4, -1)
     found = encoder.tokens(x, keep)
-    torch.testing.assert_close(found[1, [0, 2]], encoder.tokens(x, keep[:, [0, 2]])[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        found[1, [0, 2]], encoder.tokens(x, keep[:, [0, 2]])[1], atol=1e-5, rtol=1e-4
+    )
     assert torch.isfinite(found).all()
 
 
@@ -92,7 +100,9 @@ def test_compiles_whole_and_exports(name: str) -> None:
     expected = encoder(x)
     compiled = torch.compile(encoder, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), expected, atol=1e-5, rtol=1e-4)
-    graph = torch.export.export(encoder, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
+    graph = torch.export.export(
+        encoder, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+    )
     torch.testing.assert_close(graph.module()(x[:3]), expected[:3], atol=1e-5, rtol=1e-4)
 
 

@@ -48,12 +48,20 @@ def sample(modality: str, batch: int = 2) -> Tensor:
 @pytest.mark.parametrize("pool", ["mean", "cls"])
 def test_shapes_and_gradients(modality: str, pool: str) -> None:
     encoder, x = made(modality, pool=pool), sample(modality)
-    assert encoder.patches.grid == SHAPES[modality][2] and encoder.patches.count == math.prod(SHAPES[modality][2])
+    assert encoder.patches.grid == SHAPES[modality][2] and encoder.patches.count == math.prod(
+        SHAPES[modality][2]
+    )
     tokens = encoder.tokens(x)
     assert tokens.shape == (2, encoder.patches.count, 24)
     values, where = encoder.patches.split(x)
-    assert encoder.patches.vectors(values).shape == (2, encoder.patches.count, encoder.patches.num_values)
-    assert where.shape[1:] == (encoder.patches.count, where.shape[2]) and where.dtype == torch.float32
+    assert encoder.patches.vectors(values).shape == (
+        2,
+        encoder.patches.count,
+        encoder.patches.num_values,
+    )
+    assert (
+        where.shape[1:] == (encoder.patches.count, where.shape[2]) and where.dtype == torch.float32
+    )
     features = encoder(x)
     assert features.shape == (2, encoder.dim)
     if pool == "mean":
@@ -70,7 +78,9 @@ def test_kept_patches_are_a_sequence_without_the_others(modality: str, pool: str
     values, where = encoder.patches.split(x)
     for row in range(2):
         one = where[0 if len(where) == 1 else row]
-        tokens = encoder.patches.embed(values[row, keep[row]][None]) + encoder.places(one[keep[row]][None])
+        tokens = encoder.patches.embed(values[row, keep[row]][None]) + encoder.places(
+            one[keep[row]][None]
+        )
         if encoder.cls is not None:
             tokens = torch.cat([encoder.cls, tokens], dim=1)
         expected = encoder.norm(encoder.blocks(tokens))[0, -3:]
@@ -129,7 +139,9 @@ def test_features_are_those_of_timm() -> None:
         for parameter in encoder.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         own = encoder.state_dict()
-        theirs = {k.replace("mlp.0", "mlp.fc1").replace("mlp.2", "mlp.fc2"): v for k, v in own.items()}
+        theirs = {
+            k.replace("mlp.0", "mlp.fc1").replace("mlp.2", "mlp.fc2"): v for k, v in own.items()
+        }
         theirs["patch_embed.proj.weight"] = theirs.pop("patches.project.weight").view(32, 3, 8, 8)
         theirs["patch_embed.proj.bias"] = theirs.pop("patches.project.bias")
         theirs["pos_embed"] = encoder.places(grid_places((2, 3), torch.device("cpu")))
@@ -145,12 +157,16 @@ def test_parameter_counts_are_the_published_ones_without_positions_and_class_tok
     with torch.device("meta"):
         encoder = ViT(Input((3, 224, 224), (0.0,) * 3, (1.0,) * 3), width=width, heads=heads)
     found = sum(p.numel() for p in encoder.parameters()) + 197 * width + width
-    assert found / 1e6 == pytest.approx(published, abs=0.01)  # timm's vit_small and vit_base without a head
+    assert found / 1e6 == pytest.approx(
+        published, abs=0.01
+    )  # timm's vit_small and vit_base without a head
 
 
 def test_points_do_not_depend_on_their_order_and_groups_are_the_nearest() -> None:
     encoder, x = made("points"), sample("points")
-    torch.testing.assert_close(encoder(x[:, :, torch.randperm(50)]), encoder(x), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        encoder(x[:, :, torch.randperm(50)]), encoder(x), atol=1e-5, rtol=1e-4
+    )
     values, centres = encoder.patches.split(x)
     for row in range(2):
         cloud = x[row].T
@@ -168,7 +184,10 @@ def test_points_do_not_depend_on_their_order_and_groups_are_the_nearest() -> Non
 def test_table_tokens_are_value_times_vector_plus_vector() -> None:
     encoder, x = made("table"), sample("table")
     values, where = encoder.patches.split(x)
-    times, plus = encoder.get_parameter("patches.table.weight"), encoder.get_parameter("places.table.weight")
+    times, plus = (
+        encoder.get_parameter("patches.table.weight"),
+        encoder.get_parameter("places.table.weight"),
+    )
     found = encoder.patches.embed(values) + encoder.places(where)
     torch.testing.assert_close(found, x[:, :, None] * times + plus)
 
@@ -176,7 +195,9 @@ def test_table_tokens_are_value_times_vector_plus_vector() -> None:
 def test_other_sizes_have_positions_of_their_own_grid() -> None:
     encoder = made("audio")
     assert encoder(torch.randn(2, 1, 8, 48)).shape == (2, 24)
-    with pytest.raises(ValueError, match=r"size \(8, 30\) and patches of \(4, 8\); allowed .*; *|divides"):
+    with pytest.raises(
+        ValueError, match=r"size \(8, 30\) and patches of \(4, 8\); allowed .*; *|divides"
+    ):
         encoder(torch.randn(2, 1, 8, 30))
 
 
@@ -185,17 +206,21 @@ def test_initialisation_is_xavier_uniform() -> None:
     for name, parameter in encoder.named_parameters():
         if parameter.ndim == 2:
             reach = (6.0 / sum(parameter.shape)) ** 0.5
-            assert parameter.abs().max() <= reach and float(parameter.detach().std()) == pytest.approx(
-                reach / 3**0.5, rel=0.05
-            ), name
+            assert parameter.abs().max() <= reach and float(
+                parameter.detach().std()
+            ) == pytest.approx(reach / 3**0.5, rel=0.05), name
         else:
-            assert torch.equal(parameter, torch.full_like(parameter, float(name.endswith("weight")))), name
+            assert torch.equal(
+                parameter, torch.full_like(parameter, float(name.endswith("weight")))
+            ), name
 
 
 @pytest.mark.parametrize("width", [64, 384])
 def test_tokens_are_not_drowned_by_their_positions(width: int) -> None:
     encoder = ViT(Input((128,), (), (), "tokens", 258), width=width, depth=1, heads=2)
-    values, where = encoder.patches.split(torch.randint(2, 258, (8, 128), generator=torch.Generator().manual_seed(0)))
+    values, where = encoder.patches.split(
+        torch.randint(2, 258, (8, 128), generator=torch.Generator().manual_seed(0))
+    )
     says, stands = encoder.patches.embed(values), encoder.places(where)
     assert 0.5 < float(says.detach().var() / stands.var()) < 5.0
 
@@ -204,7 +229,9 @@ def test_drop_path_keeps_the_mean_and_is_off_in_eval() -> None:
     torch.manual_seed(0)
     layer, x = DropPath(0.25), torch.ones(4000, 2, 3)
     out = layer(x)
-    assert out.unique().tolist() == pytest.approx([0.0, 4 / 3]) and out.mean() == pytest.approx(1.0, abs=0.05)
+    assert out.unique().tolist() == pytest.approx([0.0, 4 / 3]) and out.mean() == pytest.approx(
+        1.0, abs=0.05
+    )
     assert torch.equal(out, out[:, :1, :1].expand_as(out))
     assert torch.equal(layer.eval()(x), x)
     rates = [block.drop_path.p for block in made("image", depth=3, drop_path=0.2).blocks]  # type: ignore[union-attr]
@@ -215,7 +242,9 @@ def test_drop_path_keeps_the_mean_and_is_off_in_eval() -> None:
 def test_exports_with_any_batch_size(modality: str) -> None:
     encoder = made(modality)
     batch = torch.export.Dim("batch", min=1, max=64)
-    graph = torch.export.export(encoder, (sample(modality),), dynamic_shapes=({0: batch},), strict=False)
+    graph = torch.export.export(
+        encoder, (sample(modality),), dynamic_shapes=({0: batch},), strict=False
+    )
     x = sample(modality, 5)
     torch.testing.assert_close(graph.module()(x), encoder(x), atol=1e-5, rtol=1e-4)
 
@@ -223,7 +252,9 @@ def test_exports_with_any_batch_size(modality: str) -> None:
 def test_compiled_quantized_and_saved(tmp_path: Any) -> None:
     encoder, x = made("image"), sample("image")
     expected = encoder(x)
-    torch.testing.assert_close(torch.compile(encoder, backend="aot_eager")(x), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.compile(encoder, backend="aot_eager")(x), expected, atol=1e-5, rtol=1e-4
+    )
     save_encoder(encoder, tmp_path)
     assert torch.equal(load_encoder(tmp_path)(x), expected)
     quant.quantize_(encoder, "all")
@@ -239,7 +270,11 @@ def test_compiled_quantized_and_saved(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("modality", "keywords", "message"),
     [
-        ("image", {"patch": 7}, r"got samples of size \(16, 24\) and patches of \(7, 7\); allowed .*choose"),
+        (
+            "image",
+            {"patch": 7},
+            r"got samples of size \(16, 24\) and patches of \(7, 7\); allowed .*choose",
+        ),
         ("image", {"patch": [8]}, r"got samples of size"),
         ("image", {"patch": 0}, r"got patch=0; allowed"),
         ("image", {"heads": 5}, r"got width=24 and heads=5; allowed"),

@@ -14,10 +14,16 @@ def extraction(x: torch.Tensor) -> Extraction:
 def test_it_is_the_overlap_of_the_ten_nearest_without_the_sample_itself() -> None:
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(60, 5, generator=g), torch.randn(60, 5, generator=g)
-    assert agreement(extraction(x), extraction(3.0 * x)).value == 1.0, "cosine: the length does not matter"
+    assert agreement(extraction(x), extraction(3.0 * x)).value == 1.0, (
+        "cosine: the length does not matter"
+    )
 
     def nearest(features: torch.Tensor, row: int) -> set[int]:
-        near = torch.cosine_similarity(features, features[row : row + 1]).argsort(descending=True).tolist()
+        near = (
+            torch.cosine_similarity(features, features[row : row + 1])
+            .argsort(descending=True)
+            .tolist()
+        )
         return set([other for other in near if other != row][:10])
 
     kept = [len(nearest(x, row) & nearest(y, row)) / 10 for row in range(60)]

@@ -36,7 +36,9 @@ def test_where_one_patch_decides_it_beats_the_mean() -> None:
 
 def test_it_is_repeatable_and_seeds_differ() -> None:
     train, test = one_decides(60, 0), one_decides(60, 1)
-    once, again = ([row.value for row in Attentive(epochs=5).run(train, test, seeds=2)] for _ in range(2))
+    once, again = (
+        [row.value for row in Attentive(epochs=5).run(train, test, seeds=2)] for _ in range(2)
+    )
     assert once == again and once[0] != once[2]
 
 
@@ -47,13 +49,20 @@ def test_attention_is_that_of_torch() -> None:
         head.weight.normal_()
     x = torch.randn(7, 4, 5)
     query = head.query.expand(7, -1, -1)
-    wanted = torch.nn.functional.scaled_dot_product_attention(query, x, x, scale=1.0).flatten(1) @ head.weight.T
+    wanted = (
+        torch.nn.functional.scaled_dot_product_attention(query, x, x, scale=1.0).flatten(1)
+        @ head.weight.T
+    )
     torch.testing.assert_close(head.scores(x), wanted + head.bias)
 
 
 def test_several_labels_are_scored_by_average_precision() -> None:
     train, test = one_decides(200, 0), one_decides(100, 1)
-    several = [Features(f.x, torch.nn.functional.one_hot(f.y, 4).bool()) for f in (train, test) if f.y is not None]
+    several = [
+        Features(f.x, torch.nn.functional.one_hot(f.y, 4).bool())
+        for f in (train, test)
+        if f.y is not None
+    ]
     found = {row.metric: row.value for row in Attentive(epochs=20).run(*several)}
     assert found.keys() == {"map", "auc"} and found["map"] > 0.8
 
@@ -66,7 +75,9 @@ def test_padding_is_left_out() -> None:
     padded = torch.cat([x, torch.full((3, 2, 5), torch.nan)], dim=1)
     torch.testing.assert_close(head.scores(padded), head.scores(x))
     encoder = ViT(Input((6,), (), (), "tokens", 30), width=8, depth=1, heads=2)
-    tokens = PatchTokens(encoder)(torch.tensor([[5, 6, 7, 8, 9, 10], [5, 6, 7, 0, 0, 0]])).view(2, 6, 8)
+    tokens = PatchTokens(encoder)(torch.tensor([[5, 6, 7, 8, 9, 10], [5, 6, 7, 0, 0, 0]])).view(
+        2, 6, 8
+    )
     assert tokens.isnan().any(-1).tolist() == [[False] * 6, [False] * 3 + [True] * 3]
 
 
@@ -100,8 +111,12 @@ def test_it_stands_beside_the_others_for_the_encoder_and_the_untrained_one() -> 
 
 def test_an_encoder_without_patches_is_refused() -> None:
     source = Samples(name="digits")
-    with pytest.raises(ValueError, match=r"got the probe attentive for the encoder resnet18, which has no patches"):
-        evaluate_encoder(resnet18(source.input, stem="small", width=2), source, probes=(Attentive(),))
+    with pytest.raises(
+        ValueError, match=r"got the probe attentive for the encoder resnet18, which has no patches"
+    ):
+        evaluate_encoder(
+            resnet18(source.input, stem="small", width=2), source, probes=(Attentive(),)
+        )
 
 
 def test_bad_settings_are_refused() -> None:

@@ -39,7 +39,12 @@ class Stripes(Held, Source):
         self.input = INPUT
         self.labels = np.arange(COUNT) % 4
         clean = torch.zeros(4, 1, 6, 6)
-        clean[0, :, ::2], clean[1, :, 1::2], clean[2, ..., ::2], clean[3, ..., 1::2] = 90, 90, 90, 90
+        clean[0, :, ::2], clean[1, :, 1::2], clean[2, ..., ::2], clean[3, ..., 1::2] = (
+            90,
+            90,
+            90,
+            90,
+        )
         noise = torch.randint(160, (COUNT, 1, 6, 6), generator=g)
         self.images = (clean[torch.from_numpy(self.labels)] + noise).clamp(0, 255).to(torch.uint8)
         self.ids = "stripes"
@@ -108,31 +113,58 @@ def of(rows: Sequence[Row], setting: str) -> list[Row]:
 
 
 def quick(encoder: Encoder, bits: Sequence[str], **options: object) -> list[Row]:
-    return evaluate_bits(encoder, Stripes(), bits=bits, calibration_samples=32, seeds=2, **options).rows  # type: ignore[arg-type]
+    return evaluate_bits(
+        encoder, Stripes(), bits=bits, calibration_samples=32, seeds=2, **options
+    ).rows  # type: ignore[arg-type]
 
 
 def test_float_rows_are_the_ordinary_evaluation(trained: Net) -> None:
     ordinary = evaluate_encoder(trained, Stripes(), seeds=2)
     found = evaluate_bits(trained, Stripes(), bits=["8/8"], calibration_samples=32, seeds=2)
-    assert values(of(found.rows, "32/32")) == values(ordinary.rows) and found.verdict == ordinary.verdict
+    assert (
+        values(of(found.rows, "32/32")) == values(ordinary.rows)
+        and found.verdict == ordinary.verdict
+    )
     assert values(quick(trained, ["32/32"])) == values(ordinary.rows)
 
 
 def test_rows_are_complete_and_say_how(trained: Net) -> None:
-    rows = quick(trained, ["32/32", "4/8", "4/8", "2/2"], protocols=["plain", "strong"], reconstruction_steps=2)
-    measured = {(row.probe, row.metric, row.seed) for row in of(rows, "32/32") if not row.metric.startswith("all/")}
-    heads = {("linear_ptq", m, s) for p, m, s in measured if p == "linear" and not m.endswith(("penalty", "gap"))}
+    rows = quick(
+        trained,
+        ["32/32", "4/8", "4/8", "2/2"],
+        protocols=["plain", "strong"],
+        reconstruction_steps=2,
+    )
+    measured = {
+        (row.probe, row.metric, row.seed)
+        for row in of(rows, "32/32")
+        if not row.metric.startswith("all/")
+    }
+    heads = {
+        ("linear_ptq", m, s)
+        for p, m, s in measured
+        if p == "linear" and not m.endswith(("penalty", "gap"))
+    }
     for setting in ("4/8", "2/2"):
         for how in (
             "ptq/1 plain policy=ssql observer=minmax rounding=nearest calibration=32 seed=0; ",
             "ptq/1 strong policy=ssql observer=mse rounding=adaround steps=2 calibration=32 seed=0; ",
         ):
             own = [row for row in of(rows, setting) if row.protocol.startswith(how)]
-            tops = {(probe, metric, seed) for probe, metric, seed in measured | heads if metric.endswith("/top1")}
-            moved = {(p, m.replace("top1", side), s) for p, m, s in tops for side in ("lost", "gained")}
+            tops = {
+                (probe, metric, seed)
+                for probe, metric, seed in measured | heads
+                if metric.endswith("/top1")
+            }
+            moved = {
+                (p, m.replace("top1", side), s) for p, m, s in tops for side in ("lost", "gained")
+            }
             assert {(row.probe, row.metric, row.seed) for row in own} == measured | heads | moved
             assert len(own) == len(measured) + len(heads) + len(moved)
-            assert all(row.compute == "float32" and row.protocol.endswith(("test=40", "test=20")) for row in own)
+            assert all(
+                row.compute == "float32" and row.protocol.endswith(("test=40", "test=20"))
+                for row in own
+            )
     assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (4, 8), (2, 2)}
 
 
@@ -148,11 +180,14 @@ def test_lost_and_gained_are_counted_sample_by_sample(trained: Net) -> None:
     source = Stripes()
     x, y = extract(trained, source), torch.from_numpy(source.labels)
     with calibrated_copy(
-        trained, read_calibration(source, INPUT, calibration_order(source.evaluation()[1], COUNT), 32)
+        trained,
+        read_calibration(source, INPUT, calibration_order(source.evaluation()[1], COUNT), 32),
     ).at(Setting(2, 2)) as network:
         low = extract(network, source)
     (head,) = Linear().heads(Features(x[:80], y[:80]), seeds=1)
-    then, now = (head.names[head.logits(features[80:]).argmax(1)] == y[80:] for features in (x, low))
+    then, now = (
+        head.names[head.logits(features[80:]).argmax(1)] == y[80:] for features in (x, low)
+    )
     assert values["linear_ptq", "kind/lost", 2, 0] == (then & ~now).double().mean().item() > 0
     assert values["linear_ptq", "kind/gained", 2, 0] == (now & ~then).double().mean().item()
 
@@ -175,7 +210,9 @@ def test_the_encoder_is_left_as_it_was(trained: Net) -> None:
         modes = [(m.training, getattr(m, "mode", "")) for m in encoder.modules()]
         quick(encoder, ["4/4", "2/2"], protocols=["plain", "strong"], reconstruction_steps=2)
         after = encoder.state_dict()
-        assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+        assert before.keys() == after.keys() and all(
+            torch.equal(before[name], after[name]) for name in before
+        )
         assert classes == [type(m) for m in encoder.modules()]
         assert modes == [(m.training, getattr(m, "mode", "")) for m in encoder.modules()]
 
@@ -183,9 +220,13 @@ def test_the_encoder_is_left_as_it_was(trained: Net) -> None:
 def test_an_encoder_that_is_quantizable_already_gives_the_same_figures(trained: Net) -> None:
     quantizable = copy.deepcopy(trained)
     make_encoder_quantizable(quantizable, "ssql")
-    calibrate(quantizable, [100 * torch.randn(8, 1, 6, 6)])  # ranges of training are not those of the evaluation
+    calibrate(
+        quantizable, [100 * torch.randn(8, 1, 6, 6)]
+    )  # ranges of training are not those of the evaluation
     assert values(quick(quantizable, ["4/4"])) == values(quick(trained, ["4/4"]))
-    with pytest.raises(ValueError, match="evaluate.policy: got 'all', and the encoder is quantizable by 'ssql'"):
+    with pytest.raises(
+        ValueError, match="evaluate.policy: got 'all', and the encoder is quantizable by 'ssql'"
+    ):
         quick(quantizable, ["4/4"], policy="all")
 
 
@@ -201,7 +242,10 @@ def test_plain_is_the_papers_quantizer(trained: Net, setting: str) -> None:
         rows = []
         for row in w:
             scale = row.abs().max() / ((2**bits - 1) / 2)
-            rows.append(scale * torch.clamp(torch.round(row / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
+            rows.append(
+                scale
+                * torch.clamp(torch.round(row / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+            )
         return torch.stack(rows)
 
     with torch.no_grad():
@@ -213,7 +257,9 @@ def test_plain_is_the_papers_quantizer(trained: Net, setting: str) -> None:
         hidden = functional.conv2d(x, weight(net.first.weight, 8), net.first.bias, padding=1).relu()
         hidden = net.norm(hidden)
         codes = torch.clamp(torch.round(hidden / scale) + zero, 0, 2**wanted.activation - 1)
-        expected = functional.conv2d((codes - zero) * scale, weight(net.second.weight, wanted.weight))
+        expected = functional.conv2d(
+            (codes - zero) * scale, weight(net.second.weight, wanted.weight)
+        )
         expected = expected.relu().mean((2, 3))
     with calibrated_copy(trained, [batch]).at(wanted) as network:
         found = extract(network, source)
@@ -235,7 +281,10 @@ def test_quantizing_weights_once_changes_nothing(trained: Net) -> None:
 
 def test_more_bits_are_not_worse_beyond_noise(trained: Net) -> None:
     rows = quick(trained, ["8/8", "4/4", "2/2"], probes=[KNN()])
-    top1 = {s: next(r.value for r in of(rows, s) if r.metric == "kind/top1") for s in ("32/32", "8/8", "4/4", "2/2")}
+    top1 = {
+        s: next(r.value for r in of(rows, s) if r.metric == "kind/top1")
+        for s in ("32/32", "8/8", "4/4", "2/2")
+    }
     noise = 2 / 40  # two of the test samples
     assert top1["32/32"] >= 0.9 and abs(top1["8/8"] - top1["32/32"]) <= noise
     assert top1["8/8"] >= top1["4/4"] - noise and top1["4/4"] >= top1["2/2"] - noise
@@ -256,7 +305,10 @@ def test_strong_rounds_better_than_plain(trained: Net) -> None:
         with made.at(Setting(2, 4)) as network:
             return float((extract(network, source) - target).square().mean())
 
-    plain, strong = calibrated_copy(trained, batches), calibrated_copy(trained, batches, "strong", steps=150)
+    plain, strong = (
+        calibrated_copy(trained, batches),
+        calibrated_copy(trained, batches, "strong", steps=150),
+    )
     assert error(strong) < 0.8 * error(plain)
 
 
@@ -271,7 +323,9 @@ def test_corrected_leaves_the_network_as_it_was(trained: Net) -> None:
         with made.at(Setting(2, 8)) as network:
             errors[protocol] = float((extract(network, source) - target).square().mean())
         after = made.network.state_dict()
-        assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+        assert before.keys() == after.keys() and all(
+            torch.equal(before[name], after[name]) for name in before
+        )
         assert ("batchnorm=corrected" in made.how) == (protocol == "corrected")
     assert errors["corrected"] < errors["plain"]
 
@@ -281,13 +335,19 @@ def test_the_float_head_is_the_float_probes_and_is_not_fitted_again(trained: Net
     with torch.no_grad():
         source = Stripes()
         order = calibration_order(source.evaluation()[1], COUNT)
-        with calibrated_copy(trained, read_calibration(source, INPUT, order, 32)).at(Setting(4, 4)) as network:
+        with calibrated_copy(trained, read_calibration(source, INPUT, order, 32)).at(
+            Setting(4, 4)
+        ) as network:
             x = extract(network, source)
     y = torch.from_numpy(source.labels)
     heads = Linear().heads(Features(extract(trained, source)[:80], y[:80]), seeds=2)
     for head in heads:
         expected = (head.names[head.logits(x[80:]).argmax(1)] == y[80:]).double().mean().item()
-        found = [r for r in of(rows, "4/4") if (r.probe, r.metric, r.seed) == ("linear_ptq", "kind/top1", head.seed)]
+        found = [
+            r
+            for r in of(rows, "4/4")
+            if (r.probe, r.metric, r.seed) == ("linear_ptq", "kind/top1", head.seed)
+        ]
         assert [row.value for row in found] == [expected]
         assert "head=32/32" in found[0].protocol
 
@@ -298,14 +358,18 @@ def test_calibration_is_of_training_samples_alone_and_of_the_number_asked() -> N
     order = calibration_order(tasks, len(samples))
     tested = np.unique(np.concatenate([task.test for task in tasks]))
     trained_on = np.unique(np.concatenate([task.train for task in tasks]))
-    assert len(np.intersect1d(order.numpy(), tested)) == 0 and np.isin(order.numpy(), trained_on).all()
+    assert (
+        len(np.intersect1d(order.numpy(), tested)) == 0 and np.isin(order.numpy(), trained_on).all()
+    )
     assert len(set(order.tolist())) == len(order) and not torch.equal(order, order.sort().values)
     assert torch.equal(order, calibration_order(tasks, len(samples)))
     assert not torch.equal(order, calibration_order(tasks, len(samples), seed=1))
     batches = read_calibration(samples, source.input, order, count, batch_size=100)
     assert [len(batch) for batch in batches] == [100] * 5 + [12]
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (source.input.mean, source.input.std))
-    torch.testing.assert_close(torch.cat(batches), (source.read_batch(order[:count]) / 255.0 - mean) / std)
+    torch.testing.assert_close(
+        torch.cat(batches), (source.read_batch(order[:count]) / 255.0 - mean) / std
+    )
 
 
 def test_calibration_passes_over_what_cannot_be_read() -> None:
@@ -317,8 +381,12 @@ def test_calibration_passes_over_what_cannot_be_read() -> None:
     broken = Stripes(bad).evaluation()[0]
     found = torch.cat(read_calibration(broken, INPUT, order, 32, batch_size=8))
     assert torch.equal(found, torch.cat(read_calibration(source, INPUT, torch.tensor(kept), 32)))
-    assert sum(map(len, read_calibration(broken, INPUT, order))) == 57, "all there are, where no number is asked for"
-    with pytest.raises(ValueError, match=r"got evaluate.calibration_samples=58, and 57 of 60 samples can be read"):
+    assert sum(map(len, read_calibration(broken, INPUT, order))) == 57, (
+        "all there are, where no number is asked for"
+    )
+    with pytest.raises(
+        ValueError, match=r"got evaluate.calibration_samples=58, and 57 of 60 samples can be read"
+    ):
         read_calibration(broken, INPUT, order, 58)
     for count in (0, 61):
         with pytest.raises(ValueError, match=rf"got --calibration={count}; allowed are 1 to 60"):
@@ -333,16 +401,26 @@ def test_without_labels_neighbours_say_what_is_kept(trained: Net) -> None:
     unlabelled = Broken(Stripes((3,)))
     rows = evaluate_bits(trained, unlabelled, bits=["8/8", "2/2"]).rows
     fine, coarse = (of(rows, setting) for setting in ("8/8", "2/2"))
-    assert [[row.metric for row in found] for found in (fine, coarse)] == [["all/kept"], ["all/kept"]]
+    assert [[row.metric for row in found] for found in (fine, coarse)] == [
+        ["all/kept"],
+        ["all/kept"],
+    ]
     assert 0.8 < fine[0].value <= 1.0 and 9 / (COUNT - 2) < coarse[0].value < fine[0].value
-    assert fine[0].protocol.endswith(f"calibration={COUNT - 1} seed=0; neighbours/1 k=10 samples={COUNT - 1}")
+    assert fine[0].protocol.endswith(
+        f"calibration={COUNT - 1} seed=0; neighbours/1 k=10 samples={COUNT - 1}"
+    )
     labelled = evaluate_bits(trained, Stripes(), bits=["8/8"], seeds=1).rows
     assert not [row for row in labelled if row.metric == "all/kept"]
 
 
-@pytest.mark.parametrize("text", ["9/8", "8/9", "0/8", "8", "8/8/8", "8 /8", "a/b", "16/16", "", "-4/4"])
+@pytest.mark.parametrize(
+    "text", ["9/8", "8/9", "0/8", "8", "8/8/8", "8 /8", "a/b", "16/16", "", "-4/4"]
+)
 def test_other_bits_are_refused(trained: Net, text: str) -> None:
-    with pytest.raises(ValueError, match="evaluate.bits: got .*; allowed is weights/activations, each 1 to 8, or 32"):
+    with pytest.raises(
+        ValueError,
+        match="evaluate.bits: got .*; allowed is weights/activations, each 1 to 8, or 32",
+    ):
         quick(trained, [text])
 
 
@@ -352,7 +430,10 @@ def test_folds_are_calibrated_apart_and_averaged_at_low_bits(trained: Net) -> No
 
     class Folds(Stripes):
         def evaluation(self) -> tuple[Source, Sequence[Task]]:
-            return self, [Task(f"kind/fold-{f}", "classify", self.labels, *parts[f], list("abcd")) for f in range(3)]
+            return self, [
+                Task(f"kind/fold-{f}", "classify", self.labels, *parts[f], list("abcd"))
+                for f in range(3)
+            ]
 
     class One(Stripes):
         def evaluation(self) -> tuple[Source, Sequence[Task]]:
@@ -367,12 +448,16 @@ def test_folds_are_calibrated_apart_and_averaged_at_low_bits(trained: Net) -> No
 
     found, alone = measured(Folds()), measured(One())
     own = {key: row for key, row in alone.items() if "fold-1" in key[1]}
-    assert own and {key: found[key] for key in own} == own  # the ranges are those of the fold's training samples
+    assert (
+        own and {key: found[key] for key in own} == own
+    )  # the ranges are those of the fold's training samples
     for probe in ("knn", "linear", "linear_ptq"):
         for measure in ("top1", "lost", "gained"):
             each = [found[probe, f"kind/fold-{f}/{measure}"].value for f in range(3)]
             mean = found[probe, f"kind/folds/{measure}"]
-            assert mean.value == pytest.approx(sum(each) / 3) and mean.protocol.endswith("folds=3 test=120")
+            assert mean.value == pytest.approx(sum(each) / 3) and mean.protocol.endswith(
+                "folds=3 test=120"
+            )
 
 
 def test_what_cannot_be_done_is_refused_before_anything_is_measured(trained: Net) -> None:
@@ -384,7 +469,11 @@ def test_what_cannot_be_done_is_refused_before_anything_is_measured(trained: Net
     cases: list[tuple[list[str], dict[str, object], str]] = [
         (["1/8"], {}, "got 1 bits for the WeightQuantizer"),
         (["8/8"], {"policy": "none"}, "got policy 'none'"),
-        (["8/8"], {"protocols": ["best"]}, "evaluate.protocols: got 'best'; allowed: plain, corrected, strong"),
+        (
+            ["8/8"],
+            {"protocols": ["best"]},
+            "evaluate.protocols: got 'best'; allowed: plain, corrected, strong",
+        ),
     ]
     for settings, options, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -32,10 +32,17 @@ def value(rows: list[Row], metric: str) -> float:
 
 def test_standardises_as_scikit_learn_does() -> None:
     x = blobs(40).x.clone()
-    x[:, 2], x[:, 5] = 0.1, 1000.0 * x[:, 5]  # one that is constant but for rounding, one that is large
+    x[:, 2], x[:, 5] = (
+        0.1,
+        1000.0 * x[:, 5],
+    )  # one that is constant but for rounding, one that is large
     expected = StandardScaler().fit(x.double().numpy()).transform(x.double().numpy())
-    torch.testing.assert_close(_Standard(x)(x), torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(_Standard(x[:20])(x).mean(dim=0)[0], _Standard(x[:20])(x)[:, 0].mean())
+    torch.testing.assert_close(
+        _Standard(x)(x), torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        _Standard(x[:20])(x).mean(dim=0)[0], _Standard(x[:20])(x)[:, 0].mean()
+    )
 
 
 def naive(probe: EVAR, x: Tensor, y: Tensor, held: Tensor, seed: int) -> tuple[Tensor, int]:
@@ -48,9 +55,13 @@ def naive(probe: EVAR, x: Tensor, y: Tensor, held: Tensor, seed: int) -> tuple[T
     m, v, step, best, most, kept = torch.zeros_like(w), torch.zeros_like(w), 0, 0, -1.0, w
     own = (~held).nonzero()[:, 0]
     for epoch in range(1, probe.epochs + 1):
-        for rows in torch.split(sample_order(len(own), seed, epoch), min(probe.batch_size, len(own))):
+        for rows in torch.split(
+            sample_order(len(own), seed, epoch), min(probe.batch_size, len(own))
+        ):
             a, b = ones[own[rows]], y[own[rows]]
-            gradient = ((a @ w.T).softmax(dim=1) - torch.eye(3)[b]).T @ a / len(a) + probe.weight_decay * w
+            gradient = ((a @ w.T).softmax(dim=1) - torch.eye(3)[b]).T @ a / len(
+                a
+            ) + probe.weight_decay * w
             step += 1
             m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
             w = w - probe.lr * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
@@ -71,7 +82,9 @@ def test_trains_as_a_naive_loop_and_keeps_the_best_epoch() -> None:
     head, best = probe._fit(x, data.y, 3, held, 1)
     expected, epoch = naive(probe, x, data.y, held, 1)
     assert best == epoch < 40
-    torch.testing.assert_close(torch.cat([head.weight, head.bias[:, None]], dim=1), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        torch.cat([head.weight, head.bias[:, None]], dim=1), expected, atol=1e-4, rtol=1e-3
+    )
 
 
 def test_stops_on_the_validation_part_that_the_data_says() -> None:
@@ -94,7 +107,9 @@ def test_repeats_scale_and_one_sample_a_class() -> None:
     tops = [row.value for row in rows if row.metric == "top1"]
     assert [row.seed for row in rows if row.metric == "top1"] == [0, 1, 2] and min(tops) > 0.75
     larger = list(EVAR(lr=1e-2).run(blobs(150, scale=100.0), blobs(300, seed=1, scale=100.0)))
-    assert abs(value(larger, "top1") - tops[0]) < 0.02  # the scale of features does not matter, as it does to SGD
+    assert (
+        abs(value(larger, "top1") - tops[0]) < 0.02
+    )  # the scale of features does not matter, as it does to SGD
     one = Features(torch.eye(3, 8), torch.arange(3))
     assert value(list(EVAR(lr=1e-2, epochs=150).run(one, one)), "top1") == 1.0
 
@@ -116,15 +131,26 @@ def test_folds_are_averaged_and_a_fixed_validation_part_reaches_the_probe() -> N
     assert data.y is not None
     labels, fold = data.y.numpy(), np.arange(90) % 3
     tasks = [
-        Task(f"label/fold-{f}", "classify", labels, (fold != f).nonzero()[0], (fold == f).nonzero()[0], "abc")
+        Task(
+            f"label/fold-{f}",
+            "classify",
+            labels,
+            (fold != f).nonzero()[0],
+            (fold == f).nonzero()[0],
+            "abc",
+        )
         for f in range(3)
     ]
-    rows = list(measure(Extraction(data.x, torch.arange(90), ()), tasks, [EVAR(lr=1e-2), Linear()], 2))
+    rows = list(
+        measure(Extraction(data.x, torch.arange(90), ()), tasks, [EVAR(lr=1e-2), Linear()], 2)
+    )
     means = {(r.probe, r.metric, r.seed): r for r in over_folds(rows)}
     for probe in ("evar", "linear"):
         for seed in range(2):
             own = [
-                r.value for r in rows if r.probe == probe and r.seed == seed and re.fullmatch(".*fold-./top1", r.metric)
+                r.value
+                for r in rows
+                if r.probe == probe and r.seed == seed and re.fullmatch(".*fold-./top1", r.metric)
             ]
             found = means[probe, "label/folds/top1", seed]
             assert len(own) == 3 and found.value == pytest.approx(sum(own) / 3)
@@ -137,6 +163,12 @@ def test_folds_are_averaged_and_a_fixed_validation_part_reaches_the_probe() -> N
             seen.append(train)
             return []
 
-    split = Task("t", "classify", labels, np.arange(60), np.arange(60, 90), "abc", np.arange(50, 60))
-    list(measure(Extraction(data.x[5:], torch.arange(5, 90), ()), [split], [Spy()], 1))  # the first five unreadable
-    assert seen[0].validation is not None and seen[0].validation.tolist() == [False] * 45 + [True] * 10
+    split = Task(
+        "t", "classify", labels, np.arange(60), np.arange(60, 90), "abc", np.arange(50, 60)
+    )
+    list(
+        measure(Extraction(data.x[5:], torch.arange(5, 90), ()), [split], [Spy()], 1)
+    )  # the first five unreadable
+    assert (
+        seen[0].validation is not None and seen[0].validation.tolist() == [False] * 45 + [True] * 10
+    )

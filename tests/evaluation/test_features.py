@@ -35,7 +35,9 @@ class Small(Encoder):
 
 
 def pixels(count: int, size: int = 8) -> Tensor:
-    return torch.randint(256, (count, 3, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    return torch.randint(
+        256, (count, 3, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
 
 
 class Files:
@@ -84,7 +86,9 @@ def test_features_are_those_of_a_plain_loop(kind: type[Files], batch_size: int) 
 def test_indices_are_answered_in_their_order() -> None:
     source, encoder = Memory(11), Small()
     wanted = torch.tensor([7, 0, 10, 3])
-    torch.testing.assert_close(extract(encoder, source, indices=wanted), expected(source, encoder)[wanted])
+    torch.testing.assert_close(
+        extract(encoder, source, indices=wanted), expected(source, encoder)[wanted]
+    )
     found = extract_readable(encoder, Files(11, bad=(10,)), indices=wanted, batch_size=2)
     assert found.indices.tolist() == [7, 0, 3]
 
@@ -133,7 +137,10 @@ def test_workers_change_nothing() -> None:
 def test_progress_counts_every_sample() -> None:
     calls: list[tuple[int, int]] = []
     extract_readable(
-        Small(), Files(7, bad=(1,)), batch_size=3, progress=lambda done, total: calls.append((done, total))
+        Small(),
+        Files(7, bad=(1,)),
+        batch_size=3,
+        progress=lambda done, total: calls.append((done, total)),
     )
     assert calls == [(3, 7), (6, 7), (7, 7)]
 
@@ -141,10 +148,14 @@ def test_progress_counts_every_sample() -> None:
 def test_raw_features_are_the_normalised_pixels() -> None:
     source = Memory(5)
     mean, std = torch.tensor(INPUT.mean).view(3, 1, 1), torch.tensor(INPUT.std).view(3, 1, 1)
-    torch.testing.assert_close(raw_features(source).x, ((source.images / 255 - mean) / std).flatten(1))
+    torch.testing.assert_close(
+        raw_features(source).x, ((source.images / 255 - mean) / std).flatten(1)
+    )
 
 
-@pytest.mark.parametrize(("size", "features"), [(64, 3 * 64 * 64), (96, 3 * 32 * 32), (65, 3 * 32 * 32)])
+@pytest.mark.parametrize(
+    ("size", "features"), [(64, 3 * 64 * 64), (96, 3 * 32 * 32), (65, 3 * 32 * 32)]
+)
 def test_large_images_are_averaged_over_areas(size: int, features: int) -> None:
     source = Memory(2, size=size)
     found = raw_features(source).x
@@ -170,7 +181,11 @@ def test_raw_features_of_images_with_text_are_pixels_and_shares_of_tokens() -> N
 def _worker(rank: int, folder: str, world: int) -> None:
     torch.set_num_threads(1)
     td.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=world, timeout=timedelta(seconds=20)
+        "gloo",
+        init_method=f"file://{folder}/init",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=20),
     )
     results: list[Any] = []
     for count, bad in CASES:
@@ -188,5 +203,7 @@ def test_processes_share_the_work_and_all_get_every_row_once(world: int, tmp_pat
         results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for (count, bad), (x, indices, names) in zip(CASES, results, strict=True):
             alone = extract_readable(Small(), Files(count, bad), batch_size=2)
-            assert torch.equal(indices, alone.indices) and names == sorted(item.id for item in alone.bad)
+            assert torch.equal(indices, alone.indices) and names == sorted(
+                item.id for item in alone.bad
+            )
             torch.testing.assert_close(x, alone.x)

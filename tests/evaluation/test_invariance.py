@@ -21,7 +21,14 @@ from mezzotint.data.image.embedded import Samples
 from mezzotint.data.series.embedded import Smartwatch
 from mezzotint.data.view_batch import view_batch
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.invariance import _STRENGTHS, Ridge, accuracy, invariances, r_squared, with_invariances
+from mezzotint.evaluation.invariance import (
+    _STRENGTHS,
+    Ridge,
+    accuracy,
+    invariances,
+    r_squared,
+    with_invariances,
+)
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import Baselines, Evaluation
 from mezzotint.evaluation.view_parameters import drawn_values, joined, varies
@@ -63,9 +70,12 @@ def test_ridge_is_that_of_scikit_learn(shape: tuple[int, int]) -> None:
     ridge = Ridge(torch.from_numpy(x))
     weights, mean, left_out = ridge.fit(torch.from_numpy(y))
     centre, scale = x.mean(0), (x - x.mean(0)).std()
-    other = RidgeCV(alphas=[s * len(x) for s in _STRENGTHS], store_cv_results=True).fit((x - centre) / scale, y[:, 0])
+    other = RidgeCV(alphas=[s * len(x) for s in _STRENGTHS], store_cv_results=True).fit(
+        (x - centre) / scale, y[:, 0]
+    )
     assert np.allclose(
-        ridge.predict(torch.from_numpy(test), weights, mean)[:, 0], other.predict((test - centre) / scale)
+        ridge.predict(torch.from_numpy(test), weights, mean)[:, 0],
+        other.predict((test - centre) / scale),
     )
     best = int(np.argmin(other.cv_results_.mean(axis=0)))
     assert np.allclose((left_out - torch.from_numpy(y)).square()[:, 0], other.cv_results_[:, best])
@@ -96,16 +106,25 @@ def _guesses(ridge: Ridge, y: Tensor, x: Tensor) -> Tensor:
 
 def test_what_an_encoder_keeps_is_found_and_what_it_lost_is_not() -> None:
     source = Samples(name="emoji")
-    jitter = Policy(transforms=[ColorJitter(brightness=0.6, contrast=0.0, saturation=0.0, hue=0.0, p=1.0)])
+    jitter = Policy(
+        transforms=[ColorJitter(brightness=0.6, contrast=0.0, saturation=0.0, hue=0.0, p=1.0)]
+    )
     views = TwoViews(policy=jitter, crop=RandomResizedCrop(scale=(0.2, 1.0)), flip=0.5)
-    rows, beside = invariances(Tells(source.input), source, views, untrained=lambda s: Noise(source.input), samples=400)
+    rows, beside = invariances(
+        Tells(source.input), source, views, untrained=lambda s: Noise(source.input), samples=400
+    )
     kept, lost = rows_of(rows), rows_of(beside.untrained)
     assert (
-        kept["color_jitter.brightness.r2"] > 0.4 and kept["color_jitter.brightness.r2"] > kept["crop.across.r2"] + 0.3
+        kept["color_jitter.brightness.r2"] > 0.4
+        and kept["color_jitter.brightness.r2"] > kept["crop.across.r2"] + 0.3
     )
     assert abs(lost["color_jitter.brightness.r2"]) < 0.1 and abs(lost["flip.accuracy"] - 0.5) < 0.08
-    assert "color_jitter.accuracy" not in kept and "color_jitter.hue.r2" not in kept  # always, and never
-    assert {row.seed for row in rows} == {0, 1, 2} and rows[0].protocol.endswith("train=400 test=400")
+    assert (
+        "color_jitter.accuracy" not in kept and "color_jitter.hue.r2" not in kept
+    )  # always, and never
+    assert {row.seed for row in rows} == {0, 1, 2} and rows[0].protocol.endswith(
+        "train=400 test=400"
+    )
     assert set(kept) == set(lost) == set(rows_of(beside.raw))
 
 
@@ -115,12 +134,17 @@ def test_of_a_choice_of_strategies_each_parameter_is_of_those_who_drew_it() -> N
     views = MultiAugment(strategies=strategies, mode="sampled", crop=WHOLE, flip=0.0)
     batch, boxes = view_batch(source, views, torch.arange(300), input=source.input, seed=0)
     params = views.draw(batch.ids, input=source.input, seed=0, epoch=0)[0]
-    assert boxes is not None and torch.equal(boxes[0, 0], torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64))
+    assert boxes is not None and torch.equal(
+        boxes[0, 0], torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+    )
     found = drawn_values(params, boxes[:, 0])
     which = found["strategy"]
     assert which.is_choice and torch.equal(which.values, params["policy"]["policy"])
     assert torch.equal(found["simclr.color_jitter.hue"].there, which.values == 0)
-    op, magnitude = params["policy"]["1.rand_augment.op"], params["policy"]["1.rand_augment.magnitude"]
+    op, magnitude = (
+        params["policy"]["1.rand_augment.op"],
+        params["policy"]["1.rand_augment.magnitude"],
+    )
     turned = found["rand_augment.rotate.magnitude"]
     expected = (which.values == 1) & (op == 4).any(dim=1)
     assert torch.equal(turned.there, expected) and expected.any()
@@ -150,7 +174,9 @@ def test_any_modality_and_too_few_samples() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.std(dim=2)
 
-    rows, _ = invariances(Spread(watch.input, watch.input.shape[0]), watch, views, samples=200, seeds=1)
+    rows, _ = invariances(
+        Spread(watch.input, watch.input.shape[0]), watch, views, samples=200, seeds=1
+    )
     assert rows_of(rows)["series_scale.factors.r2"] > 0.1
     with pytest.raises(ValueError, match=r"got samples=100 .*; allowed is 160 or more: half"):
         invariances(Tells(watch.input), watch, views, samples=100)
@@ -162,8 +188,12 @@ def test_earlier_rows_are_replaced_and_others_stay() -> None:
         Row("invariance", "views/x.r2", 0.1, 32, 32, "", 0, "p"),
     ]
     new = [Row("invariance", "views/x.r2", 0.9, 32, 32, "", 0, "p")]
-    evaluation, beside = with_invariances(Evaluation(old, "healthy"), Baselines(), (new, Baselines(raw=new)))
-    assert evaluation.rows == [old[0], *new] and beside.raw == new and evaluation.verdict == "healthy"
+    evaluation, beside = with_invariances(
+        Evaluation(old, "healthy"), Baselines(), (new, Baselines(raw=new))
+    )
+    assert (
+        evaluation.rows == [old[0], *new] and beside.raw == new and evaluation.verdict == "healthy"
+    )
 
 
 def test_the_verb_writes_rows_into_the_evaluation(tmp_path: Path) -> None:
@@ -174,12 +204,20 @@ def test_the_verb_writes_rows_into_the_evaluation(tmp_path: Path) -> None:
     from mezzotint.recipe.recipe import Recipe
     from mezzotint.train.loop import pretrain
 
-    tiny = ["data.name=digits", "encoder.width=4", "encoder.stem=small", "run.epochs=1", "run.log.knn_epochs=0"]
+    tiny = [
+        "data.name=digits",
+        "encoder.width=4",
+        "encoder.stem=small",
+        "run.epochs=1",
+        "run.log.knn_epochs=0",
+    ]
     run = pretrain(Recipe.load("image/emoji_simclr", tiny), tmp_path / "run", progress="quiet")
     result = CliRunner().invoke(
         app, ["invariances", str(run), "--samples", "200", "--seeds", "1"], catch_exceptions=False
     )
     assert result.exit_code == 0 and "crop.area" in result.output
     assert {row.probe for row in read_evaluation(run)} == {"invariance"}
-    assert {row.metric for row in read_baselines(run).untrained} == {row.metric for row in read_evaluation(run)}
+    assert {row.metric for row in read_baselines(run).untrained} == {
+        row.metric for row in read_evaluation(run)
+    }
     assert "crop.area" in (run / "report.html").read_text(encoding="utf-8")

@@ -57,14 +57,16 @@ def test_euclidean_finds_scikit_learns_neighbours() -> None:
 
 def test_on_unit_features_both_metrics_vote_alike() -> None:
     train, test = (
-        Features(torch.nn.functional.normalize(f.x, dim=1), f.y) for f in (blobs(300, 5, 1), blobs(80, 5, 2))
+        Features(torch.nn.functional.normalize(f.x, dim=1), f.y)
+        for f in (blobs(300, 5, 1), blobs(80, 5, 2))
     )
     assert figures(KNN(metric="euclidean"), train, test) == figures(KNN(), train, test)
 
 
 def test_the_weights_decide() -> None:
     train = Features(
-        torch.tensor([[1.0, 0.0], [0.9, math.sqrt(0.19)], [0.9, -math.sqrt(0.19)]]), torch.tensor([0, 1, 1])
+        torch.tensor([[1.0, 0.0], [0.9, math.sqrt(0.19)], [0.9, -math.sqrt(0.19)]]),
+        torch.tensor([0, 1, 1]),
     )
     test = Features(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
     # exp(1/T) against 2 exp(0.9/T): they are equal at T = 0.1 / log 2.
@@ -73,11 +75,15 @@ def test_the_weights_decide() -> None:
 
 
 @pytest.mark.parametrize("elements", [1, 1000, 1 << 24])
-def test_neither_blocks_nor_ties_change_the_figure(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+def test_neither_blocks_nor_ties_change_the_figure(
+    monkeypatch: pytest.MonkeyPatch, elements: int
+) -> None:
     monkeypatch.setattr(neighbours, "_BLOCK_ELEMENTS", elements)
     same = torch.ones(40, 4)
     labels = torch.cat((torch.full((10,), 3), torch.full((30,), 1)))
-    found = figures(KNN(k=10), Features(same, labels), Features(torch.ones(5, 4), torch.tensor([3, 3, 3, 3, 1])))
+    found = figures(
+        KNN(k=10), Features(same, labels), Features(torch.ones(5, 4), torch.tensor([3, 3, 3, 3, 1]))
+    )
     assert found["top1"] == 0.8  # of equal samples the first ten vote, all of label 3
 
 
@@ -107,7 +113,13 @@ def test_more_neighbours_than_samples() -> None:
 def test_the_protocol_names_every_setting() -> None:
     probe = KNN(k=20, temperature=0.1, metric="euclidean", center=True)
     assert probe.protocol == "knn/1 k=20 metric=euclidean temperature=0.1 center=True"
-    assert probe.config == {"kind": "knn", "k": 20, "temperature": 0.1, "metric": "euclidean", "center": True}
+    assert probe.config == {
+        "kind": "knn",
+        "k": 20,
+        "temperature": 0.1,
+        "metric": "euclidean",
+        "center": True,
+    }
 
 
 @pytest.mark.parametrize("bad", [{"k": 0}, {"temperature": 0.0}, {"metric": "dot"}])

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mezzotint.evaluation.label_free import Rank, alignment, alpha_req, rankme, spread, uniformity, verdict
+from mezzotint.evaluation.label_free import (
+    Rank,
+    alignment,
+    alpha_req,
+    rankme,
+    spread,
+    uniformity,
+    verdict,
+)
 from mezzotint.types import Features
 
 
@@ -34,9 +42,15 @@ def test_rankme_is_the_papers_formula(shape: tuple[int, int]) -> None:
 
 
 def test_rankme_of_equal_singular_values_is_their_number() -> None:
-    assert rankme(with_singular_values(torch.full((12,), 3.0).double(), 100)) == pytest.approx(12, rel=1e-4)
-    embedded = torch.cat((with_singular_values(torch.ones(5).double(), 100), torch.zeros(100, 40)), dim=1)
-    assert rankme(embedded) == pytest.approx(5, rel=2e-3)  # the paper's 1e-7 adds a little a dimension
+    assert rankme(with_singular_values(torch.full((12,), 3.0).double(), 100)) == pytest.approx(
+        12, rel=1e-4
+    )
+    embedded = torch.cat(
+        (with_singular_values(torch.ones(5).double(), 100), torch.zeros(100, 40)), dim=1
+    )
+    assert rankme(embedded) == pytest.approx(
+        5, rel=2e-3
+    )  # the paper's 1e-7 adds a little a dimension
     assert rankme(torch.zeros(10, 4)) == 1.0
     assert rankme(torch.ones(10, 4)) == pytest.approx(1, abs=1e-4)
 
@@ -44,7 +58,9 @@ def test_rankme_of_equal_singular_values_is_their_number() -> None:
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.3])
 def test_alpha_of_a_power_law_is_its_exponent(alpha: float) -> None:
     ranks = torch.arange(1, 81, dtype=torch.float64)
-    assert alpha_req(with_singular_values(ranks.pow(-alpha / 2), 300)) == pytest.approx(alpha, abs=1e-6)
+    assert alpha_req(with_singular_values(ranks.pow(-alpha / 2), 300)) == pytest.approx(
+        alpha, abs=1e-6
+    )
 
 
 def test_alpha_is_a_weighted_least_squares_fit_over_the_stated_ranks() -> None:
@@ -53,7 +69,9 @@ def test_alpha_is_a_weighted_least_squares_fit_over_the_stated_ranks() -> None:
     ranks = torch.arange(10, 31, dtype=torch.float64)
     design = torch.stack((-ranks.log(), torch.ones(21, dtype=torch.float64)), dim=1)
     root = ranks.rsqrt().unsqueeze(1)  # weights 1/i
-    expected = torch.linalg.lstsq(design * root, values.log().unsqueeze(1) * root).solution[0].item()
+    expected = (
+        torch.linalg.lstsq(design * root, values.log().unsqueeze(1) * root).solution[0].item()
+    )
     assert alpha_req(x, first=10, last=30) == pytest.approx(expected, rel=1e-8)
 
 
@@ -65,7 +83,9 @@ def test_alpha_needs_three_eigenvalues() -> None:
 
 def test_alignment_is_a_mean_over_pairs() -> None:
     a, b = normal(50, 8), normal(50, 8, 1)
-    ones = [(normalize(p, dim=0) - normalize(q, dim=0)).norm().item() for p, q in zip(a, b, strict=True)]
+    ones = [
+        (normalize(p, dim=0) - normalize(q, dim=0)).norm().item() for p, q in zip(a, b, strict=True)
+    ]
     assert alignment(a, b) == pytest.approx(sum(v**2 for v in ones) / 50, rel=1e-5)
     assert alignment(a, b, alpha=1) == pytest.approx(sum(ones) / 50, rel=1e-5)
     assert alignment(a, 3 * a) == pytest.approx(0, abs=1e-12)
@@ -77,8 +97,12 @@ def test_alignment_is_a_mean_over_pairs() -> None:
 def test_uniformity_is_a_mean_over_all_pairs() -> None:
     x = normal(1500, 5)  # more than one block
     distances = torch.nn.functional.pdist(normalize(x.double(), dim=1))
-    assert uniformity(x) == pytest.approx(distances.square().mul(-2).exp().mean().log().item(), rel=1e-9)
-    assert uniformity(x, t=0.5) == pytest.approx(distances.square().mul(-0.5).exp().mean().log().item(), rel=1e-9)
+    assert uniformity(x) == pytest.approx(
+        distances.square().mul(-2).exp().mean().log().item(), rel=1e-9
+    )
+    assert uniformity(x, t=0.5) == pytest.approx(
+        distances.square().mul(-0.5).exp().mean().log().item(), rel=1e-9
+    )
     assert uniformity(torch.ones(20, 3)) == pytest.approx(0, abs=1e-12)
     # Two opposite points: of 6 pairs of 4 samples, 2 coincide and 4 are at distance 2.
     opposite = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
@@ -99,7 +123,9 @@ def test_spread() -> None:
     deviations = normalize(x, dim=1).std(dim=0, correction=0)
     assert spread(x) == pytest.approx(deviations.mean().item() * 8, rel=1e-5)
     assert spread(x) == pytest.approx(1.0, abs=0.02)
-    assert spread(torch.ones(10, 4) * torch.arange(1, 11).unsqueeze(1)) == pytest.approx(0, abs=1e-7)
+    assert spread(torch.ones(10, 4) * torch.arange(1, 11).unsqueeze(1)) == pytest.approx(
+        0, abs=1e-7
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,9 +146,14 @@ def test_the_verdict(features: Tensor, word: str) -> None:
 
 
 def test_settings() -> None:
-    assert Rank(first=3, last=9, samples=99).protocol == "rank/1 epsilon=1e-07 fit=3-9 t=2 samples=99"
+    assert (
+        Rank(first=3, last=9, samples=99).protocol == "rank/1 epsilon=1e-07 fit=3-9 t=2 samples=99"
+    )
     x = normal(60, 20)
-    rows = {row.metric: row.value for row in Rank(first=2, last=8, samples=30).run(Features(x), Features(x))}
+    rows = {
+        row.metric: row.value
+        for row in Rank(first=2, last=8, samples=30).run(Features(x), Features(x))
+    }
     some = x[torch.linspace(0, 59, 30).long()]
     assert rows["alpha"] == alpha_req(some, first=2, last=8) and rows["rankme"] == rankme(some)
     for bad in ({"first": 0}, {"last": 6}, {"samples": 1}):

@@ -18,10 +18,14 @@ def data(count: int, seed: int, classes: int = 4, dim: int = 20, noise: float = 
     centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(5))
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(classes, (count,), generator=g)
-    return Features(3.0 + 7.0 * (0.6 * centres[y] + noise * torch.randn(count, dim, generator=g)), y)
+    return Features(
+        3.0 + 7.0 * (0.6 * centres[y] + noise * torch.randn(count, dim, generator=g)), y
+    )
 
 
-def figures(probe: Linear, train: Features, test: Features, seeds: int = 1) -> dict[tuple[str, int], float]:
+def figures(
+    probe: Linear, train: Features, test: Features, seeds: int = 1
+) -> dict[tuple[str, int], float]:
     return {(row.metric, row.seed): row.value for row in probe.run(train, test, seeds=seeds)}
 
 
@@ -53,8 +57,12 @@ def test_the_penalty_is_the_best_of_the_grid_on_the_held_out_fifth() -> None:
         # The path ends where the loss rises first.
         penalties = list(losses)
         end = next(i for i in range(1, 11) if losses[penalties[i]] > losses[penalties[i - 1]])
-        assert wrong[chosen["penalty", seed]] == min(wrong[penalty] for penalty in penalties[: end + 1])
-        assert wrong[chosen["penalty", seed]] + 3 < max(wrong[10.0], wrong[penalties[-1]])  # it matters
+        assert wrong[chosen["penalty", seed]] == min(
+            wrong[penalty] for penalty in penalties[: end + 1]
+        )
+        assert wrong[chosen["penalty", seed]] + 3 < max(
+            wrong[10.0], wrong[penalties[-1]]
+        )  # it matters
 
 
 def test_at_equal_top1_the_loss_decides() -> None:
@@ -91,7 +99,9 @@ def test_seeds_are_other_splits_and_repeat() -> None:
     three = figures(Linear(), train, test, seeds=3)
     assert {seed for _, seed in three} == {0, 1, 2}
     assert three == figures(Linear(), train, test, seeds=3)
-    assert {key: value for key, value in three.items() if key[1] == 0} == figures(Linear(), train, test)
+    assert {key: value for key, value in three.items() if key[1] == 0} == figures(
+        Linear(), train, test
+    )
     assert len({three["penalty", seed] for seed in range(3)}) > 1
 
 
@@ -116,7 +126,9 @@ def test_the_basis_of_few_samples_keeps_the_solution() -> None:
     assert scaling.basis is not None and scaling(train.x).shape == (40, 40)
     plain = Scaling(scaling.mean, scaling.scale, None)
     small, large = (fit(s(train.x), train.y, 4, 0.1, tolerance=1e-7) for s in (scaling, plain))
-    torch.testing.assert_close(small.logits(scaling(test.x)), large.logits(plain(test.x)), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        small.logits(scaling(test.x)), large.logits(plain(test.x)), atol=2e-3, rtol=0
+    )
 
 
 def test_top5_and_the_mean_over_classes() -> None:
@@ -128,12 +140,18 @@ def test_top5_and_the_mean_over_classes() -> None:
 
 def test_features_without_information_give_the_largest_class() -> None:
     y = torch.tensor([0] * 30 + [1] * 20)
-    found = figures(Linear(), Features(torch.ones(50, 8), y), Features(torch.ones(10, 8), torch.zeros(10).long()))
+    found = figures(
+        Linear(),
+        Features(torch.ones(50, 8), y),
+        Features(torch.ones(10, 8), torch.zeros(10).long()),
+    )
     assert found["top1", 0] == 1.0
 
 
 def test_one_sample_a_class_takes_the_strongest_penalty() -> None:
-    found = figures(Linear(), Features(torch.eye(4), torch.arange(4)), Features(torch.eye(4), torch.arange(4)))
+    found = figures(
+        Linear(), Features(torch.eye(4), torch.arange(4)), Features(torch.eye(4), torch.arange(4))
+    )
     assert found["penalty", 0] == 10.0 and found["top1", 0] == 1.0
 
 
@@ -144,7 +162,9 @@ def test_an_unfinished_fit_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         finished = list(Linear().run(train, test))
-    assert {row.metric for row in unfinished} == {row.metric for row in finished}  # a warning, and figures all the same
+    assert {row.metric for row in unfinished} == {
+        row.metric for row in finished
+    }  # a warning, and figures all the same
 
 
 def test_nan_features_are_refused() -> None:
@@ -154,7 +174,9 @@ def test_nan_features_are_refused() -> None:
 
 
 def test_settings() -> None:
-    assert Linear().protocol.startswith("linear/1 scale=global select=top1 validation=0.2 penalty=10..1e-06 ")
+    assert Linear().protocol.startswith(
+        "linear/1 scale=global select=top1 validation=0.2 penalty=10..1e-06 "
+    )
     assert strengths(1.0, 0.05) == pytest.approx([1.0, 10**-0.5, 0.1, 0.05])
     for bad in ({"weakest": 0.0}, {"weakest": 20.0}, {"validation": 1.0}, {"tolerance": 0.0}):
         with pytest.raises(ValueError, match="got .*; allowed is .*: "):

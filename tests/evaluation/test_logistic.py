@@ -8,12 +8,16 @@ from torch import Tensor
 from mezzotint.evaluation.logistic import Curvature, fit, objective
 
 
-def problem(count: int = 600, dim: int = 24, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
+def problem(
+    count: int = 600, dim: int = 24, classes: int = 5, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Correlated, rectified, unbalanced: what encoders give."""
     g = torch.Generator().manual_seed(seed)
     y = (torch.rand(count, generator=g).square() * classes).long()
     hidden = torch.randn(classes, 12, generator=g)[y] + 1.5 * torch.randn(count, 12, generator=g)
-    x = torch.relu(hidden @ torch.randn(12, dim, generator=g)) + 0.1 * torch.randn(count, dim, generator=g)
+    x = torch.relu(hidden @ torch.randn(12, dim, generator=g)) + 0.1 * torch.randn(
+        count, dim, generator=g
+    )
     x = x - x.mean(dim=0)
     return x / x.square().mean().sqrt(), y
 
@@ -22,7 +26,9 @@ def problem(count: int = 600, dim: int = 24, classes: int = 5, seed: int = 0) ->
 def test_the_optimum_is_scikit_learns(penalty: float) -> None:
     x, y = problem()
     found = fit(x, y, 5, penalty, tolerance=1e-6, max_evaluations=5000)
-    theirs = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-8, max_iter=10_000).fit(x.double().numpy(), y.numpy())
+    theirs = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-8, max_iter=10_000).fit(
+        x.double().numpy(), y.numpy()
+    )
     weight, bias = torch.from_numpy(theirs.coef_), torch.from_numpy(theirs.intercept_)
     expected, _ = objective(x.double(), y, torch.cat((weight, bias.unsqueeze(1)), dim=1), penalty)
     assert found.converged
@@ -34,17 +40,25 @@ def test_the_optimum_is_scikit_learns(penalty: float) -> None:
 def test_two_classes_are_the_difference_of_two_rows() -> None:
     x, y = problem(classes=2)
     found = fit(x, y, 2, 0.02, tolerance=1e-8)
-    # With W₀ = −W₁ the penalty λ/2 (‖W₀‖² + ‖W₁‖²) is λ/4 ‖W₁ − W₀‖²: half as strong on the difference.
-    theirs = LogisticRegression(C=1 / (0.01 * len(x)), tol=1e-10, max_iter=10_000).fit(x.double().numpy(), y.numpy())
+    # With W₀ = −W₁ the penalty λ/2 (‖W₀‖² + ‖W₁‖²) is λ/4 ‖W₁ − W₀‖²: half as strong on the
+    # difference.
+    theirs = LogisticRegression(C=1 / (0.01 * len(x)), tol=1e-10, max_iter=10_000).fit(
+        x.double().numpy(), y.numpy()
+    )
     difference = found.weight[1] - found.weight[0]
-    torch.testing.assert_close(difference, torch.from_numpy(theirs.coef_[0]).float(), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        difference, torch.from_numpy(theirs.coef_[0]).float(), atol=2e-3, rtol=0
+    )
 
 
 def test_loss_and_gradient_are_autograds() -> None:
     x, y = problem(count=5000)  # more than one block
     parameters = torch.randn(5, 25, generator=torch.Generator().manual_seed(1)).requires_grad_()
     weight, bias = parameters[:, :-1], parameters[:, -1]
-    expected = torch.nn.functional.cross_entropy(x @ weight.T + bias, y) + 0.5 * 0.3 * weight.square().sum()
+    expected = (
+        torch.nn.functional.cross_entropy(x @ weight.T + bias, y)
+        + 0.5 * 0.3 * weight.square().sum()
+    )
     expected.backward()  # type: ignore[no-untyped-call]
     loss, gradient = objective(x, y, parameters.detach(), 0.3)
     assert loss == pytest.approx(expected.item(), rel=1e-6)
@@ -85,7 +99,9 @@ def test_a_fit_that_is_cut_short_says_so() -> None:
 def test_features_without_information_give_the_class_shares() -> None:
     y = torch.tensor([0, 0, 0, 1, 2, 2])
     found = fit(torch.zeros(6, 3), y, 3, 0.1, tolerance=1e-10)
-    torch.testing.assert_close(found.logits(torch.zeros(1, 3)).softmax(dim=1)[0], torch.tensor([3, 1, 2]) / 6)
+    torch.testing.assert_close(
+        found.logits(torch.zeros(1, 3)).softmax(dim=1)[0], torch.tensor([3, 1, 2]) / 6
+    )
 
 
 def test_no_penalty_is_refused() -> None:

@@ -29,9 +29,14 @@ class Pixels(Encoder):
         return x.flatten(1)
 
 
-def test_what_destroys_the_image_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_what_destroys_the_image_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
     digits = Samples(name="digits")
-    harmless, posterize = (SubPolicyStep("identity", 1.0, 0.0),), (SubPolicyStep("posterize", 1.0, 0.9),)
+    harmless, posterize = (
+        (SubPolicyStep("identity", 1.0, 0.0),),
+        (SubPolicyStep("posterize", 1.0, 0.9),),
+    )
     invert, all_cut = (
         (SubPolicyStep("invert", 1.0, 0.0),),
         (SubPolicyStep("rotate", 1.0, 1.0), SubPolicyStep("brightness", 1.0, 0.0)),

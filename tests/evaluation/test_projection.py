@@ -36,14 +36,26 @@ def centres_of(plane: Points) -> Points:
 def test_clusters_stay_together_and_it_repeats(layout: Layout) -> None:
     x = components(clustered(0.2, 0), 0)
     plane = unit_square(lay_out(x, layout, 0))
-    assert plane.min() >= 0.0 and plane.max() <= 1.0 and np.ptp(plane, axis=0).max() == pytest.approx(1.0)
+    assert (
+        plane.min() >= 0.0
+        and plane.max() <= 1.0
+        and np.ptp(plane, axis=0).max() == pytest.approx(1.0)
+    )
     distance = np.linalg.norm(plane[:, None] - plane[None], axis=2) + 9 * np.eye(60)
     assert (GROUPS[distance.argmin(axis=1)] == GROUPS).all()
     assert np.array_equal(plane, unit_square(lay_out(x, layout, 0)))
 
 
 @pytest.mark.parametrize(
-    "features", [torch.ones(1, 4), torch.ones(2, 4), torch.eye(3), torch.ones(30, 8), torch.randn(30, 1), torch.eye(5)]
+    "features",
+    [
+        torch.ones(1, 4),
+        torch.ones(2, 4),
+        torch.eye(3),
+        torch.ones(30, 8),
+        torch.randn(30, 1),
+        torch.eye(5),
+    ],
 )
 def test_next_to_nothing_stays_inside(features: Tensor) -> None:
     plane = unit_square(lay_out(components(features, 0), "tsne", 0))
@@ -60,7 +72,9 @@ def test_components_keep_the_distances() -> None:
 def test_a_map_that_was_turned_and_mirrored_is_turned_back() -> None:
     x = components(clustered(0.2, 0), 0)
     turn = np.eye(x.shape[1])
-    turn[:2, :2] = np.array([[0.6, 0.8], [0.8, -0.6]])  # a rotation and a reflection of the first two components
+    turn[:2, :2] = np.array(
+        [[0.6, 0.8], [0.8, -0.6]]
+    )  # a rotation and a reflection of the first two components
     first, second = lay_out_all([x, x @ turn], "pca", 0)
     assert np.allclose(first, second)
     assert not np.allclose(first, lay_out(x @ turn, "pca", 0), atol=0.1)
@@ -73,14 +87,19 @@ def test_maps_of_like_features_are_alike_by_t_sne() -> None:
     alone = [centres_of(unit_square(lay_out(part, "tsne", 0))) for part in parts]
 
     def moved(centres: list[Points]) -> float:
-        return max(float(np.linalg.norm(a - b, axis=1).mean()) for a, b in zip(centres, centres[1:], strict=False))
+        return max(
+            float(np.linalg.norm(a - b, axis=1).mean())
+            for a, b in zip(centres, centres[1:], strict=False)
+        )
 
     assert moved(together) < 0.15 < 0.3 < moved(alone)
 
 
 def test_umap_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(RecipeError, match=r"got the layout umap.*allowed.*pca: pip install 'mezzotint\[umap\]'"):
+    with pytest.raises(
+        RecipeError, match=r"got the layout umap.*allowed.*pca: pip install 'mezzotint\[umap\]'"
+    ):
         require_layout("umap")
 
 
@@ -92,4 +111,9 @@ def test_umap_lays_out_clusters_from_the_places_before() -> None:
     for plane in (first, second):
         distance = np.linalg.norm(plane[:, None] - plane[None], axis=2) + 1e9 * np.eye(60)
         assert (GROUPS[distance.argmin(axis=1)] == GROUPS).mean() > 0.95
-    assert np.linalg.norm(centres_of(unit_square(first)) - centres_of(unit_square(second)), axis=1).mean() < 0.3
+    assert (
+        np.linalg.norm(
+            centres_of(unit_square(first)) - centres_of(unit_square(second)), axis=1
+        ).mean()
+        < 0.3
+    )

@@ -57,15 +57,22 @@ def test_a_collapsed_encoder_finds_nothing() -> None:
 
 def test_centring_each_side_takes_out_a_constant_difference() -> None:
     gallery, queries = pair(shift=5.0)
-    plain, unshifted = figures(Retrieval(), gallery, queries), figures(Retrieval(center="each"), *pair())
+    plain, unshifted = (
+        figures(Retrieval(), gallery, queries),
+        figures(Retrieval(center="each"), *pair()),
+    )
     centred = figures(Retrieval(center="each"), gallery, queries)
-    assert centred["top1"] == pytest.approx(unshifted["top1"]) and centred["top1"] > 2 * plain["top1"]
+    assert (
+        centred["top1"] == pytest.approx(unshifted["top1"]) and centred["top1"] > 2 * plain["top1"]
+    )
 
 
 def test_centring_on_the_gallery_moves_both_sides() -> None:
     gallery, queries = pair()
     mean = gallery.x.mean(dim=0)
-    moved = figures(Retrieval(), Features(gallery.x - mean, gallery.y), Features(queries.x - mean, queries.y))
+    moved = figures(
+        Retrieval(), Features(gallery.x - mean, gallery.y), Features(queries.x - mean, queries.y)
+    )
     assert figures(Retrieval(center="gallery"), gallery, queries) == moved
 
 

@@ -59,7 +59,9 @@ def test_one_clip_and_crop_is_the_sample_itself(tmp_path: Path) -> None:
 
 def test_times_of_clips() -> None:
     assert times_of("middle", 2, 1.0, 3)(6.0) == pytest.approx([0, 1, 2, 3, 4, 5])
-    assert times_of("middle", 2, 1.0, 2)(1.0) == pytest.approx([0, 1, 0, 1])  # a video shorter than a clip
+    assert times_of("middle", 2, 1.0, 2)(1.0) == pytest.approx(
+        [0, 1, 0, 1]
+    )  # a video shorter than a clip
     assert times_of("even", 2, 1.0, 2)(8.0) == pytest.approx([1, 5, 3, 7])
 
 
@@ -73,7 +75,10 @@ def test_images_are_averaged_over_crops(height: int, width: int, tmp_path: Path)
     encoder = resnet8(source.input, width=4).eval()
     found = extract(encoder, source.several(1, 3))
     for image, row in zip(pixels, found, strict=True):
-        cuts = [image[2:30, at : at + 28] if width > height else image[at : at + 28, 2:30] for at in (0, 26, 52)]
+        cuts = [
+            image[2:30, at : at + 28] if width > height else image[at : at + 28, 2:30]
+            for at in (0, 26, 52)
+        ]
         x = torch.stack([torch.from_numpy(cut).permute(2, 0, 1) for cut in cuts])
         with torch.no_grad():
             by_hand = encoder(source.input.normalize(source.input.as_float(x))).mean(dim=0)

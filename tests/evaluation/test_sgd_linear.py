@@ -22,7 +22,9 @@ from mezzotint.seeding import key_of, sample_order
 from mezzotint.types import Features
 
 
-def blobs(count: int, classes: int = 3, dim: int = 8, seed: int = 0, scale: float = 1.0) -> Features:
+def blobs(
+    count: int, classes: int = 3, dim: int = 8, seed: int = 0, scale: float = 1.0
+) -> Features:
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
     y = torch.randint(classes, (count,), generator=generator)
@@ -40,13 +42,18 @@ def naive(probe: SGDLinear, data: Features, rate: float, seed: int) -> nn.Linear
         layer.bias.zero_()
     batch = min(probe.batch_size, count)
     optimizer = torch.optim.SGD(
-        layer.parameters(), lr=1.0, momentum=0.9, weight_decay=probe.weight_decay, nesterov=probe.rule == "nesterov"
+        layer.parameters(),
+        lr=1.0,
+        momentum=0.9,
+        weight_decay=probe.weight_decay,
+        nesterov=probe.rule == "nesterov",
     )
     for epoch in range(probe.epochs):
         factor = 0.1 ** sum(epoch >= round(s * probe.epochs) for s in (0.6, 0.8))
         if probe.decay == "cosine":
             factor = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * epoch / probe.epochs))))
-        # torch's SGD keeps a buffer without the rate, so a rate that changes once an epoch is the same rule.
+        # torch's SGD keeps a buffer without the rate, so a rate that changes once an epoch is the
+        # same rule.
         optimizer.param_groups[0]["lr"] = rate * (batch / 256 if probe.scaled else 1.0) * factor
         order = sample_order(count, seed, epoch)
         for start in range(0, count // batch * batch, batch):
@@ -59,7 +66,9 @@ def naive(probe: SGDLinear, data: Features, rate: float, seed: int) -> nn.Linear
                     own, other = p.norm(), p.grad.norm()
                     if own > 0 and other > 0:
                         p.grad.add_(p.detach(), alpha=probe.weight_decay)
-                        p.grad.mul_(1e-3 * own.detach() / (other + probe.weight_decay * own.detach() + 1e-8))
+                        p.grad.mul_(
+                            1e-3 * own.detach() / (other + probe.weight_decay * own.detach() + 1e-8)
+                        )
                     optimizer.param_groups[0]["weight_decay"] = 0.0
             optimizer.step()
     return layer
@@ -80,7 +89,9 @@ def test_a_sweep_is_each_rate_trained_alone_by_torch(keys: dict[str, object]) ->
         torch.testing.assert_close(heads.weight[place], layer.weight.detach(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(heads.bias[place], layer.bias.detach(), rtol=1e-4, atol=1e-5)
         alone = probe.train(data.x, data.y, 3, (rate,), seed=1)
-        torch.testing.assert_close(heads.logits(data.x)[:, place], alone.logits(data.x)[:, 0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            heads.logits(data.x)[:, place], alone.logits(data.x)[:, 0], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_the_rate_is_chosen_without_test_samples_and_fits_the_scale_of_the_features() -> None:
@@ -106,11 +117,17 @@ def test_rates_that_blow_up_are_never_chosen() -> None:
 
 def test_accuracy_of_each_class() -> None:
     train, test = blobs(200), blobs(100, seed=1)
-    rows = {row.metric: row.value for row in SGDLinear(lr=[1.0], epochs=5, per_class=True).run(train, test)}
+    rows = {
+        row.metric: row.value
+        for row in SGDLinear(lr=[1.0], epochs=5, per_class=True).run(train, test)
+    }
     parts = [rows[f"class_{label}"] for label in range(3)]
     assert sum(parts) / 3 == pytest.approx(rows["mean_per_class"])
     scores = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    assert dict(class_accuracy(scores, torch.tensor([4, 9]), torch.tensor([4, 9, 9]))) == {4: 1.0, 9: 0.5}
+    assert dict(class_accuracy(scores, torch.tensor([4, 9]), torch.tensor([4, 9, 9]))) == {
+        4: 1.0,
+        9: 0.5,
+    }
 
 
 def test_protocols_by_name_are_those_of_the_papers() -> None:
@@ -129,13 +146,17 @@ def test_protocols_by_name_are_those_of_the_papers() -> None:
     assert found["ssql"].protocol == ssql().protocol == (
         "ssql/1 lr=30 epochs=100 batch=512 rule=sgd decay=steps scaled=False wd=0"
     )  # fmt: skip
-    assert "rule=larc" in ssql(data="imagenet").protocol and "lr=0.8" in ssql(data="imagenet").protocol
+    assert (
+        "rule=larc" in ssql(data="imagenet").protocol and "lr=0.8" in ssql(data="imagenet").protocol
+    )
     ours = construct(resolve("convex", "Probe", "p"), "Probe", {})
     assert isinstance(ours, Linear) and ours.protocol == Linear().protocol == convex().protocol
     assert all(isinstance(probe, Probe) for probe in found.values())
 
 
-@pytest.mark.parametrize("keys", [{"lr": []}, {"lr": [0.0]}, {"epochs": 0}, {"batch_size": 0}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize(
+    "keys", [{"lr": []}, {"lr": [0.0]}, {"epochs": 0}, {"batch_size": 0}, {"weight_decay": -1.0}]
+)
 def test_settings_out_of_range_are_refused(keys: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"allowed (is|are)"):
         SGDLinear(**keys)  # type: ignore[arg-type]

@@ -108,14 +108,22 @@ def test_every_task_by_every_probe_that_answers_it() -> None:
     train, test = Features(x[:30], y[:30]), Features(x[30:], y[30:])
     identity = torch.arange(30)
     expected = {("knn", f"class/{r.metric}", 0): r.value for r in KNN().run(train, test)}
-    expected |= {("linear", f"class/{r.metric}", r.seed): r.value for r in Linear().run(train, test, seeds=2)}
+    expected |= {
+        ("linear", f"class/{r.metric}", r.seed): r.value for r in Linear().run(train, test, seeds=2)
+    }
     retrieved = Retrieval().run(Features(x[:30], identity), Features(x[30:], identity))
     expected |= {("retrieval", f"same/{r.metric}", 0): r.value for r in retrieved}
-    expected |= {("rank", f"all/{r.metric}", 0): r.value for r in Rank().run(Features(x), Features(x))}
+    expected |= {
+        ("rank", f"all/{r.metric}", 0): r.value for r in Rank().run(Features(x), Features(x))
+    }
     expected["rank", "same/alignment", 0] = alignment(x[:30], x[30:])
     assert by_metric(found.rows) == pytest.approx(expected)
     assert found.verdict.startswith("healthy")
-    assert all(row.protocol.endswith(" train=30 test=30") for row in found.rows if not row.metric.startswith("all/"))
+    assert all(
+        row.protocol.endswith(" train=30 test=30")
+        for row in found.rows
+        if not row.metric.startswith("all/")
+    )
 
 
 def test_only_the_probes_that_were_asked() -> None:
@@ -168,12 +176,19 @@ def test_the_files_have_exactly_the_agreed_keys_and_read_back(tmp_path: Path) ->
     parts = json.loads((tmp_path / "baselines.json").read_text())
     assert {field.name for field in fields(Row)} == KEYS and set(parts) == {"raw", "untrained"}
     assert all(set(row) == KEYS for row in [*rows, *parts["raw"], *parts["untrained"]])
-    assert repr(read_evaluation(tmp_path)) == repr(found.rows)  # by repr, since NaN is not equal to itself
+    assert repr(read_evaluation(tmp_path)) == repr(
+        found.rows
+    )  # by repr, since NaN is not equal to itself
     assert repr(read_baselines(tmp_path)) == repr(beside)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["baselines.json", "evaluation.json"]
 
 
-def row(value: float, seed: int = 0, metric: str = "class/top1", protocol: str = "knn/1 train=9 test=100") -> Row:
+def row(
+    value: float,
+    seed: int = 0,
+    metric: str = "class/top1",
+    protocol: str = "knn/1 train=9 test=100",
+) -> Row:
     return Row("knn", metric, value, 32, 32, "float32", seed, protocol)
 
 
@@ -214,13 +229,29 @@ def test_without_labels_the_summary_has_what_tells_a_collapse(tmp_path: Path) ->
     metrics = ("all/rankme", "all/rank_share", "all/alpha", "all/spread")
 
     def free(value: float) -> list[Row]:
-        return [replace(row(value, metric=metric, protocol="rank/1"), probe="rank") for metric in metrics]
+        return [
+            replace(row(value, metric=metric, protocol="rank/1"), probe="rank")
+            for metric in metrics
+        ]
 
     write_evaluation(tmp_path, Evaluation(free(0.25), ""), Baselines(free(0.5), free(0.125)))
-    assert summary(tmp_path) == [("all", name, "0.250", "0.125", "0.500") for name in ("rank_share", "spread")]
-    write_evaluation(tmp_path, Evaluation([row(0.5, protocol="knn/1"), *free(0.25)], ""), Baselines())
+    assert summary(tmp_path) == [
+        ("all", name, "0.250", "0.125", "0.500") for name in ("rank_share", "spread")
+    ]
+    write_evaluation(
+        tmp_path, Evaluation([row(0.5, protocol="knn/1"), *free(0.25)], ""), Baselines()
+    )
     assert [line[1] for line in summary(tmp_path)] == ["knn"]
-    kept = Row("neighbours", "all/kept", 0.75, 4, 8, "float32", 0, "ptq/1 plain policy=ssql; neighbours/1 k=10")
+    kept = Row(
+        "neighbours",
+        "all/kept",
+        0.75,
+        4,
+        8,
+        "float32",
+        0,
+        "ptq/1 plain policy=ssql; neighbours/1 k=10",
+    )
     write_evaluation(tmp_path, Evaluation([*free(0.25), kept], ""), Baselines())
     assert summary(tmp_path)[2:] == [("all", "neighbours kept 4/8 plain", "0.750", "", "")]
 
@@ -245,14 +276,17 @@ def test_an_interval_holds_both_uncertainties() -> None:
     assert found.mean == pytest.approx(0.5)
     assert found.high - 0.5 == pytest.approx(math.hypot(high - 0.5, over_seeds))
     same = interval([row(0.5, seed) for seed in range(3)])
-    assert (same.low, same.high) == pytest.approx((low, high))  # agreeing seeds do not make a figure exact
+    assert (same.low, same.high) == pytest.approx(
+        (low, high)
+    )  # agreeing seeds do not make a figure exact
     other = interval([row(v.value, v.seed, "class/mean_per_class") for v in seeds])
     assert other.high == pytest.approx(0.5 + over_seeds)  # not a fraction of samples
     assert math.isnan(interval([row(0.5, metric="all/rankme")]).low)
 
 
 def test_the_interval_of_paired_fractions_is_agresti_and_mins() -> None:
-    # The example in the manual of R's PropCIs, diffpropci.mp(b = 40, c = 20, n = 160), with the sign turned.
+    # The example in the manual of R's PropCIs, diffpropci.mp(b = 40, c = 20, n = 160), with the
+    # sign turned.
     low, high = paired(40 / 160, 20 / 160, 160)
     assert (low, high) == pytest.approx((0.03089632, 0.21601726), abs=1e-7)
     assert paired(0.0, 0.0, 100)[1] > 0.0  # agreement on 100 samples is no certainty
@@ -272,14 +306,19 @@ def test_the_interval_of_paired_fractions_holds_what_it_promises() -> None:
 
 def test_a_change_pairs_samples_and_seeds() -> None:
     def rows(name: str, values: Sequence[float]) -> list[Row]:
-        return [Row("knn", f"t/{name}", v, 4, 4, "float32", s, "knn/1 test=400") for s, v in enumerate(values)]
+        return [
+            Row("knn", f"t/{name}", v, 4, 4, "float32", s, "knn/1 test=400")
+            for s, v in enumerate(values)
+        ]
 
     found = change(rows("lost", [0.03]), rows("gained", [0.01]))
     assert found.mean == pytest.approx(-0.02)
     assert (found.low, found.high) == pytest.approx(paired(0.01, 0.03, 400))
     several = change(rows("lost", [0.03, 0.04, 0.02]), rows("gained", [0.01, 0.01, 0.01]))
     low, _ = paired(0.01, 0.03, 400)
-    assert several.mean - several.low == pytest.approx(math.hypot(-0.02 - low, student([-0.02, -0.03, -0.01])))
+    assert several.mean - several.low == pytest.approx(
+        math.hypot(-0.02 - low, student([-0.02, -0.03, -0.01]))
+    )
     for lost, gained in (([], []), ([0.1], [0.1, 0.2])):
         with pytest.raises(ValueError, match="allowed is one of each for each seed"):
             change(rows("lost", lost), rows("gained", gained))

@@ -20,7 +20,9 @@ def data(count: int, seed: int, classes: int = 5, dim: int = 16) -> tuple[Tensor
     directions = torch.randn(dim, classes, generator=torch.Generator().manual_seed(9))
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(count, dim, generator=g)
-    y = x @ directions + 2.0 * torch.randn(count, classes, generator=g) > torch.linspace(-2.0, 6.0, classes)
+    y = x @ directions + 2.0 * torch.randn(count, classes, generator=g) > torch.linspace(
+        -2.0, 6.0, classes
+    )
     return x, y
 
 
@@ -32,7 +34,9 @@ def test_ranking_is_scikit_learns_with_and_without_ties(levels: int) -> None:
         hits = torch.rand(count, generator=g) < 0.3
         hits[0], hits[1] = True, False
         precision, area = ranking(scores, hits)
-        assert precision == pytest.approx(average_precision_score(hits.numpy(), scores.numpy()), abs=1e-9)
+        assert precision == pytest.approx(
+            average_precision_score(hits.numpy(), scores.numpy()), abs=1e-9
+        )
         assert area == pytest.approx(roc_auc_score(hits.numpy(), scores.numpy()), abs=1e-9)
 
 
@@ -40,7 +44,10 @@ def test_map_is_over_the_classes_that_occur() -> None:
     scores = torch.tensor([[3.0, 1.0, 0.0], [2.0, 2.0, 0.0], [1.0, 3.0, 0.0]])
     labels = torch.tensor([[True, True, False], [False, True, False], [True, False, False]])
     found = dict(classification(scores, torch.arange(3), labels))
-    assert found == {"map": pytest.approx(((1 + 2 / 3) / 2 + (1 / 2 + 2 / 3) / 2) / 2), "auc": pytest.approx(0.25)}
+    assert found == {
+        "map": pytest.approx(((1 + 2 / 3) / 2 + (1 / 2 + 2 / 3) / 2) / 2),
+        "auc": pytest.approx(0.25),
+    }
 
 
 def test_the_optimum_is_a_logistic_regression_for_each_class() -> None:
@@ -48,8 +55,12 @@ def test_the_optimum_is_a_logistic_regression_for_each_class() -> None:
     found = fit(x, y, 5, 0.02, tolerance=1e-7, max_evaluations=5000)
     assert found.converged
     for c in range(5):
-        theirs = LogisticRegression(C=1 / (0.02 * len(x)), tol=1e-10, max_iter=5000).fit(x.numpy(), y[:, c].numpy())
-        torch.testing.assert_close(found.weight[c], torch.from_numpy(theirs.coef_[0]).float(), atol=2e-3, rtol=0)
+        theirs = LogisticRegression(C=1 / (0.02 * len(x)), tol=1e-10, max_iter=5000).fit(
+            x.numpy(), y[:, c].numpy()
+        )
+        torch.testing.assert_close(
+            found.weight[c], torch.from_numpy(theirs.coef_[0]).float(), atol=2e-3, rtol=0
+        )
         assert found.bias[c].item() == pytest.approx(float(theirs.intercept_[0]), abs=2e-3)
 
 
@@ -74,8 +85,12 @@ def test_the_linear_probe_answers_a_tagging_task() -> None:
     best = found["label/test/map", 0]
     heads = Linear().heads(Features(x[:600], y[:600]))
     scores = heads[0].logits(x[600:]).numpy()
-    assert best.value == pytest.approx(average_precision_score(y[600:].numpy(), scores, average="macro"), abs=1e-6)
-    assert found["label/test/auc", 0].value == pytest.approx(roc_auc_score(y[600:].numpy(), scores), abs=1e-6)
+    assert best.value == pytest.approx(
+        average_precision_score(y[600:].numpy(), scores, average="macro"), abs=1e-6
+    )
+    assert found["label/test/auc", 0].value == pytest.approx(
+        roc_auc_score(y[600:].numpy(), scores), abs=1e-6
+    )
     assert "select=map" in best.protocol and "test=300" in best.protocol
     chance = y[600:].float().mean().item()
     assert best.value > chance + 0.2

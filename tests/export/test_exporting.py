@@ -21,7 +21,12 @@ from mezzotint.encoders.timm import timm
 from mezzotint.evaluation.suite import asked
 from mezzotint.export import export, verify
 from mezzotint.export.exporting import table
-from mezzotint.export.float_formats import open_timm, open_torchvision, write_timm, write_torchvision
+from mezzotint.export.float_formats import (
+    open_timm,
+    open_torchvision,
+    write_timm,
+    write_torchvision,
+)
 from mezzotint.export.request import Request
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.types import Input
@@ -50,7 +55,9 @@ def test_onnx_of_8_bits(run: Path) -> None:
     assert found["runtime"]["name"] == "onnxruntime" and found["bits"] == 8
     assert found["to_simulation"]["cosine_p01"] > 0.999 and found["knn"]["task"] == "digit/holdout"
     assert ("operators quantized", "9 of 9") in table(found)
-    assert re.fullmatch(r"[\d.]+, float [\d.]+: [\d.]+ times as fast", dict(table(found))["ms for a batch of 8"])
+    assert re.fullmatch(
+        r"[\d.]+, float [\d.]+: [\d.]+ times as fast", dict(table(found))["ms for a batch of 8"]
+    )
     told = {entry.key: entry.value for entry in onnx.load(folder / "encoder.onnx").metadata_props}
     assert json.loads(told["input"])["std"] == [0.3759]
 
@@ -60,20 +67,31 @@ def test_float_onnx_says_what_it_takes_and_nothing_of_the_machine(run: Path) -> 
     model = onnx.load(folder / "encoder.onnx")
     onnx.checker.check_model(model, full_check=True)
     told = {entry.key: entry.value for entry in model.metadata_props}
-    assert json.loads(told["input"])["shape"] == [1, 8, 8] and json.loads(told["input"])["mean"] == [0.3053]
+    assert json.loads(told["input"])["shape"] == [1, 8, 8] and json.loads(told["input"])[
+        "mean"
+    ] == [0.3053]
     assert model.opset_import[0].version == 20
     assert b"/site-packages/" not in model.SerializeToString()
     assert {node.op_type for node in model.graph.node}.isdisjoint({"BatchNormalization"})
     assert verification(folder)["knn"]["artefact"] == verification(folder)["knn"]["float"]
 
 
-@pytest.mark.parametrize("options", [{}, {"bits": 3, "group": 16, "activation_bits": 4, "observer": "percentile"}])
-def test_packed_computes_exactly_what_the_simulation_does(options: dict[str, Any], run: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"bits": 3, "group": 16, "activation_bits": 4, "observer": "percentile"}]
+)
+def test_packed_computes_exactly_what_the_simulation_does(
+    options: dict[str, Any], run: Path
+) -> None:
     folder = export(run, "packed", **options)
     found = verification(folder)
     assert found["to_simulation"]["max_error"] == 0.0
-    assert found["storage_bits"]["weight"] == options.get("bits", 4) and found["compute_bits"]["weight"] == 32
-    assert re.fullmatch(r"[\d.]+, in float: saves bytes, and no time", dict(table(found))["ms for a batch of 8"])
+    assert (
+        found["storage_bits"]["weight"] == options.get("bits", 4)
+        and found["compute_bits"]["weight"] == 32
+    )
+    assert re.fullmatch(
+        r"[\d.]+, in float: saves bytes, and no time", dict(table(found))["ms for a batch of 8"]
+    )
     assert load_encoder(folder)(torch.zeros(1, 1, 8, 8)).shape == (1, load_encoder(run).dim)
     # the stem keeps 8 bits, and groups of 16 add two bits of scale a weight
     assert options.get("bits", 4) < found["bits_per_weight"] < options.get("bits", 4) + 2.5
@@ -86,12 +104,16 @@ def test_packed_with_corrected_norms_is_closer_to_float(run: Path) -> None:
     for corrected in (False, True):
         folder = export(run, "packed", 2, corrected=corrected)
         with torch.no_grad():
-            close[corrected] = float(torch.nn.functional.cosine_similarity(load_packed(folder)(x), encoder(x)).mean())
+            close[corrected] = float(
+                torch.nn.functional.cosine_similarity(load_packed(folder)(x), encoder(x)).mean()
+            )
     assert verification(folder)["calibration"]["corrected"] > 0
     assert close[True] > close[False]
 
 
-def test_packed_keeps_the_policy_that_the_encoder_was_trained_with(run: Path, tmp_path: Path) -> None:
+def test_packed_keeps_the_policy_that_the_encoder_was_trained_with(
+    run: Path, tmp_path: Path
+) -> None:
     from mezzotint import save_encoder
     from mezzotint.quant.convert import make_encoder_quantizable
 
@@ -115,7 +137,9 @@ def test_torch_export(run: Path) -> None:
 
 
 def test_timm_opens_a_run(tmp_path: Path) -> None:
-    folder = export(make_run(tmp_path / "run", {"kind": "timm", "name": "test_vit"}, "emoji"), "timm")
+    folder = export(
+        make_run(tmp_path / "run", {"kind": "timm", "name": "test_vit"}, "emoji"), "timm"
+    )
     assert verification(folder)["runtime"]["name"] == "timm"
     assert verification(folder)["to_simulation"]["max_error"] < 1e-5
 
@@ -129,7 +153,9 @@ def test_timm_opens_a_run(tmp_path: Path) -> None:
         (lambda i: timm(i, name="mobilenetv2_050"), RGB),
     ],
 )
-def test_timm_loads_the_same_network(build: Callable[[Input], Encoder], input: Input, tmp_path: Path) -> None:
+def test_timm_loads_the_same_network(
+    build: Callable[[Input], Encoder], input: Input, tmp_path: Path
+) -> None:
     library: Any = pytest.importorskip("timm")
     encoder = build(input).eval()
     write_timm(encoder, tmp_path)
@@ -162,7 +188,12 @@ def test_calibration_keeps_to_its_number_and_away_from_the_test_samples(run: Pat
     assert isinstance(source, Samples)
     train = ((source.images[tasks[0].train].float() / 255 - 0.3053) / 0.3759).flatten(1)
     seen = torch.cat(batches).flatten(1)
-    assert float(torch.cdist(seen, train, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1).max()) < 1e-3
+    assert (
+        float(
+            torch.cdist(seen, train, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1).max()
+        )
+        < 1e-3
+    )
     default = Request(load_encoder(run), recipe.data, run, 8)
     assert sum(map(len, default.calibration_batches())) == 512
 
@@ -173,13 +204,21 @@ def test_a_refusal_leaves_nothing_and_keeps_the_earlier_artefact(
     kept = verification(export(run, "packed", 5))
     monkeypatch.setattr(verify, "MAX_KNN_DIFFERENCE", -1.0)
     for bits in (5, 6):
-        assert command(monkeypatch, "export", str(run), "--format", "packed", "--bits", str(bits)) == 0
-    monkeypatch.setattr("mezzotint.export.artefacts.load_packed", lambda folder: lambda x: torch.ones(len(x), 32))
+        assert (
+            command(monkeypatch, "export", str(run), "--format", "packed", "--bits", str(bits)) == 0
+        )
+    monkeypatch.setattr(
+        "mezzotint.export.artefacts.load_packed", lambda folder: lambda x: torch.ones(len(x), 32)
+    )
     capsys.readouterr()
     for bits in (5, 7):
-        assert command(monkeypatch, "export", str(run), "--format", "packed", "--bits", str(bits)) == 1
+        assert (
+            command(monkeypatch, "export", str(run), "--format", "packed", "--bits", str(bits)) == 1
+        )
         lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1 and lines[0].startswith("mezzotint: refused: the artefact differs from the simulation")
+        assert len(lines) == 1 and lines[0].startswith(
+            "mezzotint: refused: the artefact differs from the simulation"
+        )
     assert verification(run / "exports" / "packed-5")["files"] == kept["files"]
     assert not (run / "exports" / "packed-7").exists() and not list((run / "exports").glob(".tmp*"))
 
@@ -195,18 +234,39 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     ("arguments", "words"),
     [
         (["--format", "onxx"], ["got --format onxx", "did you mean 'onnx'"]),
-        (["--format", "onnx", "--bits", "4"], ["got --bits 4 for --format onnx; allowed: 8, 32", "--format packed"]),
-        (["--format", "packed", "--bits", "32"], ["got --bits 32 for --format packed; allowed: 2, 3, 4, 5, 6, 7, 8"]),
+        (
+            ["--format", "onnx", "--bits", "4"],
+            ["got --bits 4 for --format onnx; allowed: 8, 32", "--format packed"],
+        ),
+        (
+            ["--format", "packed", "--bits", "32"],
+            ["got --bits 32 for --format packed; allowed: 2, 3, 4, 5, 6, 7, 8"],
+        ),
         (["--format", "timm", "--bits", "8"], ["got --bits 8 for --format timm; allowed: 32"]),
         (["--group", "8"], ["got --group with --format onnx; allowed is --format packed"]),
         (["--corrected"], ["got --corrected with --format onnx; allowed is --format packed"]),
         (["--format", "packed", "--group", "0"], ["got --group 0; allowed is 1 or more"]),
-        (["--format", "packed", "--activation-bits", "9"], ["got --activation-bits 9; allowed are 2 to 8, and 32"]),
-        (["--format", "packed", "--policy", "some"], ["got policy 'some'; allowed: ssql, all, first_last_8"]),
+        (
+            ["--format", "packed", "--activation-bits", "9"],
+            ["got --activation-bits 9; allowed are 2 to 8, and 32"],
+        ),
+        (
+            ["--format", "packed", "--policy", "some"],
+            ["got policy 'some'; allowed: ssql, all, first_last_8"],
+        ),
         (["--runtime", "tensorrt"], ["got --runtime tensorrt; allowed: onnxruntime, openvino"]),
-        (["--runtime", "openvino", "--format", "timm"], ["got --runtime openvino with --format timm"]),
-        (["--format", "timm"], ["got the encoder resnet8 (stem small, width 8, grid 1), which timm does not have"]),
-        (["--format", "torchvision"], ["which torchvision does not have", "use --format onnx or torch_export"]),
+        (
+            ["--runtime", "openvino", "--format", "timm"],
+            ["got --runtime openvino with --format timm"],
+        ),
+        (
+            ["--format", "timm"],
+            ["got the encoder resnet8 (stem small, width 8, grid 1), which timm does not have"],
+        ),
+        (
+            ["--format", "torchvision"],
+            ["which torchvision does not have", "use --format onnx or torch_export"],
+        ),
         (["--calibration", "0"], ["got --calibration=0; allowed are 1 to 1439"]),
         (["--calibration", "5000"], ["got --calibration=5000; allowed are 1 to 1439"]),
         (["--observer", "min_mex"], ["did you mean 'min_max'"]),
@@ -219,7 +279,9 @@ def test_bad_input_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("mezzotint.export.artefacts.write_onnx", lambda encoder, path: path.write_bytes(b""))
+    monkeypatch.setattr(
+        "mezzotint.export.artefacts.write_onnx", lambda encoder, path: path.write_bytes(b"")
+    )
     assert command(monkeypatch, "export", str(run), *arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and all(word in lines[0] for word in words), lines
@@ -246,7 +308,10 @@ def test_a_missing_package_is_one_line(
     monkeypatch.setitem(__import__("sys").modules, package, None)
     assert command(monkeypatch, "export", str(run), *arguments) == 2
     error = capsys.readouterr().err
-    assert f"needs the package {package}, which is not installed; pip install 'mezzotint[{extra}]'" in error
+    assert (
+        f"needs the package {package}, which is not installed; pip install 'mezzotint[{extra}]'"
+        in error
+    )
     assert error.count("\n") == 1
 
 
@@ -263,12 +328,21 @@ def test_an_encoder_without_a_run_needs_data(
     alone = tmp_path / "encoder"
     shutil.copytree(run / "encoder", alone)
     assert command(monkeypatch, "export", str(alone), "--format", "packed") == 2
-    assert "an encoder without a run and so without data; allowed is a run, or an encoder with --data" in (
-        capsys.readouterr().err
+    assert (
+        "an encoder without a run and so without data; allowed is a run, or an encoder with --data"
+        in (capsys.readouterr().err)
     )
-    assert command(monkeypatch, "export", str(alone), "--format", "packed", "--data", "digits", "--json") == 0
+    assert (
+        command(
+            monkeypatch, "export", str(alone), "--format", "packed", "--data", "digits", "--json"
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
-    assert told["artefact"] == str(alone / "exports" / "packed-4") and told["knn"]["task"] == "digit/holdout"
+    assert (
+        told["artefact"] == str(alone / "exports" / "packed-4")
+        and told["knn"]["task"] == "digit/holdout"
+    )
 
 
 def test_openvino(run: Path) -> None:

@@ -37,7 +37,9 @@ class Coloured(Component, Held, Source):
         self.input, self.ids, self.labelled = INPUT, "coloured", labelled
 
     def evaluation(self) -> tuple[Source, list[Task]]:
-        tasks = [Task("pattern/holdout", "classify", self.labels, np.arange(200), np.arange(200, 400))]
+        tasks = [
+            Task("pattern/holdout", "classify", self.labels, np.arange(200), np.arange(200, 400))
+        ]
         return self, tasks if self.labelled else []
 
 
@@ -74,7 +76,11 @@ def made(tmp_path: Path) -> Made:
     float_path, path = residual(tmp_path / "float.onnx"), tmp_path / "encoder.onnx"
     done = quantize_onnx(float_path, path, [images()])
     facts = {
-        "operators": {"quantized": len(done.quantized), "of": 4, "integer_kernels": done.integer_kernels},
+        "operators": {
+            "quantized": len(done.quantized),
+            "of": 4,
+            "integer_kernels": done.integer_kernels,
+        },
         "storage_bits": {"weight": 8, "activation": 8},
     }
     artefact = Artefact(
@@ -93,24 +99,32 @@ def test_a_sound_artefact_is_described_in_full(made: Made) -> None:
     assert abs(knn["artefact"] - knn["simulation"]) <= knn["allowed_difference"] == 0.01
     assert found["bytes"]["artefact"] == made.path.stat().st_size
     took = found["milliseconds"]
-    assert took["artefact"] > 0 and took["float"] > 0 and took["batch"] == 8 and took["repeats"] >= 3
+    assert (
+        took["artefact"] > 0 and took["float"] > 0 and took["batch"] == 8 and took["repeats"] >= 3
+    )
     assert found["files"].keys() == {"encoder.onnx"} and "cpu" in found["environment"]
 
 
 def scale_one_weight(model: Any) -> None:
-    tensor = next(t for t in model.graph.initializer if t.name.startswith("w2_") and t.name.endswith("_codes"))
+    tensor = next(
+        t for t in model.graph.initializer if t.name.startswith("w2_") and t.name.endswith("_codes")
+    )
     tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
 
 
 def flip_one_code(model: Any) -> None:
-    tensor = next(t for t in model.graph.initializer if t.name.startswith("w2_") and t.name.endswith("_codes"))
+    tensor = next(
+        t for t in model.graph.initializer if t.name.startswith("w2_") and t.name.endswith("_codes")
+    )
     values = numpy_helper.to_array(tensor).copy()
     values.flat[0] += 1 if values.flat[0] < 127 else -1
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
 @pytest.mark.parametrize("change", [scale_one_weight, flip_one_code])
-def test_a_file_that_was_mutated_after_writing_is_refused(change: Callable[[Any], None], made: Made) -> None:
+def test_a_file_that_was_mutated_after_writing_is_refused(
+    change: Callable[[Any], None], made: Made
+) -> None:
     made.mutated(change)
     with pytest.raises(Refused, match="encoder.onnx is not the file that was written"):
         verify(made.artefact, made.encoder, Coloured())
@@ -118,7 +132,9 @@ def test_a_file_that_was_mutated_after_writing_is_refused(change: Callable[[Any]
 
 def test_a_wrong_initialiser_that_was_written_so_is_refused_by_what_it_computes(made: Made) -> None:
     made.mutated(scale_one_weight)
-    with pytest.raises(Refused, match=r"refused: the cosine between artefact and simulation is .* allowed is 0.99"):
+    with pytest.raises(
+        Refused, match=r"refused: the cosine between artefact and simulation is .* allowed is 0.99"
+    ):
         made.verify()  # with the hash of the mutated file
 
 
@@ -126,7 +142,9 @@ def test_nothing_quantized_is_refused(made: Made) -> None:
     operators = {"quantized": 0, "of": 4, "integer_kernels": {}}
     with pytest.raises(Refused, match="0 of 4 operators are quantized; wanted is 1 or more"):
         made.verify(facts={"operators": operators})
-    with pytest.raises(Refused, match="4 operators are quantized and the runtime computes none in integers"):
+    with pytest.raises(
+        Refused, match="4 operators are quantized and the runtime computes none in integers"
+    ):
         made.verify(facts={"operators": operators | {"quantized": 4}})
 
 
@@ -151,9 +169,16 @@ def test_an_exporter_that_is_silently_wrong_is_refused(made: Made) -> None:
 
 def test_formats_that_promise_more_are_held_to_it(made: Made) -> None:
     exact = made.encoder.function
-    assert made.verify(agreement="equal", open=lambda: exact, simulation=exact)["to_simulation"]["max_error"] == 0
+    assert (
+        made.verify(agreement="equal", open=lambda: exact, simulation=exact)["to_simulation"][
+            "max_error"
+        ]
+        == 0
+    )
     with pytest.raises(Refused, match="differs from the simulation by up to .*; wanted is 0"):
-        made.verify(agreement="equal", open=lambda: lambda x: exact(x) * (1 + 1e-6), simulation=exact)
+        made.verify(
+            agreement="equal", open=lambda: lambda x: exact(x) * (1 + 1e-6), simulation=exact
+        )
     made.verify(agreement="float", open=lambda: lambda x: exact(x) * (1 + 1e-6), simulation=exact)
     with pytest.raises(Refused, match="allowed is a share of 0.0001"):
         made.verify(agreement="float", open=lambda: lambda x: exact(x) * 1.01, simulation=exact)
@@ -164,7 +189,9 @@ def test_what_shows_on_many_samples_alone_is_refused(made: Made) -> None:
         out: Tensor = made.artefact.simulation(x)
         return out if len(x) <= 8 else -out
 
-    with pytest.raises(Refused, match=r"the cosine between artefact and simulation is .* on 400 samples"):
+    with pytest.raises(
+        Refused, match=r"the cosine between artefact and simulation is .* on 400 samples"
+    ):
         made.verify(open=lambda: broken)
 
 
@@ -179,7 +206,9 @@ def test_neighbours_that_differ_are_refused_even_at_a_high_cosine(made: Made) ->
     def noisy(x: Tensor) -> Tensor:
         return shifted(x) + 3 * torch.randn(len(x), 16, generator=noise)
 
-    with pytest.raises(Refused, match="refused: kNN of the artefact is .* they may differ by 0.0100"):
+    with pytest.raises(
+        Refused, match="refused: kNN of the artefact is .* they may differ by 0.0100"
+    ):
         made.verify(open=lambda: noisy, simulation=shifted)
 
 

@@ -45,13 +45,24 @@ def numbered(state: State) -> State:
 
 def mocov3(online: State, copy: State) -> Any:
     state = under("module.base_encoder.", online) | under("module.momentum_encoder.", copy)
-    state |= {f"module.{side}_encoder.fc.0.weight": torch.zeros(5, 5) for side in ("base", "momentum")}
-    return {"epoch": 300, "arch": "resnet50", "state_dict": state | {"module.predictor.0.weight": torch.zeros(2, 2)}}
+    state |= {
+        f"module.{side}_encoder.fc.0.weight": torch.zeros(5, 5) for side in ("base", "momentum")
+    }
+    return {
+        "epoch": 300,
+        "arch": "resnet50",
+        "state_dict": state | {"module.predictor.0.weight": torch.zeros(2, 2)},
+    }
 
 
 def airl(online: State, copy: State) -> Any:
-    state = under("module.online_encoder.backbone.", online) | under("module.target_encoder.backbone.", copy)
-    return {"start_epoch": 200, "model": state | {"module.online_encoder.fc.0.weight": torch.zeros(2, 2)}}
+    state = under("module.online_encoder.backbone.", online) | under(
+        "module.target_encoder.backbone.", copy
+    )
+    return {
+        "start_epoch": 200,
+        "model": state | {"module.online_encoder.fc.0.weight": torch.zeros(2, 2)},
+    }
 
 
 def moco(online: State, copy: State) -> Any:
@@ -63,21 +74,38 @@ def moco(online: State, copy: State) -> Any:
 
 
 def solo(online: State, copy: State) -> Any:
-    state = under("backbone.", online) | under("momentum_backbone.", copy) | {"classifier.weight": torch.zeros(2, 2)}
-    return {"state_dict": state, "hyper_parameters": {"_target_": "os.system", "lr": 0.3}, "epoch": 1}
+    state = (
+        under("backbone.", online)
+        | under("momentum_backbone.", copy)
+        | {"classifier.weight": torch.zeros(2, 2)}
+    )
+    return {
+        "state_dict": state,
+        "hyper_parameters": {"_target_": "os.system", "lr": 0.3},
+        "epoch": 1,
+    }
 
 
 def massrl(online: State, copy: State) -> Any:
     state = under("encoder.", online) | under("momentum_encoder.", copy)
-    return {"state_dict": state | {"projector.0.weight": torch.zeros(2, 2)}, "pytorch-lightning_version": "1.5"}
+    return {
+        "state_dict": state | {"projector.0.weight": torch.zeros(2, 2)},
+        "pytorch-lightning_version": "1.5",
+    }
 
 
 def lightly(online: State, copy: State) -> Any:
-    return {"state_dict": under("backbone.", numbered(online)) | under("backbone_momentum.", numbered(copy))}
+    return {
+        "state_dict": under("backbone.", numbered(online))
+        | under("backbone_momentum.", numbered(copy))
+    }
 
 
 def vissl(online: State, copy: State) -> Any:
-    model = {"trunk": under("_feature_blocks.", online), "heads": {"0.clf.weight": torch.zeros(2, 2)}}
+    model = {
+        "trunk": under("_feature_blocks.", online),
+        "heads": {"0.clf.weight": torch.zeros(2, 2)},
+    }
     return {"classy_state_dict": {"base_model": {"model": model}}, "phase_idx": 3}
 
 
@@ -104,18 +132,28 @@ def test_each_layout_by_name_and_by_itself(case: str, tmp_path: Path) -> None:
     online, copy = network(0), network(1)
     torch.save(write(online.state_dict(), copy.state_dict()), tmp_path / "c.pth")
     count = len(online.state_dict())
-    for layout, branch in (("auto", "auto"), (case.partition(",")[0], "auto"), (case.partition(",")[0], "online")):
+    for layout, branch in (
+        ("auto", "auto"),
+        (case.partition(",")[0], "auto"),
+        (case.partition(",")[0], "online"),
+    ):
         target = network(2)
         loaded = load_checkpoint(target, tmp_path / "c.pth", layout, branch=branch)  # type: ignore[arg-type]
         assert (loaded.loaded, loaded.total, loaded.branch) == (count, count, online_at)
         assert layout != "auto" or loaded.layout == recognised
-        assert all(torch.equal(t, online.state_dict()[name]) for name, t in target.state_dict().items())
+        assert all(
+            torch.equal(t, online.state_dict()[name]) for name, t in target.state_dict().items()
+        )
         assert str(loaded).startswith(f"loaded {count}/{count} tensors")
     target = network(2)
     if copy_at:
-        loaded = load_checkpoint(target, tmp_path / "c.pth", case.partition(",")[0], branch="target")  # type: ignore[arg-type]
+        loaded = load_checkpoint(
+            target, tmp_path / "c.pth", case.partition(",")[0], branch="target"
+        )  # type: ignore[arg-type]
         assert loaded.branch == copy_at
-        assert all(torch.equal(t, copy.state_dict()[name]) for name, t in target.state_dict().items())
+        assert all(
+            torch.equal(t, copy.state_dict()[name]) for name, t in target.state_dict().items()
+        )
     else:
         with pytest.raises(ValueError, match=r"found 0/\d+ tensors .* branch target"):
             load_checkpoint(target, tmp_path / "c.pth", branch="target")
@@ -124,7 +162,9 @@ def test_each_layout_by_name_and_by_itself(case: str, tmp_path: Path) -> None:
 def test_half_precision_and_missing_counters_load(tmp_path: Path) -> None:
     source = network(0)
     state = {n: t.half() if t.is_floating_point() else t for n, t in source.state_dict().items()}
-    save_file({n: t for n, t in state.items() if "num_batches" not in n}, tmp_path / "c.safetensors")
+    save_file(
+        {n: t for n, t in state.items() if "num_batches" not in n}, tmp_path / "c.safetensors"
+    )
     target = network(1)
     loaded = load_checkpoint(target, tmp_path / "c.safetensors", "torchvision")
     assert loaded.loaded < loaded.total  # said, not hidden
@@ -160,7 +200,9 @@ def test_absurd_shapes_and_types_are_refused(tmp_path: Path) -> None:
     state = network(0).state_dict()
     state["conv1.weight"] = torch.ones_like(state["conv1.weight"]).to(torch.int64)
     torch.save(state, tmp_path / "c.pth")
-    with pytest.raises(ValueError, match=r"conv1.weight is of type torch.int64; allowed are floats"):
+    with pytest.raises(
+        ValueError, match=r"conv1.weight is of type torch.int64; allowed are floats"
+    ):
         load_checkpoint(network(1), tmp_path / "c.pth")
 
 

@@ -57,7 +57,9 @@ def as_ssql(encoder: Encoder) -> dict[str, Tensor]:
 
 def features(encoder: Encoder) -> Tensor:
     with torch.no_grad():
-        found: Tensor = encoder(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+        found: Tensor = encoder(
+            torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        )
     assert found.std() > 0.01  # features that are dead would be those of any network
     return found
 
@@ -70,20 +72,27 @@ def test_checkpoint_of_the_original_ssql_with_its_doubled_weights(tmp_path: Path
     assert torch.equal(features(target), features(source))
     assert (loaded.layout, loaded.branch) == ("ssql", "module.encoder_q.model")
     assert loaded.loaded == loaded.total == len(source.state_dict())
-    assert loaded.left["second copies of weights"] == 20 and loaded.left["states of quantizers"] == 60
+    assert (
+        loaded.left["second copies of weights"] == 20 and loaded.left["states of quantizers"] == 60
+    )
     assert sum(loaded.left.values()) + loaded.loaded == len(state)
-    assert str(loaded).startswith(f"loaded {loaded.total}/{loaded.total} tensors from module.encoder_q.model")
+    assert str(loaded).startswith(
+        f"loaded {loaded.total}/{loaded.total} tensors from module.encoder_q.model"
+    )
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "module.", "backbone.", "module.encoder_q.", "module.base_encoder.", "student.x."]
+    "prefix",
+    ["", "module.", "backbone.", "module.encoder_q.", "module.base_encoder.", "student.x."],
 )
 def test_any_prefix(prefix: str, tmp_path: Path) -> None:
     source, target = small(0), small(1)
     state = {f"{prefix}{name}": t for name, t in source.state_dict().items()}
     state[f"{prefix}fc.weight"] = torch.randn(3, 3)
     save_file(state, tmp_path / "c.safetensors")
-    assert load_checkpoint(target, tmp_path / "c.safetensors").left == {"heads, other branches and optimisers": 1}
+    assert load_checkpoint(target, tmp_path / "c.safetensors").left == {
+        "heads, other branches and optimisers": 1
+    }
     assert torch.equal(features(target), features(source))
 
 
@@ -109,7 +118,9 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     state = small(0).state_dict()
     state["layer2.0.conv1.weight"][0, 0, 0, 0] = torch.nan
     torch.save(state, tmp_path / "c.pth")
-    with pytest.raises(ValueError, match=r"layer2\.0\.conv1\.weight holds values that are not finite"):
+    with pytest.raises(
+        ValueError, match=r"layer2\.0\.conv1\.weight holds values that are not finite"
+    ):
         load_checkpoint(small(1), tmp_path / "c.pth")
 
 
@@ -118,8 +129,12 @@ class _Hostile:
         return (print, ("this must not be printed",))
 
 
-@pytest.mark.parametrize("extra", [_Hostile(), argparse.Namespace(lr=0.1)], ids=["code", "namespace"])
-def test_pickles_that_need_code_are_refused(extra: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "extra", [_Hostile(), argparse.Namespace(lr=0.1)], ids=["code", "namespace"]
+)
+def test_pickles_that_need_code_are_refused(
+    extra: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save({"state_dict": small(0).state_dict(), "args": extra}, tmp_path / "c.pth")
     with pytest.raises(ValueError, match="holds more than tensors .* allowed are tensors"):
         read_tensors(tmp_path / "c.pth")
@@ -127,7 +142,8 @@ def test_pickles_that_need_code_are_refused(extra: object, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
-    "content, message", [(b"", "cannot be read"), (b"not a checkpoint at all", "cannot be read|more than tensors")]
+    "content, message",
+    [(b"", "cannot be read"), (b"not a checkpoint at all", "cannot be read|more than tensors")],
 )
 def test_files_that_are_no_checkpoints(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "c.pth").write_bytes(content)
@@ -142,10 +158,21 @@ def test_command_line(tmp_path: Path) -> None:
     torch.save({"state_dict": as_ssql(source)}, tmp_path / "c.pth.tar")
     keys = ["kind=resnet18", "stem=small", "width=8"]
     done = CliRunner().invoke(
-        app, ["import", str(tmp_path / "c.pth.tar"), *keys, "--size", "32", "--out", str(tmp_path / "e")]
+        app,
+        [
+            "import",
+            str(tmp_path / "c.pth.tar"),
+            *keys,
+            "--size",
+            "32",
+            "--out",
+            str(tmp_path / "e"),
+        ],
     )
     assert done.exit_code == 0, done.output
     count = len(source.state_dict())
-    assert f"loaded {count}/{count} tensors from module.encoder_q.model (ssql layout)" in done.output
+    assert (
+        f"loaded {count}/{count} tensors from module.encoder_q.model (ssql layout)" in done.output
+    )
     again = load_encoder(tmp_path / "e")
     assert torch.equal(features(again), features(source)) and again.input == INPUT

@@ -90,7 +90,9 @@ def test_a_zero_norm_is_left_alone() -> None:
         anchor.get_parameter("conv1.weight").zero_()
     before = encoder.get_parameter("conv1.weight").clone()
     ratios = {c.name: c.ratio for c in norm_rescale(encoder, anchor)}
-    assert ratios["conv1.weight"] == 1.0 and torch.equal(encoder.get_parameter("conv1.weight"), before)
+    assert ratios["conv1.weight"] == 1.0 and torch.equal(
+        encoder.get_parameter("conv1.weight"), before
+    )
 
 
 def test_what_cannot_be_is_refused() -> None:

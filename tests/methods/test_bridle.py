@@ -77,7 +77,11 @@ def test_first_loss_is_the_logarithm_of_the_number_of_codes(codebook: Codebook) 
 def test_it_learns_more_than_frequencies_and_the_books_stay_to_the_bit() -> None:
     method = bridle(book(6, 2), mask=RandomMask(ratio=0.5))
     method(views(patterned()))
-    before = {k: v.clone() for k, v in method.state_dict().items() if k.startswith(("codebook", "tokenizer"))}
+    before = {
+        k: v.clone()
+        for k, v in method.state_dict().items()
+        if k.startswith(("codebook", "tokenizer"))
+    }
     logs = train(method, 200, lr=1e-2)
     assert logs["ce_1"] < 0.93 * logs["unigram_1"] and logs["unigram_1"] > 1.5
     assert logs["codes/residual_1"] > logs["codes/residual_2"]
@@ -103,7 +107,9 @@ def test_cross_entropy_and_baselines_are_those_of_loops() -> None:
     for s in range(3):
         assert logs[f"ce_{s + 1}"] == pytest.approx(float(total[s]), rel=1e-5)
         assert logs[f"accuracy_{s + 1}"] == pytest.approx(float(right[s]))
-        assert logs[f"unigram_{s + 1}"] == pytest.approx(float(torch.special.entr(counts[s]).sum()), rel=1e-5)
+        assert logs[f"unigram_{s + 1}"] == pytest.approx(
+            float(torch.special.entr(counts[s]).sum()), rel=1e-5
+        )
 
 
 def test_soft_targets_are_the_expectation_of_the_cross_entropy() -> None:
@@ -116,7 +122,9 @@ def test_soft_targets_are_the_expectation_of_the_cross_entropy() -> None:
     for b in range(2):
         for m in range(2):
             at = hidden[b, m]
-            expected -= (outputs[b, m].log_softmax(0)[indices[b, at, 0]] * weights[b, at, 0]).sum() / 4
+            expected -= (
+                outputs[b, m].log_softmax(0)[indices[b, at, 0]] * weights[b, at, 0]
+            ).sum() / 4
     torch.testing.assert_close(loss, expected)
 
 
@@ -127,7 +135,9 @@ def test_several_codes_are_the_nearest(temperature: float | None) -> None:
     x = patterned()
     values, where = method.encoder.patches.split(x)
     targets, codes = method.targets(views(x), method.encoder.patches.vectors(values), where)
-    assert targets.indices.shape == (8, 32, 3, 3) and torch.equal(targets.indices[..., 0], codes.indices)
+    assert targets.indices.shape == (8, 32, 3, 3) and torch.equal(
+        targets.indices[..., 0], codes.indices
+    )
     z = method.tokenizer(x, values, where)
     distances = torch.cdist(z.flatten(0, 1), method.codebook.decode(torch.arange(16).unsqueeze(1)))
     nearest = distances.topk(3, largest=False).indices.view(8, 32, 3)
@@ -144,7 +154,9 @@ def test_a_frozen_book_is_started_from_the_first_batch_and_only_then() -> None:
     method(views(patterned()))
     first = method.codebook.state_dict()["books.vectors"].clone()
     method(views(patterned(step=1) * 3.0, 1))
-    assert method.codebook.ready and torch.equal(method.codebook.state_dict()["books.vectors"], first)
+    assert method.codebook.ready and torch.equal(
+        method.codebook.state_dict()["books.vectors"], first
+    )
 
 
 def test_cold_start_does_not_see_positions_and_the_variant_of_the_source_does() -> None:
@@ -162,7 +174,9 @@ def test_cold_start_is_normalised_and_the_same_on_every_rank() -> None:
     network = ColdStart().build(vit(), 8)
     z = network(x, x, where)
     torch.manual_seed(6)
-    torch.testing.assert_close(ColdStart().build(vit(), 8)(x, 5.0 * x + 3.0, where), z, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        ColdStart().build(vit(), 8)(x, 5.0 * x + 3.0, where), z, atol=1e-3, rtol=1e-3
+    )
     assert not torch.allclose(ColdStart(seed=1).build(vit(), 8)(x, x, where), z)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(network(x, x, where), z)
@@ -177,7 +191,9 @@ def test_best_rq_is_a_projection_of_patches_by_the_codebook() -> None:
     targets, _ = method.targets(views(x), values, where)
     expected = RandomProjection(dim=16, num_codes=32, code_dim=4)(values).indices
     assert torch.equal(targets.indices[..., 0], expected)
-    with pytest.raises(ValueError, match=r"patches of 16 values, project=False and a codebook of dim=8; allowed"):
+    with pytest.raises(
+        ValueError, match=r"patches of 16 values, project=False and a codebook of dim=8; allowed"
+    ):
         bridle(tokenizer=ColdStart(project=False))
 
 
@@ -229,7 +245,11 @@ def test_cache_keeps_small_numbers() -> None:
     found, made = cache(torch.tensor([7, 9]), x, lambda rows: [wanted[rows], None])
     again, made_again = cache(torch.tensor([9, 7]), x.flip(0), lambda rows: [wanted[rows]])
     assert made and not made_again
-    assert torch.equal(found[0], wanted) and torch.equal(again[0], wanted.flip(0)) and again[0].dtype == torch.int64
+    assert (
+        torch.equal(found[0], wanted)
+        and torch.equal(again[0], wanted.flip(0))
+        and again[0].dtype == torch.int64
+    )
 
 
 # ---------------------------------------------------------------------- tokenizer phase, joint
@@ -250,7 +270,9 @@ def test_tokenizer_learns_the_features_of_a_teacher_that_stays_to_the_bit() -> N
     logs = train(method, 60)
     assert logs["cosine"] > first + 0.3 and logs["cosine"] > 0.5
     assert logs["codes/usage_1"] > 0.6
-    assert all(torch.equal(value, before[key]) for key, value in method.encoder.state_dict().items())
+    assert all(
+        torch.equal(value, before[key]) for key, value in method.encoder.state_dict().items()
+    )
     assert not method.encoder.training and method.tokenizer.training
 
 
@@ -258,25 +280,32 @@ def test_distance_is_one_minus_the_cosine_and_finite_at_zero() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 3, 4) + 5.0
     expected = sum(
-        1.0 - float(torch.dot(a[i, j], b[i, j]).detach() / (a[i, j].detach().norm() * b[i, j].norm()))
+        1.0
+        - float(torch.dot(a[i, j], b[i, j]).detach() / (a[i, j].detach().norm() * b[i, j].norm()))
         for i in range(2)
         for j in range(3)
     )
     assert float(distance(a, b, centre=False).detach()) == pytest.approx(expected / 6, rel=1e-5)
-    torch.testing.assert_close(distance(a, b, centre=True), distance(a, b - b.mean((0, 1)), centre=False))
+    torch.testing.assert_close(
+        distance(a, b, centre=True), distance(a, b - b.mean((0, 1)), centre=False)
+    )
     zero = torch.zeros(2, 3, 4, requires_grad=True)
     torch.autograd.backward(distance(zero, zero, centre=True))
     assert zero.grad is not None and zero.grad.isfinite().all()
 
 
 def test_joint_trains_the_tokenizer_in_every_nth_step_alone() -> None:
-    method = BRIDLEJoint(vit(), codebook=book(8, 2), decoder=DECODER, estimator_depth=1, every=3, weight=0.5).train()
+    method = BRIDLEJoint(
+        vit(), codebook=book(8, 2), decoder=DECODER, estimator_depth=1, every=3, weight=0.5
+    ).train()
     moved = []
     for step in range(7):
         books = method.codebook.state_dict()["books.vectors"].clone()
         method.zero_grad()
         method(views(patterned(step=step), step)).loss.backward()
-        gradient = sum(float(p.grad.abs().sum()) for p in method.tokenizer.parameters() if p.grad is not None)
+        gradient = sum(
+            float(p.grad.abs().sum()) for p in method.tokenizer.parameters() if p.grad is not None
+        )
         changed = not torch.equal(books, method.codebook.state_dict()["books.vectors"])
         assert changed == (gradient > 0)
         moved.append(changed)
@@ -300,32 +329,48 @@ def test_no_gradient_of_the_tokenizer_reaches_the_encoder() -> None:
 def test_a_phase_without_its_predecessor_is_refused() -> None:
     teacher = BRIDLETokenizer(vit(), codebook=book())
     with pytest.raises(
-        ValueError, match=r"bridle_tokenizer without its predecessor, which trains its encoder; allowed"
+        ValueError,
+        match=r"bridle_tokenizer without its predecessor, which trains its encoder; allowed",
     ):
         teacher(views(patterned()))
     student = bridle(tokenizer=LearntTokenizer())
-    with pytest.raises(ValueError, match=r"bridle without its predecessor, which trains its tokenizer; allowed"):
+    with pytest.raises(
+        ValueError, match=r"bridle without its predecessor, which trains its tokenizer; allowed"
+    ):
         student(views(patterned()))
 
 
 def test_a_batch_smaller_than_the_book_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"got 32 vectors to start 64 codes from; allowed .* larger first batch"):
+    with pytest.raises(
+        ValueError, match=r"got 32 vectors to start 64 codes from; allowed .* larger first batch"
+    ):
         bridle(book(64))(views(patterned(1)))
 
 
 def test_silence_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"first batch whose patches are all alike, such as silence.*; allowed"):
+    with pytest.raises(
+        ValueError, match=r"first batch whose patches are all alike, such as silence.*; allowed"
+    ):
         bridle()(views(torch.full((4, 1, 16, 32), -2.0)))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: bridle(mask=RandomMask(ratio=0.99)), r"grid of 4 × 8 patches, which leaves none to see; allowed"),
+        (
+            lambda: bridle(mask=RandomMask(ratio=0.99)),
+            r"grid of 4 × 8 patches, which leaves none to see; allowed",
+        ),
         (lambda: bridle(codes_per_level=17), r"got codes_per_level=17.*; allowed are 1 to 16"),
         (lambda: bridle(temperature=1.0), r"temperature=1.0; allowed .* 2 or more"),
-        (lambda: tokenizer_phase(tokenizer=ColdStart()), r"got the tokenizer cold_start, .*; allowed is learnt_token"),
-        (lambda: ColdStart(project=False, positions=True), r"got positions=True and project=False; allowed"),
+        (
+            lambda: tokenizer_phase(tokenizer=ColdStart()),
+            r"got the tokenizer cold_start, .*; allowed is learnt_token",
+        ),
+        (
+            lambda: ColdStart(project=False, positions=True),
+            r"got positions=True and project=False; allowed",
+        ),
         (lambda: BRIDLEJoint(vit(), codebook=book(), every=0), r"got every=0, weight=0.2; allowed"),
     ],
 )

@@ -56,9 +56,15 @@ def test_both_directions(reduction: str, divisor: int) -> None:
 
 @pytest.mark.parametrize(
     ("tags", "terms"),
-    [(("global",) * 4, 12), (("global", "local", "global", "local", "local"), 8), (("simclr", "randaugment"), 2)],
+    [
+        (("global",) * 4, 12),
+        (("global", "local", "global", "local", "local"), 8),
+        (("simclr", "randaugment"), 2),
+    ],
 )
-def test_sum_has_a_term_for_each_global_target_and_other_view(tags: tuple[str, ...], terms: int) -> None:
+def test_sum_has_a_term_for_each_global_target_and_other_view(
+    tags: tuple[str, ...], terms: int
+) -> None:
     torch.manual_seed(0)
     encoder = Flat()
     batch = views(len(tags), *tags)
@@ -88,7 +94,9 @@ def test_parameter_counts_with_resnet50() -> None:
         ({"dim": 512, "layers": 3, "predictor_layers": 3}, 27_288_064, 20_996_608),
     ],
 )
-def test_parameter_counts_of_massrl_heads(settings: dict[str, int], projector: int, predictor: int) -> None:
+def test_parameter_counts_of_massrl_heads(
+    settings: dict[str, int], projector: int, predictor: int
+) -> None:
     """Lin-BN-ReLU-Lin on 2048 features (`massl`), and Lin-BN-ReLU twice before the last (`massl_edit`)."""
     encoder = Flat()
     encoder.dim = 2048

@@ -21,7 +21,11 @@ from mezzotint.types import PADDING, Input, Views
 
 SERIES = Input((3, 20), (0.0,) * 3, (1.0,) * 3, "series")
 TEXT = Input((12,), (), (), "tokens", 30)
-METHODS: dict[type[Method], dict[str, Any]] = {EMix: {"dim": 8}, ShED: {}, EmbeddingQuantization: {"dim": 8}}
+METHODS: dict[type[Method], dict[str, Any]] = {
+    EMix: {"dim": 8},
+    ShED: {},
+    EmbeddingQuantization: {"dim": 8},
+}
 
 
 def encoder(input: Input = SERIES, **keywords: Any) -> DomainAgnostic:
@@ -43,7 +47,9 @@ def texts(count: int = 6) -> Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("input", [SERIES, TEXT], ids=["series", "tokens"])
-def test_loss_is_finite_keyed_and_its_gradient_reaches_everything(method: type[Method], input: Input) -> None:
+def test_loss_is_finite_keyed_and_its_gradient_reaches_everything(
+    method: type[Method], input: Input
+) -> None:
     model = method(encoder(input), **METHODS[method])
     x = texts() if input is TEXT else torch.randn(6, 3, 20)
     step = model(views(x))
@@ -56,11 +62,20 @@ def test_loss_is_finite_keyed_and_its_gradient_reaches_everything(method: type[M
 
 def test_each_share_weighs_the_loss_of_its_own_mixture() -> None:
     g = torch.Generator().manual_seed(0)
-    mixed, z, share = torch.randn(5, 7, generator=g), torch.randn(5, 7, generator=g), torch.rand(5, generator=g)
+    mixed, z, share = (
+        torch.randn(5, 7, generator=g),
+        torch.randn(5, 7, generator=g),
+        torch.rand(5, generator=g),
+    )
     partner = torch.tensor([1, 2, 3, 4, 0])
     total = 0.0
     for i in range(5):
-        logits = torch.stack([(normalize(mixed[i], dim=0) * normalize(z[j], dim=0)).sum() for j in range(5)]) / 0.2
+        logits = (
+            torch.stack(
+                [(normalize(mixed[i], dim=0) * normalize(z[j], dim=0)).sum() for j in range(5)]
+            )
+            / 0.2
+        )
         log_probs = logits - logits.exp().sum().log()
         total -= float(share[i] * log_probs[i] + (1 - share[i]) * log_probs[partner[i]])
     found, _ = mixture_loss(mixed, z, partner, share, 0.2)
@@ -68,7 +83,9 @@ def test_each_share_weighs_the_loss_of_its_own_mixture() -> None:
     # What the published code computes, for contrast: every share weighs every loss.
     logits = normalize(mixed, dim=1) @ normalize(z, dim=1).T / 0.2
     by_row = cross_entropy(logits, torch.arange(5), reduction="none")
-    broadcast = (share.view(5, 1, 1) * by_row + (1 - share.view(5, 1, 1)) * cross_entropy(logits, partner)).mean()
+    broadcast = (
+        share.view(5, 1, 1) * by_row + (1 - share.view(5, 1, 1)) * cross_entropy(logits, partner)
+    ).mean()
     assert abs(broadcast.item() - found.item()) > 1e-3
 
 
@@ -86,14 +103,20 @@ def test_emix_mixes_embeddings_without_a_gradient_to_the_partner() -> None:
     torch.testing.assert_close(features, model.encoder(x), atol=1e-6, rtol=1e-5)
     z = x.clone().requires_grad_()
     _mixed(z, partner, share)[0].sum().backward()  # type: ignore[no-untyped-call]
-    assert z.grad is not None and torch.allclose(z.grad[0], share[0]) and bool((z.grad[1:] == 0).all())
+    assert (
+        z.grad is not None and torch.allclose(z.grad[0], share[0]) and bool((z.grad[1:] == 0).all())
+    )
 
 
 def test_shuffled_goes_round_among_the_chosen() -> None:
     order = torch.tensor([[4, 1, 3, 0, 2], [2, 0, 1, 3, 4], [0, 1, 2, 3, 4]])
     index, moved = shuffled(order, torch.tensor([[3], [1], [2]]))
     assert index.tolist() == [[0, 3, 2, 4, 1], [0, 1, 2, 3, 4], [1, 0, 2, 3, 4]]
-    assert moved.tolist() == [[False, True, False, True, True], [False] * 5, [True, True, False, False, False]]
+    assert moved.tolist() == [
+        [False, True, False, True, True],
+        [False] * 5,
+        [True, True, False, False, False],
+    ]
 
 
 def test_shed_learns_to_find_what_moved() -> None:
@@ -123,7 +146,10 @@ def test_padding_neither_moves_nor_counts_for_the_range() -> None:
     with torch.no_grad():
         quantizing.encoder.patches.table.weight[PADDING] = 1000.0  # type: ignore[union-attr, operator]
     embedded, _ = quantizing.encoder.embed(x)  # type: ignore[operator]
-    y, embedded = quantizing._quantized(embedded, x, quantizing._draw(views(x), 0)).detach(), embedded.detach()
+    y, embedded = (
+        quantizing._quantized(embedded, x, quantizing._draw(views(x), 0)).detach(),
+        embedded.detach(),
+    )
     assert torch.equal(y[~there], embedded[~there]) and float(y[there].abs().max()) < 10.0
     for row in range(6):
         for dimension in range(16):
@@ -134,7 +160,9 @@ def test_the_gradient_passes_straight_through_the_quantization() -> None:
     x = torch.randn(4, 3, 20)
     straight, none = (
         EmbeddingQuantization(
-            encoder(), dim=8, quantization=RandomizedQuantization(bins=8, channel_dim=2, gradient=gradient)
+            encoder(),
+            dim=8,
+            quantization=RandomizedQuantization(bins=8, channel_dim=2, gradient=gradient),
         )
         for gradient in ("ste", "none")
     )
@@ -159,7 +187,11 @@ def test_dacl_mixtures() -> None:
             "binary": torch.where(y == x, x, other),
         }[mixture]
         torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-4)
-        assert params["share"].min() >= 0.6 and (params["partner"] >= 1).all() and (params["partner"] < 300).all()
+        assert (
+            params["share"].min() >= 0.6
+            and (params["partner"] >= 1).all()
+            and (params["partner"] < 300).all()
+        )
         if mixture == "binary":
             assert abs((y == x).float().mean().item() - 0.8) < 0.02
     assert torch.equal(DACLMixup()(x[:1], Draws(torch.zeros(1, dtype=torch.int64), 0)), x[:1])
@@ -192,7 +224,10 @@ def test_the_transformer_has_the_published_size_and_silences_dropout_when_frozen
         (lambda: EMix(ResNet1D(SERIES, width=4)), "resnet_?1d, which has no patches"),
         (lambda: ShED(ResNet1D(SERIES, width=4)), "no patches"),
         (lambda: ShED(encoder(), share=0.0), "allowed is more than 0"),
-        (lambda: EmbeddingQuantization(encoder(), quantization=RandomizedQuantization(bins=4)), "allowed is 2"),
+        (
+            lambda: EmbeddingQuantization(encoder(), quantization=RandomizedQuantization(bins=4)),
+            "allowed is 2",
+        ),
         (lambda: EMix(encoder())(views(torch.randn(4, 3, 20), 3)), "takes one or two views, got 3"),
         (lambda: encoder(dropout=1.0), "got dropout=1.0"),
     ],
@@ -206,4 +241,7 @@ def test_imix_mixes_inputs_of_any_encoder() -> None:
     model = EMix(ResNet1D(SERIES, width=4, depths=(1, 1)), level="input", dim=8)
     x = torch.randn(6, 3, 20)
     two = Views((x, x + 0.1), ("global",) * 2, Draws(torch.arange(6), 4))
-    assert math.isfinite(model(two).loss.item()) and model(two).loss.item() != model(views(x)).loss.item()
+    assert (
+        math.isfinite(model(two).loss.item())
+        and model(two).loss.item() != model(views(x)).loss.item()
+    )

@@ -44,7 +44,9 @@ def naive(z: Tensor, slices: Tensor, knots: int, t_max: float) -> float:
                 empirical = torch.exp(1j * t * x).mean()
                 gaussian = torch.exp(-t * t / 2)
                 integrand.append(float((empirical - gaussian).abs() ** 2 * gaussian))
-            values.append(len(x) * float(torch.trapezoid(torch.tensor(integrand, dtype=torch.float64), ts)))
+            values.append(
+                len(x) * float(torch.trapezoid(torch.tensor(integrand, dtype=torch.float64), ts))
+            )
     return sum(values) / len(values)
 
 
@@ -53,7 +55,9 @@ def test_equals_the_definition(knots: int, t_max: float) -> None:
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(3, 9, 4, generator=generator) * 1.5 + 0.3
     slices = unit(torch.randn(6, 4, generator=generator))
-    assert float(sigreg(z, slices, knots=knots, t_max=t_max)) == pytest.approx(naive(z, slices, knots, t_max), rel=1e-4)
+    assert float(sigreg(z, slices, knots=knots, t_max=t_max)) == pytest.approx(
+        naive(z, slices, knots, t_max), rel=1e-4
+    )
 
 
 def test_equals_the_closed_form_of_the_whole_line() -> None:
@@ -86,7 +90,9 @@ def test_equals_lightly() -> None:
 
 
 def test_gradient_of_the_characteristic_function() -> None:
-    theta = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    theta = torch.randn(
+        2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: _CharacteristicFunction.apply(x, 6), theta)
     cos, sin = _CharacteristicFunction.apply(theta, 6)
     k = torch.arange(1, 7)
@@ -116,7 +122,8 @@ def test_each_view_is_tested_on_its_own() -> None:
 
 def test_prediction_is_of_the_mean_of_global_views() -> None:
     z = torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]], [[1.0, 3.0]]])  # two global views, one local
-    # The mean of the global ones is (1, 0); squared distances are 1, 1 and 9, over 3 views of 2 dimensions.
+    # The mean of the global ones is (1, 0); squared distances are 1, 1 and 9, over 3 views of 2
+    # dimensions.
     assert float(prediction(z, [0, 1])) == pytest.approx(11 / 6)
     assert float(prediction(z[:2] * 0 + 4.0, [0, 1])) == 0.0
 
@@ -127,7 +134,9 @@ def test_directions_are_uniform_unit_vectors_keyed_by_the_step() -> None:
     torch.testing.assert_close(found.norm(dim=1), torch.ones(4000))
     assert found.mean(dim=0).abs().max() < 0.05
     torch.testing.assert_close(found.T @ found / 4000, torch.eye(3) / 3, atol=0.03, rtol=0.0)
-    assert torch.equal(found, directions(Draws(ids + 5, 11), 4000, 3))  # the same for other samples: other ranks
+    assert torch.equal(
+        found, directions(Draws(ids + 5, 11), 4000, 3)
+    )  # the same for other samples: other ranks
     assert not torch.equal(found, directions(Draws(ids, 12), 4000, 3))
 
 
@@ -136,10 +145,14 @@ def test_weights_are_one_minus_lambda_and_lambda() -> None:
     method = LeJEPA(Flat(), hidden_dim=8, dim=4, sigreg_weight=0.3, slices=16)
     x = tuple(torch.randn(5, 1, 2, 3) for _ in range(2)) + (torch.randn(5, 1, 3, 3),)
     step = method(Views(x, ("global", "global", "local"), Draws(torch.arange(5), 0)))
-    torch.testing.assert_close(step.loss.detach(), 0.7 * step.logs["prediction"] + 0.3 * step.logs["sigreg"])
+    torch.testing.assert_close(
+        step.loss.detach(), 0.7 * step.logs["prediction"] + 0.3 * step.logs["sigreg"]
+    )
 
 
-@pytest.mark.parametrize("bad", [{"sigreg_weight": 1.5}, {"slices": 0}, {"knots": 2}, {"t_max": 0.0}])
+@pytest.mark.parametrize(
+    "bad", [{"sigreg_weight": 1.5}, {"slices": 0}, {"knots": 2}, {"t_max": 0.0}]
+)
 def test_values_out_of_range_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="got"):
         LeJEPA(Flat(), **bad)  # type: ignore[arg-type]

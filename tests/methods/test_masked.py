@@ -38,7 +38,9 @@ def encoder() -> ViT:
 
 
 def book(levels: int = 2) -> RQ:
-    return RQ(dim=8, num_codes=12, num_levels=levels, ema=EMA(expire_every=3, expire_below=0.3, decay=0.7))
+    return RQ(
+        dim=8, num_codes=12, num_levels=levels, ema=EMA(expire_every=3, expire_below=0.3, decay=0.7)
+    )
 
 
 def tokenizer_phase() -> Method:
@@ -48,7 +50,9 @@ def tokenizer_phase() -> Method:
 
 
 def learnt() -> Method:
-    method = BRIDLE(encoder(), codebook=book(), tokenizer=LearntTokenizer(), mask=MASK, decoder=DECODER)
+    method = BRIDLE(
+        encoder(), codebook=book(), tokenizer=LearntTokenizer(), mask=MASK, decoder=DECODER
+    )
     method.given = ("tokenizer", "codebook")
     return method
 
@@ -56,9 +60,16 @@ def learnt() -> Method:
 MAKE: dict[str, Callable[[], Method]] = {
     "mae": lambda: MAE(encoder(), mask=MASK, decoder=DECODER),
     "bridle": lambda: BRIDLE(encoder(), codebook=book(), mask=MASK, decoder=DECODER),
-    "bridle, 3 codes": lambda: BRIDLE(encoder(), codebook=book(), mask=MASK, decoder=DECODER, codes_per_level=3),
+    "bridle, 3 codes": lambda: BRIDLE(
+        encoder(), codebook=book(), mask=MASK, decoder=DECODER, codes_per_level=3
+    ),
     "bridle, soft": lambda: BRIDLE(
-        encoder(), codebook=VQ(dim=8, num_codes=12), mask=MASK, decoder=DECODER, codes_per_level=3, temperature=0.5
+        encoder(),
+        codebook=VQ(dim=8, num_codes=12),
+        mask=MASK,
+        decoder=DECODER,
+        codes_per_level=3,
+        temperature=0.5,
     ),
     "bridle, learnt": learnt,
     "bridle_tokenizer": tokenizer_phase,
@@ -81,7 +92,9 @@ def make_views(batch: int = 6, step: int = 0) -> Views:
 
 def part(views: Views, start: int, stop: int) -> Views:
     return replace(
-        views, x=tuple(x[start:stop] for x in views.x), draws=Draws(views.draws.ids[start:stop], views.draws.key)
+        views,
+        x=tuple(x[start:stop] for x in views.x),
+        draws=Draws(views.draws.ids[start:stop], views.draws.key),
     )
 
 
@@ -155,7 +168,9 @@ def test_runs_compiled(name: str) -> None:
         if "tokenizer" in name or "joint" in name:  # the codebook learns between two graphs
             warnings.simplefilter("ignore")
         for step in range(2):
-            torch.testing.assert_close(compiled(make_views(step=step)).loss, plain(make_views(step=step)).loss)
+            torch.testing.assert_close(
+                compiled(make_views(step=step)).loss, plain(make_views(step=step)).loss
+            )
 
 
 @each_method
@@ -179,7 +194,9 @@ def test_another_number_of_views_is_refused(name: str) -> None:
 def test_encoders_without_patches_are_refused(cls: Any) -> None:
     torch.manual_seed(0)
     keywords = {} if cls is MAE else {"codebook": book()}
-    with pytest.raises(ValueError, match="got the encoder resnet18, which has no patches to hide; allowed is vit"):
+    with pytest.raises(
+        ValueError, match="got the encoder resnet18, which has no patches to hide; allowed is vit"
+    ):
         cls(resnet18(INPUT, stem="small", width=2), **keywords)
 
 
@@ -215,7 +232,10 @@ def test_mae_learns_a_pattern_that_neighbours_tell() -> None:
 
 def test_mae_refuses_tokens() -> None:
     words = ViT(Input((12,), (), (), "tokens", 9), width=16, depth=1, heads=2)
-    with pytest.raises(ValueError, match="got tokens, and tokens have no values to predict; allowed .*: choose bridle"):
+    with pytest.raises(
+        ValueError,
+        match="got tokens, and tokens have no values to predict; allowed .*: choose bridle",
+    ):
         MAE(words)
 
 
@@ -227,12 +247,18 @@ STEPS = 20
 def _worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     td.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo",
+        init_method=f"file://{folder}/init",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
     )
     results: dict[str, Any] = {}
     for name in MAKE:
         method = nn.parallel.DistributedDataParallel(made(name), broadcast_buffers=False)
-        losses = train(method, [part(make_views(8, s), 4 * rank, 4 * rank + 4) for s in range(STEPS)])
+        losses = train(
+            method, [part(make_views(8, s), 4 * rank, 4 * rank + 4) for s in range(STEPS)]
+        )
         results[name] = (losses, {k: v.clone() for k, v in method.module.state_dict().items()})
         if "codebook" in dict(method.module.named_children()):
             method.module.codebook.check_ranks()
@@ -255,5 +281,7 @@ def test_two_ranks_train_as_one_and_hold_the_same_books(name: str, two_ranks: li
     assert zero.keys() == one.keys() and all(torch.equal(zero[key], one[key]) for key in zero)
     alone = made(name)
     expected = train(alone, [make_views(8, step) for step in range(STEPS)])
-    assert losses[:5] == pytest.approx(expected[:5], rel=1e-4, abs=1e-4)  # a code at a border may fall either way later
+    assert losses[:5] == pytest.approx(
+        expected[:5], rel=1e-4, abs=1e-4
+    )  # a code at a border may fall either way later
     assert losses == pytest.approx(expected, rel=0.05, abs=0.05)

@@ -54,7 +54,9 @@ def test_loss_equals_the_naive_one() -> None:
 
 def test_keys_get_no_gradient() -> None:
     k = torch.randn(3, 8, requires_grad=True)
-    loss, _ = queue_contrast(torch.randn(3, 8, requires_grad=True), k, normalize(torch.randn(5, 8), dim=1), 0.2)
+    loss, _ = queue_contrast(
+        torch.randn(3, 8, requires_grad=True), k, normalize(torch.randn(5, 8), dim=1), 0.2
+    )
     loss.backward()  # type: ignore[no-untyped-call]
     assert k.grad is None
 
@@ -125,7 +127,10 @@ def test_in_both_directions_each_view_enters_about_half_of_the_time() -> None:
 def test_a_queue_smaller_than_the_batch_is_refused_before_the_first_step() -> None:
     method = moco(queue_size=3)
     for refusing in (method, SSQL(method.encoder, base=method)):
-        with pytest.raises(ValueError, match="queue_size is 3, less than the global batch of 4; allowed is at least"):
+        with pytest.raises(
+            ValueError,
+            match="queue_size is 3, less than the global batch of 4; allowed is at least",
+        ):
             Run(batch_size=4).require_accumulable(refusing, 1)
     Run(batch_size=3).require_accumulable(method, 1)
     method(views())
@@ -141,15 +146,21 @@ def test_a_queue_smaller_than_the_batch_is_refused_before_the_first_step() -> No
         ({"head": "symmetric", "hidden_dim": 4096, "dim": 256}, 35.07, 35.07),
     ],
 )
-def test_parameter_counts_are_those_of_the_authors(keywords: dict[str, object], online: float, target: float) -> None:
+def test_parameter_counts_are_those_of_the_authors(
+    keywords: dict[str, object], online: float, target: float
+) -> None:
     """Millions, backbone and head (revisitAIRL, parameter counts of the three heads)."""
     with torch.device("meta"):
-        method = MoCo(resnet50(Input((3, 224, 224), (0.5,) * 3, (0.5,) * 3)), queue_size=8, **keywords)  # type: ignore[arg-type]
+        method = MoCo(
+            resnet50(Input((3, 224, 224), (0.5,) * 3, (0.5,) * 3)), queue_size=8, **keywords
+        )  # type: ignore[arg-type]
 
     def millions(*modules: nn.Module) -> float:
         return sum(p.numel() for m in modules for p in m.parameters()) / 1e6
 
-    assert millions(method.encoder, method.projector, method.predictor) == pytest.approx(online, abs=0.01)
+    assert millions(method.encoder, method.projector, method.predictor) == pytest.approx(
+        online, abs=0.01
+    )
     assert millions(method.key_encoder, method.key_projector) == pytest.approx(target, abs=0.01)
 
 

@@ -28,7 +28,10 @@ class Patches(Encoder):
 def naive(q: Tensor, k: Tensor, temperature: float) -> float:
     losses = []
     for i in range(len(q)):
-        cosines = [float(torch.cosine_similarity(q[i].double(), k[j].double(), dim=0)) for j in range(len(k))]
+        cosines = [
+            float(torch.cosine_similarity(q[i].double(), k[j].double(), dim=0))
+            for j in range(len(k))
+        ]
         scores = [math.exp(c / temperature) for c in cosines]
         losses.append(-math.log(scores[i] / sum(scores)))
     return 2 * temperature * sum(losses) / len(losses)
@@ -47,7 +50,9 @@ def test_closed_forms(temperature: float) -> None:
     same, none = contrast(torch.ones(8, 4), torch.ones(8, 4), temperature)
     assert float(same) == pytest.approx(2 * temperature * math.log(8), rel=1e-5)
     apart, accuracy = contrast(torch.eye(5), torch.eye(5), temperature)
-    assert float(apart) == pytest.approx(2 * temperature * math.log1p(4 * math.exp(-1 / temperature)), rel=1e-4)
+    assert float(apart) == pytest.approx(
+        2 * temperature * math.log1p(4 * math.exp(-1 / temperature)), rel=1e-4
+    )
     assert float(accuracy) == 1.0 and float(none) <= 1.0
 
 
@@ -89,7 +94,11 @@ def test_heads_are_the_papers() -> None:
         last = method.projector[-1]
         assert isinstance(last, nn.BatchNorm1d) and not last.affine
     linears = [m for m in vit.projector if isinstance(m, nn.Linear)]
-    assert [(m.in_features, m.out_features) for m in linears] == [(6, 4096), (4096, 4096), (4096, 256)]
+    assert [(m.in_features, m.out_features) for m in linears] == [
+        (6, 4096),
+        (4096, 4096),
+        (4096, 256),
+    ]
 
 
 @pytest.mark.parametrize("head", ["resnet", "vit"])

@@ -58,13 +58,19 @@ DISTANCES = [
     (BYOL, {"reduction": "mean"}, squared_distance),
     (SimSiam, {"reduction": "mean"}, negative_cosine),
     (SimSiam, {"reduction": "sum"}, negative_cosine),
-    (MoCo, {"head": "byol", "directions": "both_ways", "queue_size": 20, "reduction": "mean"}, None),
+    (
+        MoCo,
+        {"head": "byol", "directions": "both_ways", "queue_size": 20, "reduction": "mean"},
+        None,
+    ),
 ]
 
 
 @pytest.mark.parametrize(("cls", "keywords", "distance"), DISTANCES)
 @pytest.mark.parametrize("weighted", [True, False])
-def test_the_loss_is_that_of_the_pairs(cls: type[Siamese], keywords: Any, distance: Any, weighted: bool) -> None:
+def test_the_loss_is_that_of_the_pairs(
+    cls: type[Siamese], keywords: Any, distance: Any, weighted: bool
+) -> None:
     method, views = build(cls, **keywords), masked(weights=weighted)
     zs, ps = method.online(views)
     ts = method.targets(views, zs)
@@ -92,7 +98,12 @@ def test_nt_xent_with_a_mask_is_a_loop_over_its_pairs() -> None:
         partners = [b for a, b in PAIRS if a == p]
         for row in range(5):
             logits = torch.stack(
-                [unit[p, row] @ unit[v, i] / 0.2 for v in range(4) for i in range(5) if i != row or v in partners]
+                [
+                    unit[p, row] @ unit[v, i] / 0.2
+                    for v in range(4)
+                    for i in range(5)
+                    if i != row or v in partners
+                ]
             )
             total = total + weight * (logits.logsumexp(0) - unit[p, row] @ unit[t, row] / 0.2)
             mass += weight
@@ -107,9 +118,16 @@ def test_a_full_mask_is_no_mask() -> None:
 
 @pytest.mark.parametrize("cls", [BYOL, SimSiam, DINO])
 def test_the_mean_does_not_grow_with_repeated_views(cls: type[Siamese]) -> None:
-    method = build(cls, **({"reduction": "mean"} if cls is BYOL else {}), **({"prototypes": 20} if cls is DINO else {}))
+    method = build(
+        cls,
+        **({"reduction": "mean"} if cls is BYOL else {}),
+        **({"prototypes": 20} if cls is DINO else {}),
+    )
     view = make_views(2, 6).x[0]
-    losses = [float(method(replace(make_views(2, 6), x=(view,) * n, tags=("a",) * n)).loss.detach()) for n in (2, 4)]
+    losses = [
+        float(method(replace(make_views(2, 6), x=(view,) * n, tags=("a",) * n)).loss.detach())
+        for n in (2, 4)
+    ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
@@ -174,7 +192,13 @@ def test_dino_prototypes_have_length_one_or_learn_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": 0.0}, {"momentum": 1.5}, {"prototypes": 1}, {"teacher_temperature": (0.0, 0.1)}]
+    "wrong",
+    [
+        {"temperature": 0.0},
+        {"momentum": 1.5},
+        {"prototypes": 1},
+        {"teacher_temperature": (0.0, 0.1)},
+    ],
 )
 def test_dino_refuses_in_three_parts(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^got .*; allowed .*"):

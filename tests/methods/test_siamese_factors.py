@@ -49,7 +49,9 @@ def views(step: int = 0, batch: int = 4) -> Views:
 
 
 def test_mean_is_half_the_sum_of_both_directions() -> None:
-    total, mean = (moco(directions="both_ways", reduction=name)(views()).loss for name in ("sum", "mean"))
+    total, mean = (
+        moco(directions="both_ways", reduction=name)(views()).loss for name in ("sum", "mean")
+    )
     torch.testing.assert_close(total, 2 * mean)
 
 
@@ -114,21 +116,31 @@ def test_norms_are_synchronised_by_branch(of: Any) -> None:
         synchronize_norms(method, of)
         own = getattr(method, "base", method)
         norms = {n: m for n, m in own.named_modules() if isinstance(m, _BatchNorm)}
-        assert any(n.startswith("predictor") for n in norms) and any(n.startswith("key_projector") for n in norms)
+        assert any(n.startswith("predictor") for n in norms) and any(
+            n.startswith("key_projector") for n in norms
+        )
         for name, norm in norms.items():
             wanted = of is True or of == ("target" if name.startswith("key_") else "online")
             assert isinstance(norm, SynchronizedBatchNorm) == wanted, name
-    with pytest.raises(ValueError, match="sync_batch_norm=target, and SimSiam keeps no momentum copy; allowed are tr"):
+    with pytest.raises(
+        ValueError,
+        match="sync_batch_norm=target, and SimSiam keeps no momentum copy; allowed are tr",
+    ):
         synchronize_norms(SimSiam(Normed(), hidden_dim=4, dim=8), "target")
 
 
-# ---------------------------------------------------------------------- two processes, each with statistics of its own
+# ---------------------------------------------------------------------- two processes, each with
+# statistics of its own
 
 
 def _worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     td.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=timedelta(seconds=20)
+        "gloo",
+        init_method=f"file://{folder}/init",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=20),
     )
     method = moco(shuffle=True, directions="both_ways", queue_size=13)
     v = views(batch=8)
@@ -138,7 +150,9 @@ def _worker(rank: int, folder: str) -> None:
         v = views(step, batch=8)
         method(Views(tuple(x[half] for x in v.x), v.tags, Draws(v.draws.ids[half], v.draws.key)))
         method.after_step((step + 1) / 4)
-    torch.save({"keys": keys, "queue": method.queue, "pointer": method.pointer}, f"{folder}/{rank}.pt")
+    torch.save(
+        {"keys": keys, "queue": method.queue, "pointer": method.pointer}, f"{folder}/{rank}.pt"
+    )
     td.barrier()
     td.destroy_process_group()
 
@@ -147,7 +161,9 @@ def test_shuffled_keys_come_back_in_place_and_ranks_enqueue_the_same_view(tmp_pa
     spawn(_worker, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     method, v = moco(shuffle=True, directions="both_ways"), views(batch=8)
-    order = Draws(torch.zeros(1, dtype=torch.int64), key_of("moco.shuffle", 1)).permutation("rows", 8)[0]
+    order = Draws(torch.zeros(1, dtype=torch.int64), key_of("moco.shuffle", 1)).permutation(
+        "rows", 8
+    )[0]
     assert order.tolist() != list(range(8))
     naive = torch.empty(8, 8)
     for rows in (order[:4], order[4:]):  # each rank normalises what it was dealt
@@ -192,6 +208,8 @@ def test_recipes_take_any_number_of_epochs_and_build(name: str, epochs: int) -> 
 def test_the_rates_of_the_authors() -> None:
     assert read_recipe("image/byol_lars_imagenet_100ep")["optimizer"]["lr"] == 0.45
     assert read_recipe("image/byol_lars_imagenet")["optimizer"]["lr"] == 0.3
-    byol, plus, symmetric = (read_recipe(f"image/{name}_imagenet") for name in ("byol", "moco_v2plus", "smoco_v2plus"))
+    byol, plus, symmetric = (
+        read_recipe(f"image/{name}_imagenet") for name in ("byol", "moco_v2plus", "smoco_v2plus")
+    )
     assert plus["optimizer"] == symmetric["optimizer"] == byol["optimizer"]
     assert {k for k in plus["method"] if plus["method"][k] != symmetric["method"][k]} == {"head"}

@@ -49,7 +49,10 @@ def test_equals_the_definition(views: int, temperature: float) -> None:
 
 def test_equals_lightly() -> None:
     """NTXentLoss of lightly 1.6.0 on `waves(5, 4, phase=0.1)` and `waves(5, 4, phase=2.0)`: loss, gradient's norm."""
-    golden = {0.1: (12.566826820373535, 2.263554573059082), 0.5: (3.614396572113037, 0.3907548487186432)}
+    golden = {
+        0.1: (12.566826820373535, 2.263554573059082),
+        0.5: (3.614396572113037, 0.3907548487186432),
+    }
     for temperature, (value, gradient_norm) in golden.items():
         a, b = waves(5, 4, phase=0.1).requires_grad_(), waves(5, 4, phase=2.0)
         loss, _ = nt_xent(torch.stack([a, b]), temperature)
@@ -79,7 +82,9 @@ def test_does_not_depend_on_the_length_of_projections() -> None:
 
 def test_accuracy_counts_anchors_whose_nearest_is_a_positive() -> None:
     a = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.1]])
-    b = torch.tensor([[1.0, 0.1], [0.9, 0.2], [-1.0, -0.1]])  # the second sample's other view lies near the first
+    b = torch.tensor(
+        [[1.0, 0.1], [0.9, 0.2], [-1.0, -0.1]]
+    )  # the second sample's other view lies near the first
     _, accuracy = nt_xent(torch.stack([a, b]), 0.2)
     assert float(accuracy) == pytest.approx(5 / 6)  # only that view misses its own sample
 
@@ -98,7 +103,10 @@ def test_head_is_the_papers() -> None:
     assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d]
     assert sum(p.numel() for p in method.projector.parameters()) == 7 * 11 + 2 * 11 + 11 * 5
     bare_end = SimCLR(Bare(), hidden_dim=11, dim=5, layers=3, last_norm=False)
-    assert sum(p.numel() for p in bare_end.projector.parameters()) == 7 * 11 + 11 * 11 + 4 * 11 + 11 * 5 + 5
+    assert (
+        sum(p.numel() for p in bare_end.projector.parameters())
+        == 7 * 11 + 11 * 11 + 4 * 11 + 11 * 5 + 5
+    )
 
 
 def test_bad_temperature_is_refused() -> None:

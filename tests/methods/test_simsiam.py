@@ -58,7 +58,9 @@ def test_two_views_give_the_papers_symmetric_loss() -> None:
     p1, p2 = method.predictor(z1), method.predictor(z2)
 
     def distance(p: Tensor, z: Tensor) -> Tensor:
-        cosine: Tensor = (p / p.norm(dim=1, keepdim=True) * (z / z.norm(dim=1, keepdim=True))).sum(dim=1)
+        cosine: Tensor = (p / p.norm(dim=1, keepdim=True) * (z / z.norm(dim=1, keepdim=True))).sum(
+            dim=1
+        )
         return -cosine.mean()
 
     views = Views((x1, x2), ("global", "global"), Draws(torch.arange(5), 0))
@@ -74,12 +76,16 @@ def test_heads_are_the_papers_for_resnet50() -> None:
         "BatchNorm1d",
     ]
     wide, norm = 2048 * 2048, 2 * 2048
-    assert sum(p.numel() for p in method.projector.parameters()) == 3 * wide + 2 * norm  # the last norm learns nothing
+    assert (
+        sum(p.numel() for p in method.projector.parameters()) == 3 * wide + 2 * norm
+    )  # the last norm learns nothing
     assert sum(p.numel() for p in method.predictor.parameters()) == 2 * 2048 * 512 + 2 * 512 + 2048
 
 
 @pytest.mark.parametrize(("encoder_dim", "dim", "hidden"), [(6, 8, 8), (12, 8, 12)])
-def test_projector_is_as_wide_as_the_wider_of_encoder_and_output(encoder_dim: int, dim: int, hidden: int) -> None:
+def test_projector_is_as_wide_as_the_wider_of_encoder_and_output(
+    encoder_dim: int, dim: int, hidden: int
+) -> None:
     projector = SimSiam(Flat(encoder_dim), dim=dim, hidden_dim=4).projector
     widths = [(m.in_features, m.out_features) for m in projector if isinstance(m, nn.Linear)]
     assert widths == [(encoder_dim, hidden), (hidden, hidden), (hidden, dim)]

@@ -52,7 +52,9 @@ def run_off(method: SSQL, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @each_base
-def test_with_bits_off_the_loss_is_the_base_methods_exactly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_bits_off_the_loss_is_the_base_methods_exactly(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = base(name)(views()).loss
     method = ssql(name)
     run_off(method, monkeypatch)
@@ -123,7 +125,9 @@ def test_widths_are_drawn_uniformly_from_seed_and_step_alone() -> None:
         for rank in (0, 1)
     ]
     weights, activations = (torch.stack(column).view(600, 2) for column in zip(*draws, strict=True))
-    assert torch.equal(weights[:, 0], weights[:, 1]) and torch.equal(activations[:, 0], activations[:, 1])
+    assert torch.equal(weights[:, 0], weights[:, 1]) and torch.equal(
+        activations[:, 0], activations[:, 1]
+    )
     assert set(weights[:, 0].tolist()) == set(range(2, 9))
     assert set(activations[:, 0].tolist()) == set(range(4, 9))
     counts = torch.bincount(weights[:, 0].long(), minlength=9)[2:]
@@ -154,7 +158,9 @@ def test_ranges_are_taken_anew_each_step_from_both_views() -> None:
 
 
 @pytest.mark.parametrize("mode, counts", [("shared", 4), ("frozen", 2)])
-def test_batch_norm_counts_four_passes_a_step_or_only_the_float_ones(mode: str, counts: int) -> None:
+def test_batch_norm_counts_four_passes_a_step_or_only_the_float_ones(
+    mode: str, counts: int
+) -> None:
     method = ssql(batch_norm=mode)
     method(views())
     assert int(method.encoder.get_submodule("bn1").num_batches_tracked) == counts  # type: ignore[arg-type]
@@ -212,7 +218,10 @@ def test_momentum_copies_stay_float() -> None:
         for p in method.encoder.parameters():
             p.add_(1.0)
     method.after_step(0.5)
-    assert all(not torch.equal(a, b) for a, b in zip(before, method.base.target_encoder.parameters(), strict=True))
+    assert all(
+        not torch.equal(a, b)
+        for a, b in zip(before, method.base.target_encoder.parameters(), strict=True)
+    )
 
 
 def test_state_holds_every_weight_once() -> None:

@@ -60,7 +60,9 @@ def test_loss_is_the_mean_over_views_and_single_aug_takes_the_first(smoothing: f
 
 
 def test_binary_loss_of_several_labels() -> None:
-    several = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.bool)
+    several = torch.tensor(
+        [[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.bool
+    )
     v = replace(views(), labels=several)
     (logits,) = logits_of(supervised(), v)
     torch.testing.assert_close(
@@ -79,8 +81,14 @@ def test_mixup_blends_samples_and_targets_by_the_same_weight() -> None:
     keep = target[torch.arange(6), torch.arange(6) % 3]
     torch.testing.assert_close(target.sum(1), torch.ones(6))
     value = mixed[:, 0, 0, 0]
-    for row in range(6):  # x = keep · own + (1 − keep) · partner, for one partner that is not itself
-        fits = [p for p in range(6) if p != row and torch.isclose(value[row], keep.min() * row + (1 - keep.min()) * p)]
+    for row in range(
+        6
+    ):  # x = keep · own + (1 − keep) · partner, for one partner that is not itself
+        fits = [
+            p
+            for p in range(6)
+            if p != row and torch.isclose(value[row], keep.min() * row + (1 - keep.min()) * p)
+        ]
         assert len(fits) == 1
     other, _ = Mixing(mixup=1.0)(NUMBERED, target, views(step=1).draws)
     assert not torch.equal(other, mixed)
@@ -131,7 +139,12 @@ def test_patches_are_dropped_in_training_alone(bits: tuple[int, int] | None) -> 
     drop = AxesMask(ratios=[0.25, 0.5])
     method = Supervised(vit, num_classes=3, drop=drop, bits=bits).train()
     for frames in (64, 32):  # of a shorter clip, too
-        v = Views((torch.randn(6, 1, 16, frames),), ("global",), Draws(torch.arange(6), key_of(0, frames)), LABELS)
+        v = Views(
+            (torch.randn(6, 1, 16, frames),),
+            ("global",),
+            Draws(torch.arange(6), key_of(0, frames)),
+            LABELS,
+        )
         keep, _ = drop.draw((4, frames // 4), v.draws.fold("drop", 0))
         assert keep.shape == (6, 3 * frames // 8)
         whole = method.eval()(v).loss
@@ -164,12 +177,19 @@ def test_starts_from_a_saved_encoder_with_its_normalisation(tmp_path: Path) -> N
     saved = resnet8(other, stem="small", width=4)
     save_encoder(saved, tmp_path / "e")
     method = supervised(init=str(tmp_path / "e"))
-    assert torch.equal(method.encoder.state_dict()["conv1.weight"], saved.state_dict()["conv1.weight"])
+    assert torch.equal(
+        method.encoder.state_dict()["conv1.weight"], saved.state_dict()["conv1.weight"]
+    )
     assert method.encoder.input == other
     with pytest.raises(ValueError, match="that is not the encoder of this recipe"):
         start_from(encoder(width=8), str(tmp_path / "e"))
-    with pytest.raises(ValueError, match=r"takes samples of shape \[3, 16, 16\], and the data has \[3, 8, 8\]"):
-        start_from(resnet8(Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3), stem="small", width=4), str(tmp_path / "e"))
+    with pytest.raises(
+        ValueError, match=r"takes samples of shape \[3, 16, 16\], and the data has \[3, 8, 8\]"
+    ):
+        start_from(
+            resnet8(Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3), stem="small", width=4),
+            str(tmp_path / "e"),
+        )
 
 
 def test_training_at_low_bits_differs_from_float_and_reaches_every_weight() -> None:
@@ -180,7 +200,11 @@ def test_training_at_low_bits_differs_from_float_and_reaches_every_weight() -> N
     assert method.encoder.quantization == "ssql"
     for name, p in method.encoder.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), name
-    counts = {float(m.num_batches_tracked or 0) for m in method.encoder.modules() if isinstance(m, nn.BatchNorm2d)}
+    counts = {
+        float(m.num_batches_tracked or 0)
+        for m in method.encoder.modules()
+        if isinstance(m, nn.BatchNorm2d)
+    }
     assert counts == {1}  # the pass that takes the ranges leaves the statistics alone
 
 
@@ -190,7 +214,10 @@ def test_training_at_low_bits_differs_from_float_and_reaches_every_weight() -> N
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
         ({"bits": (1, 4)}, r"got bits=\[1, 4\]; allowed are 2 to 8, and 32 for float"),
-        ({"bits": (4, 4), "freeze": True}, r"got bits=\[4, 4\] with freeze; .* leave one of them out"),
+        (
+            {"bits": (4, 4), "freeze": True},
+            r"got bits=\[4, 4\] with freeze; .* leave one of them out",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(keys: dict[str, Any], message: str) -> None:
@@ -199,7 +226,8 @@ def test_settings_out_of_range_are_refused(keys: dict[str, Any], message: str) -
 
 
 @pytest.mark.parametrize(
-    "keys", [{"mixup": -1.0}, {}, {"mixup": 1.0, "p": 0.0}, {"mixup": 1.0, "cutmix": 1.0, "each": True}]
+    "keys",
+    [{"mixup": -1.0}, {}, {"mixup": 1.0, "p": 0.0}, {"mixup": 1.0, "cutmix": 1.0, "each": True}],
 )
 def test_mixing_out_of_range_is_refused(keys: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^got .*; allowed"):
@@ -210,7 +238,10 @@ def test_mixing_out_of_range_is_refused(keys: dict[str, Any]) -> None:
     "labels, message",
     [
         (None, "supervised takes labelled samples"),
-        (LABELS + 1, r"labels from 1 to 3 for num_classes=3; allowed are 0 to 2: set method.num_classes=4"),
+        (
+            LABELS + 1,
+            r"labels from 1 to 3 for num_classes=3; allowed are 0 to 2: set method.num_classes=4",
+        ),
         (torch.ones(6, 3, dtype=torch.bool), "with loss=binary one column a class"),
     ],
 )

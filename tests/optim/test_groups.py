@@ -16,7 +16,9 @@ class Net(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
         self.head = nn.ModuleDict({"bias": nn.Linear(4, 2)})  # a module of that name is no bias
-        self.register_parameter("bias", nn.Parameter(torch.zeros(2, 2)))  # a bias with two dimensions is one
+        self.register_parameter(
+            "bias", nn.Parameter(torch.zeros(2, 2))
+        )  # a bias with two dimensions is one
 
 
 def test_norms_and_biases_are_excluded_by_name_and_shape() -> None:
@@ -38,12 +40,23 @@ def test_none_excluded_is_one_group_of_all_that_takes_gradients() -> None:
 
 def test_torch_keeps_names_in_order_of_parameters() -> None:
     net = Net()
-    optimizer = torch.optim.SGD(named_groups(net, lr=0.3, weight_decay=0.1, exclude="norm_and_bias"))
+    optimizer = torch.optim.SGD(
+        named_groups(net, lr=0.3, weight_decay=0.1, exclude="norm_and_bias")
+    )
     for group in optimizer.param_groups:
-        assert [net.get_parameter(name) is p for name, p in zip(group["param_names"], group["params"], strict=True)]
-    assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["token", "conv.weight", "head.bias.weight"]
+        assert [
+            net.get_parameter(name) is p
+            for name, p in zip(group["param_names"], group["params"], strict=True)
+        ]
+    assert optimizer.state_dict()["param_groups"][0]["param_names"] == [
+        "token",
+        "conv.weight",
+        "head.bias.weight",
+    ]
 
 
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(ValueError, match="no parameter that takes gradients; set requires_grad"):
-        named_groups(nn.Linear(2, 2).requires_grad_(False), lr=0.1, weight_decay=0.0, exclude="none")
+        named_groups(
+            nn.Linear(2, 2).requires_grad_(False), lr=0.1, weight_decay=0.0, exclude="none"
+        )

@@ -39,7 +39,9 @@ def test_mocov3_form_by_hand() -> None:
 def test_papers_form_by_hand() -> None:
     """The same with η |w| / (|g| + λ |w|) = 0.5 / 3.5 and the learning rate in the buffer."""
     p = parameter(3.0, 4.0)
-    optimizer = LARSOptimizer([p], lr=2.0, momentum=0.9, weight_decay=0.5, trust=0.1, lr_in_buffer=True)
+    optimizer = LARSOptimizer(
+        [p], lr=2.0, momentum=0.9, weight_decay=0.5, trust=0.1, lr_in_buffer=True
+    )
     buffer = 2.0 * (0.5 / 3.5) * torch.tensor([1.5, 3.0], dtype=torch.float64)
     expected = torch.tensor([3.0, 4.0], dtype=torch.float64) - buffer
     torch.testing.assert_close(step(optimizer, p, 0.0, 1.0), expected)
@@ -55,7 +57,9 @@ def test_ratio_is_one_where_a_norm_is_zero(lr_in_buffer: bool) -> None:
     zero_weight, zero_gradient = parameter(0.0, 0.0), parameter(3.0, 4.0)
     optimizer = LARSOptimizer([zero_weight, zero_gradient], lr=0.5, lr_in_buffer=lr_in_buffer)
     zero_gradient.grad = torch.zeros_like(zero_gradient)
-    torch.testing.assert_close(step(optimizer, zero_weight, 1.0, 2.0), torch.tensor([-0.5, -1.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        step(optimizer, zero_weight, 1.0, 2.0), torch.tensor([-0.5, -1.0], dtype=torch.float64)
+    )
     assert torch.equal(zero_gradient.detach(), parameter(3.0, 4.0).detach())
 
 
@@ -63,7 +67,9 @@ def test_weight_decay_of_a_zero_gradient() -> None:
     """MoCo v3 looks at |g + λ w|, which is not zero here, the paper's form at |g|, which is."""
     for lr_in_buffer, ratio in ((False, 0.1 * 5 / (0.5 * 5)), (True, 1.0)):
         p = parameter(3.0, 4.0)
-        optimizer = LARSOptimizer([p], lr=1.0, weight_decay=0.5, trust=0.1, lr_in_buffer=lr_in_buffer)
+        optimizer = LARSOptimizer(
+            [p], lr=1.0, weight_decay=0.5, trust=0.1, lr_in_buffer=lr_in_buffer
+        )
         expected = torch.tensor([3.0, 4.0], dtype=torch.float64) * (1 - 0.5 * ratio)
         torch.testing.assert_close(step(optimizer, p, 0.0, 0.0), expected)
 
@@ -90,8 +96,12 @@ def test_excluded_groups_are_momentum_sgd(lr_in_buffer: bool) -> None:
 def test_state_round_trip_and_missing_gradients(lr_in_buffer: bool) -> None:
     def fresh() -> tuple[nn.ParameterDict, LARSOptimizer]:
         generator = torch.Generator().manual_seed(0)
-        net = nn.ParameterDict({name: torch.randn(3, 4, generator=generator) for name in ("used", "unused")})
-        return net, LARSOptimizer(net.parameters(), lr=0.1, weight_decay=1e-3, lr_in_buffer=lr_in_buffer)
+        net = nn.ParameterDict(
+            {name: torch.randn(3, 4, generator=generator) for name in ("used", "unused")}
+        )
+        return net, LARSOptimizer(
+            net.parameters(), lr=0.1, weight_decay=1e-3, lr_in_buffer=lr_in_buffer
+        )
 
     def train(net: nn.ParameterDict, optimizer: LARSOptimizer, seed: int) -> None:
         optimizer.zero_grad()

@@ -19,7 +19,11 @@ def test_names_of_three_families() -> None:
         "encoder.layer1.1.conv2.weight", "encoder.layer2.0.downsample.0.weight", "head.weight",
     ]  # fmt: skip
     assert LayerScales(decay=0.5, head=10.0).of(names) == [0.125, 0.25, 0.25, 0.5, 1.0, 10.0]
-    vit = ["encoder.model.pos_embed", "encoder.model.blocks.0.mlp.fc1.weight", "encoder.model.blocks.1.norm1.bias"]
+    vit = [
+        "encoder.model.pos_embed",
+        "encoder.model.blocks.0.mlp.fc1.weight",
+        "encoder.model.blocks.1.norm1.bias",
+    ]
     assert LayerScales(decay=0.5).of([*vit, "encoder.model.norm.weight"]) == [0.25, 0.5, 1.0, 1.0]
     convnext = [
         "encoder.model.stem.0.weight",
@@ -32,7 +36,9 @@ def test_names_of_three_families() -> None:
 def test_groups_carry_their_own_base_rate_and_no_parameter_is_lost() -> None:
     torch.manual_seed(0)
     method = Supervised(resnet8(INPUT, stem="small", width=4), num_classes=3)
-    settings = SGD(lr=0.1, weight_decay=1e-4, exclude="norm_and_bias", scales=LayerScales(decay=0.5, head=10.0))
+    settings = SGD(
+        lr=0.1, weight_decay=1e-4, exclude="norm_and_bias", scales=LayerScales(decay=0.5, head=10.0)
+    )
     built = settings.build(method, 256)
     rate = {name: g["base_lr"] for g in built.param_groups for name in g["param_names"]}
     assert set(rate) == {name for name, _ in method.named_parameters()}
@@ -45,8 +51,13 @@ def test_groups_carry_their_own_base_rate_and_no_parameter_is_lost() -> None:
 
 def test_without_scales_the_groups_are_as_before() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    plain, neutral = SGD(lr=0.1).groups(model, 1), SGD(lr=0.1, scales=LayerScales()).groups(model, 1)
-    assert [g["lr"] for g in plain] == [g["lr"] for g in neutral] == [0.1] and len(plain[0]["params"]) == 4
+    plain, neutral = (
+        SGD(lr=0.1).groups(model, 1),
+        SGD(lr=0.1, scales=LayerScales()).groups(model, 1),
+    )
+    assert [g["lr"] for g in plain] == [g["lr"] for g in neutral] == [0.1] and len(
+        plain[0]["params"]
+    ) == 4
 
 
 @pytest.mark.parametrize("keys", [{"decay": 0.0}, {"decay": 1.1}, {"head": 0.0}])

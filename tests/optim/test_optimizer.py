@@ -19,11 +19,18 @@ def test_sgd_passes_its_settings_on() -> None:
     built = SGD(lr=0.05, momentum=0.8, weight_decay=5e-4, nesterov=True).build(net(), 512)
     assert isinstance(built, torch.optim.SGD)
     (group,) = built.param_groups
-    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.05, 0.8, 5e-4, True)
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (
+        0.05,
+        0.8,
+        5e-4,
+        True,
+    )
 
 
 def test_adamw_passes_its_settings_on() -> None:
-    built = AdamW(lr=1e-3, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1, exclude="norm_and_bias").build(net(), 64)
+    built = AdamW(
+        lr=1e-3, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1, exclude="norm_and_bias"
+    ).build(net(), 64)
     assert isinstance(built, torch.optim.AdamW)
     decayed, excluded = built.param_groups
     assert (decayed["betas"], decayed["eps"], decayed["weight_decay"]) == ((0.8, 0.95), 1e-6, 0.1)
@@ -32,11 +39,18 @@ def test_adamw_passes_its_settings_on() -> None:
 
 
 def test_lars_passes_its_settings_on() -> None:
-    built = LARS(lr=0.45, momentum=0.8, weight_decay=1e-6, trust=0.02, lr_in_buffer=True).build(net(), 256)
+    built = LARS(lr=0.45, momentum=0.8, weight_decay=1e-6, trust=0.02, lr_in_buffer=True).build(
+        net(), 256
+    )
     assert isinstance(built, LARSOptimizer)
     decayed, excluded = built.param_groups
     for group in (decayed, excluded):
-        assert (group["lr"], group["momentum"], group["trust"], group["lr_in_buffer"]) == (0.45, 0.8, 0.02, True)
+        assert (group["lr"], group["momentum"], group["trust"], group["lr_in_buffer"]) == (
+            0.45,
+            0.8,
+            0.02,
+            True,
+        )
     assert (decayed["weight_decay"], decayed["excluded"]) == (1e-6, False)
     assert (excluded["weight_decay"], excluded["excluded"]) == (0.0, True)
 
@@ -46,7 +60,9 @@ def test_linear_scaling_is_per_256_samples(kind: type[Any]) -> None:
     plain = kind(lr=0.3).build(net(), 4096)
     scaled = kind(lr=0.3, lr_scaling="batch/256").build(net(), 4096)
     assert {g["base_lr"] for g in plain.param_groups} == {0.3}
-    assert [g["base_lr"] for g in scaled.param_groups] == pytest.approx([4.8] * len(scaled.param_groups))
+    assert [g["base_lr"] for g in scaled.param_groups] == pytest.approx(
+        [4.8] * len(scaled.param_groups)
+    )
     assert all(g["lr"] == g["base_lr"] for g in scaled.param_groups)
 
 
@@ -56,7 +72,13 @@ def test_weight_decay_follows_half_a_cosine_and_spares_what_is_excluded() -> Non
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     logged = [settings.set_rates(built, 0.5, share) for share in shares]
     half = math.sqrt(0.5)
-    expected = [0.04, 0.22 - 0.18 * half, 0.22, 0.22 + 0.18 * half, 0.4]  # 0.4 − 0.36 · (1 + cos π share) / 2
+    expected = [
+        0.04,
+        0.22 - 0.18 * half,
+        0.22,
+        0.22 + 0.18 * half,
+        0.4,
+    ]  # 0.4 − 0.36 · (1 + cos π share) / 2
     assert [line["weight_decay"] for line in logged] == pytest.approx(expected)
     assert [group["weight_decay"] for group in built.param_groups] == [pytest.approx(0.4), 0.0]
     assert {line["lr"] for line in logged} == {group["lr"] for group in built.param_groups} == {0.5}
@@ -101,7 +123,11 @@ def test_each_trains() -> None:
 
 def test_remembers_its_arguments_for_the_recipe() -> None:
     assert LARS(lr=0.3, exclude="none").config == {"kind": "lars", "lr": 0.3, "exclude": "none"}
-    assert AdamW(lr=0.3, betas=(0.9, 0.95)).config == {"kind": "adamw", "lr": 0.3, "betas": [0.9, 0.95]}
+    assert AdamW(lr=0.3, betas=(0.9, 0.95)).config == {
+        "kind": "adamw",
+        "lr": 0.3,
+        "betas": [0.9, 0.95],
+    }
     assert SGD(lr=0.3).config == {"kind": "sgd", "lr": 0.3}
 
 

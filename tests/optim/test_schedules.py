@@ -15,7 +15,9 @@ from mezzotint.optim.schedules import Constant, Cosine, MultiStep, Polynomial, S
 def test_cosine_at_quarters() -> None:
     schedule = Cosine()
     found = [schedule(step, 100, 10) for step in (0, 25, 50, 75, 100)]
-    assert found == pytest.approx([1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0.0])
+    assert found == pytest.approx(
+        [1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0.0]
+    )
 
 
 def test_cosine_equals_torch() -> None:
@@ -69,7 +71,9 @@ def test_multi_step_of_mocov1() -> None:
 
 def test_multi_step_and_constant_warm_up() -> None:
     for schedule in (MultiStep(milestones=[0.5], warmup_epochs=2), Constant(warmup_epochs=2)):
-        assert [schedule(step, 100, 2) for step in range(5)] == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
+        assert [schedule(step, 100, 2) for step in range(5)] == pytest.approx(
+            [0.0, 0.25, 0.5, 0.75, 1.0]
+        )
     assert Constant()(0, 10, 1) == Constant()(9, 10, 1) == 1.0
 
 

@@ -30,7 +30,9 @@ def test_equals_the_best_of_all_allocations(seed: int) -> None:
     ]
     found = solve(costs, [choices] * 5, limits)
     assert all((w * np.array(found)).sum() <= limit * (1 + 1e-6) for w, limit, _ in limits)
-    assert sum(c[choices.index(b)] for c, b in zip(costs, found, strict=True)) == pytest.approx(min(allowed), rel=1e-6)
+    assert sum(c[choices.index(b)] for c, b in zip(costs, found, strict=True)) == pytest.approx(
+        min(allowed), rel=1e-6
+    )
 
 
 def test_budgets_bind(trained: ResNet, digits: Digits) -> None:
@@ -48,15 +50,25 @@ def test_budgets_bind(trained: ResNet, digits: Digits) -> None:
         free()
         found = allocate_(trained, [x], mean_bits=budget, probes=4)
         assert found.bits["conv1"] == 8 and found.mean_bits <= budget + 1e-6
-        assert found.bits == {name: layer.weight_quantizer.fixed_bits for name, layer in layers.items()}
+        assert found.bits == {
+            name: layer.weight_quantizer.fixed_bits for name, layer in layers.items()
+        }
         mean = sum(sizes[n] * b for n, b in found.bits.items()) / sum(sizes.values())
         assert found.mean_bits == pytest.approx(mean)
         costs.append(found.cost)
         for name, width in found.bits.items():  # nothing more fits
             if width < 8:
                 step = {2: 2, 4: 4}[width] * sizes[name] / sum(sizes.values())
-                assert found.mean_bits + step > budget or found.sensitivity[name] <= 0.0 or budget < 8.0
-    assert costs == sorted(costs) and costs[0] < costs[-1] and f"{found.mean_bits:.3f} bits a weight" in str(found)
+                assert (
+                    found.mean_bits + step > budget
+                    or found.sensitivity[name] <= 0.0
+                    or budget < 8.0
+                )
+    assert (
+        costs == sorted(costs)
+        and costs[0] < costs[-1]
+        and f"{found.mean_bits:.3f} bits a weight" in str(found)
+    )
     free()
     by_operations = allocate_(trained, [x], bops=0.5, activation=4, probes=4)
     total = by_operations.bops / 4
@@ -73,13 +85,18 @@ def test_is_better_than_one_width_for_all(trained: ResNet, digits: Digits) -> No
     with quant.bits(trained, weight=4, activation=32), torch.no_grad():
         uniform = (trained(unseen) - exact).square().mean()
     found = allocate_(trained, [x], mean_bits=4.05, choices=(2, 3, 4, 5, 6, 8), probes=20)
-    with quant.bits(trained, weight=4, activation=32), torch.no_grad():  # each layer at its own width
+    with (
+        quant.bits(trained, weight=4, activation=32),
+        torch.no_grad(),
+    ):  # each layer at its own width
         mixed = (trained(unseen) - exact).square().mean()
     assert len(set(found.bits.values())) > 2 and mixed < uniform
 
 
 def test_multiplications_are_counted() -> None:
-    net = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.Flatten(), nn.Linear(6 * 25, 10))
+    net = nn.Sequential(
+        nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.Flatten(), nn.Linear(6 * 25, 10)
+    )
     quant.quantize_(net, QuantizationPolicy("weights", placement="none"))
     x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     found = allocate_(net, [x], mean_bits=8.0, choices=(8,), probes=1, activation=4)

@@ -27,12 +27,16 @@ def test_folding_a_resnet(trained: ResNet, digits: Digits, first: str) -> None:
     trained.train()
     done = fold_batch_norm_(trained)
     assert trained.training
-    assert sorted(done) == sorted(norms) and done["layer2.0.downsample.1"] == "layer2.0.downsample.0"
+    assert (
+        sorted(done) == sorted(norms) and done["layer2.0.downsample.1"] == "layer2.0.downsample.0"
+    )
     trained.eval()
     torch.testing.assert_close(trained(x), before, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in trained.modules())
     trained.train()
-    torch.testing.assert_close(trained(x), before, rtol=1e-4, atol=1e-4)  # nothing depends on the batch any more
+    torch.testing.assert_close(
+        trained(x), before, rtol=1e-4, atol=1e-4
+    )  # nothing depends on the batch any more
     if first == "fold":
         quant.quantize_(trained)
     quant.calibrate(trained, [x])
@@ -47,7 +51,9 @@ class Odd(nn.Module):
         super().__init__()
         self.orphan = nn.BatchNorm1d(6)
         self.shared, self.after_shared = nn.Linear(6, 6), nn.BatchNorm1d(6)
-        self.stateless = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6, track_running_stats=False))
+        self.stateless = nn.Sequential(
+            nn.Linear(6, 6), nn.BatchNorm1d(6, track_running_stats=False)
+        )
         self.plain = nn.Sequential(nn.Linear(6, 6, bias=False), nn.BatchNorm1d(6, affine=False))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,7 +94,9 @@ def test_what_cannot_be_folded_is_left_as_it_was() -> None:
     state, before = copy.deepcopy(net.state_dict()), net(x).detach()
     with pytest.raises(ValueError, match="folding changes the outputs of Skip"):
         fold_batch_norm_(net, x)
-    assert torch.equal(net(x), before) and all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    assert torch.equal(net(x), before) and all(
+        torch.equal(v, state[k]) for k, v in net.state_dict().items()
+    )
     with pytest.raises(ValueError, match="states no input; give an example batch"):
         fold_batch_norm_(net)
 
@@ -110,7 +118,10 @@ def test_folding_networks_of_timm(name: str) -> None:
 
 @pytest.mark.parametrize("activation", [32, 4])
 def test_bias_correction(
-    trained: ResNet, digits: Digits, feature_error: Callable[[Tensor, Tensor], float], activation: int
+    trained: ResNet,
+    digits: Digits,
+    feature_error: Callable[[Tensor, Tensor], float],
+    activation: int,
 ) -> None:
     x, unseen = digits[0][:256], digits[0][512:]
     fold_batch_norm_(trained)
@@ -130,9 +141,14 @@ def test_bias_correction(
     assert torch.equal(out(5), elsewhere) and torch.equal(trained(unseen), exact)
     corrected = out(3)
     again = [c.shift for c in correct_bias_(trained, x.split(100), weight=3, activation=activation)]  # type: ignore[no-untyped-call]
-    assert again == pytest.approx([c.shift for c in done], rel=1e-4) and torch.equal(out(3), corrected)
+    assert again == pytest.approx([c.shift for c in done], rel=1e-4) and torch.equal(
+        out(3), corrected
+    )
     keys = [key for key in trained.state_dict() if "shift_" in key]
-    assert len(keys) == len(list(quantized_layers(trained))) and "layer1.0.conv1.weight_quantizer.shift_3" in keys
+    assert (
+        len(keys) == len(list(quantized_layers(trained)))
+        and "layer1.0.conv1.weight_quantizer.shift_3" in keys
+    )
 
 
 def test_mean_of_every_layer_is_right_after_correction() -> None:

@@ -29,11 +29,18 @@ def test_the_difference_is_what_rounding_made(digits: Digits) -> None:
     with quant.bits(net, weight=2, activation=32):
         rounded = net[0](x)
     assert correct_batch_norm_(net, [x[:32], x[32:]], weight=2) == 1
-    halves = [(e.var((0, 2, 3)), r.var((0, 2, 3))) for e, r in zip(exact.split(32), rounded.split(32), strict=True)]
+    halves = [
+        (e.var((0, 2, 3)), r.var((0, 2, 3)))
+        for e, r in zip(exact.split(32), rounded.split(32), strict=True)
+    ]
     ratio = sum(r for _, r in halves) / sum(e for e, _ in halves)
     shift = rounded.mean((0, 2, 3)) - exact.mean((0, 2, 3))
-    torch.testing.assert_close(norm.running_mean, before["1.running_mean"] + shift, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(norm.running_var, before["1.running_var"] * ratio, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        norm.running_mean, before["1.running_mean"] + shift, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        norm.running_var, before["1.running_var"] * ratio, rtol=1e-4, atol=1e-5
+    )
     assert norm.momentum == 0.1 and not net.training
     net.load_state_dict(before, strict=False)
     torch.testing.assert_close(net(x), nn.functional.batch_norm(

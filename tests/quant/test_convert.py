@@ -12,7 +12,12 @@ from mezzotint import quant
 from mezzotint.encoders.resnet import ResNet, resnet18, resnet50
 from mezzotint.encoders.timm import timm
 from mezzotint.quant.clipping_observers import MSE
-from mezzotint.quant.convert import named_activation_quantizers, parameter_of, quantized_layers, weight_quantizers
+from mezzotint.quant.convert import (
+    named_activation_quantizers,
+    parameter_of,
+    quantized_layers,
+    weight_quantizers,
+)
 from mezzotint.quant.fake import ActivationQuantizer, Layout, Quantizer, WeightQuantizer
 from mezzotint.quant.qconfig import QuantizationPolicy
 from mezzotint.types import Input
@@ -32,7 +37,10 @@ def test_the_override_table_of_ssql(make: Callable[..., ResNet]) -> None:
     encoder = make(SMALL, stem="small", width=4)
     done = quant.quantize_(encoder, "ssql")
     layers = dict(quantized_layers(encoder))
-    assert set(layers) == {n for n, m in encoder.named_modules() if isinstance(m, nn.Conv2d)} and not done.skipped
+    assert (
+        set(layers) == {n for n, m in encoder.named_modules() if isinstance(m, nn.Conv2d)}
+        and not done.skipped
+    )
     assert all(layer.input_quantizer is None for layer in layers.values())
     fixed = {name: layer.weight_quantizer.fixed_bits for name, layer in layers.items()}
     assert fixed.pop("conv1") == 8 and set(fixed.values()) == {None}
@@ -75,7 +83,9 @@ def test_off_is_bit_exact_and_names_stay(trained: ResNet, digits: Digits) -> Non
     after = trained.state_dict()
     assert all(torch.equal(after[key], value) for key, value in keys.items())
     added = set(after) - set(keys)
-    assert added and all(key.endswith(("output_quantizer.low", "output_quantizer.high")) for key in added)
+    assert added and all(
+        key.endswith(("output_quantizer.low", "output_quantizer.high")) for key in added
+    )
     assert isinstance(trained.conv1, nn.Conv2d) and isinstance(trained.act1, nn.ReLU)
 
 
@@ -104,11 +114,17 @@ def test_bits_restores_widths_and_ranges_whatever_happens(
     quant.calibrate(trained, [x])
     with quant.bits(trained, weight=6, activation=5):
         before = trained(x)
-        with pytest.raises(RuntimeError, match="on purpose"), quant.bits(trained, weight=2, activation=3):
+        with (
+            pytest.raises(RuntimeError, match="on purpose"),
+            quant.bits(trained, weight=2, activation=3),
+        ):
             assert not torch.equal(trained(x), before)
             raise RuntimeError("on purpose")
         assert torch.equal(trained(x), before)
-        with pytest.raises(ValueError, match="allowed are"), quant.bits(trained, weight=1, activation=4):
+        with (
+            pytest.raises(ValueError, match="allowed are"),
+            quant.bits(trained, weight=1, activation=4),
+        ):
             pass
         assert torch.equal(trained(x), before)
         quant.calibrate(trained, [x])
@@ -126,7 +142,9 @@ def test_a_width_may_be_a_tensor(trained: ResNet, digits: Digits) -> None:
         assert torch.equal(trained(x), expected)
 
 
-def test_gradients_reach_the_weights_and_the_largest_learns_through_the_scale(trained: ResNet, digits: Digits) -> None:
+def test_gradients_reach_the_weights_and_the_largest_learns_through_the_scale(
+    trained: ResNet, digits: Digits
+) -> None:
     quant.quantize_(trained)
     quant.calibrate(trained, [digits[0][:64]])
     with quant.bits(trained, weight=2, activation=4):
@@ -161,7 +179,10 @@ def test_bad_networks_and_orders(trained: ResNet, digits: Digits) -> None:
     quant.quantize_(trained)
     with pytest.raises(ValueError, match="quantizable already"):
         quant.quantize_(trained)
-    with pytest.raises(ValueError, match="call calibrate first"), quant.bits(trained, weight=8, activation=8):
+    with (
+        pytest.raises(ValueError, match="call calibrate first"),
+        quant.bits(trained, weight=8, activation=8),
+    ):
         pass
     with quant.bits(trained, weight=8, activation=32):
         trained(digits[0][:8])
@@ -175,7 +196,10 @@ def test_activations_that_are_not_finite_are_named(trained: ResNet, digits: Digi
         trained.layer2[0].bn1.bias.fill_(math.nan)  # type: ignore[index, union-attr]
     with pytest.raises(ValueError, match="activations at layer2.0.act1 are not finite"):
         quant.calibrate(trained, [digits[0][:8]])
-    with pytest.raises(ValueError, match="call calibrate first"), quant.bits(trained, weight=8, activation=8):
+    with (
+        pytest.raises(ValueError, match="call calibrate first"),
+        quant.bits(trained, weight=8, activation=8),
+    ):
         pass
 
 
@@ -183,27 +207,41 @@ def test_calibration_counts_and_touches_nothing_else(trained: ResNet, digits: Di
     quant.quantize_(trained)
     trained.train()
     trained.layer1.eval()  # type: ignore[union-attr]
-    before = {name: value.clone() for name, value in trained.state_dict().items() if "quantizer" not in name}
-    modes = {name: module.training for name, module in trained.named_modules() if "quantizer" not in name}
+    before = {
+        name: value.clone()
+        for name, value in trained.state_dict().items()
+        if "quantizer" not in name
+    }
+    modes = {
+        name: module.training for name, module in trained.named_modules() if "quantizer" not in name
+    }
     assert quant.calibrate(trained, digits[0][:100].split(32)) == 100  # type: ignore[no-untyped-call]
     assert all(torch.equal(trained.state_dict()[name], value) for name, value in before.items())
-    assert modes == {name: m.training for name, m in trained.named_modules() if "quantizer" not in name}
+    assert modes == {
+        name: m.training for name, m in trained.named_modules() if "quantizer" not in name
+    }
     whole = copy.deepcopy(trained)
     quant.calibrate(whole, [digits[0][:100]])
     for (name, one), (_, other) in zip(
         named_activation_quantizers(trained), named_activation_quantizers(whole), strict=True
     ):
-        torch.testing.assert_close((one.low, one.high), (other.low, other.high), msg=name, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            (one.low, one.high), (other.low, other.high), msg=name, rtol=1e-5, atol=1e-5
+        )
     quant.calibrate(whole, [digits[0][:4]])  # ranges are taken anew, not widened
     assert sum(float(q.high) for _, q in named_activation_quantizers(whole)) < sum(
         float(q.high) for _, q in named_activation_quantizers(trained)
     )
 
 
-def test_quantized_passes_leave_running_statistics_in_eval_mode(trained: ResNet, digits: Digits) -> None:
+def test_quantized_passes_leave_running_statistics_in_eval_mode(
+    trained: ResNet, digits: Digits
+) -> None:
     quant.quantize_(trained)
     quant.calibrate(trained, [digits[0][:32]])
-    before = [b.clone() for name, b in trained.named_buffers() if "running" in name or "tracked" in name]
+    before = [
+        b.clone() for name, b in trained.named_buffers() if "running" in name or "tracked" in name
+    ]
     with quant.bits(trained, weight=2, activation=2):
         trained(digits[0][:32])
     after = [b for name, b in trained.named_buffers() if "running" in name or "tracked" in name]
@@ -211,7 +249,9 @@ def test_quantized_passes_leave_running_statistics_in_eval_mode(trained: ResNet,
 
 
 @pytest.mark.parametrize("policy", ["ssql", "all", STRONG])
-def test_ranges_are_saved_and_loaded(trained: ResNet, digits: Digits, policy: str | QuantizationPolicy) -> None:
+def test_ranges_are_saved_and_loaded(
+    trained: ResNet, digits: Digits, policy: str | QuantizationPolicy
+) -> None:
     x = digits[0][:64]
     fresh = copy.deepcopy(trained)
     quant.quantize_(trained, policy)
@@ -228,7 +268,9 @@ def test_ranges_of_another_shape_are_loaded() -> None:
     def make() -> nn.Module:
         net = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU())
         per_channel = lambda: ActivationQuantizer(Layout("channel", axis=1))  # noqa: E731
-        quant.quantize_(net, QuantizationPolicy("channels", placement="inputs", activation=per_channel))
+        quant.quantize_(
+            net, QuantizationPolicy("channels", placement="inputs", activation=per_channel)
+        )
         return net
 
     net, fresh = make(), make()
@@ -252,18 +294,24 @@ def test_a_copy_is_independent(trained: ResNet, digits: Digits) -> None:
         assert not torch.equal(trained(x), other(x))
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2_035", "convnext_atto", "vit_tiny_patch16_224", "resnet18"])
+@pytest.mark.parametrize(
+    "name", ["mobilenetv2_035", "convnext_atto", "vit_tiny_patch16_224", "resnet18"]
+)
 def test_networks_of_timm(name: str, feature_error: Callable[[Tensor, Tensor], float]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder = timm(SMALL, name=name)  # statistics as initialised: in those of noise, BatchNorm amplifies any error
+        encoder = timm(
+            SMALL, name=name
+        )  # statistics as initialised: in those of noise, BatchNorm amplifies any error
         x = torch.randn(12, 3, 32, 32)
     encoder.eval()
     exact = encoder(x).detach()
     done = quant.quantize_(encoder, "ssql")
     linears = [n for n, m in encoder.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     assert list(done.weights) == linears and torch.equal(encoder(x), exact)
-    assert not done.activations or name == "resnet18"  # the others have convolutions that no activation function feeds
+    assert (
+        not done.activations or name == "resnet18"
+    )  # the others have convolutions that no activation function feeds
     if name.startswith("vit"):
         assert "model.blocks.0.attn.qkv" in done.weights and "pos_embed" not in str(done.weights)
     assert quant.calibrate(encoder, [x]) == 12

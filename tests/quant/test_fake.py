@@ -13,11 +13,15 @@ from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
 from mezzotint.quant.grid import Grid, Scheme, make_grid, round_ste
 from mezzotint.quant.observers import MinMax
 
-# SSQL's source, run with torch 2.13 (whose clamp lets the gradient through at its bounds) and 2.14 (whose does not).
+# SSQL's source, run with torch 2.13 (whose clamp lets the gradient through at its bounds) and 2.14
+# (whose does not).
 WEIGHT = [[1.0, -0.5, 0.3, -1.2], [0.1, 0.2, -0.05, 0.0]]
 GOLDEN_WEIGHTS = {
     2: ([0.8, 0.133333], [[0.8, -0.8, 0, -1.6], [0.133333, 0.133333, 0, 0]]),
-    3: ([0.342857, 0.0571429], [[1.028571, -0.342857, 0.342857, -1.371429], [0.114286, 0.171429, -0.057143, 0]]),
+    3: (
+        [0.342857, 0.0571429],
+        [[1.028571, -0.342857, 0.342857, -1.371429], [0.114286, 0.171429, -0.057143, 0]],
+    ),
     4: ([0.16, 0.0266667], [[0.96, -0.48, 0.32, -1.28], [0.106667, 0.186667, -0.053333, 0]]),
     8: (
         [0.00941176, 0.00156863],
@@ -26,7 +30,11 @@ GOLDEN_WEIGHTS = {
 }
 GOLDEN_GRADIENT = [[1.0, 1.0, 1.0, 2.0], [1.0, 1.083333, 1.0, 1.0]]
 STRICT_GRADIENT = [[0.0, 1.0, 1.0, 1.166667], [0.0, 1.583333, 1.0, 1.0]]
-GOLDEN_ACTIVATIONS = {2: [0, 0, 0.833333, 2.5], 4: [0, 0.333333, 1.0, 2.5], 8: [0, 0.401961, 1.0, 2.5]}
+GOLDEN_ACTIVATIONS = {
+    2: [0, 0, 0.833333, 2.5],
+    4: [0, 0.333333, 1.0, 2.5],
+    8: [0, 0.401961, 1.0, 2.5],
+}
 
 
 def quantizer_of_weights(bits: int) -> WeightQuantizer:
@@ -41,7 +49,9 @@ def test_golden_weights(bits: int) -> None:
     scales, expected = GOLDEN_WEIGHTS[bits]
     weight = torch.tensor(WEIGHT)
     quantizer = quantizer_of_weights(bits)
-    torch.testing.assert_close(quantizer.grid_of(weight).scale.flatten(), torch.tensor(scales), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        quantizer.grid_of(weight).scale.flatten(), torch.tensor(scales), rtol=1e-5, atol=1e-7
+    )
     torch.testing.assert_close(quantizer(weight), torch.tensor(expected), rtol=1e-5, atol=2e-6)
 
 
@@ -60,7 +70,9 @@ def test_a_mask_without_its_bounds_would_give_another_gradient() -> None:
     clamped = torch.where(strict, codes, codes.detach().clamp(-2.0, 1.0))
     (clamped * scale).sum().backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(weight.grad, torch.tensor(STRICT_GRADIENT), rtol=1e-5, atol=1e-6)
-    assert weight.grad is not None and not torch.allclose(weight.grad, torch.tensor(GOLDEN_GRADIENT), atol=0.5)
+    assert weight.grad is not None and not torch.allclose(
+        weight.grad, torch.tensor(GOLDEN_GRADIENT), atol=0.5
+    )
 
 
 @pytest.mark.parametrize("bits", GOLDEN_ACTIVATIONS)
@@ -74,7 +86,9 @@ def test_golden_activations(bits: int) -> None:
 
 def test_golden_signed_activations() -> None:
     out, grid = activations([-0.7, 0.4, 1.0, 2.5], 4)
-    torch.testing.assert_close(out[0], torch.tensor([-0.64, 0.426667, 1.066667, 2.56]), rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(
+        out[0], torch.tensor([-0.64, 0.426667, 1.066667, 2.56]), rtol=1e-5, atol=2e-6
+    )
     assert grid.scale.item() == pytest.approx(0.213333, rel=1e-5) and grid.zero_point is not None
     assert grid.zero_point.item() == 3.0
 
@@ -119,9 +133,13 @@ cases = st.tuples(
 
 def draw(seed: int, kind: str, scale: float, shape: tuple[int, ...]) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    if kind == "ties":  # halves of the scale, exactly in between two codes where the scale is a power of two
+    if (
+        kind == "ties"
+    ):  # halves of the scale, exactly in between two codes where the scale is a power of two
         return torch.randint(-400, 400, shape, generator=generator) * (scale / 2)
-    return torch.randn(shape, generator=generator) * (scale * 60 if kind == "normal" else scale * 1e4)
+    return torch.randn(shape, generator=generator) * (
+        scale * 60 if kind == "normal" else scale * 1e4
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -167,10 +185,13 @@ def test_symmetric_grid_of_a_live_weight_equals_torch(bits: int) -> None:
     out = fake_quantize(weight, grid.scale.view(-1, 1, 1, 1), None, grid.low, grid.high)
     zeros = torch.zeros(16, dtype=torch.int32)
     half = 2 ** (bits - 1)
-    expected = torch.fake_quantize_per_channel_affine(weight, grid.scale.flatten(), zeros, 0, 1 - half, half - 1)
+    expected = torch.fake_quantize_per_channel_affine(
+        weight, grid.scale.flatten(), zeros, 0, 1 - half, half - 1
+    )
     assert torch.equal(out, expected)
     assert torch.equal(
-        out.flatten(1), grid.values(Grid(grid.scale, None, grid.low, grid.high, False).codes(weight.flatten(1)))
+        out.flatten(1),
+        grid.values(Grid(grid.scale, None, grid.low, grid.high, False).codes(weight.flatten(1))),
     )
 
 
@@ -184,7 +205,9 @@ def test_what_is_not_a_number_stays_so_and_gets_no_gradient() -> None:
 
 @pytest.mark.parametrize("divide", [False, True])
 @pytest.mark.parametrize("zero", [0.0, 3.0])
-def test_gradients_of_scale_and_zero_point_are_those_of_a_naive_ste(divide: bool, zero: float) -> None:
+def test_gradients_of_scale_and_zero_point_are_those_of_a_naive_ste(
+    divide: bool, zero: float
+) -> None:
     generator = torch.Generator().manual_seed(5)
     x0 = torch.randn(4, 50, generator=generator, dtype=torch.float64)
     s0 = torch.rand(4, 1, generator=generator, dtype=torch.float64) * 0.2 + 0.05
@@ -233,7 +256,9 @@ def test_channels_last_does_not_matter(granularity: str) -> None:
     last = x.to(memory_format=torch.channels_last)
     grid = make_grid("affine", *MinMax.of(layout.rows(x)), 4)
     assert torch.equal(layout.quantize(last, grid), layout.quantize(x, grid))
-    assert torch.equal(torch.stack(MinMax.of(layout.rows(last))), torch.stack(MinMax.of(layout.rows(x))))
+    assert torch.equal(
+        torch.stack(MinMax.of(layout.rows(last))), torch.stack(MinMax.of(layout.rows(x)))
+    )
 
 
 @pytest.mark.parametrize("scheme", ["ssql_symmetric", "ssql_asymmetric", "symmetric", "affine"])

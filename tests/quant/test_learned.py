@@ -67,7 +67,9 @@ def test_lsq_of_an_activation_begins_at_calibration(signed: bool) -> None:
     lsq(x[3:])
     lsq.refresh()
     largest = 7 if signed else 15
-    assert lsq.calibrated and lsq.step.item() == pytest.approx(2 * x.abs().mean().item() / largest**0.5, rel=1e-5)
+    assert lsq.calibrated and lsq.step.item() == pytest.approx(
+        2 * x.abs().mean().item() / largest**0.5, rel=1e-5
+    )
     out = on(lsq, 4)(x)
     codes = (out / lsq.step).detach().round().unique()
     assert (codes.min() < 0) == signed and codes.min() >= -8 and codes.max() <= largest
@@ -78,7 +80,9 @@ def test_lsq_of_an_activation_begins_at_calibration(signed: bool) -> None:
     below = ratio.round() < (-8 if signed else 0)
     each = torch.where(outside, float(largest), torch.where(below, -8.0, ratio.round() - ratio))
     assert lsq.step.grad is not None
-    torch.testing.assert_close(lsq.step.grad.sum(), each.sum() / (values * largest) ** 0.5, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        lsq.step.grad.sum(), each.sum() / (values * largest) ** 0.5, rtol=1e-3, atol=1e-4
+    )
     begun = lsq.step.item()
     lsq.set_bits(3)
     assert lsq.step.item() == begun  # only calibration begins it anew
@@ -89,7 +93,9 @@ def test_lsq_at_another_width_scales_by_the_papers_own_rule() -> None:
     lsq, fresh = LSQ(bits=4), LSQ(bits=2)
     lsq.attach(weight)
     fresh.attach(weight)
-    torch.testing.assert_close(on(lsq, 2).grid().scale, on(fresh, 2).grid().scale, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        on(lsq, 2).grid().scale, on(fresh, 2).grid().scale, rtol=1e-6, atol=0
+    )
     assert torch.equal(lsq.step, lsq.step.abs()) and lsq.grid_of(weight).high == 1.0
 
 
@@ -110,7 +116,9 @@ def test_pact(signed: bool, bits: int) -> None:
     assert torch.equal(x.grad, inside.float())
     above, below = (x >= 1.5).sum().item(), (x <= low).sum().item()
     assert pact.alpha.grad.item() == above - (below if signed else 0)  # type: ignore[operator]
-    assert clip_penalty(nn.ModuleList([pact, PACT(alpha=2.0)])).item() == pytest.approx(1.5**2 + 4.0)
+    assert clip_penalty(nn.ModuleList([pact, PACT(alpha=2.0)])).item() == pytest.approx(
+        1.5**2 + 4.0
+    )
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -197,7 +205,9 @@ def test_in_training(name: str, trained: ResNet, digits: Digits) -> None:
         (Binary, 4, "got 4 bits for the Binary at 0 weight; allowed are 1:"),
     ],
 )
-def test_widths_that_a_quantizer_has_not_are_refused(make: Callable[[], Quantizer], bits: int, message: str) -> None:
+def test_widths_that_a_quantizer_has_not_are_refused(
+    make: Callable[[], Quantizer], bits: int, message: str
+) -> None:
     net = nn.Sequential(nn.Linear(4, 4))
     quant.quantize_(net, QuantizationPolicy("one", placement="none", weight=make))
     with pytest.raises(ValueError, match=message), quant.bits(net, weight=bits, activation=32):
@@ -205,14 +215,20 @@ def test_widths_that_a_quantizer_has_not_are_refused(make: Callable[[], Quantize
     assert torch.equal(net[0].weight, net[0]._parameters["weight"])  # type: ignore[arg-type]
 
 
-def test_one_bit_activations_and_misplaced_quantizers_are_refused(trained: ResNet, digits: Digits) -> None:
+def test_one_bit_activations_and_misplaced_quantizers_are_refused(
+    trained: ResNet, digits: Digits
+) -> None:
     with pytest.raises(TypeError, match="got a weight for PACT; allowed are activations"):
         quant.quantize_(nn.Sequential(nn.Linear(2, 2)), QuantizationPolicy("wrong", weight=PACT))
     with pytest.raises(TypeError, match="got a weight for DoReFaActivation"):
-        quant.quantize_(nn.Sequential(nn.Linear(2, 2)), QuantizationPolicy("wrong", weight=DoReFaActivation))
+        quant.quantize_(
+            nn.Sequential(nn.Linear(2, 2)), QuantizationPolicy("wrong", weight=DoReFaActivation)
+        )
     quant.quantize_(trained, QuantizationPolicy("mixed", weight=DoReFaWeight))
     quant.calibrate(trained, [digits[0][:8]])
-    with pytest.raises(ValueError, match="got 1 bits for the ActivationQuantizer at the activations of act1"):
+    with pytest.raises(
+        ValueError, match="got 1 bits for the ActivationQuantizer at the activations of act1"
+    ):
         quant.bits(trained, weight=1, activation=1).__enter__()
     with pytest.raises(ValueError, match="allowed is above 0"):
         PACT(alpha=-1.0)
@@ -220,7 +236,9 @@ def test_one_bit_activations_and_misplaced_quantizers_are_refused(trained: ResNe
         clip_penalty(trained)
 
 
-def test_activations_that_are_not_finite_are_named_for_learnt_ones_too(trained: ResNet, digits: Digits) -> None:
+def test_activations_that_are_not_finite_are_named_for_learnt_ones_too(
+    trained: ResNet, digits: Digits
+) -> None:
     quant.quantize_(trained, QuantizationPolicy("pact", activation=PACT))
     with pytest.raises(ValueError, match="activations at act1 are not finite"):
         quant.calibrate(trained, [digits[0][:8] * torch.nan])
@@ -228,7 +246,10 @@ def test_activations_that_are_not_finite_are_named_for_learnt_ones_too(trained: 
 
 def test_a_fixed_width_is_the_steps_own() -> None:
     net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
-    quant.quantize_(net, QuantizationPolicy("lsq", first_bits=8, weight=LSQ, placement="outputs", activation=LSQ))
+    quant.quantize_(
+        net,
+        QuantizationPolicy("lsq", first_bits=8, weight=LSQ, placement="outputs", activation=LSQ),
+    )
     first, second = (layer.weight_quantizer for _, layer in quantized_layers(net))
     assert (first.fixed_bits, second.fixed_bits) == (8, None)
     quant.calibrate(net, [normal(10, 6)])

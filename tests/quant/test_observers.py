@@ -35,14 +35,18 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def ranges(observer: Observer, *parts: Tensor, scheme: Scheme = "affine", bits: int = 4) -> tuple[Tensor, Tensor]:
+def ranges(
+    observer: Observer, *parts: Tensor, scheme: Scheme = "affine", bits: int = 4
+) -> tuple[Tensor, Tensor]:
     for rows in parts:
         observer.update(rows)
     low, high = observer.range(scheme, bits)
     return low, high
 
 
-@pytest.mark.parametrize("name", ["min_max", "momentum_min_max", "percentile", "mse", "entropy", "gaussian"])
+@pytest.mark.parametrize(
+    "name", ["min_max", "momentum_min_max", "percentile", "mse", "entropy", "gaussian"]
+)
 def test_kinds(name: str) -> None:
     assert MAKE[name]().config["kind"] == name
 
@@ -50,13 +54,19 @@ def test_kinds(name: str) -> None:
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("bits", [3])
-def test_every_row_has_the_range_that_it_would_have_alone(name: str, scheme: Scheme, bits: int) -> None:
-    rows = torch.stack([normal(900), normal(900, seed=1).relu() * 7, normal(900, seed=2) * 1e-3 - 5e-3])
+def test_every_row_has_the_range_that_it_would_have_alone(
+    name: str, scheme: Scheme, bits: int
+) -> None:
+    rows = torch.stack(
+        [normal(900), normal(900, seed=1).relu() * 7, normal(900, seed=2) * 1e-3 - 5e-3]
+    )
     low, high = ranges(MAKE[name](), rows, scheme=scheme, bits=bits)
     assert low.shape == high.shape == (3, 1) and (low <= high).all()
     for place in range(3):
         alone = ranges(MAKE[name](), rows[place : place + 1], scheme=scheme, bits=bits)
-        torch.testing.assert_close((low[place], high[place]), (alone[0][0], alone[1][0]), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            (low[place], high[place]), (alone[0][0], alone[1][0]), rtol=1e-4, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in MAKE if name != "momentum_min_max"])
@@ -91,7 +101,9 @@ def test_in_the_step_path(name: str) -> None:
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
 def test_on_weights(name: str, granularity: str) -> None:
-    layout = {"tensor": Layout(), "channel": Layout("channel"), "group": Layout("group", group=16)}[granularity]
+    layout = {"tensor": Layout(), "channel": Layout("channel"), "group": Layout("group", group=16)}[
+        granularity
+    ]
     weight = normal(6, 5, 3, 3)
     quantizer = WeightQuantizer(layout, observer=MAKE[name]())
     quantizer.mode = "quantize"
@@ -110,7 +122,9 @@ def test_zeros_constants_and_what_is_not_finite(name: str) -> None:
     rows[3, 7] = torch.nan
     low, high = ranges(MAKE[name](), rows, scheme="affine", bits=4)
     assert low[0] == high[0] == 0.0
-    assert low[1].item() == pytest.approx(3.0, rel=0.02) and high[1].item() == pytest.approx(3.0, rel=0.02)
+    assert low[1].item() == pytest.approx(3.0, rel=0.02) and high[1].item() == pytest.approx(
+        3.0, rel=0.02
+    )
     assert not (low[3].isfinite() & high[3].isfinite()).all()
     assert low[:3].isfinite().all() and high[:3].isfinite().all()
 
@@ -126,7 +140,9 @@ def test_momentum_averages_the_extremes_of_each_collection() -> None:
             0.9 * before + 0.1 * now for before, now in zip(expected, (-peak / 2, peak), strict=True)
         ]  # fmt: skip
         assert [v.item() for v in observer.range("affine", 8)] == pytest.approx(expected)
-        assert [v.item() for v in observer.range("affine", 2)] == pytest.approx(expected)  # asking changes nothing
+        assert [v.item() for v in observer.range("affine", 2)] == pytest.approx(
+            expected
+        )  # asking changes nothing
 
 
 def test_momentum_survives_saving() -> None:
@@ -146,8 +162,12 @@ def test_momentum_survives_saving() -> None:
 def test_gaussian_is_mean_and_deviation_within_the_extremes() -> None:
     rows = normal(1, 100_000) * 2 + 1
     low, high = ranges(Gaussian(sigmas=2.0), rows[:, :60_000], rows[:, 60_000:])
-    torch.testing.assert_close(low[0, 0], rows.mean() - 2 * rows.std(unbiased=False), rtol=1e-5, atol=0)
-    torch.testing.assert_close(high[0, 0], rows.mean() + 2 * rows.std(unbiased=False), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        low[0, 0], rows.mean() - 2 * rows.std(unbiased=False), rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(
+        high[0, 0], rows.mean() + 2 * rows.std(unbiased=False), rtol=1e-5, atol=0
+    )
     assert ranges(Gaussian(), rows.relu())[0].item() == 0.0
 
 
@@ -178,10 +198,14 @@ def test_mse_is_as_good_as_brute_force(norm: float, scheme: Scheme, bits: int) -
         rows = torch.nn.functional.silu(rows)
 
     def error(low: Tensor, high: Tensor) -> float:
-        return float((make_grid(scheme, low, high, bits).quantize(rows) - rows).abs().pow(norm).sum())
+        return float(
+            (make_grid(scheme, low, high, bits).quantize(rows) - rows).abs().pow(norm).sum()
+        )
 
     low, high = MinMax.of(rows)
-    shrunk = [(low * a, high * b) for a in torch.linspace(0.3, 1, 8) for b in torch.linspace(0.01, 1, 150)]
+    shrunk = [
+        (low * a, high * b) for a in torch.linspace(0.3, 1, 8) for b in torch.linspace(0.01, 1, 150)
+    ]
     best = min(error(*pair) for pair in shrunk)
     found = error(*ranges(MSE(norm=norm), rows, scheme=scheme, bits=bits))
     assert found <= best * 1.02 and found < error(low, high)
@@ -200,7 +224,13 @@ def test_entropy_uses_the_whole_grid_for_signed_values() -> None:
 
 
 def test_entropy_clips_an_outlier_and_no_more_than_that() -> None:
-    rows = torch.cat([torch.rand(1, 100_000, generator=torch.Generator().manual_seed(0)), torch.tensor([[16.0]])], 1)
+    rows = torch.cat(
+        [
+            torch.rand(1, 100_000, generator=torch.Generator().manual_seed(0)),
+            torch.tensor([[16.0]]),
+        ],
+        1,
+    )
     _, high = ranges(Entropy(), rows, scheme="affine", bits=4)
     assert 0.95 <= high.item() <= 1.3
 
@@ -214,10 +244,15 @@ def test_histogram_is_that_of_numpy_and_does_not_depend_on_the_order() -> None:
     for part in rows[:, order].split(700, 1):  # type: ignore[no-untyped-call]
         other.update(part * 1)
     assert torch.equal(one.counts, other.counts) and torch.equal(one.zeros, other.zeros)
-    assert one.zeros.flatten().tolist() == [2000, 2000] and one.counts.sum(1).tolist() == [8000, 8000]
+    assert one.zeros.flatten().tolist() == [2000, 2000] and one.counts.sum(1).tolist() == [
+        8000,
+        8000,
+    ]
     values, counts = one.points()
     for row in range(2):
-        edges = torch.cat([values[row, :-1] - one.width[row] / 2, values[row, -2:-1] + one.width[row] / 2])
+        edges = torch.cat(
+            [values[row, :-1] - one.width[row] / 2, values[row, -2:-1] + one.width[row] / 2]
+        )
         nonzero = rows[row][rows[row] != 0.0]
         assert torch.equal(torch.histogram(nonzero, edges).hist.long(), counts[row, :-1])
     merged, fewer = one.points(512)

@@ -27,7 +27,9 @@ def test_packing_equals_a_string_of_bits_and_is_undone(bits: int, values: list[i
 
 
 def test_a_million_codes_of_any_shape() -> None:
-    codes = torch.from_numpy(np.random.default_rng(0).integers(0, 8, (64, 128, 11, 11), dtype=np.int16))
+    codes = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 8, (64, 128, 11, 11), dtype=np.int16)
+    )
     packed = pack(codes, 3)
     assert packed.numel() == codes.numel() * 3 // 8
     assert torch.equal(unpack(packed, 3, codes.numel()).reshape(codes.shape), codes)

@@ -29,7 +29,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("bits", "seed", "finds_it"), [(2, 0, True), (2, 1, True), (3, 3, True), (3, 0, False), (3, 2, False)]
+    ("bits", "seed", "finds_it"),
+    [(2, 0, True), (2, 1, True), (3, 3, True), (3, 0, False), (3, 2, False)],
 )
 def test_against_all_roundings(bits: int, seed: int, finds_it: bool) -> None:
     """Two rows of five weights on correlated inputs, each with 2^5 roundings: it finds the best, or comes closer."""
@@ -46,13 +47,22 @@ def test_against_all_roundings(bits: int, seed: int, finds_it: bool) -> None:
         return (x @ (rounded - weight).T).square().mean(0)
 
     ups = itertools.product([0.0, 1.0], repeat=5)
-    every = [error((below + torch.tensor(up)).clamp(grid.low, grid.high) * grid.scale) for up in ups]
-    best, nearest = torch.stack(every).amin(0).mean().item(), error(grid.quantize(weight)).mean().item()
-    (unit,) = reconstruct_(net, [x], weight=bits, granularity="layer", steps=600, batch_size=64, lr=2e-2)
+    every = [
+        error((below + torch.tensor(up)).clamp(grid.low, grid.high) * grid.scale) for up in ups
+    ]
+    best, nearest = (
+        torch.stack(every).amin(0).mean().item(),
+        error(grid.quantize(weight)).mean().item(),
+    )
+    (unit,) = reconstruct_(
+        net, [x], weight=bits, granularity="layer", steps=600, batch_size=64, lr=2e-2
+    )
     with quant.bits(net, weight=bits, activation=32), torch.no_grad():
         learnt = (net(x) - x @ weight.T).square().mean().item()
     assert (
-        unit.kept and unit.before == pytest.approx(nearest, rel=1e-4) and unit.after == pytest.approx(learnt, rel=1e-4)
+        unit.kept
+        and unit.before == pytest.approx(nearest, rel=1e-4)
+        and unit.after == pytest.approx(learnt, rel=1e-4)
     )
     assert best * 0.9999 <= learnt < nearest
     assert learnt == pytest.approx(best, rel=1e-4) or not finds_it
@@ -63,7 +73,9 @@ def test_soft_rounding_starts_at_the_weight_and_ends_on_the_grid() -> None:
     layout = Layout("channel")
     grid = make_grid("ssql_symmetric", *MinMax.of(layout.rows(weight)), 4)
     soft = AdaRound(weight, grid, layout)
-    inside = (weight / grid.scale.view(-1, 1, 1, 1) <= 7.0) & (weight / grid.scale.view(-1, 1, 1, 1) > -8.0)
+    inside = (weight / grid.scale.view(-1, 1, 1, 1) <= 7.0) & (
+        weight / grid.scale.view(-1, 1, 1, 1) > -8.0
+    )
     step = grid.scale.view(-1, 1, 1, 1).expand_as(weight)
     assert (((soft(weight) - weight).abs() <= 0.0101 * step) | ~inside).all()
     soft(weight).sum().backward()
@@ -104,10 +116,16 @@ def test_a_learnt_step_becomes_a_range(scheme: Scheme, bits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight", "activation", "granularity"), [(3, 32, "layer"), (3, 32, "block"), (4, 32, "block"), (3, 4, "block")]
+    ("weight", "activation", "granularity"),
+    [(3, 32, "layer"), (3, 32, "block"), (4, 32, "block"), (3, 4, "block")],
 )
 def test_beats_rounding_to_the_nearest(
-    trained: ResNet, digits: Digits, feature_error: Error, weight: int, activation: int, granularity: Unit
+    trained: ResNet,
+    digits: Digits,
+    feature_error: Error,
+    weight: int,
+    activation: int,
+    granularity: Unit,
 ) -> None:
     x, unseen = digits[0][:256], digits[0][512:]
     exact = trained(unseen).detach()
@@ -127,12 +145,16 @@ def test_beats_rounding_to_the_nearest(
     nearest, elsewhere = error(weight, activation), [error(*pair) for pair in others]
     state = torch.get_rng_state()
     widths = {"weight": weight, "activation": activation}
-    done = reconstruct_(trained, list(torch.split(x, 64)), granularity=granularity, steps=150, lr=5e-2, **widths)
+    done = reconstruct_(
+        trained, list(torch.split(x, 64)), granularity=granularity, steps=150, lr=5e-2, **widths
+    )
     assert torch.equal(torch.get_rng_state(), state) and trained.training
     assert all(unit.after <= unit.before for unit in done) and sum(unit.kept for unit in done) >= 3
     assert error(weight, activation) < 0.6 * nearest
     assert [error(*pair) for pair in others] == elsewhere
-    assert all(torch.equal(p, parameters[n]) and p.grad is None for n, p in trained.named_parameters())
+    assert all(
+        torch.equal(p, parameters[n]) and p.grad is None for n, p in trained.named_parameters()
+    )
     masks = {key: value for key, value in trained.state_dict().items() if "rounding" in key}
     assert masks and all(mask.dtype == torch.bool for mask in masks.values())
     assert all(key.endswith(f"rounding_{weight}") for key in masks)
@@ -161,27 +183,37 @@ def test_is_deterministic_saved_and_forgotten(trained: ResNet, digits: Digits) -
     assert torch.equal(out(fresh), nearest)
     fresh.load_state_dict(copy.deepcopy(trained.state_dict()))
     assert torch.equal(out(fresh), learnt)
-    reconstruct_(trained, [x], weight=3, activation=4, steps=40, lr=0.1)  # begins at the nearest again
+    reconstruct_(
+        trained, [x], weight=3, activation=4, steps=40, lr=0.1
+    )  # begins at the nearest again
     assert torch.equal(out(trained), learnt)
     quant.calibrate(trained, [x])
     assert not [key for key in trained.state_dict() if "range_" in key]
 
 
 def test_codes_are_those_that_were_learnt(trained: ResNet, digits: Digits) -> None:
-    quant.quantize_(trained, QuantizationPolicy("strong", weight=lambda: WeightQuantizer(observer=MSE())))
+    quant.quantize_(
+        trained, QuantizationPolicy("strong", weight=lambda: WeightQuantizer(observer=MSE()))
+    )
     reconstruct_(trained, [digits[0][:64]], weight=3, steps=40, lr=0.1)
     with quant.bits(trained, weight=3, activation=32):
         for name, layer in quantized_layers(trained):
             quantizer, parameter = layer.weight_quantizer, parameter_of(layer)
             values = quantizer.grid_of(parameter).values(quantizer.codes(parameter))
             assert torch.equal(quantizer.layout.unrows(values, parameter.shape), layer.weight), name
-        assert any(layer.weight_quantizer.tuned("rounding") is not None for _, layer in quantized_layers(trained))
+        assert any(
+            layer.weight_quantizer.tuned("rounding") is not None
+            for _, layer in quantized_layers(trained)
+        )
 
 
 def test_groups_can_be_reconstructed() -> None:
     net = nn.Sequential(nn.Linear(10, 4))
     quant.quantize_(
-        net, QuantizationPolicy("groups", placement="none", weight=lambda: WeightQuantizer(Layout("group", group=4)))
+        net,
+        QuantizationPolicy(
+            "groups", placement="none", weight=lambda: WeightQuantizer(Layout("group", group=4))
+        ),
     )
     x = normal(64, 10) @ normal(10, 10, seed=1)
     (unit,) = reconstruct_(net, [x], weight=2, steps=150, lr=5e-2)
@@ -200,16 +232,22 @@ def test_units_of_a_network(trained: ResNet, digits: Digits) -> None:
 def test_units_of_transformers_are_their_blocks() -> None:
     timm = pytest.importorskip("timm")
     for name, blocks in (("vit_tiny_patch16_224", "blocks."), ("convnext_atto", "stages.")):
-        model = timm.create_model(name, num_classes=0, **({"img_size": 32} if "vit" in name else {})).eval()
+        model = timm.create_model(
+            name, num_classes=0, **({"img_size": 32} if "vit" in name else {})
+        ).eval()
         quant.quantize_(model)
         found = units(model, torch.zeros(2, 3, 32, 32), "block")
-        assert sum(name.startswith(blocks) for name in found) >= 12 and not any(".mlp" in name for name in found)
+        assert sum(name.startswith(blocks) for name in found) >= 12 and not any(
+            ".mlp" in name for name in found
+        )
 
 
 def test_bad_arguments(trained: ResNet, digits: Digits) -> None:
     quant.quantize_(trained)
     for batches, weight, steps in (([], 4, 9), ([digits[0][:8]], 32, 9), ([digits[0][:8]], 4, 0)):
-        with pytest.raises(ValueError, match="allowed are one batch or more, 2 to 8 bits and one step or more"):
+        with pytest.raises(
+            ValueError, match="allowed are one batch or more, 2 to 8 bits and one step or more"
+        ):
             reconstruct_(trained, batches, weight=weight, steps=steps)
     with pytest.raises(ValueError, match="call calibrate first"):
         reconstruct_(trained, [digits[0][:8]], activation=4)

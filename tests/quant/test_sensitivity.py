@@ -52,8 +52,12 @@ def test_curvature_is_that_of_the_exact_hessian(loss: object) -> None:
             values = [loss(_With(net, name, w), x) for x in batches]  # type: ignore[operator]
             return torch.stack(values).mean()
 
-        hessian = torch.autograd.functional.hessian(of, weight.detach().clone()).reshape(weight.numel(), -1)  # type: ignore[no-untyped-call]
-        assert traces[name] == pytest.approx(hessian.trace().item() / weight.numel(), rel=0.1, abs=3e-3)
+        hessian = torch.autograd.functional.hessian(of, weight.detach().clone()).reshape(
+            weight.numel(), -1
+        )  # type: ignore[no-untyped-call]
+        assert traces[name] == pytest.approx(
+            hessian.trace().item() / weight.numel(), rel=0.1, abs=3e-3
+        )
         assert tops[name] == pytest.approx(torch.linalg.eigvalsh(hessian)[-1].item(), rel=1e-2)
 
 
@@ -65,7 +69,9 @@ class _With(nn.Module):
         self.net, self.name, self.exchanged = net, name, weight
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.func.functional_call(self.net, {f"{self.name}.weight": self.exchanged}, (x,))
+        out: Tensor = torch.func.functional_call(
+            self.net, {f"{self.name}.weight": self.exchanged}, (x,)
+        )
         return out
 
 
@@ -73,9 +79,14 @@ def test_the_feature_losss_curvature_is_never_negative(trained: ResNet, digits: 
     quant.quantize_(trained)
     before = [p.clone() for p in trained.parameters()]
     traces = hessian_trace(trained, [digits[0][:32]], probes=20)
-    assert min(traces.values()) > 0.0 and set(traces) == {name for name, _ in quantized_layers(trained)}
+    assert min(traces.values()) > 0.0 and set(traces) == {
+        name for name, _ in quantized_layers(trained)
+    }
     assert traces == hessian_trace(trained, [digits[0][:32]], probes=20)
-    assert all(torch.equal(p, q) and p.grad is None for p, q in zip(trained.parameters(), before, strict=True))
+    assert all(
+        torch.equal(p, q) and p.grad is None
+        for p, q in zip(trained.parameters(), before, strict=True)
+    )
 
 
 def test_a_weak_layer_comes_first(trained: ResNet, digits: Digits) -> None:
@@ -115,7 +126,12 @@ def test_distributions() -> None:
     assert found["0", "weight"].kurtosis == pytest.approx(3.0, rel=0.1)
     assert found["1", "weight"].kurtosis == pytest.approx(1.8, rel=0.05)
     entry = found["0", "activation"]
-    assert entry.kurtosis > 500 and entry.peak > 20 and 0 < entry.outliers < 1 / 2000 and entry.channel_ratio > 50
+    assert (
+        entry.kurtosis > 500
+        and entry.peak > 20
+        and 0 < entry.outliers < 1 / 2000
+        and entry.channel_ratio > 50
+    )
     assert found["0", "weight"].outliers == 0.0 and found["0", "weight"].channel_ratio < 1.5
     kurtoses = [entry.kurtosis for entry in distributions(net, [x])]
     assert kurtoses == sorted(kurtoses, reverse=True)

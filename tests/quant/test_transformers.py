@@ -18,7 +18,9 @@ def vit() -> tuple[Any, Tensor]:
     """A ViT whose norms give a few channels values twenty times as large as the others', as trained ones do."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, patch_size=8, depth=3).eval()
+        net = timm.create_model(
+            "vit_tiny_patch16_224", num_classes=0, img_size=32, patch_size=8, depth=3
+        ).eval()
         x = torch.randn(16, 3, 32, 32)
         with torch.no_grad():
             for module in net.modules():
@@ -45,12 +47,16 @@ def test_smoothing(quantized_before: bool) -> None:
     if quantized_before:
         quant.quantize_(net, "all")
     pairs = smooth_(net, x.split(4), alpha=0.5)  # type: ignore[no-untyped-call]
-    assert pairs["blocks.0.norm1"] == ["blocks.0.attn.qkv"] and pairs["blocks.2.norm2"] == ["blocks.2.mlp.fc1"]
+    assert pairs["blocks.0.norm1"] == ["blocks.0.attn.qkv"] and pairs["blocks.2.norm2"] == [
+        "blocks.2.mlp.fc1"
+    ]
     assert len(pairs) == 6
     torch.testing.assert_close(net(x), exact, rtol=1e-3, atol=1e-4)
     if not quantized_before:
         quant.quantize_(net, "all")
-    assert error(net, x, exact, weight=8, activation=6) < 0.5 * error(plain, x, exact, weight=8, activation=6)
+    assert error(net, x, exact, weight=8, activation=6) < 0.5 * error(
+        plain, x, exact, weight=8, activation=6
+    )
 
 
 def test_what_was_balanced_is_what_the_formula_says() -> None:
@@ -98,7 +104,9 @@ def test_what_cannot_be_smoothed(trained: ResNet) -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_powers_of_two(bits: int) -> None:
-    x = torch.cat([torch.tensor([0.0, 1.0, 0.5, 0.36, 2.0**-14]), torch.linspace(1e-3, 1, 97)]).requires_grad_()
+    x = torch.cat(
+        [torch.tensor([0.0, 1.0, 0.5, 0.36, 2.0**-14]), torch.linspace(1e-3, 1, 97)]
+    ).requires_grad_()
     log2 = Log2()
     log2.mode = "quantize"
     log2.set_bits(bits)

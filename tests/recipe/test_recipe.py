@@ -34,7 +34,13 @@ def test_defaults_are_filled_in_and_exponents_are_numbers(tmp_path: Path) -> Non
 def test_overrides(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
     config = read_recipe(
-        path, ["method.dim=12", "run.compute.precision=bf16", "optimizer.kind=adamw", "optimizer.lr=1e-3"]
+        path,
+        [
+            "method.dim=12",
+            "run.compute.precision=bf16",
+            "optimizer.kind=adamw",
+            "optimizer.lr=1e-3",
+        ],
     )
     assert config["method"]["dim"] == 12 and config["run"]["compute"]["precision"] == "bf16"
     assert config["optimizer"]["kind"] == "adamw" and "momentum" not in config["optimizer"]
@@ -44,11 +50,23 @@ def test_overrides(tmp_path: Path) -> None:
     ("text", "override", "message"),
     [
         (GOOD + "metod: {}", "", "metod: unknown section; allowed: data.*did you mean 'method'"),
-        (GOOD.replace("lr: 5e-2", "lrr: 5e-2"), "", "optimizer.lrr: unknown key; sgd takes .*did you mean 'lr'"),
+        (
+            GOOD.replace("lr: 5e-2", "lrr: 5e-2"),
+            "",
+            "optimizer.lrr: unknown key; sgd takes .*did you mean 'lr'",
+        ),
         (GOOD.replace("lr: 5e-2", "lr: high"), "", "optimizer.lr: got 'high'; allowed is float"),
         (GOOD.replace("simclr", "simcrl"), "", "method.kind: got 'simcrl'.*did you mean 'simclr'"),
-        (GOOD.replace("stem: small", "stem: tiny"), "", "encoder.stem: got 'tiny'; allowed is one of imagenet, small"),
-        ("data: {kind: samples}", "", "encoder: missing; a recipe needs data, encoder, method, optimizer"),
+        (
+            GOOD.replace("stem: small", "stem: tiny"),
+            "",
+            "encoder.stem: got 'tiny'; allowed is one of imagenet, small",
+        ),
+        (
+            "data: {kind: samples}",
+            "",
+            "encoder: missing; a recipe needs data, encoder, method, optimizer",
+        ),
         ("- 1\n- 2", "", "got list; allowed is a mapping"),
         ("", "", "got NoneType; allowed is a mapping"),
         ("data: [", "", "not plain YAML"),
@@ -66,7 +84,9 @@ def test_overrides(tmp_path: Path) -> None:
         (GOOD, "encoder.kind=os.system", "encoder.kind: got 'os.system'"),
     ],
 )
-def test_bad_recipes_are_refused_in_one_line(tmp_path: Path, text: str, override: str, message: str) -> None:
+def test_bad_recipes_are_refused_in_one_line(
+    tmp_path: Path, text: str, override: str, message: str
+) -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe(written(tmp_path, text), [override] if override else [])
     assert re.search(message, str(caught.value)), str(caught.value)
@@ -93,7 +113,9 @@ def test_refusal_comes_before_torch() -> None:
         "try: read_recipe('image/emoji_simclr', ['method.kind=nothing'])\n"
         "except ValueError as e: print('torch' in sys.modules, e)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.startswith("False method.kind: got 'nothing'")
 
 

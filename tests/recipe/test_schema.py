@@ -12,10 +12,16 @@ from mezzotint.recipe.recipe import FAMILIES
 from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.recipe.signatures import ComponentEntry, index
 
-EVERY = {(family, kind): entry for family in FAMILIES.values() for kind, entry in index().members(family).items()}
+EVERY = {
+    (family, kind): entry
+    for family in FAMILIES.values()
+    for kind, entry in index().members(family).items()
+}
 
 
-@pytest.mark.parametrize(("name", "kind"), [("TwoViews", "two_views"), ("ImageFolder", "image_folder"), ("SGD", "sgd")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("TwoViews", "two_views"), ("ImageFolder", "image_folder"), ("SGD", "sgd")]
+)
 def test_kind_of_a_class(name: str, kind: str) -> None:
     assert kind_of(name) == kind
 
@@ -63,10 +69,16 @@ def test_every_family_has_members(family: str) -> None:
         ({"log": {"trackers": ["wand"]}}, "Run", "x.log.trackers: got \\['wand'\\]"),
         ({"kind": "torch.nn.Linear"}, "Encoder", "x.kind: got 'torch.nn.Linear'"),
         ({"bits": "8/8"}, "Evaluate", r"x.bits: got '8/8'; allowed is list\[str\]: write \[8/8\]"),
-        ({"kind": "_mean_magnitude"}, "Observer", "got '_mean_magnitude'; allowed: entropy, gaussian, min_max"),
+        (
+            {"kind": "_mean_magnitude"},
+            "Observer",
+            "got '_mean_magnitude'; allowed: entropy, gaussian, min_max",
+        ),
     ],
 )
-def test_what_is_refused_says_where_and_what_is_allowed(config: Any, family: str, message: str) -> None:
+def test_what_is_refused_says_where_and_what_is_allowed(
+    config: Any, family: str, message: str
+) -> None:
     with pytest.raises(RecipeError, match=message):
         resolve(config, family, "x")
 

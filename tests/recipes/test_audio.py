@@ -31,13 +31,18 @@ def test_two_steps(name: str, sounds: Path, tmp_path: Path) -> None:
     published = read_recipe(name)
     vit = published["encoder"]["kind"] == "vit"
     small = ["run.epochs=1", "run.batch_size=8", "run.loader.workers=0", "run.log.every_steps=1"]
-    small += ["encoder.width=24", "encoder.depth=1", "encoder.heads=2"] if vit else ["encoder.width=4"]
+    small += (
+        ["encoder.width=24", "encoder.depth=1", "encoder.heads=2"] if vit else ["encoder.width=4"]
+    )
     small += ["run.compute.precision=fp32"]
     small += ["method.hidden_dim=16", "method.dim=8", "run.log.knn_epochs=0"]
     small += [f"data.root={sounds}"] if "root" in published["data"] else []
     small += ["run.batch_size=512"] if published["data"]["kind"] == "speech" else []
     recipe = Recipe.build(read_recipe(name, small))
-    assert recipe.config()["views"] == published["views"] and recipe.config()["optimizer"] == published["optimizer"]
+    assert (
+        recipe.config()["views"] == published["views"]
+        and recipe.config()["optimizer"] == published["optimizer"]
+    )
     run = pretrain(recipe, tmp_path / "run", progress="quiet")
     losses = [line["loss"] for line in read_metrics(run / "metrics.jsonl")]
     assert len(losses) >= 2 and None not in losses

@@ -13,7 +13,9 @@ from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from tests.tiny import is_masked
 
-NAMES = [n for n in shipped() if n.split("/")[0] in ("tokens", "video", "dabs") and not is_masked(n)]
+NAMES = [
+    n for n in shipped() if n.split("/")[0] in ("tokens", "video", "dabs") and not is_masked(n)
+]
 EMBEDDED = {"mails", "emoji_names", "spins", "smartwatch", "speech"}
 
 
@@ -39,19 +41,36 @@ def small(name: str, recipe: dict[str, Any], folder: Path) -> list[str]:
         return [f"data.path={folder / 't.npz'}", "data.y=label"]
     if kind == "arrays":
         patch = recipe["encoder"]["patch"]
-        np.savez(folder / "a.npz", x=rng.integers(0, 255, (40, 2 * patch, 2 * patch, 3), np.uint8), y=np.arange(40) % 2)
+        np.savez(
+            folder / "a.npz",
+            x=rng.integers(0, 255, (40, 2 * patch, 2 * patch, 3), np.uint8),
+            y=np.arange(40) % 2,
+        )
         return [f"data.path={folder / 'a.npz'}", "data.size=null"]
     if kind in ("image_folder", "image_tags", "captioned_images"):
         from PIL import Image
 
         for number in range(16):
-            Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+            Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(
+                folder / f"{number}.png"
+            )
         rows = "".join(f"{number}.png,1,,0,-1,{number % 2}\n" for number in range(16))
         (folder / "tags.csv").write_text(f"Path,{','.join(CHEXPERT)}\n{rows}")
         if kind == "captioned_images":
-            (folder / "said.csv").write_text("path,caption\n" + "".join(f"{n}.png,number {n}\n" for n in range(16)))
-            return [f"data.root={folder}", f"data.files={folder / 'said.csv'}", "data.size=32", "data.tokenizer=bytes"]
-        lists = [f"data.{name}={folder / 'tags.csv'}" for name in ("files", "test_files") if kind == "image_tags"]
+            (folder / "said.csv").write_text(
+                "path,caption\n" + "".join(f"{n}.png,number {n}\n" for n in range(16))
+            )
+            return [
+                f"data.root={folder}",
+                f"data.files={folder / 'said.csv'}",
+                "data.size=32",
+                "data.tokenizer=bytes",
+            ]
+        lists = [
+            f"data.{name}={folder / 'tags.csv'}"
+            for name in ("files", "test_files")
+            if kind == "image_tags"
+        ]
         return [f"data.root={folder}", "data.size=32", *lists]
     if kind == "audio_folder":
         soundfile = pytest.importorskip("soundfile")
@@ -74,13 +93,21 @@ def small(name: str, recipe: dict[str, Any], folder: Path) -> list[str]:
 def test_shipped_recipes_train_two_steps(name: str, tmp_path: Path) -> None:
     published = read_recipe(name)
     files = small(name, published, tmp_path)
-    keywords = [f"encoder.{key}={value}" for key, value in (("width", 24), ("depth", 1), ("heads", 2))]
+    keywords = [
+        f"encoder.{key}={value}" for key, value in (("width", 24), ("depth", 1), ("heads", 2))
+    ]
     method = published["method"]["kind"]
     if method in ("simclr", "mocov3"):
         keywords += ["method.hidden_dim=16", "method.dim=8"]
     if method == "mae":
         keywords += ["method.decoder.width=24", "method.decoder.depth=1", "method.decoder.heads=2"]
-    run = ["run.epochs=1", "run.batch_size=4", "run.log.every_steps=1", "run.log.knn_epochs=0", "run.loader.workers=0"]
+    run = [
+        "run.epochs=1",
+        "run.batch_size=4",
+        "run.log.every_steps=1",
+        "run.log.knn_epochs=0",
+        "run.loader.workers=0",
+    ]
     recipe = Recipe.build(read_recipe(name, [*files, *keywords, *run]))
     assert recipe.config()["optimizer"] == published["optimizer"]
     if hasattr(recipe.data, "images"):

@@ -21,19 +21,31 @@ MODALITIES: dict[str, dict[str, Any]] = {
     "series": {"data": "smartwatch", "encoder": {"kind": "resnet1d", "width": 4}},
     "table": {"data": "table_sample", "encoder": {"kind": "table_mlp", "width": 16}},
     "tokens": {"data": "mails", "encoder": {"kind": "vit", "width": 8, "depth": 1, "heads": 2}},
-    "video": {"data": "spins", "encoder": {"kind": "vit", "width": 12, "depth": 1, "heads": 2, "patch": [2, 8, 8]}},
-    "image_text": {"data": "emoji_names", "encoder": {"kind": "vit", "width": 8, "depth": 1, "heads": 2, "patch": 16}},
+    "video": {
+        "data": "spins",
+        "encoder": {"kind": "vit", "width": 12, "depth": 1, "heads": 2, "patch": [2, 8, 8]},
+    },
+    "image_text": {
+        "data": "emoji_names",
+        "encoder": {"kind": "vit", "width": 8, "depth": 1, "heads": 2, "patch": 16},
+    },
 }
 OWN: dict[str, dict[str, Any]] = {
     "series": {"kind": "series_jitter"},
     "points": {"kind": "point_jitter"},
     "tokens": {"kind": "token_mask"},
-    "image_text": {"kind": "image_and_text", "image": [QUANTIZED], "text": [{"kind": "token_mask"}]},
+    "image_text": {
+        "kind": "image_and_text",
+        "image": [QUANTIZED],
+        "text": [{"kind": "token_mask"}],
+    },
 }
 """Transforms that are of one modality alone."""
 
 
-def trains_two_steps(modality: str, source: Any, encoder: Any, method: Any, transforms: Any, count: int) -> None:
+def trains_two_steps(
+    modality: str, source: Any, encoder: Any, method: Any, transforms: Any, count: int
+) -> None:
     config = resolve_recipe(
         {
             "data": source,
@@ -69,7 +81,9 @@ def test_two_steps(method: str, modality: str) -> None:
 def test_two_steps_with_labels(modality: str) -> None:
     parts = MODALITIES[modality]
     source = {"kind": "labelled", "source": {"kind": parts["data"]}}
-    trains_two_steps(modality, source, parts["encoder"], {"kind": "supervised", "num_classes": 20}, [], 1)
+    trains_two_steps(
+        modality, source, parts["encoder"], {"kind": "supervised", "num_classes": 20}, [], 1
+    )
 
 
 PATCHES: dict[str, dict[str, Any]] = {
@@ -88,7 +102,10 @@ MASKED: dict[str, dict[str, Any]] = {
 DABS: dict[str, dict[str, Any]] = {
     "emix": {"dim": 8},
     "shed": {},
-    "embedding_quantization": {"dim": 8, "quantization": {"bins": 4, "channel_dim": 2, "gradient": "ste"}},
+    "embedding_quantization": {
+        "dim": 8,
+        "quantization": {"bins": 4, "channel_dim": 2, "gradient": "ste"},
+    },
 }
 
 
@@ -97,14 +114,22 @@ DABS: dict[str, dict[str, Any]] = {
 def test_two_steps_on_patches(method: str, modality: str) -> None:
     if method == "mae" and modality in ("tokens", "image_text"):
         pytest.skip("tokens have no values to predict, which a test of MAE shows")
-    source = {"kind": MODALITIES[modality]["data"]} if modality in MODALITIES else {"kind": "samples", "name": "digits"}
+    source = (
+        {"kind": MODALITIES[modality]["data"]}
+        if modality in MODALITIES
+        else {"kind": "samples", "name": "digits"}
+    )
     encoder = {"kind": "vit", "width": 12, "depth": 1, "heads": 2, **PATCHES[modality]}
     if method in DABS:
         encoder |= {"kind": "domain_agnostic"}
         config = {"kind": method, **DABS[method]}
         encoder = {key: value for key, value in encoder.items() if not key.startswith("group")}
     else:
-        decoder = {} if method == "bridle_tokenizer" else {"decoder": {"width": 12, "depth": 1, "heads": 2}}
+        decoder = (
+            {}
+            if method == "bridle_tokenizer"
+            else {"decoder": {"width": 12, "depth": 1, "heads": 2}}
+        )
         config = {"kind": method, **MASKED[method], **decoder}
     trains_two_steps(modality, source, encoder, config, [], 1)
 

@@ -17,25 +17,38 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for number in range(16):
-        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(
+            folder / f"{number}.png"
+        )
     return folder
 
 
-@pytest.mark.parametrize("name", [n for n in shipped() if n.startswith("image/") and not is_masked(n)])
+@pytest.mark.parametrize(
+    "name", [n for n in shipped() if n.startswith("image/") and not is_masked(n)]
+)
 def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
     published = read_recipe(name)
-    size = 224 if published["encoder"]["kind"] == "timm" else 32  # a ViT-S/16 has its size in its name
+    size = (
+        224 if published["encoder"]["kind"] == "timm" else 32
+    )  # a ViT-S/16 has its size in its name
     small = [
         "data.kind=image_folder", f"data.root={images}", f"data.size={size}", "run.epochs=1", "run.batch_size=8",
         "run.loader.workers=0", "run.log.every_steps=1",
     ]  # fmt: skip
     head = "method.base" if "base" in published["method"] else "method"
     small += [f"{head}.hidden_dim=16", f"{head}.dim=8"]
-    small.append("encoder.name=vit_tiny_patch16_224" if published["encoder"]["kind"] == "timm" else "encoder.width=4")
+    small.append(
+        "encoder.name=vit_tiny_patch16_224"
+        if published["encoder"]["kind"] == "timm"
+        else "encoder.width=4"
+    )
     if published["method"]["kind"] == "dino":
         small.append("method.prototypes=32")
     recipe = Recipe.build(read_recipe(name, small))
-    assert recipe.config()["views"] == published["views"] and recipe.config()["optimizer"] == published["optimizer"]
+    assert (
+        recipe.config()["views"] == published["views"]
+        and recipe.config()["optimizer"] == published["optimizer"]
+    )
     run = pretrain(recipe, tmp_path / "run", progress="quiet")
     losses = [line["loss"] for line in read_metrics(run / "metrics.jsonl")]
     assert len(losses) == 2 and None not in losses

@@ -17,7 +17,10 @@ SMALL = {
         "data": {"kind": "samples", "name": "digits"},
         "encoder": {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 2},
     },
-    "audio": {"data": {"kind": "speech"}, "encoder": {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 16}},
+    "audio": {
+        "data": {"kind": "speech"},
+        "encoder": {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 16},
+    },
 }
 NAMES = [name for name in shipped() if is_masked(name)]
 

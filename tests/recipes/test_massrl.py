@@ -16,7 +16,8 @@ from mezzotint.train.loop import pretrain
 IMAGES = 1_281_167
 FOUR = ["byol", "rand_augment", "auto_augment", "fast_auto_augment"]
 
-# name, epochs, batch, learning rate for 256 samples, first and last learning rate, views, strategies, crop
+# name, epochs, batch, learning rate for 256 samples, first and last learning rate, views,
+# strategies, crop
 RUNS: list[tuple[str, int, int, float, float, float, int, list[str], tuple[float, float]]] = [
     ("massrl_imagenet", 300, 2048, 0.3, 3e-5, 0.0, 8, FOUR, (0.08, 1.0)),
     ("massrl_imagenet_600ep", 600, 1600, 0.5, 3e-5, 0.0, 8, FOUR, (0.08, 1.0)),
@@ -26,7 +27,9 @@ RUNS: list[tuple[str, int, int, float, float, float, int, list[str], tuple[float
 ]
 
 
-@pytest.mark.parametrize(("name", "epochs", "batch", "lr", "first", "last", "count", "kinds", "scale"), RUNS)
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch", "lr", "first", "last", "count", "kinds", "scale"), RUNS
+)
 def test_epochs_batch_rate_and_views(
     name: str, epochs: int, batch: int, lr: float, first: float, last: float, count: int, kinds: list[str],
     scale: tuple[float, float],
@@ -49,7 +52,9 @@ def test_epochs_batch_rate_and_views(
 def test_optimiser_and_momentum_of_the_byol_runs(name: str) -> None:
     recipe = read_recipe(f"image/{name}")
     optimizer: dict[str, Any] = recipe["optimizer"]
-    found = {key: optimizer[key] for key in ("kind", "momentum", "weight_decay", "trust", "exclude")}
+    found = {
+        key: optimizer[key] for key in ("kind", "momentum", "weight_decay", "trust", "exclude")
+    }
     assert found == {
         "kind": "lars", "momentum": 0.9, "weight_decay": 1e-6, "trust": 1e-3, "exclude": "norm_and_bias",
     }  # fmt: skip
@@ -71,18 +76,38 @@ def test_local_crops_and_dino() -> None:
     method = dino["method"]
     assert (method["prototypes"], method["dim"], method["hidden_dim"]) == (65536, 256, 2048)
     assert (method["temperature"], list(method["teacher_temperature"])) == (0.1, [0.04, 0.07])
-    assert (method["teacher_warmup_epochs"], method["momentum"], method["center_momentum"]) == (30, 0.996, 0.9)
+    assert (method["teacher_warmup_epochs"], method["momentum"], method["center_momentum"]) == (
+        30,
+        0.996,
+        0.9,
+    )
     decay = dino["optimizer"]
-    assert (decay["kind"], decay["weight_decay"], decay["final_weight_decay"]) == ("adamw", 4e-4, 0.04)
+    assert (decay["kind"], decay["weight_decay"], decay["final_weight_decay"]) == (
+        "adamw",
+        4e-4,
+        0.04,
+    )
     assert dino["encoder"]["drop_path"] == 0.1
 
 
 def test_the_target_moves_after_every_step(tmp_path: Path) -> None:
     byol = "method={kind: byol, hidden_dim: 8, dim: 8, momentum: 0.0, momentum_schedule: constant}"
-    tiny = ["data.name=digits", "encoder.width=2", "encoder.stem=small", "run.epochs=1", "run.batch_size=512", byol]
+    tiny = [
+        "data.name=digits",
+        "encoder.width=2",
+        "encoder.stem=small",
+        "run.epochs=1",
+        "run.batch_size=512",
+        byol,
+    ]
     recipe = Recipe.load("image/emoji_massrl", [*tiny, "run.log.knn_epochs=0", "views.crop.size=8"])
     run = pretrain(recipe, tmp_path / "run", progress="quiet")  # 3 steps
     assert isinstance(recipe.method, BYOL)
     trained = dict(load_encoder(run).named_parameters())
-    for name, target in recipe.method.target_encoder.named_parameters():  # with a momentum of 0 it is the trained one
+    for (
+        name,
+        target,
+    ) in (
+        recipe.method.target_encoder.named_parameters()
+    ):  # with a momentum of 0 it is the trained one
         torch.testing.assert_close(target, trained[name])

@@ -21,11 +21,17 @@ def write(name: str, folder: Path) -> str:
         np.savez(path, x=rng.normal(size=(20, 64, 3)), y=np.arange(20) % 2)
     elif name.startswith("series/"):
         path = folder / "series.csv"
-        rows = [f"p{p},{'ab'[p % 2]},{','.join(map(str, rng.normal(size=3)))}" for p in range(10) for _ in range(128)]
+        rows = [
+            f"p{p},{'ab'[p % 2]},{','.join(map(str, rng.normal(size=3)))}"
+            for p in range(10)
+            for _ in range(128)
+        ]
         path.write_text("\n".join(["subject,label,x,y,z", *rows]))
     else:
         path = folder / "table.csv"
-        rows = [f"{rng.normal()},{'red blue green'.split()[i % 3]},{'ab'[i % 2]}" for i in range(40)]
+        rows = [
+            f"{rng.normal()},{'red blue green'.split()[i % 3]},{'ab'[i % 2]}" for i in range(40)
+        ]
         path.write_text("\n".join(["size,colour,label", *rows]))
     return str(path)
 
@@ -33,7 +39,13 @@ def write(name: str, folder: Path) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_two_steps(name: str, tmp_path: Path) -> None:
     published = read_recipe(name)
-    small = ["run.epochs=1", "run.log.every_steps=1", "method.hidden_dim=16", "method.dim=8", "encoder.width=4"]
+    small = [
+        "run.epochs=1",
+        "run.log.every_steps=1",
+        "method.hidden_dim=16",
+        "method.dim=8",
+        "encoder.width=4",
+    ]
     if published["data"]["kind"] not in EMBEDDED:
         small += [f"data.path={write(name, tmp_path)}", "data.holdout=0.3"]
     if "neighbours" in published["encoder"]:
@@ -41,7 +53,10 @@ def test_two_steps(name: str, tmp_path: Path) -> None:
     recipe = Recipe.build(read_recipe(name, small))
     length = len(recipe.data)
     recipe = Recipe.build(read_recipe(name, [*small, f"run.batch_size={length // 2}"]))
-    assert recipe.config()["views"] == published["views"] and recipe.config()["optimizer"] == published["optimizer"]
+    assert (
+        recipe.config()["views"] == published["views"]
+        and recipe.config()["optimizer"] == published["optimizer"]
+    )
     run = pretrain(recipe, tmp_path / "run", progress="quiet")
     losses = [line["loss"] for line in read_metrics(run / "metrics.jsonl")]
     assert len(losses) == 2 and None not in losses

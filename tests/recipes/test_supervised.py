@@ -18,7 +18,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(40):
         place = folder / ("train" if number < 32 else "val") / f"class{number % 2}"
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(place / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(
+            place / f"{number}.png"
+        )
     return folder
 
 
@@ -46,7 +48,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stream = container.add_stream("mpeg4", rate=30)
             stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
             for _ in range(8):
-                frame = av.VideoFrame.from_ndarray(rng.integers(0, 255, (32, 48, 3), dtype=np.uint8), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(
+                    rng.integers(0, 255, (32, 48, 3), dtype=np.uint8), format="rgb24"
+                )
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
     return folder
@@ -57,12 +61,22 @@ def test_two_steps(name: str, tmp_path: Path, request: pytest.FixtureRequest) ->
     published = read_recipe(name)
     timm = published["encoder"]["kind"] == "timm"
     kind = published["data"]["source"]["kind"]
-    small = ["run.epochs=1", "run.batch_size=16", "run.loader.workers=0", "run.log.every_steps=1", "data.fraction=1.0"]
+    small = [
+        "run.epochs=1",
+        "run.batch_size=16",
+        "run.loader.workers=0",
+        "run.log.every_steps=1",
+        "data.fraction=1.0",
+    ]
     if kind == "smartwatch":
         small = ["run.epochs=1", "run.batch_size=200"]
     elif kind == "video_folder":
         small += [f"data.source.root={request.getfixturevalue('videos')}", "data.source.size=32"]
-        small += ["data.source.files=null", "data.source.test_files=null", "run.compute.precision=fp32"]
+        small += [
+            "data.source.files=null",
+            "data.source.test_files=null",
+            "run.compute.precision=fp32",
+        ]
         small += ["encoder.depth=1", "encoder.width=24", "encoder.heads=2"]
     elif kind == "audio_folder":
         lists = ("files", "test_files", "test_fold", "labels")
@@ -71,11 +85,17 @@ def test_two_steps(name: str, tmp_path: Path, request: pytest.FixtureRequest) ->
             "encoder.depth=1",
             "run.compute.precision=fp32",
         ]
-        small += [*(f"data.source.{key}=null" for key in lists), "encoder.width=24", "encoder.heads=2"]
+        small += [
+            *(f"data.source.{key}=null" for key in lists),
+            "encoder.width=24",
+            "encoder.heads=2",
+        ]
         small.append("data.source.seconds=1.295")  # 128 frames
         small += ["data.balance.samples=32"] if published["data"]["balance"] else []
     else:
-        small += ["encoder.depth=1", "encoder.heads=2"] if published["encoder"]["kind"] == "vit" else []
+        small += (
+            ["encoder.depth=1", "encoder.heads=2"] if published["encoder"]["kind"] == "vit" else []
+        )
         small += [
             "data.source.kind=image_folder",
             f"data.source.root={request.getfixturevalue('images')}",
@@ -83,7 +103,10 @@ def test_two_steps(name: str, tmp_path: Path, request: pytest.FixtureRequest) ->
         ]
         small.append("encoder.name=vit_tiny_patch16_224" if timm else "encoder.width=4")
     recipe = Recipe.build(read_recipe(name, small))
-    assert recipe.config()["views"] == published["views"] and recipe.config()["optimizer"] == published["optimizer"]
+    assert (
+        recipe.config()["views"] == published["views"]
+        and recipe.config()["optimizer"] == published["optimizer"]
+    )
     run = pretrain(recipe, tmp_path / "run", progress="quiet")
     losses = [line["loss"] for line in read_metrics(run / "metrics.jsonl")]
     assert losses and None not in losses

@@ -68,7 +68,12 @@ def coloured_images() -> Callable[..., dict[str, Any]]:
 def make_run(tmp_path: Path) -> MakeRun:
     """Makes a run directory; `classes`, `name` and `data` change what is in it, and files may be removed after."""
 
-    def make(*, classes: tuple[str, ...] = CLASSES, name: str = "tiny", data: dict[str, Any] | None = None) -> Path:
+    def make(
+        *,
+        classes: tuple[str, ...] = CLASSES,
+        name: str = "tiny",
+        data: dict[str, Any] | None = None,
+    ) -> Path:
         run = tmp_path / name
         run.mkdir()
         if data is None:
@@ -85,14 +90,29 @@ def make_run(tmp_path: Path) -> MakeRun:
         recipe = Recipe.load(run)
         (run / "recipe.yaml").write_text(recipe.to_yaml())
         save_encoder(recipe.encoder, run / "encoder")
-        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _metric_lines(8)))
-        linear = [_row("linear", "label/holdout/top1", 0.8 + 0.01 * seed, seed) for seed in range(3)]
+        (run / "metrics.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in _metric_lines(8))
+        )
+        linear = [
+            _row("linear", "label/holdout/top1", 0.8 + 0.01 * seed, seed) for seed in range(3)
+        ]
         rank = [_row("rank", "all/spread", 0.9), _row("rank", "all/rank_share", 0.4)]
-        rows = [*linear, _row("linear", "label/holdout/gap", 1e-5), _row("knn", "label/holdout/top1", 0.75), *rank]
+        rows = [
+            *linear,
+            _row("linear", "label/holdout/gap", 1e-5),
+            _row("knn", "label/holdout/top1", 0.75),
+            *rank,
+        ]
         (run / "evaluation.json").write_text(json.dumps(rows))
         baselines = {
-            "raw": [_row("linear", "label/holdout/top1", 0.5), _row("knn", "label/holdout/top1", 0.55)],
-            "untrained": [_row("linear", "label/holdout/top1", 0.6), _row("knn", "label/holdout/top1", 0.4)],
+            "raw": [
+                _row("linear", "label/holdout/top1", 0.5),
+                _row("knn", "label/holdout/top1", 0.55),
+            ],
+            "untrained": [
+                _row("linear", "label/holdout/top1", 0.6),
+                _row("knn", "label/holdout/top1", 0.4),
+            ],
         }
         (run / "baselines.json").write_text(json.dumps(baselines))
         environment = {
@@ -104,7 +124,11 @@ def make_run(tmp_path: Path) -> MakeRun:
             "steps": 8,
             "seconds": 4.0,
             "skipped_steps": [3],
-            "unreadable": {"bad1.jpg": "truncated", "bad2.jpg": "truncated", "huge.png": "too many pixels"},
+            "unreadable": {
+                "bad1.jpg": "truncated",
+                "bad2.jpg": "truncated",
+                "huge.png": "too many pixels",
+            },
         }
         (run / "environment.json").write_text(json.dumps(environment))
         return run

@@ -36,15 +36,21 @@ def made(tmp_path: Path, coloured_images: Images, monkeypatch: pytest.MonkeyPatc
 def test_each_point_has_its_own_name_label_guess_and_picture(made: Made) -> None:
     sections, script, seen = made
     assert len(script["points"]) == len(script["names"]) == sections["atlas"]["count"] == 25
-    sheet = Image.open(io.BytesIO(base64.b64decode(sections["atlas"]["sprite"].src.partition(",")[2]))).convert("RGB")
+    sheet = Image.open(
+        io.BytesIO(base64.b64decode(sections["atlas"]["sprite"].src.partition(",")[2]))
+    ).convert("RGB")
     row_of = {int(place): row for row, place in enumerate(seen.test)}
-    for i, (name, (x, y, label, guess)) in enumerate(zip(script["names"], script["points"], strict=True)):
+    for i, (name, (x, y, label, guess)) in enumerate(
+        zip(script["names"], script["points"], strict=True)
+    ):
         place = int(name.partition("/")[2])
         assert script["classes"][label] == ("red", "green", "blue")[place % 3]
         assert guess == seen.guesses[row_of[place]]
         assert 30 <= x <= 970 and 30 <= y <= 970
         left, top = i % script["columns"] * script["size"], i // script["columns"] * script["size"]
-        colour = np.asarray(sheet.crop((left + 8, top + 8, left + 24, top + 24)), float).mean(axis=(0, 1))
+        colour = np.asarray(sheet.crop((left + 8, top + 8, left + 24, top + 24)), float).mean(
+            axis=(0, 1)
+        )
         assert colour.argmax() == place % 3
 
 

@@ -17,8 +17,12 @@ MakeRun = Callable[..., Path]
 TOP1 = "label/holdout/top1"
 
 
-def row(probe: str, value: float, bits: tuple[int, int] = (32, 32), *, how: str = "", seed: int = 0) -> Row:
-    protocol = (f"ptq/1 {how} policy=ssql calibration=512 seed=0; " if how else "") + f"{probe}/1 train=48 test=100"
+def row(
+    probe: str, value: float, bits: tuple[int, int] = (32, 32), *, how: str = "", seed: int = 0
+) -> Row:
+    protocol = (
+        f"ptq/1 {how} policy=ssql calibration=512 seed=0; " if how else ""
+    ) + f"{probe}/1 train=48 test=100"
     return Row(probe, TOP1, value, *bits, "float32", seed, protocol)
 
 
@@ -29,15 +33,24 @@ def evaluation(shift: float = 0.0) -> list[Row]:
         for bits, drop in (((8, 8), 0.01), ((2, 8), 0.2), ((4, 4), 0.1)):
             rows.append(row("knn", 0.8 - drop + gain + shift, bits, how=how))
             for seed in range(3):
-                rows.append(row("linear", 0.9 + 0.01 * seed - drop + gain + shift, bits, how=how, seed=seed))
-                rows.append(row("linear_ptq", 0.9 + 0.01 * seed - 2 * drop + shift, bits, how=how, seed=seed))
+                rows.append(
+                    row("linear", 0.9 + 0.01 * seed - drop + gain + shift, bits, how=how, seed=seed)
+                )
+                rows.append(
+                    row(
+                        "linear_ptq", 0.9 + 0.01 * seed - 2 * drop + shift, bits, how=how, seed=seed
+                    )
+                )
     rows.append(Row("rank", "all/spread", 0.9, 32, 32, "float32", 0, "rank/1"))
     return rows
 
 
 def test_a_figure_has_a_line_for_each_way_of_quantizing_and_float_in_each() -> None:
     found = figures({"mine": evaluation()})
-    assert [figure.title for figure in found] == ["kNN, label, holdout", "Linear probe, label, holdout"]
+    assert [figure.title for figure in found] == [
+        "kNN, label, holdout",
+        "Linear probe, label, holdout",
+    ]
     assert [line.how for line in found[0].lines] == ["plain", "strong"]
     linear = {line.how: line for line in found[1].lines}
     assert set(linear) == {"plain", "plain, float head", "strong", "strong, float head"}
@@ -46,18 +59,29 @@ def test_a_figure_has_a_line_for_each_way_of_quantizing_and_float_in_each() -> N
     for line in linear.values():
         assert set(line.found) == {(32, 32), (8, 8), (4, 4), (2, 8)} and line.found[32, 32] == level
     assert linear["plain, float head"].found[2, 8].mean == pytest.approx(0.91 - 0.4)
-    own = [r for r in evaluation() if r.probe == "linear" and r.weight_bits == 4 and "strong" in r.protocol]
+    own = [
+        r
+        for r in evaluation()
+        if r.probe == "linear" and r.weight_bits == 4 and "strong" in r.protocol
+    ]
     assert linear["strong"].found[4, 4] == interval(own)
 
 
 def test_without_labels_the_figure_is_of_the_neighbours() -> None:
     rows = [Row("rank", "all/spread", 0.9, 32, 32, "float32", 0, "rank/1")]
     how = "ptq/1 plain policy=ssql calibration=512 seed=0; neighbours/1 k=10 samples=60"
-    rows += [Row("neighbours", "all/kept", bits / 10, bits, bits, "float32", 0, how) for bits in (8, 4)]
+    rows += [
+        Row("neighbours", "all/kept", bits / 10, bits, bits, "float32", 0, how) for bits in (8, 4)
+    ]
     section = bits_section({"mine": rows})
     assert section is not None and section["settings"] == ["8/8", "4/4"]
-    assert section["charts"][0]["title"].startswith("Neighbours kept, ") and "Nothing has labels" in section["how"]
-    assert section["table"][0]["rows"] == [{"name": "plain", "float": "–", "cells": [("0.800", "–"), ("0.400", "–")]}]
+    assert (
+        section["charts"][0]["title"].startswith("Neighbours kept, ")
+        and "Nothing has labels" in section["how"]
+    )
+    assert section["table"][0]["rows"] == [
+        {"name": "plain", "float": "–", "cells": [("0.800", "–"), ("0.400", "–")]}
+    ]
 
 
 def test_the_table_says_what_is_lost_and_the_chart_stands_in_order() -> None:
@@ -76,7 +100,9 @@ def test_the_table_says_what_is_lost_and_the_chart_stands_in_order() -> None:
     assert across == sorted(across)
     line = chart["lines"][0]
     heights = [y for _, y in line["dots"]]
-    assert heights == sorted(heights) and line["level"] == heights[0]  # lower figures are further down
+    assert (
+        heights == sorted(heights) and line["level"] == heights[0]
+    )  # lower figures are further down
     assert line["band"] and not chart["lines"][1]["band"]
     assert chart["points"][2][2] == "4/4: plain 0.700; strong 0.750"
 
@@ -89,7 +115,11 @@ def test_differences_carry_the_interval_of_the_same_samples() -> None:
     assert section is not None and "the same test samples" in section["how"]
     low, high = paired(0.02, 0.12, 100)
     words = f"−0.100 ± {(high - low) / 2:.3f}"
-    assert section["table"][0]["rows"][0]["cells"] == [("0.790", "−0.010"), ("0.700", words), ("0.600", "−0.200")]
+    assert section["table"][0]["rows"][0]["cells"] == [
+        ("0.790", "−0.010"),
+        ("0.700", words),
+        ("0.600", "−0.200"),
+    ]
     assert section["charts"][0]["points"][2][2] == f"4/4: plain 0.700 ({words}); strong 0.750"
 
 
@@ -97,7 +127,9 @@ def test_heights_are_to_scale() -> None:
     section = bits_section({"mine": evaluation()})
     assert section is not None
     chart = section["charts"][0]
-    (low, bottom), (high, top) = [(float(t.text), t.at) for t in (chart["y_ticks"][0], chart["y_ticks"][-1])]
+    (low, bottom), (high, top) = [
+        (float(t.text), t.at) for t in (chart["y_ticks"][0], chart["y_ticks"][-1])
+    ]
     for (_, y), value in zip(chart["lines"][1]["dots"], (0.8, 0.84, 0.75, 0.65), strict=True):
         assert y == pytest.approx(bottom + (value - low) / (high - low) * (top - bottom), abs=0.1)
 
@@ -132,7 +164,9 @@ def write(run: Path, rows: list[Row]) -> None:
     (run / "evaluation.json").write_text(json.dumps(plain))
 
 
-def test_the_page_holds_the_section_and_the_float_table_stays_float(make_run: MakeRun, tmp_path: Path) -> None:
+def test_the_page_holds_the_section_and_the_float_table_stays_float(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
     run, other = make_run(), tmp_path / "other"
     before = write_report(run).read_text(encoding="utf-8")
     assert 'id="bits"' not in before

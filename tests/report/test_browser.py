@@ -22,12 +22,23 @@ from mezzotint.report.page import write_report
 selenium = pytest.importorskip("selenium.webdriver")
 
 CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
 )
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="no chromium and chromedriver on PATH")
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM or not DRIVER, reason="no chromium and chromedriver on PATH"
+)
 MakeRun = Callable[..., Path]
-HOSTILE = ("<script>window.canary=1</script>", '"><img src=x onerror="window.canary=2">', "</td></table>")
+HOSTILE = (
+    "<script>window.canary=1</script>",
+    '"><img src=x onerror="window.canary=2">',
+    "</td></table>",
+)
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars --disable-dev-shm-usage"
@@ -83,9 +94,13 @@ def test_the_page_runs_loads_nothing_and_fits(make_run: MakeRun, browser: Any) -
     page = write_report(make_run())
     for width, dark in ((1280, False), (1280, True), (390, False)):
         visit(browser, page, width=width, dark=dark)
-        assert browser.get_log("browser") == [], "no error, and nothing that the security policy refused"
+        assert browser.get_log("browser") == [], (
+            "no error, and nothing that the security policy refused"
+        )
         requests = [
-            entry["message"] for entry in browser.get_log("performance") if "requestWillBeSent" in entry["message"]
+            entry["message"]
+            for entry in browser.get_log("performance")
+            if "requestWillBeSent" in entry["message"]
         ]
         assert all('"url":"file:' in r or '"url":"data:' in r for r in requests)
         assert script(browser, "return document.documentElement.scrollWidth") <= width
@@ -99,21 +114,29 @@ def test_hostile_names_do_nothing(make_run: MakeRun, browser: Any) -> None:
     visit(browser, page)
     for place in range(5):
         point_at(browser, place)
-    script(browser, "for (const button of document.querySelectorAll('.legend button')) button.click()")
+    script(
+        browser, "for (const button of document.querySelectorAll('.legend button')) button.click()"
+    )
     assert script(browser, "return window.canary === undefined")
     assert browser.get_log("browser") == []
     assert browser.title.startswith("<img src=x onerror")
-    assert script(browser, "return document.querySelector('.legend button').textContent").startswith(HOSTILE)
+    assert script(
+        browser, "return document.querySelector('.legend button').textContent"
+    ).startswith(HOSTILE)
 
 
-def test_the_policy_stops_what_escaping_would_miss(make_run: MakeRun, browser: Any, tmp_path: Path) -> None:
+def test_the_policy_stops_what_escaping_would_miss(
+    make_run: MakeRun, browser: Any, tmp_path: Path
+) -> None:
     page = write_report(make_run())
     planted = '<script>window.canary=1</script><img src="data:," onerror="window.canary=2"></main>'
     copy = tmp_path / "planted.html"
     copy.write_text(page.read_text(encoding="utf-8").replace("</main>", planted), encoding="utf-8")
     visit(browser, copy)
     assert script(browser, "return window.canary === undefined")
-    assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+    assert any(
+        "Content Security Policy" in entry["message"] for entry in browser.get_log("browser")
+    )
 
 
 def test_theme_button_turns_dark_and_back(make_run: MakeRun, browser: Any) -> None:
@@ -135,20 +158,26 @@ def test_pointing_at_the_map_shows_the_sample(make_run: MakeRun, browser: Any) -
     )
     place = 4
     point_at(browser, place)
-    tip = script(browser, "const t = document.querySelector('.tip'); return [getComputedStyle(t).display, t.innerText]")
+    tip = script(
+        browser,
+        "const t = document.querySelector('.tip'); return [getComputedStyle(t).display, t.innerText]",
+    )
     assert tip[0] == "flex"
     shown = int(script(browser, "return document.getElementById('stage').dataset.point"))
     assert data["points"][shown][:2] == data["points"][place][:2]
-    assert data["classes"][str(data["points"][shown][2])] in tip[1] and data["names"][shown] in tip[1]
+    assert (
+        data["classes"][str(data["points"][shown][2])] in tip[1] and data["names"][shown] in tip[1]
+    )
     colours = "return [...document.querySelector('.tip canvas').getContext('2d').getImageData(36, 36, 1, 1).data]"
     red, green, blue, alpha = script(browser, colours)
     assert alpha == 255 and max(red, green, blue) > 60, "the thumbnail is painted"
     script(
-        browser, "document.getElementById('stage').dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }))"
+        browser,
+        "document.getElementById('stage').dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }))",
     )
-    assert int(script(browser, "return document.getElementById('stage').dataset.point")) == (shown + 1) % len(
-        data["points"]
-    )
+    assert int(script(browser, "return document.getElementById('stage').dataset.point")) == (
+        shown + 1
+    ) % len(data["points"])
 
 
 def test_legend_filters_and_pictures_can_be_shown(make_run: MakeRun, browser: Any) -> None:
@@ -162,7 +191,10 @@ def test_legend_filters_and_pictures_can_be_shown(make_run: MakeRun, browser: An
     script(browser, "document.getElementById('pictures').click()")
     everything = script(browser, ink)
     assert everything > 1000
-    label = script(browser, "const b = document.querySelector('.legend button'); b.click(); return b.dataset.label")
+    label = script(
+        browser,
+        "const b = document.querySelector('.legend button'); b.click(); return b.dataset.label",
+    )
     assert label not in script(browser, off) and len(script(browser, off)) == 2
     assert 0 < script(browser, ink) < everything
     script(browser, "document.querySelector('.legend button').click()")
@@ -190,7 +222,10 @@ def test_a_cloud_turns_and_a_spectrogram_sounds(browser: Any, tmp_path: Path) ->
     image = browser.find_element("css selector", "[data-cloud]")
     before = image.get_attribute("src")
     image.send_keys("\ue014")  # the right arrow
-    script(browser, "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    script(
+        browser,
+        "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))",
+    )
     assert image.get_attribute("src") != before
     assert image.get_attribute("data-yaw") == "0.91"
     speech = Speech()

@@ -26,7 +26,11 @@ def recipe(data: Any, patch: Any, *phases: dict[str, Any]) -> dict[str, Any]:
         "data": data,
         "views": {"kind": "transformed", "transforms": [], "count": 1},
         "encoder": {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": patch},
-        "method": {"kind": "bridle", "codebook": BOOK, "decoder": {"width": 16, "depth": 1, "heads": 2}},
+        "method": {
+            "kind": "bridle",
+            "codebook": BOOK,
+            "decoder": {"width": 16, "depth": 1, "heads": 2},
+        },
         "optimizer": {"kind": "adamw", "lr": 1e-3},
         "run": {"epochs": 1, "batch_size": 512, "log": {"knn_epochs": 0}},
         "phases": list(phases),
@@ -35,9 +39,14 @@ def recipe(data: Any, patch: Any, *phases: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    mae = {"name": "after", "method": {"kind": "mae", "decoder": {"width": 16, "depth": 1, "heads": 2}}}
+    mae = {
+        "name": "after",
+        "method": {"kind": "mae", "decoder": {"width": 16, "depth": 1, "heads": 2}},
+    }
     config = recipe({"kind": "samples", "name": "digits"}, 2, {"name": "first"}, mae)
-    folder = pretrain_plan(Plan.of(config), tmp_path_factory.mktemp("codes") / "run", progress="quiet")
+    folder = pretrain_plan(
+        Plan.of(config), tmp_path_factory.mktemp("codes") / "run", progress="quiet"
+    )
     write_codes(folder, samples=40, frequent=3)
     return folder
 
@@ -77,7 +86,11 @@ def test_patches_of_a_code_have_it_and_are_its_nearest(run: Path) -> None:
     places = nearest_patches(found, 1, code)
     assert len({sample for sample, _ in places}) == len(places) > 1
     mine = sorted(
-        min(float(found.distances[n, i, 1]) for i in range(16) if found.codes.indices[n, i, 1] == code)
+        min(
+            float(found.distances[n, i, 1])
+            for i in range(16)
+            if found.codes.indices[n, i, 1] == code
+        )
         for n in range(40)
         if (found.codes.indices[n, :, 1] == code).any()
     )
@@ -91,11 +104,17 @@ def test_the_page_shows_patches_and_levels(run: Path) -> None:
     assert "http" not in page.replace("http-equiv", "") and "data-sound=" not in page
 
 
-@pytest.mark.parametrize(("shape", "patch"), [((3, 8, 12), [4, 2]), ((3, 4, 8, 8), [2, 4, 8]), ((2, 12), [3])])
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((3, 8, 12), [4, 2]), ((3, 4, 8, 8), [2, 4, 8]), ((2, 12), [3])]
+)
 def test_join_is_the_inverse_of_split(shape: tuple[int, ...], patch: list[int]) -> None:
     kinds: dict[int, Modality] = {2: "image", 3: "video", 1: "series"}
     encoder = ViT(
-        Input(shape, (0.0,) * shape[0], (1.0,) * shape[0], kinds[len(patch)]), width=12, depth=1, heads=2, patch=patch
+        Input(shape, (0.0,) * shape[0], (1.0,) * shape[0], kinds[len(patch)]),
+        width=12,
+        depth=1,
+        heads=2,
+        patch=patch,
     )
     x = torch.randn(2, *shape)
     values, _ = encoder.patches.split(x)
@@ -110,7 +129,10 @@ def test_codes_of_sound_can_be_heard(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_codebook_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"a run of mae, which has no codebook; allowed are runs of bridle, .*: mezz"):
+    with pytest.raises(
+        RecipeError,
+        match=r"a run of mae, which has no codebook; allowed are runs of bridle, .*: mezz",
+    ):
         write_codes(run / "2-after")
     with pytest.raises(RecipeError, match=r"holds no run; allowed is a directory that"):
         write_codes(tmp_path)

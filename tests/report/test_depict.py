@@ -88,7 +88,11 @@ def test_a_picture_stands_beside_its_text() -> None:
     tokens = torch.tensor([[ord("W") + 2, ord("W") + 2, 0]])
     stated = input_with_text(Input((3, 8, 8), (0.0,) * 3, (1.0,) * 3), 3, 256)
     shown = depict(pack(drawing, tokens)[0], stated)
-    assert shown.shape == (3, 96, 96 + 192) and (shown[0, :, :96] == 255).all() and (shown[1:, :, :96] == 0).all()
+    assert (
+        shown.shape == (3, 96, 96 + 192)
+        and (shown[0, :, :96] == 255).all()
+        and (shown[1:, :, :96] == 0).all()
+    )
     letters = depict(tokens[0], Input((3,), (), (), "tokens", 258))
     assert torch.equal(shown[:, :, 96:], letters)
     others = input_with_text(Input((3, 8, 8), (0.0,) * 3, (1.0,) * 3), 3, 30_000)
@@ -107,7 +111,9 @@ def test_a_clip_moves_in_a_portrait() -> None:
     x = (torch.arange(5, dtype=torch.uint8) * 50).view(1, 5, 1, 1).expand(1, 5, 32, 48)
     shown = portrait(x, "a clip", Clips())  # type: ignore[arg-type]
     assert (shown.width, shown.height, shown.alt) == (48, 32, "a clip")
-    with Image.open(io.BytesIO(base64.b64decode(shown.src.removeprefix("data:image/webp;base64,")))) as image:
+    with Image.open(
+        io.BytesIO(base64.b64decode(shown.src.removeprefix("data:image/webp;base64,")))
+    ) as image:
         assert getattr(image, "n_frames", 1) == 5 and image.info["loop"] == 0
         for number in range(5):
             image.seek(number)

@@ -25,7 +25,9 @@ from mezzotint.types import Batch
 
 Images = Callable[..., dict[str, Any]]
 
-VIEWS = TwoViews(policy=simclr(strength=0.5), randomized_quantization=RandomizedQuantization(bins=5, p=0.5))
+VIEWS = TwoViews(
+    policy=simclr(strength=0.5), randomized_quantization=RandomizedQuantization(bins=5, p=0.5)
+)
 
 
 @pytest.fixture
@@ -58,7 +60,9 @@ def test_views_are_those_of_training_without_their_normalisation(arrays: Arrays)
     strips = view_strips(arrays, VIEWS, arrays.input, samples=5, seed=7)
     assert [strip.name for strip in strips] == [arrays.read(int(i))["id"] for i in ids]
     for row, strip in enumerate(strips):
-        assert np.array_equal(pixels_of(strip.original.src), arrays.images[ids[row]].permute(1, 2, 0).numpy())
+        assert np.array_equal(
+            pixels_of(strip.original.src), arrays.images[ids[row]].permute(1, 2, 0).numpy()
+        )
         for place, shown in enumerate(strip.views):
             expected = (seen.x[place][row] * std + mean) * 255
             difference = pixels_of(shown.picture.src) - expected.permute(1, 2, 0).numpy()
@@ -77,19 +81,27 @@ def test_parameters_are_what_was_drawn(arrays: Arrays) -> None:
             pairs = dict(shown.parameters)
             assert pairs["crop"] == f"{100 * float(box[2] * box[3]) / 256:.0f} %"
             assert ("flip" in pairs) == bool(params["flip"]["chosen"][row])
-            jitter = {key.rpartition(".")[2]: v for key, v in params["policy"].items() if ".color_jitter." in key}
+            jitter = {
+                key.rpartition(".")[2]: v
+                for key, v in params["policy"].items()
+                if ".color_jitter." in key
+            }
             assert ("jitter" in shown.brief) == bool(jitter["chosen"][row])
             if jitter["chosen"][row]:
                 said += 1
                 assert pairs["brightness"] == number(float(jitter["brightness"][row]))
                 names = ["brightness", "contrast", "saturation", "hue"]
-                assert pairs["order"] == " ".join(names[i][:3] for i in jitter["order"][row].tolist())
+                assert pairs["order"] == " ".join(
+                    names[i][:3] for i in jitter["order"][row].tolist()
+                )
             if "quantized" in shown.brief:
                 assert pairs["edges a channel"] == "4"
     assert said > 3
 
 
-def test_files_of_any_size_are_cropped_as_the_workers_crop_and_bad_ones_left_out(folder: ImageFolder) -> None:
+def test_files_of_any_size_are_cropped_as_the_workers_crop_and_bad_ones_left_out(
+    folder: ImageFolder,
+) -> None:
     strips = view_strips(folder, VIEWS, folder.input, samples=9, seed=0)
     assert {strip.name for strip in strips} == {f"class{i % 3}/{i}.png" for i in range(1, 9)}
     ids = sample_order(len(folder), 0, 0)
@@ -129,7 +141,9 @@ MANY = MultiCrop(local_crop=RandomResizedCrop(size=8, scale=(0.05, 0.2)), num_lo
 def test_page_has_the_original_and_every_view_of_each_sample(
     arrays: Arrays, tmp_path: Path, views: ViewGenerator, count: int
 ) -> None:
-    out = write_gallery(arrays, views, arrays.input, tmp_path / "new" / "gallery.html", samples=4, seed=1)
+    out = write_gallery(
+        arrays, views, arrays.input, tmp_path / "new" / "gallery.html", samples=4, seed=1
+    )
     page = Pictures(out.read_text(encoding="utf-8"))
     assert len(page.sources) == 4 * (1 + count)
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)

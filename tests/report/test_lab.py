@@ -46,18 +46,32 @@ def test_of_a_choice_of_policies_only_what_was_drawn_is_told() -> None:
     strips = view_strips(recipe.data, recipe.views, recipe.encoder.input, samples=12, seed=0)
     briefs = [shown.brief for strip in strips for shown in strip.views]
     kinds = {
-        kind for kind in ("simclr", "rand augment", "auto augment", "fast auto augment") for b in briefs if kind in b
+        kind
+        for kind in ("simclr", "rand augment", "auto augment", "fast auto augment")
+        for b in briefs
+        if kind in b
     }
     assert len(kinds) == 4 and not any("shear x 0" in brief.split(", ") for brief in briefs)
-    for brief in briefs:  # two operations of one policy at most, beside the crop and the policy's name
+    for (
+        brief
+    ) in briefs:  # two operations of one policy at most, beside the crop and the policy's name
         assert brief.startswith("crop") and ("simclr" in brief or len(brief.split(", ")) <= 4)
 
 
 def test_views_of_several_strategies_are_named() -> None:
     strategies = "views.strategies=[{kind: simclr}, {kind: simclr}, {kind: aug_mix}]"
-    local = ["views.mode=all", "views.num_global=1", "views.num_local=1", "views.local_crop.size=16", strategies]
+    local = [
+        "views.mode=all",
+        "views.num_global=1",
+        "views.num_local=1",
+        "views.local_crop.size=16",
+        strategies,
+    ]
     for overrides, names in (
-        (local, ["simclr.1", "simclr.2", "aug mix", "local, simclr", "local, simclr", "local, aug mix"]),
+        (
+            local,
+            ["simclr.1", "simclr.2", "aug mix", "local, simclr", "local, simclr", "local, aug mix"],
+        ),
         (["views.num_local=1"], ["", "", "local"]),  # sampled: what was drawn is told
         (["views={kind: two_views}"], ["", ""]),
     ):
@@ -70,13 +84,24 @@ def test_views_of_several_strategies_are_named() -> None:
 def test_short_parameters_are_told_and_long_ones_counted() -> None:
     angles = torch.tensor([[0.1, -0.2, 0.25]])
     drawn = {"turn": {"angles": angles, "noise": torch.zeros(1, 3, 128)}}
-    assert in_words(drawn, 0)[0] == [("turn", ""), ("angles", "0.1 −0.2 0.25"), ("noise a channel", "128")]
+    assert in_words(drawn, 0)[0] == [
+        ("turn", ""),
+        ("angles", "0.1 −0.2 0.25"),
+        ("noise a channel", "128"),
+    ]
 
 
 def test_a_row_a_strategy_and_a_strip_an_operation(tmp_path: Path) -> None:
     source = Samples(name="emoji")
-    texts = ["rand_augment", "{kind: rand_augment, magnitude: 20}", "solarize", "randomized_quantization"]
-    page = lab.write_lab(source, tmp_path / "lab.html", policies=texts, samples=3).read_text(encoding="utf-8")
+    texts = [
+        "rand_augment",
+        "{kind: rand_augment, magnitude: 20}",
+        "solarize",
+        "randomized_quantization",
+    ]
+    page = lab.write_lab(source, tmp_path / "lab.html", policies=texts, samples=3).read_text(
+        encoding="utf-8"
+    )
     steps = sum(7 if OPERATIONS[name].magnitude else 1 for name in NAMES if name != "identity") + 7
     assert len(re.findall("<img ", page)) == 3 * (1 + len(texts)) + steps
     for text in texts:
@@ -92,19 +117,33 @@ def test_parameters_under_a_view_are_those_that_were_drawn(tmp_path: Path) -> No
     params = policy.draw((6, 3, 32, 32), Draws(torch.arange(6), 3))
     assert torch.equal(views, policy.apply(x.expand(6, -1, -1, -1) / 255.0, params))
     for row, said in enumerate(words):
-        assert said == ", ".join(f"{op} {size}".strip().replace("-", "−") for op, size in describe(params, row))
+        assert said == ", ".join(
+            f"{op} {size}".strip().replace("-", "−") for op, size in describe(params, row)
+        )
     assert lab.visualise(simclr(), x, count=2)[0].shape == (2, 3, 32, 32)
 
 
 def test_magnitudes_run_from_the_weakest_to_the_strongest() -> None:
-    assert magnitudes.magnitudes_of("rotate", 7, (3, 32, 32)).tolist() == [-30, -20, -10, 0, 10, 20, 30]
+    assert magnitudes.magnitudes_of("rotate", 7, (3, 32, 32)).tolist() == [
+        -30,
+        -20,
+        -10,
+        0,
+        10,
+        20,
+        30,
+    ]
     assert magnitudes.magnitudes_of("posterize", 3, (3, 32, 32)).tolist() == [8, 6, 4]
     assert magnitudes.magnitudes_of("invert", 7, (3, 32, 32)).tolist() == [0]
     x = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
-    strips = {strip.name: strip for strip in magnitudes.operation_strips(x, x.expand(4, -1, -1, -1))}
+    strips = {
+        strip.name: strip for strip in magnitudes.operation_strips(x, x.expand(4, -1, -1, -1))
+    }
     assert [label for _, label in strips["rotate"].steps][:4] == ["−30", "−20", "−10", "0"]
     same = [p.src for p, label in strips["brightness"].steps if label == "0"]
-    assert same == [p.src for p, label in strips["sharpness"].steps if label == "0"]  # factor 1 changes nothing
+    assert same == [
+        p.src for p, label in strips["sharpness"].steps if label == "0"
+    ]  # factor 1 changes nothing
     assert all(strip.microseconds > 0 for strip in strips.values())
 
 
@@ -119,7 +158,9 @@ def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> 
         ["digits", "--policy", "aug_mix"],
         ["image/emoji_simclr", "--policy", "byol"],
     ):
-        result = CliRunner().invoke(app, ["gallery", *given, "--samples", "2", "--out", out], catch_exceptions=False)
+        result = CliRunner().invoke(
+            app, ["gallery", *given, "--samples", "2", "--out", out], catch_exceptions=False
+        )
         assert result.exit_code == 0, result.output
         assert "What each operation costs" in Path(out).read_text(encoding="utf-8")
 
@@ -129,18 +170,26 @@ def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> 
     [
         (["emoji", "--policy", "rand_augmnt"], "did you mean 'rand_augment'"),
         (["emoji", "--policy", "{kind: rand_augment, magnitude: 99}"], "got magnitude=99"),
-        (["emoji", "--policy", "rotate"], "write {kind: rand_augment, num_ops: 1, names: [rotate]}"),
+        (
+            ["emoji", "--policy", "rotate"],
+            "write {kind: rand_augment, num_ops: 1, names: [rotate]}",
+        ),
         (["emoji", "--policy", "[simclr, byol]"], "--policy: got ['simclr', 'byol']"),
         (["nowhere/", "--policy", "simclr"], "allowed is a recipe, a run, an image folder or file"),
         (["emojis"], "did you mean 'emoji'"),
         (["points/furniture_simclr", "--policy", "simclr"], "allowed with policies are images"),
-        (["furniture"], "allowed is an image folder, an .npz or .npy file, or emoji, mnist5k, digits"),
+        (
+            ["furniture"],
+            "allowed is an image folder, an .npz or .npy file, or emoji, mnist5k, digits",
+        ),
         (["emoji", "views.flip=0"], "allowed with data are options alone"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(given: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        CliRunner().invoke(app, ["gallery", *given, "--out", str(tmp_path / "g.html")], catch_exceptions=False)
+        CliRunner().invoke(
+            app, ["gallery", *given, "--out", str(tmp_path / "g.html")], catch_exceptions=False
+        )
     assert "\n" not in str(caught.value)
 
 

@@ -44,9 +44,9 @@ def seen(source: Arrays) -> Look:
 
 
 def unit_features(source: Arrays, places: np.ndarray) -> np.ndarray:
-    x = (source.images[places].double() / 255 - torch.tensor(source.input.mean).view(-1, 1, 1)) / torch.tensor(
-        source.input.std
-    ).view(-1, 1, 1)
+    x = (
+        source.images[places].double() / 255 - torch.tensor(source.input.mean).view(-1, 1, 1)
+    ) / torch.tensor(source.input.std).view(-1, 1, 1)
     z = (0.3 * x.mean(dim=(2, 3))[:, :2] + x[:, :2, 0, 0]).numpy()
     unit: np.ndarray = z / np.linalg.norm(z, axis=1, keepdims=True)
     return unit
@@ -72,31 +72,45 @@ def test_confusions_and_class_scores_equal_the_confusion_matrix(seen: Look) -> N
     assert (matrix.sum() - np.trace(matrix)) > 5, "the test needs mistakes"
     scores = class_scores(seen)
     for score in scores:
-        assert (score.right, score.count) == (matrix[score.label, score.label], matrix[score.label].sum())
+        assert (score.right, score.count) == (
+            matrix[score.label, score.label],
+            matrix[score.label].sum(),
+        )
     assert [s.share for s in scores] == sorted(s.share for s in scores)
     found = confusions(seen)
     assert found[0].count == (matrix - np.diag(np.diag(matrix))).max()
     for pair in found:
         assert pair.count == matrix[pair.truth, pair.guess] == len(pair.rows)
         assert pair.of == matrix[pair.truth].sum()
-        assert (seen.labels[pair.rows] == pair.truth).all() and (seen.guesses[pair.rows] == pair.guess).all()
+        assert (seen.labels[pair.rows] == pair.truth).all() and (
+            seen.guesses[pair.rows] == pair.guess
+        ).all()
 
 
 def test_a_near_neighbour_outvotes_two_that_are_further(source: Arrays) -> None:
-    task = Task("t", "classify", np.array([7, 7, 10**9, 10**9]), np.arange(1, 4), np.array([0]), ("a", "b"))
+    task = Task(
+        "t", "classify", np.array([7, 7, 10**9, 10**9]), np.arange(1, 4), np.array([0]), ("a", "b")
+    )
     near, far = torch.tensor([[0.9, 0.7, 0.7]]), torch.tensor([[0.9, 0.89, 0.89]])
-    looks = [Look(source, task, task.test, torch.zeros(1, 2), np.array([[1, 2, 3]]), cosine) for cosine in (near, far)]
+    looks = [
+        Look(source, task, task.test, torch.zeros(1, 2), np.array([[1, 2, 3]]), cosine)
+        for cosine in (near, far)
+    ]
     # exp((0.9 − 0.7) / 0.07) = 17.4 votes against 2; exp((0.9 − 0.89) / 0.07) = 1.15 against 2.
     assert [int(look.guesses[0]) for look in looks] == [7, 10**9]
 
 
-def test_a_sample_is_not_its_own_neighbour_even_when_all_others_point_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_is_not_its_own_neighbour_even_when_all_others_point_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("mezzotint.evaluation.knn._BLOCK_ELEMENTS", 3)  # one query at a time
     angles = torch.tensor([0.0, 2.0, 4.0])
     star = torch.stack([angles.cos(), angles.sin()], dim=1)
     similarity, places = neighbours._nearest(star, star, 2, skip_own=True)
     assert [sorted(row) for row in places.tolist()] == [[1, 2], [0, 2], [0, 1]]
-    assert torch.allclose(similarity[0], torch.tensor([2.0, 4.0]).cos().sort(descending=True).values, atol=1e-6)
+    assert torch.allclose(
+        similarity[0], torch.tensor([2.0, 4.0]).cos().sort(descending=True).values, atol=1e-6
+    )
 
 
 def test_without_labels_samples_look_at_each_other(tmp_path: Path, coloured_images: Images) -> None:

@@ -102,13 +102,20 @@ def test_a_complete_run_fills_every_section(make_run: MakeRun) -> None:
         in page.words
     )
     assert "+0.210 over the untrained encoder" in page.words
-    for expected in ("mezzotint pretrain tiny.yaml --out runs/tiny", "a <fast> one", "12 345", "kind: simclr"):
+    for expected in (
+        "mezzotint pretrain tiny.yaml --out runs/tiny",
+        "a <fast> one",
+        "12 345",
+        "kind: simclr",
+    ):
         assert expected in page.words
     assert "truncated: bad1.jpg, bad2.jpg" in page.words
     assert "linear/1 k=10" in page.words
     assert "Online kNN" in page.words
     assert "Healthy: the features use 40% of their directions" in page.words
-    assert len(page.all("td")) == (2 + 2 + 1) * 8, "two probes, two label-free measures, one that is further; 8 columns"
+    assert len(page.all("td")) == (2 + 2 + 1) * 8, (
+        "two probes, two label-free measures, one that is further; 8 columns"
+    )
 
 
 def test_maps_of_several_epochs_stand_side_by_side(make_run: MakeRun) -> None:
@@ -121,10 +128,19 @@ def test_maps_of_several_epochs_stand_side_by_side(make_run: MakeRun) -> None:
         np.savez(path, components=components, samples=np.arange(24), labels=labels)
     page = report(run)
     assert page.sections == ALL | {"maps"}
-    assert "The same 24 training samples by t-SNE at each time, 8 of the 10 that were taken." in page.words
-    labelled = [svg["aria-label"] for svg in page.all("svg") if "Map of the features" in (svg.get("aria-label") or "")]
     assert (
-        len(labelled) == 8 and str(labelled[0]).endswith("before training") and str(labelled[-1]).endswith("epoch 18")
+        "The same 24 training samples by t-SNE at each time, 8 of the 10 that were taken."
+        in page.words
+    )
+    labelled = [
+        svg["aria-label"]
+        for svg in page.all("svg")
+        if "Map of the features" in (svg.get("aria-label") or "")
+    ]
+    assert (
+        len(labelled) == 8
+        and str(labelled[0]).endswith("before training")
+        and str(labelled[-1]).endswith("epoch 18")
     )
     dots = [path["d"] or "" for path in page.all("path") if path.get("data-label") == "1"]
     assert [d.count("M") for d in dots[-8:]] == [8] * 8
@@ -139,7 +155,11 @@ def test_the_page_loads_nothing_and_names_what_may_run(make_run: MakeRun) -> Non
             value = attributes.get(name) or ""
             assert not value or value.startswith(("data:image/", "#")), f"{tag} {name}={value[:60]}"
     assert page.all("link") == []
-    [policy] = [m["content"] or "" for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    [policy] = [
+        m["content"] or ""
+        for m in page.all("meta")
+        if m.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert policy.startswith("default-src 'none'; img-src data:; ") and "unsafe" not in policy
     _, script = page.scripts
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -159,7 +179,10 @@ def test_hostile_names_are_shown_and_not_used(make_run: MakeRun) -> None:
     run = make_run(classes=HOSTILE, name='run"><b onclick=x>&amp;')
     evil = HOSTILE[1] + HOSTILE[0] + HOSTILE[2]
     first, *rest = rows_of(run)
-    rows = [first | {"probe": evil, "metric": f"{evil}/top1"}, *(r | {"metric": f"a{evil}/top1"} for r in rest)]
+    rows = [
+        first | {"probe": evil, "metric": f"{evil}/top1"},
+        *(r | {"metric": f"a{evil}/top1"} for r in rest),
+    ]
     (run / "evaluation.json").write_text(json.dumps(rows))
     write_lines(run, [line | {evil: 1.0, f"knn/{evil}": 0.5} for line in lines_of(run)])
     environment = json.loads((run / "environment.json").read_text())
@@ -190,7 +213,9 @@ def write(name: str, content: str) -> Any:
 
 
 def one_value(value: float | None) -> Any:
-    return lambda run: (run / "evaluation.json").write_text(json.dumps([rows_of(run)[0] | {"value": value}]))
+    return lambda run: (run / "evaluation.json").write_text(
+        json.dumps([rows_of(run)[0] | {"value": value}])
+    )
 
 
 def half_a_line(run: Path) -> None:
@@ -205,13 +230,25 @@ def no_loss(run: Path) -> None:
 
 FEW = {"results", "curves", "making"}
 CASES = {
-    "no evaluation": (drop("evaluation.json", "baselines.json"), ALL, "This run has not been evaluated"),
+    "no evaluation": (
+        drop("evaluation.json", "baselines.json"),
+        ALL,
+        "This run has not been evaluated",
+    ),
     "empty evaluation": (write("evaluation.json", "[]"), ALL, "This run has not been evaluated"),
     "no baselines": (drop("baselines.json"), ALL, "A linear probe scores 0.810 on label, holdout."),
     "value is null": (one_value(None), ALL, "A linear probe scores NaN on label, holdout"),
     "value is NaN": (one_value(float("nan")), ALL, "A linear probe scores NaN"),
-    "evaluation cut off": (write("evaluation.json", '[{"probe": "li'), ALL, "The evaluation could not be read"),
-    "evaluation of another kind": (write("evaluation.json", '{"a": 1}'), ALL, "The evaluation could not be read"),
+    "evaluation cut off": (
+        write("evaluation.json", '[{"probe": "li'),
+        ALL,
+        "The evaluation could not be read",
+    ),
+    "evaluation of another kind": (
+        write("evaluation.json", '{"a": 1}'),
+        ALL,
+        "The evaluation could not be read",
+    ),
     "environment cut off": (write("environment.json", '{"command": "me'), ALL, "label, holdout"),
     "no metrics": (drop("metrics.jsonl"), ALL, "Nothing was logged."),
     "empty metrics": (write("metrics.jsonl", ""), ALL, "Nothing was logged."),
@@ -221,7 +258,11 @@ CASES = {
     "no environment": (drop("environment.json"), ALL, "label, holdout"),
     "no encoder": (drop("encoder"), FEW, "so there are no pictures: got"),
     "no recipe": (drop("recipe.yaml"), FEW, "so there are no pictures: got the recipe"),
-    "data gone": (lambda run: (run.parent / "images.npz").unlink(), FEW, "so there are no pictures"),
+    "data gone": (
+        lambda run: (run.parent / "images.npz").unlink(),
+        FEW,
+        "so there are no pictures",
+    ),
     "nothing but metrics": (
         drop("recipe.yaml", "encoder", "evaluation.json", "baselines.json", "environment.json"),
         FEW,
@@ -259,7 +300,9 @@ def test_without_labels_the_map_has_no_colours_and_no_table_of_classes(
     assert "An encoder measured without labels" in page.words
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text exist on Linux alone")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="file names that are no text exist on Linux alone"
+)
 def test_names_that_are_no_text_do_not_stop_the_page(
     make_run: MakeRun, coloured_images: Images, tmp_path: Path
 ) -> None:
@@ -268,7 +311,9 @@ def test_names_that_are_no_text_do_not_stop_the_page(
         place = root / f"class{i % 2}"
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(place / f"{i:02d}.png")
-    shutil.copy(root / "class0" / "00.png", os.fsdecode(os.fsencode(root / "class0") + b"/\xff\xfe.png"))
+    shutil.copy(
+        root / "class0" / "00.png", os.fsdecode(os.fsencode(root / "class0") + b"/\xff\xfe.png")
+    )
     run = make_run(data={"kind": "image_folder", "root": str(root), "size": 16})
     page = report(run)
     assert page.sections == ALL
@@ -281,5 +326,8 @@ def test_what_is_no_run_is_refused(tmp_path: Path, content: str | None) -> None:
     if content:
         folder.mkdir()
         (folder / "notes.txt").write_text(content)
-    with pytest.raises(ValueError, match="which holds no run; allowed is a directory that `mezzotint pretrain` wrote"):
+    with pytest.raises(
+        ValueError,
+        match="which holds no run; allowed is a directory that `mezzotint pretrain` wrote",
+    ):
         write_report(folder)

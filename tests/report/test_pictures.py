@@ -49,7 +49,13 @@ def test_sprite_puts_each_sample_in_its_place() -> None:
     made, columns = sprite([samples[0], None, *samples[1:]], "")
     pixels = np.asarray(decoded(made).convert("RGB")).astype(int)
     assert columns == 3
-    for place, colour in [(0, colours[0]), (1, (255, 255, 255)), (2, colours[1]), (3, colours[2]), (4, colours[3])]:
+    for place, colour in [
+        (0, colours[0]),
+        (1, (255, 255, 255)),
+        (2, colours[1]),
+        (3, colours[2]),
+        (4, colours[3]),
+    ]:
         y, x = place // 3 * SPRITE_SIZE + 16, place % 3 * SPRITE_SIZE + 16
         assert np.abs(pixels[y, x] - colour).max() < 24
 
@@ -69,7 +75,9 @@ def test_plate_prints_dark_on_the_left_and_the_tones_on_the_right() -> None:
 
 
 def test_whose_work_the_samples_are_is_said_where_it_is_known(tmp_path: Path) -> None:
-    assert "Twemoji by Twitter, Inc and other contributors (CC-BY 4.0" in credit(Samples(name="emoji"))
+    assert "Twemoji by Twitter, Inc and other contributors (CC-BY 4.0" in credit(
+        Samples(name="emoji")
+    )
     np.save(tmp_path / "x.npy", np.zeros((5, 8, 8), np.uint8))
     assert credit(Arrays(path=str(tmp_path / "x.npy"))) == ""
 

@@ -66,7 +66,9 @@ def test_line_maps_values_linearly_between_the_axes() -> None:
 
 
 def test_values_that_are_no_numbers_leave_a_gap_and_are_counted() -> None:
-    drawn = chart("Loss", [(0.0, 1.0), (1.0, 2.0), (2.0, None), (3.0, math.inf), (4.0, 3.0), (5.0, math.nan)])
+    drawn = chart(
+        "Loss", [(0.0, 1.0), (1.0, 2.0), (2.0, None), (3.0, math.inf), (4.0, 3.0), (5.0, math.nan)]
+    )
     assert drawn is not None
     assert drawn.line.count("M") == 2 and len(coordinates(drawn.line)) == 3
     assert drawn.summary == "1 → 3, and 3 values that are NaN or infinite"
@@ -110,7 +112,16 @@ def test_long_series_are_averaged_with_a_band_around_all_values() -> None:
 
 def test_run_charts_put_loss_and_knn_first_and_leave_counters_out() -> None:
     metrics: list[dict[str, Any]] = [
-        {"step": 1, "epoch": 0.5, "seconds": 1.0, "skipped": 0, "unreadable": 0, "loss": 2.0, "lr": 0.1, "own": None},
+        {
+            "step": 1,
+            "epoch": 0.5,
+            "seconds": 1.0,
+            "skipped": 0,
+            "unreadable": 0,
+            "loss": 2.0,
+            "lr": 0.1,
+            "own": None,
+        },
         {
             "step": 2,
             "epoch": 1.0,
@@ -124,18 +135,26 @@ def test_run_charts_put_loss_and_knn_first_and_leave_counters_out() -> None:
     ]
     first, rest = run_charts(metrics)
     assert [c.title for c in first] == ["Loss", "Online kNN, a/b"]
-    assert [c.title for c in rest] == ["Learning rate"], "a series without a finite value is not drawn"
+    assert [c.title for c in rest] == ["Learning rate"], (
+        "a series without a finite value is not drawn"
+    )
     assert first[1].points[0][2] == "epoch 1: 0.5"
 
 
 def test_run_charts_take_steps_where_epochs_are_missing() -> None:
-    metrics: list[dict[str, Any]] = [{"step": 3, "loss": 1.0}, {"step": 6, "epoch": 1.0, "loss": 0.5}]
+    metrics: list[dict[str, Any]] = [
+        {"step": 3, "loss": 1.0},
+        {"step": 6, "epoch": 1.0, "loss": 0.5},
+    ]
     first, _ = run_charts(metrics)
     assert first[0].points[-1][2] == "step 6: 0.5"
 
 
 def test_run_charts_survive_values_of_other_types() -> None:
-    odd: list[dict[str, Any]] = [{"step": 1, "loss": "diverged", "note": "<b>"}, {"step": 2, "loss": 1.0, "flag": True}]
+    odd: list[dict[str, Any]] = [
+        {"step": 1, "loss": "diverged", "note": "<b>"},
+        {"step": 2, "loss": 1.0, "flag": True},
+    ]
     first, rest = run_charts(odd)
     assert first[0].summary == "1, and 1 value that is NaN or infinite"
     assert rest == []

@@ -19,9 +19,17 @@ from mezzotint.report.results import (
 
 
 def row(
-    probe: str, metric: str, value: float, *, seed: int = 0, bits: tuple[int, int] = (32, 32), settings: str = ""
+    probe: str,
+    metric: str,
+    value: float,
+    *,
+    seed: int = 0,
+    bits: tuple[int, int] = (32, 32),
+    settings: str = "",
 ) -> Row:
-    protocol = f"{probe}/1{settings}" + ("" if metric.startswith("all/") else " train=1911 test=1911")
+    protocol = f"{probe}/1{settings}" + (
+        "" if metric.startswith("all/") else " train=1911 test=1911"
+    )
     return Row(probe, metric, value, *bits, "float32", seed, protocol)
 
 
@@ -51,7 +59,10 @@ def test_headline_is_the_linear_probe_of_the_first_task_against_both_baselines()
     assert "".join(part for part, _ in lead(comparisons)) == (
         "A linear probe scores 0.610 on category, across styles; raw input 0.155, the same encoder untrained 0.380."
     )
-    assert gain_words(main) == ("That is +0.230 over the untrained encoder, beyond the 95 % interval.", False)
+    assert gain_words(main) == (
+        "That is +0.230 over the untrained encoder, beyond the 95 % interval.",
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,14 +70,23 @@ def test_headline_is_the_linear_probe_of_the_first_task_against_both_baselines()
     [
         (0.30, 0.2, 0.40, 0.35, "It is no better than raw input there: −0.100.", True),
         (0.30, 0.2, 0.20, 0.35, "It is no better than the untrained encoder there: −0.050.", True),
-        (0.41, 0.39, 0.40, math.nan, "That is +0.010 over raw input, within the 95 % interval.", True),
+        (
+            0.41,
+            0.39,
+            0.40,
+            math.nan,
+            "That is +0.010 over raw input, within the 95 % interval.",
+            True,
+        ),
         (0.41, math.nan, 0.30, 0.31, "That is +0.100 over the untrained encoder.", False),
     ],
 )
 def test_gain_is_said_plainly(
     value: float, low: float, raw: float, untrained: float, expected: str, warns: bool
 ) -> None:
-    comparison = Comparison([row("linear", TOP1, value)], Interval(value, low, 2 * value - low), raw, untrained)
+    comparison = Comparison(
+        [row("linear", TOP1, value)], Interval(value, low, 2 * value - low), raw, untrained
+    )
     assert gain_words(comparison) == (expected, warns)
 
 
@@ -74,12 +94,22 @@ def test_gain_is_said_plainly(
     ("values", "expected", "warns"),
     [
         ([0.5, 0.6], "It is ahead of both baselines in all 2 figures of the table below.", False),
-        ([0.5, 0.1, 0.1], "Of the 3 figures in the table below, 1 is ahead of both baselines.", True),
-        ([0.5, 0.5, 0.1], "Of the 3 figures in the table below, 2 are ahead of both baselines.", True),
+        (
+            [0.5, 0.1, 0.1],
+            "Of the 3 figures in the table below, 1 is ahead of both baselines.",
+            True,
+        ),
+        (
+            [0.5, 0.5, 0.1],
+            "Of the 3 figures in the table below, 2 are ahead of both baselines.",
+            True,
+        ),
         ([0.1, 0.1], "Of the 2 figures in the table below, none is ahead of both baselines.", True),
     ],
 )
-def test_the_headline_does_not_hide_the_other_tasks(values: list[float], expected: str, warns: bool) -> None:
+def test_the_headline_does_not_hide_the_other_tasks(
+    values: list[float], expected: str, warns: bool
+) -> None:
     rows = [row("knn", f"task{i}/top1", value) for i, value in enumerate(values)]
     beside = Baselines(raw=[row("knn", f"task{i}/top1", 0.3) for i in range(len(values))])
     assert standing_words(compare(rows, beside)) == (expected, warns)
@@ -93,7 +123,8 @@ def test_without_baselines_nothing_is_claimed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "expected"), [([], "has not been evaluated"), ([row("rank", "all/rankme", 3.0)], "without labels")]
+    ("rows", "expected"),
+    [([], "has not been evaluated"), ([row("rank", "all/rankme", 3.0)], "without labels")],
 )
 def test_without_scores_the_headline_says_so(rows: list[Row], expected: str) -> None:
     comparisons = compare(rows, Baselines())
@@ -118,7 +149,12 @@ def test_knn_stands_in_where_there_is_no_linear_probe() -> None:
 def test_collapse_is_said_in_words(spread: float, share: float, begins: str, warns: bool) -> None:
     rows = [row("rank", "all/spread", spread), row("rank", "all/rank_share", share)]
     said = collapse_words(compare(rows, Baselines()))
-    assert said is not None and said[0].startswith(begins) and said[0].endswith(".") and said[1] == warns
+    assert (
+        said is not None
+        and said[0].startswith(begins)
+        and said[0].endswith(".")
+        and said[1] == warns
+    )
     assert collapse_words(compare(ROWS[:3], Baselines())) is None
 
 
@@ -129,11 +165,16 @@ def test_tables_group_by_task_and_number_protocols() -> None:
         "features as they are, without labels",
     ]
     knn, linear, quantized = made["groups"][0]["rows"]
-    assert made["notes"] == ["knn/1", "linear/1", "rank/1"], "sizes of the split are left out, so a probe is one note"
+    assert made["notes"] == ["knn/1", "linear/1", "rank/1"], (
+        "sizes of the split are left out, so a probe is one note"
+    )
     assert (linear["name"], linear["value"], linear["raw"], linear["untrained"], linear["gain"], linear["note"]) == (
         "Linear probe", "0.610", "0.155", "0.380", "+0.230", 2
     )  # fmt: skip
-    assert linear["better"] and linear["interval"] == f"{interval(ROWS[1:4]).low:.3f} – {interval(ROWS[1:4]).high:.3f}"
+    assert (
+        linear["better"]
+        and linear["interval"] == f"{interval(ROWS[1:4]).low:.3f} – {interval(ROWS[1:4]).high:.3f}"
+    )
     assert (knn["raw"], knn["gain"]) == ("–", "–")
     assert quantized["name"] == "Linear probe, 8/8 bits"
     beam = linear["beam"]
@@ -141,20 +182,32 @@ def test_tables_group_by_task_and_number_protocols() -> None:
     rank = made["groups"][1]["rows"][0]
     assert rank["beam"] is None and rank["gain"] == "–" and rank["raw"] == "200"
     [further] = made["further"]
-    assert [r["name"] for r in further["rows"]] == ["Linear probe, strength chosen on training samples"]
+    assert [r["name"] for r in further["rows"]] == [
+        "Linear probe, strength chosen on training samples"
+    ]
 
 
 def test_the_same_probe_with_other_settings_is_another_figure() -> None:
     rows = [row("knn", TOP1, 0.5, settings=" k=10"), row("knn", TOP1, 0.6, settings=" k=50")]
-    beside = Baselines(raw=[row("knn", TOP1, 0.1, settings=" k=10"), row("knn", TOP1, 0.2, settings=" k=50")])
+    beside = Baselines(
+        raw=[row("knn", TOP1, 0.1, settings=" k=10"), row("knn", TOP1, 0.2, settings=" k=50")]
+    )
     shown = tables(compare(rows, beside))["groups"][0]["rows"]
-    assert [(r["value"], r["raw"], r["note"]) for r in shown] == [("0.500", "0.100", 1), ("0.600", "0.200", 2)]
+    assert [(r["value"], r["raw"], r["note"]) for r in shown] == [
+        ("0.500", "0.100", 1),
+        ("0.600", "0.200", 2),
+    ]
 
 
 def test_nan_is_shown_as_such() -> None:
     beside = Baselines(raw=[row("knn", "a/top1", math.nan)])
     shown = tables(compare([row("knn", "a/top1", math.nan)], beside))["groups"][0]["rows"][0]
-    assert (shown["value"], shown["interval"], shown["raw"], shown["beam"]) == ("NaN", "–", "–", None)
+    assert (shown["value"], shown["interval"], shown["raw"], shown["beam"]) == (
+        "NaN",
+        "–",
+        "–",
+        None,
+    )
 
 
 def test_words() -> None:

@@ -27,7 +27,9 @@ def test_a_tone_comes_back_at_its_frequency(settings: Mel) -> None:
 
 def test_its_spectrogram_is_the_one_it_was_made_from() -> None:
     time = torch.arange(8000) / 8000
-    sweep = torch.sin(2 * math.pi * (200 + 700 * time) * time) * (1 + torch.sin(2 * math.pi * 4 * time))
+    sweep = torch.sin(2 * math.pi * (200 + 700 * time) * time) * (
+        1 + torch.sin(2 * math.pi * 4 * time)
+    )
     wanted = log_mel(sweep, PHONE)
     found = log_mel(waveform(wanted, PHONE), PHONE)
     frames = min(wanted.shape[-1], found.shape[-1])

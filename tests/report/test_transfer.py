@@ -40,7 +40,17 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def masks(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("masks") / "out"
-    arguments = ["transfer", str(encoder), "pasted_mask", *TINY, *SMALL, "--seeds", "2", "--out", str(out)]
+    arguments = [
+        "transfer",
+        str(encoder),
+        "pasted_mask",
+        *TINY,
+        *SMALL,
+        "--seeds",
+        "2",
+        "--out",
+        str(out),
+    ]
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     return out
 
@@ -50,7 +60,9 @@ def rows(page: str, section: str) -> dict[str, list[str]]:
     part = page[page.index(f'<section id="{section}">') :]
     part = part[: part.index("</table>")]
     found = re.findall(r"<tr><td class=\"name\">(.*?)</td>(.*?)</tr>", part, re.S)
-    return {name: re.findall(r"<td[^>]*>(?:<b>)?(.*?)(?:</b>)?</td>", cells) for name, cells in found}
+    return {
+        name: re.findall(r"<td[^>]*>(?:<b>)?(.*?)(?:</b>)?</td>", cells) for name, cells in found
+    }
 
 
 def test_the_command_writes_the_figures_of_its_runs(masks: Path) -> None:
@@ -64,14 +76,22 @@ def test_the_command_writes_the_figures_of_its_runs(masks: Path) -> None:
     scenes = Pasted(images=4, test_images=2, size=48, scale=(16, 24))
     seen = torch.cat([scenes.read("test", i).labels for i in range(2)]).bincount(minlength=10)
     assert [int(cells[0]) for cells in classes.values()] == seen.tolist()
-    assert page.count("data:image/") == 2 * 3 and "Mask R-CNN C4" in page and "kind: faster_rcnn" in page
-    assert {f"Loss, {start}-0" for start in ("pretrained", "untrained")} <= set(re.findall(r"<h3>(.*?)</h3>", page))
+    assert (
+        page.count("data:image/") == 2 * 3
+        and "Mask R-CNN C4" in page
+        and "kind: faster_rcnn" in page
+    )
+    assert {f"Loss, {start}-0" for start in ("pretrained", "untrained")} <= set(
+        re.findall(r"<h3>(.*?)</h3>", page)
+    )
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
 def test_means_of_classes_are_the_figure(masks: Path) -> None:
     place = masks / "pretrained-1"
-    lines, figures = (json.loads((place / name).read_text()) for name in ("by_class.json", "figures.json"))
+    lines, figures = (
+        json.loads((place / name).read_text()) for name in ("by_class.json", "figures.json")
+    )
     for figure, value in figures.items():
         known = [line[figure] for line in lines if line[figure] is not None]
         assert value == pytest.approx(sum(known) / len(known))
@@ -85,12 +105,22 @@ def test_a_saved_network_finds_what_it_found(masks: Path) -> None:
         one, other = first.find([image])[0], second.find([image])[0]
     assert isinstance(one, Found) and isinstance(other, Found) and not first.training
     assert torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores)
-    with pytest.raises(ValueError, match="which holds no finished transfer; allowed is OUT/pretrained-0"):
+    with pytest.raises(
+        ValueError, match="which holds no finished transfer; allowed is OUT/pretrained-0"
+    ):
         trained_localizer(masks)
 
 
 def test_segmentation_and_no_baseline(encoder: Path, tmp_path: Path) -> None:
-    arguments = ["transfer", str(encoder), "pasted_deeplab", *TINY, "--no-baseline", "--out", str(tmp_path / "o")]
+    arguments = [
+        "transfer",
+        str(encoder),
+        "pasted_deeplab",
+        *TINY,
+        "--no-baseline",
+        "--out",
+        str(tmp_path / "o"),
+    ]
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     page = (tmp_path / "o" / "report.html").read_text()
     assert "DeepLabV3 from the encoder reaches" in page and "fresh weights" not in page
@@ -105,7 +135,9 @@ def test_segmentation_and_no_baseline(encoder: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_transfer_is_refused(tmp_path: Path) -> None:
     assert not is_transfer(tmp_path)
-    with pytest.raises(ValueError, match="which holds no finished transfer; .*run it again with the same --out"):
+    with pytest.raises(
+        ValueError, match="which holds no finished transfer; .*run it again with the same --out"
+    ):
         write_transfer_report(tmp_path)
 
 
@@ -113,7 +145,10 @@ def test_what_is_no_transfer_is_refused(tmp_path: Path) -> None:
 
 
 def scene(**keys: Any) -> Scene:
-    boxes, none = torch.tensor([[4.0, 4, 20, 20], [30, 30, 44, 44]]), torch.zeros(2, dtype=torch.bool)
+    boxes, none = (
+        torch.tensor([[4.0, 4, 20, 20], [30, 30, 44, 44]]),
+        torch.zeros(2, dtype=torch.bool),
+    )
     grey = torch.full((3, 48, 48), 128, dtype=torch.uint8)
     return Scene(**{"id": "s", "image": grey, "boxes": boxes, "labels": torch.tensor([0, 1]), "ignored": none,
                     "crowd": none, **keys})  # fmt: skip
@@ -126,15 +161,25 @@ def scene(**keys: Any) -> Scene:
         ([[4, 4, 20, 20], [4, 4, 20, 20]], [0, 0], "1 of 2 found"),  # the same object twice
         ([[4, 4, 20, 20], [30, 30, 44, 44]], [1, 1], "1 of 2 found"),  # another class
         ([[4, 4, 20, 11], [30, 30, 44, 44]], [0, 1], "1 of 2 found"),  # less than half of it
-        ([[0, 40, 5, 45], [0, 40, 5, 45], [4, 4, 20, 20]], [0, 0, 0], "0 of 2 found"),  # the right one comes third
+        (
+            [[0, 40, 5, 45], [0, 40, 5, 45], [4, 4, 20, 20]],
+            [0, 0, 0],
+            "0 of 2 found",
+        ),  # the right one comes third
     ],
 )
 def test_as_many_are_shown_as_there_are_and_right_is_class_and_overlap(
     boxes: list[list[float]], labels: list[int], words: str
 ) -> None:
     scores = torch.linspace(0.9, 0.1, len(boxes))
-    picture, said = found_picture(scene(), Found(torch.tensor(boxes).float(), scores, torch.tensor(labels)), ("a", "b"))
-    assert said == words and picture.alt == f"s: {words}" and (picture.width, picture.height) == (240, 240)
+    picture, said = found_picture(
+        scene(), Found(torch.tensor(boxes).float(), scores, torch.tensor(labels)), ("a", "b")
+    )
+    assert (
+        said == words
+        and picture.alt == f"s: {words}"
+        and (picture.width, picture.height) == (240, 240)
+    )
 
 
 def test_scenes_without_objects_and_networks_that_find_none() -> None:
@@ -143,7 +188,9 @@ def test_scenes_without_objects_and_networks_that_find_none() -> None:
     nothing = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     one = Found(torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     assert true_picture(empty, ("a",)).alt == "s: nothing"
-    assert [found_picture(empty, found, ("a",))[1] for found in (nothing, one)] == ["nothing to be found"] * 2
+    assert [found_picture(empty, found, ("a",))[1] for found in (nothing, one)] == [
+        "nothing to be found"
+    ] * 2
     assert found_picture(scene(), nothing, ("a", "b"))[1] == "0 of 2 found"
 
 
@@ -152,5 +199,7 @@ def test_pixels_that_are_not_known_do_not_count() -> None:
     truth[:24], truth[24:36] = 1, VOID
     guess = torch.ones(48, 48, dtype=torch.int64)
     assert map_picture(scene(classes=truth), guess, "guess")[1] == "0.67 of pixels right"
-    picture = true_picture(scene(masks=torch.zeros(2, 48, 48, dtype=torch.bool)), ("a", "b"), masks=True)
+    picture = true_picture(
+        scene(masks=torch.zeros(2, 48, 48, dtype=torch.bool)), ("a", "b"), masks=True
+    )
     assert picture.alt == "s: a, b"

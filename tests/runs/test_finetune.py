@@ -126,7 +126,8 @@ def test_at_low_bits(encoder: Path, tmp_path: Path) -> None:
         level = next(r.value for r in rows if r.weight_bits == 32 and r.metric.endswith("/top1"))
         assert at["gained"].value - at["lost"].value == pytest.approx(at["top1"].value - level)
         assert "calibration=50" in at["top1"].protocol  # all there are: five of ten classes
-    # Right after training, and from the checkpoint: the layout in memory that training chose has no say.
+    # Right after training, and from the checkpoint: the layout in memory that training chose has no
+    # say.
     assert finetune(what, tmp_path / "out", progress="quiet").rows == rows
     assert getattr(load_encoder(tmp_path / "out" / "finetuned-0"), "quantization") == "ssql"  # noqa: B009
 

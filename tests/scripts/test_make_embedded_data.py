@@ -26,7 +26,9 @@ def script() -> ModuleType:
 
 def test_look_alikes_are_found_through_either_style(script: ModuleType) -> None:
     one = np.array([0, 1, 2, 2, 4, 5])
-    other = np.array([0, 1, 2, 3, 1, 3])  # joins 1 with 4, and 3 with 5; the first style joins 2 with 3
+    other = np.array(
+        [0, 1, 2, 3, 1, 3]
+    )  # joins 1 with 4, and 3 with 5; the first style joins 2 with 3
     images = np.stack([one, other]).astype(np.uint8).reshape(2, 6, 1, 1, 1)
     assert script.look_alikes(images).tolist() == [0, 1, 2, 2, 1, 2]
 
@@ -52,12 +54,16 @@ def test_the_same_arrays_give_the_same_bytes(script: ModuleType, tmp_path: Path)
     script.save(tmp_path / "2.npz", {name: array.copy() for name, array in arrays.items()})
     assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
     assert script.differences(arrays, tmp_path / "1.npz") == []
-    assert script.differences({**arrays, "labels": np.arange(4) + 1}, tmp_path / "1.npz") == ["labels"]
+    assert script.differences({**arrays, "labels": np.arange(4) + 1}, tmp_path / "1.npz") == [
+        "labels"
+    ]
     assert script.differences({"images": arrays["images"]}, tmp_path / "1.npz") == ["labels"]
 
 
 def test_an_archive_with_another_checksum_is_refused(script: ModuleType, tmp_path: Path) -> None:
     name = next(iter(script.ARCHIVES))
     (tmp_path / name).write_bytes(b"not the archive")
-    with pytest.raises(SystemExit, match="SHA-256 is .*; allowed is .*: delete the file and fetch again"):
+    with pytest.raises(
+        SystemExit, match="SHA-256 is .*; allowed is .*: delete the file and fetch again"
+    ):
         script.fetch(name, tmp_path)

@@ -12,7 +12,9 @@ SCRIPTS = ROOT / "scripts"
 def script() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
-        spec = importlib.util.spec_from_file_location("make_embedded_mails", SCRIPTS / "make_embedded_mails.py")
+        spec = importlib.util.spec_from_file_location(
+            "make_embedded_mails", SCRIPTS / "make_embedded_mails.py"
+        )
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -33,4 +35,7 @@ def test_markup_and_scripts_are_left_out(script: ModuleType) -> None:
 
 
 def test_damaged_mails_give_no_text_instead_of_an_error(script: ModuleType) -> None:
-    assert script.text_of(b"Content-Type: text/plain; charset=nonsense\n\nhello") in (": ", ": hello")
+    assert script.text_of(b"Content-Type: text/plain; charset=nonsense\n\nhello") in (
+        ": ",
+        ": hello",
+    )

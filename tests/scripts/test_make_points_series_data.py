@@ -18,7 +18,9 @@ def script() -> ModuleType:
     pytest.importorskip("trimesh")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
-        spec = importlib.util.spec_from_file_location("make_points_series_data", SCRIPTS / "make_points_series_data.py")
+        spec = importlib.util.spec_from_file_location(
+            "make_points_series_data", SCRIPTS / "make_points_series_data.py"
+        )
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -34,7 +36,9 @@ def script() -> ModuleType:
         ("Armchair ottoman", None), ("Glass door cabinet", "storage"), ("Female", "person"), ("Cup cake", None),
     ],
 )  # fmt: skip
-def test_a_model_is_what_its_name_ends_with(script: ModuleType, name: str, label: str | None) -> None:
+def test_a_model_is_what_its_name_ends_with(
+    script: ModuleType, name: str, label: str | None
+) -> None:
     assert script.object_of(name) == label
 
 
@@ -57,10 +61,18 @@ def test_a_model_is_upright_centred_and_sorted(script: ModuleType) -> None:
     assert cloud.shape == (1024, 3) and cloud.dtype == np.int16 and np.abs(cloud).max() <= 1024
     extent = np.ptp(cloud.astype(int), axis=0)
     assert extent.argmax() == 2
-    lying = script.cloud_of(catalogue, {"model": "/a/a.obj", "id": "a", "modelRotation": "0 1 0 -1 0 0 0 0 1"})
+    lying = script.cloud_of(
+        catalogue, {"model": "/a/a.obj", "id": "a", "modelRotation": "0 1 0 -1 0 0 0 0 1"}
+    )
     assert np.ptp(lying.astype(int), axis=0).argmax() == 0
     near = np.abs(np.diff(cloud.astype(int), axis=0)).mean()
-    assert near < 0.3 * np.abs(np.diff(cloud[np.random.default_rng(0).permutation(1024)].astype(int), axis=0)).mean()
+    assert (
+        near
+        < 0.3
+        * np.abs(
+            np.diff(cloud[np.random.default_rng(0).permutation(1024)].astype(int), axis=0)
+        ).mean()
+    )
 
 
 def test_samples_of_one_surface_look_alike_and_others_do_not(script: ModuleType) -> None:
@@ -68,10 +80,17 @@ def test_samples_of_one_surface_look_alike_and_others_do_not(script: ModuleType)
 
     def sphere(radius: float) -> Any:
         points = rng.normal(size=(1024, 3))
-        return np.rint(points / np.linalg.norm(points, axis=1, keepdims=True) * radius * 1024).astype(np.int16)
+        return np.rint(
+            points / np.linalg.norm(points, axis=1, keepdims=True) * radius * 1024
+        ).astype(np.int16)
 
     box = np.rint((rng.uniform(-0.6, 0.6, (1024, 3))) * 1024).astype(np.int16)
-    assert script.look_alikes(np.stack([sphere(0.9), box, sphere(0.9), sphere(0.7)])).tolist() == [0, 1, 0, 3]
+    assert script.look_alikes(np.stack([sphere(0.9), box, sphere(0.9), sphere(0.7)])).tolist() == [
+        0,
+        1,
+        0,
+        3,
+    ]
 
 
 def test_differences_give_the_recordings_back(script: ModuleType, tmp_path: Path) -> None:
@@ -91,5 +110,7 @@ def test_differences_give_the_recordings_back(script: ModuleType, tmp_path: Path
 def test_an_archive_with_another_checksum_is_refused(script: ModuleType, tmp_path: Path) -> None:
     for name in script.ARCHIVES:
         (tmp_path / name).write_bytes(b"not the archive")
-        with pytest.raises(SystemExit, match="SHA-256 is .*; allowed is .*: delete the file and fetch again"):
+        with pytest.raises(
+            SystemExit, match="SHA-256 is .*; allowed is .*: delete the file and fetch again"
+        ):
             script.fetch(name, tmp_path)

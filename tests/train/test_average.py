@@ -20,7 +20,9 @@ from tests.tiny import config
 
 def test_the_window_opens_and_buffers_are_the_last() -> None:
     torch.manual_seed(0)
-    method = Supervised(TableMLP(Input((4,), (0.0,) * 4, (1.0,) * 4, "table")), num_classes=3, logit_norm=True)
+    method = Supervised(
+        TableMLP(Input((4,), (0.0,) * 4, (1.0,) * 4, "table")), num_classes=3, logit_norm=True
+    )
     average = Average(method, 0.3)
     naive = method.head.weight.detach().clone()
     for step in range(6):
@@ -42,10 +44,20 @@ def test_a_run_leaves_the_average_and_trains_as_without(tmp_path: Path) -> None:
     def made(average: float | None) -> Recipe:
         run = plain["run"] | {"compute": plain["run"]["compute"] | {"average": average}}
         return Recipe.build(
-            resolve_recipe({**plain, "data": data, "method": {"kind": "supervised", "num_classes": 10}, "run": run})
+            resolve_recipe(
+                {
+                    **plain,
+                    "data": data,
+                    "method": {"kind": "supervised", "num_classes": 10},
+                    "run": run,
+                }
+            )
         )
 
-    runs = {value: pretrain(made(value), tmp_path / str(value), progress="quiet") for value in (None, 0.9)}
+    runs = {
+        value: pretrain(made(value), tmp_path / str(value), progress="quiet")
+        for value in (None, 0.9)
+    }
     last, beside = (CheckpointStore(run / "checkpoints").latest()[0] for run in runs.values())
     assert last is not None and beside is not None and not tensors_of(last, "average")
     assert all(torch.equal(beside.model[name], tensor) for name, tensor in last.model.items())
@@ -60,6 +72,7 @@ def test_a_run_leaves_the_average_and_trains_as_without(tmp_path: Path) -> None:
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5])
 def test_decays_out_of_range_are_refused(decay: float) -> None:
     with pytest.raises(
-        ValueError, match=r"run.compute.average: got .*; allowed is a decay in \(0, 1\), or null for none"
+        ValueError,
+        match=r"run.compute.average: got .*; allowed is a decay in \(0, 1\), or null for none",
     ):
         Compute(average=decay)

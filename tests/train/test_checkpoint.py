@@ -34,13 +34,19 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     assert [p.name for p in store.found()] == ["step-00000003", "step-00000004"]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(data=st.data())
-def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_taken(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_taken(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     shutil.rmtree(tmp_path / "c", ignore_errors=True)
     store = saved(tmp_path / "c", 1, 2)
     newest = store.found()[-1]
-    path = data.draw(st.sampled_from(sorted(p for p in newest.iterdir() if p.name != "manifest.json")))
+    path = data.draw(
+        st.sampled_from(sorted(p for p in newest.iterdir() if p.name != "manifest.json"))
+    )
     content = bytearray(path.read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= 1 << data.draw(st.integers(0, 7))
@@ -52,7 +58,9 @@ def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_taken(tmp_path: P
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, "half", "last"])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+)
 def test_a_truncated_file_is_found(tmp_path: Path, name: str, length: int | str) -> None:
     store = saved(tmp_path, 1, 2)
     path = store.found()[-1] / name
@@ -94,14 +102,19 @@ def test_stale_pointers_and_foreign_directories_are_no_checkpoints(tmp_path: Pat
 
 def test_sweep_removes_what_dead_processes_left_and_nothing_else(tmp_path: Path) -> None:
     store = saved(tmp_path, 1)
-    dead, alive = tmp_path / ".step-00000002.tmp-999999", tmp_path / f".step-00000002.tmp-{os.getpid()}"
+    dead, alive = (
+        tmp_path / ".step-00000002.tmp-999999",
+        tmp_path / f".step-00000002.tmp-{os.getpid()}",
+    )
     dead.mkdir()
     alive.mkdir()
     assert store.sweep() == [dead]
     assert alive.exists() and not dead.exists()
 
 
-def test_the_temporary_directory_is_a_sibling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_temporary_directory_is_a_sibling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[Path, Path]] = []
     rename = os.rename
 
@@ -114,7 +127,9 @@ def test_the_temporary_directory_is_a_sibling(tmp_path: Path, monkeypatch: pytes
     assert [(a.parent, b.parent) for a, b in seen] == [(tmp_path, tmp_path)]
 
 
-def test_a_failing_removal_warns_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_removal_warns_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = saved(tmp_path, 1, 2)
 
     def busy(path: Path, ignore_errors: bool = False) -> None:
@@ -127,11 +142,14 @@ def test_a_failing_removal_warns_and_goes_on(tmp_path: Path, monkeypatch: pytest
     assert verify(store.found()[-1])
 
 
-def test_a_full_disk_says_so_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_says_so_and_keeps_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = saved(tmp_path, 1)
     monkeypatch.setenv("MEZZOTINT_FAULT", "checkpoint.after_model:step=2:enospc")
     with pytest.raises(
-        OSError, match="No space left on device.*it needs .* MB and .* MB are free; the previous one is kept"
+        OSError,
+        match="No space left on device.*it needs .* MB and .* MB are free; the previous one is kept",
     ):
         store.save(2, MODEL, MOMENTS, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]

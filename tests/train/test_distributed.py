@@ -31,7 +31,14 @@ def torchrun(
 ) -> subprocess.CompletedProcess[str]:
     script = folder / "train.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-port=0",
+        "--standalone",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEZZOTINT_FAULT": fault}
     return subprocess.run(
         [*command, str(script), json.dumps(made), str(folder / "two"), mode],
@@ -49,13 +56,17 @@ def test_two_processes_train_as_one(tmp_path: Path, method: str) -> None:
     together = [line["loss"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
     assert together[0] == pytest.approx(alone[0], abs=1e-5)
     assert together == pytest.approx(alone, abs=5e-3)
-    first, second = (CheckpointStore(run / "checkpoints").latest()[0] for run in (one, tmp_path / "two"))
+    first, second = (
+        CheckpointStore(run / "checkpoints").latest()[0] for run in (one, tmp_path / "two")
+    )
     assert first is not None and second is not None and first.model.keys() == second.model.keys()
 
 
 def test_an_error_on_the_main_process_ends_both(tmp_path: Path) -> None:
     done = torchrun(
-        tmp_path, config("byol", checkpoints={"every_steps": 2}), fault="checkpoint.after_model:step=4:enospc"
+        tmp_path,
+        config("byol", checkpoints={"every_steps": 2}),
+        fault="checkpoint.after_model:step=4:enospc",
     )
     assert done.returncode != 0 and "No space left on device" in done.stderr
     saved, _ = CheckpointStore(tmp_path / "two" / "checkpoints").latest()
@@ -63,7 +74,10 @@ def test_an_error_on_the_main_process_ends_both(tmp_path: Path) -> None:
     done = torchrun(tmp_path, config("byol", checkpoints={"every_steps": 2}), mode="resume")
     assert done.returncode == 0, done.stderr[-2000:]
     whole = pretrain(Recipe.build(config("byol")), tmp_path / "one", progress="quiet")
-    losses = [[line["loss"] for line in read_metrics(run / "metrics.jsonl")] for run in (whole, tmp_path / "two")]
+    losses = [
+        [line["loss"] for line in read_metrics(run / "metrics.jsonl")]
+        for run in (whole, tmp_path / "two")
+    ]
     assert losses[1] == pytest.approx(losses[0], abs=5e-3)
 
 

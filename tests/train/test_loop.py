@@ -77,7 +77,9 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_equals_uninterrupted_bit_for_bit(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretrain(recipe(method), tmp_path / "whole", progress="quiet")
     for number, stop in enumerate((2, 4)):
         monkeypatch.setenv("MEZZOTINT_FAULT", f"loop.after_backward:step={stop}:sigterm")
@@ -99,7 +101,9 @@ SUPERVISED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("sections", [{}, SUPERVISED], ids=["drop_path", "samples, mixing and dropped patches"])
+@pytest.mark.parametrize(
+    "sections", [{}, SUPERVISED], ids=["drop_path", "samples, mixing and dropped patches"]
+)
 def test_what_is_drawn_in_training_is_drawn_anew_and_alike_after_a_stop(
     tmp_path: Path, sections: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +121,9 @@ def test_what_is_drawn_in_training_is_drawn_anew_and_alike_after_a_stop(
 
 
 @pytest.mark.parametrize("part", ["model", "optimizer"])
-def test_a_forgotten_tensor_is_noticed(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forgotten_tensor_is_noticed(
+    tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The negative of the test above: leave any one tensor out, and the resumed run refuses or differs."""
     pretrain(recipe("byol"), tmp_path / "whole", progress="quiet")
     monkeypatch.setenv("MEZZOTINT_FAULT", "loop.after_backward:step=3:sigterm")
@@ -127,7 +133,11 @@ def test_a_forgotten_tensor_is_noticed(tmp_path: Path, part: str, monkeypatch: p
     store = CheckpointStore(tmp_path / "parts" / "checkpoints")
     saved, _ = store.latest()
     assert saved is not None
-    chosen = [n for n in getattr(saved, part) if n.startswith(("target_encoder.conv1", "encoder.conv1", "predictor"))]
+    chosen = [
+        n
+        for n in getattr(saved, part)
+        if n.startswith(("target_encoder.conv1", "encoder.conv1", "predictor"))
+    ]
     del getattr(saved, part)[chosen[0]]
     store.save(saved.step, saved.model, saved.optimizer, saved.state)
     try:
@@ -137,17 +147,23 @@ def test_a_forgotten_tensor_is_noticed(tmp_path: Path, part: str, monkeypatch: p
     assert digest(tmp_path / "parts") != digest(tmp_path / "whole")
 
 
-def test_a_run_that_is_not_finite_stops_with_good_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_not_finite_stops_with_good_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MEZZOTINT_FAULT", "loop.loss:step=3:nan")
     made = recipe("byol", guard={"action": "abort"}, checkpoints={"every_steps": 1})
     with pytest.raises(NotFinite, match="step 3.*lower optimizer.lr"):
         pretrain(made, tmp_path / "run", progress="quiet")
-    assert all(torch.isfinite(t).all() for t in made.method.state_dict().values() if t.is_floating_point())
+    assert all(
+        torch.isfinite(t).all() for t in made.method.state_dict().values() if t.is_floating_point()
+    )
     saved, _ = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
     assert saved is not None and saved.step == 3
 
 
-def test_a_step_that_is_not_finite_is_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_is_not_finite_is_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MEZZOTINT_FAULT", "loop.loss:step=3:nan")
     out = pretrain(recipe("byol"), tmp_path / "run", progress="quiet")
     lines = read_metrics(out / "metrics.jsonl")
@@ -157,13 +173,17 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(tmp_path: Path, monke
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains(tmp_path: Path, precision: str) -> None:
-    out = pretrain(recipe("simclr", compute={"precision": precision}), tmp_path / "run", progress="quiet")
+    out = pretrain(
+        recipe("simclr", compute={"precision": precision}), tmp_path / "run", progress="quiet"
+    )
     losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
     assert all(loss is not None for loss in losses) and losses[-1] < losses[0] + 0.2
 
 
 def test_micro_batches_are_refused_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="run.micro_batches: got 2; allowed for simclr is 1, because .*negatives"):
+    with pytest.raises(
+        ValueError, match="run.micro_batches: got 2; allowed for simclr is 1, because .*negatives"
+    ):
         pretrain(recipe("simclr", micro_batches=2), tmp_path / "run", progress="quiet")
     assert not (tmp_path / "run").exists()
 
@@ -174,7 +194,10 @@ def test_micro_batches_run_where_the_method_allows_them(tmp_path: Path) -> None:
 
 
 def test_more_samples_a_batch_than_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="got 1797 samples, fewer than run.batch_size=2000.*set run.batch_size=1797"):
+    with pytest.raises(
+        ValueError,
+        match="got 1797 samples, fewer than run.batch_size=2000.*set run.batch_size=1797",
+    ):
         pretrain(recipe("simclr", batch_size=2000), tmp_path / "run", progress="quiet")
     assert not (tmp_path / "run").exists()
 
@@ -220,10 +243,14 @@ pretrain(Recipe.build(config), out, resume=resume, progress="quiet")
 """
 
 
-def child(made: dict[str, Any], out: Path, mode: str, fault: str = "") -> subprocess.CompletedProcess[str]:
+def child(
+    made: dict[str, Any], out: Path, mode: str, fault: str = ""
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", SCRIPT, json.dumps(made), str(out), mode]
     environment = {**os.environ, "MEZZOTINT_FAULT": fault, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_killed_while_saving_costs_nothing_but_time(tmp_path: Path) -> None:
@@ -233,7 +260,11 @@ def test_killed_while_saving_costs_nothing_but_time(tmp_path: Path) -> None:
     waiting = []
     for where in KILLS:
         script = [sys.executable, "-c", SCRIPT, json.dumps(made), str(tmp_path / where), "new"]
-        environment = {**os.environ, "MEZZOTINT_FAULT": f"{where}:step=4:kill", "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "MEZZOTINT_FAULT": f"{where}:step=4:kill",
+            "OMP_NUM_THREADS": "1",
+        }
         waiting.append((where, subprocess.Popen(script, env=environment)))
         if len(waiting) % 2 == 0:
             waiting[-2][1].wait(120)
@@ -248,7 +279,9 @@ def test_killed_while_saving_costs_nothing_but_time(tmp_path: Path) -> None:
 def test_signals_stop_at_the_next_step_and_the_second_at_once(tmp_path: Path) -> None:
     made = config("simclr", epochs=10_000)
     command = [sys.executable, "-c", SCRIPT, json.dumps(made), str(tmp_path / "run"), "new"]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 90
     while not read_metrics(tmp_path / "run" / "metrics.jsonl") and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -256,7 +289,10 @@ def test_signals_stop_at_the_next_step_and_the_second_at_once(tmp_path: Path) ->
     _, errors = process.communicate(timeout=60)
     assert "Interrupted" in errors
     saved, _ = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
-    assert saved is not None and saved.step == read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
+    assert (
+        saved is not None
+        and saved.step == read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
+    )
     assert not (tmp_path / "run" / ".lock").exists()
 
 
@@ -276,13 +312,19 @@ def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
     found = events.EventAccumulator(str(out / "tensorboard"))
     found.Reload()
     values = {event.step: event.value for event in found.Scalars("loss")}
-    assert values == pytest.approx({line["step"]: line["loss"] for line in read_metrics(out / "metrics.jsonl")})
+    assert values == pytest.approx(
+        {line["step"]: line["loss"] for line in read_metrics(out / "metrics.jsonl")}
+    )
 
 
-def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_is_not_installed_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     made = recipe("simclr", log={"every_steps": 2, "knn_epochs": 0, "trackers": ["mlflow"]})
-    with pytest.raises(ValueError, match="needs mlflow, which is not installed: pip install mlflow"):
+    with pytest.raises(
+        ValueError, match="needs mlflow, which is not installed: pip install mlflow"
+    ):
         pretrain(made, tmp_path / "run", progress="quiet")
 
 
@@ -290,14 +332,22 @@ def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path: Path, mo
 def test_compiled_trains_as_uncompiled(tmp_path: Path) -> None:
     losses = {}
     for compiled in (False, True):
-        out = pretrain(recipe("byol", compute={"compile": compiled}), tmp_path / str(compiled), progress="quiet")
+        out = pretrain(
+            recipe("byol", compute={"compile": compiled}),
+            tmp_path / str(compiled),
+            progress="quiet",
+        )
         losses[compiled] = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
     assert losses[True] == pytest.approx(losses[False], abs=5e-3)
 
 
-def test_a_disk_too_small_is_refused_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_too_small_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10_000})())
-    with pytest.raises(OSError, match="0 MB are free at .*; 2 checkpoints and the one being written need"):
+    with pytest.raises(
+        OSError, match="0 MB are free at .*; 2 checkpoints and the one being written need"
+    ):
         pretrain(recipe(), tmp_path / "run", progress="quiet")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
@@ -317,9 +367,14 @@ def test_started_is_when_it_started(tmp_path: Path) -> None:
     out = pretrain(made, tmp_path / "run", progress="quiet")
     noted = json.loads((out / "environment.json").read_text())
     started = datetime.datetime.fromisoformat(noted["started"])
-    first_write = datetime.datetime.fromtimestamp((out / "recipe.yaml").stat().st_mtime, datetime.UTC)
+    first_write = datetime.datetime.fromtimestamp(
+        (out / "recipe.yaml").stat().st_mtime, datetime.UTC
+    )
     assert trainer_began <= started <= first_write
-    assert json.loads((out / "encoder" / "encoder.json").read_text())["made_by"]["started"] == noted["started"]
+    assert (
+        json.loads((out / "encoder" / "encoder.json").read_text())["made_by"]["started"]
+        == noted["started"]
+    )
 
 
 def test_embedding_reads_each_sample_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

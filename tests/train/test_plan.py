@@ -64,16 +64,29 @@ def left(place: Path) -> dict[str, torch.Tensor]:
 
 
 def test_each_phase_is_a_run_and_the_last_one_stands_at_the_top(done: Path) -> None:
-    assert sorted(p.name for p in done.iterdir() if p.is_dir()) == ["1-encoder", "2-tokenizer", "3-encoder", "encoder"]
+    assert sorted(p.name for p in done.iterdir() if p.is_dir()) == [
+        "1-encoder",
+        "2-tokenizer",
+        "3-encoder",
+        "encoder",
+    ]
     last = left(done / "3-encoder")
     for name, value in load_encoder(done).state_dict().items():
         assert torch.equal(value, last[f"encoder.{name}"])
     recipe = Recipe.load(done)
     assert recipe.config()["method"]["tokenizer"]["kind"] == "learnt_tokenizer"
-    assert (done / "metrics.jsonl").read_text() == (done / "3-encoder" / "metrics.jsonl").read_text()
+    assert (done / "metrics.jsonl").read_text() == (
+        done / "3-encoder" / "metrics.jsonl"
+    ).read_text()
     for line in (done / "metrics.jsonl").read_text().splitlines():
         logs = json.loads(line)
-        assert {"codes/usage_1", "codes/perplexity_2", "accuracy_1", "unigram_2", "codes/residual_2"} <= logs.keys()
+        assert {
+            "codes/usage_1",
+            "codes/perplexity_2",
+            "accuracy_1",
+            "unigram_2",
+            "codes/residual_2",
+        } <= logs.keys()
 
 
 def test_parts_are_handed_on(done: Path) -> None:
@@ -94,7 +107,9 @@ def test_scratch_and_a_tokenizer_from_the_encoder(tmp_path: Path) -> None:
     out = pretrain_plan(Plan.of(config), tmp_path / "run", progress="quiet")
     second = left(out / "2-tokenizer")
     for name in (n for n in second if n.startswith("encoder.")):
-        torch.testing.assert_close(second[f"tokenizer.network.{name.removeprefix('encoder.')}"], second[name])
+        torch.testing.assert_close(
+            second[f"tokenizer.network.{name.removeprefix('encoder.')}"], second[name]
+        )
 
 
 def test_a_plan_that_was_killed_goes_on_to_the_same_weights(
@@ -119,13 +134,21 @@ def test_a_plan_that_was_killed_goes_on_to_the_same_weights(
     pretrain_plan(plan, out, resume=True, progress="quiet")
     for name in ("1-encoder", "2-tokenizer", "3-encoder"):
         expected, found = left(done / name), left(out / name)
-        assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in found), name
+        assert expected.keys() == found.keys() and all(
+            torch.equal(expected[key], found[key]) for key in found
+        ), name
 
 
 def test_the_whole_plan_in_bf16_is_finite(tmp_path: Path) -> None:
     config = raw(precision="bf16")
     decoder = {"width": 16, "depth": 1, "heads": 2}
-    joint = {"kind": "bridle_joint", "codebook": BOOK, "estimator_depth": 1, "every": 2, "decoder": decoder}
+    joint = {
+        "kind": "bridle_joint",
+        "codebook": BOOK,
+        "estimator_depth": 1,
+        "every": 2,
+        "decoder": decoder,
+    }
     config["phases"].append({"name": "joint", "load": {"encoder": "encoder"}, "method": joint})
     out = pretrain_plan(Plan.of(config), tmp_path / "run", progress="quiet")
     for place in sorted(out.glob("[1-4]-*")):
@@ -135,17 +158,22 @@ def test_the_whole_plan_in_bf16_is_finite(tmp_path: Path) -> None:
 
 
 def test_a_resumed_phase_with_another_book_is_refused(done: Path) -> None:
-    with pytest.raises(RecipeError, match=r"method.codebook=.*'num_codes': 12.* in 2-tokenizer; .* start a new run"):
+    with pytest.raises(
+        RecipeError, match=r"method.codebook=.*'num_codes': 12.* in 2-tokenizer; .* start a new run"
+    ):
         pretrain_plan(Plan.of(raw(codes=12)), done, resume=True, progress="quiet")
 
 
 def test_a_book_of_another_size_than_the_one_that_was_left_is_refused(done: Path) -> None:
     config = raw()
-    config["phases"].append({**config["phases"][2], "name": "more", "method": {"tokenizer": "learnt_tokenizer"}})
+    config["phases"].append(
+        {**config["phases"][2], "name": "more", "method": {"tokenizer": "learnt_tokenizer"}}
+    )
     config["phases"][3]["method"]["codebook"] = {**BOOK, "num_codes": 12}
     config["phases"][3]["load"] = {"tokenizer": "tokenizer", "codebook": "codebook"}
     with pytest.raises(
-        RecipeError, match=r"phases.3.load.codebook: got books.vectors of \(2, 12, 8\), and 3-encoder left"
+        RecipeError,
+        match=r"phases.3.load.codebook: got books.vectors of \(2, 12, 8\), and 3-encoder left",
     ):
         pretrain_plan(Plan.of(config), done, resume=True, progress="quiet")
 
@@ -153,7 +181,10 @@ def test_a_book_of_another_size_than_the_one_that_was_left_is_refused(done: Path
 @pytest.mark.parametrize(
     ("phases", "message"),
     [
-        ([{"load": {"encoder": "encoder"}}], r"phases.0.load: got a first phase that loads .*; allowed"),
+        (
+            [{"load": {"encoder": "encoder"}}],
+            r"phases.0.load: got a first phase that loads .*; allowed",
+        ),
         ([], r"phases: got something else; allowed is a list"),
         ([{"load": "encoder"}], r"phases.0.load: got 'encoder'; allowed is a mapping"),
         ([{"name": "a/b"}], r"phases.0.name: got 'a/b'; allowed"),
@@ -168,12 +199,23 @@ def test_bad_plans_are_refused_before_anything_is_written(phases: Any, message: 
 @pytest.mark.parametrize(
     ("load", "message"),
     [
-        ({"estimator": "estimator"}, r"phases.1.load: got the part 'estimator', which bridle has not; allowed"),
-        ({"encoder": "teacher"}, r"phases.1.load.encoder: got 'teacher', which none of the phases before has \(1-enc"),
-        ({"decoder": "encoder"}, r"phases.1.load.decoder: got a part that differs .* 1-encoder left, first in"),
+        (
+            {"estimator": "estimator"},
+            r"phases.1.load: got the part 'estimator', which bridle has not; allowed",
+        ),
+        (
+            {"encoder": "teacher"},
+            r"phases.1.load.encoder: got 'teacher', which none of the phases before has \(1-enc",
+        ),
+        (
+            {"decoder": "encoder"},
+            r"phases.1.load.decoder: got a part that differs .* 1-encoder left, first in",
+        ),
     ],
 )
-def test_parts_that_no_phase_left_are_refused(done: Path, load: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_parts_that_no_phase_left_are_refused(
+    done: Path, load: dict[str, str], message: str, tmp_path: Path
+) -> None:
     from mezzotint.train.plan import load_parts
 
     method = Recipe.build(Plan.of(raw()).phases[0].config).method

@@ -1,7 +1,7 @@
 """Defects of the code behind Revisiting AIRL that concern a run: where it is written, ranks, epochs, the classifier.
 
-Those of methods, heads and optimisers are in `methods/test_siamese_factors.py`; `docs/siamese-factors.md` lists all.
-"""
+Those of methods, heads and optimisers are in `methods/test_siamese_factors.py`;
+`docs/siamese-factors.md` lists all."""
 
 import os
 import shutil
@@ -31,7 +31,13 @@ from tests.tiny import METHODS, config
 
 FAMILY: dict[str, dict[str, Any]] = {
     "v2": {"head": "mlp", "hidden_dim": 16, "dim": 8, "queue_size": 300},
-    "v2plus": {"head": "byol", "directions": "both_ways", "hidden_dim": 16, "dim": 8, "queue_size": 300},
+    "v2plus": {
+        "head": "byol",
+        "directions": "both_ways",
+        "hidden_dim": 16,
+        "dim": 8,
+        "queue_size": 300,
+    },
 }
 
 
@@ -39,7 +45,10 @@ def labelled(method: dict[str, Any], **run: Any) -> Recipe:
     """A recipe on a part of the embedded digits that come with their labels."""
     plain = config("simclr", **{"batch_size": 64} | run)
     data = {"kind": "labelled", "source": plain["data"], "fraction": 0.1}
-    encoder, views = {"kind": "resnet8", "stem": "small", "width": 2}, {"kind": "two_views", "policy": "identity"}
+    encoder, views = (
+        {"kind": "resnet8", "stem": "small", "width": 2},
+        {"kind": "two_views", "policy": "identity"},
+    )
     parts = {"data": data, "method": method, "encoder": encoder, "views": views}
     return Recipe.build(resolve_recipe({**plain, **parts}))
 
@@ -91,7 +100,9 @@ def _on_a_machine(machine: int, folder: str) -> None:
     with dist.process_group(torch.device("cpu"), timeout_s=60.0):
         ranks = dist.gather(torch.tensor([dist.rank()]))
         plan = BatchPlan(40, 8, 0, dist.rank(), dist.world_size())
-        seen = dist.gather(torch.stack([plan.indices(step) for step in range(plan.steps_per_epoch)]).flatten())
+        seen = dist.gather(
+            torch.stack([plan.indices(step) for step in range(plan.steps_per_epoch)]).flatten()
+        )
         torch.save({"ranks": ranks, "seen": seen, "main": dist.is_main()}, f"{folder}/{machine}.pt")
 
 
@@ -112,18 +123,23 @@ def test_machines_have_ranks_of_their_own_and_share_the_samples(
         assert one["ranks"].tolist() == [0, 1] and sorted(one["seen"].tolist()) == list(range(40))
 
 
-def test_the_device_is_the_place_on_the_machine_and_not_the_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_is_the_place_on_the_machine_and_not_the_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("RANK", "9")  # the second process of the fifth machine of two each
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert Compute(device="cuda").torch_device() == torch.device("cuda", 1)
 
 
-# ---------------------------------------------------------------------- 8: with the online classifier, and without it
+# ---------------------------------------------------------------------- 8: with the online
+# classifier, and without it
 
 
 @pytest.mark.parametrize("method", FAMILY)
-def test_the_classifier_is_optional_and_leaves_the_encoder_alone(tmp_path: Path, method: str) -> None:
+def test_the_classifier_is_optional_and_leaves_the_encoder_alone(
+    tmp_path: Path, method: str
+) -> None:
     """The authors' MoCo v2 and v2+ fail without theirs."""
     runs = {}
     for name, classifier in (("with", Classifier(lr=1.0)), ("without", None)):
@@ -131,9 +147,16 @@ def test_the_classifier_is_optional_and_leaves_the_encoder_alone(tmp_path: Path,
         made.run.log.classifier = classifier
         runs[name] = pretrain(made, tmp_path / name, progress="quiet")
     saved = [CheckpointStore(run / "checkpoints").latest()[0] for run in runs.values()]
-    assert saved[0] is not None and saved[1] is not None and saved[0].model.keys() == saved[1].model.keys()
+    assert (
+        saved[0] is not None
+        and saved[1] is not None
+        and saved[0].model.keys() == saved[1].model.keys()
+    )
     assert all(torch.equal(tensor, saved[1].model[name]) for name, tensor in saved[0].model.items())
-    curves = [[line.get("classifier/top1") for line in read_metrics(run / "metrics.jsonl")] for run in runs.values()]
+    curves = [
+        [line.get("classifier/top1") for line in read_metrics(run / "metrics.jsonl")]
+        for run in runs.values()
+    ]
     assert None not in curves[0] and set(curves[1]) == {None}
 
 
@@ -164,7 +187,9 @@ def test_the_classifier_is_torchs_on_the_features_of_the_last_view() -> None:
     torch.testing.assert_close(online.bias, head.bias.detach())
 
 
-def test_classifier_and_average_go_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classifier_and_average_go_on_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def made() -> Recipe:
         built = labelled({"kind": "byol", **METHODS["byol"]}, epochs=2, compute={"average": 0.99})
         built.run.log.classifier = Classifier(lr=0.5)
@@ -176,7 +201,10 @@ def test_classifier_and_average_go_on_after_a_stop(tmp_path: Path, monkeypatch: 
         pretrain(made(), tmp_path / "parts", progress="quiet")
     monkeypatch.delenv("MEZZOTINT_FAULT")
     parts = pretrain(made(), tmp_path / "parts", resume=True, progress="quiet")
-    curves = [[line["classifier/top1"] for line in read_metrics(run / "metrics.jsonl")] for run in (whole, parts)]
+    curves = [
+        [line["classifier/top1"] for line in read_metrics(run / "metrics.jsonl")]
+        for run in (whole, parts)
+    ]
     assert len(curves[0]) == 4 and curves[0] == curves[1]
     one, other = (load_encoder(run).state_dict() for run in (whole, parts))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -185,14 +213,19 @@ def test_classifier_and_average_go_on_after_a_stop(tmp_path: Path, monkeypatch: 
 def test_without_classes_a_classifier_is_refused() -> None:
     made = Recipe.build(config())
     made.run.log.classifier = Classifier()
-    with pytest.raises(ValueError, match="got run.log.classifier with data.kind=samples, .*allowed is labelled data"):
+    with pytest.raises(
+        ValueError,
+        match="got run.log.classifier with data.kind=samples, .*allowed is labelled data",
+    ):
         Trainer(made, torch.device("cpu"))
 
 
 # ---------------------------------------------------------------------- 10: where an epoch ends
 
 
-def test_an_epoch_ends_where_the_rate_and_the_log_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_ends_where_the_rate_and_the_log_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So many samples are four whole batches and a rest: no epoch repeats one, or runs into the next."""
     seen: list[Tensor] = []
     step = Trainer.step
@@ -213,4 +246,9 @@ def test_an_epoch_ends_where_the_rate_and_the_log_say(tmp_path: Path, monkeypatc
     left_out = [set(range(count)) - set(epoch.tolist()) for epoch in epochs]
     assert all(len(rest) == count - 4 * 32 for rest in left_out) and left_out[0] != left_out[1]
     rates = [line["lr"] for line in lines]
-    assert rates[0] == 0.0 and rates[3] < 1e-3 and rates[4] == pytest.approx(1e-3) and rates[8] == pytest.approx(5e-4)
+    assert (
+        rates[0] == 0.0
+        and rates[3] < 1e-3
+        and rates[4] == pytest.approx(1e-3)
+        and rates[8] == pytest.approx(5e-4)
+    )

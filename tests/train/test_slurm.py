@@ -63,7 +63,8 @@ def test_a_preempted_run_is_queued_again_and_ends_with_the_same_weights(tmp_path
 @pytest.mark.slow
 def test_two_tasks_train_together(tmp_path: Path) -> None:
     job = submit(
-        Job(training.pretrain, [*TINY, "run.epochs=1"], tmp_path / "run", OPTIONS), {**LOCAL, "tasks_per_node": 2}
+        Job(training.pretrain, [*TINY, "run.epochs=1"], tmp_path / "run", OPTIONS),
+        {**LOCAL, "tasks_per_node": 2},
     )
     for task in range(2):
         finished(job.task(task))
@@ -71,16 +72,24 @@ def test_two_tasks_train_together(tmp_path: Path) -> None:
 
 
 def test_what_is_done_when_a_job_starts_again(tmp_path: Path) -> None:
-    job = Job(training.pretrain, ["a", "run.epochs=2"], tmp_path / "run", {**OPTIONS, "overwrite": True})
+    job = Job(
+        training.pretrain, ["a", "run.epochs=2"], tmp_path / "run", {**OPTIONS, "overwrite": True}
+    )
     assert job._now(again=False) == (["a", "run.epochs=2"], False, True)
-    assert job._now(again=True) == (["a", "run.epochs=2"], False, True)  # there is no checkpoint yet
+    assert job._now(again=True) == (
+        ["a", "run.epochs=2"],
+        False,
+        True,
+    )  # there is no checkpoint yet
     (tmp_path / "run" / "2-tokenizer" / "checkpoints" / "step-00000003").mkdir(parents=True)
     assert job._now(again=True) == ([], True, False)
     assert job._now(again=False)[2]
 
 
 def test_words_are_divided() -> None:
-    rest, asked = split_arguments(["image/emoji_simclr", "partition=gpu", "nodes=8", "run.epochs=3", "gpus_per_node=8"])
+    rest, asked = split_arguments(
+        ["image/emoji_simclr", "partition=gpu", "nodes=8", "run.epochs=3", "gpus_per_node=8"]
+    )
     assert rest == ["image/emoji_simclr", "run.epochs=3"]
     assert asked == {"partition": "gpu", "nodes": 8, "gpus_per_node": 8}
     assert torchrun_lines(rest, {"gpus_per_node": 4}) == [
@@ -91,7 +100,10 @@ def test_words_are_divided() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["partitoin=gpu"], r"got 'partitoin=gpu' with --slurm; allowed: partition, .*did you mean 'partition'"),
+        (
+            ["partitoin=gpu"],
+            r"got 'partitoin=gpu' with --slurm; allowed: partition, .*did you mean 'partition'",
+        ),
         (["nodes=many"], r"got 'nodes=many' with --slurm; allowed is a whole number from 1 on"),
         (["nodes=0"], r"got 'nodes=0'"),
         (["cluster=moon"], r"got cluster=moon; allowed: slurm, or local"),
@@ -108,10 +120,14 @@ def test_without_submitit_without_slurm_and_with_a_run_in_the_way(
     job = Job(training.pretrain, TINY, tmp_path / "run", OPTIONS)
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "submitit", None)
-        with pytest.raises(ModuleNotFoundError, match=r"--slurm needs submitit; install it with pip install"):
+        with pytest.raises(
+            ModuleNotFoundError, match=r"--slurm needs submitit; install it with pip install"
+        ):
             submit(job, LOCAL)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RecipeError, match=r"got --slurm on a machine without sbatch; allowed .* cluster=local"):
+    with pytest.raises(
+        RecipeError, match=r"got --slurm on a machine without sbatch; allowed .* cluster=local"
+    ):
         submit(job, {})
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()
@@ -120,7 +136,16 @@ def test_without_submitit_without_slurm_and_with_a_run_in_the_way(
 
 
 def test_dry_run_prints_torchrun(tmp_path: Path) -> None:
-    words = ["pretrain", *TINY, "--dry-run", "--slurm", "nodes=2", "gpus_per_node=8", "--out", str(tmp_path / "run")]
+    words = [
+        "pretrain",
+        *TINY,
+        "--dry-run",
+        "--slurm",
+        "nodes=2",
+        "gpus_per_node=8",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     line = done.output.splitlines()[-1]

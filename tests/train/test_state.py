@@ -20,7 +20,14 @@ def state(scale: float, seed: int) -> RunState:
     made = Recipe.build(config("moco"))
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     beside = {"average": nn.Linear(2, 2), "classifier": None}
-    return RunState(made.method, made.optimizer.build(made.method, 256), scaler, made.data, StepGuard(3), beside=beside)
+    return RunState(
+        made.method,
+        made.optimizer.build(made.method, 256),
+        scaler,
+        made.data,
+        StepGuard(3),
+        beside=beside,
+    )
 
 
 @pytest.fixture
@@ -36,7 +43,10 @@ def test_everything_comes_back(store: CheckpointStore) -> None:
     assert after.restore(store)[0] == 5
     assert (after.guard, after.bad, after.seconds) == (before.guard, before.bad, before.seconds)
     assert after.scaler.get_scale() == 1234.0
-    for one, other in ((before.method, after.method), (before.beside["average"], after.beside["average"])):
+    for one, other in (
+        (before.method, after.method),
+        (before.beside["average"], after.beside["average"]),
+    ):
         assert one is not None and other is not None
         found = other.state_dict()
         assert all(torch.equal(found[name], value) for name, value in one.state_dict().items())
@@ -57,9 +67,13 @@ def test_without_any_tensor_of_the_method_it_is_refused_by_name(store: Checkpoin
     made = state(1.0, 0)
     made.save(store, 5)
     saved, _ = store.latest()
-    assert saved is not None and {"queue", "pointer", "key_encoder.conv1.weight"} <= set(saved.model)
+    assert saved is not None and {"queue", "pointer", "key_encoder.conv1.weight"} <= set(
+        saved.model
+    )
     for name in ("queue", "pointer", "key_encoder.conv1.weight", "encoder.bn1.running_mean"):
         rest = {key: value for key, value in saved.model.items() if key != name}
         store.save(5, rest, saved.optimizer, saved.state)
-        with pytest.raises(ValueError, match=f"differ, first in '{name}'; resume with the run's own recipe"):
+        with pytest.raises(
+            ValueError, match=f"differ, first in '{name}'; resume with the run's own recipe"
+        ):
             made.restore(store)

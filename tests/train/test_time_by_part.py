@@ -16,11 +16,15 @@ from tests.tiny import config
 
 
 def lines_of(recipe: dict[str, Any], out: Path) -> list[dict[str, Any]]:
-    return read_metrics(pretrain(Recipe.build(resolve_recipe(recipe)), out, progress="quiet") / "metrics.jsonl")
+    return read_metrics(
+        pretrain(Recipe.build(resolve_recipe(recipe)), out, progress="quiet") / "metrics.jsonl"
+    )
 
 
 def parts(line: dict[str, Any]) -> dict[str, float]:
-    return {key.removeprefix("time/"): value for key, value in line.items() if key.startswith("time/")}
+    return {
+        key.removeprefix("time/"): value for key, value in line.items() if key.startswith("time/")
+    }
 
 
 def test_a_measured_step_names_its_parts_and_they_add_up(tmp_path: Path) -> None:
@@ -36,7 +40,9 @@ def test_a_measured_step_names_its_parts_and_they_add_up(tmp_path: Path) -> None
     assert min(found.values()) > 0.0
     step = recipe["run"]["batch_size"] / lines[1]["images_per_second"]  # a line a step
     assert 0.5 * step < sum(found.values()) <= step
-    views = sum(found[name] for name in ("views", "draw", "crop", "flip", "policy", "affine", "equalize"))
+    views = sum(
+        found[name] for name in ("views", "draw", "crop", "flip", "policy", "affine", "equalize")
+    )
     assert views <= lines[1]["augment_share"] * step
 
 
@@ -54,11 +60,16 @@ def test_what_a_worker_did_stands_beside_the_step(tmp_path: Path, workers: int) 
     assert all(value > 0.0 for value in found.values())
 
 
-def test_other_steps_neither_wait_for_a_device_nor_hook_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_steps_neither_wait_for_a_device_nor_hook_the_encoder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     waits: list[torch.device] = []
     monkeypatch.setattr(torch.accelerator, "synchronize", waits.append)
     encoder, meter = torch.nn.Linear(2, 2), Meter()
-    batch, device = Batch((torch.zeros(1, 2),), torch.zeros(1, dtype=torch.int64)), torch.device("cuda")
+    batch, device = (
+        Batch((torch.zeros(1, 2),), torch.zeros(1, dtype=torch.int64)),
+        torch.device("cuda"),
+    )
     with meter.measured(0, batch, encoder, device):
         encoder(batch.x[0])
         assert not encoder._forward_hooks and not encoder._forward_pre_hooks

@@ -27,11 +27,17 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrain(Recipe.build(resolve_recipe(CONFIG)), tmp_path_factory.mktemp("watch") / "run", progress="quiet")
+    return pretrain(
+        Recipe.build(resolve_recipe(CONFIG)),
+        tmp_path_factory.mktemp("watch") / "run",
+        progress="quiet",
+    )
 
 
 def test_a_map_before_training_at_each_interval_and_at_the_end(run: Path) -> None:
-    assert [p.name for p in sorted((run / "maps").iterdir())] == [f"epoch-000{epoch}.npz" for epoch in (0, 2, 4, 5)]
+    assert [p.name for p in sorted((run / "maps").iterdir())] == [
+        f"epoch-000{epoch}.npz" for epoch in (0, 2, 4, 5)
+    ]
     maps = read_maps(run)
     assert [one.epoch for one in maps] == [0, 2, 4, 5]
     _, tasks = Samples(name="digits").evaluation()
@@ -74,10 +80,16 @@ def _remove(path: Path) -> None:
 def test_without_the_option_there_is_no_map(tmp_path: Path) -> None:
     config = {**CONFIG, "run": {"epochs": 1, "batch_size": 256, "log": {"knn_epochs": 0}}}
     out = pretrain(Recipe.build(resolve_recipe(config)), tmp_path / "run", progress="quiet")
-    assert not (out / "maps").exists() and read_maps(out) == [] and maps_section(out, "tsne", 0) is None
+    assert (
+        not (out / "maps").exists()
+        and read_maps(out) == []
+        and maps_section(out, "tsne", 0) is None
+    )
 
 
-def test_samples_that_one_map_lacks_are_left_out_and_a_damaged_file_too(run: Path, tmp_path: Path) -> None:
+def test_samples_that_one_map_lacks_are_left_out_and_a_damaged_file_too(
+    run: Path, tmp_path: Path
+) -> None:
     (tmp_path / "maps").mkdir()
     for epoch, samples in ((1, [3, 1, 2]), (10, [2, 4, 3])):
         held = np.array(samples)
@@ -94,7 +106,12 @@ def test_samples_that_one_map_lacks_are_left_out_and_a_damaged_file_too(run: Pat
 def test_the_section_shows_at_most_eight_maps_with_a_dot_for_each_sample(run: Path) -> None:
     section = maps_section(run, "pca", 0)
     assert section is not None
-    assert [m["title"] for m in section["maps"]] == ["before training", "epoch 2", "epoch 4", "epoch 5"]
+    assert [m["title"] for m in section["maps"]] == [
+        "before training",
+        "epoch 2",
+        "epoch 4",
+        "epoch 5",
+    ]
     for one in section["maps"]:
         assert sum(path["d"].count("M") for path in one["paths"]) == 500
         assert [path["label"] for path in one["paths"]] == list(range(10))

@@ -1,15 +1,17 @@
 """Augmentations of log-mel spectrograms, `[B, 1, F, T]` with F mels and T frames, batched.
 
-`LogMixup` and `RandomResizeCrop` are those of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695, section III);
-`SpecAugment` is that of Park et al. (2019, arXiv 1904.08779) without its warp. `TimeRoll` rolls along time, each sample
-by its own shift: published code of AudioMAE's line names a roll and applies it to a dimension of length one.
+`LogMixup` and `RandomResizeCrop` are those of BYOL for Audio (Niizumi et al. 2021, arXiv
+2103.06695, section III); `SpecAugment` is that of Park et al. (2019, arXiv 1904.08779) without its
+warp. `TimeRoll` rolls along time, each sample by its own shift: published code of AudioMAE's line
+names a roll and applies it to a dimension of length one.
 
-Values are natural logarithms of power, normalised or not. Where something has to be filled in, `fill: null` takes what
-the sample has least of, its silence; 0 is the mean of normalised values, as BYOL-A has it.
+Values are natural logarithms of power, normalised or not. Where something has to be filled in,
+`fill: null` takes what the sample has least of, its silence; 0 is the mean of normalised values, as
+BYOL-A has it.
 
-Differs from BYOL-A's code: a sample's partner in the mixture comes from its batch (see `byol_a.py` for the bank of
-past ones); a crop is two small matrix products for the whole batch, and its canvas is never made.
-"""
+Differs from BYOL-A's code: a sample's partner in the mixture comes from its batch (see `byol_a.py`
+for the bank of past ones); a crop is two small matrix products for the whole batch, and its canvas
+is never made."""
 
 import math
 from collections.abc import Sequence
@@ -26,8 +28,9 @@ _CUBIC = -0.75  # the free parameter of the cubic filter, as torch and OpenCV ha
 def log_mixup(x: Tensor, other: Tensor, share: Tensor) -> Tensor:
     """Mix in the power domain what is given in logarithms: `log((1 − a) eˣ + a e^other)`.
 
-    Computed as `x + log(1 − a + a e^(other − x))`, which needs no epsilon. What is louder than `x` by more than e⁸⁰
-    counts as louder by e⁸⁰, so nothing overflows. (`logaddexp`, `expm1` and `log1p` take ten times as long on a CPU.)
+    Computed as `x + log(1 − a + a e^(other − x))`, which needs no epsilon. What is louder than `x`
+    by more than e⁸⁰ counts as louder by e⁸⁰, so nothing overflows. (`logaddexp`, `expm1` and
+    `log1p` take ten times as long on a CPU.)
 
     Args:
         x: `[B, …]`.
@@ -41,7 +44,8 @@ def log_mixup(x: Tensor, other: Tensor, share: Tensor) -> Tensor:
 class LogMixup(Transform):
     """Mix each sample with another of its batch, faintly, as sounds mix: BYOL-A's log-mixup-exp.
 
-    A batch of one has nobody to mix with, and stays as it is. Unlike other draws, the partner depends on the batch.
+    A batch of one has nobody to mix with, and stays as it is. Unlike other draws, the partner
+    depends on the batch.
 
     Args:
         alpha: the partner's share of power is uniform on [0, alpha).
@@ -49,7 +53,9 @@ class LogMixup(Transform):
 
     def __init__(self, *, alpha: float = 0.4) -> None:
         if not 0.0 < alpha <= 1.0:
-            raise ValueError(f"got alpha={alpha}; allowed is more than 0 and at most 1: BYOL-A has 0.4")
+            raise ValueError(
+                f"got alpha={alpha}; allowed is more than 0 and at most 1: BYOL-A has 0.4"
+            )
         self.alpha = alpha
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
@@ -77,7 +83,9 @@ class RandomFrames(Transform):
 
     def __init__(self, *, frames: int = 96) -> None:
         if frames < 1:
-            raise ValueError(f"got frames={frames}; allowed is 1 or more: BYOL-A has 96, for 0.95 s")
+            raise ValueError(
+                f"got frames={frames}; allowed is 1 or more: BYOL-A has 96, for 0.95 s"
+            )
         self.frames = frames
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -99,10 +107,12 @@ class RandomFrames(Transform):
 class RandomResizeCrop(Transform):
     """BYOL-A's: cut a box out of a canvas that is longer than the sample, and resize it to the sample's size.
 
-    The sample stands in the middle of the canvas. Resizing is bicubic, with the corners aligned and no antialiasing.
+    The sample stands in the middle of the canvas. Resizing is bicubic, with the corners aligned and
+    no antialiasing.
 
     Args:
-        frequency: range of the box's height, as a share of the mels; a share above 1 takes all of them.
+        frequency: range of the box's height, as a share of the mels; a share above 1 takes all of
+            them.
         time: range of the box's width, as a share of the frames.
         canvas: width of the canvas, as a share of the frames.
         fill: what the canvas holds where the sample is not; by default the sample's least value.
@@ -118,10 +128,17 @@ class RandomResizeCrop(Transform):
     ) -> None:
         for name, (low, high) in (("frequency", frequency), ("time", time)):
             if not 0.0 < low <= high:
-                raise ValueError(f"got {name}={(low, high)}; allowed is 0 < low <= high: BYOL-A has (0.6, 1.5)")
+                raise ValueError(
+                    f"got {name}={(low, high)}; allowed is 0 < low <= high: BYOL-A has (0.6, 1.5)"
+                )
         if canvas < 1.0:
             raise ValueError(f"got canvas={canvas}; allowed is 1 or more: BYOL-A has 1.5")
-        self.frequency, self.time, self.canvas, self.fill = tuple(frequency), tuple(time), canvas, fill
+        self.frequency, self.time, self.canvas, self.fill = (
+            tuple(frequency),
+            tuple(time),
+            canvas,
+            fill,
+        )
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """`box`: top, left, height and width within the canvas, in mels and frames, int64 `[B, 4]`."""
@@ -138,8 +155,8 @@ class RandomResizeCrop(Transform):
         top, left, height, width = params["box"].unbind(1)
         margin = (int(self.canvas * frames) - frames) // 2
         rows = cubic_weights(top, height, mels, mels).to(x.dtype)
-        # The canvas is all fill but for the sample, and the weights of a point sum to one: what lies outside of the
-        # sample adds nothing to the difference from the fill.
+        # The canvas is all fill but for the sample, and the weights of a point sum to one: what
+        # lies outside of the sample adds nothing to the difference from the fill.
         columns = cubic_weights(left - margin, width, frames, frames).to(x.dtype)
         rows, columns = rows.unsqueeze(1), columns.transpose(1, 2).unsqueeze(1)
         if self.fill == 0.0:
@@ -156,7 +173,8 @@ class RandomResizeCrop(Transform):
 def cubic_weights(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
     """The matrices that cut `length` points out from `start` on, and resize them to `size` points, corners aligned.
 
-    A point outside of the source has no weight here; within the box, the outermost points are repeated.
+    A point outside of the source has no weight here; within the box, the outermost points are
+    repeated.
 
     Args:
         start: int64 `[B]`, may be negative.
@@ -170,10 +188,14 @@ def cubic_weights(start: Tensor, length: Tensor, source: int, size: int) -> Tens
     step = (length - 1).clamp(min=0).float() / max(1, size - 1)
     position = step.unsqueeze(1) * torch.arange(size, device=start.device)
     whole = position.floor()
-    weights = position.new_zeros(len(start), size, source + 1)  # the last column takes what lies outside
+    weights = position.new_zeros(
+        len(start), size, source + 1
+    )  # the last column takes what lies outside
     for offset in (-1, 0, 1, 2):
         tap = _cubic((position - whole - offset).abs())
-        index = torch.minimum((whole.long() + offset).clamp(min=0), (length - 1).unsqueeze(1)) + start.unsqueeze(1)
+        index = torch.minimum(
+            (whole.long() + offset).clamp(min=0), (length - 1).unsqueeze(1)
+        ) + start.unsqueeze(1)
         index = torch.where((index < 0) | (index >= source), source, index)
         weights.scatter_add_(2, index.unsqueeze(2), tap.unsqueeze(2))
     return weights[:, :, :-1]
@@ -196,7 +218,9 @@ class SpecAugment(Transform):
         fill: what they are filled with; by default the sample's mean.
     """
 
-    def __init__(self, *, frequency: int = 48, time: int = 192, masks: int = 1, fill: float | None = None) -> None:
+    def __init__(
+        self, *, frequency: int = 48, time: int = 192, masks: int = 1, fill: float | None = None
+    ) -> None:
         if frequency < 0 or time < 0 or masks < 1:
             raise ValueError(
                 f"got frequency={frequency}, time={time}, masks={masks}; allowed are widths of 0 or more, and a mask "
@@ -207,7 +231,10 @@ class SpecAugment(Transform):
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """`mels` and `frames`: the first masked place and the number of masked ones, int64 `[B, masks, 2]`."""
         drawn = {}
-        for name, most, size in (("mels", self.frequency, shape[2]), ("frames", self.time, shape[3])):
+        for name, most, size in (
+            ("mels", self.frequency, shape[2]),
+            ("frames", self.time, shape[3]),
+        ):
             width = draws.integers(f"{name}.width", self.masks, high=min(most, size) + 1)
             first = (draws.uniform(f"{name}.first", self.masks) * (size - width + 1)).long()
             drawn[name] = torch.stack([first, width], dim=2)
@@ -237,7 +264,9 @@ class TimeRoll(Transform):
 
     def __init__(self, *, most: float = 1.0) -> None:
         if not 0.0 < most <= 1.0:
-            raise ValueError(f"got most={most}; allowed is more than 0 and at most 1: 1 rolls by any shift")
+            raise ValueError(
+                f"got most={most}; allowed is more than 0 and at most 1: 1 rolls by any shift"
+            )
         self.most = most
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
@@ -256,13 +285,16 @@ class Gain(Transform):
     """Make each sample louder or softer: a constant in the logarithm of its power.
 
     Args:
-        decibels: range of the gain. BRIDLE's fine-tuning multiplies the waveform by 0.5 to 1.5, −6 to 3.5 dB.
+        decibels: range of the gain. BRIDLE's fine-tuning multiplies the waveform by 0.5 to 1.5, −6
+            to 3.5 dB.
     """
 
     def __init__(self, *, decibels: tuple[float, float] = (-6.0, 6.0)) -> None:
         low, high = decibels
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise ValueError(f"got decibels={(low, high)}; allowed is low <= high: (-6, 6) halves or doubles the wave")
+            raise ValueError(
+                f"got decibels={(low, high)}; allowed is low <= high: (-6, 6) halves or doubles the wave"
+            )
         self.decibels = (low, high)
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:

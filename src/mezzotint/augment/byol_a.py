@@ -1,20 +1,22 @@
 """Views of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695), and their form with randomized quantization.
 
-Each sample is normalised, mixed faintly with an earlier one, cropped and resized, twice; then both views together are
-normalised by the statistics of their batch. Wu et al. (ICCV 2023) put randomized quantization in the place of the
-mixture: `mixup: 0` and `randomized_quantization: {bins: 8, channel_dim: 2}` for a quantizer a mel, or `channel_dim: 1`
-for one for the whole spectrogram; which of the two they used is not published. The second version (Niizumi et al. 2022,
-arXiv 2204.07402) mixes less and fades the crop in or out: `mixup: 0.2` and `fader: {gain: 1.0}`.
+Each sample is normalised, mixed faintly with an earlier one, cropped and resized, twice; then both
+views together are normalised by the statistics of their batch. Wu et al. (ICCV 2023) put randomized
+quantization in the place of the mixture: `mixup: 0` and `randomized_quantization: {bins: 8,
+channel_dim: 2}` for a quantizer a mel, or `channel_dim: 1` for one for the whole spectrogram; which
+of the two they used is not published. The second version (Niizumi et al. 2022, arXiv 2204.07402)
+mixes less and fades the crop in or out: `mixup: 0.2` and `fader: {gain: 1.0}`.
 
-Differs from the published code: samples are normalised by the mean and deviation of the data, which its running
-statistics approach; the bank holds each sample once, where there each view puts it in; it lives on the device, where
-there each loader worker has its own and starts afresh each epoch. Partners are drawn by age, so that a resumed run,
-which makes the views of the last steps again to fill the bank, mixes with the same. `bank: 0` mixes within the batch.
+Differs from the published code: samples are normalised by the mean and deviation of the data, which
+its running statistics approach; the bank holds each sample once, where there each view puts it in;
+it lives on the device, where there each loader worker has its own and starts afresh each epoch.
+Partners are drawn by age, so that a resumed run, which makes the views of the last steps again to
+fill the bank, mixes with the same. `bank: 0` mixes within the batch.
 
 Fading in and out: a straight line over time, added to the logarithm of power.
 
-`RandomLinearFader` of BYOL-A's second version (Niizumi et al. 2022, arXiv 2204.07402, section III), batched.
-"""
+`RandomLinearFader` of BYOL-A's second version (Niizumi et al. 2022, arXiv 2204.07402, section III),
+batched."""
 
 from collections.abc import Sequence
 
@@ -34,8 +36,9 @@ class LinearFader(Transform):
     """Add a line that runs from one random gain at the first frame to another at the last, to all mels alike.
 
     Args:
-        gain: both ends are uniform on [-gain, gain), in the units of the values: deviations where they are normalised,
-            as BYOL-A's are with its 1.0, and nepers of power where they are logarithms.
+        gain: both ends are uniform on [-gain, gain), in the units of the values: deviations where
+            they are normalised, as BYOL-A's are with its 1.0, and nepers of power where they are
+            logarithms.
     """
 
     def __init__(self, *, gain: float = 1.0) -> None:
@@ -58,8 +61,10 @@ class BYOLA(ViewGenerator, kind="byol_a"):
     """Two views of log-mel spectrograms, as BYOL-A makes them.
 
     Args:
-        frames: of each view, cut out of longer samples at a place that both views share; null takes all.
-        mixup: the earlier sample's share of power is uniform on [0, mixup); 0 leaves the mixture out.
+        frames: of each view, cut out of longer samples at a place that both views share; null takes
+            all.
+        mixup: the earlier sample's share of power is uniform on [0, mixup); 0 leaves the mixture
+            out.
         bank: how many past samples to mix with; 0 mixes within the batch.
         crop: cuts and resizes, of normalised values; null leaves it out.
         fader: adds a line over time to the cropped view; null leaves it out.
@@ -103,7 +108,11 @@ class BYOLA(ViewGenerator, kind="byol_a"):
     def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
         """Parameters of each view by step; the partner is drawn among those that the bank holds when it is needed."""
         shape = (len(ids), *input.shape)
-        cut = {} if self.frames is None else {"frames": self.frames.draw(shape, view_draws(ids, seed, epoch, "frames"))}
+        cut = (
+            {}
+            if self.frames is None
+            else {"frames": self.frames.draw(shape, view_draws(ids, seed, epoch, "frames"))}
+        )
         shape = shape if self.frames is None else self.frames.output_shape(shape)
         return [cut | self._draw(shape, view_draws(ids, seed, epoch, place)) for place in range(2)]
 
@@ -114,7 +123,11 @@ class BYOLA(ViewGenerator, kind="byol_a"):
             "fader": self.fader,
             "randomized_quantization": self.quantize,
         }
-        return {name: step.draw(shape, draws.fold(name)) for name, step in steps.items() if step is not None}
+        return {
+            name: step.draw(shape, draws.fold(name))
+            for name, step in steps.items()
+            if step is not None
+        }
 
     @torch.no_grad()
     def render(
@@ -139,7 +152,9 @@ class BYOLA(ViewGenerator, kind="byol_a"):
         stored = batch.x[0] if device is None else batch.x[0].to(device, non_blocking=True)
         x = input.as_float(stored)
         if self.frames is not None:
-            x = self.frames(x, Draws(batch.ids.to(x.device), view_draws(batch.ids, seed, epoch, "frames").key))
+            x = self.frames(
+                x, Draws(batch.ids.to(x.device), view_draws(batch.ids, seed, epoch, "frames").key)
+            )
         x = input.normalize(x)
         held = self._held
         views = []
@@ -154,7 +169,11 @@ class BYOLA(ViewGenerator, kind="byol_a"):
             if self.mixup is not None:
                 with part("mixup"):
                     view = self._mixed(x, held, drawn["mixup"], draws)
-            changes = {"crop": self.crop, "fader": self.fader, "randomized_quantization": self.quantize}
+            changes = {
+                "crop": self.crop,
+                "fader": self.fader,
+                "randomized_quantization": self.quantize,
+            }
             for name, change in changes.items():
                 if change is not None:
                     with part(name):
@@ -163,8 +182,14 @@ class BYOLA(ViewGenerator, kind="byol_a"):
         if self.mixup is not None and self.bank:
             self._remember(x)
         if not normalized:
-            return tuple(view * view.new_tensor(input.std) + view.new_tensor(input.mean) for view in views)
-        return tuple(_normalized(torch.stack(views)).unbind()) if self.batch_normalize else tuple(views)
+            return tuple(
+                view * view.new_tensor(input.std) + view.new_tensor(input.mean) for view in views
+            )
+        return (
+            tuple(_normalized(torch.stack(views)).unbind())
+            if self.batch_normalize
+            else tuple(views)
+        )
 
     def _mixed(self, x: Tensor, held: Tensor | None, params: Params, draws: Draws) -> Tensor:
         assert self.mixup is not None
@@ -178,7 +203,11 @@ class BYOLA(ViewGenerator, kind="byol_a"):
     def _remember(self, x: Tensor) -> None:
         """Put a batch into the bank: added until it is full, then in the place of the oldest."""
         x = x[-self.bank :]
-        if self._held is None or self._held.shape[1:] != x.shape[1:] or self._held.device != x.device:
+        if (
+            self._held is None
+            or self._held.shape[1:] != x.shape[1:]
+            or self._held.device != x.device
+        ):
             self._held, self._next = x.clone(), len(x) % self.bank
             return
         if len(self._held) < self.bank:

@@ -20,7 +20,8 @@ class ImageAndText(Transform):
     """Change the colours by transforms of images that keep their size, and the text by transforms of tokens.
 
     Args:
-        image: of the colours `[B, 3, H, W]`, in order, such as `randomized_quantization` or a policy.
+        image: of the colours `[B, 3, H, W]`, in order, such as `randomized_quantization` or a
+            policy.
         text: of the tokens, int64 `[B, H · W]`, in order, such as `token_mask`.
     """
 
@@ -42,5 +43,7 @@ class ImageAndText(Transform):
         )
         plane = x[:, 3].flatten(1)
         tokens = self.text.apply(plane.long(), text).to(x.dtype)
-        plane = pad(tokens, (0, plane.shape[1] - tokens.shape[1]))  # of a crop with a length of its own
+        plane = pad(
+            tokens, (0, plane.shape[1] - tokens.shape[1])
+        )  # of a crop with a length of its own
         return torch.cat([self.image.apply(x[:, :3], image), plane.view_as(x[:, 3:])], dim=1)

@@ -1,7 +1,8 @@
 """Masks: which patches of a grid a model sees, and which it has to predict.
 
-Every sample has a mask of its own, keyed like all draws. Of one grid, all have the same number of visible patches, so
-that they make a batch; `int(L · (1 − ratio))` of L, as MAE counts (He et al. 2022, arXiv 2111.06377).
+Every sample has a mask of its own, keyed like all draws. Of one grid, all have the same number of
+visible patches, so that they make a batch; `int(L · (1 − ratio))` of L, as MAE counts (He et al.
+2022, arXiv 2111.06377).
 
 Shapes: B samples, L patches.
 """
@@ -71,8 +72,8 @@ class AxesMask(Mask):
     A patch is seen where no axis hides it.
 
     Args:
-        ratios: share of the places along each axis that is hidden, in the order of the sample's dimensions: `[mels,
-            frames]` for audio. 0 for an axis that hides nothing.
+        ratios: share of the places along each axis that is hidden, in the order of the sample's
+            dimensions: `[mels, frames]` for audio. 0 for an axis that hides nothing.
     """
 
     def __init__(self, *, ratios: list[float]) -> None:
@@ -136,5 +137,7 @@ def kept(count: int, ratio: float) -> int:
 def share(name: str, value: float, *, none_allowed: bool = False) -> float:
     """Check a share that is hidden."""
     if not (0.0 < value < 1.0 or (none_allowed and value == 0.0)):
-        raise ValueError(f"got {name}={value}; allowed is above 0 and below 1, a share that is hidden: choose 0.75")
+        raise ValueError(
+            f"got {name}={value}; allowed is above 0 and below 1, a share that is hidden: choose 0.75"
+        )
     return value

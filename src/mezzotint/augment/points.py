@@ -1,12 +1,13 @@
 """Views of point clouds `[B, 3, N]`: rotation, scale, jitter, drop, crop of a part.
 
-A cloud is a set: the order of its points carries nothing, and all transforms treat each point alike. Where points are
-taken away, the remaining ones are repeated so that the number stays, which leaves anything that takes a maximum over
-points unmoved (as in PointNet++'s "random input dropout", Qi et al. 2017, section 3.3).
+A cloud is a set: the order of its points carries nothing, and all transforms treat each point
+alike. Where points are taken away, the remaining ones are repeated so that the number stays, which
+leaves anything that takes a maximum over points unmoved (as in PointNet++'s "random input dropout",
+Qi et al. 2017, section 3.3).
 
-Randomized quantization fits as it is: with x, y and z as channels it snaps each coordinate to a few random levels, so
-that a cloud becomes a lattice of another pitch each time (Wu et al. 2023, section 4.3).
-"""
+Randomized quantization fits as it is: with x, y and z as channels it snaps each coordinate to a few
+random levels, so that a cloud becomes a lattice of another pitch each time (Wu et al. 2023, section
+4.3)."""
 
 import math
 from collections.abc import Sequence
@@ -33,7 +34,9 @@ class PointRotation(Transform):
 
     def __init__(self, *, axis: Axis = "z", degrees: float = 180.0, tilt: float = 0.0) -> None:
         if axis not in _AXES:
-            raise ValueError(f"got axis={axis!r}; allowed is x, y or z: name the one that points up")
+            raise ValueError(
+                f"got axis={axis!r}; allowed is x, y or z: name the one that points up"
+            )
         _check_range("degrees", degrees, 0.0, 180.0)
         _check_range("tilt", tilt, 0.0, 180.0)
         self.axis: Axis = axis
@@ -43,7 +46,9 @@ class PointRotation(Transform):
         """`angles` `[B, 3]`, radians about x, y and z."""
         most = torch.full((3,), math.radians(self.tilt))
         most[_AXES[self.axis]] = math.radians(self.degrees)
-        return {"angles": draws.uniform("angles", 3, low=-1.0, high=1.0) * most.to(draws.ids.device)}
+        return {
+            "angles": draws.uniform("angles", 3, low=-1.0, high=1.0) * most.to(draws.ids.device)
+        }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Turn about the up axis first, then about the other two in order."""
@@ -66,7 +71,9 @@ class PointScale(Transform):
 
     def __init__(self, *, low: float = 0.8, high: float = 1.25, mirror: float = 0.0) -> None:
         if not 0.0 < low <= high:
-            raise ValueError(f"got low={low}, high={high}; allowed is 0 < low <= high: 0.8 and 1.25 are usual")
+            raise ValueError(
+                f"got low={low}, high={high}; allowed is 0 < low <= high: 0.8 and 1.25 are usual"
+            )
         _check_range("mirror", mirror, 0.0, 1.0)
         self.low, self.high, self.mirror = low, high, mirror
 
@@ -100,7 +107,10 @@ class PointJitter(Transform):
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """`moves` `[B, 3, N]` and `shift` `[B, 3]`."""
         moves = draws.normal("moves", 3, shape[2]).mul_(self.std).clamp_(-self.clip, self.clip)
-        return {"moves": moves, "shift": draws.uniform("shift", 3, low=-self.shift, high=self.shift)}
+        return {
+            "moves": moves,
+            "shift": draws.uniform("shift", 3, low=-self.shift, high=self.shift),
+        }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Add the moves and the shift."""
@@ -146,7 +156,14 @@ class PointCrop(Transform):
         centre: move the part's centroid to the origin.
     """
 
-    def __init__(self, *, low: float = 0.5, high: float = 1.0, points: int | None = None, centre: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        low: float = 0.5,
+        high: float = 1.0,
+        points: int | None = None,
+        centre: bool = False,
+    ) -> None:
         _check_part(low, high, points)
         self.low, self.high, self.points, self.centre = low, high, points, centre
 
@@ -162,7 +179,8 @@ class PointCrop(Transform):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """The nearest points to the anchor, in the drawn order."""
         anchor = x.gather(2, params["anchor"].view(-1, 1, 1).expand(-1, x.shape[1], 1))
-        # Shuffled first: which of the part's points are repeated must not depend on how far they are.
+        # Shuffled first: which of the part's points are repeated must not depend on how far they
+        # are.
         order = params["order"]
         distance = (x - anchor).square().sum(dim=1).gather(1, order)
         rank = distance.argsort(dim=1, stable=True).argsort(dim=1)
@@ -192,11 +210,17 @@ def _rotation(angle: Tensor, axis: int) -> Tensor:
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ValueError(f"got {name}={value}; allowed is {low:g} to {high:g}: give a number in between")
+        raise ValueError(
+            f"got {name}={value}; allowed is {low:g} to {high:g}: give a number in between"
+        )
 
 
 def _check_part(low: float, high: float, points: int | None) -> None:
     if not 0.0 < low <= high <= 1.0:
-        raise ValueError(f"got low={low}, high={high}; allowed is 0 < low <= high <= 1: 0.5 and 1 keep half at least")
+        raise ValueError(
+            f"got low={low}, high={high}; allowed is 0 < low <= high <= 1: 0.5 and 1 keep half at least"
+        )
     if points is not None and points < 1:
-        raise ValueError(f"got points={points}; allowed is 1 or more: leave it out to keep the number")
+        raise ValueError(
+            f"got points={points}; allowed is 1 or more: leave it out to keep the number"
+        )

@@ -1,8 +1,9 @@
 """Views of sensor series `[B, C, T]`: jitter, scale, time warp, crop and resize, channel drop, rotation of axes.
 
-The transforms of Um et al. 2017 ("Data augmentation of wearable sensor data", arXiv 1706.00527), each for a whole batch
-with parameters of its own for each sample. Differs from the published code in that a warped series is read at points
-between its steps by linear interpolation on the batch's device, and that the warp is a monotone path by construction.
+The transforms of Um et al. 2017 ("Data augmentation of wearable sensor data", arXiv 1706.00527),
+each for a whole batch with parameters of its own for each sample. Differs from the published code
+in that a warped series is read at points between its steps by linear interpolation on the batch's
+device, and that the warp is a monotone path by construction.
 
 Randomized quantization fits as it is: each sensor channel is a row, quantized over time.
 """
@@ -26,7 +27,9 @@ class SeriesJitter(Transform):
 
     def __init__(self, *, std: float = 0.1) -> None:
         if std < 0.0:
-            raise ValueError(f"got std={std}; allowed is 0 or more: 0.1 is a tenth of the channel's own")
+            raise ValueError(
+                f"got std={std}; allowed is 0 or more: 0.1 is a tenth of the channel's own"
+            )
         self.std = std
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
@@ -35,7 +38,9 @@ class SeriesJitter(Transform):
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Add the noise in the size of the channel's own spread; a constant channel stays."""
-        return x + params["noise"].to(x.dtype) * (self.std * x.std(dim=2, keepdim=True, correction=0))
+        return x + params["noise"].to(x.dtype) * (
+            self.std * x.std(dim=2, keepdim=True, correction=0)
+        )
 
 
 class SeriesScale(Transform):
@@ -49,7 +54,9 @@ class SeriesScale(Transform):
 
     def __init__(self, *, std: float = 0.2, shift: float = 0.0, shared: bool = False) -> None:
         if std < 0.0 or shift < 0.0:
-            raise ValueError(f"got std={std}, shift={shift}; allowed is 0 or more: 0.2 changes sizes by about a fifth")
+            raise ValueError(
+                f"got std={std}, shift={shift}; allowed is 0 or more: 0.2 changes sizes by about a fifth"
+            )
         self.std, self.shift, self.shared = std, shift, shared
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
@@ -74,7 +81,9 @@ class TimeWarp(Transform):
 
     def __init__(self, *, knots: int = 4, std: float = 0.2) -> None:
         if knots < 2 or std < 0.0:
-            raise ValueError(f"got knots={knots}, std={std}; allowed are 2 or more, and 0 or more: 4 and 0.2 are usual")
+            raise ValueError(
+                f"got knots={knots}, std={std}; allowed are 2 or more, and 0 or more: 4 and 0.2 are usual"
+            )
         self.knots, self.std = knots, std
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
@@ -84,7 +93,8 @@ class TimeWarp(Transform):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Read each series along its path."""
         speeds, steps = params["speeds"], x.shape[2]
-        # Where each knot is read, from 0 at the first to 1 at the last; rising, since speeds are positive.
+        # Where each knot is read, from 0 at the first to 1 at the last; rising, since speeds are
+        # positive.
         ends = torch.nn.functional.pad(speeds.cumsum(dim=1), (1, 0))
         ends = ends / ends[:, -1:]
         place = torch.linspace(0.0, self.knots, steps, device=x.device)
@@ -112,7 +122,10 @@ class SeriesCrop(Transform):
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """`part` `[B]`, and `start` `[B]`, of what is left over."""
-        return {"part": draws.uniform("part", low=self.low, high=self.high), "start": draws.uniform("start")}
+        return {
+            "part": draws.uniform("part", low=self.low, high=self.high),
+            "start": draws.uniform("start"),
+        }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Read each series between its start and its end."""
@@ -135,7 +148,9 @@ class ChannelDrop(Transform):
 
     def __init__(self, *, p: float = 0.2) -> None:
         if not 0.0 <= p < 1.0:
-            raise ValueError(f"got p={p}; allowed is 0 to less than 1: 0.2 drops a fifth of the channels")
+            raise ValueError(
+                f"got p={p}; allowed is 0 to less than 1: 0.2 drops a fifth of the channels"
+            )
         self.p = p
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
@@ -185,7 +200,11 @@ class AxisRotation(Transform):
         zero = torch.zeros_like(axis[:, 0])
         a, b, c = axis.unbind(dim=1)
         cross = torch.stack([zero, -c, b, c, zero, -a, -b, a, zero], dim=1).view(-1, 3, 3)
-        turn = torch.eye(3, device=x.device) + angle.sin() * cross + (1.0 - angle.cos()) * (cross @ cross)
+        turn = (
+            torch.eye(3, device=x.device)
+            + angle.sin() * cross
+            + (1.0 - angle.cos()) * (cross @ cross)
+        )
         vectors = x.view(len(x), self.groups, 3, -1)
         return (turn.unsqueeze(1) @ vectors).view_as(x)
 

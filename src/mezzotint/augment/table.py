@@ -1,10 +1,10 @@
 """Views of tables `[B, F]`: quantization by feature, noise, features left out.
 
-A row of a table has one number a feature, and quantizing one number within its own range changes nothing. So the range
-is that of the data: features come standardised, and the bins divide −range … range standard deviations. Each row has
-edges and values of its own for every feature, as in randomized quantization of channels (Wu et al. 2023); no row's view
-depends on the rows it is batched with.
-"""
+A row of a table has one number a feature, and quantizing one number within its own range changes
+nothing. So the range is that of the data: features come standardised, and the bins divide −range …
+range standard deviations. Each row has edges and values of its own for every feature, as in
+randomized quantization of channels (Wu et al. 2023); no row's view depends on the rows it is
+batched with."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,8 @@ class FeatureQuantization(Transform):
 
     Args:
         bins: of each feature of each row, with random edges.
-        range: standard deviations on either side that the bins divide; values beyond belong to the outermost bins.
+        range: standard deviations on either side that the bins divide; values beyond belong to the
+            outermost bins.
         p: share of the rows that are quantized.
     """
 
@@ -62,7 +63,9 @@ class FeatureNoise(Transform):
 
     def __init__(self, *, std: float = 0.2) -> None:
         if std < 0.0:
-            raise ValueError(f"got std={std}; allowed is 0 or more: 0.2 is a fifth of a feature's spread")
+            raise ValueError(
+                f"got std={std}; allowed is 0 or more: 0.2 is a fifth of a feature's spread"
+            )
         self.std = std
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:

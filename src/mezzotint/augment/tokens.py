@@ -1,12 +1,12 @@
 """Views of tokens `[B, L]`: masking, dropping, swapping of neighbours, crops.
 
-The deletions and swaps of Wei and Zou 2019 (EDA, arXiv 1901.11196), the masks of BERT (Devlin et al. 2019, arXiv
-1810.04805), for a whole batch with parameters of its own for each sample. All of them know padding (`PADDING`, at the
-end of a sample): it is never masked, dropped into the text or swapped with it, and a crop is one of the text.
+The deletions and swaps of Wei and Zou 2019 (EDA, arXiv 1901.11196), the masks of BERT (Devlin et
+al. 2019, arXiv 1810.04805), for a whole batch with parameters of its own for each sample. All of
+them know padding (`PADDING`, at the end of a sample): it is never masked, dropped into the text or
+swapped with it, and a crop is one of the text.
 
-Tokens have no order of size, so there is nothing to quantize in them; randomized quantization is for what they are
-embedded as (`methods/masked.py`).
-"""
+Tokens have no order of size, so there is nothing to quantize in them; randomized quantization is
+for what they are embedded as (`methods/masked.py`)."""
 
 from collections.abc import Sequence
 
@@ -93,7 +93,8 @@ class TokenCrop(Transform):
     Args:
         low: smallest part of the text that is kept.
         high: largest.
-        length: tokens of the view, which are also the most that are kept; by default those of the sample.
+        length: tokens of the view, which are also the most that are kept; by default those of the
+            sample.
     """
 
     def __init__(self, *, low: float = 0.5, high: float = 1.0, length: int | None = None) -> None:
@@ -106,7 +107,10 @@ class TokenCrop(Transform):
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """`part` `[B]`, and `start` `[B]`, of what is left over."""
-        return {"part": draws.uniform("part", low=self.low, high=self.high), "start": draws.uniform("start")}
+        return {
+            "part": draws.uniform("part", low=self.low, high=self.high),
+            "start": draws.uniform("start"),
+        }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Cut, and move to the beginning."""

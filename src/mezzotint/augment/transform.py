@@ -1,9 +1,8 @@
 """The contract of an augmentation: draw the parameters, then apply them.
 
-The two halves are apart so that the same parameters can be shown (the gallery), predicted (which invariances were
-learnt), shared between views, or applied again. Both work on a whole batch, on its device, with one row of parameters
-a sample; no transform keeps a generator.
-"""
+The two halves are apart so that the same parameters can be shown (the gallery), predicted (which
+invariances were learnt), shared between views, or applied again. Both work on a whole batch, on its
+device, with one row of parameters a sample; no transform keeps a generator."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -64,7 +63,9 @@ class Compose(Transform):
         """Apply each in order."""
         for name, transform in zip(self.names(), self.transforms, strict=True):
             prefix = f"{name}."
-            own = {key.removeprefix(prefix): v for key, v in params.items() if key.startswith(prefix)}
+            own = {
+                key.removeprefix(prefix): v for key, v in params.items() if key.startswith(prefix)
+            }
             with part(str(transform.config["kind"])):
                 x = transform.apply(x, own)
         return x
@@ -83,8 +84,8 @@ def where_rows(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Ten
         return x
     if len(rows) == len(x):
         return change(x, rows)
-    # Rows are moved by `index_select`, which copies them whole; indexing and `index_copy` go element by element, five
-    # times slower on a CPU.
+    # Rows are moved by `index_select`, which copies them whole; indexing and `index_copy` go
+    # element by element, five times slower on a CPU.
     order = torch.cat([rows, chosen.logical_not().nonzero().squeeze(1)])
     y = x.index_select(0, order)
     y[: len(rows)] = change(y[: len(rows)], rows)

@@ -1,7 +1,7 @@
 """Views of video `[B, C, T, H, W]`: clips in time, image transforms alike in all frames, erased tubes.
 
-A transform of images that drew anew for each frame would flicker; `PerFrame` draws once for a sample and applies it to
-all of its frames, so that any image transform or policy is one of video.
+A transform of images that drew anew for each frame would flicker; `PerFrame` draws once for a
+sample and applies it to all of its frames, so that any image transform or policy is one of video.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from mezzotint.seeding import Draws
 class RandomClip(Transform):
     """Cut a clip out of a longer stretch of video: `frames` frames, each `stride`-th, from a random one on.
 
-    Where the video has fewer, its last frame is repeated (VideoMAE, Tong et al. 2022, arXiv 2203.12602).
+    Where the video has fewer, its last frame is repeated (VideoMAE, Tong et al. 2022, arXiv
+    2203.12602).
 
     Args:
         frames: of the clip.
@@ -26,12 +27,16 @@ class RandomClip(Transform):
 
     def __init__(self, *, frames: int = 16, stride: int = 1) -> None:
         if frames < 1 or stride < 1:
-            raise ValueError(f"got frames={frames}, stride={stride}; allowed is 1 or more: 16 and 4 on Kinetics")
+            raise ValueError(
+                f"got frames={frames}, stride={stride}; allowed is 1 or more: 16 and 4 on Kinetics"
+            )
         self.frames, self.stride = frames, stride
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """`first` frame, int64 `[B]`."""
-        return {"first": draws.integers("first", high=max(0, shape[2] - self.frames * self.stride) + 1)}
+        return {
+            "first": draws.integers("first", high=max(0, shape[2] - self.frames * self.stride) + 1)
+        }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Cut."""
@@ -118,7 +123,11 @@ class RandomErasing(Transform):
             ],
             dim=1,
         )
-        return {"chosen": draws.chance("chosen", self.p), "box": box, "noise": draws.normal("noise", *shape[1:])}
+        return {
+            "chosen": draws.chance("chosen", self.p),
+            "box": box,
+            "noise": draws.normal("noise", *shape[1:]),
+        }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Fill the boxes with noise of the sample's own mean and deviation by channel."""
@@ -129,8 +138,12 @@ class RandomErasing(Transform):
         first_row, first_column = (top * (height - h + 1)).floor(), (left * (width - w + 1)).floor()
         rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
         inside_rows = (rows >= first_row.unsqueeze(1)) & (rows < (first_row + h).unsqueeze(1))
-        inside_columns = (columns >= first_column.unsqueeze(1)) & (columns < (first_column + w).unsqueeze(1))
-        inside = inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1) & params["chosen"].view(-1, 1, 1)
+        inside_columns = (columns >= first_column.unsqueeze(1)) & (
+            columns < (first_column + w).unsqueeze(1)
+        )
+        inside = (
+            inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1) & params["chosen"].view(-1, 1, 1)
+        )
         inside = inside.view(len(x), *(1 for _ in x.shape[1:-2]), height, width)
         dims = tuple(range(2, x.ndim))
         mean, std = x.mean(dim=dims, keepdim=True), x.std(dim=dims, keepdim=True, correction=0)

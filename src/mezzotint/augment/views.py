@@ -2,9 +2,9 @@
 
 Views of anything: the same sample through a chain of transforms, twice or more.
 
-For modalities whose samples all have one shape in memory: log-mel spectrograms, point clouds, sensor series, tables.
-What a chain consists of says everything about the modality; randomized quantization fits any.
-"""
+For modalities whose samples all have one shape in memory: log-mel spectrograms, point clouds,
+sensor series, tables. What a chain consists of says everything about the modality; randomized
+quantization fits any."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -33,9 +33,9 @@ def view_draws(ids: Tensor, seed: int, epoch: int, place: int | str) -> Draws:
 class ViewGenerator(Component, ABC, abstract=True):
     """Makes the views of a batch, on the device of the encoder.
 
-    Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then moved: so a sample's
-    views do not depend on the device, the batch, the worker or the process it happens to be in.
-    """
+    Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then
+    moved: so a sample's views do not depend on the device, the batch, the worker or the process it
+    happens to be in."""
 
     @property
     @abstractmethod
@@ -106,7 +106,8 @@ class ViewGenerator(Component, ABC, abstract=True):
             progress: share of training that is done.
 
         Returns:
-            No pairs where every global target is compared with every other view; `None` for equal weights.
+            No pairs where every global target is compared with every other view; `None` for equal
+            weights.
         """
         return (), None
 
@@ -147,13 +148,17 @@ class Transformed(ViewGenerator):
         count: of views; a single one suits supervised training.
     """
 
-    def __init__(self, *, transforms: list[Transform], second: list[Transform] | None = None, count: int = 2) -> None:
+    def __init__(
+        self, *, transforms: list[Transform], second: list[Transform] | None = None, count: int = 2
+    ) -> None:
         if count < 1 or (second is not None and count != 2):
             raise ValueError(
                 f"got count={count}{' with a second chain' if second else ''}; allowed is one view or more, and two "
                 "where the second has a chain of its own"
             )
-        self.chains = [list(transforms)] * count if second is None else [list(transforms), list(second)]
+        self.chains = (
+            [list(transforms)] * count if second is None else [list(transforms), list(second)]
+        )
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -164,10 +169,13 @@ class Transformed(ViewGenerator):
         """Parameters by place and kind of the transform, for samples of the shape that the encoder takes."""
         shape = (len(ids), *input.shape)
         return [
-            self._draw(chain, shape, view_draws(ids, seed, epoch, place)) for place, chain in enumerate(self.chains)
+            self._draw(chain, shape, view_draws(ids, seed, epoch, place))
+            for place, chain in enumerate(self.chains)
         ]
 
-    def _draw(self, chain: Sequence[Transform], shape: tuple[int, ...], draws: Draws) -> dict[str, Params]:
+    def _draw(
+        self, chain: Sequence[Transform], shape: tuple[int, ...], draws: Draws
+    ) -> dict[str, Params]:
         drawn = {}
         for name, transform in _named(chain):
             drawn[name] = transform.draw(shape, draws.fold(name))
@@ -191,7 +199,9 @@ class Transformed(ViewGenerator):
             ValueError: when the batch was cropped by the loader.
         """
         if batch.cropped or len(batch.x) != 1:
-            raise ValueError("got crops; allowed is a single tensor of whole samples: choose views of images")
+            raise ValueError(
+                "got crops; allowed is a single tensor of whole samples: choose views of images"
+            )
         stored = batch.x[0] if device is None else batch.x[0].to(device, non_blocking=True)
         x = input.as_float(stored)
         views = []
@@ -201,10 +211,14 @@ class Transformed(ViewGenerator):
             view = x
             for name, transform in _named(chain):
                 with part(str(transform.config["kind"])):
-                    view = transform.apply(view, {key: value.to(x.device) for key, value in drawn[name].items()})
+                    view = transform.apply(
+                        view, {key: value.to(x.device) for key, value in drawn[name].items()}
+                    )
             views.append(input.normalize(view) if normalized else view)
         return tuple(views)
 
 
 def _named(chain: Sequence[Transform]) -> list[tuple[str, Transform]]:
-    return [(f"{place}.{transform.config['kind']}", transform) for place, transform in enumerate(chain)]
+    return [
+        (f"{place}.{transform.config['kind']}", transform) for place, transform in enumerate(chain)
+    ]

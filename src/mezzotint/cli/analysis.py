@@ -27,10 +27,15 @@ if TYPE_CHECKING:
 @app.command()
 def layers(
     run: RunPath,
-    bits: Annotated[str, typer.Option(help="Weights/activations of the one layer that is quantized.")] = "4/4",
-    policy: Annotated[str | None, typer.Option(help="Which layers: ssql, all, first_last_8. Default: its own.")] = None,
+    bits: Annotated[
+        str, typer.Option(help="Weights/activations of the one layer that is quantized.")
+    ] = "4/4",
+    policy: Annotated[
+        str | None, typer.Option(help="Which layers: ssql, all, first_last_8. Default: its own.")
+    ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Training samples for ranges and figures; 256 by default.", min=1)
+        int | None,
+        typer.Option(help="Training samples for ranges and figures; 256 by default.", min=1),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -46,11 +51,21 @@ def layers(
         return
     print_table(
         ("layer", f"at {found.bits}", "squared error", "cosine"),
-        [(row.name, row.what, f"{row.error:.5f}", f"{row.cosine:.5f}") for row in found.sensitivity],
+        [
+            (row.name, row.what, f"{row.error:.5f}", f"{row.cosine:.5f}")
+            for row in found.sensitivity
+        ],
     )
     typer.echo("")
     print_table(
-        ("layer", "values", "kurtosis", "peak, in deviations", "beyond 6", "widest channel to median"),
+        (
+            "layer",
+            "values",
+            "kurtosis",
+            "peak, in deviations",
+            "beyond 6",
+            "widest channel to median",
+        ),
         [
             (
                 row.name,
@@ -70,7 +85,9 @@ def layers(
 def codes(
     run: RunPath,
     samples: Annotated[int, typer.Option(help="How many samples are looked at.", min=2)] = 256,
-    frequent: Annotated[int, typer.Option(help="How many codes of each level are shown.", min=1)] = 12,
+    frequent: Annotated[
+        int, typer.Option(help="How many codes of each level are shown.", min=1)
+    ] = 12,
     debug: Debug = False,
 ) -> None:
     """Write RUN/codes.html and RUN/codes.json: which codes are used, what they look like, what each level adds."""
@@ -85,11 +102,16 @@ def invariances(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]…", help="Of the views, such as views.policy.kind=mocov2; default: its own."
+            metavar="[KEY=VALUE]…",
+            help="Of the views, such as views.policy.kind=mocov2; default: its own.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="How many samples, of which half are held out.")] = 2000,
-    seeds: Annotated[int, typer.Option(help="Repeats, each with an untrained encoder of its own.", min=1)] = 3,
+    samples: Annotated[
+        int, typer.Option(help="How many samples, of which half are held out.")
+    ] = 2000,
+    seeds: Annotated[
+        int, typer.Option(help="Repeats, each with an untrained encoder of its own.", min=1)
+    ] = 3,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -107,7 +129,10 @@ def invariances(
         (
             str(line["parameter"]),
             str(line["measure"]),
-            *("–" if line[key] is None else f"{line[key]:.3f}" for key in ("encoder", "untrained", "raw")),
+            *(
+                "–" if line[key] is None else f"{line[key]:.3f}"
+                for key in ("encoder", "untrained", "raw")
+            ),
         )
         for line in table
     ]
@@ -126,7 +151,13 @@ def _table(rows: "list[Row]", beside: "Baselines") -> list[dict[str, str | float
     for metric in dict.fromkeys(row.metric for row in rows):
         name, _, measure = metric.removeprefix("views/").rpartition(".")
         figures = {"encoder": rows, "untrained": beside.untrained, "raw": beside.raw}
-        lines.append({"parameter": name, "measure": measure, **{k: mean(v, metric) for k, v in figures.items()}})
+        lines.append(
+            {
+                "parameter": name,
+                "measure": measure,
+                **{k: mean(v, metric) for k, v in figures.items()},
+            }
+        )
     return lines
 
 
@@ -135,21 +166,31 @@ def search_policy(
     run: RunPath,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]…", help="Of its data, such as data.root=photos/; default: its own."),
+        typer.Argument(
+            metavar="[KEY=VALUE]…", help="Of its data, such as data.root=photos/; default: its own."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The policy file, .yaml, for fast_auto_augment.")] = Path("policy.yaml"),
-    task: Annotated[str | None, typer.Option(help="Whose labels are used. Default: the data's first.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="The policy file, .yaml, for fast_auto_augment.")
+    ] = Path("policy.yaml"),
+    task: Annotated[
+        str | None, typer.Option(help="Whose labels are used. Default: the data's first.")
+    ] = None,
     trials: Annotated[int, typer.Option(help="Sub-policies that are tried.")] = 200,
     keep: Annotated[int, typer.Option(help="How many of the best are kept.")] = 25,
     num_ops: Annotated[int, typer.Option(help="Operations in a sub-policy.")] = 2,
-    samples: Annotated[int, typer.Option(help="Images to learn from, and as many to score on, at most.")] = 1024,
+    samples: Annotated[
+        int, typer.Option(help="Images to learn from, and as many to score on, at most.")
+    ] = 1024,
     seed: Annotated[int, typer.Option(help="Of the split, the candidates and their draws.")] = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Search an augmentation policy with a run's encoder, and write the file that `fast_auto_augment` reads."""
     if out.suffix not in (".yaml", ".yml") or not out.parent.is_dir():
-        raise RecipeError(f"got --out {out}; allowed is a .yaml file in a directory that exists: change the name")
+        raise RecipeError(
+            f"got --out {out}; allowed is a .yaml file in a directory that exists: change the name"
+        )
     from mezzotint.augment.image.auto_augment import write_sub_policies
     from mezzotint.encoders.saving import load_encoder
     from mezzotint.evaluation.policy_search import search_policy
@@ -158,7 +199,14 @@ def search_policy(
     encoder = load_encoder(run)
     data = Recipe.load(run, overrides or ()).data
     found, losses = search_policy(
-        encoder, data, task=task, trials=trials, keep=keep, num_ops=num_ops, samples=samples, seed=seed
+        encoder,
+        data,
+        task=task,
+        trials=trials,
+        keep=keep,
+        num_ops=num_ops,
+        samples=samples,
+        seed=seed,
     )
     write_sub_policies(found, out)
     if as_json:
@@ -170,8 +218,13 @@ def search_policy(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Evaluated runs; the first is the reference.")],
-    out: Annotated[Path, typer.Option(help="Directory for table.md, table.json and index.html.")] = Path("comparison"),
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN…", help="Evaluated runs; the first is the reference."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Directory for table.md, table.json and index.html.")
+    ] = Path("comparison"),
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -186,13 +239,22 @@ def compare(
 
 @app.command()
 def study(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A study file, or the name of a shipped one.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A study file, or the name of a shipped one.")
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Of every run, such as run.epochs=5.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]…", help="Of every run, such as run.epochs=5."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the study. Default: studies/NAME.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Seeds 0 to N − 1 instead of the file's.", min=1)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs; train nothing.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the study. Default: studies/NAME.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Seeds 0 to N − 1 instead of the file's.", min=1)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs; train nothing.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -205,7 +267,9 @@ def study(
     if dry_run:
         for name, own in plan.arms.items():
             typer.echo(f"{name:32}  {' '.join(own)}")
-        typer.echo(f"{len(plan.arms) * len(plan.seeds)} runs: {len(plan.arms)} arms, seeds {plan.seeds}, in {folder}")
+        typer.echo(
+            f"{len(plan.arms) * len(plan.seeds)} runs: {len(plan.arms)} arms, seeds {plan.seeds}, in {folder}"
+        )
         return
     silent = quiet or as_json
     table = run_study(plan, folder, say=(lambda _: None) if silent else typer.echo)

@@ -26,14 +26,19 @@ app = typer.Typer(
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[RECIPE] [KEY=VALUE]…", help="A recipe's name or file, and dotted overrides. Default: the demo."
+        metavar="[RECIPE] [KEY=VALUE]…",
+        help="A recipe's name or file, and dotted overrides. Default: the demo.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, for scripts.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object a line on stdout, for scripts.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Clips = Annotated[int, typer.Option(help="Of each video, over whose features is averaged.")]
-Crops = Annotated[int, typer.Option(help="Of each frame or image, over whose features is averaged.")]
+Crops = Annotated[
+    int, typer.Option(help="Of each frame or image, over whose features is averaged.")
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 
 
@@ -56,12 +61,16 @@ def recipe_of(arguments: list[str] | None) -> tuple[str, list[str]]:
     name = given.pop(0) if given and "=" not in given[0] else DEMO
     wrong = next((word for word in given if "=" not in word), None)
     if wrong is not None:
-        raise RecipeError(f"got {wrong!r} after the recipe; allowed are overrides such as run.epochs=20")
+        raise RecipeError(
+            f"got {wrong!r} after the recipe; allowed are overrides such as run.epochs=20"
+        )
     return name, given
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit
@@ -69,8 +78,9 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 
 def main() -> None:
     """Run the command line. Errors are one line; 2 is bad input, 1 a failure, 130 and 143 a stop that saved."""
-    # OpenMP's threads spin while they wait: ruinous beside another program, and slow alone if they never do. A short
-    # spin is good in both cases (docs/log.md has the figures). It is read when torch is loaded, which is later.
+    # OpenMP's threads spin while they wait: ruinous beside another program, and slow alone if they
+    # never do. A short spin is good in both cases (docs/log.md has the figures). It is read when
+    # torch is loaded, which is later.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(_guarded(lambda: app(standalone_mode=False)))
@@ -101,11 +111,18 @@ def _guarded(action: Callable[[], Any]) -> int:
             return _fail("stopped, and saved: go on with --resume and the same --out", 128 + number)
         text = " ".join(str(error).split()) or type(error).__name__
         code = getattr(error, "exit_code", None)
-        if isinstance(code, int):  # a refusal, told apart in the same way: the message says all there is
+        if isinstance(
+            code, int
+        ):  # a refusal, told apart in the same way: the message says all there is
             return _fail(text, code)
         if isinstance(error, ValueError):
             return _fail(text, 2)
-        return _fail(text if isinstance(error, OSError) else f"{type(error).__name__}: {text} (--debug shows where)", 1)
+        return _fail(
+            text
+            if isinstance(error, OSError)
+            else f"{type(error).__name__}: {text} (--debug shows where)",
+            1,
+        )
 
 
 def _fail(message: str, code: int) -> int:

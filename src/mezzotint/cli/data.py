@@ -25,7 +25,8 @@ def gallery(
     ] = None,
     out: Annotated[Path, typer.Option(help="Page to write.")] = Path("gallery.html"),
     samples: Annotated[
-        int | None, typer.Option(help="How many samples to show: 12, or 8 in the lab.", min=1, max=200)
+        int | None,
+        typer.Option(help="How many samples to show: 12, or 8 in the lab.", min=1, max=200),
     ] = None,
     policy: Annotated[
         list[str] | None,
@@ -33,7 +34,9 @@ def gallery(
             help="Draw the augmentation lab with this policy: rand_augment, or {kind: …, …}; may be repeated."
         ),
     ] = None,
-    size: Annotated[int, typer.Option(help="Side at which images of a folder are read.", min=8)] = 96,
+    size: Annotated[
+        int, typer.Option(help="Side at which images of a folder are read.", min=8)
+    ] = 96,
     debug: Debug = False,
 ) -> None:
     """Draw the views that a recipe makes, with the parameters of each; or policies side by side on your images."""
@@ -48,11 +51,15 @@ def gallery(
         )
     if unknown and _is_data(given[0]):
         if len(given) > 1:
-            raise RecipeError(f"got {given[1]!r} after data; allowed with data are options alone, such as --policy")
+            raise RecipeError(
+                f"got {given[1]!r} after data; allowed with data are options alone, such as --policy"
+            )
         from mezzotint.data.open import open_images
         from mezzotint.report.lab import STRATEGIES, write_lab
 
-        page = write_lab(open_images(given[0], size), out, policies=policy or STRATEGIES, samples=samples or 8)
+        page = write_lab(
+            open_images(given[0], size), out, policies=policy or STRATEGIES, samples=samples or 8
+        )
         typer.echo(page)
         return
     name, overrides = recipe_of(arguments)
@@ -62,7 +69,9 @@ def gallery(
     if policy:
         from mezzotint.report.lab import write_lab
 
-        typer.echo(write_lab(data, out, policies=policy, samples=samples or 8, seed=seed, input=input))
+        typer.echo(
+            write_lab(data, out, policies=policy, samples=samples or 8, seed=seed, input=input)
+        )
         return
     from mezzotint.report.gallery import write_gallery
 
@@ -94,7 +103,10 @@ def doctor(
 @app.command()
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME | SECTION.KIND]", help="A recipe to print, or a part to explain.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME | SECTION.KIND]", help="A recipe to print, or a part to explain."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -105,7 +117,9 @@ def recipes(
     known = shipped() | {f"transfer/{title}": path for title, path in shipped_transfers().items()}
     if name is None:
         for title, path in known.items():
-            typer.echo(f"{title:36}  {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+            typer.echo(
+                f"{title:36}  {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}"
+            )
     elif name in known:
         typer.echo(known[name].read_text(encoding="utf-8"))
     elif name.partition(".")[0] in FAMILIES:
@@ -127,7 +141,9 @@ def _explain(section: str, kind: str) -> str:
         return "\n".join(f"{section}.{name}: {entry.summary}" for name, entry in members.items())
     kind = kind or next(iter(members))
     if kind not in members:
-        raise RecipeError(f"{section}: got {kind!r}; allowed: {', '.join(members)}{nearest(kind, members)}")
+        raise RecipeError(
+            f"{section}: got {kind!r}; allowed: {', '.join(members)}{nearest(kind, members)}"
+        )
     lines = [members[kind].summary]
     for key in members[kind].keys.values():
         default = "needed" if key.required else f"default {json.dumps(key.default)}"
@@ -140,17 +156,25 @@ _DATASETS = ("audioset", "esc50", "kinetics")
 
 @app.command()
 def prepare(
-    dataset: Annotated[str, typer.Argument(metavar="audioset|esc50|kinetics", help="Which data set.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="audioset|esc50|kinetics", help="Which data set.")
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The download; it is only read.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: DIR-prepared.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a core.", min=0)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to. Default: DIR-prepared.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes. Default: one a core.", min=0)
+    ] = None,
     format: Annotated[str, typer.Option(help="Of recordings: flac or wav.")] = "flac",
     side: Annotated[int, typer.Option(help="Of videos, the shorter one, in pixels.")] = 288,
     debug: Debug = False,
 ) -> None:
     """Build lists and resampled copies of a local download; goes on where it was stopped."""
     if dataset not in _DATASETS:
-        raise RecipeError(f"got {dataset!r}; allowed: {', '.join(_DATASETS)}{nearest(dataset, _DATASETS)}")
+        raise RecipeError(
+            f"got {dataset!r}; allowed: {', '.join(_DATASETS)}{nearest(dataset, _DATASETS)}"
+        )
     from mezzotint.data.prepare.prepare import prepare as make
 
     target = out or folder.with_name(f"{folder.resolve().name}-prepared")

@@ -16,9 +16,16 @@ from mezzotint.recipe.schema import RecipeError
 
 @app.command()
 def embed(
-    encoder: Annotated[Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Image folder, .npz, .npy, or embedded data's name.")],
-    out: Annotated[Path, typer.Option(help="File to write: .npz or .parquet.")] = Path("features.npz"),
+    encoder: Annotated[
+        Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="Image folder, .npz, .npy, or embedded data's name."),
+    ],
+    out: Annotated[Path, typer.Option(help="File to write: .npz or .parquet.")] = Path(
+        "features.npz"
+    ),
     debug: Debug = False,
 ) -> None:
     """Write the features of every sample."""
@@ -36,27 +43,43 @@ def embed(
 @app.command()
 def export(
     run: RunPath,
-    format: Annotated[str, typer.Option(help="onnx, packed, timm, torchvision or torch_export.")] = "onnx",
+    format: Annotated[
+        str, typer.Option(help="onnx, packed, timm, torchvision or torch_export.")
+    ] = "onnx",
     bits: Annotated[
-        int | None, typer.Option(help="Of the weights. onnx: 8, 32. packed: 2 to 8, default 4. Others: 32.")
+        int | None,
+        typer.Option(help="Of the weights. onnx: 8, 32. packed: 2 to 8, default 4. Others: 32."),
     ] = None,
-    activation_bits: Annotated[int, typer.Option(help="Of packed: simulated width of the activations.")] = 32,
+    activation_bits: Annotated[
+        int, typer.Option(help="Of packed: simulated width of the activations.")
+    ] = 32,
     group: Annotated[
         int | None, typer.Option(help="Of packed: weights that share a scale. Default: a channel.")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="Of packed: which layers. Default: the encoder's own, or ssql.")
+        str | None,
+        typer.Option(help="Of packed: which layers. Default: the encoder's own, or ssql."),
     ] = None,
-    observer: Annotated[str, typer.Option(help="What chooses the ranges of activations.")] = "min_max",
+    observer: Annotated[
+        str, typer.Option(help="What chooses the ranges of activations.")
+    ] = "min_max",
     reduce_range: Annotated[
         bool | None,
-        typer.Option("--reduce-range/--no-reduce-range", help="Weights of 7 bits. Default: where this CPU lacks VNNI."),
+        typer.Option(
+            "--reduce-range/--no-reduce-range",
+            help="Weights of 7 bits. Default: where this CPU lacks VNNI.",
+        ),
     ] = None,
-    calibration: Annotated[int | None, typer.Option(help="Samples that choose the ranges; 512 by default.")] = None,
+    calibration: Annotated[
+        int | None, typer.Option(help="Samples that choose the ranges; 512 by default.")
+    ] = None,
     runtime: Annotated[str, typer.Option(help="onnxruntime, or openvino.")] = "onnxruntime",
-    data: Annotated[str | None, typer.Option(help="To calibrate and compare on. Default: the run's data.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="To calibrate and compare on. Default: the run's data.")
+    ] = None,
     corrected: Annotated[
-        bool, typer.Option("--corrected", help="Of packed: put BatchNorm right for the rounded weights.")
+        bool,
+        typer.Option("--corrected", help="Of packed: put BatchNorm right for the rounded weights."),
     ] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -87,11 +110,14 @@ _STATISTICS = {
 
 @app.command(name="import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors file or a torch checkpoint.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .safetensors file or a torch checkpoint.")
+    ],
     keys: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]…", help="Of the encoder: kind=resnet18 stem=small. Default: told by the file."
+            metavar="[KEY=VALUE]…",
+            help="Of the encoder: kind=resnet18 stem=small. Default: told by the file.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory to write the encoder to.")] = Path("encoder"),
@@ -102,11 +128,18 @@ def import_(
             help="auto, plain, mocov3, randquant, airl, ssql, massrl, solo, lightly, vissl, byol_a, timm, torchvision.",
         ),
     ] = "auto",
-    branch: Annotated[str, typer.Option(help="online, target (its momentum copy), or auto.")] = "auto",
-    prefix: Annotated[str | None, typer.Option(help="Of the network's names, instead of searching for it.")] = None,
+    branch: Annotated[
+        str, typer.Option(help="online, target (its momentum copy), or auto.")
+    ] = "auto",
+    prefix: Annotated[
+        str | None, typer.Option(help="Of the network's names, instead of searching for it.")
+    ] = None,
     size: Annotated[int, typer.Option(help="Side of the images that the network takes.")] = 224,
     normalization: Annotated[
-        str, typer.Option(help="That it was trained with: imagenet, cifar10, half, or MEAN/STD of a spectrogram.")
+        str,
+        typer.Option(
+            help="That it was trained with: imagenet, cifar10, half, or MEAN/STD of a spectrogram."
+        ),
     ] = "imagenet",
     debug: Debug = False,
 ) -> None:
@@ -155,7 +188,9 @@ def _encoder_keys(keys: list[str] | tuple[str, ...]) -> dict[str, object]:
     for key in keys:
         name, equals, value = key.partition("=")
         if not equals:
-            raise RecipeError(f"got {key!r}; allowed are keys of the encoder, such as kind=resnet18")
+            raise RecipeError(
+                f"got {key!r}; allowed are keys of the encoder, such as kind=resnet18"
+            )
         config[name.removeprefix("encoder.")] = parse_yaml(value, name)
     return config
 
@@ -171,21 +206,33 @@ def _statistics(name: str, audio: bool) -> tuple[tuple[float, ...], tuple[float,
     except ValueError:
         pass
     allowed = (
-        "MEAN/STD of the log-mel spectrograms it was trained on, such as -7.1/4.2" if audio else ", ".join(_STATISTICS)
+        "MEAN/STD of the log-mel spectrograms it was trained on, such as -7.1/4.2"
+        if audio
+        else ", ".join(_STATISTICS)
     )
     raise RecipeError(f"got --normalization {name!r}; allowed: {allowed}")
 
 
 @app.command(name="norm-rescale")
 def norm_rescale(
-    encoder: Annotated[Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")],
-    anchor: Annotated[Path, typer.Option(help="An encoder with the norms that are wanted: a run or directory.")],
-    out: Annotated[Path, typer.Option(help="Directory to write the encoder to.")] = Path("encoder-rescaled"),
+    encoder: Annotated[
+        Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")
+    ],
+    anchor: Annotated[
+        Path, typer.Option(help="An encoder with the norms that are wanted: a run or directory.")
+    ],
+    out: Annotated[Path, typer.Option(help="Directory to write the encoder to.")] = Path(
+        "encoder-rescaled"
+    ),
     everything: Annotated[
-        bool, typer.Option("--all", help="Every tensor, as the authors' code does; this changes the function.")
+        bool,
+        typer.Option(
+            "--all", help="Every tensor, as the authors' code does; this changes the function."
+        ),
     ] = False,
     beside: Annotated[
-        list[Path] | None, typer.Option(help="Another encoder to draw into the picture; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Another encoder to draw into the picture; may be repeated."),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -196,12 +243,16 @@ def norm_rescale(
     from mezzotint.interop.norm_rescale import norm_rescale as rescale
 
     if out.exists():
-        raise RecipeError(f"got --out {out}, which exists; allowed is a new directory: choose another --out")
+        raise RecipeError(
+            f"got --out {out}, which exists; allowed is a new directory: choose another --out"
+        )
     loaded, wanted = load_encoder(encoder), load_encoder(anchor)
     shown = {path.resolve().name: load_encoder(path) for path in (encoder, *(beside or ()))}
     table = norms(shown, wanted)
     changes = rescale(loaded, wanted, everything=everything)
-    save_encoder(loaded, out, {"rescaled_from": encoder.name, "anchor": anchor.name, "all": everything})
+    save_encoder(
+        loaded, out, {"rescaled_from": encoder.name, "anchor": anchor.name, "all": everything}
+    )
     text = as_text(changes)
     write_text(out / "norms.txt", text + "\n")
     write_text(out / "norms.svg", as_svg(table))

@@ -15,7 +15,9 @@ from mezzotint.recipe.schema import RecipeError
 
 @app.command()
 def finetune(
-    encoder: Annotated[Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")],
+    encoder: Annotated[
+        Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")
+    ],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -23,19 +25,32 @@ def finetune(
             help="A recipe's name or file; or a folder, a file, the name of embedded data. Default: the run's data.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the runs. Default: runs/finetune-ENCODER.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the runs. Default: runs/finetune-ENCODER.")
+    ] = None,
     fraction: Annotated[
         float | None, typer.Option(help="Share of the labels, of each class alike: 0.01 is 1 %.")
     ] = None,
     per_class: Annotated[int | None, typer.Option(help="So many labels of each class.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="A text file of the ids to learn from, one a line.")] = None,
-    bits: Annotated[str | None, typer.Option(help="Train at weights/activations, such as 4/4.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A text file of the ids to learn from, one a line.")
+    ] = None,
+    bits: Annotated[
+        str | None, typer.Option(help="Train at weights/activations, such as 4/4.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="How many runs; 3 give an interval.")] = 1,
     warm_head: Annotated[
-        bool, typer.Option("--warm-head", help="Start the classifier from the linear probe on the frozen features.")
+        bool,
+        typer.Option(
+            "--warm-head", help="Start the classifier from the linear probe on the frozen features."
+        ),
     ] = False,
     baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Train from scratch and on the untrained network too.")
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines",
+            help="Train from scratch and on the untrained network too.",
+        ),
     ] = True,
     clips: Clips = 1,
     crops: Crops = 1,
@@ -49,8 +64,14 @@ def finetune(
     """
     given = list(arguments or ())
     what = given.pop(0) if given and "=" not in given[0] else None
-    chosen = {"fraction": fraction, "per_class": per_class, "files": None if labels is None else str(labels)}
-    given += [f"data.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]
+    chosen = {
+        "fraction": fraction,
+        "per_class": per_class,
+        "files": None if labels is None else str(labels),
+    }
+    given += [
+        f"data.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None
+    ]
     from mezzotint.evaluation.ptq import Setting
     from mezzotint.evaluation.results import read_evaluation, summary
     from mezzotint.report.page import write_report
@@ -61,22 +82,38 @@ def finetune(
         setting = Setting.parse(bits, "--bits")
         given.append(f"method.bits=[{setting.weight},{setting.activation}]")
     prepared = plan(
-        encoder, what, given, seeds=seeds, warm_head=warm_head, baselines=baselines, clips=clips, crops=crops
+        encoder,
+        what,
+        given,
+        seeds=seeds,
+        warm_head=warm_head,
+        baselines=baselines,
+        clips=clips,
+        crops=crops,
     )
     folder = out or Path("runs") / f"finetune-{encoder.resolve().name}"
     mode = "json" if as_json else "quiet" if quiet else "bar"
     tune(prepared, folder, progress=mode)
     page = write_report(folder)
     if mode == "json":
-        typer.echo(json.dumps({"rows": [vars(row) for row in read_evaluation(folder)], "report": str(page)}))
+        typer.echo(
+            json.dumps(
+                {"rows": [vars(row) for row in read_evaluation(folder)], "report": str(page)}
+            )
+        )
     elif mode == "bar":
-        print_table(("task", "probe", "top-1", "untrained, held still"), [line[:4] for line in summary(folder)])
+        print_table(
+            ("task", "probe", "top-1", "untrained, held still"),
+            [line[:4] for line in summary(folder)],
+        )
         typer.echo(f"report: {page}")
 
 
 @app.command()
 def transfer(
-    encoder: Annotated[Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")],
+    encoder: Annotated[
+        Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")
+    ],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -84,10 +121,15 @@ def transfer(
             help="A transfer recipe's name or file; or a folder in VOC or COCO format. Default: pasted_c4.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the runs. Default: runs/transfer-ENCODER.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the runs. Default: runs/transfer-ENCODER.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="How many runs; 3 give an interval.", min=1)] = 1,
     baseline: Annotated[
-        bool, typer.Option("--baseline/--no-baseline", help="Train the same from the untrained encoder too.")
+        bool,
+        typer.Option(
+            "--baseline/--no-baseline", help="Train the same from the untrained encoder too."
+        ),
     ] = True,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -115,9 +157,15 @@ def transfer(
 
 @app.command()
 def detectron2(
-    encoder: Annotated[Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.pkl", help="File to write; the settings go beside it.")],
-    branch: Annotated[str, typer.Option(help="online, or target: the momentum copy of a run.")] = "online",
+    encoder: Annotated[
+        Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT.pkl", help="File to write; the settings go beside it.")
+    ],
+    branch: Annotated[
+        str, typer.Option(help="online, or target: the momentum copy of a run.")
+    ] = "online",
     debug: Debug = False,
 ) -> None:
     """Write a residual network as a pickle for detectron2's MODEL.WEIGHTS, with the settings it needs beside it."""
@@ -127,4 +175,6 @@ def detectron2(
 
     files = write_detectron2(chosen_branch(encoder, branch), out)  # type: ignore[arg-type]
     count = len(read_detectron2(files[0]))
-    typer.echo(f"{files[0]}: {count} arrays, read back\n{files[1]}: put these settings into your configuration")
+    typer.echo(
+        f"{files[0]}: {count} arrays, read back\n{files[1]}: put these settings into your configuration"
+    )

@@ -7,23 +7,45 @@ from typing import Annotated, Any
 
 import typer
 
-from mezzotint.cli.app import Arguments, Clips, Crops, Debug, Json, Quiet, RunPath, app, print_table, recipe_of
+from mezzotint.cli.app import (
+    Arguments,
+    Clips,
+    Crops,
+    Debug,
+    Json,
+    Quiet,
+    RunPath,
+    app,
+    print_table,
+    recipe_of,
+)
 from mezzotint.recipe.schema import RecipeError
 
 
 @app.command()
 def pretrain(
     arguments: Arguments = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the run. Default: runs/RECIPE-DATE.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run in --out.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run. Default: runs/RECIPE-DATE.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest good checkpoint in --out.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove an earlier run in --out.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show recipe, steps, memory and time; write nothing.")
     ] = False,
-    train_only: Annotated[bool, typer.Option("--train-only", help="Leave out evaluation and report.")] = False,
+    train_only: Annotated[
+        bool, typer.Option("--train-only", help="Leave out evaluation and report.")
+    ] = False,
     slurm: Annotated[
         bool,
-        typer.Option("--slurm", help="Queue it: --slurm partition=gpu nodes=8 gpus_per_node=8 timeout_min=4320."),
+        typer.Option(
+            "--slurm",
+            help="Queue it: --slurm partition=gpu nodes=8 gpus_per_node=8 timeout_min=4320.",
+        ),
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -39,7 +61,9 @@ def pretrain(
 
         arguments, asked = split_arguments(arguments or ())
     if resume and out is None:
-        raise RecipeError("got --resume without --out; allowed is the directory of a run: --out runs/NAME --resume")
+        raise RecipeError(
+            "got --resume without --out; allowed is the directory of a run: --out runs/NAME --resume"
+        )
     name, overrides = (str(out), list(arguments or ())) if resume else recipe_of(arguments)
     config = read_recipe(name, overrides)  # before anything heavy is imported
     if resume:
@@ -61,7 +85,9 @@ def pretrain(
         return
     if slurm:
         options = {"train_only": train_only, "quiet": quiet, "as_json": as_json}
-        _queue(arguments or (), folder, {"resume": resume, "overwrite": overwrite, **options}, asked)
+        _queue(
+            arguments or (), folder, {"resume": resume, "overwrite": overwrite, **options}, asked
+        )
         return
     mode = "json" if as_json else "quiet" if quiet else "bar"
     if len(plan.phases) > 1:
@@ -80,14 +106,18 @@ def _without_slurm(arguments: list[str], asked: dict[str, Any]) -> list[str]:
     return torchrun_lines(arguments, asked) if arguments else []
 
 
-def _queue(arguments: Sequence[str], out: Path, options: dict[str, bool], asked: dict[str, Any]) -> None:
+def _queue(
+    arguments: Sequence[str], out: Path, options: dict[str, bool], asked: dict[str, Any]
+) -> None:
     from mezzotint.train.slurm import Job, submit
 
     job = Job(pretrain, arguments, out, options)
     typer.echo(f"queued as job {submit(job, asked).job_id}; logs: {job.logs}; run: {job.out}")
 
 
-def _evaluate_and_report(folder: Path, overrides: tuple[str, ...], mode: str, clips: int = 1, crops: int = 1) -> None:
+def _evaluate_and_report(
+    folder: Path, overrides: tuple[str, ...], mode: str, clips: int = 1, crops: int = 1
+) -> None:
     from mezzotint.report.page import write_report
     from mezzotint.runs.evaluate import evaluate as measure
     from mezzotint.runs.evaluate import results_directory
@@ -132,7 +162,8 @@ def evaluate(
 def report(
     run: RunPath,
     beside: Annotated[
-        list[Path] | None, typer.Option(help="Another run to draw into the charts of low bits; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Another run to draw into the charts of low bits; may be repeated."),
     ] = None,
     debug: Debug = False,
 ) -> None:

@@ -1,8 +1,8 @@
 """The contract of a codebook, and what all of them check.
 
-A codebook turns vectors into codes, and codes into vectors again. Channels come last; any dimensions may stand before.
-All arithmetic is float32, inside autocast too: half precision changes codes, and overflows in their sums.
-"""
+A codebook turns vectors into codes, and codes into vectors again. Channels come last; any
+dimensions may stand before. All arithmetic is float32, inside autocast too: half precision changes
+codes, and overflows in their sums."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,10 +26,14 @@ class Codebook(nn.Module, Component):
         frozen: nothing is written, whatever `train()` says; see `freeze`.
     """
 
-    def __init__(self, dim: int, num_codes: int, num_levels: int = 1, out_dim: int | None = None) -> None:
+    def __init__(
+        self, dim: int, num_codes: int, num_levels: int = 1, out_dim: int | None = None
+    ) -> None:
         super().__init__()
         if num_codes < 2:
-            raise ValueError(f"got num_codes={num_codes}; allowed is 2 or more: one code tells nothing, take e.g. 256")
+            raise ValueError(
+                f"got num_codes={num_codes}; allowed is 2 or more: one code tells nothing, take e.g. 256"
+            )
         if dim < 1 or num_levels < 1:
             raise ValueError(
                 f"got dim={dim}, num_levels={num_levels}; allowed is 1 or more of each: take e.g. 256 and 4"
@@ -81,8 +85,8 @@ class Codebook(nn.Module, Component):
             k: how many, 1 to K.
 
         Returns:
-            int64 `[…, S, k]`, and squared distances `[…, S, k]`. The first is the code of `forward`, and levels follow
-            its path.
+            int64 `[…, S, k]`, and squared distances `[…, S, k]`. The first is the code of
+            `forward`, and levels follow its path.
         """
         raise TypeError(f"{type(self).__name__} has no nearest")
 
@@ -98,7 +102,9 @@ class Codebook(nn.Module, Component):
             int64 `[…, S, k]`, and float32 `[…, S, k]` that sum to 1 over the last dimension.
         """
         if not temperature > 0.0:
-            raise ValueError(f"got temperature={temperature}; allowed is above 0: for a single code use k=1")
+            raise ValueError(
+                f"got temperature={temperature}; allowed is above 0: for a single code use k=1"
+            )
         indices, distances = self.nearest(z, k)
         return indices, (-distances / temperature).softmax(-1)
 
@@ -122,7 +128,9 @@ class Codebook(nn.Module, Component):
     def _rows(self, z: Tensor) -> Tensor:
         """Float32 `[N, D]` of vectors `[…, D]`, differentiable."""
         if not z.is_floating_point():
-            raise TypeError(f"got vectors of {z.dtype}; allowed are floating-point numbers: call .float() first")
+            raise TypeError(
+                f"got vectors of {z.dtype}; allowed are floating-point numbers: call .float() first"
+            )
         if z.dim() == 0 or z.shape[-1] != self.dim:
             raise ValueError(
                 f"got vectors of shape {tuple(z.shape)}; allowed is (…, {self.dim}), channels last: project them to "
@@ -132,10 +140,16 @@ class Codebook(nn.Module, Component):
 
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= self.num_codes:
-            raise ValueError(f"got k={k}; allowed is 1 to {self.num_codes}, the codes of a level: take fewer")
+            raise ValueError(
+                f"got k={k}; allowed is 1 to {self.num_codes}, the codes of a level: take fewer"
+            )
 
     def _check_indices(self, indices: Tensor) -> None:
-        if indices.is_floating_point() or indices.dim() == 0 or not 1 <= indices.shape[-1] <= self.num_levels:
+        if (
+            indices.is_floating_point()
+            or indices.dim() == 0
+            or not 1 <= indices.shape[-1] <= self.num_levels
+        ):
             raise ValueError(
                 f"got indices {indices.dtype} of shape {tuple(indices.shape)}; allowed are whole numbers (…, s), "
                 f"with s from 1 to {self.num_levels} levels: pass `Codes.indices`, or its first levels"

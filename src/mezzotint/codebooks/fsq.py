@@ -1,9 +1,9 @@
 """Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505): a grid in place of a book.
 
-Each of a few channels is bounded and rounded to a handful of levels; a code is the combination, so nothing is learnt,
-nothing can die, and no loss is needed. The bound and the order of codes are the paper's (appendix A.1, first channel
-fastest). With an even number of levels its grid lies half a step off centre, so that 0 is a level.
-"""
+Each of a few channels is bounded and rounded to a handful of levels; a code is the combination, so
+nothing is learnt, nothing can die, and no loss is needed. The bound and the order of codes are the
+paper's (appendix A.1, first channel fastest). With an even number of levels its grid lies half a
+step off centre, so that 0 is a level."""
 
 import math
 
@@ -23,15 +23,20 @@ class FSQ(Codebook):
     """A grid over a few channels; `dim` is how many.
 
     Args:
-        levels: values of each channel, 3 or more; K is their product. The paper's (8, 5, 5, 5) stand for 1000 codes.
+        levels: values of each channel, 3 or more; K is their product. The paper's (8, 5, 5, 5)
+            stand for 1000 codes.
     """
 
     widths: Tensor
     steps: Tensor
 
     def __init__(self, *, levels: tuple[int, ...] = (8, 5, 5, 5)) -> None:
-        if not levels or min(levels) < 3:  # with 2, the bound would put all values above −3.8 on one level
-            raise ValueError(f"got levels={levels}; allowed are one or more numbers from 3 up: take e.g. (8, 5, 5, 5)")
+        if (
+            not levels or min(levels) < 3
+        ):  # with 2, the bound would put all values above −3.8 on one level
+            raise ValueError(
+                f"got levels={levels}; allowed are one or more numbers from 3 up: take e.g. (8, 5, 5, 5)"
+            )
         super().__init__(len(levels), math.prod(levels))
         self.levels = tuple(levels)
         self.register_buffer("widths", torch.tensor(levels), persistent=False)
@@ -44,11 +49,16 @@ class FSQ(Codebook):
             bounded = self._bound(self._rows(z))
             rounded = round_ste(bounded)
             whole = rounded.detach()
-            left, energy = (whole - bounded.detach()).square().sum(), bounded.detach().square().sum()
+            left, energy = (
+                (whole - bounded.detach()).square().sum(),
+                bounded.detach().square().sum(),
+            )
             if not self.learning:
                 need_finite(left.isfinite())
             indices = ((whole.nan_to_num() + self.widths // 2).long() * self.steps).sum(1)
-            usage = whole.new_zeros(self.num_codes).index_add_(0, indices, whole.new_ones(1).expand(len(whole)))
+            usage = whole.new_zeros(self.num_codes).index_add_(
+                0, indices, whole.new_ones(1).expand(len(whole))
+            )
             quantized = rounded / (self.widths // 2)
         return Codes(
             quantized.to(z.dtype).view(z.shape),
@@ -78,7 +88,9 @@ class FSQ(Codebook):
 
     def _points(self, indices: Tensor) -> Tensor:
         """Whole numbers around 0, float32 `[…, D]`, of indices `[…, 1]`."""
-        return (torch.div(indices, self.steps, rounding_mode="floor") % self.widths - self.widths // 2).float()
+        return (
+            torch.div(indices, self.steps, rounding_mode="floor") % self.widths - self.widths // 2
+        ).float()
 
     def _bound(self, x: Tensor) -> Tensor:
         half = (self.widths - 1) * (1.0 + _SLACK) / 2.0

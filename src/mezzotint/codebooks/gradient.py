@@ -1,13 +1,14 @@
 """Gradients through a codebook: past the choice of a code, which has none.
 
-`straight_through` gives the input the gradient of its code unchanged (van den Oord et al. 2017, arXiv 1711.00937).
-`rotation` (Fifty et al. 2024, arXiv 2410.06424) takes the code for the input, rotated and stretched, and sends the
-gradient back through that rotation, held constant; the angle between gradient and code is the angle between what the
-input receives and the input. With residual quantization it is taken once, from the input to the sum of its codes,
-rather than once a level, which would add up S gradients.
+`straight_through` gives the input the gradient of its code unchanged (van den Oord et al. 2017,
+arXiv 1711.00937). `rotation` (Fifty et al. 2024, arXiv 2410.06424) takes the code for the input,
+rotated and stretched, and sends the gradient back through that rotation, held constant; the angle
+between gradient and code is the angle between what the input receives and the input. With residual
+quantization it is taken once, from the input to the sum of its codes, rather than once a level,
+which would add up S gradients.
 
-Each returns the codes exactly: `z + (q − z)` would round them. Everything here works on float32 rows `[N, D]`.
-"""
+Each returns the codes exactly: `z + (q − z)` would round them. Everything here works on float32
+rows `[N, D]`."""
 
 from typing import Any, Literal
 
@@ -56,7 +57,8 @@ def carry_gradient(x: Tensor, quantized: Tensor, kind: Gradient) -> Tensor:
     Args:
         x: vectors `[N, D]`.
         quantized: their codes `[N, D]`, without gradient.
-        kind: how the gradient passes. Where vector or code are near 0, a rotation is straight through.
+        kind: how the gradient passes. Where vector or code are near 0, a rotation is straight
+            through.
     """
     function = _StraightThrough if kind == "straight_through" else _Rotation
     out: Tensor = function.apply(x, quantized)
@@ -107,8 +109,8 @@ class _Commitment(torch.autograd.Function):
 def commitment_loss(x: Tensor, residuals: Tensor, energies: Tensor, weight: float) -> Tensor:
     """`weight · mean over levels of mean((r_before − code)²)`, whose gradient reaches the vectors and no code.
 
-    What is left after a level is the vector minus constants, so the gradient of all levels is the sum of what they
-    leave, and one tensor is kept for them all.
+    What is left after a level is the vector minus constants, so the gradient of all levels is the
+    sum of what they leave, and one tensor is kept for them all.
 
     Args:
         x: vectors `[N, D]`.
@@ -117,5 +119,7 @@ def commitment_loss(x: Tensor, residuals: Tensor, energies: Tensor, weight: floa
         weight: of the loss.
     """
     values = max(1, x.numel()) * len(energies)
-    loss: Tensor = _Commitment.apply(x, residuals, energies.sum() * (weight / values), 2.0 * weight / values)
+    loss: Tensor = _Commitment.apply(
+        x, residuals, energies.sum() * (weight / values), 2.0 * weight / values
+    )
     return loss

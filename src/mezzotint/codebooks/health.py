@@ -2,15 +2,17 @@
 
 - usage: which share of the codes occurs. Low usage is collapse.
 - perplexity / K: `exp(entropy) / K`, 1 when all codes are equally frequent.
-- information between levels: what one level says about another; near 1, the levels are clusterings of the same thing.
-- information about position: how much of a code is known from where it stands. A tokenizer whose codes name positions
-  asks the encoder for what it already knows.
+- information between levels: what one level says about another; near 1, the levels are clusterings
+  of the same thing.
+- information about position: how much of a code is known from where it stands. A tokenizer whose
+  codes name positions asks the encoder for what it already knows.
 - residual: the energy that each level leaves. It must fall.
 
-A few thousand codes out of K × K pairs show much mutual information even when there is none. Both measures are thus
-adjusted for chance, as in the adjusted mutual information of Vinh et al. 2010 (JMLR 11): 0 for independent codes, 1
-when one determines the other. What chance gives is measured on a permutation of the same codes. Joint counts are taken
-from sorted pairs, so no K × K table is made.
+A few thousand codes out of K × K pairs show much mutual information even when there is none. Both
+measures are thus adjusted for chance, as in the adjusted mutual information of Vinh et al. 2010
+(JMLR 11): 0 for independent codes, 1 when one determines the other. What chance gives is measured
+on a permutation of the same codes. Joint counts are taken from sorted pairs, so no K × K table is
+made.
 
 Shapes: N vectors, S levels, K codes.
 """
@@ -32,9 +34,10 @@ class Health:
         usage: share of codes that occur, `[S]`.
         perplexity: as a share of K, `[S]`.
         entropy: of the codes, in nats, `[S]`.
-        between_levels: adjusted mutual information of levels, as a share of their mean entropy, `[S, S]`.
-        about_position: adjusted mutual information of code and position, as a share of the code's entropy, `[S]`;
-            `None` without positions.
+        between_levels: adjusted mutual information of levels, as a share of their mean entropy,
+            `[S, S]`.
+        about_position: adjusted mutual information of code and position, as a share of the code's
+            entropy, `[S]`; `None` without positions.
         residual: energy that is left after each level, as a share of the input's, `[S]`.
     """
 
@@ -72,8 +75,8 @@ def health(codes: Codes, positions: Tensor | None = None) -> Health:
 
     Args:
         codes: of `Codebook.forward`.
-        positions: whole numbers of the shape of `codes.indices` without its last dimension, or one that broadcasts to
-            it: the place of each vector in its sample's grid.
+        positions: whole numbers of the shape of `codes.indices` without its last dimension, or one
+            that broadcasts to it: the place of each vector in its sample's grid.
     """
     indices = codes.indices.reshape(-1, codes.indices.shape[-1])
     num_codes = codes.usage.shape[1]

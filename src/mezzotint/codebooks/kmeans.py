@@ -1,19 +1,22 @@
 """K-means over the vectors of all ranks: k-means++ seeds, then Lloyd's iterations with pooled sums.
 
-Every rank ends with the same centres, which are those that one process with all vectors would find, up to the rounding
-of sums. The seeds (Arthur and Vassilvitskii 2007) are drawn from a sample of the vectors that every rank holds, one
-after the other, as each depends on those before; Lloyd's iterations see all vectors and pool only sums and counts.
-The spherical variant keeps centres of length 1 and assigns by the largest cosine (Dhillon and Modha 2001).
-In the first half of the iterations, centres of nearly empty clusters go to clusters that are far too large.
+Every rank ends with the same centres, which are those that one process with all vectors would find,
+up to the rounding of sums. The seeds (Arthur and Vassilvitskii 2007) are drawn from a sample of the
+vectors that every rank holds, one after the other, as each depends on those before; Lloyd's
+iterations see all vectors and pool only sums and counts. The spherical variant keeps centres of
+length 1 and assigns by the largest cosine (Dhillon and Modha 2001). In the first half of the
+iterations, centres of nearly empty clusters go to clusters that are far too large.
 
-Draws are keyed by the place of a vector in the rows of all ranks, so they do not depend on how the rows are split.
+Draws are keyed by the place of a vector in the rows of all ranks, so they do not depend on how the
+rows are split.
 
 The nearest codes of many vectors, without a matrix of all distances.
 
-The nearest code is the one with the largest `x · e − ½|e|²`: one matrix product, taken over as many rows at a time as
-fit into a fixed buffer, so that memory does not grow with vectors times codes. Distances that are returned are computed
-from differences, as `|x|² − 2 x · e + |e|²` loses its digits when vectors lie close together far from the origin. For
-the same reason the search itself moves the origin into the middle of the book.
+The nearest code is the one with the largest `x · e − ½|e|²`: one matrix product, taken over as many
+rows at a time as fit into a fixed buffer, so that memory does not grow with vectors times codes.
+Distances that are returned are computed from differences, as `|x|² − 2 x · e + |e|²` loses its
+digits when vectors lie close together far from the origin. For the same reason the search itself
+moves the origin into the middle of the book.
 
 Shapes: N vectors, K codes, D width, k nearest.
 """
@@ -44,7 +47,11 @@ def _scorer(book_KD: Tensor, on_sphere: bool) -> tuple[Tensor, Tensor | None]:
 
 
 def _scores(x: Tensor, directions: Tensor, offset: Tensor | None, out: Tensor) -> Tensor:
-    return torch.mm(x, directions, out=out) if offset is None else torch.addmm(offset, x, directions, out=out)
+    return (
+        torch.mm(x, directions, out=out)
+        if offset is None
+        else torch.addmm(offset, x, directions, out=out)
+    )
 
 
 def nearest(x_ND: Tensor, book_KD: Tensor, *, on_sphere: bool = False) -> tuple[Tensor, Tensor]:
@@ -53,8 +60,8 @@ def nearest(x_ND: Tensor, book_KD: Tensor, *, on_sphere: bool = False) -> tuple[
     Args:
         x_ND: float32 vectors.
         book_KD: float32 codes.
-        on_sphere: all codes have length 1, so that the largest dot product is the nearest, and is the cosine when the
-            vectors have length 1 too.
+        on_sphere: all codes have length 1, so that the largest dot product is the nearest, and is
+            the cosine when the vectors have length 1 too.
 
     Returns:
         int64 `[N]`, and the winning score `[N]` (the dot product where `on_sphere`).
@@ -64,18 +71,23 @@ def nearest(x_ND: Tensor, book_KD: Tensor, *, on_sphere: bool = False) -> tuple[
     indices = x_ND.new_empty(x_ND.shape[0], dtype=torch.int64)
     best = x_ND.new_empty(x_ND.shape[0])
     last = book_KD.shape[0] - 1
-    from_last = torch.arange(last, -1, -1, dtype=x_ND.dtype, device=x_ND.device)  # exact up to 2²⁴ codes
+    from_last = torch.arange(
+        last, -1, -1, dtype=x_ND.dtype, device=x_ND.device
+    )  # exact up to 2²⁴ codes
     buffer = x_ND.new_empty(min(rows, x_ND.shape[0]), book_KD.shape[0])
     for start in range(0, x_ND.shape[0], rows):
         part = slice(start, min(start + rows, x_ND.shape[0]))
         scores = _scores(x_ND[part], directions, offset, buffer[: part.stop - start])
-        # A largest value and its place in one go are found value by value on a CPU; a largest value alone is not.
+        # A largest value and its place in one go are found value by value on a CPU; a largest value
+        # alone is not.
         highest = torch.amax(scores, 1, out=best[part])
         indices[part] = last - scores.ge_(highest.unsqueeze(1)).mul_(from_last).amax(1)
     return indices, best
 
 
-def k_nearest(x_ND: Tensor, book_KD: Tensor, k: int, *, on_sphere: bool = False) -> tuple[Tensor, Tensor]:
+def k_nearest(
+    x_ND: Tensor, book_KD: Tensor, k: int, *, on_sphere: bool = False
+) -> tuple[Tensor, Tensor]:
     """The k nearest codes of each vector, nearest first.
 
     Args:
@@ -104,8 +116,8 @@ def k_nearest(x_ND: Tensor, book_KD: Tensor, k: int, *, on_sphere: bool = False)
 def tally(x_ND: Tensor, indices_N: Tensor, sums_KD: Tensor, counts_K: Tensor) -> None:
     """Add each vector to the sum, and 1 to the count, of its code.
 
-    On CUDA the order of these sums is not fixed unless `torch.use_deterministic_algorithms(True)` is set.
-    """
+    On CUDA the order of these sums is not fixed unless `torch.use_deterministic_algorithms(True)`
+    is set."""
     sums_KD.index_add_(0, indices_N, x_ND)
     counts_K.index_add_(0, indices_N, x_ND.new_ones(1).expand(x_ND.shape[0]))
 
@@ -171,7 +183,8 @@ def _place(rows: int, device: torch.device) -> tuple[int, int]:
 def plus_plus(x_MD: Tensor, num_centres: int, *, key: int) -> Tensor:
     """Seeds by D² sampling: each row is chosen with a probability that grows with its squared distance to the last.
 
-    One row at a time: a seed's probabilities depend on all seeds before it. Nothing here waits for the device.
+    One row at a time: a seed's probabilities depend on all seeds before it. Nothing here waits for
+    the device.
 
     Args:
         x_MD: float32 rows.
@@ -190,10 +203,14 @@ def plus_plus(x_MD: Tensor, num_centres: int, *, key: int) -> Tensor:
     for i in range(1, num_centres):
         last = chosen[i - 1 : i]
         centre = around.index_select(0, last).squeeze(0)
-        to_last = torch.addmv(squares + squares[last], around, centre, alpha=-2.0).index_fill_(0, last, 0.0)
+        to_last = torch.addmv(squares + squares[last], around, centre, alpha=-2.0).index_fill_(
+            0, last, 0.0
+        )
         torch.minimum(distance, to_last.clamp_min_(0.0), out=distance)
         reached = distance.cumsum(0, dtype=torch.float64)
-        chosen[i] = torch.searchsorted(reached, chance[i] * reached[-1], right=True).clamp_max_(len(x_MD) - 1)
+        chosen[i] = torch.searchsorted(reached, chance[i] * reached[-1], right=True).clamp_max_(
+            len(x_MD) - 1
+        )
     return x_MD[chosen]
 
 
@@ -210,7 +227,8 @@ def kmeans(
     """Centres of the vectors of all ranks, which call it together.
 
     Args:
-        x_ND: this rank's float32 vectors; of length 1 if `spherical`. Ranks may have different numbers of them.
+        x_ND: this rank's float32 vectors; of length 1 if `spherical`. Ranks may have different
+            numbers of them.
         num_centres: K.
         spherical: assign by cosine, and keep the centres of length 1.
         iterations: of Lloyd's algorithm.
@@ -227,7 +245,9 @@ def kmeans(
     need_rows(drawn.total, num_centres)
     rows = drawn.take(x_ND)
     if start is None:
-        sample = RowSample(len(x_ND), max(_SEED_ROWS, _SEED_ROWS_PER_CENTRE * num_centres), key, x_ND.device)
+        sample = RowSample(
+            len(x_ND), max(_SEED_ROWS, _SEED_ROWS_PER_CENTRE * num_centres), key, x_ND.device
+        )
         start = plus_plus(sample.take(x_ND)[: sample.found], num_centres, key=key_of(key, "seeds"))
     centres = start.clone()
     for round in range(iterations):
@@ -244,8 +264,8 @@ def kmeans(
 def _split(centres_KD: Tensor, counts_K: Tensor, rows_KD: Tensor, spherical: bool) -> Tensor:
     """Put centres of nearly empty clusters `beside` those of rows drawn at random, so in proportion to their sizes.
 
-    As many as are missing where clusters are more than twice the mean size; others may be small by right.
-    """
+    As many as are missing where clusters are more than twice the mean size; others may be small by
+    right."""
     mean = counts_K.mean().clamp_min(1.0)
     room = (counts_K / mean).floor().sub(1.0).clamp_min(0.0).sum()
     place = counts_K.argsort(stable=True).argsort()
@@ -257,10 +277,10 @@ def _split(centres_KD: Tensor, counts_K: Tensor, rows_KD: Tensor, spherical: boo
 def beside(centres: Tensor, vectors: Tensor) -> Tensor:
     """Places from where a code takes a share of another's vectors: `1/√D` of the way to a vector.
 
-    In many dimensions a code that lies on a vector attracts no other vector: to all of them a code that is a mean is
-    nearer, and is left with everything. Of vectors that differ in D independent directions, a code this close to the
-    mean takes about a third. This is the splitting of Linde, Buzo and Gray (1980) with a step that fits the width.
-    """
+    In many dimensions a code that lies on a vector attracts no other vector: to all of them a code
+    that is a mean is nearer, and is left with everything. Of vectors that differ in D independent
+    directions, a code this close to the mean takes about a third. This is the splitting of Linde,
+    Buzo and Gray (1980) with a step that fits the width."""
     return centres.lerp(vectors, centres.shape[-1] ** -0.5)
 
 

@@ -1,8 +1,8 @@
 """What VQ and RQ share: vectors walk down the levels, and the books follow.
 
-RQ is VQ applied to what the level before has left, and VQ is RQ with one level; so there is one walk. It keeps nothing
-of a level but its codes: beside the quantized vectors and what is left, there is one tensor, the sum of what all levels
-left, which is the gradient of the commitment loss.
+RQ is VQ applied to what the level before has left, and VQ is RQ with one level; so there is one
+walk. It keeps nothing of a level but its codes: beside the quantized vectors and what is left,
+there is one tensor, the sum of what all levels left, which is the gradient of the commitment loss.
 
 Shapes: N vectors, S levels, K codes, D width.
 """
@@ -17,7 +17,13 @@ from torch import Tensor
 from mezzotint import dist
 from mezzotint.codebooks.books import EMA, Books, Init
 from mezzotint.codebooks.codebook import Codebook, full_precision, need_finite
-from mezzotint.codebooks.gradient import Gradient, carry_gradient, commitment_loss, inverse_length, unit
+from mezzotint.codebooks.gradient import (
+    Gradient,
+    carry_gradient,
+    commitment_loss,
+    inverse_length,
+    unit,
+)
 from mezzotint.codebooks.kmeans import k_nearest, nearest
 from mezzotint.types import Codes
 
@@ -73,10 +79,17 @@ class LearntCodebook(Codebook, ABC, abstract=True):
             )
         one_of("init", init, "kmeans", "uniform_sphere", "data")
         one_of("gradient", gradient, "straight_through", "rotation")
-        self.shared, self.compared, self.commitment, self.gradient = shared, compared, commitment, gradient
+        self.shared, self.compared, self.commitment, self.gradient = (
+            shared,
+            compared,
+            commitment,
+            gradient,
+        )
         directions = compared != "vectors"
         count = 1 if shared else num_levels
-        self.books = Books(count, num_codes, dim, directions=directions, init=init, ema=ema, seed=seed)
+        self.books = Books(
+            count, num_codes, dim, directions=directions, init=init, ema=ema, seed=seed
+        )
 
     @property
     def ready(self) -> bool:
@@ -90,12 +103,13 @@ class LearntCodebook(Codebook, ABC, abstract=True):
             z: float `[…, D]`, of any precision.
 
         Returns:
-            Codes, whose vectors carry a gradient to `z`, in eval mode too. While learning, vectors that are not finite
-            make the loss so, for the loop to see, and leave the books alone.
+            Codes, whose vectors carry a gradient to `z`, in eval mode too. While learning, vectors
+            that are not finite make the loss so, for the loop to see, and leave the books alone.
 
         Raises:
-            ValueError: for a wrong width; for vectors that are not finite, unless learning; when the books have not
-                been started, and this pass may not start them; when there are fewer vectors than codes to start with.
+            ValueError: for a wrong width; for vectors that are not finite, unless learning; when
+                the books have not been started, and this pass may not start them; when there are
+                fewer vectors than codes to start with.
         """
         with full_precision(z):
             x = self._input(z)
@@ -136,16 +150,18 @@ class LearntCodebook(Codebook, ABC, abstract=True):
                 found.append(k_nearest(self._meets(left), book, k, on_sphere=self.books.on_sphere))
                 left = left - self._codes(level, found[-1][0][:, 0])
         shape = (*z.shape[:-1], self.num_levels, k)
-        indices, distances = (torch.stack(parts, 1).view(shape) for parts in zip(*found, strict=True))
+        indices, distances = (
+            torch.stack(parts, 1).view(shape) for parts in zip(*found, strict=True)
+        )
         return indices, distances
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
         """Start the books, level after level, from vectors `[…, D]` of all ranks, which call it together.
 
-        Each level fits its codes to what the last has left; of a shared book, each level an equal part, so that there
-        are codes for what is left at every level, which are much shorter than those for the vectors.
-        """
+        Each level fits its codes to what the last has left; of a shared book, each level an equal
+        part, so that there are codes for what is left at every level, which are much shorter than
+        those for the vectors."""
         with full_precision(z):
             x = self._input(z)
             need_finite(torch.tensor(dist.all_true(bool(x.isfinite().all()), x.device)))
@@ -153,7 +169,10 @@ class LearntCodebook(Codebook, ABC, abstract=True):
             for level in range(self.num_levels):
                 book, start, stop = level, 0, self.num_codes
                 if self.shared:
-                    book, start, stop = 0, *(self.num_codes * part // self.num_levels for part in (level, level + 1))
+                    book, start, stop = (
+                        0,
+                        *(self.num_codes * part // self.num_levels for part in (level, level + 1)),
+                    )
                 met = self._meets(left)
                 codes = self.books.fit(met, book, start, stop)
                 left = left - codes[nearest(met, codes)[0]]
@@ -174,7 +193,11 @@ class LearntCodebook(Codebook, ABC, abstract=True):
 
     def _meets(self, left_ND: Tensor, out: Tensor | None = None) -> Tensor:
         """What meets the codes; `out` is a place for it where it is not what is left."""
-        return torch.mul(left_ND, inverse_length(left_ND), out=out) if self.compared == "directions_left" else left_ND
+        return (
+            torch.mul(left_ND, inverse_length(left_ND), out=out)
+            if self.compared == "directions_left"
+            else left_ND
+        )
 
     def _book(self, level: int) -> int:
         return 0 if self.shared else level
@@ -217,7 +240,11 @@ class LearntCodebook(Codebook, ABC, abstract=True):
             if level > 0:
                 quantized.add_(codes)
             if sum_residuals:
-                residuals = (left.clone() if num_levels > 1 else left) if level == 0 else residuals.add_(left)
+                residuals = (
+                    (left.clone() if num_levels > 1 else left)
+                    if level == 0
+                    else residuals.add_(left)
+                )
         if filled is not None:
             self.books.learn(filled)
         else:
@@ -228,4 +255,6 @@ class LearntCodebook(Codebook, ABC, abstract=True):
 def one_of(name: str, value: str, *allowed: str) -> None:
     """Refuse a choice that there is not."""
     if value not in allowed:
-        raise ValueError(f"got {name}={value!r}; allowed are {', '.join(allowed)}: choose one of them")
+        raise ValueError(
+            f"got {name}={value!r}; allowed are {', '.join(allowed)}: choose one of them"
+        )

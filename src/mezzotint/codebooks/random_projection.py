@@ -1,13 +1,12 @@
 """Random projection quantizer of BEST-RQ (Chiu et al. 2022, arXiv 2202.01855): labels that need no training.
 
-Vectors are normalised, projected by a fixed random matrix (Xavier), and given the index of the nearest of K fixed
-random directions. Several books side by side, each with its projection, are several labels (Zhang et al. 2023, arXiv
-2303.01037). The paper normalises inputs over its data set; here each vector is normalised by itself, unless it is said
-to be normalised already.
+Vectors are normalised, projected by a fixed random matrix (Xavier), and given the index of the
+nearest of K fixed random directions. Several books side by side, each with its projection, are
+several labels (Zhang et al. 2023, arXiv 2303.01037). The paper normalises inputs over its data set;
+here each vector is normalised by itself, unless it is said to be normalised already.
 
-Nothing is learnt and there is no gradient to the input. Projection and directions are drawn from the seed, the same on
-every rank, and kept in the checkpoint.
-"""
+Nothing is learnt and there is no gradient to the input. Projection and directions are drawn from
+the seed, the same on every rank, and kept in the checkpoint."""
 
 import torch
 from torch import Tensor
@@ -50,8 +49,12 @@ class RandomProjection(Codebook):
             raise ValueError(f"got code_dim={code_dim}; allowed is 1 or more: the paper's is 16")
         self.code_dim, self.normalise = code_dim, normalise
         reach = (6.0 / (dim + code_dim)) ** 0.5
-        uniform = Draws(torch.arange(num_books), key_of(seed, "projection")).uniform("xavier", code_dim, dim)
-        normal = Draws(torch.arange(num_books), key_of(seed, "directions")).normal("sphere", num_codes, code_dim)
+        uniform = Draws(torch.arange(num_books), key_of(seed, "projection")).uniform(
+            "xavier", code_dim, dim
+        )
+        normal = Draws(torch.arange(num_books), key_of(seed, "directions")).normal(
+            "sphere", num_codes, code_dim
+        )
         self.register_buffer("projections", (2.0 * uniform - 1.0) * reach)
         self.register_buffer("directions", unit(normal))
 
@@ -61,7 +64,8 @@ class RandomProjection(Codebook):
         with full_precision(z):
             projected = self._project(z)
             found = [
-                nearest_code(p, book, on_sphere=True)[0] for p, book in zip(projected, self.directions, strict=True)
+                nearest_code(p, book, on_sphere=True)[0]
+                for p, book in zip(projected, self.directions, strict=True)
             ]
             usage = projected.new_zeros(self.num_levels, self.num_codes)
             for row, chosen in zip(usage, found, strict=True):
@@ -78,7 +82,9 @@ class RandomProjection(Codebook):
         """Directions of the first s books, one after another: float32 `[…, s · code_dim]` of whole numbers `[…, s]`."""
         self._check_indices(indices)
         levels = indices.long().unbind(-1)
-        return torch.cat([book[chosen] for book, chosen in zip(self.directions, levels, strict=False)], -1)
+        return torch.cat(
+            [book[chosen] for book, chosen in zip(self.directions, levels, strict=False)], -1
+        )
 
     @torch.no_grad()
     def nearest(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -88,7 +94,9 @@ class RandomProjection(Codebook):
             pairs = zip(self._project(z), self.directions, strict=True)
             found = [k_nearest(projected, book, k, on_sphere=True) for projected, book in pairs]
         shape = (*z.shape[:-1], self.num_levels, k)
-        indices, distances = (torch.stack(parts, 1).view(shape) for parts in zip(*found, strict=True))
+        indices, distances = (
+            torch.stack(parts, 1).view(shape) for parts in zip(*found, strict=True)
+        )
         return indices, distances
 
     def _project(self, z: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Vector quantization: each vector becomes the nearest of K codes.
 
-VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937) with codes that follow their vectors by moving averages. With
-`metric="cosine"` vectors and codes have length 1, as in BEiT v2 (Peng et al. 2022, arXiv 2208.06366), BEATs (Chen et
-al. 2022, arXiv 2212.09058) and BRIDLE: `VQ(dim=256, num_codes=1024, ema=EMA(rule="norm"), commitment=1.0)` is that of
-BEATs. The loss is the commitment term alone: the other term of VQ-VAE has no gradient when codes are averages.
-"""
+VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937) with codes that follow their vectors by moving
+averages. With `metric="cosine"` vectors and codes have length 1, as in BEiT v2 (Peng et al. 2022,
+arXiv 2208.06366), BEATs (Chen et al. 2022, arXiv 2212.09058) and BRIDLE: `VQ(dim=256,
+num_codes=1024, ema=EMA(rule="norm"), commitment=1.0)` is that of BEATs. The loss is the commitment
+term alone: the other term of VQ-VAE has no gradient when codes are averages."""
 
 from typing import Literal
 
@@ -22,8 +22,8 @@ class VQ(LearntCodebook):
         dim: width of the vectors.
         num_codes: codes in the book, 2 or more.
         metric: the nearest by angle, with quantized vectors of length 1, or by Euclidean distance.
-        init: `kmeans` or `data` (vectors drawn at random) of the first batch, which must have a vector for each code;
-            or `uniform_sphere`, random directions.
+        init: `kmeans` or `data` (vectors drawn at random) of the first batch, which must have a
+            vector for each code; or `uniform_sphere`, random directions.
         ema: how codes follow their vectors, and when those that nothing uses are moved.
         commitment: weight of the loss that draws vectors to their codes.
         gradient: `straight_through`, or the `rotation` trick.

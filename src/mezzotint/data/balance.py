@@ -1,9 +1,9 @@
 """Rare labels as often as common ones: an epoch of samples that are drawn by their labels, not each one once.
 
-A label that `n` training samples have weighs `1 / (n + 0.01)`, and a sample what its labels weigh together, as AST's
-code draws AudioSet (Gong et al. 2021, arXiv 2104.01778; of the weights only the proportions matter). Which samples an
-epoch has is a function of (seed, epoch) alone, so a run resumes exactly and all processes draw the same.
-"""
+A label that `n` training samples have weighs `1 / (n + 0.01)`, and a sample what its labels weigh
+together, as AST's code draws AudioSet (Gong et al. 2021, arXiv 2104.01778; of the weights only the
+proportions matter). Which samples an epoch has is a function of (seed, epoch) alone, so a run
+resumes exactly and all processes draw the same."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,8 @@ class Balance(Component):
 
     Args:
         samples: of an epoch; by default as many as there are.
-        replacement: whether a sample may be drawn again in the same epoch; without, `samples` has to be given.
+        replacement: whether a sample may be drawn again in the same epoch; without, `samples` has
+            to be given.
     """
 
     def __init__(self, *, samples: int | None = None, replacement: bool = True) -> None:
@@ -59,7 +60,8 @@ class Balance(Component):
             chosen: int64 `[N]`, places among the labels.
 
         Raises:
-            ValueError: when an epoch without replacement is to have more samples than there are with labels.
+            ValueError: when an epoch without replacement is to have more samples than there are
+                with labels.
         """
         if labels.ndim == 1:
             own = labels[chosen]

@@ -1,11 +1,12 @@
 """What a folder of images holds: which files are images, which folders are classes, which are splits.
 
 - An image is a file with one of `EXTENSIONS`, in any case. Whatever begins with a dot is left out.
-- Symbolic links below the root are not followed: a link could lead out of the root, or in a circle. The root itself
-  may be one.
-- The first folder below the root is the class; deeper ones do not matter. Files directly in the root have none.
-- When all folders below the root are splits (`train`, `val`, `valid`, `validation`, `test`) and `train` is among them,
-  classes are one level deeper, as in ImageNet and Imagenette.
+- Symbolic links below the root are not followed: a link could lead out of the root, or in a circle.
+  The root itself may be one.
+- The first folder below the root is the class; deeper ones do not matter. Files directly in the
+  root have none.
+- When all folders below the root are splits (`train`, `val`, `valid`, `validation`, `test`) and
+  `train` is among them, classes are one level deeper, as in ImageNet and Imagenette.
 
 Needs no torch, as `decode`.
 """
@@ -42,7 +43,11 @@ class Listing:
     def splits(self) -> list[str]:
         """The splits, in the order of `SPLITS`; empty when the folders are no splits."""
         top = {path for path in self.folders if "/" not in path}
-        return [name for name in SPLITS if name in top] if "train" in top and top <= set(SPLITS) else []
+        return (
+            [name for name in SPLITS if name in top]
+            if "train" in top and top <= set(SPLITS)
+            else []
+        )
 
     def empty_classes(self) -> list[str]:
         """The folders in the place of a class (or of a split) that hold no image at any depth."""
@@ -64,7 +69,9 @@ def scan(root: str, extensions: frozenset[str] = EXTENSIONS, what: str = "images
     """
     if not os.path.isdir(root):
         found = "a file" if os.path.exists(root) else "a path that does not exist"
-        raise ValueError(f"{root} is {found}; allowed is a folder of {what}: check the path (data.root in a recipe)")
+        raise ValueError(
+            f"{root} is {found}; allowed is a folder of {what}: check the path (data.root in a recipe)"
+        )
     listing = Listing(root)
     waiting = [""]
     while waiting:

@@ -1,13 +1,13 @@
 """Images with text: a picture and what is said of it, as one sample.
 
-A sample is one tensor, as everywhere: float32 `[4, H, W]`, of which three channels are the colours in [0, 1] and the
-fourth holds the text's tokens, row by row from its first place on, 0 (padding) where there is none. `pack` and `unpack`
-are the two ways; `Input.text` says how many tokens there are. Only transformers over patches take such samples.
+A sample is one tensor, as everywhere: float32 `[4, H, W]`, of which three channels are the colours
+in [0, 1] and the fourth holds the text's tokens, row by row from its first place on, 0 (padding)
+where there is none. `pack` and `unpack` are the two ways; `Input.text` says how many tokens there
+are. Only transformers over patches take such samples.
 
-The question that any such data can be asked is DABS's: does this text belong to this picture? (Tamkin et al. 2021,
-arXiv 2111.12062, "mismatched caption".) Half of the pairs asked about are true, the others have the text of another
-picture of the same side of the split.
-"""
+The question that any such data can be asked is DABS's: does this text belong to this picture?
+(Tamkin et al. 2021, arXiv 2111.12062, "mismatched caption".) Half of the pairs asked about are
+true, the others have the text of another picture of the same side of the split."""
 
 import copy
 import csv
@@ -50,7 +50,8 @@ def unpack(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
 class EmojiNames(Component, Held, Source):
     """Embedded images with text: the emoji in two drawing styles, each with its name.
 
-    Tasks: the category across and within styles, and whether the name is the picture's, for a fifth of the emoji.
+    Tasks: the category across and within styles, and whether the name is the picture's, for a fifth
+    of the emoji.
 
     Args:
         length: bytes of a name; longer ones are cut, shorter ones padded.
@@ -63,9 +64,15 @@ class EmojiNames(Component, Held, Source):
 
     def __init__(self, *, length: int = 32) -> None:
         if not 4 <= length <= 64:
-            raise ValueError(f"got length={length}; allowed is 4 to 64, the longest names: 32 is the default")
+            raise ValueError(
+                f"got length={length}; allowed is 4 to 64, the longest names: 32 is the default"
+            )
         self._drawings = Samples(name="emoji")
-        self.ids, self.labels, self.credit = self._drawings.ids, self._drawings.labels, self._drawings.credit
+        self.ids, self.labels, self.credit = (
+            self._drawings.ids,
+            self._drawings.labels,
+            self._drawings.credit,
+        )
         said = [name.partition("/")[2].replace("_", " ") for name in self.ids]
         self.tokens = torch.from_numpy(encoded(said, "bytes", length))
         self.images = pack(self._drawings.images, self.tokens)
@@ -75,7 +82,9 @@ class EmojiNames(Component, Held, Source):
         """The true pairs, then as many false ones; and the tasks."""
         test = held_out(np.zeros(len(self), np.int64), 0.2, "mismatch", self._drawings.groups)
         other = mismatched(test, self._drawings.groups)
-        images = torch.cat([self.images, pack(self._drawings.images, self.tokens[torch.from_numpy(other)])])
+        images = torch.cat(
+            [self.images, pack(self._drawings.images, self.tokens[torch.from_numpy(other)])]
+        )
         everything = self.holding(images, np.tile(self.labels, 2))
         everything.ids = [*self.ids, *(f"{name}?" for name in self.ids)]
         wanted = ("category/across-styles", "category/within-style")
@@ -86,16 +95,18 @@ class EmojiNames(Component, Held, Source):
 class CaptionedImages(Component, Source):
     """Image files with captions, such as MSCOCO: each caption is a sample, with its image.
 
-    The task is whether a caption is its image's, for a part of the images that pretraining does see.
+    The task is whether a caption is its image's, for a part of the images that pretraining does
+    see.
 
     Args:
         root: folder to which the paths of the list are relative.
-        files: the list: a CSV with a header; or a JSON of COCO, with `images` (`id`, `file_name`) and `annotations`
-            (`image_id`, `caption`).
+        files: the list: a CSV with a header; or a JSON of COCO, with `images` (`id`, `file_name`)
+            and `annotations` (`image_id`, `caption`).
         path: the column of a CSV that names the files.
         caption: the column of a CSV that holds the texts.
         length: tokens of a caption; longer ones are cut, shorter ones padded.
-        tokenizer: `bytes`, or the path of a vocabulary with one token a line, or of a `tokenizer.json`.
+        tokenizer: `bytes`, or the path of a vocabulary with one token a line, or of a
+            `tokenizer.json`.
         size: height and width of an image, in pixels: the middle square of 7/8 of the shorter side.
         holdout: part of the images to be asked about.
         max_pixels: images of more pixels are refused before they are decoded.
@@ -156,7 +167,9 @@ class CaptionedImages(Component, Source):
             return self, []
         both = copy.copy(self)
         both._files = self._files.of([*paths, *paths])
-        both.tokens = torch.cat([self.tokens, self.tokens[torch.from_numpy(mismatched(test, group))]])
+        both.tokens = torch.cat(
+            [self.tokens, self.tokens[torch.from_numpy(mismatched(test, group))]]
+        )
         return both, [mismatch_task(test, "holdout")]
 
 
@@ -194,8 +207,12 @@ def mismatched(test: npt.NDArray[np.bool_], group: Index) -> Index:
         members = members[np.argsort(group[members], kind="stable")]
         first = np.searchsorted(group[members], group[members], "left")
         last = np.searchsorted(group[members], group[members], "right")
-        draws = Draws(torch.from_numpy(members), key_of("mismatch")).uniform("other").double().numpy()
-        free = len(members) - (last - first)  # those of other groups follow the own group, around the end
+        draws = (
+            Draws(torch.from_numpy(members), key_of("mismatch")).uniform("other").double().numpy()
+        )
+        free = len(members) - (
+            last - first
+        )  # those of other groups follow the own group, around the end
         other[members] = members[(last + (draws * free).astype(np.int64)) % len(members)]
     return other
 
@@ -204,7 +221,9 @@ def mismatch_task(test: npt.NDArray[np.bool_], name: str) -> Task:
     """Is it its own text? Over the true pairs and then the false ones, `[2 N]`."""
     labels = np.repeat(np.array([1, 0], np.int64), len(test))
     both = np.tile(test, 2)
-    return Task(f"mismatch/{name}", "classify", labels, (~both).nonzero()[0], both.nonzero()[0], ANSWERS)
+    return Task(
+        f"mismatch/{name}", "classify", labels, (~both).nonzero()[0], both.nonzero()[0], ANSWERS
+    )
 
 
 def _captions(file: Path, path: str, caption: str) -> list[tuple[str, str]]:
@@ -218,7 +237,9 @@ def _captions(file: Path, path: str, caption: str) -> list[tuple[str, str]]:
         else:
             pairs = [(row[path], row[caption]) for row in csv.DictReader(text.splitlines())]
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read ({error}); allowed is a CSV or COCO's JSON: check the path") from None
+        raise ValueError(
+            f"{file} cannot be read ({error}); allowed is a CSV or COCO's JSON: check the path"
+        ) from None
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{file} lacks {error}; allowed is a CSV with the columns {path!r} and {caption!r}, or COCO's JSON with "
@@ -226,5 +247,7 @@ def _captions(file: Path, path: str, caption: str) -> list[tuple[str, str]]:
         ) from None
     pairs = [(name, said) for name, said in pairs if name and said]
     if not pairs:
-        raise ValueError(f"{file} names no image with a caption; allowed is one at least: check the file")
+        raise ValueError(
+            f"{file} names no image with a caption; allowed is one at least: check the file"
+        )
     return pairs

@@ -1,9 +1,9 @@
 """The labelled samples of another source, or a few of them: what supervised training and fine-tuning learn from.
 
-Only training samples of a task are taken, so that its test samples stay unseen. Which ones is a function of labels,
-seed and share: of each class the first samples of one keyed order, so that 1 % is a part of 10 %, and 1 sample a class
-a part of 5. A list of files, as SimCLR's 1 % and 10 % of ImageNet (Chen et al. 2020, arXiv 2002.05709), replaces them.
-"""
+Only training samples of a task are taken, so that its test samples stay unseen. Which ones is a
+function of labels, seed and share: of each class the first samples of one keyed order, so that 1 %
+is a part of 10 %, and 1 sample a class a part of 5. A list of files, as SimCLR's 1 % and 10 % of
+ImageNet (Chen et al. 2020, arXiv 2002.05709), replaces them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +18,18 @@ from torch import Tensor
 from mezzotint.data.balance import Balance
 from mezzotint.data.image.nvjpeg import Jpeg
 from mezzotint.data.sampling import some_of_each
-from mezzotint.data.source import Box, Croppable, Encoded, Evaluable, Index, InMemory, Longer, Named, Source, Task
+from mezzotint.data.source import (
+    Box,
+    Croppable,
+    Encoded,
+    Evaluable,
+    Index,
+    InMemory,
+    Longer,
+    Named,
+    Source,
+    Task,
+)
 from mezzotint.recipe.component import Component
 from mezzotint.seeding import key_of
 from mezzotint.types import Sample
@@ -29,12 +40,14 @@ class Labelled(Component, Source):
 
     Args:
         source: of the samples.
-        task: name of the task; by default the source's first one with classes, or else with tags (several a sample).
+        task: name of the task; by default the source's first one with classes, or else with tags
+            (several a sample).
         fraction: share of the training samples, of each class alike and at least one.
         per_class: so many of each class instead, for few-shot learning; not for tags.
         files: a text file of ids or file names, one a line: exactly these instead.
         seed: of the choice.
-        balance: draw samples of rare labels as often as those of common ones; by default each is visited once an epoch.
+        balance: draw samples of rare labels as often as those of common ones; by default each is
+            visited once an epoch.
 
     Attributes:
         task: the task over the chosen training samples.
@@ -43,12 +56,15 @@ class Labelled(Component, Source):
         weighting: how often each is drawn; `None` without `balance`.
 
     Raises:
-        ValueError: when there is no such task, a share is out of range, or the list names what is not there.
+        ValueError: when there is no such task, a share is out of range, or the list names what is
+            not there.
     """
 
     read_batch: Callable[[Tensor], Tensor]
     read_crops: Callable[[int, Callable[[int, int], Sequence[tuple[Box, int]]]], list[Tensor]]
-    read_encoded: Callable[[int, Callable[[int, int], Sequence[tuple[Box, int]]]], Jpeg | list[Tensor]]
+    read_encoded: Callable[
+        [int, Callable[[int, int], Sequence[tuple[Box, int]]]], Jpeg | list[Tensor]
+    ]
     decoder: Literal["pillow", "nvjpeg"]
 
     def __init__(
@@ -68,23 +84,33 @@ class Labelled(Component, Source):
                 "0.01 is 1 %"
             )
         if (files is not None) + (per_class is not None) + (fraction < 1.0) > 1:
-            raise ValueError("got more than one of fraction, per_class and files; allowed is one: keep that")
+            raise ValueError(
+                "got more than one of fraction, per_class and files; allowed is one: keep that"
+            )
         self.samples, found = _task(source, task)
         tags = found.kind == "tag"
         labels: npt.NDArray[Any] = np.asarray(found.labels, np.bool_ if tags else np.int64)
         pool = np.asarray(found.train, np.int64)
-        self.num_classes = labels.shape[1] if tags else max(len(found.classes), int(labels[pool].max()) + 1)
+        self.num_classes = (
+            labels.shape[1] if tags else max(len(found.classes), int(labels[pool].max()) + 1)
+        )
         if files is not None:
             pool = _listed(self.samples, pool, files)
         elif fraction < 1.0 or per_class is not None:
             if tags and per_class is not None:
-                raise ValueError(f"got per_class={per_class} for tags, several a sample; allowed is fraction or files")
+                raise ValueError(
+                    f"got per_class={per_class} for tags, several a sample; allowed is fraction or files"
+                )
             classes = np.zeros(len(labels), np.int64) if tags else labels
-            pool = some_of_each(classes, pool, key_of("labelled", seed), fraction=fraction, per_class=per_class)
+            pool = some_of_each(
+                classes, pool, key_of("labelled", seed), fraction=fraction, per_class=per_class
+            )
         self.labels, self.chosen = torch.from_numpy(labels), torch.from_numpy(pool)
         self.weighting = None if balance is None else balance.weighting(self.labels, self.chosen)
         self.task = replace(found, train=pool)
-        self._trained_on = self.samples.longer() if isinstance(self.samples, Longer) else self.samples
+        self._trained_on = (
+            self.samples.longer() if isinstance(self.samples, Longer) else self.samples
+        )
         self.input = source.input
         self._own = source.fingerprint()
         # What the samples can, this can: the loader asks by the presence of these methods.
@@ -147,11 +173,22 @@ def _task(source: Source, name: str | None) -> tuple[Source, Task]:
 def _listed(samples: Source, pool: Index, files: str) -> Index:
     """The training samples that a list names, by id or by the last part of it."""
     try:
-        wanted = [line.strip() for line in Path(files).read_text(encoding="utf-8").splitlines() if line.strip()]
+        wanted = [
+            line.strip()
+            for line in Path(files).read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"got files={files!r}, which cannot be read ({error}); give a text file of ids") from None
-    ids = [samples.id_of(i) if isinstance(samples, Named) else samples.read(i)["id"] for i in pool.tolist()]
-    place = {name.rpartition("/")[2]: i for i, name in enumerate(ids)} | {name: i for i, name in enumerate(ids)}
+        raise ValueError(
+            f"got files={files!r}, which cannot be read ({error}); give a text file of ids"
+        ) from None
+    ids = [
+        samples.id_of(i) if isinstance(samples, Named) else samples.read(i)["id"]
+        for i in pool.tolist()
+    ]
+    place = {name.rpartition("/")[2]: i for i, name in enumerate(ids)} | {
+        name: i for i, name in enumerate(ids)
+    }
     missing = [name for name in wanted if name not in place]
     if missing or not wanted:
         raise ValueError(

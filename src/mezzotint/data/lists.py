@@ -1,22 +1,23 @@
 """Lists of audio files with labels, as they are found beside data sets.
 
-- JSON of AST, AudioMAE and ESC-50: `{"data": [{"wav": path, "labels": "/m/09x0r,/m/05zppz"}, …]}`; of BRIDLE: the list
-  alone, without `data`. Labels are separated by commas.
-- CSV with a header. The path is in the column `path`, `file`, `filename`, `fname`, `wav` or `slice_file_name`, the
-  label in `label`, `labels`, `category`, `class` or `target` (the first of these that is there), and a fold, if any, in
-  `fold`; `split` says train, valid or test. Several labels of one file are separated by commas, within quotes.
-- A label table, as AudioSet's: CSV with the columns `index`, `mid` and `display_name`. It gives the order and the names
-  of the classes.
+- JSON of AST, AudioMAE and ESC-50: `{"data": [{"wav": path, "labels": "/m/09x0r,/m/05zppz"}, …]}`;
+  of BRIDLE: the list alone, without `data`. Labels are separated by commas.
+- CSV with a header. The path is in the column `path`, `file`, `filename`, `fname`, `wav` or
+  `slice_file_name`, the label in `label`, `labels`, `category`, `class` or `target` (the first of
+  these that is there), and a fold, if any, in `fold`; `split` says train, valid or test. Several
+  labels of one file are separated by commas, within quotes.
+- A label table, as AudioSet's: CSV with the columns `index`, `mid` and `display_name`. It gives the
+  order and the names of the classes.
 
 Lists of video files, as data sets bring them; any other is read as lists of audio are.
 
-- Kinetics: a CSV of label, youtube_id, time_start, time_end and split, with a header or without. The file of a line is
-  `{youtube_id}_{start:06d}_{end:06d}.mp4`.
-- Something-Something: JSON, `[{"id": "1", "template": "Pushing [something]", …}, …]`; the file is `1.webm`, the class
-  the template without brackets.
+- Kinetics: a CSV of label, youtube_id, time_start, time_end and split, with a header or without.
+  The file of a line is `{youtube_id}_{start:06d}_{end:06d}.mp4`.
+- Something-Something: JSON, `[{"id": "1", "template": "Pushing [something]", …}, …]`; the file is
+  `1.webm`, the class the template without brackets.
 
-Files with labels, as a list or a folder names them: what sources of sound and of video have in common.
-"""
+Files with labels, as a list or a folder names them: what sources of sound and of video have in
+common."""
 
 import csv
 import io
@@ -67,7 +68,8 @@ def entries_of_folder(
         allowed: formats, in messages.
 
     Returns:
-        What is learnt from, what is scored on, and the name of that split; none is scored on without splits.
+        What is learnt from, what is scored on, and the name of that split; none is scored on
+        without splits.
 
     Raises:
         ValueError: when there is no such folder, or nothing to learn from in it.
@@ -99,11 +101,19 @@ def list_text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
-        raise ValueError(f"{path} cannot be read ({reason}); allowed is a CSV or JSON list: check the path") from None
+        raise ValueError(
+            f"{path} cannot be read ({reason}); allowed is a CSV or JSON list: check the path"
+        ) from None
 
 
 PATHS = ("path", "file", "filename", "fname", "wav", "slice_file_name")
-SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+SPLIT_NAMES = {
+    "train": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "test": "test",
+}
 LABELS = ("label", "labels", "category", "class", "target")
 
 
@@ -116,7 +126,9 @@ def read_list(path: str) -> list[ListedFile]:
     text = list_text(path)
     entries = _from_json(text, path) if path.lower().endswith(".json") else _from_csv(text, path)
     if not entries:
-        raise ValueError(f"{path} lists no file; allowed is a list with an entry or more: check the path")
+        raise ValueError(
+            f"{path} lists no file; allowed is a list with an entry or more: check the path"
+        )
     return entries
 
 
@@ -130,13 +142,19 @@ def read_label_table(path: str) -> tuple[list[str], list[str]]:
     wanted = ("index", "mid", "display_name")
     if not rows or not set(wanted) <= set(rows[0]):
         found = ", ".join(rows[0]) if rows else "nothing"
-        raise ValueError(f"{path} has the columns {found}; allowed is a table with {', '.join(wanted)}: check the path")
+        raise ValueError(
+            f"{path} has the columns {found}; allowed is a table with {', '.join(wanted)}: check the path"
+        )
     try:
         ordered = sorted(rows, key=lambda row: int(row["index"]))
     except ValueError:
-        raise ValueError(f"{path} has an index that is no number; allowed are 0, 1, 2, …: correct the table") from None
+        raise ValueError(
+            f"{path} has an index that is no number; allowed are 0, 1, 2, …: correct the table"
+        ) from None
     if [int(row["index"]) for row in ordered] != list(range(len(rows))):
-        raise ValueError(f"{path} has the indices of {len(rows)} classes with gaps or twice; allowed are 0, 1, 2, …")
+        raise ValueError(
+            f"{path} has the indices of {len(rows)} classes with gaps or twice; allowed are 0, 1, 2, …"
+        )
     return [row["mid"] for row in ordered], [row["display_name"] for row in ordered]
 
 
@@ -144,7 +162,9 @@ def _from_json(text: str, path: str) -> list[ListedFile]:
     try:
         content: Any = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}); allowed is a list of files: write it again") from None
+        raise ValueError(
+            f"{path} is no JSON ({error}); allowed is a list of files: write it again"
+        ) from None
     items = content.get("data") if isinstance(content, dict) else content
     if not isinstance(items, list):
         raise ValueError(
@@ -154,10 +174,14 @@ def _from_json(text: str, path: str) -> list[ListedFile]:
     entries = []
     for place, item in enumerate(items):
         if not isinstance(item, dict) or not isinstance(item.get("wav"), str):
-            raise ValueError(f'{path}: entry {place} has no "wav"; allowed is {{"wav": path, "labels": "a,b"}}')
+            raise ValueError(
+                f'{path}: entry {place} has no "wav"; allowed is {{"wav": path, "labels": "a,b"}}'
+            )
         labels = item.get("labels", "")
         if not isinstance(labels, str):
-            raise ValueError(f'{path}: entry {place} has labels that are no text; allowed is "a,b": join them')
+            raise ValueError(
+                f'{path}: entry {place} has labels that are no text; allowed is "a,b": join them'
+            )
         entries.append(ListedFile(item["wav"], _split(labels)))
     return entries
 
@@ -177,12 +201,18 @@ def _from_csv(text: str, path: str) -> list[ListedFile]:
     for number, row in enumerate(rows, start=2):
         fold = row.get("fold", "")
         if not row[where] or (fold and not fold.isdecimal()):
-            raise ValueError(f"{path}: line {number} has no file, or a fold that is no number; correct or remove it")
+            raise ValueError(
+                f"{path}: line {number} has no file, or a fold that is no number; correct or remove it"
+            )
         split = row.get("split", "").lower()
         if split and split not in SPLIT_NAMES:
-            raise ValueError(f"{path}: line {number} has the split {split!r}; allowed are {', '.join(SPLIT_NAMES)}")
+            raise ValueError(
+                f"{path}: line {number} has the split {split!r}; allowed are {', '.join(SPLIT_NAMES)}"
+            )
         labels = _split(row[what]) if what else ()
-        entries.append(ListedFile(row[where], labels, int(fold) if fold else None, SPLIT_NAMES.get(split)))
+        entries.append(
+            ListedFile(row[where], labels, int(fold) if fold else None, SPLIT_NAMES.get(split))
+        )
     return entries
 
 
@@ -218,13 +248,17 @@ def read_video_list(path: str) -> list[ListedFile]:
         try:
             items = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no JSON ({error}); allowed is a list of files: write it again") from None
+            raise ValueError(
+                f"{path} is no JSON ({error}); allowed is a list of files: write it again"
+            ) from None
         if isinstance(items, list) and items and isinstance(items[0], dict) and "id" in items[0]:
             return _something(items, path)
     elif path.lower().endswith(".csv"):
         rows = [row for row in csv.reader(text.splitlines()) if row]
         named = bool(rows) and set(_KINETICS) <= {name.strip() for name in rows[0]}
-        if named or (rows and len(rows[0]) == 5 and rows[0][2].isdecimal() and rows[0][3].isdecimal()):
+        if named or (
+            rows and len(rows[0]) == 5 and rows[0][2].isdecimal() and rows[0][3].isdecimal()
+        ):
             return _kinetics(rows, named, path)
     return read_list(path)
 
@@ -233,7 +267,9 @@ def _something(items: list[Any], path: str) -> list[ListedFile]:
     entries = []
     for place, item in enumerate(items):
         if not isinstance(item, dict) or not str(item.get("id", "")):
-            raise ValueError(f'{path}: entry {place} has no "id"; allowed is {{"id": "1", "template": …}}: correct it')
+            raise ValueError(
+                f'{path}: entry {place} has no "id"; allowed is {{"id": "1", "template": …}}: correct it'
+            )
         label = str(item.get("template", "")).replace("[", "").replace("]", "")
         entries.append(ListedFile(f"{item['id']}.webm", (label,) if label else ()))
     return entries

@@ -1,8 +1,8 @@
 """From a source to batches, in an order that is a function of (seed, epoch) alone.
 
-State is the step: nothing in here is saved or restored, and neither the number of workers nor that of processes can
-change which samples a step sees. Data in memory is indexed in the main process; everything else is read, and large
-images are cropped while they are decoded, by worker processes.
+State is the step: nothing in here is saved or restored, and neither the number of workers nor that
+of processes can change which samples a step sees. Data in memory is indexed in the main process;
+everything else is read, and large images are cropped while they are decoded, by worker processes.
 """
 
 import functools
@@ -113,7 +113,11 @@ class _Reader(Dataset["Batch | _Rows"]):
         return isinstance(self.source, Encoded) and self.source.decoder == "nvjpeg"
 
     def __getitem__(self, step: int) -> "Batch | _Rows":
-        return self.read(step, encoded=True) if self.encoded else self.read(step, encoded=False).batch()
+        return (
+            self.read(step, encoded=True)
+            if self.encoded
+            else self.read(step, encoded=False).batch()
+        )
 
     def read(self, step: int, *, encoded: bool) -> "_Rows":
         """Read the samples of a step, and decode what is not to stay `encoded`."""
@@ -131,7 +135,9 @@ class _Reader(Dataset["Batch | _Rows"]):
         read: list[int] = []
         if isinstance(self.source, Croppable):
             with timing.part("draw"):
-                choosers = self.views.choosers(ids, input=self.input, seed=self.plan.seed, epoch=epoch)
+                choosers = self.views.choosers(
+                    ids, input=self.input, seed=self.plan.seed, epoch=epoch
+                )
         for place, index in enumerate(ids.tolist()):
             for attempt in range(index, index + min(self.plan.length, _MAX_TRIES)):
                 candidate = attempt % self.plan.length
@@ -157,7 +163,9 @@ class _Reader(Dataset["Batch | _Rows"]):
                 raise TooManyUnreadable(
                     f"{tries} samples in a row cannot be read, from sample {index} on{why}; see `mezzotint doctor`"
                 )
-        labels = self.source.targets(torch.tensor(read)) if isinstance(self.source, Taught) else None
+        labels = (
+            self.source.targets(torch.tensor(read)) if isinstance(self.source, Taught) else None
+        )
         return _Rows(rows, ids, isinstance(self.source, Croppable), tuple(bad), labels)
 
 
@@ -181,7 +189,10 @@ class _Rows:
         files = [row for row in self.rows if isinstance(row, Jpeg)]
         decoded = iter(nvjpeg.decode_crops(files, device) if files and device is not None else [])
         rows = [next(decoded) if isinstance(row, Jpeg) else row for row in self.rows]
-        x = tuple(torch.stack([tensor.to(device) for tensor in column]) for column in zip(*rows, strict=True))
+        x = tuple(
+            torch.stack([tensor.to(device) for tensor in column])
+            for column in zip(*rows, strict=True)
+        )
         return Batch(x, self.ids, self.cropped, self.bad, self.labels, self.seconds)
 
 

@@ -33,7 +33,11 @@ class Held:
     def read(self, index: int) -> Sample:
         """One sample, uint8 `[C, H, W]`."""
         label = int(self.labels[index])
-        return {"x": self.images[index], "id": self.id_of(index), "label": label if label >= 0 else None}
+        return {
+            "x": self.images[index],
+            "id": self.id_of(index),
+            "label": label if label >= 0 else None,
+        }
 
     def id_of(self, index: int) -> str:
         """The name of a sample."""

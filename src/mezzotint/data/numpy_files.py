@@ -9,7 +9,9 @@ import numpy.typing as npt
 from mezzotint.data.source import Index
 
 
-def numpy_arrays(path: Path, allowed: str, *, single: str | None = None) -> dict[str, npt.NDArray[Any]]:
+def numpy_arrays(
+    path: Path, allowed: str, *, single: str | None = None
+) -> dict[str, npt.NDArray[Any]]:
     """The arrays of a file by name, never a pickle.
 
     Args:
@@ -35,7 +37,9 @@ def numpy_arrays(path: Path, allowed: str, *, single: str | None = None) -> dict
         ) from None
 
 
-def label_places(values: npt.NDArray[Any], count: int, name: str, what: str = "sample") -> tuple[Index, list[str]]:
+def label_places(
+    values: npt.NDArray[Any], count: int, name: str, what: str = "sample"
+) -> tuple[Index, list[str]]:
     """Labels as places in a sorted list of names; negative integers mean no label.
 
     Args:

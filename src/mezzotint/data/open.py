@@ -59,7 +59,9 @@ def open_source(name: str, input: Input) -> Source:
     if name in _EMBEDDED and not Path(name).exists():
         source = _EMBEDDED[name]()
     elif not Path(name).exists():
-        raise ValueError(f"got the data {name!r}; allowed is {_ALLOWED[input.modality]}, or {', '.join(_EMBEDDED)}")
+        raise ValueError(
+            f"got the data {name!r}; allowed is {_ALLOWED[input.modality]}, or {', '.join(_EMBEDDED)}"
+        )
     elif input.modality == "audio":
         source = AudioFolder(root=name)
     elif input.modality == "points":
@@ -73,7 +75,9 @@ def open_source(name: str, input: Input) -> Source:
     elif input.modality == "tokens":
         source = Tokens(path=name, length=input.shape[0], vocabulary=input.vocabulary - FIRST)
     elif input.modality == "image_text":
-        source = CaptionedImages(root=str(Path(name).parent), files=name, length=input.text, size=input.shape[-1])
+        source = CaptionedImages(
+            root=str(Path(name).parent), files=name, length=input.text, size=input.shape[-1]
+        )
     elif Path(name).is_dir():
         source = ImageFolder(root=name, size=input.shape[-1])
     else:
@@ -112,7 +116,9 @@ def open_images(name: str, size: int) -> Source:
     source = _EMBEDDED[name]() if name in _EMBEDDED else None
     if source is None or source.input.modality != "image":
         images = [known for known, make in _EMBEDDED.items() if isinstance(make(), Samples)]
-        raise ValueError(f"got the images {name!r}; allowed is {_ALLOWED['image']}, or {', '.join(images)}")
+        raise ValueError(
+            f"got the images {name!r}; allowed is {_ALLOWED['image']}, or {', '.join(images)}"
+        )
     return source
 
 

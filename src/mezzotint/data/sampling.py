@@ -10,7 +10,9 @@ from mezzotint.data.source import Index, Task
 from mezzotint.seeding import Draws, key_of
 
 
-def some_of_each(labels: Index, pool: Index, key: int, *, fraction: float = 1.0, per_class: int | None = None) -> Index:
+def some_of_each(
+    labels: Index, pool: Index, key: int, *, fraction: float = 1.0, per_class: int | None = None
+) -> Index:
     """Of each class the first samples of one keyed order, so that 1 % is a part of 10 %.
 
     Args:
@@ -43,27 +45,35 @@ def some_of_each(labels: Index, pool: Index, key: int, *, fraction: float = 1.0,
 def one_percent(task: Task) -> Task:
     """The same question with one in a hundred of the labels to learn from: of each class alike, and one at least."""
     labels = np.asarray(task.labels, np.int64)
-    train = some_of_each(labels, np.asarray(task.train, np.int64), key_of("one_percent", task.name), fraction=0.01)
+    train = some_of_each(
+        labels, np.asarray(task.train, np.int64), key_of("one_percent", task.name), fraction=0.01
+    )
     return replace(task, name=f"{task.name.split('/')[0]}/1-percent", train=train)
 
 
-def held_out(labels: Index, fraction: float, key: str, groups: Index | None = None) -> npt.NDArray[np.bool_]:
+def held_out(
+    labels: Index, fraction: float, key: str, groups: Index | None = None
+) -> npt.NDArray[np.bool_]:
     """Choose a stratified part of the samples: of each label the same fraction.
 
-    Of a label with `n ≥ 2` groups, `round(fraction · n)` are chosen, but at least one and not all; of a label with a
-    single group, none. Samples of one group stay together; a group belongs to the label of its first sample.
+    Of a label with `n ≥ 2` groups, `round(fraction · n)` are chosen, but at least one and not all;
+    of a label with a single group, none. Samples of one group stay together; a group belongs to the
+    label of its first sample.
 
     Args:
         labels: int64 `[N]`; samples with a negative label have none, and are not chosen.
         fraction: in (0, 1).
         key: the name of the split; another name gives another, independent split.
-        groups: int64 `[N]`, what must not be torn apart, such as identical pictures; by default each sample is its own.
+        groups: int64 `[N]`, what must not be torn apart, such as identical pictures; by default
+            each sample is its own.
 
     Returns:
         bool `[N]`, true for the chosen samples.
     """
     if not 0.0 < fraction < 1.0:
-        raise ValueError(f"got a holdout of {fraction}; allowed is more than 0 and less than 1: give 0.2 for a fifth")
+        raise ValueError(
+            f"got a holdout of {fraction}; allowed is more than 0 and less than 1: give 0.2 for a fifth"
+        )
     chosen = np.zeros(len(labels), dtype=np.bool_)
     if groups is None:
         groups = np.arange(len(labels), dtype=np.int64)
@@ -71,7 +81,11 @@ def held_out(labels: Index, fraction: float, key: str, groups: Index | None = No
     if len(names) == 0:
         return chosen
     stratum = labels[first]
-    place = Draws(torch.from_numpy(names.astype(np.int64)), key_of("held_out", key)).bits("place").numpy()
+    place = (
+        Draws(torch.from_numpy(names.astype(np.int64)), key_of("held_out", key))
+        .bits("place")
+        .numpy()
+    )
     by_stratum = np.lexsort((place, stratum))
     sizes = np.bincount(stratum[stratum >= 0], minlength=1)
     start = int((stratum < 0).sum())

@@ -28,16 +28,16 @@ class Task:
 
     Attributes:
         name: what is predicted and how it is split, `"category/across-styles"`.
-        kind: `"classify"`: labels of `train` are learnt and those of `test` predicted. `"tag"`: the same, where a
-            sample has any number of labels. `"retrieve"`: each sample of `test` looks for the one with its own label
-            among `train`.
-        labels: int64 `[N]`, or to tag bool `[N, C]`, for all samples of the source; only those of `train` and `test`
-            are looked at.
+        kind: `"classify"`: labels of `train` are learnt and those of `test` predicted. `"tag"`: the
+            same, where a sample has any number of labels. `"retrieve"`: each sample of `test` looks
+            for the one with its own label among `train`.
+        labels: int64 `[N]`, or to tag bool `[N, C]`, for all samples of the source; only those of
+            `train` and `test` are looked at.
         train: indices of the samples to learn from.
         test: indices of the samples to be scored.
         classes: names, by label; empty for retrieval.
-        validation: those of `train` on which a probe may select its settings or stop, where the data has a split for
-            it; empty where the probe is to hold out some itself.
+        validation: those of `train` on which a probe may select its settings or stop, where the
+            data has a split for it; empty where the probe is to hold out some itself.
     """
 
     name: str
@@ -75,12 +75,15 @@ class Source(Protocol):
 class Croppable(Protocol):
     """A source of large or odd-sized images: it crops while it decodes, in the workers."""
 
-    def read_crops(self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]) -> list[Tensor]:
+    def read_crops(
+        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
+    ) -> list[Tensor]:
         """Cut crops out of one image, opening the file once.
 
         Args:
             index: of the sample.
-            choose: takes height and width of the stored image, returns for each crop its box and its output size.
+            choose: takes height and width of the stored image, returns for each crop its box and
+                its output size.
 
         Returns:
             uint8 `[C, size, size]` for each crop.

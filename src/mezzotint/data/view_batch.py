@@ -1,7 +1,7 @@
 """A few chosen samples as a view generator gets them, and which part of the image each view shows.
 
-For whoever looks at views outside of training: the gallery, and the measure of what the features tell about them.
-"""
+For whoever looks at views outside of training: the gallery, and the measure of what the features
+tell about them."""
 
 from dataclasses import dataclass, field
 
@@ -23,7 +23,9 @@ class _Crops:
 
     def __call__(self, height: int, width: int) -> list[tuple[Box, int]]:
         chosen = self.choose(height, width)
-        self.boxes = [[top / height, left / width, h / height, w / width] for (top, left, h, w), _ in chosen]
+        self.boxes = [
+            [top / height, left / width, h / height, w / width] for (top, left, h, w), _ in chosen
+        ]
         return chosen
 
 
@@ -41,8 +43,8 @@ def view_batch(
         epoch: from 0.
 
     Returns:
-        The batch; and where views are crops of images, the boxes, float64 `[B, views, 4]`: top, left, height and width
-        as shares of the stored image's sides.
+        The batch; and where views are crops of images, the boxes, float64 `[B, views, 4]`: top,
+        left, height and width as shares of the stored image's sides.
     """
     rows: list[list[Tensor]] = []
     kept: list[int] = []
@@ -64,7 +66,9 @@ def view_batch(
     batch = Batch(x, torch.tensor(kept, dtype=torch.int64), cropped=cropped)
     if not rows or not isinstance(views, ImageViews):
         return batch, None
-    return batch, torch.tensor(boxes, dtype=torch.float64) if cropped else _boxes(views, batch, input, seed, epoch)
+    return batch, torch.tensor(boxes, dtype=torch.float64) if cropped else _boxes(
+        views, batch, input, seed, epoch
+    )
 
 
 def _crop_of_view(views: ViewGenerator) -> list[int]:
@@ -77,5 +81,10 @@ def _crop_of_view(views: ViewGenerator) -> list[int]:
 def _boxes(views: ImageViews, batch: Batch, input: Input, seed: int, epoch: int) -> Tensor:
     height, width = batch.x[0].shape[-2:]
     drawn = views.draw(batch.ids, input=input, seed=seed, epoch=epoch)
-    boxes = [view.crop.boxes(params["crop"], height, width) for view, params in zip(views.views, drawn, strict=True)]
-    return torch.stack(boxes, dim=1).double() / torch.tensor([height, width, height, width], dtype=torch.float64)
+    boxes = [
+        view.crop.boxes(params["crop"], height, width)
+        for view, params in zip(views.views, drawn, strict=True)
+    ]
+    return torch.stack(boxes, dim=1).double() / torch.tensor(
+        [height, width, height, width], dtype=torch.float64
+    )

@@ -1,10 +1,10 @@
 """Average precision as COCO measures it (Lin et al. 2014, arXiv 1405.0312, and its evaluation server), and mean IoU.
 
-Detections of a class are matched to the objects of their image in order of their scores, each with the free object
-that it overlaps most, if by enough. Precision, made monotone, is read at 101 recalls; AP is the mean over ten IoUs from
-0.5 to 0.95 and over the classes that have objects. Ignored objects are not asked for, and what matches only them is
-left out. At most 100 detections of a class count in an image.
-"""
+Detections of a class are matched to the objects of their image in order of their scores, each with
+the free object that it overlaps most, if by enough. Precision, made monotone, is read at 101
+recalls; AP is the mean over ten IoUs from 0.5 to 0.95 and over the classes that have objects.
+Ignored objects are not asked for, and what matches only them is left out. At most 100 detections of
+a class count in an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +62,11 @@ def mean_precision(table: Floats) -> dict[str, float]:
 
 def named(precisions: Floats) -> dict[str, float]:
     """`AP`, `AP50` and `AP75` of the precisions at all thresholds, float64 `[10]`."""
-    return {"AP": float(precisions.mean()), "AP50": float(precisions[0]), "AP75": float(precisions[5])}
+    return {
+        "AP": float(precisions.mean()),
+        "AP50": float(precisions[0]),
+        "AP75": float(precisions[5]),
+    }
 
 
 def precision_by_class(
@@ -88,7 +92,9 @@ def precision_by_class(
     return table
 
 
-def _matched(found: Found, scene: Scene, label: int, masks: bool) -> tuple[Floats, Bools, Bools, int]:
+def _matched(
+    found: Found, scene: Scene, label: int, masks: bool
+) -> tuple[Floats, Bools, Bools, int]:
     """Of one image and class: scores; by threshold, which are right and which are left out; how many are wanted."""
     chosen = (found.labels == label).nonzero()[:, 0]
     order = torch.from_numpy(np.argsort(-found.scores[chosen].numpy(), kind="stable")[:_MOST])
@@ -118,7 +124,11 @@ def _matched(found: Found, scene: Scene, label: int, masks: bool) -> tuple[Float
 def _best(overlaps: Floats, least: float, taken: Bools, ignored: Bools) -> int | None:
     """The free object with the largest overlap, the last of equal ones; an ignored one only where there is no other."""
     for wanted in (True, False):
-        able = [i for i in range(len(overlaps)) if ignored[i] != wanted and not taken[i] and overlaps[i] >= least]
+        able = [
+            i
+            for i in range(len(overlaps))
+            if ignored[i] != wanted and not taken[i] and overlaps[i] >= least
+        ]
         if able:
             return max(able, key=lambda i: (overlaps[i], i))
     return None
@@ -141,8 +151,13 @@ def _precisions(scores: Floats, right: Bools, left_out: Bools, wanted: int) -> F
 def box_overlaps(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
     """IoU of boxes `[n, 4]` and `[m, 4]`, float64 `[n, m]`; of a crowd, the share of the first that lies in it."""
     a, b = a.double(), b.double()
-    sides = (torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(a[:, None, :2], b[None, :, :2])).clamp_min(0)
-    return _ratio(sides.prod(2), (a[:, 2:] - a[:, :2]).prod(1), (b[:, 2:] - b[:, :2]).prod(1), crowd)
+    sides = (
+        torch.minimum(a[:, None, 2:], b[None, :, 2:])
+        - torch.maximum(a[:, None, :2], b[None, :, :2])
+    ).clamp_min(0)
+    return _ratio(
+        sides.prod(2), (a[:, 2:] - a[:, :2]).prod(1), (b[:, 2:] - b[:, :2]).prod(1), crowd
+    )
 
 
 def mask_overlaps(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """DeepLabV3 (Chen et al. 2017, arXiv 1706.05587) on an encoder: a class for each pixel.
 
-The last stage keeps the size of the one before it and looks further apart instead: dilation 2, times a factor for each
-block (multi-grid); a pyramid of dilated convolutions and the average of the whole image stand on it. Only the hardest
-share of the pixels of a batch is learnt from (hard pixel mining). Weights, and what the encoder is, stay the same.
-"""
+The last stage keeps the size of the one before it and looks further apart instead: dilation 2,
+times a factor for each block (multi-grid); a pyramid of dilated convolutions and the average of the
+whole image stand on it. Only the hardest share of the pixels of a batch is learnt from (hard pixel
+mining). Weights, and what the encoder is, stay the same."""
 
 from collections.abc import Sequence
 
@@ -48,7 +48,12 @@ class DeepLabV3(Localizer, kind="deeplab_v3"):
     ) -> None:
         network = residual(encoder, "segmentation")
         super().__init__(network, norm)
-        if not rates or not multi_grid or not 0.0 < hardest <= 1.0 or not 0.0 < scale[0] <= scale[1]:
+        if (
+            not rates
+            or not multi_grid
+            or not 0.0 < hardest <= 1.0
+            or not 0.0 < scale[0] <= scale[1]
+        ):
             raise ValueError(
                 f"got rates={rates}, multi_grid={multi_grid}, hardest={hardest}, scale={list(scale)}; allowed are one "
                 "or more dilations, a share in (0, 1], and factors from small to large"
@@ -70,7 +75,9 @@ class DeepLabV3(Localizer, kind="deeplab_v3"):
             assert scene.classes is not None
             pairs.append(self._varied(image, scene.classes.to(image.device)))
         height, width = (max(x.shape[d] for x, _ in pairs) for d in (1, 2))
-        mean = images[0].new_tensor(self.encoder.input.mean).view(3, 1, 1)  # what lies outside is 0 when normalised
+        mean = (
+            images[0].new_tensor(self.encoder.input.mean).view(3, 1, 1)
+        )  # what lies outside is 0 when normalised
         x = torch.stack([_padded(one - mean, height, width, 0.0) + mean for one, _ in pairs])
         wanted = torch.stack([_padded(classes, height, width, VOID) for _, classes in pairs]).long()
         each = cross_entropy(self._logits(x), wanted, ignore_index=VOID, reduction="none").flatten()
@@ -91,11 +98,15 @@ class DeepLabV3(Localizer, kind="deeplab_v3"):
         factor = float(torch.empty(()).uniform_(*self.scale))
         size = [max(1, round(side * factor)) for side in image.shape[1:]]
         image = interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-        classes = interpolate(classes[None, None].float(), size, mode="nearest")[0, 0].to(torch.uint8)
+        classes = interpolate(classes[None, None].float(), size, mode="nearest")[0, 0].to(
+            torch.uint8
+        )
         if self.crop is None:
             return image, classes
         height, width = (min(own, most) for own, most in zip(size, self.crop, strict=True))
-        top, left = (int(torch.randint(s - k + 1, ())) for s, k in zip(size, (height, width), strict=True))
+        top, left = (
+            int(torch.randint(s - k + 1, ())) for s, k in zip(size, (height, width), strict=True)
+        )
         rows, columns = slice(top, top + height), slice(left, left + width)
         return image[:, rows, columns], classes[rows, columns]
 

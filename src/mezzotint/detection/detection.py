@@ -1,9 +1,9 @@
 """Transfer: a detector or segmenter is trained on an encoder, and the same on the untrained one, and both are scored.
 
-What features are worth for finding things shows at an equal budget: the same scenes in the same order, the same network
-around the encoder, the same rates and seeds; only the encoder's weights differ. The last weights are scored, never the
-best. Each run is finished once: started again with the same directory, only what is missing is trained.
-"""
+What features are worth for finding things shows at an equal budget: the same scenes in the same
+order, the same network around the encoder, the same rates and seeds; only the encoder's weights
+differ. The last weights are scored, never the best. Each run is finished once: started again with
+the same directory, only what is missing is trained."""
 
 import copy
 import json
@@ -41,7 +41,8 @@ class Transfer:
     Attributes:
         encoder: directory of a saved encoder, or of a run.
         config: of the recipe, resolved.
-        seeds: how many runs; they differ in the fresh parts of the network, in order, flips and sampling.
+        seeds: how many runs; they differ in the fresh parts of the network, in order, flips and
+            sampling.
         baseline: train the same from the untrained encoder.
     """
 
@@ -56,8 +57,9 @@ class DetectionComparison:
     """Figures side by side.
 
     Attributes:
-        lines: of the keys `figure`, `pretrained` and, with a baseline, `untrained` and `difference`, each but the first
-            a list `[mean, low, high]`; the bounds are `None` for a single seed.
+        lines: of the keys `figure`, `pretrained` and, with a baseline, `untrained` and
+            `difference`, each but the first a list `[mean, low, high]`; the bounds are `None` for a
+            single seed.
     """
 
     lines: list[dict[str, Any]]
@@ -65,10 +67,14 @@ class DetectionComparison:
     @property
     def text(self) -> str:
         """A table in Markdown."""
-        names = [name for name in ("pretrained", "untrained", "difference") if name in self.lines[0]]
+        names = [
+            name for name in ("pretrained", "untrained", "difference") if name in self.lines[0]
+        ]
         rows = [f"| figure | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         for line in self.lines:
-            rows.append(f"| {line['figure']} | {' | '.join(_shown(line[n], n == 'difference') for n in names)} |")
+            rows.append(
+                f"| {line['figure']} | {' | '.join(_shown(line[n], n == 'difference') for n in names)} |"
+            )
         return "\n".join(rows)
 
 
@@ -84,8 +90,8 @@ def plan(
 
     Args:
         encoder: a run, or an encoder's directory; a residual network.
-        what: name or file of a transfer recipe; or a folder in VOC or COCO format, which is learnt as `voc07_c4` and
-            `coco_c4` say.
+        what: name or file of a transfer recipe; or a folder in VOC or COCO format, which is learnt
+            as `voc07_c4` and `coco_c4` say.
         overrides: of the recipe, such as `training.steps=300`.
         seeds: see `Transfer`.
         baseline: see `Transfer`.
@@ -105,8 +111,14 @@ def _refuse_if_unfit(config: dict[str, Any]) -> None:
     scenes: Scenes = construct(config["data"], FAMILIES["data"], {})
     model = config["model"]
     needs = "classes" if model["kind"] == "deeplab_v3" else "masks" if model["masks"] else "boxes"
-    if (needs == "masks" and not scenes.has_masks) or (needs == "classes" and not scenes.has_classes):
-        hint = f"data.use={needs}" if config["data"]["kind"] == "voc_folder" else "data with segmentations"
+    if (needs == "masks" and not scenes.has_masks) or (
+        needs == "classes" and not scenes.has_classes
+    ):
+        hint = (
+            f"data.use={needs}"
+            if config["data"]["kind"] == "voc_folder"
+            else "data with segmentations"
+        )
         raise ValueError(
             f"got {model['kind']}{' with masks' if needs == 'masks' else ''} on {scenes.name}, whose scenes are read "
             f"without {_HAS[needs]}; allowed is data with them: set {hint}, or learn boxes with model.kind=faster_rcnn "
@@ -132,7 +144,9 @@ def run_transfer(what: Transfer, out: str | Path, *, progress: str = "bar") -> D
             figures = _once(what, seed, variant, folder / f"{variant}-{seed}", progress)
             found[variant].append(figures)
             rows[variant] += _rows(what, seed, figures)
-    write_evaluation(folder, Evaluation(rows[_PRETRAINED], ""), Baselines([], rows.get(_UNTRAINED, [])))
+    write_evaluation(
+        folder, Evaluation(rows[_PRETRAINED], ""), Baselines([], rows.get(_UNTRAINED, []))
+    )
     comparison = compared(found[_PRETRAINED], found.get(_UNTRAINED))
     write_text(folder / "table.md", comparison.text + "\n")
     write_json(folder / "table.json", comparison.lines)
@@ -177,8 +191,12 @@ def build(what: Transfer, seed: int, variant: str, scenes: Scenes) -> Localizer:
         encoder: Encoder = load_encoder(what.encoder)
         if variant == _UNTRAINED:
             torch.manual_seed(key_of("untrained", seed))
-            config = {key: value for key, value in encoder.config.items() if key != "pretrained_path"}
-            encoder = construct(resolve(config, "Encoder", "encoder"), "Encoder", {"Encoder": (encoder.input,)})
+            config = {
+                key: value for key, value in encoder.config.items() if key != "pretrained_path"
+            }
+            encoder = construct(
+                resolve(config, "Encoder", "encoder"), "Encoder", {"Encoder": (encoder.input,)}
+            )
         torch.manual_seed(key_of("heads", seed))
         made: Localizer = construct(
             what.config["model"], FAMILIES["model"], {"Localizer": (encoder, len(scenes.classes))}
@@ -188,7 +206,11 @@ def build(what: Transfer, seed: int, variant: str, scenes: Scenes) -> Localizer:
 
 def _once(what: Transfer, seed: int, variant: str, place: Path, progress: str) -> dict[str, float]:
     """One run: read when it is finished, and gone on with when it is not."""
-    config = copy.deepcopy(what.config) | {"seed": seed, "encoder": str(what.encoder), "start": variant}
+    config = copy.deepcopy(what.config) | {
+        "seed": seed,
+        "encoder": str(what.encoder),
+        "start": variant,
+    }
     place.mkdir(parents=True, exist_ok=True)
     written, result = place / "transfer.yaml", place / "figures.json"
     text = yaml.safe_dump(config, sort_keys=False)
@@ -210,8 +232,13 @@ def _once(what: Transfer, seed: int, variant: str, place: Path, progress: str) -
         )  # fmt: skip
         scores = score(network, scenes, training)
         with replacing(place / "network.safetensors") as temporary:
-            save_file({name: t.detach().cpu().contiguous() for name, t in network.own_tensors().items()}, temporary)
-        save_encoder(network.encoder, place / "encoder", {"transferred_to": scenes.name, "start": variant})
+            save_file(
+                {name: t.detach().cpu().contiguous() for name, t in network.own_tensors().items()},
+                temporary,
+            )
+        save_encoder(
+            network.encoder, place / "encoder", {"transferred_to": scenes.name, "start": variant}
+        )
         write_json(place / "environment.json", environment(training.torch_device().type))
         write_json(place / "by_class.json", [_plain(line) for line in scores.by_class])
         write_json(result, _plain(scores.figures))
@@ -220,7 +247,10 @@ def _once(what: Transfer, seed: int, variant: str, place: Path, progress: str) -
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON has it: `None` for NaN."""
-    return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+    return {
+        key: None if isinstance(v, float) and not math.isfinite(v) else v
+        for key, v in values.items()
+    }
 
 
 def trained_localizer(place: str | Path) -> tuple[Localizer, Scenes]:
@@ -234,7 +264,9 @@ def trained_localizer(place: str | Path) -> tuple[Localizer, Scenes]:
     """
     folder = Path(place)
     if not (folder / "network.safetensors").is_file():
-        raise ValueError(f"got {folder}, which holds no finished transfer; allowed is OUT/pretrained-0 and the like")
+        raise ValueError(
+            f"got {folder}, which holds no finished transfer; allowed is OUT/pretrained-0 and the like"
+        )
     config = yaml.safe_load((folder / "transfer.yaml").read_text(encoding="utf-8"))
     scenes: Scenes = construct(config["data"], FAMILIES["data"], {})
     with torch.random.fork_rng(devices=[]):
@@ -253,4 +285,7 @@ def _rows(what: Transfer, seed: int, figures: dict[str, float]) -> list[Row]:
     )
     name = str(scenes.get("root") or scenes["kind"])
     probe = str(model["kind"])
-    return [Row(probe, f"{Path(name).name}/{k}", v, 32, 32, "float32", seed, how) for k, v in figures.items()]
+    return [
+        Row(probe, f"{Path(name).name}/{k}", v, 32, 32, "float32", seed, how)
+        for k, v in figures.items()
+    ]

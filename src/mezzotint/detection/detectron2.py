@@ -1,14 +1,15 @@
 """Encoders as detectron2 reads them: its pickle of arrays, and the settings that must go with it.
 
-The names are those of torchvision turned into detectron2's (Huang et al. 2022, arXiv 2208.00275, convert so):
-`layerN.` → `res(N+1).`, `bnK` → `convK.norm`, `downsample.0` and `.1` → `shortcut` and `shortcut.norm`, and what stands
-before the first stage → `stem.`. Which branch of a run is taken is an argument with a default, and naming the default
-is allowed. Normalisation and colour order are not part of that format, and gaps to published detection figures were
-traced to them, so they are written beside the file as a configuration.
+The names are those of torchvision turned into detectron2's (Huang et al. 2022, arXiv 2208.00275,
+convert so): `layerN.` → `res(N+1).`, `bnK` → `convK.norm`, `downsample.0` and `.1` → `shortcut` and
+`shortcut.norm`, and what stands before the first stage → `stem.`. Which branch of a run is taken is
+an argument with a default, and naming the default is allowed. Normalisation and colour order are
+not part of that format, and gaps to published detection figures were traced to them, so they are
+written beside the file as a configuration.
 
-The pickle holds nothing but strings, numbers and arrays. Arrays are stored as `numpy.ndarray(shape, type, bytes)`,
-which every version of numpy can read; reading admits arrays alone, and refuses any other name before it is looked up.
-"""
+The pickle holds nothing but strings, numbers and arrays. Arrays are stored as `numpy.ndarray(shape,
+type, bytes)`, which every version of numpy can read; reading admits arrays alone, and refuses any
+other name before it is looked up."""
 
 import io
 import pickle
@@ -39,9 +40,13 @@ def to_detectron2(name: str) -> str:
     Raises:
         ValueError: for a name that no residual network has.
     """
-    found = re.fullmatch(r"(?:layer(\d+)\.(\d+)\.)?(?:(conv|bn)(\d)|downsample\.([01]))\.(\w+)", name)
+    found = re.fullmatch(
+        r"(?:layer(\d+)\.(\d+)\.)?(?:(conv|bn)(\d)|downsample\.([01]))\.(\w+)", name
+    )
     if found is None:
-        raise ValueError(f"got the tensor {name!r}; allowed are those of a residual network: export another encoder")
+        raise ValueError(
+            f"got the tensor {name!r}; allowed are those of a residual network: export another encoder"
+        )
     stage, block, kind, number, shortcut, rest = found.groups()
     where = "stem" if stage is None else f"res{int(stage) + 1}.{block}"
     if shortcut is not None:
@@ -78,14 +83,18 @@ def write_detectron2(encoder: Encoder, path: str | Path) -> list[Path]:
     """
     file = Path(path)
     if file.suffix != ".pkl":
-        raise ValueError(f"got {file.name!r}; allowed is a name that ends in .pkl, by which detectron2 goes")
+        raise ValueError(
+            f"got {file.name!r}; allowed is a name that ends in .pkl, by which detectron2 goes"
+        )
     network = residual(encoder, "detectron2")
     if getattr(encoder, "quantization", None) is not None:
         raise ValueError(
             "got an encoder with quantizers, which detectron2 has not; allowed is a float one: export it with "
             "`mezzotint export` instead"
         )
-    arrays = {to_detectron2(name): t.detach().cpu().numpy() for name, t in network.state_dict().items()}
+    arrays = {
+        to_detectron2(name): t.detach().cpu().numpy() for name, t in network.state_dict().items()
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
     with replacing(file) as temporary, temporary.open("wb") as stream:
@@ -97,7 +106,9 @@ def write_detectron2(encoder: Encoder, path: str | Path) -> list[Path]:
 
 def configuration(encoder: ResNet, weights: str) -> str:
     """The settings of detectron2 that fit the network, as its YAML: section 2.10's, with the encoder's own numbers."""
-    mean, std = ([round(255.0 * v, 4) for v in values] for values in (encoder.input.mean, encoder.input.std))
+    mean, std = (
+        [round(255.0 * v, 4) for v in values] for values in (encoder.input.mean, encoder.input.std)
+    )
     stages = [stage_of(encoder, i + 1) for i in range(encoder.num_stages)]
     deep = isinstance(stages[0][0], Bottleneck)
     blocks = [len(stage) for stage in stages]
@@ -132,22 +143,34 @@ def read_detectron2(path: str | Path) -> dict[str, Tensor]:
     """
     content = _load(Path(path))
     arrays = content.get("model", content) if isinstance(content, Mapping) else None
-    if not isinstance(arrays, Mapping) or not arrays or not all(isinstance(a, np.ndarray) for a in arrays.values()):
-        raise ValueError(f"{path} holds no arrays by name; allowed is a detectron2 backbone: give another file")
-    return {from_detectron2(str(name)): torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    if (
+        not isinstance(arrays, Mapping)
+        or not arrays
+        or not all(isinstance(a, np.ndarray) for a in arrays.values())
+    ):
+        raise ValueError(
+            f"{path} holds no arrays by name; allowed is a detectron2 backbone: give another file"
+        )
+    return {
+        from_detectron2(str(name)): torch.from_numpy(np.array(array))
+        for name, array in arrays.items()
+    }
 
 
 def chosen_branch(path: str | Path, branch: Branch = "online") -> Encoder:
     """An encoder's directory, or a branch of a run; `online` is what `encoder/` holds.
 
     Raises:
-        ValueError: when a momentum copy is asked of something that is no run, or of a run without one.
+        ValueError: when a momentum copy is asked of something that is no run, or of a run without
+            one.
     """
     folder = Path(path)
     if branch == "online":
         return load_encoder(folder)
     if not (folder / "recipe.yaml").is_file():
-        raise ValueError(f"got branch=target of {path}, which is no run; allowed is online: leave the branch out")
+        raise ValueError(
+            f"got branch=target of {path}, which is no run; allowed is online: leave the branch out"
+        )
     return load_branch(folder, Recipe.load(folder), branch, "backbone")
 
 
@@ -156,7 +179,11 @@ class _Writer(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
-            return np.ndarray, (value.shape, value.dtype.str, bytearray(np.ascontiguousarray(value).tobytes()))
+            return np.ndarray, (
+                value.shape,
+                value.dtype.str,
+                bytearray(np.ascontiguousarray(value).tobytes()),
+            )
         return NotImplemented
 
 
@@ -167,7 +194,9 @@ class _Arrays(pickle.Unpickler):
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("builtins", "bytearray"): bytearray,
-        ("_codecs", "encode"): lambda text, how: text.encode("latin1"),  # protocol 2 stores bytes so
+        ("_codecs", "encode"): lambda text, how: text.encode(
+            "latin1"
+        ),  # protocol 2 stores bytes so
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -192,7 +221,15 @@ def _load(path: Path) -> Any:
         raise ValueError(
             f"{path} names {error}, and reading that could run code; allowed are arrays by name: save the arrays alone"
         ) from error
-    except (EOFError, IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, ValueError) as error:
+    except (
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        UnicodeDecodeError,
+        ValueError,
+    ) as error:
         raise ValueError(
             f"{path} is no readable pickle ({' '.join(str(error).split())[:120]}); get it again"
         ) from error

@@ -1,11 +1,11 @@
 """Faster R-CNN and Mask R-CNN (Ren et al. 2015, arXiv 1506.01497; He et al. 2017, arXiv 1703.06870) on an encoder.
 
-`c4` looks for objects on the map of the last stage but one and runs the last stage on each region, with one norm after
-it, as the field's transfer benchmarks do: the whole encoder is used, and the region is cut to the size that this stage
-saw in pretraining. `fpn` puts a pyramid on all stages (Lin et al. 2016, arXiv 1612.03144). The networks are
-torchvision's, with the encoder's own normalisation. They differ from detectron2's in details: box losses are smooth L1
-with a threshold of 1/9 for proposals, and a pyramid keeps as many proposals in training before NMS as after it.
-"""
+`c4` looks for objects on the map of the last stage but one and runs the last stage on each region,
+with one norm after it, as the field's transfer benchmarks do: the whole encoder is used, and the
+region is cut to the size that this stage saw in pretraining. `fpn` puts a pyramid on all stages
+(Lin et al. 2016, arXiv 1612.03144). The networks are torchvision's, with the encoder's own
+normalisation. They differ from detectron2's in details: box losses are smooth L1 with a threshold
+of 1/9 for proposals, and a pyramid keeps as many proposals in training before NMS as after it."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -22,7 +22,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from mezzotint.data.scenes.scenes import Scene
 from mezzotint.detection.average_precision import Found
-from mezzotint.detection.localizer import Localizer, Norm, Stages, channels, residual, stage_of, stride
+from mezzotint.detection.localizer import (
+    Localizer,
+    Norm,
+    Stages,
+    channels,
+    residual,
+    stage_of,
+    stride,
+)
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import ResNet
 
@@ -35,13 +43,15 @@ class FasterRCNN(Localizer, kind="faster_rcnn"):
         num_classes: without the background.
         neck: `c4`, or a pyramid, `fpn`.
         masks: find masks too: Mask R-CNN.
-        anchors: sides of the boxes that are started from, in pixels; with `fpn` one for each level, the last of which
-            is a stage's map at half its size.
-        min_size: what the shorter side of an image is resized to; in training one of these, in scoring the last.
+        anchors: sides of the boxes that are started from, in pixels; with `fpn` one for each level,
+            the last of which is a stage's map at half its size.
+        min_size: what the shorter side of an image is resized to; in training one of these, in
+            scoring the last.
         max_size: of the longer side.
-        roi_size: places a side that a region is cut into; by default as many as the stage saw in pretraining with
-            `c4`, and 7 with `fpn`.
-        proposals: regions that are kept after NMS, in training and in scoring; before it 6 times as many with `c4`.
+        roi_size: places a side that a region is cut into; by default as many as the stage saw in
+            pretraining with `c4`, and 7 with `fpn`.
+        proposals: regions that are kept after NMS, in training and in scoring; before it 6 times as
+            many with `c4`.
         samples: regions of an image that the head learns from.
         norm: let the encoder's norms learn, or keep them `frozen`.
         channels: width of the pyramid and the heads on it.
@@ -66,8 +76,16 @@ class FasterRCNN(Localizer, kind="faster_rcnn"):
         network = residual(encoder, "detection")
         super().__init__(network, norm)
         self.needs = "masks" if masks else "boxes"
-        _check(anchors, min_size, max_size, proposals, network.num_stages + 1 if neck == "fpn" else None)
-        self.parts = _C4(network, roi_size) if neck == "c4" else _Pyramid(network, roi_size or 7, channels)
+        _check(
+            anchors,
+            min_size,
+            max_size,
+            proposals,
+            network.num_stages + 1 if neck == "fpn" else None,
+        )
+        self.parts = (
+            _C4(network, roi_size) if neck == "c4" else _Pyramid(network, roi_size or 7, channels)
+        )
         ratios = (0.5, 1.0, 2.0)
         levels = [tuple(anchors)] if neck == "c4" else [(side,) for side in anchors]
         before = 6 if neck == "c4" else 1
@@ -132,7 +150,9 @@ class _Parts:
 
     def pool(self, *, mask: bool = False) -> MultiScaleRoIAlign:
         """What cuts regions out of the maps."""
-        return MultiScaleRoIAlign(self.names, 2 * self.size if mask and len(self.names) > 1 else self.size, 2)
+        return MultiScaleRoIAlign(
+            self.names, 2 * self.size if mask and len(self.names) > 1 else self.size, 2
+        )
 
 
 class _C4(_Parts):
@@ -150,23 +170,34 @@ class _Pyramid(_Parts):
     def __init__(self, encoder: ResNet, roi_size: int, width: int) -> None:
         taken = tuple(range(1, encoder.num_stages + 1))
         pyramid = FeaturePyramidNetwork(
-            [channels(encoder, s) for s in taken], width, LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
+            [channels(encoder, s) for s in taken],
+            width,
+            LastLevelMaxPool(),
+            norm_layer=nn.BatchNorm2d,
         )
         self.backbone = nn.Sequential(Stages(encoder, taken), pyramid)
         self.backbone.out_channels = width  # type: ignore[assignment]
         self.names = [str(place) for place in range(len(taken))]
         self.size, self.box_dim, self.mask_dim = roi_size, 4 * width, width
         convolutions = [width] * 4
-        self.box_head = FastRCNNConvFCHead((width, roi_size, roi_size), convolutions, [4 * width], nn.BatchNorm2d)
+        self.box_head = FastRCNNConvFCHead(
+            (width, roi_size, roi_size), convolutions, [4 * width], nn.BatchNorm2d
+        )
         self.mask_head = MaskRCNNHeads(width, convolutions, 1, nn.BatchNorm2d)
 
 
 def _check(
-    anchors: list[int], min_size: list[int], max_size: int, proposals: tuple[int, int], levels: int | None
+    anchors: list[int],
+    min_size: list[int],
+    max_size: int,
+    proposals: tuple[int, int],
+    levels: int | None,
 ) -> None:
     if not anchors or min(anchors) < 1 or (levels is not None and len(anchors) != levels):
         wanted = "one or more" if levels is None else f"{levels}, one for each level of the pyramid"
-        raise ValueError(f"got anchors={anchors}; allowed are {wanted}, in pixels: such as 32, 64, 128")
+        raise ValueError(
+            f"got anchors={anchors}; allowed are {wanted}, in pixels: such as 32, 64, 128"
+        )
     if not min_size or min(min_size) < 1 or max(min_size) > max_size or min(proposals) < 1:
         raise ValueError(
             f"got min_size={min_size}, max_size={max_size}, proposals={list(proposals)}; allowed are positive sizes up "

@@ -24,8 +24,8 @@ Norm = Literal["train", "frozen"]
 class Localizer(nn.Module, Component, ABC, abstract=True):
     """Learns from scenes, and finds their objects or classes; its positional arguments are injected.
 
-    The encoder is registered before anything that is made of its parts, so that its tensors are named `encoder.…`
-    in parameter groups and checkpoints.
+    The encoder is registered before anything that is made of its parts, so that its tensors are
+    named `encoder.…` in parameter groups and checkpoints.
 
     Attributes:
         encoder: whose stages the network is made of.
@@ -37,7 +37,9 @@ class Localizer(nn.Module, Component, ABC, abstract=True):
     def __init__(self, encoder: ResNet, norm: Norm) -> None:
         super().__init__()
         self.encoder = encoder
-        self._frozen = [m for m in encoder.modules() if isinstance(m, _BatchNorm)] if norm == "frozen" else []
+        self._frozen = (
+            [m for m in encoder.modules() if isinstance(m, _BatchNorm)] if norm == "frozen" else []
+        )
         for module in self._frozen:
             module.requires_grad_(False)
 
@@ -109,7 +111,8 @@ class Stages(nn.Module):
 
     Args:
         encoder: a residual network.
-        taken: numbers of the stages whose maps are returned, from 1, rising; later ones are not computed.
+        taken: numbers of the stages whose maps are returned, from 1, rising; later ones are not
+            computed.
     """
 
     def __init__(self, encoder: ResNet, taken: tuple[int, ...]) -> None:

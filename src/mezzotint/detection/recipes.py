@@ -40,8 +40,13 @@ def read_transfer(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     config = read_raw(path, [*first, *overrides])
     for section in config:
         if section not in FAMILIES:
-            raise RecipeError(f"{section}: unknown section; allowed: {', '.join(FAMILIES)}{nearest(section, FAMILIES)}")
-    return {section: resolve(config.get(section) or {}, family, section) for section, family in FAMILIES.items()}
+            raise RecipeError(
+                f"{section}: unknown section; allowed: {', '.join(FAMILIES)}{nearest(section, FAMILIES)}"
+            )
+    return {
+        section: resolve(config.get(section) or {}, family, section)
+        for section, family in FAMILIES.items()
+    }
 
 
 def _of_folder(folder: Path) -> tuple[str, list[str]]:

@@ -2,9 +2,9 @@
 
     scenes → flips → losses → guard → optimiser → checkpoint; then exact norms, and the figures
 
-It is a loop of its own because images have sizes and numbers of objects of their own; what it is made of (optimisers
-and their groups, schedules, guard, checkpoints, log) is that of pretraining. It runs in one process.
-"""
+It is a loop of its own because images have sizes and numbers of objects of their own; what it is
+made of (optimisers and their groups, schedules, guard, checkpoints, log) is that of pretraining. It
+runs in one process."""
 
 import dataclasses
 import time
@@ -18,7 +18,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
 from mezzotint.data.scenes.scenes import Part, Scene, Scenes
-from mezzotint.detection.average_precision import Found, MeanIoU, mean_precision, named, precision_by_class
+from mezzotint.detection.average_precision import (
+    Found,
+    MeanIoU,
+    mean_precision,
+    named,
+    precision_by_class,
+)
 from mezzotint.detection.localizer import Localizer
 from mezzotint.optim.optimizer import Optimizer
 from mezzotint.optim.schedules import Schedule
@@ -40,8 +46,8 @@ class Training(Component):
         warmup_steps: linear rise of the learning rate.
         flip: probability of mirroring a training image.
         clip_norm: limit of the gradient's norm; `None` for no limit.
-        exact_norms: training batches from which the statistics of BatchNorm are measured anew at the end (PreciseBN);
-            0 keeps the running ones.
+        exact_norms: training batches from which the statistics of BatchNorm are measured anew at
+            the end (PreciseBN); 0 keeps the running ones.
         workers: processes that read images; 0 reads in this one.
         device: `auto` is CUDA where there is one.
         every_minutes: save a checkpoint this often.
@@ -60,12 +66,22 @@ class Training(Component):
         device: Literal["auto", "cpu", "cuda"] = "auto",
         every_minutes: float = 10.0,
     ) -> None:
-        if steps < 1 or batch_size < 1 or min(warmup_steps, exact_norms, workers) < 0 or not 0.0 <= flip <= 1.0:
+        if (
+            steps < 1
+            or batch_size < 1
+            or min(warmup_steps, exact_norms, workers) < 0
+            or not 0.0 <= flip <= 1.0
+        ):
             raise ValueError(
                 f"got steps={steps}, batch_size={batch_size}, warmup_steps={warmup_steps}, exact_norms={exact_norms}, "
                 f"workers={workers}, flip={flip}; allowed are 1 step and image or more, 0 or more, and a share"
             )
-        self.steps, self.batch_size, self.warmup_steps, self.flip = steps, batch_size, warmup_steps, flip
+        self.steps, self.batch_size, self.warmup_steps, self.flip = (
+            steps,
+            batch_size,
+            warmup_steps,
+            flip,
+        )
         self.clip_norm, self.exact_norms, self.workers = clip_norm, exact_norms, workers
         self.device, self.every_minutes = device, every_minutes
 
@@ -109,7 +125,11 @@ def train(
             for step in range(start, training.steps):
                 rise = min(1.0, (step + 1) / max(1, training.warmup_steps))
                 for group in built.param_groups:
-                    group["lr"] = group["base_lr"] * rise * schedule(step, training.steps, max(1, count // size))
+                    group["lr"] = (
+                        group["base_lr"]
+                        * rise
+                        * schedule(step, training.steps, max(1, count // size))
+                    )
                 parts = _step(network, next(stream), built, guard, training, seed, step, device)
                 done = step + 1
                 if done % 20 == 0 or done == training.steps:
@@ -174,8 +194,9 @@ class Scores:
 
     Attributes:
         figures: means over classes: `boxes/AP50` and so on, `masks/AP50`, or `classes/mIoU`.
-        by_class: a line for each class with its `class`, how many `objects` (or pixels) of it there are, and its own
-            figures: the same, or `classes/IoU`; NaN where there is nothing to find.
+        by_class: a line for each class with its `class`, how many `objects` (or pixels) of it there
+            are, and its own figures: the same, or `classes/IoU`; NaN where there is nothing to
+            find.
     """
 
     figures: dict[str, float]
@@ -188,7 +209,9 @@ def score(network: Localizer, scenes: Scenes, training: Training) -> Scores:
     device = training.torch_device()
     network.to(device).eval()
     count = scenes.count("test")
-    loader = DataLoader(_Reader(scenes, "test"), None, sampler=range(count), num_workers=training.workers)
+    loader = DataLoader(
+        _Reader(scenes, "test"), None, sampler=range(count), num_workers=training.workers
+    )
     seen: list[Scene] = []
     found: list[Found] = []
     iou = MeanIoU(len(scenes.classes) + 1)
@@ -198,12 +221,27 @@ def score(network: Localizer, scenes: Scenes, training: Training) -> Scores:
             iou.add(one, scene.classes)
         else:
             found.append(one)
-            seen.append(dataclasses.replace(scene, image=scene.image[:, :0]))  # the pixels are no longer needed
+            seen.append(
+                dataclasses.replace(scene, image=scene.image[:, :0])
+            )  # the pixels are no longer needed
     if network.needs == "classes":
-        lines = zip(("background", *scenes.classes), iou.counts.sum(1).tolist(), iou.by_class().tolist(), strict=True)
-        return Scores({"classes/mIoU": iou.mean()}, [{"class": c, "objects": n, "classes/IoU": v} for c, n, v in lines])
-    wanted = torch.cat([one.labels[~one.ignored] for one in seen]).bincount(minlength=len(scenes.classes))
-    by_class = [{"class": name, "objects": n} for name, n in zip(scenes.classes, wanted.tolist(), strict=True)]
+        lines = zip(
+            ("background", *scenes.classes),
+            iou.counts.sum(1).tolist(),
+            iou.by_class().tolist(),
+            strict=True,
+        )
+        return Scores(
+            {"classes/mIoU": iou.mean()},
+            [{"class": c, "objects": n, "classes/IoU": v} for c, n, v in lines],
+        )
+    wanted = torch.cat([one.labels[~one.ignored] for one in seen]).bincount(
+        minlength=len(scenes.classes)
+    )
+    by_class = [
+        {"class": name, "objects": n}
+        for name, n in zip(scenes.classes, wanted.tolist(), strict=True)
+    ]
     figures: dict[str, float] = {}
     for what in ("boxes", "masks") if network.needs == "masks" else ("boxes",):
         table = precision_by_class(found, seen, len(scenes.classes), masks=what == "masks")
@@ -237,7 +275,10 @@ def _batches(scenes: Scenes, training: Training, seed: int, start: int) -> Itera
             step += 1
 
     loader = DataLoader(
-        _Reader(scenes, "train"), batch_sampler=_Endless(places()), num_workers=training.workers, collate_fn=list
+        _Reader(scenes, "train"),
+        batch_sampler=_Endless(places()),
+        num_workers=training.workers,
+        collate_fn=list,
     )
     for step, batch in enumerate(loader, start):
         ids = torch.arange(len(batch)) + step * size
@@ -287,7 +328,9 @@ def put_back(network: Localizer, tensors: dict[str, Tensor]) -> None:
     own = network.own_tensors()
     if own.keys() != tensors.keys():
         odd = sorted(own.keys() ^ tensors.keys())[0]
-        raise ValueError(f"the checkpoint and the network differ, first in {odd!r}; use the run's own recipe")
+        raise ValueError(
+            f"the checkpoint and the network differ, first in {odd!r}; use the run's own recipe"
+        )
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)

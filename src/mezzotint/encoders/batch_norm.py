@@ -1,10 +1,9 @@
 """Batch normalisation over the batches of all processes, on any device.
 
-`torch.nn.SyncBatchNorm` refuses CPU tensors. This one takes each rank's mean and variance, gathers them (one small
-collective a layer, with its gradient), and pools them; that is exact and stable, where a mean of squares minus a
-squared mean would cancel. On one process it is `torch.nn.BatchNorm` to the bit. Each rank must hold as many values as
-the others.
-"""
+`torch.nn.SyncBatchNorm` refuses CPU tensors. This one takes each rank's mean and variance, gathers
+them (one small collective a layer, with its gradient), and pools them; that is exact and stable,
+where a mean of squares minus a squared mean would cancel. On one process it is `torch.nn.BatchNorm`
+to the bit. Each rank must hold as many values as the others."""
 
 from typing import Any, TypeVar, cast
 
@@ -20,9 +19,8 @@ M = TypeVar("M", bound=nn.Module)
 class SynchronizedBatchNorm(_BatchNorm):
     """BatchNorm of any dimension, `[B, C, …]`, whose training statistics are those of the global batch.
 
-    Names and shapes of parameters and buffers are those of `torch.nn.BatchNorm2d`. It can carry the drop-out and
-    activation that timm builds into its norm layers.
-    """
+    Names and shapes of parameters and buffers are those of `torch.nn.BatchNorm2d`. It can carry the
+    drop-out and activation that timm builds into its norm layers."""
 
     def __init__(self, num_features: int, **settings: Any) -> None:
         super().__init__(num_features, **settings)
@@ -31,7 +29,9 @@ class SynchronizedBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 2:
-            raise ValueError(f"a BatchNorm takes [B, C, …], got {x.dim()} dimensions; add a batch dimension")
+            raise ValueError(
+                f"a BatchNorm takes [B, C, …], got {x.dim()} dimensions; add a batch dimension"
+            )
 
     def forward(self, input: Tensor) -> Tensor:
         """`[B, C, …]`, normalised over all but dimension 1 and all ranks."""
@@ -48,7 +48,9 @@ class SynchronizedBatchNorm(_BatchNorm):
         count = x.numel() // x.shape[1] * dist.world_size()
         values = x.float()
         local_var, local_mean = torch.var_mean(values, dim=over, correction=0)
-        means, variances = dist.gather(torch.stack([local_mean, local_var]).unsqueeze(0)).unbind(1)  # [world, C]
+        means, variances = dist.gather(torch.stack([local_mean, local_var]).unsqueeze(0)).unbind(
+            1
+        )  # [world, C]
         mean = means.mean(dim=0)
         var = (variances + (means - mean).square()).mean(dim=0)
         self._track(mean.detach(), var.detach() * (count / (count - 1)))
@@ -64,7 +66,11 @@ class SynchronizedBatchNorm(_BatchNorm):
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
         """Move the running statistics; `var` is unbiased, as torch keeps it."""
-        if not (self.training and self.track_running_stats) or self.running_mean is None or self.running_var is None:
+        if (
+            not (self.training and self.track_running_stats)
+            or self.running_mean is None
+            or self.running_var is None
+        ):
             return
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
@@ -86,10 +92,12 @@ def synchronize_batch_norm(module: M) -> M:
         The module, or its replacement.
 
     Raises:
-        TypeError: for a BatchNorm of a kind whose forward is unknown: left as it was, it would silently differ
-            between ranks.
+        TypeError: for a BatchNorm of a kind whose forward is unknown: left as it was, it would
+            silently differ between ranks.
     """
-    if isinstance(module, _BatchNorm) and not isinstance(module, (SynchronizedBatchNorm, nn.SyncBatchNorm)):
+    if isinstance(module, _BatchNorm) and not isinstance(
+        module, (SynchronizedBatchNorm, nn.SyncBatchNorm)
+    ):
         return cast(M, _replacement(module))
     for name, child in module.named_children():
         changed = synchronize_batch_norm(child)

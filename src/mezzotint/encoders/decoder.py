@@ -1,13 +1,14 @@
 """The decoder of masked prediction: a small transformer that is thrown away when the encoder has been trained.
 
-It gets the encoder's features of the patches that were seen, and one learnt vector in the place of each that was not,
-all with their positions, and says something of the hidden ones (MAE, He et al. 2022, arXiv 2111.06377, section 3). With
-`window`, attention stays within windows of the grid that move by half their size in every other block (AudioMAE, Huang
-et al. 2022, arXiv 2207.06405): neighbours in a spectrogram tell more than the same sound at another time.
+It gets the encoder's features of the patches that were seen, and one learnt vector in the place of
+each that was not, all with their positions, and says something of the hidden ones (MAE, He et al.
+2022, arXiv 2111.06377, section 3). With `window`, attention stays within windows of the grid that
+move by half their size in every other block (AudioMAE, Huang et al. 2022, arXiv 2207.06405):
+neighbours in a spectrogram tell more than the same sound at another time.
 
-Differs from AudioMAE's in that blocks are those of the encoder, with fixed positions instead of a learnt bias, and that
-windows follow from the grid instead of being made for 64 × 8; a moved window goes on at the other end of the grid.
-"""
+Differs from AudioMAE's in that blocks are those of the encoder, with fixed positions instead of a
+learnt bias, and that windows follow from the grid instead of being made for 64 × 8; a moved window
+goes on at the other end of the grid."""
 
 import itertools
 import math
@@ -30,9 +31,13 @@ class Decoder(Component):
         window: patches along each axis that attend to one another; 0 for all.
     """
 
-    def __init__(self, *, width: int = 512, depth: int = 8, heads: int = 16, window: int = 0) -> None:
+    def __init__(
+        self, *, width: int = 512, depth: int = 8, heads: int = 16, window: int = 0
+    ) -> None:
         if window < 0 or window == 1:
-            raise ValueError(f"got decoder.window={window}; allowed is 0, for all patches, or 2 and more: choose 4")
+            raise ValueError(
+                f"got decoder.window={window}; allowed is 0, for all patches, or 2 and more: choose 4"
+            )
         self.width, self.depth, self.heads, self.window = width, depth, heads, window
 
     def build(self, encoder: ViT, outputs: int) -> "MaskedDecoder":
@@ -66,7 +71,9 @@ class MaskedDecoder(nn.Module):
         self.head = nn.Linear(size.width, outputs)
         initialise(self)
 
-    def forward(self, seen: Tensor, keep: Tensor, hidden: Tensor, where: Tensor, grid: tuple[int, ...]) -> Tensor:
+    def forward(
+        self, seen: Tensor, keep: Tensor, hidden: Tensor, where: Tensor, grid: tuple[int, ...]
+    ) -> Tensor:
         """What it says of the hidden patches.
 
         Args:
@@ -81,7 +88,9 @@ class MaskedDecoder(nn.Module):
         """
         embedded = self.embed(seen)
         empty = self.hidden.to(embedded.dtype).expand(len(keep), where.shape[1], -1)
-        full = empty.scatter(1, keep.unsqueeze(2).expand_as(embedded), embedded) + self.places(where)
+        full = empty.scatter(1, keep.unsqueeze(2).expand_as(embedded), embedded) + self.places(
+            where
+        )
         for number, block in enumerate(self.blocks):
             if self.window:
                 moved = self.window // 2 * (number % 2)
@@ -121,7 +130,9 @@ def unwindows(x: Tensor, grid: tuple[int, ...], side: int, moved: int) -> Tensor
     counts = [n // s for n, s in zip(grid, sides, strict=True)]
     axes = len(grid)
     x = x.reshape(-1, *counts, *sides, x.shape[-1])
-    x = x.permute(0, *itertools.chain.from_iterable((1 + a, 1 + axes + a) for a in range(axes)), 2 * axes + 1)
+    x = x.permute(
+        0, *itertools.chain.from_iterable((1 + a, 1 + axes + a) for a in range(axes)), 2 * axes + 1
+    )
     x = x.reshape(x.shape[0], *grid, x.shape[-1])
     if moved:
         x = x.roll([moved if s == side else 0 for s in sides], list(range(1, 1 + axes)))

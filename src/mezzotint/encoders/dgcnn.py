@@ -1,12 +1,13 @@
 """DGCNN (Wang et al. 2019, arXiv 1801.07829): convolution over each point's neighbours, found anew in every layer.
 
-An edge convolution takes the maximum over the k nearest points j of h(x_i, x_j − x_i), h being linear, BatchNorm and
-LeakyReLU(0.2). Widths 64, 64, 128, 256; their outputs side by side go through one more layer of 1,024, whose maximum
-and mean over points are the features (section 4.1 and the authors' code, k = 20).
+An edge convolution takes the maximum over the k nearest points j of h(x_i, x_j − x_i), h being
+linear, BatchNorm and LeakyReLU(0.2). Widths 64, 64, 128, 256; their outputs side by side go through
+one more layer of 1,024, whose maximum and mean over points are the features (section 4.1 and the
+authors' code, k = 20).
 
-The linear layer is split, W [x_i, x_j − x_i] = (W₁ − W₂) x_i + W₂ x_j, and applied to the points instead of the edges:
-k times less work, and the same numbers up to rounding, which the tests hold it to.
-"""
+The linear layer is split, W [x_i, x_j − x_i] = (W₁ − W₂) x_i + W₂ x_j, and applied to the points
+instead of the edges: k times less work, and the same numbers up to rounding, which the tests hold
+it to."""
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,9 @@ def nearest_points(x: Tensor, k: int) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         points = x.detach().float()
         # −‖x_i − x_j‖² up to ‖x_i‖², which is the same for all candidates of a point.
-        closeness = (2.0 * points.transpose(1, 2)) @ points - points.square().sum(dim=1, keepdim=True)
+        closeness = (2.0 * points.transpose(1, 2)) @ points - points.square().sum(
+            dim=1, keepdim=True
+        )
         return closeness.topk(min(k, x.shape[2]), dim=2).indices
 
 
@@ -54,11 +57,18 @@ class EdgeConv(nn.Module):
         neighbours = nearest_points(x, self.k)
         own, edge = self.linear.weight[:, :channels], self.linear.weight[:, channels:]
         centre = nn.functional.conv1d(x, own - edge)
-        point = nn.functional.conv1d(x, edge).transpose(1, 2)  # [B, N, outputs]: a neighbour's values lie together
+        point = nn.functional.conv1d(x, edge).transpose(
+            1, 2
+        )  # [B, N, outputs]: a neighbour's values lie together
         flat = (neighbours + torch.arange(batch, device=x.device).view(-1, 1, 1) * count).view(-1)
-        around = point.reshape(batch * count, -1).index_select(0, flat).view(batch, count, -1, point.shape[2])
+        around = (
+            point.reshape(batch * count, -1)
+            .index_select(0, flat)
+            .view(batch, count, -1, point.shape[2])
+        )
         edges = (around + centre.transpose(1, 2).unsqueeze(2)).permute(0, 3, 1, 2)
-        # A maximum and a rising activation commute; after the maximum there are k times fewer values.
+        # A maximum and a rising activation commute; after the maximum there are k times fewer
+        # values.
         return self.act(self.norm(edges).amax(dim=3))  # type: ignore[no-any-return]
 
 
@@ -67,7 +77,8 @@ class DGCNN(Encoder):
 
     Args:
         input: of clouds, `(channels, points)`; any number of points is taken.
-        width: of the first layers; 64 is the published network, whose features are 32 times as many.
+        width: of the first layers; 64 is the published network, whose features are 32 times as
+            many.
         neighbours: of a point; 20 with 1,024 points, 40 with 2,048.
     """
 
@@ -79,9 +90,13 @@ class DGCNN(Encoder):
         super().__init__(input, dim=32 * width)
         widths = [input.shape[0], width, width, 2 * width, 4 * width]
         pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.layers = nn.ModuleList(EdgeConv(inputs, outputs, neighbours) for inputs, outputs in pairs)
+        self.layers = nn.ModuleList(
+            EdgeConv(inputs, outputs, neighbours) for inputs, outputs in pairs
+        )
         self.rest = nn.Sequential(
-            nn.Conv1d(8 * width, 16 * width, 1, bias=False), nn.BatchNorm1d(16 * width), nn.LeakyReLU(0.2)
+            nn.Conv1d(8 * width, 16 * width, 1, bias=False),
+            nn.BatchNorm1d(16 * width),
+            nn.LeakyReLU(0.2),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """The domain-agnostic transformer of DABS (Tamkin et al. 2021, arXiv 2111.12062): one size for every kind of data.
 
-A class token and learnt positions, 12 pre-norm blocks of width 256 with 8 heads of 64 and 512 hidden units, dropout of
-0.1 in them and on what goes in; the feature is the mean over all tokens, the class token among them, without a last
-LayerNorm. How a sample becomes tokens is as in `patches`, which is as in DABS: patches and segments through a linear,
-tokens by a table, features of a row by a vector each. Published patches: 16 × 16 for images and spectrograms, 5 steps
-of sensors, 8 for EuroSAT, 4 for wafers.
+A class token and learnt positions, 12 pre-norm blocks of width 256 with 8 heads of 64 and 512
+hidden units, dropout of 0.1 in them and on what goes in; the feature is the mean over all tokens,
+the class token among them, without a last LayerNorm. How a sample becomes tokens is as in
+`patches`, which is as in DABS: patches and segments through a linear, tokens by a table, features
+of a row by a vector each. Published patches: 16 × 16 for images and spectrograms, 5 steps of
+sensors, 8 for EuroSAT, 4 for wafers.
 
-Differs from the published code in that linears are Xavier-uniform, and that probes are learnt from features without
-dropout: there the encoder was frozen and left in training mode, so its features were noisy while the probe learnt.
-"""
+Differs from the published code in that linears are Xavier-uniform, and that probes are learnt from
+features without dropout: there the encoder was frozen and left in training mode, so its features
+were noisy while the probe learnt."""
 
 import math
 
@@ -36,7 +37,11 @@ class DomainAgnosticBlock(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width), nn.Dropout(dropout)
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, width),
+            nn.Dropout(dropout),
         )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -110,7 +115,9 @@ class DomainAgnostic(ViT):
         self.drop, self.blocks = nn.Dropout(dropout), nn.Sequential(*made)
         initialise(self.blocks)
         self.norm = nn.Identity()  # type: ignore[assignment]
-        if self.patches.axes == len(self.patches.grid):  # points stand anywhere: their places are learnt already
+        if self.patches.axes == len(
+            self.patches.grid
+        ):  # points stand anywhere: their places are learnt already
             self.places = LearntPlaces(self.patches.grid, width)
         assert self.cls is not None
         nn.init.normal_(self.cls)

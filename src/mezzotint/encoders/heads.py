@@ -1,8 +1,8 @@
 """Projectors and predictors: the multi-layer perceptrons that stand on an encoder while it is trained.
 
-The methods differ only in widths, in which linears have a bias, and in whether a BatchNorm ends the head; one builder
-says all of them. Parameter counts of BYOL's and SimSiam's heads are checked against the papers' in the tests.
-"""
+The methods differ only in widths, in which linears have a bias, and in whether a BatchNorm ends the
+head; one builder says all of them. Parameter counts of BYOL's and SimSiam's heads are checked
+against the papers' in the tests."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,11 @@ def mlp(
 
     Args:
         dims: widths from input to output, `[d, 4096, 256]` for two layers.
-        hidden_bias: whether the hidden linears have a bias. The BatchNorm that follows undoes it; papers differ.
+        hidden_bias: whether the hidden linears have a bias. The BatchNorm that follows undoes it;
+            papers differ.
         last_bias: whether the last linear has one.
-        last_norm: end with a BatchNorm that has neither scale nor shift, so that each output has mean 0 and
-            variance 1 over the batch.
+        last_norm: end with a BatchNorm that has neither scale nor shift, so that each output has
+            mean 0 and variance 1 over the batch.
 
     Returns:
         A module of `[B, dims[0]]` → `[B, dims[-1]]`.

@@ -1,8 +1,8 @@
 """Encoders that were made elsewhere: any callable, and ONNX files through onnxruntime.
 
-They can be evaluated like every other, at every number of bits: a callable that is a `torch.nn.Module` is quantized as
-ours are, an ONNX file by `mezzotint.quant.onnx`. Any other callable is what it is.
-"""
+They can be evaluated like every other, at every number of bits: a callable that is a
+`torch.nn.Module` is quantized as ours are, an ONNX file by `mezzotint.quant.onnx`. Any other
+callable is what it is."""
 
 import importlib
 from collections.abc import Callable
@@ -17,7 +17,11 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.recipe.component import factory
 from mezzotint.types import Input
 
-_FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+_FLOATS = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+}
 
 
 class ForeignEncoder(Encoder):
@@ -25,7 +29,8 @@ class ForeignEncoder(Encoder):
 
     Args:
         input: what the function takes.
-        model: normalised `[B, *input.shape]` → `[B, dim]`; a module is registered, so that it is moved and quantized.
+        model: normalised `[B, *input.shape]` → `[B, dim]`; a module is registered, so that it is
+            moved and quantized.
         dim: width of the features.
     """
 
@@ -59,11 +64,13 @@ def onnx(
         input: of the data.
         path: of the file.
         output: name of the output that holds the features; by default the first.
-        mean: per channel, that the network was trained with, of values in [0, 1]; by default the data's.
+        mean: per channel, that the network was trained with, of values in [0, 1]; by default the
+            data's.
         std: per channel.
 
     Raises:
-        ValueError: when onnxruntime is missing, or the file is no network from such inputs to features.
+        ValueError: when onnxruntime is missing, or the file is no network from such inputs to
+            features.
     """
     stated = Input(input.shape, tuple(mean or input.mean), tuple(std or input.std), input.modality)
     session = OnnxSession(path, stated.shape, output)
@@ -87,15 +94,21 @@ class OnnxSession:
     def __init__(self, path: str | Path, shape: tuple[int, ...], output: str | None = None) -> None:
         runtime = _runtime()
         if not Path(path).is_file():
-            raise ValueError(f"got {str(path)!r}, which is no file; allowed is an ONNX file: check the path")
+            raise ValueError(
+                f"got {str(path)!r}, which is no file; allowed is an ONNX file: check the path"
+            )
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         try:
-            self._session: Any = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: Any = runtime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # noqa: B902 - the runtime raises classes of its own, one a kind of failure
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path} cannot be opened by onnxruntime: {reason}; give a valid ONNX file") from error
+            raise ValueError(
+                f"{path} cannot be opened by onnxruntime: {reason}; give a valid ONNX file"
+            ) from error
         self.path = path
         self._input, self._dtype, self._batch = self._entrance(shape)
         self.output, self.dim = self._exit(output)
@@ -109,19 +122,27 @@ class OnnxSession:
             only is None
             or only.type not in _FLOATS
             or len(only.shape) != len(shape) + 1
-            or any(isinstance(a, int) and a != b for a, b in zip(only.shape[1:], shape, strict=True))
+            or any(
+                isinstance(a, int) and a != b for a, b in zip(only.shape[1:], shape, strict=True)
+            )
         ):
             raise ValueError(
                 f"{self.path}: got the inputs {found}; allowed is one of floats [batch, "
                 f"{', '.join(map(str, shape))}], as the data is: export the network for it, or choose other data"
             )
-        return only.name, _FLOATS[only.type], only.shape[0] if isinstance(only.shape[0], int) else None
+        return (
+            only.name,
+            _FLOATS[only.type],
+            only.shape[0] if isinstance(only.shape[0], int) else None,
+        )
 
     def _exit(self, output: str | None) -> tuple[str, int]:
         outputs = {found.name: found for found in self._session.get_outputs()}
         name = next(iter(outputs)) if output is None else output
         if name not in outputs:
-            raise ValueError(f"{self.path}: got output={name!r}; allowed: {', '.join(outputs)}; choose one")
+            raise ValueError(
+                f"{self.path}: got output={name!r}; allowed: {', '.join(outputs)}; choose one"
+            )
         shape = outputs[name].shape
         if len(shape) != 2 or not isinstance(shape[1], int):
             raise ValueError(
@@ -142,7 +163,9 @@ class OnnxSession:
         return list(torch.split(torch.cat((x, x[-1:].expand(missing, *x.shape[1:]))), self._batch))
 
     def _run(self, x: Tensor) -> Tensor:
-        (out,) = self._session.run([self.output], {self._input: x.to("cpu", self._dtype).contiguous().numpy()})
+        (out,) = self._session.run(
+            [self.output], {self._input: x.to("cpu", self._dtype).contiguous().numpy()}
+        )
         return torch.from_numpy(out).to(x.device, torch.float32)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxSession":

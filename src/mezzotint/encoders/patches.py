@@ -12,12 +12,14 @@ A sample is cut into L patches, each of P values that stand somewhere:
 | image with text | p × p pixels, then the tokens | its number (`image_text_patches`) |
 | table | one feature: its value times a vector of the feature (Gorishniy et al. 2021, arXiv 2106.11959) | its number |
 
-Positions are fixed sines and cosines of the true grid (Vaswani et al. 2017; in several axes as MAE, He et al. 2022, an
-equal share of the width each), so that any size of input has them; those of points are learnt from the centres.
+Positions are fixed sines and cosines of the true grid (Vaswani et al. 2017; in several axes as MAE,
+He et al. 2022, an equal share of the width each), so that any size of input has them; those of
+points are learnt from the centres.
 
 Shapes: B samples, L patches, P values of a patch, D width, A axes.
 
-Patches of an image followed by the tokens of its text, as one sequence: what DABS does with several inputs.
+Patches of an image followed by the tokens of its text, as one sequence: what DABS does with several
+inputs.
 
 Shapes: B samples, L patches and tokens, P values of a patch, D width.
 """
@@ -111,7 +113,9 @@ class SinCos(nn.Module):
 
 def grid_places(grid: Sequence[int], device: torch.device) -> Tensor:
     """Where the patches of a grid stand, row by row: float32 `[1, L, A]`."""
-    axes = torch.meshgrid(*(torch.arange(n, device=device, dtype=torch.float32) for n in grid), indexing="ij")
+    axes = torch.meshgrid(
+        *(torch.arange(n, device=device, dtype=torch.float32) for n in grid), indexing="ij"
+    )
     return torch.stack([axis.reshape(-1) for axis in axes], dim=-1).unsqueeze(0)
 
 
@@ -144,7 +148,9 @@ class GridPatches(Patches):
         return self._cut(x.shape[2:])
 
     def _cut(self, sizes: Sequence[int]) -> tuple[int, ...]:
-        if len(sizes) != len(self.side) or any(n < p or n % p for n, p in zip(sizes, self.side, strict=True)):
+        if len(sizes) != len(self.side) or any(
+            n < p or n % p for n, p in zip(sizes, self.side, strict=True)
+        ):
             raise ValueError(
                 f"got samples of size {tuple(sizes)} and patches of {self.side}; allowed are patches that fill the "
                 "sample: choose encoder.patch so that it divides the size, or crop or pad the samples"
@@ -155,9 +161,13 @@ class GridPatches(Patches):
         """`[B, C, *sizes]` → `[B, L, P]`, channel by channel within a patch, and `[1, L, A]`."""
         grid = self.grid_of(x)
         axes = len(grid)
-        cut = x.reshape(*x.shape[:2], *itertools.chain.from_iterable(zip(grid, self.side, strict=True)))
+        cut = x.reshape(
+            *x.shape[:2], *itertools.chain.from_iterable(zip(grid, self.side, strict=True))
+        )
         numbers, sides = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
-        values = cut.permute(0, *numbers, 1, *sides).reshape(x.shape[0], math.prod(grid), self.num_values)
+        values = cut.permute(0, *numbers, 1, *sides).reshape(
+            x.shape[0], math.prod(grid), self.num_values
+        )
         return values, grid_places(grid, x.device)
 
     def embed(self, values: Tensor) -> Tensor:
@@ -168,8 +178,9 @@ class GridPatches(Patches):
 class TokenPatches(Patches):
     """Each token is a patch.
 
-    The table starts standard normal, as in DABS (Tamkin et al. 2021, arXiv 2111.12062): on the scale of the positions
-    that are added to it. At a deviation of 0.02 sines and cosines drown the tokens (`docs/tokens.md`).
+    The table starts standard normal, as in DABS (Tamkin et al. 2021, arXiv 2111.12062): on the
+    scale of the positions that are added to it. At a deviation of 0.02 sines and cosines drown the
+    tokens (`docs/tokens.md`).
 
     Args:
         shape: `(L,)`.
@@ -225,7 +236,9 @@ class TablePatches(Patches):
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, F]` → `[B, F, 2]`, value and number of the feature, and `[1, F, 1]`."""
         where = grid_places(x.shape[1:], x.device)
-        return torch.cat([x.unsqueeze(2), where.expand(x.shape[0], -1, -1).to(x.dtype)], dim=2), where
+        return torch.cat(
+            [x.unsqueeze(2), where.expand(x.shape[0], -1, -1).to(x.dtype)], dim=2
+        ), where
 
     def embed(self, values: Tensor) -> Tensor:
         """`[B, L', 2]` → `[B, L', D]`."""

@@ -1,8 +1,8 @@
 """Patches of a point cloud: groups of near points around centres that lie far apart.
 
-Point-BERT (Yu et al. 2022, arXiv 2111.14819), whose small PointNet has BatchNorm where this has none, and whose first
-centre is drawn at random where this is the point farthest from the mean: the same cloud has the same groups.
-"""
+Point-BERT (Yu et al. 2022, arXiv 2111.14819), whose small PointNet has BatchNorm where this has
+none, and whose first centre is drawn at random where this is the point farthest from the mean: the
+same cloud has the same groups."""
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,8 @@ def farthest_points(points_BNC: Tensor, count: int) -> Tensor:
     """Points that lie far apart: each is the farthest from all before it, and the first the farthest from the mean.
 
     Returns:
-        int64 `[B, count]`; which points they are does not depend on the order of points, except for ties.
+        int64 `[B, count]`; which points they are does not depend on the order of points, except for
+        ties.
     """
     distance = (points_BNC - points_BNC.mean(dim=1, keepdim=True)).square().sum(dim=2)
     chosen = [distance.argmax(dim=1)]

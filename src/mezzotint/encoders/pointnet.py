@@ -1,11 +1,11 @@
 """PointNet (Qi et al. 2017, arXiv 1612.00593): the same small network for every point, then the maximum over points.
 
-Per-point widths 64, 64, 64, 128, 1024 (section 5 and supplement B), BatchNorm and ReLU after each, and optionally the
-two transformer networks that predict a 3 × 3 and a 64 × 64 matrix. They start at the identity, as in the authors' code.
+Per-point widths 64, 64, 64, 128, 1024 (section 5 and supplement B), BatchNorm and ReLU after each,
+and optionally the two transformer networks that predict a 3 × 3 and a 64 × 64 matrix. They start at
+the identity, as in the authors' code.
 
-Differs in that the transformers are off by default: views that turn the cloud ask for the same invariance without
-their 2.7 M parameters.
-"""
+Differs in that the transformers are off by default: views that turn the cloud ask for the same
+invariance without their 2.7 M parameters."""
 
 from typing import Literal
 
@@ -20,7 +20,9 @@ Transformers = Literal["none", "input", "both"]
 
 def point_layer(inputs: int, outputs: int) -> nn.Sequential:
     """A linear layer on every point, BatchNorm and ReLU: `[B, inputs, N]` → `[B, outputs, N]`."""
-    return nn.Sequential(nn.Conv1d(inputs, outputs, 1, bias=False), nn.BatchNorm1d(outputs), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv1d(inputs, outputs, 1, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()
+    )
 
 
 class TNet(nn.Module):
@@ -34,7 +36,9 @@ class TNet(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.points = nn.Sequential(
-            point_layer(channels, width), point_layer(width, 2 * width), point_layer(2 * width, 16 * width)
+            point_layer(channels, width),
+            point_layer(width, 2 * width),
+            point_layer(2 * width, 16 * width),
         )
         self.cloud = nn.Sequential(
             nn.Linear(16 * width, 8 * width, bias=False), nn.BatchNorm1d(8 * width), nn.ReLU(),
@@ -56,15 +60,23 @@ class PointNet(Encoder, kind="pointnet"):
 
     Args:
         input: of clouds, `(channels, points)`; any number of points is taken.
-        width: of the first layers; 64 is the published network, whose features are 16 times as many.
-        transformers: predict a matrix for the `input`'s points, for `both` input and features, or for none.
+        width: of the first layers; 64 is the published network, whose features are 16 times as
+            many.
+        transformers: predict a matrix for the `input`'s points, for `both` input and features, or
+            for none.
     """
 
-    def __init__(self, input: Input, *, width: int = 64, transformers: Transformers = "none") -> None:
+    def __init__(
+        self, input: Input, *, width: int = 64, transformers: Transformers = "none"
+    ) -> None:
         if width < 1:
-            raise ValueError(f"got width={width}; allowed is 1 or more: 64 is the published network")
+            raise ValueError(
+                f"got width={width}; allowed is 1 or more: 64 is the published network"
+            )
         if transformers not in ("none", "input", "both"):
-            raise ValueError(f"got transformers={transformers!r}; allowed is none, input or both: choose one of them")
+            raise ValueError(
+                f"got transformers={transformers!r}; allowed is none, input or both: choose one of them"
+            )
         super().__init__(input, dim=16 * width)
         channels = input.shape[0]
         self.align_input = nn.Identity() if transformers == "none" else TNet(channels, width)

@@ -1,11 +1,12 @@
 """Residual networks (He et al. 2015, arXiv 1512.03385), with a width multiplier and three stems.
 
-Layout, names and initialisation are torchvision's, so that its state dicts load: with `stem="imagenet"` and
-`width=64` the tensors are those of `torchvision.models.resnet18` without its classifier. `stem="small"` is the 3 × 3,
-stride-1 stem without max-pooling that CIFAR work uses. `stem="patch"` cuts the image into patches of 4 × 4 pixels, as
-ConvNeXt does (Liu et al. 2022, arXiv 2201.03545): a sixteenth of the work of `small`, for a processor. The residual
-branch's last BatchNorm may start at zero. With `grid=2` the features are four averages, one for each quarter of the
-image, side by side: where things are is then known, which an average over the whole forgets.
+Layout, names and initialisation are torchvision's, so that its state dicts load: with
+`stem="imagenet"` and `width=64` the tensors are those of `torchvision.models.resnet18` without its
+classifier. `stem="small"` is the 3 × 3, stride-1 stem without max-pooling that CIFAR work uses.
+`stem="patch"` cuts the image into patches of 4 × 4 pixels, as ConvNeXt does (Liu et al. 2022, arXiv
+2201.03545): a sixteenth of the work of `small`, for a processor. The residual branch's last
+BatchNorm may start at zero. With `grid=2` the features are four averages, one for each quarter of
+the image, side by side: where things are is then known, which an average over the whole forgets.
 """
 
 from typing import Literal
@@ -94,7 +95,8 @@ class ResNet(Encoder):
         input: of images.
         block: the residual block.
         depths: blocks in each stage.
-        stem: `"imagenet"` (7 × 7, stride 2, max-pool), `"small"` (3 × 3, stride 1) or `"patch"` (4 × 4, stride 4).
+        stem: `"imagenet"` (7 × 7, stride 2, max-pool), `"small"` (3 × 3, stride 1) or `"patch"` (4
+            × 4, stride 4).
         width: channels of the stem and of the first stage.
         zero_init_residual: start each residual branch at zero.
         grid: parts that each side is averaged in; the features of all parts stand side by side.
@@ -122,7 +124,9 @@ class ResNet(Encoder):
                 "fewer, or larger images"
             )
         self.grid = grid
-        kernel, stride, padding = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "patch": (4, 4, 0)}[stem]
+        kernel, stride, padding = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "patch": (4, 4, 0)}[
+            stem
+        ]
         self.conv1 = nn.Conv2d(input.shape[0], width, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.act1 = nn.ReLU()
@@ -163,94 +167,154 @@ class ResNet(Encoder):
 
 @factory
 def resnet8(
-    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False, grid: int = 1
+    input: Input,
+    *,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    grid: int = 1,
 ) -> ResNet:
     """ResNet-8: basic blocks 1-1-1, for images of about 32 pixels; 1.2 M parameters and 256 features at width 64.
 
     Args:
         input: of images.
-        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3, stride 1) or
-            `patch` (4 × 4, stride 4), which is 16 times cheaper.
+        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3,
+            stride 1) or `patch` (4 × 4, stride 4), which is 16 times cheaper.
         width: channels of the first stage; the later ones double.
         zero_init_residual: start each residual branch at zero.
-        grid: parts that each side is averaged in, so that features say where things are; 1 is the published network.
+        grid: parts that each side is averaged in, so that features say where things are; 1 is the
+            published network.
     """
     return ResNet(
-        input, BasicBlock, (1, 1, 1), stem=stem, width=width, zero_init_residual=zero_init_residual, grid=grid
+        input,
+        BasicBlock,
+        (1, 1, 1),
+        stem=stem,
+        width=width,
+        zero_init_residual=zero_init_residual,
+        grid=grid,
     )
 
 
 @factory
 def resnet10(
-    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False, grid: int = 1
+    input: Input,
+    *,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    grid: int = 1,
 ) -> ResNet:
     """ResNet-10: basic blocks 1-1-1-1; 4.9 M parameters and 512 features at width 64.
 
     Args:
         input: of images.
-        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3, stride 1) or
-            `patch` (4 × 4, stride 4), which is 16 times cheaper.
+        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3,
+            stride 1) or `patch` (4 × 4, stride 4), which is 16 times cheaper.
         width: channels of the first stage; the later ones double.
         zero_init_residual: start each residual branch at zero.
-        grid: parts that each side is averaged in, so that features say where things are; 1 is the published network.
+        grid: parts that each side is averaged in, so that features say where things are; 1 is the
+            published network.
     """
     return ResNet(
-        input, BasicBlock, (1, 1, 1, 1), stem=stem, width=width, zero_init_residual=zero_init_residual, grid=grid
+        input,
+        BasicBlock,
+        (1, 1, 1, 1),
+        stem=stem,
+        width=width,
+        zero_init_residual=zero_init_residual,
+        grid=grid,
     )
 
 
 @factory
 def resnet18(
-    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False, grid: int = 1
+    input: Input,
+    *,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    grid: int = 1,
 ) -> ResNet:
     """ResNet-18: basic blocks 2-2-2-2; 11.2 M parameters and 512 features at width 64.
 
     Args:
         input: of images.
-        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3, stride 1) or
-            `patch` (4 × 4, stride 4), which is 16 times cheaper.
+        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3,
+            stride 1) or `patch` (4 × 4, stride 4), which is 16 times cheaper.
         width: channels of the first stage; the later ones double.
         zero_init_residual: start each residual branch at zero.
-        grid: parts that each side is averaged in, so that features say where things are; 1 is the published network.
+        grid: parts that each side is averaged in, so that features say where things are; 1 is the
+            published network.
     """
     return ResNet(
-        input, BasicBlock, (2, 2, 2, 2), stem=stem, width=width, zero_init_residual=zero_init_residual, grid=grid
+        input,
+        BasicBlock,
+        (2, 2, 2, 2),
+        stem=stem,
+        width=width,
+        zero_init_residual=zero_init_residual,
+        grid=grid,
     )
 
 
 @factory
 def resnet34(
-    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False, grid: int = 1
+    input: Input,
+    *,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    grid: int = 1,
 ) -> ResNet:
     """ResNet-34: basic blocks 3-4-6-3; 21.3 M parameters and 512 features at width 64.
 
     Args:
         input: of images.
-        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3, stride 1) or
-            `patch` (4 × 4, stride 4), which is 16 times cheaper.
+        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3,
+            stride 1) or `patch` (4 × 4, stride 4), which is 16 times cheaper.
         width: channels of the first stage; the later ones double.
         zero_init_residual: start each residual branch at zero.
-        grid: parts that each side is averaged in, so that features say where things are; 1 is the published network.
+        grid: parts that each side is averaged in, so that features say where things are; 1 is the
+            published network.
     """
     return ResNet(
-        input, BasicBlock, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual, grid=grid
+        input,
+        BasicBlock,
+        (3, 4, 6, 3),
+        stem=stem,
+        width=width,
+        zero_init_residual=zero_init_residual,
+        grid=grid,
     )
 
 
 @factory
 def resnet50(
-    input: Input, *, stem: Stem = "imagenet", width: int = 64, zero_init_residual: bool = False, grid: int = 1
+    input: Input,
+    *,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    grid: int = 1,
 ) -> ResNet:
     """ResNet-50: bottlenecks 3-4-6-3; 23.5 M parameters and 2048 features at width 64.
 
     Args:
         input: of images.
-        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3, stride 1) or
-            `patch` (4 × 4, stride 4), which is 16 times cheaper.
+        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3,
+            stride 1) or `patch` (4 × 4, stride 4), which is 16 times cheaper.
         width: channels of the first stage; the later ones double.
         zero_init_residual: start each residual branch at zero.
-        grid: parts that each side is averaged in, so that features say where things are; 1 is the published network.
+        grid: parts that each side is averaged in, so that features say where things are; 1 is the
+            published network.
     """
     return ResNet(
-        input, Bottleneck, (3, 4, 6, 3), stem=stem, width=width, zero_init_residual=zero_init_residual, grid=grid
+        input,
+        Bottleneck,
+        (3, 4, 6, 3),
+        stem=stem,
+        width=width,
+        zero_init_residual=zero_init_residual,
+        grid=grid,
     )

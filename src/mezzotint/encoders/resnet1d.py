@@ -1,9 +1,9 @@
 """A residual network over time, for sensor series.
 
-ResNet's basic block (He et al. 2015, arXiv 1512.03385) with convolutions over time: of 5 steps instead of 3, since one
-dimension has fewer neighbours to look at (Wang et al. 2017, arXiv 1611.06455, take 8, 5 and 3). A stem of 7 steps,
-stages that halve the time and double the channels, the mean over time, and its maximum beside it where that is wanted.
-"""
+ResNet's basic block (He et al. 2015, arXiv 1512.03385) with convolutions over time: of 5 steps
+instead of 3, since one dimension has fewer neighbours to look at (Wang et al. 2017, arXiv
+1611.06455, take 8, 5 and 3). A stem of 7 steps, stages that halve the time and double the channels,
+the mean over time, and its maximum beside it where that is wanted."""
 
 from typing import Literal
 
@@ -70,22 +70,35 @@ class ResNet1D(Encoder, kind="resnet1d"):
         stem_stride: int = 2,
         pool: Pool = "mean",
     ) -> None:
-        if width < 1 or kernel < 1 or kernel % 2 == 0 or stem_stride < 1 or not depths or min(depths) < 1:
+        if (
+            width < 1
+            or kernel < 1
+            or kernel % 2 == 0
+            or stem_stride < 1
+            or not depths
+            or min(depths) < 1
+        ):
             raise ValueError(
                 f"got width={width}, depths={tuple(depths)}, kernel={kernel}, stem_stride={stem_stride}; allowed are "
                 "numbers from 1 and an odd kernel: 64, [1, 1, 1, 1], 5 and 2 are the defaults"
             )
         if pool not in ("mean", "mean_max"):
-            raise ValueError(f"got pool={pool!r}; allowed are mean and mean_max: choose one of them")
+            raise ValueError(
+                f"got pool={pool!r}; allowed are mean and mean_max: choose one of them"
+            )
         super().__init__(input, dim=width * 2 ** (len(depths) - 1) * (1 if pool == "mean" else 2))
         self.pool = pool
-        self.stem = nn.Sequential(_conv(input.shape[0], width, 7, stem_stride), nn.BatchNorm1d(width), nn.ReLU())
+        self.stem = nn.Sequential(
+            _conv(input.shape[0], width, 7, stem_stride), nn.BatchNorm1d(width), nn.ReLU()
+        )
         blocks: list[nn.Module] = []
         inputs = width
         for stage, depth in enumerate(depths):
             outputs = width * 2**stage
             for place in range(depth):
-                blocks.append(SeriesBlock(inputs, outputs, 2 if place == 0 and stage > 0 else 1, kernel))
+                blocks.append(
+                    SeriesBlock(inputs, outputs, 2 if place == 0 and stage > 0 else 1, kernel)
+                )
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         for module in self.modules():
@@ -95,4 +108,8 @@ class ResNet1D(Encoder, kind="resnet1d"):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, T]` → `[B, dim]`."""
         x = self.blocks(self.stem(x))
-        return x.mean(dim=2) if self.pool == "mean" else torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1)
+        return (
+            x.mean(dim=2)
+            if self.pool == "mean"
+            else torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1)
+        )

@@ -1,17 +1,18 @@
 """An encoder on disk: `encoder.safetensors` and `encoder.json`, which says everything needed to use it.
 
-The JSON holds the kind and arguments (names of this package only, never code), what the input must look like, the
-hash of the weights, and how the encoder was made. Nothing is pickled.
+The JSON holds the kind and arguments (names of this package only, never code), what the input must
+look like, the hash of the weights, and how the encoder was made. Nothing is pickled.
 
 An encoder with packed integer weights on disk: `packed.safetensors` and `packed.json`.
 
-A weight of b bits takes b bits. It is made float when the encoder is loaded, so what is saved is storage and not time:
-the arithmetic is float32. Ranges of activations are stored too when the encoder is to be served with quantized
-activations, which are then simulated. The outputs are those of the simulation (`mezzotint.quant.bits`), exactly.
+A weight of b bits takes b bits. It is made float when the encoder is loaded, so what is saved is
+storage and not time: the arithmetic is float32. Ranges of activations are stored too when the
+encoder is to be served with quantized activations, which are then simulated. The outputs are those
+of the simulation (`mezzotint.quant.bits`), exactly.
 
-For each quantized weight there are `NAME.codes` (uint8, see `mezzotint.quant.packing`) and `NAME.scale` (float32, one a
-channel or group); the rest of the encoder stands under its own names. Nothing is pickled.
-"""
+For each quantized weight there are `NAME.codes` (uint8, see `mezzotint.quant.packing`) and
+`NAME.scale` (float32, one a channel or group); the rest of the encoder stands under its own names.
+Nothing is pickled."""
 
 import dataclasses
 import hashlib
@@ -36,7 +37,9 @@ from mezzotint.recipe.schema import construct, resolve
 from mezzotint.types import Input
 
 
-def save_encoder(encoder: Encoder, path: str | Path, made_by: Mapping[str, Any] | None = None) -> Path:
+def save_encoder(
+    encoder: Encoder, path: str | Path, made_by: Mapping[str, Any] | None = None
+) -> Path:
     """Write an encoder's weights and description.
 
     Args:
@@ -51,8 +54,13 @@ def save_encoder(encoder: Encoder, path: str | Path, made_by: Mapping[str, Any] 
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "encoder.safetensors"
     with replacing(weights) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}, temporary)
-    description = describe(encoder, made_by) | {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()},
+            temporary,
+        )
+    description = describe(encoder, made_by) | {
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()
+    }
     write_json(folder / "encoder.json", description)
     return folder
 
@@ -62,10 +70,13 @@ def describe(encoder: Encoder, made_by: Mapping[str, Any] | None = None) -> dict
     return {
         "format": 1,
         "mezzotint": __version__,
-        "encoder": {k: v for k, v in encoder.config.items() if k != "pretrained_path"},  # its weights are replaced
+        "encoder": {
+            k: v for k, v in encoder.config.items() if k != "pretrained_path"
+        },  # its weights are replaced
         "quantization": getattr(encoder, "quantization", None),
         "dim": encoder.dim,
-        "input": dataclasses.asdict(encoder.input) | {"values": "uint8 / 255, then (x - mean) / std"},
+        "input": dataclasses.asdict(encoder.input)
+        | {"values": "uint8 / 255, then (x - mean) / std"},
         "made_by": dict(made_by or {}),
     }
 
@@ -95,11 +106,12 @@ def load_encoder(path: str | Path) -> Encoder:
         path: an `encoder/` directory, a run directory that holds one, or a packed export.
 
     Returns:
-        A module whose `forward` takes `[B, *input.shape]` normalised with `input.mean` and `input.std` and returns
-        `[B, dim]`.
+        A module whose `forward` takes `[B, *input.shape]` normalised with `input.mean` and
+        `input.std` and returns `[B, dim]`.
 
     Raises:
-        ValueError: when the directory holds no encoder, or its weights are not the ones that were saved.
+        ValueError: when the directory holds no encoder, or its weights are not the ones that were
+            saved.
     """
     folder = Path(path)
     if (folder / "packed.json").is_file():
@@ -151,7 +163,8 @@ def load_packed(path: str | Path) -> Encoder:
         path: directory with `packed.json`.
 
     Returns:
-        An encoder with the outputs of the simulation. It can be evaluated and embedded with, not trained further.
+        An encoder with the outputs of the simulation. It can be evaluated and embedded with, not
+        trained further.
 
     Raises:
         ValueError: when the directory holds none, or the file is not the one that was saved.
@@ -170,10 +183,15 @@ def load_packed(path: str | Path) -> Encoder:
         encoder = encoder_of(description)
         for name, entry in description["weights"].items():
             tensors[name] = _weight(tensors, name, entry)
-        grids = {place: _grid(tensors, place, entry) for place, entry in description["activations"].items()}
+        grids = {
+            place: _grid(tensors, place, entry)
+            for place, entry in description["activations"].items()
+        }
         encoder.load_state_dict(tensors)
     except (RuntimeError, SafetensorError, KeyError) as error:
-        raise ValueError(f"{file} does not fit its description: {error}; export it again") from error
+        raise ValueError(
+            f"{file} does not fit its description: {error}; export it again"
+        ) from error
     for place, quantizer in grids.items():
         module, _, side = place.rpartition(":")
         _attach(encoder.get_submodule(module), side, quantizer)
@@ -183,7 +201,10 @@ def load_packed(path: str | Path) -> Encoder:
 def _weight(tensors: dict[str, Tensor], name: str, entry: Mapping[str, Any]) -> Tensor:
     """One weight in float: exactly the points of the grid that its codes stand for."""
     layout, shape = Layout(**entry["layout"]), torch.Size(entry["shape"])
-    codes = unpack(tensors.pop(f"{name}.codes"), entry["bits"], shape.numel()).reshape(shape) + entry["lowest"]
+    codes = (
+        unpack(tensors.pop(f"{name}.codes"), entry["bits"], shape.numel()).reshape(shape)
+        + entry["lowest"]
+    )
     zero = tensors.pop(f"{name}.zero_point", None)
     grid = Grid(tensors.pop(f"{name}.scale"), zero, torch.tensor(0.0), torch.tensor(0.0))
     return layout.unrows(grid.values(layout.rows(codes)), shape).contiguous()
@@ -192,7 +213,10 @@ def _weight(tensors: dict[str, Tensor], name: str, entry: Mapping[str, Any]) -> 
 def _grid(tensors: dict[str, Tensor], place: str, entry: Mapping[str, Any]) -> StoredGrid:
     low, high = (torch.tensor(float(entry[name])) for name in ("lowest", "highest"))
     zero = tensors.pop(f"{place}.zero_point", None)
-    return StoredGrid(Layout(**entry["layout"]), Grid(tensors.pop(f"{place}.scale"), zero, low, high, entry["divide"]))
+    return StoredGrid(
+        Layout(**entry["layout"]),
+        Grid(tensors.pop(f"{place}.scale"), zero, low, high, entry["divide"]),
+    )
 
 
 def _attach(module: nn.Module, side: str, quantizer: StoredGrid) -> None:

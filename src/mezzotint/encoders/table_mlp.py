@@ -24,7 +24,10 @@ class TableMLP(Encoder, kind="table_mlp"):
         super().__init__(input, dim=width)
         inputs = [input.shape[0], *[width] * (layers - 1)]
         self.layers = nn.Sequential(
-            *(nn.Sequential(nn.Linear(n, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()) for n in inputs)
+            *(
+                nn.Sequential(nn.Linear(n, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())
+                for n in inputs
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Any network of timm as an encoder; nothing is ever downloaded.
 
-timm (Wightman, github.com/huggingface/pytorch-image-models) holds some 1,300 image networks. The adapter builds one
-without its classifier, for the input's channels and, where the network depends on it, its size. Weights come from a
-file that is already there, and are read without pickle's code execution.
-"""
+timm (Wightman, github.com/huggingface/pytorch-image-models) holds some 1,300 image networks. The
+adapter builds one without its classifier, for the input's channels and, where the network depends
+on it, its size. Weights come from a file that is already there, and are read without pickle's code
+execution."""
 
 import difflib
 import importlib
@@ -56,11 +56,13 @@ def timm(
 
     Args:
         input: of images.
-        name: `resnet18`, `vit_small_patch16_224`, `convnext_tiny` …; a tag behind a dot is allowed and says nothing,
-            since weights are never downloaded.
-        pretrained_path: a checkpoint of the network (safetensors, or a torch file of tensors) to start from.
+        name: `resnet18`, `vit_small_patch16_224`, `convnext_tiny` …; a tag behind a dot is allowed
+            and says nothing, since weights are never downloaded.
+        pretrained_path: a checkpoint of the network (safetensors, or a torch file of tensors) to
+            start from.
         drop_path: probability of leaving out a residual branch (stochastic depth).
-        dynamic_size: let a ViT take images of any size, for crops of several sizes; convolutional networks do anyway.
+        dynamic_size: let a ViT take images of any size, for crops of several sizes; convolutional
+            networks do anyway.
 
     Raises:
         ValueError: when timm is missing, has no such network, or cannot build it so.
@@ -86,7 +88,10 @@ def timm(
     if _depends_on_size(library, name):
         options["img_size"] = (height, width)
     if pretrained_path is not None:
-        options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": _weights(library, pretrained_path)}}
+        options |= {
+            "pretrained": True,
+            "pretrained_cfg_overlay": {"state_dict": _weights(library, pretrained_path)},
+        }
     try:
         model = library.create_model(name, **options)
         if pretrained_path is not None:
@@ -128,7 +133,9 @@ def _require_all_loaded(model: nn.Module, again: nn.Module, path: str) -> None:
     What differs between two builds is still random; constants that a file lacks are not noticed.
     """
     random = [
-        n for (n, a), b in zip(model.named_parameters(), again.parameters(), strict=True) if not torch.equal(a, b)
+        n
+        for (n, a), b in zip(model.named_parameters(), again.parameters(), strict=True)
+        if not torch.equal(a, b)
     ]
     if random:
         raise ValueError(f"{path!r} lacks {len(random)} of its tensors, the first is {random[0]!r}")

@@ -1,13 +1,15 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) for any modality: patches, then pre-norm blocks.
 
-Named sizes, as width / depth / heads: tiny 192 / 12 / 3, small 384 / 12 / 6, base 768 / 12 / 12, large 1024 / 24 / 16.
-Everything that depends on the modality stands in `patches`. Initialisation and details as in MAE (He et al. 2022,
-arXiv 2111.06377): fixed sine-cosine positions, Xavier-uniform linears, biases 0, LayerNorms with ε = 1e-6.
+Named sizes, as width / depth / heads: tiny 192 / 12 / 3, small 384 / 12 / 6, base 768 / 12 / 12,
+large 1024 / 24 / 16. Everything that depends on the modality stands in `patches`. Initialisation
+and details as in MAE (He et al. 2022, arXiv 2111.06377): fixed sine-cosine positions,
+Xavier-uniform linears, biases 0, LayerNorms with ε = 1e-6.
 
-Differs from MAE in that there is a class token only where it is the feature (`pool: cls`), and that the last
-LayerNorm comes before the mean over patches, during pretraining and afterwards.
+Differs from MAE in that there is a class token only where it is the feature (`pool: cls`), and that
+the last LayerNorm comes before the mean over patches, during pretraining and afterwards.
 
-Padding of tokens is neither attended to nor averaged, so features are those of the text, however long the batch is.
+Padding of tokens is neither attended to nor averaged, so features are those of the text, however
+long the batch is.
 
 Shapes: B samples, L patches, D width.
 """
@@ -20,12 +22,25 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.patches import GridPatches, ImageTextPatches, Patches, TablePatches, TokenPatches, take
+from mezzotint.encoders.patches import (
+    GridPatches,
+    ImageTextPatches,
+    Patches,
+    TablePatches,
+    TokenPatches,
+    take,
+)
 from mezzotint.encoders.point_patches import PointPatches
 from mezzotint.types import Input
 
 Pool = Literal["mean", "cls"]
-_SIDE = {"image": (16, 16), "audio": (16, 16), "video": (2, 16, 16), "series": (16,), "image_text": (16, 16)}
+_SIDE = {
+    "image": (16, 16),
+    "audio": (16, 16),
+    "video": (2, 16, 16),
+    "series": (16,),
+    "image_text": (16, 16),
+}
 
 
 class Attention(nn.Module):
@@ -89,7 +104,9 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -101,8 +118,12 @@ class Block(nn.Module):
 def blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.Sequential:
     """Blocks one after the other; the probability of dropping a branch rises from 0 to `drop_path` with depth."""
     if depth < 1 or not 0.0 <= drop_path < 1.0:
-        raise ValueError(f"got depth={depth}, drop_path={drop_path}; allowed are 1 or more, and [0, 1): take 12 and 0")
-    return nn.Sequential(*(Block(width, heads, drop_path * i / max(1, depth - 1)) for i in range(depth)))
+        raise ValueError(
+            f"got depth={depth}, drop_path={drop_path}; allowed are 1 or more, and [0, 1): take 12 and 0"
+        )
+    return nn.Sequential(
+        *(Block(width, heads, drop_path * i / max(1, depth - 1)) for i in range(depth))
+    )
 
 
 def initialise(module: nn.Module) -> None:
@@ -122,8 +143,8 @@ class ViT(Encoder):
         width: of the tokens, and of the features.
         depth: number of blocks.
         heads: of attention.
-        patch: side of a patch along each axis, or of all: `[mels, frames]`, `[frames, height, width]`; by default 16,
-            and 2 in the time of video.
+        patch: side of a patch along each axis, or of all: `[mels, frames]`, `[frames, height,
+            width]`; by default 16, and 2 in the time of video.
         pool: the feature is the mean over patches, or a class token.
         drop_path: probability of leaving out a branch of the last block; 0 at the first.
         groups: patches of a point cloud.
@@ -178,7 +199,9 @@ class ViT(Encoder):
         if there is None:
             return None
         there = there if keep is None else there.gather(1, keep)
-        first = torch.arange(there.shape[1], device=there.device) == 0  # of an empty text, lest its softmax be NaN
+        first = (
+            torch.arange(there.shape[1], device=there.device) == 0
+        )  # of an empty text, lest its softmax be NaN
         return there | (first & ~there.any(dim=1, keepdim=True))
 
     def embed(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -224,7 +247,9 @@ class ViT(Encoder):
         return there if self.cls is None else pad(there, (1, 0), value=True)
 
 
-def patches_of(input: Input, dim: int, *, patch: int | Sequence[int] | None, groups: int, group_size: int) -> Patches:
+def patches_of(
+    input: Input, dim: int, *, patch: int | Sequence[int] | None, groups: int, group_size: int
+) -> Patches:
     """The patches of a modality.
 
     Args:

@@ -1,12 +1,14 @@
 """The attentive probe: what a frozen transformer's patches are worth to one who may choose among them.
 
-Mean pooling hides what few patches know. Here a learnt query for each head attends over a sample's patches, and a
-linear classifies what the heads have gathered (as in CoCa, Yu et al. 2022, arXiv 2205.01917, and V-JEPA, Bardes et al.
-2024, arXiv 2404.08471). Differs from those in that there are no layers besides: with frozen keys a query is a direction
-of the patches' features, and values are these features. Queries start near zero, that is at the mean over patches.
+Mean pooling hides what few patches know. Here a learnt query for each head attends over a sample's
+patches, and a linear classifies what the heads have gathered (as in CoCa, Yu et al. 2022, arXiv
+2205.01917, and V-JEPA, Bardes et al. 2024, arXiv 2404.08471). Differs from those in that there are
+no layers besides: with frozen keys a query is a direction of the patches' features, and values are
+these features. Queries start near zero, that is at the mean over patches.
 
-Selection as in the linear probe: learning rate and number of epochs by accuracy (or mean average precision) on a fifth
-of the training samples, then a fit to all of them. Patches are cached in float32, samples × patches × width × 4 bytes.
+Selection as in the linear probe: learning rate and number of epochs by accuracy (or mean average
+precision) on a fifth of the training samples, then a fit to all of them. Patches are cached in
+float32, samples × patches × width × 4 bytes.
 
 Shapes: N samples, L patches, D width, H heads, C classes.
 """
@@ -83,11 +85,17 @@ class Attentive(Probe):
         x, queries = (x - mean) / scale, (queries - mean) / scale
         for seed in range(seeds):
             rate, epochs = self._select(x, y, names, seed, train.validation)
-            head = next(state for done, state in self._fit(x, y, len(names), rate, seed, epochs) if done == epochs)
+            head = next(
+                state
+                for done, state in self._fit(x, y, len(names), rate, seed, epochs)
+                if done == epochs
+            )
             for measure, value in classification(head.scores(queries), names, answers):
                 yield self.row(measure, value, seed)
 
-    def _select(self, x: Tensor, y: Tensor, names: Tensor, seed: int, given: Tensor | None) -> tuple[float, int]:
+    def _select(
+        self, x: Tensor, y: Tensor, names: Tensor, seed: int, given: Tensor | None
+    ) -> tuple[float, int]:
         """Learning rate and number of epochs with the best held-out figure; at equal ones the lowest loss."""
         strata = y if y.ndim == 1 else y.new_zeros(len(y), dtype=torch.int64)
         out = torch.from_numpy(held_out(strata.numpy(), self.validation, f"attentive/{seed}"))
@@ -110,7 +118,9 @@ class Attentive(Probe):
         generator = torch.Generator().manual_seed(key_of(seed, "attentive"))
         head = _Head(x.shape[2], self.heads, classes, generator)
         optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=self.weight_decay)
-        stops = {max(1, round(self.epochs * part / _STOPS)) for part in range(1, _STOPS + 1)} | {epochs}
+        stops = {max(1, round(self.epochs * part / _STOPS)) for part in range(1, _STOPS + 1)} | {
+            epochs
+        }
         for epoch in range(1, epochs + 1):
             for rows in torch.split(torch.randperm(len(x), generator=generator), _BATCH):
                 optimizer.zero_grad()
@@ -141,7 +151,11 @@ class _Head(nn.Module):
 
 
 def _loss(scores: Tensor, y: Tensor) -> Tensor:
-    return cross_entropy(scores, y) if y.ndim == 1 else binary_cross_entropy_with_logits(scores, y.to(scores.dtype))
+    return (
+        cross_entropy(scores, y)
+        if y.ndim == 1
+        else binary_cross_entropy_with_logits(scores, y.to(scores.dtype))
+    )
 
 
 class PatchTokens(Encoder):

@@ -1,21 +1,24 @@
 """Evaluation by bits: what the features of one encoder are worth at each width of its weights and activations.
 
-Every setting is measured in two ways. As in the papers' linear evaluation (Cao et al. 2022, arXiv 2207.05432), probes
-learn from features of the frozen quantized encoder and are tested on the same; their heads are float. And the float
-encoder's linear head, fitted once on float features, is tested on quantized features without being fitted again: what
-an application sees that quantizes its encoder and keeps its classifier (`linear_ptq`). Beside each figure stand `lost`
-and `gained`, from which the interval of its difference from float follows (`intervals.change`).
+Every setting is measured in two ways. As in the papers' linear evaluation (Cao et al. 2022, arXiv
+2207.05432), probes learn from features of the frozen quantized encoder and are tested on the same;
+their heads are float. And the float encoder's linear head, fitted once on float features, is tested
+on quantized features without being fitted again: what an application sees that quantizes its
+encoder and keeps its classifier (`linear_ptq`). Beside each figure stand `lost` and `gained`, from
+which the interval of its difference from float follows (`intervals.change`).
 
-Differs from the source in its calibration (see `calibration.py`) and in its probe (see `linear.py`).
+Differs from the source in its calibration (see `calibration.py`) and in its probe (see
+`linear.py`).
 
-What settings have in common is done once: the float evaluation, the reading of the calibration samples, their float
-pass from which the ranges of all widths are taken. Each setting's weights are quantized once, and its features are
-extracted once for all tasks and probes; where tasks are folds, once for each, as a fold is calibrated on its own
-training samples. Nothing is shared that would make a row depend on which others are measured: starting the linear probe
-from the solution of the neighbouring width was tried, saved next to nothing, and moved figures (`docs/bits.md`).
+What settings have in common is done once: the float evaluation, the reading of the calibration
+samples, their float pass from which the ranges of all widths are taken. Each setting's weights are
+quantized once, and its features are extracted once for all tasks and probes; where tasks are folds,
+once for each, as a fold is calibrated on its own training samples. Nothing is shared that would
+make a row depend on which others are measured: starting the linear probe from the solution of the
+neighbouring width was tried, saved next to nothing, and moved figures (`docs/bits.md`).
 
-How much an encoder at low bits agrees with itself in float, where no labels tell what is lost: neighbours kept.
-"""
+How much an encoder at low bits agrees with itself in float, where no labels tell what is lost:
+neighbours kept."""
 
 import dataclasses
 import functools
@@ -62,8 +65,14 @@ def agreement(level: Extraction, found: Extraction) -> Row:
     count = min(len(level.x), _MOST)
     k = min(_K, count - 1)
     before, after = (_nearest(at_most(part.x, count), k) for part in (level, found))
-    kept = (before.unsqueeze(2) == after.unsqueeze(1)).any(dim=2).double().mean().item() if k > 0 else 1.0
-    return Row("neighbours", "all/kept", kept, 32, 32, "float32", 0, f"neighbours/1 k={k} samples={count}")
+    kept = (
+        (before.unsqueeze(2) == after.unsqueeze(1)).any(dim=2).double().mean().item()
+        if k > 0
+        else 1.0
+    )
+    return Row(
+        "neighbours", "all/kept", kept, 32, 32, "float32", 0, f"neighbours/1 k={k} samples={count}"
+    )
 
 
 def _nearest(x: Tensor, k: int) -> Tensor:
@@ -106,7 +115,8 @@ def evaluate_bits(
         encoder: quantizable already or not; it is left as it was.
         source: as for `evaluate_encoder`, whose rows come first: float is always measured.
         bits: settings `weights/activations`.
-        policy: which layers; by default the encoder's own when it is quantizable already, else `ssql`.
+        policy: which layers; by default the encoder's own when it is quantizable already, else
+            `ssql`.
         protocols: `plain`, `corrected`, `strong`; see `ptq.py`.
         calibration_samples: how many; see `read_calibration`.
         reconstruction_steps: of `strong`, for each block and setting.
@@ -117,7 +127,8 @@ def evaluate_bits(
         device: where to compute features; by default where the encoder is.
 
     Raises:
-        ValueError: before anything is measured, for what does not exist, or cannot be quantized or calibrated.
+        ValueError: before anything is measured, for what does not exist, or cannot be quantized or
+            calibrated.
     """
     settings = [one for one in dict.fromkeys(map(Setting.parse, bits)) if not one.is_float]
     samples, tasks = asked(source)
@@ -126,33 +137,51 @@ def evaluate_bits(
     if settings:  # first of all, so that what cannot be done is refused before hours of work
         batches = _batches(encoder, samples, tasks, calibration_samples, place, workers)
         copies = [
-            [(group, _calibrated(encoder, part, name, policy, reconstruction_steps)) for group, part in batches]
+            [
+                (group, _calibrated(encoder, part, name, policy, reconstruction_steps))
+                for group, part in batches
+            ]
             for name in dict.fromkeys(protocols)
         ]
         copies[0][0][1].require(settings)
 
-    extract = functools.partial(extract_readable, source=samples, batch_size=batch_size, workers=workers, device=place)
+    extract = functools.partial(
+        extract_readable, source=samples, batch_size=batch_size, workers=workers, device=place
+    )
     heads: Heads = {}
     level = extract(encoder)
     evaluation = evaluate_features(level, tasks, probes, seeds, heads)
-    more = token_rows(encoder, samples, tasks, probes, seeds, batch_size=batch_size, workers=workers, device=place)
+    more = token_rows(
+        encoder, samples, tasks, probes, seeds, batch_size=batch_size, workers=workers, device=place
+    )
     evaluation.rows.extend(more)
     for parts in copies:
         for setting in settings:
             found = _at(setting, parts, extract, level, probes, seeds, heads)
-            rows = [row for own, how in found for row in stamped([*own, *changes(evaluation.rows, own)], setting, how)]
+            rows = [
+                row
+                for own, how in found
+                for row in stamped([*own, *changes(evaluation.rows, own)], setting, how)
+            ]
             evaluation.rows.extend([*rows, *over_folds(rows)])
     return evaluation
 
 
 def _batches(
-    encoder: Encoder, samples: Source, tasks: Sequence[Task], count: int | None, device: torch.device, workers: int
+    encoder: Encoder,
+    samples: Source,
+    tasks: Sequence[Task],
+    count: int | None,
+    device: torch.device,
+    workers: int,
 ) -> list[tuple[list[Task], list[Tensor]]]:
     """For each group of tasks what their encoder is calibrated with."""
     found = []
     for group in by_fold(tasks):
         order = calibration_order(group, len(samples), _SEED)
-        found.append((group, read_calibration(samples, encoder.input, order, count, device, workers=workers)))
+        found.append(
+            (group, read_calibration(samples, encoder.input, order, count, device, workers=workers))
+        )
     return found
 
 
@@ -170,7 +199,9 @@ def _at(
         with calibrated.at(setting) as network:
             found = extract(network)
         rows = [] if tasks else [agreement(level, found)]
-        rows += measure(found, tasks, [probe for probe in probes if probe.kinds or number == 0], seeds)
+        rows += measure(
+            found, tasks, [probe for probe in probes if probe.kinds or number == 0], seeds
+        )
         rows += _float_heads(found, tasks, heads)
         yield rows, calibrated.how
 
@@ -183,8 +214,8 @@ def changes(level: Sequence[Row], rows: Sequence[Row]) -> Iterator[Row]:
         rows: the same figures at low bits, on the same samples.
 
     Yields:
-        For each `top1` at low bits `lost`, the share of samples that are right in float alone, and `gained`, the share
-        that is right at low bits alone; their difference is the change.
+        For each `top1` at low bits `lost`, the share of samples that are right in float alone, and
+        `gained`, the share that is right at low bits alone; their difference is the change.
     """
     floats = {(row.metric, row.seed, row.protocol): row.value for row in level}
     for row in rows:
@@ -193,7 +224,9 @@ def changes(level: Sequence[Row], rows: Sequence[Row]) -> Iterator[Row]:
             then, now = before.hits, row.value.hits
             for name, which in (("lost", then & ~now), ("gained", now & ~then)):
                 task = row.metric.rpartition("/")[0]
-                yield dataclasses.replace(row, metric=f"{task}/{name}", value=which.double().mean().item())
+                yield dataclasses.replace(
+                    row, metric=f"{task}/{name}", value=which.double().mean().item()
+                )
 
 
 def _calibrated(
@@ -213,7 +246,16 @@ def _float_heads(found: Extraction, tasks: Sequence[Task], heads: Heads) -> Iter
                 queries, answers = labelled(test, "test")
                 for head in fitted:
                     for metric, value in classification(head.logits(queries), head.names, answers):
-                        row = Row("linear_ptq", metric, value, 32, 32, "float32", head.seed, protocol + _FLOAT_HEAD)
+                        row = Row(
+                            "linear_ptq",
+                            metric,
+                            value,
+                            32,
+                            32,
+                            "float32",
+                            head.seed,
+                            protocol + _FLOAT_HEAD,
+                        )
                         yield named(row, task, train, test)
 
 
@@ -221,5 +263,8 @@ def stamped(rows: Sequence[Row], setting: Setting, how: str) -> Iterator[Row]:
     """Rows of a quantized encoder: with its bits, and how it was quantized before the protocol."""
     for row in rows:
         yield dataclasses.replace(
-            row, weight_bits=setting.weight, activation_bits=setting.activation, protocol=f"{how}; {row.protocol}"
+            row,
+            weight_bits=setting.weight,
+            activation_bits=setting.activation,
+            protocol=f"{how}; {row.protocol}",
         )

@@ -1,10 +1,10 @@
 """Calibration data: samples of the training data from which the ranges of activations are taken.
 
-They are never test samples of any task: a range that has seen the test set is a leak, if a small one. They are read
-without augmentation, and which they are is a function of the seed and of the samples' indices. The papers' code
-calibrates on augmented samples and, by a slip in its loop, on one batch or five whatever number is asked for
-(SSQL's source); here a number that is asked for is kept to exactly.
-"""
+They are never test samples of any task: a range that has seen the test set is a leak, if a small
+one. They are read without augmentation, and which they are is a function of the seed and of the
+samples' indices. The papers' code calibrates on augmented samples and, by a slip in its loop, on
+one batch or five whatever number is asked for (SSQL's source); here a number that is asked for is
+kept to exactly."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,8 @@ def calibration_order(tasks: Sequence[Task], count: int, seed: int = 0) -> Tenso
     """Every sample that may be used, in the order in which they are taken.
 
     Args:
-        tasks: a sample that some task trains on and none tests on may be used; without tasks, all may.
+        tasks: a sample that some task trains on and none tests on may be used; without tasks, all
+            may.
         count: samples of the source.
         seed: another one gives another order.
 

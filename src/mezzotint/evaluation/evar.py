@@ -1,14 +1,15 @@
 """The linear probe of BYOL-A and EVAR (Niizumi et al. 2021, arXiv 2103.06695), for audio.
 
-Features are standardised one by one with mean and deviation of the training samples (scikit-learn's StandardScaler),
-and a linear classifier is trained by Adam until the validation accuracy has not risen for some epochs; the weights of
-the best epoch are scored. The validation samples are those that the data says, else a stratified tenth of the training
-samples, another for each seed. BYOL-A's figures are means over repeats of that.
+Features are standardised one by one with mean and deviation of the training samples (scikit-learn's
+StandardScaler), and a linear classifier is trained by Adam until the validation accuracy has not
+risen for some epochs; the weights of the best epoch are scored. The validation samples are those
+that the data says, else a stratified tenth of the training samples, another for each seed. BYOL-A's
+figures are means over repeats of that.
 
-Settings of BYOL-A: rate 1e-3, batches of 200, at most 200 epochs, patience 10. EVAR's: rate 3e-4, decay 1e-8, patience
-20. Against `linear`, our own, which is solved to its optimum, it is one of a schedule; it is here so that figures can
-be set beside published ones.
-"""
+Settings of BYOL-A: rate 1e-3, batches of 200, at most 200 epochs, patience 10. EVAR's: rate 3e-4,
+decay 1e-8, patience
+20. Against `linear`, our own, which is solved to its optimum, it is one of a schedule; it is here
+  so that figures can be set beside published ones."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -36,7 +37,8 @@ class EVAR(Probe):
         epochs: at most.
         patience: epochs without a better validation accuracy after which training stops.
         weight_decay: L2 penalty, in the gradient.
-        validation: share of the training samples that are held out, where the data does not say which.
+        validation: share of the training samples that are held out, where the data does not say
+            which.
         title: of the protocol, which stands in the rows.
     """
 
@@ -54,7 +56,12 @@ class EVAR(Probe):
         validation: float = 0.1,
         title: str = "evar",
     ) -> None:
-        if lr <= 0.0 or min(batch_size, epochs, patience) < 1 or weight_decay < 0.0 or not 0.0 < validation < 1.0:
+        if (
+            lr <= 0.0
+            or min(batch_size, epochs, patience) < 1
+            or weight_decay < 0.0
+            or not 0.0 < validation < 1.0
+        ):
             raise ValueError(
                 f"got lr={lr}, batch_size={batch_size}, epochs={epochs}, patience={patience}, "
                 f"weight_decay={weight_decay}, validation={validation}; allowed are a rate above 0, whole numbers from "
@@ -87,16 +94,22 @@ class EVAR(Probe):
         """Validation samples, bool `[N]`; none where a class has one sample, and all are learnt from to the end."""
         held = train.validation
         if held is None:
-            held = torch.from_numpy(held_out(y.cpu().numpy(), self.validation, f"evar/{seed}")).to(y.device)
+            held = torch.from_numpy(held_out(y.cpu().numpy(), self.validation, f"evar/{seed}")).to(
+                y.device
+            )
         return held if bool(held.any()) and not bool(held.all()) else None
 
-    def _fit(self, x: Tensor, y: Tensor, classes: int, held: Tensor | None, seed: int) -> tuple[nn.Linear, int]:
+    def _fit(
+        self, x: Tensor, y: Tensor, classes: int, held: Tensor | None, seed: int
+    ) -> tuple[nn.Linear, int]:
         """Train; the classifier of the epoch with the best validation accuracy, the first of equal ones."""
         own_x, own_y = (x, y) if held is None else (x[~held], y[~held])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key_of("evar", seed) & 0x7FFFFFFF)
             head = nn.Linear(x.shape[1], classes).to(x.device)
-        optimizer = torch.optim.Adam(head.parameters(), self.lr, betas=_BETAS, eps=_EPS, weight_decay=self.weight_decay)
+        optimizer = torch.optim.Adam(
+            head.parameters(), self.lr, betas=_BETAS, eps=_EPS, weight_decay=self.weight_decay
+        )
         batch = min(self.batch_size, len(own_x))
         most, best, kept = -1.0, 0, [p.detach().clone() for p in head.parameters()]
         for epoch in range(1, self.epochs + 1):
@@ -128,7 +141,10 @@ class _Standard:
         deviation = x.double().std(dim=0, correction=0)
         # What scikit-learn takes for constant: a variance within the rounding error of its sum.
         eps = torch.finfo(torch.float64).eps
-        constant = deviation.square() <= len(x) * eps * deviation.square() + (len(x) * self.mean * eps).square()
+        constant = (
+            deviation.square()
+            <= len(x) * eps * deviation.square() + (len(x) * self.mean * eps).square()
+        )
         self.deviation = torch.where(constant, 1.0, deviation)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -138,7 +154,12 @@ class _Standard:
 
 @factory
 def byol_a_linear(
-    *, lr: float = 1e-3, batch_size: int = 200, epochs: int = 200, patience: int = 10, validation: float = 0.1
+    *,
+    lr: float = 1e-3,
+    batch_size: int = 200,
+    epochs: int = 200,
+    patience: int = 10,
+    validation: float = 0.1,
 ) -> Probe:
     """BYOL-A's settings of the probe `evar`.
 
@@ -147,7 +168,8 @@ def byol_a_linear(
         batch_size: features a step, or all where there are fewer.
         epochs: at most.
         patience: epochs without a better validation accuracy after which training stops.
-        validation: share of the training samples that are held out, where the data does not say which.
+        validation: share of the training samples that are held out, where the data does not say
+            which.
     """
     return EVAR(
         lr=lr,

@@ -1,10 +1,10 @@
 """Frozen features: extracted once, then every probe works on them.
 
-The encoder is in eval mode and under `inference_mode` while it is read, and is left as it was found: neither its
-parameters nor its BatchNorm statistics can change, whatever mode the caller had it in. With several processes each
-extracts a strided share and every rank gets all rows, in the source's order, none twice: a sampler that pads the last
-batch with repeated samples, as `DistributedSampler` does, would count some of them twice.
-"""
+The encoder is in eval mode and under `inference_mode` while it is read, and is left as it was
+found: neither its parameters nor its BatchNorm statistics can change, whatever mode the caller had
+it in. With several processes each extracts a strided share and every rank gets all rows, in the
+source's order, none twice: a sampler that pads the last batch with repeated samples, as
+`DistributedSampler` does, would count some of them twice."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,7 +74,9 @@ def extract_readable(
     with _frozen(encoder):
         encoder.to(device)
         try:
-            found = _read(source, forward, encoder.input, indices, batch_size, workers, device, progress)
+            found = _read(
+                source, forward, encoder.input, indices, batch_size, workers, device, progress
+            )
         finally:
             encoder.to(here)
     return found
@@ -96,7 +98,8 @@ def extract(
         float32 `[N, dim]` on the CPU.
 
     Raises:
-        Unreadable: the first sample that cannot be read; `extract_readable` leaves such samples out instead.
+        Unreadable: the first sample that cannot be read; `extract_readable` leaves such samples out
+            instead.
     """
     found = extract_readable(
         encoder,
@@ -117,10 +120,10 @@ def raw_features(
 ) -> Extraction:
     """The input itself as features: what an encoder has to beat.
 
-    Samples are normalised as `source.input` says and flattened. Images with a side above 64 px are first averaged over
-    areas to at most 32 × 32, at which a linear probe of pixels is about as good and has fewer weights to overfit with;
-    videos to 4 × 16 × 16. Of tokens it is how large a share of the text each has; of images with text, both.
-    """
+    Samples are normalised as `source.input` says and flattened. Images with a side above 64 px are
+    first averaged over areas to at most 32 × 32, at which a linear probe of pixels is about as good
+    and has fewer weights to overfit with; videos to 4 × 16 × 16. Of tokens it is how large a share
+    of the text each has; of images with text, both."""
 
     def forward(x: Tensor) -> Tensor:
         if source.input.modality == "image_text":
@@ -131,13 +134,19 @@ def raw_features(
     def pixels(x: Tensor) -> Tensor:
         if x.ndim == 5:
             frames, height, width = x.shape[2:]
-            x = nn.functional.adaptive_avg_pool3d(x, (min(frames, 4), min(height, 16), min(width, 16)))
+            x = nn.functional.adaptive_avg_pool3d(
+                x, (min(frames, 4), min(height, 16), min(width, 16))
+            )
         if x.ndim == 4 and max(x.shape[-2:]) > _RAW_LIMIT:
             height, width = x.shape[-2:]
-            x = nn.functional.adaptive_avg_pool2d(x, (min(_RAW_SIZE, height), min(_RAW_SIZE, width)))
+            x = nn.functional.adaptive_avg_pool2d(
+                x, (min(_RAW_SIZE, height), min(_RAW_SIZE, width))
+            )
         return x.flatten(1)
 
-    return _read(source, forward, source.input, indices, batch_size, workers, torch.device("cpu"), None)
+    return _read(
+        source, forward, source.input, indices, batch_size, workers, torch.device("cpu"), None
+    )
 
 
 def _shares(x: Tensor, vocabulary: int) -> Tensor:

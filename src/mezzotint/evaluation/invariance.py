@@ -1,15 +1,16 @@
 """Which invariances an encoder learned: how well what was drawn for a view can be told from the view's features.
 
-A method that contrasts views asks for features that are the same whatever was drawn. A parameter that cannot be
-predicted from them has been made invisible; one that can, such as the place of a crop, is still there. Neither is good
-or bad by itself: which one a task needs is the question (Xiao et al. 2021, arXiv 2008.05659, section 3).
+A method that contrasts views asks for features that are the same whatever was drawn. A parameter
+that cannot be predicted from them has been made invisible; one that can, such as the place of a
+crop, is still there. Neither is good or bad by itself: which one a task needs is the question (Xiao
+et al. 2021, arXiv 2008.05659, section 3).
 
-Protocol `invariance/1`: the views of some samples, as training makes them in its first epoch; half of the samples to
-learn from, the other half to be scored. Ridge regression on the features, centred and scaled as a whole, with the
-strength that has the least leave-one-out error on the first half, which has a closed form. Of numbers R² on the second
-half (1 is exact, 0 as good as their mean, less than 0 is worse); of choices the balanced accuracy, the mean over the
-choices, of the nearest mean of the predictions: chance is 1 over their number, however often each was drawn.
-"""
+Protocol `invariance/1`: the views of some samples, as training makes them in its first epoch; half
+of the samples to learn from, the other half to be scored. Ridge regression on the features, centred
+and scaled as a whole, with the strength that has the least leave-one-out error on the first half,
+which has a closed form. Of numbers R² on the second half (1 is exact, 0 as good as their mean, less
+than 0 is worse); of choices the balanced accuracy, the mean over the choices, of the nearest mean
+of the predictions: chance is 1 over their number, however often each was drawn."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -57,8 +58,8 @@ def invariances(
         seeds: repeats, each with samples, draws and an untrained encoder of its own.
 
     Returns:
-        Rows with the metrics `views/NAME.r2` and `views/NAME.accuracy`; and the same of the views' pixels (or other
-        values), and of untrained encoders.
+        Rows with the metrics `views/NAME.r2` and `views/NAME.accuracy`; and the same of the views'
+        pixels (or other values), and of untrained encoders.
 
     Raises:
         ValueError: when there are too few samples, or no view is of the encoder's size.
@@ -72,7 +73,9 @@ def invariances(
     fresh: list[Row] = []
     for seed in range(seeds):
         others = [] if untrained is None else [untrained(seed)]
-        drawn, first, features = _seen([encoder, *others], source, views, encoder.input, samples, seed)
+        drawn, first, features = _seen(
+            [encoder, *others], source, views, encoder.input, samples, seed
+        )
         how = f"invariance/1 views={views.config['kind']} samples={samples} strengths=1e-6..1e2"
         for found, x in zip((raw, rows, fresh), features, strict=False):
             found += list(_rows(x, drawn, first, seed, how))
@@ -93,7 +96,12 @@ def with_invariances(
 
 
 def _seen(
-    encoders: list[Encoder], source: Source, views: ViewGenerator, input: Input, samples: int, seed: int
+    encoders: list[Encoder],
+    source: Source,
+    views: ViewGenerator,
+    input: Input,
+    samples: int,
+    seed: int,
 ) -> tuple[dict[str, Drawn], Tensor, list[Tensor]]:
     """What was drawn; which views are of the half to learn from; and features: raw, then of each encoder."""
     order = sample_order(len(source), seed, 0)[:samples]
@@ -164,8 +172,8 @@ class Ridge:
     def fit(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Targets float64 `[N, K]` → weights `[D, K]`, their mean `[K]`, leave-one-out predictions `[N, K]`.
 
-        The strength is the one with the least leave-one-out error, relative to each target's variance.
-        """
+        The strength is the one with the least leave-one-out error, relative to each target's
+        variance."""
         mean = y.mean(dim=0)
         turned = self.u.T @ (y - mean)
         spread = (y - mean).square().mean(dim=0).clamp(min=1e-30)
@@ -173,7 +181,9 @@ class Ridge:
         for strength in _STRENGTHS:
             kept = self.s.square() / (self.s.square() + strength * len(y))
             leverage = (self.u.square() @ kept + 1.0 / len(y)).clamp(max=1.0 - 1e-9)
-            residual = (y - mean - self.u @ (kept.unsqueeze(1) * turned)) / (1.0 - leverage).unsqueeze(1)
+            residual = (y - mean - self.u @ (kept.unsqueeze(1) * turned)) / (
+                1.0 - leverage
+            ).unsqueeze(1)
             error = float((residual.square().mean(dim=0) / spread).mean())
             if best is None or error < best[0]:
                 shrunk = kept / self.s.clamp(min=1e-12)
@@ -189,8 +199,8 @@ class Ridge:
 def _decomposed(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Singular vectors and values `[N, R]`, `[R]`, `[D, R]`, from the smaller Gram matrix, which is faster.
 
-    Directions of less than a millionth of the largest value are left out; ridge regression hardly uses them.
-    """
+    Directions of less than a millionth of the largest value are left out; ridge regression hardly
+    uses them."""
     wide = x.shape[1] > x.shape[0]
     squares, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
     kept = squares > 1e-12 * squares[-1].clamp(min=1e-300)
@@ -227,4 +237,6 @@ def accuracy(ridge: Ridge, y: Tensor, x: Tensor, truth: Tensor) -> float:
     centres = torch.stack([left_out[places == place].mean(dim=0) for place in range(len(names))])
     guesses = names[torch.cdist(ridge.predict(x, weights, mean), centres).argmin(dim=1)]
     known = [name for name in names.tolist() if bool((truth == name).any())]
-    return sum(float((guesses[truth == name] == name).double().mean()) for name in known) / len(known)
+    return sum(float((guesses[truth == name] == name).double().mean()) for name in known) / len(
+        known
+    )

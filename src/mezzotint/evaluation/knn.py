@@ -1,21 +1,23 @@
 """k nearest neighbours with weighted votes (Wu et al. 2018, arXiv 1805.01978, section 3.4).
 
-Each of the k nearest training samples votes for its class with weight `exp(similarity / T)`. k, T, the metric and
-centring all move the figure by several points, so they stand in the protocol of every row. Differs from the published
-protocol in the default k, which is 200 there, for ImageNet, and 10 here, for thousands of samples instead of a million.
+Each of the k nearest training samples votes for its class with weight `exp(similarity / T)`. k, T,
+the metric and centring all move the figure by several points, so they stand in the protocol of
+every row. Differs from the published protocol in the default k, which is 200 there, for ImageNet,
+and 10 here, for thousands of samples instead of a million.
 
-kNN over a grid of its settings, as solo-learn reports it: k × temperature × metric, in one pass over the neighbours.
+kNN over a grid of its settings, as solo-learn reports it: k × temperature × metric, in one pass
+over the neighbours.
 
-The nearest samples are found once a metric, for the largest k; every other setting is a vote among them. Nothing is
-chosen: each setting gives rows of its own, whose protocol is that of `knn`. Choosing the best of them on the test
-samples is not this library's to do.
+The nearest samples are found once a metric, for the largest k; every other setting is a vote among
+them. Nothing is chosen: each setting gives rows of its own, whose protocol is that of `knn`.
+Choosing the best of them on the test samples is not this library's to do.
 
 Similarities between two sets of features, a block of queries at a time, for kNN and retrieval.
 
-Centring subtracts the mean of the training features from both sides before the cosine; it uses no label and nothing of
-the test set. It is off by default, as in the published protocols: `docs/evaluation.md` shows that it helps trained
-encoders a little and harms untrained ones, so leaving it out is the choice that favours the baselines.
-"""
+Centring subtracts the mean of the training features from both sides before the cosine; it uses no
+label and nothing of the test set. It is off by default, as in the published protocols:
+`docs/evaluation.md` shows that it helps trained encoders a little and harms untrained ones, so
+leaving it out is the choice that favours the baselines."""
 
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
@@ -36,17 +38,22 @@ _BLOCK_ELEMENTS = 1 << 24  # of similarities held at once: 64 MB
 def check_metric(metric: str) -> None:
     """Refuse an unknown metric."""
     if metric not in ("cosine", "euclidean"):
-        raise ValueError(f"got metric={metric!r}; allowed is cosine or euclidean: choose one of them")
+        raise ValueError(
+            f"got metric={metric!r}; allowed is cosine or euclidean: choose one of them"
+        )
 
 
-def similarities(train: Tensor, queries: Tensor, *, metric: Metric, center: bool) -> Iterator[tuple[slice, Tensor]]:
+def similarities(
+    train: Tensor, queries: Tensor, *, metric: Metric, center: bool
+) -> Iterator[tuple[slice, Tensor]]:
     """Blocks of the similarity matrix.
 
     Args:
         train: `[N, D]`.
         queries: `[M, D]`.
-        metric: `cosine`, or `euclidean`: `−‖a − b‖² / 2s²` with `s²` the mean squared norm of the (centred) training
-            features, which for features of unit norm is the cosine less one, so that temperatures keep their meaning.
+        metric: `cosine`, or `euclidean`: `−‖a − b‖² / 2s²` with `s²` the mean squared norm of the
+            (centred) training features, which for features of unit norm is the cosine less one, so
+            that temperatures keep their meaning.
         center: whether to subtract the mean of `train` from both.
 
     Yields:
@@ -71,8 +78,8 @@ def similarities(train: Tensor, queries: Tensor, *, metric: Metric, center: bool
 class KNN(Probe):
     """Classify each test sample by its nearest training samples.
 
-    Equal similarities are resolved by the order of the training samples, and equal votes by the order of the labels,
-    so the figure does not depend on block sizes or threads. Nothing is random.
+    Equal similarities are resolved by the order of the training samples, and equal votes by the
+    order of the labels, so the figure does not depend on block sizes or threads. Nothing is random.
 
     Args:
         k: neighbours that vote; all of them where there are fewer.
@@ -85,12 +92,21 @@ class KNN(Probe):
     kinds = ("classify",)
 
     def __init__(
-        self, *, k: int = 10, temperature: float = 0.07, metric: Metric = "cosine", center: bool = False
+        self,
+        *,
+        k: int = 10,
+        temperature: float = 0.07,
+        metric: Metric = "cosine",
+        center: bool = False,
     ) -> None:
         if k < 1:
-            raise ValueError(f"got k={k}; allowed is 1 or more: 10 suits a few thousand samples, 200 a million")
+            raise ValueError(
+                f"got k={k}; allowed is 1 or more: 10 suits a few thousand samples, 200 a million"
+            )
         if temperature <= 0:
-            raise ValueError(f"got temperature={temperature}; allowed is above 0: 0.07 is the published value")
+            raise ValueError(
+                f"got temperature={temperature}; allowed is above 0: 0.07 is the published value"
+            )
         check_metric(metric)
         self.k, self.temperature, self.metric, self.center = k, temperature, metric, center
 
@@ -151,9 +167,12 @@ class KNNGrid(Probe, kind="knn_grid"):
         center: bool = False,
     ) -> None:
         if not (k and temperature and metric):
-            raise ValueError("got an empty k, temperature or metric; allowed is one value or more of each")
+            raise ValueError(
+                "got an empty k, temperature or metric; allowed is one value or more of each"
+            )
         self.settings = [
-            [KNN(k=a, temperature=t, metric=m, center=center) for a in k for t in temperature] for m in metric
+            [KNN(k=a, temperature=t, metric=m, center=center) for a in k for t in temperature]
+            for m in metric
         ]
         self.center = center
 
@@ -170,12 +189,16 @@ class KNNGrid(Probe, kind="knn_grid"):
             most = min(max(probe.k for probe in probes), len(x))
             values, chosen = _neighbours(x, queries, probes[0].metric, self.center, most)
             for probe in probes:
-                scores = probe.votes(values[:, : probe.k], members[chosen[:, : probe.k]], len(names))
+                scores = probe.votes(
+                    values[:, : probe.k], members[chosen[:, : probe.k]], len(names)
+                )
                 for measure, value in classification(scores, names, labels):
                     yield probe.row(measure, value)
 
 
-def _neighbours(x: Tensor, queries: Tensor, metric: Metric, center: bool, most: int) -> tuple[Tensor, Tensor]:
+def _neighbours(
+    x: Tensor, queries: Tensor, metric: Metric, center: bool, most: int
+) -> tuple[Tensor, Tensor]:
     """Similarities and places of the nearest samples, nearest first; the first of equal ones first."""
     values, places = (
         x.new_empty(len(queries), most),

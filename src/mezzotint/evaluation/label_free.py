@@ -1,17 +1,20 @@
 """What features say without labels: effective rank, decay of the spectrum, alignment, uniformity, collapse.
 
-- RankMe (Garrido et al. 2023, arXiv 2210.02885, eq. 1): `exp(−Σ p log p)` of the singular values' shares
-  `p = σ / Σσ + 1e-7`: how many directions are used.
-- α-ReQ (Agrawal et al. 2022, NeurIPS): the exponent of the power law `λᵢ ∝ i^−α` that the covariance's eigenvalues
-  follow; around 1 is what the paper finds best, large values mean few directions carry all variance. Fitted by least
-  squares in log-log over ranks 5 to 50, each weighted by 1/i, so that every octave counts about the same.
-- Alignment and uniformity (Wang and Isola 2020, arXiv 2005.10242, eq. 2 and 3): mean squared distance of positive
-  pairs, and the logarithm of the mean Gaussian potential of all pairs, on the unit sphere; smaller is better for both.
-- Spread: the standard deviation of each normalised feature, averaged, times √D (Chen and He 2021, arXiv 2011.10566,
-  figure 2): 0 when all samples have one direction, about 1 when directions are isotropic.
+- RankMe (Garrido et al. 2023, arXiv 2210.02885, eq. 1): `exp(−Σ p log p)` of the singular values'
+  shares `p = σ / Σσ + 1e-7`: how many directions are used.
+- α-ReQ (Agrawal et al. 2022, NeurIPS): the exponent of the power law `λᵢ ∝ i^−α` that the
+  covariance's eigenvalues follow; around 1 is what the paper finds best, large values mean few
+  directions carry all variance. Fitted by least squares in log-log over ranks 5 to 50, each
+  weighted by 1/i, so that every octave counts about the same.
+- Alignment and uniformity (Wang and Isola 2020, arXiv 2005.10242, eq. 2 and 3): mean squared
+  distance of positive pairs, and the logarithm of the mean Gaussian potential of all pairs, on the
+  unit sphere; smaller is better for both.
+- Spread: the standard deviation of each normalised feature, averaged, times √D (Chen and He 2021,
+  arXiv 2011.10566, figure 2): 0 when all samples have one direction, about 1 when directions are
+  isotropic.
 
-They compare checkpoints of one run. Across methods and widths they do not rank encoders; RankMe's authors say so too.
-"""
+They compare checkpoints of one run. Across methods and widths they do not rank encoders; RankMe's
+authors say so too."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -49,7 +52,8 @@ def alpha_req(x: Tensor, *, first: int = _FIRST, last: int = _LAST) -> float:
     Args:
         x: features.
         first: rank of the largest eigenvalue that is fitted, from 1.
-        last: rank of the smallest; less where fewer eigenvalues are above the noise of the arithmetic.
+        last: rank of the smallest; less where fewer eigenvalues are above the noise of the
+            arithmetic.
 
     Returns:
         α, or NaN where fewer than three eigenvalues are left.
@@ -76,7 +80,9 @@ def alignment(a: Tensor, b: Tensor, *, alpha: float = 2.0) -> float:
         alpha: the power.
     """
     if a.shape != b.shape:
-        raise ValueError(f"got features of {tuple(a.shape)} and {tuple(b.shape)}; allowed is one shape: pair the rows")
+        raise ValueError(
+            f"got features of {tuple(a.shape)} and {tuple(b.shape)}; allowed is one shape: pair the rows"
+        )
     distances = (normalize(a.double(), dim=1) - normalize(b.double(), dim=1)).norm(dim=1)
     return float(distances.pow(alpha).mean())
 
@@ -106,8 +112,10 @@ def verdict(spread: float, rank_share: float) -> str:
     """Say in words whether the features have collapsed.
 
     Args:
-        spread: as `spread` gives it; below 0.01, features differ by less than a hundredth of what isotropic ones do.
-        rank_share: RankMe over `min(N, D)`; below 0.05, a twentieth of the directions that could be used are.
+        spread: as `spread` gives it; below 0.01, features differ by less than a hundredth of what
+            isotropic ones do.
+        rank_share: RankMe over `min(N, D)`; below 0.05, a twentieth of the directions that could be
+            used are.
 
     Returns:
         A sentence that begins with `complete collapse`, `dimensional collapse` or `healthy`.
@@ -143,13 +151,17 @@ class Rank(Probe):
                 f"got first={first} and last={last}; allowed is 1 <= first <= last - 2: a line needs three points"
             )
         if samples < 2:
-            raise ValueError(f"got samples={samples}; allowed is 2 or more: 25600 is the published number")
+            raise ValueError(
+                f"got samples={samples}; allowed is 2 or more: 25600 is the published number"
+            )
         self.first, self.last, self.samples = first, last, samples
 
     @property
     def protocol(self) -> str:
         """`rank/1` and all settings."""
-        return f"rank/1 epsilon={_EPSILON:g} fit={self.first}-{self.last} t=2 samples={self.samples}"
+        return (
+            f"rank/1 epsilon={_EPSILON:g} fit={self.first}-{self.last} t=2 samples={self.samples}"
+        )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `rankme`, `rank_share` (of `min(N, D)`), `alpha`, `uniformity` and `spread` of `train`."""

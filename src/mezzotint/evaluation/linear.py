@@ -1,22 +1,23 @@
 """The linear probe, as the convex problem that it is.
 
-Papers train it by 60 to 100 epochs of SGD with a learning rate that has to fit the scale of the features (30 for some
-encoders, a hundredth of it for others), so that the figure is also one of the schedule. Here the features are centred
-and scaled as a whole, multinomial logistic regression is solved to its optimum (`logistic.py`), and its one free
-setting, the strength of the penalty, is chosen on a part of the training set.
+Papers train it by 60 to 100 epochs of SGD with a learning rate that has to fit the scale of the
+features (30 for some encoders, a hundredth of it for others), so that the figure is also one of the
+schedule. Here the features are centred and scaled as a whole, multinomial logistic regression is
+solved to its optimum (`logistic.py`), and its one free setting, the strength of the penalty, is
+chosen on a part of the training set.
 
-Scaled as a whole, not feature by feature: a feature that hardly varies in training stays small instead of being blown
-up to the size of the others, and with it whatever it does on test samples from another distribution. The result is the
-same in every rotation of the features.
+Scaled as a whole, not feature by feature: a feature that hardly varies in training stays small
+instead of being blown up to the size of the others, and with it whatever it does on test samples
+from another distribution. The result is the same in every rotation of the features.
 
-Selection: a stratified fifth of the training samples is held out; strengths are tried from the strongest down, each
-fit starting from the last, until the held-out loss rises. The one with the best held-out top-1, which is the figure
-that is reported, is fitted to all training samples; at equal top-1 the loss decides. Each seed is another fifth. The
-test features are looked at once, by the final classifier.
+Selection: a stratified fifth of the training samples is held out; strengths are tried from the
+strongest down, each fit starting from the last, until the held-out loss rises. The one with the
+best held-out top-1, which is the figure that is reported, is fitted to all training samples; at
+equal top-1 the loss decides. Each seed is another fifth. The test features are looked at once, by
+the final classifier.
 
-Where samples have several labels (`"tag"`), each class has a logistic regression of its own, all of one strength, and
-mean average precision takes the place of top-1.
-"""
+Where samples have several labels (`"tag"`), each class has a logistic regression of its own, all of
+one strength, and mean average precision takes the place of top-1."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,8 @@ class Linear(Probe):
         strongest: penalty that is tried first; on features of unit mean square, per sample.
         weakest: penalty that is tried last.
         tolerance: each fit stops when its loss is provably within so many nats of the minimum.
-        max_evaluations: passes over the features after which a fit gives up; a warning and the row `gap` tell.
+        max_evaluations: passes over the features after which a fit gives up; a warning and the row
+            `gap` tell.
     """
 
     name: ClassVar[str] = "linear"
@@ -65,7 +67,9 @@ class Linear(Probe):
                 "without a penalty separable classes have no optimum"
             )
         if not 0.0 < validation < 1.0:
-            raise ValueError(f"got validation={validation}; allowed is more than 0 and less than 1: 0.2 is a fifth")
+            raise ValueError(
+                f"got validation={validation}; allowed is more than 0 and less than 1: 0.2 is a fifth"
+            )
         if tolerance <= 0 or max_evaluations < 1:
             raise ValueError(
                 f"got tolerance={tolerance} and max_evaluations={max_evaluations}; allowed is above 0 and from 1: "
@@ -123,9 +127,15 @@ class Linear(Probe):
 
     def _select(self, problem: "_Problem", seed: int) -> tuple[float, Fit | None]:
         """The strength with the best held-out top-1, and its fit. Sees training samples only."""
-        strata = problem.y if problem.y.ndim == 1 else problem.y.new_zeros(len(problem.y), dtype=torch.int64)
+        strata = (
+            problem.y
+            if problem.y.ndim == 1
+            else problem.y.new_zeros(len(problem.y), dtype=torch.int64)
+        )
         out = torch.from_numpy(held_out(strata.cpu().numpy(), self.validation, f"linear/{seed}"))
-        if not out.any():  # one sample a class: nothing can be held out, so the strongest is the safe choice
+        if (
+            not out.any()
+        ):  # one sample a class: nothing can be held out, so the strongest is the safe choice
             return self.strongest, None
         out = out.to(problem.x.device)
         rest = _Problem(problem.x[~out], problem.y[~out], problem.num_classes, problem.curvature)
@@ -136,7 +146,10 @@ class Linear(Probe):
             last = rest.fit(penalty, self.tolerance, self.max_evaluations, last)
             logits = last.logits(x)
             if y.ndim == 1:
-                wrong, loss = float((logits.argmax(dim=1) != y).sum()), cross_entropy(logits, y).item()
+                wrong, loss = (
+                    float((logits.argmax(dim=1) != y).sum()),
+                    cross_entropy(logits, y).item(),
+                )
             else:
                 wrong = -dict(classification(logits, torch.arange(y.shape[1]), y))["map"]
                 loss = binary_cross_entropy_with_logits(logits, y.to(logits.dtype)).item()
@@ -161,8 +174,9 @@ class Scaling:
     Attributes:
         mean: `[D]`.
         scale: one number: the root mean square of the centred features.
-        basis: `[D, N]` orthonormal columns that span the training samples, when they are fewer than the features:
-            the penalty keeps the weights inside that span, so the smaller problem has the same solution.
+        basis: `[D, N]` orthonormal columns that span the training samples, when they are fewer than
+            the features: the penalty keeps the weights inside that span, so the smaller problem has
+            the same solution.
     """
 
     mean: Tensor
@@ -211,7 +225,9 @@ class Head:
 class _Problem:
     """Scaled training samples, and what fits of several penalties share."""
 
-    def __init__(self, x: Tensor, y: Tensor, num_classes: int, curvature: Curvature | None = None) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, num_classes: int, curvature: Curvature | None = None
+    ) -> None:
         self.x, self.y, self.num_classes = x, y, num_classes
         even = num_classes if y.ndim == 1 else EVEN
         self.curvature = Curvature(x, even) if curvature is None else curvature

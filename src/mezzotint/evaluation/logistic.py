@@ -1,24 +1,24 @@
 """Multinomial logistic regression solved to its optimum.
 
-The linear probe is a convex problem: it has one answer, and no learning rate, schedule or number of epochs belongs to
-it. The objective is, over N samples with features x and classes y,
+The linear probe is a convex problem: it has one answer, and no learning rate, schedule or number of
+epochs belongs to it. The objective is, over N samples with features x and classes y,
 
     f(W, b) = 1/N Σ −log softmax(W x + b)[y]  +  λ/2 ‖W‖²,
 
-the intercepts unpenalised: scikit-learn's `LogisticRegression` with C = 1/(λ N). Where a sample has any number of
-labels, the first term is the sum over classes of their binary cross-entropies: a logistic regression for each class.
+the intercepts unpenalised: scikit-learn's `LogisticRegression` with C = 1/(λ N). Where a sample has
+any number of labels, the first term is the sum over classes of their binary cross-entropies: a
+logistic regression for each class.
 
-It is minimised by L-BFGS (Liu and Nocedal 1989) whose first inverse Hessian is not a multiple of the identity but the
-inverse of `XᵀX/(N C) + λ I`, the true Hessian where all C classes are equally likely (4 for C where a class is as
-likely as not). That turns correlated features,
-which is what encoders give, into a well-conditioned problem, at the price of one Cholesky factor of the features'
-covariance. Loss and gradient come from one blocked pass over the features, so the memory beside them does not grow
-with N, and the loss is summed in float64. Logits are kept class by class, `[C, N]`: with few classes the products and
-the softmax are several times faster so than row by row.
+It is minimised by L-BFGS (Liu and Nocedal 1989) whose first inverse Hessian is not a multiple of
+the identity but the inverse of `XᵀX/(N C) + λ I`, the true Hessian where all C classes are equally
+likely (4 for C where a class is as likely as not). That turns correlated features, which is what
+encoders give, into a well-conditioned problem, at the price of one Cholesky factor of the features'
+covariance. Loss and gradient come from one blocked pass over the features, so the memory beside
+them does not grow with N, and the loss is summed in float64. Logits are kept class by class, `[C,
+N]`: with few classes the products and the softmax are several times faster so than row by row.
 
-f is λ-strongly convex in W, so `‖∇W‖²/2λ` bounds how far the loss can still fall. It is what the solver stops on and
-what it returns as `gap`.
-"""
+f is λ-strongly convex in W, so `‖∇W‖²/2λ` bounds how far the loss can still fall. It is what the
+solver stops on and what it returns as `gap`."""
 
 from collections import deque
 from collections.abc import Callable
@@ -52,8 +52,9 @@ class Fit:
         gap: bound on its distance to the minimum, in nats.
         converged: whether the gap is within the tolerance that was asked for.
         evaluations: passes over the features.
-        pairs: steps and changes of the data's gradient that L-BFGS has learnt the curvature from. A fit that starts
-            from this one takes them over, for the penalty's part of a change is known: λ times the step.
+        pairs: steps and changes of the data's gradient that L-BFGS has learnt the curvature from. A
+            fit that starts from this one takes them over, for the penalty's part of a change is
+            known: λ times the step.
     """
 
     weight: Tensor
@@ -93,7 +94,9 @@ class Curvature:
         inverse = self._inverses[penalty]
 
         def apply(gradient: Tensor) -> Tensor:
-            return torch.cat((gradient[:, :-1] @ inverse, gradient[:, -1:] * self.num_classes), dim=1)
+            return torch.cat(
+                (gradient[:, :-1] @ inverse, gradient[:, -1:] * self.num_classes), dim=1
+            )
 
         return apply
 
@@ -118,7 +121,9 @@ def objective(x: Tensor, y: Tensor, parameters: Tensor, penalty: float) -> tuple
         logits = torch.addmm(bias, weight, rows.T)
         if y.ndim == 2:
             wanted = classes.T.to(rows.dtype)
-            total += binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dtype=torch.float64)
+            total += binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(
+                dtype=torch.float64
+            )
             residual = logits.sigmoid_().sub_(wanted)
         else:
             own = classes.unsqueeze(0)
@@ -129,7 +134,9 @@ def objective(x: Tensor, y: Tensor, parameters: Tensor, penalty: float) -> tuple
         by_bias += residual.sum(1, keepdim=True)
     by_weight.div_(len(x)).add_(weight, alpha=penalty)
     squares = weight.square().sum(dtype=torch.float64)
-    return (total / len(x) + 0.5 * penalty * squares).item(), torch.cat((by_weight, by_bias / len(x)), dim=1)
+    return (total / len(x) + 0.5 * penalty * squares).item(), torch.cat(
+        (by_weight, by_bias / len(x)), dim=1
+    )
 
 
 def fit(
@@ -152,7 +159,8 @@ def fit(
         num_classes: C.
         penalty: λ, above zero.
         curvature: of these or of similar features, to share between fits.
-        start: a fit to start from; by default zero weights, and biases that give the shares of the classes.
+        start: a fit to start from; by default zero weights, and biases that give the shares of the
+            classes.
         tolerance: stop when `gap` is not above it, in nats.
         max_evaluations: give up after so many passes.
         memory: pairs that L-BFGS keeps.
@@ -161,10 +169,14 @@ def fit(
         ValueError: for a penalty that is not positive.
     """
     if penalty <= 0:
-        raise ValueError(f"got penalty={penalty}; allowed is above 0: separable classes have no optimum without one")
+        raise ValueError(
+            f"got penalty={penalty}; allowed is above 0: separable classes have no optimum without one"
+        )
     solve = (curvature or Curvature(x, num_classes if y.ndim == 1 else EVEN)).inverse(penalty)
     if y.ndim == 1:
-        shares = (torch.bincount(y, minlength=num_classes).to(x.dtype) + 0.5) / (len(y) + 0.5 * num_classes)
+        shares = (torch.bincount(y, minlength=num_classes).to(x.dtype) + 0.5) / (
+            len(y) + 0.5 * num_classes
+        )
         bias = shares.log()
     else:
         shares = (y.sum(dim=0).to(x.dtype) + 0.5) / (len(y) + 1.0)
@@ -178,7 +190,9 @@ def fit(
         _remember(pairs, step, _penalised(change, step, penalty))
     point = _Point(at, *objective(x, y, at, penalty))
     evaluations = 1
-    while (gap := _gap(point.gradient, penalty, shares)) > tolerance and evaluations < max_evaluations:
+    while (
+        gap := _gap(point.gradient, penalty, shares)
+    ) > tolerance and evaluations < max_evaluations:
         direction = _direction(point.gradient, pairs, solve)
         new, used = _search(x, y, penalty, point, direction, max_evaluations - evaluations)
         evaluations += used

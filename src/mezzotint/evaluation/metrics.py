@@ -13,7 +13,8 @@ _TOP5_FROM = 11  # classes; with ten or fewer, five guesses say little
 class Share(float):
     """The share of samples that are right, which keeps what it is the share of.
 
-    Two figures of the same samples differ by far less than two of different ones, which only these samples can tell.
+    Two figures of the same samples differ by far less than two of different ones, which only these
+    samples can tell.
 
     Attributes:
         hits: bool `[M]`, which samples are right.
@@ -39,7 +40,9 @@ def labelled(features: Features, role: str) -> tuple[Tensor, Tensor]:
         ValueError: without labels or without samples.
     """
     if features.y is None:
-        raise ValueError(f"the {role} features have no labels; this probe needs one a sample: pass Features(x, y)")
+        raise ValueError(
+            f"the {role} features have no labels; this probe needs one a sample: pass Features(x, y)"
+        )
     if len(features.x) == 0 or len(features.x) != len(features.y):
         raise ValueError(
             f"got {len(features.x)} {role} features and {len(features.y)} labels; allowed is the same number, at "
@@ -52,14 +55,17 @@ def learnable(features: Features) -> tuple[Tensor, Tensor, Tensor]:
     """What a classifier is fitted to: features, the names of its columns, and where among these each label is.
 
     Returns:
-        `[N, D]`, int64 `[C]` and int64 `[N]`; of samples with several labels, bool `[N, C]` instead of the last.
+        `[N, D]`, int64 `[C]` and int64 `[N]`; of samples with several labels, bool `[N, C]` instead
+        of the last.
 
     Raises:
         ValueError: without labels or samples, or for features that are not finite.
     """
     x, labels = labelled(features, "training")
     if not bool(x.isfinite().all()):
-        raise ValueError("got training features that are NaN or infinite; allowed are finite ones: was training?")
+        raise ValueError(
+            "got training features that are NaN or infinite; allowed are finite ones: was training?"
+        )
     if labels.ndim != 1:
         return x, torch.arange(labels.shape[1]), labels
     names, y = torch.unique(labels, return_inverse=True)
@@ -72,8 +78,8 @@ def classification(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tu
     Args:
         scores: `[M, C]`; at equal scores the first class wins. `−inf` is never right.
         names: int64 `[C]`, the label that each column stands for.
-        labels: int64 `[M]`; one that is not among `names` counts as wrong. Or bool `[M, C]`, where a sample has any
-            number of labels.
+        labels: int64 `[M]`; one that is not among `names` counts as wrong. Or bool `[M, C]`, where
+            a sample has any number of labels.
     """
     if labels.ndim == 2:
         known = [c for c in range(labels.shape[1]) if labels[:, c].any() and not labels[:, c].all()]
@@ -96,8 +102,9 @@ def classification(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tu
 def ranking(scores: Tensor, hits: Tensor) -> tuple[float, float]:
     """How well scores put hits first: average precision, and the area under the receiver operating characteristic.
 
-    Average precision is the sum of precisions at each step of recall, weighted by the step, without interpolation.
-    Equal scores are one step. The area is the share of pairs of a hit and a miss in the right order, ties as a half.
+    Average precision is the sum of precisions at each step of recall, weighted by the step, without
+    interpolation. Equal scores are one step. The area is the share of pairs of a hit and a miss in
+    the right order, ties as a half.
 
     Args:
         scores: `[M]`.
@@ -105,7 +112,9 @@ def ranking(scores: Tensor, hits: Tensor) -> tuple[float, float]:
     """
     order = scores.argsort(descending=True)
     ordered, found = scores[order], hits[order].double()
-    ends = torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool, device=scores.device)])
+    ends = torch.cat(
+        [ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool, device=scores.device)]
+    )
     right = found.cumsum(0)[ends]
     seen = torch.arange(1, len(scores) + 1, device=scores.device)[ends].double()
     gained = torch.diff(right, prepend=right.new_zeros(1))

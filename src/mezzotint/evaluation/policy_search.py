@@ -1,11 +1,11 @@
 """A search for augmentation policies by matching densities (Fast AutoAugment, Lim et al. 2019, arXiv 1905.00397).
 
-A classifier learns from plain images; a sub-policy is good when it still recognises other images after they were
-changed by it. Candidates are drawn at random and the best are kept: no child model is trained, which is what makes the
-search fast. Differs from the paper: the classifier is a linear one on a frozen encoder, so that an encoder trained
-without labels can be asked; candidates come from a keyed random search instead of a tree-structured one; and one split
-of the task's training samples is used instead of five. The task's test samples are never read.
-"""
+A classifier learns from plain images; a sub-policy is good when it still recognises other images
+after they were changed by it. Candidates are drawn at random and the best are kept: no child model
+is trained, which is what makes the search fast. Differs from the paper: the classifier is a linear
+one on a frozen encoder, so that an encoder trained without labels can be asked; candidates come
+from a keyed random search instead of a tree-structured one; and one split of the task's training
+samples is used instead of five. The task's test samples are never read."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mezzotint.augment.image.auto_augment import FAST_AUTO_AUGMENT, FastAutoAugment, SubPolicies, SubPolicyStep
+from mezzotint.augment.image.auto_augment import (
+    FAST_AUTO_AUGMENT,
+    FastAutoAugment,
+    SubPolicies,
+    SubPolicyStep,
+)
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.features import extract_readable, read_batches
@@ -53,8 +58,8 @@ def search_policy(
         The sub-policies, the best first, and the cross-entropy of each in nats.
 
     Raises:
-        ValueError: when the samples are no images of the encoder's shape, there is no such task, or a number is too
-            small.
+        ValueError: when the samples are no images of the encoder's shape, there is no such task, or
+            a number is too small.
     """
     read, tasks = asked(source)
     found = [t for t in tasks if t.kind == "classify" and task in (None, t.name)]
@@ -65,7 +70,9 @@ def search_policy(
         )
     if not found:
         names = ", ".join(t.name for t in tasks if t.kind == "classify") or "none in this data"
-        raise ValueError(f"got the task {task!r}; allowed: {names}: name one, or take data with classes")
+        raise ValueError(
+            f"got the task {task!r}; allowed: {names}: name one, or take data with classes"
+        )
     if not 1 <= keep <= trials or min(num_ops, samples) < 1:
         raise ValueError(
             f"got keep={keep} of trials={trials} with num_ops={num_ops} and samples={samples}; allowed is 1 or more, "
@@ -75,7 +82,9 @@ def search_policy(
     losses, images = _cross_entropies(encoder, read, found[0], candidates, samples, seed)
     best = sorted(range(trials), key=losses.__getitem__)[:keep]
     made = f"the {keep} best of {trials} random candidates on {found[0].name}, {images} images, seed {seed}"
-    return SubPolicies("searched", tuple(candidates[i] for i in best), made), [losses[i] for i in best]
+    return SubPolicies("searched", tuple(candidates[i] for i in best), made), [
+        losses[i] for i in best
+    ]
 
 
 def _cross_entropies(
@@ -93,7 +102,9 @@ def _cross_entropies(
     order = order[Draws(order, key_of(seed, "policy_search.split")).bits("order").argsort()]
     half = min(samples, len(order) // 2)
     if half < 1:
-        raise ValueError(f"got {len(order)} labelled images to learn from; allowed is 2 or more: take other data")
+        raise ValueError(
+            f"got {len(order)} labelled images to learn from; allowed is 2 or more: take other data"
+        )
     learnt = extract_readable(encoder, source, indices=order[:half])
     scaling = Scaling.of(learnt.x)
     head = fit(scaling(learnt.x), labels[learnt.indices], len(task.classes), _PENALTY)
@@ -116,7 +127,10 @@ def _candidates(trials: int, num_ops: int, seed: int) -> list[tuple[SubPolicySte
     which = draws.integers("operation", num_ops, high=len(names)).tolist()
     p, level = (draws.uniform(name, num_ops).tolist() for name in ("probability", "level"))
     return [
-        tuple(SubPolicyStep(names[which[t][s]], round(p[t][s], 4), round(level[t][s], 4)) for s in range(num_ops))
+        tuple(
+            SubPolicyStep(names[which[t][s]], round(p[t][s], 4), round(level[t][s], 4))
+            for s in range(num_ops)
+        )
         for t in range(trials)
     ]
 
@@ -126,6 +140,8 @@ def _features(encoder: Encoder, x: Tensor) -> Tensor:
     """Features of images in [0, 1], in eval mode."""
     training = encoder.training
     encoder.eval()
-    found = torch.cat([encoder(encoder.input.normalize(part)) for part in torch.split(x, _IN_A_PASS)]).float()
+    found = torch.cat(
+        [encoder(encoder.input.normalize(part)) for part in torch.split(x, _IN_A_PASS)]
+    ).float()
     encoder.train(training)
     return found

@@ -39,7 +39,8 @@ class Probe(Component, ABC, abstract=True):
 
     Attributes:
         name: what `Row.probe` says.
-        kinds: of tasks that it answers; empty when it looks at features alone, without labels or split.
+        kinds: of tasks that it answers; empty when it looks at features alone, without labels or
+            split.
         tokens: it looks at the patches of a sample, `[N, L, D]`, rather than at their mean.
     """
 
@@ -59,8 +60,8 @@ class Probe(Component, ABC, abstract=True):
         Args:
             train: what may be learnt from and selected on.
             test: what is scored, and nothing else.
-            seeds: repeats of what is random, with seeds `0 … seeds − 1` and rows for each; a probe in which nothing is
-                random yields rows of seed 0 alone.
+            seeds: repeats of what is random, with seeds `0 … seeds − 1` and rows for each; a probe
+                in which nothing is random yields rows of seed 0 alone.
         """
 
     def row(self, metric: str, value: float, seed: int = 0) -> Row:

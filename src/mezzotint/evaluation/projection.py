@@ -1,9 +1,9 @@
 """Features in the plane: principal components, t-SNE, UMAP; and the same samples at several epochs, made comparable.
 
-t-SNE (van der Maaten and Hinton, JMLR 2008) and UMAP (McInnes et al. 2018, arXiv 1802.03426) keep what is near, and
-choose the rest freely: two runs of either turn, mirror and shuffle the same features. Maps of one run are therefore
-laid out in order of the epochs, each from the places of the one before, and then turned onto it.
-"""
+t-SNE (van der Maaten and Hinton, JMLR 2008) and UMAP (McInnes et al. 2018, arXiv 1802.03426) keep
+what is near, and choose the rest freely: two runs of either turn, mirror and shuffle the same
+features. Maps of one run are therefore laid out in order of the epochs, each from the places of the
+one before, and then turned onto it."""
 
 import importlib
 import warnings
@@ -45,7 +45,8 @@ def components(features: Tensor, seed: int) -> Points:
         seed: of the randomized solver.
 
     Returns:
-        float64 `[N, P]` with P ≤ 50; the features themselves where they have no direction to speak of.
+        float64 `[N, P]` with P ≤ 50; the features themselves where they have no direction to speak
+        of.
     """
     from sklearn.decomposition import PCA
 
@@ -53,7 +54,9 @@ def components(features: Tensor, seed: int) -> Points:
     parts = min(_COMPONENTS, *x.shape)
     if parts < 2 or float(x.std(axis=0).max()) <= 1e-12:
         return x
-    found: Points = PCA(parts, svd_solver="full" if len(x) < 200 else "randomized", random_state=seed).fit_transform(x)
+    found: Points = PCA(
+        parts, svd_solver="full" if len(x) < 200 else "randomized", random_state=seed
+    ).fit_transform(x)
     return found
 
 
@@ -64,12 +67,18 @@ def lay_out(x: Points, layout: Layout, seed: int, start: Points | None = None) -
         x: principal components `[N, P]`.
         layout: how.
         seed: of t-SNE and UMAP.
-        start: places `[N, 2]` to begin from, of an earlier layout; by default the first two components.
+        start: places `[N, 2]` to begin from, of an earlier layout; by default the first two
+            components.
 
     Returns:
         float64 `[N, 2]`, centred; scale and axes have no meaning.
     """
-    if layout != "pca" and len(x) >= _LEAST and min(x.shape) >= 2 and float(x.std(axis=0).max()) > 1e-12:
+    if (
+        layout != "pca"
+        and len(x) >= _LEAST
+        and min(x.shape) >= 2
+        and float(x.std(axis=0).max()) > 1e-12
+    ):
         x = _tsne(x, start, seed) if layout == "tsne" else _umap_of(x, start, seed)
     plane = np.zeros((len(x), 2))
     plane[:, : min(2, x.shape[1])] = x[:, :2]
@@ -108,17 +117,22 @@ def _turn(plane: Points, onto: Points) -> Points:
 def _tsne(x: Points, start: Points | None, seed: int) -> Points:
     """From the first two components with a standard deviation of 1e-4, the start that t-SNE's authors advise.
 
-    From an earlier layout it goes on at its scale and with a third of the usual exaggeration, which moves what has
-    changed and leaves the rest: on clusters drawn anew it kept as many neighbours, and moved the clusters a quarter as
-    far.
-    """
+    From an earlier layout it goes on at its scale and with a third of the usual exaggeration, which
+    moves what has changed and leaves the rest: on clusters drawn anew it kept as many neighbours,
+    and moved the clusters a quarter as far."""
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
     begin = x[:, :2] / max(float(x[:, 0].std()), 1e-12) * 1e-4 if start is None else start
     perplexity, exaggeration = min(30.0, (len(x) - 1) / 3.0), 12.0 if start is None else 4.0
-    settings = {"init": begin.astype(np.float32), "early_exaggeration": exaggeration, "max_iter": 500}
-    with threadpool_limits(1):  # as fast for so few points, and the same whatever the number of cores
+    settings = {
+        "init": begin.astype(np.float32),
+        "early_exaggeration": exaggeration,
+        "max_iter": 500,
+    }
+    with threadpool_limits(
+        1
+    ):  # as fast for so few points, and the same whatever the number of cores
         made: Points = TSNE(perplexity=perplexity, random_state=seed, **settings).fit_transform(x)
     return made.astype(np.float64)
 
@@ -133,7 +147,9 @@ def _umap_of(x: Points, start: Points | None, seed: int) -> Points:
 def _umap() -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of packages for parts of it that are not used here
+            warnings.simplefilter(
+                "ignore"
+            )  # it warns of packages for parts of it that are not used here
             return importlib.import_module("umap")
     except ImportError as error:
         raise RecipeError(

@@ -12,10 +12,10 @@ How many bits weights and activations have.
 
 Post-training quantization of an ONNX file, at one setting after the other.
 
-A file cannot be run at another width, so each setting is a file of its own, with ranges by min-max and rounding to
-nearest, run as it would be served. Which operators are quantized follows `mezzotint.quant.onnx`, not a policy; 8 bits
-of weights are 7 where this processor's sums may saturate, and rows say so.
-"""
+A file cannot be run at another width, so each setting is a file of its own, with ranges by min-max
+and rounding to nearest, run as it would be served. Which operators are quantized follows
+`mezzotint.quant.onnx`, not a policy; 8 bits of weights are 7 where this processor's sums may
+saturate, and rows say so."""
 
 import copy
 import re
@@ -34,7 +34,11 @@ from mezzotint.encoders.onnx import ForeignEncoder, OnnxSession
 from mezzotint.quant.batch_norm import batch_norm_corrected
 from mezzotint.quant.bitwidth import bits, calibrate
 from mezzotint.quant.clipping_observers import MSE
-from mezzotint.quant.convert import activation_quantizers, make_encoder_quantizable, weight_quantizers
+from mezzotint.quant.convert import (
+    activation_quantizers,
+    make_encoder_quantizable,
+    weight_quantizers,
+)
 from mezzotint.quant.onnx.qdq import quantize_onnx, saturates
 from mezzotint.quant.reconstruct import reconstruct_
 
@@ -120,8 +124,12 @@ class Calibrated:
             )
         with ExitStack() as stack:
             if self.corrected and setting.weight != 32:
-                stack.enter_context(batch_norm_corrected(self.network, self.batches, weight=setting.weight))
-            stack.enter_context(bits(self.network, weight=setting.weight, activation=setting.activation))
+                stack.enter_context(
+                    batch_norm_corrected(self.network, self.batches, weight=setting.weight)
+                )
+            stack.enter_context(
+                bits(self.network, weight=setting.weight, activation=setting.activation)
+            )
             stack.enter_context(_weights_quantized_once(self.network))
             yield self.network
 
@@ -147,20 +155,27 @@ def calibrated_copy(
         encoder: quantizable already or not; it is left as it was.
         batches: normalised inputs of the training data; the copy goes to their device.
         protocol: `plain`, `corrected` or `strong`.
-        policy: which layers; by default the encoder's own when it is quantizable already, else `ssql`.
+        policy: which layers; by default the encoder's own when it is quantizable already, else
+            `ssql`.
         steps: of reconstruction, for each block and setting (`strong`).
         seed: of the samples, which is written down, and of reconstruction.
 
     Raises:
-        ValueError: for a policy or protocol that does not exist, or an encoder in which nothing can be quantized.
+        ValueError: for a policy or protocol that does not exist, or an encoder in which nothing can
+            be quantized.
     """
     if protocol not in _PROTOCOLS:
-        raise ValueError(f"evaluate.protocols: got {protocol!r}; allowed: {', '.join(_PROTOCOLS)}; choose among them")
+        raise ValueError(
+            f"evaluate.protocols: got {protocol!r}; allowed: {', '.join(_PROTOCOLS)}; choose among them"
+        )
     strong = protocol == "strong"
     network, name = _quantizable_copy(encoder, policy)
     network.to(batches[0].device)
     if strong:
-        for quantizer in (*(q for _, q in weight_quantizers(network)), *activation_quantizers(network)):
+        for quantizer in (
+            *(q for _, q in weight_quantizers(network)),
+            *activation_quantizers(network),
+        ):
             quantizer.observer = MSE().to(batches[0].device)
     seen = calibrate(network, batches)
     words = f"ptq/1 {protocol} policy={name} {_PROTOCOLS[protocol]}{f' steps={steps}' if strong else ''}"
@@ -192,13 +207,18 @@ def _quantizable_copy(encoder: Encoder, policy: str | None) -> tuple[Encoder, st
 @contextmanager
 def _weights_quantized_once(network: nn.Module) -> Iterator[None]:
     """In place of quantizing every weight anew in each forward pass, which frozen weights do not need."""
-    kept = [(layer, quantizer, dict(layer._parameters)) for layer, quantizer in weight_quantizers(network)]
+    kept = [
+        (layer, quantizer, dict(layer._parameters))
+        for layer, quantizer in weight_quantizers(network)
+    ]
     try:
         for layer, quantizer, parameters in kept:
             with torch.no_grad():
                 shown = {name: getattr(layer, name) for name in parameters}
             for name, value in shown.items():
-                layer._parameters[name] = None if value is None else nn.Parameter(value, requires_grad=False)
+                layer._parameters[name] = (
+                    None if value is None else nn.Parameter(value, requires_grad=False)
+                )
             quantizer.mode = "off"  # `bits` puts it back
         yield
     finally:
@@ -235,8 +255,14 @@ class CalibratedFile:
         seed: int = 0,
     ) -> None:
         if protocol != "plain" or policy is not None:
-            what = f"evaluate.policy: got {policy!r}" if policy else f"evaluate.protocols: got {protocol!r}"
-            raise ValueError(f"{what} for an ONNX file; allowed is 'plain' without a policy: leave it out")
+            what = (
+                f"evaluate.policy: got {policy!r}"
+                if policy
+                else f"evaluate.protocols: got {protocol!r}"
+            )
+            raise ValueError(
+                f"{what} for an ONNX file; allowed is 'plain' without a policy: leave it out"
+            )
         self._encoder, self._session, self._batches = encoder, session, batches
         seen = sum(len(x) for x in batches)
         reduced = " reduce_range" if saturates() else ""

@@ -1,17 +1,17 @@
 """What an evaluation found; `evaluation.json` and `baselines.json`: written, read, and put side by side.
 
-Plain JSON: a figure that is not a number is `null`, which reads back as NaN. Files are replaced whole, so a reader
-never sees half of one.
+Plain JSON: a figure that is not a number is `null`, which reads back as NaN. Files are replaced
+whole, so a reader never sees half of one.
 
 95 % intervals of figures: over seeds, over test samples, or both.
 
-Two things make a figure uncertain. Another seed gives another split, or another untrained encoder: Student's t over the
-seeds' values. Other test samples would give another fraction: Wilson's interval of a binomial (JASA 1927). They are
-independent, so their half-widths are added in quadrature. A probe whose seeds all agree is thus not shown as exact.
+Two things make a figure uncertain. Another seed gives another split, or another untrained encoder:
+Student's t over the seeds' values. Other test samples would give another fraction: Wilson's
+interval of a binomial (JASA 1927). They are independent, so their half-widths are added in
+quadrature. A probe whose seeds all agree is thus not shown as exact.
 
-What quantization costs is measured on the samples and seeds that the float figure is measured on. Its interval is that
-of paired proportions, and a fraction of the interval of either figure.
-"""
+What quantization costs is measured on the samples and seeds that the float figure is measured on.
+Its interval is that of paired proportions, and a fraction of the interval of either figure."""
 
 import json
 import math
@@ -52,8 +52,8 @@ def wilson(fraction: float, count: int) -> tuple[float, float]:
 def paired(first: float, second: float, count: int) -> tuple[float, float]:
     """The interval of the difference of two fractions measured on the same `count` samples.
 
-    Wald's with half a sample added to each of the four cells (Agresti and Min, Statistics in Medicine 24, 2005), so
-    that two figures that agree on every sample are not shown as exact.
+    Wald's with half a sample added to each of the four cells (Agresti and Min, Statistics in
+    Medicine 24, 2005), so that two figures that agree on every sample are not shown as exact.
 
     Args:
         first: share of samples that only the first counts.
@@ -76,7 +76,11 @@ def student(values: Sequence[float]) -> float:
     if degrees <= len(_T):
         t = _T[degrees - 1]
     else:  # Cornish and Fisher's expansion, right to four digits there
-        t = _Z + (_Z**3 + _Z) / (4 * degrees) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * degrees**2)
+        t = (
+            _Z
+            + (_Z**3 + _Z) / (4 * degrees)
+            + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * degrees**2)
+        )
     return t * math.sqrt(variance / len(values))
 
 
@@ -84,8 +88,8 @@ def interval(rows: Sequence[Row]) -> Interval:
     """The figure that these rows measure, one a seed.
 
     Args:
-        rows: of one probe and metric. The number of test samples is read from the protocol's `test=`; it counts for
-            `top1` and `top5`, which are fractions of samples.
+        rows: of one probe and metric. The number of test samples is read from the protocol's
+            `test=`; it counts for `top1` and `top5`, which are fractions of samples.
 
     Raises:
         ValueError: without rows, or when they measure different things.
@@ -139,7 +143,9 @@ def _widened(mean: float, bounds: tuple[float, float], over_seeds: float) -> Int
     """An interval over samples with that over seeds, if there is one."""
     low, high = bounds
     spread = 0.0 if math.isnan(over_seeds) else over_seeds
-    return Interval(mean, mean - math.hypot(mean - low, spread), mean + math.hypot(high - mean, spread))
+    return Interval(
+        mean, mean - math.hypot(mean - low, spread), mean + math.hypot(high - mean, spread)
+    )
 
 
 _EVALUATION, _BASELINES = "evaluation.json", "baselines.json"
@@ -170,12 +176,17 @@ class Baselines:
     untrained: list[Row] = field(default_factory=list)
 
 
-def write_evaluation(folder: str | Path, evaluation: Evaluation, beside: Baselines | None = None) -> None:
+def write_evaluation(
+    folder: str | Path, evaluation: Evaluation, beside: Baselines | None = None
+) -> None:
     """Write a run's figures, and those of its baselines when they were measured."""
     write_json(Path(folder) / _EVALUATION, [_plain(row) for row in evaluation.rows])
     if beside is not None:
         parts = {"raw": beside.raw, "untrained": beside.untrained}
-        write_json(Path(folder) / _BASELINES, {name: [_plain(row) for row in rows] for name, rows in parts.items()})
+        write_json(
+            Path(folder) / _BASELINES,
+            {name: [_plain(row) for row in rows] for name, rows in parts.items()},
+        )
 
 
 def read_evaluation(folder: str | Path) -> list[Row]:
@@ -195,21 +206,26 @@ def read_baselines(folder: str | Path) -> Baselines:
     if not path.is_file():
         return Baselines()
     parts = json.loads(path.read_text(encoding="utf-8"))
-    return Baselines(**{name: [_row(entry, path) for entry in parts[name]] for name in ("raw", "untrained")})
+    return Baselines(
+        **{name: [_row(entry, path) for entry in parts[name]] for name in ("raw", "untrained")}
+    )
 
 
 def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
     """A run's headline figures as text: task, probe, encoder with its interval, untrained encoder, raw input.
 
-    Where nothing has labels, those are the label-free ones that tell a collapsed encoder: `rank_share` and `spread`.
-    Figures at low bits follow their float figure, with bits and calibration in the probe's place, with their
-    difference from float in the interval's.
-    """
+    Where nothing has labels, those are the label-free ones that tell a collapsed encoder:
+    `rank_share` and `spread`. Figures at low bits follow their float figure, with bits and
+    calibration in the probe's place, with their difference from float in the interval's."""
     beside = read_baselines(folder)
     others = [_grouped(part) for part in (beside.untrained, beside.raw)]
     lines = []
     found = _grouped(read_evaluation(folder))
-    headlines = {key for key in found if key[1].endswith("/top1") or (key[0] == "linear" and key[1].endswith("/map"))}
+    headlines = {
+        key
+        for key in found
+        if key[1].endswith("/top1") or (key[0] == "linear" and key[1].endswith("/map"))
+    }
     headlines = headlines or {key for key in found if key[1] in _LABEL_FREE}
     for (probe, metric, how), rows in found.items():
         task, _, name = metric.rpartition("/")
@@ -220,13 +236,18 @@ def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
             lines.append((task, shown_probe, _with_interval(rows), known[0], known[1]))
             for (variant, same, low), low_rows in found.items():
                 if low and same == metric and variant in (probe, f"{probe}_ptq"):
-                    lost, gained = (found.get((variant, f"{task}/{side}", low)) for side in ("lost", "gained"))
+                    lost, gained = (
+                        found.get((variant, f"{task}/{side}", low)) for side in ("lost", "gained")
+                    )
                     words = _with_interval(low_rows)
                     if lost and gained:
                         words = f"{interval(low_rows).mean:.3f} ({signed_interval(change(lost, gained))})"
                     lines.append((task, f"{variant} {low}", words, "", ""))
     kept = {how: rows for (_, metric, how), rows in found.items() if metric == "all/kept"}
-    return lines + [("all", f"neighbours kept {how}", _with_interval(rows), "", "") for how, rows in kept.items()]
+    return lines + [
+        ("all", f"neighbours kept {how}", _with_interval(rows), "", "")
+        for how, rows in kept.items()
+    ]
 
 
 def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:

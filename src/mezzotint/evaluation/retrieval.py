@@ -1,11 +1,12 @@
 """Retrieval: does each query find the sample with its own label in the gallery?
 
-The gallery are the task's training samples, the queries its test samples; nothing is learnt. Labels are identities, so
-that most often exactly one sample is relevant; where several are, average precision counts them all.
+The gallery are the task's training samples, the queries its test samples; nothing is learnt. Labels
+are identities, so that most often exactly one sample is relevant; where several are, average
+precision counts them all.
 
-Ties count against the encoder: an irrelevant sample that is exactly as similar as a relevant one ranks before it. A
-collapsed encoder, to which all samples are equal, therefore finds nothing instead of whatever comes first.
-"""
+Ties count against the encoder: an irrelevant sample that is exactly as similar as a relevant one
+ranks before it. A collapsed encoder, to which all samples are equal, therefore finds nothing
+instead of whatever comes first."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -26,9 +27,9 @@ class Retrieval(Probe):
 
     Args:
         metric: `cosine` or `euclidean`.
-        center: `none` subtracts nothing; `gallery` subtracts the gallery's mean from both sides; `each` subtracts from
-            the queries their own mean instead, which takes out a constant difference between two domains, uses no
-            label, but needs all queries at once.
+        center: `none` subtracts nothing; `gallery` subtracts the gallery's mean from both sides;
+            `each` subtracts from the queries their own mean instead, which takes out a constant
+            difference between two domains, uses no label, but needs all queries at once.
     """
 
     name: ClassVar[str] = "retrieval"
@@ -37,7 +38,9 @@ class Retrieval(Probe):
     def __init__(self, *, metric: Metric = "cosine", center: Center = "none") -> None:
         check_metric(metric)
         if center not in ("none", "gallery", "each"):
-            raise ValueError(f"got center={center!r}; allowed is none, gallery or each: choose one of them")
+            raise ValueError(
+                f"got center={center!r}; allowed is none, gallery or each: choose one of them"
+            )
         self.metric, self.center = metric, center
 
     @property
@@ -64,7 +67,9 @@ class Retrieval(Probe):
         if self.center == "each":
             queries, gallery = queries - queries.mean(dim=0), gallery - gallery.mean(dim=0)
         ranks, precisions = [], []
-        for rows, near in similarities(gallery, queries, metric=self.metric, center=self.center == "gallery"):
+        for rows, near in similarities(
+            gallery, queries, metric=self.metric, center=self.center == "gallery"
+        ):
             first, precision = ranked(near, labels[rows].unsqueeze(1) == names)
             ranks.append(first)
             precisions.append(precision)
@@ -85,7 +90,8 @@ def ranked(near: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         int64 `[B]` from 1, and float64 `[B]`.
     """
-    # Two stable sorts: irrelevant ones first, then by similarity, so that among equals they stay first.
+    # Two stable sorts: irrelevant ones first, then by similarity, so that among equals they stay
+    # first.
     order = relevant.to(torch.uint8).sort(dim=1, stable=True).indices
     order = order.gather(1, near.gather(1, order).sort(dim=1, descending=True, stable=True).indices)
     hits = relevant.gather(1, order).double()

@@ -1,14 +1,15 @@
 """The linear probe as papers train it: epochs of SGD at a learning rate that has to fit the scale of the features.
 
-Such a figure is also one of its schedule: SGD-trained encoders of the MoCo family need a rate of 30, those trained with
-LARS a hundredth of it, because their features are larger (Huang et al. 2022, arXiv 2208.00275, where the second is a
-protocol of its own; the same is reported of SwAV). So several rates can be tried in one pass: their classifiers are one
-matrix, each batch is read once, and the best on a held-out fifth of the training samples is trained again on all of
-them. Our own protocol, which needs no rate, is `linear` (see there), also called `convex`.
+Such a figure is also one of its schedule: SGD-trained encoders of the MoCo family need a rate of
+30, those trained with LARS a hundredth of it, because their features are larger (Huang et al. 2022,
+arXiv 2208.00275, where the second is a protocol of its own; the same is reported of SwAV). So
+several rates can be tried in one pass: their classifiers are one matrix, each batch is read once,
+and the best on a held-out fifth of the training samples is trained again on all of them. Our own
+protocol, which needs no rate, is `linear` (see there), also called `convex`.
 
-On cached features there is no augmentation. On augmented images the same protocols are recipes, `supervised/linear_…`:
-the supervised method with the encoder held still. A flip and a crop are what the figures differ by.
-"""
+On cached features there is no augmentation. On augmented images the same protocols are recipes,
+`supervised/linear_…`: the supervised method with the encoder held still. A flip and a crop are what
+the figures differ by."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,12 +51,14 @@ class SGDLinear(Probe, kind="sgd_linear"):
     """A linear classifier on frozen features, trained by SGD.
 
     Args:
-        lr: learning rates; with several, the one with the best top-1 on a held-out fifth of the training samples wins.
+        lr: learning rates; with several, the one with the best top-1 on a held-out fifth of the
+            training samples wins.
         epochs: passes over the training features.
         batch_size: features a step; a smaller training set is one batch.
-        rule: `"sgd"` with momentum 0.9; `"nesterov"` looks ahead; `"larc"` scales each tensor's step to its norm, with
-            a trust of 0.001 and no clipping.
-        decay: of the rate: `"cosine"`, once an epoch; `"steps"`: a tenth at 60 % and 80 % of the epochs.
+        rule: `"sgd"` with momentum 0.9; `"nesterov"` looks ahead; `"larc"` scales each tensor's
+            step to its norm, with a trust of 0.001 and no clipping.
+        decay: of the rate: `"cosine"`, once an epoch; `"steps"`: a tenth at 60 % and 80 % of the
+            epochs.
         scaled: multiply the rate by the batch size over 256.
         weight_decay: L2 penalty.
         per_class: also yield the accuracy of each class, under `class_LABEL`.
@@ -79,13 +82,19 @@ class SGDLinear(Probe, kind="sgd_linear"):
         title: str = "sgd_linear",
     ) -> None:
         if not lr or min(lr) <= 0.0:
-            raise ValueError(f"got lr={list(lr)}; allowed is one rate above 0 or more: 0.1 to 30 are usual")
+            raise ValueError(
+                f"got lr={list(lr)}; allowed is one rate above 0 or more: 0.1 to 30 are usual"
+            )
         if epochs < 1 or batch_size < 1 or weight_decay < 0.0:
             raise ValueError(
                 f"got epochs={epochs}, batch_size={batch_size}, weight_decay={weight_decay}; allowed are 1 or more, "
                 "and a penalty of 0 or more"
             )
-        self.lr, self.epochs, self.batch_size = tuple(float(rate) for rate in lr), epochs, batch_size
+        self.lr, self.epochs, self.batch_size = (
+            tuple(float(rate) for rate in lr),
+            epochs,
+            batch_size,
+        )
         self.rule, self.decay, self.scaled = rule, decay, scaled
         self.weight_decay, self.per_class, self.title = weight_decay, per_class, title
 
@@ -115,7 +124,9 @@ class SGDLinear(Probe, kind="sgd_linear"):
 
     def _select(self, x: Tensor, y: Tensor, num_classes: int, seed: int) -> float:
         """The rate with the best held-out top-1; among equals the smaller. Sees training samples only."""
-        out = torch.from_numpy(held_out(y.cpu().numpy(), _VALIDATION, f"sgd_linear/{seed}")).to(x.device)
+        out = torch.from_numpy(held_out(y.cpu().numpy(), _VALIDATION, f"sgd_linear/{seed}")).to(
+            x.device
+        )
         if not out.any():  # one sample a class: nothing can be held out
             return min(self.lr)
         rates = tuple(sorted(self.lr))
@@ -124,7 +135,9 @@ class SGDLinear(Probe, kind="sgd_linear"):
         right[~logits.isfinite().all(dim=2).all(dim=0)] = -1  # a rate at which training blew up
         return rates[int(right.argmax())]
 
-    def train(self, x: Tensor, y: Tensor, num_classes: int, rates: Sequence[float], seed: int) -> _Heads:
+    def train(
+        self, x: Tensor, y: Tensor, num_classes: int, rates: Sequence[float], seed: int
+    ) -> _Heads:
         """Train the classifiers of all rates at once, from the same start and in the same order.
 
         Args:
@@ -146,9 +159,13 @@ class SGDLinear(Probe, kind="sgd_linear"):
             order = sample_order(count, seed, epoch).to(x.device)
             for rows in torch.split(order[: count // batch * batch], batch):
                 rows_x = x[rows]
-                residual = heads.logits(rows_x).softmax(dim=2)  # of the cross-entropy, by hand: no graph is kept
+                residual = heads.logits(rows_x).softmax(
+                    dim=2
+                )  # of the cross-entropy, by hand: no graph is kept
                 residual.scatter_add_(
-                    2, y[rows].view(-1, 1, 1).expand(-1, len(rates), 1), residual.new_full((batch, len(rates), 1), -1.0)
+                    2,
+                    y[rows].view(-1, 1, 1).expand(-1, len(rates), 1),
+                    residual.new_full((batch, len(rates), 1), -1.0),
                 )
                 residual /= batch
                 gradient = (residual.view(batch, -1).T @ rows_x).view_as(heads.weight)
@@ -171,7 +188,9 @@ class _Rule:
 
     def step(self, weight: Tensor, bias: Tensor, lr: Tensor) -> None:
         """Momentum SGD; the gradients are changed in place."""
-        for tensor, gradient, buffer in zip(self.tensors, (weight, bias), self.buffers, strict=True):
+        for tensor, gradient, buffer in zip(
+            self.tensors, (weight, bias), self.buffers, strict=True
+        ):
             shape = (-1, *[1] * (tensor.ndim - 1))
             if self.rule == "larc":
                 own, other = tensor.flatten(1).norm(dim=1), gradient.flatten(1).norm(dim=1)
@@ -208,7 +227,8 @@ def airl_sgd(*, lr: Sequence[float] = (30.0,), per_class: bool = False) -> Probe
     """Revisiting AIRL's protocol for SGD-trained encoders: 100 epochs, rate 30 per 256, a tenth at 60 and 80.
 
     Args:
-        lr: learning rates for 256 samples a step; with several, the best on a held-out fifth of the training samples.
+        lr: learning rates for 256 samples a step; with several, the best on a held-out fifth of the
+            training samples.
         per_class: also the accuracy of each class.
     """
     return SGDLinear(lr=lr, scaled=True, per_class=per_class, title="airl_sgd")
@@ -218,14 +238,21 @@ def airl_sgd(*, lr: Sequence[float] = (30.0,), per_class: bool = False) -> Probe
 def airl_large_norm(*, lr: Sequence[float] = (0.2,), per_class: bool = False) -> Probe:
     """Revisiting AIRL's protocol for LARS-trained encoders: 80 epochs of batch 1024, rate 0.2, Nesterov, cosine.
 
-    The authors' code makes the loader before it reads the batch size, and so runs 256; here it is 1024.
+    The authors' code makes the loader before it reads the batch size, and so runs 256; here it is
+    1024.
 
     Args:
         lr: learning rates; with several, the best on a held-out fifth of the training samples.
         per_class: also the accuracy of each class.
     """
     return SGDLinear(
-        lr=lr, epochs=80, batch_size=1024, rule="nesterov", decay="cosine", per_class=per_class, title="airl_large_norm"
+        lr=lr,
+        epochs=80,
+        batch_size=1024,
+        rule="nesterov",
+        decay="cosine",
+        per_class=per_class,
+        title="airl_large_norm",
     )
 
 
@@ -234,27 +261,44 @@ def mocov3(*, lr: Sequence[float] = (0.1,), per_class: bool = False) -> Probe:
     """MoCo v3's protocol: 90 epochs of batch 1024, rate 0.1 per 256 for a ResNet-50 and 3 for a ViT, cosine.
 
     Args:
-        lr: learning rates for 256 samples a step; with several, the best on a held-out fifth of the training samples.
+        lr: learning rates for 256 samples a step; with several, the best on a held-out fifth of the
+            training samples.
         per_class: also the accuracy of each class.
     """
     return SGDLinear(
-        lr=lr, epochs=90, batch_size=1024, decay="cosine", scaled=True, per_class=per_class, title="mocov3"
+        lr=lr,
+        epochs=90,
+        batch_size=1024,
+        decay="cosine",
+        scaled=True,
+        per_class=per_class,
+        title="mocov3",
     )
 
 
 @factory
 def ssql(
-    *, data: Literal["cifar", "imagenet"] = "cifar", lr: Sequence[float] | None = None, per_class: bool = False
+    *,
+    data: Literal["cifar", "imagenet"] = "cifar",
+    lr: Sequence[float] | None = None,
+    per_class: bool = False,
 ) -> Probe:
     """SSQL's protocol: on CIFAR 100 epochs at rate 30, a tenth at 60 and 80; on ImageNet 60 epochs of LARC, cosine.
 
     Args:
         data: which of the two.
-        lr: learning rates; by default 30, and on ImageNet 0.8 (its ResNet-18; 2.4 for its ResNet-50).
+        lr: learning rates; by default 30, and on ImageNet 0.8 (its ResNet-18; 2.4 for its
+            ResNet-50).
         per_class: also the accuracy of each class.
     """
     if data == "cifar":
         return SGDLinear(lr=lr or (30.0,), batch_size=512, per_class=per_class, title="ssql")
     return SGDLinear(
-        lr=lr or (0.8,), epochs=60, batch_size=1024, rule="larc", decay="cosine", per_class=per_class, title="ssql"
+        lr=lr or (0.8,),
+        epochs=60,
+        batch_size=1024,
+        rule="larc",
+        decay="cosine",
+        per_class=per_class,
+        title="ssql",
     )

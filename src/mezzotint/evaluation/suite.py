@@ -1,9 +1,9 @@
 """Everything that is measured of an encoder: each task by each probe that answers it, and what needs no labels.
 
-Features are extracted once. A task's split is fixed by the data; a probe gets the task's training features to learn and
-to select on, and its test features to score, and a sample in both is refused. Beside every figure stand two baselines,
-measured in the same way: the input itself, and the same encoder with fresh weights.
-"""
+Features are extracted once. A task's split is fixed by the data; a probe gets the task's training
+features to learn and to select on, and its test features to score, and a sample in both is refused.
+Beside every figure stand two baselines, measured in the same way: the input itself, and the same
+encoder with fresh weights."""
 
 import dataclasses
 import math
@@ -50,8 +50,8 @@ def evaluate_encoder(
 
     Args:
         encoder: is not changed.
-        source: of the run; its `evaluation()` says what to read and what to ask. Without one, only the label-free
-            measures are taken, on the source itself.
+        source: of the run; its `evaluation()` says what to read and what to ask. Without one, only
+            the label-free measures are taken, on the source itself.
         probes: each runs on every task of a kind it answers.
         seeds: repeats of what is random in a probe.
         batch_size: samples in one forward pass.
@@ -60,7 +60,9 @@ def evaluate_encoder(
         progress: see `extract_readable`.
     """
     samples, tasks = asked(source)
-    found = extract_readable(encoder, samples, batch_size=batch_size, workers=workers, device=device, progress=progress)
+    found = extract_readable(
+        encoder, samples, batch_size=batch_size, workers=workers, device=device, progress=progress
+    )
     evaluation = evaluate_features(found, tasks, probes, seeds)
     where = {"batch_size": batch_size, "workers": workers, "device": device}
     evaluation.rows.extend(token_rows(encoder, samples, tasks, probes, seeds, **where))  # type: ignore[arg-type]
@@ -68,12 +70,20 @@ def evaluate_encoder(
 
 
 def evaluate_features(
-    found: Extraction, tasks: Sequence[Task], probes: Sequence[Probe], seeds: int, heads: Heads | None = None
+    found: Extraction,
+    tasks: Sequence[Task],
+    probes: Sequence[Probe],
+    seeds: int,
+    heads: Heads | None = None,
 ) -> Evaluation:
     """Measure features that have been extracted, and what they tell without labels; arguments as for `measure`."""
     rows = list(measure(found, tasks, probes, seeds, heads))
     rows += over_folds(rows)
-    rows += [row for row in _label_free(found, _RANK) if not any(isinstance(probe, Rank) for probe in probes)]
+    rows += [
+        row
+        for row in _label_free(found, _RANK)
+        if not any(isinstance(probe, Rank) for probe in probes)
+    ]
     value = {row.metric: row.value for row in rows if row.probe == _RANK.name}
     return Evaluation(rows, verdict(value["all/spread"], value["all/rank_share"]), found.bad)
 
@@ -91,11 +101,12 @@ def baselines(
     """Measure what the encoder has to beat.
 
     Args:
-        build: makes the encoder with fresh weights from a seed; without it, the input alone is measured.
+        build: makes the encoder with fresh weights from a seed; without it, the input alone is
+            measured.
         source: as for `evaluate_encoder`.
         probes: the same as the encoder's.
-        seeds: how many untrained encoders. Each gives one row a figure, whose `seed` is the encoder's; within it, a
-            probe with a random part runs once.
+        seeds: how many untrained encoders. Each gives one row a figure, whose `seed` is the
+            encoder's; within it, a probe with a random part runs once.
         batch_size: samples in one forward pass.
         workers: of the loader.
         device: where to compute features.
@@ -108,16 +119,24 @@ def baselines(
     for seed in range(seeds if build is not None else 0):
         assert build is not None
         fresh = build(seed)
-        found = extract_readable(fresh, samples, batch_size=batch_size, workers=workers, device=device)
+        found = extract_readable(
+            fresh, samples, batch_size=batch_size, workers=workers, device=device
+        )
         rows = list(measure(found, tasks, probes, 1))
-        rows += token_rows(fresh, samples, tasks, probes, 1, batch_size=batch_size, workers=workers, device=device)
+        rows += token_rows(
+            fresh, samples, tasks, probes, 1, batch_size=batch_size, workers=workers, device=device
+        )
         rows += [*over_folds(rows), *_label_free(found, _RANK)]
         untrained += [dataclasses.replace(row, seed=seed) for row in rows]
     return Baselines(raw, untrained)
 
 
 def measure(
-    found: Extraction, tasks: Sequence[Task], probes: Sequence[Probe], seeds: int, heads: Heads | None = None
+    found: Extraction,
+    tasks: Sequence[Task],
+    probes: Sequence[Probe],
+    seeds: int,
+    heads: Heads | None = None,
 ) -> Iterator[Row]:
     """Run each task's probes on features that have been extracted.
 
@@ -165,7 +184,9 @@ def token_rows(
     chosen = [probe for probe in probes if probe.tokens]
     if not chosen:
         return []
-    found = extract_readable(PatchTokens(encoder), samples, batch_size=batch_size, workers=workers, device=device)
+    found = extract_readable(
+        PatchTokens(encoder), samples, batch_size=batch_size, workers=workers, device=device
+    )
     found = dataclasses.replace(found, x=found.x.view(len(found.x), -1, encoder.dim))
     return list(measure(found, tasks, chosen, seeds))
 
@@ -202,7 +223,9 @@ def _label_free(found: Extraction, probe: Probe) -> Iterator[Row]:
 def named(row: Row, task: Task, train: Features, test: Features) -> Row:
     """With the task before the measure, and the split's sizes, which intervals need, in the protocol."""
     sizes = f"train={len(train.x)} test={len(test.x)}"
-    return dataclasses.replace(row, metric=f"{task.name}/{row.metric}", protocol=f"{row.protocol} {sizes}")
+    return dataclasses.replace(
+        row, metric=f"{task.name}/{row.metric}", protocol=f"{row.protocol} {sizes}"
+    )
 
 
 def _part(found: Extraction, place: Tensor, task: Task, indices: Index) -> Features:
@@ -210,10 +233,16 @@ def _part(found: Extraction, place: Tensor, task: Task, indices: Index) -> Featu
     wanted = torch.from_numpy(np.asarray(indices, dtype=np.int64))
     wanted = wanted[wanted < len(place)]
     several = task.kind == "tag"
-    labels = torch.from_numpy(np.asarray(task.labels, dtype=np.bool_ if several else np.int64))[wanted]
+    labels = torch.from_numpy(np.asarray(task.labels, dtype=np.bool_ if several else np.int64))[
+        wanted
+    ]
     rows = place[wanted]
     usable = rows >= 0 if several else (rows >= 0) & (labels >= 0)
-    chosen = torch.from_numpy(np.isin(wanted[usable].numpy(), task.validation)) if len(task.validation) else None
+    chosen = (
+        torch.from_numpy(np.isin(wanted[usable].numpy(), task.validation))
+        if len(task.validation)
+        else None
+    )
     return Features(found.x[rows[usable]], labels[usable], chosen)
 
 
@@ -225,8 +254,12 @@ def over_folds(rows: Sequence[Row]) -> Iterator[Row]:
         if count:
             groups.setdefault((row.probe, metric, row.seed), []).append(row)
     for (_, metric, _), found in groups.items():
-        scored = sum(int(size[1]) for row in found if (size := re.search(r"\btest=(\d+)", row.protocol)))
-        protocol = re.sub(r"train=\d+ test=\d+", f"folds={len(found)} test={scored}", found[0].protocol)
+        scored = sum(
+            int(size[1]) for row in found if (size := re.search(r"\btest=(\d+)", row.protocol))
+        )
+        protocol = re.sub(
+            r"train=\d+ test=\d+", f"folds={len(found)} test={scored}", found[0].protocol
+        )
         mean = math.fsum(row.value for row in found) / len(found)
         yield dataclasses.replace(found[0], metric=metric, value=mean, protocol=protocol)
 
@@ -238,7 +271,11 @@ def _pairs(train: Features, test: Features) -> tuple[Tensor, Tensor] | None:
     for part in (train.y.numpy(), test.y.numpy()):
         labels, first, counts = np.unique(part, return_index=True, return_counts=True)
         sides.append((labels[counts == 1], first[counts == 1]))
-    _, left, right = np.intersect1d(sides[0][0], sides[1][0], assume_unique=True, return_indices=True)
+    _, left, right = np.intersect1d(
+        sides[0][0], sides[1][0], assume_unique=True, return_indices=True
+    )
     if len(left) == 0:
         return None
-    return train.x[torch.from_numpy(sides[0][1][left])], test.x[torch.from_numpy(sides[1][1][right])]
+    return train.x[torch.from_numpy(sides[0][1][left])], test.x[
+        torch.from_numpy(sides[1][1][right])
+    ]

@@ -22,7 +22,8 @@ class Drawn:
 
     Attributes:
         values: numbers, float64 `[N, K]`; or which of a few was chosen, int64 `[N]`.
-        there: bool `[N]`, the views that it means something for: a brightness was only applied where the jitter was.
+        there: bool `[N]`, the views that it means something for: a brightness was only applied
+            where the jitter was.
     """
 
     values: Tensor
@@ -39,12 +40,14 @@ def drawn_values(drawn: Mapping[str, Params], boxes: Tensor | None) -> dict[str,
 
     Args:
         drawn: by step, as `ViewGenerator.draw` gives them.
-        boxes: `[N, 4]`: top, left, height and width of the crop as shares of the image; `None` without crops.
+        boxes: `[N, 4]`: top, left, height and width of the crop as shares of the image; `None`
+            without crops.
 
     Returns:
-        By name: `crop.area`, `crop.down`, `crop.across` (of its centre) and `crop.stretch` (logarithm of width by
-        height); a transform's own name for whether it was applied; `transform.parameter` for its numbers; of strategies
-        the operations. What was the same for all is among them, too.
+        By name: `crop.area`, `crop.down`, `crop.across` (of its centre) and `crop.stretch`
+            (logarithm of width by
+        height); a transform's own name for whether it was applied; `transform.parameter` for its
+        numbers; of strategies the operations. What was the same for all is among them, too.
     """
     count = len(next(iter(next(params for params in drawn.values() if params).values())))
     always = torch.ones(count, dtype=torch.bool)
@@ -60,7 +63,9 @@ def drawn_values(drawn: Mapping[str, Params], boxes: Tensor | None) -> dict[str,
     return found
 
 
-def _collect(name: str, params: Params, there: Tensor, found: dict[str, Drawn], within: str = "") -> None:
+def _collect(
+    name: str, params: Params, there: Tensor, found: dict[str, Drawn], within: str = ""
+) -> None:
     """Parameters of a transform, or of a policy's under `place.kind.name`, of which a sample may have drawn one.
 
     Args:
@@ -83,7 +88,9 @@ def _collect(name: str, params: Params, there: Tensor, found: dict[str, Drawn], 
         if choice is None:
             _collect(f"{within}{kind}", nested, there, found, within)
         else:
-            _collect(f"{within}{kind}", nested, there & (choice == int(place)), found, f"{within}{kind}.")
+            _collect(
+                f"{within}{kind}", nested, there & (choice == int(place)), found, f"{within}{kind}."
+            )
     if "op" in own:
         _operations(name, own, there, found)
     for switch in _SWITCHES:
@@ -120,10 +127,18 @@ def joined(parts: list[dict[str, Drawn]]) -> dict[str, Drawn]:
     for name in names:
         like = next(part[name] for part in parts if name in part)
         columns = [
-            part.get(name, Drawn(like.values.new_zeros(length, *like.values.shape[1:]), torch.zeros(length).bool()))
+            part.get(
+                name,
+                Drawn(
+                    like.values.new_zeros(length, *like.values.shape[1:]),
+                    torch.zeros(length).bool(),
+                ),
+            )
             for part, length in zip(parts, lengths, strict=True)
         ]
-        made[name] = Drawn(torch.cat([c.values for c in columns]), torch.cat([c.there for c in columns]))
+        made[name] = Drawn(
+            torch.cat([c.values for c in columns]), torch.cat([c.there for c in columns])
+        )
     return made
 
 

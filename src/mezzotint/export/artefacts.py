@@ -57,13 +57,17 @@ def _onnx(request: Request) -> Artefact:
     """QDQ for 8 bits, float for 32."""
     runtime = require("onnxruntime", "--format onnx", "onnx")
     encoder, path = plain(request.encoder), request.folder / "encoder.onnx"
-    batches = request.calibration_batches() if request.bits != 32 else []  # first, as it may be refused
+    batches = (
+        request.calibration_batches() if request.bits != 32 else []
+    )  # first, as it may be refused
     write_onnx(encoder, path)
     served: dict[str, Any] = {"runtime": {"name": "onnxruntime", "version": runtime.__version__}}
     if request.bits == 32:
         return _float(request, (path,), lambda: OnnxFunction(path), encoder, served)
     whole = path.read_bytes()
-    done = quantize_onnx(path, path, batches, reduce_range=request.reduce_range, observer=request.observer)
+    done = quantize_onnx(
+        path, path, batches, reduce_range=request.reduce_range, observer=request.observer
+    )
     return Artefact(
         (path,),
         lambda: OnnxFunction(path),
@@ -74,7 +78,11 @@ def _onnx(request: Request) -> Artefact:
         served
         | {
             "storage_bits": {"weight": 8, "activation": 8},
-            "compute_bits": {"weight": done.weight_bits, "activation": done.activation_bits, "accumulator": 32},
+            "compute_bits": {
+                "weight": done.weight_bits,
+                "activation": done.activation_bits,
+                "accumulator": 32,
+            },
             "reduce_range": done.reduce_range,
             "operators": _operators(done.quantized, done.left, done.integer_kernels),
             "calibration": {"samples": done.samples, "observer": request.observer},
@@ -99,8 +107,12 @@ def _float(
     facts: Mapping[str, Any],
 ) -> Artefact:
     """An artefact that must compute what the encoder does, and is its own measure of time."""
-    reference = reopen() if request.runtime == "onnxruntime" and files[0].suffix == ".onnx" else encoder
-    return Artefact(files, reopen, encoder, reference, float_bytes(encoder), "float", _FLOAT | dict(facts))
+    reference = (
+        reopen() if request.runtime == "onnxruntime" and files[0].suffix == ".onnx" else encoder
+    )
+    return Artefact(
+        files, reopen, encoder, reference, float_bytes(encoder), "float", _FLOAT | dict(facts)
+    )
 
 
 def float_bytes(encoder: torch.nn.Module) -> int:
@@ -112,14 +124,21 @@ def _packed(request: Request) -> Artefact:
     """Packed integers, compared with the simulation: the same numbers, or refused."""
     encoder = plain(request.encoder)
     own = getattr(request.encoder, "quantization", None)
-    policy = _policy(request, own if request.policy is None and own is not None else request.policy or "ssql")
+    policy = _policy(
+        request, own if request.policy is None and own is not None else request.policy or "ssql"
+    )
     conversion = quant.quantize_(encoder, policy)
     facts: dict[str, Any] = {"policy": policy.name, "group": request.group}
     if request.activation_bits != 32 or request.corrected:
         batches = request.calibration_batches()
-        facts["calibration"] = {"samples": quant.calibrate(encoder, batches), "observer": request.observer}
+        facts["calibration"] = {
+            "samples": quant.calibrate(encoder, batches),
+            "observer": request.observer,
+        }
         if request.corrected:
-            facts["calibration"]["corrected"] = correct_batch_norm_(encoder, batches, weight=request.bits)
+            facts["calibration"]["corrected"] = correct_batch_norm_(
+                encoder, batches, weight=request.bits
+            )
     save_packed(encoder, request.folder, weight=request.bits, activation=request.activation_bits)
     facts["bits_per_weight"] = _bits_per_weight(request.folder / "packed.safetensors")
 
@@ -151,9 +170,17 @@ def _bits_per_weight(file: Path) -> float:
     """What a quantized weight takes on average, its share of the scales included; 8-bit layers count too."""
     tensors = load_file(file)
     description = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    names = [f"{name}.{part}" for name in description["weights"] for part in ("codes", "scale", "zero_point")]
-    taken = sum(tensors[name].numel() * tensors[name].element_size() for name in names if name in tensors)
-    return float(8 * taken / sum(math.prod(entry["shape"]) for entry in description["weights"].values()))
+    names = [
+        f"{name}.{part}"
+        for name in description["weights"]
+        for part in ("codes", "scale", "zero_point")
+    ]
+    taken = sum(
+        tensors[name].numel() * tensors[name].element_size() for name in names if name in tensors
+    )
+    return float(
+        8 * taken / sum(math.prod(entry["shape"]) for entry in description["weights"].values())
+    )
 
 
 def _policy(request: Request, name: str) -> QuantizationPolicy:
@@ -169,7 +196,14 @@ def _policy(request: Request, name: str) -> QuantizationPolicy:
             return ActivationQuantizer(observer=make_observer(request.observer))
 
     return QuantizationPolicy(
-        base.name, base.placement, base.first_bits, base.last_bits, base.network_input, weight, activation, base.skip
+        base.name,
+        base.placement,
+        base.first_bits,
+        base.last_bits,
+        base.network_input,
+        weight,
+        activation,
+        base.skip,
     )
 
 
@@ -178,7 +212,11 @@ def _timm(request: Request) -> Artefact:
     files = write_timm(encoder, request.folder)
     version = require("timm", "--format timm", "timm").__version__
     return _float(
-        request, files, lambda: open_timm(request.folder), encoder, {"runtime": {"name": "timm", "version": version}}
+        request,
+        files,
+        lambda: open_timm(request.folder),
+        encoder,
+        {"runtime": {"name": "timm", "version": version}},
     )
 
 

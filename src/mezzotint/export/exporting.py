@@ -45,28 +45,33 @@ def export(
 
     Args:
         run: a directory that `pretrain` wrote, or, with `data`, any encoder's.
-        format: `onnx` (8 or 32 bits), `packed` (2 to 8), `timm`, `torchvision` or `torch_export` (32).
+        format: `onnx` (8 or 32 bits), `packed` (2 to 8), `timm`, `torchvision` or `torch_export`
+            (32).
         bits: of the weights; by default 8 for `onnx`, 4 for `packed` and 32 for the others.
-        activation_bits: of `packed`, whose activations are then simulated; 32 leaves them float. `onnx` with 8 bits
-            always has activations of 8.
+        activation_bits: of `packed`, whose activations are then simulated; 32 leaves them float.
+            `onnx` with 8 bits always has activations of 8.
         group: of `packed`: so many weights share a scale, instead of a whole channel.
-        policy: of `packed`: which layers; by default the one that the encoder was trained with, or `ssql`.
+        policy: of `packed`: which layers; by default the one that the encoder was trained with, or
+            `ssql`.
         observer: kind of the observer that chooses the ranges of activations.
-        reduce_range: of `onnx` with 8 bits: keep weights to 7, by default where this processor's integer sums may
-            saturate. Say it when another processor will serve the file.
-        calibration: samples that choose the ranges; by default 512, or all that may be used if there are fewer.
+        reduce_range: of `onnx` with 8 bits: keep weights to 7, by default where this processor's
+            integer sums may saturate. Say it when another processor will serve the file.
+        calibration: samples that choose the ranges; by default 512, or all that may be used if
+            there are fewer.
         runtime: `onnxruntime`, or `openvino`, for `onnx`.
-        data: to calibrate and compare on: an image folder, a file of arrays, or embedded data's name; by default the
-            run's.
-        corrected: of `packed`: put BatchNorm's statistics right for the rounded weights, from calibration samples; at
-            2 and 3 bits much is won by it.
+        data: to calibrate and compare on: an image folder, a file of arrays, or embedded data's
+            name; by default the run's.
+        corrected: of `packed`: put BatchNorm's statistics right for the rounded weights, from
+            calibration samples; at 2 and 3 bits much is won by it.
 
     Returns:
         The directory `RUN/exports/FORMAT-BITS`, with the artefact and `verification.json`.
 
     Raises:
-        ValueError: for what a format does not have, a missing package, or a directory that is not a run.
-        Refused: when the artefact does not compute what it should. Nothing is left of it; an earlier artefact stays.
+        ValueError: for what a format does not have, a missing package, or a directory that is not a
+            run.
+        Refused: when the artefact does not compute what it should. Nothing is left of it; an
+            earlier artefact stays.
     """
     chosen = _format(format, runtime)
     bits = _bits(format, chosen, bits)
@@ -83,7 +88,12 @@ def export(
         )  # fmt: skip
         artefact = chosen.write(request)
         found = verify(artefact, request.encoder, source, workers=workers)
-        made = {"mezzotint": __version__, "format": format, "bits": bits, "encoder": _origin(folder)}
+        made = {
+            "mezzotint": __version__,
+            "format": format,
+            "bits": bits,
+            "encoder": _origin(folder),
+        }
         write_json(place / "verification.json", made | found)
     return folder / "exports" / name
 
@@ -104,11 +114,17 @@ def _data(folder: Path, encoder: Encoder, data: str | None) -> tuple[Source, int
 
 def _format(format: str, runtime: str) -> Format:
     if format not in FORMATS:
-        raise ValueError(f"got --format {format}; allowed: {', '.join(FORMATS)}{nearest(format, FORMATS)}")
+        raise ValueError(
+            f"got --format {format}; allowed: {', '.join(FORMATS)}{nearest(format, FORMATS)}"
+        )
     if runtime not in ("onnxruntime", "openvino"):
-        raise ValueError(f"got --runtime {runtime}; allowed: onnxruntime, openvino: leave it out for the first")
+        raise ValueError(
+            f"got --runtime {runtime}; allowed: onnxruntime, openvino: leave it out for the first"
+        )
     if runtime == "openvino" and format != "onnx":
-        raise ValueError(f"got --runtime openvino with --format {format}; allowed is --format onnx: leave one out")
+        raise ValueError(
+            f"got --runtime openvino with --format {format}; allowed is --format onnx: leave one out"
+        )
     return OPENVINO if runtime == "openvino" else FORMATS[format]
 
 
@@ -116,7 +132,11 @@ def _bits(name: str, format: Format, bits: int | None) -> int:
     if bits is None:
         return format.widths[0]
     if bits not in format.widths:
-        others = "; for fewer bits in storage use --format packed" if name != "packed" and 2 <= bits < 8 else ""
+        others = (
+            "; for fewer bits in storage use --format packed"
+            if name != "packed" and 2 <= bits < 8
+            else ""
+        )
         raise ValueError(
             f"got --bits {bits} for --format {name}; allowed: {', '.join(map(str, sorted(format.widths)))}{others}"
         )
@@ -124,7 +144,12 @@ def _bits(name: str, format: Format, bits: int | None) -> int:
 
 
 def _check_options(
-    format: str, bits: int, activation_bits: int, group: int | None, policy: str | None, corrected: bool
+    format: str,
+    bits: int,
+    activation_bits: int,
+    group: int | None,
+    policy: str | None,
+    corrected: bool,
 ) -> None:
     """What only `packed` has."""
     given = {
@@ -133,11 +158,15 @@ def _check_options(
     }  # fmt: skip
     extra = next((name for name, present in given.items() if present), None)
     if format != "packed" and extra is not None:
-        raise ValueError(f"got {extra} with --format {format}; allowed is --format packed: leave {extra} out")
+        raise ValueError(
+            f"got {extra} with --format {format}; allowed is --format packed: leave {extra} out"
+        )
     if group is not None and group < 1:
         raise ValueError(f"got --group {group}; allowed is 1 or more: 32 to 128 are usual")
     if activation_bits != 32 and not 2 <= activation_bits <= 8:
-        raise ValueError(f"got --activation-bits {activation_bits}; allowed are 2 to 8, and 32 for float")
+        raise ValueError(
+            f"got --activation-bits {activation_bits}; allowed are 2 to 8, and 32 for float"
+        )
 
 
 @contextmanager
@@ -157,7 +186,10 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
 def _origin(folder: Path) -> Mapping[str, Any]:
     """Which encoder it was."""
     weights = next(folder / name for name in _WEIGHTS if (folder / name).is_file())
-    return {"path": weights.relative_to(folder).as_posix(), "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    return {
+        "path": weights.relative_to(folder).as_posix(),
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
 
 
 def table(verification: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -173,8 +205,16 @@ def table(verification: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "operators" in verification:
         operators = verification["operators"]
         rows.insert(1, ("operators quantized", f"{operators['quantized']} of {operators['of']}"))
-    for title, key in (("cosine to the simulation", "to_simulation"), ("cosine to float", "to_float")):
-        rows.append((title, "{cosine_mean:.5f}, 1st percentile {cosine_p01:.5f}".format(**verification[key])))
+    for title, key in (
+        ("cosine to the simulation", "to_simulation"),
+        ("cosine to float", "to_float"),
+    ):
+        rows.append(
+            (
+                title,
+                "{cosine_mean:.5f}, 1st percentile {cosine_p01:.5f}".format(**verification[key]),
+            )
+        )
     if "bits_per_weight" in verification:
         rows.insert(2, ("with scales", f"{verification['bits_per_weight']:.2f} bits a weight"))
     if knn is not None:

@@ -42,10 +42,19 @@ def write_onnx(encoder: Encoder, path: Path) -> None:
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
-    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+    for part in (
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+    ):
         del part.metadata_props[:]  # stack traces, with the paths of the machine that exported
-    normalisation = dataclasses.asdict(encoder.input) | {"values": "uint8 / 255, then (x - mean) / std"}
-    onnx.helper.set_model_props(model, {"mezzotint": __version__, "input": json.dumps(normalisation)})
+    normalisation = dataclasses.asdict(encoder.input) | {
+        "values": "uint8 / 255, then (x - mean) / std"
+    }
+    onnx.helper.set_model_props(
+        model, {"mezzotint": __version__, "input": json.dumps(normalisation)}
+    )
     model.producer_name = "mezzotint"
     onnx.save(model, path)
 
@@ -54,7 +63,9 @@ def write_torch_export(encoder: Encoder, path: Path) -> None:
     """Write a `.pt2` that `torch.export.load` opens, for any batch size."""
     example = torch.zeros(2, *encoder.input.shape)
     with torch.no_grad():
-        program = torch.export.export(encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program = torch.export.export(
+            encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        )
     torch.export.save(program, path)
 
 
@@ -77,17 +88,25 @@ def timm_arguments(encoder: Encoder) -> dict[str, Any]:
     """
     channels, height, width = encoder.input.shape
     if isinstance(encoder, TimmEncoder):
-        kept: dict[str, Any] = {"dynamic_img_size": True} if encoder.config.get("dynamic_size") else {}
+        kept: dict[str, Any] = (
+            {"dynamic_img_size": True} if encoder.config.get("dynamic_size") else {}
+        )
         if getattr(encoder.model, "patch_embed", None) is not None:
             kept["img_size"] = [height, width]
-        return {"model_name": encoder.config["name"].split(".")[0], "num_classes": 0, "in_chans": channels, **kept}
+        return {
+            "model_name": encoder.config["name"].split(".")[0],
+            "num_classes": 0,
+            "in_chans": channels,
+            **kept,
+        }
     return {"model_name": _shared(encoder, "timm"), "num_classes": 0, "in_chans": channels}
 
 
 def write_timm(encoder: Encoder, folder: Path) -> tuple[Path, ...]:
     """Write `model.safetensors` and `config.json`, which `timm.create_model` opens.
 
-    Either as `timm.create_model("local-dir:FOLDER")`, or with the arguments in `config.json` and `checkpoint_path`.
+    Either as `timm.create_model("local-dir:FOLDER")`, or with the arguments in `config.json` and
+    `checkpoint_path`.
 
     Raises:
         ValueError: when timm is missing, or has no such network.
@@ -96,8 +115,13 @@ def write_timm(encoder: Encoder, folder: Path) -> tuple[Path, ...]:
     arguments = timm_arguments(encoder)
     network: nn.Module = encoder.model if isinstance(encoder, TimmEncoder) else encoder
     weights, config = folder / "model.safetensors", folder / "config.json"
-    save_file({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, weights)
-    rest = {key: value for key, value in arguments.items() if key not in ("model_name", "num_classes")}
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()},
+        weights,
+    )
+    rest = {
+        key: value for key, value in arguments.items() if key not in ("model_name", "num_classes")
+    }
     shape, mean, std = encoder.input.shape, encoder.input.mean, encoder.input.std
     description = {
         "architecture": arguments["model_name"], "num_classes": 0, "num_features": encoder.dim, "model_args": rest,
@@ -116,7 +140,10 @@ def open_timm(folder: Path) -> Function:
     timm = require("timm", "--format timm", "timm")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model: nn.Module = timm.create_model(
-        config["architecture"], num_classes=0, checkpoint_path=str(folder / "model.safetensors"), **config["model_args"]
+        config["architecture"],
+        num_classes=0,
+        checkpoint_path=str(folder / "model.safetensors"),
+        **config["model_args"],
     )
     return model.eval()
 
@@ -133,10 +160,19 @@ def write_torchvision(encoder: Encoder, folder: Path) -> tuple[Path, ...]:
             f"got an encoder of {encoder.input.shape[0]} channels; torchvision's networks take 3: use --format timm"
         )
     weights, config = folder / "model.safetensors", folder / "config.json"
-    save_file({key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}, weights)
+    save_file(
+        {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()},
+        weights,
+    )
     stated = dataclasses.asdict(encoder.input) | {"values": "uint8 / 255, then (x - mean) / std"}
     write_json(
-        config, {"architecture": name, "classifier": "fc = Identity()", "input": stated, "mezzotint": __version__}
+        config,
+        {
+            "architecture": name,
+            "classifier": "fc = Identity()",
+            "input": stated,
+            "mezzotint": __version__,
+        },
     )
     return weights, config
 
@@ -160,7 +196,11 @@ def _shared(encoder: Encoder, library: str) -> str:
         ValueError: when it is not there.
     """
     kind, stem, width, grid = (encoder.config.get(key, other) for key, other in _RESNET_DEFAULTS)
-    if not isinstance(encoder, ResNet) or kind not in _SHARED or (stem, width, grid) != ("imagenet", 64, 1):
+    if (
+        not isinstance(encoder, ResNet)
+        or kind not in _SHARED
+        or (stem, width, grid) != ("imagenet", 64, 1)
+    ):
         raise ValueError(
             f"got the encoder {kind} (stem {stem}, width {width}, grid {grid}), which {library} does not have; allowed "
             f"are {', '.join(_SHARED)} with stem imagenet, width 64 and grid 1"

@@ -1,9 +1,8 @@
 """OpenVINO with NNCF as a second runtime: its own quantizer, judged by the same verifier.
 
-NNCF chooses the ranges itself (histograms, bias correction), so `observer` and `reduce_range` do not apply; it keeps
-weights from overflowing where the processor needs that. The simulation is the quantized model with its
-`FakeQuantize` operators computed in float.
-"""
+NNCF chooses the ranges itself (histograms, bias correction), so `observer` and `reduce_range` do
+not apply; it keeps weights from overflowing where the processor needs that. The simulation is the
+quantized model with its `FakeQuantize` operators computed in float."""
 
 from pathlib import Path
 from typing import Any
@@ -62,9 +61,18 @@ def write(request: Request) -> Artefact:
     onnx_path.unlink()
     if nncf is None:
         openvino.save_model(model, path, compress_to_fp16=False)
-        widths = {"storage_bits": {"weight": 32, "activation": 32}, "compute_bits": {"weight": 32, "activation": 32}}
+        widths = {
+            "storage_bits": {"weight": 32, "activation": 32},
+            "compute_bits": {"weight": 32, "activation": 32},
+        }
         return Artefact(
-            files, lambda: OpenvinoFunction(path), encoder, reference, float_size, "float", runtime | widths
+            files,
+            lambda: OpenvinoFunction(path),
+            encoder,
+            reference,
+            float_size,
+            "float",
+            runtime | widths,
         )
     batches = [x.numpy() for batch in request.calibration_batches() for x in torch.split(batch, 1)]
     transformer = any(isinstance(module, torch.nn.LayerNorm) for module in encoder.modules())
@@ -81,7 +89,13 @@ def write(request: Request) -> Artefact:
     }
     simulation = OpenvinoFunction(quantized, quantized=False)
     return Artefact(
-        files, lambda: OpenvinoFunction(path), simulation, reference, float_size, "quantized", runtime | facts
+        files,
+        lambda: OpenvinoFunction(path),
+        simulation,
+        reference,
+        float_size,
+        "quantized",
+        runtime | facts,
     )
 
 
@@ -96,7 +110,9 @@ def _operators(model: Any) -> dict[str, Any]:
         if kinds == ["FakeQuantize", "FakeQuantize"]:
             quantized += 1
         else:
-            left[node.get_friendly_name()] = f"{kind}: its inputs come from {kinds[0]} and {kinds[1]}"
+            left[node.get_friendly_name()] = (
+                f"{kind}: its inputs come from {kinds[0]} and {kinds[1]}"
+            )
     return {"quantized": quantized, "of": quantized + len(left), "left_float": left}
 
 

@@ -21,7 +21,12 @@ from mezzotint.quant.packing import pack
 
 
 def save_packed(
-    encoder: Encoder, path: str | Path, *, weight: int, activation: int = 32, made_by: Mapping[str, Any] | None = None
+    encoder: Encoder,
+    path: str | Path,
+    *,
+    weight: int,
+    activation: int = 32,
+    made_by: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write an encoder's weights in few bits.
 
@@ -37,10 +42,13 @@ def save_packed(
         `quant.bits(encoder, weight=weight, activation=activation)`.
 
     Raises:
-        ValueError: for other widths, and for quantizers whose values do not stand on one uniform grid.
+        ValueError: for other widths, and for quantizers whose values do not stand on one uniform
+            grid.
     """
     if not 1 <= weight <= 8:
-        raise ValueError(f"got weight={weight} bits; allowed are 1 to 8: use save_encoder for a float encoder")
+        raise ValueError(
+            f"got weight={weight} bits; allowed are 1 to 8: use save_encoder for a float encoder"
+        )
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
@@ -55,14 +63,18 @@ def save_packed(
         if activation != 32:
             for name, quantizer in named_activation_quantizers(encoder):
                 place = f"{name}:{'input' if hasattr(encoder.get_submodule(name), 'weight_quantizer') else 'output'}"
-                activations[place] = _store_grid(tensors, place, quantizer.layout, quantizer.grid(), quantizer)
+                activations[place] = _store_grid(
+                    tensors, place, quantizer.layout, quantizer.grid(), quantizer
+                )
         own = {name for name, module in encoder.named_modules() if isinstance(module, Quantizer)}
     for name, value in encoder.state_dict().items():
         if name not in weights and name not in tensors and name.rpartition(".")[0] not in own:
             tensors[name] = value
     file = folder / "packed.safetensors"
     with replacing(file) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary
+        )
     description = describe(encoder, made_by) | {
         "weight_bits": weight,
         "activation_bits": activation,
@@ -89,7 +101,12 @@ def _store_weight(tensors: dict[str, Tensor], name: str, layer: Any) -> dict[str
     tensors[f"{name}.scale"] = grid.scale
     if grid.zero_point is not None:
         tensors[f"{name}.zero_point"] = grid.zero_point
-    return {"bits": bits, "lowest": lowest, "shape": list(parameter.shape), "layout": _plain(layout)}
+    return {
+        "bits": bits,
+        "lowest": lowest,
+        "shape": list(parameter.shape),
+        "layout": _plain(layout),
+    }
 
 
 def _store_grid(

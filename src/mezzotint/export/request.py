@@ -31,7 +31,8 @@ class Request:
         policy: which layers; `None` for the encoder's own, or `ssql`.
         observer: kind of the observer that chooses the ranges of activations.
         reduce_range: see `mezzotint.quant.onnx.qdq`.
-        calibration: how many samples choose the ranges; `None` for 512, or all that may be used if there are fewer.
+        calibration: how many samples choose the ranges; `None` for 512, or all that may be used if
+            there are fewer.
         runtime: that will serve the artefact.
         workers: of the loader.
         corrected: whether BatchNorm is put right for the rounded weights.
@@ -70,7 +71,11 @@ def plain(encoder: Encoder) -> Encoder:
     own = {name for name, module in encoder.named_modules() if isinstance(module, Quantizer)}
     if not own:
         return copy.deepcopy(encoder).cpu().eval()
-    state = {name: value for name, value in encoder.state_dict().items() if name.rpartition(".")[0] not in own}
+    state = {
+        name: value
+        for name, value in encoder.state_dict().items()
+        if name.rpartition(".")[0] not in own
+    }
     made = encoder_of(describe(encoder))
     made.load_state_dict(state)
     return made.eval()

@@ -1,9 +1,9 @@
 """Run an artefact in the runtime that will serve it, and compare it with what it should compute.
 
-An exporter can be wrong without a word, and a kernel can differ from its simulation, so nothing is believed: the file
-is opened anew, run on batches of 1, 2 and 7, and compared with the simulation of the same quantization, with the float
-encoder, and on the run's own data by kNN. An artefact that differs is refused.
-"""
+An exporter can be wrong without a word, and a kernel can differ from its simulation, so nothing is
+believed: the file is opened anew, run on batches of 1, 2 and 7, and compared with the simulation of
+the same quantization, with the float encoder, and on the run's own data by kNN. An artefact that
+differs is refused."""
 
 import dataclasses
 import hashlib
@@ -54,8 +54,9 @@ class Artefact:
         simulation: what it should compute.
         reference: the float encoder in the same runtime, for comparing time.
         reference_bytes: size of the float encoder in the same format.
-        agreement: how close to the simulation it must be. `equal`: the same numbers. `float`: up to rounding.
-            `quantized`: integer kernels round intermediate results differently, so by cosine and kNN.
+        agreement: how close to the simulation it must be. `equal`: the same numbers. `float`: up to
+            rounding. `quantized`: integer kernels round intermediate results differently, so by
+            cosine and kNN.
         facts: what else `verification.json` says: operators, storage bits, compute bits.
         sums: SHA-256 of each file when it was written.
     """
@@ -73,23 +74,26 @@ class Artefact:
         object.__setattr__(self, "sums", {path.name: _sha256(path) for path in self.files})
 
 
-def verify(artefact: Artefact, encoder: Encoder, source: Source, *, workers: int = 0) -> dict[str, Any]:
+def verify(
+    artefact: Artefact, encoder: Encoder, source: Source, *, workers: int = 0
+) -> dict[str, Any]:
     """Compare an artefact with its simulation and with the float encoder.
 
     Args:
         artefact: as it was written.
         encoder: in float, in eval mode.
-        source: of the run's data. Its first classification task is asked by kNN, with at most 2,048 samples to learn
-            from and as many to score; without one, features are compared alone.
+        source: of the run's data. Its first classification task is asked by kNN, with at most 2,048
+            samples to learn from and as many to score; without one, features are compared alone.
         workers: of the loader.
 
     Returns:
         Plain data for `verification.json`.
 
     Raises:
-        Refused: when the files have changed, nothing in them is quantized that should be, or the artefact differs:
-            another shape, not a number, a cosine below 0.99, kNN different by more than 0.5 points (or two samples, if
-            that is more), or, for formats that promise it, another number.
+        Refused: when the files have changed, nothing in them is quantized that should be, or the
+            artefact differs: another shape, not a number, a cosine below 0.99, kNN different by
+            more than 0.5 points (or two samples, if that is more), or, for formats that promise it,
+            another number.
     """
     _require_intact(artefact)
     _require_quantized(artefact)
@@ -98,7 +102,9 @@ def verify(artefact: Artefact, encoder: Encoder, source: Source, *, workers: int
     with torch.inference_mode():
         by_batch = _batches(artefact, served, encoder, samples, indices)
         parts = (served, artefact.simulation, encoder)
-        found = extract_readable(_Joined(encoder, parts), samples, indices=indices, batch_size=64, workers=workers)
+        found = extract_readable(
+            _Joined(encoder, parts), samples, indices=indices, batch_size=64, workers=workers
+        )
         real, simulated, exact = torch.split(found.x, encoder.dim, dim=1)
         _require_agreement(artefact.agreement, real, simulated, f"{len(real)} samples")
         neighbours = _knn(task, found, {"artefact": real, "simulation": simulated, "float": exact})
@@ -113,7 +119,11 @@ def verify(artefact: Artefact, encoder: Encoder, source: Source, *, workers: int
         "to_simulation": _closeness(real, simulated),
         "to_float": _closeness(real, exact),
         "knn": neighbours,
-        "bytes": {"artefact": total, "float": artefact.reference_bytes, "ratio": total / artefact.reference_bytes},
+        "bytes": {
+            "artefact": total,
+            "float": artefact.reference_bytes,
+            "ratio": total / artefact.reference_bytes,
+        },
         "milliseconds": milliseconds,
         "cpu_flags": cpu.flags(),
         "environment": environment("cpu"),
@@ -125,7 +135,9 @@ def _sha256(path: Path) -> str:
 
 
 def _require_intact(artefact: Artefact) -> None:
-    changed = next((path for path in artefact.files if _sha256(path) != artefact.sums[path.name]), None)
+    changed = next(
+        (path for path in artefact.files if _sha256(path) != artefact.sums[path.name]), None
+    )
     if changed is not None:
         raise Refused(f"refused: {changed.name} is not the file that was written")
 
@@ -136,7 +148,9 @@ def _require_quantized(artefact: Artefact) -> None:
     if operators is None:
         return
     if operators["quantized"] == 0:
-        raise Refused(f"refused: 0 of {operators['of']} operators are quantized; wanted is 1 or more")
+        raise Refused(
+            f"refused: 0 of {operators['of']} operators are quantized; wanted is 1 or more"
+        )
     if "integer_kernels" in operators and not operators["integer_kernels"]:
         raise Refused(
             f"refused: {operators['quantized']} operators are quantized and the runtime computes none in integers; "
@@ -157,7 +171,13 @@ def _trial(source: Source) -> tuple[Source, Task | None, Tensor]:
 def _some(indices: Index) -> Index:
     """At most so many of them, always the same, in their order."""
     ids = torch.from_numpy(np.asarray(indices, dtype=np.int64))
-    chosen = Draws(ids, key_of("verification")).bits("place").argsort(stable=True)[:_SAMPLES].sort().values
+    chosen = (
+        Draws(ids, key_of("verification"))
+        .bits("place")
+        .argsort(stable=True)[:_SAMPLES]
+        .sort()
+        .values
+    )
     return ids[chosen].numpy()
 
 
@@ -196,7 +216,9 @@ def _batches(
             real = served(x[:size])
         except Exception as error:  # noqa: B902 - each runtime raises its own
             reason = " ".join(str(error).split())[:160]
-            raise Refused(f"refused: the artefact does not run on a batch of {size}: {reason}") from error
+            raise Refused(
+                f"refused: the artefact does not run on a batch of {size}: {reason}"
+            ) from error
         if real.shape != (size, encoder.dim):
             raise Refused(
                 f"refused: the artefact makes {list(real.shape)} of a batch of {size}; wanted is "
@@ -204,7 +226,9 @@ def _batches(
             )
         simulated = artefact.simulation(x[:size])
         _require_agreement(artefact.agreement, real, simulated, f"a batch of {size}")
-        _require_agreement("float", artefact.reference(x[:size]), encoder(x[:size]), f"a batch of {size}, in float")
+        _require_agreement(
+            "float", artefact.reference(x[:size]), encoder(x[:size]), f"a batch of {size}, in float"
+        )
         found[str(size)] = _closeness(real, simulated)
     return found
 
@@ -214,7 +238,9 @@ def _require_agreement(agreement: str, real: Tensor, wanted: Tensor, where: str)
         raise Refused(f"refused: the artefact's features are not finite on {where}")
     worst = float((real - wanted).abs().max())
     if agreement == "equal" and worst != 0.0:
-        raise Refused(f"refused: the artefact differs from the simulation by up to {worst:.3g} on {where}; wanted is 0")
+        raise Refused(
+            f"refused: the artefact differs from the simulation by up to {worst:.3g} on {where}; wanted is 0"
+        )
     largest = float(wanted.abs().max())
     if agreement == "float" and worst > FLOAT_TOLERANCE * largest:
         raise Refused(
@@ -238,7 +264,9 @@ def _closeness(real: Tensor, wanted: Tensor) -> dict[str, float]:
     }
 
 
-def _knn(task: Task | None, found: Extraction, features: Mapping[str, Tensor]) -> dict[str, Any] | None:
+def _knn(
+    task: Task | None, found: Extraction, features: Mapping[str, Tensor]
+) -> dict[str, Any] | None:
     """Top-1 of each, and the refusal when they differ."""
     if task is None:
         return None
@@ -252,7 +280,13 @@ def _knn(task: Task | None, found: Extraction, features: Mapping[str, Tensor]) -
             f"refused: kNN of the artefact is {top1['artefact']:.4f} and of its simulation {top1['simulation']:.4f}; "
             f"they may differ by {allowed:.4f}: try --reduce-range"
         )
-    return {"task": task.name, "train": len(task.train), "test": len(task.test), "allowed_difference": allowed, **top1}
+    return {
+        "task": task.name,
+        "train": len(task.train),
+        "test": len(task.test),
+        "allowed_difference": allowed,
+        **top1,
+    }
 
 
 def _times(served: Function, reference: Function, x: Tensor) -> dict[str, Any]:
@@ -260,7 +294,9 @@ def _times(served: Function, reference: Function, x: Tensor) -> dict[str, Any]:
     sides: dict[str, list[float]] = {"artefact": [], "float": []}
     served(x), reference(x)
     began = time.perf_counter()
-    while len(sides["float"]) < 3 or (len(sides["float"]) < _REPEATS and time.perf_counter() - began < _SECONDS):
+    while len(sides["float"]) < 3 or (
+        len(sides["float"]) < _REPEATS and time.perf_counter() - began < _SECONDS
+    ):
         for name, function in (("artefact", served), ("float", reference)):
             start = time.perf_counter()
             function(x)

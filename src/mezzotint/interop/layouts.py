@@ -1,9 +1,8 @@
 """How other projects name what is in their checkpoints.
 
-A layout says under which prefixes its trained network and its momentum copy stand, and how its names are to be read
-where they are not the architecture's own. What a file has beside the network (projectors, predictors, classifiers,
-optimisers) is left where it is.
-"""
+A layout says under which prefixes its trained network and its momentum copy stand, and how its
+names are to be read where they are not the architecture's own. What a file has beside the network
+(projectors, predictors, classifiers, optimisers) is left where it is."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +33,9 @@ def from_ssql(name: str) -> str:
         if part.startswith("conv") and below == "bn_function":
             return ".".join([*parts[:place], f"bn{part.removeprefix('conv')}", *parts[place + 2 :]])
         if part == "downsample" and not below.isdigit():
-            rest = ["1", *parts[place + 2 :]] if below == "bn_function" else ["0", *parts[place + 1 :]]
+            rest = (
+                ["1", *parts[place + 2 :]] if below == "bn_function" else ["0", *parts[place + 1 :]]
+            )
             return ".".join([*parts[: place + 1], *rest])
     return name
 
@@ -76,7 +77,8 @@ LAYOUTS: Mapping[str, Names] = {
     "mocov3": Names(("base_encoder",), ("momentum_encoder",)),
     "randquant": Names(("base_encoder", "online_encoder"), ("momentum_encoder", "target_encoder")),
     "airl": Names(
-        ("online_encoder", "encoder_q", "student_encoder"), ("target_encoder", "encoder_k", "teacher_encoder")
+        ("online_encoder", "encoder_q", "student_encoder"),
+        ("target_encoder", "encoder_k", "teacher_encoder"),
     ),
     "ssql": Names((), ("encoder_k", "teacher"), from_ssql, _QUANTIZERS),
     "massrl": Names(("encoder", "backbone"), ("momentum_encoder", "momentum_backbone")),
@@ -100,7 +102,9 @@ _SIGNS = (
 
 def recognise(names: Mapping[str, Any]) -> str:
     """The layout of a file by its names; `plain` where nothing tells."""
-    return next((layout for layout, sign in _SIGNS if any(sign.search(name) for name in names)), "plain")
+    return next(
+        (layout for layout, sign in _SIGNS if any(sign.search(name) for name in names)), "plain"
+    )
 
 
 def prefixes(names: Mapping[str, Tensor], layout: str, branch: Branch) -> Iterator[str]:
@@ -144,13 +148,17 @@ def guess(tensors: Mapping[str, Tensor], layout: str = "auto") -> dict[str, Any]
     """
     rename = LAYOUTS[recognise(tensors) if layout == "auto" else layout].rename
     named = {rename(name): t for name, t in tensors.items()}
-    for prefix in (name.removesuffix("conv1.weight") for name in named if name.endswith("conv1.weight")):
+    for prefix in (
+        name.removesuffix("conv1.weight") for name in named if name.endswith("conv1.weight")
+    ):
         if f"{prefix}layer1.0.conv1.weight" not in named:
             continue
         depths: list[int] = []
         while f"{prefix}layer{len(depths) + 1}.0.conv1.weight" in named:
             stage = f"{prefix}layer{len(depths) + 1}"
-            depths.append(next(n for n in range(1, 100) if f"{stage}.{n}.conv1.weight" not in named))
+            depths.append(
+                next(n for n in range(1, 100) if f"{stage}.{n}.conv1.weight" not in named)
+            )
         stem = named[f"{prefix}conv1.weight"]
         kind = _RESNETS.get((tuple(depths), f"{prefix}layer1.0.conv3.weight" in named))
         if kind is not None and stem.ndim == 4 and stem.shape[-1] in _STEMS:

@@ -1,16 +1,16 @@
 """NormRescale (Huang et al. 2022, arXiv 2208.00275): give the weights of one encoder the norms of another.
 
-A convolution in front of a BatchNorm computes the same whatever its scale, but not the same *step*: its effective
-learning rate is lr / ‖w‖². An encoder that was pretrained with LARS has other norms than SGD is used to, and moves too
-little or too much when it is fine-tuned with SGD. So each weight is multiplied by the ratio of the anchor's norm to its
-own; its direction stays.
+A convolution in front of a BatchNorm computes the same whatever its scale, but not the same *step*:
+its effective learning rate is lr / ‖w‖². An encoder that was pretrained with LARS has other norms
+than SGD is used to, and moves too little or too much when it is fine-tuned with SGD. So each weight
+is multiplied by the ratio of the anchor's norm to its own; its direction stays.
 
-By default only scale-invariant weights are changed: those of convolutions and linears that a BatchNorm follows. With
-their running statistics changed along (mean by the ratio, variance by its square), the function stays the same in eval
-mode too, up to the BatchNorm's ε. `everything` does what the authors' code does: every floating tensor, also the scales
-and running statistics of BatchNorms, which changes the function. Their demo loads both checkpoints into one variable
-and fails; a zero norm is left alone here, where it would divide by zero there.
-"""
+By default only scale-invariant weights are changed: those of convolutions and linears that a
+BatchNorm follows. With their running statistics changed along (mean by the ratio, variance by its
+square), the function stays the same in eval mode too, up to the BatchNorm's ε. `everything` does
+what the authors' code does: every floating tensor, also the scales and running statistics of
+BatchNorms, which changes the function. Their demo loads both checkpoints into one variable and
+fails; a zero norm is left alone here, where it would divide by zero there."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,9 +45,8 @@ class Change:
 def scale_invariant(encoder: Encoder) -> dict[str, str]:
     """Names of the convolutions and linears that a BatchNorm follows at once → the name of that BatchNorm.
 
-    What follows what is seen by running the encoder once on zeros, in eval mode: a BatchNorm takes the very tensor
-    that the layer returned, and nothing else does.
-    """
+    What follows what is seen by running the encoder once on zeros, in eval mode: a BatchNorm takes
+    the very tensor that the layer returned, and nothing else does."""
     made: dict[int, str] = {}
     kept: list[Tensor] = []  # so that no address is given out twice
     readers: dict[str, list[str]] = {}
@@ -73,7 +72,9 @@ def scale_invariant(encoder: Encoder) -> dict[str, str]:
     try:
         with torch.no_grad():
             parameter = next(encoder.parameters())
-            encoder(torch.zeros(1, *encoder.input.shape, device=parameter.device, dtype=parameter.dtype))
+            encoder(
+                torch.zeros(1, *encoder.input.shape, device=parameter.device, dtype=parameter.dtype)
+            )
     finally:
         for hook in hooks:
             hook.remove()
@@ -89,22 +90,30 @@ def norm_rescale(encoder: Encoder, anchor: Encoder, *, everything: bool = False)
     Args:
         encoder: is changed.
         anchor: of the same architecture, trained with the optimiser that is to come.
-        everything: every floating tensor by name, also those that are not scale-invariant: the function changes.
+        everything: every floating tensor by name, also those that are not scale-invariant: the
+            function changes.
 
     Raises:
-        ValueError: when the two differ in architecture, hold values that are not finite, or no weight can be changed.
+        ValueError: when the two differ in architecture, hold values that are not finite, or no
+            weight can be changed.
     """
     own, other = dict(encoder.state_dict()), dict(anchor.state_dict())
     differing = sorted(
-        n for n in own.keys() | other.keys() if n not in own or n not in other or own[n].shape != other[n].shape
+        n
+        for n in own.keys() | other.keys()
+        if n not in own or n not in other or own[n].shape != other[n].shape
     )
     if differing:
         raise ValueError(
             f"got an anchor of another architecture, first differing in {differing[0]!r}; allowed is the same encoder, "
             "trained otherwise"
         )
-    if any(t.is_floating_point() and not t.isfinite().all() for t in (*own.values(), *other.values())):
-        raise ValueError("got weights that are not finite; allowed are finite ones: check encoder and anchor")
+    if any(
+        t.is_floating_point() and not t.isfinite().all() for t in (*own.values(), *other.values())
+    ):
+        raise ValueError(
+            "got weights that are not finite; allowed are finite ones: check encoder and anchor"
+        )
     if everything:
         names = [name for name, t in own.items() if t.is_floating_point()]
         return [_rescaled(name, own[name], other[name]) for name in names]
@@ -145,9 +154,17 @@ def norms(encoders: Mapping[str, Encoder], anchor: Encoder) -> list[tuple[str, d
     found = {name: dict(_weights(encoder)) for name, encoder in encoders.items()}
     wrong = next((name for name, tensors in found.items() if tensors.keys() != base.keys()), None)
     if wrong is not None:
-        raise ValueError(f"{wrong} has other layers than the anchor; allowed are encoders of one architecture")
+        raise ValueError(
+            f"{wrong} has other layers than the anchor; allowed are encoders of one architecture"
+        )
     return [
-        (layer, {name: float(tensors[layer].double().norm()) / (norm or 1.0) for name, tensors in found.items()})
+        (
+            layer,
+            {
+                name: float(tensors[layer].double().norm()) / (norm or 1.0)
+                for name, tensors in found.items()
+            },
+        )
         for layer, norm in base.items()
     ]
 
@@ -160,7 +177,15 @@ def as_text(changes: Sequence[Change]) -> str:
     """A line a tensor: norm, anchor's norm, ratio."""
     width = max(len(change.name) for change in changes)
     lines = [f"{'tensor':<{width}}  {'norm':>9}  {'anchor':>9}  {'ratio':>7}"]
-    return "\n".join([*lines, *(f"{c.name:<{width}}  {c.norm:9.3f}  {c.anchor:9.3f}  {c.ratio:7.3f}" for c in changes)])
+    return "\n".join(
+        [
+            *lines,
+            *(
+                f"{c.name:<{width}}  {c.norm:9.3f}  {c.anchor:9.3f}  {c.ratio:7.3f}"
+                for c in changes
+            ),
+        ]
+    )
 
 
 def as_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
@@ -173,13 +198,19 @@ def as_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
     low, high = math.log10(min(values)), math.log10(max(values))
 
     def y(value: float) -> float:
-        return round(top + (high - math.log10(max(value, 10**low))) / (high - low) * (height - 2 * top), 1)
+        return round(
+            top + (high - math.log10(max(value, 10**low))) / (high - low) * (height - 2 * top), 1
+        )
 
     def x(place: int) -> float:
         return round(left + place * (width - left - 150) / max(1, len(rows) - 1), 1)
 
     colours = ("#a5361a", "#2f6f9f", "#4b8b3b", "#b87a0c", "#7a4e9e", "#1f8a85")
-    ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 10.0, 30.0, 100.0) if low <= math.log10(t) <= high]
+    ticks = [
+        t
+        for t in (0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 10.0, 30.0, 100.0)
+        if low <= math.log10(t) <= high
+    ]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
         'font-size="11">',
@@ -189,16 +220,24 @@ def as_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
         parts.append(
             f'<path d="M{left} {y(tick)}H{x(len(rows) - 1)}" stroke="#dcd2c1" stroke-width="{2 if tick == 1 else 1}"/>'
         )
-        parts.append(f'<text x="{left - 6}" y="{y(tick) + 4}" text-anchor="end" fill="#655c50">{tick:g}</text>')
+        parts.append(
+            f'<text x="{left - 6}" y="{y(tick) + 4}" text-anchor="end" fill="#655c50">{tick:g}</text>'
+        )
     for number, name in enumerate(rows[0][1] if rows else ()):
         colour = colours[number % len(colours)]
         line = " ".join(f"{x(place)},{y(own[name])}" for place, (_, own) in enumerate(rows))
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
+        parts.append(
+            f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+        )
         for place, (layer, own) in enumerate(rows):
             title = f"{html.escape(name)}, {html.escape(layer)}: {own[name]:.3f}"
             parts.append(
                 f'<circle cx="{x(place)}" cy="{y(own[name])}" r="2.5" fill="{colour}"><title>{title}</title></circle>'
             )
-        parts.append(f'<text x="{width - 140}" y="{top + 14 + 16 * number}" fill="{colour}">{html.escape(name)}</text>')
-    parts.append(f'<text x="{left}" y="{height - 2}" fill="#655c50">weights in order; norm over the anchor\'s</text>')
+        parts.append(
+            f'<text x="{width - 140}" y="{top + 14 + 16 * number}" fill="{colour}">{html.escape(name)}</text>'
+        )
+    parts.append(
+        f'<text x="{left}" y="{height - 2}" fill="#655c50">weights in order; norm over the anchor\'s</text>'
+    )
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -1,16 +1,19 @@
 """BRIDLE (Nguyen et al. 2025, arXiv 2502.02118), encoder phase: predict the codes of hidden patches.
 
-A frozen tokenizer turns every patch of the whole view into S codes. The encoder sees the patches that a mask leaves; a
-decoder predicts the codes of the others, with a head for each level: cross-entropy over K codes. Phases take turns:
-this one, then `bridle_tokenizer`, which makes a better tokenizer out of the encoder, then this one again. In the first
-there is no encoder to learn from, and the tokenizer is a `cold_start`.
+A frozen tokenizer turns every patch of the whole view into S codes. The encoder sees the patches
+that a mask leaves; a decoder predicts the codes of the others, with a head for each level:
+cross-entropy over K codes. Phases take turns: this one, then `bridle_tokenizer`, which makes a
+better tokenizer out of the encoder, then this one again. In the first there is no encoder to learn
+from, and the tokenizer is a `cold_start`.
 
-The same frame holds its relatives. BEATs (Chen et al. 2022, arXiv 2212.09058): a `vq` codebook, and students that start
-afresh (do not load the encoder). BEST-RQ (Chiu et al. 2022, arXiv 2202.01855): `tokenizer: {kind: cold_start, project:
-false}` with a `random_projection` codebook, and no second phase.
+The same frame holds its relatives. BEATs (Chen et al. 2022, arXiv 2212.09058): a `vq` codebook, and
+students that start afresh (do not load the encoder). BEST-RQ (Chiu et al. 2022, arXiv 2202.01855):
+`tokenizer: {kind: cold_start, project: false}` with a `random_projection` codebook, and no second
+phase.
 
-Differs from BRIDLE's source: the cold start does not see positions; the codebook is started from the vectors of all
-ranks and frozen to the bit; several codes a level are the nearest ones; the encoder has no class token.
+Differs from BRIDLE's source: the cold start does not see positions; the codebook is started from
+the vectors of all ranks and frozen to the bit; several codes a level are the nearest ones; the
+encoder has no class token.
 
 Shapes: B samples, L patches, S levels of K codes, c codes a level, D width of the codes.
 """
@@ -22,7 +25,14 @@ from mezzotint.augment.masking import Mask, RandomMask
 from mezzotint.codebooks.codebook import Codebook
 from mezzotint.encoders.decoder import Decoder
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.methods.code_targets import Targets, TokenCache, code_loss, find_targets, health_logs, start
+from mezzotint.methods.code_targets import (
+    Targets,
+    TokenCache,
+    code_loss,
+    find_targets,
+    health_logs,
+    start,
+)
 from mezzotint.methods.masked import Masked, need_patches
 from mezzotint.methods.tokenizer import ColdStart, Tokenizer
 from mezzotint.types import Codes, Step, Views
@@ -33,13 +43,17 @@ class BRIDLE(Masked):
 
     Args:
         encoder: a ViT, to be trained.
-        codebook: what makes codes of the tokenizer's vectors. Frozen, once it is started from the first batch.
-        tokenizer: what makes vectors of patches. `learnt_tokenizer` needs a phase of `bridle_tokenizer` before.
+        codebook: what makes codes of the tokenizer's vectors. Frozen, once it is started from the
+            first batch.
+        tokenizer: what makes vectors of patches. `learnt_tokenizer` needs a phase of
+            `bridle_tokenizer` before.
         mask: which patches are hidden.
         decoder: size of the network that predicts.
         codes_per_level: how many of the nearest codes are predicted.
-        temperature: of the probabilities that they share, in squared distances; `None` gives each a head of its own.
-        cache: remember the codes of views that come again, bit for bit; for views without randomness.
+        temperature: of the probabilities that they share, in squared distances; `None` gives each a
+            head of its own.
+        cache: remember the codes of views that come again, bit for bit; for views without
+            randomness.
     """
 
     def __init__(
@@ -54,7 +68,9 @@ class BRIDLE(Masked):
         temperature: float | None = None,
         cache: bool = False,
     ) -> None:
-        if not 1 <= codes_per_level <= codebook.num_codes or (temperature is not None and codes_per_level == 1):
+        if not 1 <= codes_per_level <= codebook.num_codes or (
+            temperature is not None and codes_per_level == 1
+        ):
             raise ValueError(
                 f"got codes_per_level={codes_per_level}, temperature={temperature}; allowed are 1 to "
                 f"{codebook.num_codes} codes, and a temperature for 2 or more: leave both out for the nearest code"
@@ -76,7 +92,9 @@ class BRIDLE(Masked):
         values, where = self.encoder.patches.split(x)
         targets, codes = self.targets(views, self.encoder.patches.vectors(values), where)
         seen = health_logs(codes, where)
-        loss, logs = code_loss(self.guess(x, keep, hidden, where), targets, hidden, self.codebook.num_codes)
+        loss, logs = code_loss(
+            self.guess(x, keep, hidden, where), targets, hidden, self.codebook.num_codes
+        )
         return Step(loss, {**logs, **seen})
 
     @torch.no_grad()
@@ -94,7 +112,9 @@ class BRIDLE(Masked):
             return self._find(x, vectors, where)
 
         def make(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-            made, codes = self._find(x[rows], vectors[rows], where if where.shape[0] == 1 else where[rows])
+            made, codes = self._find(
+                x[rows], vectors[rows], where if where.shape[0] == 1 else where[rows]
+            )
             self.residual = codes.residual
             return made.indices, made.weights
 
@@ -108,7 +128,9 @@ class BRIDLE(Masked):
             start(self.codebook, self.tokenizer(x, vectors, where))
 
     def _find(self, x: Tensor, vectors: Tensor, where: Tensor) -> tuple[Targets, Codes]:
-        return find_targets(self.codebook, self.tokenizer(x, vectors, where), self.per_level, self.temperature)
+        return find_targets(
+            self.codebook, self.tokenizer(x, vectors, where), self.per_level, self.temperature
+        )
 
     def _as_codes(self, indices: Tensor) -> Codes:
         """Codes to look at, of indices from the cache; the residual is that of the last vectors that were seen."""
@@ -117,4 +139,10 @@ class BRIDLE(Masked):
         ones = usage.new_ones(1).expand(indices[..., 0].numel())
         for level in range(levels):
             usage[level].index_add_(0, indices[..., level].reshape(-1), ones)
-        return Codes(usage.new_zeros(0), indices, usage.new_zeros(()), usage, self.residual.to(indices.device))
+        return Codes(
+            usage.new_zeros(0),
+            indices,
+            usage.new_zeros(()),
+            usage,
+            self.residual.to(indices.device),
+        )

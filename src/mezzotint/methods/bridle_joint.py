@@ -1,10 +1,9 @@
 """BRIDLE (Nguyen et al. 2025, arXiv 2502.02118), both phases at once.
 
-Every step trains the encoder to predict the codes of the tokenizer as it is; every n-th step also trains the tokenizer,
-with `weight`, and moves the books. No gradient of the tokenizer's loss reaches the encoder. In the steps between, the
-tokenizer's gradient is 0, not missing, so that all ranks wait for the same gradients; its optimiser goes on with what
-is left of its momentum.
-"""
+Every step trains the encoder to predict the codes of the tokenizer as it is; every n-th step also
+trains the tokenizer, with `weight`, and moves the books. No gradient of the tokenizer's loss
+reaches the encoder. In the steps between, the tokenizer's gradient is 0, not missing, so that all
+ranks wait for the same gradients; its optimiser goes on with what is left of its momentum."""
 
 from typing import ClassVar
 
@@ -54,7 +53,9 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
         centre: bool = True,
     ) -> None:
         if every < 1 or weight <= 0.0:
-            raise ValueError(f"got every={every}, weight={weight}; allowed are 1 or more, and above 0: take 5 and 0.2")
+            raise ValueError(
+                f"got every={every}, weight={weight}; allowed are 1 or more, and above 0: take 5 and 0.2"
+            )
         super().__init__(encoder, mask, decoder, codebook.num_levels * codebook.num_codes)
         self.codebook = codebook
         self.tokenizer = tokenizer.build(self.encoder, codebook.dim)
@@ -76,10 +77,14 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
                 with self.codebook.freezing():
                     codes = self.codebook(z)
         targets = Targets(codes.indices.unsqueeze(-1))
-        loss, logs = code_loss(self.guess(x, keep, hidden, where), targets, hidden, self.codebook.num_codes)
+        loss, logs = code_loss(
+            self.guess(x, keep, hidden, where), targets, hidden, self.codebook.num_codes
+        )
         logs |= health_logs(codes, where)
         if not turn:
-            idle = torch.stack([p.sum() for part in (self.tokenizer, self.estimator) for p in part.parameters()])
+            idle = torch.stack(
+                [p.sum() for part in (self.tokenizer, self.estimator) for p in part.parameters()]
+            )
             return Step(loss + 0.0 * idle.sum(), logs)
         with torch.no_grad():
             features = self.encoder.tokens(x)

@@ -1,13 +1,14 @@
 """BRIDLE (Nguyen et al. 2025, arXiv 2502.02118), tokenizer phase: codes that hold what the encoder knows.
 
-The tokenizer turns all patches into vectors, the codebook into codes, and an estimator, from these codes alone, makes
-the features that the frozen encoder has of the same patches: 1 − cos, plus the codebook's commitment loss. The books
-follow their vectors by moving averages. BEATs (Chen et al. 2022, arXiv 2212.09058) does the same with one book.
+The tokenizer turns all patches into vectors, the codebook into codes, and an estimator, from these
+codes alone, makes the features that the frozen encoder has of the same patches: 1 − cos, plus the
+codebook's commitment loss. The books follow their vectors by moving averages. BEATs (Chen et al.
+2022, arXiv 2212.09058) does the same with one book.
 
-This phase leaves the encoder as it is. Differs from BRIDLE's source in what `codebooks` says; in that books are started
-from the vectors of all ranks; and in that features are compared with their mean over the batch left out (`centre`).
-Without that, what all patches have in common makes the cosine large whatever the codes say, and few codes are used.
-"""
+This phase leaves the encoder as it is. Differs from BRIDLE's source in what `codebooks` says; in
+that books are started from the vectors of all ranks; and in that features are compared with their
+mean over the batch left out (`centre`). Without that, what all patches have in common makes the
+cosine large whatever the codes say, and few codes are used."""
 
 from typing import ClassVar, Self
 
@@ -81,7 +82,11 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
         start(self.codebook, z)
         codes = self.codebook(z)
         apart = distance(self.estimator(codes.quantized, where), features, centre=self.centre)
-        logs = {"cosine": 1.0 - apart.detach(), "commitment": codes.loss.detach(), **health_logs(codes, where)}
+        logs = {
+            "cosine": 1.0 - apart.detach(),
+            "commitment": codes.loss.detach(),
+            **health_logs(codes, where),
+        }
         return Step(apart + codes.loss, logs)
 
 

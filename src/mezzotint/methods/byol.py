@@ -1,11 +1,11 @@
 """BYOL (Grill et al. 2020, arXiv 2006.07733): predict what a slowly moving copy of the network says of another view.
 
-The target network is the exponential moving average of encoder and projector; it gets no gradient, has no predictor,
-and its BatchNorms use the statistics of its own passes. The average is updated after each optimiser step, with a
-momentum that rises to 1 along half a cosine. Differs from the paper: a momentum of 0.99 at the start (its value for
-300 epochs; 0.996 for 1000); the momentum may stay constant, as BYOL-A has it; more than two views are taken, and every
-other global view is then a target.
-"""
+The target network is the exponential moving average of encoder and projector; it gets no gradient,
+has no predictor, and its BatchNorms use the statistics of its own passes. The average is updated
+after each optimiser step, with a momentum that rises to 1 along half a cosine. Differs from the
+paper: a momentum of 0.99 at the start (its value for 300 epochs; 0.996 for 1000); the momentum may
+stay constant, as BYOL-A has it; more than two views are taken, and every other global view is then
+a target."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -42,12 +42,13 @@ class BYOL(Siamese):
         hidden_dim: width of the hidden layers of projector and predictor.
         dim: width of the projections.
         layers: linears of the projector; SSQL's BYOL has 3.
-        predictor_layers: linears of the predictor; MASSRL's with a 512-d head has 3, as its projector.
+        predictor_layers: linears of the predictor; MASSRL's with a 512-d head has 3, as its
+            projector.
         last_norm: end the projector with a BatchNorm, as SSQL's BYOL does.
         momentum: of the target network at the start.
         momentum_schedule: `"cosine"` raises it to 1 over training, `"constant"` keeps it.
-        reduction: over the (prediction, target) pairs. `"sum"` of both directions is the paper's, and grows with the
-            number of views; `"mean"` does not.
+        reduction: over the (prediction, target) pairs. `"sum"` of both directions is the paper's,
+            and grows with the number of views; `"mean"` does not.
         directions: `"one_way"` predicts from the first view alone: the loss without symmetry.
     """
 
@@ -74,10 +75,16 @@ class BYOL(Siamese):
             raise ValueError(
                 f"got layers={layers} and predictor_layers={predictor_layers}; allowed is 1 or more: 2 of both is usual"
             )
-        self.momentum, self.momentum_schedule, self.reduction = momentum, momentum_schedule, reduction
+        self.momentum, self.momentum_schedule, self.reduction = (
+            momentum,
+            momentum_schedule,
+            reduction,
+        )
         self.one_way = directions == "one_way"
         self.projector = mlp(
-            [encoder.dim, *[hidden_dim] * (layers - 1), dim], last_bias=not last_norm, last_norm=last_norm
+            [encoder.dim, *[hidden_dim] * (layers - 1), dim],
+            last_bias=not last_norm,
+            last_norm=last_norm,
         )
         self.predictor = mlp([dim, *[hidden_dim] * (predictor_layers - 1), dim])
         self.target_encoder = momentum_copy(encoder)
@@ -96,7 +103,9 @@ class BYOL(Siamese):
         seen = each_view(self.target_encoder, [views.x[place] for place in places])
         return dict(zip(places, each_view(self.target_projector, seen), strict=True))
 
-    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss over all (prediction, target) pairs; in [0, 8] for the sum over two views."""
         return over_pairs(squared_distance, ps, ts, views, self.reduction), {}
 

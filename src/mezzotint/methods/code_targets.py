@@ -26,7 +26,8 @@ class Targets:
 
     Attributes:
         indices: int64 `[B, L, S, c]`, nearest first.
-        weights: float32 `[B, L, S, c]`, probabilities of the c codes; `None` where each of them has a head of its own.
+        weights: float32 `[B, L, S, c]`, probabilities of the c codes; `None` where each of them has
+            a head of its own.
     """
 
     indices: Tensor
@@ -53,7 +54,9 @@ def start(codebook: Codebook, z: Tensor) -> None:
     codebook.initialise(z)
 
 
-def find_targets(codebook: Codebook, z: Tensor, per_level: int, temperature: float | None) -> tuple[Targets, Codes]:
+def find_targets(
+    codebook: Codebook, z: Tensor, per_level: int, temperature: float | None
+) -> tuple[Targets, Codes]:
     """The codes of vectors `[B, L, D]` as targets; writes nothing into the codebook.
 
     Args:
@@ -71,7 +74,9 @@ def find_targets(codebook: Codebook, z: Tensor, per_level: int, temperature: flo
         return Targets(*codebook.soft_targets(z, per_level, temperature)), codes
 
 
-def code_loss(outputs: Tensor, targets: Targets, hidden: Tensor, num_codes: int) -> tuple[Tensor, dict[str, Tensor]]:
+def code_loss(
+    outputs: Tensor, targets: Targets, hidden: Tensor, num_codes: int
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of predicted codes at hidden patches, the mean over all of them.
 
     Args:
@@ -81,13 +86,17 @@ def code_loss(outputs: Tensor, targets: Targets, hidden: Tensor, num_codes: int)
         num_codes: K.
 
     Returns:
-        The loss, and by level: accuracy (of the nearest code), cross-entropy, and `unigram`, the cross-entropy of one
-        who knows how frequent each code is in this batch and nothing else. Below that, something was learnt.
+        The loss, and by level: accuracy (of the nearest code), cross-entropy, and `unigram`, the
+            cross-entropy of one
+        who knows how frequent each code is in this batch and nothing else. Below that, something
+        was learnt.
     """
     indices = take(targets.indices, hidden)
     logits = outputs.float().unflatten(2, (indices.shape[2], -1, num_codes))  # type: ignore[no-untyped-call]
     if targets.weights is None:
-        losses = cross_entropy(logits.flatten(0, 3), indices.flatten(), reduction="none").view(indices.shape)
+        losses = cross_entropy(logits.flatten(0, 3), indices.flatten(), reduction="none").view(
+            indices.shape
+        )
     else:
         chances = logits.log_softmax(-1).squeeze(3).gather(3, indices)
         losses = -(take(targets.weights, hidden) * chances).sum(3, keepdim=True)
@@ -118,9 +127,9 @@ def health_logs(codes: Codes, where: Tensor) -> dict[str, Tensor]:
 class TokenCache:
     """Remembers what a frozen tokenizer said of views that come again, bit for bit.
 
-    A sample's targets are kept beside a checksum of the view they were made from: where views are drawn afresh in every
-    epoch, the checksum differs and they are made again, so that a cache never gives wrong targets. It grows by
-    2 · L · S · c bytes a sample, and is no part of a checkpoint.
+    A sample's targets are kept beside a checksum of the view they were made from: where views are
+    drawn afresh in every epoch, the checksum differs and they are made again, so that a cache never
+    gives wrong targets. It grows by 2 · L · S · c bytes a sample, and is no part of a checkpoint.
     """
 
     def __init__(self) -> None:
@@ -136,16 +145,21 @@ class TokenCache:
         Args:
             ids: int64 `[B]`, of the samples.
             x: their views.
-            make: tensors with a row a sample, of the rows int64 `[K]`; whole numbers below 2¹⁵, or probabilities.
+            make: tensors with a row a sample, of the rows int64 `[K]`; whole numbers below 2¹⁵, or
+                probabilities.
 
         Returns:
             The tensors, and whether any row was made now.
         """
         names, sums = ids.tolist(), checksum(x).tolist()
-        unknown = [i for i, (n, s) in enumerate(zip(names, sums, strict=True)) if self._known(n, s) is None]
+        unknown = [
+            i for i, (n, s) in enumerate(zip(names, sums, strict=True)) if self._known(n, s) is None
+        ]
         if unknown:
             made = [t for t in make(torch.tensor(unknown, device=x.device)) if t is not None]
-            small = [t.to(torch.float16 if t.is_floating_point() else torch.int16).cpu() for t in made]
+            small = [
+                t.to(torch.float16 if t.is_floating_point() else torch.int16).cpu() for t in made
+            ]
             for place, row in enumerate(unknown):
                 self.kept[names[row]] = (sums[row], [t[place].clone() for t in small])
         rows = [self.kept[name][1] for name in names]
@@ -161,6 +175,8 @@ class TokenCache:
 def checksum(x: Tensor) -> Tensor:
     """A whole number for each row `[B, …]`, which changes with any bit of it: int64 `[B]`."""
     values = x.flatten(1)
-    bits = values.long() if not values.is_floating_point() else values.float().view(torch.int32).long()
+    bits = (
+        values.long() if not values.is_floating_point() else values.float().view(torch.int32).long()
+    )
     odd = torch.arange(bits.shape[1], device=x.device) * 0x9E3779B97F4A7C1 + 0x5851F42D4C957F2D | 1
     return (bits * odd).sum(1)  # products and sums wrap, as they should

@@ -1,14 +1,14 @@
 """DINO (Caron et al. 2021, arXiv 2104.14294): tell which prototypes the momentum copy sees, from any crop.
 
-Both networks give each view a distribution over prototypes. That of the momentum copy (the teacher) is centred, which
-keeps one prototype from taking all, and sharpened by a low temperature, which keeps the distribution from becoming
-uniform; together they prevent a collapse. Local crops are seen by the trained network alone. With `multi_augment` views
-it is the base of MV-MA-DINO.
+Both networks give each view a distribution over prototypes. That of the momentum copy (the teacher)
+is centred, which keeps one prototype from taking all, and sharpened by a low temperature, which
+keeps the distribution from becoming uniform; together they prevent a collapse. Local crops are seen
+by the trained network alone. With `multi_augment` views it is the base of MV-MA-DINO.
 
-Differs from the authors' code: the centre moves after the optimiser's step, so that a step that was left out leaves no
-trace; a frozen last layer gets a gradient of zero, which the normalisation of its rows makes the same; the
-parameterisation of the last layer is written out instead of `weight_norm`.
-"""
+Differs from the authors' code: the centre moves after the optimiser's step, so that a step that was
+left out leaves no trace; a frozen last layer gets a gradient of zero, which the normalisation of
+its rows makes the same; the parameterisation of the last layer is written out instead of
+`weight_norm`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -36,9 +36,17 @@ class Prototypes(nn.Module):
         learnt_lengths: whether the prototypes have lengths that are learnt, instead of 1.
     """
 
-    def __init__(self, features: int, hidden: int, dim: int, count: int, learnt_lengths: bool) -> None:
+    def __init__(
+        self, features: int, hidden: int, dim: int, count: int, learnt_lengths: bool
+    ) -> None:
         super().__init__()
-        layers = [nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, dim)]
+        layers = [
+            nn.Linear(features, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, dim),
+        ]
         self.body = nn.Sequential(*layers)
         for layer in layers:
             if isinstance(layer, nn.Linear):
@@ -74,7 +82,8 @@ class DINO(Siamese):
         momentum: of the teacher at the start; it rises to 1 along half a cosine.
         center_momentum: of the centre.
         frozen_epochs: epochs in which the prototypes stay as they were initialised.
-        norm_last_layer: prototypes of length 1; learnt lengths can help, and can make training unstable.
+        norm_last_layer: prototypes of length 1; learnt lengths can help, and can make training
+            unstable.
     """
 
     num_views: ClassVar[int] = 0
@@ -139,11 +148,15 @@ class DINO(Siamese):
         self._fresh.append(logits.mean(dim=0))
         first, last = self.teacher_temperature
         share = (_epoch(views) / max(1, self.teacher_warmup_epochs)).clamp(max=1.0)
-        sharp = first + (last - first) * (share if self.teacher_warmup_epochs else torch.ones_like(share))
+        sharp = first + (last - first) * (
+            share if self.teacher_warmup_epochs else torch.ones_like(share)
+        )
         seen = softmax((logits - self.center) / sharp, dim=1).chunk(len(places))
         return dict(zip(places, seen, strict=True))
 
-    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean cross-entropy over all (prediction, target) pairs; and the entropy of the mean target, in nats."""
         logs = [log_softmax(p.float() / self.temperature, dim=1) for p in ps]
         mean = torch.stack([t.detach() for t in ts.values()]).mean(dim=(0, 1))

@@ -1,12 +1,13 @@
 """Randomized quantization of intermediate embeddings, as a view of any kind of data (Wu et al. 2023, section 4).
 
-The paper puts it in the place of e-Mix in DABS, and leaves open how: here a sample is embedded once and quantized
-twice, each dimension of the embedding over the sequence, and both go through the transformer; their projections are
-contrasted with all others of the batch. Padding does not count for the range, and stays. Nothing has to be known of the
-data, not even whether it is numbers: text has no levels, but its embeddings do.
+The paper puts it in the place of e-Mix in DABS, and leaves open how: here a sample is embedded once
+and quantized twice, each dimension of the embedding over the sequence, and both go through the
+transformer; their projections are contrasted with all others of the batch. Padding does not count
+for the range, and stays. Nothing has to be known of the data, not even whether it is numbers: text
+has no levels, but its embeddings do.
 
-A quantized number depends on its row's ends alone, so without help the embedding would hardly learn. The gradient is
-passed straight through (`gradient: ste`).
+A quantized number depends on its row's ends alone, so without help the embedding would hardly
+learn. The gradient is passed straight through (`gradient: ste`).
 
 Shapes: B samples, L patches, D width.
 """
@@ -45,13 +46,17 @@ class EmbeddingQuantization(Method):
         self,
         encoder: Encoder,
         *,
-        quantization: RandomizedQuantization = RandomizedQuantization(bins=8, channel_dim=2, gradient="ste"),  # noqa: B008
+        quantization: RandomizedQuantization = RandomizedQuantization(
+            bins=8, channel_dim=2, gradient="ste"
+        ),  # noqa: B008
         dim: int = 128,
         temperature: float = 0.2,
     ) -> None:
         super().__init__(need_patches(encoder))
         if temperature <= 0.0:
-            raise ValueError(f"temperature must be above 0, got {temperature}; 0.2 is that of e-Mix")
+            raise ValueError(
+                f"temperature must be above 0, got {temperature}; 0.2 is that of e-Mix"
+            )
         if quantization.channel_dim != 2:
             raise ValueError(
                 f"got quantization.channel_dim={quantization.channel_dim}; allowed is 2, the dimensions of an "
@@ -63,7 +68,9 @@ class EmbeddingQuantization(Method):
     def forward(self, views: Views) -> Step:
         """The cross-entropy of finding a sample's other quantization; of two views each is quantized once."""
         if len(views.x) not in (1, 2):
-            raise ValueError(f"EmbeddingQuantization takes one or two views, got {len(views.x)}; change views:")
+            raise ValueError(
+                f"EmbeddingQuantization takes one or two views, got {len(views.x)}; change views:"
+            )
         encoder = need_patches(self.encoder)
         drawn = [self._draw(views, place) for place in range(2)]
         zs = []
@@ -79,7 +86,9 @@ class EmbeddingQuantization(Method):
 
     def _quantized(self, embedded: Tensor, x: Tensor, params: Params) -> Tensor:
         there = need_patches(self.encoder).patches.there(x)
-        return self.quantization.apply(embedded, params, None if there is None else there.unsqueeze(2))
+        return self.quantization.apply(
+            embedded, params, None if there is None else there.unsqueeze(2)
+        )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _draw(self, views: Views, place: int) -> Params:

@@ -1,15 +1,18 @@
 """e-Mix and i-Mix: find out which two samples a mixture is made of, and to what shares.
 
-i-Mix (Lee et al. 2021, arXiv 2010.08887) mixes inputs; e-Mix (Tamkin et al. 2021, DABS, arXiv 2111.12062) mixes what
-they are embedded as, before the transformer, so that text and anything else can be mixed. Each mixture is an anchor,
-and the samples of the batch are its candidates: the cross-entropy of finding the own sample counts λ, that of finding
-the partner 1 − λ. λ is uniform and folded to one half or more; the partner has no gradient through the mixture.
+i-Mix (Lee et al. 2021, arXiv 2010.08887) mixes inputs; e-Mix (Tamkin et al. 2021, DABS, arXiv
+2111.12062) mixes what they are embedded as, before the transformer, so that text and anything else
+can be mixed. Each mixture is an anchor, and the samples of the batch are its candidates: the
+cross-entropy of finding the own sample counts λ, that of finding the partner 1 − λ. λ is uniform
+and folded to one half or more; the partner has no gradient through the mixture.
 
-Differs from DABS's published code in a mistake there: λ had the shape `[B, 1, 1]` and the losses `[B]`, whose product
-has `[B, 1, B]`, so that every λ weighed the losses of all samples. Here each weighs its own.
+Differs from DABS's published code in a mistake there: λ had the shape `[B, 1, 1]` and the losses
+`[B]`, whose product has `[B, 1, B]`, so that every λ weighed the losses of all samples. Here each
+weighs its own.
 
-Partners are samples of the same process, candidates those of all. With two views, mixtures are of the first and
-candidates from the second; with one, of the same. A mixture of texts is as long as the longer of the two.
+Partners are samples of the same process, candidates those of all. With two views, mixtures are of
+the first and candidates from the second; with one, of the same. A mixture of texts is as long as
+the longer of the two.
 
 Shapes: B samples, D width.
 """
@@ -47,7 +50,11 @@ def mixture_loss(
         The loss, and the share of mixtures whose nearest sample is their larger part (no gradient).
     """
     with torch.autocast(z_BD.device.type, enabled=False):
-        logits = normalize(mixed_BD.float(), dim=1) @ dist.gather(normalize(z_BD.float(), dim=1)).T / temperature
+        logits = (
+            normalize(mixed_BD.float(), dim=1)
+            @ dist.gather(normalize(z_BD.float(), dim=1)).T
+            / temperature
+        )
         first = dist.rank() * len(z_BD)
         own = first + torch.arange(len(z_BD), device=z_BD.device)
         losses = share * cross_entropy(logits, own, reduction="none")
@@ -71,7 +78,12 @@ class EMix(Method):
     num_views: ClassVar[int] = 1
 
     def __init__(
-        self, encoder: Encoder, *, level: Level = "embedding", dim: int = 128, temperature: float = 0.2
+        self,
+        encoder: Encoder,
+        *,
+        level: Level = "embedding",
+        dim: int = 128,
+        temperature: float = 0.2,
     ) -> None:
         super().__init__(encoder)
         if level not in ("embedding", "input") or temperature <= 0.0:
@@ -80,7 +92,9 @@ class EMix(Method):
                 "DABS has embedding and 0.2"
             )
         if level == "input" and encoder.modality in ("tokens", "image_text"):
-            raise ValueError("got level=input for tokens, which are no numbers to mix; allowed is level=embedding")
+            raise ValueError(
+                "got level=input for tokens, which are no numbers to mix; allowed is level=embedding"
+            )
         if level == "embedding":
             need_patches(encoder)
         self.level, self.temperature = level, temperature
@@ -89,7 +103,9 @@ class EMix(Method):
     def forward(self, views: Views) -> Step:
         """The loss on one view, or on two."""
         if len(views.x) not in (1, 2):
-            raise ValueError(f"EMix takes one or two views, got {len(views.x)}; change views: in the recipe")
+            raise ValueError(
+                f"EMix takes one or two views, got {len(views.x)}; change views: in the recipe"
+            )
         partner, share = self._draw(views)
         mixed, features = self._features(views, partner, share)
         mixed, z = self.head(mixed), self.head(features)
@@ -114,7 +130,9 @@ class EMix(Method):
         embedded, where = encoder.embed(first)
         there = encoder.there(first)
         either = None if there is None else there | there[partner]
-        mixed = encoder.pool(encoder.encode(_mixed(embedded, partner, share), where, either), either)
+        mixed = encoder.pool(
+            encoder.encode(_mixed(embedded, partner, share), where, either), either
+        )
         return mixed, encoder(last)
 
 

@@ -1,15 +1,16 @@
 """LeJEPA (Balestriero and LeCun 2025, arXiv 2511.08544): predict between views, and keep the projections Gaussian.
 
-No momentum copy, no stopped gradient, no negatives: what prevents a collapse is SIGReg, a test of normality. Random
-directions slice the projections into one-dimensional samples; each is compared with the standard normal through its
-characteristic function (Epps and Pulley 1983), integrated over frequencies. All views, global and local, predict the
-mean of the global ones, and all of them are tested, each view on its own; the two terms are weighed 1 − λ and λ.
+No momentum copy, no stopped gradient, no negatives: what prevents a collapse is SIGReg, a test of
+normality. Random directions slice the projections into one-dimensional samples; each is compared
+with the standard normal through its characteristic function (Epps and Pulley 1983), integrated over
+frequencies. All views, global and local, predict the mean of the global ones, and all of them are
+tested, each view on its own; the two terms are weighed 1 − λ and λ.
 
-Differs from the authors' code: directions are keyed by the step, so that ranks agree and a resumed run sees the same
-ones; the characteristic function is summed by recurrence over equally spaced frequencies with a gradient of its own,
-which needs one cosine a value instead of one a frequency, and keeps nothing that grows with their number. As in their
-code and unlike the paper's text, frequencies reach 3 rather than 5.
-"""
+Differs from the authors' code: directions are keyed by the step, so that ranks agree and a resumed
+run sees the same ones; the characteristic function is summed by recurrence over equally spaced
+frequencies with a gradient of its own, which needs one cosine a value instead of one a frequency,
+and keeps nothing that grows with their number. As in their code and unlike the paper's text,
+frequencies reach 3 rather than 5."""
 
 from typing import Any, ClassVar
 
@@ -48,7 +49,8 @@ class _CharacteristicFunction(torch.autograd.Function):
         (theta,) = ctx.saved_tensors
         num = grad_real.shape[2]
         k = torch.arange(1, num + 1, device=theta.device, dtype=theta.dtype) / theta.shape[1]
-        # The gradient is the series Σ_k a_k cos(k θ) + b_k sin(k θ), summed from its end (Clenshaw 1955).
+        # The gradient is the series Σ_k a_k cos(k θ) + b_k sin(k θ), summed from its end (Clenshaw
+        # 1955).
         a = (grad_imaginary * k).unsqueeze(1).unbind(3)
         b = (-grad_real * k).unsqueeze(1).unbind(3)
         cos, sin = theta.cos(), theta.sin()
@@ -64,10 +66,11 @@ class _CharacteristicFunction(torch.autograd.Function):
 def sigreg(z_VBD: Tensor, directions_SD: Tensor, *, knots: int = 17, t_max: float = 3.0) -> Tensor:
     """Sketched isotropic Gaussian regularisation: how far each view's projections are from a standard normal.
 
-    For each view and direction, N ∫ |φ_N(t) − exp(−t²/2)|² exp(−t²/2) dt, with φ_N the empirical characteristic
-    function of the N samples of the global batch, by the trapezoidal rule on [−t_max, t_max]; the integrand is even,
-    so half the range is enough. The mean over views and directions is returned. For normal samples it is about
-    √(2π) (1 − 1/√3) ≈ 1.06 when the whole line is integrated, whatever N.
+    For each view and direction, N ∫ |φ_N(t) − exp(−t²/2)|² exp(−t²/2) dt, with φ_N the empirical
+    characteristic function of the N samples of the global batch, by the trapezoidal rule on
+    [−t_max, t_max]; the integrand is even, so half the range is enough. The mean over views and
+    directions is returned. For normal samples it is about √(2π) (1 − 1/√3) ≈ 1.06 when the whole
+    line is integrated, whatever N.
 
     Args:
         z_VBD: projections of V views, `[V, B, D]`.
@@ -78,7 +81,8 @@ def sigreg(z_VBD: Tensor, directions_SD: Tensor, *, knots: int = 17, t_max: floa
     step = t_max / (knots - 1)
     t = torch.arange(1, knots, device=z_VBD.device, dtype=z_VBD.dtype) * step
     gaussian = torch.exp(-t.square() / 2.0)
-    # Trapezoid over both halves: 2 · step inside, step at the end; nothing at t = 0, where both functions are 1.
+    # Trapezoid over both halves: 2 · step inside, step at the end; nothing at t = 0, where both
+    # functions are 1.
     weights = gaussian * (2.0 * step)
     weights = torch.cat([weights[:-1], weights[-1:] / 2.0])
     theta = (z_VBD @ directions_SD.T) * step
@@ -141,7 +145,9 @@ class LeJEPA(Method):
     ) -> None:
         super().__init__(encoder)
         if not 0.0 <= sigreg_weight <= 1.0:
-            raise ValueError(f"sigreg_weight must lie in [0, 1], got {sigreg_weight}; the paper takes 0.05")
+            raise ValueError(
+                f"sigreg_weight must lie in [0, 1], got {sigreg_weight}; the paper takes 0.05"
+            )
         if slices < 1 or knots < 3 or t_max <= 0.0:
             raise ValueError(
                 f"slices must be at least 1, knots at least 3 and t_max above 0, got {slices}, {knots} and {t_max}; "

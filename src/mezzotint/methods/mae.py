@@ -1,10 +1,10 @@
 """MAE (He et al. 2022, arXiv 2111.06377): predict the values of hidden patches, and nothing but values.
 
-The target is each hidden patch, normalised by its own mean and deviation; the loss their squared difference. AudioMAE
-(Huang et al. 2022, arXiv 2207.06405) is the same on spectrograms, with `decoder: {depth: 16, window: 4}` and a ratio of
-0.8; VideoMAE (Tong et al. 2022, arXiv 2203.12602) on tubes, with `decoder: {width: 384, depth: 4, heads: 6}` and
-`tube_mask`. Differs where the encoder differs (no class token), and in that the decoder's head is applied to hidden
-patches alone.
+The target is each hidden patch, normalised by its own mean and deviation; the loss their squared
+difference. AudioMAE (Huang et al. 2022, arXiv 2207.06405) is the same on spectrograms, with
+`decoder: {depth: 16, window: 4}` and a ratio of 0.8; VideoMAE (Tong et al. 2022, arXiv 2203.12602)
+on tubes, with `decoder: {width: 384, depth: 4, heads: 6}` and `tube_mask`. Differs where the
+encoder differs (no class token), and in that the decoder's head is applied to hidden patches alone.
 """
 
 import torch
@@ -25,7 +25,8 @@ class MAE(Masked):
         encoder: a ViT, to be trained.
         mask: which patches are hidden.
         decoder: size of the network that predicts them.
-        normalise: take each patch less its mean, by its deviation, as the target; never for single values.
+        normalise: take each patch less its mean, by its deviation, as the target; never for single
+            values.
     """
 
     def __init__(

@@ -21,11 +21,13 @@ COPIES = ("target", "key", "momentum", "teacher")
 class Method(nn.Module, Component):
     """A way to train an encoder without labels.
 
-    `forward` is the only entrance, so that distributed training, autocast and compilation need no special case.
+    `forward` is the only entrance, so that distributed training, autocast and compilation need no
+    special case.
 
     Attributes:
         encoder: what is evaluated, quantized and exported.
-        no_accumulation: why the loss of k micro-batches is not the loss of their union; empty when it is.
+        no_accumulation: why the loss of k micro-batches is not the loss of their union; empty when
+            it is.
         num_views: how many views `forward` takes; 0 for any number from two.
         needs: parts that an earlier phase must have trained, by name; see `train.plan`.
         given: parts that one has.
@@ -77,7 +79,9 @@ def momentum_update(target: nn.Module, online: nn.Module, momentum: float) -> No
 
     Parameters only: BatchNorm statistics come from the target's own passes (MoCo v3, BYOL).
     """
-    torch._foreach_lerp_(list(target.parameters()), [p.detach() for p in online.parameters()], 1.0 - momentum)
+    torch._foreach_lerp_(
+        list(target.parameters()), [p.detach() for p in online.parameters()], 1.0 - momentum
+    )
 
 
 def cosine_momentum(base: float, progress: float) -> float:

@@ -1,9 +1,10 @@
 """Momentum contrast, four methods in one: MoCo v1 and v2, MoCo v2+ and S-MoCo v2+.
 
-(He et al. 2019, arXiv 1911.05722; Chen et al. 2020, arXiv 2003.04297; Huang et al. 2022, arXiv 2208.00275.)
+(He et al. 2019, arXiv 1911.05722; Chen et al. 2020, arXiv 2003.04297; Huang et al. 2022, arXiv
+2208.00275.)
 
-A query is told from the keys of earlier batches, which a queue holds; keys come from a momentum copy. The four differ
-in head, directions and momentum only:
+A query is told from the keys of earlier batches, which a queue holds; keys come from a momentum
+copy. The four differ in head, directions and momentum only:
 
 | | head | directions | momentum | temperature | dim |
 |---|---|---|---|---|---|
@@ -12,11 +13,11 @@ in head, directions and momentum only:
 | v2+ | `byol`: a predictor on the trained branch alone | `both_ways` | 0.99 rising to 1 | 0.2 | 256 |
 | S-v2+ | `symmetric`: the same layers on both branches | `both_ways` | 0.99 rising to 1 | 0.2 | 256 |
 
-Keys enter the queue after the step, of one view for all ranks: in both directions that view is drawn from a count of
-steps, where the authors' code draws it on each rank. BatchNorm statistics over all ranks stand in for shuffled batches;
-with statistics of each rank alone (`run.compute.sync_batch_norm: false`, v1 and v2 of the authors), `shuffle` keeps a
-query from recognising its key by the company that it was normalised in.
-"""
+Keys enter the queue after the step, of one view for all ranks: in both directions that view is
+drawn from a count of steps, where the authors' code draws it on each rank. BatchNorm statistics
+over all ranks stand in for shuffled batches; with statistics of each rank alone
+(`run.compute.sync_batch_norm: false`, v1 and v2 of the authors), `shuffle` keeps a query from
+recognising its key by the company that it was normalised in."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -38,7 +39,9 @@ Directions = Literal["one_way", "both_ways"]
 MomentumSchedule = Literal["constant", "cosine"]
 
 
-def queue_contrast(q_BD: Tensor, k_BD: Tensor, queue_KD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def queue_contrast(
+    q_BD: Tensor, k_BD: Tensor, queue_KD: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     """InfoNCE of queries with their own keys against a queue of others (equation 1 of MoCo).
 
     Args:
@@ -63,10 +66,10 @@ class MoCo(Siamese):
 
     Args:
         encoder: to be trained.
-        head: which layers stand on the encoder, and on which branch; see the table above. `"projector"` is the first
-            half of `"symmetric"`.
-        directions: `"one_way"`: the first view asks for the second; `"both_ways"`: also the second for the first, and
-            with more views each for every other global one.
+        head: which layers stand on the encoder, and on which branch; see the table above.
+            `"projector"` is the first half of `"symmetric"`.
+        directions: `"one_way"`: the first view asks for the second; `"both_ways"`: also the second
+            for the first, and with more views each for every other global one.
         hidden_dim: width of the head's hidden layers.
         dim: width of queries and keys.
         queue_size: keys in the queue; at least the global batch.
@@ -99,11 +102,15 @@ class MoCo(Siamese):
     ) -> None:
         super().__init__(encoder)
         if temperature <= 0.0:
-            raise ValueError(f"temperature must be above 0, got {temperature}; 0.07 to 0.2 is usual")
+            raise ValueError(
+                f"temperature must be above 0, got {temperature}; 0.07 to 0.2 is usual"
+            )
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"momentum must lie in [0, 1], got {momentum}; 0.99 to 0.999 is usual")
         if queue_size < 1:
-            raise ValueError(f"queue_size must be at least the global batch, got {queue_size}; 65536 is published")
+            raise ValueError(
+                f"queue_size must be at least the global batch, got {queue_size}; 65536 is published"
+            )
         self.one_way, self.temperature = directions == "one_way", temperature
         self.momentum, self.momentum_schedule = momentum, momentum_schedule
         self.reduction, self.shuffle = reduction, shuffle
@@ -117,7 +124,9 @@ class MoCo(Siamese):
 
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
         """Projections and queries: of the first view, or of both."""
-        zs = each_view(self.projector, each_view(self.encoder, views.x[:1] if self.one_way else views.x))
+        zs = each_view(
+            self.projector, each_view(self.encoder, views.x[:1] if self.one_way else views.x)
+        )
         return zs, each_view(self.predictor, zs)
 
     @torch.no_grad()
@@ -141,9 +150,13 @@ class MoCo(Siamese):
         everyone = dist.gather(mixed)
         return everyone[order.argsort()[rows]]
 
-    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """InfoNCE against the queue; the sum or mean over pairs."""
-        queue = self.queue.clone()  # the queue moves on before a compiled backward pass may have read it
+        queue = (
+            self.queue.clone()
+        )  # the queue moves on before a compiled backward pass may have read it
         accuracies = []
 
         def contrast(q: Tensor, k: Tensor) -> Tensor:
@@ -200,10 +213,15 @@ def _head(head: Head, features: int, hidden: int, dim: int) -> tuple[nn.Module, 
     if head == "linear":
         return nn.Linear(features, dim), nn.Identity()
     if head == "mlp":
-        return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)), nn.Identity()
+        return nn.Sequential(
+            nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
+        ), nn.Identity()
     if head == "byol":
         return mlp([features, hidden, dim]), mlp([dim, hidden, dim])
     if head == "projector":
         return mlp([features, hidden, dim], last_bias=False), nn.Identity()
-    both = [*mlp([features, hidden, dim], last_bias=False), *mlp([dim, hidden, dim], last_bias=False)]
+    both = [
+        *mlp([features, hidden, dim], last_bias=False),
+        *mlp([dim, hidden, dim], last_bias=False),
+    ]
     return nn.Sequential(*both), nn.Identity()

@@ -1,10 +1,10 @@
 """MoCo v3 (Chen, Xie and He 2021, arXiv 2104.02057): contrast a prediction with the momentum copy's keys of the batch.
 
-No queue: the keys of the other samples of the global batch are the negatives. ResNets and ViTs have their own heads.
-A ViT's patch embedding can stay as it was initialised, which the paper found to prevent dips in training. Differs
-from the authors' code in order only: the momentum copy is updated after the optimiser step rather than before the next
-forward, which gives the same sequence of weights.
-"""
+No queue: the keys of the other samples of the global batch are the negatives. ResNets and ViTs have
+their own heads. A ViT's patch embedding can stay as it was initialised, which the paper found to
+prevent dips in training. Differs from the authors' code in order only: the momentum copy is updated
+after the optimiser step rather than before the next forward, which gives the same sequence of
+weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -50,8 +50,8 @@ class MoCoV3(Siamese):
 
     Args:
         encoder: to be trained.
-        head: `"resnet"`: two-layer projector, predictor without a last BatchNorm; `"vit"`: three-layer projector,
-            predictor with one.
+        head: `"resnet"`: two-layer projector, predictor without a last BatchNorm; `"vit"`:
+            three-layer projector, predictor with one.
         hidden_dim: width of the hidden layers of projector and predictor.
         dim: width of queries and keys.
         temperature: of the softmax; the paper has 1.0 for ResNet-50 and 0.2 for ViTs.
@@ -89,7 +89,9 @@ class MoCoV3(Siamese):
             last_bias=False,
             last_norm=True,
         )
-        self.predictor = mlp([dim, hidden_dim, dim], hidden_bias=False, last_bias=False, last_norm=vit)
+        self.predictor = mlp(
+            [dim, hidden_dim, dim], hidden_bias=False, last_bias=False, last_norm=vit
+        )
         self.key_encoder = momentum_copy(encoder)
         self.key_projector = momentum_copy(self.projector)
 
@@ -103,7 +105,9 @@ class MoCoV3(Siamese):
         """The keys: what the momentum copy says of each view."""
         return dict(enumerate(each_view(self.key_projector, each_view(self.key_encoder, views.x))))
 
-    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the losses of both directions."""
         loss12, accuracy12 = contrast(ps[0], ts[1], self.temperature)
         loss21, accuracy21 = contrast(ps[1], ts[0], self.temperature)
@@ -117,7 +121,11 @@ class MoCoV3(Siamese):
 
 
 def _freeze_patch_embed(encoder: Encoder) -> None:
-    found = [module for name, module in encoder.named_modules() if name.rpartition(".")[2] == "patch_embed"]
+    found = [
+        module
+        for name, module in encoder.named_modules()
+        if name.rpartition(".")[2] == "patch_embed"
+    ]
     if not found:
         raise ValueError(
             f"stop_grad_patch_embed needs an encoder with a patch_embed, got {type(encoder).__name__}; "

@@ -1,8 +1,9 @@
 """ShED, shuffled embedding detection (Tamkin et al. 2021, DABS, arXiv 2111.12062): which embeddings are out of place?
 
-As ELECTRA (Clark et al. 2020) tells replaced words from others, without a generator: 15 % of a sample's embeddings, and
-two at least, chosen anew for each sample and step, move round among their places, and a linear says of each token
-whether it moved. The class token is not asked. Differs in that padding neither moves nor counts.
+As ELECTRA (Clark et al. 2020) tells replaced words from others, without a generator: 15 % of a
+sample's embeddings, and two at least, chosen anew for each sample and step, move round among their
+places, and a linear says of each token whether it moved. The class token is not asked. Differs in
+that padding neither moves nor counts.
 
 Shapes: B samples, L patches, D width.
 """
@@ -34,7 +35,9 @@ class ShED(Method):
     def __init__(self, encoder: Encoder, *, share: float = 0.15) -> None:
         super().__init__(need_patches(encoder))
         if not 0.0 < share < 1.0:
-            raise ValueError(f"got share={share}; allowed is more than 0 and less than 1: DABS has 0.15")
+            raise ValueError(
+                f"got share={share}; allowed is more than 0 and less than 1: DABS has 0.15"
+            )
         self.share = share
         self.head = nn.Linear(encoder.dim, 2)
 
@@ -48,8 +51,12 @@ class ShED(Method):
         there = real_tokens(encoder, x, embedded)
         order = drawn.masked_fill(~there, 2.0).argsort(dim=1)  # padding comes last
         count = there.sum(dim=1, keepdim=True)
-        index, moved = shuffled(order, (count * self.share).round().long().clamp(min=2).minimum(count))
-        out = encoder.encode(embedded.gather(1, index.unsqueeze(2).expand_as(embedded)), where, encoder.there(x))
+        index, moved = shuffled(
+            order, (count * self.share).round().long().clamp(min=2).minimum(count)
+        )
+        out = encoder.encode(
+            embedded.gather(1, index.unsqueeze(2).expand_as(embedded)), where, encoder.there(x)
+        )
         tokens = out if encoder.cls is None else out[:, 1:]
         logits = self.head(tokens).float()
         wanted = moved.long().masked_fill(~there, -100)  # which cross_entropy leaves out
@@ -76,7 +83,8 @@ def shuffled(order: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         count: int64 `[B, 1]`, how many move; with one alone none does.
 
     Returns:
-        int64 `[B, L]`, which token stands in each place; and bool `[B, L]`, which places have another than their own.
+        int64 `[B, L]`, which token stands in each place; and bool `[B, L]`, which places have
+        another than their own.
     """
     steps = torch.arange(order.shape[1], device=order.device).expand_as(order)
     count = count.where(count > 1, 0)

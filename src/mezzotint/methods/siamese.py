@@ -1,9 +1,8 @@
 """What the siamese methods share: how views pass through a network, which of them are targets, what tells a collapse.
 
-BatchNorm makes the way of passing matter: its statistics are those of one pass. `each_view` gives every view
-statistics of its own, as SimSiam, BYOL and MoCo v3 do; `one_pass` puts all views of one size through together, as
-SimCLR and LeJEPA do. Without BatchNorm the two agree.
-"""
+BatchNorm makes the way of passing matter: its statistics are those of one pass. `each_view` gives
+every view statistics of its own, as SimSiam, BYOL and MoCo v3 do; `one_pass` puts all views of one
+size through together, as SimCLR and LeJEPA do. Without BatchNorm the two agree."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +20,12 @@ Reduction = Literal["sum", "mean"]
 class Siamese(Method, ABC, abstract=True):
     """A method that compares what the trained branch predicts of some views with what is said of others.
 
-    The three parts stand apart so that a wrapper (SSQL) can run the trained branch twice and compare both times with
-    the same targets.
+    The three parts stand apart so that a wrapper (SSQL) can run the trained branch twice and
+    compare both times with the same targets.
 
     Attributes:
-        own_targets: whether the targets are projections of the trained branch itself, and not of a momentum copy.
+        own_targets: whether the targets are projections of the trained branch itself, and not of a
+            momentum copy.
     """
 
     own_targets: ClassVar[bool] = False
@@ -44,7 +44,9 @@ class Siamese(Method, ABC, abstract=True):
         """
 
     @abstractmethod
-    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of predictions against targets, and scalars worth logging."""
 
     def forward(self, views: Views) -> Step:
@@ -92,7 +94,9 @@ def require_views(method: str, views: Views, count: int = 0) -> None:
     if found == count or (count == 0 and found >= 2):
         return
     allowed = f"exactly {count} views" if count else "two views or more"
-    raise ValueError(f"{method} takes {allowed}, got {found}; change views: in the recipe, or the method")
+    raise ValueError(
+        f"{method} takes {allowed}, got {found}; change views: in the recipe, or the method"
+    )
 
 
 def target_views(views: Views) -> list[int]:
@@ -106,7 +110,9 @@ def target_views(views: Views) -> list[int]:
     places = sorted({target for _, target in views.pairs})
     places = places or [place for place, tag in enumerate(views.tags) if tag != "local"]
     if not places:
-        raise ValueError("all views are local crops, and at least one must be global; add global crops to views:")
+        raise ValueError(
+            "all views are local crops, and at least one must be global; add global crops to views:"
+        )
     return places
 
 
@@ -134,7 +140,8 @@ def over_pairs(
         ps: predictions, by place; later views than these predict nothing.
         ts: targets, by place.
         views: say which pairs are compared, and how much each weighs.
-        reduction: `"sum"` grows with the number of pairs; `"mean"` is over their weights, and does not.
+        reduction: `"sum"` grows with the number of pairs; `"mean"` is over their weights, and does
+            not.
     """
     chosen = [(row, p, t) for row, (p, t) in enumerate(pairs(views)) if p < len(ps) and t in ts]
     terms = torch.stack([distance(ps[p], ts[t]) for _, p, t in chosen])
@@ -159,10 +166,11 @@ def weights_of(views: Views) -> Tensor | None:
 def collapse_signals(zs: Sequence[Tensor]) -> dict[str, Tensor]:
     """Two scalars that tell whether the projections collapse, of this rank's samples.
 
-    `alignment` is the mean cosine of two views of a sample. `feature_std` is the standard deviation over the batch of
-    L2-normalised projections, averaged over dimensions and multiplied by √D (SimSiam, figure 2, where it is not
-    multiplied): about 1 when they spread over the whole sphere, 0 when all are one point. An alignment near 1 together
-    with a `feature_std` near 0 is a collapse.
+    `alignment` is the mean cosine of two views of a sample. `feature_std` is the standard deviation
+    over the batch of L2-normalised projections, averaged over dimensions and multiplied by √D
+    (SimSiam, figure 2, where it is not multiplied): about 1 when they spread over the whole sphere,
+    0 when all are one point. An alignment near 1 together with a `feature_std` near 0 is a
+    collapse.
 
     Args:
         zs: projections of each view, `[B, D]`.

@@ -1,9 +1,9 @@
 """SimCLR (Chen et al. 2020, arXiv 2002.05709): tell the other view of a sample from all other samples.
 
-Views of one sample attract, everything else in the batch repels. The head has a BatchNorm after each linear, as in
-the authors' code. Differs from the paper: the BatchNorm that ends the head has no learnt scale; the temperature is
-0.2 by default; more than two views are taken, each pair of which is a positive.
-"""
+Views of one sample attract, everything else in the batch repels. The head has a BatchNorm after
+each linear, as in the authors' code. Differs from the paper: the BatchNorm that ends the head has
+no learnt scale; the temperature is 0.2 by default; more than two views are taken, each pair of
+which is a positive."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -20,21 +20,25 @@ from mezzotint.types import Views
 
 
 def nt_xent(
-    z_VBD: Tensor, temperature: float, others_VBD: Tensor | None = None, weights_VV: Tensor | None = None
+    z_VBD: Tensor,
+    temperature: float,
+    others_VBD: Tensor | None = None,
+    weights_VV: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Normalised temperature-scaled cross-entropy over all views of the global batch.
 
-    Each of the `V · B` projections of this rank is an anchor. Its candidates are all other projections of all ranks;
-    its positives are the V − 1 other views of its own sample. The loss is the cross-entropy of finding a positive,
-    averaged over positives and anchors (equation 1; with two views there is one positive an anchor).
+    Each of the `V · B` projections of this rank is an anchor. Its candidates are all other
+    projections of all ranks; its positives are the V − 1 other views of its own sample. The loss is
+    the cross-entropy of finding a positive, averaged over positives and anchors (equation 1; with
+    two views there is one positive an anchor).
 
     Args:
         z_VBD: projections of V views, `[V, B, D]`, not normalised.
         temperature: of the softmax.
-        others_VBD: the candidates, where they are not the anchors themselves: another network's projections of the
-            same views, of which an anchor's own is left out all the same.
-        weights_VV: of each pair of views (anchor, positive). Views of an anchor's sample that weigh nothing with it are
-            neither positives nor negatives.
+        others_VBD: the candidates, where they are not the anchors themselves: another network's
+            projections of the same views, of which an anchor's own is left out all the same.
+        weights_VV: of each pair of views (anchor, positive). Views of an anchor's sample that weigh
+            nothing with it are neither positives nor negatives.
 
     Returns:
         The loss, and the share of anchors whose nearest candidate is a positive (no gradient).
@@ -112,7 +116,9 @@ class SimCLR(Siamese):
         """The same projections; the loss has a gradient in both."""
         return dict(enumerate(zs))
 
-    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The cross-entropy of finding a sample's other views among all targets."""
         own = all(p is ts[place] for place, p in enumerate(ps))
         others = None if own else torch.stack([ts[place] for place in range(len(ps))])

@@ -1,10 +1,10 @@
 """SimSiam (Chen and He 2020, arXiv 2011.10566): predict one view from another, and stop the target's gradient.
 
-Neither negatives nor a momentum copy: the predictor and the stopped gradient alone keep it from collapsing. Each view
-passes through on its own, so BatchNorm sees one view at a time, as in the paper. Differs from the paper's code: the
-projector's last linear has no bias instead of a frozen one (the BatchNorm after it undoes either); more than two views
-are taken, and every other global view is then a target.
-"""
+Neither negatives nor a momentum copy: the predictor and the stopped gradient alone keep it from
+collapsing. Each view passes through on its own, so BatchNorm sees one view at a time, as in the
+paper. Differs from the paper's code: the projector's last linear has no bias instead of a frozen
+one (the BatchNorm after it undoes either); more than two views are taken, and every other global
+view is then a target."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -42,12 +42,19 @@ class SimSiam(Siamese, kind="simsiam"):
     own_targets: ClassVar[bool] = True
 
     def __init__(
-        self, encoder: Encoder, *, dim: int = 2048, hidden_dim: int = 512, reduction: Reduction = "mean"
+        self,
+        encoder: Encoder,
+        *,
+        dim: int = 2048,
+        hidden_dim: int = 512,
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__(encoder)
         self.reduction = reduction
         width = max(encoder.dim, dim)
-        self.projector = mlp([encoder.dim, width, width, dim], hidden_bias=False, last_bias=False, last_norm=True)
+        self.projector = mlp(
+            [encoder.dim, width, width, dim], hidden_bias=False, last_bias=False, last_norm=True
+        )
         self.predictor = mlp([dim, hidden_dim, dim], hidden_bias=False)
 
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
@@ -59,6 +66,8 @@ class SimSiam(Siamese, kind="simsiam"):
         """The projections of the global views."""
         return {place: zs[place] for place in target_views(views)}
 
-    def compare(self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss over all (prediction, target) pairs; in [−1, 1] for the mean (equation 2)."""
         return over_pairs(negative_cosine, ps, ts, views, self.reduction), {}

@@ -1,15 +1,16 @@
 """SSQL (Cao et al. 2022, arXiv 2207.05432): contrast the network in float with itself at a random number of bits.
 
-One set of weights learns to work at every width. Each step runs the base method in float, which collects the ranges of
-the activations; draws a width for all weights and one for all activations; runs the same weights once more on their
-grids; and compares both runs with the same float targets. There are no shadow weights and no learnt scales: as the
-weights moved in the last step, ranges and grids are made anew ("post-step quantization").
+One set of weights learns to work at every width. Each step runs the base method in float, which
+collects the ranges of the activations; draws a width for all weights and one for all activations;
+runs the same weights once more on their grids; and compares both runs with the same float targets.
+There are no shadow weights and no learnt scales: as the weights moved in the last step, ranges and
+grids are made anew ("post-step quantization").
 
-Any siamese method can be the base. Differs from the authors' code, which has a class for each: widths are drawn from
-(seed, step), so that ranks agree and a resumed run goes on with the same; ranges are pooled over ranks; a dead channel
-stays on its own, instead of its whole tensor, out of the grid; the gradient of the grid's ends does not depend on the
-version of torch (`mezzotint.quant.grid`).
-"""
+Any siamese method can be the base. Differs from the authors' code, which has a class for each:
+widths are drawn from (seed, step), so that ranks agree and a resumed run goes on with the same;
+ranges are pooled over ranks; a dead channel stays on its own, instead of its whole tensor, out of
+the grid; the gradient of the grid's ends does not depend on the version of torch
+(`mezzotint.quant.grid`)."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -39,13 +40,15 @@ class SSQL(Method):
         base: what is wrapped; its encoder must be the same object.
         weight_bits: least and greatest width of the weights.
         activation_bits: least and greatest width of the activations.
-        shared_bits: draw one width for both (from `weight_bits`), as the reverse variant of the authors does.
+        shared_bits: draw one width for both (from `weight_bits`), as the reverse variant of the
+            authors does.
         policy: which layers are quantized, and where.
         float_loss: whether the base's own loss is part of the loss.
         quantized_pairs: whether predictions at low bits are also compared with targets at low bits.
-        reverse: predict in float, and take the targets from the network at low bits, which then gets no gradient.
-        batch_norm: `"shared"`: the passes at low bits update the running statistics too, as the authors have it;
-            `"frozen"`: only those in float do.
+        reverse: predict in float, and take the targets from the network at low bits, which then
+            gets no gradient.
+        batch_norm: `"shared"`: the passes at low bits update the running statistics too, as the
+            authors have it; `"frozen"`: only those in float do.
     """
 
     num_views: ClassVar[int] = 0
@@ -69,10 +72,17 @@ class SSQL(Method):
     ) -> None:
         nn.Module.__init__(self)  # the encoder is the base's, and registered once
         if base.encoder is not encoder:
-            raise ValueError("the base has another encoder; allowed is the same object: SSQL(e, base=SimSiam(e))")
-        for name, (low, high) in (("weight_bits", weight_bits), ("activation_bits", activation_bits)):
+            raise ValueError(
+                "the base has another encoder; allowed is the same object: SSQL(e, base=SimSiam(e))"
+            )
+        for name, (low, high) in (
+            ("weight_bits", weight_bits),
+            ("activation_bits", activation_bits),
+        ):
             if not 2 <= low <= high <= 8:
-                raise ValueError(f"{name} must be a least and a greatest width in 2 … 8, got [{low}, {high}]")
+                raise ValueError(
+                    f"{name} must be a least and a greatest width in 2 … 8, got [{low}, {high}]"
+                )
         if (reverse or quantized_pairs) and not base.own_targets:
             raise ValueError(
                 f"reverse and quantized_pairs need targets of the trained branch, and {type(base).__name__}'s come "
@@ -80,7 +90,11 @@ class SSQL(Method):
             )
         self.base = base
         self.batch_norm = batch_norm
-        self.weight_bits, self.activation_bits, self.shared_bits = weight_bits, activation_bits, shared_bits
+        self.weight_bits, self.activation_bits, self.shared_bits = (
+            weight_bits,
+            activation_bits,
+            shared_bits,
+        )
         self.float_loss, self.quantized_pairs, self.reverse = float_loss, quantized_pairs, reverse
         make_encoder_quantizable(encoder, policy)
         projector = getattr(base, "projector", None)
@@ -106,8 +120,14 @@ class SSQL(Method):
         loss, logs = self.base.compare(ps, ts, views)
         zqs, pqs = self._low_bits(views, weight, activation, frozen)
         terms = [loss] if self.float_loss else []
-        tqs = _detached(self.base.targets(views, zqs)) if self.reverse or self.quantized_pairs else {}
-        low, _ = self.base.compare(ps, tqs, views) if self.reverse else self.base.compare(pqs, _detached(ts), views)
+        tqs = (
+            _detached(self.base.targets(views, zqs)) if self.reverse or self.quantized_pairs else {}
+        )
+        low, _ = (
+            self.base.compare(ps, tqs, views)
+            if self.reverse
+            else self.base.compare(pqs, _detached(ts), views)
+        )
         terms.append(low)
         if self.quantized_pairs:
             terms.append(self.base.compare(pqs, tqs, views)[0])
@@ -128,11 +148,15 @@ class SSQL(Method):
         weight = one.integers("ssql.weight_bits", low=w_low, high=w_high + 1).squeeze().float()
         if self.shared_bits:
             return weight, weight
-        return weight, one.integers("ssql.activation_bits", low=a_low, high=a_high + 1).squeeze().float()
+        return weight, one.integers(
+            "ssql.activation_bits", low=a_low, high=a_high + 1
+        ).squeeze().float()
 
     def _norms(self) -> list[_BatchNorm]:
         """The BatchNorms that keep running statistics; looked up late, as distributed training replaces them."""
-        return [m for m in self.base.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        return [
+            m for m in self.base.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+        ]
 
     def _low_bits(
         self, views: Views, weight: Tensor, activation: Tensor, frozen: Sequence[_BatchNorm]
@@ -175,6 +199,7 @@ def _detached(ts: Mapping[int, Tensor]) -> dict[int, Tensor]:
 def _drift(zs: Sequence[Tensor], zqs: Sequence[Tensor]) -> dict[str, Tensor]:
     """The mean cosine of float projections and those at low bits."""
     cosines = [
-        nn.functional.cosine_similarity(z.float(), q.float(), dim=1).mean() for z, q in zip(zs, zqs, strict=True)
+        nn.functional.cosine_similarity(z.float(), q.float(), dim=1).mean()
+        for z, q in zip(zs, zqs, strict=True)
     ]
     return {"low_bits_cosine": torch.stack(cosines).mean()}

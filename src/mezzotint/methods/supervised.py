@@ -1,13 +1,14 @@
 """Supervised training, and with it fine-tuning and the linear probe on augmented images: the same loop, with labels.
 
-A linear classifier stands on the encoder and learns from the labels of a `labelled` source. Starting from a saved
-encoder (`init`) makes it fine-tuning (protocol C of SSQL, Cao et al. 2022, arXiv 2207.05432; the semi-supervised
-protocol of Chen et al. 2020, arXiv 2002.05709); holding the encoder still (`freeze`) makes it a linear probe as the
-papers run it, on augmented images. The supervised baseline of Huang et al. 2022 (arXiv 2208.00275) takes two views of a
-sample or, with `single_aug`, one.
+A linear classifier stands on the encoder and learns from the labels of a `labelled` source.
+Starting from a saved encoder (`init`) makes it fine-tuning (protocol C of SSQL, Cao et al. 2022,
+arXiv 2207.05432; the semi-supervised protocol of Chen et al. 2020, arXiv 2002.05709); holding the
+encoder still (`freeze`) makes it a linear probe as the papers run it, on augmented images. The
+supervised baseline of Huang et al. 2022 (arXiv 2208.00275) takes two views of a sample or, with
+`single_aug`, one.
 
-A step may hide some patches from a transformer (`drop`), which makes it cheaper and regularises it: AudioMAE's
-fine-tuning leaves out whole times and frequencies (Huang et al. 2022, arXiv 2207.06405).
+A step may hide some patches from a transformer (`drop`), which makes it cheaper and regularises it:
+AudioMAE's fine-tuning leaves out whole times and frequencies (Huang et al. 2022, arXiv 2207.06405).
 """
 
 from typing import ClassVar, Literal, Self
@@ -39,15 +40,19 @@ class Supervised(Method):
     Args:
         encoder: to be trained.
         num_classes: how many labels there are.
-        loss: `"cross_entropy"` for one label a sample; `"binary"` cross-entropy, class by class, for any number.
+        loss: `"cross_entropy"` for one label a sample; `"binary"` cross-entropy, class by class,
+            for any number.
         single_aug: look at the first view alone; otherwise the loss is the mean over views.
         label_smoothing: share of the target that is spread over all classes.
         mixing: blend samples and their labels with others: mixup, CutMix; `None` for neither.
-        drop: patches that are hidden from a ViT in training, other ones for each sample; `None` for none.
+        drop: patches that are hidden from a ViT in training, other ones for each sample; `None` for
+            none.
         freeze: hold the encoder still, in eval mode: a linear probe.
-        logit_norm: put a BatchNorm on the classifier's output, which frees a probe from the scale of the features.
+        logit_norm: put a BatchNorm on the classifier's output, which frees a probe from the scale
+            of the features.
         init: directory of a saved encoder to start from: a run, or what `mezzotint import` wrote.
-        bits: train at these widths of weights and activations, whose ranges are taken from each batch in float.
+        bits: train at these widths of weights and activations, whose ranges are taken from each
+            batch in float.
     """
 
     num_views: ClassVar[int] = 0
@@ -73,7 +78,9 @@ class Supervised(Method):
         self.label_smoothing, self.mixing, self.freeze = label_smoothing, mixing, freeze
         self.drop = drop
         if drop is not None:
-            drop.draw(need_patches(encoder).patches.grid, _NOBODY)  # refused here rather than in the first step
+            drop.draw(
+                need_patches(encoder).patches.grid, _NOBODY
+            )  # refused here rather than in the first step
         if init is not None:
             start_from(encoder, init)
         if freeze:
@@ -110,7 +117,11 @@ class Supervised(Method):
             if self.mixing is not None:
                 wanted = one_hot(labels, self.num_classes) if labels.ndim == 1 else labels
                 x, target = self.mixing(plain, wanted.float(), views.draws.fold("mixing", place))
-            keep = () if self.drop is None else self._kept(self.drop, x, views.draws.fold("drop", place))
+            keep = (
+                ()
+                if self.drop is None
+                else self._kept(self.drop, x, views.draws.fold("drop", place))
+            )
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
                 h = self._features(x, keep)
             logits = self.classify(h).float()
@@ -130,7 +141,9 @@ class Supervised(Method):
                 "data: {kind: labelled, source: {kind: …}}"
             )
         binary = self.loss == "binary"
-        if (views.labels.ndim == 2) > binary or (views.labels.ndim == 2 and views.labels.shape[1] != self.num_classes):
+        if (views.labels.ndim == 2) > binary or (
+            views.labels.ndim == 2 and views.labels.shape[1] != self.num_classes
+        ):
             raise ValueError(
                 f"got labels of shape {list(views.labels.shape)} for loss={self.loss} and {self.num_classes} classes; "
                 "allowed is one label a sample, or with loss=binary one column a class"
@@ -167,7 +180,9 @@ class Supervised(Method):
         if self._quantizers is None or self.bits is None:
             out: Tensor = self.encoder(x, *keep)
             return out
-        norms = [m for m in self.encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        norms = [
+            m for m in self.encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+        ]
         self._quantizers.start_observing()
         for norm in norms:
             norm.track_running_stats = norm.training is False
@@ -215,11 +230,15 @@ def _spread(h_BD: Tensor) -> dict[str, Tensor]:
 
 def _check(num_classes: int, smoothing: float, bits: tuple[int, int] | None, freeze: bool) -> None:
     if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}; give the number of labels")
+        raise ValueError(
+            f"num_classes must be at least 1, got {num_classes}; give the number of labels"
+        )
     if not 0.0 <= smoothing < 1.0:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {smoothing}; 0.1 is usual")
     if bits is not None and not all(2 <= b <= 8 or b == 32 for b in bits):
-        raise ValueError(f"got bits={list(bits)}; allowed are 2 to 8, and 32 for float: choose among them")
+        raise ValueError(
+            f"got bits={list(bits)}; allowed are 2 to 8, and 32 for float: choose among them"
+        )
     if bits is not None and freeze:
         raise ValueError(
             f"got bits={list(bits)} with freeze; allowed is an encoder that is trained: leave one of them out, and set "

@@ -1,13 +1,15 @@
 """Tokenizers of masked prediction: from the patches of a view to vectors, which a codebook turns into codes.
 
-`ColdStart` needs no training: each patch, normalised by itself, through a fixed random projection, as in BEST-RQ (Chiu
-et al. 2022, arXiv 2202.01855). It does not see where a patch stands. With `positions`, as in BRIDLE's source (Nguyen et
-al. 2025, arXiv 2502.02118), patches are embedded by a random linear, fixed positions are added, and a second random
-linear follows; a good part of the codes then names positions, which tell the encoder nothing.
+`ColdStart` needs no training: each patch, normalised by itself, through a fixed random projection,
+as in BEST-RQ (Chiu et al. 2022, arXiv 2202.01855). It does not see where a patch stands. With
+`positions`, as in BRIDLE's source (Nguyen et al. 2025, arXiv 2502.02118), patches are embedded by a
+random linear, fixed positions are added, and a second random linear follows; a good part of the
+codes then names positions, which tell the encoder nothing.
 
-`LearntTokenizer` is a ViT of its own with a head of two linears, as in BEATs (Chen et al. 2022, arXiv 2212.09058); its
-vectors are scaled to mean 0 and variance 1, which these are not, so that a Euclidean codebook does not have to follow
-vectors that grow. What it learns from is the `Estimator`: it has to make the encoder's features out of codes.
+`LearntTokenizer` is a ViT of its own with a head of two linears, as in BEATs (Chen et al. 2022,
+arXiv 2212.09058); its vectors are scaled to mean 0 and variance 1, which these are not, so that a
+Euclidean codebook does not have to follow vectors that grow. What it learns from is the
+`Estimator`: it has to make the encoder's features out of codes.
 
 Shapes: B samples, L patches, P values of a patch, A axes, D width of the codes.
 """
@@ -42,7 +44,8 @@ class ColdStart(Tokenizer):
     """A random projection of each patch.
 
     Args:
-        project: to the width of the codebook; without, a codebook that projects by itself sees the patches.
+        project: to the width of the codebook; without, a codebook that projects by itself sees the
+            patches.
         normalise: scale each patch to mean 0 and variance 1 first; never single values.
         positions: add positions to randomly embedded patches, as BRIDLE's source does.
         seed: of the projection, the same on every rank.
@@ -50,12 +53,24 @@ class ColdStart(Tokenizer):
 
     learns = False
 
-    def __init__(self, *, project: bool = True, normalise: bool = True, positions: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        project: bool = True,
+        normalise: bool = True,
+        positions: bool = False,
+        seed: int = 0,
+    ) -> None:
         if positions and not project:
             raise ValueError(
                 "got positions=True and project=False; allowed is one of them: positions need a projection"
             )
-        self.project, self.normalise, self.positions, self.seed = project, normalise, positions, seed
+        self.project, self.normalise, self.positions, self.seed = (
+            project,
+            normalise,
+            positions,
+            seed,
+        )
 
     def build(self, encoder: ViT, dim: int) -> nn.Module:
         """The fixed network."""
@@ -73,11 +88,19 @@ class _Projection(nn.Module):
             )
         self.normalise = settings.normalise and values > 1
         self.places = SinCos(encoder.patches.axes, encoder.dim) if settings.positions else None
-        widths = [values, encoder.dim, dim] if settings.positions else [values, dim] if settings.project else []
+        widths = (
+            [values, encoder.dim, dim]
+            if settings.positions
+            else [values, dim]
+            if settings.project
+            else []
+        )
         for number, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
             draws = Draws(torch.arange(outputs), key_of(settings.seed, "cold start", number))
             reach = (6.0 / (inputs + outputs)) ** 0.5  # Xavier, as a linear's
-            self.register_buffer(f"weight{number}", draws.uniform("xavier", inputs, low=-reach, high=reach))
+            self.register_buffer(
+                f"weight{number}", draws.uniform("xavier", inputs, low=-reach, high=reach)
+            )
         self.layers = len(widths) - 1
 
     def forward(self, x: Tensor, vectors: Tensor, where: Tensor) -> Tensor:
@@ -103,18 +126,24 @@ class LearntTokenizer(Tokenizer):
 
     learns = True
 
-    def __init__(self, *, width: int | None = None, depth: int | None = None, heads: int | None = None) -> None:
+    def __init__(
+        self, *, width: int | None = None, depth: int | None = None, heads: int | None = None
+    ) -> None:
         self.size = {"width": width, "depth": depth, "heads": heads}
 
     def build(self, encoder: ViT, dim: int) -> nn.Module:
         """A network with fresh weights."""
-        return _Learnt(encoder, {key: value for key, value in self.size.items() if value is not None}, dim)
+        return _Learnt(
+            encoder, {key: value for key, value in self.size.items() if value is not None}, dim
+        )
 
 
 class _Learnt(nn.Module):
     def __init__(self, encoder: ViT, size: dict[str, int], dim: int) -> None:
         super().__init__()
-        own = {key: value for key, value in encoder.config.items() if key not in ("kind", "drop_path")}
+        own = {
+            key: value for key, value in encoder.config.items() if key not in ("kind", "drop_path")
+        }
         self.network = ViT(encoder.input, **{**own, **size})
         self.head = nn.Sequential(
             nn.Linear(self.network.dim, self.network.dim),

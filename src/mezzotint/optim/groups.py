@@ -1,10 +1,10 @@
 """Named parameter groups: which weights decay, and what every group remembers.
 
-Each group has `params` and, in the same order, `param_names`, so that a checkpoint can be matched by name; `base_lr`,
-which schedules multiply; and `excluded`, which says whether it holds the norms and biases that are left out of weight
-decay and of LARS. Layers may have learning rates of their own: lower ones below the top when a pretrained encoder is
-fine-tuned (layer decay: Clark et al. 2020, arXiv 2003.10555), a higher one for the fresh classifier.
-"""
+Each group has `params` and, in the same order, `param_names`, so that a checkpoint can be matched
+by name; `base_lr`, which schedules multiply; and `excluded`, which says whether it holds the norms
+and biases that are left out of weight decay and of LARS. Layers may have learning rates of their
+own: lower ones below the top when a pretrained encoder is fine-tuned (layer decay: Clark et al.
+2020, arXiv 2003.10555), a higher one for the fresh classifier."""
 
 import re
 from collections.abc import Sequence
@@ -28,23 +28,25 @@ class LayerScales(Component):
     """Learning rates of layers, as factors of the stated one.
 
     Args:
-        decay: of a block of the encoder to the block above it; the stem counts as a block. 1 treats all alike, 0.65 to
-            0.75 is usual for vision transformers.
+        decay: of a block of the encoder to the block above it; the stem counts as a block. 1 treats
+            all alike, 0.65 to 0.75 is usual for vision transformers.
         head: of everything that is not the encoder.
     """
 
     def __init__(self, *, decay: float = 1.0, head: float = 1.0) -> None:
         if not 0.0 < decay <= 1.0 or head <= 0.0:
-            raise ValueError(f"got decay={decay}, head={head}; allowed are a decay in (0, 1] and a head above 0")
+            raise ValueError(
+                f"got decay={decay}, head={head}; allowed are a decay in (0, 1] and a head above 0"
+            )
         self.decay, self.head = decay, head
 
     def of(self, names: Sequence[str]) -> list[float]:
         """A factor for each parameter of a method, by name: `decay` to the number of blocks from it to the top.
 
-        A block is what a numbered module holds: `layer3.1` of a ResNet, `blocks.7` of a transformer,
-        `stages.2.blocks.0` of a ConvNeXt (where what leads from stage to stage is one too), in the encoder's order.
-        What stands before the first block is one more, what stands after the last belongs to the top.
-        """
+        A block is what a numbered module holds: `layer3.1` of a ResNet, `blocks.7` of a
+        transformer, `stages.2.blocks.0` of a ConvNeXt (where what leads from stage to stage is one
+        too), in the encoder's order. What stands before the first block is one more, what stands
+        after the last belongs to the top."""
         order: dict[str, int] = {}
         depths: list[int | None] = []
         for name in names:
@@ -63,14 +65,21 @@ def _block_of(parts: Sequence[str]) -> str:
     """The numbered modules that a parameter lies in; empty when it lies in none."""
     place = next((i for i, part in enumerate(parts) if _CONTAINER.fullmatch(part)), len(parts))
     found: list[str] = []
-    while place + 1 < len(parts) and _CONTAINER.fullmatch(parts[place]) and parts[place + 1].isdigit():
+    while (
+        place + 1 < len(parts) and _CONTAINER.fullmatch(parts[place]) and parts[place + 1].isdigit()
+    ):
         found += parts[place : place + 2]
         place += 2
     return ".".join(found)
 
 
 def named_groups(
-    model: nn.Module, *, lr: float, weight_decay: float, exclude: Exclude, scales: LayerScales | None = None
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    exclude: Exclude,
+    scales: LayerScales | None = None,
 ) -> list[Group]:
     """Split the parameters that take gradients into those that decay and those that do not.
 
@@ -82,16 +91,20 @@ def named_groups(
         scales: learning rates of layers; each makes groups of its own.
 
     Returns:
-        Groups as `torch.optim` takes them; `params` holds (name, parameter) pairs, of which torch makes
-        `params` and `param_names`.
+        Groups as `torch.optim` takes them; `params` holds (name, parameter) pairs, of which torch
+        makes `params` and `param_names`.
 
     Raises:
         ValueError: when nothing can be trained.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not trained:
-        raise ValueError("the model has no parameter that takes gradients; set requires_grad on what is to be trained")
-    left_out = {name for name, p in trained if exclude == "norm_and_bias" and is_norm_or_bias(name, p)}
+        raise ValueError(
+            "the model has no parameter that takes gradients; set requires_grad on what is to be trained"
+        )
+    left_out = {
+        name for name, p in trained if exclude == "norm_and_bias" and is_norm_or_bias(name, p)
+    }
     factors = [1.0] * len(trained) if scales is None else scales.of([name for name, _ in trained])
     groups = []
     for factor in sorted(set(factors), reverse=True):
@@ -100,6 +113,11 @@ def named_groups(
             chosen = [(name, p) for name, p in alike if (name in left_out) is excluded]
             if chosen:
                 decay = 0.0 if excluded else weight_decay
-                settings = {"lr": lr * factor, "base_lr": lr * factor, "weight_decay": decay, "excluded": excluded}
+                settings = {
+                    "lr": lr * factor,
+                    "base_lr": lr * factor,
+                    "weight_decay": decay,
+                    "excluded": excluded,
+                }
                 groups.append({"params": chosen, **settings})
     return groups

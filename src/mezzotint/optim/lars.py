@@ -1,11 +1,11 @@
 """LARS (You, Gitman and Ginsburg 2017, arXiv 1708.03888): SGD whose step is scaled to each tensor's own norm.
 
-Two forms are in use, and differ when the learning rate changes. In MoCo v3's, momentum gathers scaled gradients and
-the learning rate is applied last, as torch's SGD does; the trust ratio is η |w| / |g + λ w|. In the paper's own
-(algorithm 1, and revisitAIRL's), the learning rate goes into the momentum buffer; the ratio is η |w| / (|g| + λ |w|).
-Groups that are `excluded` (norms and biases) are plain momentum SGD in either form; unlike in revisitAIRL's code, a
-weight decay of 0 does not turn the trust ratio off.
-"""
+Two forms are in use, and differ when the learning rate changes. In MoCo v3's, momentum gathers
+scaled gradients and the learning rate is applied last, as torch's SGD does; the trust ratio is η
+|w| / |g + λ w|. In the paper's own (algorithm 1, and revisitAIRL's), the learning rate goes into
+the momentum buffer; the ratio is η |w| / (|g| + λ |w|). Groups that are `excluded` (norms and
+biases) are plain momentum SGD in either form; unlike in revisitAIRL's code, a weight decay of 0
+does not turn the trust ratio off."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, overload
@@ -39,7 +39,12 @@ class LARSOptimizer(TorchOptimizer):
         trust: float = 1e-3,
         lr_in_buffer: bool = False,
     ) -> None:
-        settings = {"momentum": momentum, "weight_decay": weight_decay, "trust": trust, "lr_in_buffer": lr_in_buffer}
+        settings = {
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust": trust,
+            "lr_in_buffer": lr_in_buffer,
+        }
         super().__init__(params, {"lr": lr, "excluded": False, **settings})
 
     @overload
@@ -86,6 +91,8 @@ def _trust_ratios(group: dict[str, Any], params: list[Tensor], grads: Tensors) -
         base = torch.stack(torch._foreach_norm(grads))
         scale = base + decay * weight_norm
     else:
-        base = scale = torch.stack(torch._foreach_norm(torch._foreach_add(grads, params, alpha=decay)))
+        base = scale = torch.stack(
+            torch._foreach_norm(torch._foreach_add(grads, params, alpha=decay))
+        )
     defined = (weight_norm > 0.0) & (base > 0.0)
     return list(torch.where(defined, group["trust"] * weight_norm / scale, 1.0).unbind())

@@ -1,9 +1,8 @@
 """Optimisers as a recipe names them: settings that build a `torch.optim.Optimizer` for a model.
 
-Every group of what is built has `param_names` and `base_lr` (see `groups`); schedules multiply the latter. The
-learning rate may be stated per 256 samples, as the papers of the field do (`lr_scaling="batch/256"`, linear scaling of
-Goyal et al. 2017, arXiv 1706.02677).
-"""
+Every group of what is built has `param_names` and `base_lr` (see `groups`); schedules multiply the
+latter. The learning rate may be stated per 256 samples, as the papers of the field do
+(`lr_scaling="batch/256"`, linear scaling of Goyal et al. 2017, arXiv 1706.02677)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -34,13 +33,25 @@ class Optimizer(Component, ABC, abstract=True):
     final_weight_decay: float | None = None
 
     def __init__(
-        self, lr: float, weight_decay: float, exclude: Exclude, lr_scaling: Scaling, scales: LayerScales | None
+        self,
+        lr: float,
+        weight_decay: float,
+        exclude: Exclude,
+        lr_scaling: Scaling,
+        scales: LayerScales | None,
     ) -> None:
         if lr <= 0.0:
-            raise ValueError(f"lr must be above 0, got {lr}; see the method's recipe for a usual one")
+            raise ValueError(
+                f"lr must be above 0, got {lr}; see the method's recipe for a usual one"
+            )
         if weight_decay < 0.0:
             raise ValueError(f"weight_decay must be at least 0, got {weight_decay}; 0 turns it off")
-        self.lr, self.weight_decay, self.exclude, self.lr_scaling = lr, weight_decay, exclude, lr_scaling
+        self.lr, self.weight_decay, self.exclude, self.lr_scaling = (
+            lr,
+            weight_decay,
+            exclude,
+            lr_scaling,
+        )
         self.scales = scales
 
     def base_lr(self, batch_size: int) -> float:
@@ -54,9 +65,13 @@ class Optimizer(Component, ABC, abstract=True):
     def groups(self, model: nn.Module, batch_size: int) -> list[Group]:
         """The model's parameter groups; see `named_groups`."""
         lr = self.base_lr(batch_size)
-        return named_groups(model, lr=lr, weight_decay=self.weight_decay, exclude=self.exclude, scales=self.scales)
+        return named_groups(
+            model, lr=lr, weight_decay=self.weight_decay, exclude=self.exclude, scales=self.scales
+        )
 
-    def set_rates(self, optimizer: torch.optim.Optimizer, factor: float, progress: float) -> dict[str, float]:
+    def set_rates(
+        self, optimizer: torch.optim.Optimizer, factor: float, progress: float
+    ) -> dict[str, float]:
         """Set the learning rate of a step and, where it changes, the weight decay.
 
         Args:
@@ -115,7 +130,9 @@ class SGD(Optimizer):
         super().__init__(lr, weight_decay, exclude, lr_scaling, scales)
         _check_momentum(momentum)
         if nesterov and momentum == 0.0:
-            raise ValueError("nesterov needs a momentum above 0, got 0; set momentum: 0.9, or nesterov: false")
+            raise ValueError(
+                "nesterov needs a momentum above 0, got 0; set momentum: 0.9, or nesterov: false"
+            )
         self.momentum, self.nesterov = momentum, nesterov
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
@@ -132,7 +149,8 @@ class AdamW(Optimizer):
         betas: decay of the first and second moments.
         eps: added to the root of the second moment.
         weight_decay: decoupled, multiplied by the learning rate.
-        final_weight_decay: what it becomes along half a cosine over the run, as in DINO; `None` keeps it.
+        final_weight_decay: what it becomes along half a cosine over the run, as in DINO; `None`
+            keeps it.
         exclude: what gets no weight decay.
         lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
         scales: learning rates of layers, for fine-tuning; `None` treats all alike.
@@ -157,7 +175,11 @@ class AdamW(Optimizer):
             raise ValueError(
                 f"final_weight_decay must be at least 0, got {final_weight_decay}; leave it out to keep weight_decay"
             )
-        self.betas, self.eps, self.final_weight_decay = (betas[0], betas[1]), eps, final_weight_decay
+        self.betas, self.eps, self.final_weight_decay = (
+            (betas[0], betas[1]),
+            eps,
+            final_weight_decay,
+        )
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
         """`torch.optim.AdamW`."""
@@ -173,7 +195,8 @@ class LARS(Optimizer):
         weight_decay: of the parameters that are not excluded.
         trust: the trust coefficient η.
         exclude: what gets neither weight decay nor a trust ratio.
-        lr_in_buffer: the paper's form, with the learning rate in the momentum buffer; otherwise MoCo v3's.
+        lr_in_buffer: the paper's form, with the learning rate in the momentum buffer; otherwise
+            MoCo v3's.
         lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
         scales: learning rates of layers, for fine-tuning; `None` treats all alike.
     """
@@ -200,7 +223,11 @@ class LARS(Optimizer):
         """`LARSOptimizer`."""
         groups = self.groups(model, batch_size)
         return LARSOptimizer(
-            groups, lr=self.lr, momentum=self.momentum, trust=self.trust, lr_in_buffer=self.lr_in_buffer
+            groups,
+            lr=self.lr,
+            momentum=self.momentum,
+            trust=self.trust,
+            lr_in_buffer=self.lr_in_buffer,
         )
 
 

@@ -1,8 +1,7 @@
 """Learning-rate schedules: pure functions of the step that multiply each group's `base_lr`.
 
-Nothing is kept between steps, so a resumed run is where an uninterrupted one would be, and groups with learning rates
-of their own keep their proportions.
-"""
+Nothing is kept between steps, so a resumed run is where an uninterrupted one would be, and groups
+with learning rates of their own keep their proportions."""
 
 import math
 from abc import ABC, abstractmethod
@@ -63,7 +62,9 @@ class Cosine(Schedule):
     ) -> None:
         _check_warmup(warmup_epochs, warmup_start)
         if not 0.0 <= final <= 1.0:
-            raise ValueError(f"final is a factor of the learning rate in [0, 1], got {final}; divide by lr")
+            raise ValueError(
+                f"final is a factor of the learning rate in [0, 1], got {final}; divide by lr"
+            )
         self.warmup_epochs, self.final, self.warmup_start, self.per_epoch = (
             warmup_epochs,
             final,
@@ -91,7 +92,9 @@ class MultiStep(Schedule):
         warmup_epochs: linear rise from 0 at the beginning.
     """
 
-    def __init__(self, *, milestones: list[float], factor: float = 0.1, warmup_epochs: float = 0.0) -> None:
+    def __init__(
+        self, *, milestones: list[float], factor: float = 0.1, warmup_epochs: float = 0.0
+    ) -> None:
         _check_warmup(warmup_epochs, 0.0)
         rising = all(a < b for a, b in zip(milestones, milestones[1:], strict=False))
         if not rising or not all(0.0 < m < 1.0 for m in milestones):
@@ -135,7 +138,9 @@ def _check_warmup(epochs: float, start: float) -> None:
     if epochs < 0.0:
         raise ValueError(f"warmup_epochs must be at least 0, got {epochs}; 0 leaves it out")
     if not 0.0 <= start <= 1.0:
-        raise ValueError(f"warmup_start is a factor of the learning rate in [0, 1], got {start}; divide by lr")
+        raise ValueError(
+            f"warmup_start is a factor of the learning rate in [0, 1], got {start}; divide by lr"
+        )
 
 
 def _warmup(step: int, steps: float, start: float) -> float | None:

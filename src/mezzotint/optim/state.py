@@ -21,7 +21,9 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     for name, parameter in _named(optimizer).items():
         for entry, value in optimizer.state.get(parameter, {}).items():
             if value is not None:
-                found[f"{name}/{entry}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+                found[f"{name}/{entry}"] = (
+                    value if isinstance(value, Tensor) else torch.tensor(value)
+                )
     return found
 
 
@@ -41,7 +43,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Tens
             )
         parameter = named[name]
         moment = value.shape == parameter.shape
-        # Moments share their parameter's memory format, as when the optimiser made them, so that sums stay bit-equal.
+        # Moments share their parameter's memory format, as when the optimiser made them, so that
+        # sums stay bit-equal.
         placed = torch.empty_like(parameter).copy_(value) if moment else value.clone()
         state.setdefault(parameter, {})[entry] = placed
     optimizer.state.clear()

@@ -1,13 +1,13 @@
 """Learning which way to round each weight, and which step to round activations with.
 
-AdaRound (Nagel et al. 2020, arXiv 2004.10568): a weight is `s · clip(⌊w / s⌋ + h(v))`, where h is a sigmoid stretched
-to −0.1 … 1.1 and cut to 0 … 1 (eq. 23), and v starts so that h is w / s's own fractional part. A penalty
-`1 − |2h − 1|^β` (eq. 24) with a falling β drives every h to 0 or 1. What remains afterwards is one bit a weight.
+AdaRound (Nagel et al. 2020, arXiv 2004.10568): a weight is `s · clip(⌊w / s⌋ + h(v))`, where h is a
+sigmoid stretched to −0.1 … 1.1 and cut to 0 … 1 (eq. 23), and v starts so that h is w / s's own
+fractional part. A penalty `1 − |2h − 1|^β` (eq. 24) with a falling β drives every h to 0 or 1. What
+remains afterwards is one bit a weight.
 
-QDrop (Wei et al. 2022, arXiv 2203.05740): while learning, each activation is left in float with some probability, so
-that the rounding does not fit the noise of one particular grid. Activation steps are learnt along (BRECQ, arXiv
-2102.05426).
-"""
+QDrop (Wei et al. 2022, arXiv 2203.05740): while learning, each activation is left in float with
+some probability, so that the rounding does not fit the noise of one particular grid. Activation
+steps are learnt along (BRECQ, arXiv 2102.05426)."""
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,9 @@ class AdaRound(Quantizer, kind="adaround"):
         super().__init__(layout, "symmetric", MinMax())
         self.mode = "quantize"
         with torch.no_grad():
-            self._grid = Grid(grid.scale.detach(), grid.zero_point, grid.low, grid.high, grid.divide)
+            self._grid = Grid(
+                grid.scale.detach(), grid.zero_point, grid.low, grid.high, grid.divide
+            )
             codes = layout.rows(weight) / self._grid.scale
             part = layout.unrows((codes - codes.floor()).clamp(0.01, 0.99), weight.shape)
             self.v = nn.Parameter(torch.logit((part - _LOW) / (_HIGH - _LOW)))
@@ -78,7 +80,8 @@ class LearnedStep(Quantizer):
         drop: probability that a value is left in float (QDrop).
 
     Attributes:
-        change: what is learnt: the logarithm of the step over what it was, so that one learning rate fits all.
+        change: what is learnt: the logarithm of the step over what it was, so that one learning
+            rate fits all.
         generator: of what is dropped; set before each pass. `None` drops nothing.
     """
 
@@ -97,7 +100,9 @@ class LearnedStep(Quantizer):
     def grid(self) -> Grid:
         """With the step as it is now."""
         start = self._start
-        return Grid(start.scale * self.change.exp(), start.zero_point, start.low, start.high, start.divide)
+        return Grid(
+            start.scale * self.change.exp(), start.zero_point, start.low, start.high, start.divide
+        )
 
     def quantize(self, x: Tensor) -> Tensor:
         """On the grid, some values dropped from it."""

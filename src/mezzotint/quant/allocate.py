@@ -1,11 +1,12 @@
 """Mixed precision: as few bits as a budget asks for, where they hurt least.
 
-HAWQ-V2 and V3 (arXiv 1911.03852, 2011.10680): the cost of running a layer at b bits is its mean curvature times the
-squared error of its weight, `trace / n · ‖Q_b(w) − w‖²`; an integer program chooses a width for each layer so that the
-sum is least within budgets of size and of bit operations.
+HAWQ-V2 and V3 (arXiv 1911.03852, 2011.10680): the cost of running a layer at b bits is its mean
+curvature times the squared error of its weight, `trace / n · ‖Q_b(w) − w‖²`; an integer program
+chooses a width for each layer so that the sum is least within budgets of size and of bit
+operations.
 
-Differs from SSQL's source: its budgets default to 10^10 times what is available, and so never bind; here one must be
-given, one that cannot be met is an error, and the program is solved to the end.
+Differs from SSQL's source: its budgets default to 10^10 times what is available, and so never bind;
+here one must be given, one that cannot be met is an error, and the program is solved to the end.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +34,8 @@ class Allocation:
     Attributes:
         bits: width of each layer's weight, by name.
         mean_bits: over all weights.
-        bops: bit operations of one sample: multiplications times bits of the weight times bits of the activation.
+        bops: bit operations of one sample: multiplications times bits of the weight times bits of
+            the activation.
         cost: what was minimised.
         sensitivity: curvature of each layer.
     """
@@ -70,7 +72,8 @@ def allocate_(
         encoder: quantizable.
         batches: normalised inputs to measure curvature on.
         mean_bits: most bits a weight, over all weights; `None` sets no limit.
-        bops: most bit operations, as a share of those with every weight at 8 bits; `None` sets no limit.
+        bops: most bit operations, as a share of those with every weight at 8 bits; `None` sets no
+            limit.
         choices: widths to choose from.
         activation: bits of the activations that operations are counted with.
         criterion: mean trace (HAWQ-V2) or largest eigenvalue (HAWQ) of the Hessian.
@@ -85,7 +88,9 @@ def allocate_(
         ValueError: without a budget, or for one that cannot be met.
     """
     if mean_bits is None and bops is None:
-        raise ValueError("got neither mean_bits nor bops; without a budget every layer gets the most bits: give one")
+        raise ValueError(
+            "got neither mean_bits nor bops; without a budget every layer gets the most bits: give one"
+        )
     data = list(batches)
     layers = dict(quantized_layers(encoder))
     if criterion == "trace":
@@ -95,8 +100,13 @@ def allocate_(
     widths, costs = _costs(encoder, layers, choices, curvature)
     sizes = np.array([parameter_of(layer).numel() for layer in layers.values()], dtype=np.float64)
     operations = _multiplications(encoder, data[0][:1], layers)
-    budgets = [(sizes / sizes.sum(), mean_bits, "mean_bits"), (operations / (8.0 * operations.sum()), bops, "bops")]
-    chosen = solve(costs, widths, [(each, limit, name) for each, limit, name in budgets if limit is not None])
+    budgets = [
+        (sizes / sizes.sum(), mean_bits, "mean_bits"),
+        (operations / (8.0 * operations.sum()), bops, "bops"),
+    ]
+    chosen = solve(
+        costs, widths, [(each, limit, name) for each, limit, name in budgets if limit is not None]
+    )
     for layer, width in zip(layers.values(), chosen, strict=True):
         layer.weight_quantizer.fix(width)
     picked = np.array(chosen, dtype=np.float64)
@@ -118,11 +128,17 @@ def _costs(
     for name, layer in layers.items():
         fixed = layer.weight_quantizer.fixed_bits
         widths.append([fixed] if fixed else sorted(choices))
-        costs.append([0.0] if fixed else [max(curvature[name], 0.0) * errors[b][name] for b in sorted(choices)])
+        costs.append(
+            [0.0]
+            if fixed
+            else [max(curvature[name], 0.0) * errors[b][name] for b in sorted(choices)]
+        )
     return widths, costs
 
 
-def solve(costs: list[list[float]], widths: list[list[int]], limits: list[tuple[Floats, float, str]]) -> list[int]:
+def solve(
+    costs: list[list[float]], widths: list[list[int]], limits: list[tuple[Floats, float, str]]
+) -> list[int]:
     """The integer program.
 
     Args:
@@ -152,7 +168,9 @@ def solve(costs: list[list[float]], widths: list[list[int]], limits: list[tuple[
     one_each = (owner[None, :] == np.arange(len(widths))[:, None]).astype(np.float64)
     constraints = [LinearConstraint(one_each, 1.0, 1.0)]
     for weights, limit, _ in limits:
-        constraints.append(LinearConstraint((weights[owner] * width)[None, :], -np.inf, limit * (1.0 + 1e-9)))
+        constraints.append(
+            LinearConstraint((weights[owner] * width)[None, :], -np.inf, limit * (1.0 + 1e-9))
+        )
     answer = milp(
         flat / scale + 1e-12 * width,
         constraints=constraints,
@@ -161,15 +179,23 @@ def solve(costs: list[list[float]], widths: list[list[int]], limits: list[tuple[
         options={"mip_rel_gap": 0.0},
     )
     if answer.x is None:
-        raise ValueError(f"no allocation was found: {answer.message}; allowed are budgets that leave one: raise them")
-    return [int(width[owner == place][answer.x[owner == place].argmax()]) for place in range(len(widths))]
+        raise ValueError(
+            f"no allocation was found: {answer.message}; allowed are budgets that leave one: raise them"
+        )
+    return [
+        int(width[owner == place][answer.x[owner == place].argmax()])
+        for place in range(len(widths))
+    ]
 
 
 @torch.no_grad()
 def _errors(encoder: nn.Module, layers: dict[str, Any], width: int) -> dict[str, float]:
     """‖Q_b(w) − w‖² of each layer."""
     with bits(encoder, weight=width, activation=32):
-        return {name: float((layer.weight - parameter_of(layer)).square().sum()) for name, layer in layers.items()}
+        return {
+            name: float((layer.weight - parameter_of(layer)).square().sum())
+            for name, layer in layers.items()
+        }
 
 
 @torch.no_grad()

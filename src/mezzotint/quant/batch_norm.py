@@ -1,22 +1,23 @@
 """Fold BatchNorm into the layer before it, and correct the bias that rounding a weight brings.
 
-A runtime folds BatchNorm before it quantizes, so what it rounds is the folded weight. SSQL rounds the weight before
-BatchNorm; fold first to see what a runtime will do.
+A runtime folds BatchNorm before it quantizes, so what it rounds is the folded weight. SSQL rounds
+the weight before BatchNorm; fold first to see what a runtime will do.
 
-Bias correction is that of Nagel et al. 2019 (arXiv 1906.04721, §4.2), measured on data: rounding shifts the mean of
-each output channel, and the shift can be taken away.
+Bias correction is that of Nagel et al. 2019 (arXiv 1906.04721, §4.2), measured on data: rounding
+shifts the mean of each output channel, and the shift can be taken away.
 
 Put BatchNorm's statistics right for weights that have been rounded.
 
-Rounding a weight to two bits changes the mean and the power of each channel it makes, and BatchNorm goes on dividing
-by what the float network had. One pass over calibration data tells by how much; the statistics of one width are then
-as right as those of the float network. It costs no training and, since BatchNorm is folded or stored anyway, nothing
-when the network runs. Networks of any precision keep a BatchNorm for each width for the same reason (Yu et al. 2021,
-arXiv 1911.07346); here a width's statistics come from the data when the width is chosen.
+Rounding a weight to two bits changes the mean and the power of each channel it makes, and BatchNorm
+goes on dividing by what the float network had. One pass over calibration data tells by how much;
+the statistics of one width are then as right as those of the float network. It costs no training
+and, since BatchNorm is folded or stored anyway, nothing when the network runs. Networks of any
+precision keep a BatchNorm for each width for the same reason (Yu et al. 2021, arXiv 1911.07346);
+here a width's statistics come from the data when the width is chosen.
 
-What is corrected is the difference: running statistics are those of augmented training views, and calibration data
-are not augmented, so the statistics of the data themselves would move the float network as well.
-"""
+What is corrected is the difference: running statistics are those of augmented training views, and
+calibration data are not augmented, so the statistics of the data themselves would move the float
+network as well."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,9 +38,10 @@ _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 def fold_batch_norm_(encoder: nn.Module, example: Tensor | None = None) -> dict[str, str]:
     """Multiply each BatchNorm's scale into the layer that feeds it, in place; in eval mode the outputs stay equal.
 
-    The layer gets a bias where it had none, and an `Identity` takes the BatchNorm's place (timm's, which brings an
-    activation function, leaves that). The names in the state dict change by this. A BatchNorm that no layer feeds, that
-    shares its layer with others, or that has no running statistics is left.
+    The layer gets a bias where it had none, and an `Identity` takes the BatchNorm's place (timm's,
+    which brings an activation function, leaves that). The names in the state dict change by this. A
+    BatchNorm that no layer feeds, that shares its layer with others, or that has no running
+    statistics is left.
 
     Args:
         encoder: in any mode; quantizable or not.
@@ -49,8 +51,8 @@ def fold_batch_norm_(encoder: nn.Module, example: Tensor | None = None) -> dict[
         Name of the layer by name of the folded BatchNorm.
 
     Raises:
-        ValueError: when the outputs change, because a folded layer's output is also used elsewhere; nothing is changed
-            then.
+        ValueError: when the outputs change, because a folded layer's output is also used elsewhere;
+            nothing is changed then.
     """
     example = example_of(encoder, example)
     pairs = feeds(encoder, example, _LAYERS, (_BatchNorm,))
@@ -59,7 +61,12 @@ def fold_batch_norm_(encoder: nn.Module, example: Tensor | None = None) -> dict[
     before = _output(encoder, example)
     for layer_name, (norm_name, *more) in pairs.items():
         layer, norm = encoder.get_submodule(layer_name), encoder.get_submodule(norm_name)
-        if more or not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        if (
+            more
+            or not isinstance(norm, _BatchNorm)
+            or norm.running_mean is None
+            or norm.running_var is None
+        ):
             continue
         parent = encoder.get_submodule(norm_name.rpartition(".")[0])
         undo.append((parent, norm_name.rpartition(".")[2], norm, layer, *_fold(layer, norm)))
@@ -108,7 +115,8 @@ class Correction:
 
     Attributes:
         name: of the layer.
-        shift: mean magnitude of its output channels' shift, over the mean of their standard deviations in float.
+        shift: mean magnitude of its output channels' shift, over the mean of their standard
+            deviations in float.
     """
 
     name: str
@@ -121,9 +129,9 @@ def correct_bias_(
 ) -> list[Correction]:
     """Take away, at one width, the shift of each layer's mean output; other widths and the float network are untouched.
 
-    Layers are corrected in the order in which they run, each with those before it corrected. The correction is stored
-    with the quantizer of the weight and is part of `layer.bias` whenever the layer runs at that width (a layer with a
-    width of its own always does).
+    Layers are corrected in the order in which they run, each with those before it corrected. The
+    correction is stored with the quantizer of the weight and is part of `layer.bias` whenever the
+    layer runs at that width (a layer with a width of its own always does).
 
     Args:
         encoder: quantizable and, unless `activation` is 32, calibrated.
@@ -139,7 +147,9 @@ def correct_bias_(
     """
     data = list(batches)
     if not data:
-        raise ValueError("the calibration set is empty; allowed is one sample or more: give batches of inputs")
+        raise ValueError(
+            "the calibration set is empty; allowed is one sample or more: give batches of inputs"
+        )
     layers = dict(quantized_layers(encoder))
     with evaluating(encoder):
         with off(encoder):
@@ -152,20 +162,30 @@ def correct_bias_(
                 mean, deviation = wanted[name]
                 shift = mean - _moments(encoder, {name: layers[name]}, data)[name][0]
                 layers[name].weight_quantizer.tune("shift", shift)
-                done.append(Correction(name, float(shift.abs().mean() / deviation.mean().clamp_min(1e-12))))
+                done.append(
+                    Correction(name, float(shift.abs().mean() / deviation.mean().clamp_min(1e-12)))
+                )
     return done
 
 
-def _moments(encoder: nn.Module, layers: dict[str, nn.Module], data: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def _moments(
+    encoder: nn.Module, layers: dict[str, nn.Module], data: list[Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and standard deviation of each output channel, by name, in the order in which layers run."""
     sums: dict[str, list[Tensor]] = {}
     names = {module: name for name, module in layers.items()}
 
     def leaving(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-        rows = (out.flatten(0, -2) if isinstance(module, nn.Linear) else out.movedim(1, -1).flatten(0, -2)).double()
+        rows = (
+            out.flatten(0, -2)
+            if isinstance(module, nn.Linear)
+            else out.movedim(1, -1).flatten(0, -2)
+        ).double()
         found = [rows.new_tensor(float(len(rows))), rows.sum(0), rows.square().sum(0)]
         name = names[module]
-        sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else found
+        sums[name] = (
+            [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else found
+        )
 
     with hooked([module.register_forward_hook(leaving) for module in layers.values()]):
         for x in data:
@@ -173,7 +193,10 @@ def _moments(encoder: nn.Module, layers: dict[str, nn.Module], data: list[Tensor
     moments = {}
     for name, (count, total, squares) in sums.items():
         mean = total / count
-        moments[name] = mean.float(), (squares / count - mean.square()).clamp_min(0.0).sqrt().float()
+        moments[name] = (
+            mean.float(),
+            (squares / count - mean.square()).clamp_min(0.0).sqrt().float(),
+        )
     return moments
 
 
@@ -184,8 +207,8 @@ Moments = dict[str, tuple[Tensor, Tensor]]
 def correct_batch_norm_(encoder: nn.Module, batches: Iterable[Tensor], *, weight: int) -> int:
     """Correct the running statistics for weights of this width, and choose the ranges of activations anew for them.
 
-    In place, and right for this width only: the float network is no longer what it was. Use a copy, or
-    `batch_norm_corrected`.
+    In place, and right for this width only: the float network is no longer what it was. Use a copy,
+    or `batch_norm_corrected`.
 
     Args:
         encoder: that `quantize_` has prepared, with the statistics of its float weights.
@@ -193,7 +216,8 @@ def correct_batch_norm_(encoder: nn.Module, batches: Iterable[Tensor], *, weight
         weight: bits of the weights, 1 to 8.
 
     Returns:
-        How many BatchNorms were corrected; 0 for a network without running statistics, of which only the ranges change.
+        How many BatchNorms were corrected; 0 for a network without running statistics, of which
+        only the ranges change.
 
     Raises:
         ValueError: without samples, or for a width that does not exist.
@@ -212,7 +236,9 @@ def correct_batch_norm_(encoder: nn.Module, batches: Iterable[Tensor], *, weight
 
 
 @contextmanager
-def batch_norm_corrected(encoder: nn.Module, batches: Sequence[Tensor], *, weight: int) -> Iterator[nn.Module]:
+def batch_norm_corrected(
+    encoder: nn.Module, batches: Sequence[Tensor], *, weight: int
+) -> Iterator[nn.Module]:
     """Run a network with what `correct_batch_norm_` does for this width, and as before afterwards.
 
     Args:
@@ -250,7 +276,9 @@ def _batch_norm_moments(encoder: nn.Module, data: list[Tensor]) -> Moments:
             norm.train()
         for x in data:
             encoder(x)
-    found = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}  # type: ignore[union-attr]
+    found = {
+        name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()
+    }  # type: ignore[union-attr]
     for name, momentum in momenta.items():
         norms[name].momentum = momentum
     encoder.load_state_dict(kept, strict=False)
@@ -261,5 +289,7 @@ def _norms(encoder: nn.Module) -> dict[str, _BatchNorm]:
     return {
         name: module
         for name, module in encoder.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
+        if isinstance(module, _BatchNorm)
+        and module.running_mean is not None
+        and module.running_var is not None
     }

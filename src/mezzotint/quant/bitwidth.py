@@ -40,7 +40,9 @@ class Quantizers:
         """
         found = cls(list(weight_quantizers(network)), list(activation_quantizers(network)))
         if not found.weights:
-            raise ValueError(f"{type(network).__name__} has no quantizers; call quantize_(encoder) first")
+            raise ValueError(
+                f"{type(network).__name__} has no quantizers; call quantize_(encoder) first"
+            )
         return found
 
     def set_bits(self, weight: Bits, activation: Bits) -> None:
@@ -117,7 +119,8 @@ def bits(encoder: nn.Module, *, weight: Bits, activation: Bits) -> Iterator[nn.M
         activation: bits of the activations.
 
     Raises:
-        ValueError: for another number of bits, a network without quantizers, or one that was never calibrated.
+        ValueError: for another number of bits, a network without quantizers, or one that was never
+            calibrated.
     """
     for side in (weight, activation):
         if not isinstance(side, Tensor) and side != 32 and not 1 <= side <= 8:
@@ -128,7 +131,9 @@ def bits(encoder: nn.Module, *, weight: Bits, activation: Bits) -> Iterator[nn.M
         quantizers.set_bits(weight, activation)
         for quantizer in quantizers.activations:
             if quantizer.mode == "quantize" and not quantizer.calibrated:
-                raise ValueError("activations have no range yet; allowed is a calibrated network: call calibrate first")
+                raise ValueError(
+                    "activations have no range yet; allowed is a calibrated network: call calibrate first"
+                )
         yield encoder
 
 
@@ -157,7 +162,8 @@ def calibrate(encoder: nn.Module, batches: Iterable[Tensor], *, weight: Bits = 3
     Args:
         encoder: that `quantize_` has prepared; its mode and widths are left as they were.
         batches: normalised inputs, of the training data and without augmentation.
-        weight: bits of the weights meanwhile; by default float, so that the ranges do for every width.
+        weight: bits of the weights meanwhile; by default float, so that the ranges do for every
+            width.
 
     Returns:
         How many samples were seen.
@@ -179,7 +185,9 @@ def calibrate(encoder: nn.Module, batches: Iterable[Tensor], *, weight: Bits = 3
             for module, training in modes:
                 module.training = training
         if seen == 0:
-            raise ValueError("the calibration set is empty; allowed is one sample or more: give batches of inputs")
+            raise ValueError(
+                "the calibration set is empty; allowed is one sample or more: give batches of inputs"
+            )
         quantizers.stop_observing()
     _refuse_not_finite(encoder)
     return seen

@@ -1,9 +1,9 @@
 """Observers that clip: what to give up at the ends so that the rest is represented more finely.
 
-Each collects a histogram, so one collection answers for every width and grid, costs bounded memory, and is exactly the
-same on several processes as on one. Searches try candidates one after the other, all rows at once, and wait for no
-device; they need neither a second pass over the data nor processes of their own.
-"""
+Each collects a histogram, so one collection answers for every width and grid, costs bounded memory,
+and is exactly the same on several processes as on one. Searches try candidates one after the other,
+all rows at once, and wait for no device; they need neither a second pass over the data nor
+processes of their own."""
 
 from typing import Literal
 
@@ -17,7 +17,9 @@ from mezzotint.quant.observers import Observer
 Tails = Literal["magnitude", "both"]
 _CANDIDATES = 80
 _LEVELS = 256
-_COARSELY = [2.0 ** (-place / 6) for place in range(61)]  # to a thousandth: one outlier may be that far away
+_COARSELY = [
+    2.0 ** (-place / 6) for place in range(61)
+]  # to a thousandth: one outlier may be that far away
 _FINELY = [2.0 ** (place / 48) for place in range(-7, 8) if place]
 _ENDS = [(True, True), (False, True), (True, False)]
 _COARSE = 2048  # in finer bins the divergence would measure the noise of the sample
@@ -54,8 +56,8 @@ class Percentile(_Binned, Observer):
 
     Args:
         alpha: share of the values left outside.
-        tails: `"magnitude"` clips the largest magnitudes, as SSQL's source does; `"both"` clips half of the share at
-            either end, for distributions that are not centred at 0.
+        tails: `"magnitude"` clips the largest magnitudes, as SSQL's source does; `"both"` clips
+            half of the share at either end, for distributions that are not centred at 0.
     """
 
     def __init__(self, *, alpha: float = 1e-4, tails: Tails = "magnitude") -> None:
@@ -89,12 +91,12 @@ def _quantile(values: Tensor, counts: Tensor, share: float) -> Tensor:
 class MSE(_Binned, Observer):
     """The range whose grid represents the values with the least error.
 
-    Candidates are the extremes shrunk by one factor, from 1 to 1/1024, first in steps of 12 % and then of 1.5 %. Where
-    the grid is asymmetric, the upper and then the lower end is searched once more by itself, since a rectifier's two
-    ends have nothing to do with each other.
+    Candidates are the extremes shrunk by one factor, from 1 to 1/1024, first in steps of 12 % and
+    then of 1.5 %. Where the grid is asymmetric, the upper and then the lower end is searched once
+    more by itself, since a rectifier's two ends have nothing to do with each other.
 
-    Differs from SSQL's source, which takes the first batch only, an error of power 2.4, and a search by thirds that
-    presumes a single minimum.
+    Differs from SSQL's source, which takes the first batch only, an error of power 2.4, and a
+    search by thirds that presumes a single minimum.
 
     Args:
         norm: power of the error: 2, or 2.4, which minds large errors more.
@@ -127,7 +129,10 @@ class MSE(_Binned, Observer):
                 from_a, from_b = around or (a, b)
                 kept_a, kept_b = a, b
                 for factor in factors:
-                    to_a, to_b = from_a * factor if lower else kept_a, from_b * factor if upper else kept_b
+                    to_a, to_b = (
+                        from_a * factor if lower else kept_a,
+                        from_b * factor if upper else kept_b,
+                    )
                     tried = error(to_a, to_b)
                     better = tried < best
                     a, b = torch.where(better, to_a, a), torch.where(better, to_b, b)
@@ -138,14 +143,15 @@ class MSE(_Binned, Observer):
 class Entropy(_Binned, Observer):
     """The range that loses the least information: Kullback and Leibler's divergence of before and after.
 
-    TensorRT's calibration (Migacz, "8-bit inference with TensorRT", GTC 2017): clip the histogram, adding what is
-    outside to its last bins; merge its bins to the grid's levels; spread each level evenly over its bins that were not
-    empty; and compare. Candidates clip magnitudes at 1/16 … 16/16 of the largest.
+    TensorRT's calibration (Migacz, "8-bit inference with TensorRT", GTC 2017): clip the histogram,
+    adding what is outside to its last bins; merge its bins to the grid's levels; spread each level
+    evenly over its bins that were not empty; and compare. Candidates clip magnitudes at 1/16 …
+    16/16 of the largest.
 
-    Differs from it and from SSQL's source: those count |x|, so a signed distribution is merged with its mirror image
-    and half of the levels stay unused. Here the values keep their signs, and levels are the grid's own codes. Values
-    of exactly 0 do not count, since the grid represents them exactly and their mass would hide all else.
-    """
+    Differs from it and from SSQL's source: those count |x|, so a signed distribution is merged with
+    its mirror image and half of the levels stay unused. Here the values keep their signs, and
+    levels are the grid's own codes. Values of exactly 0 do not count, since the grid represents
+    them exactly and their mass would hide all else."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +177,9 @@ class Entropy(_Binned, Observer):
         return torch.where(finite, a, low), torch.where(finite, b, high)
 
 
-def _divergence(values: Tensor, counts: Tensor, low: Tensor, high: Tensor, scheme: Scheme, bits: Bits) -> Tensor:
+def _divergence(
+    values: Tensor, counts: Tensor, low: Tensor, high: Tensor, scheme: Scheme, bits: Bits
+) -> Tensor:
     """Of the clipped histogram from what a grid over `low … high` leaves of it: `[R, P]` → `[R, 1]`."""
     grid = make_grid(scheme, low, high, bits)
     inside = (values >= low) & (values <= high)

@@ -5,10 +5,9 @@
     with bits(encoder, weight=4, activation=4):
         features = encoder(x)
 
-A layer keeps its class, its parameters and their names: its class is replaced by a subclass of it in which `weight` is
-the parameter seen through a quantizer. Nothing is wrapped and no weight is copied, so optimisers, state dicts and
-`isinstance` see the network they knew.
-"""
+A layer keeps its class, its parameters and their names: its class is replaced by a subclass of it
+in which `weight` is the parameter seen through a quantizer. Nothing is wrapped and no weight is
+copied, so optimisers, state dicts and `isinstance` see the network they knew."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -37,13 +36,21 @@ class _QuantizedWeight:
     def weight(self) -> Tensor:
         """The parameter, through its quantizer."""
         parameter = parameter_of(self)
-        return parameter if self.weight_quantizer.mode != "quantize" else self.weight_quantizer(parameter)
+        return (
+            parameter
+            if self.weight_quantizer.mode != "quantize"
+            else self.weight_quantizer(parameter)
+        )
 
     @property
     def bias(self) -> Tensor | None:
         """The parameter, with what bias correction adds at the present width."""
         bias: Tensor | None = self._parameters["bias"]  # type: ignore[attr-defined]
-        shift = self.weight_quantizer.tuned("shift") if self.weight_quantizer.mode == "quantize" else None
+        shift = (
+            self.weight_quantizer.tuned("shift")
+            if self.weight_quantizer.mode == "quantize"
+            else None
+        )
         if shift is None:
             return bias
         return shift if bias is None else bias + shift
@@ -89,14 +96,23 @@ class Conversion:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f"policy {self.policy}: {len(self.weights)} weights, {len(self.activations)} activations quantized"]
-        for title, names in (("weight", self.weights), ("activation", self.activations), ("left float", self.skipped)):
+        lines = [
+            f"policy {self.policy}: {len(self.weights)} weights, {len(self.activations)} activations quantized"
+        ]
+        for title, names in (
+            ("weight", self.weights),
+            ("activation", self.activations),
+            ("left float", self.skipped),
+        ):
             lines += [f"  {title:<10} {name}: {what}" for name, what in names.items()]
         return "\n".join(lines)
 
 
 def quantize_(
-    encoder: nn.Module, policy: str | QuantizationPolicy = "ssql", *, show: Callable[[str], None] | None = None
+    encoder: nn.Module,
+    policy: str | QuantizationPolicy = "ssql",
+    *,
+    show: Callable[[str], None] | None = None,
 ) -> Conversion:
     """Make a network quantizable, in place. It computes as before until `bits` is entered.
 
@@ -113,18 +129,30 @@ def quantize_(
     """
     policy = policy_of(policy)
     if any(isinstance(module, Quantizer) for module in encoder.modules()):
-        raise ValueError("the network is quantizable already; allowed is one quantize_; use bits() to choose a width")
+        raise ValueError(
+            "the network is quantizable already; allowed is one quantize_; use bits() to choose a width"
+        )
     done = Conversion(policy.name)
     usable = _usable(encoder, policy, done)
     placement = policy.placement if policy.placement != "auto" else _placement(encoder)
     for place, (name, layer) in enumerate(usable.items()):
-        fixed = policy.first_bits if place == 0 else policy.last_bits if place == len(usable) - 1 else None
+        fixed = (
+            policy.first_bits
+            if place == 0
+            else policy.last_bits
+            if place == len(usable) - 1
+            else None
+        )
         inputs = placement == "inputs" and (place > 0 or policy.network_input)
         _convert_weighted(layer, policy, fixed, inputs)
         width = f"{fixed} bits" if fixed else "any width"
         done.weights[name] = f"{width}, input too" if inputs else width
     if placement == "outputs":
-        units = {name: module for name, module in encoder.named_modules() if isinstance(module, _ACTIVATIONS)}
+        units = {
+            name: module
+            for name, module in encoder.named_modules()
+            if isinstance(module, _ACTIVATIONS)
+        }
         device = next(iter(encoder.parameters())).device
         for place, (name, unit) in enumerate(units.items()):
             fixed = policy.first_bits if place == 0 else None
@@ -135,13 +163,17 @@ def quantize_(
     return done
 
 
-def _usable(encoder: nn.Module, policy: QuantizationPolicy, done: Conversion) -> dict[str, nn.Module]:
+def _usable(
+    encoder: nn.Module, policy: QuantizationPolicy, done: Conversion
+) -> dict[str, nn.Module]:
     """The layers to convert; what is left float is written down with its reason."""
     layers: dict[str, nn.Module] = {
         name: module for name, module in encoder.named_modules() if isinstance(module, _WEIGHTED)
     }
     usable = {name: layer for name, layer in layers.items() if name not in policy.skip}
-    done.skipped.update({name: "named in the policy's skip" for name in layers if name not in usable})
+    done.skipped.update(
+        {name: "named in the policy's skip" for name in layers if name not in usable}
+    )
     for name, module in encoder.named_modules():
         matrices = [key for key, p in module.named_parameters(recurse=False) if p.ndim >= 2]
         if matrices and not isinstance(module, _WEIGHTED):
@@ -160,7 +192,9 @@ def _placement(encoder: nn.Module) -> str:
     return "outputs" if units and names.intersection(_RESIDUAL) else "inputs"
 
 
-def _convert_weighted(layer: Any, policy: QuantizationPolicy, fixed: int | None, inputs: bool) -> None:
+def _convert_weighted(
+    layer: Any, policy: QuantizationPolicy, fixed: int | None, inputs: bool
+) -> None:
     layer.__class__ = _subclass(_QuantizedWeight, layer.__class__)
     weight = parameter_of(layer)
     layer.weight_quantizer = _fixed(policy.weight(), fixed).to(weight.device)
@@ -234,7 +268,9 @@ def make_encoder_quantizable(encoder: Any, policy: str) -> None:
     """
     found = getattr(encoder, "quantization", None)
     if found is not None and found != policy:
-        raise ValueError(f"the encoder is quantizable by policy {found!r}; allowed is the same, got {policy!r}")
+        raise ValueError(
+            f"the encoder is quantizable by policy {found!r}; allowed is the same, got {policy!r}"
+        )
     if found is None:
         quantize_(encoder, policy)
         encoder.quantization = policy

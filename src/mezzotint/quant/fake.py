@@ -1,8 +1,8 @@
 """Quantizers as modules: what sits on a weight or on an activation and simulates low bits.
 
-A quantizer is off, observes, or quantizes. Its width is a tensor, so that changing it every step neither waits for the
-device nor recompiles; its range is stored beside the weights it belongs to, which are never copied.
-"""
+A quantizer is off, observes, or quantizes. Its width is a tensor, so that changing it every step
+neither waits for the device nor recompiles; its range is stored beside the weights it belongs to,
+which are never copied."""
 
 import re
 from dataclasses import dataclass
@@ -25,9 +25,12 @@ class Layout:
     """Which values share a range.
 
     Attributes:
-        granularity: one range for the tensor, for each channel, or for each `group` values of a channel.
-        axis: of the channels: 0 of a weight, 1 of the activations of a convolution, −1 of those of a linear.
-        group: values in one group, in the order of memory; the last group of a channel may have fewer.
+        granularity: one range for the tensor, for each channel, or for each `group` values of a
+            channel.
+        axis: of the channels: 0 of a weight, 1 of the activations of a convolution, −1 of those of
+            a linear.
+        group: values in one group, in the order of memory; the last group of a channel may have
+            fewer.
     """
 
     granularity: Granularity = "tensor"
@@ -57,7 +60,9 @@ class Layout:
         """Undo `rows` for a tensor of that shape."""
         if self.granularity == "tensor":
             return rows.reshape(shape)
-        moved = torch.Size([shape[self.axis], *(s for i, s in enumerate(shape) if i != self.axis % len(shape))])
+        moved = torch.Size(
+            [shape[self.axis], *(s for i, s in enumerate(shape) if i != self.axis % len(shape))]
+        )
         if self.granularity == "group":
             rows = rows.reshape(shape[self.axis], -1)[:, : moved[1:].numel()]
         return rows.reshape(moved).movedim(0, self.axis)
@@ -68,12 +73,14 @@ class Layout:
         Args:
             x: any shape.
             grid: of `[R, 1]`.
-            up: of the shape of `x`: which values go to the point above them and which to the one below; `None` sends
-                each to the nearest. Fractions stand in between.
+            up: of the shape of `x`: which values go to the point above them and which to the one
+                below; `None` sends each to the nearest. Fractions stand in between.
         """
         if self.granularity == "group":
             rows = self.rows(x)
-            return self.unrows(grid.quantize(rows if up is None else grid.towards(rows, self.rows(up))), x.shape)
+            return self.unrows(
+                grid.quantize(rows if up is None else grid.towards(rows, self.rows(up))), x.shape
+            )
         if self.granularity == "channel":
             shape = [1] * x.ndim
             shape[self.axis] = -1
@@ -96,7 +103,8 @@ class Quantizer(nn.Module, Component):
         low: least value of the range, `[R, 1]`, stored with the weights; NaN before calibration.
         high: greatest value.
         bits: width, a float32 tensor without dimensions.
-        width: the same as a number where the host knows it, else `None`; it chooses what was tuned for that width.
+        width: the same as a number where the host knows it, else `None`; it chooses what was tuned
+            for that width.
         widths: widths that the grid is defined for.
     """
 
@@ -106,7 +114,12 @@ class Quantizer(nn.Module, Component):
     bits: Tensor
 
     def __init__(
-        self, layout: Layout, scheme: Scheme, observer: Observer | None = None, *, fixed_bits: int | None = None
+        self,
+        layout: Layout,
+        scheme: Scheme,
+        observer: Observer | None = None,
+        *,
+        fixed_bits: int | None = None,
     ) -> None:
         super().__init__()
         self.layout, self.scheme, self.fixed_bits = layout, scheme, fixed_bits
@@ -179,7 +192,11 @@ class Quantizer(nn.Module, Component):
         """Raise a ValueError when the width that it would run at has no grid; `where` names it in the message."""
         bits = bits if self.fixed_bits is None else self.fixed_bits
         if not isinstance(bits, Tensor) and bits not in self.widths:
-            allowed = f"{self.widths[0]} to {self.widths[-1]}" if len(self.widths) > 1 else f"{self.widths[0]}"
+            allowed = (
+                f"{self.widths[0]} to {self.widths[-1]}"
+                if len(self.widths) > 1
+                else f"{self.widths[0]}"
+            )
             raise ValueError(
                 f"got {bits} bits for the {type(self).__name__} at {where}; allowed are {allowed}: choose another "
                 "width, or a quantizer that has it (1 bit: Binary, DoReFaWeight, DoReFaActivation)"
@@ -194,7 +211,9 @@ class Quantizer(nn.Module, Component):
     def tune(self, name: Literal["range", "rounding", "shift"], value: Tensor) -> None:
         """Store what holds at the present width only: a range `[2, R, 1]`, a rounding, or a shift of the output."""
         if self.width is None:
-            raise ValueError("the width is a tensor; allowed is a number of bits: set the width with an int first")
+            raise ValueError(
+                "the width is a tensor; allowed is a number of bits: set the width with an int first"
+            )
         self.register_buffer(f"{name}_{self.width}", value)
 
     def tuned(self, name: Literal["range", "rounding", "shift"]) -> Tensor | None:
@@ -209,7 +228,9 @@ class Quantizer(nn.Module, Component):
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("low", "high"):  # the number of ranges is that of the file
             if f"{prefix}{name}" in state:
-                setattr(self, name, torch.empty_like(state[f"{prefix}{name}"], device=self.low.device))
+                setattr(
+                    self, name, torch.empty_like(state[f"{prefix}{name}"], device=self.low.device)
+                )
         for key in state:
             if key.startswith(prefix) and _TUNED.fullmatch(name := key.removeprefix(prefix)):
                 self.register_buffer(name, torch.empty_like(state[key], device=self.low.device))
@@ -247,9 +268,9 @@ class ActivationQuantizer(Quantizer):
 class WeightQuantizer(Quantizer):
     """A uniform grid over a weight: by default SSQL's, symmetric with one range for each output channel.
 
-    With a live observer the range follows the weight at every step and is part of the gradient: the largest weight of
-    a channel also learns through the scale. With any other it is taken when the width is set.
-    """
+    With a live observer the range follows the weight at every step and is part of the gradient: the
+    largest weight of a channel also learns through the scale. With any other it is taken when the
+    width is set."""
 
     def __init__(
         self,

@@ -7,21 +7,24 @@
 | `symmetric` | −(2^(b−1) − 1) … 2^(b−1) − 1 | max |x| / (2^(b−1) − 1) | 0 | weights in the runtimes |
 | `affine` | 0 … 2^b − 1 | (max − min) / (2^b − 1), with 0 in the range | a code | activations in the runtimes |
 
-SSQL's divisor is half a code wider than its largest code, so the largest positive weight is clipped and the most
-negative one stands exactly between two codes. Its asymmetric grid does not contain 0 unless the range does.
+SSQL's divisor is half a code wider than its largest code, so the largest positive weight is clipped
+and the most negative one stands exactly between two codes. Its asymmetric grid does not contain 0
+unless the range does.
 
-Fake quantization: round to a grid in the forward pass, let the gradient through in the backward pass.
+Fake quantization: round to a grid in the forward pass, let the gradient through in the backward
+pass.
 
-One autograd function serves every quantizer of the package. Its gradient is the straight-through estimator (Bengio et
-al. 2013, arXiv 1308.3432) with an explicit inclusive mask: 1 where the rounded code lies within the grid, *its ends
-included*, and 0 outside. `torch.clamp` is not used for this, because its gradient at its bounds changed in torch 2.14,
-and with 2 bits half of all codes stand on a bound. Forward and gradient equal `torch.fake_quantize_per_tensor_affine`
-and `torch.fake_quantize_per_channel_affine` bit for bit; beyond those, the scale and the zero point may be learnt.
+One autograd function serves every quantizer of the package. Its gradient is the straight-through
+estimator (Bengio et al. 2013, arXiv 1308.3432) with an explicit inclusive mask: 1 where the rounded
+code lies within the grid, *its ends included*, and 0 outside. `torch.clamp` is not used for this,
+because its gradient at its bounds changed in torch 2.14, and with 2 bits half of all codes stand on
+a bound. Forward and gradient equal `torch.fake_quantize_per_tensor_affine` and
+`torch.fake_quantize_per_channel_affine` bit for bit; beyond those, the scale and the zero point may
+be learnt.
 
-A value halfway between two codes shows how `x / scale` is computed: torch's kernels multiply by the reciprocal, SSQL's
-source and ONNX's `QuantizeLinear` divide. The largest weight of a channel stands exactly halfway on SSQL's grid, so
-both ways are there.
-"""
+A value halfway between two codes shows how `x / scale` is computed: torch's kernels multiply by the
+reciprocal, SSQL's source and ONNX's `QuantizeLinear` divide. The largest weight of a channel stands
+exactly halfway on SSQL's grid, so both ways are there."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,7 +38,13 @@ Number = float | Tensor
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, low: Number, high: Number, divide: bool
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        low: Number,
+        high: Number,
+        divide: bool,
     ) -> Tensor:
         codes = (torch.div(x, scale) if divide else torch.mul(x, 1.0 / scale)).round_()
         if zero_point is not None:
@@ -44,7 +53,9 @@ class _FakeQuantize(torch.autograd.Function):
         inside = codes == kept
         if zero_point is not None:
             kept.sub_(zero_point)
-        ctx.bounds_learnt = ctx.needs_input_grad[1] or (zero_point is not None and ctx.needs_input_grad[2])
+        ctx.bounds_learnt = ctx.needs_input_grad[1] or (
+            zero_point is not None and ctx.needs_input_grad[2]
+        )
         ctx.has_zero_point = zero_point is not None
         if ctx.bounds_learnt:
             ctx.save_for_backward(inside, x, scale, kept)
@@ -59,8 +70,11 @@ class _FakeQuantize(torch.autograd.Function):
             return gradient * inside, None, None, None, None, None
         inside, x, scale, kept = ctx.saved_tensors
         passed = gradient * inside
-        # x̂ = s · k with k = clip(round(x / s) + z) − z, so ∂x̂/∂s = k − [inside] · x / s and ∂x̂/∂z = −s · [outside].
-        to_scale = torch.addcmul(gradient * kept, passed, x / scale, value=-1.0).sum_to_size(scale.shape)
+        # x̂ = s · k with k = clip(round(x / s) + z) − z, so ∂x̂/∂s = k − [inside] · x / s and
+        # ∂x̂/∂z = −s · [outside].
+        to_scale = torch.addcmul(gradient * kept, passed, x / scale, value=-1.0).sum_to_size(
+            scale.shape
+        )
         to_zero = None
         if ctx.has_zero_point and ctx.needs_input_grad[2]:
             to_zero = ((passed - gradient) * scale).sum_to_size(scale.shape)
@@ -78,19 +92,24 @@ def fake_quantize(
 ) -> Tensor:
     """The point of a uniform grid that is nearest to each value.
 
-    `x̂ = (clip(round(x / scale) + zero_point, low, high) − zero_point) · scale`, with halves rounded to even.
+    `x̂ = (clip(round(x / scale) + zero_point, low, high) − zero_point) · scale`, with halves
+    rounded to even.
 
     Args:
         x: float tensor of any shape.
-        scale: step of the grid, above 0, of a shape that broadcasts to `x`. It gets a gradient when it requires one.
-        zero_point: code of the value 0, whole numbers as floats, of the shape of `scale`; `None` is 0.
-        low: lowest code, a number or a tensor without dimensions (so that a compiled graph serves every width).
+        scale: step of the grid, above 0, of a shape that broadcasts to `x`. It gets a gradient when
+            it requires one.
+        zero_point: code of the value 0, whole numbers as floats, of the shape of `scale`; `None` is
+            0.
+        low: lowest code, a number or a tensor without dimensions (so that a compiled graph serves
+            every width).
         high: highest code.
-        divide: compute `x / scale` as a division, as SSQL and ONNX do, rather than by the reciprocal, as torch does.
+        divide: compute `x / scale` as a division, as SSQL and ONNX do, rather than by the
+            reciprocal, as torch does.
 
     Returns:
-        Of the shape of `x`. Its gradient is that of the identity where the rounded code lies in `[low, high]`, and 0
-        elsewhere; NaN stays NaN and gets no gradient.
+        Of the shape of `x`. Its gradient is that of the identity where the rounded code lies in
+        `[low, high]`, and 0 elsewhere; NaN stays NaN and gets no gradient.
     """
     out: Tensor = _FakeQuantize.apply(x, scale, zero_point, low, high, divide)
     return out
@@ -176,13 +195,15 @@ class Grid:
 
     def quantize(self, x: Tensor) -> Tensor:
         """The nearest point of the grid, differentiable."""
-        return fake_quantize(x, self.scale, self.zero_point, self.low, self.high, divide=self.divide)
+        return fake_quantize(
+            x, self.scale, self.zero_point, self.low, self.high, divide=self.divide
+        )
 
     def towards(self, x: Tensor, up: Tensor) -> Tensor:
         """Move each value to the point below it, or to the one above where `up` is 1; `quantize` then leaves it there.
 
-        The gradient is that of the identity, so that `quantize` behaves as it does for the values themselves.
-        """
+        The gradient is that of the identity, so that `quantize` behaves as it does for the values
+        themselves."""
         point = (torch.floor(x / self.scale) + up) * self.scale
         return x + (point - x).detach() if x.requires_grad else point
 

@@ -1,12 +1,13 @@
 """A histogram of bounded size whose counts depend on the values alone, not on the order in which they came.
 
-A bin's width is a power of two and one bin begins at 0, so when a larger value comes, pairs of bins merge into bins
-twice as wide without splitting any. Histograms of several processes add up the same way to exactly what one process
-would have counted. The exponent is chosen on the device, so that counting never waits for it.
+A bin's width is a power of two and one bin begins at 0, so when a larger value comes, pairs of bins
+merge into bins twice as wide without splitting any. Histograms of several processes add up the same
+way to exactly what one process would have counted. The exponent is chosen on the device, so that
+counting never waits for it.
 
-A row's largest magnitude lies between the middle and the end of its half, so of n bins a quarter to a half cover the
-magnitudes from 0 to the largest. Values far from 0 with little spread, such as 100 to 101, are resolved worse by that.
-"""
+A row's largest magnitude lies between the middle and the end of its half, so of n bins a quarter to
+a half cover the magnitudes from 0 to the largest. Values far from 0 with little spread, such as 100
+to 101, are resolved worse by that."""
 
 import math
 
@@ -18,7 +19,9 @@ from mezzotint import dist
 from mezzotint.quant.observers import MinMax
 
 _MOST, _LEAST, _SHARED = 16384, 2048, 2**19
-_NOTHING = -100  # exponent of a row that has seen only zeros; 2 to the power of its negative is still finite
+_NOTHING = (
+    -100
+)  # exponent of a row that has seen only zeros; 2 to the power of its negative is still finite
 
 
 class Histogram(nn.Module):
@@ -28,7 +31,8 @@ class Histogram(nn.Module):
 
     Attributes:
         extremes: of all values, exactly.
-        counts: int64 `[R, bins]`; bin i holds the values of `(i − bins / 2 + [0, 1)) · width`. Zeros are not in it.
+        counts: int64 `[R, bins]`; bin i holds the values of `(i − bins / 2 + [0, 1)) · width`.
+            Zeros are not in it.
         zeros: int64 `[R, 1]`: how many values were exactly 0, which half of all activations are.
         exponent: int32 `[R, 1]`: magnitudes are below `2^exponent = width · bins / 2`.
     """
@@ -42,7 +46,9 @@ class Histogram(nn.Module):
         self.extremes = MinMax()
         self.register_buffer("counts", torch.zeros(1, 0, dtype=torch.int64), persistent=False)
         self.register_buffer("zeros", torch.zeros(1, 1, dtype=torch.int64), persistent=False)
-        self.register_buffer("exponent", torch.full((1, 1), _NOTHING, dtype=torch.int32), persistent=False)
+        self.register_buffer(
+            "exponent", torch.full((1, 1), _NOTHING, dtype=torch.int32), persistent=False
+        )
 
     @property
     def bins(self) -> int:
@@ -67,7 +73,11 @@ class Histogram(nn.Module):
             self.exponent = self.exponent.new_full((rows.shape[0], 1), _NOTHING)
         rows = rows.nan_to_num(0.0, 0.0, 0.0)
         largest = torch.frexp(rows.abs().amax(dim=1, keepdim=True)).exponent
-        self._widen(torch.maximum(self.exponent, torch.where(largest == 0, _exponent_of_half(rows), largest)))
+        self._widen(
+            torch.maximum(
+                self.exponent, torch.where(largest == 0, _exponent_of_half(rows), largest)
+            )
+        )
         half = self.bins // 2
         places = (rows / self.width).floor_().long().add_(half)
         zero = rows == 0.0
@@ -79,7 +89,9 @@ class Histogram(nn.Module):
         """Merge bins until each row's range ends at `2^exponent`."""
         half = self.bins // 2
         shift = (exponent - self.exponent).clamp(0, 62).long()
-        places = torch.arange(-half, half, device=self.counts.device).expand_as(self.counts) >> shift
+        places = (
+            torch.arange(-half, half, device=self.counts.device).expand_as(self.counts) >> shift
+        )
         self.counts = torch.zeros_like(self.counts).scatter_add_(1, places + half, self.counts)
         self.exponent = exponent
 
@@ -107,7 +119,9 @@ class Histogram(nn.Module):
         centres = torch.arange(-(bins // 2), bins // 2, device=self.counts.device) + 0.5
         values = centres * (self.width * merged)
         counts = self.counts.view(len(self.counts), bins, merged).sum(2)
-        return torch.cat([values, torch.zeros_like(values[:, :1])], 1), torch.cat([counts, self.zeros], 1)
+        return torch.cat([values, torch.zeros_like(values[:, :1])], 1), torch.cat(
+            [counts, self.zeros], 1
+        )
 
     @property
     def width(self) -> Tensor:

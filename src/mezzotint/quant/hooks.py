@@ -1,7 +1,7 @@
 """What a network does when it runs: which module feeds which, in what order units come, what enters and leaves them.
 
-Found by hooks in one pass over an example, so that it holds for any network, whatever its modules are called.
-"""
+Found by hooks in one pass over an example, so that it holds for any network, whatever its modules
+are called."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -49,14 +49,18 @@ def example_of(encoder: nn.Module, example: Tensor | None) -> Tensor:
         return example
     stated = getattr(encoder, "input", None)
     if stated is None:
-        raise ValueError(f"got {type(encoder).__name__}, which states no input; give an example batch")
+        raise ValueError(
+            f"got {type(encoder).__name__}, which states no input; give an example batch"
+        )
     numbers = torch.Generator().manual_seed(0)
     like = next(encoder.parameters())
     return torch.randn(2, *stated.shape, generator=numbers).to(like)
 
 
 @torch.no_grad()
-def feeds(network: nn.Module, example: Tensor, sources: Types, targets: Types) -> dict[str, list[str]]:
+def feeds(
+    network: nn.Module, example: Tensor, sources: Types, targets: Types
+) -> dict[str, list[str]]:
     """Which targets take the very tensor that a source returns.
 
     Args:
@@ -66,8 +70,8 @@ def feeds(network: nn.Module, example: Tensor, sources: Types, targets: Types) -
         targets: classes of modules that take it.
 
     Returns:
-        Names of targets by name of their source; sources that feed none, and modules that run more than once, are left
-        out.
+        Names of targets by name of their source; sources that feed none, and modules that run more
+        than once, are left out.
     """
     names = {module: name for name, module in network.named_modules()}
     runs: dict[nn.Module, int] = {}
@@ -100,9 +104,9 @@ def feeds(network: nn.Module, example: Tensor, sources: Types, targets: Types) -
 def units(encoder: nn.Module, example: Tensor, kind: Unit) -> list[str]:
     """Parts of a quantizable network that are reconstructed one after the other, in the order in which they run.
 
-    A block is an element of a `Sequential` or `ModuleList` that is neither a layer nor another list, with quantized
-    layers and without such an element inside; layers outside of blocks are units themselves.
-    """
+    A block is an element of a `Sequential` or `ModuleList` that is neither a layer nor another
+    list, with quantized layers and without such an element inside; layers outside of blocks are
+    units themselves."""
     layers = [name for name, _ in quantized_layers(encoder)]
     blocks = _blocks(encoder, layers) if kind == "block" else []
     loose = [name for name in layers if not any(name.startswith(f"{block}.") for block in blocks)]
@@ -111,7 +115,9 @@ def units(encoder: nn.Module, example: Tensor, kind: Unit) -> list[str]:
     def note(name: str) -> Callable[..., None]:
         return lambda *_: None if name in order else order.append(name)
 
-    hooks = [encoder.get_submodule(name).register_forward_pre_hook(note(name)) for name in blocks + loose]
+    hooks = [
+        encoder.get_submodule(name).register_forward_pre_hook(note(name)) for name in blocks + loose
+    ]
     with hooked(hooks), evaluating(encoder), torch.no_grad():
         encoder(example)
     return order
@@ -135,12 +141,14 @@ class _Reached(Exception):
 
 
 @torch.no_grad()
-def record(encoder: nn.Module, name: str, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
+def record(
+    encoder: nn.Module, name: str, batches: Iterable[Tensor]
+) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
     """What enters and leaves one unit.
 
     Returns:
-        Inputs and outputs of all samples, and the other positional arguments of the last call, which must not depend on
-        the samples.
+        Inputs and outputs of all samples, and the other positional arguments of the last call,
+        which must not depend on the samples.
 
     Raises:
         ValueError: when the unit takes no tensor first, or returns none.

@@ -1,14 +1,15 @@
 """Quantizers whose range is trained with the network: LSQ and PACT.
 
-They stand in a policy (`Policy(..., weight=LSQ, activation=LSQ)`), their parameters are in `encoder.parameters()`, and
-`quantize_` must therefore come before the optimiser is made. They cost no range in the state beyond those parameters.
+They stand in a policy (`Policy(..., weight=LSQ, activation=LSQ)`), their parameters are in
+`encoder.parameters()`, and `quantize_` must therefore come before the optimiser is made. They cost
+no range in the state beyond those parameters.
 
 One bit: the sign, with a gradient where the value is small.
 
-BNN (Courbariaux et al. 2016, arXiv 1602.02830) with the scale of XNOR-Net (Rastegari et al. 2016, arXiv 1603.05279).
-SSQL's source clips the latent weights in place; here the gradient's mask alone keeps them from running away, since a
-parameter that changes in a forward pass cannot be shared with other widths.
-"""
+BNN (Courbariaux et al. 2016, arXiv 1602.02830) with the scale of XNOR-Net (Rastegari et al. 2016,
+arXiv 1603.05279). SSQL's source clips the latent weights in place; here the gradient's mask alone
+keeps them from running away, since a parameter that changes in a forward pass cannot be shared with
+other widths."""
 
 from typing import ClassVar
 
@@ -43,15 +44,18 @@ class _MeanMagnitude(MinMax):
 class LSQ(Quantizer):
     """Learned step size quantization (Esser et al. 2019, arXiv 1902.08153): the step is a parameter.
 
-    Its gradient is divided by √(values · largest code), so that step and weights move at a like pace (§2.2). It starts
-    at 2 · mean |x| / √(largest code) (§2.1): a weight's when the layer is converted, an activation's when it is
-    calibrated, where it is also seen whether negative codes are needed.
+    Its gradient is divided by √(values · largest code), so that step and weights move at a like
+    pace (§2.2). It starts at 2 · mean |x| / √(largest code) (§2.1): a weight's when the layer is
+    converted, an activation's when it is calibrated, where it is also seen whether negative codes
+    are needed.
 
-    The paper trains one network for one width. Here the parameter is the step at `bits`; at another width it is
-    multiplied by √(largest code at `bits` / largest code there), the paper's own rule for where to start.
+    The paper trains one network for one width. Here the parameter is the step at `bits`; at another
+    width it is multiplied by √(largest code at `bits` / largest code there), the paper's own rule
+    for where to start.
 
     Args:
-        layout: for weights, one step for each output channel by default; activations have one for the tensor.
+        layout: for weights, one step for each output channel by default; activations have one for
+            the tensor.
         bits: width that the step belongs to.
         fixed_bits: width that `quant.bits` does not change.
     """
@@ -59,7 +63,9 @@ class LSQ(Quantizer):
     step: nn.Parameter
     negative: Tensor
 
-    def __init__(self, layout: Layout | None = None, *, bits: int = 4, fixed_bits: int | None = None) -> None:
+    def __init__(
+        self, layout: Layout | None = None, *, bits: int = 4, fixed_bits: int | None = None
+    ) -> None:
         super().__init__(layout or Layout(), "symmetric", _MeanMagnitude(), fixed_bits=fixed_bits)
         self.home, self._own_layout = fixed_bits or bits, layout is not None
         self.step = nn.Parameter(torch.full((1, 1), torch.nan))
@@ -102,9 +108,9 @@ class LSQ(Quantizer):
     @torch.no_grad()
     def _begin(self, mean: Tensor, negative: Tensor) -> None:
         self.negative = negative
-        step = (2.0 * mean / self._largest(torch.tensor(float(self.home), device=mean.device)).sqrt()).clamp_min(
-            SMALLEST
-        )
+        step = (
+            2.0 * mean / self._largest(torch.tensor(float(self.home), device=mean.device)).sqrt()
+        ).clamp_min(SMALLEST)
         if step.shape == self.step.shape:
             self.step.copy_(step)
         else:
@@ -132,11 +138,11 @@ class LSQ(Quantizer):
 class PACT(Rangeless):
     """Parameterized clipping activation (Choi et al. 2018, arXiv 1805.06085): the upper end of the range is learnt.
 
-    `y = clip(x, 0, α)`, then rounded to 2^b levels over 0 … α. α's gradient is 1 wherever `x ≥ α` and 0 elsewhere
-    (eq. 3); a penalty on α makes the range as small as it can be: `clip_penalty`.
+    `y = clip(x, 0, α)`, then rounded to 2^b levels over 0 … α. α's gradient is 1 wherever `x ≥ α`
+    and 0 elsewhere (eq. 3); a penalty on α makes the range as small as it can be: `clip_penalty`.
 
-    The signed form clips to −α … α with 2^b − 1 levels, so that both ends and 0 are levels and the step is the same on
-    either side; the paper has only the unsigned one. For activations alone.
+    The signed form clips to −α … α with 2^b − 1 levels, so that both ends and 0 are levels and the
+    step is the same on either side; the paper has only the unsigned one. For activations alone.
 
     Args:
         alpha: where α starts.
@@ -146,7 +152,9 @@ class PACT(Rangeless):
 
     alpha: nn.Parameter
 
-    def __init__(self, *, alpha: float = 10.0, signed: bool = False, fixed_bits: int | None = None) -> None:
+    def __init__(
+        self, *, alpha: float = 10.0, signed: bool = False, fixed_bits: int | None = None
+    ) -> None:
         if alpha <= 0.0:
             raise ValueError(f"got alpha={alpha}; allowed is above 0: choose 10")
         super().__init__(Layout(), "symmetric" if signed else "affine", fixed_bits=fixed_bits)
@@ -154,7 +162,9 @@ class PACT(Rangeless):
 
     def attach(self, weight: Tensor) -> None:
         """Refuse."""
-        raise TypeError("got a weight for PACT; allowed are activations: choose LSQ or DoReFaWeight for the weights")
+        raise TypeError(
+            "got a weight for PACT; allowed are activations: choose LSQ or DoReFaWeight for the weights"
+        )
 
     def grid(self) -> Grid:
         """Over 0 … α, or −α … α."""
@@ -181,16 +191,19 @@ def clip_penalty(encoder: nn.Module) -> Tensor:
     """
     terms = [module.alpha.square() for module in encoder.modules() if isinstance(module, PACT)]
     if not terms:
-        raise ValueError(f"got {type(encoder).__name__}, which has no PACT; allowed is a network with activation=PACT")
+        raise ValueError(
+            f"got {type(encoder).__name__}, which has no PACT; allowed is a network with activation=PACT"
+        )
     return torch.stack(terms).sum()
 
 
 class DoReFaWeight(Rangeless):
     """DoReFa's weights (Zhou et al. 2016, arXiv 1606.06160, eq. 9): tanh, then 2^b levels over −1 … 1 without 0.
 
-    `m · (2 · round(n · (tanh w / 2m + ½)) / n − 1)` with `m = max |tanh w|` of the layer and `n = 2^b − 1`. At 1 bit:
-    the sign times the mean |w| (eq. 8). The paper leaves out the outer factor m and so changes the scale of the layer's
-    output; with it, a network that was trained in float goes on from where it was.
+    `m · (2 · round(n · (tanh w / 2m + ½)) / n − 1)` with `m = max |tanh w|` of the layer and `n =
+    2^b − 1`. At 1 bit: the sign times the mean |w| (eq. 8). The paper leaves out the outer factor m
+    and so changes the scale of the layer's output; with it, a network that was trained in float
+    goes on from where it was.
 
     Args:
         fixed_bits: width that `quant.bits` does not change.
@@ -242,26 +255,40 @@ class DoReFaActivation(Quantizer):
 class Binary(Rangeless):
     """−s or s, where s is the mean magnitude of each output channel. It runs at 1 bit alone.
 
-    Values beyond ±1 get no gradient through the sign, and all get their part through s. A layer that is to keep more
-    bits must have another quantizer: name it in the policy's `skip`.
+    Values beyond ±1 get no gradient through the sign, and all get their part through s. A layer
+    that is to keep more bits must have another quantizer: name it in the policy's `skip`.
 
     Args:
         layout: which values share a scale.
-        scaled: whether s is the mean magnitude (weights) or 1 (activations, whose scale must not depend on the batch).
+        scaled: whether s is the mean magnitude (weights) or 1 (activations, whose scale must not
+            depend on the batch).
         fixed_bits: 1, or `None` to follow `quant.bits`.
     """
 
     widths: ClassVar[range] = range(1, 2)
 
-    def __init__(self, layout: Layout | None = None, *, scaled: bool = True, fixed_bits: int | None = None) -> None:
-        super().__init__(layout or Layout("channel" if scaled else "tensor"), "symmetric", fixed_bits=fixed_bits)
+    def __init__(
+        self, layout: Layout | None = None, *, scaled: bool = True, fixed_bits: int | None = None
+    ) -> None:
+        super().__init__(
+            layout or Layout("channel" if scaled else "tensor"), "symmetric", fixed_bits=fixed_bits
+        )
         self.scaled = scaled
 
     def grid_of(self, weight: Tensor) -> Grid:
         """Codes 0 and 1 for −s and s."""
         rows = self.layout.rows(weight)
-        scale = rows.abs().mean(1, keepdim=True).clamp_min(SMALLEST) if self.scaled else torch.ones_like(rows[:, :1])
-        return Grid(2.0 * scale, torch.full_like(scale, 0.5), torch.zeros_like(self.bits), torch.ones_like(self.bits))
+        scale = (
+            rows.abs().mean(1, keepdim=True).clamp_min(SMALLEST)
+            if self.scaled
+            else torch.ones_like(rows[:, :1])
+        )
+        return Grid(
+            2.0 * scale,
+            torch.full_like(scale, 0.5),
+            torch.zeros_like(self.bits),
+            torch.ones_like(self.bits),
+        )
 
     def codes(self, weight: Tensor) -> Tensor:
         """1 where the value is 0 or above: int16 `[R, N]`."""

@@ -1,9 +1,9 @@
 """Observers choose the range that a grid covers, from the values it will meet.
 
-Every observer sees its values as rows `[R, N]`, one row for each range (one for a whole tensor, one a channel, one a
-group), so that each is written once for every granularity. What is collected can be read out for any number of bits,
-so one pass over the calibration data serves a whole table of bit-widths.
-"""
+Every observer sees its values as rows `[R, N]`, one row for each range (one for a whole tensor, one
+a channel, one a group), so that each is written once for every granularity. What is collected can
+be read out for any number of bits, so one pass over the calibration data serves a whole table of
+bit-widths."""
 
 from typing import Any, ClassVar
 
@@ -20,8 +20,8 @@ class Observer(nn.Module, Component):
     """Collects values, and says which range to quantize.
 
     Attributes:
-        live: the range is a differentiable function of the values themselves, cheap enough to be taken anew at each
-            step; weights then need no stored range.
+        live: the range is a differentiable function of the values themselves, cheap enough to be
+            taken anew at each step; weights then need no stored range.
     """
 
     live: ClassVar[bool] = False
@@ -38,8 +38,8 @@ class Observer(nn.Module, Component):
         """Collect values.
 
         Args:
-            rows: float `[R, N]`; R never changes. Values that are not finite make the range so, and are reported by
-                whoever calibrates.
+            rows: float `[R, N]`; R never changes. Values that are not finite make the range so, and
+                are reported by whoever calibrates.
         """
         raise TypeError(f"{type(self).__name__} has no update")
 
@@ -102,8 +102,8 @@ class MinMax(Observer):
 class MomentumMinMax(Observer):
     """An average over time of the extremes of each collection: a range that one odd batch cannot throw.
 
-    What is averaged is the pair of extremes between two resets, exponentially, and a reset does not forget the average.
-    The first collection is taken as it is.
+    What is averaged is the pair of extremes between two resets, exponentially, and a reset does not
+    forget the average. The first collection is taken as it is.
 
     Args:
         momentum: weight of the past, from 0 (the last collection alone, as `MinMax`) to below 1.
@@ -111,11 +111,16 @@ class MomentumMinMax(Observer):
 
     def __init__(self, *, momentum: float = 0.99) -> None:
         if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"got momentum={momentum}; allowed is 0 to below 1: choose 0.99 for a slow average")
+            raise ValueError(
+                f"got momentum={momentum}; allowed is 0 to below 1: choose 0.99 for a slow average"
+            )
         super().__init__()
         self.momentum = momentum
         self.now = MinMax()
-        for name in ("low", "high"):  # kept with the weights, so that a resumed run goes on with the same average
+        for name in (
+            "low",
+            "high",
+        ):  # kept with the weights, so that a resumed run goes on with the same average
             self.register_buffer(name, torch.full((1, 1), torch.nan))
 
     def reset(self) -> None:
@@ -147,14 +152,17 @@ class MomentumMinMax(Observer):
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("low", "high"):  # the number of rows is that of the file
             if f"{prefix}{name}" in state:
-                setattr(self, name, torch.empty_like(state[f"{prefix}{name}"], device=self.low.device))
+                setattr(
+                    self, name, torch.empty_like(state[f"{prefix}{name}"], device=self.low.device)
+                )
         super()._load_from_state_dict(state, prefix, *args)
 
 
 class Gaussian(Observer):
     """Mean ± k standard deviations, but never beyond the extremes: what the values would span were they normal.
 
-    Without the extremes the range of a rectified activation would reach far below 0, where there is nothing.
+    Without the extremes the range of a rectified activation would reach far below 0, where there is
+    nothing.
 
     Args:
         sigmas: k. SSQL's source takes 2, which clips 5 % of a normal distribution; 3 clips 0.3 %.
@@ -182,7 +190,9 @@ class Gaussian(Observer):
         self.extremes.update(rows)
         values = rows.double()
         count = torch.full_like(values[:, :1], values.shape[1])
-        sums = torch.stack([count, values.sum(1, keepdim=True), values.square().sum(1, keepdim=True)])
+        sums = torch.stack(
+            [count, values.sum(1, keepdim=True), values.square().sum(1, keepdim=True)]
+        )
         self.sums = self.sums + sums
         self.seen = True
 

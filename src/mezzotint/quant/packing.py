@@ -1,8 +1,7 @@
 """Codes of few bits in as many bits: eight codes of b bits are b bytes, without gaps, for any b of 1 to 8.
 
-Code i of a group of eight stands in bits b · i … b · i + b − 1 of a little-endian word of 8 · b bits. Widths that do
-not divide 8 (3, 5, 6, 7) need no special case and waste nothing.
-"""
+Code i of a group of eight stands in bits b · i … b · i + b − 1 of a little-endian word of 8 · b
+bits. Widths that do not divide 8 (3, 5, 6, 7) need no special case and waste nothing."""
 
 import torch
 from torch import Tensor
@@ -34,7 +33,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
             "subtract the lowest code first"
         )
     eights = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).reshape(-1, 8)
-    words = (eights << (bits * torch.arange(8))).sum(dim=1, keepdim=True)  # disjoint bits: the sum is their union
+    words = (eights << (bits * torch.arange(8))).sum(
+        dim=1, keepdim=True
+    )  # disjoint bits: the sum is their union
     parts = (words >> (8 * torch.arange(bits))) & 0xFF
     return parts.to(torch.uint8).reshape(-1)[: packed_size(len(flat), bits)].contiguous()
 
@@ -59,7 +60,9 @@ def unpack(data: Tensor, bits: int, count: int) -> Tensor:
             f"got {data.numel()} bytes for {count} codes of {bits} bits; allowed are {packed_size(count, bits)}: "
             "the file is damaged, write it again"
         )
-    parts = torch.nn.functional.pad(data.to(torch.int64), (0, -data.numel() % bits)).reshape(-1, bits)
+    parts = torch.nn.functional.pad(data.to(torch.int64), (0, -data.numel() % bits)).reshape(
+        -1, bits
+    )
     words = (parts << (8 * torch.arange(bits))).sum(dim=1, keepdim=True)
     codes = (words >> (bits * torch.arange(8))) & ((1 << bits) - 1)
     return codes.reshape(-1)[:count].to(torch.int16)

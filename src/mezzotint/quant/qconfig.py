@@ -15,10 +15,11 @@ class QuantizationPolicy:
 
     Attributes:
         name: for reports and for what is written beside the weights.
-        placement: where activations are quantized. `"outputs"`: after each activation function, so that a residual
-            block's sum is quantized once and its shortcut too; for networks in which every convolution is fed by one.
-            `"inputs"`: what enters each convolution and linear; for all others. `"auto"`: `outputs` for the residual
-            networks that have that form, `inputs` otherwise. `"none"`: weights only.
+        placement: where activations are quantized. `"outputs"`: after each activation function, so
+            that a residual block's sum is quantized once and its shortcut too; for networks in
+            which every convolution is fed by one. `"inputs"`: what enters each convolution and
+            linear; for all others. `"auto"`: `outputs` for the residual networks that have that
+            form, `inputs` otherwise. `"none"`: weights only.
         first_bits: fixed width of the first layer; `None` follows the rest.
         last_bits: fixed width of the last layer.
         network_input: whether what enters the first layer is quantized (`inputs` only).
@@ -40,7 +41,9 @@ class QuantizationPolicy:
 POLICIES: dict[str, QuantizationPolicy] = {
     "ssql": QuantizationPolicy("ssql", first_bits=8, network_input=False),
     "all": QuantizationPolicy("all", placement="inputs"),
-    "first_last_8": QuantizationPolicy("first_last_8", placement="inputs", first_bits=8, last_bits=8),
+    "first_last_8": QuantizationPolicy(
+        "first_last_8", placement="inputs", first_bits=8, last_bits=8
+    ),
 }
 
 
@@ -53,5 +56,7 @@ def policy_of(policy: str | QuantizationPolicy) -> QuantizationPolicy:
     if isinstance(policy, QuantizationPolicy):
         return policy
     if policy not in POLICIES:
-        raise ValueError(f"got policy {policy!r}; allowed: {', '.join(POLICIES)}, or a QuantizationPolicy; choose one")
+        raise ValueError(
+            f"got policy {policy!r}; allowed: {', '.join(POLICIES)}, or a QuantizationPolicy; choose one"
+        )
     return POLICIES[policy]

@@ -1,19 +1,18 @@
 """Reconstruction: learn the rounding of the weights, block after block, from a few hundred inputs without labels.
 
-BRECQ (Li et al. 2021, arXiv 2102.05426): each unit learns to return, from the inputs that the quantized units before it
-give, what it returned in the float network. With one layer as the unit it is AdaRound. See `mezzotint.quant.adaround`
-for what is learnt and for QDrop.
+BRECQ (Li et al. 2021, arXiv 2102.05426): each unit learns to return, from the inputs that the
+quantized units before it give, what it returned in the float network. With one layer as the unit it
+is AdaRound. See `mezzotint.quant.adaround` for what is learnt and for QDrop.
 
-    quantize_(encoder, "ssql")
-    calibrate(encoder, batches)
-    reconstruct_(encoder, batches, weight=3, activation=4)
-    with bits(encoder, weight=3, activation=4):  # rounds as it has learnt; other widths are as before
+    quantize_(encoder, "ssql") calibrate(encoder, batches) reconstruct_(encoder, batches, weight=3,
+    activation=4) with bits(encoder, weight=3, activation=4):  # rounds as it has learnt; other
+    widths are as before
         features = encoder(x)
 
-Differs from the papers: the error is divided by that of rounding to the nearest and the penalty is a mean over weights,
-so that one λ serves units of any size and scale (Adam does not see the common factor); the error is not weighted by the
-Fisher information; and a unit that ends up worse than it was is left as it was.
-"""
+Differs from the papers: the error is divided by that of rounding to the nearest and the penalty is
+a mean over weights, so that one λ serves units of any size and scale (Adam does not see the common
+factor); the error is not weighted by the Fisher information; and a unit that ends up worse than it
+was is left as it was."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -78,21 +77,23 @@ def reconstruct_(
 ) -> list[Reconstructed]:
     """Learn the rounding of the weights at one width, and with it the steps of the activations.
 
-    Stored are one bool a weight and one range an activation, for this width alone; a layer with a width of its own
-    learns at that, and uses it whatever the others run at. Training the weights further makes them stale: reconstruct
-    again. The draws are keyed, and no global generator is used.
+    Stored are one bool a weight and one range an activation, for this width alone; a layer with a
+    width of its own learns at that, and uses it whatever the others run at. Training the weights
+    further makes them stale: reconstruct again. The draws are keyed, and no global generator is
+    used.
 
     Args:
         encoder: quantizable and, unless `activation` is 32, calibrated.
-        batches: normalised inputs, of the training data and without augmentation; a few hundred samples, all held in
-            memory along with one unit's inputs and outputs.
+        batches: normalised inputs, of the training data and without augmentation; a few hundred
+            samples, all held in memory along with one unit's inputs and outputs.
         weight: bits of the weights.
         activation: bits of the activations; 32 leaves them in float.
         granularity: `"block"` (BRECQ) or `"layer"` (AdaRound).
         steps: of Adam, for each unit.
         batch_size: samples in each.
         lr: of the rounding.
-        drop: probability that an activation stays in float while learning (QDrop), with `activation` below 32.
+        drop: probability that an activation stays in float while learning (QDrop), with
+            `activation` below 32.
         penalty: λ, weight of the penalty on undecided weights.
         seed: of the batches and of what is dropped.
 
@@ -100,7 +101,8 @@ def reconstruct_(
         The units, in the order in which they run.
 
     Raises:
-        ValueError: without samples, for a width that is not 2 to 8, or when activations have no range.
+        ValueError: without samples, for a width that is not 2 to 8, or when activations have no
+            range.
     """
     data = list(batches)
     if not data or weight not in WeightQuantizer.widths or steps < 1:
@@ -132,7 +134,10 @@ def _unit(encoder: nn.Module, name: str, data: list[Tensor], plan: _Plan) -> Rec
     def error() -> float:
         with torch.no_grad():
             starts = range(0, len(inputs), 256)
-            parts = [(run(inputs[i : i + 256]) - wanted[i : i + 256]).square().sum().double() for i in starts]
+            parts = [
+                (run(inputs[i : i + 256]) - wanted[i : i + 256]).square().sum().double()
+                for i in starts
+            ]
         return float(torch.stack(parts).sum()) / wanted.numel()
 
     before = error()
@@ -159,13 +164,22 @@ def _unit(encoder: nn.Module, name: str, data: list[Tensor], plan: _Plan) -> Rec
     return Reconstructed(name, before, before, False)
 
 
-def _learners(unit: nn.Module, drop: float) -> list[tuple[nn.Module, str, Quantizer, AdaRound | LearnedStep]]:
+def _learners(
+    unit: nn.Module, drop: float
+) -> list[tuple[nn.Module, str, Quantizer, AdaRound | LearnedStep]]:
     """What stands in for each uniform quantizer of a unit; other kinds learn in training, and stay as they are."""
     found: list[tuple[nn.Module, str, Quantizer, AdaRound | LearnedStep]] = []
     for owner, place, quantizer in quantizer_places(unit):
         if quantizer.mode == "quantize" and isinstance(quantizer, WeightQuantizer):
             parameter = parameter_of(owner)
-            found.append((owner, place, quantizer, AdaRound(parameter, quantizer.grid_of(parameter), quantizer.layout)))
+            found.append(
+                (
+                    owner,
+                    place,
+                    quantizer,
+                    AdaRound(parameter, quantizer.grid_of(parameter), quantizer.layout),
+                )
+            )
         elif quantizer.mode == "quantize" and isinstance(quantizer, ActivationQuantizer):
             found.append((owner, place, quantizer, LearnedStep(quantizer, drop=drop)))
     return found
@@ -183,7 +197,8 @@ def _learn(
     Args:
         run: the unit.
         learners: of its quantizers.
-        data: inputs of the quantized network, of the float network, and outputs of the float network.
+        data: inputs of the quantized network, of the float network, and outputs of the float
+            network.
         scale: error to begin with.
         plan: how long and how fast.
     """
@@ -200,11 +215,15 @@ def _learn(
         if activations:
             optimizer.param_groups[-1]["lr"] = _STEP_LR * 0.5 * (1.0 + math.cos(math.pi * done))
         chosen = torch.randint(
-            len(inputs), (plan.batch_size,), generator=_generator(plan, step, 0, torch.device("cpu"))
+            len(inputs),
+            (plan.batch_size,),
+            generator=_generator(plan, step, 0, torch.device("cpu")),
         )
         x, y = inputs[chosen.to(inputs.device)], wanted[chosen.to(inputs.device)]
         if activations:
-            numbers = torch.rand(x.shape, generator=_generator(plan, step, 1, x.device), device=x.device)
+            numbers = torch.rand(
+                x.shape, generator=_generator(plan, step, 1, x.device), device=x.device
+            )
             x = torch.where(numbers < plan.drop, clean[chosen.to(inputs.device)], x)
         for place, learner in enumerate(activations):
             learner.generator = _generator(plan, step, place + 2, x.device)
@@ -213,7 +232,9 @@ def _learn(
             if weights and done >= _WARMUP:
                 beta = _BETAS[0] + (_BETAS[1] - _BETAS[0]) * (done - _WARMUP) / (1.0 - _WARMUP)
                 loss = loss + plan.penalty * torch.stack([w.penalty(beta) for w in weights]).sum()
-        gradients = torch.autograd.grad(loss, parameters)  # of these alone: the network's own are left untouched
+        gradients = torch.autograd.grad(
+            loss, parameters
+        )  # of these alone: the network's own are left untouched
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()

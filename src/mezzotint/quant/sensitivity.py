@@ -1,10 +1,9 @@
 """Where a network suffers from few bits: one layer at a time, by curvature, and by the shape of its distributions.
 
-The Hessian's trace is Hutchinson's estimate with Rademacher probes, its largest eigenvalue that of power iteration, as
-in HAWQ (Dong et al. 2019, arXiv 1905.03696; HAWQ-V2, arXiv 1911.03852). Without a loss, the squared error of the
-features is taken: it needs no labels, it is 0 at the weights themselves, and so its Hessian is that of Gauss and
-Newton, never negative.
-"""
+The Hessian's trace is Hutchinson's estimate with Rademacher probes, its largest eigenvalue that of
+power iteration, as in HAWQ (Dong et al. 2019, arXiv 1905.03696; HAWQ-V2, arXiv 1911.03852). Without
+a loss, the squared error of the features is taken: it needs no labels, it is 0 at the weights
+themselves, and so its Hessian is that of Gauss and Newton, never negative."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -58,8 +57,13 @@ def layer_sensitivity(
     if not data:
         raise ValueError("got no batches; allowed is one sample or more: give batches of inputs")
     with evaluating(encoder), bits(encoder, weight=weight, activation=activation):
-        places = [(name, "weight", layer.weight_quantizer) for name, layer in quantized_layers(encoder)]
-        places += [(name, "activation", quantizer) for name, quantizer in named_activation_quantizers(encoder)]
+        places = [
+            (name, "weight", layer.weight_quantizer) for name, layer in quantized_layers(encoder)
+        ]
+        places += [
+            (name, "activation", quantizer)
+            for name, quantizer in named_activation_quantizers(encoder)
+        ]
         wanted = [place for place in places if place[2].mode == "quantize"]
         for _, _, quantizer in places:
             quantizer.mode = "off"
@@ -83,11 +87,12 @@ class Distribution:
     Attributes:
         name: of the layer.
         what: `"weight"` or `"activation"`.
-        kurtosis: fourth central moment over the variance squared: 3 of a normal distribution, 1.8 of a uniform one.
+        kurtosis: fourth central moment over the variance squared: 3 of a normal distribution, 1.8
+            of a uniform one.
         peak: largest deviation from the mean, in standard deviations.
         outliers: share of the values beyond six standard deviations.
-        channel_ratio: largest magnitude of the widest channel over that of the median channel; where it is large, one
-            range for the tensor wastes bits on most channels.
+        channel_ratio: largest magnitude of the widest channel over that of the median channel;
+            where it is large, one range for the tensor wastes bits on most channels.
     """
 
     name: str
@@ -104,7 +109,8 @@ def distributions(encoder: nn.Module, batches: Iterable[Tensor]) -> list[Distrib
 
     Args:
         encoder: quantizable.
-        batches: normalised inputs, all of which are used together; what enters one layer is held in memory.
+        batches: normalised inputs, all of which are used together; what enters one layer is held in
+            memory.
     """
     data = list(batches)
     found = []
@@ -114,7 +120,9 @@ def distributions(encoder: nn.Module, batches: Iterable[Tensor]) -> list[Distrib
             found.append(_shape_of(name, "weight", weight.flatten(1)))
             entered: list[Tensor] = []
 
-            def note(module: nn.Module, args: tuple[Any, ...], entered: list[Tensor] = entered) -> None:
+            def note(
+                module: nn.Module, args: tuple[Any, ...], entered: list[Tensor] = entered
+            ) -> None:
                 entered.append(args[0].detach())
 
             with hooked([layer.register_forward_pre_hook(note)]):
@@ -150,7 +158,12 @@ def feature_loss(encoder: nn.Module, x: Tensor) -> Tensor:
 
 
 def hessian_trace(
-    encoder: nn.Module, batches: Iterable[Tensor], *, loss: Loss = feature_loss, probes: int = 50, seed: int = 0
+    encoder: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    loss: Loss = feature_loss,
+    probes: int = 50,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Mean eigenvalue of each layer's block of the Hessian: the trace over the number of weights.
 
@@ -178,7 +191,12 @@ def hessian_trace(
 
 
 def hessian_eigenvalue(
-    encoder: nn.Module, batches: Iterable[Tensor], *, loss: Loss = feature_loss, steps: int = 20, seed: int = 0
+    encoder: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    loss: Loss = feature_loss,
+    steps: int = 20,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Largest eigenvalue of each layer's block of the Hessian, by power iteration.
 
@@ -191,10 +209,15 @@ def hessian_eigenvalue(
     """
     data = list(batches)
     with evaluating(encoder), off(encoder):
-        return {name: _top(encoder, data, loss, name, steps, seed) for name, _ in quantized_layers(encoder)}
+        return {
+            name: _top(encoder, data, loss, name, steps, seed)
+            for name, _ in quantized_layers(encoder)
+        }
 
 
-def _top(encoder: nn.Module, data: list[Tensor], loss: Loss, name: str, steps: int, seed: int) -> float:
+def _top(
+    encoder: nn.Module, data: list[Tensor], loss: Loss, name: str, steps: int, seed: int
+) -> float:
     weight = parameter_of(encoder.get_submodule(name))
     (vector,) = _rademacher([weight], key_of(seed, "eigenvalue", name))
     value = 0.0
@@ -211,7 +234,9 @@ def _top(encoder: nn.Module, data: list[Tensor], loss: Loss, name: str, steps: i
     return value
 
 
-def _gradients(encoder: nn.Module, x: Tensor, loss: Loss) -> tuple[list[str], list[Tensor], list[Tensor]]:
+def _gradients(
+    encoder: nn.Module, x: Tensor, loss: Loss
+) -> tuple[list[str], list[Tensor], list[Tensor]]:
     """Names, weights, and gradients that can be differentiated again."""
     named = [(name, parameter_of(layer)) for name, layer in quantized_layers(encoder)]
     weights = [weight for _, weight in named]

@@ -1,12 +1,12 @@
 """What vision transformers need besides: SmoothQuant, and attention on a logarithmic grid.
 
-`smooth_` is SmoothQuant (Xiao et al. 2022, arXiv 2211.10438): what enters a transformer's linears has a few channels of
-large values, which cost all others their precision. Dividing each channel by s in the LayerNorm and multiplying the
-linear's weight by s changes nothing in float and moves the difficulty to where there is room for it.
+`smooth_` is SmoothQuant (Xiao et al. 2022, arXiv 2211.10438): what enters a transformer's linears
+has a few channels of large values, which cost all others their precision. Dividing each channel by
+s in the LayerNorm and multiplying the linear's weight by s changes nothing in float and moves the
+difficulty to where there is room for it.
 
-`quantize_softmax_` puts attention on powers of two (FQ-ViT, Lin et al. 2021, arXiv 2111.13824): most of its values are
-close to 0, where a uniform grid has hardly a point.
-"""
+`quantize_softmax_` puts attention on powers of two (FQ-ViT, Lin et al. 2021, arXiv 2111.13824):
+most of its values are close to 0, where a uniform grid has hardly a point."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -22,11 +22,13 @@ from mezzotint.quant.hooks import evaluating, feeds, hooked
 
 
 @torch.no_grad()
-def smooth_(encoder: nn.Module, batches: Iterable[Tensor], *, alpha: float = 0.5) -> dict[str, list[str]]:
+def smooth_(
+    encoder: nn.Module, batches: Iterable[Tensor], *, alpha: float = 0.5
+) -> dict[str, list[str]]:
     """Move the differences between channels from activations into weights, in place: in float nothing changes.
 
-    For each norm that feeds linears, channel j is divided by `max |x_j|^α / max |w_j|^(1 − α)`. To be called before
-    `calibrate`.
+    For each norm that feeds linears, channel j is divided by `max |x_j|^α / max |w_j|^(1 − α)`. To
+    be called before `calibrate`.
 
     Args:
         encoder: with LayerNorm or RMSNorm before linears, as timm's ViTs; quantizable or not.
@@ -37,16 +39,22 @@ def smooth_(encoder: nn.Module, batches: Iterable[Tensor], *, alpha: float = 0.5
         Names of the linears by name of the norm that feeds them.
 
     Raises:
-        ValueError: without samples, when no norm feeds a linear, or when the outputs change because a norm's output is
-            also used elsewhere; nothing is changed then.
+        ValueError: without samples, when no norm feeds a linear, or when the outputs change because
+            a norm's output is also used elsewhere; nothing is changed then.
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"got alpha={alpha}; allowed is 0 to 1: choose 0.5")
     data = list(batches)
     if not data:
-        raise ValueError("the calibration set is empty; allowed is one sample or more: give batches of inputs")
+        raise ValueError(
+            "the calibration set is empty; allowed is one sample or more: give batches of inputs"
+        )
     found = feeds(encoder, data[0][:2], (nn.LayerNorm, nn.RMSNorm), (nn.Linear,))
-    pairs = {norm: linears for norm, linears in found.items() if _affine(encoder.get_submodule(norm)) is not None}
+    pairs = {
+        norm: linears
+        for norm, linears in found.items()
+        if _affine(encoder.get_submodule(norm)) is not None
+    }
     if not pairs:
         raise ValueError(
             f"no LayerNorm of {type(encoder).__name__} feeds a linear; allowed are transformers such as timm's ViTs: "
@@ -57,7 +65,9 @@ def smooth_(encoder: nn.Module, batches: Iterable[Tensor], *, alpha: float = 0.5
         peaks = _peaks(encoder, pairs, data)
         scales = {}
         for norm, linears in pairs.items():
-            weight = torch.stack([parameter_of(encoder.get_submodule(name)).abs().amax(0) for name in linears]).amax(0)
+            weight = torch.stack(
+                [parameter_of(encoder.get_submodule(name)).abs().amax(0) for name in linears]
+            ).amax(0)
             scale = peaks[norm].clamp_min(1e-5) ** alpha / weight.clamp_min(1e-5) ** (1.0 - alpha)
             scales[norm] = torch.where((peaks[norm] > 0.0) & (weight > 0.0), scale, 1.0)
             _rescale(encoder, norm, linears, scales[norm])
@@ -77,7 +87,9 @@ def _affine(norm: nn.Module) -> Tensor | None:
     return weight if isinstance(weight, Tensor) else None
 
 
-def _peaks(encoder: nn.Module, pairs: dict[str, list[str]], data: list[Tensor]) -> dict[str, Tensor]:
+def _peaks(
+    encoder: nn.Module, pairs: dict[str, list[str]], data: list[Tensor]
+) -> dict[str, Tensor]:
     """Largest magnitude of each channel of what the norms return."""
     names = {encoder.get_submodule(norm): norm for norm in pairs}
     found: dict[str, Tensor] = {}
@@ -93,7 +105,9 @@ def _peaks(encoder: nn.Module, pairs: dict[str, list[str]], data: list[Tensor]) 
 
 
 def _rescale(encoder: nn.Module, norm_name: str, linears: list[str], scale: Tensor) -> None:
-    for parameter in encoder.get_submodule(norm_name).parameters():  # weight and, where there is one, bias
+    for parameter in encoder.get_submodule(
+        norm_name
+    ).parameters():  # weight and, where there is one, bias
         parameter.div_(scale)
     for name in linears:
         parameter_of(encoder.get_submodule(name)).mul_(scale)
@@ -102,7 +116,8 @@ def _rescale(encoder: nn.Module, norm_name: str, linears: list[str], scale: Tens
 class Log2(Rangeless):
     """Powers of two: `x̂ = 2^(−round(−log2 x))` for 0 < x ≤ 1, with 2^b codes; what is below the least is 0.
 
-    The gradient is that of the powers with the rounding passed over, and 0 where x̂ is 0. It needs no calibration.
+    The gradient is that of the powers with the rounding passed over, and 0 where x̂ is 0. It needs
+    no calibration.
 
     Args:
         fixed_bits: width that `quant.bits` does not change.
@@ -115,7 +130,9 @@ class Log2(Rangeless):
 
     def quantize(self, x: Tensor) -> Tensor:
         """On the powers."""
-        last = torch.exp2(self.bits).round() - 1  # the code of 0; one less is that of the least power
+        last = (
+            torch.exp2(self.bits).round() - 1
+        )  # the code of 0; one less is that of the least power
         code = round_ste(-torch.log2(x.clamp_min(2.0**-126)))
         return torch.where((code < last) & (x > 0.0), torch.exp2(-code), 0.0)
 
@@ -123,7 +140,8 @@ class Log2(Rangeless):
 def quantize_softmax_(encoder: nn.Module, *, fixed_bits: int | None = None) -> list[str]:
     """Put the attention of timm's ViTs on powers of two whenever activations are quantized.
 
-    Fused attention is switched off, since it never shows its probabilities; in float, results agree to its rounding.
+    Fused attention is switched off, since it never shows its probabilities; in float, results agree
+    to its rounding.
 
     Args:
         encoder: with timm's `Attention`, that `quantize_` has prepared.
@@ -138,7 +156,8 @@ def quantize_softmax_(encoder: nn.Module, *, fixed_bits: int | None = None) -> l
     found: list[tuple[str, Any]] = [
         (name, module)
         for name, module in encoder.named_modules()
-        if hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Dropout)
+        if hasattr(module, "fused_attn")
+        and isinstance(getattr(module, "attn_drop", None), nn.Dropout)
     ]
     if not found:
         raise ValueError(

@@ -1,8 +1,7 @@
 """What lets a live object be written into a recipe: it remembers how it was constructed.
 
-A recipe names a class and its keyword arguments. The reverse way, from an object made in Python back to a recipe,
-needs those arguments again; `Component` keeps them, and nothing else.
-"""
+A recipe names a class and its keyword arguments. The reverse way, from an object made in Python
+back to a recipe, needs those arguments again; `Component` keeps them, and nothing else."""
 
 import functools
 import re
@@ -16,8 +15,8 @@ T = TypeVar("T")
 def kind_of(name: str) -> str:
     """Return the name of a class in a recipe: its name in snake case, `TwoViews` → `two_views`.
 
-    Where the field spells it otherwise, the class says so: `class SimSiam(Siamese, kind="simsiam")`.
-    """
+    Where the field spells it otherwise, the class says so: `class SimSiam(Siamese,
+    kind="simsiam")`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z]{2})", "_", name).lower()
 
 
@@ -37,8 +36,9 @@ class Component:
 
     Attributes:
         kind: the name of the class in a recipe.
-        config: `kind` and the keyword arguments of the constructor, as plain data. Positional arguments are what
-            the recipe injects (an encoder into its method, say) and are not part of it.
+        config: `kind` and the keyword arguments of the constructor, as plain data. Positional
+            arguments are what the recipe injects (an encoder into its method, say) and are not part
+            of it.
     """
 
     config: dict[str, Any]
@@ -61,7 +61,9 @@ class Component:
 
         @functools.wraps(construct)
         def recorded(self: Any, *args: Any, **keywords: Any) -> None:
-            if "config" not in self.__dict__:  # the outermost class of a hierarchy is the one that was named
+            if (
+                "config" not in self.__dict__
+            ):  # the outermost class of a hierarchy is the one that was named
                 self.config = {"kind": self.kind, **as_config(keywords)}
             construct(self, *args, **keywords)
 

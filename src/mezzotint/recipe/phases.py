@@ -3,12 +3,12 @@
     method: {kind: bridle, codebook: {kind: rq}}
     phases:
       - {run: {epochs: 100}}
-      - {method: {kind: bridle_tokenizer, codebook: {kind: rq}}, run: {epochs: 20}, load: {encoder: encoder}}
+      - {method: {kind: bridle_tokenizer, codebook: {kind: rq}}, run: {epochs: 20}, load: {encoder:
+        encoder}}
 
-A phase is the recipe with its own keys on top; a section, or a part of one, that names another `kind` is taken as it
-stands. `load` says which parts of the method are those that an earlier phase left, and how they were called there. All
-of this is plain data; `train.plan` runs it.
-"""
+A phase is the recipe with its own keys on top; a section, or a part of one, that names another
+`kind` is taken as it stands. `load` says which parts of the method are those that an earlier phase
+left, and how they were called there. All of this is plain data; `train.plan` runs it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,12 +29,20 @@ def unfold(config: Mapping[str, Any]) -> list[tuple[str, dict[str, str], Raw]]:
     if "phases" not in config:
         return [("", {}, base)]
     phases = config["phases"]
-    if not isinstance(phases, list) or not phases or not all(isinstance(p, Mapping) for p in phases):
-        raise RecipeError("phases: got something else; allowed is a list, each a mapping with what differs in a phase")
+    if (
+        not isinstance(phases, list)
+        or not phases
+        or not all(isinstance(p, Mapping) for p in phases)
+    ):
+        raise RecipeError(
+            "phases: got something else; allowed is a list, each a mapping with what differs in a phase"
+        )
     unfolded = []
     for number, phase in enumerate(phases):
         load = phase.get("load", {})
-        if not isinstance(load, Mapping) or not all(isinstance(v, str) for item in load.items() for v in item):
+        if not isinstance(load, Mapping) or not all(
+            isinstance(v, str) for item in load.items() for v in item
+        ):
             raise RecipeError(
                 f"phases.{number}.load: got {load!r}; allowed is a mapping of parts of the method to their names in an "
                 "earlier phase, such as {encoder: encoder}"
@@ -43,7 +51,9 @@ def unfold(config: Mapping[str, Any]) -> list[tuple[str, dict[str, str], Raw]]:
         kind = own.get("method", "")
         name = phase.get("name", kind if isinstance(kind, str) else kind.get("kind", ""))
         if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum():
-            raise RecipeError(f"phases.{number}.name: got {name!r}; allowed are letters, digits, - and _")
+            raise RecipeError(
+                f"phases.{number}.name: got {name!r}; allowed are letters, digits, - and _"
+            )
         unfolded.append((name, dict(load), own))
     return unfolded
 

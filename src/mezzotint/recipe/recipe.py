@@ -50,10 +50,14 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise RecipeError("the recipe uses a YAML alias; allowed is plain data: write the value out")
+            raise RecipeError(
+                "the recipe uses a YAML alias; allowed is plain data: write the value out"
+            )
         self.depth += 1
         if self.depth > _MAX_DEPTH:
-            raise RecipeError(f"the recipe is nested deeper than {_MAX_DEPTH} levels; allowed is plain data")
+            raise RecipeError(
+                f"the recipe is nested deeper than {_MAX_DEPTH} levels; allowed is plain data"
+            )
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -63,7 +67,9 @@ class _Loader(yaml.SafeLoader):
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
-                raise RecipeError(f"the key {key!r} stands twice in the mapping of line {line}; keep one")
+                raise RecipeError(
+                    f"the key {key!r} stands twice in the mapping of line {line}; keep one"
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -81,7 +87,9 @@ def parse_yaml(text: str, where: str) -> Any:
         RecipeError: when it is not plain YAML.
     """
     if len(text) > _MAX_BYTES:
-        raise RecipeError(f"{where} has {len(text)} characters; allowed are {_MAX_BYTES}: a recipe is a page of text")
+        raise RecipeError(
+            f"{where} has {len(text)} characters; allowed are {_MAX_BYTES}: a recipe is a page of text"
+        )
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
@@ -93,8 +101,13 @@ def parse_yaml(text: str, where: str) -> Any:
 
 def shipped() -> dict[str, Path]:
     """The recipes that come with the package, by name: `image/emoji_simclr` → file."""
-    found = {p.relative_to(_SHIPPED).with_suffix("").as_posix(): p for p in sorted(_SHIPPED.rglob("*.yaml"))}
-    return {name: path for name, path in found.items() if not name.startswith(("studies/", "transfer/"))}
+    found = {
+        p.relative_to(_SHIPPED).with_suffix("").as_posix(): p
+        for p in sorted(_SHIPPED.rglob("*.yaml"))
+    }
+    return {
+        name: path for name, path in found.items() if not name.startswith(("studies/", "transfer/"))
+    }
 
 
 def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -105,7 +118,8 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         overrides: `section.key=value`, the value in YAML.
 
     Returns:
-        The sections as plain data, checked and with all defaults filled in; of a recipe with phases, the last one's.
+        The sections as plain data, checked and with all defaults filled in; of a recipe with
+        phases, the last one's.
 
     Raises:
         RecipeError: with what was got, what is allowed, and the nearest name.
@@ -130,7 +144,9 @@ def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}") from error
     config = parse_yaml(text, str(path))
     if not isinstance(config, dict):
-        raise RecipeError(f"{path}: got {type(config).__name__}; allowed is a mapping with {', '.join(FAMILIES)}")
+        raise RecipeError(
+            f"{path}: got {type(config).__name__}; allowed is a mapping with {', '.join(FAMILIES)}"
+        )
     for override in overrides:
         _override(config, override)
     return config
@@ -141,7 +157,9 @@ def _override(config: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     parts = name.split(".")
     if not equals or not all(parts):
-        raise RecipeError(f"got the override {override!r}; allowed is section.key=value, such as run.epochs=20")
+        raise RecipeError(
+            f"got the override {override!r}; allowed is section.key=value, such as run.epochs=20"
+        )
     value = parse_yaml(text, f"the override {name}")
     place: Any = config
     for part in parts[:-1]:
@@ -167,7 +185,8 @@ def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     """What to evaluate an encoder of another project by.
 
     Args:
-        path: an ONNX file, or a YAML file with the sections `encoder` and `data`, and maybe `run` and `evaluate`.
+        path: an ONNX file, or a YAML file with the sections `encoder` and `data`, and maybe `run`
+            and `evaluate`.
         overrides: as for `read_recipe`; an ONNX file needs `data.kind=…` at least.
 
     Returns:
@@ -178,7 +197,9 @@ def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     """
     path = Path(path)
     if not path.is_file():
-        raise RecipeError(f"got {str(path)!r}, which is no file; allowed is an ONNX or YAML file: check the path")
+        raise RecipeError(
+            f"got {str(path)!r}, which is no file; allowed is an ONNX or YAML file: check the path"
+        )
     config: Any = {"encoder": {"kind": "onnx", "path": str(path)}}
     if path.suffix != ".onnx":
         config = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
@@ -198,11 +219,15 @@ def resolve_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     """Check all sections of a recipe, and fill in the defaults."""
     for name in config:
         if name not in FAMILIES:
-            raise RecipeError(f"{name}: unknown section; allowed: {', '.join(FAMILIES)}{nearest(str(name), FAMILIES)}")
+            raise RecipeError(
+                f"{name}: unknown section; allowed: {', '.join(FAMILIES)}{nearest(str(name), FAMILIES)}"
+            )
     resolved = {}
     for name, family in FAMILIES.items():
         if name not in config and name not in _DEFAULTS:
-            raise RecipeError(f"{name}: missing; a recipe needs {', '.join(f for f in FAMILIES if f not in _DEFAULTS)}")
+            raise RecipeError(
+                f"{name}: missing; a recipe needs {', '.join(f for f in FAMILIES if f not in _DEFAULTS)}"
+            )
         value = config.get(name, _DEFAULTS.get(name))
         resolved[name] = resolve({} if value is None else value, family, name)
     return resolved
@@ -257,7 +282,8 @@ class Recipe:
             encoder = construct(config["encoder"], FAMILIES["encoder"], {"Encoder": (data.input,)})
             method = construct(config["method"], FAMILIES["method"], {"Method": (encoder,)})
         rest = {
-            name: construct(config[name], FAMILIES[name], {}) for name in ("views", "optimizer", "schedule", "evaluate")
+            name: construct(config[name], FAMILIES[name], {})
+            for name in ("views", "optimizer", "schedule", "evaluate")
         }
         return cls(data=data, method=method, run=run, **rest)
 
@@ -292,5 +318,9 @@ class Recipe:
     def to_yaml(self) -> str:
         """The recipe as YAML, which `Recipe.load` reads back to the same objects."""
         own = self._foreign()
-        note = f"# {', '.join(own)}: a class of your own, which only Python can make again\n" if own else ""
+        note = (
+            f"# {', '.join(own)}: a class of your own, which only Python can make again\n"
+            if own
+            else ""
+        )
         return note + yaml.safe_dump(self.config(), sort_keys=False, allow_unicode=True)

@@ -1,8 +1,8 @@
 """Recipes as plain data: checked against the signatures, and made into objects.
 
-Leaf values are checked by pydantic in strict JSON mode (a list is a tuple, an integer is a number, nothing else is
-converted); components are followed recursively. Nothing here imports torch before `construct`.
-"""
+Leaf values are checked by pydantic in strict JSON mode (a list is a tuple, an integer is a number,
+nothing else is converted); components are followed recursively. Nothing here imports torch before
+`construct`."""
 
 import difflib
 import importlib
@@ -28,8 +28,8 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
     """Check a component's plain data against its signature, and fill in the defaults.
 
     Args:
-        config: a mapping with `kind` and keywords, or the bare kind. `kind` may be left out where the family itself is
-            concrete.
+        config: a mapping with `kind` and keywords, or the bare kind. `kind` may be left out where
+            the family itself is concrete.
         family: name of the class whose members are allowed.
         path: of the key in the recipe, for messages.
 
@@ -40,17 +40,23 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
     if isinstance(config, str):
         config = {"kind": config}
     if not isinstance(config, Mapping):
-        raise RecipeError(f"{path}: got {_shown(config)}; allowed is a mapping with 'kind' and its keys")
+        raise RecipeError(
+            f"{path}: got {_shown(config)}; allowed is a mapping with 'kind' and its keys"
+        )
     own = index().classes[family].kind
     kind = config.get("kind", own if own in members else None)
     if kind not in members:
         got = "no 'kind'" if kind is None else f"{kind!r}"
-        raise RecipeError(f"{path}.kind: got {got}; allowed: {', '.join(members)}{nearest(str(kind), members)}")
+        raise RecipeError(
+            f"{path}.kind: got {got}; allowed: {', '.join(members)}{nearest(str(kind), members)}"
+        )
     keys = members[kind].keys
     for name in config:
         if name != "kind" and name not in keys:
             allowed = ", ".join(keys) or "no keys"
-            raise RecipeError(f"{path}.{name}: unknown key; {kind} takes {allowed}{nearest(str(name), keys)}")
+            raise RecipeError(
+                f"{path}.{name}: unknown key; {kind} takes {allowed}{nearest(str(name), keys)}"
+            )
     resolved: dict[str, Any] = {} if list(members) == [own] else {"kind": kind}
     for name, key in keys.items():
         if name not in config and key.required:
@@ -83,7 +89,11 @@ def _check(value: Any, kind: Any, path: str) -> Any:
         allowed = f"{path}: got {_shown(value)}; allowed is {show_type(kind)}"
         if typing.get_origin(kind) is list and isinstance(value, (str, int, float)):
             raise RecipeError(f"{allowed}: write [{value}]") from error
-        choices = [str(a) for a in typing.get_args(kind)] if typing.get_origin(kind) is typing.Literal else []
+        choices = (
+            [str(a) for a in typing.get_args(kind)]
+            if typing.get_origin(kind) is typing.Literal
+            else []
+        )
         raise RecipeError(allowed + nearest(str(value), choices)) from error
     return value
 
@@ -93,7 +103,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def construct(config: Mapping[str, Any], family: str, injected: Mapping[str, tuple[Any, ...]]) -> Any:
+def construct(
+    config: Mapping[str, Any], family: str, injected: Mapping[str, tuple[Any, ...]]
+) -> Any:
     """Make the object that resolved plain data describes.
 
     Args:
@@ -117,8 +129,12 @@ def _construct(value: Any, kind: Any, injected: Mapping[str, tuple[Any, ...]]) -
         return [_construct(item, kind.item, injected) for item in value]
     if isinstance(kind, Alternatives):
         if isinstance(value, Mapping):
-            return _construct(value, next(o for o in kind.options if isinstance(o, Member)), injected)
+            return _construct(
+                value, next(o for o in kind.options if isinstance(o, Member)), injected
+            )
         if isinstance(value, list):
-            return _construct(value, next(o for o in kind.options if isinstance(o, ListOf)), injected)
+            return _construct(
+                value, next(o for o in kind.options if isinstance(o, ListOf)), injected
+            )
         return value
     return tuple(value) if typing.get_origin(kind) is tuple and isinstance(value, list) else value

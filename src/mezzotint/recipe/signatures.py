@@ -1,13 +1,13 @@
 """The recipe's keys, read from the signatures of the package's own classes.
 
-A component's keyword arguments, their types, defaults and docstring are the recipe's keys, their validation and their
-help; there is no second description. They are read from the source text, so that a bad recipe is refused, with the
-nearest key, before torch is imported. Only what stands in this package can be named: a recipe cannot import anything.
+A component's keyword arguments, their types, defaults and docstring are the recipe's keys, their
+validation and their help; there is no second description. They are read from the source text, so
+that a bad recipe is refused, with the nearest key, before torch is imported. Only what stands in
+this package can be named: a recipe cannot import anything.
 
-A class belongs to the family of each of its base classes (`SimCLR(Method)`), a function decorated with `@factory` to
-that of its return type (`resnet18(...) -> ResNet`, and so to `Encoder`). Positional parameters are what the builder
-injects, and are no keys.
-"""
+A class belongs to the family of each of its base classes (`SimCLR(Method)`), a function decorated
+with `@factory` to that of its return type (`resnet18(...) -> ResNet`, and so to `Encoder`).
+Positional parameters are what the builder injects, and are no keys."""
 
 import ast
 import functools
@@ -21,8 +21,21 @@ from typing import Any
 
 from mezzotint.recipe.component import kind_of
 
-_PLAIN: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "None": None, "Any": Any}
-_GENERIC: dict[str, Any] = {"tuple": tuple, "list": list, "dict": dict, "Sequence": list, "Mapping": dict}
+_PLAIN: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "str": str,
+    "None": None,
+    "Any": Any,
+}
+_GENERIC: dict[str, Any] = {
+    "tuple": tuple,
+    "list": list,
+    "dict": dict,
+    "Sequence": list,
+    "Mapping": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -166,16 +179,26 @@ class Index:
                 call = ast.parse(f"_{header or '()'}", mode="eval").body
                 assert isinstance(call, ast.Call)
                 bases = tuple(ast.unparse(b).split("[")[0].rpartition(".")[2] for b in call.args)
-                said = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("kind", "abstract")}
+                said = {
+                    k.arg: ast.literal_eval(k.value)
+                    for k in call.keywords
+                    if k.arg in ("kind", "abstract")
+                }
                 abstract = said.get("abstract", False) or "Protocol" in bases
-                entry = ComponentEntry(said.get("kind") or kind_of(name), name, module, bases, abstract, read)
+                entry = ComponentEntry(
+                    said.get("kind") or kind_of(name), name, module, bases, abstract, read
+                )
                 self.classes[name] = entry
             for name, returns in _FACTORY.findall(file.text):
                 self.functions[name] = ComponentEntry(name, name, module, (returns,), False, read)
 
     def _describe(self, file: _File, name: str) -> tuple[str, dict[str, Key]]:
         """The first line of a component's docstring, and its keys."""
-        node = next(n for n in file.tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name)
+        node = next(
+            n
+            for n in file.tree.body
+            if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name
+        )
         doc = ast.get_docstring(node) or ""
         construct: ast.FunctionDef | None = node if isinstance(node, ast.FunctionDef) else None
         for item in node.body if isinstance(node, ast.ClassDef) else ():
@@ -198,7 +221,10 @@ class Index:
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             entry = self.functions.get(name) or self.classes[name]
-            return {"kind": entry.kind, **{str(k.arg): self._default(file, k.value) for k in node.keywords}}
+            return {
+                "kind": entry.kind,
+                **{str(k.arg): self._default(file, k.value) for k in node.keywords},
+            }
         if isinstance(node, (ast.List, ast.Tuple)):
             return [self._default(file, item) for item in node.elts]
         if isinstance(node, ast.Name):
@@ -207,12 +233,18 @@ class Index:
 
     def _type(self, file: _File, node: ast.expr) -> Any:
         if isinstance(node, ast.Constant):
-            return self._type(file, ast.parse(str(node.value), mode="eval").body) if node.value else None
+            return (
+                self._type(file, ast.parse(str(node.value), mode="eval").body)
+                if node.value
+                else None
+            )
         if isinstance(node, ast.BinOp):
             options = (self._type(file, node.left), self._type(file, node.right))
             if any(isinstance(o, (Member, ListOf, Alternatives)) for o in options):
                 return Alternatives(options)
-            return options[0] | options[1] if options[1] is not None else typing.Optional[options[0]]  # noqa: UP045
+            return (
+                options[0] | options[1] if options[1] is not None else typing.Optional[options[0]]
+            )  # noqa: UP045
         if isinstance(node, ast.Subscript):
             name = ast.unparse(node.value).rpartition(".")[2]
             items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
@@ -232,7 +264,9 @@ class Index:
             return self._type(home, home.aliases[name])
         if name in self.classes:
             return Member(name)
-        raise TypeError(f"{file.module}: the annotation {name!r} of a component cannot be read from the text")
+        raise TypeError(
+            f"{file.module}: the annotation {name!r} of a component cannot be read from the text"
+        )
 
     def families_of(self, entry: ComponentEntry) -> set[str]:
         """The names of all ancestors of a component, its own included."""
@@ -247,7 +281,9 @@ class Index:
     def members(self, family: str) -> dict[str, ComponentEntry]:
         """What can stand where a family is asked for, by kind."""
         made_by_factory = {base for entry in self.functions.values() for base in entry.bases}
-        classes = [e for e in self.classes.values() if not e.abstract and e.name not in made_by_factory]
+        classes = [
+            e for e in self.classes.values() if not e.abstract and e.name not in made_by_factory
+        ]
         public = [e for e in (*classes, *self.functions.values()) if not e.name.startswith("_")]
         chosen = [e for e in public if family in self.families_of(e)]
         by_kind = {e.kind: e for e in chosen if e.name != family or len(chosen) == 1 or e.keys}
@@ -263,7 +299,9 @@ def index() -> Index:
 def _argument_docs(doc: str) -> dict[str, str]:
     """The `Args:` section of a Google docstring, by name."""
     found: dict[str, str] = {}
-    section = re.search(r"^\s*Args:\n(.*?)(?=^\S|^\s*(?:Returns|Raises|Attributes|Yields):|\Z)", doc, re.S | re.M)
+    section = re.search(
+        r"^\s*Args:\n(.*?)(?=^\S|^\s*(?:Returns|Raises|Attributes|Yields):|\Z)", doc, re.S | re.M
+    )
     if section:
         for name, text in re.findall(r"^ +(\w+): (.*?)(?=^ +\w+: |\Z)", section[1], re.S | re.M):
             found[name] = " ".join(text.split())

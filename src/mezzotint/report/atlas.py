@@ -1,7 +1,7 @@
 """The sections of the report that look at features: what the encoder is bad at, a map, and nearest neighbours.
 
-The report's maps of the features over the epochs: small, side by side, each laid out from the one before.
-"""
+The report's maps of the features over the epochs: small, side by side, each laid out from the one
+before."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,15 @@ import numpy as np
 
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.projection import LAYOUTS, Layout, Points, components, lay_out, lay_out_all, unit_square
+from mezzotint.evaluation.projection import (
+    LAYOUTS,
+    Layout,
+    Points,
+    components,
+    lay_out,
+    lay_out_all,
+    unit_square,
+)
 from mezzotint.evaluation.results import wilson
 from mezzotint.report import neighbours
 from mezzotint.report.neighbours import Look
@@ -47,14 +55,20 @@ def maps_section(run: Path, layout: Layout, seed: int) -> dict[str, Any] | None:
         {
             "title": "before training" if one.epoch == 0 else f"epoch {one.epoch}",
             "paths": [
-                {"label": label, "colour": colour(label), "d": dots(points, one.labels.tolist(), label)}
+                {
+                    "label": label,
+                    "colour": colour(label),
+                    "d": dots(points, one.labels.tolist(), label),
+                }
                 for points in (on_stage(plane),)
                 for label in np.unique(one.labels).tolist()
             ],
         }
         for one, plane in zip(chosen, planes, strict=True)
     ]
-    more = "" if len(chosen) == len(found) else f", {len(chosen)} of the {len(found)} that were taken"
+    more = (
+        "" if len(chosen) == len(found) else f", {len(chosen)} of the {len(found)} that were taken"
+    )
     how = (
         f"The same {len(found[0].samples):,} training samples by {LAYOUTS[layout]} at each time{more}. Each map starts "
         "from the one before and is turned onto it, so that a sample stays near its place while its neighbours do."
@@ -64,12 +78,17 @@ def maps_section(run: Path, layout: Layout, seed: int) -> dict[str, Any] | None:
 
 def on_stage(plane: Points) -> list[tuple[int, int]]:
     """Places `[N, 2]` as whole numbers in a square of 1000 units."""
-    return [(round(_EDGE + _INSIDE * x), round(_EDGE + _INSIDE * y)) for x, y in unit_square(plane).tolist()]
+    return [
+        (round(_EDGE + _INSIDE * x), round(_EDGE + _INSIDE * y))
+        for x, y in unit_square(plane).tolist()
+    ]
 
 
 def dots(points: Sequence[tuple[int, int]], labels: Sequence[int], label: int) -> str:
     """An SVG path that is a dot at each point with the label, for round line caps."""
-    return "".join(f"M{x} {y}h0" for (x, y), own in zip(points, labels, strict=True) if own == label)
+    return "".join(
+        f"M{x} {y}h0" for (x, y), own in zip(points, labels, strict=True) if own == label
+    )
 
 
 def colour(label: int) -> int:
@@ -93,7 +112,8 @@ def feature_sections(
         layout: of the map.
 
     Returns:
-        The sections `weak`, `atlas` and `kin`, as far as the data allows; and what the map's script needs.
+        The sections `weak`, `atlas` and `kin`, as far as the data allows; and what the map's script
+        needs.
     """
     look = neighbours.look(encoder, source, workers)
     if look is None:
@@ -131,7 +151,12 @@ def _weak(look: Look, task: str) -> dict[str, Any]:
         for pair in neighbours.confusions(look)
     ]
     classes = [
-        {"name": look.class_name(s.label), "share": round(s.share, 4), "text": number(s.share, 2), "count": s.count}
+        {
+            "name": look.class_name(s.label),
+            "share": round(s.share, 4),
+            "text": number(s.share, 2),
+            "count": s.count,
+        }
         for s in scores[:_CLASSES]
     ]
     title = (
@@ -153,7 +178,9 @@ def _atlas(look: Look, seed: int, layout: Layout) -> tuple[dict[str, Any], dict[
     known = sorted(label for label in counted if label >= 0)
     script = {
         "points": [[*xy, int(y), int(g)] for xy, y, g in zip(points, labels, guesses, strict=True)],
-        "classes": {label: look.class_name(label) for label in {*known, *guesses.tolist()} if label >= 0},
+        "classes": {
+            label: look.class_name(label) for label in {*known, *guesses.tolist()} if label >= 0
+        },
         "names": [name for name, _ in found],
         "columns": columns,
         "size": SPRITE_SIZE,
@@ -168,7 +195,9 @@ def _atlas(look: Look, seed: int, layout: Layout) -> tuple[dict[str, Any], dict[
         }
         for label in sorted(counted, key=lambda label: (-counted[label], label))
     ]
-    part = f"{len(rows):,}" if len(rows) == len(look.test) else f"{len(rows):,} of {len(look.test):,}"
+    part = (
+        f"{len(rows):,}" if len(rows) == len(look.test) else f"{len(rows):,} of {len(look.test):,}"
+    )
     kind = "test samples" if look.task is not None else "samples"
     section = {
         "how": f"{part} {kind}, laid out by {LAYOUTS[layout]}: what stands near is near for the encoder; large "
@@ -188,7 +217,9 @@ def _kin(look: Look, seed: int) -> dict[str, Any]:
         if x is None:
             continue
         label, others = int(look.labels[row]), []
-        for place, cosine in zip(look.neighbours[row][: neighbours.SHOWN], look.similarity[row].tolist(), strict=False):
+        for place, cosine in zip(
+            look.neighbours[row][: neighbours.SHOWN], look.similarity[row].tolist(), strict=False
+        ):
             title, other = stored(look.source, place)
             if other is not None:
                 own = int(look.labels_of(place.reshape(1))[0])
@@ -201,8 +232,19 @@ def _kin(look: Look, seed: int) -> dict[str, Any]:
                     }
                 )
         rows.append(
-            {"query": portrait(x, name, look.source), "label": look.class_name(label) or name, "others": others}
+            {
+                "query": portrait(x, name, look.source),
+                "label": look.class_name(label) or name,
+                "others": others,
+            }
         )
-    where = f" Test samples and their nearest training samples, {task_words(look.task.name)}." if look.task else ""
+    where = (
+        f" Test samples and their nearest training samples, {task_words(look.task.name)}."
+        if look.task
+        else ""
+    )
     how = f"Chosen by the seed, not by success.{where} The number is the cosine of the features."
-    return {"how": how + (" ✓ has the class of the first, ✗ has not." if look.task else ""), "rows": rows}
+    return {
+        "how": how + (" ✓ has the class of the first, ✗ has not." if look.task else ""),
+        "rows": rows,
+    }

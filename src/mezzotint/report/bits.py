@@ -1,11 +1,11 @@
 """The figures at low bits: one chart for each probe of each task, and a table of what is lost against float.
 
-In a chart the settings stand side by side as they are in the grid, from float on the left; a line's colour says whose
-encoder it is, its strokes say how the encoder was quantized. The thin level is the encoder's own float figure, and the
-band the 95 % interval of each unbroken line.
+In a chart the settings stand side by side as they are in the grid, from float on the left; a line's
+colour says whose encoder it is, its strokes say how the encoder was quantized. The thin level is
+the encoder's own float figure, and the band the 95 % interval of each unbroken line.
 
-Layers at low bits: what each loses when it alone is quantized, and the shape of its weights and inputs.
-"""
+Layers at low bits: what each loses when it alone is quantized, and the shape of its weights and
+inputs."""
 
 import json
 import math
@@ -24,7 +24,12 @@ _Key = tuple[str, str, str, str]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 30
 _FLOAT: Bits = (32, 32)
-_STROKES = {"plain": "", "strong": "6 3", "plain, float head": "1.5 3", "strong, float head": "8 3 1.5 3"}
+_STROKES = {
+    "plain": "",
+    "strong": "6 3",
+    "plain, float head": "1.5 3",
+    "strong, float head": "8 3 1.5 3",
+}
 _FIRST_CHARTS = 4
 
 
@@ -34,9 +39,11 @@ class Line:
 
     Attributes:
         run: whose encoder; its colour is `colour`.
-        how: `plain`, `strong`, and whether the head is that of the float encoder; its strokes are `stroke`.
+        how: `plain`, `strong`, and whether the head is that of the float encoder; its strokes are
+            `stroke`.
         found: figure and interval by setting; float among them.
-        changes: the difference from float by setting, with the interval of paired samples; where it was measured.
+        changes: the difference from float by setting, with the interval of paired samples; where it
+            was measured.
     """
 
     run: str
@@ -49,7 +56,9 @@ class Line:
         """The difference from float in words, `−0.013 ± 0.009`; a dash where float is not known."""
         if bits in self.changes:
             return signed_interval(self.changes[bits])
-        return signed(self.found[bits].mean - self.found[_FLOAT].mean) if _FLOAT in self.found else "–"
+        return (
+            signed(self.found[bits].mean - self.found[_FLOAT].mean) if _FLOAT in self.found else "–"
+        )
 
     @property
     def stroke(self) -> str:
@@ -75,12 +84,14 @@ def bits_section(runs: Mapping[str, Sequence[Row]], *, first: int = 0) -> dict[s
     """What the template needs.
 
     Args:
-        runs: rows of each run's evaluation by the run's name; the report's own comes first, the others are overlaid.
+        runs: rows of each run's evaluation by the run's name; the report's own comes first, the
+            others are overlaid.
         first: place of the first chart among all charts of the page.
 
     Returns:
-        `how` in words, `runs` and `strokes` as keys to the lines, `charts`, the `rest` of them, and the `table` of the
-        first run with its `settings`; `None` when the first run was measured in float alone.
+        `how` in words, `runs` and `strokes` as keys to the lines, `charts`, the `rest` of them, and
+        the `table` of the first run with its `settings`; `None` when the first run was measured in
+        float alone.
     """
     found = figures(runs)
     own = next(iter(runs), "")
@@ -93,12 +104,18 @@ def bits_section(runs: Mapping[str, Sequence[Row]], *, first: int = 0) -> dict[s
         "first": first,
         "how": _how(runs[own]),
         "runs": [(name, place) for place, name in enumerate(runs)] if len(runs) > 1 else [],
-        "strokes": [(how, stroke) for how, stroke in _STROKES.items() if any(line.how == how for line in lines)],
+        "strokes": [
+            (how, stroke)
+            for how, stroke in _STROKES.items()
+            if any(line.how == how for line in lines)
+        ],
         "charts": charts[:_FIRST_CHARTS],
         "rest": charts[_FIRST_CHARTS:],
         "settings": [_words(bits) for bits in settings if bits != _FLOAT],
         "table": [
-            {"task": figure.title, "rows": entries} for figure in found if (entries := _table(figure, own, settings))
+            {"task": figure.title, "rows": entries}
+            for figure in found
+            if (entries := _table(figure, own, settings))
         ],
     }
 
@@ -117,7 +134,9 @@ def figures(runs: Mapping[str, Sequence[Row]]) -> list[Figure]:
             if how and measure in ("top1", "kept"):
                 name = probe.removesuffix("_ptq")
                 level = groups.get((task, name, "", "top1"), {})
-                lost, gained = (groups.get((task, probe, how, side), {}) for side in ("lost", "gained"))
+                lost, gained = (
+                    groups.get((task, probe, how, side), {}) for side in ("lost", "gained")
+                )
                 line = Line(
                     run,
                     how if name == probe else f"{how}, float head",
@@ -141,7 +160,10 @@ def _words(bits: Bits) -> str:
 def _how(rows: Sequence[Row]) -> str:
     words = "Bits of weights/activations, simulated in float32. "
     if any(row.metric == "all/kept" for row in rows):
-        return words + "Nothing has labels: of the ten nearest neighbours of a sample in float, the share that is kept."
+        return (
+            words
+            + "Nothing has labels: of the ten nearest neighbours of a sample in float, the share that is kept."
+        )
     words += (
         "Probes learn from features of the quantized encoder and are tested on the same; “float head” is the linear "
         "probe of the float encoder, used as it is."
@@ -156,14 +178,21 @@ def _how(rows: Sequence[Row]) -> str:
 def _chart(figure: Figure, settings: Sequence[Bits]) -> dict[str, Any]:
     """Coordinates of one figure's lines."""
     ends = [
-        v for line in figure.lines for i in line.found.values() for v in (i.low, i.mean, i.high) if math.isfinite(v)
+        v
+        for line in figure.lines
+        for i in line.found.values()
+        for v in (i.low, i.mean, i.high)
+        if math.isfinite(v)
     ]
     rows = ticks(min(ends), max(ends))
     step = (WIDTH - _LEFT - _RIGHT) / max(1, len(settings) - 1)
     x = {bits: round(_LEFT + place * step, 1) for place, bits in enumerate(settings)}
 
     def y(value: float) -> float:
-        return round(HEIGHT - _BOTTOM - (value - rows[0]) / (rows[-1] - rows[0]) * (HEIGHT - _TOP - _BOTTOM), 1)
+        return round(
+            HEIGHT - _BOTTOM - (value - rows[0]) / (rows[-1] - rows[0]) * (HEIGHT - _TOP - _BOTTOM),
+            1,
+        )
 
     drawn = []
     for line in figure.lines:
@@ -176,10 +205,14 @@ def _chart(figure: Figure, settings: Sequence[Bits]) -> dict[str, Any]:
                 "stroke": line.stroke,
                 "path": "M" + "L".join(f"{a:g} {b:g}" for a, b in places),
                 "dots": places,
-                "band": _band([(x[bits], y(line.found[bits].low), y(line.found[bits].high)) for bits in there])
+                "band": _band(
+                    [(x[bits], y(line.found[bits].low), y(line.found[bits].high)) for bits in there]
+                )
                 if banded
                 else "",
-                "level": y(line.found[_FLOAT].mean) if line.how == "plain" and _FLOAT in line.found else None,
+                "level": y(line.found[_FLOAT].mean)
+                if line.how == "plain" and _FLOAT in line.found
+                else None,
             }
         )
     return {
@@ -189,19 +222,32 @@ def _chart(figure: Figure, settings: Sequence[Bits]) -> dict[str, Any]:
         "x_ticks": [Tick(x[bits], _words(bits)) for bits in settings],
         "y_ticks": [Tick(y(value), number(value)) for value in rows],
         "points": [(x[bits], 0.0, _reading(figure, bits)) for bits in settings],
-        "box": {"width": WIDTH, "height": HEIGHT, "left": _LEFT, "right": WIDTH - _RIGHT, "bottom": HEIGHT - _BOTTOM},
+        "box": {
+            "width": WIDTH,
+            "height": HEIGHT,
+            "left": _LEFT,
+            "right": WIDTH - _RIGHT,
+            "bottom": HEIGHT - _BOTTOM,
+        },
     }
 
 
 def _band(places: Sequence[tuple[float, float, float]]) -> str:
-    there, back = [f"{x:g} {high:g}" for x, _, high in places], [f"{x:g} {low:g}" for x, low, _ in reversed(places)]
+    there, back = (
+        [f"{x:g} {high:g}" for x, _, high in places],
+        [f"{x:g} {low:g}" for x, low, _ in reversed(places)],
+    )
     return "M" + "L".join(there + back) + "Z"
 
 
 def _summary(line: Line) -> str:
     worst = min(line.found, key=lambda bits: line.found[bits].mean)
     lowest = f"lowest {score(line.found[worst].mean)} at {_words(worst)}"
-    return f"{line.how}: float {score(line.found[_FLOAT].mean)}, {lowest}" if _FLOAT in line.found else lowest
+    return (
+        f"{line.how}: float {score(line.found[_FLOAT].mean)}, {lowest}"
+        if _FLOAT in line.found
+        else lowest
+    )
 
 
 def _reading(figure: Figure, bits: Bits) -> str:
@@ -222,7 +268,9 @@ def _table(figure: Figure, run: str, settings: Sequence[Bits]) -> list[dict[str,
     for line in figure.lines:
         if line.run == run:
             cells = [
-                (score(line.found[bits].mean), line.against_float(bits)) if bits in line.found else ("–", "")
+                (score(line.found[bits].mean), line.against_float(bits))
+                if bits in line.found
+                else ("–", "")
                 for bits in settings
                 if bits != _FLOAT
             ]

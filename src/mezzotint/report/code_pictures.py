@@ -23,10 +23,17 @@ _PAUSE = 6  # frames of silence after each patch that is played
 
 def pictured(encoder: ViT) -> bool:
     """Whether patches of this encoder can be drawn."""
-    return isinstance(encoder.patches, GridPatches) and encoder.modality in ("image", "audio", "video", "series")
+    return isinstance(encoder.patches, GridPatches) and encoder.modality in (
+        "image",
+        "audio",
+        "video",
+        "series",
+    )
 
 
-def code_rows(found: "Coded", encoder: ViT, source: Source, frequent: int) -> list[list[dict[str, Any]]]:
+def code_rows(
+    found: "Coded", encoder: ViT, source: Source, frequent: int
+) -> list[list[dict[str, Any]]]:
     """For each level its most frequent codes, each with the nearest patches, of as many samples.
 
     Args:
@@ -43,7 +50,10 @@ def code_rows(found: "Coded", encoder: ViT, source: Source, frequent: int) -> li
                 break
             places = nearest_patches(found, level, code)
             patches = [found.values[sample, patch] for sample, patch in places]
-            pictures = [_drawn(patch, encoder, f"patch of code {code}, level {level + 1}") for patch in patches]
+            pictures = [
+                _drawn(patch, encoder, f"patch of code {code}, level {level + 1}")
+                for patch in patches
+            ]
             if isinstance(source, Audible) and encoder.modality == "audio":
                 sound = _sound(patches, [patch for _, patch in places], encoder, source)
                 pictures[0] = replace(pictures[0], sound=sound)
@@ -61,7 +71,9 @@ def nearest_patches(found: "Coded", level: int, code: int) -> list[tuple[int, in
     return [(n, int(patch[n])) for n in samples.tolist()]
 
 
-def rebuilt(found: "Coded", encoder: ViT, source: Source, guesses: list[Tensor]) -> list[list[tuple[Picture, str]]]:
+def rebuilt(
+    found: "Coded", encoder: ViT, source: Source, guesses: list[Tensor]
+) -> list[list[tuple[Picture, str]]]:
     """Samples as stored, and as the first levels tell them.
 
     Args:
@@ -73,7 +85,10 @@ def rebuilt(found: "Coded", encoder: ViT, source: Source, guesses: list[Tensor])
     rows = []
     for place, x in enumerate(found.x[1::2][:_REBUILT]):
         kinds = [(x, "as stored")]
-        kinds += [(join(guess[place], encoder), f"{level} of {len(guesses)}") for level, guess in enumerate(guesses, 1)]
+        kinds += [
+            (join(guess[place], encoder), f"{level} of {len(guesses)}")
+            for level, guess in enumerate(guesses, 1)
+        ]
         row = []
         for shown, words in kinds:
             made = picture(depict(shown, encoder.input), f"sample {place + 1}, {words}")
@@ -104,7 +119,9 @@ def _sound(patches: list[Tensor], places: list[int], encoder: ViT, source: Audib
     """Patches one after the other, each in its own band and silence around it."""
     assert isinstance(encoder.patches, GridPatches)
     (_, across), (mels, frames) = encoder.patches.grid, encoder.patches.side
-    sheet = torch.full((source.mel.mels, len(patches) * (frames + _PAUSE) + _PAUSE), source.mel.silence)
+    sheet = torch.full(
+        (source.mel.mels, len(patches) * (frames + _PAUSE) + _PAUSE), source.mel.silence
+    )
     for number, (patch, place) in enumerate(zip(patches, places, strict=True)):
         low, begin = place // across * mels, _PAUSE + number * (frames + _PAUSE)
         sheet[low : low + mels, begin : begin + frames] = patch.view(mels, frames)

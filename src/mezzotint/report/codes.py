@@ -1,10 +1,11 @@
 """`codes.html`: the codebook of a run, measured on its own data, with `codes.json` beside it.
 
-How often each code is used, how evenly, what levels tell of one another and of the position (all as in
-`codebooks.health`, but over many samples), what the patches of frequent codes look and sound like, and what is left of
-a sample when its patches are told by the first s levels alone. Codes stand for vectors and not for pixels; so the last
-is drawn by least squares: from the decoded vectors of half of the samples to the values of their patches, and looked at
-on the other half. Its explained variance says how much of the values a linear finds in the codes.
+How often each code is used, how evenly, what levels tell of one another and of the position (all as
+in `codebooks.health`, but over many samples), what the patches of frequent codes look and sound
+like, and what is left of a sample when its patches are told by the first s levels alone. Codes
+stand for vectors and not for pixels; so the last is drawn by least squares: from the decoded
+vectors of half of the samples to the values of their patches, and looked at on the other half. Its
+explained variance says how much of the values a linear finds in the codes.
 
 Shapes: N samples, L patches, P values of a patch, S levels of K codes.
 """
@@ -73,10 +74,14 @@ def write_codes(run: Path | str, *, samples: int = 256, frequent: int = 12) -> P
     """
     folder = Path(run)
     if samples < 2 or frequent < 1:
-        raise ValueError(f"got samples={samples}, frequent={frequent}; allowed are 2 or more, and 1: take 256 and 12")
+        raise ValueError(
+            f"got samples={samples}, frequent={frequent}; allowed are 2 or more, and 1: take 256 and 12"
+        )
     place, recipe = _with_codebook(folder)
     method = trained_method(recipe, place).method.eval()
-    codebook, tokenizer, encoder = (method.get_submodule(name) for name in ("codebook", "tokenizer", "encoder"))
+    codebook, tokenizer, encoder = (
+        method.get_submodule(name) for name in ("codebook", "tokenizer", "encoder")
+    )
     assert isinstance(codebook, Codebook) and isinstance(encoder, ViT)
     found = look(recipe.data, encoder, tokenizer, codebook, samples)
     measured = health(found.codes, _numbers(found))
@@ -92,14 +97,20 @@ def write_codes(run: Path | str, *, samples: int = 256, frequent: int = 12) -> P
     if pictured(encoder):
         section["shown"] = code_rows(found, encoder, recipe.data, frequent)
         section["rebuilt"] = rebuilt(found, encoder, recipe.data, guesses)
-    page = render(title=f"Codes of {folder.resolve().name}", codes=section, credit=credit(recipe.data))
+    page = render(
+        title=f"Codes of {folder.resolve().name}", codes=section, credit=credit(recipe.data)
+    )
     return write_page(folder / "codes.html", page)
 
 
 def _with_codebook(folder: Path) -> tuple[Path, Recipe]:
     """The directory that holds the newest codebook of a run, and its recipe."""
-    numbered = [(int(found[1]), p) for p in folder.glob("*-*") if (found := re.match(r"(\d+)-", p.name))]
-    places = [p for _, p in sorted(numbered, reverse=True) if (p / "recipe.yaml").is_file()] or [folder]
+    numbered = [
+        (int(found[1]), p) for p in folder.glob("*-*") if (found := re.match(r"(\d+)-", p.name))
+    ]
+    places = [p for _, p in sorted(numbered, reverse=True) if (p / "recipe.yaml").is_file()] or [
+        folder
+    ]
     if not (places[0] / "recipe.yaml").is_file():
         raise RecipeError(
             f"got {folder}, which holds no run; allowed is a directory that `mezzotint pretrain` wrote: check the path"
@@ -117,7 +128,9 @@ def _with_codebook(folder: Path) -> tuple[Path, Recipe]:
 
 
 @torch.no_grad()
-def look(source: Source, encoder: ViT, tokenizer: torch.nn.Module, codebook: Codebook, samples: int) -> Coded:
+def look(
+    source: Source, encoder: ViT, tokenizer: torch.nn.Module, codebook: Codebook, samples: int
+) -> Coded:
     """Take samples of a source and turn their patches into codes.
 
     Args:
@@ -131,11 +144,19 @@ def look(source: Source, encoder: ViT, tokenizer: torch.nn.Module, codebook: Cod
         ValueError: when the codebook was never started, or fewer than two samples can be read.
     """
     if not codebook.ready:
-        raise ValueError("got a codebook that was never started; allowed is one of a run that trained: run a step")
+        raise ValueError(
+            "got a codebook that was never started; allowed is one of a run that trained: run a step"
+        )
     wanted = max(2, min(samples, len(source), _MOST_PATCHES // encoder.patches.count))
-    read = [x for i in sample_order(len(source), 0, 0)[:wanted].tolist() if (x := stored(source, i)[1]) is not None]
+    read = [
+        x
+        for i in sample_order(len(source), 0, 0)[:wanted].tolist()
+        if (x := stored(source, i)[1]) is not None
+    ]
     if len(read) < 2:
-        raise ValueError(f"got {len(read)} samples that can be read; allowed are 2 or more: see `mezzotint doctor`")
+        raise ValueError(
+            f"got {len(read)} samples that can be read; allowed are 2 or more: see `mezzotint doctor`"
+        )
     x = encoder.input.as_float(torch.stack(read))
     parts: list[tuple[Tensor, ...]] = []
     residual, energy = torch.zeros(codebook.num_levels), 0.0
@@ -153,7 +174,9 @@ def look(source: Source, encoder: ViT, tokenizer: torch.nn.Module, codebook: Cod
     if torch.equal(where, where[:1].expand_as(where)):
         where = where[:1]
     flat = indices.flatten(0, 1)
-    usage = torch.stack([torch.bincount(level, minlength=codebook.num_codes).float() for level in flat.unbind(1)])
+    usage = torch.stack(
+        [torch.bincount(level, minlength=codebook.num_codes).float() for level in flat.unbind(1)]
+    )
     codes = Codes(torch.zeros(0), indices, torch.zeros(()), usage, residual / max(energy, 1e-12))
     return Coded(x, values, where, codes, distances)
 
@@ -180,7 +203,9 @@ def _explained(found: Coded, codebook: Codebook) -> tuple[list[float], list[Tens
     return shares, guesses
 
 
-def _facts(place: Path, kind: str, found: Coded, measured: Health, explained: list[float]) -> dict[str, Any]:
+def _facts(
+    place: Path, kind: str, found: Coded, measured: Health, explained: list[float]
+) -> dict[str, Any]:
     """What the JSON says."""
     about = measured.about_position
     levels = []

@@ -1,9 +1,9 @@
 """A sample of any modality as a small picture: what stands for it on a map, among neighbours, and in a gallery.
 
-Spectrograms are coloured, low tones below; a cloud is seen from the front right and a little above, near points dark;
-the channels of a series lie under one another; of a video four frames lie side by side; bytes are printed as text, and
-other tokens as squares, a colour for each; a picture's bytes stand beside it.
-"""
+Spectrograms are coloured, low tones below; a cloud is seen from the front right and a little above,
+near points dark; the channels of a series lie under one another; of a video four frames lie side by
+side; bytes are printed as text, and other tokens as squares, a colour for each; a picture's bytes
+stand beside it."""
 
 import math
 
@@ -41,7 +41,9 @@ def depict(x: Tensor, input: Input) -> Tensor:
     if input.modality == "image":
         return x
     if input.modality not in DRAWABLE:
-        raise ValueError(f"got samples of modality {input.modality!r}; allowed: {', '.join(DRAWABLE)}")
+        raise ValueError(
+            f"got samples of modality {input.modality!r}; allowed: {', '.join(DRAWABLE)}"
+        )
     if input.modality == "image_text":
         return _captioned(x.detach().float().cpu(), input)
     if input.modality == "tokens":
@@ -60,7 +62,9 @@ def _spectrogram(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
     low, high = np.percentile(values, [1.0, 99.5])
     shares = np.clip((values[0, ::-1] - low) / max(high - low, 1e-6), 0.0, 1.0)
-    colours: npt.NDArray[np.uint8] = np.rint(colormaps["magma"](shares)[..., :3] * 255.0).astype(np.uint8)
+    colours: npt.NDArray[np.uint8] = np.rint(colormaps["magma"](shares)[..., :3] * 255.0).astype(
+        np.uint8
+    )
     return colours
 
 
@@ -68,7 +72,10 @@ def _cloud(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """`[3, N]`, the second axis up → a square picture."""
     x, y, z = values - (values.max(axis=1, keepdims=True) + values.min(axis=1, keepdims=True)) / 2
     right, depth = math.cos(_YAW) * x + math.sin(_YAW) * z, math.cos(_YAW) * z - math.sin(_YAW) * x
-    up, depth = math.cos(_PITCH) * y - math.sin(_PITCH) * depth, math.cos(_PITCH) * depth + math.sin(_PITCH) * y
+    up, depth = (
+        math.cos(_PITCH) * y - math.sin(_PITCH) * depth,
+        math.cos(_PITCH) * depth + math.sin(_PITCH) * y,
+    )
     reach = max(float(np.abs(np.stack([right, up])).max()), 1e-6)
     columns = np.rint((right / reach * 0.46 + 0.5) * (_SIDE - 1)).astype(int)
     rows = np.rint((0.5 - up / reach * 0.46) * (_SIDE - 1)).astype(int)
@@ -76,7 +83,9 @@ def _cloud(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     nearness = (depth - depth.min()) / max(float(np.ptp(depth)), 1e-6)
     sheet = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
     far, near = np.array([196.0, 205.0, 214.0]), np.array([24.0, 52.0, 84.0])
-    sheet[rows[order], columns[order]] = np.rint(far + (near - far) * nearness[order, None]).astype(np.uint8)
+    sheet[rows[order], columns[order]] = np.rint(far + (near - far) * nearness[order, None]).astype(
+        np.uint8
+    )
     return sheet
 
 
@@ -91,8 +100,14 @@ def _strips(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         share = (channel - low) / max(high - low, 1e-6)
         across = np.linspace(0.0, width * scale - 1.0, len(channel))
         down = (place + 0.9 - 0.8 * share) * height
-        pen.line(list(zip(across.tolist(), down.tolist(), strict=True)), fill=_INKS[place % len(_INKS)], width=scale)
-    pixels: npt.NDArray[np.uint8] = np.asarray(image.resize((width, _SIDE), Image.Resampling.LANCZOS))
+        pen.line(
+            list(zip(across.tolist(), down.tolist(), strict=True)),
+            fill=_INKS[place % len(_INKS)],
+            width=scale,
+        )
+    pixels: npt.NDArray[np.uint8] = np.asarray(
+        image.resize((width, _SIDE), Image.Resampling.LANCZOS)
+    )
     return pixels
 
 
@@ -111,17 +126,23 @@ def _captioned(x: Tensor, input: Input) -> Tensor:
     if input.vocabulary != 256 + FIRST:
         return colours[0]
     text = torch.from_numpy(_text(tokens[0].tolist()).copy()).permute(2, 0, 1)
-    return torch.cat([torch.nn.functional.interpolate(colours, size=(_SIDE, _SIDE))[0], text], dim=2)
+    return torch.cat(
+        [torch.nn.functional.interpolate(colours, size=(_SIDE, _SIDE))[0], text], dim=2
+    )
 
 
 def _text(tokens: list[int]) -> npt.NDArray[np.uint8]:
     """Bytes as lines of text; hidden ones as a low line."""
-    text = bytes(ord("_") if t == MASK else t - FIRST for t in tokens if t != PADDING).decode("latin-1")
+    text = bytes(ord("_") if t == MASK else t - FIRST for t in tokens if t != PADDING).decode(
+        "latin-1"
+    )
     text = "".join(c if " " <= c <= "~" else " " for c in text)
     image = Image.new("RGB", (2 * _SIDE, _SIDE), "white")
     pen = ImageDraw.Draw(image)
     for line in range(_SIDE // _LINE):
-        pen.text((3, 2 + line * _LINE), text[line * _LETTERS : (line + 1) * _LETTERS], fill=(31, 41, 55))
+        pen.text(
+            (3, 2 + line * _LINE), text[line * _LETTERS : (line + 1) * _LETTERS], fill=(31, 41, 55)
+        )
     return np.asarray(image)
 
 

@@ -1,10 +1,10 @@
 """The views as the encoder sees them, with what was drawn for each: beside the original, before normalisation.
 
-They are made by the very code that makes them in training, from the same keys: a run's gallery shows views of its
-first epoch.
+They are made by the very code that makes them in training, from the same keys: a run's gallery
+shows views of its first epoch.
 
-What was drawn for a view, in words: from the parameters of its transforms to pairs of name and value.
-"""
+What was drawn for a view, in words: from the parameters of its transforms to pairs of name and
+value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +36,9 @@ _FEW = 4
 Pairs = list[tuple[str, str]]
 
 
-def in_words(drawn: Mapping[str, Params], row: int, share: float | None = None) -> tuple[Pairs, str]:
+def in_words(
+    drawn: Mapping[str, Params], row: int, share: float | None = None
+) -> tuple[Pairs, str]:
     """What was drawn for one view of one sample: everything, and in a few words.
 
     Args:
@@ -45,7 +47,8 @@ def in_words(drawn: Mapping[str, Params], row: int, share: float | None = None) 
         share: of the image that the crop shows; `None` where views are not crops.
 
     Returns:
-        Pairs of name and value, in which a transform's name stands alone before its own; and the few words.
+        Pairs of name and value, in which a transform's name stands alone before its own; and the
+        few words.
     """
     pairs: Pairs = []
     words: list[str] = []
@@ -77,7 +80,9 @@ def _choice(params: Params, row: int) -> str:
     if "policy" not in params:
         return ""
     place = f"{int(params['policy'][row])}."
-    return next((key.split(".")[1].replace("_", " ") for key in params if key.startswith(place)), "")
+    return next(
+        (key.split(".")[1].replace("_", " ") for key in params if key.startswith(place)), ""
+    )
 
 
 def _by_transform(step: str, params: Params, row: int) -> list[tuple[str, Params]]:
@@ -90,7 +95,11 @@ def _by_transform(step: str, params: Params, row: int) -> list[tuple[str, Params
         prefix, _, name = key.rpartition(".")
         if name == "policy":
             inside = f"{prefix}." if prefix else ""
-            places = {other.removeprefix(inside).partition(".")[0] for other in params if other.startswith(inside)}
+            places = {
+                other.removeprefix(inside).partition(".")[0]
+                for other in params
+                if other.startswith(inside)
+            }
             dropped += [f"{inside}{place}." for place in places if place != str(int(drawn[row]))]
     grouped: dict[str, Params] = {}
     for key, value in params.items():
@@ -106,7 +115,9 @@ def _details(params: Params, row: int) -> Pairs:
     """The numbers of one sample; of long ones only how many there are."""
     order = params.get("order")
     names = [name for name in params if name not in ("chosen", "applied", "order")]
-    of_names = order is not None and order[row].numel() == len(names)  # of the other parameters, by their place
+    of_names = order is not None and order[row].numel() == len(
+        names
+    )  # of the other parameters, by their place
     pairs = []
     for name in names if of_names or order is None else [*names, "order"]:
         value, words = params[name][row], name.replace("_", " ")
@@ -125,9 +136,11 @@ class Shown:
 
     Attributes:
         picture: before normalisation.
-        name: what tells it from the sample's other views: whether its crop is local, and the strategy; or empty.
+        name: what tells it from the sample's other views: whether its crop is local, and the
+            strategy; or empty.
         brief: what was done to it, in a few words.
-        parameters: what was drawn, as pairs of name and value; a transform's name stands alone before its own.
+        parameters: what was drawn, as pairs of name and value; a transform's name stands alone
+            before its own.
     """
 
     picture: Picture
@@ -146,7 +159,13 @@ class Strip:
 
 
 def write_gallery(
-    source: Source, views: ViewGenerator, input: Input, out: str | Path, *, samples: int = 12, seed: int = 0
+    source: Source,
+    views: ViewGenerator,
+    input: Input,
+    out: str | Path,
+    *,
+    samples: int = 12,
+    seed: int = 0,
 ) -> Path:
     """Write a page that shows samples and their views.
 
@@ -167,7 +186,9 @@ def write_gallery(
     if samples < 1:
         raise ValueError(f"got samples={samples}; allowed is 1 or more: 12 fill a page")
     if not drawable(source):
-        raise ValueError(f"got samples of modality {input.modality!r}; allowed: {', '.join(DRAWABLE)}")
+        raise ValueError(
+            f"got samples of modality {input.modality!r}; allowed: {', '.join(DRAWABLE)}"
+        )
     strips = view_strips(source, views, input, samples=samples, seed=seed)
     shown = f"{len(strips)} of {len(source):,} samples, each with {views.num_views} views of {_size(views, input)}"
     page = render(
@@ -178,7 +199,9 @@ def write_gallery(
     return write_page(Path(out), page)
 
 
-def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: int, seed: int) -> list[Strip]:
+def view_strips(
+    source: Source, views: ViewGenerator, input: Input, *, samples: int, seed: int
+) -> list[Strip]:
     """Samples and their views, as training makes them in its first epoch.
 
     Args:
@@ -205,22 +228,35 @@ def view_strips(source: Source, views: ViewGenerator, input: Input, *, samples: 
         for place, params in enumerate(drawn):
             parameters, brief = in_words(params, row, shares[row][place] if shares else None)
             alt = f"view {place + 1} of {name}: {', '.join(filter(None, (made_by[place], brief)))}"
-            shown.append(Shown(portrait(rendered[place][row], alt, source), made_by[place], brief, parameters))
+            shown.append(
+                Shown(
+                    portrait(rendered[place][row], alt, source), made_by[place], brief, parameters
+                )
+            )
         strips.append(Strip(name, portrait(original, f"{name}, as stored", source), shown))
     return strips
 
 
 def _names(views: ViewGenerator) -> list[str]:
     """For each view whether its crop is local, and its strategy where several make the views."""
-    kinds = [str(view.policy.config["kind"]) for view in views.views] if isinstance(views, ImageViews) else []
+    kinds = (
+        [str(view.policy.config["kind"]) for view in views.views]
+        if isinstance(views, ImageViews)
+        else []
+    )
     names = ["" if tag == "global" else tag for tag in views.tags]
     if len(set(kinds)) > 1:
-        names = [f"local, {kind}" if name == "local" else name for name, kind in zip(names, kinds, strict=True)]
+        names = [
+            f"local, {kind}" if name == "local" else name
+            for name, kind in zip(names, kinds, strict=True)
+        ]
     return [name.replace("_", " ") for name in names]
 
 
 def _size(views: ViewGenerator, input: Input) -> str:
     if not isinstance(views, ImageViews):
         return " × ".join(map(str, input.shape)) + " values"
-    sizes = dict.fromkeys(f"{w} × {h} pixels" for h, w in (view.size(input) for view in views.views))
+    sizes = dict.fromkeys(
+        f"{w} × {h} pixels" for h, w in (view.size(input) for view in views.views)
+    )
     return " and ".join(sizes)

@@ -1,10 +1,11 @@
 """The augmentation lab: strategies side by side on one's own images, a strip of each operation, and what each costs.
 
-Every strategy gets the same images, whole, so that a column of the page differs in nothing but the strategy; what was
-drawn stands under each view. The costs are measured while the page is made, on the machine that makes it.
+Every strategy gets the same images, whole, so that a column of the page differs in nothing but the
+strategy; what was drawn stands under each view. The costs are measured while the page is made, on
+the machine that makes it.
 
-Each operation of the augmentation lab: what it does to an image over its magnitudes, and what it costs.
-"""
+Each operation of the augmentation lab: what it does to an image over its magnitudes, and what it
+costs."""
 
 import functools
 import statistics
@@ -62,16 +63,22 @@ def operation_strips(x: Tensor, batch: Tensor, *, steps: int = 7) -> list[Operat
     Args:
         x: the image that is shown, float in [0, 1], `[C, H, W]`.
         batch: `[B, C, H, W]`, on which the time is measured, with magnitudes over the whole range.
-        steps: magnitudes from the weakest to the strongest; of operations with a sign from −strongest to strongest.
+        steps: magnitudes from the weakest to the strongest; of operations with a sign from
+            −strongest to strongest.
     """
     strips = [_operation(name, x, batch, steps) for name in NAMES if name != "identity"]
     quantized = []
     for bins in _BINS:
-        view = RandomizedQuantization(bins=bins)(x.unsqueeze(0), Draws(torch.zeros(1, dtype=torch.int64), bins))[0]
+        view = RandomizedQuantization(bins=bins)(
+            x.unsqueeze(0), Draws(torch.zeros(1, dtype=torch.int64), bins)
+        )[0]
         quantized.append((picture(view, f"randomized quantization to {bins} bins"), str(bins)))
     eight, ids = RandomizedQuantization(bins=8), torch.arange(len(batch))
     cost = microseconds(lambda: eight(batch, Draws(ids, 0)), len(batch))
-    return [*strips, OperationStrip("randomized quantization", "bins; the time is that of 8", cost, quantized)]
+    return [
+        *strips,
+        OperationStrip("randomized quantization", "bins; the time is that of 8", cost, quantized),
+    ]
 
 
 def magnitudes_of(name: str, steps: int, shape: tuple[int, ...]) -> Tensor:
@@ -88,7 +95,9 @@ def magnitudes_of(name: str, steps: int, shape: tuple[int, ...]) -> Tensor:
     last = max(1, steps - 1)
     level = torch.arange(steps, dtype=torch.float64) / last
     if reach.signed:
-        level = (2 * torch.arange(steps, dtype=torch.float64) - last) / last  # exactly 0 in the middle
+        level = (
+            2 * torch.arange(steps, dtype=torch.float64) - last
+        ) / last  # exactly 0 in the middle
     return (reach.at(level.abs(), shape) * (level.sign() if reach.signed else 1.0)).float()
 
 
@@ -97,10 +106,14 @@ def _operation(name: str, x: Tensor, batch: Tensor, steps: int) -> OperationStri
     shown = _applied(name, x.expand(len(magnitude), -1, -1, -1), magnitude) / 255.0
     words, known = name.replace("_", " "), bool(OPERATIONS[name].magnitude)
     labels = [f"{float(m):.3g}".replace("-", "−") if known else "" for m in magnitude]
-    pictures = [picture(view, f"{words} {label}".strip()) for view, label in zip(shown, labels, strict=True)]
+    pictures = [
+        picture(view, f"{words} {label}".strip()) for view, label in zip(shown, labels, strict=True)
+    ]
     spread = magnitudes_of(name, len(batch), tuple(x.shape)).expand(len(batch))
     cost = microseconds(lambda: _applied(name, batch, spread), len(batch))
-    return OperationStrip(words, OPERATIONS[name].magnitude, cost, list(zip(pictures, labels, strict=True)))
+    return OperationStrip(
+        words, OPERATIONS[name].magnitude, cost, list(zip(pictures, labels, strict=True))
+    )
 
 
 def _applied(name: str, x: Tensor, magnitude: Tensor) -> Tensor:
@@ -162,7 +175,8 @@ def write_lab(
     Args:
         source: of images.
         out: the HTML file.
-        policies: kinds of policies or transforms, or YAML mappings such as `{kind: rand_augment, magnitude: 15}`.
+        policies: kinds of policies or transforms, or YAML mappings such as `{kind: rand_augment,
+            magnitude: 15}`.
         samples: how many images, chosen by `seed`.
         seed: of the choice and of all draws.
         input: of the encoder, where it is not the source's.
@@ -171,7 +185,8 @@ def write_lab(
         The file.
 
     Raises:
-        ValueError: for a policy that is unknown, samples that are no images, or none that can be read.
+        ValueError: for a policy that is unknown, samples that are no images, or none that can be
+            read.
     """
     input = input or source.input
     if input.modality != "image":
@@ -180,19 +195,27 @@ def write_lab(
             "give the recipe whose views are to be drawn"
         )
     if samples < 1 or not policies:
-        raise ValueError(f"got {samples} samples and {len(policies)} policies; allowed is 1 or more of both")
+        raise ValueError(
+            f"got {samples} samples and {len(policies)} policies; allowed is 1 or more of both"
+        )
     made = [policy_of(text) for text in policies]
     whole = RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0))
     views = MultiAugment(strategies=[identity(), *made], num_global=1, crop=whole, flip=0.0)
     strips = view_strips(source, views, input, samples=samples, seed=seed)
     batch = _batch(source, input, seed)
     if not strips or batch is None:
-        raise ValueError("got no image that can be read; allowed is one or more: ask `mezzotint doctor` what is wrong")
+        raise ValueError(
+            "got no image that can be read; allowed is one or more: ask `mezzotint doctor` what is wrong"
+        )
     keep_freed_memory()
     rows = []
     for place, (text, policy) in enumerate(zip(policies, made, strict=True)):
-        cost = microseconds(functools.partial(policy, batch, Draws(torch.arange(len(batch)), 0)), len(batch))
-        rows.append(StrategyRow(text, _summary(policy), cost, [strip.views[place + 1] for strip in strips]))
+        cost = microseconds(
+            functools.partial(policy, batch, Draws(torch.arange(len(batch)), 0)), len(batch)
+        )
+        rows.append(
+            StrategyRow(text, _summary(policy), cost, [strip.views[place + 1] for strip in strips])
+        )
     operations = operation_strips(batch[0], batch)
     lab = {
         "rows": rows, "originals": [(strip.name, strip.views[0].picture) for strip in strips],
@@ -201,7 +224,9 @@ def write_lab(
     return write_page(Path(out), render(title="Augmentation lab", lab=lab, credit=credit(source)))
 
 
-def visualise(policy: Policy, image: Tensor, *, count: int = 8, seed: int = 0) -> tuple[Tensor, list[str]]:
+def visualise(
+    policy: Policy, image: Tensor, *, count: int = 8, seed: int = 0
+) -> tuple[Tensor, list[str]]:
     """Apply a policy to one image several times.
 
     Args:
@@ -265,7 +290,10 @@ def _costs(operations: Sequence[OperationStrip]) -> list[dict[str, object]]:
     """Operations from the dearest to the cheapest, with their shares of the dearest."""
     ordered = sorted(operations, key=lambda strip: -strip.microseconds)
     most = ordered[0].microseconds
-    return [{"name": s.name, "share": s.microseconds / most, "text": f"{s.microseconds:.1f} µs"} for s in ordered]
+    return [
+        {"name": s.name, "share": s.microseconds / most, "text": f"{s.microseconds:.1f} µs"}
+        for s in ordered
+    ]
 
 
 def _how(batch: Tensor, seed: int) -> str:

@@ -1,8 +1,8 @@
 """What the features hold near to each other: nearest neighbours, the classes that are confused, and a map.
 
-Everything here looks at the data's first classification task: its training samples vote, its test samples are asked.
-Data without labels is asked about itself. It describes; the figures that are compared come from `mezzotint.evaluate`.
-"""
+Everything here looks at the data's first classification task: its training samples vote, its test
+samples are asked. Data without labels is asked about itself. It describes; the figures that are
+compared come from `mezzotint.evaluate`."""
 
 import functools
 import math
@@ -94,15 +94,29 @@ def look(encoder: Encoder, source: Source, workers: int = 0) -> Look | None:
         sides = [(task.test, _MOST_TEST), (task.train, _MOST_TRAIN)]
         wanted = [_part(places[task.labels[places] >= 0], most) for places, most in sides]
     found = [
-        extract_readable(encoder, everything, indices=torch.from_numpy(places), workers=workers) for places in wanted
+        extract_readable(encoder, everything, indices=torch.from_numpy(places), workers=workers)
+        for places in wanted
     ]
     queries, bank = found[0], found[-1]
-    if len(queries.x) == 0 or len(bank.x) < 3 or not all(bool(part.x.isfinite().all()) for part in found):
+    if (
+        len(queries.x) == 0
+        or len(bank.x) < 3
+        or not all(bool(part.x.isfinite().all()) for part in found)
+    ):
         return None
     own = task is None
-    similarity, nearest = _nearest(queries.x, bank.x, min(NEIGHBOURS, len(bank.x) - own), skip_own=own)
+    similarity, nearest = _nearest(
+        queries.x, bank.x, min(NEIGHBOURS, len(bank.x) - own), skip_own=own
+    )
     features = torch.nn.functional.normalize(queries.x, dim=1)
-    return Look(everything, task, queries.indices.numpy(), features, bank.indices.numpy()[nearest.numpy()], similarity)
+    return Look(
+        everything,
+        task,
+        queries.indices.numpy(),
+        features,
+        bank.indices.numpy()[nearest.numpy()],
+        similarity,
+    )
 
 
 def _part(places: Index, most: int) -> Index:
@@ -170,7 +184,9 @@ def confusions(look: Look, most: int = 6) -> list[Confusion]:
     """The pairs of classes that are confused most often, by the number of samples."""
     labels, guesses = look.labels, look.guesses
     wrong = (labels >= 0) & (labels != guesses)
-    pairs, counts = np.unique(np.stack([labels[wrong], guesses[wrong]], axis=1), axis=0, return_counts=True)
+    pairs, counts = np.unique(
+        np.stack([labels[wrong], guesses[wrong]], axis=1), axis=0, return_counts=True
+    )
     order = np.argsort(-counts, kind="stable")[:most]
     return [
         Confusion(

@@ -1,8 +1,8 @@
 """`report.html`: everything a run says about its encoder, as one file.
 
-What the run directory lacks, or what cannot be opened any more, is left out of the page, and the page says so. Nothing
-is measured here that is compared with anything else: the figures are those of `evaluation.json`.
-"""
+What the run directory lacks, or what cannot be opened any more, is left out of the page, and the
+page says so. Nothing is measured here that is compared with anything else: the figures are those of
+`evaluation.json`."""
 
 import json
 import math
@@ -56,7 +56,10 @@ def write_report(run: Path | str, beside: Sequence[Path | str] = ()) -> Path:
         ValueError: when there is no such directory, or it is not a run.
     """
     folder = Path(run)
-    if not any((folder / name).exists() for name in ("recipe.yaml", "metrics.jsonl", "encoder", "evaluation.json")):
+    if not any(
+        (folder / name).exists()
+        for name in ("recipe.yaml", "metrics.jsonl", "encoder", "evaluation.json")
+    ):
         raise ValueError(
             f"got {folder}, which holds no run; allowed is a directory that `mezzotint pretrain` wrote: check the path"
         )
@@ -87,7 +90,9 @@ def write_report(run: Path | str, beside: Sequence[Path | str] = ()) -> Path:
         if drawable(recipe.data):
             sections["gallery"] = _views(recipe)
             sections["credit"] = credit(recipe.data)
-    return write_page(folder / "report.html", render(title=folder.resolve().name, data=data, **sections))
+    return write_page(
+        folder / "report.html", render(title=folder.resolve().name, data=data, **sections)
+    )
 
 
 def _environment(folder: Path) -> dict[str, Any]:
@@ -129,7 +134,10 @@ def _open(folder: Path) -> tuple[tuple[Recipe, Encoder] | None, str]:
     try:
         return (Recipe.load(folder), load_encoder(folder)), ""
     except (ValueError, OSError) as error:
-        return None, f"The data or the encoder could not be opened, so there are no pictures: {error}"
+        return (
+            None,
+            f"The data or the encoder could not be opened, so there are no pictures: {error}",
+        )
 
 
 def _hero(
@@ -186,12 +194,17 @@ def _results(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 def _curves(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[Any]]:
     if (folder / "finetune.json").is_file():
         main, rest = charts_of_runs(
-            {path.parent.name: read_metrics(path) for path in sorted(folder.glob("*-*/metrics.jsonl"))}
+            {
+                path.parent.name: read_metrics(path)
+                for path in sorted(folder.glob("*-*/metrics.jsonl"))
+            }
         )
         how = "The last weights are scored; nothing is chosen on the test samples."
         return {"how": how, "main": main, "rest": rest}, [chart.points for chart in (*main, *rest)]
     main, rest = run_charts(metrics)
-    how = "Online kNN is measured on a held-out part of the training samples, never on test samples."
+    how = (
+        "Online kNN is measured on a held-out part of the training samples, never on test samples."
+    )
     if not any(chart.title.startswith("Online kNN") for chart in main):
         how = f"{len(metrics):,} {'line was' if len(metrics) == 1 else 'lines were'} logged."
     return {"how": how if metrics else "Nothing was logged.", "main": main, "rest": rest}, [
@@ -200,14 +213,16 @@ def _curves(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> tuple[dict[st
 
 
 def _views(recipe: Recipe) -> dict[str, Any]:
-    strips = view_strips(recipe.data, recipe.views, recipe.encoder.input, samples=_STRIPS, seed=recipe.run.seed)
-    how = (
-        "As they were in the first epoch, before normalisation. mezzotint gallery RUN shows more, with every parameter."
+    strips = view_strips(
+        recipe.data, recipe.views, recipe.encoder.input, samples=_STRIPS, seed=recipe.run.seed
     )
+    how = "As they were in the first epoch, before normalisation. mezzotint gallery RUN shows more, with every parameter."
     return {"strips": strips, "full": False, "how": how}
 
 
-def _making(folder: Path, metrics: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) -> dict[str, Any]:
+def _making(
+    folder: Path, metrics: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]
+) -> dict[str, Any]:
     recipe = folder / "recipe.yaml"
     known = {"command", "seconds", "parameters", "samples", "steps", "skipped_steps", "unreadable"}
     skipped = environment.get("skipped_steps") or []
@@ -230,7 +245,9 @@ def _making(folder: Path, metrics: Sequence[Mapping[str, Any]], environment: Map
     return {
         "cost": [(key, value) for key, value in cost if value],
         "unreadable": _by_reason(unreadable),
-        "environment": [(key, str(value)) for key, value in environment.items() if key not in known],
+        "environment": [
+            (key, str(value)) for key, value in environment.items() if key not in known
+        ],
         "command": environment.get("command", ""),
         "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
     }
@@ -239,15 +256,23 @@ def _making(folder: Path, metrics: Sequence[Mapping[str, Any]], environment: Map
 def _by_reason(unreadable: Mapping[str, str]) -> list[tuple[str, str]]:
     """How many files each reason has, and the first of them."""
     reasons = Counter(unreadable.values())
-    first = {reason: [name for name, why in unreadable.items() if why == reason][:3] for reason in reasons}
+    first = {
+        reason: [name for name, why in unreadable.items() if why == reason][:3]
+        for reason in reasons
+    }
     return [
-        (f"{count:,}", f"{reason}: {', '.join(first[reason])}{' …' if count > len(first[reason]) else ''}")
+        (
+            f"{count:,}",
+            f"{reason}: {', '.join(first[reason])}{' …' if count > len(first[reason]) else ''}",
+        )
         for reason, count in reasons.most_common()
     ]
 
 
 def _values(metrics: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    return [v for line in metrics if isinstance(v := line.get(key), (int, float)) and math.isfinite(v)]
+    return [
+        v for line in metrics if isinstance(v := line.get(key), (int, float)) and math.isfinite(v)
+    ]
 
 
 def _median(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
@@ -263,7 +288,8 @@ def _by_part(metrics: Sequence[Mapping[str, Any]], *, loader: bool, most: int = 
     keys = {key for line in metrics for key in line if key.startswith("time/")}
     own = {key for key in keys if key.startswith("time/loader/") == loader}
     found = sorted(
-        ((_median(metrics, key) or 0.0, key.rpartition("/")[2].replace("_", " ")) for key in own), reverse=True
+        ((_median(metrics, key) or 0.0, key.rpartition("/")[2].replace("_", " ")) for key in own),
+        reverse=True,
     )
     rest = sum(seconds for seconds, _ in found[most:])
     shown = [*found[:most], *([(rest, f"{len(found) - most} others")] if rest else [])]

@@ -2,9 +2,9 @@
 
 A log-mel spectrogram made audible: what a sample, or a view of it, sounds like to the encoder.
 
-The mel filters are inverted by least squares with non-negative power, and the phases that a spectrogram has lost are
-found as Griffin and Lim did (1984), with the momentum of Perraudin et al. (2013). What is lost stays lost: tones
-between the filters, and everything above their upper edge.
+The mel filters are inverted by least squares with non-negative power, and the phases that a
+spectrogram has lost are found as Griffin and Lim did (1984), with the momentum of Perraudin et al.
+(2013). What is lost stays lost: tones between the filters, and everything above their upper edge.
 """
 
 import base64
@@ -104,7 +104,9 @@ SPRITE_SIZE = 32
 _TILE = 92
 _POINTS = 512
 _FRAME_MS = 125
-_LOSSLESS_UP_TO = 48  # pixels; below this a PNG is small, and the pixels themselves are what one wants to see
+_LOSSLESS_UP_TO = (
+    48  # pixels; below this a PNG is small, and the pixels themselves are what one wants to see
+)
 _QUALITY = 82
 
 
@@ -118,7 +120,8 @@ class Picture:
         height: in pixels.
         alt: what it shows, in words.
         sound: data URI of what it sounds like; empty where it does not.
-        cloud: base64 of int8 coordinates x, y, z, x, … of a point cloud, to turn it around; empty elsewhere.
+        cloud: base64 of int8 coordinates x, y, z, x, … of a point cloud, to turn it around; empty
+            elsewhere.
     """
 
     src: str
@@ -133,8 +136,8 @@ def picture(x: Tensor, alt: str, *, most: int = 128) -> Picture:
     """One sample as a picture.
 
     Args:
-        x: `[C, H, W]`, uint8, or float in [0, 1] (values outside are clipped, NaN is black). One channel is grey, three
-            are red, green and blue; of any other number the mean is shown.
+        x: `[C, H, W]`, uint8, or float in [0, 1] (values outside are clipped, NaN is black). One
+            channel is grey, three are red, green and blue; of any other number the mean is shown.
         alt: what it shows.
         most: sides longer than so many pixels are scaled down to it.
     """
@@ -162,7 +165,10 @@ def sprite(samples: Sequence[Tensor | None], alt: str) -> tuple[Picture, int]:
         image = Image.fromarray(_pixels(x)).convert("RGB")
         image.thumbnail((SPRITE_SIZE, SPRITE_SIZE), Image.Resampling.LANCZOS)
         left, top = place % columns * SPRITE_SIZE, place // columns * SPRITE_SIZE
-        sheet.paste(image, (left + (SPRITE_SIZE - image.width) // 2, top + (SPRITE_SIZE - image.height) // 2))
+        sheet.paste(
+            image,
+            (left + (SPRITE_SIZE - image.width) // 2, top + (SPRITE_SIZE - image.height) // 2),
+        )
     return _embedded(sheet, alt, lossless=False), columns
 
 
@@ -212,20 +218,28 @@ def credit(source: Source) -> str:
 def plate(samples: Sequence[Tensor], columns: int) -> Picture:
     """Samples as a mezzotint: on the left the roughened plate, which prints black; smoothed into tones to the right.
 
-    Each dot is ink or nothing: ink where the tone is darker than a random threshold, from a fixed key.
+    Each dot is ink or nothing: ink where the tone is darker than a random threshold, from a fixed
+    key.
 
     Args:
         samples: `[C, H, W]` each, as for `picture`.
         columns: how many stand in a row.
 
     Returns:
-        Black and white dots; the page blends the white ones with its paper, or the black ones with its night.
+        Black and white dots; the page blends the white ones with its paper, or the black ones with
+        its night.
     """
     tiles = []
     for x in samples[: len(samples) // columns * columns]:
-        image = Image.fromarray(_pixels(x)).convert("L").resize((_TILE - 8, _TILE - 8), Image.Resampling.LANCZOS)
+        image = (
+            Image.fromarray(_pixels(x))
+            .convert("L")
+            .resize((_TILE - 8, _TILE - 8), Image.Resampling.LANCZOS)
+        )
         tiles.append(np.pad(np.asarray(image, np.float32) / 255.0, 4, constant_values=1.0))
-    tone = np.concatenate([np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)])
+    tone = np.concatenate(
+        [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
+    )
     burnished = np.linspace(0.25, 1.0, tone.shape[1], dtype=np.float32)[None] ** 1.2
     ink = 1.0 - tone * burnished > np.random.default_rng(0).random(tone.shape, np.float32)
     return _embedded(Image.fromarray(~ink), "", lossless=True)
@@ -237,7 +251,15 @@ def _clip(x: Tensor, alt: str, *, most: int = 128) -> Picture:
     for frame in frames:
         frame.thumbnail((most, most), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    frames[0].save(file, "webp", save_all=True, append_images=frames[1:], duration=_FRAME_MS, loop=0, quality=_QUALITY)
+    frames[0].save(
+        file,
+        "webp",
+        save_all=True,
+        append_images=frames[1:],
+        duration=_FRAME_MS,
+        loop=0,
+        quality=_QUALITY,
+    )
     text = base64.b64encode(file.getvalue()).decode("ascii")
     return Picture(f"data:image/webp;base64,{text}", *frames[0].size, alt)
 

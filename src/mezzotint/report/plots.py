@@ -1,9 +1,9 @@
 """Geometry of small charts: from numbers to coordinates, ticks and paths, which the template draws as inline SVG.
 
-A chart is drawn in user units that are about as large as CSS pixels on a phone, so that its labels stay readable
-there; wide screens set several side by side rather than one large. Colours come from the page's style sheet, so the
-same chart is right in light and in dark. Numbers that are not finite leave a gap in the line, and are counted.
-"""
+A chart is drawn in user units that are about as large as CSS pixels on a phone, so that its labels
+stay readable there; wide screens set several side by side rather than one large. Colours come from
+the page's style sheet, so the same chart is right in light and in dark. Numbers that are not finite
+leave a gap in the line, and are counted."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -45,8 +45,10 @@ class Chart:
         title: in words.
         summary: first and last value, and how many were not numbers.
         line: SVG path of the values, with gaps where there is none.
-        band: SVG path around all values that the line averages over; empty when each point is one value.
-        dots: `(x, y)` of points to be marked: all of a sparse series, and points that no line reaches.
+        band: SVG path around all values that the line averages over; empty when each point is one
+            value.
+        dots: `(x, y)` of points to be marked: all of a sparse series, and points that no line
+            reaches.
         x_ticks: of the horizontal axis.
         y_ticks: of the vertical axis.
         x_label: what the horizontal axis is.
@@ -111,7 +113,9 @@ def _buckets(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float, f
     return points
 
 
-def chart(title: str, pairs: Sequence[tuple[float, float | None]], *, x_label: str = "epoch") -> Chart | None:
+def chart(
+    title: str, pairs: Sequence[tuple[float, float | None]], *, x_label: str = "epoch"
+) -> Chart | None:
     """Lay out one series.
 
     Args:
@@ -138,9 +142,14 @@ def chart(title: str, pairs: Sequence[tuple[float, float | None]], *, x_label: s
         return round(_LEFT + (x - x_low) / ((x_high - x_low) or 1.0) * (WIDTH - _LEFT - _RIGHT), 1)
 
     def down(y: float) -> float:
-        return round(HEIGHT - _BOTTOM - (y - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - _TOP - _BOTTOM), 1)
+        return round(
+            HEIGHT - _BOTTOM - (y - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - _TOP - _BOTTOM), 1
+        )
 
-    drawn = [(across(x), down(y), down(lo), down(hi)) if math.isfinite(y) else None for x, y, lo, hi in points]
+    drawn = [
+        (across(x), down(y), down(lo), down(hi)) if math.isfinite(y) else None
+        for x, y, lo, hi in points
+    ]
     return Chart(
         title=title,
         summary=_summary(finite, len(values) - len(finite)),
@@ -187,7 +196,8 @@ def _dots(places: Sequence[tuple[float, ...] | None]) -> list[tuple[float, float
     return [
         (place[0], place[1])
         for i, place in enumerate(places)
-        if place is not None and (len(places) <= _DOTTED_UP_TO or (around[i] is None and around[i + 2] is None))
+        if place is not None
+        and (len(places) <= _DOTTED_UP_TO or (around[i] is None and around[i + 2] is None))
     ]
 
 
@@ -198,15 +208,22 @@ def run_charts(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[
         metrics: lines of `metrics.jsonl`.
 
     Returns:
-        Loss and online kNN; and everything else that was logged (gradient norm, what the method says, speed).
+        Loss and online kNN; and everything else that was logged (gradient norm, what the method
+        says, speed).
     """
     keys = dict.fromkeys(key for line in metrics for key in line)
     first = [key for key in keys if key == "loss" or key.startswith("knn/")]
-    rest = [key for key in keys if key not in first and key not in _NOT_CHARTED and not key.startswith("time/")]
+    rest = [
+        key
+        for key in keys
+        if key not in first and key not in _NOT_CHARTED and not key.startswith("time/")
+    ]
     return _charts(metrics, first), _charts(metrics, rest)
 
 
-def charts_of_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[Chart], list[Chart]]:
+def charts_of_runs(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> tuple[list[Chart], list[Chart]]:
     """The charts of several runs, with their names.
 
     Args:
@@ -218,7 +235,10 @@ def charts_of_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[lis
     main: list[Chart] = []
     rest: list[Chart] = []
     for name, metrics in runs.items():
-        first, others = ([replace(c, title=f"{c.title}, {name}") for c in charts] for charts in run_charts(metrics))
+        first, others = (
+            [replace(c, title=f"{c.title}, {name}") for c in charts]
+            for charts in run_charts(metrics)
+        )
         (main if name.endswith("-0") else rest).extend(first)
         rest += others
     return main, rest
@@ -228,9 +248,15 @@ def _charts(metrics: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[C
     x_name = "epoch" if all("epoch" in line for line in metrics) else "step"
     made = []
     for key in keys:
-        pairs = [(line[x_name], line[key]) for line in metrics if key in line and _is_number(line[x_name])]
+        pairs = [
+            (line[x_name], line[key])
+            for line in metrics
+            if key in line and _is_number(line[x_name])
+        ]
         pairs = [(x, y if _is_number(y) else None) for x, y in pairs]
-        title = TITLES.get(key, f"Online kNN, {key.removeprefix('knn/')}" if key.startswith("knn/") else key)
+        title = TITLES.get(
+            key, f"Online kNN, {key.removeprefix('knn/')}" if key.startswith("knn/") else key
+        )
         if drawn := chart(title, pairs, x_label=x_name):
             made.append(drawn)
     return made

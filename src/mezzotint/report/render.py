@@ -72,8 +72,8 @@ def render(*, title: str, data: Mapping[str, Any] | None = None, **sections: Any
 def write_page(out: Path, page: str) -> Path:
     r"""Write a page so that a reader sees the old one or the new one, never half of it.
 
-    File names that are not text (lone surrogates) are written as `\udc80`: nothing else could show them.
-    """
+    File names that are not text (lone surrogates) are written as `\udc80`: nothing else could show
+    them."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         temporary.write_bytes(page.encode("utf-8", errors="backslashreplace"))

@@ -11,7 +11,13 @@ from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import Baselines, Interval, interval, signed
 from mezzotint.report.plots import number
 
-PROBES = {"knn": "kNN", "linear": "Linear probe", "retrieval": "Retrieval", "rank": "", "neighbours": "Neighbours kept"}
+PROBES = {
+    "knn": "kNN",
+    "linear": "Linear probe",
+    "retrieval": "Retrieval",
+    "rank": "",
+    "neighbours": "Neighbours kept",
+}
 MEASURES = {
     "top1": "",
     "top5": "within five guesses",
@@ -78,7 +84,10 @@ class Comparison:
     @property
     def name(self) -> str:
         """Probe and measure in words, with the precision when it is not float."""
-        words = (PROBES.get(self.rows[0].probe, self.rows[0].probe), MEASURES.get(self.measure, self.measure))
+        words = (
+            PROBES.get(self.rows[0].probe, self.rows[0].probe),
+            MEASURES.get(self.measure, self.measure),
+        )
         name = ", ".join(word for word in words if word)
         return name if self.bits == _FLOAT else f"{name}, {self.bits[0]}/{self.bits[1]} bits"
 
@@ -87,7 +96,11 @@ def compare(rows: Sequence[Row], baselines: Baselines) -> list[Comparison]:
     """Put every figure of the encoder beside the baselines', which are float."""
 
     def baseline(others: Sequence[Row], row: Row) -> float:
-        alike = [o for o in others if (o.probe, o.metric, o.protocol) == (row.probe, row.metric, row.protocol)]
+        alike = [
+            o
+            for o in others
+            if (o.probe, o.metric, o.protocol) == (row.probe, row.metric, row.protocol)
+        ]
         return math.fsum(o.value for o in alike) / len(alike) if alike else math.nan
 
     groups: dict[tuple[str | int, ...], list[Row]] = {}
@@ -95,7 +108,12 @@ def compare(rows: Sequence[Row], baselines: Baselines) -> list[Comparison]:
         key = (row.probe, row.metric, row.weight_bits, row.activation_bits, row.protocol)
         groups.setdefault(key, []).append(row)
     return [
-        Comparison(own, interval(own), baseline(baselines.raw, own[0]), baseline(baselines.untrained, own[0]))
+        Comparison(
+            own,
+            interval(own),
+            baseline(baselines.raw, own[0]),
+            baseline(baselines.untrained, own[0]),
+        )
         for own in groups.values()
     ]
 
@@ -104,8 +122,8 @@ def tables(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """What the template needs to show the comparisons.
 
     Returns:
-        `groups` by task with the main figures; `further` likewise with the others; `notes`, the protocols in the order
-        of their numbers.
+        `groups` by task with the main figures; `further` likewise with the others; `notes`, the
+        protocols in the order of their numbers.
     """
     notes = list(dict.fromkeys(_protocol(c) for c in comparisons))
     made: dict[str, dict[str, list[dict[str, Any]]]] = {"groups": {}, "further": {}}
@@ -124,7 +142,9 @@ def tables(comparisons: Sequence[Comparison]) -> dict[str, Any]:
                 "note": notes.index(_protocol(comparison)) + 1,
             }
         )
-    groups = {name: [{"task": t, "rows": r} for t, r in place.items()] for name, place in made.items()}
+    groups = {
+        name: [{"task": t, "rows": r} for t, r in place.items()] for name, place in made.items()
+    }
     return {**groups, "notes": notes}
 
 
@@ -135,7 +155,11 @@ def _protocol(comparison: Comparison) -> str:
 
 def task_words(task: str) -> str:
     """`category/across-styles` → `category, across styles`."""
-    return "features as they are, without labels" if task == "all" else task.replace("/", ", ").replace("-", " ")
+    return (
+        "features as they are, without labels"
+        if task == "all"
+        else task.replace("/", ", ").replace("-", " ")
+    )
 
 
 def score(value: float) -> str:
@@ -148,7 +172,11 @@ def _or_dash(value: float) -> str:
 
 
 def _interval_words(found: Interval) -> str:
-    return f"{score(found.low)} – {score(found.high)}" if math.isfinite(found.low) and found.low < found.high else "–"
+    return (
+        f"{score(found.low)} – {score(found.high)}"
+        if math.isfinite(found.low) and found.low < found.high
+        else "–"
+    )
 
 
 def _beam(comparison: Comparison) -> dict[str, Any] | None:
@@ -161,8 +189,17 @@ def _beam(comparison: Comparison) -> dict[str, Any] | None:
         inside = math.isfinite(value) and 0.0 <= value <= 1.0
         return round(_BEAM_LEFT + value * (_BEAM_RIGHT - _BEAM_LEFT), 1) if inside else None
 
-    span = [at(min(1.0, max(0.0, end))) for end in (found.low, found.high)] if math.isfinite(found.low) else None
-    return {"value": at(found.mean), "raw": at(comparison.raw), "untrained": at(comparison.untrained), "span": span}
+    span = (
+        [at(min(1.0, max(0.0, end))) for end in (found.low, found.high)]
+        if math.isfinite(found.low)
+        else None
+    )
+    return {
+        "value": at(found.mean),
+        "raw": at(comparison.raw),
+        "untrained": at(comparison.untrained),
+        "span": span,
+    }
 
 
 def main_comparison(comparisons: Sequence[Comparison]) -> Comparison | None:
@@ -180,11 +217,22 @@ def lead(comparisons: Sequence[Comparison]) -> list[tuple[str, bool]]:
     comparison = main_comparison(comparisons)
     if comparison is None:
         return [
-            ("An encoder measured without labels" if comparisons else "An encoder that has not been evaluated", False)
+            (
+                "An encoder measured without labels"
+                if comparisons
+                else "An encoder that has not been evaluated",
+                False,
+            )
         ]
-    probe = {"linear": "A linear probe", "knn": "kNN"}.get(comparison.rows[0].probe, comparison.name.capitalize())
+    probe = {"linear": "A linear probe", "knn": "kNN"}.get(
+        comparison.rows[0].probe, comparison.name.capitalize()
+    )
     task = task_words(comparison.task)
-    pieces = [(f"{probe} scores ", False), (score(comparison.found.mean), True), (f" on {task}", False)]
+    pieces = [
+        (f"{probe} scores ", False),
+        (score(comparison.found.mean), True),
+        (f" on {task}", False),
+    ]
     others = [("raw input", comparison.raw), ("the same encoder untrained", comparison.untrained)]
     known = [f"{name} {score(value)}" for name, value in others if math.isfinite(value)]
     pieces.append((f"; {', '.join(known)}." if known else ".", False))
@@ -199,7 +247,13 @@ def gain_words(comparison: Comparison | None) -> tuple[str, bool] | None:
     name = "the untrained encoder" if best == comparison.untrained else "raw input"
     if comparison.gain <= 0:
         return f"It is no better than {name} there: {signed(comparison.gain)}.", True
-    tail = "" if math.isnan(low) else ", beyond the 95 % interval" if low > best else ", within the 95 % interval"
+    tail = (
+        ""
+        if math.isnan(low)
+        else ", beyond the 95 % interval"
+        if low > best
+        else ", within the 95 % interval"
+    )
     return f"That is {signed(comparison.gain)} over {name}{tail}.", bool(tail) and low <= best
 
 
@@ -210,7 +264,10 @@ def standing_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None
         return None
     ahead = sum(gain > 0 for gain in gains)
     if ahead == len(gains):
-        return f"It is ahead of both baselines in all {len(gains)} figures of the table below.", False
+        return (
+            f"It is ahead of both baselines in all {len(gains)} figures of the table below.",
+            False,
+        )
     some = f"{ahead or 'none'} {'is' if ahead < 2 else 'are'} ahead of both baselines"
     return f"Of the {len(gains)} figures in the table below, {some}.", True
 

@@ -1,9 +1,8 @@
 """Scenes as pictures: what is in them, and what a network found, drawn upon the image.
 
-Of what a detector found as many objects are shown as there are, the surest first, so that no threshold is chosen that
-suits one network more than another. Right is what has the right class and overlaps an object that is still free by
-half or more.
-"""
+Of what a detector found as many objects are shown as there are, the surest first, so that no
+threshold is chosen that suits one network more than another. Right is what has the right class and
+overlaps an object that is still free by half or more."""
 
 from collections.abc import Sequence
 
@@ -35,7 +34,14 @@ def true_picture(scene: Scene, names: Sequence[str], *, masks: bool = False) -> 
     words = [names[label] for label in scene.labels[wanted].tolist()]
     shown = scene.masks[wanted] if masks and scene.masks is not None else None
     short = [_short(word) for word in words]
-    return _outlined(scene, scene.boxes[wanted], colours, short, shown, f"{scene.id}: {', '.join(words) or 'nothing'}")
+    return _outlined(
+        scene,
+        scene.boxes[wanted],
+        colours,
+        short,
+        shown,
+        f"{scene.id}: {', '.join(words) or 'nothing'}",
+    )
 
 
 def found_picture(scene: Scene, found: Found, names: Sequence[str]) -> tuple[Picture, str]:
@@ -81,13 +87,20 @@ def map_picture(scene: Scene, classes: Tensor, what: str) -> tuple[Picture, str]
     painted = scene.image.clone()
     for value in sorted(set(classes.flatten().tolist())):
         if value not in (0, VOID):
-            painted = _blended(painted, classes == value, PALETTE[(value - 1) % len(PALETTE)][1], 0.65)
+            painted = _blended(
+                painted, classes == value, PALETTE[(value - 1) % len(PALETTE)][1], 0.65
+            )
     words = f"{share:.2f} of pixels right"
     return picture(_enlarged(painted), f"{scene.id}, {what}: {words}", most=_SIDE), words
 
 
 def _outlined(
-    scene: Scene, boxes: Tensor, colours: Sequence[str], words: Sequence[str], masks: Tensor | None, alt: str
+    scene: Scene,
+    boxes: Tensor,
+    colours: Sequence[str],
+    words: Sequence[str],
+    masks: Tensor | None,
+    alt: str,
 ) -> Picture:
     image = scene.image.clone()
     for mask, colour in zip([] if masks is None else masks, colours, strict=False):
@@ -96,8 +109,15 @@ def _outlined(
     scale = enlarged.shape[2] / scene.image.shape[2]
     drawn = Image.fromarray(enlarged.permute(1, 2, 0).numpy())
     pen = ImageDraw.Draw(drawn)
-    for (left, top, right, bottom), colour, word in zip(boxes.tolist(), colours, words, strict=True):
-        place = [left * scale, top * scale, max(left + 1, right) * scale - 1, max(top + 1, bottom) * scale - 1]
+    for (left, top, right, bottom), colour, word in zip(
+        boxes.tolist(), colours, words, strict=True
+    ):
+        place = [
+            left * scale,
+            top * scale,
+            max(left + 1, right) * scale - 1,
+            max(top + 1, bottom) * scale - 1,
+        ]
         pen.rectangle([place[0] - 1, place[1] - 1, place[2] + 1, place[3] + 1], outline="#000000")
         pen.rectangle(place, outline=colour, width=3)
         size = pen.textbbox((0, 0), word, font_size=_FONT)
@@ -113,7 +133,9 @@ def _short(name: str) -> str:
 
 
 def _blended(image: Tensor, mask: Tensor, colour: str, share: float) -> Tensor:
-    rgb = torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=torch.float32)[:, None, None]
+    rgb = torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=torch.float32)[
+        :, None, None
+    ]
     mixed = ((1.0 - share) * image.float() + share * rgb).round().to(torch.uint8)
     return torch.where(mask, mixed, image)
 
@@ -122,4 +144,8 @@ def _enlarged(image: Tensor) -> Tensor:
     """The longer side becomes `_SIDE` pixels."""
     scale = _SIDE / max(image.shape[1:])
     size = [max(1, round(side * scale)) for side in image.shape[1:]]
-    return interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+    return (
+        interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+        .round()
+        .to(torch.uint8)
+    )

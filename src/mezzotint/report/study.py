@@ -41,7 +41,12 @@ def write_study(table: ComparisonTable, out: Path) -> Path:
 def _figure(table: ComparisonTable, place: int, column: str) -> dict[str, Any]:
     cells = {name: row[place] for name, row in table.arms.items()}
     known = [cell for cell in cells.values() if cell is not None]
-    ends = [v for cell in known for v in (cell.low, cell.high, cell.mean, *cell.values.values()) if math.isfinite(v)]
+    ends = [
+        v
+        for cell in known
+        for v in (cell.low, cell.high, cell.mean, *cell.values.values())
+        if math.isfinite(v)
+    ]
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
     scale = (_WIDTH - 2 * _MARGIN) / (high - low or 1.0)
 

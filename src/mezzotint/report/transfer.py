@@ -1,8 +1,8 @@
 """`report.html` of a transfer: figures with and without pretraining, class by class, and what was found in scenes.
 
-The figures are those that the runs wrote when they were scored. Only the pictures are made anew, from the saved
-networks, on scored scenes that a fixed key chooses: neither by success nor by what is in them.
-"""
+The figures are those that the runs wrote when they were scored. Only the pictures are made anew,
+from the saved networks, on scored scenes that a fixed key chooses: neither by success nor by what
+is in them."""
 
 import json
 import math
@@ -32,7 +32,9 @@ _MAIN = ("boxes/AP50", "classes/mIoU")
 
 def is_transfer(folder: Path | str) -> bool:
     """Whether a directory is one that `mezzotint transfer` wrote and finished."""
-    return (Path(folder) / "table.json").is_file() and (Path(folder) / "pretrained-0" / "transfer.yaml").is_file()
+    return (Path(folder) / "table.json").is_file() and (
+        Path(folder) / "pretrained-0" / "transfer.yaml"
+    ).is_file()
 
 
 def write_transfer_report(out: Path | str, *, scenes: int = 8) -> Path:
@@ -52,13 +54,22 @@ def write_transfer_report(out: Path | str, *, scenes: int = 8) -> Path:
             "run it again with the same --out, and it goes on"
         )
     lines = json.loads((folder / "table.json").read_text(encoding="utf-8"))
-    runs = {start: sorted(folder.glob(f"{start}-*"), key=lambda p: int(p.name.rpartition("-")[2])) for start in _STARTS}
+    runs = {
+        start: sorted(folder.glob(f"{start}-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+        for start in _STARTS
+    }
     first = runs["pretrained"][0]
     config = yaml.safe_load((first / "transfer.yaml").read_text(encoding="utf-8"))
     section: dict[str, Any] = _figures(lines, len(runs["pretrained"])) | _classes(runs)
-    section["scenes"], section["legend"], warning = _scenes([paths[0] for paths in runs.values() if paths], scenes)
+    section["scenes"], section["legend"], warning = _scenes(
+        [paths[0] for paths in runs.values() if paths], scenes
+    )
     main, rest = charts_of_runs(
-        {path.name: read_metrics(path / "metrics.jsonl") for paths in runs.values() for path in paths}
+        {
+            path.name: read_metrics(path / "metrics.jsonl")
+            for paths in runs.values()
+            for path in paths
+        }
     )
     how = "The last weights are scored; nothing is chosen on the scored scenes."
     page = render(
@@ -72,12 +83,18 @@ def write_transfer_report(out: Path | str, *, scenes: int = 8) -> Path:
     return write_page(folder / "report.html", page)
 
 
-def _hero(folder: Path, lines: Sequence[dict[str, Any]], config: dict[str, Any], warning: str) -> dict[str, Any]:
+def _hero(
+    folder: Path, lines: Sequence[dict[str, Any]], config: dict[str, Any], warning: str
+) -> dict[str, Any]:
     main = next((line for line in lines if line["figure"] in _MAIN), lines[0])
     own, beside = main["pretrained"][0], main.get("untrained", [None])[0]
-    lead = [(f"{_model(config)} from the encoder reaches {main['figure'].replace('/', ' ')} ", False)]
+    lead = [
+        (f"{_model(config)} from the encoder reaches {main['figure'].replace('/', ' ')} ", False)
+    ]
     lead.append((_or_dash(own), True))
-    lead.append((f"; from fresh weights {_or_dash(beside)}." if "untrained" in main else ".", False))
+    lead.append(
+        (f"; from fresh weights {_or_dash(beside)}." if "untrained" in main else ".", False)
+    )
     verdicts = [_verdict(main)] if "difference" in main else []
     training, data = config["training"], config["data"]
     facts = [
@@ -108,13 +125,23 @@ def _verdict(line: dict[str, Any]) -> tuple[str, bool]:
     if low is None:
         return f"{words}, by a single seed, which gives no interval.", mean <= 0
     sure = low > 0 or high < 0
-    return f"{words}, {'beyond' if sure else 'within'} the 95 % interval over seeds.", mean <= 0 or not sure
+    return (
+        f"{words}, {'beyond' if sure else 'within'} the 95 % interval over seeds.",
+        mean <= 0 or not sure,
+    )
 
 
 def _figures(lines: Sequence[dict[str, Any]], seeds: int) -> dict[str, Any]:
     columns = [name for name in (*_STARTS, "difference") if name in lines[0]]
-    shown = [{"figure": line["figure"], "cells": [_cell(name, line[name]) for name in columns]} for line in lines]
-    over = "Of one seed" if seeds == 1 else f"Means over {seeds} seeds, with Student's interval over them"
+    shown = [
+        {"figure": line["figure"], "cells": [_cell(name, line[name]) for name in columns]}
+        for line in lines
+    ]
+    over = (
+        "Of one seed"
+        if seeds == 1
+        else f"Means over {seeds} seeds, with Student's interval over them"
+    )
     how = f"{over}. AP is COCO's, over overlaps from 0.5 to 0.95."
     if "untrained" in columns:
         how += " The baseline is the same network from fresh weights, at the same budget, scenes, order and rates."
@@ -155,12 +182,18 @@ def _classes(runs: dict[str, list[Path]]) -> dict[str, Any]:
                 values.append("–" if own is None or beside is None else signed(own - beside))
         rows.append({"name": line["class"], "count": f"{line['objects']:,}", "cells": values})
     what = "pixels" if figures == ["classes/IoU"] else "objects"
-    return {"classes": rows, "by_class": figures, "counted": f"There: {what} of the class in scored scenes."}
+    return {
+        "classes": rows,
+        "by_class": figures,
+        "counted": f"There: {what} of the class in scored scenes.",
+    }
 
 
 def _by_class(place: Path) -> list[dict[str, Any]]:
     path = place / "by_class.json"
-    lines: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    lines: list[dict[str, Any]] = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    )
     return lines
 
 
@@ -177,10 +210,15 @@ def _scenes(places: Sequence[Path], count: int) -> tuple[list[dict[str, Any]], s
         chosen = sample_order(data.count("test"), 0, 0)[:count].tolist()
         names = data.classes
         shown = [
-            _scene(data.read("test", i), {s: network for s, (network, _) in opened.items()}, names) for i in chosen
+            _scene(data.read("test", i), {s: network for s, (network, _) in opened.items()}, names)
+            for i in chosen
         ]
     except (ValueError, OSError) as error:
-        return [], "", f"The scenes or the networks could not be opened, so there are no pictures: {error}"
+        return (
+            [],
+            "",
+            f"The scenes or the networks could not be opened, so there are no pictures: {error}",
+        )
     if next(iter(opened.values()))[0].needs == "classes":
         return shown, "Each class has its colour; what belongs to none is not painted.", ""
     return shown, (
@@ -199,7 +237,11 @@ def _scene(scene: Scene, networks: dict[str, Localizer], names: Sequence[str]) -
         pictures = [(true_picture(scene, names, masks=needs == "masks"), "true", "")]
     for start, network in networks.items():
         (found,) = network.find([image_of(scene, torch.device("cpu"))])
-        made = found_picture(scene, found, names) if isinstance(found, Found) else map_picture(scene, found, start)
+        made = (
+            found_picture(scene, found, names)
+            if isinstance(found, Found)
+            else map_picture(scene, found, start)
+        )
         pictures.append((made[0], start, made[1]))
     return {"name": scene.id, "pictures": pictures}
 

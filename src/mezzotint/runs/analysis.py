@@ -55,9 +55,10 @@ def measure_layers(
     Args:
         run: a directory that `pretrain` wrote.
         bits: weights/activations; 32 leaves one side out.
-        policy: which layers; by default the encoder's own when it is quantizable already, else `ssql`.
-        samples: of the training data, for ranges and figures alike; `None` for 256, or all if there are fewer; see
-            `evaluate.calibration`.
+        policy: which layers; by default the encoder's own when it is quantizable already, else
+            `ssql`.
+        samples: of the training data, for ranges and figures alike; `None` for 256, or all if there
+            are fewer; see `evaluate.calibration`.
 
     Raises:
         ValueError: when the directory is not a finished run, or what is asked for does not exist.
@@ -91,7 +92,8 @@ def measure_invariances(
 
     Args:
         run: a directory that `pretrain` wrote.
-        overrides: of the recipe, such as `views.flip=0.5` to ask about other views than it was trained on.
+        overrides: of the recipe, such as `views.flip=0.5` to ask about other views than it was
+            trained on.
         samples: how many samples.
         seeds: repeats.
 

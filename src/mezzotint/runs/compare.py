@@ -1,10 +1,10 @@
 """Runs side by side: each figure with its interval, and its difference to a reference, paired by seed.
 
-Two runs of one seed share the order of the samples, the draws of the views and, where the architecture is the same, the
-initial weights. So the difference is taken seed by seed, and its interval (Student's, over seeds) leaves out what the
-seed does to both. It covers training, not the choice of test samples, which are the same for all. Figures are compared
-only where every run was measured by the same protocol; others are named and left out.
-"""
+Two runs of one seed share the order of the samples, the draws of the views and, where the
+architecture is the same, the initial weights. So the difference is taken seed by seed, and its
+interval (Student's, over seeds) leaves out what the seed does to both. It covers training, not the
+choice of test samples, which are the same for all. Figures are compared only where every run was
+measured by the same protocol; others are named and left out. """
 
 import json
 import math
@@ -32,7 +32,8 @@ class Cell:
         mean: of them.
         low: end of the 95 % interval; NaN where nothing is known.
         high: the other end.
-        difference: mean of the paired differences to the reference; NaN for the reference itself, or without a pair.
+        difference: mean of the paired differences to the reference; NaN for the reference itself,
+            or without a pair.
         difference_low: end of its 95 % interval.
         difference_high: the other end.
     """
@@ -76,7 +77,8 @@ def compare(arms: Mapping[str, Sequence[Path]], *, title: str = "Comparison", re
         reference: name of an arm; by default the first.
 
     Raises:
-        ValueError: when a run was not evaluated, two runs of an arm have one seed, or there is no such arm.
+        ValueError: when a run was not evaluated, two runs of an arm have one seed, or there is no
+            such arm.
     """
     if not arms or (reference is not None and reference not in arms):
         raise ValueError(f"got reference={reference!r}; allowed: {', '.join(arms) or 'no arms, none was given'}")

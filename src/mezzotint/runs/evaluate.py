@@ -29,15 +29,17 @@ def evaluate(run: str | Path, overrides: Sequence[str] = (), *, clips: int = 1, 
     """Measure an encoder at the bits its recipe says, and write `evaluation.json` and `baselines.json`.
 
     Args:
-        run: a directory that `pretrain` wrote; or, for an encoder of another project, an ONNX file or a YAML file with
-            the sections `encoder` and `data`. The figures of a file go where `results_directory` says.
+        run: a directory that `pretrain` wrote; or, for an encoder of another project, an ONNX file
+            or a YAML file with the sections `encoder` and `data`. The figures of a file go where
+            `results_directory` says.
         overrides: of the recipe, such as `evaluate.bits=[8/8,4/4]`.
         clips: of each video, over whose features is averaged.
-        crops: squares along the longer side of each image or frame, over whose features is averaged.
+        crops: squares along the longer side of each image or frame, over whose features is
+            averaged.
 
     Raises:
-        ValueError: when the directory is not a finished run, or the file is no encoder; for several clips or crops of
-            data that have none, or at low bits.
+        ValueError: when the directory is not a finished run, or the file is no encoder; for several
+            clips or crops of data that have none, or at low bits.
     """
     folder = results_directory(run)
     subject = _of_run(folder, overrides) if folder == Path(run) else _of_file(Path(run), overrides)
@@ -143,8 +145,8 @@ def embed(encoder: Encoder, source: Source, out: str | Path) -> tuple[int, int, 
     Args:
         encoder: in eval mode.
         source: of the samples.
-        out: `.npz` (arrays `features`, `ids`, `labels`) or `.parquet` (columns `id`, `label`, `feature`). A sample
-            without a label has −1; one that cannot be read is left out.
+        out: `.npz` (arrays `features`, `ids`, `labels`) or `.parquet` (columns `id`, `label`,
+            `feature`). A sample without a label has −1; one that cannot be read is left out.
 
     Returns:
         How many samples and features were written, and what could not be read.

@@ -1,13 +1,14 @@
 """Fine-tuning: the supervised method in the same loop, started from a saved encoder, and scored on the test samples.
 
-What a figure after fine-tuning is worth shows only beside others of the same budget: the largest class, the same
-network from scratch, and a classifier on the untrained network held still. All are trained here with the same recipe,
-seeds and labels. Labels may be few: a share of each class, some of each, or a list (semi-supervised, few-shot). The
-encoder really is trained; the class behind MASSRL's published figures holds it still.
+What a figure after fine-tuning is worth shows only beside others of the same budget: the largest
+class, the same network from scratch, and a classifier on the untrained network held still. All are
+trained here with the same recipe, seeds and labels. Labels may be few: a share of each class, some
+of each, or a list (semi-supervised, few-shot). The encoder really is trained; the class behind
+MASSRL's published figures holds it still.
 
-The last weights are scored, never the best epoch on the test samples. At low bits the trained network is calibrated on
-training samples and scored with its float classifier (protocol C of SSQL, Cao et al. 2022, arXiv 2207.05432).
-"""
+The last weights are scored, never the best epoch on the test samples. At low bits the trained
+network is calibrated on training samples and scored with its float classifier (protocol C of SSQL,
+Cao et al. 2022, arXiv 2207.05432). """
 
 import copy
 import json
@@ -53,12 +54,16 @@ class FineTuning:
 
     Attributes:
         encoder: directory of a saved encoder, or of a run.
-        config: of the recipe, resolved, with the encoder's architecture and the data's classes in it.
-        seeds: how many runs; they differ in the draw of the labels, the order, the views and the classifier's start.
-        warm_head: start the classifier from the linear probe on the frozen features, as SSQL's protocol does.
+        config: of the recipe, resolved, with the encoder's architecture and the data's classes in
+            it.
+        seeds: how many runs; they differ in the draw of the labels, the order, the views and the
+            classifier's start.
+        warm_head: start the classifier from the linear probe on the frozen features, as SSQL's
+            protocol does.
         baselines: train the same from scratch, and a classifier on the untrained network.
         clips: of each scored video, over whose logits is averaged.
-        crops: squares along the longer side of each scored image or frame, over whose logits is averaged.
+        crops: squares along the longer side of each scored image or frame, over whose logits is
+            averaged.
     """
 
     encoder: Path
@@ -85,8 +90,8 @@ def plan(
 
     Args:
         encoder: a run, or an encoder's directory.
-        what: a recipe's name or file; or data: a folder, a file, the name of embedded data; by default the data that
-            the run was trained on.
+        what: a recipe's name or file; or data: a folder, a file, the name of embedded data; by
+            default the data that the run was trained on.
         overrides: of the recipe, such as `data.fraction=0.01`.
         seeds: see `FineTuning`.
         warm_head: see `FineTuning`.
@@ -205,7 +210,8 @@ def warm(recipe: Recipe) -> None:
 def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
     """The test accuracy of a trained network with its classifier, in float and at the recipe's bits."""
     method, data = _parts(recipe)
-    # Training may have left another memory layout, which sums in another order and so moves single samples at low bits.
+    # Training may have left another memory layout, which sums in another order and so moves single
+    # samples at low bits.
     method.to(memory_format=torch.contiguous_format)
     method.eval()
     settings = [Setting.parse(text) for text in recipe.evaluate.bits]

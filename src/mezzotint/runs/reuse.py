@@ -1,14 +1,13 @@
 """Runs that are made once: what is finished is used again, what was interrupted goes on.
 
-Studies and repeated fine-tunings are lists of runs. Started a second time with the same directory they do only what is
-missing, and refuse to mix figures of two recipes.
+Studies and repeated fine-tunings are lists of runs. Started a second time with the same directory
+they do only what is missing, and refuse to mix figures of two recipes.
 
 The other networks that a run trained: the momentum copy, and either with its projector on it.
 
-A run's `encoder/` holds the trained backbone. Its newest checkpoint holds the whole method, from which the target
-network (BYOL, MoCo) and the projections can be evaluated: which branch and which layer is best differs by method, and a
-fair comparison says which it took.
-"""
+A run's `encoder/` holds the trained backbone. Its newest checkpoint holds the whole method, from
+which the target network (BYOL, MoCo) and the projections can be evaluated: which branch and which
+layer is best differs by method, and a fair comparison says which it took. """
 
 import json
 from collections.abc import Callable

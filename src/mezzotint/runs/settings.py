@@ -18,17 +18,22 @@ class Evaluate(Component):
 
     Args:
         probes: each run on every task of the data that it fits.
-        seeds: how often a probe with a random part is repeated, and how many untrained encoders stand beside.
+        seeds: how often a probe with a random part is repeated, and how many untrained encoders
+            stand beside.
         baselines: measure raw input and the untrained encoder too.
-        bits: weight/activation bits at which the encoder is evaluated, such as 4/8; 32 is float, which always is.
-        policy: which layers are quantized; by default the encoder's own when it was trained to be quantized, else ssql.
-        protocols: how ranges and rounding are chosen: `plain` as the papers do, by extremes and to nearest; `strong` by
-            least squared error and learnt (AdaRound, block after block), which takes minutes.
-        calibration_samples: training samples from which the ranges of activations are taken; `None` for 512, or all
-            that no task tests on if there are fewer.
+        bits: weight/activation bits at which the encoder is evaluated, such as 4/8; 32 is float,
+            which always is.
+        policy: which layers are quantized; by default the encoder's own when it was trained to be
+            quantized, else ssql.
+        protocols: how ranges and rounding are chosen: `plain` as the papers do, by extremes and to
+            nearest; `strong` by least squared error and learnt (AdaRound, block after block), which
+            takes minutes.
+        calibration_samples: training samples from which the ranges of activations are taken; `None`
+            for 512, or all that no task tests on if there are fewer.
         reconstruction_steps: of `strong`, for each block of layers at each of the bits.
         branch: the trained network, or its momentum copy where the method keeps one.
-        part: the backbone, or also the projector on it; anything but the trained backbone is read from the checkpoint.
+        part: the backbone, or also the projector on it; anything but the trained backbone is read
+            from the checkpoint.
     """
 
     def __init__(

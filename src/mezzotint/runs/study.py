@@ -1,9 +1,9 @@
 """A study: recipes that differ in one thing at a time, trained at an equal budget with several seeds, and compared.
 
-A study file names a recipe, what all runs override, and the arms: by name, or as the product of factors. Runs that are
-finished are used again, so a study that was interrupted goes on, and an arm that is added later costs only itself. With
-`leave_one_out` the arms are a whole list, such as the operations of a policy, and the list without each of its items.
-"""
+A study file names a recipe, what all runs override, and the arms: by name, or as the product of
+factors. Runs that are finished are used again, so a study that was interrupted goes on, and an arm
+that is added later costs only itself. With `leave_one_out` the arms are a whole list, such as the
+operations of a policy, and the list without each of its items. """
 
 import itertools
 import json
@@ -58,7 +58,8 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
 
     Args:
         name: of a shipped study, or the path of a YAML file.
-        overrides: of all arms, after the file's. One of the list that `leave_one_out` names stands in for that list.
+        overrides: of all arms, after the file's. One of the list that `leave_one_out` names stands
+            in for that list.
         seeds: instead of the file's.
 
     Raises:

@@ -1,9 +1,9 @@
 """Checkpoints that a killed save, a full disk or a flipped bit cannot turn into a lost or a wrong run.
 
-A checkpoint is a directory of safetensors, JSON and a manifest with the size and SHA-256 of every file. It is written
-beside its place under a temporary name, flushed, read back and hashed, and only then renamed; older ones are removed
-after that. No pointer file is trusted: the newest directory whose manifest holds is the latest. Nothing is pickled.
-"""
+A checkpoint is a directory of safetensors, JSON and a manifest with the size and SHA-256 of every
+file. It is written beside its place under a temporary name, flushed, read back and hashed, and only
+then renamed; older ones are removed after that. No pointer file is trusted: the newest directory
+whose manifest holds is the latest. Nothing is pickled."""
 
 import hashlib
 import json
@@ -57,7 +57,8 @@ class CheckpointStore:
         """Write a checkpoint, verify it, then remove the oldest.
 
         Raises:
-            OSError: when the disk is full or cannot be written; the previous checkpoints are untouched.
+            OSError: when the disk is full or cannot be written; the previous checkpoints are
+                untouched.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         target = self.root / f"step-{step:08d}"
@@ -81,7 +82,9 @@ class CheckpointStore:
         faults.point("checkpoint.after_retention", step)
         return target
 
-    def _write_all(self, folder: Path, step: int, model: Tensors, optimizer: Tensors, state: Mapping[str, Any]) -> None:
+    def _write_all(
+        self, folder: Path, step: int, model: Tensors, optimizer: Tensors, state: Mapping[str, Any]
+    ) -> None:
         files = {}
         contents: dict[str, Callable[[], bytes]] = {
             "model.safetensors": lambda: _serialise(model),
@@ -104,19 +107,24 @@ class CheckpointStore:
                 try:
                     shutil.rmtree(folder)
                 except OSError as error:
-                    warnings.warn(f"the old checkpoint {folder} could not be removed: {error}", stacklevel=2)
+                    warnings.warn(
+                        f"the old checkpoint {folder} could not be removed: {error}", stacklevel=2
+                    )
 
     def found(self) -> list[Path]:
         """All checkpoint directories, oldest first, good or not."""
         if not self.root.is_dir():
             return []
-        return sorted((p for p in self.root.iterdir() if _NAME.match(p.name) and p.is_dir()), key=_step_of)
+        return sorted(
+            (p for p in self.root.iterdir() if _NAME.match(p.name) and p.is_dir()), key=_step_of
+        )
 
     def latest(self) -> tuple[Saved | None, list[CheckpointCorrupt]]:
         """Load the newest good checkpoint, and say which newer ones were not.
 
         Returns:
-            The checkpoint, or `None` when there is no good one, and what was wrong with those passed over.
+            The checkpoint, or `None` when there is no good one, and what was wrong with those
+            passed over.
         """
         problems: list[CheckpointCorrupt] = []
         for folder in reversed(self.found()):
@@ -152,10 +160,14 @@ def verify(folder: Path) -> dict[str, bytes]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointCorrupt(f"{folder}: its manifest cannot be read ({error})") from error
     if version != FORMAT:
-        raise CheckpointCorrupt(f"{folder}: got format {version}; allowed is {FORMAT}: use the version that wrote it")
+        raise CheckpointCorrupt(
+            f"{folder}: got format {version}; allowed is {FORMAT}: use the version that wrote it"
+        )
     present = {p.name for p in folder.iterdir()} - {"manifest.json"}
     if present != set(expected):
-        raise CheckpointCorrupt(f"{folder}: expected {', '.join(sorted(expected))}, found {', '.join(sorted(present))}")
+        raise CheckpointCorrupt(
+            f"{folder}: expected {', '.join(sorted(expected))}, found {', '.join(sorted(present))}"
+        )
     contents = {}
     for name, stated in expected.items():
         data = (folder / name).read_bytes()
@@ -179,7 +191,10 @@ def load(folder: Path) -> Saved:
     state = json.loads(contents["state.json"])
     if state["step"] != _step_of(folder):
         raise CheckpointCorrupt(f"{folder}: it holds step {state['step']}")
-    model, optimizer = from_bytes(contents["model.safetensors"]), from_bytes(contents["optimizer.safetensors"])
+    model, optimizer = (
+        from_bytes(contents["model.safetensors"]),
+        from_bytes(contents["optimizer.safetensors"]),
+    )
     return Saved(state.pop("step"), model, optimizer, state)
 
 

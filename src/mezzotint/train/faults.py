@@ -1,8 +1,8 @@
 """Named places where a test can make a run fail. Without `MEZZOTINT_FAULT` in the environment nothing happens.
 
-`MEZZOTINT_FAULT=checkpoint.after_model:step=4:kill` kills the process at that point; `raise` raises, `enospc` raises
-what a full disk raises, `nan` tells the caller to spoil its value, `sigterm` and `sigint` send the signal.
-"""
+`MEZZOTINT_FAULT=checkpoint.after_model:step=4:kill` kills the process at that point; `raise`
+raises, `enospc` raises what a full disk raises, `nan` tells the caller to spoil its value,
+`sigterm` and `sigint` send the signal."""
 
 import errno
 import os

@@ -1,9 +1,8 @@
 """What stops a run cleanly: numbers that are not finite, and signals.
 
-The guard looks at the loss and at the gradient's norm of *every* step before the optimiser and any momentum copy see
-them, so that the weights in memory and on disk are always finite. Signals only set a flag, which the loop reads at
-the next step; a second one ends the process at once.
-"""
+The guard looks at the loss and at the gradient's norm of *every* step before the optimiser and any
+momentum copy see them, so that the weights in memory and on disk are always finite. Signals only
+set a flag, which the loop reads at the next step; a second one ends the process at once."""
 
 import math
 import os
@@ -87,7 +86,9 @@ def catch_signals() -> Iterator[StopFlag]:
         flag.number = number
 
     try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        before = {
+            s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        }
     except ValueError:  # not in the main thread: signals are somebody else's business there
         yield flag
         return

@@ -84,16 +84,18 @@ def _required(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"run.log.trackers needs {package}, which is not installed: pip install {package}") from error
+        raise ValueError(
+            f"run.log.trackers needs {package}, which is not installed: pip install {package}"
+        ) from error
 
 
 @dataclass
 class Meter:
     """Where the time since the last line went, in seconds.
 
-    Waiting and the making of views are summed over all steps. Their parts, and all else, are those of the last step
-    that was measured (`timing.is_measured`), and of the reading of its batch, which may be another process's work.
-    """
+    Waiting and the making of views are summed over all steps. Their parts, and all else, are those
+    of the last step that was measured (`timing.is_measured`), and of the reading of its batch,
+    which may be another process's work."""
 
     began: float = field(default_factory=time.perf_counter)
     waiting: float = 0.0
@@ -110,13 +112,16 @@ class Meter:
         self.augmenting += time.perf_counter() - began
 
     @contextmanager
-    def measured(self, step: int, batch: Batch, encoder: nn.Module | None, device: torch.device) -> Iterator[None]:
+    def measured(
+        self, step: int, batch: Batch, encoder: nn.Module | None, device: torch.device
+    ) -> Iterator[None]:
         """Measure the parts of a step, if it is one of those that are measured.
 
         Args:
             step: from 0.
             batch: of the step.
-            encoder: whose forward passes are a part of their own; `None` where hooks would disturb a compiled graph.
+            encoder: whose forward passes are a part of their own; `None` where hooks would disturb
+                a compiled graph.
             device: waited for at both ends of each part, where it is an accelerator.
         """
         if not timing.is_measured(step):
@@ -125,7 +130,9 @@ class Meter:
         with timing.measuring("rest", device) as watch, ExitStack() as hooks:
             if encoder is not None:
                 forward = ExitStack()
-                before = encoder.register_forward_pre_hook(lambda *_: forward.enter_context(watch.part("encoder")))
+                before = encoder.register_forward_pre_hook(
+                    lambda *_: forward.enter_context(watch.part("encoder"))
+                )
                 after = encoder.register_forward_hook(lambda *_: forward.close())
                 hooks.callback(before.remove)
                 hooks.callback(after.remove)
@@ -156,7 +163,12 @@ class RunLog:
     """
 
     def __init__(
-        self, out: Path, config: Mapping[str, Any], trackers: Sequence[str], resumed_at: int, bar: "Progress"
+        self,
+        out: Path,
+        config: Mapping[str, Any],
+        trackers: Sequence[str],
+        resumed_at: int,
+        bar: "Progress",
     ) -> None:
         self.path = out / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["step"] <= resumed_at]
@@ -227,18 +239,27 @@ class Progress:
             print(json.dumps({"step": step, **metrics}), flush=True)
         elif self.bar is not None:
             self.bar.update(self.task, completed=step, description=text)
-        elif self.mode == "bar" and (time.monotonic() - self.last_plain > 10.0 or step == self.total):
+        elif self.mode == "bar" and (
+            time.monotonic() - self.last_plain > 10.0 or step == self.total
+        ):
             self.last_plain = time.monotonic()
             done = max(1, step - self.start)
             left = (time.monotonic() - self.began) / done * (self.total - step)
-            print(f"step {step}/{self.total}  {text}  {left:.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"step {step}/{self.total}  {text}  {left:.0f} s left", file=sys.stderr, flush=True
+            )
 
     def _text(self, metrics: Mapping[str, float]) -> str:
-        parts = [f"epoch {metrics.get('epoch', 0):.0f}", f"loss {metrics.get('loss', math.nan):.4f}"]
+        parts = [
+            f"epoch {metrics.get('epoch', 0):.0f}",
+            f"loss {metrics.get('loss', math.nan):.4f}",
+        ]
         if "images_per_second" in metrics:
             parts.append(f"{metrics['images_per_second']:.0f} img/s")
             parts.append(f"{100 * metrics.get('data_wait', 0):.0f} % waiting for data")
-        parts += [f"{k.removeprefix('knn/')} {v:.3f}" for k, v in metrics.items() if k.startswith("knn/")]
+        parts += [
+            f"{k.removeprefix('knn/')} {v:.3f}" for k, v in metrics.items() if k.startswith("knn/")
+        ]
         return "  ".join(parts)
 
     def note(self, text: str) -> None:

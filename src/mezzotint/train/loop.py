@@ -1,11 +1,12 @@
 """The loop: read this first.
 
-    source → batches → views → method → loss → guard → optimiser → method.after_step → log, online kNN, checkpoint
+    source → batches → views → method → loss → guard → optimiser → method.after_step → log, online
+    kNN, checkpoint
 
-Nothing of any method, modality or view stands in here. The state of a run is its step, the tensors of the method and
-of the optimiser, and a few counters: the order of samples, every augmentation and the learning rate are functions of
-the step, so that a resumed run continues as if it had never stopped.
-"""
+Nothing of any method, modality or view stands in here. The state of a run is its step, the tensors
+of the method and of the optimiser, and a few counters: the order of samples, every augmentation and
+the learning rate are functions of the step, so that a resumed run continues as if it had never
+stopped."""
 
 import functools
 import time
@@ -30,7 +31,13 @@ from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted, StepGuard, StopFlag, catch_signals
 from mezzotint.train.log import Meter, Progress, RunLog
 from mezzotint.train.online import OnlineClassifier
-from mezzotint.train.rundir import default_directory, environment, locked, prepare, refuse_if_too_small
+from mezzotint.train.rundir import (
+    default_directory,
+    environment,
+    locked,
+    prepare,
+    refuse_if_too_small,
+)
 from mezzotint.train.state import Average, RunState
 from mezzotint.train.watch import Passes, Watch
 from mezzotint.types import Batch, Views
@@ -61,7 +68,8 @@ def pretrain(
     Raises:
         Interrupted: after a signal; a checkpoint was saved.
         NotFinite: when the loss is not finite too often; the last good weights are saved.
-        ValueError: for anything in the recipe or the directory that cannot be used, before the first step.
+        ValueError: for anything in the recipe or the directory that cannot be used, before the
+            first step.
     """
     device = recipe.run.compute.torch_device()
     with ExitStack() as stack:
@@ -89,7 +97,9 @@ class Trainer:
         compute = recipe.run.compute
         if compute.threads:
             torch.set_num_threads(compute.threads)
-        self.plan = BatchPlan.of(recipe.data, self.run.batch_size, self.run.seed, dist.rank(), dist.world_size())
+        self.plan = BatchPlan.of(
+            recipe.data, self.run.batch_size, self.run.seed, dist.rank(), dist.world_size()
+        )
         self.total = self.run.epochs * self.plan.steps_per_epoch
         self.method = recipe.method
         self.run.require_accumulable(self.method, dist.world_size())
@@ -101,10 +111,21 @@ class Trainer:
         self.method.train()
         self.optimizer = recipe.optimizer.build(self.method, self.run.batch_size)
         self.scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "fp16")
-        self.state = RunState(self.method, self.optimizer, self.scaler, recipe.data, StepGuard(self.run.guard.patience))
+        self.state = RunState(
+            self.method,
+            self.optimizer,
+            self.scaler,
+            recipe.data,
+            StepGuard(self.run.guard.patience),
+        )
         self.average = Average(self.method, compute.average) if compute.average else None
-        self.classifier = OnlineClassifier.of(self.run.log.classifier, recipe.data, recipe.encoder, device)
-        self.state.beside = {"average": self.average.method if self.average else None, "classifier": self.classifier}
+        self.classifier = OnlineClassifier.of(
+            self.run.log.classifier, recipe.data, recipe.encoder, device
+        )
+        self.state.beside = {
+            "average": self.average.method if self.average else None,
+            "classifier": self.classifier,
+        }
         self.watch = Watch(recipe, self.plan.steps_per_epoch)
         self.environment = environment(device.type)
         self.passes = Passes(self.method, watch=not compute.compile)
@@ -120,7 +141,9 @@ class Trainer:
 
     def step(self, step: int, batch: Batch, meter: Meter) -> dict[str, float]:
         """Train on one batch; returns what there is to log."""
-        torch.manual_seed(key_of(self.run.seed, step, "layers", dist.rank()))  # dropout in networks of any origin
+        torch.manual_seed(
+            key_of(self.run.seed, step, "layers", dist.rank())
+        )  # dropout in networks of any origin
         factor = self.recipe.schedule(step, self.total, self.plan.steps_per_epoch)
         rates = self.recipe.optimizer.set_rates(self.optimizer, factor, step / self.total)
         self.optimizer.zero_grad(set_to_none=True)
@@ -166,7 +189,11 @@ class Trainer:
         )  # fmt: skip
         if self.run.compute.channels_last:
             views = replace(
-                views, x=tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in views.x)
+                views,
+                x=tuple(
+                    x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+                    for x in views.x
+                ),
             )
         return views
 
@@ -176,11 +203,14 @@ class Trainer:
         gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         grad_norm = float(norm)
-        # A gradient scaler overflows now and then by design: it leaves the step out and halves its scale.
+        # A gradient scaler overflows now and then by design: it leaves the step out and halves its
+        # scale.
         overflow = self.scaler.is_enabled() and not torch.isfinite(norm)
         if self.state.guard.allows(step, loss, 0.0 if overflow else grad_norm, self.device):
             if self.run.clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(self.method.parameters(), self.run.clip_norm, norm)
+                torch.nn.utils.clip_grads_with_norm_(
+                    self.method.parameters(), self.run.clip_norm, norm
+                )
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if not overflow:
@@ -204,7 +234,11 @@ class Trainer:
             refuse_if_too_small(out, self.state.bytes(), self.store.keep)
             write_text(out / "recipe.yaml", self.recipe.to_yaml())
             write_json(out / "environment.json", self._environment(start))
-        log = RunLog(out, self.recipe.config(), self.run.log.trackers, start, bar) if dist.is_main() else None
+        log = (
+            RunLog(out, self.recipe.config(), self.run.log.trackers, start, bar)
+            if dist.is_main()
+            else None
+        )
         began = time.monotonic()
         try:
             self._train(out, start, flag, log, began)
@@ -217,7 +251,9 @@ class Trainer:
             save_encoder((self.average or self).method.encoder, out / "encoder", made_by)
             write_json(out / "environment.json", self._environment(self.total))
 
-    def _train(self, out: Path, start: int, flag: StopFlag, log: RunLog | None, began: float) -> None:
+    def _train(
+        self, out: Path, start: int, flag: StopFlag, log: RunLog | None, began: float
+    ) -> None:
         meter, last_save = Meter(), time.monotonic()
         every = self.run.log.every_steps
         before = self.state.seconds

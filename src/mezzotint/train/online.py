@@ -55,12 +55,14 @@ class OnlineKNN:
 class Classifier(Component):
     """A linear classifier that learns along from detached features: it sees the encoder, which never sees it.
 
-    It takes the features of the last view of a step and the labels of a `labelled` source, and learns by SGD. What it
-    logs is its accuracy on each batch before it learns from it, on augmented training samples: a curve to look at, and
-    no evaluation (Huang et al. 2022, arXiv 2208.00275, whose milestones are epochs 60 and 80 of any number).
+    It takes the features of the last view of a step and the labels of a `labelled` source, and
+    learns by SGD. What it logs is its accuracy on each batch before it learns from it, on augmented
+    training samples: a curve to look at, and no evaluation (Huang et al. 2022, arXiv 2208.00275,
+    whose milestones are epochs 60 and 80 of any number).
 
     Args:
-        lr: learning rate; not scaled by the batch. 30 suits features of encoders trained by SGD, 0.2 by LARS.
+        lr: learning rate; not scaled by the batch. 30 suits features of encoders trained by SGD,
+            0.2 by LARS.
         momentum: of the buffer.
         weight_decay: L2 penalty.
         schedule: of the learning rate.
@@ -79,14 +81,19 @@ class Classifier(Component):
                 f"run.log.classifier: got lr={lr}, momentum={momentum}, weight_decay={weight_decay}; allowed are a "
                 "rate above 0, a momentum in [0, 1), and a decay of 0 or more"
             )
-        self.lr, self.momentum, self.weight_decay, self.schedule = lr, momentum, weight_decay, schedule
+        self.lr, self.momentum, self.weight_decay, self.schedule = (
+            lr,
+            momentum,
+            weight_decay,
+            schedule,
+        )
 
 
 class OnlineClassifier(nn.Module):
     """The classifier of a run, with its state; one for all processes, whose gradients are averaged.
 
-    Cross-entropy has its gradient in closed form, so nothing of it enters the graph, the optimiser or the scaler of
-    the run.
+    Cross-entropy has its gradient in closed form, so nothing of it enters the graph, the optimiser
+    or the scaler of the run.
 
     Args:
         settings: how it learns.
@@ -110,7 +117,10 @@ class OnlineClassifier(nn.Module):
                 "allowed is labelled data with classes: data: {kind: labelled, source: {kind: …}}"
             )
         self.settings, self.num_classes = settings, source.num_classes
-        for name, shape in (("weight", (self.num_classes, encoder.dim)), ("bias", (self.num_classes,))):
+        for name, shape in (
+            ("weight", (self.num_classes, encoder.dim)),
+            ("bias", (self.num_classes,)),
+        ):
             self.register_buffer(name, torch.zeros(shape))
             self.register_buffer(f"{name}_momentum", torch.zeros(shape))
         self._latest: Tensor | None = None
@@ -150,7 +160,8 @@ class OnlineClassifier(nn.Module):
             progress: step (from 0), steps of the run, and steps an epoch.
 
         Returns:
-            `classifier/top1` and, from six classes on, `classifier/top5`: fractions of this process's samples.
+            `classifier/top1` and, from six classes on, `classifier/top5`: fractions of this
+                process's samples.
         """
         x_BD, y_B = (torch.cat(column) for column in zip(*self._seen, strict=True))
         self._seen = []
@@ -161,11 +172,15 @@ class OnlineClassifier(nn.Module):
             best = logits_BC.topk(5, dim=1).indices
             found["classifier/top5"] = float((best == y_B[:, None]).any(dim=1).float().mean())
         error_BC = (logits_BC.softmax(dim=1) - one_hot(y_B, self.num_classes)) / len(y_B)
-        gradient = dist.mean(torch.cat([error_BC.T @ x_BD, error_BC.sum(dim=0)[:, None]], dim=1))  # [C, D + 1]
+        gradient = dist.mean(
+            torch.cat([error_BC.T @ x_BD, error_BC.sum(dim=0)[:, None]], dim=1)
+        )  # [C, D + 1]
         if torch.isfinite(gradient).all():
             lr = self.settings.lr * self.settings.schedule(*progress)
             for name, part in (("weight", gradient[:, :-1]), ("bias", gradient[:, -1])):
                 value, buffer = getattr(self, name), getattr(self, f"{name}_momentum")
-                buffer.mul_(self.settings.momentum).add_(part).add_(value, alpha=self.settings.weight_decay)
+                buffer.mul_(self.settings.momentum).add_(part).add_(
+                    value, alpha=self.settings.weight_decay
+                )
                 value.sub_(lr * buffer)
         return found

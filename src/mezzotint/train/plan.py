@@ -5,8 +5,8 @@
     RUN/2-bridle_tokenizer/
     RUN/encoder/          of the last phase, with its metrics beside it
 
-A phase that is done is not run again, one that was interrupted goes on from its checkpoint, and the parts that a phase
-loads come from the checkpoints of the phases before: nothing else is handed on.
+A phase that is done is not run again, one that was interrupted goes on from its checkpoint, and the
+parts that a phase loads come from the checkpoints of the phases before: nothing else is handed on.
 """
 
 import json
@@ -75,7 +75,9 @@ class Plan:
             try:
                 phases.append(Phase(name, load, resolve_recipe(config)))
             except RecipeError as error:
-                raise RecipeError(f"phases.{number}: {error}" if "phases" in raw else str(error)) from error
+                raise RecipeError(
+                    f"phases.{number}: {error}" if "phases" in raw else str(error)
+                ) from error
         return cls(phases, raw)
 
     def facts(self) -> list[str]:
@@ -88,7 +90,12 @@ class Plan:
 
 
 def pretrain_plan(
-    plan: Plan, out: str | Path, *, resume: bool = False, overwrite: bool = False, progress: str = "bar"
+    plan: Plan,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: str = "bar",
 ) -> Path:
     """Run all phases.
 
@@ -129,12 +136,16 @@ def _prepare(out: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
         raise RunDirectoryInUse(
             f"got --resume for {out}, which has no recipe.yaml; allowed is a run's directory: leave --resume out"
         )
-    plain = json.loads(json.dumps(plan.raw))  # what stands in two phases is written twice, and not as a YAML alias
+    plain = json.loads(
+        json.dumps(plan.raw)
+    )  # what stands in two phases is written twice, and not as a YAML alias
     write_text(out / "recipe.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
 
 def _run(phase: Phase, number: int, place: Path, earlier: Sequence[Path], progress: str) -> None:
-    begun, done = dist.on_main(lambda: (_has_checkpoint(place), (place / "encoder" / "encoder.json").is_file()))
+    begun, done = dist.on_main(
+        lambda: (_has_checkpoint(place), (place / "encoder" / "encoder.json").is_file())
+    )
     if begun or done:
         refuse_other_recipe(read_recipe(place), phase.config, f" in {place.name}")
     if done:
@@ -171,7 +182,12 @@ def load_parts(method: Method, load: Mapping[str, str], earlier: Sequence[Path],
             )
         prefix = f"{source}."
         home, found = next(
-            ((name, model) for name, model in reversed(left) if any(k.startswith(prefix) for k in model)), ("", {})
+            (
+                (name, model)
+                for name, model in reversed(left)
+                if any(k.startswith(prefix) for k in model)
+            ),
+            ("", {}),
         )
         if not found:
             phases = ", ".join(name for name, _ in left)
@@ -179,7 +195,13 @@ def load_parts(method: Method, load: Mapping[str, str], earlier: Sequence[Path],
                 f"{key}.{part}: got {source!r}, which none of the phases before has ({phases}); allowed is a part of "
                 "one of them: put the phase that trains it before this one"
             )
-        _fill(method, part, {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}, home, key)
+        _fill(
+            method,
+            part,
+            {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)},
+            home,
+            key,
+        )
     method.given = tuple(load)
 
 

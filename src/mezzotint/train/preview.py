@@ -28,7 +28,9 @@ def preview(recipe: Recipe) -> str:
     times = []
     passes = Passes(recipe.method)
     passes.start()
-    for step, batch in enumerate(batches(recipe.data, recipe.views, trainer.plan, start=0, stop=stop, workers=0)):
+    for step, batch in enumerate(
+        batches(recipe.data, recipe.views, trainer.plan, start=0, stop=stop, workers=0)
+    ):
         began = time.perf_counter()
         trainer.step(step, batch, Meter())
         times.append(time.perf_counter() - began)

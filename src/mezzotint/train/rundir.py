@@ -37,7 +37,9 @@ def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
         RunDirectoryInUse: when it is not empty and neither `resume` nor `overwrite` was asked for.
     """
     if out.exists() and not out.is_dir():
-        raise RunDirectoryInUse(f"got --out {out}, which is a file; allowed is a new or empty directory")
+        raise RunDirectoryInUse(
+            f"got --out {out}, which is a file; allowed is a new or empty directory"
+        )
     holds = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
     if holds and not resume:
         owned = (out / "recipe.yaml").is_file() or (out / "checkpoints").is_dir()
@@ -113,13 +115,17 @@ def environment(device: str) -> dict[str, Any]:
     import torch
 
     return {
-        "command": shlex.join(["mezzotint", *sys.argv[1:]]) if sys.argv[0].endswith("mezzotint") else "Python",
+        "command": shlex.join(["mezzotint", *sys.argv[1:]])
+        if sys.argv[0].endswith("mezzotint")
+        else "Python",
         "mezzotint": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.system() + " " + platform.machine(),
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -131,4 +137,7 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        "unknown",
+    )

@@ -22,9 +22,10 @@ class Loader(Component):
     """How samples reach the loop.
 
     Args:
-        workers: processes that read and crop; none for data in memory. `None` takes one a core, at most 8.
-        on_bad: `skip` takes the next readable sample in place of one that cannot be read, counts it and names it;
-            `error` stops at the first.
+        workers: processes that read and crop; none for data in memory. `None` takes one a core, at
+            most 8.
+        on_bad: `skip` takes the next readable sample in place of one that cannot be read, counts it
+            and names it; `error` stops at the first.
         max_bad_fraction: share of the data set that may be unreadable before the run stops.
     """
 
@@ -40,7 +41,9 @@ class Loader(Component):
                 f"run.loader.workers: got {workers}; allowed is 0 or more: use 0 to read in the main process"
             )
         if not 0.0 <= max_bad_fraction < 1.0:
-            raise ValueError(f"run.loader.max_bad_fraction: got {max_bad_fraction}; allowed is [0, 1): use 0.05")
+            raise ValueError(
+                f"run.loader.max_bad_fraction: got {max_bad_fraction}; allowed is [0, 1): use 0.05"
+            )
         self.workers = workers
         self.on_bad = on_bad
         self.max_bad_fraction = max_bad_fraction
@@ -60,12 +63,15 @@ class Checkpoints(Component):
     Args:
         every_minutes: save when this much time has passed since the last checkpoint.
         every_steps: save also every so many steps; 0 for never.
-        keep: how many checkpoints stay; at least 2, so that a damaged newest one costs nothing but time.
+        keep: how many checkpoints stay; at least 2, so that a damaged newest one costs nothing but
+            time.
     """
 
     def __init__(self, *, every_minutes: float = 10.0, every_steps: int = 0, keep: int = 2) -> None:
         if keep < 2:
-            raise ValueError(f"run.checkpoints.keep: got {keep}; allowed is 2 or more, so that one is always good")
+            raise ValueError(
+                f"run.checkpoints.keep: got {keep}; allowed is 2 or more, so that one is always good"
+            )
         if every_minutes <= 0 or every_steps < 0:
             raise ValueError(
                 f"run.checkpoints: got every_minutes={every_minutes}, every_steps={every_steps}; "
@@ -99,7 +105,8 @@ class Log(Component):
     Args:
         every_steps: a line in `metrics.jsonl` this often.
         knn_epochs: online kNN of the encoder this often, when the data has labels; 0 for never.
-        map_epochs: a map of the features this often, and before training, for the report; 0 for never.
+        map_epochs: a map of the features this often, and before training, for the report; 0 for
+            never.
         map_layout: how the report lays out its maps; `umap` needs mezzotint[umap].
         trackers: where the metrics go besides the file.
         classifier: a linear classifier that learns along on detached features; `None` for none.
@@ -133,14 +140,15 @@ class Compute(Component):
 
     Args:
         device: `auto` is CUDA where there is one, else the CPU.
-        precision: of the forward and backward pass; weights and optimiser stay in fp32. fp16 uses a gradient scaler.
+        precision: of the forward and backward pass; weights and optimiser stay in fp32. fp16 uses a
+            gradient scaler.
         channels_last: memory format of images and convolutions.
         compile: run the method through `torch.compile`.
         threads: of the CPU; `None` leaves torch's choice.
-        sync_batch_norm: BatchNorm over the batch of all processes, on CPU and GPU; in one branch alone, `online` or
-            `target`, its momentum copy; or in none.
-        average: decay of a running average of the weights, which is then what the run leaves, and what is evaluated;
-            0.9999 is usual in fine-tuning, `None` for the last weights.
+        sync_batch_norm: BatchNorm over the batch of all processes, on CPU and GPU; in one branch
+            alone, `online` or `target`, its momentum copy; or in none.
+        average: decay of a running average of the weights, which is then what the run leaves, and
+            what is evaluated; 0.9999 is usual in fine-tuning, `None` for the last weights.
     """
 
     def __init__(
@@ -155,7 +163,9 @@ class Compute(Component):
         average: float | None = None,
     ) -> None:
         if average is not None and not 0.0 < average < 1.0:
-            raise ValueError(f"run.compute.average: got {average}; allowed is a decay in (0, 1), or null for none")
+            raise ValueError(
+                f"run.compute.average: got {average}; allowed is a decay in (0, 1), or null for none"
+            )
         self.device = device
         self.precision: Precision = precision
         self.channels_last = channels_last
@@ -171,7 +181,9 @@ class Compute(Component):
             ValueError: when CUDA is asked for and there is none.
         """
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("run.compute.device: got cuda, and there is none here; allowed: auto, cpu")
+            raise ValueError(
+                "run.compute.device: got cuda, and there is none here; allowed: auto, cpu"
+            )
         if self.device == "cpu" or not torch.cuda.is_available():
             return torch.device("cpu")
         return torch.device("cuda", dist.local_rank())
@@ -184,7 +196,8 @@ class Run(Component):
         epochs: passes over the data.
         batch_size: samples a step over all processes and micro-batches.
         seed: of everything random.
-        micro_batches: split each process's share of a batch into so many passes whose gradients are accumulated.
+        micro_batches: split each process's share of a batch into so many passes whose gradients are
+            accumulated.
         clip_norm: limit of the gradient's norm; `None` for no limit.
         compute: device, precision, compilation.
         loader: workers and bad samples.
@@ -215,7 +228,9 @@ class Run(Component):
             if value < least:
                 raise ValueError(f"run.{name}: got {value}; allowed is {least} or more")
         if clip_norm is not None and not (clip_norm > 0 and math.isfinite(clip_norm)):
-            raise ValueError(f"run.clip_norm: got {clip_norm}; allowed is a positive number, or null for none")
+            raise ValueError(
+                f"run.clip_norm: got {clip_norm}; allowed is a positive number, or null for none"
+            )
         if log.classifier is not None and compute.compile:
             raise ValueError(
                 "run.log.classifier: got one with run.compute.compile=true, which hides the features; allowed is either"
@@ -236,7 +251,11 @@ class Run(Component):
         parts, kind = self.micro_batches, method.config["kind"]
         if parts > 1 and method.no_accumulation:
             reason = method.no_accumulation
-            raise RecipeError(f"run.micro_batches: got {parts}; allowed for {kind} is 1, because {reason}")
+            raise RecipeError(
+                f"run.micro_batches: got {parts}; allowed for {kind} is 1, because {reason}"
+            )
         if self.batch_size % (parts * processes):
-            raise RecipeError(f"run.micro_batches: got {parts}, which does not divide the batch of {self.batch_size}")
+            raise RecipeError(
+                f"run.micro_batches: got {parts}, which does not divide the batch of {self.batch_size}"
+            )
         method.require_batch(self.batch_size)

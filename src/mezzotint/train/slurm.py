@@ -1,8 +1,9 @@
 """Runs on a cluster: submitted to SLURM through submitit, stopped by preemption, and gone on with by themselves.
 
-One task a GPU; each joins the others as under `torchrun`. Before SLURM takes the machines away, or the time is up, it
-sends SIGUSR2: the loop then stops at the next step and saves, and the job is queued again, to go on from there, bit for
-bit. A job that was killed without a warning, and queued again by SLURM, goes on from its newest good checkpoint.
+One task a GPU; each joins the others as under `torchrun`. Before SLURM takes the machines away, or
+the time is up, it sends SIGUSR2: the loop then stops at the next step and saves, and the job is
+queued again, to go on from there, bit for bit. A job that was killed without a warning, and queued
+again by SLURM, goes on from its newest good checkpoint.
 
     RUN/          the run
     RUN.slurm/    logs of its tasks, and what submitit keeps
@@ -31,7 +32,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
     """Divide what follows `--slurm` into the recipe with its overrides, and what SLURM is asked for.
 
     Args:
-        arguments: as they stand on the command line. `KEY=VALUE` without a dot is SLURM's, unless KEY is a section.
+        arguments: as they stand on the command line. `KEY=VALUE` without a dot is SLURM's, unless
+            KEY is a section.
 
     Raises:
         RecipeError: for a key that is neither, or a count that is none.
@@ -44,13 +46,21 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
         if not equals or "." in key or key in FAMILIES or key == "phases":
             rest.append(word)
         elif key not in _KEYS:
-            raise RecipeError(f"got {word!r} with --slurm; allowed: {', '.join(_KEYS)}{nearest(key, _KEYS)}")
-        elif key in _COUNTS and (not value.isdecimal() or (int(value) < 1 and key != "gpus_per_node")):
-            raise RecipeError(f"got {word!r} with --slurm; allowed is a whole number from 1 on, such as {key}=8")
+            raise RecipeError(
+                f"got {word!r} with --slurm; allowed: {', '.join(_KEYS)}{nearest(key, _KEYS)}"
+            )
+        elif key in _COUNTS and (
+            not value.isdecimal() or (int(value) < 1 and key != "gpus_per_node")
+        ):
+            raise RecipeError(
+                f"got {word!r} with --slurm; allowed is a whole number from 1 on, such as {key}=8"
+            )
         else:
             asked[key] = int(value) if key in _COUNTS else value
     if asked.get("cluster", "slurm") not in ("slurm", "local"):
-        raise RecipeError(f"got cluster={asked['cluster']}; allowed: slurm, or local to try it on this machine")
+        raise RecipeError(
+            f"got cluster={asked['cluster']}; allowed: slurm, or local to try it on this machine"
+        )
     return rest, asked
 
 
@@ -92,7 +102,8 @@ def submit(job: "Job", asked: dict[str, Any]) -> Any:
         import submitit
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "--slurm needs submitit; install it with pip install 'mezzotint[slurm]'", name="submitit"
+            "--slurm needs submitit; install it with pip install 'mezzotint[slurm]'",
+            name="submitit",
         ) from error
     from mezzotint.train.rundir import prepare
 
@@ -105,7 +116,10 @@ def submit(job: "Job", asked: dict[str, Any]) -> Any:
     if not job.options["resume"] and not job.options["overwrite"]:
         prepare(job.out, resume=False, overwrite=False)  # refused now, and not in the queue
     executor = submitit.AutoExecutor(job.logs, cluster, slurm_max_num_timeout=_MOST_TIMEOUTS)
-    known: dict[str, Any] = {"timeout_min": 60, **{key: asked[key] for key in _COUNTS if key in asked}}
+    known: dict[str, Any] = {
+        "timeout_min": 60,
+        **{key: asked[key] for key in _COUNTS if key in asked},
+    }
     executor.update_parameters(
         name=job.out.name, tasks_per_node=tasks_a_node(asked), slurm_signal_delay_s=_WARNED_BEFORE_S,
         **{key: value for key, value in known.items() if key != "tasks_per_node"},
@@ -124,7 +138,13 @@ class Job:
         options: `resume`, `overwrite` and the others of `mezzotint pretrain`.
     """
 
-    def __init__(self, run: Callable[..., None], arguments: Sequence[str], out: Path, options: dict[str, bool]) -> None:
+    def __init__(
+        self,
+        run: Callable[..., None],
+        arguments: Sequence[str],
+        out: Path,
+        options: dict[str, bool],
+    ) -> None:
         self.run = run
         self.arguments, self.out, self.options = list(arguments), out.absolute(), options
         self.folder = os.getcwd()
@@ -140,7 +160,9 @@ class Job:
 
         os.chdir(self.folder)
         rank, name = _join()
-        begun = self.logs / f"{name}-{rank}.begun"  # a task each, so that none sees what another has just written
+        begun = (
+            self.logs / f"{name}-{rank}.begun"
+        )  # a task each, so that none sees what another has just written
         again = begun.exists()
         begun.touch()
         warned = _Warned()
@@ -181,7 +203,9 @@ class _Warned:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
-        if callable(signal.getsignal(signal.SIGUSR1)):  # the loop's own: stop at the next step and save
+        if callable(
+            signal.getsignal(signal.SIGUSR1)
+        ):  # the loop's own: stop at the next step and save
             os.kill(os.getpid(), signal.SIGUSR1)
         else:
             self.queue_again()

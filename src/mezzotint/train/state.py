@@ -2,10 +2,10 @@
 
 A running average of a method's weights, which a run then keeps in place of its last weights.
 
-Polyak averaging as fine-tuning uses it, with an exponential window of about `1 / (1 − decay)` steps. The window opens
-as the run goes on: after step t (from 0) the decay is at most `(1 + t) / (10 + t)`, as TensorFlow's
-`ExponentialMovingAverage` has it, so that the random start is forgotten in short runs too. Buffers (statistics of
-BatchNorm, queues, counters) are those of the last step.
+Polyak averaging as fine-tuning uses it, with an exponential window of about `1 / (1 − decay)`
+steps. The window opens as the run goes on: after step t (from 0) the decay is at most `(1 + t) /
+(10 + t)`, as TensorFlow's `ExponentialMovingAverage` has it, so that the random start is forgotten
+in short runs too. Buffers (statistics of BatchNorm, queues, counters) are those of the last step.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,9 @@ _MARK = ":"
 def tensors_of(saved: Saved, name: str) -> dict[str, Tensor]:
     """What a checkpoint holds of a module beside the method; empty where there was none."""
     start = f"{name}{_MARK}"
-    return {key.removeprefix(start): t for key, t in saved.optimizer.items() if key.startswith(start)}
+    return {
+        key.removeprefix(start): t for key, t in saved.optimizer.items() if key.startswith(start)
+    }
 
 
 @dataclass
@@ -44,8 +46,8 @@ class RunState:
         guard: the steps that were left out.
         bad: samples that could not be read, and why.
         seconds: of training so far.
-        beside: modules that belong to the run and not to the method, by name: averaged weights, an online classifier;
-            `None` where there is none.
+        beside: modules that belong to the run and not to the method, by name: averaged weights, an
+            online classifier; `None` where there is none.
     """
 
     method: Method
@@ -92,7 +94,11 @@ class RunState:
     def _beside(self) -> dict[str, Tensor]:
         """Tensors of the modules beside the method, by names that no state of an optimiser has."""
         there = {name: part.state_dict() for name, part in self.beside.items() if part is not None}
-        return {f"{name}{_MARK}{key}": t for name, tensors in there.items() for key, t in tensors.items()}
+        return {
+            f"{name}{_MARK}{key}": t
+            for name, tensors in there.items()
+            for key, t in tensors.items()
+        }
 
     def restore(self, store: CheckpointStore) -> tuple[int, list[str]]:
         """Go back to the newest good checkpoint.
@@ -129,14 +135,23 @@ class RunState:
             if own[name].shape != tensor.shape:
                 shapes = f"{tuple(tensor.shape)} in the checkpoint, {tuple(own[name].shape)} in the method"
                 raise RecipeError(f"{name}: {shapes}; resume with the run's own recipe")
-        self.method.load_state_dict(saved.model)  # and not tensor by tensor: modules may note that they were loaded
-        load_optimizer_state(self.optimizer, {k: t for k, t in saved.optimizer.items() if _MARK not in k})
+        self.method.load_state_dict(
+            saved.model
+        )  # and not tensor by tensor: modules may note that they were loaded
+        load_optimizer_state(
+            self.optimizer, {k: t for k, t in saved.optimizer.items() if _MARK not in k}
+        )
         for name, part in self.beside.items():
             tensors = tensors_of(saved, name)
-            if part is not None and (tensors or name != "classifier"):  # one may be added to a run, as logs may
+            if part is not None and (
+                tensors or name != "classifier"
+            ):  # one may be added to a run, as logs may
                 part.load_state_dict(tensors)
         self.scaler.load_state_dict(saved.state["scaler"])
-        self.guard.skipped, self.guard.in_a_row = list(saved.state["skipped"]), saved.state["in_a_row"]
+        self.guard.skipped, self.guard.in_a_row = (
+            list(saved.state["skipped"]),
+            saved.state["in_a_row"],
+        )
         self.bad, self.seconds = dict(saved.state["bad"]), saved.state["seconds"]
 
 

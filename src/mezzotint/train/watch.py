@@ -1,7 +1,8 @@
 """What is looked at between steps, at chosen epochs: online kNN for the log, and features for the report's maps.
 
-A map keeps the principal components of the features of the same samples at each time, not their places in the plane:
-how they are laid out is decided when the report is written, and all maps together, so that they can be compared.
+A map keeps the principal components of the features of the same samples at each time, not their
+places in the plane: how they are laid out is decided when the report is written, and all maps
+together, so that they can be compared.
 
 How many views pass through encoders: what runs have to be compared at, rather than epochs.
 """
@@ -39,7 +40,8 @@ class FeatureMap:
 
     Attributes:
         epoch: after which they were taken; 0 is before training.
-        components: principal components of the features, each of length one before; float16 `[N, P]`.
+        components: principal components of the features, each of length one before; float16 `[N,
+            P]`.
         samples: int64 `[N]`, places in the source.
         labels: int64 `[N]`; −1 without.
     """
@@ -63,9 +65,16 @@ class Watch:
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
         log = recipe.run.log
-        self.encoder, self.seed, self.steps_per_epoch = recipe.encoder, recipe.run.seed, steps_per_epoch
+        self.encoder, self.seed, self.steps_per_epoch = (
+            recipe.encoder,
+            recipe.run.seed,
+            steps_per_epoch,
+        )
         self.last = recipe.run.epochs * steps_per_epoch
-        self.knn_every, self.map_every = log.knn_epochs * steps_per_epoch, log.map_epochs * steps_per_epoch
+        self.knn_every, self.map_every = (
+            log.knn_epochs * steps_per_epoch,
+            log.map_epochs * steps_per_epoch,
+        )
         self.knn = OnlineKNN(recipe.data) if self.knn_every else None
         self.mapped = None
         if self.map_every:
@@ -84,7 +93,9 @@ class Watch:
             return {}
         return self.knn.measure(self.encoder)
 
-    def _write(self, folder: Path, epoch: int, source: Source, places: torch.Tensor, labels: torch.Tensor) -> None:
+    def _write(
+        self, folder: Path, epoch: int, source: Source, places: torch.Tensor, labels: torch.Tensor
+    ) -> None:
         found = extract_readable(self.encoder, source, indices=places)
         if not dist.is_main() or len(found.x) < 2 or not bool(found.x.isfinite().all()):
             return
@@ -101,12 +112,16 @@ class Watch:
 def _mapped(data: Source) -> tuple[Source, torch.Tensor, torch.Tensor]:
     """A source, the places in it that are mapped, and the labels of all its samples.
 
-    They are training samples, in the order of which online kNN holds out the first; test samples stay unseen.
-    """
+    They are training samples, in the order of which online kNN holds out the first; test samples
+    stay unseen."""
     everything, tasks = data.evaluation() if isinstance(data, Evaluable) else (data, [])
     task = next((t for t in tasks if t.kind == "classify"), None)
     if task is None:
-        return everything, sample_order(len(everything), 0, 0)[:_SAMPLES], torch.full((len(everything),), -1)
+        return (
+            everything,
+            sample_order(len(everything), 0, 0)[:_SAMPLES],
+            torch.full((len(everything),), -1),
+        )
     order = sample_order(len(task.train), 0, 0)[:_SAMPLES]
     return everything, torch.from_numpy(task.train)[order], torch.as_tensor(task.labels)
 
@@ -120,7 +135,9 @@ def read_maps(run: Path) -> list[FeatureMap]:
             continue
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-                found.append(FeatureMap(int(epoch[1]), held["components"], held["samples"], held["labels"]))
+                found.append(
+                    FeatureMap(int(epoch[1]), held["components"], held["samples"], held["labels"])
+                )
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             continue
     if not found:
@@ -175,5 +192,9 @@ class Passes:
             views: of each.
         """
         learning, watching = self.learning / samples, self.watching / samples
-        counted = {"encoder_passes": learning, "encoder_passes_without_gradient": watching} if learning else {}
+        counted = (
+            {"encoder_passes": learning, "encoder_passes_without_gradient": watching}
+            if learning
+            else {}
+        )
         return {"views": views, **counted}

@@ -26,7 +26,9 @@ def test_blur_equals_torchvision(
     params = transform.draw(x.shape, Draws(torch.arange(24), 3))
     params["sigma"][:2] = torch.tensor([0.1, 2.0])
     y = transform.apply(x, params)
-    for image, result, chosen, sigma in zip(x, y, params["chosen"], params["sigma"].tolist(), strict=True):
+    for image, result, chosen, sigma in zip(
+        x, y, params["chosen"], params["sigma"].tolist(), strict=True
+    ):
         expected = F.gaussian_blur(image, [kernel, kernel], [sigma, sigma]) if chosen else image
         torch.testing.assert_close(result, expected, atol=2e-6, rtol=0)
     assert torch.equal(x, before)
@@ -51,7 +53,9 @@ def test_a_row_does_not_depend_on_its_batch(size: tuple[int, int], channels: int
     x, transform = pictures(7, channels, *size), GaussianBlur(p=1.0)
     whole = transform(x, Draws(torch.arange(7), 3))
     for row in range(7):
-        assert torch.equal(transform(x[row : row + 1], Draws(torch.tensor([row]), 3)), whole[row : row + 1])
+        assert torch.equal(
+            transform(x[row : row + 1], Draws(torch.tensor([row]), 3)), whole[row : row + 1]
+        )
 
 
 def test_sigma_and_share_are_as_asked() -> None:
@@ -62,7 +66,12 @@ def test_sigma_and_share_are_as_asked() -> None:
 
 
 def test_no_images() -> None:
-    assert GaussianBlur()(torch.empty(0, 3, 40, 40), Draws(torch.arange(0), 1)).shape == (0, 3, 40, 40)
+    assert GaussianBlur()(torch.empty(0, 3, 40, 40), Draws(torch.arange(0), 1)).shape == (
+        0,
+        3,
+        40,
+        40,
+    )
 
 
 def test_a_kernel_too_wide_for_the_image_is_refused() -> None:
@@ -72,7 +81,11 @@ def test_a_kernel_too_wide_for_the_image_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "build",
-    [lambda: GaussianBlur(kernel=4), lambda: GaussianBlur(sigma=(0.0, 1.0)), lambda: GaussianBlur(p=3.0)],
+    [
+        lambda: GaussianBlur(kernel=4),
+        lambda: GaussianBlur(sigma=(0.0, 1.0)),
+        lambda: GaussianBlur(p=3.0),
+    ],
 )
 def test_bad_arguments_are_refused_in_three_parts(build: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"^got .*; allowed .*: "):

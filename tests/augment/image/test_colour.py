@@ -41,7 +41,9 @@ def one_by_one(x: Tensor, params: Params) -> Tensor:
     return torch.stack(results)
 
 
-@pytest.mark.parametrize("cached", [1, 20 * 23 * 3 * 2, 2**18], ids=["large images", "two at a time", "together"])
+@pytest.mark.parametrize(
+    "cached", [1, 20 * 23 * 3 * 2, 2**18], ids=["large images", "two at a time", "together"]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jitter_equals_torchvision_in_all_24_orders(
     monkeypatch: pytest.MonkeyPatch, cached: int, channels: int
@@ -62,7 +64,9 @@ def test_each_operation_alone(name: str) -> None:
     x, jitter = pictures(), ColorJitter(**strengths, p=1.0)
     params = jitter.draw(x.shape, DRAWS)
     change = dict(THEIRS)[name]
-    expected = torch.stack([change(image, factor.item()) for image, factor in zip(x, params[name], strict=True)])
+    expected = torch.stack(
+        [change(image, factor.item()) for image, factor in zip(x, params[name], strict=True)]
+    )
     torch.testing.assert_close(jitter.apply(x, params), expected, atol=5e-6, rtol=0)
     assert not torch.equal(expected, x)
 
@@ -80,9 +84,9 @@ def test_ranges_are_torchvisions() -> None:
     draws = Draws(torch.arange(20_000), 5)
     for strength in (0.4, 1.5):
         theirs = v2.ColorJitter(strength, strength, strength, 0.4)
-        params = ColorJitter(brightness=strength, contrast=strength, saturation=strength, hue=0.4).draw(
-            (20_000,), draws
-        )
+        params = ColorJitter(
+            brightness=strength, contrast=strength, saturation=strength, hue=0.4
+        ).draw((20_000,), draws)
         for name, _ in THEIRS:
             low, high = getattr(theirs, name)
             assert low <= params[name].min() < low + 1e-3 * (high - low)
@@ -105,13 +109,17 @@ def test_a_row_does_not_depend_on_its_batch(size: tuple[int, int]) -> None:
     jitter = ColorJitter(hue=0.5)
     whole = jitter(x, draws)
     for row in range(9):
-        assert torch.equal(jitter(x[row : row + 1], Draws(torch.tensor([row]), 3)), whole[row : row + 1])
+        assert torch.equal(
+            jitter(x[row : row + 1], Draws(torch.tensor([row]), 3)), whole[row : row + 1]
+        )
 
 
 def test_nothing_chosen_and_nothing_to_do() -> None:
     x = pictures()
     assert torch.equal(ColorJitter(p=0.0)(x, DRAWS), x)
-    assert torch.equal(ColorJitter(brightness=0, contrast=0, saturation=0, hue=0, p=1.0)(x, DRAWS), x)
+    assert torch.equal(
+        ColorJitter(brightness=0, contrast=0, saturation=0, hue=0, p=1.0)(x, DRAWS), x
+    )
     empty = torch.empty(0, 3, 4, 4)
     assert ColorJitter()(empty, Draws(torch.arange(0), 1)).shape == (0, 3, 4, 4)
     assert Grayscale()(empty, Draws(torch.arange(0), 1)).shape == (0, 3, 4, 4)

@@ -21,7 +21,9 @@ def naive_box(
     crop: RandomResizedCrop, params: dict[str, list[float]], height: int, width: int
 ) -> tuple[int, int, int, int]:
     """Torchvision's loop, fed with the drawn fractions."""
-    for area, ratio, top, left in zip(*(params[k] for k in ("area", "ratio", "top", "left")), strict=True):
+    for area, ratio, top, left in zip(
+        *(params[k] for k in ("area", "ratio", "top", "left")), strict=True
+    ):
         w = round(math.sqrt(area * height * width * ratio))
         h = round(math.sqrt(area * height * width / ratio))
         if 0 < w <= width and 0 < h <= height:
@@ -39,7 +41,9 @@ def test_boxes_are_those_of_the_loop_with_ten_tries(size: tuple[int, int]) -> No
     crop = RandomResizedCrop(scale=(0.05, 1.0))
     params = crop.draw((48,), DRAWS)
     boxes = crop.boxes(params, *size)
-    expected = [naive_box(crop, {k: v[i].tolist() for k, v in params.items()}, *size) for i in range(48)]
+    expected = [
+        naive_box(crop, {k: v[i].tolist() for k, v in params.items()}, *size) for i in range(48)
+    ]
     assert [tuple(box) for box in boxes.tolist()] == expected
 
 
@@ -56,13 +60,19 @@ def test_boxes_are_distributed_as_torchvision_draws_them() -> None:
     torch.manual_seed(0)
     image = torch.empty(3, 60, 80)
     drawn = [theirs.make_params([image]) for _ in range(4000)]
-    expected = torch.tensor([[p["top"], p["left"], p["height"], p["width"]] for p in drawn], dtype=torch.float64)
+    expected = torch.tensor(
+        [[p["top"], p["left"], p["height"], p["width"]] for p in drawn], dtype=torch.float64
+    )
     for ours_column, expected_column in zip(ours.unbind(1), expected.unbind(1), strict=True):
         points = torch.linspace(0, 80, 81, dtype=torch.float64)
         distance = torch.stack(
-            [(column <= points[:, None]).double().mean(1) for column in (ours_column, expected_column)]
+            [
+                (column <= points[:, None]).double().mean(1)
+                for column in (ours_column, expected_column)
+            ]
         )
-        # Kolmogorov and Smirnov: two samples of 4000 from one distribution differ by more with probability 1e-5.
+        # Kolmogorov and Smirnov: two samples of 4000 from one distribution differ by more with
+        # probability 1e-5.
         assert (distance[0] - distance[1]).abs().max() < 2.47 * math.sqrt(2 / 4000)
 
 
@@ -82,7 +92,8 @@ def test_crop_equals_torchvision(interpolation: str, dtype: torch.dtype, channel
     mode = v2.InterpolationMode[interpolation.upper()]
     boxes = crop.boxes(params, 29, 37).tolist()
     expected = [
-        F.resized_crop(image, *box, [24, 24], mode, antialias=True) for image, box in zip(x, boxes, strict=True)
+        F.resized_crop(image, *box, [24, 24], mode, antialias=True)
+        for image, box in zip(x, boxes, strict=True)
     ]
     assert torch.equal(crop.apply(x, params), torch.stack(expected))
 
@@ -94,14 +105,18 @@ def test_the_two_ways_to_crop_agree(interpolation: str) -> None:
     boxes = crop.boxes(crop.draw(x.shape, DRAWS), 29, 37)
     for size in [(24, 24), (50, 40), (1, 3)]:
         each = one_by_one(x, boxes, size, interpolation)  # type: ignore[arg-type]
-        torch.testing.assert_close(by_matrices(x, boxes, size, interpolation), each, atol=1e-5, rtol=0)  # type: ignore[arg-type]
+        torch.testing.assert_close(
+            by_matrices(x, boxes, size, interpolation), each, atol=1e-5, rtol=0
+        )  # type: ignore[arg-type]
 
 
 def test_the_two_ways_to_crop_agree_within_two_levels() -> None:
     x = pictures(48, 3, 29, 37, dtype=torch.uint8)
     crop = RandomResizedCrop(scale=(0.05, 1.0))
     boxes = crop.boxes(crop.draw(x.shape, DRAWS), 29, 37)
-    each, together = (way(x, boxes, (24, 24), "bilinear").int() for way in (one_by_one, by_matrices))
+    each, together = (
+        way(x, boxes, (24, 24), "bilinear").int() for way in (one_by_one, by_matrices)
+    )
     assert 0 < (each - together).abs().max() <= 2
 
 
@@ -111,7 +126,9 @@ def test_crop_of_channels_last_images_is_the_same() -> None:
     params = crop.draw(x.shape, DRAWS)
     turned = x.contiguous(memory_format=torch.channels_last)
     assert torch.equal(crop.apply(x, params), crop.apply(turned, params))
-    assert torch.equal(crop.apply(x[5:], {k: v[5:] for k, v in params.items()}), crop.apply(x, params)[5:])
+    assert torch.equal(
+        crop.apply(x[5:], {k: v[5:] for k, v in params.items()}), crop.apply(x, params)[5:]
+    )
 
 
 def test_crop_keeps_the_size_of_the_image_unless_told() -> None:

@@ -18,7 +18,9 @@ STRATEGIES: list[Policy] = [identity(), RandAugment(), simclr()]
 
 
 def batch(count: int = 20) -> Batch:
-    x = torch.randint(0, 256, (count, 3, 40, 36), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    x = torch.randint(
+        0, 256, (count, 3, 40, 36), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     return Batch((x,), torch.arange(count))
 
 
@@ -30,7 +32,9 @@ def test_all_strategies_on_shared_crops() -> None:
     views = MultiAugment(strategies=[identity(), *STRATEGIES], num_global=2)
     assert views.tags == ("identity.1", "identity.2", "rand_augment", "simclr") * 2
     x = render(views, batch(), normalized=False)
-    assert len(x) == 8 and torch.equal(x[0], x[1]) and torch.equal(x[4], x[5])  # the crop before any colour
+    assert (
+        len(x) == 8 and torch.equal(x[0], x[1]) and torch.equal(x[4], x[5])
+    )  # the crop before any colour
     assert not torch.equal(x[0], x[4])
     assert all(not torch.equal(x[0], other) for other in x[2:4])
 
@@ -50,14 +54,18 @@ def test_separate_crops_differ() -> None:
 
 def test_every_view_is_normalised_alike() -> None:
     views = MultiAugment(strategies=STRATEGIES)
-    for plain, seen in zip(render(views, batch(), normalized=False), render(views, batch()), strict=True):
+    for plain, seen in zip(
+        render(views, batch(), normalized=False), render(views, batch()), strict=True
+    ):
         torch.testing.assert_close(INPUT.normalize(plain), seen)
 
 
 def test_sampled_strategies_are_drawn_uniformly_and_apart_for_each_view() -> None:
     views = MultiAugment(strategies=STRATEGIES, mode="sampled")
     ids = torch.arange(6000)
-    first, second = (drawn["policy"]["policy"] for drawn in views.draw(ids, input=INPUT, seed=0, epoch=0))
+    first, second = (
+        drawn["policy"]["policy"] for drawn in views.draw(ids, input=INPUT, seed=0, epoch=0)
+    )
     assert views.tags == ("global", "global")
     for choice in (first, second):
         assert torch.bincount(choice).float().div(2000).sub(1).abs().max() < 0.06
@@ -67,7 +75,9 @@ def test_sampled_strategies_are_drawn_uniformly_and_apart_for_each_view() -> Non
 @pytest.mark.parametrize("crops", ["shared", "separate"])
 def test_crops_cut_by_the_loader_give_the_same_views(crops: Any) -> None:
     views, whole = (
-        MultiAugment(strategies=STRATEGIES, crops=crops, num_local=1, local_crop=RandomResizedCrop(size=12)),
+        MultiAugment(
+            strategies=STRATEGIES, crops=crops, num_local=1, local_crop=RandomResizedCrop(size=12)
+        ),
         batch(6),
     )
     choosers = views.choosers(whole.ids, input=INPUT, seed=1, epoch=0)
@@ -76,8 +86,15 @@ def test_crops_cut_by_the_loader_give_the_same_views(crops: Any) -> None:
         boxes = choose(40, 36)
         assert len(boxes) == len(views.crops) == (3 if crops == "shared" else 9)
         image = whole.x[0][row : row + 1]
-        rows.append([RandomResizedCrop().cut(image, torch.tensor([box]), (size, size)) for box, size in boxes])
-    cut = Batch(tuple(torch.cat(column) for column in zip(*rows, strict=True)), whole.ids, cropped=True)
+        rows.append(
+            [
+                RandomResizedCrop().cut(image, torch.tensor([box]), (size, size))
+                for box, size in boxes
+            ]
+        )
+    cut = Batch(
+        tuple(torch.cat(column) for column in zip(*rows, strict=True)), whole.ids, cropped=True
+    )
     for a, b in zip(render(views, whole), render(views, cut), strict=True):
         assert torch.equal(a, b)
 
@@ -107,7 +124,9 @@ def test_local_crops_are_compared_with_global_ones() -> None:
 
 def test_local_crops_are_compared_with_each_other() -> None:
     pairs, _ = local("local_local").pairing(0.0)
-    assert set(pairs) == {(1, 0), (0, 1)} | {(p, t) for p in (2, 3, 4, 5) for t in (2, 3, 4, 5) if p != t}
+    assert set(pairs) == {(1, 0), (0, 1)} | {
+        (p, t) for p in (2, 3, 4, 5) for t in (2, 3, 4, 5) if p != t
+    }
 
 
 @pytest.mark.parametrize(
@@ -120,7 +139,9 @@ def test_local_crops_are_compared_with_each_other() -> None:
 )
 def test_weights_over_training(schedule: Any, expected: list[tuple[float, float]]) -> None:
     loss = LocalLoss(schedule=schedule)
-    assert [loss.weight_at(progress) for progress, _ in expected] == pytest.approx([w for _, w in expected])
+    assert [loss.weight_at(progress) for progress, _ in expected] == pytest.approx(
+        [w for _, w in expected]
+    )
 
 
 def test_views_carry_pairs_weights_and_progress() -> None:
@@ -153,10 +174,20 @@ def test_a_recipe_names_the_strategies() -> None:
               "local_loss": {"schedule": "cosine"}}  # fmt: skip
     views = construct(resolve(config, "ViewGenerator", "views"), "ViewGenerator", {})
     assert isinstance(views, MultiAugment) and views.num_views == 8
-    assert resolve(views.config, "ViewGenerator", "views") == resolve(config, "ViewGenerator", "views")
+    assert resolve(views.config, "ViewGenerator", "views") == resolve(
+        config, "ViewGenerator", "views"
+    )
     with pytest.raises(RecipeError, match="did you mean 'rand_augment'"):
         resolve({**config, "strategies": [{"kind": "rand_aug"}]}, "ViewGenerator", "views")
-    with pytest.raises(RecipeError, match="got 'False'; allowed is bool"):  # and not true, as any text is
-        resolve({**config, "strategies": [{"kind": "rand_augment", "extended": "False"}]}, "ViewGenerator", "views")
-    with pytest.raises(RecipeError, match="num_strategies: unknown key"):  # a number that might not agree with the list
+    with pytest.raises(
+        RecipeError, match="got 'False'; allowed is bool"
+    ):  # and not true, as any text is
+        resolve(
+            {**config, "strategies": [{"kind": "rand_augment", "extended": "False"}]},
+            "ViewGenerator",
+            "views",
+        )
+    with pytest.raises(
+        RecipeError, match="num_strategies: unknown key"
+    ):  # a number that might not agree with the list
         resolve({**config, "num_strategies": 3}, "ViewGenerator", "views")

@@ -17,17 +17,25 @@ LEVELS = [0.0, 0.1, 0.3, 0.5, 0.9, 1.0]
 
 def pictures(channels: int = 3, height: int = 25, width: int = 32) -> Tensor:
     noise = torch.rand(12, channels, 7, 9, generator=torch.Generator().manual_seed(0))
-    x = torch.nn.functional.interpolate(noise, size=(height, width), mode="bicubic").mul(255).clamp(0, 255)
+    x = (
+        torch.nn.functional.interpolate(noise, size=(height, width), mode="bicubic")
+        .mul(255)
+        .clamp(0, 255)
+    )
     x[0], x[1] = 0, 255
     x[2] = (x[2] > 99) * 255.0
     x[3] = x[3, :1]  # grey
     return x.byte()
 
 
-def affine(x: Tensor, mode: str, *, shear: tuple[float, float] = (0, 0), move: tuple[int, int] = (0, 0)) -> Tensor:
+def affine(
+    x: Tensor, mode: str, *, shear: tuple[float, float] = (0, 0), move: tuple[int, int] = (0, 0)
+) -> Tensor:
     degrees = [math.degrees(math.atan(s)) for s in shear]
     centre = [0.0, 0.0] if any(shear) else None
-    found: Tensor = F.affine(x, 0.0, list(move), 1.0, degrees, InterpolationMode(mode), center=centre)
+    found: Tensor = F.affine(
+        x, 0.0, list(move), 1.0, degrees, InterpolationMode(mode), center=centre
+    )
     return found
 
 
@@ -44,7 +52,10 @@ REFERENCE: dict[str, tuple[Callable[[float], float], Callable[[Tensor, float, st
     "posterize": (lambda v: round(8 * v), lambda x, m, mode: F.posterize(x, int(m))),
     "solarize": (lambda v: v, lambda x, m, mode: F.solarize(x, 255.0 * m)),
     "hue": (lambda v: v - 0.5, lambda x, m, mode: F.adjust_hue(x, m)),
-    "gaussian_blur": (lambda v: 0.1 + 1.9 * v, lambda x, m, mode: F.gaussian_blur(x, [3, 3], [m, m])),
+    "gaussian_blur": (
+        lambda v: 0.1 + 1.9 * v,
+        lambda x, m, mode: F.gaussian_blur(x, [3, 3], [m, m]),
+    ),
     "grayscale": (lambda v: 0.0, lambda x, m, mode: F.rgb_to_grayscale(x, 3)),
     "auto_contrast": (lambda v: 0.0, lambda x, m, mode: F.autocontrast(x)),
     "equalize": (lambda v: 0.0, lambda x, m, mode: F.equalize(x)),
@@ -58,7 +69,9 @@ EXACT = {
 CASES = [(name, "nearest") for name in REFERENCE] + [(name, "bilinear") for name in AFFINE]
 
 
-def applied(x: Tensor, name: str, magnitude: float, mode: str = "nearest", fill: float = 0.0) -> Tensor:
+def applied(
+    x: Tensor, name: str, magnitude: float, mode: str = "nearest", fill: float = 0.0
+) -> Tensor:
     op = torch.full((len(x), 1), NAMES.index(name))
     size, place = torch.full((len(x), 1), magnitude), torch.full((len(x), 1, 2), 0.4)
     return apply_operations(x / 255, op, size, place, interpolation=mode, fill=fill)  # type: ignore[arg-type]
@@ -75,7 +88,8 @@ def test_equals_torchvision(name: str, mode: str) -> None:
         if name in EXACT and mode == "nearest":
             assert difference.max() == 0
         elif name in ("shear_x", "shear_y") and mode == "nearest":
-            # A coordinate half-way between two pixels goes to either, by the last bit of its rounding.
+            # A coordinate half-way between two pixels goes to either, by the last bit of its
+            # rounding.
             assert (difference > 0).float().mean() < 0.02
         else:
             assert difference.max() <= 1 and (difference > 0).float().mean() < 0.02
@@ -98,7 +112,9 @@ def test_what_comes_into_the_image_has_the_fill(name: str) -> None:
     x = pictures()
     mask = applied(torch.full_like(x, 255), name, 9.0)
     moved = applied(x, name, 9.0)
-    assert torch.equal(applied(x, name, 9.0, fill=128.0), torch.where(mask == 0, torch.tensor(128.0), moved))
+    assert torch.equal(
+        applied(x, name, 9.0, fill=128.0), torch.where(mask == 0, torch.tensor(128.0), moved)
+    )
 
 
 @pytest.mark.parametrize("name", ["color", "hue", "grayscale"])

@@ -50,14 +50,20 @@ def test_identity_changes_nothing() -> None:
 
 
 def test_a_policy_remembers_how_it_was_written() -> None:
-    assert simclr(strength=0.5, blur_p=0.0).config == {"kind": "simclr", "strength": 0.5, "blur_p": 0.0}
+    assert simclr(strength=0.5, blur_p=0.0).config == {
+        "kind": "simclr",
+        "strength": 0.5,
+        "blur_p": 0.0,
+    }
     own = Policy(transforms=[Grayscale(p=0.3)])
     assert own.config == {"kind": "policy", "transforms": [{"kind": "grayscale", "p": 0.3}]}
 
 
 def test_leaving_the_blur_out_does_not_move_the_other_draws() -> None:
     draws = Draws(torch.arange(16), 4)
-    whole, without = (policy.draw((16, 3, 8, 8), draws) for policy in (simclr(), simclr(blur_p=0.0)))
+    whole, without = (
+        policy.draw((16, 3, 8, 8), draws) for policy in (simclr(), simclr(blur_p=0.0))
+    )
     same = [name for name in whole if "blur" not in name]
     assert all(torch.equal(whole[name], without[name]) for name in same)
 

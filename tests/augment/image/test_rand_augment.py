@@ -21,7 +21,13 @@ from mezzotint.augment.image.auto_augment import (
 from mezzotint.augment.image.geometry import HorizontalFlip
 from mezzotint.augment.image.operations import IDENTITY, NAMES
 from mezzotint.augment.image.policies import Chain, Choice, Policy, identity, simclr, three_augment
-from mezzotint.augment.image.rand_augment import RAND_AUGMENT, RandAugment, Strategy, TrivialAugment, describe
+from mezzotint.augment.image.rand_augment import (
+    RAND_AUGMENT,
+    RandAugment,
+    Strategy,
+    TrivialAugment,
+    describe,
+)
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import RecipeError, resolve
 from mezzotint.seeding import Draws
@@ -65,7 +71,8 @@ def test_rand_augment_draws_what_torchvision_draws(magnitude: int, bins: int) ->
     expected = theirs(v2.RandAugment._AUGMENTATION_SPACE, bins, [magnitude])
     ours = drawn(RandAugment(magnitude=magnitude, bins=bins))
     assert_same(
-        {k: {abs(m) for m in v} for k, v in ours.items()}, {k: {abs(m) for m in v} for k, v in expected.items()}
+        {k: {abs(m) for m in v} for k, v in ours.items()},
+        {k: {abs(m) for m in v} for k, v in expected.items()},
     )
     if magnitude:
         assert min(ours["rotate"]) < 0 < max(ours["rotate"])
@@ -109,7 +116,10 @@ def test_auto_augment_has_the_published_policy(name: Published) -> None:
 
 
 def test_aug_mix_mixes_chains_with_the_image() -> None:
-    mix, x = AugMix(severity=10), torch.rand(16, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    mix, x = (
+        AugMix(severity=10),
+        torch.rand(16, 3, 24, 24, generator=torch.Generator().manual_seed(0)),
+    )
     draws = Draws(torch.arange(16), 3)
     params = mix.draw(x.shape, draws)
     torch.testing.assert_close(params["weights"].sum(dim=1), torch.ones(16))
@@ -117,9 +127,14 @@ def test_aug_mix_mixes_chains_with_the_image() -> None:
     one_chain = RandAugment(num_ops=3, interpolation="bilinear")
     expected = (x * 255.999).floor() * params["weights"][:, :1, None, None]
     for chain in range(3):
-        part = {name: params[name][:, 3 * chain : 3 * chain + 3] for name in ("op", "magnitude", "place")}
+        part = {
+            name: params[name][:, 3 * chain : 3 * chain + 3]
+            for name in ("op", "magnitude", "place")
+        }
         expected = (
-            expected + (one_chain.apply(x, part) * 255).round() * params["weights"][:, chain + 1, None, None, None]
+            expected
+            + (one_chain.apply(x, part) * 255).round()
+            * params["weights"][:, chain + 1, None, None, None]
         )
     torch.testing.assert_close(y * 255, expected.floor(), atol=1.001, rtol=0)
 
@@ -129,7 +144,9 @@ def test_three_augment_is_one_of_three_and_a_jitter() -> None:
     params = policy.draw((6000, 3, 24, 24), Draws(torch.arange(6000), 1))
     choice = next(value for key, value in params.items() if key.endswith("choice.policy"))
     assert torch.bincount(choice).float().div(2000).sub(1).abs().max() < 0.05
-    assert policy.transforms[1].config["hue"] == 0.0 and policy.transforms[1].config["contrast"] == 0.3
+    assert (
+        policy.transforms[1].config["hue"] == 0.0 and policy.transforms[1].config["contrast"] == 0.3
+    )
 
 
 ALL: list[Policy] = [
@@ -146,7 +163,9 @@ def test_a_sample_does_not_depend_on_its_company(policy: Policy, channels: int) 
     x = torch.rand(24, channels, 40, 36, generator=torch.Generator().manual_seed(0))
     before, key = x.clone(), 7
     whole = policy(x, Draws(torch.arange(24), key))
-    assert torch.equal(x, before) and whole.shape == x.shape and 0 <= whole.min() and whole.max() <= 1
+    assert (
+        torch.equal(x, before) and whole.shape == x.shape and 0 <= whole.min() and whole.max() <= 1
+    )
     part = policy(x[5:9], Draws(torch.arange(5, 9), key))
     assert torch.equal(whole[5:9], part)
     assert policy(x[:0], Draws(torch.arange(0), key)).shape == (0, channels, 40, 36)
@@ -164,10 +183,17 @@ def test_a_policy_file_is_read_back(tmp_path: Path) -> None:
     text = "name: mine\nlevels: 10\nsub_policies:\n- [[posterize, 0.4, 9], [equalize, 0.8]]\n- [[rotate, 1.0, 0]]\n"
     (tmp_path / "mine.yaml").write_text(text)
     found = read_sub_policies(tmp_path / "mine.yaml")
-    assert [(s.name, s.p, s.level) for s in found.steps[0]] == [("posterize", 0.4, 1.0), ("equalize", 0.8, 0.0)]
-    again = read_sub_policies(write_sub_policies(SubPolicies("x", found.steps), tmp_path / "again.yaml"))
+    assert [(s.name, s.p, s.level) for s in found.steps[0]] == [
+        ("posterize", 0.4, 1.0),
+        ("equalize", 0.8, 0.0),
+    ]
+    again = read_sub_policies(
+        write_sub_policies(SubPolicies("x", found.steps), tmp_path / "again.yaml")
+    )
     assert again.steps == found.steps
-    with pytest.raises(ValueError, match=r"^got the policy file .*again.json.*; allowed is a .yaml file: "):
+    with pytest.raises(
+        ValueError, match=r"^got the policy file .*again.json.*; allowed is a .yaml file: "
+    ):
         write_sub_policies(found, tmp_path / "again.json")
     (tmp_path / "mine.json").write_text(json.dumps({"sub_policies": [[["rotate", 1, 0.5]]]}))
     op, magnitude = FastAutoAugment(file=str(tmp_path / "mine.json")).operations(SHAPE, MANY)
@@ -197,7 +223,9 @@ def test_a_wrong_file_is_refused_in_one_line(text: str, message: str, tmp_path: 
 
 def test_a_run_keeps_the_sub_policies_and_not_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("levels: 10\nsub_policies:\n- [[posterize, 0.4, 8], [rotate, 0.6, 3]]\n- [[invert, 0.2]]\n")
+    file.write_text(
+        "levels: 10\nsub_policies:\n- [[posterize, 0.4, 8], [rotate, 0.6, 3]]\n- [[invert, 0.2]]\n"
+    )
     views = f"views.policy={{kind: fast_auto_augment, file: {file}}}"
     recipe = Recipe.load("image/emoji_simclr", [views, "encoder.width=2"])
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
@@ -205,13 +233,18 @@ def test_a_run_keeps_the_sub_policies_and_not_the_file(tmp_path: Path) -> None:
     again = Recipe.load(tmp_path / "recipe.yaml")
     found, expected = again.views.config["policy"], recipe.views.config["policy"]
     assert found == expected and found["file"] is None
-    assert found["sub_policies"] == [[["posterize", 0.4, 8 / 9], ["rotate", 0.6, 1 / 3]], [["invert", 0.2, 0.0]]]
+    assert found["sub_policies"] == [
+        [["posterize", 0.4, 8 / 9], ["rotate", 0.6, 1 / 3]],
+        [["invert", 0.2, 0.0]],
+    ]
     ids, input = torch.arange(4), Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
     first, second = (one.views.draw(ids, input=input, seed=0, epoch=0) for one in (recipe, again))
     assert torch.equal(first[0]["policy"]["magnitude"], second[0]["policy"]["magnitude"])
     with pytest.raises(ValueError, match="got a file and sub_policies; allowed is one of the two"):
         FastAutoAugment(file=str(file), sub_policies=[[("invert", 0.2, 0.0)]])
-    with pytest.raises(ValueError, match=r"fast_auto_augment: sub_policies.0.0: got the probability 2"):
+    with pytest.raises(
+        ValueError, match=r"fast_auto_augment: sub_policies.0.0: got the probability 2"
+    ):
         FastAutoAugment(sub_policies=[[("invert", 2.0, 0.0)]])
 
 
@@ -241,10 +274,14 @@ def test_magnitudes_vary_and_operations_are_left_out_as_often_as_asked() -> None
     plain = RandAugment(names=["rotate"], magnitude=9, bins=11)
     _, sure = plain.operations(SHAPE, MANY)
     assert sure.abs().aminmax() == pytest.approx((27.0, 27.0))
-    op, magnitude = RandAugment(names=["rotate"], magnitude=9, bins=11, std=0.5, p=0.5).operations(SHAPE, MANY)
+    op, magnitude = RandAugment(names=["rotate"], magnitude=9, bins=11, std=0.5, p=0.5).operations(
+        SHAPE, MANY
+    )
     degrees = magnitude.abs()
     assert float((op == IDENTITY).float().mean()) == pytest.approx(0.5, abs=0.03)
-    assert float(degrees.max()) == 30.0  # no further than the last bin, which 2.3 % of the draws pass
+    assert (
+        float(degrees.max()) == 30.0
+    )  # no further than the last bin, which 2.3 % of the draws pass
     assert float((degrees == 30.0).float().mean()) == pytest.approx(0.023, abs=0.01)
     assert float(degrees.median()) == pytest.approx(27.0, abs=0.1)
     assert float((degrees - 27.0).std()) == pytest.approx(1.5, abs=0.1)

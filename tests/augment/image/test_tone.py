@@ -38,7 +38,9 @@ def test_solarize_is_that_of_128_levels_on_the_grid() -> None:
 def test_equalize_equals_torchvision(channels: int) -> None:
     x = pictures(channels)
     y = Equalize()(x, DRAWS)
-    torch.testing.assert_close(y, torch.stack([F.equalize(image) for image in x]), atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        y, torch.stack([F.equalize(image) for image in x]), atol=1e-7, rtol=0
+    )
 
 
 def test_posterize_keeps_the_high_bits_of_the_grid() -> None:
@@ -46,11 +48,18 @@ def test_posterize_keeps_the_high_bits_of_the_grid() -> None:
     params = posterize.draw(x.shape, DRAWS)
     assert set(params["bits"].tolist()) == set(range(9))
     levels = F.to_dtype(x, torch.uint8, scale=True)
-    expected = [F.posterize(image, bits) for image, bits in zip(levels, params["bits"].tolist(), strict=True)]
-    torch.testing.assert_close(posterize.apply(x, params), torch.stack(expected) / 255, atol=1e-7, rtol=0)
+    expected = [
+        F.posterize(image, bits)
+        for image, bits in zip(levels, params["bits"].tolist(), strict=True)
+    ]
+    torch.testing.assert_close(
+        posterize.apply(x, params), torch.stack(expected) / 255, atol=1e-7, rtol=0
+    )
 
 
-@pytest.mark.parametrize("transform", [Solarize(p=0.5), Posterize(bits=(1, 3), p=0.5), Equalize(p=0.5)])
+@pytest.mark.parametrize(
+    "transform", [Solarize(p=0.5), Posterize(bits=(1, 3), p=0.5), Equalize(p=0.5)]
+)
 def test_only_the_chosen_change_and_the_input_stays(transform: Transform) -> None:
     x = pictures()[4:36]
     draws = Draws(torch.arange(32), 9)
@@ -67,7 +76,8 @@ def test_no_images(transform: Transform) -> None:
 
 
 @pytest.mark.parametrize(
-    "build", [lambda: Solarize(threshold=128), lambda: Posterize(bits=(4, 9)), lambda: Equalize(p=-0.1)]
+    "build",
+    [lambda: Solarize(threshold=128), lambda: Posterize(bits=(4, 9)), lambda: Equalize(p=-0.1)],
 )
 def test_bad_arguments_are_refused_in_three_parts(build: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"^got .*; allowed .*: "):

@@ -22,7 +22,9 @@ INPUT = Input((3, 24, 24), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
 def pictures(count: int = 12, channels: int = 3, height: int = 30, width: int = 40) -> Tensor:
-    return torch.randint(0, 256, (count, channels, height, width), generator=torch.Generator().manual_seed(0)).byte()
+    return torch.randint(
+        0, 256, (count, channels, height, width), generator=torch.Generator().manual_seed(0)
+    ).byte()
 
 
 def whole(count: int = 12, first: int = 0) -> Batch:
@@ -47,7 +49,9 @@ def test_shapes_tags_and_normalisation(generator: ViewGenerator) -> None:
         size = 24 if tag == "global" else 10
         assert x.shape == (12, 3, size, size) and x.dtype == torch.float32 and x.is_contiguous()
         assert 0 <= plain.min() and plain.max() <= 1
-        torch.testing.assert_close(x, F.normalize(plain, list(INPUT.mean), list(INPUT.std)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            x, F.normalize(plain, list(INPUT.mean), list(INPUT.std)), atol=1e-5, rtol=0
+        )
 
 
 def test_a_view_is_crop_flip_policy_and_quantization_in_this_order() -> None:
@@ -58,9 +62,15 @@ def test_a_view_is_crop_flip_policy_and_quantization_in_this_order() -> None:
     shown = generator.render(batch, input=INPUT, seed=1, epoch=2, normalized=False)
     for view, params, x in zip(generator.views, drawn, shown, strict=True):
         boxes = view.crop.boxes(params["crop"], 30, 40).tolist()
-        crops = [F.resized_crop(image, *box, [24, 24]) for image, box in zip(batch.x[0], boxes, strict=True)]
+        crops = [
+            F.resized_crop(image, *box, [24, 24])
+            for image, box in zip(batch.x[0], boxes, strict=True)
+        ]
         flips = params["flip"]["chosen"]
-        crops = [F.horizontal_flip(crop) if flip else crop for crop, flip in zip(crops, flips, strict=True)]
+        crops = [
+            F.horizontal_flip(crop) if flip else crop
+            for crop, flip in zip(crops, flips, strict=True)
+        ]
         expected = view.policy.apply(torch.stack(crops) / 255, params["policy"])
         expected = quantization.apply(expected, params["randomized_quantization"])
         torch.testing.assert_close(x, expected, atol=1e-6, rtol=0)
@@ -87,7 +97,9 @@ def test_a_sample_looks_the_same_in_any_batch(generator: ViewGenerator) -> None:
 
 
 @pytest.mark.parametrize("cached", [1, 24 * 24 * 3 * 5])
-def test_views_do_not_depend_on_the_rows_made_at_a_time(monkeypatch: pytest.MonkeyPatch, cached: int) -> None:
+def test_views_do_not_depend_on_the_rows_made_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, cached: int
+) -> None:
     generator = GENERATORS[0]
     expected = generator.render(whole(), input=INPUT, seed=1, epoch=2)
     monkeypatch.setattr(view_module, "_CACHED_VALUES", cached)
@@ -104,7 +116,9 @@ def test_workers_cut_the_boxes_of_the_device(generator: ViewGenerator) -> None:
     for image, choose in zip(batch.x[0], choosers, strict=True):
         chosen = pickle.loads(pickle.dumps(choose))(30, 40)
         rows.append([F.resized_crop(image, *box, [size, size]) for box, size in chosen])
-    cropped = Batch(tuple(torch.stack(crops) for crops in zip(*rows, strict=True)), batch.ids, cropped=True)
+    cropped = Batch(
+        tuple(torch.stack(crops) for crops in zip(*rows, strict=True)), batch.ids, cropped=True
+    )
     expected = generator.render(batch, input=INPUT, seed=1, epoch=2)
     found = generator.render(cropped, input=INPUT, seed=1, epoch=2)
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
@@ -122,7 +136,9 @@ def test_shares_of_the_samples() -> None:
     ids = torch.arange(20_000)
     (params, _) = TwoViews(policy=simclr(), flip=0.3).draw(ids, input=INPUT, seed=0, epoch=0)
     policy = params["policy"]
-    shares = {name: policy[name].float().mean().item() for name in policy if name.endswith("chosen")}
+    shares = {
+        name: policy[name].float().mean().item() for name in policy if name.endswith("chosen")
+    }
     assert params["flip"]["chosen"].float().mean().item() == pytest.approx(0.3, abs=0.015)
     assert list(shares.values()) == pytest.approx([0.8, 0.2, 0.5, 0.0], abs=0.015)
 
@@ -132,7 +148,9 @@ def test_the_second_view_may_have_parts_of_its_own() -> None:
     views = TwoViews(policy=byol(), randomized_quantization=first).views
     assert views[0].policy is views[1].policy and views[1].randomized_quantization is first
     other = byol(blur_p=0.1, solarize_p=0.2)
-    views = TwoViews(second_policy=other, randomized_quantization=first, second_randomized_quantization=second).views
+    views = TwoViews(
+        second_policy=other, randomized_quantization=first, second_randomized_quantization=second
+    ).views
     assert views[1].policy is other and views[1].randomized_quantization is second
 
 
@@ -145,7 +163,9 @@ def test_grey_images_and_oblong_views(shape: tuple[int, int, int]) -> None:
 
 
 def test_no_samples() -> None:
-    views = TwoViews()(Batch((pictures()[:0],), torch.arange(0)), input=INPUT, seed=0, epoch=0, step=0)
+    views = TwoViews()(
+        Batch((pictures()[:0],), torch.arange(0)), input=INPUT, seed=0, epoch=0, step=0
+    )
     assert [tuple(x.shape) for x in views.x] == [(0, 3, 24, 24)] * 2
 
 
@@ -159,7 +179,9 @@ def test_configs() -> None:
     assert MultiCrop(num_local=2).config == {"kind": "multi_crop", "num_local": 2}
 
 
-def test_the_documented_snippet_draws_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_snippet_draws_its_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = (ROOT / "docs" / "views.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
@@ -173,11 +195,14 @@ def test_views_on_cuda_equal_those_on_the_cpu() -> None:
     batch, input = whole(), INPUT
     there = TwoViews(policy=byol(), second_policy=byol(blur_p=0.5, solarize_p=0.0))
     shown = [
-        there.render(batch, input=input, seed=1, epoch=2, device=torch.device(device), normalized=False)
+        there.render(
+            batch, input=input, seed=1, epoch=2, device=torch.device(device), normalized=False
+        )
         for device in ("cpu", "cuda")
     ]
     for cpu, cuda in zip(*shown, strict=True):
-        # Crops may differ by two of 255 levels, which jitter stretches; all but a few pixels stay within that.
+        # Crops may differ by two of 255 levels, which jitter stretches; all but a few pixels stay
+        # within that.
         assert ((cpu - cuda.cpu()).abs() > 4 / 255).float().mean() < 0.01
 
 
@@ -186,7 +211,9 @@ def render(batch: Batch) -> object:
 
 
 def choose(shape: tuple[int, int, int]) -> object:
-    return TwoViews().choosers(torch.arange(2), input=Input(shape, INPUT.mean, INPUT.std), seed=0, epoch=0)
+    return TwoViews().choosers(
+        torch.arange(2), input=Input(shape, INPUT.mean, INPUT.std), seed=0, epoch=0
+    )
 
 
 @pytest.mark.parametrize(

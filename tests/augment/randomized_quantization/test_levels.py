@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mezzotint.augment.randomized_quantization import levels as level_lookup
-from mezzotint.augment.randomized_quantization.levels import Levels, _fused_steps, _search, _step, look_up
+from mezzotint.augment.randomized_quantization.levels import (
+    Levels,
+    _fused_steps,
+    _search,
+    _step,
+    look_up,
+)
 from mezzotint.augment.randomized_quantization.rows import quantize_rows
 
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -35,7 +41,9 @@ def test_every_way_is_the_definition(dtype: torch.dtype, bins: int) -> None:
     rows = (torch.rand(5, 400, generator=generator) * 255).to(dtype)
     thresholds, values = placed(rows, drawn(5, bins))
     pairs = zip(thresholds.tolist(), rows.tolist(), strict=True)
-    codes = torch.tensor([[sum(t <= x for t in row_thresholds) for x in row] for row_thresholds, row in pairs])
+    codes = torch.tensor(
+        [[sum(t <= x for t in row_thresholds) for x in row] for row_thresholds, row in pairs]
+    )
     expected = values.gather(1, codes).to(dtype)
     stepped, counted = torch.empty_like(rows), torch.empty_like(rows, dtype=torch.uint8)
     _step(rows, thresholds, values, stepped, counted)
@@ -52,12 +60,18 @@ def test_every_way_is_the_definition(dtype: torch.dtype, bins: int) -> None:
 
 @given(st.integers(2, 20), st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**31))
 @settings(max_examples=200, deadline=None)
-def test_snaps_equal_search_for_every_range_of_bytes(bins: int, one: int, other: int, seed: int) -> None:
+def test_snaps_equal_search_for_every_range_of_bytes(
+    bins: int, one: int, other: int, seed: int
+) -> None:
     low, high = min(one, other), max(one, other)
     rows = torch.arange(low, high + 1, dtype=torch.uint8).expand(3, -1).contiguous()
     levels = drawn(3, bins, seed)
     counts = torch.randint(2, bins + 1, (3,), generator=torch.Generator().manual_seed(seed))
-    for chosen in (levels, Levels(bins, None, None, counts), Levels(bins, levels.edges, levels.values, counts)):
+    for chosen in (
+        levels,
+        Levels(bins, None, None, counts),
+        Levels(bins, levels.edges, levels.values, counts),
+    ):
         thresholds, values = placed(rows, chosen)
         snapped, _ = look_up(rows, thresholds, values, False)
         searched, codes = _search(rows, thresholds, values)
@@ -71,7 +85,9 @@ def test_snaps_equal_search_for_every_range_of_bytes(bins: int, one: int, other:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_a_value_on_an_edge_belongs_to_the_bin_on_its_right(dtype: torch.dtype) -> None:
     rows = torch.tensor([[0, 50, 100, 149, 150, 200]], dtype=dtype)
-    levels = Levels(4, edges=torch.tensor([[0.75, 0.25, 0.5]]), values=torch.tensor([[0.0, 0.0, 0.0, 0.0]]))
+    levels = Levels(
+        4, edges=torch.tensor([[0.75, 0.25, 0.5]]), values=torch.tensor([[0.0, 0.0, 0.0, 0.0]])
+    )
     expected = torch.tensor([[0, 50, 100, 100, 150, 150]], dtype=dtype)
     thresholds, values = placed(rows, levels)
     assert torch.equal(look_up(rows, thresholds, values, False)[0], expected)
@@ -113,7 +129,9 @@ def test_ranges_that_overflow_stay_exact() -> None:
 @pytest.mark.parametrize("bins", [3, 8, 49])
 def test_even_edges_are_even(bins: int) -> None:
     """Also with 49 bins, where adding up a float step yields an edge too many."""
-    thresholds, values = Levels(bins).place(torch.zeros(2, 1), torch.full((2, 1), float(bins)), False)
+    thresholds, values = Levels(bins).place(
+        torch.zeros(2, 1), torch.full((2, 1), float(bins)), False
+    )
     torch.testing.assert_close(thresholds, torch.arange(1.0, bins).expand(2, -1))
     torch.testing.assert_close(values, torch.arange(bins).expand(2, -1) + 0.5)
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
-from mezzotint.augment.randomized_quantization.transform import randomized_quantize as _randomized_quantize
+from mezzotint.augment.randomized_quantization.transform import (
+    randomized_quantize as _randomized_quantize,
+)
 from mezzotint.augment.transform import Compose
 from mezzotint.seeding import Draws
 from tests import ROOT
@@ -77,13 +79,18 @@ def test_reference_reproduces_the_published_code_draw_for_draw(
         expected = as_published(x, bins, spacing, reproduction, p)
         state = torch.get_rng_state()
         torch.manual_seed(seed)
-        y = randomized_quantize(x, bins, spacing=spacing, reproduction=reproduction, p=p, reference=True)
+        y = randomized_quantize(
+            x, bins, spacing=spacing, reproduction=reproduction, p=p, reference=True
+        )
         assert torch.equal(y, expected)
-        assert torch.equal(torch.get_rng_state(), state)  # and what follows sees the same random numbers
+        assert torch.equal(
+            torch.get_rng_state(), state
+        )  # and what follows sees the same random numbers
 
 
-# RMSE over range, on uniform data, measured with the published algorithm. Columns: random edges with random values,
-# random edges with midpoints, even edges with random values, even edges with midpoints.
+# RMSE over range, on uniform data, measured with the published algorithm. Columns: random edges
+# with random values, random edges with midpoints, even edges with random values, even edges with
+# midpoints.
 DISTORTION = {
     2: (0.287, 0.205, 0.204, 0.1445),
     4: (0.182, 0.129, 0.103, 0.0723),
@@ -101,9 +108,12 @@ def test_distortion(bins: int, column: int) -> None:
     y = randomized_quantize(x, bins, spacing=spacing, reproduction=reproduction, seed=0)
     distortion = (y - x).square().mean().sqrt().item()
     assert distortion == pytest.approx(DISTORTION[bins][column], rel=0.03)
-    # The widths of k random bins sum to one and are Dirichlet(1, …, 1): their cubes sum to 6 / ((k + 1)(k + 2)).
+    # The widths of k random bins sum to one and are Dirichlet(1, …, 1): their cubes sum to 6 / ((k
+    # + 1)(k + 2)).
     cubes = 6 / ((bins + 1) * (bins + 2)) if spacing == "random" else bins**-2
-    assert distortion == pytest.approx(math.sqrt(cubes / (6 if reproduction == "random" else 12)), rel=0.01)
+    assert distortion == pytest.approx(
+        math.sqrt(cubes / (6 if reproduction == "random" else 12)), rel=0.01
+    )
 
 
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -112,7 +122,11 @@ INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 
 def sample(dtype: torch.dtype, *shape: int, scale: float = 50.0, seed: int = 0) -> Tensor:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
-    return (x.abs() if dtype == torch.uint8 else x).clamp(-120, 255 if dtype == torch.uint8 else 120).to(dtype)
+    return (
+        (x.abs() if dtype == torch.uint8 else x)
+        .clamp(-120, 255 if dtype == torch.uint8 else 120)
+        .to(dtype)
+    )
 
 
 @pytest.mark.parametrize("dtype", FLOATS + INTEGERS)
@@ -134,7 +148,9 @@ def test_levels_stay_in_range_few_and_in_order(dtype: torch.dtype, shape: tuple[
 
 
 @given(
-    values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=30),
+    values=st.lists(
+        st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=30
+    ),
     bins=st.integers(2, 12),
     seed=st.integers(0, 2**31),
 )
@@ -154,7 +170,9 @@ def test_a_constant_row_is_left_exactly(dtype: torch.dtype, value: float) -> Non
     assert torch.equal(randomized_quantize(x), x)
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e8), (torch.float16, 1e4), (torch.bfloat16, 1e3)])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(torch.float32, 1e8), (torch.float16, 1e4), (torch.bfloat16, 1e3)]
+)
 def test_large_numbers_are_quantized_like_small_ones(dtype: torch.dtype, scale: float) -> None:
     x = (torch.randn(4, 3, 50) * scale).to(dtype)
     y = randomized_quantize(x, 4)
@@ -176,7 +194,9 @@ def test_a_row_does_not_depend_on_order_or_on_other_rows() -> None:
 def test_scaling_and_shifting_a_channel_scales_and_shifts_the_result() -> None:
     x = torch.randn(4, 3, 500, dtype=torch.float64)
     a, b = torch.tensor([2.0, 0.5, 30.0])[:, None], torch.tensor([1.0, -3.0, 100.0])[:, None]
-    torch.testing.assert_close(randomized_quantize(a * x + b, seed=3), a * randomized_quantize(x, seed=3) + b)
+    torch.testing.assert_close(
+        randomized_quantize(a * x + b, seed=3), a * randomized_quantize(x, seed=3) + b
+    )
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "permuted", "expanded", "sliced"])
@@ -237,7 +257,9 @@ def test_a_range_of_bins_is_drawn_for_each_sample() -> None:
     x = torch.rand(3000, 1, 400)
     y, codes = with_codes(x, (2, 4), spacing="uniform")
     counts = codes.flatten(1).amax(dim=1).long() + 1
-    assert counts.bincount(minlength=5)[2:].div(3000).tolist() == pytest.approx([1 / 3] * 3, abs=0.04)
+    assert counts.bincount(minlength=5)[2:].div(3000).tolist() == pytest.approx(
+        [1 / 3] * 3, abs=0.04
+    )
     for row, out, count in zip(x[:50, 0], y[:50, 0], counts[:50].tolist(), strict=True):
         assert len(out.unique()) == count
         low, high = row.min(), row.max()
@@ -256,7 +278,9 @@ def test_a_mask_keeps_padding_out_of_the_range_and_as_it_is() -> None:
     y = randomized_quantize(padded, 3, mask=mask, **settled)
     for out, row, length in zip(y, padded, lengths.tolist(), strict=True):
         assert torch.equal(out[length:], row[length:])
-        assert torch.equal(out[None, :length], randomized_quantize(row[None, :length], 3, **settled))
+        assert torch.equal(
+            out[None, :length], randomized_quantize(row[None, :length], 3, **settled)
+        )
     assert (y != padded).any()
 
 
@@ -309,13 +333,19 @@ def test_vmap_is_a_loop(randomness: str) -> None:
     looped = torch.stack([transform.apply(sample, params) for sample in x])
     torch.testing.assert_close(mapped, looped, rtol=0, atol=0, equal_nan=True)
     y = torch.vmap(lambda sample: randomized_quantize(sample, 4, p=0.5), randomness=randomness)(x)
-    assert all(len(row.unique()) <= 4 or torch.equal(row, kept) for row, kept in zip(y[0, 0], x[0, 0], strict=True))
+    assert all(
+        len(row.unique()) <= 4 or torch.equal(row, kept)
+        for row, kept in zip(y[0, 0], x[0, 0], strict=True)
+    )
 
 
 @pytest.mark.parametrize(
-    ("dtype", "bins"), [(torch.float32, (3, 8)), (torch.uint8, 8), (torch.bfloat16, 8), (torch.float32, 40)]
+    ("dtype", "bins"),
+    [(torch.float32, (3, 8)), (torch.uint8, 8), (torch.bfloat16, 8), (torch.float32, 40)],
 )
-def test_compiles_to_one_graph_with_the_same_numbers(dtype: torch.dtype, bins: int | tuple[int, int]) -> None:
+def test_compiles_to_one_graph_with_the_same_numbers(
+    dtype: torch.dtype, bins: int | tuple[int, int]
+) -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 
     torch.compiler.reset()
@@ -333,7 +363,9 @@ def test_compiles_to_one_graph_with_the_same_numbers(dtype: torch.dtype, bins: i
 
 def test_compiles_with_its_own_draws_and_a_gradient() -> None:
     torch.compiler.reset()
-    model = nn.Sequential(nn.Linear(6, 6), RandomizedQuantization(bins=4, channel_dim=2, gradient="ste"))
+    model = nn.Sequential(
+        nn.Linear(6, 6), RandomizedQuantization(bins=4, channel_dim=2, gradient="ste")
+    )
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     x = torch.randn(3, 5, 6)
     compiled(x).sum().backward()
@@ -361,7 +393,9 @@ def test_module_lives_in_a_model() -> None:
     model.apply(lambda part: visited.append(type(part).__name__))
     assert visited == ["Linear", "RandomizedQuantization", "Sequential"]
     assert not list(model[1].state_dict())
-    assert "RandomizedQuantization(bins=(5, 10), channel_dim=2)" in repr(model).replace("[5, 10]", "(5, 10)")
+    assert "RandomizedQuantization(bins=(5, 10), channel_dim=2)" in repr(model).replace(
+        "[5, 10]", "(5, 10)"
+    )
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         x = torch.randn(2, 6, 4)
         torch.manual_seed(0)
@@ -370,7 +404,9 @@ def test_module_lives_in_a_model() -> None:
         assert torch.equal(y, model(x))
 
 
-@pytest.mark.parametrize("keywords", [{}, {"bins": (3, 9), "p": 0.5}, {"spacing": "uniform", "reproduction": "middle"}])
+@pytest.mark.parametrize(
+    "keywords", [{}, {"bins": (3, 9), "p": 0.5}, {"spacing": "uniform", "reproduction": "middle"}]
+)
 def test_transform_depends_on_the_sample_alone(keywords: dict[str, Any]) -> None:
     transform = RandomizedQuantization(**keywords)
     assert transform.config["kind"] == "randomized_quantization"
@@ -428,10 +464,17 @@ def test_torchvision_compose() -> None:
     picture = pictures()["RGB"]()
     before = v2.Compose([RandomizedQuantization(bins=3), v2.ToImage()])(picture)
     bytes_ = v2.Compose([v2.ToImage(), RandomizedQuantization(bins=3)])(picture)
-    floats = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), RandomizedQuantization(bins=3)])(picture)
+    floats = v2.Compose(
+        [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), RandomizedQuantization(bins=3)]
+    )(picture)
     plain = v2.Compose([v2.PILToTensor(), RandomizedQuantization(bins=3)])(picture)
     assert type(bytes_) is type(floats) is tv_tensors.Image and type(plain) is Tensor
-    for y, dtype in ((before, torch.uint8), (bytes_, torch.uint8), (floats, torch.float32), (plain, torch.uint8)):
+    for y, dtype in (
+        (before, torch.uint8),
+        (bytes_, torch.uint8),
+        (floats, torch.float32),
+        (plain, torch.uint8),
+    ):
         assert (y.shape, y.dtype) == ((3, 9, 7), dtype)
         assert all(1 < len(channel.unique()) <= 3 for channel in y)
 

@@ -29,7 +29,10 @@ def sound(path: Path, seconds: float = 0.2, hertz: float = 500.0) -> None:
 
 def nsynth(root: Path) -> None:
     for split, count in (("train", 4), ("valid", 2), ("test", 2)):
-        notes = {f"n{split}{i}": {"instrument_family_str": ("bass", "brass")[i % 2]} for i in range(count)}
+        notes = {
+            f"n{split}{i}": {"instrument_family_str": ("bass", "brass")[i % 2]}
+            for i in range(count)
+        }
         for name in notes:
             sound(root / f"nsynth-{split}" / "audio" / f"{name}.wav")
         (root / f"nsynth-{split}" / "examples.json").write_text(json.dumps(notes))
@@ -118,13 +121,18 @@ def test_every_clip_has_its_length_and_a_place(name: str, tmp_path: Path) -> Non
         assert not set(task.train) & set(task.test) and set(task.validation) <= set(task.train)
         assert set(task.train) | set(task.test) == set(range(len(samples)))
         if name not in ("us8k", "esc50"):
-            assert len(task.validation) and max(task.train) < len(source) <= min(task.test)  # not pretrained on
+            assert len(task.validation) and max(task.train) < len(source) <= min(
+                task.test
+            )  # not pretrained on
 
 
 def test_folds_of_us8k_and_esc50(tmp_path: Path) -> None:
     _, found, tasks = asked(made("us8k", tmp_path / "a"))
     assert [t.name for t in tasks] == ["label/fold-1", "label/fold-2", "label/fold-10"]
-    assert found["label/fold-10 test"] == {"audio/fold10/10-0.wav": "siren", "audio/fold10/10-1.wav": "drilling"}
+    assert found["label/fold-10 test"] == {
+        "audio/fold10/10-0.wav": "siren",
+        "audio/fold10/10-1.wav": "drilling",
+    }
     assert len(found["label/fold-10 train"]) == 4 and not found["label/fold-10 valid"]
     _, found, tasks = asked(made("esc50", tmp_path / "b"))
     assert [t.name for t in tasks] == [f"label/fold-{f}" for f in range(1, 6)]
@@ -145,7 +153,9 @@ def test_fixed_splits(tmp_path: Path) -> None:
     }
     assert list(found["label/test valid"]) == ["wav/id10001/abc/00002.wav"]
     found = asked(made("voxforge", tmp_path / "f"))[1]
-    assert found["label/test test"] == {"3.wav": "en", "4.wav": "de"} and list(found["label/test valid"]) == ["2.wav"]
+    assert found["label/test test"] == {"3.wav": "en", "4.wav": "de"} and list(
+        found["label/test valid"]
+    ) == ["2.wav"]
 
 
 def test_speech_commands_have_lists_other_words_and_silence_cut_from_noise(tmp_path: Path) -> None:
@@ -158,7 +168,11 @@ def test_speech_commands_have_lists_other_words_and_silence_cut_from_noise(tmp_p
     labels = [source.classes[int(label)] for label in task.labels]
     assert sorted(set(labels)) == ["_silence_", "_unknown_", "no", "yes"]
     train, valid = ([labels[i] for i in rows] for rows in (task.train, task.validation))
-    assert train.count("_silence_") == 4 + 2 and valid.count("_silence_") == 2 and train.count("_unknown_") == 3
+    assert (
+        train.count("_silence_") == 4 + 2
+        and valid.count("_silence_") == 2
+        and train.count("_unknown_") == 3
+    )
     assert [labels[i] for i in task.test] == ["_silence_", "_unknown_", "no", "yes"]
     second = next(i for i in range(len(source)) if source._starts[i] == 0.5)
     noise, _ = soundfile.read(tmp_path / "b/_background_noise_/pink_noise.wav", dtype="float32")
@@ -174,13 +188,18 @@ def test_the_mean_over_folds_is_a_figure(tmp_path: Path) -> None:
     rows = evaluate_encoder(encoder, source, probes=[EVAR(lr=1e-2)], seeds=1).rows
     value = {row.metric: row.value for row in rows}
     folds = [value[f"label/fold-{f}/top1"] for f in (1, 2, 10)]
-    assert value["label/folds/top1"] == pytest.approx(sum(folds) / 3) and value["label/folds/top1"] == 1.0
+    assert (
+        value["label/folds/top1"] == pytest.approx(sum(folds) / 3)
+        and value["label/folds/top1"] == 1.0
+    )
 
 
 def test_what_is_missing_or_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got name='gtzan'; allowed is one of nsynth"):
         AudioBenchmark(name="gtzan", root=str(tmp_path))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"iden_split.txt is not there; allowed .* check data.root"):
+    with pytest.raises(
+        ValueError, match=r"iden_split.txt is not there; allowed .* check data.root"
+    ):
         AudioBenchmark(name="voxceleb1", root=str(tmp_path))
     (tmp_path / "iden_split.txt").write_text("4 a/b.wav\n")
     with pytest.raises(ValueError, match="line 1 is '4 a/b.wav'; allowed is 1, 2 or 3"):

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from mezzotint.data.audio.embedded import FLOOR, FRAMES, LANGUAGES, MEL, STEP, Speech, digit_of_prompt, kind_of_prompt
+from mezzotint.data.audio.embedded import (
+    FLOOR,
+    FRAMES,
+    LANGUAGES,
+    MEL,
+    STEP,
+    Speech,
+    digit_of_prompt,
+    kind_of_prompt,
+)
 from mezzotint.data.audio.log_mel import log_mel
 from mezzotint.data.source import Task
 from tests import ROOT
@@ -19,7 +28,9 @@ SCRIPTS = ROOT / "scripts"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_embedded_speech", SCRIPTS / "make_embedded_speech.py")
+    spec = importlib.util.spec_from_file_location(
+        "make_embedded_speech", SCRIPTS / "make_embedded_speech.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["make_embedded_speech"] = module
@@ -35,7 +46,11 @@ def tasks_of(source: Speech) -> dict[str, Task]:
 
 def test_holds_what_it_says() -> None:
     source = Speech()
-    assert len(source) == 1565 and source.input.shape == (1, 64, 64) and source.input.modality == "audio"
+    assert (
+        len(source) == 1565
+        and source.input.shape == (1, 64, 64)
+        and source.input.modality == "audio"
+    )
     assert source.images.dtype == torch.float32 and tuple(source.images.shape) == (1565, 1, 64, 64)
     assert float(source.images.min()) == FLOOR and float(source.images.max()) < 8.0
     assert source.input.mean == pytest.approx((float(source.images.mean()),), abs=1e-4)
@@ -64,7 +79,11 @@ def test_tasks_never_share_a_recording_and_keep_languages_apart() -> None:
     ]
     for name, task in tasks.items():
         assert not set(task.train.tolist()) & set(task.test.tolist()), name
-        assert set(task.labels[task.train]) == set(task.labels[task.test]) == set(range(len(task.classes))), name
+        assert (
+            set(task.labels[task.train])
+            == set(task.labels[task.test])
+            == set(range(len(task.classes)))
+        ), name
     for place, language in enumerate(LANGUAGES):
         task = tasks[f"kind/{language}"]
         assert np.bincount(task.labels[task.train]).tolist() == [5, 5, 5] and len(task.test) >= 100
@@ -90,8 +109,16 @@ def test_digit_is_scored_on_words_that_were_not_learnt() -> None:
     number = [name.rpartition("/")[2].removeprefix("h-").rstrip("FMn") for name in source.names]
     assert {number[i] for i in task.test} == set("123456789")
     assert not {number[i] for i in task.train} & set("123456789") and len(task.test) == 94
-    names = {source.names[i]: int(task.labels[i]) + 1 for i in np.concatenate([task.train, task.test])}
-    assert names["en/digits/h-14"] == names["es/digits/400"] == names["it/digits/40"] == names["ru/digits/4"] == 4
+    names = {
+        source.names[i]: int(task.labels[i]) + 1 for i in np.concatenate([task.train, task.test])
+    }
+    assert (
+        names["en/digits/h-14"]
+        == names["es/digits/400"]
+        == names["it/digits/40"]
+        == names["ru/digits/4"]
+        == 4
+    )
     assert "en/digits/10" not in names and "es/digits/21" not in names
 
 
@@ -116,7 +143,9 @@ def test_draws_and_shots_change_what_is_learnt_from() -> None:
         ("en/digits/day-1", None, None),
     ],
 )  # fmt: skip
-def test_names_say_what_is_spoken(name: str, kind: str | None, digit: tuple[int, bool] | None) -> None:
+def test_names_say_what_is_spoken(
+    name: str, kind: str | None, digit: tuple[int, bool] | None
+) -> None:
     assert kind_of_prompt(name) == kind and digit_of_prompt(name) == digit
 
 
@@ -150,8 +179,13 @@ def test_a_package_is_read_without_unpacking(script: ModuleType) -> None:
             entry.size = len(sound.getvalue())
             archive.addfile(entry, io.BytesIO(sound.getvalue()))
     package = b"!<arch>\n"
-    for name, content in (("debian-binary", b"2.0"), ("data.tar.xz", data.getvalue())):  # the first has an odd size
-        package += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
+    for name, content in (
+        ("debian-binary", b"2.0"),
+        ("data.tar.xz", data.getvalue()),
+    ):  # the first has an odd size
+        package += (
+            f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
+        )
         package += b"\n" * (len(content) % 2)
     found = script.recordings(package)
     assert list(found) == ["digits/1"]
@@ -163,5 +197,8 @@ def test_a_package_is_read_without_unpacking(script: ModuleType) -> None:
 def test_a_choice_has_all_words_and_some_phrases(script: ModuleType) -> None:
     phrases = [f"p{number:03d}" for number in range(500)]
     chosen = script.chosen([*phrases, "digits/1", "letters/a", "beep", "silence/1", "phonetic/a_p"])
-    assert chosen[:3] == ["digits/1", "letters/a", "phonetic/a_p"] and len(chosen) == 3 + script.PHRASES
+    assert (
+        chosen[:3] == ["digits/1", "letters/a", "phonetic/a_p"]
+        and len(chosen) == 3 + script.PHRASES
+    )
     assert chosen[3] == "p000" and chosen[-1] == "p499"

@@ -19,7 +19,9 @@ FORMATS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
-def tone(seconds: float = 1.5, rate: int = 16000, hertz: float = 700.0, channels: int = 1) -> npt.NDArray[np.float32]:
+def tone(
+    seconds: float = 1.5, rate: int = 16000, hertz: float = 700.0, channels: int = 1
+) -> npt.NDArray[np.float32]:
     time = np.arange(round(seconds * rate)) / rate
     wave = (0.3 * np.sin(2 * math.pi * hertz * time)).astype(np.float32)
     return np.repeat(wave[:, None], channels, axis=1)
@@ -49,12 +51,16 @@ def test_reads_every_format_at_any_rate_and_number_of_channels(tmp_path: Path, s
 
 
 def test_takes_the_middle_and_puts_short_clips_into_silence(tmp_path: Path) -> None:
-    ramp = np.concatenate([np.zeros((16000, 1)), tone(0.95), np.zeros((16000, 1))]).astype(np.float32)
+    ramp = np.concatenate([np.zeros((16000, 1)), tone(0.95), np.zeros((16000, 1))]).astype(
+        np.float32
+    )
     write(tmp_path / "long.wav", ramp, subtype="FLOAT")
     write(tmp_path / "short.wav", tone(0.01), subtype="FLOAT")
     write(tmp_path / "silent.wav", np.zeros((16000, 1), np.float32))
     source = folder(tmp_path)
-    torch.testing.assert_close(source.read(0)["x"][0], log_mel(torch.from_numpy(tone(0.95)[:, 0]), BYOL_A))
+    torch.testing.assert_close(
+        source.read(0)["x"][0], log_mel(torch.from_numpy(tone(0.95)[:, 0]), BYOL_A)
+    )
     padded = torch.zeros(15200)
     padded[7520:7680] = torch.from_numpy(tone(0.01)[:, 0])
     torch.testing.assert_close(source.read(1)["x"][0], log_mel(padded, BYOL_A))
@@ -114,13 +120,18 @@ def test_audioset_front_end(tmp_path: Path) -> None:
     source = folder(tmp_path, front_end="audioset", seconds=10.255)
     assert source.input.shape == (1, 128, 1024) and source.input.modality == "audio"
     part = torch.from_numpy(wave[:, 0])[13960 : 13960 + 164080]
-    torch.testing.assert_close(source.read(0)["x"][0], log_mel(part - part.mean(), AUDIOSET), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        source.read(0)["x"][0], log_mel(part - part.mean(), AUDIOSET), atol=1e-3, rtol=1e-3
+    )
 
 
 def test_statistics_are_those_of_the_readable_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(5):
-        write(tmp_path / f"{number}.wav", rng.standard_normal((16000, 1)).astype(np.float32) * 0.1 * (number + 1))
+        write(
+            tmp_path / f"{number}.wav",
+            rng.standard_normal((16000, 1)).astype(np.float32) * 0.1 * (number + 1),
+        )
     (tmp_path / "bad.wav").write_bytes(b"RIFF")
     source = AudioFolder(root=str(tmp_path))
     x = torch.stack([source.read(index)["x"] for index in range(5)])
@@ -129,7 +140,9 @@ def test_statistics_are_those_of_the_readable_files(tmp_path: Path) -> None:
     assert AudioFolder(root=str(tmp_path)).input == source.input
     for number in range(5):
         (tmp_path / f"{number}.wav").unlink()
-    with pytest.raises(ValueError, match="none of the first files can be read, the last is bad.wav: "):
+    with pytest.raises(
+        ValueError, match="none of the first files can be read, the last is bad.wav: "
+    ):
         AudioFolder(root=str(tmp_path))
 
 
@@ -139,21 +152,37 @@ def test_class_folders_and_splits(tmp_path: Path) -> None:
             for number in range(count):
                 write(tmp_path / split / name / f"{number}.wav", tone())
     source = folder(tmp_path)
-    assert len(source) == 8 and source.classes == ["dog", "rain"] and source.labels.tolist() == [0] * 4 + [1] * 4
+    assert (
+        len(source) == 8
+        and source.classes == ["dog", "rain"]
+        and source.labels.tolist() == [0] * 4 + [1] * 4
+    )
     everything, (task,) = source.evaluation()
-    assert task.name == "label/val" and len(task.train) == 8 and len(task.test) == 4 and len(everything) == 12
+    assert (
+        task.name == "label/val"
+        and len(task.train) == 8
+        and len(task.test) == 4
+        and len(everything) == 12
+    )
     assert everything.read(int(task.test[-1]))["id"] == "val/rain/1.wav"
     (holdout,) = folder(tmp_path / "train").evaluation()[1]
-    assert holdout.name == "label/holdout" and not set(holdout.train.tolist()) & set(holdout.test.tolist())
+    assert holdout.name == "label/holdout" and not set(holdout.train.tolist()) & set(
+        holdout.test.tolist()
+    )
 
 
 def lists(root: Path) -> None:
     for number in range(6):
         write(root / f"{number}.wav", tone())
-    items = [{"wav": f"{n}.wav", "labels": ("/m/0dog", "/m/0rain", "/m/0dog,/m/0rain")[n % 3]} for n in range(6)]
+    items = [
+        {"wav": f"{n}.wav", "labels": ("/m/0dog", "/m/0rain", "/m/0dog,/m/0rain")[n % 3]}
+        for n in range(6)
+    ]
     (root / "ast.json").write_text(json.dumps({"data": items}))
     (root / "bridle.json").write_text(json.dumps(items))
-    (root / "labels.csv").write_text('index,mid,display_name\n0,/m/0rain,"Rain, heavy"\n1,/m/0dog,Dog\n')
+    (root / "labels.csv").write_text(
+        'index,mid,display_name\n0,/m/0rain,"Rain, heavy"\n1,/m/0dog,Dog\n'
+    )
     rows = "".join(f"{n}.wav,{n % 2 + 1},{'dog' if n % 2 else 'rain'}\n" for n in range(6))
     (root / "esc.csv").write_text("filename,fold,category\n" + rows)
 
@@ -162,7 +191,14 @@ def test_lists_in_both_shapes_with_several_labels(tmp_path: Path) -> None:
     lists(tmp_path)
     for name in ("ast.json", "bridle.json"):
         source = folder(tmp_path, files=str(tmp_path / name), labels=str(tmp_path / "labels.csv"))
-        assert source.classes == ["Rain, heavy", "Dog"] and source.labels.tolist() == [1, 0, -1, 1, 0, -1]
+        assert source.classes == ["Rain, heavy", "Dog"] and source.labels.tolist() == [
+            1,
+            0,
+            -1,
+            1,
+            0,
+            -1,
+        ]
         label = source.read(2)["label"]
         assert isinstance(label, torch.Tensor) and label.tolist() == [True, True]
         assert source.read(0)["label"] == 1 and source.multi_hot(0).tolist() == [False, True]
@@ -182,9 +218,16 @@ def test_folds_and_test_lists_are_never_pretrained_on(tmp_path: Path) -> None:
         "3.wav",
         "5.wav",
     ]
-    two = folder(tmp_path, files=str(tmp_path / "bridle.json"), test_files=str(tmp_path / "ast.json"))
+    two = folder(
+        tmp_path, files=str(tmp_path / "bridle.json"), test_files=str(tmp_path / "ast.json")
+    )
     everything, (task,) = two.evaluation()
-    assert len(two) == 6 and len(everything) == 12 and task.kind == "tag" and task.test.tolist() == list(range(6, 12))
+    assert (
+        len(two) == 6
+        and len(everything) == 12
+        and task.kind == "tag"
+        and task.test.tolist() == list(range(6, 12))
+    )
     assert task.labels[[0, 2, 6, 8]].tolist() == [[True, False], [True, True]] * 2
     one = folder(tmp_path, files=str(tmp_path / "bridle.json"), holdout=0.34)
     assert [len(part) for t in one.evaluation()[1] for part in (t.train, t.test)] == [4, 2]
@@ -197,7 +240,10 @@ def test_folds_and_test_lists_are_never_pretrained_on(tmp_path: Path) -> None:
         ({"seconds": 0.01}, "got seconds=0.01; allowed is 0.1 or more"),
         ({"holdout": 1.0}, "got holdout=1.0; allowed"),
         ({"test_fold": 1}, "got test_files or test_fold without files"),
-        ({"files": "esc.csv", "test_fold": 9}, r"got test_fold=9; .*esc.csv has the folds \[1, 2\]"),
+        (
+            {"files": "esc.csv", "test_fold": 9},
+            r"got test_fold=9; .*esc.csv has the folds \[1, 2\]",
+        ),
     ],
 )
 def test_refuses(tmp_path: Path, keywords: dict[str, Any], message: str) -> None:

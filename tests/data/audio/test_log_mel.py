@@ -1,9 +1,8 @@
 """`log_mel_reference.npz` holds a sweep with noise and a silent part, and what others make of it.
 
-librosa 0.11.0, `feature.melspectrogram(power=2)` in float64, plus the epsilon of float32, logarithm; torchaudio 2.11.0,
-`compliance.kaldi.fbank` as AST calls it (128 mels); kaldi-native-fbank 1.23.0 (80 mels, which it allows). The last two
-compute in float32.
-"""
+librosa 0.11.0, `feature.melspectrogram(power=2)` in float64, plus the epsilon of float32,
+logarithm; torchaudio 2.11.0, `compliance.kaldi.fbank` as AST calls it (128 mels);
+kaldi-native-fbank 1.23.0 (80 mels, which it allows). The last two compute in float32."""
 
 import dataclasses
 import math
@@ -54,19 +53,26 @@ def test_a_batch_is_the_same_as_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("part", [100, 501, 10_000])
-def test_long_waveforms_are_cut_into_parts_without_a_seam(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_waveforms_are_cut_into_parts_without_a_seam(
+    part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mezzotint.data.audio.log_mel._CHUNK", part)
     monkeypatch.setattr("mezzotint.data.audio.log_mel._SHARED_CHUNK", part)
     long = torch.randn(16000 * 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = log_mel(long, BYOL_A)  # 501 frames
     middle = log_mel(long[160 * 200 : 160 * 320], BYOL_A)
-    torch.testing.assert_close(found[:, 205:315], middle[:, 5:115])  # five frames from the ends nothing is reflected
+    torch.testing.assert_close(
+        found[:, 205:315], middle[:, 5:115]
+    )  # five frames from the ends nothing is reflected
 
 
 def test_silence_is_the_epsilon() -> None:
     for settings in (BYOL_A, AUDIOSET):
         found = log_mel(torch.zeros(16000), settings)
-        assert torch.unique(found).tolist() == pytest.approx([settings.silence]) and settings.silence < -15.9
+        assert (
+            torch.unique(found).tolist() == pytest.approx([settings.silence])
+            and settings.silence < -15.9
+        )
 
 
 def test_a_tone_is_loudest_in_the_filter_that_covers_it() -> None:
@@ -87,7 +93,9 @@ def test_doubling_the_wave_adds_log_four() -> None:
 
 def test_filters_have_the_area_or_the_height_that_they_should() -> None:
     slaney = mel_filters(dataclasses.replace(BYOL_A, n_fft=16384))
-    torch.testing.assert_close(slaney.sum(0) * (16000 / 16384), torch.ones(64, dtype=torch.float64), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        slaney.sum(0) * (16000 / 16384), torch.ones(64, dtype=torch.float64), atol=2e-3, rtol=0
+    )
     kaldi = mel_filters(dataclasses.replace(AUDIOSET, n_fft=16384))
     assert kaldi.max(dim=0).values.min() > 0.95 and kaldi.max() <= 1.0
 
@@ -100,11 +108,19 @@ def test_samples_is_the_inverse_of_frames() -> None:
 
 
 def test_refuses_what_gives_no_frame() -> None:
-    with pytest.raises(ValueError, match="got a waveform of 300 samples .*; allowed are floats.* 400 samples or more"):
+    with pytest.raises(
+        ValueError,
+        match="got a waveform of 300 samples .*; allowed are floats.* 400 samples or more",
+    ):
         log_mel(torch.zeros(300), AUDIOSET)
-    with pytest.raises(ValueError, match="got a waveform of 512 samples .* 513 samples or more: fill"):
+    with pytest.raises(
+        ValueError, match="got a waveform of 512 samples .* 513 samples or more: fill"
+    ):
         log_mel(torch.zeros(512), BYOL_A)
     with pytest.raises(ValueError, match="type torch.int16; allowed are floats"):
         log_mel(torch.zeros(8000, dtype=torch.int16), BYOL_A)
-    with pytest.raises(ValueError, match="got filters from 60.0 to 7800.0 Hz; allowed is a range within 0 to 4000.0"):
+    with pytest.raises(
+        ValueError,
+        match="got filters from 60.0 to 7800.0 Hz; allowed is a range within 0 to 4000.0",
+    ):
         mel_filters(dataclasses.replace(BYOL_A, sample_rate=8000))

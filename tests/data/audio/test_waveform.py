@@ -37,12 +37,21 @@ def direct(wave: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
     for j in range(math.ceil(len(wave) * wanted / rate)):
         distance = torch.arange(len(wave), dtype=torch.float64) - j * rate / wanted
         window = torch.special.i0(8.6 * (1 - (distance / half) ** 2).clamp(min=0).sqrt())
-        window = window / torch.special.i0(torch.tensor(8.6, dtype=torch.float64)) * (distance.abs() <= half)
+        window = (
+            window
+            / torch.special.i0(torch.tensor(8.6, dtype=torch.float64))
+            * (distance.abs() <= half)
+        )
         out.append((2 * cutoff * torch.sinc(2 * cutoff * distance) * window * wave).sum())
     return torch.stack(out)
 
 
-@given(rate=st.integers(100, 1500), wanted=st.integers(100, 1500), samples=st.integers(1, 600), seed=st.integers(0, 9))
+@given(
+    rate=st.integers(100, 1500),
+    wanted=st.integers(100, 1500),
+    samples=st.integers(1, 600),
+    seed=st.integers(0, 9),
+)
 @settings(max_examples=40, deadline=None)
 def test_equals_the_sum_that_defines_it(rate: int, wanted: int, samples: int, seed: int) -> None:
     wave = torch.randn(samples, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

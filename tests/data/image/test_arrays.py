@@ -38,7 +38,11 @@ def test_images_and_labels(compressed: bool, tmp_path: Path) -> None:
     labels = np.arange(12) % 3 + 5
     (np.savez_compressed if compressed else np.savez)(tmp_path / "a.npz", x=RGB, y=labels)
     source = Arrays(path=str(tmp_path / "a.npz"))
-    assert isinstance(source, Source) and isinstance(source, InMemory) and isinstance(source, Evaluable)
+    assert (
+        isinstance(source, Source)
+        and isinstance(source, InMemory)
+        and isinstance(source, Evaluable)
+    )
     np.testing.assert_array_equal(source.images.numpy(), RGB.transpose(0, 3, 1, 2))
     assert source.classes == ["5", "6", "7"] and source.labels.tolist() == (labels - 5).tolist()
     sample = source.read(4)
@@ -52,7 +56,11 @@ def test_images_and_labels(compressed: bool, tmp_path: Path) -> None:
 def test_an_npy_has_images_alone(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", GREY)
     source = Arrays(path=str(tmp_path / "a.npy"))
-    assert source.input.shape == (1, 7, 9) and source.read(0)["label"] is None and source.evaluation()[1] == []
+    assert (
+        source.input.shape == (1, 7, 9)
+        and source.read(0)["label"] is None
+        and source.evaluation()[1] == []
+    )
     np.testing.assert_array_equal(source.images[:, 0].numpy(), GREY)
 
 
@@ -78,14 +86,22 @@ def test_layouts(values: npt.NDArray[np.uint8], layout: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 8, 3), (5, 8, 8, 8), (5, 8), (5, 2, 3, 4, 5), (8,)])
-def test_a_shape_that_can_be_read_in_two_ways_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_shape_that_can_be_read_in_two_ways_is_refused(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
     path = stored(tmp_path, x=np.zeros(shape, np.uint8))
     refused(r"has the shape \(.*understood are .*say which with layout=", path=path)
 
 
-@pytest.mark.parametrize(("shape", "layout"), [((5, 8, 8), "NCHW"), ((0, 8, 8), "auto"), ((5, 0, 8, 3), "NHWC")])
-def test_a_shape_without_images_is_refused(shape: tuple[int, ...], layout: Any, tmp_path: Path) -> None:
-    refused("has the shape .*reshape", path=stored(tmp_path, x=np.zeros(shape, np.uint8)), layout=layout)
+@pytest.mark.parametrize(
+    ("shape", "layout"), [((5, 8, 8), "NCHW"), ((0, 8, 8), "auto"), ((5, 0, 8, 3), "NHWC")]
+)
+def test_a_shape_without_images_is_refused(
+    shape: tuple[int, ...], layout: Any, tmp_path: Path
+) -> None:
+    refused(
+        "has the shape .*reshape", path=stored(tmp_path, x=np.zeros(shape, np.uint8)), layout=layout
+    )
 
 
 @settings(deadline=None)
@@ -96,14 +112,18 @@ def test_a_shape_without_images_is_refused(shape: tuple[int, ...], layout: Any, 
         elements={"min_value": 0, "max_value": 1},
     )
 )
-def test_floats_are_rounded_to_eight_bits(tmp_path_factory: pytest.TempPathFactory, values: npt.NDArray[Any]) -> None:
+def test_floats_are_rounded_to_eight_bits(
+    tmp_path_factory: pytest.TempPathFactory, values: npt.NDArray[Any]
+) -> None:
     images = Arrays(path=stored(tmp_path_factory.mktemp("a"), x=values)).images[:, 0].numpy()
     assert np.abs(images / 255 - values.astype(np.float64)).max() <= 0.5 / 255 + 1e-12
 
 
 @settings(deadline=None)
 @given(arrays(np.uint8, array_shapes(min_dims=4, max_dims=4, max_side=4)))
-def test_bytes_are_kept(tmp_path_factory: pytest.TempPathFactory, values: npt.NDArray[np.uint8]) -> None:
+def test_bytes_are_kept(
+    tmp_path_factory: pytest.TempPathFactory, values: npt.NDArray[np.uint8]
+) -> None:
     source = Arrays(path=stored(tmp_path_factory.mktemp("a"), x=values), layout="NCHW")
     np.testing.assert_array_equal(source.images.numpy(), values)
     assert min(source.input.std) > 0
@@ -155,7 +175,9 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     assert marker.exists()  # the payload does work
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", b"hello world", b"\x80\x04N."])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY", b"PK\x03\x04", b"hello world", b"\x80\x04N."]
+)
 def test_what_is_no_numpy_file(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(content)
     refused("a.npz (cannot be read|is no NumPy file)", path=str(tmp_path / "a.npz"))
@@ -163,7 +185,9 @@ def test_what_is_no_numpy_file(content: bytes, tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(st.data())
-def test_damaged_files_are_refused_or_read_right(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_damaged_files_are_refused_or_read_right(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     kept = io.BytesIO()
     np.savez_compressed(kept, x=GREY)
     content = bytearray(kept.getvalue())
@@ -183,7 +207,9 @@ def test_damaged_files_are_refused_or_read_right(tmp_path_factory: pytest.TempPa
 
 def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**13, 8, 8)})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (10**13, 8, 8)}
+    )
     (tmp_path / "a.npy").write_bytes(header.getvalue() + b"\0" * 64)
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", header.getvalue() + b"\0" * 64)
@@ -210,7 +236,12 @@ def test_labels_of_other_kinds(tmp_path: Path) -> None:
     task = source.evaluation()[1][0]
     assert sorted([*task.train, *task.test]) == list(range(6, 12))
     assert Arrays(path=stored(tmp_path, x=GREY, y=np.zeros(12, np.int64))).evaluation()[1] == []
-    for bad in (np.zeros(11, np.int64), np.zeros((12, 1), np.int64), np.zeros(12), np.zeros(12, "S3")):
+    for bad in (
+        np.zeros(11, np.int64),
+        np.zeros((12, 1), np.int64),
+        np.zeros(12),
+        np.zeros(12, "S3"),
+    ):
         refused("allowed are 12 integers or strings.*y=null", path=stored(tmp_path, x=GREY, y=bad))
         assert Arrays(path=stored(tmp_path, x=GREY, y=bad), y=None).classes == []
 

@@ -37,7 +37,9 @@ def write_cifar10_binary(root: Path) -> tuple[Images, list[int]]:
     folder = root / "cifar-10-batches-bin"
     images, labels = batches(folder, [2, 2, 2, 2, 2, 3])
     for name, x, y in zip(NAMES, images, labels, strict=True):
-        (folder / f"{name}.bin").write_bytes(b"".join(bytes([b]) + a.tobytes() for a, b in zip(x, y, strict=True)))
+        (folder / f"{name}.bin").write_bytes(
+            b"".join(bytes([b]) + a.tobytes() for a, b in zip(x, y, strict=True))
+        )
     (folder / "batches.meta.txt").write_text("".join(f"class{i}\n" for i in range(10)) + "\n")
     return np.concatenate(images), sum(labels, [])
 
@@ -46,7 +48,12 @@ def write_cifar10_python(root: Path) -> tuple[Images, list[int]]:
     folder = root / "cifar-10-batches-py"
     images, labels = batches(folder, [2, 2, 2, 2, 2, 3])
     for name, x, y in zip(NAMES, images, labels, strict=True):
-        content = {b"data": x.reshape(len(x), -1), b"labels": y, b"batch_label": b"a batch", b"filenames": [b"a.png"]}
+        content = {
+            b"data": x.reshape(len(x), -1),
+            b"labels": y,
+            b"batch_label": b"a batch",
+            b"filenames": [b"a.png"],
+        }
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
     meta = {b"label_names": [f"class{i}".encode() for i in range(10)], b"num_vis": 3072}
     (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
@@ -57,18 +64,28 @@ def write_cifar10_python(root: Path) -> tuple[Images, list[int]]:
 def test_cifar10(write: Any, tmp_path: Path) -> None:
     images, labels = write(tmp_path)
     source = CIFAR10(root=str(tmp_path))
-    assert isinstance(source, Source) and isinstance(source, InMemory) and isinstance(source, Evaluable)
+    assert (
+        isinstance(source, Source)
+        and isinstance(source, InMemory)
+        and isinstance(source, Evaluable)
+    )
     assert len(source) == 10  # the test images are not pretrained on
     np.testing.assert_array_equal(source.images.numpy(), images[:10])
     assert source.read(3)["label"] == labels[3] and source.read(3)["id"] == "cifar10/000003"
     whole, tasks = source.evaluation()
     assert len(whole) == 13 and len(source) == 10
-    assert torch.equal(torch.stack([whole.read(i)["x"] for i in range(13)]), torch.from_numpy(images))
+    assert torch.equal(
+        torch.stack([whole.read(i)["x"] for i in range(13)]), torch.from_numpy(images)
+    )
     (task,) = tasks
     assert task.name == "label/test" and task.kind == "classify" and task.classes[3] == "class3"
     assert task.train.tolist() == list(range(10)) and task.test.tolist() == [10, 11, 12]
     assert task.labels.tolist() == labels
-    assert source.input.mean == (0.4914, 0.4822, 0.4465) and source.input.std == (0.2023, 0.1994, 0.2010)
+    assert source.input.mean == (0.4914, 0.4822, 0.4465) and source.input.std == (
+        0.2023,
+        0.1994,
+        0.2010,
+    )
 
 
 def test_the_inner_folder_may_be_given_and_both_versions_agree(tmp_path: Path) -> None:
@@ -90,7 +107,9 @@ def test_normalisation_can_be_measured(tmp_path: Path) -> None:
     write_cifar10_binary(tmp_path)
     source = CIFAR10(root=str(tmp_path), normalization="measured")
     assert (source.input.mean, source.input.std) == moments(source.images)
-    with pytest.raises(ValueError, match="got normalization='imagenet'; allowed is published or measured: choose"):
+    with pytest.raises(
+        ValueError, match="got normalization='imagenet'; allowed is published or measured: choose"
+    ):
         CIFAR10(root=str(tmp_path), normalization="imagenet")  # type: ignore[arg-type]
 
 
@@ -105,20 +124,32 @@ def test_cifar100(version: str, labels: Any, tmp_path: Path) -> None:
     names = {"fine": [f"f{i}" for i in range(100)], "coarse": [f"c{i}" for i in range(20)]}
     for name, x in images.items():
         if version == "cifar-100-binary":
-            rows = (bytes([c, f]) + a.tobytes() for a, c, f in zip(x, coarse[name], fine[name], strict=True))
+            rows = (
+                bytes([c, f]) + a.tobytes()
+                for a, c, f in zip(x, coarse[name], fine[name], strict=True)
+            )
             (folder / f"{name}.bin").write_bytes(b"".join(rows))
         else:
-            content = {b"data": x.reshape(-1, 3072), b"fine_labels": fine[name], b"coarse_labels": coarse[name]}
+            content = {
+                b"data": x.reshape(-1, 3072),
+                b"fine_labels": fine[name],
+                b"coarse_labels": coarse[name],
+            }
             (folder / name).write_bytes(pickle.dumps(content, protocol=2))
     for kind, values in names.items():
         (folder / f"{kind}_label_names.txt").write_text("\n".join(values))
-    meta = {f"{kind}_label_names".encode(): [v.encode() for v in values] for kind, values in names.items()}
+    meta = {
+        f"{kind}_label_names".encode(): [v.encode() for v in values]
+        for kind, values in names.items()
+    }
     (folder / "meta").write_bytes(pickle.dumps(meta, protocol=2))
     source = CIFAR100(root=str(tmp_path), labels=labels)
     whole, (task,) = source.evaluation()
     expected = fine if labels == "fine" else coarse
     assert len(source) == 4 and task.labels.tolist() == expected["train"] + expected["test"]
-    assert task.classes == names[labels] and torch.equal(whole.read(5)["x"], torch.from_numpy(images["test"][1]))
+    assert task.classes == names[labels] and torch.equal(
+        whole.read(5)["x"], torch.from_numpy(images["test"][1])
+    )
     assert source.input.mean == (0.5071, 0.4865, 0.4409)
 
 
@@ -126,14 +157,20 @@ def test_stl10(tmp_path: Path) -> None:
     folder = tmp_path / "stl10_binary"
     folder.mkdir()
     images = {name: noise(n, 96) for name, n in (("unlabeled", 5), ("train", 4), ("test", 3))}
-    labels = {name: RNG.integers(1, 11, len(images[name]), dtype=np.uint8) for name in ("train", "test")}
+    labels = {
+        name: RNG.integers(1, 11, len(images[name]), dtype=np.uint8) for name in ("train", "test")
+    }
     for name, x in images.items():
-        (folder / f"{name}_X.bin").write_bytes(x.transpose(0, 1, 3, 2).tobytes())  # column by column
+        (folder / f"{name}_X.bin").write_bytes(
+            x.transpose(0, 1, 3, 2).tobytes()
+        )  # column by column
     for name, y in labels.items():
         (folder / f"{name}_y.bin").write_bytes(y.tobytes())
     (folder / "class_names.txt").write_text("".join(f"class{i}\n" for i in range(10)))
     source = STL10(root=str(tmp_path))
-    np.testing.assert_array_equal(source.images.numpy(), np.concatenate([images["unlabeled"], images["train"]]))
+    np.testing.assert_array_equal(
+        source.images.numpy(), np.concatenate([images["unlabeled"], images["train"]])
+    )
     assert source.read(0)["label"] is None and source.read(5)["label"] == labels["train"][0] - 1
     whole, (task,) = source.evaluation()
     assert len(source) == 9 and len(whole) == 7  # no features are extracted of what has no label
@@ -154,7 +191,10 @@ def test_svhn(tmp_path: Path) -> None:
     labels = {name: RNG.integers(0, 10, len(x)) for name, x in images.items()}
     labels["train"][0] = 0
     for name, x in images.items():
-        stored = {"X": x.transpose(2, 3, 1, 0), "y": np.where(labels[name] == 0, 10, labels[name])[:, None]}
+        stored = {
+            "X": x.transpose(2, 3, 1, 0),
+            "y": np.where(labels[name] == 0, 10, labels[name])[:, None],
+        }
         savemat(tmp_path / f"{name}_32x32.mat", stored)
     source = SVHN(root=str(tmp_path))
     np.testing.assert_array_equal(source.images.numpy(), images["train"])
@@ -162,13 +202,17 @@ def test_svhn(tmp_path: Path) -> None:
     whole, (task,) = source.evaluation()
     assert task.labels.tolist() == [*labels["train"], *labels["test"]] and len(whole) == 7
     more = SVHN(root=str(tmp_path), extra=True)
-    np.testing.assert_array_equal(more.images.numpy(), np.concatenate([images["extra"], images["train"]]))
+    np.testing.assert_array_equal(
+        more.images.numpy(), np.concatenate([images["extra"], images["train"]])
+    )
     (tmp_path / "test_32x32.mat").write_bytes(b"MATLAB 5.0" + bytes(300))
     with pytest.raises(ValueError, match="test_32x32.mat: .*; allowed: a file of SVHN; download"):
         SVHN(root=str(tmp_path))
 
 
-def test_svhn_without_scipy_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_svhn_without_scipy_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "train_32x32.mat").write_bytes(b"")
     imported = builtins.__import__
 
@@ -184,7 +228,9 @@ def test_svhn_without_scipy_says_what_to_install(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("kind", [CIFAR10, CIFAR100, STL10, SVHN])
 def test_a_wrong_folder(kind: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no .*; allowed is the unpacked data set or the folder above: check"):
+    with pytest.raises(
+        ValueError, match="has no .*; allowed is the unpacked data set or the folder above: check"
+    ):
         kind(root=str(tmp_path))
 
 
@@ -293,17 +339,26 @@ def test_a_pickle_of_python_2_is_read(tmp_path: Path) -> None:
     dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-        b"(K\x01K\x01M\x00\x0c\x86" + dtype + b"\x89T" + len(pixels).to_bytes(4, "little") + pixels + b"tb"
+        b"(K\x01K\x01M\x00\x0c\x86"
+        + dtype
+        + b"\x89T"
+        + len(pixels).to_bytes(4, "little")
+        + pixels
+        + b"tb"
     )
     (tmp_path / "batch").write_bytes(b"\x80\x02}(U\x04data" + array + b"U\x06labels]K\x07au.")
     images, labels = read_pickled(str(tmp_path / "batch"), b"labels", classes=10)
     assert images.shape == (1, 3, 32, 32) and images.tobytes() == pixels and labels.tolist() == [7]
 
 
-def test_nothing_of_numpy_is_called_while_unpickling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_numpy_is_called_while_unpickling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [1]}, protocol=2)
     (tmp_path / "batch").write_bytes(content)
     reached: list[str] = []
-    monkeypatch.setattr(sys.modules["numpy._core.multiarray"], "_reconstruct", lambda *_: reached.append("called"))
+    monkeypatch.setattr(
+        sys.modules["numpy._core.multiarray"], "_reconstruct", lambda *_: reached.append("called")
+    )
     read_inert(str(tmp_path / "batch"))
     assert reached == []

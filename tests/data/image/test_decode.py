@@ -20,7 +20,10 @@ RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
 GREY = RNG.integers(0, 256, (6, 8), dtype=np.uint8)
 ALPHA = RNG.integers(0, 256, (6, 8), dtype=np.uint8)
-LOSSLESS: dict[str, dict[str, Any]] = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}
+LOSSLESS: dict[str, dict[str, Any]] = {
+    "webp": {"lossless": True},
+    "jpg": {"quality": 100, "subsampling": 0},
+}
 DEEP = RNG.integers(0, 65536, (6, 8)).astype(np.uint16)
 
 
@@ -39,10 +42,20 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
     """A PNG written by hand, for what Pillow does not write."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows, 9))
+        + chunk(b"IEND", b"")
+    )
 
 
 def on_white(colour: npt.NDArray[Any], alpha: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -73,7 +86,9 @@ def test_alpha_is_composited_on_white(suffix: str, tmp_path: Path) -> None:
     Image.fromarray(np.dstack([RGB, ALPHA])).save(tmp_path / f"a.{suffix}")
     np.testing.assert_allclose(pixels(tmp_path / f"a.{suffix}"), on_white(RGB, ALPHA), atol=1)
     Image.fromarray(np.dstack([GREY, ALPHA])).save(tmp_path / f"b.{suffix}")
-    np.testing.assert_allclose(pixels(tmp_path / f"b.{suffix}"), on_white(grey3(GREY), ALPHA), atol=1)
+    np.testing.assert_allclose(
+        pixels(tmp_path / f"b.{suffix}"), on_white(grey3(GREY), ALPHA), atol=1
+    )
 
 
 def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
@@ -84,7 +99,9 @@ def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
     image.save(tmp_path / "a.png")
     np.testing.assert_array_equal(pixels(tmp_path / "a.png"), palette[index])
     image.save(tmp_path / "b.png", transparency=2)
-    np.testing.assert_array_equal(pixels(tmp_path / "b.png"), np.where((index == 2)[..., None], 255, palette[index]))
+    np.testing.assert_array_equal(
+        pixels(tmp_path / "b.png"), np.where((index == 2)[..., None], 255, palette[index])
+    )
     image.save(tmp_path / "c.png", transparency=bytes([0, 80, 255, 255]))
     alpha = np.array([0, 80, 255, 255])[index]
     np.testing.assert_allclose(pixels(tmp_path / "c.png"), on_white(palette[index], alpha), atol=1)
@@ -102,10 +119,14 @@ def test_cmyk(tmp_path: Path) -> None:
     cmyk = RNG.integers(0, 256, (6, 8, 4), dtype=np.uint8)
     Image.frombytes("CMYK", (8, 6), cmyk.tobytes()).save(tmp_path / "a.tif")
     ink, black = cmyk[..., :3].astype(float), cmyk[..., 3:].astype(float)
-    np.testing.assert_allclose(pixels(tmp_path / "a.tif"), (255 - ink) * (255 - black) / 255, atol=2)
+    np.testing.assert_allclose(
+        pixels(tmp_path / "a.tif"), (255 - ink) * (255 - black) / 255, atol=2
+    )
     flat = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red, and JPEG stores it inverted
     flat.save(tmp_path / "a.jpg")
-    np.testing.assert_allclose(pixels(tmp_path / "a.jpg").reshape(-1, 3).mean(axis=0), [255, 0, 0], atol=6)
+    np.testing.assert_allclose(
+        pixels(tmp_path / "a.jpg").reshape(-1, 3).mean(axis=0), [255, 0, 0], atol=6
+    )
 
 
 def test_sixteen_bits_keep_the_upper_eight(tmp_path: Path) -> None:
@@ -196,7 +217,9 @@ def test_truncated_files(suffix: str, tmp_path: Path) -> None:
     for share in (0.3, 0.6, 0.9):
         path = tmp_path / f"{share}.{suffix}"
         path.write_bytes(whole[: int(share * len(whole))])
-        kinds = ("truncated", "broken", "not an image") if suffix in ("tif", "webp") else ("truncated",)
+        kinds = (
+            ("truncated", "broken", "not an image") if suffix in ("tif", "webp") else ("truncated",)
+        )
         assert fault(path).fault in kinds
 
 
@@ -204,7 +227,10 @@ def test_no_fault_is_hidden_by_looking_for_the_rotation(tmp_path: Path) -> None:
     content = io.BytesIO()
     Image.fromarray(load_sample_images().images[0]).save(content, "PNG")
     (tmp_path / "a.png").write_bytes(content.getvalue()[:50_000])
-    with open_image(str(tmp_path / "a.png")) as image, pytest.raises(Undecodable, match="truncated"):
+    with (
+        open_image(str(tmp_path / "a.png")) as image,
+        pytest.raises(Undecodable, match="truncated"),
+    ):
         upright_size(image)
 
 
@@ -254,7 +280,11 @@ def bomb(side: int) -> bytes:
 
 
 def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
-    for side in (20_000, 11_000, 8_000):  # Pillow refuses the first, warns of the second, and takes the third
+    for side in (
+        20_000,
+        11_000,
+        8_000,
+    ):  # Pillow refuses the first, warns of the second, and takes the third
         (tmp_path / "bomb.png").write_bytes(bomb(side))
         assert os.path.getsize(tmp_path / "bomb.png") < 50_000
         assert fault(tmp_path / "bomb.png").fault == "too large"
@@ -268,7 +298,9 @@ def test_the_cap_is_inclusive(tmp_path: Path) -> None:
     assert fault(tmp_path / "a.png", max_pixels=47).fault == "too large"
 
 
-def test_running_out_of_memory_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
 
     def exhausted(image: Image.Image) -> Image.Image:
@@ -287,16 +319,24 @@ def crop_plainly(path: Path, box: tuple[int, int, int, int], size: int) -> npt.N
 
 def test_crops_without_much_reduction_equal_the_plain_way(tmp_path: Path) -> None:
     Image.fromarray(load_sample_images().images[0]).save(tmp_path / "a.jpg", quality=92)
-    crops = [((10, 20, 150, 190), 96), ((0, 0, 427, 640), 256), ((426, 639, 1, 1), 32), ((5, 7, 40, 60), 96)]
+    crops = [
+        ((10, 20, 150, 190), 96),
+        ((0, 0, 427, 640), 256),
+        ((426, 639, 1, 1), 32),
+        ((5, 7, 40, 60), 96),
+    ]
     with open_image(str(tmp_path / "a.jpg")) as image:
         for found, (box, size) in zip(decode_crops(image, crops), crops, strict=True):
             np.testing.assert_array_equal(found, crop_plainly(tmp_path / "a.jpg", box, size))
 
 
 @pytest.mark.parametrize(
-    ("size", "margin", "scale"), [(128, 1, 2), (64, 1, 4), (32, 1, 8), (16, 1, 8), (64, 2, 2), (32, 2, 4), (16, 2, 8)]
+    ("size", "margin", "scale"),
+    [(128, 1, 2), (64, 1, 4), (32, 1, 8), (16, 1, 8), (64, 2, 2), (32, 2, 4), (16, 2, 8)],
 )
-def test_a_jpeg_is_decoded_smaller_within_tolerance(size: int, margin: float, scale: int, tmp_path: Path) -> None:
+def test_a_jpeg_is_decoded_smaller_within_tolerance(
+    size: int, margin: float, scale: int, tmp_path: Path
+) -> None:
     for photo in load_sample_images().images:
         Image.fromarray(photo).save(tmp_path / "a.jpg", quality=92)
         boxes = [(0, 0, 427, 640), (30, 50, 300, 290), (101, 203, 260, 257)]
@@ -317,13 +357,24 @@ def test_one_large_crop_keeps_the_whole_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_jpeg_is_decoded_smaller_in_the_right_place(orientation: int, tmp_path: Path) -> None:
+def test_a_turned_jpeg_is_decoded_smaller_in_the_right_place(
+    orientation: int, tmp_path: Path
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    for stored in (load_sample_images().images[0], load_sample_images().images[0][:424]):  # 427 rows: a part block
+    for stored in (
+        load_sample_images().images[0],
+        load_sample_images().images[0][:424],
+    ):  # 427 rows: a part block
         Image.fromarray(stored).save(tmp_path / "a.jpg", quality=92, exif=exif)
-        expected = np.ascontiguousarray(upright(np.asarray(Image.open(tmp_path / "a.jpg")), orientation))
+        expected = np.ascontiguousarray(
+            upright(np.asarray(Image.open(tmp_path / "a.jpg")), orientation)
+        )
         with open_image(str(tmp_path / "a.jpg")) as image:
             found = decode_crops(image, [((40, 60, 320, 320), 64)])[0]
-        plain = Image.fromarray(expected).crop((60, 40, 380, 360)).resize((64, 64), Image.Resampling.BILINEAR)
+        plain = (
+            Image.fromarray(expected)
+            .crop((60, 40, 380, 360))
+            .resize((64, 64), Image.Resampling.BILINEAR)
+        )
         assert np.abs(found - np.asarray(plain).astype(int)).mean() < 2.5

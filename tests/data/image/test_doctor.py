@@ -37,7 +37,9 @@ def plant(root: Path) -> dict[str, object]:
     (root / "train/b/wide.png").write_bytes(whole)
     paint(root / "val/a/large.png", 99, 200, 300)
     (root / "train/b/1-again.png").write_bytes((root / "train/b/1.png").read_bytes())
-    Image.open(root / "train/b/3.jpg").save(root / "val/b/leaked.png")  # the same pixels in another format
+    Image.open(root / "train/b/3.jpg").save(
+        root / "val/b/leaked.png"
+    )  # the same pixels in another format
     (root / "train/c/deep").mkdir(parents=True)
     (root / "val/c").mkdir()
     (root / "labels.csv").write_text("x")
@@ -50,7 +52,10 @@ def plant(root: Path) -> dict[str, object]:
             "train/b/cut.png": "truncated: ",
             "val/a/large.png": "too large: 300 x 200 pixels, more than max_pixels=50000",
         },
-        "duplicates": [["train/a/2.png", "train/b/wide.png"], ["train/b/1-again.png", "train/b/1.png"]],
+        "duplicates": [
+            ["train/a/2.png", "train/b/wide.png"],
+            ["train/b/1-again.png", "train/b/1.png"],
+        ],
         "leaks": [["train/b/3.jpg", "val/b/leaked.png"]],
         "empty_classes": ["train/c", "val/c"],
         "not_images": ["labels.csv", "train/a/notes.txt"],
@@ -63,7 +68,15 @@ def test_a_clean_folder_has_no_findings(workers: int, tmp_path: Path) -> None:
     clean(tmp_path)
     report = examine(str(tmp_path), workers=workers)
     assert report.ok and report.images == 18
-    for name in ("unreadable", "duplicates", "leaks", "empty_classes", "not_images", "links", "closed"):
+    for name in (
+        "unreadable",
+        "duplicates",
+        "leaks",
+        "empty_classes",
+        "not_images",
+        "links",
+        "closed",
+    ):
         assert getattr(report, name) == []
     assert report.classes == {"train/a": 6, "train/b": 6, "val/a": 3, "val/b": 3}
     assert report.formats == {"PNG RGB": 14, "JPEG RGB": 4}
@@ -86,7 +99,10 @@ def test_exactly_what_was_planted_is_named(workers: int, tmp_path: Path) -> None
     assert not report.ok
     text = "\n".join(report.lines())
     assert "unreadable: 4\n  train/a/empty.jpg: empty: 0 bytes\n" in text
-    assert "in more than one split: 1\n  train/b/3.jpg = val/b/leaked.png\n" in text and text.endswith("not ok")
+    assert (
+        "in more than one split: 1\n  train/b/3.jpg = val/b/leaked.png\n" in text
+        and text.endswith("not ok")
+    )
 
 
 @pytest.mark.parametrize("fault", ["unreadable", "leaks", "empty_classes"])
@@ -140,8 +156,13 @@ def test_json_holds_everything(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_not_ok(tmp_path: Path) -> None:
     report = examine(str(tmp_path))
-    assert not report.ok and list(report.lines()) == [f"{tmp_path}: 0 images, 0 classes", "not ok: there is no image"]
-    with pytest.raises(ValueError, match="is a path that does not exist; allowed is a folder of images: check"):
+    assert not report.ok and list(report.lines()) == [
+        f"{tmp_path}: 0 images, 0 classes",
+        "not ok: there is no image",
+    ]
+    with pytest.raises(
+        ValueError, match="is a path that does not exist; allowed is a folder of images: check"
+    ):
         examine(str(tmp_path / "gone"))
 
 
@@ -174,7 +195,9 @@ def look_all_or_die(root: str, paths: Sequence[str], max_pixels: int) -> list[do
 LOOK = doctor._look
 
 
-def test_a_decoder_that_ends_its_process_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_ends_its_process_costs_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clean(tmp_path)
     for name in ("train/a/deadly.png", "val/b/deadly.png"):
         paint(tmp_path / name, len(name))

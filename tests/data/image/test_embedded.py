@@ -26,7 +26,9 @@ def tasks_of(source: Samples) -> dict[str, Task]:
 def drawings(source: Samples) -> Index:
     """A number for each image, the same for images with the same pixels."""
     seen: dict[bytes, int] = {}
-    return np.array([seen.setdefault(image.numpy().tobytes(), len(seen)) for image in source.images])
+    return np.array(
+        [seen.setdefault(image.numpy().tobytes(), len(seen)) for image in source.images]
+    )
 
 
 def test_embedded_files_are_those_that_were_made() -> None:
@@ -39,7 +41,9 @@ def test_embedded_files_are_those_that_were_made() -> None:
 
 
 @pytest.mark.parametrize("name", ["emoji.npz", "mnist5k.npz", "emoji.json"])
-def test_a_flipped_bit_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flipped_bit_is_noticed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(EMBEDDED, tmp_path / "embedded")
     content = bytearray((EMBEDDED / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -52,19 +56,32 @@ def test_a_flipped_bit_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("name", get_args(samples.Name))
 def test_states_what_it_holds(name: samples.Name) -> None:
     source = Samples(name=name)
-    assert isinstance(source, Source) and isinstance(source, InMemory) and isinstance(source, Evaluable)
-    assert source.images.dtype == torch.uint8 and tuple(source.images.shape[1:]) == source.input.shape
+    assert (
+        isinstance(source, Source)
+        and isinstance(source, InMemory)
+        and isinstance(source, Evaluable)
+    )
+    assert (
+        source.images.dtype == torch.uint8 and tuple(source.images.shape[1:]) == source.input.shape
+    )
     mean, std = moments(source.images)
     np.testing.assert_allclose(source.input.mean, mean, atol=5e-5)
     np.testing.assert_allclose(source.input.std, std, atol=5e-5)
     rows = torch.tensor([len(source) - 1, 0])
-    assert torch.equal(source.read_batch(rows), torch.stack([source.read(i)["x"] for i in rows.tolist()]))
+    assert torch.equal(
+        source.read_batch(rows), torch.stack([source.read(i)["x"] for i in rows.tolist()])
+    )
     copy = pickle.loads(pickle.dumps(source))
-    assert copy.fingerprint() == source.fingerprint() and copy.config == {"kind": "samples", "name": name}
+    assert copy.fingerprint() == source.fingerprint() and copy.config == {
+        "kind": "samples",
+        "name": name,
+    }
 
 
 def test_moments_are_those_of_the_float_pixels() -> None:
-    images = torch.randint(0, 256, (5000, 2, 3, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        0, 256, (5000, 2, 3, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     mean, std = moments(images)
     unit = images.double() / 255
     np.testing.assert_allclose(mean, unit.mean(dim=(0, 2, 3)), rtol=1e-12)
@@ -78,22 +95,32 @@ def test_emoji_come_in_two_styles() -> None:
     assert len(set(ids)) == len(ids)
     assert [i.partition("/")[2] for i in ids[:1911]] == [i.partition("/")[2] for i in ids[1911:]]
     task = tasks_of(source)["category/across-styles"]
-    for name, category in [("grinning", "Smileys & Emotion"), ("pizza", "Food & Drink"), ("fr", "Flags")]:
+    for name, category in [
+        ("grinning", "Smileys & Emotion"),
+        ("pizza", "Food & Drink"),
+        ("fr", "Flags"),
+    ]:
         for style in source.styles:
             label = source.read(ids.index(f"{style}/{name}"))["label"]
             assert isinstance(label, int) and task.classes[label] == category
-    assert len(task.classes) == 10 and len(tasks_of(source)["subcategory/across-styles"].classes) == 99
+    assert (
+        len(task.classes) == 10 and len(tasks_of(source)["subcategory/across-styles"].classes) == 99
+    )
 
 
 def test_emoji_across_styles_learns_from_one_and_is_scored_on_the_other() -> None:
     tasks = tasks_of(Samples())
     for name in ("category/across-styles", "subcategory/across-styles"):
         task = tasks[name]
-        assert task.train.tolist() == list(range(1911)) and task.test.tolist() == list(range(1911, 3822))
+        assert task.train.tolist() == list(range(1911)) and task.test.tolist() == list(
+            range(1911, 3822)
+        )
         np.testing.assert_array_equal(task.labels[task.train], task.labels[task.test])
     identity = tasks["identity/across-styles"]
     assert identity.kind == "retrieve"
-    assert identity.train.tolist() == list(range(1911)) and identity.test.tolist() == list(range(1911, 3822))
+    assert identity.train.tolist() == list(range(1911)) and identity.test.tolist() == list(
+        range(1911, 3822)
+    )
     np.testing.assert_array_equal(identity.labels[identity.test], identity.labels[identity.train])
     assert len(set(identity.labels[identity.train].tolist())) == 1911
 
@@ -124,7 +151,10 @@ def test_emoji_parts_share_nothing_and_make_up_the_whole() -> None:
             assert not a & b and a | b == set(getattr(task, side).tolist())
         seen = {int(drawing[i]) for i in (*tune[name].train, *tune[name].test)}
         assert not seen & {int(drawing[i]) for i in held[name].test}
-    sizes = [np.bincount(t["category/across-styles"].labels[t["category/across-styles"].test]) for t in (tune, held)]
+    sizes = [
+        np.bincount(t["category/across-styles"].labels[t["category/across-styles"].test])
+        for t in (tune, held)
+    ]
     assert (np.abs(sizes[0] - sizes[1]) <= np.maximum(1, 0.05 * (sizes[0] + sizes[1]))).all()
 
 
@@ -140,7 +170,9 @@ def test_identity_can_be_right_on_at_most_098() -> None:
 def test_raw_pixels_find_the_same_emoji_as_measured_before() -> None:
     source = Samples()
     task = tasks_of(source)["identity/across-styles"]
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (source.input.mean, source.input.std))
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1) for values in (source.input.mean, source.input.std)
+    )
     x = torch.nn.functional.normalize(((source.images / 255 - mean) / std).flatten(1), dim=1)
     nearest = (x[task.test] @ x[task.train].T).argmax(dim=1).numpy()
     found = (task.labels[task.train][nearest] == task.labels[task.test]).mean()
@@ -149,16 +181,24 @@ def test_raw_pixels_find_the_same_emoji_as_measured_before() -> None:
 
 @pytest.mark.parametrize(("name", "size"), [("mnist5k", 5000), ("digits", 1797)])
 def test_digits_hold_out_a_fifth_of_each(name: samples.Name, size: int) -> None:
-    whole, tune, held = (tasks_of(Samples(name=name, part=p))["digit/holdout"] for p in ("all", "tune", "held_out"))
-    assert len(whole.train) + len(whole.test) == size and not set(whole.train.tolist()) & set(whole.test.tolist())
-    np.testing.assert_allclose(np.bincount(whole.labels[whole.test]), 0.2 * np.bincount(whole.labels), atol=1.5)
+    whole, tune, held = (
+        tasks_of(Samples(name=name, part=p))["digit/holdout"] for p in ("all", "tune", "held_out")
+    )
+    assert len(whole.train) + len(whole.test) == size and not set(whole.train.tolist()) & set(
+        whole.test.tolist()
+    )
+    np.testing.assert_allclose(
+        np.bincount(whole.labels[whole.test]), 0.2 * np.bincount(whole.labels), atol=1.5
+    )
     assert sorted([*tune.test, *held.test]) == whole.test.tolist()
     assert sorted([*tune.train, *held.train]) == whole.train.tolist()
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
     source, original = Samples(name="digits"), load_digits()
-    np.testing.assert_allclose(source.images[:, 0].numpy() / 255 * 16, original.images, atol=0.5 / 255 * 16)
+    np.testing.assert_allclose(
+        source.images[:, 0].numpy() / 255 * 16, original.images, atol=0.5 / 255 * 16
+    )
     np.testing.assert_array_equal(source.labels, original.target)
 
 
@@ -172,7 +212,11 @@ def test_mnist5k_can_be_told_apart() -> None:
 
 
 def test_refuses_what_it_does_not_have() -> None:
-    with pytest.raises(ValueError, match="got name='cats'; allowed is one of emoji, mnist5k, digits: choose"):
+    with pytest.raises(
+        ValueError, match="got name='cats'; allowed is one of emoji, mnist5k, digits: choose"
+    ):
         Samples(name="cats")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="got part='best'; allowed is one of all, tune, held_out: choose"):
+    with pytest.raises(
+        ValueError, match="got part='best'; allowed is one of all, tune, held_out: choose"
+    ):
         Samples(part="best")  # type: ignore[arg-type]

@@ -40,17 +40,33 @@ def ids(source: Source) -> list[str]:
 
 def test_classes_are_the_folders_below_the_root(tmp_path: Path) -> None:
     source = fill(tmp_path, ["dog/a.png", "dog/deep/er/b.png", "cat/c.jpg", "loose.png"])
-    assert isinstance(source, Source) and isinstance(source, Croppable) and isinstance(source, Evaluable)
+    assert (
+        isinstance(source, Source)
+        and isinstance(source, Croppable)
+        and isinstance(source, Evaluable)
+    )
     assert not isinstance(source, InMemory)
     assert source.classes == ["cat", "dog"]
     labels = {name: source.read(i)["label"] for i, name in enumerate(ids(source))}
     assert labels == {"cat/c.jpg": 0, "dog/a.png": 1, "dog/deep/er/b.png": 1, "loose.png": None}
     x = source.read(0)["x"]
-    assert x.dtype == torch.uint8 and tuple(x.shape) == source.input.shape == (3, 32, 32) and x.is_contiguous()
+    assert (
+        x.dtype == torch.uint8
+        and tuple(x.shape) == source.input.shape == (3, 32, 32)
+        and x.is_contiguous()
+    )
 
 
 def test_the_order_is_that_of_the_bytes_whoever_wrote_first(tmp_path: Path) -> None:
-    names = ["b/2.png", "b/10.png", "a b/ü ö.png", "a/日本.PNG", "B/x.JPeG", "a-c/y.webp", "a/z.tiff"]
+    names = [
+        "b/2.png",
+        "b/10.png",
+        "a b/ü ö.png",
+        "a/日本.PNG",
+        "B/x.JPeG",
+        "a-c/y.webp",
+        "a/z.tiff",
+    ]
     first, second = fill(tmp_path / "1", names), fill(tmp_path / "2", names[::-1])
     assert ids(first) == ids(second) == sorted(names, key=os.fsencode)
 
@@ -83,7 +99,9 @@ def test_a_folder_of_links_says_so(tmp_path: Path) -> None:
     paint(tmp_path / "outside" / "1.png")
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "a").symlink_to(tmp_path / "outside")
-    with pytest.raises(ValueError, match=r"holds no image \(1 symbolic links are not followed\); allowed is"):
+    with pytest.raises(
+        ValueError, match=r"holds no image \(1 symbolic links are not followed\); allowed is"
+    ):
         ImageFolder(root=str(tmp_path / "root"))
 
 
@@ -113,7 +131,9 @@ def test_nothing_to_read(given_root: str, message: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(tmp_path, ["a/1.png", "b/2.png"])
     listed = os.scandir
 
@@ -123,11 +143,15 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: p
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(ValueError, match="b may not be listed; allowed are folders that can be read: change"):
+    with pytest.raises(
+        ValueError, match="b may not be listed; allowed are folders that can be read: change"
+    ):
         ImageFolder(root=str(tmp_path))
 
 
-@pytest.mark.parametrize("keys", [{"size": 0}, {"holdout": 0.0}, {"holdout": 1.0}, {"max_pixels": 0}])
+@pytest.mark.parametrize(
+    "keys", [{"size": 0}, {"holdout": 0.0}, {"holdout": 1.0}, {"max_pixels": 0}]
+)
 def test_values_out_of_range(keys: dict[str, int], tmp_path: Path) -> None:
     fill(tmp_path, ["a/1.png"])
     with pytest.raises(ValueError, match=f"{next(iter(keys))}=.*allowed.*give"):
@@ -168,11 +192,18 @@ def test_five_bad_files_of_each_kind_among_fifty(tmp_path: Path) -> None:
 
 def huge_png(side: int) -> bytes:
     def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     rows = zlib.compress(bytes((side // 8 + 1) * side), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
 
 
 def test_a_bomb_of_400_megapixels_in_49_kilobytes(tmp_path: Path) -> None:
@@ -189,11 +220,14 @@ def test_a_file_that_vanishes_is_unreadable(tmp_path: Path) -> None:
         source.read(0)
 
 
-@pytest.mark.parametrize(("height", "width"), [(427, 640), (200, 60), (256, 256), (30, 300), (1, 1)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(427, 640), (200, 60), (256, 256), (30, 300), (1, 1)]
+)
 def test_read_is_resize_and_centre_crop(height: int, width: int, tmp_path: Path) -> None:
     Image.fromarray(PHOTO[:height, :width]).save(tmp_path / "a.png")
     found = ImageFolder(root=str(tmp_path), size=112).read(0)["x"].numpy().transpose(1, 2, 0)
-    # The way of the papers: the shorter side to 128, then the middle 112; its rounding may shift the crop by a pixel.
+    # The way of the papers: the shorter side to 128, then the middle 112; its rounding may shift
+    # the crop by a pixel.
     ratio = 128 / min(height, width)
     size = max(128, round(width * ratio)), max(128, round(height * ratio))
     resized = Image.fromarray(PHOTO[:height, :width]).resize(size, Image.Resampling.BILINEAR)
@@ -215,7 +249,9 @@ def test_crops_equal_those_of_the_whole_image(tmp_path: Path) -> None:
     assert asked == [(427, 640)]
     whole = Image.open(tmp_path / "a.jpg")
     for crop, ((top, left, height, width), size) in zip(crops, choose(427, 640), strict=True):
-        plain = whole.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BILINEAR)
+        plain = whole.crop((left, top, left + width, top + height)).resize(
+            (size, size), Image.Resampling.BILINEAR
+        )
         assert crop.dtype == torch.uint8 and crop.is_contiguous()
         np.testing.assert_array_equal(crop.numpy().transpose(1, 2, 0), np.asarray(plain))
 
@@ -234,7 +270,10 @@ def test_an_error_of_the_caller_is_not_blamed_on_the_file(tmp_path: Path) -> Non
 
 
 def test_a_part_of_each_class_is_held_out(tmp_path: Path) -> None:
-    source = fill(tmp_path, [*(f"a/{i}.png" for i in range(10)), *(f"b/{i}.png" for i in range(5)), "loose.png"])
+    source = fill(
+        tmp_path,
+        [*(f"a/{i}.png" for i in range(10)), *(f"b/{i}.png" for i in range(5)), "loose.png"],
+    )
     whole, tasks = source.evaluation()
     assert whole is source and [task.name for task in tasks] == ["label/holdout"]
     task = tasks[0]
@@ -259,7 +298,11 @@ def test_splits_as_in_imagenet(tmp_path: Path) -> None:
     assert ids(whole) == [*train, *val] and len(source) == 6
     assert [task.name for task in tasks] == ["label/val"]
     assert tasks[0].train.tolist() == list(range(6)) and tasks[0].test.tolist() == [6, 7, 8]
-    assert [tasks[0].classes[i] for i in tasks[0].labels] == ["n01"] * 3 + ["n02"] * 3 + ["n01", "n02", "n03"]
+    assert [tasks[0].classes[i] for i in tasks[0].labels] == ["n01"] * 3 + ["n02"] * 3 + [
+        "n01",
+        "n02",
+        "n03",
+    ]
     assert whole.read(6)["label"] == 0 and whole.fingerprint() != source.fingerprint()
 
 
@@ -268,7 +311,9 @@ def test_splits_without_classes_and_other_names(tmp_path: Path) -> None:
     assert ids(source) == ["train/1.png"] and source.evaluation()[1] == []
     other = ImageFolder(root=str(tmp_path), split="test")
     assert ids(other) == ["test/2.png"]
-    with pytest.raises(ValueError, match="got split='val'; .* has train, validation, test: name one of its splits"):
+    with pytest.raises(
+        ValueError, match="got split='val'; .* has train, validation, test: name one of its splits"
+    ):
         ImageFolder(root=str(tmp_path), split="val")
 
 

@@ -70,7 +70,9 @@ def read(source: Source, workers: int = 0, steps: int = 2) -> list[Batch]:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_crops_are_those_of_pillow_up_to_the_decoder(root: Path, gpu: list[int], workers: int) -> None:
+def test_crops_are_those_of_pillow_up_to_the_decoder(
+    root: Path, gpu: list[int], workers: int
+) -> None:
     expected = read(ImageFolder(root=str(root), size=24))
     assert not gpu
     found = read(ImageFolder(root=str(root), size=24, decoder="nvjpeg"), workers)
@@ -80,30 +82,45 @@ def test_crops_are_those_of_pillow_up_to_the_decoder(root: Path, gpu: list[int],
         for x, y in zip(own.x, other.x, strict=True):
             assert x.dtype == torch.uint8 and x.shape == y.shape == (8, 3, 24, 24)
             assert (x.float() - y.float()).abs().max() <= 3.0
-    assert {"read", "draw", "stack", "decode", "crop"} == set(found[1].seconds), "and the second is measured"
+    assert {"read", "draw", "stack", "decode", "crop"} == set(found[1].seconds), (
+        "and the second is measured"
+    )
 
 
 def test_images_that_are_not_plain_are_the_workers_own(root: Path, gpu: list[int]) -> None:
     source = ImageFolder(root=str(root), size=24, decoder="nvjpeg")
     left = [isinstance(source.read_encoded(i, whole), nvjpeg.Jpeg) for i in range(8)]
     names = [Path(source.id_of(i)).name for i in range(8)]
-    assert {name for name, plain in zip(names, left, strict=True) if not plain} == {"1.png", "2.jpg", "3.jpg"}
+    assert {name for name, plain in zip(names, left, strict=True) if not plain} == {
+        "1.png",
+        "2.jpg",
+        "3.jpg",
+    }
 
 
 @pytest.mark.parametrize("damage", ["cut off", "inside"])
-def test_a_broken_file_is_skipped_and_named_as_by_pillow(root: Path, gpu: list[int], damage: str) -> None:
+def test_a_broken_file_is_skipped_and_named_as_by_pillow(
+    root: Path, gpu: list[int], damage: str
+) -> None:
     path = root / "dog" / "4.jpg"
     data = path.read_bytes()
-    # Without its tables the file opens, and ends as it should, and no decoder can make anything of it.
+    # Without its tables the file opens, and ends as it should, and no decoder can make anything of
+    # it.
     at = data.index(b"\xff\xc4")
-    path.write_bytes(data[:-200] if damage == "cut off" else data[:at] + b"\xff\xda" + data[at + 2 :])
+    path.write_bytes(
+        data[:-200] if damage == "cut off" else data[:at] + b"\xff\xda" + data[at + 2 :]
+    )
     expected = read(ImageFolder(root=str(root), size=24), steps=1)[0]
     found = read(ImageFolder(root=str(root), size=24, decoder="nvjpeg"), steps=1)[0]
     assert [bad.id for bad in found.bad] == [bad.id for bad in expected.bad] == ["dog/4.jpg"]
-    assert all((x.float() - y.float()).abs().max() <= 3.0 for x, y in zip(found.x, expected.x, strict=True))
+    assert all(
+        (x.float() - y.float()).abs().max() <= 3.0 for x, y in zip(found.x, expected.x, strict=True)
+    )
 
 
-def test_too_little_memory_is_no_broken_file(root: Path, gpu: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_no_broken_file(
+    root: Path, gpu: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -112,15 +129,21 @@ def test_too_little_memory_is_no_broken_file(root: Path, gpu: list[int], monkeyp
         read(ImageFolder(root=str(root), size=24, decoder="nvjpeg"), steps=1)
 
 
-def test_a_labelled_part_of_the_folder_decodes_as_the_folder_does(root: Path, gpu: list[int]) -> None:
+def test_a_labelled_part_of_the_folder_decodes_as_the_folder_does(
+    root: Path, gpu: list[int]
+) -> None:
     source = Labelled(source=ImageFolder(root=str(root), size=24, decoder="nvjpeg"))
     assert read(source, steps=1)[0].labels is not None
     assert len(gpu) == 1
 
 
-def test_without_a_gpu_it_is_refused_in_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_it_is_refused_in_one_line(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="without CUDA; allowed is an NVIDIA GPU: choose decoder=pillow"):
+    with pytest.raises(
+        ValueError, match="without CUDA; allowed is an NVIDIA GPU: choose decoder=pillow"
+    ):
         ImageFolder(root=str(root), decoder="nvjpeg")
     with pytest.raises(ValueError, match="allowed are pillow and nvjpeg"):
         ImageFolder(root=str(root), decoder="turbo")  # type: ignore[arg-type]

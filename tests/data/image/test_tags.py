@@ -31,12 +31,22 @@ def table(root: Path, name: str, rows: list[str]) -> str:
 def test_values_paths_and_what_uncertain_counts_as(tmp_path: Path) -> None:
     files = table(tmp_path, "train", ["1.0,0.0,,-1.0,1", ",,,,"])
     source = ImageTags(root=str(tmp_path), files=files, size=16)
-    assert isinstance(source, Source) and isinstance(source, Croppable) and source.classes == list(CHEXPERT)
+    assert (
+        isinstance(source, Source)
+        and isinstance(source, Croppable)
+        and source.classes == list(CHEXPERT)
+    )
     assert source.tags.tolist() == [[True, False, False, False, True], [False] * 5]
     sample = source.read(0)
-    assert sample["x"].shape == (3, 16, 16) and int(sample["x"].min()) == 220 and sample["label"] is None
+    assert (
+        sample["x"].shape == (3, 16, 16)
+        and int(sample["x"].min()) == 220
+        and sample["label"] is None
+    )
     assert source.id_of(1).endswith("patient1/study1/view1_frontal.png")
-    sure = ImageTags(root=str(tmp_path), files=files, size=16, uncertain="yes", labels=["Edema", "Consolidation"])
+    sure = ImageTags(
+        root=str(tmp_path), files=files, size=16, uncertain="yes", labels=["Edema", "Consolidation"]
+    )
     assert sure.tags.tolist() == [[True, False], [False, False]]
 
 
@@ -54,7 +64,11 @@ def test_the_second_table_is_scored_and_never_pretrained_on(tmp_path: Path) -> N
     value = {row.metric: row.value for row in rows_found}
     assert 0.0 < value["finding/test/map"] <= 1.0 and 0.5 < value["finding/test/auc"] <= 1.0
     _, (task,) = ImageTags(root=str(tmp_path), files=train, size=16, holdout=0.25).evaluation()
-    assert task.name == "finding/holdout" and len(task.test) == 4 and not set(task.test) & set(task.train)
+    assert (
+        task.name == "finding/holdout"
+        and len(task.test) == 4
+        and not set(task.test) & set(task.train)
+    )
     assert torch.is_tensor(source.read(3)["x"])
 
 

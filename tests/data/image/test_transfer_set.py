@@ -45,7 +45,8 @@ def aircraft(root: Path) -> Expected:
 def cars(root: Path) -> Expected:
     def annotations(numbers: dict[str, int]) -> dict[str, np.ndarray]:
         rows = np.array(
-            [(1, k, f) for f, k in numbers.items()], dtype=[("bbox_x1", "O"), ("class", "O"), ("fname", "O")]
+            [(1, k, f) for f, k in numbers.items()],
+            dtype=[("bbox_x1", "O"), ("class", "O"), ("fname", "O")],
         )
         return {"annotations": rows}
 
@@ -72,13 +73,18 @@ def dtd(root: Path) -> Expected:
         write(root / "dtd" / "labels" / f"{name}1.txt", *paths)
         for path in paths:
             paint(root / "dtd" / "images" / path)
-    found = {name: [(f"images/{p}", p.partition("/")[0]) for p in paths] for name, paths in parts.items()}
+    found = {
+        name: [(f"images/{p}", p.partition("/")[0]) for p in paths] for name, paths in parts.items()
+    }
     return ["banded", "woven"], [*found["train"], *found["val"]], found["test"]
 
 
 def flowers102(root: Path) -> Expected:
     savemat(root / "imagelabels.mat", {"labels": np.array([[2, 1, 2, 1]])})
-    savemat(root / "setid.mat", {"trnid": np.array([[1]]), "valid": np.array([[4]]), "tstid": np.array([[3, 2]])})
+    savemat(
+        root / "setid.mat",
+        {"trnid": np.array([[1]]), "valid": np.array([[4]]), "tstid": np.array([[3, 2]])},
+    )
     for number in range(1, 5):
         paint(root / "jpg" / f"image_{number:05d}.jpg")
     train = [("jpg/image_00001.jpg", "2"), ("jpg/image_00004.jpg", "1")]
@@ -97,12 +103,24 @@ def food101(root: Path) -> Expected:
 
 
 def pets(root: Path) -> Expected:
-    write(root / "annotations" / "trainval.txt", "# header", "Abyssinian_100 1 1 1", "american_bulldog_7 2 2 1")
+    write(
+        root / "annotations" / "trainval.txt",
+        "# header",
+        "Abyssinian_100 1 1 1",
+        "american_bulldog_7 2 2 1",
+    )
     write(root / "annotations" / "test.txt", "american_bulldog_8 2 2 1")
     for name in ("Abyssinian_100", "american_bulldog_7", "american_bulldog_8"):
         paint(root / "images" / f"{name}.jpg")
-    train = [("images/Abyssinian_100.jpg", "Abyssinian"), ("images/american_bulldog_7.jpg", "american_bulldog")]
-    return ["Abyssinian", "american_bulldog"], train, [("images/american_bulldog_8.jpg", "american_bulldog")]
+    train = [
+        ("images/Abyssinian_100.jpg", "Abyssinian"),
+        ("images/american_bulldog_7.jpg", "american_bulldog"),
+    ]
+    return (
+        ["Abyssinian", "american_bulldog"],
+        train,
+        [("images/american_bulldog_8.jpg", "american_bulldog")],
+    )
 
 
 def sun397(root: Path) -> Expected:
@@ -120,13 +138,21 @@ LAYOUTS: list[Callable[[Path], Expected]] = [aircraft, cars, dtd, flowers102, fo
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_each_layout_gives_the_usual_split(layout: Callable[[Path], Expected], tmp_path: Path) -> None:
+def test_each_layout_gives_the_usual_split(
+    layout: Callable[[Path], Expected], tmp_path: Path
+) -> None:
     classes, train, test = layout(tmp_path)
     config = resolve(
-        {"kind": "transfer_set", "name": layout.__name__, "root": str(tmp_path), "size": 16}, "Source", "data"
+        {"kind": "transfer_set", "name": layout.__name__, "root": str(tmp_path), "size": 16},
+        "Source",
+        "data",
     )
     source: TransferSet = construct(config, "Source", {})
-    assert isinstance(source, Source) and isinstance(source, Croppable) and source.config["name"] == layout.__name__
+    assert (
+        isinstance(source, Source)
+        and isinstance(source, Croppable)
+        and source.config["name"] == layout.__name__
+    )
     assert source.classes == classes and len(source) == len(train)
     found = [source.read(place) for place in range(len(source))]
     assert [(sample["id"], classes[sample["label"]]) for sample in found] == train  # type: ignore[index]
@@ -134,7 +160,9 @@ def test_each_layout_gives_the_usual_split(layout: Callable[[Path], Expected], t
     both, (task,) = source.evaluation()
     assert (task.name, task.kind, list(task.classes)) == ("label/test", "classify", classes)
     assert task.train.tolist() == list(range(len(train)))
-    scored = [(both.read(place)["id"], classes[int(task.labels[place])]) for place in task.test.tolist()]
+    scored = [
+        (both.read(place)["id"], classes[int(task.labels[place])]) for place in task.test.tolist()
+    ]
     assert scored == test
     assert len(source.fingerprint()) == 16
 
@@ -143,9 +171,13 @@ def test_caltech_has_thirty_of_each_class_and_the_rest(tmp_path: Path) -> None:
     for title, count in (("BACKGROUND_Google", 33), ("accordion", 31)):
         for number in range(count):
             paint(tmp_path / "101_ObjectCategories" / title / f"image_{number:04d}.jpg")
-    first, again, other = (TransferSet(name="caltech101", root=str(tmp_path), size=8, split=s) for s in (1, 1, 2))
+    first, again, other = (
+        TransferSet(name="caltech101", root=str(tmp_path), size=8, split=s) for s in (1, 1, 2)
+    )
     _, (task,) = first.evaluation()
-    assert np.bincount(first.labels).tolist() == [30, 30] and np.bincount(task.labels[task.test]).tolist() == [3, 1]
+    assert np.bincount(first.labels).tolist() == [30, 30] and np.bincount(
+        task.labels[task.test]
+    ).tolist() == [3, 1]
     names = [[source.id_of(place) for place in range(60)] for source in (first, again, other)]
     assert names[0] == names[1] != names[2]
 
@@ -154,14 +186,28 @@ def test_voc_is_a_task_of_tags(tmp_path: Path) -> None:
     lists = tmp_path / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main"
     own = {"aeroplane": "1 -1 -1 1", "cat": "-1 1 -1 1", "dog": "-1 0 -1 -1"}
     for title, marks in own.items():
-        write(lists / f"{title}_trainval.txt", *(f"{n:06d} {m:>2}" for n, m in enumerate(marks.split())))
-        write(lists / f"{title}_test.txt", *(f"{10 + n:06d} {m:>2}" for n, m in enumerate(reversed(marks.split()))))
+        write(
+            lists / f"{title}_trainval.txt",
+            *(f"{n:06d} {m:>2}" for n, m in enumerate(marks.split())),
+        )
+        write(
+            lists / f"{title}_test.txt",
+            *(f"{10 + n:06d} {m:>2}" for n, m in enumerate(reversed(marks.split()))),
+        )
     for number in (0, 1, 2, 3, 10, 11, 12, 13):
         paint(tmp_path / "VOCdevkit" / "VOC2007" / "JPEGImages" / f"{number:06d}.jpg")
     source = TransferSet(name="voc2007", root=str(tmp_path), size=16)
-    assert source.classes == ["aeroplane", "cat", "dog"] and source.read(0)["id"] == "JPEGImages/000000.jpg"
+    assert (
+        source.classes == ["aeroplane", "cat", "dog"]
+        and source.read(0)["id"] == "JPEGImages/000000.jpg"
+    )
     labels = [source.read(place)["label"] for place in range(4)]
-    expected = [[True, False, False], [False, True, True], [False, False, False], [True, True, False]]
+    expected = [
+        [True, False, False],
+        [False, True, True],
+        [False, False, False],
+        [True, True, False],
+    ]
     assert [label.tolist() for label in labels] == expected  # type: ignore[union-attr]
     both, (task,) = source.evaluation()
     assert task.kind == "tag" and task.labels[task.test].tolist() == expected[::-1]
@@ -175,14 +221,19 @@ def test_voc_is_a_task_of_tags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"name": "dtd"}, "has no dtd/labels/test1.txt; allowed is the unpacked data set or the folder above"),
+        (
+            {"name": "dtd"},
+            "has no dtd/labels/test1.txt; allowed is the unpacked data set or the folder above",
+        ),
         ({"name": "dtd", "split": 11}, "got split=11; dtd has the splits 1 to 10"),
         ({"name": "cub"}, "got name='cub'; allowed is one of aircraft, caltech101"),
         ({"name": "pets", "size": 0}, "got size=0"),
         ({"name": "caltech101"}, "has no 101_ObjectCategories with classes"),
     ],
 )
-def test_what_is_missing_or_unknown_is_told(keys: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_what_is_missing_or_unknown_is_told(
+    keys: dict[str, object], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         TransferSet(root=str(tmp_path), **keys)  # type: ignore[arg-type]
 
@@ -191,9 +242,13 @@ def test_files_that_disagree_are_told(tmp_path: Path) -> None:
     aircraft(tmp_path)
     data = tmp_path / "fgvc-aircraft-2013b" / "data"
     write(data / "images_variant_test.txt", "0000003 Concorde")
-    with pytest.raises(ValueError, match="got the class 'Concorde', which is not listed; allowed are the"):
+    with pytest.raises(
+        ValueError, match="got the class 'Concorde', which is not listed; allowed are the"
+    ):
         TransferSet(name="aircraft", root=str(tmp_path))
     flowers102(tmp_path)
     (tmp_path / "setid.mat").write_bytes(b"no matlab")
-    with pytest.raises(ValueError, match=r"setid.mat has no trnid \(.*\); allowed is the authors' file"):
+    with pytest.raises(
+        ValueError, match=r"setid.mat has no trnid \(.*\); allowed is the authors' file"
+    ):
         TransferSet(name="flowers102", root=str(tmp_path))

@@ -18,16 +18,25 @@ OFF = "OFF\n4 2 0\n0 0 0\n1 0 0\n1 1 0\n0 3 0\n3 0 1 2\n3 0 2 3\n"
 
 def test_points_are_spread_by_area() -> None:
     # Two triangles, one of three times the other's area.
-    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 5], [3, 0, 5], [0, 1, 5]], np.float64)
+    vertices = np.array(
+        [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 5], [3, 0, 5], [0, 1, 5]], np.float64
+    )
     points = sample_surface(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 8000, "key")
     upper = points[points[:, 2] == 5]
     assert len(upper) / 8000 == pytest.approx(0.75, abs=0.02)
-    # Uniform in a triangle: the mean is its centroid, and a quarter lies in each of its four halves-by-side parts.
+    # Uniform in a triangle: the mean is its centroid, and a quarter lies in each of its four
+    # halves-by-side parts.
     np.testing.assert_allclose(upper.mean(axis=0), [1.0, 1 / 3, 5.0], atol=0.03)
     near = (upper[:, 0] / 3 + upper[:, 1] < 0.5).mean()
-    assert near == pytest.approx(0.25, abs=0.02) and (upper[:, 0] / 3 + upper[:, 1]).max() <= 1 + 1e-9
-    assert np.array_equal(points, sample_surface(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 8000, "key"))
-    assert not np.array_equal(points, sample_surface(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 8000, "other"))
+    assert (
+        near == pytest.approx(0.25, abs=0.02) and (upper[:, 0] / 3 + upper[:, 1]).max() <= 1 + 1e-9
+    )
+    assert np.array_equal(
+        points, sample_surface(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 8000, "key")
+    )
+    assert not np.array_equal(
+        points, sample_surface(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 8000, "other")
+    )
 
 
 def test_a_mesh_without_area_or_with_wrong_triangles_is_refused() -> None:
@@ -52,7 +61,10 @@ def test_resampling_repeats_evenly_and_leaves_out_what_is_not_finite() -> None:
     with pytest.raises(ValueError, match="all its points are the same"):
         centred(np.ones((5, 3)))
     unit = centred(CUBE * 7 + 3)
-    assert np.linalg.norm(unit, axis=1).max() == pytest.approx(1.0) and np.abs(unit.mean(axis=0)).max() < 1e-12
+    assert (
+        np.linalg.norm(unit, axis=1).max() == pytest.approx(1.0)
+        and np.abs(unit.mean(axis=0)).max() < 1e-12
+    )
 
 
 def test_arrays(tmp_path: Path) -> None:
@@ -60,16 +72,27 @@ def test_arrays(tmp_path: Path) -> None:
     clouds[3, :10] = np.nan
     np.savez(tmp_path / "a.npz", x=clouds, y=np.array(["chair", "lamp"])[np.arange(20) % 2])
     source = point_clouds(path=str(tmp_path / "a.npz"), points=32)
-    assert isinstance(source, Source) and isinstance(source, InMemory) and isinstance(source, Evaluable)
+    assert (
+        isinstance(source, Source)
+        and isinstance(source, InMemory)
+        and isinstance(source, Evaluable)
+    )
     x = source.read_batch(torch.arange(20))
     assert x.shape == (20, 3, 32) and x.dtype == torch.float32 and x.isfinite().all()
     assert source.config["kind"] == "point_clouds" and source.config["points"] == 32
     _, (task, few) = source.evaluation()
-    assert task.name == "label/holdout" and len(task.test) == 4 and task.classes == ["chair", "lamp"]
-    assert few.name == "label/1-percent" and sorted(few.labels[few.train]) == [0, 1] and set(few.test) == set(task.test)
+    assert (
+        task.name == "label/holdout" and len(task.test) == 4 and task.classes == ["chair", "lamp"]
+    )
+    assert (
+        few.name == "label/1-percent"
+        and sorted(few.labels[few.train]) == [0, 1]
+        and set(few.test) == set(task.test)
+    )
     np.savez(tmp_path / "b.npz", x=clouds.transpose(0, 2, 1))
     other = point_clouds(path=str(tmp_path / "b.npz"), points=32, scaling="none")
-    # Same points, whatever the layout; the choice depends on the file's name, so compare as they are.
+    # Same points, whatever the layout; the choice depends on the file's name, so compare as they
+    # are.
     own = {tuple(p) for p in clouds[5].astype(np.float32)}
     assert {tuple(p.tolist()) for p in other.read(5)["x"].T} <= {tuple(map(float, p)) for p in own}
     assert other.evaluation()[1] == []  # type: ignore[attr-defined]
@@ -78,14 +101,19 @@ def test_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("clouds", "text"),
     [
-        (np.zeros((4, 3, 3)) + np.arange(3), "cloud 0: 3 of its 3 points are finite; allowed are 4 or more"),
+        (
+            np.zeros((4, 3, 3)) + np.arange(3),
+            "cloud 0: 3 of its 3 points are finite; allowed are 4 or more",
+        ),
         (np.full((4, 9, 3), np.nan), "cloud 0: 0 of its 9 points are finite"),
         (np.ones((4, 9, 3)), "cloud 0: all its points are the same"),
         (np.ones((4, 9, 5)), "allowed are numbers"),
         (np.array(["a"]), "allowed are numbers"),
     ],
 )
-def test_arrays_that_cannot_be_used_are_refused_by_name(tmp_path: Path, clouds: np.ndarray, text: str) -> None:
+def test_arrays_that_cannot_be_used_are_refused_by_name(
+    tmp_path: Path, clouds: np.ndarray, text: str
+) -> None:
     np.savez(tmp_path / "a.npz", x=clouds)
     with pytest.raises(ValueError, match=text):
         point_clouds(path=str(tmp_path / "a.npz"), points=8)
@@ -106,7 +134,9 @@ def test_a_folder_of_clouds_and_meshes_reads_what_it_can(tmp_path: Path) -> None
             for i in range(count):
                 np.save(folder / f"{i}.npy", RNG.normal(size=(30, 6)))
     (tmp_path / "chair" / "train" / "mesh.off").write_text(OFF)
-    (tmp_path / "chair" / "train" / "flat.off").write_text("OFF\n3 1 0\n0 0 0\n1 1 1\n2 2 2\n3 0 1 2\n")
+    (tmp_path / "chair" / "train" / "flat.off").write_text(
+        "OFF\n3 1 0\n0 0 0\n1 1 1\n2 2 2\n3 0 1 2\n"
+    )
     (tmp_path / "chair" / "train" / "damaged.ply").write_bytes(b"ply\nformat")
     np.save(tmp_path / "lamp" / "train" / "few.npy", np.ones((3, 3)))
     source = point_clouds(path=str(tmp_path), points=16)
@@ -119,7 +149,10 @@ def test_a_folder_of_clouds_and_meshes_reads_what_it_can(tmp_path: Path) -> None
         except Unreadable as error:
             bad[error.id] = error.reason
     assert set(bad) == {"chair/train/flat.off", "chair/train/damaged.ply", "lamp/train/few.npy"}
-    assert "no area" in bad["chair/train/flat.off"] and "cannot be read" in bad["chair/train/damaged.ply"]
+    assert (
+        "no area" in bad["chair/train/flat.off"]
+        and "cannot be read" in bad["chair/train/damaged.ply"]
+    )
     assert "3 of its 3 points" in bad["lamp/train/few.npy"]
     _, (task, _) = source.evaluation()  # type: ignore[attr-defined]
     assert task.name == "label/test" and len(task.test) == 4 and task.classes == ["chair", "lamp"]

@@ -25,11 +25,17 @@ def test_what_is_in_it(source: Furniture) -> None:
 def test_clouds_are_centred_upright_and_of_unit_radius(source: Furniture) -> None:
     clouds = source.images.double()
     assert clouds.mean(dim=2).abs().max() < 2e-3
-    torch.testing.assert_close(clouds.norm(dim=1).amax(dim=1), torch.ones(820).double(), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        clouds.norm(dim=1).amax(dim=1), torch.ones(820).double(), atol=2e-3, rtol=0
+    )
     extent = clouds.amax(dim=2) - clouds.amin(dim=2)
 
     def of(name: str) -> torch.Tensor:
-        return extent[torch.from_numpy(source.labels == list(source.classes).index(name))].median(dim=0).values
+        return (
+            extent[torch.from_numpy(source.labels == list(source.classes).index(name))]
+            .median(dim=0)
+            .values
+        )
 
     for tall in ("opening", "lamp"):
         assert of(tall)[2] > 1.3 * of(tall)[1]
@@ -55,7 +61,10 @@ def test_splits_hold_out_three_tenths_and_tear_no_look_alikes(source: Furniture)
         torn = set(source.group[task.train]) & set(source.group[task.test])
         # A look-alike of another class belongs to its group's first class; none is on both sides.
         assert not torn
-    assert len(objects.train) + len(objects.test) == 332 and len(np.unique(objects.labels[objects.test])) == 10
+    assert (
+        len(objects.train) + len(objects.test) == 332
+        and len(np.unique(objects.labels[objects.test])) == 10
+    )
 
 
 def test_tuning_never_touches_what_is_scored_in_the_end(source: Furniture) -> None:

@@ -42,7 +42,9 @@ def esc50(tmp_path: Path) -> Path:
     rows = ["filename,fold,target,category,esc10,src_file,take"]
     for number in range(10):
         name = f"{number % 5 + 1}-{number}-A-{number % 2}.wav"
-        rows.append(f"{name},{number % 5 + 1},{number % 2},{('dog', 'rain')[number % 2]},False,{number},A")
+        rows.append(
+            f"{name},{number % 5 + 1},{number % 2},{('dog', 'rain')[number % 2]},False,{number},A"
+        )
         if number < 9:
             tone(folder / "audio" / name)
     (folder / "audio" / "3-7-A-1.wav").write_bytes(b"not sound at all")
@@ -55,7 +57,9 @@ def test_esc50_has_folds_and_names_what_is_bad(esc50: Path, tmp_path: Path) -> N
     done = prepare("esc50", esc50, tmp_path / "out")
     assert (done.made, done.kept, done.missing) == (8, 0, ["5-9-A-1"])
     assert list(done.bad) == ["3-7-A-1"] and done.bad["3-7-A-1"].startswith("not audio")
-    source = AudioFolder(root=str(tmp_path / "out"), files=str(tmp_path / "out" / "esc50.csv"), test_fold=2)
+    source = AudioFolder(
+        root=str(tmp_path / "out"), files=str(tmp_path / "out" / "esc50.csv"), test_fold=2
+    )
     assert len(source) == 6 and source.classes == ["dog", "rain"]
     header = soundfile.info(tmp_path / "out" / "audio" / "1-0-A-0.flac")
     assert (header.samplerate, header.channels, header.frames) == (16_000, 1, 8_000)
@@ -76,10 +80,14 @@ def test_started_again_only_what_is_missing_is_made(esc50: Path, tmp_path: Path)
     done = prepare("esc50", esc50, out)
     assert (done.made, done.kept, done.bad) == (2, 7, {})
     after = {path: path.stat().st_mtime_ns for path in (out / "audio").iterdir()}
-    assert all(after[path] == time for path, time in before.items() if path != gone) and gone in after
+    assert (
+        all(after[path] == time for path, time in before.items() if path != gone) and gone in after
+    )
 
 
-def test_a_copy_that_is_killed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_is_killed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -113,14 +121,18 @@ def test_audioset_by_whatever_name_its_clips_have(tmp_path: Path) -> None:
     (folder / "eval_segments.csv").write_text('Yabcdefghij, 10.000, 20.000, "/m/05zppz"\n')
     out = tmp_path / "out"
     done = prepare("audioset", folder, out, format="wav")
-    assert done.lists == {"balanced_train.json": 2, "eval.json": 1} and done.missing == ["gone_gone_g"]
+    assert done.lists == {"balanced_train.json": 2, "eval.json": 1} and done.missing == [
+        "gone_gone_g"
+    ]
     source = AudioFolder(
         root=str(out), files=str(out / "balanced_train.json"), test_files=str(out / "eval.json"), front_end="audioset",
         labels=str(out / "class_labels_indices.csv"), seconds=0.2,
     )  # fmt: skip
     assert len(source) == 2 and source.multi_hot(0).tolist() == [True, True]
     (folder / "eval_segments.csv").write_text('Yabcdefghij, 10.000, 20.000, "/m/none"\n')
-    with pytest.raises(ValueError, match=r"eval_segments.csv, entry 1: got 'Yabc.*; allowed is id, start, end"):
+    with pytest.raises(
+        ValueError, match=r"eval_segments.csv, entry 1: got 'Yabc.*; allowed is id, start, end"
+    ):
         prepare("audioset", folder, out)
 
 
@@ -131,7 +143,9 @@ def test_kinetics_is_made_smaller(tmp_path: Path) -> None:
     (folder / "train" / "bad_000001_000011.mp4").write_bytes(b"nothing")
     names = ("abc", "small", "bad", "lost")
     rows = [f"{('jumping', 'running')[n % 2]},{name},1,11,train" for n, name in enumerate(names)]
-    (folder / "train.csv").write_text("label,youtube_id,time_start,time_end,split\n" + "\n".join(rows) + "\n")
+    (folder / "train.csv").write_text(
+        "label,youtube_id,time_start,time_end,split\n" + "\n".join(rows) + "\n"
+    )
     out = tmp_path / "out"
     done = prepare("kinetics", folder, out, side=32)
     assert done.lists == {"train.csv": 2} and done.missing == ["lost_000001_000011"]

@@ -21,7 +21,11 @@ OBJECT = (
 
 
 def test_pasted_scenes_are_a_function_of_seed_part_and_index() -> None:
-    data, again, other = Pasted(images=4, test_images=3), Pasted(images=9, test_images=3), Pasted(seed=1)
+    data, again, other = (
+        Pasted(images=4, test_images=3),
+        Pasted(images=9, test_images=3),
+        Pasted(seed=1),
+    )
     for part, index in (("train", 3), ("test", 2)):
         a, b, c = (source.read(part, index) for source in (data, again, other))  # type: ignore[arg-type]
         assert torch.equal(a.image, b.image) and torch.equal(a.boxes, b.boxes) and a.id == b.id
@@ -36,7 +40,9 @@ def test_pasted_boxes_masks_and_classes_agree() -> None:
         scene = data.read("train", index)
         assert scene.image.shape == (3, 96, 96) and scene.image.dtype == torch.uint8
         assert scene.masks is not None and scene.classes is not None and 1 <= len(scene.labels) <= 3
-        assert torch.equal(scene.boxes, boxes_of(scene.masks)) and int(scene.masks.sum(0).max()) == 1
+        assert (
+            torch.equal(scene.boxes, boxes_of(scene.masks)) and int(scene.masks.sum(0).max()) == 1
+        )
         sides = scene.boxes[:, 2:] - scene.boxes[:, :2]
         assert float(sides.max()) <= 48 and float(sides.min()) >= 2
         for mask, label in zip(scene.masks, scene.labels, strict=True):
@@ -49,12 +55,20 @@ def test_emoji_of_scored_scenes_are_never_learnt() -> None:
     train, test = (set(data._pools[part].tolist()) for part in ("train", "test"))
     assert not train & test and len(train | test) == 3822
     assert {i % 1911 for i in train}.isdisjoint(i % 1911 for i in test)  # in neither style
-    with pytest.raises(ValueError, match=r"got scale=\[24, 200\] in scenes of size=96; allowed is 8 ≤ smallest"):
+    with pytest.raises(
+        ValueError, match=r"got scale=\[24, 200\] in scenes of size=96; allowed is 8 ≤ smallest"
+    ):
         Pasted(scale=(24, 200))
 
 
 def voc(root: Path, count: int = 3) -> Path:
-    for folder in ("Annotations", "JPEGImages", "ImageSets/Main", "ImageSets/Segmentation", "SegmentationObject"):
+    for folder in (
+        "Annotations",
+        "JPEGImages",
+        "ImageSets/Main",
+        "ImageSets/Segmentation",
+        "SegmentationObject",
+    ):
         (root / folder).mkdir(parents=True)
     for number in range(count):
         pixels = np.full((20, 30, 3), 40 * number, np.uint8)
@@ -76,7 +90,11 @@ def test_voc_boxes_start_at_zero_and_masks_are_numbered_as_objects(tmp_path: Pat
     assert data.classes == ("cat", "dog") and (data.count("train"), data.count("test")) == (2, 1)
     scene = data.read("train", 1)
     assert scene.id == "1" and scene.boxes.tolist() == [[0, 0, 10, 20], [10, 4, 12, 6]]
-    assert scene.labels.tolist() == [1, 0] and scene.ignored.tolist() == [False, True] and not scene.crowd.any()
+    assert (
+        scene.labels.tolist() == [1, 0]
+        and scene.ignored.tolist() == [False, True]
+        and not scene.crowd.any()
+    )
     assert scene.masks is not None and torch.equal(boxes_of(scene.masks), scene.boxes)
     nested = VOCFolder(root=str(tmp_path), train=["v/trainval"], test=["v/test"])
     assert nested.count("train") == 2 and nested.read("test", 0).masks is None
@@ -85,23 +103,43 @@ def test_voc_boxes_start_at_zero_and_masks_are_numbered_as_objects(tmp_path: Pat
 def test_voc_says_what_is_missing(tmp_path: Path) -> None:
     root = voc(tmp_path / "v")
     (root / "Annotations" / "1.xml").unlink()
-    with pytest.raises(ValueError, match=r"trainval.txt: 1 of 2 images have no annotation, the first is \['1'\]; allo"):
+    with pytest.raises(
+        ValueError,
+        match=r"trainval.txt: 1 of 2 images have no annotation, the first is \['1'\]; allo",
+    ):
         VOCFolder(root=str(root))
-    with pytest.raises(ValueError, match="which has no folder Annotations; allowed is a folder in VOC format: name th"):
+    with pytest.raises(
+        ValueError,
+        match="which has no folder Annotations; allowed is a folder in VOC format: name th",
+    ):
         VOCFolder(root=str(tmp_path))
-    with pytest.raises(ValueError, match=r"got the list 'val', and there is no .*allowed: test, trainval: write the"):
+    with pytest.raises(
+        ValueError,
+        match=r"got the list 'val', and there is no .*allowed: test, trainval: write the",
+    ):
         VOCFolder(root=str(root), train=["val"])
-    with pytest.raises(ValueError, match=r"have no label image.*SegmentationClass/ID\.png for each"):
+    with pytest.raises(
+        ValueError, match=r"have no label image.*SegmentationClass/ID\.png for each"
+    ):
         VOCFolder(root=str(root), train=["test"], use="classes")
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("<annotation><object><name>a</name></object></annotation>", "an object without bndbox/xmin"),
+        (
+            "<annotation><object><name>a</name></object></annotation>",
+            "an object without bndbox/xmin",
+        ),
         ("<annotation>", "no element found|is no VOC annotation"),
-        ('<!DOCTYPE x [<!ENTITY a "aaaa">]><annotation>&a;</annotation>', "or a document type; allowed is plain XML"),
-        (f"<annotation>{OBJECT.format('a', 0, 9, 1, 3, 4)}</annotation>", "a box from 9, 1 to 3, 4"),
+        (
+            '<!DOCTYPE x [<!ENTITY a "aaaa">]><annotation>&a;</annotation>',
+            "or a document type; allowed is plain XML",
+        ),
+        (
+            f"<annotation>{OBJECT.format('a', 0, 9, 1, 3, 4)}</annotation>",
+            "a box from 9, 1 to 3, 4",
+        ),
     ],
 )
 def test_bad_annotations_name_the_file(tmp_path: Path, text: str, why: str) -> None:
@@ -123,8 +161,22 @@ def coco(root: Path) -> dict[str, Any]:
         "images": [{"id": 7, "file_name": "1.png"}, {"id": 8, "file_name": "2.png"}],
         "categories": [{"id": 90, "name": "brush"}, {"id": 3, "name": "car"}],
         "annotations": [
-            {"id": 1, "image_id": 7, "category_id": 90, "bbox": [2, 2, 4, 4], "segmentation": [square], "iscrowd": 0},
-            {"id": 2, "image_id": 7, "category_id": 3, "bbox": [0, 0, 1, 12], "segmentation": runs, "iscrowd": 1},
+            {
+                "id": 1,
+                "image_id": 7,
+                "category_id": 90,
+                "bbox": [2, 2, 4, 4],
+                "segmentation": [square],
+                "iscrowd": 0,
+            },
+            {
+                "id": 2,
+                "image_id": 7,
+                "category_id": 3,
+                "bbox": [0, 0, 1, 12],
+                "segmentation": runs,
+                "iscrowd": 1,
+            },
         ],
     }
     write(root, content)
@@ -140,7 +192,10 @@ def test_coco_boxes_masks_and_crowds(tmp_path: Path) -> None:
     coco(tmp_path)
     data = COCOFolder(root=str(tmp_path))
     assert data.classes == ("car", "brush") and data.has_masks
-    assert (data.count("train"), data.count("test")) == (1, 2)  # the image without objects is scored, not learnt
+    assert (data.count("train"), data.count("test")) == (
+        1,
+        2,
+    )  # the image without objects is scored, not learnt
     scene = data.read("train", 0)
     assert scene.boxes.tolist() == [[2, 2, 6, 6], [0, 0, 1, 12]] and scene.labels.tolist() == [1, 0]
     assert scene.ignored.tolist() == scene.crowd.tolist() == [False, True]
@@ -161,7 +216,9 @@ def test_coco_masks_are_those_of_pycocotools() -> None:
         assert np.array_equal(found.numpy(), mask)
     # Ours and theirs fill polygons by different rules at the edge; inside they are the same.
     polygon = [5.3, 4.1, 60.7, 10.2, 50.4, 55.9, 12.0, 40.5]
-    theirs = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon], 64, 64))).astype(bool)
+    theirs = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon], 64, 64))).astype(
+        bool
+    )
     ours = mask_of([polygon], 64, 64).numpy()
     assert (theirs & ours).sum() / (theirs | ours).sum() > 0.95
 
@@ -169,14 +226,19 @@ def test_coco_masks_are_those_of_pycocotools() -> None:
 def test_coco_says_what_is_wrong(tmp_path: Path) -> None:
     content = coco(tmp_path)
     with pytest.raises(
-        ValueError, match=r"got .*nowhere.json, which is no file; allowed is COCO's JSON, here instances"
+        ValueError,
+        match=r"got .*nowhere.json, which is no file; allowed is COCO's JSON, here instances",
     ):
         COCOFolder(root=str(tmp_path), train="annotations/nowhere.json")
     write(tmp_path, {"images": content["images"], "categories": content["categories"]})
-    with pytest.raises(ValueError, match="is not COCO's JSON of instances; allowed is a mapping of images with id"):
+    with pytest.raises(
+        ValueError, match="is not COCO's JSON of instances; allowed is a mapping of images with id"
+    ):
         COCOFolder(root=str(tmp_path))
     write(tmp_path, {**content, "annotations": [{**content["annotations"][0], "image_id": 99}]})
-    with pytest.raises(ValueError, match="the annotation 1 names an image or a category that is not there"):
+    with pytest.raises(
+        ValueError, match="the annotation 1 names an image or a category that is not there"
+    ):
         COCOFolder(root=str(tmp_path))
     write(tmp_path, content)
     (tmp_path / "train2017" / "1.png").unlink()
@@ -189,4 +251,7 @@ def test_coco_says_what_is_wrong(tmp_path: Path) -> None:
 def test_later_objects_cover_earlier_ones() -> None:
     masks = torch.ones(2, 2, 2, dtype=torch.bool)
     masks[1, 0] = False
-    assert paint(masks, torch.tensor([4, 1]), torch.tensor([False, False])).tolist() == [[5, 5], [2, 2]]
+    assert paint(masks, torch.tensor([4, 1]), torch.tensor([False, False])).tolist() == [
+        [5, 5],
+        [2, 2],
+    ]

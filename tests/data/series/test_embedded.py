@@ -11,16 +11,24 @@ from mezzotint.types import Batch
 
 def test_windows_are_those_of_the_recordings() -> None:
     source = Smartwatch()
-    assert isinstance(source, Source) and isinstance(source, InMemory) and isinstance(source, Evaluable)
+    assert (
+        isinstance(source, Source)
+        and isinstance(source, InMemory)
+        and isinstance(source, Evaluable)
+    )
     everything, (task,) = source.evaluation()
     assert len(everything) == 3605 and len(source) == len(task.train) == 2460
     assert source.images.shape == (2460, 6, 128) and source.images.dtype == torch.float32
     assert len(task.classes) == 7 and set(np.unique(task.labels)) == set(range(7))
-    # Windows overlap by half: the second half of one is the first half of the next of its recording.
+    # Windows overlap by half: the second half of one is the first half of the next of its
+    # recording.
     assert torch.equal(source.images[0, :, 64:], source.images[1, :, :64])
-    # The first values of the package's first recording that subject 7 made, to half a step of int16.
+    # The first values of the package's first recording that subject 7 made, to half a step of
+    # int16.
     first = source.images[0, :, 0].double()
-    expected = torch.tensor([-1.083608, -0.018609, -0.02726, 0.41141, -1.603097, -2.488642]).double()
+    expected = torch.tensor(
+        [-1.083608, -0.018609, -0.02726, 0.41141, -1.603097, -2.488642]
+    ).double()
     assert ((first - expected).abs() < torch.tensor([1e-4] * 3 + [5e-4] * 3)).all()
 
 
@@ -47,8 +55,12 @@ def test_pretraining_may_see_longer_stretches_than_the_evaluation() -> None:
     everything, (task,) = source.evaluation()
     assert source.images.shape[1:] == (6, 512) and source.input.shape == (6, 128)
     assert len(everything) == 3605 and everything.read(0)["x"].shape == (6, 128)
-    assert torch.equal(source.images[0, :, :128], everything.read(0)["x"]) and len(source) < len(task.train)
-    assert source.input == Smartwatch().input and len(source.ids) == len(source.labels) == len(source)
+    assert torch.equal(source.images[0, :, :128], everything.read(0)["x"]) and len(source) < len(
+        task.train
+    )
+    assert source.input == Smartwatch().input and len(source.ids) == len(source.labels) == len(
+        source
+    )
     views = Transformed(transforms=[SeriesCrop(low=0.25, high=0.25, steps=128)])
     batch = Batch((source.read_batch(torch.arange(8)),), torch.arange(8))
     a, b = views.render(batch, input=source.input, seed=0, epoch=0)

@@ -38,10 +38,20 @@ def test_gaps_are_bridged_by_lines_up_to_their_limit() -> None:
 
 
 def test_csv_with_subjects(tmp_path: Path) -> None:
-    source = Series(path=write_csv(tmp_path / "a.csv", long_table()), window=16, stride=8, holdout=0.5)
-    assert isinstance(source, Source) and isinstance(source, InMemory) and isinstance(source, Evaluable)
+    source = Series(
+        path=write_csv(tmp_path / "a.csv", long_table()), window=16, stride=8, holdout=0.5
+    )
+    assert (
+        isinstance(source, Source)
+        and isinstance(source, InMemory)
+        and isinstance(source, Evaluable)
+    )
     everything, (task,) = source.evaluation()
-    assert len(everything) == 4 * 2 * 4 and source.input.shape == (2, 16) and task.name == "label/held-out-subjects"
+    assert (
+        len(everything) == 4 * 2 * 4
+        and source.input.shape == (2, 16)
+        and task.name == "label/held-out-subjects"
+    )
     assert len(source) == len(task.train) == len(task.test) == 16
 
     def people(rows: np.ndarray) -> set[int]:
@@ -57,8 +67,12 @@ def test_csv_without_subjects_keeps_recordings_whole(tmp_path: Path) -> None:
     rows = [f"{r},{'a' if r % 2 else 'b'},{r},{s}" for r in range(12) for s in range(20)]
     path = write_csv(tmp_path / "a.csv", rows, "recording,label,x,y")
     everything, (task,) = Series(path=path, window=10, stride=5).evaluation()
-    recording = [{int(everything.read(int(i))["x"][0, 0]) for i in rows} for rows in (task.train, task.test)]
-    assert task.name == "label/holdout" and not recording[0] & recording[1] and len(recording[1]) == 4
+    recording = [
+        {int(everything.read(int(i))["x"][0, 0]) for i in rows} for rows in (task.train, task.test)
+    ]
+    assert (
+        task.name == "label/holdout" and not recording[0] & recording[1] and len(recording[1]) == 4
+    )
 
 
 def test_gaps_in_a_csv(tmp_path: Path) -> None:
@@ -69,7 +83,9 @@ def test_gaps_in_a_csv(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning, match="1 windows left out, for gaps of more than 5 steps"):
         source = Series(path=write_csv(tmp_path / "a.csv", rows), window=10, stride=10)
     assert source.left_out == 1 and len(source.evaluation()[0]) == 15
-    first = next(w["x"] for w in map(source.evaluation()[0].read, range(15)) if w["id"] == "a/000000/0000")
+    first = next(
+        w["x"] for w in map(source.evaluation()[0].read, range(15)) if w["id"] == "a/000000/0000"
+    )
     assert first[0].tolist() == list(range(10))  # the missing 3 is on the line from 2 to 4
 
 
@@ -77,7 +93,10 @@ def test_npz_layouts_and_short_recordings(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(10, 3, 30)).astype(np.float32)
     np.savez(tmp_path / "a.npz", x=x, label=np.arange(10) % 2)
     np.savez(tmp_path / "b.npz", x=x.transpose(0, 2, 1), label=np.arange(10) % 2)
-    one, other = Series(path=str(tmp_path / "a.npz")), Series(path=str(tmp_path / "b.npz"), layout="NTC")
+    one, other = (
+        Series(path=str(tmp_path / "a.npz")),
+        Series(path=str(tmp_path / "b.npz"), layout="NTC"),
+    )
     assert one.input.shape == (3, 30) and one.fingerprint() == other.fingerprint()
     stretched = Series(path=str(tmp_path / "a.npz"), window=59)
     np.testing.assert_allclose(stretched.images[0, :, ::2], one.images[0], atol=1e-5)
@@ -94,15 +113,24 @@ def test_ts_files_and_their_test_set(tmp_path: Path) -> None:
     source = Series(path=str(tmp_path / "a_TRAIN.ts"))
     everything, (task,) = source.evaluation()
     assert task.name == "label/test" and len(task.train) == 2 and len(task.test) == 1
-    assert everything.read(1)["x"][0].tolist() == [4, 3, 2, 1] and everything.read(0)["x"][1].tolist() == [5, 6, 7, 8]
-    assert [everything.read(i)["label"] for i in range(3)] == [1, 0, 0] and task.classes == ["down", "up"]
+    assert everything.read(1)["x"][0].tolist() == [4, 3, 2, 1] and everything.read(0)["x"][
+        1
+    ].tolist() == [5, 6, 7, 8]
+    assert [everything.read(i)["label"] for i in range(3)] == [1, 0, 0] and task.classes == [
+        "down",
+        "up",
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.csv", "subject,label,x\np,a,1\np,a\n", "line 3: got 2 cells; allowed are 3"),
-        ("a.csv", "subject,label,x\np,a,1\np,a,left\n", "line 3: got a cell that is no number in x"),
+        (
+            "a.csv",
+            "subject,label,x\np,a,1\np,a,left\n",
+            "line 3: got a cell that is no number in x",
+        ),
         ("a.csv", "subject,label\np,a\n", "a channel is not among them"),
         ("a.csv", "", "has the columns none"),
         ("a.ts", TS + "1,2:3:up\n", r"line 6: got dimensions of \[2, 1\] values"),
@@ -113,7 +141,9 @@ def test_ts_files_and_their_test_set(tmp_path: Path) -> None:
         ("a.wav", "", "got the suffix '.wav'"),
     ],
 )
-def test_files_that_cannot_be_used_say_where_and_why(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_files_that_cannot_be_used_say_where_and_why(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         Series(path=str(tmp_path / name))

@@ -9,16 +9,33 @@ import torch
 from mezzotint.data.source import Evaluable, InMemory, Source
 from mezzotint.data.table.table import Table, TableSample, encoded
 
-ROWS = ["1,1.5,red,a", "2,,blue,b", "3,2.5,red,a", "4,4.0,,b", "5,3,green,a", "6,2,red,b", "7,1,blue,a", "8,6,red,"]
+ROWS = [
+    "1,1.5,red,a",
+    "2,,blue,b",
+    "3,2.5,red,a",
+    "4,4.0,,b",
+    "5,3,green,a",
+    "6,2,red,b",
+    "7,1,blue,a",
+    "8,6,red,",
+]
 CSV = "\n".join(["id,size,colour,label", *ROWS])
 
 
 def test_numbers_and_categories_become_features(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(CSV)
     source = Table(path=str(tmp_path / "a.csv"), ignore=["id"])
-    assert isinstance(source, Source) and isinstance(source, InMemory) and isinstance(source, Evaluable)
+    assert (
+        isinstance(source, Source)
+        and isinstance(source, InMemory)
+        and isinstance(source, Evaluable)
+    )
     everything, (task,) = source.evaluation()
-    assert len(everything) == 8 and len(task.train) + len(task.test) == 7 and source.classes == ["a", "b"]
+    assert (
+        len(everything) == 8
+        and len(task.train) + len(task.test) == 7
+        and source.classes == ["a", "b"]
+    )
     assert source.features[0] == "size" and source.features[1] == "colour=red"
     assert source.input.shape == (len(source.features),) and source.input.modality == "table"
     x = source.images
@@ -66,7 +83,11 @@ def test_npz_and_parquet_are_the_same_table(tmp_path: Path) -> None:
 def test_tables_of_scikit_learn() -> None:
     source = TableSample(name="wine")
     _, (task,) = source.evaluation()
-    assert source.input.shape == (13,) and len(task.train) + len(task.test) == 178 and len(task.classes) == 3
+    assert (
+        source.input.shape == (13,)
+        and len(task.train) + len(task.test) == 178
+        and len(task.classes) == 3
+    )
     assert TableSample().input.shape == (30,) and TableSample().config["kind"] == "table_sample"
     with pytest.raises(ValueError, match="allowed is breast_cancer or wine"):
         TableSample(name="iris")  # type: ignore[arg-type]
@@ -85,7 +106,9 @@ def test_tables_of_scikit_learn() -> None:
         ("a.xlsx", "", "got the suffix '.xlsx'"),
     ],
 )
-def test_files_that_cannot_be_used_say_where_and_why(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_files_that_cannot_be_used_say_where_and_why(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         Table(path=str(tmp_path / name))

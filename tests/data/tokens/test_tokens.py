@@ -45,11 +45,18 @@ def test_long_texts_are_cut_or_split() -> None:
 def test_folders_are_classes_and_splits(tmp_path: Path, unit: str) -> None:
     for split, count in (("train", 4), ("test", 2)):
         for name in ("good", "bad"):
-            write(tmp_path / split / name / "a.txt", "\n".join(f"{name} {split} {i}" for i in range(count)))
+            write(
+                tmp_path / split / name / "a.txt",
+                "\n".join(f"{name} {split} {i}" for i in range(count)),
+            )
     source = Tokens(path=str(tmp_path), length=64, unit=unit)  # type: ignore[arg-type]
     everything, (task,) = source.evaluation()
     each = {"line": (8, 4), "file": (2, 2)}[unit]
-    assert task.name == "label/test" and (len(source), len(task.test)) == each and source.classes == ["bad", "good"]
+    assert (
+        task.name == "label/test"
+        and (len(source), len(task.test)) == each
+        and source.classes == ["bad", "good"]
+    )
     for index in (*task.train, *task.test):
         text = source.text(everything.read(int(index))["x"])
         assert text.startswith(task.classes[task.labels[index]])
@@ -58,11 +65,16 @@ def test_folders_are_classes_and_splits(tmp_path: Path, unit: str) -> None:
 
 def test_a_table_holds_out_a_share_that_pretraining_does_not_see(tmp_path: Path) -> None:
     rows = "".join(f'"text {i}, quoted",{"ab"[i % 2]}\n' for i in range(40))
-    source = Tokens(path=write(tmp_path / "t.csv", f"review,mood\n{rows}"), text="review", label="mood", holdout=0.25)
-    everything, (task,) = source.evaluation()
-    assert (len(source), len(everything), len(task.test)) == (30, 40, 10) and source.text(source.read(0)["x"]).endswith(
-        ", quoted"
+    source = Tokens(
+        path=write(tmp_path / "t.csv", f"review,mood\n{rows}"),
+        text="review",
+        label="mood",
+        holdout=0.25,
     )
+    everything, (task,) = source.evaluation()
+    assert (len(source), len(everything), len(task.test)) == (30, 40, 10) and source.text(
+        source.read(0)["x"]
+    ).endswith(", quoted")
     assert set(source.ids[:30]).isdisjoint(source.ids[30:])
 
 
@@ -117,7 +129,9 @@ def test_arrays_keep_their_numbers_and_negative_ones_are_no_tokens(tmp_path: Pat
         ("a.docx", "x", "got the suffix '.docx'"),
     ],
 )
-def test_bad_files_are_refused_with_what_to_do(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_bad_files_are_refused_with_what_to_do(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Tokens(path=write(tmp_path / name, content))
 
@@ -149,9 +163,14 @@ def test_mails() -> None:
     mails = Mails()
     everything, (whole, few) = mails.evaluation()
     assert everything is mails and len(mails) == 2544 and int(mails.labels.sum()) == 1044
-    assert np.bincount(few.labels[few.train]).tolist() == [50, 50] and set(few.train) <= set(whole.train)
+    assert np.bincount(few.labels[few.train]).tolist() == [50, 50] and set(few.train) <= set(
+        whole.train
+    )
     assert not set(whole.train) & set(whole.test) and abs(len(whole.test) / 2544 - 0.3) < 0.01
     texts = [mails.text(x) for x in mails.images[:200]]
-    assert all(text.isascii() and text.isprintable() for text in texts) and len({t[:60] for t in texts}) == 200
+    assert (
+        all(text.isascii() and text.isprintable() for text in texts)
+        and len({t[:60] for t in texts}) == 200
+    )
     with pytest.raises(ValueError, match="allowed is 16 to 482"):
         Mails(length=8)

@@ -19,7 +19,9 @@ from mezzotint.types import Unreadable
 av = pytest.importorskip("av")
 
 
-def make(path: Path, times: list[float], *, size: tuple[int, int] = (64, 48), codec: str = "mpeg4") -> Path:
+def make(
+    path: Path, times: list[float], *, size: tuple[int, int] = (64, 48), codec: str = "mpeg4"
+) -> Path:
     """A video whose frame at time t is grey, 40 · t brighter than black; `size` is width and height."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
@@ -28,7 +30,9 @@ def make(path: Path, times: list[float], *, size: tuple[int, int] = (64, 48), co
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, 1000)
         stream.codec_context.gop_size = 10
         for t in times:
-            frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), 40.0 * t, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((size[1], size[0], 3), 40.0 * t, np.uint8), format="rgb24"
+            )
             frame.pts, frame.time_base = round(1000 * t), Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -49,8 +53,12 @@ def test_frames_stand_at_the_times_wanted(tmp_path: Path, suffix: str) -> None:
     x = read_frames(str(path), lambda length: np.array([0.0, 1.0, 2.5, 4.0]), 32)
     assert x.shape == (3, 4, 32, 32) and x.dtype == torch.uint8
     assert seconds(x) == pytest.approx([0.0, 1.0, 2.5, 4.0], abs=0.2)
-    assert seconds(read_frames(str(path), middle(4, 2.0), 32)) == pytest.approx([1.5, 2.0, 2.5, 3.0], abs=0.2)
-    assert seconds(read_frames(str(path), evenly(5), 32)) == pytest.approx([0.5, 1.5, 2.5, 3.5, 4.5], abs=0.2)
+    assert seconds(read_frames(str(path), middle(4, 2.0), 32)) == pytest.approx(
+        [1.5, 2.0, 2.5, 3.0], abs=0.2
+    )
+    assert seconds(read_frames(str(path), evenly(5), 32)) == pytest.approx(
+        [0.5, 1.5, 2.5, 3.5, 4.5], abs=0.2
+    )
 
 
 def test_webm(tmp_path: Path) -> None:
@@ -67,7 +75,9 @@ def test_a_variable_frame_rate_is_told_by_time_stamps(tmp_path: Path) -> None:
 
 def test_a_short_video_repeats_its_last_frame(tmp_path: Path) -> None:
     path = make(tmp_path / "a.mp4", STEADY[:25])
-    assert seconds(read_frames(str(path), middle(4, 2.0), 16)) == pytest.approx([0.0, 0.5, 0.96, 0.96], abs=0.2)
+    assert seconds(read_frames(str(path), middle(4, 2.0), 16)) == pytest.approx(
+        [0.0, 0.5, 0.96, 0.96], abs=0.2
+    )
 
 
 def test_the_middle_square_is_kept(tmp_path: Path) -> None:
@@ -99,7 +109,9 @@ def test_damaged_files_say_what_is_wrong(tmp_path: Path) -> None:
         read_frames(str(tmp_path / "none.mp4"), evenly(8), 16)
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -107,7 +119,9 @@ def test_damaged_files_say_what_is_wrong(tmp_path: Path) -> None:
         read_frames(str(tmp_path / "sound.mp4"), evenly(2), 16)
 
 
-def test_torchcodec_is_used_where_it_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchcodec_is_used_where_it_can_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[float] = []
 
     class Decoder:
@@ -137,12 +151,20 @@ def test_a_folder_with_splits(tmp_path: Path) -> None:
                 make(tmp_path / split / name / f"{i}.mp4", STEADY[:30], size=(48, 32))
     (tmp_path / "train" / "run" / "cut.mp4").write_bytes(b"\0" * 100)
     source = VideoFolder(root=str(tmp_path), frames=4, size=16, context=8)
-    assert source.input.shape == (3, 4, 16, 16) and source.input.modality == "video" and len(source) == 5
+    assert (
+        source.input.shape == (3, 4, 16, 16)
+        and source.input.modality == "video"
+        and len(source) == 5
+    )
     assert source.read(0)["x"].shape == (3, 8, 16, 16) and source.id_of(0) == "train/run/0.mp4"
     with pytest.raises(Unreadable, match="cut.mp4: truncated"):
         source.read(2)
     everything, (task,) = source.evaluation()
-    assert task.name == "label/val" and task.test.tolist() == [5, 6] and everything.read(5)["x"].shape[1] == 4
+    assert (
+        task.name == "label/val"
+        and task.test.tolist() == [5, 6]
+        and everything.read(5)["x"].shape[1] == 4
+    )
     assert source.fingerprint() != everything.fingerprint()
     # Fine-tuning cuts its clips out of the context as pretraining does, and is scored on clips.
     learnt = Labelled(source=source)
@@ -151,19 +173,27 @@ def test_a_folder_with_splits(tmp_path: Path) -> None:
 
 def test_lists_of_kinetics_and_something_something(tmp_path: Path) -> None:
     rows = "abseiling,ab-C_1,10,20,train\nzumba,xyz,0,10,train\n"
-    for name, head in (("plain.csv", ""), ("head.csv", "label,youtube_id,time_start,time_end,split\n")):
+    for name, head in (
+        ("plain.csv", ""),
+        ("head.csv", "label,youtube_id,time_start,time_end,split\n"),
+    ):
         (tmp_path / name).write_text(head + rows)
         found = read_video_list(str(tmp_path / name))
         assert [(e.path, e.labels) for e in found] == [
             ("ab-C_1_000010_000020.mp4", ("abseiling",)),
             ("xyz_000000_000010.mp4", ("zumba",)),
         ]
-    items = [{"id": "7", "template": "Pushing [something] left"}, {"id": 8, "template": "Holding [something]"}]
+    items = [
+        {"id": "7", "template": "Pushing [something] left"},
+        {"id": 8, "template": "Holding [something]"},
+    ]
     (tmp_path / "ssv2.json").write_text(json.dumps(items))
     found = read_video_list(str(tmp_path / "ssv2.json"))
     assert [(e.path, e.labels) for e in found][0] == ("7.webm", ("Pushing something left",))
     (tmp_path / "own.csv").write_text("path,label\nx.avi,a\ny.avi,b\n")
-    source = VideoFolder(root=str(tmp_path), files=str(tmp_path / "own.csv"), test_files=str(tmp_path / "plain.csv"))
+    source = VideoFolder(
+        root=str(tmp_path), files=str(tmp_path / "own.csv"), test_files=str(tmp_path / "plain.csv")
+    )
     assert len(source) == 2 and source.classes == ["a", "abseiling", "b", "zumba"]
     assert source.evaluation()[1][0].test.tolist() == [2, 3]
     with pytest.raises(Unreadable, match="x.avi: missing"):
@@ -206,9 +236,15 @@ def test_a_point_in_front_hides_one_behind_and_turns_with_the_model() -> None:
 
 def test_spins() -> None:
     spins = Spins(frames=4, size=16)
-    assert spins.images.shape == (820, 1, 4, 16, 16) and torch.equal(spins.images, Spins(frames=4, size=16).images)
+    assert spins.images.shape == (820, 1, 4, 16, 16) and torch.equal(
+        spins.images, Spins(frames=4, size=16).images
+    )
     share = (spins.images > 0).float().mean(dim=(1, 2, 3, 4))
     assert float(share.min()) > 0.02 and float(share.max()) < 0.9
-    assert [task.name for task in spins.evaluation()[1]] == ["object/holdout", "room/holdout", "object/1-percent"]
+    assert [task.name for task in spins.evaluation()[1]] == [
+        "object/holdout",
+        "room/holdout",
+        "object/1-percent",
+    ]
     with pytest.raises(ValueError, match="got frames=1"):
         Spins(frames=1)

@@ -9,7 +9,13 @@ from mezzotint.quant.onnx import qdq as cpu
 
 @pytest.mark.parametrize(
     ("found", "needed"),
-    [([], True), (["avx512_vnni"], False), (["avx_vnni"], False), (["amx_int8"], False), (["asimddp"], False)],
+    [
+        ([], True),
+        (["avx512_vnni"], False),
+        (["avx_vnni"], False),
+        (["amx_int8"], False),
+        (["asimddp"], False),
+    ],
 )
 def test_only_processors_without_exact_sums_saturate(found: list[str], needed: bool) -> None:
     assert cpu.saturates(found) is needed
@@ -24,7 +30,9 @@ def test_only_processors_without_exact_sums_saturate(found: list[str], needed: b
         ("processor\t: 0", []),
     ],
 )
-def test_flags_are_read_from_the_kernel(line: str, wanted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_are_read_from_the_kernel(
+    line: str, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr(Path, "read_text", lambda self, encoding: f"processor\t: 0\n{line}\n")
     assert cpu.flags() == wanted

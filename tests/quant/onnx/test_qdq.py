@@ -24,29 +24,39 @@ def fake(x: Array, low: float, high: float, bits: int = 8) -> Array:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = np.float32((np.float32(high) - np.float32(low)) / np.float32(2**bits - 1))
     zero = np.rint(np.float32(-low) / scale)
-    found: Array = ((np.clip(np.rint(x / scale) + zero, 0, 2**bits - 1) - zero) * scale).astype(np.float32)
+    found: Array = ((np.clip(np.rint(x / scale) + zero, 0, 2**bits - 1) - zero) * scale).astype(
+        np.float32
+    )
     return found
 
 
 def fake_weight(w: Array, bits: int = 8) -> Array:
     """One symmetric range for each row."""
     rows = w.reshape(len(w), -1)
-    scale = (np.abs(rows).max(axis=1, keepdims=True) / np.float32(2 ** (bits - 1) - 1)).astype(np.float32)
+    scale = (np.abs(rows).max(axis=1, keepdims=True) / np.float32(2 ** (bits - 1) - 1)).astype(
+        np.float32
+    )
     found: Array = (np.rint(rows / scale) * scale).reshape(w.shape).astype(np.float32)
     return found
 
 
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 8), (3, 5), (2, 2)])
-def test_one_convolution_equals_a_naive_reference(weight_bits: int, activation_bits: int, tmp_path: Path) -> None:
+def test_one_convolution_equals_a_naive_reference(
+    weight_bits: int, activation_bits: int, tmp_path: Path
+) -> None:
     w = random(4, 3, 3, 3)
     path = save(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "w"], ["c"]),
                                       helper.make_node("Relu", ["c"], ["y"])], {"w": w}, ["n", 3, 8, 8])  # fmt: skip
     x = images()
     out = tmp_path / "q.onnx"
-    quantize_onnx(path, out, [x], weight_bits=weight_bits, activation_bits=activation_bits, reduce_range=False)
+    quantize_onnx(
+        path, out, [x], weight_bits=weight_bits, activation_bits=activation_bits, reduce_range=False
+    )
     exact = torch.nn.functional.conv2d(torch.from_numpy(x), torch.from_numpy(w)).relu().numpy()
     taken, weight = fake(x, x.min(), x.max(), activation_bits), fake_weight(w, weight_bits)
-    wanted = torch.nn.functional.conv2d(torch.from_numpy(taken), torch.from_numpy(weight)).relu().numpy()
+    wanted = (
+        torch.nn.functional.conv2d(torch.from_numpy(taken), torch.from_numpy(weight)).relu().numpy()
+    )
     wanted = fake(wanted, 0.0, float(exact.max()), activation_bits)
     got = OnnxFunction(out, optimize=False)(torch.from_numpy(x)).numpy()
     step = exact.max() / (2**activation_bits - 1)
@@ -58,18 +68,32 @@ def test_one_convolution_equals_a_naive_reference(weight_bits: int, activation_b
 def test_the_runtime_computes_everything_in_integers_and_alike(tmp_path: Path) -> None:
     path, out = residual(tmp_path / "a.onnx"), tmp_path / "q.onnx"
     done = quantize_onnx(path, out, [images(32), images(32, seed=10)], reduce_range=False)
-    assert done.quantized == {"stem": "Conv", "first": "Conv", "second": "Conv", "head": "Gemm"} and not done.left
+    assert (
+        done.quantized == {"stem": "Conv", "first": "Conv", "second": "Conv", "head": "Gemm"}
+        and not done.left
+    )
     assert done.samples == 64 and done.integer_kernels == {"QLinearConv": 3, "QGemm": 1}
     kinds = Counter(node.op_type for node in optimized(out).graph.node)
-    assert kinds["Relu"] + kinds["Clip"] + kinds["Conv"] + kinds["Gemm"] <= 1  # the last Relu, before the mean
+    assert (
+        kinds["Relu"] + kinds["Clip"] + kinds["Conv"] + kinds["Gemm"] <= 1
+    )  # the last Relu, before the mean
     x = torch.from_numpy(images(seed=11))
-    real, simulated, exact = OnnxFunction(out)(x), OnnxFunction(out, optimize=False)(x), OnnxFunction(path)(x)
+    real, simulated, exact = (
+        OnnxFunction(out)(x),
+        OnnxFunction(out, optimize=False)(x),
+        OnnxFunction(path)(x),
+    )
     cosine = torch.nn.functional.cosine_similarity
     assert cosine(real, simulated).min() > 0.999 and cosine(real, exact).min() > 0.99
 
 
 def test_weights_and_ranges_equal_those_of_the_runtimes_own_quantizer(tmp_path: Path) -> None:
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -86,14 +110,27 @@ def test_weights_and_ranges_equal_those_of_the_runtimes_own_quantizer(tmp_path: 
     quantize_onnx(path, tmp_path / "ours.onnx", [images()], reduce_range=False)
     theirs, ours = constants(tmp_path / "theirs.onnx"), constants(tmp_path / "ours.onnx")
     for name in ("w1", "w2", "w3"):
-        mine = next(value for key, value in ours.items() if key.startswith(f"{name}_") and key.endswith("_codes"))
+        mine = next(
+            value
+            for key, value in ours.items()
+            if key.startswith(f"{name}_") and key.endswith("_codes")
+        )
         assert np.array_equal(mine, theirs[f"{name}_quantized"])
-    assert np.isclose(ours["x_scale"], theirs["x_scale"]) and ours["x_zero_point"] == theirs["x_zero_point"]
+    assert (
+        np.isclose(ours["x_scale"], theirs["x_scale"])
+        and ours["x_zero_point"] == theirs["x_zero_point"]
+    )
 
 
 def test_reduced_range_keeps_to_seven_bits(tmp_path: Path) -> None:
-    done = quantize_onnx(residual(tmp_path / "a.onnx"), tmp_path / "q.onnx", [images()], reduce_range=True)
-    found = [value for value in constants(tmp_path / "q.onnx").values() if value.dtype == np.int8 and value.ndim > 1]
+    done = quantize_onnx(
+        residual(tmp_path / "a.onnx"), tmp_path / "q.onnx", [images()], reduce_range=True
+    )
+    found = [
+        value
+        for value in constants(tmp_path / "q.onnx").values()
+        if value.dtype == np.int8 and value.ndim > 1
+    ]
     assert len(found) == 4 and max(np.abs(value).max() for value in found) == 63
     assert done.weight_bits == 7 and done.reduce_range
 
@@ -111,19 +148,32 @@ def test_the_range_is_reduced_where_the_processor_needs_it(
 def test_codes_keep_to_the_width(bits: int, tmp_path: Path) -> None:
     out = tmp_path / "q.onnx"
     quantize_onnx(
-        residual(tmp_path / "a.onnx"), out, [images()], weight_bits=bits, activation_bits=bits, reduce_range=False
+        residual(tmp_path / "a.onnx"),
+        out,
+        [images()],
+        weight_bits=bits,
+        activation_bits=bits,
+        reduce_range=False,
     )
-    largest = max(np.abs(v).max() for v in constants(out).values() if v.dtype == np.int8 and v.ndim > 1)
+    largest = max(
+        np.abs(v).max() for v in constants(out).values() if v.dtype == np.int8 and v.ndim > 1
+    )
     assert largest == 2 ** (bits - 1) - 1
-    codes = [n.output[0] for n in onnx.load(out).graph.node if n.op_type in ("QuantizeLinear", "Clip")]
+    codes = [
+        n.output[0] for n in onnx.load(out).graph.node if n.op_type in ("QuantizeLinear", "Clip")
+    ]
     codes = [name for name in codes if name.endswith("_clipped" if bits < 8 else "_quantized")]
     model = onnx.load(out)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in codes)
-    values = OnnxFunction(model.SerializeToString(), optimize=False, outputs=codes).run(images(seed=12) * 3)
+    values = OnnxFunction(model.SerializeToString(), optimize=False, outputs=codes).run(
+        images(seed=12) * 3
+    )
     assert len(values) == 6 and all(int(value.max()) <= 2**bits - 1 for value in values.values())
 
 
-def test_products_keep_a_float_result_and_a_tensor_that_others_take_stays_float_for_them(tmp_path: Path) -> None:
+def test_products_keep_a_float_result_and_a_tensor_that_others_take_stays_float_for_them(
+    tmp_path: Path,
+) -> None:
     node = helper.make_node
     nodes = [
         node("MatMul", ["x", "w1"], ["h"], name="in"),
@@ -142,7 +192,10 @@ def test_products_keep_a_float_result_and_a_tensor_that_others_take_stays_float_
     graph = onnx.load(tmp_path / "q.onnx").graph
     assert next(n for n in graph.node if n.output[0] == "y").input[1] == "e"
     assert Counter(n.op_type for n in graph.node)["QuantizeLinear"] == 2
-    exact, real = OnnxFunction(path)(torch.from_numpy(x)), OnnxFunction(tmp_path / "q.onnx")(torch.from_numpy(x))
+    exact, real = (
+        OnnxFunction(path)(torch.from_numpy(x)),
+        OnnxFunction(tmp_path / "q.onnx")(torch.from_numpy(x)),
+    )
     assert torch.nn.functional.cosine_similarity(exact.flatten(1), real.flatten(1)).min() > 0.999
 
 
@@ -151,7 +204,10 @@ def test_dead_and_constant_channels_keep_their_bias(tmp_path: Path) -> None:
     w[0] = 0.0  # dead, with a bias that is far out of int32 at the least scale
     w[1] = 1e-30
     path = save(
-        tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "w", "b"], ["y"])], {"w": w, "b": b}, ["n", 3, 8, 8]
+        tmp_path / "a.onnx",
+        [helper.make_node("Conv", ["x", "w", "b"], ["y"])],
+        {"w": w, "b": b},
+        ["n", 3, 8, 8],
     )
     quantize_onnx(path, tmp_path / "q.onnx", [images()], reduce_range=False)
     x = torch.from_numpy(images())
@@ -166,7 +222,10 @@ def test_a_constant_input_is_kept(tmp_path: Path) -> None:
     path = residual(tmp_path / "a.onnx")
     x = np.full((4, 3, 8, 8), 0.7, np.float32)
     quantize_onnx(path, tmp_path / "q.onnx", [x])
-    got, wanted = OnnxFunction(tmp_path / "q.onnx")(torch.from_numpy(x)), OnnxFunction(path)(torch.from_numpy(x))
+    got, wanted = (
+        OnnxFunction(tmp_path / "q.onnx")(torch.from_numpy(x)),
+        OnnxFunction(path)(torch.from_numpy(x)),
+    )
     assert torch.nn.functional.cosine_similarity(got, wanted).min() > 0.99
 
 
@@ -196,9 +255,13 @@ def test_what_stays_float_is_named_with_its_reason(tmp_path: Path) -> None:
     ]
     path = save(tmp_path / "a.onnx", nodes, {"w": random(6, 6)}, ["n", 6])
     done = quantize_onnx(path, tmp_path / "q.onnx", [random(9, 6, seed=5)])
-    assert list(done.quantized) == ["plain"] and done.left == {"scaled": "Gemm: it transposes or scales its input"}
+    assert list(done.quantized) == ["plain"] and done.left == {
+        "scaled": "Gemm: it transposes or scales its input"
+    }
     assert str(done).startswith("1 of 2 operators quantized")
-    done = quantize_onnx(residual(tmp_path / "r.onnx"), tmp_path / "q.onnx", [images()], skip=("stem", "head"))
+    done = quantize_onnx(
+        residual(tmp_path / "r.onnx"), tmp_path / "q.onnx", [images()], skip=("stem", "head")
+    )
     assert list(done.quantized) == ["first", "second"] and set(done.left.values()) == {
         "Conv: named in skip", "Gemm: named in skip",
     }  # fmt: skip
@@ -220,8 +283,18 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         (path, [images()], {"observer": "min_mex"}, "did you mean 'min_max'"),
         (tmp_path / "none.onnx", [images()], {}, "is no file"),
         (broken, [images()], {}, "cannot open"),
-        (save(tmp_path / "r.onnx", relu, {}, ["n", 3, 8, 8]), [images()], {}, "nothing to quantize in .*: 0 of 0"),
-        (save(tmp_path / "t.onnx", two, {}, ["n", 6], inputs=2), [images()], {}, "with 2 inputs; allowed is one"),
+        (
+            save(tmp_path / "r.onnx", relu, {}, ["n", 3, 8, 8]),
+            [images()],
+            {},
+            "nothing to quantize in .*: 0 of 0",
+        ),
+        (
+            save(tmp_path / "t.onnx", two, {}, ["n", 6], inputs=2),
+            [images()],
+            {},
+            "with 2 inputs; allowed is one",
+        ),
     ]
     for given, batches, options, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -232,8 +305,12 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         quantize_onnx(out, tmp_path / "again.onnx", [images()])
 
 
-def test_without_the_runtime_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_runtime_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = residual(tmp_path / "a.onnx")
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match=r"needs the package onnxruntime, .*; pip install 'mezzotint\[onnx\]'"):
+    with pytest.raises(
+        ValueError, match=r"needs the package onnxruntime, .*; pip install 'mezzotint\[onnx\]'"
+    ):
         quantize_onnx(path, tmp_path / "q.onnx", [images()])

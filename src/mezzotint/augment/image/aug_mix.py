@@ -1,8 +1,7 @@
 """AugMix (Hendrycks et al. 2019, arXiv 1912.02781): several chains of operations, mixed with each other and the image.
 
-Weights of the chains are drawn from Dirichlet(1, …, 1), that of their mixture from Beta(1, 1), which is uniform; the
-paper's α is 1 throughout. Equal to torchvision's for the same draws.
-"""
+Weights of the chains are drawn from Dirichlet(1, …, 1), that of their mixture from Beta(1, 1),
+which is uniform; the paper's α is 1 throughout. Equal to torchvision's for the same draws."""
 
 from collections.abc import Sequence
 
@@ -34,8 +33,8 @@ class AugMix(Strategy):
         severity: magnitudes are drawn from so many of the ten weakest bins.
         width: chains.
         depth: operations in a chain; 0 draws 1, 2 or 3.
-        all_operations: also brightness, colour, contrast and sharpness, which overlap with corruptions that the paper
-            tests on.
+        all_operations: also brightness, colour, contrast and sharpness, which overlap with
+            corruptions that the paper tests on.
         interpolation: of shears, translations and rotations.
         fill: level of what they bring into the image, 0 to 255.
     """
@@ -86,7 +85,10 @@ class AugMix(Strategy):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Apply all chains at once, and mix."""
         rows = len(x) * self.width
-        op, magnitude = (params[name].view(rows, params[name].shape[1] // self.width) for name in ("op", "magnitude"))
+        op, magnitude = (
+            params[name].view(rows, params[name].shape[1] // self.width)
+            for name in ("op", "magnitude")
+        )
         place = params["place"].view(rows, op.shape[1], 2)
         chains = apply_operations(
             x.float().repeat_interleave(self.width, dim=0),

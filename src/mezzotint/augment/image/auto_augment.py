@@ -1,9 +1,10 @@
 """AutoAugment and Fast AutoAugment: for each sample a sub-policy, each operation of it with a probability.
 
-AutoAugment (Cubuk et al. 2018, arXiv 1805.09501) found 25 sub-policies of two operations for each of three data sets;
-they stand as plain data in `augment/policy_files/`. Fast AutoAugment (Lim et al. 2019, arXiv 1905.00397) finds them by
-matching densities, in hours instead of thousands of them, and its magnitudes are levels in [0, 1] of wider ranges; a
-policy is a file, and `mezzotint.evaluation.policy_search` makes one.
+AutoAugment (Cubuk et al. 2018, arXiv 1805.09501) found 25 sub-policies of two operations for each
+of three data sets; they stand as plain data in `augment/policy_files/`. Fast AutoAugment (Lim et
+al. 2019, arXiv 1905.00397) finds them by matching densities, in hours instead of thousands of them,
+and its magnitudes are levels in [0, 1] of wider ranges; a policy is a file, and
+`mezzotint.evaluation.policy_search` makes one.
 
 Sub-policies as plain data: what AutoAugment and Fast AutoAugment found, or a search of one's own.
 
@@ -15,8 +16,8 @@ A file is YAML or JSON:
     - [[posterize, 0.4, 8], [rotate, 0.6, 9]]
     - [[equalize, 0.8], [invert, 0.2]]
 
-A sub-policy lists operations in order, each with its probability and, where it has one, its magnitude.
-"""
+A sub-policy lists operations in order, each with its probability and, where it has one, its
+magnitude."""
 
 import json
 from abc import ABC
@@ -30,7 +31,15 @@ import yaml
 from torch import Tensor
 
 from mezzotint.augment.image.operations import IDENTITY, OPERATIONS
-from mezzotint.augment.image.rand_augment import EXTRA, RAND_AUGMENT, Range, Space, Strategy, check_names, magnitudes
+from mezzotint.augment.image.rand_augment import (
+    EXTRA,
+    RAND_AUGMENT,
+    Range,
+    Space,
+    Strategy,
+    check_names,
+    magnitudes,
+)
 from mezzotint.augment.image.resample import Sampling
 from mezzotint.files import write_text
 from mezzotint.recipe.schema import nearest
@@ -98,10 +107,19 @@ def write_sub_policies(policies: SubPolicies, path: str | Path) -> Path:
         ValueError: for a name that does not end like a YAML file's.
     """
     if Path(path).suffix not in (".yaml", ".yml"):
-        raise ValueError(f"got the policy file {str(path)!r} to write; allowed is a .yaml file: change its name")
-    lines = [f"name: {json.dumps(policies.name)}", f"source: {json.dumps(policies.source)}", "sub_policies:"]
+        raise ValueError(
+            f"got the policy file {str(path)!r} to write; allowed is a .yaml file: change its name"
+        )
+    lines = [
+        f"name: {json.dumps(policies.name)}",
+        f"source: {json.dumps(policies.source)}",
+        "sub_policies:",
+    ]
     for steps in policies.steps:
-        lines.append("- " + json.dumps([[step.name, round(step.p, 4), round(step.level, 4)] for step in steps]))
+        lines.append(
+            "- "
+            + json.dumps([[step.name, round(step.p, 4), round(step.level, 4)] for step in steps])
+        )
     write_text(Path(path), "\n".join(lines) + "\n")
     return Path(path)
 
@@ -117,40 +135,69 @@ def as_sub_policies(data: Any, path: str) -> SubPolicies:
         ValueError: as `read_sub_policies`.
     """
     if not isinstance(data, Mapping):
-        raise ValueError(f"{path}: got a {type(data).__name__}; allowed is a mapping with sub_policies: see the docs")
+        raise ValueError(
+            f"{path}: got a {type(data).__name__}; allowed is a mapping with sub_policies: see the docs"
+        )
     wrong = next((str(key) for key in data if key not in _FIELDS), None)
     if wrong is not None:
-        raise ValueError(f"{path}: got the field {wrong!r}; allowed: {', '.join(_FIELDS)}{nearest(wrong, _FIELDS)}")
+        raise ValueError(
+            f"{path}: got the field {wrong!r}; allowed: {', '.join(_FIELDS)}{nearest(wrong, _FIELDS)}"
+        )
     levels = data.get("levels")
     if levels is not None and (not isinstance(levels, int) or levels < 2):
-        raise ValueError(f"{path}: levels: got {levels!r}; allowed is a number of bins from 2 on: AutoAugment has 10")
+        raise ValueError(
+            f"{path}: levels: got {levels!r}; allowed is a number of bins from 2 on: AutoAugment has 10"
+        )
     lists = data.get("sub_policies")
-    if not isinstance(lists, list) or not lists or not all(isinstance(steps, list) and steps for steps in lists):
-        raise ValueError(f"{path}: sub_policies: got {lists!r:.60}; allowed is a list of lists: see the docs")
+    if (
+        not isinstance(lists, list)
+        or not lists
+        or not all(isinstance(steps, list) and steps for steps in lists)
+    ):
+        raise ValueError(
+            f"{path}: sub_policies: got {lists!r:.60}; allowed is a list of lists: see the docs"
+        )
     steps = tuple(
-        tuple(_step(step, levels, f"{path}: sub_policies.{row}.{place}") for place, step in enumerate(steps))
+        tuple(
+            _step(step, levels, f"{path}: sub_policies.{row}.{place}")
+            for place, step in enumerate(steps)
+        )
         for row, steps in enumerate(lists)
     )
     return SubPolicies(str(data.get("name", "")), steps, str(data.get("source", "")))
 
 
 def _step(step: Any, levels: int | None, where: str) -> SubPolicyStep:
-    if not isinstance(step, (list, tuple)) or len(step) not in (2, 3) or not isinstance(step[0], str):
-        raise ValueError(f"{where}: got {step!r}; allowed is [operation, probability, magnitude]: see the docs")
+    if (
+        not isinstance(step, (list, tuple))
+        or len(step) not in (2, 3)
+        or not isinstance(step[0], str)
+    ):
+        raise ValueError(
+            f"{where}: got {step!r}; allowed is [operation, probability, magnitude]: see the docs"
+        )
     name, p, magnitude = step[0], step[1], step[2] if len(step) == 3 else None
     if name not in OPERATIONS:
-        raise ValueError(f"{where}: got {name!r}; allowed: {', '.join(OPERATIONS)}{nearest(name, OPERATIONS)}")
+        raise ValueError(
+            f"{where}: got {name!r}; allowed: {', '.join(OPERATIONS)}{nearest(name, OPERATIONS)}"
+        )
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0.0 <= p <= 1.0:
-        raise ValueError(f"{where}: got the probability {p!r}; allowed is 0 to 1: it stands after the operation")
+        raise ValueError(
+            f"{where}: got the probability {p!r}; allowed is 0 to 1: it stands after the operation"
+        )
     if magnitude is None:
         if OPERATIONS[name].magnitude:
-            raise ValueError(f"{where}: got {name} without a magnitude; allowed is one with it: add a third value")
+            raise ValueError(
+                f"{where}: got {name} without a magnitude; allowed is one with it: add a third value"
+            )
         return SubPolicyStep(name, float(p), 0.0)
     number = isinstance(magnitude, (int, float)) and not isinstance(magnitude, bool)
     most = 1.0 if levels is None else float(levels - 1)
     if not number or not 0.0 <= magnitude <= most:
         what = "a level of 0 to 1" if levels is None else f"a bin of 0 to {levels - 1}"
-        raise ValueError(f"{where}: got the magnitude {magnitude!r} of {name}; allowed is {what}: change it, or levels")
+        raise ValueError(
+            f"{where}: got the magnitude {magnitude!r} of {name}; allowed is {what}: change it, or levels"
+        )
     return SubPolicyStep(name, float(p), float(magnitude) / most)
 
 
@@ -201,7 +248,9 @@ class _Drawn(Strategy, ABC, abstract=True):
         """The operations of one sub-policy, each applied with its probability."""
         drawn = draws.integers("sub_policy", high=len(self.which))
         which = self.which[drawn]
-        op, magnitude = magnitudes(self.space, list(self.space), which, self.level[drawn], draws, shape)
+        op, magnitude = magnitudes(
+            self.space, list(self.space), which, self.level[drawn], draws, shape
+        )
         left_out = draws.uniform("applied", which.shape[1]) >= self.p[drawn]
         return op.masked_fill(left_out, IDENTITY), magnitude.masked_fill(left_out, 0.0)
 
@@ -217,21 +266,28 @@ class AutoAugment(_Drawn):
         fill: level of what they bring into the image, 0 to 255.
     """
 
-    def __init__(self, *, policy: Published = "imagenet", interpolation: Sampling = "nearest", fill: int = 0) -> None:
+    def __init__(
+        self, *, policy: Published = "imagenet", interpolation: Sampling = "nearest", fill: int = 0
+    ) -> None:
         super().__init__(interpolation=interpolation, fill=fill)
         if policy not in ("imagenet", "cifar10", "svhn"):
-            raise ValueError(f"got policy={policy!r}; allowed are imagenet, cifar10 and svhn: choose one")
+            raise ValueError(
+                f"got policy={policy!r}; allowed are imagenet, cifar10 and svhn: choose one"
+            )
         self.tabulate(read_sub_policies(FOLDER / f"{policy}.yaml"), RAND_AUGMENT)
 
 
 class FastAutoAugment(_Drawn):
     """Fast AutoAugment (Lim et al. 2019): one of the sub-policies of a file.
 
-    Its recipe holds the sub-policies and not the file's name, so that a run does not depend on a file that moves.
+    Its recipe holds the sub-policies and not the file's name, so that a run does not depend on a
+    file that moves.
 
     Args:
-        file: of sub-policies, YAML or JSON; `None` for those that a search found on the embedded emoji.
-        sub_policies: instead of a file, each a list of operations with probability and level in [0, 1].
+        file: of sub-policies, YAML or JSON; `None` for those that a search found on the embedded
+            emoji.
+        sub_policies: instead of a file, each a list of operations with probability and level in [0,
+            1].
         interpolation: of shears, translations and rotations.
         fill: level of what they bring into the image, and of cutouts, 0 to 255.
     """
@@ -246,7 +302,9 @@ class FastAutoAugment(_Drawn):
     ) -> None:
         super().__init__(interpolation=interpolation, fill=fill)
         if file is not None and sub_policies is not None:
-            raise ValueError("got a file and sub_policies; allowed is one of the two: leave the other out")
+            raise ValueError(
+                "got a file and sub_policies; allowed is one of the two: leave the other out"
+            )
         if sub_policies is None:
             found = read_sub_policies(FOLDER / "emoji.yaml" if file is None else file)
         else:

@@ -1,13 +1,13 @@
 """Gaussian blur with one sigma a sample, as two depthwise convolutions.
 
-SimCLR (Chen et al. 2020, appendix A) blurs half of the images with sigma from U(0.1, 2) and a kernel a tenth of the
-image's height wide.
+SimCLR (Chen et al. 2020, appendix A) blurs half of the images with sigma from U(0.1, 2) and a
+kernel a tenth of the image's height wide.
 
-On a CPU a depthwise convolution is as wide as its channels are many: 16 at a time with AVX-512. Small images fill it
-together, with a channel of each in every lane. A large image fills it alone, with its lines or columns as the channels,
-and then needs no more taps than its own sigma asks for. Which way is taken depends on the size of the image alone, so
-that a sample's pixels do not depend on its company.
-"""
+On a CPU a depthwise convolution is as wide as its channels are many: 16 at a time with AVX-512.
+Small images fill it together, with a channel of each in every lane. A large image fills it alone,
+with its lines or columns as the channels, and then needs no more taps than its own sigma asks for.
+Which way is taken depends on the size of the image alone, so that a sample's pixels do not depend
+on its company."""
 
 import math
 from collections.abc import Sequence
@@ -33,15 +33,19 @@ class GaussianBlur(Transform):
     Equal to `torchvision.transforms.v2.functional.gaussian_blur` on float images within 1e-6.
 
     Args:
-        kernel: width of the kernel in pixels, odd. `None` for a tenth of the image's height, made odd: 23 at 224
-            pixels, 9 at 96, 3 at 32, and none at all under 20.
+        kernel: width of the kernel in pixels, odd. `None` for a tenth of the image's height, made
+            odd: 23 at 224 pixels, 9 at 96, 3 at 32, and none at all under 20.
         sigma: range of the standard deviation in pixels, drawn uniformly.
         p: share of the images that are blurred.
     """
 
-    def __init__(self, *, kernel: int | None = None, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5) -> None:
+    def __init__(
+        self, *, kernel: int | None = None, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5
+    ) -> None:
         if kernel is not None and (kernel < 1 or kernel % 2 == 0):
-            raise ValueError(f"got kernel={kernel}; allowed is an odd number of pixels: use {max(1, kernel + 1)}")
+            raise ValueError(
+                f"got kernel={kernel}; allowed is an odd number of pixels: use {max(1, kernel + 1)}"
+            )
         if not 0.0 < sigma[0] <= sigma[1]:
             raise ValueError(f"got sigma={tuple(sigma)}; allowed is 0 < low <= high: give pixels")
         self.kernel = kernel
@@ -64,7 +68,9 @@ class GaussianBlur(Transform):
                 "twice the shorter side: use a smaller kernel"
             )
         sigma = params["sigma"].to(x.dtype)
-        return where_rows(x, params["chosen"], lambda part, rows: blurred(part, sigma[rows], radius))
+        return where_rows(
+            x, params["chosen"], lambda part, rows: blurred(part, sigma[rows], radius)
+        )
 
 
 def blurred(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
@@ -84,10 +90,13 @@ def _blur_together(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     count, channels, height, width = x.shape
     groups = count * channels
     if groups == 1:
-        # A lone group is no depthwise convolution: torch would take another algorithm, which rounds differently.
+        # A lone group is no depthwise convolution: torch would take another algorithm, which rounds
+        # differently.
         return _blur_together(x.expand(2, -1, -1, -1), sigma.expand(2), radius)[:1]
     kernel = _kernel(sigma, radius).repeat_interleave(channels, dim=0)
-    y = F.pad(x, (radius,) * 4, mode="reflect").view(1, groups, height + 2 * radius, width + 2 * radius)
+    y = F.pad(x, (radius,) * 4, mode="reflect").view(
+        1, groups, height + 2 * radius, width + 2 * radius
+    )
     y = F.conv2d(y, kernel.view(groups, 1, 1, -1), groups=groups)
     y = F.conv2d(y, kernel.view(groups, 1, -1, 1), groups=groups)
     return y.view(x.shape)
@@ -97,7 +106,9 @@ def _blur_alone(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """`_blur_together`, one image after the other."""
     reaches = [min(radius, math.ceil(_REACH * value)) for value in sigma.tolist()]
     parts = zip(torch.split(x, 1), torch.split(sigma, 1), reaches, strict=True)
-    return torch.cat([_blur_one(image, _kernel(value, reach), reach) for image, value, reach in parts])
+    return torch.cat(
+        [_blur_one(image, _kernel(value, reach), reach) for image, value, reach in parts]
+    )
 
 
 def _blur_one(x: Tensor, kernel: Tensor, radius: int) -> Tensor:
@@ -106,8 +117,15 @@ def _blur_one(x: Tensor, kernel: Tensor, radius: int) -> Tensor:
     # Along the lines: bundles of lines are the groups, which takes no copy.
     bundles = math.gcd(height, 16) * channels
     y = F.pad(x, (radius, radius, 0, 0), mode="reflect").view(1, bundles, -1, width + 2 * radius)
-    y = F.conv2d(y, kernel.expand(bundles, -1).view(bundles, 1, 1, -1), groups=bundles).view(x.shape)
-    # Along the columns: every column is a group, which is what the memory already looks like to "channels last".
-    y = F.pad(y, (0, 0, radius, radius), mode="reflect").view(channels, -1, 1, width).permute(0, 3, 1, 2)
+    y = F.conv2d(y, kernel.expand(bundles, -1).view(bundles, 1, 1, -1), groups=bundles).view(
+        x.shape
+    )
+    # Along the columns: every column is a group, which is what the memory already looks like to
+    # "channels last".
+    y = (
+        F.pad(y, (0, 0, radius, radius), mode="reflect")
+        .view(channels, -1, 1, width)
+        .permute(0, 3, 1, 2)
+    )
     y = F.conv2d(y, kernel.expand(width, -1).view(width, 1, -1, 1), groups=width)
     return y.permute(0, 2, 3, 1).reshape(x.shape)

@@ -1,10 +1,10 @@
 """Colour: jitter of brightness, contrast, saturation and hue in an order of its own for each sample, and greyscale.
 
-Every operation is that of `torchvision.transforms.v2.functional` on float images. Two things make it fast on a batch.
-The samples whose next operation is the same are brought together and changed in place, a few at a time, so
-that the temporaries stay in the cache. And hue needs no round trip through HSV: turning the hue keeps the largest and
-the smallest of the three channels, so the result is `smallest + chroma · w(hue)` with a piecewise linear `w`.
-"""
+Every operation is that of `torchvision.transforms.v2.functional` on float images. Two things make
+it fast on a batch. The samples whose next operation is the same are brought together and changed in
+place, a few at a time, so that the temporaries stay in the cache. And hue needs no round trip
+through HSV: turning the hue keeps the largest and the smallest of the three channels, so the result
+is `smallest + chroma · w(hue)` with a piecewise linear `w`."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -26,8 +26,9 @@ _LUMA = (0.2989, 0.587, 0.114)
 class ColorJitter(Transform):
     """Jitter the colours of some of the images.
 
-    Equal to `adjust_brightness`, `adjust_contrast`, `adjust_saturation` and `adjust_hue` one after the other in the
-    drawn order, within 1e-5. Images of one channel have no saturation and no hue, as in torchvision.
+    Equal to `adjust_brightness`, `adjust_contrast`, `adjust_saturation` and `adjust_hue` one after
+    the other in the drawn order, within 1e-5. Images of one channel have no saturation and no hue,
+    as in torchvision.
 
     Args:
         brightness: factors are drawn from `[max(0, 1 − brightness), 1 + brightness]`; 0 for none.
@@ -52,21 +53,33 @@ class ColorJitter(Transform):
                 "use 0 to leave one out"
             )
         if not 0.0 <= hue <= 0.5:
-            raise ValueError(f"got hue={hue}; allowed is 0 to 0.5 (half the circle each way): use 0 to leave it out")
-        self.strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+            raise ValueError(
+                f"got hue={hue}; allowed is 0 to 0.5 (half the circle each way): use 0 to leave it out"
+            )
+        self.strengths = {
+            "brightness": brightness,
+            "contrast": contrast,
+            "saturation": saturation,
+            "hue": hue,
+        }
         self.p = probability(p, "p")
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """The parameters of each sample.
 
         Returns:
-            `chosen`, bool `[B]`; a float32 `[B]` a name of `brightness`, `contrast`, `saturation` (factors) and `hue`
-            (a fraction of the circle); `order`, int64 `[B, 4]`, of places in this list.
+            `chosen`, bool `[B]`; a float32 `[B]` a name of `brightness`, `contrast`, `saturation`
+            (factors) and `hue` (a fraction of the circle); `order`, int64 `[B, 4]`, of places in
+            this list.
         """
         params = {"chosen": draws.chance("chosen", self.p), "order": draws.permutation("order", 4)}
         fractions = draws.uniform("factors", 4).unbind(1)
         for (name, strength), fraction in zip(self.strengths.items(), fractions, strict=True):
-            low, high = (-strength, strength) if name == "hue" else (max(0.0, 1.0 - strength), 1.0 + strength)
+            low, high = (
+                (-strength, strength)
+                if name == "hue"
+                else (max(0.0, 1.0 - strength), 1.0 + strength)
+            )
             params[name] = low + (high - low) * fraction
         return params
 
@@ -74,7 +87,11 @@ class ColorJitter(Transform):
         """Jitter the chosen rows."""
         _check_channels(x)
         grey = x.shape[1] == 1
-        names = [name for name, s in self.strengths.items() if s > 0.0 and not (grey and name in _ONLY_COLOUR)]
+        names = [
+            name
+            for name, s in self.strengths.items()
+            if s > 0.0 and not (grey and name in _ONLY_COLOUR)
+        ]
         if not names or not bool(params["chosen"].any()):
             return x
         factors = {name: params[name].to(x.dtype).view(-1, 1, 1, 1) for name in names}
@@ -136,10 +153,14 @@ def _together(x: Tensor, params: Params, factors: Params, at_a_time: int) -> Ten
         rows = op.argsort(stable=True)
         y, before = y.index_select(0, before[rows]), rows.argsort()
         sizes = torch.bincount(op, minlength=untouched + 1).tolist()
-        for (name, change_), part, group in zip(_JITTER, torch.split(y, sizes), torch.split(rows, sizes), strict=False):
+        for (name, change_), part, group in zip(
+            _JITTER, torch.split(y, sizes), torch.split(rows, sizes), strict=False
+        ):
             if name in factors and len(group):
                 factor = factors[name].index_select(0, group)
-                for some, own in zip(torch.split(part, at_a_time), torch.split(factor, at_a_time), strict=True):
+                for some, own in zip(
+                    torch.split(part, at_a_time), torch.split(factor, at_a_time), strict=True
+                ):
                     change_(some, own)
     return y.index_select(0, before)
 
@@ -155,7 +176,8 @@ def _brightness_(x: Tensor, factor: Tensor) -> None:
 
 
 def _contrast_(x: Tensor, factor: Tensor) -> None:
-    # Lines first: a reduction to one number is split among threads, and would depend on the size of the batch.
+    # Lines first: a reduction to one number is split among threads, and would depend on the size of
+    # the batch.
     total = x.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True)
     mean = (luma(total) if x.shape[1] == 3 else total).div_(x.shape[2] * x.shape[3])
     x.mul_(factor).add_(mean.mul_(1.0 - factor)).clamp_(0.0, 1.0)
@@ -175,18 +197,19 @@ def _centres(dtype: torch.dtype, device: torch.device) -> Tensor:
 def turn_hue_(x: Tensor, turn: Tensor) -> None:
     """Turn the hue of `x` `[B, 3, H, W]` by a fraction of the circle, in place.
 
-    The hue runs over [−3, 3) with red at −3, green at −1 and blue at 1. Of three channels with largest M, smallest m
-    and chroma d = M − m, green is m + d · w(hue + 1), blue m + d · w(hue − 1) and red, across the cut of the circle,
-    M − d · w(hue), where w(t) = clamp(2 − |t|, 0, 1). On each half of the circle one channel changes at a time, so
-    that |hue| is 2 − (green + blue − red − m) / d; its sign is that of blue − green.
-    """
+    The hue runs over [−3, 3) with red at −3, green at −1 and blue at 1. Of three channels with
+    largest M, smallest m and chroma d = M − m, green is m + d · w(hue + 1), blue m + d · w(hue − 1)
+    and red, across the cut of the circle, M − d · w(hue), where w(t) = clamp(2 − |t|, 0, 1). On
+    each half of the circle one channel changes at a time, so that |hue| is 2 − (green + blue − red
+    − m) / d; its sign is that of blue − green."""
     red, green, blue = x.unbind(1)
     largest, smallest = x.amax(dim=1), x.amin(dim=1)
     chroma = (largest - smallest).clamp_(min=1e-30)
     hue = (red - green).sub_(blue).sub_(smallest).add_(largest, alpha=2.0)
     hue = torch.copysign(hue, blue - green).div_(chroma).add_(turn.view(-1, 1, 1), alpha=6.0)
     hue.sub_((hue * (1.0 / 6.0)).round_(), alpha=6.0)
-    # x becomes chroma · (2 − w), and is taken from what each channel is with w = 2, which no pixel has.
+    # x becomes chroma · (2 − w), and is taken from what each channel is with w = 2, which no pixel
+    # has.
     torch.sub(hue.unsqueeze(1), _centres(x.dtype, x.device), out=x)
     x.abs_().clamp_(1.0, 2.0).mul_(chroma.unsqueeze(1))
     red.add_(largest.sub_(chroma, alpha=2.0))

@@ -1,10 +1,9 @@
 """Geometry of images: random resized crop, horizontal flip; and normalisation.
 
-The crop is that of Inception (Szegedy et al. 2015) as torchvision draws it: up to ten tries of an area and an aspect
-ratio, then the largest centred box of an allowed ratio. Here the ten tries are drawn at once as fractions, so that the
-draw does not depend on the image, and a loader worker that crops while it decodes takes the very box that the device
-would have taken.
-"""
+The crop is that of Inception (Szegedy et al. 2015) as torchvision draws it: up to ten tries of an
+area and an aspect ratio, then the largest centred box of an allowed ratio. Here the ten tries are
+drawn at once as fractions, so that the draw does not depend on the image, and a loader worker that
+crops while it decodes takes the very box that the device would have taken."""
 
 import math
 from collections.abc import Sequence
@@ -27,19 +26,21 @@ def probability(p: float, name: str) -> float:
         ValueError: when it is not in [0, 1].
     """
     if not 0.0 <= p <= 1.0:
-        raise ValueError(f"got {name}={p}; allowed is a probability of 0 to 1: give the share of samples to change")
+        raise ValueError(
+            f"got {name}={p}; allowed is a probability of 0 to 1: give the share of samples to change"
+        )
     return p
 
 
 class RandomResizedCrop(Transform):
     """Cut a random box out of each image and resize it, antialiased.
 
-    Given the same box it equals `torchvision.transforms.v2.functional.resized_crop`: exactly on a CPU, for uint8 and
-    for float images (see `mezzotint.augment.image.resample` for other devices).
+    Given the same box it equals `torchvision.transforms.v2.functional.resized_crop`: exactly on a
+    CPU, for uint8 and for float images (see `mezzotint.augment.image.resample` for other devices).
 
     Args:
-        size: height and width of the result in pixels; `None` for what the encoder takes, or, when the transform
-            is used on its own, for the size of the image.
+        size: height and width of the result in pixels; `None` for what the encoder takes, or, when
+            the transform is used on its own, for the size of the image.
         scale: range of the box's area, as a fraction of the image's.
         ratio: range of the box's width over its height; its logarithm is drawn uniformly.
         interpolation: `bilinear` or `bicubic`.
@@ -54,13 +55,21 @@ class RandomResizedCrop(Transform):
         interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     ) -> None:
         if size is not None and size < 1:
-            raise ValueError(f"got size={size}; allowed is 1 pixel or more: leave it out for what the encoder takes")
+            raise ValueError(
+                f"got size={size}; allowed is 1 pixel or more: leave it out for what the encoder takes"
+            )
         if not 0.0 < scale[0] <= scale[1] <= 1.0:
-            raise ValueError(f"got scale={tuple(scale)}; allowed is 0 < low <= high <= 1: give fractions of the area")
+            raise ValueError(
+                f"got scale={tuple(scale)}; allowed is 0 < low <= high <= 1: give fractions of the area"
+            )
         if not 0.0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"got ratio={tuple(ratio)}; allowed is 0 < low <= high: give width over height")
+            raise ValueError(
+                f"got ratio={tuple(ratio)}; allowed is 0 < low <= high: give width over height"
+            )
         if interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(f"got interpolation={interpolation!r}; allowed are bilinear and bicubic: choose one")
+            raise ValueError(
+                f"got interpolation={interpolation!r}; allowed are bilinear and bicubic: choose one"
+            )
         self.size = size
         self.scale = (float(scale[0]), float(scale[1]))
         self.ratio = (float(ratio[0]), float(ratio[1]))
@@ -97,7 +106,9 @@ class RandomResizedCrop(Transform):
         first = fits.to(torch.int8).argmax(dim=1, keepdim=True)
         boxes = torch.stack([top, left, h, w], dim=2)
         chosen = boxes.gather(1, first.unsqueeze(2).expand(-1, 1, 4)).squeeze(1)
-        return torch.where(fits.any(dim=1, keepdim=True), chosen, chosen.new_tensor(self._centre(height, width)))
+        return torch.where(
+            fits.any(dim=1, keepdim=True), chosen, chosen.new_tensor(self._centre(height, width))
+        )
 
     def _centre(self, height: int, width: int) -> tuple[int, int, int, int]:
         """The largest centred box of an allowed ratio, for when no candidate fits."""
@@ -145,7 +156,8 @@ class HorizontalFlip(Transform):
 class Normalize(Transform):
     """Subtract a mean and divide by a standard deviation, a channel; equal to `functional.normalize`.
 
-    View generators do this last, as the encoder's input asks for; a recipe needs it only in a pipeline of its own.
+    View generators do this last, as the encoder's input asks for; a recipe needs it only in a
+    pipeline of its own.
 
     Args:
         mean: one value a channel, of values in [0, 1].

@@ -1,14 +1,13 @@
 """Many augmentation strategies for one image (MASSRL, arXiv 2205.11772; MV-MA, Applied Intelligence 2023).
 
-The paper and its code disagree, and both ways are here. The paper's figure *samples*: each view draws a strategy. The
-code applies *all*: each crop goes through every strategy, so that two crops and four strategies give eight views, on
-crops that the strategies share or that each has of its own. MV-MA adds local crops, and weighs the pairs of global
-views against those with a local one.
+The paper and its code disagree, and both ways are here. The paper's figure *samples*: each view
+draws a strategy. The code applies *all*: each crop goes through every strategy, so that two crops
+and four strategies give eight views, on crops that the strategies share or that each has of its
+own. MV-MA adds local crops, and weighs the pairs of global views against those with a local one.
 
-Differs from the code: every view is normalised alike (its AutoAugment and RandAugment views were not); the local crops
-that are compared are the local crops (its indices were off by one); and what a list says is not said again by a number
-that has to agree with it.
-"""
+Differs from the code: every view is normalised alike (its AutoAugment and RandAugment views were
+not); the local crops that are compared are the local crops (its indices were off by one); and what
+a list says is not said again by a number that has to agree with it."""
 
 import math
 from typing import Literal
@@ -30,10 +29,11 @@ class LocalLoss(Component):
     The loss is a · (global pairs) + (1 − a) · (pairs with a local crop).
 
     Args:
-        compare: `"local_global"`: local crops predict global targets; `"local_local"`: they predict each other.
+        compare: `"local_global"`: local crops predict global targets; `"local_local"`: they predict
+            each other.
         weight: a, at the start.
-        schedule: `"constant"` keeps it; `"cosine"` lowers it to 0 along half a cosine; `"step"` has 0.5 until 30 % of
-            training, 0.8 until 90 %, then 1.
+        schedule: `"constant"` keeps it; `"cosine"` lowers it to 0 along half a cosine; `"step"` has
+            0.5 until 30 % of training, 0.8 until 90 %, then 1.
     """
 
     def __init__(
@@ -64,14 +64,15 @@ class LocalLoss(Component):
 class MultiAugment(ImageViews):
     """Views by several strategies.
 
-    With `mode: all` there is a view for each crop and strategy, crop by crop; with `sampled` one for each crop. Global
-    crops come first.
+    With `mode: all` there is a view for each crop and strategy, crop by crop; with `sampled` one
+    for each crop. Global crops come first.
 
     Args:
-        strategies: the policies; in a recipe a list such as `[{kind: simclr}, {kind: rand_augment}]`.
+        strategies: the policies; in a recipe a list such as `[{kind: simclr}, {kind:
+            rand_augment}]`.
         mode: `"all"`: each crop goes through every strategy; `"sampled"`: each draws one.
-        crops: `"shared"`: all strategies see the same crop and flip; `"separate"`: each has its own. With
-            `mode: all` alone, where the default is shared.
+        crops: `"shared"`: all strategies see the same crop and flip; `"separate"`: each has its
+            own. With `mode: all` alone, where the default is shared.
         num_global: large crops.
         num_local: small crops.
         crop: the box of the large crops.
@@ -94,7 +95,9 @@ class MultiAugment(ImageViews):
         local_loss: LocalLoss | None = None,
     ) -> None:
         if not strategies:
-            raise ValueError("got no strategies; allowed is one or more: give a list such as [{kind: simclr}]")
+            raise ValueError(
+                "got no strategies; allowed is one or more: give a list such as [{kind: simclr}]"
+            )
         if mode == "sampled" and crops is not None:
             raise ValueError(
                 f"got crops={crops!r} with mode='sampled', where each crop has a single view; allowed with it is none: "
@@ -107,8 +110,12 @@ class MultiAugment(ImageViews):
                 "one global crop and two views in all: give for example 2 and 0"
             )
         if local_loss is not None and num_local == 0:
-            raise ValueError("got local_loss without local crops; allowed is either both or none: set num_local")
-        chosen: list[Policy] = [Choice(policies=strategies)] if mode == "sampled" else list(strategies)
+            raise ValueError(
+                "got local_loss without local crops; allowed is either both or none: set num_local"
+            )
+        chosen: list[Policy] = (
+            [Choice(policies=strategies)] if mode == "sampled" else list(strategies)
+        )
         self.strategies, self.local_loss = chosen, local_loss
         self.views = []
         for number in range(num_global + num_local):
@@ -116,14 +123,23 @@ class MultiAugment(ImageViews):
             first = len(self.views)
             for place, policy in enumerate(chosen):
                 shared = first if place and crops != "separate" else None
-                tag = "local" if number >= num_global else "global" if mode == "sampled" else _tag(chosen, place)
+                tag = (
+                    "local"
+                    if number >= num_global
+                    else "global"
+                    if mode == "sampled"
+                    else _tag(chosen, place)
+                )
                 self.views.append(View(tag, box, flip, policy, crop_of=shared))
 
     def pairing(self, progress: float) -> tuple[Pairing, list[float] | None]:
         """All pairs alike, or those that the local loss asks for, with their weights."""
         if self.local_loss is None:
             return (), None
-        places = {local: [p for p, v in enumerate(self.views) if (v.tag == "local") == local] for local in (0, 1)}
+        places = {
+            local: [p for p, v in enumerate(self.views) if (v.tag == "local") == local]
+            for local in (0, 1)
+        }
         targets = places[1] if self.local_loss.compare == "local_local" else places[0]
         among = tuple((p, t) for t in places[0] for p in places[0] if p != t)
         beside = tuple((p, t) for t in targets for p in places[1] if p != t)

@@ -1,13 +1,13 @@
 """The operations of AutoAugment and its descendants, each on the samples that drew it.
 
-Like the published code they work on the 256 levels of a stored image, which are kept here as whole numbers in float32:
-every operation is then a few vectorised passes, in place, on any device, and no type is converted between them. Each
-equals the function of `torchvision.transforms.v2.functional` on the uint8 image, within one level; what is exactly
-equal and what is not stands in `docs/augmentation-policies.md`.
+Like the published code they work on the 256 levels of a stored image, which are kept here as whole
+numbers in float32: every operation is then a few vectorised passes, in place, on any device, and no
+type is converted between them. Each equals the function of `torchvision.transforms.v2.functional`
+on the uint8 image, within one level; what is exactly equal and what is not stands in
+`docs/augmentation-policies.md`.
 
-The samples of a batch are sorted by what they drew, so that an operation is called once for all of its samples, and the
-five affine ones together.
-"""
+The samples of a batch are sorted by what they drew, so that an operation is called once for all of
+its samples, and the five affine ones together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,8 +55,11 @@ def _color_(x: Tensor, m: Tensor) -> None:
 
 def _contrast_(x: Tensor, m: Tensor) -> None:
     grey = luma(x).floor_() if x.shape[1] == 3 else x
-    # Lines first: a reduction to one number is split among threads, and would depend on the size of the batch.
-    _blend_(x, grey.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True).div_(x.shape[2] * x.shape[3]), m)
+    # Lines first: a reduction to one number is split among threads, and would depend on the size of
+    # the batch.
+    _blend_(
+        x, grey.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True).div_(x.shape[2] * x.shape[3]), m
+    )
 
 
 def _blend_(x: Tensor, other: Tensor, m: Tensor) -> None:
@@ -164,11 +167,17 @@ def apply_operations(
     Returns:
         Whole levels of 0 to 255, in float32.
     """
-    order = (op == IDENTITY).to(torch.int8).argsort(dim=1, stable=True)  # what does nothing comes last
+    order = (
+        (op == IDENTITY).to(torch.int8).argsort(dim=1, stable=True)
+    )  # what does nothing comes last
     op, magnitude = op.gather(1, order), magnitude.gather(1, order)
     place = place.gather(1, order.unsqueeze(2).expand_as(place))
     numbered = op + torch.arange(op.shape[1], device=op.device) * len(NAMES)
-    sizes = torch.bincount(numbered.flatten(), minlength=op.shape[1] * len(NAMES)).view(-1, len(NAMES)).tolist()
+    sizes = (
+        torch.bincount(numbered.flatten(), minlength=op.shape[1] * len(NAMES))
+        .view(-1, len(NAMES))
+        .tolist()
+    )
     active = [len(x), *(len(x) - own[IDENTITY] for own in sizes[1:])]
     # Each stage adds the rows that it changes; a sample that is done stays where it is.
     made = torch.empty(sum(active), *x.shape[1:], dtype=x.dtype, device=x.device)
@@ -178,7 +187,15 @@ def apply_operations(
         rows = op[:, stage].argsort(stable=True)[:count]
         out = made[first : first + count]
         fetch = _Fetch(made[:first] if stage else x, newest[rows], out, stage == 0)
-        _stage(fetch, op[rows, stage], magnitude[rows, stage], place[rows, stage], sizes[stage], interpolation, fill)
+        _stage(
+            fetch,
+            op[rows, stage],
+            magnitude[rows, stage],
+            place[rows, stage],
+            sizes[stage],
+            interpolation,
+            fill,
+        )
         newest[rows] = torch.arange(first, first + count, device=x.device)
         first += count
     return made.index_select(0, newest)
@@ -223,7 +240,9 @@ def _stage(
 ) -> None:
     """Fetch and change rows that are sorted by their operation, `sizes[i]` of which have the i-th."""
     out = fetch.out
-    at_a_time = max(1, _CACHED_VALUES // out.shape[1:].numel() if out.device.type == "cpu" else len(out))
+    at_a_time = max(
+        1, _CACHED_VALUES // out.shape[1:].numel() if out.device.type == "cpu" else len(out)
+    )
     moved = sum(sizes[: len(AFFINE)])
     if moved:
         with part("affine"):
@@ -259,7 +278,8 @@ def _cut_out_(x: Tensor, share: Tensor, place: Tensor, fill: float) -> None:
     height, width = x.shape[2:]
     side = (share * width).round()
     left, top = (
-        (place[:, axis] * length - side / 2).clamp(min=0.0).floor() for axis, length in enumerate((width, height))
+        (place[:, axis] * length - side / 2).clamp(min=0.0).floor()
+        for axis, length in enumerate((width, height))
     )
     across, down = torch.arange(width, device=x.device), torch.arange(height, device=x.device)
     columns = (across >= left.unsqueeze(1)) & (across < (left + side).unsqueeze(1))

@@ -1,11 +1,11 @@
 """Augmentation policies as they were published, after the crop and the flip.
 
-A policy is a sequence of transforms under a family of its own, so that a recipe can say `policy: {kind: simclr}`. The
-order is that of the papers' code: jitter, greyscale, blur, solarise. Without `blur_p` (0) they are the versions for
-small images.
+A policy is a sequence of transforms under a family of its own, so that a recipe can say `policy:
+{kind: simclr}`. The order is that of the papers' code: jitter, greyscale, blur, solarise. Without
+`blur_p` (0) they are the versions for small images.
 
-What is done to a view after its crop and flip: transforms one after the other, or one of several policies.
-"""
+What is done to a view after its crop and flip: transforms one after the other, or one of several
+policies."""
 
 from collections.abc import Sequence
 
@@ -51,7 +51,9 @@ class Choice(Policy):
 
     def __init__(self, *, policies: list[Policy]) -> None:
         if not policies:
-            raise ValueError("got no policies; allowed is one or more: give a list such as [{kind: simclr}]")
+            raise ValueError(
+                "got no policies; allowed is one or more: give a list such as [{kind: simclr}]"
+            )
         super().__init__(transforms=list(policies))
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
@@ -76,8 +78,14 @@ class Choice(Policy):
             rows = (params["policy"] == place).nonzero().squeeze(1)
             if len(rows):
                 prefix = f"{name}."
-                own = {k.removeprefix(prefix): v[rows] for k, v in params.items() if k.startswith(prefix)}
-                parts.append(policy.apply(x if len(rows) == len(x) else x.index_select(0, rows), own))
+                own = {
+                    k.removeprefix(prefix): v[rows]
+                    for k, v in params.items()
+                    if k.startswith(prefix)
+                }
+                parts.append(
+                    policy.apply(x if len(rows) == len(x) else x.index_select(0, rows), own)
+                )
                 order.append(rows)
         if len(parts) < 2:
             return parts[0] if parts else x
@@ -96,10 +104,12 @@ def simclr(
     """The policy of SimCLR (Chen et al. 2020, appendix A): strong jitter, greyscale, blur.
 
     Args:
-        strength: of the jitter, which is (0.8, 0.8, 0.8, 0.2) times it; 1 on ImageNet, 0.5 on CIFAR-10.
+        strength: of the jitter, which is (0.8, 0.8, 0.8, 0.2) times it; 1 on ImageNet, 0.5 on
+            CIFAR-10.
         jitter_p: share of the images whose colours are jittered.
         gray_p: share of the images that turn grey.
-        blur_p: share of the images that are blurred, with a sigma of 0.1 to 2 pixels; the paper has 0 on CIFAR-10.
+        blur_p: share of the images that are blurred, with a sigma of 0.1 to 2 pixels; the paper has
+            0 on CIFAR-10.
         blur_kernel: width in pixels; `None` for a tenth of the image.
     """
     jitter = (0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
@@ -120,7 +130,11 @@ def mocov1(*, jitter_p: float = 1.0, gray_p: float = 0.2) -> Policy:
 
 @factory
 def mocov2(
-    *, jitter_p: float = 0.8, gray_p: float = 0.2, blur_p: float = 0.5, blur_kernel: int | None = None
+    *,
+    jitter_p: float = 0.8,
+    gray_p: float = 0.2,
+    blur_p: float = 0.5,
+    blur_kernel: int | None = None,
 ) -> Policy:
     """The policy of MoCo v2 (Chen et al. 2020), also of SimSiam and SSQL: a jitter of (0.4, 0.4, 0.4, 0.1).
 
@@ -144,7 +158,8 @@ def byol(
 ) -> Policy:
     """The policy of BYOL (Grill et al. 2020, appendix B) and MoCo v3: a jitter of (0.4, 0.4, 0.2, 0.1), solarise.
 
-    The two views differ: the first is as the defaults say, the second has `blur_p=0.1, solarize_p=0.2`.
+    The two views differ: the first is as the defaults say, the second has `blur_p=0.1,
+    solarize_p=0.2`.
 
     Args:
         blur_p: share of the images that are blurred.
@@ -190,7 +205,9 @@ def _published(
     brightness, contrast, saturation, hue = jitter
     return Policy(
         transforms=[
-            ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, p=jitter_p),
+            ColorJitter(
+                brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, p=jitter_p
+            ),
             Grayscale(p=gray_p),
             GaussianBlur(kernel=blur_kernel, p=blur_p),
             Solarize(p=solarize_p),

@@ -1,8 +1,8 @@
 """Strategies that draw operations for each sample: RandAugment and TrivialAugment; the base of the others.
 
-A strategy is a policy that draws, for each sample, some operations and their magnitudes. What it may draw from is a
-*space*: for each operation the range of its magnitudes, from the weakest to the strongest.
-"""
+A strategy is a policy that draws, for each sample, some operations and their magnitudes. What it
+may draw from is a *space*: for each operation the range of its magnitudes, from the weakest to the
+strongest."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,7 +79,12 @@ EXTRA: dict[str, Range] = {
 }
 """SimCLR's operations that are not among them; its three others are `brightness`, `contrast` and `color`."""
 
-RAND_AUGMENT: dict[str, Range] = {**_PUBLISHED, **EXTRA, "invert": Range(), "cutout": Range(0.0, 0.2)}
+RAND_AUGMENT: dict[str, Range] = {
+    **_PUBLISHED,
+    **EXTRA,
+    "invert": Range(),
+    "cutout": Range(0.0, 0.2),
+}
 """All operations that RandAugment can be given."""
 
 TRIVIAL_AUGMENT: dict[str, Range] = {
@@ -98,8 +103,8 @@ TRIVIAL_AUGMENT: dict[str, Range] = {
 class Strategy(Policy, ABC, abstract=True):
     """A policy that draws operations for each sample.
 
-    The view is rounded to the 256 levels of a stored image first, as torchvision does, and what comes out are
-    multiples of 1/255.
+    The view is rounded to the 256 levels of a stored image first, as torchvision does, and what
+    comes out are multiples of 1/255.
 
     Attributes:
         interpolation: of shears, translations and rotations.
@@ -108,7 +113,9 @@ class Strategy(Policy, ABC, abstract=True):
 
     def __init__(self, *, interpolation: Sampling, fill: int) -> None:
         if interpolation not in ("nearest", "bilinear"):
-            raise ValueError(f"got interpolation={interpolation!r}; allowed are nearest and bilinear: choose one")
+            raise ValueError(
+                f"got interpolation={interpolation!r}; allowed are nearest and bilinear: choose one"
+            )
         if not 0 <= fill <= 255:
             raise ValueError(f"got fill={fill}; allowed is a level of 0 to 255: 128 is grey")
         super().__init__(transforms=[])
@@ -153,7 +160,8 @@ class RandAugment(Strategy):
         std: deviation of the magnitude, drawn for each operation and kept within the bins.
         p: probability of each operation; otherwise it is left out.
         extended: add the colour operations of SimCLR that are missing: hue, greyscale and blur.
-        names: the operations to draw from, instead; one that is named twice is drawn twice as often.
+        names: the operations to draw from, instead; one that is named twice is drawn twice as
+            often.
         interpolation: of shears, translations and rotations.
         fill: level of what they bring into the image, 0 to 255.
     """
@@ -180,7 +188,9 @@ class RandAugment(Strategy):
                 "9 of 31 is published"
             )
         if std < 0.0 or not 0.0 < p <= 1.0:
-            raise ValueError(f"got std={std}, p={p}; allowed are 0 or more and a probability in (0, 1]: 0.5 and 0.5")
+            raise ValueError(
+                f"got std={std}, p={p}; allowed are 0 or more and a probability in (0, 1]: 0.5 and 0.5"
+            )
         if names is not None and extended:
             raise ValueError(
                 "got extended=True and a list of names; allowed is one of the two: leave extended out, "
@@ -196,10 +206,16 @@ class RandAugment(Strategy):
         which = draws.integers("operation", self.num_ops, high=len(self.names_drawn))
         level = torch.full(which.shape, float(self.magnitude), dtype=torch.float64)
         if self.std > 0.0:
-            level = (level + self.std * draws.normal("level", self.num_ops)).clamp_(0.0, self.bins - 1.0)
-        op, magnitude = magnitudes(RAND_AUGMENT, self.names_drawn, which, level / (self.bins - 1), draws, shape)
+            level = (level + self.std * draws.normal("level", self.num_ops)).clamp_(
+                0.0, self.bins - 1.0
+            )
+        op, magnitude = magnitudes(
+            RAND_AUGMENT, self.names_drawn, which, level / (self.bins - 1), draws, shape
+        )
         if self.p < 1.0:
-            op = torch.where(draws.uniform("applied", self.num_ops) < self.p, op, NAMES.index("identity"))
+            op = torch.where(
+                draws.uniform("applied", self.num_ops) < self.p, op, NAMES.index("identity")
+            )
         return op, magnitude
 
 
@@ -237,7 +253,12 @@ class TrivialAugment(Strategy):
 
 
 def magnitudes(
-    space: Space, names: Sequence[str], which: Tensor, level: Tensor, draws: Draws, shape: Sequence[int]
+    space: Space,
+    names: Sequence[str],
+    which: Tensor,
+    level: Tensor,
+    draws: Draws,
+    shape: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """From what was drawn to operations and magnitudes, with a sign drawn where the range asks for one.
 
@@ -250,8 +271,12 @@ def magnitudes(
         shape: of the images.
     """
     ranges = [space[name] for name in names]
-    op, signed = torch.tensor([[NAMES.index(n), r.signed] for n, r in zip(names, ranges, strict=True)])[which].unbind(2)
-    turned = draws.integers("sign", which.shape[1], high=2) < signed  # those whose sign is drawn, and is minus
+    op, signed = torch.tensor(
+        [[NAMES.index(n), r.signed] for n, r in zip(names, ranges, strict=True)]
+    )[which].unbind(2)
+    turned = (
+        draws.integers("sign", which.shape[1], high=2) < signed
+    )  # those whose sign is drawn, and is minus
     magnitude = _at(ranges, which, level, shape)
     return op, torch.where(turned, -magnitude, magnitude).float()
 
@@ -273,8 +298,15 @@ def check_names(names: Iterable[str], space: Iterable[str]) -> None:
 def describe(params: Params, row: int) -> list[tuple[str, str]]:
     """What a strategy drew for one sample: each operation and its magnitude, without those that do nothing."""
     found = []
-    for op, magnitude in zip(params["op"][row].tolist(), params["magnitude"][row].tolist(), strict=True):
+    for op, magnitude in zip(
+        params["op"][row].tolist(), params["magnitude"][row].tolist(), strict=True
+    ):
         name = NAMES[op]
         if name != "identity":
-            found.append((name.replace("_", " "), f"{magnitude + 0.0:.3g}" if OPERATIONS[name].magnitude else ""))
+            found.append(
+                (
+                    name.replace("_", " "),
+                    f"{magnitude + 0.0:.3g}" if OPERATIONS[name].magnitude else "",
+                )
+            )
     return found

@@ -1,8 +1,7 @@
 """One view of a batch: crop, flip, policy, randomized quantization, normalisation.
 
-On a CPU the rows are made a few at a time, so that what one pass writes the next finds in the cache. A row is the same
-whatever others are made with it.
-"""
+On a CPU the rows are made a few at a time, so that what one pass writes the next finds in the
+cache. A row is the same whatever others are made with it."""
 
 import functools
 import math
@@ -65,10 +64,14 @@ class View:
             return input.shape[1], input.shape[2]
         return self.crop.size, self.crop.size
 
-    def draw(self, input: Input, draws: Draws, drawn: Sequence[dict[str, Params]] = ()) -> dict[str, Params]:
+    def draw(
+        self, input: Input, draws: Draws, drawn: Sequence[dict[str, Params]] = ()
+    ) -> dict[str, Params]:
         """Parameters of `crop`, and of each of `steps`; those of a shared crop are taken from what was `drawn`."""
         shape = (len(draws.ids), input.shape[0], *self.size(input))
-        shared = {} if self.crop_of is None else {name: drawn[self.crop_of][name] for name in _GEOMETRY}
+        shared = (
+            {} if self.crop_of is None else {name: drawn[self.crop_of][name] for name in _GEOMETRY}
+        )
         transforms = {"crop": self.crop, **self.steps}
         return {
             name: shared[name] if name in shared else transform.draw(shape, draws.fold(name))
@@ -101,8 +104,13 @@ def render_views(
     keep_freed_memory()
     first, device = views[0], images.device
     size = first.size(input)
-    boxes = None if cropped else first.crop.boxes(params[0]["crop"], images.shape[2], images.shape[3])
-    drawn = [{name: _moved(own[name], device) for name in view.steps} for view, own in zip(views, params, strict=True)]
+    boxes = (
+        None if cropped else first.crop.boxes(params[0]["crop"], images.shape[2], images.shape[3])
+    )
+    drawn = [
+        {name: _moved(own[name], device) for name in view.steps}
+        for view, own in zip(views, params, strict=True)
+    ]
     outs = [torch.empty(len(images), images.shape[1], *size, device=device) for _ in views]
     mean, std = per_channel(input.mean, outs[0]), per_channel(input.std, outs[0])
     at_a_time = _rows_at_a_time(len(images), math.prod(outs[0].shape[1:]), device)
@@ -146,9 +154,9 @@ def _rows_at_a_time(count: int, values: int, device: torch.device) -> int:
 def keep_freed_memory() -> None:
     """Let the C library keep the memory of temporaries, instead of returning it to the system after each operation.
 
-    glibc takes blocks of more than 128 kB from the system one by one, and gives them back, until it has seen a larger
-    one freed; then it serves up to that size (at most 32 MB) from memory it holds (mallopt(3), "dynamic mmap
-    threshold"). A training step has that effect by itself. Generating views alone has not, and was measured to spend a
-    third of its time at 32 pixels in page faults.
+    glibc takes blocks of more than 128 kB from the system one by one, and gives them back, until it
+    has seen a larger one freed; then it serves up to that size (at most 32 MB) from memory it holds
+    (mallopt(3), "dynamic mmap threshold"). A training step has that effect by itself. Generating
+    views alone has not, and was measured to spend a third of its time at 32 pixels in page faults.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)

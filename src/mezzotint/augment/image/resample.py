@@ -1,15 +1,15 @@
 """Cutting a box out of each image and resizing it, antialiased: the work behind a random resized crop.
 
-Both ways compute what `torchvision.transforms.v2.functional.resized_crop` computes for the same box. On a CPU each
-sample goes through torch's vectorised kernel, which works in integers for uint8 images and touches only the pixels of
-the box. On any other device one kernel a sample would be all launch and no work, so the whole batch is resized by two
-batched matrix products: a resize is separable and linear, and the weights of a box are a matrix a dimension.
+Both ways compute what `torchvision.transforms.v2.functional.resized_crop` computes for the same
+box. On a CPU each sample goes through torch's vectorised kernel, which works in integers for uint8
+images and touches only the pixels of the box. On any other device one kernel a sample would be all
+launch and no work, so the whole batch is resized by two batched matrix products: a resize is
+separable and linear, and the weights of a box are a matrix a dimension.
 
 Shear, translate and rotate: one sampling of the batch, with a matrix of its own for each sample.
 
-Each of the five operations is a 2 × 3 matrix from the pixels of the result to those of the source, in pixels from the
-centre of the image. So samples with different ones go through the same call.
-"""
+Each of the five operations is a 2 × 3 matrix from the pixels of the result to those of the source,
+in pixels from the centre of the image. So samples with different ones go through the same call."""
 
 from typing import Literal
 
@@ -21,7 +21,9 @@ Interpolation = Literal["bilinear", "bicubic"]
 Sampling = Literal["nearest", "bilinear"]
 
 
-def crop_and_resize(x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+def crop_and_resize(
+    x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation
+) -> Tensor:
     """Cut one box out of each image and resize it.
 
     Args:
@@ -31,9 +33,9 @@ def crop_and_resize(x: Tensor, boxes: Tensor, size: tuple[int, int], interpolati
         interpolation: with antialiasing.
 
     Returns:
-        `[B, C, *size]` of the same type. On a CPU equal to torchvision's. Elsewhere within 1e-5 for floats, and for
-        uint8 within two of 255 levels, since the CPU kernel rounds between the two dimensions; with `bicubic` it also
-        clips there, which can show next to hard edges.
+        `[B, C, *size]` of the same type. On a CPU equal to torchvision's. Elsewhere within 1e-5 for
+        floats, and for uint8 within two of 255 levels, since the CPU kernel rounds between the two
+        dimensions; with `bicubic` it also clips there, which can show next to hard edges.
     """
     if len(x) == 0:
         return x.new_empty(0, x.shape[1], *size)
@@ -41,7 +43,9 @@ def crop_and_resize(x: Tensor, boxes: Tensor, size: tuple[int, int], interpolati
     return way(x, boxes, size, interpolation)
 
 
-def one_by_one(x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+def one_by_one(
+    x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation
+) -> Tensor:
     """`crop_and_resize` by one call of torch's kernel a sample."""
     strides, first, shape = x.stride(), x.storage_offset(), list(size)
     channels = x.shape[1]
@@ -50,11 +54,15 @@ def one_by_one(x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: I
         # One view instead of three nested slices: at 32 pixels slicing costs a fifth of the resize.
         start = first + row * strides[0] + top * strides[2] + left * strides[3]
         box = x.as_strided((1, channels, height, width), strides, start)
-        crops.append(F.interpolate(box, shape, mode=interpolation, align_corners=False, antialias=True))
+        crops.append(
+            F.interpolate(box, shape, mode=interpolation, align_corners=False, antialias=True)
+        )
     return torch.cat(crops)
 
 
-def by_matrices(x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+def by_matrices(
+    x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation
+) -> Tensor:
     """`crop_and_resize` by two batched matrix products."""
     top, left, height, width = boxes.to(x.device).unbind(1)
     dtype = x.dtype if x.is_floating_point() else torch.float32
@@ -65,11 +73,13 @@ def by_matrices(x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: 
     return y if x.is_floating_point() else y.round_().clamp_(0, 255).to(x.dtype)
 
 
-def resize_weights(start: Tensor, length: Tensor, source: int, size: int, interpolation: Interpolation) -> Tensor:
+def resize_weights(
+    start: Tensor, length: Tensor, source: int, size: int, interpolation: Interpolation
+) -> Tensor:
     """The matrices that cut `length` of `source` pixels out from `start` on, and resize them to `size` pixels.
 
-    A triangle, or Keys' cubic with a = −1/2, as wide as the step between the output pixels and never narrower than one
-    input pixel; cut off at the box and normalised, as Pillow and torch do.
+    A triangle, or Keys' cubic with a = −1/2, as wide as the step between the output pixels and
+    never narrower than one input pixel; cut off at the box and normalised, as Pillow and torch do.
 
     Args:
         start: int64 `[B]`.
@@ -100,7 +110,9 @@ def _triangle(distance: Tensor) -> Tensor:
 def _cubic(distance: Tensor) -> Tensor:
     near = (1.5 * distance - 2.5) * distance**2 + 1.0
     far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
-    return torch.where(distance < 1.0, near, torch.where(distance < 2.0, far, torch.zeros_like(far)))
+    return torch.where(
+        distance < 1.0, near, torch.where(distance < 2.0, far, torch.zeros_like(far))
+    )
 
 
 AFFINE = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
@@ -114,7 +126,8 @@ def matrices(which: Tensor, magnitude: Tensor, height: int, width: int) -> Tenso
 
     Args:
         which: int64 `[K]`, places in `AFFINE`.
-        magnitude: float32 `[K]`: tangent of the shear's angle, pixels, or degrees counter-clockwise.
+        magnitude: float32 `[K]`: tangent of the shear's angle, pixels, or degrees
+            counter-clockwise.
         height: of the images in pixels.
         width: of the images in pixels.
 
@@ -126,7 +139,8 @@ def matrices(which: Tensor, magnitude: Tensor, height: int, width: int) -> Tenso
     # The six entries of an operation's matrix are each 0 or a factor times one of these.
     terms = torch.stack([torch.ones_like(m), m, m.trunc(), turn.cos(), turn.sin()], dim=1)
     one, cos = (0, 1.0), (3, 1.0)
-    # Shears leave the first line, or column, where it is; they are published about the corner, not the centre.
+    # Shears leave the first line, or column, where it is; they are published about the corner, not
+    # the centre.
     entries: list[list[tuple[int, float]]] = [
         [one, (1, 1.0), (1, height / 2), _ZERO, one, _ZERO],
         [one, _ZERO, _ZERO, (1, 1.0), one, (1, width / 2)],
@@ -163,8 +177,8 @@ def sample(x: Tensor, matrix: Tensor, interpolation: Sampling, fill: float = 0.0
 def move_levels_(x: Tensor, matrix: Tensor, fill: float = 0.0) -> None:
     """`sample` to the nearest pixel, in place, of whole levels of 0 to 255: bit for bit the same, and faster.
 
-    The three levels of a pixel are one number below 2²⁴, which float32 holds exactly, so that a pixel is fetched once
-    instead of three times.
+    The three levels of a pixel are one number below 2²⁴, which float32 holds exactly, so that a
+    pixel is fetched once instead of three times.
 
     Args:
         x: float32 `[K, C, H, W]`, whole levels.

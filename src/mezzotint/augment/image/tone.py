@@ -1,9 +1,8 @@
 """Solarise, posterise and equalise: remapping of tones, the same for every pixel of a channel.
 
-Solarise works on floats. The other two are defined on a grid of 256 levels, which is where Pillow and the published
-policies have them: the float image is rounded to uint8 as torchvision does (`floor(255.999 x)`), and the result is a
-multiple of 1/255.
-"""
+Solarise works on floats. The other two are defined on a grid of 256 levels, which is where Pillow
+and the published policies have them: the float image is rounded to uint8 as torchvision does
+(`floor(255.999 x)`), and the result is a multiple of 1/255."""
 
 from collections.abc import Sequence
 
@@ -27,7 +26,9 @@ class Solarize(Transform):
 
     def __init__(self, *, threshold: float = 0.5, p: float = 0.2) -> None:
         if not 0.0 <= threshold <= 1.0:
-            raise ValueError(f"got threshold={threshold}; allowed is 0 to 1: divide a threshold of levels by 255")
+            raise ValueError(
+                f"got threshold={threshold}; allowed is 0 to 1: divide a threshold of levels by 255"
+            )
         self.threshold, self.p = threshold, probability(p, "p")
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
@@ -39,7 +40,8 @@ class Solarize(Transform):
         return where_rows(x, params["chosen"], lambda part, rows: self._solarized(part))
 
     def _solarized(self, x: Tensor) -> Tensor:
-        # x + (1 - 2x) where bright: on a CPU a float mask is ten times faster than a bool one in `torch.where`.
+        # x + (1 - 2x) where bright: on a CPU a float mask is ten times faster than a bool one in
+        # `torch.where`.
         bright = x.clone().ge_(self.threshold)
         return bright.mul_(torch.mul(x, -2.0).add_(1.0)).add_(x)
 
@@ -56,7 +58,9 @@ class Posterize(Transform):
 
     def __init__(self, *, bits: tuple[int, int] = (4, 8), p: float = 1.0) -> None:
         if not 0 <= bits[0] <= bits[1] <= 8:
-            raise ValueError(f"got bits={tuple(bits)}; allowed is 0 <= fewest <= most <= 8: give how many to keep")
+            raise ValueError(
+                f"got bits={tuple(bits)}; allowed is 0 <= fewest <= most <= 8: give how many to keep"
+            )
         self.bits, self.p = (int(bits[0]), int(bits[1])), probability(p, "p")
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
@@ -77,8 +81,8 @@ class Posterize(Transform):
 class Equalize(Transform):
     """Flatten the histogram of each channel (AutoAugment, Cubuk et al. 2019).
 
-    Equal to `functional.equalize`, which like Pillow counts 256 levels, leaves the brightest one out of the total, and
-    leaves a channel alone that has fewer than 255 other pixels.
+    Equal to `functional.equalize`, which like Pillow counts 256 levels, leaves the brightest one
+    out of the total, and leaves a channel alone that has fewer than 255 other pixels.
 
     Args:
         p: share of the images that are changed.
@@ -107,7 +111,9 @@ def _from_levels(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _equalized(x: Tensor) -> Tensor:
     """Floats in [0, 1] through the grid of levels and back."""
-    return equalize_levels(_levels(x), torch.empty_like(x, memory_format=torch.contiguous_format)).mul_(1.0 / 255.0)
+    return equalize_levels(
+        _levels(x), torch.empty_like(x, memory_format=torch.contiguous_format)
+    ).mul_(1.0 / 255.0)
 
 
 def equalize_levels(levels: Tensor, out: Tensor) -> Tensor:
@@ -130,7 +136,14 @@ def equalize_levels(levels: Tensor, out: Tensor) -> Tensor:
     # No pixel lies above the brightest level, so as many lie below it as are not of it.
     others_P1 = below_PL.masked_fill(histogram_PL == 0.0, 0.0).amax(dim=1, keepdim=True)
     step_P1 = (others_P1 / 255.0).floor_()
-    table_PL = below_PL.add_((step_P1 / 2.0).floor_()).div_(step_P1.clamp(min=1.0)).floor_().clamp_(max=255.0)
-    table_PL = torch.where(step_P1 > 0.0, table_PL, torch.arange(256.0, dtype=torch.float64, device=levels.device))
+    table_PL = (
+        below_PL.add_((step_P1 / 2.0).floor_())
+        .div_(step_P1.clamp(min=1.0))
+        .floor_()
+        .clamp_(max=255.0)
+    )
+    table_PL = torch.where(
+        step_P1 > 0.0, table_PL, torch.arange(256.0, dtype=torch.float64, device=levels.device)
+    )
     torch.index_select(table_PL.view(-1).to(out.dtype), 0, places, out=out.view(-1))
     return out

@@ -1,11 +1,11 @@
 """Views of images: from a batch of stored images to the crops that a method contrasts.
 
-Everything is done on whole batches, on the device of the encoder; only the crop of large images is done earlier, by
-the loader workers that decode them, which ask `choosers` for the same boxes.
+Everything is done on whole batches, on the device of the encoder; only the crop of large images is
+done earlier, by the loader workers that decode them, which ask `choosers` for the same boxes.
 
-Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then moved: so a sample's views do
-not depend on the device, the batch, the worker or the process it happens to be in.
-"""
+Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then moved: so
+a sample's views do not depend on the device, the batch, the worker or the process it happens to be
+in."""
 
 import functools
 
@@ -48,7 +48,8 @@ class ImageViews(ViewGenerator):
             epoch: from 0.
 
         Returns:
-            For each view its parameters by `crop`, `flip`, `policy` and `randomized_quantization`, on the CPU.
+            For each view its parameters by `crop`, `flip`, `policy` and `randomized_quantization`,
+            on the CPU.
         """
         ids = ids.cpu()
         drawn: list[dict[str, Params]] = []
@@ -87,7 +88,9 @@ class ImageViews(ViewGenerator):
         ]
         crops = [view.crop for view in views]
         return [
-            functools.partial(_choose, crops, [rows_of(params, slice(row, row + 1)) for params in drawn], sizes)
+            functools.partial(
+                _choose, crops, [rows_of(params, slice(row, row + 1)) for params in drawn], sizes
+            )
             for row in range(len(ids))
         ]
 
@@ -151,12 +154,15 @@ class TwoViews(ImageViews):
     """Two views of each sample, alike or not.
 
     Args:
-        crop: the box of either view. `scale: [1, 1], ratio: [1, 1]` keeps the whole of a square image.
+        crop: the box of either view. `scale: [1, 1], ratio: [1, 1]` keeps the whole of a square
+            image.
         policy: of the first view, and of the second unless that has its own.
         second_policy: of the second view.
         flip: share of the samples that are mirrored.
-        randomized_quantization: of the first view, and of the second unless that has its own; `None` for none.
-        second_randomized_quantization: of the second view; one with `p: 0` quantizes the first view alone.
+        randomized_quantization: of the first view, and of the second unless that has its own;
+            `None` for none.
+        second_randomized_quantization: of the second view; one with `p: 0` quantizes the first view
+            alone.
     """
 
     def __init__(
@@ -232,8 +238,16 @@ class MultiCrop(ImageViews):
 
 
 def _choose(
-    crops: list[RandomResizedCrop], params: list[Params], sizes: list[tuple[int, int]], height: int, width: int
+    crops: list[RandomResizedCrop],
+    params: list[Params],
+    sizes: list[tuple[int, int]],
+    height: int,
+    width: int,
 ) -> list[tuple[Box, int]]:
     """A module-level function, so that a chooser can be sent to another process."""
-    boxes = [crop.boxes(own, height, width)[0].tolist() for crop, own in zip(crops, params, strict=True)]
-    return [((top, left, h, w), size) for (top, left, h, w), (size, _) in zip(boxes, sizes, strict=True)]
+    boxes = [
+        crop.boxes(own, height, width)[0].tolist() for crop, own in zip(crops, params, strict=True)
+    ]
+    return [
+        ((top, left, h, w), size) for (top, left, h, w), (size, _) in zip(boxes, sizes, strict=True)
+    ]

@@ -1,15 +1,19 @@
 """From a tensor of any layout to rows of numbers, from rows to their ranges and levels, and back.
 
-The range of a row is that of its finite, unmasked numbers. What must not change is put back at the end: NaN, masked
-elements, and rows that have no range.
-"""
+The range of a row is that of its finite, unmasked numbers. What must not change is put back at the
+end: NaN, masked elements, and rows that have no range."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mezzotint.augment.randomized_quantization.levels import Levels, code_dtype, look_up, without_branches
+from mezzotint.augment.randomized_quantization.levels import (
+    Levels,
+    code_dtype,
+    look_up,
+    without_branches,
+)
 
 _DTYPES = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -34,13 +38,16 @@ def quantize_channels(
         levels: with B · C rows.
         channel_dim: dimension of the channels, not 0.
         applied: bool `[B]`, the samples to quantize; None for all.
-        mask: bool, of the rank of `x` and broadcastable to it, the elements to quantize. None for all.
+        mask: bool, of the rank of `x` and broadcastable to it, the elements to quantize. None for
+            all.
         straight_through: as for `quantize_rows`.
         return_codes: as for `quantize_rows`.
     """
     channel_dim = checked_channel_dim(x, channel_dim)
     if x.numel() == 0:
-        return x.clone(), torch.empty_like(x, dtype=code_dtype(levels.bins)) if return_codes else None
+        return x.clone(), torch.empty_like(
+            x, dtype=code_dtype(levels.bins)
+        ) if return_codes else None
     channels_first = x.movedim(channel_dim, 1)
     size = channels_first.shape
     count = size[0] * size[1]
@@ -53,7 +60,9 @@ def quantize_channels(
         channels_first.reshape(count, -1),
         levels,
         applied=None if applied is None else applied.repeat_interleave(size[1], output_size=count),
-        mask=None if mask is None else _checked_mask(mask, x).movedim(channel_dim, 1).reshape(count, -1),
+        mask=None
+        if mask is None
+        else _checked_mask(mask, x).movedim(channel_dim, 1).reshape(count, -1),
         straight_through=straight_through,
         return_codes=return_codes,
     )
@@ -77,7 +86,8 @@ def quantize_rows(
         applied: bool `[R]`, the rows to quantize; None for all.
         mask: bool `[R, S]`, the elements to quantize; the range is theirs. None for all.
         straight_through: pass the gradient of quantized elements unchanged, instead of none.
-        return_codes: also return the index of each element's bin, uint8, or int32 for more than 256 bins.
+        return_codes: also return the index of each element's bin, uint8, or int32 for more than 256
+            bins.
 
     Raises:
         TypeError: for another dtype.
@@ -120,11 +130,15 @@ class _QuantizeRows(torch.autograd.Function):
             y, codes = _quantized(rows, levels, mask, return_codes)
             return torch.where(applied.unsqueeze(1), y, rows), codes
         chosen = applied.nonzero().squeeze(1)
-        y, _ = _quantized(rows[chosen], levels[chosen], None if mask is None else mask[chosen], False)
+        y, _ = _quantized(
+            rows[chosen], levels[chosen], None if mask is None else mask[chosen], False
+        )
         return rows.index_copy(0, chosen, y), None
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]
+    ) -> None:
         applied, mask, (_, _, ctx.straight_through, _) = inputs[4:]
         ctx.save_for_backward(applied, mask)
         if output[1] is not None:
@@ -150,7 +164,11 @@ class _QuantizeRows(torch.autograd.Function):
         def flat(tensor: Tensor | None, dim: int | None) -> Tensor | None:
             if tensor is None:
                 return None
-            mapped = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            mapped = (
+                tensor.expand(info.batch_size, *tensor.shape)
+                if dim is None
+                else tensor.movedim(dim, 0)
+            )
             return mapped.flatten(0, 1)
 
         *tensors, options = inputs
@@ -163,7 +181,9 @@ class _QuantizeRows(torch.autograd.Function):
         return (y.unflatten(0, sizes), codes.unflatten(0, sizes)), (0, 0)
 
 
-def _quantized(rows: Tensor, levels: Levels, mask: Tensor | None, return_codes: bool) -> tuple[Tensor, Tensor | None]:
+def _quantized(
+    rows: Tensor, levels: Levels, mask: Tensor | None, return_codes: bool
+) -> tuple[Tensor, Tensor | None]:
     """Range, levels, lookup; then what must not change is put back."""
     low, high, kept = _ranges(rows, mask)
     thresholds, values = levels.place(low, high, not rows.dtype.is_floating_point)
@@ -177,7 +197,10 @@ def _ranges(rows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor |
     """Ends of each row's range, `[R, 1]`, and bool `[R, S]`: what must stay as it is (None if nothing must)."""
     dtype = _computed_in(rows.dtype)
     if mask is None and not without_branches(rows):
-        low, high = rows.amin(dim=1, keepdim=True).to(dtype), rows.amax(dim=1, keepdim=True).to(dtype)
+        low, high = (
+            rows.amin(dim=1, keepdim=True).to(dtype),
+            rows.amax(dim=1, keepdim=True).to(dtype),
+        )
         if bool((low.isfinite() & high.isfinite()).all()):
             return low, high, None
     ranged = rows.isfinite() if mask is None else rows.isfinite() & mask
@@ -196,7 +219,9 @@ def _computed_in(dtype: torch.dtype) -> torch.dtype:
 def checked_channel_dim(x: Tensor, channel_dim: int) -> int:
     """The dimension of the channels, counted from the front."""
     if x.ndim < 2:
-        raise ValueError(f"got a tensor of shape {tuple(x.shape)}; allowed: rank 2 or more, [B, C, …]; use x[None]")
+        raise ValueError(
+            f"got a tensor of shape {tuple(x.shape)}; allowed: rank 2 or more, [B, C, …]; use x[None]"
+        )
     if not -x.ndim < channel_dim < x.ndim or channel_dim == 0:
         raise ValueError(
             f"got channel_dim={channel_dim} for rank {x.ndim}; allowed: 1 to {x.ndim - 1}, or negative, but not the "
@@ -208,8 +233,12 @@ def checked_channel_dim(x: Tensor, channel_dim: int) -> int:
 def _checked_mask(mask: Tensor, x: Tensor) -> Tensor:
     """The mask in the shape of `x`."""
     if mask.dtype != torch.bool:
-        raise TypeError(f"got a mask of {mask.dtype}; allowed: torch.bool, true where a value is real; use mask.bool()")
-    if mask.ndim != x.ndim or any(m not in (1, n) for m, n in zip(mask.shape, x.shape, strict=True)):
+        raise TypeError(
+            f"got a mask of {mask.dtype}; allowed: torch.bool, true where a value is real; use mask.bool()"
+        )
+    if mask.ndim != x.ndim or any(
+        m not in (1, n) for m, n in zip(mask.shape, x.shape, strict=True)
+    ):
         raise ValueError(
             f"got a mask of shape {tuple(mask.shape)} for {tuple(x.shape)}; allowed: the same rank, each size equal "
             "or 1; use unsqueeze where a dimension is missing"

@@ -1,7 +1,8 @@
 """The audio tasks on which BYOL-A and EVAR score frozen features, from the files as they are published.
 
-Niizumi et al. (2021, arXiv 2103.06695; 2022, EVAR): each data set with its own fixed split and clip length, scored by
-the probe `evar`. An encoder is trained elsewhere, and asked these questions of its features.
+Niizumi et al. (2021, arXiv 2103.06695; 2022, EVAR): each data set with its own fixed split and clip
+length, scored by the probe `evar`. An encoder is trained elsewhere, and asked these questions of
+its features.
 
 | name | below `root` | split | clip |
 |---|---|---|---|
@@ -13,9 +14,9 @@ the probe `evar`. An encoder is trained elsewhere, and asked these questions of 
 | `spcv2_12` | the same, and `test` with the folders of the test archive | 10 words, unknown, silence | 1 s |
 | `esc50` | `meta/esc50.csv`, `audio` | five folds | 5 s |
 
-VoxForge has no split of its own: EVAR made one, which its list states. Differs from the published code in that a clip
-is the middle of its recording, where there a random place is taken, of test clips too.
-"""
+VoxForge has no split of its own: EVAR made one, which its list states. Differs from the published
+code in that a clip is the middle of its recording, where there a random place is taken, of test
+clips too."""
 
 import json
 from collections.abc import Callable
@@ -47,15 +48,17 @@ _SPLITS = {"1": "train", "2": "valid", "3": "test"}  # of VoxCeleb1's list
 class AudioBenchmark(AudioFolder, Source):
     """One of the published audio tasks, by its name.
 
-    The task is `label/test`; where there are folds, one for each, `label/fold-1` and so on, whose mean is the figure.
-    The validation part of a fixed split is learnt from too, and is where a probe stops or chooses its settings.
+    The task is `label/test`; where there are folds, one for each, `label/fold-1` and so on, whose
+    mean is the figure. The validation part of a fixed split is learnt from too, and is where a
+    probe stops or chooses its settings.
 
     Args:
         name: of the data set.
         root: its folder, as it is unpacked.
         front_end: that of the encoder which is to be scored.
         seconds: of a clip; by default as in EVAR.
-        mean: of the values; by default measured. An encoder is always given what it was trained with.
+        mean: of the values; by default measured. An encoder is always given what it was trained
+            with.
         std: of the values; by default measured.
 
     Raises:
@@ -73,7 +76,9 @@ class AudioBenchmark(AudioFolder, Source):
         std: float | None = None,
     ) -> None:
         if name not in SECONDS:
-            raise ValueError(f"got name={name!r}; allowed is one of {', '.join(SECONDS)}: choose one of them")
+            raise ValueError(
+                f"got name={name!r}; allowed is one of {', '.join(SECONDS)}: choose one of them"
+            )
         entries = _READERS[name](Path(root))
         if any(entry.fold is not None for entry in entries):
             own, scored = entries, list[ListedFile]()
@@ -111,7 +116,9 @@ def _esc50(root: Path) -> list[ListedFile]:
 def _voxforge(root: Path) -> list[ListedFile]:
     entries = read_list(str(_need(root / "voxforge.csv")))
     if any(entry.split is None for entry in entries):
-        raise ValueError(f"{root / 'voxforge.csv'} says no split of some clips; allowed is train, valid or test of all")
+        raise ValueError(
+            f"{root / 'voxforge.csv'} says no split of some clips; allowed is train, valid or test of all"
+        )
     return entries
 
 
@@ -123,8 +130,12 @@ def _voxceleb1(root: Path) -> list[ListedFile]:
         if not parts:
             continue
         if len(parts) != 2 or parts[0] not in _SPLITS:
-            raise ValueError(f"{path}: line {number} is {line!r}; allowed is 1, 2 or 3 and a path: fetch it again")
-        entries.append(ListedFile(f"wav/{parts[1]}", (parts[1].split("/")[0],), split=_SPLITS[parts[0]]))
+            raise ValueError(
+                f"{path}: line {number} is {line!r}; allowed is 1, 2 or 3 and a path: fetch it again"
+            )
+        entries.append(
+            ListedFile(f"wav/{parts[1]}", (parts[1].split("/")[0],), split=_SPLITS[parts[0]])
+        )
     return entries
 
 
@@ -135,7 +146,9 @@ def _spcv2(root: Path) -> list[ListedFile]:
         split |= dict.fromkeys(listed, name)
     folders = sorted(f for f in root.iterdir() if f.is_dir() and f.name not in (_NOISE, "test"))
     paths = [f"{folder.name}/{file.name}" for folder in folders for file in _sounds(folder)]
-    return [ListedFile(path, (path.split("/")[0],), split=split.get(path, "train")) for path in paths]
+    return [
+        ListedFile(path, (path.split("/")[0],), split=split.get(path, "train")) for path in paths
+    ]
 
 
 def _spcv2_12(root: Path) -> list[ListedFile]:
@@ -148,7 +161,10 @@ def _spcv2_12(root: Path) -> list[ListedFile]:
     for file in _sounds(_need(root / _NOISE)):
         halves = int(2 * (read_seconds(str(file)) - 1.0))
         split = "valid" if file.stem == _HELD_NOISE else "train"
-        own += [ListedFile(f"{_NOISE}/{file.name}", ("_silence_",), start=n / 2, split=split) for n in range(halves)]
+        own += [
+            ListedFile(f"{_NOISE}/{file.name}", ("_silence_",), start=n / 2, split=split)
+            for n in range(halves)
+        ]
     scored = [
         ListedFile(f"test/{folder.name}/{file.name}", (folder.name,), split="test")
         for folder in sorted(_need(root / "test").iterdir())
@@ -164,7 +180,9 @@ def _sounds(folder: Path) -> list[Path]:
 
 def _need(path: Path) -> Path:
     if not path.exists():
-        raise ValueError(f"{path} is not there; allowed is the data set as it is published: check data.root")
+        raise ValueError(
+            f"{path} is not there; allowed is the data set as it is published: check data.root"
+        )
     return path
 
 

@@ -1,18 +1,22 @@
 """Spoken prompts in five languages: the audio that is embedded in the package.
 
-1,565 recordings of a telephone system: numbers, letters, the words that letters are spelt with (alpha, bravo), names of
-days, months and symbols, and short phrases, in English, Spanish, French, Italian and Russian, each read by one
-professional speaker (English and Spanish by the same). 8 kHz; the first 1.28 s of each, as 64 mels of 64 ms frames each
-20 ms. Pretraining sees all of them and no label. No recording occurs twice, and no task has one on both sides:
+1,565 recordings of a telephone system: numbers, letters, the words that letters are spelt with
+(alpha, bravo), names of days, months and symbols, and short phrases, in English, Spanish, French,
+Italian and Russian, each read by one professional speaker (English and Spanish by the same). 8 kHz;
+the first 1.28 s of each, as 64 mels of 64 ms frames each 20 ms. Pretraining sees all of them and no
+label. No recording occurs twice, and no task has one on both sides:
 
-- `kind/LANGUAGE`: is it a number, a letter or a spelling word? Five recordings of each to learn from, the others of
-  that language to be scored. Length tells a part of it, and what the spectrum is on average another.
-- `digit/holdout`: which digit, 1 to 9, a number is built on. Learns from teens, tens and hundreds (fourteen, forty, and
-  their ordinals) in all languages, and is scored on the plain digits and their ordinals (four, fourth).
-- `language/few-shot`: which language, from five recordings of each; all others are scored. With one voice a language
-  (and the same in English and Spanish) it asks for the voice as much as for the words.
-- `language/holdout`: a fifth of the *prompts* is held out, the same in all languages. Voice and room tell the language
-  as well as the words do, and with so many examples it is an easy question.
+- `kind/LANGUAGE`: is it a number, a letter or a spelling word? Five recordings of each to learn
+  from, the others of that language to be scored. Length tells a part of it, and what the spectrum
+  is on average another.
+- `digit/holdout`: which digit, 1 to 9, a number is built on. Learns from teens, tens and hundreds
+  (fourteen, forty, and their ordinals) in all languages, and is scored on the plain digits and
+  their ordinals (four, fourth).
+- `language/few-shot`: which language, from five recordings of each; all others are scored. With one
+  voice a language (and the same in English and Spanish) it asks for the voice as much as for the
+  words.
+- `language/holdout`: a fifth of the *prompts* is held out, the same in all languages. Voice and
+  room tell the language as well as the words do, and with so many examples it is an easy question.
 
 Licences of the recordings: see NOTICE.
 """
@@ -60,7 +64,8 @@ class Speech(Component, Held, Source):
     Samples are float32 `[1, 64, 64]`: natural logarithms of mel power, from −10 on, mels by frames.
 
     Args:
-        shots: recordings of each class to learn from in the tasks `kind/LANGUAGE` and `language/few-shot`.
+        shots: recordings of each class to learn from in the tasks `kind/LANGUAGE` and
+            `language/few-shot`.
         draw: which recordings these are; another number gives another, independent choice.
 
     Attributes:
@@ -94,7 +99,10 @@ class Speech(Component, Held, Source):
         return Task("language/few-shot", "classify", self.labels, chosen, test, LANGUAGES)
 
     def _kind_task(self, place: int, language: str) -> Task:
-        kinds = np.array([KINDS.index(kind) if (kind := kind_of_prompt(name)) else -1 for name in self.names], np.int64)
+        kinds = np.array(
+            [KINDS.index(kind) if (kind := kind_of_prompt(name)) else -1 for name in self.names],
+            np.int64,
+        )
         own = np.where(self.labels == place, kinds, -1)
         chosen = _some_of_each(own, self.shots, f"speech/{self.draw}")
         test = np.setdiff1d((own >= 0).nonzero()[0], chosen)
@@ -105,14 +113,23 @@ class Speech(Component, Held, Source):
         labels = np.array([-1 if f is None else f[0] - 1 for f in found], np.int64)
         plain = np.array([f is not None and f[1] for f in found])
         train, test = ((labels >= 0) & ~plain).nonzero()[0], plain.nonzero()[0]
-        return Task("digit/holdout", "classify", labels, train, test, [str(d) for d in range(1, 10)])
+        return Task(
+            "digit/holdout", "classify", labels, train, test, [str(d) for d in range(1, 10)]
+        )
 
     def _language_task(self) -> Task:
         prompts = [name.partition("/")[2] for name in self.names]
         group = np.unique(prompts, return_inverse=True)[1].astype(np.int64).reshape(-1)
         # All prompts are one stratum: a prompt has no language, it is said in up to five.
         test = held_out(np.zeros(len(prompts), np.int64), 0.2, "speech/language", group)
-        return Task("language/holdout", "classify", self.labels, (~test).nonzero()[0], test.nonzero()[0], LANGUAGES)
+        return Task(
+            "language/holdout",
+            "classify",
+            self.labels,
+            (~test).nonzero()[0],
+            test.nonzero()[0],
+            LANGUAGES,
+        )
 
 
 def kind_of_prompt(name: str) -> str | None:
@@ -128,8 +145,8 @@ def kind_of_prompt(name: str) -> str | None:
 def digit_of_prompt(name: str) -> tuple[int, bool] | None:
     """The digit that a number is built on, and whether it is that digit or its ordinal; None where there is none.
 
-    Digits 1 to 9, teens but ten, whole tens and whole hundreds have one; ten, and twenty-one, have none.
-    """
+    Digits 1 to 9, teens but ten, whole tens and whole hundreds have one; ten, and twenty-one, have
+    none."""
     found = _NUMBER.fullmatch(name.partition("/")[2])
     if found is None or not found[2].isdigit():
         return None
@@ -156,4 +173,6 @@ def _some_of_each(labels: Index, count: int, key: str) -> Index:
 def _stored() -> tuple[torch.Tensor, list[str]]:
     with np.load(io.BytesIO(embedded_file("speech.npz")), allow_pickle=False) as file:
         values = torch.from_numpy(file["log_mel"]).transpose(1, 2).unsqueeze(1)
-    return values.float().mul_(STEP).add_(FLOOR).contiguous(), json.loads(embedded_file("speech.json"))
+    return values.float().mul_(STEP).add_(FLOOR).contiguous(), json.loads(
+        embedded_file("speech.json")
+    )

@@ -1,8 +1,8 @@
 """Audio files as log-mel spectrograms: from class folders, or from a list with labels.
 
-Which files count, and what is a class or a split, is as for images (`folder.py`), with the extensions of sound; lists
-are read by `audio_lists.py`, files by `waveform.py`, and made into spectrograms by `log_mel.py`.
-"""
+Which files count, and what is a class or a split, is as for images (`folder.py`), with the
+extensions of sound; lists are read by `audio_lists.py`, files by `waveform.py`, and made into
+spectrograms by `log_mel.py`."""
 
 import copy
 import hashlib
@@ -17,7 +17,13 @@ from torch import Tensor
 
 from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, Mel, log_mel
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, UndecodableAudio, read_waveform
-from mezzotint.data.lists import ListedFile, classes_of, entries_of_folder, read_label_table, read_list
+from mezzotint.data.lists import (
+    ListedFile,
+    classes_of,
+    entries_of_folder,
+    read_label_table,
+    read_list,
+)
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.recipe.component import Component
@@ -33,21 +39,25 @@ _MEASURED = 256  # files from which mean and deviation are taken
 class AudioFolder(Component, Source):
     """Audio files of any rate, length and number of channels, as log-mel spectrograms.
 
-    A sample is float32 `[1, mels, frames]`: the middle `seconds` of the recording, with silence around what is shorter,
-    mixed to mono at 16 kHz. Views may cut shorter pieces out of it (`byol_a` with `frames`), each epoch another.
+    A sample is float32 `[1, mels, frames]`: the middle `seconds` of the recording, with silence
+    around what is shorter, mixed to mono at 16 kHz. Views may cut shorter pieces out of it
+    (`byol_a` with `frames`), each epoch another.
 
-    Without a list, folders are classes and splits, as in an image folder: the task is `label/val` (or `label/test`), or
-    `label/holdout`. With `files`, labels come from the list: the task is `label/test` when there is a list `test_files`
-    or a `test_fold`; where the list has folds, one task for each, `label/fold-1` and so on; else `label/holdout`. Where
-    a file has several labels, the task asks for all of them, and is scored by mean average precision.
+    Without a list, folders are classes and splits, as in an image folder: the task is `label/val`
+    (or `label/test`), or `label/holdout`. With `files`, labels come from the list: the task is
+    `label/test` when there is a list `test_files` or a `test_fold`; where the list has folds, one
+    task for each, `label/fold-1` and so on; else `label/holdout`. Where a file has several labels,
+    the task asks for all of them, and is scored by mean average precision.
 
     Args:
         root: folder of the files; paths in lists are relative to it.
         files: a CSV, or JSON as AST or BRIDLE have it; null takes all files below `root`.
         test_files: a list of the files to be scored. They are never pretrained on.
         test_fold: the fold of `files` to be scored, where it has folds. It is never pretrained on.
-        labels: a table of classes as AudioSet's (index, mid, display_name); null takes the classes as they are found.
-        front_end: `byol_a`, 64 mels each 10 ms, or `audioset`, Kaldi's 128; the mean of a clip is removed for that.
+        labels: a table of classes as AudioSet's (index, mid, display_name); null takes the classes
+            as they are found.
+        front_end: `byol_a`, 64 mels each 10 ms, or `audioset`, Kaldi's 128; the mean of a clip is
+            removed for that.
         seconds: of a sample. 96 frames are 0.95 s for `byol_a`; 1024 are 10.255 s for `audioset`.
         mean: of the values; by default measured on 256 of the files.
         std: of the values; by default measured.
@@ -81,7 +91,9 @@ class AudioFolder(Component, Source):
         if not 0.0 < holdout < 1.0:
             raise ValueError(f"got holdout={holdout}; allowed is a share between 0 and 1")
         if (test_files or test_fold is not None) and not files:
-            raise ValueError("got test_files or test_fold without files; allowed is a list for both: give files too")
+            raise ValueError(
+                "got test_files or test_fold without files; allowed is a list for both: give files too"
+            )
         self.root, self.holdout = os.fspath(root), holdout
         own, scored, name = self._listed(files, test_files, test_fold)
         self._open(self.root, own, scored, name, labels, front_end, seconds, mean, std)
@@ -100,7 +112,9 @@ class AudioFolder(Component, Source):
     ) -> None:
         """Take the entries to learn from and those to be scored, whose split has this name."""
         if front_end not in _FRONT_ENDS:
-            raise ValueError(f"got front_end={front_end!r}; allowed is one of {', '.join(_FRONT_ENDS)}: choose one")
+            raise ValueError(
+                f"got front_end={front_end!r}; allowed is one of {', '.join(_FRONT_ENDS)}: choose one"
+            )
         if std is not None and not std > 0.0:
             raise ValueError(f"got std={std}; allowed is more than 0")
         self.root, self.front_end, self.scored = os.fspath(root), front_end, name
@@ -108,7 +122,9 @@ class AudioFolder(Component, Source):
         self._samples = round(seconds * self.mel.sample_rate)
         frames = self.mel.frames(self._samples) if seconds > 0 else 0
         if frames < 8:
-            raise ValueError(f"got seconds={seconds}; allowed is 0.1 or more: 0.95 gives 96 frames to byol_a")
+            raise ValueError(
+                f"got seconds={seconds}; allowed is 0.1 or more: 0.95 gives 96 frames to byol_a"
+            )
         self._use(own, scored, labels)
         self.input = Input((1, self.mel.mels, frames), (0.0,), (1.0,), "audio")
         if mean is None or std is None:
@@ -121,7 +137,9 @@ class AudioFolder(Component, Source):
     ) -> tuple[list[ListedFile], list[ListedFile], str | None]:
         """The files to pretrain on, those to be scored, and the name of the latter's split."""
         if files is None:
-            return entries_of_folder(self.root, AUDIO_EXTENSIONS, "audio", "wav, flac, ogg, opus, mp3 and so on")
+            return entries_of_folder(
+                self.root, AUDIO_EXTENSIONS, "audio", "wav, flac, ogg, opus, mp3 and so on"
+            )
         entries = read_list(files)
         if test_files is not None:
             return entries, read_list(test_files), "test"
@@ -131,21 +149,33 @@ class AudioFolder(Component, Source):
         own = [entry for entry in entries if entry.fold != test_fold]
         if not scored or not own:
             folds = sorted({entry.fold for entry in entries if entry.fold is not None})
-            raise ValueError(f"got test_fold={test_fold}; {files} has the folds {folds}: choose one, and keep another")
+            raise ValueError(
+                f"got test_fold={test_fold}; {files} has the folds {folds}: choose one, and keep another"
+            )
         return own, scored, "test"
 
     def _use(self, own: list[ListedFile], scored: list[ListedFile], table: str | None) -> None:
         """Take the entries, and turn their labels into places in the list of classes."""
         both = [*own, *scored]
         keys, self.classes = read_label_table(table) if table else (classes_of(both),) * 2
-        place = {key: i for i, key in enumerate(keys)} | ({name: i for i, name in enumerate(self.classes)})
-        unknown = next((label for entry in both for label in entry.labels if label not in place), None)
+        place = {key: i for i, key in enumerate(keys)} | (
+            {name: i for i, name in enumerate(self.classes)}
+        )
+        unknown = next(
+            (label for entry in both for label in entry.labels if label not in place), None
+        )
         if unknown is not None:
-            raise ValueError(f"got the label {unknown!r}, which {table} does not have; allowed are its mid and names")
+            raise ValueError(
+                f"got the label {unknown!r}, which {table} does not have; allowed are its mid and names"
+            )
         self._paths = np.array([os.fsencode(entry.path) for entry in own], np.bytes_)
         self._scored_paths = np.array([os.fsencode(entry.path) for entry in scored], np.bytes_)
-        self._starts = np.array([np.nan if entry.start is None else entry.start for entry in both], np.float32)
-        self._folds = np.array([-1 if entry.fold is None else entry.fold for entry in both], np.int64)
+        self._starts = np.array(
+            [np.nan if entry.start is None else entry.start for entry in both], np.float32
+        )
+        self._folds = np.array(
+            [-1 if entry.fold is None else entry.fold for entry in both], np.int64
+        )
         self._valid = np.array([entry.split == "valid" for entry in both], np.bool_)
         found = [tuple(place[label] for label in entry.labels) for entry in both]
         self._found, self._scored_found = found[: len(own)], found[len(own) :]
@@ -160,7 +190,9 @@ class AudioFolder(Component, Source):
         try:
             start = float(self._starts[index])
             own = None if math.isnan(start) else start
-            wave = read_waveform(os.path.join(self.root, path), self.mel.sample_rate, self._samples, own)
+            wave = read_waveform(
+                os.path.join(self.root, path), self.mel.sample_rate, self._samples, own
+            )
         except UndecodableAudio as error:
             raise Unreadable(path, str(error)) from None
         if self.front_end == "audioset":
@@ -203,7 +235,9 @@ class AudioFolder(Component, Source):
         labelled = (single >= 0).nonzero()[0]
         train, test = labelled[labelled < len(self)], labelled[labelled >= len(self)]
         stop = np.intersect1d(train, self._valid.nonzero()[0])
-        return both, [Task(f"label/{self.scored}", "classify", single, train, test, self.classes, stop)]
+        return both, [
+            Task(f"label/{self.scored}", "classify", single, train, test, self.classes, stop)
+        ]
 
     def _folds_of(self, single: Index) -> Sequence[Task]:
         """One task a fold, which learns from the others."""
@@ -232,7 +266,9 @@ class AudioFolder(Component, Source):
         else:
             chosen = np.arange(len(both)) >= len(self)
         name = f"label/{self.scored or 'holdout'}"
-        return both, [Task(name, "tag", labels, known[~chosen[known]], known[chosen[known]], self.classes)]
+        return both, [
+            Task(name, "tag", labels, known[~chosen[known]], known[chosen[known]], self.classes)
+        ]
 
     def _with_scored(self, single: Index) -> "AudioFolder":
         """The files to pretrain on, and behind them those to be scored."""
@@ -256,7 +292,9 @@ class AudioFolder(Component, Source):
             total += float(values.sum())
             square += float(values.square().sum())
         if not count:
-            raise ValueError(f"none of the first files can be read, the last is {last}; allowed are audio files")
+            raise ValueError(
+                f"none of the first files can be read, the last is {last}; allowed are audio files"
+            )
         mean = total / count
         return mean, max(0.0, square / count - mean**2) ** 0.5 or 1.0
 

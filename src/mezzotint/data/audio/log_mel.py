@@ -1,14 +1,15 @@
 """From a waveform to a log-mel spectrogram, in torch, with the settings of the two front-ends that audio work uses.
 
 `BYOL_A` is that of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695, section IV-A): what
-`librosa.feature.melspectrogram` computes with Slaney's scale and area normalisation, and the logarithm of the power
-plus an epsilon. `AUDIOSET` is Kaldi's filter bank as AST, AudioMAE, BEATs and BRIDLE call it: 25 ms Hann frames each
-10 ms, freed of their mean, pre-emphasised, 128 triangles on Kaldi's scale, and the logarithm of no less than an
-epsilon. `tests/data/test_log_mel.py` holds values of librosa and of Kaldi.
+`librosa.feature.melspectrogram` computes with Slaney's scale and area normalisation, and the
+logarithm of the power plus an epsilon. `AUDIOSET` is Kaldi's filter bank as AST, AudioMAE, BEATs
+and BRIDLE call it: 25 ms Hann frames each 10 ms, freed of their mean, pre-emphasised, 128 triangles
+on Kaldi's scale, and the logarithm of no less than an epsilon. `tests/data/test_log_mel.py` holds
+values of librosa and of Kaldi.
 
-Differs from both libraries in how the work is laid out: frames are views of the waveform, taken a part at a
-time so that they stay in a processor's cache, and the filters cover only the bins that they use.
-"""
+Differs from both libraries in how the work is laid out: frames are views of the waveform, taken a
+part at a time so that they stay in a processor's cache, and the filters cover only the bins that
+they use."""
 
 import functools
 import math
@@ -37,12 +38,13 @@ class Mel:
         mels: number of triangular filters.
         low: lower edge of the first filter, in Hz.
         high: upper edge of the last, in Hz.
-        scale: `slaney` spaces the filters as librosa does and gives each the same area; `kaldi` spaces them by
-            1127 ln(1 + f / 700), gives each the height 1, and makes them triangles over mel instead of over Hz.
-        padding: `reflect` and `zeros` centre frame `t` on sample `t · hop`; `none` begins with the first sample and
-            takes whole frames only.
-        pre_emphasis: 0 for none. Kaldi's removes the mean of a frame first, and takes its first sample for the one
-            before it.
+        scale: `slaney` spaces the filters as librosa does and gives each the same area; `kaldi`
+            spaces them by 1127 ln(1 + f / 700), gives each the height 1, and makes them triangles
+            over mel instead of over Hz.
+        padding: `reflect` and `zeros` centre frame `t` on sample `t · hop`; `none` begins with the
+            first sample and takes whole frames only.
+        pre_emphasis: 0 for none. Kaldi's removes the mean of a frame first, and takes its first
+            sample for the one before it.
     """
 
     sample_rate: int
@@ -75,7 +77,9 @@ class Mel:
 BYOL_A = Mel(16000, 1024, 1024, 160, 64, 60.0, 7800.0)
 """16 kHz, 64 ms frames each 10 ms, 64 mels of 60 to 7,800 Hz."""
 
-AUDIOSET = Mel(16000, 512, 400, 160, 128, 20.0, 8000.0, scale="kaldi", padding="none", pre_emphasis=0.97)
+AUDIOSET = Mel(
+    16000, 512, 400, 160, 128, 20.0, 8000.0, scale="kaldi", padding="none", pre_emphasis=0.97
+)
 """16 kHz, 25 ms frames each 10 ms, 128 mels of 20 to 8,000 Hz: Kaldi's filter bank."""
 
 
@@ -137,7 +141,9 @@ def mel_filters(settings: Mel) -> Tensor:
     ends = torch.tensor([settings.low, settings.high], dtype=torch.float64)
     if settings.scale == "kaldi":
         low, high = _kaldi_mel(ends).tolist()
-        edges = low + torch.arange(settings.mels + 2, dtype=torch.float64) * ((high - low) / (settings.mels + 1))
+        edges = low + torch.arange(settings.mels + 2, dtype=torch.float64) * (
+            (high - low) / (settings.mels + 1)
+        )
         weights = _triangles(_kaldi_mel(bins), edges)
         weights[-1] = 0.0  # Kaldi leaves the bin at half of the sample rate out
         return weights
@@ -159,11 +165,17 @@ def _kaldi_mel(hz: Tensor) -> Tensor:
 
 def _slaney_mel(hz: Tensor) -> Tensor:
     """Linear up to 1 kHz (15 mel), then 27 mel for each factor of 6.4."""
-    return torch.where(hz < 1000.0, hz * 0.015, 15.0 + (hz.clamp(min=1000.0) / 1000.0).log() * (27.0 / math.log(6.4)))
+    return torch.where(
+        hz < 1000.0,
+        hz * 0.015,
+        15.0 + (hz.clamp(min=1000.0) / 1000.0).log() * (27.0 / math.log(6.4)),
+    )
 
 
 def _slaney_hz(mel: Tensor) -> Tensor:
-    return torch.where(mel < 15.0, mel / 0.015, 1000.0 * ((mel - 15.0) * (math.log(6.4) / 27.0)).exp())
+    return torch.where(
+        mel < 15.0, mel / 0.015, 1000.0 * ((mel - 15.0) * (math.log(6.4) / 27.0)).exp()
+    )
 
 
 def _emphasised(frames: Tensor, factor: float) -> Tensor:

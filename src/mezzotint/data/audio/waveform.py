@@ -1,22 +1,24 @@
 """From an audio file to a mono waveform of a wanted rate and length: one documented conversion for whatever is found.
 
 - All channels are averaged. Any sample rate is resampled (see `resampling.py`).
-- The middle of a longer recording is taken, and only that is decoded; a shorter one gets silence on both sides.
+- The middle of a longer recording is taken, and only that is decoded; a shorter one gets silence on
+  both sides.
 - Integers of any width become floats in [-1, 1]; floats stay as they are, and must be finite.
-- A truncated file is an error, where it shows: the sizes in a wave header, the end mark of an Ogg stream, the number of
-  samples that an MP3 announces, FLAC's check sums. What lies outside of the middle is not looked at.
+- A truncated file is an error, where it shows: the sizes in a wave header, the end mark of an Ogg
+  stream, the number of samples that an MP3 announces, FLAC's check sums. What lies outside of the
+  middle is not looked at.
 
 Reads with soundfile (wav, flac, ogg, opus, mp3, aiff and more): `pip install mezzotint[audio]`.
 
-From one sample rate to another: band-limited interpolation by a windowed sinc (Smith 2002), in torch.
+From one sample rate to another: band-limited interpolation by a windowed sinc (Smith 2002), in
+torch.
 
-A sample of the result is a weighted sum of the input around it. The weights repeat after `rate_out / gcd` samples, so
-neighbouring results share a small matrix that multiplies overlapping views of the waveform: a few matrix products,
-nothing copied, and no more work than the filter has taps.
+A sample of the result is a weighted sum of the input around it. The weights repeat after `rate_out
+/ gcd` samples, so neighbouring results share a small matrix that multiplies overlapping views of
+the waveform: a few matrix products, nothing copied, and no more work than the filter has taps.
 
-The Kaiser window has 32 zero crossings on either side and a stop band about 85 dB down; it passes what lies below 0.84
-of half the lower rate, and lets nothing through from there on.
-"""
+The Kaiser window has 32 zero crossings on either side and a stop band about 85 dB down; it passes
+what lies below 0.84 of half the lower rate, and lets nothing through from there on."""
 
 import functools
 import math
@@ -48,7 +50,9 @@ def resample(waves: Tensor, rate: int, wanted: int) -> Tensor:
         `[…, ceil(T · wanted / rate)]`; sample `j` is at the time of sample `j · rate / wanted`.
     """
     if rate < 1 or wanted < 1:
-        raise ValueError(f"got the sample rates {rate} and {wanted}; allowed are whole numbers from 1 on, in Hz")
+        raise ValueError(
+            f"got the sample rates {rate} and {wanted}; allowed are whole numbers from 1 on, in Hz"
+        )
     if rate == wanted:
         return waves
     samples = waves.shape[-1]
@@ -56,9 +60,12 @@ def resample(waves: Tensor, rate: int, wanted: int) -> Tensor:
     half, step, produced, groups = _plan(rate, wanted)
     rows = -(-count // produced)
     flat = waves.reshape(-1, samples)
-    # Each row of the views takes `reach` samples from `row · step` on; what the last one lacks is silence.
+    # Each row of the views takes `reach` samples from `row · step` on; what the last one lacks is
+    # silence.
     reach = max(start + len(matrix) for start, matrix in groups)
-    padded = torch.nn.functional.pad(flat, (half, max(0, (rows - 1) * step + reach - half - samples)))
+    padded = torch.nn.functional.pad(
+        flat, (half, max(0, (rows - 1) * step + reach - half - samples))
+    )
     out = waves.new_empty(len(flat), rows, produced)
     place = 0
     for start, matrix in groups:
@@ -79,7 +86,8 @@ def _plan(rate: int, wanted: int) -> tuple[int, int, int, list[tuple[int, Tensor
     cutoff = 0.5 * _CUTOFF * min(1.0, wanted / rate)
     half = math.ceil(_CROSSINGS / (2.0 * cutoff))
     width = 2 * half + 1 + math.ceil(_GROUP * down / up)
-    # Rows must not overlap with themselves in memory, or the views would be copied before they are multiplied.
+    # Rows must not overlap with themselves in memory, or the views would be copied before they are
+    # multiplied.
     periods = max(1, math.ceil(width / down), math.ceil(_GROUP / up))
     groups = []
     for first in range(0, up * periods, _GROUP):
@@ -87,7 +95,10 @@ def _plan(rate: int, wanted: int) -> tuple[int, int, int, list[tuple[int, Tensor
         centre = torch.arange(first, first + size, dtype=torch.float64) * down / up
         start = math.floor(first * down / up)
         taps = 2 * half + 2 + math.ceil((size - 1) * down / up)
-        distance = torch.arange(start - half, start - half + taps, dtype=torch.float64).unsqueeze(1) - centre
+        distance = (
+            torch.arange(start - half, start - half + taps, dtype=torch.float64).unsqueeze(1)
+            - centre
+        )
         groups.append((start, _kernel(distance, cutoff, half).float()))
     return half, down * periods, up * periods, groups
 
@@ -102,7 +113,9 @@ def _kernel(distance: Tensor, cutoff: float, half: int) -> Tensor:
     return torch.sinc(2.0 * cutoff * distance).mul_(window).mul_(2.0 * cutoff)
 
 
-AUDIO_EXTENSIONS = frozenset(".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .w64 .caf".split())
+AUDIO_EXTENSIONS = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .w64 .caf".split()
+)
 
 Fault = Literal["missing", "empty", "not audio", "truncated", "broken"]
 
@@ -113,7 +126,9 @@ wrong values for up to four frames (4,650 samples measured)."""
 _SLACK = 1152  # samples: an MP3 may end with a frame that is not quite filled
 _SIZES = re.compile(r"\b(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)")
 _OGG_PAGE = 65_307  # bytes of the longest
-_UNKNOWN_SIZE = 0x7FFFFF00  # what programs write that do not know the length yet is no less than this
+_UNKNOWN_SIZE = (
+    0x7FFFFF00  # what programs write that do not know the length yet is no less than this
+)
 
 
 class UndecodableAudio(Exception):
@@ -162,12 +177,16 @@ def read_waveform(path: str, rate: int, samples: int, start: float | None = None
             found = file.samplerate
     except soundfile.LibsndfileError as error:
         reason = " ".join(str(error.error_string).split())
-        unknown = any(words in reason for words in ("not recognised", "not a regular file", "not implemented"))
+        unknown = any(
+            words in reason for words in ("not recognised", "not a regular file", "not implemented")
+        )
         raise UndecodableAudio("not audio" if unknown else "broken", reason) from None
     if len(values) == 0:
         raise UndecodableAudio("empty", "no samples")
     if not np.isfinite(values).all():
-        raise UndecodableAudio("broken", f"NaN or infinity in {int((~np.isfinite(values)).sum()):,} values")
+        raise UndecodableAudio(
+            "broken", f"NaN or infinity in {int((~np.isfinite(values)).sum()):,} values"
+        )
     wave = resample(torch.from_numpy(values).mean(dim=1), found, rate)
     return _centred(wave, samples, None if first is None else round(first * rate / found))
 
@@ -202,7 +221,9 @@ def read_seconds(path: str) -> float:
     try:
         return float(soundfile.info(path).duration)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path} cannot be read ({error.error_string}); allowed is a recording: fetch it") from None
+        raise ValueError(
+            f"{path} cannot be read ({error.error_string}); allowed is a recording: fetch it"
+        ) from None
 
 
 def _expect(found: int, announced: int) -> None:
@@ -225,7 +246,9 @@ def _refuse_truncated(file: Any, path: str) -> None:
     """Where a format says how long it ought to be, believe it."""
     sizes = _SIZES.search(file.extra_info)
     if sizes is not None and int(sizes[2]) < int(sizes[1]) < _UNKNOWN_SIZE:
-        raise UndecodableAudio("truncated", f"{int(sizes[2]):,} of {int(sizes[1]):,} bytes of samples")
+        raise UndecodableAudio(
+            "truncated", f"{int(sizes[2]):,} of {int(sizes[1]):,} bytes of samples"
+        )
     if file.format == "OGG":
         with open(path, "rb") as raw:
             raw.seek(max(0, os.stat(path).st_size - _OGG_PAGE))

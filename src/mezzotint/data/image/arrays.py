@@ -26,13 +26,14 @@ _MOST_CHANNELS = 4  # up to here "auto" takes an axis for the channels
 class Arrays(Component, Held, Source):
     """Images held in a NumPy file.
 
-    Values are uint8, or floats in [0, 1], which are rounded to 8 bits. A part of each class is held out for the task
-    `label/holdout`; with fewer than two classes there is none.
+    Values are uint8, or floats in [0, 1], which are rounded to 8 bits. A part of each class is held
+    out for the task `label/holdout`; with fewer than two classes there is none.
 
     Args:
         path: of the `.npz` or `.npy` file.
         x: name of the images in an `.npz`.
-        y: name of the labels in an `.npz`: integers (negative: no label) or strings; `null` leaves them out.
+        y: name of the labels in an `.npz`: integers (negative: no label) or strings; `null` leaves
+            them out.
         layout: of the images; `auto` takes an axis of at most 4 for the channels.
         size: side in pixels to which all images are brought; by default they stay as they are.
         holdout: part of each class to be scored.
@@ -59,7 +60,9 @@ class Arrays(Component, Held, Source):
         std: list[float] | None = None,
     ) -> None:
         if not 0.0 < holdout < 1.0:
-            raise ValueError(f"got holdout={holdout}; allowed is more than 0 and less than 1: give 0.2 for a fifth")
+            raise ValueError(
+                f"got holdout={holdout}; allowed is more than 0 and less than 1: give 0.2 for a fifth"
+            )
         self.path, self.holdout = path, holdout
         arrays = _load(path, x, y)
         pixels = _channels_first(arrays[x], layout, f"{path}: {x}")
@@ -107,7 +110,9 @@ def _load(path: str, x: str, y: str | None) -> dict[str, npt.NDArray[Any]]:
             found = {name: loaded[name] for name in (x, y) if name is not None and name in names}
             if not all(isinstance(value, np.ndarray) for value in found.values()):
                 raise ValueError("a member of the archive is no array")
-        except Exception as error:  # whatever a reader raises on a damaged file; there is no list of it
+        except (
+            Exception
+        ) as error:  # whatever a reader raises on a damaged file; there is no list of it
             objects = "Object arrays" in str(error)
             detail = "it holds Python objects" if objects else " ".join(str(error).split())[:160]
             raise ValueError(
@@ -127,7 +132,9 @@ def _channels_first(values: npt.NDArray[Any], layout: Layout, name: str) -> npt.
     if layout == "auto":
         if values.ndim == 3:
             layout = "NHW"
-        elif values.ndim == 4 and (values.shape[1] <= _MOST_CHANNELS) != (values.shape[3] <= _MOST_CHANNELS):
+        elif values.ndim == 4 and (values.shape[1] <= _MOST_CHANNELS) != (
+            values.shape[3] <= _MOST_CHANNELS
+        ):
             layout = "NCHW" if values.shape[1] <= _MOST_CHANNELS else "NHWC"
         else:
             raise ValueError(
@@ -166,7 +173,9 @@ def _eight_bits(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
         )
     whole = np.empty(values.shape, np.uint8)
     for start in range(0, len(values), 1024):  # in parts, so that no copy of all in float is made
-        whole[start : start + 1024] = np.rint(values[start : start + 1024].astype(np.float64) * 255.0)
+        whole[start : start + 1024] = np.rint(
+            values[start : start + 1024].astype(np.float64) * 255.0
+        )
     return whole
 
 
@@ -174,7 +183,9 @@ def _resized(images: Tensor, size: int | None) -> Tensor:
     if size is None or tuple(images.shape[2:]) == (size, size):
         return images
     if size < 1:
-        raise ValueError(f"got size={size}; allowed is a whole number from 1 on: give the side of a sample in pixels")
+        raise ValueError(
+            f"got size={size}; allowed is a whole number from 1 on: give the side of a sample in pixels"
+        )
     parts = [
         torch.nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
         for part in torch.split(images, 1024)

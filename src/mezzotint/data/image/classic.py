@@ -1,12 +1,13 @@
 """CIFAR-10, CIFAR-100, STL-10 and SVHN, read from the files that their authors distribute.
 
-Nothing is downloaded: `root` is where the files were unpacked, or the folder above. Each pretrains on its training
-split, and its task is `label/test`: learn from the training split, be scored on the official test split.
+Nothing is downloaded: `root` is where the files were unpacked, or the folder above. Each pretrains
+on its training split, and its task is `label/test`: learn from the training split, be scored on the
+official test split.
 
-The normalisation constants are those the literature uses. For CIFAR-10 the usual (0.2023, 0.1994, 0.2010) is the
-average of the deviations *within* images; the deviation over all pixels is (0.2470, 0.2435, 0.2616). Write
-`normalization: measured` for mean and deviation over all pixels of the training split.
-"""
+The normalisation constants are those the literature uses. For CIFAR-10 the usual (0.2023, 0.1994,
+0.2010) is the average of the deviations *within* images; the deviation over all pixels is (0.2470,
+0.2435, 0.2616). Write `normalization: measured` for mean and deviation over all pixels of the
+training split."""
 
 import os
 from collections.abc import Sequence
@@ -45,9 +46,18 @@ class _Split(Held):
     config: dict[str, Any]
     classes: list[str]
 
-    def _fill(self, images: Tensor, labels: Index, test: int, published: Input, normalization: Normalization) -> None:
+    def _fill(
+        self,
+        images: Tensor,
+        labels: Index,
+        test: int,
+        published: Input,
+        normalization: Normalization,
+    ) -> None:
         if normalization not in ("published", "measured"):
-            raise ValueError(f"got normalization={normalization!r}; allowed is published or measured: choose one")
+            raise ValueError(
+                f"got normalization={normalization!r}; allowed is published or measured: choose one"
+            )
         end = len(images) - test
         self.input = published
         if normalization == "measured":
@@ -61,7 +71,10 @@ class _Split(Held):
         first = int((labels < 0).sum())
         both = self.holding(images[first:], labels[first:])
         count = len(self.images) - first
-        train, test = np.arange(count, dtype=np.int64), np.arange(count, len(both.labels), dtype=np.int64)
+        train, test = (
+            np.arange(count, dtype=np.int64),
+            np.arange(count, len(both.labels), dtype=np.int64),
+        )
         return both, [Task("label/test", "classify", both.labels, train, test, self.classes)]
 
 
@@ -78,7 +91,10 @@ class CIFAR10(Component, _Split, Source):
     def __init__(self, *, root: str, normalization: Normalization = "published") -> None:
         places = {"cifar-10-batches-bin": "data_batch_1.bin", "cifar-10-batches-py": "data_batch_1"}
         folder, version = find_folder(root, places)
-        files = [os.path.join(folder, name) for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")]
+        files = [
+            os.path.join(folder, name)
+            for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+        ]
         if version == "cifar-10-batches-bin":
             parts = [read_records(f"{file}.bin", classes=10) for file in files]
             self.classes = read_names(os.path.join(folder, "batches.meta.txt"))
@@ -101,19 +117,31 @@ class CIFAR100(Component, _Split, Source):
     """
 
     def __init__(
-        self, *, root: str, labels: Literal["fine", "coarse"] = "fine", normalization: Normalization = "published"
+        self,
+        *,
+        root: str,
+        labels: Literal["fine", "coarse"] = "fine",
+        normalization: Normalization = "published",
     ) -> None:
         if labels not in ("fine", "coarse"):
-            raise ValueError(f"got labels={labels!r}; allowed is fine or coarse: choose one of them")
-        folder, version = find_folder(root, {"cifar-100-binary": "train.bin", "cifar-100-python": "train"})
+            raise ValueError(
+                f"got labels={labels!r}; allowed is fine or coarse: choose one of them"
+            )
+        folder, version = find_folder(
+            root, {"cifar-100-binary": "train.bin", "cifar-100-python": "train"}
+        )
         classes, fine = {"fine": 100, "coarse": 20}[labels], int(labels == "fine")
         files = [os.path.join(folder, name) for name in ("train", "test")]
         if version == "cifar-100-binary":
-            parts = [read_records(f"{file}.bin", classes, label_bytes=2, label=fine) for file in files]
+            parts = [
+                read_records(f"{file}.bin", classes, label_bytes=2, label=fine) for file in files
+            ]
             self.classes = read_names(os.path.join(folder, f"{labels}_label_names.txt"))
         else:
             parts = [read_pickled(file, f"{labels}_labels".encode(), classes) for file in files]
-            self.classes = read_pickled_names(os.path.join(folder, "meta"), f"{labels}_label_names".encode())
+            self.classes = read_pickled_names(
+                os.path.join(folder, "meta"), f"{labels}_label_names".encode()
+            )
         self.ids = "cifar100"
         self._fill(*_joined(parts), len(parts[-1][1]), _CIFAR100, normalization)
 
@@ -129,18 +157,25 @@ class STL10(Component, _Split, Source):
         normalization: the constants the literature uses, or measured over all training pixels.
     """
 
-    def __init__(self, *, root: str, unlabeled: bool = True, normalization: Normalization = "published") -> None:
+    def __init__(
+        self, *, root: str, unlabeled: bool = True, normalization: Normalization = "published"
+    ) -> None:
         folder, _ = find_folder(root, {"stl10_binary": "train_X.bin"})
         splits = ("unlabeled", "train", "test") if unlabeled else ("train", "test")
         stored = [read_rows(os.path.join(folder, f"{name}_X.bin"), 3 * 96 * 96) for name in splits]
         sizes = [len(part) for part in stored]
         images = torch.empty(sum(sizes), 3, 96, 96, dtype=torch.uint8)
         for part, room in zip(stored, torch.split(images, sizes), strict=True):
-            room.copy_(torch.from_numpy(part).view(-1, 3, 96, 96).transpose(2, 3))  # the file goes down the columns
+            room.copy_(
+                torch.from_numpy(part).view(-1, 3, 96, 96).transpose(2, 3)
+            )  # the file goes down the columns
         numbers = [
-            read_rows(os.path.join(folder, f"{name}_y.bin"), 1)[:, 0].astype(np.int64) - 1 for name in splits[-2:]
+            read_rows(os.path.join(folder, f"{name}_y.bin"), 1)[:, 0].astype(np.int64) - 1
+            for name in splits[-2:]
         ]
-        if [len(y) for y in numbers] != sizes[-2:] or not all(((y >= 0) & (y < 10)).all() for y in numbers):
+        if [len(y) for y in numbers] != sizes[-2:] or not all(
+            ((y >= 0) & (y < 10)).all() for y in numbers
+        ):
             raise ValueError(
                 f"{folder}: {sizes[-2:]} images and {[len(y) for y in numbers]} labels; allowed is one of 1 … 10 for "
                 "each image: download and unpack the data set again"
@@ -160,7 +195,9 @@ class SVHN(Component, _Split, Source):
         normalization: the constants the literature uses, or measured over all training pixels.
     """
 
-    def __init__(self, *, root: str, extra: bool = False, normalization: Normalization = "published") -> None:
+    def __init__(
+        self, *, root: str, extra: bool = False, normalization: Normalization = "published"
+    ) -> None:
         folder, _ = find_folder(root, {"SVHN": "train_32x32.mat"})
         splits = ("extra", "train", "test") if extra else ("train", "test")
         parts = [read_matlab(os.path.join(folder, f"{name}_32x32.mat")) for name in splits]

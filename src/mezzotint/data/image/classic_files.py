@@ -1,9 +1,9 @@
 """The file formats of CIFAR, STL-10 and SVHN. What is read is checked; nothing in a file is executed.
 
-The Python version of CIFAR is a pickle, and unpickling can run any program. `Inert` builds nothing but bytes,
-numbers, strings, lists, dictionaries and arrays of bytes: the three names that NumPy writes into such a file lead to
-the stand-ins below, and any other name is refused before anything is called.
-"""
+The Python version of CIFAR is a pickle, and unpickling can run any program. `Inert` builds nothing
+but bytes, numbers, strings, lists, dictionaries and arrays of bytes: the three names that NumPy
+writes into such a file lead to the stand-ins below, and any other name is refused before anything
+is called."""
 
 import os
 import pickle
@@ -33,7 +33,9 @@ def find_folder(root: str, places: Mapping[str, str]) -> tuple[str, str]:
             if os.path.isfile(os.path.join(folder, file)):
                 return folder, name
     wanted = " or ".join(f"{name}/{file}" for name, file in places.items())
-    raise ValueError(f"{root} has no {wanted}; allowed is the unpacked data set or the folder above: check the path")
+    raise ValueError(
+        f"{root} has no {wanted}; allowed is the unpacked data set or the folder above: check the path"
+    )
 
 
 def read_rows(path: str, width: int) -> Pixels:
@@ -47,7 +49,9 @@ def read_rows(path: str, width: int) -> Pixels:
     return np.memmap(path, np.uint8, mode="c").reshape(-1, width)
 
 
-def read_records(path: str, classes: int, label_bytes: int = 1, label: int = 0) -> tuple[Pixels, Index]:
+def read_records(
+    path: str, classes: int, label_bytes: int = 1, label: int = 0
+) -> tuple[Pixels, Index]:
     """The binary version of CIFAR: rows of `label_bytes` labels and 3 x 32 x 32 pixels.
 
     Args:
@@ -66,10 +70,19 @@ def read_pickled(path: str, labels: bytes, classes: int) -> tuple[Pixels, Index]
     data = content.get(b"data")
     pixels = data.array() if isinstance(data, _Array) else None
     numbers = content.get(labels)
-    if pixels is None or pixels.ndim != 2 or pixels.shape[1] != 3072 or not isinstance(numbers, list):
-        raise _wrong(path, f"it has no pixels or no {labels.decode()}", "a batch of CIFAR, Python version")
+    if (
+        pixels is None
+        or pixels.ndim != 2
+        or pixels.shape[1] != 3072
+        or not isinstance(numbers, list)
+    ):
+        raise _wrong(
+            path, f"it has no pixels or no {labels.decode()}", "a batch of CIFAR, Python version"
+        )
     if len(numbers) != len(pixels) or not all(isinstance(n, int) for n in numbers):
-        raise _wrong(path, f"{len(pixels)} images but {len(numbers)} labels", "an integer for each image")
+        raise _wrong(
+            path, f"{len(pixels)} images but {len(numbers)} labels", "an integer for each image"
+        )
     return pixels.reshape(-1, 3, 32, 32), _in_range(np.array(numbers, np.int64), classes, path)
 
 
@@ -77,7 +90,9 @@ def read_pickled_names(path: str, key: bytes) -> list[str]:
     """Class names of the Python version of CIFAR."""
     names = read_inert(path).get(key)
     if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
-        raise _wrong(path, f"it has no {key.decode()}", "the file of class names of CIFAR, Python version")
+        raise _wrong(
+            path, f"it has no {key.decode()}", "the file of class names of CIFAR, Python version"
+        )
     return [name.decode("utf-8", "replace") for name in names]
 
 
@@ -95,14 +110,20 @@ def read_matlab(path: str) -> tuple[Pixels, Index]:
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise ValueError("SVHN is stored in Matlab files; reading them needs scipy: pip install scipy") from None
+        raise ValueError(
+            "SVHN is stored in Matlab files; reading them needs scipy: pip install scipy"
+        ) from None
     try:
         content = loadmat(path, variable_names=["X", "y"])
         x, y = np.asarray(content["X"]), np.asarray(content["y"]).reshape(-1).astype(np.int64)
     except Exception as error:  # whatever the reader raises on a damaged file
-        raise _wrong(path, " ".join(str(error).split())[:120] or type(error).__name__, "a file of SVHN") from None
+        raise _wrong(
+            path, " ".join(str(error).split())[:120] or type(error).__name__, "a file of SVHN"
+        ) from None
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[:3] != (32, 32, 3) or x.shape[3] != len(y):
-        raise _wrong(path, f"X is {x.dtype} {x.shape}, y has {len(y)}", "uint8 [32, 32, 3, N] and N labels")
+        raise _wrong(
+            path, f"X is {x.dtype} {x.shape}, y has {len(y)}", "uint8 [32, 32, 3, N] and N labels"
+        )
     return x.transpose(3, 2, 0, 1), _in_range(np.where(y == 10, 0, y), 10, path)
 
 
@@ -117,7 +138,9 @@ def read_inert(path: str) -> dict[bytes, Any]:
             content = Inert(file, encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises nearly anything
         detail = " ".join(str(error).split())[:120] or type(error).__name__
-        raise _wrong(path, detail, "the pickle of CIFAR's authors, which holds plain data and bytes") from None
+        raise _wrong(
+            path, detail, "the pickle of CIFAR's authors, which holds plain data and bytes"
+        ) from None
     if not isinstance(content, dict):
         raise _wrong(path, f"it holds a {type(content).__name__}", "a dictionary")
     return content
@@ -151,7 +174,9 @@ class _Array:
         plain = isinstance(dtype, _DType) and dtype.name in ("u1", b"u1") and not fortran
         if not plain or not isinstance(content, bytes) or not isinstance(shape, tuple):
             return None
-        if not all(isinstance(n, int) and n >= 0 for n in shape) or int(np.prod(shape, dtype=object)) != len(content):
+        if not all(isinstance(n, int) and n >= 0 for n in shape) or int(
+            np.prod(shape, dtype=object)
+        ) != len(content):
             return None
         return np.frombuffer(bytearray(content), np.uint8).reshape(shape)
 
@@ -173,7 +198,8 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# A pickle can set attributes of what it is given, so nothing here may be changed by that to any effect.
+# A pickle can set attributes of what it is given, so nothing here may be changed by that to any
+# effect.
 _STAND_INS: dict[tuple[str, str], Callable[..., Any] | None] = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy", "ndarray"): None,  # handed to `_reconstruct`, and never called
@@ -189,4 +215,6 @@ def _in_range(labels: npt.NDArray[Any], classes: int, path: str) -> Index:
 
 
 def _wrong(path: str, found: str, allowed: str) -> ValueError:
-    return ValueError(f"{path}: {found}; allowed: {allowed}; download and unpack the data set again")
+    return ValueError(
+        f"{path}: {found}; allowed: {allowed}; download and unpack the data set again"
+    )

@@ -1,11 +1,15 @@
 """From an image file to 8-bit RGB pixels: one documented conversion for whatever is found in a folder.
 
 - Greyscale, palette, CMYK and YCbCr become RGB; anything with transparency is composited on white.
-- 16-bit values keep their upper 8 bits; float values must lie in [0, 1]; 32-bit integers must fit into 16 bits.
-- EXIF orientation is applied; an EXIF block that cannot be read counts as none. Of an animation, the first frame.
+- 16-bit values keep their upper 8 bits; float values must lie in [0, 1]; 32-bit integers must fit
+  into 16 bits.
+- EXIF orientation is applied; an EXIF block that cannot be read counts as none. Of an animation,
+  the first frame.
 - The number of pixels is read from the header and checked before anything is decoded.
-- A truncated file is an error. Pillow can be told to fill the missing half with grey; this code never does.
-- Only the formats of `FORMATS` are tried. Pillow also opens PostScript, by running a program; this code never does.
+- A truncated file is an error. Pillow can be told to fill the missing half with grey; this code
+  never does.
+- Only the formats of `FORMATS` are tried. Pillow also opens PostScript, by running a program; this
+  code never does.
 
 Needs no torch, so that `mezzotint doctor` and its worker processes start at once.
 """
@@ -26,7 +30,9 @@ from mezzotint.timing import part
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 50_000_000
 
-Fault = Literal["missing", "empty", "not an image", "too large", "truncated", "unsupported", "broken"]
+Fault = Literal[
+    "missing", "empty", "not an image", "too large", "truncated", "unsupported", "broken"
+]
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
@@ -64,14 +70,17 @@ def open_image(path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open a file and read its header; the pixels are not decoded yet. Close it, or use it in a `with`.
 
     Raises:
-        Undecodable: when the file is missing, is no image of a known format, or states too many pixels.
+        Undecodable: when the file is missing, is no image of a known format, or states too many
+            pixels.
     """
     with _faults(path):
         image = Image.open(path, formats=_formats())
     width, height = image.size
     if width * height > max_pixels:
         image.close()
-        raise Undecodable("too large", f"{width} x {height} pixels, more than max_pixels={max_pixels}")
+        raise Undecodable(
+            "too large", f"{width} x {height} pixels, more than max_pixels={max_pixels}"
+        )
     return image
 
 
@@ -106,17 +115,21 @@ def decode(image: Image.Image) -> Image.Image:
         return rgb if turn is None else rgb.transpose(turn)
 
 
-def decode_crops(image: Image.Image, crops: Sequence[tuple[Box, int]], margin: float = 1.0) -> list[Pixels]:
+def decode_crops(
+    image: Image.Image, crops: Sequence[tuple[Box, int]], margin: float = 1.0
+) -> list[Pixels]:
     """Cut squares out of an opened image, each antialiased (bilinear) to its own size.
 
-    A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size in a fraction of the time. That is done when what is left is
-    still `margin` times what the most demanding crop needs. Such crops are a little sharper than those of the whole
-    image. In 1,196 crops of two photographs the mean difference was 1.0 of 255 on average and 5.8 at worst with a
-    margin of 1; 0.5 and 1.3 with a margin of 2.
+    A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size in a fraction of the time. That is done
+    when what is left is still `margin` times what the most demanding crop needs. Such crops are a
+    little sharper than those of the whole image. In 1,196 crops of two photographs the mean
+    difference was 1.0 of 255 on average and 5.8 at worst with a margin of 1; 0.5 and 1.3 with a
+    margin of 2.
 
     Args:
         image: from `open_image`.
-        crops: for each crop its box (top, left, height and width in the upright image) and its output size.
+        crops: for each crop its box (top, left, height and width in the upright image) and its
+            output size.
         margin: at least 1.
 
     Returns:
@@ -131,7 +144,10 @@ def decode_crops(image: Image.Image, crops: Sequence[tuple[Box, int]], margin: f
         rgb = decode(image)
     found = []
     for (top, left, height, width), size in crops:
-        right, bottom = min((left + width) / scale, rgb.width), min((top + height) / scale, rgb.height)
+        right, bottom = (
+            min((left + width) / scale, rgb.width),
+            min((top + height) / scale, rgb.height),
+        )
         # Cut first: the filter must not reach beyond the crop, as it does with the box alone.
         x, y = left // scale, top // scale
         with part("crop"):
@@ -145,7 +161,8 @@ def _decode_smaller(image: Image.Image, shrink: float) -> int:
     """Ask the JPEG decoder for the smallest image that is still `shrink` times too large; returns its scale."""
     scale = next((s for s in (8, 4, 2) if s <= shrink), 1)
     width, height = image.size
-    # Rows and columns that do not fill a block of a turned image would come to lie first instead of last.
+    # Rows and columns that do not fill a block of a turned image would come to lie first instead of
+    # last.
     whole = _orientation(image) == 1 or width % scale == height % scale == 0
     if scale == 1 or not whole:
         return 1
@@ -156,8 +173,8 @@ def _decode_smaller(image: Image.Image, shrink: float) -> int:
 def _load_unless_jpeg(image: Image.Image) -> None:
     """Decode before the EXIF block is asked for.
 
-    Elsewhere than in a JPEG it may stand behind the pixels, and Pillow would decode them, and fail, while looking.
-    """
+    Elsewhere than in a JPEG it may stand behind the pixels, and Pillow would decode them, and fail,
+    while looking."""
     if image.format not in _JPEG:
         image.load()
 
@@ -179,7 +196,10 @@ def _faults(source: str | Image.Image) -> Iterator[None]:
         raise Undecodable("too large", _one_line(error)) from None
     except Exception as error:
         text = _one_line(error)
-        cut = any(word in text.lower() for word in ("truncated", "unexpected end", "not enough image data"))
+        cut = any(
+            word in text.lower()
+            for word in ("truncated", "unexpected end", "not enough image data")
+        )
         raise Undecodable("truncated" if cut else "broken", text) from None
 
 
@@ -218,7 +238,9 @@ def _eight_bits(values: npt.NDArray[Any]) -> Pixels:
     low, high = values.min(), values.max()
     if values.dtype.kind == "f":
         if not (low >= 0.0 and high <= 1.0):  # false for NaN, too
-            raise Undecodable("unsupported", f"float pixels from {low:g} to {high:g}; allowed is [0, 1]")
+            raise Undecodable(
+                "unsupported", f"float pixels from {low:g} to {high:g}; allowed is [0, 1]"
+            )
         return np.rint(values * 255.0).astype(np.uint8)
     if low < 0 or high > 65535:
         raise Undecodable("unsupported", f"integer pixels from {low} to {high}; allowed is 16 bits")

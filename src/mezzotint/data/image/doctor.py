@@ -1,8 +1,9 @@
 """Look through a folder of images before training on it: `mezzotint doctor PATH`.
 
-Every file is decoded once, in parallel, and its pixels are hashed. That finds what cannot be read and why, what stands
-there twice, and what stands in both the training and the test split, also when the copy was stored in another lossless
-format. Copies that were compressed or scaled anew have other pixels, and are not found.
+Every file is decoded once, in parallel, and its pixels are hashed. That finds what cannot be read
+and why, what stands there twice, and what stands in both the training and the test split, also when
+the copy was stored in another lossless format. Copies that were compressed or scaled anew have
+other pixels, and are not found.
 
 Needs no torch. A decoder that kills its process costs that one file, which is then named.
 """
@@ -48,9 +49,11 @@ class Report:
     Attributes:
         root: of the folder.
         images: number of files that are images by their extension.
-        classes: images in each class folder, by split and class (`"train/cat"`, or `"cat"` without splits).
-        unreadable: path and reason of each file that gives no image; the reason begins with its kind, `truncated`,
-            `empty`, `not an image`, `too large`, `broken`, `unsupported`, `missing` or `crash`.
+        classes: images in each class folder, by split and class (`"train/cat"`, or `"cat"` without
+            splits).
+        unreadable: path and reason of each file that gives no image; the reason begins with its
+            kind, `truncated`, `empty`, `not an image`, `too large`, `broken`, `unsupported`,
+            `missing` or `crash`.
         duplicates: groups of files with the same pixels, within one split.
         leaks: groups of files with the same pixels, in more than one split.
         empty_classes: folders in the place of a class, or of a split, without an image.
@@ -58,7 +61,8 @@ class Report:
         links: symbolic links, which are not followed.
         closed: folders that may not be listed.
         formats: how many images are of which format and mode, `"PNG RGBA"`.
-        sizes: smallest, median and largest height and width, `{"height": [1, 2, 3], "width": [1, 2, 3]}`.
+        sizes: smallest, median and largest height and width, `{"height": [1, 2, 3], "width": [1, 2,
+            3]}`.
         mean: of each channel, of values in [0, 1]; each image counts the same.
         std: of each channel, likewise, over all pixels.
     """
@@ -84,7 +88,9 @@ class Report:
 
         Duplicates within a split, files that are no images, and links are named but do no harm.
         """
-        return self.images > 0 and not (self.unreadable or self.leaks or self.empty_classes or self.closed)
+        return self.images > 0 and not (
+            self.unreadable or self.leaks or self.empty_classes or self.closed
+        )
 
     def to_json(self) -> str:
         """All findings, and `ok`, as one JSON object."""
@@ -100,8 +106,12 @@ class Report:
                 + " … ".join(f"{h} x {w}" for h, w in (low, median, high))
                 + " (least, median, most)"
             )
-            yield "  formats: " + ", ".join(f"{count} {kind}" for kind, count in self.formats.items())
-            yield "  mean ({}), std ({})".format(*(", ".join(f"{v:.4f}" for v in m) for m in (self.mean, self.std)))
+            yield "  formats: " + ", ".join(
+                f"{count} {kind}" for kind, count in self.formats.items()
+            )
+            yield "  mean ({}), std ({})".format(
+                *(", ".join(f"{v:.4f}" for v in m) for m in (self.mean, self.std))
+            )
         yield from _finding("unreadable", [f"{path}: {reason}" for path, reason in self.unreadable])
         yield from _finding("in more than one split", [" = ".join(group) for group in self.leaks])
         yield from _finding("duplicate", [" = ".join(group) for group in self.duplicates])
@@ -133,7 +143,11 @@ def examine(
     root = os.fspath(root)
     listing = scan(root)
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
     facts: list[_Facts] = []
     chunks = [listing.images[i : i + _CHUNK] for i in range(0, len(listing.images), _CHUNK)]
     for found in _examined(root, chunks, min(workers, len(chunks)), max_pixels):
@@ -179,13 +193,17 @@ def _look_all(root: str, paths: Sequence[str], max_pixels: int) -> list[_Facts]:
     return [_look(root, path, max_pixels) for path in paths]
 
 
-def _examined(root: str, chunks: list[list[str]], workers: int, max_pixels: int) -> Iterator[list[_Facts]]:
+def _examined(
+    root: str, chunks: list[list[str]], workers: int, max_pixels: int
+) -> Iterator[list[_Facts]]:
     """The facts, in the order of the files. Where a worker dies, its files are tried again one at a time."""
     if workers == 0:
         for chunk in chunks:
             yield _look_all(root, chunk, max_pixels)
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads, such as torch's, may hang
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork of a process with threads, such as torch's, may hang
     done = 0
     while done < len(chunks):
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -201,7 +219,9 @@ def _examined(root: str, chunks: list[list[str]], workers: int, max_pixels: int)
             done += 1
 
 
-def _look_one_by_one(root: str, paths: Sequence[str], max_pixels: int, context: Any) -> list[_Facts]:
+def _look_one_by_one(
+    root: str, paths: Sequence[str], max_pixels: int, context: Any
+) -> list[_Facts]:
     """Examine files in a process that works on one at a time, and is started anew when a file ends it."""
     found: list[_Facts] = []
     while len(found) < len(paths):
@@ -217,7 +237,9 @@ def _look_one_by_one(root: str, paths: Sequence[str], max_pixels: int, context: 
                 while len(found) < len(paths):
                     found.append(pool.submit(_look, root, paths[len(found)], max_pixels).result())
             except BrokenProcessPool:
-                found.append(_Facts(paths[len(found)], fault="crash: its decoder ended the process"))
+                found.append(
+                    _Facts(paths[len(found)], fault="crash: its decoder ended the process")
+                )
     return found
 
 

@@ -1,21 +1,21 @@
 """The data that is embedded in the package, so that everything can be tried without a download.
 
-`emoji`: 1,911 emoji, each drawn in two styles (Google Noto and Twemoji) at 32 px. The two styles make questions that
-pixels answer badly: a category learnt from one artist and recognised in the other's drawings, or the same emoji found
-again. `mnist5k`: 500 of each handwritten digit at 28 px, grey. `digits`: scikit-learn's 1,797 digits at 8 px, grey.
+`emoji`: 1,911 emoji, each drawn in two styles (Google Noto and Twemoji) at 32 px. The two styles
+make questions that pixels answer badly: a category learnt from one artist and recognised in the
+other's drawings, or the same emoji found again. `mnist5k`: 500 of each handwritten digit at 28 px,
+grey. `digits`: scikit-learn's 1,797 digits at 8 px, grey.
 
 Pretraining sees all images and no label. How the tasks are split:
 
 - *across styles*: all Google drawings to learn from, all Twemoji drawings to be scored. For
   retrieval each Twemoji drawing looks for its emoji among the Google drawings.
 - *within a style*: a fifth of the emoji of each category is held out, the same in both styles.
-- `part` restricts every task to half of the emoji of each category, so that settings can be chosen on `tune` and
-  reported on `held_out`, which no choice has seen.
+- `part` restricts every task to half of the emoji of each category, so that settings can be chosen
+  on `tune` and reported on `held_out`, which no choice has seen.
 
-Emoji that look exactly alike in either style (families, some flags: 46 in 11 groups) are never torn apart by a split.
-For retrieval each is still its own identity, so no encoder that takes one drawing at a time can be right on more than
-0.982 of all. Licences of the drawings: see NOTICE.
-"""
+Emoji that look exactly alike in either style (families, some flags: 46 in 11 groups) are never torn
+apart by a split. For retrieval each is still its own identity, so no encoder that takes one drawing
+at a time can be right on more than 0.982 of all. Licences of the drawings: see NOTICE."""
 
 import functools
 import hashlib
@@ -57,20 +57,28 @@ class Samples(Component, Held, Source):
     """Embedded data: emoji in two drawing styles, or handwritten digits.
 
     Args:
-        name: `emoji` (3,822 images, 3 x 32 x 32), `mnist5k` (5,000, 1 x 28 x 28) or `digits` (1,797, 1 x 8 x 8).
-        part: which samples the tasks are about: `all`, the half to tune settings on, or the other half.
+        name: `emoji` (3,822 images, 3 x 32 x 32), `mnist5k` (5,000, 1 x 28 x 28) or `digits`
+            (1,797, 1 x 8 x 8).
+        part: which samples the tasks are about: `all`, the half to tune settings on, or the other
+            half.
 
     Attributes:
         credit: whose work the images are.
-        groups: int64 `[N]`, the same for emoji that look exactly alike, in either style; elsewhere each is its own.
-        styles: names of the drawing styles; the items of style `s` are `s · N / 2 … (s + 1) · N / 2 − 1`.
+        groups: int64 `[N]`, the same for emoji that look exactly alike, in either style; elsewhere
+            each is its own.
+        styles: names of the drawing styles; the items of style `s` are `s · N / 2 … (s + 1) · N / 2
+            − 1`.
     """
 
     def __init__(self, *, name: Name = "emoji", part: Part = "all") -> None:
         if name not in _INPUTS:
-            raise ValueError(f"got name={name!r}; allowed is one of {', '.join(_INPUTS)}: choose one of them")
+            raise ValueError(
+                f"got name={name!r}; allowed is one of {', '.join(_INPUTS)}: choose one of them"
+            )
         if part not in ("all", "tune", "held_out"):
-            raise ValueError(f"got part={part!r}; allowed is one of all, tune, held_out: choose one of them")
+            raise ValueError(
+                f"got part={part!r}; allowed is one of all, tune, held_out: choose one of them"
+            )
         self.name, self.part = name, part
         self.input = _INPUTS[name]
         self.ids = name
@@ -115,8 +123,17 @@ class Samples(Component, Held, Source):
         return [
             Task(across, "classify", self.labels, google, twitter, categories),
             Task(within, "classify", self.labels, google[~test], google[test], categories),
-            Task("category/within-twitter", "classify", self.labels, twitter[~test], twitter[test], categories),
-            Task("subcategory/across-styles", "classify", subcategory, google, twitter, subcategories),
+            Task(
+                "category/within-twitter",
+                "classify",
+                self.labels,
+                twitter[~test],
+                twitter[test],
+                categories,
+            ),
+            Task(
+                "subcategory/across-styles", "classify", subcategory, google, twitter, subcategories
+            ),
             Task("identity/across-styles", "retrieve", identity, google, twitter),
         ]
 
@@ -125,13 +142,20 @@ class Samples(Component, Held, Source):
         strata = 2 * self.labels + held_out(self.labels, 0.5, "tune")
         test = held_out(strata, 0.2, "digit")
         train, scored = (covered & ~test).nonzero()[0], (covered & test).nonzero()[0]
-        return [Task("digit/holdout", "classify", self.labels, train, scored, [str(d) for d in range(10)])]
+        return [
+            Task(
+                "digit/holdout", "classify", self.labels, train, scored, [str(d) for d in range(10)]
+            )
+        ]
 
 
 def embedded_file(name: str) -> bytes:
     """An embedded file, verified against its checksum."""
     content = (_FOLDER / name).read_bytes()
-    sums = dict(line.split()[::-1] for line in (_FOLDER / "CHECKSUMS").read_text(encoding="utf-8").splitlines())
+    sums = dict(
+        line.split()[::-1]
+        for line in (_FOLDER / "CHECKSUMS").read_text(encoding="utf-8").splitlines()
+    )
     found = hashlib.sha256(content).hexdigest()
     if found != sums.get(name):
         raise ValueError(

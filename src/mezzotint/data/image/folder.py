@@ -1,7 +1,7 @@
 """A folder of images of any size: with classes and splits, with classes only, or with neither.
 
-Which files count, and what is a class or a split, stands in `folder.py`; how pixels are converted, in `decode.py`.
-"""
+Which files count, and what is a class or a split, stands in `folder.py`; how pixels are converted,
+in `decode.py`."""
 
 import copy
 import hashlib
@@ -16,7 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from mezzotint.data.folder import SPLITS, Listing, class_of, scan, split_of
-from mezzotint.data.image.decode import Undecodable, decode_crops, is_plain_jpeg, open_image, shares, upright_size
+from mezzotint.data.image.decode import (
+    Undecodable,
+    decode_crops,
+    is_plain_jpeg,
+    open_image,
+    shares,
+    upright_size,
+)
 from mezzotint.data.image.nvjpeg import Jpeg, is_whole, require_cuda
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Box, Index, Source, Task
@@ -31,13 +38,14 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ImageFolder(Component, Source):
     """A folder of images, with class folders or without.
 
-    A whole sample is the middle square of 7/8 of the shorter side (for 224 pixels: resize to 256, then crop the
-    centre), antialiased, as uint8 RGB. Training crops are cut by `read_crops` while the file is decoded. Values are
-    normalised with the mean and deviation of ImageNet.
+    A whole sample is the middle square of 7/8 of the shorter side (for 224 pixels: resize to 256,
+    then crop the centre), antialiased, as uint8 RGB. Training crops are cut by `read_crops` while
+    the file is decoded. Values are normalised with the mean and deviation of ImageNet.
 
-    With folders `train` and `val` (or `valid`, `validation`, `test`), `train` is pretrained on, and the task is
-    `label/val`: learn from `train`, be scored on `val`. Without, `label/holdout` holds out a part of each class; the
-    encoder may have seen these images, never their labels. With fewer than two classes there is no task.
+    With folders `train` and `val` (or `valid`, `validation`, `test`), `train` is pretrained on, and
+    the task is `label/val`: learn from `train`, be scored on `val`. Without, `label/holdout` holds
+    out a part of each class; the encoder may have seen these images, never their labels. With fewer
+    than two classes there is no task.
 
     Args:
         root: of the folder.
@@ -45,14 +53,16 @@ class ImageFolder(Component, Source):
         split: the split to pretrain on; by default `train` where there are splits.
         holdout: part of each class to be scored, where there is no split for it.
         max_pixels: images of more pixels are refused before they are decoded.
-        decoder: of training crops: `pillow` in the workers, or `nvjpeg` on an NVIDIA GPU, for JPEG files.
+        decoder: of training crops: `pillow` in the workers, or `nvjpeg` on an NVIDIA GPU, for JPEG
+            files.
 
     Attributes:
         classes: names of the classes, sorted; a label is a place in this list.
         labels: int64 `[N]`, negative where a file lies outside of all class folders.
 
     Raises:
-        ValueError: when the folder is missing, holds no image, or has a part that may not be listed.
+        ValueError: when the folder is missing, holds no image, or has a part that may not be
+            listed.
     """
 
     _crops = 1
@@ -74,7 +84,12 @@ class ImageFolder(Component, Source):
         if decoder == "nvjpeg":
             require_cuda()
         self.decoder = decoder
-        self.root, self.size, self.holdout, self.max_pixels = os.fspath(root), size, holdout, max_pixels
+        self.root, self.size, self.holdout, self.max_pixels = (
+            os.fspath(root),
+            size,
+            holdout,
+            max_pixels,
+        )
         self.input = input_of(size)
         listing = scan(self.root)
         if listing.closed:
@@ -100,16 +115,23 @@ class ImageFolder(Component, Source):
         own, other = parts[split], parts[self.scored] if self.scored else []
         if not own:
             where = f"{self.root}/{split}" if split else self.root
-            links = f" ({len(listing.links)} symbolic links are not followed)" if listing.links else ""
+            links = (
+                f" ({len(listing.links)} symbolic links are not followed)" if listing.links else ""
+            )
             raise ValueError(
                 f"{where} holds no image{links}; allowed is a folder of jpg, png, webp and so on, in class folders or "
                 "not: check the path, or ask `mezzotint doctor` what is in it"
             )
-        found = [class_of(path, split) for path in own], [class_of(path, self.scored) for path in other]
+        found = (
+            [class_of(path, split) for path in own],
+            [class_of(path, self.scored) for path in other],
+        )
         self.classes = sorted({name for names in found for name in names if name is not None})
         place = {name: i for i, name in enumerate(self.classes)}
         self.labels: Index = np.array([place.get(name or "", -1) for name in found[0]], np.int64)
-        self._scored_labels: Index = np.array([place.get(name or "", -1) for name in found[1]], np.int64)
+        self._scored_labels: Index = np.array(
+            [place.get(name or "", -1) for name in found[1]], np.int64
+        )
         self._paths, self._scored_paths = PathList(own), PathList(other)
 
     def __len__(self) -> int:
@@ -129,11 +151,15 @@ class ImageFolder(Component, Source):
         """The path of an image, relative to the root."""
         return self._paths[index]
 
-    def read_crops(self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]) -> list[Tensor]:
+    def read_crops(
+        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
+    ) -> list[Tensor]:
         """Cut crops out of one image; see `Croppable`. Boxes are in the upright image, after EXIF rotation."""
         return self._cut(index, choose, margin=1.0)
 
-    def read_encoded(self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]) -> Jpeg | list[Tensor]:
+    def read_encoded(
+        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
+    ) -> Jpeg | list[Tensor]:
         """The bytes of one plain JPEG file, and its crops to be; crops of any other image. See `Encoded`."""
         path = self._paths[index]
         try:
@@ -148,7 +174,9 @@ class ImageFolder(Component, Source):
             pass
         return self.read_crops(index, choose)
 
-    def _cut(self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]], margin: float) -> list[Tensor]:
+    def _cut(
+        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]], margin: float
+    ) -> list[Tensor]:
         path = self._paths[index]
         try:
             with open_image(os.path.join(self.root, path), self.max_pixels) as image:
@@ -181,12 +209,16 @@ class ImageFolder(Component, Source):
         both._paths = PathList([*self._paths, *self._scored_paths])
         labelled = (both.labels >= 0).nonzero()[0]
         train, test = labelled[labelled < len(self)], labelled[labelled >= len(self)]
-        return both, [Task(f"label/{self.scored}", "classify", both.labels, train, test, self.classes)]
+        return both, [
+            Task(f"label/{self.scored}", "classify", both.labels, train, test, self.classes)
+        ]
 
     def several(self, clips: int, crops: int) -> Self:
         """The same images, each as several squares along its longer side; see `Several`."""
         if clips > 1:
-            raise ValueError(f"got clips={clips} of images, which have no time; allowed is 1: choose crops")
+            raise ValueError(
+                f"got clips={clips} of images, which have no time; allowed is 1: choose crops"
+            )
         other = copy.copy(self)
         other._crops = crops
         return other
@@ -197,8 +229,14 @@ class ImageFolder(Component, Source):
         if self._crops == 1:
             return [((top, left, side, side), self.size)]
         if width >= height:
-            return [((top, int((width - side) * share), side, side), self.size) for share in shares(self._crops)]
-        return [((int((height - side) * share), left, side, side), self.size) for share in shares(self._crops)]
+            return [
+                ((top, int((width - side) * share), side, side), self.size)
+                for share in shares(self._crops)
+            ]
+        return [
+            ((int((height - side) * share), left, side, side), self.size)
+            for share in shares(self._crops)
+        ]
 
 
 def _chosen(
@@ -228,7 +266,9 @@ class PathList(Sequence[str]):
     def __init__(self, paths: Sequence[str]) -> None:
         encoded = [os.fsencode(path) for path in paths]
         self.block = b"".join(encoded)
-        self.ends = np.fromiter(accumulate(map(len, encoded), initial=0), np.int64, len(encoded) + 1)
+        self.ends = np.fromiter(
+            accumulate(map(len, encoded), initial=0), np.int64, len(encoded) + 1
+        )
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -248,4 +288,6 @@ def check_image_options(size: int, holdout: float, max_pixels: int) -> None:
             "sample, and the pixels of the largest image to decode"
         )
     if not 0.0 < holdout < 1.0:
-        raise ValueError(f"got holdout={holdout}; allowed is more than 0 and less than 1: give 0.2 for a fifth")
+        raise ValueError(
+            f"got holdout={holdout}; allowed is more than 0 and less than 1: give 0.2 for a fifth"
+        )

@@ -1,10 +1,10 @@
 """JPEG files decoded and cropped on a GPU, a batch at a time: workers read the files, and nvJPEG does the rest.
 
-torchvision calls NVIDIA's library. Pixels are those of another decoder: a level or two away from Pillow's, and always
-from the file at full size, where the workers' decoder takes a half, a quarter or an eighth when a crop needs no more.
-Files that are not plain (no JPEG, turned by EXIF, not RGB, cut off) are decoded by the workers as ever, so that what
-becomes of unusual images, and what counts as unreadable, is the same for both.
-"""
+torchvision calls NVIDIA's library. Pixels are those of another decoder: a level or two away from
+Pillow's, and always from the file at full size, where the workers' decoder takes a half, a quarter
+or an eighth when a crop needs no more. Files that are not plain (no JPEG, turned by EXIF, not RGB,
+cut off) are decoded by the workers as ever, so that what becomes of unusual images, and what counts
+as unreadable, is the same for both."""
 
 import warnings
 from collections.abc import Sequence
@@ -41,7 +41,9 @@ def require_cuda() -> None:
         ValueError: without CUDA.
     """
     if not torch.cuda.is_available():
-        raise ValueError("got decoder=nvjpeg without CUDA; allowed is an NVIDIA GPU: choose decoder=pillow")
+        raise ValueError(
+            "got decoder=nvjpeg without CUDA; allowed is an NVIDIA GPU: choose decoder=pillow"
+        )
 
 
 def is_whole(data: bytes) -> bool:
@@ -69,7 +71,10 @@ def decode_crops(files: Sequence[Jpeg], device: torch.device) -> list[list[Tenso
         warnings.filterwarnings("ignore", message=".*deprecated.*")
         images = decode_jpeg([file.data for file in files], mode=ImageReadMode.RGB, device=device)
     with part("crop"):
-        return [[_cut(image, *crop) for crop in file.crops] for image, file in zip(images, files, strict=True)]
+        return [
+            [_cut(image, *crop) for crop in file.crops]
+            for image, file in zip(images, files, strict=True)
+        ]
 
 
 def _cut(image: Tensor, box: Box, size: int) -> Tensor:

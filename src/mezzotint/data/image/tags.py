@@ -1,9 +1,9 @@
 """Images with several labels each, from a table: radiographs with their findings, photographs with what is on them.
 
-A CSV with a header names in one column the files and has a column for each label: 1 says yes, 0 or nothing no, and −1
-that whoever read the image was not certain, as in CheXpert (Irvin et al. 2019, arXiv 1901.07031). Pixels are read as by
-`image_folder`; the task asks for all labels, and is scored by mean average precision and the mean area under the curve.
-"""
+A CSV with a header names in one column the files and has a column for each label: 1 says yes, 0 or
+nothing no, and −1 that whoever read the image was not certain, as in CheXpert (Irvin et al. 2019,
+arXiv 1901.07031). Pixels are read as by `image_folder`; the task asks for all labels, and is scored
+by mean average precision and the mean area under the curve."""
 
 import copy
 import csv
@@ -65,12 +65,21 @@ class ImageTags(ImageFolder, Source):
     ) -> None:
         check_image_options(size, holdout, max_pixels)
         if uncertain not in ("no", "yes") or len(labels) < 1:
-            raise ValueError(f"got uncertain={uncertain!r}, labels={list(labels)}; allowed are no or yes, and a column")
-        self.root, self.size, self.holdout, self.max_pixels = os.fspath(root), size, holdout, max_pixels
+            raise ValueError(
+                f"got uncertain={uncertain!r}, labels={list(labels)}; allowed are no or yes, and a column"
+            )
+        self.root, self.size, self.holdout, self.max_pixels = (
+            os.fspath(root),
+            size,
+            holdout,
+            max_pixels,
+        )
         self.input = input_of(size)
         self.split, self.scored, self.classes = None, "test" if test_files else None, list(labels)
         own, self.tags = _table(files, path, labels, uncertain)
-        other, self._scored_tags = _table(test_files, path, labels, uncertain) if test_files else ([], self.tags[:0])
+        other, self._scored_tags = (
+            _table(test_files, path, labels, uncertain) if test_files else ([], self.tags[:0])
+        )
         self._paths, self._scored_paths = PathList(own), PathList(other)
         self.labels = np.full(len(own), -1, np.int64)
 
@@ -97,7 +106,9 @@ def _table(
         with Path(file).open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read ({error}); allowed is a CSV with a header: check the path") from None
+        raise ValueError(
+            f"{file} cannot be read ({error}); allowed is a CSV with a header: check the path"
+        ) from None
     missing = [name for name in (path, *labels) if not rows or name not in rows[0]]
     if missing:
         found = ", ".join(rows[0]) if rows else "no row"

@@ -1,13 +1,15 @@
 """The data sets that features are usually transferred to, as their authors distribute them: nothing is downloaded.
 
-Pretraining sees the training images, the task `label/test` learns from them and is scored on the test images. The
-literature reports `mean_per_class` of `aircraft`, `caltech101`, `flowers102` and `pets`, `map` of `voc2007`, and `top1`
-of the others (Kornblith et al. 2019, arXiv 1805.08974); all that apply are among the rows.
+Pretraining sees the training images, the task `label/test` learns from them and is scored on the
+test images. The literature reports `mean_per_class` of `aircraft`, `caltech101`, `flowers102` and
+`pets`, `map` of `voc2007`, and `top1` of the others (Kornblith et al. 2019, arXiv 1805.08974); all
+that apply are among the rows.
 
-Which images of the usual transfer data sets are for learning and which for scoring, read from the authors' files.
+Which images of the usual transfer data sets are for learning and which for scoring, read from the
+authors' files.
 
-Each function takes the folder as the user gave it and the number of the split, and finds the files in there, or in the
-folder of their usual name. Text and Matlab files are read; nothing is executed.
+Each function takes the folder as the user gave it and the number of the split, and finds the files
+in there, or in the folder of their usual name. Text and Matlab files are read; nothing is executed.
 """
 
 import copy
@@ -54,7 +56,9 @@ class Lists:
 
 def aircraft(root: str, split: int) -> Lists:
     """FGVC-Aircraft (Maji et al. 2013): 100 variants; `images_variant_trainval.txt` → `images_variant_test.txt`."""
-    folder, _ = find_folder(root, {"fgvc-aircraft-2013b/data": "variants.txt", "data": "variants.txt"})
+    folder, _ = find_folder(
+        root, {"fgvc-aircraft-2013b/data": "variants.txt", "data": "variants.txt"}
+    )
 
     def part(name: str) -> list[Labelled]:
         lines = (line.partition(" ") for line in read_names(f"{folder}/images_variant_{name}.txt"))
@@ -73,13 +77,19 @@ def caltech101(root: str, split: int) -> Lists:
     paths = [path for path in scan(folder).images if "/" in path]
     classes = sorted({path.partition("/")[0] for path in paths})
     if len(classes) < 2:
-        raise ValueError(f"{root} has no 101_ObjectCategories with classes; allowed is the unpacked data set: check it")
+        raise ValueError(
+            f"{root} has no 101_ObjectCategories with classes; allowed is the unpacked data set: check it"
+        )
     labels = np.array([classes.index(path.partition("/")[0]) for path in paths], np.int64)
     pool = np.arange(len(paths), dtype=np.int64)
-    chosen = set(some_of_each(labels, pool, key_of(split, "caltech101"), per_class=_PER_CLASS).tolist())
+    chosen = set(
+        some_of_each(labels, pool, key_of(split, "caltech101"), per_class=_PER_CLASS).tolist()
+    )
     found: list[Labelled] = [(path, (path.partition("/")[0],)) for path in paths]
     train = [item for place, item in enumerate(found) if place in chosen]
-    return Lists(folder, train, [item for place, item in enumerate(found) if place not in chosen], classes)
+    return Lists(
+        folder, train, [item for place, item in enumerate(found) if place not in chosen], classes
+    )
 
 
 def cars(root: str, split: int) -> Lists:
@@ -87,13 +97,24 @@ def cars(root: str, split: int) -> Lists:
     folder, _ = find_folder(root, {"stanford_cars": "devkit/cars_meta.mat"})
     classes = [str(name) for name in _matlab(f"{folder}/devkit/cars_meta.mat", "class_names")]
     withlabels = "cars_test_annos_withlabels.mat"
-    test = f"{folder}/{withlabels}" if os.path.isfile(f"{folder}/{withlabels}") else f"{folder}/devkit/{withlabels}"
+    test = (
+        f"{folder}/{withlabels}"
+        if os.path.isfile(f"{folder}/{withlabels}")
+        else f"{folder}/devkit/{withlabels}"
+    )
 
     def part(path: str, images: str) -> list[Labelled]:
         table = _matlab(path, "annotations")
-        return [(f"{images}/{row['fname']}", (_nth(classes, int(row["class"]), path),)) for row in table]
+        return [
+            (f"{images}/{row['fname']}", (_nth(classes, int(row["class"]), path),)) for row in table
+        ]
 
-    return Lists(folder, part(f"{folder}/devkit/cars_train_annos.mat", "cars_train"), part(test, "cars_test"), classes)
+    return Lists(
+        folder,
+        part(f"{folder}/devkit/cars_train_annos.mat", "cars_train"),
+        part(test, "cars_test"),
+        classes,
+    )
 
 
 def dtd(root: str, split: int) -> Lists:
@@ -111,7 +132,9 @@ def dtd(root: str, split: int) -> Lists:
 
 def flowers102(root: str, split: int) -> Lists:
     """Oxford Flowers (Nilsback and Zisserman 2008): 102 flowers; training and validation → test; needs scipy."""
-    folder, _ = find_folder(root, {"flowers-102": "imagelabels.mat", "oxford_flowers102": "imagelabels.mat"})
+    folder, _ = find_folder(
+        root, {"flowers-102": "imagelabels.mat", "oxford_flowers102": "imagelabels.mat"}
+    )
     labels = _matlab(f"{folder}/imagelabels.mat", "labels").astype(np.int64)
     classes = [str(number) for number in range(1, int(labels.max()) + 1)]
 
@@ -138,7 +161,11 @@ def pets(root: str, split: int) -> Lists:
     folder, _ = find_folder(root, {"oxford-iiit-pet": _PETS, "oxford_pets": _PETS})
 
     def part(name: str) -> list[Labelled]:
-        lines = [line.split() for line in read_names(f"{folder}/annotations/{name}.txt") if not line.startswith("#")]
+        lines = [
+            line.split()
+            for line in read_names(f"{folder}/annotations/{name}.txt")
+            if not line.startswith("#")
+        ]
         return [(f"images/{line[0]}.jpg", (line[0].rpartition("_")[0],)) for line in lines]
 
     train = part("trainval")
@@ -157,17 +184,22 @@ def sun397(root: str, split: int) -> Lists:
         return [(path, (path.rpartition("/")[0],)) for path in paths]
 
     return Lists(
-        folder, part("Training"), part("Testing"), [n.lstrip("/") for n in read_names(f"{folder}/ClassName.txt")]
+        folder,
+        part("Training"),
+        part("Testing"),
+        [n.lstrip("/") for n in read_names(f"{folder}/ClassName.txt")],
     )
 
 
 def voc2007(root: str, split: int) -> Lists:
     """PASCAL VOC 2007 (Everingham et al. 2010), classification: 20 tags; `trainval` → `test`.
 
-    An object that is marked as difficult is there; the authors leave it out of the score of its class.
-    """
+    An object that is marked as difficult is there; the authors leave it out of the score of its
+    class."""
     lists = "ImageSets/Main"
-    folder, _ = find_folder(root, {name: f"{lists}/aeroplane_test.txt" for name in ("VOC2007", "VOCdevkit/VOC2007")})
+    folder, _ = find_folder(
+        root, {name: f"{lists}/aeroplane_test.txt" for name in ("VOC2007", "VOCdevkit/VOC2007")}
+    )
     ending = "_trainval.txt"
     files = sorted(name for name in os.listdir(f"{folder}/{lists}") if name.endswith(ending))
     classes = [name.removesuffix(ending) for name in files]
@@ -195,13 +227,17 @@ def _named(items: Iterable[Labelled]) -> list[str]:
 
 def _nth(classes: Sequence[str], number: int, path: str) -> str:
     if not 1 <= number <= len(classes):
-        raise ValueError(f"{path} has the class {number}; allowed are 1 to {len(classes)}: get the file again")
+        raise ValueError(
+            f"{path} has the class {number}; allowed are 1 to {len(classes)}: get the file again"
+        )
     return classes[number - 1]
 
 
 def _between(split: int, most: int, name: str) -> None:
     if not 1 <= split <= most:
-        raise ValueError(f"got split={split}; {name} has the splits 1 to {most}: 1 is the usual one")
+        raise ValueError(
+            f"got split={split}; {name} has the splits 1 to {most}: 1 is the usual one"
+        )
 
 
 def _matlab(path: str, name: str) -> Any:
@@ -209,15 +245,21 @@ def _matlab(path: str, name: str) -> Any:
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise ValueError(f"{path} is a Matlab file; reading it needs scipy: pip install scipy") from None
+        raise ValueError(
+            f"{path} is a Matlab file; reading it needs scipy: pip install scipy"
+        ) from None
     try:
         return np.atleast_1d(loadmat(path, squeeze_me=True, variable_names=[name])[name])
     except Exception as error:  # whatever the reader raises on a damaged file
         detail = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ValueError(f"{path} has no {name} ({detail}); allowed is the authors' file: get it again") from None
+        raise ValueError(
+            f"{path} has no {name} ({detail}); allowed is the authors' file: get it again"
+        ) from None
 
 
-Name = Literal["aircraft", "caltech101", "cars", "dtd", "flowers102", "food101", "pets", "sun397", "voc2007"]
+Name = Literal[
+    "aircraft", "caltech101", "cars", "dtd", "flowers102", "food101", "pets", "sun397", "voc2007"
+]
 
 
 class TransferSet(ImageFolder, Source):
@@ -229,8 +271,8 @@ class TransferSet(ImageFolder, Source):
         name: which one.
         root: the unpacked data set, or the folder above.
         size: height and width of a whole sample, in pixels.
-        split: of the 10 splits of `dtd` and `sun397`, and of any number for `caltech101`, whose 30 training images a
-            class are drawn; the others have one.
+        split: of the 10 splits of `dtd` and `sun397`, and of any number for `caltech101`, whose 30
+            training images a class are drawn; the others have one.
         max_pixels: images of more pixels are refused before they are decoded.
 
     Attributes:
@@ -241,22 +283,44 @@ class TransferSet(ImageFolder, Source):
         ValueError: when a file of the data set is missing or is not what it should be.
     """
 
-    def __init__(self, *, name: Name, root: str, size: int = 224, split: int = 1, max_pixels: int = 50_000_000) -> None:
+    def __init__(
+        self,
+        *,
+        name: Name,
+        root: str,
+        size: int = 224,
+        split: int = 1,
+        max_pixels: int = 50_000_000,
+    ) -> None:
         if name not in LAYOUTS:
-            raise ValueError(f"got name={name!r}; allowed is one of {', '.join(LAYOUTS)}: choose one of them")
+            raise ValueError(
+                f"got name={name!r}; allowed is one of {', '.join(LAYOUTS)}: choose one of them"
+            )
         if size < 1 or max_pixels < 1:
-            raise ValueError(f"got size={size} and max_pixels={max_pixels}; allowed are whole numbers from 1 on")
+            raise ValueError(
+                f"got size={size} and max_pixels={max_pixels}; allowed are whole numbers from 1 on"
+            )
         lists = LAYOUTS[name](os.fspath(root), split)
         self.name, self.root, self.size, self.max_pixels = name, lists.root, size, max_pixels
         self.input = Input((3, size, size), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         self.split, self.scored, self.classes = "train", "test", lists.classes
         place = {title: number for number, title in enumerate(lists.classes)}
-        unknown = next((t for _, own in (*lists.train, *lists.test) for t in own if t not in place), None)
+        unknown = next(
+            (t for _, own in (*lists.train, *lists.test) for t in own if t not in place), None
+        )
         if unknown is not None or not lists.train or not lists.test:
-            got = f"the class {unknown!r}, which is not listed" if unknown is not None else "a list without an image"
-            raise ValueError(f"{lists.root}: got {got}; allowed are the authors' files: unpack the data set again")
+            got = (
+                f"the class {unknown!r}, which is not listed"
+                if unknown is not None
+                else "a list without an image"
+            )
+            raise ValueError(
+                f"{lists.root}: got {got}; allowed are the authors' files: unpack the data set again"
+            )
         self._tags, self._scored_tags = (_table(part, place) for part in (lists.train, lists.test))
-        self._paths, self._scored_paths = (PathList([path for path, _ in part]) for part in (lists.train, lists.test))
+        self._paths, self._scored_paths = (
+            PathList([path for path, _ in part]) for part in (lists.train, lists.test)
+        )
         self.labels, self._scored_labels = self._single(self._tags), self._single(self._scored_tags)
 
     def _single(self, tags: npt.NDArray[np.bool_]) -> Index:

@@ -1,13 +1,14 @@
 """Point clouds of one's own: arrays, the HDF5 files of ModelNet40 work, or a folder of meshes and clouds.
 
-Every cloud is brought to one number of points, and by default centred in a unit sphere. What is done with bad ones:
+Every cloud is brought to one number of points, and by default centred in a unit sphere. What is
+done with bad ones:
 
-- Points that are not finite are left out of their cloud. A cloud with fewer than four finite points, or whose points
-  are all the same, cannot be used.
-- In arrays all clouds are read when the source is opened, so an unusable one is an error that names it.
-- In a folder each file is read when it is needed, so an unusable one (a mesh without area, a damaged file) is skipped,
-  counted and named by the loader, as unreadable images are.
-"""
+- Points that are not finite are left out of their cloud. A cloud with fewer than four finite
+  points, or whose points are all the same, cannot be used.
+- In arrays all clouds are read when the source is opened, so an unusable one is an error that names
+  it.
+- In a folder each file is read when it is needed, so an unusable one (a mesh without area, a
+  damaged file) is skipped, counted and named by the loader, as unreadable images are."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,7 +20,15 @@ import numpy.typing as npt
 import torch
 
 from mezzotint.data.memory import Held
-from mezzotint.data.points.files import CLOUDS, MESHES, centred, cloud_files, read_arrays, read_cloud, resampled
+from mezzotint.data.points.files import (
+    CLOUDS,
+    MESHES,
+    centred,
+    cloud_files,
+    read_arrays,
+    read_cloud,
+    resampled,
+)
 from mezzotint.data.sampling import held_out, one_percent
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.recipe.component import factory
@@ -43,17 +52,20 @@ def point_clouds(
 ) -> Source:
     """Point clouds from a file of arrays or a folder.
 
-    An `.npz` holds `[N, P, 3]` or `[N, 3, P]` and labels. A folder holds either ModelNet's `.h5` files (`data`,
-    `label`; their names say train or test), or files of one cloud each (`.npy`, `.npz`, and through trimesh `.off`,
-    `.obj`, `.ply`, `.stl`), whose first folder is their class. Folders named `train` and `test` are the split; without
-    them a part of each class is held out.
+    An `.npz` holds `[N, P, 3]` or `[N, 3, P]` and labels. A folder holds either ModelNet's `.h5`
+    files (`data`, `label`; their names say train or test), or files of one cloud each (`.npy`,
+    `.npz`, and through trimesh `.off`, `.obj`, `.ply`, `.stl`), whose first folder is their class.
+    Folders named `train` and `test` are the split; without them a part of each class is held out.
 
     Args:
         path: of an `.npz` file, an `.h5` file, or a folder.
-        points: of every cloud; larger ones are thinned at random, smaller ones repeated, meshes sampled by area.
+        points: of every cloud; larger ones are thinned at random, smaller ones repeated, meshes
+            sampled by area.
         x: name of the clouds in an `.npz`.
-        y: name of the labels in an `.npz`: integers (negative: no label) or strings; `null` leaves them out.
-        scaling: `unit_sphere` centres each cloud and scales its farthest point to 1, as ModelNet40 work does.
+        y: name of the labels in an `.npz`: integers (negative: no label) or strings; `null` leaves
+            them out.
+        scaling: `unit_sphere` centres each cloud and scales its farthest point to 1, as ModelNet40
+            work does.
         holdout: part of each class to be scored, where no folder or file says which.
 
     Raises:
@@ -68,8 +80,13 @@ def point_clouds(
     if place.is_dir() and not list(place.glob("*.h5")):
         return CloudFolder(place, points, scaling, holdout)
     arrays = read_arrays(place, x, y)
-    shaped = [_shaped(cloud, points, scaling, f"{path}: cloud {i}") for i, cloud in enumerate(arrays.clouds)]
-    return CloudArrays(np.stack(shaped), arrays.labels, arrays.test, arrays.classes, place.stem, holdout)
+    shaped = [
+        _shaped(cloud, points, scaling, f"{path}: cloud {i}")
+        for i, cloud in enumerate(arrays.clouds)
+    ]
+    return CloudArrays(
+        np.stack(shaped), arrays.labels, arrays.test, arrays.classes, place.stem, holdout
+    )
 
 
 class CloudArrays(Held):
@@ -114,7 +131,8 @@ class CloudFolder:
         holdout: part of each class to be scored, without folders that say so.
 
     Raises:
-        ValueError: when the folder holds no file of a known kind, or none of the first ones can be read.
+        ValueError: when the folder holds no file of a known kind, or none of the first ones can be
+            read.
     """
 
     config: dict[str, object]
@@ -154,7 +172,9 @@ class CloudFolder:
         name = self.files[index]
         try:
             # The name, not the path, keys the sampling: a moved folder gives the same clouds.
-            return _shaped(read_cloud(self.root / name, self.points, name), self.points, self.scaling, name)
+            return _shaped(
+                read_cloud(self.root / name, self.points, name), self.points, self.scaling, name
+            )
         except (ValueError, OSError) as error:
             raise Unreadable(name, str(error).removeprefix(f"{name}: ")) from None
 
@@ -188,7 +208,9 @@ def _input(clouds: Float32) -> Input:
     return Input(tuple(clouds.shape[1:]), tuple(means.tolist()), (spread,) * 3, "points")
 
 
-def _tasks(labels: Index, test: npt.NDArray[np.bool_] | None, classes: Sequence[str], holdout: float) -> list[Task]:
+def _tasks(
+    labels: Index, test: npt.NDArray[np.bool_] | None, classes: Sequence[str], holdout: float
+) -> list[Task]:
     """The class of each cloud, learnt from all labels and from one in a hundred (Wu et al. 2023, section 4.3)."""
     if len(classes) < 2:
         return []
@@ -196,5 +218,7 @@ def _tasks(labels: Index, test: npt.NDArray[np.bool_] | None, classes: Sequence[
     chosen = test if said and test is not None else held_out(labels, holdout, "label")
     known = labels >= 0
     train, scored = (known & ~chosen).nonzero()[0], (known & chosen).nonzero()[0]
-    task = Task("label/test" if said else "label/holdout", "classify", labels, train, scored, classes)
+    task = Task(
+        "label/test" if said else "label/holdout", "classify", labels, train, scored, classes
+    )
     return [task, one_percent(task)]

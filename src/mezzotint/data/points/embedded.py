@@ -1,14 +1,14 @@
 """Embedded point clouds: 820 models of furniture, 1,024 points each.
 
-Sampled evenly over the surfaces of Sweet Home 3D's additional catalogues, upright with z up, centred in a unit sphere.
-Pretraining sees all clouds and no label. Two questions are asked of the features: the object class of the 332 models
-whose name says it (ten classes, a fifth of them seats), and the room category of the catalogue for all (twelve). Three
-tenths of each class are held out; `object/1-percent` learns from one model of each class. Models that look alike
-(light switches with another frame, windows with more panes) are never torn apart by a split.
+Sampled evenly over the surfaces of Sweet Home 3D's additional catalogues, upright with z up,
+centred in a unit sphere. Pretraining sees all clouds and no label. Two questions are asked of the
+features: the object class of the 332 models whose name says it (ten classes, a fifth of them
+seats), and the room category of the catalogue for all (twelve). Three tenths of each class are held
+out; `object/1-percent` learns from one model of each class. Models that look alike (light switches
+with another frame, windows with more panes) are never torn apart by a split.
 
-`part="tune"` asks about the other seven tenths only, of which a quarter is held out, in four ways: settings are chosen
-on these tasks, and the samples that `all` scores have had no say.
-"""
+`part="tune"` asks about the other seven tenths only, of which a quarter is held out, in four ways:
+settings are chosen on these tasks, and the samples that `all` scores have had no say."""
 
 import functools
 import io
@@ -61,7 +61,8 @@ class Furniture(Component, Held, Source):
         self.group = arrays["group"]
         self.ids = names["ids"]
         self.classes, self.room_names = names["objects"], names["rooms"]
-        # One scale for all axes, so that shapes keep their proportions; the clouds are centred already.
+        # One scale for all axes, so that shapes keep their proportions; the clouds are centred
+        # already.
         spread = float(self.images.double().square().mean().sqrt())
         self.input = Input(tuple(self.images.shape[1:]), (0.0,) * 3, (spread,) * 3, "points")
 
@@ -83,7 +84,11 @@ class Furniture(Component, Held, Source):
                     chosen = held_out(tuned, 0.25, f"{name}/tune-{place}", self.group)
                     splits[f"{name}/tune-{place}"] = known & ~chosen, chosen & known
             for title, (train, scored) in splits.items():
-                tasks.append(Task(title, "classify", labels, train.nonzero()[0], scored.nonzero()[0], classes))
+                tasks.append(
+                    Task(
+                        title, "classify", labels, train.nonzero()[0], scored.nonzero()[0], classes
+                    )
+                )
         return self, tasks if self.part == "tune" else [*tasks, one_percent(tasks[0])]
 
 
@@ -92,6 +97,8 @@ def _furniture() -> tuple[dict[str, npt.NDArray[Any]], dict[str, list[str]]]:
     """`points` float16 `[820, 3, 1024]`; `object`, `room` and `group` int64 `[820]`; and the names."""
     with np.load(io.BytesIO(embedded_file("furniture.npz")), allow_pickle=False) as file:
         steps = np.cumsum(file["changes"], axis=2, dtype=np.int16)
-        labels: dict[str, Index] = {name: file[name].astype(np.int64) for name in ("object", "room", "group")}
+        labels: dict[str, Index] = {
+            name: file[name].astype(np.int64) for name in ("object", "room", "group")
+        }
     points = (steps.astype(np.float32) / _STEPS).astype(np.float16)  # exact: whole steps up to 1
     return {"points": points, **labels}, json.loads(embedded_file("furniture.json"))

@@ -2,10 +2,10 @@
 
 Triangle meshes as point clouds: read by trimesh, sampled evenly over their surface.
 
-A triangle is chosen with a probability proportional to its area, and a point in it uniformly (Osada et al. 2002,
-"Shape distributions", section 4.1): the cloud says where the surface is, whatever the triangulation. The randomness is
-a function of a key, so a mesh gives the same cloud in every run and on every machine.
-"""
+A triangle is chosen with a probability proportional to its area, and a point in it uniformly (Osada
+et al. 2002, "Shape distributions", section 4.1): the cloud says where the surface is, whatever the
+triangulation. The randomness is a function of a key, so a mesh gives the same cloud in every run
+and on every machine."""
 
 import re
 from dataclasses import dataclass
@@ -47,7 +47,9 @@ def read_mesh(file: str | Path | IO[bytes], kind: str = "") -> tuple[Array, npt.
             "got a mesh, and trimesh is not installed; allowed without it are .npy, .npz and .h5 files of points: "
             "pip install 'mezzotint[points]'"
         ) from None
-    options: dict[str, Any] = {"skip_materials": True} if kind == "obj" or str(file).endswith(".obj") else {}
+    options: dict[str, Any] = (
+        {"skip_materials": True} if kind == "obj" or str(file).endswith(".obj") else {}
+    )
     try:
         loaded: Any = trimesh.load(file, file_type=kind or None, process=False, **options)
         geometry = loaded.to_geometry() if hasattr(loaded, "to_geometry") else loaded
@@ -91,10 +93,15 @@ def sample_surface(vertices: Array, faces: npt.NDArray[np.int64], count: int, ke
             f"its {len(faces)} triangles have no area; allowed is a surface: repair the mesh, or leave it out"
         )
     u = _uniform(key, count, 3)
-    chosen = corners[np.searchsorted(area, u[:, 0] * area[-1], side="right").clip(max=len(area) - 1)]
+    chosen = corners[
+        np.searchsorted(area, u[:, 0] * area[-1], side="right").clip(max=len(area) - 1)
+    ]
     # A point of the parallelogram beyond the diagonal is mirrored back into the triangle.
     beyond = u[:, 1] + u[:, 2] > 1.0
-    a, b = np.where(beyond, 1.0 - u[:, 1], u[:, 1])[:, None], np.where(beyond, 1.0 - u[:, 2], u[:, 2])[:, None]
+    a, b = (
+        np.where(beyond, 1.0 - u[:, 1], u[:, 1])[:, None],
+        np.where(beyond, 1.0 - u[:, 2], u[:, 2])[:, None],
+    )
     points: Array = chosen[:, 0] * (1.0 - a - b) + chosen[:, 1] * a + chosen[:, 2] * b
     return points
 
@@ -128,7 +135,9 @@ def centred(points: Array) -> Array:
     points = points - points.mean(axis=0)
     radius = np.linalg.norm(points, axis=1).max()
     if not radius > 0.0:
-        raise ValueError("all its points are the same; allowed is a cloud with an extent: leave it out")
+        raise ValueError(
+            "all its points are the same; allowed is a cloud with an extent: leave it out"
+        )
     scaled: Array = points / radius
     return scaled
 
@@ -173,11 +182,15 @@ def read_arrays(path: Path, x: str, y: str | None) -> CloudTable:
         )
     arrays = numpy_arrays(path, _ALLOWED, single="x")
     if x not in arrays:
-        raise ValueError(f"{path} has no array {x!r}; it has {', '.join(arrays)}: name the clouds with x=")
+        raise ValueError(
+            f"{path} has no array {x!r}; it has {', '.join(arrays)}: name the clouds with x="
+        )
     clouds = _points_last(arrays[x], f"{path}: {x}")
     if y is None or y not in arrays:
         if y not in (None, "y"):
-            raise ValueError(f"{path} has no array {y!r}; it has {', '.join(arrays)}: name the labels with y=")
+            raise ValueError(
+                f"{path} has no array {y!r}; it has {', '.join(arrays)}: name the labels with y="
+            )
         return CloudTable(clouds, np.full(len(clouds), -1, np.int64), [])
     return CloudTable(clouds, *_labels(arrays[y], len(clouds), f"{path}: {y}"))
 
@@ -206,10 +219,17 @@ def cloud_files(root: Path) -> tuple[list[str], Index, npt.NDArray[np.bool_] | N
         ValueError: when there are none.
     """
     known = (*CLOUDS, *MESHES)
-    files = sorted(p.relative_to(root) for p in root.rglob("*") if p.suffix.lower() in known and p.is_file())
+    files = sorted(
+        p.relative_to(root) for p in root.rglob("*") if p.suffix.lower() in known and p.is_file()
+    )
     if not files:
-        raise ValueError(f"{root} holds no point clouds; allowed are {', '.join(known)}: check the path")
-    parts = [[part for part in file.parts[:-1] if part.lower() not in ("train", "test")] for file in files]
+        raise ValueError(
+            f"{root} holds no point clouds; allowed are {', '.join(known)}: check the path"
+        )
+    parts = [
+        [part for part in file.parts[:-1] if part.lower() not in ("train", "test")]
+        for file in files
+    ]
     classes = sorted({part[0] for part in parts if part})
     place = {name: i for i, name in enumerate(classes)}
     labels = np.array([place[part[0]] if part else -1 for part in parts], np.int64)
@@ -224,7 +244,12 @@ def _labels(values: npt.NDArray[Any], count: int, name: str) -> tuple[Index, lis
 
 def _points_last(clouds: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     """`[N, P, 3]` from either layout."""
-    if clouds.ndim != 3 or 3 not in clouds.shape[1:] or clouds.dtype.kind not in "fiu" or 0 in clouds.shape:
+    if (
+        clouds.ndim != 3
+        or 3 not in clouds.shape[1:]
+        or clouds.dtype.kind not in "fiu"
+        or 0 in clouds.shape
+    ):
         raise ValueError(
             f"{name} is of type {clouds.dtype} and shape {clouds.shape}; allowed are numbers [clouds, points, 3] or "
             "[clouds, 3, points]: clouds of different sizes go into a folder, one .npy each"
@@ -258,4 +283,6 @@ def _read_h5(paths: list[Path]) -> CloudTable:
     if names.is_file():
         words = names.read_text(encoding="utf-8").split()
         classes = [words[int(name)] if int(name) < len(words) else name for name in classes]
-    return CloudTable(np.concatenate(clouds), places, classes, np.array(test) if any(test) else None)
+    return CloudTable(
+        np.concatenate(clouds), places, classes, np.array(test) if any(test) else None
+    )

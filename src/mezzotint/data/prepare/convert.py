@@ -1,8 +1,7 @@
 """Recordings and videos made smaller before training: 16 kHz mono, and a short side of so many pixels.
 
-A file is written beside its place and renamed at the end, so that a run that was killed leaves whole files or none, and
-one that is started again goes on with those that are missing.
-"""
+A file is written beside its place and renamed at the end, so that a run that was killed leaves
+whole files or none, and one that is started again goes on with those that are missing."""
 
 import multiprocessing
 import os
@@ -38,7 +37,9 @@ class Conversion:
 Convert = Callable[[Conversion], None]
 
 
-def convert_all(convert: Convert, jobs: Sequence[Conversion], workers: int) -> Iterator[tuple[Conversion, str]]:
+def convert_all(
+    convert: Convert, jobs: Sequence[Conversion], workers: int
+) -> Iterator[tuple[Conversion, str]]:
     """Make those files that are not there yet.
 
     Args:
@@ -53,9 +54,13 @@ def convert_all(convert: Convert, jobs: Sequence[Conversion], workers: int) -> I
         for job in jobs:
             yield job, attempt(convert, job)
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads, such as torch's, may hang
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork of a process with threads, such as torch's, may hang
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from zip(jobs, pool.map(attempt, [convert] * len(jobs), jobs, chunksize=8), strict=True)
+        yield from zip(
+            jobs, pool.map(attempt, [convert] * len(jobs), jobs, chunksize=8), strict=True
+        )
 
 
 def attempt(convert: Convert, job: Conversion) -> str:
@@ -119,7 +124,9 @@ def video(job: Conversion) -> None:
 def _transcode(found: Any, stream: Any, made: Any, side: int) -> None:
     scale = side / min(stream.width, stream.height)
     width, height = (2 * round(n * scale / 2) for n in (stream.width, stream.height))
-    out = made.add_stream("libx264", rate=stream.average_rate or Fraction(25), options={"crf": "18"})
+    out = made.add_stream(
+        "libx264", rate=stream.average_rate or Fraction(25), options={"crf": "18"}
+    )
     out.width, out.height, out.pix_fmt = width, height, "yuv420p"
     out.codec_context.time_base = stream.time_base
     frames = 0

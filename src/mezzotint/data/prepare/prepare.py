@@ -6,9 +6,9 @@
 | AudioSet | `*segments.csv`, `class_labels_indices.csv`, clips named by their video | a JSON a list, `audio/` |
 | Kinetics | CSVs of label, youtube_id, start, end, split; `{id}_{start}_{end}.mp4` | a CSV a list, `videos/` |
 
-Lists hold the files that are there in the end. What a list names and the folder lacks, and what cannot be decoded, is
-counted, and named in `prepared.json`. Started again, only what is missing is made.
-"""
+Lists hold the files that are there in the end. What a list names and the folder lacks, and what
+cannot be decoded, is counted, and named in `prepared.json`. Started again, only what is missing is
+made."""
 
 import csv
 import io
@@ -54,7 +54,10 @@ class Prepared:
         """A summary for people."""
         lines = [f"{name}: {count:,} files" for name, count in self.lists.items()]
         lines.append(f"{self.made:,} made, {self.kept:,} were there already")
-        for name, found in (("missing", self.missing), ("unreadable", [f"{k} ({v})" for k, v in self.bad.items()])):
+        for name, found in (
+            ("missing", self.missing),
+            ("unreadable", [f"{k} ({v})" for k, v in self.bad.items()]),
+        ):
             if found:
                 more = " …" if len(found) > 5 else ""
                 lines.append(f"{len(found):,} {name}: {', '.join(found[:5])}{more}")
@@ -62,7 +65,13 @@ class Prepared:
 
 
 def prepare(
-    dataset: Dataset, folder: str | Path, out: str | Path, *, workers: int = 1, format: str = "flac", side: int = 288
+    dataset: Dataset,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    format: str = "flac",
+    side: int = 288,
 ) -> Prepared:
     """Write lists and copies of a local download.
 
@@ -79,9 +88,13 @@ def prepare(
     """
     folder, out = Path(folder), Path(out)
     if format not in ("flac", "wav") or side < 16 or side % 2:
-        raise ValueError(f"got format={format}, side={side}; allowed are flac or wav, and an even side from 16 on")
+        raise ValueError(
+            f"got format={format}, side={side}; allowed are flac or wav, and an even side from 16 on"
+        )
     if not folder.is_dir() or out.resolve() == folder.resolve():
-        raise ValueError(f"got {folder} and --out {out}; allowed are the folder of a download, and another to write to")
+        raise ValueError(
+            f"got {folder} and --out {out}; allowed are the folder of a download, and another to write to"
+        )
     lists = _LISTS[dataset](folder)
     videos = dataset == "kinetics"
     kind, suffix, measure = ("videos", "mp4", side) if videos else ("audio", format, _RATE)
@@ -91,7 +104,12 @@ def prepare(
     jobs = _jobs(lists, sources, f"{out}/{kind}", suffix, measure, result)
     _convert(convert.video if videos else convert.audio, jobs, workers, result)
     for name, entries in lists.items():
-        _write(out / name, entries, {key: f"{kind}/{Path(job.target).name}" for key, job in jobs.items()}, result)
+        _write(
+            out / name,
+            entries,
+            {key: f"{kind}/{Path(job.target).name}" for key, job in jobs.items()},
+            result,
+        )
     if (folder / _LABELS).is_file():
         shutil.copyfile(folder / _LABELS, out / _LABELS)
     write_json(out / "prepared.json", {"dataset": dataset, **vars(result)})
@@ -99,7 +117,12 @@ def prepare(
 
 
 def _jobs(
-    lists: dict[str, list[ListedFile]], sources: dict[str, str], out: str, suffix: str, measure: int, result: Prepared
+    lists: dict[str, list[ListedFile]],
+    sources: dict[str, str],
+    out: str,
+    suffix: str,
+    measure: int,
+    result: Prepared,
 ) -> dict[str, Conversion]:
     """What is to be made, by the name that the lists use."""
     jobs: dict[str, Conversion] = {}
@@ -108,20 +131,26 @@ def _jobs(
         if source is None:
             result.missing.append(entry.path)
         elif entry.path not in jobs:
-            jobs[entry.path] = Conversion(source, os.path.join(out, f"{Path(entry.path).name}.{suffix}"), measure)
+            jobs[entry.path] = Conversion(
+                source, os.path.join(out, f"{Path(entry.path).name}.{suffix}"), measure
+            )
     return jobs
 
 
 def _convert(how: Convert, jobs: dict[str, Conversion], workers: int, result: Prepared) -> None:
     result.kept = sum(os.path.isfile(job.target) for job in jobs.values())
-    for name, (_, reason) in zip(list(jobs), convert_all(how, list(jobs.values()), workers), strict=True):
+    for name, (_, reason) in zip(
+        list(jobs), convert_all(how, list(jobs.values()), workers), strict=True
+    ):
         if reason:
             result.bad[name] = reason
             del jobs[name]
     result.made = len(jobs) - result.kept
 
 
-def _write(path: Path, entries: Sequence[ListedFile], paths: dict[str, str], result: Prepared) -> None:
+def _write(
+    path: Path, entries: Sequence[ListedFile], paths: dict[str, str], result: Prepared
+) -> None:
     """A list in the form of its extension, of the files that are there."""
     there = [(paths[entry.path], entry) for entry in entries if entry.path in paths]
     if path.suffix == ".json":
@@ -131,16 +160,26 @@ def _write(path: Path, entries: Sequence[ListedFile], paths: dict[str, str], res
         folds = any(entry.fold is not None for entry in entries)
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["path", "label", *["fold"] * folds])
-        rows.writerows([file, ",".join(entry.labels), *[entry.fold] * folds] for file, entry in there)
+        rows.writerows(
+            [file, ",".join(entry.labels), *[entry.fold] * folds] for file, entry in there
+        )
         write_text(path, text.getvalue())
     result.lists[path.name] = len(there)
 
 
 def _esc50(folder: Path) -> dict[str, list[ListedFile]]:
-    found = next((p for p in (folder / "meta" / "esc50.csv", folder / "esc50.csv") if p.is_file()), None)
+    found = next(
+        (p for p in (folder / "meta" / "esc50.csv", folder / "esc50.csv") if p.is_file()), None
+    )
     if found is None:
-        raise ValueError(f"got {folder}, which has no meta/esc50.csv; allowed is ESC-50 as its repository has it")
-    return {"esc50.csv": [ListedFile(Path(e.path).stem, e.labels, e.fold) for e in read_list(str(found))]}
+        raise ValueError(
+            f"got {folder}, which has no meta/esc50.csv; allowed is ESC-50 as its repository has it"
+        )
+    return {
+        "esc50.csv": [
+            ListedFile(Path(e.path).stem, e.labels, e.fold) for e in read_list(str(found))
+        ]
+    }
 
 
 def _audioset(folder: Path) -> dict[str, list[ListedFile]]:
@@ -154,7 +193,11 @@ def _audioset(folder: Path) -> dict[str, list[ListedFile]]:
     known = set(read_label_table(str(folder / _LABELS))[0])
     lists: dict[str, list[ListedFile]] = {}
     for path in found:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line and line[0] != "#"]
+        lines = [
+            line
+            for line in path.read_text(encoding="utf-8-sig").splitlines()
+            if line and line[0] != "#"
+        ]
         entries = []
         for number, row in enumerate(csv.reader(lines, skipinitialspace=True), 1):
             labels = tuple(label.strip() for label in row[3].split(",")) if len(row) == 4 else ()
@@ -175,7 +218,10 @@ def _kinetics(folder: Path) -> dict[str, list[ListedFile]]:
             f"got {folder}, which has no CSV; allowed is a folder with train.csv, val.csv or test.csv of label, "
             "youtube_id, time_start, time_end, split: put them there"
         )
-    return {p.name: [ListedFile(Path(e.path).stem, e.labels) for e in read_video_list(str(p))] for p in found}
+    return {
+        p.name: [ListedFile(Path(e.path).stem, e.labels) for e in read_video_list(str(p))]
+        for p in found
+    }
 
 
 _LISTS = {"audioset": _audioset, "esc50": _esc50, "kinetics": _kinetics}
@@ -186,7 +232,9 @@ def _files(folder: Path, extensions: frozenset[str], dataset: str, out: Path) ->
     """Files below a folder by the name that lists use: without extension; of AudioSet the id of the video."""
     found: dict[str, str] = {}
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if (Path(place) / name).resolve() != out.resolve())
+        folders[:] = sorted(
+            name for name in folders if (Path(place) / name).resolve() != out.resolve()
+        )
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in extensions:

@@ -2,9 +2,9 @@
 
     ROOT/annotations/instances_train2017.json   ROOT/train2017/000000000009.jpg
 
-Masks are polygons, or runs of pixels column by column, as numbers or as COCO's text. Crowds are neither learnt nor
-asked for. Images without an object that can be learnt are left out of training, as detectron2 does.
-"""
+Masks are polygons, or runs of pixels column by column, as numbers or as COCO's text. Crowds are
+neither learnt nor asked for. Images without an object that can be learnt are left out of training,
+as detectron2 does."""
 
 import json
 from pathlib import Path
@@ -48,11 +48,19 @@ class COCOFolder(Scenes, kind="coco_folder"):
         self.classes = tuple(str(c["name"]) for c in categories)
         self._labels = {c["id"]: place for place, c in enumerate(categories)}
         self._entries = {
-            part: _entries(contents[part], Path(root) / folder, Path(root) / file, self._labels, part == "train")
+            part: _entries(
+                contents[part],
+                Path(root) / folder,
+                Path(root) / file,
+                self._labels,
+                part == "train",
+            )
             for part, (file, folder) in parts.items()
         }
         everything = [a for entries in self._entries.values() for _, _, own in entries for a in own]
-        self.has_masks = self.has_classes = bool(everything) and all(a.get("segmentation") for a in everything)
+        self.has_masks = self.has_classes = bool(everything) and all(
+            a.get("segmentation") for a in everything
+        )
 
     def count(self, part: Part) -> int:
         """How many images a part has."""
@@ -65,7 +73,9 @@ class COCOFolder(Scenes, kind="coco_folder"):
         height, width = image.shape[1:]
         corners = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in annotations)]
         boxes = torch.tensor(corners, dtype=torch.float32).view(-1, 4)
-        labels = torch.tensor([self._labels[a["category_id"]] for a in annotations], dtype=torch.int64)
+        labels = torch.tensor(
+            [self._labels[a["category_id"]] for a in annotations], dtype=torch.int64
+        )
         crowd = torch.tensor([bool(a.get("iscrowd", 0)) for a in annotations], dtype=torch.bool)
         masks = classes = None
         if self.has_masks:
@@ -84,14 +94,18 @@ def mask_of(segmentation: Any, height: int, width: int) -> Tensor:
     if isinstance(segmentation, list):
         canvas = Image.new("1", (width, height))
         for polygon in segmentation:
-            if len(polygon) >= 6:  # PIL fills the pixels that a line touches; pixel centres lie at halves
+            if (
+                len(polygon) >= 6
+            ):  # PIL fills the pixels that a line touches; pixel centres lie at halves
                 ImageDraw.Draw(canvas).polygon([v - 0.5 for v in polygon], fill=1)
         return torch.from_numpy(np.array(canvas, dtype=np.bool_))
     try:
         size, counts = segmentation["size"], segmentation["counts"]
         runs = _runs(counts) if isinstance(counts, str) else [int(c) for c in counts]
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"got a segmentation that is {error}; allowed are polygons, or size and counts") from None
+        raise ValueError(
+            f"got a segmentation that is {error}; allowed are polygons, or size and counts"
+        ) from None
     if list(size) != [height, width] or sum(runs) != height * width or min(runs) < 0:
         raise ValueError(
             f"got runs of {sum(runs)} pixels and size {size}; allowed is the image's [{height}, {width}]: correct it"
@@ -103,9 +117,8 @@ def mask_of(segmentation: Any, height: int, width: int) -> Tensor:
 def _runs(text: str) -> list[int]:
     """The lengths in COCO's text of runs.
 
-    A number is groups of five bits, least first, the sixth saying that more follow, in two's complement; from the
-    fourth number on it is the difference to the run two before.
-    """
+    A number is groups of five bits, least first, the sixth saying that more follow, in two's
+    complement; from the fourth number on it is the difference to the run two before."""
     found: list[int] = []
     value = shift = 0
     for letter in text:
@@ -133,12 +146,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         kinds = {name: all(isinstance(x, dict) for x in content[name]) for name in _NEEDED}
-        sound = all(kinds.values()) and all(set(_NEEDED[name]) <= set(x) for name in _NEEDED for x in content[name])
+        sound = all(kinds.values()) and all(
+            set(_NEEDED[name]) <= set(x) for name in _NEEDED for x in content[name]
+        )
     except (ValueError, KeyError, TypeError):
         sound = False
     if not sound:
         needed = "; ".join(f"{name} with {', '.join(keys)}" for name, keys in _NEEDED.items())
-        raise ValueError(f"{path} is not COCO's JSON of instances; allowed is a mapping of {needed}: write these")
+        raise ValueError(
+            f"{path} is not COCO's JSON of instances; allowed is a mapping of {needed}: write these"
+        )
     return dict(content)
 
 
@@ -155,7 +172,11 @@ def _entries(
     own: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         box = annotation["bbox"]
-        if annotation["image_id"] not in own or annotation["category_id"] not in labels or len(box) != 4:
+        if (
+            annotation["image_id"] not in own
+            or annotation["category_id"] not in labels
+            or len(box) != 4
+        ):
             raise ValueError(
                 f"{file}: the annotation {annotation.get('id', '?')} names an image or a category that is not there, "
                 "or has no box of four numbers; allowed are those listed in the files: correct it"
@@ -166,10 +187,14 @@ def _entries(
     for image in sorted(content["images"], key=lambda i: i["id"]):
         path = folder / str(image["file_name"])
         if not path.is_file():
-            raise ValueError(f"{file}: there is no {path}; allowed is a file for each image: add it, or set the folder")
+            raise ValueError(
+                f"{file}: there is no {path}; allowed is a file for each image: add it, or set the folder"
+            )
         objects = own[image["id"]]
         if not learn or any(not a.get("iscrowd", 0) for a in objects):
             found.append((str(image["file_name"]), path, objects))
     if not found:
-        raise ValueError(f"{file} has no image with annotations; allowed is one or more: annotate some")
+        raise ValueError(
+            f"{file} has no image with annotations; allowed is one or more: annotate some"
+        )
     return found

@@ -1,10 +1,10 @@
 """A detection set that is made here: the embedded emoji, cut out and pasted on photographs, so that all is known.
 
-The photographs are scikit-learn's two (by danielbuechele and vultilion on Flickr, CC BY 2.0): scenes to learn from have
-backgrounds of their left three fifths, scenes to be scored of the rest. The emoji are split as well: a fifth of
-each category, in both drawing styles, is seen in scored scenes alone. What stands in a scene, where and how large, is a
-function of seed, part and index, so nothing is stored.
-"""
+The photographs are scikit-learn's two (by danielbuechele and vultilion on Flickr, CC BY 2.0):
+scenes to learn from have backgrounds of their left three fifths, scenes to be scored of the rest.
+The emoji are split as well: a fifth of each category, in both drawing styles, is seen in scored
+scenes alone. What stands in a scene, where and how large, is a function of seed, part and index, so
+nothing is stored."""
 
 import functools
 from typing import Any
@@ -20,7 +20,9 @@ from mezzotint.data.scenes.scenes import Part, Scene, Scenes, paint
 from mezzotint.seeding import key_of
 
 Pixels = npt.NDArray[np.uint8]
-_LIGHT = 236  # from here on a pixel may be background: white, or white blended with a little of an edge
+_LIGHT = (
+    236  # from here on a pixel may be background: white, or white blended with a little of an edge
+)
 _SHARE = 0.6
 
 
@@ -63,8 +65,16 @@ class Pasted(Scenes):
         self.name = "pasted"
         self.has_masks = self.has_classes = True
         self._counts = {"train": images, "test": test_images}
-        self.size, self.objects, self.scale, self.one_class, self.seed = size, objects, scale, one_class, seed
-        (task,) = (t for t in Samples(name="emoji").evaluation()[1] if t.name == "category/within-style")
+        self.size, self.objects, self.scale, self.one_class, self.seed = (
+            size,
+            objects,
+            scale,
+            one_class,
+            seed,
+        )
+        (task,) = (
+            t for t in Samples(name="emoji").evaluation()[1] if t.name == "category/within-style"
+        )
         self.classes = ("emoji",) if one_class else tuple(task.classes)
         half = len(task.labels) // 2  # the second drawing of an emoji stands there
         self._pools = {
@@ -100,7 +110,9 @@ class Pasted(Scenes):
             colour, alpha = _cut_out(chosen)
             if float(alpha.mean()) < 0.2:  # little but its outline is left of a white drawing
                 continue
-            both = interpolate(torch.cat([colour, alpha])[None], (side, side), mode="bilinear", antialias=True)[0]
+            both = interpolate(
+                torch.cat([colour, alpha])[None], (side, side), mode="bilinear", antialias=True
+            )[0]
             both = both.flip(2) if flip else both
             mask = torch.zeros(self.size, self.size, dtype=torch.bool)
             mask[top : top + side, left : left + side] = both[3] > 0.5
@@ -115,7 +127,10 @@ class Pasted(Scenes):
 
 def _scene(name: str, image: Tensor, masks: list[Tensor], labels: list[int]) -> Scene:
     stack = torch.stack(masks) if masks else torch.zeros(0, *image.shape[1:], dtype=torch.bool)
-    known, none = torch.tensor(labels, dtype=torch.int64), torch.zeros(len(labels), dtype=torch.bool)
+    known, none = (
+        torch.tensor(labels, dtype=torch.int64),
+        torch.zeros(len(labels), dtype=torch.bool),
+    )
     pixels = image.mul(255.0).round().clamp(0, 255).to(torch.uint8)
     return Scene(name, pixels, boxes_of(stack), known, none, none, stack, paint(stack, known, none))
 
@@ -143,15 +158,17 @@ def _background(part: Part, size: int, rng: np.random.Generator) -> Tensor:
 def _photographs() -> list[Tensor]:
     from sklearn.datasets import load_sample_images
 
-    return [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in load_sample_images().images]
+    return [
+        torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in load_sample_images().images
+    ]
 
 
 @functools.cache
 def _cut_out(index: int) -> tuple[Tensor, Tensor]:
     """An emoji without its background: colour `[3, 32, 32]` in [0, 1], and 1 where it stands, `[1, 32, 32]`.
 
-    The background is what is nearly white and connected with the border; white inside an outline is kept.
-    """
+    The background is what is nearly white and connected with the border; white inside an outline is
+    kept."""
     pixels = _emoji_pixels()[index]
     background = _connected((pixels >= _LIGHT).all(0))
     return torch.from_numpy(pixels).float() / 255.0, torch.from_numpy(~background)[None].float()

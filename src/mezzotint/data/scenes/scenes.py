@@ -28,10 +28,12 @@ class Scene:
         image: uint8 `[3, H, W]`.
         boxes: float32 `[n, 4]`: left, top, right, bottom, in pixels; the width is right − left.
         labels: int64 `[n]`, places in the classes, from 0.
-        ignored: bool `[n]`: difficult or a crowd; neither learnt, nor asked for, nor held against who finds it.
+        ignored: bool `[n]`: difficult or a crowd; neither learnt, nor asked for, nor held against
+            who finds it.
         crowd: bool `[n]`: of the ignored ones, those that stand for many objects.
         masks: bool `[n, H, W]`, where they are known.
-        classes: uint8 `[H, W]`, the class of each pixel: 0 for none, else the label + 1, or `VOID`; where known.
+        classes: uint8 `[H, W]`, the class of each pixel: 0 for none, else the label + 1, or `VOID`;
+            where known.
     """
 
     id: str

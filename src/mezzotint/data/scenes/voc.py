@@ -3,10 +3,9 @@
     ROOT/VOC2007/Annotations/ID.xml   JPEGImages/ID.jpg   ImageSets/Main/trainval.txt
                  SegmentationObject/ID.png   SegmentationClass/ID.png                    (for masks and segmentation)
 
-Everything that the lists name is looked for before training starts. VOC counts pixels from 1 and includes the last;
-boxes here start at 0 and end behind it. The XML is read without document types or entities, with which a small file
-can grow without bound.
-"""
+Everything that the lists name is looked for before training starts. VOC counts pixels from 1 and
+includes the last; boxes here start at 0 and end behind it. The XML is read without document types
+or entities, with which a small file can grow without bound."""
 
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
@@ -37,13 +36,14 @@ class VOCFolder(Scenes, kind="voc_folder"):
 
     Args:
         root: the folder that holds `VOC2007` and so on, or itself holds `Annotations`.
-        train: lists to learn from, `VOC2007/trainval`; the part before `/` is left out where `root` holds
-            `Annotations`.
+        train: lists to learn from, `VOC2007/trainval`; the part before `/` is left out where `root`
+            holds `Annotations`.
         test: lists to be scored on.
         use: what is read beside boxes: `masks` of objects, the `classes` of pixels, or nothing.
 
     Raises:
-        ValueError: when a list, an annotation or an image is missing, or an annotation is not VOC's.
+        ValueError: when a list, an annotation or an image is missing, or an annotation is not
+            VOC's.
     """
 
     def __init__(
@@ -55,19 +55,31 @@ class VOCFolder(Scenes, kind="voc_folder"):
         use: str | None = None,
     ) -> None:
         if use not in (None, "masks", "classes"):
-            raise ValueError(f"got use={use!r}; allowed are masks, classes, or null for boxes alone")
+            raise ValueError(
+                f"got use={use!r}; allowed are masks, classes, or null for boxes alone"
+            )
         self.name = Path(root).name
         self.has_masks, self.has_classes = use == "masks", use == "classes"
-        folder = "SegmentationObject" if use == "masks" else "SegmentationClass" if use == "classes" else None
+        folder = (
+            "SegmentationObject"
+            if use == "masks"
+            else "SegmentationClass"
+            if use == "classes"
+            else None
+        )
         lists = "Main" if folder is None else "Segmentation"
         self._entries: dict[str, list[_Entry]] = {
             part: [entry for name in names for entry in _listed(Path(root), name, lists, folder)]
             for part, names in (("train", train), ("test", test))
         }
-        found = {name for entries in self._entries.values() for e in entries for name, _, _ in e.objects}
+        found = {
+            name for entries in self._entries.values() for e in entries for name, _, _ in e.objects
+        }
         self.classes = tuple(sorted(found))
         if not self.classes:
-            raise ValueError(f"{root}: no annotation names an object; allowed are images with objects: annotate some")
+            raise ValueError(
+                f"{root}: no annotation names an object; allowed are images with objects: annotate some"
+            )
 
     def count(self, part: Part) -> int:
         """How many images a part has."""
@@ -79,7 +91,9 @@ class VOCFolder(Scenes, kind="voc_folder"):
         image = read_image(entry.image)
         count = len(entry.objects)
         boxes = torch.tensor([box for _, box, _ in entry.objects], dtype=torch.float32).view(-1, 4)
-        labels = torch.tensor([self.classes.index(name) for name, _, _ in entry.objects], dtype=torch.int64)
+        labels = torch.tensor(
+            [self.classes.index(name) for name, _, _ in entry.objects], dtype=torch.int64
+        )
         ignored = torch.tensor([difficult for _, _, difficult in entry.objects], dtype=torch.bool)
         crowd, masks, classes = torch.zeros(count, dtype=torch.bool), None, None
         if self.has_masks:
@@ -96,8 +110,14 @@ def _listed(root: Path, name: str, lists: str, folder: str | None) -> list[_Entr
     base = root / year
     if not (base / "Annotations").is_dir():
         inner = sorted(p.parent.name for p in root.glob("*/Annotations")) if root.is_dir() else []
-        hint = f": name the list as {inner[0]}/{split}" if inner else ": add the XML files, or give another folder"
-        raise ValueError(f"got {base}, which has no folder Annotations; allowed is a folder in VOC format{hint}")
+        hint = (
+            f": name the list as {inner[0]}/{split}"
+            if inner
+            else ": add the XML files, or give another folder"
+        )
+        raise ValueError(
+            f"got {base}, which has no folder Annotations; allowed is a folder in VOC format{hint}"
+        )
     file = base / "ImageSets" / lists / f"{split}.txt"
     if not file.is_file():
         known = sorted(p.stem for p in file.parent.glob("*.txt") if "_" not in p.stem)
@@ -105,7 +125,11 @@ def _listed(root: Path, name: str, lists: str, folder: str | None) -> list[_Entr
             f"got the list {name!r}, and there is no {file}; allowed: {', '.join(known) or 'none yet'}: write the ids "
             "one a line, or name another list"
         )
-    ids = [line.split()[0] for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    ids = [
+        line.split()[0]
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
     wanted = [("annotation", "Annotations", (".xml",)), ("image", "JPEGImages", _SUFFIXES)]
     wanted += [] if folder is None else [("label image", folder, (".png",))]
     for what, where, suffixes in wanted:
@@ -143,11 +167,15 @@ def read_annotation(path: Path) -> list[tuple[str, tuple[float, float, float, fl
     found = []
     try:
         for thing in ElementTree.fromstring(data).iter("object"):
-            left, top, right, bottom = (float(_text(thing, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))
+            left, top, right, bottom = (
+                float(_text(thing, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")
+            )
             if not (right >= left and bottom >= top):
                 raise ValueError(f"a box from {left:g}, {top:g} to {right:g}, {bottom:g}")
             box = (left - 1.0, top - 1.0, right, bottom)
-            found.append((_text(thing, "name"), box, (thing.findtext("difficult") or "0").strip() == "1"))
+            found.append(
+                (_text(thing, "name"), box, (thing.findtext("difficult") or "0").strip() == "1")
+            )
     except (ElementTree.ParseError, ValueError) as error:
         raise ValueError(
             f"{path} is no VOC annotation ({error}); allowed is an object with name and bndbox for each: correct it"

@@ -1,12 +1,12 @@
 """Embedded sensor series: shoulder exercises seen by a smartwatch.
 
-Burns et al. 2018, "Shoulder physiotherapy exercise recognition" (arXiv 1802.01489): ten subjects, seven exercises with
-either arm, 140 recordings of an accelerometer and a gyroscope at 50 Hz, as the package seglearn brings them. Recordings
-are cut into windows that overlap by half.
+Burns et al. 2018, "Shoulder physiotherapy exercise recognition" (arXiv 1802.01489): ten subjects,
+seven exercises with either arm, 140 recordings of an accelerometer and a gyroscope at 50 Hz, as the
+package seglearn brings them. Recordings are cut into windows that overlap by half.
 
-A person's movements are alike from day to day, so windows of one person on both sides of a split make every method look
-good. Here whole subjects are held out, and pretraining does not see them either.
-"""
+A person's movements are alike from day to day, so windows of one person on both sides of a split
+make every method look good. Here whole subjects are held out, and pretraining does not see them
+either."""
 
 import functools
 import io
@@ -37,10 +37,11 @@ class Smartwatch(Component, Held, Source):
         window: steps in a window; 128 are 2.56 seconds.
         stride: steps from one window to the next.
         test_subjects: of 1 to 10: scored, and seen by nothing else.
-        context: steps of a sample of pretraining; by default those of a window. From a longer one two views can cut
-            windows at different times (`series_crop` with `steps`), and what a whole recording has in common is learnt.
-        subjects: whose recordings are used at all; by default everybody's. Settings are chosen with the test subjects
-            left out: `subjects=[1, 2, 3, 4, 5, 6, 7] test_subjects=[6, 7]`.
+        context: steps of a sample of pretraining; by default those of a window. From a longer one
+            two views can cut windows at different times (`series_crop` with `steps`), and what a
+            whole recording has in common is learnt.
+        subjects: whose recordings are used at all; by default everybody's. Settings are chosen with
+            the test subjects left out: `subjects=[1, 2, 3, 4, 5, 6, 7] test_subjects=[6, 7]`.
 
     Attributes:
         credit: whose work the recordings are.
@@ -48,10 +49,14 @@ class Smartwatch(Component, Held, Source):
         subject: int64 `[N]`, whose each window of the evaluation is.
     """
 
-    credit = (
-        "Smartwatch exercises: David M. Burns and others (BSD 3-clause), from the package seglearn; arXiv 1802.01489."
+    credit = "Smartwatch exercises: David M. Burns and others (BSD 3-clause), from the package seglearn; arXiv 1802.01489."
+    classes: Sequence[str] = (
+        "pendulum",
+        "abduction",
+        "forward elevation",
+        "internal rotation",
+        "external rotation",
     )
-    classes: Sequence[str] = ("pendulum", "abduction", "forward elevation", "internal rotation", "external rotation")
     classes = (*classes, "trapezius", "row")
 
     def __init__(
@@ -90,7 +95,9 @@ class Smartwatch(Component, Held, Source):
         everything = self.holding(self._all, self._labels)
         everything.ids = self._ids
         train, test = np.arange(self._learnt_from), np.arange(self._learnt_from, len(self._all))
-        return everything, [Task("exercise/held-out-subjects", "classify", self._labels, train, test, self.classes)]
+        return everything, [
+            Task("exercise/held-out-subjects", "classify", self._labels, train, test, self.classes)
+        ]
 
 
 def _cut(size: int, stride: int, subjects: Sequence[int]) -> tuple[Tensor, Index, Index, list[str]]:
@@ -99,7 +106,9 @@ def _cut(size: int, stride: int, subjects: Sequence[int]) -> tuple[Tensor, Index
     parts, labels, people, ids = [], [], [], []
     for place, (start, length, exercise, subject) in enumerate(recordings):
         if subject in subjects:
-            cut = np.lib.stride_tricks.sliding_window_view(steps[start : start + length], size, axis=0)[::stride]
+            cut = np.lib.stride_tricks.sliding_window_view(
+                steps[start : start + length], size, axis=0
+            )[::stride]
             parts.append(cut)
             labels += [exercise] * len(cut)
             people += [subject] * len(cut)

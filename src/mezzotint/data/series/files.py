@@ -1,8 +1,7 @@
 """Files that hold series: arrays, UCR and UEA `.ts` files, and CSV tables of measurements.
 
-Whatever the file, the outcome is a list of recordings `[C, T]`, each with a label and a subject where there is one.
-Values that are missing are NaN.
-"""
+Whatever the file, the outcome is a list of recordings `[C, T]`, each with a label and a subject
+where there is one. Values that are missing are NaN."""
 
 import csv
 from dataclasses import dataclass
@@ -45,7 +44,9 @@ def read_npz(path: Path, x: str, y: str, subject: str, layout: Layout) -> list[R
     """
     arrays = numpy_arrays(path, "is an .npz file of numbers")
     if x not in arrays:
-        raise ValueError(f"{path} has no array {x!r}; it has {', '.join(arrays) or 'none'}: name the series with x=")
+        raise ValueError(
+            f"{path} has no array {x!r}; it has {', '.join(arrays) or 'none'}: name the series with x="
+        )
     values = arrays[x][:, None] if arrays[x].ndim == 2 else arrays[x]
     if values.ndim != 3 or values.dtype.kind not in "fiu" or 0 in values.shape:
         raise ValueError(
@@ -69,7 +70,8 @@ def read_npz(path: Path, x: str, y: str, subject: str, layout: Layout) -> list[R
 def read_ts(path: Path) -> list[Recording]:
     """A `.ts` file of the UCR and UEA archives: dimensions separated by `:`, values by `,`, the class at the end.
 
-    `name_TEST.ts` is for scoring. Beside `name_TRAIN.ts` its `name_TEST.ts` is read too, where it is there.
+    `name_TEST.ts` is for scoring. Beside `name_TRAIN.ts` its `name_TEST.ts` is read too, where it
+    is there.
 
     Raises:
         ValueError: with the line that cannot be read.
@@ -90,12 +92,16 @@ def read_ts(path: Path) -> list[Recording]:
                 if word.lower() == "@classlabel":
                     labelled = rest.strip().lower().startswith("true")
                 elif word.lower() == "@timestamps" and rest.strip().lower() == "true":
-                    raise ValueError(f"{part} has time stamps; allowed are equally spaced values: resample them first")
+                    raise ValueError(
+                        f"{part} has time stamps; allowed are equally spaced values: resample them first"
+                    )
                 data = word.lower() == "@data"
                 continue
             found.append(_ts_line(line, labelled, part, number))
     if not found:
-        raise ValueError(f"{path} holds no series; allowed is a .ts file with lines after @data: fetch it again")
+        raise ValueError(
+            f"{path} holds no series; allowed is a .ts file with lines after @data: fetch it again"
+        )
     return found
 
 
@@ -104,9 +110,14 @@ def _ts_line(line: str, labelled: bool, path: Path, number: int) -> Recording:
     label = last.strip() if labelled else None
     channels += [] if labelled else [last]
     try:
-        rows = [[float("nan") if v.strip() in ("?", "NaN", "") else float(v) for v in c.split(",")] for c in channels]
+        rows = [
+            [float("nan") if v.strip() in ("?", "NaN", "") else float(v) for v in c.split(",")]
+            for c in channels
+        ]
     except ValueError as error:
-        raise ValueError(f"{path}, line {number}: {error}; allowed are numbers and ? for a missing one") from None
+        raise ValueError(
+            f"{path}, line {number}: {error}; allowed are numbers and ? for a missing one"
+        ) from None
     if not rows or len({len(row) for row in rows}) != 1:
         raise ValueError(
             f"{path}, line {number}: got dimensions of {[len(row) for row in rows]} values; allowed is one length in a "
@@ -116,11 +127,13 @@ def _ts_line(line: str, labelled: bool, path: Path, number: int) -> Recording:
     return Recording(np.array(rows, np.float32), label, None, test, f"{path.stem}/{number:06d}")
 
 
-def read_csv(path: Path, channels: list[str] | None, y: str, subject: str, recording: str) -> list[Recording]:
+def read_csv(
+    path: Path, channels: list[str] | None, y: str, subject: str, recording: str
+) -> list[Recording]:
     """A CSV table with a row for each step, in order of time.
 
-    A recording ends where its `recording`, its `subject` or its label changes. All other columns are channels, unless
-    they are named. An empty cell, `nan` or `?` is a missing value.
+    A recording ends where its `recording`, its `subject` or its label changes. All other columns
+    are channels, unless they are named. An empty cell, `nan` or `?` is a missing value.
 
     Raises:
         ValueError: with the line that is ragged or holds text.
@@ -170,4 +183,6 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 text ({error}); check the path and the encoding") from None
+        raise ValueError(
+            f"{path} cannot be read as UTF-8 text ({error}); check the path and the encoding"
+        ) from None

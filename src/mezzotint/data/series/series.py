@@ -1,13 +1,13 @@
 """Sensor series of one's own: arrays, UCR and UEA `.ts` files, or a CSV table with a column for the subject.
 
-Recordings are cut into windows of one length. Where a value is missing the two around it are joined by a straight line,
-as long as the gap has at most `longest_gap` steps; a window with a longer gap is left out, and so is the end of a
-recording that fills no window. A recording shorter than a window is brought to its length by interpolation when it has
-at least half of it, and is left out else.
+Recordings are cut into windows of one length. Where a value is missing the two around it are joined
+by a straight line, as long as the gap has at most `longest_gap` steps; a window with a longer gap
+is left out, and so is the end of a recording that fills no window. A recording shorter than a
+window is brought to its length by interpolation when it has at least half of it, and is left out
+else.
 
-With subjects, whole subjects are held out, and pretraining does not see them: windows of one person on both sides of a
-split make every method look good.
-"""
+With subjects, whole subjects are held out, and pretraining does not see them: windows of one person
+on both sides of a split make every method look good."""
 
 import warnings
 from collections.abc import Sequence
@@ -38,7 +38,8 @@ class Series(Component, Held, Source):
         window: steps in a window; by default the length of the longest recording.
         stride: steps from one window to the next; by default half a window.
         longest_gap: missing values in a row that are interpolated.
-        holdout: part of the subjects, or without subjects of the recordings of each class, to be scored.
+        holdout: part of the subjects, or without subjects of the recordings of each class, to be
+            scored.
 
     Attributes:
         classes: names of the classes; a label is a place in this list.
@@ -62,7 +63,11 @@ class Series(Component, Held, Source):
         longest_gap: int = 5,
         holdout: float = 0.3,
     ) -> None:
-        if (window is not None and window < 2) or (stride is not None and stride < 1) or longest_gap < 0:
+        if (
+            (window is not None and window < 2)
+            or (stride is not None and stride < 1)
+            or longest_gap < 0
+        ):
             raise ValueError(
                 f"got window={window}, stride={stride}, longest_gap={longest_gap}; allowed are 2 steps or more, 1 or "
                 "more, and 0 or more: 128, 64 and 5 suit sensors at 50 Hz"
@@ -71,9 +76,13 @@ class Series(Component, Held, Source):
         recordings = _read(Path(path), x, y, subject, channels, layout)
         counts = {len(recording.values) for recording in recordings}
         if len(counts) > 1:
-            raise ValueError(f"{path} holds series of {sorted(counts)} channels; allowed is one number: sort them")
+            raise ValueError(
+                f"{path} holds series of {sorted(counts)} channels; allowed is one number: sort them"
+            )
         size = window or max(2, *(recording.values.shape[1] for recording in recordings))
-        windows, owner, self.left_out = _windows(recordings, size, stride or max(1, size // 2), longest_gap)
+        windows, owner, self.left_out = _windows(
+            recordings, size, stride or max(1, size // 2), longest_gap
+        )
         if not windows:
             raise ValueError(
                 f"{path}: no window of {size} steps is left of {len(recordings)} recordings; allowed are recordings of "
@@ -87,14 +96,20 @@ class Series(Component, Held, Source):
             )
         names = sorted({r.label for r in recordings if r.label is not None})
         self.classes = names
-        recorded = np.array([-1 if r.label is None else names.index(r.label) for r in recordings], np.int64)
+        recorded = np.array(
+            [-1 if r.label is None else names.index(r.label) for r in recordings], np.int64
+        )
         test, self.split = _test_recordings(recordings, recorded, holdout)
-        order = np.argsort(test[owner], kind="stable")  # those to be scored stand behind what pretraining counts
+        order = np.argsort(
+            test[owner], kind="stable"
+        )  # those to be scored stand behind what pretraining counts
         owner = owner[order]
         self._all = torch.from_numpy(np.stack(windows)[order])
         self._labels = recorded[owner]
         number = _running_number(owner)
-        self.ids = [f"{recordings[r].id}/{n:04d}" for r, n in zip(owner.tolist(), number, strict=True)]
+        self.ids = [
+            f"{recordings[r].id}/{n:04d}" for r, n in zip(owner.tolist(), number, strict=True)
+        ]
         seen = int((~test[owner]).sum())
         self.images, self.labels = self._all[:seen], self._labels[:seen]
         self.input = Input(tuple(self._all.shape[1:]), *float_moments(self.images), "series")
@@ -108,19 +123,28 @@ class Series(Component, Held, Source):
         train, test = known.nonzero()[0], known.nonzero()[0]
         seen = len(self.images)
         task = Task(
-            f"label/{self.split}", "classify", self._labels, train[train < seen], test[test >= seen], self.classes
+            f"label/{self.split}",
+            "classify",
+            self._labels,
+            train[train < seen],
+            test[test >= seen],
+            self.classes,
         )
         return everything, [task]
 
 
-def _read(path: Path, x: str, y: str, subject: str, channels: list[str] | None, layout: Layout) -> list[Recording]:
+def _read(
+    path: Path, x: str, y: str, subject: str, channels: list[str] | None, layout: Layout
+) -> list[Recording]:
     if path.suffix == ".npz":
         return read_npz(path, x, y, subject, layout)
     if path.suffix == ".ts":
         return read_ts(path)
     if path.suffix == ".csv":
         return read_csv(path, channels, y, subject, "recording")
-    raise ValueError(f"{path}: got the suffix {path.suffix!r}; allowed are .npz, .ts and .csv: convert the file")
+    raise ValueError(
+        f"{path}: got the suffix {path.suffix!r}; allowed are .npz, .ts and .csv: convert the file"
+    )
 
 
 def _windows(
@@ -151,7 +175,8 @@ def bridged(values: Array, longest_gap: int) -> Array:
 
     Args:
         values: `[C, T]`, NaN or infinite where a value is missing.
-        longest_gap: missing values in a row that are filled; at either end the nearest value is repeated.
+        longest_gap: missing values in a row that are filled; at either end the nearest value is
+            repeated.
 
     Returns:
         `[C, T]`, NaN where a gap is longer, or a channel has no value at all.
@@ -165,7 +190,9 @@ def bridged(values: Array, longest_gap: int) -> Array:
         channel[missing] = np.nan
         if missing.all():
             continue
-        edges = np.diff(np.concatenate([[0], missing.astype(np.int8), [0]])).nonzero()[0].reshape(-1, 2)
+        edges = (
+            np.diff(np.concatenate([[0], missing.astype(np.int8), [0]])).nonzero()[0].reshape(-1, 2)
+        )
         line = np.interp(time, time[~missing], channel[~missing])
         for start, stop in edges.tolist():
             if stop - start <= longest_gap:
@@ -187,7 +214,9 @@ def _test_recordings(
         return test, "test"
     people = sorted({r.subject for r in recordings if r.subject is not None})
     if len(people) > 1:
-        place = np.array([-1 if r.subject is None else people.index(r.subject) for r in recordings], np.int64)
+        place = np.array(
+            [-1 if r.subject is None else people.index(r.subject) for r in recordings], np.int64
+        )
         chosen = held_out(np.zeros(len(people), np.int64), holdout, "subject")
         return np.where(place >= 0, chosen[place], False), "held-out-subjects"
     return held_out(labels, holdout, "label"), "holdout"

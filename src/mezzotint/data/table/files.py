@@ -30,7 +30,9 @@ def read_table(path: Path, y: str | None) -> Columns:
         return _read_npz(path, y)
     if path.suffix == ".parquet":
         return _read_parquet(path)
-    raise ValueError(f"{path}: got the suffix {path.suffix!r}; allowed are .csv, .npz and .parquet: convert the file")
+    raise ValueError(
+        f"{path}: got the suffix {path.suffix!r}; allowed are .csv, .npz and .parquet: convert the file"
+    )
 
 
 def sample_table(name: str) -> tuple[Columns, Column]:
@@ -39,7 +41,8 @@ def sample_table(name: str) -> tuple[Columns, Column]:
 
     loaded = getattr(datasets, f"load_{name}")()
     columns: Columns = {
-        str(title): loaded.data[:, i].astype(np.float64) for i, title in enumerate(loaded.feature_names)
+        str(title): loaded.data[:, i].astype(np.float64)
+        for i, title in enumerate(loaded.feature_names)
     }
     return columns, np.array([str(loaded.target_names[t]) for t in loaded.target])
 
@@ -69,8 +72,12 @@ def _read_csv(path: Path) -> Columns:
             )
         rows.append(row)
     if not rows:
-        raise ValueError(f"{path} has no rows; allowed is a first line of names and lines of values: check the file")
-    return {name: column(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)}
+        raise ValueError(
+            f"{path} has no rows; allowed is a first line of names and lines of values: check the file"
+        )
+    return {
+        name: column(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)
+    }
 
 
 def column(cells: tuple[str, ...]) -> Column:
@@ -90,14 +97,20 @@ def _read_npz(path: Path, y: str | None) -> Columns:
     columns: Columns = {}
     lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
     if len(lengths) != 1:
-        raise ValueError(f"{path} holds arrays of {sorted(lengths)} rows; allowed is one number: correct the file")
+        raise ValueError(
+            f"{path} holds arrays of {sorted(lengths)} rows; allowed is one number: correct the file"
+        )
     for name, array in arrays.items():
         if array.dtype.kind not in "fiubU" or array.ndim > 2:
             raise ValueError(
                 f"{path}: {name} is of type {array.dtype} and shape {array.shape}; allowed are numbers or text, one a "
                 "row, or a matrix of numbers: correct the array"
             )
-        parts = {f"{name}{i}": array[:, i] for i in range(array.shape[1])} if array.ndim == 2 else {name: array}
+        parts = (
+            {f"{name}{i}": array[:, i] for i in range(array.shape[1])}
+            if array.ndim == 2
+            else {name: array}
+        )
         for title, part in parts.items():
             title = y if title == "y" and y is not None and y not in arrays else title
             columns[title] = part.astype(str) if part.dtype.kind == "U" else part.astype(np.float64)
@@ -115,12 +128,16 @@ def _read_parquet(path: Path) -> Columns:
         table = parquet.read_table(path)
     except Exception as error:  # pyarrow has many errors for a damaged file
         detail = " ".join(str(error).split())[:160]
-        raise ValueError(f"{path} cannot be read ({detail}); allowed is a parquet file: write it again") from None
+        raise ValueError(
+            f"{path} cannot be read ({detail}); allowed is a parquet file: write it again"
+        ) from None
     columns: Columns = {}
     for name in table.column_names:
         values = table.column(name).to_pylist()
         if all(value is None or isinstance(value, (int, float)) for value in values):
-            columns[name] = np.array([np.nan if value is None else float(value) for value in values])
+            columns[name] = np.array(
+                [np.nan if value is None else float(value) for value in values]
+            )
         else:
             columns[name] = np.array(["" if value is None else str(value) for value in values])
     return columns

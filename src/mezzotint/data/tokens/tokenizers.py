@@ -1,12 +1,14 @@
 """From text to tokens, whole numbers: bytes as they are, or a vocabulary from a file.
 
-Whatever the tokenizer calls its own padding and mask, here two ids come before all others: 0 is padding, and 1 stands
-for a masked token, so that views and encoders need not be told. Token `t` of a tokenizer has the id `t + 2`.
+Whatever the tokenizer calls its own padding and mask, here two ids come before all others: 0 is
+padding, and 1 stands for a masked token, so that views and encoders need not be told. Token `t` of
+a tokenizer has the id `t + 2`.
 
 - `bytes`: the UTF-8 bytes of the text, 256 tokens. Nothing is unknown to it, in any language.
-- A text file with one token a line: words are split at white space and around punctuation, and each is taken apart into
-  the longest tokens that the file has, from left to right; where the file has any `##` tokens, those continue a word
-  (WordPiece, Wu et al. 2016, arXiv 1609.08144, as BERT uses it). In a file without capital letters text is lowered.
+- A text file with one token a line: words are split at white space and around punctuation, and each
+  is taken apart into the longest tokens that the file has, from left to right; where the file has
+  any `##` tokens, those continue a word (WordPiece, Wu et al. 2016, arXiv 1609.08144, as BERT uses
+  it). In a file without capital letters text is lowered.
 - A `.json` file of Hugging Face's `tokenizers`, where that package is installed.
 """
 
@@ -48,7 +50,9 @@ def tokenizer_of(name: str) -> TextTokenizer:
         ValueError: when the file cannot be used, or needs a package that is not installed.
     """
     if name == "bytes":
-        return TextTokenizer(lambda text: list(text.encode()), 256, lambda ids: bytes(ids).decode(errors="replace"))
+        return TextTokenizer(
+            lambda text: list(text.encode()), 256, lambda ids: bytes(ids).decode(errors="replace")
+        )
     path = Path(name)
     if not path.is_file():
         raise ValueError(
@@ -86,16 +90,22 @@ def _vocabulary(path: Path) -> TextTokenizer:
     try:
         tokens = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 text ({error}); check the path and the encoding") from None
+        raise ValueError(
+            f"{path} cannot be read as UTF-8 text ({error}); check the path and the encoding"
+        ) from None
     place = {token: number for number, token in reversed(list(enumerate(tokens)))}
     if not any(tokens):
-        raise ValueError(f"{path} holds no token; allowed is a vocabulary with one token a line: check the file")
+        raise ValueError(
+            f"{path} holds no token; allowed is a vocabulary with one token a line: check the file"
+        )
     if len(place) != len(tokens):
         raise ValueError(
             f"{path} holds {len(tokens)} lines and {len(place)} different tokens; allowed is each once: remove the "
             "others"
         )
-    lower = not any(token != token.lower() for token in tokens if not re.fullmatch(r"\[.*\]|<.*>", token))
+    lower = not any(
+        token != token.lower() for token in tokens if not re.fullmatch(r"\[.*\]|<.*>", token)
+    )
     start = "##" if any(token.startswith("##") for token in tokens) else ""
     unknown = next((place[name] for name in ("[UNK]", "<unk>") if name in place), None)
 
@@ -106,11 +116,15 @@ def _vocabulary(path: Path) -> TextTokenizer:
         return found
 
     return TextTokenizer(
-        encode, len(tokens), lambda ids: " ".join(tokens[i] for i in ids).replace(f" {start or '##'}", "")
+        encode,
+        len(tokens),
+        lambda ids: " ".join(tokens[i] for i in ids).replace(f" {start or '##'}", ""),
     )
 
 
-def _pieces(word: str, place: dict[str, int], start: str, unknown: int | None, path: Path) -> list[int]:
+def _pieces(
+    word: str, place: dict[str, int], start: str, unknown: int | None, path: Path
+) -> list[int]:
     """The longest tokens of a word from left to right; one unknown where it cannot be taken apart."""
     found: list[int] = []
     at = 0

@@ -1,8 +1,8 @@
 """Text and other sequences of tokens, as whole numbers of one length.
 
-A tokenizer (`tokenizers.py`) turns texts into ids, of which 0 is padding and 1 is kept for masked tokens. Longer texts
-are cut at their end, or into as many samples as they fill (`long: "split"`); shorter ones are padded.
-"""
+A tokenizer (`tokenizers.py`) turns texts into ids, of which 0 is padding and 1 is kept for masked
+tokens. Longer texts are cut at their end, or into as many samples as they fill (`long: "split"`);
+shorter ones are padded."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,18 +55,20 @@ class Tokens(Component, HeldTokens, Source):
     """Texts from files, or rows of integers, as tokens `[length]`.
 
     Args:
-        path: of a folder of text files, in class folders or not; of a `.txt` file; of a `.csv` or `.tsv` table with a
-            column of texts; or of an `.npz` or `.npy` of integers `[N, L]` or `[T]`, negative for no token.
+        path: of a folder of text files, in class folders or not; of a `.txt` file; of a `.csv` or
+            `.tsv` table with a column of texts; or of an `.npz` or `.npy` of integers `[N, L]` or
+            `[T]`, negative for no token.
         length: tokens of a sample.
-        tokenizer: `bytes`; or the path of a vocabulary with one token a line, or of a `tokenizer.json`. Integers of an
-            array are tokens already.
+        tokenizer: `bytes`; or the path of a vocabulary with one token a line, or of a
+            `tokenizer.json`. Integers of an array are tokens already.
         unit: whether each line of a text file is a text, or the whole file.
         long: what becomes of a longer text: its beginning, or as many samples as it fills.
         text: column of a table that holds the texts.
         label: column of a table, or array of an `.npz`, that holds the labels.
         x: array of an `.npz` that holds the tokens.
         vocabulary: of an array, how many tokens there are; by default one more than the largest.
-        holdout: part of each class to be scored, where no folder says which. These are not pretrained on.
+        holdout: part of each class to be scored, where no folder says which. These are not
+            pretrained on.
 
     Attributes:
         classes: names of the classes; a label is a place in this list.
@@ -99,14 +101,26 @@ class Tokens(Component, HeldTokens, Source):
         encoded, size = _encoded(texts, tokenizer, vocabulary)
         rows, owner = windows(encoded, length, split=long == "split")
         if not len(rows):
-            raise ValueError(f"{path} is empty: it holds no token; allowed is one at least: check the file")
+            raise ValueError(
+                f"{path} is empty: it holds no token; allowed is one at least: check the file"
+            )
         self.classes = sorted({t.label for t in texts if t.label is not None})
-        labels = np.array([-1 if t.label is None else self.classes.index(t.label) for t in texts], np.int64)
+        labels = np.array(
+            [-1 if t.label is None else self.classes.index(t.label) for t in texts], np.int64
+        )
         said = np.array([t.test for t in texts])
         whole = bool(said.any() and not said.all())
-        test = said if whole else held_out(labels, holdout, "label") if len(self.classes) > 1 else np.zeros_like(said)
+        test = (
+            said
+            if whole
+            else held_out(labels, holdout, "label")
+            if len(self.classes) > 1
+            else np.zeros_like(said)
+        )
         self.split = "test" if whole else "holdout"
-        order = np.argsort(test[owner], kind="stable")  # those to be scored stand behind what pretraining counts
+        order = np.argsort(
+            test[owner], kind="stable"
+        )  # those to be scored stand behind what pretraining counts
         owner = owner[order]
         self._all = torch.from_numpy(rows[order])
         self._labels = labels[owner]
@@ -122,7 +136,9 @@ class Tokens(Component, HeldTokens, Source):
         if len(self.classes) < 2:
             return everything, []
         train, test = known[known < seen], known[known >= seen]
-        return everything, [Task(f"label/{self.split}", "classify", self._labels, train, test, self.classes)]
+        return everything, [
+            Task(f"label/{self.split}", "classify", self._labels, train, test, self.classes)
+        ]
 
 
 def windows(
@@ -133,22 +149,31 @@ def windows(
     Args:
         encoded: the tokenizer's numbers of each text.
         length: of a sample.
-        split: a longer text gives several samples, of which the last may be padded, but holds a half at least.
+        split: a longer text gives several samples, of which the last may be padded, but holds a
+            half at least.
 
     Returns:
         ids int32 `[N, length]`, and the text of each, int64 `[N]`. Texts without a token give none.
     """
     rows, owner = [], []
     for place, tokens in enumerate(encoded):
-        starts = range(0, max(1, len(tokens) - (length + 1) // 2 + 1), length) if split else range(1)
+        starts = (
+            range(0, max(1, len(tokens) - (length + 1) // 2 + 1), length) if split else range(1)
+        )
         for start in starts if len(tokens) else ():
             cut = tokens[start : start + length]
-            rows.append(np.pad(cut + FIRST, (0, length - len(cut)), constant_values=PADDING).astype(np.int32))
+            rows.append(
+                np.pad(cut + FIRST, (0, length - len(cut)), constant_values=PADDING).astype(
+                    np.int32
+                )
+            )
             owner.append(place)
     return np.stack(rows) if rows else np.zeros((0, length), np.int32), np.array(owner, np.int64)
 
 
-def _encoded(texts: Sequence[Text], tokenizer: str, vocabulary: int | None) -> tuple[list[npt.NDArray[np.int64]], int]:
+def _encoded(
+    texts: Sequence[Text], tokenizer: str, vocabulary: int | None
+) -> tuple[list[npt.NDArray[np.int64]], int]:
     """Token numbers of each text, and how many tokens there are."""
     given = [t.content[t.content >= 0] for t in texts if isinstance(t.content, np.ndarray)]
     if not given:

@@ -1,11 +1,10 @@
 """Frames of a video file at given times.
 
-Time is told by the frames' own time stamps, never by their number, so that a variable frame rate, which telephones
-record, plays no part: at a time stands the last frame that has begun by then.
+Time is told by the frames' own time stamps, never by their number, so that a variable frame rate,
+which telephones record, plays no part: at a time stands the last frame that has begun by then.
 
-Files are decoded by torchcodec where that can be imported (it needs FFmpeg's libraries), else by PyAV, which brings its
-own.
-"""
+Files are decoded by torchcodec where that can be imported (it needs FFmpeg's libraries), else by
+PyAV, which brings its own."""
 
 import os
 from collections.abc import Callable
@@ -34,7 +33,8 @@ def read_frames(path: str, times: Times, size: int, crops: int = 1) -> Tensor:
 
     Args:
         path: of the file.
-        times: wanted, of a video of so many seconds; those after the last frame give the last frame.
+        times: wanted, of a video of so many seconds; those after the last frame give the last
+            frame.
         size: height and width of what is returned, in pixels.
         crops: as for `squares`.
 
@@ -56,7 +56,11 @@ def _codec() -> Any:
     """The decoder of torchcodec, or `None` where it cannot be imported."""
     try:
         from torchcodec.decoders import VideoDecoder  # type: ignore[import-not-found,unused-ignore]
-    except (ImportError, OSError, RuntimeError):  # present without FFmpeg, it raises whatever its loader meets
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ):  # present without FFmpeg, it raises whatever its loader meets
         return None
     return VideoDecoder
 
@@ -64,11 +68,16 @@ def _codec() -> Any:
 def _torchcodec(path: str, times: Times, size: int, crops: int) -> Tensor:
     try:
         decoder = _codec()(path)
-        begin, end = float(decoder.metadata.begin_stream_seconds), float(decoder.metadata.end_stream_seconds)
+        begin, end = (
+            float(decoder.metadata.begin_stream_seconds),
+            float(decoder.metadata.end_stream_seconds),
+        )
         wanted = np.clip(begin + times(end - begin), begin, np.nextafter(end, begin))
         frames: Tensor = decoder.get_frames_played_at(wanted.tolist()).data
     except (RuntimeError, ValueError, IndexError) as error:
-        raise UndecodableVideo(f"broken or truncated: {' '.join(str(error).split())[:120]}") from None
+        raise UndecodableVideo(
+            f"broken or truncated: {' '.join(str(error).split())[:120]}"
+        ) from None
     return squares(frames, size, crops).transpose(0, 1).contiguous()
 
 
@@ -76,7 +85,9 @@ def _pyav(path: str, times: Times, size: int, crops: int) -> Tensor:
     try:
         import av
     except ImportError:
-        raise ImportError("reading video needs PyAV or torchcodec; pip install 'mezzotint[video]'") from None
+        raise ImportError(
+            "reading video needs PyAV or torchcodec; pip install 'mezzotint[video]'"
+        ) from None
     try:
         with av.open(path) as container:
             if not container.streams.video:
@@ -97,7 +108,9 @@ def _decoded(container: Any, times: Times, size: int, crops: int) -> Tensor:
     order = np.argsort(unsorted, kind="stable")
     wanted = unsorted[order]
     if wanted[0] > begin + 1.0:
-        container.seek(int(wanted[0] / stream.time_base), stream=stream)  # goes to a keyframe before it
+        container.seek(
+            int(wanted[0] / stream.time_base), stream=stream
+        )  # goes to a keyframe before it
     kept: list[Tensor] = []
     last: Any = None
     end = begin
@@ -123,14 +136,20 @@ def _duration(container: Any, stream: Any) -> float:
         return float(stream.duration * stream.time_base)
     if container.duration:
         return float(container.duration) / 1e6
-    ends = [float(packet.pts * stream.time_base) for packet in container.demux(stream) if packet.pts is not None]
+    ends = [
+        float(packet.pts * stream.time_base)
+        for packet in container.demux(stream)
+        if packet.pts is not None
+    ]
     container.seek(0)
     return max(ends, default=0.0)
 
 
 def _picture(frame: Any, size: int, crops: int) -> Tensor:
     """One frame as uint8 `[3 · crops, size, size]`, turned upright as its file says."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frame.to_ndarray(format="rgb24"))).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.ascontiguousarray(frame.to_ndarray(format="rgb24"))).permute(
+        2, 0, 1
+    )
     turns = round((getattr(frame, "rotation", 0) or 0) / 90.0)
     return squares(torch.rot90(pixels, turns, (1, 2)).unsqueeze(0), size, crops)[0]
 
@@ -177,8 +196,9 @@ def times_of(sampling: str, frames: int, fps: float, clips: int = 1) -> Times:
     """The times of `middle` or `even` sampling, or of several clips.
 
     Args:
-        sampling: with `middle`, clips begin at equal distances, the first with the video and the last so that it ends
-            with it; with `even`, each has other frames of the same equal parts.
+        sampling: with `middle`, clips begin at equal distances, the first with the video and the
+            last so that it ends with it; with `even`, each has other frames of the same equal
+            parts.
         frames: of a clip.
         fps: of a clip of `middle` sampling.
         clips: how many; the times of one stand after those of another.

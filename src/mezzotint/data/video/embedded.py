@@ -1,9 +1,9 @@
 """Video that is made on first use: the embedded furniture, turning before a camera.
 
-Each of the 820 point clouds turns around its upright axis by `degrees`, from an angle of its own, seen a little from
-above, as depth: near points bright, and nothing behind them black. The question is the object's class, or its room, as
-for the clouds themselves (`points_furniture.py`), and with the same splits.
-"""
+Each of the 820 point clouds turns around its upright axis by `degrees`, from an angle of its own,
+seen a little from above, as depth: near points bright, and nothing behind them black. The question
+is the object's class, or its room, as for the clouds themselves (`points_furniture.py`), and with
+the same splits."""
 
 import functools
 import math
@@ -85,7 +85,10 @@ def render(clouds: Tensor, yaws: Tensor, size: int) -> Tensor:
     nearness = math.sin(_PITCH) * z - math.cos(_PITCH) * away
     brightness = (_FAR + (_NEAR - _FAR) * (nearness + 1.0) / 2.0).round().clamp(_FAR, _NEAR)
     scale = (size - 2) / 2.0
-    column, row = ((right + 1.0) * scale).long().clamp(0, size - 2), ((1.0 - up) * scale).long().clamp(0, size - 2)
+    column, row = (
+        ((right + 1.0) * scale).long().clamp(0, size - 2),
+        ((1.0 - up) * scale).long().clamp(0, size - 2),
+    )
     pictures = torch.zeros(*yaws.shape, size * size)
     for down in (0, 1):
         for across in (0, 1):

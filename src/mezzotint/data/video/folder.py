@@ -1,8 +1,7 @@
 """Video files as clips: from class folders, or from a list as Kinetics and Something-Something have it.
 
-Which files count, and what is a class or a split, is as for images (`folder.py`), with the extensions of video; lists
-are read by `video_lists.py`, frames by `video_files.py`.
-"""
+Which files count, and what is a class or a split, is as for images (`folder.py`), with the
+extensions of video; lists are read by `video_lists.py`, frames by `video_files.py`."""
 
 import copy
 import hashlib
@@ -27,9 +26,10 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class VideoFolder(Component, Source):
     """Video files (mp4, avi, mkv, webm and more) as clips, uint8 `[3, frames, size, size]`.
 
-    The middle of each frame is cut out as the largest square. Without a list, folders are classes and splits, as in an
-    image folder. With `files`, labels come from the list: the task is `label/test` when there is a list `test_files`,
-    else `label/holdout`. Normalised by the mean and deviation of ImageNet.
+    The middle of each frame is cut out as the largest square. Without a list, folders are classes
+    and splits, as in an image folder. With `files`, labels come from the list: the task is
+    `label/test` when there is a list `test_files`, else `label/holdout`. Normalised by the mean and
+    deviation of ImageNet.
 
     Args:
         root: folder of the files; paths in lists are relative to it.
@@ -37,10 +37,10 @@ class VideoFolder(Component, Source):
         test_files: a list of the files to be scored. They are never pretrained on.
         frames: of a clip.
         fps: frames a second; 30 / 4 for every fourth frame of most videos.
-        sampling: `middle` takes the middle of a video at `fps`; `even` frames spread over all of it, as for
-            Something-Something.
-        context: frames of a sample of training, of which `random_clip` takes other `frames` each time; by default
-            those of a clip.
+        sampling: `middle` takes the middle of a video at `fps`; `even` frames spread over all of
+            it, as for Something-Something.
+        context: frames of a sample of training, of which `random_clip` takes other `frames` each
+            time; by default those of a clip.
         size: height and width.
         holdout: part of each class to be scored, where nothing else says it.
 
@@ -68,7 +68,13 @@ class VideoFolder(Component, Source):
         holdout: float = 0.2,
     ) -> None:
         self._frames = self._context = frames if context is None else context
-        if frames < 1 or self._frames < frames or not fps > 0.0 or size < 1 or sampling not in ("middle", "even"):
+        if (
+            frames < 1
+            or self._frames < frames
+            or not fps > 0.0
+            or size < 1
+            or sampling not in ("middle", "even")
+        ):
             raise ValueError(
                 f"got frames={frames}, context={context}, fps={fps}, size={size}, sampling={sampling!r}; allowed are 1 "
                 "frame or more, as many of context or more, more than 0, 1 pixel or more, and middle or even: 16, 64, "
@@ -79,14 +85,22 @@ class VideoFolder(Component, Source):
                 f"got holdout={holdout}, test_files={test_files!r}, files={files!r}; allowed are a share between 0 and "
                 "1, and a list to be scored beside one to learn from"
             )
-        self.root, self.fps, self.sampling, self.size, self.holdout = os.fspath(root), fps, sampling, size, holdout
+        self.root, self.fps, self.sampling, self.size, self.holdout = (
+            os.fspath(root),
+            fps,
+            sampling,
+            size,
+            holdout,
+        )
         if files is None:
             own, scored, self.scored = entries_of_folder(
                 self.root, VIDEO_EXTENSIONS, "video", "mp4, avi, mkv, webm and so on"
             )
         else:
             own = read_video_list(files)
-            scored, self.scored = (read_video_list(test_files), "test") if test_files else ([], None)
+            scored, self.scored = (
+                (read_video_list(test_files), "test") if test_files else ([], None)
+            )
         self.classes = classes_of([*own, *scored])
         place = {name: i for i, name in enumerate(self.classes)}
         self._paths, self.labels = _columns(own, place)
@@ -110,7 +124,11 @@ class VideoFolder(Component, Source):
         except UndecodableVideo as error:
             raise Unreadable(name, str(error)) from None
         if clips * crops > 1:
-            x = x.view(crops, 3, clips, self._frames, self.size, self.size).permute(2, 0, 1, 3, 4, 5).flatten(0, 1)
+            x = (
+                x.view(crops, 3, clips, self._frames, self.size, self.size)
+                .permute(2, 0, 1, 3, 4, 5)
+                .flatten(0, 1)
+            )
         return {"x": x, "id": name, "label": label if label >= 0 else None}
 
     def several(self, clips: int, crops: int) -> Self:
@@ -152,7 +170,16 @@ class VideoFolder(Component, Source):
         else:
             test = np.arange(len(both.labels)) >= len(self)
         train, scored = (known & ~test).nonzero()[0], (known & test).nonzero()[0]
-        return both, [Task(f"label/{self.scored or 'holdout'}", "classify", both.labels, train, scored, self.classes)]
+        return both, [
+            Task(
+                f"label/{self.scored or 'holdout'}",
+                "classify",
+                both.labels,
+                train,
+                scored,
+                self.classes,
+            )
+        ]
 
 
 def _columns(

@@ -17,7 +17,12 @@ _LARGEST_BIAS = 2.0**30
 
 
 def insert(
-    graph: Graph, sites: list[Site], observers: Mapping[str, Observer], *, weight_bits: int, activation_bits: int
+    graph: Graph,
+    sites: list[Site],
+    observers: Mapping[str, Observer],
+    *,
+    weight_bits: int,
+    activation_bits: int,
 ) -> None:
     """Quantize a graph's sites, in place.
 
@@ -32,11 +37,14 @@ def insert(
 
 
 class _Insertion:
-    def __init__(self, graph: Graph, observers: Mapping[str, Observer], weight_bits: int, bits: int) -> None:
+    def __init__(
+        self, graph: Graph, observers: Mapping[str, Observer], weight_bits: int, bits: int
+    ) -> None:
         width = torch.tensor(float(bits))
         self.graph, self.weight_bits, self.bits = graph, weight_bits, bits
         self.grids = {
-            name: make_grid("affine", *found.range("affine", width), width) for name, found in observers.items()
+            name: make_grid("affine", *found.range("affine", width), width)
+            for name, found in observers.items()
         }
         self.made: dict[tuple[str | None, ...], str] = {}
         self.nodes: list[Any] = []
@@ -45,9 +53,8 @@ class _Insertion:
     def rewrite(self, sites: list[Site]) -> None:
         """Go through the nodes in their order, which stays topological.
 
-        A tensor is quantized either for everyone (its float version gets another name) or, where others want it in
-        float, for the sites alone (which are then fed the quantized version).
-        """
+        A tensor is quantized either for everyone (its float version gets another name) or, where
+        others want it in float, for the sites alone (which are then fed the quantized version)."""
         model = self.graph.model
         by_output = {site.node.output[0]: site for site in sites}
         inputs = {site.input for site in sites}
@@ -55,7 +62,9 @@ class _Insertion:
         for_all |= {name for name in inputs if self.graph.is_rectified(name)}
         fed: dict[str, str] = {}
         if self.graph.input in inputs:
-            fed[self.graph.input] = self._pair(self.graph.input, self.graph.input, f"{self.graph.input}_dequantized")
+            fed[self.graph.input] = self._pair(
+                self.graph.input, self.graph.input, f"{self.graph.input}_dequantized"
+            )
         for node in list(model.graph.node):
             site = by_output.get(node.output[0])
             if site is not None:
@@ -81,7 +90,9 @@ class _Insertion:
         grid, code = self.grids[source], f"{name}_quantized"
         assert grid.zero_point is not None
         scale = self._constant(f"{source}_scale", grid.scale.numpy().reshape(()).astype(np.float32))
-        zero = self._constant(f"{source}_zero_point", grid.zero_point.numpy().reshape(()).astype(np.uint8))
+        zero = self._constant(
+            f"{source}_zero_point", grid.zero_point.numpy().reshape(()).astype(np.uint8)
+        )
         self._node("QuantizeLinear", [taken, scale, zero], code)
         if self.bits < 8:
             low = self._constant("lowest_code", np.array(0, np.uint8))
@@ -98,19 +109,31 @@ class _Insertion:
         weight = torch.from_numpy(self.graph.constants[site.weight].copy())
         layout = Layout("channel", axis=site.axis)
         grid = make_grid("symmetric", *MinMax.of(layout.rows(weight)), self.weight_bits)
-        bias = None if site.bias is None else torch.from_numpy(self.graph.constants[site.bias].copy()).double()
-        if bias is not None:  # the bias of a dead channel would not fit into int32 at that channel's tiny scale
+        bias = (
+            None
+            if site.bias is None
+            else torch.from_numpy(self.graph.constants[site.bias].copy()).double()
+        )
+        if (
+            bias is not None
+        ):  # the bias of a dead channel would not fit into int32 at that channel's tiny scale
             least = bias.reshape(-1, 1).abs() / (scale_of_input * _LARGEST_BIAS)
             grid = Grid(torch.maximum(grid.scale, least.float()), None, grid.low, grid.high)
         codes = layout.unrows(grid.codes(layout.rows(weight)), weight.shape).contiguous()
         key = (site.weight, site.bias, source)
-        site.node.input[1] = self._dequantized((*key, "weight"), codes.numpy().astype(np.int8), grid.scale, site.axis)
+        site.node.input[1] = self._dequantized(
+            (*key, "weight"), codes.numpy().astype(np.int8), grid.scale, site.axis
+        )
         if bias is not None:
             product = (scale_of_input * grid.scale.double()).float()
             whole = (bias.reshape(-1) / product.reshape(-1)).round()
-            site.node.input[2] = self._dequantized((*key, "bias"), whole.numpy().astype(np.int32), product, 0)
+            site.node.input[2] = self._dequantized(
+                (*key, "bias"), whole.numpy().astype(np.int32), product, 0
+            )
 
-    def _dequantized(self, key: tuple[str | None, ...], codes: npt.NDArray[Any], scale: torch.Tensor, axis: int) -> str:
+    def _dequantized(
+        self, key: tuple[str | None, ...], codes: npt.NDArray[Any], scale: torch.Tensor, axis: int
+    ) -> str:
         """Codes as constants, behind a `DequantizeLinear` of their own; once for operators that share everything."""
         if key not in self.made:
             stem = f"{key[0 if key[-1] == 'weight' else 1]}_{len(self.made)}"
@@ -127,7 +150,9 @@ class _Insertion:
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
         from onnx import helper
 
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=f"{output}_{kind}", **attributes))
+        self.nodes.append(
+            helper.make_node(kind, inputs, [output], name=f"{output}_{kind}", **attributes)
+        )
 
     def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
         from onnx import numpy_helper

@@ -1,24 +1,27 @@
 """Quantize an ONNX graph by inserting `QuantizeLinear` and `DequantizeLinear` where we say, with ranges that we chose.
 
-The result is plain ONNX. A runtime that knows integer kernels fuses each `DequantizeLinear → Conv → QuantizeLinear`
-into one of them; one that does not computes the very same thing in float, as fake quantization. Weights are int8, one
-symmetric range for each output channel; activations uint8, one affine range for each tensor; biases int32 with the
-product of both scales (Jacob et al. 2018, arXiv 1712.05877). A residual sum between quantized tensors is fused by
-ONNX Runtime as well.
+The result is plain ONNX. A runtime that knows integer kernels fuses each `DequantizeLinear → Conv →
+QuantizeLinear` into one of them; one that does not computes the very same thing in float, as fake
+quantization. Weights are int8, one symmetric range for each output channel; activations uint8, one
+affine range for each tensor; biases int32 with the product of both scales (Jacob et al. 2018, arXiv
+1712.05877). A residual sum between quantized tensors is fused by ONNX Runtime as well.
 
-Differs from ONNX Runtime's own `quantize_static` in that the ranges come from `mezzotint.quant.observers`, that an
-activation function's output is quantized instead of its input, that a product's result stays float unless the next
-quantized operator takes it, and that the result says what was left float and why.
+Differs from ONNX Runtime's own `quantize_static` in that the ranges come from
+`mezzotint.quant.observers`, that an activation function's output is quantized instead of its input,
+that a product's result stays float unless the next quantized operator takes it, and that the result
+says what was left float and why.
 
-Widths below 8 are simulated: codes of fewer bits in the same int8 and uint8 storage. No processor's runtime computes
-with them, so the file is neither smaller nor faster; it says what the accuracy would be.
+Widths below 8 are simulated: codes of fewer bits in the same int8 and uint8 storage. No processor's
+runtime computes with them, so the file is neither smaller nor faster; it says what the accuracy
+would be.
 
 What the processor can do with 8-bit integers.
 
-x86 without VNNI or AMX multiplies unsigned by signed bytes with `vpmaddubsw`, which adds pairs of products in 16 bits
-and *saturates*: 2 · 255 · 127 = 64,770 is above 32,767, so large activations times large weights come out wrong and
-nothing says so. With weights of 7 bits the sum is at most 2 · 255 · 63 = 32,130, which fits. That is `reduce_range`,
-and it is needed exactly where those instructions are missing.
+x86 without VNNI or AMX multiplies unsigned by signed bytes with `vpmaddubsw`, which adds pairs of
+products in 16 bits and *saturates*: 2 · 255 · 127 = 64,770 is above 32,767, so large activations
+times large weights come out wrong and nothing says so. With weights of 7 bits the sum is at most 2
+· 255 · 63 = 32,130, which fits. That is `reduce_range`, and it is needed exactly where those
+instructions are missing.
 
 Ranges of a graph's tensors: our observers, fed by the runtime that will serve the graph.
 """
@@ -121,7 +124,9 @@ def observe(
             collector.update(value.float().reshape(1, -1))
         seen += len(x)
     if seen == 0:
-        raise ValueError("the calibration set is empty; allowed is one sample or more: give batches of inputs")
+        raise ValueError(
+            "the calibration set is empty; allowed is one sample or more: give batches of inputs"
+        )
     return collectors, seen
 
 
@@ -144,7 +149,8 @@ class OnnxQuantization:
         activation_bits: of the activations'.
         reduce_range: whether the weights keep to 7 bits, so that no sum can saturate.
         samples: how many calibrated the ranges.
-        integer_kernels: what the runtime here computes in integers, by kind; empty where nothing is.
+        integer_kernels: what the runtime here computes in integers, by kind; empty where nothing
+            is.
     """
 
     quantized: dict[str, str]
@@ -157,8 +163,12 @@ class OnnxQuantization:
 
     def __str__(self) -> str:
         total = len(self.quantized) + len(self.left)
-        lines = [f"{len(self.quantized)} of {total} operators quantized, W{self.weight_bits}A{self.activation_bits}"]
-        return "\n".join([*lines, *(f"  left float: {name}: {reason}" for name, reason in self.left.items())])
+        lines = [
+            f"{len(self.quantized)} of {total} operators quantized, W{self.weight_bits}A{self.activation_bits}"
+        ]
+        return "\n".join(
+            [*lines, *(f"  left float: {name}: {reason}" for name, reason in self.left.items())]
+        )
 
 
 def quantize_onnx(
@@ -180,18 +190,21 @@ def quantize_onnx(
         batches: normalised inputs that represent what the model will meet, not its test data.
         weight_bits: 2 to 8; below 8 a simulation in 8-bit storage.
         activation_bits: 2 to 8, likewise.
-        reduce_range: keep weights to 7 bits; by default where this processor's sums of 8-bit products may saturate.
+        reduce_range: keep weights to 7 bits; by default where this processor's sums of 8-bit
+            products may saturate.
         observer: kind of the observer, or what makes one, that chooses the activations' ranges.
         skip: names of operators to leave float.
 
     Raises:
-        ValueError: for other widths, no samples, a model that cannot be opened, that is quantized already, or in which
-            nothing can be quantized.
+        ValueError: for other widths, no samples, a model that cannot be opened, that is quantized
+            already, or in which nothing can be quantized.
     """
     onnx = require("onnx", "ONNX export", "onnx")
     for name, bits in (("weight_bits", weight_bits), ("activation_bits", activation_bits)):
         if not 2 <= bits <= 8:
-            raise ValueError(f"got {name}={bits}; allowed are 2 to 8: use 8 for what a runtime computes in integers")
+            raise ValueError(
+                f"got {name}={bits}; allowed are 2 to 8: use 8 for what a runtime computes in integers"
+            )
     reduce_range = saturates() if reduce_range is None else reduce_range
     model = prepare(path_in)
     graph = Graph(model)
@@ -207,11 +220,15 @@ def quantize_onnx(
     observers, samples = observe(model.SerializeToString(), list(tensors), batches, observer)
     effective = min(weight_bits, 7) if reduce_range else weight_bits
     insert(graph, sites, observers, weight_bits=effective, activation_bits=activation_bits)
-    kernels = integer_kernels(model.SerializeToString())  # which also shows that the runtime takes it
+    kernels = integer_kernels(
+        model.SerializeToString()
+    )  # which also shows that the runtime takes it
     with replacing(Path(path_out)) as temporary:
         onnx.save(model, temporary)
     quantized = {label(site.node): site.node.op_type for site in sites}
-    return OnnxQuantization(quantized, left, effective, activation_bits, reduce_range, samples, kernels)
+    return OnnxQuantization(
+        quantized, left, effective, activation_bits, reduce_range, samples, kernels
+    )
 
 
 def prepare(path: str | Path) -> Any:
@@ -225,7 +242,9 @@ def prepare(path: str | Path) -> Any:
         raise ValueError(f"got {path}, which is no file; allowed is an ONNX model: give its path")
     model = optimized(path, basic=True)
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
-        raise ValueError(f"got {path}, which is quantized already; allowed is a float model: give the original")
+        raise ValueError(
+            f"got {path}, which is quantized already; allowed is a float model: give the original"
+        )
     used = {node.domain for node in model.graph.node} | {""}
     kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-INTEGER_KERNELS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
+INTEGER_KERNELS = (
+    "QLinearConv",
+    "QGemm",
+    "QLinearMatMul",
+    "MatMulIntegerToFloat",
+    "ConvInteger",
+    "MatMulInteger",
+)
 """Operators of ONNX Runtime that multiply integers."""
 
 
@@ -34,8 +41,9 @@ class OnnxFunction:
 
     Args:
         model: a file, or the bytes of one.
-        optimize: as it will be served. Without, every node runs as it is written, in float: `QuantizeLinear` and
-            `DequantizeLinear` are then fake quantization, and the model is its own simulation.
+        optimize: as it will be served. Without, every node runs as it is written, in float:
+            `QuantizeLinear` and `DequantizeLinear` are then fake quantization, and the model is its
+            own simulation.
         outputs: names of the tensors wanted; by default the first output.
         optimized_path: where to write the graph that the runtime made of it.
 
@@ -43,7 +51,8 @@ class OnnxFunction:
         input: name of the only input.
 
     Raises:
-        ValueError: when the runtime is missing, cannot open the model, or the model has several inputs.
+        ValueError: when the runtime is missing, cannot open the model, or the model has several
+            inputs.
     """
 
     def __init__(
@@ -66,7 +75,9 @@ class OnnxFunction:
             options.optimized_model_filepath = str(optimized_path)
         source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session = runtime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # noqa: B902 - the runtime's own classes differ from version to version
             reason = " ".join(str(error).split())[:200]
             name = "the model" if isinstance(model, bytes) else str(model)
@@ -80,13 +91,17 @@ class OnnxFunction:
                 f"got a model with {len(inputs)} inputs; allowed is one, of images or other samples: cut the rest off"
             )
         self.input: str = inputs[0].name
-        self.outputs = list(outputs) if outputs is not None else [self._session.get_outputs()[0].name]
+        self.outputs = (
+            list(outputs) if outputs is not None else [self._session.get_outputs()[0].name]
+        )
 
     def run(self, x: Tensor | np.ndarray[Any, Any]) -> Mapping[str, Tensor]:
         """All wanted tensors, by name."""
         array = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
         values = self._session.run(self.outputs, {self.input: np.ascontiguousarray(array)})
-        return {name: torch.from_numpy(value) for name, value in zip(self.outputs, values, strict=True)}
+        return {
+            name: torch.from_numpy(value) for name, value in zip(self.outputs, values, strict=True)
+        }
 
     def __call__(self, x: Tensor) -> Tensor:
         """The first wanted tensor."""
@@ -98,8 +113,8 @@ def optimized(model: str | Path | bytes, *, basic: bool = False) -> Any:
 
     Args:
         model: a file, or the bytes of one.
-        basic: only the optimisations that keep to ONNX's own operators: constants are folded, and BatchNorm into the
-            convolution before it.
+        basic: only the optimisations that keep to ONNX's own operators: constants are folded, and
+            BatchNorm into the convolution before it.
     """
     onnx = require("onnx", "an ONNX model", "onnx")
     with tempfile.TemporaryDirectory() as folder:

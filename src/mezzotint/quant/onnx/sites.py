@@ -1,9 +1,8 @@
 """Where a graph can be quantized: the operators with a constant weight, and the tensors around them.
 
-Only convolutions and matrix products are quantized. Everything else (LayerNorm, softmax, GELU, the sums of a residual
-network) stays float, because quantizing it costs accuracy and gains little; a ViT quantized at every operator that
-ONNX Runtime offers falls from a cosine of 0.998 to 0.87.
-"""
+Only convolutions and matrix products are quantized. Everything else (LayerNorm, softmax, GELU, the
+sums of a residual network) stays float, because quantizing it costs accuracy and gains little; a
+ViT quantized at every operator that ONNX Runtime offers falls from a cosine of 0.998 to 0.87."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -13,7 +12,15 @@ import numpy as np
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
 _RECTIFIERS = ("Relu", "Clip")
-_ORDER_PRESERVING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
+_ORDER_PRESERVING = (
+    "MaxPool",
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+)
 
 
 @dataclass(frozen=True)
@@ -26,8 +33,9 @@ class Site:
         weight: name of its constant weight.
         axis: of the weight's output channels.
         bias: name of its constant bias.
-        output: the tensor to be quantized behind it, after a rectifier that is its only consumer, so that the runtime
-            can do all of it in integers; `None` where its result is wanted in float.
+        output: the tensor to be quantized behind it, after a rectifier that is its only consumer,
+            so that the runtime can do all of it in integers; `None` where its result is wanted in
+            float.
     """
 
     node: Any
@@ -65,20 +73,30 @@ class Graph:
             self.producer.update(dict.fromkeys(node.output, node))
             for name in dict.fromkeys(node.input):
                 self.consumers[name].append(node)
-        self.input: str = next(str(i.name) for i in model.graph.input if i.name not in self.constants)
+        self.input: str = next(
+            str(i.name) for i in model.graph.input if i.name not in self.constants
+        )
         self.outputs = {output.name for output in model.graph.output}
 
     def rectified(self, tensor: str) -> str:
         """The tensor behind the rectifier that alone consumes this one, or this one."""
         consumers = self.consumers[tensor]
-        if len(consumers) == 1 and consumers[0].op_type in _RECTIFIERS and tensor not in self.outputs:
+        if (
+            len(consumers) == 1
+            and consumers[0].op_type in _RECTIFIERS
+            and tensor not in self.outputs
+        ):
             return str(consumers[0].output[0])
         return tensor
 
     def source(self, tensor: str) -> str:
         """The tensor whose values this one only orders anew or chooses from: it can share that one's range."""
         node = self.producer.get(tensor)
-        while node is not None and node.op_type in _ORDER_PRESERVING and node.input[0] not in self.constants:
+        while (
+            node is not None
+            and node.op_type in _ORDER_PRESERVING
+            and node.input[0] not in self.constants
+        ):
             tensor = str(node.input[0])
             node = self.producer.get(tensor)
         return tensor
@@ -128,7 +146,10 @@ def _obstacle(graph: Graph, node: Any) -> str | None:
     if weight.ndim != 2:
         return f"its weight has {weight.ndim} dimensions, not 2"
     if node.op_type == "Gemm":
-        given = {entry.name: entry.i if entry.name.startswith("trans") else entry.f for entry in node.attribute}
+        given = {
+            entry.name: entry.i if entry.name.startswith("trans") else entry.f
+            for entry in node.attribute
+        }
         if given.get("transA") or given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0:
             return "it transposes or scales its input"
         return _bias_obstacle(graph, node, weight.shape[0 if given.get("transB") else 1])
@@ -150,6 +171,9 @@ def _site(graph: Graph, node: Any, inputs: set[str]) -> Site:
     axis = 0 if node.op_type == "Conv" or transposed else 1
     bias = str(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     behind = graph.rectified(str(node.output[0]))
-    # A convolution is only done in integers when its result is quantized; a product also gives float.
+    # A convolution is only done in integers when its result is quantized; a product also gives
+    # float.
     wanted = node.op_type == "Conv" or behind in inputs
-    return Site(node, str(node.input[0]), str(node.input[1]), axis, bias, behind if wanted else None)
+    return Site(
+        node, str(node.input[0]), str(node.input[1]), axis, bias, behind if wanted else None
+    )
