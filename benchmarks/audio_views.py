@@ -2,12 +2,13 @@
 
     python benchmarks/audio_views.py [--batch 256] [--threads 2] [--repeats 7]
 
-Both sides normalise, mix with a bank of 2,048 past samples, crop, quantize at random, and normalise
+Both sides normalize, mix with a bank of 2,048 past samples, crop, quantize at random, and normalize
 both views together, of spectrograms of 64 x 96 in memory. The naive side does to one sample after
 the other what a data loader's worker does: running statistics, a list as the bank, a real canvas
 and `interpolate` for the crop, and a quantizer that tests each value against each bin. Each side
 has a process of its own, so that none profits or suffers from what another did to the memory
-allocator; sides take turns; medians."""
+allocator; sides take turns; medians.
+"""
 
 import argparse
 import multiprocessing
@@ -84,7 +85,7 @@ class Running:
         self.count, self.mean, self.square = 0, torch.zeros(()), torch.ones(())
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Take one sample in, and normalise it."""
+        """Take one sample in, and normalize it."""
         self.count += 1
         self.mean = self.mean + (x.mean() - self.mean) / self.count
         self.square = self.square + ((x - self.mean).square().mean() - self.square) / self.count

@@ -6,7 +6,8 @@ Without `--run` the demo is first trained for ten epochs. All sides run in one p
 each from `load_encoder` on. `separate` is nine calls of the same function with one setting each; as
 in every evaluation, each also measures the float level that its figure is compared with. `alone`
 leaves that out and has no float head either: for each setting it loads, quantizes, calibrates,
-extracts and probes, and nothing else; no command does so little."""
+extracts and probes, and nothing else; no command does so little.
+"""
 
 import argparse
 import os

@@ -4,12 +4,13 @@
     python benchmarks/bridle.py --runs /tmp/b --epochs 1 --seeds 1 --data emoji --arms rq_kmeans
 
 On the embedded emoji and spoken prompts, every arm has the same encoder, mask, decoder, batch and
-optimiser, and the same number of epochs in all its phases together: two rounds spend 3/8, 1/4 and
+optimizer, and the same number of epochs in all its phases together: two rounds spend 3/8, 1/4 and
 3/8 of them on encoder, tokenizer and encoder; `rq_more_encoder` is one round with their epochs of
 the encoder alone. VQ has one book of 256 codes, RQ four of 64, so that the decoder's head is of one
 size. Each arm is measured by linear probe and kNN; differences are paired by seed, with Student's
 interval. Runs that are found in `--runs` are used again, so that a benchmark that was stopped goes
-on."""
+on.
+"""
 
 import argparse
 import copy
@@ -35,7 +36,7 @@ from mezzotint.train.plan import Plan, pretrain_plan
 
 DATA: dict[str, dict[str, Any]] = {
     "emoji": {"data": {"kind": "samples", "name": "emoji"}, "patch": 8, "ratio": 0.6},
-    "speech": {"data": {"kind": "speech"}, "patch": [64, 4], "ratio": 0.75, "normalise": False},
+    "speech": {"data": {"kind": "speech"}, "patch": [64, 4], "ratio": 0.75, "normalize": False},
 }
 RQ = {"kind": "rq", "dim": 64, "num_codes": 64, "num_levels": 4}
 VQ = {"kind": "vq", "dim": 64, "num_codes": 256}
@@ -64,7 +65,7 @@ def raw_recipe(arm: str, data: str, seed: int, epochs: int) -> dict[str, Any]:
         "mask": {"kind": "random_mask", "ratio": DATA[data]["ratio"]},
         "decoder": {"width": 96, "depth": 2, "heads": 4},
     }
-    start = {"kind": "cold_start", "normalise": DATA[data].get("normalise", True)}
+    start = {"kind": "cold_start", "normalize": DATA[data].get("normalize", True)}
     method |= (
         {"kind": "mae"}
         if arm in ("mae", "untrained")
@@ -104,7 +105,7 @@ def rounds(first: int, teach: int, second: int) -> list[dict[str, Any]]:
         },
         {
             "name": "encoder", "load": load, "run": {"epochs": second},
-            "method": {"tokenizer": "learnt_tokenizer", "codebook": book},
+            "method": {"tokenizer": "learned_tokenizer", "codebook": book},
         },
     ]  # fmt: skip
 

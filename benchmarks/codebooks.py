@@ -7,7 +7,8 @@ One thread. The sides take turns on the same vectors, `[8192, 256]`, with the sa
 codes are first checked to be equal. A training step is forward, moving averages, and backward to
 the vectors; neither side expires codes. An evaluation is a forward pass without gradient. Compared
 are medians. Memory is how far a fresh process (Linux) grows in one step on `[32768, 256]` with
-books of 1024 codes. Usage and energies are ours alone."""
+books of 1024 codes. Usage and energies are ours alone.
+"""
 
 import argparse
 import importlib
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.codebooks import EMA, RQ, VQ, health
-from mezzotint.codebooks.learned import LearntCodebook
+from mezzotint.codebooks.learned import LearnedCodebook
 from mezzotint.seeding import Draws, key_of
 
 N, D = 8192, 256
@@ -34,11 +35,11 @@ Side = Callable[[], None]
 
 def vectors(rows: int, clusters: int, spread: float) -> Tensor:
     draws = Draws(torch.arange(rows), key_of("bench", rows))
-    centres = Draws(torch.arange(clusters), key_of("centres")).normal("x", D)
-    return centres[draws.integers("member", high=clusters)] + spread * draws.normal("noise", D)
+    centers = Draws(torch.arange(clusters), key_of("centers")).normal("x", D)
+    return centers[draws.integers("member", high=clusters)] + spread * draws.normal("noise", D)
 
 
-def pair(kind: str, num_codes: int, rotation: bool) -> tuple[LearntCodebook, Any]:
+def pair(kind: str, num_codes: int, rotation: bool) -> tuple[LearnedCodebook, Any]:
     """Ours and theirs."""
     theirs = importlib.import_module("vector_quantize_pytorch")
     ema = EMA(expire_below=0.0)
@@ -52,7 +53,7 @@ def pair(kind: str, num_codes: int, rotation: bool) -> tuple[LearntCodebook, Any
         "threshold_ema_dead_code": 0,
     }
     gradient: Any = "rotation" if rotation else "straight_through"
-    ours: LearntCodebook
+    ours: LearnedCodebook
     if kind.startswith("VQ"):
         metric: Any = "cosine" if "cosine" in kind else "euclidean"
         ours = VQ(
@@ -66,9 +67,9 @@ def pair(kind: str, num_codes: int, rotation: bool) -> tuple[LearntCodebook, Any
     return ours, theirs.ResidualVQ(num_quantizers=4, **settings)
 
 
-def start(ours: LearntCodebook, theirs: Any, x: Tensor) -> None:
+def start(ours: LearnedCodebook, theirs: Any, x: Tensor) -> None:
     """The same books on both sides, and a check that they give the same codes."""
-    ours.initialise(x)
+    ours.initialize(x)
     for book, layer in zip(ours.books.vectors, getattr(theirs, "layers", [theirs]), strict=True):
         layer._codebook.embed.data.copy_(book)
         layer._codebook.embed_avg.data.copy_(book)
@@ -78,7 +79,7 @@ def start(ours: LearntCodebook, theirs: Any, x: Tensor) -> None:
 
 def step(codebook: Any, x: Tensor) -> None:
     z = x.clone().requires_grad_()
-    if isinstance(codebook, LearntCodebook):
+    if isinstance(codebook, LearnedCodebook):
         codes = codebook(z)
         (codes.quantized.sum() + codes.loss).backward()
     else:
@@ -88,7 +89,7 @@ def step(codebook: Any, x: Tensor) -> None:
 
 @torch.no_grad()
 def evaluate(codebook: Any, x: Tensor) -> None:
-    codebook(x if isinstance(codebook, LearntCodebook) else x[None])
+    codebook(x if isinstance(codebook, LearnedCodebook) else x[None])
 
 
 def show(title: str, ours: Side, theirs: Side, repeats: int) -> None:
@@ -114,7 +115,7 @@ def memory(side: str) -> None:
     ours, theirs = pair("RQ Euclidean, 4", 1024, False)
     codebook: Any = theirs
     if side == "mezzotint":
-        ours.initialise(x[:1024])
+        ours.initialize(x[:1024])
         codebook = ours
     step(codebook, x[:64])
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
@@ -138,7 +139,7 @@ def quality() -> None:
     print("|---|---|---|---|")
     codebook = RQ(dim=D, num_codes=256)
     x = vectors(N, 256, 0.5)
-    codebook.initialise(x)
+    codebook.initialize(x)
     for steps in (0, 100):
         for _ in range(steps):
             with torch.no_grad():

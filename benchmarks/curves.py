@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mezzotint.evaluation.results import Interval
 from mezzotint.report.plots import ticks
 
-_COLOURS = ("#a5361a", "#2f6f9f", "#4b8b3b", "#b87a0c")
+_COLORS = ("#a5361a", "#2f6f9f", "#4b8b3b", "#b87a0c")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 360, 250, 40, 26, 36
 _INK, _RULE = "#655c50", "#dcd2c1"
 
@@ -30,8 +30,8 @@ def as_svg(panels: Mapping[str, Lines], below: str) -> str:
         parts += [f'<g transform="translate({_WIDTH * number} 0)">', *_panel(title, lines), "</g>"]
     names = next(iter(panels.values()))
     for place, name in enumerate(names):
-        colour, x = _COLOURS[place % len(_COLOURS)], _LEFT + 140 * place
-        parts.append(f'<text x="{x}" y="{height - 8}" fill="{colour}">● {html.escape(name)}</text>')
+        color, x = _COLORS[place % len(_COLORS)], _LEFT + 140 * place
+        parts.append(f'<text x="{x}" y="{height - 8}" fill="{color}">● {html.escape(name)}</text>')
     parts.append(
         f'<text x="{width - 10}" y="{height - 8}" text-anchor="end" fill="{_INK}">{html.escape(below)}</text>'
     )
@@ -62,16 +62,16 @@ def _panel(title: str, lines: Lines) -> list[str]:
         where = f'x="{x(budget, 1)}" y="{_HEIGHT - _BOTTOM + 16}"'
         parts.append(f'<text {where} text-anchor="middle" fill="{_INK}">{budget:,}</text>')
     for place, (name, line) in enumerate(lines.items()):
-        colour = _COLOURS[place % len(_COLOURS)]
+        color = _COLORS[place % len(_COLORS)]
         points = " ".join(f"{x(budget, place)},{y(one.mean)}" for budget, one in line)
         parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+            f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.6"/>'
         )
         for budget, one in line:
             at, words = x(budget, place), f"{name}: {one.mean:.3f} ({one.low:.3f} – {one.high:.3f})"
             parts.append(
-                f'<path d="M{at} {y(one.low)}V{y(one.high)}" stroke="{colour}" stroke-opacity="0.5"/>'
+                f'<path d="M{at} {y(one.low)}V{y(one.high)}" stroke="{color}" stroke-opacity="0.5"/>'
             )
-            dot = f'<circle cx="{at}" cy="{y(one.mean)}" r="3" fill="{colour}">'
+            dot = f'<circle cx="{at}" cy="{y(one.mean)}" r="3" fill="{color}">'
             parts.append(f"{dot}<title>{html.escape(words)}</title></circle>")
     return parts

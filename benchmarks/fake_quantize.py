@@ -5,7 +5,8 @@
 One thread. The sides take turns on the same tensors: a weight `[512, 512, 3, 3]` with a range for
 each output channel, and an activation `[32, 64, 56, 56]` with one range, each at 8 and at 4 bits. A
 side takes a tensor that requires a gradient, quantizes it and sends a gradient back; results are
-first checked to be equal bit for bit. Compared are medians."""
+first checked to be equal bit for bit. Compared are medians.
+"""
 
 import argparse
 import os

@@ -7,7 +7,8 @@ Both sides run in ONNX Runtime on one thread and take turns; wall time and the p
 medians. The networks are untrained, with BatchNorm statistics measured on a batch, so the cosine
 says how faithful the arithmetic is and nothing about accuracy. Calibrated on 64 random smooth
 images, compared on 32 others. Also with weights of 7 bits, which processors without VNNI need: on
-such a processor, `int8, 8-bit weights` saturates."""
+such a processor, `int8, 8-bit weights` saturates.
+"""
 
 import argparse
 import os
@@ -42,7 +43,7 @@ AIMS = {"resnet18": (1.6, 0.999, 0.27), "vit_small_patch16_224": (1.4, 0.995, No
 
 
 def images(count: int, seed: int) -> Tensor:
-    """Random images with structure at several scales, normalised to mean 0 and deviation 1."""
+    """Random images with structure at several scales, normalized to mean 0 and deviation 1."""
     generator = torch.Generator().manual_seed(seed)
     x = sum(
         interpolate(

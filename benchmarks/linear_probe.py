@@ -3,8 +3,8 @@
     python benchmarks/linear_probe.py [--repeats 5] [--only emoji mnist5k synthetic]
 
 SGD is run as the papers run it: momentum 0.9, no weight decay, batch 256, 100 epochs, the learning
-rate divided by ten after 60 and 80. Both sides get the same features, centred and scaled as a
-whole, which is in SGD's favour: its learning rate need not fit the encoder's scale.
+rate divided by ten after 60 and 80. Both sides get the same features, centered and scaled as a
+whole, which is in SGD's favor: its learning rate need not fit the encoder's scale.
 
 Three comparisons:
 
@@ -19,7 +19,8 @@ Three comparisons:
 Data: features of an untrained ResNet-18 (512) of the emoji, of MNIST-5k, and 50,000 synthetic ones
 of 100 classes: class means and noise in 64 dimensions, taken through two random rectified layers.
 The process's time is compared, on one thread; the sides take turns; medians. Where a run takes
-minutes, it is made once."""
+minutes, it is made once.
+"""
 
 import argparse
 import platform

@@ -5,7 +5,8 @@
 Both train with the rule of `airl_sgd` on cached features, on one thread; the sides take turns;
 medians of wall time. A batch is read once for all rates, and the products with the classifiers are
 ten times as wide: how much that costs depends on the share that arithmetic has in a step, and so on
-the number of classes and on the machine."""
+the number of classes and on the machine.
+"""
 
 import argparse
 import platform

@@ -5,7 +5,8 @@
 One waveform of noise at 16 kHz, in memory, float32; the settings of BYOL-A, and Kaldi's of AudioSet
 work. The sides take turns after a round for warming up. Wall time and processor time are both
 given: on a machine that does other work, only the latter is the side's own. Sides whose package is
-missing are left out; nothing but torch and NumPy is needed."""
+missing are left out; nothing but torch and NumPy is needed.
+"""
 
 import argparse
 import importlib.util

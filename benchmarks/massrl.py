@@ -9,7 +9,8 @@ policy or each by a strategy that is sampled; two have eight, of two shared crop
 the base's policy or by four strategies. So arms of as many views differ in nothing but the
 strategies. A budget is a number of encoder passes, which eight views spend in a quarter of the
 epochs; each is a training of its own, with its whole schedule. Differences are paired by seed. Runs
-that are finished are used again."""
+that are finished are used again.
+"""
 
 import argparse
 import json

@@ -2,7 +2,7 @@
 
 For each modality the shipped recipe of the embedded data is trained with four sets of views and the
 same everything else, on several seeds; differences are paired by seed. "Geometry" is what the
-recipe does to the data but for quantization: the crop of images (their colour policy is left out of
+recipe does to the data but for quantization: the crop of images (their color policy is left out of
 all arms), crop and mixture of spectrograms. Tokens have no levels, so there their embeddings are
 quantized, and all arms train by the method that does it, with the transformer of DABS (the head of
 that method has no batch norm, and the embeddings of `vit` are too much alike at first to be told
@@ -265,7 +265,7 @@ def hand_made(
 
 
 def histograms(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Of each coordinate, of the distances from centre and axis, and from point to point: 16 bins each, `[N, 96]`."""
+    """Of each coordinate, of the distances from center and axis, and from point to point: 16 bins each, `[N, 96]`."""
     radius, from_axis = np.linalg.norm(x, axis=1), np.linalg.norm(x[:, :2], axis=1)
     one, other = np.random.default_rng(0).integers(0, x.shape[2], (2, 4096))
     apart = np.linalg.norm(x[:, :, one] - x[:, :, other], axis=1)

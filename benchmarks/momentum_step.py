@@ -1,7 +1,7 @@
 """What a step of momentum contrast costs beside the encoder passes that it cannot do without.
 
 Those are, for each view that asks, a pass forward and backward, and for each that answers a pass
-forward, through the bare encoder, with the optimiser's step. The rest is heads, queue, loss and the
+forward, through the bare encoder, with the optimizer's step. The rest is heads, queue, loss and the
 moving average.
 
     python benchmarks/momentum_step.py > benchmarks/results/momentum_step.md

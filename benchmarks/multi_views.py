@@ -4,8 +4,9 @@
 
 Both sides cut two crops (area 0.08 to 1), mirror half of them, put each through SimCLR's policy,
 RandAugment, AutoAugment and TrivialAugment (which stands for Fast AutoAugment, whose archive
-torchvision does not have), and normalise all views. Ours gets a uint8 batch in memory, torchvision
-Pillow images or uint8 tensors. They take turns, and the time is that of the processor."""
+torchvision does not have), and normalize all views. Ours gets a uint8 batch in memory, torchvision
+Pillow images or uint8 tensors. They take turns, and the time is that of the processor.
+"""
 
 import argparse
 import statistics

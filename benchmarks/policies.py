@@ -6,7 +6,8 @@ Both sides start from the same images and draw parameters of their own from the 
 gets the batch as float in [0, 1], as a view generator has it after the crop, and does what that
 does: it draws for the batch, and applies what was drawn to some rows at a time. Torchvision gets
 Pillow images or uint8 tensors, each as published. The sides take turns, and the time is that of the
-processor."""
+processor.
+"""
 
 import argparse
 import statistics

@@ -6,7 +6,8 @@ The sides take turns on one tensor `[batch, 3, 224, 224]`, each allocating its o
 compared is the median wall time. The formula as published tests every number against every bin,
 which takes much memory: it runs on a few images, against the copy's time for as many. Memory is the
 growth of the process's peak (`VmHWM`, so on Linux only) during one call, beyond the result itself,
-each in a fresh process."""
+each in a fresh process.
+"""
 
 import argparse
 import functools

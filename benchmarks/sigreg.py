@@ -5,7 +5,8 @@
 The formula as written takes the cosine and the sine of every projection at every frequency, and
 autograd keeps them; lightly's `SIGReg` does the same, and is measured too where it is installed.
 The sides take turns on the same tensors; what is compared is the median time of the process. "Kept
-for backward" are the bytes that autograd saves."""
+for backward" are the bytes that autograd saves.
+"""
 
 import argparse
 import importlib.metadata

@@ -1,6 +1,6 @@
 """SSQL's claim in miniature: what one set of weights is worth at each number of bits, trained with SSQL and without.
 
-Three arms for each base, with the same encoder, data, views and optimiser: the base, SSQL over it
+Three arms for each base, with the same encoder, data, views and optimizer: the base, SSQL over it
 for as many epochs, and the base for twice as many, which makes as many encoder passes as SSQL.
 Every seed trains all three, so differences are paired by seed. Evaluated by plain min-max ranges,
 as in the paper: policy `ssql`, probes on quantized features; the head that is kept also with

@@ -52,7 +52,7 @@ def main() -> None:
     print(f"`python benchmarks/ssql_step.py`, commit {commit.stdout.strip()}, {platform.machine()}, "
           f"{os.cpu_count()} cores, torch {torch.__version__}.")  # fmt: skip
     print(
-        f"Forward, backward and optimiser on views of 32 × 32; medians of {REPEATS} (least to most), alternated.\n"
+        f"Forward, backward and optimizer on views of 32 × 32; medians of {REPEATS} (least to most), alternated.\n"
     )
     print(
         "| encoder | base | batch | base, ms | SSQL, ms | times the base |\n|---|---|---|---|---|---|"

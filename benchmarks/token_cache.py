@@ -1,4 +1,4 @@
-"""Time of an encoder phase with a frozen, learnt tokenizer, with and without cached codes.
+"""Time of an encoder phase with a frozen, learned tokenizer, with and without cached codes.
 
 python benchmarks/token_cache.py
 """
@@ -13,7 +13,7 @@ from mezzotint.codebooks import RQ
 from mezzotint.encoders.decoder import Decoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.methods.bridle import BRIDLE
-from mezzotint.methods.tokenizer import LearntTokenizer
+from mezzotint.methods.tokenizer import LearnedTokenizer
 from mezzotint.seeding import Draws
 from mezzotint.types import Input, Views
 
@@ -32,7 +32,7 @@ def made(cache: bool) -> BRIDLE:
     method = BRIDLE(
         encoder,
         codebook=RQ(dim=64, num_codes=64),
-        tokenizer=LearntTokenizer(),
+        tokenizer=LearnedTokenizer(),
         decoder=Decoder(width=WIDTH, depth=2, heads=4),
         cache=cache,
     )

@@ -3,8 +3,8 @@
     python benchmarks/views.py [--sizes 32 96 224] [--repeats 7]
 
 Every side makes two views with the same operations, probabilities and sizes: random resized crop
-(area 0.08 to 1), flip (1/2), jitter of (0.8, 0.8, 0.8, 0.2) (8/10), greyscale (2/10), blur with
-sigma 0.1 to 2 (1/2), normalise. Each side gets its images in memory in the form it takes fastest;
+(area 0.08 to 1), flip (1/2), jitter of (0.8, 0.8, 0.8, 0.2) (8/10), grayscale (2/10), blur with
+sigma 0.1 to 2 (1/2), normalize. Each side gets its images in memory in the form it takes fastest;
 the images have the size of the views. Each side has a process of its own, so that none profits from
 what another did to the memory allocator. The sides take turns, and the time is that of the
 processor, so that other work on the machine costs a side no more than its share of the caches.
@@ -13,7 +13,8 @@ Sides whose package is missing are left out.
 Differences that remain: Pillow's blur (lightly) is three box filters, whatever the sigma, where the
 others convolve with a kernel of a tenth of the image; batched torchvision draws one set of
 parameters for all images of a batch, and kornia one order of the jitter; so neither makes the same
-views, and they are printed for the record."""
+views, and they are printed for the record.
+"""
 
 import argparse
 import importlib.metadata

@@ -3,7 +3,8 @@
     python scripts/draw_randomized_quantization.py [PATH]
 
 Above, some of the embedded emoji and what is left of them with fewer and fewer bins, a new draw in
-every place. Below, the map from input to output of one channel: three draws of eight bins."""
+every place. Below, the map from input to output of one channel: three draws of eight bins.
+"""
 
 import argparse
 from pathlib import Path

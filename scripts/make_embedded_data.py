@@ -9,7 +9,8 @@ from the one written here is refused. Archives are read, never unpacked.
 
 The emoji are composited on white and reduced from 64 to 32 pixels by averaging 2 x 2. `group` names
 the first emoji that looks exactly like this one in either style (families without faces, flags of
-dependent territories): a split must keep these together."""
+dependent territories): a split must keep these together.
+"""
 
 import argparse
 import csv

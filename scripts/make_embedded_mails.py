@@ -12,7 +12,8 @@ headers, quoted lines, markup, whatever is not printable ASCII, and marks of mai
 subject, which would give the answer away; mail addresses and links are replaced by `@` and `^`,
 since they name people and machines. Mails whose first 80 letters are those of an earlier one, short
 ones, and such as are unfit for all ages are left out altogether. Of either kind at most 1,500 stay,
-in the order of a hash of their names."""
+in the order of a hash of their names.
+"""
 
 import argparse
 import email

@@ -8,8 +8,8 @@ Fetches with the ordinary clients (`apt-get download` of Debian, `pip download`)
 SHA-256 differs from the one written here is refused. Archives are read, never unpacked. Needs
 `dpkg-deb` and trimesh.
 
-`furniture`: 820 meshes of Sweet Home 3D's additional catalogues, in their order, upright (the
-catalogue's rotation is applied), sampled evenly over the surface, z up, centred in a unit sphere,
+`furniture`: 820 meshes of Sweet Home 3D's additional catalogs, in their order, upright (the
+catalog's rotation is applied), sampled evenly over the surface, z up, centered in a unit sphere,
 in steps of 1/1024. The points of a cloud are in Morton order, so that the change from one to the
 next, which is what is stored, is small. `group` is the first model that looks like this one.
 `object` is a class by name, −1 for most.
@@ -35,7 +35,7 @@ import numpy.typing as npt
 from make_embedded_data import EMBEDDED, differences, save
 from scipy.spatial import cKDTree
 
-from mezzotint.data.points.files import centred, read_mesh, sample_surface
+from mezzotint.data.points.files import centered, read_mesh, sample_surface
 
 ARCHIVES = {
     "sweethome3d-furniture_1.8-1_all.deb": "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668",
@@ -46,7 +46,7 @@ STEPS = 1024
 """Of a radius. Whole steps up to it are exact in float16."""
 
 ALIKE = 1.1
-"""Two clouds are samples of one surface when a point's neighbour in the other is hardly farther than in its own."""
+"""Two clouds are samples of one surface when a point's neighbor in the other is hardly farther than in its own."""
 
 OBJECTS = {
     "seat": r"(arm)?chair|stool|bench",
@@ -94,7 +94,7 @@ def fetch(name: str, folder: Path) -> Path:
     return path
 
 
-def catalogues(package: Path) -> dict[str, zipfile.ZipFile]:
+def catalogs(package: Path) -> dict[str, zipfile.ZipFile]:
     """The furniture libraries of the Debian package, by name."""
     tar = subprocess.run(
         ["dpkg-deb", "--fsys-tarfile", str(package)], check=True, capture_output=True
@@ -108,7 +108,7 @@ def catalogues(package: Path) -> dict[str, zipfile.ZipFile]:
 
 
 def entries(properties: str) -> list[dict[str, str]]:
-    """The models of a catalogue: lines `key#number=value`, by number."""
+    """The models of a catalog: lines `key#number=value`, by number."""
     properties = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), properties)
     models: dict[int, dict[str, str]] = {}
     for key, number, value in re.findall(r"^(\w+)#(\d+)=(.*)$", properties, re.M):
@@ -124,19 +124,17 @@ def object_of(name: str) -> str | None:
     return None
 
 
-def cloud_of(catalogue: zipfile.ZipFile, entry: dict[str, str]) -> npt.NDArray[np.int16]:
+def cloud_of(catalog: zipfile.ZipFile, entry: dict[str, str]) -> npt.NDArray[np.int16]:
     """One model as a cloud, int16 `[1024, 3]` in steps."""
     path = entry["model"].lstrip("/")
-    vertices, faces = read_mesh(io.BytesIO(catalogue.read(path)), "obj")
+    vertices, faces = read_mesh(io.BytesIO(catalog.read(path)), "obj")
     points = sample_surface(vertices, faces, POINTS, entry["id"])
     rotation = np.array(
         entry.get("modelRotation", "1 0 0 0 1 0 0 0 1").split(), np.float64
     ).reshape(3, 3)
     points = points @ rotation.T
-    upright = np.stack(
-        [points[:, 0], -points[:, 2], points[:, 1]], axis=1
-    )  # the catalogue has y up
-    steps = np.rint(centred(upright) * STEPS).astype(np.int16)
+    upright = np.stack([points[:, 0], -points[:, 2], points[:, 1]], axis=1)  # the catalog has y up
+    steps = np.rint(centered(upright) * STEPS).astype(np.int16)
     return steps[morton(steps).argsort(kind="stable")]
 
 
@@ -155,7 +153,7 @@ def look_alikes(clouds: npt.NDArray[np.int16], alike: float = ALIKE) -> npt.NDAr
 
     Args:
         clouds: `[N, P, 3]`.
-        alike: how much farther than in its own cloud a point's neighbour in the other may be, on
+        alike: how much farther than in its own cloud a point's neighbor in the other may be, on
             average.
     """
     trees = [cKDTree(cloud.astype(np.float64) / STEPS) for cloud in clouds]
@@ -176,10 +174,10 @@ def look_alikes(clouds: npt.NDArray[np.int16], alike: float = ALIKE) -> npt.NDAr
 def make_furniture(package: Path) -> tuple[Arrays, dict[str, Any]]:
     """The arrays of `furniture.npz` and the names of `furniture.json`."""
     clouds, models = [], []
-    for name, catalogue in catalogues(package).items():
-        for entry in entries(catalogue.read("PluginFurnitureCatalog.properties").decode("latin-1")):
-            clouds.append(cloud_of(catalogue, entry))
-            models.append({"catalogue": name, **entry})
+    for name, catalog in catalogs(package).items():
+        for entry in entries(catalog.read("PluginFurnitureCatalog.properties").decode("latin-1")):
+            clouds.append(cloud_of(catalog, entry))
+            models.append({"catalog": name, **entry})
     rooms, objects = sorted({m["category"] for m in models}), list(OBJECTS)
     labels = [object_of(m["name"]) for m in models]
     arrays: Arrays = {
@@ -194,7 +192,7 @@ def make_furniture(package: Path) -> tuple[Arrays, dict[str, Any]]:
     names = {
         "rooms": rooms,
         "objects": objects,
-        "ids": [f"{m['catalogue']}/{Path(m['model']).stem}" for m in models],
+        "ids": [f"{m['catalog']}/{Path(m['model']).stem}" for m in models],
         "names": [m["name"] for m in models],
         "creators": [m["creator"] for m in models],
     }

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from mezzotint.codebooks import EMA, FSQ, RQ, VQ, Codebook, RandomProjection
-from mezzotint.codebooks.learned import LearntCodebook
+from mezzotint.codebooks.learned import LearnedCodebook
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws, key_of
 
-LEARNT: dict[str, Callable[[], LearntCodebook]] = {
+LEARNED: dict[str, Callable[[], LearnedCodebook]] = {
     "vq_cosine": lambda: VQ(dim=6, num_codes=8),
     "vq_euclidean_norm": lambda: VQ(dim=6, num_codes=8, metric="euclidean", ema=EMA(rule="norm")),
     "vq_sphere": lambda: VQ(dim=6, num_codes=8, metric="euclidean", init="uniform_sphere"),
@@ -24,13 +24,13 @@ LEARNT: dict[str, Callable[[], LearntCodebook]] = {
         dim=6, num_codes=8, num_levels=3, residual="bridle", ema=EMA(rule="norm")
     ),
     "rq_bridle_source": lambda: RQ(
-        dim=6, num_codes=8, num_levels=3, residual="bridle", ema=EMA(rule="norm", renormalise=False)
+        dim=6, num_codes=8, num_levels=3, residual="bridle", ema=EMA(rule="norm", renormalize=False)
     ),
     "rq_bridle_shared": lambda: RQ(
         dim=6, num_codes=8, num_levels=3, residual="bridle", shared=True
     ),
 }
-EVERY: dict[str, Callable[[], Codebook]] = LEARNT | {
+EVERY: dict[str, Callable[[], Codebook]] = LEARNED | {
     "fsq": lambda: FSQ(levels=(4, 3, 5)),
     "random_projection": lambda: RandomProjection(dim=6, num_codes=8, num_books=2, code_dim=4),
 }
@@ -124,9 +124,9 @@ def test_arithmetic_is_float32_whatever_comes_in(name: str, dtype: torch.dtype) 
     assert all(not b.is_floating_point() or b.dtype == torch.float32 for b in codebook.buffers())
 
 
-@pytest.mark.parametrize("name", LEARNT)
+@pytest.mark.parametrize("name", LEARNED)
 def test_learning_in_half_precision_is_that_of_the_same_numbers(name: str) -> None:
-    half, full = LEARNT[name](), LEARNT[name]()
+    half, full = LEARNED[name](), LEARNED[name]()
     for step in range(25):
         z = (normal(60, 6, name=f"s{step}") * 200.0).half()
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -150,10 +150,10 @@ def test_frozen_is_frozen_to_the_bit(name: str) -> None:
     assert equal(before, state_of(codebook))
     assert not codebook.frozen and codebook.learning
     codebook(far)
-    assert equal(before, state_of(codebook)) == (name not in LEARNT)
+    assert equal(before, state_of(codebook)) == (name not in LEARNED)
     assert not list(
         codebook.parameters()
-    )  # books are buffers: no optimiser and no weight decay can reach them
+    )  # books are buffers: no optimizer and no weight decay can reach them
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -277,7 +277,7 @@ def test_micro_batches_equal_one_batch_or_are_refused_with_a_reason(cls: type[Me
 
 
 @each_method
-def test_after_step_moves_momentum_copies_and_the_optimiser_does_not(cls: type[Method]) -> None:
+def test_after_step_moves_momentum_copies_and_the_optimizer_does_not(cls: type[Method]) -> None:
     method = build(cls)
     frozen = {name: p for name, p in method.named_parameters() if not p.requires_grad}
     before = {name: p.clone() for name, p in frozen.items()}

@@ -42,7 +42,7 @@ def test_streams_are_independent(other: torch.Tensor) -> None:
     assert abs(correlation) < 4 / math.sqrt(len(IDS))
 
 
-def test_neighbouring_ids_and_counters_are_independent() -> None:
+def test_neighboring_ids_and_counters_are_independent() -> None:
     values = draws(3).uniform("x", 4)
     flat = torch.stack([values[:-1, 0], values[1:, 0], values[:-1, 1], values[1:, 3]])
     off = torch.corrcoef(flat) - torch.eye(4)

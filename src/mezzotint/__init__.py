@@ -1,7 +1,8 @@
 """Mezzotint: self-supervised pretraining with quantization as its one idea.
 
 The public names are imported when they are first used, so that `mezzotint --help` does not wait for
-torch."""
+torch.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

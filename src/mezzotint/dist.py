@@ -3,7 +3,8 @@
 Started by `torchrun`, which sets `RANK`, `WORLD_SIZE` and `LOCAL_RANK`. Gradients follow the
 convention of `DistributedDataParallel`, which averages over ranks: a method returns the mean of its
 loss over *its own* rows, and `gather` sums the gradients that other ranks send back, so that n
-ranks give the gradient of one."""
+ranks give the gradient of one.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -7,7 +7,8 @@ Wellons, hash-prospector, public domain), applied twice over the two halves of t
 `tests/test_seeding.py` checks its uniformity and independence.
 
 It runs on the device of the ids with plain integer arithmetic, and gives the same bits on every
-device."""
+device.
+"""
 
 import hashlib
 import math

@@ -38,7 +38,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Input:
-    """What an encoder takes: shape of one sample, and how its values are normalised.
+    """What an encoder takes: shape of one sample, and how its values are normalized.
 
     Attributes:
         shape: of one sample, without the batch: `(C, H, W)` for images, `(1, mels, frames)` for
@@ -123,7 +123,7 @@ class Views:
     """What a method sees: views of the same samples, row for row.
 
     Attributes:
-        x: float tensors `[B, C, H, W]`, normalised as the encoder's `Input` says.
+        x: float tensors `[B, C, H, W]`, normalized as the encoder's `Input` says.
         tags: one name a view: `"global"` or `"local"` for crops, or the strategy that made it.
         draws: for randomness inside the method (projections, bit-widths), keyed by (seed, step).
         labels: of the samples, as in `Batch`; only supervised methods look at them.
@@ -146,7 +146,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Step:
-    """What a method's forward returns: the loss to minimise, and scalars worth logging."""
+    """What a method's forward returns: the loss to minimize, and scalars worth logging."""
 
     loss: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)

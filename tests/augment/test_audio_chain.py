@@ -22,12 +22,12 @@ def render(views: BYOLA, of: Batch, **change: Any) -> tuple[torch.Tensor, ...]:
 
 
 def test_views_are_those_of_a_naive_pipeline() -> None:
-    """Normalise, mix, crop from a real canvas, normalise both views together; sample after sample, in NumPy's order."""
+    """Normalize, mix, crop from a real canvas, normalize both views together; sample after sample, in NumPy's order."""
     views, past, now = BYOLA(frames=32, bank=16), batch(100), batch()
     render(views, past)
     found = render(views, now)
     assert views._held is not None
-    bank = views._held[:8, 0].double()  # the batch before, normalised and cut
+    bank = views._held[:8, 0].double()  # the batch before, normalized and cut
     drawn = BYOLA(frames=32, bank=16).draw(now.ids, input=INPUT, seed=0, epoch=0)
     expected = np.zeros((2, 8, 16, 32))
     for place, params in enumerate(drawn):
@@ -52,7 +52,7 @@ def test_views_are_those_of_a_naive_pipeline() -> None:
     np.testing.assert_allclose(torch.stack(found)[:, :, 0].numpy(), expected, atol=2e-3)
 
 
-def test_views_differ_and_are_normalised_together() -> None:
+def test_views_differ_and_are_normalized_together() -> None:
     one, other = render(BYOLA(frames=32), batch())
     assert one.shape == other.shape == (8, 1, 16, 32) and not torch.allclose(one, other)
     both = torch.stack([one, other])

@@ -24,8 +24,8 @@ def x() -> Tensor:
 def test_each_part_sees_its_own_transforms(x: Tensor) -> None:
     draws = Draws(torch.arange(20), 7)
     both = ImageAndText(image=[RandomizedQuantization(bins=4)], text=[TokenMask(p=0.5)])(x, draws)
-    (colours, tokens), (seen, said) = unpack(x, 12), unpack(both, 12)
-    assert seen.shape == colours.shape and not torch.equal(seen, colours)
+    (colors, tokens), (seen, said) = unpack(x, 12), unpack(both, 12)
+    assert seen.shape == colors.shape and not torch.equal(seen, colors)
     assert all(len(channel.unique()) <= 4 for sample in seen for channel in sample)
     hidden = said == MASK
     assert (

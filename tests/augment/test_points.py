@@ -103,8 +103,8 @@ def test_crop_keeps_the_nearest_points() -> None:
         assert as_set(view) == as_set(cloud[:, nearest])
         counts = Counter(map(tuple, view.T.tolist())).values()
         assert max(counts) - min(counts) <= 1
-    centred = PointCrop(low=0.3, high=0.8, points=50, centre=True).apply(x, params)
-    torch.testing.assert_close(centred, y - y.mean(dim=2, keepdim=True))
+    centered = PointCrop(low=0.3, high=0.8, points=50, center=True).apply(x, params)
+    torch.testing.assert_close(centered, y - y.mean(dim=2, keepdim=True))
 
 
 @pytest.mark.parametrize("transform", ALL, ids=lambda t: str(t.config["kind"]))
@@ -123,7 +123,7 @@ def test_quantization_has_a_row_of_levels_for_each_axis_of_each_cloud() -> None:
     assert max(max(counts) for counts in levels) <= 4 and len(set(y.flatten().tolist())) > 40
 
 
-def test_a_chain_ends_in_normalised_views_of_the_asked_size() -> None:
+def test_a_chain_ends_in_normalized_views_of_the_asked_size() -> None:
     input = Input((3, 40), (0.0,) * 3, (0.5,) * 3, "points")
     views = Transformed(transforms=[PointCrop(points=16), PointRotation()])
     stored = clouds().half()

@@ -56,7 +56,7 @@ def test_drop_keeps_the_order(x: Tensor) -> None:
         assert bool((kept.diff() > 0).all())
 
 
-def test_swap_exchanges_neighbours_only(x: Tensor) -> None:
+def test_swap_exchanges_neighbors_only(x: Tensor) -> None:
     view = TokenSwap(p=0.4)(x, draws(len(x)))
     assert torch.equal(view.sort(dim=1).values, x.sort(dim=1).values)
     assert int((view - x)[x != PADDING].abs().max()) == 1

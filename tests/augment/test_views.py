@@ -54,7 +54,7 @@ def batch(count: int = 4) -> Batch:
     return Batch((x,), torch.arange(count))
 
 
-def test_views_are_normalised_chains_with_draws_of_their_own() -> None:
+def test_views_are_normalized_chains_with_draws_of_their_own() -> None:
     made = Transformed(transforms=[Shift()])
     views = made(batch(), input=INPUT, seed=0, epoch=0, step=0)
     assert views.tags == ("global", "global")

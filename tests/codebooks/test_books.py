@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from mezzotint.codebooks import EMA, FSQ, RQ, VQ, RandomProjection
 from mezzotint.codebooks.gradient import Gradient, carry_gradient, unit
 from mezzotint.codebooks.kmeans import k_nearest, nearest
-from mezzotint.codebooks.learned import LearntCodebook
+from mezzotint.codebooks.learned import LearnedCodebook
 from mezzotint.seeding import Draws, key_of
 
 
@@ -20,7 +20,7 @@ def digits(text: str) -> Tensor:
     return torch.tensor([int(digit, 16) for digit in text])
 
 
-def with_books(codebook: LearntCodebook, books: Tensor) -> LearntCodebook:
+def with_books(codebook: LearnedCodebook, books: Tensor) -> LearnedCodebook:
     codebook.books.vectors.copy_(books)
     codebook.books.start()
     return codebook.eval()
@@ -225,7 +225,7 @@ def test_silence_gives_no_nan(residual: str, gradient: Gradient) -> None:
 def test_averages_are_those_of_the_papers(rule: str, metric: str) -> None:
     ema = EMA(rule=rule, decay=0.9, expire_below=0.0)  # type: ignore[arg-type]
     codebook = VQ(dim=8, num_codes=16, metric=metric, ema=ema)  # type: ignore[arg-type]
-    codebook.initialise(X)
+    codebook.initialize(X)
     book, counts = (
         codebook.books.vectors[0].clone().double(),
         codebook.books.counts[0].clone().double(),

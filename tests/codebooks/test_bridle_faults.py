@@ -39,11 +39,11 @@ def test_soft_codes_are_not_the_farthest() -> None:
 
 
 def test_the_start_survives_the_first_average() -> None:
-    """In BRIDLE's video copy the sums kept their random start: after one step the k-means centres were gone."""
+    """In BRIDLE's video copy the sums kept their random start: after one step the k-means centers were gone."""
     for ema in (EMA(), EMA(rule="norm")):
         for codebook in (VQ(dim=8, num_codes=16, ema=ema), RQ(dim=8, num_codes=16, ema=ema)):
             x = normal("x", 400, 8)
-            codebook.initialise(x)
+            codebook.initialize(x)
             started = codebook.books.vectors.clone()
             codebook(x)
             after = codebook.books.vectors
@@ -51,17 +51,17 @@ def test_the_start_survives_the_first_average() -> None:
             assert torch.cosine_similarity(after, started, dim=-1).min() > 0.99
 
 
-@pytest.mark.parametrize("renormalise", [True, False])
-def test_codes_do_not_drift_off_the_sphere(renormalise: bool) -> None:
+@pytest.mark.parametrize("renormalize", [True, False])
+def test_codes_do_not_drift_off_the_sphere(renormalize: bool) -> None:
     """BRIDLE's averages of unit vectors shrink: mean length .91 after 300 steps. As an option, they still do."""
     codebook = RQ(
-        dim=8, num_codes=8, residual="bridle", ema=EMA(rule="norm", renormalise=renormalise)
+        dim=8, num_codes=8, residual="bridle", ema=EMA(rule="norm", renormalize=renormalize)
     )
-    codebook.initialise(normal("start", 200, 8))
+    codebook.initialize(normal("start", 200, 8))
     for step in range(300):
         codebook(normal(f"drift{step}", 64, 8))
     lengths = codebook.books.vectors.norm(dim=-1)
-    if renormalise:
+    if renormalize:
         torch.testing.assert_close(lengths, torch.ones_like(lengths))
     else:
         assert lengths.mean() < 0.999
@@ -143,7 +143,7 @@ def test_one_code_does_not_take_all_in_many_dimensions(residual: str) -> None:
     Codes that are put on vectors then die again and again, and one code is left with everything
     (LAPA #17)."""
     codebook = noise_codebook(residual)
-    codebook.initialise(normal("noise", 1500, 128))
+    codebook.initialize(normal("noise", 1500, 128))
     started = health(codebook.eval()(normal("noise", 1500, 128)))
     assert (started.perplexity > 0.6).all(), started.perplexity
     for step in range(100):
@@ -164,7 +164,7 @@ def test_one_code_does_not_take_all_in_many_dimensions(residual: str) -> None:
 def test_uniform_start_is_not_one_orthant() -> None:
     """BRIDLE draws from [0, 1): all codes in the positive orthant."""
     codebook = RQ(dim=16, num_codes=64, init="uniform_sphere", residual="bridle")
-    codebook.initialise(normal("x", 100, 16))
+    codebook.initialize(normal("x", 100, 16))
     share = (codebook.books.vectors > 0).float().mean((1, 2))
     assert ((share - 0.5).abs() < 0.05).all()
     torch.testing.assert_close(codebook.books.vectors.norm(dim=-1), torch.ones(4, 64))
@@ -172,15 +172,15 @@ def test_uniform_start_is_not_one_orthant() -> None:
 
 def test_levels_of_plain_rq_are_not_clusterings_of_the_same() -> None:
     """With BRIDLE's residual and long vectors the levels tell the same; the measure says so, and `plain` does not."""
-    centres = 6.0 * normal("centres", 64, 16)
-    x = centres[Draws(torch.arange(4000), 1).integers("m", high=64)] + 0.5 * normal(
+    centers = 6.0 * normal("centers", 64, 16)
+    x = centers[Draws(torch.arange(4000), 1).integers("m", high=64)] + 0.5 * normal(
         "noise", 4000, 16
     )
     plain = RQ(dim=16, num_codes=64, num_levels=2)
     bridle = RQ(dim=16, num_codes=64, num_levels=2, residual="bridle")
     between = []
     for codebook in (plain, bridle):
-        codebook.initialise(x)
+        codebook.initialize(x)
         between.append(float(health(codebook.eval()(x)).between_levels[0, 1]))
     assert between[0] < 0.3 < 0.6 < between[1], between
 
@@ -207,15 +207,15 @@ def test_a_book_that_was_never_started_makes_no_codes() -> None:
         ]
         for call in calls:
             with pytest.raises(
-                ValueError, match=r"got a codebook without codes; .* call initialise\(vectors\)"
+                ValueError, match=r"got a codebook without codes; .* call initialize\(vectors\)"
             ):
                 call(z)
-        codebook.initialise(z)
+        codebook.initialize(z)
         assert codebook.ready and codebook(z).loss.isfinite()
 
 
 def test_a_started_book_is_not_started_again_after_loading() -> None:
-    """BRIDLE drops "initted" when a phase loads, and re-initialises the book."""
+    """BRIDLE drops "initted" when a phase loads, and re-initializes the book."""
     codebook = VQ(dim=8, num_codes=16)
     codebook(normal("x", 64, 8))
     other = VQ(dim=8, num_codes=16)

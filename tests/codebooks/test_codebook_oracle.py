@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.codebooks import EMA, FSQ, RQ, VQ
-from mezzotint.codebooks.learned import LearntCodebook
+from mezzotint.codebooks.learned import LearnedCodebook
 from mezzotint.seeding import Draws, key_of
 
 theirs = pytest.importorskip("vector_quantize_pytorch")
@@ -24,12 +24,12 @@ def normal(name: str, *shape: int) -> Tensor:
 X = normal("x", 2048, 32)
 
 
-def started(codebook: LearntCodebook) -> LearntCodebook:
-    codebook.initialise(X)
+def started(codebook: LearnedCodebook) -> LearnedCodebook:
+    codebook.initialize(X)
     return codebook
 
 
-def copy_books(codebook: LearntCodebook, layers: list[Any]) -> None:
+def copy_books(codebook: LearnedCodebook, layers: list[Any]) -> None:
     for book, layer in zip(codebook.books.vectors, layers, strict=True):
         layer._codebook.embed.data.copy_(book)
         layer._codebook.embed_avg.data.copy_(

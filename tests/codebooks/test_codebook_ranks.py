@@ -14,14 +14,14 @@ from torch.nn.functional import normalize
 
 from mezzotint.codebooks import EMA, RQ, VQ
 from mezzotint.codebooks.kmeans import RowSample
-from mezzotint.codebooks.learned import LearntCodebook
+from mezzotint.codebooks.learned import LearnedCodebook
 from mezzotint.seeding import Draws, key_of
 
 STEPS = 20
 DIM, CODES, ROWS = 8, 24, 240
 OFTEN = EMA(expire_every=4, expire_below=0.3, decay=0.8)
 OFTEN_NORM = EMA(rule="norm", expire_every=4, expire_below=0.3, decay=0.8)
-MAKE: dict[str, Callable[[], LearntCodebook]] = {
+MAKE: dict[str, Callable[[], LearnedCodebook]] = {
     "vq": lambda: VQ(dim=DIM, num_codes=CODES, ema=OFTEN),
     "vq_sphere": lambda: VQ(
         dim=DIM, num_codes=CODES, metric="euclidean", init="uniform_sphere", ema=OFTEN
@@ -37,10 +37,10 @@ MAKE: dict[str, Callable[[], LearntCodebook]] = {
 
 def batch(step: int) -> Tensor:
     """Clusters that slowly move, half of which come and go, so that codes die."""
-    centres = Draws(torch.arange(20), key_of("ranks")).normal("centres", DIM) * 3.0
+    centers = Draws(torch.arange(20), key_of("ranks")).normal("centers", DIM) * 3.0
     rows = Draws(torch.arange(ROWS), key_of("ranks", step))
     member = rows.integers("member", high=20 if step % 8 < 4 else 10)
-    return centres[member] + 0.02 * step + 0.3 * rows.normal("x", DIM)
+    return centers[member] + 0.02 * step + 0.3 * rows.normal("x", DIM)
 
 
 def part_of(step: int, rank: int) -> slice:
@@ -49,7 +49,7 @@ def part_of(step: int, rank: int) -> slice:
     return slice(0, cut) if rank == 0 else slice(cut, ROWS)
 
 
-def train(codebook: LearntCodebook, rank: int | None) -> dict[str, Tensor]:
+def train(codebook: LearnedCodebook, rank: int | None) -> dict[str, Tensor]:
     results: dict[str, Tensor] = {}
     for step in range(STEPS):
         z = batch(step)

@@ -16,13 +16,13 @@ def draws(rows: int) -> Draws:
 
 
 def clustered(rows: int, dim: int, clusters: int, spread: float = 0.1) -> Tensor:
-    centres = draws(clusters).normal("centres", dim)
+    centers = draws(clusters).normal("centers", dim)
     member = draws(rows).integers("member", high=clusters)
-    return centres[member] + spread * draws(rows).normal("x", dim)
+    return centers[member] + spread * draws(rows).normal("x", dim)
 
 
-def cost(x: Tensor, centres: Tensor) -> Tensor:
-    return torch.cdist(x, centres).amin(1).square().sum()
+def cost(x: Tensor, centers: Tensor) -> Tensor:
+    return torch.cdist(x, centers).amin(1).square().sum()
 
 
 def test_lloyd_is_that_of_scikit_learn() -> None:
@@ -38,16 +38,16 @@ def test_lloyd_is_that_of_scikit_learn() -> None:
     )
 
 
-def test_spherical_centres_are_mean_directions() -> None:
+def test_spherical_centers_are_mean_directions() -> None:
     x = normalize(clustered(800, 6, 10, 0.4), dim=1)
-    centres, counts = kmeans(x, 10, spherical=True, iterations=30)
-    torch.testing.assert_close(centres.norm(dim=1), torch.ones(10))
-    member = (x @ centres.t()).argmax(1)
+    centers, counts = kmeans(x, 10, spherical=True, iterations=30)
+    torch.testing.assert_close(centers.norm(dim=1), torch.ones(10))
+    member = (x @ centers.t()).argmax(1)
     for code in range(
         10
-    ):  # a fixed point: each centre is the direction of the mean of what chose it
+    ):  # a fixed point: each center is the direction of the mean of what chose it
         torch.testing.assert_close(
-            normalize(x[member == code].mean(0), dim=0), centres[code], rtol=0, atol=2e-3
+            normalize(x[member == code].mean(0), dim=0), centers[code], rtol=0, atol=2e-3
         )
     assert torch.equal(torch.bincount(member, minlength=10).float(), counts)
 
@@ -73,21 +73,21 @@ def test_plus_plus_draws_by_squared_distance() -> None:
 
 
 def test_identical_vectors_are_no_trouble() -> None:
-    centres, counts = kmeans(torch.ones(20, 3), 4)
-    assert torch.equal(centres, torch.ones(4, 3)) and counts.sum() == 20
+    centers, counts = kmeans(torch.ones(20, 3), 4)
+    assert torch.equal(centers, torch.ones(4, 3)) and counts.sum() == 20
 
 
-def test_empty_clusters_keep_their_centre_or_split_a_large_one() -> None:
+def test_empty_clusters_keep_their_center_or_split_a_large_one() -> None:
     start = torch.tensor([[0.0, 0.0], [1.0, 0.0], [99.0, 99.0]])
     x = draws(500).normal("x", 2)
-    centres, counts = kmeans(x, 3, start=start, iterations=1)
-    assert torch.equal(centres[2], start[2]) and counts[2] == 0
+    centers, counts = kmeans(x, 3, start=start, iterations=1)
+    assert torch.equal(centers[2], start[2]) and counts[2] == 0
     crowded = torch.cat(
         [start, start[2:] + torch.arange(1.0, 6.0).unsqueeze(1)]
     )  # 2 for all vectors, 6 for none
-    centres, counts = kmeans(x, 8, start=crowded)
+    centers, counts = kmeans(x, 8, start=crowded)
     assert (counts > 500 / 8 * 0.2).all()
-    assert cost(x, centres) < 1.15 * cost(x, kmeans(x, 8)[0])
+    assert cost(x, centers) < 1.15 * cost(x, kmeans(x, 8)[0])
 
 
 def test_row_sample_is_without_replacement_and_uniform() -> None:
@@ -106,7 +106,7 @@ def test_row_sample_is_without_replacement_and_uniform() -> None:
 def test_usage_after_kmeans_on_clustered_data(metric: str) -> None:
     codebook = VQ(dim=32, num_codes=128, metric=metric)  # type: ignore[arg-type]
     x = clustered(4096, 32, 128)
-    codebook.initialise(x)
+    codebook.initialize(x)
     usage = codebook.eval()(x).usage[0]
     assert (usage > 0).float().mean() >= 0.9
     share = usage / usage.sum()
@@ -117,7 +117,7 @@ def test_usage_after_kmeans_on_clustered_data(metric: str) -> None:
 def test_plain_residual_energy_falls_with_every_level(shared: bool) -> None:
     codebook = RQ(dim=32, num_codes=64, num_levels=4, shared=shared)
     x = clustered(4096, 32, 128, 0.5)
-    codebook.initialise(x)
+    codebook.initialize(x)
     energies = [1.0, *codebook.eval()(x).residual.tolist()]
     assert all(
         after < 0.97 * before for before, after in zip(energies, energies[1:], strict=False)
@@ -135,7 +135,7 @@ def test_plain_residual_energy_falls_with_every_level(shared: bool) -> None:
 def test_uniform_sphere_has_the_radius_that_leaves_least() -> None:
     x = draws(500).normal("x", 6) * 7.0
     codebook = VQ(dim=6, num_codes=32, metric="euclidean", init="uniform_sphere")
-    codebook.initialise(x)
+    codebook.initialize(x)
     book = codebook.books.vectors[0]
     radius = book.norm(dim=1)
     torch.testing.assert_close(radius, radius[0].expand(32))
@@ -150,7 +150,7 @@ def test_uniform_sphere_has_the_radius_that_leaves_least() -> None:
 def test_data_start_is_made_of_vectors() -> None:
     x = draws(100).normal("x", 6)
     codebook = VQ(dim=6, num_codes=32, metric="euclidean", init="data")
-    codebook.initialise(x)
+    codebook.initialize(x)
     rows = nearest(codebook.books.vectors[0], x)[0]
     assert torch.equal(x[rows], codebook.books.vectors[0]) and len(set(rows.tolist())) == 32
 
@@ -162,7 +162,7 @@ def test_fewer_vectors_than_codes_are_refused(init: str) -> None:
         "got 31 vectors to start 32 codes from; allowed is at least one a code: give a larger first batch, take fewer "
         "codes, or start with init='uniform_sphere'"
     )
-    for call in (codebook, codebook.initialise):
+    for call in (codebook, codebook.initialize):
         with pytest.raises(ValueError, match=message):
             call(draws(31).normal("x", 6))
     assert not codebook.ready

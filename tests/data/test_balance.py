@@ -11,7 +11,7 @@ from torch import Tensor
 from mezzotint.augment.views import Transformed
 from mezzotint.data.balance import Balance, Weighting
 from mezzotint.data.image.embedded import Samples
-from mezzotint.data.labelled import Labelled
+from mezzotint.data.labeled import Labeled
 from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.data.source import Source, Task
 from mezzotint.recipe.component import Component
@@ -99,7 +99,7 @@ def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
 def test_a_sample_without_a_tag_is_never_drawn_and_the_rest_is_as_without() -> None:
     tags = np.zeros((21, 3), np.bool_)
     tags[:16, 0] = tags[3, 1] = tags[20, 2] = True
-    data = Labelled(source=Tagged(tags), balance=Balance(samples=12))
+    data = Labeled(source=Tagged(tags), balance=Balance(samples=12))
     plan = BatchPlan.of(data, 4, 0, 0, 1)
     views = Transformed(transforms=[], count=1)
     assert (plan.length, plan.samples, plan.steps_per_epoch, plan.epoch_of(3)) == (20, 12, 3, 1)
@@ -117,7 +117,7 @@ def test_a_sample_without_a_tag_is_never_drawn_and_the_rest_is_as_without() -> N
         assert torch.equal(
             torch.stack([r.indices(step) for r in ranks], dim=1).flatten(), plan.indices(step)
         )
-    assert BatchPlan.of(Labelled(source=Tagged(tags)), 4, 0, 0, 1).samples == 20
+    assert BatchPlan.of(Labeled(source=Tagged(tags)), 4, 0, 0, 1).samples == 20
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
@@ -130,6 +130,6 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         match=r"got balance.samples=2000 without replacement, and 1000 samples with labels",
     ):
         Balance(samples=2000, replacement=False).weighting(RARE, everything(RARE))
-    data = Labelled(source=Samples(name="digits"), balance=Balance(samples=10))
+    data = Labeled(source=Samples(name="digits"), balance=Balance(samples=10))
     with pytest.raises(ValueError, match="got 10 samples, fewer than run.batch_size=32"):
         BatchPlan.of(data, 32, 0, 0, 1)

@@ -17,8 +17,8 @@ from mezzotint.types import Unreadable
 def test_unpack_is_the_inverse_of_pack() -> None:
     images = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
     tokens = torch.randint(0, 40_000, (2, 7))
-    colours, back = unpack(pack(images, tokens), 7)
-    assert torch.equal(back, tokens) and torch.equal(colours, images.float() / 255.0)
+    colors, back = unpack(pack(images, tokens), 7)
+    assert torch.equal(back, tokens) and torch.equal(colors, images.float() / 255.0)
 
 
 def test_emoji_are_stored_with_their_names() -> None:
@@ -26,11 +26,11 @@ def test_emoji_are_stored_with_their_names() -> None:
     assert len(source) == 3822 and source.input.shape == (4, 32, 32) and source.input.text == 8
     place = source.ids.index("twitter/sweat_smile")
     assert "".join(chr(t - FIRST) for t in source.tokens[place].tolist()) == "sweat sm"
-    colours, _ = unpack(source.read(place)["x"].unsqueeze(0), 8)
-    assert torch.equal(colours[0], Samples(name="emoji").images[place].float() / 255.0)
+    colors, _ = unpack(source.read(place)["x"].unsqueeze(0), 8)
+    assert torch.equal(colors[0], Samples(name="emoji").images[place].float() / 255.0)
 
 
-def test_normalising_leaves_the_tokens_as_they_are() -> None:
+def test_normalizing_leaves_the_tokens_as_they_are() -> None:
     source = EmojiNames()
     x = source.read_batch(torch.arange(3))
     assert torch.equal(
@@ -83,9 +83,9 @@ def coco(folder: Path) -> Path:
 def test_captions_of_coco(folder: Path) -> None:
     source = CaptionedImages(root=str(folder), files=str(coco(folder)), size=16, length=20)
     assert len(source) == 24 and source.id_of(13) == "1.png"
-    colours, tokens = unpack(source.read(13)["x"].unsqueeze(0), 20)
+    colors, tokens = unpack(source.read(13)["x"].unsqueeze(0), 20)
     assert "".join(chr(t - FIRST) for t in tokens[0].tolist() if t) == "picture 1, said 1"
-    assert torch.allclose(colours[0, 0], torch.tensor(20 / 255))
+    assert torch.allclose(colors[0, 0], torch.tensor(20 / 255))
     everything, (task,) = source.evaluation()
     assert len(everything) == 48
     paths = np.array([everything.id_of(i) for i in range(48)])  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ def test_reads_the_lists_of_known_data_sets(tmp_path: Path) -> None:
         "fsd50k.csv": ('fname,labels,mids\n64760,"Electric_guitar,Music","/m/02,/m/04"\n',
                        ListedFile("64760", ("Electric_guitar", "Music"))),
         "plain.csv": ("\ufeffpath, label\na b.wav, dog\n", ListedFile("a b.wav", ("dog",))),
-        "unlabelled.csv": ("path\na.wav\n\n", ListedFile("a.wav", ())),
+        "unlabeled.csv": ("path\na.wav\n\n", ListedFile("a.wav", ())),
         "ast.json": ('{"data": [{"wav": "a.wav", "labels": "/m/1, /m/2"}]}', ListedFile("a.wav", ("/m/1", "/m/2"))),
         "bridle.JSON": ('[{"wav": "a.wav"}]', ListedFile("a.wav", ())),
     }  # fmt: skip

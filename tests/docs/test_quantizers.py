@@ -29,8 +29,8 @@ def test_the_snippet_runs(
         compile(code[1].replace("steps=300", "steps=60"), "docs/quantizers.md", "exec"),
         {"__name__": "page"},
     )
-    nearest, learnt = (float(line.split()[1]) for line in capsys.readouterr().out.splitlines())
-    assert learnt < nearest
+    nearest, learned = (float(line.split()[1]) for line in capsys.readouterr().out.splitlines())
+    assert learned < nearest
 
 
 def test_the_names_in_the_tables_exist() -> None:

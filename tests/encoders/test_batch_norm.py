@@ -1,4 +1,4 @@
-"""Synchronised BatchNorm: two processes against one with the full batch, and against torch's own."""
+"""Synchronized BatchNorm: two processes against one with the full batch, and against torch's own."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 from mezzotint.encoders.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
 
 
-def randomised(norm: nn.Module) -> nn.Module:
+def randomized(norm: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(5)
     for parameter in norm.parameters():
         nn.init.normal_(parameter, 1.0, 0.3, generator=generator)
@@ -71,7 +71,7 @@ def _worker(rank: int, folder: str) -> None:
     results = {}
     for name, (make, shape) in CASES.items():
         half = shape[0] // 2
-        norm = synchronize_batch_norm(randomised(make()))
+        norm = synchronize_batch_norm(randomized(make()))
         results[name] = run(norm, shape, slice(rank * half, (rank + 1) * half))
     torch.save(results, f"{folder}/{rank}.pt")
     td.barrier()
@@ -88,7 +88,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_equal_one_with_the_full_batch(name: str, two_processes: list[Any]) -> None:
     make, shape = CASES[name]
-    expected = run(randomised(make()), shape, slice(None))  # torch's own
+    expected = run(randomized(make()), shape, slice(None))  # torch's own
     ranks = [results[name] for results in two_processes]
     by_rows = {"out0", "out1", "grad0", "grad1"} | ({"eval"} if name != "untracked" else set())
     for key, value in expected.items():
@@ -107,8 +107,8 @@ def test_two_processes_equal_one_with_the_full_batch(name: str, two_processes: l
 @pytest.mark.parametrize("name", CASES)
 def test_one_process_is_torch_to_the_bit(name: str) -> None:
     make, shape = CASES[name]
-    found = run(synchronize_batch_norm(randomised(make())), shape, slice(None))
-    expected = run(randomised(make()), shape, slice(None))
+    found = run(synchronize_batch_norm(randomized(make())), shape, slice(None))
+    expected = run(randomized(make()), shape, slice(None))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
@@ -148,5 +148,5 @@ def test_an_unknown_batch_norm_is_refused() -> None:
     class Special(nn.BatchNorm2d):
         pass
 
-    with pytest.raises(TypeError, match="cannot synchronise Special; .* are known; replace it"):
+    with pytest.raises(TypeError, match="cannot synchronize Special; .* are known; replace it"):
         synchronize_batch_norm(nn.Sequential(Special(3)))

@@ -42,7 +42,7 @@ def test_output_is_that_of_the_sequence_put_together_by_hand(window: int) -> Non
 
 @pytest.mark.parametrize(("grid", "side"), [((4, 6), 2), ((6,), 3), ((2, 4, 4), 4)])
 @pytest.mark.parametrize("moved", [0, 1])
-def test_windows_hold_neighbours_and_are_put_back(
+def test_windows_hold_neighbors_and_are_put_back(
     grid: tuple[int, ...], side: int, moved: int
 ) -> None:
     count = torch.Size(grid).numel()

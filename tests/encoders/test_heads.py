@@ -26,7 +26,7 @@ def test_parameter_count(hidden_bias: bool, last_bias: bool, last_norm: bool) ->
     assert sum(p.numel() for p in head.parameters()) == expected
 
 
-def test_last_norm_standardises_the_batch() -> None:
+def test_last_norm_standardizes_the_batch() -> None:
     out = mlp([3, 5, 2], last_norm=True)(
         torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
     )

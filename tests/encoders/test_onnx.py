@@ -106,7 +106,7 @@ def test_an_onnx_file_gives_what_the_network_gives(tmp_path: Path, batch: int | 
             torch.testing.assert_close(encoder(x), network()(x), rtol=1e-5, atol=1e-6)
 
 
-def test_its_own_normalisation_can_be_given(tmp_path: Path) -> None:
+def test_its_own_normalization_can_be_given(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = str(write_onnx(tmp_path / "net.onnx"))
     encoder = onnx(INPUT, path=path, mean=[0.1, 0.2, 0.3], std=[1.0, 1.0, 1.0])

@@ -1,4 +1,4 @@
-"""PointNet and DGCNN: sets are sets, neighbours are nearest, and the split edge convolution is the published one."""
+"""PointNet and DGCNN: sets are sets, neighbors are nearest, and the split edge convolution is the published one."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ INPUT = Input((3, 64), (0.0,) * 3, (1.0,) * 3, "points")
 
 def made(kind: str) -> Encoder:
     torch.manual_seed(0)
-    return PointNet(INPUT, width=8) if kind == "pointnet" else DGCNN(INPUT, width=4, neighbours=6)
+    return PointNet(INPUT, width=8) if kind == "pointnet" else DGCNN(INPUT, width=4, neighbors=6)
 
 
 def test_nearest_points_are_those_of_the_full_distance_matrix() -> None:
@@ -35,11 +35,11 @@ def test_edge_convolution_is_that_of_the_concatenated_edges(training: bool) -> N
         layer.norm.get_buffer("running_mean").normal_()
         layer.norm.weight.normal_()  # negative scales too: the maximum is taken after the norm
     x = torch.randn(3, 5, 20)
-    neighbours = nearest_points(x, 4)
+    neighbors = nearest_points(x, 4)
     edges = torch.empty(3, 10, 20, 4)
     for b in range(3):
         for i in range(20):
-            for place, j in enumerate(neighbours[b, i].tolist()):
+            for place, j in enumerate(neighbors[b, i].tolist()):
                 edges[b, :, i, place] = torch.cat([x[b, :, i], x[b, :, j] - x[b, :, i]])
     weight = layer.linear.weight[:, :, 0]
     out = torch.einsum("oc,bcnk->bonk", weight, edges)
@@ -104,7 +104,7 @@ def test_settings_that_mean_nothing_are_refused() -> None:
     for make in (
         lambda: PointNet(INPUT, width=0),
         lambda: PointNet(INPUT, transformers="all"),  # type: ignore[arg-type]
-        lambda: DGCNN(INPUT, neighbours=0),
+        lambda: DGCNN(INPUT, neighbors=0),
     ):
         with pytest.raises(ValueError, match="allowed is"):
             make()

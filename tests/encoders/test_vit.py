@@ -167,11 +167,11 @@ def test_points_do_not_depend_on_their_order_and_groups_are_the_nearest() -> Non
     torch.testing.assert_close(
         encoder(x[:, :, torch.randperm(50)]), encoder(x), atol=1e-5, rtol=1e-4
     )
-    values, centres = encoder.patches.split(x)
+    values, centers = encoder.patches.split(x)
     for row in range(2):
         cloud = x[row].T
         for group in range(6):
-            distance = (cloud - centres[row, group]).norm(dim=1).sort().values[:5]
+            distance = (cloud - centers[row, group]).norm(dim=1).sort().values[:5]
             torch.testing.assert_close(values[row, group].norm(dim=1), distance)
     chosen = farthest_points(x.transpose(1, 2), 6)
     for row in range(2):
@@ -201,7 +201,7 @@ def test_other_sizes_have_positions_of_their_own_grid() -> None:
         encoder(torch.randn(2, 1, 8, 30))
 
 
-def test_initialisation_is_xavier_uniform() -> None:
+def test_initialization_is_xavier_uniform() -> None:
     encoder = made("image", width=96, heads=3)
     for name, parameter in encoder.named_parameters():
         if parameter.ndim == 2:

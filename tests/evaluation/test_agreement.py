@@ -1,4 +1,4 @@
-"""What stands at low bits where nothing has labels: the neighbours that are kept."""
+"""What stands at low bits where nothing has labels: the neighbors that are kept."""
 
 import pytest
 import torch
@@ -29,11 +29,11 @@ def test_it_is_the_overlap_of_the_ten_nearest_without_the_sample_itself() -> Non
     kept = [len(nearest(x, row) & nearest(y, row)) / 10 for row in range(60)]
     found = agreement(extraction(x), extraction(y))
     assert found.value == pytest.approx(sum(kept) / 60) and found.metric == "all/kept"
-    assert found.protocol == "neighbours/1 k=10 samples=60"
+    assert found.protocol == "neighbors/1 k=10 samples=60"
 
 
-def test_few_samples_have_fewer_neighbours() -> None:
+def test_few_samples_have_fewer_neighbors() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(4, 5, generator=g)
-    assert agreement(extraction(x), extraction(-x)).protocol == "neighbours/1 k=3 samples=4"
+    assert agreement(extraction(x), extraction(-x)).protocol == "neighbors/1 k=3 samples=4"
     assert agreement(extraction(x[:1]), extraction(x[:1])).value == 1.0

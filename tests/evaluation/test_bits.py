@@ -31,7 +31,7 @@ COUNT = 120
 
 
 class Stripes(Held, Source):
-    """Four kinds of noisy stripes; the first two thirds are learnt from. Every sample that is read is written down."""
+    """Four kinds of noisy stripes; the first two thirds are learned from. Every sample that is read is written down."""
 
     def __init__(self, bad: tuple[int, ...] = ()) -> None:
         g = torch.Generator().manual_seed(0)
@@ -397,9 +397,9 @@ def test_calibration_passes_over_what_cannot_be_read() -> None:
         read_calibration(broken, INPUT, torch.tensor(bad))
 
 
-def test_without_labels_neighbours_say_what_is_kept(trained: Net) -> None:
-    unlabelled = Broken(Stripes((3,)))
-    rows = evaluate_bits(trained, unlabelled, bits=["8/8", "2/2"]).rows
+def test_without_labels_neighbors_say_what_is_kept(trained: Net) -> None:
+    unlabeled = Broken(Stripes((3,)))
+    rows = evaluate_bits(trained, unlabeled, bits=["8/8", "2/2"]).rows
     fine, coarse = (of(rows, setting) for setting in ("8/8", "2/2"))
     assert [[row.metric for row in found] for found in (fine, coarse)] == [
         ["all/kept"],
@@ -407,10 +407,10 @@ def test_without_labels_neighbours_say_what_is_kept(trained: Net) -> None:
     ]
     assert 0.8 < fine[0].value <= 1.0 and 9 / (COUNT - 2) < coarse[0].value < fine[0].value
     assert fine[0].protocol.endswith(
-        f"calibration={COUNT - 1} seed=0; neighbours/1 k=10 samples={COUNT - 1}"
+        f"calibration={COUNT - 1} seed=0; neighbors/1 k=10 samples={COUNT - 1}"
     )
-    labelled = evaluate_bits(trained, Stripes(), bits=["8/8"], seeds=1).rows
-    assert not [row for row in labelled if row.metric == "all/kept"]
+    labeled = evaluate_bits(trained, Stripes(), bits=["8/8"], seeds=1).rows
+    assert not [row for row in labeled if row.metric == "all/kept"]
 
 
 @pytest.mark.parametrize(

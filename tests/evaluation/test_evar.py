@@ -21,16 +21,16 @@ from mezzotint.types import Features
 
 def blobs(count: int, seed: int = 0, scale: float = 1.0) -> Features:
     g = torch.Generator().manual_seed(seed)
-    centres = torch.randn(3, 8, generator=torch.Generator().manual_seed(99))
+    centers = torch.randn(3, 8, generator=torch.Generator().manual_seed(99))
     y = torch.randint(3, (count,), generator=g)
-    return Features(scale * (centres[y] + 0.8 * torch.randn(count, 8, generator=g)) + 3.0, y)
+    return Features(scale * (centers[y] + 0.8 * torch.randn(count, 8, generator=g)) + 3.0, y)
 
 
 def value(rows: list[Row], metric: str) -> float:
     return next(row.value for row in rows if row.metric == metric)
 
 
-def test_standardises_as_scikit_learn_does() -> None:
+def test_standardizes_as_scikit_learn_does() -> None:
     x = blobs(40).x.clone()
     x[:, 2], x[:, 5] = (
         0.1,

@@ -65,7 +65,7 @@ class Memory(Held, Files):
 
 
 def expected(source: Files, encoder: Encoder) -> Tensor:
-    """One sample at a time, normalised by hand."""
+    """One sample at a time, normalized by hand."""
     rows = []
     with torch.no_grad():
         for image in source.images:
@@ -145,7 +145,7 @@ def test_progress_counts_every_sample() -> None:
     assert calls == [(3, 7), (6, 7), (7, 7)]
 
 
-def test_raw_features_are_the_normalised_pixels() -> None:
+def test_raw_features_are_the_normalized_pixels() -> None:
     source = Memory(5)
     mean, std = torch.tensor(INPUT.mean).view(3, 1, 1), torch.tensor(INPUT.std).view(3, 1, 1)
     torch.testing.assert_close(
@@ -172,8 +172,8 @@ CASES = [(count, bad) for count in range(1, 10) for bad in ((), (0,), (1, 4))]
 def test_raw_features_of_images_with_text_are_pixels_and_shares_of_tokens() -> None:
     source = EmojiNames(length=8)
     x = raw_features(source, indices=torch.tensor([5])).x[0]
-    colours = source.input.normalize(source.read_batch(torch.tensor([5])))[0, :3]
-    assert torch.equal(x[: 3 * 32 * 32], colours.flatten())
+    colors = source.input.normalize(source.read_batch(torch.tensor([5])))[0, :3]
+    assert torch.equal(x[: 3 * 32 * 32], colors.flatten())
     there = source.tokens[5][source.tokens[5] != 0].long()
     assert torch.allclose(x[3 * 32 * 32 :], torch.bincount(there, minlength=258) / len(there))
 

@@ -9,7 +9,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from torch import Tensor
 
-from mezzotint.augment.image.colour import ColorJitter
+from mezzotint.augment.image.color import ColorJitter
 from mezzotint.augment.image.geometry import RandomResizedCrop
 from mezzotint.augment.image.multi_augment import MultiAugment
 from mezzotint.augment.image.policies import Policy, identity, simclr
@@ -38,7 +38,7 @@ WHOLE = RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0))
 
 
 class Tells(Encoder):
-    """Features that keep the mean colour, and nothing else."""
+    """Features that keep the mean color, and nothing else."""
 
     def __init__(self, input: Input) -> None:
         super().__init__(input, 3)
@@ -69,13 +69,13 @@ def test_ridge_is_that_of_scikit_learn(shape: tuple[int, int]) -> None:
     test = rng.normal(size=(40, shape[1])) + 3.0
     ridge = Ridge(torch.from_numpy(x))
     weights, mean, left_out = ridge.fit(torch.from_numpy(y))
-    centre, scale = x.mean(0), (x - x.mean(0)).std()
+    center, scale = x.mean(0), (x - x.mean(0)).std()
     other = RidgeCV(alphas=[s * len(x) for s in _STRENGTHS], store_cv_results=True).fit(
-        (x - centre) / scale, y[:, 0]
+        (x - center) / scale, y[:, 0]
     )
     assert np.allclose(
         ridge.predict(torch.from_numpy(test), weights, mean)[:, 0],
-        other.predict((test - centre) / scale),
+        other.predict((test - center) / scale),
     )
     best = int(np.argmin(other.cv_results_.mean(axis=0)))
     assert np.allclose((left_out - torch.from_numpy(y)).square()[:, 0], other.cv_results_[:, best])

@@ -8,16 +8,16 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-import mezzotint.evaluation.knn as neighbours
+import mezzotint.evaluation.knn as neighbors
 from mezzotint.evaluation.knn import KNN
 from mezzotint.types import Features
 
 
 def blobs(count: int, classes: int, seed: int) -> Features:
-    centres = torch.randn(classes, 16, generator=torch.Generator().manual_seed(99))
+    centers = torch.randn(classes, 16, generator=torch.Generator().manual_seed(99))
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(classes, (count,), generator=g)
-    return Features(centres[y] + 1.3 * torch.randn(count, 16, generator=g) + 0.7, y)
+    return Features(centers[y] + 1.3 * torch.randn(count, 16, generator=g) + 0.7, y)
 
 
 def figures(probe: KNN, train: Features, test: Features) -> dict[str, float]:
@@ -47,7 +47,7 @@ def test_cosine_is_scikit_learns_with_the_same_weights(k: int, center: bool) -> 
     assert found["mean_per_class"] == pytest.approx(sum(each) / len(each), abs=1e-9)
 
 
-def test_euclidean_finds_scikit_learns_neighbours() -> None:
+def test_euclidean_finds_scikit_learns_neighbors() -> None:
     train, test = blobs(500, 12, 1), blobs(200, 12, 2)
     assert train.y is not None and test.y is not None
     theirs = KNeighborsClassifier(1).fit(train.x.numpy(), train.y.numpy())
@@ -78,7 +78,7 @@ def test_the_weights_decide() -> None:
 def test_neither_blocks_nor_ties_change_the_figure(
     monkeypatch: pytest.MonkeyPatch, elements: int
 ) -> None:
-    monkeypatch.setattr(neighbours, "_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(neighbors, "_BLOCK_ELEMENTS", elements)
     same = torch.ones(40, 4)
     labels = torch.cat((torch.full((10,), 3), torch.full((30,), 1)))
     found = figures(
@@ -105,7 +105,7 @@ def test_unseen_labels_are_wrong_and_gaps_in_labels_are_nothing() -> None:
     assert figures(KNN(k=1), train, test)["top1"] == 0.5
 
 
-def test_more_neighbours_than_samples() -> None:
+def test_more_neighbors_than_samples() -> None:
     train, test = blobs(6, 2, 1), blobs(5, 2, 2)
     assert figures(KNN(k=200), train, test) == figures(KNN(k=6), train, test)
 

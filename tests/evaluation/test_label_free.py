@@ -25,7 +25,7 @@ def normal(count: int, dim: int, seed: int = 0) -> Tensor:
 
 
 def with_singular_values(values: Tensor, count: int) -> Tensor:
-    """Centred features with exactly these singular values."""
+    """Centered features with exactly these singular values."""
     left = normal(count, len(values)).double()
     left = torch.linalg.qr(left - left.mean(dim=0)).Q
     right = torch.linalg.qr(normal(len(values), len(values), 1).double()).Q

@@ -15,11 +15,11 @@ from mezzotint.types import Features
 
 
 def data(count: int, seed: int, classes: int = 4, dim: int = 20, noise: float = 1.0) -> Features:
-    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(5))
+    centers = torch.randn(classes, dim, generator=torch.Generator().manual_seed(5))
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(classes, (count,), generator=g)
     return Features(
-        3.0 + 7.0 * (0.6 * centres[y] + noise * torch.randn(count, dim, generator=g)), y
+        3.0 + 7.0 * (0.6 * centers[y] + noise * torch.randn(count, dim, generator=g)), y
     )
 
 

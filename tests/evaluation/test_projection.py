@@ -23,12 +23,12 @@ GROUPS = np.arange(60) // 15
 
 def clustered(noise: float, seed: int) -> Tensor:
     """Four clusters of 15, the same for every seed but for the noise."""
-    centres = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    centers = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
     around = torch.randn(60, 16, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.normalize(centres.repeat_interleave(15, 0) + noise * around, dim=1)
+    return torch.nn.functional.normalize(centers.repeat_interleave(15, 0) + noise * around, dim=1)
 
 
-def centres_of(plane: Points) -> Points:
+def centers_of(plane: Points) -> Points:
     return np.stack([plane[GROUPS == group].mean(axis=0) for group in range(4)])
 
 
@@ -83,13 +83,13 @@ def test_a_map_that_was_turned_and_mirrored_is_turned_back() -> None:
 def test_maps_of_like_features_are_alike_by_t_sne() -> None:
     """Laid out alone, the clusters lie elsewhere each time."""
     parts = [components(clustered(0.3, seed), 0) for seed in (0, 1, 2)]
-    together = [centres_of(unit_square(plane)) for plane in lay_out_all(parts, "tsne", 0)]
-    alone = [centres_of(unit_square(lay_out(part, "tsne", 0))) for part in parts]
+    together = [centers_of(unit_square(plane)) for plane in lay_out_all(parts, "tsne", 0)]
+    alone = [centers_of(unit_square(lay_out(part, "tsne", 0))) for part in parts]
 
-    def moved(centres: list[Points]) -> float:
+    def moved(centers: list[Points]) -> float:
         return max(
             float(np.linalg.norm(a - b, axis=1).mean())
-            for a, b in zip(centres, centres[1:], strict=False)
+            for a, b in zip(centers, centers[1:], strict=False)
         )
 
     assert moved(together) < 0.15 < 0.3 < moved(alone)
@@ -113,7 +113,7 @@ def test_umap_lays_out_clusters_from_the_places_before() -> None:
         assert (GROUPS[distance.argmin(axis=1)] == GROUPS).mean() > 0.95
     assert (
         np.linalg.norm(
-            centres_of(unit_square(first)) - centres_of(unit_square(second)), axis=1
+            centers_of(unit_square(first)) - centers_of(unit_square(second)), axis=1
         ).mean()
         < 0.3
     )

@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch.nn.functional import normalize
 
-import mezzotint.evaluation.knn as neighbours
+import mezzotint.evaluation.knn as neighbors
 from mezzotint.evaluation.retrieval import Retrieval, ranked
 from mezzotint.types import Features
 
@@ -24,7 +24,7 @@ def pair(shift: float = 0.0) -> tuple[Features, Features]:
 
 @pytest.mark.parametrize("elements", [1, 1 << 24])
 def test_a_loop_over_queries(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
-    monkeypatch.setattr(neighbours, "_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(neighbors, "_BLOCK_ELEMENTS", elements)
     gallery, queries = pair()
     assert gallery.y is not None and queries.y is not None
     ranks = []
@@ -55,19 +55,20 @@ def test_a_collapsed_encoder_finds_nothing() -> None:
     assert found["top1"] == 0.0 and found["median_rank"] == 30.0
 
 
-def test_centring_each_side_takes_out_a_constant_difference() -> None:
+def test_centering_each_side_takes_out_a_constant_difference() -> None:
     gallery, queries = pair(shift=5.0)
     plain, unshifted = (
         figures(Retrieval(), gallery, queries),
         figures(Retrieval(center="each"), *pair()),
     )
-    centred = figures(Retrieval(center="each"), gallery, queries)
+    centered = figures(Retrieval(center="each"), gallery, queries)
     assert (
-        centred["top1"] == pytest.approx(unshifted["top1"]) and centred["top1"] > 2 * plain["top1"]
+        centered["top1"] == pytest.approx(unshifted["top1"])
+        and centered["top1"] > 2 * plain["top1"]
     )
 
 
-def test_centring_on_the_gallery_moves_both_sides() -> None:
+def test_centering_on_the_gallery_moves_both_sides() -> None:
     gallery, queries = pair()
     mean = gallery.x.mean(dim=0)
     moved = figures(

@@ -1,4 +1,4 @@
-"""The papers' linear protocols: against torch's own optimisers, the sweep against single runs, selection, the grid."""
+"""The papers' linear protocols: against torch's own optimizers, the sweep against single runs, selection, the grid."""
 
 import pytest
 import torch
@@ -26,9 +26,9 @@ def blobs(
     count: int, classes: int = 3, dim: int = 8, seed: int = 0, scale: float = 1.0
 ) -> Features:
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
+    centers = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
     y = torch.randint(classes, (count,), generator=generator)
-    return Features(scale * (centres[y] + 0.8 * torch.randn(count, dim, generator=generator)), y)
+    return Features(scale * (centers[y] + 0.8 * torch.randn(count, dim, generator=generator)), y)
 
 
 def naive(probe: SGDLinear, data: Features, rate: float, seed: int) -> nn.Linear:
@@ -164,7 +164,7 @@ def test_settings_out_of_range_are_refused(keys: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("center", [False, True])
 def test_the_grid_is_knn_at_each_setting(center: bool) -> None:
-    def rounded(data: Features) -> Features:  # ties between neighbours
+    def rounded(data: Features) -> Features:  # ties between neighbors
         return Features((data.x * 2).round(), data.y)
 
     train, test = rounded(blobs(60, dim=3)), rounded(blobs(40, dim=3, seed=1))

@@ -243,17 +243,17 @@ def test_without_labels_the_summary_has_what_tells_a_collapse(tmp_path: Path) ->
     )
     assert [line[1] for line in summary(tmp_path)] == ["knn"]
     kept = Row(
-        "neighbours",
+        "neighbors",
         "all/kept",
         0.75,
         4,
         8,
         "float32",
         0,
-        "ptq/1 plain policy=ssql; neighbours/1 k=10",
+        "ptq/1 plain policy=ssql; neighbors/1 k=10",
     )
     write_evaluation(tmp_path, Evaluation([*free(0.25), kept], ""), Baselines())
-    assert summary(tmp_path)[2:] == [("all", "neighbours kept 4/8 plain", "0.750", "", "")]
+    assert summary(tmp_path)[2:] == [("all", "neighbors kept 4/8 plain", "0.750", "", "")]
 
 
 def test_wilson_is_scipys() -> None:

@@ -33,7 +33,7 @@ from mezzotint.types import Input
 from tests.untrained_run import make_run
 
 RGB = Input((3, 32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-GREY = Input((1, 32, 32), (0.5,), (0.25,))
+GRAY = Input((1, 32, 32), (0.5,), (0.25,))
 
 
 def verification(folder: Path) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def test_onnx_of_8_bits(run: Path) -> None:
     }  # fmt: skip
     assert found["calibration"] == {"samples": 100, "observer": "min_max"}
     assert found["reduce_range"] and found["compute_bits"]["weight"] == 7
-    assert found["bytes"]["artefact"] == (folder / "encoder.onnx").stat().st_size
+    assert found["bytes"]["artifact"] == (folder / "encoder.onnx").stat().st_size
     assert found["runtime"]["name"] == "onnxruntime" and found["bits"] == 8
     assert found["to_simulation"]["cosine_p01"] > 0.999 and found["knn"]["task"] == "digit/holdout"
     assert ("operators quantized", "9 of 9") in table(found)
@@ -73,7 +73,7 @@ def test_float_onnx_says_what_it_takes_and_nothing_of_the_machine(run: Path) -> 
     assert model.opset_import[0].version == 20
     assert b"/site-packages/" not in model.SerializeToString()
     assert {node.op_type for node in model.graph.node}.isdisjoint({"BatchNormalization"})
-    assert verification(folder)["knn"]["artefact"] == verification(folder)["knn"]["float"]
+    assert verification(folder)["knn"]["artifact"] == verification(folder)["knn"]["float"]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_timm_opens_a_run(tmp_path: Path) -> None:
     ("build", "input"),
     [
         (lambda i: resnet18(i), RGB),
-        (lambda i: resnet18(i), GREY),
+        (lambda i: resnet18(i), GRAY),
         (lambda i: timm(i, name="vit_tiny_patch16_224"), RGB),
         (lambda i: timm(i, name="mobilenetv2_050"), RGB),
     ],
@@ -174,7 +174,7 @@ def test_torchvision_loads_the_same_network(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.allclose(open_torchvision(tmp_path)(x), encoder(x), rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="1 channels; torchvision's networks take 3"):
-        write_torchvision(resnet18(GREY), tmp_path)
+        write_torchvision(resnet18(GRAY), tmp_path)
 
 
 def test_calibration_keeps_to_its_number_and_away_from_the_test_samples(run: Path) -> None:
@@ -198,7 +198,7 @@ def test_calibration_keeps_to_its_number_and_away_from_the_test_samples(run: Pat
     assert sum(map(len, default.calibration_batches())) == 512
 
 
-def test_a_refusal_leaves_nothing_and_keeps_the_earlier_artefact(
+def test_a_refusal_leaves_nothing_and_keeps_the_earlier_artifact(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = verification(export(run, "packed", 5))
@@ -208,7 +208,7 @@ def test_a_refusal_leaves_nothing_and_keeps_the_earlier_artefact(
             command(monkeypatch, "export", str(run), "--format", "packed", "--bits", str(bits)) == 0
         )
     monkeypatch.setattr(
-        "mezzotint.export.artefacts.load_packed", lambda folder: lambda x: torch.ones(len(x), 32)
+        "mezzotint.export.artifacts.load_packed", lambda folder: lambda x: torch.ones(len(x), 32)
     )
     capsys.readouterr()
     for bits in (5, 7):
@@ -217,7 +217,7 @@ def test_a_refusal_leaves_nothing_and_keeps_the_earlier_artefact(
         )
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and lines[0].startswith(
-            "mezzotint: refused: the artefact differs from the simulation"
+            "mezzotint: refused: the artifact differs from the simulation"
         )
     assert verification(run / "exports" / "packed-5")["files"] == kept["files"]
     assert not (run / "exports" / "packed-7").exists() and not list((run / "exports").glob(".tmp*"))
@@ -280,7 +280,7 @@ def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(
-        "mezzotint.export.artefacts.write_onnx", lambda encoder, path: path.write_bytes(b"")
+        "mezzotint.export.artifacts.write_onnx", lambda encoder, path: path.write_bytes(b"")
     )
     assert command(monkeypatch, "export", str(run), *arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()
@@ -340,7 +340,7 @@ def test_an_encoder_without_a_run_needs_data(
     )
     told = json.loads(capsys.readouterr().out)
     assert (
-        told["artefact"] == str(alone / "exports" / "packed-4")
+        told["artifact"] == str(alone / "exports" / "packed-4")
         and told["knn"]["task"] == "digit/holdout"
     )
 

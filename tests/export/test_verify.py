@@ -15,7 +15,7 @@ from torch import Tensor
 from mezzotint.data.memory import Held
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.export.verify import Artefact, Refused, verify
+from mezzotint.export.verify import Artifact, Refused, verify
 from mezzotint.quant.onnx.qdq import quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction
 from mezzotint.recipe.component import Component
@@ -25,22 +25,22 @@ from tests.onnx_graphs import images, residual
 INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
-class Coloured(Component, Held, Source):
+class Colored(Component, Held, Source):
     """Eight noisy patterns, one for each label."""
 
-    def __init__(self, *, labelled: bool = True) -> None:
+    def __init__(self, *, labeled: bool = True) -> None:
         rng = np.random.default_rng(0)
         patterns = rng.integers(0, 256, (8, 3, 8, 8))
         self.labels = np.arange(400) % 8
         noisy = patterns[self.labels] + rng.normal(0, 90, (400, 3, 8, 8))
         self.images = torch.from_numpy(noisy.clip(0, 255).astype(np.uint8))
-        self.input, self.ids, self.labelled = INPUT, "coloured", labelled
+        self.input, self.ids, self.labeled = INPUT, "colored", labeled
 
     def evaluation(self) -> tuple[Source, list[Task]]:
         tasks = [
             Task("pattern/holdout", "classify", self.labels, np.arange(200), np.arange(200, 400))
         ]
-        return self, tasks if self.labelled else []
+        return self, tasks if self.labeled else []
 
 
 class Reference(Encoder):
@@ -58,11 +58,11 @@ class Reference(Encoder):
 @dataclasses.dataclass
 class Made:
     path: Path
-    artefact: Artefact
+    artifact: Artifact
     encoder: Reference
 
     def verify(self, **changes: Any) -> dict[str, Any]:
-        return verify(dataclasses.replace(self.artefact, **changes), self.encoder, Coloured())
+        return verify(dataclasses.replace(self.artifact, **changes), self.encoder, Colored())
 
     def mutated(self, change: Callable[[Any], None]) -> Path:
         model = onnx.load(self.path)
@@ -83,24 +83,24 @@ def made(tmp_path: Path) -> Made:
         },
         "storage_bits": {"weight": 8, "activation": 8},
     }
-    artefact = Artefact(
+    artifact = Artifact(
         (path,), lambda: OnnxFunction(path), OnnxFunction(path.read_bytes(), optimize=False), OnnxFunction(float_path),
         float_path.stat().st_size, "quantized", facts,
     )  # fmt: skip
-    return Made(path, artefact, Reference(float_path))
+    return Made(path, artifact, Reference(float_path))
 
 
-def test_a_sound_artefact_is_described_in_full(made: Made) -> None:
+def test_a_sound_artifact_is_described_in_full(made: Made) -> None:
     found = made.verify()
     assert set(found["batches"]) == {"1", "2", "7"} and found["samples"] == 400
     assert found["to_simulation"]["cosine_p01"] > 0.999 and found["to_float"]["cosine_mean"] > 0.99
     knn = found["knn"]
     assert knn["task"] == "pattern/holdout" and (knn["train"], knn["test"]) == (200, 200)
-    assert abs(knn["artefact"] - knn["simulation"]) <= knn["allowed_difference"] == 0.01
-    assert found["bytes"]["artefact"] == made.path.stat().st_size
+    assert abs(knn["artifact"] - knn["simulation"]) <= knn["allowed_difference"] == 0.01
+    assert found["bytes"]["artifact"] == made.path.stat().st_size
     took = found["milliseconds"]
     assert (
-        took["artefact"] > 0 and took["float"] > 0 and took["batch"] == 8 and took["repeats"] >= 3
+        took["artifact"] > 0 and took["float"] > 0 and took["batch"] == 8 and took["repeats"] >= 3
     )
     assert found["files"].keys() == {"encoder.onnx"} and "cpu" in found["environment"]
 
@@ -127,13 +127,13 @@ def test_a_file_that_was_mutated_after_writing_is_refused(
 ) -> None:
     made.mutated(change)
     with pytest.raises(Refused, match="encoder.onnx is not the file that was written"):
-        verify(made.artefact, made.encoder, Coloured())
+        verify(made.artifact, made.encoder, Colored())
 
 
-def test_a_wrong_initialiser_that_was_written_so_is_refused_by_what_it_computes(made: Made) -> None:
+def test_a_wrong_initializer_that_was_written_so_is_refused_by_what_it_computes(made: Made) -> None:
     made.mutated(scale_one_weight)
     with pytest.raises(
-        Refused, match=r"refused: the cosine between artefact and simulation is .* allowed is 0.99"
+        Refused, match=r"refused: the cosine between artifact and simulation is .* allowed is 0.99"
     ):
         made.verify()  # with the hash of the mutated file
 
@@ -186,17 +186,17 @@ def test_formats_that_promise_more_are_held_to_it(made: Made) -> None:
 
 def test_what_shows_on_many_samples_alone_is_refused(made: Made) -> None:
     def broken(x: Tensor) -> Tensor:
-        out: Tensor = made.artefact.simulation(x)
+        out: Tensor = made.artifact.simulation(x)
         return out if len(x) <= 8 else -out
 
     with pytest.raises(
-        Refused, match=r"the cosine between artefact and simulation is .* on 400 samples"
+        Refused, match=r"the cosine between artifact and simulation is .* on 400 samples"
     ):
         made.verify(open=lambda: broken)
 
 
-def test_neighbours_that_differ_are_refused_even_at_a_high_cosine(made: Made) -> None:
-    """A constant added to all features hides what tells them apart from the cosine, not from the neighbours."""
+def test_neighbors_that_differ_are_refused_even_at_a_high_cosine(made: Made) -> None:
+    """A constant added to all features hides what tells them apart from the cosine, not from the neighbors."""
     noise = torch.Generator().manual_seed(0)
 
     def shifted(x: Tensor) -> Tensor:
@@ -207,11 +207,11 @@ def test_neighbours_that_differ_are_refused_even_at_a_high_cosine(made: Made) ->
         return shifted(x) + 3 * torch.randn(len(x), 16, generator=noise)
 
     with pytest.raises(
-        Refused, match="refused: kNN of the artefact is .* they may differ by 0.0100"
+        Refused, match="refused: kNN of the artifact is .* they may differ by 0.0100"
     ):
         made.verify(open=lambda: noisy, simulation=shifted)
 
 
 def test_without_labels_the_features_are_compared_alone(made: Made) -> None:
-    found = verify(made.artefact, made.encoder, Coloured(labelled=False))
+    found = verify(made.artifact, made.encoder, Colored(labeled=False))
     assert found["knn"] is None and found["samples"] == 400

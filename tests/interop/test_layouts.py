@@ -128,7 +128,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_each_layout_by_name_and_by_itself(case: str, tmp_path: Path) -> None:
-    write, recognised, online_at, copy_at = CASES[case]
+    write, recognized, online_at, copy_at = CASES[case]
     online, copy = network(0), network(1)
     torch.save(write(online.state_dict(), copy.state_dict()), tmp_path / "c.pth")
     count = len(online.state_dict())
@@ -140,7 +140,7 @@ def test_each_layout_by_name_and_by_itself(case: str, tmp_path: Path) -> None:
         target = network(2)
         loaded = load_checkpoint(target, tmp_path / "c.pth", layout, branch=branch)  # type: ignore[arg-type]
         assert (loaded.loaded, loaded.total, loaded.branch) == (count, count, online_at)
-        assert layout != "auto" or loaded.layout == recognised
+        assert layout != "auto" or loaded.layout == recognized
         assert all(
             torch.equal(t, online.state_dict()[name]) for name, t in target.state_dict().items()
         )
@@ -215,7 +215,7 @@ def test_architecture_is_told_by_the_names(build: Callable[..., Encoder]) -> Non
     assert guess({"blocks.0.attn.qkv.weight": torch.zeros(3, 1)}) is None
 
 
-def test_command_line_tells_the_architecture_and_records_the_normalisation(tmp_path: Path) -> None:
+def test_command_line_tells_the_architecture_and_records_the_normalization(tmp_path: Path) -> None:
     online = network(0)
     torch.save(mocov3(online.state_dict(), network(1).state_dict()), tmp_path / "c.pth")
     arguments = ["import", str(tmp_path / "c.pth"), "--size", "32", "--out", str(tmp_path / "e")]

@@ -91,7 +91,7 @@ def test_any_prefix(prefix: str, tmp_path: Path) -> None:
     state[f"{prefix}fc.weight"] = torch.randn(3, 3)
     save_file(state, tmp_path / "c.safetensors")
     assert load_checkpoint(target, tmp_path / "c.safetensors").left == {
-        "heads, other branches and optimisers": 1
+        "heads, other branches and optimizers": 1
     }
     assert torch.equal(features(target), features(source))
 

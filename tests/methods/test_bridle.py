@@ -17,7 +17,7 @@ from mezzotint.methods.bridle_joint import BRIDLEJoint
 from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer, distance
 from mezzotint.methods.code_targets import Targets, TokenCache, checksum, code_loss
 from mezzotint.methods.method import Method
-from mezzotint.methods.tokenizer import ColdStart, LearntTokenizer
+from mezzotint.methods.tokenizer import ColdStart, LearnedTokenizer
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
 
@@ -167,7 +167,7 @@ def test_cold_start_does_not_see_positions_and_the_variant_of_the_source_does() 
     assert plain.std(dim=1).max() < 1e-6 < 0.1 < placed.std(dim=1).max()
 
 
-def test_cold_start_is_normalised_and_the_same_on_every_rank() -> None:
+def test_cold_start_is_normalized_and_the_same_on_every_rank() -> None:
     x = torch.randn(2, 32, 16)
     where = torch.zeros(1, 32, 2)
     torch.manual_seed(5)
@@ -185,7 +185,7 @@ def test_cold_start_is_normalised_and_the_same_on_every_rank() -> None:
 
 def test_best_rq_is_a_projection_of_patches_by_the_codebook() -> None:
     codebook = RandomProjection(dim=16, num_codes=32, code_dim=4)
-    method = bridle(codebook, tokenizer=ColdStart(project=False, normalise=False))
+    method = bridle(codebook, tokenizer=ColdStart(project=False, normalize=False))
     x = patterned()
     values, where = method.encoder.patches.split(x)
     targets, _ = method.targets(views(x), values, where)
@@ -285,12 +285,12 @@ def test_distance_is_one_minus_the_cosine_and_finite_at_zero() -> None:
         for i in range(2)
         for j in range(3)
     )
-    assert float(distance(a, b, centre=False).detach()) == pytest.approx(expected / 6, rel=1e-5)
+    assert float(distance(a, b, center=False).detach()) == pytest.approx(expected / 6, rel=1e-5)
     torch.testing.assert_close(
-        distance(a, b, centre=True), distance(a, b - b.mean((0, 1)), centre=False)
+        distance(a, b, center=True), distance(a, b - b.mean((0, 1)), center=False)
     )
     zero = torch.zeros(2, 3, 4, requires_grad=True)
-    torch.autograd.backward(distance(zero, zero, centre=True))
+    torch.autograd.backward(distance(zero, zero, center=True))
     assert zero.grad is not None and zero.grad.isfinite().all()
 
 
@@ -333,7 +333,7 @@ def test_a_phase_without_its_predecessor_is_refused() -> None:
         match=r"bridle_tokenizer without its predecessor, which trains its encoder; allowed",
     ):
         teacher(views(patterned()))
-    student = bridle(tokenizer=LearntTokenizer())
+    student = bridle(tokenizer=LearnedTokenizer())
     with pytest.raises(
         ValueError, match=r"bridle without its predecessor, which trains its tokenizer; allowed"
     ):
@@ -365,7 +365,7 @@ def test_silence_is_refused() -> None:
         (lambda: bridle(temperature=1.0), r"temperature=1.0; allowed .* 2 or more"),
         (
             lambda: tokenizer_phase(tokenizer=ColdStart()),
-            r"got the tokenizer cold_start, .*; allowed is learnt_token",
+            r"got the tokenizer cold_start, .*; allowed is learned_token",
         ),
         (
             lambda: ColdStart(project=False, positions=True),

@@ -133,7 +133,7 @@ def test_target_is_the_moving_average(schedule: str, momentum: float) -> None:
     assert torch.equal(method.target_encoder.get_buffer("norm.running_mean"), running)
 
 
-def test_target_normalises_with_its_own_batch_and_keeps_its_own_statistics() -> None:
+def test_target_normalizes_with_its_own_batch_and_keeps_its_own_statistics() -> None:
     method = BYOL(Flat(), hidden_dim=8, dim=4).train()
     method(views(2))
     assert int(method.target_encoder.get_buffer("norm.num_batches_tracked")) == 2

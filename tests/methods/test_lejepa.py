@@ -79,9 +79,9 @@ def test_equals_lightly() -> None:
     """
     slices = unit(waves(8, 4, phase=1.0))
     z = waves(3, 6, 4, phase=0.4).requires_grad_()
-    regulariser = sigreg(z, slices)
-    (gradient,) = torch.autograd.grad(regulariser, z)
-    assert regulariser.item() == pytest.approx(3.8181378841400146, rel=1e-5)
+    regularizer = sigreg(z, slices)
+    (gradient,) = torch.autograd.grad(regularizer, z)
+    assert regularizer.item() == pytest.approx(3.8181378841400146, rel=1e-5)
     assert float(gradient.norm()) == pytest.approx(1.0993901491165161, rel=1e-4)
     loss = 0.95 * prediction(z, [0, 1]) + 0.05 * sigreg(z, slices)
     (gradient,) = torch.autograd.grad(loss, z)

@@ -24,7 +24,7 @@ from mezzotint.methods.bridle_joint import BRIDLEJoint
 from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer
 from mezzotint.methods.mae import MAE
 from mezzotint.methods.method import Method
-from mezzotint.methods.tokenizer import LearntTokenizer
+from mezzotint.methods.tokenizer import LearnedTokenizer
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
 
@@ -49,9 +49,9 @@ def tokenizer_phase() -> Method:
     return method
 
 
-def learnt() -> Method:
+def learned() -> Method:
     method = BRIDLE(
-        encoder(), codebook=book(), tokenizer=LearntTokenizer(), mask=MASK, decoder=DECODER
+        encoder(), codebook=book(), tokenizer=LearnedTokenizer(), mask=MASK, decoder=DECODER
     )
     method.given = ("tokenizer", "codebook")
     return method
@@ -71,7 +71,7 @@ MAKE: dict[str, Callable[[], Method]] = {
         codes_per_level=3,
         temperature=0.5,
     ),
-    "bridle, learnt": learnt,
+    "bridle, learned": learned,
     "bridle_tokenizer": tokenizer_phase,
     "bridle_joint": lambda: BRIDLEJoint(
         encoder(), codebook=book(), mask=MASK, decoder=DECODER, estimator_depth=1, every=2
@@ -216,7 +216,7 @@ def test_mae_is_the_mean_square_over_hidden_patches() -> None:
     assert float(method(views).loss.detach()) == pytest.approx(total / count, rel=1e-5)
 
 
-def test_mae_learns_a_pattern_that_neighbours_tell() -> None:
+def test_mae_learns_a_pattern_that_neighbors_tell() -> None:
     method = made("mae")
     waves = torch.linspace(0, 6.28, 16).sin()
 

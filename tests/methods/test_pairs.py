@@ -21,7 +21,7 @@ INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 class Tiny(Encoder):
-    """One layer on the mean colour and its spread, for images of any size."""
+    """One layer on the mean color and its spread, for images of any size."""
 
     def __init__(self) -> None:
         super().__init__(INPUT, dim=12)
@@ -137,7 +137,7 @@ def dino(**keywords: Any) -> DINO:
     return method
 
 
-def test_dino_is_the_cross_entropy_of_centred_and_sharpened_targets() -> None:
+def test_dino_is_the_cross_entropy_of_centered_and_sharpened_targets() -> None:
     method, views = dino(), masked()
     method.center.copy_(torch.linspace(-0.2, 0.2, 20))
     found = method(views).loss
@@ -169,7 +169,7 @@ def test_dino_warms_the_teacher_up_and_freezes_the_prototypes() -> None:
     assert spread[0] < spread[1] < spread[2] == pytest.approx(spread[3])
 
 
-def test_dino_moves_its_centre_after_the_step() -> None:
+def test_dino_moves_its_center_after_the_step() -> None:
     method, views = dino(center_momentum=0.75), make_views(2, 6)
     method(views)
     assert not method.center.any()
@@ -178,9 +178,9 @@ def test_dino_moves_its_centre_after_the_step() -> None:
     torch.testing.assert_close(method.center, 0.25 * torch.stack(logits).mean(dim=(0, 1)).detach())
     method(views)
     method.before_step()  # the step was left out
-    centre = method.center.clone()
+    center = method.center.clone()
     method.after_step(0.5)
-    assert torch.equal(method.center, centre)
+    assert torch.equal(method.center, center)
 
 
 def test_dino_prototypes_have_length_one_or_learn_it() -> None:

@@ -110,7 +110,7 @@ def test_target_uses_its_own_batch_and_its_buffers_are_not_averaged() -> None:
 
 
 @pytest.mark.parametrize("of", [True, False, "online", "target"])
-def test_norms_are_synchronised_by_branch(of: Any) -> None:
+def test_norms_are_synchronized_by_branch(of: Any) -> None:
     base = moco(head="byol")
     for method in (moco(head="byol"), SSQL(base.encoder, base=base)):
         synchronize_norms(method, of)
@@ -166,7 +166,7 @@ def test_shuffled_keys_come_back_in_place_and_ranks_enqueue_the_same_view(tmp_pa
     )[0]
     assert order.tolist() != list(range(8))
     naive = torch.empty(8, 8)
-    for rows in (order[:4], order[4:]):  # each rank normalises what it was dealt
+    for rows in (order[:4], order[4:]):  # each rank normalizes what it was dealt
         naive[rows] = method.key_projector(method.key_encoder(v.x[1][rows])).detach()
     torch.testing.assert_close(torch.cat([first["keys"], second["keys"]]), naive)
     assert torch.equal(first["queue"], second["queue"]) and int(first["pointer"]) == 4 * 8 % 13

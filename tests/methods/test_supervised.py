@@ -171,7 +171,7 @@ def test_a_frozen_encoder_changes_in_nothing() -> None:
     assert all(torch.equal(t, before[name]) for name, t in method.encoder.state_dict().items())
 
 
-def test_starts_from_a_saved_encoder_with_its_normalisation(tmp_path: Path) -> None:
+def test_starts_from_a_saved_encoder_with_its_normalization(tmp_path: Path) -> None:
     other = Input((3, 16, 16), (0.1, 0.2, 0.3), (0.9, 0.8, 0.7))
     torch.manual_seed(5)
     saved = resnet8(other, stem="small", width=4)
@@ -237,7 +237,7 @@ def test_mixing_out_of_range_is_refused(keys: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "labels, message",
     [
-        (None, "supervised takes labelled samples"),
+        (None, "supervised takes labeled samples"),
         (
             LABELS + 1,
             r"labels from 1 to 3 for num_classes=3; allowed are 0 to 2: set method.num_classes=4",

@@ -1,4 +1,4 @@
-"""What a recipe's optimiser builds."""
+"""What a recipe's optimizer builds."""
 
 import math
 from typing import Any

@@ -14,7 +14,7 @@ from mezzotint.types import Input
 
 @pytest.fixture(scope="session")
 def digits() -> tuple[Tensor, Tensor]:
-    """Normalised `[1024, 1, 8, 8]`, and labels."""
+    """Normalized `[1024, 1, 8, 8]`, and labels."""
     source = Samples(name="digits")
     x = torch.as_tensor(source.images)[:1024].float().div(255.0)
     mean, std = source.input.mean[0], source.input.std[0]

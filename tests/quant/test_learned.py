@@ -168,15 +168,15 @@ def test_binary() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_in_training(name: str, trained: ResNet, digits: Digits) -> None:
-    """The parameters are found by the optimiser, the loss falls, and what was learnt is saved and loaded."""
+    """The parameters are found by the optimizer, the loss falls, and what was learned is saved and loaded."""
     x, labels = digits[0][:256], digits[1][:256]
     fresh = copy.deepcopy(trained)
     quant.quantize_(trained, POLICIES[name])
     quant.calibrate(trained, [x])
     head = nn.Linear(trained.dim, 10)
     nn.init.zeros_(head.weight)
-    learnt = {n: p.detach().clone() for n, p in trained.named_parameters() if "quantizer" in n}
-    assert bool(learnt) == (name in ("lsq", "pact"))
+    learned = {n: p.detach().clone() for n, p in trained.named_parameters() if "quantizer" in n}
+    assert bool(learned) == (name in ("lsq", "pact"))
     optimizer = torch.optim.Adam([*trained.parameters(), *head.parameters()], 1e-2)
     widths = {"weight": 1, "activation": 32} if name == "binary" else {"weight": 3, "activation": 3}
     losses = []
@@ -190,7 +190,9 @@ def test_in_training(name: str, trained: ResNet, digits: Digits) -> None:
             optimizer.step()
             losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
-    assert all(not torch.equal(p, learnt[n]) for n, p in trained.named_parameters() if n in learnt)
+    assert all(
+        not torch.equal(p, learned[n]) for n, p in trained.named_parameters() if n in learned
+    )
     quant.quantize_(fresh, POLICIES[name])
     fresh.load_state_dict(copy.deepcopy(trained.state_dict()))
     with quant.bits(trained.eval(), **widths), quant.bits(fresh.eval(), **widths):
@@ -236,7 +238,7 @@ def test_one_bit_activations_and_misplaced_quantizers_are_refused(
         clip_penalty(trained)
 
 
-def test_activations_that_are_not_finite_are_named_for_learnt_ones_too(
+def test_activations_that_are_not_finite_are_named_for_learned_ones_too(
     trained: ResNet, digits: Digits
 ) -> None:
     quant.quantize_(trained, QuantizationPolicy("pact", activation=PACT))

@@ -270,7 +270,7 @@ def test_histogram_is_bounded(rows: int) -> None:
 
 
 def test_update_waits_for_no_device() -> None:
-    """On a meta tensor every synchronisation raises."""
+    """On a meta tensor every synchronization raises."""
     for make in MAKE.values():
         observer = make().to("meta")
         observer.update(torch.empty(3, 50, device="meta"))

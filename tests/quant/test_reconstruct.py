@@ -58,14 +58,14 @@ def test_against_all_roundings(bits: int, seed: int, finds_it: bool) -> None:
         net, [x], weight=bits, granularity="layer", steps=600, batch_size=64, lr=2e-2
     )
     with quant.bits(net, weight=bits, activation=32), torch.no_grad():
-        learnt = (net(x) - x @ weight.T).square().mean().item()
+        learned = (net(x) - x @ weight.T).square().mean().item()
     assert (
         unit.kept
         and unit.before == pytest.approx(nearest, rel=1e-4)
-        and unit.after == pytest.approx(learnt, rel=1e-4)
+        and unit.after == pytest.approx(learned, rel=1e-4)
     )
-    assert best * 0.9999 <= learnt < nearest
-    assert learnt == pytest.approx(best, rel=1e-4) or not finds_it
+    assert best * 0.9999 <= learned < nearest
+    assert learned == pytest.approx(best, rel=1e-4) or not finds_it
 
 
 def test_soft_rounding_starts_at_the_weight_and_ends_on_the_grid() -> None:
@@ -93,7 +93,7 @@ def test_soft_rounding_starts_at_the_weight_and_ends_on_the_grid() -> None:
 
 @pytest.mark.parametrize("scheme", ["ssql_symmetric", "symmetric", "ssql_asymmetric", "affine"])
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_a_learnt_step_becomes_a_range(scheme: Scheme, bits: int) -> None:
+def test_a_learned_step_becomes_a_range(scheme: Scheme, bits: int) -> None:
     x = normal(1, 200) + 0.5
     quantizer = ActivationQuantizer(scheme=scheme)
     quantizer.mode = "observe"
@@ -173,8 +173,8 @@ def test_is_deterministic_saved_and_forgotten(trained: ResNet, digits: Digits) -
     nearest = out(trained)
     for network in (trained, other):
         reconstruct_(network, [x], weight=3, activation=4, steps=40, lr=0.1)
-    learnt = out(trained)
-    assert torch.equal(learnt, out(other)) and not torch.equal(learnt, nearest)
+    learned = out(trained)
+    assert torch.equal(learned, out(other)) and not torch.equal(learned, nearest)
     fresh = copy.deepcopy(trained)
     for module in fresh.modules():
         if isinstance(module, (WeightQuantizer, ActivationQuantizer)):
@@ -182,16 +182,16 @@ def test_is_deterministic_saved_and_forgotten(trained: ResNet, digits: Digits) -
             module.untune("range")
     assert torch.equal(out(fresh), nearest)
     fresh.load_state_dict(copy.deepcopy(trained.state_dict()))
-    assert torch.equal(out(fresh), learnt)
+    assert torch.equal(out(fresh), learned)
     reconstruct_(
         trained, [x], weight=3, activation=4, steps=40, lr=0.1
     )  # begins at the nearest again
-    assert torch.equal(out(trained), learnt)
+    assert torch.equal(out(trained), learned)
     quant.calibrate(trained, [x])
     assert not [key for key in trained.state_dict() if "range_" in key]
 
 
-def test_codes_are_those_that_were_learnt(trained: ResNet, digits: Digits) -> None:
+def test_codes_are_those_that_were_learned(trained: ResNet, digits: Digits) -> None:
     quant.quantize_(
         trained, QuantizationPolicy("strong", weight=lambda: WeightQuantizer(observer=MSE()))
     )

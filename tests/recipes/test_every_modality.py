@@ -80,7 +80,7 @@ def test_two_steps(method: str, modality: str) -> None:
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_two_steps_with_labels(modality: str) -> None:
     parts = MODALITIES[modality]
-    source = {"kind": "labelled", "source": {"kind": parts["data"]}}
+    source = {"kind": "labeled", "source": {"kind": parts["data"]}}
     trains_two_steps(
         modality, source, parts["encoder"], {"kind": "supervised", "num_classes": 20}, [], 1
     )

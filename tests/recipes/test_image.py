@@ -1,4 +1,4 @@
-"""Every shipped recipe of images builds, and trains two steps with its own method, views and optimiser."""
+"""Every shipped recipe of images builds, and trains two steps with its own method, views and optimizer."""
 
 from pathlib import Path
 

@@ -49,7 +49,7 @@ def test_epochs_batch_rate_and_views(
 
 
 @pytest.mark.parametrize("name", [run[0] for run in RUNS if "dino" not in run[0]])
-def test_optimiser_and_momentum_of_the_byol_runs(name: str) -> None:
+def test_optimizer_and_momentum_of_the_byol_runs(name: str) -> None:
     recipe = read_recipe(f"image/{name}")
     optimizer: dict[str, Any] = recipe["optimizer"]
     found = {

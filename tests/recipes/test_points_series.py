@@ -32,7 +32,7 @@ def write(name: str, folder: Path) -> str:
         rows = [
             f"{rng.normal()},{'red blue green'.split()[i % 3]},{'ab'[i % 2]}" for i in range(40)
         ]
-        path.write_text("\n".join(["size,colour,label", *rows]))
+        path.write_text("\n".join(["size,color,label", *rows]))
     return str(path)
 
 
@@ -48,8 +48,8 @@ def test_two_steps(name: str, tmp_path: Path) -> None:
     ]
     if published["data"]["kind"] not in EMBEDDED:
         small += [f"data.path={write(name, tmp_path)}", "data.holdout=0.3"]
-    if "neighbours" in published["encoder"]:
-        small.append("encoder.neighbours=4")
+    if "neighbors" in published["encoder"]:
+        small.append("encoder.neighbors=4")
     recipe = Recipe.build(read_recipe(name, small))
     length = len(recipe.data)
     recipe = Recipe.build(read_recipe(name, [*small, f"run.batch_size={length // 2}"]))

@@ -1,4 +1,4 @@
-"""Every shipped supervised recipe builds, and trains two steps with its own method, views and optimiser."""
+"""Every shipped supervised recipe builds, and trains two steps with its own method, views and optimizer."""
 
 from pathlib import Path
 

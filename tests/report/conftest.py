@@ -17,8 +17,8 @@ CLASSES = ("red", "green", "blue")
 MakeRun = Callable[..., Path]
 
 
-def coloured(count: int, names: tuple[str, ...] = CLASSES, size: int = 16) -> dict[str, Any]:
-    """Noisy images, each of the colour of its class: `x` and `y` of an npz."""
+def colored(count: int, names: tuple[str, ...] = CLASSES, size: int = 16) -> dict[str, Any]:
+    """Noisy images, each of the color of its class: `x` and `y` of an npz."""
     rng = np.random.default_rng(0)
     labels = np.arange(count) % len(names)
     x = rng.integers(0, 176, (count, size, size, 3))
@@ -59,9 +59,9 @@ def _metric_lines(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def coloured_images() -> Callable[..., dict[str, Any]]:
+def colored_images() -> Callable[..., dict[str, Any]]:
     """Takes how many, the names of the classes, and the side; returns arrays `x` and `y`."""
-    return coloured
+    return colored
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         run = tmp_path / name
         run.mkdir()
         if data is None:
-            np.savez(tmp_path / "images.npz", **coloured(60, classes))
+            np.savez(tmp_path / "images.npz", **colored(60, classes))
             data = {"kind": "arrays", "path": str(tmp_path / "images.npz")}
         sections = {
             "data": data,

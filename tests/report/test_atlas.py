@@ -11,22 +11,22 @@ from PIL import Image
 
 from mezzotint.data.image.arrays import Arrays
 from mezzotint.encoders.resnet import resnet18
-from mezzotint.report import neighbours
+from mezzotint.report import neighbors
 from mezzotint.report.atlas import feature_sections
-from mezzotint.report.neighbours import Look, look
+from mezzotint.report.neighbors import Look, look
 
 Images = Callable[..., dict[str, Any]]
 Made = tuple[dict[str, Any], dict[str, Any], Look]
 
 
 @pytest.fixture
-def made(tmp_path: Path, coloured_images: Images, monkeypatch: pytest.MonkeyPatch) -> Made:
+def made(tmp_path: Path, colored_images: Images, monkeypatch: pytest.MonkeyPatch) -> Made:
     """Sections, the map's data, and what they were made of: 25 of 60 test samples on the map."""
-    np.savez(tmp_path / "x.npz", **coloured_images(200))
+    np.savez(tmp_path / "x.npz", **colored_images(200))
     source = Arrays(path=str(tmp_path / "x.npz"), holdout=0.3)
     torch.manual_seed(0)
     encoder = resnet18(source.input, stem="small", width=4).eval()
-    monkeypatch.setattr(neighbours, "_MOST_MAPPED", 25)
+    monkeypatch.setattr(neighbors, "_MOST_MAPPED", 25)
     sections, script = feature_sections(source, encoder, 5)
     seen = look(encoder, source)
     assert script is not None and seen is not None
@@ -48,10 +48,10 @@ def test_each_point_has_its_own_name_label_guess_and_picture(made: Made) -> None
         assert guess == seen.guesses[row_of[place]]
         assert 30 <= x <= 970 and 30 <= y <= 970
         left, top = i % script["columns"] * script["size"], i // script["columns"] * script["size"]
-        colour = np.asarray(sheet.crop((left + 8, top + 8, left + 24, top + 24)), float).mean(
+        color = np.asarray(sheet.crop((left + 8, top + 8, left + 24, top + 24)), float).mean(
             axis=(0, 1)
         )
-        assert colour.argmax() == place % 3
+        assert color.argmax() == place % 3
 
 
 def test_paths_draw_every_point_once_under_its_class(made: Made) -> None:
@@ -66,7 +66,7 @@ def test_paths_draw_every_point_once_under_its_class(made: Made) -> None:
     assert sections["atlas"]["how"].startswith("25 of 60 test samples")
 
 
-def test_neighbours_are_marked_right_when_their_class_is(made: Made) -> None:
+def test_neighbors_are_marked_right_when_their_class_is(made: Made) -> None:
     sections, _, _ = made
     assert len(sections["kin"]["rows"]) == 7
     for row in sections["kin"]["rows"]:

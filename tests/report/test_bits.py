@@ -67,16 +67,16 @@ def test_a_figure_has_a_line_for_each_way_of_quantizing_and_float_in_each() -> N
     assert linear["strong"].found[4, 4] == interval(own)
 
 
-def test_without_labels_the_figure_is_of_the_neighbours() -> None:
+def test_without_labels_the_figure_is_of_the_neighbors() -> None:
     rows = [Row("rank", "all/spread", 0.9, 32, 32, "float32", 0, "rank/1")]
-    how = "ptq/1 plain policy=ssql calibration=512 seed=0; neighbours/1 k=10 samples=60"
+    how = "ptq/1 plain policy=ssql calibration=512 seed=0; neighbors/1 k=10 samples=60"
     rows += [
-        Row("neighbours", "all/kept", bits / 10, bits, bits, "float32", 0, how) for bits in (8, 4)
+        Row("neighbors", "all/kept", bits / 10, bits, bits, "float32", 0, how) for bits in (8, 4)
     ]
     section = bits_section({"mine": rows})
     assert section is not None and section["settings"] == ["8/8", "4/4"]
     assert (
-        section["charts"][0]["title"].startswith("Neighbours kept, ")
+        section["charts"][0]["title"].startswith("Neighbors kept, ")
         and "Nothing has labels" in section["how"]
     )
     assert section["table"][0]["rows"] == [
@@ -138,7 +138,7 @@ def test_several_runs_lie_over_one_another() -> None:
     section = bits_section({"mine": evaluation(), "theirs": evaluation(-0.1)})
     assert section is not None
     assert section["runs"] == [("mine", 0), ("theirs", 1)]
-    assert [line["colour"] for line in section["charts"][0]["lines"]] == [0, 0, 1, 1]
+    assert [line["color"] for line in section["charts"][0]["lines"]] == [0, 0, 1, 1]
     assert len(section["table"][0]["rows"]) == 2  # of the report's own run alone
     assert "mine plain 0.790" in section["charts"][0]["points"][1][2]
     assert "theirs plain 0.690" in section["charts"][0]["points"][1][2]

@@ -168,8 +168,8 @@ def test_pointing_at_the_map_shows_the_sample(make_run: MakeRun, browser: Any) -
     assert (
         data["classes"][str(data["points"][shown][2])] in tip[1] and data["names"][shown] in tip[1]
     )
-    colours = "return [...document.querySelector('.tip canvas').getContext('2d').getImageData(36, 36, 1, 1).data]"
-    red, green, blue, alpha = script(browser, colours)
+    colors = "return [...document.querySelector('.tip canvas').getContext('2d').getImageData(36, 36, 1, 1).data]"
+    red, green, blue, alpha = script(browser, colors)
     assert alpha == 255 and max(red, green, blue) > 60, "the thumbnail is painted"
     script(
         browser,

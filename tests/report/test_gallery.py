@@ -31,15 +31,15 @@ VIEWS = TwoViews(
 
 
 @pytest.fixture
-def arrays(tmp_path: Path, coloured_images: Images) -> Arrays:
-    np.savez(tmp_path / "x.npz", **coloured_images(40))
+def arrays(tmp_path: Path, colored_images: Images) -> Arrays:
+    np.savez(tmp_path / "x.npz", **colored_images(40))
     return Arrays(path=str(tmp_path / "x.npz"))
 
 
 @pytest.fixture
-def folder(tmp_path: Path, coloured_images: Images) -> ImageFolder:
+def folder(tmp_path: Path, colored_images: Images) -> ImageFolder:
     """Images of odd sizes, one of which cannot be read."""
-    for i, pixels in enumerate(coloured_images(9, size=40)["x"]):
+    for i, pixels in enumerate(colored_images(9, size=40)["x"]):
         place = tmp_path / "images" / f"class{i % 3}"
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[: 30 + i]).save(place / f"{i}.png")
@@ -52,7 +52,7 @@ def pixels_of(src: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def test_views_are_those_of_training_without_their_normalisation(arrays: Arrays) -> None:
+def test_views_are_those_of_training_without_their_normalization(arrays: Arrays) -> None:
     ids = sample_order(len(arrays), 7, 0)[:5]
     batch = Batch((arrays.read_batch(ids),), ids)
     seen = VIEWS(batch, input=arrays.input, seed=7, epoch=0, step=0)

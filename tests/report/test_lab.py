@@ -113,14 +113,14 @@ def test_a_row_a_strategy_and_a_strip_an_operation(tmp_path: Path) -> None:
 
 def test_parameters_under_a_view_are_those_that_were_drawn(tmp_path: Path) -> None:
     policy, x = RandAugment(magnitude=20), Samples(name="emoji").images[5]
-    views, words = lab.visualise(policy, x, count=6, seed=3)
+    views, words = lab.visualize(policy, x, count=6, seed=3)
     params = policy.draw((6, 3, 32, 32), Draws(torch.arange(6), 3))
     assert torch.equal(views, policy.apply(x.expand(6, -1, -1, -1) / 255.0, params))
     for row, said in enumerate(words):
         assert said == ", ".join(
             f"{op} {size}".strip().replace("-", "−") for op, size in describe(params, row)
         )
-    assert lab.visualise(simclr(), x, count=2)[0].shape == (2, 3, 32, 32)
+    assert lab.visualize(simclr(), x, count=2)[0].shape == (2, 3, 32, 32)
 
 
 def test_magnitudes_run_from_the_weakest_to_the_strongest() -> None:

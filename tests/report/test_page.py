@@ -132,15 +132,15 @@ def test_maps_of_several_epochs_stand_side_by_side(make_run: MakeRun) -> None:
         "The same 24 training samples by t-SNE at each time, 8 of the 10 that were taken."
         in page.words
     )
-    labelled = [
+    labeled = [
         svg["aria-label"]
         for svg in page.all("svg")
         if "Map of the features" in (svg.get("aria-label") or "")
     ]
     assert (
-        len(labelled) == 8
-        and str(labelled[0]).endswith("before training")
-        and str(labelled[-1]).endswith("epoch 18")
+        len(labeled) == 8
+        and str(labeled[0]).endswith("before training")
+        and str(labeled[-1]).endswith("epoch 18")
     )
     dots = [path["d"] or "" for path in page.all("path") if path.get("data-label") == "1"]
     assert [d.count("M") for d in dots[-8:]] == [8] * 8
@@ -283,10 +283,10 @@ def test_whatever_is_missing_the_page_is_whole_and_says_so(
     assert "nan" not in page.scripts[0] and "NaN" not in page.scripts[0], "JSON has no NaN"
 
 
-def test_without_labels_the_map_has_no_colours_and_no_table_of_classes(
-    make_run: MakeRun, coloured_images: Images, tmp_path: Path
+def test_without_labels_the_map_has_no_colors_and_no_table_of_classes(
+    make_run: MakeRun, colored_images: Images, tmp_path: Path
 ) -> None:
-    np.save(tmp_path / "images.npy", coloured_images(40)["x"])
+    np.save(tmp_path / "images.npy", colored_images(40)["x"])
     run = make_run(data={"kind": "arrays", "path": str(tmp_path / "images.npy")})
     rank = rows_of(run)[-1] | {"metric": "all/rankme", "value": 3.5}
     (run / "evaluation.json").write_text(json.dumps([rank]))
@@ -304,10 +304,10 @@ def test_without_labels_the_map_has_no_colours_and_no_table_of_classes(
     sys.platform != "linux", reason="file names that are no text exist on Linux alone"
 )
 def test_names_that_are_no_text_do_not_stop_the_page(
-    make_run: MakeRun, coloured_images: Images, tmp_path: Path
+    make_run: MakeRun, colored_images: Images, tmp_path: Path
 ) -> None:
     root = tmp_path / "folder"
-    for i, pixels in enumerate(coloured_images(24, size=24)["x"]):
+    for i, pixels in enumerate(colored_images(24, size=24)["x"]):
         place = root / f"class{i % 2}"
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(place / f"{i:02d}.png")

@@ -44,20 +44,20 @@ def test_large_pictures_are_scaled_down_with_their_shape() -> None:
 
 
 def test_sprite_puts_each_sample_in_its_place() -> None:
-    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (120, 120, 120)]
-    samples = [torch.tensor(c, dtype=torch.uint8).view(3, 1, 1).expand(3, 32, 32) for c in colours]
+    colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (120, 120, 120)]
+    samples = [torch.tensor(c, dtype=torch.uint8).view(3, 1, 1).expand(3, 32, 32) for c in colors]
     made, columns = sprite([samples[0], None, *samples[1:]], "")
     pixels = np.asarray(decoded(made).convert("RGB")).astype(int)
     assert columns == 3
-    for place, colour in [
-        (0, colours[0]),
+    for place, color in [
+        (0, colors[0]),
         (1, (255, 255, 255)),
-        (2, colours[1]),
-        (3, colours[2]),
-        (4, colours[3]),
+        (2, colors[1]),
+        (3, colors[2]),
+        (4, colors[3]),
     ]:
         y, x = place // 3 * SPRITE_SIZE + 16, place % 3 * SPRITE_SIZE + 16
-        assert np.abs(pixels[y, x] - colour).max() < 24
+        assert np.abs(pixels[y, x] - color).max() < 24
 
 
 def test_sprite_of_nothing_is_still_a_picture() -> None:
@@ -65,13 +65,13 @@ def test_sprite_of_nothing_is_still_a_picture() -> None:
 
 
 def test_plate_prints_dark_on_the_left_and_the_tones_on_the_right() -> None:
-    grey = torch.full((1, 16, 16), 200, dtype=torch.uint8)
-    white = np.asarray(decoded(plate([grey] * 12, 6)).convert("L")) > 0
+    gray = torch.full((1, 16, 16), 200, dtype=torch.uint8)
+    white = np.asarray(decoded(plate([gray] * 12, 6)).convert("L")) > 0
     left, right = white[:, :92].mean(), white[:, -88:-4].mean()
     assert left < 0.35
     # A tone of 200/255, burnished to between 0.9 and 1, within the tile; its frame is white.
     assert 0.65 < right < 0.9
-    assert plate([grey] * 12, 6) == plate([grey] * 12, 6)
+    assert plate([gray] * 12, 6) == plate([gray] * 12, 6)
 
 
 def test_whose_work_the_samples_are_is_said_where_it_is_known(tmp_path: Path) -> None:

@@ -149,8 +149,8 @@ def scene(**keys: Any) -> Scene:
         torch.tensor([[4.0, 4, 20, 20], [30, 30, 44, 44]]),
         torch.zeros(2, dtype=torch.bool),
     )
-    grey = torch.full((3, 48, 48), 128, dtype=torch.uint8)
-    return Scene(**{"id": "s", "image": grey, "boxes": boxes, "labels": torch.tensor([0, 1]), "ignored": none,
+    gray = torch.full((3, 48, 48), 128, dtype=torch.uint8)
+    return Scene(**{"id": "s", "image": gray, "boxes": boxes, "labels": torch.tensor([0, 1]), "ignored": none,
                     "crowd": none, **keys})  # fmt: skip
 
 

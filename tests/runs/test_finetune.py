@@ -102,7 +102,7 @@ def test_variants_differ_in_their_start_alone_and_seeds_in_labels(encoder: Path)
     assert (
         tuned.data.fingerprint() == scratch.data.fingerprint() != variant_recipe(what, 1, "scratch").data.fingerprint()
     )
-    assert tuned.run.batch_size == 30  # an epoch of 30 labelled samples fills one batch
+    assert tuned.run.batch_size == 30  # an epoch of 30 labeled samples fills one batch
 
 
 def test_warm_head_is_the_linear_probe(encoder: Path) -> None:
@@ -164,7 +164,7 @@ def test_bits_that_cannot_be_name_the_option(bits: str, encoder: Path) -> None:
     "what, overrides, message",
     [
         (None, [], "is no run that names some"),
-        ("image/emoji_simclr", [], "got a recipe of method simclr on data samples; allowed is supervised on labelled"),
+        ("image/emoji_simclr", [], "got a recipe of method simclr on data samples; allowed is supervised on labeled"),
         ("digits", ["encoder.width=8"], "the encoder is the saved one"),
         ("nowhere", [], "got the data 'nowhere'"),
     ],
@@ -177,7 +177,7 @@ def test_what_cannot_be_is_refused(encoder: Path, what: str | None, overrides: l
 def test_stochastic_depth_is_the_recipes(tmp_path: Path) -> None:
     recipe = tmp_path / "own.yaml"
     recipe.write_text(
-        "data: {kind: labelled, source: {kind: samples, name: digits}}\n"
+        "data: {kind: labeled, source: {kind: samples, name: digits}}\n"
         "encoder: {kind: vit, drop_path: 0.2}\nmethod: {kind: supervised, num_classes: 2}\n"
         "optimizer: {kind: sgd, lr: 0.1}\n"
     )

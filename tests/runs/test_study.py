@@ -153,7 +153,7 @@ def test_arms_and_factors_multiply(tmp_path: Path) -> None:
         ({"factors": {"method.temprature": [1]}}, "did you mean 'temperature'"),
         ({"seeds": ["a"]}, "allowed is a list of whole numbers"),
         ({"reference": "none"}, "got reference 'none'; allowed: temperature=0.1"),
-        ({"colour": 1}, "unknown key 'colour'"),
+        ({"color": 1}, "unknown key 'color'"),
         ({"overrides": "run.epochs=1"}, "allowed is a list of texts"),
     ],
 )

@@ -42,7 +42,7 @@ def test_a_model_is_what_its_name_ends_with(
     assert script.object_of(name) == label
 
 
-def test_a_catalogue_is_read_by_number(script: ModuleType) -> None:
+def test_a_catalog_is_read_by_number(script: ModuleType) -> None:
     text = "# x\nid=A#B\nid#2=b\nname#2=Caf\\u00e9 chair\nid#1=a\nname#1=Bed\ncategory#1=Bedroom\n"
     assert script.entries(text) == [
         {"id": "a", "name": "Bed", "category": "Bedroom"},
@@ -50,19 +50,19 @@ def test_a_catalogue_is_read_by_number(script: ModuleType) -> None:
     ]
 
 
-def test_a_model_is_upright_centred_and_sorted(script: ModuleType) -> None:
-    # A column along y, which is up in the catalogue; the rotation lays a second one down.
+def test_a_model_is_upright_centered_and_sorted(script: ModuleType) -> None:
+    # A column along y, which is up in the catalog; the rotation lays a second one down.
     obj = "v 0 0 0\nv 1 0 0\nv 1 9 0\nv 0 9 0\nv 0 0 1\nf 1 2 3\nf 1 3 4\nf 1 2 5\n"
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("a/a.obj", obj)
-    catalogue = zipfile.ZipFile(content)
-    cloud = script.cloud_of(catalogue, {"model": "/a/a.obj", "id": "a"})
+    catalog = zipfile.ZipFile(content)
+    cloud = script.cloud_of(catalog, {"model": "/a/a.obj", "id": "a"})
     assert cloud.shape == (1024, 3) and cloud.dtype == np.int16 and np.abs(cloud).max() <= 1024
     extent = np.ptp(cloud.astype(int), axis=0)
     assert extent.argmax() == 2
     lying = script.cloud_of(
-        catalogue, {"model": "/a/a.obj", "id": "a", "modelRotation": "0 1 0 -1 0 0 0 0 1"}
+        catalog, {"model": "/a/a.obj", "id": "a", "modelRotation": "0 1 0 -1 0 0 0 0 1"}
     )
     assert np.ptp(lying.astype(int), axis=0).argmax() == 0
     near = np.abs(np.diff(cloud.astype(int), axis=0)).mean()

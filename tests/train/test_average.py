@@ -39,7 +39,7 @@ def test_the_window_opens_and_buffers_are_the_last() -> None:
 
 def test_a_run_leaves_the_average_and_trains_as_without(tmp_path: Path) -> None:
     plain = config("simclr", batch_size=64)
-    data = {"kind": "labelled", "source": plain["data"], "fraction": 0.1}
+    data = {"kind": "labeled", "source": plain["data"], "fraction": 0.1}
 
     def made(average: float | None) -> Recipe:
         run = plain["run"] | {"compute": plain["run"]["compute"] | {"average": average}}

@@ -45,7 +45,7 @@ def raw(*, codes: int = 24, precision: str = "fp32", **last: Any) -> dict[str, A
             {
                 "name": "encoder",
                 "load": {"encoder": "encoder", "decoder": "decoder", "tokenizer": "tokenizer", "codebook": "codebook"},
-                "method": {"tokenizer": "learnt_tokenizer", "codebook": book},
+                "method": {"tokenizer": "learned_tokenizer", "codebook": book},
                 **last,
             },
         ],
@@ -74,7 +74,7 @@ def test_each_phase_is_a_run_and_the_last_one_stands_at_the_top(done: Path) -> N
     for name, value in load_encoder(done).state_dict().items():
         assert torch.equal(value, last[f"encoder.{name}"])
     recipe = Recipe.load(done)
-    assert recipe.config()["method"]["tokenizer"]["kind"] == "learnt_tokenizer"
+    assert recipe.config()["method"]["tokenizer"]["kind"] == "learned_tokenizer"
     assert (done / "metrics.jsonl").read_text() == (
         done / "3-encoder" / "metrics.jsonl"
     ).read_text()
@@ -167,7 +167,7 @@ def test_a_resumed_phase_with_another_book_is_refused(done: Path) -> None:
 def test_a_book_of_another_size_than_the_one_that_was_left_is_refused(done: Path) -> None:
     config = raw()
     config["phases"].append(
-        {**config["phases"][2], "name": "more", "method": {"tokenizer": "learnt_tokenizer"}}
+        {**config["phases"][2], "name": "more", "method": {"tokenizer": "learned_tokenizer"}}
     )
     config["phases"][3]["method"]["codebook"] = {**BOOK, "num_codes": 12}
     config["phases"][3]["load"] = {"tokenizer": "tokenizer", "codebook": "codebook"}

@@ -1,6 +1,6 @@
 """Defects of the code behind Revisiting AIRL that concern a run: where it is written, ranks, epochs, the classifier.
 
-Those of methods, heads and optimisers are in `methods/test_siamese_factors.py`;
+Those of methods, heads and optimizers are in `methods/test_siamese_factors.py`;
 `docs/siamese-factors.md` lists all."""
 
 import os
@@ -41,10 +41,10 @@ FAMILY: dict[str, dict[str, Any]] = {
 }
 
 
-def labelled(method: dict[str, Any], **run: Any) -> Recipe:
+def labeled(method: dict[str, Any], **run: Any) -> Recipe:
     """A recipe on a part of the embedded digits that come with their labels."""
     plain = config("simclr", **{"batch_size": 64} | run)
-    data = {"kind": "labelled", "source": plain["data"], "fraction": 0.1}
+    data = {"kind": "labeled", "source": plain["data"], "fraction": 0.1}
     encoder, views = (
         {"kind": "resnet8", "stem": "small", "width": 2},
         {"kind": "two_views", "policy": "identity"},
@@ -62,7 +62,7 @@ def test_a_run_goes_on_in_the_directory_it_is_given_and_nowhere_else(
     monkeypatch.chdir(tmp_path)
 
     def made() -> Recipe:
-        return labelled({"kind": "simclr", **METHODS["simclr"]}, epochs=2)
+        return labeled({"kind": "simclr", **METHODS["simclr"]}, epochs=2)
 
     whole = pretrain(made(), "elsewhere/whole", progress="quiet")
     Path("elsewhere/parts").mkdir()  # one that exists, and is empty, is as good as none
@@ -143,7 +143,7 @@ def test_the_classifier_is_optional_and_leaves_the_encoder_alone(
     """The authors' MoCo v2 and v2+ fail without theirs."""
     runs = {}
     for name, classifier in (("with", Classifier(lr=1.0)), ("without", None)):
-        made = labelled({"kind": "moco", **FAMILY[method]})
+        made = labeled({"kind": "moco", **FAMILY[method]})
         made.run.log.classifier = classifier
         runs[name] = pretrain(made, tmp_path / name, progress="quiet")
     saved = [CheckpointStore(run / "checkpoints").latest()[0] for run in runs.values()]
@@ -161,7 +161,7 @@ def test_the_classifier_is_optional_and_leaves_the_encoder_alone(
 
 
 def test_the_classifier_is_torchs_on_the_features_of_the_last_view() -> None:
-    made = labelled({"kind": "simclr", **METHODS["simclr"]})
+    made = labeled({"kind": "simclr", **METHODS["simclr"]})
     settings = Classifier(lr=0.5, weight_decay=1e-2)
     torch.manual_seed(0)
     encoder = TableMLP(Input((4,), (0.0,) * 4, (1.0,) * 4, "table")).train()
@@ -191,7 +191,7 @@ def test_classifier_and_average_go_on_after_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def made() -> Recipe:
-        built = labelled({"kind": "byol", **METHODS["byol"]}, epochs=2, compute={"average": 0.99})
+        built = labeled({"kind": "byol", **METHODS["byol"]}, epochs=2, compute={"average": 0.99})
         built.run.log.classifier = Classifier(lr=0.5)
         return built
 
@@ -215,7 +215,7 @@ def test_without_classes_a_classifier_is_refused() -> None:
     made.run.log.classifier = Classifier()
     with pytest.raises(
         ValueError,
-        match="got run.log.classifier with data.kind=samples, .*allowed is labelled data",
+        match="got run.log.classifier with data.kind=samples, .*allowed is labeled data",
     ):
         Trainer(made, torch.device("cpu"))
 
@@ -235,7 +235,7 @@ def test_an_epoch_ends_where_the_rate_and_the_log_say(
         return step(self, number, batch, *rest)
 
     monkeypatch.setattr(Trainer, "step", watched)
-    made = labelled({"kind": "simclr", **METHODS["simclr"]}, epochs=3, batch_size=32)
+    made = labeled({"kind": "simclr", **METHODS["simclr"]}, epochs=3, batch_size=32)
     count = len(made.data)
     assert 4 * 32 < count < 5 * 32
     made.schedule = Cosine(warmup_epochs=1.0)

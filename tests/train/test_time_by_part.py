@@ -1,4 +1,4 @@
-"""The log says where the time of a step went: loader, each step of the views, encoder, backward, optimiser."""
+"""The log says where the time of a step went: loader, each step of the views, encoder, backward, optimizer."""
 
 from pathlib import Path
 from typing import Any

@@ -5,13 +5,14 @@
 warp. `TimeRoll` rolls along time, each sample by its own shift: published code of AudioMAE's line
 names a roll and applies it to a dimension of length one.
 
-Values are natural logarithms of power, normalised or not. Where something has to be filled in,
-`fill: null` takes what the sample has least of, its silence; 0 is the mean of normalised values, as
+Values are natural logarithms of power, normalized or not. Where something has to be filled in,
+`fill: null` takes what the sample has least of, its silence; 0 is the mean of normalized values, as
 BYOL-A has it.
 
 Differs from BYOL-A's code: a sample's partner in the mixture comes from its batch (see `byol_a.py`
 for the bank of past ones); a crop is two small matrix products for the whole batch, and its canvas
-is never made."""
+is never made.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,13 +1,13 @@
 """Views of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695), and their form with randomized quantization.
 
-Each sample is normalised, mixed faintly with an earlier one, cropped and resized, twice; then both
-views together are normalised by the statistics of their batch. Wu et al. (ICCV 2023) put randomized
+Each sample is normalized, mixed faintly with an earlier one, cropped and resized, twice; then both
+views together are normalized by the statistics of their batch. Wu et al. (ICCV 2023) put randomized
 quantization in the place of the mixture: `mixup: 0` and `randomized_quantization: {bins: 8,
 channel_dim: 2}` for a quantizer a mel, or `channel_dim: 1` for one for the whole spectrogram; which
 of the two they used is not published. The second version (Niizumi et al. 2022, arXiv 2204.07402)
 mixes less and fades the crop in or out: `mixup: 0.2` and `fader: {gain: 1.0}`.
 
-Differs from the published code: samples are normalised by the mean and deviation of the data, which
+Differs from the published code: samples are normalized by the mean and deviation of the data, which
 its running statistics approach; the bank holds each sample once, where there each view puts it in;
 it lives on the device, where there each loader worker has its own and starts afresh each epoch.
 Partners are drawn by age, so that a resumed run, which makes the views of the last steps again to
@@ -16,7 +16,8 @@ fill the bank, mixes with the same. `bank: 0` mixes within the batch.
 Fading in and out: a straight line over time, added to the logarithm of power.
 
 `RandomLinearFader` of BYOL-A's second version (Niizumi et al. 2022, arXiv 2204.07402, section III),
-batched."""
+batched.
+"""
 
 from collections.abc import Sequence
 
@@ -37,7 +38,7 @@ class LinearFader(Transform):
 
     Args:
         gain: both ends are uniform on [-gain, gain), in the units of the values: deviations where
-            they are normalised, as BYOL-A's are with its 1.0, and nepers of power where they are
+            they are normalized, as BYOL-A's are with its 1.0, and nepers of power where they are
             logarithms.
     """
 
@@ -66,10 +67,10 @@ class BYOLA(ViewGenerator, kind="byol_a"):
         mixup: the earlier sample's share of power is uniform on [0, mixup); 0 leaves the mixture
             out.
         bank: how many past samples to mix with; 0 mixes within the batch.
-        crop: cuts and resizes, of normalised values; null leaves it out.
+        crop: cuts and resizes, of normalized values; null leaves it out.
         fader: adds a line over time to the cropped view; null leaves it out.
         randomized_quantization: of the cropped view; null leaves it out.
-        batch_normalize: normalise both views by the mean and deviation of their batch.
+        batch_normalize: normalize both views by the mean and deviation of their batch.
     """
 
     def __init__(
@@ -221,7 +222,7 @@ class BYOLA(ViewGenerator, kind="byol_a"):
 
 def _normalized(views: Tensor) -> Tensor:
     """By the mean and deviation of all values of all views, the deviation no less than an epsilon."""
-    centred = views - views.mean()
+    centered = views - views.mean()
     # The norm of all values takes a fifth of the time of `std`, which goes through them one by one.
-    deviation = torch.linalg.vector_norm(centred) / max(1, views.numel() - 1) ** 0.5
-    return centred.div_(deviation.clamp(min=torch.finfo(torch.float32).eps))
+    deviation = torch.linalg.vector_norm(centered) / max(1, views.numel() - 1) ** 0.5
+    return centered.div_(deviation.clamp(min=torch.finfo(torch.float32).eps))

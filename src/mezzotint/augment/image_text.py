@@ -1,7 +1,7 @@
-"""Views of images with text `[B, 4, H, W]`: transforms of images for the colours, of tokens for the text.
+"""Views of images with text `[B, 4, H, W]`: transforms of images for the colors, of tokens for the text.
 
 The last channel holds the tokens, row by row from its first place on, with padding behind them
-(`mezzotint.data.image_text`), so what quantizes, blurs or crops colours must not see it.
+(`mezzotint.data.image_text`), so what quantizes, blurs or crops colors must not see it.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ _IMAGE, _TEXT = "image.", "text."
 
 
 class ImageAndText(Transform):
-    """Change the colours by transforms of images that keep their size, and the text by transforms of tokens.
+    """Change the colors by transforms of images that keep their size, and the text by transforms of tokens.
 
     Args:
-        image: of the colours `[B, 3, H, W]`, in order, such as `randomized_quantization` or a
+        image: of the colors `[B, 3, H, W]`, in order, such as `randomized_quantization` or a
             policy.
         text: of the tokens, int64 `[B, H · W]`, in order, such as `token_mask`.
     """

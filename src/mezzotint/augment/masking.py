@@ -103,7 +103,7 @@ class AxesMask(Mask):
 
 
 class TubeMask(Mask):
-    """The same places at all times (Tong et al. 2022, arXiv 2203.12602), so that a neighbour in time does not help.
+    """The same places at all times (Tong et al. 2022, arXiv 2203.12602), so that a neighbor in time does not help.
 
     Args:
         ratio: share of the places that is hidden.

@@ -15,7 +15,8 @@ Mixup (Zhang et al. 2017, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1
 of the whole batch by one weight, or as audio has it: of a share of the samples, each by a weight of
 its own (AST, Gong et al. 2021, arXiv 2104.01778). A weight or a box of a step is a function of its
 key alone, and so equal on all ranks; what a sample draws for itself is keyed by its id. Partners
-are drawn within a rank's rows and, under accumulation, within a micro-batch."""
+are drawn within a rank's rows and, under accumulation, within a micro-batch.
+"""
 
 from collections.abc import Sequence
 from typing import Literal

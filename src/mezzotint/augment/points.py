@@ -7,7 +7,8 @@ Qi et al. 2017, section 3.3).
 
 Randomized quantization fits as it is: with x, y and z as channels it snaps each coordinate to a few
 random levels, so that a cloud becomes a lattice of another pitch each time (Wu et al. 2023, section
-4.3)."""
+4.3).
+"""
 
 import math
 from collections.abc import Sequence
@@ -153,7 +154,7 @@ class PointCrop(Transform):
         low: smallest part of the points that is kept.
         high: largest.
         points: how many the view has; by default as many as it had.
-        centre: move the part's centroid to the origin.
+        center: move the part's centroid to the origin.
     """
 
     def __init__(
@@ -162,10 +163,10 @@ class PointCrop(Transform):
         low: float = 0.5,
         high: float = 1.0,
         points: int | None = None,
-        centre: bool = False,
+        center: bool = False,
     ) -> None:
         _check_part(low, high, points)
-        self.low, self.high, self.points, self.centre = low, high, points, centre
+        self.low, self.high, self.points, self.center = low, high, points, center
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """`anchor` and `kept` int64 `[B]`, and `order` `[B, N]`, in which the part is repeated."""
@@ -186,7 +187,7 @@ class PointCrop(Transform):
         rank = distance.argsort(dim=1, stable=True).argsort(dim=1)
         inside = (rank >= params["kept"].unsqueeze(1)).byte().argsort(dim=1, stable=True)
         part = _repeated(x, order.gather(1, inside), params["kept"], self.points)
-        return part - part.mean(dim=2, keepdim=True) if self.centre else part
+        return part - part.mean(dim=2, keepdim=True) if self.center else part
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """With the points asked for."""

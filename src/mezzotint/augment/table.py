@@ -1,10 +1,11 @@
 """Views of tables `[B, F]`: quantization by feature, noise, features left out.
 
 A row of a table has one number a feature, and quantizing one number within its own range changes
-nothing. So the range is that of the data: features come standardised, and the bins divide −range …
+nothing. So the range is that of the data: features come standardized, and the bins divide −range …
 range standard deviations. Each row has edges and values of its own for every feature, as in
 randomized quantization of channels (Wu et al. 2023); no row's view depends on the rows it is
-batched with."""
+batched with.
+"""
 
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from mezzotint.seeding import Draws
 
 
 class FeatureQuantization(Transform):
-    """Randomized quantization of standardised features.
+    """Randomized quantization of standardized features.
 
     Args:
         bins: of each feature of each row, with random edges.
@@ -55,7 +56,7 @@ class FeatureQuantization(Transform):
 
 
 class FeatureNoise(Transform):
-    """Add noise to standardised features.
+    """Add noise to standardized features.
 
     Args:
         std: of the noise, in standard deviations of the feature.
@@ -78,7 +79,7 @@ class FeatureNoise(Transform):
 
 
 class FeatureDrop(Transform):
-    """Replace some standardised features by their mean, which is 0.
+    """Replace some standardized features by their mean, which is 0.
 
     Args:
         p: probability of each feature.

@@ -1,4 +1,4 @@
-"""Views of tokens `[B, L]`: masking, dropping, swapping of neighbours, crops.
+"""Views of tokens `[B, L]`: masking, dropping, swapping of neighbors, crops.
 
 The deletions and swaps of Wei and Zou 2019 (EDA, arXiv 1901.11196), the masks of BERT (Devlin et
 al. 2019, arXiv 1810.04805), for a whole batch with parameters of its own for each sample. All of
@@ -6,7 +6,8 @@ them know padding (`PADDING`, at the end of a sample): it is never masked, dropp
 swapped with it, and a crop is one of the text.
 
 Tokens have no order of size, so there is nothing to quantize in them; randomized quantization is
-for what they are embedded as (`methods/masked.py`)."""
+for what they are embedded as (`methods/masked.py`).
+"""
 
 from collections.abc import Sequence
 
@@ -61,10 +62,10 @@ class TokenDrop(Transform):
 
 
 class TokenSwap(Transform):
-    """Exchange some neighbours.
+    """Exchange some neighbors.
 
     Args:
-        p: probability of each pair of neighbours, of which every second is looked at.
+        p: probability of each pair of neighbors, of which every second is looked at.
     """
 
     def __init__(self, *, p: float = 0.1) -> None:

@@ -1,8 +1,9 @@
 """The contract of an augmentation: draw the parameters, then apply them.
 
 The two halves are apart so that the same parameters can be shown (the gallery), predicted (which
-invariances were learnt), shared between views, or applied again. Both work on a whole batch, on its
-device, with one row of parameters a sample; no transform keeps a generator."""
+invariances were learned), shared between views, or applied again. Both work on a whole batch, on its
+device, with one row of parameters a sample; no transform keeps a generator.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

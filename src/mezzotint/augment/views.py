@@ -4,7 +4,8 @@ Views of anything: the same sample through a chain of transforms, twice or more.
 
 For modalities whose samples all have one shape in memory: log-mel spectrograms, point clouds,
 sensor series, tables. What a chain consists of says everything about the modality; randomized
-quantization fits any."""
+quantization fits any.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -35,7 +36,8 @@ class ViewGenerator(Component, ABC, abstract=True):
 
     Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then
     moved: so a sample's views do not depend on the device, the batch, the worker or the process it
-    happens to be in."""
+    happens to be in.
+    """
 
     @property
     @abstractmethod

@@ -94,7 +94,7 @@ def export(
     )  # fmt: skip
     verification = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
     if as_json:
-        typer.echo(json.dumps({"artefact": str(folder), **verification}))
+        typer.echo(json.dumps({"artifact": str(folder), **verification}))
         return
     for title, value in table(verification):
         typer.echo(f"{title:<24} {value}")
@@ -236,7 +236,7 @@ def norm_rescale(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Give an encoder's weights the norms of another's, so that the other's optimiser suits it; its function stays."""
+    """Give an encoder's weights the norms of another's, so that the other's optimizer suits it; its function stays."""
     from mezzotint.encoders.saving import load_encoder, save_encoder
     from mezzotint.files import write_text
     from mezzotint.interop.norm_rescale import as_svg, as_text, norms

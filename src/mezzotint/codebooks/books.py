@@ -1,4 +1,4 @@
-"""The state of learnt books: codes, how often they are used, and how both change in a training step.
+"""The state of learned books: codes, how often they are used, and how both change in a training step.
 
 Everything is a buffer: nothing here has a gradient, and nothing is written except by `fit` and
 `learn`. Draws are keyed by (seed, step), so a resumed run goes on to the bit. Ranks pool their sums
@@ -14,7 +14,7 @@ How a book follows its vectors: moving averages, and new places for codes that n
 
 Two rules. `count` keeps moving averages of the number and of the sum of each code's vectors, and
 the code is their quotient (van den Oord et al. 2017, appendix A.1): a code that 3 vectors chose
-moves less than one that 300 chose. `norm` moves every code that was chosen by a fixed share towards
+moves less than one that 300 chose. `norm` moves every code that was chosen by a fixed share toward
 the mean of the vectors that chose it, as BEiT-v2, BEATs and BRIDLE do. Either way a code that no
 vector chose stays as it is, to the bit; so no smoothing of the counts is needed, which would pull
 such codes to the origin.
@@ -23,7 +23,8 @@ A code is expired when its average count falls below a share of the mean of all 
 count, as the field uses, resets whole books as soon as there are more codes than vectors. It is not
 put on a vector of the batch, as the field does, but beside that vector's code, `1/√D` of the way to
 it; see `kmeans.beside` for why. It starts with the count of an average code, and with the sum that
-belongs to it; with its old state the next step would move it back."""
+belongs to it; with its old state the next step would move it back.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,7 +47,7 @@ class EMA(Component):
         rule: `count`, averages weighted by how many vectors chose a code, or `norm`, a fixed step
             to their mean.
         decay: weight of the past, from 0 to below 1.
-        renormalise: keep the codes of length 1 where the vectors are (`cosine`, `bridle`); BRIDLE's
+        renormalize: keep the codes of length 1 where the vectors are (`cosine`, `bridle`); BRIDLE's
             source does not.
         expire_below: give a new place to codes used less than this share of the mean over codes; 0
             for never.
@@ -58,7 +59,7 @@ class EMA(Component):
         *,
         rule: Literal["count", "norm"] = "count",
         decay: float = 0.99,
-        renormalise: bool = True,
+        renormalize: bool = True,
         expire_below: float = 0.1,
         expire_every: int = 20,
     ) -> None:
@@ -79,7 +80,7 @@ class EMA(Component):
             )
         self.rule: Literal["count", "norm"] = rule
         self.decay = decay
-        self.renormalise = renormalise
+        self.renormalize = renormalize
         self.expire_below = expire_below
         self.expire_every = expire_every
 
@@ -134,7 +135,7 @@ class Books(nn.Module):
     ) -> None:
         super().__init__()
         self.directions, self.init, self.ema, self.seed = directions, init, ema, seed
-        self.on_sphere = directions and ema.renormalise
+        self.on_sphere = directions and ema.renormalize
         self.register_buffer("vectors", torch.zeros(num_books, num_codes, dim))
         self.register_buffer("counts", torch.zeros(num_books, num_codes))
         self.register_buffer(
@@ -217,7 +218,7 @@ class Books(nn.Module):
                 td.broadcast(buffer, src=0)
 
     def step_of(self) -> int:
-        """How many steps the books have learnt; read from the device once."""
+        """How many steps the books have learned; read from the device once."""
         if self._steps is None:
             self._steps = int(self.steps)
         return self._steps

@@ -2,7 +2,8 @@
 
 A codebook turns vectors into codes, and codes into vectors again. Channels come last; any
 dimensions may stand before. All arithmetic is float32, inside autocast too: half precision changes
-codes, and overflows in their sums."""
+codes, and overflows in their sums.
+"""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -44,7 +45,7 @@ class Codebook(nn.Module, Component):
 
     @property
     def ready(self) -> bool:
-        """Whether it can make codes already; if not, `initialise`, or a forward pass in training, makes it so."""
+        """Whether it can make codes already; if not, `initialize`, or a forward pass in training, makes it so."""
         return True
 
     @property
@@ -52,7 +53,7 @@ class Codebook(nn.Module, Component):
         """Whether a forward pass changes the books: in training mode, and not frozen."""
         return self.training and not self.frozen
 
-    def initialise(self, z: Tensor) -> None:
+    def initialize(self, z: Tensor) -> None:
         """Start the books from vectors `[…, D]` of all ranks, in any mode; again, if they had been started."""
 
     def forward(self, z: Tensor) -> Codes:

@@ -1,9 +1,10 @@
 """Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505): a grid in place of a book.
 
 Each of a few channels is bounded and rounded to a handful of levels; a code is the combination, so
-nothing is learnt, nothing can die, and no loss is needed. The bound and the order of codes are the
+nothing is learned, nothing can die, and no loss is needed. The bound and the order of codes are the
 paper's (appendix A.1, first channel fastest). With an even number of levels its grid lies half a
-step off centre, so that 0 is a level."""
+step off center, so that 0 is a level.
+"""
 
 import math
 

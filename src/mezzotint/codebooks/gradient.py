@@ -8,7 +8,8 @@ quantization it is taken once, from the input to the sum of its codes, rather th
 which would add up S gradients.
 
 Each returns the codes exactly: `z + (q − z)` would round them. Everything here works on float32
-rows `[N, D]`."""
+rows `[N, D]`.
+"""
 
 from typing import Any, Literal
 

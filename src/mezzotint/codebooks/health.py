@@ -108,7 +108,7 @@ def entropy_of(labels: Tensor) -> Tensor:
 
 
 def adjusted_information(a: Tensor, b: Tensor, *, of_first: bool = False) -> Tensor:
-    """Mutual information of two labellings, 0 when no more than chance and 1 when complete.
+    """Mutual information of two labelings, 0 when no more than chance and 1 when complete.
 
     `(I − I₀) / (H − I₀)`, where I₀ is the information that remains when one of the two is permuted.
 

@@ -1,11 +1,11 @@
 """K-means over the vectors of all ranks: k-means++ seeds, then Lloyd's iterations with pooled sums.
 
-Every rank ends with the same centres, which are those that one process with all vectors would find,
+Every rank ends with the same centers, which are those that one process with all vectors would find,
 up to the rounding of sums. The seeds (Arthur and Vassilvitskii 2007) are drawn from a sample of the
 vectors that every rank holds, one after the other, as each depends on those before; Lloyd's
-iterations see all vectors and pool only sums and counts. The spherical variant keeps centres of
+iterations see all vectors and pool only sums and counts. The spherical variant keeps centers of
 length 1 and assigns by the largest cosine (Dhillon and Modha 2001). In the first half of the
-iterations, centres of nearly empty clusters go to clusters that are far too large.
+iterations, centers of nearly empty clusters go to clusters that are far too large.
 
 Draws are keyed by the place of a vector in the rows of all ranks, so they do not depend on how the
 rows are split.
@@ -41,9 +41,9 @@ def _scorer(book_KD: Tensor, on_sphere: bool) -> tuple[Tensor, Tensor | None]:
     """Transposed directions and offsets, so that the nearest code has the largest `x · direction − offset`."""
     if on_sphere:
         return book_KD.t(), None
-    centre = book_KD.mean(0)
-    around = book_KD - centre
-    return around.t(), around.square().sum(1).mul_(0.5).add_(around @ centre).neg_()
+    center = book_KD.mean(0)
+    around = book_KD - center
+    return around.t(), around.square().sum(1).mul_(0.5).add_(around @ center).neg_()
 
 
 def _scores(x: Tensor, directions: Tensor, offset: Tensor | None, out: Tensor) -> Tensor:
@@ -117,13 +117,14 @@ def tally(x_ND: Tensor, indices_N: Tensor, sums_KD: Tensor, counts_K: Tensor) ->
     """Add each vector to the sum, and 1 to the count, of its code.
 
     On CUDA the order of these sums is not fixed unless `torch.use_deterministic_algorithms(True)`
-    is set."""
+    is set.
+    """
     sums_KD.index_add_(0, indices_N, x_ND)
     counts_K.index_add_(0, indices_N, x_ND.new_ones(1).expand(x_ND.shape[0]))
 
 
 _SEED_ROWS = 8192
-_SEED_ROWS_PER_CENTRE = 4
+_SEED_ROWS_PER_CENTER = 4
 _SMALL = 0.1
 """A cluster of less than this share of the mean size is nearly empty."""
 
@@ -180,7 +181,7 @@ def _place(rows: int, device: torch.device) -> tuple[int, int]:
     return sum(counts[: dist.rank()]), sum(counts)
 
 
-def plus_plus(x_MD: Tensor, num_centres: int, *, key: int) -> Tensor:
+def plus_plus(x_MD: Tensor, num_centers: int, *, key: int) -> Tensor:
     """Seeds by D² sampling: each row is chosen with a probability that grows with its squared distance to the last.
 
     One row at a time: a seed's probabilities depend on all seeds before it. Nothing here waits for
@@ -188,22 +189,22 @@ def plus_plus(x_MD: Tensor, num_centres: int, *, key: int) -> Tensor:
 
     Args:
         x_MD: float32 rows.
-        num_centres: K, at most M.
+        num_centers: K, at most M.
         key: of the draws.
 
     Returns:
         `[K, D]`, rows of `x_MD`.
     """
-    chance = Draws(torch.arange(num_centres, device=x_MD.device), key).uniform("seeds").double()
+    chance = Draws(torch.arange(num_centers, device=x_MD.device), key).uniform("seeds").double()
     around = x_MD - x_MD.mean(0)
     squares = around.square().sum(1)
     distance = torch.full_like(squares, torch.inf)
-    chosen = torch.empty(num_centres, dtype=torch.int64, device=x_MD.device)
+    chosen = torch.empty(num_centers, dtype=torch.int64, device=x_MD.device)
     chosen[0] = (chance[0] * len(x_MD)).long()
-    for i in range(1, num_centres):
+    for i in range(1, num_centers):
         last = chosen[i - 1 : i]
-        centre = around.index_select(0, last).squeeze(0)
-        to_last = torch.addmv(squares + squares[last], around, centre, alpha=-2.0).index_fill_(
+        center = around.index_select(0, last).squeeze(0)
+        to_last = torch.addmv(squares + squares[last], around, center, alpha=-2.0).index_fill_(
             0, last, 0.0
         )
         torch.minimum(distance, to_last.clamp_min_(0.0), out=distance)
@@ -217,77 +218,79 @@ def plus_plus(x_MD: Tensor, num_centres: int, *, key: int) -> Tensor:
 @torch.no_grad()
 def kmeans(
     x_ND: Tensor,
-    num_centres: int,
+    num_centers: int,
     *,
     spherical: bool = False,
     iterations: int = 10,
     key: int = 0,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Centres of the vectors of all ranks, which call it together.
+    """Centers of the vectors of all ranks, which call it together.
 
     Args:
         x_ND: this rank's float32 vectors; of length 1 if `spherical`. Ranks may have different
             numbers of them.
-        num_centres: K.
-        spherical: assign by cosine, and keep the centres of length 1.
+        num_centers: K.
+        spherical: assign by cosine, and keep the centers of length 1.
         iterations: of Lloyd's algorithm.
         key: of the draws.
-        start: centres `[K, D]` to start from; k-means++ if `None`.
+        start: centers `[K, D]` to start from; k-means++ if `None`.
 
     Returns:
         `[K, D]`, and how many vectors of all ranks belong to each, float32 `[K]`.
 
     Raises:
-        ValueError: when all ranks together have fewer vectors than centres.
+        ValueError: when all ranks together have fewer vectors than centers.
     """
-    drawn = RowSample(len(x_ND), num_centres, key_of(key, "split"), x_ND.device)
-    need_rows(drawn.total, num_centres)
+    drawn = RowSample(len(x_ND), num_centers, key_of(key, "split"), x_ND.device)
+    need_rows(drawn.total, num_centers)
     rows = drawn.take(x_ND)
     if start is None:
         sample = RowSample(
-            len(x_ND), max(_SEED_ROWS, _SEED_ROWS_PER_CENTRE * num_centres), key, x_ND.device
+            len(x_ND), max(_SEED_ROWS, _SEED_ROWS_PER_CENTER * num_centers), key, x_ND.device
         )
-        start = plus_plus(sample.take(x_ND)[: sample.found], num_centres, key=key_of(key, "seeds"))
-    centres = start.clone()
+        start = plus_plus(sample.take(x_ND)[: sample.found], num_centers, key=key_of(key, "seeds"))
+    centers = start.clone()
     for round in range(iterations):
-        sums, counts = _sums(x_ND, centres, spherical)
+        sums, counts = _sums(x_ND, centers, spherical)
         means = sums / counts.clamp_min(1.0).unsqueeze(1)
         means = unit(means) if spherical else means
         kept = (counts == 0.0).unsqueeze(1) | (means == 0.0).all(1, keepdim=True) & spherical
-        centres = torch.where(kept, centres, means)
+        centers = torch.where(kept, centers, means)
         if round < iterations // 2:
-            centres = _split(centres, counts, rows, spherical)
-    return centres, _sums(x_ND, centres, spherical)[1]
+            centers = _split(centers, counts, rows, spherical)
+    return centers, _sums(x_ND, centers, spherical)[1]
 
 
-def _split(centres_KD: Tensor, counts_K: Tensor, rows_KD: Tensor, spherical: bool) -> Tensor:
-    """Put centres of nearly empty clusters `beside` those of rows drawn at random, so in proportion to their sizes.
+def _split(centers_KD: Tensor, counts_K: Tensor, rows_KD: Tensor, spherical: bool) -> Tensor:
+    """Put centers of nearly empty clusters `beside` those of rows drawn at random, so in proportion to their sizes.
 
     As many as are missing where clusters are more than twice the mean size; others may be small by
-    right."""
+    right.
+    """
     mean = counts_K.mean().clamp_min(1.0)
     room = (counts_K / mean).floor().sub(1.0).clamp_min(0.0).sum()
     place = counts_K.argsort(stable=True).argsort()
     moved = (counts_K < _SMALL * mean) & (place < room)
-    split = beside(centres_KD[nearest(rows_KD, centres_KD, on_sphere=spherical)[0]], rows_KD)[place]
-    return torch.where(moved.unsqueeze(1), unit(split) if spherical else split, centres_KD)
+    split = beside(centers_KD[nearest(rows_KD, centers_KD, on_sphere=spherical)[0]], rows_KD)[place]
+    return torch.where(moved.unsqueeze(1), unit(split) if spherical else split, centers_KD)
 
 
-def beside(centres: Tensor, vectors: Tensor) -> Tensor:
+def beside(centers: Tensor, vectors: Tensor) -> Tensor:
     """Places from where a code takes a share of another's vectors: `1/√D` of the way to a vector.
 
     In many dimensions a code that lies on a vector attracts no other vector: to all of them a code
     that is a mean is nearer, and is left with everything. Of vectors that differ in D independent
     directions, a code this close to the mean takes about a third. This is the splitting of Linde,
-    Buzo and Gray (1980) with a step that fits the width."""
-    return centres.lerp(vectors, centres.shape[-1] ** -0.5)
+    Buzo and Gray (1980) with a step that fits the width.
+    """
+    return centers.lerp(vectors, centers.shape[-1] ** -0.5)
 
 
-def _sums(x_ND: Tensor, centres_KD: Tensor, spherical: bool) -> tuple[Tensor, Tensor]:
-    both = x_ND.new_zeros(centres_KD.numel() + len(centres_KD))
-    sums, counts = both[: centres_KD.numel()].view_as(centres_KD), both[centres_KD.numel() :]
-    tally(x_ND, nearest(x_ND, centres_KD, on_sphere=spherical)[0], sums, counts)
+def _sums(x_ND: Tensor, centers_KD: Tensor, spherical: bool) -> tuple[Tensor, Tensor]:
+    both = x_ND.new_zeros(centers_KD.numel() + len(centers_KD))
+    sums, counts = both[: centers_KD.numel()].view_as(centers_KD), both[centers_KD.numel() :]
+    tally(x_ND, nearest(x_ND, centers_KD, on_sphere=spherical)[0], sums, counts)
     pool(both)
     return sums, counts
 

@@ -40,7 +40,7 @@ class _Walk:
     usage_SK: Tensor
 
 
-class LearntCodebook(Codebook, ABC, abstract=True):
+class LearnedCodebook(Codebook, ABC, abstract=True):
     """Books searched one after the other, each for what the last has left.
 
     Args:
@@ -156,12 +156,13 @@ class LearntCodebook(Codebook, ABC, abstract=True):
         return indices, distances
 
     @torch.no_grad()
-    def initialise(self, z: Tensor) -> None:
+    def initialize(self, z: Tensor) -> None:
         """Start the books, level after level, from vectors `[…, D]` of all ranks, which call it together.
 
         Each level fits its codes to what the last has left; of a shared book, each level an equal
         part, so that there are codes for what is left at every level, which are much shorter than
-        those for the vectors."""
+        those for the vectors.
+        """
         with full_precision(z):
             x = self._input(z)
             need_finite(torch.tensor(dist.all_true(bool(x.isfinite().all()), x.device)))
@@ -208,7 +209,7 @@ class LearntCodebook(Codebook, ABC, abstract=True):
     def _need_ready(self) -> None:
         if not self.ready:
             raise ValueError(
-                "got a codebook without codes; allowed is one that was started: call initialise(vectors), load a "
+                "got a codebook without codes; allowed is one that was started: call initialize(vectors), load a "
                 "checkpoint, or make a first pass in training mode, not frozen"
             )
 
@@ -216,7 +217,7 @@ class LearntCodebook(Codebook, ABC, abstract=True):
     @torch.no_grad()
     def _encode(self, x_ND: Tensor, sum_residuals: bool) -> _Walk:
         if self.learning and not self.ready:
-            self.initialise(x_ND)
+            self.initialize(x_ND)
         self._need_ready()
         filled = self.books.begin(len(x_ND)) if self.learning else None
         num_levels = self.num_levels

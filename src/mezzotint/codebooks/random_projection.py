@@ -1,12 +1,13 @@
 """Random projection quantizer of BEST-RQ (Chiu et al. 2022, arXiv 2202.01855): labels that need no training.
 
-Vectors are normalised, projected by a fixed random matrix (Xavier), and given the index of the
+Vectors are normalized, projected by a fixed random matrix (Xavier), and given the index of the
 nearest of K fixed random directions. Several books side by side, each with its projection, are
-several labels (Zhang et al. 2023, arXiv 2303.01037). The paper normalises inputs over its data set;
-here each vector is normalised by itself, unless it is said to be normalised already.
+several labels (Zhang et al. 2023, arXiv 2303.01037). The paper normalizes inputs over its data set;
+here each vector is normalized by itself, unless it is said to be normalized already.
 
-Nothing is learnt and there is no gradient to the input. Projection and directions are drawn from
-the seed, the same on every rank, and kept in the checkpoint."""
+Nothing is learned and there is no gradient to the input. Projection and directions are drawn from
+the seed, the same on every rank, and kept in the checkpoint.
+"""
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class RandomProjection(Codebook):
         num_codes: directions of each book, 2 or more.
         num_books: labels for one vector.
         code_dim: width of the projection.
-        normalise: scale each vector to mean 0 and variance 1 over its channels first.
+        normalize: scale each vector to mean 0 and variance 1 over its channels first.
         seed: of projections and directions.
     """
 
@@ -41,13 +42,13 @@ class RandomProjection(Codebook):
         num_codes: int = 8192,
         num_books: int = 1,
         code_dim: int = 16,
-        normalise: bool = True,
+        normalize: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(dim, num_codes, num_books, num_books * code_dim)
         if code_dim < 1:
             raise ValueError(f"got code_dim={code_dim}; allowed is 1 or more: the paper's is 16")
-        self.code_dim, self.normalise = code_dim, normalise
+        self.code_dim, self.normalize = code_dim, normalize
         reach = (6.0 / (dim + code_dim)) ** 0.5
         uniform = Draws(torch.arange(num_books), key_of(seed, "projection")).uniform(
             "xavier", code_dim, dim
@@ -103,5 +104,5 @@ class RandomProjection(Codebook):
         """Directions `[S, N, code_dim]`."""
         x = self._rows(z)
         need_finite(x.isfinite().all())
-        x = torch.nn.functional.layer_norm(x, (self.dim,)) if self.normalise else x
+        x = torch.nn.functional.layer_norm(x, (self.dim,)) if self.normalize else x
         return unit(torch.einsum("nd,scd->snc", x, self.projections))

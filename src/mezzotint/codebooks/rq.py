@@ -8,22 +8,23 @@ the codes go from coarse to fine.
 is left to length 1, takes the nearest of K directions, and subtracts that direction, of length 1,
 from what was left as it was. For vectors much longer than 1 the levels are then S clusterings of
 nearly the same vector, and for vectors shorter than 1 the energy rises. Its books are not kept at
-length 1 by its source: `EMA(rule="norm", renormalise=False)` is that.
+length 1 by its source: `EMA(rule="norm", renormalize=False)` is that.
 
 Where this differs from that source: starts and revived codes are the same on all ranks, frozen
 books are never written, the loss is the commitment term alone (the other has no gradient), and
-several codes a level are the nearest ones."""
+several codes a level are the nearest ones.
+"""
 
 from typing import Literal
 
 from mezzotint.codebooks.books import EMA, Init
 from mezzotint.codebooks.gradient import Gradient
-from mezzotint.codebooks.learned import LearntCodebook, one_of
+from mezzotint.codebooks.learned import LearnedCodebook, one_of
 
 _EMA = EMA()
 
 
-class RQ(LearntCodebook):
+class RQ(LearnedCodebook):
     """S levels of K codes.
 
     Args:

@@ -4,18 +4,19 @@ VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937) with codes that follow their
 averages. With `metric="cosine"` vectors and codes have length 1, as in BEiT v2 (Peng et al. 2022,
 arXiv 2208.06366), BEATs (Chen et al. 2022, arXiv 2212.09058) and BRIDLE: `VQ(dim=256,
 num_codes=1024, ema=EMA(rule="norm"), commitment=1.0)` is that of BEATs. The loss is the commitment
-term alone: the other term of VQ-VAE has no gradient when codes are averages."""
+term alone: the other term of VQ-VAE has no gradient when codes are averages.
+"""
 
 from typing import Literal
 
 from mezzotint.codebooks.books import EMA, Init
 from mezzotint.codebooks.gradient import Gradient
-from mezzotint.codebooks.learned import LearntCodebook, one_of
+from mezzotint.codebooks.learned import LearnedCodebook, one_of
 
 _EMA = EMA()
 
 
-class VQ(LearntCodebook):
+class VQ(LearnedCodebook):
     """One book.
 
     Args:

@@ -3,7 +3,8 @@
 A label that `n` training samples have weighs `1 / (n + 0.01)`, and a sample what its labels weigh
 together, as AST's code draws AudioSet (Gong et al. 2021, arXiv 2104.01778; of the weights only the
 proportions matter). Which samples an epoch has is a function of (seed, epoch) alone, so a run
-resumes exactly and all processes draw the same."""
+resumes exactly and all processes draw the same.
+"""
 
 from dataclasses import dataclass
 

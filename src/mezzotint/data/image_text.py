@@ -1,13 +1,14 @@
 """Images with text: a picture and what is said of it, as one sample.
 
-A sample is one tensor, as everywhere: float32 `[4, H, W]`, of which three channels are the colours
+A sample is one tensor, as everywhere: float32 `[4, H, W]`, of which three channels are the colors
 in [0, 1] and the fourth holds the text's tokens, row by row from its first place on, 0 (padding)
 where there is none. `pack` and `unpack` are the two ways; `Input.text` says how many tokens there
 are. Only transformers over patches take such samples.
 
 The question that any such data can be asked is DABS's: does this text belong to this picture?
 (Tamkin et al. 2021, arXiv 2111.12062, "mismatched caption".) Half of the pairs asked about are
-true, the others have the text of another picture of the same side of the split."""
+true, the others have the text of another picture of the same side of the split.
+"""
 
 import copy
 import csv
@@ -43,7 +44,7 @@ def pack(images: Tensor, tokens: Tensor) -> Tensor:
 
 
 def unpack(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Samples `[B, 4, H, W]` → their colours `[B, 3, H, W]`, and int64 tokens `[B, length]`."""
+    """Samples `[B, 4, H, W]` → their colors `[B, 3, H, W]`, and int64 tokens `[B, length]`."""
     return x[:, :3], x[:, 3].flatten(1)[:, :length].long()
 
 

@@ -17,7 +17,8 @@ Lists of video files, as data sets bring them; any other is read as lists of aud
   `1.webm`, the class the template without brackets.
 
 Files with labels, as a list or a folder names them: what sources of sound and of video have in
-common."""
+common.
+"""
 
 import csv
 import io
@@ -68,7 +69,7 @@ def entries_of_folder(
         allowed: formats, in messages.
 
     Returns:
-        What is learnt from, what is scored on, and the name of that split; none is scored on
+        What is learned from, what is scored on, and the name of that split; none is scored on
         without splits.
 
     Raises:

@@ -19,7 +19,7 @@ class Held:
         images: uint8 `[N, C, H, W]`.
         labels: int64 `[N]`; negative where there is none.
         ids: what `Sample["id"]` is made of: the name of the source, or one name a sample.
-        input: shape and normalisation.
+        input: shape and normalization.
     """
 
     images: Tensor

@@ -28,7 +28,7 @@ class Task:
 
     Attributes:
         name: what is predicted and how it is split, `"category/across-styles"`.
-        kind: `"classify"`: labels of `train` are learnt and those of `test` predicted. `"tag"`: the
+        kind: `"classify"`: labels of `train` are learned and those of `test` predicted. `"tag"`: the
             same, where a sample has any number of labels. `"retrieve"`: each sample of `test` looks
             for the one with its own label among `train`.
         labels: int64 `[N]`, or to tag bool `[N, C]`, for all samples of the source; only those of

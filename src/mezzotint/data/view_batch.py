@@ -1,7 +1,8 @@
 """A few chosen samples as a view generator gets them, and which part of the image each view shows.
 
 For whoever looks at views outside of training: the gallery, and the measure of what the features
-tell about them."""
+tell about them.
+"""
 
 from dataclasses import dataclass, field
 

@@ -4,7 +4,8 @@ Detections of a class are matched to the objects of their image in order of thei
 the free object that it overlaps most, if by enough. Precision, made monotone, is read at 101
 recalls; AP is the mean over ten IoUs from 0.5 to 0.95 and over the classes that have objects.
 Ignored objects are not asked for, and what matches only them is left out. At most 100 detections of
-a class count in an image."""
+a class count in an image.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

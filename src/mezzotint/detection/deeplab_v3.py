@@ -2,8 +2,9 @@
 
 The last stage keeps the size of the one before it and looks further apart instead: dilation 2,
 times a factor for each block (multi-grid); a pyramid of dilated convolutions and the average of the
-whole image stand on it. Only the hardest share of the pixels of a batch is learnt from (hard pixel
-mining). Weights, and what the encoder is, stay the same."""
+whole image stand on it. Only the hardest share of the pixels of a batch is learned from (hard pixel
+mining). Weights, and what the encoder is, stay the same.
+"""
 
 from collections.abc import Sequence
 
@@ -27,7 +28,7 @@ class DeepLabV3(Localizer, kind="deeplab_v3"):
         rates: dilations of the pyramid.
         multi_grid: factors of the dilation of the last stage's blocks, repeated where it has more.
         dropout: before the last convolution.
-        hardest: share of the pixels that is learnt from.
+        hardest: share of the pixels that is learned from.
         scale: smallest and largest factor that a training image is resized by.
         crop: height and width of what is cut out of it; `None` takes whole images.
         norm: let the encoder's norms learn, or keep them `frozen`.
@@ -77,7 +78,7 @@ class DeepLabV3(Localizer, kind="deeplab_v3"):
         height, width = (max(x.shape[d] for x, _ in pairs) for d in (1, 2))
         mean = (
             images[0].new_tensor(self.encoder.input.mean).view(3, 1, 1)
-        )  # what lies outside is 0 when normalised
+        )  # what lies outside is 0 when normalized
         x = torch.stack([_padded(one - mean, height, width, 0.0) + mean for one, _ in pairs])
         wanted = torch.stack([_padded(classes, height, width, VOID) for _, classes in pairs]).long()
         each = cross_entropy(self._logits(x), wanted, ignore_index=VOID, reduction="none").flatten()

@@ -3,7 +3,8 @@
 What features are worth for finding things shows at an equal budget: the same scenes in the same
 order, the same network around the encoder, the same rates and seeds; only the encoder's weights
 differ. The last weights are scored, never the best. Each run is finished once: started again with
-the same directory, only what is missing is trained."""
+the same directory, only what is missing is trained.
+"""
 
 import copy
 import json
@@ -90,7 +91,7 @@ def plan(
 
     Args:
         encoder: a run, or an encoder's directory; a residual network.
-        what: name or file of a transfer recipe; or a folder in VOC or COCO format, which is learnt
+        what: name or file of a transfer recipe; or a folder in VOC or COCO format, which is learned
             as `voc07_c4` and `coco_c4` say.
         overrides: of the recipe, such as `training.steps=300`.
         seeds: see `Transfer`.

@@ -3,13 +3,14 @@
 The names are those of torchvision turned into detectron2's (Huang et al. 2022, arXiv 2208.00275,
 convert so): `layerN.` → `res(N+1).`, `bnK` → `convK.norm`, `downsample.0` and `.1` → `shortcut` and
 `shortcut.norm`, and what stands before the first stage → `stem.`. Which branch of a run is taken is
-an argument with a default, and naming the default is allowed. Normalisation and colour order are
+an argument with a default, and naming the default is allowed. Normalization and color order are
 not part of that format, and gaps to published detection figures were traced to them, so they are
 written beside the file as a configuration.
 
 The pickle holds nothing but strings, numbers and arrays. Arrays are stored as `numpy.ndarray(shape,
 type, bytes)`, which every version of numpy can read; reading admits arrays alone, and refuses any
-other name before it is looked up."""
+other name before it is looked up.
+"""
 
 import io
 import pickle

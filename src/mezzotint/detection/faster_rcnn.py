@@ -4,8 +4,9 @@
 with one norm after it, as the field's transfer benchmarks do: the whole encoder is used, and the
 region is cut to the size that this stage saw in pretraining. `fpn` puts a pyramid on all stages
 (Lin et al. 2016, arXiv 1612.03144). The networks are torchvision's, with the encoder's own
-normalisation. They differ from detectron2's in details: box losses are smooth L1 with a threshold
-of 1/9 for proposals, and a pyramid keeps as many proposals in training before NMS as after it."""
+normalization. They differ from detectron2's in details: box losses are smooth L1 with a threshold
+of 1/9 for proposals, and a pyramid keeps as many proposals in training before NMS as after it.
+"""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,10 +1,11 @@
 """The loop that trains a localizer: order, flips and sampling are functions of seed and step, as everywhere.
 
-    scenes → flips → losses → guard → optimiser → checkpoint; then exact norms, and the figures
+    scenes → flips → losses → guard → optimizer → checkpoint; then exact norms, and the figures
 
 It is a loop of its own because images have sizes and numbers of objects of their own; what it is
-made of (optimisers and their groups, schedules, guard, checkpoints, log) is that of pretraining. It
-runs in one process."""
+made of (optimizers and their groups, schedules, guard, checkpoints, log) is that of pretraining. It
+runs in one process.
+"""
 
 import dataclasses
 import time

@@ -6,7 +6,8 @@ the feature of the clip, so that clips of any length have one. 5.3 M parameters 
 2,048 features and 64 mels.
 
 Differs from the published code in that the channels of the convolutions, 64 there, are a parameter,
-and that the statistics of the input may be part of the model (`running_norm`)."""
+and that the statistics of the input may be part of the model (`running_norm`).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class AudioNTT(Encoder, kind="audio_ntt"):
         dim: number of features.
         width: channels of the convolutions.
         dropout: between the two layers of each frame.
-        running_norm: normalise the input once more, by a mean and deviation that follow the first
+        running_norm: normalize the input once more, by a mean and deviation that follow the first
             so many samples of training and stand still from then on; 0 for none. For a source whose
             statistics are not known.
     """
@@ -81,7 +82,7 @@ class AudioNTT(Encoder, kind="audio_ntt"):
 
 
 class RunningNorm(nn.Module):
-    """Normalise by one mean and one deviation, which follow what is seen in training until they are frozen.
+    """Normalize by one mean and one deviation, which follow what is seen in training until they are frozen.
 
     Both are those of all values seen so far, as one pass over them would give (Chan et al. 1979),
     so they depend neither on the size of the batches nor on their order. They are part of the
@@ -107,7 +108,7 @@ class RunningNorm(nn.Module):
         self.register_buffer("square", torch.zeros((), dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, …]` → the same, normalised; as it is before anything was seen."""
+        """`[B, …]` → the same, normalized; as it is before anything was seen."""
         if self.training:
             self._follow(x.detach())
         known = self.count > 0

@@ -1,9 +1,10 @@
-"""Batch normalisation over the batches of all processes, on any device.
+"""Batch normalization over the batches of all processes, on any device.
 
 `torch.nn.SyncBatchNorm` refuses CPU tensors. This one takes each rank's mean and variance, gathers
 them (one small collective a layer, with its gradient), and pools them; that is exact and stable,
 where a mean of squares minus a squared mean would cancel. On one process it is `torch.nn.BatchNorm`
-to the bit. Each rank must hold as many values as the others."""
+to the bit. Each rank must hold as many values as the others.
+"""
 
 from typing import Any, TypeVar, cast
 
@@ -20,7 +21,8 @@ class SynchronizedBatchNorm(_BatchNorm):
     """BatchNorm of any dimension, `[B, C, …]`, whose training statistics are those of the global batch.
 
     Names and shapes of parameters and buffers are those of `torch.nn.BatchNorm2d`. It can carry the
-    drop-out and activation that timm builds into its norm layers."""
+    drop-out and activation that timm builds into its norm layers.
+    """
 
     def __init__(self, num_features: int, **settings: Any) -> None:
         super().__init__(num_features, **settings)
@@ -34,15 +36,15 @@ class SynchronizedBatchNorm(_BatchNorm):
             )
 
     def forward(self, input: Tensor) -> Tensor:
-        """`[B, C, …]`, normalised over all but dimension 1 and all ranks."""
+        """`[B, C, …]`, normalized over all but dimension 1 and all ranks."""
         uses_batch = self.training or self.running_mean is None
         alone = dist.world_size() == 1 or not uses_batch
-        out = super().forward(input) if alone else self._synchronised(input)
+        out = super().forward(input) if alone else self._synchronized(input)
         if self.drop is not None:
             out = self.drop(out)
         return out if self.act is None else self.act(out)
 
-    def _synchronised(self, x: Tensor) -> Tensor:
+    def _synchronized(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         over = [d for d in range(x.dim()) if d != 1]
         count = x.numel() // x.shape[1] * dist.world_size()
@@ -110,7 +112,7 @@ def _replacement(norm: _BatchNorm) -> SynchronizedBatchNorm:
     fused = hasattr(norm, "drop") and hasattr(norm, "act")  # timm's BatchNormAct2d
     if type(norm) not in _PLAIN and not fused:
         raise TypeError(
-            f"cannot synchronise {type(norm).__name__}; BatchNorm1d, 2d, 3d and timm's BatchNormAct2d are known; "
+            f"cannot synchronize {type(norm).__name__}; BatchNorm1d, 2d, 3d and timm's BatchNormAct2d are known; "
             "replace it, or train on one process"
         )
     new = SynchronizedBatchNorm(

@@ -1,14 +1,15 @@
 """The decoder of masked prediction: a small transformer that is thrown away when the encoder has been trained.
 
-It gets the encoder's features of the patches that were seen, and one learnt vector in the place of
+It gets the encoder's features of the patches that were seen, and one learned vector in the place of
 each that was not, all with their positions, and says something of the hidden ones (MAE, He et al.
 2022, arXiv 2111.06377, section 3). With `window`, attention stays within windows of the grid that
 move by half their size in every other block (AudioMAE, Huang et al. 2022, arXiv 2207.06405):
-neighbours in a spectrogram tell more than the same sound at another time.
+neighbors in a spectrogram tell more than the same sound at another time.
 
 Differs from AudioMAE's in that blocks are those of the encoder, with fixed positions instead of a
-learnt bias, and that windows follow from the grid instead of being made for 64 × 8; a moved window
-goes on at the other end of the grid."""
+learned bias, and that windows follow from the grid instead of being made for 64 × 8; a moved window
+goes on at the other end of the grid.
+"""
 
 import itertools
 import math
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.encoders.patches import take
-from mezzotint.encoders.vit import ViT, blocks, initialise
+from mezzotint.encoders.vit import ViT, blocks, initialize
 from mezzotint.recipe.component import Component
 
 
@@ -69,7 +70,7 @@ class MaskedDecoder(nn.Module):
         self.blocks = blocks(size.width, size.depth, size.heads)
         self.norm = nn.LayerNorm(size.width, eps=1e-6)
         self.head = nn.Linear(size.width, outputs)
-        initialise(self)
+        initialize(self)
 
     def forward(
         self, seen: Tensor, keep: Tensor, hidden: Tensor, where: Tensor, grid: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""DGCNN (Wang et al. 2019, arXiv 1801.07829): convolution over each point's neighbours, found anew in every layer.
+"""DGCNN (Wang et al. 2019, arXiv 1801.07829): convolution over each point's neighbors, found anew in every layer.
 
 An edge convolution takes the maximum over the k nearest points j of h(x_i, x_j − x_i), h being
 linear, BatchNorm and LeakyReLU(0.2). Widths 64, 64, 128, 256; their outputs side by side go through
@@ -7,7 +7,8 @@ authors' code, k = 20).
 
 The linear layer is split, W [x_i, x_j − x_i] = (W₁ − W₂) x_i + W₂ x_j, and applied to the points
 instead of the edges: k times less work, and the same numbers up to rounding, which the tests hold
-it to."""
+it to.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class EdgeConv(nn.Module):
     Args:
         inputs: channels that go in.
         outputs: channels that come out.
-        k: neighbours of a point.
+        k: neighbors of a point.
     """
 
     def __init__(self, inputs: int, outputs: int, k: int) -> None:
@@ -54,19 +55,19 @@ class EdgeConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inputs, N]` → `[B, outputs, N]`."""
         batch, channels, count = x.shape
-        neighbours = nearest_points(x, self.k)
+        neighbors = nearest_points(x, self.k)
         own, edge = self.linear.weight[:, :channels], self.linear.weight[:, channels:]
-        centre = nn.functional.conv1d(x, own - edge)
+        center = nn.functional.conv1d(x, own - edge)
         point = nn.functional.conv1d(x, edge).transpose(
             1, 2
-        )  # [B, N, outputs]: a neighbour's values lie together
-        flat = (neighbours + torch.arange(batch, device=x.device).view(-1, 1, 1) * count).view(-1)
+        )  # [B, N, outputs]: a neighbor's values lie together
+        flat = (neighbors + torch.arange(batch, device=x.device).view(-1, 1, 1) * count).view(-1)
         around = (
             point.reshape(batch * count, -1)
             .index_select(0, flat)
             .view(batch, count, -1, point.shape[2])
         )
-        edges = (around + centre.transpose(1, 2).unsqueeze(2)).permute(0, 3, 1, 2)
+        edges = (around + center.transpose(1, 2).unsqueeze(2)).permute(0, 3, 1, 2)
         # A maximum and a rising activation commute; after the maximum there are k times fewer
         # values.
         return self.act(self.norm(edges).amax(dim=3))  # type: ignore[no-any-return]
@@ -79,19 +80,19 @@ class DGCNN(Encoder):
         input: of clouds, `(channels, points)`; any number of points is taken.
         width: of the first layers; 64 is the published network, whose features are 32 times as
             many.
-        neighbours: of a point; 20 with 1,024 points, 40 with 2,048.
+        neighbors: of a point; 20 with 1,024 points, 40 with 2,048.
     """
 
-    def __init__(self, input: Input, *, width: int = 64, neighbours: int = 20) -> None:
-        if width < 1 or neighbours < 1:
+    def __init__(self, input: Input, *, width: int = 64, neighbors: int = 20) -> None:
+        if width < 1 or neighbors < 1:
             raise ValueError(
-                f"got width={width}, neighbours={neighbours}; allowed is 1 or more: 64 and 20 are published"
+                f"got width={width}, neighbors={neighbors}; allowed is 1 or more: 64 and 20 are published"
             )
         super().__init__(input, dim=32 * width)
         widths = [input.shape[0], width, width, 2 * width, 4 * width]
         pairs = zip(widths[:-1], widths[1:], strict=True)
         self.layers = nn.ModuleList(
-            EdgeConv(inputs, outputs, neighbours) for inputs, outputs in pairs
+            EdgeConv(inputs, outputs, neighbors) for inputs, outputs in pairs
         )
         self.rest = nn.Sequential(
             nn.Conv1d(8 * width, 16 * width, 1, bias=False),

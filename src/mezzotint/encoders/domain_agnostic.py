@@ -1,21 +1,22 @@
 """The domain-agnostic transformer of DABS (Tamkin et al. 2021, arXiv 2111.12062): one size for every kind of data.
 
-A class token and learnt positions, 12 pre-norm blocks of width 256 with 8 heads of 64 and 512
+A class token and learned positions, 12 pre-norm blocks of width 256 with 8 heads of 64 and 512
 hidden units, dropout of 0.1 in them and on what goes in; the feature is the mean over all tokens,
 the class token among them, without a last LayerNorm. How a sample becomes tokens is as in
 `patches`, which is as in DABS: patches and segments through a linear, tokens by a table, features
 of a row by a vector each. Published patches: 16 × 16 for images and spectrograms, 5 steps of
 sensors, 8 for EuroSAT, 4 for wafers.
 
-Differs from the published code in that linears are Xavier-uniform, and that probes are learnt from
+Differs from the published code in that linears are Xavier-uniform, and that probes are learned from
 features without dropout: there the encoder was frozen and left in training mode, so its features
-were noisy while the probe learnt."""
+were noisy while the probe learned.
+"""
 
 import math
 
 from torch import Tensor, nn
 
-from mezzotint.encoders.vit import Attention, ViT, initialise
+from mezzotint.encoders.vit import Attention, ViT, initialize
 from mezzotint.types import Input
 
 
@@ -50,8 +51,8 @@ class DomainAgnosticBlock(nn.Module):
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
-class LearntPlaces(nn.Module):
-    """A learnt vector for each place of a grid, standard normal at first.
+class LearnedPlaces(nn.Module):
+    """A learned vector for each place of a grid, standard normal at first.
 
     Args:
         grid: patches along each axis.
@@ -72,7 +73,7 @@ class LearntPlaces(nn.Module):
         if where.shape[-2] > self.table.num_embeddings:
             raise ValueError(
                 f"got {where.shape[-2]} patches; allowed are at most the {self.table.num_embeddings} whose positions "
-                "are learnt: cut the samples, or use vit"
+                "are learned: cut the samples, or use vit"
             )
         number = where[..., 0].long()
         for axis, size in enumerate(self.grid[1:], 1):
@@ -113,12 +114,12 @@ class DomainAgnostic(ViT):
         self.heads = heads
         made = [DomainAgnosticBlock(width, heads, inner, hidden, dropout) for _ in range(depth)]
         self.drop, self.blocks = nn.Dropout(dropout), nn.Sequential(*made)
-        initialise(self.blocks)
+        initialize(self.blocks)
         self.norm = nn.Identity()  # type: ignore[assignment]
         if self.patches.axes == len(
             self.patches.grid
-        ):  # points stand anywhere: their places are learnt already
-            self.places = LearntPlaces(self.patches.grid, width)
+        ):  # points stand anywhere: their places are learned already
+            self.places = LearnedPlaces(self.patches.grid, width)
         assert self.cls is not None
         nn.init.normal_(self.cls)
         for module in self.patches.modules():

@@ -15,7 +15,7 @@ class Encoder(nn.Module, Component):
 
     Attributes:
         dim: width of the features.
-        input: shape and normalisation of what it takes.
+        input: shape and normalization of what it takes.
     """
 
     dim: int
@@ -33,5 +33,5 @@ class Encoder(nn.Module, Component):
         return self.input.modality
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, *input.shape]`, normalised → `[B, dim]`."""
+        """`[B, *input.shape]`, normalized → `[B, dim]`."""
         raise TypeError(f"{type(self).__name__} has no forward")

@@ -2,7 +2,8 @@
 
 The methods differ only in widths, in which linears have a bias, and in whether a BatchNorm ends the
 head; one builder says all of them. Parameter counts of BYOL's and SimSiam's heads are checked
-against the papers' in the tests."""
+against the papers' in the tests.
+"""
 
 from collections.abc import Sequence
 

@@ -2,7 +2,8 @@
 
 They can be evaluated like every other, at every number of bits: a callable that is a
 `torch.nn.Module` is quantized as ours are, an ONNX file by `mezzotint.quant.onnx`. Any other
-callable is what it is."""
+callable is what it is.
+"""
 
 import importlib
 from collections.abc import Callable
@@ -29,7 +30,7 @@ class ForeignEncoder(Encoder):
 
     Args:
         input: what the function takes.
-        model: normalised `[B, *input.shape]` → `[B, dim]`; a module is registered, so that it is
+        model: normalized `[B, *input.shape]` → `[B, dim]`; a module is registered, so that it is
             moved and quantized.
         dim: width of the features.
     """

@@ -7,14 +7,14 @@ A sample is cut into L patches, each of P values that stand somewhere:
 | image, audio | p × p pixels; mels × frames | row and column of the grid |
 | video | a tube of t × p × p | time, row and column |
 | series | p steps of all channels | its number |
-| points | the k nearest of a centre, centres farthest apart (Yu et al. 2022, arXiv 2111.14819) | the centre |
+| points | the k nearest of a center, centers farthest apart (Yu et al. 2022, arXiv 2111.14819) | the center |
 | tokens | one token | its number |
 | image with text | p × p pixels, then the tokens | its number (`image_text_patches`) |
 | table | one feature: its value times a vector of the feature (Gorishniy et al. 2021, arXiv 2106.11959) | its number |
 
 Positions are fixed sines and cosines of the true grid (Vaswani et al. 2017; in several axes as MAE,
 He et al. 2022, an equal share of the width each), so that any size of input has them; those of
-points are learnt from the centres.
+points are learned from the centers.
 
 Shapes: B samples, L patches, P values of a patch, D width, A axes.
 
@@ -249,7 +249,7 @@ class TablePatches(Patches):
         return values[..., :1]
 
     def places(self, width: int) -> nn.Module:
-        """A learnt vector a feature."""
+        """A learned vector a feature."""
         return _Numbered(self.grid[0], width)
 
 
@@ -290,8 +290,8 @@ class ImageTextPatches(Patches):
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, 4, H, W]` → the values of a patch, 0 of a token, and last its number or −1: `[B, L, P + 1]`."""
-        colours, tokens = unpack(x, self.text.count)
-        values, _ = self.image.split(colours)
+        colors, tokens = unpack(x, self.text.count)
+        values, _ = self.image.split(colors)
         patches = torch.cat([values, values.new_full((*values.shape[:2], 1), _NO_TOKEN)], dim=2)
         words = values.new_zeros(len(x), self.text.count, self.image.num_values + 1)
         words[..., -1] = tokens.to(values.dtype)

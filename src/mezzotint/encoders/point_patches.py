@@ -1,8 +1,9 @@
-"""Patches of a point cloud: groups of near points around centres that lie far apart.
+"""Patches of a point cloud: groups of near points around centers that lie far apart.
 
 Point-BERT (Yu et al. 2022, arXiv 2111.14819), whose small PointNet has BatchNorm where this has
-none, and whose first centre is drawn at random where this is the point farthest from the mean: the
-same cloud has the same groups."""
+none, and whose first center is drawn at random where this is the point farthest from the mean: the
+same cloud has the same groups.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from mezzotint.encoders.patches import Patches, take
 
 
 class PointPatches(Patches):
-    """Groups of near points, each seen by a small PointNet from its centre.
+    """Groups of near points, each seen by a small PointNet from its center.
 
     Args:
         shape: `(3, N)`.
@@ -34,11 +35,11 @@ class PointPatches(Patches):
 
     @property
     def axes(self) -> int:
-        """Three: the centre."""
+        """Three: the center."""
         return 3
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, 3, N]` → `[B, L, k, 3]`, neighbours as seen from their centre and nearest first, and `[B, L, 3]`."""
+        """`[B, 3, N]` → `[B, L, k, 3]`, neighbors as seen from their center and nearest first, and `[B, L, 3]`."""
         points = x.transpose(1, 2)
         if points.shape[1] < max(self.group_size, self.count):
             raise ValueError(
@@ -46,11 +47,11 @@ class PointPatches(Patches):
                 "clouds with as many points: keep more points, or take fewer or smaller groups"
             )
         with torch.no_grad():
-            centres = take(points, farthest_points(points, self.count))
-            distance = (centres.unsqueeze(2) - points.unsqueeze(1)).square().sum(dim=3)
+            centers = take(points, farthest_points(points, self.count))
+            distance = (centers.unsqueeze(2) - points.unsqueeze(1)).square().sum(dim=3)
             nearest = distance.topk(self.group_size, dim=2, largest=False).indices
         near = take(points, nearest.flatten(1)).view(*nearest.shape, -1)
-        return near - centres.unsqueeze(2), centres
+        return near - centers.unsqueeze(2), centers
 
     def embed(self, values: Tensor) -> Tensor:
         """`[B, L', k, 3]` → `[B, L', D]`; the order within a group does not matter."""
@@ -63,7 +64,7 @@ class PointPatches(Patches):
         return values.flatten(2)
 
     def places(self, width: int) -> nn.Module:
-        """Learnt from the centres."""
+        """Learned from the centers."""
         return nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
 
 

@@ -5,7 +5,8 @@ and optionally the two transformer networks that predict a 3 × 3 and a 64 × 64
 the identity, as in the authors' code.
 
 Differs in that the transformers are off by default: views that turn the cloud ask for the same
-invariance without their 2.7 M parameters."""
+invariance without their 2.7 M parameters.
+"""
 
 from typing import Literal
 

@@ -1,6 +1,6 @@
 """Residual networks (He et al. 2015, arXiv 1512.03385), with a width multiplier and three stems.
 
-Layout, names and initialisation are torchvision's, so that its state dicts load: with
+Layout, names and initialization are torchvision's, so that its state dicts load: with
 `stem="imagenet"` and `width=64` the tensors are those of `torchvision.models.resnet18` without its
 classifier. `stem="small"` is the 3 × 3, stride-1 stem without max-pooling that CIFAR work uses.
 `stem="patch"` cuts the image into patches of 4 × 4 pixels, as ConvNeXt does (Liu et al. 2022, arXiv
@@ -141,9 +141,9 @@ class ResNet(Encoder):
                 inputs = planes * block.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.num_stages = len(depths)
-        self._initialise(zero_init_residual)
+        self._initialize(zero_init_residual)
 
-    def _initialise(self, zero_init_residual: bool) -> None:
+    def _initialize(self, zero_init_residual: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,9 +1,10 @@
 """A residual network over time, for sensor series.
 
 ResNet's basic block (He et al. 2015, arXiv 1512.03385) with convolutions over time: of 5 steps
-instead of 3, since one dimension has fewer neighbours to look at (Wang et al. 2017, arXiv
+instead of 3, since one dimension has fewer neighbors to look at (Wang et al. 2017, arXiv
 1611.06455, take 8, 5 and 3). A stem of 7 steps, stages that halve the time and double the channels,
-the mean over time, and its maximum beside it where that is wanted."""
+the mean over time, and its maximum beside it where that is wanted.
+"""
 
 from typing import Literal
 

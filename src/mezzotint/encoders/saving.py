@@ -12,7 +12,8 @@ of the simulation (`mezzotint.quant.bits`), exactly.
 
 For each quantized weight there are `NAME.codes` (uint8, see `mezzotint.quant.packing`) and
 `NAME.scale` (float32, one a channel or group); the rest of the encoder stands under its own names.
-Nothing is pickled."""
+Nothing is pickled.
+"""
 
 import dataclasses
 import hashlib
@@ -45,7 +46,7 @@ def save_encoder(
     Args:
         encoder: one that a recipe can name (`encoder.config`).
         path: directory to write, made when missing.
-        made_by: what to remember about its making (recipe, command, steps, licence of the data).
+        made_by: what to remember about its making (recipe, command, steps, license of the data).
 
     Returns:
         The directory.
@@ -106,7 +107,7 @@ def load_encoder(path: str | Path) -> Encoder:
         path: an `encoder/` directory, a run directory that holds one, or a packed export.
 
     Returns:
-        A module whose `forward` takes `[B, *input.shape]` normalised with `input.mean` and
+        A module whose `forward` takes `[B, *input.shape]` normalized with `input.mean` and
         `input.std` and returns `[B, dim]`.
 
     Raises:

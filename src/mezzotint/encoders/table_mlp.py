@@ -7,7 +7,7 @@ from mezzotint.types import Input
 
 
 class TableMLP(Encoder, kind="table_mlp"):
-    """Layers of one width over standardised features.
+    """Layers of one width over standardized features.
 
     Args:
         input: of rows, `(features,)`.

@@ -3,7 +3,8 @@
 timm (Wightman, github.com/huggingface/pytorch-image-models) holds some 1,300 image networks. The
 adapter builds one without its classifier, for the input's channels and, where the network depends
 on it, its size. Weights come from a file that is already there, and are read without pickle's code
-execution."""
+execution.
+"""
 
 import difflib
 import importlib
@@ -128,7 +129,7 @@ def _features(model: Any) -> int:
 
 
 def _require_all_loaded(model: nn.Module, again: nn.Module, path: str) -> None:
-    """Refuse a file that left weights as initialised: timm skips what a file lacks, and says so in its log only.
+    """Refuse a file that left weights as initialized: timm skips what a file lacks, and says so in its log only.
 
     What differs between two builds is still random; constants that a file lacks are not noticed.
     """

@@ -1,7 +1,7 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) for any modality: patches, then pre-norm blocks.
 
 Named sizes, as width / depth / heads: tiny 192 / 12 / 3, small 384 / 12 / 6, base 768 / 12 / 12,
-large 1024 / 24 / 16. Everything that depends on the modality stands in `patches`. Initialisation
+large 1024 / 24 / 16. Everything that depends on the modality stands in `patches`. Initialization
 and details as in MAE (He et al. 2022, arXiv 2111.06377): fixed sine-cosine positions,
 Xavier-uniform linears, biases 0, LayerNorms with ε = 1e-6.
 
@@ -126,7 +126,7 @@ def blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.Seq
     )
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     """Xavier-uniform weights and no biases, for every linear in a module."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
@@ -173,13 +173,13 @@ class ViT(Encoder):
         self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02) if pool == "cls" else None
         self.blocks = blocks(width, depth, heads, drop_path)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        initialise(self)
+        initialize(self)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """The patches' features.
 
         Args:
-            x: `[B, *sizes]`, normalised.
+            x: `[B, *sizes]`, normalized.
             keep: int64 `[B, L']`, the patches that are seen, of each sample; by default all.
 
         Returns:

@@ -1,6 +1,6 @@
 """The attentive probe: what a frozen transformer's patches are worth to one who may choose among them.
 
-Mean pooling hides what few patches know. Here a learnt query for each head attends over a sample's
+Mean pooling hides what few patches know. Here a learned query for each head attends over a sample's
 patches, and a linear classifies what the heads have gathered (as in CoCa, Yu et al. 2022, arXiv
 2205.01917, and V-JEPA, Bardes et al. 2024, arXiv 2404.08471). Differs from those in that there are
 no layers besides: with frozen keys a query is a direction of the patches' features, and values are
@@ -22,7 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mezzotint.data.sampling import held_out
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.metrics import classification, labelled
+from mezzotint.evaluation.metrics import classification, labeled
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.seeding import key_of
 from mezzotint.types import Features
@@ -32,7 +32,7 @@ _STOPS = 5
 
 
 class Attentive(Probe):
-    """Learnt queries over frozen patches, and a linear.
+    """Learned queries over frozen patches, and a linear.
 
     Args:
         heads: H, how many queries.
@@ -74,8 +74,8 @@ class Attentive(Probe):
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield what the linear probe does, of patches `[N, L, D]`; those that are NaN are padding."""
-        x, labels = labelled(train, "training")
-        queries, answers = labelled(test, "test")
+        x, labels = labeled(train, "training")
+        queries, answers = labeled(test, "test")
         if labels.ndim == 1:
             names, y = torch.unique(labels, return_inverse=True)
         else:

@@ -15,10 +15,11 @@ samples, their float pass from which the ranges of all widths are taken. Each se
 quantized once, and its features are extracted once for all tasks and probes; where tasks are folds,
 once for each, as a fold is calibrated on its own training samples. Nothing is shared that would
 make a row depend on which others are measured: starting the linear probe from the solution of the
-neighbouring width was tried, saved next to nothing, and moved figures (`docs/bits.md`).
+neighboring width was tried, saved next to nothing, and moved figures (`docs/bits.md`).
 
 How much an encoder at low bits agrees with itself in float, where no labels tell what is lost:
-neighbours kept."""
+neighbors kept.
+"""
 
 import dataclasses
 import functools
@@ -34,7 +35,7 @@ from mezzotint.evaluation.calibration import by_fold, calibration_order, read_ca
 from mezzotint.evaluation.features import Extraction, extract_readable
 from mezzotint.evaluation.knn import similarities
 from mezzotint.evaluation.label_free import at_most
-from mezzotint.evaluation.metrics import Share, classification, labelled
+from mezzotint.evaluation.metrics import Share, classification, labeled
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.evaluation.ptq import Calibrated, CalibratedFile, Setting, calibrated_copy
 from mezzotint.evaluation.results import Evaluation
@@ -56,7 +57,7 @@ _MOST = 4_096
 
 
 def agreement(level: Extraction, found: Extraction) -> Row:
-    """The figure `all/kept`: of the 10 nearest neighbours (cosine) in float, the share that are so at low bits, too.
+    """The figure `all/kept`: of the 10 nearest neighbors (cosine) in float, the share that are so at low bits, too.
 
     Args:
         level: features in float.
@@ -71,7 +72,7 @@ def agreement(level: Extraction, found: Extraction) -> Row:
         else 1.0
     )
     return Row(
-        "neighbours", "all/kept", kept, 32, 32, "float32", 0, f"neighbours/1 k={k} samples={count}"
+        "neighbors", "all/kept", kept, 32, 32, "float32", 0, f"neighbors/1 k={k} samples={count}"
     )
 
 
@@ -243,7 +244,7 @@ def _float_heads(found: Extraction, tasks: Sequence[Task], heads: Heads) -> Iter
     for task, train, test in splits(found, tasks):
         for (name, protocol), fitted in heads.items():
             if name == task.name:
-                queries, answers = labelled(test, "test")
+                queries, answers = labeled(test, "test")
                 for head in fitted:
                     for metric, value in classification(head.logits(queries), head.names, answers):
                         row = Row(

@@ -4,7 +4,8 @@ They are never test samples of any task: a range that has seen the test set is a
 one. They are read without augmentation, and which they are is a function of the seed and of the
 samples' indices. The papers' code calibrates on augmented samples and, by a slip in its loop, on
 one batch or five whatever number is asked for (SSQL's source); here a number that is asked for is
-kept to exactly."""
+kept to exactly.
+"""
 
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.source import FOLD, Source, Task
-from mezzotint.evaluation.features import Normalise, read_batches
+from mezzotint.evaluation.features import Normalize, read_batches
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input
 
@@ -83,14 +84,14 @@ def read_calibration(
             f"got {option}={count}; allowed are 1 to {len(order)}, the samples that some task trains on and none tests "
             "on: give another number, or more data"
         )
-    normalise = Normalise(input, device or torch.device("cpu"))
+    normalize = Normalize(input, device or torch.device("cpu"))
     batches: list[Tensor] = []
     wanted = DEFAULT if count is None else count
     missing, total = wanted, len(order)
     while missing and len(order):
         for _, x, _ in read_batches(source, order[:missing], batch_size, workers):
             if len(x):
-                batches.append(normalise(x))
+                batches.append(normalize(x))
         order = order[missing:]
         missing = wanted - sum(map(len, batches))
     if missing and count is not None:

@@ -1,6 +1,6 @@
 """The linear probe of BYOL-A and EVAR (Niizumi et al. 2021, arXiv 2103.06695), for audio.
 
-Features are standardised one by one with mean and deviation of the training samples (scikit-learn's
+Features are standardized one by one with mean and deviation of the training samples (scikit-learn's
 StandardScaler), and a linear classifier is trained by Adam until the validation accuracy has not
 risen for some epochs; the weights of the best epoch are scored. The validation samples are those
 that the data says, else a stratified tenth of the training samples, another for each seed. BYOL-A's
@@ -9,7 +9,8 @@ figures are means over repeats of that.
 Settings of BYOL-A: rate 1e-3, batches of 200, at most 200 epochs, patience 10. EVAR's: rate 3e-4,
 decay 1e-8, patience
 20. Against `linear`, our own, which is solved to its optimum, it is one of a schedule; it is here
-  so that figures can be set beside published ones."""
+  so that figures can be set beside published ones.
+"""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mezzotint.data.sampling import held_out
-from mezzotint.evaluation.metrics import classification, labelled, learnable
+from mezzotint.evaluation.metrics import classification, labeled, learnable
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.recipe.component import factory
 from mezzotint.seeding import key_of, sample_order
@@ -29,7 +30,7 @@ _BETAS, _EPS = (0.9, 0.999), 1e-8
 
 
 class EVAR(Probe):
-    """A linear classifier on standardised features, trained by Adam and stopped early.
+    """A linear classifier on standardized features, trained by Adam and stopped early.
 
     Args:
         lr: of Adam.
@@ -81,7 +82,7 @@ class EVAR(Probe):
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and `epochs`, at which it was best."""
         x, names, y = learnable(train)
-        queries, answers = labelled(test, "test")
+        queries, answers = labeled(test, "test")
         for seed in range(seeds):
             held = self._held(train, y, seed)
             scaler = _Standard(x if held is None else x[~held])
@@ -91,7 +92,7 @@ class EVAR(Probe):
             yield self.row("epochs", float(best), seed)
 
     def _held(self, train: Features, y: Tensor, seed: int) -> Tensor | None:
-        """Validation samples, bool `[N]`; none where a class has one sample, and all are learnt from to the end."""
+        """Validation samples, bool `[N]`; none where a class has one sample, and all are learned from to the end."""
         held = train.validation
         if held is None:
             held = torch.from_numpy(held_out(y.cpu().numpy(), self.validation, f"evar/{seed}")).to(

@@ -4,7 +4,8 @@ The encoder is in eval mode and under `inference_mode` while it is read, and is 
 found: neither its parameters nor its BatchNorm statistics can change, whatever mode the caller had
 it in. With several processes each extracts a strided share and every rank gets all rows, in the
 source's order, none twice: a sampler that pads the last batch with repeated samples, as
-`DistributedSampler` does, would count some of them twice."""
+`DistributedSampler` does, would count some of them twice.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,10 +121,11 @@ def raw_features(
 ) -> Extraction:
     """The input itself as features: what an encoder has to beat.
 
-    Samples are normalised as `source.input` says and flattened. Images with a side above 64 px are
+    Samples are normalized as `source.input` says and flattened. Images with a side above 64 px are
     first averaged over areas to at most 32 × 32, at which a linear probe of pixels is about as good
     and has fewer weights to overfit with; videos to 4 × 16 × 16. Of tokens it is how large a share
-    of the text each has; of images with text, both."""
+    of the text each has; of images with text, both.
+    """
 
     def forward(x: Tensor) -> Tensor:
         if source.input.modality == "image_text":
@@ -156,7 +158,7 @@ def _shares(x: Tensor, vocabulary: int) -> Tensor:
     return counts / there.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
-class Normalise:
+class Normalize:
     """From stored values to what an encoder takes.
 
     Args:
@@ -230,7 +232,7 @@ def _read(
     """This rank's share, and then everyone's."""
     wanted = torch.arange(len(source)) if indices is None else indices
     share = wanted[dist.rank() :: dist.world_size()]
-    normalise = Normalise(input, device)
+    normalize = Normalize(input, device)
     kept: list[Tensor] = []
     features: list[Tensor] = []
     bad: list[Unreadable] = []
@@ -240,7 +242,7 @@ def _read(
         bad += failed
         if len(places):
             with torch.inference_mode():
-                features.append(_averaged(forward, normalise, x).float().cpu())
+                features.append(_averaged(forward, normalize, x).float().cpu())
             kept.append(places)
         if progress is not None:
             progress(done, len(share))
@@ -252,11 +254,11 @@ def _read(
     return _union(own, wanted) if dist.world_size() > 1 else Extraction(*own)
 
 
-def _averaged(forward: Callable[[Tensor], Tensor], normalise: Normalise, x: Tensor) -> Tensor:
+def _averaged(forward: Callable[[Tensor], Tensor], normalize: Normalize, x: Tensor) -> Tensor:
     """Features of samples, or of samples of several parts `[B, V, *shape]` their mean over the parts: `[B, D]`."""
-    if x.ndim == len(normalise.input.shape) + 1:
-        return forward(normalise(x))
-    return forward(normalise(x.flatten(0, 1))).view(*x.shape[:2], -1).mean(dim=1)
+    if x.ndim == len(normalize.input.shape) + 1:
+        return forward(normalize(x))
+    return forward(normalize(x.flatten(0, 1))).view(*x.shape[:2], -1).mean(dim=1)
 
 
 def _union(own: tuple[Tensor, Tensor, tuple[Unreadable, ...]], wanted: Tensor) -> Extraction:

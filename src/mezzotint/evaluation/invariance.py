@@ -6,11 +6,12 @@ crop, is still there. Neither is good or bad by itself: which one a task needs i
 et al. 2021, arXiv 2008.05659, section 3).
 
 Protocol `invariance/1`: the views of some samples, as training makes them in its first epoch; half
-of the samples to learn from, the other half to be scored. Ridge regression on the features, centred
+of the samples to learn from, the other half to be scored. Ridge regression on the features, centered
 and scaled as a whole, with the strength that has the least leave-one-out error on the first half,
 which has a closed form. Of numbers R² on the second half (1 is exact, 0 as good as their mean, less
 than 0 is worse); of choices the balanced accuracy, the mean over the choices, of the nearest mean
-of the predictions: chance is 1 over their number, however often each was drawn."""
+of the predictions: chance is 1 over their number, however often each was drawn.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -165,15 +166,16 @@ class Ridge:
     def __init__(self, x: Tensor) -> None:
         x = x.double()
         self.mean = x.mean(dim=0)
-        centred = x - self.mean
-        self.scale = centred.square().mean().sqrt().clamp(min=1e-12)
-        self.u, self.s, self.v = _decomposed(centred / self.scale)
+        centered = x - self.mean
+        self.scale = centered.square().mean().sqrt().clamp(min=1e-12)
+        self.u, self.s, self.v = _decomposed(centered / self.scale)
 
     def fit(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Targets float64 `[N, K]` → weights `[D, K]`, their mean `[K]`, leave-one-out predictions `[N, K]`.
 
         The strength is the one with the least leave-one-out error, relative to each target's
-        variance."""
+        variance.
+        """
         mean = y.mean(dim=0)
         turned = self.u.T @ (y - mean)
         spread = (y - mean).square().mean(dim=0).clamp(min=1e-30)
@@ -200,7 +202,8 @@ def _decomposed(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Singular vectors and values `[N, R]`, `[R]`, `[D, R]`, from the smaller Gram matrix, which is faster.
 
     Directions of less than a millionth of the largest value are left out; ridge regression hardly
-    uses them."""
+    uses them.
+    """
     wide = x.shape[1] > x.shape[0]
     squares, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
     kept = squares > 1e-12 * squares[-1].clamp(min=1e-300)
@@ -234,8 +237,8 @@ def accuracy(ridge: Ridge, y: Tensor, x: Tensor, truth: Tensor) -> float:
     """
     names, places = torch.unique(y, return_inverse=True)
     weights, mean, left_out = ridge.fit(one_hot(places).double())
-    centres = torch.stack([left_out[places == place].mean(dim=0) for place in range(len(names))])
-    guesses = names[torch.cdist(ridge.predict(x, weights, mean), centres).argmin(dim=1)]
+    centers = torch.stack([left_out[places == place].mean(dim=0) for place in range(len(names))])
+    guesses = names[torch.cdist(ridge.predict(x, weights, mean), centers).argmin(dim=1)]
     known = [name for name in names.tolist() if bool((truth == name).any())]
     return sum(float((guesses[truth == name] == name).double().mean()) for name in known) / len(
         known

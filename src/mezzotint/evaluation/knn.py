@@ -1,12 +1,12 @@
-"""k nearest neighbours with weighted votes (Wu et al. 2018, arXiv 1805.01978, section 3.4).
+"""k nearest neighbors with weighted votes (Wu et al. 2018, arXiv 1805.01978, section 3.4).
 
 Each of the k nearest training samples votes for its class with weight `exp(similarity / T)`. k, T,
-the metric and centring all move the figure by several points, so they stand in the protocol of
+the metric and centering all move the figure by several points, so they stand in the protocol of
 every row. Differs from the published protocol in the default k, which is 200 there, for ImageNet,
 and 10 here, for thousands of samples instead of a million.
 
 kNN over a grid of its settings, as solo-learn reports it: k × temperature × metric, in one pass
-over the neighbours.
+over the neighbors.
 
 The nearest samples are found once a metric, for the largest k; every other setting is a vote among
 them. Nothing is chosen: each setting gives rows of its own, whose protocol is that of `knn`.
@@ -14,10 +14,11 @@ Choosing the best of them on the test samples is not this library's to do.
 
 Similarities between two sets of features, a block of queries at a time, for kNN and retrieval.
 
-Centring subtracts the mean of the training features from both sides before the cosine; it uses no
+Centering subtracts the mean of the training features from both sides before the cosine; it uses no
 label and nothing of the test set. It is off by default, as in the published protocols:
 `docs/evaluation.md` shows that it helps trained encoders a little and harms untrained ones, so
-leaving it out is the choice that favours the baselines."""
+leaving it out is the choice that favors the baselines.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mezzotint.evaluation.metrics import classification, labelled
+from mezzotint.evaluation.metrics import classification, labeled
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.types import Features
 
@@ -52,7 +53,7 @@ def similarities(
         train: `[N, D]`.
         queries: `[M, D]`.
         metric: `cosine`, or `euclidean`: `−‖a − b‖² / 2s²` with `s²` the mean squared norm of the
-            (centred) training features, which for features of unit norm is the cosine less one, so
+            (centered) training features, which for features of unit norm is the cosine less one, so
             that temperatures keep their meaning.
         center: whether to subtract the mean of `train` from both.
 
@@ -82,7 +83,7 @@ class KNN(Probe):
     order of the labels, so the figure does not depend on block sizes or threads. Nothing is random.
 
     Args:
-        k: neighbours that vote; all of them where there are fewer.
+        k: neighbors that vote; all of them where there are fewer.
         temperature: T, of the votes' weights.
         metric: `cosine` or `euclidean`.
         center: subtract the mean of the training features from both sides.
@@ -117,7 +118,7 @@ class KNN(Probe):
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, with more than ten classes `top5`, and `mean_per_class`."""
-        (x, y), (queries, labels) = labelled(train, "training"), labelled(test, "test")
+        (x, y), (queries, labels) = labeled(train, "training"), labeled(test, "test")
         names, members = torch.unique(y, return_inverse=True)
         scores = x.new_zeros(len(queries), len(names))
         for rows, near in similarities(x, queries, metric=self.metric, center=self.center):
@@ -138,7 +139,7 @@ class KNN(Probe):
         return self.votes(near.gather(1, chosen), members[chosen], num_classes)
 
     def votes(self, values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-        """What neighbours vote for: similarities and classes `[B, k]` → `[B, C]`; see `_votes`."""
+        """What neighbors vote for: similarities and classes `[B, k]` → `[B, C]`; see `_votes`."""
         weights = ((values - values[:, :1].amax(dim=1, keepdim=True)) / self.temperature).exp()
         ballots = torch.nn.functional.one_hot(classes, num_classes)
         votes = (weights.unsqueeze(1) @ ballots.to(weights.dtype)).squeeze(1)
@@ -149,7 +150,7 @@ class KNNGrid(Probe, kind="knn_grid"):
     """kNN at every combination of settings.
 
     Args:
-        k: neighbours that vote.
+        k: neighbors that vote.
         temperature: of the votes' weights.
         metric: `cosine`, `euclidean`.
         center: subtract the mean of the training features from both sides.
@@ -183,11 +184,11 @@ class KNNGrid(Probe, kind="knn_grid"):
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield for each setting `top1`, with more than ten classes `top5`, and `mean_per_class`."""
-        (x, y), (queries, labels) = labelled(train, "training"), labelled(test, "test")
+        (x, y), (queries, labels) = labeled(train, "training"), labeled(test, "test")
         names, members = torch.unique(y, return_inverse=True)
         for probes in self.settings:
             most = min(max(probe.k for probe in probes), len(x))
-            values, chosen = _neighbours(x, queries, probes[0].metric, self.center, most)
+            values, chosen = _neighbors(x, queries, probes[0].metric, self.center, most)
             for probe in probes:
                 scores = probe.votes(
                     values[:, : probe.k], members[chosen[:, : probe.k]], len(names)
@@ -196,7 +197,7 @@ class KNNGrid(Probe, kind="knn_grid"):
                     yield probe.row(measure, value)
 
 
-def _neighbours(
+def _neighbors(
     x: Tensor, queries: Tensor, metric: Metric, center: bool, most: int
 ) -> tuple[Tensor, Tensor]:
     """Similarities and places of the nearest samples, nearest first; the first of equal ones first."""

@@ -9,12 +9,13 @@
 - Alignment and uniformity (Wang and Isola 2020, arXiv 2005.10242, eq. 2 and 3): mean squared
   distance of positive pairs, and the logarithm of the mean Gaussian potential of all pairs, on the
   unit sphere; smaller is better for both.
-- Spread: the standard deviation of each normalised feature, averaged, times √D (Chen and He 2021,
+- Spread: the standard deviation of each normalized feature, averaged, times √D (Chen and He 2021,
   arXiv 2011.10566, figure 2): 0 when all samples have one direction, about 1 when directions are
   isotropic.
 
 They compare checkpoints of one run. Across methods and widths they do not rank encoders; RankMe's
-authors say so too."""
+authors say so too.
+"""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -37,7 +38,7 @@ DIMENSIONAL_SHARE = 0.05
 
 
 def rankme(x: Tensor) -> float:
-    """Effective rank of features `[N, D]`, from 1 to `min(N, D)`; not centred, as in the paper."""
+    """Effective rank of features `[N, D]`, from 1 to `min(N, D)`; not centered, as in the paper."""
     sigma = _singular_values(x.double())
     total = sigma.sum()
     if total == 0:
@@ -103,7 +104,7 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> float:
 
 
 def spread(x: Tensor) -> float:
-    """√D times the mean standard deviation of the L2-normalised features `[N, D]`: 0 collapsed, 1 isotropic."""
+    """√D times the mean standard deviation of the L2-normalized features `[N, D]`: 0 collapsed, 1 isotropic."""
     x = normalize(x.double(), dim=1)
     return float(x.std(dim=0, correction=0).mean() * x.shape[1] ** 0.5)
 

@@ -2,7 +2,7 @@
 
 Papers train it by 60 to 100 epochs of SGD with a learning rate that has to fit the scale of the
 features (30 for some encoders, a hundredth of it for others), so that the figure is also one of the
-schedule. Here the features are centred and scaled as a whole, multinomial logistic regression is
+schedule. Here the features are centered and scaled as a whole, multinomial logistic regression is
 solved to its optimum (`logistic.py`), and its one free setting, the strength of the penalty, is
 chosen on a part of the training set.
 
@@ -17,7 +17,8 @@ equal top-1 the loss decides. Each seed is another fifth. The test features are 
 the final classifier.
 
 Where samples have several labels (`"tag"`), each class has a logistic regression of its own, all of
-one strength, and mean average precision takes the place of top-1."""
+one strength, and mean average precision takes the place of top-1.
+"""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mezzotint.data.sampling import held_out
 from mezzotint.evaluation.logistic import EVEN, Curvature, Fit, fit
-from mezzotint.evaluation.metrics import classification, labelled, learnable
+from mezzotint.evaluation.metrics import classification, labeled, learnable
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.types import Features
 
@@ -118,7 +119,7 @@ class Linear(Probe):
 
     def scored(self, heads: Sequence["Head"], test: Features) -> Iterator[Row]:
         """The rows of fitted classifiers on test features."""
-        queries, answers = labelled(test, "test")
+        queries, answers = labeled(test, "test")
         for head in heads:
             found = list(classification(head.logits(queries), head.names, answers))
             protocol = self.protocol.replace("select=top1", f"select={found[0][0]}")
@@ -173,7 +174,7 @@ class Scaling:
 
     Attributes:
         mean: `[D]`.
-        scale: one number: the root mean square of the centred features.
+        scale: one number: the root mean square of the centered features.
         basis: `[D, N]` orthonormal columns that span the training samples, when they are fewer than
             the features: the penalty keeps the weights inside that span, so the smaller problem has
             the same solution.
@@ -187,10 +188,10 @@ class Scaling:
     def of(cls, x: Tensor) -> "Scaling":
         """Fit to features `[N, D]`."""
         mean = x.mean(dim=0)
-        centred = x - mean
-        scale = centred.square().mean().sqrt()
+        centered = x - mean
+        scale = centered.square().mean().sqrt()
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        basis = torch.linalg.qr(centred.T).Q if x.shape[0] < x.shape[1] else None
+        basis = torch.linalg.qr(centered.T).Q if x.shape[0] < x.shape[1] else None
         return cls(mean, scale, basis)
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ epochs belongs to it. The objective is, over N samples with features x and class
 
     f(W, b) = 1/N Σ −log softmax(W x + b)[y]  +  λ/2 ‖W‖²,
 
-the intercepts unpenalised: scikit-learn's `LogisticRegression` with C = 1/(λ N). Where a sample has
+the intercepts unpenalized: scikit-learn's `LogisticRegression` with C = 1/(λ N). Where a sample has
 any number of labels, the first term is the sum over classes of their binary cross-entropies: a
 logistic regression for each class.
 
-It is minimised by L-BFGS (Liu and Nocedal 1989) whose first inverse Hessian is not a multiple of
+It is minimized by L-BFGS (Liu and Nocedal 1989) whose first inverse Hessian is not a multiple of
 the identity but the inverse of `XᵀX/(N C) + λ I`, the true Hessian where all C classes are equally
 likely (4 for C where a class is as likely as not). That turns correlated features, which is what
 encoders give, into a well-conditioned problem, at the price of one Cholesky factor of the features'
@@ -18,7 +18,8 @@ them does not grow with N, and the loss is summed in float64. Logits are kept cl
 N]`: with few classes the products and the softmax are several times faster so than row by row.
 
 f is λ-strongly convex in W, so `‖∇W‖²/2λ` bounds how far the loss can still fall. It is what the
-solver stops on and what it returns as `gap`."""
+solver stops on and what it returns as `gap`.
+"""
 
 from collections import deque
 from collections.abc import Callable
@@ -52,7 +53,7 @@ class Fit:
         gap: bound on its distance to the minimum, in nats.
         converged: whether the gap is within the tolerance that was asked for.
         evaluations: passes over the features.
-        pairs: steps and changes of the data's gradient that L-BFGS has learnt the curvature from. A
+        pairs: steps and changes of the data's gradient that L-BFGS has learned the curvature from. A
             fit that starts from this one takes them over, for the penalty's part of a change is
             known: λ times the step.
     """
@@ -74,7 +75,7 @@ class Curvature:
     """The covariance of the features, from which the preconditioner of any penalty is made.
 
     Args:
-        x: `[N, D]`, centred.
+        x: `[N, D]`, centered.
         num_classes: C.
     """
 
@@ -151,10 +152,10 @@ def fit(
     max_evaluations: int = 1000,
     memory: int = 20,
 ) -> Fit:
-    """Minimise f.
+    """Minimize f.
 
     Args:
-        x: float `[N, D]`, centred; the arithmetic is that of its dtype.
+        x: float `[N, D]`, centered; the arithmetic is that of its dtype.
         y: int64 `[N]`, of `0 … num_classes − 1`, or bool `[N, num_classes]`.
         num_classes: C.
         penalty: λ, above zero.
@@ -187,7 +188,7 @@ def fit(
         at = torch.cat((start.weight, start.bias.unsqueeze(1)), dim=1)
     pairs: Pairs = deque(maxlen=memory)
     for step, change in () if start is None else start.pairs:
-        _remember(pairs, step, _penalised(change, step, penalty))
+        _remember(pairs, step, _penalized(change, step, penalty))
     point = _Point(at, *objective(x, y, at, penalty))
     evaluations = 1
     while (
@@ -201,8 +202,8 @@ def fit(
         _remember(pairs, new.at - point.at, new.gradient - point.gradient)
         point = new
     weight, bias = point.at[:, :-1].contiguous(), point.at[:, -1].clone()
-    learnt = tuple((step, _penalised(change, step, -penalty)) for step, change, _ in pairs)
-    return Fit(weight, bias, point.loss, gap, gap <= tolerance, evaluations, learnt)
+    learned = tuple((step, _penalized(change, step, -penalty)) for step, change, _ in pairs)
+    return Fit(weight, bias, point.loss, gap, gap <= tolerance, evaluations, learned)
 
 
 def _remember(pairs: Pairs, step: Tensor, change: Tensor) -> None:
@@ -210,7 +211,7 @@ def _remember(pairs: Pairs, step: Tensor, change: Tensor) -> None:
         pairs.append((step, change, bend))
 
 
-def _penalised(change: Tensor, step: Tensor, penalty: float) -> Tensor:
+def _penalized(change: Tensor, step: Tensor, penalty: float) -> Tensor:
     """A change of the gradient with the penalty's part added."""
     change = change.clone()
     change[:, :-1].add_(step[:, :-1], alpha=penalty)
@@ -240,7 +241,7 @@ def _search(
 
 
 def _gap(gradient: Tensor, penalty: float, shares: Tensor) -> float:
-    """The bound of the module's docstring; the intercepts, unpenalised, are as curved as their classes are frequent."""
+    """The bound of the module's docstring; the intercepts, unpenalized, are as curved as their classes are frequent."""
     weights = gradient[:, :-1].square().sum() / (2.0 * penalty)
     return (weights + (gradient[:, -1].square() / (2.0 * shares)).sum()).item()
 

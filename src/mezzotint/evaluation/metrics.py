@@ -33,7 +33,7 @@ class Share(float):
         return (self.hits,)
 
 
-def labelled(features: Features, role: str) -> tuple[Tensor, Tensor]:
+def labeled(features: Features, role: str) -> tuple[Tensor, Tensor]:
     """Features and labels, refused where there are none.
 
     Raises:
@@ -61,7 +61,7 @@ def learnable(features: Features) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         ValueError: without labels or samples, or for features that are not finite.
     """
-    x, labels = labelled(features, "training")
+    x, labels = labeled(features, "training")
     if not bool(x.isfinite().all()):
         raise ValueError(
             "got training features that are NaN or infinite; allowed are finite ones: was training?"

@@ -1,11 +1,12 @@
 """A search for augmentation policies by matching densities (Fast AutoAugment, Lim et al. 2019, arXiv 1905.00397).
 
-A classifier learns from plain images; a sub-policy is good when it still recognises other images
+A classifier learns from plain images; a sub-policy is good when it still recognizes other images
 after they were changed by it. Candidates are drawn at random and the best are kept: no child model
 is trained, which is what makes the search fast. Differs from the paper: the classifier is a linear
 one on a frozen encoder, so that an encoder trained without labels can be asked; candidates come
 from a keyed random search instead of a tree-structured one; and one split of the task's training
-samples is used instead of five. The task's test samples are never read."""
+samples is used instead of five. The task's test samples are never read.
+"""
 
 from collections.abc import Sequence
 
@@ -95,7 +96,7 @@ def _cross_entropies(
     samples: int,
     seed: int,
 ) -> tuple[list[float], int]:
-    """Of each candidate, in nats, for a classifier of plain images; and how many images it learnt from."""
+    """Of each candidate, in nats, for a classifier of plain images; and how many images it learned from."""
     labels = torch.as_tensor(task.labels)
     order = torch.as_tensor(task.train)
     order = order[labels[order] >= 0]
@@ -103,11 +104,11 @@ def _cross_entropies(
     half = min(samples, len(order) // 2)
     if half < 1:
         raise ValueError(
-            f"got {len(order)} labelled images to learn from; allowed is 2 or more: take other data"
+            f"got {len(order)} labeled images to learn from; allowed is 2 or more: take other data"
         )
-    learnt = extract_readable(encoder, source, indices=order[:half])
-    scaling = Scaling.of(learnt.x)
-    head = fit(scaling(learnt.x), labels[learnt.indices], len(task.classes), _PENALTY)
+    learned = extract_readable(encoder, source, indices=order[:half])
+    scaling = Scaling.of(learned.x)
+    head = fit(scaling(learned.x), labels[learned.indices], len(task.classes), _PENALTY)
     [(score, stored, _)] = read_batches(source, order[half : 2 * half], half, workers=0)
     images = encoder.input.as_float(stored)
     losses = []

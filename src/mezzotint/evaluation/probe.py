@@ -58,7 +58,7 @@ class Probe(Component, ABC, abstract=True):
         """Yield a row a figure; `metric` is the bare measure.
 
         Args:
-            train: what may be learnt from and selected on.
+            train: what may be learned from and selected on.
             test: what is scored, and nothing else.
             seeds: repeats of what is random, with seeds `0 … seeds − 1` and rows for each; a probe
                 in which nothing is random yields rows of seed 0 alone.

@@ -3,7 +3,8 @@
 t-SNE (van der Maaten and Hinton, JMLR 2008) and UMAP (McInnes et al. 2018, arXiv 1802.03426) keep
 what is near, and choose the rest freely: two runs of either turn, mirror and shuffle the same
 features. Maps of one run are therefore laid out in order of the epochs, each from the places of the
-one before, and then turned onto it."""
+one before, and then turned onto it.
+"""
 
 import importlib
 import warnings
@@ -22,7 +23,7 @@ Points = npt.NDArray[np.float64]
 
 _COMPONENTS = 50
 _LEAST = 10
-"""Fewer points are shown by their components: neighbourhoods of so few mean nothing."""
+"""Fewer points are shown by their components: neighborhoods of so few mean nothing."""
 
 
 def require_layout(layout: Layout) -> None:
@@ -71,7 +72,7 @@ def lay_out(x: Points, layout: Layout, seed: int, start: Points | None = None) -
             components.
 
     Returns:
-        float64 `[N, 2]`, centred; scale and axes have no meaning.
+        float64 `[N, 2]`, centered; scale and axes have no meaning.
     """
     if (
         layout != "pca"
@@ -118,8 +119,9 @@ def _tsne(x: Points, start: Points | None, seed: int) -> Points:
     """From the first two components with a standard deviation of 1e-4, the start that t-SNE's authors advise.
 
     From an earlier layout it goes on at its scale and with a third of the usual exaggeration, which
-    moves what has changed and leaves the rest: on clusters drawn anew it kept as many neighbours,
-    and moved the clusters a quarter as far."""
+    moves what has changed and leaves the rest: on clusters drawn anew it kept as many neighbors,
+    and moved the clusters a quarter as far.
+    """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 

@@ -15,7 +15,8 @@ Post-training quantization of an ONNX file, at one setting after the other.
 A file cannot be run at another width, so each setting is a file of its own, with ranges by min-max
 and rounding to nearest, run as it would be served. Which operators are quantized follows
 `mezzotint.quant.onnx`, not a policy; 8 bits of weights are 7 where this processor's sums may
-saturate, and rows say so."""
+saturate, and rows say so.
+"""
 
 import copy
 import re
@@ -153,7 +154,7 @@ def calibrated_copy(
 
     Args:
         encoder: quantizable already or not; it is left as it was.
-        batches: normalised inputs of the training data; the copy goes to their device.
+        batches: normalized inputs of the training data; the copy goes to their device.
         protocol: `plain`, `corrected` or `strong`.
         policy: which layers; by default the encoder's own when it is quantizable already, else
             `ssql`.
@@ -232,7 +233,7 @@ class CalibratedFile:
     Args:
         encoder: of `mezzotint.encoders.onnx.onnx`.
         session: the file behind it.
-        batches: normalised inputs of the training data.
+        batches: normalized inputs of the training data.
         protocol: only `plain`.
         policy: none; the file's operators are what is quantized.
         seed: of the samples, which is written down.

@@ -11,7 +11,8 @@ interval of a binomial (JASA 1927). They are independent, so their half-widths a
 quadrature. A probe whose seeds all agree is thus not shown as exact.
 
 What quantization costs is measured on the samples and seeds that the float figure is measured on.
-Its interval is that of paired proportions, and a fraction of the interval of either figure."""
+Its interval is that of paired proportions, and a fraction of the interval of either figure.
+"""
 
 import json
 import math
@@ -44,9 +45,9 @@ class Interval:
 def wilson(fraction: float, count: int) -> tuple[float, float]:
     """The interval of a fraction measured on `count` independent samples."""
     shrink = 1.0 + _Z**2 / count
-    centre = (fraction + _Z**2 / (2 * count)) / shrink
+    center = (fraction + _Z**2 / (2 * count)) / shrink
     half = _Z * math.sqrt(fraction * (1.0 - fraction) / count + _Z**2 / (4 * count**2)) / shrink
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def paired(first: float, second: float, count: int) -> tuple[float, float]:
@@ -216,7 +217,8 @@ def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
 
     Where nothing has labels, those are the label-free ones that tell a collapsed encoder:
     `rank_share` and `spread`. Figures at low bits follow their float figure, with bits and
-    calibration in the probe's place, with their difference from float in the interval's."""
+    calibration in the probe's place, with their difference from float in the interval's.
+    """
     beside = read_baselines(folder)
     others = [_grouped(part) for part in (beside.untrained, beside.raw)]
     lines = []
@@ -245,8 +247,7 @@ def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
                     lines.append((task, f"{variant} {low}", words, "", ""))
     kept = {how: rows for (_, metric, how), rows in found.items() if metric == "all/kept"}
     return lines + [
-        ("all", f"neighbours kept {how}", _with_interval(rows), "", "")
-        for how, rows in kept.items()
+        ("all", f"neighbors kept {how}", _with_interval(rows), "", "") for how, rows in kept.items()
     ]
 
 

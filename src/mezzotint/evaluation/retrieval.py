@@ -1,12 +1,13 @@
 """Retrieval: does each query find the sample with its own label in the gallery?
 
-The gallery are the task's training samples, the queries its test samples; nothing is learnt. Labels
+The gallery are the task's training samples, the queries its test samples; nothing is learned. Labels
 are identities, so that most often exactly one sample is relevant; where several are, average
 precision counts them all.
 
 Ties count against the encoder: an irrelevant sample that is exactly as similar as a relevant one
 ranks before it. A collapsed encoder, to which all samples are equal, therefore finds nothing
-instead of whatever comes first."""
+instead of whatever comes first.
+"""
 
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.evaluation.knn import Metric, check_metric, similarities
-from mezzotint.evaluation.metrics import Share, labelled
+from mezzotint.evaluation.metrics import Share, labeled
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.types import Features
 
@@ -56,7 +57,7 @@ class Retrieval(Probe):
         Raises:
             ValueError: when no query's label is in the gallery.
         """
-        (gallery, names), (queries, labels) = labelled(train, "gallery"), labelled(test, "query")
+        (gallery, names), (queries, labels) = labeled(train, "gallery"), labeled(test, "query")
         known = torch.isin(labels, names)
         if not known.any():
             raise ValueError(

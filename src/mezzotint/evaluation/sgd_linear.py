@@ -9,7 +9,8 @@ protocol, which needs no rate, is `linear` (see there), also called `convex`.
 
 On cached features there is no augmentation. On augmented images the same protocols are recipes,
 `supervised/linear_…`: the supervised method with the encoder held still. A flip and a crop are what
-the figures differ by."""
+the figures differ by.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from mezzotint.data.sampling import held_out
 from mezzotint.evaluation.linear import Linear
-from mezzotint.evaluation.metrics import classification, labelled, learnable
+from mezzotint.evaluation.metrics import classification, labeled, learnable
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.recipe.component import factory
 from mezzotint.seeding import key_of, sample_order
@@ -111,7 +112,7 @@ class SGDLinear(Probe, kind="sgd_linear"):
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and the rate, `lr`."""
         x, names, y = learnable(train)
-        queries, answers = labelled(test, "test")
+        queries, answers = labeled(test, "test")
         for seed in range(seeds):
             rate = self.lr[0] if len(self.lr) == 1 else self._select(x, y, len(names), seed)
             scores = self.train(x, y, len(names), (rate,), seed).logits(queries)[:, 0]

@@ -3,7 +3,8 @@
 Features are extracted once. A task's split is fixed by the data; a probe gets the task's training
 features to learn and to select on, and its test features to score, and a sample in both is refused.
 Beside every figure stand two baselines, measured in the same way: the input itself, and the same
-encoder with fresh weights."""
+encoder with fresh weights.
+"""
 
 import dataclasses
 import math

@@ -44,7 +44,7 @@ def drawn_values(drawn: Mapping[str, Params], boxes: Tensor | None) -> dict[str,
             without crops.
 
     Returns:
-        By name: `crop.area`, `crop.down`, `crop.across` (of its centre) and `crop.stretch`
+        By name: `crop.area`, `crop.down`, `crop.across` (of its center) and `crop.stretch`
             (logarithm of width by
         height); a transform's own name for whether it was applied; `transform.parameter` for its
         numbers; of strategies the operations. What was the same for all is among them, too.

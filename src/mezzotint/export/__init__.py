@@ -1,4 +1,4 @@
-"""Artefacts that other programs serve, each run and compared before it is kept."""
+"""Artifacts that other programs serve, each run and compared before it is kept."""
 
 from mezzotint.export.exporting import export as export
 from mezzotint.export.packed import load_packed as load_packed

@@ -1,4 +1,4 @@
-"""From a run to a verified artefact in `RUN/exports/`."""
+"""From a run to a verified artifact in `RUN/exports/`."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from mezzotint.data.open import open_source
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.export.artefacts import FORMATS, OPENVINO, Format
+from mezzotint.export.artifacts import FORMATS, OPENVINO, Format
 from mezzotint.export.request import Request, Runtime
 from mezzotint.export.verify import verify
 from mezzotint.files import write_json
@@ -65,13 +65,13 @@ def export(
             calibration samples; at 2 and 3 bits much is won by it.
 
     Returns:
-        The directory `RUN/exports/FORMAT-BITS`, with the artefact and `verification.json`.
+        The directory `RUN/exports/FORMAT-BITS`, with the artifact and `verification.json`.
 
     Raises:
         ValueError: for what a format does not have, a missing package, or a directory that is not a
             run.
-        Refused: when the artefact does not compute what it should. Nothing is left of it; an
-            earlier artefact stays.
+        Refused: when the artifact does not compute what it should. Nothing is left of it; an
+            earlier artifact stays.
     """
     chosen = _format(format, runtime)
     bits = _bits(format, chosen, bits)
@@ -86,8 +86,8 @@ def export(
             encoder, source, place, bits, activation_bits, group, policy, observer, reduce_range, calibration,
             runtime, workers, corrected,
         )  # fmt: skip
-        artefact = chosen.write(request)
-        found = verify(artefact, request.encoder, source, workers=workers)
+        artifact = chosen.write(request)
+        found = verify(artifact, request.encoder, source, workers=workers)
         made = {
             "mezzotint": __version__,
             "format": format,
@@ -199,7 +199,7 @@ def table(verification: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("runtime", "{name} {version}".format(**verification["runtime"])),
         ("bits in storage", _widths(verification["storage_bits"])),
         ("bits in arithmetic", _widths(verification["compute_bits"])),
-        ("bytes", f"{size['artefact']:,}, {size['ratio']:.2f} of float"),
+        ("bytes", f"{size['artifact']:,}, {size['ratio']:.2f} of float"),
         (f"ms for a batch of {verification['milliseconds']['batch']}", _took(verification)),
     ]
     if "operators" in verification:
@@ -218,7 +218,7 @@ def table(verification: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "bits_per_weight" in verification:
         rows.insert(2, ("with scales", f"{verification['bits_per_weight']:.2f} bits a weight"))
     if knn is not None:
-        shown = "{artefact:.4f}, simulated {simulation:.4f}, float {float:.4f} ({task})"
+        shown = "{artifact:.4f}, simulated {simulation:.4f}, float {float:.4f} ({task})"
         rows.append(("kNN top-1", shown.format(**knn)))
     return rows
 
@@ -227,9 +227,9 @@ def _took(verification: Mapping[str, Any]) -> str:
     """Milliseconds, beside those of float where the arithmetic is another; where it is the same, all is noise."""
     took = verification["milliseconds"]
     if verification["compute_bits"]["weight"] < 32:
-        return f"{took['artefact']:.2f}, float {took['float']:.2f}: {took['speed_up']:.2f} times as fast"
+        return f"{took['artifact']:.2f}, float {took['float']:.2f}: {took['speed_up']:.2f} times as fast"
     saved = ": saves bytes, and no time" if verification["storage_bits"]["weight"] < 32 else ""
-    return f"{took['artefact']:.2f}, in float{saved}"
+    return f"{took['artifact']:.2f}, in float{saved}"
 
 
 def _widths(bits: Mapping[str, int]) -> str:

@@ -49,11 +49,11 @@ def write_onnx(encoder: Encoder, path: Path) -> None:
         *model.graph.value_info,
     ):
         del part.metadata_props[:]  # stack traces, with the paths of the machine that exported
-    normalisation = dataclasses.asdict(encoder.input) | {
+    normalization = dataclasses.asdict(encoder.input) | {
         "values": "uint8 / 255, then (x - mean) / std"
     }
     onnx.helper.set_model_props(
-        model, {"mezzotint": __version__, "input": json.dumps(normalisation)}
+        model, {"mezzotint": __version__, "input": json.dumps(normalization)}
     )
     model.producer_name = "mezzotint"
     onnx.save(model, path)

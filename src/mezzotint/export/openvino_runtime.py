@@ -2,7 +2,8 @@
 
 NNCF chooses the ranges itself (histograms, bias correction), so `observer` and `reduce_range` do
 not apply; it keeps weights from overflowing where the processor needs that. The simulation is the
-quantized model with its `FakeQuantize` operators computed in float."""
+quantized model with its `FakeQuantize` operators computed in float.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mezzotint.export.float_formats import write_onnx
 from mezzotint.export.request import Request, plain
-from mezzotint.export.verify import Artefact
+from mezzotint.export.verify import Artifact
 from mezzotint.quant.onnx.session import require
 
 
@@ -43,7 +44,7 @@ class OpenvinoFunction:
         return torch.from_numpy(found.copy())
 
 
-def write(request: Request) -> Artefact:
+def write(request: Request) -> Artifact:
     """Write `encoder.xml` and `encoder.bin`: int8 by NNCF, or float.
 
     Raises:
@@ -65,7 +66,7 @@ def write(request: Request) -> Artefact:
             "storage_bits": {"weight": 32, "activation": 32},
             "compute_bits": {"weight": 32, "activation": 32},
         }
-        return Artefact(
+        return Artifact(
             files,
             lambda: OpenvinoFunction(path),
             encoder,
@@ -88,7 +89,7 @@ def write(request: Request) -> Artefact:
         "calibration": {"samples": len(batches), "observer": f"nncf {nncf.__version__}"},
     }
     simulation = OpenvinoFunction(quantized, quantized=False)
-    return Artefact(
+    return Artifact(
         files,
         lambda: OpenvinoFunction(path),
         simulation,

@@ -33,7 +33,7 @@ class Request:
         reduce_range: see `mezzotint.quant.onnx.qdq`.
         calibration: how many samples choose the ranges; `None` for 512, or all that may be used if
             there are fewer.
-        runtime: that will serve the artefact.
+        runtime: that will serve the artifact.
         workers: of the loader.
         corrected: whether BatchNorm is put right for the rounded weights.
     """
@@ -53,7 +53,7 @@ class Request:
     corrected: bool = False
 
     def calibration_batches(self, batch_size: int = 32) -> list[Tensor]:
-        """Normalised training samples without augmentation, that no task tests on; always the same.
+        """Normalized training samples without augmentation, that no task tests on; always the same.
 
         Raises:
             ValueError: when there are fewer than were asked for, or none.

@@ -1,9 +1,10 @@
-"""Run an artefact in the runtime that will serve it, and compare it with what it should compute.
+"""Run an artifact in the runtime that will serve it, and compare it with what it should compute.
 
 An exporter can be wrong without a word, and a kernel can differ from its simulation, so nothing is
 believed: the file is opened anew, run on batches of 1, 2 and 7, and compared with the simulation of
-the same quantization, with the float encoder, and on the run's own data by kNN. An artefact that
-differs is refused."""
+the same quantization, with the float encoder, and on the run's own data by kNN. An artifact that
+differs is refused.
+"""
 
 import dataclasses
 import hashlib
@@ -39,13 +40,13 @@ _TIMED_BATCH, _SECONDS, _REPEATS = 8, 2.0, 25
 
 
 class Refused(RuntimeError):
-    """An artefact that does not compute what it should. Its message is for users, and says all there is."""
+    """An artifact that does not compute what it should. Its message is for users, and says all there is."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """What was written, and what it is to be compared with.
 
     Attributes:
@@ -75,12 +76,12 @@ class Artefact:
 
 
 def verify(
-    artefact: Artefact, encoder: Encoder, source: Source, *, workers: int = 0
+    artifact: Artifact, encoder: Encoder, source: Source, *, workers: int = 0
 ) -> dict[str, Any]:
-    """Compare an artefact with its simulation and with the float encoder.
+    """Compare an artifact with its simulation and with the float encoder.
 
     Args:
-        artefact: as it was written.
+        artifact: as it was written.
         encoder: in float, in eval mode.
         source: of the run's data. Its first classification task is asked by kNN, with at most 2,048
             samples to learn from and as many to score; without one, features are compared alone.
@@ -91,38 +92,38 @@ def verify(
 
     Raises:
         Refused: when the files have changed, nothing in them is quantized that should be, or the
-            artefact differs: another shape, not a number, a cosine below 0.99, kNN different by
+            artifact differs: another shape, not a number, a cosine below 0.99, kNN different by
             more than 0.5 points (or two samples, if that is more), or, for formats that promise it,
             another number.
     """
-    _require_intact(artefact)
-    _require_quantized(artefact)
-    served = artefact.open()
+    _require_intact(artifact)
+    _require_quantized(artifact)
+    served = artifact.open()
     samples, task, indices = _trial(source)
     with torch.inference_mode():
-        by_batch = _batches(artefact, served, encoder, samples, indices)
-        parts = (served, artefact.simulation, encoder)
+        by_batch = _batches(artifact, served, encoder, samples, indices)
+        parts = (served, artifact.simulation, encoder)
         found = extract_readable(
             _Joined(encoder, parts), samples, indices=indices, batch_size=64, workers=workers
         )
         real, simulated, exact = torch.split(found.x, encoder.dim, dim=1)
-        _require_agreement(artefact.agreement, real, simulated, f"{len(real)} samples")
-        neighbours = _knn(task, found, {"artefact": real, "simulation": simulated, "float": exact})
+        _require_agreement(artifact.agreement, real, simulated, f"{len(real)} samples")
+        neighbors = _knn(task, found, {"artifact": real, "simulation": simulated, "float": exact})
         x = _inputs(encoder, samples, indices, _TIMED_BATCH)
-        milliseconds = _times(served, artefact.reference, x)
-    total = sum(path.stat().st_size for path in artefact.files)
+        milliseconds = _times(served, artifact.reference, x)
+    total = sum(path.stat().st_size for path in artifact.files)
     return {
-        **artefact.facts,
-        "files": artefact.sums,
+        **artifact.facts,
+        "files": artifact.sums,
         "batches": by_batch,
         "samples": len(real),
         "to_simulation": _closeness(real, simulated),
         "to_float": _closeness(real, exact),
-        "knn": neighbours,
+        "knn": neighbors,
         "bytes": {
-            "artefact": total,
-            "float": artefact.reference_bytes,
-            "ratio": total / artefact.reference_bytes,
+            "artifact": total,
+            "float": artifact.reference_bytes,
+            "ratio": total / artifact.reference_bytes,
         },
         "milliseconds": milliseconds,
         "cpu_flags": cpu.flags(),
@@ -134,17 +135,17 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _require_intact(artefact: Artefact) -> None:
+def _require_intact(artifact: Artifact) -> None:
     changed = next(
-        (path for path in artefact.files if _sha256(path) != artefact.sums[path.name]), None
+        (path for path in artifact.files if _sha256(path) != artifact.sums[path.name]), None
     )
     if changed is not None:
         raise Refused(f"refused: {changed.name} is not the file that was written")
 
 
-def _require_quantized(artefact: Artefact) -> None:
-    """An artefact of integers has operators that are quantized, and a runtime that computes them in integers."""
-    operators = artefact.facts.get("operators")
+def _require_quantized(artifact: Artifact) -> None:
+    """An artifact of integers has operators that are quantized, and a runtime that computes them in integers."""
+    operators = artifact.facts.get("operators")
     if operators is None:
         return
     if operators["quantized"] == 0:
@@ -200,13 +201,13 @@ class _Inputs(Encoder):
 
 
 def _inputs(encoder: Encoder, source: Source, indices: Tensor, count: int) -> Tensor:
-    """Normalised samples; repeated when there are too few."""
+    """Normalized samples; repeated when there are too few."""
     read = extract_readable(_Inputs(encoder.input, 0), source, indices=indices[:count]).x
     return read.repeat(-(-count // max(1, len(read))), 1)[:count].reshape(-1, *encoder.input.shape)
 
 
 def _batches(
-    artefact: Artefact, served: Function, encoder: Encoder, source: Source, indices: Tensor
+    artifact: Artifact, served: Function, encoder: Encoder, source: Source, indices: Tensor
 ) -> dict[str, dict[str, float]]:
     """Every batch size by itself: a lost dynamic batch shows here."""
     x = _inputs(encoder, source, indices, max(BATCHES))
@@ -217,17 +218,17 @@ def _batches(
         except Exception as error:  # noqa: B902 - each runtime raises its own
             reason = " ".join(str(error).split())[:160]
             raise Refused(
-                f"refused: the artefact does not run on a batch of {size}: {reason}"
+                f"refused: the artifact does not run on a batch of {size}: {reason}"
             ) from error
         if real.shape != (size, encoder.dim):
             raise Refused(
-                f"refused: the artefact makes {list(real.shape)} of a batch of {size}; wanted is "
+                f"refused: the artifact makes {list(real.shape)} of a batch of {size}; wanted is "
                 f"[{size}, {encoder.dim}]: the dynamic batch was lost"
             )
-        simulated = artefact.simulation(x[:size])
-        _require_agreement(artefact.agreement, real, simulated, f"a batch of {size}")
+        simulated = artifact.simulation(x[:size])
+        _require_agreement(artifact.agreement, real, simulated, f"a batch of {size}")
         _require_agreement(
-            "float", artefact.reference(x[:size]), encoder(x[:size]), f"a batch of {size}, in float"
+            "float", artifact.reference(x[:size]), encoder(x[:size]), f"a batch of {size}, in float"
         )
         found[str(size)] = _closeness(real, simulated)
     return found
@@ -235,22 +236,22 @@ def _batches(
 
 def _require_agreement(agreement: str, real: Tensor, wanted: Tensor, where: str) -> None:
     if not bool(real.isfinite().all()):
-        raise Refused(f"refused: the artefact's features are not finite on {where}")
+        raise Refused(f"refused: the artifact's features are not finite on {where}")
     worst = float((real - wanted).abs().max())
     if agreement == "equal" and worst != 0.0:
         raise Refused(
-            f"refused: the artefact differs from the simulation by up to {worst:.3g} on {where}; wanted is 0"
+            f"refused: the artifact differs from the simulation by up to {worst:.3g} on {where}; wanted is 0"
         )
     largest = float(wanted.abs().max())
     if agreement == "float" and worst > FLOAT_TOLERANCE * largest:
         raise Refused(
-            f"refused: the artefact differs by up to {worst:.3g} from the encoder, whose largest feature is "
+            f"refused: the artifact differs by up to {worst:.3g} from the encoder, whose largest feature is "
             f"{largest:.3g}, on {where}; allowed is a share of {FLOAT_TOLERANCE}"
         )
     cosine = float(cosine_similarity(real, wanted).mean())
     if agreement == "quantized" and cosine < MIN_COSINE:
         raise Refused(
-            f"refused: the cosine between artefact and simulation is {cosine:.4f} on {where}; allowed is {MIN_COSINE} "
+            f"refused: the cosine between artifact and simulation is {cosine:.4f} on {where}; allowed is {MIN_COSINE} "
             "or more: try --reduce-range"
         )
 
@@ -275,9 +276,9 @@ def _knn(
         rows = measure(Extraction(x, found.indices), [task], [KNN()], 1)
         top1[name] = next(row.value for row in rows if row.metric.endswith("/top1"))
     allowed = max(MAX_KNN_DIFFERENCE, 2 / len(task.test))
-    if abs(top1["artefact"] - top1["simulation"]) > allowed + 1e-9:
+    if abs(top1["artifact"] - top1["simulation"]) > allowed + 1e-9:
         raise Refused(
-            f"refused: kNN of the artefact is {top1['artefact']:.4f} and of its simulation {top1['simulation']:.4f}; "
+            f"refused: kNN of the artifact is {top1['artifact']:.4f} and of its simulation {top1['simulation']:.4f}; "
             f"they may differ by {allowed:.4f}: try --reduce-range"
         )
     return {
@@ -291,13 +292,13 @@ def _knn(
 
 def _times(served: Function, reference: Function, x: Tensor) -> dict[str, Any]:
     """Medians of both, taking turns."""
-    sides: dict[str, list[float]] = {"artefact": [], "float": []}
+    sides: dict[str, list[float]] = {"artifact": [], "float": []}
     served(x), reference(x)
     began = time.perf_counter()
     while len(sides["float"]) < 3 or (
         len(sides["float"]) < _REPEATS and time.perf_counter() - began < _SECONDS
     ):
-        for name, function in (("artefact", served), ("float", reference)):
+        for name, function in (("artifact", served), ("float", reference)):
             start = time.perf_counter()
             function(x)
             sides[name].append(1000 * (time.perf_counter() - start))
@@ -307,5 +308,5 @@ def _times(served: Function, reference: Function, x: Tensor) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "repeats": len(sides["float"]),
         **medians,
-        "speed_up": medians["float"] / medians["artefact"],
+        "speed_up": medians["float"] / medians["artifact"],
     }

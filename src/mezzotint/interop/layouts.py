@@ -2,7 +2,8 @@
 
 A layout says under which prefixes its trained network and its momentum copy stand, and how its
 names are to be read where they are not the architecture's own. What a file has beside the network
-(projectors, predictors, classifiers, optimisers) is left where it is."""
+(projectors, predictors, classifiers, optimizers) is left where it is.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -100,7 +101,7 @@ _SIGNS = (
 )
 
 
-def recognise(names: Mapping[str, Any]) -> str:
+def recognize(names: Mapping[str, Any]) -> str:
     """The layout of a file by its names; `plain` where nothing tells."""
     return next(
         (layout for layout, sign in _SIGNS if any(sign.search(name) for name in names)), "plain"
@@ -146,7 +147,7 @@ def guess(tensors: Mapping[str, Tensor], layout: str = "auto") -> dict[str, Any]
         tensors: of the file.
         layout: how its names are to be read.
     """
-    rename = LAYOUTS[recognise(tensors) if layout == "auto" else layout].rename
+    rename = LAYOUTS[recognize(tensors) if layout == "auto" else layout].rename
     named = {rename(name): t for name, t in tensors.items()}
     for prefix in (
         name.removesuffix("conv1.weight") for name in named if name.endswith("conv1.weight")

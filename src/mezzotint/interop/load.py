@@ -5,7 +5,8 @@ A checkpoint names its tensors `module.encoder_q.model.layer1.0.conv1.weight`, s
 encoder; of equally good ones the trained branch is taken before a momentum copy. Every tensor of
 the encoder must be found, finite and of its shape: nine tenths of a network are no network. Files
 are read as tensors only: a pickle that needs code is refused. What projects call things stands in
-`layouts.py`."""
+`layouts.py`.
+"""
 
 import pickle
 import re
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.interop.layouts import LAYOUTS, Branch, Layout, prefixes, recognise
+from mezzotint.interop.layouts import LAYOUTS, Branch, Layout, prefixes, recognize
 
 _NESTED = (
     "classy_state_dict", "base_model", "state_dict", "model_state_dict", "model", "net", "student", "teacher",
@@ -138,7 +139,7 @@ def load_checkpoint(
     if layout not in ("auto", *LAYOUTS):
         raise ValueError(f"got layout={layout!r}; allowed: auto, {', '.join(LAYOUTS)}")
     tensors = read_tensors(path)
-    chosen = recognise(tensors) if layout == "auto" else layout
+    chosen = recognize(tensors) if layout == "auto" else layout
     known = LAYOUTS[chosen]
     left: Counter[str] = Counter()
     renamed: dict[str, Tensor] = {}
@@ -161,7 +162,7 @@ def load_checkpoint(
     with torch.no_grad():
         for name, tensor in found.items():
             own[name].copy_(tensor)
-    left["heads, other branches and optimisers"] += len(renamed) - len(found)
+    left["heads, other branches and optimizers"] += len(renamed) - len(found)
     return Loaded(
         chosen, found_at.rstrip("."), len(found), len(own), {k: v for k, v in left.items() if v}
     )

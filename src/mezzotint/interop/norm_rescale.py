@@ -10,7 +10,8 @@ BatchNorm follows. With their running statistics changed along (mean by the rati
 square), the function stays the same in eval mode too, up to the BatchNorm's ε. `everything` does
 what the authors' code does: every floating tensor, also the scales and running statistics of
 BatchNorms, which changes the function. Their demo loads both checkpoints into one variable and
-fails; a zero norm is left alone here, where it would divide by zero there."""
+fails; a zero norm is left alone here, where it would divide by zero there.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def scale_invariant(encoder: Encoder) -> dict[str, str]:
     """Names of the convolutions and linears that a BatchNorm follows at once → the name of that BatchNorm.
 
     What follows what is seen by running the encoder once on zeros, in eval mode: a BatchNorm takes
-    the very tensor that the layer returned, and nothing else does."""
+    the very tensor that the layer returned, and nothing else does.
+    """
     made: dict[int, str] = {}
     kept: list[Tensor] = []  # so that no address is given out twice
     readers: dict[str, list[str]] = {}
@@ -89,7 +91,7 @@ def norm_rescale(encoder: Encoder, anchor: Encoder, *, everything: bool = False)
 
     Args:
         encoder: is changed.
-        anchor: of the same architecture, trained with the optimiser that is to come.
+        anchor: of the same architecture, trained with the optimizer that is to come.
         everything: every floating tensor by name, also those that are not scale-invariant: the
             function changes.
 
@@ -205,7 +207,7 @@ def as_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
     def x(place: int) -> float:
         return round(left + place * (width - left - 150) / max(1, len(rows) - 1), 1)
 
-    colours = ("#a5361a", "#2f6f9f", "#4b8b3b", "#b87a0c", "#7a4e9e", "#1f8a85")
+    colors = ("#a5361a", "#2f6f9f", "#4b8b3b", "#b87a0c", "#7a4e9e", "#1f8a85")
     ticks = [
         t
         for t in (0.01, 0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 10.0, 30.0, 100.0)
@@ -224,18 +226,16 @@ def as_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
             f'<text x="{left - 6}" y="{y(tick) + 4}" text-anchor="end" fill="#655c50">{tick:g}</text>'
         )
     for number, name in enumerate(rows[0][1] if rows else ()):
-        colour = colours[number % len(colours)]
+        color = colors[number % len(colors)]
         line = " ".join(f"{x(place)},{y(own[name])}" for place, (_, own) in enumerate(rows))
-        parts.append(
-            f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
-        )
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="1.6"/>')
         for place, (layer, own) in enumerate(rows):
             title = f"{html.escape(name)}, {html.escape(layer)}: {own[name]:.3f}"
             parts.append(
-                f'<circle cx="{x(place)}" cy="{y(own[name])}" r="2.5" fill="{colour}"><title>{title}</title></circle>'
+                f'<circle cx="{x(place)}" cy="{y(own[name])}" r="2.5" fill="{color}"><title>{title}</title></circle>'
             )
         parts.append(
-            f'<text x="{width - 140}" y="{top + 14 + 16 * number}" fill="{colour}">{html.escape(name)}</text>'
+            f'<text x="{width - 140}" y="{top + 14 + 16 * number}" fill="{color}">{html.escape(name)}</text>'
         )
     parts.append(
         f'<text x="{left}" y="{height - 2}" fill="#655c50">weights in order; norm over the anchor\'s</text>'

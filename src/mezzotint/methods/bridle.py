@@ -45,7 +45,7 @@ class BRIDLE(Masked):
         encoder: a ViT, to be trained.
         codebook: what makes codes of the tokenizer's vectors. Frozen, once it is started from the
             first batch.
-        tokenizer: what makes vectors of patches. `learnt_tokenizer` needs a phase of
+        tokenizer: what makes vectors of patches. `learned_tokenizer` needs a phase of
             `bridle_tokenizer` before.
         mask: which patches are hidden.
         decoder: size of the network that predicts.

@@ -3,7 +3,8 @@
 Every step trains the encoder to predict the codes of the tokenizer as it is; every n-th step also
 trains the tokenizer, with `weight`, and moves the books. No gradient of the tokenizer's loss
 reaches the encoder. In the steps between, the tokenizer's gradient is 0, not missing, so that all
-ranks wait for the same gradients; its optimiser goes on with what is left of its momentum."""
+ranks wait for the same gradients; its optimizer goes on with what is left of its momentum.
+"""
 
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.bridle_tokenizer import distance
 from mezzotint.methods.code_targets import Targets, code_loss, health_logs, start
 from mezzotint.methods.masked import Masked
-from mezzotint.methods.tokenizer import Estimator, LearntTokenizer
+from mezzotint.methods.tokenizer import Estimator, LearnedTokenizer
 from mezzotint.types import Step, Views
 
 
@@ -26,14 +27,14 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
 
     Args:
         encoder: a ViT, to be trained.
-        codebook: to be learnt, started from the first batch.
-        tokenizer: to be learnt.
+        codebook: to be learned, started from the first batch.
+        tokenizer: to be learned.
         mask: which patches are hidden.
         decoder: size of the network that predicts codes.
         estimator_depth: blocks of the network that makes features out of codes.
         every: train the tokenizer in one of so many steps.
         weight: of its loss.
-        centre: leave out of the features what all patches of all ranks have in common.
+        center: leave out of the features what all patches of all ranks have in common.
     """
 
     no_accumulation: ClassVar[str] = "the codebook follows every batch that it sees"
@@ -44,13 +45,13 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
         encoder: Encoder,
         *,
         codebook: Codebook,
-        tokenizer: LearntTokenizer = LearntTokenizer(),  # noqa: B008 - keeps no state
+        tokenizer: LearnedTokenizer = LearnedTokenizer(),  # noqa: B008 - keeps no state
         mask: Mask = RandomMask(ratio=0.8),  # noqa: B008
         decoder: Decoder = Decoder(),  # noqa: B008
         estimator_depth: int = 3,
         every: int = 5,
         weight: float = 0.2,
-        centre: bool = True,
+        center: bool = True,
     ) -> None:
         if every < 1 or weight <= 0.0:
             raise ValueError(
@@ -60,7 +61,7 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
         self.codebook = codebook
         self.tokenizer = tokenizer.build(self.encoder, codebook.dim)
         self.estimator = Estimator(self.encoder, codebook.out_dim, estimator_depth)
-        self.every, self.weight, self.centre = every, weight, centre
+        self.every, self.weight, self.center = every, weight, center
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, views: Views) -> Step:
@@ -88,7 +89,7 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
             return Step(loss + 0.0 * idle.sum(), logs)
         with torch.no_grad():
             features = self.encoder.tokens(x)
-        apart = distance(self.estimator(codes.quantized, where), features, centre=self.centre)
+        apart = distance(self.estimator(codes.quantized, where), features, center=self.center)
         return Step(loss + self.weight * (apart + codes.loss), logs)
 
     def after_step(self, progress: float) -> None:

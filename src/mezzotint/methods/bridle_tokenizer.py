@@ -7,8 +7,9 @@ codebook's commitment loss. The books follow their vectors by moving averages. B
 
 This phase leaves the encoder as it is. Differs from BRIDLE's source in what `codebooks` says; in
 that books are started from the vectors of all ranks; and in that features are compared with their
-mean over the batch left out (`centre`). Without that, what all patches have in common makes the
-cosine large whatever the codes say, and few codes are used."""
+mean over the batch left out (`center`). Without that, what all patches have in common makes the
+cosine large whatever the codes say, and few codes are used.
+"""
 
 from typing import ClassVar, Self
 
@@ -24,7 +25,7 @@ from mezzotint.methods.code_targets import health_logs, start
 from mezzotint.methods.masked import need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import require_views
-from mezzotint.methods.tokenizer import Estimator, LearntTokenizer, Tokenizer
+from mezzotint.methods.tokenizer import Estimator, LearnedTokenizer, Tokenizer
 from mezzotint.types import Step, Views
 
 
@@ -33,10 +34,10 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
 
     Args:
         encoder: the teacher, a ViT that an earlier phase trained.
-        codebook: to be learnt, started from the first batch.
-        tokenizer: to be learnt.
+        codebook: to be learned, started from the first batch.
+        tokenizer: to be learned.
         estimator_depth: blocks of the network that makes features out of codes.
-        centre: leave out of the features what all patches of all ranks have in common.
+        center: leave out of the features what all patches of all ranks have in common.
     """
 
     encoder: ViT
@@ -49,20 +50,20 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
         encoder: Encoder,
         *,
         codebook: Codebook,
-        tokenizer: Tokenizer = LearntTokenizer(),  # noqa: B008 - keeps no state
+        tokenizer: Tokenizer = LearnedTokenizer(),  # noqa: B008 - keeps no state
         estimator_depth: int = 3,
-        centre: bool = True,
+        center: bool = True,
     ) -> None:
         super().__init__(need_patches(encoder).requires_grad_(False))
         if not tokenizer.learns:
             raise ValueError(
                 f"got the tokenizer {tokenizer.config['kind']}, which has nothing to learn; allowed is "
-                "learnt_tokenizer: leave method.tokenizer out"
+                "learned_tokenizer: leave method.tokenizer out"
             )
         self.codebook = codebook
         self.tokenizer = tokenizer.build(self.encoder, codebook.dim)
         self.estimator = Estimator(self.encoder, codebook.out_dim, estimator_depth)
-        self.centre = centre
+        self.center = center
 
     def train(self, mode: bool = True) -> Self:
         """The teacher stays in eval mode: its features do not change."""
@@ -81,7 +82,7 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
         z = self.tokenizer(x, self.encoder.patches.vectors(values), where)
         start(self.codebook, z)
         codes = self.codebook(z)
-        apart = distance(self.estimator(codes.quantized, where), features, centre=self.centre)
+        apart = distance(self.estimator(codes.quantized, where), features, center=self.center)
         logs = {
             "cosine": 1.0 - apart.detach(),
             "commitment": codes.loss.detach(),
@@ -90,9 +91,9 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
         return Step(apart + codes.loss, logs)
 
 
-def distance(estimated: Tensor, features: Tensor, *, centre: bool) -> Tensor:
+def distance(estimated: Tensor, features: Tensor, *, center: bool) -> Tensor:
     """1 − cos of `[B, L, D]` and frozen `[B, L, D]`, in full precision, the mean over B and L."""
     features = features.detach().float()
-    if centre:
+    if center:
         features = features - dist.mean(features.mean(dim=(0, 1)))
     return 1.0 - cosine_similarity(estimated.float(), features, dim=-1, eps=1e-6).mean()

@@ -2,10 +2,11 @@
 
 The target network is the exponential moving average of encoder and projector; it gets no gradient,
 has no predictor, and its BatchNorms use the statistics of its own passes. The average is updated
-after each optimiser step, with a momentum that rises to 1 along half a cosine. Differs from the
+after each optimizer step, with a momentum that rises to 1 along half a cosine. Differs from the
 paper: a momentum of 0.99 at the start (its value for 300 epochs; 0.996 for 1000); the momentum may
 stay constant, as BYOL-A has it; more than two views are taken, and every other global view is then
-a target."""
+a target.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -25,7 +26,7 @@ Directions = Literal["both_ways", "one_way"]
 
 
 def squared_distance(p_BD: Tensor, t_BD: Tensor) -> Tensor:
-    """Mean squared distance of L2-normalised predictions and targets, 2 − 2 cos (equation 2), in [0, 4].
+    """Mean squared distance of L2-normalized predictions and targets, 2 − 2 cos (equation 2), in [0, 4].
 
     Args:
         p_BD: predictions, `[B, D]`.
@@ -110,7 +111,7 @@ class BYOL(Siamese):
         return over_pairs(squared_distance, ps, ts, views, self.reduction), {}
 
     def after_step(self, progress: float) -> None:
-        """Move the target network towards the trained one."""
+        """Move the target network toward the trained one."""
         constant = self.momentum_schedule == "constant"
         momentum = self.momentum if constant else cosine_momentum(self.momentum, progress)
         momentum_update(self.target_encoder, self.encoder, momentum)

@@ -48,10 +48,10 @@ def start(codebook: Codebook, z: Tensor) -> None:
     differ = bool(rows.std(dim=0, correction=0).max() > 1e-6 * rows.abs().mean())
     if not dist.any_true([differ], z.device)[0]:
         raise ValueError(
-            "got a first batch whose patches are all alike, such as silence or a single colour; allowed are patches "
-            "that differ: look at the data with `mezzotint doctor`, or at how they are normalised"
+            "got a first batch whose patches are all alike, such as silence or a single color; allowed are patches "
+            "that differ: look at the data with `mezzotint doctor`, or at how they are normalized"
         )
-    codebook.initialise(z)
+    codebook.initialize(z)
 
 
 def find_targets(
@@ -89,7 +89,7 @@ def code_loss(
         The loss, and by level: accuracy (of the nearest code), cross-entropy, and `unigram`, the
             cross-entropy of one
         who knows how frequent each code is in this batch and nothing else. Below that, something
-        was learnt.
+        was learned.
     """
     indices = take(targets.indices, hidden)
     logits = outputs.float().unflatten(2, (indices.shape[2], -1, num_codes))  # type: ignore[no-untyped-call]

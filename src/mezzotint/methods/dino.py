@@ -1,14 +1,15 @@
 """DINO (Caron et al. 2021, arXiv 2104.14294): tell which prototypes the momentum copy sees, from any crop.
 
 Both networks give each view a distribution over prototypes. That of the momentum copy (the teacher)
-is centred, which keeps one prototype from taking all, and sharpened by a low temperature, which
+is centered, which keeps one prototype from taking all, and sharpened by a low temperature, which
 keeps the distribution from becoming uniform; together they prevent a collapse. Local crops are seen
 by the trained network alone. With `multi_augment` views it is the base of MV-MA-DINO.
 
-Differs from the authors' code: the centre moves after the optimiser's step, so that a step that was
-left out leaves no trace; a frozen last layer gets a gradient of zero, which the normalisation of
-its rows makes the same; the parameterisation of the last layer is written out instead of
-`weight_norm`."""
+Differs from the authors' code: the center moves after the optimizer's step, so that a step that was
+left out leaves no trace; a frozen last layer gets a gradient of zero, which the normalization of
+its rows makes the same; the parameterization of the last layer is written out instead of
+`weight_norm`.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,11 +34,11 @@ class Prototypes(nn.Module):
         hidden: width of the two hidden layers.
         dim: width of the unit vectors.
         count: prototypes, K.
-        learnt_lengths: whether the prototypes have lengths that are learnt, instead of 1.
+        learned_lengths: whether the prototypes have lengths that are learned, instead of 1.
     """
 
     def __init__(
-        self, features: int, hidden: int, dim: int, count: int, learnt_lengths: bool
+        self, features: int, hidden: int, dim: int, count: int, learned_lengths: bool
     ) -> None:
         super().__init__()
         layers = [
@@ -53,7 +54,7 @@ class Prototypes(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
         self.directions = nn.Parameter(nn.Linear(dim, count, bias=False).weight.detach())
-        self.lengths = nn.Parameter(torch.ones(count, 1)) if learnt_lengths else None
+        self.lengths = nn.Parameter(torch.ones(count, 1)) if learned_lengths else None
 
     def forward(self, x: Tensor, learning: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
         """Features `[N, features]` → unit vectors `[N, dim]` and logits `[N, K]`.
@@ -80,9 +81,9 @@ class DINO(Siamese):
         teacher_temperature: of the teacher, at the start and after its warm-up.
         teacher_warmup_epochs: epochs over which that rises.
         momentum: of the teacher at the start; it rises to 1 along half a cosine.
-        center_momentum: of the centre.
-        frozen_epochs: epochs in which the prototypes stay as they were initialised.
-        norm_last_layer: prototypes of length 1; learnt lengths can help, and can make training
+        center_momentum: of the center.
+        frozen_epochs: epochs in which the prototypes stay as they were initialized.
+        norm_last_layer: prototypes of length 1; learned lengths can help, and can make training
             unstable.
     """
 
@@ -140,7 +141,7 @@ class DINO(Siamese):
 
     @torch.no_grad()
     def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
-        """The teacher's distributions, centred and sharpened; the batch's mean waits for `after_step`."""
+        """The teacher's distributions, centered and sharpened; the batch's mean waits for `after_step`."""
         places = target_views(views)
         features = one_pass(self.teacher_encoder, [views.x[place] for place in places])
         _, logits = self.teacher_projector(torch.cat(features))
@@ -169,7 +170,7 @@ class DINO(Siamese):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the teacher towards the trained network, and the centre towards the step's mean."""
+        """Move the teacher toward the trained network, and the center toward the step's mean."""
         momentum = cosine_momentum(self.momentum, progress)
         momentum_update(self.teacher_encoder, self.encoder, momentum)
         momentum_update(self.teacher_projector, self.projector, momentum)

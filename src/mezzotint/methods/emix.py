@@ -40,8 +40,8 @@ def mixture_loss(
     """Cross-entropy of finding both parts of each mixture among all samples of all ranks.
 
     Args:
-        mixed_BD: projections of the mixtures, not normalised.
-        z_BD: projections of the samples, not normalised.
+        mixed_BD: projections of the mixtures, not normalized.
+        z_BD: projections of the samples, not normalized.
         partner: int64 `[B]`, the row of each mixture's other part, on this rank.
         share: `[B]`, of its own part.
         temperature: of the softmax.

@@ -10,7 +10,8 @@ Differs from the authors' code: directions are keyed by the step, so that ranks 
 run sees the same ones; the characteristic function is summed by recurrence over equally spaced
 frequencies with a gradient of its own, which needs one cosine a value instead of one a frequency,
 and keeps nothing that grows with their number. As in their code and unlike the paper's text,
-frequencies reach 3 rather than 5."""
+frequencies reach 3 rather than 5.
+"""
 
 from typing import Any, ClassVar
 
@@ -64,7 +65,7 @@ class _CharacteristicFunction(torch.autograd.Function):
 
 
 def sigreg(z_VBD: Tensor, directions_SD: Tensor, *, knots: int = 17, t_max: float = 3.0) -> Tensor:
-    """Sketched isotropic Gaussian regularisation: how far each view's projections are from a standard normal.
+    """Sketched isotropic Gaussian regularization: how far each view's projections are from a standard normal.
 
     For each view and direction, N ∫ |φ_N(t) − exp(−t²/2)|² exp(−t²/2) dt, with φ_N the empirical
     characteristic function of the N samples of the global batch, by the trapezoidal rule on
@@ -99,11 +100,11 @@ def prediction(z_VBD: Tensor, targets: list[int]) -> Tensor:
         z_VBD: projections of V views, `[V, B, D]`.
         targets: places of the global views among the V.
     """
-    centre_BD = torch.stack([z_VBD[place] for place in targets]).mean(dim=0)
-    return (z_VBD - centre_BD).square().mean()
+    center_BD = torch.stack([z_VBD[place] for place in targets]).mean(dim=0)
+    return (z_VBD - center_BD).square().mean()
 
 
-# Keys are hashed in Python, which a compiled graph would specialise on.
+# Keys are hashed in Python, which a compiled graph would specialize on.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def directions(draws: Draws, num: int, dim: int) -> Tensor:
     """Unit vectors drawn uniformly from the sphere, `[num, dim]`, keyed by the step alone: all ranks draw the same."""
@@ -165,8 +166,8 @@ class LeJEPA(Method):
         z_VBD = self.projector(torch.cat(features)).unflatten(0, (len(features), -1))
         with torch.autocast(z_VBD.device.type, enabled=False):
             z_VBD = z_VBD.float()
-            regulariser = sigreg(z_VBD, directions_SD, knots=self.knots, t_max=self.t_max)
+            regularizer = sigreg(z_VBD, directions_SD, knots=self.knots, t_max=self.t_max)
             predicted = prediction(z_VBD, target_views(views))
-            loss = (1.0 - self.sigreg_weight) * predicted + self.sigreg_weight * regulariser
-        logs = {"prediction": predicted.detach(), "sigreg": regulariser.detach()}
+            loss = (1.0 - self.sigreg_weight) * predicted + self.sigreg_weight * regularizer
+        logs = {"prediction": predicted.detach(), "sigreg": regularizer.detach()}
         return Step(loss, {**logs, **collapse_signals(z_VBD.unbind())})

@@ -1,7 +1,8 @@
 """What masked prediction shares: hide patches, encode the others, say something of the hidden ones.
 
 What the methods of DABS share (Tamkin et al. 2021, arXiv 2111.12062): their head, and what they
-know of padding."""
+know of padding.
+"""
 
 from abc import ABC
 from typing import ClassVar
@@ -45,7 +46,8 @@ class Masked(Method, ABC, abstract=True):
         """The patches of the view that are seen and those that are hidden, int64 `[B, V]` and `[B, M]`.
 
         Outside the compiled graph, since the key changes with every step; so it comes before all
-        that has a gradient."""
+        that has a gradient.
+        """
         require_views(type(self).__name__, views, self.num_views)
         return self.mask.draw(self.encoder.patches.grid_of(views.x[0]), views.draws)
 

@@ -64,7 +64,7 @@ class Method(nn.Module, Component):
         """Called before a step's first micro-batch: forget what an abandoned step may have left."""
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step, with the share of training done (in (0, 1]): momentum, centring."""
+        """Called after each optimizer step, with the share of training done (in (0, 1]): momentum, centering."""
 
 
 def momentum_copy(module: M) -> M:

@@ -17,7 +17,8 @@ Keys enter the queue after the step, of one view for all ranks: in both directio
 drawn from a count of steps, where the authors' code draws it on each rank. BatchNorm statistics
 over all ranks stand in for shuffled batches; with statistics of each rank alone
 (`run.compute.sync_batch_norm: false`, v1 and v2 of the authors), `shuffle` keeps a query from
-recognising its key by the company that it was normalised in."""
+recognizing its key by the company that it was normalized in.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -45,9 +46,9 @@ def queue_contrast(
     """InfoNCE of queries with their own keys against a queue of others (equation 1 of MoCo).
 
     Args:
-        q_BD: queries, `[B, D]`, not normalised.
+        q_BD: queries, `[B, D]`, not normalized.
         k_BD: keys of the same samples, `[B, D]`; no gradient flows into them.
-        queue_KD: keys of other samples, normalised.
+        queue_KD: keys of other samples, normalized.
         temperature: of the softmax.
 
     Returns:
@@ -181,7 +182,7 @@ class MoCo(Siamese):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the momentum copy towards the trained network, and the step's keys into the queue."""
+        """Move the momentum copy toward the trained network, and the step's keys into the queue."""
         constant = self.momentum_schedule == "constant"
         momentum = self.momentum if constant else cosine_momentum(self.momentum, progress)
         momentum_update(self.key_encoder, self.encoder, momentum)

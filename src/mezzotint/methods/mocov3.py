@@ -1,10 +1,11 @@
 """MoCo v3 (Chen, Xie and He 2021, arXiv 2104.02057): contrast a prediction with the momentum copy's keys of the batch.
 
 No queue: the keys of the other samples of the global batch are the negatives. ResNets and ViTs have
-their own heads. A ViT's patch embedding can stay as it was initialised, which the paper found to
+their own heads. A ViT's patch embedding can stay as it was initialized, which the paper found to
 prevent dips in training. Differs from the authors' code in order only: the momentum copy is updated
-after the optimiser step rather than before the next forward, which gives the same sequence of
-weights."""
+after the optimizer step rather than before the next forward, which gives the same sequence of
+weights.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -29,7 +30,7 @@ def contrast(q_BD: Tensor, k_BD: Tensor, temperature: float) -> tuple[Tensor, Te
     The scale makes the gradient comparable between temperatures.
 
     Args:
-        q_BD: queries of this rank, `[B, D]`, not normalised.
+        q_BD: queries of this rank, `[B, D]`, not normalized.
         k_BD: keys of the same samples, `[B, D]`; no gradient flows into them.
         temperature: of the softmax.
 
@@ -56,7 +57,7 @@ class MoCoV3(Siamese):
         dim: width of queries and keys.
         temperature: of the softmax; the paper has 1.0 for ResNet-50 and 0.2 for ViTs.
         momentum: of the momentum copy at the start; it rises to 1 along half a cosine.
-        stop_grad_patch_embed: leave the encoder's `patch_embed` as initialised; ViTs only.
+        stop_grad_patch_embed: leave the encoder's `patch_embed` as initialized; ViTs only.
     """
 
     no_accumulation: ClassVar[str] = (
@@ -114,7 +115,7 @@ class MoCoV3(Siamese):
         return loss12 + loss21, {"accuracy": (accuracy12 + accuracy21) / 2}
 
     def after_step(self, progress: float) -> None:
-        """Move the momentum copy towards the trained network."""
+        """Move the momentum copy toward the trained network."""
         momentum = cosine_momentum(self.momentum, progress)
         momentum_update(self.key_encoder, self.encoder, momentum)
         momentum_update(self.key_projector, self.projector, momentum)

@@ -2,7 +2,8 @@
 
 BatchNorm makes the way of passing matter: its statistics are those of one pass. `each_view` gives
 every view statistics of its own, as SimSiam, BYOL and MoCo v3 do; `one_pass` puts all views of one
-size through together, as SimCLR and LeJEPA do. Without BatchNorm the two agree."""
+size through together, as SimCLR and LeJEPA do. Without BatchNorm the two agree.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -167,7 +168,7 @@ def collapse_signals(zs: Sequence[Tensor]) -> dict[str, Tensor]:
     """Two scalars that tell whether the projections collapse, of this rank's samples.
 
     `alignment` is the mean cosine of two views of a sample. `feature_std` is the standard deviation
-    over the batch of L2-normalised projections, averaged over dimensions and multiplied by √D
+    over the batch of L2-normalized projections, averaged over dimensions and multiplied by √D
     (SimSiam, figure 2, where it is not multiplied): about 1 when they spread over the whole sphere,
     0 when all are one point. An alignment near 1 together with a `feature_std` near 0 is a
     collapse.

@@ -2,8 +2,9 @@
 
 Views of one sample attract, everything else in the batch repels. The head has a BatchNorm after
 each linear, as in the authors' code. Differs from the paper: the BatchNorm that ends the head has
-no learnt scale; the temperature is 0.2 by default; more than two views are taken, each pair of
-which is a positive."""
+no learned scale; the temperature is 0.2 by default; more than two views are taken, each pair of
+which is a positive.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -25,7 +26,7 @@ def nt_xent(
     others_VBD: Tensor | None = None,
     weights_VV: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Normalised temperature-scaled cross-entropy over all views of the global batch.
+    """Normalized temperature-scaled cross-entropy over all views of the global batch.
 
     Each of the `V · B` projections of this rank is an anchor. Its candidates are all other
     projections of all ranks; its positives are the V − 1 other views of its own sample. The loss is
@@ -33,7 +34,7 @@ def nt_xent(
     two views there is one positive an anchor).
 
     Args:
-        z_VBD: projections of V views, `[V, B, D]`, not normalised.
+        z_VBD: projections of V views, `[V, B, D]`, not normalized.
         temperature: of the softmax.
         others_VBD: the candidates, where they are not the anchors themselves: another network's
             projections of the same views, of which an anchor's own is left out all the same.

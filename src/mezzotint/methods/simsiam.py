@@ -4,7 +4,8 @@ Neither negatives nor a momentum copy: the predictor and the stopped gradient al
 collapsing. Each view passes through on its own, so BatchNorm sees one view at a time, as in the
 paper. Differs from the paper's code: the projector's last linear has no bias instead of a frozen
 one (the BatchNorm after it undoes either); more than two views are taken, and every other global
-view is then a target."""
+view is then a target.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar

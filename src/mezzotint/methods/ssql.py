@@ -3,14 +3,15 @@
 One set of weights learns to work at every width. Each step runs the base method in float, which
 collects the ranges of the activations; draws a width for all weights and one for all activations;
 runs the same weights once more on their grids; and compares both runs with the same float targets.
-There are no shadow weights and no learnt scales: as the weights moved in the last step, ranges and
+There are no shadow weights and no learned scales: as the weights moved in the last step, ranges and
 grids are made anew ("post-step quantization").
 
 Any siamese method can be the base. Differs from the authors' code, which has a class for each:
 widths are drawn from (seed, step), so that ranks agree and a resumed run goes on with the same;
 ranges are pooled over ranks; a dead channel stays on its own, instead of its whole tensor, out of
 the grid; the gradient of the grid's ends does not depend on the version of torch
-(`mezzotint.quant.grid`)."""
+(`mezzotint.quant.grid`).
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal

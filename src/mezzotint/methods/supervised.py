@@ -1,13 +1,13 @@
 """Supervised training, and with it fine-tuning and the linear probe on augmented images: the same loop, with labels.
 
-A linear classifier stands on the encoder and learns from the labels of a `labelled` source.
+A linear classifier stands on the encoder and learns from the labels of a `labeled` source.
 Starting from a saved encoder (`init`) makes it fine-tuning (protocol C of SSQL, Cao et al. 2022,
 arXiv 2207.05432; the semi-supervised protocol of Chen et al. 2020, arXiv 2002.05709); holding the
 encoder still (`freeze`) makes it a linear probe as the papers run it, on augmented images. The
 supervised baseline of Huang et al. 2022 (arXiv 2208.00275) takes two views of a sample or, with
 `single_aug`, one.
 
-A step may hide some patches from a transformer (`drop`), which makes it cheaper and regularises it:
+A step may hide some patches from a transformer (`drop`), which makes it cheaper and regularizes it:
 AudioMAE's fine-tuning leaves out whole times and frequencies (Huang et al. 2022, arXiv 2207.06405).
 """
 
@@ -137,8 +137,8 @@ class Supervised(Method):
     def _labels(self, views: Views) -> Tensor:
         if views.labels is None:
             raise ValueError(
-                "supervised takes labelled samples, and the data has none in training; wrap it: "
-                "data: {kind: labelled, source: {kind: …}}"
+                "supervised takes labeled samples, and the data has none in training; wrap it: "
+                "data: {kind: labeled, source: {kind: …}}"
             )
         binary = self.loss == "binary"
         if (views.labels.ndim == 2) > binary or (
@@ -199,7 +199,7 @@ class Supervised(Method):
 
 
 def start_from(encoder: Encoder, path: str) -> None:
-    """Give an encoder the weights, the input normalisation and the quantizers of a saved one.
+    """Give an encoder the weights, the input normalization and the quantizers of a saved one.
 
     Raises:
         ValueError: when it is another network, or takes other samples.

@@ -1,12 +1,12 @@
 """Tokenizers of masked prediction: from the patches of a view to vectors, which a codebook turns into codes.
 
-`ColdStart` needs no training: each patch, normalised by itself, through a fixed random projection,
+`ColdStart` needs no training: each patch, normalized by itself, through a fixed random projection,
 as in BEST-RQ (Chiu et al. 2022, arXiv 2202.01855). It does not see where a patch stands. With
 `positions`, as in BRIDLE's source (Nguyen et al. 2025, arXiv 2502.02118), patches are embedded by a
 random linear, fixed positions are added, and a second random linear follows; a good part of the
 codes then names positions, which tell the encoder nothing.
 
-`LearntTokenizer` is a ViT of its own with a head of two linears, as in BEATs (Chen et al. 2022,
+`LearnedTokenizer` is a ViT of its own with a head of two linears, as in BEATs (Chen et al. 2022,
 arXiv 2212.09058); its vectors are scaled to mean 0 and variance 1, which these are not, so that a
 Euclidean codebook does not have to follow vectors that grow. What it learns from is the
 `Estimator`: it has to make the encoder's features out of codes.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from mezzotint.encoders.patches import SinCos
-from mezzotint.encoders.vit import ViT, blocks, initialise
+from mezzotint.encoders.vit import ViT, blocks, initialize
 from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of
 
@@ -46,7 +46,7 @@ class ColdStart(Tokenizer):
     Args:
         project: to the width of the codebook; without, a codebook that projects by itself sees the
             patches.
-        normalise: scale each patch to mean 0 and variance 1 first; never single values.
+        normalize: scale each patch to mean 0 and variance 1 first; never single values.
         positions: add positions to randomly embedded patches, as BRIDLE's source does.
         seed: of the projection, the same on every rank.
     """
@@ -57,7 +57,7 @@ class ColdStart(Tokenizer):
         self,
         *,
         project: bool = True,
-        normalise: bool = True,
+        normalize: bool = True,
         positions: bool = False,
         seed: int = 0,
     ) -> None:
@@ -65,9 +65,9 @@ class ColdStart(Tokenizer):
             raise ValueError(
                 "got positions=True and project=False; allowed is one of them: positions need a projection"
             )
-        self.project, self.normalise, self.positions, self.seed = (
+        self.project, self.normalize, self.positions, self.seed = (
             project,
-            normalise,
+            normalize,
             positions,
             seed,
         )
@@ -86,7 +86,7 @@ class _Projection(nn.Module):
                 f"got patches of {values} values, project=False and a codebook of dim={dim}; allowed are equal widths: "
                 f"choose codebook.dim={values}, or project"
             )
-        self.normalise = settings.normalise and values > 1
+        self.normalize = settings.normalize and values > 1
         self.places = SinCos(encoder.patches.axes, encoder.dim) if settings.positions else None
         widths = (
             [values, encoder.dim, dim]
@@ -107,7 +107,7 @@ class _Projection(nn.Module):
         """`[B, L, P]` → `[B, L, D]`."""
         with torch.autocast(x.device.type, enabled=False):
             z = vectors.float()
-            z = layer_norm(z, z.shape[-1:]) if self.normalise else z
+            z = layer_norm(z, z.shape[-1:]) if self.normalize else z
             for number in range(self.layers):
                 z = z @ self.get_buffer(f"weight{number}").T
                 if number == 0 and self.places is not None:
@@ -115,7 +115,7 @@ class _Projection(nn.Module):
             return z
 
 
-class LearntTokenizer(Tokenizer):
+class LearnedTokenizer(Tokenizer):
     """A ViT with a head of two linears and a tanh; as large as the encoder unless stated.
 
     Args:
@@ -133,12 +133,12 @@ class LearntTokenizer(Tokenizer):
 
     def build(self, encoder: ViT, dim: int) -> nn.Module:
         """A network with fresh weights."""
-        return _Learnt(
+        return _Learned(
             encoder, {key: value for key, value in self.size.items() if value is not None}, dim
         )
 
 
-class _Learnt(nn.Module):
+class _Learned(nn.Module):
     def __init__(self, encoder: ViT, size: dict[str, int], dim: int) -> None:
         super().__init__()
         own = {
@@ -151,7 +151,7 @@ class _Learnt(nn.Module):
             nn.Linear(self.network.dim, dim),
             nn.LayerNorm(dim, elementwise_affine=False),
         )
-        initialise(self.head)
+        initialize(self.head)
 
     def forward(self, x: Tensor, vectors: Tensor, where: Tensor) -> Tensor:
         """`[B, *sizes]` → `[B, L, D]`, of all patches, each with its position and all others in sight."""
@@ -174,7 +174,7 @@ class Estimator(nn.Module):
         self.blocks = blocks(encoder.dim, depth, encoder.heads)
         self.norm = nn.LayerNorm(encoder.dim, eps=1e-6)
         self.head = nn.Linear(encoder.dim, encoder.dim)
-        initialise(self)
+        initialize(self)
 
     def forward(self, quantized: Tensor, where: Tensor) -> Tensor:
         """`[B, L, D]` and `[1 or B, L, A]` → `[B, L, encoder.dim]`."""

@@ -1,1 +1,1 @@
-"""Optimisers, parameter groups and schedules."""
+"""Optimizers, parameter groups and schedules."""

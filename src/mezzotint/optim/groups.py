@@ -4,7 +4,8 @@ Each group has `params` and, in the same order, `param_names`, so that a checkpo
 by name; `base_lr`, which schedules multiply; and `excluded`, which says whether it holds the norms
 and biases that are left out of weight decay and of LARS. Layers may have learning rates of their
 own: lower ones below the top when a pretrained encoder is fine-tuned (layer decay: Clark et al.
-2020, arXiv 2003.10555), a higher one for the fresh classifier."""
+2020, arXiv 2003.10555), a higher one for the fresh classifier.
+"""
 
 import re
 from collections.abc import Sequence
@@ -46,7 +47,8 @@ class LayerScales(Component):
         A block is what a numbered module holds: `layer3.1` of a ResNet, `blocks.7` of a
         transformer, `stages.2.blocks.0` of a ConvNeXt (where what leads from stage to stage is one
         too), in the encoder's order. What stands before the first block is one more, what stands
-        after the last belongs to the top."""
+        after the last belongs to the top.
+        """
         order: dict[str, int] = {}
         depths: list[int | None] = []
         for name in names:

@@ -5,7 +5,8 @@ scaled gradients and the learning rate is applied last, as torch's SGD does; the
 |w| / |g + λ w|. In the paper's own (algorithm 1, and revisitAIRL's), the learning rate goes into
 the momentum buffer; the ratio is η |w| / (|g| + λ |w|). Groups that are `excluded` (norms and
 biases) are plain momentum SGD in either form; unlike in revisitAIRL's code, a weight decay of 0
-does not turn the trust ratio off."""
+does not turn the trust ratio off.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any, overload

@@ -1,8 +1,9 @@
-"""Optimisers as a recipe names them: settings that build a `torch.optim.Optimizer` for a model.
+"""Optimizers as a recipe names them: settings that build a `torch.optim.Optimizer` for a model.
 
 Every group of what is built has `param_names` and `base_lr` (see `groups`); schedules multiply the
 latter. The learning rate may be stated per 256 samples, as the papers of the field do
-(`lr_scaling="batch/256"`, linear scaling of Goyal et al. 2017, arXiv 1706.02677)."""
+(`lr_scaling="batch/256"`, linear scaling of Goyal et al. 2017, arXiv 1706.02677).
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,7 +20,7 @@ Scaling = Literal["none", "batch/256"]
 
 
 class Optimizer(Component, ABC, abstract=True):
-    """What every optimiser states.
+    """What every optimizer states.
 
     Attributes:
         lr: learning rate as stated.
@@ -95,7 +96,7 @@ class Optimizer(Component, ABC, abstract=True):
 
     @abstractmethod
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-        """Make the optimiser of a model.
+        """Make the optimizer of a model.
 
         Args:
             model: whose parameters with gradients are trained.

@@ -1,7 +1,8 @@
 """Learning-rate schedules: pure functions of the step that multiply each group's `base_lr`.
 
 Nothing is kept between steps, so a resumed run is where an uninterrupted one would be, and groups
-with learning rates of their own keep their proportions."""
+with learning rates of their own keep their proportions.
+"""
 
 import math
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""An optimiser's state as named tensors, and back: what a checkpoint stores without pickling anything."""
+"""An optimizer's state as named tensors, and back: what a checkpoint stores without pickling anything."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's parameters by name; each group lists its names in `param_names`."""
+    """The optimizer's parameters by name; each group lists its names in `param_names`."""
     return {
         name: parameter
         for group in optimizer.param_groups
@@ -31,7 +31,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Tens
     """Put back what `optimizer_state` returned.
 
     Raises:
-        ValueError: when a name belongs to no parameter of this optimiser.
+        ValueError: when a name belongs to no parameter of this optimizer.
     """
     named = _named(optimizer)
     state: dict[Tensor, dict[str, Any]] = {}
@@ -39,11 +39,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Tens
         name, _, entry = key.rpartition("/")
         if name not in named:
             raise ValueError(
-                f"the checkpoint holds optimiser state of {name!r}, which the method has not; use the run's recipe"
+                f"the checkpoint holds optimizer state of {name!r}, which the method has not; use the run's recipe"
             )
         parameter = named[name]
         moment = value.shape == parameter.shape
-        # Moments share their parameter's memory format, as when the optimiser made them, so that
+        # Moments share their parameter's memory format, as when the optimizer made them, so that
         # sums stay bit-equal.
         placed = torch.empty_like(parameter).copy_(value) if moment else value.clone()
         state.setdefault(parameter, {})[entry] = placed

@@ -7,7 +7,8 @@ remains afterwards is one bit a weight.
 
 QDrop (Wei et al. 2022, arXiv 2203.05740): while learning, each activation is left in float with
 some probability, so that the rounding does not fit the noise of one particular grid. Activation
-steps are learnt along (BRECQ, arXiv 2102.05426)."""
+steps are learned along (BRECQ, arXiv 2102.05426).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class AdaRound(Quantizer, kind="adaround"):
         layout: of the grid's rows.
 
     Attributes:
-        v: what is learnt, of the weight's shape.
+        v: what is learned, of the weight's shape.
     """
 
     def __init__(self, weight: Tensor, grid: Grid, layout: Layout) -> None:
@@ -73,14 +74,14 @@ class AdaRound(Quantizer, kind="adaround"):
 
 
 class LearnedStep(Quantizer):
-    """An activation's grid whose step is learnt while its zero point stays; stands in for its quantizer meanwhile.
+    """An activation's grid whose step is learned while its zero point stays; stands in for its quantizer meanwhile.
 
     Args:
-        quantizer: calibrated, at the width that is learnt for.
+        quantizer: calibrated, at the width that is learned for.
         drop: probability that a value is left in float (QDrop).
 
     Attributes:
-        change: what is learnt: the logarithm of the step over what it was, so that one learning
+        change: what is learned: the logarithm of the step over what it was, so that one learning
             rate fits all.
         generator: of what is dropped; set before each pass. `None` drops nothing.
     """

@@ -36,7 +36,7 @@ class Allocation:
         mean_bits: over all weights.
         bops: bit operations of one sample: multiplications times bits of the weight times bits of
             the activation.
-        cost: what was minimised.
+        cost: what was minimized.
         sensitivity: curvature of each layer.
     """
 
@@ -66,11 +66,11 @@ def allocate_(
 ) -> Allocation:
     """Give each layer's weight a width of its own, within budgets; `bits` then no longer changes it.
 
-    Layers that have a fixed width already (SSQL's first) keep it, and count towards the budgets.
+    Layers that have a fixed width already (SSQL's first) keep it, and count toward the budgets.
 
     Args:
         encoder: quantizable.
-        batches: normalised inputs to measure curvature on.
+        batches: normalized inputs to measure curvature on.
         mean_bits: most bits a weight, over all weights; `None` sets no limit.
         bops: most bit operations, as a share of those with every weight at 8 bits; `None` sets no
             limit.

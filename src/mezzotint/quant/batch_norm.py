@@ -17,7 +17,8 @@ here a width's statistics come from the data when the width is chosen.
 
 What is corrected is the difference: running statistics are those of augmented training views, and
 calibration data are not augmented, so the statistics of the data themselves would move the float
-network as well."""
+network as well.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def correct_bias_(
 
     Args:
         encoder: quantizable and, unless `activation` is 32, calibrated.
-        batches: normalised inputs, of the training data and without augmentation.
+        batches: normalized inputs, of the training data and without augmentation.
         weight: bits of the weights.
         activation: bits of the activations.
 
@@ -212,7 +213,7 @@ def correct_batch_norm_(encoder: nn.Module, batches: Iterable[Tensor], *, weight
 
     Args:
         encoder: that `quantize_` has prepared, with the statistics of its float weights.
-        batches: normalised inputs, of the training data and without augmentation.
+        batches: normalized inputs, of the training data and without augmentation.
         weight: bits of the weights, 1 to 8.
 
     Returns:
@@ -265,7 +266,7 @@ def statistics(encoder: nn.Module) -> dict[str, Tensor]:
 
 
 def _batch_norm_moments(encoder: nn.Module, data: list[Tensor]) -> Moments:
-    """Mean and variance of what enters each BatchNorm, with those before it normalising by the same data."""
+    """Mean and variance of what enters each BatchNorm, with those before it normalizing by the same data."""
     norms = _norms(encoder)
     kept = statistics(encoder)
     momenta = {name: norm.momentum for name, norm in norms.items()}

@@ -161,7 +161,7 @@ def calibrate(encoder: nn.Module, batches: Iterable[Tensor], *, weight: Bits = 3
 
     Args:
         encoder: that `quantize_` has prepared; its mode and widths are left as they were.
-        batches: normalised inputs, of the training data and without augmentation.
+        batches: normalized inputs, of the training data and without augmentation.
         weight: bits of the weights meanwhile; by default float, so that the ranges do for every
             width.
 
@@ -199,5 +199,5 @@ def _refuse_not_finite(encoder: nn.Module) -> None:
             if not (quantizer.low.isfinite().all() and quantizer.high.isfinite().all()):
                 raise ValueError(
                     f"activations at {name} are not finite on the calibration data; allowed are finite values: "
-                    "look at the weights and at the input's normalisation"
+                    "look at the weights and at the input's normalization"
                 )

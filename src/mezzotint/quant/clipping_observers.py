@@ -3,7 +3,8 @@
 Each collects a histogram, so one collection answers for every width and grid, costs bounded memory,
 and is exactly the same on several processes as on one. Searches try candidates one after the other,
 all rows at once, and wait for no device; they need neither a second pass over the data nor
-processes of their own."""
+processes of their own.
+"""
 
 from typing import Literal
 
@@ -57,7 +58,7 @@ class Percentile(_Binned, Observer):
     Args:
         alpha: share of the values left outside.
         tails: `"magnitude"` clips the largest magnitudes, as SSQL's source does; `"both"` clips
-            half of the share at either end, for distributions that are not centred at 0.
+            half of the share at either end, for distributions that are not centered at 0.
     """
 
     def __init__(self, *, alpha: float = 1e-4, tails: Tails = "magnitude") -> None:
@@ -151,7 +152,8 @@ class Entropy(_Binned, Observer):
     Differs from it and from SSQL's source: those count |x|, so a signed distribution is merged with
     its mirror image and half of the levels stay unused. Here the values keep their signs, and
     levels are the grid's own codes. Values of exactly 0 do not count, since the grid represents
-    them exactly and their mass would hide all else."""
+    them exactly and their mass would hide all else.
+    """
 
     def __init__(self) -> None:
         super().__init__()

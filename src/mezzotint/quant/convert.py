@@ -7,7 +7,8 @@
 
 A layer keeps its class, its parameters and their names: its class is replaced by a subclass of it
 in which `weight` is the parameter seen through a quantizer. Nothing is wrapped and no weight is
-copied, so optimisers, state dicts and `isinstance` see the network they knew."""
+copied, so optimizers, state dicts and `isinstance` see the network they knew.
+"""
 
 import functools
 from collections.abc import Callable, Iterator

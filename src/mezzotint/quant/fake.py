@@ -2,7 +2,8 @@
 
 A quantizer is off, observes, or quantizes. Its width is a tensor, so that changing it every step
 neither waits for the device nor recompiles; its range is stored beside the weights it belongs to,
-which are never copied."""
+which are never copied.
+"""
 
 import re
 from dataclasses import dataclass
@@ -79,14 +80,14 @@ class Layout:
         if self.granularity == "group":
             rows = self.rows(x)
             return self.unrows(
-                grid.quantize(rows if up is None else grid.towards(rows, self.rows(up))), x.shape
+                grid.quantize(rows if up is None else grid.toward(rows, self.rows(up))), x.shape
             )
         if self.granularity == "channel":
             shape = [1] * x.ndim
             shape[self.axis] = -1
             zero = None if grid.zero_point is None else grid.zero_point.reshape(shape)
             grid = Grid(grid.scale.reshape(shape), zero, grid.low, grid.high, grid.divide)
-        return grid.quantize(x if up is None else grid.towards(x, up))
+        return grid.quantize(x if up is None else grid.toward(x, up))
 
 
 class Quantizer(nn.Module, Component):
@@ -167,7 +168,7 @@ class Quantizer(nn.Module, Component):
     def codes(self, weight: Tensor) -> Tensor:
         """Codes of a weight at the present width, as it is rounded there: int16 `[R, N]`, in the layout's rows."""
         grid, rows, up = self.grid_of(weight), self.layout.rows(weight), self.tuned("rounding")
-        return grid.codes(rows if up is None else grid.towards(rows, self.layout.rows(up)))
+        return grid.codes(rows if up is None else grid.toward(rows, self.layout.rows(up)))
 
     def attach(self, weight: Tensor) -> None:
         """Take the shape that this weight's ranges need; called once, when a layer is converted."""
@@ -238,7 +239,7 @@ class Quantizer(nn.Module, Component):
 
 
 class Rangeless(Quantizer):
-    """A quantizer whose levels are fixed, learnt, or a function of the weight: there is nothing to calibrate."""
+    """A quantizer whose levels are fixed, learned, or a function of the weight: there is nothing to calibrate."""
 
     @property
     def keeps_range(self) -> bool:
@@ -270,7 +271,8 @@ class WeightQuantizer(Quantizer):
 
     With a live observer the range follows the weight at every step and is part of the gradient: the
     largest weight of a channel also learns through the scale. With any other it is taken when the
-    width is set."""
+    width is set.
+    """
 
     def __init__(
         self,

@@ -20,11 +20,12 @@ code lies within the grid, *its ends included*, and 0 outside. `torch.clamp` is 
 because its gradient at its bounds changed in torch 2.14, and with 2 bits half of all codes stand on
 a bound. Forward and gradient equal `torch.fake_quantize_per_tensor_affine` and
 `torch.fake_quantize_per_channel_affine` bit for bit; beyond those, the scale and the zero point may
-be learnt.
+be learned.
 
 A value halfway between two codes shows how `x / scale` is computed: torch's kernels multiply by the
 reciprocal, SSQL's source and ONNX's `QuantizeLinear` divide. The largest weight of a channel stands
-exactly halfway on SSQL's grid, so both ways are there."""
+exactly halfway on SSQL's grid, so both ways are there.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -53,11 +54,11 @@ class _FakeQuantize(torch.autograd.Function):
         inside = codes == kept
         if zero_point is not None:
             kept.sub_(zero_point)
-        ctx.bounds_learnt = ctx.needs_input_grad[1] or (
+        ctx.bounds_learned = ctx.needs_input_grad[1] or (
             zero_point is not None and ctx.needs_input_grad[2]
         )
         ctx.has_zero_point = zero_point is not None
-        if ctx.bounds_learnt:
+        if ctx.bounds_learned:
             ctx.save_for_backward(inside, x, scale, kept)
             return kept * scale
         ctx.save_for_backward(inside)
@@ -65,7 +66,7 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if not ctx.bounds_learnt:
+        if not ctx.bounds_learned:
             (inside,) = ctx.saved_tensors
             return gradient * inside, None, None, None, None, None
         inside, x, scale, kept = ctx.saved_tensors
@@ -199,11 +200,12 @@ class Grid:
             x, self.scale, self.zero_point, self.low, self.high, divide=self.divide
         )
 
-    def towards(self, x: Tensor, up: Tensor) -> Tensor:
+    def toward(self, x: Tensor, up: Tensor) -> Tensor:
         """Move each value to the point below it, or to the one above where `up` is 1; `quantize` then leaves it there.
 
         The gradient is that of the identity, so that `quantize` behaves as it does for the values
-        themselves."""
+        themselves.
+        """
         point = (torch.floor(x / self.scale) + up) * self.scale
         return x + (point - x).detach() if x.requires_grad else point
 
@@ -217,8 +219,8 @@ class Grid:
 
     def values(self, codes: Tensor) -> Tensor:
         """The points that codes stand for: exactly what `quantize` returns."""
-        centred = codes.float() if self.zero_point is None else codes.float() - self.zero_point
-        return centred * self.scale
+        centered = codes.float() if self.zero_point is None else codes.float() - self.zero_point
+        return centered * self.scale
 
 
 def make_grid(scheme: Scheme, low: Tensor, high: Tensor, bits: Bits) -> Grid:

@@ -7,7 +7,8 @@ counting never waits for it.
 
 A row's largest magnitude lies between the middle and the end of its half, so of n bins a quarter to
 a half cover the magnitudes from 0 to the largest. Values far from 0 with little spread, such as 100
-to 101, are resolved worse by that."""
+to 101, are resolved worse by that.
+"""
 
 import math
 
@@ -106,18 +107,18 @@ class Histogram(nn.Module):
             td.all_reduce(self.zeros)
 
     def points(self, most: int = _MOST) -> tuple[Tensor, Tensor]:
-        """The values as points with weights: the centres of the bins, and 0 at last.
+        """The values as points with weights: the centers of the bins, and 0 at last.
 
         Args:
-            most: bins; where there are more, neighbours are merged.
+            most: bins; where there are more, neighbors are merged.
 
         Returns:
             Values, float32, and counts, int64, each `[R, bins + 1]`.
         """
         merged = max(1, self.bins // most)
         bins = self.bins // merged
-        centres = torch.arange(-(bins // 2), bins // 2, device=self.counts.device) + 0.5
-        values = centres * (self.width * merged)
+        centers = torch.arange(-(bins // 2), bins // 2, device=self.counts.device) + 0.5
+        values = centers * (self.width * merged)
         counts = self.counts.view(len(self.counts), bins, merged).sum(2)
         return torch.cat([values, torch.zeros_like(values[:, :1])], 1), torch.cat(
             [counts, self.zeros], 1

@@ -1,7 +1,8 @@
 """What a network does when it runs: which module feeds which, in what order units come, what enters and leaves them.
 
 Found by hooks in one pass over an example, so that it holds for any network, whatever its modules
-are called."""
+are called.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -106,7 +107,8 @@ def units(encoder: nn.Module, example: Tensor, kind: Unit) -> list[str]:
 
     A block is an element of a `Sequential` or `ModuleList` that is neither a layer nor another
     list, with quantized layers and without such an element inside; layers outside of blocks are
-    units themselves."""
+    units themselves.
+    """
     layers = [name for name, _ in quantized_layers(encoder)]
     blocks = _blocks(encoder, layers) if kind == "block" else []
     loose = [name for name in layers if not any(name.startswith(f"{block}.") for block in blocks)]

@@ -1,7 +1,7 @@
 """Quantizers whose range is trained with the network: LSQ and PACT.
 
 They stand in a policy (`Policy(..., weight=LSQ, activation=LSQ)`), their parameters are in
-`encoder.parameters()`, and `quantize_` must therefore come before the optimiser is made. They cost
+`encoder.parameters()`, and `quantize_` must therefore come before the optimizer is made. They cost
 no range in the state beyond those parameters.
 
 One bit: the sign, with a gradient where the value is small.
@@ -9,7 +9,8 @@ One bit: the sign, with a gradient where the value is small.
 BNN (Courbariaux et al. 2016, arXiv 1602.02830) with the scale of XNOR-Net (Rastegari et al. 2016,
 arXiv 1603.05279). SSQL's source clips the latent weights in place; here the gradient's mask alone
 keeps them from running away, since a parameter that changes in a forward pass cannot be shared with
-other widths."""
+other widths.
+"""
 
 from typing import ClassVar
 
@@ -97,7 +98,7 @@ class LSQ(Quantizer):
         self._begin(rows.abs().mean(1, keepdim=True), torch.ones_like(self.negative))
 
     def refresh(self) -> None:
-        """Begin at what calibration has collected, once; then the step is left to the optimiser."""
+        """Begin at what calibration has collected, once; then the step is left to the optimizer."""
         if self.observer.seen and isinstance(self.observer, _MeanMagnitude):
             with torch.no_grad():
                 self.low, self.high = self.observer.range(self.scheme, self.bits)
@@ -136,7 +137,7 @@ class LSQ(Quantizer):
 
 
 class PACT(Rangeless):
-    """Parameterized clipping activation (Choi et al. 2018, arXiv 1805.06085): the upper end of the range is learnt.
+    """Parameterized clipping activation (Choi et al. 2018, arXiv 1805.06085): the upper end of the range is learned.
 
     `y = clip(x, 0, α)`, then rounded to 2^b levels over 0 … α. α's gradient is 1 wherever `x ≥ α`
     and 0 elsewhere (eq. 3); a penalty on α makes the range as small as it can be: `clip_penalty`.
@@ -226,7 +227,7 @@ class DoReFaWeight(Rangeless):
 
 
 class DoReFaActivation(Quantizer):
-    """DoReFa's activations (arXiv 1606.06160, §2.5): clipped to 0 … 1, then rounded to 2^b levels. Nothing is learnt.
+    """DoReFa's activations (arXiv 1606.06160, §2.5): clipped to 0 … 1, then rounded to 2^b levels. Nothing is learned.
 
     Args:
         fixed_bits: width that `quant.bits` does not change.

@@ -3,7 +3,8 @@
 Every observer sees its values as rows `[R, N]`, one row for each range (one for a whole tensor, one
 a channel, one a group), so that each is written once for every granularity. What is collected can
 be read out for any number of bits, so one pass over the calibration data serves a whole table of
-bit-widths."""
+bit-widths.
+"""
 
 from typing import Any, ClassVar
 

@@ -1,7 +1,8 @@
 """Codes of few bits in as many bits: eight codes of b bits are b bytes, without gaps, for any b of 1 to 8.
 
 Code i of a group of eight stands in bits b · i … b · i + b − 1 of a little-endian word of 8 · b
-bits. Widths that do not divide 8 (3, 5, 6, 7) need no special case and waste nothing."""
+bits. Widths that do not divide 8 (3, 5, 6, 7) need no special case and waste nothing.
+"""
 
 import torch
 from torch import Tensor

@@ -2,17 +2,18 @@
 
 BRECQ (Li et al. 2021, arXiv 2102.05426): each unit learns to return, from the inputs that the
 quantized units before it give, what it returned in the float network. With one layer as the unit it
-is AdaRound. See `mezzotint.quant.adaround` for what is learnt and for QDrop.
+is AdaRound. See `mezzotint.quant.adaround` for what is learned and for QDrop.
 
     quantize_(encoder, "ssql") calibrate(encoder, batches) reconstruct_(encoder, batches, weight=3,
-    activation=4) with bits(encoder, weight=3, activation=4):  # rounds as it has learnt; other
+    activation=4) with bits(encoder, weight=3, activation=4):  # rounds as it has learned; other
     widths are as before
         features = encoder(x)
 
 Differs from the papers: the error is divided by that of rounding to the nearest and the penalty is
 a mean over weights, so that one λ serves units of any size and scale (Adam does not see the common
 factor); the error is not weighted by the Fisher information; and a unit that ends up worse than it
-was is left as it was."""
+was is left as it was.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -41,8 +42,8 @@ class Reconstructed:
     Attributes:
         name: of the module.
         before: mean squared error of its output with weights rounded to the nearest.
-        after: the same with what was learnt; never more.
-        kept: whether what was learnt is better, and so is used.
+        after: the same with what was learned; never more.
+        kept: whether what was learned is better, and so is used.
     """
 
     name: str
@@ -84,7 +85,7 @@ def reconstruct_(
 
     Args:
         encoder: quantizable and, unless `activation` is 32, calibrated.
-        batches: normalised inputs, of the training data and without augmentation; a few hundred
+        batches: normalized inputs, of the training data and without augmentation; a few hundred
             samples, all held in memory along with one unit's inputs and outputs.
         weight: bits of the weights.
         activation: bits of the activations; 32 leaves them in float.

@@ -3,7 +3,8 @@
 The Hessian's trace is Hutchinson's estimate with Rademacher probes, its largest eigenvalue that of
 power iteration, as in HAWQ (Dong et al. 2019, arXiv 1905.03696; HAWQ-V2, arXiv 1911.03852). Without
 a loss, the squared error of the features is taken: it needs no labels, it is 0 at the weights
-themselves, and so its Hessian is that of Gauss and Newton, never negative."""
+themselves, and so its Hessian is that of Gauss and Newton, never negative.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ def layer_sensitivity(
 
     Args:
         encoder: quantizable and, unless `activation` is 32, calibrated.
-        batches: normalised inputs.
+        batches: normalized inputs.
         weight: bits of the weights; 32 leaves them out.
         activation: bits of the activations; 32 leaves them out.
 
@@ -109,7 +110,7 @@ def distributions(encoder: nn.Module, batches: Iterable[Tensor]) -> list[Distrib
 
     Args:
         encoder: quantizable.
-        batches: normalised inputs, all of which are used together; what enters one layer is held in
+        batches: normalized inputs, all of which are used together; what enters one layer is held in
             memory.
     """
     data = list(batches)
@@ -137,9 +138,9 @@ def distributions(encoder: nn.Module, batches: Iterable[Tensor]) -> list[Distrib
 
 def _shape_of(name: str, what: str, rows: Tensor) -> Distribution:
     """Of values `[channels, N]`."""
-    centred = rows.double() - rows.double().mean()
-    variance = centred.square().mean().clamp_min(1e-60)
-    deviations = centred.abs() / variance.sqrt()
+    centered = rows.double() - rows.double().mean()
+    variance = centered.square().mean().clamp_min(1e-60)
+    deviations = centered.abs() / variance.sqrt()
     widest = rows.abs().amax(1)
     return Distribution(
         name,
@@ -171,7 +172,7 @@ def hessian_trace(
 
     Args:
         encoder: quantizable; the Hessian is that of the float network in eval mode.
-        batches: normalised inputs, whose losses are averaged.
+        batches: normalized inputs, whose losses are averaged.
         loss: from network and batch; by default the label-free squared error of the features.
         probes: Rademacher vectors.
         seed: of the probes.

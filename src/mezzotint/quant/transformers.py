@@ -6,7 +6,8 @@ s in the LayerNorm and multiplying the linear's weight by s changes nothing in f
 difficulty to where there is room for it.
 
 `quantize_softmax_` puts attention on powers of two (FQ-ViT, Lin et al. 2021, arXiv 2111.13824):
-most of its values are close to 0, where a uniform grid has hardly a point."""
+most of its values are close to 0, where a uniform grid has hardly a point.
+"""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -32,7 +33,7 @@ def smooth_(
 
     Args:
         encoder: with LayerNorm or RMSNorm before linears, as timm's ViTs; quantizable or not.
-        batches: normalised inputs, of the training data and without augmentation.
+        batches: normalized inputs, of the training data and without augmentation.
         alpha: how much of the difficulty moves: 0 none of the activations', 1 all of it.
 
     Returns:

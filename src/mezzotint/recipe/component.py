@@ -1,7 +1,8 @@
 """What lets a live object be written into a recipe: it remembers how it was constructed.
 
 A recipe names a class and its keyword arguments. The reverse way, from an object made in Python
-back to a recipe, needs those arguments again; `Component` keeps them, and nothing else."""
+back to a recipe, needs those arguments again; `Component` keeps them, and nothing else.
+"""
 
 import functools
 import re
@@ -16,7 +17,8 @@ def kind_of(name: str) -> str:
     """Return the name of a class in a recipe: its name in snake case, `TwoViews` → `two_views`.
 
     Where the field spells it otherwise, the class says so: `class SimSiam(Siamese,
-    kind="simsiam")`."""
+    kind="simsiam")`.
+    """
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z]{2})", "_", name).lower()
 
 

@@ -8,7 +8,8 @@
 
 A phase is the recipe with its own keys on top; a section, or a part of one, that names another
 `kind` is taken as it stands. `load` says which parts of the method are those that an earlier phase
-left, and how they were called there. All of this is plain data; `train.plan` runs it."""
+left, and how they were called there. All of this is plain data; `train.plan` runs it.
+"""
 
 from collections.abc import Mapping
 from typing import Any

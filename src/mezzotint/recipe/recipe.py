@@ -272,7 +272,7 @@ class Recipe:
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> "Recipe":
-        """Make the objects that checked plain data describes. Weights are initialised from `run.seed`."""
+        """Make the objects that checked plain data describes. Weights are initialized from `run.seed`."""
         import torch
 
         data = construct(config["data"], FAMILIES["data"], {})

@@ -2,7 +2,8 @@
 
 Leaf values are checked by pydantic in strict JSON mode (a list is a tuple, an integer is a number,
 nothing else is converted); components are followed recursively. Nothing here imports torch before
-`construct`."""
+`construct`.
+"""
 
 import difflib
 import importlib

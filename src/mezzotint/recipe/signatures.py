@@ -7,7 +7,8 @@ this package can be named: a recipe cannot import anything.
 
 A class belongs to the family of each of its base classes (`SimCLR(Method)`), a function decorated
 with `@factory` to that of its return type (`resnet18(...) -> ResNet`, and so to `Encoder`).
-Positional parameters are what the builder injects, and are no keys."""
+Positional parameters are what the builder injects, and are no keys.
+"""
 
 import ast
 import functools

@@ -1,7 +1,8 @@
-"""The sections of the report that look at features: what the encoder is bad at, a map, and nearest neighbours.
+"""The sections of the report that look at features: what the encoder is bad at, a map, and nearest neighbors.
 
 The report's maps of the features over the epochs: small, side by side, each laid out from the one
-before."""
+before.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,8 +23,8 @@ from mezzotint.evaluation.projection import (
     unit_square,
 )
 from mezzotint.evaluation.results import wilson
-from mezzotint.report import neighbours
-from mezzotint.report.neighbours import Look
+from mezzotint.report import neighbors
+from mezzotint.report.neighbors import Look
 from mezzotint.report.pictures import SPRITE_SIZE, drawable, drawn, portrait, sprite, stored
 from mezzotint.report.plots import number
 from mezzotint.report.render import PALETTE
@@ -57,7 +58,7 @@ def maps_section(run: Path, layout: Layout, seed: int) -> dict[str, Any] | None:
             "paths": [
                 {
                     "label": label,
-                    "colour": colour(label),
+                    "color": color(label),
                     "d": dots(points, one.labels.tolist(), label),
                 }
                 for points in (on_stage(plane),)
@@ -71,7 +72,7 @@ def maps_section(run: Path, layout: Layout, seed: int) -> dict[str, Any] | None:
     )
     how = (
         f"The same {len(found[0].samples):,} training samples by {LAYOUTS[layout]} at each time{more}. Each map starts "
-        "from the one before and is turned onto it, so that a sample stays near its place while its neighbours do."
+        "from the one before and is turned onto it, so that a sample stays near its place while its neighbors do."
     )
     return {"how": how, "maps": maps}
 
@@ -91,8 +92,8 @@ def dots(points: Sequence[tuple[int, int]], labels: Sequence[int], label: int) -
     )
 
 
-def colour(label: int) -> int:
-    """The place of a class in the palette; the last, a grey, without label."""
+def color(label: int) -> int:
+    """The place of a class in the palette; the last, a gray, without label."""
     return label % len(PALETTE) if label >= 0 else len(PALETTE) - 1
 
 
@@ -115,7 +116,7 @@ def feature_sections(
         The sections `weak`, `atlas` and `kin`, as far as the data allows; and what the map's script
         needs.
     """
-    look = neighbours.look(encoder, source, workers)
+    look = neighbors.look(encoder, source, workers)
     if look is None:
         return {}, None
     atlas, points = _atlas(look, seed, layout)
@@ -128,11 +129,11 @@ def feature_sections(
 
 
 def _weak(look: Look, task: str) -> dict[str, Any]:
-    scores = neighbours.class_scores(look)
+    scores = neighbors.class_scores(look)
     right, total = sum(s.right for s in scores), sum(s.count for s in scores)
     low, high = wilson(right / max(total, 1), max(total, 1))
     how = (
-        f"By the vote of the {look.neighbours.shape[1]} nearest training samples, on {task}: "
+        f"By the vote of the {look.neighbors.shape[1]} nearest training samples, on {task}: "
         f"{right:,} of {total:,} test samples right, {number(right / max(total, 1))} ({number(low)} – {number(high)})."
     )
     pairs = [
@@ -148,7 +149,7 @@ def _weak(look: Look, task: str) -> dict[str, Any]:
                 if x is not None
             ],
         }
-        for pair in neighbours.confusions(look)
+        for pair in neighbors.confusions(look)
     ]
     classes = [
         {
@@ -168,7 +169,7 @@ def _weak(look: Look, task: str) -> dict[str, Any]:
 
 
 def _atlas(look: Look, seed: int, layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
-    rows = neighbours.mapped_rows(look, seed)
+    rows = neighbors.mapped_rows(look, seed)
     places, labels, guesses = look.test[rows], look.labels[rows], look.guesses[rows]
     points = on_stage(lay_out(components(look.features[rows], seed), layout, seed))
     shown = drawable(look.source)
@@ -190,7 +191,7 @@ def _atlas(look: Look, seed: int, layout: Layout) -> tuple[dict[str, Any], dict[
             "label": label,
             "name": look.class_name(label) or "no label",
             "count": counted[label],
-            "colour": colour(label),
+            "color": color(label),
             "d": dots(points, labels.tolist(), label),
         }
         for label in sorted(counted, key=lambda label: (-counted[label], label))
@@ -204,7 +205,7 @@ def _atlas(look: Look, seed: int, layout: Layout) -> tuple[dict[str, Any], dict[
         "distances and the axes mean nothing. Point at a sample, or tap it.",
         "count": len(rows),
         "paths": paths,
-        "coloured": bool(known),
+        "colored": bool(known),
         "sprite": sheet,
     }
     return section, script
@@ -212,13 +213,13 @@ def _atlas(look: Look, seed: int, layout: Layout) -> tuple[dict[str, Any], dict[
 
 def _kin(look: Look, seed: int) -> dict[str, Any]:
     rows = []
-    for row in neighbours.queries_to_show(look, _QUERIES, seed):
+    for row in neighbors.queries_to_show(look, _QUERIES, seed):
         name, x = stored(look.source, look.test[row])
         if x is None:
             continue
         label, others = int(look.labels[row]), []
         for place, cosine in zip(
-            look.neighbours[row][: neighbours.SHOWN], look.similarity[row].tolist(), strict=False
+            look.neighbors[row][: neighbors.SHOWN], look.similarity[row].tolist(), strict=False
         ):
             title, other = stored(look.source, place)
             if other is not None:

@@ -1,11 +1,12 @@
 """The figures at low bits: one chart for each probe of each task, and a table of what is lost against float.
 
 In a chart the settings stand side by side as they are in the grid, from float on the left; a line's
-colour says whose encoder it is, its strokes say how the encoder was quantized. The thin level is
+color says whose encoder it is, its strokes say how the encoder was quantized. The thin level is
 the encoder's own float figure, and the band the 95 % interval of each unbroken line.
 
 Layers at low bits: what each loses when it alone is quantized, and the shape of its weights and
-inputs."""
+inputs.
+"""
 
 import json
 import math
@@ -38,7 +39,7 @@ class Line:
     """One figure of one encoder over the settings.
 
     Attributes:
-        run: whose encoder; its colour is `colour`.
+        run: whose encoder; its color is `color`.
         how: `plain`, `strong`, and whether the head is that of the float encoder; its strokes are
             `stroke`.
         found: figure and interval by setting; float among them.
@@ -48,7 +49,7 @@ class Line:
 
     run: str
     how: str
-    colour: int
+    color: int
     found: Mapping[Bits, Interval]
     changes: Mapping[Bits, Interval] = field(default_factory=dict)
 
@@ -121,9 +122,9 @@ def bits_section(runs: Mapping[str, Sequence[Row]], *, first: int = 0) -> dict[s
 
 
 def figures(runs: Mapping[str, Sequence[Row]]) -> list[Figure]:
-    """What was measured at low bits, top-1 or neighbours kept: each with a line for every run and way of quantizing."""
+    """What was measured at low bits, top-1 or neighbors kept: each with a line for every run and way of quantizing."""
     lines: dict[tuple[str, str], list[Line]] = {}
-    for colour, (run, rows) in enumerate(runs.items()):
+    for color, (run, rows) in enumerate(runs.items()):
         groups: dict[_Key, dict[Bits, list[Row]]] = {}
         for row in rows:
             task, _, measure = row.metric.rpartition("/")
@@ -140,7 +141,7 @@ def figures(runs: Mapping[str, Sequence[Row]]) -> list[Figure]:
                 line = Line(
                     run,
                     how if name == probe else f"{how}, float head",
-                    colour,
+                    color,
                     {bits: interval(own) for bits, own in (level | settings).items()},
                     {bits: change(lost[bits], gained[bits]) for bits in lost},
                 )
@@ -162,7 +163,7 @@ def _how(rows: Sequence[Row]) -> str:
     if any(row.metric == "all/kept" for row in rows):
         return (
             words
-            + "Nothing has labels: of the ten nearest neighbours of a sample in float, the share that is kept."
+            + "Nothing has labels: of the ten nearest neighbors of a sample in float, the share that is kept."
         )
     words += (
         "Probes learn from features of the quantized encoder and are tested on the same; “float head” is the linear "
@@ -171,7 +172,7 @@ def _how(rows: Sequence[Row]) -> str:
     if any(row.metric.endswith("/lost") for row in rows):
         words += " A difference from float is followed by half of its 95 % interval, over the same test samples."
     if any(ptq_of(row) == "strong" for row in rows):
-        words += " Plain: ranges from extremes, rounding to nearest. Strong: ranges of least error, rounding learnt."
+        words += " Plain: ranges from extremes, rounding to nearest. Strong: ranges of least error, rounding learned."
     return words
 
 
@@ -201,7 +202,7 @@ def _chart(figure: Figure, settings: Sequence[Bits]) -> dict[str, Any]:
         banded = line.how == "plain" and all(math.isfinite(line.found[bits].low) for bits in there)
         drawn.append(
             {
-                "colour": line.colour,
+                "color": line.color,
                 "stroke": line.stroke,
                 "path": "M" + "L".join(f"{a:g} {b:g}" for a, b in places),
                 "dots": places,

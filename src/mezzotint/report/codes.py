@@ -45,7 +45,7 @@ class Coded:
 
     Attributes:
         x: stored samples as floats, `[N, *sizes]`.
-        values: of their patches, not normalised, `[N, L, P]`.
+        values: of their patches, not normalized, `[N, L, P]`.
         where: patches stand, `[1 or N, L, A]`.
         codes: of all patches, indices `[N, L, S]`.
         distances: squared, of each patch to its code, `[N, L, S]`.

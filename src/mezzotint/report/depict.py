@@ -1,9 +1,10 @@
-"""A sample of any modality as a small picture: what stands for it on a map, among neighbours, and in a gallery.
+"""A sample of any modality as a small picture: what stands for it on a map, among neighbors, and in a gallery.
 
-Spectrograms are coloured, low tones below; a cloud is seen from the front right and a little above,
+Spectrograms are colored, low tones below; a cloud is seen from the front right and a little above,
 near points dark; the channels of a series lie under one another; of a video four frames lie side by
-side; bytes are printed as text, and other tokens as squares, a colour for each; a picture's bytes
-stand beside it."""
+side; bytes are printed as text, and other tokens as squares, a color for each; a picture's bytes
+stand beside it.
+"""
 
 import math
 
@@ -29,11 +30,11 @@ def depict(x: Tensor, input: Input) -> Tensor:
     """A sample as an image.
 
     Args:
-        x: one sample, as stored or as a view before normalisation.
+        x: one sample, as stored or as a view before normalization.
         input: says its modality.
 
     Returns:
-        `[C, H, W]`: images as they are, everything else uint8 in colour.
+        `[C, H, W]`: images as they are, everything else uint8 in color.
 
     Raises:
         ValueError: for a modality without pictures.
@@ -62,10 +63,10 @@ def _spectrogram(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
     low, high = np.percentile(values, [1.0, 99.5])
     shares = np.clip((values[0, ::-1] - low) / max(high - low, 1e-6), 0.0, 1.0)
-    colours: npt.NDArray[np.uint8] = np.rint(colormaps["magma"](shares)[..., :3] * 255.0).astype(
+    colors: npt.NDArray[np.uint8] = np.rint(colormaps["magma"](shares)[..., :3] * 255.0).astype(
         np.uint8
     )
-    return colours
+    return colors
 
 
 def _cloud(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -122,13 +123,11 @@ def _film(values: Tensor) -> Tensor:
 def _captioned(x: Tensor, input: Input) -> Tensor:
     """The picture, and beside it its text where the tokens are bytes."""
     image, tokens = unpack(x.unsqueeze(0), input.text)
-    colours = image.mul(255.0).round().clamp(0, 255).to(torch.uint8)
+    colors = image.mul(255.0).round().clamp(0, 255).to(torch.uint8)
     if input.vocabulary != 256 + FIRST:
-        return colours[0]
+        return colors[0]
     text = torch.from_numpy(_text(tokens[0].tolist()).copy()).permute(2, 0, 1)
-    return torch.cat(
-        [torch.nn.functional.interpolate(colours, size=(_SIDE, _SIDE))[0], text], dim=2
-    )
+    return torch.cat([torch.nn.functional.interpolate(colors, size=(_SIDE, _SIDE))[0], text], dim=2)
 
 
 def _text(tokens: list[int]) -> npt.NDArray[np.uint8]:
@@ -149,11 +148,11 @@ def _text(tokens: list[int]) -> npt.NDArray[np.uint8]:
 def _squares(tokens: list[int]) -> npt.NDArray[np.uint8]:
     """Tokens row by row as squares; padding white, hidden ones black."""
     across = math.ceil(math.sqrt(len(tokens)))
-    colours = np.full((across * across, 3), 255, np.uint8)
+    colors = np.full((across * across, 3), 255, np.uint8)
     for place, token in enumerate(tokens):
         if token == MASK:
-            colours[place] = 0
+            colors[place] = 0
         elif token != PADDING:
-            colours[place] = [64 + (token * factor) % 160 for factor in (37, 91, 151)]
+            colors[place] = [64 + (token * factor) % 160 for factor in (37, 91, 151)]
     side = max(1, _SIDE // across)
-    return colours.reshape(across, across, 3).repeat(side, axis=0).repeat(side, axis=1)
+    return colors.reshape(across, across, 3).repeat(side, axis=0).repeat(side, axis=1)

@@ -1,10 +1,11 @@
-"""The views as the encoder sees them, with what was drawn for each: beside the original, before normalisation.
+"""The views as the encoder sees them, with what was drawn for each: beside the original, before normalization.
 
 They are made by the very code that makes them in training, from the same keys: a run's gallery
 shows views of its first epoch.
 
 What was drawn for a view, in words: from the parameters of its transforms to pairs of name and
-value."""
+value.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from mezzotint.types import Input
 _WORDS = {
     "randomized_quantization": "quantized",
     "color_jitter": "jitter",
-    "grayscale": "grey",
+    "grayscale": "gray",
     "gaussian_blur": "blur",
 }
 
@@ -135,7 +136,7 @@ class Shown:
     """One view of one sample.
 
     Attributes:
-        picture: before normalisation.
+        picture: before normalization.
         name: what tells it from the sample's other views: whether its crop is local, and the
             strategy; or empty.
         brief: what was done to it, in a few words.

@@ -5,7 +5,8 @@ strategy; what was drawn stands under each view. The costs are measured while th
 the machine that makes it.
 
 Each operation of the augmentation lab: what it does to an image over its magnitudes, and what it
-costs."""
+costs.
+"""
 
 import functools
 import statistics
@@ -224,7 +225,7 @@ def write_lab(
     return write_page(Path(out), render(title="Augmentation lab", lab=lab, credit=credit(source)))
 
 
-def visualise(
+def visualize(
     policy: Policy, image: Tensor, *, count: int = 8, seed: int = 0
 ) -> tuple[Tensor, list[str]]:
     """Apply a policy to one image several times.

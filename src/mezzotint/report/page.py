@@ -2,7 +2,8 @@
 
 What the run directory lacks, or what cannot be opened any more, is left out of the page, and the
 page says so. Nothing is measured here that is compared with anything else: the figures are those of
-`evaluation.json`."""
+`evaluation.json`.
+"""
 
 import json
 import math
@@ -216,7 +217,7 @@ def _views(recipe: Recipe) -> dict[str, Any]:
     strips = view_strips(
         recipe.data, recipe.views, recipe.encoder.input, samples=_STRIPS, seed=recipe.run.seed
     )
-    how = "As they were in the first epoch, before normalisation. mezzotint gallery RUN shows more, with every parameter."
+    how = "As they were in the first epoch, before normalization. mezzotint gallery RUN shows more, with every parameter."
     return {"strips": strips, "full": False, "how": how}
 
 

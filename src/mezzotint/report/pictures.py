@@ -137,7 +137,7 @@ def picture(x: Tensor, alt: str, *, most: int = 128) -> Picture:
 
     Args:
         x: `[C, H, W]`, uint8, or float in [0, 1] (values outside are clipped, NaN is black). One
-            channel is grey, three are red, green and blue; of any other number the mean is shown.
+            channel is gray, three are red, green and blue; of any other number the mean is shown.
         alt: what it shows.
         most: sides longer than so many pixels are scaled down to it.
     """
@@ -176,7 +176,7 @@ def portrait(x: Tensor, alt: str, source: Source) -> Picture:
     """One sample, or a view of one, as a picture that can be heard or turned, or that moves, where its modality does.
 
     Args:
-        x: as stored, or as a view before normalisation.
+        x: as stored, or as a view before normalization.
         alt: what it shows.
         source: says the modality, and how a spectrogram was made.
     """
@@ -273,7 +273,7 @@ def _coordinates(x: Tensor) -> str:
 
 
 def _pixels(x: Tensor) -> npt.NDArray[np.uint8]:
-    """`[C, H, W]` → `[H, W]` grey or `[H, W, 3]` colour."""
+    """`[C, H, W]` → `[H, W]` gray or `[H, W, 3]` color."""
     if x.is_floating_point():
         x = (x.nan_to_num(0.0).clamp(0.0, 1.0) * 255.0).round()
     if x.shape[0] not in (1, 3):

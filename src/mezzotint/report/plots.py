@@ -1,9 +1,10 @@
 """Geometry of small charts: from numbers to coordinates, ticks and paths, which the template draws as inline SVG.
 
 A chart is drawn in user units that are about as large as CSS pixels on a phone, so that its labels
-stay readable there; wide screens set several side by side rather than one large. Colours come from
+stay readable there; wide screens set several side by side rather than one large. Colors come from
 the page's style sheet, so the same chart is right in light and in dark. Numbers that are not finite
-leave a gap in the line, and are counted."""
+leave a gap in the line, and are counted.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -191,7 +192,7 @@ def _band(places: Sequence[tuple[float, float, float, float] | None]) -> str:
 
 
 def _dots(places: Sequence[tuple[float, ...] | None]) -> list[tuple[float, float]]:
-    """All points of a short series; otherwise those without a neighbour, which no line would show."""
+    """All points of a short series; otherwise those without a neighbor, which no line would show."""
     around = [None, *places, None]
     return [
         (place[0], place[1])

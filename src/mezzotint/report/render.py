@@ -26,7 +26,7 @@ PALETTE = (
     ("#d9713c", "#f7a477"),
     ("#5f6b75", "#a9b6c1"),
 )
-"""Colours of classes, in light and in dark; they repeat when there are more classes."""
+"""Colors of classes, in light and in dark; they repeat when there are more classes."""
 
 
 def content_hash(text: str) -> str:
@@ -73,7 +73,8 @@ def write_page(out: Path, page: str) -> Path:
     r"""Write a page so that a reader sees the old one or the new one, never half of it.
 
     File names that are not text (lone surrogates) are written as `\udc80`: nothing else could show
-    them."""
+    them.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         temporary.write_bytes(page.encode("utf-8", errors="backslashreplace"))

@@ -16,7 +16,7 @@ PROBES = {
     "linear": "Linear probe",
     "retrieval": "Retrieval",
     "rank": "",
-    "neighbours": "Neighbours kept",
+    "neighbors": "Neighbors kept",
 }
 MEASURES = {
     "top1": "",

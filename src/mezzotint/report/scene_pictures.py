@@ -2,7 +2,8 @@
 
 Of what a detector found as many objects are shown as there are, the surest first, so that no
 threshold is chosen that suits one network more than another. Right is what has the right class and
-overlaps an object that is still free by half or more."""
+overlaps an object that is still free by half or more.
+"""
 
 from collections.abc import Sequence
 
@@ -30,14 +31,14 @@ def true_picture(scene: Scene, names: Sequence[str], *, masks: bool = False) -> 
         masks: show masks as well.
     """
     wanted = ~scene.ignored
-    colours = [_TRUE] * int(wanted.sum())
+    colors = [_TRUE] * int(wanted.sum())
     words = [names[label] for label in scene.labels[wanted].tolist()]
     shown = scene.masks[wanted] if masks and scene.masks is not None else None
     short = [_short(word) for word in words]
     return _outlined(
         scene,
         scene.boxes[wanted],
-        colours,
+        colors,
         short,
         shown,
         f"{scene.id}: {', '.join(words) or 'nothing'}",
@@ -49,11 +50,11 @@ def found_picture(scene: Scene, found: Found, names: Sequence[str]) -> tuple[Pic
     wanted = (~scene.ignored).nonzero()[:, 0]
     best = found.scores.argsort(descending=True, stable=True)[: max(1, len(wanted))]
     right = _right(scene, wanted, found, best)
-    colours = [_RIGHT if one else _WRONG for one in right]
+    colors = [_RIGHT if one else _WRONG for one in right]
     words = [f"{_short(names[int(found.labels[i])])} {float(found.scores[i]):.2f}" for i in best]
     masks = None if found.masks is None else found.masks[best]
     said = f"{sum(right)} of {len(wanted)} found" if len(wanted) else "nothing to be found"
-    return _outlined(scene, found.boxes[best], colours, words, masks, f"{scene.id}: {said}"), said
+    return _outlined(scene, found.boxes[best], colors, words, masks, f"{scene.id}: {said}"), said
 
 
 def _right(scene: Scene, wanted: Tensor, found: Found, best: Tensor) -> list[bool]:
@@ -97,21 +98,19 @@ def map_picture(scene: Scene, classes: Tensor, what: str) -> tuple[Picture, str]
 def _outlined(
     scene: Scene,
     boxes: Tensor,
-    colours: Sequence[str],
+    colors: Sequence[str],
     words: Sequence[str],
     masks: Tensor | None,
     alt: str,
 ) -> Picture:
     image = scene.image.clone()
-    for mask, colour in zip([] if masks is None else masks, colours, strict=False):
-        image = _blended(image, mask, colour, 0.5)
+    for mask, color in zip([] if masks is None else masks, colors, strict=False):
+        image = _blended(image, mask, color, 0.5)
     enlarged = _enlarged(image)
     scale = enlarged.shape[2] / scene.image.shape[2]
     drawn = Image.fromarray(enlarged.permute(1, 2, 0).numpy())
     pen = ImageDraw.Draw(drawn)
-    for (left, top, right, bottom), colour, word in zip(
-        boxes.tolist(), colours, words, strict=True
-    ):
+    for (left, top, right, bottom), color, word in zip(boxes.tolist(), colors, words, strict=True):
         place = [
             left * scale,
             top * scale,
@@ -119,12 +118,12 @@ def _outlined(
             max(top + 1, bottom) * scale - 1,
         ]
         pen.rectangle([place[0] - 1, place[1] - 1, place[2] + 1, place[3] + 1], outline="#000000")
-        pen.rectangle(place, outline=colour, width=3)
+        pen.rectangle(place, outline=color, width=3)
         size = pen.textbbox((0, 0), word, font_size=_FONT)
         across = min(max(0.0, place[0]), max(0.0, drawn.width - size[2] - 4.0))
         down = place[1] - size[3] - 3 if place[1] > size[3] + 3 else place[1] + 3
         pen.rectangle([across, down, across + size[2] + 4, down + size[3] + 2], fill="#000000")
-        pen.text((across + 2, down), word, fill=colour, font_size=_FONT)
+        pen.text((across + 2, down), word, fill=color, font_size=_FONT)
     return picture(torch.from_numpy(np.array(drawn)).permute(2, 0, 1), alt, most=_SIDE)
 
 
@@ -132,8 +131,8 @@ def _short(name: str) -> str:
     return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
 
 
-def _blended(image: Tensor, mask: Tensor, colour: str, share: float) -> Tensor:
-    rgb = torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=torch.float32)[
+def _blended(image: Tensor, mask: Tensor, color: str, share: float) -> Tensor:
+    rgb = torch.tensor([int(color[i : i + 2], 16) for i in (1, 3, 5)], dtype=torch.float32)[
         :, None, None
     ]
     mixed = ((1.0 - share) * image.float() + share * rgb).round().to(torch.uint8)

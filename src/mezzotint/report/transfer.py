@@ -2,7 +2,8 @@
 
 The figures are those that the runs wrote when they were scored. Only the pictures are made anew,
 from the saved networks, on scored scenes that a fixed key chooses: neither by success nor by what
-is in them."""
+is in them.
+"""
 
 import json
 import math
@@ -220,7 +221,7 @@ def _scenes(places: Sequence[Path], count: int) -> tuple[list[dict[str, Any]], s
             f"The scenes or the networks could not be opened, so there are no pictures: {error}",
         )
     if next(iter(opened.values()))[0].needs == "classes":
-        return shown, "Each class has its colour; what belongs to none is not painted.", ""
+        return shown, "Each class has its color; what belongs to none is not painted.", ""
     return shown, (
         "As many boxes as there are objects, the surest first, with their scores. Green is right: the class, and an "
         "overlap of half or more; red is not."

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mezzotint.data.labelled import Labelled
+from mezzotint.data.labeled import Labeled
 from mezzotint.data.open import open_source
 from mezzotint.data.source import in_parts
 from mezzotint.encoders.encoder import Encoder
@@ -111,10 +111,10 @@ def plan(
     if sectioned:
         raise RecipeError(f"got {sectioned[0]!r}; the encoder is the saved one: allowed are the other sections")
     config = read_recipe(what if is_recipe and what else default, overrides)
-    if config["method"]["kind"] != "supervised" or config["data"]["kind"] != "labelled":
+    if config["method"]["kind"] != "supervised" or config["data"]["kind"] != "labeled":
         raise RecipeError(
             f"got a recipe of method {config['method']['kind']} on data {config['data']['kind']}; allowed is "
-            "supervised on labelled: see mezzotint recipes supervised/finetune"
+            "supervised on labeled: see mezzotint recipes supervised/finetune"
         )
     if not is_recipe:
         source = _data_of_run(Path(encoder)) if what is None else open_source(what, saved.input).config
@@ -123,7 +123,7 @@ def plan(
     if "drop_path" in given:  # no weight depends on it
         given["drop_path"] = config["encoder"].get("drop_path", given["drop_path"])
     config["encoder"] = resolve(given, "Encoder", "encoder")
-    data: Labelled = construct(config["data"], FAMILIES["data"], {})
+    data: Labeled = construct(config["data"], FAMILIES["data"], {})
     if (clips, crops) != (1, 1):
         in_parts(data.samples, clips, crops)  # refused here rather than after training
     config["method"]["num_classes"] = data.num_classes
@@ -138,7 +138,7 @@ def _data_of_run(folder: Path) -> Any:
             "data, or a recipe: give one"
         )
     data = read_recipe(folder)["data"]
-    return data["source"] if data["kind"] == "labelled" else data
+    return data["source"] if data["kind"] == "labeled" else data
 
 
 def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Evaluation:
@@ -184,7 +184,7 @@ def variant_recipe(what: FineTuning, seed: int, variant: str) -> Recipe:
         config["method"]["init"] = None
     if variant == _UNTRAINED:
         config["method"] |= {"freeze": True, "bits": None}
-    data: Labelled = construct(config["data"], FAMILIES["data"], {})
+    data: Labeled = construct(config["data"], FAMILIES["data"], {})
     config["run"]["batch_size"] = min(config["run"]["batch_size"], len(data))
     return Recipe.build(config)
 
@@ -264,14 +264,14 @@ def majority(recipe: Recipe, rows: Sequence[Row]) -> Iterator[Row]:
     yield replace(row, probe="majority", value=share, weight_bits=32, activation_bits=32)
 
 
-def _parts(recipe: Recipe) -> tuple[Supervised, Labelled]:
-    if not isinstance(recipe.method, Supervised) or not isinstance(recipe.data, Labelled):
+def _parts(recipe: Recipe) -> tuple[Supervised, Labeled]:
+    if not isinstance(recipe.method, Supervised) or not isinstance(recipe.data, Labeled):
         raise TypeError(f"got {type(recipe.method).__name__} on {type(recipe.data).__name__}; allowed is fine-tuning")
     return recipe.method, recipe.data
 
 
 def _workers(recipe: Recipe) -> int:
-    assert isinstance(recipe.data, Labelled)
+    assert isinstance(recipe.data, Labeled)
     return recipe.run.loader.processes(recipe.data.samples)
 
 

@@ -24,7 +24,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.method import COPIES, Method
 
 _FREE = ("log", "checkpoints", "loader", "guard")
-"""Keys of `run` that do not change what is learnt."""
+"""Keys of `run` that do not change what is learned."""
 
 
 def ensure(

@@ -26,7 +26,7 @@ class Evaluate(Component):
         policy: which layers are quantized; by default the encoder's own when it was trained to be
             quantized, else ssql.
         protocols: how ranges and rounding are chosen: `plain` as the papers do, by extremes and to
-            nearest; `strong` by least squared error and learnt (AdaRound, block after block), which
+            nearest; `strong` by least squared error and learned (AdaRound, block after block), which
             takes minutes.
         calibration_samples: training samples from which the ranges of activations are taken; `None`
             for 512, or all that no task tests on if there are fewer.

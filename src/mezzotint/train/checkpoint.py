@@ -3,7 +3,8 @@
 A checkpoint is a directory of safetensors, JSON and a manifest with the size and SHA-256 of every
 file. It is written beside its place under a temporary name, flushed, read back and hashed, and only
 then renamed; older ones are removed after that. No pointer file is trusted: the newest directory
-whose manifest holds is the latest. Nothing is pickled."""
+whose manifest holds is the latest. Nothing is pickled.
+"""
 
 import hashlib
 import json
@@ -87,8 +88,8 @@ class CheckpointStore:
     ) -> None:
         files = {}
         contents: dict[str, Callable[[], bytes]] = {
-            "model.safetensors": lambda: _serialise(model),
-            "optimizer.safetensors": lambda: _serialise(optimizer),
+            "model.safetensors": lambda: _serialize(model),
+            "optimizer.safetensors": lambda: _serialize(optimizer),
             "state.json": lambda: json.dumps({"step": step, **state}, indent=1).encode(),
         }
         for name, content in contents.items():  # one at a time: only one of them is in memory twice
@@ -219,7 +220,7 @@ def _step_of(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def _serialise(tensors: Tensors) -> bytes:
+def _serialize(tensors: Tensors) -> bytes:
     return to_bytes({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
 
 

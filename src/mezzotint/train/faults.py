@@ -2,7 +2,8 @@
 
 `MEZZOTINT_FAULT=checkpoint.after_model:step=4:kill` kills the process at that point; `raise`
 raises, `enospc` raises what a full disk raises, `nan` tells the caller to spoil its value,
-`sigterm` and `sigint` send the signal."""
+`sigterm` and `sigint` send the signal.
+"""
 
 import errno
 import os

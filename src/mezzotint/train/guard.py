@@ -1,8 +1,9 @@
 """What stops a run cleanly: numbers that are not finite, and signals.
 
-The guard looks at the loss and at the gradient's norm of *every* step before the optimiser and any
+The guard looks at the loss and at the gradient's norm of *every* step before the optimizer and any
 momentum copy see them, so that the weights in memory and on disk are always finite. Signals only
-set a flag, which the loop reads at the next step; a second one ends the process at once."""
+set a flag, which the loop reads at the next step; a second one ends the process at once.
+"""
 
 import math
 import os

@@ -95,7 +95,8 @@ class Meter:
 
     Waiting and the making of views are summed over all steps. Their parts, and all else, are those
     of the last step that was measured (`timing.is_measured`), and of the reading of its batch,
-    which may be another process's work."""
+    which may be another process's work.
+    """
 
     began: float = field(default_factory=time.perf_counter)
     waiting: float = 0.0

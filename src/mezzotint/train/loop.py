@@ -1,12 +1,13 @@
 """The loop: read this first.
 
-    source → batches → views → method → loss → guard → optimiser → method.after_step → log, online
+    source → batches → views → method → loss → guard → optimizer → method.after_step → log, online
     kNN, checkpoint
 
 Nothing of any method, modality or view stands in here. The state of a run is its step, the tensors
-of the method and of the optimiser, and a few counters: the order of samples, every augmentation and
+of the method and of the optimizer, and a few counters: the order of samples, every augmentation and
 the learning rate are functions of the step, so that a resumed run continues as if it had never
-stopped."""
+stopped.
+"""
 
 import functools
 import time

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from mezzotint import dist
-from mezzotint.data.labelled import Labelled
+from mezzotint.data.labeled import Labeled
 from mezzotint.data.source import Evaluable, Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.features import extract_readable
@@ -55,7 +55,7 @@ class OnlineKNN:
 class Classifier(Component):
     """A linear classifier that learns along from detached features: it sees the encoder, which never sees it.
 
-    It takes the features of the last view of a step and the labels of a `labelled` source, and
+    It takes the features of the last view of a step and the labels of a `labeled` source, and
     learns by SGD. What it logs is its accuracy on each batch before it learns from it, on augmented
     training samples: a curve to look at, and no evaluation (Huang et al. 2022, arXiv 2208.00275,
     whose milestones are epochs 60 and 80 of any number).
@@ -92,7 +92,7 @@ class Classifier(Component):
 class OnlineClassifier(nn.Module):
     """The classifier of a run, with its state; one for all processes, whose gradients are averaged.
 
-    Cross-entropy has its gradient in closed form, so nothing of it enters the graph, the optimiser
+    Cross-entropy has its gradient in closed form, so nothing of it enters the graph, the optimizer
     or the scaler of the run.
 
     Args:
@@ -111,10 +111,10 @@ class OnlineClassifier(nn.Module):
 
     def __init__(self, settings: Classifier, source: Source, encoder: Encoder) -> None:
         super().__init__()
-        if not isinstance(source, Labelled) or source.task.kind != "classify":
+        if not isinstance(source, Labeled) or source.task.kind != "classify":
             raise RecipeError(
                 f"got run.log.classifier with data.kind={source.config.get('kind')}, which gives a step no classes; "
-                "allowed is labelled data with classes: data: {kind: labelled, source: {kind: …}}"
+                "allowed is labeled data with classes: data: {kind: labeled, source: {kind: …}}"
             )
         self.settings, self.num_classes = settings, source.num_classes
         for name, shape in (

@@ -140,7 +140,7 @@ class Compute(Component):
 
     Args:
         device: `auto` is CUDA where there is one, else the CPU.
-        precision: of the forward and backward pass; weights and optimiser stay in fp32. fp16 uses a
+        precision: of the forward and backward pass; weights and optimizer stay in fp32. fp16 uses a
             gradient scaler.
         channels_last: memory format of images and convolutions.
         compile: run the method through `torch.compile`.

@@ -1,4 +1,4 @@
-"""The state of a run: the tensors of method and optimiser, and a few counters. All else is a function of the step.
+"""The state of a run: the tensors of method and optimizer, and a few counters. All else is a function of the step.
 
 A running average of a method's weights, which a run then keeps in place of its last weights.
 
@@ -75,7 +75,7 @@ class RunState:
             )
 
     def bytes(self) -> int:
-        """Size of a checkpoint; the optimiser's moments, which do not exist before the first step, count as two."""
+        """Size of a checkpoint; the optimizer's moments, which do not exist before the first step, count as two."""
         return 3 * size_of(self.method.state_dict(), {}) + size_of(self._beside(), {})
 
     def save(self, store: CheckpointStore, step: int) -> None:
@@ -92,7 +92,7 @@ class RunState:
         store.save(step, self.method.state_dict(), tensors, state)
 
     def _beside(self) -> dict[str, Tensor]:
-        """Tensors of the modules beside the method, by names that no state of an optimiser has."""
+        """Tensors of the modules beside the method, by names that no state of an optimizer has."""
         there = {name: part.state_dict() for name, part in self.beside.items() if part is not None}
         return {
             f"{name}{_MARK}{key}": t

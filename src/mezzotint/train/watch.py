@@ -113,7 +113,8 @@ def _mapped(data: Source) -> tuple[Source, torch.Tensor, torch.Tensor]:
     """A source, the places in it that are mapped, and the labels of all its samples.
 
     They are training samples, in the order of which online kNN holds out the first; test samples
-    stay unseen."""
+    stay unseen.
+    """
     everything, tasks = data.evaluation() if isinstance(data, Evaluable) else (data, [])
     task = next((t for t in tasks if t.kind == "classify"), None)
     if task is None:

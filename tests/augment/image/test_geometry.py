@@ -47,7 +47,7 @@ def test_boxes_are_those_of_the_loop_with_ten_tries(size: tuple[int, int]) -> No
     assert [tuple(box) for box in boxes.tolist()] == expected
 
 
-def test_long_images_get_the_largest_centred_box() -> None:
+def test_long_images_get_the_largest_centered_box() -> None:
     crop = RandomResizedCrop(scale=(0.9, 1.0))
     boxes = crop.boxes(crop.draw((48,), DRAWS), 10, 100)
     assert boxes.tolist() == [[0, 43, 10, 13]] * 48

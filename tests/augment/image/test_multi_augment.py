@@ -34,7 +34,7 @@ def test_all_strategies_on_shared_crops() -> None:
     x = render(views, batch(), normalized=False)
     assert (
         len(x) == 8 and torch.equal(x[0], x[1]) and torch.equal(x[4], x[5])
-    )  # the crop before any colour
+    )  # the crop before any color
     assert not torch.equal(x[0], x[4])
     assert all(not torch.equal(x[0], other) for other in x[2:4])
 
@@ -52,7 +52,7 @@ def test_separate_crops_differ() -> None:
     assert len(views.crops) == 4 and not torch.equal(x[0], x[1])
 
 
-def test_every_view_is_normalised_alike() -> None:
+def test_every_view_is_normalized_alike() -> None:
     views = MultiAugment(strategies=STRATEGIES)
     for plain, seen in zip(
         render(views, batch(), normalized=False), render(views, batch()), strict=True

@@ -24,7 +24,7 @@ def pictures(channels: int = 3, height: int = 25, width: int = 32) -> Tensor:
     )
     x[0], x[1] = 0, 255
     x[2] = (x[2] > 99) * 255.0
-    x[3] = x[3, :1]  # grey
+    x[3] = x[3, :1]  # gray
     return x.byte()
 
 
@@ -32,9 +32,9 @@ def affine(
     x: Tensor, mode: str, *, shear: tuple[float, float] = (0, 0), move: tuple[int, int] = (0, 0)
 ) -> Tensor:
     degrees = [math.degrees(math.atan(s)) for s in shear]
-    centre = [0.0, 0.0] if any(shear) else None
+    center = [0.0, 0.0] if any(shear) else None
     found: Tensor = F.affine(
-        x, 0.0, list(move), 1.0, degrees, InterpolationMode(mode), center=centre
+        x, 0.0, list(move), 1.0, degrees, InterpolationMode(mode), center=center
     )
     return found
 
@@ -103,7 +103,7 @@ def test_every_operation_is_compared() -> None:
 def test_cutout_is_erase_of_a_square(fill: float) -> None:
     x = pictures()
     expected = torch.stack([F.erase(image, 6, 8, 8, 8, torch.tensor(fill)) for image in x]).float()
-    # The centre lies at 0.4 of 32 × 25 pixels, a side of a quarter of the width has 8.
+    # The center lies at 0.4 of 32 × 25 pixels, a side of a quarter of the width has 8.
     assert torch.equal(applied(x, "cutout", 0.25, fill=fill), expected)
 
 
@@ -118,7 +118,7 @@ def test_what_comes_into_the_image_has_the_fill(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["color", "hue", "grayscale"])
-def test_grey_images_have_no_colour_to_change(name: str) -> None:
+def test_gray_images_have_no_color_to_change(name: str) -> None:
     x = pictures(channels=1)
     assert torch.equal(applied(x, name, 0.2), x.float())
 

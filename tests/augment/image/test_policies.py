@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mezzotint.augment.image.blur import GaussianBlur
-from mezzotint.augment.image.colour import ColorJitter, Grayscale
+from mezzotint.augment.image.color import ColorJitter, Grayscale
 from mezzotint.augment.image.policies import Policy, byol, identity, mocov1, mocov2, simclr
 from mezzotint.augment.image.tone import Solarize
 from mezzotint.seeding import Draws
@@ -38,7 +38,7 @@ def test_published_values(
     assert third.sigma == (0.1, 2.0) and fourth.threshold == 0.5
 
 
-def test_mocov1_is_grey_first_and_jitters_always() -> None:
+def test_mocov1_is_gray_first_and_jitters_always() -> None:
     gray, jitter = mocov1().transforms
     assert isinstance(gray, Grayscale) and isinstance(jitter, ColorJitter)
     assert set(jitter.strengths.values()) == {0.4} and (gray.p, jitter.p) == (0.2, 1.0)
@@ -69,7 +69,7 @@ def test_leaving_the_blur_out_does_not_move_the_other_draws() -> None:
 
 
 @pytest.mark.parametrize("policy", [simclr(), mocov1(), mocov2(), byol(), identity()])
-def test_grey_images_pass_every_policy(policy: Policy) -> None:
+def test_gray_images_pass_every_policy(policy: Policy) -> None:
     x = torch.rand(16, 1, 40, 36, generator=torch.Generator().manual_seed(0))
     y = policy(x, Draws(torch.arange(16), 4))
     assert y.shape == x.shape and y.min() >= 0 and y.max() <= 1

@@ -40,7 +40,7 @@ GENERATORS: list[ViewGenerator] = [
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
-def test_shapes_tags_and_normalisation(generator: ViewGenerator) -> None:
+def test_shapes_tags_and_normalization(generator: ViewGenerator) -> None:
     views = generator(whole(), input=INPUT, seed=1, epoch=2, step=3)
     assert len(views.x) == len(views.tags) == generator.num_views
     assert views.tags[:2] == ("global", "global") and set(views.tags[2:]) <= {"local"}
@@ -155,7 +155,7 @@ def test_the_second_view_may_have_parts_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 24, 24), (3, 16, 40)])
-def test_grey_images_and_oblong_views(shape: tuple[int, int, int]) -> None:
+def test_gray_images_and_oblong_views(shape: tuple[int, int, int]) -> None:
     input = Input(shape, (0.5,) * shape[0], (0.25,) * shape[0])
     batch = Batch((pictures(channels=shape[0]),), torch.arange(12))
     views = TwoViews()(batch, input=input, seed=0, epoch=0, step=0)

@@ -94,7 +94,7 @@ def test_a_value_on_an_edge_belongs_to_the_bin_on_its_right(dtype: torch.dtype) 
     assert torch.equal(_search(rows, thresholds, values)[0], expected)
 
 
-def test_neighbouring_floats_around_an_edge_are_told_apart() -> None:
+def test_neighboring_floats_around_an_edge_are_told_apart() -> None:
     levels = drawn(1, 8)
     thresholds, values = levels.place(torch.zeros(1, 1), torch.ones(1, 1), False)
     below = torch.nextafter(thresholds, torch.tensor(-math.inf))

@@ -100,7 +100,7 @@ def made(name: str, root: Path, **keywords: Any) -> AudioBenchmark:
 
 
 def asked(source: AudioFolder) -> tuple[list[str], dict[str, dict[str, str]], list[Task]]:
-    """Ids; of each task, what is learnt from, selected on and scored, with labels."""
+    """Ids; of each task, what is learned from, selected on and scored, with labels."""
     samples, tasks = source.evaluation()
     ids = [samples.read(i)["id"] for i in range(len(samples))]
     found = {}

@@ -103,7 +103,7 @@ def test_language_holds_out_prompts_in_all_languages() -> None:
     assert len(task.test) / len(source) == pytest.approx(0.2, abs=0.02)
 
 
-def test_digit_is_scored_on_words_that_were_not_learnt() -> None:
+def test_digit_is_scored_on_words_that_were_not_learned() -> None:
     source = Speech()
     task = tasks_of(source)["digit/holdout"]
     number = [name.rpartition("/")[2].removeprefix("h-").rstrip("FMn") for name in source.names]
@@ -122,7 +122,7 @@ def test_digit_is_scored_on_words_that_were_not_learnt() -> None:
     assert "en/digits/10" not in names and "es/digits/21" not in names
 
 
-def test_draws_and_shots_change_what_is_learnt_from() -> None:
+def test_draws_and_shots_change_what_is_learned_from() -> None:
     few, many, other = (tasks_of(Speech(**k))["kind/fr"] for k in ({}, {"shots": 8}, {"draw": 1}))
     assert set(few.train.tolist()) < set(many.train.tolist()) and len(many.train) == 24
     assert set(few.train.tolist()) != set(other.train.tolist())

@@ -18,7 +18,7 @@ from mezzotint.data.memory import moments
 from mezzotint.data.source import Evaluable, InMemory, Source
 
 RNG = np.random.default_rng(0)
-GREY = RNG.integers(0, 256, (12, 7, 9), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (12, 7, 9), dtype=np.uint8)
 RGB = RNG.integers(0, 256, (12, 7, 9, 3), dtype=np.uint8)
 
 
@@ -54,20 +54,20 @@ def test_images_and_labels(compressed: bool, tmp_path: Path) -> None:
 
 
 def test_an_npy_has_images_alone(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", GREY)
+    np.save(tmp_path / "a.npy", GRAY)
     source = Arrays(path=str(tmp_path / "a.npy"))
     assert (
         source.input.shape == (1, 7, 9)
         and source.read(0)["label"] is None
         and source.evaluation()[1] == []
     )
-    np.testing.assert_array_equal(source.images[:, 0].numpy(), GREY)
+    np.testing.assert_array_equal(source.images[:, 0].numpy(), GRAY)
 
 
 @pytest.mark.parametrize(
     ("values", "layout"),
     [
-        (GREY, "auto"),
+        (GRAY, "auto"),
         (RGB, "auto"),
         (RGB.transpose(0, 3, 1, 2), "auto"),
         (RGB.repeat(2, axis=3), "NHWC"),
@@ -145,7 +145,7 @@ def test_floats_out_of_range_are_refused(bad: float, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint16, np.bool_, np.complex64])
 def test_other_types_are_refused(kind: type, tmp_path: Path) -> None:
-    refused("is of type .*convert it", path=stored(tmp_path, x=GREY.astype(kind)))
+    refused("is of type .*convert it", path=stored(tmp_path, x=GRAY.astype(kind)))
 
 
 class Marker:
@@ -161,7 +161,7 @@ class Marker:
 def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     marker, harmful = tmp_path / "executed", np.array([Marker(tmp_path / "executed")], dtype=object)
     np.savez(tmp_path / "x.npz", x=harmful, y=np.zeros(1, np.int64))
-    np.savez(tmp_path / "y.npz", x=GREY[:1], y=harmful)
+    np.savez(tmp_path / "y.npz", x=GRAY[:1], y=harmful)
     np.save(tmp_path / "x.npy", harmful, allow_pickle=True)
     for name in ("x.npz", "y.npz", "x.npy"):
         refused("holds Python objects.*never a pickle", path=str(tmp_path / name))
@@ -189,7 +189,7 @@ def test_damaged_files_are_refused_or_read_right(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     kept = io.BytesIO()
-    np.savez_compressed(kept, x=GREY)
+    np.savez_compressed(kept, x=GRAY)
     content = bytearray(kept.getvalue())
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content) - 1))]
@@ -202,7 +202,7 @@ def test_damaged_files_are_refused_or_read_right(
     except ValueError as error:
         assert str(path) in str(error) and "\n" not in str(error)
     else:  # a bit that carries nothing, such as a time stamp
-        np.testing.assert_array_equal(source.images[:, 0].numpy(), GREY)
+        np.testing.assert_array_equal(source.images[:, 0].numpy(), GRAY)
 
 
 def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_there(tmp_path: Path) -> None:
-    path = stored(tmp_path, images=GREY, target=np.arange(12))
+    path = stored(tmp_path, images=GRAY, target=np.arange(12))
     refused("has no array 'x'; it has images, target: name the images", path=path)
     refused("has no array 'labels'; it has images, target: name", path=path, x="images", y="labels")
     assert Arrays(path=path, x="images").classes == []  # without y= labels are taken where they are
@@ -228,25 +228,25 @@ def test_names_that_are_not_there(tmp_path: Path) -> None:
 
 def test_labels_of_other_kinds(tmp_path: Path) -> None:
     names = np.array(["dog", "cat"] * 6)
-    source = Arrays(path=stored(tmp_path, x=GREY, y=names))
+    source = Arrays(path=stored(tmp_path, x=GRAY, y=names))
     assert source.classes == ["cat", "dog"] and source.read(0)["label"] == 1
     partly = np.array([-1] * 6 + [3, 4] * 3)
-    source = Arrays(path=stored(tmp_path, x=GREY, y=partly))
+    source = Arrays(path=stored(tmp_path, x=GRAY, y=partly))
     assert source.classes == ["3", "4"] and source.read(0)["label"] is None
     task = source.evaluation()[1][0]
     assert sorted([*task.train, *task.test]) == list(range(6, 12))
-    assert Arrays(path=stored(tmp_path, x=GREY, y=np.zeros(12, np.int64))).evaluation()[1] == []
+    assert Arrays(path=stored(tmp_path, x=GRAY, y=np.zeros(12, np.int64))).evaluation()[1] == []
     for bad in (
         np.zeros(11, np.int64),
         np.zeros((12, 1), np.int64),
         np.zeros(12),
         np.zeros(12, "S3"),
     ):
-        refused("allowed are 12 integers or strings.*y=null", path=stored(tmp_path, x=GREY, y=bad))
-        assert Arrays(path=stored(tmp_path, x=GREY, y=bad), y=None).classes == []
+        refused("allowed are 12 integers or strings.*y=null", path=stored(tmp_path, x=GRAY, y=bad))
+        assert Arrays(path=stored(tmp_path, x=GRAY, y=bad), y=None).classes == []
 
 
-def test_normalisation_is_measured_unless_it_is_given(tmp_path: Path) -> None:
+def test_normalization_is_measured_unless_it_is_given(tmp_path: Path) -> None:
     path = stored(tmp_path, x=RGB)
     source = Arrays(path=path)
     assert (source.input.mean, source.input.std) == moments(source.images)
@@ -282,5 +282,5 @@ def test_the_fingerprint_knows_pixels_shape_and_labels(tmp_path: Path) -> None:
 
 
 def test_the_config_says_how_it_was_made(tmp_path: Path) -> None:
-    path = stored(tmp_path, x=GREY)
+    path = stored(tmp_path, x=GRAY)
     assert Arrays(path=path, size=8).config == {"kind": "arrays", "path": path, "size": 8}

@@ -103,7 +103,7 @@ def test_the_inner_folder_may_be_given_and_both_versions_agree(tmp_path: Path) -
     assert CIFAR10(root=str(folder)).fingerprint() == inner.fingerprint()
 
 
-def test_normalisation_can_be_measured(tmp_path: Path) -> None:
+def test_normalization_can_be_measured(tmp_path: Path) -> None:
     write_cifar10_binary(tmp_path)
     source = CIFAR10(root=str(tmp_path), normalization="measured")
     assert (source.input.mean, source.input.std) == moments(source.images)

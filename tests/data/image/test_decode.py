@@ -18,7 +18,7 @@ from mezzotint.data.image.decode import Undecodable, decode, decode_crops, open_
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-GREY = RNG.integers(0, 256, (6, 8), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (6, 8), dtype=np.uint8)
 ALPHA = RNG.integers(0, 256, (6, 8), dtype=np.uint8)
 LOSSLESS: dict[str, dict[str, Any]] = {
     "webp": {"lossless": True},
@@ -38,7 +38,7 @@ def fault(path: Path, **options: Any) -> Undecodable:
     return caught.value
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+def png(width: int, height: int, depth: int, color: int, rows: bytes) -> bytes:
     """A PNG written by hand, for what Pillow does not write."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
@@ -49,7 +49,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
             + struct.pack(">I", zlib.crc32(name + content))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
@@ -58,12 +58,12 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
     )
 
 
-def on_white(colour: npt.NDArray[Any], alpha: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def on_white(color: npt.NDArray[Any], alpha: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     share = alpha.astype(np.float64)[..., None] / 255
-    return colour * share + 255 * (1 - share)
+    return color * share + 255 * (1 - share)
 
 
-def grey3(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def gray3(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.repeat(values[..., None], 3, axis=2)
 
 
@@ -74,20 +74,20 @@ def test_rgb_is_left_as_it_is(suffix: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(path), RGB)
 
 
-def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), grey3(GREY))
-    Image.fromarray(GREY > 127).save(tmp_path / "b.png")  # one bit
-    np.testing.assert_array_equal(pixels(tmp_path / "b.png"), grey3((GREY > 127) * np.uint8(255)))
+def test_gray_becomes_three_equal_channels(tmp_path: Path) -> None:
+    Image.fromarray(GRAY).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), gray3(GRAY))
+    Image.fromarray(GRAY > 127).save(tmp_path / "b.png")  # one bit
+    np.testing.assert_array_equal(pixels(tmp_path / "b.png"), gray3((GRAY > 127) * np.uint8(255)))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_alpha_is_composited_on_white(suffix: str, tmp_path: Path) -> None:
     Image.fromarray(np.dstack([RGB, ALPHA])).save(tmp_path / f"a.{suffix}")
     np.testing.assert_allclose(pixels(tmp_path / f"a.{suffix}"), on_white(RGB, ALPHA), atol=1)
-    Image.fromarray(np.dstack([GREY, ALPHA])).save(tmp_path / f"b.{suffix}")
+    Image.fromarray(np.dstack([GRAY, ALPHA])).save(tmp_path / f"b.{suffix}")
     np.testing.assert_allclose(
-        pixels(tmp_path / f"b.{suffix}"), on_white(grey3(GREY), ALPHA), atol=1
+        pixels(tmp_path / f"b.{suffix}"), on_white(gray3(GRAY), ALPHA), atol=1
     )
 
 
@@ -107,7 +107,7 @@ def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels(tmp_path / "c.png"), on_white(palette[index], alpha), atol=1)
 
 
-def test_a_transparent_colour_without_alpha_is_composited(tmp_path: Path) -> None:
+def test_a_transparent_color_without_alpha_is_composited(tmp_path: Path) -> None:
     key = tuple(int(v) for v in RGB[2, 3])
     Image.fromarray(RGB).save(tmp_path / "a.png", transparency=key)
     expected = RGB.copy()
@@ -131,15 +131,15 @@ def test_cmyk(tmp_path: Path) -> None:
 
 def test_sixteen_bits_keep_the_upper_eight(tmp_path: Path) -> None:
     Image.frombytes("I;16", (8, 6), DEEP.astype("<u2").tobytes()).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), grey3(DEEP >> 8))
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), gray3(DEEP >> 8))
     Image.frombytes("I;16", (8, 6), DEEP.astype("<u2").tobytes()).save(tmp_path / "a.tif")
-    np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), grey3(DEEP >> 8))
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), gray3(DEEP >> 8))
     Image.fromarray(DEEP.astype(np.int32)).save(tmp_path / "b.tif")
-    np.testing.assert_array_equal(pixels(tmp_path / "b.tif"), grey3(DEEP >> 8))
-    colour = RNG.integers(0, 65536, (6, 8, 3)).astype(">u2")
-    rows = b"".join(b"\0" + row.tobytes() for row in colour)
+    np.testing.assert_array_equal(pixels(tmp_path / "b.tif"), gray3(DEEP >> 8))
+    color = RNG.integers(0, 65536, (6, 8, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in color)
     (tmp_path / "c.png").write_bytes(png(8, 6, 16, 2, rows))
-    np.testing.assert_array_equal(pixels(tmp_path / "c.png"), colour >> 8)
+    np.testing.assert_array_equal(pixels(tmp_path / "c.png"), color >> 8)
 
 
 def test_integers_beyond_sixteen_bits_are_refused(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_integers_beyond_sixteen_bits_are_refused(tmp_path: Path) -> None:
 def test_float_pixels_are_in_zero_to_one(tmp_path: Path) -> None:
     unit = RNG.random((6, 8)).astype(np.float32)
     Image.fromarray(unit).save(tmp_path / "a.tif")
-    np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), grey3(np.rint(unit * 255)))
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), gray3(np.rint(unit * 255)))
     for name, value in [("b", 1.5), ("c", -0.1), ("d", np.nan)]:
         bad = unit.copy()
         bad[0, 0] = value
@@ -196,7 +196,7 @@ def test_a_broken_exif_block_counts_as_none(tmp_path: Path) -> None:
 
 
 def test_of_an_animation_the_first_frame(tmp_path: Path) -> None:
-    frames = [Image.fromarray(grey3(np.full((6, 8), v, np.uint8))) for v in (10, 200)]
+    frames = [Image.fromarray(gray3(np.full((6, 8), v, np.uint8))) for v in (10, 200)]
     for suffix in ("gif", "png", "webp", "tif"):
         path = tmp_path / f"a.{suffix}"
         frames[0].save(path, save_all=True, append_images=frames[1:], **LOSSLESS.get(suffix, {}))

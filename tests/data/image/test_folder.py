@@ -223,7 +223,7 @@ def test_a_file_that_vanishes_is_unreadable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("height", "width"), [(427, 640), (200, 60), (256, 256), (30, 300), (1, 1)]
 )
-def test_read_is_resize_and_centre_crop(height: int, width: int, tmp_path: Path) -> None:
+def test_read_is_resize_and_center_crop(height: int, width: int, tmp_path: Path) -> None:
     Image.fromarray(PHOTO[:height, :width]).save(tmp_path / "a.png")
     found = ImageFolder(root=str(tmp_path), size=112).read(0)["x"].numpy().transpose(1, 2, 0)
     # The way of the papers: the shorter side to 128, then the middle 112; its rounding may shift

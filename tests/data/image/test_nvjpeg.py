@@ -17,7 +17,7 @@ from mezzotint.augment.image.policies import identity
 from mezzotint.augment.image.views import TwoViews
 from mezzotint.data.image import nvjpeg
 from mezzotint.data.image.folder import ImageFolder
-from mezzotint.data.labelled import Labelled
+from mezzotint.data.labeled import Labeled
 from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.data.source import Source
 from mezzotint.types import Batch, Box
@@ -34,7 +34,7 @@ def picture(number: int, mode: str = "RGB") -> Image.Image:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Eight images in two classes: plain JPEG, and one each of PNG, greyscale, and turned by EXIF."""
+    """Eight images in two classes: plain JPEG, and one each of PNG, grayscale, and turned by EXIF."""
     exif = Image.Exif()
     exif[0x0112] = 6
     for number in range(8):
@@ -129,10 +129,10 @@ def test_too_little_memory_is_no_broken_file(
         read(ImageFolder(root=str(root), size=24, decoder="nvjpeg"), steps=1)
 
 
-def test_a_labelled_part_of_the_folder_decodes_as_the_folder_does(
+def test_a_labeled_part_of_the_folder_decodes_as_the_folder_does(
     root: Path, gpu: list[int]
 ) -> None:
-    source = Labelled(source=ImageFolder(root=str(root), size=24, decoder="nvjpeg"))
+    source = Labeled(source=ImageFolder(root=str(root), size=24, decoder="nvjpeg"))
     assert read(source, steps=1)[0].labels is not None
     assert len(gpu) == 1
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mezzotint.data.points.clouds import point_clouds
-from mezzotint.data.points.files import centred, read_mesh, resampled, sample_surface
+from mezzotint.data.points.files import centered, read_mesh, resampled, sample_surface
 from mezzotint.data.source import Evaluable, InMemory, Source
 from mezzotint.types import Unreadable
 
@@ -59,8 +59,8 @@ def test_resampling_repeats_evenly_and_leaves_out_what_is_not_finite() -> None:
     with pytest.raises(ValueError, match="3 of its 4 points are finite; allowed are 4 or more"):
         resampled(np.vstack([CUBE[:3], [[np.nan] * 3]]), 8, "key")
     with pytest.raises(ValueError, match="all its points are the same"):
-        centred(np.ones((5, 3)))
-    unit = centred(CUBE * 7 + 3)
+        centered(np.ones((5, 3)))
+    unit = centered(CUBE * 7 + 3)
     assert (
         np.linalg.norm(unit, axis=1).max() == pytest.approx(1.0)
         and np.abs(unit.mean(axis=0)).max() < 1e-12

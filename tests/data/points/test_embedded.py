@@ -22,7 +22,7 @@ def test_what_is_in_it(source: Furniture) -> None:
     assert len(source.room_names) == 12 and np.bincount(source.rooms).sum() == 820
 
 
-def test_clouds_are_centred_upright_and_of_unit_radius(source: Furniture) -> None:
+def test_clouds_are_centered_upright_and_of_unit_radius(source: Furniture) -> None:
     clouds = source.images.double()
     assert clouds.mean(dim=2).abs().max() < 2e-3
     torch.testing.assert_close(
@@ -44,7 +44,7 @@ def test_clouds_are_centred_upright_and_of_unit_radius(source: Furniture) -> Non
     assert torch.equal((clouds * 1024).round() / 1024, clouds)
 
 
-def test_normalised_clouds_have_one_scale_and_a_spread_of_one(source: Furniture) -> None:
+def test_normalized_clouds_have_one_scale_and_a_spread_of_one(source: Furniture) -> None:
     assert source.input.mean == (0.0, 0.0, 0.0) and len(set(source.input.std)) == 1
     x = source.input.normalize(source.input.as_float(source.read_batch(torch.arange(820))))
     assert x.square().mean().sqrt().item() == pytest.approx(1.0, abs=1e-4)

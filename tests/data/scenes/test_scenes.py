@@ -50,7 +50,7 @@ def test_pasted_boxes_masks_and_classes_agree() -> None:
         assert not scene.classes[~scene.masks.any(0)].any()
 
 
-def test_emoji_of_scored_scenes_are_never_learnt() -> None:
+def test_emoji_of_scored_scenes_are_never_learned() -> None:
     data = Pasted()
     train, test = (set(data._pools[part].tolist()) for part in ("train", "test"))
     assert not train & test and len(train | test) == 3822
@@ -195,7 +195,7 @@ def test_coco_boxes_masks_and_crowds(tmp_path: Path) -> None:
     assert (data.count("train"), data.count("test")) == (
         1,
         2,
-    )  # the image without objects is scored, not learnt
+    )  # the image without objects is scored, not learned
     scene = data.read("train", 0)
     assert scene.boxes.tolist() == [[2, 2, 6, 6], [0, 0, 1, 12]] and scene.labels.tolist() == [1, 0]
     assert scene.ignored.tolist() == scene.crowd.tolist() == [False, True]

@@ -19,7 +19,7 @@ ROWS = [
     "7,1,blue,a",
     "8,6,red,",
 ]
-CSV = "\n".join(["id,size,colour,label", *ROWS])
+CSV = "\n".join(["id,size,color,label", *ROWS])
 
 
 def test_numbers_and_categories_become_features(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_numbers_and_categories_become_features(tmp_path: Path) -> None:
         and len(task.train) + len(task.test) == 7
         and source.classes == ["a", "b"]
     )
-    assert source.features[0] == "size" and source.features[1] == "colour=red"
+    assert source.features[0] == "size" and source.features[1] == "color=red"
     assert source.input.shape == (len(source.features),) and source.input.modality == "table"
     x = source.images
     torch.testing.assert_close(x.mean(dim=0), torch.zeros(x.shape[1]), atol=1e-5, rtol=0)
@@ -116,8 +116,8 @@ def test_files_that_cannot_be_used_say_where_and_why(
 
 def test_unknown_columns_and_ragged_arrays(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(CSV)
-    with pytest.raises(ValueError, match="has no column 'colours'"):
-        Table(path=str(tmp_path / "a.csv"), categorical=["colours"])
+    with pytest.raises(ValueError, match="has no column 'colors'"):
+        Table(path=str(tmp_path / "a.csv"), categorical=["colors"])
     np.savez(tmp_path / "b.npz", x=np.ones((3, 2)), y=np.ones(4))
     with pytest.raises(ValueError, match="one number: correct the file"):
         Table(path=str(tmp_path / "b.npz"))

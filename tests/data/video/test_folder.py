@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mezzotint.data.labelled import Labelled
+from mezzotint.data.labeled import Labeled
 from mezzotint.data.lists import read_video_list
 from mezzotint.data.video import decode as video_files
 from mezzotint.data.video.decode import UndecodableVideo, evenly, middle, read_frames
@@ -22,7 +22,7 @@ av = pytest.importorskip("av")
 def make(
     path: Path, times: list[float], *, size: tuple[int, int] = (64, 48), codec: str = "mpeg4"
 ) -> Path:
-    """A video whose frame at time t is grey, 40 · t brighter than black; `size` is width and height."""
+    """A video whose frame at time t is gray, 40 · t brighter than black; `size` is width and height."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30)
@@ -167,8 +167,8 @@ def test_a_folder_with_splits(tmp_path: Path) -> None:
     )
     assert source.fingerprint() != everything.fingerprint()
     # Fine-tuning cuts its clips out of the context as pretraining does, and is scored on clips.
-    learnt = Labelled(source=source)
-    assert learnt.read(0)["x"].shape[1] == 8 and learnt.evaluation()[0].read(0)["x"].shape[1] == 4
+    learned = Labeled(source=source)
+    assert learned.read(0)["x"].shape[1] == 8 and learned.evaluation()[0].read(0)["x"].shape[1] == 4
 
 
 def test_lists_of_kinetics_and_something_something(tmp_path: Path) -> None:

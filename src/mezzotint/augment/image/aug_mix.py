@@ -1,7 +1,8 @@
 """AugMix (Hendrycks et al. 2019, arXiv 1912.02781): several chains of operations, mixed with each other and the image.
 
 Weights of the chains are drawn from Dirichlet(1, …, 1), that of their mixture from Beta(1, 1),
-which is uniform; the paper's α is 1 throughout. Equal to torchvision's for the same draws."""
+which is uniform; the paper's α is 1 throughout. Equal to torchvision's for the same draws.
+"""
 
 from collections.abc import Sequence
 
@@ -15,14 +16,14 @@ from mezzotint.augment.transform import Params
 from mezzotint.seeding import Draws
 
 _BINS = 10
-_COLOURS = ("brightness", "color", "contrast", "sharpness")
+_COLORS = ("brightness", "color", "contrast", "sharpness")
 _SPACE: dict[str, Range] = {
     **{name: RAND_AUGMENT[name] for name in ("shear_x", "shear_y")},
     "translate_x": Range(0.0, 1.0 / 3.0, signed=True, of="width"),
     "translate_y": Range(0.0, 1.0 / 3.0, signed=True, of="height"),
     "rotate": RAND_AUGMENT["rotate"],
     "posterize": Range(4.0, 0.0, whole="nearest"),
-    **{name: RAND_AUGMENT[name] for name in ("solarize", "auto_contrast", "equalize", *_COLOURS)},
+    **{name: RAND_AUGMENT[name] for name in ("solarize", "auto_contrast", "equalize", *_COLORS)},
 }
 
 
@@ -33,7 +34,7 @@ class AugMix(Strategy):
         severity: magnitudes are drawn from so many of the ten weakest bins.
         width: chains.
         depth: operations in a chain; 0 draws 1, 2 or 3.
-        all_operations: also brightness, colour, contrast and sharpness, which overlap with
+        all_operations: also brightness, color, contrast and sharpness, which overlap with
             corruptions that the paper tests on.
         interpolation: of shears, translations and rotations.
         fill: level of what they bring into the image, 0 to 255.
@@ -58,7 +59,7 @@ class AugMix(Strategy):
                 "3 and 0 are published"
             )
         self.severity, self.width, self.depth = severity, width, depth
-        self.names_drawn = [name for name in _SPACE if all_operations or name not in _COLOURS]
+        self.names_drawn = [name for name in _SPACE if all_operations or name not in _COLORS]
 
     def operations(self, shape: Sequence[int], draws: Draws) -> tuple[Tensor, Tensor]:
         """The operations of all chains, one chain after the other; short chains end with identity."""

@@ -17,7 +17,8 @@ A file is YAML or JSON:
     - [[equalize, 0.8], [invert, 0.2]]
 
 A sub-policy lists operations in order, each with its probability and, where it has one, its
-magnitude."""
+magnitude.
+"""
 
 import json
 from abc import ABC

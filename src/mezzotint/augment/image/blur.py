@@ -7,7 +7,8 @@ On a CPU a depthwise convolution is as wide as its channels are many: 16 at a ti
 Small images fill it together, with a channel of each in every lane. A large image fills it alone,
 with its lines or columns as the channels, and then needs no more taps than its own sigma asks for.
 Which way is taken depends on the size of the image alone, so that a sample's pixels do not depend
-on its company."""
+on its company.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,9 +1,10 @@
-"""Geometry of images: random resized crop, horizontal flip; and normalisation.
+"""Geometry of images: random resized crop, horizontal flip; and normalization.
 
 The crop is that of Inception (Szegedy et al. 2015) as torchvision draws it: up to ten tries of an
-area and an aspect ratio, then the largest centred box of an allowed ratio. Here the ten tries are
+area and an aspect ratio, then the largest centered box of an allowed ratio. Here the ten tries are
 drawn at once as fractions, so that the draw does not depend on the image, and a loader worker that
-crops while it decodes takes the very box that the device would have taken."""
+crops while it decodes takes the very box that the device would have taken.
+"""
 
 import math
 from collections.abc import Sequence
@@ -107,11 +108,11 @@ class RandomResizedCrop(Transform):
         boxes = torch.stack([top, left, h, w], dim=2)
         chosen = boxes.gather(1, first.unsqueeze(2).expand(-1, 1, 4)).squeeze(1)
         return torch.where(
-            fits.any(dim=1, keepdim=True), chosen, chosen.new_tensor(self._centre(height, width))
+            fits.any(dim=1, keepdim=True), chosen, chosen.new_tensor(self._center(height, width))
         )
 
-    def _centre(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """The largest centred box of an allowed ratio, for when no candidate fits."""
+    def _center(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """The largest centered box of an allowed ratio, for when no candidate fits."""
         h, w = height, width
         if width / height < self.ratio[0]:
             h = round(width / self.ratio[0])
@@ -177,7 +178,7 @@ class Normalize(Transform):
         return {}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Normalise all rows."""
+        """Normalize all rows."""
         shift, scale = per_channel(self.mean, x), per_channel(self.std, x)
         return torch.sub(x, shift).div_(scale)
 

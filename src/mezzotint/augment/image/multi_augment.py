@@ -5,9 +5,10 @@ draws a strategy. The code applies *all*: each crop goes through every strategy,
 and four strategies give eight views, on crops that the strategies share or that each has of its
 own. MV-MA adds local crops, and weighs the pairs of global views against those with a local one.
 
-Differs from the code: every view is normalised alike (its AutoAugment and RandAugment views were
+Differs from the code: every view is normalized alike (its AutoAugment and RandAugment views were
 not); the local crops that are compared are the local crops (its indices were off by one); and what
-a list says is not said again by a number that has to agree with it."""
+a list says is not said again by a number that has to agree with it.
+"""
 
 import math
 from typing import Literal

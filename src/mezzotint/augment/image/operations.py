@@ -1,13 +1,14 @@
 """The operations of AutoAugment and its descendants, each on the samples that drew it.
 
 Like the published code they work on the 256 levels of a stored image, which are kept here as whole
-numbers in float32: every operation is then a few vectorised passes, in place, on any device, and no
+numbers in float32: every operation is then a few vectorized passes, in place, on any device, and no
 type is converted between them. Each equals the function of `torchvision.transforms.v2.functional`
 on the uint8 image, within one level; what is exactly equal and what is not stands in
 `docs/augmentation-policies.md`.
 
 The samples of a batch are sorted by what they drew, so that an operation is called once for all of
-its samples, and the five affine ones together."""
+its samples, and the five affine ones together.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.image.blur import blurred
-from mezzotint.augment.image.colour import luma, turn_hue_
+from mezzotint.augment.image.color import luma, turn_hue_
 from mezzotint.augment.image.resample import AFFINE, Sampling, matrices, move_levels_, sample
 from mezzotint.augment.image.tone import equalize_levels
 from mezzotint.timing import part
@@ -54,11 +55,11 @@ def _color_(x: Tensor, m: Tensor) -> None:
 
 
 def _contrast_(x: Tensor, m: Tensor) -> None:
-    grey = luma(x).floor_() if x.shape[1] == 3 else x
+    gray = luma(x).floor_() if x.shape[1] == 3 else x
     # Lines first: a reduction to one number is split among threads, and would depend on the size of
     # the batch.
     _blend_(
-        x, grey.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True).div_(x.shape[2] * x.shape[3]), m
+        x, gray.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True).div_(x.shape[2] * x.shape[3]), m
     )
 
 
@@ -86,7 +87,7 @@ def _posterize_(x: Tensor, bits: Tensor) -> None:
 
 
 def _solarize_(x: Tensor, m: Tensor) -> None:
-    bright = x.clone().ge_(m * 255.0)  # a float mask: bool ones are not vectorised
+    bright = x.clone().ge_(m * 255.0)  # a float mask: bool ones are not vectorized
     x.sub_(bright, alpha=255.0).abs_()
 
 
@@ -160,7 +161,7 @@ def apply_operations(
         x: float32 in [0, 1], `[B, C, H, W]`; rounded to levels as torchvision does.
         op: int64 `[B, S]`, places in `NAMES`, for S stages.
         magnitude: float32 `[B, S]`, in the operation's own unit.
-        place: float32 `[B, S, 2]`, in [0, 1): where a cutout has its centre, across and down.
+        place: float32 `[B, S, 2]`, in [0, 1): where a cutout has its center, across and down.
         interpolation: of the affine operations.
         fill: level of what they bring into the image, and of cutouts.
 
@@ -274,7 +275,7 @@ def _parts(first: int, last: int, length: int) -> list[slice]:
 
 
 def _cut_out_(x: Tensor, share: Tensor, place: Tensor, fill: float) -> None:
-    """Fill a square whose centre lies anywhere in the image."""
+    """Fill a square whose center lies anywhere in the image."""
     height, width = x.shape[2:]
     side = (share * width).round()
     left, top = (

@@ -1,11 +1,12 @@
 """Augmentation policies as they were published, after the crop and the flip.
 
 A policy is a sequence of transforms under a family of its own, so that a recipe can say `policy:
-{kind: simclr}`. The order is that of the papers' code: jitter, greyscale, blur, solarise. Without
+{kind: simclr}`. The order is that of the papers' code: jitter, grayscale, blur, solarise. Without
 `blur_p` (0) they are the versions for small images.
 
 What is done to a view after its crop and flip: transforms one after the other, or one of several
-policies."""
+policies.
+"""
 
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.image.blur import GaussianBlur
-from mezzotint.augment.image.colour import ColorJitter, Grayscale
+from mezzotint.augment.image.color import ColorJitter, Grayscale
 from mezzotint.augment.image.tone import Solarize
 from mezzotint.augment.transform import Compose, Params, Transform
 from mezzotint.recipe.component import factory
@@ -101,13 +102,13 @@ def simclr(
     blur_p: float = 0.5,
     blur_kernel: int | None = None,
 ) -> Policy:
-    """The policy of SimCLR (Chen et al. 2020, appendix A): strong jitter, greyscale, blur.
+    """The policy of SimCLR (Chen et al. 2020, appendix A): strong jitter, grayscale, blur.
 
     Args:
         strength: of the jitter, which is (0.8, 0.8, 0.8, 0.2) times it; 1 on ImageNet, 0.5 on
             CIFAR-10.
-        jitter_p: share of the images whose colours are jittered.
-        gray_p: share of the images that turn grey.
+        jitter_p: share of the images whose colors are jittered.
+        gray_p: share of the images that turn gray.
         blur_p: share of the images that are blurred, with a sigma of 0.1 to 2 pixels; the paper has
             0 on CIFAR-10.
         blur_kernel: width in pixels; `None` for a tenth of the image.
@@ -118,11 +119,11 @@ def simclr(
 
 @factory
 def mocov1(*, jitter_p: float = 1.0, gray_p: float = 0.2) -> Policy:
-    """The policy of MoCo v1 (He et al. 2019): greyscale, then a jitter of 0.4 in all four.
+    """The policy of MoCo v1 (He et al. 2019): grayscale, then a jitter of 0.4 in all four.
 
     Args:
-        jitter_p: share of the images whose colours are jittered.
-        gray_p: share of the images that turn grey.
+        jitter_p: share of the images whose colors are jittered.
+        gray_p: share of the images that turn gray.
     """
     jitter = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, p=jitter_p)
     return Policy(transforms=[Grayscale(p=gray_p), jitter])
@@ -139,8 +140,8 @@ def mocov2(
     """The policy of MoCo v2 (Chen et al. 2020), also of SimSiam and SSQL: a jitter of (0.4, 0.4, 0.4, 0.1).
 
     Args:
-        jitter_p: share of the images whose colours are jittered.
-        gray_p: share of the images that turn grey.
+        jitter_p: share of the images whose colors are jittered.
+        gray_p: share of the images that turn gray.
         blur_p: share of the images that are blurred; SimSiam and SSQL have 0 on CIFAR.
         blur_kernel: width in pixels; `None` for a tenth of the image.
     """
@@ -164,8 +165,8 @@ def byol(
     Args:
         blur_p: share of the images that are blurred.
         solarize_p: share of the images that are solarised at half the range.
-        jitter_p: share of the images whose colours are jittered.
-        gray_p: share of the images that turn grey.
+        jitter_p: share of the images whose colors are jittered.
+        gray_p: share of the images that turn gray.
         blur_kernel: width in pixels; `None` for a tenth of the image.
     """
     return _published((0.4, 0.4, 0.2, 0.1), jitter_p, gray_p, blur_p, blur_kernel, solarize_p)
@@ -173,7 +174,7 @@ def byol(
 
 @factory
 def three_augment(*, jitter: float = 0.3, sigma: tuple[float, float] = (0.1, 2.0)) -> Policy:
-    """3-Augment (DeiT III, Touvron et al. 2022, arXiv 2204.07118): grey, solarise or blur; then a jitter.
+    """3-Augment (DeiT III, Touvron et al. 2022, arXiv 2204.07118): gray, solarise or blur; then a jitter.
 
     Every image gets one of the three, drawn uniformly. The jitter leaves the hue alone.
 
@@ -183,8 +184,8 @@ def three_augment(*, jitter: float = 0.3, sigma: tuple[float, float] = (0.1, 2.0
     """
     three = [Grayscale(p=1.0), Solarize(p=1.0), GaussianBlur(sigma=sigma, p=1.0)]
     choice = Choice(policies=[Policy(transforms=[transform]) for transform in three])
-    colours = ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=0.0, p=1.0)
-    return Policy(transforms=[choice, colours])
+    colors = ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=0.0, p=1.0)
+    return Policy(transforms=[choice, colors])
 
 
 @factory
@@ -201,7 +202,7 @@ def _published(
     blur_kernel: int | None,
     solarize_p: float = 0.0,
 ) -> Policy:
-    """Jitter, greyscale, blur, solarise; those with probability 0 stay in their place, so draws do not move."""
+    """Jitter, grayscale, blur, solarise; those with probability 0 stay in their place, so draws do not move."""
     brightness, contrast, saturation, hue = jitter
     return Policy(
         transforms=[

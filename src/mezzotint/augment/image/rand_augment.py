@@ -2,7 +2,8 @@
 
 A strategy is a policy that draws, for each sample, some operations and their magnitudes. What it
 may draw from is a *space*: for each operation the range of its magnitudes, from the weakest to the
-strongest."""
+strongest.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +57,7 @@ def _at(ranges: Sequence["Range"], which: Tensor, level: Tensor, shape: Sequence
 
 Space = Mapping[str, Range]
 
-_COLOURS = ("brightness", "color", "contrast", "sharpness")
+_COLORS = ("brightness", "color", "contrast", "sharpness")
 _PUBLISHED: dict[str, Range] = {
     "identity": Range(),
     "shear_x": Range(0.0, 0.3, signed=True),
@@ -64,7 +65,7 @@ _PUBLISHED: dict[str, Range] = {
     "translate_x": Range(0.0, 150.0 / 331.0, signed=True, of="width"),
     "translate_y": Range(0.0, 150.0 / 331.0, signed=True, of="height"),
     "rotate": Range(0.0, 30.0, signed=True),
-    **{name: Range(0.0, 0.9, signed=True) for name in _COLOURS},
+    **{name: Range(0.0, 0.9, signed=True) for name in _COLORS},
     "posterize": Range(8.0, 4.0, whole="nearest"),
     "solarize": Range(1.0, 0.0),
     "auto_contrast": Range(),
@@ -94,7 +95,7 @@ TRIVIAL_AUGMENT: dict[str, Range] = {
     "translate_x": Range(0.0, 32.0, signed=True),
     "translate_y": Range(0.0, 32.0, signed=True),
     "rotate": Range(0.0, 135.0, signed=True),
-    **{name: Range(0.0, 0.99, signed=True) for name in _COLOURS},
+    **{name: Range(0.0, 0.99, signed=True) for name in _COLORS},
     "posterize": Range(8.0, 2.0, whole="nearest"),
 }
 """The "wide" space of TrivialAugment."""
@@ -117,7 +118,7 @@ class Strategy(Policy, ABC, abstract=True):
                 f"got interpolation={interpolation!r}; allowed are nearest and bilinear: choose one"
             )
         if not 0 <= fill <= 255:
-            raise ValueError(f"got fill={fill}; allowed is a level of 0 to 255: 128 is grey")
+            raise ValueError(f"got fill={fill}; allowed is a level of 0 to 255: 128 is gray")
         super().__init__(transforms=[])
         self.interpolation, self.fill = interpolation, fill
 
@@ -126,7 +127,7 @@ class Strategy(Policy, ABC, abstract=True):
         """Draw int64 places in `NAMES` and float32 magnitudes, both `[B, S]` for S operations."""
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`op` and `magnitude`, `[B, S]`, and `place`, `[B, S, 2]`, where a cutout has its centre."""
+        """`op` and `magnitude`, `[B, S]`, and `place`, `[B, S, 2]`, where a cutout has its center."""
         op, magnitude = self.operations(shape, draws)
         return {"op": op, "magnitude": magnitude, "place": draws.uniform("place", op.shape[1], 2)}
 
@@ -134,8 +135,8 @@ class Strategy(Policy, ABC, abstract=True):
         """Apply the operations in the order in which they were drawn."""
         if x.shape[1] not in (1, 3):
             raise ValueError(
-                f"got images of {x.shape[1]} channels; allowed are 1 (grey) and 3 (red, green, blue): "
-                "choose a policy without colour"
+                f"got images of {x.shape[1]} channels; allowed are 1 (gray) and 3 (red, green, blue): "
+                "choose a policy without color"
             )
         changed = apply_operations(
             x.float(),
@@ -159,7 +160,7 @@ class RandAugment(Strategy):
         bins: into which each range is cut.
         std: deviation of the magnitude, drawn for each operation and kept within the bins.
         p: probability of each operation; otherwise it is left out.
-        extended: add the colour operations of SimCLR that are missing: hue, greyscale and blur.
+        extended: add the color operations of SimCLR that are missing: hue, grayscale and blur.
         names: the operations to draw from, instead; one that is named twice is drawn twice as
             often.
         interpolation: of shears, translations and rotations.

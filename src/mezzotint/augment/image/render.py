@@ -1,7 +1,8 @@
-"""One view of a batch: crop, flip, policy, randomized quantization, normalisation.
+"""One view of a batch: crop, flip, policy, randomized quantization, normalization.
 
 On a CPU the rows are made a few at a time, so that what one pass writes the next finds in the
-cache. A row is the same whatever others are made with it."""
+cache. A row is the same whatever others are made with it.
+"""
 
 import functools
 import math
@@ -38,7 +39,7 @@ class View:
         tag: `"global"` or `"local"`.
         crop: the box; a `size` of `None` is what the encoder takes.
         flip: share of the samples that are mirrored.
-        policy: colour, blur and so on.
+        policy: color, blur and so on.
         randomized_quantization: applied last, when there is one.
         crop_of: place of an earlier view whose crop and flip it shares; `None` for its own.
     """

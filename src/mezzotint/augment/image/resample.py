@@ -1,7 +1,7 @@
 """Cutting a box out of each image and resizing it, antialiased: the work behind a random resized crop.
 
 Both ways compute what `torchvision.transforms.v2.functional.resized_crop` computes for the same
-box. On a CPU each sample goes through torch's vectorised kernel, which works in integers for uint8
+box. On a CPU each sample goes through torch's vectorized kernel, which works in integers for uint8
 images and touches only the pixels of the box. On any other device one kernel a sample would be all
 launch and no work, so the whole batch is resized by two batched matrix products: a resize is
 separable and linear, and the weights of a box are a matrix a dimension.
@@ -9,7 +9,8 @@ separable and linear, and the weights of a box are a matrix a dimension.
 Shear, translate and rotate: one sampling of the batch, with a matrix of its own for each sample.
 
 Each of the five operations is a 2 × 3 matrix from the pixels of the result to those of the source,
-in pixels from the centre of the image. So samples with different ones go through the same call."""
+in pixels from the center of the image. So samples with different ones go through the same call.
+"""
 
 from typing import Literal
 
@@ -79,7 +80,7 @@ def resize_weights(
     """The matrices that cut `length` of `source` pixels out from `start` on, and resize them to `size` pixels.
 
     A triangle, or Keys' cubic with a = −1/2, as wide as the step between the output pixels and
-    never narrower than one input pixel; cut off at the box and normalised, as Pillow and torch do.
+    never narrower than one input pixel; cut off at the box and normalized, as Pillow and torch do.
 
     Args:
         start: int64 `[B]`.
@@ -95,8 +96,8 @@ def resize_weights(
     index_S = torch.arange(size, device=start.device, dtype=torch.float64)
     step_B11 = (length.to(torch.float64) / size).view(-1, 1, 1)
     start_B11 = start.view(-1, 1, 1)
-    centre_BS1 = start_B11 + step_B11 * (index_S.unsqueeze(1) + 0.5)
-    distance = ((position_W + 0.5 - centre_BS1) / step_B11.clamp(min=1.0)).abs()
+    center_BS1 = start_B11 + step_B11 * (index_S.unsqueeze(1) + 0.5)
+    distance = ((position_W + 0.5 - center_BS1) / step_B11.clamp(min=1.0)).abs()
     weights = _triangle(distance) if interpolation == "bilinear" else _cubic(distance)
     outside = (position_W < start_B11) | (position_W >= start_B11 + length.view(-1, 1, 1))
     weights = weights.masked_fill(outside, 0.0)
@@ -140,7 +141,7 @@ def matrices(which: Tensor, magnitude: Tensor, height: int, width: int) -> Tenso
     terms = torch.stack([torch.ones_like(m), m, m.trunc(), turn.cos(), turn.sin()], dim=1)
     one, cos = (0, 1.0), (3, 1.0)
     # Shears leave the first line, or column, where it is; they are published about the corner, not
-    # the centre.
+    # the center.
     entries: list[list[tuple[int, float]]] = [
         [one, (1, 1.0), (1, height / 2), _ZERO, one, _ZERO],
         [one, _ZERO, _ZERO, (1, 1.0), one, (1, width / 2)],

@@ -1,8 +1,9 @@
-"""Solarise, posterise and equalise: remapping of tones, the same for every pixel of a channel.
+"""Solarise, posterise and equalize: remapping of tones, the same for every pixel of a channel.
 
 Solarise works on floats. The other two are defined on a grid of 256 levels, which is where Pillow
 and the published policies have them: the float image is rounded to uint8 as torchvision does
-(`floor(255.999 x)`), and the result is a multiple of 1/255."""
+(`floor(255.999 x)`), and the result is a multiple of 1/255.
+"""
 
 from collections.abc import Sequence
 
@@ -96,7 +97,7 @@ class Equalize(Transform):
         return {"chosen": draws.chance("chosen", self.p)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Equalise the chosen rows."""
+        """Equalize the chosen rows."""
         return where_rows(x, params["chosen"], lambda part, rows: _equalized(part))
 
 
@@ -117,7 +118,7 @@ def _equalized(x: Tensor) -> Tensor:
 
 
 def equalize_levels(levels: Tensor, out: Tensor) -> Tensor:
-    """Equalise whole levels of 0 to 255, by the lookup table that each of `P = K · C` channels gets of its histogram.
+    """Equalize whole levels of 0 to 255, by the lookup table that each of `P = K · C` channels gets of its histogram.
 
     Args:
         levels: `[K, C, H, W]`, of any type.

@@ -5,7 +5,8 @@ done earlier, by the loader workers that decode them, which ask `choosers` for t
 
 Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then moved: so
 a sample's views do not depend on the device, the batch, the worker or the process it happens to be
-in."""
+in.
+"""
 
 import functools
 
@@ -188,7 +189,7 @@ class OneView(ImageViews):
 
     Args:
         crop: the box. `scale: [1, 1], ratio: [1, 1]` keeps the whole of a square image.
-        policy: colour, blur and so on.
+        policy: color, blur and so on.
         flip: share of the samples that are mirrored.
         randomized_quantization: of the view; `None` for none.
     """

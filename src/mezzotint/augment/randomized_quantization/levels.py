@@ -18,7 +18,8 @@ Where the levels of a quantizer lie: from fractions, drawn or even, to the thres
 rows.
 
 The fractions do not depend on the data, so that they can be drawn before it is seen, kept, and
-applied again."""
+applied again.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any

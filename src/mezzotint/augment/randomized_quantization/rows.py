@@ -1,7 +1,8 @@
 """From a tensor of any layout to rows of numbers, from rows to their ranges and levels, and back.
 
 The range of a row is that of its finite, unmasked numbers. What must not change is put back at the
-end: NaN, masked elements, and rows that have no range."""
+end: NaN, masked elements, and rows that have no range.
+"""
 
 from typing import Any
 

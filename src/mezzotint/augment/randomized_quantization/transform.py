@@ -3,7 +3,7 @@
 Wu et al., "Randomized Quantization: A Generic Augmentation for Data Agnostic Self-supervised
 Learning", ICCV 2023. The range of each channel of each sample is cut at random into bins, and every
 number is replaced by one that was drawn inside its bin. What is lost is different each time, and
-nothing in it knows whether the channel is a colour, a coordinate or a feature.
+nothing in it knows whether the channel is a color, a coordinate or a feature.
 
 A *row* is one channel of one sample: all numbers that share their index in dimension 0, the batch,
 and in the dimension of the channels. Bins are half-open: a number equal to an edge belongs to the
@@ -14,7 +14,8 @@ does a row of length one.
 Differs from the paper's published code in that a number is looked up instead of tested against
 every bin, so that memory does not grow with the bins; that no row leaves its range; that `p` is
 drawn per sample, never per channel; and that any rank, layout and numeric type works.
-`reference=True` gives the published numbers, draw for draw."""
+`reference=True` gives the published numbers, draw for draw.
+"""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -188,7 +189,7 @@ class RandomizedQuantization(nn.Module, Transform):
     def apply(self, x: Any, params: Params | None = None, mask: Tensor | None = None) -> Any:
         """Apply drawn fractions, to what `mask` says is no padding; see `randomized_quantize`.
 
-        A lone function is `nn.Module.apply`'s, as when a model initialises its parts.
+        A lone function is `nn.Module.apply`'s, as when a model initializes its parts.
         """
         if params is None:
             return super().apply(x)

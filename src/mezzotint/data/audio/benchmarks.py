@@ -16,7 +16,8 @@ its features.
 
 VoxForge has no split of its own: EVAR made one, which its list states. Differs from the published
 code in that a clip is the middle of its recording, where there a random place is taken, of test
-clips too."""
+clips too.
+"""
 
 import json
 from collections.abc import Callable
@@ -49,7 +50,7 @@ class AudioBenchmark(AudioFolder, Source):
     """One of the published audio tasks, by its name.
 
     The task is `label/test`; where there are folds, one for each, `label/fold-1` and so on, whose
-    mean is the figure. The validation part of a fixed split is learnt from too, and is where a
+    mean is the figure. The validation part of a fixed split is learned from too, and is where a
     probe stops or chooses its settings.
 
     Args:

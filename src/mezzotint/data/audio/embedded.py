@@ -1,6 +1,6 @@
 """Spoken prompts in five languages: the audio that is embedded in the package.
 
-1,565 recordings of a telephone system: numbers, letters, the words that letters are spelt with
+1,565 recordings of a telephone system: numbers, letters, the words that letters are spelled with
 (alpha, bravo), names of days, months and symbols, and short phrases, in English, Spanish, French,
 Italian and Russian, each read by one professional speaker (English and Spanish by the same). 8 kHz;
 the first 1.28 s of each, as 64 mels of 64 ms frames each 20 ms. Pretraining sees all of them and no
@@ -18,7 +18,7 @@ label. No recording occurs twice, and no task has one on both sides:
 - `language/holdout`: a fifth of the *prompts* is held out, the same in all languages. Voice and
   room tell the language as well as the words do, and with so many examples it is an easy question.
 
-Licences of the recordings: see NOTICE.
+Licenses of the recordings: see NOTICE.
 """
 
 import functools
@@ -146,7 +146,8 @@ def digit_of_prompt(name: str) -> tuple[int, bool] | None:
     """The digit that a number is built on, and whether it is that digit or its ordinal; None where there is none.
 
     Digits 1 to 9, teens but ten, whole tens and whole hundreds have one; ten, and twenty-one, have
-    none."""
+    none.
+    """
     found = _NUMBER.fullmatch(name.partition("/")[2])
     if found is None or not found[2].isdigit():
         return None

@@ -2,7 +2,8 @@
 
 Which files count, and what is a class or a split, is as for images (`folder.py`), with the
 extensions of sound; lists are read by `audio_lists.py`, files by `waveform.py`, and made into
-spectrograms by `log_mel.py`."""
+spectrograms by `log_mel.py`.
+"""
 
 import copy
 import hashlib
@@ -232,8 +233,8 @@ class AudioFolder(Component, Source):
             train, test = (~chosen & (self.labels >= 0)).nonzero()[0], chosen.nonzero()[0]
             return self, [Task("label/holdout", "classify", self.labels, train, test, self.classes)]
         both = self._with_scored(single)
-        labelled = (single >= 0).nonzero()[0]
-        train, test = labelled[labelled < len(self)], labelled[labelled >= len(self)]
+        labeled = (single >= 0).nonzero()[0]
+        train, test = labeled[labeled < len(self)], labeled[labeled >= len(self)]
         stop = np.intersect1d(train, self._valid.nonzero()[0])
         return both, [
             Task(f"label/{self.scored}", "classify", single, train, test, self.classes, stop)
@@ -241,21 +242,21 @@ class AudioFolder(Component, Source):
 
     def _folds_of(self, single: Index) -> Sequence[Task]:
         """One task a fold, which learns from the others."""
-        labelled = single >= 0
+        labeled = single >= 0
         return [
             Task(
                 f"label/fold-{fold}",
                 "classify",
                 single,
-                (labelled & (self._folds != fold)).nonzero()[0],
-                (labelled & (self._folds == fold)).nonzero()[0],
+                (labeled & (self._folds != fold)).nonzero()[0],
+                (labeled & (self._folds == fold)).nonzero()[0],
                 self.classes,
             )
             for fold in np.unique(self._folds).tolist()
         ]
 
     def _tagging(self) -> tuple[Source, Sequence[Task]]:
-        """The same where files have several labels; those without any are labelled with nothing and left out."""
+        """The same where files have several labels; those without any are labeled with nothing and left out."""
         both = self._with_scored(_single([*self._found, *self._scored_found]))
         labels = np.zeros((len(both), len(self.classes)), np.bool_)
         for index, found in enumerate(both._found):

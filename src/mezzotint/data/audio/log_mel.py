@@ -1,15 +1,16 @@
 """From a waveform to a log-mel spectrogram, in torch, with the settings of the two front-ends that audio work uses.
 
 `BYOL_A` is that of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695, section IV-A): what
-`librosa.feature.melspectrogram` computes with Slaney's scale and area normalisation, and the
+`librosa.feature.melspectrogram` computes with Slaney's scale and area normalization, and the
 logarithm of the power plus an epsilon. `AUDIOSET` is Kaldi's filter bank as AST, AudioMAE, BEATs
-and BRIDLE call it: 25 ms Hann frames each 10 ms, freed of their mean, pre-emphasised, 128 triangles
+and BRIDLE call it: 25 ms Hann frames each 10 ms, freed of their mean, pre-emphasized, 128 triangles
 on Kaldi's scale, and the logarithm of no less than an epsilon. `tests/data/test_log_mel.py` holds
 values of librosa and of Kaldi.
 
 Differs from both libraries in how the work is laid out: frames are views of the waveform, taken a
 part at a time so that they stay in a processor's cache, and the filters cover only the bins that
-they use."""
+they use.
+"""
 
 import functools
 import math
@@ -41,7 +42,7 @@ class Mel:
         scale: `slaney` spaces the filters as librosa does and gives each the same area; `kaldi`
             spaces them by 1127 ln(1 + f / 700), gives each the height 1, and makes them triangles
             over mel instead of over Hz.
-        padding: `reflect` and `zeros` centre frame `t` on sample `t · hop`; `none` begins with the
+        padding: `reflect` and `zeros` center frame `t` on sample `t · hop`; `none` begins with the
             first sample and takes whole frames only.
         pre_emphasis: 0 for none. Kaldi's removes the mean of a frame first, and takes its first
             sample for the one before it.
@@ -120,7 +121,7 @@ def log_mel(waves: Tensor, settings: Mel = BYOL_A) -> Tensor:
     chunk = chunk if waves.device.type == "cpu" else len(frames)
     out = waves.new_empty(len(frames), settings.mels)
     for start in range(0, len(frames), chunk):
-        part = _emphasised(frames[start : start + chunk], settings.pre_emphasis) * window
+        part = _emphasized(frames[start : start + chunk], settings.pre_emphasis) * window
         bins = torch.fft.rfft(part, settings.n_fft)[:, first : first + len(bank)]
         power = bins.real.square().addcmul_(bins.imag, bins.imag)
         torch.matmul(power, bank, out=out[start : start + chunk])
@@ -153,7 +154,7 @@ def mel_filters(settings: Mel) -> Tensor:
 
 
 def _triangles(position: Tensor, edges: Tensor) -> Tensor:
-    """Triangles of height 1 over three neighbouring edges each, `[len(position), len(edges) − 2]`."""
+    """Triangles of height 1 over three neighboring edges each, `[len(position), len(edges) − 2]`."""
     rising = (position.unsqueeze(1) - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - position.unsqueeze(1)) / (edges[2:] - edges[1:-1])
     return torch.minimum(rising, falling).clamp_(min=0.0)
@@ -178,7 +179,7 @@ def _slaney_hz(mel: Tensor) -> Tensor:
     )
 
 
-def _emphasised(frames: Tensor, factor: float) -> Tensor:
+def _emphasized(frames: Tensor, factor: float) -> Tensor:
     """Kaldi's pre-emphasis, by frame: less its mean, then less `factor` times the sample before."""
     if factor == 0.0:
         return frames
@@ -189,10 +190,10 @@ def _emphasised(frames: Tensor, factor: float) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _window(settings: Mel, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Hann: periodic and in the middle of `n_fft` samples where frames are centred, symmetric where they are not."""
-    centred = settings.padding != "none"
-    window = torch.hann_window(settings.window, periodic=centred, dtype=torch.float64)
-    if centred:
+    """Hann: periodic and in the middle of `n_fft` samples where frames are centered, symmetric where they are not."""
+    centered = settings.padding != "none"
+    window = torch.hann_window(settings.window, periodic=centered, dtype=torch.float64)
+    if centered:
         missing = settings.n_fft - settings.window
         window = torch.nn.functional.pad(window, (missing // 2, missing - missing // 2))
     return window.to(device, dtype)

@@ -14,11 +14,12 @@ From one sample rate to another: band-limited interpolation by a windowed sinc (
 torch.
 
 A sample of the result is a weighted sum of the input around it. The weights repeat after `rate_out
-/ gcd` samples, so neighbouring results share a small matrix that multiplies overlapping views of
+/ gcd` samples, so neighboring results share a small matrix that multiplies overlapping views of
 the waveform: a few matrix products, nothing copied, and no more work than the filter has taps.
 
 The Kaiser window has 32 zero crossings on either side and a stop band about 85 dB down; it passes
-what lies below 0.84 of half the lower rate, and lets nothing through from there on."""
+what lies below 0.84 of half the lower rate, and lets nothing through from there on.
+"""
 
 import functools
 import math
@@ -92,12 +93,12 @@ def _plan(rate: int, wanted: int) -> tuple[int, int, int, list[tuple[int, Tensor
     groups = []
     for first in range(0, up * periods, _GROUP):
         size = min(_GROUP, up * periods - first)
-        centre = torch.arange(first, first + size, dtype=torch.float64) * down / up
+        center = torch.arange(first, first + size, dtype=torch.float64) * down / up
         start = math.floor(first * down / up)
         taps = 2 * half + 2 + math.ceil((size - 1) * down / up)
         distance = (
             torch.arange(start - half, start - half + taps, dtype=torch.float64).unsqueeze(1)
-            - centre
+            - center
         )
         groups.append((start, _kernel(distance, cutoff, half).float()))
     return half, down * periods, up * periods, groups
@@ -120,7 +121,7 @@ AUDIO_EXTENSIONS = frozenset(
 Fault = Literal["missing", "empty", "not audio", "truncated", "broken"]
 
 _MARGIN = 16_384
-"""Samples decoded on either side of the middle: resampling needs neighbours, and after a seek an MP3 decoder gives
+"""Samples decoded on either side of the middle: resampling needs neighbors, and after a seek an MP3 decoder gives
 wrong values for up to four frames (4,650 samples measured)."""
 
 _SLACK = 1152  # samples: an MP3 may end with a frame that is not quite filled
@@ -178,7 +179,7 @@ def read_waveform(path: str, rate: int, samples: int, start: float | None = None
     except soundfile.LibsndfileError as error:
         reason = " ".join(str(error.error_string).split())
         unknown = any(
-            words in reason for words in ("not recognised", "not a regular file", "not implemented")
+            words in reason for words in ("not recognized", "not a regular file", "not implemented")
         )
         raise UndecodableAudio("not audio" if unknown else "broken", reason) from None
     if len(values) == 0:
@@ -188,7 +189,7 @@ def read_waveform(path: str, rate: int, samples: int, start: float | None = None
             "broken", f"NaN or infinity in {int((~np.isfinite(values)).sum()):,} values"
         )
     wave = resample(torch.from_numpy(values).mean(dim=1), found, rate)
-    return _centred(wave, samples, None if first is None else round(first * rate / found))
+    return _centered(wave, samples, None if first is None else round(first * rate / found))
 
 
 def _part(file: Any, seconds: float, at: float | None) -> tuple[Any, int | None]:
@@ -231,7 +232,7 @@ def _expect(found: int, announced: int) -> None:
         raise UndecodableAudio("truncated", f"{found:,} of {announced:,} samples could be read")
 
 
-def _centred(wave: Tensor, samples: int, start: int | None) -> Tensor:
+def _centered(wave: Tensor, samples: int, start: int | None) -> Tensor:
     """Cut `samples` out from `start` on; or put a shorter waveform into the middle of silence."""
     if start is not None:
         wave = wave[start : start + samples]

@@ -4,10 +4,11 @@ Nothing is downloaded: `root` is where the files were unpacked, or the folder ab
 on its training split, and its task is `label/test`: learn from the training split, be scored on the
 official test split.
 
-The normalisation constants are those the literature uses. For CIFAR-10 the usual (0.2023, 0.1994,
+The normalization constants are those the literature uses. For CIFAR-10 the usual (0.2023, 0.1994,
 0.2010) is the average of the deviations *within* images; the deviation over all pixels is (0.2470,
 0.2435, 0.2616). Write `normalization: measured` for mean and deviation over all pixels of the
-training split."""
+training split.
+"""
 
 import os
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ _SVHN = Input((3, 32, 32), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 
 
 class _Split(Held):
-    """Training and test images in one tensor: `[unlabelled | train | test]`; pretraining sees all but the last."""
+    """Training and test images in one tensor: `[unlabeled | train | test]`; pretraining sees all but the last."""
 
     config: dict[str, Any]
     classes: list[str]
@@ -66,7 +67,7 @@ class _Split(Held):
         self._whole = images, labels
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """The labelled images, and the task over the official split."""
+        """The labeled images, and the task over the official split."""
         images, labels = self._whole
         first = int((labels < 0).sum())
         both = self.holding(images[first:], labels[first:])
@@ -79,7 +80,7 @@ class _Split(Held):
 
 
 class CIFAR10(Component, _Split, Source):
-    """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 colour images of 32 px, 10 classes.
+    """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 color images of 32 px, 10 classes.
 
     Reads the binary version (`cifar-10-batches-bin`) or the Python version (`cifar-10-batches-py`).
 
@@ -106,7 +107,7 @@ class CIFAR10(Component, _Split, Source):
 
 
 class CIFAR100(Component, _Split, Source):
-    """CIFAR-100 (Krizhevsky 2009): 50,000 and 10,000 colour images of 32 px, 100 classes in 20 superclasses.
+    """CIFAR-100 (Krizhevsky 2009): 50,000 and 10,000 color images of 32 px, 100 classes in 20 superclasses.
 
     Reads the binary version (`cifar-100-binary`) or the Python version (`cifar-100-python`).
 
@@ -147,13 +148,13 @@ class CIFAR100(Component, _Split, Source):
 
 
 class STL10(Component, _Split, Source):
-    """STL-10 (Coates et al. 2011): 100,000 unlabelled, 5,000 and 8,000 colour images of 96 px, 10 classes.
+    """STL-10 (Coates et al. 2011): 100,000 unlabeled, 5,000 and 8,000 color images of 96 px, 10 classes.
 
-    Pretrains on the unlabelled and the training images: 2.9 GB in memory.
+    Pretrains on the unlabeled and the training images: 2.9 GB in memory.
 
     Args:
         root: the folder `stl10_binary`, or the one above.
-        unlabeled: whether to pretrain on the unlabelled images, too.
+        unlabeled: whether to pretrain on the unlabeled images, too.
         normalization: the constants the literature uses, or measured over all training pixels.
     """
 
@@ -187,7 +188,7 @@ class STL10(Component, _Split, Source):
 
 
 class SVHN(Component, _Split, Source):
-    """SVHN (Netzer et al. 2011), cropped digits: 73,257 and 26,032 colour images of 32 px, 10 classes; needs scipy.
+    """SVHN (Netzer et al. 2011), cropped digits: 73,257 and 26,032 color images of 32 px, 10 classes; needs scipy.
 
     Args:
         root: the folder with `train_32x32.mat` and `test_32x32.mat`.

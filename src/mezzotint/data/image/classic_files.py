@@ -3,7 +3,8 @@
 The Python version of CIFAR is a pickle, and unpickling can run any program. `Inert` builds nothing
 but bytes, numbers, strings, lists, dictionaries and arrays of bytes: the three names that NumPy
 writes into such a file lead to the stand-ins below, and any other name is refused before anything
-is called."""
+is called.
+"""
 
 import os
 import pickle

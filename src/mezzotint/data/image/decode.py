@@ -1,12 +1,12 @@
 """From an image file to 8-bit RGB pixels: one documented conversion for whatever is found in a folder.
 
-- Greyscale, palette, CMYK and YCbCr become RGB; anything with transparency is composited on white.
+- Grayscale, palette, CMYK and YCbCr become RGB; anything with transparency is composited on white.
 - 16-bit values keep their upper 8 bits; float values must lie in [0, 1]; 32-bit integers must fit
   into 16 bits.
 - EXIF orientation is applied; an EXIF block that cannot be read counts as none. Of an animation,
   the first frame.
 - The number of pixels is read from the header and checked before anything is decoded.
-- A truncated file is an error. Pillow can be told to fill the missing half with grey; this code
+- A truncated file is an error. Pillow can be told to fill the missing half with gray; this code
   never does.
 - Only the formats of `FORMATS` are tried. Pillow also opens PostScript, by running a program; this
   code never does.
@@ -97,7 +97,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def is_plain_jpeg(image: Image.Image) -> bool:
-    """Whether an opened image is a JPEG that is neither turned by EXIF nor of other colours than RGB."""
+    """Whether an opened image is a JPEG that is neither turned by EXIF nor of other colors than RGB."""
     return image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1
 
 
@@ -174,7 +174,8 @@ def _load_unless_jpeg(image: Image.Image) -> None:
     """Decode before the EXIF block is asked for.
 
     Elsewhere than in a JPEG it may stand behind the pixels, and Pillow would decode them, and fail,
-    while looking."""
+    while looking.
+    """
     if image.format not in _JPEG:
         image.load()
 

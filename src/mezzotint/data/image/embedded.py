@@ -1,9 +1,9 @@
 """The data that is embedded in the package, so that everything can be tried without a download.
 
 `emoji`: 1,911 emoji, each drawn in two styles (Google Noto and Twemoji) at 32 px. The two styles
-make questions that pixels answer badly: a category learnt from one artist and recognised in the
+make questions that pixels answer badly: a category learned from one artist and recognized in the
 other's drawings, or the same emoji found again. `mnist5k`: 500 of each handwritten digit at 28 px,
-grey. `digits`: scikit-learn's 1,797 digits at 8 px, grey.
+gray. `digits`: scikit-learn's 1,797 digits at 8 px, gray.
 
 Pretraining sees all images and no label. How the tasks are split:
 
@@ -15,7 +15,8 @@ Pretraining sees all images and no label. How the tasks are split:
 
 Emoji that look exactly alike in either style (families, some flags: 46 in 11 groups) are never torn
 apart by a split. For retrieval each is still its own identity, so no encoder that takes one drawing
-at a time can be right on more than 0.982 of all. Licences of the drawings: see NOTICE."""
+at a time can be right on more than 0.982 of all. Licenses of the drawings: see NOTICE.
+"""
 
 import functools
 import hashlib

@@ -1,7 +1,8 @@
 """A folder of images of any size: with classes and splits, with classes only, or with neither.
 
 Which files count, and what is a class or a split, stands in `folder.py`; how pixels are converted,
-in `decode.py`."""
+in `decode.py`.
+"""
 
 import copy
 import hashlib
@@ -39,8 +40,8 @@ class ImageFolder(Component, Source):
     """A folder of images, with class folders or without.
 
     A whole sample is the middle square of 7/8 of the shorter side (for 224 pixels: resize to 256,
-    then crop the centre), antialiased, as uint8 RGB. Training crops are cut by `read_crops` while
-    the file is decoded. Values are normalised with the mean and deviation of ImageNet.
+    then crop the center), antialiased, as uint8 RGB. Training crops are cut by `read_crops` while
+    the file is decoded. Values are normalized with the mean and deviation of ImageNet.
 
     With folders `train` and `val` (or `valid`, `validation`, `test`), `train` is pretrained on, and
     the task is `label/val`: learn from `train`, be scored on `val`. Without, `label/holdout` holds
@@ -207,8 +208,8 @@ class ImageFolder(Component, Source):
         both = copy.copy(self)
         both.labels = np.concatenate([self.labels, self._scored_labels])
         both._paths = PathList([*self._paths, *self._scored_paths])
-        labelled = (both.labels >= 0).nonzero()[0]
-        train, test = labelled[labelled < len(self)], labelled[labelled >= len(self)]
+        labeled = (both.labels >= 0).nonzero()[0]
+        train, test = labeled[labeled < len(self)], labeled[labeled >= len(self)]
         return both, [
             Task(f"label/{self.scored}", "classify", both.labels, train, test, self.classes)
         ]
@@ -256,7 +257,7 @@ def _chosen(
 
 
 def input_of(size: int) -> Input:
-    """What is normalised with the mean and deviation of ImageNet."""
+    """What is normalized with the mean and deviation of ImageNet."""
     return Input((3, size, size), _MEAN, _STD)
 
 

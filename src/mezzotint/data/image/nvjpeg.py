@@ -4,7 +4,8 @@ torchvision calls NVIDIA's library. Pixels are those of another decoder: a level
 Pillow's, and always from the file at full size, where the workers' decoder takes a half, a quarter
 or an eighth when a crop needs no more. Files that are not plain (no JPEG, turned by EXIF, not RGB,
 cut off) are decoded by the workers as ever, so that what becomes of unusual images, and what counts
-as unreadable, is the same for both."""
+as unreadable, is the same for both.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ def require_cuda() -> None:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether a JPEG file ends as it should; nvJPEG gives grey for what is missing, and no error."""
+    """Whether a JPEG file ends as it should; nvJPEG gives gray for what is missing, and no error."""
     return data.endswith(_END)
 
 
@@ -67,7 +68,7 @@ def decode_crops(files: Sequence[Jpeg], device: torch.device) -> list[list[Tenso
     from torchvision.io import ImageReadMode, decode_jpeg
 
     with warnings.catch_warnings(), part("decode"):
-        # torchvision 0.29 calls it deprecated, in favour of TorchCodec, which is not required here.
+        # torchvision 0.29 calls it deprecated, in favor of TorchCodec, which is not required here.
         warnings.filterwarnings("ignore", message=".*deprecated.*")
         images = decode_jpeg([file.data for file in files], mode=ImageReadMode.RGB, device=device)
     with part("crop"):

@@ -3,7 +3,8 @@
 A CSV with a header names in one column the files and has a column for each label: 1 says yes, 0 or
 nothing no, and −1 that whoever read the image was not certain, as in CheXpert (Irvin et al. 2019,
 arXiv 1901.07031). Pixels are read as by `image_folder`; the task asks for all labels, and is scored
-by mean average precision and the mean area under the curve."""
+by mean average precision and the mean area under the curve.
+"""
 
 import copy
 import csv

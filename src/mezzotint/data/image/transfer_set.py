@@ -30,7 +30,7 @@ from mezzotint.data.source import Index, Source, Task
 from mezzotint.seeding import key_of
 from mezzotint.types import Input, Sample
 
-Labelled = tuple[str, tuple[str, ...]]
+Labeled = tuple[str, tuple[str, ...]]
 """The path of an image, relative to the root, and the names of its classes: one, or any number where they are tags."""
 
 _PER_CLASS = 30
@@ -49,8 +49,8 @@ class Lists:
     """
 
     root: str
-    train: list[Labelled]
-    test: list[Labelled]
+    train: list[Labeled]
+    test: list[Labeled]
     classes: list[str]
 
 
@@ -60,7 +60,7 @@ def aircraft(root: str, split: int) -> Lists:
         root, {"fgvc-aircraft-2013b/data": "variants.txt", "data": "variants.txt"}
     )
 
-    def part(name: str) -> list[Labelled]:
+    def part(name: str) -> list[Labeled]:
         lines = (line.partition(" ") for line in read_names(f"{folder}/images_variant_{name}.txt"))
         return [(f"images/{number}.jpg", (variant.strip(),)) for number, _, variant in lines]
 
@@ -85,7 +85,7 @@ def caltech101(root: str, split: int) -> Lists:
     chosen = set(
         some_of_each(labels, pool, key_of(split, "caltech101"), per_class=_PER_CLASS).tolist()
     )
-    found: list[Labelled] = [(path, (path.partition("/")[0],)) for path in paths]
+    found: list[Labeled] = [(path, (path.partition("/")[0],)) for path in paths]
     train = [item for place, item in enumerate(found) if place in chosen]
     return Lists(
         folder, train, [item for place, item in enumerate(found) if place not in chosen], classes
@@ -103,7 +103,7 @@ def cars(root: str, split: int) -> Lists:
         else f"{folder}/devkit/{withlabels}"
     )
 
-    def part(path: str, images: str) -> list[Labelled]:
+    def part(path: str, images: str) -> list[Labeled]:
         table = _matlab(path, "annotations")
         return [
             (f"{images}/{row['fname']}", (_nth(classes, int(row["class"]), path),)) for row in table
@@ -122,7 +122,7 @@ def dtd(root: str, split: int) -> Lists:
     _between(split, 10, "dtd")
     folder, _ = find_folder(root, {"dtd": f"labels/test{split}.txt"})
 
-    def part(name: str) -> list[Labelled]:
+    def part(name: str) -> list[Labeled]:
         paths = read_names(f"{folder}/labels/{name}{split}.txt")
         return [(f"images/{path}", (path.partition("/")[0],)) for path in paths]
 
@@ -138,7 +138,7 @@ def flowers102(root: str, split: int) -> Lists:
     labels = _matlab(f"{folder}/imagelabels.mat", "labels").astype(np.int64)
     classes = [str(number) for number in range(1, int(labels.max()) + 1)]
 
-    def part(name: str) -> list[Labelled]:
+    def part(name: str) -> list[Labeled]:
         numbers = _matlab(f"{folder}/setid.mat", name).astype(np.int64).tolist()
         return [(f"jpg/image_{number:05d}.jpg", (str(labels[number - 1]),)) for number in numbers]
 
@@ -149,7 +149,7 @@ def food101(root: str, split: int) -> Lists:
     """Food-101 (Bossard et al. 2014): 101 dishes, 750 images of each → 250."""
     folder, _ = find_folder(root, {"food-101": "meta/train.txt"})
 
-    def part(name: str) -> list[Labelled]:
+    def part(name: str) -> list[Labeled]:
         paths = read_names(f"{folder}/meta/{name}.txt")
         return [(f"images/{path}.jpg", (path.partition("/")[0],)) for path in paths]
 
@@ -160,7 +160,7 @@ def pets(root: str, split: int) -> Lists:
     """Oxford-IIIT Pets (Parkhi et al. 2012): 37 breeds; `trainval.txt` → `test.txt`."""
     folder, _ = find_folder(root, {"oxford-iiit-pet": _PETS, "oxford_pets": _PETS})
 
-    def part(name: str) -> list[Labelled]:
+    def part(name: str) -> list[Labeled]:
         lines = [
             line.split()
             for line in read_names(f"{folder}/annotations/{name}.txt")
@@ -179,7 +179,7 @@ def sun397(root: str, split: int) -> Lists:
     places = (folder, f"{folder}/Partitions", f"{folder}/../Partitions", root)
     lists = next((p for p in places if os.path.isfile(f"{p}/Training_{split:02d}.txt")), folder)
 
-    def part(name: str) -> list[Labelled]:
+    def part(name: str) -> list[Labeled]:
         paths = [line.lstrip("/") for line in read_names(f"{lists}/{name}_{split:02d}.txt")]
         return [(path, (path.rpartition("/")[0],)) for path in paths]
 
@@ -195,7 +195,8 @@ def voc2007(root: str, split: int) -> Lists:
     """PASCAL VOC 2007 (Everingham et al. 2010), classification: 20 tags; `trainval` → `test`.
 
     An object that is marked as difficult is there; the authors leave it out of the score of its
-    class."""
+    class.
+    """
     lists = "ImageSets/Main"
     folder, _ = find_folder(
         root, {name: f"{lists}/aeroplane_test.txt" for name in ("VOC2007", "VOCdevkit/VOC2007")}
@@ -204,7 +205,7 @@ def voc2007(root: str, split: int) -> Lists:
     files = sorted(name for name in os.listdir(f"{folder}/{lists}") if name.endswith(ending))
     classes = [name.removesuffix(ending) for name in files]
 
-    def part(name: str) -> list[Labelled]:
+    def part(name: str) -> list[Labeled]:
         tags: dict[str, list[str]] = {}
         for title in classes:
             for line in read_names(f"{folder}/{lists}/{title}_{name}.txt"):
@@ -221,7 +222,7 @@ LAYOUTS: dict[str, Callable[[str, int], Lists]] = {
 }  # fmt: skip
 
 
-def _named(items: Iterable[Labelled]) -> list[str]:
+def _named(items: Iterable[Labeled]) -> list[str]:
     return sorted({name for _, names in items for name in names})
 
 
@@ -349,7 +350,7 @@ class TransferSet(ImageFolder, Source):
         return both, [Task("label/test", "tag", both._tags, train, test, self.classes)]
 
 
-def _table(part: Sequence[Labelled], place: dict[str, int]) -> npt.NDArray[np.bool_]:
+def _table(part: Sequence[Labeled], place: dict[str, int]) -> npt.NDArray[np.bool_]:
     table = np.zeros((len(part), len(place)), np.bool_)
     for row, (_, own) in enumerate(part):
         table[row, [place[title] for title in own]] = True

@@ -1,6 +1,6 @@
 """Point clouds of one's own: arrays, the HDF5 files of ModelNet40 work, or a folder of meshes and clouds.
 
-Every cloud is brought to one number of points, and by default centred in a unit sphere. What is
+Every cloud is brought to one number of points, and by default centered in a unit sphere. What is
 done with bad ones:
 
 - Points that are not finite are left out of their cloud. A cloud with fewer than four finite
@@ -8,7 +8,8 @@ done with bad ones:
 - In arrays all clouds are read when the source is opened, so an unusable one is an error that names
   it.
 - In a folder each file is read when it is needed, so an unusable one (a mesh without area, a
-  damaged file) is skipped, counted and named by the loader, as unreadable images are."""
+  damaged file) is skipped, counted and named by the loader, as unreadable images are.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from mezzotint.data.memory import Held
 from mezzotint.data.points.files import (
     CLOUDS,
     MESHES,
-    centred,
+    centered,
     cloud_files,
     read_arrays,
     read_cloud,
@@ -64,7 +65,7 @@ def point_clouds(
         x: name of the clouds in an `.npz`.
         y: name of the labels in an `.npz`: integers (negative: no label) or strings; `null` leaves
             them out.
-        scaling: `unit_sphere` centres each cloud and scales its farthest point to 1, as ModelNet40
+        scaling: `unit_sphere` centers each cloud and scales its farthest point to 1, as ModelNet40
             work does.
         holdout: part of each class to be scored, where no folder or file says which.
 
@@ -194,7 +195,7 @@ def _shaped(cloud: npt.NDArray[np.float64], points: int, scaling: Scaling, name:
     """A cloud `[P, 3]` as the encoder takes it, float32 `[3, points]`."""
     try:
         kept = resampled(np.asarray(cloud, np.float64), points, name)
-        kept = centred(kept) if scaling == "unit_sphere" else kept
+        kept = centered(kept) if scaling == "unit_sphere" else kept
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return np.ascontiguousarray(kept.T, np.float32)
@@ -211,7 +212,7 @@ def _input(clouds: Float32) -> Input:
 def _tasks(
     labels: Index, test: npt.NDArray[np.bool_] | None, classes: Sequence[str], holdout: float
 ) -> list[Task]:
-    """The class of each cloud, learnt from all labels and from one in a hundred (Wu et al. 2023, section 4.3)."""
+    """The class of each cloud, learned from all labels and from one in a hundred (Wu et al. 2023, section 4.3)."""
     if len(classes) < 2:
         return []
     said = test is not None and test.any() and not test.all()

@@ -1,14 +1,15 @@
 """Embedded point clouds: 820 models of furniture, 1,024 points each.
 
-Sampled evenly over the surfaces of Sweet Home 3D's additional catalogues, upright with z up,
-centred in a unit sphere. Pretraining sees all clouds and no label. Two questions are asked of the
+Sampled evenly over the surfaces of Sweet Home 3D's additional catalogs, upright with z up,
+centered in a unit sphere. Pretraining sees all clouds and no label. Two questions are asked of the
 features: the object class of the 332 models whose name says it (ten classes, a fifth of them
-seats), and the room category of the catalogue for all (twelve). Three tenths of each class are held
+seats), and the room category of the catalog for all (twelve). Three tenths of each class are held
 out; `object/1-percent` learns from one model of each class. Models that look alike (light switches
 with another frame, windows with more panes) are never torn apart by a split.
 
 `part="tune"` asks about the other seven tenths only, of which a quarter is held out, in four ways:
-settings are chosen on these tasks, and the samples that `all` scores have had no say."""
+settings are chosen on these tasks, and the samples that `all` scores have had no say.
+"""
 
 import functools
 import io
@@ -47,7 +48,7 @@ class Furniture(Component, Held, Source):
 
     credit = (
         "Furniture: models of Andrew Kator and Jennifer Legaz, Reallusion, Scopia, and contributors of Blend Swap, "
-        "from the catalogues of Sweet Home 3D by Emmanuel Puybaret (CC-BY 3.0, "
+        "from the catalogs of Sweet Home 3D by Emmanuel Puybaret (CC-BY 3.0, "
         "https://creativecommons.org/licenses/by/3.0/, and CC0), as points."
     )
 
@@ -61,7 +62,7 @@ class Furniture(Component, Held, Source):
         self.group = arrays["group"]
         self.ids = names["ids"]
         self.classes, self.room_names = names["objects"], names["rooms"]
-        # One scale for all axes, so that shapes keep their proportions; the clouds are centred
+        # One scale for all axes, so that shapes keep their proportions; the clouds are centered
         # already.
         spread = float(self.images.double().square().mean().sqrt())
         self.input = Input(tuple(self.images.shape[1:]), (0.0,) * 3, (spread,) * 3, "points")

@@ -1,11 +1,12 @@
-"""Files that hold point clouds: what is read from them, before anything is thinned or centred.
+"""Files that hold point clouds: what is read from them, before anything is thinned or centered.
 
 Triangle meshes as point clouds: read by trimesh, sampled evenly over their surface.
 
 A triangle is chosen with a probability proportional to its area, and a point in it uniformly (Osada
 et al. 2002, "Shape distributions", section 4.1): the cloud says where the surface is, whatever the
 triangulation. The randomness is a function of a key, so a mesh gives the same cloud in every run
-and on every machine."""
+and on every machine.
+"""
 
 import re
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def resampled(points: Array, count: int, key: str) -> Array:
     return finite[np.resize(order, count)]
 
 
-def centred(points: Array) -> Array:
+def centered(points: Array) -> Array:
     """Centroid in the origin, and the farthest point at a distance of 1: the convention of ModelNet40 work.
 
     Raises:
@@ -209,7 +210,7 @@ def read_cloud(path: Path, points: int, key: str) -> npt.NDArray[np.float64]:
         raise ValueError(
             f"its array is of type {cloud.dtype} and shape {cloud.shape}; allowed are numbers [points, 3 or more]"
         )
-    return cloud[:, :3].astype(np.float64)  # further columns are normals or colours
+    return cloud[:, :3].astype(np.float64)  # further columns are normals or colors
 
 
 def cloud_files(root: Path) -> tuple[list[str], Index, npt.NDArray[np.bool_] | None, list[str]]:

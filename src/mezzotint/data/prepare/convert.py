@@ -1,7 +1,8 @@
 """Recordings and videos made smaller before training: 16 kHz mono, and a short side of so many pixels.
 
 A file is written beside its place and renamed at the end, so that a run that was killed leaves
-whole files or none, and one that is started again goes on with those that are missing."""
+whole files or none, and one that is started again goes on with those that are missing.
+"""
 
 import multiprocessing
 import os

@@ -8,7 +8,8 @@
 
 Lists hold the files that are there in the end. What a list names and the folder lacks, and what
 cannot be decoded, is counted, and named in `prepared.json`. Started again, only what is missing is
-made."""
+made.
+"""
 
 import csv
 import io

@@ -3,8 +3,9 @@
     ROOT/annotations/instances_train2017.json   ROOT/train2017/000000000009.jpg
 
 Masks are polygons, or runs of pixels column by column, as numbers or as COCO's text. Crowds are
-neither learnt nor asked for. Images without an object that can be learnt are left out of training,
-as detectron2 does."""
+neither learned nor asked for. Images without an object that can be learned are left out of training,
+as detectron2 does.
+"""
 
 import json
 from pathlib import Path
@@ -96,7 +97,7 @@ def mask_of(segmentation: Any, height: int, width: int) -> Tensor:
         for polygon in segmentation:
             if (
                 len(polygon) >= 6
-            ):  # PIL fills the pixels that a line touches; pixel centres lie at halves
+            ):  # PIL fills the pixels that a line touches; pixel centers lie at halves
                 ImageDraw.Draw(canvas).polygon([v - 0.5 for v in polygon], fill=1)
         return torch.from_numpy(np.array(canvas, dtype=np.bool_))
     try:
@@ -118,7 +119,8 @@ def _runs(text: str) -> list[int]:
     """The lengths in COCO's text of runs.
 
     A number is groups of five bits, least first, the sixth saying that more follow, in two's
-    complement; from the fourth number on it is the difference to the run two before."""
+    complement; from the fourth number on it is the difference to the run two before.
+    """
     found: list[int] = []
     value = shift = 0
     for letter in text:

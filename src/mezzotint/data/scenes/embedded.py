@@ -4,7 +4,8 @@ The photographs are scikit-learn's two (by danielbuechele and vultilion on Flick
 scenes to learn from have backgrounds of their left three fifths, scenes to be scored of the rest.
 The emoji are split as well: a fifth of each category, in both drawing styles, is seen in scored
 scenes alone. What stands in a scene, where and how large, is a function of seed, part and index, so
-nothing is stored."""
+nothing is stored.
+"""
 
 import functools
 from typing import Any
@@ -107,11 +108,11 @@ class Pasted(Scenes):
             side = int(rng.integers(self.scale[0], self.scale[1] + 1))
             top, left = (int(rng.integers(self.size - side + 1)) for _ in range(2))
             flip = bool(rng.random() < 0.5)
-            colour, alpha = _cut_out(chosen)
+            color, alpha = _cut_out(chosen)
             if float(alpha.mean()) < 0.2:  # little but its outline is left of a white drawing
                 continue
             both = interpolate(
-                torch.cat([colour, alpha])[None], (side, side), mode="bilinear", antialias=True
+                torch.cat([color, alpha])[None], (side, side), mode="bilinear", antialias=True
             )[0]
             both = both.flip(2) if flip else both
             mask = torch.zeros(self.size, self.size, dtype=torch.bool)
@@ -165,10 +166,11 @@ def _photographs() -> list[Tensor]:
 
 @functools.cache
 def _cut_out(index: int) -> tuple[Tensor, Tensor]:
-    """An emoji without its background: colour `[3, 32, 32]` in [0, 1], and 1 where it stands, `[1, 32, 32]`.
+    """An emoji without its background: color `[3, 32, 32]` in [0, 1], and 1 where it stands, `[1, 32, 32]`.
 
     The background is what is nearly white and connected with the border; white inside an outline is
-    kept."""
+    kept.
+    """
     pixels = _emoji_pixels()[index]
     background = _connected((pixels >= _LIGHT).all(0))
     return torch.from_numpy(pixels).float() / 255.0, torch.from_numpy(~background)[None].float()

@@ -16,7 +16,7 @@ from mezzotint.recipe.component import Component
 Part = Literal["train", "test"]
 
 VOID = 255
-"""In maps of classes: a place that is neither learnt nor scored."""
+"""In maps of classes: a place that is neither learned nor scored."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Scene:
         image: uint8 `[3, H, W]`.
         boxes: float32 `[n, 4]`: left, top, right, bottom, in pixels; the width is right − left.
         labels: int64 `[n]`, places in the classes, from 0.
-        ignored: bool `[n]`: difficult or a crowd; neither learnt, nor asked for, nor held against
+        ignored: bool `[n]`: difficult or a crowd; neither learned, nor asked for, nor held against
             who finds it.
         crowd: bool `[n]`: of the ignored ones, those that stand for many objects.
         masks: bool `[n, H, W]`, where they are known.
@@ -75,7 +75,7 @@ class Scenes(Component, ABC, abstract=True):
 
 
 def read_image(path: Path) -> Tensor:
-    """An image in colour, upright, uint8 `[3, H, W]`.
+    """An image in color, upright, uint8 `[3, H, W]`.
 
     Raises:
         ValueError: when it cannot be read.

@@ -5,7 +5,8 @@
 
 Everything that the lists name is looked for before training starts. VOC counts pixels from 1 and
 includes the last; boxes here start at 0 and end behind it. The XML is read without document types
-or entities, with which a small file can grow without bound."""
+or entities, with which a small file can grow without bound.
+"""
 
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass

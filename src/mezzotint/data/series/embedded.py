@@ -6,7 +6,8 @@ package seglearn brings them. Recordings are cut into windows that overlap by ha
 
 A person's movements are alike from day to day, so windows of one person on both sides of a split
 make every method look good. Here whole subjects are held out, and pretraining does not see them
-either."""
+either.
+"""
 
 import functools
 import io
@@ -39,7 +40,7 @@ class Smartwatch(Component, Held, Source):
         test_subjects: of 1 to 10: scored, and seen by nothing else.
         context: steps of a sample of pretraining; by default those of a window. From a longer one
             two views can cut windows at different times (`series_crop` with `steps`), and what a
-            whole recording has in common is learnt.
+            whole recording has in common is learned.
         subjects: whose recordings are used at all; by default everybody's. Settings are chosen with
             the test subjects left out: `subjects=[1, 2, 3, 4, 5, 6, 7] test_subjects=[6, 7]`.
 
@@ -86,7 +87,7 @@ class Smartwatch(Component, Held, Source):
         parts = [_cut(window, stride, people) for people in (seen, scored)]
         windows, labels, people, ids = zip(*parts, strict=True)
         self._all, self._labels = torch.cat(windows), np.concatenate(labels)
-        self._learnt_from, self._ids = len(windows[0]), [name for part in ids for name in part]
+        self._learned_from, self._ids = len(windows[0]), [name for part in ids for name in part]
         self.subject = np.concatenate(people)
         self.input = Input((6, window), *float_moments(windows[0]), "series")
 
@@ -94,7 +95,7 @@ class Smartwatch(Component, Held, Source):
         """All windows, and the exercise of the held-out subjects'."""
         everything = self.holding(self._all, self._labels)
         everything.ids = self._ids
-        train, test = np.arange(self._learnt_from), np.arange(self._learnt_from, len(self._all))
+        train, test = np.arange(self._learned_from), np.arange(self._learned_from, len(self._all))
         return everything, [
             Task("exercise/held-out-subjects", "classify", self._labels, train, test, self.classes)
         ]

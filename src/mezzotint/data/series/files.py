@@ -1,7 +1,8 @@
 """Files that hold series: arrays, UCR and UEA `.ts` files, and CSV tables of measurements.
 
 Whatever the file, the outcome is a list of recordings `[C, T]`, each with a label and a subject
-where there is one. Values that are missing are NaN."""
+where there is one. Values that are missing are NaN.
+"""
 
 import csv
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def read_ts(path: Path) -> list[Recording]:
         paths += [test] if test.is_file() else []
     found = []
     for part in paths:
-        labelled, data = False, False
+        labeled, data = False, False
         for number, line in enumerate(_text(part).splitlines(), 1):
             line = line.strip()
             if not line or line.startswith("#"):
@@ -90,14 +91,14 @@ def read_ts(path: Path) -> list[Recording]:
             if not data:
                 word, _, rest = line.partition(" ")
                 if word.lower() == "@classlabel":
-                    labelled = rest.strip().lower().startswith("true")
+                    labeled = rest.strip().lower().startswith("true")
                 elif word.lower() == "@timestamps" and rest.strip().lower() == "true":
                     raise ValueError(
                         f"{part} has time stamps; allowed are equally spaced values: resample them first"
                     )
                 data = word.lower() == "@data"
                 continue
-            found.append(_ts_line(line, labelled, part, number))
+            found.append(_ts_line(line, labeled, part, number))
     if not found:
         raise ValueError(
             f"{path} holds no series; allowed is a .ts file with lines after @data: fetch it again"
@@ -105,10 +106,10 @@ def read_ts(path: Path) -> list[Recording]:
     return found
 
 
-def _ts_line(line: str, labelled: bool, path: Path, number: int) -> Recording:
+def _ts_line(line: str, labeled: bool, path: Path, number: int) -> Recording:
     *channels, last = line.split(":")
-    label = last.strip() if labelled else None
-    channels += [] if labelled else [last]
+    label = last.strip() if labeled else None
+    channels += [] if labeled else [last]
     try:
         rows = [
             [float("nan") if v.strip() in ("?", "NaN", "") else float(v) for v in c.split(",")]

@@ -7,7 +7,8 @@ window is brought to its length by interpolation when it has at least half of it
 else.
 
 With subjects, whole subjects are held out, and pretraining does not see them: windows of one person
-on both sides of a split make every method look good."""
+on both sides of a split make every method look good.
+"""
 
 import warnings
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Each numeric column becomes one feature; missing values take the column's mean. Each categorical
 column becomes one feature a category, 1 in its own and 0 elsewhere; a missing or rare category is 0
-everywhere. All features are then standardised over the training rows, so that what the views and
+everywhere. All features are then standardized over the training rows, so that what the views and
 the encoder see has a mean of 0 and a spread of 1 in every feature, and the transforms of tables
 (`augment/table.py`) know its range without looking at other rows.
 
@@ -83,7 +83,7 @@ class Table(Component, Held, Source):
         most: int,
         holdout: float,
     ) -> None:
-        """Encode, split, standardise."""
+        """Encode, split, standardize."""
         count = len(next(iter(columns.values()))) if columns else 0
         if count == 0:
             raise ValueError(

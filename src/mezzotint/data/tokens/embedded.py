@@ -7,7 +7,8 @@ mails begin alike. For scale: of the first 256 characters of each, logistic regr
 each character occurs is right on 0.89 of those held out, on TF-IDF of words on 0.96.
 
 Tasks: `spam/holdout`, three tenths held out, which pretraining sees, but not their labels; and
-`spam/few-shot`, learnt from 50 of each of the others and scored on the same."""
+`spam/few-shot`, learned from 50 of each of the others and scored on the same.
+"""
 
 import functools
 import io

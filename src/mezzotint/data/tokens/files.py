@@ -1,7 +1,8 @@
 """Files that hold text or tokens: folders, text files, CSV tables, integer arrays.
 
 Whatever they are, the outcome is a list of texts, or of token numbers, each with a label where
-there is one."""
+there is one.
+"""
 
 import csv
 from dataclasses import dataclass

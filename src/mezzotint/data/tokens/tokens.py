@@ -2,7 +2,8 @@
 
 A tokenizer (`tokenizers.py`) turns texts into ids, of which 0 is padding and 1 is kept for masked
 tokens. Longer texts are cut at their end, or into as many samples as they fill (`long: "split"`);
-shorter ones are padded."""
+shorter ones are padded.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,7 +4,8 @@ Time is told by the frames' own time stamps, never by their number, so that a va
 which telephones record, plays no part: at a time stands the last frame that has begun by then.
 
 Files are decoded by torchcodec where that can be imported (it needs FFmpeg's libraries), else by
-PyAV, which brings its own."""
+PyAV, which brings its own.
+"""
 
 import os
 from collections.abc import Callable

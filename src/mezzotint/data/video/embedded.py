@@ -3,7 +3,8 @@
 Each of the 820 point clouds turns around its upright axis by `degrees`, from an angle of its own,
 seen a little from above, as depth: near points bright, and nothing behind them black. The question
 is the object's class, or its room, as for the clouds themselves (`points_furniture.py`), and with
-the same splits."""
+the same splits.
+"""
 
 import functools
 import math

@@ -1,7 +1,8 @@
 """Video files as clips: from class folders, or from a list as Kinetics and Something-Something have it.
 
 Which files count, and what is a class or a split, is as for images (`folder.py`), with the
-extensions of video; lists are read by `video_lists.py`, frames by `video_files.py`."""
+extensions of video; lists are read by `video_lists.py`, frames by `video_files.py`.
+"""
 
 import copy
 import hashlib
@@ -28,7 +29,7 @@ class VideoFolder(Component, Source):
 
     The middle of each frame is cut out as the largest square. Without a list, folders are classes
     and splits, as in an image folder. With `files`, labels come from the list: the task is
-    `label/test` when there is a list `test_files`, else `label/holdout`. Normalised by the mean and
+    `label/test` when there is a list `test_files`, else `label/holdout`. Normalized by the mean and
     deviation of ImageNet.
 
     Args:

@@ -54,7 +54,8 @@ class _Insertion:
         """Go through the nodes in their order, which stays topological.
 
         A tensor is quantized either for everyone (its float version gets another name) or, where
-        others want it in float, for the sites alone (which are then fed the quantized version)."""
+        others want it in float, for the sites alone (which are then fed the quantized version).
+        """
         model = self.graph.model
         by_output = {site.node.output[0]: site for site in sites}
         inputs = {site.input for site in sites}

@@ -92,7 +92,7 @@ def observe(
     Args:
         model: an ONNX model.
         tensors: names of activations; each gets one range.
-        batches: normalised inputs; each as large as a model with a fixed batch size wants it.
+        batches: normalized inputs; each as large as a model with a fixed batch size wants it.
         observer: its kind, or what makes it.
 
     Returns:
@@ -119,7 +119,7 @@ def observe(
             if not bool(value.isfinite().all()):
                 raise ValueError(
                     f"the activation {name} is not finite on the calibration data; allowed are finite values: look at "
-                    "the weights and at the input's normalisation"
+                    "the weights and at the input's normalization"
                 )
             collector.update(value.float().reshape(1, -1))
         seen += len(x)
@@ -187,7 +187,7 @@ def quantize_onnx(
     Args:
         path_in: a float model with one input.
         path_out: file to write.
-        batches: normalised inputs that represent what the model will meet, not its test data.
+        batches: normalized inputs that represent what the model will meet, not its test data.
         weight_bits: 2 to 8; below 8 a simulation in 8-bit storage.
         activation_bits: 2 to 8, likewise.
         reduce_range: keep weights to 7 bits; by default where this processor's sums of 8-bit

@@ -113,7 +113,7 @@ def optimized(model: str | Path | bytes, *, basic: bool = False) -> Any:
 
     Args:
         model: a file, or the bytes of one.
-        basic: only the optimisations that keep to ONNX's own operators: constants are folded, and
+        basic: only the optimizations that keep to ONNX's own operators: constants are folded, and
             BatchNorm into the convolution before it.
     """
     onnx = require("onnx", "an ONNX model", "onnx")

@@ -2,7 +2,8 @@
 
 Only convolutions and matrix products are quantized. Everything else (LayerNorm, softmax, GELU, the
 sums of a residual network) stays float, because quantizing it costs accuracy and gains little; a
-ViT quantized at every operator that ONNX Runtime offers falls from a cosine of 0.998 to 0.87."""
+ViT quantized at every operator that ONNX Runtime offers falls from a cosine of 0.998 to 0.87.
+"""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Graph:
         model: a `ModelProto`.
 
     Attributes:
-        constants: arrays of the initialisers, by name.
+        constants: arrays of the initializers, by name.
         producer: the node that makes a tensor.
         consumers: the nodes that take it.
         input: name of the graph's first input.

@@ -1,10 +1,11 @@
-"""Colour: jitter of brightness, contrast, saturation and hue in an order of its own for each sample, and greyscale.
+"""Color: jitter of brightness, contrast, saturation and hue in an order of its own for each sample, and grayscale.
 
 Every operation is that of `torchvision.transforms.v2.functional` on float images. Two things make
 it fast on a batch. The samples whose next operation is the same are brought together and changed in
 place, a few at a time, so that the temporaries stay in the cache. And hue needs no round trip
 through HSV: turning the hue keeps the largest and the smallest of the three channels, so the result
-is `smallest + chroma · w(hue)` with a piecewise linear `w`."""
+is `smallest + chroma · w(hue)` with a piecewise linear `w`.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -20,11 +21,11 @@ _CACHED_VALUES = 2**18
 """Values that are jittered at a time: 1 MB, about a core's second-level cache."""
 
 _LUMA = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in torchvision's greyscale (ITU-R 601-2, as Pillow)."""
+"""Weights of red, green and blue in torchvision's grayscale (ITU-R 601-2, as Pillow)."""
 
 
 class ColorJitter(Transform):
-    """Jitter the colours of some of the images.
+    """Jitter the colors of some of the images.
 
     Equal to `adjust_brightness`, `adjust_contrast`, `adjust_saturation` and `adjust_hue` one after
     the other in the drawn order, within 1e-5. Images of one channel have no saturation and no hue,
@@ -86,11 +87,11 @@ class ColorJitter(Transform):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Jitter the chosen rows."""
         _check_channels(x)
-        grey = x.shape[1] == 1
+        gray = x.shape[1] == 1
         names = [
             name
             for name, s in self.strengths.items()
-            if s > 0.0 and not (grey and name in _ONLY_COLOUR)
+            if s > 0.0 and not (gray and name in _ONLY_COLOR)
         ]
         if not names or not bool(params["chosen"].any()):
             return x
@@ -102,12 +103,12 @@ class ColorJitter(Transform):
 
 
 class Grayscale(Transform):
-    """Turn some of the images grey, with as many equal channels as before.
+    """Turn some of the images gray, with as many equal channels as before.
 
     Equal to `functional.rgb_to_grayscale` within 1e-6; images of one channel are left as they are.
 
     Args:
-        p: share of the images that turn grey.
+        p: share of the images that turn gray.
     """
 
     def __init__(self, *, p: float = 0.2) -> None:
@@ -118,7 +119,7 @@ class Grayscale(Transform):
         return {"chosen": draws.chance("chosen", self.p)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Turn the chosen rows grey."""
+        """Turn the chosen rows gray."""
         _check_channels(x)
         if x.shape[1] == 1:
             return x
@@ -128,8 +129,8 @@ class Grayscale(Transform):
 def _check_channels(x: Tensor) -> None:
     if x.shape[1] not in (1, 3):
         raise ValueError(
-            f"got images of {x.shape[1]} channels; allowed are 1 (grey) and 3 (red, green, blue): "
-            "choose a policy without colour"
+            f"got images of {x.shape[1]} channels; allowed are 1 (gray) and 3 (red, green, blue): "
+            "choose a policy without color"
         )
 
 
@@ -184,13 +185,13 @@ def _contrast_(x: Tensor, factor: Tensor) -> None:
 
 
 def _saturation_(x: Tensor, factor: Tensor) -> None:
-    grey = luma(x).mul_(1.0 - factor)
-    x.mul_(factor).add_(grey).clamp_(0.0, 1.0)
+    gray = luma(x).mul_(1.0 - factor)
+    x.mul_(factor).add_(gray).clamp_(0.0, 1.0)
 
 
 @functools.cache
-def _centres(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Where the weights of red (from across the circle), green and blue are centred; made once, not once a call."""
+def _centers(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Where the weights of red (from across the circle), green and blue are centered; made once, not once a call."""
     return torch.tensor([0.0, -1.0, 1.0], dtype=dtype, device=device).view(3, 1, 1)
 
 
@@ -201,7 +202,8 @@ def turn_hue_(x: Tensor, turn: Tensor) -> None:
     largest M, smallest m and chroma d = M − m, green is m + d · w(hue + 1), blue m + d · w(hue − 1)
     and red, across the cut of the circle, M − d · w(hue), where w(t) = clamp(2 − |t|, 0, 1). On
     each half of the circle one channel changes at a time, so that |hue| is 2 − (green + blue − red
-    − m) / d; its sign is that of blue − green."""
+    − m) / d; its sign is that of blue − green.
+    """
     red, green, blue = x.unbind(1)
     largest, smallest = x.amax(dim=1), x.amin(dim=1)
     chroma = (largest - smallest).clamp_(min=1e-30)
@@ -210,7 +212,7 @@ def turn_hue_(x: Tensor, turn: Tensor) -> None:
     hue.sub_((hue * (1.0 / 6.0)).round_(), alpha=6.0)
     # x becomes chroma · (2 − w), and is taken from what each channel is with w = 2, which no pixel
     # has.
-    torch.sub(hue.unsqueeze(1), _centres(x.dtype, x.device), out=x)
+    torch.sub(hue.unsqueeze(1), _centers(x.dtype, x.device), out=x)
     x.abs_().clamp_(1.0, 2.0).mul_(chroma.unsqueeze(1))
     red.add_(largest.sub_(chroma, alpha=2.0))
     torch.sub(smallest.add_(chroma, alpha=2.0).unsqueeze(1), x[:, 1:], out=x[:, 1:])
@@ -222,4 +224,4 @@ _JITTER: list[tuple[str, Callable[[Tensor, Tensor], None]]] = [
     ("saturation", _saturation_),
     ("hue", turn_hue_),
 ]
-_ONLY_COLOUR = ("saturation", "hue")
+_ONLY_COLOR = ("saturation", "hue")

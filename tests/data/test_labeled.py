@@ -1,4 +1,4 @@
-"""Labelled samples: only training ones, in the share that was asked for, and readable like their source."""
+"""Labeled samples: only training ones, in the share that was asked for, and readable like their source."""
 
 import pickle
 from pathlib import Path
@@ -12,7 +12,7 @@ from PIL import Image
 from mezzotint.augment.image.views import OneView
 from mezzotint.data.image.embedded import Samples
 from mezzotint.data.image.folder import ImageFolder
-from mezzotint.data.labelled import Labelled
+from mezzotint.data.labeled import Labeled
 from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.data.source import Croppable, InMemory, Named, Task, Taught
 from mezzotint.types import Batch
@@ -20,12 +20,12 @@ from mezzotint.types import Batch
 DIGITS = Samples(name="digits")
 
 
-def counts(data: Labelled) -> list[int]:
+def counts(data: Labeled) -> list[int]:
     return torch.bincount(data.targets(torch.arange(len(data)))).tolist()
 
 
 def test_training_samples_alone_with_their_labels() -> None:
-    data = Labelled(source=DIGITS)
+    data = Labeled(source=DIGITS)
     _, (task,) = DIGITS.evaluation()
     assert data.chosen.tolist() == task.train.tolist() and data.num_classes == 10
     assert not set(data.chosen.tolist()) & set(task.test.tolist())
@@ -43,7 +43,7 @@ def test_training_samples_alone_with_their_labels() -> None:
 
 
 def test_shares_are_of_each_class_alike_and_nested() -> None:
-    everything, tenth, hundredth = (Labelled(source=DIGITS, fraction=f) for f in (1.0, 0.1, 0.01))
+    everything, tenth, hundredth = (Labeled(source=DIGITS, fraction=f) for f in (1.0, 0.1, 0.01))
     assert (
         counts(tenth) == [round(0.1 * n) for n in counts(everything)]
         and counts(hundredth) == [1] * 10
@@ -53,29 +53,29 @@ def test_shares_are_of_each_class_alike_and_nested() -> None:
         < set(tenth.chosen.tolist())
         < set(everything.chosen.tolist())
     )
-    assert counts(Labelled(source=DIGITS, per_class=5)) == [5] * 10
-    other = Labelled(source=DIGITS, fraction=0.1, seed=1)
+    assert counts(Labeled(source=DIGITS, per_class=5)) == [5] * 10
+    other = Labeled(source=DIGITS, fraction=0.1, seed=1)
     assert other.fingerprint() != tenth.fingerprint() != everything.fingerprint()
-    assert Labelled(source=DIGITS, fraction=0.1).fingerprint() == tenth.fingerprint()
+    assert Labeled(source=DIGITS, fraction=0.1).fingerprint() == tenth.fingerprint()
 
 
 def test_a_list_of_names_is_followed_exactly(tmp_path: Path) -> None:
-    data = Labelled(source=DIGITS)
+    data = Labeled(source=DIGITS)
     assert isinstance(DIGITS, Named)
     wanted = [DIGITS.id_of(int(i)) for i in data.chosen[[4, 9, 2]]]
     (tmp_path / "list.txt").write_text(
         "\n".join([wanted[0], wanted[1].rpartition("/")[2], wanted[2]]) + "\n"
     )
-    listed = Labelled(source=DIGITS, files=str(tmp_path / "list.txt"))
+    listed = Labeled(source=DIGITS, files=str(tmp_path / "list.txt"))
     assert listed.chosen.tolist() == sorted(data.chosen[[4, 9, 2]].tolist())
     test = DIGITS.id_of(int(DIGITS.evaluation()[1][0].test[0]))
     (tmp_path / "list.txt").write_text(test)
     with pytest.raises(
         ValueError, match=r"1 of 1 names are no training samples, .* allowed are ids such as"
     ):
-        Labelled(source=DIGITS, files=str(tmp_path / "list.txt"))
+        Labeled(source=DIGITS, files=str(tmp_path / "list.txt"))
     with pytest.raises(ValueError, match="cannot be read"):
-        Labelled(source=DIGITS, files=str(tmp_path / "none.txt"))
+        Labeled(source=DIGITS, files=str(tmp_path / "none.txt"))
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_a_list_of_names_is_followed_exactly(tmp_path: Path) -> None:
         ({"per_class": 0}, "1 sample or more"),
         ({"fraction": 0.5, "per_class": 2}, "more than one of fraction, per_class and files"),
         ({"per_class": 900}, r"per_class=900, and class 0 has \d+ training samples"),
-        ({"task": "colour"}, "task='colour'; allowed: digit/holdout"),
+        ({"task": "color"}, "task='color'; allowed: digit/holdout"),
     ],
 )
 def test_what_cannot_be_is_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Labelled(source=DIGITS, **keys)
+        Labeled(source=DIGITS, **keys)
 
 
 def test_tags_are_bool_rows_and_a_share_of_them_is_drawn_as_one() -> None:
@@ -102,12 +102,12 @@ def test_tags_are_bool_rows_and_a_share_of_them_is_drawn_as_one() -> None:
                 Task("tags/holdout", "tag", tags, rows[:100], rows[100:], ("even", "third"))
             ]
 
-    data = Labelled(source=Tagged(name="digits"), fraction=0.25)
+    data = Labeled(source=Tagged(name="digits"), fraction=0.25)
     assert len(data) == 25 and data.num_classes == 2 and data.task.kind == "tag"
     expected = [[i % 2 == 0, i % 3 == 0] for i in data.chosen.tolist()]
     assert data.targets(torch.arange(25)).tolist() == expected
     with pytest.raises(ValueError, match="per_class=2 for tags"):
-        Labelled(source=Tagged(name="digits"), per_class=2)
+        Labeled(source=Tagged(name="digits"), per_class=2)
 
 
 def folder(root: Path) -> Path:
@@ -123,7 +123,7 @@ def folder(root: Path) -> Path:
 
 def test_labels_follow_the_samples_that_were_really_read(tmp_path: Path) -> None:
     """A file that cannot be read is replaced by the next one, whose label may be another."""
-    data = Labelled(source=ImageFolder(root=str(folder(tmp_path)), size=16))
+    data = Labeled(source=ImageFolder(root=str(folder(tmp_path)), size=16))
     assert isinstance(pickle.loads(pickle.dumps(data)), Croppable)  # workers get a copy
     assert data.targets(torch.arange(8)).tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     (tmp_path / "train" / "cats" / "7.png").write_bytes(b"no image")  # index 3; the next is a dog

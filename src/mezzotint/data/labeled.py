@@ -1,9 +1,10 @@
-"""The labelled samples of another source, or a few of them: what supervised training and fine-tuning learn from.
+"""The labeled samples of another source, or a few of them: what supervised training and fine-tuning learn from.
 
 Only training samples of a task are taken, so that its test samples stay unseen. Which ones is a
 function of labels, seed and share: of each class the first samples of one keyed order, so that 1 %
 is a part of 10 %, and 1 sample a class a part of 5. A list of files, as SimCLR's 1 % and 10 % of
-ImageNet (Chen et al. 2020, arXiv 2002.05709), replaces them."""
+ImageNet (Chen et al. 2020, arXiv 2002.05709), replaces them.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -35,7 +36,7 @@ from mezzotint.seeding import key_of
 from mezzotint.types import Sample
 
 
-class Labelled(Component, Source):
+class Labeled(Component, Source):
     """Training samples of a task, with their labels.
 
     Args:
@@ -103,7 +104,7 @@ class Labelled(Component, Source):
                 )
             classes = np.zeros(len(labels), np.int64) if tags else labels
             pool = some_of_each(
-                classes, pool, key_of("labelled", seed), fraction=fraction, per_class=per_class
+                classes, pool, key_of("labeled", seed), fraction=fraction, per_class=per_class
             )
         self.labels, self.chosen = torch.from_numpy(labels), torch.from_numpy(pool)
         self.weighting = None if balance is None else balance.weighting(self.labels, self.chosen)

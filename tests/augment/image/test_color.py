@@ -7,8 +7,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from mezzotint.augment.image import colour
-from mezzotint.augment.image.colour import ColorJitter, Grayscale
+from mezzotint.augment.image import color
+from mezzotint.augment.image.color import ColorJitter, Grayscale
 from mezzotint.augment.transform import Params
 from mezzotint.seeding import Draws
 
@@ -48,7 +48,7 @@ def one_by_one(x: Tensor, params: Params) -> Tensor:
 def test_jitter_equals_torchvision_in_all_24_orders(
     monkeypatch: pytest.MonkeyPatch, cached: int, channels: int
 ) -> None:
-    monkeypatch.setattr(colour, "_CACHED_VALUES", cached)
+    monkeypatch.setattr(color, "_CACHED_VALUES", cached)
     x = pictures(channels)
     before, jitter = x.clone(), ColorJitter(hue=0.5, p=0.9)
     params = jitter.draw(x.shape, DRAWS)

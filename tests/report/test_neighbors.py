@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from mezzotint.data.image.arrays import Arrays
 from mezzotint.data.source import Task
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.report import neighbours
-from mezzotint.report.neighbours import Look, class_scores, confusions, look, queries_to_show
+from mezzotint.report import neighbors
+from mezzotint.report.neighbors import Look, class_scores, confusions, look, queries_to_show
 from mezzotint.types import Input
 
 Images = Callable[..., dict[str, Any]]
 
 
 class Mean(Encoder):
-    """Two noisy numbers an image, so that neighbours are often wrong."""
+    """Two noisy numbers an image, so that neighbors are often wrong."""
 
     def __init__(self, input: Input) -> None:
         super().__init__(input, 2)
@@ -31,8 +31,8 @@ class Mean(Encoder):
 
 
 @pytest.fixture
-def source(tmp_path: Path, coloured_images: Images) -> Arrays:
-    np.savez(tmp_path / "x.npz", **coloured_images(200))
+def source(tmp_path: Path, colored_images: Images) -> Arrays:
+    np.savez(tmp_path / "x.npz", **colored_images(200))
     return Arrays(path=str(tmp_path / "x.npz"), holdout=0.3)
 
 
@@ -52,7 +52,7 @@ def unit_features(source: Arrays, places: np.ndarray) -> np.ndarray:
     return unit
 
 
-def test_neighbours_and_votes_equal_scikit_learn(source: Arrays, seen: Look) -> None:
+def test_neighbors_and_votes_equal_scikit_learn(source: Arrays, seen: Look) -> None:
     _, [task] = source.evaluation()
     train, test = unit_features(source, task.train), unit_features(source, task.test)
     reference = KNeighborsClassifier(
@@ -62,7 +62,7 @@ def test_neighbours_and_votes_equal_scikit_learn(source: Arrays, seen: Look) -> 
     # Cosines: two places whose cosines agree to float precision may change order.
     best = np.sort(test @ train.T, axis=1)[:, ::-1][:, :10]
     assert np.allclose(seen.similarity.numpy(), best, atol=1e-5)
-    assert set(seen.neighbours.ravel()) <= set(task.train)
+    assert set(seen.neighbors.ravel()) <= set(task.train)
     agree = seen.guesses == reference.predict(test)
     assert agree.mean() > 0.98
 
@@ -87,7 +87,7 @@ def test_confusions_and_class_scores_equal_the_confusion_matrix(seen: Look) -> N
         ).all()
 
 
-def test_a_near_neighbour_outvotes_two_that_are_further(source: Arrays) -> None:
+def test_a_near_neighbor_outvotes_two_that_are_further(source: Arrays) -> None:
     task = Task(
         "t", "classify", np.array([7, 7, 10**9, 10**9]), np.arange(1, 4), np.array([0]), ("a", "b")
     )
@@ -100,27 +100,27 @@ def test_a_near_neighbour_outvotes_two_that_are_further(source: Arrays) -> None:
     assert [int(look.guesses[0]) for look in looks] == [7, 10**9]
 
 
-def test_a_sample_is_not_its_own_neighbour_even_when_all_others_point_away(
+def test_a_sample_is_not_its_own_neighbor_even_when_all_others_point_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("mezzotint.evaluation.knn._BLOCK_ELEMENTS", 3)  # one query at a time
     angles = torch.tensor([0.0, 2.0, 4.0])
     star = torch.stack([angles.cos(), angles.sin()], dim=1)
-    similarity, places = neighbours._nearest(star, star, 2, skip_own=True)
+    similarity, places = neighbors._nearest(star, star, 2, skip_own=True)
     assert [sorted(row) for row in places.tolist()] == [[1, 2], [0, 2], [0, 1]]
     assert torch.allclose(
         similarity[0], torch.tensor([2.0, 4.0]).cos().sort(descending=True).values, atol=1e-6
     )
 
 
-def test_without_labels_samples_look_at_each_other(tmp_path: Path, coloured_images: Images) -> None:
-    images = coloured_images(50)["x"]
+def test_without_labels_samples_look_at_each_other(tmp_path: Path, colored_images: Images) -> None:
+    images = colored_images(50)["x"]
     np.save(tmp_path / "x.npy", images)
     source = Arrays(path=str(tmp_path / "x.npy"))
     found = look(Mean(source.input), source)
     assert found is not None and found.task is None
     assert len(found.test) == 50
-    assert not (found.neighbours == found.test[:, None]).any(), "a sample is not its own neighbour"
+    assert not (found.neighbors == found.test[:, None]).any(), "a sample is not its own neighbor"
     unit = unit_features(source, np.arange(50))
     cosine = unit @ unit.T - 10 * np.eye(50)
     assert np.allclose(found.similarity[:, 0], cosine.max(axis=1), atol=1e-5)
@@ -128,15 +128,15 @@ def test_without_labels_samples_look_at_each_other(tmp_path: Path, coloured_imag
 
 
 def test_large_data_is_looked_at_in_part(source: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "_MOST_TRAIN", 30)
-    monkeypatch.setattr(neighbours, "_MOST_TEST", 20)
-    monkeypatch.setattr(neighbours, "_MOST_MAPPED", 7)
+    monkeypatch.setattr(neighbors, "_MOST_TRAIN", 30)
+    monkeypatch.setattr(neighbors, "_MOST_TEST", 20)
+    monkeypatch.setattr(neighbors, "_MOST_MAPPED", 7)
     _, [task] = source.evaluation()
     found = look(Mean(source.input), source)
     assert found is not None
     assert len(found.test) == 20 and set(found.test) < set(task.test)
-    assert len(np.unique(found.neighbours)) <= 30
-    rows = neighbours.mapped_rows(found, 0)
+    assert len(np.unique(found.neighbors)) <= 30
+    rows = neighbors.mapped_rows(found, 0)
     assert len(rows) == 7 and rows == sorted(set(rows))
 
 

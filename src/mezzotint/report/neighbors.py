@@ -1,8 +1,9 @@
-"""What the features hold near to each other: nearest neighbours, the classes that are confused, and a map.
+"""What the features hold near to each other: nearest neighbors, the classes that are confused, and a map.
 
 Everything here looks at the data's first classification task: its training samples vote, its test
 samples are asked. Data without labels is asked about itself. It describes; the figures that are
-compared come from `mezzotint.evaluate`."""
+compared come from `mezzotint.evaluate`.
+"""
 
 import functools
 import math
@@ -18,29 +19,29 @@ from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.knn import similarities
 from mezzotint.seeding import sample_order
 
-NEIGHBOURS = 10
+NEIGHBORS = 10
 SHOWN = 8
 _MOST_TRAIN, _MOST_TEST, _MOST_MAPPED = 10_000, 5_000, 2_000
 
 
 @dataclass(frozen=True)
 class Look:
-    """Test samples of a data set, and their neighbours among its training samples.
+    """Test samples of a data set, and their neighbors among its training samples.
 
     Attributes:
         source: holds both.
         task: what was asked; `None` without labels.
         test: int64 `[N]`, places in the source.
         features: float32 `[N, D]` of the test samples, of length one.
-        neighbours: int64 `[N, K]`, places in the source, nearest first.
-        similarity: cosine of each neighbour, `[N, K]`.
+        neighbors: int64 `[N, K]`, places in the source, nearest first.
+        similarity: cosine of each neighbor, `[N, K]`.
     """
 
     source: Source
     task: Task | None
     test: Index
     features: Tensor
-    neighbours: Index
+    neighbors: Index
     similarity: Tensor
 
     @functools.cached_property
@@ -56,12 +57,12 @@ class Look:
 
     @functools.cached_property
     def guesses(self) -> Index:
-        """int64 `[N]`: the label that most of the neighbours have, each counted by exp(cosine / 0.07)."""
+        """int64 `[N]`: the label that most of the neighbors have, each counted by exp(cosine / 0.07)."""
         if self.task is None:
             return np.full(len(self.test), -1, np.int64)
-        names, members = np.unique(self.task.labels[self.neighbours], return_inverse=True)
+        names, members = np.unique(self.task.labels[self.neighbors], return_inverse=True)
         votes = torch.zeros(len(self.test), len(names), dtype=torch.float64)
-        ballots = torch.from_numpy(members.reshape(self.neighbours.shape))
+        ballots = torch.from_numpy(members.reshape(self.neighbors.shape))
         votes.scatter_add_(1, ballots, (self.similarity.double() / 0.07).exp())
         guesses: Index = names[votes.argmax(dim=1).numpy()]
         return guesses
@@ -74,7 +75,7 @@ class Look:
 
 
 def look(encoder: Encoder, source: Source, workers: int = 0) -> Look | None:
-    """Extract features and find neighbours.
+    """Extract features and find neighbors.
 
     Of large data a part is looked at: 10,000 training and 5,000 test samples.
 
@@ -106,7 +107,7 @@ def look(encoder: Encoder, source: Source, workers: int = 0) -> Look | None:
         return None
     own = task is None
     similarity, nearest = _nearest(
-        queries.x, bank.x, min(NEIGHBOURS, len(bank.x) - own), skip_own=own
+        queries.x, bank.x, min(NEIGHBORS, len(bank.x) - own), skip_own=own
     )
     features = torch.nn.functional.normalize(queries.x, dim=1)
     return Look(
@@ -139,7 +140,7 @@ def _nearest(queries: Tensor, bank: Tensor, k: int, *, skip_own: bool) -> tuple[
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How many samples of a class its neighbours get right."""
+    """How many samples of a class its neighbors get right."""
 
     label: int
     right: int
@@ -201,7 +202,7 @@ def confusions(look: Look, most: int = 6) -> list[Confusion]:
 
 
 def queries_to_show(look: Look, most: int, seed: int) -> list[int]:
-    """Rows of `Look.test` whose neighbours are shown: chosen by the seed alone, of different classes where possible."""
+    """Rows of `Look.test` whose neighbors are shown: chosen by the seed alone, of different classes where possible."""
     order = sample_order(len(look.test), seed, 0).tolist()
     labels = look.labels
     seen: set[int] = set()

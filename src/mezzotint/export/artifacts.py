@@ -27,7 +27,7 @@ from mezzotint.export.float_formats import (
 )
 from mezzotint.export.packed import save_packed
 from mezzotint.export.request import Request, plain
-from mezzotint.export.verify import Artefact, Function
+from mezzotint.export.verify import Artifact, Function
 from mezzotint.quant.batch_norm import correct_batch_norm_
 from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
 from mezzotint.quant.onnx.qdq import make_observer, quantize_onnx
@@ -50,10 +50,10 @@ class Format:
     """
 
     widths: tuple[int, ...]
-    write: Callable[[Request], Artefact]
+    write: Callable[[Request], Artifact]
 
 
-def _onnx(request: Request) -> Artefact:
+def _onnx(request: Request) -> Artifact:
     """QDQ for 8 bits, float for 32."""
     runtime = require("onnxruntime", "--format onnx", "onnx")
     encoder, path = plain(request.encoder), request.folder / "encoder.onnx"
@@ -68,7 +68,7 @@ def _onnx(request: Request) -> Artefact:
     done = quantize_onnx(
         path, path, batches, reduce_range=request.reduce_range, observer=request.observer
     )
-    return Artefact(
+    return Artifact(
         (path,),
         lambda: OnnxFunction(path),
         OnnxFunction(path.read_bytes(), optimize=False),
@@ -105,12 +105,12 @@ def _float(
     reopen: Callable[[], Function],
     encoder: Encoder,
     facts: Mapping[str, Any],
-) -> Artefact:
-    """An artefact that must compute what the encoder does, and is its own measure of time."""
+) -> Artifact:
+    """An artifact that must compute what the encoder does, and is its own measure of time."""
     reference = (
         reopen() if request.runtime == "onnxruntime" and files[0].suffix == ".onnx" else encoder
     )
-    return Artefact(
+    return Artifact(
         files, reopen, encoder, reference, float_bytes(encoder), "float", _FLOAT | dict(facts)
     )
 
@@ -120,7 +120,7 @@ def float_bytes(encoder: torch.nn.Module) -> int:
     return sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
 
 
-def _packed(request: Request) -> Artefact:
+def _packed(request: Request) -> Artifact:
     """Packed integers, compared with the simulation: the same numbers, or refused."""
     encoder = plain(request.encoder)
     own = getattr(request.encoder, "quantization", None)
@@ -148,7 +148,7 @@ def _packed(request: Request) -> Artefact:
         return out
 
     reference = plain(request.encoder)
-    return Artefact(
+    return Artifact(
         (request.folder / "packed.safetensors", request.folder / "packed.json"),
         lambda: load_packed(request.folder),
         simulation,
@@ -207,7 +207,7 @@ def _policy(request: Request, name: str) -> QuantizationPolicy:
     )
 
 
-def _timm(request: Request) -> Artefact:
+def _timm(request: Request) -> Artifact:
     encoder = plain(request.encoder)
     files = write_timm(encoder, request.folder)
     version = require("timm", "--format timm", "timm").__version__
@@ -220,7 +220,7 @@ def _timm(request: Request) -> Artefact:
     )
 
 
-def _torchvision(request: Request) -> Artefact:
+def _torchvision(request: Request) -> Artifact:
     import torchvision
 
     encoder = plain(request.encoder)
@@ -229,7 +229,7 @@ def _torchvision(request: Request) -> Artefact:
     return _float(request, files, lambda: open_torchvision(request.folder), encoder, runtime)
 
 
-def _torch_export(request: Request) -> Artefact:
+def _torch_export(request: Request) -> Artifact:
     encoder, path = plain(request.encoder), request.folder / "encoder.pt2"
     write_torch_export(encoder, path)
     runtime = {"runtime": {"name": "torch.export", "version": torch.__version__}}
