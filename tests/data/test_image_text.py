@@ -121,8 +121,8 @@ def test_captions_of_a_table(folder: Path) -> None:
 def test_bad_lists(folder: Path) -> None:
     def read(name: str, **keywords: int) -> CaptionedImages:
         return CaptionedImages(
-            root=str(folder), files=str(folder / name), **{"size": 16, **keywords}
-        )  # type: ignore[arg-type]
+            root=str(folder), files=str(folder / name), **{"size": 16, **keywords}  # type: ignore[arg-type]
+        )
 
     with pytest.raises(
         ValueError, match=r"cannot be read .* allowed is a CSV or COCO's JSON: check the path"

@@ -114,8 +114,8 @@ def of(rows: Sequence[Row], setting: str) -> list[Row]:
 
 def quick(encoder: Encoder, bits: Sequence[str], **options: object) -> list[Row]:
     return evaluate_bits(
-        encoder, Stripes(), bits=bits, calibration_samples=32, seeds=2, **options
-    ).rows  # type: ignore[arg-type]
+        encoder, Stripes(), bits=bits, calibration_samples=32, seeds=2, **options  # type: ignore[arg-type]
+    ).rows
 
 
 def test_float_rows_are_the_ordinary_evaluation(trained: Net) -> None:

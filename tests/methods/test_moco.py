@@ -152,8 +152,8 @@ def test_parameter_counts_are_those_of_the_authors(
     """Millions, backbone and head (revisitAIRL, parameter counts of the three heads)."""
     with torch.device("meta"):
         method = MoCo(
-            resnet50(Input((3, 224, 224), (0.5,) * 3, (0.5,) * 3)), queue_size=8, **keywords
-        )  # type: ignore[arg-type]
+            resnet50(Input((3, 224, 224), (0.5,) * 3, (0.5,) * 3)), queue_size=8, **keywords  # type: ignore[arg-type]
+        )
 
     def millions(*modules: nn.Module) -> float:
         return sum(p.numel() for m in modules for p in m.parameters()) / 1e6

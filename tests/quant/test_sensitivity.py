@@ -52,9 +52,9 @@ def test_curvature_is_that_of_the_exact_hessian(loss: object) -> None:
             values = [loss(_With(net, name, w), x) for x in batches]  # type: ignore[operator]
             return torch.stack(values).mean()
 
-        hessian = torch.autograd.functional.hessian(of, weight.detach().clone()).reshape(
+        hessian = torch.autograd.functional.hessian(of, weight.detach().clone()).reshape(  # type: ignore[no-untyped-call]
             weight.numel(), -1
-        )  # type: ignore[no-untyped-call]
+        )
         assert traces[name] == pytest.approx(
             hessian.trace().item() / weight.numel(), rel=0.1, abs=3e-3
         )
