@@ -1,0 +1,1 @@
+"""What is done with a finished run: evaluate, embed, fine-tune, compare, study."""
