@@ -121,7 +121,9 @@ def test_captions_of_a_table(folder: Path) -> None:
 def test_bad_lists(folder: Path) -> None:
     def read(name: str, **keywords: int) -> CaptionedImages:
         return CaptionedImages(
-            root=str(folder), files=str(folder / name), **{"size": 16, **keywords}  # type: ignore[arg-type]
+            root=str(folder),
+            files=str(folder / name),
+            **{"size": 16, **keywords},  # type: ignore[arg-type]
         )
 
     with pytest.raises(

@@ -114,7 +114,12 @@ def of(rows: Sequence[Row], setting: str) -> list[Row]:
 
 def quick(encoder: Encoder, bits: Sequence[str], **options: object) -> list[Row]:
     return evaluate_bits(
-        encoder, Stripes(), bits=bits, calibration_samples=32, seeds=2, **options  # type: ignore[arg-type]
+        encoder,
+        Stripes(),
+        bits=bits,
+        calibration_samples=32,
+        seeds=2,
+        **options,  # type: ignore[arg-type]
     ).rows
 
 

@@ -148,7 +148,10 @@ def test_each_layout_by_name_and_by_itself(case: str, tmp_path: Path) -> None:
     target = network(2)
     if copy_at:
         loaded = load_checkpoint(
-            target, tmp_path / "c.pth", case.partition(",")[0], branch="target"  # type: ignore[arg-type]
+            target,
+            tmp_path / "c.pth",
+            case.partition(",")[0],
+            branch="target",  # type: ignore[arg-type]
         )
         assert loaded.branch == copy_at
         assert all(

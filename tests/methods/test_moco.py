@@ -152,7 +152,9 @@ def test_parameter_counts_are_those_of_the_authors(
     """Millions, backbone and head (revisitAIRL, parameter counts of the three heads)."""
     with torch.device("meta"):
         method = MoCo(
-            resnet50(Input((3, 224, 224), (0.5,) * 3, (0.5,) * 3)), queue_size=8, **keywords  # type: ignore[arg-type]
+            resnet50(Input((3, 224, 224), (0.5,) * 3, (0.5,) * 3)),
+            queue_size=8,
+            **keywords,  # type: ignore[arg-type]
         )
 
     def millions(*modules: nn.Module) -> float:

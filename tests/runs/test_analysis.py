@@ -28,11 +28,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "method": {"kind": "simclr", "hidden_dim": 8, "dim": 8},
         "optimizer": {"kind": "sgd", "lr": 0.1},
     }
-    (folder / "recipe.yaml").write_text(Recipe.build(resolve_recipe(config)).to_yaml(), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(
+        Recipe.build(resolve_recipe(config)).to_yaml(), encoding="utf-8"
+    )
     torch.manual_seed(3)
     encoder = resnet8(Samples(name="digits").input, stem="small", width=4)
     with torch.no_grad():
-        encoder.get_parameter("layer2.0.conv1.weight")[0] *= 30.0  # a channel that no range for the tensor suits
+        encoder.get_parameter("layer2.0.conv1.weight")[0] *= (
+            30.0  # a channel that no range for the tensor suits
+        )
     save_encoder(encoder, folder / "encoder")
     return folder
 
@@ -46,7 +50,9 @@ def test_one_weight_at_a_time(run: Path) -> None:
     # By hand: quantize all, then put the float weights of all layers but one back.
     source = Samples(name="digits")
     samples, tasks = source.evaluation()
-    x = torch.cat(read_calibration(samples, source.input, calibration_order(tasks, len(samples)), 48))
+    x = torch.cat(
+        read_calibration(samples, source.input, calibration_order(tasks, len(samples)), 48)
+    )
     encoder = load_encoder(run)
     with torch.no_grad():
         exact = encoder(x)
@@ -56,8 +62,12 @@ def test_one_weight_at_a_time(run: Path) -> None:
             for name, layer in quantized_layers(encoder):
                 layer.weight_quantizer.mode = "quantize" if name == row.name else "off"
             features = encoder(x)
-    assert row.cosine == pytest.approx(functional.cosine_similarity(features, exact).mean().item(), abs=1e-6)
-    widest = next(r for r in found.distributions if (r.name, r.what) == ("layer2.0.conv1", "weight"))
+    assert row.cosine == pytest.approx(
+        functional.cosine_similarity(features, exact).mean().item(), abs=1e-6
+    )
+    widest = next(
+        r for r in found.distributions if (r.name, r.what) == ("layer2.0.conv1", "weight")
+    )
     assert widest.channel_ratio > 10 and widest.kurtosis > 3
 
 
@@ -67,7 +77,11 @@ def test_command_line_and_report(run: Path) -> None:
     assert "layer3.0.conv2" in done.output and "kurtosis" in done.output
     page = (run / "report.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="layers"') :].partition("</section>")[0]
-    assert "quantized alone to 4/4" in section and "layer2.0.conv1" in section and 'href="#layers"' in page
+    assert (
+        "quantized alone to 4/4" in section
+        and "layer2.0.conv1" in section
+        and 'href="#layers"' in page
+    )
     as_json = CliRunner().invoke(app, ["layers", str(run), "--samples", "32", "--json"])
     assert json.loads(as_json.stdout.splitlines()[-1])["bits"] == "4/4"
 
@@ -82,6 +96,8 @@ def test_command_line_and_report(run: Path) -> None:
         ("4/4", {"samples": 10**6}, "got --samples=1000000; allowed are 1 to "),
     ],
 )
-def test_what_cannot_be_is_refused(bits: str, options: dict[str, int], message: str, run: Path) -> None:
+def test_what_cannot_be_is_refused(
+    bits: str, options: dict[str, int], message: str, run: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         measure_layers(run, bits, **options)  # type: ignore[arg-type]

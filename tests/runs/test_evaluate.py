@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.tiny import config
 
 from mezzotint.evaluation.results import read_evaluation, summary
 from mezzotint.recipe.recipe import Recipe, read_recipe, resolve_recipe
@@ -14,23 +13,33 @@ from mezzotint.recipe.schema import RecipeError
 from mezzotint.runs.evaluate import evaluate
 from mezzotint.runs.settings import Evaluate
 from mezzotint.train.loop import pretrain
+from tests.tiny import config
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrain(Recipe.build(config()), tmp_path_factory.mktemp("runs") / "tiny", progress="quiet")
+    return pretrain(
+        Recipe.build(config()), tmp_path_factory.mktemp("runs") / "tiny", progress="quiet"
+    )
 
 
 def test_a_run_is_evaluated_at_the_bits_of_its_overrides(run: Path) -> None:
     quick = ["evaluate.probes=[knn, linear]", "evaluate.seeds=1", "evaluate.baselines=false"]
     evaluate(
-        run, [*quick, "evaluate.bits=[32/32, 8/8, 2/4]", "evaluate.calibration_samples=100", "evaluate.policy=all"]
+        run,
+        [
+            *quick,
+            "evaluate.bits=[32/32, 8/8, 2/4]",
+            "evaluate.calibration_samples=100",
+            "evaluate.policy=all",
+        ],
     )
     rows = read_evaluation(run)
     assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (8, 8), (2, 4)}
     low = [row for row in rows if row.weight_bits != 32]
     assert all(
-        row.protocol.startswith("ptq/1 plain policy=all ") and " calibration=100 " in row.protocol for row in low
+        row.protocol.startswith("ptq/1 plain policy=all ") and " calibration=100 " in row.protocol
+        for row in low
     )
     floats = [row for row in rows if row.weight_bits == 32]
     evaluate(run, quick)
@@ -42,22 +51,37 @@ def test_no_bits_are_float_alone(run: Path) -> None:
     default = evaluate(run, quick).rows
     assert evaluate(run, [*quick, "evaluate.bits=[]"]).rows == default
     assert {(row.weight_bits, row.activation_bits) for row in default} == {(32, 32)}
-    with pytest.raises(ValueError, match="crops=2 of samples; allowed "):  # refused for the data, not the bits
+    with pytest.raises(
+        ValueError, match="crops=2 of samples; allowed "
+    ):  # refused for the data, not the bits
         evaluate(run, ["evaluate.bits=[]"], crops=2)
 
 
 def test_the_summary_puts_low_bits_under_their_float_figure(run: Path) -> None:
     evaluate(run, ["evaluate.probes=[knn, linear]", "evaluate.seeds=1", "evaluate.bits=[8/8]"])
     lines = summary(run)
-    assert [line[1] for line in lines] == ["knn", "knn 8/8 plain", "linear", "linear 8/8 plain", "linear_ptq 8/8 plain"]
+    assert [line[1] for line in lines] == [
+        "knn",
+        "knn 8/8 plain",
+        "linear",
+        "linear 8/8 plain",
+        "linear_ptq 8/8 plain",
+    ]
     assert lines[0][3] and lines[1][3] == ""
-    value = next(row.value for row in read_evaluation(run) if row.probe == "knn" and row.weight_bits == 8)
+    value = next(
+        row.value for row in read_evaluation(run) if row.probe == "knn" and row.weight_bits == 8
+    )
     assert lines[1][2].startswith(f"{value:.3f} (")
 
 
 def test_settings_are_plain_data_and_are_checked() -> None:
-    demo = read_recipe("image/emoji_simclr", ["evaluate.bits=[8/8,2/4]", "evaluate.protocols=[plain, strong]"])
-    assert demo["evaluate"]["bits"] == ["8/8", "2/4"] and demo["evaluate"]["protocols"] == ["plain", "strong"]
+    demo = read_recipe(
+        "image/emoji_simclr", ["evaluate.bits=[8/8,2/4]", "evaluate.protocols=[plain, strong]"]
+    )
+    assert demo["evaluate"]["bits"] == ["8/8", "2/4"] and demo["evaluate"]["protocols"] == [
+        "plain",
+        "strong",
+    ]
     assert read_recipe("image/emoji_simclr")["evaluate"]["bits"] == ["32/32"]
     assert Evaluate().bits == ["32/32"] and Evaluate().protocols == ["plain"]
     for override, message in (
@@ -67,9 +91,13 @@ def test_settings_are_plain_data_and_are_checked() -> None:
     ):
         with pytest.raises(RecipeError, match=message):
             read_recipe("image/emoji_simclr", [override])
-    with pytest.raises(ValueError, match="evaluate.bits: got '9/9'; allowed is weights/activations"):
+    with pytest.raises(
+        ValueError, match="evaluate.bits: got '9/9'; allowed is weights/activations"
+    ):
         Evaluate(bits=["9/9"])
-    with pytest.raises(ValueError, match="evaluate.calibration_samples: got 0; allowed is 1 or more"):
+    with pytest.raises(
+        ValueError, match="evaluate.calibration_samples: got 0; allowed is 1 or more"
+    ):
         Evaluate(calibration_samples=0)
 
 
@@ -78,8 +106,12 @@ def test_features_of_several_crops_are_averaged_and_say_so(tmp_path: Path) -> No
     for number in range(24):
         folder = tmp_path / "images" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (16, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    recipe = config(batch_size=8) | {"data": {"kind": "image_folder", "root": str(tmp_path / "images"), "size": 16}}
+        Image.fromarray(rng.integers(0, 255, (16, 40, 3), dtype=np.uint8)).save(
+            folder / f"{number}.png"
+        )
+    recipe = config(batch_size=8) | {
+        "data": {"kind": "image_folder", "root": str(tmp_path / "images"), "size": 16}
+    }
     run = pretrain(Recipe.build(resolve_recipe(recipe)), tmp_path / "run", progress="quiet")
     overrides = ["evaluate.probes=[knn]", "evaluate.seeds=1"]
     single, several = evaluate(run, overrides), evaluate(run, overrides, crops=3)
@@ -90,5 +122,7 @@ def test_features_of_several_crops_are_averaged_and_say_so(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("keywords", [{"clips": 2}, {"crops": 3}, {"crops": 0}])
 def test_several_parts_need_data_that_have_them(run: Path, keywords: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"got clips=\d, crops=\d of samples; allowed are 1 or more of"):
+    with pytest.raises(
+        ValueError, match=r"got clips=\d, crops=\d of samples; allowed are 1 or more of"
+    ):
         evaluate(run, **keywords)

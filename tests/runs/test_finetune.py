@@ -44,7 +44,12 @@ def test_the_classifier_is_scored_on_the_mean_of_its_logits_over_crops(tmp_path:
     source = ImageFolder(root=str(tmp_path / "images"), size=16)
     torch.manual_seed(5)
     start = save_encoder(resnet8(source.input, stem="small", width=4), tmp_path / "e")
-    fast = [*FAST, f"data.source={json.dumps(source.config)}", "run.batch_size=8", "evaluate.bits=[8/8]"]
+    fast = [
+        *FAST,
+        f"data.source={json.dumps(source.config)}",
+        "run.batch_size=8",
+        "evaluate.bits=[8/8]",
+    ]
     what = plan(start, "supervised/finetune", fast, baselines=False, crops=3)
     rows = finetune(what, tmp_path / "out", progress="quiet").rows
     assert {row.weight_bits for row in rows} == {8, 32}
@@ -53,18 +58,29 @@ def test_the_classifier_is_scored_on_the_mean_of_its_logits_over_crops(tmp_path:
     head = load_file(tmp_path / "out" / "finetuned-0" / "encoder" / "classifier.safetensors")
     read, (task,) = source.evaluation()
     parts = in_parts(read, 1, 3)
-    squares = torch.stack([parts.read(index)["x"] for index in task.test.tolist()])  # [N, 3, C, H, W]
+    squares = torch.stack(
+        [parts.read(index)["x"] for index in task.test.tolist()]
+    )  # [N, 3, C, H, W]
     with torch.no_grad():
         x = source.input.normalize(source.input.as_float(squares.flatten(0, 1)))
-        logits = (tuned(x) @ head["weight"].T + head["bias"]).view(len(task.test), 3, -1).mean(dim=1)
+        logits = (
+            (tuned(x) @ head["weight"].T + head["bias"]).view(len(task.test), 3, -1).mean(dim=1)
+        )
     right = float((logits.argmax(1) == torch.from_numpy(task.labels[task.test])).double().mean())
-    assert next(row.value for row in rows if row.metric.endswith("/top1") and row.weight_bits == 32) == right
+    assert (
+        next(row.value for row in rows if row.metric.endswith("/top1") and row.weight_bits == 32)
+        == right
+    )
     with pytest.raises(ValueError, match="got clips=2 of images, which have no time; allowed is 1"):
         plan(start, "supervised/finetune", fast, clips=2)
 
 
 def test_runs_score_and_are_used_again(encoder: Path, tmp_path: Path) -> None:
-    what = plan(encoder, "digits", [*FAST, "data.fraction=0.1", "data.balance.samples=128", "evaluate.bits=[4/4]"])
+    what = plan(
+        encoder,
+        "digits",
+        [*FAST, "data.fraction=0.1", "data.balance.samples=128", "evaluate.bits=[4/4]"],
+    )
     rows = finetune(what, tmp_path / "out", progress="quiet").rows
     found = {(row.probe, row.metric, row.weight_bits): row for row in rows}
     row = found["finetune", "digit/holdout/top1", 32]
@@ -74,33 +90,48 @@ def test_runs_score_and_are_used_again(encoder: Path, tmp_path: Path) -> None:
         and "select=last" in row.protocol
     )
     assert found["majority", "digit/holdout/top1", 32].value == pytest.approx(0.1, abs=0.01)
-    assert ("finetune_scratch", "digit/holdout/top1", 32) in found and ("finetune", "digit/holdout/top1", 4) in found
+    assert ("finetune_scratch", "digit/holdout/top1", 32) in found and (
+        "finetune",
+        "digit/holdout/top1",
+        4,
+    ) in found
     assert read_evaluation(tmp_path / "out") == rows
     assert {r.probe for r in read_baselines(tmp_path / "out").untrained} == {"finetune"}
     # What stands on disk is the network that was scored.
     tuned = load_encoder(tmp_path / "out" / "finetuned-0")
     source, (task,) = Samples(name="digits").evaluation()
     head = load_file(tmp_path / "out" / "finetuned-0" / "encoder" / "classifier.safetensors")
-    logits = extract(tuned, source, indices=torch.from_numpy(task.test)) @ head["weight"].T + head["bias"]
+    logits = (
+        extract(tuned, source, indices=torch.from_numpy(task.test)) @ head["weight"].T
+        + head["bias"]
+    )
     right = logits.argmax(1) == torch.from_numpy(task.labels[task.test])
     assert float(right.double().mean()) == pytest.approx(row.value)
-    assert not torch.equal(tuned.state_dict()["conv1.weight"], load_encoder(encoder).state_dict()["conv1.weight"])
+    assert not torch.equal(
+        tuned.state_dict()["conv1.weight"], load_encoder(encoder).state_dict()["conv1.weight"]
+    )
     stamp = (tmp_path / "out" / "finetuned-0" / "metrics.jsonl").stat().st_mtime_ns
     assert finetune(what, tmp_path / "out", progress="quiet").rows == rows
     assert (tmp_path / "out" / "finetuned-0" / "metrics.jsonl").stat().st_mtime_ns == stamp
     with pytest.raises(RunDirectoryInUse, match="holds a run of another recipe"):
-        finetune(plan(encoder, "digits", [*FAST, "optimizer.lr=1"]), tmp_path / "out", progress="quiet")
+        finetune(
+            plan(encoder, "digits", [*FAST, "optimizer.lr=1"]), tmp_path / "out", progress="quiet"
+        )
 
 
 def test_variants_differ_in_their_start_alone_and_seeds_in_labels(encoder: Path) -> None:
     what = plan(encoder, "digits", [*FAST, "data.per_class=3"], seeds=2)
-    tuned, scratch, still = (variant_recipe(what, 0, name) for name in ("finetuned", "scratch", "untrained"))
+    tuned, scratch, still = (
+        variant_recipe(what, 0, name) for name in ("finetuned", "scratch", "untrained")
+    )
     weight = load_encoder(encoder).state_dict()["conv1.weight"]
     assert torch.equal(tuned.encoder.state_dict()["conv1.weight"], weight)
     assert not torch.equal(scratch.encoder.state_dict()["conv1.weight"], weight)
     assert all(not p.requires_grad for p in still.encoder.parameters())
     assert (
-        tuned.data.fingerprint() == scratch.data.fingerprint() != variant_recipe(what, 1, "scratch").data.fingerprint()
+        tuned.data.fingerprint()
+        == scratch.data.fingerprint()
+        != variant_recipe(what, 1, "scratch").data.fingerprint()
     )
     assert tuned.run.batch_size == 30  # an epoch of 30 labeled samples fills one batch
 
@@ -116,13 +147,18 @@ def test_warm_head_is_the_linear_probe(encoder: Path) -> None:
 
 def test_at_low_bits(encoder: Path, tmp_path: Path) -> None:
     what = plan(
-        encoder, "digits", [*FAST, "data.per_class=5", "method.bits=[4,4]", "evaluate.bits=[2/8]"], baselines=False
+        encoder,
+        "digits",
+        [*FAST, "data.per_class=5", "method.bits=[4,4]", "evaluate.bits=[2/8]"],
+        baselines=False,
     )
     what.config["evaluate"] |= {"protocols": ["plain", "corrected"], "calibration_samples": 512}
     rows = finetune(what, tmp_path / "out", progress="quiet").rows
     assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (4, 4), (2, 8)}
     for how in ("plain", "corrected"):
-        at = {r.metric.rpartition("/")[2]: r for r in rows if r.weight_bits == 2 and ptq_of(r) == how}
+        at = {
+            r.metric.rpartition("/")[2]: r for r in rows if r.weight_bits == 2 and ptq_of(r) == how
+        }
         level = next(r.value for r in rows if r.weight_bits == 32 and r.metric.endswith("/top1"))
         assert at["gained"].value - at["lost"].value == pytest.approx(at["top1"].value - level)
         assert "calibration=50" in at["top1"].protocol  # all there are: five of ten classes
@@ -151,25 +187,36 @@ def test_command_line(encoder: Path, tmp_path: Path) -> None:
     last = json.loads(done.stdout.splitlines()[-1])
     assert "train=40" in last["rows"][0]["protocol"]
     page = Path(last["report"]).read_text(encoding="utf-8")
-    assert "<h3>Loss, finetuned-0</h3>" in page and "<h3>Accuracy in the batch, finetuned-0</h3>" in page
+    assert (
+        "<h3>Loss, finetuned-0</h3>" in page
+        and "<h3>Accuracy in the batch, finetuned-0</h3>" in page
+    )
 
 
 @pytest.mark.parametrize("bits", ["9/9", "1/33", "abc", ""])
 def test_bits_that_cannot_be_name_the_option(bits: str, encoder: Path) -> None:
     done = CliRunner().invoke(app, ["finetune", str(encoder), "digits", "--bits", bits])
-    assert str(done.exception).startswith(f"--bits: got {bits!r}; allowed is weights/activations, each 1 to 8, or 32")
+    assert str(done.exception).startswith(
+        f"--bits: got {bits!r}; allowed is weights/activations, each 1 to 8, or 32"
+    )
 
 
 @pytest.mark.parametrize(
     "what, overrides, message",
     [
         (None, [], "is no run that names some"),
-        ("image/emoji_simclr", [], "got a recipe of method simclr on data samples; allowed is supervised on labeled"),
+        (
+            "image/emoji_simclr",
+            [],
+            "got a recipe of method simclr on data samples; allowed is supervised on labeled",
+        ),
         ("digits", ["encoder.width=8"], "the encoder is the saved one"),
         ("nowhere", [], "got the data 'nowhere'"),
     ],
 )
-def test_what_cannot_be_is_refused(encoder: Path, what: str | None, overrides: list[str], message: str) -> None:
+def test_what_cannot_be_is_refused(
+    encoder: Path, what: str | None, overrides: list[str], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         plan(encoder, what, overrides)
 
@@ -188,4 +235,7 @@ def test_stochastic_depth_is_the_recipes(tmp_path: Path) -> None:
     ):
         config = plan(save_encoder(made, tmp_path / type(made).__name__), str(recipe)).config
         assert config["encoder"].get("drop_path") == wanted
-        assert config["encoder"]["width"] == made.config["width"] and config["method"]["num_classes"] == 10
+        assert (
+            config["encoder"]["width"] == made.config["width"]
+            and config["method"]["num_classes"] == 10
+        )

@@ -22,7 +22,10 @@ leave_one_out: {views.policy.names: [rotate, invert]}
 def test_the_shipped_study_leaves_out_each_operation_of_rand_augment() -> None:
     study = read_study("leave_one_out")
     names = RandAugment().names_drawn
-    assert set(study.arms) == {"all", *(f"without {name}" for name in names)} and study.reference == "all"
+    assert (
+        set(study.arms) == {"all", *(f"without {name}" for name in names)}
+        and study.reference == "all"
+    )
     for arm in study.arms:
         drawn = study.config(arm, 0)["views"]["policy"]["names"]
         assert sorted(drawn) == sorted(name for name in names if arm != f"without {name}")
@@ -31,7 +34,11 @@ def test_the_shipped_study_leaves_out_each_operation_of_rand_augment() -> None:
 def test_an_override_of_the_list_stands_in_for_it() -> None:
     study = read_study("leave_one_out", ["run.epochs=1", "views.policy.names=[rotate, color]"], [0])
     drawn = {arm: study.config(arm, 0)["views"]["policy"]["names"] for arm in study.arms}
-    assert drawn == {"all": ["rotate", "color"], "without rotate": ["color"], "without color": ["rotate"]}
+    assert drawn == {
+        "all": ["rotate", "color"],
+        "without rotate": ["color"],
+        "without color": ["rotate"],
+    }
     with pytest.raises(RecipeError, match="allowed is one key with a list of two names or more"):
         read_study("leave_one_out", ["views.policy.names=[rotate]"])
 
@@ -39,19 +46,29 @@ def test_an_override_of_the_list_stands_in_for_it() -> None:
 def test_a_study_runs(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(STUDY)
     table = run_study(read_study(tmp_path / "s.yaml"), tmp_path / "out")
-    assert list(table.arms) == ["all", "without rotate", "without invert"] and table.reference == "all"
+    assert (
+        list(table.arms) == ["all", "without rotate", "without invert"] and table.reference == "all"
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("leave_one_out: {views.policy.names: [rotate]}", "allowed is one key with a list of two names or more"),
+        (
+            "leave_one_out: {views.policy.names: [rotate]}",
+            "allowed is one key with a list of two names or more",
+        ),
         ("leave_one_out: {views.policy.names: [rotate, spin]}", "got the operation 'spin'"),
         ("leave_one_out: {a: [x, y], b: [x, y]}", "allowed is one key"),
-        ("leave_one_out: {views.policy.names: [rotate, invert]}\narms: {A: []}", "which makes arms of its own"),
+        (
+            "leave_one_out: {views.policy.names: [rotate, invert]}\narms: {A: []}",
+            "which makes arms of its own",
+        ),
     ],
 )
-def test_lists_that_cannot_be_left_out_of_are_refused(given: str, message: str, tmp_path: Path) -> None:
+def test_lists_that_cannot_be_left_out_of_are_refused(
+    given: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "s.yaml").write_text(STUDY.rpartition("leave_one_out")[0] + given)
     with pytest.raises((RecipeError, ValueError), match=message):
         run_study(read_study(tmp_path / "s.yaml"), tmp_path / "out")

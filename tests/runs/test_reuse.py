@@ -59,8 +59,12 @@ def test_a_run_is_evaluated_by_branch_and_part(tmp_path: Path) -> None:
     run = pretrain(recipe, tmp_path / "run", progress="quiet")
     plain = {row.metric: row.value for row in evaluate(run).rows}
     rows = evaluate(run, ["evaluate.branch=target", "evaluate.part=projector"]).rows
-    assert all(row.protocol.startswith("branch=target part=projector; ") for row in read_evaluation(run))
-    assert {row.metric for row in rows} == set(plain) and {row.metric: row.value for row in rows} != plain
+    assert all(
+        row.protocol.startswith("branch=target part=projector; ") for row in read_evaluation(run)
+    )
+    assert {row.metric for row in rows} == set(plain) and {
+        row.metric: row.value for row in rows
+    } != plain
     beside = read_baselines(run)
     assert {row.protocol for row in beside.untrained} >= {rows[0].protocol}
     norm = next(m for m in recipe.method.modules() if isinstance(m, nn.BatchNorm2d))

@@ -22,11 +22,14 @@ from mezzotint.runs.study import read_study, shipped_studies
 TOP1 = "t/top1"
 
 
-def run(folder: Path, seed: int, value: float, *, protocol: str = "knn/1 test=0", lr: float = 0.06) -> Path:
+def run(
+    folder: Path, seed: int, value: float, *, protocol: str = "knn/1 test=0", lr: float = 0.06
+) -> Path:
     """A run as far as a comparison looks at it."""
     folder.mkdir(parents=True)
     recipe = Recipe.load(
-        "image/emoji_simclr", [f"run.seed={seed}", f"optimizer.lr={lr}", "data.name=digits", "encoder.grid=1"]
+        "image/emoji_simclr",
+        [f"run.seed={seed}", f"optimizer.lr={lr}", "data.name=digits", "encoder.grid=1"],
     )
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     rows = [
@@ -34,7 +37,9 @@ def run(folder: Path, seed: int, value: float, *, protocol: str = "knn/1 test=0"
         Row("knn", "t/penalty", 9.0, 32, 32, "float32", 0, protocol),
     ]
     write_evaluation(
-        folder, Evaluation(rows, ""), Baselines([], [Row("knn", TOP1, 0.1, 32, 32, "float32", 0, protocol)])
+        folder,
+        Evaluation(rows, ""),
+        Baselines([], [Row("knn", TOP1, 0.1, 32, 32, "float32", 0, protocol)]),
     )
     (folder / "environment.json").write_text(json.dumps({"seconds": 10.0 * (seed + 1)}))
     return folder
@@ -51,16 +56,26 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     assert table.columns == ["knn t/top1"] and table.seconds["a"] == 20.0
     assert a is not None and b is not None and untrained is not None and untrained.mean == 0.1
     differences = [y - x for x, y in zip(first, second, strict=True)]
-    half = 4.303 * statistics.stdev(differences) / math.sqrt(3)  # Student's t, two degrees of freedom
+    half = (
+        4.303 * statistics.stdev(differences) / math.sqrt(3)
+    )  # Student's t, two degrees of freedom
     assert b.difference == pytest.approx(0.03) and math.isnan(a.difference)
-    assert (b.difference_low, b.difference_high) == pytest.approx((0.03 - half, 0.03 + half), abs=1e-6)
-    assert b.difference_low > 0 > b.low - a.high  # told apart in pairs, and not by their own intervals
+    assert (b.difference_low, b.difference_high) == pytest.approx(
+        (0.03 - half, 0.03 + half), abs=1e-6
+    )
+    assert (
+        b.difference_low > 0 > b.low - a.high
+    )  # told apart in pairs, and not by their own intervals
     text = as_markdown(table)
     assert "| b | 3 | 20 | 0.530" in text and "+0.030 (+0.005 – +0.055)" in text
 
 
 def test_runs_that_differ_in_their_seed_are_one_arm(tmp_path: Path) -> None:
-    runs = [run(tmp_path / "x0", 0, 0.5), run(tmp_path / "y0", 0, 0.6, lr=0.1), run(tmp_path / "x1", 1, 0.5)]
+    runs = [
+        run(tmp_path / "x0", 0, 0.5),
+        run(tmp_path / "y0", 0, 0.6, lr=0.1),
+        run(tmp_path / "x1", 1, 0.5),
+    ]
     assert arms_of(runs) == {"x0": [runs[0], runs[2]], "y0": [runs[1]]}
     with pytest.raises(ValueError, match=r"x0: got 2 runs of 1 seeds"):
         compare({"x0": [runs[0], runs[0]]})
@@ -69,9 +84,16 @@ def test_runs_that_differ_in_their_seed_are_one_arm(tmp_path: Path) -> None:
 
 
 def test_other_protocols_are_left_out_and_named(tmp_path: Path) -> None:
-    arms = {"a": [run(tmp_path / "a", 0, 0.5)], "b": [run(tmp_path / "b", 0, 0.6, protocol="knn/1 k=3 test=0")]}
+    arms = {
+        "a": [run(tmp_path / "a", 0, 0.5)],
+        "b": [run(tmp_path / "b", 0, 0.6, protocol="knn/1 k=3 test=0")],
+    }
     table = compare(arms)
-    assert table.columns == [] and table.left_out == ["knn t/top1"] and "protocols differ" in as_markdown(table)
+    assert (
+        table.columns == []
+        and table.left_out == ["knn t/top1"]
+        and "protocols differ" in as_markdown(table)
+    )
     (tmp_path / "a" / "evaluation.json").unlink()
     with pytest.raises(ValueError, match="has no evaluation.json; allowed is an evaluated run"):
         compare(arms)
@@ -94,7 +116,9 @@ def test_the_page_escapes_names_and_loads_nothing(tmp_path: Path) -> None:
     page = write_study(table, tmp_path / "out" / "index.html").read_text()
     tags = Tags()
     tags.feed(page)
-    assert "script" not in tags.found and tags.found.count("svg") == 3 and "default-src 'none'" in page
+    assert (
+        "script" not in tags.found and tags.found.count("svg") == 3 and "default-src 'none'" in page
+    )
     content = json.loads((tmp_path / "out" / "table.json").read_text())
     assert content["arms"]["b"][0]["difference"] == pytest.approx(0.1)
     assert content["arms"]["b"][0]["difference_low"] is None  # one seed says nothing about seeds
@@ -124,7 +148,10 @@ def test_a_study_runs_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     second = CliRunner().invoke(app, [*arguments, "--seeds", "2", "--json"])
     assert second.exit_code == 0, second.output
     table = json.loads(second.stdout.splitlines()[-1])
-    assert list(table["arms"]) == ["temperature=0.1", "temperature=0.5"] and Path(table["page"]).is_file()
+    assert (
+        list(table["arms"]) == ["temperature=0.1", "temperature=0.5"]
+        and Path(table["page"]).is_file()
+    )
     assert set(table["arms"]["temperature=0.5"][0]["values"]) == {"0", "1"}
     stamps = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/metrics.jsonl")}
     third = CliRunner().invoke(app, [*arguments, "--seeds", "2"])
@@ -137,12 +164,20 @@ def test_a_study_runs_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_arms_and_factors_multiply(tmp_path: Path) -> None:
     file = study_file(
-        tmp_path / "s.yaml", arms={"plain": [], "wide": ["encoder.width=8"]}, reference="wide temperature=0.5"
+        tmp_path / "s.yaml",
+        arms={"plain": [], "wide": ["encoder.width=8"]},
+        reference="wide temperature=0.5",
     )
     study = read_study(file)
-    assert list(study.arms) == [f"{name} temperature={t}" for name in ("plain", "wide") for t in (0.1, 0.5)]
+    assert list(study.arms) == [
+        f"{name} temperature={t}" for name in ("plain", "wide") for t in (0.1, 0.5)
+    ]
     config = study.config("wide temperature=0.5", 7)
-    assert (config["encoder"]["width"], config["method"]["temperature"], config["run"]["seed"]) == (8, 0.5, 7)
+    assert (config["encoder"]["width"], config["method"]["temperature"], config["run"]["seed"]) == (
+        8,
+        0.5,
+        7,
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,7 +195,9 @@ def test_arms_and_factors_multiply(tmp_path: Path) -> None:
 def test_files_that_cannot_be(keys: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=message):
         read_study(study_file(tmp_path / "s.yaml", **keys))
-    with pytest.raises(RecipeError, match="got the study 'siamese_factor'.*did you mean 'siamese_factors'"):
+    with pytest.raises(
+        RecipeError, match="got the study 'siamese_factor'.*did you mean 'siamese_factors'"
+    ):
         read_study("siamese_factor")
 
 
@@ -168,13 +205,22 @@ def test_files_that_cannot_be(keys: dict[str, object], message: str, tmp_path: P
 def test_overrides_without_effect_are_refused(override: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=f"^got the override '{override}'.*; allowed are .*: "):
         read_study(study_file(tmp_path / "s.yaml"), [override])
-    partly = study_file(tmp_path / "s.yaml", factors={}, arms={"cold": ["method.temperature=0.1"], "plain": []})
-    assert read_study(partly, ["method.temperature=0.3"]).config("plain", 0)["method"]["temperature"] == 0.3
+    partly = study_file(
+        tmp_path / "s.yaml", factors={}, arms={"cold": ["method.temperature=0.1"], "plain": []}
+    )
+    assert (
+        read_study(partly, ["method.temperature=0.3"]).config("plain", 0)["method"]["temperature"]
+        == 0.3
+    )
 
 
 def test_shipped_studies_are_read_and_are_no_recipes() -> None:
-    assert "siamese_factors" in shipped_studies() and not any(name.startswith("studies") for name in shipped())
+    assert "siamese_factors" in shipped_studies() and not any(
+        name.startswith("studies") for name in shipped()
+    )
     study = read_study("siamese_factors")
     plus, symmetric = study.config("MoCo v2+", 0), study.config("S-MoCo v2+", 0)
-    assert {key for key in plus["method"] if plus["method"][key] != symmetric["method"][key]} == {"head"}
+    assert {key for key in plus["method"] if plus["method"][key] != symmetric["method"][key]} == {
+        "head"
+    }
     assert {key for key in plus if plus[key] != symmetric[key]} == {"method"}

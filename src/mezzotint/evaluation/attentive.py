@@ -158,7 +158,7 @@ def _loss(scores: Tensor, y: Tensor) -> Tensor:
     )
 
 
-class PatchTokens(Encoder):
+class PatchTokens(Encoder, abstract=True):
     """The patches of an encoder as its features, one after the other; padding is NaN.
 
     Args:

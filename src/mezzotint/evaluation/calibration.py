@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.source import FOLD, Source, Task
-from mezzotint.evaluation.features import Normalize, read_batches
+from mezzotint.evaluation.features import InputNormalizer, read_batches
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input
 
@@ -84,7 +84,7 @@ def read_calibration(
             f"got {option}={count}; allowed are 1 to {len(order)}, the samples that some task trains on and none tests "
             "on: give another number, or more data"
         )
-    normalize = Normalize(input, device or torch.device("cpu"))
+    normalize = InputNormalizer(input, device or torch.device("cpu"))
     batches: list[Tensor] = []
     wanted = DEFAULT if count is None else count
     missing, total = wanted, len(order)

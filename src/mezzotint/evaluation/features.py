@@ -158,7 +158,7 @@ def _shares(x: Tensor, vocabulary: int) -> Tensor:
     return counts / there.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
-class Normalize:
+class InputNormalizer:
     """From stored values to what an encoder takes.
 
     Args:
@@ -232,7 +232,7 @@ def _read(
     """This rank's share, and then everyone's."""
     wanted = torch.arange(len(source)) if indices is None else indices
     share = wanted[dist.rank() :: dist.world_size()]
-    normalize = Normalize(input, device)
+    normalize = InputNormalizer(input, device)
     kept: list[Tensor] = []
     features: list[Tensor] = []
     bad: list[Unreadable] = []
@@ -254,7 +254,7 @@ def _read(
     return _union(own, wanted) if dist.world_size() > 1 else Extraction(*own)
 
 
-def _averaged(forward: Callable[[Tensor], Tensor], normalize: Normalize, x: Tensor) -> Tensor:
+def _averaged(forward: Callable[[Tensor], Tensor], normalize: InputNormalizer, x: Tensor) -> Tensor:
     """Features of samples, or of samples of several parts `[B, V, *shape]` their mean over the parts: `[B, D]`."""
     if x.ndim == len(normalize.input.shape) + 1:
         return forward(normalize(x))

@@ -46,9 +46,9 @@ class EmbeddingQuantization(Method):
         self,
         encoder: Encoder,
         *,
-        quantization: RandomizedQuantization = RandomizedQuantization(
+        quantization: RandomizedQuantization = RandomizedQuantization(  # noqa: B008
             bins=8, channel_dim=2, gradient="ste"
-        ),  # noqa: B008
+        ),
         dim: int = 128,
         temperature: float = 0.2,
     ) -> None:

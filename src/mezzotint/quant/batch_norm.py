@@ -278,7 +278,8 @@ def _batch_norm_moments(encoder: nn.Module, data: list[Tensor]) -> Moments:
         for x in data:
             encoder(x)
     found = {
-        name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()  # type: ignore[union-attr]
+        name: (norm.running_mean.clone(), norm.running_var.clone())
+        for name, norm in norms.items()  # type: ignore[union-attr]
     }
     for name, momentum in momenta.items():
         norms[name].momentum = momentum

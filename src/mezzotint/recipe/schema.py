@@ -14,6 +14,21 @@ from typing import Any
 
 from mezzotint.recipe.signatures import Alternatives, ListOf, Member, index, show_type
 
+RENAMED_KINDS = {"labelled": "labeled", "learnt_tokenizer": "learned_tokenizer"}
+"""Kinds that earlier recipes name otherwise: old name → new name."""
+
+RENAMED_KEYS = {
+    ("point_crop", "centre"): "center",
+    ("bridle_joint", "centre"): "center",
+    ("bridle_tokenizer", "centre"): "center",
+    ("dgcnn", "neighbours"): "neighbors",
+    ("mae", "normalise"): "normalize",
+    ("cold_start", "normalise"): "normalize",
+    ("random_projection", "normalise"): "normalize",
+    ("ema", "renormalise"): "renormalize",
+}
+"""Keys that earlier recipes name otherwise: (kind, old key) → new key."""
+
 
 class RecipeError(ValueError):
     """A recipe, or a value in it, that cannot be used: what was got, what is allowed, what to do."""
@@ -46,6 +61,11 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
         )
     own = index().classes[family].kind
     kind = config.get("kind", own if own in members else None)
+    if kind in RENAMED_KINDS and RENAMED_KINDS[kind] in members:
+        raise RecipeError(
+            f"`{path}.kind: {kind}` is now `{RENAMED_KINDS[kind]}`. Rename it in the recipe; "
+            "a run that was written with the old name must be trained again."
+        )
     if kind not in members:
         got = "no 'kind'" if kind is None else f"{kind!r}"
         raise RecipeError(
@@ -53,6 +73,11 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
         )
     keys = members[kind].keys
     for name in config:
+        if (kind, name) in RENAMED_KEYS and name not in keys:
+            raise RecipeError(
+                f"`{path}.{name}` is now `{path}.{RENAMED_KEYS[kind, name]}`. Rename it in the recipe; "
+                "a run that was written with the old name must be trained again."
+            )
         if name != "kind" and name not in keys:
             allowed = ", ".join(keys) or "no keys"
             raise RecipeError(

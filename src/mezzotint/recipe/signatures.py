@@ -243,9 +243,8 @@ class Index:
             options = (self._type(file, node.left), self._type(file, node.right))
             if any(isinstance(o, (Member, ListOf, Alternatives)) for o in options):
                 return Alternatives(options)
-            return (
-                options[0] | options[1] if options[1] is not None else typing.Optional[options[0]]
-            )  # noqa: UP045
+            first, second = options
+            return typing.Optional[first] if second is None else first | second  # noqa: UP045
         if isinstance(node, ast.Subscript):
             name = ast.unparse(node.value).rpartition(".")[2]
             items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]

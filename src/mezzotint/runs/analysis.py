@@ -7,17 +7,28 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.calibration import by_fold, calibration_order, read_calibration
-from mezzotint.evaluation.ptq import calibrated_copy
-from mezzotint.evaluation.ptq import Setting
+from mezzotint.evaluation.invariance import invariances, with_invariances
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.ptq import Setting, calibrated_copy
+from mezzotint.evaluation.results import (
+    Baselines,
+    Evaluation,
+    read_baselines,
+    read_evaluation,
+    write_evaluation,
+)
 from mezzotint.evaluation.suite import asked
 from mezzotint.files import write_json
-from mezzotint.quant.sensitivity import Distribution, LayerSensitivity, distributions, layer_sensitivity
+from mezzotint.quant.sensitivity import (
+    Distribution,
+    LayerSensitivity,
+    distributions,
+    layer_sensitivity,
+)
 from mezzotint.recipe.recipe import Recipe
-from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.invariance import invariances, with_invariances
-from mezzotint.evaluation.results import Baselines, Evaluation, read_baselines, read_evaluation, write_evaluation
 
 _SAMPLES = 256
 """Where no number is asked for, at most."""
@@ -65,20 +76,30 @@ def measure_layers(
     """
     setting = Setting.parse(bits, "--bits")
     if setting.is_float:
-        raise ValueError("got --bits 32/32, which quantizes nothing; allowed is 2 to 8 on one side at least: write 4/4")
+        raise ValueError(
+            "got --bits 32/32, which quantizes nothing; allowed is 2 to 8 on one side at least: write 4/4"
+        )
     folder, encoder, recipe = Path(run), load_encoder(run), Recipe.load(run)
     source, tasks = asked(recipe.data)
     workers = recipe.run.loader.processes(recipe.data)
     order = calibration_order(by_fold(tasks)[0], len(source))[: None if samples else _SAMPLES]
     batches = read_calibration(
-        source, encoder.input, order, samples, batch_size=_SHAPED, workers=workers, option="--samples"
+        source,
+        encoder.input,
+        order,
+        samples,
+        batch_size=_SHAPED,
+        workers=workers,
+        option="--samples",
     )
     calibrated = calibrated_copy(encoder, batches, policy=policy)
     calibrated.require([setting])
     found = Layers(
         str(setting),
         calibrated.how,
-        layer_sensitivity(calibrated.network, batches, weight=setting.weight, activation=setting.activation),
+        layer_sensitivity(
+            calibrated.network, batches, weight=setting.weight, activation=setting.activation
+        ),
         distributions(calibrated.network, batches[:1]),
     )
     write_json(folder / "layers.json", found.as_json())
@@ -103,7 +124,12 @@ def measure_invariances(
     folder, encoder = Path(run), load_encoder(run)
     recipe = Recipe.load(folder, overrides)
     found = invariances(
-        encoder, recipe.data, recipe.views, untrained=recipe.untrained_encoder, samples=samples, seeds=seeds
+        encoder,
+        recipe.data,
+        recipe.views,
+        untrained=recipe.untrained_encoder,
+        samples=samples,
+        seeds=seeds,
     )
     before = read_evaluation(folder) if (folder / "evaluation.json").is_file() else []
     evaluation, beside = with_invariances(Evaluation(before, ""), read_baselines(folder), found)

@@ -4,7 +4,8 @@ Two runs of one seed share the order of the samples, the draws of the views and,
 architecture is the same, the initial weights. So the difference is taken seed by seed, and its
 interval (Student's, over seeds) leaves out what the seed does to both. It covers training, not the
 choice of test samples, which are the same for all. Figures are compared only where every run was
-measured by the same protocol; others are named and left out. """
+measured by the same protocol; others are named and left out.
+"""
 
 import json
 import math
@@ -14,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.results import interval, student
-from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.evaluation.results import interval, read_baselines, read_evaluation, student
 from mezzotint.files import write_json, write_text
 from mezzotint.recipe.recipe import read_recipe
 from mezzotint.runs.reuse import comparable
@@ -68,7 +68,9 @@ class ComparisonTable:
     seconds: dict[str, float]
 
 
-def compare(arms: Mapping[str, Sequence[Path]], *, title: str = "Comparison", reference: str | None = None) -> ComparisonTable:
+def compare(
+    arms: Mapping[str, Sequence[Path]], *, title: str = "Comparison", reference: str | None = None
+) -> ComparisonTable:
     """Put runs side by side.
 
     Args:
@@ -81,11 +83,15 @@ def compare(arms: Mapping[str, Sequence[Path]], *, title: str = "Comparison", re
             such arm.
     """
     if not arms or (reference is not None and reference not in arms):
-        raise ValueError(f"got reference={reference!r}; allowed: {', '.join(arms) or 'no arms, none was given'}")
+        raise ValueError(
+            f"got reference={reference!r}; allowed: {', '.join(arms) or 'no arms, none was given'}"
+        )
     found = {name: {_seed(run): _rows(run) for run in runs} for name, runs in arms.items()}
     for name, runs in arms.items():
         if len(found[name]) < len(runs):
-            raise ValueError(f"{name}: got {len(runs)} runs of {len(found[name])} seeds; allowed is one run a seed")
+            raise ValueError(
+                f"{name}: got {len(runs)} runs of {len(found[name])} seeds; allowed is one run a seed"
+            )
     untrained = _untrained([run for runs in arms.values() for run in runs])
     columns, left_out = _columns(found)
     chosen = reference or next(iter(arms))
@@ -95,12 +101,15 @@ def compare(arms: Mapping[str, Sequence[Path]], *, title: str = "Comparison", re
     }
     cells = {
         name: [
-            _paired(cell, against) if name != chosen else cell for cell, against in zip(row, cells[chosen], strict=True)
+            _paired(cell, against) if name != chosen else cell
+            for cell, against in zip(row, cells[chosen], strict=True)
         ]
         for name, row in cells.items()
     }
     if untrained:
-        cells["untrained"] = [_cell({row.seed: row for row in untrained.get(column, ())}) for column in columns]
+        cells["untrained"] = [
+            _cell({row.seed: row for row in untrained.get(column, ())}) for column in columns
+        ]
     seconds = {name: _seconds(runs) for name, runs in arms.items()}
     return ComparisonTable(title, chosen, columns, cells, left_out, seconds)
 
@@ -131,13 +140,19 @@ def _rows(run: Path) -> dict[str, Row]:
         if row.metric.rpartition("/")[2] in _MEASURES and row.probe != "majority":
             grouped.setdefault(_column(row), []).append(row)
     return {
-        column: replace(rows[0], value=math.fsum(row.value for row in rows) / len(rows), seed=_seed(run))
+        column: replace(
+            rows[0], value=math.fsum(row.value for row in rows) / len(rows), seed=_seed(run)
+        )
         for column, rows in grouped.items()
     }
 
 
 def _column(row: Row) -> str:
-    bits = "" if (row.weight_bits, row.activation_bits) == (32, 32) else f" {row.weight_bits}/{row.activation_bits}"
+    bits = (
+        ""
+        if (row.weight_bits, row.activation_bits) == (32, 32)
+        else f" {row.weight_bits}/{row.activation_bits}"
+    )
     return f"{row.probe}{bits} {row.metric}"
 
 
@@ -148,7 +163,9 @@ def _columns(found: Mapping[str, Mapping[int, Mapping[str, Row]]]) -> tuple[list
         for rows in runs.values():
             for column, row in rows.items():
                 protocols.setdefault(column, set()).add(row.protocol)
-    return [c for c, known in protocols.items() if len(known) == 1], [c for c, k in protocols.items() if len(k) > 1]
+    return [c for c, known in protocols.items() if len(known) == 1], [
+        c for c, k in protocols.items() if len(k) > 1
+    ]
 
 
 def _cell(rows: Mapping[int, Row | None]) -> Cell | None:
@@ -174,7 +191,11 @@ def _paired(cell: Cell | None, against: Cell | None) -> Cell | None:
 def _untrained(runs: Sequence[Path]) -> dict[str, list[Row]]:
     """The untrained encoders of the first run that has some: the same architecture is assumed to be everyone's."""
     for run in runs:
-        rows = [row for row in read_baselines(run).untrained if row.metric.rpartition("/")[2] in _MEASURES]
+        rows = [
+            row
+            for row in read_baselines(run).untrained
+            if row.metric.rpartition("/")[2] in _MEASURES
+        ]
         if rows:
             grouped: dict[str, list[Row]] = {}
             for row in rows:
@@ -187,7 +208,9 @@ def _seconds(runs: Sequence[Path]) -> float:
     times = []
     for run in runs:
         try:
-            times.append(float(json.loads((run / "environment.json").read_text(encoding="utf-8"))["seconds"]))
+            times.append(
+                float(json.loads((run / "environment.json").read_text(encoding="utf-8"))["seconds"])
+            )
         except (OSError, ValueError, KeyError):
             continue
     return math.fsum(times) / len(times) if times else math.nan
@@ -209,7 +232,10 @@ def as_markdown(table: ComparisonTable) -> str:
         shown = "–" if math.isnan(time) else f"{time:.0f}"
         lines.append(f"| {name} | {seeds} | {shown} | " + " | ".join(map(_words, cells)) + " |")
     if table.left_out:
-        lines += ["", f"Left out, as their protocols differ between runs: {', '.join(table.left_out)}."]
+        lines += [
+            "",
+            f"Left out, as their protocols differ between runs: {', '.join(table.left_out)}.",
+        ]
     return "\n".join(lines) + "\n"
 
 

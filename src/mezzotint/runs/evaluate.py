@@ -12,20 +12,22 @@ import torch
 from mezzotint.data.source import Source, in_parts
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.bits import evaluate_bits
+from mezzotint.evaluation.features import extract_readable
+from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
 from mezzotint.evaluation.suite import baselines
 from mezzotint.files import replacing
+from mezzotint.recipe.recipe import FAMILIES, Recipe, read_encoder
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.runs.reuse import branch_of, load_branch
 from mezzotint.runs.settings import Evaluate
-from mezzotint.recipe.recipe import FAMILIES, Recipe, read_encoder
 from mezzotint.types import Sample, Unreadable
 
 
-def evaluate(run: str | Path, overrides: Sequence[str] = (), *, clips: int = 1, crops: int = 1) -> Evaluation:
+def evaluate(
+    run: str | Path, overrides: Sequence[str] = (), *, clips: int = 1, crops: int = 1
+) -> Evaluation:
     """Measure an encoder at the bits its recipe says, and write `evaluation.json` and `baselines.json`.
 
     Args:
@@ -69,7 +71,14 @@ def evaluate(run: str | Path, overrides: Sequence[str] = (), *, clips: int = 1, 
     )
     beside = None
     if settings.baselines:
-        beside = baselines(subject.untrained, data, probes=probes, seeds=seeds, batch_size=batch_size, workers=workers)
+        beside = baselines(
+            subject.untrained,
+            data,
+            probes=probes,
+            seeds=seeds,
+            batch_size=batch_size,
+            workers=workers,
+        )
     if (settings.branch, settings.part) != ("online", "backbone"):
         how += f"branch={settings.branch} part={settings.part}; "
     if how:
@@ -124,7 +133,9 @@ def _of_run(folder: Path, overrides: Sequence[str]) -> _Subject:
 
 def _of_file(path: Path, overrides: Sequence[str]) -> _Subject:
     config = read_encoder(path, overrides)
-    data, run, settings = (construct(config[name], FAMILIES[name], {}) for name in ("data", "run", "evaluate"))
+    data, run, settings = (
+        construct(config[name], FAMILIES[name], {}) for name in ("data", "run", "evaluate")
+    )
     injected = {"Encoder": (data.input,)}
     fresh = {key: value for key, value in config["encoder"].items() if key != "pretrained_path"}
 
@@ -139,7 +150,9 @@ def _of_file(path: Path, overrides: Sequence[str]) -> _Subject:
     return _Subject(encoder, data, settings, run.loader.processes(data), untrained if can else None)
 
 
-def embed(encoder: Encoder, source: Source, out: str | Path) -> tuple[int, int, Sequence[Unreadable]]:
+def embed(
+    encoder: Encoder, source: Source, out: str | Path
+) -> tuple[int, int, Sequence[Unreadable]]:
     """Write the features of all samples.
 
     Args:
@@ -156,13 +169,17 @@ def embed(encoder: Encoder, source: Source, out: str | Path) -> tuple[int, int, 
     """
     path = Path(out)
     if path.suffix not in (".npz", ".parquet"):
-        raise ValueError(f"got --out {path.name!r}; allowed is a name that ends in .npz or .parquet")
+        raise ValueError(
+            f"got --out {path.name!r}; allowed is a name that ends in .npz or .parquet"
+        )
     noting = _Noting(source)
     found = extract_readable(encoder, noting)
     ids, labels = zip(*(noting.notes[index] for index in found.indices.tolist()), strict=True)
     with replacing(path) as temporary:
         if path.suffix == ".npz":
-            np.savez(temporary, features=found.x.numpy(), ids=np.array(ids), labels=np.array(labels))
+            np.savez(
+                temporary, features=found.x.numpy(), ids=np.array(ids), labels=np.array(labels)
+            )
         else:
             _parquet(temporary, list(ids), list(labels), found.x.numpy())
     return found.x.shape[0], found.x.shape[1], found.bad
@@ -197,4 +214,6 @@ def _parquet(path: Path, ids: list[str], labels: list[int], features: Any) -> No
         ) from error
     flat = pyarrow.array(features.reshape(-1))
     column = pyarrow.FixedSizeListArray.from_arrays(flat, features.shape[1])
-    pyarrow.parquet.write_table(pyarrow.table({"id": ids, "label": labels, "feature": column}), path)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"id": ids, "label": labels, "feature": column}), path
+    )

@@ -8,7 +8,8 @@ MASSRL's published figures holds it still.
 
 The last weights are scored, never the best epoch on the test samples. At low bits the trained
 network is calibrated on training samples and scored with its float classifier (protocol C of SSQL,
-Cao et al. 2022, arXiv 2207.05432). """
+Cao et al. 2022, arXiv 2207.05432).
+"""
 
 import copy
 import json
@@ -27,19 +28,18 @@ from mezzotint.data.open import open_source
 from mezzotint.data.source import in_parts
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluation.bits import changes, stamped
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
-from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.linear import Linear
-from mezzotint.evaluation.bits import changes, stamped
-from mezzotint.evaluation.ptq import calibrated_copy
-from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
 from mezzotint.evaluation.metrics import classification
-from mezzotint.evaluation.ptq import Setting
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.ptq import Setting, calibrated_copy
+from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
 from mezzotint.files import replacing, write_json
 from mezzotint.methods.supervised import Supervised
-from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.recipe.recipe import FAMILIES, Recipe, read_recipe, shipped
+from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.runs.reuse import ensure, trained_method
 from mezzotint.types import Features
 
@@ -107,9 +107,13 @@ def plan(
     saved = load_encoder(encoder)
     is_recipe = what is not None and (what in shipped() or Path(what).suffix in (".yaml", ".yml"))
     default = _DEFAULT.get(saved.modality, _DEFAULT_ELSEWHERE)
-    sectioned = [text for text in overrides if text.partition("=")[0].startswith(("encoder", "method.init"))]
+    sectioned = [
+        text for text in overrides if text.partition("=")[0].startswith(("encoder", "method.init"))
+    ]
     if sectioned:
-        raise RecipeError(f"got {sectioned[0]!r}; the encoder is the saved one: allowed are the other sections")
+        raise RecipeError(
+            f"got {sectioned[0]!r}; the encoder is the saved one: allowed are the other sections"
+        )
     config = read_recipe(what if is_recipe and what else default, overrides)
     if config["method"]["kind"] != "supervised" or config["data"]["kind"] != "labeled":
         raise RecipeError(
@@ -117,7 +121,9 @@ def plan(
             "supervised on labeled: see mezzotint recipes supervised/finetune"
         )
     if not is_recipe:
-        source = _data_of_run(Path(encoder)) if what is None else open_source(what, saved.input).config
+        source = (
+            _data_of_run(Path(encoder)) if what is None else open_source(what, saved.input).config
+        )
         config["data"]["source"] = resolve(source, "Source", "data.source")
     given = {key: value for key, value in saved.config.items() if key != "pretrained_path"}
     if "drop_path" in given:  # no weight depends on it
@@ -160,7 +166,12 @@ def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Eva
         for variant in (_TUNED, _SCRATCH, _UNTRAINED) if what.baselines else (_TUNED,):
             recipe = variant_recipe(what, seed, variant)
             place = folder / f"{variant}-{seed}"
-            ensure(recipe, place, progress=progress, before=warm if what.warm_head and variant == _TUNED else None)
+            ensure(
+                recipe,
+                place,
+                progress=progress,
+                before=warm if what.warm_head and variant == _TUNED else None,
+            )
             found = list(scored(trained_method(recipe, place), what, seed))
             _save_classifier(recipe, place)
             if variant == _TUNED:
@@ -171,7 +182,10 @@ def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Eva
                 untrained += found
     evaluation = Evaluation(rows, "")
     write_evaluation(folder, evaluation, Baselines([], untrained))
-    write_json(folder / "finetune.json", {"encoder": str(what.encoder), "warm_head": what.warm_head, **_labels(what)})
+    write_json(
+        folder / "finetune.json",
+        {"encoder": str(what.encoder), "warm_head": what.warm_head, **_labels(what)},
+    )
     return evaluation
 
 
@@ -196,10 +210,14 @@ def warm(recipe: Recipe) -> None:
         raise ValueError(
             "got --warm-head for tags; allowed are classes, which the linear probe can learn: leave it out"
         )
-    found = extract_readable(method.encoder, data.samples, indices=data.chosen, workers=_workers(recipe))
+    found = extract_readable(
+        method.encoder, data.samples, indices=data.chosen, workers=_workers(recipe)
+    )
     (head,) = Linear().heads(Features(found.x, data.labels[found.indices]), seeds=1)
     zero = head.logits(torch.zeros(1, method.encoder.dim))
-    weight = (head.logits(torch.eye(method.encoder.dim)) - zero).T  # the probe's scaling is affine, and folds in
+    weight = (
+        head.logits(torch.eye(method.encoder.dim)) - zero
+    ).T  # the probe's scaling is affine, and folds in
     with torch.no_grad():
         method.head.weight.zero_()
         method.head.weight[head.names] = weight
@@ -223,8 +241,12 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
     if not low:
         return
     order = calibration_order([data.task], len(data.samples))
-    count = (asked := recipe.evaluate.calibration_samples) and min(asked, len(order))  # no refusal after training
-    batches = read_calibration(data.samples, method.encoder.input, order, count, workers=_workers(recipe))
+    count = (asked := recipe.evaluate.calibration_samples) and min(
+        asked, len(order)
+    )  # no refusal after training
+    batches = read_calibration(
+        data.samples, method.encoder.input, order, count, workers=_workers(recipe)
+    )
     for protocol in recipe.evaluate.protocols:
         calibrated = calibrated_copy(
             method.encoder, batches, protocol,
@@ -243,13 +265,18 @@ def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -
     several = (what.clips, what.crops) != (1, 1)
     samples = in_parts(data.samples, what.clips, what.crops) if several else data.samples
     at_once = max(1, 256 // (what.clips * what.crops))
-    found = extract_readable(network, samples, indices=test, batch_size=at_once, workers=_workers(recipe))
+    found = extract_readable(
+        network, samples, indices=test, batch_size=at_once, workers=_workers(recipe)
+    )
     with torch.no_grad():
         logits = method.classify(found.x)
     parts = f"clips={what.clips} crops={what.crops}; " if several else ""
     how = f"{parts}{_protocol(what, recipe)} train={len(data)} test={len(found.x)}"
     figures = classification(logits, torch.arange(method.num_classes), data.labels[found.indices])
-    return [Row("finetune", f"{data.task.name}/{name}", value, 32, 32, "float32", seed, how) for name, value in figures]
+    return [
+        Row("finetune", f"{data.task.name}/{name}", value, 32, 32, "float32", seed, how)
+        for name, value in figures
+    ]
 
 
 def majority(recipe: Recipe, rows: Sequence[Row]) -> Iterator[Row]:
@@ -259,14 +286,20 @@ def majority(recipe: Recipe, rows: Sequence[Row]) -> Iterator[Row]:
         return
     labels: Tensor = data.labels[data.chosen]
     largest = int(torch.bincount(labels).argmax())
-    share = float((data.labels[torch.from_numpy(np.asarray(data.task.test, np.int64))] == largest).double().mean())
+    share = float(
+        (data.labels[torch.from_numpy(np.asarray(data.task.test, np.int64))] == largest)
+        .double()
+        .mean()
+    )
     row = next(row for row in rows if row.metric.endswith("/top1"))
     yield replace(row, probe="majority", value=share, weight_bits=32, activation_bits=32)
 
 
 def _parts(recipe: Recipe) -> tuple[Supervised, Labeled]:
     if not isinstance(recipe.method, Supervised) or not isinstance(recipe.data, Labeled):
-        raise TypeError(f"got {type(recipe.method).__name__} on {type(recipe.data).__name__}; allowed is fine-tuning")
+        raise TypeError(
+            f"got {type(recipe.method).__name__} on {type(recipe.data).__name__}; allowed is fine-tuning"
+        )
     return recipe.method, recipe.data
 
 
@@ -282,7 +315,9 @@ def _labels(what: FineTuning) -> dict[str, Any]:
 
 def _protocol(what: FineTuning, recipe: Recipe) -> str:
     """Enough to compare two rows: labels, budget and rates."""
-    chosen = "".join(f" {key}={value}" for key, value in _labels(what).items() if value not in (None, 1.0))
+    chosen = "".join(
+        f" {key}={value}" for key, value in _labels(what).items() if value not in (None, 1.0)
+    )
     if balance := what.config["data"]["balance"]:
         chosen += f" balance={balance['samples'] or 'all'}/{'again' if balance['replacement'] else 'once'}"
     optimizer = json.loads(json.dumps(recipe.optimizer.config))
@@ -302,5 +337,8 @@ def _save_classifier(recipe: Recipe, place: Path) -> None:
     method, data = _parts(recipe)
     with replacing(place / "encoder" / "classifier.safetensors") as temporary:
         save_file({name: t.contiguous() for name, t in method.head.state_dict().items()}, temporary)
-    description = {"classes": list(data.task.classes), "logit_norm": method.config.get("logit_norm", False)}
+    description = {
+        "classes": list(data.task.classes),
+        "logit_norm": method.config.get("logit_norm", False),
+    }
     write_json(place / "encoder" / "classifier.json", description)

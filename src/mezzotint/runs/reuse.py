@@ -7,28 +7,34 @@ The other networks that a run trained: the momentum copy, and either with its pr
 
 A run's `encoder/` holds the trained backbone. Its newest checkpoint holds the whole method, from
 which the target network (BYOL, MoCo) and the projections can be evaluated: which branch and which
-layer is best differs by method, and a fair comparison says which it took. """
+layer is best differs by method, and a fair comparison says which it took.
+"""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from mezzotint.train.checkpoint import CheckpointStore
-from mezzotint.train.loop import pretrain
-from mezzotint.recipe.recipe import Recipe
-from mezzotint.train.rundir import RunDirectoryInUse
-from mezzotint.train.state import tensors_of
-from typing import Literal
+from typing import Any, Literal
+
 from torch import Tensor, nn
+
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.method import COPIES, Method
+from mezzotint.recipe.recipe import Recipe
+from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.train.loop import pretrain
+from mezzotint.train.rundir import RunDirectoryInUse
+from mezzotint.train.state import tensors_of
 
 _FREE = ("log", "checkpoints", "loader", "guard")
 """Keys of `run` that do not change what is learned."""
 
 
 def ensure(
-    recipe: Recipe, folder: Path, *, progress: str = "quiet", before: Callable[[Recipe], None] | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    progress: str = "quiet",
+    before: Callable[[Recipe], None] | None = None,
 ) -> bool:
     """Train a recipe into a directory, unless that is done already.
 
@@ -54,7 +60,9 @@ def ensure(
     resume = bool(CheckpointStore(folder / "checkpoints").found())
     if not resume and before is not None:
         before(recipe)
-    pretrain(recipe, folder, resume=resume, overwrite=not resume and saved is not None, progress=progress)
+    pretrain(
+        recipe, folder, resume=resume, overwrite=not resume and saved is not None, progress=progress
+    )
     return True
 
 
@@ -80,9 +88,13 @@ def trained_method(recipe: Recipe, folder: Path) -> Recipe:
     saved, problems = CheckpointStore(folder / "checkpoints").latest()
     if saved is None:
         why = f" ({problems[0]})" if problems else ""
-        raise ValueError(f"{folder} has no good checkpoint{why}; allowed is a run that was trained: train it again")
+        raise ValueError(
+            f"{folder} has no good checkpoint{why}; allowed is a run that was trained: train it again"
+        )
     try:
-        recipe.method.load_state_dict(tensors_of(saved, "average") if recipe.run.compute.average else saved.model)
+        recipe.method.load_state_dict(
+            tensors_of(saved, "average") if recipe.run.compute.average else saved.model
+        )
     except RuntimeError as error:
         raise ValueError(
             f"the checkpoint of {folder} does not fit its recipe: {' '.join(str(error).split())[:160]}; use its own"
@@ -102,7 +114,7 @@ Branch = Literal["online", "target"]
 Part = Literal["backbone", "projector"]
 
 
-class Projected(Encoder):
+class Projected(Encoder, abstract=True):
     """A backbone and the projector on it, as one encoder.
 
     Args:
@@ -135,7 +147,9 @@ def branch_of(method: Method, branch: Branch = "online", part: Part = "backbone"
     own: nn.Module = getattr(method, "base", method)
     prefix = ""
     if branch == "target":
-        known = [name for name in COPIES if isinstance(getattr(own, f"{name}_encoder", None), Encoder)]
+        known = [
+            name for name in COPIES if isinstance(getattr(own, f"{name}_encoder", None), Encoder)
+        ]
         if not known:
             raise ValueError(
                 f"got branch=target, and {type(own).__name__} keeps no momentum copy; allowed is online: leave it out"
@@ -146,7 +160,9 @@ def branch_of(method: Method, branch: Branch = "online", part: Part = "backbone"
         return backbone
     projector = getattr(own, f"{prefix}projector", None)
     if not isinstance(projector, nn.Module):
-        raise ValueError(f"got part=projector, and {type(own).__name__} has none; allowed is backbone: leave it out")
+        raise ValueError(
+            f"got part=projector, and {type(own).__name__} has none; allowed is backbone: leave it out"
+        )
     return Projected(backbone, projector)
 
 

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from mezzotint.recipe.component import Component
-from mezzotint.evaluation.probe import Probe
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
-from mezzotint.evaluation.ptq import Protocol
+from mezzotint.evaluation.probe import Probe
+from mezzotint.evaluation.ptq import Protocol, Setting
 from mezzotint.evaluation.retrieval import Retrieval
-from mezzotint.evaluation.ptq import Setting
 from mezzotint.quant.qconfig import PolicyName
+from mezzotint.recipe.component import Component
 
 
 class Evaluate(Component):
@@ -51,13 +50,17 @@ class Evaluate(Component):
         part: Literal["backbone", "projector"] = "backbone",
     ) -> None:
         if seeds < 1:
-            raise ValueError(f"evaluate.seeds: got {seeds}; allowed is 1 or more: 3 give an interval")
+            raise ValueError(
+                f"evaluate.seeds: got {seeds}; allowed is 1 or more: 3 give an interval"
+            )
         for name, value in (
             ("calibration_samples", calibration_samples),
             ("reconstruction_steps", reconstruction_steps),
         ):
             if value is not None and value < 1:
-                raise ValueError(f"evaluate.{name}: got {value}; allowed is 1 or more: some hundreds are usual")
+                raise ValueError(
+                    f"evaluate.{name}: got {value}; allowed is 1 or more: some hundreds are usual"
+                )
         self.probes = list(probes)
         self.seeds = seeds
         self.baselines = baselines

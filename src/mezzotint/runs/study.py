@@ -3,7 +3,8 @@
 A study file names a recipe, what all runs override, and the arms: by name, or as the product of
 factors. Runs that are finished are used again, so a study that was interrupted goes on, and an arm
 that is added later costs only itself. With `leave_one_out` the arms are a whole list, such as the
-operations of a policy, and the list without each of its items. """
+operations of a policy, and the list without each of its items.
+"""
 
 import itertools
 import json
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mezzotint.recipe.recipe import Recipe, parse_yaml, read_recipe
 from mezzotint.recipe.schema import RecipeError, nearest
 from mezzotint.runs.compare import ComparisonTable, compare, write_table
-from mezzotint.recipe.recipe import Recipe, parse_yaml, read_recipe
-from mezzotint.runs.reuse import ensure
 from mezzotint.runs.evaluate import evaluate
+from mezzotint.runs.reuse import ensure
 
 _SHIPPED = Path(__file__).parent.parent / "recipes" / "studies"
 _KEYS = ("title", "recipe", "overrides", "seeds", "arms", "factors", "leave_one_out", "reference")
@@ -45,7 +46,9 @@ class Study:
     def config(self, arm: str, seed: int) -> dict[str, Any]:
         """The resolved recipe of one run."""
         one = ["evaluate.seeds=1"]  # the runs are the repeats
-        return read_recipe(self.recipe, [*one, *self.overrides, *self.arms[arm], f"run.seed={seed}"])
+        return read_recipe(
+            self.recipe, [*one, *self.overrides, *self.arms[arm], f"run.seed={seed}"]
+        )
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -74,10 +77,14 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
         )
     content = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if not isinstance(content, dict):
-        raise RecipeError(f"{path}: got {type(content).__name__}; allowed is a mapping with {', '.join(_KEYS)}")
+        raise RecipeError(
+            f"{path}: got {type(content).__name__}; allowed is a mapping with {', '.join(_KEYS)}"
+        )
     for key in content:
         if key not in _KEYS:
-            raise RecipeError(f"{path}: unknown key {key!r}; allowed: {', '.join(_KEYS)}{nearest(str(key), _KEYS)}")
+            raise RecipeError(
+                f"{path}: unknown key {key!r}; allowed: {', '.join(_KEYS)}{nearest(str(key), _KEYS)}"
+            )
     overrides = _take_list(content.get("leave_one_out"), overrides)
     arms = _arms(content, path)
     _refuse_without_effect(overrides, arms)
@@ -88,10 +95,17 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
         )
     own = list(seeds) or content.get("seeds", [0, 1, 2])
     if not isinstance(own, list) or not own or not all(isinstance(seed, int) for seed in own):
-        raise RecipeError(f"{path}: got seeds {own!r}; allowed is a list of whole numbers, such as [0, 1, 2]")
+        raise RecipeError(
+            f"{path}: got seeds {own!r}; allowed is a list of whole numbers, such as [0, 1, 2]"
+        )
     everyone = [*_texts(content.get("overrides", []), path, "overrides"), *overrides]
     study = Study(
-        str(content.get("title", path.stem)), str(content.get("recipe", "")), everyone, list(own), arms, reference
+        str(content.get("title", path.stem)),
+        str(content.get("recipe", "")),
+        everyone,
+        list(own),
+        arms,
+        reference,
     )
     for arm in study.arms:
         try:
@@ -119,7 +133,9 @@ def _refuse_without_effect(overrides: Sequence[str], arms: dict[str, list[str]])
     for override in overrides:
         key = override.partition("=")[0]
         if key == "run.seed":
-            raise RecipeError(f"got the override {override!r}; allowed are seeds by their number: give --seeds")
+            raise RecipeError(
+                f"got the override {override!r}; allowed are seeds by their number: give --seeds"
+            )
         if any(key == one or key.startswith(f"{one}.") for one in own):
             raise RecipeError(
                 f"got the override {override!r}, which every arm sets anew; allowed are keys that they leave alone: "
@@ -131,15 +147,23 @@ def _arms(content: dict[str, Any], path: Path) -> dict[str, list[str]]:
     """The arms as they are named, each with every combination of the factors."""
     left_out = _leave_one_out(content.get("leave_one_out"), path)
     named, factors = content.get("arms") or left_out or {"": []}, content.get("factors") or {}
-    if not isinstance(named, dict) or not isinstance(factors, dict) or not (content.get("arms") or factors or left_out):
+    if (
+        not isinstance(named, dict)
+        or not isinstance(factors, dict)
+        or not (content.get("arms") or factors or left_out)
+    ):
         raise RecipeError(
             f"{path}: got no arms; allowed are arms: {{NAME: [key=value, …]}}, factors: {{key: [value, …]}}, or both, "
             "or leave_one_out: {key: [value, …]}"
         )
     if left_out and content.get("arms"):
-        raise RecipeError(f"{path}: got arms and leave_one_out, which makes arms of its own; allowed is one of the two")
+        raise RecipeError(
+            f"{path}: got arms and leave_one_out, which makes arms of its own; allowed is one of the two"
+        )
     if not all(isinstance(values, list) and values for values in factors.values()):
-        raise RecipeError(f"{path}: got factors {factors!r}; allowed is a list of values for each key")
+        raise RecipeError(
+            f"{path}: got factors {factors!r}; allowed is a list of values for each key"
+        )
     arms = {}
     for name, overrides in named.items():
         for values in itertools.product(*factors.values()):
@@ -155,15 +179,23 @@ def _leave_one_out(lists: Any, path: Path) -> dict[str, list[str]]:
     """An arm with a whole list, and for each of its items one without it; nothing when none is asked for."""
     if lists is None:
         return {}
-    key, items = next(iter(lists.items())) if isinstance(lists, dict) and len(lists) == 1 else ("", None)
-    if not isinstance(items, list) or len(items) < 2 or not all(isinstance(item, str) for item in items):
+    key, items = (
+        next(iter(lists.items())) if isinstance(lists, dict) and len(lists) == 1 else ("", None)
+    )
+    if (
+        not isinstance(items, list)
+        or len(items) < 2
+        or not all(isinstance(item, str) for item in items)
+    ):
         raise RecipeError(
             f"{path}: got leave_one_out: {lists!r}; allowed is one key with a list of two names or more, such as "
             "{views.policy.names: [rotate, invert]}"
         )
     arms = {"all": [f"{key}={json.dumps(items)}"]}
     for item in items:
-        arms[f"without {item}"] = [f"{key}={json.dumps([other for other in items if other != item])}"]
+        arms[f"without {item}"] = [
+            f"{key}={json.dumps([other for other in items if other != item])}"
+        ]
     return arms
 
 
@@ -171,7 +203,9 @@ def _texts(values: Any, path: Path, where: str) -> list[str]:
     if values is None:
         return []
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise RecipeError(f"{path}: got {where}: {values!r}; allowed is a list of texts such as run.epochs=20")
+        raise RecipeError(
+            f"{path}: got {where}: {values!r}; allowed is a list of texts such as run.epochs=20"
+        )
     return list(values)
 
 
@@ -189,7 +223,9 @@ def run_study(
     arms: dict[str, list[Path]] = {}
     total = len(study.arms) * len(study.seeds)
     done = 0
-    for seed in study.seeds:  # all arms of a seed first: an interrupted study can be compared in pairs
+    for (
+        seed
+    ) in study.seeds:  # all arms of a seed first: an interrupted study can be compared in pairs
         for name in study.arms:
             folder = out / "runs" / f"{_slug(name)}-{seed}"
             trained = ensure(Recipe.build(study.config(name, seed)), folder, progress=progress)
@@ -213,7 +249,9 @@ def _evaluated(folder: Path, config: dict[str, Any]) -> bool:
         found = json.loads((folder / "evaluated.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return (folder / "evaluation.json").is_file() and found == json.loads(json.dumps(config["evaluate"]))
+    return (folder / "evaluation.json").is_file() and found == json.loads(
+        json.dumps(config["evaluate"])
+    )
 
 
 def _mark(folder: Path, config: dict[str, Any]) -> None:

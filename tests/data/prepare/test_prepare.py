@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from mezzotint.data.audio.folder import AudioFolder
 from mezzotint.data.prepare import convert
-from mezzotint.data.prepare.convert import Conversion
+from mezzotint.data.prepare.convert import ClipConversion
 from mezzotint.data.prepare.prepare import prepare
 from mezzotint.data.video.folder import VideoFolder
 
@@ -94,7 +94,7 @@ def test_a_copy_that_is_killed_leaves_nothing(
     source = tone(tmp_path / "a.flac")
     monkeypatch.setattr(soundfile, "write", killed)
     with pytest.raises(KeyboardInterrupt):
-        convert.audio(Conversion(str(source), str(tmp_path / "out.flac"), 16_000))
+        convert.audio(ClipConversion(str(source), str(tmp_path / "out.flac"), 16_000))
     assert [path.name for path in tmp_path.iterdir()] == ["a.flac"]
 
 

@@ -25,7 +25,7 @@ from mezzotint.timing import part
 from mezzotint.types import Batch, Box, Input
 
 
-class ImageViews(ViewGenerator):
+class ImageViews(ViewGenerator, abstract=True):
     """Views of images: each a crop, a flip and a policy.
 
     Attributes:

@@ -21,7 +21,7 @@ from mezzotint.files import replacing
 
 
 @dataclass(frozen=True)
-class Conversion:
+class ClipConversion:
     """One file to be made.
 
     Attributes:
@@ -35,12 +35,12 @@ class Conversion:
     measure: int
 
 
-Convert = Callable[[Conversion], None]
+Convert = Callable[[ClipConversion], None]
 
 
 def convert_all(
-    convert: Convert, jobs: Sequence[Conversion], workers: int
-) -> Iterator[tuple[Conversion, str]]:
+    convert: Convert, jobs: Sequence[ClipConversion], workers: int
+) -> Iterator[tuple[ClipConversion, str]]:
     """Make those files that are not there yet.
 
     Args:
@@ -64,7 +64,7 @@ def convert_all(
         )
 
 
-def attempt(convert: Convert, job: Conversion) -> str:
+def attempt(convert: Convert, job: ClipConversion) -> str:
     """Make a file unless it is there; the reason when its source is bad, else nothing."""
     if os.path.isfile(job.target):
         return ""
@@ -75,7 +75,7 @@ def attempt(convert: Convert, job: Conversion) -> str:
     return ""
 
 
-def audio(job: Conversion) -> None:
+def audio(job: ClipConversion) -> None:
     """A recording of any rate and number of channels → mono of 16 bits at `measure` Hz, wav or flac.
 
     Raises:
@@ -93,7 +93,7 @@ def audio(job: Conversion) -> None:
         soundfile.write(temporary, wave.clamp(-1.0, 1.0).numpy(), job.measure, subtype="PCM_16")
 
 
-def video(job: Conversion) -> None:
+def video(job: ClipConversion) -> None:
     """A video of any size → H.264 whose short side has `measure` pixels, without sound; smaller ones are copied.
 
     Frames keep their time stamps.

@@ -24,7 +24,7 @@ from typing import Literal
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS
 from mezzotint.data.lists import ListedFile, read_label_table, read_list, read_video_list
 from mezzotint.data.prepare import convert
-from mezzotint.data.prepare.convert import Conversion, Convert, convert_all
+from mezzotint.data.prepare.convert import ClipConversion, Convert, convert_all
 from mezzotint.data.video.decode import VIDEO_EXTENSIONS
 from mezzotint.files import write_json, write_text
 
@@ -124,21 +124,21 @@ def _jobs(
     suffix: str,
     measure: int,
     result: Prepared,
-) -> dict[str, Conversion]:
+) -> dict[str, ClipConversion]:
     """What is to be made, by the name that the lists use."""
-    jobs: dict[str, Conversion] = {}
+    jobs: dict[str, ClipConversion] = {}
     for entry in (entry for entries in lists.values() for entry in entries):
         source = sources.get(entry.path)
         if source is None:
             result.missing.append(entry.path)
         elif entry.path not in jobs:
-            jobs[entry.path] = Conversion(
+            jobs[entry.path] = ClipConversion(
                 source, os.path.join(out, f"{Path(entry.path).name}.{suffix}"), measure
             )
     return jobs
 
 
-def _convert(how: Convert, jobs: dict[str, Conversion], workers: int, result: Prepared) -> None:
+def _convert(how: Convert, jobs: dict[str, ClipConversion], workers: int, result: Prepared) -> None:
     result.kept = sum(os.path.isfile(job.target) for job in jobs.values())
     for name, (_, reason) in zip(
         list(jobs), convert_all(how, list(jobs.values()), workers), strict=True
