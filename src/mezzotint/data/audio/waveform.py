@@ -179,7 +179,7 @@ def read_waveform(path: str, rate: int, samples: int, start: float | None = None
     except soundfile.LibsndfileError as error:
         reason = " ".join(str(error.error_string).split())
         unknown = any(
-            words in reason for words in ("not recognized", "not a regular file", "not implemented")
+            words in reason for words in ("not recognised", "not a regular file", "not implemented")
         )
         raise UndecodableAudio("not audio" if unknown else "broken", reason) from None
     if len(values) == 0:
