@@ -13,7 +13,7 @@ from torch import nn
 
 from mezzotint.data.image.arrays import Arrays
 from mezzotint.data.image.embedded import Samples
-from mezzotint.encoders.onnx import ForeignEncoder, OnnxSession, onnx
+from mezzotint.encoders.onnx import ForeignEncoder, OnnxFeatures, onnx
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.ptq import CalibratedFile, Setting
@@ -117,22 +117,24 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = write_onnx(tmp_path / "net.onnx")
     with pytest.raises(
-        ValueError, match=r"got the inputs x tensor\(float\) .*; allowed is one of floats"
+        ValueError, match=r"takes x tensor\(float\) .*It must take floats \[batch, 3, 9, 9\]"
     ):
-        OnnxSession(path, (3, 9, 9))
+        OnnxFeatures(path, (3, 9, 9))
     with pytest.raises(
-        ValueError, match=r"output b has the shape .*; allowed is \[batch, features\]"
+        ValueError, match=r"Output 'b' of .* has the shape .*It must be \[batch, features\]"
     ):
-        OnnxSession(path, (3, 8, 8), "b")
-    with pytest.raises(ValueError, match="got output='c'; allowed: features, b; choose one"):
-        OnnxSession(path, (3, 8, 8), "c")
-    with pytest.raises(ValueError, match="which is no file"):
-        OnnxSession(tmp_path / "other.onnx", (3, 8, 8))
+        OnnxFeatures(path, (3, 8, 8), "b")
+    with pytest.raises(
+        ValueError, match="must be an output of .*, got 'c'. Its outputs: features, b"
+    ):
+        OnnxFeatures(path, (3, 8, 8), "c")
+    with pytest.raises(ValueError, match="other.onnx` is not a file"):
+        OnnxFeatures(tmp_path / "other.onnx", (3, 8, 8))
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(
-        ValueError, match="bad.onnx cannot be opened by onnxruntime: .*; give a valid ONNX file"
+        ValueError, match="bad.onnx` cannot be opened by onnxruntime .* valid ONNX file"
     ):
-        OnnxSession(tmp_path / "bad.onnx", (3, 8, 8))
+        OnnxFeatures(tmp_path / "bad.onnx", (3, 8, 8))
 
 
 def test_without_the_runtime_it_says_what_to_install(
@@ -141,11 +143,12 @@ def test_without_the_runtime_it_says_what_to_install(
     def missing(name: str) -> ModuleType:
         raise ModuleNotFoundError(name)
 
+    (tmp_path / "net.onnx").touch()
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(
-        ValueError, match=r"needs the package onnxruntime, .* pip install 'mezzotint\[onnx\]'"
+        ValueError, match=r"needs the package `onnxruntime`, .* `pip install 'mezzotint\[onnx\]'`"
     ):
-        OnnxSession(tmp_path / "net.onnx", (3, 8, 8))
+        OnnxFeatures(tmp_path / "net.onnx", (3, 8, 8))
 
 
 def test_an_onnx_file_is_evaluated_like_a_run(tmp_path: Path, images: Path) -> None:
@@ -183,7 +186,7 @@ def test_an_onnx_file_is_evaluated_by_bits_as_quantized_files(tmp_path: Path, im
     assert any("ptq/1 plain onnx qdq" in r.protocol and "calibration=9" in r.protocol for r in rows)
     encoder = onnx(Arrays(path=str(images)).input, path=str(path))
     x = torch.randn(9, *encoder.input.shape)
-    file = CalibratedFile(encoder, OnnxSession(path, encoder.input.shape), [x])
+    file = CalibratedFile(encoder, OnnxFeatures(path, encoder.input.shape), [x])
     close = {}
     for text in ("8/8", "2/2"):
         with file.at(Setting.parse(text)) as quantized:

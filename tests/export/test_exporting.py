@@ -309,8 +309,8 @@ def test_a_missing_package_is_one_line(
     assert command(monkeypatch, "export", str(run), *arguments) == 2
     error = capsys.readouterr().err
     assert (
-        f"needs the package {package}, which is not installed; pip install 'mezzotint[{extra}]'"
-        in error
+        f"needs the package `{package}`, which is not installed. "
+        f"Install it with `pip install 'mezzotint[{extra}]'`." in error
     )
     assert error.count("\n") == 1
 

@@ -30,6 +30,7 @@ from mezzotint.detection.localizer import Localizer
 from mezzotint.optim.optimizer import Optimizer
 from mezzotint.optim.schedules import Schedule
 from mezzotint.optim.state import load_optimizer_state, optimizer_state
+from mezzotint.quant.batch_norm import averaged_statistics
 from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of, sample_order
 from mezzotint.train.checkpoint import CheckpointStore
@@ -174,18 +175,13 @@ def exact_norms(network: Localizer, scenes: Scenes, training: Training, seed: in
     """Measure the statistics of every BatchNorm that learns anew, as the mean over training batches."""
     network.train()
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
     device = training.torch_device()
     stream = _batches(scenes, training, seed, 0)
-    for step in range(training.exact_norms):
-        torch.manual_seed(key_of(seed, step, "norms"))
-        batch = next(stream)
-        network.losses([image_of(scene, device) for scene in batch], batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    with averaged_statistics(norms):
+        for step in range(training.exact_norms):
+            torch.manual_seed(key_of(seed, step, "norms"))
+            batch = next(stream)
+            network.losses([image_of(scene, device) for scene in batch], batch)
     network.eval()
 
 

@@ -5,16 +5,15 @@ They can be evaluated like every other, at every number of bits: a callable that
 callable is what it is.
 """
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.quant.onnx.session import OnnxFunction
 from mezzotint.recipe.component import factory
 from mezzotint.types import Input
 
@@ -59,7 +58,7 @@ def onnx(
     mean: list[float] | None = None,
     std: list[float] | None = None,
 ) -> ForeignEncoder:
-    """An ONNX file, run by onnxruntime on the CPU.
+    """Run an ONNX file with onnxruntime on the CPU.
 
     Args:
         input: of the data.
@@ -74,12 +73,12 @@ def onnx(
             features.
     """
     stated = Input(input.shape, tuple(mean or input.mean), tuple(std or input.std), input.modality)
-    session = OnnxSession(path, stated.shape, output)
-    return ForeignEncoder(stated, session, session.dim)
+    network = OnnxFeatures(path, stated.shape, output)
+    return ForeignEncoder(stated, network, network.dim)
 
 
-class OnnxSession:
-    """A network in an ONNX file.
+class OnnxFeatures:
+    """An ONNX file that maps samples to features.
 
     Args:
         path: of the file.
@@ -89,95 +88,71 @@ class OnnxSession:
     Attributes:
         path: of the file.
         output: name of the output returned.
-        dim: width of the features.
+        dim: number of features.
+
+    Raises:
+        ValueError: when onnxruntime is missing, or the file does not map such samples to features.
     """
 
     def __init__(self, path: str | Path, shape: tuple[int, ...], output: str | None = None) -> None:
-        runtime = _runtime()
         if not Path(path).is_file():
-            raise ValueError(
-                f"got {str(path)!r}, which is no file; allowed is an ONNX file: check the path"
-            )
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        try:
-            self._session: Any = runtime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # noqa: B902 - the runtime raises classes of its own, one a kind of failure
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"{path} cannot be opened by onnxruntime: {reason}; give a valid ONNX file"
-            ) from error
+            raise ValueError(f"`{path}` is not a file. It must be an ONNX file. Check the path.")
+        function = OnnxFunction(path)
         self.path = path
-        self._input, self._dtype, self._batch = self._entrance(shape)
-        self.output, self.dim = self._exit(output)
-
-    def _entrance(self, shape: tuple[int, ...]) -> tuple[str, torch.dtype, int | None]:
-        """Name, type and fixed number of samples of the only input."""
-        inputs = self._session.get_inputs()
-        found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
-        only = inputs[0] if len(inputs) == 1 else None
-        if (
-            only is None
-            or only.type not in _FLOATS
-            or len(only.shape) != len(shape) + 1
-            or any(
-                isinstance(a, int) and a != b for a, b in zip(only.shape[1:], shape, strict=True)
-            )
-        ):
-            raise ValueError(
-                f"{self.path}: got the inputs {found}; allowed is one of floats [batch, "
-                f"{', '.join(map(str, shape))}], as the data is: export the network for it, or choose other data"
-            )
-        return (
-            only.name,
-            _FLOATS[only.type],
-            only.shape[0] if isinstance(only.shape[0], int) else None,
-        )
-
-    def _exit(self, output: str | None) -> tuple[str, int]:
-        outputs = {found.name: found for found in self._session.get_outputs()}
-        name = next(iter(outputs)) if output is None else output
-        if name not in outputs:
-            raise ValueError(
-                f"{self.path}: got output={name!r}; allowed: {', '.join(outputs)}; choose one"
-            )
-        shape = outputs[name].shape
-        if len(shape) != 2 or not isinstance(shape[1], int):
-            raise ValueError(
-                f"{self.path}: output {name} has the shape {shape}; allowed is [batch, features] with a fixed number "
-                "of features: name another output, or export the pooled features"
-            )
-        return name, shape[1]
+        self._dtype, self._batch = _input_of(function, path, shape)
+        self.output, self.dim = _output_of(function, path, output)
+        function.outputs = [self.output]
+        self._function = function
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`[B, *shape]` → float32 `[B, dim]`; a file of a fixed batch is run as often as that takes."""
+        """Map `[B, *shape]` to float32 `[B, dim]`, in several runs if the file fixes its batch."""
         return torch.cat([self._run(part) for part in self.batches(x)])[: len(x)]
 
     def batches(self, x: Tensor) -> list[Tensor]:
-        """`x` as the file takes it: whole, or in parts of its fixed batch, the last filled up with its last sample."""
+        """Split `x` by the file's fixed batch size; copies of the last sample fill the last batch."""
         if self._batch is None:
             return [x]
         missing = -len(x) % self._batch
         return list(torch.split(torch.cat((x, x[-1:].expand(missing, *x.shape[1:]))), self._batch))
 
     def _run(self, x: Tensor) -> Tensor:
-        (out,) = self._session.run(
-            [self.output], {self._input: x.to("cpu", self._dtype).contiguous().numpy()}
-        )
-        return torch.from_numpy(out).to(x.device, torch.float32)
+        return self._function(x.to(self._dtype)).to(x.device, torch.float32)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxSession":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxFeatures":
         return self  # nothing in it changes
 
 
-def _runtime() -> ModuleType:
-    try:
-        return importlib.import_module("onnxruntime")
-    except ModuleNotFoundError as error:
+def _input_of(
+    function: OnnxFunction, path: str | Path, shape: tuple[int, ...]
+) -> tuple[torch.dtype, int | None]:
+    """Return the input's type and, if the file fixes it, its number of samples."""
+    batch, *sizes = function.input_shape or [None]
+    fits = len(sizes) == len(shape) and all(
+        not isinstance(size, int) or size == wanted
+        for size, wanted in zip(sizes, shape, strict=True)
+    )
+    if function.input_type not in _FLOATS or not fits:
         raise ValueError(
-            "an ONNX file needs the package onnxruntime, which is not installed; pip install 'mezzotint[onnx]', or "
-            "evaluate the network from Python"
-        ) from error
+            f"`{path}` takes {function.input} {function.input_type} {function.input_shape}. It must "
+            f"take floats [batch, {', '.join(map(str, shape))}], the shape of the data. Export the "
+            "network for this shape, or choose other data."
+        )
+    return _FLOATS[function.input_type], batch if isinstance(batch, int) else None
+
+
+def _output_of(function: OnnxFunction, path: str | Path, output: str | None) -> tuple[str, int]:
+    """Return the name of the features and their number."""
+    name = function.outputs[0] if output is None else output
+    if name not in function.output_shapes:
+        raise ValueError(
+            f"`encoder.output` must be an output of `{path}`, got {name!r}. "
+            f"Its outputs: {', '.join(function.output_shapes)}."
+        )
+    shape = function.output_shapes[name]
+    dim = shape[1] if len(shape) == 2 else None
+    if not isinstance(dim, int):
+        raise ValueError(
+            f"Output {name!r} of `{path}` has the shape {shape}. It must be [batch, features] with "
+            "a fixed number of features. Name another output, or export the pooled features."
+        )
+    return name, dim

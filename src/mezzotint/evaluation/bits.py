@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.onnx import OnnxSession
+from mezzotint.encoders.onnx import OnnxFeatures
 from mezzotint.evaluation.calibration import by_fold, calibration_order, read_calibration
 from mezzotint.evaluation.features import Extraction, extract_readable
 from mezzotint.evaluation.knn import similarities
@@ -234,7 +234,7 @@ def _calibrated(
     encoder: Encoder, batches: Sequence[Tensor], protocol: str, policy: str | None, steps: int
 ) -> Calibrated | CalibratedFile:
     model = getattr(encoder, "model", None)
-    if isinstance(model, OnnxSession):
+    if isinstance(model, OnnxFeatures):
         return CalibratedFile(encoder, model, batches, protocol, policy=policy, seed=_SEED)
     return calibrated_copy(encoder, batches, protocol, policy=policy, steps=steps, seed=_SEED)
 

@@ -8,7 +8,6 @@ source's order, none twice: a sampler that pads the last batch with repeated sam
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +19,7 @@ from mezzotint import dist
 from mezzotint.data.image_text import unpack
 from mezzotint.data.source import InMemory, Source
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.quant.hooks import evaluating
 from mezzotint.types import PADDING, Input, Unreadable
 
 Progress = Callable[[int, int], None]
@@ -72,7 +72,7 @@ def extract_readable(
         features: Tensor = encoder(x)
         return features
 
-    with _frozen(encoder):
+    with evaluating(encoder):
         encoder.to(device)
         try:
             found = _read(
@@ -172,18 +172,6 @@ class InputNormalizer:
     def __call__(self, x: Tensor) -> Tensor:
         """Stored samples `[B, …]` → what the encoder takes, on the device."""
         return self.input.normalize(self.input.as_float(x.to(self.device, non_blocking=True)))
-
-
-@contextmanager
-def _frozen(encoder: nn.Module) -> Iterator[None]:
-    """Eval mode inside; outside, the mode of each module as it was."""
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 class _Reads(Dataset[tuple[int, Tensor | Unreadable]]):

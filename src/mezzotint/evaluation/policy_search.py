@@ -26,6 +26,7 @@ from mezzotint.evaluation.features import extract_readable, read_batches
 from mezzotint.evaluation.linear import Scaling
 from mezzotint.evaluation.logistic import fit
 from mezzotint.evaluation.suite import asked
+from mezzotint.quant.hooks import evaluating
 from mezzotint.seeding import Draws, key_of
 
 _PENALTY = 1e-3
@@ -139,10 +140,6 @@ def _candidates(trials: int, num_ops: int, seed: int) -> list[tuple[SubPolicySte
 @torch.inference_mode()
 def _features(encoder: Encoder, x: Tensor) -> Tensor:
     """Features of images in [0, 1], in eval mode."""
-    training = encoder.training
-    encoder.eval()
-    found = torch.cat(
-        [encoder(encoder.input.normalize(part)) for part in torch.split(x, _IN_A_PASS)]
-    ).float()
-    encoder.train(training)
-    return found
+    with evaluating(encoder):
+        parts = [encoder(encoder.input.normalize(part)) for part in torch.split(x, _IN_A_PASS)]
+    return torch.cat(parts).float()

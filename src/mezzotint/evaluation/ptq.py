@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.onnx import ForeignEncoder, OnnxSession
+from mezzotint.encoders.onnx import ForeignEncoder, OnnxFeatures
 from mezzotint.quant.batch_norm import batch_norm_corrected
 from mezzotint.quant.bitwidth import bits, calibrate
 from mezzotint.quant.clipping_observers import MSE
@@ -248,7 +248,7 @@ class CalibratedFile:
     def __init__(
         self,
         encoder: Encoder,
-        session: OnnxSession,
+        session: OnnxFeatures,
         batches: Sequence[Tensor],
         protocol: str = "plain",
         *,
@@ -282,7 +282,7 @@ class CalibratedFile:
                 activation_bits=setting.activation,
             )
             shape = self._encoder.input.shape
-            session = OnnxSession(path, shape, self._session.output)
+            session = OnnxFeatures(path, shape, self._session.output)
             yield ForeignEncoder(self._encoder.input, session, session.dim)
 
     def require(self, settings: Sequence[Setting]) -> None:

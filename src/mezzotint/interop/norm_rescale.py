@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.quant.hooks import evaluating, hooked
 
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -69,19 +70,11 @@ def scale_invariant(encoder: Encoder) -> dict[str, str]:
                 kept.append(output)
 
         hooks.append(module.register_forward_hook(note))
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
-    try:
-        with torch.no_grad():
-            parameter = next(encoder.parameters())
-            encoder(
-                torch.zeros(1, *encoder.input.shape, device=parameter.device, dtype=parameter.dtype)
-            )
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes:
-            module.training = training
+    with hooked(hooks), evaluating(encoder), torch.no_grad():
+        parameter = next(encoder.parameters())
+        encoder(
+            torch.zeros(1, *encoder.input.shape, device=parameter.device, dtype=parameter.dtype)
+        )
     return {layer: norm for layer, norm in norms.items() if readers[layer] == [norm]}
 
 

@@ -269,22 +269,34 @@ def _batch_norm_moments(encoder: nn.Module, data: list[Tensor]) -> Moments:
     """Mean and variance of what enters each BatchNorm, with those before it normalizing by the same data."""
     norms = _norms(encoder)
     kept = statistics(encoder)
-    momenta = {name: norm.momentum for name, norm in norms.items()}
-    with evaluating(encoder):
-        for norm in norms.values():
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean over batches
-            norm.train()
+    with evaluating(encoder), averaged_statistics(norms.values()):
         for x in data:
             encoder(x)
     found = {
         name: (norm.running_mean.clone(), norm.running_var.clone())
         for name, norm in norms.items()  # type: ignore[union-attr]
     }
-    for name, momentum in momenta.items():
-        norms[name].momentum = momentum
     encoder.load_state_dict(kept, strict=False)
     return found
+
+
+@contextmanager
+def averaged_statistics(norms: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Estimate running statistics again: they become the mean over the batches that run inside.
+
+    Args:
+        norms: BatchNorms to estimate; they are left in training mode.
+    """
+    momenta = [(norm, norm.momentum) for norm in norms]
+    for norm, _ in momenta:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch then averages over all batches instead of exponentially
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, momentum in momenta:
+            norm.momentum = momentum
 
 
 def _norms(encoder: nn.Module) -> dict[str, _BatchNorm]:

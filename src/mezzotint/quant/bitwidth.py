@@ -17,6 +17,7 @@ from mezzotint.quant.convert import (
 )
 from mezzotint.quant.fake import Quantizer
 from mezzotint.quant.grid import Bits
+from mezzotint.quant.hooks import evaluating
 
 
 @dataclass(frozen=True)
@@ -171,19 +172,13 @@ def calibrate(encoder: nn.Module, batches: Iterable[Tensor], *, weight: Bits = 3
     Raises:
         ValueError: when there are none, or when an activation is not finite.
     """
-    modes = [(module, module.training) for module in encoder.modules()]
     quantizers = Quantizers.of(encoder)
     seen = 0
-    with _restored(encoder):
-        encoder.eval()
+    with _restored(encoder), evaluating(encoder):
         quantizers.start_observing(weight)
-        try:
-            for x in batches:
-                encoder(x)
-                seen += len(x)
-        finally:
-            for module, training in modes:
-                module.training = training
+        for x in batches:
+            encoder(x)
+            seen += len(x)
         if seen == 0:
             raise ValueError(
                 "the calibration set is empty; allowed is one sample or more: give batches of inputs"

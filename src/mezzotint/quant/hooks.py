@@ -19,7 +19,7 @@ Types = tuple[type[nn.Module], ...]
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside; outside, the mode of each module as it was."""
+    """Switch every module to eval mode inside the block, and back to its own mode after it."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

@@ -1,8 +1,8 @@
 """What codes look and sound like: the patches nearest to each, and samples told by some of their levels."""
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +12,30 @@ from mezzotint.encoders.patches import GridPatches
 from mezzotint.encoders.vit import ViT
 from mezzotint.report.depict import depict
 from mezzotint.report.pictures import Audible, Picture, picture, playable
-
-if TYPE_CHECKING:
-    from mezzotint.report.codes import Coded
+from mezzotint.types import Codes
 
 _PATCHES = 7
 _REBUILT = 8
 _PAUSE = 6  # frames of silence after each patch that is played
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Samples and their codes.
+
+    Attributes:
+        x: stored samples as floats, `[N, *sizes]`.
+        values: of their patches, not normalized, `[N, L, P]`.
+        where: patches stand, `[1 or N, L, A]`.
+        codes: of all patches, indices `[N, L, S]`.
+        distances: squared, of each patch to its code, `[N, L, S]`.
+    """
+
+    x: Tensor
+    values: Tensor
+    where: Tensor
+    codes: Codes
+    distances: Tensor
 
 
 def pictured(encoder: ViT) -> bool:
@@ -32,7 +49,7 @@ def pictured(encoder: ViT) -> bool:
 
 
 def code_rows(
-    found: "Coded", encoder: ViT, source: Source, frequent: int
+    found: Coded, encoder: ViT, source: Source, frequent: int
 ) -> list[list[dict[str, Any]]]:
     """For each level its most frequent codes, each with the nearest patches, of as many samples.
 
@@ -63,7 +80,7 @@ def code_rows(
     return levels
 
 
-def nearest_patches(found: "Coded", level: int, code: int) -> list[tuple[int, int]]:
+def nearest_patches(found: Coded, level: int, code: int) -> list[tuple[int, int]]:
     """Sample and patch of those that are nearest to a code among those that have it, one of each sample."""
     mine = found.codes.indices[..., level] == code
     distance, patch = found.distances[..., level].masked_fill(~mine, math.inf).min(dim=1)
@@ -72,7 +89,7 @@ def nearest_patches(found: "Coded", level: int, code: int) -> list[tuple[int, in
 
 
 def rebuilt(
-    found: "Coded", encoder: ViT, source: Source, guesses: list[Tensor]
+    found: Coded, encoder: ViT, source: Source, guesses: list[Tensor]
 ) -> list[list[tuple[Picture, str]]]:
     """Samples as stored, and as the first levels tell them.
 

@@ -12,7 +12,6 @@ Shapes: N samples, L patches, P values of a patch, S levels of K codes.
 
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from mezzotint.encoders.vit import ViT
 from mezzotint.files import write_json
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError
-from mezzotint.report.code_pictures import code_rows, pictured, rebuilt
+from mezzotint.report.code_pictures import Coded, code_rows, pictured, rebuilt
 from mezzotint.report.pictures import credit, stored
 from mezzotint.report.render import render, write_page
 from mezzotint.runs.reuse import trained_method
@@ -37,25 +36,6 @@ _MOST_PATCHES = 2**15
 _MOST_CELLS = 1024
 _RIDGE = 1e-3
 _BATCH = 32
-
-
-@dataclass(frozen=True)
-class Coded:
-    """Samples and their codes.
-
-    Attributes:
-        x: stored samples as floats, `[N, *sizes]`.
-        values: of their patches, not normalized, `[N, L, P]`.
-        where: patches stand, `[1 or N, L, A]`.
-        codes: of all patches, indices `[N, L, S]`.
-        distances: squared, of each patch to its code, `[N, L, S]`.
-    """
-
-    x: Tensor
-    values: Tensor
-    where: Tensor
-    codes: Codes
-    distances: Tensor
 
 
 def write_codes(run: Path | str, *, samples: int = 256, frequent: int = 12) -> Path:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: opened, asked for tensors, and looked into for what it really computes."""
+"""The only wrapper of ONNX Runtime: open a model, run it, and see which kernels it uses."""
 
 import collections
 import importlib
@@ -32,7 +32,8 @@ def require(package: str, purpose: str, extra: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise ValueError(
-            f"{purpose} needs the package {package}, which is not installed; pip install 'mezzotint[{extra}]'"
+            f"{purpose} needs the package `{package}`, which is not installed. "
+            f"Install it with `pip install 'mezzotint[{extra}]'`."
         ) from error
 
 
@@ -40,15 +41,19 @@ class OnnxFunction:
     """An ONNX model as a function of one tensor.
 
     Args:
-        model: a file, or the bytes of one.
-        optimize: as it will be served. Without, every node runs as it is written, in float:
-            `QuantizeLinear` and `DequantizeLinear` are then fake quantization, and the model is its
-            own simulation.
-        outputs: names of the tensors wanted; by default the first output.
-        optimized_path: where to write the graph that the runtime made of it.
+        model: a file, or its bytes.
+        optimize: optimize the graph, as in deployment. Without it every node runs as written, in
+            fp32: `QuantizeLinear` and `DequantizeLinear` are then fake quantization, and the model
+            simulates itself.
+        outputs: names of the tensors to return; by default the first output.
+        optimized_path: where to write the optimized graph.
+        basic: only the optimizations that keep ONNX's own operators.
 
     Attributes:
         input: name of the only input.
+        input_type: its type as the runtime writes it, such as `tensor(float)`.
+        input_shape: its shape; dynamic dimensions are names or `None`.
+        output_shapes: shape of each output of the model, by name.
 
     Raises:
         ValueError: when the runtime is missing, cannot open the model, or the model has several
@@ -64,9 +69,9 @@ class OnnxFunction:
         optimized_path: Path | None = None,
         basic: bool = False,
     ) -> None:
-        runtime = require("onnxruntime", "an ONNX model", "onnx")
+        runtime = require("onnxruntime", "An ONNX model", "onnx")
         options = runtime.SessionOptions()
-        options.log_severity_level = 4
+        options.log_severity_level = 4  # errors arrive as exceptions; a log line would double them
         options.intra_op_num_threads = torch.get_num_threads()
         levels = runtime.GraphOptimizationLevel
         level = levels.ORT_ENABLE_BASIC if basic else levels.ORT_ENABLE_ALL
@@ -74,29 +79,33 @@ class OnnxFunction:
         if optimized_path is not None:
             options.optimized_model_filepath = str(optimized_path)
         source = model if isinstance(model, bytes) else str(model)
+        name = "The model" if isinstance(model, bytes) else f"`{model}`"
         try:
             self._session = runtime.InferenceSession(
                 source, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # noqa: B902 - the runtime's own classes differ from version to version
+        except Exception as error:  # noqa: B902 - the runtime's own classes differ between versions
             reason = " ".join(str(error).split())[:200]
-            name = "the model" if isinstance(model, bytes) else str(model)
             raise ValueError(
-                f"onnxruntime {runtime.__version__} cannot open {name}: {reason}; allowed is a valid ONNX file of an "
-                "opset it knows: export it again"
+                f"{name} cannot be opened by onnxruntime {runtime.__version__}: {reason}. "
+                "It must be a valid ONNX file of an opset that this version knows. Export it again."
             ) from error
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise ValueError(
-                f"got a model with {len(inputs)} inputs; allowed is one, of images or other samples: cut the rest off"
+                f"{name} must have one input (images or other samples), got {len(inputs)}: "
+                f"{', '.join(entry.name for entry in inputs)}. Export the model without the others."
             )
         self.input: str = inputs[0].name
-        self.outputs = (
-            list(outputs) if outputs is not None else [self._session.get_outputs()[0].name]
-        )
+        self.input_type: str = inputs[0].type
+        self.input_shape: list[int | str | None] = inputs[0].shape
+        self.output_shapes: dict[str, list[int | str | None]] = {
+            entry.name: entry.shape for entry in self._session.get_outputs()
+        }
+        self.outputs = list(outputs) if outputs is not None else [next(iter(self.output_shapes))]
 
     def run(self, x: Tensor | np.ndarray[Any, Any]) -> Mapping[str, Tensor]:
-        """All wanted tensors, by name."""
+        """Return the requested tensors by name."""
         array = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
         values = self._session.run(self.outputs, {self.input: np.ascontiguousarray(array)})
         return {
@@ -104,19 +113,19 @@ class OnnxFunction:
         }
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The first wanted tensor."""
+        """Return the first requested tensor."""
         return self.run(x)[self.outputs[0]]
 
 
 def optimized(model: str | Path | bytes, *, basic: bool = False) -> Any:
-    """The graph that the runtime executes.
+    """Return the graph that the runtime executes.
 
     Args:
-        model: a file, or the bytes of one.
-        basic: only the optimizations that keep to ONNX's own operators: constants are folded, and
+        model: a file, or its bytes.
+        basic: only the optimizations that keep ONNX's own operators: constants are folded, and
             BatchNorm into the convolution before it.
     """
-    onnx = require("onnx", "an ONNX model", "onnx")
+    onnx = require("onnx", "An ONNX model", "onnx")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         OnnxFunction(model, optimized_path=path, basic=basic)
@@ -124,6 +133,6 @@ def optimized(model: str | Path | bytes, *, basic: bool = False) -> Any:
 
 
 def integer_kernels(model: str | Path | bytes) -> dict[str, int]:
-    """How many operators the runtime computes in integers, by kind: what quantization really led to."""
-    found = collections.Counter(node.op_type for node in optimized(model).graph.node)
-    return {name: found[name] for name in INTEGER_KERNELS if found[name]}
+    """Count the operators that the runtime computes in integers, by kind."""
+    counts = collections.Counter(node.op_type for node in optimized(model).graph.node)
+    return {name: counts[name] for name in INTEGER_KERNELS if counts[name]}
