@@ -4,9 +4,9 @@ The public names are imported when they are first used, so that `mezzotint --hel
 torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mezzotint._lazy import lazy_names
 from mezzotint._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -22,22 +22,4 @@ if TYPE_CHECKING:
     from mezzotint.runs.evaluate import evaluate as evaluate
     from mezzotint.train.loop import pretrain as pretrain
 
-_HOME = {
-    "RandomizedQuantization": "augment.randomized_quantization.transform",
-    "randomized_quantize": "augment.randomized_quantization.transform",
-    "load_encoder": "encoders.saving",
-    "save_encoder": "encoders.saving",
-    "pretrain": "train.loop",
-    "Recipe": "recipe.recipe",
-    "evaluate": "runs.evaluate",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'mezzotint' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"mezzotint.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*_HOME, "__version__"])
+__getattr__, __dir__ = lazy_names(__name__, __file__)

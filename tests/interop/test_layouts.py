@@ -150,8 +150,8 @@ def test_each_layout_by_name_and_by_itself(case: str, tmp_path: Path) -> None:
         loaded = load_checkpoint(
             target,
             tmp_path / "c.pth",
-            case.partition(",")[0],
-            branch="target",  # type: ignore[arg-type]
+            case.partition(",")[0],  # type: ignore[arg-type]
+            branch="target",
         )
         assert loaded.branch == copy_at
         assert all(

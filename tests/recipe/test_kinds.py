@@ -19,7 +19,7 @@ def test_public_classes_have_names_of_their_own() -> None:
     names = [
         (name, file.module)
         for file in index().files.values()
-        for name in [node.name for node in file.tree.body if hasattr(node, "bases")]
+        for name in [node.name for node in file.tree.body if hasattr(node, "bases")]  # type: ignore[attr-defined]
         if not name.startswith("_")
     ]
     doubled = {name for name, _ in names if [n for n, _ in names].count(name) > 1}

@@ -273,8 +273,8 @@ def _batch_norm_moments(encoder: nn.Module, data: list[Tensor]) -> Moments:
         for x in data:
             encoder(x)
     found = {
-        name: (norm.running_mean.clone(), norm.running_var.clone())
-        for name, norm in norms.items()  # type: ignore[union-attr]
+        name: (norm.running_mean.clone(), norm.running_var.clone())  # type: ignore[union-attr]
+        for name, norm in norms.items()
     }
     encoder.load_state_dict(kept, strict=False)
     return found

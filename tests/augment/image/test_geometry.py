@@ -106,10 +106,10 @@ def test_the_two_ways_to_crop_agree(interpolation: str) -> None:
     for size in [(24, 24), (50, 40), (1, 3)]:
         each = one_by_one(x, boxes, size, interpolation)  # type: ignore[arg-type]
         torch.testing.assert_close(
-            by_matrices(x, boxes, size, interpolation),
+            by_matrices(x, boxes, size, interpolation),  # type: ignore[arg-type]
             each,
             atol=1e-5,
-            rtol=0,  # type: ignore[arg-type]
+            rtol=0,
         )
 
 
