@@ -79,7 +79,7 @@ def quantized(rows: Tensor, bins: int = 8) -> Tensor:
 
 
 class Running:
-    """A mean and a deviation that follow the samples one by one (Welford)."""
+    """A running mean and std that follow the samples one by one (Welford)."""
 
     def __init__(self) -> None:
         self.count, self.mean, self.square = 0, torch.zeros(()), torch.ones(())
@@ -149,7 +149,8 @@ def main() -> None:
         f"{names[0].split(':')[1].strip()}, {arguments.threads} threads, torch {torch.__version__},"
     )
     print(
-        f"load {os.getloadavg()[0]:.1f} at the start. Batches of {arguments.batch}; pairs of views a second.\n"
+        f"load {os.getloadavg()[0]:.1f} at the start. Batches of {arguments.batch}; pairs of "
+        "views a second.\n"
     )
     print("| views | sample by sample | batched | ratio of medians | of processor time |")
     print("|---|---|---|---|---|")

@@ -1,10 +1,12 @@
-"""The whole grid of bits of one encoder in one call, against nine separate evaluations; kNN, linear probe, plain PTQ.
+"""Evaluate nine bit configs of one encoder in one call, against nine separate calls.
+
+kNN and linear probe, min-max PTQ.
 
     python benchmarks/bits_grid.py --run runs/NAME > benchmarks/results/bits_grid.md
 
 Without `--run` the demo is first trained for ten epochs. All sides run in one process, alternating,
 each from `load_encoder` on. `separate` is nine calls of the same function with one setting each; as
-in every evaluation, each also measures the float level that its figure is compared with. `alone`
+in every evaluation, each also measures the fp32 result that it is compared with. `alone`
 leaves that out and has no float head either: for each setting it loads, quantizes, calibrates,
 extracts and probes, and nothing else; no command does so little.
 """
@@ -95,7 +97,8 @@ def main() -> None:
     ).stdout.strip()
     print(f"`python benchmarks/bits_grid.py --repeats {arguments.repeats}`, commit {commit},")
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}\n"
     )
     print("| side | seconds, median | lowest – highest | grid is |")
     print("|---|---|---|---|")
@@ -103,10 +106,12 @@ def main() -> None:
     for name, values in seconds.items():
         middle = statistics.median(values)
         print(
-            f"| {name} | {middle:.1f} | {min(values):.1f} – {max(values):.1f} | {whole / middle:.2f} × |"
+            f"| {name} | {middle:.1f} | {min(values):.1f} – {max(values):.1f} | "
+            f"{whole / middle:.2f} × |"
         )
     print(
-        f"\nRows of the grid and of the separate evaluations are {'equal' if same else 'NOT equal'}, digit for digit."
+        "\nRows of the grid and of the separate evaluations are "
+        f"{'equal' if same else 'NOT equal'}, digit for digit."
     )
 
 

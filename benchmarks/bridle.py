@@ -1,4 +1,6 @@
-"""BRIDLE's claims in miniature: RQ against VQ, k-means against uniform books, two rounds against one, and baselines.
+"""BRIDLE's claims in miniature: RQ or VQ, k-means or uniform codebooks, one round or two.
+
+With baselines.
 
     python benchmarks/bridle.py --runs runs/bridle            # all of it: hours of one core
     python benchmarks/bridle.py --runs /tmp/b --epochs 1 --seeds 1 --data emoji --arms rq_kmeans
@@ -6,8 +8,8 @@
 On the embedded emoji and spoken prompts, every arm has the same encoder, mask, decoder, batch and
 optimizer, and the same number of epochs in all its phases together: two rounds spend 3/8, 1/4 and
 3/8 of them on encoder, tokenizer and encoder; `rq_more_encoder` is one round with their epochs of
-the encoder alone. VQ has one book of 256 codes, RQ four of 64, so that the decoder's head is of one
-size. Each arm is measured by linear probe and kNN; differences are paired by seed, with Student's
+the encoder alone. VQ has one codebook of 256 codes, RQ four of 64, so that the decoder's head has
+one size. Each arm is measured by linear probe and kNN; differences are paired by seed, with Student's
 interval. Runs that are found in `--runs` are used again, so that a benchmark that was stopped goes
 on.
 """
@@ -51,16 +53,17 @@ ARMS = (
     "rq_more_encoder",
 )
 PAIRS = (
-    ("rq_kmeans", "untrained"), ("rq_kmeans", "mae"), ("rq_kmeans", "vq_kmeans"), ("rq_kmeans", "rq_uniform"),
+    ("rq_kmeans", "untrained"), ("rq_kmeans", "mae"), ("rq_kmeans", "vq_kmeans"),
+    ("rq_kmeans", "rq_uniform"),
     ("rq_two_rounds", "rq_kmeans"), ("rq_two_rounds", "rq_more_encoder"),
 )  # fmt: skip
 
 
 def raw_recipe(arm: str, data: str, seed: int, epochs: int) -> dict[str, Any]:
     """The recipe of an arm."""
-    book = dict(VQ if arm == "vq_kmeans" else RQ)
+    codebook = dict(VQ if arm == "vq_kmeans" else RQ)
     if arm == "rq_uniform":
-        book["init"] = "uniform_sphere"
+        codebook["init"] = "uniform_sphere"
     method: dict[str, Any] = {
         "mask": {"kind": "random_mask", "ratio": DATA[data]["ratio"]},
         "decoder": {"width": 96, "depth": 2, "heads": 4},
@@ -69,15 +72,18 @@ def raw_recipe(arm: str, data: str, seed: int, epochs: int) -> dict[str, Any]:
     method |= (
         {"kind": "mae"}
         if arm in ("mae", "untrained")
-        else {"kind": "bridle", "codebook": book, "cache": True, "tokenizer": start}
+        else {"kind": "bridle", "codebook": codebook, "cache": True, "tokenizer": start}
     )
     raw: dict[str, Any] = {
         "data": DATA[data]["data"],
         "views": {"kind": "transformed", "transforms": [], "count": 1},
-        "encoder": {"kind": "vit", "width": 96, "depth": 4, "heads": 4, "patch": DATA[data]["patch"]},
+        "encoder": {
+            "kind": "vit", "width": 96, "depth": 4, "heads": 4, "patch": DATA[data]["patch"],
+        },
         "method": method,
         "optimizer": {
-            "kind": "adamw", "lr": 2e-3, "betas": [0.9, 0.95], "weight_decay": 0.05, "exclude": "norm_and_bias",
+            "kind": "adamw", "lr": 2e-3, "betas": [0.9, 0.95], "weight_decay": 0.05,
+            "exclude": "norm_and_bias",
         },
         "schedule": {"kind": "cosine", "warmup_epochs": min(1, epochs // 8)},
         "run": {"epochs": epochs, "batch_size": 64, "seed": seed, "log": {"knn_epochs": 0}},
@@ -95,17 +101,18 @@ def raw_recipe(arm: str, data: str, seed: int, epochs: int) -> dict[str, Any]:
 
 def rounds(first: int, teach: int, second: int) -> list[dict[str, Any]]:
     """Encoder, tokenizer, encoder."""
-    book = {**RQ, "ema": FOLLOW}
+    codebook = {**RQ, "ema": FOLLOW}
     load = {name: name for name in ("encoder", "decoder", "tokenizer", "codebook")}
     return [
         {"name": "encoder", "run": {"epochs": first}},
         {
-            "name": "tokenizer", "load": {"encoder": "encoder"}, "run": {"epochs": teach}, "optimizer": {"lr": 1e-3},
-            "method": {"kind": "bridle_tokenizer", "codebook": book},
+            "name": "tokenizer", "load": {"encoder": "encoder"}, "run": {"epochs": teach},
+            "optimizer": {"lr": 1e-3},
+            "method": {"kind": "bridle_tokenizer", "codebook": codebook},
         },
         {
             "name": "encoder", "load": load, "run": {"epochs": second},
-            "method": {"tokenizer": "learned_tokenizer", "codebook": book},
+            "method": {"tokenizer": "learned_tokenizer", "codebook": codebook},
         },
     ]  # fmt: skip
 
@@ -117,10 +124,10 @@ def figures(arm: str, data: str, seed: int, epochs: int, runs: Path) -> dict[str
         recipe = Recipe.build(plan.phases[0].config)
         encoder = recipe.untrained_encoder(seed)
     else:
-        place = runs / f"{data}-{arm}-{epochs}ep-seed{seed}"
-        if not (place / "encoder" / "encoder.json").is_file():
-            pretrain_plan(plan, place, resume=(place / "recipe.yaml").is_file(), progress="quiet")
-        recipe, encoder = Recipe.load(place), load_encoder(place)
+        folder = runs / f"{data}-{arm}-{epochs}ep-seed{seed}"
+        if not (folder / "encoder" / "encoder.json").is_file():
+            pretrain_plan(plan, folder, resume=(folder / "recipe.yaml").is_file(), progress="quiet")
+        recipe, encoder = Recipe.load(folder), load_encoder(folder)
     rows = evaluate_encoder(encoder, recipe.data, probes=(Linear(), KNN()), seeds=1).rows
     merged: dict[str, list[float]] = {}
     for row in rows:
@@ -132,7 +139,7 @@ def figures(arm: str, data: str, seed: int, epochs: int, runs: Path) -> dict[str
     return {name: math.fsum(values) / len(values) for name, values in merged.items()}
 
 
-def said(values: Sequence[float], sign: str = "") -> str:
+def mean_and_interval(values: Sequence[float], sign: str = "") -> str:
     """Mean and half-width of the 95 % interval."""
     mean = math.fsum(values) / len(values)
     half = f" ± {student(values):.3f}" if len(values) > 1 else ""
@@ -147,13 +154,17 @@ def table(
     print(f"| arm | {' | '.join(metrics)} |\n|---|{'---|' * len(metrics)}")
     for arm in arms:
         print(
-            f"| {arm} | {' | '.join(said([found[arm, s][m] for s in range(seeds)]) for m in metrics)} |"
+            f"| {arm} | "
+            + " | ".join(
+                mean_and_interval([found[arm, s][m] for s in range(seeds)]) for m in metrics
+            )
+            + " |"
         )
     print(f"\n| difference, paired | {' | '.join(metrics)} |\n|---|{'---|' * len(metrics)}")
     for a, b in PAIRS:
         if a in arms and b in arms:
             gaps = [[found[a, s][m] - found[b, s][m] for s in range(seeds)] for m in metrics]
-            print(f"| {a} − {b} | {' | '.join(said(gap, '+') for gap in gaps)} |")
+            print(f"| {a} − {b} | {' | '.join(mean_and_interval(gap, '+') for gap in gaps)} |")
 
 
 def main() -> None:
@@ -176,10 +187,12 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     print(
-        f"python {shlex.join(sys.argv)}\ncommit {commit.stdout.strip()}, {given.epochs} epochs an arm"
+        f"python {shlex.join(sys.argv)}\ncommit {commit.stdout.strip()}, {given.epochs} epochs "
+        "an arm"
     )
     print(
-        f"{platform.system()} {platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)"
+        f"{platform.system()} {platform.machine()}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} thread(s)"
     )
     for data in given.data:
         found = {}

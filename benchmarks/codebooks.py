@@ -1,13 +1,13 @@
-"""Codebooks against vector-quantize-pytorch with the same settings: time, memory, and how well codes are used.
+"""Codebooks against vector-quantize-pytorch with the same settings: time, memory, code usage.
 
     pip install vector-quantize-pytorch==1.32.0
     python benchmarks/codebooks.py [--repeats 15]
 
-One thread. The sides take turns on the same vectors, `[8192, 256]`, with the same books; their
+One thread. The sides take turns on the same vectors, `[8192, 256]`, with the same codebooks; their
 codes are first checked to be equal. A training step is forward, moving averages, and backward to
 the vectors; neither side expires codes. An evaluation is a forward pass without gradient. Compared
 are medians. Memory is how far a fresh process (Linux) grows in one step on `[32768, 256]` with
-books of 1024 codes. Usage and energies are ours alone.
+codebooks of 1024 codes. Usage and energies are ours alone.
 """
 
 import argparse
@@ -68,11 +68,13 @@ def pair(kind: str, num_codes: int, rotation: bool) -> tuple[LearnedCodebook, An
 
 
 def start(ours: LearnedCodebook, theirs: Any, x: Tensor) -> None:
-    """The same books on both sides, and a check that they give the same codes."""
+    """The same codebooks on both sides, and a check that they give the same codes."""
     ours.initialize(x)
-    for book, layer in zip(ours.books.vectors, getattr(theirs, "layers", [theirs]), strict=True):
-        layer._codebook.embed.data.copy_(book)
-        layer._codebook.embed_avg.data.copy_(book)
+    for codebook, layer in zip(
+        ours.books.vectors, getattr(theirs, "layers", [theirs]), strict=True
+    ):
+        layer._codebook.embed.data.copy_(codebook)
+        layer._codebook.embed_avg.data.copy_(codebook)
     found, expected = ours.eval()(x).indices, theirs.eval()(x[None])[1][0].view(len(x), -1)
     assert torch.equal(found, expected), "the two sides must agree on every code"
 
@@ -134,7 +136,8 @@ def _resident(name: str) -> int:
 def quality() -> None:
     """Usage and residual energies, after the start and after 100 steps."""
     print(
-        "\n| RQ `plain`, 4 × 256, k-means, 256 clusters | usage by level | perplexity / K | residual energy by level |"
+        "\n| RQ `plain`, 4 × 256, k-means, 256 clusters | usage by level | perplexity / K | "
+        "residual energy by level |"
     )
     print("|---|---|---|---|")
     codebook = RQ(dim=D, num_codes=256)
@@ -168,12 +171,14 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     print(
-        f"`python {' '.join(sys.argv)}`, commit {commit.stdout.strip()}, {_processor()}, 1 thread of",
+        f"`python {' '.join(sys.argv)}`, commit {commit.stdout.strip()}, {_processor()}, 1 "
+        "thread of",
         end=" ",
     )
     print(f"{os.cpu_count()} cores, torch {torch.__version__}.\n")
     print(
-        "| what | mezzotint, ms: median (least to most) | vector-quantize-pytorch, ms | times faster |"
+        "| what | mezzotint, ms: median (least to most) | vector-quantize-pytorch, ms | times "
+        "faster |"
     )
     print("|---|---|---|---|")
     x = vectors(N, 300, 0.5)

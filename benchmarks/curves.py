@@ -1,4 +1,4 @@
-"""Figures over a budget as a picture: a panel for each figure, a line for each arm, bars for its interval."""
+"""Draw metrics over a budget: a panel for each metric, a line for each arm, bars for intervals."""
 
 import html
 import math
@@ -15,25 +15,27 @@ Lines = Mapping[str, Sequence[tuple[int, Interval]]]
 
 
 def as_svg(panels: Mapping[str, Lines], below: str) -> str:
-    """Draw panels side by side over a logarithmic budget.
+    """Draw a row of panels over a logarithmic budget.
 
     Args:
-        panels: by title, of each arm the budgets and its figure there.
+        panels: by title, then by arm: budgets with the metric at each.
         below: what the budget is.
     """
     width, height = _WIDTH * len(panels), _HEIGHT + 18
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" '
         f'font-size="11"><rect width="{width}" height="{height}" fill="#fdfaf3"/>'
     ]
     for number, (title, lines) in enumerate(panels.items()):
         parts += [f'<g transform="translate({_WIDTH * number} 0)">', *_panel(title, lines), "</g>"]
     names = next(iter(panels.values()))
-    for place, name in enumerate(names):
-        color, x = _COLORS[place % len(_COLORS)], _LEFT + 140 * place
+    for index, name in enumerate(names):
+        color, x = _COLORS[index % len(_COLORS)], _LEFT + 140 * index
         parts.append(f'<text x="{x}" y="{height - 8}" fill="{color}">● {html.escape(name)}</text>')
     parts.append(
-        f'<text x="{width - 10}" y="{height - 8}" text-anchor="end" fill="{_INK}">{html.escape(below)}</text>'
+        f'<text x="{width - 10}" y="{height - 8}" text-anchor="end" '
+        f'fill="{_INK}">{html.escape(below)}</text>'
     )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
@@ -44,9 +46,9 @@ def _panel(title: str, lines: Lines) -> list[str]:
     budgets = sorted({budget for budget, _ in found})
     span = math.log(budgets[-1] / budgets[0]) or 1.0
 
-    def x(budget: int, place: int) -> float:
+    def x(budget: int, index: int) -> float:
         inner = _WIDTH - _LEFT - 60
-        return round(_LEFT + 25 + math.log(budget / budgets[0]) / span * inner + 4 * place, 1)
+        return round(_LEFT + 25 + math.log(budget / budgets[0]) / span * inner + 4 * index, 1)
 
     def y(value: float) -> float:
         share = (value - levels[0]) / (levels[-1] - levels[0])
@@ -56,21 +58,23 @@ def _panel(title: str, lines: Lines) -> list[str]:
     for level in levels:
         parts.append(f'<path d="M{_LEFT} {y(level)}H{_WIDTH - 10}" stroke="{_RULE}"/>')
         parts.append(
-            f'<text x="{_LEFT - 5}" y="{y(level) + 4}" text-anchor="end" fill="{_INK}">{level:g}</text>'
+            f'<text x="{_LEFT - 5}" y="{y(level) + 4}" text-anchor="end" '
+            f'fill="{_INK}">{level:g}</text>'
         )
     for budget in budgets:
         where = f'x="{x(budget, 1)}" y="{_HEIGHT - _BOTTOM + 16}"'
         parts.append(f'<text {where} text-anchor="middle" fill="{_INK}">{budget:,}</text>')
-    for place, (name, line) in enumerate(lines.items()):
-        color = _COLORS[place % len(_COLORS)]
-        points = " ".join(f"{x(budget, place)},{y(one.mean)}" for budget, one in line)
+    for index, (name, line) in enumerate(lines.items()):
+        color = _COLORS[index % len(_COLORS)]
+        points = " ".join(f"{x(budget, index)},{y(one.mean)}" for budget, one in line)
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.6"/>'
         )
         for budget, one in line:
-            at, words = x(budget, place), f"{name}: {one.mean:.3f} ({one.low:.3f} – {one.high:.3f})"
+            at, words = x(budget, index), f"{name}: {one.mean:.3f} ({one.low:.3f} – {one.high:.3f})"
             parts.append(
-                f'<path d="M{at} {y(one.low)}V{y(one.high)}" stroke="{color}" stroke-opacity="0.5"/>'
+                f'<path d="M{at} {y(one.low)}V{y(one.high)}" stroke="{color}" '
+                'stroke-opacity="0.5"/>'
             )
             dot = f'<circle cx="{at}" cy="{y(one.mean)}" r="3" fill="{color}">'
             parts.append(f"{dot}<title>{html.escape(words)}</title></circle>")

@@ -1,4 +1,6 @@
-"""The demo's encoder, by pretraining seed: every figure beside raw pixels, the untrained encoder and what was aimed at.
+"""The demo's encoder, by pretraining seed, with its baselines and targets.
+
+Baselines are raw pixels and the untrained encoder.
 
 Settings were chosen on half of the emoji (`part: tune`); `held out` restricts every task to the
 other half, which no choice has seen.
@@ -30,7 +32,7 @@ AIMS = {
     ("knn", "category/within-style/top1"): 0.66,
     ("retrieval", "identity/across-styles/top1"): 0.50,
 }
-Figures = dict[tuple[str, str], list[float]]
+Values = dict[tuple[str, str], list[float]]
 
 
 def main() -> None:
@@ -38,9 +40,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("overrides", nargs="*", help="of the demo's recipe")
     arguments = parser.parse_args()
-    found: Figures = defaultdict(list)
-    unseen: Figures = defaultdict(list)
-    beside: dict[str, Figures] = {"raw": defaultdict(list), "untrained": defaultdict(list)}
+    found: Values = defaultdict(list)
+    unseen: Values = defaultdict(list)
+    baselines: dict[str, Values] = {"raw": defaultdict(list), "untrained": defaultdict(list)}
     seconds = []
     for seed in range(arguments.seeds):
         with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +69,7 @@ def main() -> None:
                 baselines = read_baselines(run)
                 for name, rows in (("raw", baselines.raw), ("untrained", baselines.untrained)):
                     for row in rows:
-                        beside[name][row.probe, row.metric].append(row.value)
+                        baselines[name][row.probe, row.metric].append(row.value)
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout
@@ -76,20 +78,24 @@ def main() -> None:
         f"commit {commit.strip()},"
     )
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores; training took {statistics.median(seconds):.0f} s (median)\n"
+        f"{platform.machine()}, {os.cpu_count()} cores; training took "
+        f"{statistics.median(seconds):.0f} s (median)\n"
     )
     print(
-        "| probe | figure | raw | untrained | demo, mean over seeds | lowest – highest | held out | aim |"
+        "| probe | metric | raw | untrained | demo, mean over seeds | lowest – highest | "
+        "held-out | target |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for key, values in found.items():
         if key[1].endswith(("top1", "rankme")):
             raw, untrained = (
-                statistics.fmean(rows.get(key) or [float("nan")]) for rows in beside.values()
+                statistics.fmean(rows.get(key) or [float("nan")]) for rows in baselines.values()
             )
             other = f"{statistics.fmean(unseen[key]):.3f}" if unseen.get(key) else ""
-            print(f"| {key[0]} | {key[1]} | {raw:.3f} | {untrained:.3f} | **{statistics.fmean(values):.3f}** | "
-                  f"{min(values):.3f} – {max(values):.3f} | {other} | {AIMS.get(key, '')} |")  # fmt: skip
+            print(f"| {key[0]} | {key[1]} | {raw:.3f} | {untrained:.3f} | "
+                  f"**{statistics.fmean(values):.3f}** | "
+                  f"{min(values):.3f} – {max(values):.3f} | {other} | {AIMS.get(key, '')} "
+                  "|")  # fmt: skip
 
 
 if __name__ == "__main__":

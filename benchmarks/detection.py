@@ -70,16 +70,22 @@ def main() -> None:
         ]
     )
     print(
-        f"`{command}`, commit {commit.strip()}, {platform.machine()}, one thread of {os.cpu_count()} cores, "
+        f"`{command}`, commit {commit.strip()}, {platform.machine()}, one thread of "
+        f"{os.cpu_count()} cores, "
     )
     print(f"torch {torch.__version__}, {arguments.seeds} seeds\n")
     print(
-        f"Encoder: {encoder['kind']} of width {encoder['width']}, {DEMO} with {' '.join(PRETRAINING)} "
-        f"({seconds:.0f} s). Transfer: `pasted_c4`, {data['images']} scenes to learn from, {data['test_images']} to be "
-        f"scored on, {training['steps']} steps of {training['batch_size']} ({spent:.0f} s a run, scoring included).\n"
+        f"Encoder: {encoder['kind']} of width {encoder['width']}, {DEMO} with "
+        f"{' '.join(PRETRAINING)} "
+        f"({seconds:.0f} s). Transfer: `pasted_c4`, {data['images']} training samples, "
+        f"{data['test_images']} to be "
+        f"scored on, {training['steps']} steps of {training['batch_size']} ({spent:.0f} s a run, "
+        "scoring included).\n"
         if arguments.encoder is None
-        else f"Encoder: a given run, {encoder['kind']} of width {encoder['width']}, {recipe['method']['kind']} for "
-        f"{recipe['run']['epochs']} epochs. Transfer: `pasted_c4`, {data['images']} scenes to learn from, "
+        else f"Encoder: a given run, {encoder['kind']} of width {encoder['width']}, "
+        f"{recipe['method']['kind']} for "
+        f"{recipe['run']['epochs']} epochs. Transfer: `pasted_c4`, {data['images']} training "
+        "samples, "
         f"{data['test_images']} to be scored on, {training['steps']} steps of "
         f"{training['batch_size']} ({spent:.0f} s a run, scoring included).\n"
     )

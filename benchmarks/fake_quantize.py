@@ -86,7 +86,8 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     print(
-        f"`python {' '.join(sys.argv)}`, commit {commit.stdout.strip()}, {_processor()}, 1 thread of",
+        f"`python {' '.join(sys.argv)}`, commit {commit.stdout.strip()}, {_processor()}, 1 "
+        "thread of",
         end=" ",
     )
     print(f"{os.cpu_count()} cores, torch {torch.__version__}.\n")

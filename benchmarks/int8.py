@@ -43,7 +43,7 @@ AIMS = {"resnet18": (1.6, 0.999, 0.27), "vit_small_patch16_224": (1.4, 0.995, No
 
 
 def images(count: int, seed: int) -> Tensor:
-    """Random images with structure at several scales, normalized to mean 0 and deviation 1."""
+    """Random images with structure at several scales, normalized to mean 0 and std 1."""
     generator = torch.Generator().manual_seed(seed)
     x = sum(
         interpolate(
@@ -112,9 +112,10 @@ def measure(name: str, folder: Path, repeats: int) -> None:
             kernels = ", ".join(
                 f"{count} {kind}" for kind, count in done[side].integer_kernels.items()
             )
-            wall, used = (took["float"][place] / took[side][place] for place in (0, 1))
+            wall, used = (took["float"][index] / took[side][index] for index in (0, 1))
             print(
-                f"| {name} | {batch} | {side} | {took['float'][0]:.1f} | {took[side][0]:.1f} | **{wall:.2f}×** | "
+                f"| {name} | {batch} | {side} | {took['float'][0]:.1f} | {took[side][0]:.1f} | "
+                f"**{wall:.2f}×** | "
                 f"{used:.2f}× | {closeness[side]} | {ratio:.3f}× | {kernels} | {aim} |"
             )
 
@@ -129,18 +130,21 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout
     print(
-        f"`python benchmarks/int8.py --repeats {arguments.repeats} --only {' '.join(arguments.only)}`, ",
+        f"`python benchmarks/int8.py --repeats {arguments.repeats} --only "
+        f"{' '.join(arguments.only)}`, ",
         end="",
     )
     print(f"commit {commit.strip()}, {platform.machine()}, {os.cpu_count()} cores, one used,")
     print(
-        f"integer instructions: {', '.join(cpu.flags()) or 'none'}; onnxruntime {onnxruntime.__version__}, ",
+        f"integer instructions: {', '.join(cpu.flags()) or 'none'}; onnxruntime "
+        f"{onnxruntime.__version__}, ",
         end="",
     )
     print(f"torch {torch.__version__}\n")
     print("| network | batch | weight bits | float ms | int8 ms | speed-up | process time ", end="")
     print(
-        "| cosine to float, mean | least | to simulation | file | integer kernels | aim: speed-up, cosine, file |"
+        "| cosine to float, mean | least | to simulation | file | integer kernels | aim: "
+        "speed-up, cosine, file |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ Three comparisons:
   beforehand on a held-out fifth of the training samples): the time that a setting costs.
 - *protocol*: the whole probe, selection and final fit, of one seed: ours along its path of
   penalties, SGD over six learning rates on the same fifth, then both on all training samples.
-- *as published*: SGD at one known learning rate where every epoch crops and flips the images anew
+- *as published*: SGD at one known learning rate where every epoch crops and flips the images again
   and takes them through the frozen encoder; against extracting the features once and our whole
   probe. Run in full, once.
 
@@ -91,12 +91,12 @@ def sgd(
     y: Tensor,
     classes: int,
     rate: float,
-    look: Callable[[Tensor, int], Tensor] | None = None,
+    features_of: Callable[[Tensor, int], Tensor] | None = None,
 ) -> torch.nn.Linear:
-    """Train a linear layer; `look` makes features of the samples asked for, in this epoch."""
+    """Train a linear layer; `features_of` extracts the features of some samples in this epoch."""
     torch.manual_seed(0)
     with torch.no_grad():
-        dim = (x if look is None else look(torch.arange(1), 0)).shape[1]
+        dim = (x if features_of is None else features_of(torch.arange(1), 0)).shape[1]
     layer = torch.nn.Linear(dim, classes)
     torch.nn.init.normal_(layer.weight, std=0.01)
     torch.nn.init.zeros_(layer.bias)
@@ -104,7 +104,7 @@ def sgd(
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [60, 80])
     for epoch in range(EPOCHS):
         for rows in torch.split(torch.randperm(len(x)), BATCH):
-            features = x[rows] if look is None else look(rows, epoch)
+            features = x[rows] if features_of is None else features_of(rows, epoch)
             optimizer.zero_grad()
             cross_entropy(layer(features), y[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -188,14 +188,14 @@ def compare(case: Case, repeats: int) -> None:
 def published(
     case: Case, scaling: Scaling, rate: float, our_protocol: Callable[[], float]
 ) -> dict[str, tuple[float, float]]:
-    """Every epoch through the encoder, on crops made anew."""
+    """Every epoch through the encoder, on new crops."""
     encoder, images, y = case.encoder, case.images, case.train.y
     assert encoder is not None and images is not None and y is not None and case.test.y is not None
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (encoder.input.mean, encoder.input.std))
     crop, flip = RandomResizedCrop(scale=(0.08, 1.0)), HorizontalFlip()
 
     @torch.no_grad()
-    def look(rows: Tensor, epoch: int) -> Tensor:
+    def features_of(rows: Tensor, epoch: int) -> Tensor:
         draws = Draws(rows, key_of(0, epoch))
         made = flip(crop(images[rows].float() / 255, draws.fold("crop")), draws.fold("flip"))
         return scaling(encoder((made - mean) / std))
@@ -207,7 +207,7 @@ def published(
         return our_protocol()
 
     def theirs() -> float:
-        layer = sgd(images, y, int(y.max()) + 1, rate, look)
+        layer = sgd(images, y, int(y.max()) + 1, rate, features_of)
         assert case.test.y is not None
         return accuracy(layer(scaling(case.test.x)), case.test.y)
 
@@ -246,7 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(f"commit {commit.stdout.strip()}, torch {torch.__version__}, {processor()}, one thread")
     print(
-        f"command: python benchmarks/linear_probe.py --repeats {options.repeats} --only {' '.join(options.only)}\n"
+        f"command: python benchmarks/linear_probe.py --repeats {options.repeats} --only "
+        f"{' '.join(options.only)}\n"
     )
     print("| features | comparison | ours | SGD, 100 epochs | ratio | top-1, ours | top-1, SGD |")
     print("|---|---|---|---|---|---|---|")

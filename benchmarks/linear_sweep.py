@@ -4,7 +4,7 @@
 
 Both train with the rule of `airl_sgd` on cached features, on one thread; the sides take turns;
 medians of wall time. A batch is read once for all rates, and the products with the classifiers are
-ten times as wide: how much that costs depends on the share that arithmetic has in a step, and so on
+ten times as wide: the cost depends on the fraction of arithmetic in a step, and so on
 the number of classes and on the machine.
 """
 
@@ -50,10 +50,12 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout
     print(
-        f"commit {commit.strip()}, torch {torch.__version__}, {platform.machine()}, one thread, {repeats} repeats\n"
+        f"commit {commit.strip()}, torch {torch.__version__}, {platform.machine()}, one thread, "
+        f"{repeats} repeats\n"
     )
     print(
-        "| samples | features | classes | one rate, s | ten rates, s | ten / one |\n|---|---|---|---|---|---|"
+        "| samples | features | classes | one rate, s | ten rates, s | ten / one "
+        "|\n|---|---|---|---|---|---|"
     )
     for count, dim, classes in SIZES:
         one, ten, ratio = measured(count, dim, classes, repeats)

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms and resampling: seconds of audio in a second, Mezzotint against librosa and torchaudio.
+"""Log-mel spectrograms and resampling against librosa and torchaudio: audio seconds per second.
 
     python benchmarks/log_mel.py [--minutes 10] [--threads 2] [--repeats 7]
 
@@ -121,7 +121,8 @@ def main() -> None:
         f"{names[0].split(':')[1].strip()}, {arguments.threads} threads, torch {torch.__version__},"
     )
     print(
-        f"load {os.getloadavg()[0]:.1f} at the start. {arguments.minutes:g} minutes of audio, medians of repeats.\n"
+        f"load {os.getloadavg()[0]:.1f} at the start. {arguments.minutes:g} minutes of audio, "
+        "medians of repeats.\n"
     )
     print("| work | | times real time, by the wall (slowest to fastest) | by processor time |")
     print("|---|---|---|---|")

@@ -1,13 +1,15 @@
-"""MASSRL's claim in miniature: multi-augmentation against its base, at equal views and at equal encoder passes.
+"""MASSRL's claim in miniature: multi-augmentation against its base.
+
+At equal views and at equal forward passes of the encoder.
 
     python benchmarks/massrl.py --epochs 8 16 32 --curve massrl.svg encoder.width=24 >
     benchmarks/results/massrl.md python benchmarks/massrl.py --runs /tmp/try --epochs 4 --seeds 1
     encoder.width=4     # to see that it works
 
 Four arms on the embedded emoji, over SimCLR or BYOL. Two have two views a sample, by the base's
-policy or each by a strategy that is sampled; two have eight, of two shared crops by four draws of
-the base's policy or by four strategies. So arms of as many views differ in nothing but the
-strategies. A budget is a number of encoder passes, which eight views spend in a quarter of the
+policy or each by a sampled policy; two have eight, of two shared crops by four draws of
+the base's policy or by four augmentation policies. So arms of as many views differ only in the
+policies. A budget is a number of forward passes, which eight views spend in a quarter of the
 epochs; each is a training of its own, with its whole schedule. Differences are paired by seed. Runs
 that are finished are used again.
 """
@@ -40,9 +42,9 @@ STRATEGIES = [
 ]
 ARMS = {
     "base, 2 views": ("sampled", [POLICY]),
-    "strategies, 2 views": ("sampled", STRATEGIES),
+    "policies, 2 views": ("sampled", STRATEGIES),
     "base, 8 views": ("all", [POLICY] * 4),
-    "strategies, 8 views": ("all", STRATEGIES),
+    "policies, 8 views": ("all", STRATEGIES),
 }
 CURVES = {
     "kNN, category across styles": ("knn", "category/across-styles/top1"),
@@ -58,8 +60,8 @@ METHODS = {
 
 def recipe_of(arm: str, epochs: int, seed: int, base: str, overrides: list[str]) -> Recipe:
     """The recipe of one run; eight views have a quarter of the epochs."""
-    mode, strategies = ARMS[arm]
-    views = [f"views.mode={mode}", f"views.strategies={json.dumps(strategies)}"]
+    mode, policies = ARMS[arm]
+    views = [f"views.mode={mode}", f"views.policies={json.dumps(policies)}"]
     own = [
         f"run.epochs={epochs if mode == 'sampled' else epochs // 4}",
         f"run.seed={seed}",
@@ -109,7 +111,7 @@ def show(arms: Arms, reference: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs/massrl"), help="what is there is used again"
+        "--runs", type=Path, default=Path("runs/massrl"), help="finished runs are reused"
     )
     parser.add_argument(
         "--epochs", type=int, nargs="+", default=[8, 24, 72], help="of two views; multiples of 4"
@@ -121,11 +123,12 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     if any(epochs < 4 or epochs % 4 for epochs in arguments.epochs):
         parser.error(
-            "allowed are epochs that are multiples of 4, because eight views get a quarter of them"
+            "`--epochs` must be multiples of 4, because eight views train for a quarter of them"
         )
-    print(f"# Multi-augmentation over {arguments.base}, at equal encoder passes\n")
+    print(f"# Multi-augmentation over {arguments.base}, at equal forward passes\n")
     print(
-        f"`python {' '.join(sys.argv)}`, commit {version('mezzotint')}, {time.strftime('%Y-%m-%d')}, {processor()}."
+        f"`python {' '.join(sys.argv)}`, commit {version('mezzotint')}, "
+        f"{time.strftime('%Y-%m-%d')}, {processor()}."
     )
     budgets = dict(trained(arguments))
     for passes, arms in budgets.items():
@@ -147,7 +150,7 @@ def main() -> None:
 
 
 def level(runs: Sequence[Path], probe: str, metric: str) -> Interval:
-    """A figure over the seeds."""
+    """Mean and interval over the seeds."""
     rows = [row for run in runs for row in read_evaluation(run)]
     return interval([row for row in rows if (row.probe, row.metric) == (probe, metric)])
 

@@ -1,4 +1,6 @@
-"""Randomized quantization in every modality, in miniature: none, geometry only, quantization only, both.
+"""Randomized quantization in every modality, in miniature.
+
+Four arms: no view, geometry only, quantization only, both.
 
 For each modality the shipped recipe of the embedded data is trained with four sets of views and the
 same everything else, on several seeds; differences are paired by seed. "Geometry" is what the
@@ -6,8 +8,8 @@ recipe does to the data but for quantization: the crop of images (their color po
 all arms), crop and mixture of spectrograms. Tokens have no levels, so there their embeddings are
 quantized, and all arms train by the method that does it, with the transformer of DABS (the head of
 that method has no batch norm, and the embeddings of `vit` are too much alike at first to be told
-apart by it). Beside it stand what no training gives: the untrained encoder, the input itself by the
-same probes, and for some modalities classifiers on hand-made features (histograms of the clouds,
+apart by it). Baselines need no training: the untrained encoder, the input itself by the
+same probes, and for some modalities classifiers on hand-made features (histograms of point clouds,
 statistics of series and mels, the columns of a table).
 
     python benchmarks/modalities.py --seeds 3 --runs runs/modalities >
@@ -78,22 +80,26 @@ def main() -> None:
     ]  # a list of names takes them, too
     arguments.modalities = [word for word in arguments.modalities if "=" not in word]
     if unknown := set(arguments.modalities) - set(RECIPES):
-        parser.error(f"got {', '.join(sorted(unknown))}; allowed are {', '.join(RECIPES)}")
+        parser.error(
+            f"got {', '.join(sorted(unknown))} is unknown. Choose from {', '.join(RECIPES)}."
+        )
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     print("# Randomized quantization in every modality, in miniature\n")
-    print(f"`python benchmarks/modalities.py --seeds {arguments.seeds} {' '.join(arguments.overrides)}`, commit "
+    print(f"`python benchmarks/modalities.py --seeds {arguments.seeds} "
+          f"{' '.join(arguments.overrides)}`, commit "
           f"{commit.stdout.strip()}, {platform.machine()}, {os.cpu_count()} cores.")  # fmt: skip
     print(
-        "Top-1; mean over seeds ± half of the 95 % interval of the mean over seeds. Differences are paired by seed."
+        "Top-1; mean over seeds ± half of the 95 % interval of the mean over seeds. Differences "
+        "are paired by seed."
     )
     for modality in arguments.modalities:
         show(modality, arguments)
 
 
 def arms(recipe: str, overrides: Sequence[str]) -> dict[str, list[str]]:
-    """The overrides of each arm: the recipe's views, taken apart; alone, quantization acts on every sample."""
+    """Return the overrides of each arm; alone, quantization acts on every sample."""
     config = read_recipe(recipe, overrides)
     views, modality = config["views"], recipe.partition("/")[0]
     if views["kind"] == "two_views":
@@ -104,7 +110,7 @@ def arms(recipe: str, overrides: Sequence[str]) -> dict[str, list[str]]:
     alone = [t | {"p": 1.0} for t in own]
     crop = next((t for t in given if t["kind"] == "point_crop"), None)
     # A network of points costs by the point, so without a crop a view is as many points, drawn from
-    # the whole cloud.
+    # the whole point cloud.
     sampled = (
         [{"kind": "point_drop", "low": 1.0, "high": 1.0, "points": crop["points"]}] if crop else []
     )
@@ -146,7 +152,8 @@ def _image_arms(views: dict[str, Any]) -> dict[str, list[str]]:
     }
     return {
         arm: [
-            f"views={json.dumps({'kind': 'two_views', 'crop': box, 'flip': flip, 'policy': 'identity'})}",
+            "views="
+            + json.dumps({"kind": "two_views", "crop": box, "flip": flip, "policy": "identity"}),
             f"views.randomized_quantization={json.dumps(levels)}",
         ]
         for arm, (box, flip, levels) in parts.items()
@@ -180,8 +187,8 @@ def show(modality: str, arguments: argparse.Namespace) -> None:
     columns = {
         f"*{title}*": {n: f"{v:.3f}" for n, v in values.items()} for title, values in given.items()
     }
-    for arm, figures in found.items():
-        columns[arm] = {name: interval([f[name] for f in figures]) for name in figures[0]}
+    for arm, values in found.items():
+        columns[arm] = {name: interval([f[name] for f in values]) for name in values[0]}
     for arm, other in (("both", "geometry"), ("quantization", "none"), ("both", "untrained")):
         pairs = list(zip(found[arm], found[other], strict=True))
         columns[f"{arm} − {other}"] = {
@@ -205,7 +212,7 @@ def measure(encoder: Encoder, recipe: Recipe) -> Figures:
 
 
 def top1(rows: Iterable[Row]) -> Figures:
-    """The figures by task and probe; what is asked of each language is averaged over the languages."""
+    """Return values by task and probe; language tasks are averaged over the languages."""
     groups: dict[str, list[float]] = {}
     for row in rows:
         task, _, metric = row.metric.rpartition("/")
@@ -220,7 +227,7 @@ def averaged(task: str) -> str:
 
 
 def interval(values: Sequence[float], *, signed: bool = False) -> str:
-    """The mean and half of its 95 % interval (Student); a difference is bold where its interval leaves out 0."""
+    """Format a mean ± half its 95 % interval; a difference is bold where 0 is outside."""
     mean, half = statistics.fmean(values), student(values) if len(values) > 1 else float("nan")
     mark = "**" if signed and abs(mean) > half else ""
     return f"{mark}{mean:{'+' if signed else ''}.3f}{mark} ± {half:.3f}"
@@ -229,7 +236,7 @@ def interval(values: Sequence[float], *, signed: bool = False) -> str:
 def hand_made(
     modality: str, x: npt.NDArray[np.float32], tasks: Sequence[Task]
 ) -> dict[str, Figures]:
-    """Random forest and logistic regression on hand-made features, under the names of the linear probe."""
+    """Score a random forest and logistic regression on hand-made features."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -265,7 +272,7 @@ def hand_made(
 
 
 def histograms(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Of each coordinate, of the distances from center and axis, and from point to point: 16 bins each, `[N, 96]`."""
+    """Histograms of coordinates and of three distances, 16 bins each, `[N, 96]`."""
     radius, from_axis = np.linalg.norm(x, axis=1), np.linalg.norm(x[:, :2], axis=1)
     one, other = np.random.default_rng(0).integers(0, x.shape[2], (2, 4096))
     apart = np.linalg.norm(x[:, :, one] - x[:, :, other], axis=1)
@@ -279,7 +286,7 @@ def histograms(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def statistics_of(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Mean, spread, extremes and quantiles of each channel, and the size of its changes, `[N, 11 C]`."""
+    """Mean, std, extremes, quantiles and mean change of each channel, `[N, 11 C]`."""
     quantiles = np.percentile(x, [10, 25, 50, 75, 90], axis=2)
     change = np.diff(x, axis=2)
     parts = [

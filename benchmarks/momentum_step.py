@@ -1,4 +1,4 @@
-"""What a step of momentum contrast costs beside the encoder passes that it cannot do without.
+"""Cost of a step of momentum contrast over its bare forward passes.
 
 Those are, for each view that asks, a pass forward and backward, and for each that answers a pass
 forward, through the bare encoder, with the optimizer's step. The rest is heads, queue, loss and the
@@ -78,14 +78,17 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
-    print("# A step of momentum contrast and its encoder passes\n")
-    print(f"`python benchmarks/momentum_step.py`, commit {commit.stdout.strip()}, {platform.machine()}, "
+    print("# A step of momentum contrast and its forward passes\n")
+    print(f"`python benchmarks/momentum_step.py`, commit {commit.stdout.strip()}, "
+          f"{platform.machine()}, "
           f"{os.cpu_count()} cores, torch {torch.__version__}.")  # fmt: skip
     print(
-        f"Views of 32 × 32, a queue of 4,096 keys; medians of {REPEATS} (least to most), alternated.\n"
+        f"Views of 32 × 32, a queue of 4,096 keys; medians of {REPEATS} (least to most), "
+        "alternated.\n"
     )
     print(
-        "| encoder | method | batch | passes, ms | step, ms | times the passes |\n|---|---|---|---|---|---|"
+        "| encoder | method | batch | passes, ms | step, ms | times the passes "
+        "|\n|---|---|---|---|---|---|"
     )
     for name, batch in (("resnet8", 256), ("resnet18", 64)):
         for title, (head, directions) in ARMS.items():

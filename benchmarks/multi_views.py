@@ -1,11 +1,13 @@
-"""Eight views of each image, four strategies on two shared crops, on one core, against torchvision v2 image by image.
+"""Eight views of each image, four policies on two shared crops, against torchvision v2.
+
+On one core; torchvision works image by image.
 
     python benchmarks/multi_views.py [--size 32] [--repeats 5]
 
 Both sides cut two crops (area 0.08 to 1), mirror half of them, put each through SimCLR's policy,
 RandAugment, AutoAugment and TrivialAugment (which stands for Fast AutoAugment, whose archive
 torchvision does not have), and normalize all views. Ours gets a uint8 batch in memory, torchvision
-Pillow images or uint8 tensors. They take turns, and the time is that of the processor.
+Pillow images or uint8 tensors. They take turns, and time is processor time.
 """
 
 import argparse
@@ -30,8 +32,8 @@ from mezzotint.types import Batch, Input
 
 
 def ours(x: Tensor) -> Callable[[], object]:
-    strategies = [simclr(), RandAugment(), AutoAugment(), TrivialAugment()]
-    views = MultiAugment(strategies=strategies, crop=RandomResizedCrop(scale=(0.08, 1.0)))
+    policies = [simclr(), RandAugment(), AutoAugment(), TrivialAugment()]
+    views = MultiAugment(policies=policies, crop=RandomResizedCrop(scale=(0.08, 1.0)))
     batch, input = Batch((x,), torch.arange(len(x))), Input(tuple(x.shape[1:]), MEAN, STD)
     epoch = iter(range(1_000_000))
     return lambda: views(batch, input=input, seed=0, epoch=next(epoch), step=0)
@@ -49,14 +51,14 @@ def theirs(size: int) -> Callable[[Any], list[Tensor]]:
         v2.RandomGrayscale(0.2),
         v2.RandomApply([v2.GaussianBlur(blur_kernel(size), (0.1, 2.0))], p=0.5),
     ]
-    strategies = [v2.Compose(policy), v2.RandAugment(), v2.AutoAugment(), v2.TrivialAugmentWide()]
+    policies = [v2.Compose(policy), v2.RandAugment(), v2.AutoAugment(), v2.TrivialAugmentWide()]
     finish = v2.Compose(
         [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     )
 
     def views(image: Any) -> list[Tensor]:
         crops = (crop(image), crop(image))
-        return [finish(strategy(cut)) for cut in crops for strategy in strategies]
+        return [finish(policy(cut)) for cut in crops for policy in policies]
 
     return views
 
@@ -82,9 +84,10 @@ def main() -> None:
         for name, (run, count) in sides.items():
             rate = timed(run, count, 0.5)
             rates[name] += [rate] if repeat >= 0 else []
-    print("# Eight views of an image: four strategies on two shared crops, one core\n")
+    print("# Eight views of an image: four policies on two shared crops, one core\n")
     print(
-        f"`python {' '.join(sys.argv)}`, commit {version('mezzotint')}, {time.strftime('%Y-%m-%d')},"
+        f"`python {' '.join(sys.argv)}`, commit {version('mezzotint')}, "
+        f"{time.strftime('%Y-%m-%d')},"
     )
     print(f"{processor()}, torch {torch.__version__}, torchvision {version('torchvision')}.")
     print("Images of eight views a second of processor time: median (slowest to fastest repeat).\n")
@@ -93,7 +96,8 @@ def main() -> None:
     for name, found in rates.items():
         median = statistics.median(found)
         print(
-            f"| {name} | {median:,.0f} ({min(found):,.0f} to {max(found):,.0f}) | {fast / median:.1f}× |"
+            f"| {name} | {median:,.0f} ({min(found):,.0f} to {max(found):,.0f}) | "
+            f"{fast / median:.1f}× |"
         )
 
 

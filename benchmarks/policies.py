@@ -1,12 +1,14 @@
-"""RandAugment, AutoAugment and others on a batch in memory, on one core, against torchvision v2 image by image.
+"""RandAugment, AutoAugment and others on a batch, against torchvision v2 image by image.
+
+On one core, images in memory.
 
     python benchmarks/policies.py [--sizes 32 96] [--repeats 7]
 
 Both sides start from the same images and draw parameters of their own from the same space. Ours
 gets the batch as float in [0, 1], as a view generator has it after the crop, and does what that
-does: it draws for the batch, and applies what was drawn to some rows at a time. Torchvision gets
-Pillow images or uint8 tensors, each as published. The sides take turns, and the time is that of the
-processor.
+does: it draws for the batch, and applies it to some rows at a time. Torchvision gets
+Pillow images or uint8 tensors, each as published. The sides take turns, and time is processor
+time.
 """
 
 import argparse
@@ -86,16 +88,19 @@ def main() -> None:
     keep_freed_memory()  # as a view generator does
     print("# Policies on a batch in memory, one core\n")
     print(
-        f"`python benchmarks/policies.py --repeats {arguments.repeats}`, commit {version('mezzotint')},"
+        f"`python benchmarks/policies.py --repeats {arguments.repeats}`, commit "
+        f"{version('mezzotint')},"
     )
     print(
-        f"{time.strftime('%Y-%m-%d')}, {processor()}, torch {torch.__version__}, torchvision {version('torchvision')}."
+        f"{time.strftime('%Y-%m-%d')}, {processor()}, torch {torch.__version__}, torchvision "
+        f"{version('torchvision')}."
     )
     print(
         "Images a second, medians; and how many times as fast as the faster side of torchvision.\n"
     )
     print(
-        "| policy | px | mezzotint | torchvision, Pillow | torchvision, tensors | times |\n|---|---|---|---|---|---|"
+        "| policy | px | mezzotint | torchvision, Pillow | torchvision, tensors | times "
+        "|\n|---|---|---|---|---|---|"
     )
     for size in arguments.sizes:
         x = pictures(BATCH[size], size)

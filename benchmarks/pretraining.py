@@ -5,7 +5,7 @@ views at the same probabilities. lightly's side is its documented loop: PIL imag
 `SimCLRTransform` in two DataLoader workers, `NTXentLoss`, SGD. lightly has no randomized
 quantization, so ours is measured without it and with it.
 
-    python benchmarks/pretraining.py > benchmarks/results/pretraining.md        (needs mezzotint[bench])
+    python benchmarks/pretraining.py > benchmarks/results/pretraining.md   (needs mezzotint[bench])
 """
 
 import argparse
@@ -129,21 +129,25 @@ def main() -> None:
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout
     print(
-        f"`python benchmarks/pretraining.py`, commit {commit.strip()}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"`python benchmarks/pretraining.py`, commit {commit.strip()}, {platform.machine()}, "
+        f"{os.cpu_count()} cores, "
     )
     print(
-        f"torch {torch.__version__}, {arguments.rounds} rounds in turn of {arguments.steps} steps, batch 256\n"
+        f"torch {torch.__version__}, {arguments.rounds} rounds in turn of {arguments.steps} "
+        "steps, batch 256\n"
     )
     print("| side | median samples/s | lowest | highest | against lightly |\n|---|---|---|---|---|")
     base = statistics.median(rates["lightly + DataLoader"])
     for name, found in rates.items():
         middle = statistics.median(found)
         print(
-            f"| {name} | {middle:.0f} | {min(found):.0f} | {max(found):.0f} | {middle / base:.2f}× |"
+            f"| {name} | {middle:.0f} | {min(found):.0f} | {max(found):.0f} | "
+            f"{middle / base:.2f}× |"
         )
     shares = sides["mezzotint, with quantization"][1]
     print(
-        f"\nOurs, last round: {shares['data_wait']:.1%} waiting for data, {shares['augment_share']:.1%} making views."
+        f"\nOurs, last round: {shares['data_wait']:.1%} waiting for data, "
+        f"{shares['augment_share']:.1%} making views."
     )
 
 

@@ -31,7 +31,7 @@ FEW_IMAGES = 4
 
 
 def as_published(x: Tensor, bins: int) -> Tensor:
-    """The published algorithm as it is described: two comparisons for each number and bin, then the one that holds."""
+    """Run the published algorithm: two comparisons for each number and bin."""
     rows = x.flatten(0, 1).flatten(1)
     low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
     edges = (low + torch.rand(len(rows), bins - 1) * (high - low)).sort(1).values
@@ -73,7 +73,8 @@ def show(title: str, sides: dict[str, Side], repeats: int, images: int) -> None:
         median = statistics.median(taken)
         spread = f"{median * 1e3:.1f} ({min(taken) * 1e3:.1f} to {max(taken) * 1e3:.1f})"
         print(
-            f"| {title} | {name} | {images} | {spread} | {images / median:,.0f} | {median / copy:.1f} |"
+            f"| {title} | {name} | {images} | {spread} | {images / median:,.0f} | "
+            f"{median / copy:.1f} |"
         )
 
 
@@ -189,10 +190,12 @@ def main() -> None:
     ).stdout.strip()
     print("# Randomized quantization against a copy of the same tensor\n")
     print(
-        f"`python {' '.join(sys.argv)}`, commit {commit or 'none yet'}, {time.strftime('%Y-%m-%d')},"
+        f"`python {' '.join(sys.argv)}`, commit {commit or 'none yet'}, "
+        f"{time.strftime('%Y-%m-%d')},"
     )
     print(
-        f"{processor()}, {arguments.threads} threads of {os.cpu_count()} cores, torch {torch.__version__}."
+        f"{processor()}, {arguments.threads} threads of {os.cpu_count()} cores, torch "
+        f"{torch.__version__}."
     )
     print("Tensors `[images, 3, 224, 224]`.\n")
     times(arguments.batch, arguments.repeats)

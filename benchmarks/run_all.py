@@ -9,10 +9,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SCRIPTS = (
-    "startup", "randomized_quantization", "views", "pretraining", "linear_probe", "sigreg", "fake_quantize",
-    "ssql_step", "bits_grid", "int8", "log_mel", "audio_views", "codebooks", "modalities", "demo", "ssql",
-    "ssql_finetune", "momentum_step", "linear_sweep", "token_cache", "policies", "multi_views", "detection",
-    "bridle", "massrl",
+    "startup", "randomized_quantization", "views", "pretraining", "linear_probe", "sigreg",
+    "fake_quantize", "ssql_step", "bits_grid", "int8", "log_mel", "audio_views", "codebooks",
+    "modalities", "demo", "ssql", "ssql_finetune", "momentum_step", "linear_sweep",
+    "token_cache", "policies", "multi_views", "detection", "bridle", "massrl",
 )  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""SIGReg, forward and backward, on one core: summation by recurrence against the formula as it is written.
+"""SIGReg, forward and backward: summation by recurrence against the formula as written.
+
+On one core.
 
     python benchmarks/sigreg.py [--repeats 9]
 
@@ -108,10 +110,12 @@ def main() -> None:
     ).stdout.strip()
     print("# SIGReg, forward and backward, one core\n")
     print(
-        f"`python {' '.join(sys.argv)}`, commit {commit or 'none yet'}, {time.strftime('%Y-%m-%d')},"
+        f"`python {' '.join(sys.argv)}`, commit {commit or 'none yet'}, "
+        f"{time.strftime('%Y-%m-%d')},"
     )
     print(
-        f"{processor()}, torch {torch.__version__}. Medians of {arguments.repeats} (fastest to slowest).\n"
+        f"{processor()}, torch {torch.__version__}. Medians of {arguments.repeats} (fastest to "
+        "slowest).\n"
     )
     print("| views × batch × width, directions | side | ms | kept for backward | times mezzotint |")
     print("|---|---|---|---|---|")

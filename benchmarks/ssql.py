@@ -1,10 +1,10 @@
-"""SSQL's claim in miniature: what one set of weights is worth at each number of bits, trained with SSQL and without.
+"""SSQL's claim in miniature: one set of weights at each bit config, with SSQL and without.
 
 Three arms for each base, with the same encoder, data, views and optimizer: the base, SSQL over it
-for as many epochs, and the base for twice as many, which makes as many encoder passes as SSQL.
+for as many epochs, and the base for twice as many, which makes as many forward passes as SSQL.
 Every seed trains all three, so differences are paired by seed. Evaluated by plain min-max ranges,
 as in the paper: policy `ssql`, probes on quantized features; the head that is kept also with
-BatchNorm's statistics put right for each width (`mezzotint.quant.batch_norm`).
+BatchNorm re-estimated for each bit config (`mezzotint.quant.batch_norm`).
 
     python benchmarks/ssql.py --base simclr --epochs 30 --seeds 3 --runs runs/ssql >
     benchmarks/results/ssql_simclr.md
@@ -51,8 +51,8 @@ FIGURES = {
 PROBES = {"plain": (KNN(), Linear(), Retrieval()), "corrected": (Linear(),)}
 BITS = ("32/32", "8/8", "4/4", "3/3", "2/8", "2/4", "2/2")
 HOW = """\
-Top-1; mean over seeds ± half of the 95 % interval of the mean. Differences are paired by seed. The second table of each
-figure is what quantization changes: the value less the same encoder's value at 32/32."""
+Top-1; mean over seeds ± half of the 95 % interval of the mean. Differences are paired by seed. Each
+metric's second table is what quantization changes: the value less the value at 32/32."""
 Table = dict[tuple[str, str, str], dict[str, float]]
 
 
@@ -142,7 +142,8 @@ def show(found: dict[str, list[Table]], arguments: argparse.Namespace) -> None:
     extra = " ".join(map(repr, arguments.overrides))
     print(f"# SSQL over {arguments.base}, on the embedded emoji\n")
     print(f"`python benchmarks/ssql.py --base {arguments.base} --epochs {arguments.epochs} "
-          f"--seeds {arguments.seeds} {extra}`, commit {commit.stdout.strip()}, {platform.machine()}, "
+          f"--seeds {arguments.seeds} {extra}`, commit {commit.stdout.strip()}, "
+          f"{platform.machine()}, "
           f"{os.cpu_count()} cores.")  # fmt: skip
     print(HOW)
     for key, title in FIGURES.items():
@@ -151,7 +152,7 @@ def show(found: dict[str, list[Table]], arguments: argparse.Namespace) -> None:
 
 
 def pair(title: str, values: dict[str, list[dict[str, float]]]) -> None:
-    """Print a figure's two tables: its values, and what quantization changes in them."""
+    """Print a metric's two tables: its values, and what quantization changes in them."""
     settings = list(next(iter(values.values()))[0])
     changes = {
         arm: [{bits: value - own["32/32"] for bits, value in own.items()} for own in tables]

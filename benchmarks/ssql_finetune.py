@@ -1,6 +1,8 @@
-"""SSQL's protocol C in miniature: encoders fine-tuned in float on all labels, then quantized without training.
+"""SSQL's protocol C in miniature: fine-tune in fp32 on all labels, then quantize.
 
-The encoders are those of `ssql.py`, whose runs are used: SSQL over a base, the base for as many
+Without training after the quantization.
+
+The encoders come from the runs of `ssql.py`: SSQL over a base, the base for as many
 epochs, and the base for twice as many. Each is fine-tuned alike by
 `supervised/ssql_finetune_emoji`, from a classifier that starts as the linear probe, and scored at
 each setting with that classifier, by plain min-max ranges and with BatchNorm's statistics put
@@ -35,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/ssql"), help="of ssql.py")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/ssql_finetune"), help="what is there is used again"
+        "--out", type=Path, default=Path("runs/ssql_finetune"), help="finished runs are reused"
     )
     parser.add_argument("overrides", nargs="*", help="of the recipe, for all arms")
     arguments = parser.parse_args()
@@ -49,7 +51,7 @@ def main() -> None:
     ]
     if missing:
         parser.error(
-            f"got --runs {arguments.runs} without {', '.join(missing)}; run benchmarks/ssql.py into it first"
+            f"{arguments.runs} lacks {', '.join(missing)}. Run benchmarks/ssql.py into it first."
         )
     found: dict[str, dict[str, list[dict[str, float]]]] = {
         how: {arm: [] for arm in arms} for how in PROTOCOLS
@@ -63,7 +65,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, run: str, seed: int) -> dict[str, dict[str, float]]:
-    """Fine-tune where that was not done, and score: top-1 by how it was quantized and at which setting."""
+    """Fine-tune unless done before, and score: top-1 by PTQ method and bit config."""
     overrides = [f"evaluate.protocols=[{','.join(PROTOCOLS)}]", f"evaluate.bits=[{','.join(BITS)}]"]
     what = plan(
         arguments.runs / run,
@@ -92,7 +94,8 @@ def show(
     command = f"--base {arguments.base} --epochs {arguments.epochs} --seeds {arguments.seeds}"
     where = f"commit {version('mezzotint')}, {platform.machine()}, {os.cpu_count()} cores"
     print(
-        f"`python benchmarks/ssql_finetune.py {' '.join([command, *arguments.overrides])}`, {where}."
+        f"`python benchmarks/ssql_finetune.py {' '.join([command, *arguments.overrides])}`, "
+        f"{where}."
     )
     print(f"`{FIGURE.rpartition('/')[0]}`, by the fine-tuned classifier.")
     print(HOW)

@@ -1,4 +1,6 @@
-"""What a step of SSQL costs beside a step of its base: four encoder passes instead of two, and a grid for every tensor.
+"""Cost of a step of SSQL over a step of its base.
+
+Four forward passes of the encoder instead of two, and a grid for every tensor.
 
 python benchmarks/ssql_step.py > benchmarks/results/ssql_step.md
 """
@@ -49,13 +51,16 @@ def main() -> None:
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     print("# A step of SSQL and a step of its base\n")
-    print(f"`python benchmarks/ssql_step.py`, commit {commit.stdout.strip()}, {platform.machine()}, "
+    print(f"`python benchmarks/ssql_step.py`, commit {commit.stdout.strip()}, "
+          f"{platform.machine()}, "
           f"{os.cpu_count()} cores, torch {torch.__version__}.")  # fmt: skip
     print(
-        f"Forward, backward and optimizer on views of 32 × 32; medians of {REPEATS} (least to most), alternated.\n"
+        f"Forward, backward and optimizer on views of 32 × 32; medians of {REPEATS} (least to "
+        "most), alternated.\n"
     )
     print(
-        "| encoder | base | batch | base, ms | SSQL, ms | times the base |\n|---|---|---|---|---|---|"
+        "| encoder | base | batch | base, ms | SSQL, ms | times the base "
+        "|\n|---|---|---|---|---|---|"
     )
     for encoder, batch in (("resnet8", 256), ("resnet18", 32)):
         for name in ("simclr", "simsiam"):

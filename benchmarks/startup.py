@@ -33,12 +33,14 @@ def main() -> None:
         for name, (arguments, _) in CASES.items():
             times[name].append(seconds(arguments))
     print(
-        f"`python benchmarks/startup.py`, commit {commit.strip()}, {platform.machine()}, 7 rounds in turn\n"
+        f"`python benchmarks/startup.py`, commit {commit.strip()}, {platform.machine()}, 7 "
+        "rounds in turn\n"
     )
     print("| command | median s | lowest | highest | target |\n|---|---|---|---|---|")
     for name, found in times.items():
         print(
-            f"| {name} | {statistics.median(found):.2f} | {min(found):.2f} | {max(found):.2f} | {CASES[name][1]} |"
+            f"| {name} | {statistics.median(found):.2f} | {min(found):.2f} | {max(found):.2f} | "
+            f"{CASES[name][1]} |"
         )
 
 

@@ -60,7 +60,8 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     print(
-        f"commit {commit.stdout.strip()}, one thread, processor time of a step, median of {ROUNDS}, alternating"
+        f"commit {commit.stdout.strip()}, one thread, processor time of a step, median of "
+        f"{ROUNDS}, alternating"
     )
     for name, seconds in medians.items():
         print(f"{name:8} {1000 * seconds:7.1f} ms")

@@ -1,4 +1,4 @@
-"""Two SimCLR views of images in memory, on one core: Mezzotint against the pipelines that researchers use.
+"""Two SimCLR views of images in memory: Mezzotint against the usual pipelines, on one core.
 
     python benchmarks/views.py [--sizes 32 96 224] [--repeats 7]
 
@@ -6,8 +6,8 @@ Every side makes two views with the same operations, probabilities and sizes: ra
 (area 0.08 to 1), flip (1/2), jitter of (0.8, 0.8, 0.8, 0.2) (8/10), grayscale (2/10), blur with
 sigma 0.1 to 2 (1/2), normalize. Each side gets its images in memory in the form it takes fastest;
 the images have the size of the views. Each side has a process of its own, so that none profits from
-what another did to the memory allocator. The sides take turns, and the time is that of the
-processor, so that other work on the machine costs a side no more than its share of the caches.
+what another did to the memory allocator. The sides take turns, and time is processor
+time, so that other work on the machine costs a side only some of the caches.
 Sides whose package is missing are left out.
 
 Differences that remain: Pillow's blur (lightly) is three box filters, whatever the sigma, where the
@@ -234,13 +234,16 @@ def main() -> None:
     results = {size: measure(size, arguments.repeats) for size in arguments.sizes}
     print("# Two SimCLR views, images in memory, one core\n")
     print(
-        f"`python {' '.join(sys.argv)}`, {time.strftime('%Y-%m-%d')}, {processor()}, torch {torch.__version__}."
+        f"`python {' '.join(sys.argv)}`, {time.strftime('%Y-%m-%d')}, {processor()}, torch "
+        f"{torch.__version__}."
     )
     print(
-        f"Batches of {', '.join(f'{BATCH[size]} at {size} px' for size in results)}; {arguments.repeats} repeats."
+        f"Batches of {', '.join(f'{BATCH[size]} at {size} px' for size in results)}; "
+        f"{arguments.repeats} repeats."
     )
     print(
-        "Pairs of views a second: median (slowest to fastest repeat), and how many times as fast Mezzotint is.\n"
+        "Pairs of views a second: median (slowest to fastest repeat), and how many times as fast "
+        "Mezzotint is.\n"
     )
     print("| | version | images | " + " | ".join(f"{size} px" for size in results) + " |")
     print("|---|---|---|" + "---|" * len(results))
