@@ -1,6 +1,7 @@
-"""The structure that DESIGN promises: imports go one way, and nothing happens on import."""
+"""The structure that HOUSE promises: imports go one way, files stay short, tests stand beside what they test."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,23 +12,34 @@ from tests import ROOT
 
 PACKAGE = ROOT / "src" / "mezzotint"
 ORDER = [
-    "_version", "files", "dist", "seeding", "timing", "types", "recipe", "optim", "quant", "codebooks", "augment",
-    "data", "encoders", "methods", "interop", "evaluation", "train", "runs", "detection", "export", "report", "cli",
-    "__main__",
+    "_version", "_lazy", "files", "dist", "seeding", "timing", "types", "recipe", "optim", "quant",
+    "codebooks", "augment", "data", "encoders", "methods", "interop", "evaluation", "train", "runs",
+    "detection", "export", "report", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
+PYTHON = [f for folder in ("src", "tests", "benchmarks", "scripts") for f in sorted((ROOT / folder).rglob("*.py"))]  # fmt: skip
+NAMED = re.compile(r"mezzotint\.(\w+)(?:\.\w+)*")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def type_checking(tree: ast.Module) -> set[int]:
+    """Ids of the nodes that only a type checker follows."""
+    blocks = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)
+    ]
+    return {id(inner) for block in blocks for inner in ast.walk(block)}
 
 
 def imports_of(path: Path) -> set[str]:
-    """Parts of the package that a file imports at run time, at any depth; type-checking blocks do not count."""
+    """Parts of the package that a file imports at run time: at any depth, and by a string too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = [
-        n
-        for n in ast.walk(tree)
-        if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"
-    ]
-    hidden = {id(inner) for block in skipped for inner in ast.walk(block)}
-    found = set()
+    hidden = type_checking(tree)
+    found: set[str] = set()
     for node in ast.walk(tree):
         if id(node) in hidden:
             continue
@@ -36,10 +48,14 @@ def imports_of(path: Path) -> set[str]:
             found |= {module[1]} if len(module) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("mezzotint.")}
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            for text in ast.walk(node):
+                if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    found |= set(NAMED.findall(text.value))
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_file_imports_only_from_above_its_own_package(path: Path) -> None:
     own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if own == "__init__":
@@ -48,10 +64,10 @@ def test_a_file_imports_only_from_above_its_own_package(path: Path) -> None:
     assert not below, f"{own} imports {below}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
-def test_files_and_functions_stay_short(path: Path) -> None:
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_functions_and_lines_stay_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 300
+    assert text.count("\n") <= (300 if name_of(path) == "train/loop.py" else 400)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
@@ -59,8 +75,49 @@ def test_files_and_functions_stay_short(path: Path) -> None:
                 assert len(node.args.kwonlyargs) <= 10, node.lineno
 
 
+def test_no_line_is_longer_than_a_hundred_characters() -> None:
+    long = {
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in PYTHON
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 100 and "# type: ignore" not in line and "# noqa" not in line and "http" not in line
+    }  # fmt: skip
+    assert not long
+
+
 def test_no_room_without_a_purpose() -> None:
     assert not {"utils.py", "common.py", "helpers.py", "misc.py"} & {p.name for p in FILES}
+
+
+def test_the_house_stays_small() -> None:
+    """A stranger finds a thing in two steps only while each room holds few names."""
+    modules = [path for path in FILES if path.name != "__init__.py"]
+    assert len(modules) <= 265
+    for room, most in (("data", 22), ("augment", 16)):
+        names = {p.name for p in (PACKAGE / room).iterdir() if not p.name.startswith("_")}
+        assert len(names) <= most, names
+
+
+def test_most_modules_have_a_test_file_of_their_name() -> None:
+    modules = [path for path in FILES if not path.name.startswith("__")]
+    missing = [
+        name_of(path)
+        for path in modules
+        if not (ROOT / "tests" / path.relative_to(PACKAGE)).with_name(f"test_{path.stem}.py").is_file()
+    ]  # fmt: skip
+    assert len(missing) <= 0.2 * len(modules), missing
+
+
+def test_docstrings_say_something() -> None:
+    """A docstring of one to three words repeats the name: useful, or none."""
+    short = [
+        f"{name_of(path)}:{getattr(node, 'lineno', 1)}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module))
+        and len((ast.get_docstring(node) or "long enough to say something").split()) <= 3
+    ]
+    assert not short
 
 
 def run(code: str) -> str:
@@ -76,28 +133,10 @@ def test_import_opens_no_socket_and_starts_no_process() -> None:
 import sys
 seen = []
 watched = ("socket", "subprocess")
-sys.addaudithook(lambda e, a: seen.append(e) if e.split(".")[0] in watched or e == "os.system" else None)
+sys.addaudithook(
+    lambda e, a: seen.append(e) if e.split(".")[0] in watched or e == "os.system" else None
+)
 import mezzotint
 print(seen, "torch" in sys.modules)
 """
     assert run(code).strip() == "[] False"
-
-
-def test_public_names_are_there() -> None:
-    names = "randomized_quantize, RandomizedQuantization, Recipe, pretrain, evaluate, load_encoder, save_encoder"
-    assert (
-        run(
-            f"from mezzotint import {names}; import mezzotint; print(set(dir(mezzotint)) >= set('{names}'.split(', ')))"
-        ).strip()
-        == "True"
-    )
-
-
-def test_evaluate_is_a_function_before_and_after_its_package_is_imported() -> None:
-    code = "import mezzotint, mezzotint.evaluation.knn\n"
-    code += "try: mezzotint.evaluate('nowhere')\nexcept ValueError as e: print(e)"
-    assert "nowhere" in run(code) and "encoder.json" in run(code)
-    code = (
-        "from mezzotint import evaluate\ntry: evaluate('nowhere')\nexcept ValueError as e: print(e)"
-    )
-    assert "encoder.json" in run(code)
