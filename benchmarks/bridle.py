@@ -33,8 +33,8 @@ from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.results import student
 from mezzotint.evaluation.suite import evaluate_encoder
-from mezzotint.recipe.recipe import Recipe
-from mezzotint.train.plan import Plan, pretrain_plan
+from mezzotint.recipe.recipe import Plan, Recipe
+from mezzotint.train.plan import pretrain_plan
 
 DATA: dict[str, dict[str, Any]] = {
     "emoji": {"data": {"kind": "samples", "name": "emoji"}, "patch": 8, "ratio": 0.6},

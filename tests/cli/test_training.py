@@ -1,6 +1,8 @@
-"""`mezzotint evaluate` from the command line."""
+"""`mezzotint pretrain` and `mezzotint evaluate` from the command line."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from mezzotint.cli import app
 from mezzotint.evaluation.results import read_evaluation
+from mezzotint.recipe import recipe as recipe_module
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.train.loop import pretrain
 
@@ -61,3 +64,62 @@ def test_clips_and_crops_that_mean_nothing_are_refused(
 ) -> None:
     done = evaluate(run, *arguments, *QUICK)
     assert isinstance(done.exception, ValueError) and message in str(done.exception)
+
+
+class Counted:
+    """Counts how often recipes are read from text and built into objects."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reads = self.builds = 0
+        read, build = recipe_module.parse_yaml, Recipe.build
+
+        def reading(text: str, name: str) -> Any:
+            self.reads += name.endswith(".yaml")  # and not an override
+            return read(text, name)
+
+        def building(config: Mapping[str, Any]) -> Recipe:
+            self.builds += 1
+            return build(config)
+
+        monkeypatch.setattr(recipe_module, "parse_yaml", reading)
+        monkeypatch.setattr(Recipe, "build", building)
+
+
+SMALL = [
+    "data.name=digits", "encoder.width=2", "encoder.grid=1", "method.hidden_dim=8", "method.dim=8",
+    "views.crop.size=8", "run.epochs=1", "run.log.knn_epochs=0",
+]  # fmt: skip
+PHASES = """
+data: {kind: samples, name: digits}
+views: {kind: transformed, transforms: [], count: 1}
+encoder: {kind: vit, width: 8, depth: 1, heads: 2, patch: 2}
+method: {kind: mae, decoder: {width: 8, depth: 1, heads: 2}}
+optimizer: {kind: adamw, lr: 1e-3}
+run: {epochs: 1, log: {knn_epochs: 0}}
+phases: [{name: first}, {name: second, load: {encoder: encoder}}]
+"""
+
+
+def test_a_recipe_is_read_once_and_built_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(monkeypatch)
+    arguments = ["pretrain", *SMALL, "--train-only", "--quiet", "--out", str(tmp_path / "run")]
+    assert CliRunner().invoke(app, [*arguments[:-2], "--dry-run"]).exit_code == 0
+    assert (counted.reads, counted.builds) == (1, 1)
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert (counted.reads, counted.builds) == (2, 2)
+    again = ["pretrain", "run.log.every_steps=5", *arguments[-4:], "--resume"]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    assert (counted.reads, counted.builds) == (3, 3)
+
+
+def test_a_recipe_with_phases_is_read_once_and_each_phase_built_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "phases.yaml").write_text(PHASES, encoding="utf-8")
+    counted = Counted(monkeypatch)
+    arguments = ["pretrain", str(tmp_path / "phases.yaml"), "--train-only", "--quiet", "--out"]
+    done = CliRunner().invoke(app, [*arguments, str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert (counted.reads, counted.builds) == (1, 2)

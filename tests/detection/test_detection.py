@@ -274,7 +274,7 @@ def test_what_does_not_fit_is_refused_before_training(saved: Path, tmp_path: Pat
     ):
         plan(other)
     with pytest.raises(
-        ValueError, match=r"got 'pasted_c5'; allowed is a folder .*did you mean 'pasted_c4'"
+        ValueError, match=r"got 'pasted_c5'; allowed is a folder .*Did you mean 'pasted_c4'"
     ):
         plan(saved, "pasted_c5")
     with pytest.raises(

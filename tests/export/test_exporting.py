@@ -233,7 +233,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--format", "onxx"], ["got --format onxx", "did you mean 'onnx'"]),
+        (["--format", "onxx"], ["got --format onxx", "Did you mean 'onnx'"]),
         (
             ["--format", "onnx", "--bits", "4"],
             ["got --bits 4 for --format onnx; allowed: 8, 32", "--format packed"],
@@ -269,7 +269,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ),
         (["--calibration", "0"], ["got --calibration=0; allowed are 1 to 1439"]),
         (["--calibration", "5000"], ["got --calibration=5000; allowed are 1 to 1439"]),
-        (["--observer", "min_mex"], ["did you mean 'min_max'"]),
+        (["--observer", "min_mex"], ["Did you mean 'min_max'"]),
     ],
 )
 def test_bad_input_is_one_line(

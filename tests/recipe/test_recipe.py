@@ -1,13 +1,12 @@
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from mezzotint.recipe.recipe import DEMO, Recipe, parse_yaml, read_recipe, resolve_recipe, shipped
+from mezzotint.recipe.recipe import DEMO, Recipe, read_recipe, resolve_recipe, shipped
 from mezzotint.recipe.schema import RecipeError
 
 GOOD = """
@@ -49,39 +48,55 @@ def test_overrides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "override", "message"),
     [
-        (GOOD + "metod: {}", "", "metod: unknown section; allowed: data.*did you mean 'method'"),
+        (
+            GOOD + "metod: {}",
+            "",
+            "`metod` is not a section of a recipe, which has data.*Did you mean 'method'",
+        ),
         (
             GOOD.replace("lr: 5e-2", "lrr: 5e-2"),
             "",
-            "optimizer.lrr: unknown key; sgd takes .*did you mean 'lr'",
+            "`optimizer.lrr` is not a key of sgd, which takes .*Did you mean 'lr'",
         ),
-        (GOOD.replace("lr: 5e-2", "lr: high"), "", "optimizer.lr: got 'high'; allowed is float"),
-        (GOOD.replace("simclr", "simcrl"), "", "method.kind: got 'simcrl'.*did you mean 'simclr'"),
+        (
+            GOOD.replace("lr: 5e-2", "lr: high"),
+            "",
+            "`optimizer.lr` must be a number, got 'high'. See `mezzotint recipes sgd`",
+        ),
+        (
+            GOOD.replace("simclr", "simcrl"),
+            "",
+            "`method.kind` must be one of .*, got 'simcrl'.*Did you mean 'simclr'",
+        ),
         (
             GOOD.replace("stem: small", "stem: tiny"),
             "",
-            "encoder.stem: got 'tiny'; allowed is one of imagenet, small",
+            "`encoder.stem` must be one of imagenet, small, patch, got 'tiny'",
         ),
         (
             "data: {kind: samples}",
             "",
-            "encoder: missing; a recipe needs data, encoder, method, optimizer",
+            "`encoder` is missing. A recipe needs the sections data, encoder, method, optimizer",
         ),
-        ("- 1\n- 2", "", "got list; allowed is a mapping"),
-        ("", "", "got NoneType; allowed is a mapping"),
+        ("- 1\n- 2", "", "must be a mapping with the sections .*, got a list"),
+        ("", "", "must be a mapping with the sections .*, got nothing"),
         ("data: [", "", "not plain YAML"),
-        ("a: 1\na: 2", "", "the key 'a' stands twice"),
+        ("a: 1\na: 2", "", "has the key 'a' twice in the mapping of line 1. Keep one"),
         ("a: &x 1\nb: *x", "", "YAML alias"),
         ("a: !!python/object/apply:os.system [touch hacked]", "", "not plain YAML"),
         ("[" * 50 + "]" * 50, "", "nested deeper than 20"),
-        ("x: " + "a" * (1 << 21), "", "characters; allowed are"),
-        (GOOD, "run.epochs", "got the override 'run.epochs'; allowed is section.key=value"),
-        (GOOD, "run.epoch=3", "run.epoch: unknown key.*did you mean 'epochs'"),
-        (GOOD, "run..epochs=3", "allowed is section.key=value"),
+        ("x: " + "a" * (1 << 21), "", "characters, and a recipe has at most"),
+        (GOOD, "run.epochs", "'run.epochs' is not an override. Write section.key=value"),
+        (GOOD, "run.epoch=3", "`run.epoch` is not a key of run.*Did you mean 'epochs'"),
+        (GOOD, "run..epochs=3", "is not an override. Write section.key=value"),
         (GOOD, "run.epochs=[", "not plain YAML"),
-        (GOOD, "encoder.kind=${oc.env:HOME}", "encoder.kind: got '\\$\\{oc.env:HOME\\}'"),
-        (GOOD, "encoder._target_=torch.nn.Linear", "encoder._target_: unknown key"),
-        (GOOD, "encoder.kind=os.system", "encoder.kind: got 'os.system'"),
+        (
+            GOOD,
+            "encoder.kind=${oc.env:HOME}",
+            "`encoder.kind` must be one of .*, got '\\$\\{oc.env:HOME\\}'",
+        ),
+        (GOOD, "encoder._target_=torch.nn.Linear", "`encoder._target_` is not a key of"),
+        (GOOD, "encoder.kind=os.system", "`encoder.kind` must be one of .*, got 'os.system'"),
     ],
 )
 def test_bad_recipes_are_refused_in_one_line(
@@ -94,16 +109,8 @@ def test_bad_recipes_are_refused_in_one_line(
     assert not Path("hacked").exists()
 
 
-def test_a_billion_laughs_are_refused_at_once() -> None:
-    levels = "\n".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 10))
-    began = time.monotonic()
-    with pytest.raises(RecipeError, match="alias"):
-        parse_yaml(f"l0: &l0 lol\n{levels}", "x")
-    assert time.monotonic() - began < 1
-
-
 def test_an_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(RecipeError, match="did you mean 'image/emoji_simclr'"):
+    with pytest.raises(RecipeError, match="Did you mean 'image/emoji_simclr'"):
         read_recipe("image/emoji_simcrl")
 
 
@@ -116,7 +123,7 @@ def test_refusal_comes_before_torch() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.startswith("False method.kind: got 'nothing'")
+    assert done.stdout.startswith("False `method.kind` must be one of")
 
 
 @pytest.mark.parametrize("name", shipped())

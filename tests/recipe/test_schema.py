@@ -53,26 +53,50 @@ def test_every_family_has_members(family: str) -> None:
 @pytest.mark.parametrize(
     ("config", "family", "message"),
     [
-        ({"epoch": 3}, "Run", "x.epoch: unknown key; run takes epochs, .*; did you mean 'epochs'"),
-        ({"epochs": "3"}, "Run", "x.epochs: got '3'; allowed is int"),
-        ({"epochs": True}, "Run", "x.epochs: got True; allowed is int"),
-        ({"epochs": 2.5}, "Run", "x.epochs: got 2.5; allowed is int"),
+        (
+            {"epoch": 3},
+            "Run",
+            "`x.epoch` is not a key of run, which takes epochs, .*. Did you mean 'epochs'",
+        ),
+        (
+            {"epochs": "3"},
+            "Run",
+            "`x.epochs` must be a whole number, got '3'. See `mezzotint recipes run`",
+        ),
+        ({"epochs": True}, "Run", "`x.epochs` must be a whole number, got True"),
+        ({"epochs": 2.5}, "Run", "`x.epochs` must be a whole number, got 2.5"),
         (
             {"compute": {"precision": "bf61"}},
             "Run",
-            "x.compute.precision: got 'bf61'.*fp32, bf16, fp16; did you mean 'bf16'",
+            "`x.compute.precision` must be one of fp32, bf16, fp16, got 'bf61'. Did you mean 'bf16'",
         ),
-        ({"compute": 3}, "Run", "x.compute: got 3; allowed is a mapping"),
-        ({"kind": "simcrl"}, "Method", "x.kind: got 'simcrl'; allowed: .*did you mean 'simclr'"),
-        ({}, "Method", "x.kind: got no 'kind'"),
-        ([1], "Method", "x: got \\[1\\]; allowed is a mapping"),
-        ({"log": {"trackers": ["wand"]}}, "Run", "x.log.trackers: got \\['wand'\\]"),
-        ({"kind": "torch.nn.Linear"}, "Encoder", "x.kind: got 'torch.nn.Linear'"),
-        ({"bits": "8/8"}, "Evaluate", r"x.bits: got '8/8'; allowed is list\[str\]: write \[8/8\]"),
+        ({"compute": 3}, "Run", "`x.compute` must be a mapping with `kind` and its keys, got 3"),
+        (
+            {"kind": "simcrl"},
+            "Method",
+            "`x.kind` must be one of .*, got 'simcrl'. Did you mean 'simclr'",
+        ),
+        ({}, "Method", "`x.kind` is missing. Choose one of "),
+        ([1], "Method", "`x` must be a mapping with `kind` and its keys, got \\[1\\]"),
+        (
+            {"log": {"trackers": ["wand"]}},
+            "Run",
+            "`x.log.trackers` must be a list, each item one of tensorboard, .* got \\['wand'\\]",
+        ),
+        (
+            {"kind": "torch.nn.Linear"},
+            "Encoder",
+            "`x.kind` must be one of .*, got 'torch.nn.Linear'",
+        ),
+        (
+            {"bits": "8/8"},
+            "Evaluate",
+            r"`x.bits` must be a list of texts, got '8/8'. Write \[8/8\]",
+        ),
         (
             {"kind": "_mean_magnitude"},
             "Observer",
-            "got '_mean_magnitude'; allowed: entropy, gaussian, min_max",
+            "`x.kind` must be one of entropy, gaussian, min_max, .*, got '_mean_magnitude'",
         ),
     ],
 )

@@ -7,9 +7,9 @@ import pytest
 
 from mezzotint.data.audio.embedded import Speech
 from mezzotint.data.image.embedded import Samples
-from mezzotint.recipe.recipe import read_raw, shipped
+from mezzotint.recipe.recipe import Plan, read_raw, shipped
 from mezzotint.train.log import read_metrics
-from mezzotint.train.plan import Plan, pretrain_plan
+from mezzotint.train.plan import pretrain_plan
 from tests.tiny import is_masked
 
 SMALL = {

@@ -10,12 +10,12 @@ import torch
 
 from mezzotint.data.image.embedded import Samples
 from mezzotint.encoders.vit import ViT
-from mezzotint.recipe.recipe import Recipe
+from mezzotint.recipe.recipe import Plan, Recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.report.code_pictures import join, nearest_patches
 from mezzotint.report.codes import look, write_codes
 from mezzotint.runs.reuse import trained_method
-from mezzotint.train.plan import Plan, pretrain_plan
+from mezzotint.train.plan import pretrain_plan
 from mezzotint.types import Input, Modality
 
 BOOK = {"kind": "rq", "dim": 8, "num_codes": 24, "num_levels": 2}

@@ -168,15 +168,18 @@ def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["emoji", "--policy", "rand_augmnt"], "did you mean 'rand_augment'"),
+        (["emoji", "--policy", "rand_augmnt"], "Did you mean 'rand_augment'"),
         (["emoji", "--policy", "{kind: rand_augment, magnitude: 99}"], "got magnitude=99"),
         (
             ["emoji", "--policy", "rotate"],
             "write {kind: rand_augment, num_ops: 1, names: [rotate]}",
         ),
-        (["emoji", "--policy", "[simclr, byol]"], "--policy: got ['simclr', 'byol']"),
+        (
+            ["emoji", "--policy", "[simclr, byol]"],
+            "`--policy` must be a mapping with `kind` and its keys, got ['simclr', 'byol']",
+        ),
         (["nowhere/", "--policy", "simclr"], "allowed is a recipe, a run, an image folder or file"),
-        (["emojis"], "did you mean 'emoji'"),
+        (["emojis"], "Did you mean 'emoji'"),
         (["points/furniture_simclr", "--policy", "simclr"], "allowed with policies are images"),
         (
             ["furniture"],

@@ -257,7 +257,7 @@ CASES = {
     "all losses NaN": (no_loss, ALL, "Learning rate"),
     "no environment": (drop("environment.json"), ALL, "label, holdout"),
     "no encoder": (drop("encoder"), FEW, "so there are no pictures: got"),
-    "no recipe": (drop("recipe.yaml"), FEW, "so there are no pictures: got the recipe"),
+    "no recipe": (drop("recipe.yaml"), FEW, "so there are no pictures: There is no recipe"),
     "data gone": (
         lambda run: (run.parent / "images.npz").unlink(),
         FEW,

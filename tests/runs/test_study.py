@@ -185,7 +185,7 @@ def test_arms_and_factors_multiply(tmp_path: Path) -> None:
     [
         ({"factors": {}}, "got no arms"),
         ({"factors": {"method.temperature": 3}}, "a list of values for each key"),
-        ({"factors": {"method.temprature": [1]}}, "did you mean 'temperature'"),
+        ({"factors": {"method.temprature": [1]}}, "Did you mean 'temperature'"),
         ({"seeds": ["a"]}, "allowed is a list of whole numbers"),
         ({"reference": "none"}, "got reference 'none'; allowed: temperature=0.1"),
         ({"color": 1}, "unknown key 'color'"),
@@ -196,7 +196,7 @@ def test_files_that_cannot_be(keys: dict[str, object], message: str, tmp_path: P
     with pytest.raises(RecipeError, match=message):
         read_study(study_file(tmp_path / "s.yaml", **keys))
     with pytest.raises(
-        RecipeError, match="got the study 'siamese_factor'.*did you mean 'siamese_factors'"
+        RecipeError, match="got the study 'siamese_factor'.*Did you mean 'siamese_factors'"
     ):
         read_study("siamese_factor")
 

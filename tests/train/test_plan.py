@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.recipe.phases import merged, unfold
-from mezzotint.recipe.recipe import Recipe
+from mezzotint.recipe.recipe import Plan, Recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted
 from mezzotint.train.loop import Trainer
-from mezzotint.train.plan import Plan, pretrain_plan
+from mezzotint.train.plan import pretrain_plan
 from mezzotint.train.rundir import RunDirectoryInUse
 
 BOOK = {"kind": "rq", "dim": 8, "num_codes": 24, "num_levels": 2}
@@ -159,7 +158,8 @@ def test_the_whole_plan_in_bf16_is_finite(tmp_path: Path) -> None:
 
 def test_a_resumed_phase_with_another_book_is_refused(done: Path) -> None:
     with pytest.raises(
-        RecipeError, match=r"method.codebook=.*'num_codes': 12.* in 2-tokenizer; .* start a new run"
+        RecipeError,
+        match=r"`method.codebook` must stay .* \(2-tokenizer\), got .*'num_codes': 12.* Start a new",
     ):
         pretrain_plan(Plan.of(raw(codes=12)), done, resume=True, progress="quiet")
 
@@ -173,27 +173,9 @@ def test_a_book_of_another_size_than_the_one_that_was_left_is_refused(done: Path
     config["phases"][3]["load"] = {"tokenizer": "tokenizer", "codebook": "codebook"}
     with pytest.raises(
         RecipeError,
-        match=r"phases.3.load.codebook: got books.vectors of \(2, 12, 8\), and 3-encoder left",
+        match=r"`phases.3.load.codebook` must have the size that 3-encoder left: .*\(2, 12, 8\) here",
     ):
         pretrain_plan(Plan.of(config), done, resume=True, progress="quiet")
-
-
-@pytest.mark.parametrize(
-    ("phases", "message"),
-    [
-        (
-            [{"load": {"encoder": "encoder"}}],
-            r"phases.0.load: got a first phase that loads .*; allowed",
-        ),
-        ([], r"phases: got something else; allowed is a list"),
-        ([{"load": "encoder"}], r"phases.0.load: got 'encoder'; allowed is a mapping"),
-        ([{"name": "a/b"}], r"phases.0.name: got 'a/b'; allowed"),
-        ([{"method": {"masc": 1}}], r"phases.0: method.masc: unknown key; .*did you mean 'mask'"),
-    ],
-)
-def test_bad_plans_are_refused_before_anything_is_written(phases: Any, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        Plan.of({**raw(), "phases": phases})
 
 
 @pytest.mark.parametrize(
@@ -201,15 +183,15 @@ def test_bad_plans_are_refused_before_anything_is_written(phases: Any, message: 
     [
         (
             {"estimator": "estimator"},
-            r"phases.1.load: got the part 'estimator', which bridle has not; allowed",
+            r"`phases.1.load` must name parts of bridle \(codebook, .*, got 'estimator'",
         ),
         (
             {"encoder": "teacher"},
-            r"phases.1.load.encoder: got 'teacher', which none of the phases before has \(1-enc",
+            r"`phases.1.load.encoder` must be a part of an earlier phase \(1-enc.*, got 'teacher'",
         ),
         (
             {"decoder": "encoder"},
-            r"phases.1.load.decoder: got a part that differs .* 1-encoder left, first in",
+            r"`phases.1.load.decoder` differs from the part that 1-encoder left, first in",
         ),
     ],
 )
@@ -224,16 +206,7 @@ def test_parts_that_no_phase_left_are_refused(
 
 
 def test_a_directory_without_a_plan_cannot_be_resumed(tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryInUse, match=r"has no recipe.yaml; allowed"):
+    with pytest.raises(
+        RunDirectoryInUse, match=r"has no recipe.yaml, so there is no run to resume"
+    ):
         pretrain_plan(Plan.of(raw()), tmp_path, resume=True)
-
-
-def test_phases_merge_key_by_key_and_replace_other_kinds() -> None:
-    base = {"method": {"kind": "a", "x": 1, "y": {"z": 2}}, "run": {"epochs": 3}}
-    assert merged(base, {"method": {"y": {"w": 4}}}) == {
-        "method": {"kind": "a", "x": 1, "y": {"z": 2, "w": 4}}, "run": {"epochs": 3},
-    }  # fmt: skip
-    assert merged(base, {"method": {"kind": "b"}})["method"] == {"kind": "b"}
-    assert merged({"method": "a"}, {"method": {"x": 1}})["method"] == {"kind": "a", "x": 1}
-    assert unfold({"run": 1}) == [("", {}, {"run": 1})]
-    assert [name for name, _, _ in unfold(raw())] == ["encoder", "tokenizer", "encoder"]

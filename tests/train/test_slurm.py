@@ -102,7 +102,7 @@ def test_words_are_divided() -> None:
     [
         (
             ["partitoin=gpu"],
-            r"got 'partitoin=gpu' with --slurm; allowed: partition, .*did you mean 'partition'",
+            r"got 'partitoin=gpu' with --slurm; allowed: partition, .*Did you mean 'partition'",
         ),
         (["nodes=many"], r"got 'nodes=many' with --slurm; allowed is a whole number from 1 on"),
         (["nodes=0"], r"got 'nodes=0'"),

@@ -52,6 +52,8 @@ class LogMixup(Transform):
         alpha: the partner's share of power is uniform on [0, alpha).
     """
 
+    modalities = frozenset({"audio"})
+
     def __init__(self, *, alpha: float = 0.4) -> None:
         if not 0.0 < alpha <= 1.0:
             raise ValueError(
@@ -81,6 +83,8 @@ class RandomFrames(Transform):
     Args:
         frames: to keep; a sample that has no more stays as it is.
     """
+
+    modalities = frozenset({"audio"})
 
     def __init__(self, *, frames: int = 96) -> None:
         if frames < 1:
@@ -118,6 +122,8 @@ class RandomResizeCrop(Transform):
         canvas: width of the canvas, as a share of the frames.
         fill: what the canvas holds where the sample is not; by default the sample's least value.
     """
+
+    modalities = frozenset({"audio"})
 
     def __init__(
         self,
@@ -219,6 +225,8 @@ class SpecAugment(Transform):
         fill: what they are filled with; by default the sample's mean.
     """
 
+    modalities = frozenset({"audio"})
+
     def __init__(
         self, *, frequency: int = 48, time: int = 192, masks: int = 1, fill: float | None = None
     ) -> None:
@@ -263,6 +271,8 @@ class TimeRoll(Transform):
         most: longest shift in either direction, as a share of the frames; 1 for any.
     """
 
+    modalities = frozenset({"audio"})
+
     def __init__(self, *, most: float = 1.0) -> None:
         if not 0.0 < most <= 1.0:
             raise ValueError(
@@ -289,6 +299,8 @@ class Gain(Transform):
         decibels: range of the gain. BRIDLE's fine-tuning multiplies the waveform by 0.5 to 1.5, −6
             to 3.5 dB.
     """
+
+    modalities = frozenset({"audio"})
 
     def __init__(self, *, decibels: tuple[float, float] = (-6.0, 6.0)) -> None:
         low, high = decibels

@@ -42,6 +42,8 @@ class LinearFader(Transform):
             logarithms.
     """
 
+    modalities = frozenset({"audio"})
+
     def __init__(self, *, gain: float = 1.0) -> None:
         if not gain > 0.0:
             raise ValueError(f"got gain={gain}; allowed is more than 0: BYOL-A has 1.0")
@@ -72,6 +74,8 @@ class BYOLA(ViewGenerator, kind="byol_a"):
         randomized_quantization: of the cropped view; null leaves it out.
         batch_normalize: normalize both views by the mean and deviation of their batch.
     """
+
+    modalities = frozenset({"audio"})
 
     def __init__(
         self,

@@ -25,6 +25,8 @@ class ImageAndText(Transform):
         text: of the tokens, int64 `[B, H · W]`, in order, such as `token_mask`.
     """
 
+    modalities = frozenset({"image_text"})
+
     def __init__(self, *, image: list[Transform], text: list[Transform]) -> None:
         self.image, self.text = Compose(transforms=image), Compose(transforms=text)
 

@@ -33,6 +33,8 @@ class PointRotation(Transform):
         tilt: largest turn about each of the other two axes, in degrees.
     """
 
+    modalities = frozenset({"points"})
+
     def __init__(self, *, axis: Axis = "z", degrees: float = 180.0, tilt: float = 0.0) -> None:
         if axis not in _AXES:
             raise ValueError(
@@ -70,6 +72,8 @@ class PointScale(Transform):
         mirror: share of the clouds whose first horizontal coordinate changes its sign.
     """
 
+    modalities = frozenset({"points"})
+
     def __init__(self, *, low: float = 0.8, high: float = 1.25, mirror: float = 0.0) -> None:
         if not 0.0 < low <= high:
             raise ValueError(
@@ -100,6 +104,8 @@ class PointJitter(Transform):
         shift: largest shift of the cloud along each axis.
     """
 
+    modalities = frozenset({"points"})
+
     def __init__(self, *, std: float = 0.01, clip: float = 0.05, shift: float = 0.0) -> None:
         for name, value in (("std", std), ("clip", clip), ("shift", shift)):
             _check_range(name, value, 0.0, math.inf)
@@ -126,6 +132,8 @@ class PointDrop(Transform):
         high: largest.
         points: how many the view has; by default as many as it had.
     """
+
+    modalities = frozenset({"points"})
 
     def __init__(self, *, low: float = 0.3, high: float = 1.0, points: int | None = None) -> None:
         _check_part(low, high, points)
@@ -156,6 +164,8 @@ class PointCrop(Transform):
         points: how many the view has; by default as many as it had.
         center: move the part's centroid to the origin.
     """
+
+    modalities = frozenset({"points"})
 
     def __init__(
         self,

@@ -25,6 +25,8 @@ class SeriesJitter(Transform):
         std: of the noise, as a part of the standard deviation of each channel of the sample.
     """
 
+    modalities = frozenset({"series"})
+
     def __init__(self, *, std: float = 0.1) -> None:
         if std < 0.0:
             raise ValueError(
@@ -52,6 +54,8 @@ class SeriesScale(Transform):
         shared: one factor for all channels, as when a movement is stronger.
     """
 
+    modalities = frozenset({"series"})
+
     def __init__(self, *, std: float = 0.2, shift: float = 0.0, shared: bool = False) -> None:
         if std < 0.0 or shift < 0.0:
             raise ValueError(
@@ -78,6 +82,8 @@ class TimeWarp(Transform):
         knots: how many stretches of time have a speed of their own.
         std: of the logarithm of the speeds.
     """
+
+    modalities = frozenset({"series"})
 
     def __init__(self, *, knots: int = 4, std: float = 0.2) -> None:
         if knots < 2 or std < 0.0:
@@ -111,6 +117,8 @@ class SeriesCrop(Transform):
         high: largest.
         steps: length of the view; by default that of the series.
     """
+
+    modalities = frozenset({"series"})
 
     def __init__(self, *, low: float = 0.5, high: float = 1.0, steps: int | None = None) -> None:
         if not 0.0 < low <= high <= 1.0 or (steps is not None and steps < 2):
@@ -146,6 +154,8 @@ class ChannelDrop(Transform):
         p: probability of each channel; one always stays.
     """
 
+    modalities = frozenset({"series"})
+
     def __init__(self, *, p: float = 0.2) -> None:
         if not 0.0 <= p < 1.0:
             raise ValueError(
@@ -171,6 +181,8 @@ class AxisRotation(Transform):
         degrees: largest angle.
         groups: number of sensors of three channels each; all of one device turn alike.
     """
+
+    modalities = frozenset({"series"})
 
     def __init__(self, *, degrees: float = 30.0, groups: int = 2) -> None:
         if not 0.0 <= degrees <= 180.0 or groups < 1:

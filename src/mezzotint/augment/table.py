@@ -26,6 +26,8 @@ class FeatureQuantization(Transform):
         p: share of the rows that are quantized.
     """
 
+    modalities = frozenset({"table"})
+
     def __init__(self, *, bins: int = 8, range: float = 3.0, p: float = 1.0) -> None:
         if bins < 2 or not range > 0.0 or not 0.0 <= p <= 1.0:
             raise ValueError(
@@ -62,6 +64,8 @@ class FeatureNoise(Transform):
         std: of the noise, in standard deviations of the feature.
     """
 
+    modalities = frozenset({"table"})
+
     def __init__(self, *, std: float = 0.2) -> None:
         if std < 0.0:
             raise ValueError(
@@ -84,6 +88,8 @@ class FeatureDrop(Transform):
     Args:
         p: probability of each feature.
     """
+
+    modalities = frozenset({"table"})
 
     def __init__(self, *, p: float = 0.3) -> None:
         if not 0.0 <= p < 1.0:

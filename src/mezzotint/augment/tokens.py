@@ -26,6 +26,8 @@ class TokenMask(Transform):
         p: probability of each token.
     """
 
+    modalities = frozenset({"tokens"})
+
     def __init__(self, *, p: float = 0.15) -> None:
         self.p = _share(p)
 
@@ -44,6 +46,8 @@ class TokenDrop(Transform):
     Args:
         p: probability of each token.
     """
+
+    modalities = frozenset({"tokens"})
 
     def __init__(self, *, p: float = 0.1) -> None:
         self.p = _share(p)
@@ -67,6 +71,8 @@ class TokenSwap(Transform):
     Args:
         p: probability of each pair of neighbors, of which every second is looked at.
     """
+
+    modalities = frozenset({"tokens"})
 
     def __init__(self, *, p: float = 0.1) -> None:
         self.p = _share(p)
@@ -97,6 +103,8 @@ class TokenCrop(Transform):
         length: tokens of the view, which are also the most that are kept; by default those of the
             sample.
     """
+
+    modalities = frozenset({"tokens"})
 
     def __init__(self, *, low: float = 0.5, high: float = 1.0, length: int | None = None) -> None:
         if not 0.0 < low <= high <= 1.0 or (length is not None and length < 1):

@@ -7,6 +7,7 @@ device, with one row of parameters a sample; no transform keeps a generator.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ class Transform(Component, ABC, abstract=True):
 
     `x` is float, in [0, 1] and `[B, C, H, W]` for images; the first dimension is always the batch.
     """
+
+    modalities: ClassVar[frozenset[str]] = frozenset()
+    """Modalities of the samples that it takes; empty for any."""
 
     @abstractmethod
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:

@@ -25,6 +25,8 @@ class RandomClip(Transform):
         stride: from one frame to the next.
     """
 
+    modalities = frozenset({"video"})
+
     def __init__(self, *, frames: int = 16, stride: int = 1) -> None:
         if frames < 1 or stride < 1:
             raise ValueError(
@@ -56,6 +58,8 @@ class PerFrame(Compose):
     Args:
         transforms: in order, such as `random_resized_crop`, `horizontal_flip`, or a policy.
     """
+
+    modalities = frozenset({"video"})
 
     def __init__(self, *, transforms: list[Transform]) -> None:
         super().__init__(transforms=transforms)
@@ -96,6 +100,8 @@ class RandomErasing(Transform):
         area: range of the box's area, as a share of the frame's.
         ratio: range of its height over its width; the logarithm is drawn uniformly.
     """
+
+    modalities = frozenset({"image", "audio", "video"})
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ quantization fits any.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,9 @@ class ViewGenerator(Component, ABC, abstract=True):
     moved: so a sample's views do not depend on the device, the batch, the worker or the process it
     happens to be in.
     """
+
+    modalities: ClassVar[frozenset[str]] = frozenset()
+    """Modalities of the samples that it takes; empty for any."""
 
     @property
     @abstractmethod

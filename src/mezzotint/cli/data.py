@@ -40,14 +40,14 @@ def gallery(
     debug: Debug = False,
 ) -> None:
     """Draw the views that a recipe makes, with the parameters of each; or policies side by side on your images."""
-    from mezzotint.recipe.recipe import Recipe, read_recipe, shipped
+    from mezzotint.recipe.recipe import Recipe, shipped
 
     given = list(arguments or ())
     unknown = bool(given) and "=" not in given[0] and given[0] not in shipped()
     if unknown and not _is_data(given[0]) and not Path(given[0]).exists():
         raise RecipeError(
             f"got {given[0]!r}, which does not exist; allowed is a recipe, a run, an image folder or file, or emoji, "
-            f"mnist5k, digits: check the path{nearest(given[0], [*shipped(), 'emoji', 'mnist5k', 'digits'])}"
+            f"mnist5k, digits: check the path.{nearest(given[0], [*shipped(), 'emoji', 'mnist5k', 'digits'])}"
         )
     if unknown and _is_data(given[0]):
         if len(given) > 1:
@@ -63,8 +63,7 @@ def gallery(
         typer.echo(page)
         return
     name, overrides = recipe_of(arguments)
-    config = read_recipe(name, overrides)
-    recipe = Recipe.build(config)
+    recipe = Recipe.load(name, overrides)
     data, input, seed = recipe.data, recipe.encoder.input, recipe.run.seed
     if policy:
         from mezzotint.report.lab import write_lab
@@ -127,7 +126,7 @@ def recipes(
     else:
         sections = ", ".join(FAMILIES)
         raise RecipeError(
-            f"got {name!r}; allowed is a recipe's name or one of {sections}{nearest(name, [*known, *FAMILIES])}"
+            f"got {name!r}; allowed is a recipe's name or one of {sections}.{nearest(name, [*known, *FAMILIES])}"
         )
 
 
@@ -142,7 +141,7 @@ def _explain(section: str, kind: str) -> str:
     kind = kind or next(iter(members))
     if kind not in members:
         raise RecipeError(
-            f"{section}: got {kind!r}; allowed: {', '.join(members)}{nearest(kind, members)}"
+            f"{section}: got {kind!r}; allowed: {', '.join(members)}.{nearest(kind, members)}"
         )
     lines = [members[kind].summary]
     for key in members[kind].keys.values():
@@ -173,7 +172,7 @@ def prepare(
     """Build lists and resampled copies of a local download; goes on where it was stopped."""
     if dataset not in _DATASETS:
         raise RecipeError(
-            f"got {dataset!r}; allowed: {', '.join(_DATASETS)}{nearest(dataset, _DATASETS)}"
+            f"got {dataset!r}; allowed: {', '.join(_DATASETS)}.{nearest(dataset, _DATASETS)}"
         )
     from mezzotint.data.prepare.prepare import prepare as make
 

@@ -182,7 +182,7 @@ def import_(
 
 
 def _encoder_keys(keys: list[str] | tuple[str, ...]) -> dict[str, object]:
-    from mezzotint.recipe.recipe import parse_yaml
+    from mezzotint.recipe.plain_yaml import parse_yaml
 
     config: dict[str, object] = {}
     for key in keys:

@@ -1,9 +1,8 @@
 """Verbs about a run: pretrain, evaluate, report."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +19,10 @@ from mezzotint.cli.app import (
     recipe_of,
 )
 from mezzotint.recipe.schema import RecipeError
+
+if TYPE_CHECKING:
+    from mezzotint.recipe.recipe import Plan
+    from mezzotint.train.slurm import Job
 
 
 @app.command()
@@ -52,67 +55,59 @@ def pretrain(
     debug: Debug = False,
 ) -> None:
     """Pretrain an encoder, evaluate it, and write its report."""
-    from mezzotint.recipe.phases import refuse_other_recipe
-    from mezzotint.recipe.recipe import read_raw, read_recipe
+    from mezzotint.recipe.recipe import read_plan, read_resumed_plan
 
-    asked: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if slurm:
         from mezzotint.train.slurm import split_arguments
 
-        arguments, asked = split_arguments(arguments or ())
+        arguments, options = split_arguments(arguments or ())
     if resume and out is None:
         raise RecipeError(
-            "got --resume without --out; allowed is the directory of a run: --out runs/NAME --resume"
+            "--resume needs the directory of the run. Add --out, such as --out runs/NAME --resume."
         )
     name, overrides = (str(out), list(arguments or ())) if resume else recipe_of(arguments)
-    config = read_recipe(name, overrides)  # before anything heavy is imported
-    if resume:
-        refuse_other_recipe(read_recipe(name), config)
+    # A bad recipe is refused here, before torch is imported.
+    plan = read_resumed_plan(Path(name), overrides) if resume else read_plan(name, overrides)
     from mezzotint import dist
-    from mezzotint.recipe.recipe import Recipe
-    from mezzotint.train.loop import pretrain as train
-    from mezzotint.train.plan import Plan, pretrain_plan
+    from mezzotint.train.plan import pretrain_plan
     from mezzotint.train.rundir import default_directory
 
-    plan = Plan.of(read_raw(name, overrides))
-    recipe = Recipe.build(plan.phases[0].config)
     folder = out or default_directory(name)
     if dry_run:
-        from mezzotint.train.preview import preview
-
-        again = [*(arguments or ()), "--out", str(folder)] if slurm else []
-        typer.echo("\n".join([preview(recipe), *plan.facts(), *_without_slurm(again, asked)]))
+        _preview(plan, [*(arguments or ()), "--out", str(folder)] if slurm else [], options)
         return
     if slurm:
-        options = {"train_only": train_only, "quiet": quiet, "as_json": as_json}
-        _queue(
-            arguments or (), folder, {"resume": resume, "overwrite": overwrite, **options}, asked
-        )
+        flags = {"resume": resume, "overwrite": overwrite, "train_only": train_only}
+        flags |= {"quiet": quiet, "as_json": as_json}
+        from mezzotint.train.slurm import Job
+
+        _queue(plan, Job(pretrain, arguments or (), folder, flags), options)
         return
     mode = "json" if as_json else "quiet" if quiet else "bar"
-    if len(plan.phases) > 1:
-        done = pretrain_plan(plan, folder, resume=resume, overwrite=overwrite, progress=mode)
-    else:
-        done = train(recipe, folder, resume=resume, overwrite=overwrite, progress=mode)
+    done = pretrain_plan(plan, folder, resume=resume, overwrite=overwrite, progress=mode)
     if train_only or not dist.launched_as_main():
         return
     _say(mode, f"trained: {done}/encoder; now evaluating", {"trained": str(done)})
     _evaluate_and_report(done, (), mode)
 
 
-def _without_slurm(arguments: list[str], asked: dict[str, Any]) -> list[str]:
+def _preview(plan: "Plan", arguments: list[str], options: dict[str, Any]) -> None:
+    """Print the recipe and what the run costs; with arguments for SLURM, the same without SLURM."""
+    from mezzotint.recipe.recipe import Recipe
+    from mezzotint.train.preview import preview
     from mezzotint.train.slurm import torchrun_lines
 
-    return torchrun_lines(arguments, asked) if arguments else []
+    lines = [preview(Recipe.build(plan.phases[0].config)), *plan.summary()]
+    typer.echo("\n".join([*lines, *(torchrun_lines(arguments, options) if arguments else ())]))
 
 
-def _queue(
-    arguments: Sequence[str], out: Path, options: dict[str, bool], asked: dict[str, Any]
-) -> None:
-    from mezzotint.train.slurm import Job, submit
+def _queue(plan: "Plan", job: "Job", options: dict[str, Any]) -> None:
+    from mezzotint.recipe.recipe import Recipe
+    from mezzotint.train.slurm import submit
 
-    job = Job(pretrain, arguments, out, options)
-    typer.echo(f"queued as job {submit(job, asked).job_id}; logs: {job.logs}; run: {job.out}")
+    Recipe.build(plan.phases[0].config)  # refused now, and not in the queue
+    typer.echo(f"queued as job {submit(job, options).job_id}; logs: {job.logs}; run: {job.out}")
 
 
 def _evaluate_and_report(

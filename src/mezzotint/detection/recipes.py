@@ -35,13 +35,13 @@ def read_transfer(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(
             f"got {name!r}; allowed is a folder in VOC or COCO format, a YAML file, or {', '.join(known)}"
-            f"{nearest(name, known)}"
+            f".{nearest(name, known)}"
         )
     config = read_raw(path, [*first, *overrides])
     for section in config:
         if section not in FAMILIES:
             raise RecipeError(
-                f"{section}: unknown section; allowed: {', '.join(FAMILIES)}{nearest(section, FAMILIES)}"
+                f"{section}: unknown section; allowed: {', '.join(FAMILIES)}.{nearest(section, FAMILIES)}"
             )
     return {
         section: resolve(config.get(section) or {}, family, section)

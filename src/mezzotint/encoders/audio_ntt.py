@@ -31,6 +31,8 @@ class AudioNTT(Encoder, kind="audio_ntt"):
             statistics are not known.
     """
 
+    modalities = frozenset({"audio"})
+
     def __init__(
         self,
         input: Input,

@@ -83,6 +83,8 @@ class DGCNN(Encoder):
         neighbors: of a point; 20 with 1,024 points, 40 with 2,048.
     """
 
+    modalities = frozenset({"points"})
+
     def __init__(self, input: Input, *, width: int = 64, neighbors: int = 20) -> None:
         if width < 1 or neighbors < 1:
             raise ValueError(

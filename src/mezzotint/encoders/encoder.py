@@ -1,6 +1,6 @@
 """The contract of an encoder: what is evaluated, quantized and exported."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -17,6 +17,9 @@ class Encoder(nn.Module, Component):
         dim: width of the features.
         input: shape and normalization of what it takes.
     """
+
+    modalities: ClassVar[frozenset[str]] = frozenset()
+    """Modalities of the samples that it takes; empty for any."""
 
     dim: int
     input: Input

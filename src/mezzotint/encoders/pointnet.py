@@ -67,6 +67,8 @@ class PointNet(Encoder, kind="pointnet"):
             for none.
     """
 
+    modalities = frozenset({"points"})
+
     def __init__(
         self, input: Input, *, width: int = 64, transformers: Transformers = "none"
     ) -> None:

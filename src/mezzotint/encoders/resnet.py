@@ -102,6 +102,8 @@ class ResNet(Encoder):
         grid: parts that each side is averaged in; the features of all parts stand side by side.
     """
 
+    modalities = frozenset({"image", "audio"})
+
     def __init__(
         self,
         input: Input,

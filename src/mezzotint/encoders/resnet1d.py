@@ -61,6 +61,8 @@ class ResNet1D(Encoder, kind="resnet1d"):
         pool: `mean` over time, or `mean_max`, mean and maximum side by side: twice the features.
     """
 
+    modalities = frozenset({"series"})
+
     def __init__(
         self,
         input: Input,

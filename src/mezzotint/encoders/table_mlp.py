@@ -15,6 +15,8 @@ class TableMLP(Encoder, kind="table_mlp"):
         layers: how many.
     """
 
+    modalities = frozenset({"table"})
+
     def __init__(self, input: Input, *, width: int = 128, layers: int = 3) -> None:
         if width < 1 or layers < 1 or len(input.shape) != 1:
             raise ValueError(

@@ -29,6 +29,8 @@ class TimmEncoder(Encoder):
         dim: of them.
     """
 
+    modalities = frozenset({"image"})
+
     def __init__(self, input: Input, model: nn.Module, dim: int) -> None:
         super().__init__(input, dim)
         self.model = model

@@ -115,7 +115,7 @@ def _data(folder: Path, encoder: Encoder, data: str | None) -> tuple[Source, int
 def _format(format: str, runtime: str) -> Format:
     if format not in FORMATS:
         raise ValueError(
-            f"got --format {format}; allowed: {', '.join(FORMATS)}{nearest(format, FORMATS)}"
+            f"got --format {format}; allowed: {', '.join(FORMATS)}.{nearest(format, FORMATS)}"
         )
     if runtime not in ("onnxruntime", "openvino"):
         raise ValueError(

@@ -3,12 +3,13 @@
     method: {kind: bridle, codebook: {kind: rq}}
     phases:
       - {run: {epochs: 100}}
-      - {method: {kind: bridle_tokenizer, codebook: {kind: rq}}, run: {epochs: 20}, load: {encoder:
-        encoder}}
+      - method: {kind: bridle_tokenizer, codebook: {kind: rq}}
+        run: {epochs: 20}
+        load: {encoder: encoder}
 
 A phase is the recipe with its own keys on top; a section, or a part of one, that names another
-`kind` is taken as it stands. `load` says which parts of the method are those that an earlier phase
-left, and how they were called there. All of this is plain data; `train.plan` runs it.
+`kind` replaces the old one. `load` names the parts of the method that an earlier phase trained, and
+their names there. All of this is plain data; `train.plan` runs it.
 """
 
 from collections.abc import Mapping
@@ -18,13 +19,17 @@ from mezzotint.recipe.schema import RecipeError
 
 Raw = dict[str, Any]
 _OWN = ("name", "load")
+_FREE = ("log", "checkpoints", "loader", "guard")
 
 
 def unfold(config: Mapping[str, Any]) -> list[tuple[str, dict[str, str], Raw]]:
-    """The phases of a recipe that is not checked yet: of each its name, what it loads, and its own recipe.
+    """Split a recipe that is not checked yet into its phases.
+
+    Returns:
+        Name, parts to load, and recipe of each phase.
 
     Raises:
-        RecipeError: when `phases` is not what it has to be.
+        RecipeError: when `phases` is not a list of phases.
     """
     base = {key: value for key, value in config.items() if key != "phases"}
     if "phases" not in config:
@@ -36,31 +41,34 @@ def unfold(config: Mapping[str, Any]) -> list[tuple[str, dict[str, str], Raw]]:
         or not all(isinstance(p, Mapping) for p in phases)
     ):
         raise RecipeError(
-            "phases: got something else; allowed is a list, each a mapping with what differs in a phase"
+            f"`phases` must be a list of mappings, got {phases!r}. "
+            "Write the keys that differ in each phase."
         )
-    unfolded = []
-    for number, phase in enumerate(phases):
-        load = phase.get("load", {})
-        if not isinstance(load, Mapping) or not all(
-            isinstance(v, str) for item in load.items() for v in item
-        ):
-            raise RecipeError(
-                f"phases.{number}.load: got {load!r}; allowed is a mapping of parts of the method to their names in an "
-                "earlier phase, such as {encoder: encoder}"
-            )
-        own = merged(base, {key: value for key, value in phase.items() if key not in _OWN})
-        kind = own.get("method", "")
-        name = phase.get("name", kind if isinstance(kind, str) else kind.get("kind", ""))
-        if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum():
-            raise RecipeError(
-                f"phases.{number}.name: got {name!r}; allowed are letters, digits, - and _"
-            )
-        unfolded.append((name, dict(load), own))
-    return unfolded
+    return [_phase(base, number, phase) for number, phase in enumerate(phases)]
+
+
+def _phase(base: Raw, number: int, phase: Mapping[str, Any]) -> tuple[str, dict[str, str], Raw]:
+    load = phase.get("load", {})
+    if not isinstance(load, Mapping) or not all(
+        isinstance(name, str) for item in load.items() for name in item
+    ):
+        raise RecipeError(
+            f"`phases.{number}.load` must be a mapping of parts to their names in an earlier "
+            f"phase, got {load!r}. Write {{encoder: encoder}}, for example."
+        )
+    own = merged(base, {key: value for key, value in phase.items() if key not in _OWN})
+    kind = own.get("method", "")
+    name = phase.get("name", kind if isinstance(kind, str) else kind.get("kind", ""))
+    if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum():
+        raise RecipeError(
+            f"`phases.{number}.name` must have letters, digits, - and _ only, got {name!r}. "
+            "Choose another name: it becomes a directory."
+        )
+    return name, dict(load), own
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> Raw:
-    """The base with other values for some keys; mappings key by key, unless the change is of another kind."""
+    """Replace some values of a mapping; mappings in it are merged unless their kinds differ."""
     result = dict(base)
     for key, value in change.items():
         old = result.get(key)
@@ -71,23 +79,24 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> Raw:
     return result
 
 
-def refuse_other_recipe(old: Raw, new: Raw, where: str = "") -> None:
-    """A resumed run may be logged, saved and fed differently, and no more.
+def refuse_other_recipe(old: Raw, new: Raw, run: str = "") -> None:
+    """Refuse to resume a run with another recipe: only logging, saving and loading may differ.
 
     Args:
         old: recipe of the run, checked.
-        new: the one it is to go on with, checked.
-        where: the run is, for the message; empty for the one that the user named.
+        new: the recipe that it would go on with, checked.
+        run: its name, for the message; empty for the run that the user named.
 
     Raises:
         RecipeError: at the first key that differs.
     """
     for section in old:
-        free = ("log", "checkpoints", "loader", "guard") if section == "run" else ()
+        free = _FREE if section == "run" else ()
         for key, value in old[section].items():
-            if new[section].get(key) != value and key not in free and section != "evaluate":
-                now = new[section].get(key)
+            now = new[section].get(key)
+            if now != value and key not in free and section != "evaluate":
                 raise RecipeError(
-                    f"got --resume with {section}.{key}={now!r}, which was {value!r}{where}; allowed to change are "
-                    "run.log, run.checkpoints, run.loader, run.guard and evaluate: start a new run for the rest"
+                    f"`{section}.{key}` must stay {value!r} in a resumed run{run}, got {now!r}. "
+                    "Start a new run, or change only run.log, run.checkpoints, run.loader, "
+                    "run.guard and evaluate."
                 )

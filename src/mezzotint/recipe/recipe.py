@@ -1,12 +1,12 @@
-"""Recipes: a YAML file of plain data, the same thing as Python objects, and the road between the two.
+"""Recipes: a YAML file of plain data, the same thing as Python objects, and the way between the two.
 
 A recipe has eight sections. Each is checked against the signatures of the package's classes
 (`mezzotint.recipe.schema`), so that from Python the very same objects can be made and passed.
-Reading is safe: no tags, no anchors, no interpolation, no environment, duplicate keys refused,
-size and depth limited.
+It is read once, into a `Plan` whose phases are checked before torch is imported, and each phase is
+built once, into a `Recipe` of objects.
 """
 
-import re
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mezzotint.recipe.phases import unfold
+from mezzotint.recipe.modalities import require_one_modality
+from mezzotint.recipe.phases import refuse_other_recipe, unfold
+from mezzotint.recipe.plain_yaml import parse_yaml
 from mezzotint.recipe.schema import RecipeError, construct, nearest, resolve
 
 if TYPE_CHECKING:
@@ -40,73 +42,16 @@ FAMILIES = {
 _DEFAULTS: dict[str, Any] = {"views": "two_views", "schedule": "cosine", "run": {}, "evaluate": {}}
 _SHIPPED = Path(__file__).parent.parent / "recipes"
 DEMO = "image/emoji_simclr"
-_MAX_BYTES, _MAX_DEPTH = 1 << 20, 20
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without anchors and duplicate keys; `5e-4` is a number, as everywhere else."""
-
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise RecipeError(
-                "the recipe uses a YAML alias; allowed is plain data: write the value out"
-            )
-        self.depth += 1
-        if self.depth > _MAX_DEPTH:
-            raise RecipeError(
-                f"the recipe is nested deeper than {_MAX_DEPTH} levels; allowed is plain data"
-            )
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise RecipeError(
-                    f"the key {key!r} stands twice in the mapping of line {line}; keep one"
-                )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Read YAML text as plain data.
-
-    Raises:
-        RecipeError: when it is not plain YAML.
-    """
-    if len(text) > _MAX_BYTES:
-        raise RecipeError(
-            f"{where} has {len(text)} characters; allowed are {_MAX_BYTES}: a recipe is a page of text"
-        )
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.YAMLError as error:
-        message = " ".join(str(error).split())
-        raise RecipeError(f"{where} is not plain YAML: {message}") from error
-    except RecipeError as error:
-        raise RecipeError(f"{where}: {error}") from error
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes that come with the package, by name: `image/emoji_simclr` → file."""
-    found = {
+    """List the recipes that come with the package, by name: `image/emoji_simclr` → file."""
+    files = {
         p.relative_to(_SHIPPED).with_suffix("").as_posix(): p
         for p in sorted(_SHIPPED.rglob("*.yaml"))
     }
     return {
-        name: path for name, path in found.items() if not name.startswith(("studies/", "transfer/"))
+        name: path for name, path in files.items() if not name.startswith(("studies/", "transfer/"))
     }
 
 
@@ -114,7 +59,7 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     """Read a recipe by name or path, and apply overrides.
 
     Args:
-        name: of a shipped recipe, or the path of a YAML file, or of a run directory.
+        name: a shipped recipe's name, or the path of a YAML file or of a run's directory.
         overrides: `section.key=value`, the value in YAML.
 
     Returns:
@@ -122,67 +67,106 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         phases, the last one's.
 
     Raises:
-        RecipeError: with what was got, what is allowed, and the nearest name.
+        RecipeError: for anything that cannot be used, with the nearest name.
     """
     return resolve_recipe(unfold(read_raw(name, overrides))[-1][2])
 
 
+def read_plan(name: str | Path, overrides: Sequence[str] = ()) -> "Plan":
+    """Read a recipe like `read_recipe`, with all its phases."""
+    return Plan.of(read_raw(name, overrides))
+
+
+def read_resumed_plan(run: Path, overrides: Sequence[str] = ()) -> "Plan":
+    """Read the recipe of a run that goes on, and apply overrides.
+
+    Raises:
+        RecipeError: for an override of something that a run keeps to its end.
+    """
+    raw = read_raw(run)
+    plan = before = Plan.of(raw)
+    if overrides:
+        plan = Plan.of(_overridden(copy.deepcopy(raw), overrides))
+        refuse_other_recipe(before.phases[-1].config, plan.phases[-1].config)
+    return plan
+
+
 def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A recipe as it is written, with overrides applied; nothing in it is checked."""
+    """Read a recipe as it is written, with overrides applied; nothing in it is checked."""
     path = shipped().get(str(name)) or Path(name)
     if path.is_dir() and (path / "recipe.yaml").is_file():
         path = path / "recipe.yaml"
     if not path.is_file():
-        known = shipped()
         raise RecipeError(
-            f"got the recipe {str(name)!r}; allowed is the path of a YAML file or a name from `mezzotint recipes`"
-            f"{nearest(str(name), known)}"
+            f"There is no recipe {str(name)!r}. Give the path of a YAML file, or a name that "
+            f"`mezzotint recipes` lists.{nearest(str(name), shipped())}"
         )
     try:
         text = path.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}") from error
+        raise RecipeError(
+            f"`{path}` cannot be read as UTF-8 text: {error}. Give a YAML file."
+        ) from error
     config = parse_yaml(text, str(path))
     if not isinstance(config, dict):
         raise RecipeError(
-            f"{path}: got {type(config).__name__}; allowed is a mapping with {', '.join(FAMILIES)}"
+            f"`{path}` must be a mapping with the sections {', '.join(FAMILIES)}, "
+            f"got {_name_of(config)}. See `mezzotint recipes {DEMO}` for an example."
         )
+    return _overridden(config, overrides)
+
+
+def _name_of(value: Any) -> str:
+    return {"NoneType": "nothing", "list": "a list", "str": "text"}.get(
+        type(value).__name__, repr(value)
+    )
+
+
+def _overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         _override(config, override)
     return config
 
 
 def _override(config: dict[str, Any], override: str) -> None:
-    """Set one dotted key. A new `kind` starts its section afresh: the old kind's keys mean nothing to it."""
+    """Set one dotted key. A new `kind` empties its section: the old kind's keys mean nothing to it."""
     name, equals, text = override.partition("=")
-    parts = name.split(".")
-    if not equals or not all(parts):
+    keys = name.split(".")
+    if not equals or not all(keys):
         raise RecipeError(
-            f"got the override {override!r}; allowed is section.key=value, such as run.epochs=20"
+            f"{override!r} is not an override. Write section.key=value, such as run.epochs=20."
         )
-    value = parse_yaml(text, f"the override {name}")
-    place: Any = config
-    for part in parts[:-1]:
-        inner = place.get(part) if isinstance(place, dict) else None
-        if isinstance(inner, str):
-            inner = {"kind": inner}
-        if isinstance(place, dict):
-            place[part] = inner = inner if isinstance(inner, (dict, list)) else {}
-        elif isinstance(place, list) and part.isdigit() and int(part) < len(place):
-            inner = place[int(part)]
+    value = parse_yaml(text, name)
+    parent: Any = config
+    for key in keys[:-1]:
+        child = parent.get(key) if isinstance(parent, dict) else None
+        if isinstance(child, str):
+            child = {"kind": child}
+        if isinstance(parent, dict):
+            parent[key] = child = child if isinstance(child, (dict, list)) else {}
         else:
-            raise RecipeError(f"got the override {name}; {part!r} is not a key or place there")
-        place = inner
-    if parts[-1] == "kind" and isinstance(place, dict) and place.get("kind", value) != value:
-        place.clear()
-    if isinstance(place, list):
-        place[int(parts[-1])] = value
+            child = parent[_position(parent, key, name)]
+        parent = child
+    if isinstance(parent, dict):
+        if keys[-1] == "kind" and parent.get("kind", value) != value:
+            parent.clear()
+        parent[keys[-1]] = value
     else:
-        place[parts[-1]] = value
+        parent[_position(parent, keys[-1], name)] = value
+
+
+def _position(items: Any, key: str, name: str) -> int:
+    """The position in a list that a part of a dotted key names."""
+    if isinstance(items, list) and key.isdigit() and int(key) < len(items):
+        return int(key)
+    accepted = f"a position from 0 to {len(items) - 1}" if isinstance(items, list) else "no key"
+    raise RecipeError(
+        f"`{name}` cannot be set: {key!r} must be {accepted} there. Write the whole list."
+    )
 
 
 def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What to evaluate an encoder of another project by.
+    """Read how to evaluate an encoder of another project.
 
     Args:
         path: an ONNX file, or a YAML file with the sections `encoder` and `data`, and maybe `run`
@@ -197,20 +181,18 @@ def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     """
     path = Path(path)
     if not path.is_file():
-        raise RecipeError(
-            f"got {str(path)!r}, which is no file; allowed is an ONNX or YAML file: check the path"
-        )
+        raise RecipeError(f"`{path}` is not a file. Give an ONNX or YAML file, or a run.")
     config: Any = {"encoder": {"kind": "onnx", "path": str(path)}}
     if path.suffix != ".onnx":
         config = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
-    for override in overrides:
-        _override(config, override)
     needed, known = ("encoder", "data"), ("encoder", "data", "run", "evaluate")
+    if isinstance(config, dict):
+        _overridden(config, overrides)
     if not isinstance(config, dict) or not set(needed) <= set(config) <= set(known):
-        got = ", ".join(map(str, config)) if isinstance(config, dict) else type(config).__name__
+        got = ", ".join(map(str, config)) if isinstance(config, dict) else _name_of(config)
         raise RecipeError(
-            f"{path}: got the sections {got}; allowed are {' and '.join(needed)}, and run and evaluate: "
-            "say on which data, such as data.kind=image_folder data.root=photos"
+            f"`{path}` must have the sections encoder and data, and may have run and evaluate, "
+            f"got {got}. Say on which data: data.kind=image_folder data.root=photos."
         )
     return {name: resolve(config.get(name) or {}, FAMILIES[name], name) for name in known}
 
@@ -220,17 +202,75 @@ def resolve_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     for name in config:
         if name not in FAMILIES:
             raise RecipeError(
-                f"{name}: unknown section; allowed: {', '.join(FAMILIES)}{nearest(str(name), FAMILIES)}"
+                f"`{name}` is not a section of a recipe, which has {', '.join(FAMILIES)}."
+                f"{nearest(str(name), FAMILIES)}"
             )
     resolved = {}
     for name, family in FAMILIES.items():
         if name not in config and name not in _DEFAULTS:
-            raise RecipeError(
-                f"{name}: missing; a recipe needs {', '.join(f for f in FAMILIES if f not in _DEFAULTS)}"
-            )
+            needed = ", ".join(f for f in FAMILIES if f not in _DEFAULTS)
+            raise RecipeError(f"`{name}` is missing. A recipe needs the sections {needed}.")
         value = config.get(name, _DEFAULTS.get(name))
         resolved[name] = resolve({} if value is None else value, family, name)
     return resolved
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One run of a plan.
+
+    Attributes:
+        name: the end of its directory's name, after its number.
+        load: parts of the method that come from an earlier phase, and their names there.
+        config: its recipe, checked.
+    """
+
+    name: str
+    load: Mapping[str, str]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe as it was read: its phases in order, each checked.
+
+    Attributes:
+        phases: one for a recipe without `phases`.
+        raw: the recipe as it was written.
+    """
+
+    phases: Sequence[Phase]
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "Plan":
+        """Check a recipe as it is written.
+
+        Raises:
+            RecipeError: for anything in a phase that cannot be used.
+        """
+        phases = []
+        for number, (name, load, config) in enumerate(unfold(raw)):
+            if load and not number:
+                raise RecipeError(
+                    "`phases.0.load` must be empty, because no phase runs before the first one. "
+                    "Put the phase that trains these parts before it."
+                )
+            try:
+                phases.append(Phase(name, load, resolve_recipe(config)))
+            except RecipeError as error:
+                if "phases" not in raw:
+                    raise
+                raise RecipeError(f"In `phases.{number}`: {error}") from error
+        return cls(phases, raw)
+
+    def summary(self) -> list[str]:
+        """A comment line for each phase after the first, for the preview."""
+        return [
+            f"# phase {number}      {phase.name}: {phase.config['run']['epochs']} epochs, loads "
+            f"{', '.join(phase.load) or 'nothing'}"
+            for number, phase in enumerate(self.phases[1:], 2)
+        ]
 
 
 def _default(section: str) -> Any:
@@ -240,14 +280,14 @@ def _default(section: str) -> Any:
 
 @dataclass(kw_only=True)
 class Recipe:
-    """Everything a run is made of, as objects. Made from Python, or from a file by `Recipe.load`.
+    """Everything that a run is made of, as objects. Make it in Python, or with `Recipe.load`.
 
     Attributes:
         data: where samples come from.
-        method: what trains; holds the encoder.
+        method: what trains; it has the encoder.
         optimizer: what changes the weights.
-        views: what is done to a sample before the method sees it.
-        schedule: of the learning rate.
+        views: the augmentations that make a method's input of a sample.
+        schedule: the learning rate's course over the run.
         run: how long, how many at once, from which seed.
         evaluate: what is measured at the end.
     """
@@ -262,7 +302,7 @@ class Recipe:
 
     @property
     def encoder(self) -> "Encoder":
-        """What is trained."""
+        """The network that is trained and saved."""
         return self.method.encoder
 
     @classmethod
@@ -272,10 +312,17 @@ class Recipe:
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> "Recipe":
-        """Make the objects that checked plain data describes. Weights are initialized from `run.seed`."""
+        """Make the objects that checked plain data describes.
+
+        Weights are initialized from `run.seed`.
+
+        Raises:
+            RecipeError: when data, views and encoder do not share a modality.
+        """
         import torch
 
         data = construct(config["data"], FAMILIES["data"], {})
+        require_one_modality(config, data.input.modality, shipped())
         run = construct(config["run"], FAMILIES["run"], {})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
@@ -288,7 +335,7 @@ class Recipe:
         return cls(data=data, method=method, run=run, **rest)
 
     def untrained_encoder(self, seed: int) -> "Encoder":
-        """The same encoder with fresh weights from another seed: the honest baseline."""
+        """Make the same encoder with fresh weights from another seed, as a baseline."""
         import torch
 
         with torch.random.fork_rng(devices=[]):
@@ -298,29 +345,22 @@ class Recipe:
         return made
 
     def config(self) -> dict[str, Any]:
-        """The recipe as plain data, with all defaults; a section with a class of your own stands as it was made."""
-        parts = {name: getattr(self, name).config for name in FAMILIES}
-        return {
-            name: part if name in self._foreign() else resolve(part, FAMILIES[name], name)
-            for name, part in parts.items()
-        }
+        """The recipe as plain data, with all defaults; a class of your own as it was made."""
+        return self._described()[0]
 
-    def _foreign(self) -> list[str]:
-        """The sections that a file cannot name, because they hold a class from outside this package."""
-        found = []
+    def _described(self) -> tuple[dict[str, Any], list[str]]:
+        """The sections as plain data, and the names of those with a class from outside this package."""
+        sections, own = {}, []
         for name, family in FAMILIES.items():
+            sections[name] = getattr(self, name).config
             try:
-                resolve(getattr(self, name).config, family, name)
+                sections[name] = resolve(sections[name], family, name)
             except RecipeError:
-                found.append(name)
-        return found
+                own.append(name)
+        return sections, own
 
     def to_yaml(self) -> str:
         """The recipe as YAML, which `Recipe.load` reads back to the same objects."""
-        own = self._foreign()
-        note = (
-            f"# {', '.join(own)}: a class of your own, which only Python can make again\n"
-            if own
-            else ""
-        )
-        return note + yaml.safe_dump(self.config(), sort_keys=False, allow_unicode=True)
+        sections, own = self._described()
+        note = f"# {', '.join(own)}: a class of your own, which only Python can make again\n"
+        return (note if own else "") + yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)

@@ -31,13 +31,13 @@ RENAMED_KEYS = {
 
 
 class RecipeError(ValueError):
-    """A recipe, or a value in it, that cannot be used: what was got, what is allowed, what to do."""
+    """A recipe, or a value in it, that cannot be used; the message says what to do."""
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing when no name is near."""
+    """End a message with ` Did you mean X?`, or with nothing when no name is near."""
     match = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    return f" Did you mean {match[0]!r}?" if match else ""
 
 
 def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
@@ -50,14 +50,15 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
         path: of the key in the recipe, for messages.
 
     Raises:
-        RecipeError: with the path, what was got, what is allowed and the nearest name.
+        RecipeError: with the path, what it must be, what it is, and the nearest name.
     """
     members = index().members(family)
     if isinstance(config, str):
         config = {"kind": config}
     if not isinstance(config, Mapping):
         raise RecipeError(
-            f"{path}: got {_shown(config)}; allowed is a mapping with 'kind' and its keys"
+            f"`{path}` must be a mapping with `kind` and its keys, got {_shown(config)}. "
+            f"Choose a kind: {_listed(members)}."
         )
     own = index().classes[family].kind
     kind = config.get("kind", own if own in members else None)
@@ -67,9 +68,11 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
             "a run that was written with the old name must be trained again."
         )
     if kind not in members:
-        got = "no 'kind'" if kind is None else f"{kind!r}"
+        if kind is None:
+            raise RecipeError(f"`{path}.kind` is missing. Choose one of {', '.join(members)}.")
         raise RecipeError(
-            f"{path}.kind: got {got}; allowed: {', '.join(members)}{nearest(str(kind), members)}"
+            f"`{path}.kind` must be one of {', '.join(members)}, got {kind!r}."
+            f"{nearest(str(kind), members)}"
         )
     keys = members[kind].keys
     for name in config:
@@ -79,54 +82,81 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
                 "a run that was written with the old name must be trained again."
             )
         if name != "kind" and name not in keys:
-            allowed = ", ".join(keys) or "no keys"
             raise RecipeError(
-                f"{path}.{name}: unknown key; {kind} takes {allowed}{nearest(str(name), keys)}"
+                f"`{path}.{name}` is not a key of {kind}, which takes {', '.join(keys) or 'none'}."
+                f"{nearest(str(name), keys)}"
             )
     resolved: dict[str, Any] = {} if list(members) == [own] else {"kind": kind}
     for name, key in keys.items():
         if name not in config and key.required:
-            raise RecipeError(f"{path}.{name}: missing; {kind} needs it ({key.shown_type})")
-        resolved[name] = _check(config.get(name, key.default), key.type, f"{path}.{name}")
+            raise RecipeError(
+                f"`{path}.{name}` is missing, and {kind} needs it: {key.shown_type}. "
+                f"See `mezzotint recipes {kind}`."
+            )
+        resolved[name] = _check(config.get(name, key.default), key.type, f"{path}.{name}", kind)
     return resolved
 
 
-def _check(value: Any, kind: Any, path: str) -> Any:
-    """Check one value; components recursively, everything else by pydantic in strict JSON mode."""
+def _check(value: Any, kind: Any, path: str, owner: str) -> Any:
+    """Check one value: components recursively, everything else by pydantic in strict JSON mode."""
     if isinstance(kind, Member):
         return resolve(value, kind.family, path)
     if isinstance(kind, ListOf):
         if not isinstance(value, Sequence) or isinstance(value, str):
-            raise RecipeError(f"{path}: got {_shown(value)}; allowed is {show_type(kind)}")
-        return [_check(item, kind.item, f"{path}.{place}") for place, item in enumerate(value)]
+            raise RecipeError(
+                f"`{path}` must be {show_type(kind)}, got {_shown(value)}. "
+                f"See `mezzotint recipes {owner}`."
+            )
+        return [
+            _check(item, kind.item, f"{path}.{position}", owner)
+            for position, item in enumerate(value)
+        ]
     if isinstance(kind, Alternatives):
         if value is None and None in kind.options:
             return None
         parts = [o for o in kind.options if isinstance(o, (Member, ListOf))]
         plain = [o for o in kind.options if o is not None and o not in parts]
         if plain and not isinstance(value, (Mapping, list)):
-            return _check(value, plain[0], path)
-        return _check(value, parts[0], path)
+            return _check(value, plain[0], path, owner)
+        return _check(value, parts[0], path, owner)
     from pydantic import TypeAdapter, ValidationError
 
     try:
         TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError) as error:
-        allowed = f"{path}: got {_shown(value)}; allowed is {show_type(kind)}"
-        if typing.get_origin(kind) is list and isinstance(value, (str, int, float)):
-            raise RecipeError(f"{allowed}: write [{value}]") from error
-        choices = (
-            [str(a) for a in typing.get_args(kind)]
-            if typing.get_origin(kind) is typing.Literal
-            else []
-        )
-        raise RecipeError(allowed + nearest(str(value), choices)) from error
+        raise RecipeError(
+            f"`{path}` must be {show_type(kind)}, got {_shown(value)}."
+            + (_advice(value, kind) or f" See `mezzotint recipes {owner}`.")
+        ) from error
     return value
+
+
+def _advice(value: Any, kind: Any) -> str:
+    """What to write instead, where the value gives it away."""
+    if typing.get_origin(kind) is list and isinstance(value, (str, int, float)):
+        return f" Write [{value}]."
+    if typing.get_origin(kind) is typing.Literal:
+        return nearest(str(value), [str(choice) for choice in typing.get_args(kind)])
+    return ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first names of many."""
+    few = list(names)
+    return ", ".join(few if len(few) <= 8 else [*few[:8], "…"])
 
 
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def class_of(kind: str, family: str) -> Any:
+    """The class of a kind; of a factory, the class that it returns."""
+    entry = index().members(family)[kind]
+    if entry.name in index().functions:
+        entry = index().classes[entry.bases[0]]
+    return getattr(importlib.import_module(entry.module), entry.name)
 
 
 def construct(

@@ -58,7 +58,7 @@ class Key:
 
     @property
     def shown_type(self) -> str:
-        """The type as a reader writes it."""
+        """The type as people write it."""
         return show_type(self.type)
 
 
@@ -97,23 +97,46 @@ class ComponentEntry:
         return self._described[1]
 
 
+_WORDS: dict[Any, tuple[str, str]] = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true or false"),
+    str: ("text", "texts"),
+    type(None): ("null", "null"),
+    None: ("null", "null"),
+    Any: ("any value", "any values"),
+}
+
+
 def show_type(kind: Any) -> str:
-    """A type as a reader writes it: `int`, `one of imagenet, small`, `a method`."""
+    """Write a type as people do: `a whole number`, `one of imagenet, small`, `a method`."""
+    if kind in _WORDS:
+        return _WORDS[kind][0]
     if isinstance(kind, Member):
-        return f"a {re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', kind.family).lower()}"
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(str, arguments))
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.family).lower()
+        return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
     if isinstance(kind, Alternatives):
         return " or ".join(show_type(option) for option in kind.options)
     if isinstance(kind, ListOf):
-        return f"a list, each {show_type(kind.item)}"
-    if origin in (list, tuple, dict):
-        inner = ", ".join("…" if a is Ellipsis else show_type(a) for a in arguments)
-        return f"{origin.__name__}[{inner}]"
+        return f"a list, each item {show_type(kind.item)}"
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(show_type(option) for option in arguments)
-    return "null" if kind in (None, type(None)) else getattr(kind, "__name__", str(kind))
+    if origin is dict:
+        return f"a mapping of {_plural(arguments[0])} to {_plural(arguments[1])}"
+    if origin is tuple and Ellipsis not in arguments:
+        return f"a list of {len(arguments)} {_plural(arguments[0])}"
+    if origin in (list, tuple):
+        item = arguments[0]
+        plural = _plural(item)
+        return f"a list of {plural}" if plural else f"a list, each item {show_type(item)}"
+    return str(getattr(kind, "__name__", kind))
+
+
+def _plural(kind: Any) -> str:
+    return _WORDS[kind][1] if kind in _WORDS else ""
 
 
 @dataclass(frozen=True)

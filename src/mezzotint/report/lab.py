@@ -250,7 +250,7 @@ def policy_of(text: str) -> Policy:
     Raises:
         RecipeError: with what was got, what is allowed and the nearest name.
     """
-    from mezzotint.recipe.recipe import parse_yaml
+    from mezzotint.recipe.plain_yaml import parse_yaml
 
     config = parse_yaml(text, "--policy")
     kind = str(config.get("kind") if isinstance(config, dict) else config)

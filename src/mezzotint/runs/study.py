@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mezzotint.recipe.recipe import Recipe, parse_yaml, read_recipe
+from mezzotint.recipe.plain_yaml import parse_yaml
+from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError, nearest
 from mezzotint.runs.compare import ComparisonTable, compare, write_table
 from mezzotint.runs.evaluate import evaluate
@@ -73,7 +74,7 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
     if not path.is_file():
         raise RecipeError(
             f"got the study {str(name)!r}; allowed is the path of a YAML file, or {', '.join(known)}"
-            f"{nearest(str(name), known)}"
+            f".{nearest(str(name), known)}"
         )
     content = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if not isinstance(content, dict):
@@ -83,7 +84,7 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
     for key in content:
         if key not in _KEYS:
             raise RecipeError(
-                f"{path}: unknown key {key!r}; allowed: {', '.join(_KEYS)}{nearest(str(key), _KEYS)}"
+                f"{path}: unknown key {key!r}; allowed: {', '.join(_KEYS)}.{nearest(str(key), _KEYS)}"
             )
     overrides = _take_list(content.get("leave_one_out"), overrides)
     arms = _arms(content, path)
@@ -91,7 +92,7 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
     reference = content.get("reference", next(iter(arms)))
     if reference not in arms:
         raise RecipeError(
-            f"{path}: got reference {reference!r}; allowed: {', '.join(arms)}{nearest(str(reference), arms)}"
+            f"{path}: got reference {reference!r}; allowed: {', '.join(arms)}.{nearest(str(reference), arms)}"
         )
     own = list(seeds) or content.get("seeds", [0, 1, 2])
     if not isinstance(own, list) or not own or not all(isinstance(seed, int) for seed in own):

@@ -47,7 +47,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
             rest.append(word)
         elif key not in _KEYS:
             raise RecipeError(
-                f"got {word!r} with --slurm; allowed: {', '.join(_KEYS)}{nearest(key, _KEYS)}"
+                f"got {word!r} with --slurm; allowed: {', '.join(_KEYS)}.{nearest(key, _KEYS)}"
             )
         elif key in _COUNTS and (
             not value.isdecimal() or (int(value) < 1 and key != "gpus_per_node")

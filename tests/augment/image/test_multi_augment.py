@@ -177,10 +177,10 @@ def test_a_recipe_names_the_strategies() -> None:
     assert resolve(views.config, "ViewGenerator", "views") == resolve(
         config, "ViewGenerator", "views"
     )
-    with pytest.raises(RecipeError, match="did you mean 'rand_augment'"):
+    with pytest.raises(RecipeError, match="Did you mean 'rand_augment'"):
         resolve({**config, "strategies": [{"kind": "rand_aug"}]}, "ViewGenerator", "views")
     with pytest.raises(
-        RecipeError, match="got 'False'; allowed is bool"
+        RecipeError, match="must be true or false, got 'False'"
     ):  # and not true, as any text is
         resolve(
             {**config, "strategies": [{"kind": "rand_augment", "extended": "False"}]},
@@ -188,6 +188,6 @@ def test_a_recipe_names_the_strategies() -> None:
             "views",
         )
     with pytest.raises(
-        RecipeError, match="num_strategies: unknown key"
+        RecipeError, match="`views.num_strategies` is not a key"
     ):  # a number that might not agree with the list
         resolve({**config, "num_strategies": 3}, "ViewGenerator", "views")

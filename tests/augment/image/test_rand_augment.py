@@ -203,7 +203,7 @@ def test_a_policy_file_is_read_back(tmp_path: Path) -> None:
 WRONG_FILES = {
     "field: 1\nsub_policies: [[[invert, 1]]]": "got the field 'field'",
     "sub_policies: []": "sub_policies: got",
-    "sub_policies: [[[rotat, 1, 0.5]]]": "did you mean 'rotate'",
+    "sub_policies: [[[rotat, 1, 0.5]]]": "Did you mean 'rotate'",
     "sub_policies: [[[rotate, 1.5, 0.5]]]": "probability 1.5",
     "sub_policies: [[[rotate, 1.0, 1.5]]]": "a level of 0 to 1",
     "levels: 10\nsub_policies: [[[rotate, 1.0, 10]]]": "a bin of 0 to 9",
@@ -288,7 +288,7 @@ def test_magnitudes_vary_and_operations_are_left_out_as_often_as_asked() -> None
 
 
 def test_an_unknown_strategy_is_refused_with_the_nearest() -> None:
-    with pytest.raises(RecipeError, match="did you mean 'rand_augment'"):
+    with pytest.raises(RecipeError, match="Did you mean 'rand_augment'"):
         resolve({"kind": "randaugment"}, "Policy", "views.policy")
     assert resolve({"kind": "rand_augment"}, "Policy", "views.policy")["bins"] == 31
 

@@ -280,7 +280,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         (path, [nan], {}, "is not finite on the calibration data"),
         (path, [images()], {"weight_bits": 9}, "got weight_bits=9; allowed are 2 to 8"),
         (path, [images()], {"activation_bits": 1}, "got activation_bits=1; allowed are 2 to 8"),
-        (path, [images()], {"observer": "min_mex"}, "did you mean 'min_max'"),
+        (path, [images()], {"observer": "min_mex"}, "Did you mean 'min_max'"),
         (tmp_path / "none.onnx", [images()], {}, "is no file"),
         (broken, [images()], {}, "cannot be opened"),
         (

@@ -142,7 +142,7 @@ def as_sub_policies(data: Any, path: str) -> SubPolicies:
     wrong = next((str(key) for key in data if key not in _FIELDS), None)
     if wrong is not None:
         raise ValueError(
-            f"{path}: got the field {wrong!r}; allowed: {', '.join(_FIELDS)}{nearest(wrong, _FIELDS)}"
+            f"{path}: got the field {wrong!r}; allowed: {', '.join(_FIELDS)}.{nearest(wrong, _FIELDS)}"
         )
     levels = data.get("levels")
     if levels is not None and (not isinstance(levels, int) or levels < 2):
@@ -180,7 +180,7 @@ def _step(step: Any, levels: int | None, where: str) -> SubPolicyStep:
     name, p, magnitude = step[0], step[1], step[2] if len(step) == 3 else None
     if name not in OPERATIONS:
         raise ValueError(
-            f"{where}: got {name!r}; allowed: {', '.join(OPERATIONS)}{nearest(name, OPERATIONS)}"
+            f"{where}: got {name!r}; allowed: {', '.join(OPERATIONS)}.{nearest(name, OPERATIONS)}"
         )
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0.0 <= p <= 1.0:
         raise ValueError(

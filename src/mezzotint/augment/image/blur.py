@@ -40,6 +40,8 @@ class GaussianBlur(Transform):
         p: share of the images that are blurred.
     """
 
+    modalities = frozenset({"image", "audio"})
+
     def __init__(
         self, *, kernel: int | None = None, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5
     ) -> None:

@@ -39,6 +39,8 @@ class ColorJitter(Transform):
         p: share of the images that are jittered.
     """
 
+    modalities = frozenset({"image", "audio"})
+
     def __init__(
         self,
         *,
@@ -110,6 +112,8 @@ class Grayscale(Transform):
     Args:
         p: share of the images that turn gray.
     """
+
+    modalities = frozenset({"image", "audio"})
 
     def __init__(self, *, p: float = 0.2) -> None:
         self.p = probability(p, "p")

@@ -47,6 +47,8 @@ class RandomResizedCrop(Transform):
         interpolation: `bilinear` or `bicubic`.
     """
 
+    modalities = frozenset({"image", "audio"})
+
     def __init__(
         self,
         *,
@@ -141,6 +143,8 @@ class HorizontalFlip(Transform):
     Args:
         p: share of the images that are mirrored.
     """
+
+    modalities = frozenset({"image", "audio", "video"})
 
     def __init__(self, *, p: float = 0.5) -> None:
         self.p = probability(p, "p")

@@ -28,6 +28,8 @@ class Policy(Compose):
         transforms: in order; parameters are drawn apart for each.
     """
 
+    modalities = frozenset({"image", "audio"})
+
     def __init__(self, *, transforms: list[Transform]) -> None:
         super().__init__(transforms=transforms)
 

@@ -293,7 +293,7 @@ def check_names(names: Iterable[str], space: Iterable[str]) -> None:
     wrong = next((name for name in names if name not in allowed), None)
     if wrong is not None or not names:
         got = f"the operation {wrong!r}" if names else "no operation"
-        raise ValueError(f"got {got}; allowed: {', '.join(allowed)}{nearest(str(wrong), allowed)}")
+        raise ValueError(f"got {got}; allowed: {', '.join(allowed)}.{nearest(str(wrong), allowed)}")
 
 
 def describe(params: Params, row: int) -> list[tuple[str, str]]:

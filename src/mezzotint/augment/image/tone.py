@@ -25,6 +25,8 @@ class Solarize(Transform):
         p: share of the images that are changed.
     """
 
+    modalities = frozenset({"image", "audio"})
+
     def __init__(self, *, threshold: float = 0.5, p: float = 0.2) -> None:
         if not 0.0 <= threshold <= 1.0:
             raise ValueError(
@@ -57,6 +59,8 @@ class Posterize(Transform):
         p: share of the images that are changed.
     """
 
+    modalities = frozenset({"image", "audio"})
+
     def __init__(self, *, bits: tuple[int, int] = (4, 8), p: float = 1.0) -> None:
         if not 0 <= bits[0] <= bits[1] <= 8:
             raise ValueError(
@@ -88,6 +92,8 @@ class Equalize(Transform):
     Args:
         p: share of the images that are changed.
     """
+
+    modalities = frozenset({"image", "audio"})
 
     def __init__(self, *, p: float = 1.0) -> None:
         self.p = probability(p, "p")

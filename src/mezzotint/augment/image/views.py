@@ -32,6 +32,8 @@ class ImageViews(ViewGenerator, abstract=True):
         views: how each is made; the generators below differ in nothing else.
     """
 
+    modalities = frozenset({"image"})
+
     views: list[View]
 
     @property

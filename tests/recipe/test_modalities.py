@@ -1,0 +1,113 @@
+"""Data, views and encoder share a modality, or one sentence says what to change and what to try."""
+
+import re
+from typing import Any, get_args
+
+import pytest
+
+from mezzotint.recipe.modalities import require_one_modality, suggested
+from mezzotint.recipe.recipe import Plan, Recipe, read_raw, read_recipe, resolve_recipe, shipped
+from mezzotint.recipe.schema import RecipeError, class_of
+from mezzotint.recipe.signatures import index
+from mezzotint.types import Modality
+
+DATA: dict[str, dict[str, Any]] = {
+    "image": {"kind": "samples", "name": "digits"},
+    "audio": {"kind": "speech"},
+    "video": {"kind": "spins"},
+    "points": {"kind": "furniture"},
+    "series": {"kind": "smartwatch"},
+    "tokens": {"kind": "mails"},
+    "table": {"kind": "table_sample"},
+    "image_text": {"kind": "emoji_names"},
+}
+ENCODERS = {
+    "image": {"kind": "timm", "name": "resnet18"},
+    "audio": {"kind": "audio_ntt"},
+    "points": {"kind": "pointnet"},
+    "series": {"kind": "resnet1d"},
+    "table": {"kind": "table_mlp"},
+}
+VIEWS: dict[str, dict[str, Any]] = {
+    "image": {"kind": "two_views"},
+    "audio": {"kind": "byol_a"},
+    "video": {"kind": "transformed", "transforms": ["random_clip"]},
+    "points": {"kind": "transformed", "transforms": ["point_jitter"]},
+    "series": {"kind": "transformed", "transforms": ["series_jitter"]},
+    "tokens": {"kind": "transformed", "transforms": ["token_mask"]},
+    "table": {"kind": "transformed", "transforms": ["feature_drop"]},
+    "image_text": {
+        "kind": "transformed",
+        "transforms": [{"kind": "image_and_text", "image": [], "text": []}],
+    },
+}
+ANY_ENCODER = {"kind": "vit", "width": 8, "depth": 1, "heads": 2}
+ANY_VIEWS = {"kind": "transformed", "transforms": ["randomized_quantization"]}
+
+
+def config(data: Any, views: Any = ANY_VIEWS, encoder: Any = ANY_ENCODER) -> dict[str, Any]:
+    return resolve_recipe(
+        {"data": data, "views": views, "encoder": encoder, "method": "simclr",
+         "optimizer": {"kind": "sgd", "lr": 0.1}}
+    )  # fmt: skip
+
+
+def test_every_modality_is_here() -> None:
+    assert set(DATA) == set(VIEWS) == set(get_args(Modality))
+    specific = {m for kind in index().members("Encoder") for m in takes(kind, "Encoder")}
+    assert specific == set(ENCODERS)
+
+
+def takes(kind: str, family: str) -> frozenset[str]:
+    modalities: frozenset[str] = class_of(kind, family).modalities
+    return modalities
+
+
+@pytest.mark.parametrize("modality", DATA)
+def test_every_wrong_pair_is_refused_and_every_right_one_is_not(modality: str) -> None:
+    data = DATA[modality]
+    pairs = [("encoder", other, config(data, encoder=e)) for other, e in ENCODERS.items()]
+    pairs += [("views", other, config(data, views=v)) for other, v in VIEWS.items()]
+    for section, other, recipe in pairs:
+        if other == modality:
+            require_one_modality(recipe, modality, shipped())
+            continue
+        with pytest.raises(RecipeError) as caught:
+            require_one_modality(recipe, modality, shipped())
+        pattern = (
+            rf"`data` \({data['kind']}\) is {modality}, but `({section}[\w.]*)` \(\w+\) takes "
+            rf"[\w ]*\b{other}\b[\w ]*\. Change `\1` or `data`, or try `mezzotint pretrain (\S+)`\."
+        )
+        match = re.fullmatch(pattern, str(caught.value))
+        assert match, str(caught.value)
+        require_one_modality(read_recipe(match[2]), modality, shipped())
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("image/emoji_simclr", "data.kind=speech", r"audio, but `views` \(two_views\) takes image"),
+        ("image/emoji_simclr", "data.kind=table_sample", r"is table, but `encoder` \(resnet8\)"),
+        ("audio/speech_simclr", "data.kind=furniture", r"is points, but `encoder` \(resnet8\)"),
+        ("tokens/mails_simclr", "encoder.kind=table_mlp", r"is tokens, but .* takes table\."),
+        ("series/smartwatch_simclr", "data.kind=spins", r"is video, but `encoder` \(resnet1d\)"),
+        ("video/spins_simclr", "views.kind=two_views", r"is video, but `views` \(two_views\)"),
+    ],
+)
+def test_build_refuses_before_a_misleading_error(name: str, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.load(name, [override])
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_share_a_modality(name: str) -> None:
+    folder = name.partition("/")[0]
+    if folder in get_args(Modality):
+        for phase in Plan.of(read_raw(name)).phases:
+            require_one_modality(phase.config, folder, shipped())
+
+
+def test_the_suggestion_is_a_recipe_for_this_data_or_this_modality() -> None:
+    assert suggested("furniture", "points", shipped()) == "points/furniture_simclr"
+    assert suggested("image_folder", "image", shipped()) == "image/folder_simclr"
+    assert suggested("my_own", "series", shipped()).startswith("series/")

@@ -1,0 +1,56 @@
+"""YAML of strangers: plain data is read as PyYAML reads it, everything else is refused at once."""
+
+import time
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mezzotint.recipe.plain_yaml import parse_yaml
+from mezzotint.recipe.schema import RecipeError
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(categories=["L", "N"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(PLAIN)
+def test_plain_data_is_read_as_the_library_reads_it(value: object) -> None:
+    text = yaml.safe_dump(value)
+    if "&" not in text:  # the library writes equal objects once, with an anchor
+        assert parse_yaml(text, "x") == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("5e-2", 0.05), ("-1E3", -1000.0), (".5e1", 5.0), ("1.e+2", 100.0)]
+)
+def test_numbers_with_an_exponent_need_no_decimal_point(text: str, value: float) -> None:
+    assert parse_yaml(text, "x") == value
+
+
+def test_a_billion_laughs_are_refused_at_once() -> None:
+    levels = "\n".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 10))
+    began = time.monotonic()
+    with pytest.raises(RecipeError, match=r"^`x` uses a YAML alias, .* Write the value out\.$"):
+        parse_yaml(f"l0: &l0 lol\n{levels}", "x")
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {b: 1, b: 2}", r"^`r.yaml` has the key 'b' twice in the mapping of line 1\. Keep one"),
+        ("[" * 50 + "]" * 50, r"^`r.yaml` is nested deeper than 20 levels"),
+        ("x: " + "a" * (1 << 21), r"^`r.yaml` has 2097155 characters"),
+        ("a: !!python/object/apply:os.system [ls]", r"^`r.yaml` is not plain YAML: .*python"),
+        ("a: [", r"^`r.yaml` is not plain YAML: .*line 1"),
+        ("a: 1\n  b: 2", r"^`r.yaml` is not plain YAML: .*line 2"),
+    ],
+)
+def test_everything_else_is_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        parse_yaml(text, "r.yaml")
+    assert "\n" not in str(caught.value)
