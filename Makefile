@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PYTHONWARNINGS ?= default
+# Warnings about pip's own code are of no use to anybody here.
+PIP_ENV := PYTHONWARNINGS=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 
 .PHONY: demo test test-slow test-gpu soak lint format bench docs clean browser
 
 demo: $(READY)
 	$(BIN)/mezzotint pretrain --out runs/demo --overwrite
-	@echo "Open runs/demo/report.html in a browser."
+	@echo "Open the page in a browser: file://$(CURDIR)/runs/demo/report.html"
 
 test: $(READY) browser lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
@@ -35,7 +37,7 @@ format: $(READY)
 # The peers that figures are measured against live in an environment of their own.
 bench: $(READY)
 	test -d .venv-bench || $(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install -q -c constraints.txt -e '.[bench]'
+	$(PIP_ENV) .venv-bench/bin/pip install -q -c constraints.txt -e '.[bench]'
 	.venv-bench/bin/python benchmarks/run_all.py
 
 # A browser drives the report's test; where none can be installed, that test is skipped and says so.
@@ -45,9 +47,10 @@ browser:
 	  echo "no Chromium: the report's browser test will be skipped"
 
 $(READY): pyproject.toml constraints.txt
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
-	touch $(READY)
+	@test -d $(VENV) || { echo "Set-up: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Set-up: the tested versions of torch and the other packages (two to five minutes)"
+	@$(PIP_ENV) $(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $(READY)
 
 clean:
 	rm -rf $(VENV) .venv-bench .pytest_cache .mypy_cache .ruff_cache build
