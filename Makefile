@@ -37,7 +37,7 @@ format: $(READY)
 # The peers that figures are measured against live in an environment of their own.
 bench: $(READY)
 	test -d .venv-bench || $(PYTHON) -m venv .venv-bench
-	$(PIP_ENV) .venv-bench/bin/pip install -q -c constraints.txt -e '.[bench]'
+	$(PIP_ENV) .venv-bench/bin/pip install -qq -c constraints.txt -e '.[bench]'
 	.venv-bench/bin/python benchmarks/run_all.py
 
 # A browser drives the report's test; where none can be installed, that test is skipped and says so.
@@ -49,7 +49,7 @@ browser:
 $(READY): pyproject.toml constraints.txt
 	@test -d $(VENV) || { echo "Set-up: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Set-up: the tested versions of torch and the other packages (two to five minutes)"
-	@$(PIP_ENV) $(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@$(PIP_ENV) $(BIN)/pip install -qq -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
 clean:
