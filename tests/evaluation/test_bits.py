@@ -473,7 +473,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_measured(trained: Net
 
     cases: list[tuple[list[str], dict[str, object], str]] = [
         (["1/8"], {}, "got 1 bits for the WeightQuantizer"),
-        (["8/8"], {"policy": "none"}, "got policy 'none'"),
+        (["8/8"], {"policy": "none"}, "`policy` must be .*, got 'none'"),
         (
             ["8/8"],
             {"protocols": ["best"]},
@@ -497,5 +497,5 @@ def test_nothing_to_quantize_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1)
 
-    with pytest.raises(ValueError, match="nothing to quantize in Flat"):
+    with pytest.raises(ValueError, match="Flat has nothing to quantize"):
         quick(Flat(INPUT, 36), ["8/8"])

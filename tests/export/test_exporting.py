@@ -252,7 +252,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ),
         (
             ["--format", "packed", "--policy", "some"],
-            ["got policy 'some'; allowed: ssql, all, first_last_8"],
+            ["`policy` must be ssql, all, first_last_8 or a QuantizationPolicy, got 'some'"],
         ),
         (["--runtime", "tensorrt"], ["got --runtime tensorrt; allowed: onnxruntime, openvino"]),
         (

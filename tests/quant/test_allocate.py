@@ -67,7 +67,7 @@ def test_budgets_bind(trained: ResNet, digits: Digits) -> None:
     assert (
         costs == sorted(costs)
         and costs[0] < costs[-1]
-        and f"{found.mean_bits:.3f} bits a weight" in str(found)
+        and f"{found.mean_bits:.3f} bits per weight" in str(found)
     )
     free()
     by_operations = allocate_(trained, [x], bops=0.5, activation=4, probes=4)
@@ -107,7 +107,7 @@ def test_multiplications_are_counted() -> None:
 
 def test_bad_budgets(trained: ResNet, digits: Digits) -> None:
     quant.quantize_(trained)
-    with pytest.raises(ValueError, match="without a budget every layer gets the most bits"):
+    with pytest.raises(ValueError, match="Without a budget every layer gets the most bits"):
         allocate_(trained, [digits[0][:8]])
-    with pytest.raises(ValueError, match="got mean_bits=1.5, and the least widths need 2.0"):
+    with pytest.raises(ValueError, match="`mean_bits` must be at least 2.*got 1.5"):
         allocate_(trained, [digits[0][:8]], mean_bits=1.5, probes=1)

@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 from mezzotint import quant
 from mezzotint.encoders.resnet import ResNet
-from mezzotint.quant.batch_norm import correct_batch_norm_, statistics
+from mezzotint.quant.batch_norm import reestimate_batch_norm_, statistics
 from mezzotint.quant.convert import quantized_layers
 
 Digits = tuple[Tensor, Tensor]
@@ -28,7 +28,7 @@ def test_the_difference_is_what_rounding_made(digits: Digits) -> None:
     exact = net[0](x)
     with quant.bits(net, weight=2, activation=32):
         rounded = net[0](x)
-    assert correct_batch_norm_(net, [x[:32], x[32:]], weight=2) == 1
+    assert reestimate_batch_norm_(net, [x[:32], x[32:]], weight=2) == 1
     halves = [
         (e.var((0, 2, 3)), r.var((0, 2, 3)))
         for e, r in zip(exact.split(32), rounded.split(32), strict=True)
@@ -53,7 +53,7 @@ def test_two_bits_come_closer_to_float(trained: ResNet, digits: Digits) -> None:
     quant.quantize_(trained)
     quant.calibrate(trained, [x])
     corrected = copy.deepcopy(trained)
-    count = correct_batch_norm_(corrected, [x], weight=2)
+    count = reestimate_batch_norm_(corrected, [x], weight=2)
     assert count == sum(isinstance(m, nn.BatchNorm2d) for m in trained.modules())
 
     def closeness(net: nn.Module) -> float:
@@ -78,6 +78,6 @@ def test_nothing_to_correct_and_nothing_to_see(digits: Digits) -> None:
     x = digits[0][:8]
     net = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 4), nn.ReLU(), nn.Linear(4, 4))
     quant.quantize_(net, "all")
-    assert correct_batch_norm_(net, [x], weight=4) == 0
-    with pytest.raises(ValueError, match="the calibration set is empty"):
-        correct_batch_norm_(net, [], weight=4)
+    assert reestimate_batch_norm_(net, [x], weight=4) == 0
+    with pytest.raises(ValueError, match="calibration set is empty"):
+        reestimate_batch_norm_(net, [], weight=4)

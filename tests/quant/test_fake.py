@@ -273,5 +273,8 @@ def test_codes_and_values_are_inverses(scheme: Scheme, bits: int) -> None:
 
 def test_a_group_needs_a_size_and_nothing_else_has_one() -> None:
     for layout in (("group", 0, 0), ("channel", 0, 4)):
-        with pytest.raises(ValueError, match="allowed is a group size"):
+        with pytest.raises(
+            ValueError,
+            match="`group` must be at least 1 for granularity 'group' and 0 for the others",
+        ):
             Layout(*layout)

@@ -202,12 +202,16 @@ def test_in_training(name: str, trained: ResNet, digits: Digits) -> None:
 @pytest.mark.parametrize(
     ("make", "bits", "message"),
     [
-        (WeightQuantizer, 1, "got 1 bits for the WeightQuantizer at 0 weight; allowed are 2 to 8"),
-        (LSQ, 1, "got 1 bits for the LSQ"),
-        (Binary, 4, "got 4 bits for the Binary at 0 weight; allowed are 1:"),
+        (
+            WeightQuantizer,
+            1,
+            "weight of `0` is quantized by WeightQuantizer, which supports 2 to 8",
+        ),
+        (LSQ, 1, "LSQ, which supports 2 to 8 bits, got 1"),
+        (Binary, 4, "quantized by Binary, which supports 1 bit only, got 4"),
     ],
 )
-def test_widths_that_a_quantizer_has_not_are_refused(
+def test_unsupported_bits_are_refused(
     make: Callable[[], Quantizer], bits: int, message: str
 ) -> None:
     net = nn.Sequential(nn.Linear(4, 4))
@@ -220,21 +224,22 @@ def test_widths_that_a_quantizer_has_not_are_refused(
 def test_one_bit_activations_and_misplaced_quantizers_are_refused(
     trained: ResNet, digits: Digits
 ) -> None:
-    with pytest.raises(TypeError, match="got a weight for PACT; allowed are activations"):
+    with pytest.raises(TypeError, match="PACT quantizes activations, not weights"):
         quant.quantize_(nn.Sequential(nn.Linear(2, 2)), QuantizationPolicy("wrong", weight=PACT))
-    with pytest.raises(TypeError, match="got a weight for DoReFaActivation"):
+    with pytest.raises(TypeError, match="DoReFaActivation quantizes activations"):
         quant.quantize_(
             nn.Sequential(nn.Linear(2, 2)), QuantizationPolicy("wrong", weight=DoReFaActivation)
         )
     quant.quantize_(trained, QuantizationPolicy("mixed", weight=DoReFaWeight))
     quant.calibrate(trained, [digits[0][:8]])
     with pytest.raises(
-        ValueError, match="got 1 bits for the ActivationQuantizer at the activations of act1"
+        ValueError,
+        match="The activation of `act1` is quantized by ActivationQuantizer, which supports",
     ):
         quant.bits(trained, weight=1, activation=1).__enter__()
-    with pytest.raises(ValueError, match="allowed is above 0"):
+    with pytest.raises(ValueError, match="must be positive"):
         PACT(alpha=-1.0)
-    with pytest.raises(ValueError, match="which has no PACT"):
+    with pytest.raises(ValueError, match="has no PACT quantizer"):
         clip_penalty(trained)
 
 

@@ -37,16 +37,16 @@ def test_a_million_codes_of_any_shape() -> None:
 
 @pytest.mark.parametrize("code", [-1, 8])
 def test_a_code_that_does_not_fit_is_refused(code: int) -> None:
-    with pytest.raises(ValueError, match="allowed are 0 to 7 in 3 bits"):
+    with pytest.raises(ValueError, match="must be 0 to 7 for 3 bits"):
         pack(torch.tensor([0, code, 7]), 3)
 
 
 @pytest.mark.parametrize("bits", [0, 9])
 def test_another_width_is_refused(bits: int) -> None:
-    with pytest.raises(ValueError, match="allowed are 1 to 8"):
+    with pytest.raises(ValueError, match="`bits` must be 1 to 8"):
         pack(torch.tensor([0]), bits)
 
 
 def test_data_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 2 bytes for 9 codes of 3 bits; allowed are 4"):
+    with pytest.raises(ValueError, match="9 codes of 3 bits must be 4 bytes, got 2"):
         unpack(torch.zeros(2, dtype=torch.uint8), 3, 9)

@@ -60,7 +60,7 @@ def test_against_all_roundings(bits: int, seed: int, finds_it: bool) -> None:
     with quant.bits(net, weight=bits, activation=32), torch.no_grad():
         learned = (net(x) - x @ weight.T).square().mean().item()
     assert (
-        unit.kept
+        unit.improved
         and unit.before == pytest.approx(nearest, rel=1e-4)
         and unit.after == pytest.approx(learned, rel=1e-4)
     )
@@ -81,8 +81,8 @@ def test_soft_rounding_starts_at_the_weight_and_ends_on_the_grid() -> None:
     soft(weight).sum().backward()
     assert soft.v.grad is not None and soft.v.grad.abs().sum() > 0
     with torch.no_grad():
-        soft.v.copy_(torch.where(soft.decided(), 9.0, -9.0))
-    hard = layout.quantize(weight, grid, soft.decided())
+        soft.v.copy_(torch.where(soft.rounded_up(), 9.0, -9.0))
+    hard = layout.quantize(weight, grid, soft.rounded_up())
     torch.testing.assert_close(soft(weight), hard)
     nearest = layout.quantize(weight, grid)
     part = weight / step - (weight / step).floor()
@@ -149,7 +149,9 @@ def test_beats_rounding_to_the_nearest(
         trained, list(torch.split(x, 64)), granularity=granularity, steps=150, lr=5e-2, **widths
     )
     assert torch.equal(torch.get_rng_state(), state) and trained.training
-    assert all(unit.after <= unit.before for unit in done) and sum(unit.kept for unit in done) >= 3
+    assert (
+        all(unit.after <= unit.before for unit in done) and sum(unit.improved for unit in done) >= 3
+    )
     assert error(weight, activation) < 0.6 * nearest
     assert [error(*pair) for pair in others] == elsewhere
     assert all(
@@ -217,7 +219,7 @@ def test_groups_can_be_reconstructed() -> None:
     )
     x = normal(64, 10) @ normal(10, 10, seed=1)
     (unit,) = reconstruct_(net, [x], weight=2, steps=150, lr=5e-2)
-    assert unit.kept and unit.after < unit.before
+    assert unit.improved and unit.after < unit.before
 
 
 def test_units_of_a_network(trained: ResNet, digits: Digits) -> None:
@@ -244,10 +246,13 @@ def test_units_of_transformers_are_their_blocks() -> None:
 
 def test_bad_arguments(trained: ResNet, digits: Digits) -> None:
     quant.quantize_(trained)
-    for batches, weight, steps in (([], 4, 9), ([digits[0][:8]], 32, 9), ([digits[0][:8]], 4, 0)):
-        with pytest.raises(
-            ValueError, match="allowed are one batch or more, 2 to 8 bits and one step or more"
-        ):
+    data = [digits[0][:8]]
+    for batches, weight, steps, message in (
+        ([], 4, 9, "`batches` is empty"),
+        (data, 32, 9, "`weight` must be 2 to 8 bits, got 32"),
+        (data, 4, 0, "`steps` must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
             reconstruct_(trained, batches, weight=weight, steps=steps)
     with pytest.raises(ValueError, match="call calibrate first"):
         reconstruct_(trained, [digits[0][:8]], activation=4)

@@ -110,7 +110,7 @@ def test_a_weak_layer_comes_first(trained: ResNet, digits: Digits) -> None:
     assert alone.cosine == pytest.approx(cosine, abs=1e-6)
     only_weights = layer_sensitivity(trained, [digits[0][:64]], weight=4)
     assert {entry.what for entry in only_weights} == {"weight"}
-    with pytest.raises(ValueError, match="got no batches"):
+    with pytest.raises(ValueError, match="`batches` is empty"):
         layer_sensitivity(trained, [])
 
 

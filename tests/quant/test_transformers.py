@@ -91,14 +91,14 @@ def test_what_cannot_be_smoothed(trained: ResNet) -> None:
     net = Shared()
     x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     before = net(x).detach()
-    with pytest.raises(ValueError, match="smoothing changes the outputs of Shared"):
+    with pytest.raises(ValueError, match="Smoothing changes the outputs of Shared"):
         smooth_(net, [x])
     torch.testing.assert_close(net(x), before)
-    with pytest.raises(ValueError, match="no LayerNorm of ResNet feeds a linear"):
+    with pytest.raises(ValueError, match="ResNet has no LayerNorm that feeds a linear layer"):
         smooth_(trained, [torch.zeros(2, 1, 8, 8)])
     with pytest.raises(ValueError, match="calibration set is empty"):
         smooth_(net, [])
-    with pytest.raises(ValueError, match="allowed is 0 to 1"):
+    with pytest.raises(ValueError, match="`alpha` must be 0 to 1"):
         smooth_(net, [x], alpha=1.5)
 
 
@@ -139,5 +139,5 @@ def test_attention_on_powers_of_two() -> None:
     handle.remove()
     assert len(seen[0].unique()) <= 16 and (torch.log2(seen[0][seen[0] > 0]) % 1 == 0).all()  # type: ignore[no-untyped-call]
     assert net.state_dict().keys() == {k for k in net.state_dict() if "attn_drop" not in k}
-    with pytest.raises(ValueError, match="no attention of timm's kind"):
+    with pytest.raises(ValueError, match="has no attention with timm's attributes"):
         quantize_softmax_(nn.Linear(2, 2))

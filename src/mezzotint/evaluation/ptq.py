@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.onnx import ForeignEncoder, OnnxFeatures
-from mezzotint.quant.batch_norm import batch_norm_corrected
+from mezzotint.quant.batch_norm import batch_norm_reestimated
 from mezzotint.quant.bitwidth import bits, calibrate
 from mezzotint.quant.clipping_observers import MSE
 from mezzotint.quant.convert import (
@@ -126,7 +126,7 @@ class Calibrated:
         with ExitStack() as stack:
             if self.corrected and setting.weight != 32:
                 stack.enter_context(
-                    batch_norm_corrected(self.network, self.batches, weight=setting.weight)
+                    batch_norm_reestimated(self.network, self.batches, weight=setting.weight)
                 )
             stack.enter_context(
                 bits(self.network, weight=setting.weight, activation=setting.activation)

@@ -28,7 +28,7 @@ from mezzotint.export.float_formats import (
 from mezzotint.export.packed import save_packed
 from mezzotint.export.request import Request, plain
 from mezzotint.export.verify import Artifact, Function
-from mezzotint.quant.batch_norm import correct_batch_norm_
+from mezzotint.quant.batch_norm import reestimate_batch_norm_
 from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
 from mezzotint.quant.onnx.qdq import make_observer, quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction, require
@@ -84,7 +84,7 @@ def _onnx(request: Request) -> Artifact:
                 "accumulator": 32,
             },
             "reduce_range": done.reduce_range,
-            "operators": _operators(done.quantized, done.left, done.integer_kernels),
+            "operators": _operators(done.quantized, done.skipped, done.integer_kernels),
             "calibration": {"samples": done.samples, "observer": request.observer},
         },
     )
@@ -136,7 +136,7 @@ def _packed(request: Request) -> Artifact:
             "observer": request.observer,
         }
         if request.corrected:
-            facts["calibration"]["corrected"] = correct_batch_norm_(
+            facts["calibration"]["corrected"] = reestimate_batch_norm_(
                 encoder, batches, weight=request.bits
             )
     save_packed(encoder, request.folder, weight=request.bits, activation=request.activation_bits)

@@ -1,4 +1,4 @@
-"""Quantized networks: one set of weights that works from 2 to 8 bits."""
+"""Quantize networks so that one set of weights runs at 2 to 8 bits."""
 
 from mezzotint.quant.bitwidth import bits as bits
 from mezzotint.quant.bitwidth import calibrate as calibrate

@@ -1,13 +1,13 @@
-"""Learning which way to round each weight, and which step to round activations with.
+"""Learn the rounding of each weight (AdaRound) and the step of each activation (QDrop, BRECQ).
 
-AdaRound (Nagel et al. 2020, arXiv 2004.10568): a weight is `s · clip(⌊w / s⌋ + h(v))`, where h is a
-sigmoid stretched to −0.1 … 1.1 and cut to 0 … 1 (eq. 23), and v starts so that h is w / s's own
-fractional part. A penalty `1 − |2h − 1|^β` (eq. 24) with a falling β drives every h to 0 or 1. What
-remains afterwards is one bit a weight.
+AdaRound (Nagel et al. 2020, arXiv 2004.10568): a weight is `s · clip(⌊w / s⌋ + h(v))`. h is a
+sigmoid stretched to −0.1 … 1.1 and clipped to 0 … 1 (eq. 23). v starts so that h is the fractional
+part of w / s. A penalty `1 − |2h − 1|^β` (eq. 24) with a decaying β drives every h to 0 or 1. The
+result is one bit per weight: round up or down.
 
-QDrop (Wei et al. 2022, arXiv 2203.05740): while learning, each activation is left in float with
-some probability, so that the rounding does not fit the noise of one particular grid. Activation
-steps are learned along (BRECQ, arXiv 2102.05426).
+QDrop (Wei et al. 2022, arXiv 2203.05740): during learning each activation stays fp32 with some
+probability, so that the rounding does not overfit one particular grid. The activations' steps are
+learned as well (BRECQ, arXiv 2102.05426).
 """
 
 import torch
@@ -21,15 +21,15 @@ _LOW, _HIGH = -0.1, 1.1
 
 
 class AdaRound(Quantizer, kind="adaround"):
-    """A soft rounding of one weight over a grid that does not move; stands in for its quantizer while it learns.
+    """Soft rounding of one weight on a fixed grid; replaces the weight's quantizer during learning.
 
     Args:
-        weight: float, the layer's own.
-        grid: of it, `[R, 1]`.
-        layout: of the grid's rows.
+        weight: fp32 weight of the layer.
+        grid: grid of the weight, `[R, 1]`.
+        layout: layout of the grid's rows.
 
     Attributes:
-        v: what is learned, of the weight's shape.
+        v: learned rounding logits, of the weight's shape.
     """
 
     def __init__(self, weight: Tensor, grid: Grid, layout: Layout) -> None:
@@ -45,26 +45,26 @@ class AdaRound(Quantizer, kind="adaround"):
 
     @property
     def keeps_range(self) -> bool:
-        """It is never stored."""
+        """False: a soft rounding is never saved."""
         return False
 
-    def up(self) -> Tensor:
-        """h(v): how far each weight is rounded up, 0 to 1."""
+    def rounding(self) -> Tensor:
+        """Return h(v), the fraction of a step that each weight is rounded up, 0 to 1."""
         stretched = torch.sigmoid(self.v) * (_HIGH - _LOW) + _LOW
         return torch.where(stretched <= 0.0, 0.0, torch.where(stretched >= 1.0, 1.0, stretched))
 
     def penalty(self, beta: float) -> Tensor:
-        """Mean over weights of `1 − |2h − 1|^β`: 0 when all are decided."""
-        return 1.0 - (2.0 * self.up() - 1.0).abs().pow(beta).mean()
+        """Return the mean of `1 − |2h − 1|^β`, which is 0 once every h is 0 or 1."""
+        return 1.0 - (2.0 * self.rounding() - 1.0).abs().pow(beta).mean()
 
-    def decided(self) -> Tensor:
-        """Which weights are rounded up: bool, of the weight's shape."""
+    def rounded_up(self) -> Tensor:
+        """Return which weights are rounded up, bool of the weight's shape."""
         return self.v >= 0.0
 
     def quantize(self, x: Tensor) -> Tensor:
-        """The weight between the points of its grid, differentiable in v and not in the weight."""
+        """Round the weight softly; the result is differentiable in v and not in the weight."""
         rows, grid = self.layout.rows(x.detach()), self._grid
-        codes = (rows / grid.scale).floor() + self.layout.rows(self.up())
+        codes = (rows / grid.scale).floor() + self.layout.rows(self.rounding())
         if grid.zero_point is not None:
             codes = codes + grid.zero_point
         codes = torch.minimum(torch.maximum(codes, grid.low), grid.high)
@@ -74,16 +74,16 @@ class AdaRound(Quantizer, kind="adaround"):
 
 
 class LearnedStep(Quantizer):
-    """An activation's grid whose step is learned while its zero point stays; stands in for its quantizer meanwhile.
+    """Grid of an activation with a learned step and a fixed zero point; replaces its quantizer.
 
     Args:
-        quantizer: calibrated, at the width that is learned for.
-        drop: probability that a value is left in float (QDrop).
+        quantizer: calibrated quantizer, set to the bits to learn for.
+        drop: probability that a value stays fp32 (QDrop).
 
     Attributes:
-        change: what is learned: the logarithm of the step over what it was, so that one learning
-            rate fits all.
-        generator: of what is dropped; set before each pass. `None` drops nothing.
+        change: learned log of the ratio of the new step to the old one. In the log domain one
+            learning rate fits steps of every size.
+        generator: random generator of QDrop, set before each forward pass. `None` drops nothing.
     """
 
     def __init__(self, quantizer: Quantizer, *, drop: float) -> None:
@@ -95,34 +95,34 @@ class LearnedStep(Quantizer):
 
     @property
     def keeps_range(self) -> bool:
-        """It is never stored."""
+        """False: the learned range is saved by the quantizer that this one replaces."""
         return False
 
     def grid(self) -> Grid:
-        """With the step as it is now."""
+        """Return the grid with the current step."""
         start = self._start
         return Grid(
             start.scale * self.change.exp(), start.zero_point, start.low, start.high, start.divide
         )
 
     def quantize(self, x: Tensor) -> Tensor:
-        """On the grid, some values dropped from it."""
+        """Quantize, and leave a random subset in fp32."""
         out = self.layout.quantize(x, self.grid())
         if self.generator is None or self.drop == 0.0:
             return out
-        kept = torch.rand(x.shape, generator=self.generator, device=x.device) < self.drop
-        return torch.where(kept, x, out)
+        dropped = torch.rand(x.shape, generator=self.generator, device=x.device) < self.drop
+        return torch.where(dropped, x, out)
 
     def range(self) -> Tensor:
-        """The range over which the quantizer's scheme makes this grid: `[2, R, 1]`."""
+        """Return the range for which the quantizer's scheme gives this grid, `[2, R, 1]`."""
         return range_of(self.scheme, self.grid())
 
 
 @torch.no_grad()
 def range_of(scheme: Scheme, grid: Grid) -> Tensor:
-    """The range from which `make_grid` makes this grid, to the precision of float32: `[2, R, 1]`."""
+    """Invert `make_grid`: return the range of a grid to float32 precision, `[2, R, 1]`."""
     if scheme in SYMMETRIC:
-        # the divisor of `symmetric` is its largest code; SSQL's is half a code more
+        # `symmetric` divides by its largest code, SSQL's scheme by half a code more.
         high = grid.scale * (grid.high if scheme == "symmetric" else grid.high + 0.5)
         return torch.stack([-high, high])
     zero = torch.zeros_like(grid.scale) if grid.zero_point is None else grid.zero_point

@@ -1,23 +1,21 @@
-"""Fold BatchNorm into the layer before it, and correct the bias that rounding a weight brings.
+"""BatchNorm and quantization: folding, re-estimation of the statistics, bias correction.
 
-A runtime folds BatchNorm before it quantizes, so what it rounds is the folded weight. SSQL rounds
-the weight before BatchNorm; fold first to see what a runtime will do.
+**Folding.** A runtime folds BatchNorm before it quantizes, so it rounds the folded weight. SSQL
+rounds the weight before BatchNorm. Fold first to simulate the runtime.
 
-Bias correction is that of Nagel et al. 2019 (arXiv 1906.04721, §4.2), measured on data: rounding
-shifts the mean of each output channel, and the shift can be taken away.
+**Re-estimation.** Rounding a weight to two bits changes the mean and the variance of its output
+channels, and BatchNorm still normalizes by the statistics of the fp32 network. One pass over
+calibration data measures the change. It costs no training, and nothing at inference, since
+BatchNorm is folded or stored anyway. Any-precision networks keep one BatchNorm per bit-width for
+the same reason (Yu et al. 2021, arXiv 1911.07346); here the statistics come from calibration data
+when the bits are chosen.
 
-Put BatchNorm's statistics right for weights that have been rounded.
+Only the *difference* between the rounded and the fp32 network is applied. Running statistics come
+from augmented training views and calibration data are not augmented, so the statistics of the
+calibration data themselves would change the fp32 network too.
 
-Rounding a weight to two bits changes the mean and the power of each channel it makes, and BatchNorm
-goes on dividing by what the float network had. One pass over calibration data tells by how much;
-the statistics of one width are then as right as those of the float network. It costs no training
-and, since BatchNorm is folded or stored anyway, nothing when the network runs. Networks of any
-precision keep a BatchNorm for each width for the same reason (Yu et al. 2021, arXiv 1911.07346);
-here a width's statistics come from the data when the width is chosen.
-
-What is corrected is the difference: running statistics are those of augmented training views, and
-calibration data are not augmented, so the statistics of the data themselves would move the float
-network as well.
+**Bias correction** (Nagel et al. 2019, arXiv 1906.04721, §4.2), measured on data: rounding shifts
+the mean of each output channel, and subtracting the shift from the bias removes it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,33 +28,33 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mezzotint.quant.bitwidth import bits, calibrate, off
 from mezzotint.quant.convert import parameter_of, quantized_layers
-from mezzotint.quant.hooks import evaluating, example_of, feeds, hooked
+from mezzotint.quant.hooks import evaluating, example_of, find_consumers, hooked
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @torch.no_grad()
 def fold_batch_norm_(encoder: nn.Module, example: Tensor | None = None) -> dict[str, str]:
-    """Multiply each BatchNorm's scale into the layer that feeds it, in place; in eval mode the outputs stay equal.
+    """Fold each BatchNorm into the layer that feeds it, in place; eval-mode outputs stay equal.
 
-    The layer gets a bias where it had none, and an `Identity` takes the BatchNorm's place (timm's,
-    which brings an activation function, leaves that). The names in the state dict change by this. A
-    BatchNorm that no layer feeds, that shares its layer with others, or that has no running
-    statistics is left.
+    The layer gets a bias if it had none, and an `Identity` replaces the BatchNorm (timm's fused
+    BatchNormAct leaves its activation function). This changes the names in the state dict. A
+    BatchNorm is left if no layer feeds it, if it shares its layer with others, or if it has no
+    running statistics.
 
     Args:
-        encoder: in any mode; quantizable or not.
-        example: a batch; by default of the shape that the encoder states.
+        encoder: network in any mode, quantizable or not.
+        example: a batch; by default of the encoder's own input shape.
 
     Returns:
         Name of the layer by name of the folded BatchNorm.
 
     Raises:
-        ValueError: when the outputs change, because a folded layer's output is also used elsewhere;
-            nothing is changed then.
+        ValueError: when the outputs change because a folded layer's output is also used elsewhere;
+            the network is then left unchanged.
     """
     example = example_of(encoder, example)
-    pairs = feeds(encoder, example, _LAYERS, (_BatchNorm,))
+    pairs = find_consumers(encoder, example, _LAYERS, (_BatchNorm,))
     done: dict[str, str] = {}
     undo: list[tuple[nn.Module, str, nn.Module, nn.Module, Tensor, Tensor | None]] = []
     before = _output(encoder, example)
@@ -80,8 +78,8 @@ def fold_batch_norm_(encoder: nn.Module, example: Tensor | None = None) -> dict[
             parameter_of(layer).copy_(weight)
             layer._parameters["bias"] = None if bias is None else nn.Parameter(bias)
         raise ValueError(
-            f"folding changes the outputs of {type(encoder).__name__}; allowed are networks in which a layer's output "
-            "goes to its BatchNorm alone: leave this one unfolded"
+            f"Folding changes the outputs of {type(encoder).__name__}: a layer's output must go to "
+            "its BatchNorm alone. Leave this network unfolded."
         )
     return done
 
@@ -93,9 +91,9 @@ def _output(encoder: nn.Module, example: Tensor) -> Tensor:
 
 
 def _fold(layer: nn.Module, norm: _BatchNorm) -> tuple[Tensor, Tensor | None]:
-    """Change the layer; returns its weight and bias as they were."""
+    """Fold into the layer; return its old weight and bias."""
     weight, bias = parameter_of(layer), layer._parameters["bias"]
-    were = weight.clone(), None if bias is None else bias.clone()
+    before = weight.clone(), None if bias is None else bias.clone()
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -107,17 +105,16 @@ def _fold(layer: nn.Module, norm: _BatchNorm) -> tuple[Tensor, Tensor | None]:
         layer.register_parameter("bias", nn.Parameter(shift))
     else:
         bias.copy_(shift)
-    return were
+    return before
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What was corrected in one layer.
+    """Bias correction of one layer.
 
     Attributes:
-        name: of the layer.
-        shift: mean magnitude of its output channels' shift, over the mean of their standard
-            deviations in float.
+        name: name of the layer.
+        shift: mean |shift| of its output channels, relative to their mean fp32 standard deviation.
     """
 
     name: str
@@ -128,20 +125,21 @@ class Correction:
 def correct_bias_(
     encoder: nn.Module, batches: Iterable[Tensor], *, weight: int = 4, activation: int = 32
 ) -> list[Correction]:
-    """Take away, at one width, the shift of each layer's mean output; other widths and the float network are untouched.
+    """Subtract the shift of each layer's mean output at one bit-width.
 
-    Layers are corrected in the order in which they run, each with those before it corrected. The
-    correction is stored with the quantizer of the weight and is part of `layer.bias` whenever the
-    layer runs at that width (a layer with a width of its own always does).
+    The fp32 network and other bit-widths are untouched. Layers are corrected in execution order,
+    each with its predecessors corrected. The correction is stored with the weight's quantizer and
+    is part of `layer.bias` whenever the layer runs at these bits (a layer with fixed bits always
+    does).
 
     Args:
-        encoder: quantizable and, unless `activation` is 32, calibrated.
-        batches: normalized inputs, of the training data and without augmentation.
+        encoder: quantizable network, calibrated unless `activation` is 32.
+        batches: normalized inputs of the training data, without augmentation.
         weight: bits of the weights.
         activation: bits of the activations.
 
     Returns:
-        The layers, in the order of the modules.
+        The corrected layers in execution order.
 
     Raises:
         ValueError: without samples.
@@ -149,22 +147,21 @@ def correct_bias_(
     data = list(batches)
     if not data:
         raise ValueError(
-            "the calibration set is empty; allowed is one sample or more: give batches of inputs"
+            "The calibration set is empty. It needs one sample or more: pass batches of inputs."
         )
     layers = dict(quantized_layers(encoder))
     with evaluating(encoder):
         with off(encoder):
-            wanted = _moments(encoder, layers, data)
+            targets = _moments(encoder, layers, data)
         with bits(encoder, weight=weight, activation=activation):
             for layer in layers.values():
-                layer.weight_quantizer.untune("shift", layer.weight_quantizer.width)
+                layer.weight_quantizer.untune("shift", layer.weight_quantizer.num_bits)
             done = []
-            for name in wanted:  # in the order of execution
-                mean, deviation = wanted[name]
+            for name, (mean, std) in targets.items():  # in execution order
                 shift = mean - _moments(encoder, {name: layers[name]}, data)[name][0]
                 layers[name].weight_quantizer.tune("shift", shift)
                 done.append(
-                    Correction(name, float(shift.abs().mean() / deviation.mean().clamp_min(1e-12)))
+                    Correction(name, float(shift.abs().mean() / std.mean().clamp_min(1e-12)))
                 )
     return done
 
@@ -172,23 +169,23 @@ def correct_bias_(
 def _moments(
     encoder: nn.Module, layers: dict[str, nn.Module], data: list[Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of each output channel, by name, in the order in which layers run."""
+    """Return mean and std of each layer's output channels, in execution order."""
     sums: dict[str, list[Tensor]] = {}
     names = {module: name for name, module in layers.items()}
 
-    def leaving(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+    def add(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
         rows = (
             out.flatten(0, -2)
             if isinstance(module, nn.Linear)
             else out.movedim(1, -1).flatten(0, -2)
         ).double()
-        found = [rows.new_tensor(float(len(rows))), rows.sum(0), rows.square().sum(0)]
+        batch = [rows.new_tensor(float(len(rows))), rows.sum(0), rows.square().sum(0)]
         name = names[module]
         sums[name] = (
-            [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else found
+            [a + b for a, b in zip(sums[name], batch, strict=True)] if name in sums else batch
         )
 
-    with hooked([module.register_forward_hook(leaving) for module in layers.values()]):
+    with hooked([module.register_forward_hook(add) for module in layers.values()]):
         for x in data:
             encoder(x)
     moments = {}
@@ -205,23 +202,23 @@ Moments = dict[str, tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
-def correct_batch_norm_(encoder: nn.Module, batches: Iterable[Tensor], *, weight: int) -> int:
-    """Correct the running statistics for weights of this width, and choose the ranges of activations anew for them.
+def reestimate_batch_norm_(encoder: nn.Module, batches: Iterable[Tensor], *, weight: int) -> int:
+    """Re-estimate the running statistics for rounded weights, and calibrate the activations again.
 
-    In place, and right for this width only: the float network is no longer what it was. Use a copy,
-    or `batch_norm_corrected`.
+    This works in place and holds for these bits only; the fp32 network changes as well. Use a copy,
+    or the context manager `batch_norm_reestimated`.
 
     Args:
-        encoder: that `quantize_` has prepared, with the statistics of its float weights.
-        batches: normalized inputs, of the training data and without augmentation.
+        encoder: network after `quantize_`, with the statistics of its fp32 weights.
+        batches: normalized inputs of the training data, without augmentation.
         weight: bits of the weights, 1 to 8.
 
     Returns:
-        How many BatchNorms were corrected; 0 for a network without running statistics, of which
-        only the ranges change.
+        Number of re-estimated BatchNorms; 0 for a network without running statistics, where only
+        the activations' ranges change.
 
     Raises:
-        ValueError: without samples, or for a width that does not exist.
+        ValueError: without samples, or for an unsupported number of bits.
     """
     data = list(batches)
     with off(encoder):
@@ -237,19 +234,19 @@ def correct_batch_norm_(encoder: nn.Module, batches: Iterable[Tensor], *, weight
 
 
 @contextmanager
-def batch_norm_corrected(
+def batch_norm_reestimated(
     encoder: nn.Module, batches: Sequence[Tensor], *, weight: int
 ) -> Iterator[nn.Module]:
-    """Run a network with what `correct_batch_norm_` does for this width, and as before afterwards.
+    """Apply `reestimate_batch_norm_` inside the block, and undo it after.
 
     Args:
-        encoder: calibrated on the same batches with float weights.
-        batches: as for `correct_batch_norm_`.
+        encoder: network calibrated on the same batches with fp32 weights.
+        batches: as for `reestimate_batch_norm_`.
         weight: bits of the weights.
     """
     kept = statistics(encoder)
     try:
-        correct_batch_norm_(encoder, batches, weight=weight)
+        reestimate_batch_norm_(encoder, batches, weight=weight)
         yield encoder
     finally:
         encoder.load_state_dict(kept, strict=False)
@@ -257,7 +254,7 @@ def batch_norm_corrected(
 
 
 def statistics(encoder: nn.Module) -> dict[str, Tensor]:
-    """Copies of all running statistics, by their names in the state dict."""
+    """Copy all running statistics, by their names in the state dict."""
     return {
         f"{name}.{part}": getattr(norm, part).clone()
         for name, norm in _norms(encoder).items()
@@ -266,26 +263,26 @@ def statistics(encoder: nn.Module) -> dict[str, Tensor]:
 
 
 def _batch_norm_moments(encoder: nn.Module, data: list[Tensor]) -> Moments:
-    """Mean and variance of what enters each BatchNorm, with those before it normalizing by the same data."""
+    """Return mean and variance of each BatchNorm's input, with all in training mode."""
     norms = _norms(encoder)
     kept = statistics(encoder)
     with evaluating(encoder), averaged_statistics(norms.values()):
         for x in data:
             encoder(x)
-    found = {
+    moments = {
         name: (norm.running_mean.clone(), norm.running_var.clone())  # type: ignore[union-attr]
         for name, norm in norms.items()
     }
     encoder.load_state_dict(kept, strict=False)
-    return found
+    return moments
 
 
 @contextmanager
 def averaged_statistics(norms: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Estimate running statistics again: they become the mean over the batches that run inside.
+    """Re-estimate running statistics as the mean over the batches that run inside the block.
 
     Args:
-        norms: BatchNorms to estimate; they are left in training mode.
+        norms: BatchNorms to re-estimate; they stay in training mode.
     """
     momenta = [(norm, norm.momentum) for norm in norms]
     for norm, _ in momenta:

@@ -96,12 +96,14 @@ def _restored(encoder: nn.Module) -> Iterator[None]:
     """Leave each quantizer's mode and width, and the range that belongs to them, as they were."""
     quantizers = Quantizers.of(encoder)
     every = [quantizer for _, quantizer in quantizers.weights] + quantizers.activations
-    states = [(quantizer, quantizer.mode, quantizer.bits, quantizer.width) for quantizer in every]
+    states = [
+        (quantizer, quantizer.mode, quantizer.bits, quantizer.num_bits) for quantizer in every
+    ]
     try:
         yield
     finally:
         for quantizer, mode, bits, width in states:
-            quantizer.mode, quantizer.bits, quantizer.width = mode, bits, width
+            quantizer.mode, quantizer.bits, quantizer.num_bits = mode, bits, width
         for layer, quantizer in quantizers.weights:
             if quantizer.mode == "quantize":
                 quantizer.fit(parameter_of(layer))
@@ -142,10 +144,10 @@ def _refuse(encoder: nn.Module, weight: Bits, activation: Bits) -> None:
     """Raise before anything is changed when a quantizer has no grid at its width."""
     for name, layer in quantized_layers(encoder):
         if isinstance(weight, Tensor) or weight != 32:
-            layer.weight_quantizer.refuse(weight, f"{name or 'the'} weight")
+            layer.weight_quantizer.check_bits(weight, f"The weight of `{name}`")
     for name, quantizer in named_activation_quantizers(encoder):
         if isinstance(activation, Tensor) or activation != 32:
-            quantizer.refuse(activation, f"the activations of {name or 'the network'}")
+            quantizer.check_bits(activation, f"The activation of `{name}`")
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""Observers that clip: what to give up at the ends so that the rest is represented more finely.
+"""Clipping observers: cut off the tails so that the other values get a finer grid.
 
-Each collects a histogram, so one collection answers for every width and grid, costs bounded memory,
-and is exactly the same on several processes as on one. Searches try candidates one after the other,
-all rows at once, and wait for no device; they need neither a second pass over the data nor
-processes of their own.
+Each collects a histogram. One collection then serves every bit-width and grid, takes bounded
+memory, and is exactly the same on several processes as on one. A search evaluates its candidates
+one after the other, for all rows at once, without waiting for the device and without a second pass
+over the data.
 """
 
 from typing import Literal
@@ -18,22 +18,21 @@ from mezzotint.quant.observers import Observer
 Tails = Literal["magnitude", "both"]
 _CANDIDATES = 80
 _LEVELS = 256
-_COARSELY = [
-    2.0 ** (-place / 6) for place in range(61)
-]  # to a thousandth: one outlier may be that far away
-_FINELY = [2.0 ** (place / 48) for place in range(-7, 8) if place]
+# Down to 1/1024 of the extremes: a single outlier may be that far away from the other values.
+_COARSE_FACTORS = [2.0 ** (-step / 6) for step in range(61)]
+_FINE_FACTORS = [2.0 ** (step / 48) for step in range(-7, 8) if step]
 _ENDS = [(True, True), (False, True), (True, False)]
-_COARSE = 2048  # in finer bins the divergence would measure the noise of the sample
+_ENTROPY_BINS = 2048  # in finer bins the divergence would measure the noise of the sample
 
 
 class _Binned:
-    """Mixed into an observer that reads a histogram."""
+    """Mix-in of an observer that reads a histogram."""
 
     histogram: Histogram
     seen: bool
 
     def reset(self) -> None:
-        """Forget the values."""
+        """Forget all values."""
         self.seen = False
         self.histogram.reset()
 
@@ -51,25 +50,25 @@ class _Binned:
 
 
 class Percentile(_Binned, Observer):
-    """Leaves a fixed share of the values outside the range.
+    """Clip a fixed fraction of the values.
 
-    The share is counted to one bin of the histogram, and at most that share is left out.
+    The fraction is exact to one bin of the histogram and never larger than `alpha`.
 
     Args:
-        alpha: share of the values left outside.
+        alpha: fraction of the values outside the range.
         tails: `"magnitude"` clips the largest magnitudes, as SSQL's source does; `"both"` clips
-            half of the share at either end, for distributions that are not centered at 0.
+            half of the fraction at either end, for distributions that are not centered at 0.
     """
 
     def __init__(self, *, alpha: float = 1e-4, tails: Tails = "magnitude") -> None:
         if not 0.0 <= alpha < 1.0:
-            raise ValueError(f"got alpha={alpha}; allowed is 0 to below 1: choose 1e-4")
+            raise ValueError(f"`alpha` must be at least 0 and below 1, got {alpha}. Try 1e-4.")
         super().__init__()
         self.alpha, self.tails, self.histogram = alpha, tails, Histogram()
 
     @torch.no_grad()
     def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
-        """Whatever the grid."""
+        """Return the clipped range; it does not depend on the grid."""
         low, high = self._extremes()
         values, counts = self.histogram.points()
         half = self.histogram.width / 2
@@ -81,37 +80,37 @@ class Percentile(_Binned, Observer):
         return torch.maximum(low, lower), torch.minimum(high, upper)
 
 
-def _quantile(values: Tensor, counts: Tensor, share: float) -> Tensor:
-    """The least value at or below which this share of the counts lies: `[R, P]` → `[R, 1]`."""
+def _quantile(values: Tensor, counts: Tensor, fraction: float) -> Tensor:
+    """Return the smallest value with this fraction of the counts at or below it, `[R, 1]`."""
     values, order = values.sort(dim=1)
     below = counts.gather(1, order).cumsum(1)
-    wanted = (below[:, -1:].double() * share).ceil().long()
-    return values.gather(1, (below < wanted).sum(1, keepdim=True).clamp_max(values.shape[1] - 1))
+    target = (below[:, -1:].double() * fraction).ceil().long()
+    return values.gather(1, (below < target).sum(1, keepdim=True).clamp_max(values.shape[1] - 1))
 
 
 class MSE(_Binned, Observer):
-    """The range whose grid represents the values with the least error.
+    """Choose the range with the smallest quantization error.
 
     Candidates are the extremes shrunk by one factor, from 1 to 1/1024, first in steps of 12 % and
-    then of 1.5 %. Where the grid is asymmetric, the upper and then the lower end is searched once
-    more by itself, since a rectifier's two ends have nothing to do with each other.
+    then of 1.5 %. On asymmetric grids the upper and then the lower end is searched again on its
+    own, since the two ends of a ReLU or GELU output are unrelated.
 
-    Differs from SSQL's source, which takes the first batch only, an error of power 2.4, and a
-    search by thirds that presumes a single minimum.
+    Differs from SSQL's source, which uses the first batch only, an error of power 2.4, and a
+    ternary search that assumes a single minimum.
 
     Args:
-        norm: power of the error: 2, or 2.4, which minds large errors more.
+        norm: exponent of the error: 2, or 2.4, which weighs large errors more.
     """
 
     def __init__(self, *, norm: float = 2.0) -> None:
         if norm < 1.0:
-            raise ValueError(f"got norm={norm}; allowed is 1 or more: choose 2, or 2.4")
+            raise ValueError(f"`norm` must be at least 1, got {norm}. Try 2 or 2.4.")
         super().__init__()
         self.norm, self.histogram = norm, Histogram()
 
     @torch.no_grad()
     def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
-        """For this grid at this width."""
+        """Search the range for this grid and these bits."""
         low, high = self._extremes()
         values, counts = self.histogram.points()
         weights = counts.to(values.dtype)
@@ -126,7 +125,7 @@ class MSE(_Binned, Observer):
         a, b = first, last
         best = error(a, b)
         for lower, upper in _ENDS[:1] if scheme in SYMMETRIC else _ENDS:
-            for factors, around in ((_COARSELY, (first, last)), (_FINELY, None)):
+            for factors, around in ((_COARSE_FACTORS, (first, last)), (_FINE_FACTORS, None)):
                 from_a, from_b = around or (a, b)
                 kept_a, kept_b = a, b
                 for factor in factors:
@@ -134,25 +133,25 @@ class MSE(_Binned, Observer):
                         from_a * factor if lower else kept_a,
                         from_b * factor if upper else kept_b,
                     )
-                    tried = error(to_a, to_b)
-                    better = tried < best
+                    candidate = error(to_a, to_b)
+                    better = candidate < best
                     a, b = torch.where(better, to_a, a), torch.where(better, to_b, b)
-                    best = torch.where(better, tried, best)
+                    best = torch.where(better, candidate, best)
         return torch.where(finite, a, low), torch.where(finite, b, high)
 
 
 class Entropy(_Binned, Observer):
-    """The range that loses the least information: Kullback and Leibler's divergence of before and after.
+    """Choose the range with the smallest KL divergence between the histograms before and after.
 
-    TensorRT's calibration (Migacz, "8-bit inference with TensorRT", GTC 2017): clip the histogram,
-    adding what is outside to its last bins; merge its bins to the grid's levels; spread each level
-    evenly over its bins that were not empty; and compare. Candidates clip magnitudes at 1/16 …
-    16/16 of the largest.
+    TensorRT's calibration (Migacz, "8-bit inference with TensorRT", GTC 2017): clip the histogram
+    and add the clipped counts to its last bins, merge the bins to the grid's levels, spread each
+    level evenly over its non-empty bins, and compare. Candidates clip magnitudes at 1/16 … 16/16 of
+    the largest.
 
-    Differs from it and from SSQL's source: those count |x|, so a signed distribution is merged with
-    its mirror image and half of the levels stay unused. Here the values keep their signs, and
-    levels are the grid's own codes. Values of exactly 0 do not count, since the grid represents
-    them exactly and their mass would hide all else.
+    Differs from TensorRT and SSQL's source, which count |x|: a signed distribution is then merged
+    with its mirror image, and half of the levels stay unused. Here values keep their signs, and the
+    levels are the grid's own codes. Values of exactly 0 are left out, since the grid represents
+    them exactly and their mass would hide all other values.
     """
 
     def __init__(self) -> None:
@@ -161,35 +160,35 @@ class Entropy(_Binned, Observer):
 
     @torch.no_grad()
     def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
-        """For this grid at this width."""
+        """Search the range for this grid and these bits."""
         low, high = self._extremes()
-        values, counts = self.histogram.points(_COARSE)
+        values, counts = self.histogram.points(_ENTROPY_BINS)
         counts[:, -1] = 0
         finite = low.isfinite() & high.isfinite()
         first, last = torch.where(finite, low, 0.0), torch.where(finite, high, 0.0)
         largest = torch.maximum(first.abs(), last.abs())
         a, b, best = first, last, torch.full_like(first, torch.inf)
-        for place in range(_CANDIDATES, _CANDIDATES // 16 - 1, -1):
-            bound = largest * (place / _CANDIDATES)
+        for step in range(_CANDIDATES, _CANDIDATES // 16 - 1, -1):
+            bound = largest * (step / _CANDIDATES)
             to_a, to_b = torch.maximum(first, -bound), torch.minimum(last, bound)
-            tried = _divergence(values, counts.to(values.dtype), to_a, to_b, scheme, bits)
-            better = tried < best
+            candidate = _divergence(values, counts.to(values.dtype), to_a, to_b, scheme, bits)
+            better = candidate < best
             a, b = torch.where(better, to_a, a), torch.where(better, to_b, b)
-            best = torch.where(better, tried, best)
+            best = torch.where(better, candidate, best)
         return torch.where(finite, a, low), torch.where(finite, b, high)
 
 
 def _divergence(
     values: Tensor, counts: Tensor, low: Tensor, high: Tensor, scheme: Scheme, bits: Bits
 ) -> Tensor:
-    """Of the clipped histogram from what a grid over `low … high` leaves of it: `[R, P]` → `[R, 1]`."""
+    """Return the KL divergence of the clipped histogram from its quantized version, `[R, 1]`."""
     grid = make_grid(scheme, low, high, bits)
     inside = (values >= low) & (values <= high)
     kept = counts * inside
     levels = (grid.codes(values) - grid.low).long().clamp_(0, _LEVELS - 1)
     mass = kept.new_zeros(len(kept), _LEVELS).scatter_add_(1, levels, kept)
-    places = kept.new_zeros(len(kept), _LEVELS).scatter_add_(1, levels, (kept > 0.0).to(kept.dtype))
-    after = (mass / places.clamp_min(1.0)).gather(1, levels) * (kept > 0.0)
+    filled = kept.new_zeros(len(kept), _LEVELS).scatter_add_(1, levels, (kept > 0.0).to(kept.dtype))
+    after = (mass / filled.clamp_min(1.0)).gather(1, levels) * (kept > 0.0)
     before = kept.clone()
     first = torch.where(inside, values, torch.inf).argmin(1, keepdim=True)
     last = torch.where(inside, values, -torch.inf).argmax(1, keepdim=True)
@@ -197,5 +196,6 @@ def _divergence(
         before.scatter_add_(1, edge, (counts * outside).sum(1, keepdim=True))
     total = counts.sum(1, keepdim=True).clamp_min(1.0)
     p, q = before / total, after / after.sum(1, keepdim=True).clamp_min(1.0)
-    least = 0.5 / total  # half a value where the clipped tail fell into a bin that was empty
+    # Half a count where the clipped tail was added to an empty bin, so that the log is finite.
+    least = 0.5 / total
     return (p * ((p.clamp_min(1e-30)).log() - torch.maximum(q, least).log())).sum(1, keepdim=True)

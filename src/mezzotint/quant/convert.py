@@ -1,13 +1,13 @@
-"""Make a network quantizable once, then run the same weights at any width.
+"""Make a network quantizable once, then run the same weights at any bit-width.
 
     quantize_(encoder, "ssql")
     calibrate(encoder, batches)
     with bits(encoder, weight=4, activation=4):
         features = encoder(x)
 
-A layer keeps its class, its parameters and their names: its class is replaced by a subclass of it
-in which `weight` is the parameter seen through a quantizer. Nothing is wrapped and no weight is
-copied, so optimizers, state dicts and `isinstance` see the network they knew.
+No layer is wrapped and no weight is copied. The class of a layer is swapped for a subclass whose
+`weight` property returns the parameter through a quantizer. Parameters and their names stay, so
+optimizers, state dicts and `isinstance` work as before.
 """
 
 import functools
@@ -28,14 +28,14 @@ _RESIDUAL = ("BasicBlock", "Bottleneck")
 
 
 class _QuantizedWeight:
-    """Mixed into a convolution or linear."""
+    """Mix-in of a convolution or linear layer."""
 
     weight_quantizer: Quantizer
     input_quantizer: Quantizer | None
 
     @property
     def weight(self) -> Tensor:
-        """The parameter, through its quantizer."""
+        """Return the quantized parameter."""
         parameter = parameter_of(self)
         return (
             parameter
@@ -45,7 +45,7 @@ class _QuantizedWeight:
 
     @property
     def bias(self) -> Tensor | None:
-        """The parameter, with what bias correction adds at the present width."""
+        """Return the bias, including the bias correction for the current bits."""
         bias: Tensor | None = self._parameters["bias"]  # type: ignore[attr-defined]
         shift = (
             self.weight_quantizer.tuned("shift")
@@ -57,7 +57,7 @@ class _QuantizedWeight:
         return shift if bias is None else bias + shift
 
     def forward(self, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
-        """As the layer's own, with its input quantized where the policy says so."""
+        """Run the layer, with its input quantized if the policy says so."""
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
         out: Tensor = super().forward(x, *args, **keywords)  # type: ignore[misc]
@@ -65,12 +65,12 @@ class _QuantizedWeight:
 
 
 class _QuantizedOutput:
-    """Mixed into an activation function."""
+    """Mix-in of an activation function."""
 
     output_quantizer: Quantizer
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the function's own, then quantized."""
+        """Run the activation function and quantize its output."""
         out: Tensor = self.output_quantizer(super().forward(x))  # type: ignore[misc]
         return out
 
@@ -82,13 +82,13 @@ def _subclass(mixin: type[Any], cls: type[Any]) -> type[Any]:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `quantize_` did.
+    """Report of `quantize_`.
 
     Attributes:
-        policy: its name.
-        weights: converted layers, by name, with what is quantized of each.
-        activations: converted activation functions.
-        skipped: layers left float, with the reason.
+        policy: name of the policy.
+        weights: converted layers, by name, with a description of what is quantized.
+        activations: converted activation functions, likewise.
+        skipped: layers that stay fp32, with the reason.
     """
 
     policy: str
@@ -98,12 +98,13 @@ class Conversion:
 
     def __str__(self) -> str:
         lines = [
-            f"policy {self.policy}: {len(self.weights)} weights, {len(self.activations)} activations quantized"
+            f"policy {self.policy}: {len(self.weights)} weights and {len(self.activations)} "
+            "activations quantized"
         ]
         for title, names in (
             ("weight", self.weights),
             ("activation", self.activations),
-            ("left float", self.skipped),
+            ("fp32", self.skipped),
         ):
             lines += [f"  {title:<10} {name}: {what}" for name, what in names.items()]
         return "\n".join(lines)
@@ -115,15 +116,15 @@ def quantize_(
     *,
     show: Callable[[str], None] | None = None,
 ) -> Conversion:
-    """Make a network quantizable, in place. It computes as before until `bits` is entered.
+    """Make a network quantizable, in place. It stays in fp32 until `bits` is entered.
 
     Args:
-        encoder: with convolutions or linears.
-        policy: by name (`ssql`, `all`, `first_last_8`), or one of your own.
-        show: called with a table of what was converted and what was not; `print` for the terminal.
+        encoder: network with convolutions or linear layers.
+        policy: name (`ssql`, `all`, `first_last_8`), or a policy of your own.
+        show: called with a table of the converted and skipped layers, such as `print`.
 
     Returns:
-        The same as data.
+        The converted and skipped layers.
 
     Raises:
         ValueError: when nothing can be quantized, or the network is quantizable already.
@@ -131,23 +132,24 @@ def quantize_(
     policy = policy_of(policy)
     if any(isinstance(module, Quantizer) for module in encoder.modules()):
         raise ValueError(
-            "the network is quantizable already; allowed is one quantize_; use bits() to choose a width"
+            "The network is quantizable already. Call `quantize_` once, and choose the bits with "
+            "`bits()`."
         )
     done = Conversion(policy.name)
     usable = _usable(encoder, policy, done)
     placement = policy.placement if policy.placement != "auto" else _placement(encoder)
-    for place, (name, layer) in enumerate(usable.items()):
+    for index, (name, layer) in enumerate(usable.items()):
         fixed = (
             policy.first_bits
-            if place == 0
+            if index == 0
             else policy.last_bits
-            if place == len(usable) - 1
+            if index == len(usable) - 1
             else None
         )
-        inputs = placement == "inputs" and (place > 0 or policy.network_input)
+        inputs = placement == "inputs" and (index > 0 or policy.network_input)
         _convert_weighted(layer, policy, fixed, inputs)
-        width = f"{fixed} bits" if fixed else "any width"
-        done.weights[name] = f"{width}, input too" if inputs else width
+        which = f"{fixed} bits" if fixed else "any bits"
+        done.weights[name] = f"{which}, input too" if inputs else which
     if placement == "outputs":
         units = {
             name: module
@@ -155,10 +157,10 @@ def quantize_(
             if isinstance(module, _ACTIVATIONS)
         }
         device = next(iter(encoder.parameters())).device
-        for place, (name, unit) in enumerate(units.items()):
-            fixed = policy.first_bits if place == 0 else None
+        for index, (name, unit) in enumerate(units.items()):
+            fixed = policy.first_bits if index == 0 else None
             quantize_output_(unit, _fixed(policy.activation(), fixed).to(device))
-            done.activations[name] = f"{fixed} bits" if fixed else "any width"
+            done.activations[name] = f"{fixed} bits" if fixed else "any bits"
     if show is not None:
         show(str(done))
     return done
@@ -167,7 +169,7 @@ def quantize_(
 def _usable(
     encoder: nn.Module, policy: QuantizationPolicy, done: Conversion
 ) -> dict[str, nn.Module]:
-    """The layers to convert; what is left float is written down with its reason."""
+    """Return the layers to convert, and report those that stay fp32 with the reason."""
     layers: dict[str, nn.Module] = {
         name: module for name, module in encoder.named_modules() if isinstance(module, _WEIGHTED)
     }
@@ -178,11 +180,14 @@ def _usable(
     for name, module in encoder.named_modules():
         matrices = [key for key, p in module.named_parameters(recurse=False) if p.ndim >= 2]
         if matrices and not isinstance(module, _WEIGHTED):
-            done.skipped[name] = f"{type(module).__name__} is neither a convolution nor a linear"
+            done.skipped[name] = (
+                f"{type(module).__name__} is neither a convolution nor a linear layer"
+            )
     if not usable:
         raise ValueError(
-            f"nothing to quantize in {type(encoder).__name__}: got {len(layers)} convolutions and linears, "
-            "all of them skipped; give a network that has some, or another policy"
+            f"{type(encoder).__name__} has nothing to quantize: the policy skips all of its "
+            f"{len(layers)} convolutions and linear layers. Use a network with such layers, or "
+            "another policy."
         )
     return usable
 
@@ -204,7 +209,7 @@ def _convert_weighted(
 
 
 def quantize_output_(module: Any, quantizer: Quantizer) -> None:
-    """Quantize what a module without weights returns, such as an activation function, in place."""
+    """Quantize the output of a module without weights, such as an activation function, in place."""
     module.__class__ = _subclass(_QuantizedOutput, module.__class__)
     module.output_quantizer = quantizer
 
@@ -216,34 +221,34 @@ def _fixed(quantizer: Quantizer, bits: int | None) -> Quantizer:
 
 
 def weight_quantizers(encoder: nn.Module) -> Iterator[tuple[Any, Quantizer]]:
-    """Every quantized layer with the quantizer of its weight."""
+    """Iterate over the quantized layers, each with its weight's quantizer."""
     for _, layer in quantized_layers(encoder):
         yield layer, layer.weight_quantizer
 
 
 def quantized_layers(encoder: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every convolution and linear whose weight is quantized, with its name."""
+    """Iterate over the layers with a quantized weight, each with its name."""
     for name, module in encoder.named_modules():
         if isinstance(module, _QuantizedWeight):
             yield name, module
 
 
-def quantizer_places(module: nn.Module) -> Iterator[tuple[nn.Module, str, Quantizer]]:
-    """Every quantizer with the module that has it and its name there, so that it can be exchanged."""
+def quantizer_slots(module: nn.Module) -> Iterator[tuple[nn.Module, str, Quantizer]]:
+    """Iterate over owner, attribute and quantizer, so that a quantizer can be replaced."""
     for owner in module.modules():
-        for place in ("weight_quantizer", "input_quantizer", "output_quantizer"):
-            if isinstance(quantizer := owner._modules.get(place), Quantizer):
-                yield owner, place, quantizer
+        for slot in ("weight_quantizer", "input_quantizer", "output_quantizer"):
+            if isinstance(quantizer := owner._modules.get(slot), Quantizer):
+                yield owner, slot, quantizer
 
 
 def activation_quantizers(encoder: nn.Module) -> Iterator[Quantizer]:
-    """Every quantizer of an activation, in the order of the modules."""
+    """Iterate over the quantizers of activations, in the order of the modules."""
     for _, quantizer in named_activation_quantizers(encoder):
         yield quantizer
 
 
 def named_activation_quantizers(encoder: nn.Module) -> Iterator[tuple[str, Quantizer]]:
-    """The same, each with the name of the module that it sits on."""
+    """Iterate over the quantizers of activations, each with the name of its module."""
     for name, module in encoder.named_modules():
         if isinstance(module, _QuantizedWeight) and module.input_quantizer is not None:
             yield name, module.input_quantizer
@@ -252,26 +257,27 @@ def named_activation_quantizers(encoder: nn.Module) -> Iterator[tuple[str, Quant
 
 
 def parameter_of(layer: Any) -> Tensor:
-    """The float weight of a quantized layer."""
+    """Return the fp32 weight of a quantized layer."""
     parameter: Tensor = layer._parameters["weight"]
     return parameter
 
 
 def make_encoder_quantizable(encoder: Any, policy: str) -> None:
-    """`quantize_`, remembered in the encoder, so that it is saved and loaded as a quantizable one.
+    """Call `quantize_` and record the policy in the encoder, so that it is saved and loaded.
 
     Args:
-        encoder: an `Encoder`; one that is quantizable by this policy already is left as it is.
-        policy: by name.
+        encoder: an `Encoder`; nothing happens if it is quantizable by this policy already.
+        policy: name of the policy.
 
     Raises:
-        ValueError: when it is quantizable by another policy.
+        ValueError: when the encoder is quantizable by another policy.
     """
-    found = getattr(encoder, "quantization", None)
-    if found is not None and found != policy:
+    current = getattr(encoder, "quantization", None)
+    if current is not None and current != policy:
         raise ValueError(
-            f"the encoder is quantizable by policy {found!r}; allowed is the same, got {policy!r}"
+            f"`policy` must be {current!r}, by which the encoder is quantizable already, got "
+            f"{policy!r}. Leave the policy out."
         )
-    if found is None:
+    if current is None:
         quantize_(encoder, policy)
         encoder.quantization = policy

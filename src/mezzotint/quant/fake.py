@@ -1,8 +1,8 @@
-"""Quantizers as modules: what sits on a weight or on an activation and simulates low bits.
+"""Quantizer modules: simulate low bits of one weight or one activation.
 
-A quantizer is off, observes, or quantizes. Its width is a tensor, so that changing it every step
-neither waits for the device nor recompiles; its range is stored beside the weights it belongs to,
-which are never copied.
+A quantizer is off, observes, or quantizes. Its bits are a tensor, so that changing them every step
+neither waits for the device nor recompiles. Its range is saved with the weights, which are never
+copied.
 """
 
 import re
@@ -23,15 +23,14 @@ _TUNED = re.compile(r"(range|rounding|shift)_[1-8]")
 
 @dataclass(frozen=True)
 class Layout:
-    """Which values share a range.
+    """Granularity of the quantization: the values that share a range.
 
     Attributes:
         granularity: one range for the tensor, for each channel, or for each `group` values of a
             channel.
-        axis: of the channels: 0 of a weight, 1 of the activations of a convolution, −1 of those of
-            a linear.
-        group: values in one group, in the order of memory; the last group of a channel may have
-            fewer.
+        axis: dimension of the channels: 0 for a weight, 1 for activations of a convolution, −1 for
+            activations of a linear layer.
+        group: values per group, in memory order; the last group of a channel may have fewer.
     """
 
     granularity: Granularity = "tensor"
@@ -41,15 +40,15 @@ class Layout:
     def __post_init__(self) -> None:
         if (self.granularity == "group") != (self.group > 0):
             raise ValueError(
-                f"got granularity {self.granularity!r} with group={self.group}; allowed is a group size of at least 1 "
-                "with granularity 'group', and 0 with the others"
+                f"`group` must be at least 1 for granularity 'group' and 0 for the others, got "
+                f"{self.group} for granularity {self.granularity!r}."
             )
 
     def rows(self, x: Tensor) -> Tensor:
-        """One row a range: `[R, N]`; not a copy where the order in memory allows."""
+        """Arrange values as one row per range, `[R, N]`, as a view where possible."""
         if self.granularity == "tensor":
             if x.ndim == 4 and not x.is_contiguous():
-                x = x.permute(0, 2, 3, 1)  # the order of channels_last; a range does not care which
+                x = x.permute(0, 2, 3, 1)  # channels_last: a view, and the order does not matter
             return x.reshape(1, -1)
         rows = x.movedim(self.axis, 0).flatten(1)
         if self.granularity == "group":
@@ -58,7 +57,7 @@ class Layout:
         return rows
 
     def unrows(self, rows: Tensor, shape: torch.Size) -> Tensor:
-        """Undo `rows` for a tensor of that shape."""
+        """Invert `rows` for a tensor of this shape."""
         if self.granularity == "tensor":
             return rows.reshape(shape)
         moved = torch.Size(
@@ -69,13 +68,13 @@ class Layout:
         return rows.reshape(moved).movedim(0, self.axis)
 
     def quantize(self, x: Tensor, grid: Grid, up: Tensor | None = None) -> Tensor:
-        """Put every value on the grid of its row, without moving values where the grid can be broadcast instead.
+        """Quantize every value on the grid of its row; broadcast the grid where possible.
 
         Args:
-            x: any shape.
-            grid: of `[R, 1]`.
-            up: of the shape of `x`: which values go to the point above them and which to the one
-                below; `None` sends each to the nearest. Fractions stand in between.
+            x: values of any shape.
+            grid: grid of shape `[R, 1]`.
+            up: of the shape of `x`: 1 rounds up, 0 rounds down, fractions lie in between; `None`
+                rounds to nearest.
         """
         if self.granularity == "group":
             rows = self.rows(x)
@@ -91,25 +90,25 @@ class Layout:
 
 
 class Quantizer(nn.Module, Component):
-    """What all quantizers share: mode, width, range.
+    """Base of all quantizers: mode, bits and range.
 
     Args:
-        layout: which values share a range.
-        scheme: of the grid.
-        observer: that chooses the range.
-        fixed_bits: width that `quant.bits` does not change; `None` follows it.
+        layout: values that share a range.
+        scheme: scheme of the grid.
+        observer: chooses the range.
+        fixed_bits: bits that `quant.bits` does not change; `None` follows it.
 
     Attributes:
         mode: `"off"`, `"observe"` or `"quantize"`.
-        low: least value of the range, `[R, 1]`, stored with the weights; NaN before calibration.
-        high: greatest value.
-        bits: width, a float32 tensor without dimensions.
-        width: the same as a number where the host knows it, else `None`; it chooses what was tuned
-            for that width.
-        widths: widths that the grid is defined for.
+        low: smallest value of the range, `[R, 1]`, saved with the weights; NaN before calibration.
+        high: largest value of the range.
+        bits: number of bits, a 0-d float32 tensor.
+        num_bits: the same as an int, or `None` if the bits were set as a tensor; it selects what
+            was tuned for these bits.
+        supported_bits: bits that the grid is defined for.
     """
 
-    widths: ClassVar[range] = range(2, 9)
+    supported_bits: ClassVar[range] = range(2, 9)
     low: Tensor
     high: Tensor
     bits: Tensor
@@ -124,7 +123,7 @@ class Quantizer(nn.Module, Component):
     ) -> None:
         super().__init__()
         self.layout, self.scheme, self.fixed_bits = layout, scheme, fixed_bits
-        self.width: int | None = fixed_bits or 8
+        self.num_bits: int | None = fixed_bits or 8
         self.observer = observer if observer is not None else MinMax()
         self.mode: Mode = "off"
         stored = self.keeps_range
@@ -134,16 +133,16 @@ class Quantizer(nn.Module, Component):
 
     @property
     def keeps_range(self) -> bool:
-        """Whether the range is state, and not a function of the weight."""
+        """Whether the range is saved; it is not if it follows from the weight."""
         return True
 
     @property
     def calibrated(self) -> bool:
-        """Whether there is a range; waits for the device."""
+        """Whether the range is set; waits for the device."""
         return bool((self.low.isfinite() & self.high.isfinite()).all())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the shape and type of `x`."""
+        """Pass through, observe or quantize, according to the mode."""
         if self.mode == "off":
             return x
         if self.mode == "observe":
@@ -152,82 +151,86 @@ class Quantizer(nn.Module, Component):
         return self.quantize(x.float()).to(x.dtype)
 
     def quantize(self, x: Tensor) -> Tensor:
-        """Float32 values on the grid."""
+        """Round float32 values to the grid."""
         return self.layout.quantize(x, self.grid())
 
     def grid(self) -> Grid:
-        """Over the stored range, or the one that was tuned for the present width, at that width."""
+        """Return the grid over the saved range, or over the one tuned for the current bits."""
         tuned = self.tuned("range")
         low, high = (self.low, self.high) if tuned is None else (tuned[0], tuned[1])
         return make_grid(self.scheme, low, high, self.bits)
 
     def grid_of(self, weight: Tensor) -> Grid:
-        """The grid that this weight stands on at the present width."""
+        """Return the grid of this weight at the current bits."""
         return self.grid()
 
     def codes(self, weight: Tensor) -> Tensor:
-        """Codes of a weight at the present width, as it is rounded there: int16 `[R, N]`, in the layout's rows."""
+        """Return the integer codes of a weight at the current bits, int16 `[R, N]`."""
         grid, rows, up = self.grid_of(weight), self.layout.rows(weight), self.tuned("rounding")
         return grid.codes(rows if up is None else grid.toward(rows, self.layout.rows(up)))
 
     def attach(self, weight: Tensor) -> None:
-        """Take the shape that this weight's ranges need; called once, when a layer is converted."""
+        """Prepare for this weight's shape; called once, when a layer is converted."""
 
     def fit(self, weight: Tensor) -> None:
-        """Choose the range from the weight, for the present width; called when the width is set."""
+        """Choose the range from the weight; called when the bits are set."""
 
     def set_bits(self, bits: Bits) -> None:
-        """Change the width, unless it is fixed, and what depends on it."""
+        """Set the bits, unless they are fixed, and update the range."""
         if self.fixed_bits is None:
             self.bits = torch.as_tensor(bits, dtype=torch.float32, device=self.bits.device)
-            self.width = None if isinstance(bits, Tensor) else bits
+            self.num_bits = None if isinstance(bits, Tensor) else bits
         self.refresh()
 
     def fix(self, bits: int | None) -> None:
-        """Give this quantizer a width of its own; `None` lets it follow the others again."""
+        """Fix the bits of this quantizer; `None` lets it follow `quant.bits` again."""
         self.fixed_bits = bits
         if bits is not None:
-            self.bits, self.width = torch.full_like(self.bits, float(bits)), bits
+            self.bits, self.num_bits = torch.full_like(self.bits, float(bits)), bits
 
-    def refuse(self, bits: Bits, where: str) -> None:
-        """Raise a ValueError when the width that it would run at has no grid; `where` names it in the message."""
+    def check_bits(self, bits: Bits, where: str) -> None:
+        """Raise a ValueError when the quantizer does not support these bits.
+
+        Args:
+            bits: requested bits; fixed bits take precedence.
+            where: the weight or activation, as the subject of the message.
+        """
         bits = bits if self.fixed_bits is None else self.fixed_bits
-        if not isinstance(bits, Tensor) and bits not in self.widths:
-            allowed = (
-                f"{self.widths[0]} to {self.widths[-1]}"
-                if len(self.widths) > 1
-                else f"{self.widths[0]}"
-            )
+        if not isinstance(bits, Tensor) and bits not in self.supported_bits:
+            first, last = self.supported_bits[0], self.supported_bits[-1]
+            supported = f"{first} to {last} bits" if last > first else f"{first} bit only"
             raise ValueError(
-                f"got {bits} bits for the {type(self).__name__} at {where}; allowed are {allowed}: choose another "
-                "width, or a quantizer that has it (1 bit: Binary, DoReFaWeight, DoReFaActivation)"
+                f"{where} is quantized by {type(self).__name__}, which supports {supported}, "
+                f"got {bits}. Choose other bits, or a quantizer that supports these (1 bit: "
+                "Binary, DoReFaWeight, DoReFaActivation)."
             )
 
     def refresh(self) -> None:
-        """Take the range anew from what the observer has collected; without that, the stored range stands."""
+        """Read the range from the observer; without observations the saved range stays."""
         if self.observer.seen:
             with torch.no_grad():
                 self.low, self.high = self.observer.range(self.scheme, self.bits)
 
     def tune(self, name: Literal["range", "rounding", "shift"], value: Tensor) -> None:
-        """Store what holds at the present width only: a range `[2, R, 1]`, a rounding, or a shift of the output."""
-        if self.width is None:
+        """Store a range `[2, R, 1]`, a rounding or an output shift for the current bits only."""
+        if self.num_bits is None:
             raise ValueError(
-                "the width is a tensor; allowed is a number of bits: set the width with an int first"
+                "The bits must be an int to store something for them, got a tensor. Set them with "
+                "an int first."
             )
-        self.register_buffer(f"{name}_{self.width}", value)
+        self.register_buffer(f"{name}_{self.num_bits}", value)
 
     def tuned(self, name: Literal["range", "rounding", "shift"]) -> Tensor | None:
-        """What was stored for the present width."""
-        return self._buffers.get(f"{name}_{self.width}")
+        """Return what `tune` stored for the current bits."""
+        return self._buffers.get(f"{name}_{self.num_bits}")
 
-    def untune(self, name: Literal["range", "rounding", "shift"], width: int | None = None) -> None:
-        """Forget it at one width, or at all."""
-        for key in [key for key in self._buffers if key.startswith(f"{name}_{width or ''}")]:
+    def untune(self, name: Literal["range", "rounding", "shift"], bits: int | None = None) -> None:
+        """Delete what `tune` stored, for some bits or for all."""
+        for key in [key for key in self._buffers if key.startswith(f"{name}_{bits or ''}")]:
             del self._buffers[key]
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("low", "high"):  # the number of ranges is that of the file
+        for name in ("low", "high"):  # the checkpoint decides the number of ranges
             if f"{prefix}{name}" in state:
                 setattr(
                     self, name, torch.empty_like(state[f"{prefix}{name}"], device=self.low.device)
@@ -239,21 +242,21 @@ class Quantizer(nn.Module, Component):
 
 
 class Rangeless(Quantizer):
-    """A quantizer whose levels are fixed, learned, or a function of the weight: there is nothing to calibrate."""
+    """Quantizer with fixed, learned or weight-dependent levels, which needs no calibration."""
 
     @property
     def keeps_range(self) -> bool:
-        """Never."""
+        """False: there is no range."""
         return False
 
     @property
     def calibrated(self) -> bool:
-        """Always."""
+        """True: there is nothing to calibrate."""
         return True
 
 
 class ActivationQuantizer(Quantizer):
-    """A uniform grid over activations: by default SSQL's, one asymmetric range for the tensor."""
+    """Uniform quantizer of activations; by default SSQL's, with one asymmetric range per tensor."""
 
     def __init__(
         self,
@@ -267,11 +270,11 @@ class ActivationQuantizer(Quantizer):
 
 
 class WeightQuantizer(Quantizer):
-    """A uniform grid over a weight: by default SSQL's, symmetric with one range for each output channel.
+    """Uniform quantizer of a weight; by default SSQL's: symmetric, one range per output channel.
 
-    With a live observer the range follows the weight at every step and is part of the gradient: the
-    largest weight of a channel also learns through the scale. With any other it is taken when the
-    width is set.
+    With a dynamic observer the range follows the weight at every step and takes part in the
+    gradient: the largest weight of a channel also learns through the scale. With any other observer
+    the range is computed when the bits are set.
     """
 
     def __init__(
@@ -286,22 +289,22 @@ class WeightQuantizer(Quantizer):
 
     @property
     def keeps_range(self) -> bool:
-        """Only where the observer does not follow the weight."""
-        return not self.observer.live
+        """True unless the observer is dynamic: the range then follows from the weight."""
+        return not self.observer.dynamic
 
     def quantize(self, x: Tensor) -> Tensor:
-        """The weight on its grid."""
+        """Round the weight to its grid."""
         return self.layout.quantize(x, self.grid_of(x), self.tuned("rounding"))
 
     def grid_of(self, weight: Tensor) -> Grid:
-        """The grid at the present width over the weight's own range."""
-        if self.observer.live:
+        """Return the grid at the current bits over the weight's own range."""
+        if self.observer.dynamic:
             return make_grid(self.scheme, *MinMax.of(self.layout.rows(weight)), self.bits)
         return self.grid()
 
     def fit(self, weight: Tensor) -> None:
-        """Choose the range from the weight, for the present width; called when the width is set."""
-        if not self.observer.live:
+        """Choose the range from the weight; called when the bits are set."""
+        if not self.observer.dynamic:
             self.observer.reset()
             self.observer.update(self.layout.rows(weight.detach().float()))
             self.refresh()

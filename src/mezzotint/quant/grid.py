@@ -1,30 +1,32 @@
-"""The grids that values are rounded to: from a range and a number of bits to scale, zero point and codes.
+"""Quantization grids and fake quantization.
 
-| name | codes at b bits | scale | zero point | whose |
-|---|---|---|---|---|
-| `ssql_symmetric` | −2^(b−1) … 2^(b−1) − 1 | max |x| / ((2^b − 1) / 2) | 0 | SSQL's weights |
-| `ssql_asymmetric` | 0 … 2^b − 1 | (max − min) / (2^b − 1) | −round(min / scale), unbounded | SSQL's activations |
-| `symmetric` | −(2^(b−1) − 1) … 2^(b−1) − 1 | max |x| / (2^(b−1) − 1) | 0 | weights in the runtimes |
-| `affine` | 0 … 2^b − 1 | (max − min) / (2^b − 1), with 0 in the range | a code | activations in the runtimes |
+A grid is made from a range and a number of bits; it has a scale, a zero point and integer codes.
 
-SSQL's divisor is half a code wider than its largest code, so the largest positive weight is clipped
-and the most negative one stands exactly between two codes. Its asymmetric grid does not contain 0
+| scheme | codes at b bits | scale | zero point |
+|---|---|---|---|
+| `ssql_symmetric` | −2^(b−1) … 2^(b−1) − 1 | max |x| / ((2^b − 1) / 2) | 0 |
+| `ssql_asymmetric` | 0 … 2^b − 1 | (max − min) / (2^b − 1) | −round(min / scale) |
+| `symmetric` | −(2^(b−1) − 1) … 2^(b−1) − 1 | max |x| / (2^(b−1) − 1) | 0 |
+| `affine` | 0 … 2^b − 1 | (max − min) / (2^b − 1), 0 in range | a code |
+
+The first two are SSQL's grids for weights and activations; runtimes use the other two.
+
+SSQL divides by half a code more than its largest code, so the largest positive weight is clipped,
+and the most negative one lies exactly between two codes. Its asymmetric grid does not contain 0
 unless the range does.
 
-Fake quantization: round to a grid in the forward pass, let the gradient through in the backward
-pass.
+Fake quantization rounds to the grid in the forward pass and passes the gradient in the backward
+pass. One autograd function serves every quantizer of the package. Its gradient is the
+straight-through estimator (Bengio et al. 2013, arXiv 1308.3432) with an explicit inclusive mask: 1
+where the rounded code lies within the grid, *ends included*, and 0 outside. `torch.clamp` is not
+used for this, because its gradient at its bounds changed in torch 2.14, and with 2 bits half of all
+codes are a bound. Forward and gradient equal `torch.fake_quantize_per_tensor_affine` and
+`torch.fake_quantize_per_channel_affine` bit for bit; in addition, scale and zero point can be
+learned.
 
-One autograd function serves every quantizer of the package. Its gradient is the straight-through
-estimator (Bengio et al. 2013, arXiv 1308.3432) with an explicit inclusive mask: 1 where the rounded
-code lies within the grid, *its ends included*, and 0 outside. `torch.clamp` is not used for this,
-because its gradient at its bounds changed in torch 2.14, and with 2 bits half of all codes stand on
-a bound. Forward and gradient equal `torch.fake_quantize_per_tensor_affine` and
-`torch.fake_quantize_per_channel_affine` bit for bit; beyond those, the scale and the zero point may
-be learned.
-
-A value halfway between two codes shows how `x / scale` is computed: torch's kernels multiply by the
-reciprocal, SSQL's source and ONNX's `QuantizeLinear` divide. The largest weight of a channel stands
-exactly halfway on SSQL's grid, so both ways are there.
+Values halfway between two codes depend on how `x / scale` is computed: torch's kernels multiply by
+the reciprocal, SSQL's source and ONNX's `QuantizeLinear` divide. The largest weight of a channel
+lies exactly halfway on SSQL's grid, so both variants exist.
 """
 
 from dataclasses import dataclass
@@ -91,26 +93,24 @@ def fake_quantize(
     *,
     divide: bool = False,
 ) -> Tensor:
-    """The point of a uniform grid that is nearest to each value.
+    """Round each value to the nearest point of a uniform grid.
 
     `x̂ = (clip(round(x / scale) + zero_point, low, high) − zero_point) · scale`, with halves
     rounded to even.
 
     Args:
         x: float tensor of any shape.
-        scale: step of the grid, above 0, of a shape that broadcasts to `x`. It gets a gradient when
-            it requires one.
-        zero_point: code of the value 0, whole numbers as floats, of the shape of `scale`; `None` is
-            0.
-        low: lowest code, a number or a tensor without dimensions (so that a compiled graph serves
-            every width).
+        scale: step of the grid, above 0, broadcastable to `x`. It gets a gradient if it requires
+            one.
+        zero_point: code of the value 0, integers as floats, of the shape of `scale`; `None` is 0.
+        low: lowest code, a number or a 0-d tensor (one compiled graph then serves all bits).
         high: highest code.
-        divide: compute `x / scale` as a division, as SSQL and ONNX do, rather than by the
-            reciprocal, as torch does.
+        divide: compute `x / scale` as a division, as SSQL and ONNX do, instead of multiplying by
+            the reciprocal, as torch does.
 
     Returns:
-        Of the shape of `x`. Its gradient is that of the identity where the rounded code lies in
-        `[low, high]`, and 0 elsewhere; NaN stays NaN and gets no gradient.
+        Tensor of the shape of `x`. The gradient passes unchanged where the rounded code lies in
+        `[low, high]` and is 0 elsewhere; NaN stays NaN and gets no gradient.
     """
     out: Tensor = _FakeQuantize.apply(x, scale, zero_point, low, high, divide)
     return out
@@ -127,7 +127,7 @@ class _RoundSTE(torch.autograd.Function):
 
 
 def round_ste(x: Tensor) -> Tensor:
-    """Round half to even; the gradient is that of the identity."""
+    """Round half to even, and pass the gradient unchanged."""
     out: Tensor = _RoundSTE.apply(x)
     return out
 
@@ -145,7 +145,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:
-    """The same values, whose gradient is multiplied by a factor."""
+    """Return the same values, and multiply their gradient by a factor."""
     out: Tensor = _ScaleGradient.apply(x, factor)
     return out
 
@@ -163,7 +163,7 @@ class _SignSTE(torch.autograd.Function):
 
 
 def sign_ste(x: Tensor, reach: float = 1.0) -> Tensor:
-    """−1 below 0 and 1 elsewhere; the gradient is that of the identity where |x| ≤ reach, and 0 outside."""
+    """Return −1 below 0 and 1 elsewhere; the gradient passes where |x| ≤ reach, else it is 0."""
     out: Tensor = _SignSTE.apply(x, reach)
     return out
 
@@ -173,17 +173,17 @@ SYMMETRIC: tuple[Scheme, ...] = ("ssql_symmetric", "symmetric")
 Bits = int | Tensor
 
 SMALLEST = 1e-8  # a float32 keeps its relative precision through a division by it
-"""Least scale: a constant or dead channel keeps its value instead of dividing by zero."""
+"""Smallest scale: a constant or dead channel keeps its value instead of dividing by zero."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A uniform grid, or one for each row of a tensor.
+    """Uniform grid, or one grid for each row of a tensor.
 
     Attributes:
         scale: step, above 0; `[R, 1]` for R rows.
         zero_point: code of 0, of the scale's shape; `None` is 0.
-        low: lowest code, a tensor without dimensions.
+        low: lowest code, a 0-d tensor.
         high: highest code.
         divide: see `fake_quantize`.
     """
@@ -195,45 +195,45 @@ class Grid:
     divide: bool = True
 
     def quantize(self, x: Tensor) -> Tensor:
-        """The nearest point of the grid, differentiable."""
+        """Round to the nearest point of the grid, differentiably."""
         return fake_quantize(
             x, self.scale, self.zero_point, self.low, self.high, divide=self.divide
         )
 
     def toward(self, x: Tensor, up: Tensor) -> Tensor:
-        """Move each value to the point below it, or to the one above where `up` is 1; `quantize` then leaves it there.
+        """Move each value to the point below it, or above it where `up` is 1.
 
-        The gradient is that of the identity, so that `quantize` behaves as it does for the values
-        themselves.
+        `quantize` leaves these values unchanged. The gradient passes unchanged, so that `quantize`
+        has the same gradient as for the values themselves.
         """
         point = (torch.floor(x / self.scale) + up) * self.scale
         return x + (point - x).detach() if x.requires_grad else point
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
-        """Codes of the nearest points, int16 of the shape of `x`; `values` undoes it."""
+        """Return the codes of the nearest points, int16 like `x`; `values` inverts it."""
         codes = (x / self.scale if self.divide else x * (1.0 / self.scale)).round()
         if self.zero_point is not None:
             codes += self.zero_point
         return codes.clamp(self.low, self.high).to(torch.int16)
 
     def values(self, codes: Tensor) -> Tensor:
-        """The points that codes stand for: exactly what `quantize` returns."""
+        """Return the values of codes: exactly those that `quantize` returns."""
         centered = codes.float() if self.zero_point is None else codes.float() - self.zero_point
         return centered * self.scale
 
 
 def make_grid(scheme: Scheme, low: Tensor, high: Tensor, bits: Bits) -> Grid:
-    """The grid over a range.
+    """Make the grid over a range.
 
     Args:
-        scheme: which.
-        low: least value of each range, `[R, 1]` or without dimensions.
-        high: greatest value.
-        bits: width, 2 to 8; as a tensor without dimensions, one compiled graph serves every width.
+        scheme: scheme of the grid.
+        low: smallest value of each range, `[R, 1]` or 0-d.
+        high: largest value of each range.
+        bits: number of bits, 2 to 8; as a 0-d tensor, one compiled graph serves all bits.
 
     Returns:
-        A grid whose scale is differentiable in `low` and `high`.
+        Grid whose scale is differentiable in `low` and `high`.
     """
     if not isinstance(bits, Tensor):
         bits = low.new_tensor(float(bits))

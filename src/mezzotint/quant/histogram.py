@@ -1,13 +1,13 @@
-"""A histogram of bounded size whose counts depend on the values alone, not on the order in which they came.
+"""Histogram of bounded size whose counts do not depend on the order of the values.
 
-A bin's width is a power of two and one bin begins at 0, so when a larger value comes, pairs of bins
-merge into bins twice as wide without splitting any. Histograms of several processes add up the same
-way to exactly what one process would have counted. The exponent is chosen on the device, so that
-counting never waits for it.
+The width of a bin is a power of two, and one bin begins at 0. When a larger value arrives, pairs of
+bins merge into bins of twice the width, and no bin is split. Histograms of several processes
+therefore add up to exactly the histogram of one process. The exponent is chosen on the device, so
+that counting never waits for it.
 
-A row's largest magnitude lies between the middle and the end of its half, so of n bins a quarter to
-a half cover the magnitudes from 0 to the largest. Values far from 0 with little spread, such as 100
-to 101, are resolved worse by that.
+The largest magnitude of a row lies between the middle and the end of its half, so a quarter to a
+half of the bins cover the magnitudes from 0 to the largest. The resolution is lower for values far
+from 0 with little spread, such as 100 to 101.
 """
 
 import math
@@ -20,22 +20,20 @@ from mezzotint import dist
 from mezzotint.quant.observers import MinMax
 
 _MOST, _LEAST, _SHARED = 16384, 2048, 2**19
-_NOTHING = (
-    -100
-)  # exponent of a row that has seen only zeros; 2 to the power of its negative is still finite
+_ZEROS_ONLY = -100  # exponent of a row without other values; 2^100 is still finite in float32
 
 
 class Histogram(nn.Module):
-    """Counts of the values of each row.
+    """Count the values of each row.
 
-    16,384 bins for one row and fewer for many, but at least 2,048: at most 16 kB a row.
+    One row has 16,384 bins; many rows have fewer, but at least 2,048 (16 kB per row).
 
     Attributes:
-        extremes: of all values, exactly.
-        counts: int64 `[R, bins]`; bin i holds the values of `(i − bins / 2 + [0, 1)) · width`.
-            Zeros are not in it.
-        zeros: int64 `[R, 1]`: how many values were exactly 0, which half of all activations are.
-        exponent: int32 `[R, 1]`: magnitudes are below `2^exponent = width · bins / 2`.
+        extremes: exact extremes of all values.
+        counts: int64 `[R, bins]`; bin i counts the values in `(i − bins / 2 + [0, 1)) · width`,
+            without zeros.
+        zeros: int64 `[R, 1]`, number of values that are exactly 0, as half of all activations are.
+        exponent: int32 `[R, 1]`; magnitudes are below `2^exponent = width · bins / 2`.
     """
 
     counts: Tensor
@@ -48,12 +46,12 @@ class Histogram(nn.Module):
         self.register_buffer("counts", torch.zeros(1, 0, dtype=torch.int64), persistent=False)
         self.register_buffer("zeros", torch.zeros(1, 1, dtype=torch.int64), persistent=False)
         self.register_buffer(
-            "exponent", torch.full((1, 1), _NOTHING, dtype=torch.int32), persistent=False
+            "exponent", torch.full((1, 1), _ZEROS_ONLY, dtype=torch.int32), persistent=False
         )
 
     @property
     def bins(self) -> int:
-        """How many for each row."""
+        """Number of bins per row."""
         return self.counts.shape[1]
 
     def reset(self) -> None:
@@ -61,17 +59,17 @@ class Histogram(nn.Module):
         self.extremes.reset()
         self.counts = torch.zeros_like(self.counts)
         self.zeros = torch.zeros_like(self.zeros)
-        self.exponent = torch.full_like(self.exponent, _NOTHING)
+        self.exponent = torch.full_like(self.exponent, _ZEROS_ONLY)
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
-        """Count values, float `[R, N]`. Those that are not finite count as zeros, and show in the extremes."""
+        """Count values, float `[R, N]`; non-finite ones count as zeros and show in the extremes."""
         self.extremes.update(rows)
         if self.counts.shape[0] != rows.shape[0] or self.bins == 0:
             bins = min(_MOST, max(_LEAST, 2 ** int(math.log2(_SHARED / rows.shape[0]))))
             self.counts = torch.zeros(rows.shape[0], bins, dtype=torch.int64, device=rows.device)
             self.zeros = self.zeros.new_zeros(rows.shape[0], 1)
-            self.exponent = self.exponent.new_full((rows.shape[0], 1), _NOTHING)
+            self.exponent = self.exponent.new_full((rows.shape[0], 1), _ZEROS_ONLY)
         rows = rows.nan_to_num(0.0, 0.0, 0.0)
         largest = torch.frexp(rows.abs().amax(dim=1, keepdim=True)).exponent
         self._widen(
@@ -80,20 +78,20 @@ class Histogram(nn.Module):
             )
         )
         half = self.bins // 2
-        places = (rows / self.width).floor_().long().add_(half)
+        indices = (rows / self.width).floor_().long().add_(half)
         zero = rows == 0.0
         count = zero.sum(dim=1, keepdim=True)
         self.zeros = self.zeros + count
-        self.counts.scatter_add_(1, places, (~zero).long())
+        self.counts.scatter_add_(1, indices, (~zero).long())
 
     def _widen(self, exponent: Tensor) -> None:
         """Merge bins until each row's range ends at `2^exponent`."""
         half = self.bins // 2
         shift = (exponent - self.exponent).clamp(0, 62).long()
-        places = (
+        merged = (
             torch.arange(-half, half, device=self.counts.device).expand_as(self.counts) >> shift
         )
-        self.counts = torch.zeros_like(self.counts).scatter_add_(1, places + half, self.counts)
+        self.counts = torch.zeros_like(self.counts).scatter_add_(1, merged + half, self.counts)
         self.exponent = exponent
 
     def synchronize(self) -> None:
@@ -107,10 +105,10 @@ class Histogram(nn.Module):
             td.all_reduce(self.zeros)
 
     def points(self, most: int = _MOST) -> tuple[Tensor, Tensor]:
-        """The values as points with weights: the centers of the bins, and 0 at last.
+        """Return the histogram as weighted points: the bin centers, and 0 as the last point.
 
         Args:
-            most: bins; where there are more, neighbors are merged.
+            most: largest number of bins; if there are more, neighbors are merged.
 
         Returns:
             Values, float32, and counts, int64, each `[R, bins + 1]`.
@@ -126,11 +124,11 @@ class Histogram(nn.Module):
 
     @property
     def width(self) -> Tensor:
-        """Of the bins: `[R, 1]`."""
+        """Width of the bins, `[R, 1]`."""
         return torch.exp2(self.exponent.float()) / (self.bins // 2)
 
 
 def _exponent_of_half(rows: Tensor) -> Tensor:
-    """`frexp` gives exponent 0 to a magnitude of 0 and to one of 0.5 up to 1; only the latter is meant by it."""
+    """Distinguish the two cases of `frexp` exponent 0: a magnitude of 0, and one of 0.5 to 1."""
     some = rows.abs().amax(dim=1, keepdim=True) > 0.0
-    return torch.where(some, 0, _NOTHING).int()
+    return torch.where(some, 0, _ZEROS_ONLY).int()

@@ -1,15 +1,13 @@
-"""Quantizers whose range is trained with the network: LSQ and PACT.
+"""Quantizers for training: LSQ and PACT learn their range, DoReFa and Binary have fixed levels.
 
-They stand in a policy (`Policy(..., weight=LSQ, activation=LSQ)`), their parameters are in
-`encoder.parameters()`, and `quantize_` must therefore come before the optimizer is made. They cost
-no range in the state beyond those parameters.
+Name them in a policy: `QuantizationPolicy(..., weight=LSQ, activation=LSQ)`. Their parameters are
+in `encoder.parameters()`, so call `quantize_` before making the optimizer. They save no range
+beyond those parameters.
 
-One bit: the sign, with a gradient where the value is small.
-
-BNN (Courbariaux et al. 2016, arXiv 1602.02830) with the scale of XNOR-Net (Rastegari et al. 2016,
-arXiv 1603.05279). SSQL's source clips the latent weights in place; here the gradient's mask alone
-keeps them from running away, since a parameter that changes in a forward pass cannot be shared with
-other widths.
+`Binary` (1 bit) is BNN (Courbariaux et al. 2016, arXiv 1602.02830) with the scale of XNOR-Net
+(Rastegari et al. 2016, arXiv 1603.05279). SSQL's source clips the latent weights in place. Here
+only the mask of the gradient bounds them, since a parameter that changes in a forward pass cannot
+be shared with other bit-widths.
 """
 
 from typing import ClassVar
@@ -23,7 +21,7 @@ from mezzotint.quant.observers import MinMax
 
 
 class _MeanMagnitude(MinMax):
-    """Collects mean |x| besides the extremes, of which the sign and what is not finite are read."""
+    """Collect mean |x| and the extremes, which show the sign and non-finite values."""
 
     sums: Tensor
 
@@ -43,22 +41,22 @@ class _MeanMagnitude(MinMax):
 
 
 class LSQ(Quantizer):
-    """Learned step size quantization (Esser et al. 2019, arXiv 1902.08153): the step is a parameter.
+    """Learned step size quantization (Esser et al. 2019, arXiv 1902.08153): learn the step.
 
-    Its gradient is divided by √(values · largest code), so that step and weights move at a like
-    pace (§2.2). It starts at 2 · mean |x| / √(largest code) (§2.1): a weight's when the layer is
-    converted, an activation's when it is calibrated, where it is also seen whether negative codes
-    are needed.
+    Its gradient is divided by √(values · largest code), so that step and weights move at a similar
+    pace (§2.2). The initial value is 2 · mean |x| / √(largest code) (§2.1). A weight's step is
+    initialized when the layer is converted, an activation's at calibration, which also decides
+    whether negative codes are needed.
 
-    The paper trains one network for one width. Here the parameter is the step at `bits`; at another
-    width it is multiplied by √(largest code at `bits` / largest code there), the paper's own rule
-    for where to start.
+    The paper trains one network for one bit-width. Here the parameter is the step at `bits`. For
+    other bits it is multiplied by √(largest code at `bits` / largest code at those bits), which is
+    the paper's rule for the initial value.
 
     Args:
-        layout: for weights, one step for each output channel by default; activations have one for
-            the tensor.
-        bits: width that the step belongs to.
-        fixed_bits: width that `quant.bits` does not change.
+        layout: values that share a step; by default an output channel of a weight, or a whole
+            activation tensor.
+        bits: bits that the step belongs to.
+        fixed_bits: bits that `quant.bits` does not change.
     """
 
     step: nn.Parameter
@@ -68,49 +66,51 @@ class LSQ(Quantizer):
         self, layout: Layout | None = None, *, bits: int = 4, fixed_bits: int | None = None
     ) -> None:
         super().__init__(layout or Layout(), "symmetric", _MeanMagnitude(), fixed_bits=fixed_bits)
-        self.home, self._own_layout = fixed_bits or bits, layout is not None
+        self.trained_bits, self._own_layout = fixed_bits or bits, layout is not None
         self.step = nn.Parameter(torch.full((1, 1), torch.nan))
         self.register_buffer("negative", torch.ones(()))
         self._values = 0
 
     @property
     def keeps_range(self) -> bool:
-        """The step is the state."""
+        """False: the step is the state."""
         return False
 
     @property
     def calibrated(self) -> bool:
-        """Whether the step has begun; waits for the device."""
+        """Whether the step is initialized; waits for the device."""
         return bool(self.step.isfinite().all())
 
     def fix(self, bits: int | None) -> None:
-        """The step belongs to the fixed width too."""
+        """Fix the bits, and let the step belong to them."""
         if bits is not None and not self.calibrated:
-            self.home = bits
+            self.trained_bits = bits
         super().fix(bits)
 
     def attach(self, weight: Tensor) -> None:
-        """One step for each range of this weight, from its values."""
+        """Initialize one step for each range of this weight from its values."""
         if not self._own_layout:
             self.layout = Layout("channel")
         rows = self.layout.rows(weight.detach().float())
         self._values = rows.shape[1]
-        self._begin(rows.abs().mean(1, keepdim=True), torch.ones_like(self.negative))
+        self._initialize(rows.abs().mean(1, keepdim=True), torch.ones_like(self.negative))
 
     def refresh(self) -> None:
-        """Begin at what calibration has collected, once; then the step is left to the optimizer."""
+        """Initialize from calibration, once; the optimizer then owns the step."""
         if self.observer.seen and isinstance(self.observer, _MeanMagnitude):
             with torch.no_grad():
                 self.low, self.high = self.observer.range(self.scheme, self.bits)
                 total, count = self.observer.sums
-                self._begin(total / count, (self.low.min() < 0.0).to(self.negative.dtype))
+                self._initialize(total / count, (self.low.min() < 0.0).to(self.negative.dtype))
             self.observer.reset()
 
     @torch.no_grad()
-    def _begin(self, mean: Tensor, negative: Tensor) -> None:
+    def _initialize(self, mean: Tensor, negative: Tensor) -> None:
         self.negative = negative
         step = (
-            2.0 * mean / self._largest(torch.tensor(float(self.home), device=mean.device)).sqrt()
+            2.0
+            * mean
+            / self._largest(torch.tensor(float(self.trained_bits), device=mean.device)).sqrt()
         ).clamp_min(SMALLEST)
         if step.shape == self.step.shape:
             self.step.copy_(step)
@@ -118,37 +118,37 @@ class LSQ(Quantizer):
             self.step = nn.Parameter(step)
 
     def _largest(self, bits: Tensor) -> Tensor:
-        """The largest code: of 2^b signed or unsigned ones."""
+        """Return the largest of 2^b signed or unsigned codes."""
         return torch.exp2(bits - self.negative).round() - 1
 
     def grid(self) -> Grid:
-        """At the present width."""
+        """Return the grid at the current bits."""
         largest = self._largest(self.bits)
-        ratio = self._largest(torch.full_like(self.bits, float(self.home))) / largest
+        ratio = self._largest(torch.full_like(self.bits, float(self.trained_bits))) / largest
         scale = self.step.abs().clamp_min(SMALLEST) * ratio.sqrt()
         return Grid(scale, None, -(largest + 1) * self.negative, largest, divide=True)
 
     def quantize(self, x: Tensor) -> Tensor:
-        """On the grid, with the step's gradient scaled."""
+        """Round to the grid, and scale the gradient of the step."""
         grid = self.grid()
-        values = self._values or x[0].numel()  # of a weight's range, or of one sample's activations
+        values = self._values or x[0].numel()  # per range of a weight, or per sample
         scale = scale_gradient(grid.scale, (values * grid.high).rsqrt())
         return self.layout.quantize(x, Grid(scale, None, grid.low, grid.high))
 
 
 class PACT(Rangeless):
-    """Parameterized clipping activation (Choi et al. 2018, arXiv 1805.06085): the upper end of the range is learned.
+    """Parameterized clipping activation (Choi et al. 2018, arXiv 1805.06085): learn the clip value.
 
-    `y = clip(x, 0, α)`, then rounded to 2^b levels over 0 … α. α's gradient is 1 wherever `x ≥ α`
-    and 0 elsewhere (eq. 3); a penalty on α makes the range as small as it can be: `clip_penalty`.
+    `y = clip(x, 0, α)`, rounded to 2^b levels over 0 … α. The gradient of α is 1 where `x ≥ α` and
+    0 elsewhere (eq. 3). The penalty `clip_penalty` keeps the range small.
 
-    The signed form clips to −α … α with 2^b − 1 levels, so that both ends and 0 are levels and the
-    step is the same on either side; the paper has only the unsigned one. For activations alone.
+    The signed form clips to −α … α with 2^b − 1 levels, so that both ends and 0 are levels. The
+    paper has only the unsigned form. PACT is for activations only.
 
     Args:
-        alpha: where α starts.
-        signed: for activations that are negative too.
-        fixed_bits: width that `quant.bits` does not change.
+        alpha: initial α.
+        signed: whether activations can be negative.
+        fixed_bits: bits that `quant.bits` does not change.
     """
 
     alpha: nn.Parameter
@@ -157,18 +157,18 @@ class PACT(Rangeless):
         self, *, alpha: float = 10.0, signed: bool = False, fixed_bits: int | None = None
     ) -> None:
         if alpha <= 0.0:
-            raise ValueError(f"got alpha={alpha}; allowed is above 0: choose 10")
+            raise ValueError(f"`alpha` must be positive, got {alpha}. Try 10.")
         super().__init__(Layout(), "symmetric" if signed else "affine", fixed_bits=fixed_bits)
         self.alpha = nn.Parameter(torch.tensor(alpha))
 
     def attach(self, weight: Tensor) -> None:
-        """Refuse."""
+        """Raise a TypeError: this quantizer is for activations."""
         raise TypeError(
-            "got a weight for PACT; allowed are activations: choose LSQ or DoReFaWeight for the weights"
+            "PACT quantizes activations, not weights. Use LSQ or DoReFaWeight for the weights."
         )
 
     def grid(self) -> Grid:
-        """Over 0 … α, or −α … α."""
+        """Return the grid over 0 … α, or −α … α."""
         alpha = self.alpha.clamp_min(SMALLEST).detach()
         if self.scheme == "symmetric":
             largest = torch.exp2(self.bits - 1).round() - 1
@@ -177,7 +177,7 @@ class PACT(Rangeless):
         return Grid(alpha / largest, None, torch.zeros_like(largest), largest)
 
     def quantize(self, x: Tensor) -> Tensor:
-        """Clipped with α's gradient, then rounded with that of the identity."""
+        """Clip with the gradient of α, then round with the straight-through gradient."""
         alpha = self.alpha.clamp_min(SMALLEST)
         lowest = -alpha if self.scheme == "symmetric" else torch.zeros_like(alpha)
         clipped = torch.where(x >= alpha, alpha, torch.where(x < lowest, lowest, x))
@@ -185,38 +185,39 @@ class PACT(Rangeless):
 
 
 def clip_penalty(encoder: nn.Module) -> Tensor:
-    """The sum of α² over the PACT quantizers of a network, to be added to a loss with a weight (the paper's λ).
+    """Return the sum of α² over the PACT quantizers, a term for the loss (weighted by λ).
 
     Raises:
-        ValueError: when there is none.
+        ValueError: when the network has no PACT quantizer.
     """
     terms = [module.alpha.square() for module in encoder.modules() if isinstance(module, PACT)]
     if not terms:
         raise ValueError(
-            f"got {type(encoder).__name__}, which has no PACT; allowed is a network with activation=PACT"
+            f"{type(encoder).__name__} has no PACT quantizer. Quantize it with a policy of "
+            "activation=PACT."
         )
     return torch.stack(terms).sum()
 
 
 class DoReFaWeight(Rangeless):
-    """DoReFa's weights (Zhou et al. 2016, arXiv 1606.06160, eq. 9): tanh, then 2^b levels over −1 … 1 without 0.
+    """DoReFa weights (Zhou et al. 2016, arXiv 1606.06160, eq. 9): tanh, then 2^b levels without 0.
 
     `m · (2 · round(n · (tanh w / 2m + ½)) / n − 1)` with `m = max |tanh w|` of the layer and `n =
-    2^b − 1`. At 1 bit: the sign times the mean |w| (eq. 8). The paper leaves out the outer factor m
-    and so changes the scale of the layer's output; with it, a network that was trained in float
-    goes on from where it was.
+    2^b − 1`. At 1 bit: sign times mean |w| (eq. 8). Differs from the paper, which has no outer
+    factor m and so changes the scale of the layer's output; with it, fine-tuning can start from an
+    fp32 network.
 
     Args:
-        fixed_bits: width that `quant.bits` does not change.
+        fixed_bits: bits that `quant.bits` does not change.
     """
 
-    widths: ClassVar[range] = range(1, 9)
+    supported_bits: ClassVar[range] = range(1, 9)
 
     def __init__(self, *, fixed_bits: int | None = None) -> None:
         super().__init__(Layout(), "symmetric", fixed_bits=fixed_bits)
 
     def quantize(self, x: Tensor) -> Tensor:
-        """On the levels, differentiable in every weight."""
+        """Round to the levels, differentiably in every weight."""
         squashed = torch.tanh(x)
         largest = squashed.abs().amax().clamp_min(SMALLEST)
         count = torch.exp2(self.bits).round() - 1
@@ -227,13 +228,13 @@ class DoReFaWeight(Rangeless):
 
 
 class DoReFaActivation(Quantizer):
-    """DoReFa's activations (arXiv 1606.06160, §2.5): clipped to 0 … 1, then rounded to 2^b levels. Nothing is learned.
+    """DoReFa activations (arXiv 1606.06160, §2.5): clip to 0 … 1, then round to 2^b levels.
 
     Args:
-        fixed_bits: width that `quant.bits` does not change.
+        fixed_bits: bits that `quant.bits` does not change.
     """
 
-    widths: ClassVar[range] = range(1, 9)
+    supported_bits: ClassVar[range] = range(1, 9)
 
     def __init__(self, *, fixed_bits: int | None = None) -> None:
         super().__init__(Layout(), "affine", fixed_bits=fixed_bits)
@@ -242,31 +243,31 @@ class DoReFaActivation(Quantizer):
     calibrated = DoReFaWeight.calibrated
 
     def attach(self, weight: Tensor) -> None:
-        """Refuse."""
+        """Raise a TypeError: this quantizer is for activations."""
         raise TypeError(
-            "got a weight for DoReFaActivation; allowed are activations: choose DoReFaWeight for the weights"
+            "DoReFaActivation quantizes activations, not weights. Use DoReFaWeight for the weights."
         )
 
     def grid(self) -> Grid:
-        """Over 0 … 1."""
+        """Return the grid over 0 … 1."""
         count = torch.exp2(self.bits).round() - 1
         return Grid((1.0 / count).reshape(1, 1), None, torch.zeros_like(count), count)
 
 
 class Binary(Rangeless):
-    """−s or s, where s is the mean magnitude of each output channel. It runs at 1 bit alone.
+    """Binary values −s or s with s the mean magnitude of each output channel; supports 1 bit only.
 
-    Values beyond ±1 get no gradient through the sign, and all get their part through s. A layer
-    that is to keep more bits must have another quantizer: name it in the policy's `skip`.
+    Values beyond ±1 get no gradient through the sign, and all values get one through s. Layers that
+    need more bits must have another quantizer: name them in the policy's `skip`.
 
     Args:
-        layout: which values share a scale.
+        layout: values that share a scale.
         scaled: whether s is the mean magnitude (weights) or 1 (activations, whose scale must not
             depend on the batch).
         fixed_bits: 1, or `None` to follow `quant.bits`.
     """
 
-    widths: ClassVar[range] = range(1, 2)
+    supported_bits: ClassVar[range] = range(1, 2)
 
     def __init__(
         self, layout: Layout | None = None, *, scaled: bool = True, fixed_bits: int | None = None
@@ -277,7 +278,7 @@ class Binary(Rangeless):
         self.scaled = scaled
 
     def grid_of(self, weight: Tensor) -> Grid:
-        """Codes 0 and 1 for −s and s."""
+        """Return the grid with the codes 0 and 1 for −s and s."""
         rows = self.layout.rows(weight)
         scale = (
             rows.abs().mean(1, keepdim=True).clamp_min(SMALLEST)
@@ -292,11 +293,11 @@ class Binary(Rangeless):
         )
 
     def codes(self, weight: Tensor) -> Tensor:
-        """1 where the value is 0 or above: int16 `[R, N]`."""
+        """Return 1 where the value is at least 0, else 0: int16 `[R, N]`."""
         return (self.layout.rows(weight) >= 0.0).to(torch.int16)
 
     def quantize(self, x: Tensor) -> Tensor:
-        """Signs times scales."""
+        """Return sign times scale."""
         if not self.scaled:
             return sign_ste(x)
         rows = self.layout.rows(x)

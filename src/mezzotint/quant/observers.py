@@ -1,9 +1,8 @@
-"""Observers choose the range that a grid covers, from the values it will meet.
+"""Observers: collect values and choose the range that a grid covers.
 
-Every observer sees its values as rows `[R, N]`, one row for each range (one for a whole tensor, one
-a channel, one a group), so that each is written once for every granularity. What is collected can
-be read out for any number of bits, so one pass over the calibration data serves a whole table of
-bit-widths.
+Values arrive as rows `[R, N]`, one row for each range (per tensor, per channel or per group), so
+that each observer is written once for every granularity. The range can be read for any number of
+bits, so one pass over the calibration data serves a whole table of bit-widths.
 """
 
 from typing import Any, ClassVar
@@ -18,50 +17,50 @@ from mezzotint.recipe.component import Component
 
 
 class Observer(nn.Module, Component):
-    """Collects values, and says which range to quantize.
+    """Base of all observers.
 
     Attributes:
-        live: the range is a differentiable function of the values themselves, cheap enough to be
-            taken anew at each step; weights then need no stored range.
+        dynamic: whether the range is a differentiable function of the values that is cheap enough
+            to compute at each step; weights then need no saved range.
     """
 
-    live: ClassVar[bool] = False
+    dynamic: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
         self.seen = False
 
     def reset(self) -> None:
-        """Forget what was collected."""
+        """Forget all values."""
         self.seen = False
 
     def update(self, rows: Tensor) -> None:
         """Collect values.
 
         Args:
-            rows: float `[R, N]`; R never changes. Values that are not finite make the range so, and
-                are reported by whoever calibrates.
+            rows: float `[R, N]`; R never changes. Non-finite values make the range non-finite, and
+                calibration reports them.
         """
         raise TypeError(f"{type(self).__name__} has no update")
 
     def synchronize(self) -> None:
-        """Pool what the ranks have collected; all of them call it together. Nothing to do on one process."""
+        """Pool the values of all ranks, which call this together; no-op on one process."""
         raise TypeError(f"{type(self).__name__} has no synchronize")
 
     def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
-        """Least and greatest value to be represented, each `[R, 1]`.
+        """Return the smallest and largest value to represent, each `[R, 1]`.
 
         Args:
-            scheme: of the grid.
-            bits: of the grid.
+            scheme: scheme of the grid.
+            bits: bits of the grid.
         """
         raise TypeError(f"{type(self).__name__} has no range")
 
 
 class MinMax(Observer):
-    """The least and the greatest value since the last reset: the papers' protocol."""
+    """Use the smallest and the largest value, as the papers' protocol does."""
 
-    live: ClassVar[bool] = True
+    dynamic: ClassVar[bool] = True
     low: Tensor
     high: Tensor
 
@@ -78,7 +77,7 @@ class MinMax(Observer):
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
-        """Widen the range to hold these values."""
+        """Widen the range to these values."""
         low, high = self.of(rows)
         self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
         self.seen = True
@@ -91,41 +90,40 @@ class MinMax(Observer):
             self.low, self.high = -both[0], both[1]
 
     def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
-        """The extremes, whatever the grid."""
+        """Return the extremes; they do not depend on the grid."""
         return self.low, self.high
 
     @staticmethod
     def of(rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Extremes of each row, differentiable: `[R, N]` → two of `[R, 1]`."""
+        """Return the extremes of each row, differentiably: `[R, N]` → two of `[R, 1]`."""
         return rows.amin(dim=1, keepdim=True), rows.amax(dim=1, keepdim=True)
 
 
 class MomentumMinMax(Observer):
-    """An average over time of the extremes of each collection: a range that one odd batch cannot throw.
+    """Use a moving average of the extremes, which is robust to a single unusual batch.
 
-    What is averaged is the pair of extremes between two resets, exponentially, and a reset does not
-    forget the average. The first collection is taken as it is.
+    The extremes between two resets enter an exponential moving average, which a reset keeps. The
+    first extremes initialize the average.
 
     Args:
-        momentum: weight of the past, from 0 (the last collection alone, as `MinMax`) to below 1.
+        momentum: weight of the past, from 0 (the last extremes alone, as `MinMax`) to below 1.
     """
 
     def __init__(self, *, momentum: float = 0.99) -> None:
         if not 0.0 <= momentum < 1.0:
             raise ValueError(
-                f"got momentum={momentum}; allowed is 0 to below 1: choose 0.99 for a slow average"
+                f"`momentum` must be at least 0 and below 1, got {momentum}. Try 0.99 for a slow "
+                "average."
             )
         super().__init__()
         self.momentum = momentum
         self.now = MinMax()
-        for name in (
-            "low",
-            "high",
-        ):  # kept with the weights, so that a resumed run goes on with the same average
+        # Persistent, so that a resumed run continues with the same average.
+        for name in ("low", "high"):
             self.register_buffer(name, torch.full((1, 1), torch.nan))
 
     def reset(self) -> None:
-        """Take the present extremes into the average, and begin a new collection."""
+        """Add the current extremes to the average, and start new ones."""
         if self.now.seen:
             self.low, self.high = self._average()
         self.now.reset()
@@ -133,16 +131,16 @@ class MomentumMinMax(Observer):
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
-        """Widen the present extremes."""
+        """Widen the current extremes to these values."""
         self.now.update(rows)
         self.seen = True
 
     def synchronize(self) -> None:
-        """Take the present extremes of all ranks; the averages are then equal too."""
+        """Pool the current extremes of all ranks, which makes the averages equal too."""
         self.now.synchronize()
 
     def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
-        """The average with the present extremes in it."""
+        """Return the average, including the current extremes."""
         return self._average()
 
     def _average(self) -> tuple[Tensor, Tensor]:
@@ -151,7 +149,7 @@ class MomentumMinMax(Observer):
         return low, high
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("low", "high"):  # the number of rows is that of the file
+        for name in ("low", "high"):  # the checkpoint decides the number of rows
             if f"{prefix}{name}" in state:
                 setattr(
                     self, name, torch.empty_like(state[f"{prefix}{name}"], device=self.low.device)
@@ -160,36 +158,35 @@ class MomentumMinMax(Observer):
 
 
 class Gaussian(Observer):
-    """Mean ± k standard deviations, but never beyond the extremes: what the values would span were they normal.
+    """Use mean ± k standard deviations, but never more than the extremes.
 
-    Without the extremes the range of a rectified activation would reach far below 0, where there is
-    nothing.
+    Without the limit, the range of a ReLU output would reach far below 0, where it has no values.
 
     Args:
-        sigmas: k. SSQL's source takes 2, which clips 5 % of a normal distribution; 3 clips 0.3 %.
+        sigmas: k. SSQL's source uses 2, which clips 5 % of a normal distribution; 3 clips 0.3 %.
     """
 
     sums: Tensor
 
     def __init__(self, *, sigmas: float = 3.0) -> None:
         if sigmas <= 0.0:
-            raise ValueError(f"got sigmas={sigmas}; allowed is above 0: choose 3")
+            raise ValueError(f"`sigmas` must be positive, got {sigmas}. Try 3.")
         super().__init__()
         self.sigmas = sigmas
         self.extremes = MinMax()
         self.register_buffer("sums", torch.zeros(3, 1, 1, dtype=torch.float64), persistent=False)
 
     def reset(self) -> None:
-        """Forget the moments."""
+        """Forget all values."""
         super().reset()
         self.extremes.reset()
         self.sums = torch.zeros_like(self.sums)
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
-        """Add to the count, the sum and the sum of squares; in double precision, so that their difference is safe."""
+        """Add to the count, the sum and the sum of squares."""
         self.extremes.update(rows)
-        values = rows.double()
+        values = rows.double()  # avoids cancellation in the variance below
         count = torch.full_like(values[:, :1], values.shape[1])
         sums = torch.stack(
             [count, values.sum(1, keepdim=True), values.square().sum(1, keepdim=True)]
@@ -204,7 +201,7 @@ class Gaussian(Observer):
             td.all_reduce(self.sums)
 
     def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
-        """Whatever the grid."""
+        """Return the range; it does not depend on the grid."""
         count, total, squares = self.sums
         mean = total / count
         reach = self.sigmas * (squares / count - mean.square()).clamp_min(0.0).sqrt()

@@ -1,4 +1,4 @@
-"""Policies: which layers of a network are quantized, where, and which of them keep a width of their own."""
+"""Quantization policies: which layers are quantized, where, and which have fixed bits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,21 +11,20 @@ PolicyName = Literal["ssql", "all", "first_last_8"]
 
 @dataclass(frozen=True)
 class QuantizationPolicy:
-    """How a network is quantized.
+    """Rules by which a network is quantized.
 
     Attributes:
-        name: for reports and for what is written beside the weights.
-        placement: where activations are quantized. `"outputs"`: after each activation function, so
-            that a residual block's sum is quantized once and its shortcut too; for networks in
-            which every convolution is fed by one. `"inputs"`: what enters each convolution and
-            linear; for all others. `"auto"`: `outputs` for the residual networks that have that
-            form, `inputs` otherwise. `"none"`: weights only.
-        first_bits: fixed width of the first layer; `None` follows the rest.
-        last_bits: fixed width of the last layer.
-        network_input: whether what enters the first layer is quantized (`inputs` only).
+        name: name in reports and in saved files.
+        placement: where activations are quantized. `"outputs"`: after each activation function,
+            for networks where every convolution follows one; a residual sum is quantized once,
+            with its shortcut. `"inputs"`: before each convolution and linear layer. `"auto"`:
+            `outputs` for ResNets, `inputs` for all others. `"none"`: weights only.
+        first_bits: fixed bits of the first layer; `None` follows the others.
+        last_bits: fixed bits of the last layer.
+        network_input: whether the input of the first layer is quantized (`inputs` only).
         weight: makes the quantizer of one weight.
         activation: makes the quantizer of one activation.
-        skip: names of modules, in full, that stay float.
+        skip: full names of modules that stay fp32.
     """
 
     name: str
@@ -48,7 +47,7 @@ POLICIES: dict[str, QuantizationPolicy] = {
 
 
 def policy_of(policy: str | QuantizationPolicy) -> QuantizationPolicy:
-    """A policy by name.
+    """Return a policy by name; a policy object is returned as it is.
 
     Raises:
         ValueError: for an unknown name.
@@ -57,6 +56,6 @@ def policy_of(policy: str | QuantizationPolicy) -> QuantizationPolicy:
         return policy
     if policy not in POLICIES:
         raise ValueError(
-            f"got policy {policy!r}; allowed: {', '.join(POLICIES)}, or a QuantizationPolicy; choose one"
+            f"`policy` must be {', '.join(POLICIES)} or a QuantizationPolicy, got {policy!r}."
         )
     return POLICIES[policy]

@@ -1,18 +1,19 @@
-"""Reconstruction: learn the rounding of the weights, block after block, from a few hundred inputs without labels.
+"""Reconstruction: learn the rounding of the weights, block by block, from a few hundred inputs.
 
-BRECQ (Li et al. 2021, arXiv 2102.05426): each unit learns to return, from the inputs that the
-quantized units before it give, what it returned in the float network. With one layer as the unit it
-is AdaRound. See `mezzotint.quant.adaround` for what is learned and for QDrop.
+BRECQ (Li et al. 2021, arXiv 2102.05426): each unit learns to reproduce its fp32 output from the
+inputs that the quantized units before it produce. It needs no labels. With single layers as units
+it is AdaRound. `mezzotint.quant.adaround` describes the learned parameters and QDrop.
 
-    quantize_(encoder, "ssql") calibrate(encoder, batches) reconstruct_(encoder, batches, weight=3,
-    activation=4) with bits(encoder, weight=3, activation=4):  # rounds as it has learned; other
-    widths are as before
+    quantize_(encoder, "ssql")
+    calibrate(encoder, batches)
+    reconstruct_(encoder, batches, weight=3, activation=4)
+    with bits(encoder, weight=3, activation=4):  # uses the learned rounding
         features = encoder(x)
 
-Differs from the papers: the error is divided by that of rounding to the nearest and the penalty is
-a mean over weights, so that one λ serves units of any size and scale (Adam does not see the common
-factor); the error is not weighted by the Fisher information; and a unit that ends up worse than it
-was is left as it was.
+Differs from the papers: the error is relative to the error of rounding to nearest, and the penalty
+is a mean over weights, so that one λ serves units of any size and scale (Adam ignores the common
+factor); the error is not weighted by the Fisher information; and a unit whose error does not
+decrease keeps rounding to nearest.
 """
 
 import math
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from mezzotint.quant.adaround import AdaRound, LearnedStep
 from mezzotint.quant.bitwidth import bits
-from mezzotint.quant.convert import parameter_of, quantizer_places
+from mezzotint.quant.convert import parameter_of, quantizer_slots
 from mezzotint.quant.fake import ActivationQuantizer, Quantizer, WeightQuantizer
 from mezzotint.quant.hooks import Unit, evaluating, record, units
 from mezzotint.seeding import key_of
@@ -36,20 +37,20 @@ _STEP_LR = 1e-3
 
 
 @dataclass(frozen=True)
-class Reconstructed:
-    """One unit.
+class Reconstruction:
+    """Result of one unit.
 
     Attributes:
-        name: of the module.
-        before: mean squared error of its output with weights rounded to the nearest.
-        after: the same with what was learned; never more.
-        kept: whether what was learned is better, and so is used.
+        name: name of the module.
+        before: mean squared error of its output with rounding to nearest.
+        after: mean squared error with the learned rounding; never larger.
+        improved: whether the learned rounding is better, and so is used.
     """
 
     name: str
     before: float
     after: float
-    kept: bool
+    improved: bool
 
 
 @dataclass(frozen=True)
@@ -75,57 +76,57 @@ def reconstruct_(
     drop: float = 0.5,
     penalty: float = 10.0,
     seed: int = 0,
-) -> list[Reconstructed]:
-    """Learn the rounding of the weights at one width, and with it the steps of the activations.
+) -> list[Reconstruction]:
+    """Learn the rounding of the weights, and the steps of the activations, for one bit config.
 
-    Stored are one bool a weight and one range an activation, for this width alone; a layer with a
-    width of its own learns at that, and uses it whatever the others run at. Training the weights
-    further makes them stale: reconstruct again. The draws are keyed, and no global generator is
-    used.
+    The result, one bool per weight and one range per activation, is saved for these bits only. A
+    layer with fixed bits learns at those and always uses the result. After further training of the
+    weights the rounding is stale: reconstruct again. Random numbers are keyed; no global generator
+    is used.
 
     Args:
-        encoder: quantizable and, unless `activation` is 32, calibrated.
-        batches: normalized inputs, of the training data and without augmentation; a few hundred
-            samples, all held in memory along with one unit's inputs and outputs.
+        encoder: quantizable network, calibrated unless `activation` is 32.
+        batches: normalized inputs of the training data, without augmentation; a few hundred
+            samples, all in memory together with one unit's inputs and outputs.
         weight: bits of the weights.
-        activation: bits of the activations; 32 leaves them in float.
+        activation: bits of the activations; 32 keeps them fp32.
         granularity: `"block"` (BRECQ) or `"layer"` (AdaRound).
-        steps: of Adam, for each unit.
-        batch_size: samples in each.
-        lr: of the rounding.
-        drop: probability that an activation stays in float while learning (QDrop), with
-            `activation` below 32.
-        penalty: λ, weight of the penalty on undecided weights.
-        seed: of the batches and of what is dropped.
+        steps: Adam steps per unit.
+        batch_size: samples per step.
+        lr: learning rate of the rounding.
+        drop: probability that an activation stays fp32 during learning (QDrop), for `activation`
+            below 32.
+        penalty: λ, weight of the penalty that drives the rounding to 0 or 1.
+        seed: seed of the batches and of QDrop.
 
     Returns:
-        The units, in the order in which they run.
+        The units in execution order.
 
     Raises:
-        ValueError: without samples, for a width that is not 2 to 8, or when activations have no
-            range.
+        ValueError: without samples, for bits outside 2 to 8, or when activations have no range.
     """
     data = list(batches)
-    if not data or weight not in WeightQuantizer.widths or steps < 1:
-        raise ValueError(
-            f"got {len(data)} batches, {weight} bits and {steps} steps; allowed are one batch or more, 2 to 8 bits and "
-            "one step or more: give inputs of the training data"
-        )
+    if not data:
+        raise ValueError("`batches` is empty. Pass a few hundred inputs of the training data.")
+    if weight not in WeightQuantizer.supported_bits:
+        raise ValueError(f"`weight` must be 2 to 8 bits, got {weight}.")
+    if steps < 1:
+        raise ValueError(f"`steps` must be at least 1, got {steps}. Try 1000.")
     done = []
     with evaluating(encoder), bits(encoder, weight=weight, activation=activation):
-        for _, _, quantizer in quantizer_places(encoder):
-            quantizer.untune("rounding", quantizer.width)
-            quantizer.untune("range", quantizer.width)
-        for place, name in enumerate(units(encoder, data[0][:2], granularity)):
-            plan = _Plan(steps, batch_size, lr, drop, penalty, key_of(seed, "reconstruct", place))
+        for _, _, quantizer in quantizer_slots(encoder):
+            quantizer.untune("rounding", quantizer.num_bits)
+            quantizer.untune("range", quantizer.num_bits)
+        for index, name in enumerate(units(encoder, data[0][:2], granularity)):
+            plan = _Plan(steps, batch_size, lr, drop, penalty, key_of(seed, "reconstruct", index))
             done.append(_unit(encoder, name, data, plan))
     return done
 
 
-def _unit(encoder: nn.Module, name: str, data: list[Tensor], plan: _Plan) -> Reconstructed:
+def _unit(encoder: nn.Module, name: str, data: list[Tensor], plan: _Plan) -> Reconstruction:
     inputs, _, others = record(encoder, name, data)
-    with _floating(encoder):
-        clean, wanted, _ = record(encoder, name, data)
+    with _fp32(encoder):
+        clean, targets, _ = record(encoder, name, data)
     unit = encoder.get_submodule(name)
 
     def run(x: Tensor) -> Tensor:
@@ -136,54 +137,50 @@ def _unit(encoder: nn.Module, name: str, data: list[Tensor], plan: _Plan) -> Rec
         with torch.no_grad():
             starts = range(0, len(inputs), 256)
             parts = [
-                (run(inputs[i : i + 256]) - wanted[i : i + 256]).square().sum().double()
+                (run(inputs[i : i + 256]) - targets[i : i + 256]).square().sum().double()
                 for i in starts
             ]
-        return float(torch.stack(parts).sum()) / wanted.numel()
+        return float(torch.stack(parts).sum()) / targets.numel()
 
     before = error()
     if before == 0.0:
-        return Reconstructed(name, before, before, False)
+        return Reconstruction(name, before, before, False)
     learners = _learners(unit, plan.drop)
-    for owner, place, _, learner in learners:
-        setattr(owner, place, learner)
+    for owner, slot, _, learner in learners:
+        setattr(owner, slot, learner)
     try:
-        _learn(run, [learner for *_, learner in learners], (inputs, clean, wanted), before, plan)
+        _learn(run, [learner for *_, learner in learners], (inputs, clean, targets), before, plan)
     finally:
-        for owner, place, quantizer, _ in learners:
-            setattr(owner, place, quantizer)
+        for owner, slot, quantizer, _ in learners:
+            setattr(owner, slot, quantizer)
     for _, _, quantizer, learner in learners:
         if isinstance(learner, AdaRound):
-            quantizer.tune("rounding", learner.decided())
+            quantizer.tune("rounding", learner.rounded_up())
         else:
             quantizer.tune("range", learner.range())
     after = error()
     if after < before:
-        return Reconstructed(name, before, after, True)
+        return Reconstruction(name, before, after, True)
     for _, _, quantizer, learner in learners:
-        quantizer.untune("rounding" if isinstance(learner, AdaRound) else "range", quantizer.width)
-    return Reconstructed(name, before, before, False)
+        quantizer.untune(
+            "rounding" if isinstance(learner, AdaRound) else "range", quantizer.num_bits
+        )
+    return Reconstruction(name, before, before, False)
 
 
 def _learners(
     unit: nn.Module, drop: float
 ) -> list[tuple[nn.Module, str, Quantizer, AdaRound | LearnedStep]]:
-    """What stands in for each uniform quantizer of a unit; other kinds learn in training, and stay as they are."""
-    found: list[tuple[nn.Module, str, Quantizer, AdaRound | LearnedStep]] = []
-    for owner, place, quantizer in quantizer_places(unit):
+    """Make a learner for each uniform quantizer of a unit; other kinds learn in training only."""
+    learners: list[tuple[nn.Module, str, Quantizer, AdaRound | LearnedStep]] = []
+    for owner, slot, quantizer in quantizer_slots(unit):
         if quantizer.mode == "quantize" and isinstance(quantizer, WeightQuantizer):
             parameter = parameter_of(owner)
-            found.append(
-                (
-                    owner,
-                    place,
-                    quantizer,
-                    AdaRound(parameter, quantizer.grid_of(parameter), quantizer.layout),
-                )
-            )
+            rounding = AdaRound(parameter, quantizer.grid_of(parameter), quantizer.layout)
+            learners.append((owner, slot, quantizer, rounding))
         elif quantizer.mode == "quantize" and isinstance(quantizer, ActivationQuantizer):
-            found.append((owner, place, quantizer, LearnedStep(quantizer, drop=drop)))
-    return found
+            learners.append((owner, slot, quantizer, LearnedStep(quantizer, drop=drop)))
+    return learners
 
 
 def _learn(
@@ -193,17 +190,16 @@ def _learn(
     scale: float,
     plan: _Plan,
 ) -> None:
-    """Adam on the unit's error and the penalty.
+    """Minimize the unit's error and the penalty with Adam.
 
     Args:
-        run: the unit.
-        learners: of its quantizers.
-        data: inputs of the quantized network, of the float network, and outputs of the float
-            network.
-        scale: error to begin with.
-        plan: how long and how fast.
+        run: runs the unit.
+        learners: learners in place of its quantizers.
+        data: inputs in the quantized network, inputs in the fp32 network, and fp32 outputs.
+        scale: error before learning.
+        plan: settings.
     """
-    inputs, clean, wanted = data
+    inputs, clean, targets = data
     weights = [learner for learner in learners if isinstance(learner, AdaRound)]
     activations = [learner for learner in learners if isinstance(learner, LearnedStep)]
     parameters = [learner.v for learner in weights] + [learner.change for learner in activations]
@@ -220,22 +216,21 @@ def _learn(
             (plan.batch_size,),
             generator=_generator(plan, step, 0, torch.device("cpu")),
         )
-        x, y = inputs[chosen.to(inputs.device)], wanted[chosen.to(inputs.device)]
+        x, y = inputs[chosen.to(inputs.device)], targets[chosen.to(inputs.device)]
         if activations:
             numbers = torch.rand(
                 x.shape, generator=_generator(plan, step, 1, x.device), device=x.device
             )
             x = torch.where(numbers < plan.drop, clean[chosen.to(inputs.device)], x)
-        for place, learner in enumerate(activations):
-            learner.generator = _generator(plan, step, place + 2, x.device)
+        for index, learner in enumerate(activations):
+            learner.generator = _generator(plan, step, index + 2, x.device)
         with torch.enable_grad():
             loss = (run(x) - y).square().mean() / scale
             if weights and done >= _WARMUP:
                 beta = _BETAS[0] + (_BETAS[1] - _BETAS[0]) * (done - _WARMUP) / (1.0 - _WARMUP)
                 loss = loss + plan.penalty * torch.stack([w.penalty(beta) for w in weights]).sum()
-        gradients = torch.autograd.grad(
-            loss, parameters
-        )  # of these alone: the network's own are left untouched
+        # `grad` instead of `backward`: the network's own parameters get no gradient.
+        gradients = torch.autograd.grad(loss, parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
@@ -248,9 +243,9 @@ def _generator(plan: _Plan, step: int, stream: int, device: torch.device) -> tor
 
 
 @contextmanager
-def _floating(encoder: nn.Module) -> Iterator[None]:
-    """In float inside; outside as before, without choosing any range anew."""
-    modes = [(quantizer, quantizer.mode) for _, _, quantizer in quantizer_places(encoder)]
+def _fp32(encoder: nn.Module) -> Iterator[None]:
+    """Run in fp32 inside the block, and restore the modes after it without updating ranges."""
+    modes = [(quantizer, quantizer.mode) for _, _, quantizer in quantizer_slots(encoder)]
     for quantizer, _ in modes:
         quantizer.mode = "off"
     try:

@@ -1,9 +1,9 @@
-"""Where a network suffers from few bits: one layer at a time, by curvature, and by the shape of its distributions.
+"""Sensitivity of layers to quantization: one layer at a time, by curvature, and by distribution.
 
-The Hessian's trace is Hutchinson's estimate with Rademacher probes, its largest eigenvalue that of
-power iteration, as in HAWQ (Dong et al. 2019, arXiv 1905.03696; HAWQ-V2, arXiv 1911.03852). Without
-a loss, the squared error of the features is taken: it needs no labels, it is 0 at the weights
-themselves, and so its Hessian is that of Gauss and Newton, never negative.
+The trace of the Hessian is Hutchinson's estimate with Rademacher probes, its largest eigenvalue is
+found by power iteration, as in HAWQ (Dong et al. 2019, arXiv 1905.03696; HAWQ-V2, arXiv
+1911.03852). The default loss is the squared error of the features. It needs no labels and is 0 at
+the current weights, so its Hessian equals the Gauss-Newton matrix and is never negative.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,18 +19,18 @@ from mezzotint.quant.hooks import evaluating, hooked
 from mezzotint.seeding import key_of
 
 Loss = Callable[[nn.Module, Tensor], Tensor]
-"""From the network and a batch to a scalar."""
+"""Maps the network and a batch to a scalar."""
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """What one layer does to the features when it alone is quantized.
+    """Effect on the features when one layer alone is quantized.
 
     Attributes:
-        name: of the layer, or of the module whose activations are quantized.
+        name: name of the layer, or of the module whose activations are quantized.
         what: `"weight"` or `"activation"`.
-        cosine: mean over samples of that between the features and the float network's.
-        error: squared error of the features over their variance.
+        cosine: mean cosine similarity to the fp32 features.
+        error: squared error of the features, relative to their variance.
     """
 
     name: str
@@ -43,57 +43,57 @@ class LayerSensitivity:
 def layer_sensitivity(
     encoder: nn.Module, batches: Iterable[Tensor], *, weight: int = 4, activation: int = 32
 ) -> list[LayerSensitivity]:
-    """Quantize one weight, then one activation, at a time.
+    """Quantize one weight or one activation at a time, and measure the change of the features.
 
     Args:
-        encoder: quantizable and, unless `activation` is 32, calibrated.
+        encoder: quantizable network, calibrated unless `activation` is 32.
         batches: normalized inputs.
-        weight: bits of the weights; 32 leaves them out.
-        activation: bits of the activations; 32 leaves them out.
+        weight: bits of the weights; 32 skips them.
+        activation: bits of the activations; 32 skips them.
 
     Returns:
-        The most sensitive first.
+        Weights and activations, the most sensitive first.
     """
     data = list(batches)
     if not data:
-        raise ValueError("got no batches; allowed is one sample or more: give batches of inputs")
+        raise ValueError("`batches` is empty. Pass one batch of inputs or more.")
     with evaluating(encoder), bits(encoder, weight=weight, activation=activation):
-        places = [
+        candidates = [
             (name, "weight", layer.weight_quantizer) for name, layer in quantized_layers(encoder)
         ]
-        places += [
+        candidates += [
             (name, "activation", quantizer)
             for name, quantizer in named_activation_quantizers(encoder)
         ]
-        wanted = [place for place in places if place[2].mode == "quantize"]
-        for _, _, quantizer in places:
+        quantized = [entry for entry in candidates if entry[2].mode == "quantize"]
+        for _, _, quantizer in candidates:
             quantizer.mode = "off"
         float_features = torch.cat([encoder(x) for x in data])
         spread = (float_features - float_features.mean(0)).square().sum().clamp_min(1e-30)
-        found = []
-        for name, what, quantizer in wanted:
+        effects = []
+        for name, what, quantizer in quantized:
             quantizer.mode = "quantize"
             features = torch.cat([encoder(x) for x in data])
             quantizer.mode = "off"
             cosine = nn.functional.cosine_similarity(features, float_features).mean()
             error = (features - float_features).square().sum() / spread
-            found.append(LayerSensitivity(name, what, float(cosine), float(error)))
-    return sorted(found, key=lambda entry: -entry.error)
+            effects.append(LayerSensitivity(name, what, float(cosine), float(error)))
+    return sorted(effects, key=lambda entry: -entry.error)
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """The shape of one weight, or of what enters one layer.
+    """Shape of the distribution of one weight, or of one layer's input.
 
     Attributes:
-        name: of the layer.
+        name: name of the layer.
         what: `"weight"` or `"activation"`.
-        kurtosis: fourth central moment over the variance squared: 3 of a normal distribution, 1.8
-            of a uniform one.
-        peak: largest deviation from the mean, in standard deviations.
-        outliers: share of the values beyond six standard deviations.
-        channel_ratio: largest magnitude of the widest channel over that of the median channel;
-            where it is large, one range for the tensor wastes bits on most channels.
+        kurtosis: fourth central moment over the variance squared: 3 for a normal distribution, 1.8
+            for a uniform one.
+        peak: largest distance from the mean, in standard deviations.
+        outliers: fraction of the values beyond six standard deviations.
+        channel_ratio: largest magnitude of the widest channel over the median channel's. If it is
+            large, one range for the tensor wastes bits on most channels.
     """
 
     name: str
@@ -106,19 +106,18 @@ class Distribution:
 
 @torch.no_grad()
 def distributions(encoder: nn.Module, batches: Iterable[Tensor]) -> list[Distribution]:
-    """Weights and inputs of all quantized layers, those of the largest kurtosis first.
+    """Describe the weights and inputs of all quantized layers, the largest kurtosis first.
 
     Args:
-        encoder: quantizable.
-        batches: normalized inputs, all of which are used together; what enters one layer is held in
-            memory.
+        encoder: quantizable network.
+        batches: normalized inputs, used together; the inputs of one layer are kept in memory.
     """
     data = list(batches)
-    found = []
+    shapes = []
     with evaluating(encoder), off(encoder):
         for name, layer in quantized_layers(encoder):
             weight = parameter_of(layer)
-            found.append(_shape_of(name, "weight", weight.flatten(1)))
+            shapes.append(_shape_of(name, "weight", weight.flatten(1)))
             entered: list[Tensor] = []
 
             def note(
@@ -132,28 +131,28 @@ def distributions(encoder: nn.Module, batches: Iterable[Tensor]) -> list[Distrib
             axis = -1 if isinstance(layer, nn.Linear) else 1
             if entered:
                 rows = torch.cat([x.movedim(axis, 0).flatten(1) for x in entered], 1)
-                found.append(_shape_of(name, "activation", rows))
-    return sorted(found, key=lambda entry: -entry.kurtosis)
+                shapes.append(_shape_of(name, "activation", rows))
+    return sorted(shapes, key=lambda entry: -entry.kurtosis)
 
 
 def _shape_of(name: str, what: str, rows: Tensor) -> Distribution:
-    """Of values `[channels, N]`."""
+    """Describe values `[channels, N]`."""
     centered = rows.double() - rows.double().mean()
     variance = centered.square().mean().clamp_min(1e-60)
-    deviations = centered.abs() / variance.sqrt()
+    scores = centered.abs() / variance.sqrt()  # |z-scores|
     widest = rows.abs().amax(1)
     return Distribution(
         name,
         what,
-        float(deviations.pow(4).mean()),
-        float(deviations.max()),
-        float((deviations > 6.0).double().mean()),
+        float(scores.pow(4).mean()),
+        float(scores.max()),
+        float((scores > 6.0).double().mean()),
         float(widest.max() / widest.median().clamp_min(1e-12)),
     )
 
 
 def feature_loss(encoder: nn.Module, x: Tensor) -> Tensor:
-    """Half the squared distance of the features from where they are now, the mean over samples: 0, with curvature."""
+    """Return half the squared distance of the features from themselves: 0, with curvature."""
     features: Tensor = encoder(x)
     return 0.5 * (features - features.detach()).square().sum() / len(x)
 
@@ -166,16 +165,16 @@ def hessian_trace(
     probes: int = 50,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Mean eigenvalue of each layer's block of the Hessian: the trace over the number of weights.
+    """Estimate the mean eigenvalue of each layer's Hessian block: the trace per weight.
 
     All layers are probed at once; their cross terms have mean 0.
 
     Args:
-        encoder: quantizable; the Hessian is that of the float network in eval mode.
+        encoder: quantizable network; the Hessian is computed in fp32 and eval mode.
         batches: normalized inputs, whose losses are averaged.
-        loss: from network and batch; by default the label-free squared error of the features.
-        probes: Rademacher vectors.
-        seed: of the probes.
+        loss: loss of network and batch; by default the label-free squared error of the features.
+        probes: number of Rademacher vectors.
+        seed: seed of the probes.
     """
     data = list(batches)
     totals: dict[str, float] = {}
@@ -186,8 +185,8 @@ def hessian_trace(
                 vectors = _rademacher(weights, key_of(seed, "trace", probe))
                 products = torch.autograd.grad(gradients, weights, grad_outputs=vectors)
                 for name, vector, product in zip(names, vectors, products, strict=True):
-                    share = float((vector * product).sum()) / (vector.numel() * probes * len(data))
-                    totals[name] = totals.get(name, 0.0) + share
+                    term = float((vector * product).sum()) / (vector.numel() * probes * len(data))
+                    totals[name] = totals.get(name, 0.0) + term
     return totals
 
 
@@ -199,14 +198,14 @@ def hessian_eigenvalue(
     steps: int = 20,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Largest eigenvalue of each layer's block of the Hessian, by power iteration.
+    """Compute the largest eigenvalue of each layer's Hessian block, by power iteration.
 
     Args:
         encoder: as for `hessian_trace`.
-        batches: as there.
-        loss: as there.
-        steps: of the iteration.
-        seed: of the start.
+        batches: as for `hessian_trace`.
+        loss: as for `hessian_trace`.
+        steps: number of iterations.
+        seed: seed of the initial vector.
     """
     data = list(batches)
     with evaluating(encoder), off(encoder):
@@ -227,8 +226,8 @@ def _top(
         product = torch.zeros_like(vector)
         for x in data:
             names, weights, gradients = _gradients(encoder, x, loss)
-            place = names.index(name)
-            (part,) = torch.autograd.grad(gradients[place], weights[place], grad_outputs=vector)
+            index = names.index(name)
+            (part,) = torch.autograd.grad(gradients[index], weights[index], grad_outputs=vector)
             product += part / len(data)
         value = float((vector * product).sum())
         vector = product
@@ -238,7 +237,7 @@ def _top(
 def _gradients(
     encoder: nn.Module, x: Tensor, loss: Loss
 ) -> tuple[list[str], list[Tensor], list[Tensor]]:
-    """Names, weights, and gradients that can be differentiated again."""
+    """Return names, weights, and gradients that can be differentiated again."""
     named = [(name, parameter_of(layer)) for name, layer in quantized_layers(encoder)]
     weights = [weight for _, weight in named]
     with torch.enable_grad():

@@ -1,12 +1,12 @@
-"""What vision transformers need besides: SmoothQuant, and attention on a logarithmic grid.
+"""Quantization of transformers: SmoothQuant, and a logarithmic grid for the attention.
 
-`smooth_` is SmoothQuant (Xiao et al. 2022, arXiv 2211.10438): what enters a transformer's linears
-has a few channels of large values, which cost all others their precision. Dividing each channel by
-s in the LayerNorm and multiplying the linear's weight by s changes nothing in float and moves the
-difficulty to where there is room for it.
+`smooth_` is SmoothQuant (Xiao et al. 2022, arXiv 2211.10438). The inputs of a transformer's linear
+layers have a few channels of large values, which cost all other channels their precision. Dividing
+each channel by s in the LayerNorm and multiplying the weight of the linear layer by s keeps the
+fp32 outputs and makes the activations easier to quantize.
 
-`quantize_softmax_` puts attention on powers of two (FQ-ViT, Lin et al. 2021, arXiv 2111.13824):
-most of its values are close to 0, where a uniform grid has hardly a point.
+`quantize_softmax_` quantizes attention to powers of two (FQ-ViT, Lin et al. 2021, arXiv
+2111.13824). Most attention values are close to 0, where a uniform grid has almost no points.
 """
 
 from collections.abc import Iterable
@@ -19,47 +19,48 @@ from mezzotint.quant.bitwidth import Quantizers
 from mezzotint.quant.convert import parameter_of, quantize_output_
 from mezzotint.quant.fake import Layout, Rangeless
 from mezzotint.quant.grid import round_ste
-from mezzotint.quant.hooks import evaluating, feeds, hooked
+from mezzotint.quant.hooks import evaluating, find_consumers, hooked
 
 
 @torch.no_grad()
 def smooth_(
     encoder: nn.Module, batches: Iterable[Tensor], *, alpha: float = 0.5
 ) -> dict[str, list[str]]:
-    """Move the differences between channels from activations into weights, in place: in float nothing changes.
+    """Equalize the channels of activations by scaling norms and weights, in place.
 
-    For each norm that feeds linears, channel j is divided by `max |x_j|^α / max |w_j|^(1 − α)`. To
-    be called before `calibrate`.
+    For each norm that feeds linear layers, channel j is divided by `max |x_j|^α / max |w_j|^(1 −
+    α)`; the fp32 outputs stay equal. Call it before `calibrate`.
 
     Args:
-        encoder: with LayerNorm or RMSNorm before linears, as timm's ViTs; quantizable or not.
-        batches: normalized inputs, of the training data and without augmentation.
-        alpha: how much of the difficulty moves: 0 none of the activations', 1 all of it.
+        encoder: network with LayerNorm or RMSNorm before linear layers, such as timm's ViTs;
+            quantizable or not.
+        batches: normalized inputs of the training data, without augmentation.
+        alpha: migration strength: 0 leaves the activations as they are, 1 equalizes them fully.
 
     Returns:
-        Names of the linears by name of the norm that feeds them.
+        Names of the linear layers by name of the norm that feeds them.
 
     Raises:
-        ValueError: without samples, when no norm feeds a linear, or when the outputs change because
-            a norm's output is also used elsewhere; nothing is changed then.
+        ValueError: without samples, when no norm feeds a linear layer, or when the outputs change
+            because a norm's output is also used elsewhere; the network is then left unchanged.
     """
     if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"got alpha={alpha}; allowed is 0 to 1: choose 0.5")
+        raise ValueError(f"`alpha` must be 0 to 1, got {alpha}. Try 0.5.")
     data = list(batches)
     if not data:
         raise ValueError(
-            "the calibration set is empty; allowed is one sample or more: give batches of inputs"
+            "The calibration set is empty. It needs one sample or more: pass batches of inputs."
         )
-    found = feeds(encoder, data[0][:2], (nn.LayerNorm, nn.RMSNorm), (nn.Linear,))
+    candidates = find_consumers(encoder, data[0][:2], (nn.LayerNorm, nn.RMSNorm), (nn.Linear,))
     pairs = {
         norm: linears
-        for norm, linears in found.items()
+        for norm, linears in candidates.items()
         if _affine(encoder.get_submodule(norm)) is not None
     }
     if not pairs:
         raise ValueError(
-            f"no LayerNorm of {type(encoder).__name__} feeds a linear; allowed are transformers such as timm's ViTs: "
-            "leave this network as it is"
+            f"{type(encoder).__name__} has no LayerNorm that feeds a linear layer. Smoothing is "
+            "for transformers such as timm's ViTs. Leave it out for this network."
         )
     with evaluating(encoder):
         before: Tensor = encoder(data[0])
@@ -77,8 +78,8 @@ def smooth_(
             for norm, linears in pairs.items():
                 _rescale(encoder, norm, linears, 1.0 / scales[norm])
             raise ValueError(
-                f"smoothing changes the outputs of {type(encoder).__name__}; allowed are networks in which a norm's "
-                "output goes to linears alone: leave this one as it is"
+                f"Smoothing changes the outputs of {type(encoder).__name__}: a norm's output must "
+                "go to linear layers alone. Leave it out for this network."
             )
     return pairs
 
@@ -91,82 +92,78 @@ def _affine(norm: nn.Module) -> Tensor | None:
 def _peaks(
     encoder: nn.Module, pairs: dict[str, list[str]], data: list[Tensor]
 ) -> dict[str, Tensor]:
-    """Largest magnitude of each channel of what the norms return."""
+    """Return the largest magnitude of each channel of the norms' outputs."""
     names = {encoder.get_submodule(norm): norm for norm in pairs}
-    found: dict[str, Tensor] = {}
+    peaks: dict[str, Tensor] = {}
 
-    def leaving(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+    def update(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
         peak = out.abs().flatten(0, -2).amax(0)
-        found[names[module]] = torch.maximum(found.get(names[module], peak), peak)
+        peaks[names[module]] = torch.maximum(peaks.get(names[module], peak), peak)
 
-    with hooked([norm.register_forward_hook(leaving) for norm in names]):
+    with hooked([norm.register_forward_hook(update) for norm in names]):
         for x in data:
             encoder(x)
-    return found
+    return peaks
 
 
 def _rescale(encoder: nn.Module, norm_name: str, linears: list[str], scale: Tensor) -> None:
-    for parameter in encoder.get_submodule(
-        norm_name
-    ).parameters():  # weight and, where there is one, bias
+    for parameter in encoder.get_submodule(norm_name).parameters():  # weight and optional bias
         parameter.div_(scale)
     for name in linears:
         parameter_of(encoder.get_submodule(name)).mul_(scale)
 
 
 class Log2(Rangeless):
-    """Powers of two: `x̂ = 2^(−round(−log2 x))` for 0 < x ≤ 1, with 2^b codes; what is below the least is 0.
+    """Powers of two: `x̂ = 2^(−round(−log2 x))` for 0 < x ≤ 1, with 2^b codes.
 
-    The gradient is that of the powers with the rounding passed over, and 0 where x̂ is 0. It needs
-    no calibration.
+    Values below the smallest power become 0. The gradient is straight-through for the rounding of
+    the exponent, and 0 where x̂ is 0. No calibration is needed.
 
     Args:
-        fixed_bits: width that `quant.bits` does not change.
+        fixed_bits: bits that `quant.bits` does not change.
     """
 
-    widths: ClassVar[range] = range(1, 9)
+    supported_bits: ClassVar[range] = range(1, 9)
 
     def __init__(self, *, fixed_bits: int | None = None) -> None:
         super().__init__(Layout(), "affine", fixed_bits=fixed_bits)
 
     def quantize(self, x: Tensor) -> Tensor:
-        """On the powers."""
-        last = (
-            torch.exp2(self.bits).round() - 1
-        )  # the code of 0; one less is that of the least power
+        """Round to powers of two."""
+        last = torch.exp2(self.bits).round() - 1  # the code of 0
         code = round_ste(-torch.log2(x.clamp_min(2.0**-126)))
         return torch.where((code < last) & (x > 0.0), torch.exp2(-code), 0.0)
 
 
 def quantize_softmax_(encoder: nn.Module, *, fixed_bits: int | None = None) -> list[str]:
-    """Put the attention of timm's ViTs on powers of two whenever activations are quantized.
+    """Quantize the attention of timm's ViTs to powers of two whenever activations are quantized.
 
-    Fused attention is switched off, since it never shows its probabilities; in float, results agree
-    to its rounding.
+    This switches off fused attention, which does not expose its probabilities. fp32 results then
+    agree up to rounding errors.
 
     Args:
-        encoder: with timm's `Attention`, that `quantize_` has prepared.
-        fixed_bits: width of the attention; `None` follows the activations.
+        encoder: network with timm's `Attention`, after `quantize_`.
+        fixed_bits: bits of the attention; `None` follows the activations.
 
     Returns:
-        Names of the attentions.
+        Names of the attention modules.
 
     Raises:
         ValueError: when there is none, or `quantize_` has not been called.
     """
-    found: list[tuple[str, Any]] = [
+    attentions: list[tuple[str, Any]] = [
         (name, module)
         for name, module in encoder.named_modules()
         if hasattr(module, "fused_attn")
         and isinstance(getattr(module, "attn_drop", None), nn.Dropout)
     ]
-    if not found:
+    if not attentions:
         raise ValueError(
-            f"got {type(encoder).__name__}, which has no attention of timm's kind (fused_attn, attn_drop); allowed are "
-            "its ViTs: leave this network's softmax in float"
+            f"{type(encoder).__name__} has no attention with timm's attributes `fused_attn` and "
+            "`attn_drop`. Leave the softmax of this network in fp32."
         )
     device = Quantizers.of(encoder).weights[0][1].bits.device
-    for _, module in found:
+    for _, module in attentions:
         module.fused_attn = False
         quantize_output_(module.attn_drop, Log2(fixed_bits=fixed_bits).to(device))
-    return [name for name, _ in found]
+    return [name for name, _ in attentions]

@@ -1,3 +1,3 @@
-"""Quantization of ONNX files for runtimes: which operators, which ranges, where the pairs of nodes go."""
+"""Quantize ONNX files for runtimes."""
 
 from mezzotint.quant.onnx.qdq import quantize_onnx as quantize_onnx

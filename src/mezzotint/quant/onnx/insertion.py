@@ -1,4 +1,4 @@
-"""The surgery on a graph: pairs of `QuantizeLinear` and `DequantizeLinear` put in, float weights replaced by codes."""
+"""Insert `QuantizeLinear` and `DequantizeLinear` pairs into a graph, and store weights as codes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from mezzotint.quant.observers import MinMax, Observer
 from mezzotint.quant.onnx.sites import Graph, Site
 
 _LARGEST_BIAS = 2.0**30
-"""Of the codes of a bias, which are int32: half of what fits, so that a sum with the products does too."""
+"""Largest code of a bias: half of int32's range, so that a sum with the products fits as well."""
 
 
 def insert(
@@ -24,14 +24,14 @@ def insert(
     weight_bits: int,
     activation_bits: int,
 ) -> None:
-    """Quantize a graph's sites, in place.
+    """Quantize the sites of a graph, in place.
 
     Args:
-        graph: of a float model.
+        graph: graph of an fp32 model.
         sites: operators to quantize.
-        observers: of every tensor `graph.source(t)` for the inputs and outputs `t` of the sites.
-        weight_bits: 2 to 8.
-        activation_bits: 2 to 8.
+        observers: observer of every tensor `graph.source(t)`, for inputs and outputs `t` of sites.
+        weight_bits: bits of the weights, 2 to 8.
+        activation_bits: bits of the activations, 2 to 8.
     """
     _Insertion(graph, observers, weight_bits, activation_bits).rewrite(sites)
 
@@ -40,21 +40,21 @@ class _Insertion:
     def __init__(
         self, graph: Graph, observers: Mapping[str, Observer], weight_bits: int, bits: int
     ) -> None:
-        width = torch.tensor(float(bits))
+        number = torch.tensor(float(bits))
         self.graph, self.weight_bits, self.bits = graph, weight_bits, bits
         self.grids = {
-            name: make_grid("affine", *found.range("affine", width), width)
-            for name, found in observers.items()
+            name: make_grid("affine", *observer.range("affine", number), number)
+            for name, observer in observers.items()
         }
         self.made: dict[tuple[str | None, ...], str] = {}
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
 
     def rewrite(self, sites: list[Site]) -> None:
-        """Go through the nodes in their order, which stays topological.
+        """Rewrite the nodes in their order, which stays topological.
 
-        A tensor is quantized either for everyone (its float version gets another name) or, where
-        others want it in float, for the sites alone (which are then fed the quantized version).
+        A tensor is quantized for all consumers, and its fp32 version gets another name. If another
+        consumer needs it in fp32, only the sites get the quantized version.
         """
         model = self.graph.model
         by_output = {site.node.output[0]: site for site in sites}
@@ -70,11 +70,11 @@ class _Insertion:
             site = by_output.get(node.output[0])
             if site is not None:
                 node.input[0] = fed.get(site.input, site.input)
-                self._weigh(site)
+                self._quantize_weight(site)
             self.nodes.append(node)
-            for place, name in enumerate(node.output):
+            for index, name in enumerate(node.output):
                 if name in for_all:
-                    node.output[place] = self._pair(name, f"{name}_float", name, renamed=True)
+                    node.output[index] = self._pair(name, f"{name}_float", name, renamed=True)
                 elif name in inputs:
                     fed[name] = self._pair(name, name, f"{name}_dequantized")
         del model.graph.node[:]
@@ -82,10 +82,10 @@ class _Insertion:
         self._replace_initializers()
 
     def _pair(self, name: str, taken: str, out: str, renamed: bool = False) -> str:
-        """Quantize and dequantize the activation `name`, from the tensor `taken` to the tensor `out`.
+        """Quantize and dequantize the activation `name`, from tensor `taken` to tensor `out`.
 
         Returns:
-            `taken` when it is the activation's new name, else `out`.
+            `taken` if it is the activation's new name, else `out`.
         """
         source = self.graph.source(name)
         grid, code = self.grids[source], f"{name}_quantized"
@@ -103,8 +103,8 @@ class _Insertion:
         self._node("DequantizeLinear", [code, scale, zero], out)
         return taken if renamed else out
 
-    def _weigh(self, site: Site) -> None:
-        """Replace a site's weight and bias by codes."""
+    def _quantize_weight(self, site: Site) -> None:
+        """Replace the weight and bias of a site by codes."""
         source = self.graph.source(site.input)
         scale_of_input = self.grids[source].scale.double().reshape(())
         weight = torch.from_numpy(self.graph.constants[site.weight].copy())
@@ -115,9 +115,8 @@ class _Insertion:
             if site.bias is None
             else torch.from_numpy(self.graph.constants[site.bias].copy()).double()
         )
-        if (
-            bias is not None
-        ):  # the bias of a dead channel would not fit into int32 at that channel's tiny scale
+        if bias is not None:
+            # At the tiny scale of a dead channel its bias would overflow int32.
             least = bias.reshape(-1, 1).abs() / (scale_of_input * _LARGEST_BIAS)
             grid = Grid(torch.maximum(grid.scale, least.float()), None, grid.low, grid.high)
         codes = layout.unrows(grid.codes(layout.rows(weight)), weight.shape).contiguous()
@@ -127,15 +126,15 @@ class _Insertion:
         )
         if bias is not None:
             product = (scale_of_input * grid.scale.double()).float()
-            whole = (bias.reshape(-1) / product.reshape(-1)).round()
+            rounded = (bias.reshape(-1) / product.reshape(-1)).round()
             site.node.input[2] = self._dequantized(
-                (*key, "bias"), whole.numpy().astype(np.int32), product, 0
+                (*key, "bias"), rounded.numpy().astype(np.int32), product, 0
             )
 
     def _dequantized(
         self, key: tuple[str | None, ...], codes: npt.NDArray[Any], scale: torch.Tensor, axis: int
     ) -> str:
-        """Codes as constants, behind a `DequantizeLinear` of their own; once for operators that share everything."""
+        """Add codes behind a `DequantizeLinear`; operators with equal keys share it."""
         if key not in self.made:
             stem = f"{key[0 if key[-1] == 'weight' else 1]}_{len(self.made)}"
             scales = scale.numpy().reshape(-1)
@@ -164,7 +163,7 @@ class _Insertion:
         return name
 
     def _replace_initializers(self) -> None:
-        """Drop the float weights that nothing takes any more."""
+        """Remove the fp32 weights without consumers, and add the codes."""
         graph = self.graph.model.graph
         used = {name for node in graph.node for name in node.input} | self.graph.outputs
         kept = [tensor for tensor in graph.initializer if tensor.name in used]

@@ -1,29 +1,24 @@
-"""Quantize an ONNX graph by inserting `QuantizeLinear` and `DequantizeLinear` where we say, with ranges that we chose.
+"""Quantize an ONNX graph with `QuantizeLinear` and `DequantizeLinear` nodes (QDQ format).
 
-The result is plain ONNX. A runtime that knows integer kernels fuses each `DequantizeLinear → Conv →
-QuantizeLinear` into one of them; one that does not computes the very same thing in float, as fake
-quantization. Weights are int8, one symmetric range for each output channel; activations uint8, one
-affine range for each tensor; biases int32 with the product of both scales (Jacob et al. 2018, arXiv
-1712.05877). A residual sum between quantized tensors is fused by ONNX Runtime as well.
+The result is plain ONNX. A runtime with integer kernels fuses each `DequantizeLinear → Conv →
+QuantizeLinear` into one of them; other runtimes compute the same values in fp32, as fake
+quantization. Weights are int8 with one symmetric range per output channel, activations are uint8
+with one affine range per tensor, and biases are int32 with the product of both scales (Jacob et al.
+2018, arXiv 1712.05877). ONNX Runtime also fuses a residual sum between quantized tensors.
 
-Differs from ONNX Runtime's own `quantize_static` in that the ranges come from
-`mezzotint.quant.observers`, that an activation function's output is quantized instead of its input,
-that a product's result stays float unless the next quantized operator takes it, and that the result
-says what was left float and why.
+Differs from ONNX Runtime's own `quantize_static`: the ranges come from `mezzotint.quant.observers`
+on calibration data run by the deployment runtime; the output of an activation function is
+quantized instead of its input; the result of a matrix product stays fp32 unless the next quantized
+operator takes it; and the report lists what stays fp32 and why.
 
-Widths below 8 are simulated: codes of fewer bits in the same int8 and uint8 storage. No processor's
-runtime computes with them, so the file is neither smaller nor faster; it says what the accuracy
-would be.
+Fewer than 8 bits are simulated: the codes have fewer bits, the storage is still int8 and uint8. No
+CPU runtime computes with them, so the file is neither smaller nor faster; it shows the accuracy.
 
-What the processor can do with 8-bit integers.
-
-x86 without VNNI or AMX multiplies unsigned by signed bytes with `vpmaddubsw`, which adds pairs of
-products in 16 bits and *saturates*: 2 · 255 · 127 = 64,770 is above 32,767, so large activations
-times large weights come out wrong and nothing says so. With weights of 7 bits the sum is at most 2
-· 255 · 63 = 32,130, which fits. That is `reduce_range`, and it is needed exactly where those
-instructions are missing.
-
-Ranges of a graph's tensors: our observers, fed by the runtime that will serve the graph.
+**Saturation.** x86 without VNNI or AMX multiplies unsigned by signed bytes with `vpmaddubsw`, which
+adds pairs of products in 16 bits and *saturates*: 2 · 255 · 127 = 64,770 exceeds 32,767, so large
+activations times large weights are silently wrong. With 7-bit weights the sum is at most 2 · 255 ·
+63 = 32,130, which fits. That is `reduce_range`; it is the default where these instructions are
+missing.
 """
 
 import platform
@@ -44,11 +39,11 @@ from mezzotint.quant.onnx.sites import Graph, find_sites, label
 from mezzotint.recipe.schema import construct, resolve
 
 _EXACT = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
-"""Instructions that add products of bytes in 32 bits, by the kernel's names: x86, then ARM."""
+"""Instructions that accumulate products of bytes in 32 bits, as Linux names them: x86, then ARM."""
 
 
 def flags() -> list[str]:
-    """Which of those instructions this processor has; none where the system does not say."""
+    """List the exact instructions of this processor; empty if the system does not report them."""
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         return ["asimddp"]  # every Apple processor of 64 bits that runs a current Python
     try:
@@ -59,13 +54,13 @@ def flags() -> list[str]:
     return sorted(_EXACT.intersection(line.partition(":")[2].split()))
 
 
-def saturates(found: list[str] | None = None) -> bool:
-    """Whether sums of 8-bit products may saturate, so that weights should keep to 7 bits.
+def saturates(instructions: list[str] | None = None) -> bool:
+    """Return whether sums of 8-bit products may saturate, so that weights should have 7 bits.
 
     Args:
-        found: instructions as `flags` names them; by default those of this processor.
+        instructions: names as in `flags`; by default read from this processor.
     """
-    return not _EXACT.intersection(flags() if found is None else found)
+    return not _EXACT.intersection(flags() if instructions is None else instructions)
 
 
 ObserverKind = str | Mapping[str, Any] | Callable[[], Observer]
@@ -73,10 +68,10 @@ Batches = Iterable[Tensor | np.ndarray[Any, Any]]
 
 
 def make_observer(observer: ObserverKind) -> Observer:
-    """An observer by kind, such as `"min_max"`, by kind and keys, or by a function that makes one.
+    """Make an observer from a kind such as `"min_max"`, a kind with keys, or a function.
 
     Raises:
-        RecipeError: for an unknown kind or key, with those that are known.
+        RecipeError: for an unknown kind or key.
     """
     if callable(observer):
         return observer()
@@ -87,16 +82,16 @@ def make_observer(observer: ObserverKind) -> Observer:
 def observe(
     model: bytes, tensors: Sequence[str], batches: Batches, observer: ObserverKind = "min_max"
 ) -> tuple[dict[str, Observer], int]:
-    """Run a model over calibration data, and collect the ranges of some of its tensors.
+    """Run a model over calibration data, and observe some of its tensors.
 
     Args:
-        model: an ONNX model.
+        model: bytes of an ONNX model.
         tensors: names of activations; each gets one range.
-        batches: normalized inputs; each as large as a model with a fixed batch size wants it.
-        observer: its kind, or what makes it.
+        batches: normalized inputs, of the model's batch size if it is fixed.
+        observer: kind of the observer, or a function that makes one.
 
     Returns:
-        The observers, by tensor, and how many samples they have seen.
+        Observers by tensor, and the number of samples.
 
     Raises:
         ValueError: when there are no samples, or a tensor is not finite.
@@ -118,20 +113,20 @@ def observe(
             value = values[name]
             if not bool(value.isfinite().all()):
                 raise ValueError(
-                    f"the activation {name} is not finite on the calibration data; allowed are finite values: look at "
-                    "the weights and at the input's normalization"
+                    f"The activation {name} contains NaN or inf on the calibration data. Check the "
+                    "weights and the normalization of the input."
                 )
             collector.update(value.float().reshape(1, -1))
         seen += len(x)
     if seen == 0:
         raise ValueError(
-            "the calibration set is empty; allowed is one sample or more: give batches of inputs"
+            "The calibration set is empty. It needs one sample or more: pass batches of inputs."
         )
     return collectors, seen
 
 
 def torch_of(array: np.ndarray[Any, Any]) -> Tensor:
-    """A float32 tensor of an array."""
+    """Convert an array to a float32 tensor."""
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
@@ -140,21 +135,20 @@ _OLDEST = 13  # DequantizeLinear has an axis since then
 
 @dataclass(frozen=True)
 class OnnxQuantization:
-    """What `quantize_onnx` did.
+    """Report of `quantize_onnx`.
 
     Attributes:
-        quantized: names of the operators that were, with their kind.
-        left: names of those that were left float, with the reason.
-        weight_bits: effective width of the weights' codes.
-        activation_bits: of the activations'.
-        reduce_range: whether the weights keep to 7 bits, so that no sum can saturate.
-        samples: how many calibrated the ranges.
-        integer_kernels: what the runtime here computes in integers, by kind; empty where nothing
-            is.
+        quantized: quantized operators: name and kind.
+        skipped: operators that stay fp32: name and reason.
+        weight_bits: effective bits of the weights.
+        activation_bits: bits of the activations.
+        reduce_range: whether the weights are limited to 7 bits, so that no sum can saturate.
+        samples: number of calibration samples.
+        integer_kernels: number of operators that the local runtime computes in integers, by kind.
     """
 
     quantized: dict[str, str]
-    left: dict[str, str]
+    skipped: dict[str, str]
     weight_bits: int
     activation_bits: int
     reduce_range: bool
@@ -162,12 +156,13 @@ class OnnxQuantization:
     integer_kernels: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        total = len(self.quantized) + len(self.left)
-        lines = [
-            f"{len(self.quantized)} of {total} operators quantized, W{self.weight_bits}A{self.activation_bits}"
-        ]
+        total = len(self.quantized) + len(self.skipped)
+        head = (
+            f"{len(self.quantized)} of {total} operators quantized, "
+            f"W{self.weight_bits}A{self.activation_bits}"
+        )
         return "\n".join(
-            [*lines, *(f"  left float: {name}: {reason}" for name, reason in self.left.items())]
+            [head, *(f"  fp32: {name}: {reason}" for name, reason in self.skipped.items())]
         )
 
 
@@ -182,68 +177,67 @@ def quantize_onnx(
     observer: ObserverKind = "min_max",
     skip: tuple[str, ...] = (),
 ) -> OnnxQuantization:
-    """Quantize any float ONNX encoder.
+    """Quantize an fp32 ONNX encoder.
 
     Args:
-        path_in: a float model with one input.
+        path_in: fp32 model with one input.
         path_out: file to write.
-        batches: normalized inputs that represent what the model will meet, not its test data.
-        weight_bits: 2 to 8; below 8 a simulation in 8-bit storage.
-        activation_bits: 2 to 8, likewise.
-        reduce_range: keep weights to 7 bits; by default where this processor's sums of 8-bit
-            products may saturate.
-        observer: kind of the observer, or what makes one, that chooses the activations' ranges.
-        skip: names of operators to leave float.
+        batches: normalized inputs for calibration, of the training data and not the test data.
+        weight_bits: bits of the weights, 2 to 8; below 8 a simulation in 8-bit storage.
+        activation_bits: bits of the activations, 2 to 8, likewise.
+        reduce_range: limit weights to 7 bits; by default only where sums of 8-bit products may
+            saturate on this processor.
+        observer: kind of the observer of the activations' ranges, or a function that makes one.
+        skip: names of operators that stay fp32.
 
     Raises:
-        ValueError: for other widths, no samples, a model that cannot be opened, that is quantized
-            already, or in which nothing can be quantized.
+        ValueError: for other bits, no samples, or a model that cannot be opened, is quantized
+            already, or has nothing to quantize.
     """
-    onnx = require("onnx", "ONNX export", "onnx")
+    onnx = require("onnx", "Quantizing an ONNX model", "onnx")
     for name, bits in (("weight_bits", weight_bits), ("activation_bits", activation_bits)):
         if not 2 <= bits <= 8:
             raise ValueError(
-                f"got {name}={bits}; allowed are 2 to 8: use 8 for what a runtime computes in integers"
+                f"`{name}` must be 2 to 8, got {bits}. Runtimes have integer kernels for 8."
             )
     reduce_range = saturates() if reduce_range is None else reduce_range
     model = prepare(path_in)
     graph = Graph(model)
-    sites, left = find_sites(graph, skip)
+    sites, skipped = find_sites(graph, skip)
     if not sites:
+        reason = "".join(f" ({reason})" for reason in list(skipped.values())[:1])
         raise ValueError(
-            f"nothing to quantize in {path_in}: 0 of {len(left)} convolutions and products can be"
-            f"{''.join(f' ({reason})' for reason in list(left.values())[:1])}; allowed is a float model with constant "
-            "weights: export it anew in float"
+            f"`{path_in}` has nothing to quantize: none of its {len(skipped)} convolutions and "
+            f"matrix products qualifies{reason}. It must be an fp32 model with constant weights. "
+            "Export it again in fp32."
         )
     tensors = {graph.source(site.input): None for site in sites}
     tensors |= {graph.source(site.output): None for site in sites if site.output is not None}
     observers, samples = observe(model.SerializeToString(), list(tensors), batches, observer)
     effective = min(weight_bits, 7) if reduce_range else weight_bits
     insert(graph, sites, observers, weight_bits=effective, activation_bits=activation_bits)
-    kernels = integer_kernels(
-        model.SerializeToString()
-    )  # which also shows that the runtime takes it
+    kernels = integer_kernels(model.SerializeToString())  # also checks that the runtime opens it
     with replacing(Path(path_out)) as temporary:
         onnx.save(model, temporary)
     quantized = {label(site.node): site.node.op_type for site in sites}
     return OnnxQuantization(
-        quantized, left, effective, activation_bits, reduce_range, samples, kernels
+        quantized, skipped, effective, activation_bits, reduce_range, samples, kernels
     )
 
 
 def prepare(path: str | Path) -> Any:
-    """A model with constants folded and BatchNorm folded into convolutions, of an opset that can be quantized.
+    """Load a model, fold constants and BatchNorm, and convert it to an opset that supports QDQ.
 
     Raises:
         ValueError: when there is no such file, it cannot be opened, or it is quantized already.
     """
-    onnx = require("onnx", "ONNX export", "onnx")
+    onnx = require("onnx", "Quantizing an ONNX model", "onnx")
     if not Path(path).is_file():
-        raise ValueError(f"got {path}, which is no file; allowed is an ONNX model: give its path")
+        raise ValueError(f"`{path}` is not a file. It must be an ONNX model. Check the path.")
     model = optimized(path, basic=True)
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise ValueError(
-            f"got {path}, which is quantized already; allowed is a float model: give the original"
+            f"`{path}` is quantized already. It must be an fp32 model. Use the original file."
         )
     used = {node.domain for node in model.graph.node} | {""}
     kept = [entry for entry in model.opset_import if entry.domain in used]

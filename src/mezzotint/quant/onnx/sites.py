@@ -1,8 +1,8 @@
-"""Where a graph can be quantized: the operators with a constant weight, and the tensors around them.
+"""Find the operators of a graph that can be quantized: those with a constant weight.
 
-Only convolutions and matrix products are quantized. Everything else (LayerNorm, softmax, GELU, the
-sums of a residual network) stays float, because quantizing it costs accuracy and gains little; a
-ViT quantized at every operator that ONNX Runtime offers falls from a cosine of 0.998 to 0.87.
+Only convolutions and matrix products are quantized. All other operators (LayerNorm, softmax, GELU,
+residual sums) stay fp32, because quantizing them costs accuracy and gains little: a ViT quantized
+at every operator that ONNX Runtime supports drops from a cosine of 0.998 to 0.87.
 """
 
 from collections import defaultdict
@@ -26,17 +26,16 @@ _ORDER_PRESERVING = (
 
 @dataclass(frozen=True)
 class Site:
-    """An operator that can be quantized.
+    """Operator that can be quantized.
 
     Attributes:
-        node: of the graph.
-        input: the activation that it takes.
+        node: node of the graph.
+        input: name of its input activation.
         weight: name of its constant weight.
-        axis: of the weight's output channels.
+        axis: dimension of the weight's output channels.
         bias: name of its constant bias.
-        output: the tensor to be quantized behind it, after a rectifier that is its only consumer,
-            so that the runtime can do all of it in integers; `None` where its result is wanted in
-            float.
+        output: tensor to quantize after it, behind a ReLU that is the only consumer, so that the
+            runtime computes all of it in integers; `None` if the result stays fp32.
     """
 
     node: Any
@@ -48,17 +47,17 @@ class Site:
 
 
 class Graph:
-    """An ONNX graph, indexed.
+    """Index of an ONNX graph.
 
     Args:
         model: a `ModelProto`.
 
     Attributes:
         constants: arrays of the initializers, by name.
-        producer: the node that makes a tensor.
-        consumers: the nodes that take it.
-        input: name of the graph's first input.
-        outputs: names of the graph's outputs.
+        producer: node that produces a tensor, by the tensor's name.
+        consumers: nodes that take a tensor, by the tensor's name.
+        input: name of the first input.
+        outputs: names of the outputs.
     """
 
     def __init__(self, model: Any) -> None:
@@ -80,7 +79,7 @@ class Graph:
         self.outputs = {output.name for output in model.graph.output}
 
     def rectified(self, tensor: str) -> str:
-        """The tensor behind the rectifier that alone consumes this one, or this one."""
+        """Return the output of the ReLU that is this tensor's only consumer, or the tensor."""
         consumers = self.consumers[tensor]
         if (
             len(consumers) == 1
@@ -91,7 +90,7 @@ class Graph:
         return tensor
 
     def source(self, tensor: str) -> str:
-        """The tensor whose values this one only orders anew or chooses from: it can share that one's range."""
+        """Return the tensor whose values this one reorders or selects: both share one range."""
         node = self.producer.get(tensor)
         while (
             node is not None
@@ -103,38 +102,41 @@ class Graph:
         return tensor
 
     def is_rectified(self, tensor: str) -> bool:
-        """Whether a rectifier makes it, or chooses its values: whoever takes it may then take it quantized."""
+        """Return whether the values come from a ReLU: all consumers may then take it quantized."""
         node = self.producer.get(self.source(tensor))
         return node is not None and node.op_type in _RECTIFIERS
 
 
 def label(node: Any) -> str:
-    """A name for reports: an operator without a name is called by what it makes."""
+    """Return a name for reports: the node's own, or its output's."""
     return str(node.name or node.output[0])
 
 
 def find_sites(graph: Graph, skip: tuple[str, ...] = ()) -> tuple[list[Site], dict[str, str]]:
-    """All operators that can be quantized, and why the others of their kinds cannot.
+    """Find all operators that can be quantized, and say why others of their kinds cannot.
 
     Args:
-        graph: to look through.
-        skip: names of operators to leave float.
+        graph: graph to search.
+        skip: names of operators that stay fp32.
+
+    Returns:
+        Sites, and reasons by name of the operators that stay fp32.
     """
-    found, left = [], {}
+    nodes, skipped = [], {}
     for node in graph.model.graph.node:
         if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
             continue
         reason = "named in skip" if label(node) in skip else _obstacle(graph, node)
         if reason is None:
-            found.append(node)
+            nodes.append(node)
         elif reason:
-            left[label(node)] = f"{node.op_type}: {reason}"
-    inputs = {graph.source(node.input[0]) for node in found}
-    return [_site(graph, node, inputs) for node in found], left
+            skipped[label(node)] = f"{node.op_type}: {reason}"
+    inputs = {graph.source(node.input[0]) for node in nodes}
+    return [_site(graph, node, inputs) for node in nodes], skipped
 
 
 def _obstacle(graph: Graph, node: Any) -> str | None:
-    """Why an operator stays float: `None` if it need not, empty for a product of two activations, without a weight."""
+    """Return why an operator stays fp32: `None` if it does not, "" for a product of activations."""
     weight = graph.constants.get(node.input[1])
     if weight is None:
         return "" if node.op_type == "MatMul" else "its weight is not a constant"
@@ -147,13 +149,17 @@ def _obstacle(graph: Graph, node: Any) -> str | None:
     if weight.ndim != 2:
         return f"its weight has {weight.ndim} dimensions, not 2"
     if node.op_type == "Gemm":
-        given = {
+        settings = {
             entry.name: entry.i if entry.name.startswith("trans") else entry.f
             for entry in node.attribute
         }
-        if given.get("transA") or given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0:
+        if (
+            settings.get("transA")
+            or settings.get("alpha", 1.0) != 1.0
+            or settings.get("beta", 1.0) != 1.0
+        ):
             return "it transposes or scales its input"
-        return _bias_obstacle(graph, node, weight.shape[0 if given.get("transB") else 1])
+        return _bias_obstacle(graph, node, weight.shape[0 if settings.get("transB") else 1])
     return None
 
 
@@ -162,19 +168,23 @@ def _bias_obstacle(graph: Graph, node: Any, channels: int) -> str | None:
         return None
     bias = graph.constants.get(node.input[2])
     if bias is None or bias.dtype != np.float32 or bias.size != channels:
-        return "its bias is not a constant of one value a channel"
+        return "its bias is not a constant with one value per channel"
     return None
 
 
 def _site(graph: Graph, node: Any, inputs: set[str]) -> Site:
-    """With its axis, and the tensor to quantize behind it."""
+    """Make a site: the axis of its weight, and the tensor to quantize after it."""
     transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
     axis = 0 if node.op_type == "Conv" or transposed else 1
     bias = str(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     behind = graph.rectified(str(node.output[0]))
-    # A convolution is only done in integers when its result is quantized; a product also gives
-    # float.
-    wanted = node.op_type == "Conv" or behind in inputs
+    # Integer kernels of convolutions need a quantized result; matrix products can return fp32.
+    quantize_output = node.op_type == "Conv" or behind in inputs
     return Site(
-        node, str(node.input[0]), str(node.input[1]), axis, bias, behind if wanted else None
+        node,
+        str(node.input[0]),
+        str(node.input[1]),
+        axis,
+        bias,
+        behind if quantize_output else None,
     )
