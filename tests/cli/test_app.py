@@ -99,7 +99,10 @@ def test_light_verbs_do_not_import_torch(argument: str, tmp_path: Path) -> None:
             ["`method.kind` must be one of", "got 'simcrl'", "Did you mean 'simclr'"],
         ),
         (["pretrain", "run.epochs"], ["There is no recipe 'run.epochs'"]),
-        (["pretrain", "image/emoji_simclr", "more"], ["got 'more' after the recipe"]),
+        (
+            ["pretrain", "image/emoji_simclr", "more"],
+            ["Only overrides may follow the recipe, got 'more'"],
+        ),
         (["pretrain", "--resume"], ["--resume needs the directory"]),
         (["pretrian"], ["pretrian"]),
         (["pretrain", "--nothing"], ["--nothing"]),

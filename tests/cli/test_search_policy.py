@@ -79,9 +79,9 @@ def test_for_scripts_and_on_a_folder_of_images(tmp_path: Path) -> None:
     [
         (
             ["--out", "found.txt"],
-            r"got --out found.txt; allowed is a .yaml file in a directory that exists: ",
+            r"--out must be a .yaml file in a directory that exists, got found.txt",
         ),
-        (["--out", "nowhere/found.yaml"], r"got --out nowhere/found.yaml; allowed"),
+        (["--out", "nowhere/found.yaml"], r"--out must be a .yaml file .*, got nowhere/found.yaml"),
         (["--task", "digits"], r"got the task 'digits'; allowed: digit/holdout.*: name one"),
         (
             ["--keep", "9", "--trials", "4"],

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from mezzotint.cli import app
 from mezzotint.evaluation.results import read_evaluation
 from mezzotint.recipe import recipe as recipe_module
+from mezzotint.recipe.plain_yaml import parse_yaml
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.train.loop import pretrain
 
@@ -71,7 +72,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reads = self.builds = 0
-        read, build = recipe_module.parse_yaml, Recipe.build
+        read, build = parse_yaml, Recipe.build
 
         def reading(text: str, name: str) -> Any:
             self.reads += name.endswith(".yaml")  # and not an override

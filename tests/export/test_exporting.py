@@ -244,7 +244,10 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ),
         (["--format", "timm", "--bits", "8"], ["got --bits 8 for --format timm; allowed: 32"]),
         (["--group", "8"], ["got --group with --format onnx; allowed is --format packed"]),
-        (["--corrected"], ["got --corrected with --format onnx; allowed is --format packed"]),
+        (
+            ["--reestimate-batch-norm"],
+            ["got --reestimate-batch-norm with --format onnx; allowed is --format packed"],
+        ),
         (["--format", "packed", "--group", "0"], ["got --group 0; allowed is 1 or more"]),
         (
             ["--format", "packed", "--activation-bits", "9"],

@@ -123,7 +123,7 @@ def test_command_line_writes_the_encoder_a_table_and_a_picture(tmp_path: Path) -
         "--out",
         str(tmp_path / "o"),
     ]
-    done = CliRunner().invoke(app, [*arguments, "--beside", str(tmp_path / "sgd")])
+    done = CliRunner().invoke(app, [*arguments, "--compare", str(tmp_path / "sgd")])
     assert done.exit_code == 0, done.output
     assert "53 tensors rescaled; the function is the same" in done.output
     again = load_encoder(tmp_path / "o")
@@ -132,4 +132,4 @@ def test_command_line_writes_the_encoder_a_table_and_a_picture(tmp_path: Path) -
     assert "conv1.weight" in (tmp_path / "o" / "norms.txt").read_text()
     picture = ElementTree.fromstring((tmp_path / "o" / "norms.svg").read_text())
     assert len(picture.findall("{http://www.w3.org/2000/svg}polyline")) == 2
-    assert "which exists" in str(CliRunner().invoke(app, arguments).exception)
+    assert "must be a new directory" in str(CliRunner().invoke(app, arguments).exception)

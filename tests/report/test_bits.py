@@ -181,5 +181,5 @@ def test_the_page_holds_the_section_and_the_float_table_stays_float(
     data = json.loads(page[page.index('id="data">') + 10 :].partition("</script>")[0])
     assert data["charts"][-1][1][2].startswith("8/8: ")
     assert page.count("data-chart=") == len(data["charts"])
-    with pytest.raises(ValueError, match="got --beside .*nowhere, which has no evaluation.json"):
+    with pytest.raises(ValueError, match="got --compare .*nowhere, which has no evaluation.json"):
         write_report(run, [tmp_path / "nowhere"])

@@ -178,14 +178,14 @@ def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> 
             ["emoji", "--policy", "[simclr, byol]"],
             "`--policy` must be a mapping with `kind` and its keys, got ['simclr', 'byol']",
         ),
-        (["nowhere/", "--policy", "simclr"], "allowed is a recipe, a run, an image folder or file"),
+        (["nowhere/", "--policy", "simclr"], "Give a recipe, a run, an image folder or file"),
         (["emojis"], "Did you mean 'emoji'"),
         (["points/furniture_simclr", "--policy", "simclr"], "allowed with policies are images"),
         (
             ["furniture"],
             "allowed is an image folder, an .npz or .npy file, or emoji, mnist5k, digits",
         ),
-        (["emoji", "views.flip=0"], "allowed with data are options alone"),
+        (["emoji", "views.flip=0"], "Only options may follow data"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(given: list[str], message: str, tmp_path: Path) -> None:

@@ -1,13 +1,4 @@
-"""The verb about the layers of a run's encoder.
-
-The verb that shows a run's codebook.
-
-A verb about what a run's features tell of its views: invariances.
-
-A verb about augmentation policies: search-policy.
-
-Verbs about many runs: compare, study.
-"""
+"""The verbs that look into runs: layers, codes, invariances, search-policy, compare, study."""
 
 import json
 from pathlib import Path
@@ -28,32 +19,33 @@ if TYPE_CHECKING:
 def layers(
     run: RunPath,
     bits: Annotated[
-        str, typer.Option(help="Weights/activations of the one layer that is quantized.")
+        str, typer.Option(help="Bits of the one layer that is quantized, such as W4A4.")
     ] = "4/4",
     policy: Annotated[
-        str | None, typer.Option(help="Which layers: ssql, all, first_last_8. Default: its own.")
+        str | None,
+        typer.Option(help="Layers to quantize: ssql, all or first_last_8. Default: the run's."),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(help="Training samples for ranges and figures; 256 by default.", min=1),
+        typer.Option(help="Training samples to calibrate and measure on. Default: 256.", min=1),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Tell which layers of a run lose most at low bits, quantized one at a time, and which have outliers."""
+    """Rank the layers of a run by what low bits cost, one layer at a time, and find outliers."""
     from mezzotint.report.page import write_report
     from mezzotint.runs.analysis import measure_layers
 
-    found = measure_layers(run, bits, policy=policy, samples=samples)
+    analysis = measure_layers(run, bits, policy=policy, samples=samples)
     page = write_report(run)
     if as_json:
-        typer.echo(json.dumps(found.as_json() | {"report": str(page)}))
+        typer.echo(json.dumps(analysis.as_json() | {"report": str(page)}))
         return
     print_table(
-        ("layer", f"at {found.bits}", "squared error", "cosine"),
+        ("layer", f"at {analysis.bits}", "squared error", "cosine"),
         [
             (row.name, row.what, f"{row.error:.5f}", f"{row.cosine:.5f}")
-            for row in found.sensitivity
+            for row in analysis.sensitivity
         ],
     )
     typer.echo("")
@@ -62,8 +54,8 @@ def layers(
             "layer",
             "values",
             "kurtosis",
-            "peak, in deviations",
-            "beyond 6",
+            "peak, in std",
+            "beyond 6 std",
             "widest channel to median",
         ),
         [
@@ -75,7 +67,7 @@ def layers(
                 f"{row.outliers:.2%}",
                 f"{row.channel_ratio:.1f}",
             )
-            for row in found.distributions
+            for row in analysis.distributions
         ],
     )
     typer.echo(f"report: {page}")
@@ -84,13 +76,16 @@ def layers(
 @app.command()
 def codes(
     run: RunPath,
-    samples: Annotated[int, typer.Option(help="How many samples are looked at.", min=2)] = 256,
+    samples: Annotated[int, typer.Option(help="Samples to encode.", min=2)] = 256,
     frequent: Annotated[
-        int, typer.Option(help="How many codes of each level are shown.", min=1)
+        int, typer.Option(help="Most frequent codes to show per level.", min=1)
     ] = 12,
     debug: Debug = False,
 ) -> None:
-    """Write RUN/codes.html and RUN/codes.json: which codes are used, what they look like, what each level adds."""
+    """Show a run's codebook: which codes are used, what they stand for, what each level adds.
+
+    Writes RUN/codes.html and RUN/codes.json.
+    """
     from mezzotint.report.codes import write_codes
 
     typer.echo(write_codes(run, samples=samples, frequent=frequent))
@@ -103,24 +98,24 @@ def invariances(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]…",
-            help="Of the views, such as views.policy.kind=mocov2; default: its own.",
+            help="Overrides of the views, such as views.policy.kind=mocov2. Default: the run's.",
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(help="How many samples, of which half are held out.")
+        int, typer.Option(help="Samples; half of them are held out for testing.")
     ] = 2000,
     seeds: Annotated[
-        int, typer.Option(help="Repeats, each with an untrained encoder of its own.", min=1)
+        int, typer.Option(help="Repeats, each with another untrained encoder.", min=1)
     ] = 3,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Tell which invariances a run learned: how well what was drawn for a view can be predicted from its features."""
+    """Measure what a run is invariant to: predict the parameters of views from features."""
     from mezzotint.report.page import write_report
     from mezzotint.runs.analysis import measure_invariances
 
-    rows, beside = measure_invariances(run, overrides or (), samples=samples, seeds=seeds)
-    table = _table(rows, beside)
+    rows, baselines = measure_invariances(run, overrides or (), samples=samples, seeds=seeds)
+    table = _table(rows, baselines)
     page: Path = write_report(run)
     if as_json:
         typer.echo(json.dumps({"invariances": table, "report": str(page)}))
@@ -136,12 +131,12 @@ def invariances(
         )
         for line in table
     ]
-    print_table(("drawn parameter", "measure", "encoder", "untrained", "raw input"), lines)
+    print_table(("parameter of the views", "measure", "encoder", "untrained", "raw input"), lines)
     typer.echo(f"report: {page}")
 
 
-def _table(rows: "list[Row]", beside: "Baselines") -> list[dict[str, str | float | None]]:
-    """Means over the seeds, a line a parameter."""
+def _table(rows: "list[Row]", baselines: "Baselines") -> list[dict[str, str | float | None]]:
+    """Average over the seeds; one line per parameter."""
 
     def mean(among: "list[Row]", metric: str) -> float | None:
         values = [row.value for row in among if row.metric == metric and row.probe == "invariance"]
@@ -150,12 +145,12 @@ def _table(rows: "list[Row]", beside: "Baselines") -> list[dict[str, str | float
     lines: list[dict[str, str | float | None]] = []
     for metric in dict.fromkeys(row.metric for row in rows):
         name, _, measure = metric.removeprefix("views/").rpartition(".")
-        figures = {"encoder": rows, "untrained": beside.untrained, "raw": beside.raw}
+        columns = {"encoder": rows, "untrained": baselines.untrained, "raw": baselines.raw}
         lines.append(
             {
                 "parameter": name,
                 "measure": measure,
-                **{k: mean(v, metric) for k, v in figures.items()},
+                **{k: mean(v, metric) for k, v in columns.items()},
             }
         )
     return lines
@@ -167,29 +162,32 @@ def search_policy(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]…", help="Of its data, such as data.root=photos/; default: its own."
+            metavar="[KEY=VALUE]…",
+            help="Overrides of the data, such as data.root=photos/. Default: the run's.",
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="The policy file, .yaml, for fast_auto_augment.")
+        Path, typer.Option(help="Policy file to write (.yaml), for fast_auto_augment.")
     ] = Path("policy.yaml"),
     task: Annotated[
-        str | None, typer.Option(help="Whose labels are used. Default: the data's first.")
+        str | None, typer.Option(help="Task whose labels are used. Default: the data's first.")
     ] = None,
-    trials: Annotated[int, typer.Option(help="Sub-policies that are tried.")] = 200,
-    keep: Annotated[int, typer.Option(help="How many of the best are kept.")] = 25,
-    num_ops: Annotated[int, typer.Option(help="Operations in a sub-policy.")] = 2,
+    trials: Annotated[int, typer.Option(help="Candidate sub-policies.")] = 200,
+    keep: Annotated[int, typer.Option(help="Best sub-policies to keep.")] = 25,
+    num_ops: Annotated[int, typer.Option(help="Operations per sub-policy.")] = 2,
     samples: Annotated[
-        int, typer.Option(help="Images to learn from, and as many to score on, at most.")
+        int, typer.Option(help="Images to fit on, and as many to score on, at most.")
     ] = 1024,
-    seed: Annotated[int, typer.Option(help="Of the split, the candidates and their draws.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the split, the candidates and their parameters.")
+    ] = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Search an augmentation policy with a run's encoder, and write the file that `fast_auto_augment` reads."""
+    """Search an augmentation policy with a run's encoder, for `fast_auto_augment`."""
     if out.suffix not in (".yaml", ".yml") or not out.parent.is_dir():
         raise RecipeError(
-            f"got --out {out}; allowed is a .yaml file in a directory that exists: change the name"
+            f"--out must be a .yaml file in a directory that exists, got {out}. Change the name."
         )
     from mezzotint.augment.image.auto_augment import write_sub_policies
     from mezzotint.encoders.saving import load_encoder
@@ -198,7 +196,7 @@ def search_policy(
 
     encoder = load_encoder(run)
     data = Recipe.load(run, overrides or ()).data
-    found, losses = search_policy(
+    policy, losses = search_policy(
         encoder,
         data,
         task=task,
@@ -208,49 +206,50 @@ def search_policy(
         samples=samples,
         seed=seed,
     )
-    write_sub_policies(found, out)
+    write_sub_policies(policy, out)
     if as_json:
-        typer.echo(json.dumps({"file": str(out), "cross_entropy": losses, "source": found.source}))
+        typer.echo(json.dumps({"file": str(out), "cross_entropy": losses, "source": policy.source}))
         return
-    typer.echo(f"{out}: {found.source}; cross-entropy {losses[0]:.3f} to {losses[-1]:.3f} nats")
-    typer.echo(f"to train with it: views.policy={{kind: fast_auto_augment, file: {out}}}")
+    typer.echo(f"{out}: {policy.source}; cross-entropy {losses[0]:.3f} to {losses[-1]:.3f} nats")
+    typer.echo(f"Train with it: views.policy={{kind: fast_auto_augment, file: {out}}}")
 
 
 @app.command()
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN RUN…", help="Evaluated runs; the first is the reference."),
+        typer.Argument(metavar="RUN RUN…", help="Evaluated runs; the first one is the reference."),
     ],
     out: Annotated[
-        Path, typer.Option(help="Directory for table.md, table.json and index.html.")
+        Path, typer.Option(help="Directory to write table.md, table.json and index.html to.")
     ] = Path("comparison"),
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Put runs side by side, with intervals and differences; runs that differ in their seed alone are one arm."""
-    from mezzotint.runs.compare import arms_of, write_table
-    from mezzotint.runs.compare import compare as put
+    """Compare runs, grouping those that differ only in seed, with intervals and differences."""
+    from mezzotint.runs import compare as comparing
 
-    table = put(arms_of(runs))
-    write_table(table, out)
+    table = comparing.compare(comparing.arms_of(runs))
+    comparing.write_table(table, out)
     _show(table, out, as_json)
 
 
 @app.command()
 def study(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A study file, or the name of a shipped one.")
+        str, typer.Argument(metavar="FILE", help="A study file, or the name of a shipped study.")
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]…", help="Of every run, such as run.epochs=5."),
+        typer.Argument(
+            metavar="[KEY=VALUE]…", help="Overrides of every run, such as run.epochs=5."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory of the study. Default: studies/NAME.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Seeds 0 to N − 1 instead of the file's.", min=1)
+        int | None, typer.Option(help="Number of seeds, from 0. Default: the file's.", min=1)
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs; train nothing.")
@@ -259,7 +258,7 @@ def study(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a grid of recipes with several seeds, and compare them; what is finished is used again."""
+    """Train a grid of recipes with several seeds, and compare them; finished runs are reused."""
     from mezzotint.runs.study import read_study, run_study
 
     plan = read_study(file, overrides or (), range(seeds) if seeds else ())
@@ -268,7 +267,8 @@ def study(
         for name, own in plan.arms.items():
             typer.echo(f"{name:32}  {' '.join(own)}")
         typer.echo(
-            f"{len(plan.arms) * len(plan.seeds)} runs: {len(plan.arms)} arms, seeds {plan.seeds}, in {folder}"
+            f"{len(plan.arms) * len(plan.seeds)} runs: {len(plan.arms)} arms, "
+            f"seeds {plan.seeds}, in {folder}"
         )
         return
     silent = quiet or as_json

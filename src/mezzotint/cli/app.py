@@ -1,6 +1,6 @@
-"""What the verbs share: the application, and the options that mean the same everywhere.
+"""What the verbs share: the application, common options, and the end of every command.
 
-The end of every command: its exit code, and one line for what went wrong.
+A command ends with its exit code, and with one line on stderr when something went wrong.
 """
 
 import os
@@ -16,7 +16,8 @@ from mezzotint.recipe.schema import RecipeError
 
 app = typer.Typer(
     name="mezzotint",
-    help="Pretrain encoders without labels, with quantization as the one idea. `mezzotint pretrain` runs the demo.",
+    help="Pretrain encoders without labels; quantize, evaluate and export them. "
+    "`mezzotint pretrain` runs the demo.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -27,23 +28,22 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[RECIPE] [KEY=VALUE]…",
-        help="A recipe's name or file, and dotted overrides. Default: the demo.",
+        help="A recipe's name or file, and overrides such as run.epochs=20. Default: the demo.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object a line on stdout, for scripts.")
-]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line, for scripts.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Clips = Annotated[int, typer.Option(help="Of each video, over whose features is averaged.")]
-Crops = Annotated[
-    int, typer.Option(help="Of each frame or image, over whose features is averaged.")
+Clips = Annotated[int, typer.Option(help="Clips per video; features are averaged.")]
+Crops = Annotated[int, typer.Option(help="Crops per image or frame; features are averaged.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")]
+EncoderPath = Annotated[
+    Path, typer.Argument(metavar="ENCODER", help="The directory of a run or of a saved encoder.")
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")]
 
 
 def print_table(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    """A table for people, as wide as it is: figures that are cut off cannot be read."""
+    """Print a table for people, in full width: a number that is cut off cannot be read."""
     from rich.console import Console
     from rich.table import Table
 
@@ -54,22 +54,23 @@ def print_table(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
 
 
 def recipe_of(arguments: list[str] | None) -> tuple[str, list[str]]:
-    """Split `[RECIPE] KEY=VALUE …`; without a recipe it is the demo's."""
+    """Split `[RECIPE] KEY=VALUE …` into the recipe (by default the demo) and the overrides."""
     from mezzotint.recipe.recipe import DEMO
 
     given = list(arguments or ())
     name = given.pop(0) if given and "=" not in given[0] else DEMO
-    wrong = next((word for word in given if "=" not in word), None)
-    if wrong is not None:
+    extra = next((word for word in given if "=" not in word), None)
+    if extra is not None:
         raise RecipeError(
-            f"got {wrong!r} after the recipe; allowed are overrides such as run.epochs=20"
+            f"Only overrides may follow the recipe, got {extra!r}. "
+            "Write KEY=VALUE, such as run.epochs=20."
         )
     return name, given
 
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         typer.echo(__version__)
@@ -77,10 +78,13 @@ def _version(
 
 
 def main() -> None:
-    """Run the command line. Errors are one line; 2 is bad input, 1 a failure, 130 and 143 a stop that saved."""
-    # OpenMP's threads spin while they wait: ruinous beside another program, and slow alone if they
-    # never do. A short spin is good in both cases (docs/log.md has the figures). It is read when
-    # torch is loaded, which is later.
+    """Run the command line, and exit.
+
+    An error is one line. Exit codes: 0 done, 1 failure, 2 bad input, 130 and 143 stopped and saved.
+    """
+    # OpenMP's threads spin while they wait: this ruins other programs on the machine, and a run
+    # alone is slow if they never spin. A short spin is good in both cases (measured in
+    # docs/log.md). OpenMP reads it when torch is loaded, which is later.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(_guarded(lambda: app(standalone_mode=False)))
@@ -94,35 +98,34 @@ def _guarded(action: Callable[[], Any]) -> int:
     except typer.Exit as stop:
         return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped", 130)
+        return _fail("Stopped.", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         message = getattr(error, "format_message", None)
-        if message is not None:  # of the command line's parser, whose classes typer does not export
+        # An error of the command line's parser, whose classes typer does not export.
+        if message is not None:
             if type(error).__name__ == "NoArgsIsHelpError":
                 return 0  # the help is already on the screen
             return _fail(" ".join(message().split()), 2)
         if "--debug" in sys.argv:
             raise
+        # `Interrupted` has a number and a refusal an exit code: neither class can be imported
+        # here, because that would import torch.
         number = getattr(error, "number", None)
-        if isinstance(number, int):  # Interrupted, told apart without importing torch
-            return _fail("stopped, and saved: go on with --resume and the same --out", 128 + number)
+        if isinstance(number, int):
+            message = "Stopped, and saved a checkpoint. Continue with --resume and the same --out."
+            return _fail(message, 128 + number)
         text = " ".join(str(error).split()) or type(error).__name__
         code = getattr(error, "exit_code", None)
-        if isinstance(
-            code, int
-        ):  # a refusal, told apart in the same way: the message says all there is
+        if isinstance(code, int):
             return _fail(text, code)
         if isinstance(error, ValueError):
             return _fail(text, 2)
-        return _fail(
-            text
-            if isinstance(error, OSError)
-            else f"{type(error).__name__}: {text} (--debug shows where)",
-            1,
-        )
+        if isinstance(error, OSError):
+            return _fail(text, 1)
+        return _fail(f"{type(error).__name__}: {text} (--debug shows where)", 1)
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,7 +1,4 @@
-"""Verbs about data and recipes: gallery, doctor, recipes.
-
-The verb that makes a downloaded data set ready.
-"""
+"""The verbs for data and recipes: gallery, doctor, recipes, prepare."""
 
 import json
 import os
@@ -12,6 +9,7 @@ import typer
 
 from mezzotint.cli.app import Debug, Json, app, recipe_of
 from mezzotint.recipe.schema import RecipeError, nearest
+from mezzotint.recipe.signatures import ComponentEntry, index
 
 
 @app.command()
@@ -20,39 +18,41 @@ def gallery(
         list[str] | None,
         typer.Argument(
             metavar="[RECIPE|DATA] [KEY=VALUE]…",
-            help="A recipe and overrides, whose views are drawn; or images: a folder, a file, emoji, mnist5k, digits.",
+            help="A recipe and overrides; or images: a folder, a file, emoji, mnist5k or digits.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("gallery.html"),
+    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("gallery.html"),
     samples: Annotated[
         int | None,
-        typer.Option(help="How many samples to show: 12, or 8 in the lab.", min=1, max=200),
+        typer.Option(help="Samples to show. Default: 12, or 8 with --policy.", min=1, max=200),
     ] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            help="Draw the augmentation lab with this policy: rand_augment, or {kind: …, …}; may be repeated."
+            help="Compare this augmentation policy: rand_augment, or {kind: …, …}; may be repeated."
         ),
     ] = None,
     size: Annotated[
-        int, typer.Option(help="Side at which images of a folder are read.", min=8)
+        int, typer.Option(help="Side to which images of a folder are resized.", min=8)
     ] = 96,
     debug: Debug = False,
 ) -> None:
-    """Draw the views that a recipe makes, with the parameters of each; or policies side by side on your images."""
+    """Show the views that a recipe makes, with their parameters; or compare policies on images."""
     from mezzotint.recipe.recipe import Recipe, shipped
 
     given = list(arguments or ())
     unknown = bool(given) and "=" not in given[0] and given[0] not in shipped()
     if unknown and not _is_data(given[0]) and not Path(given[0]).exists():
         raise RecipeError(
-            f"got {given[0]!r}, which does not exist; allowed is a recipe, a run, an image folder or file, or emoji, "
-            f"mnist5k, digits: check the path.{nearest(given[0], [*shipped(), 'emoji', 'mnist5k', 'digits'])}"
+            f"There is no recipe or data {given[0]!r}. Give a recipe, a run, an image folder or "
+            f"file, or emoji, mnist5k or digits."
+            f"{nearest(given[0], [*shipped(), 'emoji', 'mnist5k', 'digits'])}"
         )
     if unknown and _is_data(given[0]):
         if len(given) > 1:
             raise RecipeError(
-                f"got {given[1]!r} after data; allowed with data are options alone, such as --policy"
+                f"Only options may follow data, got {given[1]!r}. "
+                "Use --policy, or give a recipe instead of data."
             )
         from mezzotint.data.open import open_images
         from mezzotint.report.lab import STRATEGIES, write_lab
@@ -86,16 +86,19 @@ def _is_data(name: str) -> bool:
 @app.command()
 def doctor(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of images.")],
-    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes. Default: one per core.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Examine a data set: unreadable, truncated, duplicate, leaked files; empty classes. Exit code 1 when it is ill."""
+    """Check an image folder for unreadable, duplicate or leaked files and empty classes.
+
+    Exits with 1 if problems are found.
+    """
     from mezzotint.data.image.doctor import examine
 
-    found = examine(path, workers=workers)
-    typer.echo(found.to_json() if as_json else "\n".join(found.lines()))
-    if not found.ok:
+    diagnosis = examine(path, workers=workers)
+    typer.echo(diagnosis.to_json() if as_json else "\n".join(diagnosis.lines()))
+    if not diagnosis.ok:
         raise typer.Exit(1)
 
 
@@ -104,50 +107,74 @@ def recipes(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME | SECTION.KIND]", help="A recipe to print, or a part to explain."
+            metavar="[RECIPE | SECTION | KIND]",
+            help="A recipe to print; or a section or kind to explain. Default: list all recipes.",
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """List the recipes; print one; or explain the keys of a part, such as `method.simclr` or `run`."""
+    """List the recipes; print one; or explain a part of them, such as `run` or `method.simclr`."""
     from mezzotint.detection.recipes import shipped_transfers
     from mezzotint.recipe.recipe import FAMILIES, shipped
 
     known = shipped() | {f"transfer/{title}": path for title, path in shipped_transfers().items()}
     if name is None:
         for title, path in known.items():
-            typer.echo(
-                f"{title:36}  {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}"
-            )
+            first_line = path.read_text(encoding="utf-8").splitlines()[0]
+            typer.echo(f"{title:36}  {first_line.lstrip('# ')}")
     elif name in known:
         typer.echo(known[name].read_text(encoding="utf-8"))
-    elif name.partition(".")[0] in FAMILIES:
-        typer.echo(_explain(*name.partition(".")[::2]))
     else:
-        sections = ", ".join(FAMILIES)
-        raise RecipeError(
-            f"got {name!r}; allowed is a recipe's name or one of {sections}.{nearest(name, [*known, *FAMILIES])}"
-        )
+        explanation = _explain(name)
+        if not explanation:
+            raise RecipeError(
+                f"There is no recipe, section or kind {name!r}. Sections are "
+                f"{', '.join(FAMILIES)}; `mezzotint recipes` lists the recipes."
+                f"{nearest(name, [*known, *FAMILIES, *index().kinds])}"
+            )
+        typer.echo(explanation)
 
 
-def _explain(section: str, kind: str) -> str:
-    """The keys of one kind, or the kinds of a section."""
+def _explain(name: str) -> str:
+    """Describe the kinds of a section or family, or the keys of a kind; empty when unknown."""
     from mezzotint.recipe.recipe import FAMILIES
-    from mezzotint.recipe.signatures import index
 
-    members = index().members(FAMILIES[section])
-    if not kind and len(members) > 1:
-        return "\n".join(f"{section}.{name}: {entry.summary}" for name, entry in members.items())
-    kind = kind or next(iter(members))
-    if kind not in members:
-        raise RecipeError(
-            f"{section}: got {kind!r}; allowed: {', '.join(members)}.{nearest(kind, members)}"
-        )
-    lines = [members[kind].summary]
-    for key in members[kind].keys.values():
-        default = "needed" if key.required else f"default {json.dumps(key.default)}"
-        lines.append(f"  {key.name} ({key.shown_type}, {default}): {key.doc}")
+    word, _, kind = name.partition(".")
+    family = FAMILIES.get(word) or index().family_named(word)
+    members = index().members(family) if family else {}
+    if kind:
+        if family and kind not in members:
+            raise RecipeError(
+                f"`{word}.kind` must be one of {', '.join(members)}, got {kind!r}."
+                f"{nearest(kind, members)}"
+            )
+        return _keys(members[kind]) if family else ""
+    if len(members) > 1:
+        return "\n".join(f"{word}.{title}: {entry.summary}" for title, entry in members.items())
+    entries = list(members.values()) or index().kinds.get(word, [])
+    return "\n\n".join(_keys(entry) for entry in entries)
+
+
+def _keys(entry: ComponentEntry) -> str:
+    """What a kind is, and each of its keys with type, default and meaning."""
+    lines = [entry.summary]
+    for key in entry.keys.values():
+        default = "" if key.required else _default(key.default)
+        lines.append(f"  {key.name}: {key.described}{default}{' (required)' * key.required}")
+        lines.append(f"      {key.doc[:1].upper()}{key.doc[1:]}")
     return "\n".join(lines)
+
+
+def _default(value: object) -> str:
+    """`; default X`; nothing for a component with all of its own defaults."""
+    if (
+        isinstance(value, dict)
+        and list(value) == ["kind"]
+        and len(index().kinds[value["kind"]]) == 1
+    ):
+        return ""
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return f"; default {text}".replace('"', "")
 
 
 _DATASETS = ("audioset", "esc50", "kinetics")
@@ -156,23 +183,26 @@ _DATASETS = ("audioset", "esc50", "kinetics")
 @app.command()
 def prepare(
     dataset: Annotated[
-        str, typer.Argument(metavar="audioset|esc50|kinetics", help="Which data set.")
+        str, typer.Argument(metavar="audioset|esc50|kinetics", help="The data set.")
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The download; it is only read.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder of the download; it is only read.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to. Default: DIR-prepared.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes. Default: one a core.", min=0)
+        int | None, typer.Option(help="Processes. Default: one per core.", min=0)
     ] = None,
-    format: Annotated[str, typer.Option(help="Of recordings: flac or wav.")] = "flac",
-    side: Annotated[int, typer.Option(help="Of videos, the shorter one, in pixels.")] = 288,
+    format: Annotated[str, typer.Option(help="Format of audio files: flac or wav.")] = "flac",
+    side: Annotated[int, typer.Option(help="Shorter side of videos, in pixels.")] = 288,
     debug: Debug = False,
 ) -> None:
-    """Build lists and resampled copies of a local download; goes on where it was stopped."""
+    """Prepare a downloaded data set: write lists and resampled copies; resumes when stopped."""
     if dataset not in _DATASETS:
         raise RecipeError(
-            f"got {dataset!r}; allowed: {', '.join(_DATASETS)}.{nearest(dataset, _DATASETS)}"
+            f"The data set must be one of {', '.join(_DATASETS)}, got {dataset!r}."
+            f"{nearest(dataset, _DATASETS)}"
         )
     from mezzotint.data.prepare.prepare import prepare as make
 

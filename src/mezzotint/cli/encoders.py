@@ -1,7 +1,4 @@
-"""Verbs about an encoder: embed, export.
-
-Verbs about checkpoints of other projects, and about the norms of weights.
-"""
+"""The verbs for encoders: embed, export, import, norm-rescale."""
 
 import json
 import sys
@@ -10,33 +7,34 @@ from typing import Annotated
 
 import typer
 
-from mezzotint.cli.app import Debug, Json, RunPath, app
-from mezzotint.recipe.schema import RecipeError
+from mezzotint.cli.app import Debug, EncoderPath, Json, RunPath, app
+from mezzotint.recipe.schema import RecipeError, nearest
 
 
 @app.command()
 def embed(
-    encoder: Annotated[
-        Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")
-    ],
+    encoder: EncoderPath,
     data: Annotated[
         str,
-        typer.Argument(metavar="DATA", help="Image folder, .npz, .npy, or embedded data's name."),
+        typer.Argument(
+            metavar="DATA",
+            help="A folder or file of the encoder's modality, or embedded data's name.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="File to write: .npz or .parquet.")] = Path(
         "features.npz"
     ),
     debug: Debug = False,
 ) -> None:
-    """Write the features of every sample."""
+    """Write the features of every sample to a file."""
     from mezzotint.data.open import open_source
     from mezzotint.encoders.saving import load_encoder
     from mezzotint.runs.evaluate import embed as write
 
     loaded = load_encoder(encoder)
-    count, dim, bad = write(loaded, open_source(data, loaded.input), out)
-    for sample in bad:
-        print(f"left out: {sample}", file=sys.stderr)
+    count, dim, unreadable = write(loaded, open_source(data, loaded.input), out)
+    for sample in unreadable:
+        print(f"unreadable, left out: {sample}", file=sys.stderr)
     typer.echo(f"{out}: {count} samples, {dim} features")
 
 
@@ -44,54 +42,77 @@ def embed(
 def export(
     run: RunPath,
     format: Annotated[
-        str, typer.Option(help="onnx, packed, timm, torchvision or torch_export.")
+        str, typer.Option(help="Format: onnx, packed, timm, torchvision or torch_export.")
     ] = "onnx",
     bits: Annotated[
         int | None,
-        typer.Option(help="Of the weights. onnx: 8, 32. packed: 2 to 8, default 4. Others: 32."),
+        typer.Option(
+            help="Bits of the weights. onnx: 8 (default) or 32; packed: 2 to 8 (default 4)."
+        ),
     ] = None,
     activation_bits: Annotated[
-        int, typer.Option(help="Of packed: simulated width of the activations.")
+        int, typer.Option(help="Bits of the activations, simulated, for --format packed.")
     ] = 32,
     group: Annotated[
-        int | None, typer.Option(help="Of packed: weights that share a scale. Default: a channel.")
+        int | None,
+        typer.Option(help="Weights per scale, for --format packed. Default: one channel."),
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option(help="Of packed: which layers. Default: the encoder's own, or ssql."),
+        typer.Option(
+            help="Layers to quantize, for --format packed. Default: the run's policy, or ssql."
+        ),
     ] = None,
     observer: Annotated[
-        str, typer.Option(help="What chooses the ranges of activations.")
+        str, typer.Option(help="Observer that chooses the ranges of activations.")
     ] = "min_max",
     reduce_range: Annotated[
         bool | None,
         typer.Option(
             "--reduce-range/--no-reduce-range",
-            help="Weights of 7 bits. Default: where this CPU lacks VNNI.",
+            help="Use 7 bits for weights. Default: where this CPU lacks VNNI.",
         ),
     ] = None,
     calibration: Annotated[
-        int | None, typer.Option(help="Samples that choose the ranges; 512 by default.")
+        int | None, typer.Option(help="Samples to calibrate on. Default: 512.")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="onnxruntime, or openvino.")] = "onnxruntime",
+    runtime: Annotated[
+        str, typer.Option(help="Runtime to verify with: onnxruntime or openvino.")
+    ] = "onnxruntime",
     data: Annotated[
-        str | None, typer.Option(help="To calibrate and compare on. Default: the run's data.")
+        str | None, typer.Option(help="Data to calibrate and verify on. Default: the run's.")
     ] = None,
-    corrected: Annotated[
+    reestimate_batch_norm: Annotated[
         bool,
-        typer.Option("--corrected", help="Of packed: put BatchNorm right for the rounded weights."),
+        typer.Option(
+            "--reestimate-batch-norm",
+            help="Re-estimate BatchNorm with the rounded weights, for --format packed.",
+        ),
     ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write the encoder as ONNX, packed integers or another format; run it there, and keep it if it agrees."""
+    """Export an encoder to ONNX, packed integers or another format, and verify it there.
+
+    The file is kept only if its features agree with the encoder's.
+    """
     from mezzotint.export.exporting import export as write
     from mezzotint.export.exporting import table
 
     folder = write(
-        run, format, bits, activation_bits=activation_bits, group=group, policy=policy, observer=observer,  # type: ignore[arg-type]
-        reduce_range=reduce_range, calibration=calibration, runtime=runtime, data=data, corrected=corrected,  # type: ignore[arg-type]
-    )  # fmt: skip
+        run,
+        format,  # type: ignore[arg-type]
+        bits,
+        activation_bits=activation_bits,
+        group=group,
+        policy=policy,
+        observer=observer,
+        reduce_range=reduce_range,
+        calibration=calibration,
+        runtime=runtime,  # type: ignore[arg-type]
+        data=data,
+        corrected=reestimate_batch_norm,
+    )
     verification = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
     if as_json:
         typer.echo(json.dumps({"artifact": str(folder), **verification}))
@@ -117,7 +138,7 @@ def import_(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]…",
-            help="Of the encoder: kind=resnet18 stem=small. Default: told by the file.",
+            help="Keys of the encoder: kind=resnet18 stem=small. Default: read from the file.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory to write the encoder to.")] = Path("encoder"),
@@ -125,48 +146,52 @@ def import_(
         str,
         typer.Option(
             "--from",
-            help="auto, plain, mocov3, randquant, airl, ssql, massrl, solo, lightly, vissl, byol_a, timm, torchvision.",
+            help="Project: auto, plain, mocov3, randquant, airl, ssql, massrl, solo, lightly, "
+            "vissl, byol_a, timm or torchvision.",
         ),
     ] = "auto",
     branch: Annotated[
-        str, typer.Option(help="online, target (its momentum copy), or auto.")
+        str, typer.Option(help="Branch to import: online, target (momentum copy) or auto.")
     ] = "auto",
     prefix: Annotated[
-        str | None, typer.Option(help="Of the network's names, instead of searching for it.")
+        str | None, typer.Option(help="Prefix of the tensors' names. Default: searched for.")
     ] = None,
     size: Annotated[int, typer.Option(help="Side of the images that the network takes.")] = 224,
     normalization: Annotated[
         str,
         typer.Option(
-            help="That it was trained with: imagenet, cifar10, half, or MEAN/STD of a spectrogram."
+            help="Normalization in training: imagenet, cifar10, half, or MEAN/STD of spectrograms."
         ),
     ] = "imagenet",
     debug: Debug = False,
 ) -> None:
-    """Take over an encoder that another project trained, to evaluate, export or embed with it."""
+    """Import an encoder that another project trained, to evaluate, export or embed with it."""
     from mezzotint.encoders.saving import save_encoder
     from mezzotint.interop.layouts import LAYOUTS, guess
     from mezzotint.interop.load import load_checkpoint, read_tensors
     from mezzotint.recipe.schema import construct, resolve
     from mezzotint.types import Input
 
-    for option, value, allowed in (
+    for option, value, choices in (
         ("--from", layout, ("auto", *LAYOUTS)),
         ("--branch", branch, ("auto", "online", "target")),
     ):
-        if value not in allowed:
-            raise RecipeError(f"got {option} {value!r}; allowed: {', '.join(allowed)}")
+        if value not in choices:
+            raise RecipeError(
+                f"{option} must be one of {', '.join(choices)}, got {value!r}."
+                f"{nearest(value, choices)}"
+            )
     config = _encoder_keys(keys or ())
     if layout == "byol_a":
         config = {"kind": "audio_ntt", **config}
     if "kind" not in config:
-        found = guess(read_tensors(file), layout)
-        if found is None:
+        recognized = guess(read_tensors(file), layout)
+        if recognized is None:
             raise RecipeError(
-                f"{file} holds no residual network that is known by its names; say which encoder it is: kind=timm "
-                "name=vit_small_patch16_224, for instance"
+                f"`{file}` has no ResNet with known tensor names. Name the encoder, such as "
+                "kind=timm name=vit_small_patch16_224."
             )
-        config = {**found, **config}
+        config = {**recognized, **config}
     resolved = resolve(config, "Encoder", "encoder")
     audio = resolved["kind"] == "audio_ntt"
     mean, std = _statistics(normalization, audio)
@@ -174,9 +199,13 @@ def import_(
     encoder = construct(resolved, "Encoder", {"Encoder": (input,)})
     loaded = load_checkpoint(encoder, file, layout, branch=branch, prefix=prefix)  # type: ignore[arg-type]
     made_by = {
-        "imported_from": file.name, "layout": loaded.layout, "branch": loaded.branch, "loaded": loaded.loaded,
-        "tensors": loaded.total, "normalization": normalization,
-    }  # fmt: skip
+        "imported_from": file.name,
+        "layout": loaded.layout,
+        "branch": loaded.branch,
+        "loaded": loaded.loaded,
+        "tensors": loaded.total,
+        "normalization": normalization,
+    }
     save_encoder(encoder, out, made_by)
     typer.echo(f"{loaded}\n{out}")
 
@@ -189,14 +218,14 @@ def _encoder_keys(keys: list[str] | tuple[str, ...]) -> dict[str, object]:
         name, equals, value = key.partition("=")
         if not equals:
             raise RecipeError(
-                f"got {key!r}; allowed are keys of the encoder, such as kind=resnet18"
+                f"Keys of the encoder are KEY=VALUE, got {key!r}. Write kind=resnet18, for example."
             )
         config[name.removeprefix("encoder.")] = parse_yaml(value, name)
     return config
 
 
 def _statistics(name: str, audio: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation by channel: of images by name, of spectrograms as two numbers."""
+    """Mean and std by channel: of images by name, of spectrograms as two numbers."""
     if not audio and name in _STATISTICS:
         return _STATISTICS[name]
     mean, slash, std = name.partition("/")
@@ -205,21 +234,22 @@ def _statistics(name: str, audio: bool) -> tuple[tuple[float, ...], tuple[float,
             return (float(mean),), (float(std),)
     except ValueError:
         pass
-    allowed = (
-        "MEAN/STD of the log-mel spectrograms it was trained on, such as -7.1/4.2"
-        if audio
-        else ", ".join(_STATISTICS)
+    if audio:
+        raise RecipeError(
+            "--normalization must be MEAN/STD of the log-mel spectrograms in training, "
+            f"got {name!r}. Write two numbers, such as -7.1/4.2."
+        )
+    raise RecipeError(
+        f"--normalization must be one of {', '.join(_STATISTICS)}, got {name!r}."
+        f"{nearest(name, _STATISTICS)}"
     )
-    raise RecipeError(f"got --normalization {name!r}; allowed: {allowed}")
 
 
 @app.command(name="norm-rescale")
 def norm_rescale(
-    encoder: Annotated[
-        Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")
-    ],
+    encoder: EncoderPath,
     anchor: Annotated[
-        Path, typer.Option(help="An encoder with the norms that are wanted: a run or directory.")
+        Path, typer.Option(help="The encoder whose norms to match: a run or its directory.")
     ],
     out: Annotated[Path, typer.Option(help="Directory to write the encoder to.")] = Path(
         "encoder-rescaled"
@@ -227,34 +257,35 @@ def norm_rescale(
     everything: Annotated[
         bool,
         typer.Option(
-            "--all", help="Every tensor, as the authors' code does; this changes the function."
+            "--all", help="Rescale every tensor, as the authors' code does; changes the function."
         ),
     ] = False,
-    beside: Annotated[
+    compare: Annotated[
         list[Path] | None,
-        typer.Option(help="Another encoder to draw into the picture; may be repeated."),
+        typer.Option(help="Another encoder to show in the chart; may be repeated."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Give an encoder's weights the norms of another's, so that the other's optimizer suits it; its function stays."""
+    """Rescale weights to match another encoder's per-layer norms (function-preserving).
+
+    Optimizer settings of the other encoder then suit this one.
+    """
     from mezzotint.encoders.saving import load_encoder, save_encoder
     from mezzotint.files import write_text
     from mezzotint.interop.norm_rescale import as_svg, as_text, norms
     from mezzotint.interop.norm_rescale import norm_rescale as rescale
 
     if out.exists():
-        raise RecipeError(
-            f"got --out {out}, which exists; allowed is a new directory: choose another --out"
-        )
-    loaded, wanted = load_encoder(encoder), load_encoder(anchor)
-    shown = {path.resolve().name: load_encoder(path) for path in (encoder, *(beside or ()))}
-    table = norms(shown, wanted)
-    changes = rescale(loaded, wanted, everything=everything)
+        raise RecipeError(f"--out must be a new directory, and {out} exists. Choose another --out.")
+    loaded, target = load_encoder(encoder), load_encoder(anchor)
+    shown = {path.resolve().name: load_encoder(path) for path in (encoder, *(compare or ()))}
+    table = norms(shown, target)
+    changes = rescale(loaded, target, everything=everything)
     save_encoder(
         loaded, out, {"rescaled_from": encoder.name, "anchor": anchor.name, "all": everything}
     )
     text = as_text(changes)
     write_text(out / "norms.txt", text + "\n")
     write_text(out / "norms.svg", as_svg(table))
-    kept = "the function has changed" if everything else "the function is the same"
-    typer.echo(f"{text}\n{len(changes)} tensors rescaled; {kept}\n{out}")
+    effect = "the function changed" if everything else "the function is the same"
+    typer.echo(f"{text}\n{len(changes)} tensors rescaled; {effect}\n{out}")

@@ -1,7 +1,4 @@
-"""The verb that fine-tunes an encoder.
-
-Verbs that carry an encoder on to detection and segmentation: transfer, detectron2.
-"""
+"""The verbs that train on labels: finetune, transfer (detection, segmentation), detectron2."""
 
 import json
 from pathlib import Path
@@ -9,47 +6,45 @@ from typing import Annotated
 
 import typer
 
-from mezzotint.cli.app import Clips, Crops, Debug, Json, Quiet, app, print_table
+from mezzotint.cli.app import Clips, Crops, Debug, EncoderPath, Json, Quiet, app, print_table
 from mezzotint.recipe.schema import RecipeError
 
 
 @app.command()
 def finetune(
-    encoder: Annotated[
-        Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")
-    ],
+    encoder: EncoderPath,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[DATA | RECIPE] [KEY=VALUE]…",
-            help="A recipe's name or file; or a folder, a file, the name of embedded data. Default: the run's data.",
+            help="A recipe; or data: a folder, a file or embedded data. Default: the run's data.",
         ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory of the runs. Default: runs/finetune-ENCODER.")
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option(help="Share of the labels, of each class alike: 0.01 is 1 %.")
+        float | None, typer.Option(help="Fraction of the labels, per class: 0.01 is 1 %.")
     ] = None,
-    per_class: Annotated[int | None, typer.Option(help="So many labels of each class.")] = None,
+    per_class: Annotated[int | None, typer.Option(help="Labelled samples per class.")] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="A text file of the ids to learn from, one a line.")
+        Path | None, typer.Option(help="A text file of the samples to train on, one per line.")
     ] = None,
     bits: Annotated[
-        str | None, typer.Option(help="Train at weights/activations, such as 4/4.")
+        str | None, typer.Option(help="Train at low bits, such as W4A4. Default: fp32.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How many runs; 3 give an interval.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of runs; 3 give an interval.")] = 1,
     warm_head: Annotated[
         bool,
         typer.Option(
-            "--warm-head", help="Start the classifier from the linear probe on the frozen features."
+            "--warm-head", help="Initialize the classifier from a linear probe on frozen features."
         ),
     ] = False,
     baselines: Annotated[
         bool,
         typer.Option(
             "--baselines/--no-baselines",
-            help="Train from scratch and on the untrained network too.",
+            help="Also train from scratch, and a linear head on the untrained network.",
         ),
     ] = True,
     clips: Clips = 1,
@@ -58,9 +53,9 @@ def finetune(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fine-tune an encoder on labels, score it on the test samples beside its baselines, and write a report.
+    """Fine-tune an encoder on labels, score it on test samples with baselines, write a report.
 
-    Started again with the same --out, it goes on with what is missing.
+    Started again with the same --out, it trains only what is missing.
     """
     given = list(arguments or ())
     what = given.pop(0) if given and "=" not in given[0] else None
@@ -103,7 +98,7 @@ def finetune(
         )
     elif mode == "bar":
         print_table(
-            ("task", "probe", "top-1", "untrained, held still"),
+            ("task", "probe", "top-1", "untrained, frozen"),
             [line[:4] for line in summary(folder)],
         )
         typer.echo(f"report: {page}")
@@ -111,33 +106,32 @@ def finetune(
 
 @app.command()
 def transfer(
-    encoder: Annotated[
-        Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")
-    ],
+    encoder: EncoderPath,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[DATA | RECIPE] [KEY=VALUE]…",
-            help="A transfer recipe's name or file; or a folder in VOC or COCO format. Default: pasted_c4.",
+            help="A transfer recipe; or a folder in VOC or COCO format. Default: pasted_c4.",
         ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory of the runs. Default: runs/transfer-ENCODER.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How many runs; 3 give an interval.", min=1)] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of runs; 3 give an interval.", min=1)] = 1,
     baseline: Annotated[
         bool,
         typer.Option(
-            "--baseline/--no-baseline", help="Train the same from the untrained encoder too."
+            "--baseline/--no-baseline", help="Also train the same from the untrained encoder."
         ),
     ] = True,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a detector or segmenter on an encoder, score it beside the same from the untrained one, write a report.
+    """Train a detector or segmenter on an encoder, compare it with a baseline, write a report.
 
-    Started again with the same --out, it goes on with what is missing.
+    The baseline starts from the untrained encoder. Started again with the same --out, it trains
+    only what is missing.
     """
     given = list(arguments or ())
     what = given.pop(0) if given and "=" not in given[0] else None
@@ -157,24 +151,24 @@ def transfer(
 
 @app.command()
 def detectron2(
-    encoder: Annotated[
-        Path, typer.Argument(metavar="ENCODER", help="A run, or an encoder's directory.")
-    ],
+    encoder: EncoderPath,
     out: Annotated[
-        Path, typer.Argument(metavar="OUT.pkl", help="File to write; the settings go beside it.")
+        Path,
+        typer.Argument(metavar="OUT.pkl", help="File to write, next to a .yaml with settings."),
     ],
     branch: Annotated[
-        str, typer.Option(help="online, or target: the momentum copy of a run.")
+        str, typer.Option(help="Branch of the run: online, or target (momentum copy).")
     ] = "online",
     debug: Debug = False,
 ) -> None:
-    """Write a residual network as a pickle for detectron2's MODEL.WEIGHTS, with the settings it needs beside it."""
+    """Write a ResNet as a pickle for detectron2's MODEL.WEIGHTS, and the settings it needs."""
     if branch not in ("online", "target"):
-        raise RecipeError(f"got --branch {branch!r}; allowed: online, target")
+        raise RecipeError(f"--branch must be online or target, got {branch!r}. Choose one of them.")
     from mezzotint.detection.detectron2 import chosen_branch, read_detectron2, write_detectron2
 
     files = write_detectron2(chosen_branch(encoder, branch), out)  # type: ignore[arg-type]
     count = len(read_detectron2(files[0]))
     typer.echo(
-        f"{files[0]}: {count} arrays, read back\n{files[1]}: put these settings into your configuration"
+        f"{files[0]}: {count} arrays, read back\n"
+        f"{files[1]}: put these settings into your configuration"
     )

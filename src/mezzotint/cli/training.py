@@ -1,4 +1,4 @@
-"""Verbs about a run: pretrain, evaluate, report."""
+"""The verbs that make and measure a run: pretrain, evaluate, report."""
 
 import json
 from pathlib import Path
@@ -32,22 +32,22 @@ def pretrain(
         Path | None, typer.Option(help="Directory of the run. Default: runs/RECIPE-DATE.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest good checkpoint in --out.")
+        bool, typer.Option("--resume", help="Continue from the newest good checkpoint in --out.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove an earlier run in --out.")
+        bool, typer.Option("--overwrite", help="Remove an earlier run in --out first.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show recipe, steps, memory and time; write nothing.")
+        bool, typer.Option("--dry-run", help="Print recipe, steps, memory and time; write nothing.")
     ] = False,
     train_only: Annotated[
-        bool, typer.Option("--train-only", help="Leave out evaluation and report.")
+        bool, typer.Option("--train-only", help="Skip evaluation and report.")
     ] = False,
     slurm: Annotated[
         bool,
         typer.Option(
             "--slurm",
-            help="Queue it: --slurm partition=gpu nodes=8 gpus_per_node=8 timeout_min=4320.",
+            help="Submit to SLURM: --slurm partition=gpu nodes=8 gpus_per_node=8 timeout_min=4320.",
         ),
     ] = False,
     quiet: Quiet = False,
@@ -88,7 +88,7 @@ def pretrain(
     done = pretrain_plan(plan, folder, resume=resume, overwrite=overwrite, progress=mode)
     if train_only or not dist.launched_as_main():
         return
-    _say(mode, f"trained: {done}/encoder; now evaluating", {"trained": str(done)})
+    _report_progress(mode, f"encoder: {done}/encoder; evaluating it now", {"trained": str(done)})
     _evaluate_and_report(done, (), mode)
 
 
@@ -106,8 +106,9 @@ def _queue(plan: "Plan", job: "Job", options: dict[str, Any]) -> None:
     from mezzotint.recipe.recipe import Recipe
     from mezzotint.train.slurm import submit
 
-    Recipe.build(plan.phases[0].config)  # refused now, and not in the queue
-    typer.echo(f"queued as job {submit(job, options).job_id}; logs: {job.logs}; run: {job.out}")
+    # A recipe that cannot be built is refused now, and not hours later in the queue.
+    Recipe.build(plan.phases[0].config)
+    typer.echo(f"job {submit(job, options).job_id} is queued; logs: {job.logs}; run: {job.out}")
 
 
 def _evaluate_and_report(
@@ -122,10 +123,10 @@ def _evaluate_and_report(
     page = write_report(folder)
     if mode == "bar":
         _print_table(folder)
-    _say(mode, f"report: {page}", {"report": str(page)})
+    _report_progress(mode, f"report: {page}", {"report": str(page)})
 
 
-def _say(mode: str, text: str, data: dict[str, Any]) -> None:
+def _report_progress(mode: str, text: str, data: dict[str, Any]) -> None:
     if mode != "quiet":
         typer.echo(json.dumps(data) if mode == "json" else text)
 
@@ -140,7 +141,8 @@ def _print_table(folder: Path) -> None:
 def evaluate(
     run: RunPath,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Such as evaluate.seeds=5.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, such as evaluate.seeds=5."),
     ] = None,
     clips: Clips = 1,
     crops: Crops = 1,
@@ -148,7 +150,7 @@ def evaluate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a run's encoder again, and write its report again."""
+    """Evaluate a run's encoder, or an encoder of another project, and write the report."""
     mode = "json" if as_json else "quiet" if quiet else "bar"
     _evaluate_and_report(run, tuple(overrides or ()), mode, clips, crops)
 
@@ -156,14 +158,14 @@ def evaluate(
 @app.command()
 def report(
     run: RunPath,
-    beside: Annotated[
+    compare: Annotated[
         list[Path] | None,
-        typer.Option(help="Another run to draw into the charts of low bits; may be repeated."),
+        typer.Option(help="Another run to show in the charts of low bits; may be repeated."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write RUN/report.html from what the run, or the transfer, measured."""
+    """Write RUN/report.html from the measured results of a run or of a transfer."""
     from mezzotint.report.page import write_report
     from mezzotint.report.transfer import is_transfer, write_transfer_report
 
-    typer.echo(write_transfer_report(run) if is_transfer(run) else write_report(run, beside or ()))
+    typer.echo(write_transfer_report(run) if is_transfer(run) else write_report(run, compare or ()))

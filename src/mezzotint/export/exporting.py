@@ -154,7 +154,7 @@ def _check_options(
     """What only `packed` has."""
     given = {
         "--group": group is not None, "--policy": policy is not None, "--activation-bits": activation_bits != 32,
-        "--corrected": corrected,
+        "--reestimate-batch-norm": corrected,
     }  # fmt: skip
     extra = next((name for name, present in given.items() if present), None)
     if format != "packed" and extra is not None:

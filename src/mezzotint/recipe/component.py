@@ -1,7 +1,7 @@
-"""What lets a live object be written into a recipe: it remembers how it was constructed.
+"""Objects that a recipe can name: each remembers the keyword arguments it was made with.
 
-A recipe names a class and its keyword arguments. The reverse way, from an object made in Python
-back to a recipe, needs those arguments again; `Component` keeps them, and nothing else.
+A recipe names a class and its keyword arguments. To write an object that was made in Python back
+into a recipe, those arguments are needed again; `Component` keeps them, and nothing else.
 """
 
 import functools
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 def kind_of(name: str) -> str:
-    """Return the name of a class in a recipe: its name in snake case, `TwoViews` → `two_views`.
+    """Return a class's name in recipes: its name in snake case, `TwoViews` → `two_views`.
 
-    Where the field spells it otherwise, the class says so: `class SimSiam(Siamese,
+    Where the field spells it otherwise, the class gives its own: `class SimSiam(Siamese,
     kind="simsiam")`.
     """
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z]{2})", "_", name).lower()
 
 
 def as_config(value: Any) -> Any:
-    """Turn an argument into plain data: components become their `config`, sequences and mappings are walked."""
+    """Turn an argument into plain data, with the `config` in place of each component."""
     if hasattr(value, "config"):
         return value.config
     if isinstance(value, Mapping):
@@ -34,13 +34,12 @@ def as_config(value: Any) -> Any:
 
 
 class Component:
-    """A class that can stand in a recipe.
+    """A class that a recipe can name.
 
     Attributes:
         kind: the name of the class in a recipe.
         config: `kind` and the keyword arguments of the constructor, as plain data. Positional
-            arguments are what the recipe injects (an encoder into its method, say) and are not part
-            of it.
+            arguments are not part of it: the recipe injects them (an encoder into its method).
     """
 
     config: dict[str, Any]
@@ -51,9 +50,9 @@ class Component:
         """Name the class.
 
         Args:
-            kind: its name in a recipe, where the rule of `kind_of` gives another.
-            abstract: a recipe cannot name it: it is there to be subclassed.
-            kwargs: of other base classes.
+            kind: its name in recipes, where the rule of `kind_of` gives another one.
+            abstract: true for a base class, which a recipe cannot name.
+            kwargs: keywords of other base classes.
         """
         super().__init_subclass__(**kwargs)
         cls.kind = kind or kind_of(cls.__name__)
@@ -63,9 +62,8 @@ class Component:
 
         @functools.wraps(construct)
         def recorded(self: Any, *args: Any, **keywords: Any) -> None:
-            if (
-                "config" not in self.__dict__
-            ):  # the outermost class of a hierarchy is the one that was named
+            # The outermost constructor runs first, and its class is the one that was named.
+            if "config" not in self.__dict__:
                 self.config = {"kind": self.kind, **as_config(keywords)}
             construct(self, *args, **keywords)
 
@@ -73,7 +71,7 @@ class Component:
 
 
 def factory(build: Callable[P, T]) -> Callable[P, T]:
-    """Let a function stand in a recipe: what it returns remembers the function's name and keyword arguments."""
+    """Let a recipe name a function; its product remembers the name and the keyword arguments."""
 
     @functools.wraps(build)
     def recorded(*args: P.args, **keywords: P.kwargs) -> T:

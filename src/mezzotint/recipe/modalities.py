@@ -22,7 +22,7 @@ def require_one_modality(
     Args:
         config: a checked recipe.
         modality: of the samples.
-        shipped: the package's recipes, one of which the message suggests.
+        shipped: the package's recipes; the message suggests one.
 
     Raises:
         RecipeError: with the section to change and a recipe to try.
@@ -55,7 +55,7 @@ def _parts(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def suggested(kind: str, modality: str, shipped: Mapping[str, Path]) -> str:
-    """The shipped recipe for this kind of data, or else for its modality; a short SimCLR one if any."""
+    """Choose a shipped recipe for this kind of data, or else for its modality: SimCLR if any."""
     files = {name: path for name, path in shipped.items() if not name.startswith("supervised/")}
     texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
     same_data = [n for n, text in texts.items() if re.search(rf"\bkind: {kind}\b", text)]

@@ -1,4 +1,4 @@
-"""Recipes: a YAML file of plain data, the same thing as Python objects, and the way between the two.
+"""Recipes: a YAML file of plain data, the same thing as Python objects, and the way between them.
 
 A recipe has eight sections. Each is checked against the signatures of the package's classes
 (`mezzotint.recipe.schema`), so that from Python the very same objects can be made and passed.
@@ -129,7 +129,7 @@ def _overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
 
 
 def _override(config: dict[str, Any], override: str) -> None:
-    """Set one dotted key. A new `kind` empties its section: the old kind's keys mean nothing to it."""
+    """Set one dotted key. A new `kind` empties its section, whose keys were the old kind's."""
     name, equals, text = override.partition("=")
     keys = name.split(".")
     if not equals or not all(keys):
@@ -349,7 +349,7 @@ class Recipe:
         return self._described()[0]
 
     def _described(self) -> tuple[dict[str, Any], list[str]]:
-        """The sections as plain data, and the names of those with a class from outside this package."""
+        """The sections as plain data, and the names of those with a class of your own."""
         sections, own = {}, []
         for name, family in FAMILIES.items():
             sections[name] = getattr(self, name).config

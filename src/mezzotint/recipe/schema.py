@@ -1,8 +1,7 @@
 """Recipes as plain data: checked against the signatures, and made into objects.
 
-Leaf values are checked by pydantic in strict JSON mode (a list is a tuple, an integer is a number,
-nothing else is converted); components are followed recursively. Nothing here imports torch before
-`construct`.
+Components are checked recursively, all other values by pydantic in strict JSON mode: a list may be
+a tuple and an integer a number, and nothing else is converted. Only `construct` imports torch.
 """
 
 import difflib
@@ -34,9 +33,9 @@ class RecipeError(ValueError):
     """A recipe, or a value in it, that cannot be used; the message says what to do."""
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str:
+def nearest(word: str, names: Iterable[str]) -> str:
     """End a message with ` Did you mean X?`, or with nothing when no name is near."""
-    match = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
@@ -46,7 +45,7 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
     Args:
         config: a mapping with `kind` and keywords, or the bare kind. `kind` may be left out where
             the family itself is concrete.
-        family: name of the class whose members are allowed.
+        family: name of the class that the component must be or inherit.
         path: of the key in the recipe, for messages.
 
     Raises:
@@ -78,8 +77,8 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
     for name in config:
         if (kind, name) in RENAMED_KEYS and name not in keys:
             raise RecipeError(
-                f"`{path}.{name}` is now `{path}.{RENAMED_KEYS[kind, name]}`. Rename it in the recipe; "
-                "a run that was written with the old name must be trained again."
+                f"`{path}.{name}` is now `{path}.{RENAMED_KEYS[kind, name]}`. Rename it in the "
+                "recipe; a run that was written with the old name must be trained again."
             )
         if name != "kind" and name not in keys:
             raise RecipeError(

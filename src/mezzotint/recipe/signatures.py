@@ -2,12 +2,12 @@
 
 A component's keyword arguments, their types, defaults and docstring are the recipe's keys, their
 validation and their help; there is no second description. They are read from the source text, so
-that a bad recipe is refused, with the nearest key, before torch is imported. Only what stands in
-this package can be named: a recipe cannot import anything.
+that a bad recipe is refused, with the nearest key, before torch is imported. A recipe can name only
+classes of this package: it cannot import anything.
 
-A class belongs to the family of each of its base classes (`SimCLR(Method)`), a function decorated
-with `@factory` to that of its return type (`resnet18(...) -> ResNet`, and so to `Encoder`).
-Positional parameters are what the builder injects, and are no keys.
+A class belongs to the family of each of its base classes (`SimCLR(Method)`). A function decorated
+with `@factory` belongs to the families of its return type (`resnet18(...) -> ResNet`, and so to
+`Encoder`). Positional parameters are injected by the builder, and are no keys.
 """
 
 import ast
@@ -41,14 +41,14 @@ _GENERIC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Member:
-    """The annotation of a component: any member of a family."""
+    """The type of a key that takes any component of a family."""
 
     family: str
 
 
 @dataclass(frozen=True)
 class Key:
-    """One keyword argument."""
+    """One keyword argument of a component."""
 
     name: str
     type: Any
@@ -61,17 +61,27 @@ class Key:
         """The type as people write it."""
         return show_type(self.type)
 
+    @property
+    def described(self) -> str:
+        """The type, and where a component in it is explained."""
+        family = _family_in(self.type)
+        if family is None:
+            return self.shown_type
+        see = f"see `mezzotint recipes {kind_of(family)}`"
+        plain = isinstance(self.type, Member) and len(index().members(family)) == 1
+        return see if plain else f"{self.shown_type}, {see}"
+
 
 @dataclass
 class ComponentEntry:
-    """One class or factory that a recipe may be able to name.
+    """One class or factory of the package.
 
     Attributes:
         kind: its name in a recipe.
         name: its name in Python.
         module: dotted name of the module that defines it.
         bases: names of its base classes, or of the class that the factory returns.
-        abstract: a recipe cannot name it.
+        abstract: true when a recipe cannot name it.
     """
 
     kind: str
@@ -83,7 +93,7 @@ class ComponentEntry:
 
     @functools.cached_property
     def _described(self) -> tuple[str, dict[str, Key]]:
-        """Read when asked for: parsing the file costs more than finding the class in it."""
+        """Summary and keys, read lazily: parsing a file costs more than finding a class in it."""
         return self._read(self.name)
 
     @property
@@ -135,20 +145,30 @@ def show_type(kind: Any) -> str:
     return str(getattr(kind, "__name__", kind))
 
 
+def _family_in(kind: Any) -> str | None:
+    """The family of the component that a type contains, if any."""
+    if isinstance(kind, Member):
+        return kind.family
+    if isinstance(kind, ListOf):
+        return _family_in(kind.item)
+    options = kind.options if isinstance(kind, Alternatives) else ()
+    return next((family for family in map(_family_in, options) if family), None)
+
+
 def _plural(kind: Any) -> str:
     return _WORDS[kind][1] if kind in _WORDS else ""
 
 
 @dataclass(frozen=True)
 class Alternatives:
-    """A union with a component in it."""
+    """The type of a key that takes a component or something else."""
 
     options: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list of components."""
+    """The type of a key that takes a list of components."""
 
     item: Any
 
@@ -158,7 +178,7 @@ _FACTORY = re.compile(r"^@factory\ndef (\w+)\(.*?\) -> ([\w.]+):\n", re.M | re.S
 
 
 class _File:
-    """One source file; its text is searched for names at once, and parsed when a component in it is described."""
+    """One source file, parsed only when a component in it is described."""
 
     def __init__(self, path: Path, module: str) -> None:
         self.module = module
@@ -170,7 +190,7 @@ class _File:
 
     @functools.cached_property
     def aliases(self) -> dict[str, ast.expr]:
-        """Values that are assigned at the top of the file, by name."""
+        """The constants and type aliases of the file, by name."""
         return {
             node.targets[0].id: node.value
             for node in self.tree.body
@@ -203,21 +223,21 @@ class Index:
                 call = ast.parse(f"_{header or '()'}", mode="eval").body
                 assert isinstance(call, ast.Call)
                 bases = tuple(ast.unparse(b).split("[")[0].rpartition(".")[2] for b in call.args)
-                said = {
+                stated = {
                     k.arg: ast.literal_eval(k.value)
                     for k in call.keywords
                     if k.arg in ("kind", "abstract")
                 }
-                abstract = said.get("abstract", False) or "Protocol" in bases
+                abstract = stated.get("abstract", False) or "Protocol" in bases
                 entry = ComponentEntry(
-                    said.get("kind") or kind_of(name), name, module, bases, abstract, read
+                    stated.get("kind") or kind_of(name), name, module, bases, abstract, read
                 )
                 self.classes[name] = entry
             for name, returns in _FACTORY.findall(file.text):
                 self.functions[name] = ComponentEntry(name, name, module, (returns,), False, read)
 
     def _describe(self, file: _File, name: str) -> tuple[str, dict[str, Key]]:
-        """The first line of a component's docstring, and its keys."""
+        """Read the first line of a component's docstring, and its keys."""
         node = next(
             n
             for n in file.tree.body
@@ -241,7 +261,10 @@ class Index:
         return keys
 
     def _default(self, file: _File, node: ast.expr) -> Any:
-        """A literal, a constant of the file, or a call of a component with literals, which becomes `{"kind": …, …}`."""
+        """Evaluate a default: a literal, a constant of the file, or a component with literals.
+
+        A component becomes `{"kind": …, …}`.
+        """
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             entry = self.functions.get(name) or self.classes[name]
@@ -288,21 +311,48 @@ class Index:
         if name in self.classes:
             return Member(name)
         raise TypeError(
-            f"{file.module}: the annotation {name!r} of a component cannot be read from the text"
+            f"{file.module}: the annotation {name!r} of a component is not a type of this package"
         )
 
     def families_of(self, entry: ComponentEntry) -> set[str]:
         """The names of all ancestors of a component, its own included."""
-        found, waiting = set(), [entry.name, *entry.bases]
+        ancestors, waiting = set(), [entry.name, *entry.bases]
         while waiting:
             name = waiting.pop()
-            if name not in found:
-                found.add(name)
+            if name not in ancestors:
+                ancestors.add(name)
                 waiting += self.classes[name].bases if name in self.classes else ()
-        return found
+        return ancestors
+
+    @functools.cached_property
+    def kinds(self) -> dict[str, list[ComponentEntry]]:
+        """All components by kind; a method and a policy, for example, may share one."""
+        kinds: dict[str, list[ComponentEntry]] = {}
+        made_by_factory = {base for entry in self.functions.values() for base in entry.bases}
+        for entry in (*self.classes.values(), *self.functions.values()):
+            named = not (entry.abstract or entry.name.startswith("_"))
+            if named and entry.name not in made_by_factory and self._is_component(entry):
+                kinds.setdefault(entry.kind, []).append(entry)
+        return kinds
+
+    def _is_component(self, entry: ComponentEntry) -> bool:
+        return entry.name in self.functions or "Component" in self.families_of(entry)
+
+    def family_named(self, word: str) -> str | None:
+        """Find the family of several components that a word names: `transform` → `Transform`."""
+        return next(
+            (
+                entry.name
+                for entry in self.classes.values()
+                if kind_of(entry.name) == word
+                and self._is_component(entry)
+                and len(self.members(entry.name)) > 1
+            ),
+            None,
+        )
 
     def members(self, family: str) -> dict[str, ComponentEntry]:
-        """What can stand where a family is asked for, by kind."""
+        """The components that can stand where a family is expected, by kind."""
         made_by_factory = {base for entry in self.functions.values() for base in entry.bases}
         classes = [
             e for e in self.classes.values() if not e.abstract and e.name not in made_by_factory
@@ -315,17 +365,17 @@ class Index:
 
 @functools.cache
 def index() -> Index:
-    """The index of this package."""
+    """The index of this package, made once."""
     return Index(Path(__file__).parent.parent)
 
 
 def _argument_docs(doc: str) -> dict[str, str]:
-    """The `Args:` section of a Google docstring, by name."""
-    found: dict[str, str] = {}
+    """Parse the `Args:` section of a Google docstring, by name."""
+    texts: dict[str, str] = {}
     section = re.search(
         r"^\s*Args:\n(.*?)(?=^\S|^\s*(?:Returns|Raises|Attributes|Yields):|\Z)", doc, re.S | re.M
     )
     if section:
         for name, text in re.findall(r"^ +(\w+): (.*?)(?=^ +\w+: |\Z)", section[1], re.S | re.M):
-            found[name] = " ".join(text.split())
-    return found
+            texts[name] = " ".join(text.split())
+    return texts

@@ -120,7 +120,7 @@ def _others(beside: Sequence[Path | str], taken: Mapping[str, Any]) -> dict[str,
     for path in map(Path, beside):
         if not (path / "evaluation.json").is_file():
             raise ValueError(
-                f"got --beside {path}, which has no evaluation.json; allowed is an evaluated run: "
+                f"got --compare {path}, which has no evaluation.json; allowed is an evaluated run: "
                 "mezzotint evaluate RUN makes it one"
             )
         name = path.resolve().name
