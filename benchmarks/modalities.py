@@ -33,7 +33,7 @@ import numpy.typing as npt
 import torch
 
 from mezzotint import load_encoder
-from mezzotint.data.source import Evaluable, InMemory, Task
+from mezzotint.data.source import Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
@@ -174,13 +174,13 @@ def show(modality: str, arguments: argparse.Namespace) -> None:
                 trained(folder, recipe, [*overrides, *changes, f"run.seed={seed}"])
             )
     source = Recipe.load(recipe, overrides).data
-    assert isinstance(source, Evaluable)
+    assert source.evaluation()[1]
     samples, tasks = source.evaluation()
     sizes = "; ".join(
         f"{t.name}: {len(t.train)} to learn from, {len(t.test)} scored" for t in tasks
     )
     print(f"\n## {modality}: `{' '.join([recipe, *cheap])}`\n\n{sizes}.\n")
-    assert isinstance(samples, InMemory)
+    assert samples.in_memory
     x = samples.read_batch(torch.arange(len(samples))).float().numpy()
     given = {"the input": top1(baselines(None, source, probes=PROBES, seeds=1).raw)}
     given |= hand_made(modality, x, [task for task in tasks if task.kind == "classify"])

@@ -81,7 +81,7 @@ def theirs() -> Side:
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.06, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
-    everything = recipe.data.read_batch(torch.arange(len(recipe.data)))  # type: ignore[attr-defined]
+    everything = recipe.data.read_batch(torch.arange(len(recipe.data)))
     loader = DataLoader(
         Pictures(everything),
         size,

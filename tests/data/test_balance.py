@@ -14,14 +14,13 @@ from mezzotint.data.image.embedded import Samples
 from mezzotint.data.labeled import Labeled
 from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.data.source import Source, Task
-from mezzotint.recipe.component import Component
 from mezzotint.seeding import weighted_order
 from mezzotint.types import Input, Sample
 
 RARE = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
 
 
-class Tagged(Component, Source):
+class Tagged(Source):
     """Samples that are their own number; the last is to be scored."""
 
     def __init__(self, tags: np.ndarray) -> None:

@@ -88,7 +88,7 @@ def test_captions_of_coco(folder: Path) -> None:
     assert torch.allclose(colors[0, 0], torch.tensor(20 / 255))
     everything, (task,) = source.evaluation()
     assert len(everything) == 48
-    paths = np.array([everything.id_of(i) for i in range(48)])  # type: ignore[attr-defined]
+    paths = np.array([everything.id_of(i) for i in range(48)])
     assert not set(paths[task.train]) & set(paths[task.test])
     for index in range(24, 48):
         said = unpack(everything.read(index)["x"].unsqueeze(0), 20)[1][0].tolist()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mezzotint.data.image.embedded import Samples
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.bits import evaluate_bits
@@ -30,12 +30,11 @@ INPUT = Input((1, 6, 6), (0.5,), (0.25,))
 COUNT = 120
 
 
-class Stripes(Held, Source):
+class Stripes(InMemory):
     """Four kinds of noisy stripes; the first two thirds are learned from. Every sample that is read is written down."""
 
     def __init__(self, bad: tuple[int, ...] = ()) -> None:
         g = torch.Generator().manual_seed(0)
-        self.config: dict[str, object] = {}
         self.input = INPUT
         self.labels = np.arange(COUNT) % 4
         clean = torch.zeros(4, 1, 6, 6)
@@ -58,11 +57,11 @@ class Stripes(Held, Source):
         ]
 
 
-class Broken:
+class Broken(Source):
     """The same samples one by one, some of which fail."""
 
     def __init__(self, whole: Stripes) -> None:
-        self.whole, self.config, self.input = whole, whole.config, whole.input
+        self.whole, self.input = whole, whole.input
 
     def __len__(self) -> int:
         return COUNT

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from mezzotint.data.image_text import EmojiNames
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
+from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.features import extract, extract_readable, raw_features
 from mezzotint.types import Input, Sample, Unreadable
@@ -40,13 +41,12 @@ def pixels(count: int, size: int = 8) -> Tensor:
     )
 
 
-class Files:
+class Files(Source):
     """A source that reads one sample at a time, some of which are broken."""
 
     def __init__(self, count: int, bad: tuple[int, ...] = (), size: int = 8) -> None:
         self.images, self.bad = pixels(count, size), bad
         self.input = Input((3, size, size), INPUT.mean, INPUT.std)
-        self.config: dict[str, object] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,7 +60,7 @@ class Files:
         return "0"
 
 
-class Memory(Held, Files):
+class Memory(InMemory, Files):
     """The same in memory."""
 
 

@@ -34,7 +34,7 @@ def test_videos_are_averaged_over_clips_and_crops(tmp_path: Path) -> None:
     source = VideoFolder(root=str(videos(tmp_path)), frames=4, fps=5.0, size=16)
     torch.manual_seed(0)
     encoder = ViT(source.input, width=12, depth=1, heads=2, patch=[2, 8, 8]).eval()
-    found = extract(encoder, source.several(3, 2).evaluation()[0], batch_size=2)
+    found = extract(encoder, source.multi_crop(3, 2).evaluation()[0], batch_size=2)
     by_hand = []
     for number in range(3):
         parts = []
@@ -52,8 +52,8 @@ def test_videos_are_averaged_over_clips_and_crops(tmp_path: Path) -> None:
 
 def test_one_clip_and_crop_is_the_sample_itself(tmp_path: Path) -> None:
     source = VideoFolder(root=str(videos(tmp_path)), frames=4, fps=5.0, size=16)
-    assert torch.equal(source.several(1, 1).read(1)["x"], source.read(1)["x"])
-    assert source.several(5, 3).read(1)["x"].shape == (15, 3, 4, 16, 16)
+    assert torch.equal(source.multi_crop(1, 1).read(1)["x"], source.read(1)["x"])
+    assert source.multi_crop(5, 3).read(1)["x"].shape == (15, 3, 4, 16, 16)
     assert source.read(1)["x"].shape == (3, 4, 16, 16)  # the source itself is left as it was
 
 
@@ -73,7 +73,7 @@ def test_images_are_averaged_over_crops(height: int, width: int, tmp_path: Path)
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     source = ImageFolder(root=str(tmp_path), size=28)
     encoder = resnet8(source.input, width=4).eval()
-    found = extract(encoder, source.several(1, 3))
+    found = extract(encoder, source.multi_crop(1, 3))
     for image, row in zip(pixels, found, strict=True):
         cuts = [
             image[2:30, at : at + 28] if width > height else image[at : at + 28, 2:30]
@@ -83,11 +83,11 @@ def test_images_are_averaged_over_crops(height: int, width: int, tmp_path: Path)
         with torch.no_grad():
             by_hand = encoder(source.input.normalize(source.input.as_float(x))).mean(dim=0)
         assert torch.allclose(row, by_hand, atol=1e-5)
-    raw = raw_features(source.several(1, 3)).x
+    raw = raw_features(source.multi_crop(1, 3)).x
     assert raw.shape == (3, 3 * 28 * 28)
 
 
 def test_images_have_no_clips(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="got clips=2 of images, which have no time; allowed is 1"):
-        ImageFolder(root=str(tmp_path)).several(2, 1)
+        ImageFolder(root=str(tmp_path)).multi_crop(2, 1)

@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.features import extract, raw_features
@@ -41,12 +41,11 @@ from mezzotint.types import Features, Input, Sample, Unreadable
 KEYS = {"probe", "metric", "value", "weight_bits", "activation_bits", "compute", "seed", "protocol"}
 
 
-class Blobs(Held, Source):
+class Blobs(InMemory):
     """Sixty images in three classes, each drawn twice: a noisy copy stands thirty places on."""
 
     def __init__(self, overlap: int = 0, bad: tuple[int, ...] = ()) -> None:
         g = torch.Generator().manual_seed(0)
-        self.config: dict[str, object] = {}
         self.input = Input((1, 4, 4), (0.5,), (0.25,))
         label = torch.arange(30) % 3
         once = 60 * label.view(-1, 1, 1, 1) + torch.randint(100, (30, 1, 4, 4), generator=g)
@@ -64,11 +63,11 @@ class Blobs(Held, Source):
         ]
 
 
-class Broken:
+class Broken(Source):
     """The same samples through `read`, some of which fail."""
 
     def __init__(self, whole: Blobs) -> None:
-        self.whole, self.config, self.input = whole, whole.config, whole.input
+        self.whole, self.input = whole, whole.input
 
     def __len__(self) -> int:
         return len(self.whole)

@@ -12,20 +12,19 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.export.verify import Artifact, Refused, verify
 from mezzotint.quant.onnx.qdq import quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction
-from mezzotint.recipe.component import Component
 from mezzotint.types import Input
 from tests.onnx_graphs import images, residual
 
 INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
-class Colored(Component, Held, Source):
+class Colored(InMemory):
     """Eight noisy patterns, one for each label."""
 
     def __init__(self, *, labeled: bool = True) -> None:

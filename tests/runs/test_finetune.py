@@ -15,7 +15,6 @@ from mezzotint import load_encoder
 from mezzotint.cli import app
 from mezzotint.data.image.embedded import Samples
 from mezzotint.data.image.folder import ImageFolder
-from mezzotint.data.source import in_parts
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.encoders.vit import ViT
@@ -57,7 +56,7 @@ def test_the_classifier_is_scored_on_the_mean_of_its_logits_over_crops(tmp_path:
     tuned = load_encoder(tmp_path / "out" / "finetuned-0")
     head = load_file(tmp_path / "out" / "finetuned-0" / "encoder" / "classifier.safetensors")
     read, (task,) = source.evaluation()
-    parts = in_parts(read, 1, 3)
+    parts = read.multi_crop(1, 3)
     squares = torch.stack(
         [parts.read(index)["x"] for index in task.test.tolist()]
     )  # [N, 3, C, H, W]

@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from mezzotint import load_encoder
-from mezzotint.data.source import InMemory
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.runs.evaluate import embed
 from mezzotint.train.checkpoint import CheckpointStore
@@ -64,7 +63,7 @@ def test_a_run_leaves_what_design_promises(tmp_path: Path) -> None:
     assert [line["weight_decay"] for line in lines] == pytest.approx(decays)
     encoder = load_encoder(out)
     assert not encoder.training
-    assert isinstance(made.data, InMemory)
+    assert made.data.in_memory
     x = (made.data.read_batch(torch.arange(4)) / 255 - 0.5) / 0.5
     torch.testing.assert_close(encoder(x), made.encoder.eval()(x))
     assert Recipe.load(out).config() == made.config()

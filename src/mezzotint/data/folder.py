@@ -11,7 +11,9 @@
 Needs no torch, as `decode`.
 """
 
+import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 EXTENSIONS = frozenset(
@@ -109,6 +111,18 @@ def split_of(path: str, splits: list[str]) -> str | None:
     """The split of an image; `None` where there are none, or for a file directly in the root."""
     top, slash, _ = path.partition("/")
     return top if slash and top in splits else None
+
+
+def files_fingerprint(root: str, paths: Iterable[bytes]) -> str:
+    """Return a hash of relative paths and file sizes, 16 hexadecimal digits; no file is read."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        try:
+            size = os.stat(os.path.join(root, os.fsdecode(path))).st_size
+        except OSError:
+            size = -1
+        digest.update(path + f"\0{size}\n".encode())
+    return digest.hexdigest()
 
 
 def _extension(name: str) -> str:

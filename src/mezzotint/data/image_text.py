@@ -24,12 +24,11 @@ from torch import Tensor
 
 from mezzotint.data.image.embedded import Samples
 from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.data.tokens.tokenizers import FIRST, tokenizer_of
 from mezzotint.data.tokens.tokens import windows
-from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Sample
 
@@ -48,7 +47,7 @@ def unpack(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return x[:, :3], x[:, 3].flatten(1)[:, :length].long()
 
 
-class EmojiNames(Component, Held, Source):
+class EmojiNames(InMemory):
     """Embedded images with text: the emoji in two drawing styles, each with its name.
 
     Tasks: the category across and within styles, and whether the name is the picture's, for a fifth
@@ -61,6 +60,8 @@ class EmojiNames(Component, Held, Source):
         credit: whose work the drawings are.
     """
 
+    modality = "image_text"
+    embedded = ("emoji_names",)
     tokenizer = "bytes"
 
     def __init__(self, *, length: int = 32) -> None:
@@ -86,14 +87,14 @@ class EmojiNames(Component, Held, Source):
         images = torch.cat(
             [self.images, pack(self._drawings.images, self.tokens[torch.from_numpy(other)])]
         )
-        everything = self.holding(images, np.tile(self.labels, 2))
+        everything = self.with_samples(images, np.tile(self.labels, 2))
         everything.ids = [*self.ids, *(f"{name}?" for name in self.ids)]
         wanted = ("category/across-styles", "category/within-style")
         tasks = [task for task in self._drawings.evaluation()[1] if task.name in wanted]
         return everything, [*tasks, mismatch_task(test, "holdout")]
 
 
-class CaptionedImages(Component, Source):
+class CaptionedImages(Source):
     """Image files with captions, such as MSCOCO: each caption is a sample, with its image.
 
     The task is whether a caption is its image's, for a part of the images that pretraining does
@@ -115,6 +116,9 @@ class CaptionedImages(Component, Source):
     Raises:
         ValueError: when the list cannot be read, lacks a column, or names no image with a caption.
     """
+
+    modality = "image_text"
+    opens = frozenset({".csv", ".json"})
 
     def __init__(
         self,
@@ -140,6 +144,11 @@ class CaptionedImages(Component, Source):
         self._files = _ImageFiles(os.fspath(root), [name for name, _ in pairs], size, max_pixels)
         self.tokens = torch.from_numpy(encoded([text for _, text in pairs], tokenizer, length))
         self.input = input_with_text(self._files.input, length, tokenizer_of(tokenizer).size)
+
+    @classmethod
+    def open(cls, path: str, input: Input) -> Source:
+        root = str(Path(path).parent)
+        return cls(root=root, files=path, length=input.text, size=input.shape[-1])
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -6,10 +6,10 @@ is a part of 10 %, and 1 sample a class a part of 5. A list of files, as SimCLR'
 ImageNet (Chen et al. 2020, arXiv 2002.05709), replaces them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,24 +19,12 @@ from torch import Tensor
 from mezzotint.data.balance import Balance
 from mezzotint.data.image.nvjpeg import Jpeg
 from mezzotint.data.sampling import some_of_each
-from mezzotint.data.source import (
-    Box,
-    Croppable,
-    Encoded,
-    Evaluable,
-    Index,
-    InMemory,
-    Longer,
-    Named,
-    Source,
-    Task,
-)
-from mezzotint.recipe.component import Component
+from mezzotint.data.source import CropSampler, Index, Source, Task
 from mezzotint.seeding import key_of
 from mezzotint.types import Sample
 
 
-class Labeled(Component, Source):
+class Labeled(Source):
     """Training samples of a task, with their labels.
 
     Args:
@@ -54,19 +42,13 @@ class Labeled(Component, Source):
         task: the task over the chosen training samples.
         num_classes: how many classes there are.
         chosen: int64 `[N]`, indices in the source of all samples.
+        all_labels: int64 `[M]`, or bool `[M, C]` for tags, of all samples of the source.
         weighting: how often each is drawn; `None` without `balance`.
 
     Raises:
         ValueError: when there is no such task, a share is out of range, or the list names what is
             not there.
     """
-
-    read_batch: Callable[[Tensor], Tensor]
-    read_crops: Callable[[int, Callable[[int, int], Sequence[tuple[Box, int]]]], list[Tensor]]
-    read_encoded: Callable[
-        [int, Callable[[int, int], Sequence[tuple[Box, int]]]], Jpeg | list[Tensor]
-    ]
-    decoder: Literal["pillow", "nvjpeg"]
 
     def __init__(
         self,
@@ -106,22 +88,15 @@ class Labeled(Component, Source):
             pool = some_of_each(
                 classes, pool, key_of("labeled", seed), fraction=fraction, per_class=per_class
             )
-        self.labels, self.chosen = torch.from_numpy(labels), torch.from_numpy(pool)
-        self.weighting = None if balance is None else balance.weighting(self.labels, self.chosen)
+        self.labels, self.chosen = labels[pool], torch.from_numpy(pool)
+        self.all_labels = torch.from_numpy(labels)
+        self.weighting = None if balance is None else balance.weighting(self.all_labels, self.chosen)
         self.task = replace(found, train=pool)
-        self._trained_on = (
-            self.samples.longer() if isinstance(self.samples, Longer) else self.samples
-        )
+        self._trained_on = self.samples.with_context()
         self.input = source.input
         self._own = source.fingerprint()
-        # What the samples can, this can: the loader asks by the presence of these methods.
-        if isinstance(self.samples, InMemory):
-            self.read_batch = self._read_batch
-        if isinstance(self.samples, Croppable):
-            self.read_crops = self._read_crops
-        if isinstance(self.samples, Encoded):
-            self.decoder = self.samples.decoder
-            self.read_encoded = self._read_encoded
+        self.in_memory, self.croppable = self.samples.in_memory, self.samples.croppable
+        self.decoder = self.samples.decoder
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -132,7 +107,7 @@ class Labeled(Component, Source):
 
     def targets(self, indices: Tensor) -> Tensor:
         """int64 `[B]` → labels int64 `[B]`, or bool `[B, C]` of tags."""
-        return self.labels[self.chosen[indices]]
+        return self.all_labels[self.chosen[indices]]
 
     def fingerprint(self) -> str:
         """That of the source, with the choice."""
@@ -142,25 +117,21 @@ class Labeled(Component, Source):
         """All samples, and the task: learn from the chosen ones, be scored on all of its test samples."""
         return self.samples, [self.task]
 
-    def _read_batch(self, indices: Tensor) -> Tensor:
-        assert isinstance(self.samples, InMemory)
+    def id_of(self, index: int) -> str:
+        return self.samples.id_of(int(self.chosen[index]))
+
+    def read_batch(self, indices: Tensor) -> Tensor:
         return self.samples.read_batch(self.chosen[indices])
 
-    def _read_crops(
-        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
-    ) -> list[Tensor]:  # see `Croppable`
-        assert isinstance(self.samples, Croppable)
+    def read_crops(self, index: int, choose: CropSampler) -> list[Tensor]:
         return self.samples.read_crops(int(self.chosen[index]), choose)
 
-    def _read_encoded(
-        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
-    ) -> Jpeg | list[Tensor]:  # see `Encoded`
-        assert isinstance(self.samples, Encoded)
+    def read_encoded(self, index: int, choose: CropSampler) -> Jpeg | list[Tensor]:
         return self.samples.read_encoded(int(self.chosen[index]), choose)
 
 
 def _task(source: Source, name: str | None) -> tuple[Source, Task]:
-    samples, tasks = source.evaluation() if isinstance(source, Evaluable) else (source, [])
+    samples, tasks = source.evaluation()
     usable = [task for kind in ("classify", "tag") for task in tasks if task.kind == kind]
     known = {task.name: task for task in usable}
     if not known or (name is not None and name not in known):
@@ -183,10 +154,7 @@ def _listed(samples: Source, pool: Index, files: str) -> Index:
         raise ValueError(
             f"got files={files!r}, which cannot be read ({error}); give a text file of ids"
         ) from None
-    ids = [
-        samples.id_of(i) if isinstance(samples, Named) else samples.read(i)["id"]
-        for i in pool.tolist()
-    ]
+    ids = [samples.id_of(index) for index in pool.tolist()]
     place = {name.rpartition("/")[2]: i for i, name in enumerate(ids)} | {
         name: i for i, name in enumerate(ids)
     }

@@ -18,7 +18,7 @@ from mezzotint import timing
 from mezzotint.data.balance import Weighting
 from mezzotint.data.image import nvjpeg
 from mezzotint.data.image.nvjpeg import Jpeg
-from mezzotint.data.source import Croppable, Encoded, InMemory, Source, Taught, Weighted
+from mezzotint.data.source import Source
 from mezzotint.seeding import sample_order
 from mezzotint.types import Batch, Input, Unreadable
 
@@ -67,8 +67,7 @@ class BatchPlan:
     @classmethod
     def of(cls, source: Source, batch_size: int, seed: int, rank: int, world_size: int) -> Self:
         """The plan of a source, which may say how often its samples are drawn."""
-        weighting = source.weighting if isinstance(source, Weighted) else None
-        return cls(len(source), batch_size, seed, rank, world_size, weighting)
+        return cls(len(source), batch_size, seed, rank, world_size, source.weighting)
 
     @property
     def samples(self) -> int:
@@ -110,7 +109,7 @@ class _Reader(Dataset["Batch | _Rows"]):
     @property
     def encoded(self) -> bool:
         """Whether JPEG files are left as they are, for a GPU."""
-        return isinstance(self.source, Encoded) and self.source.decoder == "nvjpeg"
+        return self.source.decoder == "nvjpeg"
 
     def __getitem__(self, step: int) -> "Batch | _Rows":
         return (
@@ -133,7 +132,7 @@ class _Reader(Dataset["Batch | _Rows"]):
         bad: list[Unreadable] = []
         rows: list[list[Tensor] | Jpeg] = []
         read: list[int] = []
-        if isinstance(self.source, Croppable):
+        if self.source.croppable:
             with timing.part("draw"):
                 choosers = self.views.choosers(
                     ids, input=self.input, seed=self.plan.seed, epoch=epoch
@@ -144,9 +143,9 @@ class _Reader(Dataset["Batch | _Rows"]):
                 if candidate in self.known_bad:
                     continue
                 try:
-                    if encoded and isinstance(self.source, Encoded):
+                    if encoded:
                         rows.append(self.source.read_encoded(candidate, choosers[place]))
-                    elif isinstance(self.source, Croppable):
+                    elif self.source.croppable:
                         rows.append(self.source.read_crops(candidate, choosers[place]))
                     else:
                         rows.append([self.source.read(candidate)["x"]])
@@ -163,10 +162,8 @@ class _Reader(Dataset["Batch | _Rows"]):
                 raise TooManyUnreadable(
                     f"{tries} samples in a row cannot be read, from sample {index} on{why}; see `mezzotint doctor`"
                 )
-        labels = (
-            self.source.targets(torch.tensor(read)) if isinstance(self.source, Taught) else None
-        )
-        return _Rows(rows, ids, isinstance(self.source, Croppable), tuple(bad), labels)
+        labels = self.source.targets(torch.tensor(read))
+        return _Rows(rows, ids, self.source.croppable, tuple(bad), labels)
 
 
 @dataclass(frozen=True)
@@ -236,10 +233,10 @@ def batches(
         Unreadable: when `on_bad` is `error`.
         TooManyUnreadable: when a long run of samples cannot be read.
     """
-    if isinstance(source, InMemory):
+    if source.in_memory:
         for step in range(start, stop):
             ids = plan.indices(step)
-            labels = source.targets(ids) if isinstance(source, Taught) else None
+            labels = source.targets(ids)
             yield Batch((source.read_batch(ids),), ids, labels=labels)
         return
     reader = _Reader(source, views, plan, source.input, on_bad)

@@ -1,4 +1,4 @@
-"""Samples that are held as one tensor: no files are read while training, and no workers are needed."""
+"""Sources whose samples are one tensor in memory, and the mean and standard deviation of such tensors."""
 
 import copy
 import hashlib
@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mezzotint.data.source import Index
-from mezzotint.types import Input, Sample
+from mezzotint.data.source import Index, Source
+from mezzotint.types import Sample
 
 
-class Held:
-    """What all sources in memory share; a subclass fills the attributes in its constructor.
+class InMemory(Source, abstract=True):
+    """Samples in one tensor: no files are read while training, and no workers are needed.
+
+    A subclass fills the attributes in its constructor.
 
     Attributes:
         images: uint8 `[N, C, H, W]`.
@@ -22,10 +24,10 @@ class Held:
         input: shape and normalization.
     """
 
+    in_memory = True
     images: Tensor
     labels: Index
     ids: str | list[str]
-    input: Input
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,7 +56,7 @@ class Held:
         digest.update(np.ascontiguousarray(self.labels).tobytes())
         return digest.hexdigest()
 
-    def holding(self, images: Tensor, labels: Index) -> Self:
+    def with_samples(self, images: Tensor, labels: Index) -> Self:
         """The same source over other samples, for evaluation; the pixels are not copied."""
         other = copy.copy(self)
         other.images, other.labels = images, labels

@@ -1,48 +1,50 @@
-"""A source from what a user types: a folder, a file, or the name of embedded data."""
+"""A source from what a user types: a folder, a file, or the short name of embedded data.
 
-from collections.abc import Callable
+Nothing is listed here: each source of the package says in `opens` which paths it takes, and in
+`embedded` under which names it is known.
+"""
+
+import functools
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from mezzotint.data.audio.embedded import Speech
-from mezzotint.data.audio.folder import AudioFolder
-from mezzotint.data.image.arrays import Arrays
-from mezzotint.data.image.embedded import Samples
-from mezzotint.data.image.folder import ImageFolder
-from mezzotint.data.image_text import CaptionedImages, EmojiNames
-from mezzotint.data.points.clouds import point_clouds
-from mezzotint.data.points.embedded import Furniture
-from mezzotint.data.series.embedded import Smartwatch
-from mezzotint.data.series.series import Series
-from mezzotint.data.source import Source
-from mezzotint.data.table.table import Table
-from mezzotint.data.tokens.embedded import Mails
-from mezzotint.data.tokens.tokenizers import FIRST
-from mezzotint.data.tokens.tokens import Tokens
-from mezzotint.data.video.embedded import Spins
-from mezzotint.data.video.folder import VideoFolder
-from mezzotint.types import Input
+from mezzotint.data.source import FOLDER, Source
+from mezzotint.recipe.signatures import index
+from mezzotint.types import Input, Modality
 
-_EMBEDDED: dict[str, Callable[[], Source]] = {
-    "emoji": lambda: Samples(name="emoji"),
-    "mnist5k": lambda: Samples(name="mnist5k"),
-    "digits": lambda: Samples(name="digits"),
-    "speech": Speech,
-    "furniture": Furniture,
-    "smartwatch": Smartwatch,
-    "mails": Mails,
-    "emoji_names": EmojiNames,
-    "spins": Spins,
-}
-_ALLOWED = {
-    "image": "an image folder, an .npz or .npy file",
-    "audio": "a folder of recordings",
-    "points": "a folder of clouds or meshes, an .npz or .h5 file",
-    "series": "an .npz, .ts or .csv file",
-    "table": "a .csv, .npz or .parquet file",
-    "video": "a folder of videos",
-    "tokens": "a folder of text files, a .txt, .csv, .npz or .npy file",
-    "image_text": "a list of captions, .csv or .json, beside its images",
-}
+
+@functools.cache
+def sources() -> tuple[type[Source], ...]:
+    """Return the classes of all sources that a recipe can name."""
+    known = index()
+    classes = []
+    for entry in known.members("Source").values():
+        # A factory is no class: what it returns stands for it.
+        name = entry.name if entry.name in known.classes else entry.bases[0]
+        module = importlib.import_module(known.classes[name].module)
+        classes.append(getattr(module, name))
+    return tuple(classes)
+
+
+def openers(modality: Modality) -> Mapping[str, type[Source]]:
+    """Return the source that opens each kind of path of a modality, by suffix or `"folder"`."""
+    return {
+        suffix: source
+        for source in sources()
+        if source.modality == modality
+        for suffix in sorted(source.opens)
+    }
+
+
+def embedded_names(modality: Modality | None = None) -> Mapping[str, type[Source]]:
+    """Return the sources of embedded data by their short names, of one modality or of all."""
+    return {
+        name: source
+        for source in sources()
+        if modality in (None, source.modality)
+        for name in source.embedded
+    }
 
 
 def open_source(name: str, input: Input) -> Source:
@@ -50,51 +52,30 @@ def open_source(name: str, input: Input) -> Source:
 
     Args:
         name: a folder or file of the encoder's modality, or the name of embedded data.
-        input: of the encoder; samples are read at its size.
+        input: the encoder's input; samples are read at its size.
 
     Raises:
         ValueError: when it is none of these, or its samples have another shape.
     """
-    source: Source
-    if name in _EMBEDDED and not Path(name).exists():
-        source = _EMBEDDED[name]()
-    elif not Path(name).exists():
-        raise ValueError(
-            f"got the data {name!r}; allowed is {_ALLOWED[input.modality]}, or {', '.join(_EMBEDDED)}"
-        )
-    elif input.modality == "audio":
-        source = AudioFolder(root=name)
-    elif input.modality == "points":
-        source = point_clouds(path=name, points=input.shape[1])
-    elif input.modality == "series":
-        source = Series(path=name, window=input.shape[1])
-    elif input.modality == "table":
-        source = Table(path=name)
-    elif input.modality == "video":
-        source = VideoFolder(root=name, frames=input.shape[1], size=input.shape[2])
-    elif input.modality == "tokens":
-        source = Tokens(path=name, length=input.shape[0], vocabulary=input.vocabulary - FIRST)
-    elif input.modality == "image_text":
-        source = CaptionedImages(
-            root=str(Path(name).parent), files=name, length=input.text, size=input.shape[-1]
-        )
-    elif Path(name).is_dir():
-        source = ImageFolder(root=name, size=input.shape[-1])
+    embedded = embedded_names()
+    if name in embedded and not Path(name).exists():
+        source = embedded[name].open_embedded(name)
     else:
-        source = Arrays(path=name)
-    # Encoders of sound take recordings of any length.
+        source = _opened(name, input, embedded_names())
+    # Encoders of audio take clips of any length.
     free = 1 if input.modality == source.input.modality == "audio" else 0
     ours, theirs = (i.shape[: len(i.shape) - free] for i in (source.input, input))
     if (source.input.modality, ours) != (input.modality, theirs):
         raise ValueError(
-            f"got {source.input.modality} of shape {source.input.shape}; the encoder takes {input.modality} of shape "
-            f"{input.shape}: use data of that shape, or another encoder"
+            f"`{name}` is {source.input.modality} of shape {source.input.shape}, but the encoder "
+            f"takes {input.modality} of shape {input.shape}. Use data of that shape, or another "
+            "encoder."
         )
     if source.input.vocabulary != input.vocabulary:
         raise ValueError(
-            f"got {name}, in which {source.input.vocabulary} different tokens can stand; the encoder knows "
-            f"{input.vocabulary}: texts are taken apart into bytes here, so write the numbers that the encoder's "
-            "tokenizer gives into an .npz, or name the data in a recipe"
+            f"`{name}` has a vocabulary of {source.input.vocabulary} tokens, but the encoder knows "
+            f"{input.vocabulary}. Text is read as bytes here: write the token ids of the encoder's "
+            "tokenizer into an .npz, or name the data in a recipe."
         )
     return source
 
@@ -104,27 +85,33 @@ def open_images(name: str, size: int) -> Source:
 
     Args:
         name: an image folder, an .npz or .npy file, or the name of embedded images.
-        size: at which images of a folder are read, in pixels.
+        size: height and width at which images of a folder are read, in pixels.
 
     Raises:
         ValueError: when it is none of these.
     """
-    if Path(name).is_dir():
-        return ImageFolder(root=name, size=size)
-    if Path(name).exists():
-        return Arrays(path=name)
-    source = _EMBEDDED[name]() if name in _EMBEDDED else None
-    if source is None or source.input.modality != "image":
-        images = [known for known, make in _EMBEDDED.items() if isinstance(make(), Samples)]
-        raise ValueError(
-            f"got the images {name!r}; allowed is {_ALLOWED['image']}, or {', '.join(images)}"
-        )
-    return source
+    embedded = embedded_names("image")
+    if name in embedded and not Path(name).exists():
+        return embedded[name].open_embedded(name)
+    return _opened(name, Input((3, size, size), (0.0,) * 3, (1.0,) * 3), embedded)
 
 
 def is_data(name: str) -> bool:
-    """Whether this is a name of embedded data, or a folder or file that is no recipe and no run."""
+    """Return whether a name is embedded data, or a folder or file that is no recipe and no run."""
     path = Path(name)
     if path.is_dir():
         return not (path / "recipe.yaml").is_file()
-    return name in _EMBEDDED or (path.is_file() and path.suffix not in (".yaml", ".yml"))
+    return name in embedded_names() or (path.is_file() and path.suffix not in (".yaml", ".yml"))
+
+
+def _opened(name: str, input: Input, embedded: Mapping[str, type[Source]]) -> Source:
+    path, known = Path(name), openers(input.modality)
+    kind = FOLDER if path.is_dir() else path.suffix.lower()
+    if not path.exists() or kind not in known:
+        wrong = "does not exist" if not path.exists() else f"cannot be read as {input.modality}"
+        kinds = ["a folder"] * (FOLDER in known) + sorted({*known} - {FOLDER, ""})
+        raise ValueError(
+            f"`{name}` {wrong}. Supported for {input.modality}: {', '.join(kinds)}; embedded data: "
+            f"{', '.join(embedded)}. Check the path or the name."
+        )
+    return known[kind].open(name, input)

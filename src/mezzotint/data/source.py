@@ -1,43 +1,50 @@
-"""The contract of a data source, and what it may say beyond the contract."""
+"""The contract of a data source: the base class with its defaults, and the tasks that data can be evaluated on."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from mezzotint.data.balance import Weighting
+from mezzotint.recipe.component import Component
 from mezzotint.types import Box as Box
-from mezzotint.types import Input, Sample
+from mezzotint.types import Input, Modality, Sample
 
 if TYPE_CHECKING:
     from mezzotint.data.image.nvjpeg import Jpeg
 
 Index = npt.NDArray[np.int64]
+CropSampler = Callable[[int, int], Sequence[tuple[Box, int]]]
+"""Height and width of a stored image → for each crop its box and its output size."""
 
 FOLD = re.compile(r"/fold-\d+(?=/|$)")
-"""What marks a task as one of several folds, in its name and in those of its figures."""
+"""The part of a name that marks a task, or one of its metrics, as one of several folds."""
+
+FOLDER = "folder"
+"""What a source lists in `opens`, beside suffixes, when it opens folders."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A question that frozen features can be asked, with its split fixed by the data.
+    """A labeled problem for frozen features, with its split fixed by the data.
 
     Attributes:
         name: what is predicted and how it is split, `"category/across-styles"`.
-        kind: `"classify"`: labels of `train` are learned and those of `test` predicted. `"tag"`: the
-            same, where a sample has any number of labels. `"retrieve"`: each sample of `test` looks
-            for the one with its own label among `train`.
-        labels: int64 `[N]`, or to tag bool `[N, C]`, for all samples of the source; only those of
-            `train` and `test` are looked at.
+        kind: `"classify"`: one label per sample. `"tag"`: any number of labels per sample.
+            `"retrieve"`: each sample of `test` queries `train` for the one with its own label.
+        labels: int64 `[N]`, for tags bool `[N, C]`, for all samples of the source; only the rows of
+            `train` and `test` are used.
         train: indices of the samples to learn from.
-        test: indices of the samples to be scored.
+        test: indices of the samples to score.
         classes: names, by label; empty for retrieval.
-        validation: those of `train` on which a probe may select its settings or stop, where the
-            data has a split for it; empty where the probe is to hold out some itself.
+        validation: subset of `train` on which a probe may select settings or stop, where the data
+            defines one; empty where the probe splits off its own.
     """
 
     name: str
@@ -49,39 +56,99 @@ class Task:
     validation: Index = field(default_factory=lambda: np.empty(0, np.int64))
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Where samples come from. `read` runs in loader workers; a source is picklable and keeps no open file."""
+def first_classification(tasks: Sequence[Task]) -> Task | None:
+    """Return the first task with one label per sample, or `None`."""
+    return next((task for task in tasks if task.kind == "classify"), None)
 
-    config: dict[str, object]
+
+def label_tasks(
+    name: str, labels: Index, test: npt.NDArray[np.bool_], classes: Sequence[str]
+) -> list[Task]:
+    """Return the classification task of labeled samples; none with fewer than two classes.
+
+    Args:
+        name: name of the task.
+        labels: int64 `[N]`, negative where a sample has no label; those take no part.
+        test: bool `[N]`, the samples to score; the others are learned from.
+        classes: names, by label.
+    """
+    if len(classes) < 2:
+        return []
+    known = labels >= 0
+    train, scored = (known & ~test).nonzero()[0], (known & test).nonzero()[0]
+    return [Task(name, "classify", labels, train, scored, classes)]
+
+
+class Source(Component, ABC, abstract=True):
+    """Samples by index. `read` runs in loader workers, so a source is picklable and keeps no file open.
+
+    A subclass defines `input`, `__len__`, `read` and `fingerprint`; everything else has a default.
+
+    Attributes:
+        modality: what the samples are.
+        opens: suffixes of the files (`".npz"`) and `"folder"`, if a user can name such a path
+            instead of a recipe; `open` makes the source.
+        embedded: short names under which a user can name data of the package.
+        input: shape and normalization of the samples.
+        labels: int64 `[N]`, negative where a sample has none, or bool `[N, C]`; `None` where labels
+            are known only by reading.
+        credit: attribution, shown wherever samples are; empty where none is due.
+        in_memory: whether `read_batch` only indexes a tensor, so that no workers are needed.
+        croppable: whether training crops are cut by `read_crops` while the file is decoded.
+        decoder: `nvjpeg` where `read_encoded` leaves JPEG files to a GPU.
+        weighting: how often each sample is drawn; `None` visits each once an epoch.
+    """
+
+    modality: ClassVar[Modality] = "image"
+    opens: ClassVar[frozenset[str]] = frozenset()
+    embedded: ClassVar[tuple[str, ...]] = ()
+
     input: Input
+    labels: Index | npt.NDArray[np.bool_] | None = None
+    credit: str = ""
+    in_memory: bool = False
+    croppable: bool = False
+    decoder: Literal["pillow", "nvjpeg"] = "pillow"
+    weighting: Weighting | None = None
 
+    @classmethod
+    def open(cls, path: str, input: Input) -> "Source":
+        """Open a path of one of the kinds in `opens`, so that an encoder with this input can take it."""
+        raise NotImplementedError(f"{cls.__name__} opens no files")
+
+    @classmethod
+    def open_embedded(cls, name: str) -> "Source":
+        """Open data of the package by one of the names in `embedded`."""
+        return cls()
+
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def read(self, index: int) -> Sample:
-        """Read one sample as uint8 `[C, H, W]` of the size `input` states.
+        """Read one sample, whole, in the shape that `input` states.
 
         Raises:
             Unreadable: with the sample's id and the reason.
         """
-        ...
 
+    @abstractmethod
     def fingerprint(self) -> str:
-        """A short hash of what the source holds: a resumed run must see the same data."""
-        ...
+        """Return a short hash of the data: a resumed run must see the same."""
 
+    def id_of(self, index: int) -> str:
+        """Return `Sample["id"]`; sources that know it do not read the sample."""
+        return self.read(index)["id"]
 
-@runtime_checkable
-class Croppable(Protocol):
-    """A source of large or odd-sized images: it crops while it decodes, in the workers."""
+    def read_batch(self, indices: Tensor) -> Tensor:
+        """Read samples, int64 `[B]` → `[B, *input.shape]`."""
+        return torch.stack([self.read(index)["x"] for index in indices.tolist()])
 
-    def read_crops(
-        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
-    ) -> list[Tensor]:
-        """Cut crops out of one image, opening the file once.
+    def read_crops(self, index: int, choose: CropSampler) -> list[Tensor]:
+        """Cut crops out of one image, opening the file once; only where `croppable`.
 
         Args:
-            index: of the sample.
+            index: index of the sample.
             choose: takes height and width of the stored image, returns for each crop its box and
                 its output size.
 
@@ -91,111 +158,35 @@ class Croppable(Protocol):
         Raises:
             Unreadable: with the sample's id and the reason.
         """
-        ...
+        raise NotImplementedError(f"{type(self).__name__} reads whole samples only")
 
+    def read_encoded(self, index: int, choose: CropSampler) -> "Jpeg | list[Tensor]":
+        """Return a plain JPEG's bytes and the crops to cut, or the crops of any other file."""
+        return self.read_crops(index, choose)
 
-@runtime_checkable
-class Several(Protocol):
-    """A source that can read several parts of each sample, over whose features an evaluation averages."""
+    def targets(self, indices: Tensor) -> Tensor | None:
+        """Return what a supervised method predicts: int64 `[B]`, or bool `[B, C]`; `None` if unlabeled."""
+        return None
 
-    def several(self, clips: int, crops: int) -> Source:
-        """The same samples, each as `[clips · crops, *input.shape]`: clips along time, crops along the longer side.
+    def evaluation(self) -> tuple["Source", Sequence[Task]]:
+        """Return all samples to extract features of (training and test), and the tasks over their indices."""
+        return self, ()
+
+    def with_context(self) -> "Source":
+        """Return the same samples as training reads them: video clips with their context frames."""
+        return self
+
+    def multi_crop(self, clips: int, crops: int) -> "Source":
+        """Return the same samples, each as `[clips · crops, *input.shape]`, to average features over.
+
+        Args:
+            clips: clips along time.
+            crops: crops along the longer side.
 
         Raises:
-            ValueError: for clips of what has no time.
+            ValueError: when the source cannot read that many.
         """
-        ...
-
-
-def in_parts(source: Source, clips: int, crops: int) -> Source:
-    """A source of which several clips and crops of each sample are read, over whose features an evaluation averages.
-
-    Raises:
-        ValueError: when the source has none.
-    """
-    if min(clips, crops) < 1 or not isinstance(source, Several):
         raise ValueError(
-            f"got clips={clips}, crops={crops} of {source.config['kind']}; allowed are 1 or more of video_folder, and "
-            "crops of image_folder: change them, or leave them out"
+            f"`{self.kind}` has no clips or crops to average over, got clips={clips} and "
+            f"crops={crops}. `video_folder` has both, `image_folder` has crops. Leave them out."
         )
-    return source.several(clips, crops)
-
-
-@runtime_checkable
-class Longer(Protocol):
-    """A source of clips that can read more of each than an encoder takes, for training to cut other parts each time."""
-
-    def longer(self) -> Source:
-        """The same samples in the same order, as long as training reads them."""
-        ...
-
-
-@runtime_checkable
-class Encoded(Protocol):
-    """A croppable source that can leave the decoding of JPEG files to a GPU.
-
-    Attributes:
-        decoder: `nvjpeg` where it does.
-    """
-
-    decoder: Literal["pillow", "nvjpeg"]
-
-    def read_encoded(
-        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
-    ) -> "Jpeg | list[Tensor]":
-        """As `read_crops`; but of a plain JPEG its bytes, and where it is to be cropped."""
-        ...
-
-
-@runtime_checkable
-class InMemory(Protocol):
-    """A source that holds all samples as one tensor: no workers are needed."""
-
-    def read_batch(self, indices: Tensor) -> Tensor:
-        """int64 `[B]` → uint8 `[B, C, H, W]`."""
-        ...
-
-
-@runtime_checkable
-class Taught(Protocol):
-    """A source whose samples come with what a supervised method is to predict."""
-
-    def targets(self, indices: Tensor) -> Tensor:
-        """int64 `[B]` → labels int64 `[B]`, or bool `[B, C]` where a sample has several."""
-        ...
-
-
-@runtime_checkable
-class Weighted(Protocol):
-    """A source whose samples are not all visited once an epoch.
-
-    Attributes:
-        weighting: how often each is drawn; `None` where they are after all.
-    """
-
-    weighting: Weighting | None
-
-
-@runtime_checkable
-class Named(Protocol):
-    """A source that knows the ids of its samples without reading them."""
-
-    def id_of(self, index: int) -> str:
-        """`Sample["id"]` of a sample."""
-        ...
-
-
-@runtime_checkable
-class Evaluable(Protocol):
-    """A source that knows what its samples can be asked."""
-
-    def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All samples to extract features of (training and test), and the tasks over their indices."""
-        ...
-
-
-@runtime_checkable
-class Credited(Protocol):
-    """A source whose samples are other people's work, who are to be named wherever the samples are shown."""
-
-    credit: str

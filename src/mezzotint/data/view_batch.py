@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mezzotint.augment.image.views import ImageViews
 from mezzotint.augment.views import Chooser, ViewGenerator
-from mezzotint.data.source import Box, Croppable, Source
+from mezzotint.data.source import Box, Source
 from mezzotint.types import Batch, Input, Unreadable
 
 
@@ -50,11 +50,11 @@ def view_batch(
     rows: list[list[Tensor]] = []
     kept: list[int] = []
     boxes: list[list[list[float]]] = []
-    cropped = isinstance(source, Croppable)
+    cropped = source.croppable
     choosers = views.choosers(ids, input=input, seed=seed, epoch=epoch) if cropped else []
     for place, index in enumerate(ids.tolist()):
         try:
-            if isinstance(source, Croppable):
+            if cropped:
                 crops = _Crops(choosers[place])
                 rows.append(source.read_crops(index, crops))
                 boxes.append([crops.boxes[crop] for crop in _crop_of_view(views)])

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mezzotint import dist
 from mezzotint.data.image_text import unpack
-from mezzotint.data.source import InMemory, Source
+from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.quant.hooks import evaluating
 from mezzotint.types import PADDING, Input, Unreadable
@@ -195,7 +195,7 @@ def read_batches(
     source: Source, indices: Tensor, batch_size: int, workers: int
 ) -> Iterator[tuple[Tensor, Tensor, list[Unreadable]]]:
     """Indices, uint8 samples, and what could not be read, in the order of `indices`."""
-    if isinstance(source, InMemory):
+    if source.in_memory:
         for part in torch.split(indices, batch_size):
             yield part, source.read_batch(part), []
         return

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mezzotint.augment.views import ViewGenerator
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source
 from mezzotint.data.view_batch import view_batch
 from mezzotint.encoders.encoder import Encoder
@@ -134,12 +134,11 @@ def _seen(
     return joined(parts), torch.cat(first), [torch.cat(column) for column in features]
 
 
-class _Views(Held):
+class _Views(InMemory):
     """Views as samples."""
 
     def __init__(self, x: Tensor, input: Input) -> None:
         self.images, self.input, self.ids = x, input, "view"
-        self.config: dict[str, object] = {}
 
 
 def _rows(x: Tensor, drawn: dict[str, Drawn], first: Tensor, seed: int, how: str) -> Iterator[Row]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mezzotint.data.source import FOLD, Evaluable, Index, Source, Task
+from mezzotint.data.source import FOLD, Index, Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.attentive import PatchTokens
 from mezzotint.evaluation.features import Extraction, Progress, extract_readable, raw_features
@@ -212,7 +212,7 @@ def splits(found: Extraction, tasks: Sequence[Task]) -> Iterator[tuple[Task, Fea
 
 def asked(source: Source) -> tuple[Source, Sequence[Task]]:
     """What to read, and what to ask; a source that knows no tasks is asked nothing."""
-    return source.evaluation() if isinstance(source, Evaluable) else (source, ())
+    return source.evaluation()
 
 
 def _label_free(found: Extraction, probe: Probe) -> Iterator[Row]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from mezzotint.data.source import Index, Source, Task
+from mezzotint.data.source import Index, Source, Task, first_classification
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.features import Extraction, extract_readable
 from mezzotint.evaluation.knn import KNN
@@ -162,7 +162,7 @@ def _require_quantized(artifact: Artifact) -> None:
 def _trial(source: Source) -> tuple[Source, Task | None, Tensor]:
     """The samples to compare on, and the task to ask."""
     samples, tasks = asked(source)
-    task = next((task for task in tasks if task.kind == "classify"), None)
+    task = first_classification(tasks)
     if task is None:
         return samples, None, torch.from_numpy(_some(np.arange(len(samples))))
     task = dataclasses.replace(task, train=_some(task.train), test=_some(task.test))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mezzotint.data.source import Evaluable, Index, Source, Task
+from mezzotint.data.source import Index, Source, Task, first_classification
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.knn import similarities
@@ -87,8 +87,8 @@ def look(encoder: Encoder, source: Source, workers: int = 0) -> Look | None:
     Returns:
         `None` when there are too few samples, or features that are not finite.
     """
-    everything, tasks = source.evaluation() if isinstance(source, Evaluable) else (source, [])
-    task = next((t for t in tasks if t.kind == "classify"), None)
+    everything, tasks = source.evaluation()
+    task = first_classification(tasks)
     if task is None:
         wanted = [_part(np.arange(len(everything)), _MOST_TEST)]
     else:

@@ -23,7 +23,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from mezzotint.data.audio.log_mel import Mel, mel_filters
-from mezzotint.data.source import Credited, Source
+from mezzotint.data.source import Source
 from mezzotint.report.depict import DRAWABLE, depict
 from mezzotint.types import Unreadable
 
@@ -212,7 +212,7 @@ def drawable(source: Source) -> bool:
 
 def credit(source: Source) -> str:
     """Whose work the samples are; empty where the source does not say."""
-    return source.credit if isinstance(source, Credited) else ""
+    return source.credit
 
 
 def plate(samples: Sequence[Tensor], columns: int) -> Picture:

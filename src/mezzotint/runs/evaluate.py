@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mezzotint.data.source import Source, in_parts
+from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.bits import evaluate_bits
@@ -54,7 +54,7 @@ def evaluate(
                 f"got clips={clips}, crops={crops} at {', '.join(settings.bits)} bits; allowed with them is 32/32: set "
                 "evaluate.bits=[], or leave them out"
             )
-        data, how = in_parts(data, clips, crops), f"clips={clips} crops={crops}; "
+        data, how = data.multi_crop(clips, crops), f"clips={clips} crops={crops}; "
     batch_size = max(1, 256 // (clips * crops))
     evaluation = evaluate_bits(
         subject.encoder,
@@ -185,7 +185,7 @@ def embed(
     return found.x.shape[0], found.x.shape[1], found.bad
 
 
-class _Noting:
+class _Noting(Source):
     """A source that remembers each sample's id and label as it is read, so that nothing is read twice."""
 
     def __init__(self, source: Source) -> None:

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from mezzotint.data.labeled import Labeled
 from mezzotint.data.open import open_source
-from mezzotint.data.source import in_parts
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.bits import changes, stamped
@@ -131,7 +130,7 @@ def plan(
     config["encoder"] = resolve(given, "Encoder", "encoder")
     data: Labeled = construct(config["data"], FAMILIES["data"], {})
     if (clips, crops) != (1, 1):
-        in_parts(data.samples, clips, crops)  # refused here rather than after training
+        data.samples.multi_crop(clips, crops)  # refused here rather than after training
     config["method"]["num_classes"] = data.num_classes
     config["method"]["init"] = str(encoder)
     return FineTuning(Path(encoder), config, seeds, warm_head, baselines, clips, crops)
@@ -213,7 +212,7 @@ def warm(recipe: Recipe) -> None:
     found = extract_readable(
         method.encoder, data.samples, indices=data.chosen, workers=_workers(recipe)
     )
-    (head,) = Linear().heads(Features(found.x, data.labels[found.indices]), seeds=1)
+    (head,) = Linear().heads(Features(found.x, data.all_labels[found.indices]), seeds=1)
     zero = head.logits(torch.zeros(1, method.encoder.dim))
     weight = (
         head.logits(torch.eye(method.encoder.dim)) - zero
@@ -263,7 +262,7 @@ def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -
     method, data = _parts(recipe)
     test = torch.from_numpy(np.asarray(data.task.test, np.int64))
     several = (what.clips, what.crops) != (1, 1)
-    samples = in_parts(data.samples, what.clips, what.crops) if several else data.samples
+    samples = data.samples.multi_crop(what.clips, what.crops) if several else data.samples
     at_once = max(1, 256 // (what.clips * what.crops))
     found = extract_readable(
         network, samples, indices=test, batch_size=at_once, workers=_workers(recipe)
@@ -272,7 +271,7 @@ def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -
         logits = method.classify(found.x)
     parts = f"clips={what.clips} crops={what.crops}; " if several else ""
     how = f"{parts}{_protocol(what, recipe)} train={len(data)} test={len(found.x)}"
-    figures = classification(logits, torch.arange(method.num_classes), data.labels[found.indices])
+    figures = classification(logits, torch.arange(method.num_classes), data.all_labels[found.indices])
     return [
         Row("finetune", f"{data.task.name}/{name}", value, 32, 32, "float32", seed, how)
         for name, value in figures
@@ -284,10 +283,10 @@ def majority(recipe: Recipe, rows: Sequence[Row]) -> Iterator[Row]:
     _, data = _parts(recipe)
     if data.task.kind != "classify":
         return
-    labels: Tensor = data.labels[data.chosen]
+    labels: Tensor = data.all_labels[data.chosen]
     largest = int(torch.bincount(labels).argmax())
     share = float(
-        (data.labels[torch.from_numpy(np.asarray(data.task.test, np.int64))] == largest)
+        (data.all_labels[torch.from_numpy(np.asarray(data.task.test, np.int64))] == largest)
         .double()
         .mean()
     )

@@ -6,7 +6,7 @@ from torch.nn.functional import one_hot
 
 from mezzotint import dist
 from mezzotint.data.labeled import Labeled
-from mezzotint.data.source import Evaluable, Source
+from mezzotint.data.source import Source, first_classification
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.knn import KNN
@@ -29,10 +29,8 @@ class OnlineKNN:
 
     def __init__(self, source: Source, *, limit: int = _MOST) -> None:
         self.name = ""
-        if not isinstance(source, Evaluable):
-            return
         self.source, tasks = source.evaluation()
-        task = next((t for t in tasks if t.kind == "classify"), None)
+        task = first_classification(tasks)
         if task is None or len(task.train) < 10:
             return
         chosen = torch.from_numpy(task.train)[sample_order(len(task.train), 0, 0)][:limit]

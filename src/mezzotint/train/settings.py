@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from mezzotint import dist
-from mezzotint.data.source import InMemory, Source
+from mezzotint.data.source import Source
 from mezzotint.evaluation.projection import Layout
 from mezzotint.methods.method import Method
 from mezzotint.recipe.component import Component
@@ -50,7 +50,7 @@ class Loader(Component):
 
     def processes(self, source: Source) -> int:
         """How many worker processes read this source."""
-        if isinstance(source, InMemory):
+        if source.in_memory:
             return 0
         if self.workers is not None:
             return self.workers

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from torch.utils.hooks import RemovableHandle
 
 from mezzotint import dist
-from mezzotint.data.source import Evaluable, Source
+from mezzotint.data.source import Source, first_classification
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.projection import components, require_layout
@@ -115,8 +115,8 @@ def _mapped(data: Source) -> tuple[Source, torch.Tensor, torch.Tensor]:
     They are training samples, in the order of which online kNN holds out the first; test samples
     stay unseen.
     """
-    everything, tasks = data.evaluation() if isinstance(data, Evaluable) else (data, [])
-    task = next((t for t in tasks if t.kind == "classify"), None)
+    everything, tasks = data.evaluation()
+    task = first_classification(tasks)
     if task is None:
         return (
             everything,

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from mezzotint.data.image.arrays import Arrays
 from mezzotint.data.memory import moments
-from mezzotint.data.source import Evaluable, InMemory, Source
+from mezzotint.data.source import Source
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (12, 7, 9), dtype=np.uint8)
@@ -38,11 +38,7 @@ def test_images_and_labels(compressed: bool, tmp_path: Path) -> None:
     labels = np.arange(12) % 3 + 5
     (np.savez_compressed if compressed else np.savez)(tmp_path / "a.npz", x=RGB, y=labels)
     source = Arrays(path=str(tmp_path / "a.npz"))
-    assert (
-        isinstance(source, Source)
-        and isinstance(source, InMemory)
-        and isinstance(source, Evaluable)
-    )
+    assert isinstance(source, Source) and source.in_memory and source.evaluation()[1]
     np.testing.assert_array_equal(source.images.numpy(), RGB.transpose(0, 3, 1, 2))
     assert source.classes == ["5", "6", "7"] and source.labels.tolist() == (labels - 5).tolist()
     sample = source.read(4)

@@ -15,7 +15,7 @@ from scipy.io import savemat
 from mezzotint.data.image.classic import CIFAR10, CIFAR100, STL10, SVHN
 from mezzotint.data.image.classic_files import read_inert, read_pickled
 from mezzotint.data.memory import moments
-from mezzotint.data.source import Evaluable, InMemory, Source
+from mezzotint.data.source import Source
 
 Images = npt.NDArray[np.uint8]
 RNG = np.random.default_rng(0)
@@ -64,11 +64,7 @@ def write_cifar10_python(root: Path) -> tuple[Images, list[int]]:
 def test_cifar10(write: Any, tmp_path: Path) -> None:
     images, labels = write(tmp_path)
     source = CIFAR10(root=str(tmp_path))
-    assert (
-        isinstance(source, Source)
-        and isinstance(source, InMemory)
-        and isinstance(source, Evaluable)
-    )
+    assert isinstance(source, Source) and source.in_memory and source.evaluation()[1]
     assert len(source) == 10  # the test images are not pretrained on
     np.testing.assert_array_equal(source.images.numpy(), images[:10])
     assert source.read(3)["label"] == labels[3] and source.read(3)["id"] == "cifar10/000003"

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from mezzotint.data.image import embedded as samples
 from mezzotint.data.image.embedded import Samples
 from mezzotint.data.memory import moments
-from mezzotint.data.source import Evaluable, Index, InMemory, Source, Task
+from mezzotint.data.source import Index, Source, Task
 
 EMBEDDED = Path(samples.__file__).parent.parent / "embedded"
 
@@ -56,11 +56,7 @@ def test_a_flipped_bit_is_noticed(
 @pytest.mark.parametrize("name", get_args(samples.Name))
 def test_states_what_it_holds(name: samples.Name) -> None:
     source = Samples(name=name)
-    assert (
-        isinstance(source, Source)
-        and isinstance(source, InMemory)
-        and isinstance(source, Evaluable)
-    )
+    assert isinstance(source, Source) and source.in_memory and source.evaluation()[1]
     assert (
         source.images.dtype == torch.uint8 and tuple(source.images.shape[1:]) == source.input.shape
     )

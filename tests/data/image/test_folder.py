@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 
 from mezzotint.data.folder import scan
 from mezzotint.data.image.folder import ImageFolder, PathList
-from mezzotint.data.source import Box, Croppable, Evaluable, InMemory, Source
+from mezzotint.data.source import Box, Source
 from mezzotint.types import Unreadable
 
 PHOTO = load_sample_images().images[0]
@@ -40,12 +40,8 @@ def ids(source: Source) -> list[str]:
 
 def test_classes_are_the_folders_below_the_root(tmp_path: Path) -> None:
     source = fill(tmp_path, ["dog/a.png", "dog/deep/er/b.png", "cat/c.jpg", "loose.png"])
-    assert (
-        isinstance(source, Source)
-        and isinstance(source, Croppable)
-        and isinstance(source, Evaluable)
-    )
-    assert not isinstance(source, InMemory)
+    assert isinstance(source, Source) and source.croppable and source.evaluation()[1]
+    assert not source.in_memory
     assert source.classes == ["cat", "dog"]
     labels = {name: source.read(i)["label"] for i, name in enumerate(ids(source))}
     assert labels == {"cat/c.jpg": 0, "dog/a.png": 1, "dog/deep/er/b.png": 1, "loose.png": None}

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mezzotint.data.image.tags import CHEXPERT, ImageTags
-from mezzotint.data.source import Croppable, Source
+from mezzotint.data.source import Source
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.suite import baselines
 
@@ -31,11 +31,7 @@ def table(root: Path, name: str, rows: list[str]) -> str:
 def test_values_paths_and_what_uncertain_counts_as(tmp_path: Path) -> None:
     files = table(tmp_path, "train", ["1.0,0.0,,-1.0,1", ",,,,"])
     source = ImageTags(root=str(tmp_path), files=files, size=16)
-    assert (
-        isinstance(source, Source)
-        and isinstance(source, Croppable)
-        and source.classes == list(CHEXPERT)
-    )
+    assert isinstance(source, Source) and source.croppable and source.classes == list(CHEXPERT)
     assert source.tags.tolist() == [[True, False, False, False, True], [False] * 5]
     sample = source.read(0)
     assert (

@@ -8,7 +8,7 @@ import torch
 
 from mezzotint.data.points.clouds import point_clouds
 from mezzotint.data.points.files import centered, read_mesh, resampled, sample_surface
-from mezzotint.data.source import Evaluable, InMemory, Source
+from mezzotint.data.source import Source
 from mezzotint.types import Unreadable
 
 RNG = np.random.default_rng(0)
@@ -72,11 +72,7 @@ def test_arrays(tmp_path: Path) -> None:
     clouds[3, :10] = np.nan
     np.savez(tmp_path / "a.npz", x=clouds, y=np.array(["chair", "lamp"])[np.arange(20) % 2])
     source = point_clouds(path=str(tmp_path / "a.npz"), points=32)
-    assert (
-        isinstance(source, Source)
-        and isinstance(source, InMemory)
-        and isinstance(source, Evaluable)
-    )
+    assert isinstance(source, Source) and source.in_memory and source.evaluation()[1]
     x = source.read_batch(torch.arange(20))
     assert x.shape == (20, 3, 32) and x.dtype == torch.float32 and x.isfinite().all()
     assert source.config["kind"] == "point_clouds" and source.config["points"] == 32
@@ -95,7 +91,7 @@ def test_arrays(tmp_path: Path) -> None:
     # are.
     own = {tuple(p) for p in clouds[5].astype(np.float32)}
     assert {tuple(p.tolist()) for p in other.read(5)["x"].T} <= {tuple(map(float, p)) for p in own}
-    assert other.evaluation()[1] == []  # type: ignore[attr-defined]
+    assert other.evaluation()[1] == []
 
 
 @pytest.mark.parametrize(
@@ -140,7 +136,7 @@ def test_a_folder_of_clouds_and_meshes_reads_what_it_can(tmp_path: Path) -> None
     (tmp_path / "chair" / "train" / "damaged.ply").write_bytes(b"ply\nformat")
     np.save(tmp_path / "lamp" / "train" / "few.npy", np.ones((3, 3)))
     source = point_clouds(path=str(tmp_path), points=16)
-    assert not isinstance(source, InMemory) and len(source) == 14
+    assert not source.in_memory and len(source) == 14
     bad = {}
     for i in range(14):
         try:
@@ -154,7 +150,7 @@ def test_a_folder_of_clouds_and_meshes_reads_what_it_can(tmp_path: Path) -> None
         and "cannot be read" in bad["chair/train/damaged.ply"]
     )
     assert "3 of its 3 points" in bad["lamp/train/few.npy"]
-    _, (task, _) = source.evaluation()  # type: ignore[attr-defined]
+    _, (task, _) = source.evaluation()
     assert task.name == "label/test" and len(task.test) == 4 and task.classes == ["chair", "lamp"]
     before = source.fingerprint()
     (tmp_path / "chair" / "train" / "mesh.off").write_text(OFF + "\n")
@@ -182,7 +178,7 @@ def test_modelnet_h5(tmp_path: Path) -> None:
             file["label"] = (np.arange(count) % 2)[:, None].astype(np.uint8)
     (tmp_path / "shape_names.txt").write_text("airplane\nbathtub\n")
     source = point_clouds(path=str(tmp_path), points=24)
-    _, (task, _) = source.evaluation()  # type: ignore[attr-defined]
+    _, (task, _) = source.evaluation()
     assert task.name == "label/test" and list(task.classes) == ["airplane", "bathtub"]
     assert len(source) == 10 and len(task.test) == 4 and len(task.train) == 6
     (tmp_path / "ply_data_train1.h5").write_bytes(b"no hdf5")

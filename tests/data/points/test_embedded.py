@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mezzotint.data.points.embedded import Furniture
-from mezzotint.data.source import Credited, Evaluable, InMemory, Source
+from mezzotint.data.source import Source
 
 
 @pytest.fixture(scope="module")
@@ -12,8 +12,8 @@ def source() -> Furniture:
 
 
 def test_what_is_in_it(source: Furniture) -> None:
-    assert isinstance(source, Source) and isinstance(source, InMemory)
-    assert isinstance(source, Evaluable) and isinstance(source, Credited)
+    assert isinstance(source, Source) and source.in_memory
+    assert source.evaluation()[1] and source.credit
     assert source.images.shape == (820, 3, 1024) and source.images.dtype == torch.float16
     assert len(set(source.ids)) == 820 and source.input.modality == "points"
     counts = np.bincount(source.labels[source.labels >= 0])

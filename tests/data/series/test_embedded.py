@@ -5,17 +5,13 @@ import torch
 from mezzotint.augment.series import SeriesCrop
 from mezzotint.augment.views import Transformed
 from mezzotint.data.series.embedded import Smartwatch
-from mezzotint.data.source import Evaluable, InMemory, Source
+from mezzotint.data.source import Source
 from mezzotint.types import Batch
 
 
 def test_windows_are_those_of_the_recordings() -> None:
     source = Smartwatch()
-    assert (
-        isinstance(source, Source)
-        and isinstance(source, InMemory)
-        and isinstance(source, Evaluable)
-    )
+    assert isinstance(source, Source) and source.in_memory and source.evaluation()[1]
     everything, (task,) = source.evaluation()
     assert len(everything) == 3605 and len(source) == len(task.train) == 2460
     assert source.images.shape == (2460, 6, 128) and source.images.dtype == torch.float32

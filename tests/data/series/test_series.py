@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mezzotint.data.series.series import Series, bridged
-from mezzotint.data.source import Evaluable, InMemory, Source
+from mezzotint.data.source import Source
 
 NAN = float("nan")
 
@@ -41,11 +41,7 @@ def test_csv_with_subjects(tmp_path: Path) -> None:
     source = Series(
         path=write_csv(tmp_path / "a.csv", long_table()), window=16, stride=8, holdout=0.5
     )
-    assert (
-        isinstance(source, Source)
-        and isinstance(source, InMemory)
-        and isinstance(source, Evaluable)
-    )
+    assert isinstance(source, Source) and source.in_memory and source.evaluation()[1]
     everything, (task,) = source.evaluation()
     assert (
         len(everything) == 4 * 2 * 4

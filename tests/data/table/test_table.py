@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mezzotint.data.source import Evaluable, InMemory, Source
+from mezzotint.data.source import Source
 from mezzotint.data.table.table import Table, TableSample, encoded
 
 ROWS = [
@@ -25,11 +25,7 @@ CSV = "\n".join(["id,size,color,label", *ROWS])
 def test_numbers_and_categories_become_features(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(CSV)
     source = Table(path=str(tmp_path / "a.csv"), ignore=["id"])
-    assert (
-        isinstance(source, Source)
-        and isinstance(source, InMemory)
-        and isinstance(source, Evaluable)
-    )
+    assert isinstance(source, Source) and source.in_memory and source.evaluation()[1]
     everything, (task,) = source.evaluation()
     assert (
         len(everything) == 8

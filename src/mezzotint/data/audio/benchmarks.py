@@ -28,7 +28,6 @@ from typing import Literal
 from mezzotint.data.audio.folder import AudioFolder, FrontEnd
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, read_seconds
 from mezzotint.data.lists import ListedFile, read_list
-from mezzotint.data.source import Source
 
 BenchmarkName = Literal["nsynth", "us8k", "voxceleb1", "voxforge", "spcv2", "spcv2_12", "esc50"]
 
@@ -46,7 +45,7 @@ _NOISE, _HELD_NOISE = "_background_noise_", "running_tap"
 _SPLITS = {"1": "train", "2": "valid", "3": "test"}  # of VoxCeleb1's list
 
 
-class AudioBenchmark(AudioFolder, Source):
+class AudioBenchmark(AudioFolder):
     """One of the published audio tasks, by its name.
 
     The task is `label/test`; where there are folds, one for each, `label/fold-1` and so on, whose
@@ -65,6 +64,8 @@ class AudioBenchmark(AudioFolder, Source):
     Raises:
         ValueError: when the folder lacks what the data set consists of.
     """
+
+    opens = frozenset()
 
     def __init__(
         self,

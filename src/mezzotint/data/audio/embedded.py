@@ -32,10 +32,9 @@ import torch
 
 from mezzotint.data.audio.log_mel import Mel
 from mezzotint.data.image.embedded import embedded_file
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
-from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input
 
@@ -58,7 +57,7 @@ _NUMBER = re.compile(r"digits/(h-)?(\d+|hundred|thousand|millions?|billion)(-and
 _LETTER = re.compile(r"letters/([a-z]|zed|aa|ww)")
 
 
-class Speech(Component, Held, Source):
+class Speech(InMemory):
     """Embedded data: spoken prompts in five languages, as log-mel spectrograms.
 
     Samples are float32 `[1, 64, 64]`: natural logarithms of mel power, from −10 on, mels by frames.
@@ -73,6 +72,9 @@ class Speech(Component, Held, Source):
         names: of the recordings, `en/digits/4`.
     """
 
+    modality = "audio"
+    embedded = ("speech",)
+
     def __init__(self, *, shots: int = 5, draw: int = 0) -> None:
         if not 1 <= shots <= 20:
             raise ValueError(
@@ -86,7 +88,7 @@ class Speech(Component, Held, Source):
         self.credit = _CREDIT
         self.mel = MEL
         self.input = Input((1, MEL.mels, FRAMES), (_MEAN,), (_STD,), "audio")
-        self.labels: Index = np.array([LANGUAGES.index(name[:2]) for name in self.names], np.int64)
+        self.labels = np.array([LANGUAGES.index(name[:2]) for name in self.names], np.int64)
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All recordings, and the tasks."""

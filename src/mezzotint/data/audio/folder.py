@@ -6,7 +6,6 @@ spectrograms by `log_mel.py`.
 """
 
 import copy
-import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, Mel, log_mel
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, UndecodableAudio, read_waveform
+from mezzotint.data.folder import files_fingerprint
 from mezzotint.data.lists import (
     ListedFile,
     classes_of,
@@ -26,8 +26,7 @@ from mezzotint.data.lists import (
     read_list,
 )
 from mezzotint.data.sampling import held_out
-from mezzotint.data.source import Index, Source, Task
-from mezzotint.recipe.component import Component
+from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.seeding import sample_order
 from mezzotint.types import Input, Sample, Unreadable
 
@@ -37,7 +36,7 @@ _FRONT_ENDS: dict[str, Mel] = {"byol_a": BYOL_A, "audioset": AUDIOSET}
 _MEASURED = 256  # files from which mean and deviation are taken
 
 
-class AudioFolder(Component, Source):
+class AudioFolder(Source):
     """Audio files of any rate, length and number of channels, as log-mel spectrograms.
 
     A sample is float32 `[1, mels, frames]`: the middle `seconds` of the recording, with silence
@@ -73,6 +72,9 @@ class AudioFolder(Component, Source):
         ValueError: when the folder or a list is missing or wrong, or no file can be read.
     """
 
+    modality = "audio"
+    opens = frozenset({FOLDER})
+    labels: Index
     holdout: float = 0.2
 
     def __init__(
@@ -180,7 +182,11 @@ class AudioFolder(Component, Source):
         self._valid = np.array([entry.split == "valid" for entry in both], np.bool_)
         found = [tuple(place[label] for label in entry.labels) for entry in both]
         self._found, self._scored_found = found[: len(own)], found[len(own) :]
-        self.labels: Index = _single(self._found)
+        self.labels = _single(self._found)
+
+    @classmethod
+    def open(cls, path: str, input: Input) -> Source:
+        return cls(root=path)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -202,6 +208,9 @@ class AudioFolder(Component, Source):
         label = self.multi_hot(index) if len(found) > 1 else found[0] if found else None
         return {"x": log_mel(wave, self.mel).unsqueeze(0).contiguous(), "id": path, "label": label}
 
+    def id_of(self, index: int) -> str:
+        return os.fsdecode(self._paths[index])
+
     def multi_hot(self, index: int) -> Tensor:
         """Which of the classes a file has: bool `[classes]`."""
         chosen = torch.zeros(len(self.classes), dtype=torch.bool)
@@ -210,14 +219,7 @@ class AudioFolder(Component, Source):
 
     def fingerprint(self) -> str:
         """A hash of the relative paths and sizes of all files, 16 hexadecimal digits; no file is read."""
-        digest = hashlib.blake2b(digest_size=8)
-        for path in self._paths:
-            try:
-                size = os.stat(os.path.join(self.root, os.fsdecode(path))).st_size
-            except OSError:
-                size = -1
-            digest.update(bytes(path) + f"\0{size}\n".encode())
-        return digest.hexdigest()
+        return files_fingerprint(self.root, map(bytes, self._paths))
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All files that have a part in the task, and the task: none with fewer than two classes."""
@@ -230,8 +232,7 @@ class AudioFolder(Component, Source):
             return self, self._folds_of(single)
         if not len(self._scored_paths):
             chosen = held_out(self.labels, self.holdout, "label")
-            train, test = (~chosen & (self.labels >= 0)).nonzero()[0], chosen.nonzero()[0]
-            return self, [Task("label/holdout", "classify", self.labels, train, test, self.classes)]
+            return self, label_tasks("label/holdout", self.labels, chosen, self.classes)
         both = self._with_scored(single)
         labeled = (single >= 0).nonzero()[0]
         train, test = labeled[labeled < len(self)], labeled[labeled >= len(self)]

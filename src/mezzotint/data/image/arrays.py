@@ -11,11 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mezzotint.data.memory import Held, moments
+from mezzotint.data.memory import InMemory, moments
 from mezzotint.data.numpy_files import label_places
 from mezzotint.data.sampling import held_out
-from mezzotint.data.source import Index, Source, Task
-from mezzotint.recipe.component import Component
+from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.types import Input
 
 Layout = Literal["auto", "NHW", "NHWC", "NCHW"]
@@ -23,7 +22,7 @@ Layout = Literal["auto", "NHW", "NHWC", "NCHW"]
 _MOST_CHANNELS = 4  # up to here "auto" takes an axis for the channels
 
 
-class Arrays(Component, Held, Source):
+class Arrays(InMemory):
     """Images held in a NumPy file.
 
     Values are uint8, or floats in [0, 1], which are rounded to 8 bits. A part of each class is held
@@ -46,6 +45,8 @@ class Arrays(Component, Held, Source):
     Raises:
         ValueError: when the file is missing or damaged, holds objects, or holds no images.
     """
+
+    opens = frozenset({".npz", ".npy"})
 
     def __init__(
         self,
@@ -77,13 +78,16 @@ class Arrays(Component, Held, Source):
             tuple(std) if std is not None else tuple(s or 1.0 for s in measured[1]),
         )
 
+    @classmethod
+    def open(cls, path: str, input: Input) -> Source:
+        return cls(path=path)
+
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All images, and the task where there are at least two classes."""
         if len(self.classes) < 2:
             return self, []
         chosen = held_out(self.labels, self.holdout, "label")
-        train, test = (~chosen & (self.labels >= 0)).nonzero()[0], chosen.nonzero()[0]
-        return self, [Task("label/holdout", "classify", self.labels, train, test, self.classes)]
+        return self, label_tasks("label/holdout", self.labels, chosen, self.classes)
 
 
 def _load(path: str, x: str, y: str | None) -> dict[str, npt.NDArray[Any]]:

@@ -12,7 +12,7 @@ training split.
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,9 +28,8 @@ from mezzotint.data.image.classic_files import (
     read_records,
     read_rows,
 )
-from mezzotint.data.memory import Held, moments
+from mezzotint.data.memory import InMemory, moments
 from mezzotint.data.source import Index, Source, Task
-from mezzotint.recipe.component import Component
 from mezzotint.types import Input
 
 Normalization = Literal["published", "measured"]
@@ -41,10 +40,9 @@ _STL10 = Input((3, 96, 96), (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713))
 _SVHN = Input((3, 32, 32), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 
 
-class _Split(Held):
+class _Split(InMemory):
     """Training and test images in one tensor: `[unlabeled | train | test]`; pretraining sees all but the last."""
 
-    config: dict[str, Any]
     classes: list[str]
 
     def _fill(
@@ -70,7 +68,7 @@ class _Split(Held):
         """The labeled images, and the task over the official split."""
         images, labels = self._whole
         first = int((labels < 0).sum())
-        both = self.holding(images[first:], labels[first:])
+        both = self.with_samples(images[first:], labels[first:])
         count = len(self.images) - first
         train, test = (
             np.arange(count, dtype=np.int64),
@@ -79,7 +77,7 @@ class _Split(Held):
         return both, [Task("label/test", "classify", both.labels, train, test, self.classes)]
 
 
-class CIFAR10(Component, _Split, Source):
+class CIFAR10(_Split):
     """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 color images of 32 px, 10 classes.
 
     Reads the binary version (`cifar-10-batches-bin`) or the Python version (`cifar-10-batches-py`).
@@ -106,7 +104,7 @@ class CIFAR10(Component, _Split, Source):
         self._fill(*_joined(parts), len(parts[-1][1]), _CIFAR10, normalization)
 
 
-class CIFAR100(Component, _Split, Source):
+class CIFAR100(_Split):
     """CIFAR-100 (Krizhevsky 2009): 50,000 and 10,000 color images of 32 px, 100 classes in 20 superclasses.
 
     Reads the binary version (`cifar-100-binary`) or the Python version (`cifar-100-python`).
@@ -147,7 +145,7 @@ class CIFAR100(Component, _Split, Source):
         self._fill(*_joined(parts), len(parts[-1][1]), _CIFAR100, normalization)
 
 
-class STL10(Component, _Split, Source):
+class STL10(_Split):
     """STL-10 (Coates et al. 2011): 100,000 unlabeled, 5,000 and 8,000 color images of 96 px, 10 classes.
 
     Pretrains on the unlabeled and the training images: 2.9 GB in memory.
@@ -187,7 +185,7 @@ class STL10(Component, _Split, Source):
         self._fill(images, labels, sizes[-1], _STL10, normalization)
 
 
-class SVHN(Component, _Split, Source):
+class SVHN(_Split):
     """SVHN (Netzer et al. 2011), cropped digits: 73,257 and 26,032 color images of 32 px, 10 classes; needs scipy.
 
     Args:

@@ -24,16 +24,15 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
-from mezzotint.recipe.component import Component
 from mezzotint.types import Input
 
 Name = Literal["emoji", "mnist5k", "digits"]
@@ -54,7 +53,7 @@ _CREDITS = {
 _FOLDER = Path(__file__).parent.parent / "embedded"
 
 
-class Samples(Component, Held, Source):
+class Samples(InMemory):
     """Embedded data: emoji in two drawing styles, or handwritten digits.
 
     Args:
@@ -70,6 +69,8 @@ class Samples(Component, Held, Source):
         styles: names of the drawing styles; the items of style `s` are `s · N / 2 … (s + 1) · N / 2
             − 1`.
     """
+
+    embedded = ("emoji", "mnist5k", "digits")
 
     def __init__(self, *, name: Name = "emoji", part: Part = "all") -> None:
         if name not in _INPUTS:
@@ -97,6 +98,10 @@ class Samples(Component, Held, Source):
             pixels = pixels[:, None]
             self.groups = np.arange(len(self.labels))
         self.images = torch.from_numpy(np.ascontiguousarray(pixels))
+
+    @classmethod
+    def open_embedded(cls, name: str) -> Source:
+        return cls(name=cast(Name, name))
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All images, and the tasks of this data over `part`."""

@@ -5,9 +5,8 @@ in `decode.py`.
 """
 
 import copy
-import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Literal, Self
 
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mezzotint.data.folder import SPLITS, Listing, class_of, scan, split_of
+from mezzotint.data.folder import SPLITS, Listing, class_of, files_fingerprint, scan, split_of
 from mezzotint.data.image.decode import (
     Undecodable,
     decode_crops,
@@ -27,8 +26,7 @@ from mezzotint.data.image.decode import (
 )
 from mezzotint.data.image.nvjpeg import Jpeg, is_whole, require_cuda
 from mezzotint.data.sampling import held_out
-from mezzotint.data.source import Box, Index, Source, Task
-from mezzotint.recipe.component import Component
+from mezzotint.data.source import FOLDER, Box, CropSampler, Index, Source, Task, label_tasks
 from mezzotint.types import Input, Sample, Unreadable
 
 Split = Literal["train", "val", "valid", "validation", "test"]
@@ -36,7 +34,7 @@ Split = Literal["train", "val", "valid", "validation", "test"]
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class ImageFolder(Component, Source):
+class ImageFolder(Source):
     """A folder of images, with class folders or without.
 
     A whole sample is the middle square of 7/8 of the shorter side (for 224 pixels: resize to 256,
@@ -66,8 +64,10 @@ class ImageFolder(Component, Source):
             listed.
     """
 
+    opens = frozenset({FOLDER})
+    croppable = True
+    labels: Index
     _crops = 1
-    decoder: Literal["pillow", "nvjpeg"] = "pillow"
 
     def __init__(
         self,
@@ -129,11 +129,15 @@ class ImageFolder(Component, Source):
         )
         self.classes = sorted({name for names in found for name in names if name is not None})
         place = {name: i for i, name in enumerate(self.classes)}
-        self.labels: Index = np.array([place.get(name or "", -1) for name in found[0]], np.int64)
+        self.labels = np.array([place.get(name or "", -1) for name in found[0]], np.int64)
         self._scored_labels: Index = np.array(
             [place.get(name or "", -1) for name in found[1]], np.int64
         )
         self._paths, self._scored_paths = PathList(own), PathList(other)
+
+    @classmethod
+    def open(cls, path: str, input: Input) -> Source:
+        return cls(root=path, size=input.shape[-1])
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -152,16 +156,12 @@ class ImageFolder(Component, Source):
         """The path of an image, relative to the root."""
         return self._paths[index]
 
-    def read_crops(
-        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
-    ) -> list[Tensor]:
-        """Cut crops out of one image; see `Croppable`. Boxes are in the upright image, after EXIF rotation."""
+    def read_crops(self, index: int, choose: CropSampler) -> list[Tensor]:
+        """Cut crops out of one image; boxes are in the upright image, after EXIF rotation."""
         return self._cut(index, choose, margin=1.0)
 
-    def read_encoded(
-        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
-    ) -> Jpeg | list[Tensor]:
-        """The bytes of one plain JPEG file, and its crops to be; crops of any other image. See `Encoded`."""
+    def read_encoded(self, index: int, choose: CropSampler) -> Jpeg | list[Tensor]:
+        """The bytes of one plain JPEG file, and its crops to be; crops of any other image."""
         path = self._paths[index]
         try:
             with open_image(os.path.join(self.root, path), self.max_pixels) as image:
@@ -175,9 +175,7 @@ class ImageFolder(Component, Source):
             pass
         return self.read_crops(index, choose)
 
-    def _cut(
-        self, index: int, choose: Callable[[int, int], Sequence[tuple[Box, int]]], margin: float
-    ) -> list[Tensor]:
+    def _cut(self, index: int, choose: CropSampler, margin: float) -> list[Tensor]:
         path = self._paths[index]
         try:
             with open_image(os.path.join(self.root, path), self.max_pixels) as image:
@@ -188,14 +186,7 @@ class ImageFolder(Component, Source):
 
     def fingerprint(self) -> str:
         """A hash of the relative paths and sizes of all files, 16 hexadecimal digits; no file is read."""
-        digest = hashlib.blake2b(digest_size=8)
-        for path in self._paths:
-            try:
-                size = os.stat(os.path.join(self.root, path)).st_size
-            except OSError:
-                size = -1
-            digest.update(os.fsencode(path) + f"\0{size}\n".encode())
-        return digest.hexdigest()
+        return files_fingerprint(self.root, map(os.fsencode, self._paths))
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All images that have a part in the task, and the task: none with fewer than two classes."""
@@ -203,22 +194,18 @@ class ImageFolder(Component, Source):
             return self, []
         if not len(self._scored_paths):
             chosen = held_out(self.labels, self.holdout, "label")
-            train, test = (~chosen & (self.labels >= 0)).nonzero()[0], chosen.nonzero()[0]
-            return self, [Task("label/holdout", "classify", self.labels, train, test, self.classes)]
+            return self, label_tasks("label/holdout", self.labels, chosen, self.classes)
         both = copy.copy(self)
         both.labels = np.concatenate([self.labels, self._scored_labels])
         both._paths = PathList([*self._paths, *self._scored_paths])
-        labeled = (both.labels >= 0).nonzero()[0]
-        train, test = labeled[labeled < len(self)], labeled[labeled >= len(self)]
-        return both, [
-            Task(f"label/{self.scored}", "classify", both.labels, train, test, self.classes)
-        ]
+        test = np.arange(len(both.labels)) >= len(self)
+        return both, label_tasks(f"label/{self.scored}", both.labels, test, self.classes)
 
-    def several(self, clips: int, crops: int) -> Self:
-        """The same images, each as several squares along its longer side; see `Several`."""
-        if clips > 1:
+    def multi_crop(self, clips: int, crops: int) -> Self:
+        if clips != 1 or crops < 1:
             raise ValueError(
-                f"got clips={clips} of images, which have no time; allowed is 1: choose crops"
+                f"`clips` must be 1 and `crops` 1 or more for images, got clips={clips} and "
+                f"crops={crops}. Images have no time axis: set `crops` only."
             )
         other = copy.copy(self)
         other._crops = crops
@@ -240,9 +227,7 @@ class ImageFolder(Component, Source):
         ]
 
 
-def _chosen(
-    image: Image.Image, path: str, choose: Callable[[int, int], Sequence[tuple[Box, int]]]
-) -> Sequence[tuple[Box, int]]:
+def _chosen(image: Image.Image, path: str, choose: CropSampler) -> Sequence[tuple[Box, int]]:
     """The crops that a function chooses of an image, checked."""
     height, width = upright_size(image)
     crops = choose(height, width)

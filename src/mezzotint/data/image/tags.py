@@ -28,7 +28,7 @@ CHEXPERT = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Ef
 _VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "": 0, "-1": -1, "-1.0": -1}
 
 
-class ImageTags(ImageFolder, Source):
+class ImageTags(ImageFolder):
     """Images that a table names, with any number of labels each.
 
     The task is `finding/test` where there is a second table, `finding/holdout` elsewhere.
@@ -50,6 +50,8 @@ class ImageTags(ImageFolder, Source):
     Raises:
         ValueError: when a table cannot be read, lacks a column, or holds another value.
     """
+
+    opens = frozenset()
 
     def __init__(
         self,

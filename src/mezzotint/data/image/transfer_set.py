@@ -263,7 +263,7 @@ Name = Literal[
 ]
 
 
-class TransferSet(ImageFolder, Source):
+class TransferSet(ImageFolder):
     """FGVC-Aircraft, Caltech-101, Stanford Cars, DTD, Flowers-102, Food-101, Pets, SUN397 or VOC 2007.
 
     Images are read as `image_folder` reads them.
@@ -283,6 +283,8 @@ class TransferSet(ImageFolder, Source):
     Raises:
         ValueError: when a file of the data set is missing or is not what it should be.
     """
+
+    opens = frozenset()
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
 from mezzotint.data.points.files import (
     CLOUDS,
     MESHES,
@@ -31,7 +31,7 @@ from mezzotint.data.points.files import (
     resampled,
 )
 from mezzotint.data.sampling import held_out, one_percent
-from mezzotint.data.source import Index, Source, Task
+from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.recipe.component import factory
 from mezzotint.types import Input, Sample, Unreadable
 
@@ -39,6 +39,38 @@ Scaling = Literal["unit_sphere", "none"]
 Float32 = npt.NDArray[np.float32]
 
 _MEASURED = 256  # files from which mean and spread are taken
+
+
+class PointClouds(Source, abstract=True):
+    """Clouds from a file of arrays or a folder; `point_clouds` makes the one that suits the path.
+
+    Attributes:
+        labels: int64 `[N]`; negative where there is none.
+        test: bool `[N]`, the split that the files define; `None` where they define none.
+        classes: names, by label.
+        holdout: part of each class to be scored, without a split.
+    """
+
+    modality = "points"
+    opens = frozenset({FOLDER, *CLOUDS, ".h5", ".hdf5"})
+    labels: Index
+    test: npt.NDArray[np.bool_] | None
+    classes: list[str]
+    holdout: float
+
+    @classmethod
+    def open(cls, path: str, input: Input) -> Source:
+        return point_clouds(path=path, points=input.shape[1])
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """All clouds, and the class of each: from all labels, and from one in a hundred (Wu et al. 2023, section 4.3)."""
+        given = self.test is not None and self.test.any() and not self.test.all()
+        if given and self.test is not None:
+            tasks = label_tasks("label/test", self.labels, self.test, self.classes)
+        else:
+            chosen = held_out(self.labels, self.holdout, "label")
+            tasks = label_tasks("label/holdout", self.labels, chosen, self.classes)
+        return self, [*tasks, *(one_percent(task) for task in tasks)]
 
 
 @factory
@@ -50,7 +82,7 @@ def point_clouds(
     y: str | None = "y",
     scaling: Scaling = "unit_sphere",
     holdout: float = 0.2,
-) -> Source:
+) -> PointClouds:
     """Point clouds from a file of arrays or a folder.
 
     An `.npz` holds `[N, P, 3]` or `[N, 3, P]` and labels. A folder holds either ModelNet's `.h5`
@@ -79,18 +111,18 @@ def point_clouds(
         )
     place = Path(path)
     if place.is_dir() and not list(place.glob("*.h5")):
-        return CloudFolder(place, points, scaling, holdout)
+        return _CloudFolder(place, points, scaling, holdout)
     arrays = read_arrays(place, x, y)
     shaped = [
         _shaped(cloud, points, scaling, f"{path}: cloud {i}")
         for i, cloud in enumerate(arrays.clouds)
     ]
-    return CloudArrays(
+    return _CloudArrays(
         np.stack(shaped), arrays.labels, arrays.test, arrays.classes, place.stem, holdout
     )
 
 
-class CloudArrays(Held):
+class _CloudArrays(PointClouds, InMemory):
     """Clouds in memory.
 
     Args:
@@ -101,8 +133,6 @@ class CloudArrays(Held):
         name: what samples are called.
         holdout: part of each class to be scored, without a split.
     """
-
-    config: dict[str, object]
 
     def __init__(
         self,
@@ -117,12 +147,8 @@ class CloudArrays(Held):
         self.classes, self.ids, self.holdout = list(classes), name, holdout
         self.input = _input(clouds)
 
-    def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All clouds, and the task where there are at least two classes."""
-        return self, _tasks(self.labels, self.test, self.classes, self.holdout)
 
-
-class CloudFolder:
+class _CloudFolder(PointClouds):
     """A folder of files of one cloud each, read when they are needed.
 
     Args:
@@ -135,8 +161,6 @@ class CloudFolder:
         ValueError: when the folder holds no file of a known kind, or none of the first ones can be
             read.
     """
-
-    config: dict[str, object]
 
     def __init__(self, root: Path, points: int, scaling: Scaling, holdout: float) -> None:
         self.root, self.points, self.scaling, self.holdout = root, points, scaling, holdout
@@ -186,10 +210,6 @@ class CloudFolder:
             digest.update(f"{name}\0{(self.root / name).stat().st_size}\0".encode())
         return digest.hexdigest()
 
-    def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All clouds, and the task where there are at least two classes."""
-        return self, _tasks(self.labels, self.test, self.classes, self.holdout)
-
 
 def _shaped(cloud: npt.NDArray[np.float64], points: int, scaling: Scaling, name: str) -> Float32:
     """A cloud `[P, 3]` as the encoder takes it, float32 `[3, points]`."""
@@ -207,19 +227,3 @@ def _input(clouds: Float32) -> Input:
     means = values.mean(axis=(0, 2))
     spread = float(np.sqrt(np.square(values - means[:, None]).mean())) or 1.0
     return Input(tuple(clouds.shape[1:]), tuple(means.tolist()), (spread,) * 3, "points")
-
-
-def _tasks(
-    labels: Index, test: npt.NDArray[np.bool_] | None, classes: Sequence[str], holdout: float
-) -> list[Task]:
-    """The class of each cloud, learned from all labels and from one in a hundred (Wu et al. 2023, section 4.3)."""
-    if len(classes) < 2:
-        return []
-    said = test is not None and test.any() and not test.all()
-    chosen = test if said and test is not None else held_out(labels, holdout, "label")
-    known = labels >= 0
-    train, scored = (known & ~chosen).nonzero()[0], (known & chosen).nonzero()[0]
-    task = Task(
-        "label/test" if said else "label/holdout", "classify", labels, train, scored, classes
-    )
-    return [task, one_percent(task)]

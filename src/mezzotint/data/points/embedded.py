@@ -22,10 +22,9 @@ import numpy.typing as npt
 import torch
 
 from mezzotint.data.image.embedded import embedded_file
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out, one_percent
 from mezzotint.data.source import Index, Source, Task
-from mezzotint.recipe.component import Component
 from mezzotint.types import Input
 
 Part = Literal["all", "tune"]
@@ -35,7 +34,7 @@ _HELD_OUT = 0.3
 _TUNING_SPLITS = 4
 
 
-class Furniture(Component, Held, Source):
+class Furniture(InMemory):
     """820 clouds of 1,024 points, `[3, 1024]`, from meshes of furniture, embedded in the package.
 
     Args:
@@ -46,6 +45,8 @@ class Furniture(Component, Held, Source):
         classes: names of the object classes; a label is a place in this list, or −1.
     """
 
+    modality = "points"
+    embedded = ("furniture",)
     credit = (
         "Furniture: models of Andrew Kator and Jennifer Legaz, Reallusion, Scopia, and contributors of Blend Swap, "
         "from the catalogs of Sweet Home 3D by Emmanuel Puybaret (CC-BY 3.0, "

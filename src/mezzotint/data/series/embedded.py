@@ -20,16 +20,15 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.image.embedded import embedded_file
-from mezzotint.data.memory import Held, float_moments
+from mezzotint.data.memory import InMemory, float_moments
 from mezzotint.data.source import Index, Source, Task
-from mezzotint.recipe.component import Component
 from mezzotint.types import Input
 
 _SUBJECTS = tuple(range(1, 11))
 _SHORTEST = 947
 
 
-class Smartwatch(Component, Held, Source):
+class Smartwatch(InMemory):
     """Windows of six sensors, `[6, window]`: acceleration x, y, z and rotation x, y, z at 50 Hz.
 
     With the defaults 3,605 windows, of which those of seven subjects are pretrained on.
@@ -50,6 +49,8 @@ class Smartwatch(Component, Held, Source):
         subject: int64 `[N]`, whose each window of the evaluation is.
     """
 
+    modality = "series"
+    embedded = ("smartwatch",)
     credit = "Smartwatch exercises: David M. Burns and others (BSD 3-clause), from the package seglearn; arXiv 1802.01489."
     classes: Sequence[str] = (
         "pendulum",
@@ -93,7 +94,7 @@ class Smartwatch(Component, Held, Source):
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All windows, and the exercise of the held-out subjects'."""
-        everything = self.holding(self._all, self._labels)
+        everything = self.with_samples(self._all, self._labels)
         everything.ids = self._ids
         train, test = np.arange(self._learned_from), np.arange(self._learned_from, len(self._all))
         return everything, [

@@ -18,15 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.memory import Held, float_moments
+from mezzotint.data.memory import InMemory, float_moments
 from mezzotint.data.sampling import held_out
 from mezzotint.data.series.files import Array, Layout, Recording, read_csv, read_npz, read_ts
-from mezzotint.data.source import Index, Source, Task
-from mezzotint.recipe.component import Component
+from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.types import Input
 
 
-class Series(Component, Held, Source):
+class Series(InMemory):
     """Windows of sensor series from an `.npz`, `.ts` or `.csv` file.
 
     Args:
@@ -49,6 +48,9 @@ class Series(Component, Held, Source):
     Raises:
         ValueError: when nothing can be read, or no window is left.
     """
+
+    modality = "series"
+    opens = frozenset({".npz", ".ts", ".csv"})
 
     def __init__(
         self,
@@ -115,23 +117,15 @@ class Series(Component, Held, Source):
         self.images, self.labels = self._all[:seen], self._labels[:seen]
         self.input = Input(tuple(self._all.shape[1:]), *float_moments(self.images), "series")
 
+    @classmethod
+    def open(cls, path: str, input: Input) -> Source:
+        return cls(path=path, window=input.shape[1])
+
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All windows, and the task where there are at least two classes."""
-        everything = self.holding(self._all, self._labels)
-        if len(self.classes) < 2:
-            return everything, []
-        known = self._labels >= 0
-        train, test = known.nonzero()[0], known.nonzero()[0]
-        seen = len(self.images)
-        task = Task(
-            f"label/{self.split}",
-            "classify",
-            self._labels,
-            train[train < seen],
-            test[test >= seen],
-            self.classes,
-        )
-        return everything, [task]
+        everything = self.with_samples(self._all, self._labels)
+        test = np.arange(len(self._all)) >= len(self.images)
+        return everything, label_tasks(f"label/{self.split}", self._labels, test, self.classes)
 
 
 def _read(

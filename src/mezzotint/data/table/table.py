@@ -17,17 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
-from mezzotint.data.source import Index, Source, Task
+from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.data.table.files import Columns, read_table, sample_table
-from mezzotint.recipe.component import Component
 from mezzotint.types import Input
 
 Embedded = Literal["breast_cancer", "wine"]
 
 
-class Table(Component, Held, Source):
+class Table(InMemory):
     """Rows of a table, `[features]`.
 
     Args:
@@ -46,6 +45,9 @@ class Table(Component, Held, Source):
     Raises:
         ValueError: when the file cannot be read, or no column is left.
     """
+
+    modality = "table"
+    opens = frozenset({".csv", ".npz", ".parquet"})
 
     def __init__(
         self,
@@ -107,31 +109,26 @@ class Table(Component, Held, Source):
         width = len(self.features)
         self.input = Input((width,), (0.0,) * width, (1.0,) * width, "table")
 
+    @classmethod
+    def open(cls, path: str, input: Input) -> Source:
+        return cls(path=path)
+
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All rows, and the task where there are at least two classes."""
-        everything = self.holding(self._all, self._labels)
-        if len(self.classes) < 2:
-            return everything, []
-        known, seen = (self._labels >= 0).nonzero()[0], len(self.images)
-        return everything, [
-            Task(
-                "label/holdout",
-                "classify",
-                self._labels,
-                known[known < seen],
-                known[known >= seen],
-                self.classes,
-            )
-        ]
+        everything = self.with_samples(self._all, self._labels)
+        test = np.arange(len(self._all)) >= len(self.images)
+        return everything, label_tasks("label/holdout", self._labels, test, self.classes)
 
 
-class TableSample(Table, Source):
+class TableSample(Table):
     """A table that comes with scikit-learn: `breast_cancer` (569 rows of 30 numbers) or `wine` (178 of 13).
 
     Args:
         name: of the table.
         holdout: part of each class to be scored. These rows are not pretrained on.
     """
+
+    opens = frozenset()
 
     def __init__(self, *, name: Embedded = "breast_cancer", holdout: float = 0.3) -> None:
         if name not in ("breast_cancer", "wine"):

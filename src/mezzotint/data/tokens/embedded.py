@@ -21,15 +21,14 @@ from mezzotint.data.image.embedded import embedded_file
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.data.tokens.tokenizers import FIRST
-from mezzotint.data.tokens.tokens import HeldTokens, windows
-from mezzotint.recipe.component import Component
+from mezzotint.data.tokens.tokens import InMemoryTokens, windows
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input
 
 _LONGEST = 482
 
 
-class Mails(Component, HeldTokens, Source):
+class Mails(InMemoryTokens):
     """Embedded text: subject and beginning of 2,544 mails as bytes, spam or not.
 
     Args:
@@ -41,6 +40,8 @@ class Mails(Component, HeldTokens, Source):
 
     classes: Sequence[str] = ("wanted", "spam")
     shots = 50
+
+    embedded = ("mails",)
 
     def __init__(self, *, length: int = 256) -> None:
         if not 16 <= length <= _LONGEST:

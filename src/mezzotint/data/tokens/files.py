@@ -19,6 +19,9 @@ Unit = Literal["line", "file"]
 
 TEXTS = frozenset((".txt", ".text", ".md"))
 TABLES = frozenset((".csv", ".tsv"))
+ARRAYS = frozenset((".npz", ".npy"))
+FILES = TEXTS | TABLES | ARRAYS | {""}
+"""Suffixes of all files of texts or tokens; a file without one is text."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def read_texts(path: Path, unit: Unit, text: str, label: str, x: str) -> list[Te
         found = _folder(path, unit)
     elif path.suffix in TABLES:
         found = _table(path, text, label)
-    elif path.suffix in (".npz", ".npy"):
+    elif path.suffix in ARRAYS:
         found = _arrays(path, x, label)
     elif path.is_file() and (path.suffix in TEXTS or not path.suffix):
         found = _file(path, unit, path.name, None, False)

@@ -14,20 +14,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mezzotint.data.memory import Held
+from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
-from mezzotint.data.source import Index, Source, Task
-from mezzotint.data.tokens.files import Text, Unit, read_texts
+from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
+from mezzotint.data.tokens.files import FILES, Text, Unit, read_texts
 from mezzotint.data.tokens.tokenizers import FIRST, tokenizer_of
-from mezzotint.recipe.component import Component
 from mezzotint.types import MASK, PADDING, Input, Sample
 
 Long = Literal["cut", "split"]
 
 
-class HeldTokens(Held):
+class InMemoryTokens(InMemory, abstract=True):
     """Tokens in memory: stored in 32 bits, read as int64."""
 
+    modality = "tokens"
     tokenizer: str = "bytes"
 
     def read(self, index: int) -> Sample:
@@ -52,7 +52,7 @@ class HeldTokens(Held):
         return "_".join(parts)
 
 
-class Tokens(Component, HeldTokens, Source):
+class Tokens(InMemoryTokens):
     """Texts from files, or rows of integers, as tokens `[length]`.
 
     Args:
@@ -77,6 +77,8 @@ class Tokens(Component, HeldTokens, Source):
     Raises:
         ValueError: when nothing can be read, or no text is left.
     """
+
+    opens = frozenset({FOLDER, *FILES})
 
     def __init__(
         self,
@@ -130,16 +132,15 @@ class Tokens(Component, HeldTokens, Source):
         self.images, self.labels = self._all[:seen], self._labels[:seen]
         self.input = Input((length,), (), (), "tokens", size + FIRST)
 
+    @classmethod
+    def open(cls, path: str, input: Input) -> Source:
+        return cls(path=path, length=input.shape[0], vocabulary=input.vocabulary - FIRST)
+
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All samples, and the task where there are at least two classes."""
-        everything = self.holding(self._all, self._labels)
-        known, seen = (self._labels >= 0).nonzero()[0], len(self.images)
-        if len(self.classes) < 2:
-            return everything, []
-        train, test = known[known < seen], known[known >= seen]
-        return everything, [
-            Task(f"label/{self.split}", "classify", self._labels, train, test, self.classes)
-        ]
+        everything = self.with_samples(self._all, self._labels)
+        test = np.arange(len(self._all)) >= len(self.images)
+        return everything, label_tasks(f"label/{self.split}", self._labels, test, self.classes)
 
 
 def windows(

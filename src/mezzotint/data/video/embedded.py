@@ -13,10 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mezzotint.data.memory import Held, moments
+from mezzotint.data.memory import InMemory, moments
 from mezzotint.data.points.embedded import Furniture
 from mezzotint.data.source import Source, Task
-from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input
 
@@ -24,7 +23,7 @@ _PITCH = math.radians(25.0)
 _FAR, _NEAR = 64, 255
 
 
-class Spins(Component, Held, Source):
+class Spins(InMemory):
     """Rendered spins of 820 models of furniture, uint8 `[1, frames, size, size]`.
 
     Args:
@@ -36,6 +35,8 @@ class Spins(Component, Held, Source):
         credit: whose work the models are.
     """
 
+    modality = "video"
+    embedded = ("spins",)
     credit = Furniture.credit
 
     def __init__(self, *, frames: int = 8, size: int = 32, degrees: float = 180.0) -> None:

@@ -5,18 +5,17 @@ extensions of video; lists are read by `video_lists.py`, frames by `video_files.
 """
 
 import copy
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
 
+from mezzotint.data.folder import files_fingerprint
 from mezzotint.data.lists import ListedFile, classes_of, entries_of_folder, read_video_list
 from mezzotint.data.sampling import held_out
-from mezzotint.data.source import Index, Source, Task
+from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.data.video.decode import VIDEO_EXTENSIONS, UndecodableVideo, read_frames, times_of
-from mezzotint.recipe.component import Component
 from mezzotint.types import Input, Sample, Unreadable
 
 Sampling = Literal["middle", "even"]
@@ -24,7 +23,7 @@ Sampling = Literal["middle", "even"]
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class VideoFolder(Component, Source):
+class VideoFolder(Source):
     """Video files (mp4, avi, mkv, webm and more) as clips, uint8 `[3, frames, size, size]`.
 
     The middle of each frame is cut out as the largest square. Without a list, folders are classes
@@ -53,6 +52,9 @@ class VideoFolder(Component, Source):
         ValueError: when the folder or a list is missing or wrong.
     """
 
+    modality = "video"
+    opens = frozenset({FOLDER})
+    labels: Index
     _parts = (1, 1)
 
     def __init__(
@@ -108,6 +110,10 @@ class VideoFolder(Component, Source):
         self._scored_paths, self._scored_labels = _columns(scored, place)
         self.input = Input((3, frames, size, size), _MEAN, _STD, "video")
 
+    @classmethod
+    def open(cls, path: str, input: Input) -> Source:
+        return cls(root=path, frames=input.shape[1], size=input.shape[2])
+
     def __len__(self) -> int:
         return len(self._paths)
 
@@ -132,14 +138,17 @@ class VideoFolder(Component, Source):
             )
         return {"x": x, "id": name, "label": label if label >= 0 else None}
 
-    def several(self, clips: int, crops: int) -> Self:
-        """The same videos, each as several clips of the same length, and several squares of each; see `Several`."""
+    def multi_crop(self, clips: int, crops: int) -> Self:
+        if min(clips, crops) < 1:
+            raise ValueError(
+                f"`clips` and `crops` must be 1 or more, got clips={clips} and crops={crops}. "
+                "10 clips of 3 crops are usual."
+            )
         other = copy.copy(self)
         other._parts = (clips, crops)
         return other
 
-    def longer(self) -> Self:
-        """The same videos, each with its context; see `Longer`."""
+    def with_context(self) -> Self:
         other = copy.copy(self)
         other._frames = self._context
         return other
@@ -150,12 +159,7 @@ class VideoFolder(Component, Source):
 
     def fingerprint(self) -> str:
         """A hash of the relative paths and sizes of all files, 16 hexadecimal digits; no file is read."""
-        digest = hashlib.blake2b(digest_size=8)
-        for path in self._paths:
-            file = os.path.join(self.root, os.fsdecode(path))
-            size = os.stat(file).st_size if os.path.isfile(file) else -1
-            digest.update(bytes(path) + f"\0{size}\n".encode())
-        return digest.hexdigest()
+        return files_fingerprint(self.root, map(bytes, self._paths))
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All clips that have a part in the task, and the task: none with fewer than two classes."""
@@ -165,22 +169,12 @@ class VideoFolder(Component, Source):
         both.labels = np.concatenate([self.labels, self._scored_labels])
         if len(self.classes) < 2:
             return both, []
-        known = both.labels >= 0
         if self.scored is None:
             test = held_out(both.labels, self.holdout, "label")
         else:
             test = np.arange(len(both.labels)) >= len(self)
-        train, scored = (known & ~test).nonzero()[0], (known & test).nonzero()[0]
-        return both, [
-            Task(
-                f"label/{self.scored or 'holdout'}",
-                "classify",
-                both.labels,
-                train,
-                scored,
-                self.classes,
-            )
-        ]
+        name = f"label/{self.scored or 'holdout'}"
+        return both, label_tasks(name, both.labels, test, self.classes)
 
 
 def _columns(
