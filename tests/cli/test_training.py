@@ -52,7 +52,7 @@ def test_crops_reach_the_figures_and_the_report(run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--clips", "2"], "got clips=2 of images, which have no time; allowed is 1"),
+        (["--clips", "2"], "`clips` must be 1 and `crops` 1 or more for images"),
         (["--crops", "0"], "got clips=1, crops=0 of image_folder; allowed are 1 or more"),
         (
             ["--crops", "2", "evaluate.bits=[8/8]"],

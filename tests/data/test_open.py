@@ -1,13 +1,14 @@
 """Data by the name that a user types, for the encoder that is to take it."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mezzotint.data.open import open_source
-from mezzotint.types import Input
+from mezzotint.data.open import embedded_names, open_source, sources
+from mezzotint.types import Input, Modality
 
 IMAGE = Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
 
@@ -39,7 +40,7 @@ def test_tokens_are_those_that_the_encoder_knows(tmp_path: Path) -> None:
     for encoder in (known, other):
         assert open_source(str(tmp_path / "a.npy"), encoder).input == encoder
     with pytest.raises(
-        ValueError, match="258 different tokens can stand; the encoder knows 30524: texts are taken"
+        ValueError, match="vocabulary of 258 tokens, but the encoder knows 30524. Text is read as"
     ):
         open_source(str(tmp_path / "a.txt"), other)
     with pytest.raises(ValueError, match="got the token 9 and vocabulary=6"):
@@ -53,7 +54,7 @@ def test_images_with_captions_are_named_by_their_list(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "captions.csv"), encoder)
     assert len(source) == 2 and source.read(1)["x"].shape == (4, 16, 16)
     with pytest.raises(
-        ValueError, match="allowed is a list of captions, .csv or .json, beside its images"
+        ValueError, match="Supported for image_text: .csv, .json; embedded data: emoji_names"
     ):
         open_source("nowhere", encoder)
 
@@ -68,11 +69,27 @@ def test_sound_may_have_any_length() -> None:
 
 def test_what_does_not_exist_is_refused_with_what_the_modality_allows() -> None:
     with pytest.raises(
-        ValueError, match="allowed is an image folder, an .npz or .npy file, or emoji, mnist5k"
+        ValueError, match="`nowhere` does not exist. Supported for image: a folder, .npy, .npz;"
     ):
         open_source("nowhere", IMAGE)
     points = Input((3, 64), (0.0,) * 3, (1.0,) * 3, "points")
-    with pytest.raises(ValueError, match="allowed is a folder of clouds or meshes"):
+    with pytest.raises(ValueError, match="Supported for points: a folder, .h5, .hdf5, .npy, .npz; embedded"):
         open_source("nowhere", points)
-    with pytest.raises(ValueError, match="allowed is a folder of videos"):
+    with pytest.raises(ValueError, match="Supported for video: a folder; embedded data: spins"):
         open_source("nowhere", Input((1, 4, 8, 8), (0.0,), (1.0,), "video"))
+
+
+def test_a_suffix_that_no_source_opens_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    with pytest.raises(ValueError, match="a.wav` cannot be read as image. Supported for image: a fold"):
+        open_source(str(tmp_path / "a.wav"), IMAGE)
+
+
+def test_no_two_sources_open_the_same_path_or_name() -> None:
+    paths = [(source.modality, suffix) for source in sources() for suffix in source.opens]
+    names = [name for source in sources() for name in source.embedded]
+    assert len(set(paths)) == len(paths) and len(set(names)) == len(names)
+    assert {modality for modality, _ in paths} == set(get_args(Modality))
+    for name in names:
+        source = embedded_names()[name].open_embedded(name)
+        assert source.input.modality == source.modality and source.config["kind"] == source.kind

@@ -89,5 +89,5 @@ def test_images_are_averaged_over_crops(height: int, width: int, tmp_path: Path)
 
 def test_images_have_no_clips(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="got clips=2 of images, which have no time; allowed is 1"):
+    with pytest.raises(ValueError, match="`clips` must be 1 and `crops` 1 or more for images"):
         ImageFolder(root=str(tmp_path)).multi_crop(2, 1)

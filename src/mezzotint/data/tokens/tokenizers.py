@@ -71,7 +71,7 @@ def _hugging_face(path: Path) -> TextTokenizer:
             "vocabulary with one token a line: pip install tokenizers"
         ) from None
     try:
-        loaded: Any = tokenizers.TextTokenizer.from_file(str(path))
+        loaded: Any = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises bare exceptions
         detail = " ".join(str(error).split())[:160]
         raise ValueError(
