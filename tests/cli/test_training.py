@@ -53,7 +53,7 @@ def test_crops_reach_the_figures_and_the_report(run: Path) -> None:
     ("arguments", "message"),
     [
         (["--clips", "2"], "`clips` must be 1 and `crops` 1 or more for images"),
-        (["--crops", "0"], "got clips=1, crops=0 of image_folder; allowed are 1 or more"),
+        (["--crops", "0"], "got clips=1 and crops=0. Images have no time"),
         (
             ["--crops", "2", "evaluate.bits=[8/8]"],
             "crops=2 at 8/8 bits; allowed with them is 32/32",

@@ -183,7 +183,7 @@ def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> 
         (["points/furniture_simclr", "--policy", "simclr"], "allowed with policies are images"),
         (
             ["furniture"],
-            "allowed is an image folder, an .npz or .npy file, or emoji, mnist5k, digits",
+            "is embedded points data. Supported for image: a folder, .npy, .npz; embedded data: emoji",
         ),
         (["emoji", "views.flip=0"], "Only options may follow data"),
     ],

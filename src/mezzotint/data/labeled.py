@@ -90,7 +90,9 @@ class Labeled(Source):
             )
         self.labels, self.chosen = labels[pool], torch.from_numpy(pool)
         self.all_labels = torch.from_numpy(labels)
-        self.weighting = None if balance is None else balance.weighting(self.all_labels, self.chosen)
+        self.weighting = (
+            None if balance is None else balance.weighting(self.all_labels, self.chosen)
+        )
         self.task = replace(found, train=pool)
         self._trained_on = self.samples.with_context()
         self.input = source.input

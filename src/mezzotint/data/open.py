@@ -109,6 +109,8 @@ def _opened(name: str, input: Input, embedded: Mapping[str, type[Source]]) -> So
     kind = FOLDER if path.is_dir() else path.suffix.lower()
     if not path.exists() or kind not in known:
         wrong = "does not exist" if not path.exists() else f"cannot be read as {input.modality}"
+        if not path.exists() and name in embedded_names():
+            wrong = f"is embedded {embedded_names()[name].modality} data"
         kinds = ["a folder"] * (FOLDER in known) + sorted({*known} - {FOLDER, ""})
         raise ValueError(
             f"`{name}` {wrong}. Supported for {input.modality}: {', '.join(kinds)}; embedded data: "

@@ -271,7 +271,9 @@ def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -
         logits = method.classify(found.x)
     parts = f"clips={what.clips} crops={what.crops}; " if several else ""
     how = f"{parts}{_protocol(what, recipe)} train={len(data)} test={len(found.x)}"
-    figures = classification(logits, torch.arange(method.num_classes), data.all_labels[found.indices])
+    figures = classification(
+        logits, torch.arange(method.num_classes), data.all_labels[found.indices]
+    )
     return [
         Row("finetune", f"{data.task.name}/{name}", value, 32, 32, "float32", seed, how)
         for name, value in figures
