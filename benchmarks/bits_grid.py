@@ -31,7 +31,7 @@ from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.ptq import Setting, calibrated_copy
+from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.evaluation.suite import measure
 from mezzotint.recipe.recipe import DEMO, Recipe
 
@@ -54,7 +54,7 @@ def separate(run: Path) -> list[Row]:
 
 def alone(run: Path) -> list[Row]:
     rows: list[Row] = []
-    for bits in map(Setting.parse, GRID):
+    for bits in GRID:
         encoder, source = load_encoder(run), Samples()
         samples, tasks = source.evaluation()
         if bits.is_float:

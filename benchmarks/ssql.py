@@ -27,6 +27,7 @@ from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.results import student
 from mezzotint.evaluation.retrieval import Retrieval
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.recipe.recipe import Recipe
 
 BASES: dict[str, tuple[str, list[str]]] = {
@@ -49,10 +50,10 @@ FIGURES = {
     ("plain", "retrieval", "identity/across-styles/top1"): "retrieval, across styles",
 }
 PROBES = {"plain": (KNN(), Linear(), Retrieval()), "corrected": (Linear(),)}
-BITS = ("32/32", "8/8", "4/4", "3/3", "2/8", "2/4", "2/2")
+BITS = ("fp32", "W8A8", "W4A4", "W3A3", "W2A8", "W2A4", "W2A2")
 HOW = """\
 Top-1; mean over seeds ± half of the 95 % interval of the mean. Differences are paired by seed. Each
-metric's second table is what quantization changes: the value less the value at 32/32."""
+metric's second table is what quantization changes: the value less the value at fp32."""
 Table = dict[tuple[str, str, str], dict[str, float]]
 
 
@@ -112,17 +113,15 @@ def evaluated(folder: Path, protocol: str) -> list[dict[str, Any]]:
         evaluation = evaluate_bits(
             load_encoder(folder),
             Samples(name="emoji"),
-            bits=BITS,
+            bits=[Bits.parse(text) for text in BITS],
             protocols=(protocol,),
             probes=PROBES[protocol],
         )
         rows: list[dict[str, Any]] = []
         for row in evaluation.rows:
-            setting = f"{row.weight_bits}/{row.activation_bits}"
-            rows.append(
-                {"probe": row.probe, "metric": row.metric, "bits": setting, "value": row.value}
-            )
-            if (row.probe, setting) == ("linear", "32/32"):  # the float head where it was fitted
+            entry = {"probe": row.probe, "metric": row.metric, "value": row.value}
+            rows.append(entry | {"bits": str(row.bits)})
+            if row.probe == "linear" and row.bits.is_float:  # the float head where it was fitted
                 rows.append(rows[-1] | {"probe": "linear_ptq"})
         stored.write_text(json.dumps(rows))
     found: list[dict[str, Any]] = json.loads(stored.read_text())
@@ -155,13 +154,13 @@ def pair(title: str, values: dict[str, list[dict[str, float]]]) -> None:
     """Print a metric's two tables: its values, and what quantization changes in them."""
     settings = list(next(iter(values.values()))[0])
     changes = {
-        arm: [{bits: value - own["32/32"] for bits, value in own.items()} for own in tables]
+        arm: [{bits: value - own["fp32"] for bits, value in own.items()} for own in tables]
         for arm, tables in values.items()
     }
     print(f"\n## {title}\n")
-    rows(values, settings, "weights/activations", ".3f")
+    rows(values, settings, "bits", ".3f")
     print()
-    rows(changes, settings[1:], "less its value at 32/32", "+.3f")
+    rows(changes, settings[1:], "less its value at fp32", "+.3f")
 
 
 def rows(

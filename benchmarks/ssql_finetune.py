@@ -26,7 +26,7 @@ from mezzotint.runs.finetune import plan, scored, variant_recipe, warm
 from mezzotint.runs.reuse import ensure, finished, trained_method
 
 PROTOCOLS = {"plain": "min-max ranges", "corrected": "min-max ranges, BatchNorm corrected"}
-BITS = ("32/32", "8/8", "4/4", "3/3", "2/8")
+BITS = ("fp32", "W8A8", "W4A4", "W3A3", "W2A8")
 FIGURE = "category/across-styles/top1"
 
 
@@ -82,7 +82,7 @@ def measure(arguments: argparse.Namespace, run: str, seed: int) -> dict[str, dic
     for row in read_evaluation(folder):
         if row.metric == FIGURE:
             for how in [ptq_of(row)] if ptq_of(row) else PROTOCOLS:
-                tables[how][f"{row.weight_bits}/{row.activation_bits}"] = row.value
+                tables[how][str(row.bits)] = row.value
     return tables
 
 

@@ -56,7 +56,7 @@ def test_crops_reach_the_figures_and_the_report(run: Path) -> None:
         (["--crops", "0"], "got clips=1 and crops=0. Images have no time"),
         (
             ["--crops", "2", "evaluate.bits=[8/8]"],
-            "crops=2 at 8/8 bits; allowed with them is 32/32",
+            "crops=2 at W8A8; allowed with them is fp32",
         ),
     ],
 )

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mezzotint.evaluation import calibration
-from mezzotint.evaluation.ptq import Setting
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.recipe.signatures import index
 from tests import ROOT
 
@@ -22,9 +22,9 @@ def test_the_snippet_prints_what_the_page_shows(capsys: pytest.CaptureFixture[st
         exec(compile(code[1], "docs/bits.md", "exec"), {"__name__": "page"})
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [(bits, probe) for bits, probe, _ in printed] == [
-        ("32/32", "knn"),
-        ("8/8", "knn"),
-        ("2/2", "knn"),
+        ("fp32", "knn"),
+        ("W8A8", "knn"),
+        ("W2A2", "knn"),
     ]
     assert all(0.1 < float(value) <= 1.0 for _, _, value in printed)
 
@@ -41,4 +41,4 @@ def test_the_page_names_the_keys_and_their_defaults() -> None:
 
 def test_the_command_on_the_page_is_read() -> None:
     command = re.search(r"'evaluate\.bits=\[(.*?)\]'", PAGE)
-    assert command is not None and len([Setting.parse(text) for text in command[1].split(",")]) == 9
+    assert command is not None and len([Bits.parse(text) for text in command[1].split(",")]) == 9

@@ -16,8 +16,9 @@ from mezzotint.data.image.embedded import Samples
 from mezzotint.encoders.onnx import ForeignEncoder, OnnxFeatures, onnx
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.knn import KNN
-from mezzotint.evaluation.ptq import CalibratedFile, Setting
+from mezzotint.evaluation.ptq import CalibratedFile
 from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.runs.evaluate import evaluate, results_directory
 from mezzotint.types import Input
 
@@ -79,9 +80,9 @@ def test_any_module_is_evaluated_and_quantized() -> None:
     source = Samples(name="digits")
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten())
     rows = evaluate_bits(
-        ForeignEncoder(source.input, net, 128), source, bits=["4/4"], probes=[KNN()]
+        ForeignEncoder(source.input, net, 128), source, bits=[Bits(4, 4)], probes=[KNN()]
     ).rows
-    assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (4, 4)}
+    assert {row.bits for row in rows} == {FP32, Bits(4, 4)}
 
 
 def test_a_function_without_weights_is_evaluated_in_float() -> None:
@@ -181,22 +182,22 @@ def test_an_onnx_file_is_evaluated_by_bits_as_quantized_files(tmp_path: Path, im
     ]
     evaluate(path, [*overrides, "evaluate.bits=[8/8,2/2]"])
     rows = read_evaluation(results_directory(path))
-    settings = {(r.weight_bits, r.activation_bits) for r in rows if r.probe == "knn"}
-    assert settings == {(32, 32), (8, 8), (2, 2)}
+    settings = {str(r.bits) for r in rows if r.probe == "knn"}
+    assert settings == {"fp32", "W8A8", "W2A2"}
     assert any("ptq/1 plain onnx qdq" in r.protocol and "calibration=9" in r.protocol for r in rows)
     encoder = onnx(Arrays(path=str(images)).input, path=str(path))
     x = torch.randn(9, *encoder.input.shape)
     file = CalibratedFile(encoder, OnnxFeatures(path, encoder.input.shape), [x])
     close = {}
-    for text in ("8/8", "2/2"):
-        with file.at(Setting.parse(text)) as quantized:
+    for text in ("W8A8", "W2A2"):
+        with file.at(Bits.parse(text)) as quantized:
             close[text] = float(
                 torch.nn.functional.cosine_similarity(quantized(x), encoder(x)).mean()
             )
-    assert close["8/8"] > 0.99 > close["2/2"]
+    assert close["W8A8"] > 0.99 > close["W2A2"]
     for setting, message in (
-        ("evaluate.bits=[1/8]", "got 1/8 for an ONNX file; allowed is 2 to 8 on both sides"),
-        ("evaluate.bits=[32/8]", "got 32/8 for an ONNX file"),
+        ("evaluate.bits=[1/8]", "got W1A8 for an ONNX file; allowed is 2 to 8 on both sides"),
+        ("evaluate.bits=[32/8]", "got W32A8 for an ONNX file"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(path, [*overrides, setting])
@@ -232,7 +233,7 @@ def test_a_checkpoint_of_another_project_is_evaluated_from_a_file_of_two_section
         "evaluate.probes=[knn]",
     ]
     found = evaluate(path, bits)
-    assert {(row.weight_bits, row.activation_bits) for row in found.rows} == {(32, 32), (8, 8)}
+    assert {row.bits for row in found.rows} == {FP32, Bits(8, 8)}
     beside = read_baselines(results_directory(path))
     assert beside.raw and beside.untrained
     fresh = {row.value for row in beside.untrained if row.metric == "all/spread"}

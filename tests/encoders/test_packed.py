@@ -14,6 +14,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet10
 from mezzotint.encoders.timm import timm
 from mezzotint.export.packed import save_packed
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.fake import Layout, WeightQuantizer
 from mezzotint.quant.qconfig import QuantizationPolicy
 from mezzotint.types import Input
@@ -44,7 +45,7 @@ def test_outputs_equal_the_simulation(
 ) -> None:
     encoder = made(policy)
     x = torch.randn(7, 3, 16, 16)
-    loaded = load_encoder(save_packed(encoder, tmp_path, weight=weight, activation=activation))
+    loaded = load_encoder(save_packed(encoder, tmp_path, Bits(weight, activation)))
     with torch.no_grad():
         with quant.bits(encoder, weight=weight, activation=activation):
             simulated = encoder(x)
@@ -55,13 +56,13 @@ def test_outputs_equal_the_simulation(
 def test_a_vision_transformer_too(tmp_path: Path) -> None:
     encoder = made("all", "vit")
     x = torch.randn(3, 3, 16, 16)
-    loaded = load_encoder(save_packed(encoder, tmp_path, weight=3, activation=6))
+    loaded = load_encoder(save_packed(encoder, tmp_path, Bits(3, 6)))
     with torch.no_grad(), quant.bits(encoder, weight=3, activation=6):
         assert torch.equal(loaded(x), encoder(x))
 
 
 def test_the_bytes_are_the_bits(tmp_path: Path) -> None:
-    save_packed(made(GROUPS), tmp_path, weight=3)
+    save_packed(made(GROUPS), tmp_path, Bits(3))
     tensors = load_file(tmp_path / "packed.safetensors")
     shape = (
         made("ssql").get_submodule("layer2.0.conv1").get_parameter("weight").shape
@@ -76,14 +77,14 @@ def test_the_bytes_are_the_bits(tmp_path: Path) -> None:
 
 
 def test_layers_with_a_width_of_their_own_keep_it(tmp_path: Path) -> None:
-    save_packed(made("first_last_8"), tmp_path, weight=2)
+    save_packed(made("first_last_8"), tmp_path, Bits(2))
     entries = json.loads((tmp_path / "packed.json").read_text())["weights"]
     widths = [entry["bits"] for entry in entries.values()]
     assert (widths[0], widths[-1], set(widths[1:-1])) == (8, 8, {2})
 
 
 def test_damage_is_noticed(tmp_path: Path) -> None:
-    save_packed(made("ssql"), tmp_path, weight=4)
+    save_packed(made("ssql"), tmp_path, Bits(4))
     file = tmp_path / "packed.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
@@ -104,4 +105,4 @@ def test_a_directory_without_one_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("weight", "activation"), [(32, 32), (0, 32), (4, 9)])
 def test_other_widths_are_refused(weight: int, activation: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allowed are 1 to 8"):
-        save_packed(made("ssql"), tmp_path, weight=weight, activation=activation)
+        save_packed(made("ssql"), tmp_path, Bits(weight, activation))

@@ -184,10 +184,10 @@ def test_any_modality_and_too_few_samples() -> None:
 
 def test_earlier_rows_are_replaced_and_others_stay() -> None:
     old = [
-        Row("knn", "a/top1", 0.5, 32, 32, "float32", 0, "p"),
-        Row("invariance", "views/x.r2", 0.1, 32, 32, "", 0, "p"),
+        Row(probe="knn", metric="a/top1", value=0.5, protocol="p"),
+        Row(probe="invariance", metric="views/x.r2", value=0.1, protocol="p"),
     ]
-    new = [Row("invariance", "views/x.r2", 0.9, 32, 32, "", 0, "p")]
+    new = [Row(probe="invariance", metric="views/x.r2", value=0.9, protocol="p")]
     evaluation, beside = with_invariances(
         Evaluation(old, "healthy"), Baselines(), (new, Baselines(raw=new))
     )

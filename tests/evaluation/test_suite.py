@@ -36,9 +36,10 @@ from mezzotint.evaluation.results import (
 )
 from mezzotint.evaluation.retrieval import Retrieval
 from mezzotint.evaluation.suite import baselines, evaluate_encoder
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.types import Features, Input, Sample, Unreadable
 
-KEYS = {"probe", "metric", "value", "weight_bits", "activation_bits", "compute", "seed", "protocol"}
+KEYS = {"probe", "metric", "value", "bits", "compute", "seed", "protocol"}
 
 
 class Blobs(InMemory):
@@ -188,7 +189,7 @@ def row(
     metric: str = "class/top1",
     protocol: str = "knn/1 train=9 test=100",
 ) -> Row:
-    return Row("knn", metric, value, 32, 32, "float32", seed, protocol)
+    return Row(probe="knn", metric=metric, value=value, seed=seed, protocol=protocol)
 
 
 def test_a_value_that_is_not_a_number_is_null(tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def test_a_value_that_is_not_a_number_is_null(tmp_path: Path) -> None:
 
 def test_a_row_of_another_shape_is_refused(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text('[{"probe": "knn", "value": 1}]')
-    with pytest.raises(ValueError, match="got a row with the keys probe, value"):
+    with pytest.raises(ValueError, match="a row has the keys probe, value instead of"):
         read_evaluation(tmp_path)
 
 
@@ -217,10 +218,10 @@ def test_the_summary_puts_the_headlines_beside_their_baselines(tmp_path: Path) -
         row(0.07, metric="class/lost", protocol=how),
         row(0.03, metric="class/gained", protocol=how),
     ]
-    low = [replace(entry, weight_bits=4, activation_bits=8) for entry in low]
+    low = [replace(entry, bits=Bits(4, 8)) for entry in low]
     write_evaluation(tmp_path, Evaluation([row(0.5), *low], ""), Baselines())
     half = (paired(0.03, 0.07, 100)[1] - paired(0.03, 0.07, 100)[0]) / 2
-    line = ("class", "knn 4/8 plain", f"0.460 (−0.040 ± {half:.3f})", "", "")
+    line = ("class", "knn W4A8 plain", f"0.460 (−0.040 ± {half:.3f})", "", "")
     assert summary(tmp_path)[1:] == [line]
 
 
@@ -242,17 +243,14 @@ def test_without_labels_the_summary_has_what_tells_a_collapse(tmp_path: Path) ->
     )
     assert [line[1] for line in summary(tmp_path)] == ["knn"]
     kept = Row(
-        "neighbors",
-        "all/kept",
-        0.75,
-        4,
-        8,
-        "float32",
-        0,
-        "ptq/1 plain policy=ssql; neighbors/1 k=10",
+        probe="neighbors",
+        metric="all/kept",
+        value=0.75,
+        bits=Bits(4, 8),
+        protocol="ptq/1 plain policy=ssql; neighbors/1 k=10",
     )
     write_evaluation(tmp_path, Evaluation([*free(0.25), kept], ""), Baselines())
-    assert summary(tmp_path)[2:] == [("all", "neighbors kept 4/8 plain", "0.750", "", "")]
+    assert summary(tmp_path)[2:] == [("all", "neighbors kept W4A8 plain", "0.750", "", "")]
 
 
 def test_wilson_is_scipys() -> None:
@@ -306,7 +304,14 @@ def test_the_interval_of_paired_fractions_holds_what_it_promises() -> None:
 def test_a_change_pairs_samples_and_seeds() -> None:
     def rows(name: str, values: Sequence[float]) -> list[Row]:
         return [
-            Row("knn", f"t/{name}", v, 4, 4, "float32", s, "knn/1 test=400")
+            Row(
+                probe="knn",
+                metric=f"t/{name}",
+                value=v,
+                bits=Bits(4, 4),
+                seed=s,
+                protocol="knn/1 test=400",
+            )
             for s, v in enumerate(values)
         ]
 

@@ -28,6 +28,7 @@ from mezzotint.export.float_formats import (
     write_torchvision,
 )
 from mezzotint.export.request import Request
+from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.types import Input
 from tests.untrained_run import make_run
@@ -42,17 +43,17 @@ def verification(folder: Path) -> dict[str, Any]:
 
 
 def test_onnx_of_8_bits(run: Path) -> None:
-    folder = export(run, "onnx", 8, calibration=100, reduce_range=True)
+    folder = export(run, "onnx", Bits(8, 8), calibration=100, reduce_range=True)
     found = verification(folder)
-    assert folder == run / "exports" / "onnx-8" and not list(folder.parent.glob(".tmp*"))
+    assert folder == run / "exports" / "onnx-W8A8" and not list(folder.parent.glob(".tmp*"))
     assert sorted(path.name for path in folder.iterdir()) == ["encoder.onnx", "verification.json"]
     assert found["operators"] == {
         "quantized": 9, "of": 9, "left_float": {}, "integer_kernels": {"QLinearConv": 9},
     }  # fmt: skip
     assert found["calibration"] == {"samples": 100, "observer": "min_max"}
-    assert found["reduce_range"] and found["compute_bits"]["weight"] == 7
+    assert found["reduce_range"] and found["compute_bits"] == "W7A8"
     assert found["bytes"]["artifact"] == (folder / "encoder.onnx").stat().st_size
-    assert found["runtime"]["name"] == "onnxruntime" and found["bits"] == 8
+    assert found["runtime"]["name"] == "onnxruntime" and found["bits"] == "W8A8"
     assert found["to_simulation"]["cosine_p01"] > 0.999 and found["knn"]["task"] == "digit/holdout"
     assert ("operators quantized", "9 of 9") in table(found)
     assert re.fullmatch(
@@ -63,7 +64,7 @@ def test_onnx_of_8_bits(run: Path) -> None:
 
 
 def test_float_onnx_says_what_it_takes_and_nothing_of_the_machine(run: Path) -> None:
-    folder = export(run, "onnx", 32)
+    folder = export(run, "onnx", FP32)
     model = onnx.load(folder / "encoder.onnx")
     onnx.checker.check_model(model, full_check=True)
     told = {entry.key: entry.value for entry in model.metadata_props}
@@ -77,7 +78,7 @@ def test_float_onnx_says_what_it_takes_and_nothing_of_the_machine(run: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"bits": 3, "group": 16, "activation_bits": 4, "observer": "percentile"}]
+    "options", [{}, {"bits": Bits(3, 4), "group": 16, "observer": "percentile"}]
 )
 def test_packed_computes_exactly_what_the_simulation_does(
     options: dict[str, Any], run: Path
@@ -85,24 +86,22 @@ def test_packed_computes_exactly_what_the_simulation_does(
     folder = export(run, "packed", **options)
     found = verification(folder)
     assert found["to_simulation"]["max_error"] == 0.0
-    assert (
-        found["storage_bits"]["weight"] == options.get("bits", 4)
-        and found["compute_bits"]["weight"] == 32
-    )
+    weight = options.get("bits", Bits(4)).weight
+    assert (found["storage_bits"], found["compute_bits"]) == (f"W{weight}A32", "fp32")
     assert re.fullmatch(
         r"[\d.]+, in float: saves bytes, and no time", dict(table(found))["ms for a batch of 8"]
     )
     assert load_encoder(folder)(torch.zeros(1, 1, 8, 8)).shape == (1, load_encoder(run).dim)
     # the stem keeps 8 bits, and groups of 16 add two bits of scale a weight
-    assert options.get("bits", 4) < found["bits_per_weight"] < options.get("bits", 4) + 2.5
+    assert weight < found["bits_per_weight"] < weight + 2.5
 
 
 def test_packed_with_corrected_norms_is_closer_to_float(run: Path) -> None:
     encoder = load_encoder(run)
-    x = Request(encoder, Recipe.load(run).data, run, 2).calibration_batches(64)[0]
+    x = Request(encoder, Recipe.load(run).data, run, Bits(2)).calibration_batches(64)[0]
     close = {}
     for corrected in (False, True):
-        folder = export(run, "packed", 2, corrected=corrected)
+        folder = export(run, "packed", Bits(2), corrected=corrected)
         with torch.no_grad():
             close[corrected] = float(
                 torch.nn.functional.cosine_similarity(load_packed(folder)(x), encoder(x)).mean()
@@ -123,8 +122,8 @@ def test_packed_keeps_the_policy_that_the_encoder_was_trained_with(
     trained = tmp_path / "run"
     shutil.copytree(run, trained, ignore=shutil.ignore_patterns("exports"))
     save_encoder(encoder, trained / "encoder")
-    assert verification(export(trained, "packed", 2))["policy"] == "first_last_8"
-    assert verification(export(trained, "packed", 2, policy="all"))["policy"] == "all"
+    assert verification(export(trained, "packed", Bits(2)))["policy"] == "first_last_8"
+    assert verification(export(trained, "packed", Bits(2), policy="all"))["policy"] == "all"
     assert verification(export(trained, "torch_export"))["to_simulation"]["cosine_mean"] > 0.9999
 
 
@@ -180,7 +179,7 @@ def test_torchvision_loads_the_same_network(tmp_path: Path) -> None:
 def test_calibration_keeps_to_its_number_and_away_from_the_test_samples(run: Path) -> None:
     recipe = Recipe.load(run)
     source, tasks = asked(recipe.data)
-    request = Request(load_encoder(run), recipe.data, run, 8, calibration=37)
+    request = Request(load_encoder(run), recipe.data, run, Bits(8, 8), calibration=37)
     batches = request.calibration_batches()
     assert sum(map(len, batches)) == 37
     again = request.calibration_batches()
@@ -194,18 +193,19 @@ def test_calibration_keeps_to_its_number_and_away_from_the_test_samples(run: Pat
         )
         < 1e-3
     )
-    default = Request(load_encoder(run), recipe.data, run, 8)
+    default = Request(load_encoder(run), recipe.data, run, Bits(8, 8))
     assert sum(map(len, default.calibration_batches())) == 512
 
 
 def test_a_refusal_leaves_nothing_and_keeps_the_earlier_artifact(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = verification(export(run, "packed", 5))
+    kept = verification(export(run, "packed", Bits(5)))
     monkeypatch.setattr(verify, "MAX_KNN_DIFFERENCE", -1.0)
     for bits in (5, 6):
         assert (
-            command(monkeypatch, "export", str(run), "--format", "packed", "--bits", str(bits)) == 0
+            command(monkeypatch, "export", str(run), "--format", "packed", "--bits", f"W{bits}A32")
+            == 0
         )
     monkeypatch.setattr(
         "mezzotint.export.artifacts.load_packed", lambda folder: lambda x: torch.ones(len(x), 32)
@@ -213,14 +213,17 @@ def test_a_refusal_leaves_nothing_and_keeps_the_earlier_artifact(
     capsys.readouterr()
     for bits in (5, 7):
         assert (
-            command(monkeypatch, "export", str(run), "--format", "packed", "--bits", str(bits)) == 1
+            command(monkeypatch, "export", str(run), "--format", "packed", "--bits", f"W{bits}A32")
+            == 1
         )
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and lines[0].startswith(
             "mezzotint: refused: the artifact differs from the simulation"
         )
-    assert verification(run / "exports" / "packed-5")["files"] == kept["files"]
-    assert not (run / "exports" / "packed-7").exists() and not list((run / "exports").glob(".tmp*"))
+    assert verification(run / "exports" / "packed-W5A32")["files"] == kept["files"]
+    assert not (run / "exports" / "packed-W7A32").exists() and not list(
+        (run / "exports").glob(".tmp*")
+    )
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -236,13 +239,18 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["--format", "onxx"], ["got --format onxx", "Did you mean 'onnx'"]),
         (
             ["--format", "onnx", "--bits", "4"],
-            ["got --bits 4 for --format onnx; allowed: 8, 32", "--format packed"],
+            ["`--bits` must be W8A8 or fp32 for `--format onnx`, got W4A4.", "--format packed"],
         ),
         (
             ["--format", "packed", "--bits", "32"],
-            ["got --bits 32 for --format packed; allowed: 2, 3, 4, 5, 6, 7, 8"],
+            [
+                "`--bits` must be W2A32 to W8A32, or W2A2 to W8A8 with simulated activations for `--format packed`"
+            ],
         ),
-        (["--format", "timm", "--bits", "8"], ["got --bits 8 for --format timm; allowed: 32"]),
+        (
+            ["--format", "timm", "--bits", "8"],
+            ["`--bits` must be fp32 for `--format timm`, got W8A8."],
+        ),
         (["--group", "8"], ["got --group with --format onnx; allowed is --format packed"]),
         (
             ["--reestimate-batch-norm"],
@@ -250,8 +258,8 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ),
         (["--format", "packed", "--group", "0"], ["got --group 0; allowed is 1 or more"]),
         (
-            ["--format", "packed", "--activation-bits", "9"],
-            ["got --activation-bits 9; allowed are 2 to 8, and 32"],
+            ["--format", "packed", "--bits", "W4A9"],
+            ["`--bits` must be a pair of bit-widths such as W8A8", "got 'W4A9'"],
         ),
         (
             ["--format", "packed", "--policy", "some"],
@@ -343,7 +351,7 @@ def test_an_encoder_without_a_run_needs_data(
     )
     told = json.loads(capsys.readouterr().out)
     assert (
-        told["artifact"] == str(alone / "exports" / "packed-4")
+        told["artifact"] == str(alone / "exports" / "packed-W4A32")
         and told["knn"]["task"] == "digit/holdout"
     )
 
@@ -351,6 +359,6 @@ def test_an_encoder_without_a_run_needs_data(
 def test_openvino(run: Path) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("nncf")
-    found = verification(export(run, "onnx", 8, runtime="openvino", calibration=64))
+    found = verification(export(run, "onnx", Bits(8, 8), runtime="openvino", calibration=64))
     assert found["operators"]["quantized"] == found["operators"]["of"] == 9
     assert found["to_simulation"]["cosine_mean"] > 0.99 and found["runtime"]["name"] == "openvino"

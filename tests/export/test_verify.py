@@ -80,7 +80,7 @@ def made(tmp_path: Path) -> Made:
             "of": 4,
             "integer_kernels": done.integer_kernels,
         },
-        "storage_bits": {"weight": 8, "activation": 8},
+        "storage_bits": "W8A8",
     }
     artifact = Artifact(
         (path,), lambda: OnnxFunction(path), OnnxFunction(path.read_bytes(), optimize=False), OnnxFunction(float_path),

@@ -130,8 +130,8 @@ def test_mixup_of_a_share_of_the_samples_each_by_its_own_weight() -> None:
     assert both.any() and torch.equal(alone[both], own[10:20][both])
 
 
-@pytest.mark.parametrize("bits", [None, (4, 4)])
-def test_patches_are_dropped_in_training_alone(bits: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize("bits", [None, "W4A4"])
+def test_patches_are_dropped_in_training_alone(bits: str | None) -> None:
     """Whole times and frequencies, of any number; what is left gives the feature."""
     torch.manual_seed(0)
     spectrogram = Input((1, 16, 64), (0.0,), (1.0,), "audio")
@@ -193,7 +193,7 @@ def test_starts_from_a_saved_encoder_with_its_normalization(tmp_path: Path) -> N
 
 
 def test_training_at_low_bits_differs_from_float_and_reaches_every_weight() -> None:
-    method, plain = supervised(bits=(4, 4)), supervised()
+    method, plain = supervised(bits="W4A4"), supervised()
     step = method(views())
     step.loss.backward()
     assert not torch.allclose(step.loss, plain(views()).loss)
@@ -213,10 +213,10 @@ def test_training_at_low_bits_differs_from_float_and_reaches_every_weight() -> N
     [
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
-        ({"bits": (1, 4)}, r"got bits=\[1, 4\]; allowed are 2 to 8, and 32 for float"),
+        ({"bits": "W1A4"}, "`method.bits` must be 2 to 8, or 32 for fp32, got W1A4"),
         (
-            {"bits": (4, 4), "freeze": True},
-            r"got bits=\[4, 4\] with freeze; .* leave one of them out",
+            {"bits": 4, "freeze": True},
+            "`method.bits` needs an encoder that is trained, got W4A4 with `freeze`",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mezzotint import quant
 from mezzotint.encoders.resnet import ResNet
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.convert import parameter_of, quantized_layers
 from mezzotint.quant.qconfig import QuantizationPolicy
 from mezzotint.quant.sensitivity import (
@@ -94,7 +95,7 @@ def test_a_weak_layer_comes_first(trained: ResNet, digits: Digits) -> None:
         trained.layer2[0].conv2.weight[:, 0, 0, 0] = 40.0  # type: ignore[index, union-attr]
     quant.quantize_(trained)
     quant.calibrate(trained, [digits[0][:128]])
-    found = layer_sensitivity(trained, [digits[0][:64]], weight=4, activation=8)
+    found = layer_sensitivity(trained, [digits[0][:64]], Bits(4, 8))
     assert found[0].name == "layer2.0.conv2" and found[0].what == "weight"
     assert found[0].error == max(entry.error for entry in found) > 1.5 * found[1].error
     assert {entry.what for entry in found} == {"weight", "activation"}
@@ -108,7 +109,7 @@ def test_a_weak_layer_comes_first(trained: ResNet, digits: Digits) -> None:
         parameter_of(layer).copy_(rounded)
         cosine = nn.functional.cosine_similarity(other(digits[0][:64]), exact).mean().item()
     assert alone.cosine == pytest.approx(cosine, abs=1e-6)
-    only_weights = layer_sensitivity(trained, [digits[0][:64]], weight=4)
+    only_weights = layer_sensitivity(trained, [digits[0][:64]], Bits(4))
     assert {entry.what for entry in only_weights} == {"weight"}
     with pytest.raises(ValueError, match="`batches` is empty"):
         layer_sensitivity(trained, [])

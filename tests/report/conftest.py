@@ -27,7 +27,7 @@ def colored(count: int, names: tuple[str, ...] = CLASSES, size: int = 16) -> dic
 
 
 def _row(probe: str, metric: str, value: float, seed: int = 0) -> dict[str, Any]:
-    bits = {"weight_bits": 32, "activation_bits": 32, "compute": "float32"}
+    bits = {"bits": "fp32", "compute": "float32"}
     return {
         "probe": probe,
         "metric": metric,

@@ -10,6 +10,7 @@ import pytest
 
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import interval, paired
+from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.report.bits import bits_section, figures
 from mezzotint.report.page import write_report
 
@@ -23,7 +24,9 @@ def row(
     protocol = (
         f"ptq/1 {how} policy=ssql calibration=512 seed=0; " if how else ""
     ) + f"{probe}/1 train=48 test=100"
-    return Row(probe, TOP1, value, *bits, "float32", seed, protocol)
+    return Row(
+        probe=probe, metric=TOP1, value=value, bits=Bits(*bits), seed=seed, protocol=protocol
+    )
 
 
 def evaluation(shift: float = 0.0) -> list[Row]:
@@ -41,7 +44,7 @@ def evaluation(shift: float = 0.0) -> list[Row]:
                         "linear_ptq", 0.9 + 0.01 * seed - 2 * drop + shift, bits, how=how, seed=seed
                     )
                 )
-    rows.append(Row("rank", "all/spread", 0.9, 32, 32, "float32", 0, "rank/1"))
+    rows.append(Row(probe="rank", metric="all/spread", value=0.9, protocol="rank/1"))
     return rows
 
 
@@ -55,26 +58,34 @@ def test_a_figure_has_a_line_for_each_way_of_quantizing_and_float_in_each() -> N
     linear = {line.how: line for line in found[1].lines}
     assert set(linear) == {"plain", "plain, float head", "strong", "strong, float head"}
     assert len({line.stroke for line in linear.values()}) == 4
-    level = interval([r for r in evaluation() if r.probe == "linear" and r.weight_bits == 32])
+    level = interval([r for r in evaluation() if r.probe == "linear" and r.bits.is_float])
     for line in linear.values():
-        assert set(line.found) == {(32, 32), (8, 8), (4, 4), (2, 8)} and line.found[32, 32] == level
-    assert linear["plain, float head"].found[2, 8].mean == pytest.approx(0.91 - 0.4)
+        assert set(map(str, line.found)) == {"fp32", "W8A8", "W4A4", "W2A8"}
+        assert line.found[FP32] == level
+    assert linear["plain, float head"].found[Bits(2, 8)].mean == pytest.approx(0.91 - 0.4)
     own = [
         r
         for r in evaluation()
-        if r.probe == "linear" and r.weight_bits == 4 and "strong" in r.protocol
+        if r.probe == "linear" and r.bits.weight == 4 and "strong" in r.protocol
     ]
-    assert linear["strong"].found[4, 4] == interval(own)
+    assert linear["strong"].found[Bits(4, 4)] == interval(own)
 
 
 def test_without_labels_the_figure_is_of_the_neighbors() -> None:
-    rows = [Row("rank", "all/spread", 0.9, 32, 32, "float32", 0, "rank/1")]
+    rows = [Row(probe="rank", metric="all/spread", value=0.9, protocol="rank/1")]
     how = "ptq/1 plain policy=ssql calibration=512 seed=0; neighbors/1 k=10 samples=60"
     rows += [
-        Row("neighbors", "all/kept", bits / 10, bits, bits, "float32", 0, how) for bits in (8, 4)
+        Row(
+            probe="neighbors",
+            metric="all/kept",
+            value=bits / 10,
+            bits=Bits(bits, bits),
+            protocol=how,
+        )
+        for bits in (8, 4)
     ]
     section = bits_section({"mine": rows})
-    assert section is not None and section["settings"] == ["8/8", "4/4"]
+    assert section is not None and section["settings"] == ["W8A8", "W4A4"]
     assert (
         section["charts"][0]["title"].startswith("Neighbors kept, ")
         and "Nothing has labels" in section["how"]
@@ -87,7 +98,7 @@ def test_without_labels_the_figure_is_of_the_neighbors() -> None:
 def test_the_table_says_what_is_lost_and_the_chart_stands_in_order() -> None:
     section = bits_section({"mine": evaluation()}, first=7)
     assert section is not None and section["first"] == 7 and section["runs"] == []
-    assert section["settings"] == ["8/8", "4/4", "2/8"]
+    assert section["settings"] == ["W8A8", "W4A4", "W2A8"]
     plain = section["table"][0]["rows"][0]
     assert plain == {
         "name": "plain",
@@ -95,7 +106,7 @@ def test_the_table_says_what_is_lost_and_the_chart_stands_in_order() -> None:
         "cells": [("0.790", "−0.010"), ("0.700", "−0.100"), ("0.600", "−0.200")],
     }
     chart = section["charts"][0]
-    assert [tick.text for tick in chart["x_ticks"]] == ["float", "8/8", "4/4", "2/8"]
+    assert [tick.text for tick in chart["x_ticks"]] == ["fp32", "W8A8", "W4A4", "W2A8"]
     across = [tick.at for tick in chart["x_ticks"]]
     assert across == sorted(across)
     line = chart["lines"][0]
@@ -104,7 +115,7 @@ def test_the_table_says_what_is_lost_and_the_chart_stands_in_order() -> None:
         heights == sorted(heights) and line["level"] == heights[0]
     )  # lower figures are further down
     assert line["band"] and not chart["lines"][1]["band"]
-    assert chart["points"][2][2] == "4/4: plain 0.700; strong 0.750"
+    assert chart["points"][2][2] == "W4A4: plain 0.700; strong 0.750"
 
 
 def test_differences_carry_the_interval_of_the_same_samples() -> None:
@@ -120,7 +131,7 @@ def test_differences_carry_the_interval_of_the_same_samples() -> None:
         ("0.700", words),
         ("0.600", "−0.200"),
     ]
-    assert section["charts"][0]["points"][2][2] == f"4/4: plain 0.700 ({words}); strong 0.750"
+    assert section["charts"][0]["points"][2][2] == f"W4A4: plain 0.700 ({words}); strong 0.750"
 
 
 def test_heights_are_to_scale() -> None:
@@ -145,13 +156,13 @@ def test_several_runs_lie_over_one_another() -> None:
 
 
 def test_without_low_bits_there_is_no_section() -> None:
-    floats = [r for r in evaluation() if r.weight_bits == 32]
+    floats = [r for r in evaluation() if r.bits.is_float]
     assert bits_section({"mine": floats}) is None and bits_section({"mine": []}) is None
     assert bits_section({"mine": floats, "theirs": evaluation()}) is None
 
 
 def test_low_bits_without_float_have_no_differences() -> None:
-    section = bits_section({"mine": [r for r in evaluation() if r.weight_bits != 32]})
+    section = bits_section({"mine": [r for r in evaluation() if not r.bits.is_float]})
     assert section is not None
     assert (
         section["table"][0]["rows"][0]["cells"][0] == ("0.790", "–")
@@ -177,9 +188,9 @@ def test_the_page_holds_the_section_and_the_float_table_stays_float(
     section = page[page.index('id="bits"') : page.index('id="curves"')]
     assert "What is left at low bits" in section and "other" in section and "−0.200" in section
     results = page[page.index('id="results"') : page.index('id="bits"')]
-    assert "0.600" not in results and "4/4" not in results
+    assert "0.600" not in results and "W4A4" not in results
     data = json.loads(page[page.index('id="data">') + 10 :].partition("</script>")[0])
-    assert data["charts"][-1][1][2].startswith("8/8: ")
+    assert data["charts"][-1][1][2].startswith("W8A8: ")
     assert page.count("data-chart=") == len(data["charts"])
     with pytest.raises(ValueError, match="got --compare .*nowhere, which has no evaluation.json"):
         write_report(run, [tmp_path / "nowhere"])

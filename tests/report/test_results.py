@@ -4,6 +4,7 @@ import pytest
 
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import Baselines, Interval, interval, signed
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.report.results import (
     Comparison,
     collapse_words,
@@ -30,7 +31,9 @@ def row(
     protocol = f"{probe}/1{settings}" + (
         "" if metric.startswith("all/") else " train=1911 test=1911"
     )
-    return Row(probe, metric, value, *bits, "float32", seed, protocol)
+    return Row(
+        probe=probe, metric=metric, value=value, bits=Bits(*bits), seed=seed, protocol=protocol
+    )
 
 
 TOP1 = "category/across-styles/top1"
@@ -176,7 +179,7 @@ def test_tables_group_by_task_and_number_protocols() -> None:
         and linear["interval"] == f"{interval(ROWS[1:4]).low:.3f} – {interval(ROWS[1:4]).high:.3f}"
     )
     assert (knn["raw"], knn["gain"]) == ("–", "–")
-    assert quantized["name"] == "Linear probe, 8/8 bits"
+    assert quantized["name"] == "Linear probe, W8A8"
     beam = linear["beam"]
     assert beam["raw"] < beam["untrained"] < beam["span"][0] < beam["value"] < beam["span"][1]
     rank = made["groups"][1]["rows"][0]

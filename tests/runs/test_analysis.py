@@ -14,6 +14,7 @@ from mezzotint.data.image.embedded import Samples
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
+from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.quant.convert import quantized_layers
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.runs.analysis import measure_layers
@@ -42,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_one_weight_at_a_time(run: Path) -> None:
-    found = measure_layers(run, "2/32", samples=48)
+    found = measure_layers(run, Bits(2), samples=48)
     assert json.loads((run / "layers.json").read_text()) == json.loads(json.dumps(found.as_json()))
     assert "calibration=48" in found.how and {row.what for row in found.sensitivity} == {"weight"}
     errors = [row.error for row in found.sensitivity]
@@ -72,32 +73,31 @@ def test_one_weight_at_a_time(run: Path) -> None:
 
 
 def test_command_line_and_report(run: Path) -> None:
-    done = CliRunner().invoke(app, ["layers", str(run), "--bits", "4/4", "--samples", "32"])
+    done = CliRunner().invoke(app, ["layers", str(run), "--bits", "W4A4", "--samples", "32"])
     assert done.exit_code == 0, done.output
     assert "layer3.0.conv2" in done.output and "kurtosis" in done.output
     page = (run / "report.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="layers"') :].partition("</section>")[0]
     assert (
-        "quantized alone to 4/4" in section
+        "quantized alone to W4A4" in section
         and "layer2.0.conv1" in section
         and 'href="#layers"' in page
     )
     as_json = CliRunner().invoke(app, ["layers", str(run), "--samples", "32", "--json"])
-    assert json.loads(as_json.stdout.splitlines()[-1])["bits"] == "4/4"
+    assert json.loads(as_json.stdout.splitlines()[-1])["bits"] == "W4A4"
 
 
 @pytest.mark.parametrize(
     ("bits", "options", "message"),
     [
-        ("32/32", {}, "got --bits 32/32, which quantizes nothing"),
-        ("9/4", {}, "^--bits: got '9/4'; allowed is weights/activations"),
-        ("1/4", {}, "got 1 bits for the WeightQuantizer"),
-        ("4/4", {"policy": "most"}, "`policy` must be ssql, .*, got 'most'"),
-        ("4/4", {"samples": 10**6}, "got --samples=1000000; allowed are 1 to "),
+        (FP32, {}, "`--bits` must quantize weights or activations, got fp32"),
+        (Bits(1, 4), {}, "got 1 bits for the WeightQuantizer"),
+        (Bits(4, 4), {"policy": "most"}, "`policy` must be ssql, .*, got 'most'"),
+        (Bits(4, 4), {"samples": 10**6}, "got --samples=1000000; allowed are 1 to "),
     ],
 )
 def test_what_cannot_be_is_refused(
-    bits: str, options: dict[str, int], message: str, run: Path
+    bits: Bits, options: dict[str, int], message: str, run: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
         measure_layers(run, bits, **options)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mezzotint.evaluation.results import read_evaluation, summary
+from mezzotint.quant.bitwidth import FP32
 from mezzotint.recipe.recipe import Recipe, read_recipe, resolve_recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.runs.evaluate import evaluate
@@ -35,13 +36,13 @@ def test_a_run_is_evaluated_at_the_bits_of_its_overrides(run: Path) -> None:
         ],
     )
     rows = read_evaluation(run)
-    assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (8, 8), (2, 4)}
-    low = [row for row in rows if row.weight_bits != 32]
+    assert {str(row.bits) for row in rows} == {"fp32", "W8A8", "W2A4"}
+    low = [row for row in rows if not row.bits.is_float]
     assert all(
         row.protocol.startswith("ptq/1 plain policy=all ") and " calibration=100 " in row.protocol
         for row in low
     )
-    floats = [row for row in rows if row.weight_bits == 32]
+    floats = [row for row in rows if row.bits.is_float]
     evaluate(run, quick)
     assert read_evaluation(run) == floats
 
@@ -50,7 +51,7 @@ def test_no_bits_are_float_alone(run: Path) -> None:
     quick = ["evaluate.probes=[knn]", "evaluate.seeds=1", "evaluate.baselines=false"]
     default = evaluate(run, quick).rows
     assert evaluate(run, [*quick, "evaluate.bits=[]"]).rows == default
-    assert {(row.weight_bits, row.activation_bits) for row in default} == {(32, 32)}
+    assert all(row.bits.is_float for row in default)
     with pytest.raises(
         ValueError, match="crops=2 of samples; allowed "
     ):  # refused for the data, not the bits
@@ -62,14 +63,14 @@ def test_the_summary_puts_low_bits_under_their_float_figure(run: Path) -> None:
     lines = summary(run)
     assert [line[1] for line in lines] == [
         "knn",
-        "knn 8/8 plain",
+        "knn W8A8 plain",
         "linear",
-        "linear 8/8 plain",
-        "linear_ptq 8/8 plain",
+        "linear W8A8 plain",
+        "linear_ptq W8A8 plain",
     ]
     assert lines[0][3] and lines[1][3] == ""
     value = next(
-        row.value for row in read_evaluation(run) if row.probe == "knn" and row.weight_bits == 8
+        row.value for row in read_evaluation(run) if row.probe == "knn" and row.bits.weight == 8
     )
     assert lines[1][2].startswith(f"{value:.3f} (")
 
@@ -82,8 +83,8 @@ def test_settings_are_plain_data_and_are_checked() -> None:
         "plain",
         "strong",
     ]
-    assert read_recipe("image/emoji_simclr")["evaluate"]["bits"] == ["32/32"]
-    assert Evaluate().bits == ["32/32"] and Evaluate().protocols == ["plain"]
+    assert read_recipe("image/emoji_simclr")["evaluate"]["bits"] == ["fp32"]
+    assert Evaluate().bits == [FP32] and Evaluate().protocols == ["plain"]
     for override, message in (
         ("evaluate.protocols=[best]", "evaluate.protocols"),
         ("evaluate.policy=none", "evaluate.policy"),
@@ -92,7 +93,7 @@ def test_settings_are_plain_data_and_are_checked() -> None:
         with pytest.raises(RecipeError, match=message):
             read_recipe("image/emoji_simclr", [override])
     with pytest.raises(
-        ValueError, match="evaluate.bits: got '9/9'; allowed is weights/activations"
+        ValueError, match="`evaluate.bits` must be a pair of bit-widths .* got '9/9'"
     ):
         Evaluate(bits=["9/9"])
     with pytest.raises(

@@ -51,7 +51,7 @@ def test_the_classifier_is_scored_on_the_mean_of_its_logits_over_crops(tmp_path:
     ]
     what = plan(start, "supervised/finetune", fast, baselines=False, crops=3)
     rows = finetune(what, tmp_path / "out", progress="quiet").rows
-    assert {row.weight_bits for row in rows} == {8, 32}
+    assert {row.bits.weight for row in rows} == {8, 32}
     assert all("clips=1 crops=3; finetune/1" in row.protocol for row in rows)
     tuned = load_encoder(tmp_path / "out" / "finetuned-0")
     head = load_file(tmp_path / "out" / "finetuned-0" / "encoder" / "classifier.safetensors")
@@ -67,7 +67,7 @@ def test_the_classifier_is_scored_on_the_mean_of_its_logits_over_crops(tmp_path:
         )
     right = float((logits.argmax(1) == torch.from_numpy(task.labels[task.test])).double().mean())
     assert (
-        next(row.value for row in rows if row.metric.endswith("/top1") and row.weight_bits == 32)
+        next(row.value for row in rows if row.metric.endswith("/top1") and row.bits.is_float)
         == right
     )
     with pytest.raises(ValueError, match="`clips` must be 1 and `crops` 1 or more for images"):
@@ -81,7 +81,7 @@ def test_runs_score_and_are_used_again(encoder: Path, tmp_path: Path) -> None:
         [*FAST, "data.fraction=0.1", "data.balance.samples=128", "evaluate.bits=[4/4]"],
     )
     rows = finetune(what, tmp_path / "out", progress="quiet").rows
-    found = {(row.probe, row.metric, row.weight_bits): row for row in rows}
+    found = {(row.probe, row.metric, row.bits.weight): row for row in rows}
     row = found["finetune", "digit/holdout/top1", 32]
     assert (
         "fraction=0.1 balance=128/again" in row.protocol
@@ -148,17 +148,17 @@ def test_at_low_bits(encoder: Path, tmp_path: Path) -> None:
     what = plan(
         encoder,
         "digits",
-        [*FAST, "data.per_class=5", "method.bits=[4,4]", "evaluate.bits=[2/8]"],
+        [*FAST, "data.per_class=5", "method.bits=W4A4", "evaluate.bits=[2/8]"],
         baselines=False,
     )
     what.config["evaluate"] |= {"protocols": ["plain", "corrected"], "calibration_samples": 512}
     rows = finetune(what, tmp_path / "out", progress="quiet").rows
-    assert {(row.weight_bits, row.activation_bits) for row in rows} == {(32, 32), (4, 4), (2, 8)}
+    assert {str(row.bits) for row in rows} == {"fp32", "W4A4", "W2A8"}
     for how in ("plain", "corrected"):
         at = {
-            r.metric.rpartition("/")[2]: r for r in rows if r.weight_bits == 2 and ptq_of(r) == how
+            r.metric.rpartition("/")[2]: r for r in rows if r.bits.weight == 2 and ptq_of(r) == how
         }
-        level = next(r.value for r in rows if r.weight_bits == 32 and r.metric.endswith("/top1"))
+        level = next(r.value for r in rows if r.bits.is_float and r.metric.endswith("/top1"))
         assert at["gained"].value - at["lost"].value == pytest.approx(at["top1"].value - level)
         assert "calibration=50" in at["top1"].protocol  # all there are: five of ten classes
     # Right after training, and from the checkpoint: the layout in memory that training chose has no
@@ -196,7 +196,7 @@ def test_command_line(encoder: Path, tmp_path: Path) -> None:
 def test_bits_that_cannot_be_name_the_option(bits: str, encoder: Path) -> None:
     done = CliRunner().invoke(app, ["finetune", str(encoder), "digits", "--bits", bits])
     assert str(done.exception).startswith(
-        f"--bits: got {bits!r}; allowed is weights/activations, each 1 to 8, or 32"
+        f"`--bits` must be a pair of bit-widths such as W8A8 or W2A4, each 1 to 8 or 32, got {bits!r}."
     )
 
 

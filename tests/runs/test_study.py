@@ -33,13 +33,13 @@ def run(
     )
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     rows = [
-        Row("knn", TOP1, value, 32, 32, "float32", 0, protocol),
-        Row("knn", "t/penalty", 9.0, 32, 32, "float32", 0, protocol),
+        Row(probe="knn", metric=TOP1, value=value, protocol=protocol),
+        Row(probe="knn", metric="t/penalty", value=9.0, protocol=protocol),
     ]
     write_evaluation(
         folder,
         Evaluation(rows, ""),
-        Baselines([], [Row("knn", TOP1, 0.1, 32, 32, "float32", 0, protocol)]),
+        Baselines([], [Row(probe="knn", metric=TOP1, value=0.1, protocol=protocol)]),
     )
     (folder / "environment.json").write_text(json.dumps({"seconds": 10.0 * (seed + 1)}))
     return folder

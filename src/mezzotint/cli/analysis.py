@@ -20,7 +20,7 @@ def layers(
     run: RunPath,
     bits: Annotated[
         str, typer.Option(help="Bits of the one layer that is quantized, such as W4A4.")
-    ] = "4/4",
+    ] = "W4A4",
     policy: Annotated[
         str | None,
         typer.Option(help="Layers to quantize: ssql, all or first_last_8. Default: the run's."),
@@ -33,10 +33,11 @@ def layers(
     debug: Debug = False,
 ) -> None:
     """Rank the layers of a run by what low bits cost, one layer at a time, and find outliers."""
+    from mezzotint.quant.bitwidth import Bits
     from mezzotint.report.page import write_report
     from mezzotint.runs.analysis import measure_layers
 
-    analysis = measure_layers(run, bits, policy=policy, samples=samples)
+    analysis = measure_layers(run, Bits.parse(bits, "--bits"), policy=policy, samples=samples)
     page = write_report(run)
     if as_json:
         typer.echo(json.dumps(analysis.as_json() | {"report": str(page)}))

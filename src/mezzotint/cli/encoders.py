@@ -45,14 +45,11 @@ def export(
         str, typer.Option(help="Format: onnx, packed, timm, torchvision or torch_export.")
     ] = "onnx",
     bits: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Bits of the weights. onnx: 8 (default) or 32; packed: 2 to 8 (default 4)."
+            help="Bits. onnx: W8A8 (default) or fp32; packed: W4A32 (default), W2A8 …; others: fp32."
         ),
     ] = None,
-    activation_bits: Annotated[
-        int, typer.Option(help="Bits of the activations, simulated, for --format packed.")
-    ] = 32,
     group: Annotated[
         int | None,
         typer.Option(help="Weights per scale, for --format packed. Default: one channel."),
@@ -98,12 +95,12 @@ def export(
     """
     from mezzotint.export.exporting import export as write
     from mezzotint.export.exporting import table
+    from mezzotint.quant.bitwidth import Bits
 
     folder = write(
         run,
         format,  # type: ignore[arg-type]
-        bits,
-        activation_bits=activation_bits,
+        None if bits is None else Bits.parse(bits, "--bits"),
         group=group,
         policy=policy,
         observer=observer,

@@ -67,15 +67,14 @@ def finetune(
     given += [
         f"data.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None
     ]
-    from mezzotint.evaluation.ptq import Setting
     from mezzotint.evaluation.results import read_evaluation, summary
+    from mezzotint.quant.bitwidth import Bits
     from mezzotint.report.page import write_report
     from mezzotint.runs.finetune import finetune as tune
     from mezzotint.runs.finetune import plan
 
     if bits is not None:
-        setting = Setting.parse(bits, "--bits")
-        given.append(f"method.bits=[{setting.weight},{setting.activation}]")
+        given.append(f"method.bits={Bits.parse(bits, '--bits')}")
     prepared = plan(
         encoder,
         what,
@@ -93,7 +92,7 @@ def finetune(
     if mode == "json":
         typer.echo(
             json.dumps(
-                {"rows": [vars(row) for row in read_evaluation(folder)], "report": str(page)}
+                {"rows": [row.as_json() for row in read_evaluation(folder)], "report": str(page)}
             )
         )
     elif mode == "bar":

@@ -287,6 +287,6 @@ def _rows(what: Transfer, seed: int, figures: dict[str, float]) -> list[Row]:
     name = str(scenes.get("root") or scenes["kind"])
     probe = str(model["kind"])
     return [
-        Row(probe, f"{Path(name).name}/{k}", v, 32, 32, "float32", seed, how)
+        Row(probe=probe, metric=f"{Path(name).name}/{k}", value=v, protocol=how, seed=seed)
         for k, v in figures.items()
     ]

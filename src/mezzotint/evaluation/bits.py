@@ -37,7 +37,7 @@ from mezzotint.evaluation.knn import similarities
 from mezzotint.evaluation.label_free import at_most
 from mezzotint.evaluation.metrics import Share, classification, labeled
 from mezzotint.evaluation.probe import Probe, Row
-from mezzotint.evaluation.ptq import Calibrated, CalibratedFile, Setting, calibrated_copy
+from mezzotint.evaluation.ptq import Calibrated, CalibratedFile, calibrated_copy
 from mezzotint.evaluation.results import Evaluation
 from mezzotint.evaluation.suite import (
     DEFAULT_PROBES,
@@ -50,6 +50,7 @@ from mezzotint.evaluation.suite import (
     splits,
     token_rows,
 )
+from mezzotint.quant.bitwidth import FP32, Bits
 
 _K = 10
 _MOST = 4_096
@@ -72,7 +73,10 @@ def agreement(level: Extraction, found: Extraction) -> Row:
         else 1.0
     )
     return Row(
-        "neighbors", "all/kept", kept, 32, 32, "float32", 0, f"neighbors/1 k={k} samples={count}"
+        probe="neighbors",
+        metric="all/kept",
+        value=kept,
+        protocol=f"neighbors/1 k={k} samples={count}",
     )
 
 
@@ -86,11 +90,11 @@ def _nearest(x: Tensor, k: int) -> Tensor:
     return torch.cat(chosen)
 
 
-GRID = ("32/32", "8/8", "6/6", "5/5", "4/4", "3/3", "2/8", "2/4", "2/2")
-"""The settings that SSQL's source reports."""
+GRID = (FP32, Bits(8, 8), Bits(6, 6), Bits(5, 5), Bits(4, 4), Bits(3, 3), Bits(2, 8), Bits(2, 4), Bits(2, 2))  # fmt: skip
+"""The bit-widths that SSQL's source reports."""
 
 _SEED = 0
-_FLOAT_HEAD = " head=32/32"
+_FLOAT_HEAD = " head=fp32"
 _Part = tuple[Sequence[Task], Calibrated | CalibratedFile]
 """Tasks, and the encoder that was calibrated for them."""
 
@@ -99,7 +103,7 @@ def evaluate_bits(
     encoder: Encoder,
     source: Source,
     *,
-    bits: Sequence[str] = GRID,
+    bits: Sequence[Bits] = GRID,
     policy: str | None = None,
     protocols: Sequence[str] = ("plain",),
     calibration_samples: int | None = None,
@@ -115,7 +119,7 @@ def evaluate_bits(
     Args:
         encoder: quantizable already or not; it is left as it was.
         source: as for `evaluate_encoder`, whose rows come first: float is always measured.
-        bits: settings `weights/activations`.
+        bits: bit-widths to measure at, besides fp32.
         policy: which layers; by default the encoder's own when it is quantizable already, else
             `ssql`.
         protocols: `plain`, `corrected`, `strong`; see `ptq.py`.
@@ -131,11 +135,11 @@ def evaluate_bits(
         ValueError: before anything is measured, for what does not exist, or cannot be quantized or
             calibrated.
     """
-    settings = [one for one in dict.fromkeys(map(Setting.parse, bits)) if not one.is_float]
+    low = [one for one in dict.fromkeys(bits) if not one.is_float]
     samples, tasks = asked(source)
     place = torch.device(device or next((p.device for p in encoder.parameters()), "cpu"))
     copies: list[list[_Part]] = []  # by protocol, and by group of tasks
-    if settings:  # first of all, so that what cannot be done is refused before hours of work
+    if low:  # first of all, so that what cannot be done is refused before hours of work
         batches = _batches(encoder, samples, tasks, calibration_samples, place, workers)
         copies = [
             [
@@ -144,7 +148,7 @@ def evaluate_bits(
             ]
             for name in dict.fromkeys(protocols)
         ]
-        copies[0][0][1].require(settings)
+        copies[0][0][1].require(low)
 
     extract = functools.partial(
         extract_readable, source=samples, batch_size=batch_size, workers=workers, device=place
@@ -157,12 +161,12 @@ def evaluate_bits(
     )
     evaluation.rows.extend(more)
     for parts in copies:
-        for setting in settings:
-            found = _at(setting, parts, extract, level, probes, seeds, heads)
+        for to in low:
+            found = _at(to, parts, extract, level, probes, seeds, heads)
             rows = [
                 row
                 for own, how in found
-                for row in stamped([*own, *changes(evaluation.rows, own)], setting, how)
+                for row in stamped([*own, *changes(evaluation.rows, own)], to, how)
             ]
             evaluation.rows.extend([*rows, *over_folds(rows)])
     return evaluation
@@ -187,7 +191,7 @@ def _batches(
 
 
 def _at(
-    setting: Setting,
+    to: Bits,
     parts: Sequence[_Part],
     extract: Callable[[Encoder], Extraction],
     level: Extraction,
@@ -197,7 +201,7 @@ def _at(
 ) -> Iterator[tuple[list[Row], str]]:
     """Each group's rows from the encoder calibrated for it, and how it was; what needs no task, of the first."""
     for number, (tasks, calibrated) in enumerate(parts):
-        with calibrated.at(setting) as network:
+        with calibrated.at(to) as network:
             found = extract(network)
         rows = [] if tasks else [agreement(level, found)]
         rows += measure(
@@ -248,24 +252,16 @@ def _float_heads(found: Extraction, tasks: Sequence[Task], heads: Heads) -> Iter
                 for head in fitted:
                     for metric, value in classification(head.logits(queries), head.names, answers):
                         row = Row(
-                            "linear_ptq",
-                            metric,
-                            value,
-                            32,
-                            32,
-                            "float32",
-                            head.seed,
-                            protocol + _FLOAT_HEAD,
+                            probe="linear_ptq",
+                            metric=metric,
+                            value=value,
+                            protocol=protocol + _FLOAT_HEAD,
+                            seed=head.seed,
                         )
                         yield named(row, task, train, test)
 
 
-def stamped(rows: Sequence[Row], setting: Setting, how: str) -> Iterator[Row]:
+def stamped(rows: Sequence[Row], to: Bits, how: str) -> Iterator[Row]:
     """Rows of a quantized encoder: with its bits, and how it was quantized before the protocol."""
     for row in rows:
-        yield dataclasses.replace(
-            row,
-            weight_bits=setting.weight,
-            activation_bits=setting.activation,
-            protocol=f"{how}; {row.protocol}",
-        )
+        yield dataclasses.replace(row, bits=to, protocol=f"{how}; {row.protocol}")

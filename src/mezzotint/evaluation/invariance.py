@@ -152,7 +152,9 @@ def _rows(x: Tensor, drawn: dict[str, Drawn], first: Tensor, seed: int, how: str
         score, measure = (accuracy, "accuracy") if parameter.is_choice else (r_squared, "r2")
         value = score(ridge, parameter.values[train], x[test], parameter.values[test])
         protocol = f"{how} train={int(train.sum())} test={int(test.sum())}"
-        yield Row(PROBE, f"views/{name}.{measure}", value, 32, 32, "float32", seed, protocol)
+        yield Row(
+            probe=PROBE, metric=f"views/{name}.{measure}", value=value, protocol=protocol, seed=seed
+        )
 
 
 class Ridge:

@@ -1,37 +1,49 @@
-"""The contract of an evaluator, and the row that every figure is."""
+"""The contract of a probe, and the row that holds each result."""
 
+import dataclasses
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.recipe.component import Component
 from mezzotint.types import Features
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One figure with its protocol; `evaluation.json` is a list of these.
+    """One result with its protocol; `evaluation.json` is a list of these.
 
     Attributes:
-        probe: who measured: `"knn"`, `"linear"`, `"retrieval"`, `"rank"` …
-        metric: task and measure, `"category/across-styles/top1"`.
-        value: the figure; fractions in [0, 1], not per cent.
-        weight_bits: bits the weights are stored in; 32 for float.
-        activation_bits: bits of the activations; 32 for float.
-        compute: the arithmetic that produced the features, `"float32"`.
-        seed: of the part that is random (a split); 0 where nothing is.
+        probe: name of the probe: `"knn"`, `"linear"`, `"retrieval"`, `"rank"` …
+        metric: task and metric, `"category/across-styles/top1"`.
+        value: the result; fractions lie in [0, 1] and are not per cent.
         protocol: name, version and settings, enough to compare two rows.
+        bits: bit-widths of weights and activations.
+        compute: arithmetic that computed the features, `"float32"`.
+        seed: seed of the random part, such as a split; 0 without one.
     """
 
     probe: str
     metric: str
     value: float
-    weight_bits: int
-    activation_bits: int
-    compute: str
-    seed: int
     protocol: str
+    bits: Bits = FP32
+    compute: str = "float32"
+    seed: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain data; a value that is not finite becomes `None`."""
+        value = self.value if math.isfinite(self.value) else None
+        return dataclasses.asdict(self) | {"value": value, "bits": str(self.bits)}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Row":
+        """Make the row again from what `as_json` returned; `None` becomes NaN."""
+        value = math.nan if entry["value"] is None else float(entry["value"])
+        return cls(**{**entry, "value": value, "bits": Bits.parse(entry["bits"])})
 
 
 class Probe(Component, ABC, abstract=True):
@@ -66,4 +78,4 @@ class Probe(Component, ABC, abstract=True):
 
     def row(self, metric: str, value: float, seed: int = 0) -> Row:
         """A row of float features and arithmetic."""
-        return Row(self.name, metric, value, 32, 32, "float32", seed, self.protocol)
+        return Row(probe=self.name, metric=metric, value=value, protocol=self.protocol, seed=seed)

@@ -8,8 +8,6 @@ learns the rounding of the weights and the steps of the activations, block after
 setting anew (`mezzotint.quant.reconstruct`). What only the other ways keep is the quantizer's
 merit; what plain keeps as well is the encoder's.
 
-How many bits weights and activations have.
-
 Post-training quantization of an ONNX file, at one setting after the other.
 
 A file cannot be run at another width, so each setting is a file of its own, with ranges by min-max
@@ -19,7 +17,6 @@ saturate, and rows say so.
 """
 
 import copy
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,7 +30,7 @@ from torch import Tensor, nn
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.onnx import ForeignEncoder, OnnxFeatures
 from mezzotint.quant.batch_norm import batch_norm_reestimated
-from mezzotint.quant.bitwidth import bits, calibrate
+from mezzotint.quant.bitwidth import Bits, bits, calibrate
 from mezzotint.quant.clipping_observers import MSE
 from mezzotint.quant.convert import (
     activation_quantizers,
@@ -42,45 +39,6 @@ from mezzotint.quant.convert import (
 )
 from mezzotint.quant.onnx.qdq import quantize_onnx, saturates
 from mezzotint.quant.reconstruct import reconstruct_
-
-_SETTING = re.compile(r"(\d{1,2})/(\d{1,2})")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Bits of the weights and of the activations; 32 is float."""
-
-    weight: int
-    activation: int
-
-    @classmethod
-    def parse(cls, text: str, option: str = "evaluate.bits") -> "Setting":
-        """Read `weights/activations`, such as `2/8`.
-
-        Args:
-            text: what was given.
-            option: where, for the message.
-
-        Raises:
-            ValueError: for anything else, or a width that is not 1 to 8 or 32.
-        """
-        found = _SETTING.fullmatch(text)
-        sides = [int(side) for side in found.groups()] if found else []
-        if not sides or any(side != 32 and not 1 <= side <= 8 for side in sides):
-            raise ValueError(
-                f"{option}: got {text!r}; allowed is weights/activations, each 1 to 8, or 32 for float: "
-                "write 8/8, 2/4 or 32/32"
-            )
-        return cls(*sides)
-
-    @property
-    def is_float(self) -> bool:
-        """Whether nothing is quantized."""
-        return self == Setting(32, 32)
-
-    def __str__(self) -> str:
-        return f"{self.weight}/{self.activation}"
-
 
 Protocol = Literal["plain", "corrected", "strong"]
 
@@ -112,32 +70,30 @@ class Calibrated:
     corrected: bool = False
 
     @contextmanager
-    def at(self, setting: Setting) -> Iterator[Encoder]:
+    def at(self, to: Bits) -> Iterator[Encoder]:
         """The network at these bits."""
-        if self.steps and setting.weight != 32:
+        if self.steps and to.weight != 32:
             reconstruct_(
                 self.network,
                 self.batches,
-                weight=setting.weight,
-                activation=setting.activation,
+                weight=to.weight,
+                activation=to.activation,
                 steps=self.steps,
                 seed=self.seed,
             )
         with ExitStack() as stack:
-            if self.corrected and setting.weight != 32:
+            if self.corrected and to.weight != 32:
                 stack.enter_context(
-                    batch_norm_reestimated(self.network, self.batches, weight=setting.weight)
+                    batch_norm_reestimated(self.network, self.batches, weight=to.weight)
                 )
-            stack.enter_context(
-                bits(self.network, weight=setting.weight, activation=setting.activation)
-            )
+            stack.enter_context(bits(self.network, to))
             stack.enter_context(_weights_quantized_once(self.network))
             yield self.network
 
-    def require(self, settings: Sequence[Setting]) -> None:
+    def require(self, settings: Sequence[Bits]) -> None:
         """Raise a ValueError for a setting that some quantizer has no grid for."""
-        for setting in settings:
-            with bits(self.network, weight=setting.weight, activation=setting.activation):
+        for to in settings:
+            with bits(self.network, to):
                 pass
 
 
@@ -270,7 +226,7 @@ class CalibratedFile:
         self.how = f"ptq/1 plain onnx qdq observer=minmax rounding=nearest{reduced} calibration={seen} seed={seed}"
 
     @contextmanager
-    def at(self, setting: Setting) -> Iterator[Encoder]:
+    def at(self, to: Bits) -> Iterator[Encoder]:
         """The file quantized to these bits, run by onnxruntime."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "quantized.onnx"
@@ -278,18 +234,17 @@ class CalibratedFile:
                 self._session.path,
                 path,
                 [part for x in self._batches for part in self._session.batches(x)],
-                weight_bits=setting.weight,
-                activation_bits=setting.activation,
+                bits=to,
             )
             shape = self._encoder.input.shape
             session = OnnxFeatures(path, shape, self._session.output)
             yield ForeignEncoder(self._encoder.input, session, session.dim)
 
-    def require(self, settings: Sequence[Setting]) -> None:
+    def require(self, settings: Sequence[Bits]) -> None:
         """Raise a ValueError for a setting that a file cannot have."""
-        for setting in settings:
-            if not (2 <= setting.weight <= 8 and 2 <= setting.activation <= 8):
+        for to in settings:
+            if not (2 <= to.weight <= 8 and 2 <= to.activation <= 8):
                 raise ValueError(
-                    f"evaluate.bits: got {setting} for an ONNX file; allowed is 2 to 8 on both sides, or 32/32: "
+                    f"evaluate.bits: got {to} for an ONNX file; allowed is 2 to 8 on both sides, or fp32: "
                     "evaluate other settings on the network it was exported from"
                 )

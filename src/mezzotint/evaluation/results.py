@@ -18,7 +18,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def interval(rows: Sequence[Row]) -> Interval:
     Raises:
         ValueError: without rows, or when they measure different things.
     """
-    if len({(row.probe, row.metric, row.weight_bits, row.activation_bits) for row in rows}) != 1:
+    if len({(row.probe, row.metric, row.bits) for row in rows}) != 1:
         raise ValueError(
             f"got {len(rows)} rows of {len({(row.probe, row.metric) for row in rows})} figures; allowed are rows of "
             "one: group them by probe, metric and bits"
@@ -181,12 +181,12 @@ def write_evaluation(
     folder: str | Path, evaluation: Evaluation, beside: Baselines | None = None
 ) -> None:
     """Write a run's figures, and those of its baselines when they were measured."""
-    write_json(Path(folder) / _EVALUATION, [_plain(row) for row in evaluation.rows])
+    write_json(Path(folder) / _EVALUATION, [row.as_json() for row in evaluation.rows])
     if beside is not None:
         parts = {"raw": beside.raw, "untrained": beside.untrained}
         write_json(
             Path(folder) / _BASELINES,
-            {name: [_plain(row) for row in rows] for name, rows in parts.items()},
+            {name: [row.as_json() for row in rows] for name, rows in parts.items()},
         )
 
 
@@ -255,8 +255,7 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
     """By probe, metric, and bits with their calibration, which is empty in float."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        low = (row.weight_bits, row.activation_bits) != (32, 32)
-        how = f"{row.weight_bits}/{row.activation_bits} {ptq_of(row)}" if low else ""
+        how = "" if row.bits.is_float else f"{row.bits} {ptq_of(row)}"
         groups.setdefault((row.probe, row.metric, how), []).append(row)
     return groups
 
@@ -285,16 +284,10 @@ def _with_interval(rows: Sequence[Row]) -> str:
     return f"{found.mean:.3f}{bounds}"
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    value = row.value if math.isfinite(row.value) else None
-    return asdict(row) | {"value": value}
-
-
 def _row(entry: dict[str, Any], path: Path) -> Row:
     if set(entry) != _KEYS:
         raise ValueError(
-            f"{path}: got a row with the keys {', '.join(sorted(entry))}; allowed are exactly "
-            f"{', '.join(sorted(_KEYS))}: measure again with `mezzotint evaluate`"
+            f"`{path}` was written by another version: a row has the keys {', '.join(sorted(entry))} "
+            f"instead of {', '.join(sorted(_KEYS))}. Measure again with `mezzotint evaluate RUN`."
         )
-    value = math.nan if entry["value"] is None else float(entry["value"])
-    return Row(**(entry | {"value": value}))
+    return Row.from_json(entry)

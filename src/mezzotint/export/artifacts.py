@@ -29,14 +29,15 @@ from mezzotint.export.packed import save_packed
 from mezzotint.export.request import Request, plain
 from mezzotint.export.verify import Artifact, Function
 from mezzotint.quant.batch_norm import reestimate_batch_norm_
+from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.quant.fake import ActivationQuantizer, Layout, WeightQuantizer
 from mezzotint.quant.onnx.qdq import make_observer, quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction, require
 from mezzotint.quant.qconfig import QuantizationPolicy, policy_of
 
 _FLOAT: dict[str, Any] = {
-    "storage_bits": {"weight": 32, "activation": 32},
-    "compute_bits": {"weight": 32, "activation": 32},
+    "storage_bits": str(FP32),
+    "compute_bits": str(FP32),
 }
 
 
@@ -45,11 +46,13 @@ class Format:
     """A format that can be exported to.
 
     Attributes:
-        widths: bits of the weights that it has; the first is the default.
+        bits: bit-widths that it supports; the first is the default.
+        choices: the same in words.
         write: writes the files.
     """
 
-    widths: tuple[int, ...]
+    bits: tuple[Bits, ...]
+    choices: str
     write: Callable[[Request], Artifact]
 
 
@@ -58,11 +61,11 @@ def _onnx(request: Request) -> Artifact:
     runtime = require("onnxruntime", "--format onnx", "onnx")
     encoder, path = plain(request.encoder), request.folder / "encoder.onnx"
     batches = (
-        request.calibration_batches() if request.bits != 32 else []
+        [] if request.bits.is_float else request.calibration_batches()
     )  # first, as it may be refused
     write_onnx(encoder, path)
     served: dict[str, Any] = {"runtime": {"name": "onnxruntime", "version": runtime.__version__}}
-    if request.bits == 32:
+    if request.bits.is_float:
         return _float(request, (path,), lambda: OnnxFunction(path), encoder, served)
     whole = path.read_bytes()
     done = quantize_onnx(
@@ -77,12 +80,9 @@ def _onnx(request: Request) -> Artifact:
         "quantized",
         served
         | {
-            "storage_bits": {"weight": 8, "activation": 8},
-            "compute_bits": {
-                "weight": done.weight_bits,
-                "activation": done.activation_bits,
-                "accumulator": 32,
-            },
+            "storage_bits": str(request.bits),
+            "compute_bits": str(done.bits),
+            "accumulator_bits": 32,
             "reduce_range": done.reduce_range,
             "operators": _operators(done.quantized, done.skipped, done.integer_kernels),
             "calibration": {"samples": done.samples, "observer": request.observer},
@@ -129,7 +129,7 @@ def _packed(request: Request) -> Artifact:
     )
     conversion = quant.quantize_(encoder, policy)
     facts: dict[str, Any] = {"policy": policy.name, "group": request.group}
-    if request.activation_bits != 32 or request.corrected:
+    if request.bits.activation != 32 or request.corrected:
         batches = request.calibration_batches()
         facts["calibration"] = {
             "samples": quant.calibrate(encoder, batches),
@@ -137,13 +137,13 @@ def _packed(request: Request) -> Artifact:
         }
         if request.corrected:
             facts["calibration"]["corrected"] = reestimate_batch_norm_(
-                encoder, batches, weight=request.bits
+                encoder, batches, weight=request.bits.weight
             )
-    save_packed(encoder, request.folder, weight=request.bits, activation=request.activation_bits)
+    save_packed(encoder, request.folder, request.bits)
     facts["bits_per_weight"] = _bits_per_weight(request.folder / "packed.safetensors")
 
     def simulation(x: Tensor) -> Tensor:
-        with quant.bits(encoder, weight=request.bits, activation=request.activation_bits):
+        with quant.bits(encoder, request.bits):
             out: Tensor = encoder(x)
         return out
 
@@ -157,9 +157,9 @@ def _packed(request: Request) -> Artifact:
         "equal",
         facts
         | {
-            "storage_bits": {"weight": request.bits, "activation": 32},
-            "compute_bits": {"weight": 32, "activation": 32},
-            "simulated_bits": {"weight": request.bits, "activation": request.activation_bits},
+            "storage_bits": str(Bits(request.bits.weight)),
+            "compute_bits": str(FP32),
+            "simulated_bits": str(request.bits),
             "operators": _operators(conversion.weights, conversion.skipped),
             "runtime": {"name": "torch", "version": torch.__version__},
         },
@@ -236,11 +236,15 @@ def _torch_export(request: Request) -> Artifact:
     return _float(request, (path,), lambda: open_torch_export(path), encoder, runtime)
 
 
+_INT8 = (Bits(8, 8), FP32)
+_PACKED = (Bits(4), *(Bits(w, a) for w in range(2, 9) for a in (*range(2, 9), 32)))
 FORMATS: dict[str, Format] = {
-    "onnx": Format((8, 32), _onnx),
-    "packed": Format((4, 2, 3, 5, 6, 7, 8), _packed),
-    "timm": Format((32,), _timm),
-    "torchvision": Format((32,), _torchvision),
-    "torch_export": Format((32,), _torch_export),
+    "onnx": Format(_INT8, "W8A8 or fp32", _onnx),
+    "packed": Format(
+        _PACKED, "W2A32 to W8A32, or W2A2 to W8A8 with simulated activations", _packed
+    ),
+    "timm": Format((FP32,), "fp32", _timm),
+    "torchvision": Format((FP32,), "fp32", _torchvision),
+    "torch_export": Format((FP32,), "fp32", _torch_export),
 }
-OPENVINO = Format((8, 32), openvino_runtime.write)
+OPENVINO = Format(_INT8, "W8A8 or fp32", openvino_runtime.write)

@@ -17,6 +17,7 @@ from mezzotint.export.artifacts import FORMATS, OPENVINO, Format
 from mezzotint.export.request import Request, Runtime
 from mezzotint.export.verify import verify
 from mezzotint.files import write_json
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.onnx.qdq import make_observer
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import nearest
@@ -29,9 +30,8 @@ FormatName = Literal["onnx", "packed", "timm", "torchvision", "torch_export"]
 def export(
     run: str | Path,
     format: FormatName = "onnx",
-    bits: int | None = None,
+    bits: Bits | None = None,
     *,
-    activation_bits: int = 32,
     group: int | None = None,
     policy: str | None = None,
     observer: str = "min_max",
@@ -45,16 +45,14 @@ def export(
 
     Args:
         run: a directory that `pretrain` wrote, or, with `data`, any encoder's.
-        format: `onnx` (8 or 32 bits), `packed` (2 to 8), `timm`, `torchvision` or `torch_export`
-            (32).
-        bits: of the weights; by default 8 for `onnx`, 4 for `packed` and 32 for the others.
-        activation_bits: of `packed`, whose activations are then simulated; 32 leaves them float.
-            `onnx` with 8 bits always has activations of 8.
+        format: `onnx`, `packed`, `timm`, `torchvision` or `torch_export`.
+        bits: bit-widths: W8A8 (the default) or fp32 for `onnx`; for `packed` weights of 2 to 8 bits
+            with fp32 activations (W4A32 by default) or simulated ones (W4A8); fp32 for the others.
         group: of `packed`: so many weights share a scale, instead of a whole channel.
         policy: of `packed`: which layers; by default the one that the encoder was trained with, or
             `ssql`.
         observer: kind of the observer that chooses the ranges of activations.
-        reduce_range: of `onnx` with 8 bits: keep weights to 7, by default where this processor's
+        reduce_range: of `onnx` at W8A8: keep weights to 7, by default where this processor's
             integer sums may saturate. Say it when another processor will serve the file.
         calibration: samples that choose the ranges; by default 512, or all that may be used if
             there are fewer.
@@ -75,7 +73,7 @@ def export(
     """
     chosen = _format(format, runtime)
     bits = _bits(format, chosen, bits)
-    _check_options(format, bits, activation_bits, group, policy, corrected)
+    _check_options(format, group, policy, corrected)
     make_observer(observer)  # which refuses an unknown one
     folder = Path(run)
     encoder = load_encoder(folder)
@@ -83,7 +81,7 @@ def export(
     name = f"{'openvino' if runtime == 'openvino' else format}-{bits}"
     with _replacing_folder(folder / "exports" / name) as place:
         request = Request(
-            encoder, source, place, bits, activation_bits, group, policy, observer, reduce_range, calibration,
+            encoder, source, place, bits, group, policy, observer, reduce_range, calibration,
             runtime, workers, corrected,
         )  # fmt: skip
         artifact = chosen.write(request)
@@ -91,7 +89,7 @@ def export(
         made = {
             "mezzotint": __version__,
             "format": format,
-            "bits": bits,
+            "bits": str(bits),
             "encoder": _origin(folder),
         }
         write_json(place / "verification.json", made | found)
@@ -128,32 +126,22 @@ def _format(format: str, runtime: str) -> Format:
     return OPENVINO if runtime == "openvino" else FORMATS[format]
 
 
-def _bits(name: str, format: Format, bits: int | None) -> int:
+def _bits(name: str, format: Format, bits: Bits | None) -> Bits:
     if bits is None:
-        return format.widths[0]
-    if bits not in format.widths:
-        others = (
-            "; for fewer bits in storage use --format packed"
-            if name != "packed" and 2 <= bits < 8
-            else ""
-        )
+        return format.bits[0]
+    if bits not in format.bits:
+        packed = name != "packed" and bits in FORMATS["packed"].bits
         raise ValueError(
-            f"got --bits {bits} for --format {name}; allowed: {', '.join(map(str, sorted(format.widths)))}{others}"
+            f"`--bits` must be {format.choices} for `--format {name}`, got {bits}."
+            f"{' Fewer bits in storage: --format packed.' if packed else ''}"
         )
     return bits
 
 
-def _check_options(
-    format: str,
-    bits: int,
-    activation_bits: int,
-    group: int | None,
-    policy: str | None,
-    corrected: bool,
-) -> None:
+def _check_options(format: str, group: int | None, policy: str | None, corrected: bool) -> None:
     """What only `packed` has."""
     given = {
-        "--group": group is not None, "--policy": policy is not None, "--activation-bits": activation_bits != 32,
+        "--group": group is not None, "--policy": policy is not None,
         "--reestimate-batch-norm": corrected,
     }  # fmt: skip
     extra = next((name for name, present in given.items() if present), None)
@@ -163,10 +151,6 @@ def _check_options(
         )
     if group is not None and group < 1:
         raise ValueError(f"got --group {group}; allowed is 1 or more: 32 to 128 are usual")
-    if activation_bits != 32 and not 2 <= activation_bits <= 8:
-        raise ValueError(
-            f"got --activation-bits {activation_bits}; allowed are 2 to 8, and 32 for float"
-        )
 
 
 @contextmanager
@@ -197,8 +181,8 @@ def table(verification: Mapping[str, Any]) -> list[tuple[str, str]]:
     size, knn = verification["bytes"], verification["knn"]
     rows = [
         ("runtime", "{name} {version}".format(**verification["runtime"])),
-        ("bits in storage", _widths(verification["storage_bits"])),
-        ("bits in arithmetic", _widths(verification["compute_bits"])),
+        ("bits in storage", verification["storage_bits"]),
+        ("bits in arithmetic", verification["compute_bits"]),
         ("bytes", f"{size['artifact']:,}, {size['ratio']:.2f} of float"),
         (f"ms for a batch of {verification['milliseconds']['batch']}", _took(verification)),
     ]
@@ -226,11 +210,8 @@ def table(verification: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _took(verification: Mapping[str, Any]) -> str:
     """Milliseconds, beside those of float where the arithmetic is another; where it is the same, all is noise."""
     took = verification["milliseconds"]
-    if verification["compute_bits"]["weight"] < 32:
+    if not Bits.parse(verification["compute_bits"]).is_float:
         return f"{took['artifact']:.2f}, float {took['float']:.2f}: {took['speed_up']:.2f} times as fast"
-    saved = ": saves bytes, and no time" if verification["storage_bits"]["weight"] < 32 else ""
+    smaller = not Bits.parse(verification["storage_bits"]).is_float
+    saved = ": saves bytes, and no time" if smaller else ""
     return f"{took['artifact']:.2f}, in float{saved}"
-
-
-def _widths(bits: Mapping[str, int]) -> str:
-    return f"weights {bits['weight']}, activations {bits['activation']}"

@@ -14,6 +14,7 @@ from torch import Tensor
 from mezzotint.export.float_formats import write_onnx
 from mezzotint.export.request import Request, plain
 from mezzotint.export.verify import Artifact
+from mezzotint.quant.bitwidth import FP32
 from mezzotint.quant.onnx.session import require
 
 
@@ -51,7 +52,7 @@ def write(request: Request) -> Artifact:
         ValueError: when openvino or nncf is missing, or nothing was quantized.
     """
     openvino = require("openvino", "--runtime openvino", "openvino")
-    nncf = require("nncf", "--runtime openvino", "openvino") if request.bits == 8 else None
+    nncf = require("nncf", "--runtime openvino", "openvino") if not request.bits.is_float else None
     encoder = plain(request.encoder)
     onnx_path, path = request.folder / "encoder.onnx", request.folder / "encoder.xml"
     write_onnx(encoder, onnx_path)
@@ -62,10 +63,7 @@ def write(request: Request) -> Artifact:
     onnx_path.unlink()
     if nncf is None:
         openvino.save_model(model, path, compress_to_fp16=False)
-        widths = {
-            "storage_bits": {"weight": 32, "activation": 32},
-            "compute_bits": {"weight": 32, "activation": 32},
-        }
+        stated = {"storage_bits": str(FP32), "compute_bits": str(FP32)}
         return Artifact(
             files,
             lambda: OpenvinoFunction(path),
@@ -73,7 +71,7 @@ def write(request: Request) -> Artifact:
             reference,
             float_size,
             "float",
-            runtime | widths,
+            runtime | stated,
         )
     batches = [x.numpy() for batch in request.calibration_batches() for x in torch.split(batch, 1)]
     transformer = any(isinstance(module, torch.nn.LayerNorm) for module in encoder.modules())
@@ -83,8 +81,9 @@ def write(request: Request) -> Artifact:
     )  # fmt: skip
     openvino.save_model(quantized, path, compress_to_fp16=False)
     facts = {
-        "storage_bits": {"weight": 8, "activation": 8},
-        "compute_bits": {"weight": 8, "activation": 8, "accumulator": 32},
+        "storage_bits": str(request.bits),
+        "compute_bits": str(request.bits),
+        "accumulator_bits": 32,
         "operators": _operators(quantized),
         "calibration": {"samples": len(batches), "observer": f"nncf {nncf.__version__}"},
     }

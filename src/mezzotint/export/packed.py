@@ -14,6 +14,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import describe
 from mezzotint.encoders.saving import load_packed as load_packed
 from mezzotint.files import replacing, write_json
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.convert import named_activation_quantizers, parameter_of, quantized_layers
 from mezzotint.quant.fake import Layout, Quantizer
 from mezzotint.quant.grid import Grid
@@ -23,31 +24,31 @@ from mezzotint.quant.packing import pack
 def save_packed(
     encoder: Encoder,
     path: str | Path,
+    bits: Bits,
     *,
-    weight: int,
-    activation: int = 32,
     made_by: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write an encoder's weights in few bits.
 
     Args:
-        encoder: that `quantize_` has prepared and, unless `activation` is 32, `calibrate` has seen.
+        encoder: network that `quantize_` has prepared and that `calibrate` has run on, unless its
+            activations stay in fp32.
         path: directory to write, made when missing.
-        weight: bits of the weights, 1 to 8; layers with a width of their own keep it.
-        activation: bits at which the activations are to be simulated, or 32.
+        bits: bit-widths: weights of 1 to 8 bits are packed (layers with bits of their own keep
+            them), activations are simulated when the encoder is loaded.
         made_by: what to remember about its making.
 
     Returns:
         The directory, from which `load_packed` reads an encoder with the outputs of
-        `quant.bits(encoder, weight=weight, activation=activation)`.
+        `quant.bits(encoder, bits)`.
 
     Raises:
         ValueError: for other widths, and for quantizers whose values do not stand on one uniform
             grid.
     """
-    if not 1 <= weight <= 8:
+    if bits.weight == 32:
         raise ValueError(
-            f"got weight={weight} bits; allowed are 1 to 8: use save_encoder for a float encoder"
+            f"`bits` must have weights of 1 to 8 bits, got {bits}. Use save_encoder for fp32 weights."
         )
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,12 +56,12 @@ def save_packed(
     weights: dict[str, Any] = {}
     activations: dict[str, Any] = {}
     own: set[str] = set()
-    with quant.bits(encoder, weight=weight, activation=activation), torch.no_grad():
+    with quant.bits(encoder, bits), torch.no_grad():
         for name, layer in quantized_layers(encoder):
             weights[f"{name}.weight"] = _store_weight(tensors, f"{name}.weight", layer)
             if layer.bias is not None:
                 tensors[f"{name}.bias"] = layer.bias.detach().clone()
-        if activation != 32:
+        if bits.activation != 32:
             for name, quantizer in named_activation_quantizers(encoder):
                 place = f"{name}:{'input' if hasattr(encoder.get_submodule(name), 'weight_quantizer') else 'output'}"
                 activations[place] = _store_grid(
@@ -76,8 +77,7 @@ def save_packed(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary
         )
     description = describe(encoder, made_by) | {
-        "weight_bits": weight,
-        "activation_bits": activation,
+        "bits": str(bits),
         "weights": weights,
         "activations": activations,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -96,13 +96,13 @@ def _store_weight(tensors: dict[str, Tensor], name: str, layer: Any) -> dict[str
             f"the {type(quantizer).__name__} of {name} has values off its uniform grid; allowed are quantizers whose "
             "codes and scales say everything: choose another policy"
         )
-    bits, lowest = int(quantizer.bits), int(grid.low)
-    tensors[f"{name}.codes"] = pack(layout.unrows(rows, parameter.shape) - lowest, bits)
+    stored, lowest = int(quantizer.bits), int(grid.low)
+    tensors[f"{name}.codes"] = pack(layout.unrows(rows, parameter.shape) - lowest, stored)
     tensors[f"{name}.scale"] = grid.scale
     if grid.zero_point is not None:
         tensors[f"{name}.zero_point"] = grid.zero_point
     return {
-        "bits": bits,
+        "bits": stored,
         "lowest": lowest,
         "shape": list(parameter.shape),
         "layout": _plain(layout),

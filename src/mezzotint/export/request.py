@@ -12,6 +12,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import describe, encoder_of
 from mezzotint.evaluation.calibration import by_fold, calibration_order, read_calibration
 from mezzotint.evaluation.suite import asked
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.fake import Quantizer
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -25,8 +26,7 @@ class Request:
         encoder: in eval mode; it may be quantizable.
         source: the run's data.
         folder: to write into.
-        bits: of the weights; 32 is float.
-        activation_bits: of the activations.
+        bits: bit-widths of weights and activations.
         group: weights that share a scale; `None` for one scale a channel.
         policy: which layers; `None` for the encoder's own, or `ssql`.
         observer: kind of the observer that chooses the ranges of activations.
@@ -41,8 +41,7 @@ class Request:
     encoder: Encoder
     source: Source
     folder: Path
-    bits: int
-    activation_bits: int = 32
+    bits: Bits
     group: int | None = None
     policy: str | None = None
     observer: str = "min_max"

@@ -25,7 +25,7 @@ from mezzotint.encoders.saving import load_encoder
 from mezzotint.methods.masked import need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import collapse_signals
-from mezzotint.quant.bitwidth import Quantizers
+from mezzotint.quant.bitwidth import Bits, Quantizers
 from mezzotint.quant.convert import make_encoder_quantizable
 from mezzotint.seeding import Draws
 from mezzotint.types import Step, Views
@@ -51,8 +51,8 @@ class Supervised(Method):
         logit_norm: put a BatchNorm on the classifier's output, which frees a probe from the scale
             of the features.
         init: directory of a saved encoder to start from: a run, or what `mezzotint import` wrote.
-        bits: train at these widths of weights and activations, whose ranges are taken from each
-            batch in float.
+        bits: bit-widths to train at, such as W4A4; ranges of activations are taken from each batch
+            in fp32.
     """
 
     num_views: ClassVar[int] = 0
@@ -70,10 +70,11 @@ class Supervised(Method):
         freeze: bool = False,
         logit_norm: bool = False,
         init: str | None = None,
-        bits: tuple[int, int] | None = None,
+        bits: str | int | None = None,
     ) -> None:
         super().__init__(encoder)
-        _check(num_classes, label_smoothing, bits, freeze)
+        self.bits = None if bits is None else Bits.parse(bits, "method.bits")
+        _check(num_classes, label_smoothing, self.bits, freeze)
         self.num_classes, self.loss, self.single_aug = num_classes, loss, single_aug
         self.label_smoothing, self.mixing, self.freeze = label_smoothing, mixing, freeze
         self.drop = drop
@@ -85,9 +86,8 @@ class Supervised(Method):
             start_from(encoder, init)
         if freeze:
             encoder.requires_grad_(False)
-        self.bits = bits
         self._quantizers: Quantizers | None = None
-        if bits is not None:
+        if self.bits is not None:
             make_encoder_quantizable(encoder, getattr(encoder, "quantization", None) or "ssql")
             self._quantizers = Quantizers.of(encoder)
         self.head = nn.Linear(encoder.dim, num_classes)
@@ -191,7 +191,7 @@ class Supervised(Method):
         for norm in norms:
             norm.track_running_stats = True
         self._quantizers.stop_observing()
-        self._quantizers.set_bits(*self.bits)
+        self._quantizers.set_bits(self.bits.weight, self.bits.activation)
         h: Tensor = self.encoder(x, *keep)
         self._quantizers.set_off()
         self._quantizers.forget_observed()
@@ -228,19 +228,17 @@ def _spread(h_BD: Tensor) -> dict[str, Tensor]:
     return {"feature_std": signals["feature_std"]}
 
 
-def _check(num_classes: int, smoothing: float, bits: tuple[int, int] | None, freeze: bool) -> None:
+def _check(num_classes: int, smoothing: float, bits: Bits | None, freeze: bool) -> None:
     if num_classes < 1:
         raise ValueError(
             f"num_classes must be at least 1, got {num_classes}; give the number of labels"
         )
     if not 0.0 <= smoothing < 1.0:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {smoothing}; 0.1 is usual")
-    if bits is not None and not all(2 <= b <= 8 or b == 32 for b in bits):
-        raise ValueError(
-            f"got bits={list(bits)}; allowed are 2 to 8, and 32 for float: choose among them"
-        )
+    if bits is not None and 1 in (bits.weight, bits.activation):
+        raise ValueError(f"`method.bits` must be 2 to 8, or 32 for fp32, got {bits}. Try W4A4.")
     if bits is not None and freeze:
         raise ValueError(
-            f"got bits={list(bits)} with freeze; allowed is an encoder that is trained: leave one of them out, and set "
-            "evaluate.bits to score a frozen encoder at low bits"
+            f"`method.bits` needs an encoder that is trained, got {bits} with `freeze`. Leave one of "
+            "them out; `evaluate.bits` scores a frozen encoder at low bits."
         )

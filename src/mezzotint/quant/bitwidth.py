@@ -1,5 +1,6 @@
-"""Run a quantizable network at a width, in float, or so that it collects the ranges of its activations."""
+"""Bit-widths: the pair `W4A8`, and running a quantizable network at it, in fp32, or to collect activation ranges."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,68 @@ from mezzotint.quant.convert import (
     weight_quantizers,
 )
 from mezzotint.quant.fake import Quantizer
-from mezzotint.quant.grid import Bits
+from mezzotint.quant.grid import BitWidth
 from mezzotint.quant.hooks import evaluating
+
+_WRITTEN = re.compile(r"w(\d{1,2})a(\d{1,2})|(\d{1,2})(?:/(\d{1,2}))?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, order=True)
+class Bits:
+    """Bits of the weights and of the activations, written `W4A8`; 32 stands for fp32.
+
+    Attributes:
+        weight: bits of the weights: 1 to 8, or 32.
+        activation: bits of the activations: 1 to 8, or 32.
+
+    Raises:
+        ValueError: for any other number of bits.
+    """
+
+    weight: int = 32
+    activation: int = 32
+
+    def __post_init__(self) -> None:
+        for side in (self.weight, self.activation):
+            if side != 32 and not 1 <= side <= 8:
+                raise ValueError(
+                    f"Bits must be 1 to 8, or 32 for fp32, got {side}. Write W8A8, W2A4 or fp32."
+                )
+
+    @classmethod
+    def parse(cls, text: str | int, option: str = "bits") -> "Bits":
+        """Read `W4A8`, `4/8`, `8` (both sides) or `fp32`.
+
+        Args:
+            text: the text, as given.
+            option: name of the option it was given for, used in the message.
+
+        Raises:
+            ValueError: for anything else, including bits other than 1 to 8 and 32.
+        """
+        words = str(text).strip()
+        if words.lower() == "fp32":
+            return cls()
+        match = _WRITTEN.fullmatch(words)
+        sides = [int(side) for side in match.groups() if side is not None] if match else []
+        if not sides or any(side != 32 and not 1 <= side <= 8 for side in sides):
+            raise ValueError(
+                f"`{option}` must be a pair of bit-widths such as W8A8 or W2A4, each 1 to 8 or 32, "
+                f"got {text!r}. For full precision write fp32."
+            )
+        return cls(sides[0], sides[-1])
+
+    @property
+    def is_float(self) -> bool:
+        """Whether neither weights nor activations are quantized."""
+        return self == FP32
+
+    def __str__(self) -> str:
+        return "fp32" if self.is_float else f"W{self.weight}A{self.activation}"
+
+
+FP32 = Bits()
+"""Full precision."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +107,7 @@ class Quantizers:
             )
         return found
 
-    def set_bits(self, weight: Bits, activation: Bits) -> None:
+    def set_bits(self, weight: BitWidth, activation: BitWidth) -> None:
         """Run at these widths until told otherwise; 32 is float. Waits for no device."""
         for layer, quantizer in self.weights:
             _set(quantizer, weight)
@@ -62,7 +123,7 @@ class Quantizers:
         for quantizer in self.activations:
             quantizer.mode = "off"
 
-    def start_observing(self, weight: Bits = 32) -> None:
+    def start_observing(self, weight: BitWidth = 32) -> None:
         """Run with float activations, and forget and collect their ranges anew."""
         self.set_bits(weight, 32)
         for quantizer in self.activations:
@@ -83,7 +144,7 @@ class Quantizers:
             quantizer.observer.reset()
 
 
-def _set(quantizer: Quantizer, width: Bits) -> None:
+def _set(quantizer: Quantizer, width: BitWidth) -> None:
     if not isinstance(width, Tensor) and width == 32:
         quantizer.mode = "off"
     else:
@@ -113,18 +174,29 @@ def _restored(encoder: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def bits(encoder: nn.Module, *, weight: Bits, activation: Bits) -> Iterator[nn.Module]:
-    """Run a quantizable network at a width, and as before afterwards.
+def bits(
+    encoder: nn.Module,
+    to: Bits = FP32,
+    /,
+    *,
+    weight: BitWidth | None = None,
+    activation: BitWidth | None = None,
+) -> Iterator[nn.Module]:
+    """Run a quantizable network at these bits inside the block, and as before afterwards.
 
     Args:
-        encoder: that `quantize_` has prepared and, unless `activation` is 32, `calibrate` has seen.
-        weight: bits of the weights: 1 to 8, or 32 for float.
-        activation: bits of the activations.
+        encoder: network that `quantize_` has prepared and that `calibrate` has run on, unless its
+            activations stay in fp32.
+        to: bits of weights and activations.
+        weight: bits of the weights instead of those of `to`; a tensor serves compiled graphs.
+        activation: bits of the activations instead of those of `to`.
 
     Raises:
         ValueError: for another number of bits, a network without quantizers, or one that was never
             calibrated.
     """
+    weight = to.weight if weight is None else weight
+    activation = to.activation if activation is None else activation
     for side in (weight, activation):
         if not isinstance(side, Tensor) and side != 32 and not 1 <= side <= 8:
             raise ValueError(f"got {side} bits; allowed are 1 to 8, and 32 for float")
@@ -140,7 +212,7 @@ def bits(encoder: nn.Module, *, weight: Bits, activation: Bits) -> Iterator[nn.M
         yield encoder
 
 
-def _refuse(encoder: nn.Module, weight: Bits, activation: Bits) -> None:
+def _refuse(encoder: nn.Module, weight: BitWidth, activation: BitWidth) -> None:
     """Raise before anything is changed when a quantizer has no grid at its width."""
     for name, layer in quantized_layers(encoder):
         if isinstance(weight, Tensor) or weight != 32:
@@ -159,7 +231,7 @@ def off(encoder: nn.Module) -> Iterator[nn.Module]:
 
 
 @torch.no_grad()
-def calibrate(encoder: nn.Module, batches: Iterable[Tensor], *, weight: Bits = 32) -> int:
+def calibrate(encoder: nn.Module, batches: Iterable[Tensor], *, weight: BitWidth = 32) -> int:
     """Choose the ranges of activations from data: in eval mode, with float activations, without gradient.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mezzotint.quant.grid import SYMMETRIC, Bits, Scheme, make_grid
+from mezzotint.quant.grid import SYMMETRIC, BitWidth, Scheme, make_grid
 from mezzotint.quant.histogram import Histogram
 from mezzotint.quant.observers import Observer
 
@@ -67,7 +67,7 @@ class Percentile(_Binned, Observer):
         self.alpha, self.tails, self.histogram = alpha, tails, Histogram()
 
     @torch.no_grad()
-    def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
+    def range(self, scheme: Scheme, bits: BitWidth) -> tuple[Tensor, Tensor]:
         """Return the clipped range; it does not depend on the grid."""
         low, high = self._extremes()
         values, counts = self.histogram.points()
@@ -109,7 +109,7 @@ class MSE(_Binned, Observer):
         self.norm, self.histogram = norm, Histogram()
 
     @torch.no_grad()
-    def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
+    def range(self, scheme: Scheme, bits: BitWidth) -> tuple[Tensor, Tensor]:
         """Search the range for this grid and these bits."""
         low, high = self._extremes()
         values, counts = self.histogram.points()
@@ -159,7 +159,7 @@ class Entropy(_Binned, Observer):
         self.histogram = Histogram()
 
     @torch.no_grad()
-    def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
+    def range(self, scheme: Scheme, bits: BitWidth) -> tuple[Tensor, Tensor]:
         """Search the range for this grid and these bits."""
         low, high = self._extremes()
         values, counts = self.histogram.points(_ENTROPY_BINS)
@@ -179,7 +179,7 @@ class Entropy(_Binned, Observer):
 
 
 def _divergence(
-    values: Tensor, counts: Tensor, low: Tensor, high: Tensor, scheme: Scheme, bits: Bits
+    values: Tensor, counts: Tensor, low: Tensor, high: Tensor, scheme: Scheme, bits: BitWidth
 ) -> Tensor:
     """Return the KL divergence of the clipped histogram from its quantized version, `[R, 1]`."""
     grid = make_grid(scheme, low, high, bits)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mezzotint.quant.grid import Bits, Grid, Scheme, make_grid
+from mezzotint.quant.grid import BitWidth, Grid, Scheme, make_grid
 from mezzotint.quant.observers import MinMax, Observer
 from mezzotint.recipe.component import Component
 
@@ -175,7 +175,7 @@ class Quantizer(nn.Module, Component):
     def fit(self, weight: Tensor) -> None:
         """Choose the range from the weight; called when the bits are set."""
 
-    def set_bits(self, bits: Bits) -> None:
+    def set_bits(self, bits: BitWidth) -> None:
         """Set the bits, unless they are fixed, and update the range."""
         if self.fixed_bits is None:
             self.bits = torch.as_tensor(bits, dtype=torch.float32, device=self.bits.device)
@@ -188,7 +188,7 @@ class Quantizer(nn.Module, Component):
         if bits is not None:
             self.bits, self.num_bits = torch.full_like(self.bits, float(bits)), bits
 
-    def check_bits(self, bits: Bits, where: str) -> None:
+    def check_bits(self, bits: BitWidth, where: str) -> None:
         """Raise a ValueError when the quantizer does not support these bits.
 
         Args:

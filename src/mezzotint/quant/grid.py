@@ -170,7 +170,7 @@ def sign_ste(x: Tensor, reach: float = 1.0) -> Tensor:
 
 Scheme = Literal["ssql_symmetric", "ssql_asymmetric", "symmetric", "affine"]
 SYMMETRIC: tuple[Scheme, ...] = ("ssql_symmetric", "symmetric")
-Bits = int | Tensor
+BitWidth = int | Tensor
 
 SMALLEST = 1e-8  # a float32 keeps its relative precision through a division by it
 """Smallest scale: a constant or dead channel keeps its value instead of dividing by zero."""
@@ -223,7 +223,7 @@ class Grid:
         return centered * self.scale
 
 
-def make_grid(scheme: Scheme, low: Tensor, high: Tensor, bits: Bits) -> Grid:
+def make_grid(scheme: Scheme, low: Tensor, high: Tensor, bits: BitWidth) -> Grid:
     """Make the grid over a range.
 
     Args:

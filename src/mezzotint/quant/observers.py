@@ -12,7 +12,7 @@ import torch.distributed as td
 from torch import Tensor, nn
 
 from mezzotint import dist
-from mezzotint.quant.grid import Bits, Scheme
+from mezzotint.quant.grid import BitWidth, Scheme
 from mezzotint.recipe.component import Component
 
 
@@ -47,7 +47,7 @@ class Observer(nn.Module, Component):
         """Pool the values of all ranks, which call this together; no-op on one process."""
         raise TypeError(f"{type(self).__name__} has no synchronize")
 
-    def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
+    def range(self, scheme: Scheme, bits: BitWidth) -> tuple[Tensor, Tensor]:
         """Return the smallest and largest value to represent, each `[R, 1]`.
 
         Args:
@@ -89,7 +89,7 @@ class MinMax(Observer):
             td.all_reduce(both, td.ReduceOp.MAX)
             self.low, self.high = -both[0], both[1]
 
-    def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
+    def range(self, scheme: Scheme, bits: BitWidth) -> tuple[Tensor, Tensor]:
         """Return the extremes; they do not depend on the grid."""
         return self.low, self.high
 
@@ -139,7 +139,7 @@ class MomentumMinMax(Observer):
         """Pool the current extremes of all ranks, which makes the averages equal too."""
         self.now.synchronize()
 
-    def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
+    def range(self, scheme: Scheme, bits: BitWidth) -> tuple[Tensor, Tensor]:
         """Return the average, including the current extremes."""
         return self._average()
 
@@ -200,7 +200,7 @@ class Gaussian(Observer):
         if dist.world_size() > 1:
             td.all_reduce(self.sums)
 
-    def range(self, scheme: Scheme, bits: Bits) -> tuple[Tensor, Tensor]:
+    def range(self, scheme: Scheme, bits: BitWidth) -> tuple[Tensor, Tensor]:
         """Return the range; it does not depend on the grid."""
         count, total, squares = self.sums
         mean = total / count

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mezzotint.quant.bitwidth import bits, off
+from mezzotint.quant.bitwidth import Bits, bits, off
 from mezzotint.quant.convert import named_activation_quantizers, parameter_of, quantized_layers
 from mezzotint.quant.hooks import evaluating, hooked
 from mezzotint.seeding import key_of
@@ -41,15 +41,14 @@ class LayerSensitivity:
 
 @torch.no_grad()
 def layer_sensitivity(
-    encoder: nn.Module, batches: Iterable[Tensor], *, weight: int = 4, activation: int = 32
+    encoder: nn.Module, batches: Iterable[Tensor], to: Bits = Bits(4)
 ) -> list[LayerSensitivity]:
     """Quantize one weight or one activation at a time, and measure the change of the features.
 
     Args:
-        encoder: quantizable network, calibrated unless `activation` is 32.
+        encoder: quantizable network, calibrated unless its activations stay fp32.
         batches: normalized inputs.
-        weight: bits of the weights; 32 skips them.
-        activation: bits of the activations; 32 skips them.
+        to: bit-widths; a side of 32 is skipped.
 
     Returns:
         Weights and activations, the most sensitive first.
@@ -57,7 +56,7 @@ def layer_sensitivity(
     data = list(batches)
     if not data:
         raise ValueError("`batches` is empty. Pass one batch of inputs or more.")
-    with evaluating(encoder), bits(encoder, weight=weight, activation=activation):
+    with evaluating(encoder), bits(encoder, to):
         candidates = [
             (name, "weight", layer.weight_quantizer) for name, layer in quantized_layers(encoder)
         ]

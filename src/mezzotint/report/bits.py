@@ -17,14 +17,13 @@ from typing import Any
 
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import Interval, change, interval, ptq_of, signed, signed_interval
+from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.report.plots import HEIGHT, WIDTH, Tick, number, ticks
 from mezzotint.report.results import PROBES, score, task_words
 
-Bits = tuple[int, int]
 _Key = tuple[str, str, str, str]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 30
-_FLOAT: Bits = (32, 32)
 _STROKES = {
     "plain": "",
     "strong": "6 3",
@@ -57,9 +56,7 @@ class Line:
         """The difference from float in words, `−0.013 ± 0.009`; a dash where float is not known."""
         if bits in self.changes:
             return signed_interval(self.changes[bits])
-        return (
-            signed(self.found[bits].mean - self.found[_FLOAT].mean) if _FLOAT in self.found else "–"
-        )
+        return signed(self.found[bits].mean - self.found[FP32].mean) if FP32 in self.found else "–"
 
     @property
     def stroke(self) -> str:
@@ -112,7 +109,7 @@ def bits_section(runs: Mapping[str, Sequence[Row]], *, first: int = 0) -> dict[s
         ],
         "charts": charts[:_FIRST_CHARTS],
         "rest": charts[_FIRST_CHARTS:],
-        "settings": [_words(bits) for bits in settings if bits != _FLOAT],
+        "settings": [_words(bits) for bits in settings if bits != FP32],
         "table": [
             {"task": figure.title, "rows": entries}
             for figure in found
@@ -130,7 +127,7 @@ def figures(runs: Mapping[str, Sequence[Row]]) -> list[Figure]:
             task, _, measure = row.metric.rpartition("/")
             if measure in ("top1", "kept", "lost", "gained"):
                 settings = groups.setdefault((task, row.probe, ptq_of(row), measure), {})
-                settings.setdefault((row.weight_bits, row.activation_bits), []).append(row)
+                settings.setdefault(row.bits, []).append(row)
         for (task, probe, how, measure), settings in groups.items():
             if how and measure in ("top1", "kept"):
                 name = probe.removesuffix("_ptq")
@@ -155,11 +152,11 @@ def _ordered(settings: set[Bits]) -> list[Bits]:
 
 
 def _words(bits: Bits) -> str:
-    return "float" if bits == _FLOAT else f"{bits[0]}/{bits[1]}"
+    return str(bits)
 
 
 def _how(rows: Sequence[Row]) -> str:
-    words = "Bits of weights/activations, simulated in float32. "
+    words = "Bits of weights and activations (W4A8), simulated in float32. "
     if any(row.metric == "all/kept" for row in rows):
         return (
             words
@@ -211,8 +208,8 @@ def _chart(figure: Figure, settings: Sequence[Bits]) -> dict[str, Any]:
                 )
                 if banded
                 else "",
-                "level": y(line.found[_FLOAT].mean)
-                if line.how == "plain" and _FLOAT in line.found
+                "level": y(line.found[FP32].mean)
+                if line.how == "plain" and FP32 in line.found
                 else None,
             }
         )
@@ -245,8 +242,8 @@ def _summary(line: Line) -> str:
     worst = min(line.found, key=lambda bits: line.found[bits].mean)
     lowest = f"lowest {score(line.found[worst].mean)} at {_words(worst)}"
     return (
-        f"{line.how}: float {score(line.found[_FLOAT].mean)}, {lowest}"
-        if _FLOAT in line.found
+        f"{line.how}: float {score(line.found[FP32].mean)}, {lowest}"
+        if FP32 in line.found
         else lowest
     )
 
@@ -258,7 +255,7 @@ def _reading(figure: Figure, bits: Bits) -> str:
         if bits in line.found:
             run = f"{line.run} " if len({other.run for other in figure.lines}) > 1 else ""
             less = f" ({signed_interval(line.changes[bits])})" if bits in line.changes else ""
-            how = f"{run}{'' if bits == _FLOAT else line.how}".strip()
+            how = f"{run}{'' if bits == FP32 else line.how}".strip()
             parts.setdefault(how, score(line.found[bits].mean) + less)
     return f"{_words(bits)}: " + "; ".join(f"{how} {value}".strip() for how, value in parts.items())
 
@@ -273,9 +270,9 @@ def _table(figure: Figure, run: str, settings: Sequence[Bits]) -> list[dict[str,
                 if bits in line.found
                 else ("–", "")
                 for bits in settings
-                if bits != _FLOAT
+                if bits != FP32
             ]
-            float_words = score(line.found[_FLOAT].mean) if _FLOAT in line.found else "–"
+            float_words = score(line.found[FP32].mean) if FP32 in line.found else "–"
             rows.append({"name": line.how, "float": float_words, "cells": cells})
     return rows
 
@@ -288,7 +285,7 @@ def layers_section(folder: Path) -> dict[str, Any] | None:
     found = json.loads(path.read_text(encoding="utf-8"))
     largest = max((row["error"] for row in found["sensitivity"]), default=0.0)
     return {
-        "how": f"Each layer quantized alone to {found['bits']} (weights/activations), all others in float: squared "
+        "how": f"Each layer quantized alone to {found['bits']}, all others in float: squared "
         "error of the features over their variance, and mean cosine to the float features.",
         "sensitivity": [
             {

@@ -67,7 +67,7 @@ def write_report(run: Path | str, beside: Sequence[Path | str] = ()) -> Path:
     metrics = read_metrics(folder / "metrics.jsonl")
     environment = _environment(folder)
     measured, unread = _comparisons(folder)
-    comparisons = [comparison for comparison in measured if comparison.bits == (32, 32)]
+    comparisons = [comparison for comparison in measured if comparison.bits.is_float]
     opened, closed = _open(folder)
     sections: dict[str, Any] = {
         "hero": _hero(folder, metrics, environment, comparisons, opened, [unread, closed]),

@@ -9,6 +9,7 @@ from typing import Any
 from mezzotint.evaluation.label_free import verdict
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import Baselines, Interval, interval, signed
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.report.plots import number
 
 PROBES = {
@@ -36,7 +37,6 @@ MEASURES = {
 _SCORES = {"top1", "top5", "mean_per_class", "map"}  # fractions, of which more is better
 _FURTHER = {"top5", "mean_per_class", "map", "median_rank", "penalty", "gap", "alignment"}
 _BEAM_LEFT, _BEAM_RIGHT = 4.0, 176.0
-_FLOAT = (32, 32)
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Comparison:
         return self.rows[0].metric.rpartition("/")[2]
 
     @property
-    def bits(self) -> tuple[int, int]:
-        """Of weights and activations."""
-        return self.rows[0].weight_bits, self.rows[0].activation_bits
+    def bits(self) -> Bits:
+        """Bit-widths of weights and activations."""
+        return self.rows[0].bits
 
     @property
     def better_baseline(self) -> float:
@@ -89,7 +89,7 @@ class Comparison:
             MEASURES.get(self.measure, self.measure),
         )
         name = ", ".join(word for word in words if word)
-        return name if self.bits == _FLOAT else f"{name}, {self.bits[0]}/{self.bits[1]} bits"
+        return name if self.bits.is_float else f"{name}, {self.bits}"
 
 
 def compare(rows: Sequence[Row], baselines: Baselines) -> list[Comparison]:
@@ -103,9 +103,9 @@ def compare(rows: Sequence[Row], baselines: Baselines) -> list[Comparison]:
         ]
         return math.fsum(o.value for o in alike) / len(alike) if alike else math.nan
 
-    groups: dict[tuple[str | int, ...], list[Row]] = {}
+    groups: dict[tuple[str, str, Bits, str], list[Row]] = {}
     for row in rows:
-        key = (row.probe, row.metric, row.weight_bits, row.activation_bits, row.protocol)
+        key = (row.probe, row.metric, row.bits, row.protocol)
         groups.setdefault(key, []).append(row)
     return [
         Comparison(
@@ -204,7 +204,7 @@ def _beam(comparison: Comparison) -> dict[str, Any] | None:
 
 def main_comparison(comparisons: Sequence[Comparison]) -> Comparison | None:
     """The figure of the headline: the first task's linear probe in float, or its kNN, or the first score there is."""
-    scores = [c for c in comparisons if c.measure in _SCORES and c.bits == _FLOAT]
+    scores = [c for c in comparisons if c.measure in _SCORES and c.bits.is_float]
     for probe in ("linear", "knn"):
         for comparison in scores:
             if comparison.rows[0].probe == probe and comparison.measure == "top1":
@@ -274,7 +274,7 @@ def standing_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None
 
 def collapse_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
     """The verdict on collapse, and whether it is a warning; `None` when nothing was measured that tells."""
-    value = {c.rows[0].metric: c.found.mean for c in comparisons if c.bits == _FLOAT}
+    value = {c.rows[0].metric: c.found.mean for c in comparisons if c.bits.is_float}
     if "all/spread" not in value or "all/rank_share" not in value:
         return None
     words = verdict(value["all/spread"], value["all/rank_share"])

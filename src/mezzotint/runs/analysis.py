@@ -12,7 +12,7 @@ from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.calibration import by_fold, calibration_order, read_calibration
 from mezzotint.evaluation.invariance import invariances, with_invariances
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.ptq import Setting, calibrated_copy
+from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.evaluation.results import (
     Baselines,
     Evaluation,
@@ -22,6 +22,7 @@ from mezzotint.evaluation.results import (
 )
 from mezzotint.evaluation.suite import asked
 from mezzotint.files import write_json
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.sensitivity import (
     Distribution,
     LayerSensitivity,
@@ -42,30 +43,34 @@ class Layers:
     """What was found.
 
     Attributes:
-        bits: weights/activations at which the layers were quantized, one at a time.
+        bits: bit-widths at which the layers were quantized, one at a time.
         how: policy, ranges and calibration.
         sensitivity: the most sensitive first.
         distributions: the largest kurtosis first.
     """
 
-    bits: str
+    bits: Bits
     how: str
     sensitivity: Sequence[LayerSensitivity]
     distributions: Sequence[Distribution]
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, as `layers.json` holds it."""
-        return asdict(self)
+        return asdict(self) | {"bits": str(self.bits)}
 
 
 def measure_layers(
-    run: str | Path, bits: str = "4/4", *, policy: str | None = None, samples: int | None = None
+    run: str | Path,
+    bits: Bits = Bits(4, 4),
+    *,
+    policy: str | None = None,
+    samples: int | None = None,
 ) -> Layers:
     """Quantize one layer at a time, look at weights and inputs of each, and write `layers.json`.
 
     Args:
         run: a directory that `pretrain` wrote.
-        bits: weights/activations; 32 leaves one side out.
+        bits: bit-widths of the layer that is quantized; 32 leaves one side out.
         policy: which layers; by default the encoder's own when it is quantizable already, else
             `ssql`.
         samples: of the training data, for ranges and figures alike; `None` for 256, or all if there
@@ -74,11 +79,8 @@ def measure_layers(
     Raises:
         ValueError: when the directory is not a finished run, or what is asked for does not exist.
     """
-    setting = Setting.parse(bits, "--bits")
-    if setting.is_float:
-        raise ValueError(
-            "got --bits 32/32, which quantizes nothing; allowed is 2 to 8 on one side at least: write 4/4"
-        )
+    if bits.is_float:
+        raise ValueError("`--bits` must quantize weights or activations, got fp32. Try W4A4.")
     folder, encoder, recipe = Path(run), load_encoder(run), Recipe.load(run)
     source, tasks = asked(recipe.data)
     workers = recipe.run.loader.processes(recipe.data)
@@ -93,13 +95,11 @@ def measure_layers(
         option="--samples",
     )
     calibrated = calibrated_copy(encoder, batches, policy=policy)
-    calibrated.require([setting])
+    calibrated.require([bits])
     found = Layers(
-        str(setting),
+        bits,
         calibrated.how,
-        layer_sensitivity(
-            calibrated.network, batches, weight=setting.weight, activation=setting.activation
-        ),
+        layer_sensitivity(calibrated.network, batches, bits),
         distributions(calibrated.network, batches[:1]),
     )
     write_json(folder / "layers.json", found.as_json())

@@ -148,11 +148,7 @@ def _rows(run: Path) -> dict[str, Row]:
 
 
 def _column(row: Row) -> str:
-    bits = (
-        ""
-        if (row.weight_bits, row.activation_bits) == (32, 32)
-        else f" {row.weight_bits}/{row.activation_bits}"
-    )
+    bits = "" if row.bits.is_float else f" {row.bits}"
     return f"{row.probe}{bits} {row.metric}"
 
 

@@ -18,6 +18,7 @@ from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
 from mezzotint.evaluation.suite import baselines
 from mezzotint.files import replacing
+from mezzotint.quant.bitwidth import FP32
 from mezzotint.recipe.recipe import FAMILIES, Recipe, read_encoder
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.runs.reuse import branch_of, load_branch
@@ -34,7 +35,7 @@ def evaluate(
         run: a directory that `pretrain` wrote; or, for an encoder of another project, an ONNX file
             or a YAML file with the sections `encoder` and `data`. The figures of a file go where
             `results_directory` says.
-        overrides: of the recipe, such as `evaluate.bits=[8/8,4/4]`.
+        overrides: of the recipe, such as `evaluate.bits=[W8A8,W4A4]`.
         clips: of each video, over whose features is averaged.
         crops: squares along the longer side of each image or frame, over whose features is
             averaged.
@@ -49,9 +50,9 @@ def evaluate(
     probes, seeds = settings.probes, settings.seeds
     how = ""
     if (clips, crops) != (1, 1):
-        if settings.bits != ["32/32"]:
+        if settings.bits != [FP32]:
             raise ValueError(
-                f"got clips={clips}, crops={crops} at {', '.join(settings.bits)} bits; allowed with them is 32/32: set "
+                f"got clips={clips}, crops={crops} at {', '.join(map(str, settings.bits))}; allowed with them is fp32: set "
                 "evaluate.bits=[], or leave them out"
             )
         data, how = data.multi_crop(clips, crops), f"clips={clips} crops={crops}; "

@@ -33,10 +33,11 @@ from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.metrics import classification
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.ptq import Setting, calibrated_copy
+from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
 from mezzotint.files import replacing, write_json
 from mezzotint.methods.supervised import Supervised
+from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.recipe.recipe import FAMILIES, Recipe, read_recipe, shipped
 from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.runs.reuse import ensure, trained_method
@@ -231,12 +232,10 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
     # samples at low bits.
     method.to(memory_format=torch.contiguous_format)
     method.eval()
-    settings = [Setting.parse(text) for text in recipe.evaluate.bits]
-    if method.bits is not None:
-        settings.append(Setting(*method.bits))
+    bits = [*recipe.evaluate.bits, *([] if method.bits is None else [method.bits])]
     level = _classified(method.encoder, recipe, what, seed)
     yield from level
-    low = [setting for setting in dict.fromkeys(settings) if not setting.is_float]
+    low = [one for one in dict.fromkeys(bits) if not one.is_float]
     if not low:
         return
     order = calibration_order([data.task], len(data.samples))
@@ -251,10 +250,10 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
             method.encoder, batches, protocol,
             policy=recipe.evaluate.policy, steps=recipe.evaluate.reconstruction_steps,
         )  # fmt: skip
-        for setting in low:
-            with calibrated.at(setting) as network:
+        for to in low:
+            with calibrated.at(to) as network:
                 rows = _classified(network, recipe, what, seed)
-            yield from stamped([*rows, *changes(level, rows)], setting, calibrated.how)
+            yield from stamped([*rows, *changes(level, rows)], to, calibrated.how)
 
 
 def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -> list[Row]:
@@ -275,7 +274,13 @@ def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -
         logits, torch.arange(method.num_classes), data.all_labels[found.indices]
     )
     return [
-        Row("finetune", f"{data.task.name}/{name}", value, 32, 32, "float32", seed, how)
+        Row(
+            probe="finetune",
+            metric=f"{data.task.name}/{name}",
+            value=value,
+            protocol=how,
+            seed=seed,
+        )
         for name, value in figures
     ]
 
@@ -293,7 +298,7 @@ def majority(recipe: Recipe, rows: Sequence[Row]) -> Iterator[Row]:
         .mean()
     )
     row = next(row for row in rows if row.metric.endswith("/top1"))
-    yield replace(row, probe="majority", value=share, weight_bits=32, activation_bits=32)
+    yield replace(row, probe="majority", value=share, bits=FP32)
 
 
 def _parts(recipe: Recipe) -> tuple[Supervised, Labeled]:
@@ -324,7 +329,7 @@ def _protocol(what: FineTuning, recipe: Recipe) -> str:
     optimizer = json.loads(json.dumps(recipe.optimizer.config))
     scales = optimizer.get("scales") or {}
     own = recipe.method.config
-    bits = "/".join(map(str, own.get("bits") or (32, 32)))
+    bits = FP32 if own.get("bits") is None else Bits.parse(own["bits"])
     head = f" frozen={bool(own.get('freeze'))} warm_head={what.warm_head} bits={bits}"
     return (
         f"finetune/1{chosen} epochs={recipe.run.epochs} batch={what.config['run']['batch_size']} "

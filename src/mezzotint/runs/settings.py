@@ -6,8 +6,9 @@ from typing import Literal
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.probe import Probe
-from mezzotint.evaluation.ptq import Protocol, Setting
+from mezzotint.evaluation.ptq import Protocol
 from mezzotint.evaluation.retrieval import Retrieval
+from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.quant.qconfig import PolicyName
 from mezzotint.recipe.component import Component
 
@@ -20,8 +21,7 @@ class Evaluate(Component):
         seeds: how often a probe with a random part is repeated, and how many untrained encoders
             stand beside.
         baselines: measure raw input and the untrained encoder too.
-        bits: weight/activation bits at which the encoder is evaluated, such as 4/8; 32 is float,
-            which always is.
+        bits: bit-widths at which the encoder is evaluated, such as W4A8; fp32 is always included.
         policy: which layers are quantized; by default the encoder's own when it was trained to be
             quantized, else ssql.
         protocols: how ranges and rounding are chosen: `plain` as the papers do, by extremes and to
@@ -41,7 +41,7 @@ class Evaluate(Component):
         probes: Sequence[Probe] = (KNN(), Linear(), Retrieval()),  # noqa: B008
         seeds: int = 3,
         baselines: bool = True,
-        bits: Sequence[str] = ("32/32",),
+        bits: Sequence[str | int] = ("fp32",),
         policy: PolicyName | None = None,
         protocols: Sequence[Protocol] = ("plain",),
         calibration_samples: int | None = None,
@@ -64,7 +64,7 @@ class Evaluate(Component):
         self.probes = list(probes)
         self.seeds = seeds
         self.baselines = baselines
-        self.bits = [str(Setting.parse(text)) for text in bits] or ["32/32"]
+        self.bits = [Bits.parse(text, "evaluate.bits") for text in bits] or [FP32]
         self.policy = policy
         self.protocols = list(protocols)
         self.calibration_samples = calibration_samples

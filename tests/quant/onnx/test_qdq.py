@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.onnx.qdq import quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction, optimized
 from tests.onnx_graphs import Array, images, random, residual, save
@@ -49,9 +50,7 @@ def test_one_convolution_equals_a_naive_reference(
                                       helper.make_node("Relu", ["c"], ["y"])], {"w": w}, ["n", 3, 8, 8])  # fmt: skip
     x = images()
     out = tmp_path / "q.onnx"
-    quantize_onnx(
-        path, out, [x], weight_bits=weight_bits, activation_bits=activation_bits, reduce_range=False
-    )
+    quantize_onnx(path, out, [x], bits=Bits(weight_bits, activation_bits), reduce_range=False)
     exact = torch.nn.functional.conv2d(torch.from_numpy(x), torch.from_numpy(w)).relu().numpy()
     taken, weight = fake(x, x.min(), x.max(), activation_bits), fake_weight(w, weight_bits)
     wanted = (
@@ -132,7 +131,7 @@ def test_reduced_range_keeps_to_seven_bits(tmp_path: Path) -> None:
         if value.dtype == np.int8 and value.ndim > 1
     ]
     assert len(found) == 4 and max(np.abs(value).max() for value in found) == 63
-    assert done.weight_bits == 7 and done.reduce_range
+    assert done.bits.weight == 7 and done.reduce_range
 
 
 @pytest.mark.parametrize(("needed", "bits"), [(True, 7), (False, 8)])
@@ -141,7 +140,7 @@ def test_the_range_is_reduced_where_the_processor_needs_it(
 ) -> None:
     monkeypatch.setattr("mezzotint.quant.onnx.qdq.saturates", lambda: needed)
     done = quantize_onnx(residual(tmp_path / "a.onnx"), tmp_path / "q.onnx", [images()])
-    assert (done.reduce_range, done.weight_bits) == (needed, bits)
+    assert (done.reduce_range, done.bits.weight) == (needed, bits)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -151,8 +150,7 @@ def test_codes_keep_to_the_width(bits: int, tmp_path: Path) -> None:
         residual(tmp_path / "a.onnx"),
         out,
         [images()],
-        weight_bits=bits,
-        activation_bits=bits,
+        bits=Bits(bits, bits),
         reduce_range=False,
     )
     largest = max(
@@ -278,8 +276,8 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     cases: list[tuple[Path, Any, dict[str, Any], str]] = [
         (path, [], {}, "calibration set is empty"),
         (path, [nan], {}, "contains NaN or inf on the calibration data"),
-        (path, [images()], {"weight_bits": 9}, "`weight_bits` must be 2 to 8, got 9"),
-        (path, [images()], {"activation_bits": 1}, "`activation_bits` must be 2 to 8, got 1"),
+        (path, [images()], {"bits": Bits(8, 1)}, "`bits` must be 2 to 8 on both sides, got W8A1"),
+        (path, [images()], {"bits": Bits(32, 8)}, "`bits` must be 2 to 8 on both sides, got W32A8"),
         (path, [images()], {"observer": "min_mex"}, "Did you mean 'min_max'"),
         (tmp_path / "none.onnx", [images()], {}, "is not a file"),
         (broken, [images()], {}, "cannot be opened"),

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.fake import Layout
 from mezzotint.quant.grid import Grid, make_grid
 from mezzotint.quant.observers import MinMax, Observer
@@ -21,8 +22,7 @@ def insert(
     sites: list[Site],
     observers: Mapping[str, Observer],
     *,
-    weight_bits: int,
-    activation_bits: int,
+    bits: Bits,
 ) -> None:
     """Quantize the sites of a graph, in place.
 
@@ -30,18 +30,15 @@ def insert(
         graph: graph of an fp32 model.
         sites: operators to quantize.
         observers: observer of every tensor `graph.source(t)`, for inputs and outputs `t` of sites.
-        weight_bits: bits of the weights, 2 to 8.
-        activation_bits: bits of the activations, 2 to 8.
+        bits: bit-widths, 2 to 8.
     """
-    _Insertion(graph, observers, weight_bits, activation_bits).rewrite(sites)
+    _Insertion(graph, observers, bits).rewrite(sites)
 
 
 class _Insertion:
-    def __init__(
-        self, graph: Graph, observers: Mapping[str, Observer], weight_bits: int, bits: int
-    ) -> None:
-        number = torch.tensor(float(bits))
-        self.graph, self.weight_bits, self.bits = graph, weight_bits, bits
+    def __init__(self, graph: Graph, observers: Mapping[str, Observer], bits: Bits) -> None:
+        number = torch.tensor(float(bits.activation))
+        self.graph, self.weight_bits, self.bits = graph, bits.weight, bits.activation
         self.grids = {
             name: make_grid("affine", *observer.range("affine", number), number)
             for name, observer in observers.items()

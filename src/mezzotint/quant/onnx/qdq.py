@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.files import replacing
+from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.observers import Observer
 from mezzotint.quant.onnx.insertion import insert
 from mezzotint.quant.onnx.session import OnnxFunction, integer_kernels, optimized, require
@@ -140,8 +141,7 @@ class OnnxQuantization:
     Attributes:
         quantized: quantized operators: name and kind.
         skipped: operators that stay fp32: name and reason.
-        weight_bits: effective bits of the weights.
-        activation_bits: bits of the activations.
+        bits: effective bit-widths.
         reduce_range: whether the weights are limited to 7 bits, so that no sum can saturate.
         samples: number of calibration samples.
         integer_kernels: number of operators that the local runtime computes in integers, by kind.
@@ -149,18 +149,14 @@ class OnnxQuantization:
 
     quantized: dict[str, str]
     skipped: dict[str, str]
-    weight_bits: int
-    activation_bits: int
+    bits: Bits
     reduce_range: bool
     samples: int
     integer_kernels: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         total = len(self.quantized) + len(self.skipped)
-        head = (
-            f"{len(self.quantized)} of {total} operators quantized, "
-            f"W{self.weight_bits}A{self.activation_bits}"
-        )
+        head = f"{len(self.quantized)} of {total} operators quantized, {self.bits}"
         return "\n".join(
             [head, *(f"  fp32: {name}: {reason}" for name, reason in self.skipped.items())]
         )
@@ -171,8 +167,7 @@ def quantize_onnx(
     path_out: str | Path,
     batches: Batches,
     *,
-    weight_bits: int = 8,
-    activation_bits: int = 8,
+    bits: Bits = Bits(8, 8),
     reduce_range: bool | None = None,
     observer: ObserverKind = "min_max",
     skip: tuple[str, ...] = (),
@@ -183,8 +178,7 @@ def quantize_onnx(
         path_in: fp32 model with one input.
         path_out: file to write.
         batches: normalized inputs for calibration, of the training data and not the test data.
-        weight_bits: bits of the weights, 2 to 8; below 8 a simulation in 8-bit storage.
-        activation_bits: bits of the activations, 2 to 8, likewise.
+        bits: bit-widths, 2 to 8; below 8 a simulation in 8-bit storage.
         reduce_range: limit weights to 7 bits; by default only where sums of 8-bit products may
             saturate on this processor.
         observer: kind of the observer of the activations' ranges, or a function that makes one.
@@ -195,11 +189,10 @@ def quantize_onnx(
             already, or has nothing to quantize.
     """
     onnx = require("onnx", "Quantizing an ONNX model", "onnx")
-    for name, bits in (("weight_bits", weight_bits), ("activation_bits", activation_bits)):
-        if not 2 <= bits <= 8:
-            raise ValueError(
-                f"`{name}` must be 2 to 8, got {bits}. Runtimes have integer kernels for 8."
-            )
+    if not (2 <= bits.weight <= 8 and 2 <= bits.activation <= 8):
+        raise ValueError(
+            f"`bits` must be 2 to 8 on both sides, got {bits}. Runtimes have integer kernels for W8A8."
+        )
     reduce_range = saturates() if reduce_range is None else reduce_range
     model = prepare(path_in)
     graph = Graph(model)
@@ -214,15 +207,13 @@ def quantize_onnx(
     tensors = {graph.source(site.input): None for site in sites}
     tensors |= {graph.source(site.output): None for site in sites if site.output is not None}
     observers, samples = observe(model.SerializeToString(), list(tensors), batches, observer)
-    effective = min(weight_bits, 7) if reduce_range else weight_bits
-    insert(graph, sites, observers, weight_bits=effective, activation_bits=activation_bits)
+    effective = Bits(min(bits.weight, 7) if reduce_range else bits.weight, bits.activation)
+    insert(graph, sites, observers, bits=effective)
     kernels = integer_kernels(model.SerializeToString())  # also checks that the runtime opens it
     with replacing(Path(path_out)) as temporary:
         onnx.save(model, temporary)
     quantized = {label(site.node): site.node.op_type for site in sites}
-    return OnnxQuantization(
-        quantized, skipped, effective, activation_bits, reduce_range, samples, kernels
-    )
+    return OnnxQuantization(quantized, skipped, effective, reduce_range, samples, kernels)
 
 
 def prepare(path: str | Path) -> Any:
