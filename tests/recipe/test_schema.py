@@ -91,7 +91,7 @@ def test_every_family_has_members(family: str) -> None:
         (
             {"bits": "8/8"},
             "Evaluate",
-            r"`x.bits` must be a list of texts, got '8/8'. Write \[8/8\]",
+            r"`x.bits` must be a list, each item text or a whole number, got '8/8'. Write \[8/8\]",
         ),
         (
             {"kind": "_mean_magnitude"},

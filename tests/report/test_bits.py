@@ -1,7 +1,6 @@
 """The report's section on low bits: what is drawn, what is subtracted, and that the page holds it."""
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -171,7 +170,7 @@ def test_low_bits_without_float_have_no_differences() -> None:
 
 
 def write(run: Path, rows: list[Row]) -> None:
-    plain = [vars(r) | {"value": r.value if math.isfinite(r.value) else None} for r in rows]
+    plain = [r.as_json() for r in rows]
     (run / "evaluation.json").write_text(json.dumps(plain))
 
 
