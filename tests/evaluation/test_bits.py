@@ -459,7 +459,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_measured(trained: Net
             return super().forward(x)
 
     cases: list[tuple[list[str], dict[str, object], str]] = [
-        (["W1A8"], {}, "got 1 bits for the WeightQuantizer"),
+        (["W1A8"], {}, "WeightQuantizer, which supports 2 to 8 bits, got 1"),
         (["W8A8"], {"policy": "none"}, "`policy` must be .*, got 'none'"),
         (
             ["W8A8"],
