@@ -26,9 +26,9 @@ from mezzotint.types import Input, Views
 
 INPUT = Input((3, 32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 REPEATS = 9
-ARMS: dict[str, tuple[Literal["mlp", "symmetric"], Literal["one_way", "both_ways"]]] = {
-    "MoCo v2": ("mlp", "one_way"),
-    "S-MoCo v2+": ("symmetric", "both_ways"),
+ARMS: dict[str, tuple[Literal["mlp", "symmetric"], bool]] = {
+    "MoCo v2": ("mlp", False),
+    "S-MoCo v2+": ("symmetric", True),
 }
 
 
@@ -91,11 +91,11 @@ def main() -> None:
         "|\n|---|---|---|---|---|---|"
     )
     for name, batch in (("resnet8", 256), ("resnet18", 64)):
-        for title, (head, directions) in ARMS.items():
+        for title, (head, symmetric) in ARMS.items():
             method = MoCo(
-                encoder_of(name), head=head, directions=directions, hidden_dim=512, queue_size=4096
+                encoder_of(name), head=head, symmetric=symmetric, hidden_dim=512, queue_size=4096
             ).train()
-            sides = (bare(name, 1 if directions == "one_way" else 2), whole(method))
+            sides = (bare(name, 2 if symmetric else 1), whole(method))
             found: list[list[float]] = [[], []]
             for repeat in range(REPEATS + 1):
                 x = tuple(torch.randn(batch, 3, 32, 32) for _ in range(2))

@@ -1,8 +1,8 @@
-"""What every method must do. Methods are found by module; a new one is taken in without an edit here."""
+"""The contract of every method of the index; a new method is taken in without an edit here."""
 
 import importlib
 import inspect
-import pkgutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -15,38 +15,21 @@ import torch.distributed as td
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-import mezzotint.methods
 from mezzotint import dist, quant
+from mezzotint.codebooks import VQ, Codebook
 from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.vit import ViT
-from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer
-from mezzotint.methods.masked import Masked
 from mezzotint.methods.method import Method
+from mezzotint.methods.siamese import Siamese
 from mezzotint.methods.simsiam import SimSiam
+from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
 
 INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-SMALL = {
-    "hidden_dim": 24,
-    "dim": 16,
-    "slices": 32,
-    "queue_size": 20,
-    "prototypes": 40,
-    "num_classes": 3,
-}
-"""Keywords that make a method small, where its constructor has them."""
-ASYMMETRIC = {"MoCo"}
-"""Methods whose loss depends on which view is first."""
-ON_PATCHES = {"EMix", "EmbeddingQuantization", "ShED"}
-"""Methods that act on what patches are embedded as."""
-NO_PROJECTIONS = {"ShED"}
-"""Methods that contrast nothing, so that nothing can collapse."""
-LOCAL_PARTNERS = {"EMix"}
-"""Methods that combine samples of one process."""
-ANY_NUMBER = {"Supervised", *ON_PATCHES}
-"""Methods that take a single view, too."""
+SMALL = 20
+"""What sizes and counts become whose default is larger than 32."""
 
 
 class TinyEncoder(Encoder):
@@ -65,27 +48,9 @@ class TinyEncoder(Encoder):
         return torch.tanh(self.body(x)).mean(dim=(2, 3))
 
 
-class TinyPatches(ViT):
-    """For methods that act on patches."""
-
-    def __init__(self) -> None:
-        super().__init__(INPUT, width=12, depth=1, heads=2, patch=4)
-
-
 def _discover() -> list[type[Method]]:
-    found = []
-    for info in pkgutil.iter_modules(mezzotint.methods.__path__, "mezzotint.methods."):
-        module = importlib.import_module(info.name)
-        classes = [
-            c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == info.name
-        ]
-        found += [
-            c
-            for c in classes
-            if issubclass(c, Method) and not inspect.isabstract(c) and c is not Method
-        ]
-    # The contract of masked prediction and its tokenizer stands in test_masked.py.
-    return [c for c in found if not issubclass(c, (Masked, BRIDLETokenizer))]
+    entries = index().members("Method").values()
+    return [getattr(importlib.import_module(entry.module), entry.name) for entry in entries]
 
 
 METHODS = _discover()
@@ -93,15 +58,34 @@ each_method = pytest.mark.parametrize("cls", METHODS, ids=lambda c: c.__name__)
 
 
 def build(cls: type[Method], seed: int = 0, *, batch_norm: bool = False) -> Method:
+    """Build a method on a tiny encoder from its defaults, with large sizes made small."""
     torch.manual_seed(seed)
-    known = inspect.signature(cls).parameters
     encoder: Encoder = (
-        TinyPatches() if cls.__name__ in ON_PATCHES else TinyEncoder(batch_norm=batch_norm)
+        ViT(INPUT, width=12, depth=1, heads=2, patch=2)
+        if cls.needs_patches
+        else TinyEncoder(batch_norm=batch_norm)
     )
-    keywords: dict[str, Any] = {k: v for k, v in SMALL.items() if k in known}
-    if "base" in known:  # a wrapper
-        keywords["base"] = SimSiam(encoder, dim=16, hidden_dim=24)
-    return cls(encoder, **keywords).train()
+    keywords: dict[str, Any] = {}
+    for name, parameter in list(inspect.signature(cls).parameters.items())[1:]:
+        default = parameter.default
+        if type(default) is int and default > 32:
+            keywords[name] = SMALL
+        elif default is inspect.Parameter.empty:
+            keywords[name] = _example(parameter.annotation, encoder)
+    method = cls(encoder, **keywords).train()
+    method.given = method.needs
+    return method
+
+
+def _example(annotation: Any, encoder: Encoder) -> Any:
+    """Make a value for a keyword without a default."""
+    if annotation is int:
+        return 3
+    if annotation is Codebook:
+        return VQ(dim=6, num_codes=4)
+    if annotation is Siamese:
+        return SimSiam(encoder, dim=16, hidden_dim=24)
+    raise TypeError(f"A keyword without default has the type {annotation}. Give it a default.")
 
 
 def make_views(count: int, batch: int, step: int = 0) -> Views:
@@ -114,7 +98,7 @@ def make_views(count: int, batch: int, step: int = 0) -> Views:
 
 
 def views_for(cls: type[Method], batch: int, step: int = 0) -> Views:
-    return make_views(cls.num_views or 3, batch, step)
+    return make_views(3 if cls.max_views is None else cls.min_views, batch, step)
 
 
 def rows(views: Views, start: int, stop: int) -> Views:
@@ -165,11 +149,16 @@ def test_methods_are_discovered() -> None:
 
 
 @each_method
-def test_loss_is_finite_and_its_gradient_reaches_the_encoder(cls: type[Method]) -> None:
+def test_loss_is_finite_and_its_gradient_reaches_what_is_trained(cls: type[Method]) -> None:
     method = build(cls)
     step = method(views_for(cls, 6))
-    assert step.loss.shape == () and torch.isfinite(step.loss)
+    assert step.loss.shape == () and step.loss.dtype == torch.float32
+    assert torch.isfinite(step.loss)
     step.loss.backward()
+    if "encoder" in method.needs:  # an earlier phase has trained it
+        assert all(p.grad is None for p in method.encoder.parameters())
+        assert any(value.any() for value in gradients(method).values())
+        return
     for name, parameter in method.encoder.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
@@ -177,15 +166,15 @@ def test_loss_is_finite_and_its_gradient_reaches_the_encoder(cls: type[Method]) 
 @each_method
 def test_logs_are_detached_scalars_and_name_the_collapse_signals(cls: type[Method]) -> None:
     logs = build(cls)(views_for(cls, 6)).logs
-    assert cls.__name__ in NO_PROJECTIONS or {"alignment", "feature_std"} <= logs.keys()
+    assert cls.reports_collapse == ({"alignment", "feature_std"} <= logs.keys())
     for name, value in logs.items():
         assert value.shape == () and not value.requires_grad and torch.isfinite(value), name
 
 
 @each_method
-def test_a_constant_encoder_is_seen_as_collapsed(cls: type[Method]) -> None:
-    if cls.__name__ in NO_PROJECTIONS:
-        pytest.skip("it contrasts nothing")
+def test_a_constant_encoder_is_reported_as_collapsed(cls: type[Method]) -> None:
+    if not cls.reports_collapse:
+        pytest.skip("it cannot collapse")
     method = build(cls)
     without_batch_norm(method)  # which would blow the last bits of equal rows up to variance 1
     for encoder in (module for module in method.modules() if isinstance(module, TinyEncoder)):
@@ -194,11 +183,55 @@ def test_a_constant_encoder_is_seen_as_collapsed(cls: type[Method]) -> None:
     views = views_for(cls, 8)
     logs = method(replace(views, x=tuple(torch.ones_like(views.x[0]) for _ in views.x))).logs
     assert logs["feature_std"] < 1e-3 and logs["alignment"] > 0.999
-    healthy = build(cls)(views).logs
-    least = (
-        0.05 if cls.__name__ == "MoCo" else 0.3
-    )  # its head has no BatchNorm that spreads the projections
-    assert least < healthy["feature_std"] < 1.05
+    # Samples of different brightness, which even a head without BatchNorm tells apart.
+    offset = 3.0 * torch.randn(8, 3, 1, 1, generator=torch.Generator().manual_seed(1))
+    healthy = build(cls)(replace(views, x=tuple(x + offset for x in views.x))).logs
+    assert 0.3 < healthy["feature_std"] < 1.05
+
+
+@each_method
+def test_branches_give_rows_of_features(cls: type[Method]) -> None:
+    method = build(cls).eval()
+    branches = method.branches()
+    assert branches["online"].encoder is method.encoder
+    assert branches.keys() <= {"online", "target"}
+    x = views_for(cls, 4).x[0]
+    for branch in branches.values():
+        features = branch.encoder(x)
+        assert features.shape == (4, branch.encoder.dim)
+        assert branch.projector is None or branch.projector(features).shape[:-1] == (4,)
+    if "target" in branches:
+        shared = branches["online"].modules() & branches["target"].modules()
+        assert not any(True for module in shared for _ in module.parameters())
+        assert not any(
+            p.requires_grad for m in branches["target"].modules() for p in m.parameters()
+        )
+
+
+@each_method
+def test_what_a_method_needs_is_refused_when_it_is_missing(cls: type[Method]) -> None:
+    views = views_for(cls, 4)
+    if cls.needs_labels:
+        with pytest.raises(ValueError, match="labeled"):
+            build(cls)(replace(views, labels=None))
+    else:
+        assert torch.isfinite(build(cls)(replace(views, labels=None)).loss)
+    method = build(cls)
+    if method.needs:
+        method.given = ()
+        with pytest.raises(ValueError, match=f"trained {method.needs[0]}.*earlier phase"):
+            method(views)
+
+
+@each_method
+def test_methods_that_need_patches_refuse_encoders_without(
+    cls: type[Method], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not cls.needs_patches:
+        pytest.skip("it takes any encoder")
+    monkeypatch.setattr(cls, "needs_patches", False)
+    with pytest.raises(ValueError, match="vit"):
+        build(cls)
 
 
 @each_method
@@ -225,10 +258,18 @@ def test_runs_compiled_without_recompiling_for_each_step(cls: type[Method]) -> N
     plain, method = build(cls), build(cls)
     torch._dynamo.reset()
     compiled = torch.compile(method, backend="aot_eager")
-    for step in range(3):
+    codebook = any(isinstance(module, Codebook) for module in method.modules())
+    for step in range(3 + codebook):
         views = views_for(cls, 4, step)
         method.before_step()
-        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+        # A codebook starts in the first step, which changes the graph once.
+        last_change = 1 if codebook else 0
+        with (
+            torch._dynamo.config.patch(error_on_recompile=step > last_change),
+            warnings.catch_warnings(),
+        ):
+            if codebook:  # it learns between two graphs
+                warnings.simplefilter("ignore")
             found = compiled(views).loss
         found.backward()
         expected = plain(views).loss
@@ -240,29 +281,32 @@ def test_runs_compiled_without_recompiling_for_each_step(cls: type[Method]) -> N
 @each_method
 def test_trains_under_quantize(cls: type[Method]) -> None:
     method = build(cls)
-    if getattr(method.encoder, "quantization", None) is None:  # a wrapper may have done it
+    quantizes_itself = getattr(method.encoder, "quantization", None) is not None
+    if not quantizes_itself:
         quant.quantize_(method.encoder, "all")
     quant.calibrate(method.encoder, [views_for(cls, 6).x[0]])
     plain = method(views_for(cls, 6)).loss
-    if cls.__name__ == "SSQL":
-        assert torch.isfinite(plain)  # it chooses the widths itself
+    if quantizes_itself:
+        assert torch.isfinite(plain)  # it draws the bits of each step
         return
     with quant.bits(method.encoder, weight=3, activation=4):
         step = method(views_for(cls, 6))
         step.loss.backward()
     assert torch.isfinite(step.loss) and not torch.equal(step.loss, plain)
     for name, parameter in method.encoder.named_parameters():
-        assert (
-            parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any()
-        ), name
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
 
 
 @each_method
 def test_micro_batches_equal_one_batch_or_are_refused_with_a_reason(cls: type[Method]) -> None:
     whole, parts = build(cls), build(cls)
-    without_batch_norm(whole)
-    without_batch_norm(parts)
     views = views_for(cls, 6)
+    for method in (whole, parts):
+        without_batch_norm(method)
+        method(views)  # codebooks start from the first batch
+        method.before_step()
     loss = whole(views).loss
     loss.backward()
     sums = torch.zeros(())
@@ -279,7 +323,11 @@ def test_micro_batches_equal_one_batch_or_are_refused_with_a_reason(cls: type[Me
 @each_method
 def test_after_step_moves_momentum_copies_and_the_optimizer_does_not(cls: type[Method]) -> None:
     method = build(cls)
+    method(views_for(cls, 6))  # codebooks start from the first batch
+    target = method.branches().get("target")
+    moving = {p for m in target.modules() for p in m.parameters()} if target else set()
     frozen = {name: p for name, p in method.named_parameters() if not p.requires_grad}
+    assert moving <= set(frozen.values())
     before = {name: p.clone() for name, p in frozen.items()}
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.5)
     method(views_for(cls, 6)).loss.backward()
@@ -289,30 +337,40 @@ def test_after_step_moves_momentum_copies_and_the_optimizer_does_not(cls: type[M
     method.after_step(0.5)
     for name, p in frozen.items():
         # Biases in front of a BatchNorm get no gradient to speak of, and need not have moved.
-        assert p.ndim == 1 or not torch.equal(p, before[name]), name
+        assert p.ndim == 1 or p not in moving or not torch.equal(p, before[name]), name
     assert all(
         torch.equal(p, trained[name]) for name, p in method.named_parameters() if p.requires_grad
     )
 
 
 @each_method
-def test_loss_does_not_depend_on_the_order_of_views(cls: type[Method]) -> None:
-    if cls.__name__ in ASYMMETRIC or cls.num_views == 1:
-        pytest.skip("one view predicts the other, or there is no other")
-    views = views_for(cls, 6)
-    order = [1, 0, *range(2, len(views.x))]
-    swapped = replace(
-        views, x=tuple(views.x[i] for i in order), tags=tuple(views.tags[i] for i in order)
-    )
-    torch.testing.assert_close(
-        build(cls)(swapped).loss, build(cls)(views).loss, rtol=1e-5, atol=1e-5
-    )
+def test_loss_depends_on_the_order_of_views_only_where_stated(cls: type[Method]) -> None:
+    views = make_views(min(2, cls.max_views or 2), 6)
+    if len(views.x) == 1:
+        pytest.skip("there is no other view")
+    swapped = replace(views, x=views.x[::-1], tags=views.tags[::-1])
+    loss, expected = build(cls)(swapped).loss, build(cls)(views).loss
+    same = torch.allclose(loss, expected, rtol=1e-5, atol=1e-5)
+    assert same == (not cls.asymmetric_views)
+    if cls.max_views is None and same:
+        three = make_views(3, 6)
+        order = [1, 0, 2]
+        swapped = replace(three, x=tuple(three.x[i] for i in order))
+        torch.testing.assert_close(
+            build(cls)(swapped).loss, build(cls)(three).loss, rtol=1e-5, atol=1e-5
+        )
 
 
 @each_method
 def test_small_batches_are_finite_or_clearly_refused(cls: type[Method]) -> None:
     assert torch.isfinite(build(cls)(views_for(cls, 2)).loss)
+    if cls.min_samples > 1:
+        with pytest.raises(ValueError, match=f"at least {cls.min_samples} .*, got 1"):
+            build(cls).require_batch(1)
+        assert torch.isfinite(build(cls)(views_for(cls, cls.min_samples)).loss)
+        return
     bare = build(cls)
+    bare.require_batch(1)
     without_batch_norm(bare)
     assert torch.isfinite(bare(views_for(cls, 1)).loss)
     try:
@@ -325,18 +383,12 @@ def test_small_batches_are_finite_or_clearly_refused(cls: type[Method]) -> None:
 
 @each_method
 def test_wrong_number_of_views_is_refused(cls: type[Method]) -> None:
-    if cls.__name__ in ANY_NUMBER:
-        assert torch.isfinite(build(cls)(make_views(1, 4)).loss)
-        return
-    with pytest.raises(ValueError, match=r"takes .*views.*, got 1; "):
-        build(cls)(make_views(1, 4))
-    if cls.num_views == 0:
-        assert torch.isfinite(build(cls)(make_views(2, 4)).loss)
-    else:
-        with pytest.raises(
-            ValueError, match=f"exactly {cls.num_views} views, got {cls.num_views + 1}; "
-        ):
-            build(cls)(make_views(cls.num_views + 1, 4))
+    for count in range(max(1, cls.min_views - 1), (cls.max_views or 3) + 2):
+        if count >= cls.min_views and (cls.max_views is None or count <= cls.max_views):
+            assert torch.isfinite(build(cls)(make_views(count, 4)).loss)
+        else:
+            with pytest.raises(ValueError, match=rf"takes .* views?, got {count}\. Change"):
+                build(cls)(make_views(count, 4))
 
 
 @each_method
@@ -400,8 +452,8 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, b
 def test_two_processes_train_as_one(
     cls: type[Method], batch_norm: bool, two_processes: dict[tuple[str, bool], Any]
 ) -> None:
-    if cls.__name__ in LOCAL_PARTNERS:
-        pytest.skip("samples are mixed with others of their process")
+    if cls.process_dependence:
+        pytest.skip(cls.process_dependence)
     method = _prepare(cls, batch_norm=batch_norm)
     losses = train(method, [views_for(cls, BATCH, step) for step in range(STEPS)])
     found, found_gradients = two_processes[cls.__name__, batch_norm]

@@ -11,7 +11,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dino": {"hidden_dim": 16, "dim": 8, "prototypes": 32},
     "mocov3": {"hidden_dim": 16, "dim": 8},
     "lejepa": {"hidden_dim": 16, "dim": 8, "slices": 16},
-    "moco": {"hidden_dim": 16, "dim": 8, "queue_size": 600, "directions": "both_ways"},
+    "moco": {"hidden_dim": 16, "dim": 8, "queue_size": 600, "symmetric": True},
     "ssql": {"base": {"kind": "byol", "hidden_dim": 16, "dim": 8}},
 }
 

@@ -330,12 +330,12 @@ def test_a_phase_without_its_predecessor_is_refused() -> None:
     teacher = BRIDLETokenizer(vit(), codebook=book())
     with pytest.raises(
         ValueError,
-        match=r"bridle_tokenizer without its predecessor, which trains its encoder; allowed",
+        match=r"bridle_tokenizer needs a trained encoder. It must come from an earlier phase",
     ):
         teacher(views(patterned()))
     student = bridle(tokenizer=LearnedTokenizer())
     with pytest.raises(
-        ValueError, match=r"bridle without its predecessor, which trains its tokenizer; allowed"
+        ValueError, match=r"bridle needs a trained tokenizer. It must come from an earlier phase"
     ):
         student(views(patterned()))
 

@@ -228,7 +228,7 @@ def test_the_transformer_has_the_published_size_and_silences_dropout_when_frozen
             lambda: EmbeddingQuantization(encoder(), quantization=RandomizedQuantization(bins=4)),
             "allowed is 2",
         ),
-        (lambda: EMix(encoder())(views(torch.randn(4, 3, 20), 3)), "takes one or two views, got 3"),
+        (lambda: EMix(encoder())(views(torch.randn(4, 3, 20), 3)), "takes 1 to 2 views, got 3"),
         (lambda: encoder(dropout=1.0), "got dropout=1.0"),
     ],
 )

@@ -186,7 +186,7 @@ def test_autocast_changes_little(name: str) -> None:
 @each_method
 def test_another_number_of_views_is_refused(name: str) -> None:
     views = make_views()
-    with pytest.raises(ValueError, match="takes exactly 1 views, got 2; "):
+    with pytest.raises(ValueError, match="takes exactly 1 view, got 2. Change"):
         made(name)(replace(views, x=views.x * 2, tags=views.tags * 2))
 
 

@@ -61,8 +61,8 @@ def test_keys_get_no_gradient() -> None:
     assert k.grad is None
 
 
-def test_both_ways_is_the_sum_and_one_way_is_the_first_direction() -> None:
-    both, one = moco(directions="both_ways"), moco()
+def test_symmetric_loss_is_the_sum_and_asymmetric_loss_is_the_first_term() -> None:
+    both, one = moco(symmetric=True), moco()
     v = views()
     swapped = Views((v.x[1], v.x[0]), v.tags, v.draws)
     other = moco()
@@ -113,7 +113,7 @@ def test_micro_batches_fill_the_queue_as_one_batch_does() -> None:
 
 
 def test_in_both_directions_each_view_enters_about_half_of_the_time() -> None:
-    method = moco(directions="both_ways")
+    method = moco(symmetric=True)
     second = 0
     for step in range(40):
         method(views(step))

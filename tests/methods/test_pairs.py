@@ -60,7 +60,7 @@ DISTANCES = [
     (SimSiam, {"reduction": "sum"}, negative_cosine),
     (
         MoCo,
-        {"head": "byol", "directions": "both_ways", "queue_size": 20, "reduction": "mean"},
+        {"head": "byol", "symmetric": True, "queue_size": 20, "reduction": "mean"},
         None,
     ),
 ]

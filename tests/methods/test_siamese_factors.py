@@ -49,15 +49,13 @@ def views(step: int = 0, batch: int = 4) -> Views:
 
 
 def test_mean_is_half_the_sum_of_both_directions() -> None:
-    total, mean = (
-        moco(directions="both_ways", reduction=name)(views()).loss for name in ("sum", "mean")
-    )
+    total, mean = (moco(symmetric=True, reduction=name)(views()).loss for name in ("sum", "mean"))
     torch.testing.assert_close(total, 2 * mean)
 
 
-def test_one_way_byol_predicts_the_second_view_from_the_first() -> None:
+def test_asymmetric_byol_predicts_the_second_view_from_the_first() -> None:
     torch.manual_seed(0)
-    method = BYOL(Normed(), hidden_dim=16, dim=8, directions="one_way").train()
+    method = BYOL(Normed(), hidden_dim=16, dim=8, symmetric=False).train()
     torch.manual_seed(0)
     both = BYOL(Normed(), hidden_dim=16, dim=8).train()
     v = views()
@@ -124,7 +122,7 @@ def test_norms_are_synchronized_by_branch(of: Any) -> None:
             assert isinstance(norm, SynchronizedBatchNorm) == wanted, name
     with pytest.raises(
         ValueError,
-        match="sync_batch_norm=target, and SimSiam keeps no momentum copy; allowed are tr",
+        match="must be true or false for simsiam, which keeps no momentum copy, got target",
     ):
         synchronize_norms(SimSiam(Normed(), hidden_dim=4, dim=8), "target")
 
@@ -142,7 +140,7 @@ def _worker(rank: int, folder: str) -> None:
         world_size=2,
         timeout=timedelta(seconds=20),
     )
-    method = moco(shuffle=True, directions="both_ways", queue_size=13)
+    method = moco(shuffle=True, symmetric=True, queue_size=13)
     v = views(batch=8)
     half = slice(rank * 4, rank * 4 + 4)
     keys = method.keys(v.x[1][half], 1)
@@ -160,7 +158,7 @@ def _worker(rank: int, folder: str) -> None:
 def test_shuffled_keys_come_back_in_place_and_ranks_enqueue_the_same_view(tmp_path: Path) -> None:
     spawn(_worker, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    method, v = moco(shuffle=True, directions="both_ways"), views(batch=8)
+    method, v = moco(shuffle=True, symmetric=True), views(batch=8)
     order = Draws(torch.zeros(1, dtype=torch.int64), key_of("moco.shuffle", 1)).permutation(
         "rows", 8
     )[0]

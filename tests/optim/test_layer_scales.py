@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from mezzotint.encoders.resnet import resnet8
+from mezzotint.methods.simsiam import SimSiam
+from mezzotint.methods.ssql import SSQL
 from mezzotint.methods.supervised import Supervised
 from mezzotint.optim.groups import LayerScales
 from mezzotint.optim.optimizer import SGD
@@ -14,21 +16,21 @@ INPUT = Input((3, 16, 16), (0.5,) * 3, (0.5,) * 3)
 
 
 def test_names_of_three_families() -> None:
-    names = [
-        "encoder.conv1.weight", "encoder.layer1.0.conv1.weight", "encoder.layer1.0.bn1.bias",
-        "encoder.layer1.1.conv2.weight", "encoder.layer2.0.downsample.0.weight", "head.weight",
+    names: list[str | None] = [
+        "conv1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.bias",
+        "layer1.1.conv2.weight", "layer2.0.downsample.0.weight", None,
     ]  # fmt: skip
     assert LayerScales(decay=0.5, head=10.0).of(names) == [0.125, 0.25, 0.25, 0.5, 1.0, 10.0]
     vit = [
-        "encoder.model.pos_embed",
-        "encoder.model.blocks.0.mlp.fc1.weight",
-        "encoder.model.blocks.1.norm1.bias",
+        "model.pos_embed",
+        "model.blocks.0.mlp.fc1.weight",
+        "model.blocks.1.norm1.bias",
     ]
-    assert LayerScales(decay=0.5).of([*vit, "encoder.model.norm.weight"]) == [0.25, 0.5, 1.0, 1.0]
+    assert LayerScales(decay=0.5).of([*vit, "model.norm.weight"]) == [0.25, 0.5, 1.0, 1.0]
     convnext = [
-        "encoder.model.stem.0.weight",
-        "encoder.model.stages.0.blocks.0.gamma",
-        "encoder.model.stages.0.blocks.1.gamma",
+        "model.stem.0.weight",
+        "model.stages.0.blocks.0.gamma",
+        "model.stages.0.blocks.1.gamma",
     ]
     assert LayerScales(decay=0.5).of(convnext) == [0.25, 0.5, 1.0]
 
@@ -47,6 +49,21 @@ def test_groups_carry_their_own_base_rate_and_no_parameter_is_lost() -> None:
     assert rate["encoder.conv1.weight"] == pytest.approx(0.1 / 8)
     decay = {name: g["weight_decay"] for g in built.param_groups for name in g["param_names"]}
     assert decay["encoder.bn1.weight"] == decay["head.bias"] == 0.0 and decay["head.weight"] == 1e-4
+
+
+def test_a_wrapped_encoder_gets_the_factors_of_a_bare_one() -> None:
+    torch.manual_seed(0)
+    encoder = resnet8(INPUT, stem="small", width=4)
+    settings = SGD(lr=0.1, scales=LayerScales(decay=0.5, head=10.0))
+    base = SimSiam(encoder, hidden_dim=4, dim=4)
+    rates = [
+        {id(p): group["base_lr"] for group in groups for p in group["params"]}
+        for groups in (
+            settings.build(base, 256).param_groups,
+            settings.build(SSQL(encoder, base=base), 256).param_groups,
+        )
+    ]
+    assert rates[0] == rates[1] and len(set(rates[0].values())) == 5
 
 
 def test_without_scales_the_groups_are_as_before() -> None:

@@ -45,9 +45,11 @@ def test_each_method_names_its_branches() -> None:
 
 
 def test_what_a_method_has_not_is_refused() -> None:
-    with pytest.raises(ValueError, match="SimSiam keeps no momentum copy"):
+    with pytest.raises(
+        ValueError, match="must be online for SimSiam, which keeps no momentum copy"
+    ):
         branch_of(SimSiam(encoder(), hidden_dim=8, dim=6), "target")
-    with pytest.raises(ValueError, match="Supervised has none; allowed is backbone"):
+    with pytest.raises(ValueError, match="must be backbone for Supervised, which has no projector"):
         branch_of(Supervised(encoder(), num_classes=2), "online", "projector")
 
 

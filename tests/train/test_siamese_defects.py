@@ -33,7 +33,7 @@ FAMILY: dict[str, dict[str, Any]] = {
     "v2": {"head": "mlp", "hidden_dim": 16, "dim": 8, "queue_size": 300},
     "v2plus": {
         "head": "byol",
-        "directions": "both_ways",
+        "symmetric": True,
         "hidden_dim": 16,
         "dim": 8,
         "queue_size": 300,

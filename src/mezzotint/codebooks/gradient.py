@@ -52,6 +52,9 @@ class _Rotation(torch.autograd.Function):
         return torch.where(defined, turned, gradient), None
 
 
+# A compiled graph returns an output that aliases an input as a view of that input, and loses the
+# gradient. A copy would cost memory; outside the graph it is not needed.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def carry_gradient(x: Tensor, quantized: Tensor, kind: Gradient) -> Tensor:
     """The codes, with a gradient to the vectors they stand for.
 

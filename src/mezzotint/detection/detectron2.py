@@ -29,8 +29,9 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import Bottleneck, ResNet
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.files import replacing, write_text
+from mezzotint.methods.method import BranchName
 from mezzotint.recipe.recipe import Recipe
-from mezzotint.runs.reuse import Branch, load_branch
+from mezzotint.runs.reuse import load_branch
 
 Array = npt.NDArray[Any]
 
@@ -158,7 +159,7 @@ def read_detectron2(path: str | Path) -> dict[str, Tensor]:
     }
 
 
-def chosen_branch(path: str | Path, branch: Branch = "online") -> Encoder:
+def chosen_branch(path: str | Path, branch: BranchName = "online") -> Encoder:
     """An encoder's directory, or a branch of a run; `online` is what `encoder/` holds.
 
     Raises:

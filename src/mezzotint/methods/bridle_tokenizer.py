@@ -24,7 +24,6 @@ from mezzotint.encoders.vit import ViT
 from mezzotint.methods.code_targets import health_logs, start
 from mezzotint.methods.masked import need_patches
 from mezzotint.methods.method import Method
-from mezzotint.methods.siamese import require_views
 from mezzotint.methods.tokenizer import Estimator, LearnedTokenizer, Tokenizer
 from mezzotint.types import Step, Views
 
@@ -41,7 +40,10 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
     """
 
     encoder: ViT
-    num_views: ClassVar[int] = 1
+    min_views: ClassVar[int] = 1
+    max_views: ClassVar[int | None] = 1
+    needs_patches: ClassVar[bool] = True
+    reports_collapse: ClassVar[bool] = False
     no_accumulation: ClassVar[str] = "the codebook follows every batch that it sees"
     needs = ("encoder",)
 
@@ -73,7 +75,7 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
 
     def forward(self, views: Views) -> Step:
         """1 − cos of estimated and true features, the mean over all patches, plus the codebook's loss."""
-        require_views(type(self).__name__, views, self.num_views)
+        self.require_views(views)
         self.require_given()
         x = views.x[0]
         values, where = self.encoder.patches.split(x)

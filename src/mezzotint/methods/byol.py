@@ -12,17 +12,22 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
-from mezzotint.methods.method import cosine_momentum, momentum_copy, momentum_update
+from mezzotint.methods.method import (
+    Branch,
+    BranchName,
+    cosine_momentum,
+    momentum_copy,
+    momentum_update,
+)
 from mezzotint.methods.siamese import Reduction, Siamese, each_view, over_pairs, target_views
 from mezzotint.types import Views
 
 MomentumSchedule = Literal["cosine", "constant"]
-Directions = Literal["both_ways", "one_way"]
 
 
 def squared_distance(p_BD: Tensor, t_BD: Tensor) -> Tensor:
@@ -50,10 +55,11 @@ class BYOL(Siamese):
         momentum_schedule: `"cosine"` raises it to 1 over training, `"constant"` keeps it.
         reduction: over the (prediction, target) pairs. `"sum"` of both directions is the paper's,
             and grows with the number of views; `"mean"` does not.
-        directions: `"one_way"` predicts from the first view alone: the loss without symmetry.
+        symmetric: predict from every view; otherwise from the first view alone.
     """
 
-    num_views: ClassVar[int] = 0
+    max_views: ClassVar[int | None] = None
+    projector: nn.Sequential
 
     def __init__(
         self,
@@ -67,7 +73,7 @@ class BYOL(Siamese):
         momentum: float = 0.99,
         momentum_schedule: MomentumSchedule = "cosine",
         reduction: Reduction = "sum",
-        directions: Directions = "both_ways",
+        symmetric: bool = True,
     ) -> None:
         super().__init__(encoder)
         if not 0.0 <= momentum <= 1.0:
@@ -81,7 +87,7 @@ class BYOL(Siamese):
             momentum_schedule,
             reduction,
         )
-        self.one_way = directions == "one_way"
+        self.symmetric = symmetric
         self.projector = mlp(
             [encoder.dim, *[hidden_dim] * (layers - 1), dim],
             last_bias=not last_norm,
@@ -91,16 +97,20 @@ class BYOL(Siamese):
         self.target_encoder = momentum_copy(encoder)
         self.target_projector = momentum_copy(self.projector)
 
+    def branches(self) -> Mapping[BranchName, Branch]:
+        target = Branch(self.target_encoder, self.target_projector)
+        return {**super().branches(), "target": target}
+
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
         """Projections, and predictions from them."""
-        xs = views.x[:1] if self.one_way else views.x
+        xs = views.x if self.symmetric else views.x[:1]
         zs = each_view(self.projector, each_view(self.encoder, xs))
         return zs, each_view(self.predictor, zs)
 
     @torch.no_grad()
     def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
         """What the momentum copy says of the global views."""
-        places = [place for place in target_views(views) if place > 0 or not self.one_way]
+        places = [place for place in target_views(views) if place > 0 or self.symmetric]
         seen = each_view(self.target_encoder, [views.x[place] for place in places])
         return dict(zip(places, each_view(self.target_projector, seen), strict=True))
 

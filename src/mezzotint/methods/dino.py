@@ -21,7 +21,13 @@ from torch.nn.functional import linear, log_softmax, normalize, softmax
 
 from mezzotint import dist
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.methods.method import cosine_momentum, momentum_copy, momentum_update
+from mezzotint.methods.method import (
+    Branch,
+    BranchName,
+    cosine_momentum,
+    momentum_copy,
+    momentum_update,
+)
 from mezzotint.methods.siamese import Siamese, one_pass, over_pairs, target_views
 from mezzotint.types import Views
 
@@ -87,8 +93,9 @@ class DINO(Siamese):
             unstable.
     """
 
-    num_views: ClassVar[int] = 0
+    max_views: ClassVar[int | None] = None
     center: Tensor
+    projector: Prototypes
 
     def __init__(
         self,
@@ -130,6 +137,13 @@ class DINO(Siamese):
         self.teacher_projector = momentum_copy(self.projector)
         self.register_buffer("center", torch.zeros(prototypes))
         self._fresh: list[Tensor] = []
+
+    def branches(self) -> Mapping[BranchName, Branch]:
+        # The heads return unit vectors and logits; what is evaluated comes before both.
+        return {
+            "online": Branch(self.encoder, self.projector.body),
+            "target": Branch(self.teacher_encoder, self.teacher_projector.body),
+        }
 
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
         """Unit vectors and logits of every view."""

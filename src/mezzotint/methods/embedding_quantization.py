@@ -40,7 +40,10 @@ class EmbeddingQuantization(Method):
     no_accumulation: ClassVar[str] = (
         "its negatives are the other samples of the batch, and micro-batches would have fewer of them"
     )
-    num_views: ClassVar[int] = 1
+    min_views: ClassVar[int] = 1
+    max_views: ClassVar[int | None] = 2
+    needs_patches: ClassVar[bool] = True
+    asymmetric_views: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -67,10 +70,7 @@ class EmbeddingQuantization(Method):
 
     def forward(self, views: Views) -> Step:
         """The cross-entropy of finding a sample's other quantization; of two views each is quantized once."""
-        if len(views.x) not in (1, 2):
-            raise ValueError(
-                f"EmbeddingQuantization takes one or two views, got {len(views.x)}; change views:"
-            )
+        self.require_views(views)
         encoder = need_patches(self.encoder)
         drawn = [self._draw(views, place) for place in range(2)]
         zs = []

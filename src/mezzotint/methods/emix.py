@@ -75,7 +75,11 @@ class EMix(Method):
     no_accumulation: ClassVar[str] = (
         "its candidates are the other samples of the batch, and micro-batches would have fewer of them"
     )
-    num_views: ClassVar[int] = 1
+    min_views: ClassVar[int] = 1
+    max_views: ClassVar[int | None] = 2
+    needs_patches: ClassVar[bool] = True
+    asymmetric_views: ClassVar[bool] = True
+    process_dependence: ClassVar[str] = "samples are mixed with others of their process"
 
     def __init__(
         self,
@@ -102,10 +106,7 @@ class EMix(Method):
 
     def forward(self, views: Views) -> Step:
         """The loss on one view, or on two."""
-        if len(views.x) not in (1, 2):
-            raise ValueError(
-                f"EMix takes one or two views, got {len(views.x)}; change views: in the recipe"
-            )
+        self.require_views(views)
         partner, share = self._draw(views)
         mixed, features = self._features(views, partner, share)
         mixed, z = self.head(mixed), self.head(features)

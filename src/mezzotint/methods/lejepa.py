@@ -13,6 +13,7 @@ and keeps nothing that grows with their number. As in their code and unlike the 
 frequencies reach 3 rather than 5.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -23,8 +24,8 @@ from torch.nn.functional import normalize
 from mezzotint import dist
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
-from mezzotint.methods.method import Method
-from mezzotint.methods.siamese import collapse_signals, one_pass, require_views, target_views
+from mezzotint.methods.method import Branch, BranchName, Method
+from mezzotint.methods.siamese import collapse_signals, one_pass, target_views
 from mezzotint.seeding import Draws
 from mezzotint.types import Step, Views
 
@@ -130,7 +131,7 @@ class LeJEPA(Method):
     no_accumulation: ClassVar[str] = (
         "its test of normality is one statistic of the whole batch, and those of micro-batches do not add up to it"
     )
-    num_views: ClassVar[int] = 0
+    max_views: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -158,9 +159,12 @@ class LeJEPA(Method):
         self.slices, self.knots, self.t_max = slices, knots, t_max
         self.projector = mlp([encoder.dim, *[hidden_dim] * (layers - 1), dim])
 
+    def branches(self) -> Mapping[BranchName, Branch]:
+        return {"online": Branch(self.encoder, self.projector)}
+
     def forward(self, views: Views) -> Step:
         """The loss on two views or more, `[B, …]` each; sizes may differ."""
-        require_views("LeJEPA", views)
+        self.require_views(views)
         directions_SD = directions(views.draws, self.slices, self.dim)
         features = one_pass(self.encoder, views.x)
         z_VBD = self.projector(torch.cat(features)).unflatten(0, (len(features), -1))

@@ -15,7 +15,6 @@ from mezzotint.encoders.decoder import Decoder
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.methods.method import Method
-from mezzotint.methods.siamese import require_views
 from mezzotint.seeding import Draws
 from mezzotint.types import Views
 
@@ -31,7 +30,10 @@ class Masked(Method, ABC, abstract=True):
     """
 
     encoder: ViT
-    num_views: ClassVar[int] = 1
+    min_views: ClassVar[int] = 1
+    max_views: ClassVar[int | None] = 1
+    needs_patches: ClassVar[bool] = True
+    reports_collapse: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder, mask: Mask, decoder: Decoder, outputs: int) -> None:
         super().__init__(need_patches(encoder))
@@ -48,7 +50,7 @@ class Masked(Method, ABC, abstract=True):
         Outside the compiled graph, since the key changes with every step; so it comes before all
         that has a gradient.
         """
-        require_views(type(self).__name__, views, self.num_views)
+        self.require_views(views)
         return self.mask.draw(self.encoder.patches.grid_of(views.x[0]), views.draws)
 
     def guess(self, x: Tensor, keep: Tensor, hidden: Tensor, where: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""The contract of a method, and the momentum copy that several of them keep."""
+"""The contract of a method, its branches, and the momentum copy that several of them keep."""
 
 import copy
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.encoder import Encoder
@@ -13,71 +16,154 @@ from mezzotint.recipe.component import Component
 from mezzotint.types import Step, Views
 
 M = TypeVar("M", bound=nn.Module)
+BranchName = Literal["online", "target"]
 
-COPIES = ("target", "key", "momentum", "teacher")
-"""How the parts of momentum copies are called: `target_encoder`, `key_projector` and so on."""
+
+@dataclass(frozen=True)
+class Branch:
+    """A network of a method that can be evaluated.
+
+    Attributes:
+        encoder: backbone of the branch.
+        projector: head that follows it in training, `[B, encoder.dim]` → `[B, D]`; `None` for a
+            method without one.
+    """
+
+    encoder: Encoder
+    projector: nn.Module | None = None
+
+    def modules(self) -> set[nn.Module]:
+        """Collect the modules of encoder and projector."""
+        parts = [self.encoder] if self.projector is None else [self.encoder, self.projector]
+        return {module for part in parts for module in part.modules()}
 
 
 class Method(nn.Module, Component):
     """A way to train an encoder without labels.
 
-    `forward` is the only entrance, so that distributed training, autocast and compilation need no
-    special case.
+    `forward` is the only entry point, so that distributed training, autocast and compilation need
+    no special case. The class variables state facts about a method, with its default keywords; the
+    training loop checks a recipe by them, and the contract tests check them.
 
     Attributes:
-        encoder: what is evaluated, quantized and exported.
-        no_accumulation: why the loss of k micro-batches is not the loss of their union; empty when
-            it is.
-        num_views: how many views `forward` takes; 0 for any number from two.
+        encoder: network that is trained, evaluated, quantized and exported.
         needs: parts that an earlier phase must have trained, by name; see `train.plan`.
-        given: parts that one has.
+        given: parts that an earlier phase has trained.
     """
 
     encoder: Encoder
-    no_accumulation: ClassVar[str] = ""
-    num_views: ClassVar[int] = 2
     needs: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
+
+    min_views: ClassVar[int] = 2
+    """Fewest views of a sample that `forward` takes."""
+    max_views: ClassVar[int | None] = 2
+    """Most views of a sample that `forward` takes; `None` for any number."""
+    min_samples: ClassVar[int] = 1
+    """Fewest samples in a batch, over all processes; 2 where a statistic of the batch is in the loss."""
+    asymmetric_views: ClassVar[bool] = False
+    """Whether the loss depends on the order of the views."""
+    needs_patches: ClassVar[bool] = False
+    """Whether the encoder must be a transformer over patches."""
+    needs_labels: ClassVar[bool] = False
+    """Whether training samples must have labels."""
+    reports_collapse: ClassVar[bool] = True
+    """Whether `alignment` and `feature_std` are logged; false for methods that cannot collapse."""
+    no_accumulation: ClassVar[str] = ""
+    """Why the loss of k micro-batches is not the loss of their union; empty if it is."""
+    process_dependence: ClassVar[str] = ""
+    """Why several processes train differently from one with the same samples; empty if they do not."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, views: Views) -> Step:
-        """The loss on these views."""
-        raise TypeError(f"{type(self).__name__} has no forward")
+        """Compute the loss of a batch, and scalars to log."""
+        raise TypeError(f"{type(self).__name__} has no forward.")
+
+    def branches(self) -> Mapping[BranchName, Branch]:
+        """Name the networks that can be evaluated.
+
+        `online` is the trained network. A method that keeps a momentum copy adds it as `target`.
+        """
+        return {"online": Branch(self.encoder)}
+
+    def require_views(self, views: Views) -> None:
+        """Refuse a number of views that the method does not take.
+
+        Raises:
+            ValueError: for fewer than `min_views` or more than `max_views`.
+        """
+        count, most = len(views.x), self.max_views
+        if count >= self.min_views and (most is None or count <= most):
+            return
+        accepted = (
+            f"at least {self.min_views} views"
+            if most is None
+            else f"exactly {most} view{'s' * (most != 1)}"
+            if most == self.min_views
+            else f"{self.min_views} to {most} views"
+        )
+        raise ValueError(
+            f"{type(self).__name__} takes {accepted}, got {count}. Change `views` in the recipe, "
+            "or choose another method."
+        )
 
     def require_given(self) -> None:
-        """Raise `ValueError` when a part that an earlier phase must have trained is not given."""
+        """Refuse to train before an earlier phase has trained the parts that are needed.
+
+        Raises:
+            ValueError: if a part of `needs` was not loaded.
+        """
         missing = [part for part in self.needs if part not in self.given]
         if missing:
             raise ValueError(
-                f"got a phase of {self.config['kind']} without its predecessor, which trains its {missing[0]}; allowed "
-                "is a phase after that one: write both under phases:, and say what the second is to load, such as "
-                f"load: {{{missing[0]}: {missing[0]}}}"
+                f"{self.config['kind']} needs a trained {missing[0]}. It must come from an earlier "
+                "phase. Write both phases under `phases`, and load the part in the second: "
+                f"`load: {{{missing[0]}: {missing[0]}}}`."
             )
 
     def require_batch(self, size: int) -> None:
-        """Raise `ValueError` when the method cannot learn from batches of `size` samples, over all processes."""
+        """Refuse a batch size that the method cannot learn from.
+
+        Args:
+            size: samples in a batch, over all processes.
+
+        Raises:
+            ValueError: for fewer than `min_samples`.
+        """
+        if size < self.min_samples:
+            raise ValueError(
+                f"`run.batch_size` must be at least {self.min_samples} for {self.config['kind']}, "
+                f"got {size}. Try 256."
+            )
 
     def before_step(self) -> None:
-        """Called before a step's first micro-batch: forget what an abandoned step may have left."""
+        """Forget what an abandoned step may have left; called before a step's first micro-batch."""
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimizer step, with the share of training done (in (0, 1]): momentum, centering."""
+        """Update momentum copies, centers or queues; called after each optimizer step.
+
+        Args:
+            progress: fraction of training that is done, in (0, 1].
+        """
 
 
 def momentum_copy(module: M) -> M:
-    """A copy that is updated by `momentum_update` and never by gradients; its BatchNorms see its own batches."""
+    """Copy a network that `momentum_update` will move and gradients will not.
+
+    The copy's BatchNorms use the statistics of its own batches.
+    """
     twin = copy.deepcopy(module)
     return twin.requires_grad_(False)
 
 
 @torch.no_grad()
 def momentum_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Exponential moving average of the parameters: `target ← momentum · target + (1 − momentum) · online`.
+    """Average parameters exponentially: `target ← momentum · target + (1 − momentum) · online`.
 
-    Parameters only: BatchNorm statistics come from the target's own passes (MoCo v3, BYOL).
+    Buffers stay: BatchNorm statistics come from the target's own forward passes (MoCo v3, BYOL).
     """
     torch._foreach_lerp_(
         list(target.parameters()), [p.detach() for p in online.parameters()], 1.0 - momentum
@@ -85,31 +171,33 @@ def momentum_update(target: nn.Module, online: nn.Module, momentum: float) -> No
 
 
 def cosine_momentum(base: float, progress: float) -> float:
-    """The momentum that rises from `base` to 1 along half a cosine over training."""
+    """Compute the momentum that rises from `base` to 1 along half a cosine over training."""
     return 1.0 - (1.0 - base) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
-def synchronize_norms(method: Method, of: bool | Literal["online", "target"]) -> None:
-    """Let BatchNorms see the batches of all processes.
+def synchronize_norms(method: Method, branch: bool | BranchName) -> None:
+    """Pool BatchNorm statistics over all processes.
 
     Args:
-        method: changed in place.
-        of: all of them, none, or those of one branch: what is trained, or its momentum copy.
+        method: method that is changed in place.
+        branch: true for all BatchNorms, false for none, or the branch whose BatchNorms are pooled;
+            everything outside the momentum copy counts as `online`.
 
     Raises:
-        ValueError: for one branch of a method that keeps no momentum copy.
+        ValueError: for one branch of a method without a momentum copy.
     """
-    own: nn.Module = getattr(method, "base", method)
-    parts = dict(own.named_children())
-    copies = [name for name in parts if name.startswith(COPIES)]
-    if of is True:
+    if branch is True:
         synchronize_batch_norm(method)
-    elif of and not copies:
+    if isinstance(branch, bool):
+        return
+    target = method.branches().get("target")
+    if target is None:
         raise ValueError(
-            f"got run.compute.sync_batch_norm={of}, and {type(own).__name__} keeps no momentum copy; allowed are true "
-            "and false: set one of them"
+            f"`run.compute.sync_batch_norm` must be true or false for {method.config['kind']}, which "
+            f"keeps no momentum copy, got {branch}. Set one of them."
         )
-    elif of:
-        for name, part in parts.items():
-            if (name in copies) == (of == "target"):
-                setattr(own, name, synchronize_batch_norm(part))
+    copied = target.modules()
+    for parent in list(method.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and (child in copied) == (branch == "target"):
+                setattr(parent, name, synchronize_batch_norm(child))

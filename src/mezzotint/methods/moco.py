@@ -4,14 +4,14 @@
 2208.00275.)
 
 A query is told from the keys of earlier batches, which a queue holds; keys come from a momentum
-copy. The four differ in head, directions and momentum only:
+copy. The four differ in head, symmetry of the loss and momentum only:
 
-| | head | directions | momentum | temperature | dim |
+| | head | symmetric | momentum | temperature | dim |
 |---|---|---|---|---|---|
-| v1 | `linear` | `one_way` | 0.999 constant | 0.07 | 128 |
-| v2 | `mlp` | `one_way` | 0.999 constant | 0.2 | 128 |
-| v2+ | `byol`: a predictor on the trained branch alone | `both_ways` | 0.99 rising to 1 | 0.2 | 256 |
-| S-v2+ | `symmetric`: the same layers on both branches | `both_ways` | 0.99 rising to 1 | 0.2 | 256 |
+| v1 | `linear` | false | 0.999 constant | 0.07 | 128 |
+| v2 | `mlp` | false | 0.999 constant | 0.2 | 128 |
+| v2+ | `byol`: a predictor on the trained branch alone | true | 0.99 rising to 1 | 0.2 | 256 |
+| S-v2+ | `symmetric`: the same layers on both branches | true | 0.99 rising to 1 | 0.2 | 256 |
 
 Keys enter the queue after the step, of one view for all ranks: in both directions that view is
 drawn from a count of steps, where the authors' code draws it on each rank. BatchNorm statistics
@@ -30,13 +30,18 @@ from torch.nn.functional import cross_entropy, normalize
 from mezzotint import dist
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
-from mezzotint.methods.method import cosine_momentum, momentum_copy, momentum_update
+from mezzotint.methods.method import (
+    Branch,
+    BranchName,
+    cosine_momentum,
+    momentum_copy,
+    momentum_update,
+)
 from mezzotint.methods.siamese import Reduction, Siamese, each_view, over_pairs, target_views
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Views
 
 Head = Literal["linear", "mlp", "byol", "symmetric", "projector"]
-Directions = Literal["one_way", "both_ways"]
 MomentumSchedule = Literal["constant", "cosine"]
 
 
@@ -69,8 +74,8 @@ class MoCo(Siamese):
         encoder: to be trained.
         head: which layers stand on the encoder, and on which branch; see the table above.
             `"projector"` is the first half of `"symmetric"`.
-        directions: `"one_way"`: the first view asks for the second; `"both_ways"`: also the second
-            for the first, and with more views each for every other global one.
+        symmetric: contrast every view with every other global view; otherwise the first view is
+            contrasted with the others.
         hidden_dim: width of the head's hidden layers.
         dim: width of queries and keys.
         queue_size: keys in the queue; at least the global batch.
@@ -81,7 +86,8 @@ class MoCo(Siamese):
         shuffle: encode the keys of a rank among those of other ranks.
     """
 
-    num_views: ClassVar[int] = 0
+    max_views: ClassVar[int | None] = None
+    asymmetric_views: ClassVar[bool] = True
     queue: Tensor
     pointer: Tensor
     steps: Tensor
@@ -91,7 +97,7 @@ class MoCo(Siamese):
         encoder: Encoder,
         *,
         head: Head = "mlp",
-        directions: Directions = "one_way",
+        symmetric: bool = False,
         hidden_dim: int = 2048,
         dim: int = 128,
         queue_size: int = 65536,
@@ -112,7 +118,7 @@ class MoCo(Siamese):
             raise ValueError(
                 f"queue_size must be at least the global batch, got {queue_size}; 65536 is published"
             )
-        self.one_way, self.temperature = directions == "one_way", temperature
+        self.symmetric, self.temperature = symmetric, temperature
         self.momentum, self.momentum_schedule = momentum, momentum_schedule
         self.reduction, self.shuffle = reduction, shuffle
         self.projector, self.predictor = _head(head, encoder.dim, hidden_dim, dim)
@@ -123,17 +129,21 @@ class MoCo(Siamese):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._fresh: list[dict[int, Tensor]] = []
 
+    def branches(self) -> Mapping[BranchName, Branch]:
+        target = Branch(self.key_encoder, self.key_projector)
+        return {**super().branches(), "target": target}
+
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
         """Projections and queries: of the first view, or of both."""
         zs = each_view(
-            self.projector, each_view(self.encoder, views.x[:1] if self.one_way else views.x)
+            self.projector, each_view(self.encoder, views.x if self.symmetric else views.x[:1])
         )
         return zs, each_view(self.predictor, zs)
 
     @torch.no_grad()
     def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
         """The keys; they wait for `after_step` to enter the queue."""
-        places = [place for place in target_views(views) if place > 0 or not self.one_way]
+        places = [place for place in target_views(views) if place > 0 or self.symmetric]
         ts = {place: self.keys(views.x[place], place) for place in places}
         self._fresh.append(ts)
         return ts

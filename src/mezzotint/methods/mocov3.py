@@ -11,13 +11,19 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from mezzotint import dist
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.heads import mlp
-from mezzotint.methods.method import cosine_momentum, momentum_copy, momentum_update
+from mezzotint.methods.method import (
+    Branch,
+    BranchName,
+    cosine_momentum,
+    momentum_copy,
+    momentum_update,
+)
 from mezzotint.methods.siamese import Siamese, each_view
 from mezzotint.types import Views
 
@@ -63,6 +69,7 @@ class MoCoV3(Siamese):
     no_accumulation: ClassVar[str] = (
         "its negatives are the keys of the other samples of the batch, and micro-batches would have fewer of them"
     )
+    projector: nn.Sequential
 
     def __init__(
         self,
@@ -95,6 +102,10 @@ class MoCoV3(Siamese):
         )
         self.key_encoder = momentum_copy(encoder)
         self.key_projector = momentum_copy(self.projector)
+
+    def branches(self) -> Mapping[BranchName, Branch]:
+        target = Branch(self.key_encoder, self.key_projector)
+        return {**super().branches(), "target": target}
 
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
         """Projections, and the queries made from them."""

@@ -18,7 +18,6 @@ from torch.nn.functional import cross_entropy
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.masked import need_patches, real_tokens
 from mezzotint.methods.method import Method
-from mezzotint.methods.siamese import require_views
 from mezzotint.types import Step, Views
 
 
@@ -30,7 +29,10 @@ class ShED(Method):
         share: of the embeddings that move.
     """
 
-    num_views: ClassVar[int] = 1
+    min_views: ClassVar[int] = 1
+    max_views: ClassVar[int | None] = 1
+    needs_patches: ClassVar[bool] = True
+    reports_collapse: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder, *, share: float = 0.15) -> None:
         super().__init__(need_patches(encoder))
@@ -43,7 +45,7 @@ class ShED(Method):
 
     def forward(self, views: Views) -> Step:
         """Cross-entropy of moved or not, over all tokens."""
-        require_views("ShED", views, 1)
+        self.require_views(views)
         encoder = need_patches(self.encoder)
         x = views.x[0]
         drawn = self._draw(views, math.prod(encoder.patches.grid_of(x)))

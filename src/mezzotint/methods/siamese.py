@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mezzotint.methods.method import Method
+from mezzotint.methods.method import Branch, BranchName, Method
 from mezzotint.types import Step, Views
 
 Reduction = Literal["sum", "mean"]
@@ -30,6 +30,10 @@ class Siamese(Method, ABC, abstract=True):
     """
 
     own_targets: ClassVar[bool] = False
+    projector: nn.Module
+
+    def branches(self) -> Mapping[BranchName, Branch]:
+        return {"online": Branch(self.encoder, self.projector)}
 
     @abstractmethod
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
@@ -52,7 +56,7 @@ class Siamese(Method, ABC, abstract=True):
 
     def forward(self, views: Views) -> Step:
         """The loss on these views."""
-        require_views(type(self).__name__, views, self.num_views)
+        self.require_views(views)
         zs, ps = self.online(views)
         ts = self.targets(views, zs)
         loss, logs = self.compare(ps, ts, views)
@@ -78,26 +82,6 @@ def one_pass(module: nn.Module, xs: Sequence[Tensor]) -> list[Tensor]:
         joined = module(torch.cat([xs[place] for place in places]))
         outputs.update(zip(places, joined.chunk(len(places)), strict=True))
     return [outputs[place] for place in range(len(xs))]
-
-
-def require_views(method: str, views: Views, count: int = 0) -> None:
-    """Refuse what the method cannot take.
-
-    Args:
-        method: its name, for the message.
-        views: what came.
-        count: how many views it takes; 0 for any number from two.
-
-    Raises:
-        ValueError: for another number of views.
-    """
-    found = len(views.x)
-    if found == count or (count == 0 and found >= 2):
-        return
-    allowed = f"exactly {count} views" if count else "two views or more"
-    raise ValueError(
-        f"{method} takes {allowed}, got {found}; change views: in the recipe, or the method"
-    )
 
 
 def target_views(views: Views) -> list[int]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mezzotint import dist
@@ -83,7 +83,8 @@ class SimCLR(Siamese):
     no_accumulation: ClassVar[str] = (
         "its negatives are the other samples of the batch, and micro-batches would have fewer of them"
     )
-    num_views: ClassVar[int] = 0
+    max_views: ClassVar[int | None] = None
+    projector: nn.Sequential
     own_targets: ClassVar[bool] = True
 
     def __init__(

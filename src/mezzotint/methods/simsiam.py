@@ -10,7 +10,7 @@ view is then a target.
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from mezzotint.encoders.encoder import Encoder
@@ -39,7 +39,8 @@ class SimSiam(Siamese, kind="simsiam"):
         reduction: over the (prediction, target) pairs; the sum grows with the number of views.
     """
 
-    num_views: ClassVar[int] = 0
+    max_views: ClassVar[int | None] = None
+    projector: nn.Sequential
     own_targets: ClassVar[bool] = True
 
     def __init__(

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.methods.method import Method
-from mezzotint.methods.siamese import Siamese, require_views
+from mezzotint.methods.method import Branch, BranchName, Method
+from mezzotint.methods.siamese import Siamese
 from mezzotint.quant.bitwidth import Quantizers
 from mezzotint.quant.convert import make_encoder_quantizable, quantize_
 from mezzotint.quant.qconfig import PolicyName, QuantizationPolicy
@@ -52,7 +52,7 @@ class SSQL(Method):
             authors have it; `"frozen"`: only those in float do.
     """
 
-    num_views: ClassVar[int] = 0
+    max_views: ClassVar[int | None] = None
     no_accumulation: ClassVar[str] = (
         "the ranges of activations are those of the whole batch, and micro-batches would have others"
     )
@@ -98,20 +98,21 @@ class SSQL(Method):
         )
         self.float_loss, self.quantized_pairs, self.reverse = float_loss, quantized_pairs, reverse
         make_encoder_quantizable(encoder, policy)
-        projector = getattr(base, "projector", None)
-        if isinstance(projector, nn.Module):
-            quantize_(projector, _PROJECTOR)
+        quantize_(base.projector, _PROJECTOR)
         self._encoder = Quantizers.of(encoder)
-        self._projector = Quantizers.of(projector) if isinstance(projector, nn.Module) else None
+        self._projector = Quantizers.of(base.projector)
 
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
         """The base's."""
         return self.base.encoder
 
+    def branches(self) -> Mapping[BranchName, Branch]:
+        return self.base.branches()
+
     def forward(self, views: Views) -> Step:
         """The mean of the losses in float and at low bits."""
-        require_views("SSQL", views, self.base.num_views)
+        self.base.require_views(views)
         weight, activation = self.draw_bits(views.draws)
         frozen = self._norms() if self.batch_norm == "frozen" else []
         self._encoder.start_observing()
@@ -164,8 +165,7 @@ class SSQL(Method):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The trained branch on the grids of the present weights; the projector's weights have 8 bits."""
         self._encoder.set_bits(weight, activation)
-        if self._projector is not None:
-            self._projector.set_bits(8, 32)
+        self._projector.set_bits(8, 32)
         learning = torch.is_grad_enabled() and not self.reverse
         for norm in frozen:
             norm.track_running_stats = False
@@ -174,8 +174,7 @@ class SSQL(Method):
         for norm in frozen:
             norm.track_running_stats = True
         self._encoder.set_off()
-        if self._projector is not None:
-            self._projector.set_off()
+        self._projector.set_off()
         self._encoder.forget_observed()
         return outputs
 

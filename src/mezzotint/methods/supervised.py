@@ -55,7 +55,9 @@ class Supervised(Method):
             in fp32.
     """
 
-    num_views: ClassVar[int] = 0
+    min_views: ClassVar[int] = 1
+    max_views: ClassVar[int | None] = None
+    needs_labels: ClassVar[bool] = True
 
     def __init__(
         self,

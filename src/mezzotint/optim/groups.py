@@ -41,18 +41,21 @@ class LayerScales(Component):
             )
         self.decay, self.head = decay, head
 
-    def of(self, names: Sequence[str]) -> list[float]:
-        """A factor for each parameter of a method, by name: `decay` to the number of blocks from it to the top.
+    def of(self, names: Sequence[str | None]) -> list[float]:
+        """Compute a factor for each parameter: `decay` to the number of blocks from it to the top.
 
-        A block is what a numbered module holds: `layer3.1` of a ResNet, `blocks.7` of a
-        transformer, `stages.2.blocks.0` of a ConvNeXt (where what leads from stage to stage is one
-        too), in the encoder's order. What stands before the first block is one more, what stands
-        after the last belongs to the top.
+        A block is what a numbered module contains: `layer3.1` of a ResNet, `blocks.7` of a
+        transformer, `stages.2.blocks.0` of a ConvNeXt (where a downsampling layer between stages
+        counts too), in the encoder's order. The stem before the first block counts as one more
+        block; layers after the last block belong to the top.
+
+        Args:
+            names: names within the encoder, in its order; `None` outside the encoder.
         """
         order: dict[str, int] = {}
         depths: list[int | None] = []
         for name in names:
-            if re.match(r"(base\.)?encoder\.", name) is None:
+            if name is None:
                 depths.append(None)
                 continue
             block = _block_of(name.split("."))
@@ -107,7 +110,7 @@ def named_groups(
     left_out = {
         name for name, p in trained if exclude == "norm_and_bias" and is_norm_or_bias(name, p)
     }
-    factors = [1.0] * len(trained) if scales is None else scales.of([name for name, _ in trained])
+    factors = [1.0] * len(trained) if scales is None else scales.of(_within_encoder(model, trained))
     groups = []
     for factor in sorted(set(factors), reverse=True):
         for excluded in (False, True):
@@ -123,3 +126,16 @@ def named_groups(
                 }
                 groups.append({"params": chosen, **settings})
     return groups
+
+
+def _within_encoder(
+    model: nn.Module, trained: Sequence[tuple[str, nn.Parameter]]
+) -> list[str | None]:
+    """Name parameters within the model's encoder; `None` for those of other parts."""
+    encoder = getattr(model, "encoder", None)
+    own = (
+        {parameter: name for name, parameter in encoder.named_parameters()}
+        if isinstance(encoder, nn.Module)
+        else {}
+    )
+    return [own.get(parameter) for _, parameter in trained]

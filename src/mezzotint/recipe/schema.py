@@ -17,6 +17,8 @@ RENAMED_KINDS = {"labelled": "labeled", "learnt_tokenizer": "learned_tokenizer"}
 """Kinds that earlier recipes name otherwise: old name → new name."""
 
 RENAMED_KEYS = {
+    ("moco", "directions"): "symmetric",
+    ("byol", "directions"): "symmetric",
     ("point_crop", "centre"): "center",
     ("bridle_joint", "centre"): "center",
     ("bridle_tokenizer", "centre"): "center",

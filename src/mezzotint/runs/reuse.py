@@ -18,7 +18,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.methods.method import COPIES, Method
+from mezzotint.methods.method import BranchName, Method
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.loop import pretrain
@@ -110,7 +110,6 @@ def _saved(folder: Path) -> dict[str, Any] | None:
     return read_recipe(folder)
 
 
-Branch = Literal["online", "target"]
 Part = Literal["backbone", "projector"]
 
 
@@ -133,39 +132,33 @@ class Projected(Encoder, abstract=True):
         return out
 
 
-def branch_of(method: Method, branch: Branch = "online", part: Part = "backbone") -> Encoder:
-    """A network of a method.
+def branch_of(method: Method, branch: BranchName = "online", part: Part = "backbone") -> Encoder:
+    """Return a network of a method as an encoder.
 
     Args:
-        method: with the weights that are wanted.
-        branch: the trained one, or its momentum copy.
-        part: the backbone alone, or with the projector.
+        method: with the weights that are evaluated.
+        branch: `online` for the trained network, `target` for its momentum copy.
+        part: `backbone` for the encoder alone, `projector` for the encoder and the head on it.
 
     Raises:
-        ValueError: when the method has no such branch or no projector.
+        ValueError: for a branch or a projector that the method does not have.
     """
-    own: nn.Module = getattr(method, "base", method)
-    prefix = ""
-    if branch == "target":
-        known = [
-            name for name in COPIES if isinstance(getattr(own, f"{name}_encoder", None), Encoder)
-        ]
-        if not known:
-            raise ValueError(
-                f"got branch=target, and {type(own).__name__} keeps no momentum copy; allowed is online: leave it out"
-            )
-        prefix = f"{known[0]}_"
-    backbone: Encoder = getattr(own, f"{prefix}encoder")
-    if part == "backbone":
-        return backbone
-    projector = getattr(own, f"{prefix}projector", None)
-    if not isinstance(projector, nn.Module):
+    branches, kind = method.branches(), type(method).__name__
+    if branch not in branches:
         raise ValueError(
-            f"got part=projector, and {type(own).__name__} has none; allowed is backbone: leave it out"
+            f"`branch` must be online for {kind}, which keeps no momentum copy, got "
+            f"{branch}. Leave it out."
         )
-    return Projected(backbone, projector)
+    chosen = branches[branch]
+    if part == "backbone":
+        return chosen.encoder
+    if chosen.projector is None:
+        raise ValueError(
+            f"`part` must be backbone for {kind}, which has no projector, got {part}. Leave it out."
+        )
+    return Projected(chosen.encoder, chosen.projector)
 
 
-def load_branch(folder: Path, recipe: Recipe, branch: Branch, part: Part) -> Encoder:
+def load_branch(folder: Path, recipe: Recipe, branch: BranchName, part: Part) -> Encoder:
     """A network of a run, in eval mode, from its newest checkpoint; see `branch_of`."""
     return branch_of(trained_method(recipe, folder).method, branch, part).eval()
