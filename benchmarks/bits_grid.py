@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from mezzotint import load_encoder, pretrain
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.evaluation.bits import GRID, evaluate_bits
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
 from mezzotint.evaluation.features import extract_readable
@@ -40,14 +40,14 @@ SAMPLES = 512
 
 
 def grid(run: Path) -> list[Row]:
-    return evaluate_bits(load_encoder(run), Samples(), bits=GRID, probes=PROBES).rows
+    return evaluate_bits(load_encoder(run), EmbeddedImages(), bits=GRID, probes=PROBES).rows
 
 
 def separate(run: Path) -> list[Row]:
     rows: dict[Row, None] = {}  # the float rows come nine times
     for bits in GRID:
         rows |= dict.fromkeys(
-            evaluate_bits(load_encoder(run), Samples(), bits=[bits], probes=PROBES).rows
+            evaluate_bits(load_encoder(run), EmbeddedImages(), bits=[bits], probes=PROBES).rows
         )
     return list(rows)
 
@@ -55,7 +55,7 @@ def separate(run: Path) -> list[Row]:
 def alone(run: Path) -> list[Row]:
     rows: list[Row] = []
     for bits in GRID:
-        encoder, source = load_encoder(run), Samples()
+        encoder, source = load_encoder(run), EmbeddedImages()
         samples, tasks = source.evaluation()
         if bits.is_float:
             found = extract_readable(encoder, samples)

@@ -37,7 +37,7 @@ from mezzotint.recipe.recipe import Plan, Recipe
 from mezzotint.train.plan import pretrain_plan
 
 DATA: dict[str, dict[str, Any]] = {
-    "emoji": {"data": {"kind": "samples", "name": "emoji"}, "patch": 8, "ratio": 0.6},
+    "emoji": {"data": {"kind": "embedded_images", "name": "emoji"}, "patch": 8, "ratio": 0.6},
     "speech": {"data": {"kind": "speech"}, "patch": [64, 4], "ratio": 0.75, "normalize": False},
 }
 RQ = {"kind": "rq", "dim": 64, "num_codes": 64, "num_levels": 4}

@@ -19,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from mezzotint import evaluate, load_encoder, pretrain
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.results import read_baselines, read_evaluation
@@ -61,7 +61,9 @@ def main() -> None:
             for row in read_evaluation(run):
                 found[row.probe, row.metric].append(row.value)
             half = evaluate_encoder(
-                load_encoder(run), Samples(part="held_out"), probes=(KNN(), Linear(), Retrieval())
+                load_encoder(run),
+                EmbeddedImages(part="held_out"),
+                probes=(KNN(), Linear(), Retrieval()),
             )
             for row in half.rows:
                 unseen[row.probe, row.metric].append(row.value)

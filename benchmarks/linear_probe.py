@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mezzotint.augment.image.geometry import HorizontalFlip, RandomResizedCrop
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.sampling import held_out
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet18
@@ -61,7 +61,7 @@ class Case:
     images: Tensor | None = None
 
 
-def from_encoder(name: str, source: Samples, task: int) -> Case:
+def from_encoder(name: str, source: EmbeddedImages, task: int) -> Case:
     torch.manual_seed(0)
     encoder = resnet18(source.input).eval()
     chosen = source.evaluation()[1][task]
@@ -252,8 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| features | comparison | ours | SGD, 100 epochs | ratio | top-1, ours | top-1, SGD |")
     print("|---|---|---|---|---|---|---|")
     cases: dict[str, Callable[[], Case]] = {
-        "emoji": lambda: from_encoder("emoji", Samples(), 1),
-        "mnist5k": lambda: from_encoder("mnist5k", Samples(name="mnist5k"), 0),
+        "emoji": lambda: from_encoder("emoji", EmbeddedImages(), 1),
+        "mnist5k": lambda: from_encoder("mnist5k", EmbeddedImages(name="mnist5k"), 0),
         "synthetic": synthetic,
     }
     for name in options.only:

@@ -51,10 +51,10 @@ RECIPES: dict[str, tuple[str, list[str]]] = {
     "images": ("image/emoji_simclr", ["run.epochs=20"]),
     "audio": ("audio/speech_simclr", ["run.epochs=10"]),
     "tokens": (
-        "tokens/mails_simclr",
+        "tokens/emails_simclr",
         ["run.epochs=4", "data.length=128", f"encoder={TOKEN_ENCODER}"],
     ),
-    "video": ("video/spins_simclr", ["run.epochs=10", "data.frames=8"]),
+    "video": ("video/rotating_objects_simclr", ["run.epochs=10", "data.frames=8"]),
 }
 """The recipe of each modality, and what makes a run of it cheap."""
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint import load_encoder, pretrain
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
@@ -112,7 +112,7 @@ def evaluated(folder: Path, protocol: str) -> list[dict[str, Any]]:
     if not stored.is_file():
         evaluation = evaluate_bits(
             load_encoder(folder),
-            Samples(name="emoji"),
+            EmbeddedImages(name="emoji"),
             bits=[Bits.parse(text) for text in BITS],
             protocols=(protocol,),
             probes=PROBES[protocol],

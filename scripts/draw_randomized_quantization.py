@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from mezzotint import randomized_quantize
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 
 NAMES = ("tiger2", "owl", "strawberry", "volcano", "beach_with_umbrella", "city_sunset", "peach")
 BINS = (16, 8, 4, 2)
@@ -29,7 +29,7 @@ TARGET = Path(__file__).parent.parent / "docs" / "images" / "randomized_quantiza
 
 def emoji() -> Tensor:
     """The chosen emoji as Google draws them, float `[B, 3, 32, 32]` in [0, 1]."""
-    source = Samples(name="emoji")
+    source = EmbeddedImages(name="emoji")
     items = [source.ids.index(f"{source.styles[0]}/{name}") for name in NAMES]
     return source.images[items] / 255
 

@@ -19,7 +19,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def config(method: str = "simclr", **run: Any) -> dict[str, Any]:
     return resolve_recipe(
         {
-            "data": {"kind": "samples", "name": "digits"},
+            "data": {"kind": "embedded_images", "name": "digits"},
             "views": {
                 "kind": "two_views",
                 "policy": {"kind": "simclr", "blur_p": 0.5},

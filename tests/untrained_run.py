@@ -12,7 +12,7 @@ from mezzotint.recipe.recipe import Recipe, resolve_recipe
 def make_run(folder: Path, encoder: dict[str, Any], data: str = "digits") -> Path:
     config = resolve_recipe(
         {
-            "data": {"kind": "samples", "name": data},
+            "data": {"kind": "embedded_images", "name": data},
             "encoder": encoder,
             "method": {"kind": "simclr", "hidden_dim": 8, "dim": 8},
             "optimizer": {"kind": "sgd", "lr": 0.1},

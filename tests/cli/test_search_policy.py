@@ -66,7 +66,7 @@ def test_for_scripts_and_on_a_folder_of_images(tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert said["file"] == str(file) and said["cross_entropy"] == sorted(said["cross_entropy"])
     assert read_sub_policies(file).source == said["source"]
-    done = search(run, "data={kind: samples, name: digits}", "--out", file)
+    done = search(run, "data={kind: embedded_images, name: digits}", "--out", file)
     with pytest.raises(
         ValueError,
         match=r"got samples .* shape \(1, 8, 8\) for an encoder of .*\(3, 8, 8\); allowed",

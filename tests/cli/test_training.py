@@ -91,7 +91,7 @@ SMALL = [
     "views.crop.size=8", "run.epochs=1", "run.log.knn_epochs=0",
 ]  # fmt: skip
 PHASES = """
-data: {kind: samples, name: digits}
+data: {kind: embedded_images, name: digits}
 views: {kind: transformed, transforms: [], count: 1}
 encoder: {kind: vit, width: 8, depth: 1, heads: 2, patch: 2}
 method: {kind: mae, decoder: {width: 8, depth: 1, heads: 2}}

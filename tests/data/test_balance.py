@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mezzotint.augment.views import Transformed
 from mezzotint.data.balance import Balance, Weighting
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.labeled import Labeled
 from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.data.source import Source, Task
@@ -129,6 +129,6 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         match=r"got balance.samples=2000 without replacement, and 1000 samples with labels",
     ):
         Balance(samples=2000, replacement=False).weighting(RARE, everything(RARE))
-    data = Labeled(source=Samples(name="digits"), balance=Balance(samples=10))
+    data = Labeled(source=EmbeddedImages(name="digits"), balance=Balance(samples=10))
     with pytest.raises(ValueError, match="got 10 samples, fewer than run.batch_size=32"):
         BatchPlan.of(data, 32, 0, 0, 1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image_text import CaptionedImages, EmojiNames, mismatched, pack, unpack
 from mezzotint.data.tokens.tokenizers import FIRST
 from mezzotint.types import Unreadable
@@ -27,7 +27,7 @@ def test_emoji_are_stored_with_their_names() -> None:
     place = source.ids.index("twitter/sweat_smile")
     assert "".join(chr(t - FIRST) for t in source.tokens[place].tolist()) == "sweat sm"
     colors, _ = unpack(source.read(place)["x"].unsqueeze(0), 8)
-    assert torch.equal(colors[0], Samples(name="emoji").images[place].float() / 255.0)
+    assert torch.equal(colors[0], EmbeddedImages(name="emoji").images[place].float() / 255.0)
 
 
 def test_normalizing_leaves_the_tokens_as_they_are() -> None:

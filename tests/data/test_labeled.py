@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from mezzotint.augment.image.views import OneView
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.labeled import Labeled
 from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.data.source import Task
 from mezzotint.types import Batch
 
-DIGITS = Samples(name="digits")
+DIGITS = EmbeddedImages(name="digits")
 
 
 def counts(data: Labeled) -> list[int]:
@@ -92,7 +92,7 @@ def test_what_cannot_be_is_refused(keys: dict[str, Any], message: str) -> None:
 
 
 def test_tags_are_bool_rows_and_a_share_of_them_is_drawn_as_one() -> None:
-    class Tagged(Samples):
+    class Tagged(EmbeddedImages):
         def evaluation(self) -> Any:
             rows = np.arange(len(self))
             tags = np.stack([rows % 2 == 0, rows % 3 == 0], axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mezzotint.data.scenes.scenes import VOID, Scene
+from mezzotint.data.detection.source import VOID, DetectionSample
 from mezzotint.detection.average_precision import (
     Found,
     MeanIoU,
@@ -36,7 +36,9 @@ def filled(boxes: torch.Tensor) -> torch.Tensor:
     return masks
 
 
-def problem(seed: int, images: int = 12, classes: int = 3) -> tuple[list[Found], list[Scene]]:
+def problem(
+    seed: int, images: int = 12, classes: int = 3
+) -> tuple[list[Found], list[DetectionSample]]:
     """Objects, some of them crowds, and detections near most of them, with equal scores here and there."""
     rng = np.random.default_rng(seed)
     found, scenes = [], []
@@ -46,7 +48,9 @@ def problem(seed: int, images: int = 12, classes: int = 3) -> tuple[list[Found],
         labels = torch.from_numpy(rng.integers(0, classes, count))
         crowd = torch.from_numpy(rng.random(count) < 0.15)
         none = torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)
-        scenes.append(Scene(str(number), none, boxes, labels, crowd, crowd, filled(boxes)))
+        scenes.append(
+            DetectionSample(str(number), none, boxes, labels, crowd, crowd, filled(boxes))
+        )
         near = (boxes + torch.from_numpy(rng.integers(-2, 3, (count, 4)))).clamp(0, SIZE)
         near[:, 2:] = torch.maximum(near[:, 2:], near[:, :2] + 1)
         kept = torch.from_numpy(rng.random(count) < 0.8)
@@ -59,7 +63,9 @@ def problem(seed: int, images: int = 12, classes: int = 3) -> tuple[list[Found],
     return found, scenes
 
 
-def by_pycocotools(found: list[Found], scenes: list[Scene], classes: int, kind: str) -> list[float]:
+def by_pycocotools(
+    found: list[Found], scenes: list[DetectionSample], classes: int, kind: str
+) -> list[float]:
     coco = pytest.importorskip("pycocotools.coco")
     evaluation = pytest.importorskip("pycocotools.cocoeval")
     encode = pytest.importorskip("pycocotools.mask").encode
@@ -116,10 +122,10 @@ def test_the_figures_are_those_of_pycocotools(seed: int, kind: str) -> None:
     assert 0.01 < ours["AP"] < ours["AP50"] < 1.0
 
 
-def scene(boxes: list[list[float]], ignored: list[bool]) -> Scene:
+def scene(boxes: list[list[float]], ignored: list[bool]) -> DetectionSample:
     flags = torch.tensor(ignored)
     labels = torch.zeros(len(boxes), dtype=torch.int64)
-    return Scene(
+    return DetectionSample(
         "a", torch.zeros(3, 9, 9), torch.tensor(boxes), labels, flags, torch.zeros_like(flags)
     )
 

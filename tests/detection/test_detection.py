@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from typer.testing import CliRunner
 
 from mezzotint.cli import app
-from mezzotint.data.scenes.embedded import Pasted, boxes_of
+from mezzotint.data.detection.embedded import Pasted, boxes_of
 from mezzotint.detection import training
 from mezzotint.detection.average_precision import Found
 from mezzotint.detection.deeplab_v3 import DeepLabV3

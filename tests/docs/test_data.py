@@ -26,7 +26,7 @@ def test_each_recipe_of_the_page_names_a_source_and_its_keys() -> None:
             kind
         )
     assert {
-        "samples",
+        "embedded_images",
         "image_folder",
         "arrays",
         "cifar10",

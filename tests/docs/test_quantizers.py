@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mezzotint import save_encoder
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.resnet import resnet8
 from tests import ROOT
 
@@ -22,7 +22,8 @@ def test_the_snippet_runs(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_encoder(
-            resnet8(Samples(name="emoji").input, stem="patch", width=8), tmp_path / "runs" / "demo"
+            resnet8(EmbeddedImages(name="emoji").input, stem="patch", width=8),
+            tmp_path / "runs" / "demo",
         )
     monkeypatch.chdir(tmp_path)
     exec(

@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from mezzotint.data.image.arrays import Arrays
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.onnx import ForeignEncoder, OnnxFeatures, onnx
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.knn import KNN
@@ -77,7 +77,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_any_module_is_evaluated_and_quantized() -> None:
-    source = Samples(name="digits")
+    source = EmbeddedImages(name="digits")
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten())
     rows = evaluate_bits(
         ForeignEncoder(source.input, net, 128), source, bits=[Bits(4, 4)], probes=[KNN()]
@@ -256,7 +256,7 @@ def test_a_checkpoint_of_another_project_is_evaluated_from_a_file_of_two_section
             "got the sections encoder; allowed are encoder and data",
         ),
         (
-            {"data": "samples", "encoder": "resnet18", "method": "simclr"},
+            {"data": "embedded_images", "encoder": "resnet18", "method": "simclr"},
             "got the sections data, encoder, method;",
         ),
         (["encoder"], "got the sections list"),

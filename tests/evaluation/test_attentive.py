@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.source import Source
 from mezzotint.encoders.resnet import resnet18
 from mezzotint.encoders.vit import ViT
@@ -81,7 +81,7 @@ def test_padding_is_left_out() -> None:
     assert tokens.isnan().any(-1).tolist() == [[False] * 6, [False] * 3 + [True] * 3]
 
 
-class Few(Samples):
+class Few(EmbeddedImages):
     """The first of the digits."""
 
     def evaluation(self) -> tuple[Source, list[object]]:  # type: ignore[override]
@@ -110,7 +110,7 @@ def test_it_stands_beside_the_others_for_the_encoder_and_the_untrained_one() -> 
 
 
 def test_an_encoder_without_patches_is_refused() -> None:
-    source = Samples(name="digits")
+    source = EmbeddedImages(name="digits")
     with pytest.raises(
         ValueError, match=r"got the probe attentive for the encoder resnet18, which has no patches"
     ):

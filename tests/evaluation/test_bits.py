@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
@@ -356,7 +356,7 @@ def test_the_float_head_is_the_float_probes_and_is_not_fitted_again(trained: Net
 
 
 def test_calibration_is_of_training_samples_alone_and_of_the_number_asked() -> None:
-    source, count = Samples(name="emoji"), 512
+    source, count = EmbeddedImages(name="emoji"), 512
     samples, tasks = source.evaluation()
     order = calibration_order(tasks, len(samples))
     tested = np.unique(np.concatenate([task.test for task in tasks]))

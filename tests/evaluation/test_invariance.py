@@ -17,7 +17,7 @@ from mezzotint.augment.image.rand_augment import RandAugment
 from mezzotint.augment.image.views import TwoViews
 from mezzotint.augment.series import SeriesScale
 from mezzotint.augment.views import Transformed
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.series.embedded import Smartwatch
 from mezzotint.data.view_batch import view_batch
 from mezzotint.encoders.encoder import Encoder
@@ -105,7 +105,7 @@ def _guesses(ridge: Ridge, y: Tensor, x: Tensor) -> Tensor:
 
 
 def test_what_an_encoder_keeps_is_found_and_what_it_lost_is_not() -> None:
-    source = Samples(name="emoji")
+    source = EmbeddedImages(name="emoji")
     jitter = Policy(
         transforms=[ColorJitter(brightness=0.6, contrast=0.0, saturation=0.0, hue=0.0, p=1.0)]
     )
@@ -129,7 +129,7 @@ def test_what_an_encoder_keeps_is_found_and_what_it_lost_is_not() -> None:
 
 
 def test_of_a_choice_of_strategies_each_parameter_is_of_those_who_drew_it() -> None:
-    source = Samples(name="emoji")
+    source = EmbeddedImages(name="emoji")
     strategies = [simclr(jitter_p=1.0), RandAugment(), identity()]
     views = MultiAugment(strategies=strategies, mode="sampled", crop=WHOLE, flip=0.0)
     batch, boxes = view_batch(source, views, torch.arange(300), input=source.input, seed=0)
@@ -155,7 +155,7 @@ def test_of_a_choice_of_strategies_each_parameter_is_of_those_who_drew_it() -> N
 
 
 def test_views_with_other_parameters_are_joined() -> None:
-    source = Samples(name="emoji")
+    source = EmbeddedImages(name="emoji")
     views = TwoViews(policy=simclr(), second_policy=identity(), flip=0.5)
     ids = torch.arange(10)
     batch, boxes = view_batch(source, views, ids, input=source.input, seed=0)

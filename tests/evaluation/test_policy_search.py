@@ -12,7 +12,7 @@ from mezzotint.augment.image.auto_augment import (
     write_sub_policies,
 )
 from mezzotint.augment.image.rand_augment import check_names
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation import policy_search
 from mezzotint.evaluation.policy_search import search_policy
@@ -32,7 +32,7 @@ class Pixels(Encoder):
 def test_what_destroys_the_image_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    digits = Samples(name="digits")
+    digits = EmbeddedImages(name="digits")
     harmless, posterize = (
         (SubPolicyStep("identity", 1.0, 0.0),),
         (SubPolicyStep("posterize", 1.0, 0.9),),
@@ -51,7 +51,7 @@ def test_what_destroys_the_image_is_not_kept(
 
 
 def test_the_same_seed_finds_the_same_and_the_file_works(tmp_path: object) -> None:
-    digits = Samples(name="digits")
+    digits = EmbeddedImages(name="digits")
     encoder = Pixels(digits.input).train()
     first, losses = search_policy(encoder, digits, trials=4, keep=3, samples=100, seed=1)
     assert first == search_policy(encoder, digits, trials=4, keep=3, samples=100, seed=1)[0]
@@ -70,6 +70,6 @@ def test_shipped_policy_of_the_emoji() -> None:
 
 @pytest.mark.parametrize("wrong", [{"task": "none"}, {"keep": 9, "trials": 4}, {"num_ops": 0}])
 def test_bad_requests_are_refused(wrong: dict[str, object]) -> None:
-    digits = Samples(name="digits")
+    digits = EmbeddedImages(name="digits")
     with pytest.raises(ValueError, match=r"^got .*; allowed"):
         search_policy(Pixels(digits.input), digits, **wrong)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch
 
 from mezzotint import load_encoder, quant
 from mezzotint.cli import main
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet18
 from mezzotint.encoders.saving import load_packed
@@ -184,7 +184,7 @@ def test_calibration_keeps_to_its_number_and_away_from_the_test_samples(run: Pat
     assert sum(map(len, batches)) == 37
     again = request.calibration_batches()
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
-    assert isinstance(source, Samples)
+    assert isinstance(source, EmbeddedImages)
     train = ((source.images[tasks[0].train].float() / 255 - 0.3053) / 0.3759).flatten(1)
     seen = torch.cat(batches).flatten(1)
     assert (

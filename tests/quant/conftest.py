@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.resnet import ResNet, resnet8
 from mezzotint.types import Input
 
@@ -15,7 +15,7 @@ from mezzotint.types import Input
 @pytest.fixture(scope="session")
 def digits() -> tuple[Tensor, Tensor]:
     """Normalized `[1024, 1, 8, 8]`, and labels."""
-    source = Samples(name="digits")
+    source = EmbeddedImages(name="digits")
     x = torch.as_tensor(source.images)[:1024].float().div(255.0)
     mean, std = source.input.mean[0], source.input.std[0]
     return (x - mean) / std, torch.as_tensor(source.labels)[:1024]

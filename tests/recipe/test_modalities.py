@@ -12,12 +12,12 @@ from mezzotint.recipe.signatures import index
 from mezzotint.types import Modality
 
 DATA: dict[str, dict[str, Any]] = {
-    "image": {"kind": "samples", "name": "digits"},
+    "image": {"kind": "embedded_images", "name": "digits"},
     "audio": {"kind": "speech"},
-    "video": {"kind": "spins"},
+    "video": {"kind": "rotating_objects"},
     "points": {"kind": "furniture"},
     "series": {"kind": "smartwatch"},
-    "tokens": {"kind": "mails"},
+    "tokens": {"kind": "emails"},
     "table": {"kind": "table_sample"},
     "image_text": {"kind": "emoji_names"},
 }
@@ -89,9 +89,17 @@ def test_every_wrong_pair_is_refused_and_every_right_one_is_not(modality: str) -
         ("image/emoji_simclr", "data.kind=speech", r"audio, but `views` \(two_views\) takes image"),
         ("image/emoji_simclr", "data.kind=table_sample", r"is table, but `encoder` \(resnet8\)"),
         ("audio/speech_simclr", "data.kind=furniture", r"is points, but `encoder` \(resnet8\)"),
-        ("tokens/mails_simclr", "encoder.kind=table_mlp", r"is tokens, but .* takes table\."),
-        ("series/smartwatch_simclr", "data.kind=spins", r"is video, but `encoder` \(resnet1d\)"),
-        ("video/spins_simclr", "views.kind=two_views", r"is video, but `views` \(two_views\)"),
+        ("tokens/emails_simclr", "encoder.kind=table_mlp", r"is tokens, but .* takes table\."),
+        (
+            "series/smartwatch_simclr",
+            "data.kind=rotating_objects",
+            r"is video, but `encoder` \(resnet1d\)",
+        ),
+        (
+            "video/rotating_objects_simclr",
+            "views.kind=two_views",
+            r"is video, but `views` \(two_views\)",
+        ),
     ],
 )
 def test_build_refuses_before_a_misleading_error(name: str, override: str, message: str) -> None:

@@ -10,7 +10,7 @@ from mezzotint.recipe.schema import RecipeError
 from tests.tiny import config
 
 RAW = {
-    "data": {"kind": "samples", "name": "digits"},
+    "data": {"kind": "embedded_images", "name": "digits"},
     "encoder": {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 2},
     "method": {"kind": "bridle", "codebook": {"kind": "rq"}},
     "optimizer": {"kind": "adamw", "lr": 1e-3},

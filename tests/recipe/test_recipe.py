@@ -10,7 +10,7 @@ from mezzotint.recipe.recipe import DEMO, Recipe, read_recipe, resolve_recipe, s
 from mezzotint.recipe.schema import RecipeError
 
 GOOD = """
-data: {kind: samples, name: digits}
+data: {kind: embedded_images, name: digits}
 encoder: {kind: resnet18, stem: small, width: 4}
 method: {kind: simclr, hidden_dim: 16, dim: 8}
 optimizer: {kind: sgd, lr: 5e-2}
@@ -74,7 +74,7 @@ def test_overrides(tmp_path: Path) -> None:
             "`encoder.stem` must be one of imagenet, small, patch, got 'tiny'",
         ),
         (
-            "data: {kind: samples}",
+            "data: {kind: embedded_images}",
             "",
             "`encoder` is missing. A recipe needs the sections data, encoder, method, optimizer",
         ),

@@ -16,7 +16,7 @@ from tests.tiny import is_masked
 NAMES = [
     n for n in shipped() if n.split("/")[0] in ("tokens", "video", "dabs") and not is_masked(n)
 ]
-EMBEDDED = {"mails", "emoji_names", "spins", "smartwatch", "speech"}
+EMBEDDED = {"emails", "emoji_names", "rotating_objects", "smartwatch", "speech"}
 
 
 def small(name: str, recipe: dict[str, Any], folder: Path) -> list[str]:

@@ -20,9 +20,9 @@ MODALITIES: dict[str, dict[str, Any]] = {
     "points": {"data": "furniture", "encoder": {"kind": "pointnet", "width": 4}},
     "series": {"data": "smartwatch", "encoder": {"kind": "resnet1d", "width": 4}},
     "table": {"data": "table_sample", "encoder": {"kind": "table_mlp", "width": 16}},
-    "tokens": {"data": "mails", "encoder": {"kind": "vit", "width": 8, "depth": 1, "heads": 2}},
+    "tokens": {"data": "emails", "encoder": {"kind": "vit", "width": 8, "depth": 1, "heads": 2}},
     "video": {
-        "data": "spins",
+        "data": "rotating_objects",
         "encoder": {"kind": "vit", "width": 12, "depth": 1, "heads": 2, "patch": [2, 8, 8]},
     },
     "image_text": {
@@ -117,7 +117,7 @@ def test_two_steps_on_patches(method: str, modality: str) -> None:
     source = (
         {"kind": MODALITIES[modality]["data"]}
         if modality in MODALITIES
-        else {"kind": "samples", "name": "digits"}
+        else {"kind": "embedded_images", "name": "digits"}
     )
     encoder = {"kind": "vit", "width": 12, "depth": 1, "heads": 2, **PATCHES[modality]}
     if method in DABS:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mezzotint.data.audio.embedded import Speech
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.recipe.recipe import Plan, read_raw, shipped
 from mezzotint.train.log import read_metrics
 from mezzotint.train.plan import pretrain_plan
@@ -14,7 +14,7 @@ from tests.tiny import is_masked
 
 SMALL = {
     "image": {
-        "data": {"kind": "samples", "name": "digits"},
+        "data": {"kind": "embedded_images", "name": "digits"},
         "encoder": {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 2},
     },
     "audio": {
@@ -52,7 +52,7 @@ def test_all_phases_are_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.partition("/")[0] in SMALL])
 def test_all_phases_run_small(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for source in (Samples, Speech):
+    for source in (EmbeddedImages, Speech):
         monkeypatch.setattr(source, "__len__", lambda self: FEW)
     raw = read_raw(name)
     raw |= SMALL[name.partition("/")[0]]

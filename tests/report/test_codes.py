@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.vit import ViT
 from mezzotint.recipe.recipe import Plan, Recipe
 from mezzotint.recipe.schema import RecipeError
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "after",
         "method": {"kind": "mae", "decoder": {"width": 16, "depth": 1, "heads": 2}},
     }
-    config = recipe({"kind": "samples", "name": "digits"}, 2, {"name": "first"}, mae)
+    config = recipe({"kind": "embedded_images", "name": "digits"}, 2, {"name": "first"}, mae)
     folder = pretrain_plan(
         Plan.of(config), tmp_path_factory.mktemp("codes") / "run", progress="quiet"
     )
@@ -143,4 +143,4 @@ def test_a_run_without_a_codebook_is_refused(run: Path, tmp_path: Path) -> None:
 def test_a_codebook_that_was_never_started_is_refused(run: Path) -> None:
     fresh: Any = Recipe.load(run / "1-first").method
     with pytest.raises(ValueError, match=r"got a codebook that was never started; allowed"):
-        look(Samples(name="digits"), fresh.encoder, fresh.tokenizer, fresh.codebook, 4)
+        look(EmbeddedImages(name="digits"), fresh.encoder, fresh.tokenizer, fresh.codebook, 4)

@@ -15,7 +15,7 @@ from mezzotint.augment.image.policies import simclr
 from mezzotint.augment.image.views import MultiCrop, TwoViews, ViewGenerator
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.data.image.arrays import Arrays
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.source import Source
 from mezzotint.report.gallery import view_strips, write_gallery
@@ -153,7 +153,7 @@ def test_page_has_the_original_and_every_view_of_each_sample(
 
 
 def test_page_names_whose_work_the_samples_are(tmp_path: Path) -> None:
-    source = Samples(name="digits")
+    source = EmbeddedImages(name="digits")
     out = write_gallery(source, VIEWS, source.input, tmp_path / "g.html", samples=1)
     assert source.credit in Pictures(out.read_text(encoding="utf-8")).text
 

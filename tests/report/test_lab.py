@@ -13,7 +13,7 @@ from mezzotint.augment.image.operations import NAMES, OPERATIONS
 from mezzotint.augment.image.policies import simclr
 from mezzotint.augment.image.rand_augment import RandAugment, describe
 from mezzotint.cli import app
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.open import is_data, open_images
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.report import lab
@@ -24,7 +24,7 @@ from mezzotint.seeding import Draws
 SMALL = (
     "image/emoji_simclr", "image/emoji_massrl", "image/emoji_ssql", "image/emoji_bridle", "supervised/emoji_finetune",
     "points/furniture_simclr", "series/smartwatch_simclr", "audio/speech_simclr", "audio/speech_bridle",
-    "tokens/mails_simclr", "video/spins_simclr", "dabs/mails_randquant", "dabs/smartwatch_randquant",
+    "tokens/emails_simclr", "video/rotating_objects_simclr", "dabs/emails_randquant", "dabs/smartwatch_randquant",
 )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_short_parameters_are_told_and_long_ones_counted() -> None:
 
 
 def test_a_row_a_strategy_and_a_strip_an_operation(tmp_path: Path) -> None:
-    source = Samples(name="emoji")
+    source = EmbeddedImages(name="emoji")
     texts = [
         "rand_augment",
         "{kind: rand_augment, magnitude: 20}",
@@ -112,7 +112,7 @@ def test_a_row_a_strategy_and_a_strip_an_operation(tmp_path: Path) -> None:
 
 
 def test_parameters_under_a_view_are_those_that_were_drawn(tmp_path: Path) -> None:
-    policy, x = RandAugment(magnitude=20), Samples(name="emoji").images[5]
+    policy, x = RandAugment(magnitude=20), EmbeddedImages(name="emoji").images[5]
     views, words = lab.visualize(policy, x, count=6, seed=3)
     params = policy.draw((6, 3, 32, 32), Draws(torch.arange(6), 3))
     assert torch.equal(views, policy.apply(x.expand(6, -1, -1, -1) / 255.0, params))

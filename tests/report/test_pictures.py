@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mezzotint.data.image.arrays import Arrays
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.report.pictures import SPRITE_SIZE, Picture, credit, drawable, picture, plate, sprite
 from mezzotint.types import Input
 
@@ -76,7 +76,7 @@ def test_plate_prints_dark_on_the_left_and_the_tones_on_the_right() -> None:
 
 def test_whose_work_the_samples_are_is_said_where_it_is_known(tmp_path: Path) -> None:
     assert "Twemoji by Twitter, Inc and other contributors (CC-BY 4.0" in credit(
-        Samples(name="emoji")
+        EmbeddedImages(name="emoji")
     )
     np.save(tmp_path / "x.npy", np.zeros((5, 8, 8), np.uint8))
     assert credit(Arrays(path=str(tmp_path / "x.npy"))) == ""

@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from mezzotint.cli import app
-from mezzotint.data.scenes.embedded import Pasted
-from mezzotint.data.scenes.scenes import VOID, Scene
+from mezzotint.data.detection.embedded import Pasted
+from mezzotint.data.detection.source import VOID, DetectionSample
 from mezzotint.detection.average_precision import Found
 from mezzotint.detection.detection import trained_localizer
 from mezzotint.encoders.resnet import resnet8
@@ -144,13 +144,13 @@ def test_what_is_no_transfer_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- pictures
 
 
-def scene(**keys: Any) -> Scene:
+def scene(**keys: Any) -> DetectionSample:
     boxes, none = (
         torch.tensor([[4.0, 4, 20, 20], [30, 30, 44, 44]]),
         torch.zeros(2, dtype=torch.bool),
     )
     gray = torch.full((3, 48, 48), 128, dtype=torch.uint8)
-    return Scene(**{"id": "s", "image": gray, "boxes": boxes, "labels": torch.tensor([0, 1]), "ignored": none,
+    return DetectionSample(**{"id": "s", "image": gray, "boxes": boxes, "labels": torch.tensor([0, 1]), "ignored": none,
                     "crowd": none, **keys})  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from mezzotint import quant
 from mezzotint.cli import app
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
@@ -24,7 +24,7 @@ from mezzotint.runs.analysis import measure_layers
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     config = {
-        "data": {"kind": "samples", "name": "digits"},
+        "data": {"kind": "embedded_images", "name": "digits"},
         "encoder": {"kind": "resnet8", "stem": "small", "width": 4},
         "method": {"kind": "simclr", "hidden_dim": 8, "dim": 8},
         "optimizer": {"kind": "sgd", "lr": 0.1},
@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Recipe.build(resolve_recipe(config)).to_yaml(), encoding="utf-8"
     )
     torch.manual_seed(3)
-    encoder = resnet8(Samples(name="digits").input, stem="small", width=4)
+    encoder = resnet8(EmbeddedImages(name="digits").input, stem="small", width=4)
     with torch.no_grad():
         encoder.get_parameter("layer2.0.conv1.weight")[0] *= (
             30.0  # a channel that no range for the tensor suits
@@ -49,7 +49,7 @@ def test_one_weight_at_a_time(run: Path) -> None:
     errors = [row.error for row in found.sensitivity]
     assert errors == sorted(errors, reverse=True) and errors[0] > errors[-1]
     # By hand: quantize all, then put the float weights of all layers but one back.
-    source = Samples(name="digits")
+    source = EmbeddedImages(name="digits")
     samples, tasks = source.evaluation()
     x = torch.cat(
         read_calibration(samples, source.input, calibration_order(tasks, len(samples)), 48)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mezzotint import load_encoder
 from mezzotint.cli import app
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
@@ -29,7 +29,7 @@ FAST = ["run.epochs=2", "run.batch_size=64", "views.flip=0.0", "run.log.every_st
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(5)
-    made = resnet8(Samples(name="digits").input, stem="small", width=4)
+    made = resnet8(EmbeddedImages(name="digits").input, stem="small", width=4)
     return save_encoder(made, tmp_path_factory.mktemp("encoder") / "e")
 
 
@@ -98,7 +98,7 @@ def test_runs_score_and_are_used_again(encoder: Path, tmp_path: Path) -> None:
     assert {r.probe for r in read_baselines(tmp_path / "out").untrained} == {"finetune"}
     # What stands on disk is the network that was scored.
     tuned = load_encoder(tmp_path / "out" / "finetuned-0")
-    source, (task,) = Samples(name="digits").evaluation()
+    source, (task,) = EmbeddedImages(name="digits").evaluation()
     head = load_file(tmp_path / "out" / "finetuned-0" / "encoder" / "classifier.safetensors")
     logits = (
         extract(tuned, source, indices=torch.from_numpy(task.test)) @ head["weight"].T
@@ -169,7 +169,9 @@ def test_at_low_bits(encoder: Path, tmp_path: Path) -> None:
 
 def test_command_line(encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(
-        "\n".join(f"digits/{i:06d}" for i in Samples(name="digits").evaluation()[1][0].train[:40])
+        "\n".join(
+            f"digits/{i:06d}" for i in EmbeddedImages(name="digits").evaluation()[1][0].train[:40]
+        )
     )
     arguments = [
         "finetune",
@@ -207,7 +209,7 @@ def test_bits_that_cannot_be_name_the_option(bits: str, encoder: Path) -> None:
         (
             "image/emoji_simclr",
             [],
-            "got a recipe of method simclr on data samples; allowed is supervised on labeled",
+            "got a recipe of method simclr on data embedded_images; allowed is supervised on labeled",
         ),
         ("digits", ["encoder.width=8"], "the encoder is the saved one"),
         ("nowhere", [], "`nowhere` does not exist. Supported for"),
@@ -223,14 +225,14 @@ def test_what_cannot_be_is_refused(
 def test_stochastic_depth_is_the_recipes(tmp_path: Path) -> None:
     recipe = tmp_path / "own.yaml"
     recipe.write_text(
-        "data: {kind: labeled, source: {kind: samples, name: digits}}\n"
+        "data: {kind: labeled, source: {kind: embedded_images, name: digits}}\n"
         "encoder: {kind: vit, drop_path: 0.2}\nmethod: {kind: supervised, num_classes: 2}\n"
         "optimizer: {kind: sgd, lr: 0.1}\n"
     )
     keys: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2, "patch": 2}
     for made, wanted in (
-        (ViT(Samples(name="digits").input, **keys), 0.2),
-        (resnet8(Samples(name="digits").input, stem="small", width=4), None),
+        (ViT(EmbeddedImages(name="digits").input, **keys), 0.2),
+        (resnet8(EmbeddedImages(name="digits").input, stem="small", width=4), None),
     ):
         config = plan(save_encoder(made, tmp_path / type(made).__name__), str(recipe)).config
         assert config["encoder"].get("drop_path") == wanted

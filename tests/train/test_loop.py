@@ -91,7 +91,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
 
 VIT = {"kind": "vit", "width": 16, "depth": 2, "heads": 2, "patch": 4, "drop_path": 0.5}
 SUPERVISED = {
-    "data": {"kind": "labeled", "source": {"kind": "samples", "name": "digits"}, "balance": {"samples": 1024}},
+    "data": {"kind": "labeled", "source": {"kind": "embedded_images", "name": "digits"}, "balance": {"samples": 1024}},
     "views": {"kind": "one_view", "crop": {"size": 8}},
     "method": {
         "kind": "supervised", "num_classes": 10, "mixing": {"mixup": 10.0, "p": 0.5, "each": True},

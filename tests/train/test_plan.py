@@ -22,7 +22,7 @@ BOOK = {"kind": "rq", "dim": 8, "num_codes": 24, "num_levels": 2}
 def raw(*, codes: int = 24, precision: str = "fp32", **last: Any) -> dict[str, Any]:
     book = {**BOOK, "num_codes": codes}
     return {
-        "data": {"kind": "samples", "name": "digits"},
+        "data": {"kind": "embedded_images", "name": "digits"},
         "views": {"kind": "transformed", "transforms": [], "count": 1},
         "encoder": {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 2},
         "method": {

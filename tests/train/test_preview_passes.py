@@ -28,7 +28,7 @@ def test_the_dry_run_says_views_and_passes(
 ) -> None:
     strategies = [{"kind": "simclr"}, {"kind": "rand_augment"}]
     config = {
-        "data": {"kind": "samples", "name": "digits"},
+        "data": {"kind": "embedded_images", "name": "digits"},
         "views": {"kind": "multi_augment", "strategies": strategies, **views},
         "encoder": {"kind": "resnet18", "stem": "small", "width": 2},
         "method": method,

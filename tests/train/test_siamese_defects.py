@@ -215,7 +215,7 @@ def test_without_classes_a_classifier_is_refused() -> None:
     made.run.log.classifier = Classifier()
     with pytest.raises(
         ValueError,
-        match="got run.log.classifier with data.kind=samples, .*allowed is labeled data",
+        match="got run.log.classifier with data.kind=embedded_images, .*allowed is labeled data",
     ):
         Trainer(made, torch.device("cpu"))
 

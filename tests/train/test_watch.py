@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.features import extract
 from mezzotint.evaluation.projection import components
@@ -16,7 +16,7 @@ from mezzotint.train.loop import pretrain
 from mezzotint.train.watch import read_maps
 
 CONFIG = {
-    "data": {"kind": "samples", "name": "digits"},
+    "data": {"kind": "embedded_images", "name": "digits"},
     "views": {"kind": "two_views", "policy": {"kind": "identity"}},
     "encoder": {"kind": "resnet8", "stem": "patch", "width": 4},
     "method": {"kind": "simclr", "hidden_dim": 8, "dim": 4},
@@ -40,7 +40,7 @@ def test_a_map_before_training_at_each_interval_and_at_the_end(run: Path) -> Non
     ]
     maps = read_maps(run)
     assert [one.epoch for one in maps] == [0, 2, 4, 5]
-    _, tasks = Samples(name="digits").evaluation()
+    _, tasks = EmbeddedImages(name="digits").evaluation()
     task = next(t for t in tasks if t.kind == "classify")
     for one in maps:
         assert len(one.samples) == 500 and not set(one.samples) & set(task.test)
@@ -50,7 +50,7 @@ def test_a_map_before_training_at_each_interval_and_at_the_end(run: Path) -> Non
 
 
 def test_the_last_map_is_of_the_encoder_that_is_left(run: Path) -> None:
-    source, _ = Samples(name="digits").evaluation()
+    source, _ = EmbeddedImages(name="digits").evaluation()
     last = read_maps(run)[-1]
     features = extract(load_encoder(run), source, indices=torch.from_numpy(last.samples))
     expected = components(torch.nn.functional.normalize(features, dim=1), 0)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
 from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
@@ -69,7 +69,7 @@ class EmojiNames(InMemory):
             raise ValueError(
                 f"got length={length}; allowed is 4 to 64, the longest names: 32 is the default"
             )
-        self._drawings = Samples(name="emoji")
+        self._drawings = EmbeddedImages(name="emoji")
         self.ids, self.labels, self.credit = (
             self._drawings.ids,
             self._drawings.labels,

@@ -103,8 +103,8 @@ class _Reader(Dataset["Batch | _Rows"]):
     views: "ViewGenerator"
     plan: BatchPlan
     input: Input
-    on_bad: Literal["skip", "error"]
-    known_bad: set[int] = field(default_factory=set)
+    on_unreadable: Literal["skip", "error"]
+    known_unreadable: set[int] = field(default_factory=set)
 
     @property
     def encoded(self) -> bool:
@@ -140,7 +140,7 @@ class _Reader(Dataset["Batch | _Rows"]):
         for place, index in enumerate(ids.tolist()):
             for attempt in range(index, index + min(self.plan.length, _MAX_TRIES)):
                 candidate = attempt % self.plan.length
-                if candidate in self.known_bad:
+                if candidate in self.known_unreadable:
                     continue
                 try:
                     if encoded:
@@ -152,9 +152,9 @@ class _Reader(Dataset["Batch | _Rows"]):
                     read.append(candidate)
                     break
                 except Unreadable as error:
-                    if self.on_bad == "error":
+                    if self.on_unreadable == "error":
                         raise
-                    self.known_bad.add(candidate)
+                    self.known_unreadable.add(candidate)
                     bad.append(error)
             else:
                 why = f"; the last is {bad[-1]}" if bad else ""
@@ -214,7 +214,7 @@ def batches(
     start: int,
     stop: int,
     workers: int = 0,
-    on_bad: Literal["skip", "error"] = "skip",
+    on_unreadable: Literal["skip", "error"] = "skip",
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """The batches of steps `start … stop − 1`.
@@ -226,11 +226,11 @@ def batches(
         start: first step.
         stop: one after the last.
         workers: processes that read; 0 reads in this one. Data in memory needs none.
-        on_bad: take the next readable sample, or raise `Unreadable`.
+        on_unreadable: take the next readable sample, or raise `Unreadable`.
         pin_memory: for faster copies to CUDA.
 
     Raises:
-        Unreadable: when `on_bad` is `error`.
+        Unreadable: when `on_unreadable` is `error`.
         TooManyUnreadable: when a long run of samples cannot be read.
     """
     if source.in_memory:
@@ -239,7 +239,7 @@ def batches(
             labels = source.targets(ids)
             yield Batch((source.read_batch(ids),), ids, labels=labels)
         return
-    reader = _Reader(source, views, plan, source.input, on_bad)
+    reader = _Reader(source, views, plan, source.input, on_unreadable)
     loader = DataLoader(
         reader,
         sampler=_Steps(start, stop),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mezzotint.data.scenes.scenes import VOID, Scene
+from mezzotint.data.detection.source import VOID, DetectionSample
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -42,7 +42,11 @@ class Found:
 
 
 def average_precision(
-    found: Sequence[Found], scenes: Sequence[Scene], num_classes: int, *, masks: bool = False
+    found: Sequence[Found],
+    scenes: Sequence[DetectionSample],
+    num_classes: int,
+    *,
+    masks: bool = False,
 ) -> dict[str, float]:
     """`AP`, `AP50` and `AP75` as fractions, means over classes; NaN where there is nothing to find.
 
@@ -71,7 +75,11 @@ def named(precisions: Floats) -> dict[str, float]:
 
 
 def precision_by_class(
-    found: Sequence[Found], scenes: Sequence[Scene], num_classes: int, *, masks: bool = False
+    found: Sequence[Found],
+    scenes: Sequence[DetectionSample],
+    num_classes: int,
+    *,
+    masks: bool = False,
 ) -> Floats:
     """The precision of each class at each threshold, float64 `[num_classes, 10]`; NaN for a class without objects.
 
@@ -94,7 +102,7 @@ def precision_by_class(
 
 
 def _matched(
-    found: Found, scene: Scene, label: int, masks: bool
+    found: Found, scene: DetectionSample, label: int, masks: bool
 ) -> tuple[Floats, Bools, Bools, int]:
     """Of one image and class: scores; by threshold, which are right and which are left out; how many are wanted."""
     chosen = (found.labels == label).nonzero()[:, 0]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
-from mezzotint.data.scenes.scenes import VOID, Scene
+from mezzotint.data.detection.source import VOID, DetectionSample
 from mezzotint.detection.localizer import Localizer, Norm, Stages, channels, residual, stage_of
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import ResNet
@@ -69,7 +69,9 @@ class DeepLabV3(Localizer, kind="deeplab_v3"):
             if isinstance(module, nn.Dropout):
                 module.p = dropout
 
-    def losses(self, images: Sequence[Tensor], scenes: Sequence[Scene]) -> dict[str, Tensor]:
+    def losses(
+        self, images: Sequence[Tensor], scenes: Sequence[DetectionSample]
+    ) -> dict[str, Tensor]:
         """Cross-entropy of the hardest pixels."""
         pairs = []
         for image, scene in zip(images, scenes, strict=True):

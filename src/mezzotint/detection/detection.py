@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from mezzotint.data.scenes.scenes import Scenes
+from mezzotint.data.detection.source import DetectionSource
 from mezzotint.detection.localizer import Localizer, residual
 from mezzotint.detection.recipes import DEFAULT, FAMILIES, read_transfer
 from mezzotint.detection.training import put_back, score, train
@@ -109,7 +109,7 @@ def plan(
 
 
 def _refuse_if_unfit(config: dict[str, Any]) -> None:
-    scenes: Scenes = construct(config["data"], FAMILIES["data"], {})
+    scenes: DetectionSource = construct(config["data"], FAMILIES["data"], {})
     model = config["model"]
     needs = "classes" if model["kind"] == "deeplab_v3" else "masks" if model["masks"] else "boxes"
     if (needs == "masks" and not scenes.has_masks) or (
@@ -186,7 +186,7 @@ def _shown(triple: Sequence[float | None], signed: bool) -> str:
     return f"{triple[0]:{sign}.3f}{bounds}"
 
 
-def build(what: Transfer, seed: int, variant: str, scenes: Scenes) -> Localizer:
+def build(what: Transfer, seed: int, variant: str, scenes: DetectionSource) -> Localizer:
     """The network of one run, before training; what is fresh in it is the same for both variants of a seed."""
     with torch.random.fork_rng(devices=[]):
         encoder: Encoder = load_encoder(what.encoder)
@@ -254,7 +254,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def trained_localizer(place: str | Path) -> tuple[Localizer, Scenes]:
+def trained_localizer(place: str | Path) -> tuple[Localizer, DetectionSource]:
     """The network of a finished run, in eval mode, and its data.
 
     Args:
@@ -269,7 +269,7 @@ def trained_localizer(place: str | Path) -> tuple[Localizer, Scenes]:
             f"got {folder}, which holds no finished transfer; allowed is OUT/pretrained-0 and the like"
         )
     config = yaml.safe_load((folder / "transfer.yaml").read_text(encoding="utf-8"))
-    scenes: Scenes = construct(config["data"], FAMILIES["data"], {})
+    scenes: DetectionSource = construct(config["data"], FAMILIES["data"], {})
     with torch.random.fork_rng(devices=[]):
         injected = {"Localizer": (load_encoder(folder / "encoder"), len(scenes.classes))}
         network: Localizer = construct(config["model"], FAMILIES["model"], injected)

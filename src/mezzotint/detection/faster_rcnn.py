@@ -21,7 +21,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from mezzotint.data.scenes.scenes import Scene
+from mezzotint.data.detection.source import DetectionSample
 from mezzotint.detection.average_precision import Found
 from mezzotint.detection.localizer import (
     Localizer,
@@ -109,7 +109,9 @@ class FasterRCNN(Localizer, kind="faster_rcnn"):
             box_batch_size_per_image=samples, **heads,
         )  # fmt: skip
 
-    def losses(self, images: Sequence[Tensor], scenes: Sequence[Scene]) -> dict[str, Tensor]:
+    def losses(
+        self, images: Sequence[Tensor], scenes: Sequence[DetectionSample]
+    ) -> dict[str, Tensor]:
         """Of proposals, classes, boxes and masks."""
         targets = []
         for image, scene in zip(images, scenes, strict=True):

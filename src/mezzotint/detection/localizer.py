@@ -11,7 +11,7 @@ from typing import Literal, Self
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mezzotint.data.scenes.scenes import Scene
+from mezzotint.data.detection.source import DetectionSample
 from mezzotint.detection.average_precision import Found
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import BasicBlock, Bottleneck, ResNet
@@ -51,7 +51,9 @@ class Localizer(nn.Module, Component, ABC, abstract=True):
         return self
 
     @abstractmethod
-    def losses(self, images: Sequence[Tensor], scenes: Sequence[Scene]) -> dict[str, Tensor]:
+    def losses(
+        self, images: Sequence[Tensor], scenes: Sequence[DetectionSample]
+    ) -> dict[str, Tensor]:
         """The parts of the loss, to be added.
 
         Args:

@@ -9,7 +9,7 @@ from mezzotint.recipe.recipe import read_raw
 from mezzotint.recipe.schema import RecipeError, nearest, resolve
 
 FAMILIES = {
-    "data": "Scenes", "model": "Localizer", "optimizer": "Optimizer", "schedule": "Schedule", "training": "Training",
+    "data": "DetectionSource", "model": "Localizer", "optimizer": "Optimizer", "schedule": "Schedule", "training": "Training",
 }  # fmt: skip
 DEFAULT = "pasted_c4"
 _SHIPPED = Path(__file__).parent.parent / "recipes" / "transfer"

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
-from mezzotint.data.scenes.scenes import Part, Scene, Scenes
+from mezzotint.data.detection.source import DetectionSample, DetectionSource, Part
 from mezzotint.detection.average_precision import (
     Found,
     MeanIoU,
@@ -94,7 +94,7 @@ class Training(Component):
 
 def train(
     network: Localizer,
-    scenes: Scenes,
+    scenes: DetectionSource,
     optimizer: Optimizer,
     schedule: Schedule,
     training: Training,
@@ -151,7 +151,7 @@ def train(
 
 
 def _step(
-    network: Localizer, scenes: Sequence[Scene], optimizer: torch.optim.Optimizer, guard: StepGuard,
+    network: Localizer, scenes: Sequence[DetectionSample], optimizer: torch.optim.Optimizer, guard: StepGuard,
     training: Training, seed: int, step: int, device: torch.device,
 ) -> dict[str, float]:  # fmt: skip
     """Change the weights, if all is finite; returns the parts of the loss."""
@@ -171,7 +171,7 @@ def _step(
 
 
 @torch.no_grad()
-def exact_norms(network: Localizer, scenes: Scenes, training: Training, seed: int) -> None:
+def exact_norms(network: Localizer, scenes: DetectionSource, training: Training, seed: int) -> None:
     """Measure the statistics of every BatchNorm that learns anew, as the mean over training batches."""
     network.train()
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training]
@@ -201,7 +201,7 @@ class Scores:
 
 
 @torch.no_grad()
-def score(network: Localizer, scenes: Scenes, training: Training) -> Scores:
+def score(network: Localizer, scenes: DetectionSource, training: Training) -> Scores:
     """Measure a network on the scenes to be scored."""
     device = training.torch_device()
     network.to(device).eval()
@@ -209,7 +209,7 @@ def score(network: Localizer, scenes: Scenes, training: Training) -> Scores:
     loader = DataLoader(
         _Reader(scenes, "test"), None, sampler=range(count), num_workers=training.workers
     )
-    seen: list[Scene] = []
+    seen: list[DetectionSample] = []
     found: list[Found] = []
     iou = MeanIoU(len(scenes.classes) + 1)
     for scene in loader:
@@ -248,18 +248,20 @@ def score(network: Localizer, scenes: Scenes, training: Training) -> Scores:
     return Scores(figures, by_class)
 
 
-class _Reader(Dataset[Scene]):
-    def __init__(self, scenes: Scenes, part: Part) -> None:
+class _Reader(Dataset[DetectionSample]):
+    def __init__(self, scenes: DetectionSource, part: Part) -> None:
         self.scenes, self.part = scenes, part
 
     def __len__(self) -> int:
         return self.scenes.count(self.part)
 
-    def __getitem__(self, index: int) -> Scene:
+    def __getitem__(self, index: int) -> DetectionSample:
         return self.scenes.read(self.part, index)
 
 
-def _batches(scenes: Scenes, training: Training, seed: int, start: int) -> Iterator[list[Scene]]:
+def _batches(
+    scenes: DetectionSource, training: Training, seed: int, start: int
+) -> Iterator[list[DetectionSample]]:
     """Batches from a step on, without end; each epoch in its own order, its rest left out."""
     count, size = scenes.count("train"), training.batch_size
     each = count // size
@@ -293,7 +295,7 @@ class _Endless:
         return self.places
 
 
-def mirrored(scene: Scene) -> Scene:
+def mirrored(scene: DetectionSample) -> DetectionSample:
     """A scene with left and right exchanged."""
     left, top, right, bottom = scene.boxes.unbind(1)
     width = scene.image.shape[2]
@@ -306,7 +308,7 @@ def mirrored(scene: Scene) -> Scene:
     )
 
 
-def image_of(scene: Scene, device: torch.device) -> Tensor:
+def image_of(scene: DetectionSample, device: torch.device) -> Tensor:
     """The image as networks take it: float `[3, H, W]` in [0, 1]."""
     return scene.image.to(device).float() / 255.0
 

@@ -13,12 +13,23 @@ from typing import Any
 
 from mezzotint.recipe.signatures import Alternatives, ListOf, Member, index, show_type
 
-RENAMED_KINDS = {"labelled": "labeled", "learnt_tokenizer": "learned_tokenizer"}
+RENAMED_KINDS = {
+    "mails": "emails",
+    "spins": "rotating_objects",
+    "samples": "embedded_images",
+    "labelled": "labeled",
+    "learnt_tokenizer": "learned_tokenizer",
+}
 """Kinds that earlier recipes name otherwise: old name → new name."""
 
 RENAMED_KEYS = {
     ("moco", "directions"): "symmetric",
     ("byol", "directions"): "symmetric",
+    ("series", "longest_gap"): "max_gap",
+    ("table", "most_categories"): "max_categories",
+    ("tokens", "long"): "overflow",
+    ("loader", "on_bad"): "on_unreadable",
+    ("loader", "max_bad_fraction"): "max_unreadable_fraction",
     ("point_crop", "centre"): "center",
     ("bridle_joint", "centre"): "center",
     ("bridle_tokenizer", "centre"): "center",

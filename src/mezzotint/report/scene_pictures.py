@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mezzotint.data.scenes.scenes import VOID, Scene
+from mezzotint.data.detection.source import VOID, DetectionSample
 from mezzotint.detection.average_precision import Found, box_overlaps, mask_overlaps
 from mezzotint.report.pictures import Picture, picture
 from mezzotint.report.render import PALETTE
@@ -22,7 +22,7 @@ _SIDE, _FONT, _LETTERS = 240, 15, 14
 _TRUE, _RIGHT, _WRONG = "#ffffff", "#86c977", "#f0806a"
 
 
-def true_picture(scene: Scene, names: Sequence[str], *, masks: bool = False) -> Picture:
+def true_picture(scene: DetectionSample, names: Sequence[str], *, masks: bool = False) -> Picture:
     """The objects of a scene.
 
     Args:
@@ -45,7 +45,9 @@ def true_picture(scene: Scene, names: Sequence[str], *, masks: bool = False) -> 
     )
 
 
-def found_picture(scene: Scene, found: Found, names: Sequence[str]) -> tuple[Picture, str]:
+def found_picture(
+    scene: DetectionSample, found: Found, names: Sequence[str]
+) -> tuple[Picture, str]:
     """The surest of what was found in a scene, and how many of them are right, in words."""
     wanted = (~scene.ignored).nonzero()[:, 0]
     best = found.scores.argsort(descending=True, stable=True)[: max(1, len(wanted))]
@@ -57,7 +59,7 @@ def found_picture(scene: Scene, found: Found, names: Sequence[str]) -> tuple[Pic
     return _outlined(scene, found.boxes[best], colors, words, masks, f"{scene.id}: {said}"), said
 
 
-def _right(scene: Scene, wanted: Tensor, found: Found, best: Tensor) -> list[bool]:
+def _right(scene: DetectionSample, wanted: Tensor, found: Found, best: Tensor) -> list[bool]:
     """Which of the surest are right; an object is found once."""
     crowd = torch.zeros(len(wanted), dtype=torch.bool)
     if found.masks is not None and scene.masks is not None:
@@ -74,7 +76,7 @@ def _right(scene: Scene, wanted: Tensor, found: Found, best: Tensor) -> list[boo
     return right
 
 
-def map_picture(scene: Scene, classes: Tensor, what: str) -> tuple[Picture, str]:
+def map_picture(scene: DetectionSample, classes: Tensor, what: str) -> tuple[Picture, str]:
     """A map of classes over a scene, and the share of its known pixels that are right, in words.
 
     Args:
@@ -96,7 +98,7 @@ def map_picture(scene: Scene, classes: Tensor, what: str) -> tuple[Picture, str]
 
 
 def _outlined(
-    scene: Scene,
+    scene: DetectionSample,
     boxes: Tensor,
     colors: Sequence[str],
     words: Sequence[str],

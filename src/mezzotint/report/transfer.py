@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from mezzotint.data.scenes.scenes import Scene
+from mezzotint.data.detection.source import DetectionSample
 from mezzotint.detection.average_precision import Found
 from mezzotint.detection.detection import trained_localizer
 from mezzotint.detection.localizer import Localizer
@@ -229,7 +229,9 @@ def _scenes(places: Sequence[Path], count: int) -> tuple[list[dict[str, Any]], s
 
 
 @torch.no_grad()
-def _scene(scene: Scene, networks: dict[str, Localizer], names: Sequence[str]) -> dict[str, Any]:
+def _scene(
+    scene: DetectionSample, networks: dict[str, Localizer], names: Sequence[str]
+) -> dict[str, Any]:
     needs = next(iter(networks.values())).needs
     if needs == "classes":
         assert scene.classes is not None

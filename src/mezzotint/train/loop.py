@@ -266,7 +266,7 @@ class Trainer:
             waited = time.perf_counter()
             batch = next(stream)
             meter.waiting += time.perf_counter() - waited
-            self.state.count_bad(batch, self.run.loader.max_bad_fraction)
+            self.state.count_bad(batch, self.run.loader.max_unreadable_fraction)
             with meter.measured(step, batch, self.watched, self.device):
                 metrics = self.step(step, batch, meter)
             self.passes.stop()  # one step tells
@@ -310,7 +310,7 @@ class Trainer:
         loader = self.run.loader
         return batches(
             self.recipe.data, self.recipe.views, self.plan, start=start, stop=self.total,
-            workers=loader.processes(self.recipe.data), on_bad=loader.on_bad, pin_memory=self.device.type == "cuda",
+            workers=loader.processes(self.recipe.data), on_unreadable=loader.on_unreadable, pin_memory=self.device.type == "cuda",
         )  # fmt: skip
 
     def _environment(self, steps: int) -> dict[str, Any]:

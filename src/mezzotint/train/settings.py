@@ -24,29 +24,29 @@ class Loader(Component):
     Args:
         workers: processes that read and crop; none for data in memory. `None` takes one a core, at
             most 8.
-        on_bad: `skip` takes the next readable sample in place of one that cannot be read, counts it
+        on_unreadable: `skip` takes the next readable sample in place of one that cannot be read, counts it
             and names it; `error` stops at the first.
-        max_bad_fraction: share of the data set that may be unreadable before the run stops.
+        max_unreadable_fraction: share of the data set that may be unreadable before the run stops.
     """
 
     def __init__(
         self,
         *,
         workers: int | None = None,
-        on_bad: Literal["skip", "error"] = "skip",
-        max_bad_fraction: float = 0.05,
+        on_unreadable: Literal["skip", "error"] = "skip",
+        max_unreadable_fraction: float = 0.05,
     ) -> None:
         if workers is not None and workers < 0:
             raise ValueError(
                 f"run.loader.workers: got {workers}; allowed is 0 or more: use 0 to read in the main process"
             )
-        if not 0.0 <= max_bad_fraction < 1.0:
+        if not 0.0 <= max_unreadable_fraction < 1.0:
             raise ValueError(
-                f"run.loader.max_bad_fraction: got {max_bad_fraction}; allowed is [0, 1): use 0.05"
+                f"run.loader.max_unreadable_fraction: got {max_unreadable_fraction}; allowed is [0, 1): use 0.05"
             )
         self.workers = workers
-        self.on_bad = on_bad
-        self.max_bad_fraction = max_bad_fraction
+        self.on_unreadable = on_unreadable
+        self.max_unreadable_fraction = max_unreadable_fraction
 
     def processes(self, source: Source) -> int:
         """How many worker processes read this source."""

@@ -71,7 +71,7 @@ class RunState:
             name, reason = next(iter(self.bad.items()))
             raise TooManyUnreadable(
                 f"{len(self.bad)} of {len(self.source)} samples cannot be read, more than "
-                f"run.loader.max_bad_fraction={most}; the first is {name}: {reason}; see `mezzotint doctor`"
+                f"run.loader.max_unreadable_fraction={most}; the first is {name}: {reason}; see `mezzotint doctor`"
             )
 
     def bytes(self) -> int:

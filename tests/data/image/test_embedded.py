@@ -12,18 +12,18 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from sklearn.datasets import load_digits
 
 from mezzotint.data.image import embedded as samples
-from mezzotint.data.image.embedded import Samples
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.memory import moments
 from mezzotint.data.source import Index, Source, Task
 
 EMBEDDED = Path(samples.__file__).parent.parent / "embedded"
 
 
-def tasks_of(source: Samples) -> dict[str, Task]:
+def tasks_of(source: EmbeddedImages) -> dict[str, Task]:
     return {task.name: task for task in source.evaluation()[1]}
 
 
-def drawings(source: Samples) -> Index:
+def drawings(source: EmbeddedImages) -> Index:
     """A number for each image, the same for images with the same pixels."""
     seen: dict[bytes, int] = {}
     return np.array(
@@ -55,7 +55,7 @@ def test_a_flipped_bit_is_noticed(
 
 @pytest.mark.parametrize("name", get_args(samples.Name))
 def test_states_what_it_holds(name: samples.Name) -> None:
-    source = Samples(name=name)
+    source = EmbeddedImages(name=name)
     assert isinstance(source, Source) and source.in_memory and source.evaluation()[1]
     assert (
         source.images.dtype == torch.uint8 and tuple(source.images.shape[1:]) == source.input.shape
@@ -69,7 +69,7 @@ def test_states_what_it_holds(name: samples.Name) -> None:
     )
     copy = pickle.loads(pickle.dumps(source))
     assert copy.fingerprint() == source.fingerprint() and copy.config == {
-        "kind": "samples",
+        "kind": "embedded_images",
         "name": name,
     }
 
@@ -85,7 +85,7 @@ def test_moments_are_those_of_the_float_pixels() -> None:
 
 
 def test_emoji_come_in_two_styles() -> None:
-    source = Samples()
+    source = EmbeddedImages()
     assert len(source) == 2 * 1911 and source.styles == ("google", "twitter")
     ids = [source.read(i)["id"] for i in range(len(source))]
     assert len(set(ids)) == len(ids)
@@ -105,7 +105,7 @@ def test_emoji_come_in_two_styles() -> None:
 
 
 def test_emoji_across_styles_learns_from_one_and_is_scored_on_the_other() -> None:
-    tasks = tasks_of(Samples())
+    tasks = tasks_of(EmbeddedImages())
     for name in ("category/across-styles", "subcategory/across-styles"):
         task = tasks[name]
         assert task.train.tolist() == list(range(1911)) and task.test.tolist() == list(
@@ -123,7 +123,7 @@ def test_emoji_across_styles_learns_from_one_and_is_scored_on_the_other() -> Non
 
 @pytest.mark.parametrize("part", get_args(samples.Part))
 def test_emoji_within_a_style_hold_out_a_fifth_and_no_look_alike(part: samples.Part) -> None:
-    source = Samples(part=part)
+    source = EmbeddedImages(part=part)
     tasks = tasks_of(source)
     one, other = tasks["category/within-style"], tasks["category/within-twitter"]
     np.testing.assert_array_equal(one.test + 1911, other.test)
@@ -139,8 +139,10 @@ def test_emoji_within_a_style_hold_out_a_fifth_and_no_look_alike(part: samples.P
 
 
 def test_emoji_parts_share_nothing_and_make_up_the_whole() -> None:
-    whole, tune, held = (tasks_of(Samples(part=part)) for part in ("all", "tune", "held_out"))
-    drawing = drawings(Samples())
+    whole, tune, held = (
+        tasks_of(EmbeddedImages(part=part)) for part in ("all", "tune", "held_out")
+    )
+    drawing = drawings(EmbeddedImages())
     for name, task in whole.items():
         for side in ("train", "test"):
             a, b = (set(getattr(tasks[name], side).tolist()) for tasks in (tune, held))
@@ -155,7 +157,7 @@ def test_emoji_parts_share_nothing_and_make_up_the_whole() -> None:
 
 
 def test_identity_can_be_right_on_at_most_098() -> None:
-    source = Samples()
+    source = EmbeddedImages()
     drawing = drawings(source)
     ones = np.ones(1911)
     graph = csr_matrix((ones, (drawing[:1911], drawing[1911:])), shape=(len(source), len(source)))
@@ -164,7 +166,7 @@ def test_identity_can_be_right_on_at_most_098() -> None:
 
 
 def test_raw_pixels_find_the_same_emoji_as_measured_before() -> None:
-    source = Samples()
+    source = EmbeddedImages()
     task = tasks_of(source)["identity/across-styles"]
     mean, std = (
         torch.tensor(values).view(1, 3, 1, 1) for values in (source.input.mean, source.input.std)
@@ -178,7 +180,8 @@ def test_raw_pixels_find_the_same_emoji_as_measured_before() -> None:
 @pytest.mark.parametrize(("name", "size"), [("mnist5k", 5000), ("digits", 1797)])
 def test_digits_hold_out_a_fifth_of_each(name: samples.Name, size: int) -> None:
     whole, tune, held = (
-        tasks_of(Samples(name=name, part=p))["digit/holdout"] for p in ("all", "tune", "held_out")
+        tasks_of(EmbeddedImages(name=name, part=p))["digit/holdout"]
+        for p in ("all", "tune", "held_out")
     )
     assert len(whole.train) + len(whole.test) == size and not set(whole.train.tolist()) & set(
         whole.test.tolist()
@@ -191,7 +194,7 @@ def test_digits_hold_out_a_fifth_of_each(name: samples.Name, size: int) -> None:
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
-    source, original = Samples(name="digits"), load_digits()
+    source, original = EmbeddedImages(name="digits"), load_digits()
     np.testing.assert_allclose(
         source.images[:, 0].numpy() / 255 * 16, original.images, atol=0.5 / 255 * 16
     )
@@ -199,7 +202,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 
 def test_mnist5k_can_be_told_apart() -> None:
-    source = Samples(name="mnist5k")
+    source = EmbeddedImages(name="mnist5k")
     assert np.bincount(source.labels).tolist() == [500] * 10
     task = tasks_of(source)["digit/holdout"]
     x = torch.nn.functional.normalize(source.images.flatten(1).float(), dim=1)
@@ -211,8 +214,8 @@ def test_refuses_what_it_does_not_have() -> None:
     with pytest.raises(
         ValueError, match="got name='cats'; allowed is one of emoji, mnist5k, digits: choose"
     ):
-        Samples(name="cats")  # type: ignore[arg-type]
+        EmbeddedImages(name="cats")  # type: ignore[arg-type]
     with pytest.raises(
         ValueError, match="got part='best'; allowed is one of all, tune, held_out: choose"
     ):
-        Samples(part="best")  # type: ignore[arg-type]
+        EmbeddedImages(part="best")  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mezzotint.data.tokens.embedded import Mails
+from mezzotint.data.tokens.embedded import Emails
 from mezzotint.data.tokens.tokenizers import tokenizer_of
 from mezzotint.data.tokens.tokens import Tokens, windows
 from mezzotint.types import MASK, PADDING
@@ -111,7 +111,7 @@ def test_arrays_keep_their_numbers_and_negative_ones_are_no_tokens(tmp_path: Pat
     assert source.input.vocabulary == 10 and source.classes == ["0", "1"]
     assert source._all.tolist() == [[7, 2, 5, 0], [3, 0, 0, 0], [9, 9, 9, 9]]
     np.save(tmp_path / "stream.npy", np.arange(20))
-    stream = Tokens(path=str(tmp_path / "stream.npy"), length=8, long="split", vocabulary=50)
+    stream = Tokens(path=str(tmp_path / "stream.npy"), length=8, overflow="split", vocabulary=50)
     assert len(stream) == 3 and stream.input.vocabulary == 52
     with pytest.raises(ValueError, match="got the token 19 and vocabulary=10"):
         Tokens(path=str(tmp_path / "stream.npy"), vocabulary=10)
@@ -159,18 +159,18 @@ def test_other_bad_input(tmp_path: Path) -> None:
             Tokens(path=text, tokenizer=tokenizer)
 
 
-def test_mails() -> None:
-    mails = Mails()
-    everything, (whole, few) = mails.evaluation()
-    assert everything is mails and len(mails) == 2544 and int(mails.labels.sum()) == 1044
+def test_emails() -> None:
+    emails = Emails()
+    everything, (whole, few) = emails.evaluation()
+    assert everything is emails and len(emails) == 2544 and int(emails.labels.sum()) == 1044
     assert np.bincount(few.labels[few.train]).tolist() == [50, 50] and set(few.train) <= set(
         whole.train
     )
     assert not set(whole.train) & set(whole.test) and abs(len(whole.test) / 2544 - 0.3) < 0.01
-    texts = [mails.text(x) for x in mails.images[:200]]
+    texts = [emails.text(x) for x in emails.images[:200]]
     assert (
         all(text.isascii() and text.isprintable() for text in texts)
         and len({t[:60] for t in texts}) == 200
     )
     with pytest.raises(ValueError, match="allowed is 16 to 482"):
-        Mails(length=8)
+        Emails(length=8)

@@ -12,7 +12,7 @@ from mezzotint.data.labeled import Labeled
 from mezzotint.data.lists import read_video_list
 from mezzotint.data.video import decode as video_files
 from mezzotint.data.video.decode import UndecodableVideo, evenly, middle, read_frames
-from mezzotint.data.video.embedded import Spins, render
+from mezzotint.data.video.embedded import RotatingObjects, render
 from mezzotint.data.video.folder import VideoFolder
 from mezzotint.types import Unreadable
 
@@ -234,17 +234,17 @@ def test_a_point_in_front_hides_one_behind_and_turns_with_the_model() -> None:
     assert len(set(render(behind, torch.zeros(1, 1), 32).flatten().tolist())) == 2
 
 
-def test_spins() -> None:
-    spins = Spins(frames=4, size=16)
-    assert spins.images.shape == (820, 1, 4, 16, 16) and torch.equal(
-        spins.images, Spins(frames=4, size=16).images
+def test_source() -> None:
+    source = RotatingObjects(frames=4, size=16)
+    assert source.images.shape == (820, 1, 4, 16, 16) and torch.equal(
+        source.images, RotatingObjects(frames=4, size=16).images
     )
-    share = (spins.images > 0).float().mean(dim=(1, 2, 3, 4))
+    share = (source.images > 0).float().mean(dim=(1, 2, 3, 4))
     assert float(share.min()) > 0.02 and float(share.max()) < 0.9
-    assert [task.name for task in spins.evaluation()[1]] == [
+    assert [task.name for task in source.evaluation()[1]] == [
         "object/holdout",
         "room/holdout",
         "object/1-percent",
     ]
     with pytest.raises(ValueError, match="got frames=1"):
-        Spins(frames=1)
+        RotatingObjects(frames=1)

@@ -53,7 +53,7 @@ _CREDITS = {
 _FOLDER = Path(__file__).parent.parent / "embedded"
 
 
-class Samples(InMemory):
+class EmbeddedImages(InMemory):
     """Embedded data: emoji in two drawing styles, or handwritten digits.
 
     Args:

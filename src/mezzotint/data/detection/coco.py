@@ -16,10 +16,16 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mezzotint.data.scenes.scenes import Part, Scene, Scenes, paint, read_image
+from mezzotint.data.detection.source import (
+    DetectionSample,
+    DetectionSource,
+    Part,
+    paint,
+    read_image,
+)
 
 
-class COCOFolder(Scenes, kind="coco_folder"):
+class COCOFolder(DetectionSource, kind="coco_folder"):
     """Images with annotations in COCO's JSON.
 
     Args:
@@ -67,7 +73,7 @@ class COCOFolder(Scenes, kind="coco_folder"):
         """How many images a part has."""
         return len(self._entries[part])
 
-    def read(self, part: Part, index: int) -> Scene:
+    def read(self, part: Part, index: int) -> DetectionSample:
         """One image with its objects."""
         name, path, annotations = self._entries[part][index]
         image = read_image(path)
@@ -83,7 +89,7 @@ class COCOFolder(Scenes, kind="coco_folder"):
             drawn = [mask_of(a["segmentation"], height, width) for a in annotations]
             masks = torch.stack(drawn) if drawn else torch.zeros(0, height, width, dtype=torch.bool)
             classes = paint(masks, labels, crowd)
-        return Scene(name, image, boxes, labels, crowd, crowd, masks, classes)
+        return DetectionSample(name, image, boxes, labels, crowd, crowd, masks, classes)
 
 
 def mask_of(segmentation: Any, height: int, width: int) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mezzotint.data.scenes.scenes import Part, Scene, Scenes, read_image
+from mezzotint.data.detection.source import DetectionSample, DetectionSource, Part, read_image
 
 _MAX_BYTES = 1 << 20
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -32,7 +32,7 @@ class _Entry:
     objects: list[tuple[str, tuple[float, float, float, float], bool]]
 
 
-class VOCFolder(Scenes, kind="voc_folder"):
+class VOCFolder(DetectionSource, kind="voc_folder"):
     """Images with annotations in VOC's XML.
 
     Args:
@@ -86,7 +86,7 @@ class VOCFolder(Scenes, kind="voc_folder"):
         """How many images a part has."""
         return len(self._entries[part])
 
-    def read(self, part: Part, index: int) -> Scene:
+    def read(self, part: Part, index: int) -> DetectionSample:
         """One image with its objects."""
         entry = self._entries[part][index]
         image = read_image(entry.image)
@@ -102,7 +102,7 @@ class VOCFolder(Scenes, kind="voc_folder"):
             masks = numbers == torch.arange(1, count + 1, dtype=torch.uint8).view(-1, 1, 1)
         if self.has_classes:
             classes = _label_image(entry, "SegmentationClass", image)
-        return Scene(entry.id, image, boxes, labels, ignored, crowd, masks, classes)
+        return DetectionSample(entry.id, image, boxes, labels, ignored, crowd, masks, classes)
 
 
 def _listed(root: Path, name: str, lists: str, folder: str | None) -> list[_Entry]:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mezzotint.data.image.embedded import Samples
-from mezzotint.data.scenes.scenes import Part, Scene, Scenes, paint
+from mezzotint.data.detection.source import DetectionSample, DetectionSource, Part, paint
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.seeding import key_of
 
 Pixels = npt.NDArray[np.uint8]
@@ -27,7 +27,7 @@ _LIGHT = (
 _SHARE = 0.6
 
 
-class Pasted(Scenes):
+class Pasted(DetectionSource):
     """Emoji on photographs, with boxes and masks.
 
     Args:
@@ -74,7 +74,9 @@ class Pasted(Scenes):
             seed,
         )
         (task,) = (
-            t for t in Samples(name="emoji").evaluation()[1] if t.name == "category/within-style"
+            t
+            for t in EmbeddedImages(name="emoji").evaluation()[1]
+            if t.name == "category/within-style"
         )
         self.classes = ("emoji",) if one_class else tuple(task.classes)
         half = len(task.labels) // 2  # the second drawing of an emoji stands there
@@ -83,19 +85,19 @@ class Pasted(Scenes):
             "test": np.concatenate([task.test, task.test + half]),
         }
         self._labels = np.asarray(task.labels)
-        self._made: dict[tuple[str, int], Scene] = {}
+        self._made: dict[tuple[str, int], DetectionSample] = {}
 
     def count(self, part: Part) -> int:
         """How many scenes a part has."""
         return self._counts[part]
 
-    def read(self, part: Part, index: int) -> Scene:
+    def read(self, part: Part, index: int) -> DetectionSample:
         """One scene; its objects do not overlap."""
         if (part, index) not in self._made:
             self._made[part, index] = self._make(part, index)
         return self._made[part, index]
 
-    def _make(self, part: Part, index: int) -> Scene:
+    def _make(self, part: Part, index: int) -> DetectionSample:
         rng = np.random.default_rng(key_of("pasted", self.seed, part, index))
         image = _background(part, self.size, rng)
         wanted = int(rng.integers(self.objects[0], self.objects[1] + 1))
@@ -126,14 +128,16 @@ class Pasted(Scenes):
         return _scene(f"pasted/{part}/{index:05d}", image, masks, labels)
 
 
-def _scene(name: str, image: Tensor, masks: list[Tensor], labels: list[int]) -> Scene:
+def _scene(name: str, image: Tensor, masks: list[Tensor], labels: list[int]) -> DetectionSample:
     stack = torch.stack(masks) if masks else torch.zeros(0, *image.shape[1:], dtype=torch.bool)
     known, none = (
         torch.tensor(labels, dtype=torch.int64),
         torch.zeros(len(labels), dtype=torch.bool),
     )
     pixels = image.mul(255.0).round().clamp(0, 255).to(torch.uint8)
-    return Scene(name, pixels, boxes_of(stack), known, none, none, stack, paint(stack, known, none))
+    return DetectionSample(
+        name, pixels, boxes_of(stack), known, none, none, stack, paint(stack, known, none)
+    )
 
 
 def boxes_of(masks: Tensor) -> Tensor:
@@ -194,4 +198,4 @@ def _connected(light: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 @functools.cache
 def _emoji_pixels() -> npt.NDArray[Any]:
-    return Samples(name="emoji").images.numpy()
+    return EmbeddedImages(name="emoji").images.numpy()

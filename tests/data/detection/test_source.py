@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mezzotint.data.scenes.coco import COCOFolder, mask_of
-from mezzotint.data.scenes.embedded import Pasted, boxes_of
-from mezzotint.data.scenes.scenes import VOID, paint
-from mezzotint.data.scenes.voc import VOCFolder, read_annotation
+from mezzotint.data.detection.coco import COCOFolder, mask_of
+from mezzotint.data.detection.embedded import Pasted, boxes_of
+from mezzotint.data.detection.source import VOID, paint
+from mezzotint.data.detection.voc import VOCFolder, read_annotation
 
 OBJECT = (
     "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>"

