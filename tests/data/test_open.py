@@ -53,9 +53,7 @@ def test_images_with_captions_are_named_by_their_list(tmp_path: Path) -> None:
     encoder = Input((4, 16, 16), (0.5,) * 3 + (0.0,), (0.5,) * 3 + (1.0,), "image_text", 258, 12)
     source = open_source(str(tmp_path / "captions.csv"), encoder)
     assert len(source) == 2 and source.read(1)["x"].shape == (4, 16, 16)
-    with pytest.raises(
-        ValueError, match="Supported for image_text: .csv, .json; embedded data: emoji_names"
-    ):
+    with pytest.raises(ValueError, match="Supported for image_text: .csv, .json; embedded data: "):
         open_source("nowhere", encoder)
 
 

@@ -61,7 +61,7 @@ def open_source(name: str, input: Input) -> Source:
     if name in embedded and not Path(name).exists():
         source = embedded[name].open_embedded(name)
     else:
-        source = _opened(name, input, embedded_names())
+        source = _opened(name, input)
     # Encoders of audio take clips of any length.
     free = 1 if input.modality == source.input.modality == "audio" else 0
     ours, theirs = (i.shape[: len(i.shape) - free] for i in (source.input, input))
@@ -93,7 +93,7 @@ def open_images(name: str, size: int) -> Source:
     embedded = embedded_names("image")
     if name in embedded and not Path(name).exists():
         return embedded[name].open_embedded(name)
-    return _opened(name, Input((3, size, size), (0.0,) * 3, (1.0,) * 3), embedded)
+    return _opened(name, Input((3, size, size), (0.0,) * 3, (1.0,) * 3))
 
 
 def is_data(name: str) -> bool:
@@ -104,7 +104,7 @@ def is_data(name: str) -> bool:
     return name in embedded_names() or (path.is_file() and path.suffix not in (".yaml", ".yml"))
 
 
-def _opened(name: str, input: Input, embedded: Mapping[str, type[Source]]) -> Source:
+def _opened(name: str, input: Input) -> Source:
     path, known = Path(name), openers(input.modality)
     kind = FOLDER if path.is_dir() else path.suffix.lower()
     if not path.exists() or kind not in known:
@@ -114,6 +114,6 @@ def _opened(name: str, input: Input, embedded: Mapping[str, type[Source]]) -> So
         kinds = ["a folder"] * (FOLDER in known) + sorted({*known} - {FOLDER, ""})
         raise ValueError(
             f"`{name}` {wrong}. Supported for {input.modality}: {', '.join(kinds)}; embedded data: "
-            f"{', '.join(embedded)}. Check the path or the name."
+            f"{', '.join(embedded_names(input.modality))}. Check the path or the name."
         )
     return known[kind].open(name, input)
