@@ -13,7 +13,7 @@ from mezzotint.encoders.vit import ViT
 from mezzotint.recipe.recipe import Plan, Recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.report.code_pictures import join, nearest_patches
-from mezzotint.report.codes import look, write_codes
+from mezzotint.report.codes import encode_samples, write_codes
 from mezzotint.runs.reuse import trained_method
 from mezzotint.train.plan import pretrain_plan
 from mezzotint.types import Input, Modality
@@ -56,7 +56,7 @@ def test_the_last_phase_with_a_codebook_is_measured_as_counting_does(run: Path) 
     assert facts["phase"] == "1-first" and facts["samples"] == 40 and facts["patches"] == 16
     made = trained_method(Recipe.load(run / "1-first"), run / "1-first")
     method: Any = made.method.eval()
-    found = look(made.data, method.encoder, method.tokenizer, method.codebook, 40)
+    found = encode_samples(made.data, method.encoder, method.tokenizer, method.codebook, 40)
     for level, said in enumerate(facts["levels"]):
         codes = found.codes.indices[..., level].flatten().tolist()
         counts = [codes.count(code) for code in range(24)]
@@ -81,7 +81,7 @@ def _parts(made: Any, found: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 def test_patches_of_a_code_have_it_and_are_its_nearest(run: Path) -> None:
     made = trained_method(Recipe.load(run / "1-first"), run / "1-first")
     method: Any = made.method.eval()
-    found = look(made.data, method.encoder, method.tokenizer, method.codebook, 40)
+    found = encode_samples(made.data, method.encoder, method.tokenizer, method.codebook, 40)
     code = int(found.codes.usage[1].argmax())
     places = nearest_patches(found, 1, code)
     assert len({sample for sample, _ in places}) == len(places) > 1
@@ -100,7 +100,9 @@ def test_patches_of_a_code_have_it_and_are_its_nearest(run: Path) -> None:
 def test_the_page_shows_patches_and_levels(run: Path) -> None:
     page = (run / "codes.html").read_text()
     assert page.count('aria-label="usage of the codes of level') == 2
-    assert page.count("<rect") == 48 and page.count(">2 of 2<") == 8 and "patch of code" in page
+    assert (
+        page.count("<rect") == 48 and page.count(">2 of 2 levels<") == 8 and "patch of code" in page
+    )
     assert "http" not in page.replace("http-equiv", "") and "data-sound=" not in page
 
 
@@ -131,16 +133,18 @@ def test_codes_of_sound_can_be_heard(tmp_path: Path) -> None:
 def test_a_run_without_a_codebook_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(
         RecipeError,
-        match=r"a run of mae, which has no codebook; allowed are runs of bridle, .*: mezz",
+        match=r"a run of mae, which has no codebook. It must be a run of bridle, .*Try `mezz",
     ):
         write_codes(run / "2-after")
-    with pytest.raises(RecipeError, match=r"holds no run; allowed is a directory that"):
+    with pytest.raises(RecipeError, match=r"is not a run. It must be a directory"):
         write_codes(tmp_path)
-    with pytest.raises(ValueError, match=r"got samples=1, frequent=12; allowed are 2 or more"):
+    with pytest.raises(ValueError, match=r"`samples` must be at least 2, got 1"):
         write_codes(run, samples=1)
 
 
 def test_a_codebook_that_was_never_started_is_refused(run: Path) -> None:
     fresh: Any = Recipe.load(run / "1-first").method
-    with pytest.raises(ValueError, match=r"got a codebook that was never started; allowed"):
-        look(EmbeddedImages(name="digits"), fresh.encoder, fresh.tokenizer, fresh.codebook, 4)
+    with pytest.raises(ValueError, match=r"The codebook is not initialized"):
+        encode_samples(
+            EmbeddedImages(name="digits"), fresh.encoder, fresh.tokenizer, fresh.codebook, 4
+        )

@@ -95,7 +95,7 @@ def test_parameters_are_what_was_drawn(arrays: Arrays) -> None:
                     names[i][:3] for i in jitter["order"][row].tolist()
                 )
             if "quantized" in shown.brief:
-                assert pairs["edges a channel"] == "4"
+                assert pairs["edges per channel"] == "4"
     assert said > 3
 
 
@@ -164,7 +164,7 @@ def test_more_samples_than_there_are_shows_all(arrays: Arrays, tmp_path: Path) -
 
 
 def test_what_cannot_be_shown_is_refused(arrays: Arrays, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="samples=0; allowed is 1 or more"):
+    with pytest.raises(ValueError, match="`samples` must be at least 1, got 0"):
         write_gallery(arrays, VIEWS, arrays.input, tmp_path / "g.html", samples=0)
 
     class Table(Arrays):
@@ -172,5 +172,8 @@ def test_what_cannot_be_shown_is_refused(arrays: Arrays, tmp_path: Path) -> None
 
     table: Source = Table(path=arrays.path)
     table.input = type(arrays.input)((3, 16, 16), (0.5,) * 3, (0.5,) * 3, "table")
-    with pytest.raises(ValueError, match="'table'; allowed: image, audio, points, series"):
+    with pytest.raises(
+        ValueError,
+        match="modality 'table' have no pictures. A gallery shows image, audio, points, series",
+    ):
         write_gallery(table, VIEWS, table.input, tmp_path / "g.html")

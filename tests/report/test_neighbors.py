@@ -13,7 +13,13 @@ from mezzotint.data.image.arrays import Arrays
 from mezzotint.data.source import Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.report import neighbors
-from mezzotint.report.neighbors import Look, class_scores, confusions, look, queries_to_show
+from mezzotint.report.neighbors import (
+    NearestNeighbors,
+    class_scores,
+    confusions,
+    find_neighbors,
+    queries_to_show,
+)
 from mezzotint.types import Input
 
 Images = Callable[..., dict[str, Any]]
@@ -37,53 +43,53 @@ def source(tmp_path: Path, colored_images: Images) -> Arrays:
 
 
 @pytest.fixture
-def seen(source: Arrays) -> Look:
-    found = look(Mean(source.input), source)
+def nearest(source: Arrays) -> NearestNeighbors:
+    found = find_neighbors(Mean(source.input), source)
     assert found is not None
     return found
 
 
-def unit_features(source: Arrays, places: np.ndarray) -> np.ndarray:
+def unit_features(source: Arrays, indices: np.ndarray) -> np.ndarray:
     x = (
-        source.images[places].double() / 255 - torch.tensor(source.input.mean).view(-1, 1, 1)
+        source.images[indices].double() / 255 - torch.tensor(source.input.mean).view(-1, 1, 1)
     ) / torch.tensor(source.input.std).view(-1, 1, 1)
     z = (0.3 * x.mean(dim=(2, 3))[:, :2] + x[:, :2, 0, 0]).numpy()
     unit: np.ndarray = z / np.linalg.norm(z, axis=1, keepdims=True)
     return unit
 
 
-def test_neighbors_and_votes_equal_scikit_learn(source: Arrays, seen: Look) -> None:
+def test_neighbors_and_votes_equal_scikit_learn(source: Arrays, nearest: NearestNeighbors) -> None:
     _, [task] = source.evaluation()
     train, test = unit_features(source, task.train), unit_features(source, task.test)
     reference = KNeighborsClassifier(
         10, metric="euclidean", algorithm="brute", weights=lambda d: np.exp((1 - d**2 / 2) / 0.07)
     ).fit(train, task.labels[task.train])
-    assert np.array_equal(seen.test, task.test)
-    # Cosines: two places whose cosines agree to float precision may change order.
+    assert np.array_equal(nearest.test, task.test)
+    # Cosines: two indices whose cosines agree to float precision may change order.
     best = np.sort(test @ train.T, axis=1)[:, ::-1][:, :10]
-    assert np.allclose(seen.similarity.numpy(), best, atol=1e-5)
-    assert set(seen.neighbors.ravel()) <= set(task.train)
-    agree = seen.guesses == reference.predict(test)
+    assert np.allclose(nearest.similarity.numpy(), best, atol=1e-5)
+    assert set(nearest.neighbors.ravel()) <= set(task.train)
+    agree = nearest.predictions == reference.predict(test)
     assert agree.mean() > 0.98
 
 
-def test_confusions_and_class_scores_equal_the_confusion_matrix(seen: Look) -> None:
-    matrix = confusion_matrix(seen.labels, seen.guesses)
+def test_confusions_and_class_scores_equal_the_confusion_matrix(nearest: NearestNeighbors) -> None:
+    matrix = confusion_matrix(nearest.labels, nearest.predictions)
     assert (matrix.sum() - np.trace(matrix)) > 5, "the test needs mistakes"
-    scores = class_scores(seen)
+    scores = class_scores(nearest)
     for score in scores:
-        assert (score.right, score.count) == (
+        assert (score.correct, score.count) == (
             matrix[score.label, score.label],
             matrix[score.label].sum(),
         )
-    assert [s.share for s in scores] == sorted(s.share for s in scores)
-    found = confusions(seen)
+    assert [s.accuracy for s in scores] == sorted(s.accuracy for s in scores)
+    found = confusions(nearest)
     assert found[0].count == (matrix - np.diag(np.diag(matrix))).max()
     for pair in found:
-        assert pair.count == matrix[pair.truth, pair.guess] == len(pair.rows)
+        assert pair.count == matrix[pair.truth, pair.predicted] == len(pair.rows)
         assert pair.of == matrix[pair.truth].sum()
-        assert (seen.labels[pair.rows] == pair.truth).all() and (
-            seen.guesses[pair.rows] == pair.guess
+        assert (nearest.labels[pair.rows] == pair.truth).all() and (
+            nearest.predictions[pair.rows] == pair.predicted
         ).all()
 
 
@@ -92,12 +98,12 @@ def test_a_near_neighbor_outvotes_two_that_are_further(source: Arrays) -> None:
         "t", "classify", np.array([7, 7, 10**9, 10**9]), np.arange(1, 4), np.array([0]), ("a", "b")
     )
     near, far = torch.tensor([[0.9, 0.7, 0.7]]), torch.tensor([[0.9, 0.89, 0.89]])
-    looks = [
-        Look(source, task, task.test, torch.zeros(1, 2), np.array([[1, 2, 3]]), cosine)
+    both = [
+        NearestNeighbors(source, task, task.test, torch.zeros(1, 2), np.array([[1, 2, 3]]), cosine)
         for cosine in (near, far)
     ]
     # exp((0.9 − 0.7) / 0.07) = 17.4 votes against 2; exp((0.9 − 0.89) / 0.07) = 1.15 against 2.
-    assert [int(look.guesses[0]) for look in looks] == [7, 10**9]
+    assert [int(each.predictions[0]) for each in both] == [7, 10**9]
 
 
 def test_a_sample_is_not_its_own_neighbor_even_when_all_others_point_away(
@@ -106,33 +112,35 @@ def test_a_sample_is_not_its_own_neighbor_even_when_all_others_point_away(
     monkeypatch.setattr("mezzotint.evaluation.knn._BLOCK_ELEMENTS", 3)  # one query at a time
     angles = torch.tensor([0.0, 2.0, 4.0])
     star = torch.stack([angles.cos(), angles.sin()], dim=1)
-    similarity, places = neighbors._nearest(star, star, 2, skip_own=True)
-    assert [sorted(row) for row in places.tolist()] == [[1, 2], [0, 2], [0, 1]]
+    similarity, indices = neighbors._nearest(star, star, 2, skip_own=True)
+    assert [sorted(row) for row in indices.tolist()] == [[1, 2], [0, 2], [0, 1]]
     assert torch.allclose(
         similarity[0], torch.tensor([2.0, 4.0]).cos().sort(descending=True).values, atol=1e-6
     )
 
 
-def test_without_labels_samples_look_at_each_other(tmp_path: Path, colored_images: Images) -> None:
+def test_without_labels_the_neighbors_are_other_samples(
+    tmp_path: Path, colored_images: Images
+) -> None:
     images = colored_images(50)["x"]
     np.save(tmp_path / "x.npy", images)
     source = Arrays(path=str(tmp_path / "x.npy"))
-    found = look(Mean(source.input), source)
+    found = find_neighbors(Mean(source.input), source)
     assert found is not None and found.task is None
     assert len(found.test) == 50
     assert not (found.neighbors == found.test[:, None]).any(), "a sample is not its own neighbor"
     unit = unit_features(source, np.arange(50))
     cosine = unit @ unit.T - 10 * np.eye(50)
     assert np.allclose(found.similarity[:, 0], cosine.max(axis=1), atol=1e-5)
-    assert (found.labels == -1).all() and (found.guesses == -1).all()
+    assert (found.labels == -1).all() and (found.predictions == -1).all()
 
 
-def test_large_data_is_looked_at_in_part(source: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_data_is_subsampled(source: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbors, "_MOST_TRAIN", 30)
     monkeypatch.setattr(neighbors, "_MOST_TEST", 20)
     monkeypatch.setattr(neighbors, "_MOST_MAPPED", 7)
     _, [task] = source.evaluation()
-    found = look(Mean(source.input), source)
+    found = find_neighbors(Mean(source.input), source)
     assert found is not None
     assert len(found.test) == 20 and set(found.test) < set(task.test)
     assert len(np.unique(found.neighbors)) <= 30
@@ -145,11 +153,13 @@ def test_features_that_are_not_finite_are_not_shown(source: Arrays) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) / 0.0
 
-    assert look(Broken(source.input), source) is None
+    assert find_neighbors(Broken(source.input), source) is None
 
 
-def test_queries_are_of_different_classes_and_chosen_by_the_seed_alone(seen: Look) -> None:
-    rows = queries_to_show(seen, 6, 3)
-    assert len(set(rows)) == 6 and {int(seen.labels[row]) for row in rows[:3]} == {0, 1, 2}
-    assert rows == queries_to_show(seen, 6, 3) != queries_to_show(seen, 6, 4)
-    assert seen.class_name(0) in ("red", "green", "blue") and seen.class_name(-1) == ""
+def test_queries_are_of_different_classes_and_chosen_by_the_seed_alone(
+    nearest: NearestNeighbors,
+) -> None:
+    rows = queries_to_show(nearest, 6, 3)
+    assert len(set(rows)) == 6 and {int(nearest.labels[row]) for row in rows[:3]} == {0, 1, 2}
+    assert rows == queries_to_show(nearest, 6, 3) != queries_to_show(nearest, 6, 4)
+    assert nearest.class_name(0) in ("red", "green", "blue") and nearest.class_name(-1) == ""

@@ -91,14 +91,14 @@ def write_lines(run: Path, lines: list[dict[str, Any]]) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-ALL = {"results", "curves", "weak", "atlas", "kin", "gallery", "making"}
+ALL = {"results", "curves", "errors", "map", "neighbors", "gallery", "reproduce"}
 
 
 def test_a_complete_run_fills_every_section(make_run: MakeRun) -> None:
     page = report(make_run())
     assert page.sections == ALL
     assert (
-        "A linear probe scores 0.810 on label, holdout; raw input 0.500, the same encoder untrained 0.600."
+        "A linear probe scores 0.810 on label, holdout; raw input 0.500, untrained encoder 0.600."
         in page.words
     )
     assert "+0.210 over the untrained encoder" in page.words
@@ -129,7 +129,7 @@ def test_maps_of_several_epochs_stand_side_by_side(make_run: MakeRun) -> None:
     page = report(run)
     assert page.sections == ALL | {"maps"}
     assert (
-        "The same 24 training samples by t-SNE at each time, 8 of the 10 that were taken."
+        "The same 24 training samples during training, laid out by t-SNE, 8 of 10 maps."
         in page.words
     )
     labeled = [
@@ -228,40 +228,44 @@ def no_loss(run: Path) -> None:
     write_lines(run, [line | {"loss": None, "grad_norm": None} for line in lines_of(run)])
 
 
-FEW = {"results", "curves", "making"}
+FEW = {"results", "curves", "reproduce"}
 CASES = {
     "no evaluation": (
         drop("evaluation.json", "baselines.json"),
         ALL,
-        "This run has not been evaluated",
+        "This run is not evaluated yet",
     ),
-    "empty evaluation": (write("evaluation.json", "[]"), ALL, "This run has not been evaluated"),
+    "empty evaluation": (write("evaluation.json", "[]"), ALL, "This run is not evaluated yet"),
     "no baselines": (drop("baselines.json"), ALL, "A linear probe scores 0.810 on label, holdout."),
     "value is null": (one_value(None), ALL, "A linear probe scores NaN on label, holdout"),
     "value is NaN": (one_value(float("nan")), ALL, "A linear probe scores NaN"),
     "evaluation cut off": (
         write("evaluation.json", '[{"probe": "li'),
         ALL,
-        "The evaluation could not be read",
+        "The evaluation cannot be read",
     ),
     "evaluation of another kind": (
         write("evaluation.json", '{"a": 1}'),
         ALL,
-        "The evaluation could not be read",
+        "The evaluation cannot be read",
     ),
     "environment cut off": (write("environment.json", '{"command": "me'), ALL, "label, holdout"),
-    "no metrics": (drop("metrics.jsonl"), ALL, "Nothing was logged."),
-    "empty metrics": (write("metrics.jsonl", ""), ALL, "Nothing was logged."),
-    "one point": (lambda run: write_lines(run, lines_of(run)[:1]), ALL, "1 line was logged. Loss3"),
+    "no metrics": (drop("metrics.jsonl"), ALL, "Nothing is logged."),
+    "empty metrics": (write("metrics.jsonl", ""), ALL, "Nothing is logged."),
+    "one point": (lambda run: write_lines(run, lines_of(run)[:1]), ALL, "1 step is logged. Loss3"),
     "half a line": (half_a_line, ALL, "Loss3"),
     "all losses NaN": (no_loss, ALL, "Learning rate"),
     "no environment": (drop("environment.json"), ALL, "label, holdout"),
-    "no encoder": (drop("encoder"), FEW, "so there are no pictures: got"),
-    "no recipe": (drop("recipe.yaml"), FEW, "so there are no pictures: There is no recipe"),
+    "no encoder": (
+        drop("encoder"),
+        FEW,
+        "There are no pictures, because the data or the encoder cannot be opened: ",
+    ),
+    "no recipe": (drop("recipe.yaml"), FEW, "cannot be opened: There is no recipe"),
     "data gone": (
         lambda run: (run.parent / "images.npz").unlink(),
         FEW,
-        "so there are no pictures",
+        "There are no pictures",
     ),
     "nothing but metrics": (
         drop("recipe.yaml", "encoder", "evaluation.json", "baselines.json", "environment.json"),
@@ -292,7 +296,7 @@ def test_without_labels_the_map_has_no_colors_and_no_table_of_classes(
     (run / "evaluation.json").write_text(json.dumps([rank]))
     write_lines(run, [{"step": 1, "loss": 1.0}])
     page = report(run)
-    assert page.sections == ALL - {"weak"}
+    assert page.sections == ALL - {"errors"}
     assert not any("legend" in (d.get("class") or "") for d in page.all("div"))
     assert "✓" not in page.text and "✗" not in page.text
     script = json.loads(page.scripts[0])["map"]
@@ -328,6 +332,6 @@ def test_what_is_no_run_is_refused(tmp_path: Path, content: str | None) -> None:
         (folder / "notes.txt").write_text(content)
     with pytest.raises(
         ValueError,
-        match="which holds no run; allowed is a directory that `mezzotint pretrain` wrote",
+        match="is not a run. It must be a directory written by `mezzotint pretrain`",
     ):
         write_report(folder)

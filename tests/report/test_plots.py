@@ -71,7 +71,7 @@ def test_values_that_are_no_numbers_leave_a_gap_and_are_counted() -> None:
     )
     assert drawn is not None
     assert drawn.line.count("M") == 2 and len(coordinates(drawn.line)) == 3
-    assert drawn.summary == "1 → 3, and 3 values that are NaN or infinite"
+    assert drawn.summary == "1 → 3 (3 values are NaN or inf)"
     assert len(drawn.dots) == 3, "the lone point after the gap can only be seen as a dot"
 
 
@@ -156,5 +156,5 @@ def test_run_charts_survive_values_of_other_types() -> None:
         {"step": 2, "loss": 1.0, "flag": True},
     ]
     first, rest = run_charts(odd)
-    assert first[0].summary == "1, and 1 value that is NaN or infinite"
+    assert first[0].summary == "1 (1 value is NaN or inf)"
     assert rest == []

@@ -8,7 +8,7 @@ from mezzotint.quant.bitwidth import Bits
 from mezzotint.report.results import (
     Comparison,
     collapse_words,
-    compare,
+    compare_with_baselines,
     gain_words,
     lead,
     main_comparison,
@@ -53,7 +53,7 @@ BASELINES = Baselines(
 
 
 def test_headline_is_the_linear_probe_of_the_first_task_against_both_baselines() -> None:
-    comparisons = compare(ROWS, BASELINES)
+    comparisons = compare_with_baselines(ROWS, BASELINES)
     main = main_comparison(comparisons)
     assert main is not None
     assert main.rows[0].probe == "linear" and main.found == interval(ROWS[1:4])
@@ -115,12 +115,12 @@ def test_the_headline_does_not_hide_the_other_tasks(
 ) -> None:
     rows = [row("knn", f"task{i}/top1", value) for i, value in enumerate(values)]
     beside = Baselines(raw=[row("knn", f"task{i}/top1", 0.3) for i in range(len(values))])
-    assert standing_words(compare(rows, beside)) == (expected, warns)
-    assert standing_words(compare(rows, Baselines())) is None
+    assert standing_words(compare_with_baselines(rows, beside)) == (expected, warns)
+    assert standing_words(compare_with_baselines(rows, Baselines())) is None
 
 
 def test_without_baselines_nothing_is_claimed() -> None:
-    comparisons = compare(ROWS, Baselines())
+    comparisons = compare_with_baselines(ROWS, Baselines())
     assert gain_words(main_comparison(comparisons)) is None
     assert "".join(part for part, _ in lead(comparisons)).endswith("on category, across styles.")
 
@@ -130,14 +130,16 @@ def test_without_baselines_nothing_is_claimed() -> None:
     [([], "has not been evaluated"), ([row("rank", "all/rankme", 3.0)], "without labels")],
 )
 def test_without_scores_the_headline_says_so(rows: list[Row], expected: str) -> None:
-    comparisons = compare(rows, Baselines())
+    comparisons = compare_with_baselines(rows, Baselines())
     assert main_comparison(comparisons) is None and gain_words(None) is None
     assert expected in lead(comparisons)[0][0]
 
 
 def test_knn_stands_in_where_there_is_no_linear_probe() -> None:
-    assert lead(compare(ROWS[:1], Baselines()))[0][0] == "kNN scores "
-    retrieval = compare([row("retrieval", "identity/across-styles/top1", 0.5)], Baselines())
+    assert lead(compare_with_baselines(ROWS[:1], Baselines()))[0][0] == "kNN scores "
+    retrieval = compare_with_baselines(
+        [row("retrieval", "identity/across-styles/top1", 0.5)], Baselines()
+    )
     assert lead(retrieval)[0][0] == "Retrieval scores "
 
 
@@ -151,18 +153,18 @@ def test_knn_stands_in_where_there_is_no_linear_probe() -> None:
 )
 def test_collapse_is_said_in_words(spread: float, share: float, begins: str, warns: bool) -> None:
     rows = [row("rank", "all/spread", spread), row("rank", "all/rank_share", share)]
-    said = collapse_words(compare(rows, Baselines()))
+    said = collapse_words(compare_with_baselines(rows, Baselines()))
     assert (
         said is not None
         and said[0].startswith(begins)
         and said[0].endswith(".")
         and said[1] == warns
     )
-    assert collapse_words(compare(ROWS[:3], Baselines())) is None
+    assert collapse_words(compare_with_baselines(ROWS[:3], Baselines())) is None
 
 
 def test_tables_group_by_task_and_number_protocols() -> None:
-    made = tables(compare(ROWS, BASELINES))
+    made = tables(compare_with_baselines(ROWS, BASELINES))
     assert [group["task"] for group in made["groups"]] == [
         "category, across styles",
         "features as they are, without labels",
@@ -195,7 +197,7 @@ def test_the_same_probe_with_other_settings_is_another_figure() -> None:
     beside = Baselines(
         raw=[row("knn", TOP1, 0.1, settings=" k=10"), row("knn", TOP1, 0.2, settings=" k=50")]
     )
-    shown = tables(compare(rows, beside))["groups"][0]["rows"]
+    shown = tables(compare_with_baselines(rows, beside))["groups"][0]["rows"]
     assert [(r["value"], r["raw"], r["note"]) for r in shown] == [
         ("0.500", "0.100", 1),
         ("0.600", "0.200", 2),
@@ -204,7 +206,9 @@ def test_the_same_probe_with_other_settings_is_another_figure() -> None:
 
 def test_nan_is_shown_as_such() -> None:
     beside = Baselines(raw=[row("knn", "a/top1", math.nan)])
-    shown = tables(compare([row("knn", "a/top1", math.nan)], beside))["groups"][0]["rows"][0]
+    shown = tables(compare_with_baselines([row("knn", "a/top1", math.nan)], beside))["groups"][0][
+        "rows"
+    ][0]
     assert (shown["value"], shown["interval"], shown["raw"], shown["beam"]) == (
         "NaN",
         "–",

@@ -16,7 +16,7 @@ from mezzotint.detection.average_precision import Found
 from mezzotint.detection.detection import trained_localizer
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
-from mezzotint.report.scene_pictures import found_picture, map_picture, true_picture
+from mezzotint.report.detection_pictures import found_picture, map_picture, true_picture
 from mezzotint.report.transfer import is_transfer, write_transfer_report
 from mezzotint.types import Input
 
@@ -123,20 +123,20 @@ def test_segmentation_and_no_baseline(encoder: Path, tmp_path: Path) -> None:
     ]
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     page = (tmp_path / "o" / "report.html").read_text()
-    assert "DeepLabV3 from the encoder reaches" in page and "fresh weights" not in page
+    assert "DeepLabV3 with this encoder reaches" in page and "random weights" not in page
     assert "background" in rows(page, "classes") and page.count("data:image/") == 2 * 2
     first = (tmp_path / "o" / "report.html").stat().st_mtime_ns
     done = CliRunner().invoke(app, ["report", str(tmp_path / "o")], catch_exceptions=False)
     assert done.exit_code == 0 and (tmp_path / "o" / "report.html").stat().st_mtime_ns > first
     (tmp_path / "o" / "pretrained-0" / "network.safetensors").unlink()
     page = write_transfer_report(tmp_path / "o").read_text()
-    assert "so there are no pictures" in page and "data:image/" not in page
+    assert "There are no pictures" in page and "data:image/" not in page
 
 
 def test_what_is_no_transfer_is_refused(tmp_path: Path) -> None:
     assert not is_transfer(tmp_path)
     with pytest.raises(
-        ValueError, match="which holds no finished transfer; .*run it again with the same --out"
+        ValueError, match="has no finished transfer.*Run it again with the same --out"
     ):
         write_transfer_report(tmp_path)
 
@@ -187,9 +187,9 @@ def test_scenes_without_objects_and_networks_that_find_none() -> None:
                   ignored=torch.zeros(0, dtype=torch.bool), crowd=torch.zeros(0, dtype=torch.bool))  # fmt: skip
     nothing = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     one = Found(torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
-    assert true_picture(empty, ("a",)).alt == "s: nothing"
+    assert true_picture(empty, ("a",)).alt == "s: no objects"
     assert [found_picture(empty, found, ("a",))[1] for found in (nothing, one)] == [
-        "nothing to be found"
+        "no objects"
     ] * 2
     assert found_picture(scene(), nothing, ("a", "b"))[1] == "0 of 2 found"
 
@@ -198,7 +198,7 @@ def test_pixels_that_are_not_known_do_not_count() -> None:
     truth = torch.zeros(48, 48, dtype=torch.uint8)
     truth[:24], truth[24:36] = 1, VOID
     guess = torch.ones(48, 48, dtype=torch.int64)
-    assert map_picture(scene(classes=truth), guess, "guess")[1] == "0.67 of pixels right"
+    assert map_picture(scene(classes=truth), guess, "guess")[1] == "pixel accuracy 0.67"
     picture = true_picture(
         scene(masks=torch.zeros(2, 48, 48, dtype=torch.bool)), ("a", "b"), masks=True
     )

@@ -55,10 +55,10 @@ def gallery(
                 "Use --policy, or give a recipe instead of data."
             )
         from mezzotint.data.open import open_images
-        from mezzotint.report.lab import STRATEGIES, write_lab
+        from mezzotint.report.lab import POLICIES, write_lab
 
         page = write_lab(
-            open_images(given[0], size), out, policies=policy or STRATEGIES, samples=samples or 8
+            open_images(given[0], size), out, policies=policy or POLICIES, samples=samples or 8
         )
         typer.echo(page)
         return

@@ -1,8 +1,4 @@
-"""The sections of the report that look at features: what the encoder is bad at, a map, and nearest neighbors.
-
-The report's maps of the features over the epochs: small, side by side, each laid out from the one
-before.
-"""
+"""Sections of the report on the features: kNN errors, map, neighbors, maps over epochs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +20,7 @@ from mezzotint.evaluation.projection import (
 )
 from mezzotint.evaluation.results import wilson
 from mezzotint.report import neighbors
-from mezzotint.report.neighbors import Look
+from mezzotint.report.neighbors import NearestNeighbors
 from mezzotint.report.pictures import SPRITE_SIZE, drawable, drawn, portrait, sprite, stored
 from mezzotint.report.plots import number
 from mezzotint.report.render import PALETTE
@@ -32,25 +28,27 @@ from mezzotint.report.results import task_words
 from mezzotint.train.watch import read_maps
 
 _MOST = 8
-_EDGE, _INSIDE = 30, 940  # points stand in a square of 1000 units, this far from its border
+_EDGE, _INSIDE = 30, 940  # margin of a square of 1000 units, and the side that points cover
 
 
 def maps_section(run: Path, layout: Layout, seed: int) -> dict[str, Any] | None:
-    """What the template needs to show the maps of a run.
+    """Prepare the maps over the epochs of a run.
 
     Args:
-        run: its directory.
-        layout: of all maps.
-        seed: of the layout.
+        run: directory of the run.
+        layout: layout of all maps.
+        seed: seed of the layout.
 
     Returns:
-        `None` for a run with fewer than two.
+        Content of the section, or `None` for a run with fewer than two maps.
     """
-    found = read_maps(run)
-    if len(found) < 2 or len(found[0].samples) < 2:
+    snapshots = read_maps(run)
+    if len(snapshots) < 2 or len(snapshots[0].samples) < 2:
         return None
-    places = np.unique(np.linspace(0, len(found) - 1, min(_MOST, len(found))).round().astype(int))
-    chosen = [found[place] for place in places]
+    indices = np.unique(
+        np.linspace(0, len(snapshots) - 1, min(_MOST, len(snapshots))).round().astype(int)
+    )
+    chosen = [snapshots[index] for index in indices]
     planes = lay_out_all([one.components.astype(np.float64) for one in chosen], layout, seed)
     maps = [
         {
@@ -67,18 +65,17 @@ def maps_section(run: Path, layout: Layout, seed: int) -> dict[str, Any] | None:
         }
         for one, plane in zip(chosen, planes, strict=True)
     ]
-    more = (
-        "" if len(chosen) == len(found) else f", {len(chosen)} of the {len(found)} that were taken"
-    )
+    part = "" if len(chosen) == len(snapshots) else f", {len(chosen)} of {len(snapshots)} maps"
     how = (
-        f"The same {len(found[0].samples):,} training samples by {LAYOUTS[layout]} at each time{more}. Each map starts "
-        "from the one before and is turned onto it, so that a sample stays near its place while its neighbors do."
+        f"The same {len(snapshots[0].samples):,} training samples during training, laid out by "
+        f"{LAYOUTS[layout]}{part}. Each map is initialized with the previous one and aligned to "
+        "it, so that a sample keeps its position while its neighbors stay the same."
     )
     return {"how": how, "maps": maps}
 
 
 def on_stage(plane: Points) -> list[tuple[int, int]]:
-    """Places `[N, 2]` as whole numbers in a square of 1000 units."""
+    """Scale positions `[N, 2]` to integers in a square of 1000 units."""
     return [
         (round(_EDGE + _INSIDE * x), round(_EDGE + _INSIDE * y))
         for x, y in unit_square(plane).tolist()
@@ -86,14 +83,14 @@ def on_stage(plane: Points) -> list[tuple[int, int]]:
 
 
 def dots(points: Sequence[tuple[int, int]], labels: Sequence[int], label: int) -> str:
-    """An SVG path that is a dot at each point with the label, for round line caps."""
+    """Make an SVG path with a dot at each point of this label; it needs round line caps."""
     return "".join(
         f"M{x} {y}h0" for (x, y), own in zip(points, labels, strict=True) if own == label
     )
 
 
 def color(label: int) -> int:
-    """The place of a class in the palette; the last, a gray, without label."""
+    """Return the index of a class in the palette; samples without a label get the last, a gray."""
     return label % len(PALETTE) if label >= 0 else len(PALETTE) - 1
 
 
@@ -103,93 +100,104 @@ _CLASSES, _EXAMPLES, _QUERIES = 10, 4, 7
 def feature_sections(
     source: Source, encoder: Encoder, seed: int, workers: int = 0, layout: Layout = "tsne"
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """What the template needs to show the features of a data set's test samples.
+    """Prepare the sections on the features of the test samples.
 
     Args:
-        source: of the run.
-        encoder: in eval mode.
-        seed: of what is chosen to be shown.
-        workers: processes that read samples, where the source is not in memory.
-        layout: of the map.
+        source: data of the run.
+        encoder: encoder in eval mode.
+        seed: seed of the choice of shown samples.
+        workers: processes that read samples, if the source is not in memory.
+        layout: layout of the map.
 
     Returns:
-        The sections `weak`, `atlas` and `kin`, as far as the data allows; and what the map's script
-        needs.
+        The sections `errors`, `map` and `neighbors`, as far as the data allows, and the data of
+        the map's script.
     """
-    look = neighbors.look(encoder, source, workers)
-    if look is None:
+    nearest = neighbors.find_neighbors(encoder, source, workers)
+    if nearest is None:
         return {}, None
-    atlas, points = _atlas(look, seed, layout)
-    sections: dict[str, Any] = {"atlas": atlas}
-    if drawable(look.source):
-        sections["kin"] = _kin(look, seed)
-    if look.task is not None:
-        sections["weak"] = _weak(look, task_words(look.task.name))
+    section, points = _map(nearest, seed, layout)
+    sections: dict[str, Any] = {"map": section}
+    if drawable(nearest.source):
+        sections["neighbors"] = _neighbors(nearest, seed)
+    if nearest.task is not None:
+        sections["errors"] = _errors(nearest, task_words(nearest.task.name))
     return sections, points
 
 
-def _weak(look: Look, task: str) -> dict[str, Any]:
-    scores = neighbors.class_scores(look)
-    right, total = sum(s.right for s in scores), sum(s.count for s in scores)
-    low, high = wilson(right / max(total, 1), max(total, 1))
+def _errors(nearest: NearestNeighbors, task: str) -> dict[str, Any]:
+    scores = neighbors.class_scores(nearest)
+    correct, total = sum(s.correct for s in scores), sum(s.count for s in scores)
+    low, high = wilson(correct / max(total, 1), max(total, 1))
     how = (
-        f"By the vote of the {look.neighbors.shape[1]} nearest training samples, on {task}: "
-        f"{right:,} of {total:,} test samples right, {number(right / max(total, 1))} ({number(low)} – {number(high)})."
+        f"Weighted vote of the {nearest.neighbors.shape[1]} nearest training samples, {task}: "
+        f"{correct:,} of {total:,} test samples are correct, {number(correct / max(total, 1))} "
+        f"({number(low)} – {number(high)})."
     )
     pairs = [
         {
-            "truth": look.class_name(pair.truth),
-            "guess": look.class_name(pair.guess),
+            "truth": nearest.class_name(pair.truth),
+            "predicted": nearest.class_name(pair.predicted),
             "count": pair.count,
             "of": pair.of,
             "examples": [
-                portrait(x, f"{name}, taken for {look.class_name(pair.guess)}", look.source)
-                for place in (look.test[pair.rows[:_EXAMPLES]] if drawable(look.source) else ())
-                for name, x in (stored(look.source, place),)
+                portrait(
+                    x, f"{name}, predicted as {nearest.class_name(pair.predicted)}", nearest.source
+                )
+                for index in (
+                    nearest.test[pair.rows[:_EXAMPLES]] if drawable(nearest.source) else ()
+                )
+                for name, x in (stored(nearest.source, index),)
                 if x is not None
             ],
         }
-        for pair in neighbors.confusions(look)
+        for pair in neighbors.confusions(nearest)
     ]
     classes = [
         {
-            "name": look.class_name(s.label),
-            "share": round(s.share, 4),
-            "text": number(s.share, 2),
+            "name": nearest.class_name(s.label),
+            "accuracy": round(s.accuracy, 4),
+            "text": number(s.accuracy, 2),
             "count": s.count,
         }
         for s in scores[:_CLASSES]
     ]
     title = (
-        "Accuracy by class, the worst first"
+        "Accuracy by class, lowest first"
         if len(scores) <= _CLASSES
-        else f"The {_CLASSES} worst of {len(scores)} classes"
+        else f"The {_CLASSES} lowest of {len(scores)} classes"
     )
     return {"how": how, "title": title, "classes": classes, "pairs": pairs}
 
 
-def _atlas(look: Look, seed: int, layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
-    rows = neighbors.mapped_rows(look, seed)
-    places, labels, guesses = look.test[rows], look.labels[rows], look.guesses[rows]
-    points = on_stage(lay_out(components(look.features[rows], seed), layout, seed))
-    shown = drawable(look.source)
-    found = [(drawn if shown else stored)(look.source, place) for place in places]
-    sheet, columns = sprite([x for _, x in found], "") if shown else (None, 1)
+def _map(
+    nearest: NearestNeighbors, seed: int, layout: Layout
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    rows = neighbors.mapped_rows(nearest, seed)
+    labels, predictions = nearest.labels[rows], nearest.predictions[rows]
+    points = on_stage(lay_out(components(nearest.features[rows], seed), layout, seed))
+    shown = drawable(nearest.source)
+    samples = [(drawn if shown else stored)(nearest.source, index) for index in nearest.test[rows]]
+    sheet, columns = sprite([x for _, x in samples], "") if shown else (None, 1)
     counted = Counter(labels.tolist())
     known = sorted(label for label in counted if label >= 0)
     script = {
-        "points": [[*xy, int(y), int(g)] for xy, y, g in zip(points, labels, guesses, strict=True)],
+        "points": [
+            [*xy, int(y), int(p)] for xy, y, p in zip(points, labels, predictions, strict=True)
+        ],
         "classes": {
-            label: look.class_name(label) for label in {*known, *guesses.tolist()} if label >= 0
+            label: nearest.class_name(label)
+            for label in {*known, *predictions.tolist()}
+            if label >= 0
         },
-        "names": [name for name, _ in found],
+        "names": [name for name, _ in samples],
         "columns": columns,
         "size": SPRITE_SIZE,
     }
     paths = [
         {
             "label": label,
-            "name": look.class_name(label) or "no label",
+            "name": nearest.class_name(label) or "no label",
             "count": counted[label],
             "color": color(label),
             "d": dots(points, labels.tolist(), label),
@@ -197,12 +205,15 @@ def _atlas(look: Look, seed: int, layout: Layout) -> tuple[dict[str, Any], dict[
         for label in sorted(counted, key=lambda label: (-counted[label], label))
     ]
     part = (
-        f"{len(rows):,}" if len(rows) == len(look.test) else f"{len(rows):,} of {len(look.test):,}"
+        f"{len(rows):,}"
+        if len(rows) == len(nearest.test)
+        else f"{len(rows):,} of {len(nearest.test):,}"
     )
-    kind = "test samples" if look.task is not None else "samples"
+    kind = "test samples" if nearest.task is not None else "samples"
     section = {
-        "how": f"{part} {kind}, laid out by {LAYOUTS[layout]}: what stands near is near for the encoder; large "
-        "distances and the axes mean nothing. Point at a sample, or tap it.",
+        "how": f"{part} {kind}, laid out by {LAYOUTS[layout]}. Samples that are close on the map "
+        "have similar features; large distances and the axes have no meaning. Point at a sample "
+        "or tap it to see it.",
         "count": len(rows),
         "paths": paths,
         "colored": bool(known),
@@ -211,41 +222,41 @@ def _atlas(look: Look, seed: int, layout: Layout) -> tuple[dict[str, Any], dict[
     return section, script
 
 
-def _kin(look: Look, seed: int) -> dict[str, Any]:
+def _neighbors(nearest: NearestNeighbors, seed: int) -> dict[str, Any]:
     rows = []
-    for row in neighbors.queries_to_show(look, _QUERIES, seed):
-        name, x = stored(look.source, look.test[row])
+    for row in neighbors.queries_to_show(nearest, _QUERIES, seed):
+        name, x = stored(nearest.source, nearest.test[row])
         if x is None:
             continue
-        label, others = int(look.labels[row]), []
-        for place, cosine in zip(
-            look.neighbors[row][: neighbors.SHOWN], look.similarity[row].tolist(), strict=False
+        label, others = int(nearest.labels[row]), []
+        for index, cosine in zip(
+            nearest.neighbors[row][: neighbors.SHOWN],
+            nearest.similarity[row].tolist(),
+            strict=False,
         ):
-            title, other = stored(look.source, place)
+            title, other = stored(nearest.source, index)
             if other is not None:
-                own = int(look.labels_of(place.reshape(1))[0])
+                own = int(nearest.labels_of(index.reshape(1))[0])
                 others.append(
                     {
-                        "picture": portrait(other, title, look.source),
-                        "label": look.class_name(own),
-                        "right": own == label if look.task is not None else None,
+                        "picture": portrait(other, title, nearest.source),
+                        "label": nearest.class_name(own),
+                        "correct": own == label if nearest.task is not None else None,
                         "similarity": f"{cosine:.2f}",
                     }
                 )
         rows.append(
             {
-                "query": portrait(x, name, look.source),
-                "label": look.class_name(label) or name,
+                "query": portrait(x, name, nearest.source),
+                "label": nearest.class_name(label) or name,
                 "others": others,
             }
         )
-    where = (
-        f" Test samples and their nearest training samples, {task_words(look.task.name)}."
-        if look.task
-        else ""
-    )
-    how = f"Chosen by the seed, not by success.{where} The number is the cosine of the features."
-    return {
-        "how": how + (" ✓ has the class of the first, ✗ has not." if look.task else ""),
-        "rows": rows,
-    }
+    how = "Random samples and their nearest neighbors, with the cosine similarity of the features."
+    if nearest.task:
+        how = (
+            "Random test samples and their nearest training samples, with the cosine similarity "
+            f"of the features, {task_words(nearest.task.name)}. ✓ has the class of the test "
+            "sample, ✗ has another one."
+        )
+    return {"how": how, "rows": rows}

@@ -1,4 +1,4 @@
-"""What codes look and sound like: the patches nearest to each, and samples told by some of their levels."""
+"""Pictures of codes: the patches nearest to each code, and samples reconstructed from levels."""
 
 import math
 from dataclasses import dataclass, replace
@@ -15,8 +15,8 @@ from mezzotint.report.pictures import Audible, Picture, picture, playable
 from mezzotint.types import Codes
 
 _PATCHES = 7
-_REBUILT = 8
-_PAUSE = 6  # frames of silence after each patch that is played
+_SAMPLES = 8
+_PAUSE = 6  # frames of silence between patches
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Coded:
 
     Attributes:
         x: stored samples as floats, `[N, *sizes]`.
-        values: of their patches, not normalized, `[N, L, P]`.
-        where: patches stand, `[1 or N, L, A]`.
-        codes: of all patches, indices `[N, L, S]`.
-        distances: squared, of each patch to its code, `[N, L, S]`.
+        values: values of their patches, not normalized, `[N, L, P]`.
+        positions: positions of the patches, `[1 or N, L, A]`.
+        codes: codes of all patches, indices `[N, L, S]`.
+        distances: squared distance of each patch to its code, `[N, L, S]`.
     """
 
     x: Tensor
     values: Tensor
-    where: Tensor
+    positions: Tensor
     codes: Codes
     distances: Tensor
 
 
-def pictured(encoder: ViT) -> bool:
-    """Whether patches of this encoder can be drawn."""
+def can_draw_patches(encoder: ViT) -> bool:
+    """Return whether patches of this encoder can be drawn."""
     return isinstance(encoder.patches, GridPatches) and encoder.modality in (
         "image",
         "audio",
@@ -49,66 +49,67 @@ def pictured(encoder: ViT) -> bool:
 
 
 def code_rows(
-    found: Coded, encoder: ViT, source: Source, frequent: int
+    coded: Coded, encoder: ViT, source: Source, frequent: int
 ) -> list[list[dict[str, Any]]]:
-    """For each level its most frequent codes, each with the nearest patches, of as many samples.
+    """Show the most frequent codes of each level by their nearest patches of different samples.
 
     Args:
-        found: samples and codes.
-        encoder: whose patches.
-        source: says how a spectrogram was made.
-        frequent: how many codes a level.
+        coded: samples and codes.
+        encoder: defines the patches.
+        source: source of the samples, which knows the settings of spectrograms.
+        frequent: number of codes per level.
     """
     levels = []
-    for level, counts in enumerate(found.codes.usage):
+    for level, counts in enumerate(coded.codes.usage):
         rows = []
         for code in counts.argsort(descending=True)[:frequent].tolist():
             if counts[code] == 0:
                 break
-            places = nearest_patches(found, level, code)
-            patches = [found.values[sample, patch] for sample, patch in places]
+            nearest = nearest_patches(coded, level, code)
+            patches = [coded.values[sample, patch] for sample, patch in nearest]
             pictures = [
                 _drawn(patch, encoder, f"patch of code {code}, level {level + 1}")
                 for patch in patches
             ]
             if isinstance(source, Audible) and encoder.modality == "audio":
-                sound = _sound(patches, [patch for _, patch in places], encoder, source)
+                sound = _sound(patches, [patch for _, patch in nearest], encoder, source)
                 pictures[0] = replace(pictures[0], sound=sound)
-            share = float(counts[code] / counts.sum())
-            rows.append({"code": code, "share": f"{100 * share:.1f} %", "patches": pictures})
+            frequency = f"{100 * float(counts[code] / counts.sum()):.1f} %"
+            rows.append({"code": code, "frequency": frequency, "patches": pictures})
         levels.append(rows)
     return levels
 
 
-def nearest_patches(found: Coded, level: int, code: int) -> list[tuple[int, int]]:
-    """Sample and patch of those that are nearest to a code among those that have it, one of each sample."""
-    mine = found.codes.indices[..., level] == code
-    distance, patch = found.distances[..., level].masked_fill(~mine, math.inf).min(dim=1)
-    samples = distance.argsort(stable=True)[: min(_PATCHES, int(mine.any(dim=1).sum()))]
+def nearest_patches(coded: Coded, level: int, code: int) -> list[tuple[int, int]]:
+    """Return (sample, patch) of the patches nearest to their code, at most one per sample."""
+    own = coded.codes.indices[..., level] == code
+    distance, patch = coded.distances[..., level].masked_fill(~own, math.inf).min(dim=1)
+    samples = distance.argsort(stable=True)[: min(_PATCHES, int(own.any(dim=1).sum()))]
     return [(n, int(patch[n])) for n in samples.tolist()]
 
 
-def rebuilt(
-    found: Coded, encoder: ViT, source: Source, guesses: list[Tensor]
+def reconstructions(
+    coded: Coded, encoder: ViT, source: Source, predictions: list[Tensor]
 ) -> list[list[tuple[Picture, str]]]:
-    """Samples as stored, and as the first levels tell them.
+    """Show samples next to their reconstructions from the first levels.
 
     Args:
-        found: samples and codes.
-        encoder: whose patches.
-        source: says how a spectrogram was made.
-        guesses: patches of every other sample by the first 1 … S levels, each `[N / 2, L, P]`.
+        coded: samples and codes.
+        encoder: defines the patches.
+        source: source of the samples, which knows the settings of spectrograms.
+        predictions: predicted patches of every other sample from the first 1 … S levels, each
+            `[N / 2, L, P]`.
     """
     rows = []
-    for place, x in enumerate(found.x[1::2][:_REBUILT]):
-        kinds = [(x, "as stored")]
+    for index, x in enumerate(coded.x[1::2][:_SAMPLES]):
+        kinds = [(x, "original")]
         kinds += [
-            (join(guess[place], encoder), f"{level} of {len(guesses)}")
-            for level, guess in enumerate(guesses, 1)
+            (join(predicted[index], encoder), _levels(level, len(predictions)))
+            for level, predicted in enumerate(predictions, 1)
         ]
         row = []
         for shown, words in kinds:
-            made = picture(depict(shown, encoder.input), f"sample {place + 1}, {words}")
+            made = picture(depict(shown, encoder.input), f"sample {index + 1}, {words}")
             if isinstance(source, Audible) and encoder.modality == "audio":
                 made = replace(made, sound=playable(shown, source.mel))
             row.append((made, words))
@@ -116,8 +117,12 @@ def rebuilt(
     return rows
 
 
+def _levels(number: int, total: int) -> str:
+    return f"{number} of {total} level{'s' if total > 1 else ''}"
+
+
 def join(values: Tensor, encoder: ViT) -> Tensor:
-    """Patches `[L, P]` put together to a sample `[C, *sizes]`: the inverse of `GridPatches.split`."""
+    """Join patches `[L, P]` to a sample `[C, *sizes]`: the inverse of `GridPatches.split`."""
     patches = encoder.patches
     assert isinstance(patches, GridPatches)
     grid, side = patches.grid, patches.side
@@ -132,14 +137,14 @@ def _drawn(values: Tensor, encoder: ViT, alt: str) -> Picture:
     return picture(depict(values.view(-1, *encoder.patches.side), encoder.input), alt)
 
 
-def _sound(patches: list[Tensor], places: list[int], encoder: ViT, source: Audible) -> str:
-    """Patches one after the other, each in its own band and silence around it."""
+def _sound(patches: list[Tensor], positions: list[int], encoder: ViT, source: Audible) -> str:
+    """Make patches audible one after the other, each in its own band, with pauses between them."""
     assert isinstance(encoder.patches, GridPatches)
     (_, across), (mels, frames) = encoder.patches.grid, encoder.patches.side
     sheet = torch.full(
         (source.mel.mels, len(patches) * (frames + _PAUSE) + _PAUSE), source.mel.silence
     )
-    for number, (patch, place) in enumerate(zip(patches, places, strict=True)):
-        low, begin = place // across * mels, _PAUSE + number * (frames + _PAUSE)
+    for number, (patch, position) in enumerate(zip(patches, positions, strict=True)):
+        low, begin = position // across * mels, _PAUSE + number * (frames + _PAUSE)
         sheet[low : low + mels, begin : begin + frames] = patch.view(mels, frames)
     return playable(sheet, source.mel)

@@ -1,13 +1,13 @@
-"""`codes.html`: the codebook of a run, measured on its own data, with `codes.json` beside it.
+"""`codes.html` and `codes.json`: the codebook of a run, measured on the run's own data.
 
-How often each code is used, how evenly, what levels tell of one another and of the position (all as
-in `codebooks.health`, but over many samples), what the patches of frequent codes look and sound
-like, and what is left of a sample when its patches are told by the first s levels alone. Codes
-stand for vectors and not for pixels; so the last is drawn by least squares: from the decoded
-vectors of half of the samples to the values of their patches, and looked at on the other half. Its
-explained variance says how much of the values a linear finds in the codes.
+The page shows the usage of the codes, the mutual information of levels with each other and with the
+position (as in `codebooks.health`, over many samples), the patches of frequent codes, and samples
+reconstructed from the first levels. Codes stand for vectors, not for pixels, so reconstructions are
+linear: a least-squares map from decoded vectors to the values of their patches, fitted on half of
+the samples and shown on the other half. Its explained variance measures how much of the values the
+codes hold in a linear form.
 
-Shapes: N samples, L patches, P values of a patch, S levels of K codes.
+Shapes: N samples, L patches, P values per patch, S levels of K codes.
 """
 
 import math
@@ -25,7 +25,7 @@ from mezzotint.encoders.vit import ViT
 from mezzotint.files import write_json
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError
-from mezzotint.report.code_pictures import Coded, code_rows, pictured, rebuilt
+from mezzotint.report.code_pictures import Coded, can_draw_patches, code_rows, reconstructions
 from mezzotint.report.pictures import credit, stored
 from mezzotint.report.render import render, write_page
 from mezzotint.runs.reuse import trained_method
@@ -42,154 +42,163 @@ def write_codes(run: Path | str, *, samples: int = 256, frequent: int = 12) -> P
     """Write `RUN/codes.html` and `RUN/codes.json`.
 
     Args:
-        run: of a method with a codebook; of a plan, the last phase that has one counts.
-        samples: how many are looked at, fewer where they have many patches.
-        frequent: how many codes of each level are shown.
+        run: run of a method with a codebook; of several phases, the last one with a codebook.
+        samples: number of samples to encode; fewer if they have many patches.
+        frequent: number of codes to show per level.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        ValueError: when the run has no codebook, or none that was started.
+        ValueError: when the run has no codebook, or an uninitialized one.
     """
     folder = Path(run)
-    if samples < 2 or frequent < 1:
-        raise ValueError(
-            f"got samples={samples}, frequent={frequent}; allowed are 2 or more, and 1: take 256 and 12"
-        )
-    place, recipe = _with_codebook(folder)
-    method = trained_method(recipe, place).method.eval()
+    if samples < 2:
+        raise ValueError(f"`samples` must be at least 2, got {samples}. Try 256.")
+    if frequent < 1:
+        raise ValueError(f"`frequent` must be at least 1, got {frequent}. Try 12.")
+    phase, recipe = _phase_with_codebook(folder)
+    method = trained_method(recipe, phase).method.eval()
     codebook, tokenizer, encoder = (
         method.get_submodule(name) for name in ("codebook", "tokenizer", "encoder")
     )
     assert isinstance(codebook, Codebook) and isinstance(encoder, ViT)
-    found = look(recipe.data, encoder, tokenizer, codebook, samples)
-    measured = health(found.codes, _numbers(found))
-    levels, guesses = _explained(found, codebook) if pictured(encoder) else ([], [])
-    facts = _facts(place, method.config["kind"], found, measured, levels)
+    coded = encode_samples(recipe.data, encoder, tokenizer, codebook, samples)
+    measured = health(coded.codes, _positions(coded))
+    levels, predictions = _explained(coded, codebook) if can_draw_patches(encoder) else ([], [])
+    facts = _facts(phase, method.config["kind"], coded, measured, levels)
     write_json(folder / "codes.json", facts)
     section: dict[str, Any] = {
         "run": folder.resolve().name, "facts": _ledger(facts), "levels": [
-            {**level, "map": _map(found.codes.usage[place])} for place, level in enumerate(facts["levels"])
+            {**level, "map": _map(coded.codes.usage[index])}
+            for index, level in enumerate(facts["levels"])
         ],
-        "between": facts["between_levels"], "shown": [], "rebuilt": [],
+        "between": facts["between_levels"], "shown": [], "reconstructions": [],
     }  # fmt: skip
-    if pictured(encoder):
-        section["shown"] = code_rows(found, encoder, recipe.data, frequent)
-        section["rebuilt"] = rebuilt(found, encoder, recipe.data, guesses)
+    if can_draw_patches(encoder):
+        section["shown"] = code_rows(coded, encoder, recipe.data, frequent)
+        section["reconstructions"] = reconstructions(coded, encoder, recipe.data, predictions)
     page = render(
         title=f"Codes of {folder.resolve().name}", codes=section, credit=credit(recipe.data)
     )
     return write_page(folder / "codes.html", page)
 
 
-def _with_codebook(folder: Path) -> tuple[Path, Recipe]:
-    """The directory that holds the newest codebook of a run, and its recipe."""
+def _phase_with_codebook(folder: Path) -> tuple[Path, Recipe]:
+    """Find the directory of the newest codebook of a run, and build its recipe."""
     numbered = [
-        (int(found[1]), p) for p in folder.glob("*-*") if (found := re.match(r"(\d+)-", p.name))
+        (int(match[1]), p) for p in folder.glob("*-*") if (match := re.match(r"(\d+)-", p.name))
     ]
-    places = [p for _, p in sorted(numbered, reverse=True) if (p / "recipe.yaml").is_file()] or [
+    phases = [p for _, p in sorted(numbered, reverse=True) if (p / "recipe.yaml").is_file()] or [
         folder
     ]
-    if not (places[0] / "recipe.yaml").is_file():
+    if not (phases[0] / "recipe.yaml").is_file():
         raise RecipeError(
-            f"got {folder}, which holds no run; allowed is a directory that `mezzotint pretrain` wrote: check the path"
+            f"`{folder}` is not a run. It must be a directory written by `mezzotint pretrain`. "
+            "Check the path."
         )
     kinds = []
-    for place in places:
-        config = read_recipe(place)
-        if "codebook" in config["method"] and (place / "checkpoints").is_dir():
-            return place, Recipe.build(config)
+    for phase in phases:
+        config = read_recipe(phase)
+        if "codebook" in config["method"] and (phase / "checkpoints").is_dir():
+            return phase, Recipe.build(config)
         kinds.append(config["method"]["kind"])
     raise RecipeError(
-        f"got {folder}, a run of {', '.join(kinds)}, which has no codebook; allowed are runs of bridle, "
-        "bridle_tokenizer and bridle_joint: mezzotint pretrain image/emoji_bridle makes one"
+        f"`{folder}` is a run of {', '.join(kinds)}, which has no codebook. It must be a run of "
+        "bridle, bridle_tokenizer or bridle_joint. Try `mezzotint pretrain image/emoji_bridle`."
     )
 
 
 @torch.no_grad()
-def look(
+def encode_samples(
     source: Source, encoder: ViT, tokenizer: torch.nn.Module, codebook: Codebook, samples: int
 ) -> Coded:
-    """Take samples of a source and turn their patches into codes.
+    """Turn the patches of some samples into codes.
 
     Args:
-        source: of the samples, chosen by a fixed key; those that cannot be read are left out.
-        encoder: whose patches.
-        tokenizer: makes vectors of patches.
-        codebook: makes codes of vectors; nothing is written into it.
-        samples: how many.
+        source: source of the samples, chosen by a fixed key; unreadable ones are left out.
+        encoder: defines the patches.
+        tokenizer: maps patches to vectors.
+        codebook: maps vectors to codes; it is not changed.
+        samples: number of samples.
 
     Raises:
-        ValueError: when the codebook was never started, or fewer than two samples can be read.
+        ValueError: when the codebook is not initialized, or fewer than two samples are readable.
     """
     if not codebook.ready:
         raise ValueError(
-            "got a codebook that was never started; allowed is one of a run that trained: run a step"
+            "The codebook is not initialized. It must come from a run that trained. Train a step."
         )
-    wanted = max(2, min(samples, len(source), _MOST_PATCHES // encoder.patches.count))
+    number = max(2, min(samples, len(source), _MOST_PATCHES // encoder.patches.count))
     read = [
         x
-        for i in sample_order(len(source), 0, 0)[:wanted].tolist()
+        for i in sample_order(len(source), 0, 0)[:number].tolist()
         if (x := stored(source, i)[1]) is not None
     ]
     if len(read) < 2:
         raise ValueError(
-            f"got {len(read)} samples that can be read; allowed are 2 or more: see `mezzotint doctor`"
+            f"At least 2 samples must be readable, got {len(read)}. Run `mezzotint doctor`."
         )
     x = encoder.input.as_float(torch.stack(read))
     parts: list[tuple[Tensor, ...]] = []
     residual, energy = torch.zeros(codebook.num_levels), 0.0
     for batch in torch.split(x, _BATCH):
-        given = encoder.input.normalize(batch)
-        values, where = encoder.patches.split(given)
-        z = tokenizer(given, encoder.patches.vectors(values), where)
+        normalized = encoder.input.normalize(batch)
+        values, positions = encoder.patches.split(normalized)
+        z = tokenizer(normalized, encoder.patches.vectors(values), positions)
         with codebook.freezing():
             codes = codebook(z)
         own = float(z.float().square().sum())
         residual, energy = residual + codes.residual * own, energy + own
-        plain = encoder.patches.vectors(encoder.patches.split(batch)[0]).float()
-        parts.append((plain, where, codes.indices, codebook.nearest(z, 1)[1][..., 0]))
-    values, where, indices, distances = (torch.cat(column) for column in zip(*parts, strict=True))
-    if torch.equal(where, where[:1].expand_as(where)):
-        where = where[:1]
+        stored_values = encoder.patches.vectors(encoder.patches.split(batch)[0]).float()
+        parts.append((stored_values, positions, codes.indices, codebook.nearest(z, 1)[1][..., 0]))
+    values, positions, indices, distances = (
+        torch.cat(column) for column in zip(*parts, strict=True)
+    )
+    if torch.equal(positions, positions[:1].expand_as(positions)):
+        positions = positions[:1]
     flat = indices.flatten(0, 1)
     usage = torch.stack(
         [torch.bincount(level, minlength=codebook.num_codes).float() for level in flat.unbind(1)]
     )
     codes = Codes(torch.zeros(0), indices, torch.zeros(()), usage, residual / max(energy, 1e-12))
-    return Coded(x, values, where, codes, distances)
+    return Coded(x, values, positions, codes, distances)
 
 
-def _numbers(found: Coded) -> Tensor | None:
-    """The place of each patch in the grid, where all samples have the same."""
-    return torch.arange(found.where.shape[1]) if found.where.shape[0] == 1 else None
+def _positions(coded: Coded) -> Tensor | None:
+    """Return the number of each patch in the grid, if all samples share one grid."""
+    return torch.arange(coded.positions.shape[1]) if coded.positions.shape[0] == 1 else None
 
 
 @torch.no_grad()
-def _explained(found: Coded, codebook: Codebook) -> tuple[list[float], list[Tensor]]:
-    """For the first 1 … S levels: explained variance of patches of every other sample, and what is guessed of them."""
-    truth = found.values[1::2]
-    spread = (truth - truth.flatten(0, 1).mean(0)).square().mean()
-    shares, guesses = [], []
+def _explained(coded: Coded, codebook: Codebook) -> tuple[list[float], list[Tensor]]:
+    """Predict the patches of every other sample from the first 1 … S levels.
+
+    Returns:
+        Explained variances, and predictions.
+    """
+    truth = coded.values[1::2]
+    variance = (truth - truth.flatten(0, 1).mean(0)).square().mean()
+    explained, predictions = [], []
     for level in range(1, codebook.num_levels + 1):
-        decoded = codebook.decode(found.codes.indices[..., :level])
+        decoded = codebook.decode(coded.codes.indices[..., :level])
         inputs = torch.cat([decoded, torch.ones_like(decoded[..., :1])], dim=-1).double()
-        a, b = inputs[::2].flatten(0, 1), found.values[::2].flatten(0, 1).double()
+        a, b = inputs[::2].flatten(0, 1), coded.values[::2].flatten(0, 1).double()
         gram = a.T @ a + _RIDGE * len(a) * torch.eye(a.shape[1], dtype=a.dtype)
-        guess = (inputs[1::2] @ torch.linalg.solve(gram, a.T @ b)).float()
-        shares.append(float(1.0 - (guess - truth).square().mean() / spread.clamp_min(1e-12)))
-        guesses.append(guess)
-    return shares, guesses
+        predicted = (inputs[1::2] @ torch.linalg.solve(gram, a.T @ b)).float()
+        error = (predicted - truth).square().mean()
+        explained.append(float(1.0 - error / variance.clamp_min(1e-12)))
+        predictions.append(predicted)
+    return explained, predictions
 
 
 def _facts(
-    place: Path, kind: str, found: Coded, measured: Health, explained: list[float]
+    phase: Path, kind: str, coded: Coded, measured: Health, explained: list[float]
 ) -> dict[str, Any]:
-    """What the JSON says."""
+    """Collect the content of `codes.json`."""
     about = measured.about_position
     levels = []
-    for level, counts in enumerate(found.codes.usage):
+    for level, counts in enumerate(coded.codes.usage):
         levels.append({
             "usage": float(measured.usage[level]), "perplexity": float(measured.perplexity[level]),
             "entropy": float(measured.entropy[level]), "residual": float(measured.residual[level]),
@@ -197,27 +206,27 @@ def _facts(
             "explained": explained[level] if explained else None,
             "counts": [int(count) for count in counts],
         })  # fmt: skip
-    samples, patches = found.codes.indices.shape[:2]
+    samples, patches = coded.codes.indices.shape[:2]
     between = [[float(v) for v in row] for row in measured.between_levels]
     return {
-        "phase": place.name, "method": kind, "samples": samples, "patches": patches,
-        "codes": found.codes.usage.shape[1], "levels": levels, "between_levels": between,
+        "phase": phase.name, "method": kind, "samples": samples, "patches": patches,
+        "codes": coded.codes.usage.shape[1], "levels": levels, "between_levels": between,
     }  # fmt: skip
 
 
 def _ledger(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [
-        ("method", f"{facts['method']}, in {facts['phase']}"),
-        ("looked at", f"{facts['samples']:,} samples of {facts['patches']:,} patches"),
+        ("method", f"{facts['method']}, phase {facts['phase']}"),
+        ("measured on", f"{facts['samples']:,} samples of {facts['patches']:,} patches"),
         ("codebook", f"{len(facts['levels'])} × {facts['codes']:,} codes"),
     ]
 
 
 def _map(counts: Tensor) -> dict[str, Any]:
-    """Cells of a usage map in the order of the codes: place, and how dark; many codes share cells."""
-    share = counts / counts.sum().clamp_min(1.0)
-    together = -(-len(share) // _MOST_CELLS)
-    padded = torch.nn.functional.pad(share, (0, -len(share) % together))
+    """Lay out the cells of a usage map in the order of the codes; many codes share cells."""
+    frequency = counts / counts.sum().clamp_min(1.0)
+    together = -(-len(frequency) // _MOST_CELLS)
+    padded = torch.nn.functional.pad(frequency, (0, -len(frequency) % together))
     cells = padded.view(-1, together).sum(1)
     across = math.ceil(math.sqrt(len(cells) * 4))
     dark = (cells / cells.max().clamp_min(1e-12)).sqrt()

@@ -1,10 +1,7 @@
-"""The views as the encoder sees them, with what was drawn for each: beside the original, before normalization.
+"""The gallery: samples, their augmented views before normalization, and the drawn parameters.
 
-They are made by the very code that makes them in training, from the same keys: a run's gallery
-shows views of its first epoch.
-
-What was drawn for a view, in words: from the parameters of its transforms to pairs of name and
-value.
+The views come from the code and the keys of training: a run's gallery shows views of its first
+epoch.
 """
 
 from collections.abc import Mapping
@@ -31,31 +28,28 @@ _WORDS = {
     "gaussian_blur": "blur",
 }
 
-_FEW = 4
-"""Up to so many values of a parameter are told, such as the box of a crop; of more than that, their number."""
+_FEW = 4  # of parameters with more values, only the number of values is shown
 
 Pairs = list[tuple[str, str]]
 
 
-def in_words(
-    drawn: Mapping[str, Params], row: int, share: float | None = None
-) -> tuple[Pairs, str]:
-    """What was drawn for one view of one sample: everything, and in a few words.
+def in_words(drawn: Mapping[str, Params], row: int, area: float | None = None) -> tuple[Pairs, str]:
+    """Describe the drawn parameters of one view of one sample, in full and briefly.
 
     Args:
-        drawn: parameters of the view by step, as `ViewGenerator.draw` gives them.
-        row: the sample's place in the batch.
-        share: of the image that the crop shows; `None` where views are not crops.
+        drawn: parameters of the view by step, as `ViewGenerator.draw` returns them.
+        row: index of the sample in the batch.
+        area: fraction of the image inside the crop; `None` if views are not crops.
 
     Returns:
-        Pairs of name and value, in which a transform's name stands alone before its own; and the
-        few words.
+        Pairs of name and value, where the name of a transform comes first and without a value; and
+        a brief description.
     """
     pairs: Pairs = []
     words: list[str] = []
-    if share is not None:
-        area = f"{100 * share:.0f} %"
-        pairs, words = [("crop", area)], [f"crop {area}"]
+    if area is not None:
+        percent = f"{100 * area:.0f} %"
+        pairs, words = [("crop", percent)], [f"crop {percent}"]
     for step in drawn:
         if step == "crop":
             continue
@@ -77,35 +71,35 @@ def in_words(
 
 
 def _choice(params: Params, row: int) -> str:
-    """The kind of the policy that a sample drew, where a step is a choice of policies that have parameters."""
+    """Return the kind of the policy that a sample drew, if a step chooses among policies."""
     if "policy" not in params:
         return ""
-    place = f"{int(params['policy'][row])}."
+    prefix = f"{int(params['policy'][row])}."
     return next(
-        (key.split(".")[1].replace("_", " ") for key in params if key.startswith(place)), ""
+        (key.split(".")[1].replace("_", " ") for key in params if key.startswith(prefix)), ""
     )
 
 
 def _by_transform(step: str, params: Params, row: int) -> list[tuple[str, Params]]:
-    """Each transform with its parameters: a policy's stand under `place.kind.name`, any other's under their name.
+    """Group the parameters by transform; those of a policy have keys `index.kind.name`.
 
-    Of a choice of policies only those of the policy that the sample drew.
+    If a step chooses among policies, only the sample's policy is included.
     """
     dropped = []
     for key, drawn in params.items():
         prefix, _, name = key.rpartition(".")
         if name == "policy":
             inside = f"{prefix}." if prefix else ""
-            places = {
+            indices = {
                 other.removeprefix(inside).partition(".")[0]
                 for other in params
                 if other.startswith(inside)
             }
-            dropped += [f"{inside}{place}." for place in places if place != str(int(drawn[row]))]
+            dropped += [f"{inside}{index}." for index in indices if index != str(int(drawn[row]))]
     grouped: dict[str, Params] = {}
     for key, value in params.items():
         prefix, _, name = key.rpartition(".")
-        if name != "policy" and not any(key.startswith(place) for place in dropped):
+        if name != "policy" and not any(key.startswith(unused) for unused in dropped):
             grouped.setdefault(prefix, {})[name] = value
     if not params:
         return [(step, {})]
@@ -113,19 +107,20 @@ def _by_transform(step: str, params: Params, row: int) -> list[tuple[str, Params
 
 
 def _details(params: Params, row: int) -> Pairs:
-    """The numbers of one sample; of long ones only how many there are."""
+    """Format the values of one sample; of long parameters only the number of values."""
     order = params.get("order")
     names = [name for name in params if name not in ("chosen", "applied", "order")]
-    of_names = order is not None and order[row].numel() == len(
-        names
-    )  # of the other parameters, by their place
+    # An order of the parameters themselves (as in color jitter) is shown by their names.
+    of_names = order is not None and order[row].numel() == len(names)
     pairs = []
     for name in names if of_names or order is None else [*names, "order"]:
         value, words = params[name][row], name.replace("_", " ")
         if value.numel() <= _FEW:
             pairs.append((words, " ".join(number(one) for one in value.flatten().tolist())))
         else:
-            pairs.append((f"{words} a channel" if value.ndim > 1 else words, str(value.shape[-1])))
+            pairs.append(
+                (f"{words} per channel" if value.ndim > 1 else words, str(value.shape[-1]))
+            )
     if order is not None and of_names:
         pairs.append(("order", " ".join(names[i][:3] for i in order[row].tolist())))
     return pairs
@@ -136,12 +131,12 @@ class Shown:
     """One view of one sample.
 
     Attributes:
-        picture: before normalization.
-        name: what tells it from the sample's other views: whether its crop is local, and the
-            strategy; or empty.
-        brief: what was done to it, in a few words.
-        parameters: what was drawn, as pairs of name and value; a transform's name stands alone
-            before its own.
+        picture: view before normalization.
+        name: whether its crop is local, and its augmentation policy if views differ in it; empty
+            if all views are alike.
+        brief: short description of the augmentation.
+        parameters: drawn parameters as pairs of name and value, where the name of a transform
+            comes first and without a value.
     """
 
     picture: Picture
@@ -152,7 +147,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Strip:
-    """A sample and its views."""
+    """Sample and its views."""
 
     name: str
     original: Picture
@@ -168,27 +163,28 @@ def write_gallery(
     samples: int = 12,
     seed: int = 0,
 ) -> Path:
-    """Write a page that shows samples and their views.
+    """Write a page of samples and their views.
 
     Args:
-        source: of the samples, which are chosen by `seed`.
-        views: makes them.
-        input: of the encoder.
-        out: the HTML file.
-        samples: how many.
-        seed: of the choice and of all draws.
+        source: source of the samples.
+        views: generator of the views.
+        input: input of the encoder.
+        out: HTML file to write.
+        samples: number of samples.
+        seed: seed of the choice of samples and of all draws.
 
     Returns:
-        The file.
+        The path of the page.
 
     Raises:
-        ValueError: when samples of this modality have no pictures, or fewer than one is asked for.
+        ValueError: when samples of this modality have no pictures, or `samples` is below 1.
     """
     if samples < 1:
-        raise ValueError(f"got samples={samples}; allowed is 1 or more: 12 fill a page")
+        raise ValueError(f"`samples` must be at least 1, got {samples}. Try 12.")
     if not drawable(source):
         raise ValueError(
-            f"got samples of modality {input.modality!r}; allowed: {', '.join(DRAWABLE)}"
+            f"Samples of modality {input.modality!r} have no pictures. A gallery shows "
+            f"{', '.join(DRAWABLE)}."
         )
     strips = view_strips(source, views, input, samples=samples, seed=seed)
     shown = f"{len(strips)} of {len(source):,} samples, each with {views.num_views} views of {_size(views, input)}"
@@ -203,14 +199,14 @@ def write_gallery(
 def view_strips(
     source: Source, views: ViewGenerator, input: Input, *, samples: int, seed: int
 ) -> list[Strip]:
-    """Samples and their views, as training makes them in its first epoch.
+    """Make views of samples as in the first epoch of training.
 
     Args:
-        source: of the samples.
-        views: makes the views.
-        input: of the encoder.
-        samples: how many, at most; those that cannot be read are left out.
-        seed: of the run.
+        source: source of the samples.
+        views: generator of the views.
+        input: input of the encoder.
+        samples: largest number of samples; unreadable ones are left out.
+        seed: seed of the run.
     """
     ids = sample_order(len(source), seed, 0)[:samples]
     batch, boxes = view_batch(source, views, ids, input=input, seed=seed)
@@ -218,28 +214,25 @@ def view_strips(
         return []
     rendered = views.render(batch, input=input, seed=seed, epoch=0, normalized=False)
     drawn = views.draw(batch.ids, input=input, seed=seed, epoch=0)
-    made_by = _names(views)
-    shares = None if boxes is None else (boxes[..., 2] * boxes[..., 3]).tolist()
+    kinds = _names(views)
+    areas = None if boxes is None else (boxes[..., 2] * boxes[..., 3]).tolist()
     strips = []
     for row, index in enumerate(batch.ids.tolist()):
         name, original = stored(source, index)
         if original is None:
             continue
         shown = []
-        for place, params in enumerate(drawn):
-            parameters, brief = in_words(params, row, shares[row][place] if shares else None)
-            alt = f"view {place + 1} of {name}: {', '.join(filter(None, (made_by[place], brief)))}"
-            shown.append(
-                Shown(
-                    portrait(rendered[place][row], alt, source), made_by[place], brief, parameters
-                )
-            )
-        strips.append(Strip(name, portrait(original, f"{name}, as stored", source), shown))
+        for view, params in enumerate(drawn):
+            parameters, brief = in_words(params, row, areas[row][view] if areas else None)
+            alt = f"view {view + 1} of {name}: {', '.join(filter(None, (kinds[view], brief)))}"
+            drawing = portrait(rendered[view][row], alt, source)
+            shown.append(Shown(drawing, kinds[view], brief, parameters))
+        strips.append(Strip(name, portrait(original, f"{name}, original", source), shown))
     return strips
 
 
 def _names(views: ViewGenerator) -> list[str]:
-    """For each view whether its crop is local, and its strategy where several make the views."""
+    """Name each view: local or not, and its augmentation policy if there are several."""
     kinds = (
         [str(view.policy.config["kind"]) for view in views.views]
         if isinstance(views, ImageViews)

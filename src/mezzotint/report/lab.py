@@ -1,11 +1,8 @@
-"""The augmentation lab: strategies side by side on one's own images, a strip of each operation, and what each costs.
+"""The augmentation lab: augmentation policies on the same images, operations by magnitude, costs.
 
-Every strategy gets the same images, whole, so that a column of the page differs in nothing but the
-strategy; what was drawn stands under each view. The costs are measured while the page is made, on
-the machine that makes it.
-
-Each operation of the augmentation lab: what it does to an image over its magnitudes, and what it
-costs.
+Every policy gets the same whole images, so that the views in a column of the page differ only in
+the policy. The drawn parameters are listed below each view. Costs are measured on the machine that
+writes the page.
 """
 
 import functools
@@ -37,8 +34,7 @@ from mezzotint.types import Input
 
 _BINS = (2, 3, 4, 6, 8, 16, 32)
 _REPEATS = 5
-_SECONDS = 0.01
-"""A measurement is repeated so often, and each repeat lasts at least so long."""
+_SECONDS = 0.01  # shortest duration of one repeat
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,10 @@ class OperationStrip:
     """One operation on one image.
 
     Attributes:
-        name: of the operation.
-        meaning: of its magnitude; empty where it has none.
-        microseconds: an image, the median of several measurements.
-        steps: the image at each magnitude, and the magnitude.
+        name: name of the operation.
+        meaning: meaning of its magnitude; empty if it has none.
+        microseconds: time per image, median of several measurements.
+        steps: image at each magnitude, and the magnitude.
     """
 
     name: str
@@ -59,13 +55,13 @@ class OperationStrip:
 
 
 def operation_strips(x: Tensor, batch: Tensor, *, steps: int = 7) -> list[OperationStrip]:
-    """All operations, and randomized quantization.
+    """Apply all operations and randomized quantization to an image, and measure their time.
 
     Args:
-        x: the image that is shown, float in [0, 1], `[C, H, W]`.
-        batch: `[B, C, H, W]`, on which the time is measured, with magnitudes over the whole range.
-        steps: magnitudes from the weakest to the strongest; of operations with a sign from
-            −strongest to strongest.
+        x: image to show, float in [0, 1], `[C, H, W]`.
+        batch: images `[B, C, H, W]` for the measurement, with magnitudes over the whole range.
+        steps: number of magnitudes from the smallest to the largest; signed operations go from the
+            negative to the positive largest.
     """
     strips = [_operation(name, x, batch, steps) for name in NAMES if name != "identity"]
     quantized = []
@@ -78,17 +74,19 @@ def operation_strips(x: Tensor, batch: Tensor, *, steps: int = 7) -> list[Operat
     cost = microseconds(lambda: eight(batch, Draws(ids, 0)), len(batch))
     return [
         *strips,
-        OperationStrip("randomized quantization", "bins; the time is that of 8", cost, quantized),
+        OperationStrip(
+            "randomized quantization", "number of bins; time for 8 bins", cost, quantized
+        ),
     ]
 
 
 def magnitudes_of(name: str, steps: int, shape: tuple[int, ...]) -> Tensor:
-    """The magnitudes of a strip, float32 `[steps]`; a single 0 for an operation without.
+    """Return the magnitudes of a strip, float32 `[steps]`; a single 0 for an operation without one.
 
     Args:
-        name: of the operation.
-        steps: how many.
-        shape: of the images, `[…, H, W]`.
+        name: name of the operation.
+        steps: number of magnitudes.
+        shape: shape of the images, `[…, H, W]`.
     """
     if not OPERATIONS[name].magnitude:
         return torch.zeros(1)
@@ -96,9 +94,8 @@ def magnitudes_of(name: str, steps: int, shape: tuple[int, ...]) -> Tensor:
     last = max(1, steps - 1)
     level = torch.arange(steps, dtype=torch.float64) / last
     if reach.signed:
-        level = (
-            2 * torch.arange(steps, dtype=torch.float64) - last
-        ) / last  # exactly 0 in the middle
+        # This form is exactly 0 in the middle.
+        level = (2 * torch.arange(steps, dtype=torch.float64) - last) / last
     return (reach.at(level.abs(), shape) * (level.sign() if reach.signed else 1.0)).float()
 
 
@@ -118,42 +115,44 @@ def _operation(name: str, x: Tensor, batch: Tensor, steps: int) -> OperationStri
 
 
 def _applied(name: str, x: Tensor, magnitude: Tensor) -> Tensor:
-    """Levels of 0 to 255; cutouts lie in the middle."""
+    """Apply an operation; cutouts are centered. Returns levels of 0 to 255."""
     op = torch.full((len(x), 1), NAMES.index(name))
-    place = torch.full((len(x), 1, 2), 0.5)
-    return apply_operations(x, op, magnitude.unsqueeze(1), place, interpolation="nearest", fill=0.0)
+    center = torch.full((len(x), 1, 2), 0.5)
+    return apply_operations(
+        x, op, magnitude.unsqueeze(1), center, interpolation="nearest", fill=0.0
+    )
 
 
 def microseconds(run: Callable[[], object], images: int) -> float:
-    """Time an image takes by the clock, the median of several measurements after one that does not count."""
-    found = []
+    """Measure the wall time per image: the median of several measurements after a warm-up."""
+    times = []
     for _ in range(_REPEATS + 1):
         began, done, elapsed = time.perf_counter(), 0, 0.0
         while not done or elapsed < _SECONDS:
             run()
             done += images
             elapsed = time.perf_counter() - began
-        found.append(1e6 * elapsed / done)
-    return statistics.median(found[1:])
+        times.append(1e6 * elapsed / done)
+    return statistics.median(times[1:])
 
 
-STRATEGIES = (
-    "simclr", "byol", "mocov2", "three_augment", "rand_augment", "auto_augment", "fast_auto_augment",
-    "trivial_augment", "aug_mix", "randomized_quantization",
+POLICIES = (
+    "simclr", "byol", "mocov2", "three_augment", "rand_augment", "auto_augment",
+    "fast_auto_augment", "trivial_augment", "aug_mix", "randomized_quantization",
 )  # fmt: skip
 _BATCH = {32: 256, 96: 64}
-"""Images that are timed together, up to a side; 16 of larger ones."""
+"""Batch size of the measurement by largest side; 16 for larger images."""
 
 
 @dataclass(frozen=True)
-class StrategyRow:
-    """One strategy on all samples.
+class PolicyRow:
+    """One augmentation policy on all samples.
 
     Attributes:
-        name: as it was asked for.
-        summary: what it is.
-        microseconds: to draw and apply it, an image.
-        views: one a sample.
+        name: name as given.
+        summary: one-line description.
+        microseconds: time per image to draw and apply it.
+        views: one view per sample.
     """
 
     name: str
@@ -166,7 +165,7 @@ def write_lab(
     source: Source,
     out: str | Path,
     *,
-    policies: Sequence[str] = STRATEGIES,
+    policies: Sequence[str] = POLICIES,
     samples: int = 8,
     seed: int = 0,
     input: Input | None = None,
@@ -174,30 +173,30 @@ def write_lab(
     """Write the page of the lab.
 
     Args:
-        source: of images.
-        out: the HTML file.
+        source: source of images.
+        out: HTML file to write.
         policies: kinds of policies or transforms, or YAML mappings such as `{kind: rand_augment,
             magnitude: 15}`.
-        samples: how many images, chosen by `seed`.
-        seed: of the choice and of all draws.
-        input: of the encoder, where it is not the source's.
+        samples: number of images.
+        seed: seed of the choice of images and of all draws.
+        input: input of the encoder, if it differs from the source's.
 
     Returns:
-        The file.
+        The path of the page.
 
     Raises:
-        ValueError: for a policy that is unknown, samples that are no images, or none that can be
-            read.
+        ValueError: for an unknown policy, for samples that are not images, or if none is readable.
     """
     input = input or source.input
     if input.modality != "image":
         raise ValueError(
-            f"got samples of modality {input.modality!r}; allowed with policies are images: leave --policy out, and "
-            "give the recipe whose views are to be drawn"
+            f"`--policy` needs images, got samples of modality {input.modality!r}. Leave it out, and "
+            "name a recipe whose views to draw."
         )
     if samples < 1 or not policies:
         raise ValueError(
-            f"got {samples} samples and {len(policies)} policies; allowed is 1 or more of both"
+            "`samples` and the number of policies must be at least 1, got "
+            f"{samples} and {len(policies)}."
         )
     made = [policy_of(text) for text in policies]
     whole = RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0))
@@ -205,17 +204,15 @@ def write_lab(
     strips = view_strips(source, views, input, samples=samples, seed=seed)
     batch = _batch(source, input, seed)
     if not strips or batch is None:
-        raise ValueError(
-            "got no image that can be read; allowed is one or more: ask `mezzotint doctor` what is wrong"
-        )
+        raise ValueError("None of the images is readable. Run `mezzotint doctor` to see why.")
     keep_freed_memory()
     rows = []
-    for place, (text, policy) in enumerate(zip(policies, made, strict=True)):
+    for view, (text, policy) in enumerate(zip(policies, made, strict=True), 1):
         cost = microseconds(
             functools.partial(policy, batch, Draws(torch.arange(len(batch)), 0)), len(batch)
         )
         rows.append(
-            StrategyRow(text, _summary(policy), cost, [strip.views[place + 1] for strip in strips])
+            PolicyRow(text, _summary(policy), cost, [strip.views[view] for strip in strips])
         )
     operations = operation_strips(batch[0], batch)
     lab = {
@@ -231,13 +228,13 @@ def visualize(
     """Apply a policy to one image several times.
 
     Args:
-        policy: such as `rand_augment()`.
+        policy: policy such as `rand_augment()`.
         image: float in [0, 1] or uint8, `[C, H, W]`.
-        count: of views.
-        seed: of the draws.
+        count: number of views.
+        seed: seed of the draws.
 
     Returns:
-        The views, float32 `[count, C, H, W]`, and for each what was drawn, in words.
+        Views, float32 `[count, C, H, W]`, and a description of each.
     """
     x = (image / 255.0 if image.dtype == torch.uint8 else image.float()).expand(count, -1, -1, -1)
     params = policy.draw(x.shape, Draws(torch.arange(count), seed))
@@ -245,10 +242,10 @@ def visualize(
 
 
 def policy_of(text: str) -> Policy:
-    """A policy, or a single transform as one, from its kind or a YAML mapping.
+    """Make a policy from the kind of a policy or transform, or from a YAML mapping.
 
     Raises:
-        RecipeError: with what was got, what is allowed and the nearest name.
+        RecipeError: for an unknown kind or key.
     """
     from mezzotint.recipe.plain_yaml import parse_yaml
 
@@ -257,8 +254,8 @@ def policy_of(text: str) -> Policy:
     policies, transforms = index().members("Policy"), index().members("Transform")
     if kind in RAND_AUGMENT and kind not in {**policies, **transforms}:
         raise RecipeError(
-            f"--policy: got the operation {kind!r}; allowed are policies and transforms: write "
-            f"{{kind: rand_augment, num_ops: 1, names: [{kind}]}}"
+            f"`--policy` must be a policy or a transform, got the operation {kind!r}. Write "
+            f"{{kind: rand_augment, num_ops: 1, names: [{kind}]}}."
         )
     if kind in transforms and kind not in policies:
         transform: Transform = construct(resolve(config, "Transform", "--policy"), "Transform", {})
@@ -268,7 +265,7 @@ def policy_of(text: str) -> Policy:
 
 
 def _summary(policy: Policy) -> str:
-    """The first line of what documents the kind."""
+    """Return the first line of the kind's documentation."""
     config = policy.config
     if config["kind"] == "policy":
         config = policy.transforms[0].config
@@ -278,21 +275,21 @@ def _summary(policy: Policy) -> str:
 
 
 def _batch(source: Source, input: Input, seed: int) -> Tensor | None:
-    """Images to measure with, float in [0, 1]; those that can be read, again and again when they are few."""
+    """Return images for the measurement, float in [0, 1]; a few images are repeated."""
     count = next((count for side, count in _BATCH.items() if max(input.shape[1:]) <= side), 16)
     order = sample_order(len(source), seed, 0)[:count].tolist()
-    found = [x for _, x in (stored(source, place) for place in order) if x is not None]
-    if not found:
+    images = [x for _, x in (stored(source, index) for index in order) if x is not None]
+    if not images:
         return None
-    return input.as_float(torch.stack([found[place % len(found)] for place in range(count)]))
+    return input.as_float(torch.stack([images[i % len(images)] for i in range(count)]))
 
 
 def _costs(operations: Sequence[OperationStrip]) -> list[dict[str, object]]:
-    """Operations from the dearest to the cheapest, with their shares of the dearest."""
+    """List the operations by falling cost, each with its fraction of the highest cost."""
     ordered = sorted(operations, key=lambda strip: -strip.microseconds)
     most = ordered[0].microseconds
     return [
-        {"name": s.name, "share": s.microseconds / most, "text": f"{s.microseconds:.1f} µs"}
+        {"name": s.name, "fraction": s.microseconds / most, "text": f"{s.microseconds:.1f} µs"}
         for s in ordered
     ]
 
@@ -301,7 +298,7 @@ def _how(batch: Tensor, seed: int) -> str:
     count, channels, height, width = batch.shape
     threads = torch.get_num_threads()
     return (
-        f"Seed {seed}, epoch 0. Times are microseconds an image: medians of 5 measurements on this machine's CPU with "
-        f"{threads} thread{'s' if threads > 1 else ''}, on batches of {count} images of {channels} × {height} × "
-        f"{width}, with whatever else the machine was doing."
+        f"Seed {seed}, epoch 0. Times are microseconds per image: medians of 5 measurements on "
+        f"this machine's CPU with {threads} thread{'s' if threads > 1 else ''}, on batches of {count} "
+        f"images of {channels} × {height} × {width}; other processes may slow them down."
     )

@@ -1,8 +1,8 @@
-"""What the features hold near to each other: nearest neighbors, the classes that are confused, and a map.
+"""Nearest neighbors of test samples, and the classes that a kNN classifier confuses.
 
-Everything here looks at the data's first classification task: its training samples vote, its test
-samples are asked. Data without labels is asked about itself. It describes; the figures that are
-compared come from `mezzotint.evaluate`.
+The training samples of the data's first classification task vote on its test samples. In unlabeled
+data the neighbors come from the data itself. The results are for illustration; compared values come
+from `mezzotint.evaluate`.
 """
 
 import functools
@@ -25,16 +25,16 @@ _MOST_TRAIN, _MOST_TEST, _MOST_MAPPED = 10_000, 5_000, 2_000
 
 
 @dataclass(frozen=True)
-class Look:
-    """Test samples of a data set, and their neighbors among its training samples.
+class NearestNeighbors:
+    """Test samples of a data set, and their nearest training samples.
 
     Attributes:
-        source: holds both.
-        task: what was asked; `None` without labels.
-        test: int64 `[N]`, places in the source.
-        features: float32 `[N, D]` of the test samples, of length one.
-        neighbors: int64 `[N, K]`, places in the source, nearest first.
-        similarity: cosine of each neighbor, `[N, K]`.
+        source: source of both.
+        task: classification task; `None` without labels.
+        test: test samples, int64 `[N]` indices into the source.
+        features: float32 `[N, D]` features of the test samples, of norm one.
+        neighbors: int64 `[N, K]` indices into the source, nearest first.
+        similarity: cosine similarity of each neighbor, `[N, K]`.
     """
 
     source: Source
@@ -46,63 +46,63 @@ class Look:
 
     @functools.cached_property
     def labels(self) -> Index:
-        """int64 `[N]`: the labels of the test samples; negative without labels."""
+        """Labels of the test samples, int64 `[N]`; negative without labels."""
         return self.labels_of(self.test)
 
-    def labels_of(self, places: Index) -> Index:
-        """The labels of samples."""
+    def labels_of(self, indices: Index) -> Index:
+        """Return the labels of samples, negative without labels."""
         if self.task is None:
-            return np.full(places.shape, -1, np.int64)
-        return np.asarray(self.task.labels[places], np.int64)
+            return np.full(indices.shape, -1, np.int64)
+        return np.asarray(self.task.labels[indices], np.int64)
 
     @functools.cached_property
-    def guesses(self) -> Index:
-        """int64 `[N]`: the label that most of the neighbors have, each counted by exp(cosine / 0.07)."""
+    def predictions(self) -> Index:
+        """Predictions by kNN, int64 `[N]`: a vote of the neighbors weighted by exp(cosine / 0.07)."""
         if self.task is None:
             return np.full(len(self.test), -1, np.int64)
         names, members = np.unique(self.task.labels[self.neighbors], return_inverse=True)
         votes = torch.zeros(len(self.test), len(names), dtype=torch.float64)
         ballots = torch.from_numpy(members.reshape(self.neighbors.shape))
         votes.scatter_add_(1, ballots, (self.similarity.double() / 0.07).exp())
-        guesses: Index = names[votes.argmax(dim=1).numpy()]
-        return guesses
+        predictions: Index = names[votes.argmax(dim=1).numpy()]
+        return predictions
 
     def class_name(self, label: int) -> str:
-        """A class in words; empty for a sample without label."""
+        """Return the name of a class; empty for a sample without a label."""
         if self.task is None or label < 0:
             return ""
         return self.task.classes[label] if label < len(self.task.classes) else str(label)
 
 
-def look(encoder: Encoder, source: Source, workers: int = 0) -> Look | None:
-    """Extract features and find neighbors.
+def find_neighbors(encoder: Encoder, source: Source, workers: int = 0) -> NearestNeighbors | None:
+    """Extract features and find the nearest neighbors of the test samples.
 
-    Of large data a part is looked at: 10,000 training and 5,000 test samples.
+    Large data is subsampled to 10,000 training and 5,000 test samples.
 
     Args:
-        encoder: is not changed.
-        source: of the run.
-        workers: processes that read samples, where the source is not in memory.
+        encoder: encoder, not changed.
+        source: data of the run.
+        workers: processes that read samples, if the source is not in memory.
 
     Returns:
-        `None` when there are too few samples, or features that are not finite.
+        The neighbors, or `None` if there are too few samples or features contain NaN or inf.
     """
     everything, tasks = source.evaluation()
     task = first_classification(tasks)
     if task is None:
-        wanted = [_part(np.arange(len(everything)), _MOST_TEST)]
+        parts = [_subset(np.arange(len(everything)), _MOST_TEST)]
     else:
         sides = [(task.test, _MOST_TEST), (task.train, _MOST_TRAIN)]
-        wanted = [_part(places[task.labels[places] >= 0], most) for places, most in sides]
-    found = [
-        extract_readable(encoder, everything, indices=torch.from_numpy(places), workers=workers)
-        for places in wanted
+        parts = [_subset(part[task.labels[part] >= 0], most) for part, most in sides]
+    extracted = [
+        extract_readable(encoder, everything, indices=torch.from_numpy(part), workers=workers)
+        for part in parts
     ]
-    queries, bank = found[0], found[-1]
+    queries, bank = extracted[0], extracted[-1]
     if (
         len(queries.x) == 0
         or len(bank.x) < 3
-        or not all(bool(part.x.isfinite().all()) for part in found)
+        or not all(bool(part.x.isfinite().all()) for part in extracted)
     ):
         return None
     own = task is None
@@ -110,7 +110,7 @@ def look(encoder: Encoder, source: Source, workers: int = 0) -> Look | None:
         queries.x, bank.x, min(NEIGHBORS, len(bank.x) - own), skip_own=own
     )
     features = torch.nn.functional.normalize(queries.x, dim=1)
-    return Look(
+    return NearestNeighbors(
         everything,
         task,
         queries.indices.numpy(),
@@ -120,98 +120,105 @@ def look(encoder: Encoder, source: Source, workers: int = 0) -> Look | None:
     )
 
 
-def _part(places: Index, most: int) -> Index:
-    """All places, or a part of them that does not depend on anything but their number; in order."""
-    if len(places) <= most:
-        return places
-    return np.sort(places[sample_order(len(places), 0, 0)[:most].numpy()])
+def _subset(indices: Index, most: int) -> Index:
+    """Return at most so many indices, in order; the choice depends only on their number."""
+    if len(indices) <= most:
+        return indices
+    return np.sort(indices[sample_order(len(indices), 0, 0)[:most].numpy()])
 
 
 def _nearest(queries: Tensor, bank: Tensor, k: int, *, skip_own: bool) -> tuple[Tensor, Tensor]:
-    """Cosine and place in the bank of the `k` nearest, `[N, k]` each."""
-    found = []
+    """Return cosine and index in the bank of the `k` nearest, `[N, k]` each."""
+    blocks = []
     for rows, cosine in similarities(bank, queries, metric="cosine", center=False):
         if skip_own:
             block = torch.arange(len(cosine))
             cosine[block, block + rows.start] = -math.inf
-        found.append(cosine.topk(k, dim=1))
-    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+        blocks.append(cosine.topk(k, dim=1))
+    return torch.cat([top.values for top in blocks]), torch.cat([top.indices for top in blocks])
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How many samples of a class its neighbors get right."""
+    """Correct kNN predictions of one class.
+
+    Attributes:
+        label: label of the class.
+        correct: number of correct test samples.
+        count: number of test samples.
+    """
 
     label: int
-    right: int
+    correct: int
     count: int
 
     @property
-    def share(self) -> float:
-        """In [0, 1]."""
-        return self.right / self.count
+    def accuracy(self) -> float:
+        """Fraction of correct test samples."""
+        return self.correct / self.count
 
 
-def class_scores(look: Look) -> list[ClassScore]:
-    """One for each class that has test samples, the worst first."""
-    labels, hit = look.labels, look.labels == look.guesses
+def class_scores(nearest: NearestNeighbors) -> list[ClassScore]:
+    """Score each class that has test samples, the lowest accuracy first."""
+    labels, hit = nearest.labels, nearest.labels == nearest.predictions
     scores = [
         ClassScore(int(label), int(hit[labels == label].sum()), int((labels == label).sum()))
         for label in np.unique(labels[labels >= 0])
     ]
-    return sorted(scores, key=lambda score: (score.share, -score.count))
+    return sorted(scores, key=lambda score: (score.accuracy, -score.count))
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Samples of one class that are taken for another.
+    """Test samples of one class that are predicted as another.
 
     Attributes:
-        truth: their label.
-        guess: what they are taken for.
-        count: how many.
-        of: samples of the class.
-        rows: which of the test samples, as places in `Look.test`.
+        truth: true label.
+        predicted: predicted label.
+        count: number of these samples.
+        of: number of test samples of the class.
+        rows: these samples, as indices into `NearestNeighbors.test`.
     """
 
     truth: int
-    guess: int
+    predicted: int
     count: int
     of: int
     rows: Index
 
 
-def confusions(look: Look, most: int = 6) -> list[Confusion]:
-    """The pairs of classes that are confused most often, by the number of samples."""
-    labels, guesses = look.labels, look.guesses
-    wrong = (labels >= 0) & (labels != guesses)
+def confusions(nearest: NearestNeighbors, most: int = 6) -> list[Confusion]:
+    """Return the most frequent pairs of true and predicted class, by number of samples."""
+    labels, predictions = nearest.labels, nearest.predictions
+    wrong = (labels >= 0) & (labels != predictions)
     pairs, counts = np.unique(
-        np.stack([labels[wrong], guesses[wrong]], axis=1), axis=0, return_counts=True
+        np.stack([labels[wrong], predictions[wrong]], axis=1), axis=0, return_counts=True
     )
     order = np.argsort(-counts, kind="stable")[:most]
     return [
         Confusion(
             truth=int(truth),
-            guess=int(guess),
+            predicted=int(predicted),
             count=int(count),
             of=int((labels == truth).sum()),
-            rows=((labels == truth) & (guesses == guess)).nonzero()[0],
+            rows=((labels == truth) & (predictions == predicted)).nonzero()[0],
         )
-        for (truth, guess), count in zip(pairs[order], counts[order], strict=True)
+        for (truth, predicted), count in zip(pairs[order], counts[order], strict=True)
     ]
 
 
-def queries_to_show(look: Look, most: int, seed: int) -> list[int]:
-    """Rows of `Look.test` whose neighbors are shown: chosen by the seed alone, of different classes where possible."""
-    order = sample_order(len(look.test), seed, 0).tolist()
-    labels = look.labels
-    seen: set[int] = set()
-    first = [row for row in order if labels[row] not in seen and not seen.add(int(labels[row]))]  # type: ignore[func-returns-value]
-    others = [row for row in order if row not in set(first)]
-    return (first + others)[:most]
+def queries_to_show(nearest: NearestNeighbors, most: int, seed: int) -> list[int]:
+    """Choose rows of `NearestNeighbors.test` by the seed, of different classes if possible."""
+    order = sample_order(len(nearest.test), seed, 0).tolist()
+    first: dict[int, int] = {}
+    for row in order:
+        first.setdefault(int(nearest.labels[row]), row)
+    chosen = set(first.values())
+    return ([*first.values()] + [row for row in order if row not in chosen])[:most]
 
 
-def mapped_rows(look: Look, seed: int) -> list[int]:
-    """Rows of `Look.test` that the map shows: all, or 2,000 chosen by the seed."""
-    rows: list[int] = sample_order(len(look.test), seed, 1)[:_MOST_MAPPED].sort().values.tolist()
+def mapped_rows(nearest: NearestNeighbors, seed: int) -> list[int]:
+    """Return the rows of `NearestNeighbors.test` on the map: all, or 2,000 chosen by the seed."""
+    order = sample_order(len(nearest.test), seed, 1)
+    rows: list[int] = order[:_MOST_MAPPED].sort().values.tolist()
     return rows

@@ -1,8 +1,7 @@
-"""`report.html`: everything a run says about its encoder, as one file.
+"""`report.html`: the results of a run as a single file.
 
-What the run directory lacks, or what cannot be opened any more, is left out of the page, and the
-page says so. Nothing is measured here that is compared with anything else: the figures are those of
-`evaluation.json`.
+Content that is missing in the run directory, or can no longer be opened, is left out, and the page
+says so. All compared values come from `evaluation.json`; the page itself measures none of them.
 """
 
 import json
@@ -30,7 +29,7 @@ from mezzotint.report.render import render, write_page
 from mezzotint.report.results import (
     Comparison,
     collapse_words,
-    compare,
+    compare_with_baselines,
     gain_words,
     lead,
     main_comparison,
@@ -43,15 +42,15 @@ _STRIPS = 6
 _PLATE = (6, 6)
 
 
-def write_report(run: Path | str, beside: Sequence[Path | str] = ()) -> Path:
+def write_report(run: Path | str, compare: Sequence[Path | str] = ()) -> Path:
     """Write `RUN/report.html`.
 
     Args:
-        run: the directory of a run; of what it should hold anything may be missing.
-        beside: other runs, whose figures at low bits are drawn into the same charts.
+        run: directory of a run; any of its files may be missing.
+        compare: other runs, whose values at low bits are drawn into the same charts.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         ValueError: when there is no such directory, or it is not a run.
@@ -62,22 +61,23 @@ def write_report(run: Path | str, beside: Sequence[Path | str] = ()) -> Path:
         for name in ("recipe.yaml", "metrics.jsonl", "encoder", "evaluation.json")
     ):
         raise ValueError(
-            f"got {folder}, which holds no run; allowed is a directory that `mezzotint pretrain` wrote: check the path"
+            f"`{folder}` is not a run. It must be a directory written by `mezzotint pretrain`. "
+            "Check the path."
         )
     metrics = read_metrics(folder / "metrics.jsonl")
     environment = _environment(folder)
-    measured, unread = _comparisons(folder)
+    measured, problem = _comparisons(folder)
     comparisons = [comparison for comparison in measured if comparison.bits.is_float]
-    opened, closed = _open(folder)
+    opened, missing = _open(folder)
     sections: dict[str, Any] = {
-        "hero": _hero(folder, metrics, environment, comparisons, opened, [unread, closed]),
+        "hero": _hero(folder, metrics, environment, comparisons, opened, [problem, missing]),
         "results": _results(comparisons),
-        "making": _making(folder, metrics, environment),
+        "reproduce": _reproduce(folder, metrics, environment),
     }
     sections["curves"], charts = _curves(folder, metrics)
     own = {folder.resolve().name: [row for comparison in measured for row in comparison.rows]}
     sections["layers"] = layers_section(folder)
-    sections["bits"] = bits_section(own | _others(beside, own), first=len(charts))
+    sections["bits"] = bits_section(own | _others(compare, own), first=len(charts))
     if sections["bits"] is not None:
         charts += [chart["points"] for key in ("charts", "rest") for chart in sections["bits"][key]]
     data: dict[str, Any] = {"charts": charts}
@@ -85,8 +85,8 @@ def write_report(run: Path | str, beside: Sequence[Path | str] = ()) -> Path:
         recipe, encoder = opened
         workers = recipe.run.loader.processes(recipe.data)
         layout, seed = recipe.run.log.map_layout, recipe.run.seed
-        made, data["map"] = feature_sections(recipe.data, encoder, seed, workers, layout)
-        sections |= made
+        features, data["map"] = feature_sections(recipe.data, encoder, seed, workers, layout)
+        sections |= features
         sections["maps"] = maps_section(folder, layout, seed)
         if drawable(recipe.data):
             sections["gallery"] = _views(recipe)
@@ -98,46 +98,46 @@ def write_report(run: Path | str, beside: Sequence[Path | str] = ()) -> Path:
 
 def _environment(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return environment if isinstance(environment, dict) else {}
 
 
 def _comparisons(folder: Path) -> tuple[list[Comparison], str]:
-    """The figures; or why there are none, where they were written but cannot be read."""
+    """Return the results, or the reason why existing ones cannot be read."""
     if not (folder / "evaluation.json").is_file():
         return [], ""
     try:
-        return compare(read_evaluation(folder), read_baselines(folder)), ""
+        return compare_with_baselines(read_evaluation(folder), read_baselines(folder)), ""
     except (ValueError, OSError, KeyError, TypeError) as error:
-        return [], f"The evaluation could not be read: {error}"
+        return [], f"The evaluation cannot be read: {error}"
 
 
-def _others(beside: Sequence[Path | str], taken: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """The rows of other runs, by a name that no other has."""
-    found: dict[str, list[Row]] = {}
-    for path in map(Path, beside):
+def _others(compare: Sequence[Path | str], taken: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """Read the rows of other runs, each under a unique name."""
+    others: dict[str, list[Row]] = {}
+    for path in map(Path, compare):
         if not (path / "evaluation.json").is_file():
             raise ValueError(
-                f"got --compare {path}, which has no evaluation.json; allowed is an evaluated run: "
-                "mezzotint evaluate RUN makes it one"
+                f"`--compare` must name evaluated runs, and `{path}` has no evaluation.json. Run "
+                f"`mezzotint evaluate {path}` first."
             )
         name = path.resolve().name
-        found[str(path) if name in taken or name in found else name] = read_evaluation(path)
-    return found
+        others[str(path) if name in taken or name in others else name] = read_evaluation(path)
+    return others
 
 
 def _open(folder: Path) -> tuple[tuple[Recipe, Encoder] | None, str]:
-    """The run's recipe and encoder; or why the page has to do without pictures."""
+    """Open the recipe and the encoder, or return why the page has no pictures."""
     if not (folder / "recipe.yaml").exists() and not (folder / "encoder").exists():
-        return None, ""  # the evaluation of a file, which never had any
+        return None, ""  # the evaluation of an encoder file has neither
     try:
         return (Recipe.load(folder), load_encoder(folder)), ""
     except (ValueError, OSError) as error:
         return (
             None,
-            f"The data or the encoder could not be opened, so there are no pictures: {error}",
+            f"There are no pictures, because the data or the encoder cannot be opened: {error}",
         )
 
 
@@ -157,10 +157,10 @@ def _hero(
         *((text, True) for text in warnings if text),
     ]
     facts = [
-        ("trained in", _duration(environment.get("seconds"))),
-        ("images a second", _number(_median(metrics, "images_per_second"))),
+        ("training time", _duration(environment.get("seconds"))),
+        ("images per second", _number(_median(metrics, "images_per_second"))),
         ("parameters", _count(environment.get("parameters"))),
-        ("features", "" if opened is None else str(opened[1].dim)),
+        ("feature dim", "" if opened is None else str(opened[1].dim)),
         ("samples", _count(environment.get("samples"))),
         ("steps", _count(environment.get("steps"))),
     ]
@@ -174,21 +174,21 @@ def _hero(
 
 
 def _plate(source: Source) -> Picture | None:
-    """The ornament of the page: the run's own samples as a mezzotint."""
+    """Draw samples of the run in the style of a mezzotint print."""
     rows, columns = _PLATE
-    places = sorted({int(place) for place in torch.linspace(0, len(source) - 1, rows * columns)})
-    samples = [x for _, x in (drawn(source, place) for place in places) if x is not None]
+    indices = sorted({int(index) for index in torch.linspace(0, len(source) - 1, rows * columns)})
+    samples = [x for _, x in (drawn(source, index) for index in indices) if x is not None]
     return plate(samples, columns) if len(samples) >= columns else None
 
 
 def _results(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     how = (
-        "Features are frozen. Two baselines keep the figures honest: the input itself, and the same encoder before "
-        "training. Settings are chosen on parts of the training samples, never on the test samples. Intervals are for "
-        "the sampling of the test items (Wilson), and of the seeds where there are several."
+        "Two baselines: the raw input, and the same encoder before training. Hyperparameters of "
+        "the probes are chosen on training samples, never on test samples. Intervals are 95 %: "
+        "Wilson's over test samples, plus Student's over seeds if there are several."
     )
     if not comparisons:
-        how = "This run has not been evaluated; mezzotint evaluate RUN does it, and writes this page again."
+        how = "This run is not evaluated yet. mezzotint evaluate RUN measures it and updates this page."
     return {"how": how, **tables(comparisons)}
 
 
@@ -200,15 +200,13 @@ def _curves(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> tuple[dict[st
                 for path in sorted(folder.glob("*-*/metrics.jsonl"))
             }
         )
-        how = "The last weights are scored; nothing is chosen on the test samples."
+        how = "The final weights are scored; nothing is chosen on the test samples."
         return {"how": how, "main": main, "rest": rest}, [chart.points for chart in (*main, *rest)]
     main, rest = run_charts(metrics)
-    how = (
-        "Online kNN is measured on a held-out part of the training samples, never on test samples."
-    )
+    how = "Online kNN uses held-out training samples, never test samples."
     if not any(chart.title.startswith("Online kNN") for chart in main):
-        how = f"{len(metrics):,} {'line was' if len(metrics) == 1 else 'lines were'} logged."
-    return {"how": how if metrics else "Nothing was logged.", "main": main, "rest": rest}, [
+        how = f"{len(metrics):,} {'step is' if len(metrics) == 1 else 'steps are'} logged."
+    return {"how": how if metrics else "Nothing is logged.", "main": main, "rest": rest}, [
         chart.points for chart in (*main, *rest)
     ]
 
@@ -217,11 +215,14 @@ def _views(recipe: Recipe) -> dict[str, Any]:
     strips = view_strips(
         recipe.data, recipe.views, recipe.encoder.input, samples=_STRIPS, seed=recipe.run.seed
     )
-    how = "As they were in the first epoch, before normalization. mezzotint gallery RUN shows more, with every parameter."
+    how = (
+        "Views of the first epoch, before normalization. mezzotint gallery RUN shows more views "
+        "and all of their parameters."
+    )
     return {"strips": strips, "full": False, "how": how}
 
 
-def _making(
+def _reproduce(
     folder: Path, metrics: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]
 ) -> dict[str, Any]:
     recipe = folder / "recipe.yaml"
@@ -230,18 +231,18 @@ def _making(
     unreadable = environment.get("unreadable") or {}
     cost = [
         ("time", _duration(environment.get("seconds"))),
-        ("images a second, median", _number(_median(metrics, "images_per_second"))),
-        ("share of time waiting for data", _percent(_mean(metrics, "data_wait"))),
-        ("share of time making views", _percent(_mean(metrics, "augment_share"))),
-        ("a step by part, ms, medians of measured ones", _by_part(metrics, loader=False)),
-        ("reading a batch by part, ms", _by_part(metrics, loader=True)),
-        ("parameters of the encoder", _count(environment.get("parameters"))),
+        ("images per second, median", _number(_median(metrics, "images_per_second"))),
+        ("time waiting for data", _percent(_mean(metrics, "data_wait"))),
+        ("time making views", _percent(_mean(metrics, "augment_share"))),
+        ("time per step by part, ms (median)", _by_part(metrics, loader=False)),
+        ("time per batch of the loader by part, ms (median)", _by_part(metrics, loader=True)),
+        ("encoder parameters", _count(environment.get("parameters"))),
         ("steps", _count(environment.get("steps"))),
         (
-            "steps left out, not finite",
+            "skipped steps (NaN or inf)",
             f"{len(skipped):,}" + (f": {', '.join(map(str, skipped[:20]))}" if skipped else ""),
         ),
-        ("files that could not be read", f"{len(unreadable):,}"),
+        ("unreadable files", f"{len(unreadable):,}"),
     ]
     return {
         "cost": [(key, value) for key, value in cost if value],
@@ -255,7 +256,7 @@ def _making(
 
 
 def _by_reason(unreadable: Mapping[str, str]) -> list[tuple[str, str]]:
-    """How many files each reason has, and the first of them."""
+    """Count the files of each reason, and name the first ones."""
     reasons = Counter(unreadable.values())
     first = {
         reason: [name for name, why in unreadable.items() if why == reason][:3]
@@ -285,15 +286,15 @@ def _mean(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
 
 
 def _by_part(metrics: Sequence[Mapping[str, Any]], *, loader: bool, most: int = 10) -> str:
-    """Milliseconds of the parts that take longest (`timing.py`)."""
+    """List the slowest parts in milliseconds (see `timing.py`)."""
     keys = {key for line in metrics for key in line if key.startswith("time/")}
     own = {key for key in keys if key.startswith("time/loader/") == loader}
-    found = sorted(
+    parts = sorted(
         ((_median(metrics, key) or 0.0, key.rpartition("/")[2].replace("_", " ")) for key in own),
         reverse=True,
     )
-    rest = sum(seconds for seconds, _ in found[most:])
-    shown = [*found[:most], *([(rest, f"{len(found) - most} others")] if rest else [])]
+    rest = sum(seconds for seconds, _ in parts[most:])
+    shown = [*parts[:most], *([(rest, f"{len(parts) - most} others")] if rest else [])]
     return ", ".join(f"{name} {1e3 * seconds:.3g}" for seconds, name in shown)
 
 

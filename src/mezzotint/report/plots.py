@@ -1,9 +1,8 @@
-"""Geometry of small charts: from numbers to coordinates, ticks and paths, which the template draws as inline SVG.
+"""Geometry of small charts: coordinates, ticks and paths, which the template draws as inline SVG.
 
-A chart is drawn in user units that are about as large as CSS pixels on a phone, so that its labels
-stay readable there; wide screens set several side by side rather than one large. Colors come from
-the page's style sheet, so the same chart is right in light and in dark. Numbers that are not finite
-leave a gap in the line, and are counted.
+User units are about as large as CSS pixels on a phone, so that labels stay readable there; wide
+screens show several charts in a row. Colors come from the style sheet of the page, for light and
+dark mode. NaN and inf leave a gap in the line and are counted.
 """
 
 import math
@@ -17,22 +16,22 @@ _MOST_POINTS, _DOTTED_UP_TO = 240, 16
 
 TITLES = {
     "loss": "Loss",
-    "grad_norm": "Norm of the gradient",
+    "grad_norm": "Gradient norm",
     "lr": "Learning rate",
     "weight_decay": "Weight decay",
-    "images_per_second": "Images a second",
-    "data_wait": "Share of time waiting for data",
-    "augment_share": "Share of time making views",
-    "alignment": "Alignment of the views",
-    "feature_std": "Spread of the features",
-    "accuracy": "Accuracy in the batch",
+    "images_per_second": "Images per second",
+    "data_wait": "Time waiting for data (fraction)",
+    "augment_share": "Time making views (fraction)",
+    "alignment": "Alignment of positive pairs",
+    "feature_std": "Standard deviation of the features",
+    "accuracy": "Accuracy within the batch",
 }
 _NOT_CHARTED = {"step", "epoch", "seconds", "skipped", "unreadable"}
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A tick of an axis: where it stands in user units, and what it says."""
+    """Tick of an axis: position in user units, and label."""
 
     at: float
     text: str
@@ -40,20 +39,19 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """One series over the run, ready to be drawn.
+    """Chart of one series.
 
     Attributes:
-        title: in words.
-        summary: first and last value, and how many were not numbers.
-        line: SVG path of the values, with gaps where there is none.
-        band: SVG path around all values that the line averages over; empty when each point is one
-            value.
-        dots: `(x, y)` of points to be marked: all of a sparse series, and points that no line
-            reaches.
-        x_ticks: of the horizontal axis.
-        y_ticks: of the vertical axis.
-        x_label: what the horizontal axis is.
-        points: `[x, y, "what to say there"]` for each point, for the pointer.
+        title: title of the chart.
+        summary: first and last value, and the number of values that are NaN or inf.
+        line: SVG path of the values, with gaps.
+        band: SVG path around all values that the line averages over; empty if each point is a
+            single value.
+        dots: `(x, y)` of marked points: all of a short series, and isolated points.
+        x_ticks: ticks of the horizontal axis.
+        y_ticks: ticks of the vertical axis.
+        x_label: label of the horizontal axis.
+        points: `[x, y, text]` of each point, for the tooltip.
     """
 
     title: str
@@ -71,7 +69,7 @@ class Chart:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for reading: significant digits, a true minus, and a word where there is none."""
+    """Format a number with significant digits and a typographic minus; NaN and ∞ as such."""
     if value is None or math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -87,9 +85,9 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten) that cover an interval, about `count` of them.
+    """Return about `count` round numbers (1, 2 or 5 times a power of ten) that cover an interval.
 
-    The first is at or below `low` and the last at or above `high`.
+    The first is at or below `low`, the last at or above `high`.
     """
     if high <= low:
         room = abs(low) * 0.5 or 1.0
@@ -102,7 +100,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def _buckets(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float, float, float]]:
-    """At most `_MOST_POINTS` points `(x, mean, lowest, highest)`; not finite where all values are not."""
+    """Average to at most `_MOST_POINTS` points `(x, mean, lowest, highest)`; NaN without values."""
     size = math.ceil(len(pairs) / _MOST_POINTS)
     points = []
     for start in range(0, len(pairs), max(1, size)):
@@ -117,15 +115,15 @@ def _buckets(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float, f
 def chart(
     title: str, pairs: Sequence[tuple[float, float | None]], *, x_label: str = "epoch"
 ) -> Chart | None:
-    """Lay out one series.
+    """Lay out the chart of one series.
 
     Args:
-        title: in words.
-        pairs: `(x, y)` in order of x; `None` and values that are not finite are gaps.
-        x_label: what x is.
+        title: title of the chart.
+        pairs: `(x, y)` in order of x; `None`, NaN and inf are gaps.
+        x_label: label of the horizontal axis.
 
     Returns:
-        The chart, or `None` when the series has no finite value.
+        The chart, or `None` if the series has no finite value.
     """
     values = [(x, math.nan if y is None else float(y)) for x, y in pairs if math.isfinite(x)]
     finite = [y for _, y in values if math.isfinite(y)]
@@ -134,7 +132,7 @@ def chart(
     points = _buckets(values)
     xs = ticks(points[0][0], points[-1][0]) if len(points) > 1 else [points[0][0]]
     ys = ticks(min(finite), max(finite))
-    # The horizontal axis ends where the data ends; its outer ticks may lie beyond and are left out.
+    # The horizontal axis ends with the data; ticks beyond it are left out.
     x_low, x_high = (points[0][0], points[-1][0]) if len(points) > 1 else (xs[0] - 1, xs[0] + 1)
     if x_low <= 0.1 * x_high:
         x_low = min(0.0, x_low)
@@ -161,9 +159,9 @@ def chart(
         y_ticks=[Tick(down(y), number(y)) for y in ys],
         x_label=x_label,
         points=[
-            (*place[:2], f"{x_label} {number(x, 4)}: {number(y, 4)}")
-            for place, (x, y, _, _) in zip(drawn, points, strict=True)
-            if place is not None
+            (*point[:2], f"{x_label} {number(x, 4)}: {number(y, 4)}")
+            for point, (x, y, _, _) in zip(drawn, points, strict=True)
+            if point is not None
         ],
     )
 
@@ -171,46 +169,45 @@ def chart(
 def _summary(finite: Sequence[float], missing: int) -> str:
     text = f"{number(finite[0])} → {number(finite[-1])}" if len(finite) > 1 else number(finite[0])
     if missing:
-        text += f", and {missing} {'value that is' if missing == 1 else 'values that are'} NaN or infinite"
+        text += f" ({missing} {'value is' if missing == 1 else 'values are'} NaN or inf)"
     return text
 
 
-def _line(places: Sequence[tuple[float, ...] | None]) -> str:
+def _line(points: Sequence[tuple[float, ...] | None]) -> str:
     parts, pen_down = [], False
-    for place in places:
-        if place is not None:
-            parts.append(f"{'L' if pen_down else 'M'}{place[0]:g} {place[1]:g}")
-        pen_down = place is not None
+    for point in points:
+        if point is not None:
+            parts.append(f"{'L' if pen_down else 'M'}{point[0]:g} {point[1]:g}")
+        pen_down = point is not None
     return "".join(parts)
 
 
-def _band(places: Sequence[tuple[float, float, float, float] | None]) -> str:
-    solid = [p for p in places if p is not None]
-    there = [f"{x:g} {high:g}" for x, _, _, high in solid]
-    back = [f"{x:g} {low:g}" for x, _, low, _ in reversed(solid)]
-    return "M" + "L".join(there + back) + "Z"
+def _band(points: Sequence[tuple[float, float, float, float] | None]) -> str:
+    solid = [p for p in points if p is not None]
+    upper = [f"{x:g} {high:g}" for x, _, _, high in solid]
+    lower = [f"{x:g} {low:g}" for x, _, low, _ in reversed(solid)]
+    return "M" + "L".join(upper + lower) + "Z"
 
 
-def _dots(places: Sequence[tuple[float, ...] | None]) -> list[tuple[float, float]]:
-    """All points of a short series; otherwise those without a neighbor, which no line would show."""
-    around = [None, *places, None]
+def _dots(points: Sequence[tuple[float, ...] | None]) -> list[tuple[float, float]]:
+    """Return all points of a short series, else the isolated ones, which no line would show."""
+    around = [None, *points, None]
     return [
-        (place[0], place[1])
-        for i, place in enumerate(places)
-        if place is not None
-        and (len(places) <= _DOTTED_UP_TO or (around[i] is None and around[i + 2] is None))
+        (point[0], point[1])
+        for i, point in enumerate(points)
+        if point is not None
+        and (len(points) <= _DOTTED_UP_TO or (around[i] is None and around[i + 2] is None))
     ]
 
 
 def run_charts(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[Chart]]:
-    """The charts of a run.
+    """Make the charts of a run.
 
     Args:
         metrics: lines of `metrics.jsonl`.
 
     Returns:
-        Loss and online kNN; and everything else that was logged (gradient norm, what the method
-        says, speed).
+        Charts of loss and online kNN, and charts of all other logged values.
     """
     keys = dict.fromkeys(key for line in metrics for key in line)
     first = [key for key in keys if key == "loss" or key.startswith("knn/")]
@@ -225,13 +222,13 @@ def run_charts(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[
 def charts_of_runs(
     runs: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> tuple[list[Chart], list[Chart]]:
-    """The charts of several runs, with their names.
+    """Make the charts of several runs, with the runs' names in the titles.
 
     Args:
         runs: lines of `metrics.jsonl` by name, which ends in the seed: `scratch-0`.
 
     Returns:
-        As `run_charts`: the main ones of seed 0, and everything else.
+        Charts of loss and online kNN of seed 0, and all others.
     """
     main: list[Chart] = []
     rest: list[Chart] = []

@@ -1,4 +1,4 @@
-"""From what a page says to the page: one template, everything escaped, nothing loaded from elsewhere."""
+"""Render pages from templates: everything is escaped, and a page loads nothing."""
 
 import base64
 import functools
@@ -26,17 +26,17 @@ PALETTE = (
     ("#d9713c", "#f7a477"),
     ("#5f6b75", "#a9b6c1"),
 )
-"""Colors of classes, in light and in dark; they repeat when there are more classes."""
+"""Colors of classes in light and in dark mode; they repeat if there are more classes."""
 
 
 def content_hash(text: str) -> str:
-    """What a content security policy calls an inline style sheet or script that may be used."""
+    """Return the hash by which a content security policy allows an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 @functools.cache
 def template(name: str) -> jinja2.Template:
-    """A template of this folder, which escapes what it is given and refuses names that it is not."""
+    """Load a template of this folder; it escapes all values and refuses undefined names."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -52,13 +52,13 @@ def render(*, title: str, data: Mapping[str, Any] | None = None, **sections: Any
     """Render a page.
 
     Args:
-        title: of the page, a plain string like everything else: markup in it is shown, not used.
-        data: what the script needs: `charts` and `map`.
-        **sections: what the template shows; a section that is left out is not on the page.
+        title: title of the page; markup in it is escaped, as in all strings.
+        data: data of the page's script: `charts` and `map`.
+        **sections: content of the sections; a missing section is left out.
     """
     names = (
-        "hero", "curves", "results", "transfer", "bits", "layers", "weak", "atlas", "maps", "kin", "gallery", "lab",
-        "codes", "making", "credit",
+        "hero", "curves", "results", "transfer", "bits", "layers", "errors", "map", "maps",
+        "neighbors", "gallery", "lab", "codes", "reproduce", "credit",
     )  # fmt: skip
     return template("page.html").render(
         title=title,
@@ -70,10 +70,9 @@ def render(*, title: str, data: Mapping[str, Any] | None = None, **sections: Any
 
 
 def write_page(out: Path, page: str) -> Path:
-    r"""Write a page so that a reader sees the old one or the new one, never half of it.
+    r"""Write a page atomically: a reader sees the old page or the new one.
 
-    File names that are not text (lone surrogates) are written as `\udc80`: nothing else could show
-    them.
+    File names that are not valid text (lone surrogates) are written as `\udc80`.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:

@@ -92,7 +92,7 @@ class Comparison:
         return name if self.bits.is_float else f"{name}, {self.bits}"
 
 
-def compare(rows: Sequence[Row], baselines: Baselines) -> list[Comparison]:
+def compare_with_baselines(rows: Sequence[Row], baselines: Baselines) -> list[Comparison]:
     """Put every figure of the encoder beside the baselines', which are float."""
 
     def baseline(others: Sequence[Row], row: Row) -> float:
@@ -233,7 +233,7 @@ def lead(comparisons: Sequence[Comparison]) -> list[tuple[str, bool]]:
         (score(comparison.found.mean), True),
         (f" on {task}", False),
     ]
-    others = [("raw input", comparison.raw), ("the same encoder untrained", comparison.untrained)]
+    others = [("raw input", comparison.raw), ("untrained encoder", comparison.untrained)]
     known = [f"{name} {score(value)}" for name, value in others if math.isfinite(value)]
     pieces.append((f"; {', '.join(known)}." if known else ".", False))
     return pieces

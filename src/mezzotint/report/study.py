@@ -1,4 +1,4 @@
-"""The page of a study: each figure as a chart of intervals over a table of paired differences; one file, no script."""
+"""The page of a study: for each metric the intervals and paired differences of all arms."""
 
 import math
 from pathlib import Path
@@ -17,29 +17,33 @@ body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-weight: 400; } h2 { font-weight: 400; font-size: 1.2rem; margin: 2rem 0 .3rem; }
 section { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--rule); white-space: nowrap; }
-th[scope=row] { font-weight: 400; } .reference th, .reference td { font-style: italic; } .sure { font-weight: 700; }
+th[scope=row] { font-weight: 400; } .reference th, .reference td { font-style: italic; } .significant { font-weight: 700; }
 .axis { stroke: var(--rule); } .bar { stroke: var(--mark); stroke-width: 2; } .mean { fill: var(--mark); }
 .seed { fill: var(--ink); opacity: .5; } .foot { color: var(--ink); opacity: .7; font-size: .85rem; }
 """
 
 
 def write_study(table: ComparisonTable, out: Path) -> Path:
-    """Write the page of a table.
+    """Write the page of a comparison table; it is a single file without scripts.
 
     Args:
-        table: of `compare` or `run_study`.
-        out: the file.
+        table: result of `compare` or `run_study`.
+        out: file to write.
     """
-    figures = [_figure(table, place, column) for place, column in enumerate(table.columns)]
+    metrics = [_metric(table, index, column) for index, column in enumerate(table.columns)]
     page = template("study.html").render(
-        title=table.title, reference=table.reference, figures=figures, left_out=table.left_out, style=_STYLE,
+        title=table.title,
+        reference=table.reference,
+        metrics=metrics,
+        left_out=table.left_out,
+        style=_STYLE,
         version=__version__,
-    )  # fmt: skip
+    )
     return write_page(out, page)
 
 
-def _figure(table: ComparisonTable, place: int, column: str) -> dict[str, Any]:
-    cells = {name: row[place] for name, row in table.arms.items()}
+def _metric(table: ComparisonTable, index: int, column: str) -> dict[str, Any]:
+    cells = {name: row[index] for name, row in table.arms.items()}
     known = [cell for cell in cells.values() if cell is not None]
     ends = [
         v
@@ -56,11 +60,16 @@ def _figure(table: ComparisonTable, place: int, column: str) -> dict[str, Any]:
     lines = []
     for name, cell in cells.items():
         if cell is not None:
-            lines.append({"name": name, "reference": name == table.reference, **_line(cell), **{
-                "bar": (at(cell.low), at(cell.high)) if math.isfinite(cell.low) else None,
-                "points": [at(value) for value in cell.values.values()],
-                "at": at(cell.mean),
-            }})  # fmt: skip
+            lines.append(
+                {
+                    **_line(cell),
+                    "name": name,
+                    "reference": name == table.reference,
+                    "bar": (at(cell.low), at(cell.high)) if math.isfinite(cell.low) else None,
+                    "points": [at(value) for value in cell.values.values()],
+                    "at": at(cell.mean),
+                }
+            )
     return {"title": column, "lines": lines, "low": f"{low:.3f}", "high": f"{high:.3f}"}
 
 
@@ -74,5 +83,5 @@ def _line(cell: Cell) -> dict[str, Any]:
         "interval": span(cell.low, cell.high, ""),
         "difference": f"{cell.difference:+.3f}" if math.isfinite(cell.difference) else "–",
         "difference_interval": span(cell.difference_low, cell.difference_high, "+"),
-        "sure": cell.difference_low > 0 or cell.difference_high < 0,
+        "significant": cell.difference_low > 0 or cell.difference_high < 0,
     }
