@@ -10,7 +10,7 @@ import pytest
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import interval, paired
 from mezzotint.quant.bitwidth import FP32, Bits
-from mezzotint.report.bits import bits_section, figures
+from mezzotint.report.bits import bits_section, probe_lines
 from mezzotint.report.page import write_report
 
 MakeRun = Callable[..., Path]
@@ -47,30 +47,32 @@ def evaluation(shift: float = 0.0) -> list[Row]:
     return rows
 
 
-def test_a_figure_has_a_line_for_each_way_of_quantizing_and_float_in_each() -> None:
-    found = figures({"mine": evaluation()})
-    assert [figure.title for figure in found] == [
+def test_a_probe_has_a_line_for_each_ptq_and_fp32_in_each() -> None:
+    found = probe_lines({"mine": evaluation()})
+    assert [probe.title for probe in found] == [
         "kNN, label, holdout",
         "Linear probe, label, holdout",
     ]
-    assert [line.how for line in found[0].lines] == ["plain", "strong"]
-    linear = {line.how: line for line in found[1].lines}
-    assert set(linear) == {"plain", "plain, float head", "strong", "strong, float head"}
+    assert [line.ptq for line in found[0].lines] == ["min-max PTQ", "AdaRound"]
+    linear = {line.ptq: line for line in found[1].lines}
+    assert set(linear) == {
+        "min-max PTQ", "min-max PTQ, frozen head", "AdaRound", "AdaRound, frozen head",
+    }  # fmt: skip
     assert len({line.stroke for line in linear.values()}) == 4
     level = interval([r for r in evaluation() if r.probe == "linear" and r.bits.is_float])
     for line in linear.values():
-        assert set(map(str, line.found)) == {"fp32", "W8A8", "W4A4", "W2A8"}
-        assert line.found[FP32] == level
-    assert linear["plain, float head"].found[Bits(2, 8)].mean == pytest.approx(0.91 - 0.4)
+        assert set(map(str, line.values)) == {"fp32", "W8A8", "W4A4", "W2A8"}
+        assert line.values[FP32] == level
+    assert linear["min-max PTQ, frozen head"].values[Bits(2, 8)].mean == pytest.approx(0.91 - 0.4)
     own = [
         r
         for r in evaluation()
         if r.probe == "linear" and r.bits.weight == 4 and "strong" in r.protocol
     ]
-    assert linear["strong"].found[Bits(4, 4)] == interval(own)
+    assert linear["AdaRound"].values[Bits(4, 4)] == interval(own)
 
 
-def test_without_labels_the_figure_is_of_the_neighbors() -> None:
+def test_without_labels_the_metric_is_knn_overlap() -> None:
     rows = [Row(probe="rank", metric="all/spread", value=0.9, protocol="rank/1")]
     how = "ptq/1 plain policy=ssql calibration=512 seed=0; neighbors/1 k=10 samples=60"
     rows += [
@@ -84,24 +86,24 @@ def test_without_labels_the_figure_is_of_the_neighbors() -> None:
         for bits in (8, 4)
     ]
     section = bits_section({"mine": rows})
-    assert section is not None and section["settings"] == ["W8A8", "W4A4"]
+    assert section is not None and section["configs"] == ["W8A8", "W4A4"]
     assert (
-        section["charts"][0]["title"].startswith("Neighbors kept, ")
-        and "Nothing has labels" in section["how"]
+        section["charts"][0]["title"].startswith("kNN overlap, ")
+        and "Without labels" in section["how"]
     )
     assert section["table"][0]["rows"] == [
-        {"name": "plain", "float": "–", "cells": [("0.800", "–"), ("0.400", "–")]}
+        {"name": "min-max PTQ", "fp32": "–", "cells": [("0.800", "–"), ("0.400", "–")]}
     ]
 
 
-def test_the_table_says_what_is_lost_and_the_chart_stands_in_order() -> None:
+def test_the_table_has_differences_and_the_chart_is_in_order() -> None:
     section = bits_section({"mine": evaluation()}, first=7)
     assert section is not None and section["first"] == 7 and section["runs"] == []
-    assert section["settings"] == ["W8A8", "W4A4", "W2A8"]
+    assert section["configs"] == ["W8A8", "W4A4", "W2A8"]
     plain = section["table"][0]["rows"][0]
     assert plain == {
-        "name": "plain",
-        "float": "0.800",
+        "name": "min-max PTQ",
+        "fp32": "0.800",
         "cells": [("0.790", "−0.010"), ("0.700", "−0.100"), ("0.600", "−0.200")],
     }
     chart = section["charts"][0]
@@ -112,15 +114,17 @@ def test_the_table_says_what_is_lost_and_the_chart_stands_in_order() -> None:
     heights = [y for _, y in line["dots"]]
     assert (
         heights == sorted(heights) and line["level"] == heights[0]
-    )  # lower figures are further down
+    )  # lower values are further down
     assert line["band"] and not chart["lines"][1]["band"]
-    assert chart["points"][2][2] == "W4A4: plain 0.700; strong 0.750"
+    assert chart["points"][2][2] == "W4A4: min-max PTQ 0.700; AdaRound 0.750"
 
 
 def test_differences_carry_the_interval_of_the_same_samples() -> None:
     rows = evaluation()
-    for name, share in (("lost", 0.12), ("gained", 0.02)):
-        rows.append(replace(row("knn", share, (4, 4), how="plain"), metric=f"label/holdout/{name}"))
+    for name, fraction in (("lost", 0.12), ("gained", 0.02)):
+        rows.append(
+            replace(row("knn", fraction, (4, 4), how="plain"), metric=f"label/holdout/{name}")
+        )
     section = bits_section({"mine": rows})
     assert section is not None and "the same test samples" in section["how"]
     low, high = paired(0.02, 0.12, 100)
@@ -130,7 +134,9 @@ def test_differences_carry_the_interval_of_the_same_samples() -> None:
         ("0.700", words),
         ("0.600", "−0.200"),
     ]
-    assert section["charts"][0]["points"][2][2] == f"W4A4: plain 0.700 ({words}); strong 0.750"
+    assert (
+        section["charts"][0]["points"][2][2] == f"W4A4: min-max PTQ 0.700 ({words}); AdaRound 0.750"
+    )
 
 
 def test_heights_are_to_scale() -> None:
@@ -150,8 +156,8 @@ def test_several_runs_lie_over_one_another() -> None:
     assert section["runs"] == [("mine", 0), ("theirs", 1)]
     assert [line["color"] for line in section["charts"][0]["lines"]] == [0, 0, 1, 1]
     assert len(section["table"][0]["rows"]) == 2  # of the report's own run alone
-    assert "mine plain 0.790" in section["charts"][0]["points"][1][2]
-    assert "theirs plain 0.690" in section["charts"][0]["points"][1][2]
+    assert "mine min-max PTQ 0.790" in section["charts"][0]["points"][1][2]
+    assert "theirs min-max PTQ 0.690" in section["charts"][0]["points"][1][2]
 
 
 def test_without_low_bits_there_is_no_section() -> None:
@@ -185,11 +191,14 @@ def test_the_page_holds_the_section_and_the_float_table_stays_float(
     write(other, evaluation(-0.1))
     page = write_report(run, [other]).read_text(encoding="utf-8")
     section = page[page.index('id="bits"') : page.index('id="curves"')]
-    assert "What is left at low bits" in section and "other" in section and "−0.200" in section
+    assert "Quantization to low bits" in section and "other" in section and "−0.200" in section
     results = page[page.index('id="results"') : page.index('id="bits"')]
     assert "0.600" not in results and "W4A4" not in results
     data = json.loads(page[page.index('id="data">') + 10 :].partition("</script>")[0])
     assert data["charts"][-1][1][2].startswith("W8A8: ")
     assert page.count("data-chart=") == len(data["charts"])
-    with pytest.raises(ValueError, match="got --compare .*nowhere, which has no evaluation.json"):
+    with pytest.raises(
+        ValueError,
+        match="`--compare` must name evaluated runs, and .*nowhere` has no evaluation.json",
+    ):
         write_report(run, [tmp_path / "nowhere"])

@@ -81,13 +81,13 @@ def test_views_of_several_strategies_are_named() -> None:
         assert all(shown.name in shown.picture.alt for shown in strip.views)
 
 
-def test_short_parameters_are_told_and_long_ones_counted() -> None:
+def test_long_parameters_are_counted() -> None:
     angles = torch.tensor([[0.1, -0.2, 0.25]])
     drawn = {"turn": {"angles": angles, "noise": torch.zeros(1, 3, 128)}}
     assert in_words(drawn, 0)[0] == [
         ("turn", ""),
         ("angles", "0.1 −0.2 0.25"),
-        ("noise a channel", "128"),
+        ("noise per channel", "128"),
     ]
 
 
@@ -172,7 +172,7 @@ def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> 
         (["emoji", "--policy", "{kind: rand_augment, magnitude: 99}"], "got magnitude=99"),
         (
             ["emoji", "--policy", "rotate"],
-            "write {kind: rand_augment, num_ops: 1, names: [rotate]}",
+            "Write {kind: rand_augment, num_ops: 1, names: [rotate]}",
         ),
         (
             ["emoji", "--policy", "[simclr, byol]"],

@@ -270,7 +270,7 @@ CASES = {
     "nothing but metrics": (
         drop("recipe.yaml", "encoder", "evaluation.json", "baselines.json", "environment.json"),
         FEW,
-        "An encoder that has not been evaluated",
+        "Not evaluated yet",
     ),
 }
 
@@ -301,7 +301,7 @@ def test_without_labels_the_map_has_no_colors_and_no_table_of_classes(
     assert "✓" not in page.text and "✗" not in page.text
     script = json.loads(page.scripts[0])["map"]
     assert {point[2] for point in script["points"]} == {-1} and script["classes"] == {}
-    assert "An encoder measured without labels" in page.words
+    assert "Evaluated without labels" in page.words
 
 
 @pytest.mark.skipif(

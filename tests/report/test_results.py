@@ -56,14 +56,14 @@ def test_headline_is_the_linear_probe_of_the_first_task_against_both_baselines()
     comparisons = compare_with_baselines(ROWS, BASELINES)
     main = main_comparison(comparisons)
     assert main is not None
-    assert main.rows[0].probe == "linear" and main.found == interval(ROWS[1:4])
+    assert main.rows[0].probe == "linear" and main.result == interval(ROWS[1:4])
     assert main.raw == 0.155 and main.untrained == pytest.approx(0.38)
     assert main.gain == pytest.approx(0.23)
     assert "".join(part for part, _ in lead(comparisons)) == (
-        "A linear probe scores 0.610 on category, across styles; raw input 0.155, the same encoder untrained 0.380."
+        "A linear probe scores 0.610 on category, across styles; raw input 0.155, untrained encoder 0.380."
     )
     assert gain_words(main) == (
-        "That is +0.230 over the untrained encoder, beyond the 95 % interval.",
+        "This is +0.230 over the untrained encoder; the 95 % interval is above it.",
         False,
     )
 
@@ -71,20 +71,20 @@ def test_headline_is_the_linear_probe_of_the_first_task_against_both_baselines()
 @pytest.mark.parametrize(
     ("value", "low", "raw", "untrained", "expected", "warns"),
     [
-        (0.30, 0.2, 0.40, 0.35, "It is no better than raw input there: −0.100.", True),
-        (0.30, 0.2, 0.20, 0.35, "It is no better than the untrained encoder there: −0.050.", True),
+        (0.30, 0.2, 0.40, 0.35, "This is no better than raw input: −0.100.", True),
+        (0.30, 0.2, 0.20, 0.35, "This is no better than the untrained encoder: −0.050.", True),
         (
             0.41,
             0.39,
             0.40,
             math.nan,
-            "That is +0.010 over raw input, within the 95 % interval.",
+            "This is +0.010 over raw input; the 95 % interval includes it.",
             True,
         ),
-        (0.41, math.nan, 0.30, 0.31, "That is +0.100 over the untrained encoder.", False),
+        (0.41, math.nan, 0.30, 0.31, "This is +0.100 over the untrained encoder.", False),
     ],
 )
-def test_gain_is_said_plainly(
+def test_gain_over_the_better_baseline(
     value: float, low: float, raw: float, untrained: float, expected: str, warns: bool
 ) -> None:
     comparison = Comparison(
@@ -96,26 +96,18 @@ def test_gain_is_said_plainly(
 @pytest.mark.parametrize(
     ("values", "expected", "warns"),
     [
-        ([0.5, 0.6], "It is ahead of both baselines in all 2 figures of the table below.", False),
-        (
-            [0.5, 0.1, 0.1],
-            "Of the 3 figures in the table below, 1 is ahead of both baselines.",
-            True,
-        ),
-        (
-            [0.5, 0.5, 0.1],
-            "Of the 3 figures in the table below, 2 are ahead of both baselines.",
-            True,
-        ),
-        ([0.1, 0.1], "Of the 2 figures in the table below, none is ahead of both baselines.", True),
+        ([0.5, 0.6], "It beats both baselines in all 2 top-1 metrics below.", False),
+        ([0.5, 0.1, 0.1], "It beats both baselines in 1 of 3 top-1 metrics below.", True),
+        ([0.5, 0.5, 0.1], "It beats both baselines in 2 of 3 top-1 metrics below.", True),
+        ([0.1, 0.1], "It beats both baselines in 0 of 2 top-1 metrics below.", True),
     ],
 )
 def test_the_headline_does_not_hide_the_other_tasks(
     values: list[float], expected: str, warns: bool
 ) -> None:
     rows = [row("knn", f"task{i}/top1", value) for i, value in enumerate(values)]
-    beside = Baselines(raw=[row("knn", f"task{i}/top1", 0.3) for i in range(len(values))])
-    assert standing_words(compare_with_baselines(rows, beside)) == (expected, warns)
+    baselines = Baselines(raw=[row("knn", f"task{i}/top1", 0.3) for i in range(len(values))])
+    assert standing_words(compare_with_baselines(rows, baselines)) == (expected, warns)
     assert standing_words(compare_with_baselines(rows, Baselines())) is None
 
 
@@ -127,7 +119,7 @@ def test_without_baselines_nothing_is_claimed() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
-    [([], "has not been evaluated"), ([row("rank", "all/rankme", 3.0)], "without labels")],
+    [([], "Not evaluated yet"), ([row("rank", "all/rankme", 3.0)], "without labels")],
 )
 def test_without_scores_the_headline_says_so(rows: list[Row], expected: str) -> None:
     comparisons = compare_with_baselines(rows, Baselines())
@@ -135,7 +127,7 @@ def test_without_scores_the_headline_says_so(rows: list[Row], expected: str) -> 
     assert expected in lead(comparisons)[0][0]
 
 
-def test_knn_stands_in_where_there_is_no_linear_probe() -> None:
+def test_knn_is_the_headline_without_a_linear_probe() -> None:
     assert lead(compare_with_baselines(ROWS[:1], Baselines()))[0][0] == "kNN scores "
     retrieval = compare_with_baselines(
         [row("retrieval", "identity/across-styles/top1", 0.5)], Baselines()
@@ -144,21 +136,21 @@ def test_knn_stands_in_where_there_is_no_linear_probe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spread", "share", "begins", "warns"),
+    ("spread", "ratio", "begins", "warns"),
     [
         (0.9, 0.32, "Healthy:", False),
         (0.001, 0.9, "Complete collapse:", True),
         (0.9, 0.01, "Dimensional collapse:", True),
     ],
 )
-def test_collapse_is_said_in_words(spread: float, share: float, begins: str, warns: bool) -> None:
-    rows = [row("rank", "all/spread", spread), row("rank", "all/rank_share", share)]
-    said = collapse_words(compare_with_baselines(rows, Baselines()))
+def test_collapse(spread: float, ratio: float, begins: str, warns: bool) -> None:
+    rows = [row("rank", "all/spread", spread), row("rank", "all/rank_share", ratio)]
+    verdict = collapse_words(compare_with_baselines(rows, Baselines()))
     assert (
-        said is not None
-        and said[0].startswith(begins)
-        and said[0].endswith(".")
-        and said[1] == warns
+        verdict is not None
+        and verdict[0].startswith(begins)
+        and verdict[0].endswith(".")
+        and verdict[1] == warns
     )
     assert collapse_words(compare_with_baselines(ROWS[:3], Baselines())) is None
 
@@ -167,7 +159,7 @@ def test_tables_group_by_task_and_number_protocols() -> None:
     made = tables(compare_with_baselines(ROWS, BASELINES))
     assert [group["task"] for group in made["groups"]] == [
         "category, across styles",
-        "features as they are, without labels",
+        "label-free metrics",
     ]
     knn, linear, quantized = made["groups"][0]["rows"]
     assert made["notes"] == ["knn/1", "linear/1", "rank/1"], (
@@ -188,16 +180,16 @@ def test_tables_group_by_task_and_number_protocols() -> None:
     assert rank["beam"] is None and rank["gain"] == "–" and rank["raw"] == "200"
     [further] = made["further"]
     assert [r["name"] for r in further["rows"]] == [
-        "Linear probe, strength chosen on training samples"
+        "Linear probe, L2 penalty chosen on training samples"
     ]
 
 
-def test_the_same_probe_with_other_settings_is_another_figure() -> None:
+def test_the_same_probe_with_other_settings_is_another_row() -> None:
     rows = [row("knn", TOP1, 0.5, settings=" k=10"), row("knn", TOP1, 0.6, settings=" k=50")]
-    beside = Baselines(
+    baselines = Baselines(
         raw=[row("knn", TOP1, 0.1, settings=" k=10"), row("knn", TOP1, 0.2, settings=" k=50")]
     )
-    shown = tables(compare_with_baselines(rows, beside))["groups"][0]["rows"]
+    shown = tables(compare_with_baselines(rows, baselines))["groups"][0]["rows"]
     assert [(r["value"], r["raw"], r["note"]) for r in shown] == [
         ("0.500", "0.100", 1),
         ("0.600", "0.200", 2),
@@ -205,10 +197,10 @@ def test_the_same_probe_with_other_settings_is_another_figure() -> None:
 
 
 def test_nan_is_shown_as_such() -> None:
-    beside = Baselines(raw=[row("knn", "a/top1", math.nan)])
-    shown = tables(compare_with_baselines([row("knn", "a/top1", math.nan)], beside))["groups"][0][
-        "rows"
-    ][0]
+    baselines = Baselines(raw=[row("knn", "a/top1", math.nan)])
+    shown = tables(compare_with_baselines([row("knn", "a/top1", math.nan)], baselines))["groups"][
+        0
+    ]["rows"][0]
     assert (shown["value"], shown["interval"], shown["raw"], shown["beam"]) == (
         "NaN",
         "–",

@@ -79,7 +79,7 @@ def test_command_line_and_report(run: Path) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="layers"') :].partition("</section>")[0]
     assert (
-        "quantized alone to W4A4" in section
+        "quantized to W4A4, all others stay fp32" in section
         and "layer2.0.conv1" in section
         and 'href="#layers"' in page
     )

@@ -1,16 +1,13 @@
-"""The figures at low bits: one chart for each probe of each task, and a table of what is lost against float.
+"""Sections of the report on low bits: charts and a table of each probe, and sensitive layers.
 
-In a chart the settings stand side by side as they are in the grid, from float on the left; a line's
-color says whose encoder it is, its strokes say how the encoder was quantized. The thin level is
-the encoder's own float figure, and the band the 95 % interval of each unbroken line.
-
-Layers at low bits: what each loses when it alone is quantized, and the shape of its weights and
-inputs.
+A chart has the bit configs on the horizontal axis, from fp32 on the left. The color of a line is
+the encoder, its dash pattern the PTQ. The thin level is the encoder's fp32 value, and the band the
+95 % interval of each solid line.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,48 +21,58 @@ from mezzotint.report.results import PROBES, score, task_words
 _Key = tuple[str, str, str, str]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 30
-_STROKES = {
-    "plain": "",
-    "strong": "6 3",
-    "plain, float head": "1.5 3",
-    "strong, float head": "8 3 1.5 3",
+_PTQ = {
+    "plain": "min-max PTQ",
+    "corrected": "BatchNorm re-estimation",
+    "strong": "AdaRound",
 }
+_FROZEN = ", frozen head"
+_STROKES = {
+    "min-max PTQ": "",
+    "BatchNorm re-estimation": "3 3",
+    "AdaRound": "6 3",
+    f"min-max PTQ{_FROZEN}": "1.5 3",
+    f"BatchNorm re-estimation{_FROZEN}": "3 3 1.5 3",
+    f"AdaRound{_FROZEN}": "8 3 1.5 3",
+}
+"""Dash pattern of the lines by PTQ."""
 _FIRST_CHARTS = 4
 
 
 @dataclass(frozen=True)
 class Line:
-    """One figure of one encoder over the settings.
+    """One metric of one encoder over the bit configs.
 
     Attributes:
-        run: whose encoder; its color is `color`.
-        how: `plain`, `strong`, and whether the head is that of the float encoder; its strokes are
-            `stroke`.
-        found: figure and interval by setting; float among them.
-        changes: the difference from float by setting, with the interval of paired samples; where it
-            was measured.
+        run: name of the run.
+        ptq: name of the PTQ, and whether the head is frozen (fitted on fp32 features).
+        color: index of the line's color.
+        values: value and interval by bits, including fp32.
+        changes: difference from fp32 by bits with the interval over paired samples, if measured.
     """
 
     run: str
-    how: str
+    ptq: str
     color: int
-    found: Mapping[Bits, Interval]
+    values: Mapping[Bits, Interval]
     changes: Mapping[Bits, Interval] = field(default_factory=dict)
 
-    def against_float(self, bits: Bits) -> str:
-        """The difference from float in words, `−0.013 ± 0.009`; a dash where float is not known."""
+    def change(self, bits: Bits) -> str:
+        """Return the difference from fp32, such as `−0.013 ± 0.009`; a dash without fp32."""
         if bits in self.changes:
             return signed_interval(self.changes[bits])
-        return signed(self.found[bits].mean - self.found[FP32].mean) if FP32 in self.found else "–"
+        if FP32 not in self.values:
+            return "–"
+        return signed(self.values[bits].mean - self.values[FP32].mean)
 
     @property
     def stroke(self) -> str:
-        """SVG's dash pattern."""
-        return _STROKES.get(self.how, "2 2")
+        """Dash pattern in SVG."""
+        return _STROKES.get(self.ptq, "2 2")
 
 
 @dataclass(frozen=True)
-class Figure:
+class ProbeLines:
     """All lines of one probe on one task."""
 
     task: str
@@ -74,117 +81,113 @@ class Figure:
 
     @property
     def title(self) -> str:
-        """Task and probe in words."""
+        """Probe and task."""
         return f"{PROBES.get(self.probe, self.probe)}, {task_words(self.task)}"
 
 
 def bits_section(runs: Mapping[str, Sequence[Row]], *, first: int = 0) -> dict[str, Any] | None:
-    """What the template needs.
+    """Prepare the section on low bits.
 
     Args:
-        runs: rows of each run's evaluation by the run's name; the report's own comes first, the
-            others are overlaid.
-        first: place of the first chart among all charts of the page.
+        runs: rows of each run's evaluation by the run's name; the report's own run comes first,
+            the others are overlaid.
+        first: index of the first chart among all charts of the page.
 
     Returns:
-        `how` in words, `runs` and `strokes` as keys to the lines, `charts`, the `rest` of them, and
-        the `table` of the first run with its `settings`; `None` when the first run was measured in
-        float alone.
+        The explanation `how`, the legend `runs` and `strokes`, the `charts`, the `rest` of them,
+        and the `table` of the first run with its `configs`; `None` if the first run has fp32 values
+        only.
     """
-    found = figures(runs)
+    probes = probe_lines(runs)
     own = next(iter(runs), "")
-    if not any(line.run == own for figure in found for line in figure.lines):
+    lines = [line for probe in probes for line in probe.lines]
+    if not any(line.run == own for line in lines):
         return None
-    settings = _ordered({bits for figure in found for line in figure.lines for bits in line.found})
-    charts = [_chart(figure, settings) for figure in found]
-    lines = [line for figure in found for line in figure.lines]
+    configs = sorted({bits for line in lines for bits in line.values}, reverse=True)
+    charts = [_chart(probe, configs) for probe in probes]
     return {
         "first": first,
         "how": _how(runs[own]),
-        "runs": [(name, place) for place, name in enumerate(runs)] if len(runs) > 1 else [],
+        "runs": [(name, index) for index, name in enumerate(runs)] if len(runs) > 1 else [],
         "strokes": [
-            (how, stroke)
-            for how, stroke in _STROKES.items()
-            if any(line.how == how for line in lines)
+            (ptq, stroke)
+            for ptq, stroke in _STROKES.items()
+            if any(line.ptq == ptq for line in lines)
         ],
         "charts": charts[:_FIRST_CHARTS],
         "rest": charts[_FIRST_CHARTS:],
-        "settings": [_words(bits) for bits in settings if bits != FP32],
+        "configs": [str(bits) for bits in configs if bits != FP32],
         "table": [
-            {"task": figure.title, "rows": entries}
-            for figure in found
-            if (entries := _table(figure, own, settings))
+            {"task": probe.title, "rows": entries}
+            for probe in probes
+            if (entries := _table(probe, own, configs))
         ],
     }
 
 
-def figures(runs: Mapping[str, Sequence[Row]]) -> list[Figure]:
-    """What was measured at low bits, top-1 or neighbors kept: each with a line for every run and way of quantizing."""
+def probe_lines(runs: Mapping[str, Sequence[Row]]) -> list[ProbeLines]:
+    """Collect top-1 accuracy or kNN overlap at low bits, one line for each run and PTQ."""
     lines: dict[tuple[str, str], list[Line]] = {}
     for color, (run, rows) in enumerate(runs.items()):
         groups: dict[_Key, dict[Bits, list[Row]]] = {}
         for row in rows:
             task, _, measure = row.metric.rpartition("/")
             if measure in ("top1", "kept", "lost", "gained"):
-                settings = groups.setdefault((task, row.probe, ptq_of(row), measure), {})
-                settings.setdefault(row.bits, []).append(row)
-        for (task, probe, how, measure), settings in groups.items():
-            if how and measure in ("top1", "kept"):
+                values = groups.setdefault((task, row.probe, ptq_of(row), measure), {})
+                values.setdefault(row.bits, []).append(row)
+        for (task, probe, ptq, measure), values in groups.items():
+            if ptq and measure in ("top1", "kept"):
                 name = probe.removesuffix("_ptq")
-                level = groups.get((task, name, "", "top1"), {})
+                fp32 = groups.get((task, name, "", "top1"), {})
                 lost, gained = (
-                    groups.get((task, probe, how, side), {}) for side in ("lost", "gained")
+                    groups.get((task, probe, ptq, side), {}) for side in ("lost", "gained")
                 )
                 line = Line(
                     run,
-                    how if name == probe else f"{how}, float head",
+                    _PTQ.get(ptq, ptq) + ("" if name == probe else _FROZEN),
                     color,
-                    {bits: interval(own) for bits, own in (level | settings).items()},
+                    {bits: interval(own) for bits, own in (fp32 | values).items()},
                     {bits: change(lost[bits], gained[bits]) for bits in lost},
                 )
                 lines.setdefault((task, name), []).append(line)
-    return [Figure(task, probe, own) for (task, probe), own in lines.items()]
-
-
-def _ordered(settings: set[Bits]) -> list[Bits]:
-    """From float down, by the bits of the weights and then of the activations."""
-    return sorted(settings, reverse=True)
-
-
-def _words(bits: Bits) -> str:
-    return str(bits)
+    return [ProbeLines(task, probe, own) for (task, probe), own in lines.items()]
 
 
 def _how(rows: Sequence[Row]) -> str:
-    words = "Bits of weights and activations (W4A8), simulated in float32. "
+    words = "W4A8 means 4-bit weights and 8-bit activations, simulated in fp32. "
     if any(row.metric == "all/kept" for row in rows):
         return (
-            words
-            + "Nothing has labels: of the ten nearest neighbors of a sample in float, the share that is kept."
+            words + "Without labels, the metric is kNN overlap: the fraction of the ten nearest "
+            "neighbors in fp32 that remain neighbors after quantization."
         )
     words += (
-        "Probes learn from features of the quantized encoder and are tested on the same; “float head” is the linear "
-        "probe of the float encoder, used as it is."
+        "Probes are trained and tested on features of the quantized encoder. “Frozen head” is the "
+        "linear probe fitted on fp32 features and applied to quantized ones."
     )
     if any(row.metric.endswith("/lost") for row in rows):
-        words += " A difference from float is followed by half of its 95 % interval, over the same test samples."
+        words += (
+            " Differences from fp32 are over the same test samples, ± half of the 95 % interval."
+        )
     if any(ptq_of(row) == "strong" for row in rows):
-        words += " Plain: ranges from extremes, rounding to nearest. Strong: ranges of least error, rounding learned."
+        words += (
+            " Min-max PTQ: min-max ranges, rounding to nearest. AdaRound: ranges with the smallest "
+            "squared error, learned rounding."
+        )
     return words
 
 
-def _chart(figure: Figure, settings: Sequence[Bits]) -> dict[str, Any]:
-    """Coordinates of one figure's lines."""
+def _chart(probe: ProbeLines, configs: Sequence[Bits]) -> dict[str, Any]:
+    """Lay out the chart of one probe."""
     ends = [
         v
-        for line in figure.lines
-        for i in line.found.values()
+        for line in probe.lines
+        for i in line.values.values()
         for v in (i.low, i.mean, i.high)
         if math.isfinite(v)
     ]
     rows = ticks(min(ends), max(ends))
-    step = (WIDTH - _LEFT - _RIGHT) / max(1, len(settings) - 1)
-    x = {bits: round(_LEFT + place * step, 1) for place, bits in enumerate(settings)}
+    step = (WIDTH - _LEFT - _RIGHT) / max(1, len(configs) - 1)
+    x = {bits: round(_LEFT + index * step, 1) for index, bits in enumerate(configs)}
 
     def y(value: float) -> float:
         return round(
@@ -192,34 +195,16 @@ def _chart(figure: Figure, settings: Sequence[Bits]) -> dict[str, Any]:
             1,
         )
 
-    drawn = []
-    for line in figure.lines:
-        there = [bits for bits in settings if bits in line.found]
-        places = [(x[bits], y(line.found[bits].mean)) for bits in there]
-        banded = line.how == "plain" and all(math.isfinite(line.found[bits].low) for bits in there)
-        drawn.append(
-            {
-                "color": line.color,
-                "stroke": line.stroke,
-                "path": "M" + "L".join(f"{a:g} {b:g}" for a, b in places),
-                "dots": places,
-                "band": _band(
-                    [(x[bits], y(line.found[bits].low), y(line.found[bits].high)) for bits in there]
-                )
-                if banded
-                else "",
-                "level": y(line.found[FP32].mean)
-                if line.how == "plain" and FP32 in line.found
-                else None,
-            }
-        )
     return {
-        "title": figure.title,
-        "summary": _summary(figure.lines[0]),
-        "lines": drawn,
-        "x_ticks": [Tick(x[bits], _words(bits)) for bits in settings],
+        "title": probe.title,
+        "summary": _summary(probe.lines[0]),
+        "lines": [
+            _line(line, [bits for bits in configs if bits in line.values], x, y)
+            for line in probe.lines
+        ],
+        "x_ticks": [Tick(x[bits], str(bits)) for bits in configs],
         "y_ticks": [Tick(y(value), number(value)) for value in rows],
-        "points": [(x[bits], 0.0, _reading(figure, bits)) for bits in settings],
+        "points": [(x[bits], 0.0, _tooltip(probe, bits)) for bits in configs],
         "box": {
             "width": WIDTH,
             "height": HEIGHT,
@@ -230,72 +215,87 @@ def _chart(figure: Figure, settings: Sequence[Bits]) -> dict[str, Any]:
     }
 
 
-def _band(places: Sequence[tuple[float, float, float]]) -> str:
-    there, back = (
-        [f"{x:g} {high:g}" for x, _, high in places],
-        [f"{x:g} {low:g}" for x, low, _ in reversed(places)],
-    )
-    return "M" + "L".join(there + back) + "Z"
+def _line(
+    line: Line, configs: Sequence[Bits], x: Mapping[Bits, float], y: Callable[[float], float]
+) -> dict[str, Any]:
+    """Lay out one line; solid lines also have a band and the level of fp32."""
+    points = [(x[bits], y(line.values[bits].mean)) for bits in configs]
+    bounds = [(x[bits], line.values[bits].low, line.values[bits].high) for bits in configs]
+    banded = not line.stroke and all(math.isfinite(low) for _, low, _ in bounds)
+    return {
+        "color": line.color,
+        "stroke": line.stroke,
+        "path": "M" + "L".join(f"{a:g} {b:g}" for a, b in points),
+        "dots": points,
+        "band": _band([(at, y(low), y(high)) for at, low, high in bounds]) if banded else "",
+        "level": y(line.values[FP32].mean) if not line.stroke and FP32 in line.values else None,
+    }
+
+
+def _band(points: Sequence[tuple[float, float, float]]) -> str:
+    upper = [f"{x:g} {high:g}" for x, _, high in points]
+    lower = [f"{x:g} {low:g}" for x, low, _ in reversed(points)]
+    return "M" + "L".join(upper + lower) + "Z"
 
 
 def _summary(line: Line) -> str:
-    worst = min(line.found, key=lambda bits: line.found[bits].mean)
-    lowest = f"lowest {score(line.found[worst].mean)} at {_words(worst)}"
-    return (
-        f"{line.how}: float {score(line.found[FP32].mean)}, {lowest}"
-        if FP32 in line.found
-        else lowest
-    )
+    worst = min(line.values, key=lambda bits: line.values[bits].mean)
+    lowest = f"lowest {score(line.values[worst].mean)} at {worst}"
+    if FP32 not in line.values:
+        return lowest
+    return f"{line.ptq}: fp32 {score(line.values[FP32].mean)}, {lowest}"
 
 
-def _reading(figure: Figure, bits: Bits) -> str:
-    """What the pointer reads at a setting: all lines there with what they are from float; float is said once."""
+def _tooltip(probe: ProbeLines, bits: Bits) -> str:
+    """List the values of all lines at these bits with their differences from fp32."""
+    several = len({line.run for line in probe.lines}) > 1
     parts: dict[str, str] = {}
-    for line in figure.lines:
-        if bits in line.found:
-            run = f"{line.run} " if len({other.run for other in figure.lines}) > 1 else ""
-            less = f" ({signed_interval(line.changes[bits])})" if bits in line.changes else ""
-            how = f"{run}{'' if bits == FP32 else line.how}".strip()
-            parts.setdefault(how, score(line.found[bits].mean) + less)
-    return f"{_words(bits)}: " + "; ".join(f"{how} {value}".strip() for how, value in parts.items())
+    for line in probe.lines:
+        if bits in line.values:
+            change = f" ({signed_interval(line.changes[bits])})" if bits in line.changes else ""
+            # fp32 has no PTQ, so all lines of a run share its entry.
+            names = [line.run] * several + [line.ptq] * (bits != FP32)
+            parts.setdefault(" ".join(names), score(line.values[bits].mean) + change)
+    return f"{bits}: " + "; ".join(f"{name} {value}".strip() for name, value in parts.items())
 
 
-def _table(figure: Figure, run: str, settings: Sequence[Bits]) -> list[dict[str, Any]]:
-    """A row for each way of quantizing: the float figure, and at each setting the figure and what it is less."""
+def _table(probe: ProbeLines, run: str, configs: Sequence[Bits]) -> list[dict[str, Any]]:
+    """Make a row for each PTQ: the fp32 value, then value and difference at each bit config."""
     rows = []
-    for line in figure.lines:
+    for line in probe.lines:
         if line.run == run:
             cells = [
-                (score(line.found[bits].mean), line.against_float(bits))
-                if bits in line.found
+                (score(line.values[bits].mean), line.change(bits))
+                if bits in line.values
                 else ("–", "")
-                for bits in settings
+                for bits in configs
                 if bits != FP32
             ]
-            float_words = score(line.found[FP32].mean) if FP32 in line.found else "–"
-            rows.append({"name": line.how, "float": float_words, "cells": cells})
+            fp32 = score(line.values[FP32].mean) if FP32 in line.values else "–"
+            rows.append({"name": line.ptq, "fp32": fp32, "cells": cells})
     return rows
 
 
 def layers_section(folder: Path) -> dict[str, Any] | None:
-    """What the template needs of `layers.json`: `how` in words and the cells of both tables; `None` without it."""
+    """Prepare the section on the sensitivity of layers from `layers.json`; `None` without it."""
     path = folder / "layers.json"
     if not path.is_file():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    largest = max((row["error"] for row in found["sensitivity"]), default=0.0)
+    layers = json.loads(path.read_text(encoding="utf-8"))
+    largest = max((row["error"] for row in layers["sensitivity"]), default=0.0)
     return {
-        "how": f"Each layer quantized alone to {found['bits']}, all others in float: squared "
-        "error of the features over their variance, and mean cosine to the float features.",
+        "how": f"One layer at a time is quantized to {layers['bits']}, all others stay fp32. Squared "
+        "error of the features relative to their variance, and mean cosine similarity to the fp32 "
+        "features.",
         "sensitivity": [
             {
                 "name": row["name"],
                 "what": row["what"],
                 "error": number(row["error"]),
                 "cosine": f"{row['cosine']:.5f}",
-                "share": round(row["error"] / largest, 3) if largest else 0.0,
+                "fraction": round(row["error"] / largest, 3) if largest else 0.0,
             }
-            for row in found["sensitivity"]
+            for row in layers["sensitivity"]
         ],
         "distributions": [
             {
@@ -306,6 +306,6 @@ def layers_section(folder: Path) -> dict[str, Any] | None:
                 "outliers": f"{100 * row['outliers']:.2f} %",
                 "channels": f"{row['channel_ratio']:.1f}",
             }
-            for row in found["distributions"]
+            for row in layers["distributions"]
         ],
     }

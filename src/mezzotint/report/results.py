@@ -1,4 +1,4 @@
-"""The evaluation as tables and in words: each figure beside raw input and the same encoder untrained."""
+"""Tables and summary of the evaluation: each metric compared with the baselines."""
 
 import math
 import re
@@ -17,52 +17,52 @@ PROBES = {
     "linear": "Linear probe",
     "retrieval": "Retrieval",
     "rank": "",
-    "neighbors": "Neighbors kept",
+    "neighbors": "kNN overlap",
 }
 MEASURES = {
     "top1": "",
-    "top5": "within five guesses",
+    "top5": "top 5",
     "mean_per_class": "mean over classes",
     "map": "mean average precision",
     "median_rank": "median rank of the first hit",
-    "penalty": "strength chosen on training samples",
-    "gap": "nats from the optimum, at most",
-    "rankme": "RankMe, effective rank",
-    "rank_share": "RankMe, share of the directions",
-    "alpha": "α-ReQ, decay of the spectrum",
+    "penalty": "L2 penalty chosen on training samples",
+    "gap": "optimality gap, upper bound in nats",
+    "rankme": "RankMe (effective rank)",
+    "rank_share": "RankMe / feature dim",
+    "alpha": "α-ReQ (spectral decay)",
     "uniformity": "uniformity",
     "spread": "spread",
-    "alignment": "alignment of pairs",
+    "alignment": "alignment of positive pairs",
 }
-_SCORES = {"top1", "top5", "mean_per_class", "map"}  # fractions, of which more is better
+_SCORES = {"top1", "top5", "mean_per_class", "map"}  # fractions, higher is better
 _FURTHER = {"top5", "mean_per_class", "map", "median_rank", "penalty", "gap", "alignment"}
 _BEAM_LEFT, _BEAM_RIGHT = 4.0, 176.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure of the encoder beside those of the two baselines.
+    """One metric of the encoder and of the two baselines.
 
     Attributes:
-        rows: of one probe, metric, precision and protocol: one a seed.
-        found: their mean and its 95 % interval.
-        raw: of the input itself; NaN where it was not measured.
-        untrained: mean over untrained encoders; NaN where none was measured.
+        rows: rows of one probe, metric, bits and protocol, one per seed.
+        result: their mean and its 95 % interval.
+        raw: value of the raw input; NaN if not measured.
+        untrained: mean over untrained encoders; NaN if not measured.
     """
 
     rows: Sequence[Row]
-    found: Interval
+    result: Interval
     raw: float
     untrained: float
 
     @property
     def task(self) -> str:
-        """The metric without its measure."""
+        """Task of the metric."""
         return self.rows[0].metric.rpartition("/")[0]
 
     @property
     def measure(self) -> str:
-        """The last part of the metric."""
+        """Last part of the metric, such as `top1`."""
         return self.rows[0].metric.rpartition("/")[2]
 
     @property
@@ -72,18 +72,18 @@ class Comparison:
 
     @property
     def better_baseline(self) -> float:
-        """NaN without a baseline, or where more is not better."""
+        """Value of the better baseline; NaN without one, or if higher is not better."""
         known = [value for value in (self.raw, self.untrained) if math.isfinite(value)]
         return max(known) if known and self.measure in _SCORES else math.nan
 
     @property
     def gain(self) -> float:
-        """Over the better baseline."""
-        return self.found.mean - self.better_baseline
+        """Gain over the better baseline."""
+        return self.result.mean - self.better_baseline
 
     @property
     def name(self) -> str:
-        """Probe and measure in words, with the precision when it is not float."""
+        """Probe, measure and bits, as in a table."""
         words = (
             PROBES.get(self.rows[0].probe, self.rows[0].probe),
             MEASURES.get(self.measure, self.measure),
@@ -93,15 +93,15 @@ class Comparison:
 
 
 def compare_with_baselines(rows: Sequence[Row], baselines: Baselines) -> list[Comparison]:
-    """Put every figure of the encoder beside the baselines', which are float."""
+    """Compare every metric of the encoder with the fp32 baselines."""
 
     def baseline(others: Sequence[Row], row: Row) -> float:
-        alike = [
+        matches = [
             o
             for o in others
             if (o.probe, o.metric, o.protocol) == (row.probe, row.metric, row.protocol)
         ]
-        return math.fsum(o.value for o in alike) / len(alike) if alike else math.nan
+        return math.fsum(o.value for o in matches) / len(matches) if matches else math.nan
 
     groups: dict[tuple[str, str, Bits, str], list[Row]] = {}
     for row in rows:
@@ -119,21 +119,21 @@ def compare_with_baselines(rows: Sequence[Row], baselines: Baselines) -> list[Co
 
 
 def tables(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """What the template needs to show the comparisons.
+    """Prepare the tables of the comparisons.
 
     Returns:
-        `groups` by task with the main figures; `further` likewise with the others; `notes`, the
+        `groups` by task with the main metrics, `further` likewise with the others, and `notes`, the
         protocols in the order of their numbers.
     """
     notes = list(dict.fromkeys(_protocol(c) for c in comparisons))
-    made: dict[str, dict[str, list[dict[str, Any]]]] = {"groups": {}, "further": {}}
+    by_task: dict[str, dict[str, list[dict[str, Any]]]] = {"groups": {}, "further": {}}
     for comparison in comparisons:
-        place = made["further" if comparison.measure in _FURTHER else "groups"]
-        place.setdefault(task_words(comparison.task), []).append(
+        table = by_task["further" if comparison.measure in _FURTHER else "groups"]
+        table.setdefault(task_words(comparison.task), []).append(
             {
                 "name": comparison.name,
-                "value": score(comparison.found.mean),
-                "interval": _interval_words(comparison.found),
+                "value": score(comparison.result.mean),
+                "interval": _interval_words(comparison.result),
                 "raw": _or_dash(comparison.raw),
                 "untrained": _or_dash(comparison.untrained),
                 "gain": signed(comparison.gain),
@@ -143,7 +143,7 @@ def tables(comparisons: Sequence[Comparison]) -> dict[str, Any]:
             }
         )
     groups = {
-        name: [{"task": t, "rows": r} for t, r in place.items()] for name, place in made.items()
+        name: [{"task": t, "rows": r} for t, r in table.items()] for name, table in by_task.items()
     }
     return {**groups, "notes": notes}
 
@@ -154,16 +154,12 @@ def _protocol(comparison: Comparison) -> str:
 
 
 def task_words(task: str) -> str:
-    """`category/across-styles` → `category, across styles`."""
-    return (
-        "features as they are, without labels"
-        if task == "all"
-        else task.replace("/", ", ").replace("-", " ")
-    )
+    """Write `category/across-styles` as `category, across styles`."""
+    return "label-free metrics" if task == "all" else task.replace("/", ", ").replace("-", " ")
 
 
 def score(value: float) -> str:
-    """A fraction with three decimals, so that a column of them lines up; other numbers with three digits."""
+    """Format a fraction with three decimals, so that columns align; others with three digits."""
     return f"{value:.3f}" if 0.001 <= value < 10.0 else number(value)
 
 
@@ -171,18 +167,18 @@ def _or_dash(value: float) -> str:
     return score(value) if math.isfinite(value) else "–"
 
 
-def _interval_words(found: Interval) -> str:
+def _interval_words(result: Interval) -> str:
     return (
-        f"{score(found.low)} – {score(found.high)}"
-        if math.isfinite(found.low) and found.low < found.high
+        f"{score(result.low)} – {score(result.high)}"
+        if math.isfinite(result.low) and result.low < result.high
         else "–"
     )
 
 
 def _beam(comparison: Comparison) -> dict[str, Any] | None:
-    """Places on a line from 0 to 1; `None` for what is not a score."""
-    found = comparison.found
-    if comparison.measure not in _SCORES or not 0.0 <= found.mean <= 1.0:
+    """Return the positions on a line from 0 to 1; `None` for metrics that are not scores."""
+    result = comparison.result
+    if comparison.measure not in _SCORES or not 0.0 <= result.mean <= 1.0:
         return None
 
     def at(value: float) -> float | None:
@@ -190,12 +186,12 @@ def _beam(comparison: Comparison) -> dict[str, Any] | None:
         return round(_BEAM_LEFT + value * (_BEAM_RIGHT - _BEAM_LEFT), 1) if inside else None
 
     span = (
-        [at(min(1.0, max(0.0, end))) for end in (found.low, found.high)]
-        if math.isfinite(found.low)
+        [at(min(1.0, max(0.0, end))) for end in (result.low, result.high)]
+        if math.isfinite(result.low)
         else None
     )
     return {
-        "value": at(found.mean),
+        "value": at(result.mean),
         "raw": at(comparison.raw),
         "untrained": at(comparison.untrained),
         "span": span,
@@ -203,7 +199,7 @@ def _beam(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def main_comparison(comparisons: Sequence[Comparison]) -> Comparison | None:
-    """The figure of the headline: the first task's linear probe in float, or its kNN, or the first score there is."""
+    """Choose the metric of the headline: fp32 linear probe of the first task, else kNN, else any."""
     scores = [c for c in comparisons if c.measure in _SCORES and c.bits.is_float]
     for probe in ("linear", "knn"):
         for comparison in scores:
@@ -213,14 +209,12 @@ def main_comparison(comparisons: Sequence[Comparison]) -> Comparison | None:
 
 
 def lead(comparisons: Sequence[Comparison]) -> list[tuple[str, bool]]:
-    """The headline: pieces of text, and whether each is to stand out."""
+    """Write the headline: pieces of text, and whether each is emphasized."""
     comparison = main_comparison(comparisons)
     if comparison is None:
         return [
             (
-                "An encoder measured without labels"
-                if comparisons
-                else "An encoder that has not been evaluated",
+                "Evaluated without labels" if comparisons else "Not evaluated yet",
                 False,
             )
         ]
@@ -230,7 +224,7 @@ def lead(comparisons: Sequence[Comparison]) -> list[tuple[str, bool]]:
     task = task_words(comparison.task)
     pieces = [
         (f"{probe} scores ", False),
-        (score(comparison.found.mean), True),
+        (score(comparison.result.mean), True),
         (f" on {task}", False),
     ]
     others = [("raw input", comparison.raw), ("untrained encoder", comparison.untrained)]
@@ -240,41 +234,37 @@ def lead(comparisons: Sequence[Comparison]) -> list[tuple[str, bool]]:
 
 
 def gain_words(comparison: Comparison | None) -> tuple[str, bool] | None:
-    """Whether training was worth it, and whether that is a warning."""
+    """Say what training gained over the better baseline, and whether that is a warning."""
     if comparison is None or not math.isfinite(comparison.gain):
         return None
-    best, low = comparison.better_baseline, comparison.found.low
+    best, low = comparison.better_baseline, comparison.result.low
     name = "the untrained encoder" if best == comparison.untrained else "raw input"
     if comparison.gain <= 0:
-        return f"It is no better than {name} there: {signed(comparison.gain)}.", True
+        return f"This is no better than {name}: {signed(comparison.gain)}.", True
     tail = (
         ""
         if math.isnan(low)
-        else ", beyond the 95 % interval"
+        else "; the 95 % interval is above it"
         if low > best
-        else ", within the 95 % interval"
+        else "; the 95 % interval includes it"
     )
-    return f"That is {signed(comparison.gain)} over {name}{tail}.", bool(tail) and low <= best
+    return f"This is {signed(comparison.gain)} over {name}{tail}.", bool(tail) and low <= best
 
 
 def standing_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
-    """In how many of all top-1 figures the encoder is ahead of both baselines, and whether that is a warning."""
+    """Count the top-1 metrics where the encoder beats both baselines, and say if that is a warning."""
     gains = [c.gain for c in comparisons if c.measure == "top1" and math.isfinite(c.gain)]
     if len(gains) < 2:
         return None
     ahead = sum(gain > 0 for gain in gains)
     if ahead == len(gains):
-        return (
-            f"It is ahead of both baselines in all {len(gains)} figures of the table below.",
-            False,
-        )
-    some = f"{ahead or 'none'} {'is' if ahead < 2 else 'are'} ahead of both baselines"
-    return f"Of the {len(gains)} figures in the table below, {some}.", True
+        return f"It beats both baselines in all {len(gains)} top-1 metrics below.", False
+    return f"It beats both baselines in {ahead} of {len(gains)} top-1 metrics below.", True
 
 
 def collapse_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
-    """The verdict on collapse, and whether it is a warning; `None` when nothing was measured that tells."""
-    value = {c.rows[0].metric: c.found.mean for c in comparisons if c.bits.is_float}
+    """State the verdict on collapse, and whether it is a warning; `None` if it was not measured."""
+    value = {c.rows[0].metric: c.result.mean for c in comparisons if c.bits.is_float}
     if "all/spread" not in value or "all/rank_share" not in value:
         return None
     words = verdict(value["all/spread"], value["all/rank_share"])
