@@ -115,7 +115,9 @@ def test_the_section_shows_at_most_eight_maps_with_a_dot_for_each_sample(run: Pa
     for one in section["maps"]:
         assert sum(path["d"].count("M") for path in one["paths"]) == 500
         assert [path["label"] for path in one["paths"]] == list(range(10))
-    assert section["how"].startswith("The same 500 training samples by two principal components")
+    assert section["how"].startswith(
+        "The same 500 training samples during training, laid out by two principal components"
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"map_epochs": -1}, {"map_layout": "mds"}])
