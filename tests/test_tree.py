@@ -12,9 +12,9 @@ from tests import ROOT
 
 PACKAGE = ROOT / "src" / "mezzotint"
 ORDER = [
-    "_version", "_lazy", "files", "dist", "seeding", "timing", "types", "recipe", "optim", "quant",
-    "codebooks", "augment", "data", "encoders", "methods", "interop", "evaluation", "train", "runs",
-    "detection", "export", "report", "cli", "__main__",
+    "_version", "_lazy", "files", "dist", "seeding", "timing", "modality", "types",
+    "recipe", "optim", "quant", "codebooks", "augment", "data", "encoders", "methods", "interop",
+    "evaluation", "train", "runs", "detection", "export", "report", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 FOLDERS = ("src", "tests", "benchmarks", "scripts")

@@ -1,17 +1,12 @@
 """The few things that travel between the packages."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
-import torch
 from torch import Tensor
 
+from mezzotint.modality.modality import modality_of
 from mezzotint.seeding import Draws
-
-Modality = Literal["image", "audio", "video", "points", "series", "tokens", "table", "image_text"]
-
-PADDING, MASK = 0, 1
-"""Ids of tokens that are not there, and of tokens that are hidden, whatever the tokenizer."""
 
 Box = tuple[int, int, int, int]
 """Top, left, height and width of a crop, in pixels of the stored image."""
@@ -56,30 +51,20 @@ class Input:
     shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    modality: Modality = "image"
+    modality: str = "image"
     vocabulary: int = 0
     text: int = 0
 
     def __post_init__(self) -> None:
-        count = 0 if self.modality == "tokens" else self.shape[0]
-        if len(self.mean) != count or len(self.std) != count:
-            raise ValueError(
-                f"mean and std must have {count} values, one a channel of shape {self.shape}; "
-                f"got {len(self.mean)} and {len(self.std)}"
-            )
+        modality_of(self).check(self)
 
     def as_float(self, x: Tensor) -> Tensor:
-        """Stored values as floats: uint8 in [0, 1], floats as they are; tokens stay whole numbers."""
-        if self.modality == "tokens":
-            return x
-        return x.float().div(255.0) if x.dtype == torch.uint8 else x.float()
+        """Convert stored values to floats: uint8 to [0, 1], others as they are; token ids stay."""
+        return modality_of(self).as_float(x)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Floats `[B, *shape]` as the encoder takes them: `(x − mean) / std` by channel; other sizes are allowed."""
-        if self.modality == "tokens":
-            return x
-        shape = (-1, *(1 for _ in self.shape[1:]))
-        return x.sub(x.new_tensor(self.mean).view(shape)).div_(x.new_tensor(self.std).view(shape))
+        """Normalize floats `[B, *sizes]` of any size by channel: `(x − mean) / std`; token ids stay."""
+        return modality_of(self).normalize(x, self)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from mezzotint.augment.image_text import ImageAndText
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.tokens import TokenCrop, TokenMask
 from mezzotint.augment.transform import Transform
-from mezzotint.data.image_text import pack, unpack
+from mezzotint.modality.image_text import pack, unpack
+from mezzotint.modality.tokens import MASK, PADDING
 from mezzotint.seeding import Draws
-from mezzotint.types import MASK, PADDING
 
 
 @pytest.fixture

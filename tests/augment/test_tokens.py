@@ -4,8 +4,8 @@ from torch import Tensor
 
 from mezzotint.augment.tokens import TokenCrop, TokenDrop, TokenMask, TokenSwap
 from mezzotint.augment.transform import Transform
+from mezzotint.modality.tokens import MASK, PADDING
 from mezzotint.seeding import Draws
-from mezzotint.types import MASK, PADDING
 
 LENGTHS = (40, 25, 1, 0, 7)
 

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from mezzotint.data.image.embedded import EmbeddedImages
-from mezzotint.data.image_text import CaptionedImages, EmojiNames, mismatched, pack, unpack
-from mezzotint.data.tokens.tokenizers import FIRST
+from mezzotint.data.image_text import CaptionedImages, EmojiNames, mismatched
+from mezzotint.modality.image_text import pack, unpack
+from mezzotint.modality.tokens import FIRST_TOKEN
 from mezzotint.types import Unreadable
 
 
@@ -25,7 +26,7 @@ def test_emoji_are_stored_with_their_names() -> None:
     source = EmojiNames(length=8)
     assert len(source) == 3822 and source.input.shape == (4, 32, 32) and source.input.text == 8
     place = source.ids.index("twitter/sweat_smile")
-    assert "".join(chr(t - FIRST) for t in source.tokens[place].tolist()) == "sweat sm"
+    assert "".join(chr(t - FIRST_TOKEN) for t in source.tokens[place].tolist()) == "sweat sm"
     colors, _ = unpack(source.read(place)["x"].unsqueeze(0), 8)
     assert torch.equal(colors[0], EmbeddedImages(name="emoji").images[place].float() / 255.0)
 
@@ -84,7 +85,7 @@ def test_captions_of_coco(folder: Path) -> None:
     source = CaptionedImages(root=str(folder), files=str(coco(folder)), size=16, length=20)
     assert len(source) == 24 and source.id_of(13) == "1.png"
     colors, tokens = unpack(source.read(13)["x"].unsqueeze(0), 20)
-    assert "".join(chr(t - FIRST) for t in tokens[0].tolist() if t) == "picture 1, said 1"
+    assert "".join(chr(t - FIRST_TOKEN) for t in tokens[0].tolist() if t) == "picture 1, said 1"
     assert torch.allclose(colors[0, 0], torch.tensor(20 / 255))
     everything, (task,) = source.evaluation()
     assert len(everything) == 48
@@ -92,7 +93,9 @@ def test_captions_of_coco(folder: Path) -> None:
     assert not set(paths[task.train]) & set(paths[task.test])
     for index in range(24, 48):
         said = unpack(everything.read(index)["x"].unsqueeze(0), 20)[1][0].tolist()
-        assert f"picture {paths[index][:-4]}," not in "".join(chr(t - FIRST) for t in said if t)
+        assert f"picture {paths[index][:-4]}," not in "".join(
+            chr(t - FIRST_TOKEN) for t in said if t
+        )
 
 
 def test_captions_of_a_table(folder: Path) -> None:

@@ -1,14 +1,14 @@
 """Data by the name that a user types, for the encoder that is to take it."""
 
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mezzotint.data.open import embedded_names, open_source, sources
-from mezzotint.types import Input, Modality
+from mezzotint.modality.modality import modality_names
+from mezzotint.types import Input
 
 IMAGE = Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
 
@@ -91,7 +91,7 @@ def test_no_two_sources_open_the_same_path_or_name() -> None:
     paths = [(source.modality, suffix) for source in sources() for suffix in source.opens]
     names = [name for source in sources() for name in source.embedded]
     assert len(set(paths)) == len(paths) and len(set(names)) == len(names)
-    assert {modality for modality, _ in paths} == set(get_args(Modality))
+    assert {modality for modality, _ in paths} == set(modality_names())
     for name in names:
         source = embedded_names()[name].open_embedded(name)
         assert source.input.modality == source.modality and source.config["kind"] == source.kind

@@ -12,8 +12,9 @@ from mezzotint.encoders.domain_agnostic import DomainAgnostic
 from mezzotint.encoders.vit import ViT
 from mezzotint.methods.embedding_quantization import EmbeddingQuantization
 from mezzotint.methods.emix import EMix
+from mezzotint.modality.tokens import PADDING
 from mezzotint.seeding import Draws
-from mezzotint.types import PADDING, Input, Views
+from mezzotint.types import Input, Views
 
 LENGTHS = (12, 7, 1, 3)
 MADE: dict[str, Callable[[Input], ViT]] = {

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from mezzotint import quant
-from mezzotint.encoders.patches import SinCos, grid_places, take
-from mezzotint.encoders.point_patches import farthest_points
 from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.encoders.vit import DropPath, ViT
+from mezzotint.modality.patches import grid_positions
 from mezzotint.types import Input
 
 SHAPES: dict[str, tuple[tuple[int, ...], dict[str, Any], tuple[int, ...]]] = {
@@ -32,7 +31,7 @@ def made(modality: str, **keywords: Any) -> ViT:
     shape, own, _ = SHAPES[modality]
     count = 0 if modality == "tokens" else shape[0]
     words = keywords.pop("vocabulary", 9) if modality == "tokens" else 0
-    input = Input(shape, (0.0,) * count, (1.0,) * count, modality, words)  # type: ignore[arg-type]
+    input = Input(shape, (0.0,) * count, (1.0,) * count, modality, words)
     return ViT(input, **{"width": 24, "depth": 2, "heads": 3, **own, **keywords}).eval()
 
 
@@ -95,38 +94,6 @@ def test_the_order_of_kept_patches_does_not_matter(modality: str) -> None:
     torch.testing.assert_close(found, encoder.tokens(x)[:, order], atol=1e-5, rtol=1e-4)
 
 
-def test_patches_are_slices_in_row_order() -> None:
-    x = sample("video")
-    values, where = made("video").patches.split(x)
-    number = 0
-    for t in range(2):
-        for i in range(2):
-            for j in range(4):
-                tube = x[:, :, 2 * t : 2 * t + 2, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4]
-                assert torch.equal(values[:, number], tube.flatten(1))
-                assert where[0, number].tolist() == [t, i, j]
-                number += 1
-
-
-@pytest.mark.parametrize(("grid", "width"), [((5,), 10), ((2, 3), 24), ((2, 2, 3), 26)])
-def test_positions_are_those_of_the_definition(grid: tuple[int, ...], width: int) -> None:
-    found = SinCos(len(grid), width)(grid_places(grid, torch.device("cpu")))[0]
-    share = 2 * (width // (2 * len(grid)))
-    widths = [width - share * (len(grid) - 1)] + [share] * (len(grid) - 1)
-    for number, row in enumerate(found.tolist()):
-        rest = number
-        place: list[int] = []
-        for size in reversed(grid):
-            place.insert(0, rest % size)
-            rest //= size
-        expected: list[float] = []
-        for at, own in zip(place, widths, strict=True):
-            angles = [at / 10000 ** (i / (own // 2)) for i in range(own // 2)]
-            expected += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
-        assert row == pytest.approx(expected, abs=1e-5)
-    assert len(found.unique(dim=0)) == math.prod(grid)
-
-
 def test_features_are_those_of_timm() -> None:
     """The same weights in timm's network: patch order, attention, GELU, norms."""
     encoder = made("image", width=32, heads=4, depth=3)
@@ -144,7 +111,7 @@ def test_features_are_those_of_timm() -> None:
         }
         theirs["patch_embed.proj.weight"] = theirs.pop("patches.project.weight").view(32, 3, 8, 8)
         theirs["patch_embed.proj.bias"] = theirs.pop("patches.project.bias")
-        theirs["pos_embed"] = encoder.places(grid_places((2, 3), torch.device("cpu")))
+        theirs["pos_embed"] = encoder.places(grid_positions((2, 3), torch.device("cpu")))
         other.load_state_dict(theirs)
     x = sample("image")
     torch.testing.assert_close(encoder(x), other(x), atol=1e-5, rtol=1e-4)
@@ -162,41 +129,11 @@ def test_parameter_counts_are_the_published_ones_without_positions_and_class_tok
     )  # timm's vit_small and vit_base without a head
 
 
-def test_points_do_not_depend_on_their_order_and_groups_are_the_nearest() -> None:
-    encoder, x = made("points"), sample("points")
-    torch.testing.assert_close(
-        encoder(x[:, :, torch.randperm(50)]), encoder(x), atol=1e-5, rtol=1e-4
-    )
-    values, centers = encoder.patches.split(x)
-    for row in range(2):
-        cloud = x[row].T
-        for group in range(6):
-            distance = (cloud - centers[row, group]).norm(dim=1).sort().values[:5]
-            torch.testing.assert_close(values[row, group].norm(dim=1), distance)
-    chosen = farthest_points(x.transpose(1, 2), 6)
-    for row in range(2):
-        cloud = x[row].T
-        for place in range(1, 6):
-            apart = torch.cdist(cloud, cloud[chosen[row, :place]]).amin(dim=1)
-            assert apart.argmax() == chosen[row, place]
-
-
-def test_table_tokens_are_value_times_vector_plus_vector() -> None:
-    encoder, x = made("table"), sample("table")
-    values, where = encoder.patches.split(x)
-    times, plus = (
-        encoder.get_parameter("patches.table.weight"),
-        encoder.get_parameter("places.table.weight"),
-    )
-    found = encoder.patches.embed(values) + encoder.places(where)
-    torch.testing.assert_close(found, x[:, :, None] * times + plus)
-
-
 def test_other_sizes_have_positions_of_their_own_grid() -> None:
     encoder = made("audio")
     assert encoder(torch.randn(2, 1, 8, 48)).shape == (2, 24)
     with pytest.raises(
-        ValueError, match=r"size \(8, 30\) and patches of \(4, 8\); allowed .*; *|divides"
+        ValueError, match=r"`patch` must divide the sizes \(8, 30\) .* got \(4, 8\)"
     ):
         encoder(torch.randn(2, 1, 8, 30))
 
@@ -273,23 +210,18 @@ def test_compiled_quantized_and_saved(tmp_path: Any) -> None:
         (
             "image",
             {"patch": 7},
-            r"got samples of size \(16, 24\) and patches of \(7, 7\); allowed .*choose",
+            r"`patch` must divide the sizes \(16, 24\) .* got \(7, 7\)\. Change",
         ),
-        ("image", {"patch": [8]}, r"got samples of size"),
-        ("image", {"patch": 0}, r"got patch=0; allowed"),
+        ("image", {"patch": [8]}, r"`patch` must divide the sizes"),
+        ("image", {"patch": 0}, r"`patch` must be positive .* got 0"),
         ("image", {"heads": 5}, r"got width=24 and heads=5; allowed"),
         ("image", {"depth": 0}, r"got depth=0"),
         ("image", {"pool": "max"}, r"got pool='max'; allowed"),
-        ("image", {"width": 3, "heads": 3}, r"got width 3 for positions of 2 axes; allowed"),
-        ("points", {"groups": 51}, r"got clouds of 50 points, groups=51 .*; allowed"),
-        ("tokens", {"vocabulary": 0}, r"got tokens of a vocabulary of 0; allowed"),
+        ("image", {"width": 3, "heads": 3}, r"`width` must be even and at least 4 .* got 3"),
+        ("points", {"groups": 51}, r"`groups` and `group_size` must be 1 to 50 .* got 51"),
+        ("tokens", {"vocabulary": 0}, r"vocabulary must have at least 2 ids, got 0"),
     ],
 )
 def test_bad_sizes_are_refused(modality: str, keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(modality, **keywords)
-
-
-def test_take_gathers_rows() -> None:
-    x, rows = torch.arange(24).view(2, 4, 3), torch.tensor([[3, 0], [1, 1]])
-    assert torch.equal(take(x, rows), torch.stack([x[0, [3, 0]], x[1, [1, 1]]]))

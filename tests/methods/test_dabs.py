@@ -16,8 +16,9 @@ from mezzotint.methods.embedding_quantization import EmbeddingQuantization
 from mezzotint.methods.emix import EMix, _mixed, mixture_loss
 from mezzotint.methods.method import Method
 from mezzotint.methods.shed import ShED, shuffled
+from mezzotint.modality.tokens import PADDING
 from mezzotint.seeding import Draws, key_of
-from mezzotint.types import PADDING, Input, Views
+from mezzotint.types import Input, Views
 
 SERIES = Input((3, 20), (0.0,) * 3, (1.0,) * 3, "series")
 TEXT = Input((12,), (), (), "tokens", 30)

@@ -16,7 +16,7 @@ from mezzotint.report.code_pictures import join, nearest_patches
 from mezzotint.report.codes import encode_samples, write_codes
 from mezzotint.runs.reuse import trained_method
 from mezzotint.train.plan import pretrain_plan
-from mezzotint.types import Input, Modality
+from mezzotint.types import Input
 
 BOOK = {"kind": "rq", "dim": 8, "num_codes": 24, "num_levels": 2}
 
@@ -110,7 +110,7 @@ def test_the_page_shows_patches_and_levels(run: Path) -> None:
     ("shape", "patch"), [((3, 8, 12), [4, 2]), ((3, 4, 8, 8), [2, 4, 8]), ((2, 12), [3])]
 )
 def test_join_is_the_inverse_of_split(shape: tuple[int, ...], patch: list[int]) -> None:
-    kinds: dict[int, Modality] = {2: "image", 3: "video", 1: "series"}
+    kinds: dict[int, str] = {2: "image", 3: "video", 1: "series"}
     encoder = ViT(
         Input(shape, (0.0,) * shape[0], (1.0,) * shape[0], kinds[len(patch)]),
         width=12,

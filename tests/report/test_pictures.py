@@ -9,7 +9,16 @@ from PIL import Image
 
 from mezzotint.data.image.arrays import Arrays
 from mezzotint.data.image.embedded import EmbeddedImages
-from mezzotint.report.pictures import SPRITE_SIZE, Picture, credit, drawable, picture, plate, sprite
+from mezzotint.report.pictures import (
+    SPRITE_SIZE,
+    Picture,
+    credit,
+    drawable,
+    picture,
+    plate,
+    portrait,
+    sprite,
+)
 from mezzotint.types import Input
 
 
@@ -90,3 +99,20 @@ def test_what_has_no_picture_is_not_drawable(tmp_path: Path) -> None:
     assert drawable(source)
     source.input = Input((6,), (0.0,) * 6, (1.0,) * 6, "table")
     assert not drawable(source)
+
+
+def test_a_clip_moves_in_a_portrait() -> None:
+    class Clips:
+        input = Input((1, 5, 32, 48), (0.0,), (1.0,), "video")
+
+    x = (torch.arange(5, dtype=torch.uint8) * 50).view(1, 5, 1, 1).expand(1, 5, 32, 48)
+    shown = portrait(x, "a clip", Clips())  # type: ignore[arg-type]
+    assert (shown.width, shown.height, shown.alt) == (48, 32, "a clip")
+    data = base64.b64decode(shown.src.removeprefix("data:image/webp;base64,"))
+    with Image.open(io.BytesIO(data)) as image:
+        assert getattr(image, "n_frames", 1) == 5 and image.info["loop"] == 0
+        for number in range(5):
+            image.seek(number)
+            assert abs(np.asarray(image.convert("L")).astype(int) - 50 * number).max() <= 6
+            assert image.info.get("duration", 125) in (0, 125)
+    assert portrait(x / 255, "a clip", Clips()).src == shown.src  # type: ignore[arg-type]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.transform import Params, Transform
+from mezzotint.modality.tokens import MASK, PADDING
 from mezzotint.seeding import Draws
-from mezzotint.types import MASK, PADDING
 
 
 class TokenMask(Transform):

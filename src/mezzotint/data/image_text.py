@@ -1,9 +1,7 @@
 """Images with text: a picture and what is said of it, as one sample.
 
-A sample is one tensor, as everywhere: float32 `[4, H, W]`, of which three channels are the colors
-in [0, 1] and the fourth holds the text's tokens, row by row from its first place on, 0 (padding)
-where there is none. `pack` and `unpack` are the two ways; `Input.text` says how many tokens there
-are. Only transformers over patches take such samples.
+`modality/image_text.py` says how a sample is laid out. Only transformers over patches take such
+samples.
 
 The question that any such data can be asked is DABS's: does this text belong to this picture?
 (Tamkin et al. 2021, arXiv 2111.12062, "mismatched caption".) Half of the pairs asked about are
@@ -20,31 +18,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
 from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
-from mezzotint.data.tokens.tokenizers import FIRST, tokenizer_of
+from mezzotint.data.tokens.tokenizers import tokenizer_of
 from mezzotint.data.tokens.tokens import windows
+from mezzotint.modality.image_text import pack
+from mezzotint.modality.tokens import FIRST_TOKEN
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Sample
 
 ANSWERS = ("another picture's text", "its own text")
-
-
-def pack(images: Tensor, tokens: Tensor) -> Tensor:
-    """Pictures uint8 `[B, 3, H, W]` and their tokens `[B, L]` → float32 `[B, 4, H, W]`."""
-    plane = torch.zeros(len(images), images.shape[-2] * images.shape[-1])
-    plane[:, : tokens.shape[1]] = tokens.float()
-    return torch.cat([images.float() / 255.0, plane.view(-1, 1, *images.shape[-2:])], dim=1)
-
-
-def unpack(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Samples `[B, 4, H, W]` → their colors `[B, 3, H, W]`, and int64 tokens `[B, length]`."""
-    return x[:, :3], x[:, 3].flatten(1)[:, :length].long()
 
 
 class EmojiNames(InMemory):
@@ -197,7 +184,9 @@ class _ImageFiles(ImageFolder):
 def input_with_text(image: Input, length: int, tokens: int) -> Input:
     """What an encoder takes of such pictures with `length` of `tokens` different tokens."""
     shape = (4, *image.shape[1:])
-    return Input(shape, (*image.mean, 0.0), (*image.std, 1.0), "image_text", tokens + FIRST, length)
+    return Input(
+        shape, (*image.mean, 0.0), (*image.std, 1.0), "image_text", tokens + FIRST_TOKEN, length
+    )
 
 
 def encoded(texts: Sequence[str], tokenizer: str, length: int) -> npt.NDArray[np.int32]:

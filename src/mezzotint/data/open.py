@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mezzotint.data.source import FOLDER, Source
+from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.signatures import index
-from mezzotint.types import Input, Modality
+from mezzotint.types import Input
 
 
 @functools.cache
@@ -27,7 +28,7 @@ def sources() -> tuple[type[Source], ...]:
     return tuple(classes)
 
 
-def openers(modality: Modality) -> Mapping[str, type[Source]]:
+def openers(modality: str) -> Mapping[str, type[Source]]:
     """Return the source that opens each kind of path of a modality, by suffix or `"folder"`."""
     return {
         suffix: source
@@ -37,7 +38,7 @@ def openers(modality: Modality) -> Mapping[str, type[Source]]:
     }
 
 
-def embedded_names(modality: Modality | None = None) -> Mapping[str, type[Source]]:
+def embedded_names(modality: str | None = None) -> Mapping[str, type[Source]]:
     """Return the sources of embedded data by their short names, of one modality or of all."""
     return {
         name: source
@@ -62,10 +63,7 @@ def open_source(name: str, input: Input) -> Source:
         source = embedded[name].open_embedded(name)
     else:
         source = _opened(name, input)
-    # Encoders of audio take clips of any length.
-    free = 1 if input.modality == source.input.modality == "audio" else 0
-    ours, theirs = (i.shape[: len(i.shape) - free] for i in (source.input, input))
-    if (source.input.modality, ours) != (input.modality, theirs):
+    if not modality_of(input).fits(source.input, input):
         raise ValueError(
             f"`{name}` is {source.input.modality} of shape {source.input.shape}, but the encoder "
             f"takes {input.modality} of shape {input.shape}. Use data of that shape, or another "

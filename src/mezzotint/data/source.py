@@ -14,7 +14,7 @@ from torch import Tensor
 from mezzotint.data.balance import Weighting
 from mezzotint.recipe.component import Component
 from mezzotint.types import Box as Box
-from mezzotint.types import Input, Modality, Sample
+from mezzotint.types import Input, Sample
 
 if TYPE_CHECKING:
     from mezzotint.data.image.nvjpeg import Jpeg
@@ -99,7 +99,7 @@ class Source(Component, ABC, abstract=True):
         weighting: how often each sample is drawn; `None` visits each once an epoch.
     """
 
-    modality: ClassVar[Modality] = "image"
+    modality: ClassVar[str] = "image"
     opens: ClassVar[frozenset[str]] = frozenset()
     embedded: ClassVar[tuple[str, ...]] = ()
 

@@ -17,8 +17,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mezzotint.encoders.patches import take
 from mezzotint.encoders.vit import ViT, blocks, initialize
+from mezzotint.modality.patches import take
 from mezzotint.recipe.component import Component
 
 
@@ -66,7 +66,7 @@ class MaskedDecoder(nn.Module):
             windows(torch.empty(1, encoder.patches.count, 1), encoder.patches.grid, size.window, 0)
         self.embed = nn.Linear(encoder.dim, size.width)
         self.hidden = nn.Parameter(torch.randn(1, 1, size.width) * 0.02)
-        self.places = encoder.patches.places(size.width)
+        self.places = encoder.patches.position_embedding(size.width)
         self.blocks = blocks(size.width, size.depth, size.heads)
         self.norm = nn.LayerNorm(size.width, eps=1e-6)
         self.head = nn.Linear(size.width, outputs)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from mezzotint.recipe.component import Component
-from mezzotint.types import Input, Modality
+from mezzotint.types import Input
 
 
 class Encoder(nn.Module, Component):
@@ -31,8 +31,8 @@ class Encoder(nn.Module, Component):
         self.dim = dim
 
     @property
-    def modality(self) -> Modality:
-        """What the input is."""
+    def modality(self) -> str:
+        """Name of the input's modality."""
         return self.input.modality
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.component import factory
 from mezzotint.types import Input
 
@@ -70,7 +71,7 @@ def timm(
     Raises:
         ValueError: when timm is missing, has no such network, or cannot build it so.
     """
-    if input.modality != "image" or len(input.shape) != 3:
+    if not modality_of(input).is_picture:
         raise ValueError(
             f"timm's networks take images [C, H, W], got {input.modality} of shape {list(input.shape)}; "
             "choose an encoder of that modality"

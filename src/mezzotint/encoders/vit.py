@@ -1,7 +1,7 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) for any modality: patches, then pre-norm blocks.
 
 Named sizes, as width / depth / heads: tiny 192 / 12 / 3, small 384 / 12 / 6, base 768 / 12 / 12,
-large 1024 / 24 / 16. Everything that depends on the modality stands in `patches`. Initialization
+large 1024 / 24 / 16. Everything that depends on the modality is in `modality`. Initialization
 and details as in MAE (He et al. 2022, arXiv 2111.06377): fixed sine-cosine positions,
 Xavier-uniform linears, biases 0, LayerNorms with ε = 1e-6.
 
@@ -14,7 +14,6 @@ long the batch is.
 Shapes: B samples, L patches, D width.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -22,25 +21,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.patches import (
-    GridPatches,
-    ImageTextPatches,
-    Patches,
-    TablePatches,
-    TokenPatches,
-    take,
-)
-from mezzotint.encoders.point_patches import PointPatches
+from mezzotint.modality.modality import modality_of
+from mezzotint.modality.patches import PatchSize, take
 from mezzotint.types import Input
 
 Pool = Literal["mean", "cls"]
-_SIDE = {
-    "image": (16, 16),
-    "audio": (16, 16),
-    "video": (2, 16, 16),
-    "series": (16,),
-    "image_text": (16, 16),
-}
 
 
 class Attention(nn.Module):
@@ -168,8 +153,9 @@ class ViT(Encoder):
         self.heads = heads
         if pool not in ("mean", "cls"):
             raise ValueError(f"got pool={pool!r}; allowed is mean or cls: choose one of them")
-        self.patches = patches_of(input, width, patch=patch, groups=groups, group_size=group_size)
-        self.places = self.patches.places(width)
+        size = PatchSize(patch, groups, group_size)
+        self.patches = modality_of(input).patches(input, width, size)
+        self.places = self.patches.position_embedding(width)
         self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02) if pool == "cls" else None
         self.blocks = blocks(width, depth, heads, drop_path)
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -185,17 +171,17 @@ class ViT(Encoder):
         Returns:
             `[B, L', D]`, in the order of `keep`, without the class token.
         """
-        out = self.encode(*self.embed(x, keep), self.there(x, keep))
+        out = self.encode(*self.embed(x, keep), self.valid_mask(x, keep))
         return out if self.cls is None else out[:, 1:]
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """`[B, *sizes]` → `[B, D]`; of the patches in `keep` alone, as for `tokens`."""
-        there = self.there(x, keep)
+        there = self.valid_mask(x, keep)
         return self.pool(self.encode(*self.embed(x, keep), there), there)
 
-    def there(self, x: Tensor, keep: Tensor | None = None) -> Tensor | None:
+    def valid_mask(self, x: Tensor, keep: Tensor | None = None) -> Tensor | None:
         """Which patches are no padding: bool `[B, L']`, one in every sample at least; `None` where there is none."""
-        there = self.patches.there(x)
+        there = self.patches.valid_mask(x)
         if there is None:
             return None
         there = there if keep is None else there.gather(1, keep)
@@ -245,30 +231,3 @@ class ViT(Encoder):
 
     def _with_cls(self, there: Tensor) -> Tensor:
         return there if self.cls is None else pad(there, (1, 0), value=True)
-
-
-def patches_of(
-    input: Input, dim: int, *, patch: int | Sequence[int] | None, groups: int, group_size: int
-) -> Patches:
-    """The patches of a modality.
-
-    Args:
-        input: of the encoder.
-        dim: D.
-        patch: side along each axis, or of all; by default 16, and 2 in time for video.
-        groups: of points.
-        group_size: of points.
-    """
-    if input.modality == "points":
-        return PointPatches(input.shape, groups, group_size, dim)
-    if input.modality == "tokens":
-        return TokenPatches(input.shape, input.vocabulary, dim)
-    if input.modality == "table":
-        return TablePatches(input.shape, dim)
-    side = _SIDE[input.modality] if patch is None else patch
-    side = (side,) * (len(input.shape) - 1) if isinstance(side, int) else tuple(side)
-    if not side or min(side) < 1:
-        raise ValueError(f"got patch={patch}; allowed are whole numbers from 1 on: choose 16")
-    if input.modality == "image_text":
-        return ImageTextPatches(input, side, dim)
-    return GridPatches(input.shape, side, dim)

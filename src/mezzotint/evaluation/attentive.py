@@ -181,7 +181,7 @@ class PatchTokens(Encoder, abstract=True):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, *input.shape]` → `[B, L · D]`."""
         tokens: Tensor = self.encoder.tokens(x)  # type: ignore[operator]
-        there = self.encoder.there(x) if hasattr(self.encoder, "there") else None  # type: ignore[operator]
+        there = self.encoder.valid_mask(x) if hasattr(self.encoder, "valid_mask") else None  # type: ignore[operator]
         if there is not None:
             tokens = tokens.masked_fill(~there.unsqueeze(2), torch.nan)
         return tokens.flatten(1)

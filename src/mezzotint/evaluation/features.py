@@ -12,21 +12,18 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as td
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mezzotint import dist
-from mezzotint.data.image_text import unpack
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.modality.modality import modality_of
 from mezzotint.quant.hooks import evaluating
-from mezzotint.types import PADDING, Input, Unreadable
+from mezzotint.types import Input, Unreadable
 
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and their total, of this process."""
-
-_RAW_LIMIT = 64
-_RAW_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -119,43 +116,14 @@ def extract(
 def raw_features(
     source: Source, *, indices: Tensor | None = None, batch_size: int = 256, workers: int = 0
 ) -> Extraction:
-    """The input itself as features: what an encoder has to beat.
-
-    Samples are normalized as `source.input` says and flattened. Images with a side above 64 px are
-    first averaged over areas to at most 32 × 32, at which a linear probe of pixels is about as good
-    and has fewer weights to overfit with; videos to 4 × 16 × 16. Of tokens it is how large a share
-    of the text each has; of images with text, both.
-    """
+    """Return the input itself as features, as its modality defines them: the baseline to beat."""
 
     def forward(x: Tensor) -> Tensor:
-        if source.input.modality == "image_text":
-            image, tokens = unpack(x, source.input.text)
-            return torch.cat([pixels(image), _shares(tokens, source.input.vocabulary)], dim=1)
-        return pixels(x) if x.is_floating_point() else _shares(x, source.input.vocabulary)
-
-    def pixels(x: Tensor) -> Tensor:
-        if x.ndim == 5:
-            frames, height, width = x.shape[2:]
-            x = nn.functional.adaptive_avg_pool3d(
-                x, (min(frames, 4), min(height, 16), min(width, 16))
-            )
-        if x.ndim == 4 and max(x.shape[-2:]) > _RAW_LIMIT:
-            height, width = x.shape[-2:]
-            x = nn.functional.adaptive_avg_pool2d(
-                x, (min(_RAW_SIZE, height), min(_RAW_SIZE, width))
-            )
-        return x.flatten(1)
+        return modality_of(source.input).raw_features(x, source.input)
 
     return _read(
         source, forward, source.input, indices, batch_size, workers, torch.device("cpu"), None
     )
-
-
-def _shares(x: Tensor, vocabulary: int) -> Tensor:
-    """Tokens `[B, L]` → float32 `[B, vocabulary]`, the share of each in what is no padding."""
-    there = (x != PADDING).float()
-    counts = there.new_zeros(len(x), vocabulary).scatter_add_(1, x, there)
-    return counts / there.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
 class InputNormalizer:

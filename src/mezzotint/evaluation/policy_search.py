@@ -26,6 +26,7 @@ from mezzotint.evaluation.features import extract_readable, read_batches
 from mezzotint.evaluation.linear import Scaling
 from mezzotint.evaluation.logistic import fit
 from mezzotint.evaluation.suite import asked
+from mezzotint.modality.modality import modality_of
 from mezzotint.quant.hooks import evaluating
 from mezzotint.seeding import Draws, key_of
 
@@ -65,7 +66,7 @@ def search_policy(
     """
     read, tasks = asked(source)
     found = [t for t in tasks if t.kind == "classify" and task in (None, t.name)]
-    if encoder.input.modality != "image" or encoder.input.shape != read.input.shape:
+    if not modality_of(encoder.input).is_picture or encoder.input.shape != read.input.shape:
         raise ValueError(
             f"got samples of modality {read.input.modality!r} and shape {read.input.shape} for an encoder of "
             f"{encoder.input.modality!r} and {encoder.input.shape}; allowed are images, of one shape: take other data"

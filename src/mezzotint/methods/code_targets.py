@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from mezzotint import dist
 from mezzotint.codebooks.codebook import Codebook
 from mezzotint.codebooks.health import health
-from mezzotint.encoders.patches import take
+from mezzotint.modality.patches import take
 from mezzotint.types import Codes
 
 _LOOKED_AT = 4096

@@ -78,14 +78,14 @@ class EmbeddingQuantization(Method):
             x = views.x[place % len(views.x)]
             if place < len(views.x):
                 embedded, where = encoder.embed(x)
-            there = encoder.there(x)
+            there = encoder.valid_mask(x)
             out = encoder.encode(self._quantized(embedded, x, drawn[place]), where, there)
             zs.append(self.head(encoder.pool(out, there)))
         loss, accuracy = nt_xent(torch.stack(zs), self.temperature)
         return Step(loss, {"accuracy": accuracy, **collapse_signals(zs)})
 
     def _quantized(self, embedded: Tensor, x: Tensor, params: Params) -> Tensor:
-        there = need_patches(self.encoder).patches.there(x)
+        there = need_patches(self.encoder).patches.valid_mask(x)
         return self.quantization.apply(
             embedded, params, None if there is None else there.unsqueeze(2)
         )

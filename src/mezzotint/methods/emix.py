@@ -29,6 +29,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.methods.masked import dabs_head, need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import collapse_signals
+from mezzotint.modality.modality import modality_of
 from mezzotint.types import Step, Views
 
 Level = Literal["embedding", "input"]
@@ -95,7 +96,7 @@ class EMix(Method):
                 f"got level={level!r}, temperature={temperature}; allowed are embedding or input, and more than 0: "
                 "DABS has embedding and 0.2"
             )
-        if level == "input" and encoder.modality in ("tokens", "image_text"):
+        if level == "input" and modality_of(encoder.input).has_tokens:
             raise ValueError(
                 "got level=input for tokens, which are no numbers to mix; allowed is level=embedding"
             )
@@ -129,7 +130,7 @@ class EMix(Method):
             return self.encoder(_mixed(first, partner, share)), self.encoder(last)
         encoder = need_patches(self.encoder)
         embedded, where = encoder.embed(first)
-        there = encoder.there(first)
+        there = encoder.valid_mask(first)
         either = None if there is None else there | there[partner]
         mixed = encoder.pool(
             encoder.encode(_mixed(embedded, partner, share), where, either), either

@@ -13,8 +13,9 @@ from torch import Tensor
 from mezzotint.augment.masking import Mask, RandomMask
 from mezzotint.encoders.decoder import Decoder
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.patches import take
 from mezzotint.methods.masked import Masked, need_patches
+from mezzotint.modality.modality import modality_of
+from mezzotint.modality.patches import take
 from mezzotint.types import Step, Views
 
 
@@ -37,7 +38,7 @@ class MAE(Masked):
         decoder: Decoder = Decoder(),  # noqa: B008
         normalize: bool = True,
     ) -> None:
-        if encoder.modality in ("tokens", "image_text"):
+        if modality_of(encoder.input).has_tokens:
             raise ValueError(
                 f"got {encoder.modality}, and tokens have no values to predict; allowed is data without them: "
                 "choose bridle"

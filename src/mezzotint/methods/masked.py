@@ -88,7 +88,7 @@ def dabs_head(width: int, dim: int) -> nn.Module:
 
 def real_tokens(encoder: ViT, x: Tensor, embedded: Tensor) -> Tensor:
     """Which patches are no padding: bool `[B, L]`."""
-    there = encoder.patches.there(x)
+    there = encoder.patches.valid_mask(x)
     if there is None:
         return torch.ones(embedded.shape[:2], dtype=torch.bool, device=embedded.device)
     return there

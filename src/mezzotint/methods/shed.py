@@ -57,7 +57,7 @@ class ShED(Method):
             order, (count * self.share).round().long().clamp(min=2).minimum(count)
         )
         out = encoder.encode(
-            embedded.gather(1, index.unsqueeze(2).expand_as(embedded)), where, encoder.there(x)
+            embedded.gather(1, index.unsqueeze(2).expand_as(embedded)), where, encoder.valid_mask(x)
         )
         tokens = out if encoder.cls is None else out[:, 1:]
         logits = self.head(tokens).float()

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from mezzotint.encoders.patches import SinCos
 from mezzotint.encoders.vit import ViT, blocks, initialize
+from mezzotint.modality.patches import SinCos
 from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of
 
@@ -170,7 +170,7 @@ class Estimator(nn.Module):
     def __init__(self, encoder: ViT, dim: int, depth: int) -> None:
         super().__init__()
         self.embed = nn.Linear(dim, encoder.dim)
-        self.places = encoder.patches.places(encoder.dim)
+        self.places = encoder.patches.position_embedding(encoder.dim)
         self.blocks = blocks(encoder.dim, depth, encoder.heads)
         self.norm = nn.LayerNorm(encoder.dim, eps=1e-6)
         self.head = nn.Linear(encoder.dim, encoder.dim)

@@ -4,19 +4,17 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mezzotint.data.source import Source
-from mezzotint.encoders.patches import GridPatches
 from mezzotint.encoders.vit import ViT
-from mezzotint.report.depict import depict
-from mezzotint.report.pictures import Audible, Picture, picture, playable
+from mezzotint.modality.modality import modality_of
+from mezzotint.modality.patches import GridPatches
+from mezzotint.report.pictures import Picture, picture
 from mezzotint.types import Codes
 
 _PATCHES = 7
 _SAMPLES = 8
-_PAUSE = 6  # frames of silence between patches
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,7 @@ class Coded:
 
 def can_draw_patches(encoder: ViT) -> bool:
     """Return whether patches of this encoder can be drawn."""
-    return isinstance(encoder.patches, GridPatches) and encoder.modality in (
-        "image",
-        "audio",
-        "video",
-        "series",
-    )
+    return isinstance(encoder.patches, GridPatches)
 
 
 def code_rows(
@@ -59,6 +52,7 @@ def code_rows(
         source: source of the samples, which knows the settings of spectrograms.
         frequent: number of codes per level.
     """
+    modality = modality_of(encoder.input)
     levels = []
     for level, counts in enumerate(coded.codes.usage):
         rows = []
@@ -71,9 +65,9 @@ def code_rows(
                 _drawn(patch, encoder, f"patch of code {code}, level {level + 1}")
                 for patch in patches
             ]
-            if isinstance(source, Audible) and encoder.modality == "audio":
-                sound = _sound(patches, [patch for _, patch in nearest], encoder, source)
-                pictures[0] = replace(pictures[0], sound=sound)
+            positions = [patch for _, patch in nearest]
+            sound = modality.sound_of_patches(patches, positions, encoder.patches, source)
+            pictures[0] = replace(pictures[0], sound=sound)
             frequency = f"{100 * float(counts[code] / counts.sum()):.1f} %"
             rows.append({"code": code, "frequency": frequency, "patches": pictures})
         levels.append(rows)
@@ -100,6 +94,7 @@ def reconstructions(
         predictions: predicted patches of every other sample from the first 1 … S levels, each
             `[N / 2, L, P]`.
     """
+    modality = modality_of(encoder.input)
     rows = []
     for index, x in enumerate(coded.x[1::2][:_SAMPLES]):
         kinds = [(x, "original")]
@@ -109,10 +104,9 @@ def reconstructions(
         ]
         row = []
         for shown, words in kinds:
-            made = picture(depict(shown, encoder.input), f"sample {index + 1}, {words}")
-            if isinstance(source, Audible) and encoder.modality == "audio":
-                made = replace(made, sound=playable(shown, source.mel))
-            row.append((made, words))
+            alt = f"sample {index + 1}, {words}"
+            made = picture(modality.picture(shown, encoder.input), alt)
+            row.append((replace(made, sound=modality.sound(shown, source)), words))
         rows.append(row)
     return rows
 
@@ -134,17 +128,5 @@ def join(values: Tensor, encoder: ViT) -> Tensor:
 
 def _drawn(values: Tensor, encoder: ViT, alt: str) -> Picture:
     assert isinstance(encoder.patches, GridPatches)
-    return picture(depict(values.view(-1, *encoder.patches.side), encoder.input), alt)
-
-
-def _sound(patches: list[Tensor], positions: list[int], encoder: ViT, source: Audible) -> str:
-    """Make patches audible one after the other, each in its own band, with pauses between them."""
-    assert isinstance(encoder.patches, GridPatches)
-    (_, across), (mels, frames) = encoder.patches.grid, encoder.patches.side
-    sheet = torch.full(
-        (source.mel.mels, len(patches) * (frames + _PAUSE) + _PAUSE), source.mel.silence
-    )
-    for number, (patch, position) in enumerate(zip(patches, positions, strict=True)):
-        low, begin = position // across * mels, _PAUSE + number * (frames + _PAUSE)
-        sheet[low : low + mels, begin : begin + frames] = patch.view(mels, frames)
-    return playable(sheet, source.mel)
+    x = values.view(-1, *encoder.patches.side)
+    return picture(modality_of(encoder.input).picture(x, encoder.input), alt)

@@ -14,7 +14,7 @@ from mezzotint.augment.transform import Params
 from mezzotint.augment.views import ViewGenerator
 from mezzotint.data.source import Source
 from mezzotint.data.view_batch import view_batch
-from mezzotint.report.depict import DRAWABLE
+from mezzotint.modality.modality import modality_of
 from mezzotint.report.pictures import Picture, credit, drawable, portrait, stored
 from mezzotint.report.plots import number
 from mezzotint.report.render import render, write_page
@@ -182,10 +182,7 @@ def write_gallery(
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1, got {samples}. Try 12.")
     if not drawable(source):
-        raise ValueError(
-            f"Samples of modality {input.modality!r} have no pictures. A gallery shows "
-            f"{', '.join(DRAWABLE)}."
-        )
+        modality_of(input).no_picture()
     strips = view_strips(source, views, input, samples=samples, seed=seed)
     shown = f"{len(strips)} of {len(source):,} samples, each with {views.num_views} views of {_size(views, input)}"
     page = render(

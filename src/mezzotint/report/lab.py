@@ -24,6 +24,7 @@ from mezzotint.augment.image.render import keep_freed_memory
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Transform
 from mezzotint.data.source import Source
+from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.recipe.signatures import index
 from mezzotint.report.gallery import Shown, in_words, view_strips
@@ -188,7 +189,7 @@ def write_lab(
         ValueError: for an unknown policy, for samples that are not images, or if none is readable.
     """
     input = input or source.input
-    if input.modality != "image":
+    if not modality_of(input).is_picture:
         raise ValueError(
             f"`--policy` needs images, got samples of modality {input.modality!r}. Leave it out, and "
             "name a recipe whose views to draw."

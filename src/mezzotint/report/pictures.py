@@ -1,20 +1,10 @@
-"""Samples as pictures inside the page: data URIs, and one sprite for the many thumbnails of the map.
-
-A log-mel spectrogram made audible: what a sample, or a view of it, sounds like to the encoder.
-
-The mel filters are inverted by least squares with non-negative power, and the phases that a
-spectrogram has lost are found as Griffin and Lim did (1984), with the momentum of Perraudin et al.
-(2013). What is lost stays lost: tones between the filters, and everything above their upper edge.
-"""
+"""Samples as pictures inside the page: data URIs, and one sprite for the many thumbnails of the map."""
 
 import base64
-import functools
 import io
 import math
-import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,87 +12,12 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
-from mezzotint.data.audio.log_mel import Mel, mel_filters
 from mezzotint.data.source import Source
-from mezzotint.report.depict import DRAWABLE, depict
+from mezzotint.modality.modality import modality_of
 from mezzotint.types import Unreadable
-
-_ITERATIONS = 32
-_MOMENTUM = 0.99
-_SECONDS = 2.0
-_LEVEL = 0.5
-
-
-@runtime_checkable
-class Audible(Protocol):
-    """A source of log-mel spectrograms that says how they were made."""
-
-    mel: Mel
-
-
-@torch.no_grad()
-def waveform(log_mel: Tensor, settings: Mel) -> Tensor:
-    """A waveform whose log-mel spectrogram is near to one that is given.
-
-    Args:
-        log_mel: `[1, mels, frames]` or `[mels, frames]`, natural logarithms of power.
-        settings: of the front-end that made it.
-
-    Returns:
-        float32 `[T]` at `settings.sample_rate`, its loudest sample 1; zeros for silence.
-    """
-    mels = log_mel.detach().float().cpu().reshape(-1, log_mel.shape[-1])
-    above = mels.nan_to_num(settings.silence).clamp(max=30.0).exp() - math.exp(settings.silence)
-    magnitude = (_inverse(settings) @ above).clamp_min(0.0).sqrt()
-    window = torch.hann_window(settings.window)
-    fft = functools.partial(
-        torch.stft, n_fft=settings.n_fft, hop_length=settings.hop, win_length=settings.window, window=window,
-        return_complex=True, pad_mode="constant",
-    )  # fmt: skip
-    length = (magnitude.shape[1] - 1) * settings.hop
-    angles = torch.polar(torch.ones_like(magnitude), _phases(magnitude.shape))
-    before = torch.zeros_like(angles)
-    wave = torch.zeros(length)
-    for _ in range(_ITERATIONS):
-        wave = torch.istft(
-            magnitude * angles, settings.n_fft, settings.hop, settings.window, window, length=length
-        )  # fmt: skip
-        now = fft(wave)
-        angles = now - before * (_MOMENTUM / (1 + _MOMENTUM))
-        angles = angles / angles.abs().clamp_min(1e-12)
-        before = now
-    loudest = wave.abs().max()
-    return wave / loudest if loudest > 1e-6 else torch.zeros(length)
-
-
-def playable(log_mel: Tensor, settings: Mel) -> str:
-    """The first seconds of a spectrogram as a WAV file of 8 bits, in a data URI."""
-    frames = math.ceil(_SECONDS * settings.sample_rate / settings.hop)
-    samples = waveform(log_mel[..., :frames], settings)
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(1)
-        out.setframerate(settings.sample_rate)
-        out.writeframes((samples * (127 * _LEVEL) + 128.5).to(torch.uint8).numpy().tobytes())
-    return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-@functools.cache
-def _inverse(settings: Mel) -> Tensor:
-    """`[bins, mels]`: from mel power to power."""
-    inverse: Tensor = torch.linalg.pinv(mel_filters(settings))
-    return inverse.T.float()
-
-
-def _phases(shape: torch.Size) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(shape, generator=generator) * (2 * math.pi)
-
 
 SPRITE_SIZE = 32
 _TILE = 92
-_POINTS = 512
 _FRAME_MS = 125
 _LOSSLESS_UP_TO = (
     48  # pixels; below this a PNG is small, and the pixels themselves are what one wants to see
@@ -180,14 +95,14 @@ def portrait(x: Tensor, alt: str, source: Source) -> Picture:
         alt: what it shows.
         source: says the modality, and how a spectrogram was made.
     """
-    if source.input.modality == "video" and features.check("webp"):
-        return _clip(source.input.as_float(x.detach().cpu()), alt)
-    flat = picture(depict(x, source.input), alt)
-    if source.input.modality == "audio" and isinstance(source, Audible):
-        return replace(flat, sound=playable(x, source.mel))
-    if source.input.modality == "points":
-        return replace(flat, cloud=_coordinates(x))
-    return flat
+    modality = modality_of(source.input)
+    frames = modality.frames(x)
+    if frames is not None and features.check("webp"):
+        return _clip(frames, alt)
+    made = picture(modality.picture(x, source.input), alt)
+    points = modality.coordinates(x)
+    cloud = "" if points is None else base64.b64encode(points.numpy().tobytes()).decode("ascii")
+    return replace(made, sound=modality.sound(x, source), cloud=cloud)
 
 
 def stored(source: Source, index: int) -> tuple[str, Tensor | None]:
@@ -202,12 +117,12 @@ def stored(source: Source, index: int) -> tuple[str, Tensor | None]:
 def drawn(source: Source, index: int) -> tuple[str, Tensor | None]:
     """One sample's id and the sample as an image `[C, H, W]`; `None` when its file cannot be read any more."""
     name, x = stored(source, index)
-    return name, None if x is None else depict(x, source.input)
+    return name, None if x is None else modality_of(source.input).picture(x, source.input)
 
 
 def drawable(source: Source) -> bool:
     """Whether samples of this source can be shown as pictures."""
-    return source.input.modality in DRAWABLE
+    return modality_of(source.input).has_picture
 
 
 def credit(source: Source) -> str:
@@ -246,8 +161,8 @@ def plate(samples: Sequence[Tensor], columns: int) -> Picture:
 
 
 def _clip(x: Tensor, alt: str, *, most: int = 128) -> Picture:
-    """`[C, T, H, W]` in [0, 1] as a picture that moves, over and over, each frame for an eighth of a second."""
-    frames = [Image.fromarray(_pixels(frame)).convert("RGB") for frame in x.transpose(0, 1)]
+    """Make a looping picture of frames `[T, C, H, W]` in [0, 1], eight of them a second."""
+    frames = [Image.fromarray(_pixels(frame)).convert("RGB") for frame in x]
     for frame in frames:
         frame.thumbnail((most, most), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -262,14 +177,6 @@ def _clip(x: Tensor, alt: str, *, most: int = 128) -> Picture:
     )
     text = base64.b64encode(file.getvalue()).decode("ascii")
     return Picture(f"data:image/webp;base64,{text}", *frames[0].size, alt)
-
-
-def _coordinates(x: Tensor) -> str:
-    """`[3, N]` within a cube of ±127, of at most so many points; the second axis is up."""
-    points = x.detach().float().nan_to_num(0.0).cpu()[:, :: -(-x.shape[1] // _POINTS)]
-    points = points - (points.amax(dim=1, keepdim=True) + points.amin(dim=1, keepdim=True)) / 2
-    whole = (points / points.norm(dim=0).max().clamp_min(1e-6) * 127.0).round().to(torch.int8)
-    return base64.b64encode(whole.T.contiguous().numpy().tobytes()).decode("ascii")
 
 
 def _pixels(x: Tensor) -> npt.NDArray[np.uint8]:

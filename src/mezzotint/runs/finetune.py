@@ -37,14 +37,13 @@ from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
 from mezzotint.files import replacing, write_json
 from mezzotint.methods.supervised import Supervised
+from mezzotint.modality.modality import modality_of
 from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.recipe.recipe import FAMILIES, Recipe, read_recipe, shipped
 from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.runs.reuse import ensure, trained_method
 from mezzotint.types import Features
 
-_DEFAULT = {"image": "supervised/finetune"}
-_DEFAULT_ELSEWHERE = "supervised/finetune_any"
 _SCRATCH, _UNTRAINED, _TUNED = "scratch", "untrained", "finetuned"
 
 
@@ -106,7 +105,7 @@ def plan(
         raise ValueError(f"got seeds={seeds}; allowed is 1 or more: 3 give an interval")
     saved = load_encoder(encoder)
     is_recipe = what is not None and (what in shipped() or Path(what).suffix in (".yaml", ".yml"))
-    default = _DEFAULT.get(saved.modality, _DEFAULT_ELSEWHERE)
+    default = modality_of(saved.input).finetune_recipe
     sectioned = [
         text for text in overrides if text.partition("=")[0].startswith(("encoder", "method.init"))
     ]

@@ -248,7 +248,7 @@ def test_normalization_is_measured_unless_it_is_given(tmp_path: Path) -> None:
     assert (source.input.mean, source.input.std) == moments(source.images)
     given_values = Arrays(path=path, mean=[0.5, 0.5, 0.5], std=[0.2, 0.2, 0.2])
     assert given_values.input.mean == (0.5, 0.5, 0.5) and given_values.input.std == (0.2, 0.2, 0.2)
-    with pytest.raises(ValueError, match="mean and std must have 3 values"):
+    with pytest.raises(ValueError, match="`mean` and `std` must have 3 values"):
         Arrays(path=path, mean=[0.5], std=[0.2])
 
 

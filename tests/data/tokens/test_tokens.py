@@ -8,7 +8,7 @@ import torch
 from mezzotint.data.tokens.embedded import Emails
 from mezzotint.data.tokens.tokenizers import tokenizer_of
 from mezzotint.data.tokens.tokens import Tokens, windows
-from mezzotint.types import MASK, PADDING
+from mezzotint.modality.tokens import MASK, PADDING
 
 WORDS = ["[PAD]", "[UNK]", "un", "##happ", "##y", "happy", "##ness", "cat", "!"]
 

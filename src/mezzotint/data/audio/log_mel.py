@@ -74,6 +74,12 @@ class Mel:
         """The value of a frame of zeros: the logarithm's epsilon."""
         return math.log(torch.finfo(torch.float32).eps)
 
+    def invert(self, log_mel: Tensor) -> Tensor:
+        """Find a waveform `[T]` whose spectrogram is close to `[1, mels, frames]`."""
+        from mezzotint.data.audio.griffin_lim import waveform  # it needs `Mel`
+
+        return waveform(log_mel, self)
+
 
 BYOL_A = Mel(16000, 1024, 1024, 160, 64, 60.0, 7800.0)
 """16 kHz, 64 ms frames each 10 ms, 64 mels of 60 to 7,800 Hz."""

@@ -20,8 +20,8 @@ import torch
 from mezzotint.data.image.embedded import embedded_file
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
-from mezzotint.data.tokens.tokenizers import FIRST
 from mezzotint.data.tokens.tokens import InMemoryTokens, windows
+from mezzotint.modality.tokens import BYTES
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input
 
@@ -53,7 +53,7 @@ class Emails(InMemoryTokens):
             [np.frombuffer(text, np.uint8).astype(np.int64) for text in texts], length
         )
         self.images, self.ids = torch.from_numpy(rows), "emails"
-        self.input = Input((length,), (), (), "tokens", 256 + FIRST)
+        self.input = Input((length,), (), (), "tokens", BYTES)
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All emails, and the tasks."""

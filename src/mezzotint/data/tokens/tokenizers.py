@@ -18,9 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FIRST = 2
-"""Id of a tokenizer's token 0: after `PADDING` and `MASK`."""
-
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _LONGEST_WORD = 100
 

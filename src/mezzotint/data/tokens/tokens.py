@@ -18,8 +18,9 @@ from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.data.tokens.files import FILES, Text, Unit, read_texts
-from mezzotint.data.tokens.tokenizers import FIRST, tokenizer_of
-from mezzotint.types import MASK, PADDING, Input, Sample
+from mezzotint.data.tokens.tokenizers import tokenizer_of
+from mezzotint.modality.tokens import FIRST_TOKEN, MASK, PADDING
+from mezzotint.types import Input, Sample
 
 Overflow = Literal["truncate", "split"]
 
@@ -44,8 +45,8 @@ class InMemoryTokens(InMemory, abstract=True):
         decode = tokenizer_of(self.tokenizer).decode
         parts, run = [], list[int]()
         for token in [*x.tolist(), MASK]:
-            if token >= FIRST:
-                run.append(token - FIRST)
+            if token >= FIRST_TOKEN:
+                run.append(token - FIRST_TOKEN)
             elif token == MASK:
                 parts.append(decode(run))
                 run = []
@@ -131,11 +132,11 @@ class Tokens(InMemoryTokens):
         self.ids = [texts[i].id for i in owner.tolist()]
         seen = int((~test[owner]).sum())
         self.images, self.labels = self._all[:seen], self._labels[:seen]
-        self.input = Input((length,), (), (), "tokens", size + FIRST)
+        self.input = Input((length,), (), (), "tokens", size + FIRST_TOKEN)
 
     @classmethod
     def open(cls, path: str, input: Input) -> Source:
-        return cls(path=path, length=input.shape[0], vocabulary=input.vocabulary - FIRST)
+        return cls(path=path, length=input.shape[0], vocabulary=input.vocabulary - FIRST_TOKEN)
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """All samples, and the task where there are at least two classes."""
@@ -166,7 +167,7 @@ def windows(
         for start in starts if len(tokens) else ():
             cut = tokens[start : start + length]
             rows.append(
-                np.pad(cut + FIRST, (0, length - len(cut)), constant_values=PADDING).astype(
+                np.pad(cut + FIRST_TOKEN, (0, length - len(cut)), constant_values=PADDING).astype(
                     np.int32
                 )
             )

@@ -1,14 +1,16 @@
-"""Images with text as one sequence of patches and tokens."""
+"""Images with text: one sequence of patches and tokens, raw features of both, and a picture with its text."""
 
 import pytest
 import torch
 
-from mezzotint.data.image_text import input_with_text, pack
+from mezzotint.data.image_text import input_with_text
 from mezzotint.encoders.domain_agnostic import DomainAgnostic
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.methods.emix import EMix
 from mezzotint.methods.mae import MAE
+from mezzotint.modality.image_text import pack, unpack
+from mezzotint.modality.modality import modality_of
 from mezzotint.types import Input
 
 INPUT = input_with_text(Input((3, 8, 12), (0.5,) * 3, (0.25,) * 3), 5, 30)
@@ -39,8 +41,8 @@ def test_a_sequence_of_patches_then_tokens(kind: type[Encoder]) -> None:
 def test_padding_is_no_patch() -> None:
     encoder = ViT(INPUT, width=12, depth=2, heads=2, patch=4).eval()
     x = samples(3)
-    there = encoder.there(x)
-    assert there is not None and there.tolist() == [[True] * 9 + [False] * 2] * 2
+    valid = encoder.valid_mask(x)
+    assert valid is not None and valid.tolist() == [[True] * 9 + [False] * 2] * 2
     with torch.no_grad():
         encoder.patches.text.table.weight[0] = 100.0  # type: ignore[union-attr, operator]
         changed = encoder(x)
@@ -50,15 +52,15 @@ def test_padding_is_no_patch() -> None:
 
 def test_what_a_patch_holds() -> None:
     encoder = ViT(INPUT, width=12, depth=1, heads=2, patch=4)
-    held = encoder.patches.vectors(encoder.patches.split(samples())[0])
-    assert held.shape == (2, 11, 48 + 32)
-    assert (held[:, :6, 48:] == 0).all() and (held[:, 6:, :48] == 0).all()
-    assert torch.equal(held[:, 6:, 48:].argmax(-1), samples()[:, 3, 0, :5].long())
+    vectors = encoder.patches.vectors(encoder.patches.split(samples())[0])
+    assert vectors.shape == (2, 11, 48 + 32)
+    assert (vectors[:, :6, 48:] == 0).all() and (vectors[:, 6:, :48] == 0).all()
+    assert torch.equal(vectors[:, 6:, 48:].argmax(-1), samples()[:, 3, 0, :5].long())
 
 
 def test_patches_that_do_not_fill_the_image() -> None:
     with pytest.raises(
-        ValueError, match=r"patches of \(5, 5\); allowed are patches that fill the sample"
+        ValueError, match=r"`patch` must divide the sizes \(8, 12\) .* got \(5, 5\)"
     ):
         ViT(INPUT, width=12, depth=1, heads=2, patch=5)
 
@@ -69,3 +71,33 @@ def test_methods_that_need_numbers_refuse() -> None:
         EMix(encoder, level="input")
     with pytest.raises(ValueError, match="got image_text, and tokens have no values to predict"):
         MAE(encoder)
+
+
+def test_pack_and_unpack_are_inverses() -> None:
+    tokens = torch.randint(0, 32, (2, 5))
+    images = torch.randint(0, 256, (2, 3, 4, 6), dtype=torch.uint8)
+    colors, found = unpack(pack(images, tokens), 5)
+    assert torch.equal(colors, images / 255.0) and torch.equal(found, tokens)
+
+
+def test_raw_features_are_pixels_and_fractions_of_tokens() -> None:
+    x = samples(3)
+    features = modality_of(INPUT).raw_features(x, INPUT)
+    assert torch.equal(features[:, : 3 * 8 * 12], x[:, :3].flatten(1))
+    for row in range(2):
+        counts = torch.bincount(x[row, 3, 0, :3].long(), minlength=32)
+        assert torch.allclose(features[row, 3 * 8 * 12 :], counts / 3)
+
+
+def test_the_picture_has_its_text_to_the_right() -> None:
+    drawing = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    drawing[:, 0] = 255
+    tokens = torch.tensor([[ord("W") + 2, ord("W") + 2, 0]])
+    input = input_with_text(Input((3, 8, 8), (0.0,) * 3, (1.0,) * 3), 3, 256)
+    picture = modality_of(input).picture(pack(drawing, tokens)[0], input)
+    assert picture.shape == (3, 96, 96 + 192)
+    assert (picture[0, :, :96] == 255).all() and (picture[1:, :, :96] == 0).all()
+    letters = Input((3,), (), (), "tokens", 258)
+    assert torch.equal(picture[:, :, 96:], modality_of(letters).picture(tokens[0], letters))
+    others = input_with_text(Input((3, 8, 8), (0.0,) * 3, (1.0,) * 3), 3, 30_000)
+    assert torch.equal(modality_of(others).picture(pack(drawing, tokens)[0], others), drawing[0])

@@ -1,0 +1,97 @@
+"""Audio: log-mel spectrograms, float32 `[1, mels, frames]`."""
+
+import base64
+import io
+import math
+import wave
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mezzotint.modality.image import pooled_pixels
+from mezzotint.modality.modality import Example, Modality
+from mezzotint.modality.patches import GridPatches, Patches, PatchSize
+
+if TYPE_CHECKING:
+    from mezzotint.data.audio.log_mel import Mel
+    from mezzotint.types import Input
+
+_SECONDS = 2.0
+_VOLUME = 0.5
+_PAUSE = 6  # frames of silence around each patch that is played
+
+
+@runtime_checkable
+class Audible(Protocol):
+    """A source that says how it makes its spectrograms.
+
+    Attributes:
+        mel: settings of the front-end.
+    """
+
+    mel: "Mel"
+
+
+def playable(log_mel: Tensor, mel: "Mel") -> str:
+    """Return the first seconds of a spectrogram as a WAV file of 8 bits, in a data URI."""
+    frames = math.ceil(_SECONDS * mel.sample_rate / mel.hop)
+    samples = mel.invert(log_mel[..., :frames])
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(1)
+        out.setframerate(mel.sample_rate)
+        out.writeframes((samples * (127 * _VOLUME) + 128.5).to(torch.uint8).numpy().tobytes())
+    return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+class AudioModality(Modality):
+    """Spectrograms; encoders take any number of frames."""
+
+    plural = "audio"
+    axes = ("channels", "mels", "frames")
+    free_axes = 1
+    recipe = "audio/folder_simclr"
+    example = Example(
+        data={"kind": "speech"},
+        encoder={"kind": "audio_ntt", "width": 4, "dim": 32},
+        patches={"patch": 16},
+        transforms=[{"kind": "randomized_quantization", "bins": 4, "p": 0.5}],
+    )
+
+    def patches(self, input: "Input", dim: int, size: PatchSize) -> Patches:
+        return GridPatches(input.shape, size.sides((16, 16)), dim)
+
+    def raw_features(self, x: Tensor, input: "Input") -> Tensor:
+        return pooled_pixels(x)
+
+    def picture(self, x: Tensor, input: "Input") -> Tensor:
+        """Color a spectrogram `[1, mels, frames]`, low tones below: uint8 `[3, mels, frames]`."""
+        from matplotlib import colormaps
+
+        values = x.detach().float().nan_to_num(0.0).cpu().numpy()
+        low, high = np.percentile(values, [1.0, 99.5])
+        scaled = np.clip((values[0, ::-1] - low) / max(high - low, 1e-6), 0.0, 1.0)
+        colors = np.rint(colormaps["magma"](scaled)[..., :3] * 255.0).astype(np.uint8)
+        return torch.from_numpy(np.ascontiguousarray(colors.transpose(2, 0, 1)))
+
+    def sound(self, x: Tensor, source: object) -> str:
+        return playable(x, source.mel) if isinstance(source, Audible) else ""
+
+    def sound_of_patches(
+        self, values: Sequence[Tensor], positions: Sequence[int], patches: Patches, source: object
+    ) -> str:
+        """Play patches one after another, each in its own band with silence around it."""
+        if not isinstance(source, Audible):
+            return ""
+        assert isinstance(patches, GridPatches)
+        (_, across), (mels, frames) = patches.grid, patches.side
+        length = len(values) * (frames + _PAUSE) + _PAUSE
+        sheet = torch.full((source.mel.mels, length), source.mel.silence)
+        for number, (patch, position) in enumerate(zip(values, positions, strict=True)):
+            low, begin = position // across * mels, _PAUSE + number * (frames + _PAUSE)
+            sheet[low : low + mels, begin : begin + frames] = patch.view(mels, frames)
+        return playable(sheet, source.mel)

@@ -1,0 +1,207 @@
+"""The contract of a modality: one object answers for everything that differs between kinds of data.
+
+Add a modality by adding a file to this folder with one subclass of `Modality`, and then its sources
+and views. Its file name is its name: `Input.modality`, in recipes' data and in saved encoders.
+
+The package stands below `types`, sources and encoders, so that all of them may ask it. That is why
+the patches of a transformer and the pictures of the report are written here, and why a source's
+own objects (such as a spectrogram's settings) are used without importing their classes.
+"""
+
+import functools
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from mezzotint.modality.patches import Patches, PatchSize
+    from mezzotint.types import Input
+
+_SHARED = ("modality", "patches")
+
+PICTURE_SIZE = 96
+"""Height in pixels of a picture that is drawn, where the sample itself has no size in pixels."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Parts of the smallest recipe that trains on a modality, from embedded data.
+
+    Attributes:
+        data: section `data`.
+        encoder: section `encoder`: the usual one, as small as possible.
+        patches: keys of a `vit` on this data, beside its width and depth.
+        transforms: of a view.
+    """
+
+    data: dict[str, Any]
+    encoder: dict[str, Any]
+    patches: dict[str, Any] = field(default_factory=dict)
+    transforms: Sequence[dict[str, Any]] = ()
+
+
+class Modality(ABC):
+    """Everything that differs between kinds of data. Objects keep no state.
+
+    Attributes:
+        name: file name of the modality.
+        plural: what samples are called in a message, such as `point clouds`.
+        axes: name of each axis of a sample, without the batch.
+        free_axes: trailing axes whose size an encoder leaves open.
+        is_picture: samples are pictures `[C, H, W]` themselves.
+        has_tokens: samples hold token ids, which cannot be mixed or regressed as numbers.
+        has_picture: `picture` can draw samples.
+        recipe: shipped recipe for a user's own data of this modality.
+        finetune_recipe: shipped recipe that fine-tunes an encoder of this modality.
+        example: parts of the smallest recipe.
+    """
+
+    plural: ClassVar[str]
+    axes: ClassVar[tuple[str, ...]]
+    free_axes: ClassVar[int] = 0
+    is_picture: ClassVar[bool] = False
+    has_tokens: ClassVar[bool] = False
+    has_picture: ClassVar[bool] = True
+    recipe: ClassVar[str]
+    finetune_recipe: ClassVar[str] = "supervised/finetune_any"
+    example: ClassVar[Example]
+
+    @property
+    def name(self) -> str:
+        """File name of the modality."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def check(self, input: "Input") -> None:
+        """Refuse an input that this modality cannot have.
+
+        Raises:
+            ValueError: for a shape with another number of axes, or for `mean` and `std` that do not
+                have one value a channel.
+        """
+        if len(input.shape) != len(self.axes):
+            raise ValueError(
+                f"The shape of {self.plural} must be ({', '.join(self.axes)}), got {input.shape}."
+            )
+        channels = self.channels(input)
+        if len(input.mean) != channels or len(input.std) != channels:
+            raise ValueError(
+                f"`mean` and `std` must have {channels} values for {self.plural} of shape "
+                f"{input.shape}, got {len(input.mean)} and {len(input.std)}."
+            )
+
+    def channels(self, input: "Input") -> int:
+        """Count the channels that are normalized."""
+        return input.shape[0]
+
+    def fits(self, data: "Input", encoder: "Input") -> bool:
+        """Return whether data are of this modality and of the encoder's shape, free axes aside."""
+        fixed = len(self.axes) - self.free_axes
+        return data.modality == self.name and data.shape[:fixed] == encoder.shape[:fixed]
+
+    def as_float(self, x: Tensor) -> Tensor:
+        """Convert stored values to floats: uint8 to [0, 1], all others as they are."""
+        return x.float().div(255.0) if x.dtype == torch.uint8 else x.float()
+
+    def normalize(self, x: Tensor, input: "Input") -> Tensor:
+        """Compute `(x − mean) / std` by channel for floats `[B, *sizes]` of any size."""
+        shape = (-1, *(1 for _ in input.shape[1:]))
+        return x.sub(x.new_tensor(input.mean).view(shape)).div_(x.new_tensor(input.std).view(shape))
+
+    @abstractmethod
+    def patches(self, input: "Input", dim: int, size: "PatchSize") -> "Patches":
+        """Build the module that cuts samples into patches for a transformer, and embeds them.
+
+        Args:
+            input: of the encoder.
+            dim: width of the transformer.
+            size: of the patches.
+        """
+
+    def raw_features(self, x: Tensor, input: "Input") -> Tensor:
+        """Flatten normalized samples `[B, *sizes]` to the features that an encoder has to beat."""
+        return x.flatten(1)
+
+    def picture(self, x: Tensor, input: "Input") -> Tensor:
+        """Draw one sample, as stored or as a view before normalization, as an image `[C, H, W]`.
+
+        Raises:
+            ValueError: when samples of this modality have no picture.
+        """
+        self.no_picture()
+
+    def no_picture(self) -> NoReturn:
+        """Refuse to draw samples of this modality.
+
+        Raises:
+            ValueError: always.
+        """
+        supported = ", ".join(name for name in modality_names() if modality_of(name).has_picture)
+        raise ValueError(f"{self.plural.capitalize()} have no pictures. Supported: {supported}.")
+
+    def frames(self, x: Tensor) -> Tensor | None:
+        """Return the frames `[T, C, H, W]` in [0, 1] of a sample that moves; `None` for others."""
+        return None
+
+    def coordinates(self, x: Tensor) -> Tensor | None:
+        """Return int8 points `[N, 3]` to turn around, the second axis up; `None` for others."""
+        return None
+
+    def sound(self, x: Tensor, source: object) -> str:
+        """Return a data URI with the sound of a sample; empty for samples without one.
+
+        Args:
+            x: one sample.
+            source: it comes from.
+        """
+        return ""
+
+    def sound_of_patches(
+        self, values: Sequence[Tensor], positions: Sequence[int], patches: "Patches", source: object
+    ) -> str:
+        """Return a data URI with the sound of some patches, one after another; empty without one.
+
+        Args:
+            values: of each patch, `[P]`.
+            positions: number of each patch in the grid.
+            patches: that cut them.
+            source: they come from.
+        """
+        return ""
+
+
+def modality_of(input: "Input | str") -> Modality:
+    """Return the modality of an input, or the one of a name.
+
+    Raises:
+        ValueError: when there is no modality of this name.
+    """
+    return _loaded(input if isinstance(input, str) else input.modality)
+
+
+def modality_names() -> tuple[str, ...]:
+    """Return the names of all modalities, in alphabetical order."""
+    files = pkgutil.iter_modules([str(Path(__file__).parent)])
+    return tuple(sorted({file.name for file in files} - {*_SHARED}))
+
+
+@functools.cache
+def _loaded(name: str) -> Modality:
+    if name not in modality_names():
+        raise ValueError(f"`modality` must be one of {', '.join(modality_names())}, got {name!r}.")
+    module = importlib.import_module(f"mezzotint.modality.{name}")
+    (cls,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Modality)
+        and value.__module__ == module.__name__
+    )
+    modality: Modality = cls()
+    return modality

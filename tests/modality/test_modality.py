@@ -1,0 +1,89 @@
+"""What each modality must answer, asked of all of them: a new file in the folder is tested without an edit."""
+
+import pytest
+import torch
+
+from mezzotint.data.source import Source
+from mezzotint.modality.modality import Modality, modality_names, modality_of
+from mezzotint.modality.patches import PatchSize
+from mezzotint.recipe.recipe import read_recipe, shipped
+from mezzotint.recipe.schema import construct, resolve
+from mezzotint.types import Input
+
+each = pytest.mark.parametrize("name", modality_names())
+
+
+def example_source(modality: Modality) -> Source:
+    source: Source = construct(resolve(modality.example.data, "Source", "data"), "Source", {})
+    return source
+
+
+def test_names_are_those_of_the_files() -> None:
+    assert {"image", "audio", "image_text"} <= {*modality_names()}
+    assert not {"modality", "patches", "__init__"} & {*modality_names()}
+    for name in modality_names():
+        assert modality_of(name).name == name and modality_of(name) is modality_of(name)
+
+
+def test_an_unknown_modality_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="`modality` must be one of audio, image, .* got 'smell'"):
+        Input((3, 8, 8), (0.0,) * 3, (1.0,) * 3, "smell")
+
+
+@each
+def test_wrong_shapes_and_statistics_are_refused(name: str) -> None:
+    modality = modality_of(name)
+    shape = tuple(range(4, 4 + len(modality.axes)))
+    count = 0 if name == "tokens" else shape[0]
+    Input(shape, (0.0,) * count, (1.0,) * count, name)
+    with pytest.raises(ValueError, match=f"The shape of {modality.plural} must be "):
+        Input((*shape, 2), (0.0,) * count, (1.0,) * count, name)
+    with pytest.raises(ValueError, match=f"`mean` and `std` must have {count} values"):
+        Input(shape, (0.0,) * (count + 1), (1.0,) * (count + 1), name)
+
+
+@each
+def test_shipped_recipes_are_of_this_modality(name: str) -> None:
+    modality = modality_of(name)
+    assert {modality.recipe, modality.finetune_recipe} <= {*shipped()}
+    assert read_recipe(modality.recipe)["data"]["kind"]
+
+
+@each
+def test_a_sample_of_the_example_has_features_and_patches(name: str) -> None:
+    modality = modality_of(name)
+    source = example_source(modality)
+    input = source.input
+    assert input.modality == name and len(input.shape) == len(modality.axes)
+    assert modality.fits(input, input)
+    x = torch.stack([source.read(index)["x"] for index in (0, 1)])
+    normalized = input.normalize(input.as_float(x))
+    assert normalized.shape == x.shape and normalized.isfinite().all()
+    features = modality.raw_features(normalized, input)
+    assert features.ndim == 2 and len(features) == 2 and features.dtype == torch.float32
+    assert features.isfinite().all()
+    patches = modality.patches(input, 12, PatchSize(**modality.example.patches))
+    values, positions = patches.split(normalized)
+    assert patches.embed(values).shape == (2, patches.count, 12)
+    assert patches.vectors(values).shape == (2, patches.count, patches.num_values)
+    assert positions.shape[1:] == (patches.count, patches.axes)
+    assert patches.position_embedding(12)(positions).shape[1:] == (patches.count, 12)
+    assert patches.grid_of(normalized) == patches.grid
+
+
+@each
+def test_a_sample_and_one_that_is_not_finite_have_a_picture(name: str) -> None:
+    modality = modality_of(name)
+    source = example_source(modality)
+    x = source.read(0)["x"]
+    if not modality.has_picture:
+        with pytest.raises(ValueError, match="have no pictures. Supported: "):
+            modality.picture(x, source.input)
+        return
+    picture = modality.picture(x, source.input)
+    assert picture.ndim == 3 and picture.shape[0] in (1, 3)
+    if x.is_floating_point() and not modality.has_tokens:
+        x = torch.full_like(x, torch.nan)
+        x[..., 0] = torch.inf
+        assert modality.picture(x, source.input).dtype == torch.uint8
+        assert modality.picture(torch.zeros_like(x), source.input).dtype == torch.uint8

@@ -1,0 +1,52 @@
+"""Tokens: ids stay whole numbers, padding is no patch, bytes are printed."""
+
+import torch
+
+from mezzotint.modality.modality import modality_of
+from mezzotint.modality.patches import PatchSize
+from mezzotint.modality.tokens import BYTES, PADDING, token_fractions
+from mezzotint.types import Input
+
+LETTERS = Input((64,), (), (), "tokens", BYTES)
+
+
+def ink(x: torch.Tensor) -> torch.Tensor:
+    return 255.0 - x.float().mean(dim=0)
+
+
+def test_ids_are_neither_scaled_nor_normalized() -> None:
+    x = torch.randint(0, 258, (2, 64))
+    assert LETTERS.as_float(x) is x and LETTERS.normalize(x) is x
+
+
+def test_patches_are_rows_of_a_standard_normal_table() -> None:
+    patches = modality_of(LETTERS).patches(LETTERS, 400, PatchSize())
+    x = torch.randint(0, 258, (2, 64))
+    values, positions = patches.split(x)
+    table = patches.get_parameter("table.weight")
+    assert (
+        torch.equal(patches.embed(values), table[x]) and 0.98 < float(table.detach().std()) < 1.02
+    )
+    assert positions[0, :, 0].tolist() == list(range(64))
+    assert torch.equal(patches.vectors(values).argmax(dim=2), x)
+    valid = patches.valid_mask(x)
+    assert valid is not None and torch.equal(valid, x != PADDING)
+
+
+def test_fractions_leave_padding_out() -> None:
+    x = torch.tensor([[5, 5, 3, 0, 0], [0, 0, 0, 0, 0]])
+    found = token_fractions(x, 6)
+    assert found[0].tolist() == [0, 0, 0, torch.tensor(1 / 3), 0, torch.tensor(2 / 3)]
+    assert found[1].tolist() == [0.0] * 6  # an empty text has no tokens
+
+
+def test_bytes_are_printed_and_other_tokens_are_squares() -> None:
+    text = torch.zeros(64, dtype=torch.int64)
+    text[:40] = torch.tensor([ord("W") + 2] * 31 + [ord(" ") + 2] * 9)
+    picture = modality_of(LETTERS).picture
+    shown = ink(picture(text, LETTERS))
+    assert shown.shape == (96, 192) and shown[:14].sum() > 1000 and shown[14:].sum() == 0
+    assert not torch.equal(ink(picture(text.clamp(max=50), LETTERS)), shown)
+    squares = picture(torch.tensor([5, 5, 1, 0]), Input((4,), (), (), "tokens", 30))
+    assert squares.shape == (3, 96, 96) and torch.equal(squares[:, :48, :48], squares[:, :48, 48:])
+    assert int(squares[:, 48:, :48].max()) == 0 and int(squares[:, 48:, 48:].min()) == 255
