@@ -101,6 +101,13 @@ def views_for(cls: type[Method], batch: int, step: int = 0) -> Views:
     return make_views(3 if cls.max_views is None else cls.min_views, batch, step)
 
 
+def distinct(views: Views) -> Views:
+    """Give samples different brightness, so that a head without BatchNorm tells them apart."""
+    generator = torch.Generator().manual_seed(1)
+    offset = 3.0 * torch.randn(len(views.x[0]), 3, 1, 1, generator=generator)
+    return replace(views, x=tuple(x + offset for x in views.x))
+
+
 def rows(views: Views, start: int, stop: int) -> Views:
     draws = Draws(views.draws.ids[start:stop], views.draws.key)
     labels = None if views.labels is None else views.labels[start:stop]
@@ -183,9 +190,7 @@ def test_a_constant_encoder_is_reported_as_collapsed(cls: type[Method]) -> None:
     views = views_for(cls, 8)
     logs = method(replace(views, x=tuple(torch.ones_like(views.x[0]) for _ in views.x))).logs
     assert logs["feature_std"] < 1e-3 and logs["alignment"] > 0.999
-    # Samples of different brightness, which even a head without BatchNorm tells apart.
-    offset = 3.0 * torch.randn(8, 3, 1, 1, generator=torch.Generator().manual_seed(1))
-    healthy = build(cls)(replace(views, x=tuple(x + offset for x in views.x))).logs
+    healthy = build(cls)(distinct(views)).logs
     assert 0.3 < healthy["feature_std"] < 1.05
 
 
@@ -302,7 +307,7 @@ def test_trains_under_quantize(cls: type[Method]) -> None:
 @each_method
 def test_micro_batches_equal_one_batch_or_are_refused_with_a_reason(cls: type[Method]) -> None:
     whole, parts = build(cls), build(cls)
-    views = views_for(cls, 6)
+    views = distinct(views_for(cls, 6))
     for method in (whole, parts):
         without_batch_norm(method)
         method(views)  # codebooks start from the first batch
@@ -410,7 +415,7 @@ def _prepare(cls: type[Method], *, batch_norm: bool) -> Method:
     return synchronize_batch_norm(build(cls, batch_norm=batch_norm))
 
 
-def _worker(rank: int, folder: str) -> None:
+def _worker(rank: int, folder: str, methods: Sequence[type[Method]]) -> None:
     torch.set_num_threads(1)
     td.init_process_group(
         "gloo",
@@ -420,7 +425,7 @@ def _worker(rank: int, folder: str) -> None:
         timeout=timedelta(seconds=20),
     )
     results = {}
-    for cls in METHODS:
+    for cls in methods:
         for batch_norm in (False, True):
             method = nn.parallel.DistributedDataParallel(
                 _prepare(cls, batch_norm=batch_norm), broadcast_buffers=False
@@ -438,9 +443,19 @@ def _worker(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Any]:
+def two_processes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, bool], Any]:
     folder: Path = tmp_path_factory.mktemp("two")
-    spawn(_worker, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    chosen = {
+        item.callspec.params["cls"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and "two_processes" in item.fixturenames
+        and "cls" in item.callspec.params
+    }
+    methods = [cls for cls in METHODS if cls in chosen]
+    spawn(_worker, args=(str(folder), methods), nprocs=2)  # type: ignore[no-untyped-call]
     results: dict[tuple[str, bool], Any] = torch.load(folder / "results.pt", weights_only=True)
     return results
 

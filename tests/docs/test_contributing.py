@@ -1,7 +1,11 @@
-"""The examples of CONTRIBUTING.md run as they stand."""
+"""The examples of CONTRIBUTING.md run as they stand, and a new method is two files."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,15 +16,57 @@ from tests import ROOT
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
+
+
 def test_the_worked_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    assert len(blocks) == 4
-    exec(compile("\n".join(blocks), "CONTRIBUTING.md", "exec"), {"__name__": "example"})
-    for name, steps in (("decorrelated", 14), ("stripes", 4)):
+    assert len(blocks("python")) == 4
+    code = compile("\n".join(blocks("python")), "CONTRIBUTING.md", "exec")
+    exec(code, {"__name__": "example"})
+    for name, steps in (("vicreg", 14), ("stripes", 4)):
         run = tmp_path / "runs" / name
         lines = read_metrics(run / "metrics.jsonl")
         assert lines[-1]["step"] == steps and lines[-1]["loss"] is not None
         assert "a class of your own" in (run / "recipe.yaml").read_text()
     environment = json.loads((tmp_path / "runs" / "stripes" / "environment.json").read_text())
     assert environment["unreadable"] == {"stripes/13": "broken: an example"}
+
+
+def run(folder: Path, *arguments: str) -> None:
+    paths = {"PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env=os.environ | paths,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_new_method_is_two_files(tmp_path: Path) -> None:
+    """A copy of the repository with two more files passes the contract and trains."""
+    skipped = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("src", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=skipped)
+    shutil.copy2(ROOT / "pyproject.toml", tmp_path)
+    method, recipe = re.findall(r"`(src/mezzotint/[\w/]*vicreg\w*\.\w+)`", TEXT)
+    for path, text in ((method, blocks("python")[0]), (recipe, blocks("yaml")[0])):
+        assert not (tmp_path / path).exists()
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    chosen = ("-k", "VICReg or vicreg or kinds", "-p", "no:cacheprovider", "-q")
+    run(tmp_path, "pytest", "tests/test_contract_methods.py", "tests/recipe", *chosen)
+    small = ("run.epochs=1", "run.batch_size=512", "run.log.knn_epochs=0")
+    run(
+        tmp_path,
+        "mezzotint",
+        "pretrain",
+        "image/vicreg_digits",
+        *small,
+        "--train-only",
+        "--out=out",
+    )
+    assert read_metrics(tmp_path / "out" / "metrics.jsonl")[-1]["step"] == 3
