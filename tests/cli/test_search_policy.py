@@ -15,8 +15,8 @@ from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 
 TINY = [
-    "data.name=digits", "views.crop.size=8", "encoder.width=2", "encoder.grid=1", "method.hidden_dim=8",
-    "method.dim=8", "run.epochs=1", "run.log.knn_epochs=0",
+    "data.name=digits", "views.crop.size=8", "encoder.width=2", "encoder.grid=1",
+    "method.hidden_dim=8", "method.dim=8", "run.epochs=1", "run.log.knn_epochs=0",
 ]  # fmt: skip
 FEW = ["--trials", "6", "--keep", "3", "--samples", "64"]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.spawn import spawn
 
+from mezzotint import dist
+from mezzotint.data.loader import BatchPlan
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
+from mezzotint.train.settings import Compute
 from tests.tiny import config
 
 SCRIPT = """
@@ -97,3 +102,53 @@ def test_every_step_sees_the_same_samples_whatever_the_number_of_processes(world
     for step in range(12):
         seen = torch.cat([plan.indices(step) for plan in ranks]).sort().values
         assert torch.equal(seen, alone.indices(step).sort().values)
+
+
+def _environment(machine: int, port: int) -> dict[str, str]:
+    """What `torchrun` gives the only process of one of two machines."""
+    return {
+        "RANK": str(machine), "LOCAL_RANK": "0", "GROUP_RANK": str(machine), "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+
+
+def _second_machine(_: int, folder: str, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= _environment(1, port)
+    _on_a_machine(1, folder)
+
+
+def _on_a_machine(machine: int, folder: str) -> None:
+    with dist.process_group(torch.device("cpu"), timeout_s=60.0):
+        ranks = dist.gather(torch.tensor([dist.rank()]))
+        plan = BatchPlan(40, 8, 0, dist.rank(), dist.world_size())
+        seen = dist.gather(
+            torch.stack([plan.indices(step) for step in range(plan.steps_per_epoch)]).flatten()
+        )
+        torch.save({"ranks": ranks, "seen": seen, "main": dist.is_main()}, f"{folder}/{machine}.pt")
+
+
+def test_machines_have_ranks_of_their_own_and_share_the_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    other = spawn(_second_machine, args=(str(tmp_path), port), nprocs=1, join=False)  # type: ignore[no-untyped-call]
+    for key, value in _environment(0, port).items():
+        monkeypatch.setenv(key, value)
+    _on_a_machine(0, str(tmp_path))
+    assert other.join(60.0)
+    found = [torch.load(tmp_path / f"{machine}.pt", weights_only=True) for machine in range(2)]
+    assert [one["main"] for one in found] == [True, False]
+    for one in found:
+        assert one["ranks"].tolist() == [0, 1] and sorted(one["seen"].tolist()) == list(range(40))
+
+
+def test_the_device_is_the_place_on_the_machine_and_not_the_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("RANK", "9")  # the second process of the fifth machine of two each
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert Compute(device="cuda").torch_device() == torch.device("cuda", 1)

@@ -43,7 +43,10 @@ def raw(*, codes: int = 24, precision: str = "fp32", **last: Any) -> dict[str, A
             },
             {
                 "name": "encoder",
-                "load": {"encoder": "encoder", "decoder": "decoder", "tokenizer": "tokenizer", "codebook": "codebook"},
+                "load": {
+                    "encoder": "encoder", "decoder": "decoder", "tokenizer": "tokenizer",
+                    "codebook": "codebook",
+                },
                 "method": {"tokenizer": "learned_tokenizer", "codebook": book},
                 **last,
             },
@@ -159,7 +162,7 @@ def test_the_whole_plan_in_bf16_is_finite(tmp_path: Path) -> None:
 def test_a_resumed_phase_with_another_book_is_refused(done: Path) -> None:
     with pytest.raises(
         RecipeError,
-        match=r"`method.codebook` must stay .* \(2-tokenizer\), got .*'num_codes': 12.* Start a new",
+        match=r"`method.codebook` must stay .* \(2-tokenizer\), got .*'num_codes': 12.* Start",
     ):
         pretrain_plan(Plan.of(raw(codes=12)), done, resume=True, progress="quiet")
 
@@ -173,7 +176,7 @@ def test_a_book_of_another_size_than_the_one_that_was_left_is_refused(done: Path
     config["phases"][3]["load"] = {"tokenizer": "tokenizer", "codebook": "codebook"}
     with pytest.raises(
         RecipeError,
-        match=r"`phases.3.load.codebook` must have the size that 3-encoder left: .*\(2, 12, 8\) here",
+        match=r"`phases.3.load.codebook` must have the size that 3-encoder left: .*\(2, 12, 8\)",
     ):
         pretrain_plan(Plan.of(config), done, resume=True, progress="quiet")
 

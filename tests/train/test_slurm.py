@@ -23,8 +23,8 @@ from mezzotint.train.slurm import Job, split_arguments, submit, torchrun_lines
 submitit = pytest.importorskip("submitit")
 
 TINY = [
-    "image/emoji_simclr", "data.name=digits", "encoder.width=2", "encoder.grid=1", "method.hidden_dim=16",
-    "method.dim=8",
+    "image/emoji_simclr", "data.name=digits", "encoder.width=2", "encoder.grid=1",
+    "method.hidden_dim=16", "method.dim=8",
     "run.batch_size=256", "run.log.knn_epochs=0", "run.log.every_steps=1",
 ]  # fmt: skip
 LOCAL: dict[str, Any] = {"cluster": "local", "timeout_min": 5}
@@ -102,11 +102,11 @@ def test_words_are_divided() -> None:
     [
         (
             ["partitoin=gpu"],
-            r"got 'partitoin=gpu' with --slurm; allowed: partition, .*Did you mean 'partition'",
+            r"Options of --slurm are partition, .*, got 'partitoin=gpu'. Did you mean 'partition'",
         ),
-        (["nodes=many"], r"got 'nodes=many' with --slurm; allowed is a whole number from 1 on"),
-        (["nodes=0"], r"got 'nodes=0'"),
-        (["cluster=moon"], r"got cluster=moon; allowed: slurm, or local"),
+        (["nodes=many"], r"`nodes` of --slurm must be a whole number of at least 1, got 'many'"),
+        (["nodes=0"], r"must be a whole number of at least 1, got '0'. Write nodes=8"),
+        (["cluster=moon"], r"`cluster` of --slurm must be slurm or local, got 'moon'"),
     ],
 )
 def test_what_slurm_does_not_know_is_refused(words: list[str], message: str) -> None:
@@ -121,17 +121,15 @@ def test_without_submitit_without_slurm_and_with_a_run_in_the_way(
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "submitit", None)
         with pytest.raises(
-            ModuleNotFoundError, match=r"--slurm needs submitit; install it with pip install"
+            ModuleNotFoundError, match=r"--slurm needs submitit. Install it with pip install"
         ):
             submit(job, LOCAL)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(
-        RecipeError, match=r"got --slurm on a machine without sbatch; allowed .* cluster=local"
-    ):
+    with pytest.raises(RecipeError, match=r"--slurm needs a machine with sbatch, .* cluster=local"):
         submit(job, {})
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()
-    with pytest.raises(RunDirectoryInUse, match="use --resume"):
+    with pytest.raises(RunDirectoryInUse, match="Continue with --resume"):
         submit(job, LOCAL)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds: everything comes back, and without any one entry nothing does."""
+"""The state of a run: everything comes back from a checkpoint, and nothing without one entry."""
 
 from pathlib import Path
 
@@ -6,10 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from mezzotint.recipe.recipe import Recipe
+from mezzotint import load_encoder
+from mezzotint.encoders.table_mlp import TableMLP
+from mezzotint.methods.supervised import Supervised
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.runs.reuse import trained_method
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import StepGuard
-from mezzotint.train.state import RunState
+from mezzotint.train.loop import pretrain
+from mezzotint.train.state import Average, RunState, tensors_of
+from mezzotint.types import Input
 from tests.tiny import config
 
 ENTRIES = ("seconds", "skipped", "in_a_row", "bad", "scaler", "data")
@@ -19,14 +25,14 @@ def state(scale: float, seed: int) -> RunState:
     torch.manual_seed(seed)
     made = Recipe.build(config("moco"))
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    beside = {"average": nn.Linear(2, 2), "classifier": None}
+    modules = {"average": nn.Linear(2, 2), "classifier": None}
     return RunState(
         made.method,
         made.optimizer.build(made.method, 256),
         scaler,
         made.data,
         StepGuard(3),
-        beside=beside,
+        modules=modules,
     )
 
 
@@ -45,7 +51,7 @@ def test_everything_comes_back(store: CheckpointStore) -> None:
     assert after.scaler.get_scale() == 1234.0
     for one, other in (
         (before.method, after.method),
-        (before.beside["average"], after.beside["average"]),
+        (before.modules["average"], after.modules["average"]),
     ):
         assert one is not None and other is not None
         found = other.state_dict()
@@ -74,6 +80,57 @@ def test_without_any_tensor_of_the_method_it_is_refused_by_name(store: Checkpoin
         rest = {key: value for key, value in saved.model.items() if key != name}
         store.save(5, rest, saved.optimizer, saved.state)
         with pytest.raises(
-            ValueError, match=f"differ, first in '{name}'; resume with the run's own recipe"
+            ValueError, match=f"'{name}' is only in one of them. Resume with the run's own recipe"
         ):
             made.restore(store)
+
+
+def test_the_window_opens_and_buffers_are_the_last() -> None:
+    torch.manual_seed(0)
+    method = Supervised(
+        TableMLP(Input((4,), (0.0,) * 4, (1.0,) * 4, "table")), num_classes=3, logit_norm=True
+    )
+    average = Average(method, 0.3)
+    naive = method.head.weight.detach().clone()
+    for step in range(6):
+        with torch.no_grad():
+            method.head.weight.normal_()
+            method.logit_norm.get_buffer("running_mean").fill_(float(step))
+        average.follow(method, step)
+        decay = [0.1, 2 / 11, 3 / 12, 0.3, 0.3, 0.3][step]
+        naive = decay * naive + (1 - decay) * method.head.weight.detach()
+        torch.testing.assert_close(average.method.get_parameter("head.weight").detach(), naive)
+    assert torch.equal(average.method.get_buffer("logit_norm.running_mean"), torch.full((3,), 5.0))
+    assert not any(p.requires_grad for p in average.method.parameters())
+
+
+def test_a_run_leaves_the_average_and_trains_as_without(tmp_path: Path) -> None:
+    plain = config("simclr", batch_size=64)
+    data = {"kind": "labeled", "source": plain["data"], "fraction": 0.1}
+
+    def made(average: float | None) -> Recipe:
+        run = plain["run"] | {"compute": plain["run"]["compute"] | {"average": average}}
+        return Recipe.build(
+            resolve_recipe(
+                {
+                    **plain,
+                    "data": data,
+                    "method": {"kind": "supervised", "num_classes": 10},
+                    "run": run,
+                }
+            )
+        )
+
+    runs = {
+        value: pretrain(made(value), tmp_path / str(value), progress="quiet")
+        for value in (None, 0.9)
+    }
+    last, beside = (CheckpointStore(run / "checkpoints").latest()[0] for run in runs.values())
+    assert last is not None and beside is not None and not tensors_of(last, "average")
+    assert all(torch.equal(beside.model[name], tensor) for name, tensor in last.model.items())
+    average = tensors_of(beside, "average")
+    for name, tensor in load_encoder(runs[0.9]).state_dict().items():
+        assert torch.equal(tensor, average[f"encoder.{name}"])
+    assert not torch.equal(average["encoder.conv1.weight"], last.model["encoder.conv1.weight"])
+    scored = trained_method(made(0.9), runs[0.9]).method.state_dict()
+    assert all(torch.equal(scored[name], tensor) for name, tensor in average.items())

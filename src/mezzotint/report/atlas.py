@@ -25,7 +25,7 @@ from mezzotint.report.pictures import SPRITE_SIZE, drawable, drawn, portrait, sp
 from mezzotint.report.plots import number
 from mezzotint.report.render import PALETTE
 from mezzotint.report.results import task_words
-from mezzotint.train.watch import read_maps
+from mezzotint.train.callbacks import read_maps
 
 _MOST = 8
 _EDGE, _INSIDE = 30, 940  # margin of a square of 1000 units, and the side that points cover

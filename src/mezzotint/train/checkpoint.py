@@ -1,9 +1,9 @@
-"""Checkpoints that a killed save, a full disk or a flipped bit cannot turn into a lost or a wrong run.
+"""Checkpoints that survive a killed save, a full disk or a flipped bit.
 
 A checkpoint is a directory of safetensors, JSON and a manifest with the size and SHA-256 of every
-file. It is written beside its place under a temporary name, flushed, read back and hashed, and only
-then renamed; older ones are removed after that. No pointer file is trusted: the newest directory
-whose manifest holds is the latest. Nothing is pickled.
+file. It is written under a temporary name next to the others, flushed, read back and hashed, and
+only then renamed; older ones are removed after that. There is no pointer file: the newest directory
+whose manifest is correct is the latest checkpoint. Nothing is pickled.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ _NAME = re.compile(r"step-(\d{8,})$")
 
 
 class CheckpointCorrupt(ValueError):
-    """A checkpoint that is not what was saved."""
+    """A checkpoint whose files changed after it was saved."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     step: int
     model: dict[str, Tensor]
@@ -47,7 +47,7 @@ class CheckpointStore:
 
     Args:
         root: the run's `checkpoints/` directory.
-        keep: how many stay after a save; at least 2.
+        keep: number of checkpoints that stay after a save; at least 2.
     """
 
     def __init__(self, root: Path, *, keep: int = 2) -> None:
@@ -92,7 +92,8 @@ class CheckpointStore:
             "optimizer.safetensors": lambda: _serialize(optimizer),
             "state.json": lambda: json.dumps({"step": step, **state}, indent=1).encode(),
         }
-        for name, content in contents.items():  # one at a time: only one of them is in memory twice
+        # One after the other, so that only one of them is in memory twice.
+        for name, content in contents.items():
             data = content()
             files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             _write(folder / name, data)
@@ -109,11 +110,11 @@ class CheckpointStore:
                     shutil.rmtree(folder)
                 except OSError as error:
                     warnings.warn(
-                        f"the old checkpoint {folder} could not be removed: {error}", stacklevel=2
+                        f"The old checkpoint {folder} could not be removed: {error}", stacklevel=2
                     )
 
     def found(self) -> list[Path]:
-        """All checkpoint directories, oldest first, good or not."""
+        """List all checkpoint directories, oldest first, good or not."""
         if not self.root.is_dir():
             return []
         return sorted(
@@ -121,11 +122,11 @@ class CheckpointStore:
         )
 
     def latest(self) -> tuple[Saved | None, list[CheckpointCorrupt]]:
-        """Load the newest good checkpoint, and say which newer ones were not.
+        """Load the newest good checkpoint.
 
         Returns:
-            The checkpoint, or `None` when there is no good one, and what was wrong with those
-            passed over.
+            The checkpoint, or `None` when there is no good one, and the problems of newer ones
+            that were skipped.
         """
         problems: list[CheckpointCorrupt] = []
         for folder in reversed(self.found()):
@@ -136,7 +137,7 @@ class CheckpointStore:
         return None, problems
 
     def sweep(self) -> list[Path]:
-        """Remove what killed saves left behind: temporary directories whose process is gone."""
+        """Remove the temporary directories of killed saves, whose process no longer runs."""
         removed = []
         for path in self.root.glob(".step-*.tmp-*") if self.root.is_dir() else ():
             owner = path.name.rpartition("-")[2]
@@ -153,21 +154,23 @@ def verify(folder: Path) -> dict[str, bytes]:
         The files' contents by name, read once.
 
     Raises:
-        CheckpointCorrupt: naming the file, what was expected and what was found.
+        CheckpointCorrupt: naming the file that differs from its manifest.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         expected, version = dict(manifest["files"]), manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointCorrupt(f"{folder}: its manifest cannot be read ({error})") from error
+        raise CheckpointCorrupt(f"`{folder}` has no readable manifest ({error})") from error
     if version != FORMAT:
         raise CheckpointCorrupt(
-            f"{folder}: got format {version}; allowed is {FORMAT}: use the version that wrote it"
+            f"`{folder}` has the format {version}, and this version reads {FORMAT}; "
+            "use the version of mezzotint that wrote it"
         )
     present = {p.name for p in folder.iterdir()} - {"manifest.json"}
     if present != set(expected):
         raise CheckpointCorrupt(
-            f"{folder}: expected {', '.join(sorted(expected))}, found {', '.join(sorted(present))}"
+            f"`{folder}` must have the files {', '.join(sorted(expected))}, "
+            f"got {', '.join(sorted(present))}"
         )
     contents = {}
     for name, stated in expected.items():
@@ -175,23 +178,23 @@ def verify(folder: Path) -> dict[str, bytes]:
         digest = hashlib.sha256(data).hexdigest()
         if len(data) != stated["bytes"] or digest != stated["sha256"]:
             raise CheckpointCorrupt(
-                f"{folder / name}: expected {stated['bytes']} bytes with SHA-256 {stated['sha256'][:12]}…, "
-                f"found {len(data)} with {digest[:12]}…"
+                f"`{folder / name}` must have {stated['bytes']} bytes with SHA-256 "
+                f"{stated['sha256'][:12]}…, got {len(data)} with {digest[:12]}…"
             )
         contents[name] = data
     return contents
 
 
 def load(folder: Path) -> Saved:
-    """Read a checkpoint after checking it.
+    """Verify and read a checkpoint.
 
     Raises:
-        CheckpointCorrupt: when it is not what was saved.
+        CheckpointCorrupt: when its files changed after it was saved.
     """
     contents = verify(folder)
     state = json.loads(contents["state.json"])
     if state["step"] != _step_of(folder):
-        raise CheckpointCorrupt(f"{folder}: it holds step {state['step']}")
+        raise CheckpointCorrupt(f"`{folder}` has the state of step {state['step']}")
     model, optimizer = (
         from_bytes(contents["model.safetensors"]),
         from_bytes(contents["optimizer.safetensors"]),
@@ -200,12 +203,12 @@ def load(folder: Path) -> Saved:
 
 
 def size_of(model: Tensors, optimizer: Tensors) -> int:
-    """Bytes that one checkpoint takes, but for a few kilobytes."""
+    """Count the bytes of one checkpoint, up to a few kilobytes."""
     return sum(t.numel() * t.element_size() for part in (model, optimizer) for t in part.values())
 
 
 def alive(pid: int) -> bool:
-    """Whether a process of this machine runs."""
+    """Tell whether a process of this machine is running."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -244,7 +247,8 @@ def _explained(error: OSError, root: Path, model: Tensors, optimizer: Tensors) -
     need = size_of(model, optimizer)
     return OSError(
         error.errno,
-        f"the checkpoint could not be saved ({error.strerror or error}): it needs {need / 1e6:.1f} MB and "
-        f"{free / 1e6:.1f} MB are free; the previous one is kept; free some space and use --resume. Place:",
+        f"The checkpoint could not be saved ({error.strerror or error}): it needs "
+        f"{need / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free. The previous one is kept. "
+        "Free some space and use --resume. Directory:",
         str(root),
     )

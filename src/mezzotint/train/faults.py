@@ -1,8 +1,8 @@
-"""Named places where a test can make a run fail. Without `MEZZOTINT_FAULT` in the environment nothing happens.
+"""Named points at which a test can make a run fail, through the variable `MEZZOTINT_FAULT`.
 
 `MEZZOTINT_FAULT=checkpoint.after_model:step=4:kill` kills the process at that point; `raise`
-raises, `enospc` raises what a full disk raises, `nan` tells the caller to spoil its value,
-`sigterm` and `sigint` send the signal.
+raises an error, `enospc` the error of a full disk, `nan` makes the caller's value NaN, `sigterm`
+and `sigint` send the signal. Without the variable nothing happens.
 """
 
 import errno
@@ -25,17 +25,20 @@ POINTS = (
 
 
 def point(name: str, step: int) -> bool:
-    """Act if the environment asks for a fault at this point and step.
+    """Fail if the environment names this point and step.
 
     Returns:
-        True when the caller is to spoil its value (`nan`), else False.
+        Whether the caller must make its value NaN.
     """
     plan = os.environ.get("MEZZOTINT_FAULT")
     if not plan:
         return False
     where, at, action = plan.split(":")
     if where not in POINTS:
-        raise ValueError(f"MEZZOTINT_FAULT: got the point {where!r}; allowed: {', '.join(POINTS)}")
+        raise ValueError(
+            f"MEZZOTINT_FAULT must name one of the points {', '.join(POINTS)}, got {where!r}. "
+            "Unset it to run without faults."
+        )
     if where != name or int(at.removeprefix("step=")) != step:
         return False
     if action == "kill":

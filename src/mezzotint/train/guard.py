@@ -1,7 +1,7 @@
-"""What stops a run cleanly: numbers that are not finite, and signals.
+"""Stop a run cleanly: at a loss or gradient that is NaN or inf, and at signals.
 
-The guard looks at the loss and at the gradient's norm of *every* step before the optimizer and any
-momentum copy see them, so that the weights in memory and on disk are always finite. Signals only
+The guard checks the loss and the gradient's norm of *every* step before the optimizer and any
+momentum copy use them, so that the weights in memory and on disk are always finite. Signals only
 set a flag, which the loop reads at the next step; a second one ends the process at once.
 """
 
@@ -19,11 +19,11 @@ from mezzotint import dist
 
 
 class NotFinite(RuntimeError):
-    """The loss or a gradient was not finite more often than the recipe allows."""
+    """The loss or a gradient was NaN or inf in more steps than the recipe tolerates."""
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; a checkpoint was saved."""
+    """A signal stopped the run, after a checkpoint was saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -31,7 +31,7 @@ class Interrupted(Exception):
 
     @property
     def exit_code(self) -> int:
-        """As shells give it: 128 + the signal's number."""
+        """The exit code that shells use: 128 + the signal's number."""
         return 128 + self.number
 
 
@@ -40,9 +40,9 @@ class StepGuard:
     """Decides whether a step may change the weights.
 
     Attributes:
-        patience: how many steps in a row may be left out.
-        in_a_row: how many were.
-        skipped: the steps left out so far.
+        patience: steps in a row that may be skipped.
+        in_a_row: steps that were skipped in a row, up to now.
+        skipped: all skipped steps.
     """
 
     patience: int
@@ -50,7 +50,7 @@ class StepGuard:
     skipped: list[int] = field(default_factory=list)
 
     def allows(self, step: int, loss: float, grad_norm: float, device: torch.device) -> bool:
-        """Whether the loss and the gradient are finite on every process.
+        """Check that the loss and the gradient are finite on every process.
 
         Raises:
             NotFinite: after more than `patience` such steps in a row.
@@ -62,9 +62,9 @@ class StepGuard:
         self.skipped.append(step)
         if self.in_a_row > self.patience:
             raise NotFinite(
-                f"loss {loss:.4g} and gradient norm {grad_norm:.4g} at step {step}, not finite {self.in_a_row} times "
-                "in a row; the last good weights are saved: lower optimizer.lr, set run.clip_norm, or use "
-                "run.compute.precision=fp32"
+                f"The loss is {loss:.4g} and the gradient norm {grad_norm:.4g} at step {step}, "
+                f"NaN or inf {self.in_a_row} times in a row. The last good weights are saved. "
+                "Lower optimizer.lr, set run.clip_norm, or use run.compute.precision=fp32."
             )
         return False
 
@@ -78,7 +78,7 @@ class StopFlag:
 
 @contextmanager
 def catch_signals() -> Iterator[StopFlag]:
-    """Turn SIGINT, SIGTERM and SIGUSR1 (which SLURM sends before it preempts) into a flag; restore them at the end."""
+    """Turn SIGINT, SIGTERM and SIGUSR1 (SLURM's before preemption) into a flag, until the end."""
     flag = StopFlag()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -90,7 +90,7 @@ def catch_signals() -> Iterator[StopFlag]:
         before = {
             s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         }
-    except ValueError:  # not in the main thread: signals are somebody else's business there
+    except ValueError:  # not the main thread, where Python handles signals
         yield flag
         return
     try:

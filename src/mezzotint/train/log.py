@@ -1,4 +1,4 @@
-"""What a run says: `metrics.jsonl`, the terminal, and trackers when they are asked for."""
+"""Logging of a run: `metrics.jsonl`, the terminal, and experiment trackers."""
 
 import importlib
 import json
@@ -20,14 +20,14 @@ from mezzotint.types import Batch
 
 
 class Tracker(Protocol):
-    """A place that metrics go to besides the file."""
+    """An experiment tracker, which gets the metrics too."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Send one line."""
+        """Send the metrics of one step."""
         ...
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining metrics, and disconnect."""
         ...
 
 
@@ -61,7 +61,8 @@ class _WandB:
 class _MLflow:
     def __init__(self, out: Path, name: str, config: Mapping[str, Any]) -> None:
         self.module = _required("mlflow", "mlflow")
-        if not self.module.is_tracking_uri_set():  # without a server of the user's: beside the run
+        # Without a server of the user's, write into the run's directory.
+        if not self.module.is_tracking_uri_set():
             self.module.set_tracking_uri(f"sqlite:///{(out / 'mlflow.db').absolute()}")
         self.module.start_run(run_name=name)
         self.module.log_dict(dict(config), "recipe.json")
@@ -85,17 +86,18 @@ def _required(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ValueError(
-            f"run.log.trackers needs {package}, which is not installed: pip install {package}"
+            f"`run.log.trackers` needs {package}, which is not installed. "
+            f"Install it with pip install {package}."
         ) from error
 
 
 @dataclass
 class Meter:
-    """Where the time since the last line went, in seconds.
+    """Measure where the time between two log lines goes, in seconds.
 
-    Waiting and the making of views are summed over all steps. Their parts, and all else, are those
-    of the last step that was measured (`timing.is_measured`), and of the reading of its batch,
-    which may be another process's work.
+    Waiting for data and making views are summed over all steps. The other parts are measured in
+    some steps only (`timing.is_measured`), and of these the last one counts, with the reading of
+    its batch, which may be another process's work.
     """
 
     began: float = field(default_factory=time.perf_counter)
@@ -106,7 +108,7 @@ class Meter:
 
     @contextmanager
     def making_views(self) -> Iterator[None]:
-        """Count what is inside as the making of views."""
+        """Count the time inside as making views."""
         began = time.perf_counter()
         with timing.part("views"):
             yield
@@ -116,14 +118,14 @@ class Meter:
     def measured(
         self, step: int, batch: Batch, encoder: nn.Module | None, device: torch.device
     ) -> Iterator[None]:
-        """Measure the parts of a step, if it is one of those that are measured.
+        """Measure the parts of a step, if this step is measured.
 
         Args:
-            step: from 0.
-            batch: of the step.
-            encoder: whose forward passes are a part of their own; `None` where hooks would disturb
+            step: number of the step, from 0.
+            batch: the step's batch.
+            encoder: its forward passes are measured as a part; `None` where hooks would break up
                 a compiled graph.
-            device: waited for at both ends of each part, where it is an accelerator.
+            device: synchronized at both ends of each part, if it is an accelerator.
         """
         if not timing.is_measured(step):
             yield
@@ -142,7 +144,7 @@ class Meter:
         self.parts |= {f"time/loader/{name}": seconds for name, seconds in batch.seconds.items()}
 
     def metrics(self) -> dict[str, float]:
-        """Images a second over all processes, the shares of waiting for data and of making views, seconds of parts."""
+        """Images per second over all processes, fractions of time for data and views, and parts."""
         elapsed = max(time.perf_counter() - self.began, 1e-9)
         return {
             "images_per_second": self.images / elapsed,
@@ -153,13 +155,13 @@ class Meter:
 
 
 class RunLog:
-    """Writes metrics; on the main process only.
+    """Write the metrics of a run; used on the main process only.
 
     Args:
         out: the run's directory.
         config: the recipe, for trackers.
-        trackers: their names.
-        resumed_at: drop lines of later steps, which a resumed run writes again.
+        trackers: names of the trackers.
+        resumed_at: lines of later steps are dropped, because a resumed run writes them again.
         bar: the progress on the terminal.
     """
 
@@ -179,7 +181,7 @@ class RunLog:
         self.bar = bar
 
     def line(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write one line; numbers that are not finite are written as `null`, which every JSON reader takes."""
+        """Write one line, with `null` for NaN and inf, which JSON does not have."""
         clean = {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}
         self.file.write(json.dumps({"step": step, **clean}) + "\n")
         self.file.flush()
@@ -195,7 +197,7 @@ class RunLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a half-written last line (of a killed run) is left out."""
+    """Read the lines of `metrics.jsonl`, without the half-written last line of a killed run."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
@@ -206,12 +208,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """One line on the terminal that says how far, how fast, how long still; plain lines when it is not a terminal.
+    """Show progress, speed and remaining time: a bar on a terminal, plain lines elsewhere.
 
     Args:
         total: steps of the run.
         start: the first step.
-        mode: `bar`, `quiet`, or `json` (one object a line on stdout).
+        mode: `bar`, `quiet`, or `json` (one object per line on stdout).
     """
 
     def __init__(self, total: int, start: int, mode: str = "bar") -> None:
@@ -234,7 +236,7 @@ class Progress:
             self.task = self.bar.add_task("", total=total, completed=start)
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show where the run is."""
+        """Show the step and its metrics."""
         text = self._text(metrics)
         if self.mode == "json":
             print(json.dumps({"step": step, **metrics}), flush=True)
@@ -264,13 +266,13 @@ class Progress:
         return "  ".join(parts)
 
     def note(self, text: str) -> None:
-        """Say something beside the bar."""
+        """Print a message next to the bar."""
         if self.mode == "json":
             print(json.dumps({"note": text}), flush=True)
         elif self.mode == "bar":
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Remove the bar from the terminal."""
         if self.bar is not None:
             self.bar.stop()

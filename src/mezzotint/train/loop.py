@@ -1,12 +1,11 @@
 """The loop: read this first.
 
-    source → batches → views → method → loss → guard → optimizer → method.after_step → log, online
-    kNN, checkpoint
+    source → batches → views → method → loss → guard → optimizer → method.after_step
+           → log, online kNN, checkpoint
 
-Nothing of any method, modality or view stands in here. The state of a run is its step, the tensors
-of the method and of the optimizer, and a few counters: the order of samples, every augmentation and
-the learning rate are functions of the step, so that a resumed run continues as if it had never
-stopped.
+It knows no method, modality or view by name. The state of a run is its step, the tensors of the
+method and of the optimizer, and a few counters. The order of samples, every augmentation and the
+learning rate are functions of the step, so that a resumed run continues as if it had never stopped.
 """
 
 import functools
@@ -27,20 +26,13 @@ from mezzotint.files import write_json, write_text
 from mezzotint.methods.method import synchronize_norms
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.seeding import key_of
-from mezzotint.train import faults
+from mezzotint.train import faults, rundir
+from mezzotint.train.callbacks import EpochCallback, ForwardPassCounter
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import Interrupted, StepGuard, StopFlag, catch_signals
 from mezzotint.train.log import Meter, Progress, RunLog
 from mezzotint.train.online import OnlineClassifier
-from mezzotint.train.rundir import (
-    default_directory,
-    environment,
-    locked,
-    prepare,
-    refuse_if_too_small,
-)
 from mezzotint.train.state import Average, RunState
-from mezzotint.train.watch import Passes, Watch
 from mezzotint.types import Batch, Views
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,12 +46,12 @@ def pretrain(
     overwrite: bool = False,
     progress: str = "bar",
 ) -> Path:
-    """Train an encoder as the recipe says.
+    """Pretrain an encoder.
 
     Args:
-        recipe: what to train, on what, how.
-        out: directory of the run; `runs/DATE` when left out.
-        resume: go on from the newest good checkpoint in `out`.
+        recipe: data, views, method, optimizer and settings of the run.
+        out: directory of the run; `runs/DATE` by default.
+        resume: continue from the newest good checkpoint in `out`.
         overwrite: remove an earlier run in `out`.
         progress: `bar`, `quiet` or `json`.
 
@@ -68,18 +60,18 @@ def pretrain(
 
     Raises:
         Interrupted: after a signal; a checkpoint was saved.
-        NotFinite: when the loss is not finite too often; the last good weights are saved.
+        NotFinite: when the loss is NaN or inf too often; the last good weights are saved.
         ValueError: for anything in the recipe or the directory that cannot be used, before the
             first step.
     """
     device = recipe.run.compute.torch_device()
     with ExitStack() as stack:
         stack.enter_context(dist.process_group(device))
-        folder = Path(dist.broadcast_object(str(out or default_directory("run"))))
+        folder = Path(dist.broadcast_object(str(out or rundir.default_directory("run"))))
         trainer = Trainer(recipe, device)
-        dist.on_main(lambda: prepare(folder, resume=resume, overwrite=overwrite))
+        dist.on_main(lambda: rundir.prepare(folder, resume=resume, overwrite=overwrite))
         if dist.is_main():
-            stack.enter_context(locked(folder))
+            stack.enter_context(rundir.locked(folder))
         flag = stack.enter_context(catch_signals())
         trainer.fit(folder, flag, resume=resume, progress=progress)
     return folder
@@ -89,8 +81,8 @@ class Trainer:
     """One run: setup in the constructor, training in `fit`.
 
     Args:
-        recipe: what to train.
-        device: where.
+        recipe: the run's recipe.
+        device: device of the method and the views.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
@@ -98,9 +90,8 @@ class Trainer:
         compute = recipe.run.compute
         if compute.threads:
             torch.set_num_threads(compute.threads)
-        self.plan = BatchPlan.of(
-            recipe.data, self.run.batch_size, self.run.seed, dist.rank(), dist.world_size()
-        )
+        ranks = dist.rank(), dist.world_size()
+        self.plan = BatchPlan.of(recipe.data, self.run.batch_size, self.run.seed, *ranks)
         self.total = self.run.epochs * self.plan.steps_per_epoch
         self.method = recipe.method
         self.run.require_accumulable(self.method, dist.world_size())
@@ -112,25 +103,17 @@ class Trainer:
         self.method.train()
         self.optimizer = recipe.optimizer.build(self.method, self.run.batch_size)
         self.scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "fp16")
-        self.state = RunState(
-            self.method,
-            self.optimizer,
-            self.scaler,
-            recipe.data,
-            StepGuard(self.run.guard.patience),
-        )
+        guard = StepGuard(self.run.guard.patience)
+        self.state = RunState(self.method, self.optimizer, self.scaler, recipe.data, guard)
         self.average = Average(self.method, compute.average) if compute.average else None
-        self.classifier = OnlineClassifier.of(
-            self.run.log.classifier, recipe.data, recipe.encoder, device
-        )
-        self.state.beside = {
-            "average": self.average.method if self.average else None,
-            "classifier": self.classifier,
-        }
-        self.watch = Watch(recipe, self.plan.steps_per_epoch)
-        self.environment = environment(device.type)
-        self.passes = Passes(self.method, watch=not compute.compile)
-        self.watched = None if compute.compile else self.method.encoder
+        settings = self.run.log.classifier
+        self.classifier = OnlineClassifier.of(settings, recipe.data, recipe.encoder, device)
+        average = self.average.method if self.average else None
+        self.state.modules = {"average": average, "classifier": self.classifier}
+        self.callback = EpochCallback(recipe, self.plan.steps_per_epoch)
+        self.environment = rundir.environment(device.type)
+        self.counter = ForwardPassCounter(self.method, enabled=not compute.compile)
+        self.timed = None if compute.compile else self.method.encoder
         self.entrance: nn.Module = self.method
         if dist.world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -141,10 +124,9 @@ class Trainer:
     # ------------------------------------------------------------------ one step
 
     def step(self, step: int, batch: Batch, meter: Meter) -> dict[str, float]:
-        """Train on one batch; returns what there is to log."""
-        torch.manual_seed(
-            key_of(self.run.seed, step, "layers", dist.rank())
-        )  # dropout in networks of any origin
+        """Train on one batch, and return the metrics to log."""
+        # Dropout draws from torch's generator, whoever wrote the network.
+        torch.manual_seed(key_of(self.run.seed, step, "layers", dist.rank()))
         factor = self.recipe.schedule(step, self.total, self.plan.steps_per_epoch)
         rates = self.recipe.optimizer.set_rates(self.optimizer, factor, step / self.total)
         self.optimizer.zero_grad(set_to_none=True)
@@ -152,12 +134,12 @@ class Trainer:
         logs: dict[str, float] = {}
         loss_sum = 0.0
         parts = batch.split(self.run.micro_batches)
-        for place, part in enumerate(parts):
+        for position, part in enumerate(parts):
             with meter.making_views():
                 views = self.views(part, step)
             precision = self.run.compute.precision
             with (
-                dist.no_sync(self.entrance, place < len(parts) - 1),
+                dist.no_sync(self.entrance, position < len(parts) - 1),
                 torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32"),
             ):
                 with timing.part("forward"):
@@ -182,36 +164,30 @@ class Trainer:
         return {"loss": loss_sum, "grad_norm": grad_norm, **rates, **logs}
 
     def views(self, batch: Batch, step: int) -> Views:
-        """The views of a batch, in the memory format of the convolutions."""
+        """Make the views of a batch, in the memory format of the convolutions."""
         epoch = self.plan.epoch_of(step)
         views = self.recipe.views(
             batch, input=self.recipe.encoder.input, seed=self.run.seed, epoch=epoch, step=step,
             progress=step / self.total, device=self.device,
         )  # fmt: skip
         if self.run.compute.channels_last:
-            views = replace(
-                views,
-                x=tuple(
-                    x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-                    for x in views.x
-                ),
-            )
+            last = torch.channels_last
+            x = [x.contiguous(memory_format=last) if x.ndim == 4 else x for x in views.x]
+            views = replace(views, x=tuple(x))
         return views
 
     def update(self, step: int, loss: float) -> float:
-        """Change the weights, if everything is finite on every process; returns the gradient's norm."""
+        """Update the weights if loss and gradient are finite; return the gradient's norm."""
         self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+        parameters = list(self.method.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         grad_norm = float(norm)
-        # A gradient scaler overflows now and then by design: it leaves the step out and halves its
-        # scale.
+        # A gradient scaler overflows now and then by design: it skips a step and halves its scale.
         overflow = self.scaler.is_enabled() and not torch.isfinite(norm)
         if self.state.guard.allows(step, loss, 0.0 if overflow else grad_norm, self.device):
             if self.run.clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(
-                    self.method.parameters(), self.run.clip_norm, norm
-                )
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.run.clip_norm, norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if not overflow:
@@ -230,19 +206,15 @@ class Trainer:
         bar = Progress(self.total, start, progress if dist.is_main() else "quiet")
         for note in notes:
             bar.note(note)
+        log = None
         if dist.is_main():
             self.store.sweep()
-            refuse_if_too_small(out, self.state.bytes(), self.store.keep)
+            rundir.refuse_if_too_small(out, self.state.bytes(), self.store.keep)
             write_text(out / "recipe.yaml", self.recipe.to_yaml())
             write_json(out / "environment.json", self._environment(start))
-        log = (
-            RunLog(out, self.recipe.config(), self.run.log.trackers, start, bar)
-            if dist.is_main()
-            else None
-        )
-        began = time.monotonic()
+            log = RunLog(out, self.recipe.config(), self.run.log.trackers, start, bar)
         try:
-            self._train(out, start, flag, log, began)
+            self._train(out, start, flag, log)
         finally:
             if log:
                 log.close()
@@ -252,28 +224,27 @@ class Trainer:
             save_encoder((self.average or self).method.encoder, out / "encoder", made_by)
             write_json(out / "environment.json", self._environment(self.total))
 
-    def _train(
-        self, out: Path, start: int, flag: StopFlag, log: RunLog | None, began: float
-    ) -> None:
-        meter, last_save = Meter(), time.monotonic()
+    def _train(self, out: Path, start: int, flag: StopFlag, log: RunLog | None) -> None:
+        meter, began = Meter(), time.monotonic()
+        last_save = began
         every = self.run.log.every_steps
         before = self.state.seconds
         stream = self._replayed(start)
         if start == 0:
-            self.watch(out, 0)
-        self.passes.start()
+            self.callback(out, 0)
+        self.counter.start()
         for step in range(start, self.total):
             waited = time.perf_counter()
             batch = next(stream)
             meter.waiting += time.perf_counter() - waited
             self.state.count_bad(batch, self.run.loader.max_unreadable_fraction)
-            with meter.measured(step, batch, self.watched, self.device):
+            with meter.measured(step, batch, self.timed, self.device):
                 metrics = self.step(step, batch, meter)
-            self.passes.stop()  # one step tells
+            self.counter.stop()  # every step makes the same number of forward passes
             meter.images += self.run.batch_size
             done = step + 1
             last = done == self.total
-            knn = self.watch(out, done)
+            knn = self.callback(out, done)
             if log and (done % every == 0 or last or knn):
                 epoch = done / self.plan.steps_per_epoch
                 self.state.seconds = before + time.monotonic() - began
@@ -297,7 +268,7 @@ class Trainer:
                 raise Interrupted(flag.number or 15)
 
     def _replayed(self, start: int) -> Iterator[Batch]:
-        """The batches from a step on; views that remember earlier batches have seen them again."""
+        """Load the batches from a step on, after replaying those that the views remember."""
         own = self.run.batch_size // dist.world_size()
         again = min(start, -(-self.recipe.views.remembers // own))
         stream = self._batches(start - again)
@@ -310,15 +281,18 @@ class Trainer:
         loader = self.run.loader
         return batches(
             self.recipe.data, self.recipe.views, self.plan, start=start, stop=self.total,
-            workers=loader.processes(self.recipe.data), on_unreadable=loader.on_unreadable, pin_memory=self.device.type == "cuda",
+            workers=loader.processes(self.recipe.data), on_unreadable=loader.on_unreadable,
+            pin_memory=self.device.type == "cuda",
         )  # fmt: skip
 
     def _environment(self, steps: int) -> dict[str, Any]:
         count = sum(p.numel() for p in self.recipe.encoder.parameters())
+        own = self.run.batch_size // dist.world_size()
         return {
-            **self.environment, "processes": dist.world_size(), "precision": self.run.compute.precision,
+            **self.environment, "processes": dist.world_size(),
+            "precision": self.run.compute.precision,
             "parameters": count, "samples": len(self.recipe.data), "steps": steps,
             "seconds": round(self.state.seconds, 2),
             "skipped_steps": self.state.guard.skipped, "unreadable": self.state.bad,
-            **self.passes.facts(self.run.batch_size // dist.world_size(), self.recipe.views.num_views),
+            **self.counter.as_json(own, self.recipe.views.num_views),
         }  # fmt: skip

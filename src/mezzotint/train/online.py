@@ -1,4 +1,4 @@
-"""Is it learning? Online kNN, and a linear classifier that is trained along; never on test samples."""
+"""Online evaluation while a run trains: kNN and a linear classifier; never on test samples."""
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,12 @@ _MOST = 10_000
 
 
 class OnlineKNN:
-    """Scores an encoder on a validation fifth of the training samples of the data's first classification task.
+    """Score an encoder by kNN on a fifth of the training samples, held out for validation.
 
     Args:
-        source: of the run; without labels there is nothing to measure.
-        limit: take at most so many samples.
+        source: the run's; its first classification task is used, and without one nothing is
+            measured.
+        limit: maximum number of samples.
     """
 
     def __init__(self, source: Source, *, limit: int = _MOST) -> None:
@@ -39,11 +40,11 @@ class OnlineKNN:
         self.labels = torch.from_numpy(task.labels)
 
     def measure(self, encoder: Encoder) -> dict[str, float]:
-        """Accuracy on the held-out fifth, under `knn/TASK`; empty without labels."""
+        """Return accuracy on the held-out fifth under `knn/TASK`; nothing without labels."""
         if not self.name:
             return {}
-        found = extract_readable(encoder, self.source, indices=self.indices)
-        everything = Features(found.x, self.labels[found.indices])
+        readable = extract_readable(encoder, self.source, indices=self.indices)
+        everything = Features(readable.x, self.labels[readable.indices])
         held_out = len(everything.x) // 5
         train, scored = everything[held_out:], everything[:held_out]
         rows = KNN().run(train, scored)
@@ -51,19 +52,19 @@ class OnlineKNN:
 
 
 class Classifier(Component):
-    """A linear classifier that learns along from detached features: it sees the encoder, which never sees it.
+    """Train a linear classifier online on detached features; the encoder gets no gradient from it.
 
     It takes the features of the last view of a step and the labels of a `labeled` source, and
-    learns by SGD. What it logs is its accuracy on each batch before it learns from it, on augmented
-    training samples: a curve to look at, and no evaluation (Huang et al. 2022, arXiv 2208.00275,
+    is trained by SGD. It logs its accuracy on each batch before it trains on it, on augmented
+    training samples: a learning curve, not an evaluation (Huang et al. 2022, arXiv 2208.00275,
     whose milestones are epochs 60 and 80 of any number).
 
     Args:
-        lr: learning rate; not scaled by the batch. 30 suits features of encoders trained by SGD,
-            0.2 by LARS.
-        momentum: of the buffer.
+        lr: learning rate; not scaled by the batch size. 30 suits features of encoders trained by
+            SGD, 0.2 by LARS.
+        momentum: momentum of SGD.
         weight_decay: L2 penalty.
-        schedule: of the learning rate.
+        schedule: schedule of the learning rate.
     """
 
     def __init__(
@@ -74,10 +75,16 @@ class Classifier(Component):
         weight_decay: float = 0.0,
         schedule: Schedule = MultiStep(milestones=[0.6, 0.8]),  # noqa: B008 - keeps no state
     ) -> None:
-        if lr <= 0.0 or not 0.0 <= momentum < 1.0 or weight_decay < 0.0:
+        if not lr > 0.0:
+            raise ValueError(f"`run.log.classifier.lr` must be positive, got {lr}. Try 30.")
+        if not 0.0 <= momentum < 1.0:
             raise ValueError(
-                f"run.log.classifier: got lr={lr}, momentum={momentum}, weight_decay={weight_decay}; allowed are a "
-                "rate above 0, a momentum in [0, 1), and a decay of 0 or more"
+                f"`run.log.classifier.momentum` must be at least 0 and below 1, got {momentum}. "
+                "Try 0.9."
+            )
+        if not weight_decay >= 0.0:
+            raise ValueError(
+                f"`run.log.classifier.weight_decay` must be at least 0, got {weight_decay}. Try 0."
             )
         self.lr, self.momentum, self.weight_decay, self.schedule = (
             lr,
@@ -88,15 +95,15 @@ class Classifier(Component):
 
 
 class OnlineClassifier(nn.Module):
-    """The classifier of a run, with its state; one for all processes, whose gradients are averaged.
+    """The online classifier of a run; its gradients are averaged over the processes.
 
-    Cross-entropy has its gradient in closed form, so nothing of it enters the graph, the optimizer
-    or the scaler of the run.
+    Cross-entropy has its gradient in closed form, so nothing of the classifier enters the run's
+    graph, optimizer or gradient scaler.
 
     Args:
-        settings: how it learns.
-        source: whose labels it learns.
-        encoder: whose features it sees, in training mode alone.
+        settings: learning rate, momentum, weight decay and schedule.
+        source: the source of the labels.
+        encoder: the source of the features, in training mode only.
 
     Raises:
         RecipeError: when the samples of the source have no classes.
@@ -111,8 +118,9 @@ class OnlineClassifier(nn.Module):
         super().__init__()
         if not isinstance(source, Labeled) or source.task.kind != "classify":
             raise RecipeError(
-                f"got run.log.classifier with data.kind={source.config.get('kind')}, which gives a step no classes; "
-                "allowed is labeled data with classes: data: {kind: labeled, source: {kind: …}}"
+                "`run.log.classifier` needs a labeled source with classes, "
+                f"got data.kind={source.config.get('kind')}. "
+                "Write data: {kind: labeled, source: {kind: …}}."
             )
         self.settings, self.num_classes = settings, source.num_classes
         for name, shape in (
@@ -122,17 +130,17 @@ class OnlineClassifier(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
             self.register_buffer(f"{name}_momentum", torch.zeros(shape))
         self._latest: Tensor | None = None
-        self._seen: list[tuple[Tensor, Tensor]] = []
-        encoder.register_forward_hook(self._look)
+        self._batches: list[tuple[Tensor, Tensor]] = []
+        encoder.register_forward_hook(self._keep_features)
 
     @classmethod
     def of(
         cls, settings: Classifier | None, source: Source, encoder: Encoder, device: torch.device
     ) -> "OnlineClassifier | None":
-        """The classifier of a run that asks for one, on its device."""
+        """Make the classifier of a run on its device, if the recipe has one."""
         return None if settings is None else cls(settings, source, encoder).to(device)
 
-    def _look(self, module: nn.Module, inputs: object, features: Tensor) -> None:
+    def _keep_features(self, module: nn.Module, inputs: object, features: Tensor) -> None:
         if module.training:
             self._latest = features.detach()
 
@@ -140,35 +148,35 @@ class OnlineClassifier(nn.Module):
         """Keep the features of the last view of a micro-batch, with its labels int64 `[B]`.
 
         Raises:
-            RecipeError: when the method never asked the encoder for features.
+            RecipeError: when the method does not compute features of views.
         """
         if self._latest is None:
             raise RecipeError(
-                "got run.log.classifier with a method that takes no features from its encoder; allowed are methods of "
-                "views: leave it out"
+                "`run.log.classifier` needs a method that computes features of views. "
+                "Leave the classifier out."
             )
-        self._seen.append((self._latest[-len(labels) :].float(), labels))
+        self._batches.append((self._latest[-len(labels) :].float(), labels))
         self._latest = None
 
     @torch.no_grad()
     def learn(self, progress: tuple[int, int, int]) -> dict[str, float]:
-        """One step on all micro-batches that were noted.
+        """Train one step on all micro-batches that were noted.
 
         Args:
-            progress: step (from 0), steps of the run, and steps an epoch.
+            progress: step (from 0), steps of the run, and steps per epoch.
 
         Returns:
             `classifier/top1` and, from six classes on, `classifier/top5`: fractions of this
                 process's samples.
         """
-        x_BD, y_B = (torch.cat(column) for column in zip(*self._seen, strict=True))
-        self._seen = []
+        x_BD, y_B = (torch.cat(column) for column in zip(*self._batches, strict=True))
+        self._batches = []
         y_B = y_B.to(x_BD.device)
         logits_BC = x_BD @ self.weight.T + self.bias
-        found = {"classifier/top1": float((logits_BC.argmax(dim=1) == y_B).float().mean())}
+        metrics = {"classifier/top1": float((logits_BC.argmax(dim=1) == y_B).float().mean())}
         if self.num_classes > 5:
             best = logits_BC.topk(5, dim=1).indices
-            found["classifier/top5"] = float((best == y_B[:, None]).any(dim=1).float().mean())
+            metrics["classifier/top5"] = float((best == y_B[:, None]).any(dim=1).float().mean())
         error_BC = (logits_BC.softmax(dim=1) - one_hot(y_B, self.num_classes)) / len(y_B)
         gradient = dist.mean(
             torch.cat([error_BC.T @ x_BD, error_BC.sum(dim=0)[:, None]], dim=1)
@@ -181,4 +189,4 @@ class OnlineClassifier(nn.Module):
                     value, alpha=self.settings.weight_decay
                 )
                 value.sub_(lr * buffer)
-        return found
+        return metrics

@@ -1,4 +1,4 @@
-"""The directory of a run: who may write to it, and what it says about where it was made."""
+"""The directory of a run: who may write to it, and the record of where it was made."""
 
 import datetime
 import os
@@ -17,11 +17,11 @@ from mezzotint.train.checkpoint import alive
 
 
 class RunDirectoryInUse(ValueError):
-    """The output directory belongs to another run."""
+    """The output directory cannot be used for this run."""
 
 
 def default_directory(recipe: str) -> Path:
-    """`runs/RECIPE-DATE`, numbered when it exists."""
+    """Choose `runs/RECIPE-DATE`, with a number when that exists."""
     name = f"{Path(recipe).stem}-{datetime.date.today():%Y%m%d}"
     path, number = Path("runs") / name, 1
     while path.exists():
@@ -31,47 +31,47 @@ def default_directory(recipe: str) -> Path:
 
 
 def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Check that a run may use a directory, and make it.
+    """Check that a run may use a directory, and create it.
 
     Raises:
-        RunDirectoryInUse: when it is not empty and neither `resume` nor `overwrite` was asked for.
+        RunDirectoryInUse: when it is not empty, without `resume` or `overwrite`.
     """
     if out.exists() and not out.is_dir():
         raise RunDirectoryInUse(
-            f"got --out {out}, which is a file; allowed is a new or empty directory"
+            f"--out must be a new or empty directory, and {out} is a file. Choose another --out."
         )
-    holds = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
-    if holds and not resume:
+    content = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
+    if content and not resume:
         owned = (out / "recipe.yaml").is_file() or (out / "checkpoints").is_dir()
         if not overwrite:
-            way_out = "use --resume to go on with it, --overwrite to start again, or another --out"
             raise RunDirectoryInUse(
-                f"got --out {out}, which holds {holds[0]!r} and more; allowed is a new directory: {way_out}"
+                f"--out must be a new or empty directory, and {out} has {content[0]!r}. Continue "
+                "with --resume, start again with --overwrite, or choose another --out."
             )
         if not owned:
             raise RunDirectoryInUse(
-                f"got --overwrite for {out}, which is not a run; allowed is a run's directory: choose another --out"
+                f"--overwrite removes only runs, and {out} is not a run. Choose another --out."
             )
         _refuse_live_owner(out)
         shutil.rmtree(out)
     if resume and not (out / "checkpoints").is_dir():
         raise RunDirectoryInUse(
-            f"got --resume for {out}, which has no checkpoints; allowed is a run's directory: leave --resume out"
+            f"--resume needs a run with checkpoints, and {out} has none. Leave --resume out."
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryInUse(
-            f"got --out {out}, which cannot be made ({error.strerror}); choose a place you can write to"
+            f"--out {out} cannot be created ({error.strerror}). Choose another directory."
         ) from error
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold a run's directory for this process.
+    """Lock a run's directory for this process.
 
     Raises:
-        RunDirectoryInUse: when a process that still runs holds it.
+        RunDirectoryInUse: when another running process has locked it.
     """
     lock = out / ".lock"
     _refuse_live_owner(out)
@@ -91,8 +91,8 @@ def _refuse_live_owner(out: Path) -> None:
     here = host == socket.gethostname()
     if int(owner) != os.getpid() and (not here or alive(int(owner))):
         raise RunDirectoryInUse(
-            f"got --out {out}, which process {owner} on {host} is writing to; allowed is one run a directory: wait, "
-            f"choose another --out, or remove {lock} if that process is gone"
+            f"--out must be a directory of its own, and process {owner} on {host} writes to {out}. "
+            f"Choose another --out, or remove {lock} if that process is gone."
         )
 
 
@@ -105,13 +105,13 @@ def refuse_if_too_small(out: Path, checkpoint_bytes: int, keep: int) -> None:
     free, need = shutil.disk_usage(out).free, checkpoint_bytes * (keep + 1)
     if free < need:
         raise OSError(
-            f"{free / 1e6:.0f} MB are free at {out}; {keep} checkpoints and the one being written need "
-            f"{need / 1e6:.0f} MB: free some space, or choose another --out"
+            f"{free / 1e6:.0f} MB are free at {out}, and {keep} checkpoints and a temporary one "
+            f"need {need / 1e6:.0f} MB. Free some space, or choose another --out."
         )
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What a figure needs to be understood later: command, versions, hardware. No variable of the environment."""
+    """Describe how a result was made: command, versions, hardware; no environment variables."""
     import torch
 
     return {

@@ -1,4 +1,4 @@
-"""The `run` section of a recipe: everything about a run that is not a component of it."""
+"""The `run` section of a recipe: length, batches, hardware, loading, saving and logging."""
 
 import math
 import os
@@ -19,14 +19,15 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Loader(Component):
-    """How samples reach the loop.
+    """Load samples for the loop.
 
     Args:
-        workers: processes that read and crop; none for data in memory. `None` takes one a core, at
-            most 8.
-        on_unreadable: `skip` takes the next readable sample in place of one that cannot be read, counts it
-            and names it; `error` stops at the first.
-        max_unreadable_fraction: share of the data set that may be unreadable before the run stops.
+        workers: processes that read and crop; none are used for data in memory. `None` takes one
+            per core, at most 8.
+        on_unreadable: `skip` replaces a sample that cannot be read by the next readable one, counts
+            it and names it; `error` stops at the first.
+        max_unreadable_fraction: fraction of the data set that may be unreadable before the run
+            stops.
     """
 
     def __init__(
@@ -38,18 +39,20 @@ class Loader(Component):
     ) -> None:
         if workers is not None and workers < 0:
             raise ValueError(
-                f"run.loader.workers: got {workers}; allowed is 0 or more: use 0 to read in the main process"
+                f"`run.loader.workers` must be at least 0, got {workers}. "
+                "Use 0 to read in the main process."
             )
         if not 0.0 <= max_unreadable_fraction < 1.0:
             raise ValueError(
-                f"run.loader.max_unreadable_fraction: got {max_unreadable_fraction}; allowed is [0, 1): use 0.05"
+                "`run.loader.max_unreadable_fraction` must be at least 0 and below 1, "
+                f"got {max_unreadable_fraction}. Try 0.05."
             )
         self.workers = workers
         self.on_unreadable = on_unreadable
         self.max_unreadable_fraction = max_unreadable_fraction
 
     def processes(self, source: Source) -> int:
-        """How many worker processes read this source."""
+        """Choose the number of worker processes for a source."""
         if source.in_memory:
             return 0
         if self.workers is not None:
@@ -58,24 +61,28 @@ class Loader(Component):
 
 
 class Checkpoints(Component):
-    """When to save, and how much to keep.
+    """Save checkpoints of a run.
 
     Args:
-        every_minutes: save when this much time has passed since the last checkpoint.
-        every_steps: save also every so many steps; 0 for never.
-        keep: how many checkpoints stay; at least 2, so that a damaged newest one costs nothing but
-            time.
+        every_minutes: time between two checkpoints.
+        every_steps: steps between additional checkpoints; 0 for none.
+        keep: checkpoints on disk; at least 2, so that a run survives a damaged newest one.
     """
 
     def __init__(self, *, every_minutes: float = 10.0, every_steps: int = 0, keep: int = 2) -> None:
         if keep < 2:
             raise ValueError(
-                f"run.checkpoints.keep: got {keep}; allowed is 2 or more, so that one is always good"
+                f"`run.checkpoints.keep` must be at least 2, got {keep}. "
+                "Use 2, so that a good checkpoint survives a damaged one."
             )
-        if every_minutes <= 0 or every_steps < 0:
+        if not every_minutes > 0:
             raise ValueError(
-                f"run.checkpoints: got every_minutes={every_minutes}, every_steps={every_steps}; "
-                "allowed is a positive time and 0 or more steps"
+                f"`run.checkpoints.every_minutes` must be positive, got {every_minutes}. Try 10."
+            )
+        if every_steps < 0:
+            raise ValueError(
+                f"`run.checkpoints.every_steps` must be at least 0, got {every_steps}. "
+                "Use 0 to save by time only."
             )
         self.every_minutes = every_minutes
         self.every_steps = every_steps
@@ -83,33 +90,34 @@ class Checkpoints(Component):
 
 
 class Guard(Component):
-    """What to do when the loss or a gradient is not finite.
+    """Handle a loss or gradient that is NaN or inf.
 
     Args:
-        action: `abort` stops with the last good weights saved; `skip` leaves the step out.
-        patience: how many steps in a row may be skipped before the run stops.
+        action: `abort` stops with the last good weights saved; `skip` skips the step.
+        patience: steps in a row that may be skipped before the run stops.
     """
 
     def __init__(self, *, action: Literal["abort", "skip"] = "skip", patience: int = 5) -> None:
         if patience < 0:
             raise ValueError(
-                f"run.guard.patience: got {patience}; allowed is 0 or more: use action=abort to stop at once"
+                f"`run.guard.patience` must be at least 0, got {patience}. "
+                "Use run.guard.action=abort to stop at once."
             )
         self.action = action
         self.patience = 0 if action == "abort" else patience
 
 
 class Log(Component):
-    """What is written down during the run.
+    """Log a run while it trains.
 
     Args:
-        every_steps: a line in `metrics.jsonl` this often.
-        knn_epochs: online kNN of the encoder this often, when the data has labels; 0 for never.
-        map_epochs: a map of the features this often, and before training, for the report; 0 for
-            never.
-        map_layout: how the report lays out its maps; `umap` needs mezzotint[umap].
-        trackers: where the metrics go besides the file.
-        classifier: a linear classifier that learns along on detached features; `None` for none.
+        every_steps: steps between two lines of `metrics.jsonl`.
+        knn_epochs: epochs between two online kNN evaluations, if the data has labels; 0 for none.
+        map_epochs: epochs between two maps of the features for the report, the first one before
+            training; 0 for none.
+        map_layout: layout of the maps in the report; `umap` needs mezzotint[umap].
+        trackers: experiment trackers that get the metrics too.
+        classifier: a linear classifier trained online on detached features; `None` for none.
     """
 
     def __init__(
@@ -122,11 +130,15 @@ class Log(Component):
         trackers: list[Literal["tensorboard", "wandb", "mlflow"]] | None = None,
         classifier: Classifier | None = None,
     ) -> None:
-        if every_steps < 1 or knn_epochs < 0 or map_epochs < 0:
+        if every_steps < 1:
             raise ValueError(
-                f"run.log: got every_steps={every_steps}, knn_epochs={knn_epochs}, map_epochs={map_epochs}; allowed is "
-                "1 step or more, and 0 epochs (never) or more"
+                f"`run.log.every_steps` must be at least 1, got {every_steps}. Try 10."
             )
+        for name, epochs in (("knn_epochs", knn_epochs), ("map_epochs", map_epochs)):
+            if epochs < 0:
+                raise ValueError(
+                    f"`run.log.{name}` must be at least 0, got {epochs}. Use 0 to switch it off."
+                )
         self.every_steps = every_steps
         self.knn_epochs = knn_epochs
         self.map_epochs = map_epochs
@@ -136,19 +148,19 @@ class Log(Component):
 
 
 class Compute(Component):
-    """Where and in which arithmetic the run computes.
+    """Choose the device and the arithmetic of a run.
 
     Args:
-        device: `auto` is CUDA where there is one, else the CPU.
-        precision: of the forward and backward pass; weights and optimizer stay in fp32. fp16 uses a
-            gradient scaler.
-        channels_last: memory format of images and convolutions.
-        compile: run the method through `torch.compile`.
-        threads: of the CPU; `None` leaves torch's choice.
-        sync_batch_norm: BatchNorm over the batch of all processes, on CPU and GPU; in one branch
-            alone, `online` or `target`, its momentum copy; or in none.
-        average: decay of a running average of the weights, which is then what the run leaves, and
-            what is evaluated; 0.9999 is usual in fine-tuning, `None` for the last weights.
+        device: `auto` is CUDA if available, else the CPU.
+        precision: of the forward and backward pass; weights and optimizer stay in fp32, and fp16
+            uses a gradient scaler.
+        channels_last: use this memory format for images and convolutions.
+        compile: compile the method with `torch.compile`.
+        threads: CPU threads; `None` for torch's default.
+        sync_batch_norm: normalize over the batch of all processes, on CPU and GPU: in both
+            branches, in `online` or `target` (the momentum copy) only, or not at all.
+        average: decay of an exponential moving average of the weights, which is then saved and
+            evaluated; 0.9999 is usual in fine-tuning, `None` for the last weights.
     """
 
     def __init__(
@@ -164,7 +176,8 @@ class Compute(Component):
     ) -> None:
         if average is not None and not 0.0 < average < 1.0:
             raise ValueError(
-                f"run.compute.average: got {average}; allowed is a decay in (0, 1), or null for none"
+                f"`run.compute.average` must be a decay between 0 and 1, or null, got {average}. "
+                "Try 0.9999."
             )
         self.device = device
         self.precision: Precision = precision
@@ -175,14 +188,15 @@ class Compute(Component):
         self.average = average
 
     def torch_device(self) -> torch.device:
-        """This process's device.
+        """Choose the device of this process.
 
         Raises:
-            ValueError: when CUDA is asked for and there is none.
+            ValueError: when the recipe names CUDA and there is none.
         """
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError(
-                "run.compute.device: got cuda, and there is none here; allowed: auto, cpu"
+                "`run.compute.device` must be auto or cpu on a machine without CUDA, got cuda. "
+                "Use auto."
             )
         if self.device == "cpu" or not torch.cuda.is_available():
             return torch.device("cpu")
@@ -190,20 +204,19 @@ class Compute(Component):
 
 
 class Run(Component):
-    """How long, how many at once, and from which seed.
+    """Set the length, batch size and seed of a run, and how it computes, loads, saves and logs.
 
     Args:
         epochs: passes over the data.
-        batch_size: samples a step over all processes and micro-batches.
-        seed: of everything random.
-        micro_batches: split each process's share of a batch into so many passes whose gradients are
-            accumulated.
-        clip_norm: limit of the gradient's norm; `None` for no limit.
+        batch_size: samples per step, over all processes and micro-batches.
+        seed: seed of everything random.
+        micro_batches: parts of each process's batch whose gradients are accumulated.
+        clip_norm: maximum norm of the gradient; `None` for no clipping.
         compute: device, precision, compilation.
-        loader: workers and bad samples.
-        checkpoints: when to save.
-        guard: what to do about non-finite numbers.
-        log: how often to report.
+        loader: workers and unreadable samples.
+        checkpoints: how often to save, and how many to keep.
+        guard: what to do when the loss is NaN or inf.
+        log: how often to log, and what.
     """
 
     def __init__(
@@ -220,20 +233,22 @@ class Run(Component):
         guard: Guard = Guard(),  # noqa: B008
         log: Log = Log(),  # noqa: B008
     ) -> None:
-        for name, value, least in (
-            ("epochs", epochs, 1),
-            ("batch_size", batch_size, 1),
+        for name, value, usual in (
+            ("epochs", epochs, 100),
+            ("batch_size", batch_size, 256),
             ("micro_batches", micro_batches, 1),
         ):
-            if value < least:
-                raise ValueError(f"run.{name}: got {value}; allowed is {least} or more")
+            if value < 1:
+                raise ValueError(f"`run.{name}` must be at least 1, got {value}. Try {usual}.")
         if clip_norm is not None and not (clip_norm > 0 and math.isfinite(clip_norm)):
             raise ValueError(
-                f"run.clip_norm: got {clip_norm}; allowed is a positive number, or null for none"
+                f"`run.clip_norm` must be positive and finite, or null, got {clip_norm}. "
+                "Use null for no clipping."
             )
         if log.classifier is not None and compute.compile:
             raise ValueError(
-                "run.log.classifier: got one with run.compute.compile=true, which hides the features; allowed is either"
+                "`run.log.classifier` needs the encoder's features, and run.compute.compile hides "
+                "them. Leave one of them out."
             )
         self.epochs = epochs
         self.batch_size = batch_size
@@ -247,15 +262,21 @@ class Run(Component):
         self.log = log
 
     def require_accumulable(self, method: Method, processes: int) -> None:
-        """Raise a ValueError when a batch cannot be split as asked, or the method cannot take it so."""
+        """Refuse a batch that cannot be split into micro-batches, or that the method cannot take.
+
+        Raises:
+            ValueError: with the keys to change.
+        """
         parts, kind = self.micro_batches, method.config["kind"]
         if parts > 1 and method.no_accumulation:
             reason = method.no_accumulation
             raise RecipeError(
-                f"run.micro_batches: got {parts}; allowed for {kind} is 1, because {reason}"
+                f"`run.micro_batches` must be 1 for {kind}, because {reason}; got {parts}. "
+                "Lower run.batch_size if memory is short."
             )
         if self.batch_size % (parts * processes):
             raise RecipeError(
-                f"run.micro_batches: got {parts}, which does not divide the batch of {self.batch_size}"
+                f"`run.batch_size` must be a multiple of run.micro_batches × processes = "
+                f"{parts} × {processes}, got {self.batch_size}. Change one of them."
             )
         method.require_batch(self.batch_size)

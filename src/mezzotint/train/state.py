@@ -1,11 +1,7 @@
-"""The state of a run: the tensors of method and optimizer, and a few counters. All else is a function of the step.
+"""The state of a run: tensors of method and optimizer, and a few counters.
 
-A running average of a method's weights, which a run then keeps in place of its last weights.
-
-Polyak averaging as fine-tuning uses it, with an exponential window of about `1 / (1 − decay)`
-steps. The window opens as the run goes on: after step t (from 0) the decay is at most `(1 + t) /
-(10 + t)`, as TensorFlow's `ExponentialMovingAverage` has it, so that the random start is forgotten
-in short runs too. Buffers (statistics of BatchNorm, queues, counters) are those of the last step.
+Everything else is a function of the step. The state may include an exponential moving average
+of the weights, which a run then saves instead of its last weights.
 """
 
 from collections.abc import Mapping
@@ -27,7 +23,7 @@ _MARK = ":"
 
 
 def tensors_of(saved: Saved, name: str) -> dict[str, Tensor]:
-    """What a checkpoint holds of a module beside the method; empty where there was none."""
+    """Select the tensors of a module of the run (`average`, `classifier`) from a checkpoint."""
     start = f"{name}{_MARK}"
     return {
         key.removeprefix(start): t for key, t in saved.optimizer.items() if key.startswith(start)
@@ -36,18 +32,18 @@ def tensors_of(saved: Saved, name: str) -> dict[str, Tensor]:
 
 @dataclass
 class RunState:
-    """Everything that a checkpoint holds, and nothing that can be computed again.
+    """Everything that a checkpoint saves: all that cannot be computed again.
 
     Attributes:
-        method: its parameters and buffers (momentum copies and queues are among them).
-        optimizer: its moments.
-        scaler: of fp16 gradients.
-        source: its fingerprint is kept, so that a run goes on with the same data.
-        guard: the steps that were left out.
-        bad: samples that could not be read, and why.
-        seconds: of training so far.
-        beside: modules that belong to the run and not to the method, by name: averaged weights, an
-            online classifier; `None` where there is none.
+        method: its parameters and buffers are saved, momentum copies and queues among them.
+        optimizer: its moments are saved.
+        scaler: the scaler of fp16 gradients.
+        source: its fingerprint is saved, so that a run resumes with the same data.
+        guard: the skipped steps.
+        bad: unreadable samples, and why.
+        seconds: time of training so far.
+        modules: modules of the run that are not part of the method, by name (averaged weights,
+            online classifier); `None` for one that the run does not have.
     """
 
     method: Method
@@ -57,13 +53,13 @@ class RunState:
     guard: StepGuard
     bad: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
-    beside: Mapping[str, nn.Module | None] = field(default_factory=dict)
+    modules: Mapping[str, nn.Module | None] = field(default_factory=dict)
 
     def count_bad(self, batch: Batch, most: float) -> None:
-        """Remember the samples of a batch that could not be read.
+        """Count the samples of a batch that could not be read.
 
         Raises:
-            TooManyUnreadable: when they are more than a fraction `most` of all.
+            TooManyUnreadable: when they exceed the fraction `most` of all samples.
         """
         for sample in batch.bad:
             self.bad[sample.id] = sample.reason
@@ -71,12 +67,14 @@ class RunState:
             name, reason = next(iter(self.bad.items()))
             raise TooManyUnreadable(
                 f"{len(self.bad)} of {len(self.source)} samples cannot be read, more than "
-                f"run.loader.max_unreadable_fraction={most}; the first is {name}: {reason}; see `mezzotint doctor`"
+                f"run.loader.max_unreadable_fraction={most}. The first is {name}: {reason}. "
+                "Check the data with `mezzotint doctor`."
             )
 
     def bytes(self) -> int:
-        """Size of a checkpoint; the optimizer's moments, which do not exist before the first step, count as two."""
-        return 3 * size_of(self.method.state_dict(), {}) + size_of(self._beside(), {})
+        """Estimate the size of a checkpoint before the first step."""
+        # The optimizer has no moments yet; it will have at most two per weight.
+        return 3 * size_of(self.method.state_dict(), {}) + size_of(self._module_tensors(), {})
 
     def save(self, store: CheckpointStore, step: int) -> None:
         """Write a checkpoint of the state after `step` steps."""
@@ -88,33 +86,34 @@ class RunState:
             "scaler": self.scaler.state_dict(),
             "data": self.source.fingerprint(),
         }
-        tensors = optimizer_state(self.optimizer) | self._beside()
+        tensors = optimizer_state(self.optimizer) | self._module_tensors()
         store.save(step, self.method.state_dict(), tensors, state)
 
-    def _beside(self) -> dict[str, Tensor]:
-        """Tensors of the modules beside the method, by names that no state of an optimizer has."""
-        there = {name: part.state_dict() for name, part in self.beside.items() if part is not None}
+    def _module_tensors(self) -> dict[str, Tensor]:
+        """Tensors of the run's modules, by names that no optimizer state has."""
         return {
-            f"{name}{_MARK}{key}": t
-            for name, tensors in there.items()
-            for key, t in tensors.items()
+            f"{name}{_MARK}{key}": tensor
+            for name, module in self.modules.items()
+            if module is not None
+            for key, tensor in module.state_dict().items()
         }
 
     def restore(self, store: CheckpointStore) -> tuple[int, list[str]]:
-        """Go back to the newest good checkpoint.
+        """Load the newest good checkpoint.
 
         Returns:
-            The number of steps done, and what there is to tell the user.
+            The number of steps done, and notes for the user.
 
         Raises:
-            RecipeError: when there is no good checkpoint, or it is not one of this recipe and data.
+            RecipeError: when there is no good checkpoint, or it belongs to another recipe or data.
         """
         saved, problems = store.latest()
-        notes = [f"passed over a damaged checkpoint: {problem}" for problem in problems]
+        notes = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
         if saved is None:
             why = f" ({problems[0]})" if problems else ""
             raise RecipeError(
-                f"got --resume, and {store.root} holds no good checkpoint{why}; start again with --overwrite"
+                f"--resume needs a good checkpoint, and {store.root} has none{why}. "
+                "Start again with --overwrite."
             )
         self._load(saved)
         return saved.step, [*notes, f"resumed at step {saved.step}"]
@@ -122,31 +121,34 @@ class RunState:
     def _load(self, saved: Saved) -> None:
         if saved.state["data"] != self.source.fingerprint():
             raise RecipeError(
-                "got data that changed since the checkpoint was saved; allowed is the same data: restore the files, or "
-                "start again with --overwrite"
+                "The data changed since the checkpoint was saved, and a run resumes with the same "
+                "data only. Restore the files, or start again with --overwrite."
             )
         own = self.method.state_dict()
         if own.keys() != saved.model.keys():
             odd = sorted(own.keys() ^ saved.model.keys())[0]
             raise RecipeError(
-                f"the checkpoint and the method differ, first in {odd!r}; resume with the run's own recipe"
+                f"The checkpoint does not fit the method: {odd!r} is only in one of them. "
+                "Resume with the run's own recipe."
             )
         for name, tensor in saved.model.items():
             if own[name].shape != tensor.shape:
-                shapes = f"{tuple(tensor.shape)} in the checkpoint, {tuple(own[name].shape)} in the method"
-                raise RecipeError(f"{name}: {shapes}; resume with the run's own recipe")
-        self.method.load_state_dict(
-            saved.model
-        )  # and not tensor by tensor: modules may note that they were loaded
+                raise RecipeError(
+                    f"The checkpoint does not fit the method: {name} is {tuple(tensor.shape)} in "
+                    f"the checkpoint and {tuple(own[name].shape)} in the method. "
+                    "Resume with the run's own recipe."
+                )
+        # All at once and not tensor by tensor, because modules may react to being loaded.
+        self.method.load_state_dict(saved.model)
         load_optimizer_state(
             self.optimizer, {k: t for k, t in saved.optimizer.items() if _MARK not in k}
         )
-        for name, part in self.beside.items():
+        for name, module in self.modules.items():
             tensors = tensors_of(saved, name)
-            if part is not None and (
-                tensors or name != "classifier"
-            ):  # one may be added to a run, as logs may
-                part.load_state_dict(tensors)
+            # A classifier may be added to a resumed run, like other logging.
+            added = name == "classifier" and not tensors
+            if module is not None and not added:
+                module.load_state_dict(tensors)
         self.scaler.load_state_dict(saved.state["scaler"])
         self.guard.skipped, self.guard.in_a_row = (
             list(saved.state["skipped"]),
@@ -156,11 +158,16 @@ class RunState:
 
 
 class Average:
-    """The average of the weights of a method.
+    """Exponential moving average of a method's weights, as fine-tuning uses it.
+
+    The window is about `1 / (1 − decay)` steps and grows as the run goes on: after step t (from 0)
+    the decay is at most `(1 + t) / (10 + t)`, like TensorFlow's `ExponentialMovingAverage`, so that
+    the random initialization is forgotten in short runs too. Buffers (BatchNorm statistics, queues,
+    counters) are copied from the last step.
 
     Args:
-        method: that is trained; the average starts from its weights.
-        decay: of the average, once the window is open.
+        method: the trained method; the average starts from its weights.
+        decay: decay of the average after the first steps.
 
     Attributes:
         method: a copy of the method, with the averaged weights.
@@ -171,7 +178,7 @@ class Average:
 
     @torch.no_grad()
     def follow(self, method: Method, step: int) -> None:
-        """Take in the weights of a method after its step (from 0)."""
+        """Update the average with the weights after a step (from 0)."""
         momentum_update(self.method, method, min(self.decay, (1 + step) / (10 + step)))
         for own, new in zip(self.method.buffers(), method.buffers(), strict=True):
             own.copy_(new)

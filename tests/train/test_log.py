@@ -1,5 +1,8 @@
-"""The log says where the time of a step went: loader, each step of the views, encoder, backward, optimizer."""
+"""Where the time of a step went, the lines of a run's log, its trackers, and the terminal."""
 
+import json
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import torch
 from PIL import Image
 
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
-from mezzotint.train.log import Meter, read_metrics
+from mezzotint.train.log import Meter, Progress, RunLog, read_metrics
 from mezzotint.train.loop import pretrain
 from mezzotint.types import Batch
 from tests.tiny import config
@@ -34,8 +37,8 @@ def test_a_measured_step_names_its_parts_and_they_add_up(tmp_path: Path) -> None
     assert not parts(lines[0]) and not parts(lines[2]), "only the second step is measured"
     found = parts(lines[1])
     assert set(found) == {
-        "rest", "views", "draw", "crop", "flip", "policy", "affine", "equalize", "randomized_quantization", "normalize",
-        "forward", "encoder", "backward", "optimizer",
+        "rest", "views", "draw", "crop", "flip", "policy", "affine", "equalize", "randomized_quantization",
+        "normalize", "forward", "encoder", "backward", "optimizer",
     }  # fmt: skip
     assert min(found.values()) > 0.0
     step = recipe["run"]["batch_size"] / lines[1]["images_per_second"]  # a line a step
@@ -78,3 +81,61 @@ def test_other_steps_neither_wait_for_a_device_nor_hook_the_encoder(
         encoder(batch.x[0])
     assert len(waits) == 4 and set(meter.parts) == {"time/rest", "time/encoder"}
     assert not encoder._forward_hooks and not encoder._forward_pre_hooks
+
+
+def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = {"every_steps": 2, "knn_epochs": 0, "trackers": ["tensorboard"]}
+    out = pretrain(Recipe.build(config("simclr", log=log)), tmp_path / "run", progress="quiet")
+    found = events.EventAccumulator(str(out / "tensorboard"))
+    found.Reload()
+    values = {event.step: event.value for event in found.Scalars("loss")}
+    assert values == pytest.approx(
+        {line["step"]: line["loss"] for line in read_metrics(out / "metrics.jsonl")}
+    )
+
+
+def test_a_tracker_that_is_not_installed_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    made = Recipe.build(
+        config("simclr", log={"every_steps": 2, "knn_epochs": 0, "trackers": ["mlflow"]})
+    )
+    with pytest.raises(
+        ValueError, match="needs mlflow, which is not installed. Install it with pip install mlflow"
+    ):
+        pretrain(made, tmp_path / "run", progress="quiet")
+
+
+def test_lines_are_json_with_null_for_nan_and_a_resumed_run_drops_later_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = RunLog(tmp_path, {}, (), 0, Progress(4, 0, "json"))
+    log.line(1, {"loss": 2.5, "grad_norm": math.nan})
+    log.line(2, {"loss": math.inf})
+    log.close()
+    text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line) for line in text.splitlines()] == [
+        {"step": 1, "loss": 2.5, "grad_norm": None},
+        {"step": 2, "loss": None},
+    ]
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["step"] == 1
+    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 3, "lo', encoding="utf-8")
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    RunLog(tmp_path, {}, (), 1, Progress(4, 1, "quiet")).close()
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+    assert read_metrics(tmp_path / "nothing.jsonl") == []
+
+
+def test_progress_without_a_terminal_is_a_line_at_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bar = Progress(2, 0)
+    bar.note("resumed at step 0")
+    for step in (1, 2):
+        bar.show(step, {"epoch": 1.0, "loss": 0.25, "images_per_second": 8.0, "knn/digit": 0.5})
+    bar.close()
+    note, line = capsys.readouterr().err.splitlines()
+    assert note == "resumed at step 0"
+    assert line.startswith("step 2/2  epoch 1  loss 0.2500  8 img/s") and "digit 0.500" in line

@@ -1,10 +1,9 @@
-"""What is looked at between steps, at chosen epochs: online kNN for the log, and features for the report's maps.
+"""Callbacks of the loop: online kNN, feature maps for the report, and a counter of forward passes.
 
 A map keeps the principal components of the features of the same samples at each time, not their
-places in the plane: how they are laid out is decided when the report is written, and all maps
-together, so that they can be compared.
+positions in the plane: the report lays out all maps together, so that they can be compared.
 
-How many views pass through encoders: what runs have to be compared at, rather than epochs.
+Runs are compared at equal forward passes through encoders, rather than at equal epochs.
 """
 
 import re
@@ -36,14 +35,13 @@ _FOLDER = "maps"
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Features of some samples at one time of a run.
+    """Features of some samples after one epoch of a run.
 
     Attributes:
-        epoch: after which they were taken; 0 is before training.
-        components: principal components of the features, each of length one before; float16 `[N,
-            P]`.
-        samples: int64 `[N]`, places in the source.
-        labels: int64 `[N]`; −1 without.
+        epoch: number of epochs trained; 0 is before training.
+        components: principal components of the normalized features, float16 `[N, P]`.
+        samples: indices in the source, int64 `[N]`.
+        labels: int64 `[N]`; −1 for no label.
     """
 
     epoch: int
@@ -52,15 +50,15 @@ class FeatureMap:
     labels: npt.NDArray[np.int64]
 
 
-class Watch:
-    """Looks at a run's encoder when it is time to.
+class EpochCallback:
+    """Measure online kNN and write feature maps at the epochs that `run.log` chooses.
 
     Args:
-        recipe: of the run; `run.log` says when.
-        steps_per_epoch: what makes epochs of steps.
+        recipe: the run's.
+        steps_per_epoch: number of steps after which an epoch ends.
 
     Raises:
-        RecipeError: when the maps are to be laid out by a package that is not there.
+        RecipeError: when the layout of the maps needs a package that is not installed.
     """
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
@@ -82,10 +80,10 @@ class Watch:
             self.mapped = _mapped(recipe.data)
 
     def __call__(self, out: Path, done: int) -> dict[str, float]:
-        """Look after `done` steps; a map goes into the directory of the run.
+        """Act after `done` steps; a map goes into the directory of the run.
 
         Returns:
-            What there is to log.
+            Metrics to log.
         """
         if self.mapped is not None and (done % self.map_every == 0 or done == self.last):
             self._write(out / _FOLDER, done // self.steps_per_epoch, *self.mapped)
@@ -94,26 +92,26 @@ class Watch:
         return self.knn.measure(self.encoder)
 
     def _write(
-        self, folder: Path, epoch: int, source: Source, places: torch.Tensor, labels: torch.Tensor
+        self, folder: Path, epoch: int, source: Source, indices: torch.Tensor, labels: torch.Tensor
     ) -> None:
-        found = extract_readable(self.encoder, source, indices=places)
-        if not dist.is_main() or len(found.x) < 2 or not bool(found.x.isfinite().all()):
+        features = extract_readable(self.encoder, source, indices=indices)
+        if not dist.is_main() or len(features.x) < 2 or not bool(features.x.isfinite().all()):
             return
         folder.mkdir(exist_ok=True)
         with replacing(folder / f"epoch-{epoch:04d}.npz") as temporary:
             np.savez(
                 temporary,
-                components=components(normalize(found.x, dim=1), self.seed).astype(np.float16),
-                samples=found.indices.numpy(),
-                labels=labels[found.indices].numpy(),
+                components=components(normalize(features.x, dim=1), self.seed).astype(np.float16),
+                samples=features.indices.numpy(),
+                labels=labels[features.indices].numpy(),
             )
 
 
 def _mapped(data: Source) -> tuple[Source, torch.Tensor, torch.Tensor]:
-    """A source, the places in it that are mapped, and the labels of all its samples.
+    """Choose the samples of the maps: a source, indices in it, and the labels of all its samples.
 
-    They are training samples, in the order of which online kNN holds out the first; test samples
-    stay unseen.
+    They are training samples; online kNN holds out the first ones of the same order. Test samples
+    are never used.
     """
     everything, tasks = data.evaluation()
     task = first_classification(tasks)
@@ -128,74 +126,76 @@ def _mapped(data: Source) -> tuple[Source, torch.Tensor, torch.Tensor]:
 
 
 def read_maps(run: Path) -> list[FeatureMap]:
-    """The maps in a run's directory by epoch, of the samples that all have; what cannot be read is left out."""
-    found = []
+    """Read the maps of a run by epoch, with the samples that all maps have; skip damaged files."""
+    maps = []
     for path in sorted((run / _FOLDER).glob("epoch-*.npz")):
         epoch = re.fullmatch(r"epoch-(\d+)", path.stem)
         if epoch is None:
             continue
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-                found.append(
-                    FeatureMap(int(epoch[1]), held["components"], held["samples"], held["labels"])
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                maps.append(
+                    FeatureMap(
+                        int(epoch[1]), arrays["components"], arrays["samples"], arrays["labels"]
+                    )
                 )
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             continue
-    if not found:
+    if not maps:
         return []
-    shared = np.sort(found[0].samples)
-    for other in found[1:]:
+    shared = np.sort(maps[0].samples)
+    for other in maps[1:]:
         shared = np.intersect1d(shared, other.samples)
-    return [_part(one, shared) for one in sorted(found, key=lambda one: one.epoch)]
+    return [_part(one, shared) for one in sorted(maps, key=lambda one: one.epoch)]
 
 
 def _part(whole: FeatureMap, samples: npt.NDArray[np.int64]) -> FeatureMap:
-    """The rows of some of its samples, in their order."""
+    """Select the rows of some of its samples, in their order."""
     order = np.argsort(whole.samples)
     rows = order[np.searchsorted(whole.samples, samples, sorter=order)]
     return FeatureMap(whole.epoch, whole.components[rows], samples, whole.labels[rows])
 
 
-class Passes:
-    """Counts the views that pass through encoders, with and without gradient.
+class ForwardPassCounter:
+    """Count the views that pass through encoders, with and without gradient.
 
     Args:
-        method: whose encoders are watched: the trained one, and momentum copies of it.
-        watch: false counts nothing, as where a compiled graph would be cut by the counting.
+        method: its encoders are counted: the trained one and its momentum copies.
+        enabled: false to count nothing, because the hooks would break up a compiled graph.
     """
 
-    def __init__(self, method: Method, *, watch: bool = True) -> None:
-        self.learning = self.watching = 0
-        encoders = [m for m in method.modules() if isinstance(m, Encoder)] if watch else []
+    def __init__(self, method: Method, *, enabled: bool = True) -> None:
+        self.with_gradient = self.without_gradient = 0
+        encoders = [m for m in method.modules() if isinstance(m, Encoder)] if enabled else []
         self._encoders, self._hooks = encoders, list[RemovableHandle]()
 
     def start(self) -> None:
-        """Count from here on: a run's features are measured before its first step, too."""
+        """Start counting; features that were extracted before training are not counted."""
         self._hooks = [encoder.register_forward_hook(self._count) for encoder in self._encoders]
 
     def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
-            self.learning += len(inputs[0])
+            self.with_gradient += len(inputs[0])
         else:
-            self.watching += len(inputs[0])
+            self.without_gradient += len(inputs[0])
 
     def stop(self) -> tuple[int, int]:
-        """Views with gradient, and without, since the start; what passes later is not counted."""
+        """Stop counting, and return the views with and without gradient since the start."""
         while self._hooks:
             self._hooks.pop().remove()
-        return self.learning, self.watching
+        return self.with_gradient, self.without_gradient
 
-    def facts(self, samples: int, views: int) -> dict[str, float]:
-        """For a run's environment: views a sample, and passes of each sample; no passes where none were counted.
+    def as_json(self, samples: int, views: int) -> dict[str, float]:
+        """Views and forward passes per sample, for a run's environment.json.
 
         Args:
-            samples: that were counted, of this process.
-            views: of each.
+            samples: number that was counted, in this process.
+            views: of each sample.
         """
-        learning, watching = self.learning / samples, self.watching / samples
-        counted = (
-            {"encoder_passes": learning, "encoder_passes_without_gradient": watching}
-            if learning
-            else {}
-        )
-        return {"views": views, **counted}
+        if not self.with_gradient:  # nothing was counted
+            return {"views": views}
+        return {
+            "views": views,
+            "encoder_passes": self.with_gradient / samples,
+            "encoder_passes_without_gradient": self.without_gradient / samples,
+        }

@@ -1,11 +1,13 @@
-import json
-from pathlib import Path
+"""A dry run: the recipe, and what the whole run will cost."""
+
+import re
 
 import pytest
+import yaml
 
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
-from mezzotint.train.loop import pretrain
-from mezzotint.train.preview import preview
+from mezzotint.train.preview import _duration, preview
+from tests.tiny import config
 
 
 @pytest.mark.parametrize(
@@ -14,12 +16,12 @@ from mezzotint.train.preview import preview
         (
             {"kind": "byol", "hidden_dim": 8, "dim": 8},
             {"num_global": 2},
-            "4 a sample: 4 passes through the encoder with",
+            "4 per sample: 4 forward passes with",
         ),
         (
             {"kind": "simsiam", "hidden_dim": 8, "dim": 8},
             {"mode": "sampled"},
-            "2 a sample: 2 passes through the",
+            "2 per sample: 2 forward passes with",
         ),
     ],
 )
@@ -40,27 +42,19 @@ def test_the_dry_run_says_views_and_passes(
     assert f"and {4 if method['kind'] == 'byol' else 0} without" in text
 
 
-def test_a_run_says_views_and_passes_in_its_environment(tmp_path: Path) -> None:
-    tiny = [
-        "data.name=digits",
-        "encoder.width=2",
-        "encoder.stem=small",
-        "run.epochs=1",
-        "run.batch_size=512",
-    ]
-    method = ["method={kind: byol, hidden_dim: 8, dim: 8}", "run.micro_batches=2"]
-    watched = [
-        "run.log.knn_epochs=1",
-        "run.log.map_epochs=1",
-    ]  # before the first step, too: no passes of training
-    run = pretrain(
-        Recipe.load("image/emoji_massrl", [*tiny, *method, *watched]),
-        tmp_path / "run",
-        progress="quiet",
-    )
-    found = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    assert (found["views"], found["encoder_passes"], found["encoder_passes_without_gradient"]) == (
-        2,
-        2.0,
-        2.0,
-    )
+def test_a_dry_run_gives_the_recipe_and_the_steps_of_the_whole_run() -> None:
+    recipe = Recipe.build(config())
+    text = preview(recipe)
+    assert yaml.safe_load(text) == recipe.config()
+    facts = dict(re.findall(r"^# (\w+) +(.*)$", text, re.M))
+    assert list(facts) == ["samples", "steps", "encoder", "views", "memory", "time"]
+    assert facts["samples"] == "1,797" and facts["steps"] == "7 (7 per epoch)"
+    count = sum(p.numel() for p in recipe.encoder.parameters())
+    assert facts["encoder"].startswith(f"{count / 1e6:.2f} M parameters, {recipe.encoder.dim} ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5.0, "5 s"), (600.0, "10.0 min"), (7200.0, "2.0 h")]
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert _duration(seconds) == text

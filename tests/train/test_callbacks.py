@@ -1,5 +1,6 @@
-"""What a run looks at while it trains: maps of the features, and what their files hold."""
+"""Maps of the features that a run writes while it trains, and reading them back."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from mezzotint.evaluation.features import extract
 from mezzotint.evaluation.projection import components
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.report.atlas import maps_section
+from mezzotint.train.callbacks import read_maps
 from mezzotint.train.loop import pretrain
-from mezzotint.train.watch import read_maps
 
 CONFIG = {
     "data": {"kind": "embedded_images", "name": "digits"},
@@ -120,8 +121,27 @@ def test_the_section_shows_at_most_eight_maps_with_a_dot_for_each_sample(run: Pa
     )
 
 
-@pytest.mark.parametrize("wrong", [{"map_epochs": -1}, {"map_layout": "mds"}])
-def test_bad_settings_are_refused(wrong: dict[str, object]) -> None:
-    config = {**CONFIG, "run": {"epochs": 1, "log": wrong}}
-    with pytest.raises(ValueError, match=r"got .*; ?allowed|allowed"):
-        Recipe.build(resolve_recipe(config))
+def test_a_run_says_views_and_passes_in_its_environment(tmp_path: Path) -> None:
+    tiny = [
+        "data.name=digits",
+        "encoder.width=2",
+        "encoder.stem=small",
+        "run.epochs=1",
+        "run.batch_size=512",
+    ]
+    method = ["method={kind: byol, hidden_dim: 8, dim: 8}", "run.micro_batches=2"]
+    watched = [
+        "run.log.knn_epochs=1",
+        "run.log.map_epochs=1",
+    ]  # before the first step, too: no passes of training
+    run = pretrain(
+        Recipe.load("image/emoji_massrl", [*tiny, *method, *watched]),
+        tmp_path / "run",
+        progress="quiet",
+    )
+    found = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    assert (found["views"], found["encoder_passes"], found["encoder_passes_without_gradient"]) == (
+        2,
+        2.0,
+        2.0,
+    )
