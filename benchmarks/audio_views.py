@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mezzotint.augment.byol_a import BYOLA
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
+from mezzotint.augment.views import ViewContext
 from mezzotint.types import Batch, Input
 
 MELS, FRAMES, BANK = 64, 96, 2048
@@ -100,7 +101,7 @@ def batched(quantize: bool) -> Callable[[Tensor], object]:
     input = Input((1, MELS, FRAMES), (MEAN,), (STD,), "audio")
     epochs = iter(range(1_000_000))
     return lambda x: made.render(
-        Batch((x,), torch.arange(len(x))), input=input, seed=0, epoch=next(epochs)
+        Batch((x,), torch.arange(len(x))), ViewContext(input, 0, next(epochs))
     )
 
 

@@ -32,9 +32,9 @@ from mezzotint.export.float_formats import write_onnx
 from mezzotint.quant.onnx import qdq as cpu
 from mezzotint.quant.onnx.qdq import quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction
-from mezzotint.types import Input
+from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input
 
-INPUT = Input((3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INPUT = Input((3, 224, 224), IMAGENET_MEAN, IMAGENET_STD)
 NETWORKS: dict[str, Callable[[], Encoder]] = {
     "resnet18": lambda: resnet18(INPUT),
     "vit_small_patch16_224": lambda: timm(INPUT, name="vit_small_patch16_224"),

@@ -28,6 +28,7 @@ from mezzotint.augment.image.geometry import RandomResizedCrop
 from mezzotint.augment.image.multi_augment import MultiAugment
 from mezzotint.augment.image.policies import simclr
 from mezzotint.augment.image.rand_augment import RandAugment, TrivialAugment
+from mezzotint.augment.views import ViewContext
 from mezzotint.types import Batch, Input
 
 
@@ -36,7 +37,7 @@ def ours(x: Tensor) -> Callable[[], object]:
     views = MultiAugment(policies=policies, crop=RandomResizedCrop(scale=(0.08, 1.0)))
     batch, input = Batch((x,), torch.arange(len(x))), Input(tuple(x.shape[1:]), MEAN, STD)
     epoch = iter(range(1_000_000))
-    return lambda: views(batch, input=input, seed=0, epoch=next(epoch), step=0)
+    return lambda: views(batch, ViewContext(input, 0, next(epoch)), step=0)
 
 
 def theirs(size: int) -> Callable[[Any], list[Tensor]]:

@@ -38,9 +38,9 @@ from torch import Tensor
 from mezzotint.augment.image.geometry import RandomResizedCrop
 from mezzotint.augment.image.policies import simclr
 from mezzotint.augment.image.views import TwoViews
-from mezzotint.types import Batch, Input
+from mezzotint.augment.views import ViewContext
+from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Batch, Input
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = {32: 256, 96: 128, 224: 32}
 Side = Callable[[], object]
 
@@ -62,9 +62,12 @@ def blur_kernel(size: int) -> int:
 def mezzotint(x: Tensor) -> Side:
     size = x.shape[-1]
     views = TwoViews(crop=RandomResizedCrop(scale=(0.08, 1.0)), policy=simclr())
-    batch, input = Batch((x,), torch.arange(len(x))), Input((3, size, size), MEAN, STD)
+    batch, input = (
+        Batch((x,), torch.arange(len(x))),
+        Input((3, size, size), IMAGENET_MEAN, IMAGENET_STD),
+    )
     epoch = iter(range(1_000_000))
-    return lambda: views(batch, input=input, seed=0, epoch=next(epoch), step=0)
+    return lambda: views(batch, ViewContext(input, 0, next(epoch)), step=0)
 
 
 def as_pillow(x: Tensor) -> list[Any]:
@@ -92,7 +95,7 @@ def torchvision_transform(size: int) -> Callable[[Any], Tensor]:
             v2.RandomApply([v2.GaussianBlur(blur_kernel(size), (0.1, 2.0))], p=0.5),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
     return transform
@@ -123,7 +126,7 @@ def kornia(x: Tensor) -> Side:
         K.ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
         K.RandomGrayscale(p=0.2),
         K.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=0.5),
-        K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
+        K.Normalize(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)),
     )
 
     def run() -> object:
@@ -144,7 +147,7 @@ def albumentations(x: Tensor) -> Side:
             A.ColorJitter((0.2, 1.8), (0.2, 1.8), (0.2, 1.8), (-0.2, 0.2), p=0.8),
             A.ToGray(p=0.2),
             A.GaussianBlur(blur_limit=(blur_kernel(size),) * 2, sigma_limit=(0.1, 2.0), p=0.5),
-            A.Normalize(MEAN, STD),
+            A.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             A.ToTensorV2(),
         ]
     )

@@ -1,5 +1,6 @@
 """The few things that travel between the packages."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
@@ -8,8 +9,14 @@ from torch import Tensor
 from mezzotint.modality.modality import modality_of
 from mezzotint.seeding import Draws
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Statistics of ImageNet's RGB values in [0, 1], by which most pretrained encoders normalize."""
+
 Box = tuple[int, int, int, int]
 """Top, left, height and width of a crop, in pixels of the stored image."""
+
+CropSampler = Callable[[int, int], Sequence[tuple[Box, int]]]
+"""Takes height and width of a stored image; returns the box and the output size of each crop."""
 
 
 class Sample(TypedDict):

@@ -124,7 +124,7 @@ def test_spec_augment_blanks_what_it_drew() -> None:
 
 def test_time_roll_really_rolls_time_and_nothing_else() -> None:
     x = spectrograms()
-    transform = TimeRoll(most=0.5)
+    transform = TimeRoll(max_shift=0.5)
     params = transform.draw(x.shape, draws())
     y = transform.apply(x, params)
     shifts = params["shift"].tolist()
@@ -162,22 +162,22 @@ def test_frames_are_cut_at_every_place() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LogMixup(alpha=0.0), "got alpha=0.0; allowed is more than 0"),
+        (lambda: LogMixup(alpha=0.0), "`alpha` must be above 0 .*, got 0.0. Try 0.4"),
         (
             lambda: RandomResizeCrop(time=(1.5, 0.6)),
-            r"got time=\(1.5, 0.6\); allowed is 0 < low <= high",
+            r"`time` must be .* 0 < low <= high, got \(1.5, 0.6\). Try",
         ),
-        (lambda: RandomResizeCrop(canvas=0.5), "got canvas=0.5; allowed is 1 or more"),
+        (lambda: RandomResizeCrop(canvas=0.5), "`canvas` must be 1 or more, got 0.5. Try"),
         (
             lambda: SpecAugment(time=-1),
-            "got frequency=48, time=-1, masks=1; allowed are widths of 0 or more",
+            "`frequency` and `time` must be 0 or more .*, got 48, -1 and 1. Try",
         ),
-        (lambda: TimeRoll(most=0.0), "got most=0.0; allowed is more than 0"),
+        (lambda: TimeRoll(max_shift=0.0), "`max_shift` must be above 0 .*, got 0.0. Use"),
         (
             lambda: Gain(decibels=(math.inf, math.inf)),
-            r"got decibels=\(inf, inf\); allowed is low <= high",
+            r"`decibels` must be .* low <= high, got \(inf, inf\). Try",
         ),
-        (lambda: RandomFrames(frames=0), "got frames=0; allowed is 1 or more"),
+        (lambda: RandomFrames(frames=0), "`frames` must be 1 or more, got 0. Try"),
     ],
 )
 def test_refuses(make: "type[Transform]", message: str) -> None:

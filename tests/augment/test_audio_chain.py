@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -7,6 +5,7 @@ import torch.nn.functional as F
 
 from mezzotint.augment.byol_a import BYOLA
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
+from mezzotint.augment.views import ViewContext
 from mezzotint.types import Batch, Input
 
 INPUT = Input((1, 16, 40), (-7.0,), (3.0,), "audio")
@@ -17,8 +16,10 @@ def batch(first: int = 0, size: int = 8, frames: int = 40) -> Batch:
     return Batch((x,), torch.arange(first, first + size))
 
 
-def render(views: BYOLA, of: Batch, **change: Any) -> tuple[torch.Tensor, ...]:
-    return views.render(of, **{"input": INPUT, "seed": 0, "epoch": 0, **change})
+def render(
+    views: BYOLA, of: Batch, *, epoch: int = 0, normalized: bool = True
+) -> tuple[torch.Tensor, ...]:
+    return views.render(of, ViewContext(INPUT, 0, epoch), normalized=normalized)
 
 
 def test_views_are_those_of_a_naive_pipeline() -> None:
@@ -26,15 +27,15 @@ def test_views_are_those_of_a_naive_pipeline() -> None:
     views, past, now = BYOLA(frames=32, bank=16), batch(100), batch()
     render(views, past)
     found = render(views, now)
-    assert views._held is not None
-    bank = views._held[:8, 0].double()  # the batch before, normalized and cut
-    drawn = BYOLA(frames=32, bank=16).draw(now.ids, input=INPUT, seed=0, epoch=0)
+    assert views._stored is not None
+    bank = views._stored[:8, 0].double()  # the batch before, normalized and cut
+    drawn = BYOLA(frames=32, bank=16).draw(now.ids, ViewContext(INPUT, 0, 0))
     expected = np.zeros((2, 8, 16, 32))
     for place, params in enumerate(drawn):
         for row in range(8):
             first = int(params["frames"]["first"][row])
             x = (now.x[0][row, 0, :, first : first + 32].double() + 7.0) / 3.0
-            share = float(params["mixup"]["share"][row])
+            share = float(params["mixup"]["fraction"][row])
             candidates = [((1 - share) * x.exp() + share * z.exp() + 1e-12).log() for z in bank]
             top, left, height, width = params["crop"]["box"][row].tolist()
             crops = []
@@ -67,14 +68,14 @@ def test_bank_holds_the_newest_samples_once() -> None:
     batches = [batch(first) for first in range(0, 56, 8)]
     for count, one in enumerate(batches, start=1):
         render(views, one)
-        assert views._held is not None and len(views._held) == min(20, 8 * count)
+        assert views._stored is not None and len(views._stored) == min(20, 8 * count)
     newest = torch.cat([(b.x[0] + 7.0) / 3.0 for b in batches])[-20:]
-    assert views._held is not None
-    held = sorted(views._held.flatten(1).sum(1).tolist())
-    assert held == pytest.approx(sorted(newest.flatten(1).sum(1).tolist()), abs=1e-3)
+    assert views._stored is not None
+    stored = sorted(views._stored.flatten(1).sum(1).tolist())
+    assert stored == pytest.approx(sorted(newest.flatten(1).sum(1).tolist()), abs=1e-3)
     large = BYOLA(frames=None, bank=5)
     render(large, batch())
-    assert large._held is not None and len(large._held) == 5
+    assert large._stored is not None and len(large._stored) == 5
 
 
 def test_without_a_bank_nothing_is_remembered_and_a_batch_alone_says_its_views() -> None:
@@ -106,7 +107,7 @@ def test_randomized_quantization_by_mel_or_whole() -> None:
 
 def test_shown_values_are_those_of_the_data() -> None:
     shown = render(BYOLA(frames=32, mixup=0.0, crop=None), batch(), normalized=False)
-    drawn = BYOLA(frames=32).draw(batch().ids, input=INPUT, seed=0, epoch=0)
+    drawn = BYOLA(frames=32).draw(batch().ids, ViewContext(INPUT, 0, 0))
     first = int(drawn[0]["frames"]["first"][3])
     torch.testing.assert_close(
         shown[0][3], batch().x[0][3, :, :, first : first + 32], atol=1e-4, rtol=1e-4
@@ -115,7 +116,7 @@ def test_shown_values_are_those_of_the_data() -> None:
 
 
 def test_refuses_what_is_no_spectrogram() -> None:
-    with pytest.raises(ValueError, match=r"allowed are these: choose audio data"):
+    with pytest.raises(ValueError, match=r"got \[\[2, 3, 8\]\]. Choose audio data\.$"):
         render(BYOLA(), Batch((torch.zeros(2, 3, 8),), torch.arange(2)))
-    with pytest.raises(ValueError, match="got mixup=1.5 and bank=2048; allowed"):
+    with pytest.raises(ValueError, match=r"^`mixup` must be 0 to 1, got 1.5. Try 0.4"):
         BYOLA(mixup=1.5)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mezzotint.augment.byol_a import BYOLA, LinearFader
+from mezzotint.augment.views import ViewContext
 from mezzotint.seeding import Draws
 from mezzotint.types import Batch, Input
 
@@ -28,7 +29,7 @@ def test_each_view_has_a_line_of_its_own() -> None:
         for fader in (None, LinearFader(gain=1.0))
     )
     batch = Batch((x,), torch.arange(8))
-    views = [generator.render(batch, input=input, seed=0, epoch=0) for generator in (plain, faded)]
+    views = [generator.render(batch, ViewContext(input, 0, 0)) for generator in (plain, faded)]
     lines = [(a - b).squeeze(1) for a, b in zip(views[1], views[0], strict=True)]
     for line in lines:
         torch.testing.assert_close(
@@ -38,9 +39,9 @@ def test_each_view_has_a_line_of_its_own() -> None:
             line.diff(n=2, dim=2), torch.zeros(8, 16, 22), atol=1e-5, rtol=0
         )  # and straight
     assert (lines[0] - lines[1]).abs().amax(dim=(1, 2)).min() > 1e-3
-    assert "fader" in faded.draw(torch.arange(8), input=input, seed=0, epoch=0)[0]
+    assert "fader" in faded.draw(torch.arange(8), ViewContext(input, 0, 0))[0]
 
 
 def test_a_gain_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="got gain=0.0; allowed is more than 0"):
+    with pytest.raises(ValueError, match="^`gain` must be above 0, got 0.0. Try 1.0"):
         LinearFader(gain=0.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from mezzotint.augment.points import PointCrop, PointDrop, PointJitter, PointRotation, PointScale
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Transform
-from mezzotint.augment.views import Transformed
+from mezzotint.augment.views import Transformed, ViewContext
 from mezzotint.seeding import Draws
 from mezzotint.types import Batch, Input
 
@@ -127,7 +127,7 @@ def test_a_chain_ends_in_normalized_views_of_the_asked_size() -> None:
     input = Input((3, 40), (0.0,) * 3, (0.5,) * 3, "points")
     views = Transformed(transforms=[PointCrop(points=16), PointRotation()])
     stored = clouds().half()
-    a, b = views.render(Batch((stored,), torch.arange(6)), input=input, seed=0, epoch=0)
+    a, b = views.render(Batch((stored,), torch.arange(6)), ViewContext(input, 0, 0))
     assert a.shape == b.shape == (6, 3, 16) and a.dtype == torch.float32 and not torch.equal(a, b)
     assert 1.5 < a.std().item() < 2.5
 
@@ -135,12 +135,12 @@ def test_a_chain_ends_in_normalized_views_of_the_asked_size() -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: PointRotation(axis="w"), "allowed is x, y or z"),  # type: ignore[arg-type]
-        (lambda: PointRotation(degrees=400.0), "allowed is 0 to 180"),
+        (lambda: PointRotation(axis="w"), "`axis` must be x, y or z, got 'w'. Name"),  # type: ignore[arg-type]
+        (lambda: PointRotation(degrees=400.0), "`degrees` must be 0 to 180, got 400.0. "),
         (lambda: PointScale(low=0.0), "0 < low <= high"),
         (lambda: PointDrop(low=0.9, high=0.5), "0 < low <= high <= 1"),
-        (lambda: PointCrop(points=0), "allowed is 1 or more"),
-        (lambda: PointJitter(std=-1.0), "allowed is 0"),
+        (lambda: PointCrop(points=0), "`points` must be 1 or more, got 0. Leave"),
+        (lambda: PointJitter(std=-1.0), "`std` must be 0 or more, got -1.0. Leave"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(make: object, text: str) -> None:

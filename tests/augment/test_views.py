@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Params, Transform
-from mezzotint.augment.views import Transformed
+from mezzotint.augment.views import Transformed, ViewContext
 from mezzotint.seeding import Draws
 from mezzotint.types import Batch, Input
 
@@ -56,9 +56,9 @@ def batch(count: int = 4) -> Batch:
 
 def test_views_are_normalized_chains_with_draws_of_their_own() -> None:
     made = Transformed(transforms=[Shift()])
-    views = made(batch(), input=INPUT, seed=0, epoch=0, step=0)
+    views = made(batch(), ViewContext(INPUT, 0, 0), step=0)
     assert views.tags == ("global", "global")
-    drawn = made.draw(batch().ids, input=INPUT, seed=0, epoch=0)
+    drawn = made.draw(batch().ids, ViewContext(INPUT, 0, 0))
     mean, std = torch.tensor([1.0, -1.0]).view(2, 1), torch.tensor([2.0, 4.0]).view(2, 1)
     for view, params in zip(views.x, drawn, strict=True):
         torch.testing.assert_close(view, (batch().x[0] + params["0.shift"]["by"] - mean) / std)
@@ -67,20 +67,20 @@ def test_views_are_normalized_chains_with_draws_of_their_own() -> None:
 
 def test_a_sample_looks_the_same_in_any_batch() -> None:
     made = Transformed(transforms=[Shift(), RandomizedQuantization(bins=4, p=0.5)])
-    whole = made.render(batch(), input=INPUT, seed=3, epoch=1)
+    whole = made.render(batch(), ViewContext(INPUT, 3, 1))
     one = replace(batch(), x=(batch().x[0][2:3],), ids=torch.tensor([2]))
-    for a, b in zip(whole, made.render(one, input=INPUT, seed=3, epoch=1), strict=True):
+    for a, b in zip(whole, made.render(one, ViewContext(INPUT, 3, 1)), strict=True):
         torch.testing.assert_close(a[2:3], b)
 
 
 def test_transforms_behind_one_that_resizes_draw_for_the_new_size() -> None:
     made = Transformed(transforms=[Half(), Half(), Shift()])
-    assert made.render(batch(), input=INPUT, seed=0, epoch=0)[0].shape == (4, 2, 5)
+    assert made.render(batch(), ViewContext(INPUT, 0, 0))[0].shape == (4, 2, 5)
 
 
 def test_second_view_may_have_a_chain_of_its_own() -> None:
     made = Transformed(transforms=[Half()], second=[Shift()])
-    first, second = made.render(batch(), input=INPUT, seed=0, epoch=0, normalized=False)
+    first, second = made.render(batch(), ViewContext(INPUT, 0, 0), normalized=False)
     torch.testing.assert_close(first, batch().x[0][..., :10])
     assert second.shape == (4, 2, 20)
 
@@ -89,8 +89,8 @@ def test_stored_bytes_become_shares() -> None:
     input = Input((1, 4, 6), (0.0,), (1.0,), "audio")
     stored = Batch((torch.full((2, 1, 4, 6), 51, dtype=torch.uint8),), torch.arange(2))
     made = Transformed(transforms=[Shift()])
-    x = made.render(stored, input=input, seed=0, epoch=0)[0]
-    by = made.draw(stored.ids, input=input, seed=0, epoch=0)[0]["0.shift"]["by"]
+    x = made.render(stored, ViewContext(input, 0, 0))[0]
+    by = made.draw(stored.ids, ViewContext(input, 0, 0))[0]["0.shift"]["by"]
     torch.testing.assert_close(x, (0.2 + by).expand(2, 1, 4, 6))
 
 
@@ -104,13 +104,15 @@ def test_tokens_stay_whole_numbers() -> None:
 def test_impossible_numbers_of_views_are_refused(
     count: int, second: list[Transform] | None
 ) -> None:
-    with pytest.raises(ValueError, match="allowed is one view or more"):
+    with pytest.raises(ValueError, match=rf"^`count` must be .*, got {count}. "):
         Transformed(transforms=[Shift()], second=second, count=count)
 
 
 def test_crops_of_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="choose views of images"):
-        Transformed(transforms=[Shift()]).choosers(torch.arange(2), input=INPUT, seed=0, epoch=0)
+    with pytest.raises(
+        ValueError, match="transformed does not crop images, .*Try `views.kind=two_views`"
+    ):
+        Transformed(transforms=[Shift()]).crop_samplers(torch.arange(2), ViewContext(INPUT, 0, 0))
     cropped = Batch((torch.zeros(2, 2, 20),) * 2, torch.arange(2), cropped=True)
-    with pytest.raises(ValueError, match="choose views of images"):
-        Transformed(transforms=[Shift()]).render(cropped, input=INPUT, seed=0, epoch=0)
+    with pytest.raises(ValueError, match="takes one tensor of whole samples, got crops. Choose"):
+        Transformed(transforms=[Shift()]).render(cropped, ViewContext(INPUT, 0, 0))

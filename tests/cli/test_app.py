@@ -160,7 +160,10 @@ def bad_data(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
         "pickle": ([*arrays, f"data.path={folder}/pickle.npy"], ["pickle.npy"]),
         "range": (["run.epochs=0"], ["`run.epochs` must be at least 1, got 0"]),
         "probability": (["views.flip=1.5"], ["1.5"]),
-        "bins": (["views.randomized_quantization.bins=1"], ["bins=1", "at least 2"]),
+        "bins": (
+            ["views.randomized_quantization.bins=1"],
+            ["`bins` must be an integer of at least 2", "got 1"],
+        ),
         "temperature": (["method.temperature=-1.0"], ["temperature must be above 0"]),
     }
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from mezzotint.augment.image.views import OneView
+from mezzotint.augment.views import ViewContext
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.labeled import Labeled
@@ -136,5 +137,5 @@ def test_micro_batches_keep_their_labels() -> None:
     parts = [part.labels for part in batch.split(3)]
     assert [part.tolist() for part in parts if part is not None] == [[0, 10], [20, 30], [40, 50]]
     (views,) = (OneView()(Batch((torch.zeros(2, 1, 8, 8, dtype=torch.uint8),), torch.arange(2), labels=torch.ones(2)),
-                          input=DIGITS.input, seed=0, epoch=0, step=0),)  # fmt: skip
+                          ViewContext(DIGITS.input, 0, 0), step=0),)  # fmt: skip
     assert views.labels is not None and views.labels.tolist() == [1, 1]

@@ -21,9 +21,9 @@ from mezzotint.detection.detectron2 import (
 from mezzotint.encoders.resnet import resnet18, resnet50
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.encoders.table_mlp import TableMLP
-from mezzotint.types import Input
+from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input
 
-RGB = Input((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+RGB = Input((3, 32, 32), IMAGENET_MEAN, IMAGENET_STD)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mezzotint.augment.image.policies import Policy, identity, simclr
 from mezzotint.augment.image.rand_augment import RandAugment
 from mezzotint.augment.image.views import TwoViews
 from mezzotint.augment.series import SeriesScale
-from mezzotint.augment.views import Transformed
+from mezzotint.augment.views import Transformed, ViewContext
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.series.embedded import Smartwatch
 from mezzotint.data.view_batch import view_batch
@@ -128,12 +128,12 @@ def test_what_an_encoder_keeps_is_found_and_what_it_lost_is_not() -> None:
     assert set(kept) == set(lost) == set(rows_of(beside.raw))
 
 
-def test_of_a_choice_of_strategies_each_parameter_is_of_those_who_drew_it() -> None:
+def test_of_a_choice_of_policies_each_parameter_is_of_those_who_drew_it() -> None:
     source = EmbeddedImages(name="emoji")
-    strategies = [simclr(jitter_p=1.0), RandAugment(), identity()]
-    views = MultiAugment(strategies=strategies, mode="sampled", crop=WHOLE, flip=0.0)
+    policies = [simclr(jitter_p=1.0), RandAugment(), identity()]
+    views = MultiAugment(policies=policies, mode="sampled", crop=WHOLE, flip=0.0)
     batch, boxes = view_batch(source, views, torch.arange(300), input=source.input, seed=0)
-    params = views.draw(batch.ids, input=source.input, seed=0, epoch=0)[0]
+    params = views.draw(batch.ids, ViewContext(source.input, 0, 0))[0]
     assert boxes is not None and torch.equal(
         boxes[0, 0], torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
     )
@@ -159,7 +159,7 @@ def test_views_with_other_parameters_are_joined() -> None:
     views = TwoViews(policy=simclr(), second_policy=identity(), flip=0.5)
     ids = torch.arange(10)
     batch, boxes = view_batch(source, views, ids, input=source.input, seed=0)
-    drawn = views.draw(ids, input=source.input, seed=0, epoch=0)
+    drawn = views.draw(ids, ViewContext(source.input, 0, 0))
     assert boxes is not None
     both = joined([drawn_values(drawn[place], boxes[:, place]) for place in (0, 1)])
     assert len(both["flip"].values) == 20 and both["flip"].there.all()

@@ -18,9 +18,9 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet18, resnet34, resnet50
 from mezzotint.interop.layouts import guess
 from mezzotint.interop.load import load_checkpoint
-from mezzotint.types import Input
+from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input
 
-INPUT = Input((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INPUT = Input((3, 32, 32), IMAGENET_MEAN, IMAGENET_STD)
 State = dict[str, Tensor]
 
 

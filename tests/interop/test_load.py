@@ -15,9 +15,9 @@ from mezzotint.cli import app
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet18, resnet50
 from mezzotint.interop.load import load_checkpoint, read_tensors
-from mezzotint.types import Input
+from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input
 
-INPUT = Input((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INPUT = Input((3, 32, 32), IMAGENET_MEAN, IMAGENET_STD)
 
 
 def small(seed: int, width: int = 8) -> Encoder:

@@ -181,7 +181,7 @@ def test_dacl_mixtures() -> None:
         params = transform.draw(x.shape, draws)
         y = transform.apply(x, params)
         other = x[(torch.arange(300) + params["partner"]) % 300]
-        share = params["share"].view(-1, 1, 1)
+        share = params["weight"].view(-1, 1, 1)
         expected = {
             "linear": share * x + (1 - share) * other,
             "geometric": x**share * other ** (1 - share),
@@ -189,7 +189,7 @@ def test_dacl_mixtures() -> None:
         }[mixture]
         torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-4)
         assert (
-            params["share"].min() >= 0.6
+            params["weight"].min() >= 0.6
             and (params["partner"] >= 1).all()
             and (params["partner"] < 300).all()
         )

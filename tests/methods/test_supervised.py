@@ -107,7 +107,7 @@ def test_cutmix_pastes_a_box_and_weighs_by_its_area(p: float) -> None:
         seen |= set(kept.tolist())
         untouched += int((kept == 1).sum())
     assert len(seen) > 4 and (untouched > 10) == (p < 1)
-    with pytest.raises(ValueError, match=r"cutmix cuts boxes out of \[B, C, H, W\], got \[6, 4\]"):
+    with pytest.raises(ValueError, match=r"CutMix takes images \[B, C, H, W\], got \[6, 4\]"):
         Mixing(cutmix=1.0)(torch.zeros(6, 4), own, views().draws)
 
 
@@ -115,7 +115,10 @@ def test_mixup_of_a_share_of_the_samples_each_by_its_own_weight() -> None:
     """As AST mixes audio: half of the clips, by weights of Beta(10, 10)."""
     count = 4000
     x, target = torch.eye(2).repeat(count // 2, 1), torch.eye(2).repeat(count // 2, 1)
-    mixing, draws = Mixing(mixup=10.0, p=0.5, each=True), Draws(torch.arange(count), key_of(0, 3))
+    mixing, draws = (
+        Mixing(mixup=10.0, p=0.5, per_sample=True),
+        Draws(torch.arange(count), key_of(0, 3)),
+    )
     mixed, targets = mixing(x, target, draws)
     assert torch.equal(mixed, targets)
     own = (mixed * x).sum(1)
@@ -227,10 +230,15 @@ def test_settings_out_of_range_are_refused(keys: dict[str, Any], message: str) -
 
 @pytest.mark.parametrize(
     "keys",
-    [{"mixup": -1.0}, {}, {"mixup": 1.0, "p": 0.0}, {"mixup": 1.0, "cutmix": 1.0, "each": True}],
+    [
+        {"mixup": -1.0},
+        {},
+        {"mixup": 1.0, "p": 0.0},
+        {"mixup": 1.0, "cutmix": 1.0, "per_sample": True},
+    ],
 )
 def test_mixing_out_of_range_is_refused(keys: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"^got .*; allowed"):
+    with pytest.raises(ValueError, match=r"^`.* must be .*, got .*\. [A-Z]"):
         Mixing(**keys)
 
 

@@ -17,7 +17,7 @@ IMAGES = 1_281_167
 FOUR = ["byol", "rand_augment", "auto_augment", "fast_auto_augment"]
 
 # name, epochs, batch, learning rate for 256 samples, first and last learning rate, views,
-# strategies, crop
+# policies, crop
 RUNS: list[tuple[str, int, int, float, float, float, int, list[str], tuple[float, float]]] = [
     ("massrl_imagenet", 300, 2048, 0.3, 3e-5, 0.0, 8, FOUR, (0.08, 1.0)),
     ("massrl_imagenet_600ep", 600, 1600, 0.5, 3e-5, 0.0, 8, FOUR, (0.08, 1.0)),
@@ -44,7 +44,7 @@ def test_epochs_batch_rate_and_views(
     assert scaled * factor(epochs * steps, epochs * steps, steps) == pytest.approx(last, rel=1e-3)
     views = construct(recipe["views"], "ViewGenerator", {})
     assert isinstance(views, MultiAugment) and views.num_views == count
-    assert [strategy["kind"] for strategy in recipe["views"]["strategies"]] == kinds
+    assert [policy["kind"] for policy in recipe["views"]["policies"]] == kinds
     assert {view.crop.scale for view in views.views if view.tag != "local"} == {scale}
 
 
@@ -61,8 +61,8 @@ def test_optimizer_and_momentum_of_the_byol_runs(name: str) -> None:
     assert recipe["run"]["compute"]["precision"] == "fp16" and recipe["method"]["momentum"] == 0.99
     wide = name.endswith("600ep")
     assert (recipe["method"]["dim"], recipe["method"]["layers"]) == ((512, 3) if wide else (256, 2))
-    assert recipe["views"]["strategies"][0]["solarize_p"] == (0.2 if wide else 0.0)
-    randaugment = recipe["views"]["strategies"][1]
+    assert recipe["views"]["policies"][0]["solarize_p"] == (0.2 if wide else 0.0)
+    randaugment = recipe["views"]["policies"][1]
     assert (randaugment["num_ops"], randaugment["magnitude"], randaugment["bins"]) == (2, 9, 31)
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from mezzotint.augment.image.geometry import RandomResizedCrop
 from mezzotint.augment.image.policies import simclr
-from mezzotint.augment.image.views import MultiCrop, TwoViews, ViewGenerator
+from mezzotint.augment.image.views import MultiCrop, TwoViews
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
+from mezzotint.augment.views import ViewContext, ViewGenerator
 from mezzotint.data.image.arrays import Arrays
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
@@ -55,7 +56,7 @@ def pixels_of(src: str) -> np.ndarray:
 def test_views_are_those_of_training_without_their_normalization(arrays: Arrays) -> None:
     ids = sample_order(len(arrays), 7, 0)[:5]
     batch = Batch((arrays.read_batch(ids),), ids)
-    seen = VIEWS(batch, input=arrays.input, seed=7, epoch=0, step=0)
+    seen = VIEWS(batch, ViewContext(arrays.input, 7, 0), step=0)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (arrays.input.mean, arrays.input.std))
     strips = view_strips(arrays, VIEWS, arrays.input, samples=5, seed=7)
     assert [strip.name for strip in strips] == [arrays.read(int(i))["id"] for i in ids]
@@ -72,7 +73,7 @@ def test_views_are_those_of_training_without_their_normalization(arrays: Arrays)
 def test_parameters_are_what_was_drawn(arrays: Arrays) -> None:
     strips = view_strips(arrays, VIEWS, arrays.input, samples=12, seed=0)
     ids = sample_order(len(arrays), 0, 0)[:12]
-    drawn = VIEWS.draw(ids, input=arrays.input, seed=0, epoch=0)
+    drawn = VIEWS.draw(ids, ViewContext(arrays.input, 0, 0))
     said = 0
     for row, strip in enumerate(strips):
         for place, shown in enumerate(strip.views):
@@ -105,13 +106,13 @@ def test_files_of_any_size_are_cropped_as_the_workers_crop_and_bad_ones_left_out
     strips = view_strips(folder, VIEWS, folder.input, samples=9, seed=0)
     assert {strip.name for strip in strips} == {f"class{i % 3}/{i}.png" for i in range(1, 9)}
     ids = sample_order(len(folder), 0, 0)
-    choosers = VIEWS.choosers(ids, input=folder.input, seed=0, epoch=0)
+    crop_samplers = VIEWS.crop_samplers(ids, ViewContext(folder.input, 0, 0))
     for place, index in enumerate(ids.tolist()):
         strip = next((s for s in strips if s.name == folder._paths[index]), None)
         if strip is None:
             continue
         height = 30 + int(Path(strip.name).stem)
-        crops = [box for box, _ in choosers[place](height, 40)]
+        crops = [box for box, _ in crop_samplers[place](height, 40)]
         for shown, (_, _, rows, columns) in zip(strip.views, crops, strict=True):
             assert dict(shown.parameters)["crop"] == f"{100 * rows * columns / (height * 40):.0f} %"
             assert (shown.picture.height, shown.picture.width) == (24, 24)

@@ -58,14 +58,14 @@ def test_of_a_choice_of_policies_only_what_was_drawn_is_told() -> None:
         assert brief.startswith("crop") and ("simclr" in brief or len(brief.split(", ")) <= 4)
 
 
-def test_views_of_several_strategies_are_named() -> None:
-    strategies = "views.strategies=[{kind: simclr}, {kind: simclr}, {kind: aug_mix}]"
+def test_views_of_several_policies_are_named() -> None:
+    policies = "views.policies=[{kind: simclr}, {kind: simclr}, {kind: aug_mix}]"
     local = [
         "views.mode=all",
         "views.num_global=1",
         "views.num_local=1",
         "views.local_crop.size=16",
-        strategies,
+        policies,
     ]
     for overrides, names in (
         (
@@ -91,7 +91,7 @@ def test_long_parameters_are_counted() -> None:
     ]
 
 
-def test_a_row_a_strategy_and_a_strip_an_operation(tmp_path: Path) -> None:
+def test_a_row_per_policy_and_a_strip_per_operation(tmp_path: Path) -> None:
     source = EmbeddedImages(name="emoji")
     texts = [
         "rand_augment",
@@ -169,7 +169,7 @@ def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> 
     ("given", "message"),
     [
         (["emoji", "--policy", "rand_augmnt"], "Did you mean 'rand_augment'"),
-        (["emoji", "--policy", "{kind: rand_augment, magnitude: 99}"], "got magnitude=99"),
+        (["emoji", "--policy", "{kind: rand_augment, magnitude: 99}"], "got 31 and 99"),
         (
             ["emoji", "--policy", "rotate"],
             "Write {kind: rand_augment, num_ops: 1, names: [rotate]}",

@@ -28,10 +28,10 @@ from tests.tiny import config
 def test_the_dry_run_says_views_and_passes(
     method: dict[str, object], views: dict[str, object], said: str
 ) -> None:
-    strategies = [{"kind": "simclr"}, {"kind": "rand_augment"}]
+    policies = [{"kind": "simclr"}, {"kind": "rand_augment"}]
     config = {
         "data": {"kind": "embedded_images", "name": "digits"},
-        "views": {"kind": "multi_augment", "strategies": strategies, **views},
+        "views": {"kind": "multi_augment", "policies": policies, **views},
         "encoder": {"kind": "resnet18", "stem": "small", "width": 2},
         "method": method,
         "optimizer": {"kind": "sgd", "lr": 0.01},

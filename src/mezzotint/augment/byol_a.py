@@ -1,22 +1,20 @@
-"""Views of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695), and their form with randomized quantization.
+"""Views of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695), optionally quantized at random.
 
-Each sample is normalized, mixed faintly with an earlier one, cropped and resized, twice; then both
-views together are normalized by the statistics of their batch. Wu et al. (ICCV 2023) put randomized
-quantization in the place of the mixture: `mixup: 0` and `randomized_quantization: {bins: 8,
-channel_dim: 2}` for a quantizer a mel, or `channel_dim: 1` for one for the whole spectrogram; which
-of the two they used is not published. The second version (Niizumi et al. 2022, arXiv 2204.07402)
-mixes less and fades the crop in or out: `mixup: 0.2` and `fader: {gain: 1.0}`.
+Each sample is normalized, mixed with a small part of an earlier sample, cropped and resized, twice.
+Then both views together are normalized by the statistics of their batch. Wu et al. (ICCV 2023)
+replace the mixture by randomized quantization: `mixup: 0` and `randomized_quantization: {bins: 8,
+channel_dim: 2}` for one quantizer per mel, or `channel_dim: 1` for one for the whole spectrogram;
+the paper does not say which of the two it used. The second version (Niizumi et al. 2022, arXiv
+2204.07402) mixes less and fades the crop in or out: `mixup: 0.2` and `fader: {gain: 1.0}`.
 
-Differs from the published code: samples are normalized by the mean and deviation of the data, which
-its running statistics approach; the bank holds each sample once, where there each view puts it in;
-it lives on the device, where there each loader worker has its own and starts afresh each epoch.
-Partners are drawn by age, so that a resumed run, which makes the views of the last steps again to
-fill the bank, mixes with the same. `bank: 0` mixes within the batch.
+Differs from the published code: samples are normalized by the mean and standard deviation of the
+data, which its running statistics approximate; the bank stores each sample once, not once per view;
+it is on the device, whereas each loader worker of the published code has its own bank and empties
+it every epoch. Partners are drawn by age, so a resumed run, which refills the bank with the views
+of the last steps, mixes with the same samples. `bank: 0` mixes within the batch.
 
-Fading in and out: a straight line over time, added to the logarithm of power.
-
-`RandomLinearFader` of BYOL-A's second version (Niizumi et al. 2022, arXiv 2204.07402, section III),
-batched.
+`LinearFader` is the batched `RandomLinearFader` of the second version (section III): a straight
+line over time, added to log power.
 """
 
 from collections.abc import Sequence
@@ -26,53 +24,51 @@ from torch import Tensor
 
 from mezzotint.augment.audio import LogMixup, RandomFrames, RandomResizeCrop, log_mixup
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
-from mezzotint.augment.transform import Params, Transform
-from mezzotint.augment.views import ViewGenerator, view_draws
+from mezzotint.augment.transform import SPECTROGRAMS, Params, Transform
+from mezzotint.augment.views import ViewContext, ViewGenerator
 from mezzotint.seeding import Draws
 from mezzotint.timing import part
-from mezzotint.types import Batch, Input
+from mezzotint.types import Batch
 
 
 class LinearFader(Transform):
-    """Add a line that runs from one random gain at the first frame to another at the last, to all mels alike.
+    """Add a line over time to all mels, between random gains at the first and the last frame.
 
     Args:
-        gain: both ends are uniform on [-gain, gain), in the units of the values: deviations where
-            they are normalized, as BYOL-A's are with its 1.0, and nepers of power where they are
-            logarithms.
+        gain: both ends are uniform on [-gain, gain), in units of the values: standard deviations
+            for normalized values, as in BYOL-A with 1.0, and nepers of power for logarithms.
     """
 
-    modalities = frozenset({"audio"})
+    layouts = (SPECTROGRAMS,)
 
     def __init__(self, *, gain: float = 1.0) -> None:
         if not gain > 0.0:
-            raise ValueError(f"got gain={gain}; allowed is more than 0: BYOL-A has 1.0")
+            raise ValueError(f"`gain` must be above 0, got {gain}. Try 1.0, as in BYOL-A.")
         self.gain = gain
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`head` and `tail`, `[B]`."""
+        """Draw `head` and `tail`, `[B]`."""
         return {end: draws.uniform(end, low=-self.gain, high=self.gain) for end in ("head", "tail")}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Fade."""
         head, tail = (params[end].to(x.dtype).view(-1, 1, 1, 1) for end in ("head", "tail"))
-        share = torch.linspace(0.0, 1.0, x.shape[3], dtype=x.dtype, device=x.device)
-        return x + torch.lerp(head, tail, share)
+        position = torch.linspace(0.0, 1.0, x.shape[3], dtype=x.dtype, device=x.device)
+        return x + torch.lerp(head, tail, position)
 
 
 class BYOLA(ViewGenerator, kind="byol_a"):
-    """Two views of log-mel spectrograms, as BYOL-A makes them.
+    """Make two views of log-mel spectrograms as BYOL-A does.
 
     Args:
-        frames: of each view, cut out of longer samples at a place that both views share; null takes
-            all.
-        mixup: the earlier sample's share of power is uniform on [0, mixup); 0 leaves the mixture
-            out.
-        bank: how many past samples to mix with; 0 mixes within the batch.
-        crop: cuts and resizes, of normalized values; null leaves it out.
-        fader: adds a line over time to the cropped view; null leaves it out.
-        randomized_quantization: of the cropped view; null leaves it out.
-        batch_normalize: normalize both views by the mean and deviation of their batch.
+        frames: length of each view, cut out of longer samples at the same position for both views;
+            null takes all frames.
+        mixup: the earlier sample's fraction of the power is uniform on [0, mixup); 0 turns mixup
+            off.
+        bank: number of past samples to mix with; 0 mixes within the batch.
+        crop: random resized crop of normalized values; null turns it off.
+        fader: line over time that is added to the cropped view; null turns it off.
+        randomized_quantization: quantization of the cropped view; null turns it off.
+        batch_normalize: normalize both views by the mean and standard deviation of their batch.
     """
 
     modalities = frozenset({"audio"})
@@ -88,38 +84,35 @@ class BYOLA(ViewGenerator, kind="byol_a"):
         randomized_quantization: RandomizedQuantization | None = None,
         batch_normalize: bool = True,
     ) -> None:
-        if not 0.0 <= mixup <= 1.0 or bank < 0:
-            raise ValueError(
-                f"got mixup={mixup} and bank={bank}; allowed are a share from 0 to 1 and a number of samples of 0 or "
-                "more: BYOL-A has 0.4 and 2048"
-            )
+        if not 0.0 <= mixup <= 1.0:
+            raise ValueError(f"`mixup` must be 0 to 1, got {mixup}. Try 0.4, as in BYOL-A.")
+        if bank < 0:
+            raise ValueError(f"`bank` must be 0 or more, got {bank}. Try 2048, as in BYOL-A.")
         self.frames = RandomFrames(frames=frames) if frames is not None else None
         self.mixup = LogMixup(alpha=mixup) if mixup else None
         self.bank, self.crop, self.fader, self.quantize = bank, crop, fader, randomized_quantization
         self.batch_normalize = batch_normalize
-        self._held: Tensor | None = None
+        self._stored: Tensor | None = None
         self._next = 0
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Two global views."""
         return ("global", "global")
 
     @property
-    def remembers(self) -> int:
-        """The bank."""
+    def memory_size(self) -> int:
         return self.bank if self.mixup is not None else 0
 
-    def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
-        """Parameters of each view by step; the partner is drawn among those that the bank holds when it is needed."""
-        shape = (len(ids), *input.shape)
+    def draw(self, ids: Tensor, context: ViewContext) -> list[dict[str, Params]]:
+        """Draw the parameters of each view; `render` draws the partner from the bank's samples."""
+        shape = (len(ids), *context.input.shape)
         cut = (
             {}
             if self.frames is None
-            else {"frames": self.frames.draw(shape, view_draws(ids, seed, epoch, "frames"))}
+            else {"frames": self.frames.draw(shape, context.draws(ids, "frames"))}
         )
         shape = shape if self.frames is None else self.frames.output_shape(shape)
-        return [cut | self._draw(shape, view_draws(ids, seed, epoch, place)) for place in range(2)]
+        return [cut | self._draw(shape, context.draws(ids, view)) for view in range(2)]
 
     def _draw(self, shape: tuple[int, ...], draws: Draws) -> dict[str, Params]:
         steps = {
@@ -138,33 +131,34 @@ class BYOLA(ViewGenerator, kind="byol_a"):
     def render(
         self,
         batch: Batch,
+        context: ViewContext,
         *,
-        input: Input,
-        seed: int,
-        epoch: int,
         device: torch.device | None = None,
         normalized: bool = True,
     ) -> tuple[Tensor, ...]:
         """Make both views.
 
         Raises:
-            ValueError: when the batch was cropped by the loader, or does not hold spectrograms.
+            ValueError: when the loader has cropped the batch, or it does not hold spectrograms.
         """
         if batch.cropped or len(batch.x) != 1 or batch.x[0].ndim != 4:
+            shapes = [list(x.shape) for x in batch.x]
             raise ValueError(
-                "got something else than whole spectrograms [B, 1, mels, frames]; allowed are these: choose audio data"
+                f"`views` byol_a takes whole spectrograms [B, 1, mels, frames], got {shapes}. "
+                "Choose audio data."
             )
+        input = context.input
         stored = batch.x[0] if device is None else batch.x[0].to(device, non_blocking=True)
         x = input.as_float(stored)
         if self.frames is not None:
             x = self.frames(
-                x, Draws(batch.ids.to(x.device), view_draws(batch.ids, seed, epoch, "frames").key)
+                x, Draws(batch.ids.to(x.device), context.draws(batch.ids, "frames").key)
             )
         x = input.normalize(x)
-        held = self._held
+        bank = self._stored  # both views mix with earlier batches, never with this one
         views = []
-        for place in range(2):
-            draws = view_draws(batch.ids, seed, epoch, place)
+        for index in range(2):
+            draws = context.draws(batch.ids, index)
             with part("draw"):
                 drawn = {
                     name: {key: value.to(x.device) for key, value in params.items()}
@@ -173,7 +167,7 @@ class BYOLA(ViewGenerator, kind="byol_a"):
             view = x
             if self.mixup is not None:
                 with part("mixup"):
-                    view = self._mixed(x, held, drawn["mixup"], draws)
+                    view = self._mixed(x, bank, drawn["mixup"], draws)
             changes = {
                 "crop": self.crop,
                 "fader": self.fader,
@@ -196,37 +190,38 @@ class BYOLA(ViewGenerator, kind="byol_a"):
             else tuple(views)
         )
 
-    def _mixed(self, x: Tensor, held: Tensor | None, params: Params, draws: Draws) -> Tensor:
+    def _mixed(self, x: Tensor, bank: Tensor | None, params: Params, draws: Draws) -> Tensor:
         assert self.mixup is not None
         if not self.bank:
             return self.mixup.apply(x, params)
-        if held is None or held.shape[1:] != x.shape[1:] or held.device != x.device:
+        if bank is None or bank.shape[1:] != x.shape[1:] or bank.device != x.device:
             return x
-        rows = (self._next - 1 - draws.integers("bank", high=len(held)).to(x.device)) % len(held)
-        return log_mixup(x, held.index_select(0, rows), params["share"])
+        # Counted back from the newest sample, so a refilled bank gives the same partners.
+        rows = (self._next - 1 - draws.integers("bank", high=len(bank)).to(x.device)) % len(bank)
+        return log_mixup(x, bank.index_select(0, rows), params["fraction"])
 
     def _remember(self, x: Tensor) -> None:
-        """Put a batch into the bank: added until it is full, then in the place of the oldest."""
+        """Append a batch to the bank; when the bank is full, replace its oldest samples."""
         x = x[-self.bank :]
         if (
-            self._held is None
-            or self._held.shape[1:] != x.shape[1:]
-            or self._held.device != x.device
+            self._stored is None
+            or self._stored.shape[1:] != x.shape[1:]
+            or self._stored.device != x.device
         ):
-            self._held, self._next = x.clone(), len(x) % self.bank
+            self._stored, self._next = x.clone(), len(x) % self.bank
             return
-        if len(self._held) < self.bank:
-            self._held = torch.cat([self._held, x])[-self.bank :]
-            self._next = len(self._held) % self.bank
+        if len(self._stored) < self.bank:
+            self._stored = torch.cat([self._stored, x])[-self.bank :]
+            self._next = len(self._stored) % self.bank
             return
-        places = (self._next + torch.arange(len(x), device=x.device)) % self.bank
-        self._held.index_copy_(0, places, x)
+        oldest = (self._next + torch.arange(len(x), device=x.device)) % self.bank
+        self._stored.index_copy_(0, oldest, x)
         self._next = (self._next + len(x)) % self.bank
 
 
 def _normalized(views: Tensor) -> Tensor:
-    """By the mean and deviation of all values of all views, the deviation no less than an epsilon."""
+    """Normalize by the mean and standard deviation of all values of all views."""
     centered = views - views.mean()
-    # The norm of all values takes a fifth of the time of `std`, which goes through them one by one.
-    deviation = torch.linalg.vector_norm(centered) / max(1, views.numel() - 1) ** 0.5
-    return centered.div_(deviation.clamp(min=torch.finfo(torch.float32).eps))
+    # The norm of all values takes a fifth of the time of `std`, which reads them one by one.
+    std = torch.linalg.vector_norm(centered) / max(1, views.numel() - 1) ** 0.5
+    return centered.div_(std.clamp(min=torch.finfo(torch.float32).eps))

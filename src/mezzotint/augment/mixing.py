@@ -1,21 +1,18 @@
-"""Mixing samples with one another, which needs no knowledge of what they are.
+"""Mixing samples of a batch, for any modality.
 
-- *mixup* (Zhang et al. 2018, arXiv 1710.09412): a weighted mean of two samples; i-Mix (Lee et al.
+- *mixup* (Zhang et al. 2018, arXiv 1710.09412): a weighted mean of two samples. i-Mix (Lee et al.
   2021, arXiv 2010.08887) and e-Mix (Tamkin et al. 2021) contrast it with both, see
   `methods/emix.py`.
-- DACL (Verma et al. 2021, arXiv 2011.04419) takes what is mostly one sample for a view of that: its
-  linear, geometric and binary mixup are `dacl_mixup`, for any method that contrasts views.
+- DACL (Verma et al. 2021, arXiv 2011.04419) uses a mixture of mostly one sample as a view of this
+  sample: `DACLMixup` has its linear, geometric and binary mixup, for any contrastive method.
+- `Mixing` mixes targets too, for supervised training: mixup and CutMix (Yun et al. 2019, arXiv
+  1905.04899), either with one weight for the batch, or as for audio: only some of the samples,
+  each with its own weight (AST, Gong et al. 2021, arXiv 2104.01778).
 
-The partner is another sample of the batch. Unlike other draws it depends on the batch; a batch of
-one stays as it is.
-
-Samples blended with others of their batch, and their targets with them.
-
-Mixup (Zhang et al. 2017, arXiv 1710.09412) and CutMix (Yun et al. 2019, arXiv 1905.04899), either
-of the whole batch by one weight, or as audio has it: of a share of the samples, each by a weight of
-its own (AST, Gong et al. 2021, arXiv 2104.01778). A weight or a box of a step is a function of its
-key alone, and so equal on all ranks; what a sample draws for itself is keyed by its id. Partners
-are drawn within a rank's rows and, under accumulation, within a micro-batch.
+The partner is another sample of the batch, so unlike other draws it depends on the batch; a batch
+of one sample stays unchanged. Partners are drawn among a rank's rows and, with accumulation, within
+a micro-batch. A weight or box of a step is a function of the step's key, so it is equal on all
+ranks; a sample's own draws are keyed by its id.
 """
 
 from collections.abc import Sequence
@@ -32,55 +29,58 @@ from mezzotint.seeding import Draws, key_of
 Mixture = Literal["linear", "geometric", "binary"]
 
 
-def lerp_rows(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """The weighted mean of samples: `share · x + (1 − share) · x[partner]`.
+def lerp_rows(x: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
+    """Return the weighted mean of samples: `weight · x + (1 − weight) · x[partner]`.
 
     Args:
-        x: `[B, …]`, floating point.
-        partner: int64 `[B]`, rows.
-        share: `[B]`, of a row's own sample.
+        x: samples `[B, …]`, floating point.
+        partner: rows of the partners, int64 `[B]`.
+        weight: weights `[B]` of a row's own sample.
     """
-    own = share.to(x.dtype).view(-1, *(1 for _ in x.shape[1:]))
+    own = weight.to(x.dtype).view(-1, *(1 for _ in x.shape[1:]))
     return torch.lerp(x.index_select(0, partner), x, own)
 
 
 def beta_half(draws: Draws) -> Tensor:
-    """Shares drawn from Beta(1, 1), which is uniform, and folded to one half or more: the sample itself prevails."""
-    share = draws.uniform("share")
-    return torch.maximum(share, 1.0 - share)
+    """Draw weights from Beta(1, 1), which is uniform, folded to 0.5 and more."""
+    weight = draws.uniform("share")
+    return torch.maximum(weight, 1.0 - weight)
 
 
-class DACLMixup(Transform):
-    """Mix a little of another sample into each: DACL's views.
+class DACLMixup(Transform, kind="dacl_mixup"):
+    """Mix a small part of another sample into each sample, as in DACL.
 
     Args:
-        low: smallest share of the sample itself; it is drawn between this and 1.
-        mixture: `linear`; `geometric`, a weighted product, for values that are not negative;
-            `binary`, each value from one of the two.
+        low: smallest weight of the sample itself; weights are uniform on [low, 1).
+        mixture: `linear`; `geometric`, a weighted product, for values of 0 or more; `binary`, each
+            value from one of the two.
     """
 
     def __init__(self, *, low: float = 0.9, mixture: Mixture = "linear") -> None:
         if not 0.0 <= low < 1.0 or mixture not in ("linear", "geometric", "binary"):
             raise ValueError(
-                f"got low={low}, mixture={mixture!r}; allowed are 0 to less than 1, and linear, geometric or binary: "
-                "DACL has 0.9 for images"
+                "`low` must be 0 or more and below 1, and `mixture` linear, geometric or binary, "
+                f"got {low} and {mixture!r}. Try 0.9 and linear."
             )
         self.low, self.mixture = low, mixture
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`share` of the sample itself, `[B]`; `partner`, rows further round the batch; for `binary`, `own`."""
+        """Draw the sample's own `weight` `[B]`, `partner`, its distance in rows, and `own` values.
+
+        `own`, bool `[B, …]`, is drawn for `binary` only.
+        """
         params = {
-            "share": draws.uniform("share", low=self.low, high=1.0),
+            "weight": draws.uniform("share", low=self.low, high=1.0),
             "partner": 1 + draws.integers("partner", high=max(1, shape[0] - 1)),
         }
         if self.mixture == "binary":
-            params["own"] = draws.uniform("own", *shape[1:]) < params["share"].view(
+            params["own"] = draws.uniform("own", *shape[1:]) < params["weight"].view(
                 -1, *(1 for _ in shape[1:])
             )
         return params
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Mix.
+        """Mix each sample with its partner.
 
         Raises:
             ValueError: for negative values with the geometric mixture.
@@ -91,51 +91,55 @@ class DACLMixup(Transform):
         if self.mixture == "binary":
             return torch.where(params["own"], x, x.index_select(0, partner))
         if self.mixture == "linear":
-            return lerp_rows(x, partner, params["share"])
+            return lerp_rows(x, partner, params["weight"])
         if bool((x < 0).any()):
             raise ValueError(
-                "got negative values; allowed with mixture=geometric is 0 or more: choose linear"
+                "Values must be 0 or more with mixture=geometric, got negative values. "
+                "Use mixture=linear."
             )
-        return lerp_rows(x.log(), partner, params["share"]).exp()
+        return lerp_rows(x.log(), partner, params["weight"]).exp()
 
 
 class Mixing(Component):
-    """Blend samples and targets.
+    """Mix samples and their targets, for supervised training.
 
     Args:
-        mixup: α of Beta(α, α), from which the weight of a blend is drawn; 0 for none.
-        cutmix: α of the share of the image that is kept; 0 for none. With both, each step takes one
-            of them.
-        p: probability that a sample is blended; the others stay as they are.
-        each: draw a weight for each sample, rather than one for the step; of mixup alone.
+        mixup: α of Beta(α, α), the distribution of a mixup's weight; 0 for no mixup.
+        cutmix: α of the fraction of the image that is kept; 0 for no CutMix. If both are set, each
+            step uses one of them.
+        p: probability that a sample is mixed.
+        per_sample: draw a weight for each sample instead of one per step; for mixup without CutMix.
     """
 
     def __init__(
-        self, *, mixup: float = 0.0, cutmix: float = 0.0, p: float = 1.0, each: bool = False
+        self, *, mixup: float = 0.0, cutmix: float = 0.0, p: float = 1.0, per_sample: bool = False
     ) -> None:
         if mixup < 0.0 or cutmix < 0.0 or mixup == cutmix == 0.0:
             raise ValueError(
-                f"got mixup={mixup}, cutmix={cutmix}; allowed is 0 or more, one of them above: 0.8 and 1.0"
+                "`mixup` and `cutmix` must be 0 or more, and one of them above 0, "
+                f"got {mixup} and {cutmix}. Try 0.8 and 1.0."
             )
-        if not 0.0 < p <= 1.0 or (each and cutmix > 0.0):
+        if not 0.0 < p <= 1.0:
+            raise ValueError(f"`p` must be above 0 and at most 1, got {p}. Try 1.0.")
+        if per_sample and cutmix > 0.0:
             raise ValueError(
-                f"got p={p}, each={each}, cutmix={cutmix}; allowed is a probability in (0, 1], and weights of each "
-                "sample for mixup alone: leave cutmix out, or each"
+                f"`cutmix` must be 0 with `per_sample`, got {cutmix}. "
+                "Remove `cutmix`, or set `per_sample: false`."
             )
-        self.mixup, self.cutmix, self.p, self.each = mixup, cutmix, p, each
+        self.mixup, self.cutmix, self.p, self.per_sample = mixup, cutmix, p, per_sample
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, x: Tensor, target: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Blend.
+        """Return mixed samples and targets.
 
         Args:
-            x: `[B, …]`.
-            target: float `[B, C]`.
-            draws: of the step.
+            x: samples `[B, …]`.
+            target: targets, float `[B, C]`.
+            draws: draws of the step.
         """
         order = draws.bits("partner").argsort(stable=True)
         partner = torch.empty_like(order)
-        partner[order] = order.roll(1)  # a cycle through all rows: none is mixed with itself
+        partner[order] = order.roll(1)  # a cycle through all rows: no sample is its own partner
         rng = np.random.default_rng(key_of(draws.key, "weight"))
         cut = self.cutmix > 0.0 and (self.mixup == 0.0 or rng.random() < 0.5)
         alpha = self.cutmix if cut else self.mixup
@@ -143,7 +147,7 @@ class Mixing(Component):
         chosen = draws.chance("mixed", self.p)
         if not cut:
             keep = torch.where(
-                chosen, _beta(draws.uniform("weight"), alpha) if self.each else weight, 1.0
+                chosen, _beta(draws.uniform("weight"), alpha) if self.per_sample else weight, 1.0
             )
             return lerp_rows(x, partner, keep), lerp_rows(target, partner, keep)
         inside, kept = _box(x, weight, rng)
@@ -154,17 +158,21 @@ class Mixing(Component):
 
 
 def _beta(unit: Tensor, alpha: float) -> Tensor:
-    """Uniform numbers `[B]` as those of Beta(α, α), by its inverse distribution function."""
+    """Map uniform numbers `[B]` to Beta(α, α) by its inverse distribution function."""
     from scipy.special import betaincinv
 
     return torch.from_numpy(betaincinv(alpha, alpha, unit.double().cpu().numpy())).to(unit)
 
 
 def _box(x: Tensor, keep: float, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """A box of images, bool `[H, W]`, and the share outside it, which clipping makes more than was asked for."""
+    """Draw a box, bool `[H, W]`, and return the fraction of the image outside it.
+
+    The box is clipped at the border, so the fraction can be larger than `keep`.
+    """
     if x.ndim != 4:
         raise ValueError(
-            f"cutmix cuts boxes out of [B, C, H, W], got {list(x.shape)}; set cutmix: 0, or take mixup"
+            f"CutMix takes images [B, C, H, W], got {list(x.shape)}. "
+            "Set `cutmix: 0` and use `mixup`."
         )
     height, width = x.shape[2:]
     side = (1.0 - keep) ** 0.5

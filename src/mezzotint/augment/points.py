@@ -1,12 +1,11 @@
 """Views of point clouds `[B, 3, N]`: rotation, scale, jitter, drop, crop of a part.
 
-A cloud is a set: the order of its points carries nothing, and all transforms treat each point
-alike. Where points are taken away, the remaining ones are repeated so that the number stays, which
-leaves anything that takes a maximum over points unmoved (as in PointNet++'s "random input dropout",
-Qi et al. 2017, section 3.3).
+A point cloud is a set: the order of its points has no meaning. When points are removed, the
+remaining ones are repeated to keep their number, which does not change a maximum over points (as in
+PointNet++'s "random input dropout", Qi et al. 2017, section 3.3).
 
-Randomized quantization fits as it is: with x, y and z as channels it snaps each coordinate to a few
-random levels, so that a cloud becomes a lattice of another pitch each time (Wu et al. 2023, section
+Randomized quantization needs no change: with x, y and z as channels it snaps each coordinate to a
+few random levels, so a point cloud becomes a lattice with a random pitch (Wu et al. 2023, section
 4.3).
 """
 
@@ -17,28 +16,30 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mezzotint.augment.transform import Params, Transform
+from mezzotint.augment.transform import BatchLayout, Params, Transform
 from mezzotint.seeding import Draws
 
 Axis = Literal["x", "y", "z"]
 _AXES: dict[str, int] = {"x": 0, "y": 1, "z": 2}
 
+POINT_CLOUDS = BatchLayout("points", ("B", 3, "N"))
+
 
 class PointRotation(Transform):
-    """Turn a cloud about its up axis, and tilt it.
+    """Rotate a point cloud about its up axis, and tilt it.
 
     Args:
-        axis: that points up.
-        degrees: largest turn either way; 180 is any.
-        tilt: largest turn about each of the other two axes, in degrees.
+        axis: axis that points up.
+        degrees: largest angle in either direction; 180 gives any rotation.
+        tilt: largest angle about each of the other two axes, in degrees.
     """
 
-    modalities = frozenset({"points"})
+    layouts = (POINT_CLOUDS,)
 
     def __init__(self, *, axis: Axis = "z", degrees: float = 180.0, tilt: float = 0.0) -> None:
         if axis not in _AXES:
             raise ValueError(
-                f"got axis={axis!r}; allowed is x, y or z: name the one that points up"
+                f"`axis` must be x, y or z, got {axis!r}. Name the axis that points up."
             )
         _check_range("degrees", degrees, 0.0, 180.0)
         _check_range("tilt", tilt, 0.0, 180.0)
@@ -46,44 +47,45 @@ class PointRotation(Transform):
         self.degrees, self.tilt = degrees, tilt
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`angles` `[B, 3]`, radians about x, y and z."""
-        most = torch.full((3,), math.radians(self.tilt))
-        most[_AXES[self.axis]] = math.radians(self.degrees)
+        """Draw `angles` `[B, 3]`, radians about x, y and z."""
+        limits = torch.full((3,), math.radians(self.tilt))
+        limits[_AXES[self.axis]] = math.radians(self.degrees)
         return {
-            "angles": draws.uniform("angles", 3, low=-1.0, high=1.0) * most.to(draws.ids.device)
+            "angles": draws.uniform("angles", 3, low=-1.0, high=1.0) * limits.to(draws.ids.device)
         }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Turn about the up axis first, then about the other two in order."""
+        """Rotate about the up axis first, then about the other two in order."""
         up = _AXES[self.axis]
-        turn = _rotation(params["angles"][:, up], up)
+        rotation = _rotation(params["angles"][:, up], up)
         for axis in range(3):
             if axis != up and self.tilt > 0.0:
-                turn = _rotation(params["angles"][:, axis], axis) @ turn
-        return turn.to(x.dtype) @ x
+                rotation = _rotation(params["angles"][:, axis], axis) @ rotation
+        return rotation.to(x.dtype) @ x
 
 
 class PointScale(Transform):
-    """Stretch a cloud along its axes, each by a factor of its own, and mirror it.
+    """Scale a point cloud along each axis by its own factor, and mirror it.
 
     Args:
         low: smallest factor.
         high: largest factor.
-        mirror: share of the clouds whose first horizontal coordinate changes its sign.
+        mirror: probability that the first horizontal coordinate changes its sign.
     """
 
-    modalities = frozenset({"points"})
+    layouts = (POINT_CLOUDS,)
 
     def __init__(self, *, low: float = 0.8, high: float = 1.25, mirror: float = 0.0) -> None:
         if not 0.0 < low <= high:
             raise ValueError(
-                f"got low={low}, high={high}; allowed is 0 < low <= high: 0.8 and 1.25 are usual"
+                f"`low` and `high` must be factors with 0 < low <= high, got {low} and {high}. "
+                "Try 0.8 and 1.25."
             )
         _check_range("mirror", mirror, 0.0, 1.0)
         self.low, self.high, self.mirror = low, high, mirror
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`factors` `[B, 3]`, uniform in their logarithm; the first is negative where the cloud is mirrored."""
+        """Draw `factors` `[B, 3]`, log-uniform; a negative first factor mirrors the point cloud."""
         low, high = math.log(self.low), math.log(self.high)
         factors = draws.uniform("factors", 3, low=low, high=high).exp()
         if self.mirror > 0.0:
@@ -91,20 +93,19 @@ class PointScale(Transform):
         return {"factors": factors}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Multiply each axis."""
         return x * params["factors"].to(x.dtype).unsqueeze(2)
 
 
 class PointJitter(Transform):
-    """Move every point a little, and the whole cloud.
+    """Add noise to every point, and shift the whole point cloud.
 
     Args:
-        std: of each coordinate, in the units of the cloud.
-        clip: largest move of a coordinate.
-        shift: largest shift of the cloud along each axis.
+        std: standard deviation of the noise, in the units of the coordinates.
+        clip: largest absolute value of the noise.
+        shift: largest shift of the point cloud along each axis.
     """
 
-    modalities = frozenset({"points"})
+    layouts = (POINT_CLOUDS,)
 
     def __init__(self, *, std: float = 0.01, clip: float = 0.05, shift: float = 0.0) -> None:
         for name, value in (("std", std), ("clip", clip), ("shift", shift)):
@@ -112,7 +113,7 @@ class PointJitter(Transform):
         self.std, self.clip, self.shift = std, clip, shift
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`moves` `[B, 3, N]` and `shift` `[B, 3]`."""
+        """Draw `moves` `[B, 3, N]` and `shift` `[B, 3]`."""
         moves = draws.normal("moves", 3, shape[2]).mul_(self.std).clamp_(-self.clip, self.clip)
         return {
             "moves": moves,
@@ -120,52 +121,50 @@ class PointJitter(Transform):
         }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Add the moves and the shift."""
         return x + params["moves"].to(x.dtype) + params["shift"].to(x.dtype).unsqueeze(2)
 
 
 class PointDrop(Transform):
-    """Keep a random part of the points, repeated up to the number that is asked for.
+    """Keep random points, repeated to a fixed number.
 
     Args:
-        low: smallest part that is kept.
-        high: largest.
-        points: how many the view has; by default as many as it had.
+        low: smallest fraction of the points that is kept.
+        high: largest fraction of the points that is kept.
+        points: number of points of the view; by default unchanged.
     """
 
-    modalities = frozenset({"points"})
+    layouts = (POINT_CLOUDS,)
 
     def __init__(self, *, low: float = 0.3, high: float = 1.0, points: int | None = None) -> None:
-        _check_part(low, high, points)
+        _check_fractions(low, high, points)
         self.low, self.high, self.points = low, high, points
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`order` int64 `[B, N]`, and `kept` int64 `[B]`, at least one."""
+        """Draw `order`, int64 `[B, N]`, and the number `kept`, int64 `[B]`, at least one."""
         kept = draws.uniform("kept", low=self.low, high=self.high).mul(shape[2]).round().long()
         return {"order": draws.permutation("order", shape[2]), "kept": kept.clamp(1, shape[2])}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """The first `kept` points of the order, again and again."""
+        """Repeat the first `kept` points of the order."""
         return _repeated(x, params["order"], params["kept"], self.points)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """With the points asked for."""
         return (*shape[:2], self.points or shape[2])
 
 
 class PointCrop(Transform):
-    """Keep the part of a cloud nearest to one of its points, repeated up to the number that is asked for.
+    """Keep the points nearest to a random point, repeated to a fixed number.
 
-    What is seen of an object from near by, or of one that another hides.
+    This simulates close range and occlusion.
 
     Args:
-        low: smallest part of the points that is kept.
-        high: largest.
-        points: how many the view has; by default as many as it had.
-        center: move the part's centroid to the origin.
+        low: smallest fraction of the points that is kept.
+        high: largest fraction of the points that is kept.
+        points: number of points of the view; by default unchanged.
+        center: move the centroid of the part to the origin.
     """
 
-    modalities = frozenset({"points"})
+    layouts = (POINT_CLOUDS,)
 
     def __init__(
         self,
@@ -175,11 +174,11 @@ class PointCrop(Transform):
         points: int | None = None,
         center: bool = False,
     ) -> None:
-        _check_part(low, high, points)
+        _check_fractions(low, high, points)
         self.low, self.high, self.points, self.center = low, high, points, center
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`anchor` and `kept` int64 `[B]`, and `order` `[B, N]`, in which the part is repeated."""
+        """Draw `anchor` and `kept`, int64 `[B]`, and the `order` of repetition, `[B, N]`."""
         kept = draws.uniform("kept", low=self.low, high=self.high).mul(shape[2]).round().long()
         return {
             "anchor": draws.integers("anchor", high=shape[2]),
@@ -188,10 +187,9 @@ class PointCrop(Transform):
         }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """The nearest points to the anchor, in the drawn order."""
+        """Keep the points nearest to the anchor, in the drawn order."""
         anchor = x.gather(2, params["anchor"].view(-1, 1, 1).expand(-1, x.shape[1], 1))
-        # Shuffled first: which of the part's points are repeated must not depend on how far they
-        # are.
+        # Shuffled first, so that repetition does not depend on a point's distance.
         order = params["order"]
         distance = (x - anchor).square().sum(dim=1).gather(1, order)
         rank = distance.argsort(dim=1, stable=True).argsort(dim=1)
@@ -200,38 +198,37 @@ class PointCrop(Transform):
         return part - part.mean(dim=2, keepdim=True) if self.center else part
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """With the points asked for."""
         return (*shape[:2], self.points or shape[2])
 
 
 def _repeated(x: Tensor, order: Tensor, kept: Tensor, points: int | None) -> Tensor:
-    """Points `order[i mod kept]`, `[B, C, points]`."""
-    place = torch.arange(points or x.shape[2], device=x.device) % kept.unsqueeze(1)
-    return x.gather(2, order.gather(1, place).unsqueeze(1).expand(-1, x.shape[1], -1))
+    """Return the points `order[i mod kept]`, `[B, C, points]`."""
+    index = torch.arange(points or x.shape[2], device=x.device) % kept.unsqueeze(1)
+    return x.gather(2, order.gather(1, index).unsqueeze(1).expand(-1, x.shape[1], -1))
 
 
 def _rotation(angle: Tensor, axis: int) -> Tensor:
-    """Matrices `[B, 3, 3]` that turn counter-clockwise about an axis."""
+    """Return matrices `[B, 3, 3]` that rotate counter-clockwise about an axis."""
     i, j = [(1, 2), (2, 0), (0, 1)][axis]
-    turn = torch.eye(3, device=angle.device).repeat(len(angle), 1, 1)
+    matrix = torch.eye(3, device=angle.device).repeat(len(angle), 1, 1)
     cos, sin = angle.cos(), angle.sin()
-    turn[:, i, i], turn[:, i, j], turn[:, j, i], turn[:, j, j] = cos, -sin, sin, cos
-    return turn
+    matrix[:, i, i], matrix[:, i, j], matrix[:, j, i], matrix[:, j, j] = cos, -sin, sin, cos
+    return matrix
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ValueError(
-            f"got {name}={value}; allowed is {low:g} to {high:g}: give a number in between"
-        )
+        limits = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+        raise ValueError(f"`{name}` must be {limits}, got {value}. Leave it out for the default.")
 
 
-def _check_part(low: float, high: float, points: int | None) -> None:
+def _check_fractions(low: float, high: float, points: int | None) -> None:
     if not 0.0 < low <= high <= 1.0:
         raise ValueError(
-            f"got low={low}, high={high}; allowed is 0 < low <= high <= 1: 0.5 and 1 keep half at least"
+            "`low` and `high` must be fractions with 0 < low <= high <= 1, "
+            f"got {low} and {high}. Try 0.5 and 1, to keep at least half."
         )
     if points is not None and points < 1:
         raise ValueError(
-            f"got points={points}; allowed is 1 or more: leave it out to keep the number"
+            f"`points` must be 1 or more, got {points}. Leave it out to keep their number."
         )

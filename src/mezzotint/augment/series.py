@@ -1,11 +1,11 @@
-"""Views of sensor series `[B, C, T]`: jitter, scale, time warp, crop and resize, channel drop, rotation of axes.
+"""Views of sensor series `[B, C, T]`: jitter, scale, time warp, crop, channel drop, axis rotation.
 
 The transforms of Um et al. 2017 ("Data augmentation of wearable sensor data", arXiv 1706.00527),
-each for a whole batch with parameters of its own for each sample. Differs from the published code
-in that a warped series is read at points between its steps by linear interpolation on the batch's
-device, and that the warp is a monotone path by construction.
+batched, with parameters for each sample. Differs from the published code: a warped series is read
+between its steps by linear interpolation on the batch's device, and the warp is monotone by
+construction.
 
-Randomized quantization fits as it is: each sensor channel is a row, quantized over time.
+Randomized quantization needs no change: each sensor channel is a row, quantized over time.
 """
 
 import math
@@ -14,32 +14,32 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mezzotint.augment.transform import Params, Transform
+from mezzotint.augment.transform import BatchLayout, Params, Transform
 from mezzotint.seeding import Draws
+
+SERIES = BatchLayout("series", ("B", "C", "T"))
 
 
 class SeriesJitter(Transform):
     """Add noise to every value.
 
     Args:
-        std: of the noise, as a part of the standard deviation of each channel of the sample.
+        std: standard deviation of the noise, as a fraction of each channel's own.
     """
 
-    modalities = frozenset({"series"})
+    layouts = (SERIES,)
 
     def __init__(self, *, std: float = 0.1) -> None:
         if std < 0.0:
-            raise ValueError(
-                f"got std={std}; allowed is 0 or more: 0.1 is a tenth of the channel's own"
-            )
+            raise ValueError(f"`std` must be 0 or more, got {std}. Try 0.1.")
         self.std = std
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`noise` `[B, C, T]`, standard normal."""
+        """Draw `noise` `[B, C, T]`, standard normal."""
         return {"noise": draws.normal("noise", *shape[1:])}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Add the noise in the size of the channel's own spread; a constant channel stays."""
+        """Add noise in proportion to the channel's std; a constant channel stays unchanged."""
         return x + params["noise"].to(x.dtype) * (
             self.std * x.std(dim=2, keepdim=True, correction=0)
         )
@@ -49,101 +49,98 @@ class SeriesScale(Transform):
     """Multiply each channel, and shift it.
 
     Args:
-        std: of the factors' logarithm.
-        shift: standard deviation of the shift, as a part of that of each channel of the sample.
-        shared: one factor for all channels, as when a movement is stronger.
+        std: standard deviation of the factors' logarithm.
+        shift: standard deviation of the shift, as a fraction of each channel's own.
+        shared: one factor for all channels, as for a stronger movement.
     """
 
-    modalities = frozenset({"series"})
+    layouts = (SERIES,)
 
     def __init__(self, *, std: float = 0.2, shift: float = 0.0, shared: bool = False) -> None:
         if std < 0.0 or shift < 0.0:
             raise ValueError(
-                f"got std={std}, shift={shift}; allowed is 0 or more: 0.2 changes sizes by about a fifth"
+                f"`std` and `shift` must be 0 or more, got {std} and {shift}. Try 0.2 and 0."
             )
         self.std, self.shift, self.shared = std, shift, shared
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`factors` `[B, C, 1]`, or `[B, 1, 1]` where they are shared, and `shift` `[B, C, 1]`."""
+        """Draw `factors` `[B, C, 1]`, or `[B, 1, 1]` if shared, and `shift` `[B, C, 1]`."""
         count = 1 if self.shared else shape[1]
         factors = draws.normal("factors", count, 1).mul_(self.std).exp_()
         return {"factors": factors, "shift": draws.normal("shift", shape[1], 1).mul_(self.shift)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Multiply, then shift."""
         spread = x.std(dim=2, keepdim=True, correction=0)
         return x * params["factors"].to(x.dtype) + params["shift"].to(x.dtype) * spread
 
 
 class TimeWarp(Transform):
-    """Let time run faster here and slower there; beginning and end stay.
+    """Warp time smoothly: speed it up and slow it down; first and last step stay.
 
     Args:
-        knots: how many stretches of time have a speed of their own.
-        std: of the logarithm of the speeds.
+        knots: number of time intervals with their own speed.
+        std: standard deviation of the speeds' logarithm.
     """
 
-    modalities = frozenset({"series"})
+    layouts = (SERIES,)
 
     def __init__(self, *, knots: int = 4, std: float = 0.2) -> None:
         if knots < 2 or std < 0.0:
             raise ValueError(
-                f"got knots={knots}, std={std}; allowed are 2 or more, and 0 or more: 4 and 0.2 are usual"
+                f"`knots` must be 2 or more and `std` 0 or more, got {knots} and {std}. "
+                "Try 4 and 0.2."
             )
         self.knots, self.std = knots, std
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`speeds` `[B, knots]`, positive."""
+        """Draw `speeds` `[B, knots]`, positive."""
         return {"speeds": draws.normal("speeds", self.knots).mul_(self.std).exp_()}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Read each series along its path."""
+        """Read each series at its warped times."""
         speeds, steps = params["speeds"], x.shape[2]
-        # Where each knot is read, from 0 at the first to 1 at the last; rising, since speeds are
-        # positive.
+        # Time of each knot, from 0 to 1; it increases because speeds are positive.
         ends = torch.nn.functional.pad(speeds.cumsum(dim=1), (1, 0))
         ends = ends / ends[:, -1:]
-        place = torch.linspace(0.0, self.knots, steps, device=x.device)
-        left = place.floor().long().clamp(max=self.knots - 1)
-        path = ends[:, left] + (place - left) * (ends[:, left + 1] - ends[:, left])
+        position = torch.linspace(0.0, self.knots, steps, device=x.device)
+        left = position.floor().long().clamp(max=self.knots - 1)
+        path = ends[:, left] + (position - left) * (ends[:, left + 1] - ends[:, left])
         return read_at(x, path * (steps - 1))
 
 
 class SeriesCrop(Transform):
-    """Cut a stretch of time out and bring it to a length.
+    """Cut a time interval out and resample it to a fixed length.
 
     Args:
-        low: smallest part of the series that is kept.
-        high: largest.
-        steps: length of the view; by default that of the series.
+        low: smallest fraction of the series that is kept.
+        high: largest fraction of the series that is kept.
+        steps: number of time steps of the view; by default unchanged.
     """
 
-    modalities = frozenset({"series"})
+    layouts = (SERIES,)
 
     def __init__(self, *, low: float = 0.5, high: float = 1.0, steps: int | None = None) -> None:
         if not 0.0 < low <= high <= 1.0 or (steps is not None and steps < 2):
             raise ValueError(
-                f"got low={low}, high={high}, steps={steps}; allowed is 0 < low <= high <= 1, and 2 steps or more: 0.5 "
-                "and 1 keep half at least"
+                "`low` and `high` must be fractions with 0 < low <= high <= 1, and `steps` 2 or "
+                f"more, got {low}, {high} and {steps}. Try 0.5 and 1, to keep at least half."
             )
         self.low, self.high, self.steps = low, high, steps
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`part` `[B]`, and `start` `[B]`, of what is left over."""
+        """Draw `part` `[B]`, the fraction to keep, and `start` `[B]`, a fraction of the rest."""
         return {
             "part": draws.uniform("part", low=self.low, high=self.high),
             "start": draws.uniform("start"),
         }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Read each series between its start and its end."""
         length = (x.shape[2] - 1) * params["part"]
         start = (x.shape[2] - 1 - length) * params["start"]
         unit = torch.linspace(0.0, 1.0, self.steps or x.shape[2], device=x.device)
         return read_at(x, start.unsqueeze(1) + length.unsqueeze(1) * unit)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """With the steps asked for."""
         return (*shape[:2], self.steps or shape[2])
 
 
@@ -151,62 +148,60 @@ class ChannelDrop(Transform):
     """Replace some channels of a sample by their mean, as if a sensor had failed.
 
     Args:
-        p: probability of each channel; one always stays.
+        p: probability that a channel is replaced; at least one stays.
     """
 
-    modalities = frozenset({"series"})
+    layouts = (SERIES,)
 
     def __init__(self, *, p: float = 0.2) -> None:
         if not 0.0 <= p < 1.0:
-            raise ValueError(
-                f"got p={p}; allowed is 0 to less than 1: 0.2 drops a fifth of the channels"
-            )
+            raise ValueError(f"`p` must be 0 or more and below 1, got {p}. Try 0.2.")
         self.p = p
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`dropped`, bool `[B, C]`."""
+        """Draw `dropped`, bool `[B, C]`."""
         u = draws.uniform("dropped", shape[1])
         kept = u.argmax(dim=1, keepdim=True)
         return {"dropped": (u < self.p).scatter(1, kept, False)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Flatten the dropped channels."""
         return torch.where(params["dropped"].unsqueeze(2), x.mean(dim=2, keepdim=True), x)
 
 
 class AxisRotation(Transform):
-    """Turn the axes of triaxial sensors: the device is worn another way.
+    """Rotate the axes of triaxial sensors, as if the device were worn differently.
 
     Args:
         degrees: largest angle.
-        groups: number of sensors of three channels each; all of one device turn alike.
+        groups: number of sensors with three channels each; all rotate together.
     """
 
-    modalities = frozenset({"series"})
+    layouts = (SERIES,)
 
     def __init__(self, *, degrees: float = 30.0, groups: int = 2) -> None:
         if not 0.0 <= degrees <= 180.0 or groups < 1:
             raise ValueError(
-                f"got degrees={degrees}, groups={groups}; allowed is 0 to 180, and 1 or more: 2 for acceleration and "
-                "rotation rate"
+                "`degrees` must be 0 to 180 and `groups` 1 or more, "
+                f"got {degrees} and {groups}. Try 30 and 2, for acceleration and rotation rate."
             )
         self.degrees, self.groups = degrees, groups
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`axis` `[B, 3]`, uniform on the sphere, and `angle` `[B]` in radians."""
+        """Draw `axis` `[B, 3]`, uniform on the sphere, and `angle` `[B]` in radians."""
         axis = torch.nn.functional.normalize(draws.normal("axis", 3), dim=1)
         return {"axis": axis, "angle": draws.uniform("angle", high=math.radians(self.degrees))}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Turn each group of three channels (Rodrigues' formula).
+        """Rotate each group of three channels (Rodrigues' formula).
 
         Raises:
-            ValueError: when the channels are not those of the sensors.
+            ValueError: when the channels are not three per group.
         """
         if x.shape[1] != 3 * self.groups:
             raise ValueError(
-                f"got {x.shape[1]} channels; allowed with groups={self.groups} are {3 * self.groups}: set groups to "
-                "the number of triaxial sensors, or leave this transform out"
+                f"Series must have {3 * self.groups} channels with groups={self.groups}, got "
+                f"{x.shape[1]} channels. Set `groups` to the number of triaxial sensors, or "
+                "remove axis_rotation."
             )
         axis, angle = params["axis"].to(x.dtype), params["angle"].to(x.dtype).view(-1, 1, 1)
         zero = torch.zeros_like(axis[:, 0])
@@ -221,20 +216,20 @@ class AxisRotation(Transform):
         return (turn.unsqueeze(1) @ vectors).view_as(x)
 
 
-def read_at(x: Tensor, places: Tensor) -> Tensor:
-    """Values between the steps, by linear interpolation.
+def read_at(x: Tensor, times: Tensor) -> Tensor:
+    """Interpolate series linearly at times between the steps.
 
     Args:
-        x: `[B, C, T]`.
-        places: `[B, S]`, of 0 to T − 1; beyond them the ends are read.
+        x: series `[B, C, T]`.
+        times: times `[B, S]` of 0 to T − 1, clamped to this range.
 
     Returns:
-        `[B, C, S]`.
+        Values `[B, C, S]`.
     """
     last = x.shape[2] - 1
-    places = places.to(x.dtype).clamp(0.0, last)
-    left = places.floor().clamp(max=max(0, last - 1))
-    share = (places - left).unsqueeze(1)
+    times = times.to(x.dtype).clamp(0.0, last)
+    left = times.floor().clamp(max=max(0, last - 1))
+    weight = (times - left).unsqueeze(1)
     index = left.long().unsqueeze(1).expand(-1, x.shape[1], -1)
     low, high = x.gather(2, index), x.gather(2, (index + 1).clamp(max=last))
-    return torch.lerp(low, high, share)
+    return torch.lerp(low, high, weight)

@@ -1,13 +1,14 @@
 """The contract of an augmentation: draw the parameters, then apply them.
 
-The two halves are apart so that the same parameters can be shown (the gallery), predicted (which
-invariances were learned), shared between views, or applied again. Both work on a whole batch, on its
-device, with one row of parameters a sample; no transform keeps a generator.
+The two halves are separate, so that the same parameters can be displayed (the gallery), predicted
+(which invariances an encoder learned), shared between views, or applied again. Both work on a whole
+batch, on its device, with one row of parameters per sample. No transform keeps a random generator.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,55 +18,103 @@ from mezzotint.seeding import Draws
 from mezzotint.timing import part
 
 Params = dict[str, Tensor]
-"""Parameters of one transform for a batch: each tensor has one row a sample."""
+"""Parameters of one transform for a batch: each tensor has one row per sample."""
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """Modality and shape of the batches that a transform takes.
+
+    Attributes:
+        modality: modality of the samples.
+        shape: fixed sizes as integers, the others as letters.
+    """
+
+    modality: str
+    shape: tuple[int | str, ...]
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Return whether a batch of this shape has the layout."""
+        return len(shape) == len(self.shape) and all(
+            isinstance(own, str) or own == size for own, size in zip(self.shape, shape, strict=True)
+        )
+
+    def __str__(self) -> str:
+        return f"{self.modality} [{', '.join(map(str, self.shape))}]"
+
+
+IMAGES = BatchLayout("image", ("B", "C", "H", "W"))
+SPECTROGRAMS = BatchLayout("audio", ("B", 1, "F", "T"))
+VIDEOS = BatchLayout("video", ("B", "C", "T", "H", "W"))
 
 
 class Transform(Component, ABC, abstract=True):
-    """An augmentation of a batch.
+    """Augment a batch.
 
-    `x` is float, in [0, 1] and `[B, C, H, W]` for images; the first dimension is always the batch.
+    `x` is float; images are `[B, C, H, W]` in [0, 1]. The first dimension is always the batch.
+
+    Attributes:
+        layouts: batches that the transform takes; empty for any.
+        modalities: modalities of `layouts`, set from them.
     """
 
+    layouts: ClassVar[tuple[BatchLayout, ...]] = ()
     modalities: ClassVar[frozenset[str]] = frozenset()
-    """Modalities of the samples that it takes; empty for any."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.modalities = frozenset(layout.modality for layout in cls.layouts)
 
     @abstractmethod
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """Draw parameters for a batch of this shape, one row a sample."""
+        """Draw parameters for a batch of this shape, one row per sample."""
 
     @abstractmethod
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Apply drawn parameters. Pure: the same parameters give the same view; `x` is left as it is."""
+        """Apply drawn parameters. Pure: equal parameters give equal views; `x` is not modified."""
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of what `apply` returns for a batch of this shape; the same, unless it crops or resizes."""
+        """Return the shape of `apply`'s result for a batch of this shape; crops override it."""
         return shape
 
+    def check(self, shape: Sequence[int]) -> None:
+        """Refuse a batch whose shape is of another modality.
+
+        Raises:
+            ValueError: when none of the layouts fits.
+        """
+        if self.layouts and not any(layout.fits(shape) for layout in self.layouts):
+            raise ValueError(
+                f"{self.config['kind']} takes {' or '.join(map(str, self.layouts))}, "
+                f"got {list(shape)}. Choose transforms of the data's modality."
+            )
+
     def __call__(self, x: Tensor, draws: Draws) -> Tensor:
-        """Draw and apply."""
+        """Draw parameters and apply them."""
+        self.check(x.shape)
         return self.apply(x, self.draw(x.shape, draws))
 
 
 class Compose(Transform):
-    """Transforms one after the other, each with draws of its own (keyed by its place and name)."""
+    """Apply transforms one after the other, each with its own draws (keyed by index and name)."""
 
     def __init__(self, *, transforms: Sequence[Transform]) -> None:
         self.transforms = list(transforms)
 
     def names(self) -> list[str]:
-        """The prefix of each transform's parameters: its place and its kind."""
+        """Return the prefix of each transform's parameters: its index and its kind."""
         return [f"{i}.{t.config['kind']}" for i, t in enumerate(self.transforms)]
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """Parameters of all transforms, under `place.kind.name`."""
-        return {
-            f"{name}.{key}": value
-            for name, transform in zip(self.names(), self.transforms, strict=True)
-            for key, value in transform.draw(shape, draws.fold(name)).items()
-        }
+        """Draw the parameters of all transforms, under `index.kind.name`."""
+        drawn: Params = {}
+        for name, transform in zip(self.names(), self.transforms, strict=True):
+            transform.check(shape)
+            own = transform.draw(shape, draws.fold(name))
+            drawn |= {f"{name}.{key}": value for key, value in own.items()}
+        return drawn
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Apply each in order."""
         for name, transform in zip(self.names(), self.transforms, strict=True):
             prefix = f"{name}."
             own = {
@@ -77,20 +126,20 @@ class Compose(Transform):
 
 
 def where_rows(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Change some rows of a batch and leave the others as they are.
+    """Change some rows of a batch and keep the others.
 
     Args:
-        x: `[B, …]`.
-        chosen: bool `[B]`.
-        change: takes the chosen rows `[K, …]` and their indices `[K]`, returns them changed.
+        x: batch `[B, …]`.
+        chosen: mask of the rows to change, bool `[B]`.
+        change: function of the chosen rows `[K, …]` and their indices `[K]` that returns new rows.
     """
     rows = chosen.nonzero().squeeze(1)
     if len(rows) == 0:
         return x
     if len(rows) == len(x):
         return change(x, rows)
-    # Rows are moved by `index_select`, which copies them whole; indexing and `index_copy` go
-    # element by element, five times slower on a CPU.
+    # `index_select` copies whole rows; indexing and `index_copy` copy element by element, which is
+    # five times slower on a CPU.
     order = torch.cat([rows, chosen.logical_not().nonzero().squeeze(1)])
     y = x.index_select(0, order)
     y[: len(rows)] = change(y[: len(rows)], rows)

@@ -1,7 +1,7 @@
-"""Views of video `[B, C, T, H, W]`: clips in time, image transforms alike in all frames, erased tubes.
+"""Views of video `[B, C, T, H, W]`: clips in time, image transforms of all frames, erased tubes.
 
-A transform of images that drew anew for each frame would flicker; `PerFrame` draws once for a
-sample and applies it to all of its frames, so that any image transform or policy is one of video.
+A transform of images that drew its parameters again for each frame would flicker. `PerFrame` draws
+once per sample and applies the draw to all frames, so any image transform or policy fits video.
 """
 
 from collections.abc import Sequence
@@ -10,72 +10,72 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.image.geometry import probability
-from mezzotint.augment.transform import Compose, Params, Transform
+from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, VIDEOS, Compose, Params, Transform
 from mezzotint.seeding import Draws
 
 
 class RandomClip(Transform):
-    """Cut a clip out of a longer stretch of video: `frames` frames, each `stride`-th, from a random one on.
+    """Cut a random clip out of a longer video: `frames` frames, `stride` frames apart.
 
-    Where the video has fewer, its last frame is repeated (VideoMAE, Tong et al. 2022, arXiv
+    The last frame of a video that is too short is repeated (VideoMAE, Tong et al. 2022, arXiv
     2203.12602).
 
     Args:
-        frames: of the clip.
-        stride: from one frame to the next.
+        frames: number of frames of the clip.
+        stride: distance between two frames of the clip.
     """
 
-    modalities = frozenset({"video"})
+    layouts = (VIDEOS,)
 
     def __init__(self, *, frames: int = 16, stride: int = 1) -> None:
         if frames < 1 or stride < 1:
             raise ValueError(
-                f"got frames={frames}, stride={stride}; allowed is 1 or more: 16 and 4 on Kinetics"
+                f"`frames` and `stride` must be 1 or more, got {frames} and {stride}. "
+                "Try 16 and 4, as on Kinetics."
             )
         self.frames, self.stride = frames, stride
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`first` frame, int64 `[B]`."""
+        """Draw the `first` frame, int64 `[B]`."""
         return {
             "first": draws.integers("first", high=max(0, shape[2] - self.frames * self.stride) + 1)
         }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Cut."""
         steps = torch.arange(self.frames, device=x.device) * self.stride
         index = (params["first"].unsqueeze(1) + steps).clamp(max=x.shape[2] - 1)
         rows = torch.arange(len(x), device=x.device).unsqueeze(1)
         return x.transpose(1, 2)[rows, index].transpose(1, 2).contiguous()
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """With so many frames."""
         return (*shape[:2], self.frames, *shape[3:])
 
 
 class PerFrame(Compose):
-    """Transforms of images, with the same parameters for all frames of a sample.
+    """Apply transforms of images to a video, with equal parameters for all frames of a sample.
 
     Args:
-        transforms: in order, such as `random_resized_crop`, `horizontal_flip`, or a policy.
+        transforms: transforms in order, such as `random_resized_crop`, `horizontal_flip`, or a
+            policy.
     """
 
-    modalities = frozenset({"video"})
+    layouts = (VIDEOS,)
 
     def __init__(self, *, transforms: list[Transform]) -> None:
         super().__init__(transforms=transforms)
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """Parameters of all transforms for images of the frames' size."""
+        """Draw the parameters of all transforms, for images of the frames' size."""
         drawn: Params = {}
         size = (*shape[:2], *shape[3:])
         for name, transform in zip(self.names(), self.transforms, strict=True):
+            transform.check(size)
             own = transform.draw(size, draws.fold(name))
             drawn |= {f"{name}.{key}": value for key, value in own.items()}
             size = transform.output_shape(size)
         return drawn
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Apply each to all frames."""
         count, _, frames = x.shape[:3]
         images = x.transpose(1, 2).flatten(0, 1)
         repeated = {key: value.repeat_interleave(frames, dim=0) for key, value in params.items()}
@@ -83,7 +83,6 @@ class PerFrame(Compose):
         return changed.view(count, frames, *changed.shape[1:]).transpose(1, 2).contiguous()
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """With frames of the size that the transforms leave."""
         size = (*shape[:2], *shape[3:])
         for transform in self.transforms:
             size = transform.output_shape(size)
@@ -91,17 +90,17 @@ class PerFrame(Compose):
 
 
 class RandomErasing(Transform):
-    """Fill a box with noise: the same box in all frames of a video (Zhong et al. 2017, arXiv 1708.04896).
+    """Fill a box with noise (Zhong et al. 2017, arXiv 1708.04896).
 
-    Images `[B, C, H, W]` are taken, too.
+    Works on images `[B, C, H, W]` and on videos, where the box is the same in all frames.
 
     Args:
-        p: probability of a sample.
-        area: range of the box's area, as a share of the frame's.
-        ratio: range of its height over its width; the logarithm is drawn uniformly.
+        p: probability that a sample is changed.
+        area: range of the box's area, as a fraction of the frame's.
+        ratio: range of the box's height over its width; its logarithm is drawn uniformly.
     """
 
-    modalities = frozenset({"image", "audio", "video"})
+    layouts = (IMAGES, SPECTROGRAMS, VIDEOS)
 
     def __init__(
         self,
@@ -112,13 +111,16 @@ class RandomErasing(Transform):
     ) -> None:
         if not 0.0 < area[0] <= area[1] < 1.0 or not 0.0 < ratio[0] <= ratio[1]:
             raise ValueError(
-                f"got area={tuple(area)}, ratio={tuple(ratio)}; allowed is 0 < low <= high, and areas below 1: the "
-                "defaults are those of the paper"
+                "`area` and `ratio` must be ranges with 0 < low <= high, and `area` below 1, got "
+                f"{tuple(area)} and {tuple(ratio)}. Leave them out for the paper's ranges."
             )
         self.p, self.area, self.ratio = probability(p, "p"), area, ratio
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`chosen`, bool `[B]`; `box` `[B, 4]`: area, logarithm of the ratio, top and left in [0, 1); and `noise`."""
+        """Draw `chosen`, bool `[B]`; `box` `[B, 4]`; and `noise`, standard normal.
+
+        A box is its area, the logarithm of its ratio, and top and left in [0, 1).
+        """
         low, high = torch.tensor(self.ratio).log().tolist()
         box = torch.stack(
             [
@@ -136,7 +138,7 @@ class RandomErasing(Transform):
         }
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Fill the boxes with noise of the sample's own mean and deviation by channel."""
+        """Fill the boxes with noise that has the sample's mean and std of each channel."""
         height, width = x.shape[-2:]
         area, ratio, top, left = params["box"].unbind(1)
         h = (area * height * width * ratio.exp()).sqrt().clamp(1, height).round()

@@ -1,14 +1,14 @@
-"""The contract of a view generator: from a batch of stored samples to the views that a method contrasts.
+"""View generators turn a batch of stored samples into the views that a method contrasts.
 
-Views of anything: the same sample through a chain of transforms, twice or more.
-
-For modalities whose samples all have one shape in memory: log-mel spectrograms, point clouds,
-sensor series, tables. What a chain consists of says everything about the modality; randomized
-quantization fits any.
+`ViewGenerator` is the contract. `Transformed` is the generator for every modality whose samples
+all have one shape: log-mel spectrograms, point clouds, sensor series, tables, tokens. It sends
+each sample through a chain of transforms, once per view. Views of images are in
+`augment/image/views.py`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -18,101 +18,114 @@ from mezzotint.augment.transform import Params, Transform
 from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of
 from mezzotint.timing import part
-from mezzotint.types import Batch, Box, Input, Views
+from mezzotint.types import Batch, CropSampler, Input, Views
 
 Pairing = tuple[tuple[int, int], ...]
-"""Pairs of views that are compared: places of prediction and target."""
-
-Chooser = Callable[[int, int], list[tuple[Box, int]]]
-"""Takes height and width of a stored image, returns for each view its box and the size it is to have."""
+"""Pairs of views that are compared: indices of prediction and target."""
 
 
-def view_draws(ids: Tensor, seed: int, epoch: int, place: int | str) -> Draws:
-    """The draws of one view, by its place (or of what all views share, by a name), on the CPU."""
-    return Draws(ids.cpu(), key_of(seed, epoch, "view", place))
+@dataclass(frozen=True)
+class ViewContext:
+    """Everything that the views of a sample depend on besides the sample.
+
+    Attributes:
+        input: shape and statistics that the encoder takes.
+        seed: seed of the run.
+        epoch: epoch, from 0.
+    """
+
+    input: Input
+    seed: int
+    epoch: int
+
+    def draws(self, ids: Tensor, view: int | str) -> Draws:
+        """Return the draws of one view by its index, or of what all views share by a name.
+
+        They are made on the CPU, so that a view does not depend on the device.
+        """
+        return Draws(ids.cpu(), key_of(self.seed, self.epoch, "view", view))
 
 
 class ViewGenerator(Component, ABC, abstract=True):
-    """Makes the views of a batch, on the device of the encoder.
+    """Make the views of a batch on the device of the encoder.
 
     Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then
-    moved: so a sample's views do not depend on the device, the batch, the worker or the process it
-    happens to be in.
+    moved: a sample's views do not depend on its batch, device, worker or process.
+
+    Attributes:
+        modalities: modalities of the samples that it takes; empty for any.
     """
 
     modalities: ClassVar[frozenset[str]] = frozenset()
-    """Modalities of the samples that it takes; empty for any."""
 
     @property
     @abstractmethod
     def tags(self) -> tuple[str, ...]:
-        """One a view: `"global"`, `"local"`, or the strategy that makes it."""
+        """One tag per view: `"global"`, `"local"`, or the policy that makes the view."""
 
     @property
     def num_views(self) -> int:
-        """How many views a batch gets."""
+        """Number of views of each sample."""
         return len(self.tags)
 
     @property
-    def remembers(self) -> int:
-        """How many samples of earlier batches the views depend on; a resumed run makes those views again."""
+    def memory_size(self) -> int:
+        """Number of earlier samples that the views depend on; a resumed run replays that many."""
         return 0
 
     @abstractmethod
-    def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
-        """Every parameter of every view, to look at or to predict; for each view by the name of the step.
+    def draw(self, ids: Tensor, context: ViewContext) -> list[dict[str, Params]]:
+        """Draw the parameters of every view, to show or to predict them.
 
         Args:
-            ids: int64 `[B]`.
-            input: of the encoder.
-            seed: of the run.
-            epoch: from 0.
+            ids: sample ids, int64 `[B]`.
+            context: input of the encoder, seed and epoch.
+
+        Returns:
+            One dictionary per view, from the name of a step to its parameters.
         """
 
     @abstractmethod
     def render(
         self,
         batch: Batch,
+        context: ViewContext,
         *,
-        input: Input,
-        seed: int,
-        epoch: int,
         device: torch.device | None = None,
         normalized: bool = True,
     ) -> tuple[Tensor, ...]:
         """Make the views of a batch.
 
         Args:
-            batch: of stored samples.
-            input: of the encoder.
-            seed: of the run.
-            epoch: from 0.
-            device: where the views are made; by default where the batch is.
-            normalized: as the encoder takes them, or as they are shown.
+            batch: stored samples.
+            context: input of the encoder, seed and epoch.
+            device: device on which the views are made; by default the device of the batch.
+            normalized: True returns values as the encoder takes them, False as they are displayed.
 
         Returns:
-            One float32 tensor a view, the batch first.
+            One float32 tensor per view, with the batch dimension first.
         """
 
-    def choosers(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[Chooser]:
-        """For each sample the function that tells a source which boxes to cut out of it while it decodes.
+    def crop_samplers(self, ids: Tensor, context: ViewContext) -> list[CropSampler]:
+        """Return one crop sampler per sample, with which a source crops while it decodes.
 
         Raises:
             ValueError: when these views are not crops of images.
         """
+        kind = self.config["kind"]
         raise ValueError(
-            f"{self.config['kind']} does not crop images, and the data are images that are cropped while they are "
-            "decoded; choose views of images, such as two_views"
+            f"`views` {kind} does not crop images, but this data source crops images while it "
+            "decodes them. Supported: view generators for images. Try `views.kind=two_views`."
         )
 
     def pairing(self, progress: float) -> tuple[Pairing, list[float] | None]:
-        """Which views are compared, as places of (prediction, target), and how much each pair weighs.
+        """Return the (prediction, target) pairs of views to compare, and a weight for each pair.
 
         Args:
-            progress: share of training that is done.
+            progress: fraction of training that is done.
 
         Returns:
-            No pairs where every global target is compared with every other view; `None` for equal
+            No pairs when every global target is compared with every other view; `None` for equal
             weights.
         """
         return (), None
@@ -120,17 +133,15 @@ class ViewGenerator(Component, ABC, abstract=True):
     def __call__(
         self,
         batch: Batch,
+        context: ViewContext,
         *,
-        input: Input,
-        seed: int,
-        epoch: int,
         step: int,
         progress: float = 0.0,
         device: torch.device | None = None,
     ) -> Views:
-        """The views of a batch as a method takes them; `step` keys the draws of the method itself."""
-        x = self.render(batch, input=input, seed=seed, epoch=epoch, device=device)
-        draws = Draws(batch.ids.to(x[0].device), key_of(seed, step, "method"))
+        """Make the views of a batch as a method takes them; `step` keys the method's own draws."""
+        x = self.render(batch, context, device=device)
+        draws = Draws(batch.ids.to(x[0].device), key_of(context.seed, step, "method"))
         labels = None if batch.labels is None else batch.labels.to(x[0].device)
         pairs, weights = self.pairing(progress)
         return Views(
@@ -140,27 +151,28 @@ class ViewGenerator(Component, ABC, abstract=True):
             labels,
             pairs,
             None if weights is None else x[0].new_tensor(weights),
-            x[0].new_tensor(epoch),
+            x[0].new_tensor(context.epoch),
             x[0].new_tensor(progress),
         )
 
 
 class Transformed(ViewGenerator):
-    """Views made by chains of transforms.
+    """Make each view with a chain of transforms.
 
     Args:
-        transforms: of every view, in order.
-        second: of the second view, where it differs.
-        count: of views; a single one suits supervised training.
+        transforms: transforms of every view, in order.
+        second: transforms of the second view, if it has its own.
+        count: number of views; 1 suits supervised training.
     """
 
     def __init__(
         self, *, transforms: list[Transform], second: list[Transform] | None = None, count: int = 2
     ) -> None:
-        if count < 1 or (second is not None and count != 2):
+        if count < 1:
+            raise ValueError(f"`count` must be 1 or more, got {count}. Try 2.")
+        if second is not None and count != 2:
             raise ValueError(
-                f"got count={count}{' with a second chain' if second else ''}; allowed is one view or more, and two "
-                "where the second has a chain of its own"
+                f"`count` must be 2 when `second` is set, got {count}. Remove `second` or `count`."
             )
         self.chains = (
             [list(transforms)] * count if second is None else [list(transforms), list(second)]
@@ -168,15 +180,14 @@ class Transformed(ViewGenerator):
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """All views are global."""
         return ("global",) * len(self.chains)
 
-    def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
-        """Parameters by place and kind of the transform, for samples of the shape that the encoder takes."""
-        shape = (len(ids), *input.shape)
+    def draw(self, ids: Tensor, context: ViewContext) -> list[dict[str, Params]]:
+        """Draw parameters under `index.kind`, for samples of the shape that the encoder takes."""
+        shape = (len(ids), *context.input.shape)
         return [
-            self._draw(chain, shape, view_draws(ids, seed, epoch, place))
-            for place, chain in enumerate(self.chains)
+            self._draw(chain, shape, context.draws(ids, index))
+            for index, chain in enumerate(self.chains)
         ]
 
     def _draw(
@@ -184,6 +195,7 @@ class Transformed(ViewGenerator):
     ) -> dict[str, Params]:
         drawn = {}
         for name, transform in _named(chain):
+            transform.check(shape)
             drawn[name] = transform.draw(shape, draws.fold(name))
             shape = transform.output_shape(shape)
         return drawn
@@ -192,39 +204,37 @@ class Transformed(ViewGenerator):
     def render(
         self,
         batch: Batch,
+        context: ViewContext,
         *,
-        input: Input,
-        seed: int,
-        epoch: int,
         device: torch.device | None = None,
         normalized: bool = True,
     ) -> tuple[Tensor, ...]:
-        """Make the views; uint8 values become floats in [0, 1], floats stay what they are.
+        """Make the views; uint8 values become floats in [0, 1], floats keep their values.
 
         Raises:
-            ValueError: when the batch was cropped by the loader.
+            ValueError: when the loader has cropped the batch.
         """
         if batch.cropped or len(batch.x) != 1:
             raise ValueError(
-                "got crops; allowed is a single tensor of whole samples: choose views of images"
+                "`views` transformed takes one tensor of whole samples, got crops. "
+                "Choose view generators for images, such as `views.kind=two_views`."
             )
         stored = batch.x[0] if device is None else batch.x[0].to(device, non_blocking=True)
-        x = input.as_float(stored)
+        x = context.input.as_float(stored)
         views = []
-        for place, chain in enumerate(self.chains):
+        for index, chain in enumerate(self.chains):
             with part("draw"):
-                drawn = self._draw(chain, tuple(x.shape), view_draws(batch.ids, seed, epoch, place))
+                drawn = self._draw(chain, tuple(x.shape), context.draws(batch.ids, index))
             view = x
             for name, transform in _named(chain):
                 with part(str(transform.config["kind"])):
                     view = transform.apply(
                         view, {key: value.to(x.device) for key, value in drawn[name].items()}
                     )
-            views.append(input.normalize(view) if normalized else view)
+            views.append(context.input.normalize(view) if normalized else view)
         return tuple(views)
 
 
 def _named(chain: Sequence[Transform]) -> list[tuple[str, Transform]]:
-    return [
-        (f"{place}.{transform.config['kind']}", transform) for place, transform in enumerate(chain)
-    ]
+    """Name each transform by index and kind; the names key the draws."""
+    return [(f"{i}.{transform.config['kind']}", transform) for i, transform in enumerate(chain)]

@@ -119,13 +119,6 @@ def export(
     typer.echo(folder)
 
 
-_STATISTICS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
-
-
 @app.command(name="import")
 def import_(
     file: Annotated[
@@ -223,8 +216,15 @@ def _encoder_keys(keys: list[str] | tuple[str, ...]) -> dict[str, object]:
 
 def _statistics(name: str, audio: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std by channel: of images by name, of spectrograms as two numbers."""
-    if not audio and name in _STATISTICS:
-        return _STATISTICS[name]
+    from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD
+
+    named = {
+        "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+        "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    }
+    if not audio and name in named:
+        return named[name]
     mean, slash, std = name.partition("/")
     try:
         if audio and slash and float(std) > 0:
@@ -237,8 +237,7 @@ def _statistics(name: str, audio: bool) -> tuple[tuple[float, ...], tuple[float,
             f"got {name!r}. Write two numbers, such as -7.1/4.2."
         )
     raise RecipeError(
-        f"--normalization must be one of {', '.join(_STATISTICS)}, got {name!r}."
-        f"{nearest(name, _STATISTICS)}"
+        f"--normalization must be one of {', '.join(named)}, got {name!r}.{nearest(name, named)}"
     )
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from mezzotint.data.balance import Balance
 from mezzotint.data.image.nvjpeg import Jpeg
 from mezzotint.data.sampling import some_of_each
-from mezzotint.data.source import CropSampler, Index, Source, Task
+from mezzotint.data.source import Index, Source, Task
 from mezzotint.seeding import key_of
-from mezzotint.types import Sample
+from mezzotint.types import CropSampler, Sample
 
 
 class Labeled(Source):

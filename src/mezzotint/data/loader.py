@@ -8,22 +8,20 @@ everything else is read, and large images are cropped while they are decoded, by
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mezzotint import timing
+from mezzotint.augment.views import ViewContext, ViewGenerator
 from mezzotint.data.balance import Weighting
 from mezzotint.data.image import nvjpeg
 from mezzotint.data.image.nvjpeg import Jpeg
 from mezzotint.data.source import Source
 from mezzotint.seeding import sample_order
 from mezzotint.types import Batch, Input, Unreadable
-
-if TYPE_CHECKING:
-    from mezzotint.augment.views import ViewGenerator
 
 _MAX_TRIES = 1000
 
@@ -100,7 +98,7 @@ class _Reader(Dataset["Batch | _Rows"]):
     """Reads the batch of a step; what a worker process holds."""
 
     source: Source
-    views: "ViewGenerator"
+    views: ViewGenerator
     plan: BatchPlan
     input: Input
     on_unreadable: Literal["skip", "error"]
@@ -134,8 +132,8 @@ class _Reader(Dataset["Batch | _Rows"]):
         read: list[int] = []
         if self.source.croppable:
             with timing.part("draw"):
-                choosers = self.views.choosers(
-                    ids, input=self.input, seed=self.plan.seed, epoch=epoch
+                crop_samplers = self.views.crop_samplers(
+                    ids, ViewContext(self.input, self.plan.seed, epoch)
                 )
         for place, index in enumerate(ids.tolist()):
             for attempt in range(index, index + min(self.plan.length, _MAX_TRIES)):
@@ -144,9 +142,9 @@ class _Reader(Dataset["Batch | _Rows"]):
                     continue
                 try:
                     if encoded:
-                        rows.append(self.source.read_encoded(candidate, choosers[place]))
+                        rows.append(self.source.read_encoded(candidate, crop_samplers[place]))
                     elif self.source.croppable:
-                        rows.append(self.source.read_crops(candidate, choosers[place]))
+                        rows.append(self.source.read_crops(candidate, crop_samplers[place]))
                     else:
                         rows.append([self.source.read(candidate)["x"]])
                     read.append(candidate)
@@ -208,7 +206,7 @@ class _Steps(Sampler[int]):
 
 def batches(
     source: Source,
-    views: "ViewGenerator",
+    views: ViewGenerator,
     plan: BatchPlan,
     *,
     start: int,

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -14,14 +14,12 @@ from torch import Tensor
 from mezzotint.data.balance import Weighting
 from mezzotint.recipe.component import Component
 from mezzotint.types import Box as Box
-from mezzotint.types import Input, Sample
+from mezzotint.types import CropSampler, Input, Sample
 
 if TYPE_CHECKING:
     from mezzotint.data.image.nvjpeg import Jpeg
 
 Index = npt.NDArray[np.int64]
-CropSampler = Callable[[int, int], Sequence[tuple[Box, int]]]
-"""Height and width of a stored image → for each crop its box and its output size."""
 
 FOLD = re.compile(r"/fold-\d+(?=/|$)")
 """The part of a name that marks a task, or one of its metrics, as one of several folds."""

@@ -4,26 +4,27 @@ For whoever looks at views outside of training: the gallery, and the measure of 
 tell about them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mezzotint.augment.image.views import ImageViews
-from mezzotint.augment.views import Chooser, ViewGenerator
+from mezzotint.augment.views import ViewContext, ViewGenerator
 from mezzotint.data.source import Box, Source
-from mezzotint.types import Batch, Input, Unreadable
+from mezzotint.types import Batch, CropSampler, Input, Unreadable
 
 
 @dataclass
 class _Crops:
-    """Asks a chooser for its boxes and remembers them, as shares of the stored image."""
+    """Calls a crop sampler and records its boxes, as fractions of the stored image."""
 
-    choose: Chooser
+    sampler: CropSampler
     boxes: list[list[float]] = field(default_factory=list)
 
-    def __call__(self, height: int, width: int) -> list[tuple[Box, int]]:
-        chosen = self.choose(height, width)
+    def __call__(self, height: int, width: int) -> Sequence[tuple[Box, int]]:
+        chosen = self.sampler(height, width)
         self.boxes = [
             [top / height, left / width, h / height, w / width] for (top, left, h, w), _ in chosen
         ]
@@ -51,11 +52,11 @@ def view_batch(
     kept: list[int] = []
     boxes: list[list[list[float]]] = []
     cropped = source.croppable
-    choosers = views.choosers(ids, input=input, seed=seed, epoch=epoch) if cropped else []
+    crop_samplers = views.crop_samplers(ids, ViewContext(input, seed, epoch)) if cropped else []
     for place, index in enumerate(ids.tolist()):
         try:
             if cropped:
-                crops = _Crops(choosers[place])
+                crops = _Crops(crop_samplers[place])
                 rows.append(source.read_crops(index, crops))
                 boxes.append([crops.boxes[crop] for crop in _crop_of_view(views)])
             else:
@@ -68,7 +69,7 @@ def view_batch(
     if not rows or not isinstance(views, ImageViews):
         return batch, None
     return batch, torch.tensor(boxes, dtype=torch.float64) if cropped else _boxes(
-        views, batch, input, seed, epoch
+        views, batch, ViewContext(input, seed, epoch)
     )
 
 
@@ -79,9 +80,9 @@ def _crop_of_view(views: ViewGenerator) -> list[int]:
     return [numbers[place] for place in range(views.num_views)]
 
 
-def _boxes(views: ImageViews, batch: Batch, input: Input, seed: int, epoch: int) -> Tensor:
+def _boxes(views: ImageViews, batch: Batch, context: ViewContext) -> Tensor:
     height, width = batch.x[0].shape[-2:]
-    drawn = views.draw(batch.ids, input=input, seed=seed, epoch=epoch)
+    drawn = views.draw(batch.ids, context)
     boxes = [
         view.crop.boxes(params["crop"], height, width)
         for view, params in zip(views.views, drawn, strict=True)

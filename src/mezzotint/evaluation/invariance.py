@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from mezzotint.augment.views import ViewGenerator
+from mezzotint.augment.views import ViewContext, ViewGenerator
 from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source
 from mezzotint.data.view_batch import view_batch
@@ -114,8 +114,8 @@ def _seen(
         batch, boxes = view_batch(source, views, ids, input=input, seed=seed)
         if not len(batch.ids):
             continue
-        rendered = views.render(batch, input=input, seed=seed, epoch=0, normalized=False)
-        drawn = views.draw(batch.ids, input=input, seed=seed, epoch=0)
+        rendered = views.render(batch, ViewContext(input, seed, 0), normalized=False)
+        drawn = views.draw(batch.ids, ViewContext(input, seed, 0))
         half = torch.isin(batch.ids, order[: len(order) // 2])
         for place, x in enumerate(rendered):
             if tuple(x.shape[1:]) != input.shape or not any(drawn[place].values()):

@@ -13,7 +13,7 @@ from mezzotint.augment.transform import Params
 _MOST = 64
 """A parameter with more numbers a sample is noise, which nobody would predict number by number."""
 _SWITCHES = ("chosen", "applied")
-_LEFT_OUT = (*_SWITCHES, "policy", "order", "place", "op", "magnitude")
+_LEFT_OUT = (*_SWITCHES, "policy", "order", "center", "op", "magnitude")
 
 
 @dataclass(frozen=True)

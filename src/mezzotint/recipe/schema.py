@@ -14,6 +14,7 @@ from typing import Any
 from mezzotint.recipe.signatures import Alternatives, ListOf, Member, index, show_type
 
 RENAMED_KINDS = {
+    "daclmixup": "dacl_mixup",
     "mails": "emails",
     "spins": "rotating_objects",
     "samples": "embedded_images",
@@ -35,6 +36,9 @@ RENAMED_KEYS = {
     ("bridle_tokenizer", "centre"): "center",
     ("dgcnn", "neighbours"): "neighbors",
     ("mae", "normalise"): "normalize",
+    ("mixing", "each"): "per_sample",
+    ("multi_augment", "strategies"): "policies",
+    ("time_roll", "most"): "max_shift",
     ("cold_start", "normalise"): "normalize",
     ("random_projection", "normalise"): "normalize",
     ("ema", "renormalise"): "renormalize",

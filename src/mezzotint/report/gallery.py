@@ -11,7 +11,7 @@ from pathlib import Path
 from mezzotint.augment.image.rand_augment import describe
 from mezzotint.augment.image.views import ImageViews
 from mezzotint.augment.transform import Params
-from mezzotint.augment.views import ViewGenerator
+from mezzotint.augment.views import ViewContext, ViewGenerator
 from mezzotint.data.source import Source
 from mezzotint.data.view_batch import view_batch
 from mezzotint.modality.modality import modality_of
@@ -209,8 +209,8 @@ def view_strips(
     batch, boxes = view_batch(source, views, ids, input=input, seed=seed)
     if not len(batch.ids):
         return []
-    rendered = views.render(batch, input=input, seed=seed, epoch=0, normalized=False)
-    drawn = views.draw(batch.ids, input=input, seed=seed, epoch=0)
+    rendered = views.render(batch, ViewContext(input, seed, 0), normalized=False)
+    drawn = views.draw(batch.ids, ViewContext(input, seed, 0))
     kinds = _names(views)
     areas = None if boxes is None else (boxes[..., 2] * boxes[..., 3]).tolist()
     strips = []

@@ -201,7 +201,7 @@ def write_lab(
         )
     made = [policy_of(text) for text in policies]
     whole = RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0))
-    views = MultiAugment(strategies=[identity(), *made], num_global=1, crop=whole, flip=0.0)
+    views = MultiAugment(policies=[identity(), *made], num_global=1, crop=whole, flip=0.0)
     strips = view_strips(source, views, input, samples=samples, seed=seed)
     batch = _batch(source, input, seed)
     if not strips or batch is None:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from mezzotint import dist, timing
+from mezzotint.augment.views import ViewContext
 from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.files import write_json, write_text
@@ -165,11 +166,10 @@ class Trainer:
 
     def views(self, batch: Batch, step: int) -> Views:
         """Make the views of a batch, in the memory format of the convolutions."""
-        epoch = self.plan.epoch_of(step)
+        context = ViewContext(self.recipe.encoder.input, self.run.seed, self.plan.epoch_of(step))
         views = self.recipe.views(
-            batch, input=self.recipe.encoder.input, seed=self.run.seed, epoch=epoch, step=step,
-            progress=step / self.total, device=self.device,
-        )  # fmt: skip
+            batch, context, step=step, progress=step / self.total, device=self.device
+        )
         if self.run.compute.channels_last:
             last = torch.channels_last
             x = [x.contiguous(memory_format=last) if x.ndim == 4 else x for x in views.x]
@@ -270,7 +270,7 @@ class Trainer:
     def _replayed(self, start: int) -> Iterator[Batch]:
         """Load the batches from a step on, after replaying those that the views remember."""
         own = self.run.batch_size // dist.world_size()
-        again = min(start, -(-self.recipe.views.remembers // own))
+        again = min(start, -(-self.recipe.views.memory_size // own))
         stream = self._batches(start - again)
         for step in range(start - again, start):
             for part in next(stream).split(self.run.micro_batches):

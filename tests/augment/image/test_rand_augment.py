@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from mezzotint.augment.image.policies import Chain, Choice, Policy, identity, si
 from mezzotint.augment.image.rand_augment import (
     RAND_AUGMENT,
     RandAugment,
-    Strategy,
+    RandomPolicy,
     TrivialAugment,
     describe,
 )
+from mezzotint.augment.views import ViewContext
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import RecipeError, resolve
 from mezzotint.seeding import Draws
@@ -41,9 +43,9 @@ def snake(name: str) -> str:
     return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
 
 
-def drawn(strategy: Strategy) -> dict[str, set[float]]:
+def drawn(policy: RandomPolicy) -> dict[str, set[float]]:
     """The magnitudes that each operation is drawn with."""
-    op, magnitude = strategy.operations(SHAPE, MANY)
+    op, magnitude = policy.operations(SHAPE, MANY)
     found: dict[str, set[float]] = {}
     for number in sorted(set(op.flatten().tolist())):
         found[NAMES[number]] = set(magnitude[op == number].tolist())
@@ -129,7 +131,7 @@ def test_aug_mix_mixes_chains_with_the_image() -> None:
     for chain in range(3):
         part = {
             name: params[name][:, 3 * chain : 3 * chain + 3]
-            for name in ("op", "magnitude", "place")
+            for name in ("op", "magnitude", "center")
         }
         expected = (
             expected
@@ -192,7 +194,7 @@ def test_a_policy_file_is_read_back(tmp_path: Path) -> None:
     )
     assert again.steps == found.steps
     with pytest.raises(
-        ValueError, match=r"^got the policy file .*again.json.*; allowed is a .yaml file: "
+        ValueError, match=r"^A policy file to write must be a .yaml file, got .*again.json'. Change"
     ):
         write_sub_policies(found, tmp_path / "again.json")
     (tmp_path / "mine.json").write_text(json.dumps({"sub_policies": [[["rotate", 1, 0.5]]]}))
@@ -201,15 +203,15 @@ def test_a_policy_file_is_read_back(tmp_path: Path) -> None:
 
 
 WRONG_FILES = {
-    "field: 1\nsub_policies: [[[invert, 1]]]": "got the field 'field'",
-    "sub_policies: []": "sub_policies: got",
+    "field: 1\nsub_policies: [[[invert, 1]]]": "got 'field'",
+    "sub_policies: []": "must be a list of lists, got",
     "sub_policies: [[[rotat, 1, 0.5]]]": "Did you mean 'rotate'",
-    "sub_policies: [[[rotate, 1.5, 0.5]]]": "probability 1.5",
+    "sub_policies: [[[rotate, 1.5, 0.5]]]": "must be 0 to 1, got 1.5",
     "sub_policies: [[[rotate, 1.0, 1.5]]]": "a level of 0 to 1",
     "levels: 10\nsub_policies: [[[rotate, 1.0, 10]]]": "a bin of 0 to 9",
-    "sub_policies: [[[rotate, 1.0]]]": "without a magnitude",
+    "sub_policies: [[[rotate, 1.0]]]": "must have a magnitude, got rotate without one",
     "- 1": "got a list",
-    "{": "cannot be read",
+    "{": "does not parse",
 }
 
 
@@ -218,7 +220,8 @@ def test_a_wrong_file_is_refused_in_one_line(text: str, message: str, tmp_path: 
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(ValueError, match=message) as refused:
         FastAutoAugment(file=str(tmp_path / "wrong.yaml"))
-    assert "allowed" in str(refused.value) and "\n" not in str(refused.value)
+    assert re.search(r"must .* got .*\. [A-Z]|\? *$", str(refused.value))
+    assert "\n" not in str(refused.value)
 
 
 def test_a_run_keeps_the_sub_policies_and_not_the_file(tmp_path: Path) -> None:
@@ -238,19 +241,23 @@ def test_a_run_keeps_the_sub_policies_and_not_the_file(tmp_path: Path) -> None:
         [["invert", 0.2, 0.0]],
     ]
     ids, input = torch.arange(4), Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
-    first, second = (one.views.draw(ids, input=input, seed=0, epoch=0) for one in (recipe, again))
+    first, second = (one.views.draw(ids, ViewContext(input, 0, 0)) for one in (recipe, again))
     assert torch.equal(first[0]["policy"]["magnitude"], second[0]["policy"]["magnitude"])
-    with pytest.raises(ValueError, match="got a file and sub_policies; allowed is one of the two"):
+    with pytest.raises(
+        ValueError,
+        match="Either `file` or `sub_policies` must be null, got values for both. Remove",
+    ):
         FastAutoAugment(file=str(file), sub_policies=[[("invert", 0.2, 0.0)]])
     with pytest.raises(
-        ValueError, match=r"fast_auto_augment: sub_policies.0.0: got the probability 2"
+        ValueError,
+        match=r"probability of `sub_policies.0.0` of fast_auto_augment must be 0 to 1, got 2.0",
     ):
         FastAutoAugment(sub_policies=[[("invert", 2.0, 0.0)]])
 
 
 def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"wrong.yaml: got .*; allowed is YAML or JSON in UTF-8: "):
+    with pytest.raises(ValueError, match=r"wrong.yaml must be YAML or JSON in UTF-8, got .*\. Fix"):
         FastAutoAugment(file=str(tmp_path / "wrong.yaml"))
 
 
@@ -266,7 +273,7 @@ def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused_in_three_parts(build: Callable[[], object]) -> None:
-    with pytest.raises(ValueError, match=r"^got .*; allowed.*"):
+    with pytest.raises(ValueError, match=r"^[`A-Z].* got .*\. [A-Z].*"):
         build()
 
 
@@ -287,7 +294,7 @@ def test_magnitudes_vary_and_operations_are_left_out_as_often_as_asked() -> None
     assert float((degrees - 27.0).std()) == pytest.approx(1.5, abs=0.1)
 
 
-def test_an_unknown_strategy_is_refused_with_the_nearest() -> None:
+def test_an_unknown_policy_is_refused_with_the_nearest() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'rand_augment'"):
         resolve({"kind": "randaugment"}, "Policy", "views.policy")
     assert resolve({"kind": "rand_augment"}, "Policy", "views.policy")["bins"] == 31

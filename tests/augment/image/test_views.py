@@ -12,8 +12,9 @@ from torchvision.transforms.v2 import functional as F
 from mezzotint.augment.image import render as view_module
 from mezzotint.augment.image.geometry import RandomResizedCrop
 from mezzotint.augment.image.policies import byol, identity, simclr
-from mezzotint.augment.image.views import MultiCrop, TwoViews, ViewGenerator
+from mezzotint.augment.image.views import MultiCrop, TwoViews
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
+from mezzotint.augment.views import ViewContext, ViewGenerator
 from mezzotint.seeding import key_of
 from mezzotint.types import Batch, Input
 from tests import ROOT
@@ -41,10 +42,10 @@ GENERATORS: list[ViewGenerator] = [
 
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_shapes_tags_and_normalization(generator: ViewGenerator) -> None:
-    views = generator(whole(), input=INPUT, seed=1, epoch=2, step=3)
+    views = generator(whole(), ViewContext(INPUT, 1, 2), step=3)
     assert len(views.x) == len(views.tags) == generator.num_views
     assert views.tags[:2] == ("global", "global") and set(views.tags[2:]) <= {"local"}
-    shown = generator.render(whole(), input=INPUT, seed=1, epoch=2, normalized=False)
+    shown = generator.render(whole(), ViewContext(INPUT, 1, 2), normalized=False)
     for x, tag, plain in zip(views.x, views.tags, shown, strict=True):
         size = 24 if tag == "global" else 10
         assert x.shape == (12, 3, size, size) and x.dtype == torch.float32 and x.is_contiguous()
@@ -58,8 +59,8 @@ def test_a_view_is_crop_flip_policy_and_quantization_in_this_order() -> None:
     quantization = RandomizedQuantization(bins=5, p=0.7)
     generator = TwoViews(policy=simclr(), randomized_quantization=quantization)
     batch = whole()
-    drawn = generator.draw(batch.ids, input=INPUT, seed=1, epoch=2)
-    shown = generator.render(batch, input=INPUT, seed=1, epoch=2, normalized=False)
+    drawn = generator.draw(batch.ids, ViewContext(INPUT, 1, 2))
+    shown = generator.render(batch, ViewContext(INPUT, 1, 2), normalized=False)
     for view, params, x in zip(generator.views, drawn, shown, strict=True):
         boxes = view.crop.boxes(params["crop"], 30, 40).tolist()
         crops = [
@@ -79,7 +80,7 @@ def test_a_view_is_crop_flip_policy_and_quantization_in_this_order() -> None:
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_views_are_keyed_by_sample_epoch_seed_and_view(generator: ViewGenerator) -> None:
     def render(**changed: int) -> tuple[Tensor, ...]:
-        return generator.render(whole(), input=INPUT, **({"seed": 1, "epoch": 2} | changed))  # type: ignore[arg-type]
+        return generator.render(whole(), ViewContext(INPUT, **({"seed": 1, "epoch": 2} | changed)))
 
     first = render()
     assert all(torch.equal(a, b) for a, b in zip(first, render(), strict=True))
@@ -90,9 +91,9 @@ def test_views_are_keyed_by_sample_epoch_seed_and_view(generator: ViewGenerator)
 
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_a_sample_looks_the_same_in_any_batch(generator: ViewGenerator) -> None:
-    together = generator.render(whole(), input=INPUT, seed=1, epoch=2)
+    together = generator.render(whole(), ViewContext(INPUT, 1, 2))
     for row in range(12):
-        alone = generator.render(whole(1, first=row), input=INPUT, seed=1, epoch=2)
+        alone = generator.render(whole(1, first=row), ViewContext(INPUT, 1, 2))
         assert all(torch.equal(a[row : row + 1], b) for a, b in zip(together, alone, strict=True))
 
 
@@ -101,31 +102,31 @@ def test_views_do_not_depend_on_the_rows_made_at_a_time(
     monkeypatch: pytest.MonkeyPatch, cached: int
 ) -> None:
     generator = GENERATORS[0]
-    expected = generator.render(whole(), input=INPUT, seed=1, epoch=2)
+    expected = generator.render(whole(), ViewContext(INPUT, 1, 2))
     monkeypatch.setattr(view_module, "_CACHED_VALUES", cached)
     monkeypatch.setattr(view_module, "_LARGE", cached)
-    found = generator.render(whole(), input=INPUT, seed=1, epoch=2)
+    found = generator.render(whole(), ViewContext(INPUT, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_workers_cut_the_boxes_of_the_device(generator: ViewGenerator) -> None:
     batch = whole()
-    choosers = generator.choosers(batch.ids, input=INPUT, seed=1, epoch=2)
+    crop_samplers = generator.crop_samplers(batch.ids, ViewContext(INPUT, 1, 2))
     rows = []
-    for image, choose in zip(batch.x[0], choosers, strict=True):
+    for image, choose in zip(batch.x[0], crop_samplers, strict=True):
         chosen = pickle.loads(pickle.dumps(choose))(30, 40)
         rows.append([F.resized_crop(image, *box, [size, size]) for box, size in chosen])
     cropped = Batch(
         tuple(torch.stack(crops) for crops in zip(*rows, strict=True)), batch.ids, cropped=True
     )
-    expected = generator.render(batch, input=INPUT, seed=1, epoch=2)
-    found = generator.render(cropped, input=INPUT, seed=1, epoch=2)
+    expected = generator.render(batch, ViewContext(INPUT, 1, 2))
+    found = generator.render(cropped, ViewContext(INPUT, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
 def test_the_methods_draws_are_keyed_by_the_step() -> None:
-    views = [TwoViews()(whole(), input=INPUT, seed=1, epoch=2, step=step) for step in (7, 7, 8)]
+    views = [TwoViews()(whole(), ViewContext(INPUT, 1, 2), step=step) for step in (7, 7, 8)]
     assert views[0].draws.key == key_of(1, 7, "method")
     assert torch.equal(views[0].draws.ids, torch.arange(12))
     assert torch.equal(views[0].draws.bits("codes", 4), views[1].draws.bits("codes", 4))
@@ -134,7 +135,7 @@ def test_the_methods_draws_are_keyed_by_the_step() -> None:
 
 def test_shares_of_the_samples() -> None:
     ids = torch.arange(20_000)
-    (params, _) = TwoViews(policy=simclr(), flip=0.3).draw(ids, input=INPUT, seed=0, epoch=0)
+    (params, _) = TwoViews(policy=simclr(), flip=0.3).draw(ids, ViewContext(INPUT, 0, 0))
     policy = params["policy"]
     shares = {
         name: policy[name].float().mean().item() for name in policy if name.endswith("chosen")
@@ -158,14 +159,12 @@ def test_the_second_view_may_have_parts_of_its_own() -> None:
 def test_gray_images_and_oblong_views(shape: tuple[int, int, int]) -> None:
     input = Input(shape, (0.5,) * shape[0], (0.25,) * shape[0])
     batch = Batch((pictures(channels=shape[0]),), torch.arange(12))
-    views = TwoViews()(batch, input=input, seed=0, epoch=0, step=0)
+    views = TwoViews()(batch, ViewContext(input, 0, 0), step=0)
     assert all(x.shape == (12, *shape) and x.isfinite().all() for x in views.x)
 
 
 def test_no_samples() -> None:
-    views = TwoViews()(
-        Batch((pictures()[:0],), torch.arange(0)), input=INPUT, seed=0, epoch=0, step=0
-    )
+    views = TwoViews()(Batch((pictures()[:0],), torch.arange(0)), ViewContext(INPUT, 0, 0), step=0)
     assert [tuple(x.shape) for x in views.x] == [(0, 3, 24, 24)] * 2
 
 
@@ -195,9 +194,7 @@ def test_views_on_cuda_equal_those_on_the_cpu() -> None:
     batch, input = whole(), INPUT
     there = TwoViews(policy=byol(), second_policy=byol(blur_p=0.5, solarize_p=0.0))
     shown = [
-        there.render(
-            batch, input=input, seed=1, epoch=2, device=torch.device(device), normalized=False
-        )
+        there.render(batch, ViewContext(input, 1, 2), device=torch.device(device), normalized=False)
         for device in ("cpu", "cuda")
     ]
     for cpu, cuda in zip(*shown, strict=True):
@@ -207,12 +204,12 @@ def test_views_on_cuda_equal_those_on_the_cpu() -> None:
 
 
 def render(batch: Batch) -> object:
-    return TwoViews().render(batch, input=INPUT, seed=0, epoch=0)
+    return TwoViews().render(batch, ViewContext(INPUT, 0, 0))
 
 
 def choose(shape: tuple[int, int, int]) -> object:
-    return TwoViews().choosers(
-        torch.arange(2), input=Input(shape, INPUT.mean, INPUT.std), seed=0, epoch=0
+    return TwoViews().crop_samplers(
+        torch.arange(2), ViewContext(Input(shape, INPUT.mean, INPUT.std), 0, 0)
     )
 
 
@@ -228,5 +225,5 @@ def choose(shape: tuple[int, int, int]) -> object:
     ],
 )
 def test_errors_have_three_parts(error: type[Exception], run: Callable[[], object]) -> None:
-    with pytest.raises(error, match=r"^got .*; allowed .*: "):
+    with pytest.raises(error, match=r"^[`A-Z].* got .*\. [A-Z].*\.$"):
         run()

@@ -31,7 +31,7 @@ def drawn(rows: int, bins: int, seed: int = 0) -> Levels:
 def placed(rows: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
     low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
     dtype = torch.float64 if rows.dtype in (torch.float64, torch.int64) else torch.float32
-    return levels.place(low.to(dtype), high.to(dtype), not rows.dtype.is_floating_point)
+    return levels.scaled(low.to(dtype), high.to(dtype), not rows.dtype.is_floating_point)
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.uint8, torch.int16, torch.int64])
@@ -96,7 +96,7 @@ def test_a_value_on_an_edge_belongs_to_the_bin_on_its_right(dtype: torch.dtype) 
 
 def test_neighboring_floats_around_an_edge_are_told_apart() -> None:
     levels = drawn(1, 8)
-    thresholds, values = levels.place(torch.zeros(1, 1), torch.ones(1, 1), False)
+    thresholds, values = levels.scaled(torch.zeros(1, 1), torch.ones(1, 1), False)
     below = torch.nextafter(thresholds, torch.tensor(-math.inf))
     rows = torch.cat([torch.tensor([[0.0, 1.0]]), thresholds, below], dim=1)
     y, _ = quantize_rows(rows, levels)
@@ -129,7 +129,7 @@ def test_ranges_that_overflow_stay_exact() -> None:
 @pytest.mark.parametrize("bins", [3, 8, 49])
 def test_even_edges_are_even(bins: int) -> None:
     """Also with 49 bins, where adding up a float step yields an edge too many."""
-    thresholds, values = Levels(bins).place(
+    thresholds, values = Levels(bins).scaled(
         torch.zeros(2, 1), torch.full((2, 1), float(bins)), False
     )
     torch.testing.assert_close(thresholds, torch.arange(1.0, bins).expand(2, -1))

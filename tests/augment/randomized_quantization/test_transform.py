@@ -490,16 +490,20 @@ def test_a_single_sample_is_a_batch_of_one() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda x: randomized_quantize(x, 1), ValueError, "bins=1"),
-        (lambda x: randomized_quantize(x, (5, 3)), ValueError, "bins="),
-        (lambda x: randomized_quantize(x, 2.5), ValueError, "bins=2.5"),
+        (lambda x: randomized_quantize(x, 1), ValueError, "got 1."),
+        (lambda x: randomized_quantize(x, (5, 3)), ValueError, "got (5, 3)."),
+        (lambda x: randomized_quantize(x, 2.5), ValueError, "got 2.5."),
         (lambda x: randomized_quantize(x, spacing="even"), ValueError, "'even'"),
         (lambda x: randomized_quantize(x, reproduction="zero"), ValueError, "'zero'"),
         (lambda x: randomized_quantize(x, gradient="all"), ValueError, "'all'"),
-        (lambda x: randomized_quantize(x, p=1.5), ValueError, "p=1.5"),
-        (lambda x: randomized_quantize(x, channel_dim=0), ValueError, "channel_dim=0"),
-        (lambda x: randomized_quantize(x, channel_dim=-3), ValueError, "channel_dim=-3"),
-        (lambda x: randomized_quantize(x, channel_dim=3), ValueError, "channel_dim=3"),
+        (lambda x: randomized_quantize(x, p=1.5), ValueError, "got 1.5."),
+        (
+            lambda x: randomized_quantize(x, channel_dim=0),
+            ValueError,
+            "`channel_dim` must be 1 to 2",
+        ),
+        (lambda x: randomized_quantize(x, channel_dim=-3), ValueError, "got -3 for rank 3"),
+        (lambda x: randomized_quantize(x, channel_dim=3), ValueError, "got 3 for rank 3"),
         (lambda x: randomized_quantize(x[0, 0]), ValueError, "rank 2"),
         (lambda x: randomized_quantize(x > 0), TypeError, "bool"),
         (lambda x: randomized_quantize(x * 1j), TypeError, "complex"),
@@ -508,19 +512,19 @@ def test_a_single_sample_is_a_batch_of_one() -> None:
         (lambda x: RandomizedQuantization()(x), ValueError, "channel_dim=1"),
         (lambda x: RandomizedQuantization()(x, 3), TypeError, "Draws"),
         (lambda x: RandomizedQuantization()([x]), TypeError, "list"),
-        (lambda x: RandomizedQuantization(bins=0), ValueError, "bins=0"),
+        (lambda x: RandomizedQuantization(bins=0), ValueError, "got 0."),
     ],
 )
-def test_refusals_say_what_was_got_what_is_allowed_and_what_to_do(
+def test_refusals_say_what_is_accepted_what_was_wrong_and_what_to_do(
     call: Callable[[Tensor], Any], error: type[Exception], words: str
 ) -> None:
-    with pytest.raises(error, match="got .*; allowed.*; ") as caught:
+    with pytest.raises(error, match=r"^[`A-Z].* must (be|have) .*, got .*\. [A-Z]") as caught:
         call(torch.randn(2, 3, 8))
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_palette_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="mode 'P'.*convert"):
+    with pytest.raises(ValueError, match="got 'P'.*convert"):
         RandomizedQuantization()(pictures()["RGB"]().convert("P"))
 
 

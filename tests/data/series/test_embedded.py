@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mezzotint.augment.series import SeriesCrop
-from mezzotint.augment.views import Transformed
+from mezzotint.augment.views import Transformed, ViewContext
 from mezzotint.data.series.embedded import Smartwatch
 from mezzotint.data.source import Source
 from mezzotint.types import Batch
@@ -59,7 +59,7 @@ def test_pretraining_may_see_longer_stretches_than_the_evaluation() -> None:
     )
     views = Transformed(transforms=[SeriesCrop(low=0.25, high=0.25, steps=128)])
     batch = Batch((source.read_batch(torch.arange(8)),), torch.arange(8))
-    a, b = views.render(batch, input=source.input, seed=0, epoch=0)
+    a, b = views.render(batch, ViewContext(source.input, 0, 0))
     assert a.shape == b.shape == (8, 6, 128) and not torch.equal(a, b)
 
 

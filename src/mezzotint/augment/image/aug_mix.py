@@ -1,7 +1,8 @@
-"""AugMix (Hendrycks et al. 2019, arXiv 1912.02781): several chains of operations, mixed with each other and the image.
+"""AugMix (Hendrycks et al. 2019, arXiv 1912.02781): chains of operations, mixed with the image.
 
-Weights of the chains are drawn from Dirichlet(1, …, 1), that of their mixture from Beta(1, 1),
-which is uniform; the paper's α is 1 throughout. Equal to torchvision's for the same draws.
+The chains' weights are drawn from Dirichlet(1, …, 1), and the weight of their mixture from
+Beta(1, 1), which is uniform; the paper's α is 1 throughout. Equal to torchvision's for the same
+draws.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.image.operations import IDENTITY, apply_operations, to_levels
-from mezzotint.augment.image.rand_augment import RAND_AUGMENT, Range, Strategy, magnitudes
+from mezzotint.augment.image.rand_augment import RAND_AUGMENT, RandomPolicy, Range, magnitudes
 from mezzotint.augment.image.resample import Sampling
 from mezzotint.augment.transform import Params
 from mezzotint.seeding import Draws
@@ -27,17 +28,17 @@ _SPACE: dict[str, Range] = {
 }
 
 
-class AugMix(Strategy):
+class AugMix(RandomPolicy):
     """Mix the image with chains of operations.
 
     Args:
-        severity: magnitudes are drawn from so many of the ten weakest bins.
-        width: chains.
-        depth: operations in a chain; 0 draws 1, 2 or 3.
-        all_operations: also brightness, color, contrast and sharpness, which overlap with
+        severity: number of weakest bins, of ten, from which magnitudes are drawn.
+        width: number of chains.
+        depth: number of operations of a chain; 0 draws 1, 2 or 3.
+        all_operations: use brightness, color, contrast and sharpness too, which overlap with
             corruptions that the paper tests on.
-        interpolation: of shears, translations and rotations.
-        fill: level of what they bring into the image, 0 to 255.
+        interpolation: interpolation of shears, translations and rotations.
+        fill: level of pixels from outside the image, 0 to 255.
     """
 
     def __init__(
@@ -52,17 +53,19 @@ class AugMix(Strategy):
     ) -> None:
         super().__init__(interpolation=interpolation, fill=fill)
         if not 1 <= severity <= _BINS:
-            raise ValueError(f"got severity={severity}; allowed is 1 to {_BINS}: 3 is published")
+            raise ValueError(
+                f"`severity` must be 1 to {_BINS}, got {severity}. Try 3, as published."
+            )
         if width < 1 or depth < 0:
             raise ValueError(
-                f"got width={width} and depth={depth}; allowed are one chain or more, and a depth from 0 on: "
-                "3 and 0 are published"
+                f"`width` must be 1 or more and `depth` 0 or more, got {width} and {depth}. "
+                "Try 3 and 0, as published."
             )
         self.severity, self.width, self.depth = severity, width, depth
         self.names_drawn = [name for name in _SPACE if all_operations or name not in _COLORS]
 
     def operations(self, shape: Sequence[int], draws: Draws) -> tuple[Tensor, Tensor]:
-        """The operations of all chains, one chain after the other; short chains end with identity."""
+        """Draw the operations of all chains, chain by chain; identity fills short chains."""
         longest = self.depth or 3
         stages = self.width * longest
         which = draws.integers("operation", stages, high=len(self.names_drawn))
@@ -71,11 +74,11 @@ class AugMix(Strategy):
         if self.depth:
             return op, magnitude
         depth = draws.integers("depth", self.width, low=1, high=longest + 1)
-        left_out = (torch.arange(longest) >= depth.unsqueeze(2)).flatten(1)
-        return op.masked_fill(left_out, IDENTITY), magnitude.masked_fill(left_out, 0.0)
+        unused = (torch.arange(longest) >= depth.unsqueeze(2)).flatten(1)
+        return op.masked_fill(unused, IDENTITY), magnitude.masked_fill(unused, 0.0)
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """Beside the operations `[B, chains · depth]` the `weights` of image and chains, `[B, 1 + chains]`."""
+        """Draw operations `[B, chains · depth]`, and `weights` of image and chains."""
         params = super().draw(shape, draws)
         exponential = (1.0 - draws.uniform("chains", self.width)).log().neg()
         chains = exponential / exponential.sum(dim=1, keepdim=True).clamp(min=1e-30)
@@ -84,23 +87,22 @@ class AugMix(Strategy):
         return params
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Apply all chains at once, and mix."""
         rows = len(x) * self.width
         op, magnitude = (
             params[name].view(rows, params[name].shape[1] // self.width)
             for name in ("op", "magnitude")
         )
-        place = params["place"].view(rows, op.shape[1], 2)
+        center = params["center"].view(rows, op.shape[1], 2)
         chains = apply_operations(
             x.float().repeat_interleave(self.width, dim=0),
             op,
             magnitude,
-            place,
+            center,
             interpolation=self.interpolation,
             fill=float(self.fill),
         )
         weights = params["weights"].view(len(x), 1 + self.width, 1, 1, 1)
         mixed = to_levels(x.float()).mul_(weights[:, 0])
-        for place_, part in enumerate(chains.view(len(x), self.width, *x.shape[1:]).unbind(1)):
-            mixed.addcmul_(part, weights[:, place_ + 1])
+        for index, part in enumerate(chains.view(len(x), self.width, *x.shape[1:]).unbind(1)):
+            mixed.addcmul_(part, weights[:, index + 1])
         return mixed.clamp_(0.0, 255.0).floor_().mul_(1.0 / 255.0).to(x.dtype)

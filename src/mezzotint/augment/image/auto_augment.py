@@ -1,14 +1,12 @@
-"""AutoAugment and Fast AutoAugment: for each sample a sub-policy, each operation of it with a probability.
+"""AutoAugment and Fast AutoAugment: a random sub-policy per sample, its operations by probability.
 
 AutoAugment (Cubuk et al. 2018, arXiv 1805.09501) found 25 sub-policies of two operations for each
-of three data sets; they stand as plain data in `augment/policy_files/`. Fast AutoAugment (Lim et
-al. 2019, arXiv 1905.00397) finds them by matching densities, in hours instead of thousands of them,
-and its magnitudes are levels in [0, 1] of wider ranges; a policy is a file, and
-`mezzotint.evaluation.policy_search` makes one.
+of three data sets; they are plain data in `augment/image/policy_files/`. Fast AutoAugment (Lim et
+al. 2019, arXiv 1905.00397) finds them by density matching, in hours instead of thousands of hours,
+and its magnitudes are levels in [0, 1] of wider ranges. A policy is a file;
+`mezzotint.evaluation.policy_search` writes one.
 
-Sub-policies as plain data: what AutoAugment and Fast AutoAugment found, or a search of one's own.
-
-A file is YAML or JSON:
+A file of sub-policies is YAML or JSON:
 
     name: mine
     levels: 10                # magnitudes are bins of 0 to 9; without it, levels of 0 to 1
@@ -16,8 +14,7 @@ A file is YAML or JSON:
     - [[posterize, 0.4, 8], [rotate, 0.6, 9]]
     - [[equalize, 0.8], [invert, 0.2]]
 
-A sub-policy lists operations in order, each with its probability and, where it has one, its
-magnitude.
+A sub-policy lists operations in order, each with its probability and its magnitude, if it has one.
 """
 
 import json
@@ -35,9 +32,9 @@ from mezzotint.augment.image.operations import IDENTITY, OPERATIONS
 from mezzotint.augment.image.rand_augment import (
     EXTRA,
     RAND_AUGMENT,
+    RandomPolicy,
     Range,
     Space,
-    Strategy,
     check_names,
     magnitudes,
 )
@@ -47,6 +44,7 @@ from mezzotint.recipe.schema import nearest
 from mezzotint.seeding import Draws
 
 _FIELDS = ("name", "source", "levels", "sub_policies")
+_DOCS = "See docs/augmentation-policies.md."
 FOLDER = Path(__file__).parent / "policy_files"
 
 
@@ -61,12 +59,12 @@ class SubPolicyStep:
 
 @dataclass(frozen=True)
 class SubPolicies:
-    """The content of a file.
+    """The sub-policies of a file.
 
     Attributes:
-        name: of the policy.
-        steps: the operations of each sub-policy.
-        source: where it comes from, in words.
+        name: name of the policy.
+        steps: operations of each sub-policy.
+        source: description of the policy's origin.
     """
 
     name: str
@@ -74,7 +72,7 @@ class SubPolicies:
     source: str = ""
 
     def as_lists(self) -> list[list[list[Any]]]:
-        """The sub-policies as plain data."""
+        """Return the sub-policies as plain data."""
         return [[[step.name, step.p, step.level] for step in steps] for steps in self.steps]
 
 
@@ -82,13 +80,13 @@ def read_sub_policies(path: str | Path) -> SubPolicies:
     """Read and check a file of sub-policies.
 
     Raises:
-        ValueError: for a file that is missing or not as described above, naming the place.
+        ValueError: for a missing or invalid file, with the position of the error.
     """
     path = Path(path)
     if path.suffix not in (".yaml", ".yml", ".json") or not path.is_file():
         raise ValueError(
-            f"got the policy file {str(path)!r}; allowed is an existing .yaml or .json file: check the path, or write "
-            "one as docs/augmentation-policies.md shows"
+            f"`file` must be an existing .yaml or .json file of sub-policies, got {str(path)!r}. "
+            "Check the path, or write a file as docs/augmentation-policies.md shows."
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -96,20 +94,21 @@ def read_sub_policies(path: str | Path) -> SubPolicies:
     except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path}: got text that cannot be read ({reason}); allowed is YAML or JSON in UTF-8: mend it"
+            f"{path} must be YAML or JSON in UTF-8, got a file that does not parse ({reason}). "
+            "Fix the syntax."
         ) from None
     return as_sub_policies(data, str(path))
 
 
 def write_sub_policies(policies: SubPolicies, path: str | Path) -> Path:
-    """Write a YAML file that `read_sub_policies` reads back; one sub-policy a line. An older one is replaced whole.
+    """Write a YAML file that `read_sub_policies` reads; an existing file is replaced.
 
     Raises:
-        ValueError: for a name that does not end like a YAML file's.
+        ValueError: for a name that does not end in .yaml or .yml.
     """
     if Path(path).suffix not in (".yaml", ".yml"):
         raise ValueError(
-            f"got the policy file {str(path)!r} to write; allowed is a .yaml file: change its name"
+            f"A policy file to write must be a .yaml file, got {str(path)!r}. Change its name."
         )
     lines = [
         f"name: {json.dumps(policies.name)}",
@@ -126,28 +125,30 @@ def write_sub_policies(policies: SubPolicies, path: str | Path) -> Path:
 
 
 def as_sub_policies(data: Any, path: str) -> SubPolicies:
-    """Check what a file holds.
+    """Return sub-policies from the plain data of a file, after checking them.
 
     Args:
-        data: as plain data.
-        path: of the file, for messages.
+        data: plain data.
+        path: path of the file, for messages.
 
     Raises:
-        ValueError: as `read_sub_policies`.
+        ValueError: for invalid data, with the position of the error.
     """
     if not isinstance(data, Mapping):
         raise ValueError(
-            f"{path}: got a {type(data).__name__}; allowed is a mapping with sub_policies: see the docs"
+            f"{path} must be a mapping with `sub_policies`, got a {type(data).__name__}. {_DOCS}"
         )
-    wrong = next((str(key) for key in data if key not in _FIELDS), None)
-    if wrong is not None:
+    unknown = next((str(key) for key in data if key not in _FIELDS), None)
+    if unknown is not None:
         raise ValueError(
-            f"{path}: got the field {wrong!r}; allowed: {', '.join(_FIELDS)}.{nearest(wrong, _FIELDS)}"
+            f"Fields of {path} must be among {', '.join(_FIELDS)}, got {unknown!r}."
+            f"{nearest(unknown, _FIELDS) or ' ' + _DOCS}"
         )
     levels = data.get("levels")
     if levels is not None and (not isinstance(levels, int) or levels < 2):
         raise ValueError(
-            f"{path}: levels: got {levels!r}; allowed is a number of bins from 2 on: AutoAugment has 10"
+            f"`levels` of {path} must be a number of bins, 2 or more, got {levels!r}. "
+            "Try 10, as AutoAugment has."
         )
     lists = data.get("sub_policies")
     if (
@@ -156,12 +157,12 @@ def as_sub_policies(data: Any, path: str) -> SubPolicies:
         or not all(isinstance(steps, list) and steps for steps in lists)
     ):
         raise ValueError(
-            f"{path}: sub_policies: got {lists!r:.60}; allowed is a list of lists: see the docs"
+            f"`sub_policies` of {path} must be a list of lists, got {lists!r:.60}. {_DOCS}"
         )
     steps = tuple(
         tuple(
-            _step(step, levels, f"{path}: sub_policies.{row}.{place}")
-            for place, step in enumerate(steps)
+            _step(step, levels, f"`sub_policies.{row}.{index}` of {path}")
+            for index, step in enumerate(steps)
         )
         for row, steps in enumerate(lists)
     )
@@ -175,31 +176,34 @@ def _step(step: Any, levels: int | None, where: str) -> SubPolicyStep:
         or not isinstance(step[0], str)
     ):
         raise ValueError(
-            f"{where}: got {step!r}; allowed is [operation, probability, magnitude]: see the docs"
+            f"{where} must be [operation, probability, magnitude], got {step!r}. {_DOCS}"
         )
     name, p, magnitude = step[0], step[1], step[2] if len(step) == 3 else None
     if name not in OPERATIONS:
         raise ValueError(
-            f"{where}: got {name!r}; allowed: {', '.join(OPERATIONS)}.{nearest(name, OPERATIONS)}"
+            f"The operation of {where} must be among {', '.join(OPERATIONS)}, got {name!r}."
+            f"{nearest(name, OPERATIONS) or ' Choose from this list.'}"
         )
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0.0 <= p <= 1.0:
         raise ValueError(
-            f"{where}: got the probability {p!r}; allowed is 0 to 1: it stands after the operation"
+            f"The probability of {where} must be 0 to 1, got {p!r}. "
+            "It is the second value, after the operation."
         )
     if magnitude is None:
         if OPERATIONS[name].magnitude:
             raise ValueError(
-                f"{where}: got {name} without a magnitude; allowed is one with it: add a third value"
+                f"{where} must have a magnitude, got {name} without one. Add it as the third value."
             )
         return SubPolicyStep(name, float(p), 0.0)
     number = isinstance(magnitude, (int, float)) and not isinstance(magnitude, bool)
-    most = 1.0 if levels is None else float(levels - 1)
-    if not number or not 0.0 <= magnitude <= most:
-        what = "a level of 0 to 1" if levels is None else f"a bin of 0 to {levels - 1}"
+    largest = 1.0 if levels is None else float(levels - 1)
+    if not number or not 0.0 <= magnitude <= largest:
+        accepted = "a level of 0 to 1" if levels is None else f"a bin of 0 to {levels - 1}"
         raise ValueError(
-            f"{where}: got the magnitude {magnitude!r} of {name}; allowed is {what}: change it, or levels"
+            f"The magnitude of {where} must be {accepted}, got {magnitude!r} for {name}. "
+            "Change it, or `levels`."
         )
-    return SubPolicyStep(name, float(p), float(magnitude) / most)
+    return SubPolicyStep(name, float(p), float(magnitude) / largest)
 
 
 Published = Literal["imagenet", "cifar10", "svhn"]
@@ -223,48 +227,49 @@ FAST_AUTO_AUGMENT: dict[str, Range] = {
     "identity": Range(),
     **EXTRA,
 }
-"""The ranges of Fast AutoAugment; identity and SimCLR's operations are ours."""
+"""The ranges of Fast AutoAugment; identity and SimCLR's operations are added."""
 
 
-class _Drawn(Strategy, ABC, abstract=True):
-    """What the two share: a table of sub-policies."""
+class _SubPolicyTable(RandomPolicy, ABC, abstract=True):
+    """Draw from a table of sub-policies; the base of the two classes below."""
 
     def tabulate(self, policies: SubPolicies, space: Space) -> None:
-        """Keep places in the space, probabilities and levels as tables `[sub-policies, most operations]`."""
+        """Store operations, probabilities and levels as tables `[sub-policies, operations]`."""
         check_names([step.name for steps in policies.steps for step in steps], space)
         self.space, self.policies = space, policies
-        most = max(len(steps) for steps in policies.steps)
+        longest = max(len(steps) for steps in policies.steps)
         count = len(policies.steps)
         names = list(space)
-        self.which = torch.full((count, most), names.index("identity"))
-        self.p = torch.zeros(count, most)
-        self.level = torch.zeros(count, most, dtype=torch.float64)
+        # Identity with probability 0 fills short sub-policies.
+        self.which = torch.full((count, longest), names.index("identity"))
+        self.p = torch.zeros(count, longest)
+        self.level = torch.zeros(count, longest, dtype=torch.float64)
         for row, steps in enumerate(policies.steps):
-            for place, step in enumerate(steps):
-                self.which[row, place] = names.index(step.name)
-                self.p[row, place] = step.p
-                self.level[row, place] = step.level
+            for column, step in enumerate(steps):
+                self.which[row, column] = names.index(step.name)
+                self.p[row, column] = step.p
+                self.level[row, column] = step.level
 
     def operations(self, shape: Sequence[int], draws: Draws) -> tuple[Tensor, Tensor]:
-        """The operations of one sub-policy, each applied with its probability."""
+        """Draw the operations of one sub-policy, each applied with its probability."""
         drawn = draws.integers("sub_policy", high=len(self.which))
         which = self.which[drawn]
         op, magnitude = magnitudes(
             self.space, list(self.space), which, self.level[drawn], draws, shape
         )
-        left_out = draws.uniform("applied", which.shape[1]) >= self.p[drawn]
-        return op.masked_fill(left_out, IDENTITY), magnitude.masked_fill(left_out, 0.0)
+        skipped = draws.uniform("applied", which.shape[1]) >= self.p[drawn]
+        return op.masked_fill(skipped, IDENTITY), magnitude.masked_fill(skipped, 0.0)
 
 
-class AutoAugment(_Drawn):
-    """AutoAugment (Cubuk et al. 2018): one of 25 published sub-policies of two operations.
+class AutoAugment(_SubPolicyTable):
+    """Apply one of 25 published sub-policies of two operations: AutoAugment (Cubuk et al. 2018).
 
     Equal to torchvision's for the same draws.
 
     Args:
-        policy: the data set that it was found on.
-        interpolation: of shears, translations and rotations.
-        fill: level of what they bring into the image, 0 to 255.
+        policy: data set that the sub-policies were found on.
+        interpolation: interpolation of shears, translations and rotations.
+        fill: level of pixels from outside the image, 0 to 255.
     """
 
     def __init__(
@@ -273,24 +278,24 @@ class AutoAugment(_Drawn):
         super().__init__(interpolation=interpolation, fill=fill)
         if policy not in ("imagenet", "cifar10", "svhn"):
             raise ValueError(
-                f"got policy={policy!r}; allowed are imagenet, cifar10 and svhn: choose one"
+                f"`policy` must be imagenet, cifar10 or svhn, got {policy!r}. Try imagenet."
             )
         self.tabulate(read_sub_policies(FOLDER / f"{policy}.yaml"), RAND_AUGMENT)
 
 
-class FastAutoAugment(_Drawn):
-    """Fast AutoAugment (Lim et al. 2019): one of the sub-policies of a file.
+class FastAutoAugment(_SubPolicyTable):
+    """Apply one of the sub-policies of a file: Fast AutoAugment (Lim et al. 2019).
 
-    Its recipe holds the sub-policies and not the file's name, so that a run does not depend on a
-    file that moves.
+    A run's recipe stores the sub-policies instead of the file's name, so it does not depend on a
+    file that may move.
 
     Args:
-        file: of sub-policies, YAML or JSON; `None` for those that a search found on the embedded
+        file: YAML or JSON file of sub-policies; `None` for the result of a search on the embedded
             emoji.
-        sub_policies: instead of a file, each a list of operations with probability and level in [0,
-            1].
-        interpolation: of shears, translations and rotations.
-        fill: level of what they bring into the image, and of cutouts, 0 to 255.
+        sub_policies: sub-policies instead of a file; each is a list of operations with probability
+            and level in [0, 1].
+        interpolation: interpolation of shears, translations and rotations.
+        fill: level of pixels from outside the image and of cutouts, 0 to 255.
     """
 
     def __init__(
@@ -304,12 +309,12 @@ class FastAutoAugment(_Drawn):
         super().__init__(interpolation=interpolation, fill=fill)
         if file is not None and sub_policies is not None:
             raise ValueError(
-                "got a file and sub_policies; allowed is one of the two: leave the other out"
+                "Either `file` or `sub_policies` must be null, got values for both. Remove one."
             )
         if sub_policies is None:
-            found = read_sub_policies(FOLDER / "emoji.yaml" if file is None else file)
+            policies = read_sub_policies(FOLDER / "emoji.yaml" if file is None else file)
         else:
-            found = as_sub_policies({"sub_policies": sub_policies}, "fast_auto_augment")
+            policies = as_sub_policies({"sub_policies": sub_policies}, "fast_auto_augment")
         if file is not None:
-            self.config = {**self.config, "file": None, "sub_policies": found.as_lists()}
-        self.tabulate(found, FAST_AUTO_AUGMENT)
+            self.config = {**self.config, "file": None, "sub_policies": policies.as_lists()}
+        self.tabulate(policies, FAST_AUTO_AUGMENT)

@@ -1,13 +1,13 @@
-"""Gaussian blur with one sigma a sample, as two depthwise convolutions.
+"""Gaussian blur with one sigma per sample, as two depthwise convolutions.
 
 SimCLR (Chen et al. 2020, appendix A) blurs half of the images with sigma from U(0.1, 2) and a
-kernel a tenth of the image's height wide.
+kernel as wide as a tenth of the image's height.
 
-On a CPU a depthwise convolution is as wide as its channels are many: 16 at a time with AVX-512.
-Small images fill it together, with a channel of each in every lane. A large image fills it alone,
-with its lines or columns as the channels, and then needs no more taps than its own sigma asks for.
-Which way is taken depends on the size of the image alone, so that a sample's pixels do not depend
-on its company.
+On a CPU a depthwise convolution is vectorized over channels: 16 at a time with AVX-512. Small
+images are batched, with their channels as the channels of the convolution. A large image is
+blurred alone, with its rows or columns as channels, and needs only as many taps as its own sigma
+requires. The choice depends only on the size of the image, so a sample's pixels do not depend on
+the other samples of its batch.
 """
 
 import math
@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mezzotint.augment.image.geometry import probability
-from mezzotint.augment.transform import Params, Transform, where_rows
+from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, Params, Transform, where_rows
 from mezzotint.seeding import Draws
 
 _LARGE = 2**14
-"""Pixels from which on an image is blurred alone."""
+"""Number of pixels from which an image is blurred alone."""
 
 _REACH = 5.5
-"""Standard deviations after which taps are left out; together they weigh 4e-8."""
+"""Taps beyond this many standard deviations are dropped; together they weigh 4e-8."""
 
 
 class GaussianBlur(Transform):
@@ -35,40 +35,42 @@ class GaussianBlur(Transform):
 
     Args:
         kernel: width of the kernel in pixels, odd. `None` for a tenth of the image's height, made
-            odd: 23 at 224 pixels, 9 at 96, 3 at 32, and none at all under 20.
+            odd: 23 at 224 pixels, 9 at 96, 3 at 32, and no blur below 20.
         sigma: range of the standard deviation in pixels, drawn uniformly.
-        p: share of the images that are blurred.
+        p: probability that an image is blurred.
     """
 
-    modalities = frozenset({"image", "audio"})
+    layouts = (IMAGES, SPECTROGRAMS)
 
     def __init__(
         self, *, kernel: int | None = None, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5
     ) -> None:
         if kernel is not None and (kernel < 1 or kernel % 2 == 0):
             raise ValueError(
-                f"got kernel={kernel}; allowed is an odd number of pixels: use {max(1, kernel + 1)}"
+                f"`kernel` must be an odd number of pixels, got {kernel}. Try {max(1, kernel + 1)}."
             )
         if not 0.0 < sigma[0] <= sigma[1]:
-            raise ValueError(f"got sigma={tuple(sigma)}; allowed is 0 < low <= high: give pixels")
+            raise ValueError(
+                f"`sigma` must be pixels with 0 < low <= high, got {tuple(sigma)}. Try [0.1, 2.0]."
+            )
         self.kernel = kernel
         self.sigma = (float(sigma[0]), float(sigma[1]))
         self.p = probability(p, "p")
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`chosen`, bool `[B]`, and `sigma`, float32 `[B]`."""
+        """Draw `chosen`, bool `[B]`, and `sigma`, float32 `[B]`."""
         sigma = draws.uniform("sigma", low=self.sigma[0], high=self.sigma[1])
         return {"chosen": draws.chance("chosen", self.p), "sigma": sigma}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Blur the chosen rows."""
         radius = x.shape[-2] // 10 // 2 if self.kernel is None else self.kernel // 2
         if radius == 0:
             return x
         if radius >= min(x.shape[-2:]):
             raise ValueError(
-                f"got a kernel of {2 * radius + 1} pixels for images of {tuple(x.shape[-2:])}; allowed are less than "
-                "twice the shorter side: use a smaller kernel"
+                "`kernel` must be less than twice the shorter side of the image, got "
+                f"{2 * radius + 1} pixels for images of {tuple(x.shape[-2:])}. "
+                "Use a smaller kernel."
             )
         sigma = params["sigma"].to(x.dtype)
         return where_rows(
@@ -89,12 +91,11 @@ def _kernel(sigma: Tensor, radius: int) -> Tensor:
 
 
 def _blur_together(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Blur `x` `[K, C, H, W]` with its `sigma` `[K]`: each channel of each image is a group of the convolution."""
+    """Blur `x` `[K, C, H, W]` with `sigma` `[K]`; every channel is a group of the convolution."""
     count, channels, height, width = x.shape
     groups = count * channels
     if groups == 1:
-        # A lone group is no depthwise convolution: torch would take another algorithm, which rounds
-        # differently.
+        # For a single group torch takes another algorithm, which rounds differently.
         return _blur_together(x.expand(2, -1, -1, -1), sigma.expand(2), radius)[:1]
     kernel = _kernel(sigma, radius).repeat_interleave(channels, dim=0)
     y = F.pad(x, (radius,) * 4, mode="reflect").view(
@@ -106,7 +107,7 @@ def _blur_together(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
 
 def _blur_alone(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """`_blur_together`, one image after the other."""
+    """Blur large images one after the other; the result equals `_blur_together`'s."""
     reaches = [min(radius, math.ceil(_REACH * value)) for value in sigma.tolist()]
     parts = zip(torch.split(x, 1), torch.split(sigma, 1), reaches, strict=True)
     return torch.cat(
@@ -117,14 +118,13 @@ def _blur_alone(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
 def _blur_one(x: Tensor, kernel: Tensor, radius: int) -> Tensor:
     """Blur `x` `[1, C, H, W]` with one kernel `[1, 2 · radius + 1]`."""
     _, channels, height, width = x.shape
-    # Along the lines: bundles of lines are the groups, which takes no copy.
+    # Along the rows: bundles of rows are the groups, which needs no copy.
     bundles = math.gcd(height, 16) * channels
     y = F.pad(x, (radius, radius, 0, 0), mode="reflect").view(1, bundles, -1, width + 2 * radius)
     y = F.conv2d(y, kernel.expand(bundles, -1).view(bundles, 1, 1, -1), groups=bundles).view(
         x.shape
     )
-    # Along the columns: every column is a group, which is what the memory already looks like to
-    # "channels last".
+    # Along the columns: every column is a group, so the memory already is "channels last".
     y = (
         F.pad(y, (0, 0, radius, radius), mode="reflect")
         .view(channels, -1, 1, width)

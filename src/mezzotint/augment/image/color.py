@@ -1,10 +1,10 @@
-"""Color: jitter of brightness, contrast, saturation and hue in an order of its own for each sample, and grayscale.
+"""Color jitter (brightness, contrast, saturation, hue, in a random order per sample) and grayscale.
 
-Every operation is that of `torchvision.transforms.v2.functional` on float images. Two things make
-it fast on a batch. The samples whose next operation is the same are brought together and changed in
-place, a few at a time, so that the temporaries stay in the cache. And hue needs no round trip
-through HSV: turning the hue keeps the largest and the smallest of the three channels, so the result
-is `smallest + chroma · w(hue)` with a piecewise linear `w`.
+Every operation equals the one of `torchvision.transforms.v2.functional` on float images. Two things
+make it fast on a batch. Samples with the same next operation are grouped and changed in place, a
+few at a time, so that temporaries stay in the cache. And hue needs no round trip through HSV:
+turning the hue keeps the largest and the smallest of the three channels, so the result is
+`smallest + chroma · w(hue)` with a piecewise linear `w`.
 """
 
 import functools
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.image.geometry import probability
-from mezzotint.augment.transform import Params, Transform, where_rows
+from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, Params, Transform, where_rows
 from mezzotint.seeding import Draws
 
 _CACHED_VALUES = 2**18
@@ -32,14 +32,16 @@ class ColorJitter(Transform):
     as in torchvision.
 
     Args:
-        brightness: factors are drawn from `[max(0, 1 − brightness), 1 + brightness]`; 0 for none.
-        contrast: likewise.
-        saturation: likewise.
-        hue: the hue is turned by a fraction of the circle drawn from `[−hue, hue]`; at most 0.5.
-        p: share of the images that are jittered.
+        brightness: strength; factors are drawn from `[max(0, 1 − brightness), 1 + brightness]`; 0
+            for none.
+        contrast: strength, as for brightness.
+        saturation: strength, as for brightness.
+        hue: strength; the hue turns by a fraction of the circle drawn from `[−hue, hue]`; at most
+            0.5.
+        p: probability that an image is jittered.
     """
 
-    modalities = frozenset({"image", "audio"})
+    layouts = (IMAGES, SPECTROGRAMS)
 
     def __init__(
         self,
@@ -52,12 +54,13 @@ class ColorJitter(Transform):
     ) -> None:
         if min(brightness, contrast, saturation) < 0.0:
             raise ValueError(
-                f"got brightness={brightness}, contrast={contrast}, saturation={saturation}; allowed is 0 or more: "
-                "use 0 to leave one out"
+                "`brightness`, `contrast` and `saturation` must be 0 or more, got "
+                f"{brightness}, {contrast} and {saturation}. Use 0 to turn one off."
             )
         if not 0.0 <= hue <= 0.5:
             raise ValueError(
-                f"got hue={hue}; allowed is 0 to 0.5 (half the circle each way): use 0 to leave it out"
+                "`hue` must be 0 to 0.5 (half the circle in each direction), "
+                f"got {hue}. Use 0 to turn it off."
             )
         self.strengths = {
             "brightness": brightness,
@@ -68,12 +71,11 @@ class ColorJitter(Transform):
         self.p = probability(p, "p")
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """The parameters of each sample.
+        """Draw the parameters of each sample.
 
         Returns:
-            `chosen`, bool `[B]`; a float32 `[B]` a name of `brightness`, `contrast`, `saturation`
-            (factors) and `hue` (a fraction of the circle); `order`, int64 `[B, 4]`, of places in
-            this list.
+            `chosen`, bool `[B]`; `brightness`, `contrast`, `saturation` (factors) and `hue` (a
+            fraction of the circle), float32 `[B]`; `order`, int64 `[B, 4]`, indices of these four.
         """
         params = {"chosen": draws.chance("chosen", self.p), "order": draws.permutation("order", 4)}
         fractions = draws.uniform("factors", 4).unbind(1)
@@ -87,8 +89,7 @@ class ColorJitter(Transform):
         return params
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Jitter the chosen rows."""
-        _check_channels(x)
+        check_channels(x)
         gray = x.shape[1] == 1
         names = [
             name
@@ -107,54 +108,58 @@ class ColorJitter(Transform):
 class Grayscale(Transform):
     """Turn some of the images gray, with as many equal channels as before.
 
-    Equal to `functional.rgb_to_grayscale` within 1e-6; images of one channel are left as they are.
+    Equal to `functional.rgb_to_grayscale` within 1e-6; images of one channel stay unchanged.
 
     Args:
-        p: share of the images that turn gray.
+        p: probability that an image turns gray.
     """
 
-    modalities = frozenset({"image", "audio"})
+    layouts = (IMAGES, SPECTROGRAMS)
 
     def __init__(self, *, p: float = 0.2) -> None:
         self.p = probability(p, "p")
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`chosen`, bool `[B]`."""
+        """Draw `chosen`, bool `[B]`."""
         return {"chosen": draws.chance("chosen", self.p)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Turn the chosen rows gray."""
-        _check_channels(x)
+        check_channels(x)
         if x.shape[1] == 1:
             return x
         return where_rows(x, params["chosen"], lambda part, rows: luma(part).expand_as(part))
 
 
-def _check_channels(x: Tensor) -> None:
+def check_channels(x: Tensor) -> None:
+    """Refuse images that are neither gray nor RGB.
+
+    Raises:
+        ValueError: for a number of channels other than 1 and 3.
+    """
     if x.shape[1] not in (1, 3):
         raise ValueError(
-            f"got images of {x.shape[1]} channels; allowed are 1 (gray) and 3 (red, green, blue): "
-            "choose a policy without color"
+            "Color transforms take images [B, C, H, W] of 1 (gray) or 3 (RGB) channels, "
+            f"got {list(x.shape)}. Choose a policy without color."
         )
 
 
 def _one_by_one(x: Tensor, params: Params, factors: Params) -> Tensor:
-    """Jitter images that each fill the cache."""
+    """Jitter large images one by one; each fills the cache."""
     y = x.clone()
     for row in params["chosen"].nonzero().squeeze(1).tolist():
-        for place in params["order"][row].tolist():
-            name, change_ = _JITTER[place]
+        for op in params["order"][row].tolist():
+            name, change_ = _JITTER[op]
             if name in factors:
                 change_(y[row : row + 1], factors[name][row : row + 1])
     return y
 
 
 def _together(x: Tensor, params: Params, factors: Params, at_a_time: int) -> Tensor:
-    """Jitter small images, those together whose operation in the same place of their orders is the same."""
+    """Jitter small images, grouped at each of the four stages by the operation that they drew."""
     untouched = len(_JITTER)
     y, before = x, torch.arange(len(x), device=x.device)
-    for place in range(len(_JITTER)):
-        op = params["order"][:, place].masked_fill(params["chosen"].logical_not(), untouched)
+    for stage in range(len(_JITTER)):
+        op = params["order"][:, stage].masked_fill(params["chosen"].logical_not(), untouched)
         rows = op.argsort(stable=True)
         y, before = y.index_select(0, before[rows]), rows.argsort()
         sizes = torch.bincount(op, minlength=untouched + 1).tolist()
@@ -171,7 +176,7 @@ def _together(x: Tensor, params: Params, factors: Params, at_a_time: int) -> Ten
 
 
 def luma(x: Tensor) -> Tensor:
-    """Brightness as torchvision weighs it, `[B, 3, H, W]` → `[B, 1, H, W]`, on any scale of values."""
+    """Return torchvision's gray values, `[B, 3, H, W]` → `[B, 1, H, W]`, on any scale of values."""
     red, green, blue = x.unsqueeze(2).unbind(1)
     return red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
@@ -181,8 +186,8 @@ def _brightness_(x: Tensor, factor: Tensor) -> None:
 
 
 def _contrast_(x: Tensor, factor: Tensor) -> None:
-    # Lines first: a reduction to one number is split among threads, and would depend on the size of
-    # the batch.
+    # Rows first: torch splits a reduction to one number among threads, so its rounding would
+    # depend on the size of the batch.
     total = x.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True)
     mean = (luma(total) if x.shape[1] == 3 else total).div_(x.shape[2] * x.shape[3])
     x.mul_(factor).add_(mean.mul_(1.0 - factor)).clamp_(0.0, 1.0)
@@ -195,7 +200,7 @@ def _saturation_(x: Tensor, factor: Tensor) -> None:
 
 @functools.cache
 def _centers(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Where the weights of red (from across the circle), green and blue are centered; made once, not once a call."""
+    """Return the centers of the weights of red (across the circle), green and blue; made once."""
     return torch.tensor([0.0, -1.0, 1.0], dtype=dtype, device=device).view(3, 1, 1)
 
 
@@ -206,7 +211,7 @@ def turn_hue_(x: Tensor, turn: Tensor) -> None:
     largest M, smallest m and chroma d = M − m, green is m + d · w(hue + 1), blue m + d · w(hue − 1)
     and red, across the cut of the circle, M − d · w(hue), where w(t) = clamp(2 − |t|, 0, 1). On
     each half of the circle one channel changes at a time, so that |hue| is 2 − (green + blue − red
-    − m) / d; its sign is that of blue − green.
+    − m) / d, with the sign of blue − green.
     """
     red, green, blue = x.unbind(1)
     largest, smallest = x.amax(dim=1), x.amin(dim=1)
@@ -214,8 +219,7 @@ def turn_hue_(x: Tensor, turn: Tensor) -> None:
     hue = (red - green).sub_(blue).sub_(smallest).add_(largest, alpha=2.0)
     hue = torch.copysign(hue, blue - green).div_(chroma).add_(turn.view(-1, 1, 1), alpha=6.0)
     hue.sub_((hue * (1.0 / 6.0)).round_(), alpha=6.0)
-    # x becomes chroma · (2 − w), and is taken from what each channel is with w = 2, which no pixel
-    # has.
+    # x becomes chroma · (2 − w), which is subtracted from each channel's value at w = 2.
     torch.sub(hue.unsqueeze(1), _centers(x.dtype, x.device), out=x)
     x.abs_().clamp_(1.0, 2.0).mul_(chroma.unsqueeze(1))
     red.add_(largest.sub_(chroma, alpha=2.0))

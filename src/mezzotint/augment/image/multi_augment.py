@@ -1,13 +1,13 @@
-"""Many augmentation strategies for one image (MASSRL, arXiv 2205.11772; MV-MA, Applied Intelligence 2023).
+"""Several augmentation policies per image (MASSRL, arXiv 2205.11772; MV-MA, Appl. Intell. 2023).
 
-The paper and its code disagree, and both ways are here. The paper's figure *samples*: each view
-draws a strategy. The code applies *all*: each crop goes through every strategy, so that two crops
-and four strategies give eight views, on crops that the strategies share or that each has of its
-own. MV-MA adds local crops, and weighs the pairs of global views against those with a local one.
+The paper and its code disagree, and both versions are here. The paper's diagram *samples*: each
+view draws a policy. The code applies *all*: each crop goes through every policy, so two crops and
+four policies give eight views, with crops that the policies share or with separate crops. MV-MA
+adds local crops, and weighs pairs of global views against pairs with a local view.
 
-Differs from the code: every view is normalized alike (its AutoAugment and RandAugment views were
-not); the local crops that are compared are the local crops (its indices were off by one); and what
-a list says is not said again by a number that has to agree with it.
+Differs from the code: every view is normalized in the same way (its AutoAugment and RandAugment
+views were not); local crops are compared with local crops (its indices were off by one); the number
+of policies follows from their list, not from a second argument.
 """
 
 import math
@@ -21,19 +21,19 @@ from mezzotint.augment.views import Pairing
 from mezzotint.recipe.component import Component
 
 _STEPS = ((0.3, 0.5), (0.9, 0.8), (1.0, 1.0))
-"""Until which share of training the step schedule has which weight."""
+"""Weights of the step schedule, each with the fraction of training at which it ends."""
 
 
 class LocalLoss(Component):
-    """Which pairs local crops are part of, and how much the other pairs weigh.
+    """Weigh the pairs with local crops against the pairs of global views.
 
     The loss is a · (global pairs) + (1 − a) · (pairs with a local crop).
 
     Args:
         compare: `"local_global"`: local crops predict global targets; `"local_local"`: they predict
             each other.
-        weight: a, at the start.
-        schedule: `"constant"` keeps it; `"cosine"` lowers it to 0 along half a cosine; `"step"` has
+        weight: a, at the start of training.
+        schedule: `"constant"` keeps a; `"cosine"` lowers it to 0 along half a cosine; `"step"` has
             0.5 until 30 % of training, 0.8 until 90 %, then 1.
     """
 
@@ -45,16 +45,16 @@ class LocalLoss(Component):
         schedule: Literal["constant", "step", "cosine"] = "constant",
     ) -> None:
         if not 0.0 <= weight <= 1.0:
-            raise ValueError(f"got weight={weight}; allowed is 0 to 1: 0.4 and 0.5 are published")
+            raise ValueError(f"`weight` must be 0 to 1, got {weight}. Try 0.5, as published.")
         if schedule == "step" and weight != 0.5:
             raise ValueError(
-                f"got weight={weight} with schedule='step', which begins with 0.5; allowed is one of the two: leave "
-                "the weight out, or take the constant schedule"
+                f"`weight` must be 0.5 with schedule='step', got {weight}. "
+                "Remove `weight`, or use the constant schedule."
             )
         self.compare, self.weight, self.schedule = compare, weight, schedule
 
     def weight_at(self, progress: float) -> float:
-        """The weight of the global pairs after a share of training."""
+        """Return the weight of the global pairs at a fraction of training."""
         if self.schedule == "constant":
             return self.weight
         if self.schedule == "cosine":
@@ -63,29 +63,29 @@ class LocalLoss(Component):
 
 
 class MultiAugment(ImageViews):
-    """Views by several strategies.
+    """Make views by several augmentation policies.
 
-    With `mode: all` there is a view for each crop and strategy, crop by crop; with `sampled` one
-    for each crop. Global crops come first.
+    `mode: all` gives one view per crop and policy, crop by crop; `sampled` gives one per crop.
+    Global crops come first.
 
     Args:
-        strategies: the policies; in a recipe a list such as `[{kind: simclr}, {kind:
+        policies: augmentation policies; in a recipe a list such as `[{kind: simclr}, {kind:
             rand_augment}]`.
-        mode: `"all"`: each crop goes through every strategy; `"sampled"`: each draws one.
-        crops: `"shared"`: all strategies see the same crop and flip; `"separate"`: each has its
-            own. With `mode: all` alone, where the default is shared.
-        num_global: large crops.
-        num_local: small crops.
-        crop: the box of the large crops.
-        local_crop: the box of the small ones.
-        flip: share of the crops that are mirrored.
-        local_loss: how pairs with local crops count; `None` as any other pair.
+        mode: `"all"`: each crop goes through every policy; `"sampled"`: each crop draws one.
+        crops: `"shared"`: all policies get the same crop and flip; `"separate"`: each has its own.
+            Only with `mode: all`, where shared is the default.
+        num_global: number of large crops.
+        num_local: number of small crops.
+        crop: crop of the global views.
+        local_crop: crop of the local views.
+        flip: probability that a crop is mirrored.
+        local_loss: weights of pairs with local crops; `None` weighs all pairs equally.
     """
 
     def __init__(
         self,
         *,
-        strategies: list[Policy],
+        policies: list[Policy],
         mode: Literal["all", "sampled"] = "all",
         crops: Literal["shared", "separate"] | None = None,
         num_global: int = 2,
@@ -95,61 +95,62 @@ class MultiAugment(ImageViews):
         flip: float = 0.5,
         local_loss: LocalLoss | None = None,
     ) -> None:
-        if not strategies:
+        if not policies:
             raise ValueError(
-                "got no strategies; allowed is one or more: give a list such as [{kind: simclr}]"
+                "`policies` must have one entry or more, got none. Try [{kind: simclr}]."
             )
         if mode == "sampled" and crops is not None:
             raise ValueError(
-                f"got crops={crops!r} with mode='sampled', where each crop has a single view; allowed with it is none: "
-                "leave crops out, or take mode: all"
+                f"`crops` must be null with mode='sampled', where each crop has one view, got "
+                f"{crops!r}. Remove `crops`, or set `mode: all`."
             )
-        each = 1 if mode == "sampled" else len(strategies)
-        if num_global < 1 or num_local < 0 or (num_global + num_local) * each < 2:
+        views_per_crop = 1 if mode == "sampled" else len(policies)
+        if num_global < 1 or num_local < 0 or (num_global + num_local) * views_per_crop < 2:
             raise ValueError(
-                f"got num_global={num_global} and num_local={num_local} with {each} views a crop; allowed are at least "
-                "one global crop and two views in all: give for example 2 and 0"
+                "`num_global` must be 1 or more, `num_local` 0 or more, and the number of views 2 "
+                f"or more, got {num_global} and {num_local} with {views_per_crop} views per crop. "
+                "Try 2 and 0."
             )
         if local_loss is not None and num_local == 0:
             raise ValueError(
-                "got local_loss without local crops; allowed is either both or none: set num_local"
+                "`num_local` must be 1 or more with `local_loss`, got 0. "
+                "Set `num_local`, or remove `local_loss`."
             )
-        chosen: list[Policy] = (
-            [Choice(policies=strategies)] if mode == "sampled" else list(strategies)
-        )
-        self.strategies, self.local_loss = chosen, local_loss
+        own: list[Policy] = [Choice(policies=policies)] if mode == "sampled" else list(policies)
+        self.policies, self.local_loss = own, local_loss
         self.views = []
         for number in range(num_global + num_local):
-            box = crop if number < num_global else local_crop
+            is_global = number < num_global
             first = len(self.views)
-            for place, policy in enumerate(chosen):
-                shared = first if place and crops != "separate" else None
-                tag = (
-                    "local"
-                    if number >= num_global
-                    else "global"
-                    if mode == "sampled"
-                    else _tag(chosen, place)
+            for index, policy in enumerate(own):
+                shared = first if index and crops != "separate" else None
+                tag = "global" if mode == "sampled" else _tag(own, index)
+                self.views.append(
+                    View(
+                        tag if is_global else "local",
+                        crop if is_global else local_crop,
+                        flip,
+                        policy,
+                        crop_of=shared,
+                    )
                 )
-                self.views.append(View(tag, box, flip, policy, crop_of=shared))
 
     def pairing(self, progress: float) -> tuple[Pairing, list[float] | None]:
-        """All pairs alike, or those that the local loss asks for, with their weights."""
+        """Return all pairs equally weighted, or the pairs of the local loss with their weights."""
         if self.local_loss is None:
             return (), None
-        places = {
-            local: [p for p, v in enumerate(self.views) if (v.tag == "local") == local]
-            for local in (0, 1)
-        }
-        targets = places[1] if self.local_loss.compare == "local_local" else places[0]
-        among = tuple((p, t) for t in places[0] for p in places[0] if p != t)
-        beside = tuple((p, t) for t in targets for p in places[1] if p != t)
+        local_views = [i for i, view in enumerate(self.views) if view.tag == "local"]
+        global_views = [i for i, view in enumerate(self.views) if view.tag != "local"]
+        targets = local_views if self.local_loss.compare == "local_local" else global_views
+        global_pairs = tuple((p, t) for t in global_views for p in global_views if p != t)
+        local_pairs = tuple((p, t) for t in targets for p in local_views if p != t)
         weight = self.local_loss.weight_at(progress)
-        return among + beside, [weight] * len(among) + [1.0 - weight] * len(beside)
+        weights = [weight] * len(global_pairs) + [1.0 - weight] * len(local_pairs)
+        return global_pairs + local_pairs, weights
 
 
-def _tag(policies: list[Policy], place: int) -> str:
-    """The strategy's kind; with a number when there are several of it."""
+def _tag(policies: list[Policy], index: int) -> str:
+    """Return the policy's kind, with a number if several policies have this kind."""
     kinds = [str(policy.config["kind"]) for policy in policies]
-    before = kinds[:place].count(kinds[place])
-    return f"{kinds[place]}.{before + 1}" if kinds.count(kinds[place]) > 1 else kinds[place]
+    kind = kinds[index]
+    return f"{kind}.{kinds[:index].count(kind) + 1}" if kinds.count(kind) > 1 else kind

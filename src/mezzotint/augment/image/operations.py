@@ -1,13 +1,12 @@
 """The operations of AutoAugment and its descendants, each on the samples that drew it.
 
-Like the published code they work on the 256 levels of a stored image, which are kept here as whole
-numbers in float32: every operation is then a few vectorized passes, in place, on any device, and no
-type is converted between them. Each equals the function of `torchvision.transforms.v2.functional`
-on the uint8 image, within one level; what is exactly equal and what is not stands in
-`docs/augmentation-policies.md`.
+Like the published code they work on the 256 levels of a stored image, which are whole numbers in
+float32 here: every operation takes a few vectorized steps, in place, on any device, without a
+change of dtype. Each equals the function of `torchvision.transforms.v2.functional` on the uint8
+image, within one level; `docs/augmentation-policies.md` lists which are exactly equal.
 
-The samples of a batch are sorted by what they drew, so that an operation is called once for all of
-its samples, and the five affine ones together.
+The samples of a batch are sorted by the operation that they drew, so that an operation is called
+once for all of its samples, and the five affine operations together.
 """
 
 from collections.abc import Callable
@@ -26,7 +25,7 @@ _CACHED_VALUES = 2**18
 """Values that are changed at a time: 1 MB, about a core's second-level cache."""
 
 _LEVELS = 255.999
-"""From [0, 1] to the grid of levels, as torchvision rounds."""
+"""Factor from [0, 1] to levels; torchvision rounds with the same one."""
 
 Change = Callable[[Tensor, Tensor], None]
 """Changes levels `[K, C, H, W]` in place, by magnitudes `[K, 1, 1, 1]`."""
@@ -34,11 +33,11 @@ Change = Callable[[Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a magnitude means, and what is done.
+    """An operation and the meaning of its magnitude.
 
     Attributes:
-        magnitude: its meaning; empty for an operation without one.
-        change: the operation; `None` for those that move pixels, or cut them out, and for identity.
+        magnitude: meaning of the magnitude; empty for an operation without one.
+        change: function of the operation; `None` for affine operations, cutout and identity.
     """
 
     magnitude: str = ""
@@ -56,15 +55,15 @@ def _color_(x: Tensor, m: Tensor) -> None:
 
 def _contrast_(x: Tensor, m: Tensor) -> None:
     gray = luma(x).floor_() if x.shape[1] == 3 else x
-    # Lines first: a reduction to one number is split among threads, and would depend on the size of
-    # the batch.
+    # Rows first: torch splits a reduction to one number among threads, so its rounding would
+    # depend on the size of the batch.
     _blend_(
         x, gray.sum(dim=3, keepdim=True).sum(dim=2, keepdim=True).div_(x.shape[2] * x.shape[3]), m
     )
 
 
 def _blend_(x: Tensor, other: Tensor, m: Tensor) -> None:
-    """`(1 + m) x − m · other`."""
+    """Compute `(1 + m) x − m · other` in place."""
     x.mul_(m + 1.0).sub_(other * m).clamp_(0.0, 255.0).floor_()
 
 
@@ -75,7 +74,7 @@ def _sharpness_(x: Tensor, m: Tensor) -> None:
     lines = x[..., :-2] + x[..., 1:-1]
     lines.add_(x[..., 2:])
     smooth = lines[..., :-2, :] + lines[..., 1:-1, :]
-    # Ones around a five, over 13: an odd divisor, so that rounding never meets a tie.
+    # The kernel has ones around a five, over 13: with an odd divisor rounding has no ties.
     smooth.add_(lines[..., 2:, :]).add_(inner, alpha=4.0).mul_(1.0 / 13.0).round_()
     inner.sub_(smooth.sub_(inner).mul_(m))
     x.clamp_(0.0, 255.0).floor_()
@@ -87,7 +86,7 @@ def _posterize_(x: Tensor, bits: Tensor) -> None:
 
 
 def _solarize_(x: Tensor, m: Tensor) -> None:
-    bright = x.clone().ge_(m * 255.0)  # a float mask: bool ones are not vectorized
+    bright = x.clone().ge_(m * 255.0)  # a float mask: torch does not vectorize bool masks
     x.sub_(bright, alpha=255.0).abs_()
 
 
@@ -124,21 +123,21 @@ def _gaussian_blur_(x: Tensor, sigma: Tensor) -> None:
         x.copy_(blurred(x, sigma.flatten(), radius).round_())
 
 
-_FACTOR = "its factor less 1"
+_FACTOR = "factor minus 1"
 OPERATIONS: dict[str, Kind] = {
     "shear_x": Kind("tangent of the angle"),
     "shear_y": Kind("tangent of the angle"),
     "translate_x": Kind("pixels"),
     "translate_y": Kind("pixels"),
     "rotate": Kind("degrees"),
-    "cutout": Kind("side, as a share of the width"),
+    "cutout": Kind("side, as a fraction of the width"),
     "brightness": Kind(_FACTOR, _brightness_),
     "color": Kind(_FACTOR, _color_),
     "contrast": Kind(_FACTOR, _contrast_),
     "sharpness": Kind(_FACTOR, _sharpness_),
     "posterize": Kind("bits that are kept", _posterize_),
-    "solarize": Kind("threshold, as a share of the range", _solarize_),
-    "hue": Kind("share of the circle", _hue_),
+    "solarize": Kind("threshold, as a fraction of the range", _solarize_),
+    "hue": Kind("fraction of the circle", _hue_),
     "gaussian_blur": Kind("sigma in pixels", _gaussian_blur_),
     "grayscale": Kind(change=_grayscale_),
     "auto_contrast": Kind(change=_auto_contrast_),
@@ -146,33 +145,38 @@ OPERATIONS: dict[str, Kind] = {
     "invert": Kind(change=_invert_),
     "identity": Kind(),
 }
-"""All operations; a sample's is given by its place in this list, which begins with the affine ones."""
+"""All operations, the affine ones first; an operation is encoded by its index in this list."""
 
 NAMES = tuple(OPERATIONS)
 IDENTITY = NAMES.index("identity")
 
 
 def apply_operations(
-    x: Tensor, op: Tensor, magnitude: Tensor, place: Tensor, *, interpolation: Sampling, fill: float
+    x: Tensor,
+    op: Tensor,
+    magnitude: Tensor,
+    center: Tensor,
+    *,
+    interpolation: Sampling,
+    fill: float,
 ) -> Tensor:
     """Apply the operations of each sample, one after the other.
 
     Args:
-        x: float32 in [0, 1], `[B, C, H, W]`; rounded to levels as torchvision does.
-        op: int64 `[B, S]`, places in `NAMES`, for S stages.
-        magnitude: float32 `[B, S]`, in the operation's own unit.
-        place: float32 `[B, S, 2]`, in [0, 1): where a cutout has its center, across and down.
-        interpolation: of the affine operations.
-        fill: level of what they bring into the image, and of cutouts.
+        x: images in [0, 1], float32 `[B, C, H, W]`; rounded to levels as in torchvision.
+        op: indices in `NAMES`, int64 `[B, S]` for S stages.
+        magnitude: magnitudes in the operation's unit, float32 `[B, S]`.
+        center: centers of cutouts in [0, 1), across and down, float32 `[B, S, 2]`.
+        interpolation: interpolation of the affine operations.
+        fill: level of pixels from outside the image and of cutouts.
 
     Returns:
         Whole levels of 0 to 255, in float32.
     """
-    order = (
-        (op == IDENTITY).to(torch.int8).argsort(dim=1, stable=True)
-    )  # what does nothing comes last
+    # Identity last, so that later stages have fewer samples.
+    order = (op == IDENTITY).to(torch.int8).argsort(dim=1, stable=True)
     op, magnitude = op.gather(1, order), magnitude.gather(1, order)
-    place = place.gather(1, order.unsqueeze(2).expand_as(place))
+    center = center.gather(1, order.unsqueeze(2).expand_as(center))
     numbered = op + torch.arange(op.shape[1], device=op.device) * len(NAMES)
     sizes = (
         torch.bincount(numbered.flatten(), minlength=op.shape[1] * len(NAMES))
@@ -180,7 +184,7 @@ def apply_operations(
         .tolist()
     )
     active = [len(x), *(len(x) - own[IDENTITY] for own in sizes[1:])]
-    # Each stage adds the rows that it changes; a sample that is done stays where it is.
+    # Each stage appends the rows that it changes; a finished sample keeps its row.
     made = torch.empty(sum(active), *x.shape[1:], dtype=x.dtype, device=x.device)
     newest = torch.arange(len(x), device=x.device)  # the row of each sample
     first = 0
@@ -192,7 +196,7 @@ def apply_operations(
             fetch,
             op[rows, stage],
             magnitude[rows, stage],
-            place[rows, stage],
+            center[rows, stage],
             sizes[stage],
             interpolation,
             fill,
@@ -204,29 +208,29 @@ def apply_operations(
 
 @dataclass(frozen=True)
 class _Fetch:
-    """Brings rows into a new order, a few at a time, so that they are changed while they are in the cache.
+    """Copies rows into a new order, a few at a time, so that they are changed in the cache.
 
     Attributes:
-        source: float32 `[N, C, H, W]`.
-        places: int64 `[M]`, the row of the source that each row of the result comes from.
-        out: the result, `[M, C, H, W]`.
-        raw: whether the source is still in [0, 1], and not yet whole levels.
+        source: images, float32 `[N, C, H, W]`.
+        index: row of the source for each row of the result, int64 `[M]`.
+        out: result, `[M, C, H, W]`.
+        raw: whether the source is in [0, 1] instead of whole levels.
     """
 
     source: Tensor
-    places: Tensor
+    index: Tensor
     out: Tensor
     raw: bool
 
     def __call__(self, rows: slice) -> Tensor:
-        """Some rows of the result, as levels that may be changed."""
+        """Return some rows of the result, as levels that may be changed."""
         fetched = self.out[rows]
-        torch.index_select(self.source, 0, self.places[rows], out=fetched)
+        torch.index_select(self.source, 0, self.index[rows], out=fetched)
         return to_levels(fetched, owned=True) if self.raw else fetched
 
 
 def to_levels(x: Tensor, *, owned: bool = False) -> Tensor:
-    """Floats in [0, 1] → whole levels of 0 to 255; overwrites what the caller owns."""
+    """Floats in [0, 1] → whole levels of 0 to 255; in place if the caller owns `x`."""
     return (x.mul_(_LEVELS) if owned else x.mul(_LEVELS)).floor_()
 
 
@@ -234,12 +238,12 @@ def _stage(
     fetch: _Fetch,
     op: Tensor,
     magnitude: Tensor,
-    place: Tensor,
+    center: Tensor,
     sizes: list[int],
     interpolation: Sampling,
     fill: float,
 ) -> None:
-    """Fetch and change rows that are sorted by their operation, `sizes[i]` of which have the i-th."""
+    """Fetch and change rows that are sorted by operation; `sizes[i]` rows have the i-th."""
     out = fetch.out
     at_a_time = max(
         1, _CACHED_VALUES // out.shape[1:].numel() if out.device.type == "cpu" else len(out)
@@ -247,13 +251,13 @@ def _stage(
     moved = sum(sizes[: len(AFFINE)])
     if moved:
         with part("affine"):
-            turn = matrices(op[:moved], magnitude[:moved], *out.shape[2:])
+            matrix = matrices(op[:moved], magnitude[:moved], *out.shape[2:])
             for rows in _parts(0, moved, at_a_time):
                 y = fetch(rows)
                 if interpolation == "nearest":
-                    move_levels_(y, turn[rows], fill)
+                    move_levels_(y, matrix[rows], fill)
                 else:
-                    y.copy_(sample(y, turn[rows], interpolation, fill).round_())
+                    y.copy_(sample(y, matrix[rows], interpolation, fill).round_())
     first = moved
     for number in range(len(AFFINE), len(NAMES)):
         last = min(first + sizes[number], len(out))
@@ -266,7 +270,7 @@ def _stage(
                 if change is not None:
                     change(y, magnitude[rows].view(-1, 1, 1, 1))
                 elif number != IDENTITY:
-                    _cut_out_(y, magnitude[rows], place[rows], fill)
+                    _cut_out_(y, magnitude[rows], center[rows], fill)
         first = last
 
 
@@ -274,12 +278,12 @@ def _parts(first: int, last: int, length: int) -> list[slice]:
     return [slice(start, min(start + length, last)) for start in range(first, last, length)]
 
 
-def _cut_out_(x: Tensor, share: Tensor, place: Tensor, fill: float) -> None:
-    """Fill a square whose center lies anywhere in the image."""
+def _cut_out_(x: Tensor, fraction: Tensor, center: Tensor, fill: float) -> None:
+    """Fill a square whose center is anywhere in the image."""
     height, width = x.shape[2:]
-    side = (share * width).round()
+    side = (fraction * width).round()
     left, top = (
-        (place[:, axis] * length - side / 2).clamp(min=0.0).floor()
+        (center[:, axis] * length - side / 2).clamp(min=0.0).floor()
         for axis, length in enumerate((width, height))
     )
     across, down = torch.arange(width, device=x.device), torch.arange(height, device=x.device)

@@ -1,11 +1,8 @@
-"""Augmentation policies as they were published, after the crop and the flip.
+"""Augmentation policies: what is done to a view after its crop and flip.
 
-A policy is a sequence of transforms under a family of its own, so that a recipe can say `policy:
-{kind: simclr}`. The order is that of the papers' code: jitter, grayscale, blur, solarise. Without
-`blur_p` (0) they are the versions for small images.
-
-What is done to a view after its crop and flip: transforms one after the other, or one of several
-policies.
+A policy is a sequence of transforms, or a choice among policies. Published policies have names, so
+that a recipe can say `policy: {kind: simclr}`. Their order is the one of the papers' code: jitter,
+grayscale, blur, solarize. With `blur_p: 0` they are the versions for small images.
 """
 
 from collections.abc import Sequence
@@ -16,29 +13,29 @@ from torch import Tensor
 from mezzotint.augment.image.blur import GaussianBlur
 from mezzotint.augment.image.color import ColorJitter, Grayscale
 from mezzotint.augment.image.tone import Solarize
-from mezzotint.augment.transform import Compose, Params, Transform
+from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, Compose, Params, Transform
 from mezzotint.recipe.component import factory
 from mezzotint.seeding import Draws
 
 
 class Policy(Compose):
-    """Transforms one after the other, applied to a view after its crop and flip.
+    """Apply transforms one after the other to a view, after its crop and flip.
 
     Args:
-        transforms: in order; parameters are drawn apart for each.
+        transforms: transforms in order, each with its own draws.
     """
 
-    modalities = frozenset({"image", "audio"})
+    layouts = (IMAGES, SPECTROGRAMS)
 
     def __init__(self, *, transforms: list[Transform]) -> None:
         super().__init__(transforms=transforms)
 
 
 class Chain(Policy):
-    """Any transforms in order, other policies among them.
+    """Apply any transforms in order; policies count as transforms.
 
     Args:
-        transforms: such as `rand_augment`, then `random_erasing`.
+        transforms: transforms in order, such as `rand_augment`, then `random_erasing`.
     """
 
     def __init__(self, *, transforms: list[Transform]) -> None:
@@ -46,28 +43,28 @@ class Chain(Policy):
 
 
 class Choice(Policy):
-    """For each sample one of several policies, drawn uniformly.
+    """Apply one of several policies to each sample, drawn uniformly.
 
     Args:
-        policies: to choose from; the transforms of each are applied in order.
+        policies: policies to choose from.
     """
 
     def __init__(self, *, policies: list[Policy]) -> None:
         if not policies:
             raise ValueError(
-                "got no policies; allowed is one or more: give a list such as [{kind: simclr}]"
+                "`policies` must have one entry or more, got none. Try [{kind: simclr}]."
             )
         super().__init__(transforms=list(policies))
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`policy`, int64 `[B]`, and the parameters of each policy under `place.kind.name`.
+        """Draw `policy`, int64 `[B]`, and the parameters of each policy under `index.kind.name`.
 
-        They are drawn for the samples that chose it; the rows of the others are zero.
+        Parameters are drawn for the samples that chose the policy; the other rows are zero.
         """
         choice = draws.integers("policy", high=len(self.transforms))
         params: Params = {"policy": choice}
-        for place, (name, policy) in enumerate(zip(self.names(), self.transforms, strict=True)):
-            rows = (choice == place).nonzero().squeeze(1)
+        for index, (name, policy) in enumerate(zip(self.names(), self.transforms, strict=True)):
+            rows = (choice == index).nonzero().squeeze(1)
             own = Draws(draws.ids[rows], draws.key).fold(name)
             for key, value in policy.draw((len(rows), *shape[1:]), own).items():
                 full = value.new_zeros(len(choice), *value.shape[1:])
@@ -75,10 +72,9 @@ class Choice(Policy):
         return params
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Change each sample by the policy that it drew."""
         parts, order = [], []
-        for place, (name, policy) in enumerate(zip(self.names(), self.transforms, strict=True)):
-            rows = (params["policy"] == place).nonzero().squeeze(1)
+        for index, (name, policy) in enumerate(zip(self.names(), self.transforms, strict=True)):
+            rows = (params["policy"] == index).nonzero().squeeze(1)
             if len(rows):
                 prefix = f"{name}."
                 own = {
@@ -104,16 +100,14 @@ def simclr(
     blur_p: float = 0.5,
     blur_kernel: int | None = None,
 ) -> Policy:
-    """The policy of SimCLR (Chen et al. 2020, appendix A): strong jitter, grayscale, blur.
+    """Augment as SimCLR does (Chen et al. 2020, appendix A): strong jitter, grayscale, blur.
 
     Args:
-        strength: of the jitter, which is (0.8, 0.8, 0.8, 0.2) times it; 1 on ImageNet, 0.5 on
-            CIFAR-10.
-        jitter_p: share of the images whose colors are jittered.
-        gray_p: share of the images that turn gray.
-        blur_p: share of the images that are blurred, with a sigma of 0.1 to 2 pixels; the paper has
-            0 on CIFAR-10.
-        blur_kernel: width in pixels; `None` for a tenth of the image.
+        strength: factor of the jitter's (0.8, 0.8, 0.8, 0.2); 1 on ImageNet, 0.5 on CIFAR-10.
+        jitter_p: probability that colors are jittered.
+        gray_p: probability that an image turns gray.
+        blur_p: probability that an image is blurred, with sigma 0.1 to 2 pixels; 0 on CIFAR-10.
+        blur_kernel: width of the blur's kernel in pixels; `None` for a tenth of the image.
     """
     jitter = (0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
     return _published(jitter, jitter_p, gray_p, blur_p, blur_kernel)
@@ -121,11 +115,11 @@ def simclr(
 
 @factory
 def mocov1(*, jitter_p: float = 1.0, gray_p: float = 0.2) -> Policy:
-    """The policy of MoCo v1 (He et al. 2019): grayscale, then a jitter of 0.4 in all four.
+    """Augment as MoCo v1 does (He et al. 2019): grayscale, then a jitter of strength 0.4.
 
     Args:
-        jitter_p: share of the images whose colors are jittered.
-        gray_p: share of the images that turn gray.
+        jitter_p: probability that colors are jittered.
+        gray_p: probability that an image turns gray.
     """
     jitter = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, p=jitter_p)
     return Policy(transforms=[Grayscale(p=gray_p), jitter])
@@ -139,13 +133,13 @@ def mocov2(
     blur_p: float = 0.5,
     blur_kernel: int | None = None,
 ) -> Policy:
-    """The policy of MoCo v2 (Chen et al. 2020), also of SimSiam and SSQL: a jitter of (0.4, 0.4, 0.4, 0.1).
+    """Augment as MoCo v2 (Chen et al. 2020), SimSiam and SSQL do: jitter (0.4, 0.4, 0.4, 0.1).
 
     Args:
-        jitter_p: share of the images whose colors are jittered.
-        gray_p: share of the images that turn gray.
-        blur_p: share of the images that are blurred; SimSiam and SSQL have 0 on CIFAR.
-        blur_kernel: width in pixels; `None` for a tenth of the image.
+        jitter_p: probability that colors are jittered.
+        gray_p: probability that an image turns gray.
+        blur_p: probability that an image is blurred; 0 for SimSiam and SSQL on CIFAR.
+        blur_kernel: width of the blur's kernel in pixels; `None` for a tenth of the image.
     """
     return _published((0.4, 0.4, 0.4, 0.1), jitter_p, gray_p, blur_p, blur_kernel)
 
@@ -159,29 +153,29 @@ def byol(
     gray_p: float = 0.2,
     blur_kernel: int | None = None,
 ) -> Policy:
-    """The policy of BYOL (Grill et al. 2020, appendix B) and MoCo v3: a jitter of (0.4, 0.4, 0.2, 0.1), solarise.
+    """Augment as BYOL (Grill et al. 2020, appendix B) and MoCo v3 do: jitter, blur, solarize.
 
-    The two views differ: the first is as the defaults say, the second has `blur_p=0.1,
-    solarize_p=0.2`.
+    The jitter is (0.4, 0.4, 0.2, 0.1). The two views differ: the defaults are for the first, the
+    second has `blur_p=0.1, solarize_p=0.2`.
 
     Args:
-        blur_p: share of the images that are blurred.
-        solarize_p: share of the images that are solarised at half the range.
-        jitter_p: share of the images whose colors are jittered.
-        gray_p: share of the images that turn gray.
-        blur_kernel: width in pixels; `None` for a tenth of the image.
+        blur_p: probability that an image is blurred.
+        solarize_p: probability that an image is solarized, at half the range.
+        jitter_p: probability that colors are jittered.
+        gray_p: probability that an image turns gray.
+        blur_kernel: width of the blur's kernel in pixels; `None` for a tenth of the image.
     """
     return _published((0.4, 0.4, 0.2, 0.1), jitter_p, gray_p, blur_p, blur_kernel, solarize_p)
 
 
 @factory
 def three_augment(*, jitter: float = 0.3, sigma: tuple[float, float] = (0.1, 2.0)) -> Policy:
-    """3-Augment (DeiT III, Touvron et al. 2022, arXiv 2204.07118): gray, solarise or blur; then a jitter.
+    """Augment as DeiT III does (3-Augment, arXiv 2204.07118): gray, solarize or blur; then jitter.
 
-    Every image gets one of the three, drawn uniformly. The jitter leaves the hue alone.
+    Every image gets one of the three, drawn uniformly. The jitter does not change the hue.
 
     Args:
-        jitter: of brightness, contrast and saturation.
+        jitter: strength of brightness, contrast and saturation.
         sigma: range of the blur's standard deviation in pixels.
     """
     three = [Grayscale(p=1.0), Solarize(p=1.0), GaussianBlur(sigma=sigma, p=1.0)]
@@ -192,7 +186,7 @@ def three_augment(*, jitter: float = 0.3, sigma: tuple[float, float] = (0.1, 2.0
 
 @factory
 def identity() -> Policy:
-    """Nothing after the crop and the flip: for randomized quantization as the only augmentation of the tones."""
+    """Change nothing after crop and flip, for randomized quantization as the only tone change."""
     return Policy(transforms=[])
 
 
@@ -204,7 +198,10 @@ def _published(
     blur_kernel: int | None,
     solarize_p: float = 0.0,
 ) -> Policy:
-    """Jitter, grayscale, blur, solarise; those with probability 0 stay in their place, so draws do not move."""
+    """Compose jitter, grayscale, blur and solarize.
+
+    Transforms with probability 0 stay in the list, because the index keys the draws.
+    """
     brightness, contrast, saturation, hue = jitter
     return Policy(
         transforms=[

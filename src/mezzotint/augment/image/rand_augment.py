@@ -1,8 +1,7 @@
-"""Strategies that draw operations for each sample: RandAugment and TrivialAugment; the base of the others.
+"""Policies that draw operations for each sample: their base class, RandAugment and TrivialAugment.
 
-A strategy is a policy that draws, for each sample, some operations and their magnitudes. What it
-may draw from is a *space*: for each operation the range of its magnitudes, from the weakest to the
-strongest.
+A `RandomPolicy` draws some operations and their magnitudes for each sample. It draws from a
+*space*: the operations and for each the range of its magnitudes, from weakest to strongest.
 """
 
 from abc import ABC, abstractmethod
@@ -13,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mezzotint.augment.image.color import check_channels
 from mezzotint.augment.image.operations import NAMES, OPERATIONS, apply_operations
 from mezzotint.augment.image.policies import Policy
 from mezzotint.augment.image.resample import Sampling
@@ -23,14 +23,14 @@ from mezzotint.seeding import Draws
 
 @dataclass(frozen=True)
 class Range:
-    """Magnitudes of an operation, from the weakest to the strongest.
+    """Magnitudes of an operation, from weakest to strongest.
 
     Attributes:
-        low: at level 0.
-        high: at level 1.
+        low: magnitude at level 0.
+        high: magnitude at level 1.
         signed: whether the sign is drawn.
-        of: whether `low` and `high` are shares of the image's `width` or `height`.
-        whole: whether magnitudes are whole numbers, rounded to the nearest or down.
+        of: side of the image, if `low` and `high` are fractions of its `width` or `height`.
+        whole: rounding of whole magnitudes: to the nearest, or down.
     """
 
     low: float = 0.0
@@ -40,12 +40,12 @@ class Range:
     whole: Literal["", "nearest", "down"] = ""
 
     def at(self, level: Tensor, shape: Sequence[int]) -> Tensor:
-        """The magnitudes at levels of 0 to 1, for images `[…, H, W]`."""
+        """Return the magnitudes at levels of 0 to 1, for images `[…, H, W]`."""
         return _at([self], torch.zeros_like(level, dtype=torch.int64), level, shape)
 
 
 def _at(ranges: Sequence["Range"], which: Tensor, level: Tensor, shape: Sequence[int]) -> Tensor:
-    """The magnitudes at levels of the ranges that were drawn: their properties are looked up, all at once."""
+    """Return the magnitudes at levels of the drawn ranges, for all samples at once."""
     sizes = {"": 1, "height": shape[-2], "width": shape[-1]}
     rounding = ("", "nearest", "down")
     rows = [[r.low, r.high - r.low, sizes[r.of], rounding.index(r.whole)] for r in ranges]
@@ -78,7 +78,7 @@ EXTRA: dict[str, Range] = {
     "grayscale": Range(),
     "gaussian_blur": Range(0.1, 2.0),
 }
-"""SimCLR's operations that are not among them; its three others are `brightness`, `contrast` and `color`."""
+"""SimCLR's operations that RandAugment lacks; it has `brightness`, `contrast` and `color`."""
 
 RAND_AUGMENT: dict[str, Range] = {
     **_PUBLISHED,
@@ -86,7 +86,7 @@ RAND_AUGMENT: dict[str, Range] = {
     "invert": Range(),
     "cutout": Range(0.0, 0.2),
 }
-"""All operations that RandAugment can be given."""
+"""All operations that RandAugment can use."""
 
 TRIVIAL_AUGMENT: dict[str, Range] = {
     **_PUBLISHED,
@@ -101,70 +101,66 @@ TRIVIAL_AUGMENT: dict[str, Range] = {
 """The "wide" space of TrivialAugment."""
 
 
-class Strategy(Policy, ABC, abstract=True):
-    """A policy that draws operations for each sample.
+class RandomPolicy(Policy, ABC, abstract=True):
+    """Draw operations for each sample.
 
-    The view is rounded to the 256 levels of a stored image first, as torchvision does, and what
-    comes out are multiples of 1/255.
+    The view is first rounded to the 256 levels of a stored image, as in torchvision; results are
+    multiples of 1/255.
 
     Attributes:
-        interpolation: of shears, translations and rotations.
-        fill: level of what they bring into the image, 0 to 255; also that of cutouts.
+        interpolation: interpolation of shears, translations and rotations.
+        fill: level of pixels from outside the image and of cutouts, 0 to 255.
     """
 
     def __init__(self, *, interpolation: Sampling, fill: int) -> None:
         if interpolation not in ("nearest", "bilinear"):
             raise ValueError(
-                f"got interpolation={interpolation!r}; allowed are nearest and bilinear: choose one"
+                f"`interpolation` must be nearest or bilinear, got {interpolation!r}. Try nearest."
             )
         if not 0 <= fill <= 255:
-            raise ValueError(f"got fill={fill}; allowed is a level of 0 to 255: 128 is gray")
+            raise ValueError(f"`fill` must be a level of 0 to 255, got {fill}. Try 128, gray.")
         super().__init__(transforms=[])
         self.interpolation, self.fill = interpolation, fill
 
     @abstractmethod
     def operations(self, shape: Sequence[int], draws: Draws) -> tuple[Tensor, Tensor]:
-        """Draw int64 places in `NAMES` and float32 magnitudes, both `[B, S]` for S operations."""
+        """Draw int64 indices in `NAMES` and float32 magnitudes, both `[B, S]` for S operations."""
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """`op` and `magnitude`, `[B, S]`, and `place`, `[B, S, 2]`, where a cutout has its center."""
+        """Draw `op` and `magnitude`, `[B, S]`, and `center` of cutouts, `[B, S, 2]`."""
         op, magnitude = self.operations(shape, draws)
-        return {"op": op, "magnitude": magnitude, "place": draws.uniform("place", op.shape[1], 2)}
+        return {"op": op, "magnitude": magnitude, "center": draws.uniform("place", op.shape[1], 2)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Apply the operations in the order in which they were drawn."""
-        if x.shape[1] not in (1, 3):
-            raise ValueError(
-                f"got images of {x.shape[1]} channels; allowed are 1 (gray) and 3 (red, green, blue): "
-                "choose a policy without color"
-            )
+        """Apply the operations in the drawn order."""
+        check_channels(x)
         changed = apply_operations(
             x.float(),
             params["op"],
             params["magnitude"],
-            params["place"],
+            params["center"],
             interpolation=self.interpolation,
             fill=float(self.fill),
         )
         return changed.mul_(1.0 / 255.0).to(x.dtype)
 
 
-class RandAugment(Strategy):
-    """RandAugment (Cubuk et al. 2019, arXiv 1909.13719): N operations drawn uniformly, all of one magnitude.
+class RandAugment(RandomPolicy):
+    """Apply N uniformly drawn operations of one magnitude: RandAugment (Cubuk et al. 2019).
 
-    With the defaults it draws from the 14 operations of torchvision's, with the same magnitudes.
+    arXiv 1909.13719. The defaults draw from torchvision's 14 operations, with equal magnitudes.
 
     Args:
-        num_ops: operations one after the other; N of the paper.
+        num_ops: number of operations, one after the other; N of the paper.
         magnitude: bin of all magnitudes, from 0; M of the paper.
-        bins: into which each range is cut.
-        std: deviation of the magnitude, drawn for each operation and kept within the bins.
-        p: probability of each operation; otherwise it is left out.
-        extended: add the color operations of SimCLR that are missing: hue, grayscale and blur.
-        names: the operations to draw from, instead; one that is named twice is drawn twice as
-            often.
-        interpolation: of shears, translations and rotations.
-        fill: level of what they bring into the image, 0 to 255.
+        bins: number of bins of each range.
+        std: standard deviation of the magnitude in bins, drawn for each operation and clamped.
+        p: probability that an operation is applied.
+        extended: add SimCLR's missing color operations: hue, grayscale and blur.
+        names: operations to draw from, instead of the default ones; an operation that is listed
+            twice is drawn twice as often.
+        interpolation: interpolation of shears, translations and rotations.
+        fill: level of pixels from outside the image, 0 to 255.
     """
 
     def __init__(
@@ -182,20 +178,21 @@ class RandAugment(Strategy):
     ) -> None:
         super().__init__(interpolation=interpolation, fill=fill)
         if num_ops < 1:
-            raise ValueError(f"got num_ops={num_ops}; allowed is 1 or more: 2 is published")
+            raise ValueError(f"`num_ops` must be 1 or more, got {num_ops}. Try 2, as published.")
         if bins < 2 or not 0 <= magnitude < bins:
             raise ValueError(
-                f"got magnitude={magnitude} of bins={bins}; allowed is a bin of 0 to bins − 1, and two bins or more: "
-                "9 of 31 is published"
+                "`bins` must be 2 or more and `magnitude` 0 to bins − 1, "
+                f"got {bins} and {magnitude}. Try 31 and 9, as published."
             )
         if std < 0.0 or not 0.0 < p <= 1.0:
             raise ValueError(
-                f"got std={std}, p={p}; allowed are 0 or more and a probability in (0, 1]: 0.5 and 0.5"
+                "`std` must be 0 or more and `p` above 0 and at most 1, "
+                f"got {std} and {p}. Try 0.5 and 0.5."
             )
         if names is not None and extended:
             raise ValueError(
-                "got extended=True and a list of names; allowed is one of the two: leave extended out, "
-                "and add hue, grayscale and gaussian_blur to the list"
+                "`extended` must be false with a list of `names`, got true. "
+                "Add hue, grayscale and gaussian_blur to `names` instead."
             )
         chosen = [*_PUBLISHED, *(EXTRA if extended else ())] if names is None else list(names)
         check_names(chosen, RAND_AUGMENT)
@@ -203,7 +200,7 @@ class RandAugment(Strategy):
         self.magnitude, self.bins, self.std, self.p = magnitude, bins, std, p
 
     def operations(self, shape: Sequence[int], draws: Draws) -> tuple[Tensor, Tensor]:
-        """N operations, at the same level, or around it."""
+        """Draw N operations, at the same level or around it."""
         which = draws.integers("operation", self.num_ops, high=len(self.names_drawn))
         level = torch.full(which.shape, float(self.magnitude), dtype=torch.float64)
         if self.std > 0.0:
@@ -220,16 +217,16 @@ class RandAugment(Strategy):
         return op, magnitude
 
 
-class TrivialAugment(Strategy):
-    """TrivialAugment (Müller and Hutter 2021, arXiv 2103.10158): one operation, of a magnitude drawn uniformly.
+class TrivialAugment(RandomPolicy):
+    """Apply one operation of random magnitude: TrivialAugment (Müller and Hutter 2021).
 
-    The "wide" space, equal to torchvision's `TrivialAugmentWide`.
+    arXiv 2103.10158. It has the "wide" space, equal to torchvision's `TrivialAugmentWide`.
 
     Args:
-        bins: into which each range is cut.
-        names: the operations to draw from; `None` for all 14.
-        interpolation: of shears, translations and rotations.
-        fill: level of what they bring into the image, 0 to 255.
+        bins: number of bins of each range.
+        names: operations to draw from; `None` for all 14.
+        interpolation: interpolation of shears, translations and rotations.
+        fill: level of pixels from outside the image, 0 to 255.
     """
 
     def __init__(
@@ -242,12 +239,12 @@ class TrivialAugment(Strategy):
     ) -> None:
         super().__init__(interpolation=interpolation, fill=fill)
         if bins < 2:
-            raise ValueError(f"got bins={bins}; allowed is two or more: 31 is published")
+            raise ValueError(f"`bins` must be 2 or more, got {bins}. Try 31, as published.")
         self.bins, self.names_drawn = bins, list(TRIVIAL_AUGMENT) if names is None else list(names)
         check_names(self.names_drawn, TRIVIAL_AUGMENT)
 
     def operations(self, shape: Sequence[int], draws: Draws) -> tuple[Tensor, Tensor]:
-        """One operation at one level."""
+        """Draw one operation at one level."""
         which = draws.integers("operation", 1, high=len(self.names_drawn))
         level = draws.integers("level", 1, high=self.bins).double() / (self.bins - 1)
         return magnitudes(TRIVIAL_AUGMENT, self.names_drawn, which, level, draws, shape)
@@ -261,53 +258,54 @@ def magnitudes(
     draws: Draws,
     shape: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """From what was drawn to operations and magnitudes, with a sign drawn where the range asks for one.
+    """Return operations and magnitudes of drawn names and levels; signed ranges draw a sign.
 
     Args:
-        space: the range of each operation.
-        names: of the operations that were drawn from.
-        which: int64 `[B, S]`, places in `names`.
-        level: float64 `[B, S]`, in [0, 1].
-        draws: of the signs.
-        shape: of the images.
+        space: range of each operation.
+        names: names of the operations that were drawn from.
+        which: indices in `names`, int64 `[B, S]`.
+        level: levels in [0, 1], float64 `[B, S]`.
+        draws: draws of the signs.
+        shape: shape of the images.
     """
     ranges = [space[name] for name in names]
     op, signed = torch.tensor(
         [[NAMES.index(n), r.signed] for n, r in zip(names, ranges, strict=True)]
     )[which].unbind(2)
-    turned = (
-        draws.integers("sign", which.shape[1], high=2) < signed
-    )  # those whose sign is drawn, and is minus
+    negative = draws.integers("sign", which.shape[1], high=2) < signed
     magnitude = _at(ranges, which, level, shape)
-    return op, torch.where(turned, -magnitude, magnitude).float()
+    return op, torch.where(negative, -magnitude, magnitude).float()
 
 
 def check_names(names: Iterable[str], space: Iterable[str]) -> None:
     """Refuse operations that are not in the space.
 
     Raises:
-        ValueError: for no name at all, or one that is unknown.
+        ValueError: for an empty list, or an unknown name.
     """
-    allowed = list(space)
+    known = list(space)
     names = list(names)
-    wrong = next((name for name in names if name not in allowed), None)
-    if wrong is not None or not names:
-        got = f"the operation {wrong!r}" if names else "no operation"
-        raise ValueError(f"got {got}; allowed: {', '.join(allowed)}.{nearest(str(wrong), allowed)}")
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None or not names:
+        got = repr(unknown) if names else "none"
+        raise ValueError(
+            f"Operations must be among {', '.join(known)}, got {got}."
+            f"{nearest(unknown or '', known) or ' Choose from this list.'}"
+        )
 
 
 def describe(params: Params, row: int) -> list[tuple[str, str]]:
-    """What a strategy drew for one sample: each operation and its magnitude, without those that do nothing."""
-    found = []
+    """Return the operations and magnitudes that were drawn for one sample, without identity."""
+    operations = []
     for op, magnitude in zip(
         params["op"][row].tolist(), params["magnitude"][row].tolist(), strict=True
     ):
         name = NAMES[op]
         if name != "identity":
-            found.append(
+            operations.append(
                 (
                     name.replace("_", " "),
                     f"{magnitude + 0.0:.3g}" if OPERATIONS[name].magnitude else "",
                 )
             )
-    return found
+    return operations

@@ -1,7 +1,7 @@
-"""One view of a batch: crop, flip, policy, randomized quantization, normalization.
+"""Views of a batch of images: crop, flip, policy, randomized quantization, normalization.
 
-On a CPU the rows are made a few at a time, so that what one pass writes the next finds in the
-cache. A row is the same whatever others are made with it.
+On a CPU the rows are made a few at a time, so that each operation finds its input in the cache. A
+row does not depend on the rows that are made with it.
 """
 
 import functools
@@ -21,14 +21,15 @@ from mezzotint.timing import part
 from mezzotint.types import Input
 
 _CACHED_VALUES = 2**21
-"""Values of a view that are made at a time: 8 MB, which stay in the last-level cache from pass to pass. Small images
-need company more than a nearer cache, since a pass over one takes less time than its call."""
+"""Values of a view that are made at a time: 8 MB, which stay in the last-level cache. For small
+images a batch matters more than a nearer cache, since an operation on one image takes less time
+than its call."""
 
 _GEOMETRY = ("crop", "flip")
-"""What views of a shared crop have in common."""
+"""Steps that views of a shared crop have in common."""
 
 _LARGE = 2**17
-"""Values from which on a view is made alone: it fills the second-level cache."""
+"""Number of values from which a view is made alone: it fills the second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class View:
     """How one view of a sample is made.
 
     Attributes:
-        tag: `"global"` or `"local"`.
-        crop: the box; a `size` of `None` is what the encoder takes.
-        flip: share of the samples that are mirrored.
-        policy: color, blur and so on.
-        randomized_quantization: applied last, when there is one.
-        crop_of: place of an earlier view whose crop and flip it shares; `None` for its own.
+        tag: `"global"`, `"local"`, or the policy's name.
+        crop: crop; with `size` `None` it has the encoder's input size.
+        flip: probability that a sample is mirrored.
+        policy: augmentation policy, such as color jitter and blur.
+        randomized_quantization: quantization, applied last; `None` for none.
+        crop_of: index of an earlier view whose crop and flip it shares; `None` for its own.
     """
 
     tag: str
@@ -53,14 +54,14 @@ class View:
 
     @functools.cached_property
     def steps(self) -> dict[str, Transform]:
-        """What happens after the crop, in order."""
+        """Transforms after the crop, in order."""
         steps: dict[str, Transform] = {"flip": HorizontalFlip(p=self.flip), "policy": self.policy}
         if self.randomized_quantization is not None:
             steps["randomized_quantization"] = self.randomized_quantization
         return steps
 
     def size(self, input: Input) -> tuple[int, int]:
-        """Height and width of the view."""
+        """Return height and width of the view."""
         if self.crop.size is None:
             return input.shape[1], input.shape[2]
         return self.crop.size, self.crop.size
@@ -68,7 +69,7 @@ class View:
     def draw(
         self, input: Input, draws: Draws, drawn: Sequence[dict[str, Params]] = ()
     ) -> dict[str, Params]:
-        """Parameters of `crop`, and of each of `steps`; those of a shared crop are taken from what was `drawn`."""
+        """Draw the parameters of `crop` and `steps`; a shared crop is taken from `drawn`."""
         shape = (len(draws.ids), input.shape[0], *self.size(input))
         shared = (
             {} if self.crop_of is None else {name: drawn[self.crop_of][name] for name in _GEOMETRY}
@@ -89,18 +90,18 @@ def render_views(
     cropped: bool,
     normalized: bool,
 ) -> list[Tensor]:
-    """Make views that share a crop: it is cut once.
+    """Make views that share a crop, which is cut once.
 
     Args:
-        views: one, or several of which the first has the crop of all.
-        images: uint8 `[B, C, H, W]`, whole, or cut out already.
-        params: as drawn, for each view.
-        input: of the encoder.
-        cropped: whether the images are cut out already.
-        normalized: as the encoder takes them, or in [0, 1].
+        views: one view, or several views that have the first view's crop.
+        images: uint8 `[B, C, H, W]`, whole or cropped.
+        params: drawn parameters of each view.
+        input: input of the encoder.
+        cropped: whether the images are cropped.
+        normalized: True returns values as the encoder takes them, False values in [0, 1].
 
     Returns:
-        One float32 `[B, C, *size]` a view, on the device of the images.
+        One float32 `[B, C, *size]` per view, on the device of the images.
     """
     keep_freed_memory()
     first, device = views[0], images.device
@@ -137,7 +138,7 @@ def render_views(
 
 
 def rows_of(params: Params, rows: slice) -> Params:
-    """The parameters of some samples."""
+    """Return the parameters of some samples."""
     return {name: value[rows] for name, value in params.items()}
 
 
@@ -153,11 +154,11 @@ def _rows_at_a_time(count: int, values: int, device: torch.device) -> int:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory of temporaries, instead of returning it to the system after each operation.
+    """Let the C library keep the memory of temporaries instead of returning it to the system.
 
-    glibc takes blocks of more than 128 kB from the system one by one, and gives them back, until it
-    has seen a larger one freed; then it serves up to that size (at most 32 MB) from memory it holds
-    (mallopt(3), "dynamic mmap threshold"). A training step has that effect by itself. Generating
-    views alone has not, and was measured to spend a third of its time at 32 pixels in page faults.
+    glibc maps blocks of more than 128 kB from the system one by one, and unmaps them, until a
+    larger block has been freed; from then on it serves up to that size (at most 32 MB) from its own
+    memory (mallopt(3), "dynamic mmap threshold"). A training step frees such a block by itself.
+    View generation alone does not, and spent a third of its time at 32 pixels in page faults.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)

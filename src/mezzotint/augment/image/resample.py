@@ -1,15 +1,14 @@
-"""Cutting a box out of each image and resizing it, antialiased: the work behind a random resized crop.
+"""Resampling of images: antialiased crop and resize; shear, translate and rotate.
 
-Both ways compute what `torchvision.transforms.v2.functional.resized_crop` computes for the same
-box. On a CPU each sample goes through torch's vectorized kernel, which works in integers for uint8
-images and touches only the pixels of the box. On any other device one kernel a sample would be all
-launch and no work, so the whole batch is resized by two batched matrix products: a resize is
-separable and linear, and the weights of a box are a matrix a dimension.
+*Crop and resize* computes what `torchvision.transforms.v2.functional.resized_crop` computes for the
+same box, in two ways. On a CPU each sample goes through torch's vectorized kernel, which works in
+integers for uint8 images and reads only the pixels of the box. On other devices one kernel per
+sample would cost mostly its launch, so the whole batch is resized by two batched matrix products: a
+resize is separable and linear, and the weights of a box are one matrix per dimension.
 
-Shear, translate and rotate: one sampling of the batch, with a matrix of its own for each sample.
-
-Each of the five operations is a 2 × 3 matrix from the pixels of the result to those of the source,
-in pixels from the center of the image. So samples with different ones go through the same call.
+*Affine operations* take one sampling of the batch. Each of the five is a 2 × 3 matrix from pixels
+of the result to pixels of the source, counted from the center of the image, so samples with
+different operations go through the same call.
 """
 
 from typing import Literal
@@ -28,15 +27,15 @@ def crop_and_resize(
     """Cut one box out of each image and resize it.
 
     Args:
-        x: uint8 or float `[B, C, H, W]`.
-        boxes: int64 `[B, 4]`: top, left, height and width, within the image.
+        x: images, uint8 or float `[B, C, H, W]`.
+        boxes: boxes within the image, int64 `[B, 4]`: top, left, height and width.
         size: height and width of the result.
-        interpolation: with antialiasing.
+        interpolation: filter, with antialiasing.
 
     Returns:
-        `[B, C, *size]` of the same type. On a CPU equal to torchvision's. Elsewhere within 1e-5 for
-        floats, and for uint8 within two of 255 levels, since the CPU kernel rounds between the two
-        dimensions; with `bicubic` it also clips there, which can show next to hard edges.
+        Images `[B, C, *size]` of the same dtype. On a CPU equal to torchvision's. Elsewhere within
+        1e-5 for floats, and for uint8 within two of 255 levels, since the CPU kernel rounds between
+        the two dimensions; with `bicubic` it also clips there, which can be visible at hard edges.
     """
     if len(x) == 0:
         return x.new_empty(0, x.shape[1], *size)
@@ -47,7 +46,7 @@ def crop_and_resize(
 def one_by_one(
     x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation
 ) -> Tensor:
-    """`crop_and_resize` by one call of torch's kernel a sample."""
+    """Compute `crop_and_resize` by one call of torch's kernel per sample."""
     strides, first, shape = x.stride(), x.storage_offset(), list(size)
     channels = x.shape[1]
     crops = []
@@ -64,7 +63,7 @@ def one_by_one(
 def by_matrices(
     x: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation
 ) -> Tensor:
-    """`crop_and_resize` by two batched matrix products."""
+    """Compute `crop_and_resize` by two batched matrix products."""
     top, left, height, width = boxes.to(x.device).unbind(1)
     dtype = x.dtype if x.is_floating_point() else torch.float32
     rows_BSH = resize_weights(top, height, x.shape[2], size[0], interpolation).to(dtype)
@@ -77,20 +76,21 @@ def by_matrices(
 def resize_weights(
     start: Tensor, length: Tensor, source: int, size: int, interpolation: Interpolation
 ) -> Tensor:
-    """The matrices that cut `length` of `source` pixels out from `start` on, and resize them to `size` pixels.
+    """Return matrices that cut `length` of `source` pixels from `start` on and resize them.
 
-    A triangle, or Keys' cubic with a = −1/2, as wide as the step between the output pixels and
-    never narrower than one input pixel; cut off at the box and normalized, as Pillow and torch do.
+    The filter is a triangle, or Keys' cubic with a = −1/2, as wide as the step between output
+    pixels and at least one input pixel; it is cut off at the box and normalized, as in Pillow and
+    torch.
 
     Args:
-        start: int64 `[B]`.
-        length: int64 `[B]`.
-        source: pixels of the stored dimension.
-        size: pixels of the result.
-        interpolation: the filter.
+        start: first pixel of the box, int64 `[B]`.
+        length: number of pixels of the box, int64 `[B]`.
+        source: number of pixels of the stored dimension.
+        size: number of pixels of the result.
+        interpolation: filter.
 
     Returns:
-        float64 `[B, size, source]`, whose rows sum to one.
+        Weights, float64 `[B, size, source]`, whose rows sum to one.
     """
     position_W = torch.arange(source, device=start.device)
     index_S = torch.arange(size, device=start.device, dtype=torch.float64)
@@ -117,31 +117,30 @@ def _cubic(distance: Tensor) -> Tensor:
 
 
 AFFINE = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
-"""Their names; a sample's operation is given by its place in this list."""
+"""Affine operations; an operation is encoded by its index in this list."""
 
 _ZERO = (0, 0.0)
 
 
 def matrices(which: Tensor, magnitude: Tensor, height: int, width: int) -> Tensor:
-    """The matrix of each sample.
+    """Return the matrix of each sample.
 
     Args:
-        which: int64 `[K]`, places in `AFFINE`.
-        magnitude: float32 `[K]`: tangent of the shear's angle, pixels, or degrees
-            counter-clockwise.
-        height: of the images in pixels.
-        width: of the images in pixels.
+        which: indices in `AFFINE`, int64 `[K]`.
+        magnitude: tangent of the shear's angle, pixels, or degrees counter-clockwise, float32
+            `[K]`.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
 
     Returns:
-        float32 `[K, 2, 3]`.
+        Matrices, float32 `[K, 2, 3]`.
     """
     m = magnitude.double()
     turn = torch.deg2rad(m)
     # The six entries of an operation's matrix are each 0 or a factor times one of these.
     terms = torch.stack([torch.ones_like(m), m, m.trunc(), turn.cos(), turn.sin()], dim=1)
     one, cos = (0, 1.0), (3, 1.0)
-    # Shears leave the first line, or column, where it is; they are published about the corner, not
-    # the center.
+    # Shears keep the first row, or column: they are published about the corner, not the center.
     entries: list[list[tuple[int, float]]] = [
         [one, (1, 1.0), (1, height / 2), _ZERO, one, _ZERO],
         [one, _ZERO, _ZERO, (1, 1.0), one, (1, width / 2)],
@@ -154,13 +153,13 @@ def matrices(which: Tensor, magnitude: Tensor, height: int, width: int) -> Tenso
 
 
 def sample(x: Tensor, matrix: Tensor, interpolation: Sampling, fill: float = 0.0) -> Tensor:
-    """Take each pixel of the result from where its matrix says.
+    """Sample images at the positions that their matrices give.
 
     Args:
-        x: float `[K, C, H, W]`.
-        matrix: `[K, 2, 3]`, as `matrices` returns them.
+        x: images, float `[K, C, H, W]`.
+        matrix: matrices `[K, 2, 3]`, as `matrices` returns them.
         interpolation: `nearest` or `bilinear`.
-        fill: value of what lies outside the image.
+        fill: value of pixels from outside the image.
     """
     height, width = x.shape[-2:]
     across = torch.arange(width, device=x.device, dtype=x.dtype) - (width - 1) / 2
@@ -176,15 +175,15 @@ def sample(x: Tensor, matrix: Tensor, interpolation: Sampling, fill: float = 0.0
 
 
 def move_levels_(x: Tensor, matrix: Tensor, fill: float = 0.0) -> None:
-    """`sample` to the nearest pixel, in place, of whole levels of 0 to 255: bit for bit the same, and faster.
+    """Sample levels of 0 to 255 at the nearest pixel, in place: equal to `sample`, and faster.
 
-    The three levels of a pixel are one number below 2²⁴, which float32 holds exactly, so that a
-    pixel is fetched once instead of three times.
+    The three levels of a pixel are packed into one number below 2²⁴, which is exact in float32, so
+    a pixel is fetched once instead of three times.
 
     Args:
-        x: float32 `[K, C, H, W]`, whole levels.
-        matrix: `[K, 2, 3]`, as `matrices` returns them.
-        fill: whole level of what lies outside the image.
+        x: whole levels, float32 `[K, C, H, W]`.
+        matrix: matrices `[K, 2, 3]`, as `matrices` returns them.
+        fill: whole level of pixels from outside the image.
     """
     if x.shape[1] != 3:
         x.copy_(sample(x, matrix, "nearest", fill))

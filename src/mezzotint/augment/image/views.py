@@ -1,11 +1,10 @@
 """Views of images: from a batch of stored images to the crops that a method contrasts.
 
-Everything is done on whole batches, on the device of the encoder; only the crop of large images is
-done earlier, by the loader workers that decode them, which ask `choosers` for the same boxes.
+Views are made for whole batches, on the device of the encoder. Only large images are cropped
+earlier, by the loader workers that decode them; `crop_samplers` gives these workers the same boxes.
 
-Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then moved: so
-a sample's views do not depend on the device, the batch, the worker or the process it happens to be
-in.
+Parameters are drawn on the CPU, keyed by (seed, epoch, sample, view, transform), and then moved: a
+sample's views do not depend on its batch, device, worker or process.
 """
 
 import functools
@@ -18,18 +17,16 @@ from mezzotint.augment.image.policies import Policy, identity, simclr
 from mezzotint.augment.image.render import View, render_views, rows_of
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Params
-from mezzotint.augment.views import Chooser as Chooser
-from mezzotint.augment.views import ViewGenerator as ViewGenerator
-from mezzotint.augment.views import view_draws
+from mezzotint.augment.views import ViewContext, ViewGenerator
 from mezzotint.timing import part
-from mezzotint.types import Batch, Box, Input
+from mezzotint.types import Batch, Box, CropSampler
 
 
 class ImageViews(ViewGenerator, abstract=True):
-    """Views of images: each a crop, a flip and a policy.
+    """Make views of images: a crop, a flip and an augmentation policy for each.
 
     Attributes:
-        views: how each is made; the generators below differ in nothing else.
+        views: how each view is made; the generators below differ only in this list.
     """
 
     modalities = frozenset({"image"})
@@ -38,61 +35,57 @@ class ImageViews(ViewGenerator, abstract=True):
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """One a view."""
         return tuple(view.tag for view in self.views)
 
-    def draw(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[dict[str, Params]]:
-        """Every parameter of every view, to look at or to predict.
+    def draw(self, ids: Tensor, context: ViewContext) -> list[dict[str, Params]]:
+        """Draw the parameters of every view, to show or to predict them.
 
         Args:
-            ids: int64 `[B]`.
-            input: of the encoder.
-            seed: of the run.
-            epoch: from 0.
+            ids: sample ids, int64 `[B]`.
+            context: input of the encoder, seed and epoch.
 
         Returns:
-            For each view its parameters by `crop`, `flip`, `policy` and `randomized_quantization`,
-            on the CPU.
+            For each view its parameters under `crop`, `flip`, `policy` and
+            `randomized_quantization`, on the CPU.
         """
-        ids = ids.cpu()
         drawn: list[dict[str, Params]] = []
-        for place, view in enumerate(self.views):
-            drawn.append(view.draw(input, view_draws(ids, seed, epoch, place), drawn))
+        for index, view in enumerate(self.views):
+            # A view that shares an earlier view's crop reads its parameters from the list so far.
+            drawn.append(view.draw(context.input, context.draws(ids, index), drawn))
         return drawn
 
     @property
     def crops(self) -> list[list[int]]:
-        """The places of the views that share each crop, the one that it is drawn for first."""
+        """Indices of the views of each crop, starting with the view that draws the crop."""
         groups: dict[int, list[int]] = {}
-        for place, view in enumerate(self.views):
-            groups.setdefault(place if view.crop_of is None else view.crop_of, []).append(place)
+        for index, view in enumerate(self.views):
+            groups.setdefault(index if view.crop_of is None else view.crop_of, []).append(index)
         return list(groups.values())
 
-    def choosers(self, ids: Tensor, *, input: Input, seed: int, epoch: int) -> list[Chooser]:
-        """For each sample the function that tells a source which boxes to cut out of it while it decodes.
+    def crop_samplers(self, ids: Tensor, context: ViewContext) -> list[CropSampler]:
+        """Return one crop sampler per sample, with which a source crops while it decodes.
 
-        They are the boxes that `render` would cut out of the whole image.
+        The boxes are those that `render` would cut out of the whole image.
 
         Raises:
             ValueError: when the views are not square.
         """
-        places = [group[0] for group in self.crops]
-        views = [self.views[place] for place in places]
-        sizes = [view.size(input) for view in views]
+        firsts = [group[0] for group in self.crops]
+        views = [self.views[index] for index in firsts]
+        sizes = [view.size(context.input) for view in views]
         if any(height != width for height, width in sizes):
             raise ValueError(
-                f"got views of {sizes} for images that are cropped while they are decoded; allowed are square ones: "
-                "give the crop a size"
+                f"Views must be square if images are cropped while they are decoded, got {sizes}. "
+                "Set `views.crop.size`."
             )
-        ids = ids.cpu()
         drawn = [
-            view.crop.draw((len(ids),), view_draws(ids, seed, epoch, place).fold("crop"))
-            for place, view in zip(places, views, strict=True)
+            view.crop.draw((len(ids),), context.draws(ids, index).fold("crop"))
+            for index, view in zip(firsts, views, strict=True)
         ]
         crops = [view.crop for view in views]
         return [
             functools.partial(
-                _choose, crops, [rows_of(params, slice(row, row + 1)) for params in drawn], sizes
+                _boxes, crops, [rows_of(params, slice(row, row + 1)) for params in drawn], sizes
             )
             for row in range(len(ids))
         ]
@@ -101,71 +94,67 @@ class ImageViews(ViewGenerator, abstract=True):
     def render(
         self,
         batch: Batch,
+        context: ViewContext,
         *,
-        input: Input,
-        seed: int,
-        epoch: int,
         device: torch.device | None = None,
         normalized: bool = True,
     ) -> tuple[Tensor, ...]:
         """Make the views of a batch.
 
         Args:
-            batch: whole images, or the crops of `crops`.
-            input: of the encoder.
-            seed: of the run.
-            epoch: from 0.
-            device: where the views are made; by default where the batch is.
-            normalized: as the encoder takes them, or in [0, 1] as they are shown.
+            batch: whole images, or one tensor per entry of `crops`.
+            context: input of the encoder, seed and epoch.
+            device: device on which the views are made; by default the device of the batch.
+            normalized: True returns values as the encoder takes them, False values in [0, 1].
 
         Returns:
-            One float32 `[B, C, H, W]` a view.
+            One float32 `[B, C, H, W]` per view.
 
         Raises:
             TypeError: when the batch is not uint8.
-            ValueError: when a cropped batch does not have one tensor a crop.
+            ValueError: when a cropped batch does not have one tensor per crop.
         """
         if any(x.dtype != torch.uint8 for x in batch.x):
             raise TypeError(
-                f"got a batch of {[str(x.dtype) for x in batch.x]}; allowed is torch.uint8: "
-                "let the source return images as they are stored"
+                f"Images must be torch.uint8, got {[str(x.dtype) for x in batch.x]}. "
+                "Let the source return images as they are stored."
             )
         groups = self.crops
         if len(batch.x) != (len(groups) if batch.cropped else 1):
             raise ValueError(
-                f"got {len(batch.x)} tensors with cropped={batch.cropped}; allowed are the {len(groups)} crops of "
-                "these views, or a single tensor of whole images: make the batch with this generator's choosers"
+                f"These views take the {len(groups)} crops of their crop samplers or one tensor "
+                f"of whole images, got {len(batch.x)} tensors with cropped={batch.cropped}. "
+                "Make the batch with this generator's `crop_samplers`."
             )
         images = [x if device is None else x.to(device, non_blocking=True) for x in batch.x]
         with part("draw"):
-            drawn = self.draw(batch.ids, input=input, seed=seed, epoch=epoch)
+            drawn = self.draw(batch.ids, context)
         made: dict[int, Tensor] = {}
-        for number, places in enumerate(groups):
+        for number, group in enumerate(groups):
             own = render_views(
-                [self.views[place] for place in places],
+                [self.views[index] for index in group],
                 images[number if batch.cropped else 0],
-                [drawn[place] for place in places],
-                input=input,
+                [drawn[index] for index in group],
+                input=context.input,
                 cropped=batch.cropped,
                 normalized=normalized,
             )
-            made.update(zip(places, own, strict=True))
-        return tuple(made[place] for place in range(len(self.views)))
+            made.update(zip(group, own, strict=True))
+        return tuple(made[index] for index in range(len(self.views)))
 
 
 class TwoViews(ImageViews):
-    """Two views of each sample, alike or not.
+    """Make two views of each image, with the same policy or one policy each.
 
     Args:
-        crop: the box of either view. `scale: [1, 1], ratio: [1, 1]` keeps the whole of a square
-            image.
-        policy: of the first view, and of the second unless that has its own.
-        second_policy: of the second view.
-        flip: share of the samples that are mirrored.
-        randomized_quantization: of the first view, and of the second unless that has its own;
-            `None` for none.
-        second_randomized_quantization: of the second view; one with `p: 0` quantizes the first view
-            alone.
+        crop: crop of both views. `scale: [1, 1], ratio: [1, 1]` keeps a square image whole.
+        policy: augmentation policy of both views, or of the first if `second_policy` is set.
+        second_policy: augmentation policy of the second view.
+        flip: probability that an image is mirrored.
+        randomized_quantization: quantization of both views, or of the first if the second has its
+            own; `None` for none.
+        second_randomized_quantization: quantization of the second view; `p: 0` in it quantizes
+            only the first view.
     """
 
     def __init__(
@@ -187,13 +176,13 @@ class TwoViews(ImageViews):
 
 
 class OneView(ImageViews):
-    """One view of each sample, as supervised training takes it.
+    """Make one view of each image, as supervised training takes it.
 
     Args:
-        crop: the box. `scale: [1, 1], ratio: [1, 1]` keeps the whole of a square image.
-        policy: color, blur and so on.
-        flip: share of the samples that are mirrored.
-        randomized_quantization: of the view; `None` for none.
+        crop: crop of the view. `scale: [1, 1], ratio: [1, 1]` keeps a square image whole.
+        policy: augmentation policy, such as color jitter and blur.
+        flip: probability that an image is mirrored.
+        randomized_quantization: quantization of the view; `None` for none.
     """
 
     def __init__(
@@ -208,16 +197,16 @@ class OneView(ImageViews):
 
 
 class MultiCrop(ImageViews):
-    """Some large crops, and many small ones of small parts (SwAV, Caron et al. 2020; DINO, Caron et al. 2021).
+    """Make a few large crops and many small ones (SwAV, Caron et al. 2020; DINO, 2021).
 
     Args:
-        crop: of the global views.
-        local_crop: of the local views; its size in pixels is less than the global one.
-        num_global: global views, which come first.
-        num_local: local views.
-        policy: of every view.
-        flip: share of the samples that are mirrored.
-        randomized_quantization: of every view; `None` for none.
+        crop: crop of the global views.
+        local_crop: crop of the local views; its output size is smaller than the global one.
+        num_global: number of global views, which come first.
+        num_local: number of local views.
+        policy: augmentation policy of every view.
+        flip: probability that an image is mirrored.
+        randomized_quantization: quantization of every view; `None` for none.
     """
 
     def __init__(
@@ -233,21 +222,24 @@ class MultiCrop(ImageViews):
     ) -> None:
         if num_global < 1 or num_local < 0 or num_global + num_local < 2:
             raise ValueError(
-                f"got num_global={num_global} and num_local={num_local}; allowed are at least one global view and two "
-                "views in all: give for example 2 and 6"
+                "`num_global` must be 1 or more, `num_local` 0 or more, and their sum 2 or more, "
+                f"got {num_global} and {num_local}. Try 2 and 6."
             )
         kinds = [("global", crop)] * num_global + [("local", local_crop)] * num_local
         self.views = [View(tag, box, flip, policy, randomized_quantization) for tag, box in kinds]
 
 
-def _choose(
+def _boxes(
     crops: list[RandomResizedCrop],
     params: list[Params],
     sizes: list[tuple[int, int]],
     height: int,
     width: int,
 ) -> list[tuple[Box, int]]:
-    """A module-level function, so that a chooser can be sent to another process."""
+    """Return the boxes and output sizes of one image.
+
+    A module-level function, so that a crop sampler can be pickled for a worker process.
+    """
     boxes = [
         crop.boxes(own, height, width)[0].tolist() for crop, own in zip(crops, params, strict=True)
     ]

@@ -1,24 +1,21 @@
-"""Looking levels up: `y = values[number of thresholds ≤ x]`, for rows with thresholds and values of their own.
+"""Levels of a quantizer: from fractions to thresholds and values of rows, and the lookup.
 
-There are three ways, equal bit for bit; `tests/augment/test_level_lookup.py` holds them against
-each other.
+`Levels` turns fractions, random or even, into thresholds and values of rows. The fractions do not
+depend on the data, so they can be drawn before the data is read, stored, and applied again.
+
+`look_up` computes `y = values[number of thresholds ≤ x]` in one of three ways, which are equal bit
+for bit (`tests/augment/randomized_quantization/test_levels.py` compares them):
 
 * *Search and gather*, on the whole tensor: on a GPU, and for many levels.
-* *Steps*: a pass over the thresholds, `y = where(x ≥ threshold, value, y)`. `torch.compile` makes
-  one loop of them. On a CPU without it they are written with `ge` into the dtype of `x` and `lerp`
-  with a weight of 0 or 1, which are exact, and which torch vectorizes; comparisons into bool,
-  `where`, `searchsorted` and `gather` it does not, and they take from 4 to over 100 times as long.
-* *Snaps*, for uint8 on a CPU. The 256 values are a ring. Rotated so that an edge lies at 0, the bin
+* *Steps*: a loop over the thresholds, `y = where(x ≥ threshold, value, y)`. `torch.compile` fuses
+  it. On a CPU without compilation it uses `ge` into the dtype of `x` and `lerp` with a weight of 0
+  or 1, which are exact, and which torch vectorizes. Torch does not vectorize comparisons into bool,
+  `where`, `searchsorted` and `gather`, which take from 4 to over 100 times as long.
+* *Snaps*, for uint8 on a CPU. The 256 values form a ring. Rotated so that an edge is at 0, the bin
   on its left ends at 255 and the bin on its right begins at 0: one minimum and one maximum snap
   both to their values, in place.
 
-On a CPU the rows are taken in chunks that stay in the cache.
-
-Where the levels of a quantizer lie: from fractions, drawn or even, to the thresholds and values of
-rows.
-
-The fractions do not depend on the data, so that they can be drawn before it is seen, kept, and
-applied again.
+On a CPU the rows are processed in chunks that stay in the cache.
 """
 
 from dataclasses import dataclass, replace
@@ -29,36 +26,36 @@ from torch import Tensor
 
 _STEP_CHUNK = 1 << 20
 _SNAP_CHUNK = 1 << 23
-"""Numbers in a chunk: so few that three arrays of float32, or one of uint8, stay in the cache, and so many that
-starting an operation on all threads costs little beside it."""
+"""Numbers in a chunk: few enough that three arrays of float32, or one of uint8, stay in the cache,
+and enough that starting an operation on all threads costs little in comparison."""
 _MAX_FUSED = 32
-"""Bins up to which a compiled graph spells the steps out."""
+"""Bins up to which a compiled graph unrolls the steps."""
 _MAX_STEPS = 96
 _MAX_SNAPS = 256
-"""Bins up to which passes over the thresholds are faster than a search."""
+"""Bins up to which a loop over the thresholds is faster than a search."""
 
 
 def without_branches(rows: Tensor) -> bool:
-    """Whether to stay clear of choices that depend on data: they cut a compiled graph, and make a GPU wait."""
+    """Return whether to avoid branches on data: they break a compiled graph and stall a GPU."""
     return torch.compiler.is_compiling() or rows.device.type != "cpu"
 
 
 def code_dtype(bins: int) -> torch.dtype:
-    """The dtype of codes of so many bins."""
+    """Return the dtype of codes for this number of bins."""
     return torch.uint8 if bins <= 256 else torch.int32
 
 
 def look_up(
     rows: Tensor, thresholds: Tensor, values: Tensor, return_codes: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Values, and on request their indices (`code_dtype`), of the numbers in `rows`.
+    """Return the value of each number in `rows`, and on request its index (`code_dtype`).
 
     Args:
-        rows: `[R, S]`, contiguous. NaN gets any of the values.
-        thresholds: `[R, k − 1]`, ascending, infinite where unused; in float32 or float64 as `rows`
-            needs, and integers if `rows` are.
-        values: `[R, k]`, ascending, of the same dtype.
-        return_codes: whether indices are wanted.
+        rows: numbers `[R, S]`, contiguous. NaN gets any of the values.
+        thresholds: thresholds `[R, k − 1]`, ascending, infinite if unused; in float32 or float64
+            as `rows` needs, and whole numbers if `rows` are integers.
+        values: values `[R, k]`, ascending, of the same dtype.
+        return_codes: whether to return indices.
     """
     if without_branches(rows):
         fused = torch.compiler.is_compiling() and values.shape[1] <= _MAX_FUSED
@@ -68,13 +65,13 @@ def look_up(
 
 
 def _search(rows: Tensor, thresholds: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Search and gather."""
+    """Look levels up by search and gather."""
     codes = torch.searchsorted(thresholds, rows.to(values.dtype), right=True)
     return values.gather(1, codes).to(rows.dtype), codes.to(code_dtype(values.shape[1]))
 
 
 def _fused_steps(rows: Tensor, thresholds: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Steps for a compiler to fuse."""
+    """Look levels up by steps that a compiler fuses."""
     x = rows.to(values.dtype)
     y, codes = values[:, :1].expand_as(x), torch.zeros_like(x, dtype=code_dtype(values.shape[1]))
     for step in range(thresholds.shape[1]):
@@ -87,7 +84,7 @@ def _fused_steps(rows: Tensor, thresholds: Tensor, values: Tensor) -> tuple[Tens
 def _in_chunks(
     rows: Tensor, thresholds: Tensor, values: Tensor, return_codes: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """In chunks that stay in the cache, the fastest way for what they hold."""
+    """Look levels up in chunks that stay in the cache, by the fastest way for their dtype."""
     y = torch.empty_like(rows)
     codes = torch.empty_like(rows, dtype=code_dtype(values.shape[1])) if return_codes else None
     bins = values.shape[1]
@@ -109,16 +106,16 @@ def _in_chunks(
                 None if codes is None else codes[part],
             )
         else:
-            y[part], found = _search(rows[part], thresholds[part], values[part])
+            y[part], indices = _search(rows[part], thresholds[part], values[part])
             if codes is not None:
-                codes[part] = found
+                codes[part] = indices
     return y, codes
 
 
 def _step(
     rows: Tensor, thresholds: Tensor, values: Tensor, out: Tensor, codes: Tensor | None
 ) -> None:
-    """`codes = number of thresholds ≤ rows; out = values[codes]`, see the module's docstring."""
+    """Look levels up by steps, see the module's docstring."""
     x = rows.to(values.dtype)
     y = out if out.dtype == x.dtype else torch.empty_like(x)
     y.copy_(values[:, :1].expand_as(x))
@@ -138,17 +135,16 @@ def _step(
 
 
 def _snap(rows: Tensor, thresholds: Tensor, values: Tensor, out: Tensor) -> None:
-    """The same on the ring of uint8, see the module's docstring. An empty bin has nothing to snap."""
+    """Look levels up on the ring of uint8, see the module's docstring."""
     inner = thresholds.clamp(max=256).to(torch.int32)
     edges = torch.cat(
         [torch.zeros_like(inner[:, :1]), inner, torch.full_like(inner[:, :1], 256)], dim=1
     )
     left, right, value = edges[:, :-1], edges[:, 1:], values.to(torch.int32)
-    filled = left < right
+    filled = left < right  # an empty bin has nothing to snap
     floors = torch.where(filled, value - left, 0).to(torch.uint8).T.unsqueeze(2)
-    caps = (
-        torch.where(filled, value - right, -1).to(torch.uint8).T.unsqueeze(2)
-    )  # −1 is 255 on the ring
+    # −1 is 255 on the ring.
+    caps = torch.where(filled, value - right, -1).to(torch.uint8).T.unsqueeze(2)
     turns = (right - left).to(torch.uint8).T.unsqueeze(2)
     torch.maximum(rows, floors[0], out=out)
     torch.minimum(out, caps[-1], out=out)
@@ -161,14 +157,14 @@ def _snap(rows: Tensor, thresholds: Tensor, values: Tensor, out: Tensor) -> None
 
 @dataclass(frozen=True)
 class Levels:
-    """Where the levels of rows lie, as fractions of what is to be divided.
+    """Levels of R rows, as fractions of a range.
 
     Attributes:
         bins: number of bins k.
-        edges: `[R, k − 1]`, each edge as a fraction of its row's range, in any order; None for
-            evenly spaced edges.
-        values: `[R, k]`, each value as a fraction of its bin; None for the midpoints.
-        counts: int `[R]`, number of bins of each row, at most k; None if all have k.
+        edges: edges as fractions of the row's range, `[R, k − 1]`, in any order; None for evenly
+            spaced edges.
+        values: values as fractions of their bins, `[R, k]`; None for the midpoints.
+        counts: number of bins of each row, at most k, int `[R]`; None if all have k.
         reference: the last bin ends at max + 1e-6.
     """
 
@@ -184,13 +180,13 @@ class Levels:
         )
         return replace(self, edges=edges, values=values, counts=counts)
 
-    def place(self, low: Tensor, high: Tensor, integral: bool) -> tuple[Tensor, Tensor]:
-        """Thresholds `[R, k − 1]`, ascending, and values `[R, k]` of rows with the ranges `low`, `high` `[R, 1]`.
+    def scaled(self, low: Tensor, high: Tensor, integral: bool) -> tuple[Tensor, Tensor]:
+        """Return thresholds `[R, k − 1]`, ascending, and values `[R, k]` for the rows' ranges.
 
         Args:
-            low: smallest number of each row, in the dtype to compute in.
-            high: largest number of each row.
-            integral: the rows hold integers, so thresholds and values are integers too.
+            low: smallest number of each row, `[R, 1]`, in the dtype of the computation.
+            high: largest number of each row, `[R, 1]`.
+            integral: whether rows hold integers; thresholds and values are whole numbers then.
         """
         thresholds = _between(low, high, self._edge_fractions(low))
         if self.counts is not None:  # a threshold at infinity is never reached
@@ -216,14 +212,14 @@ class Levels:
         steps = torch.arange(1, self.bins, device=low.device, dtype=torch.float64)
         if self.counts is not None:
             return (steps / self.counts.unsqueeze(1)).to(low.dtype)
-        if self.reference:  # it multiplies a float32 step
+        if self.reference:  # the published code multiplies a float32 step
             step = torch.tensor(1 / self.bins, dtype=torch.float32, device=low.device)
             return (steps * step).to(low.dtype).expand(len(low), -1)
         return (steps / self.bins).to(low.dtype).expand(len(low), -1)
 
 
 def _between(left: Tensor, right: Tensor, fraction: Tensor) -> Tensor:
-    """The point at `fraction` of the way, never outside, even where `right − left` rounds or overflows."""
+    """Interpolate from `left` to `right`, never outside, even if `right − left` overflows."""
     span = right - left
     point = torch.where(
         span.isinf(), left * (1 - fraction) + right * fraction, left + fraction * span

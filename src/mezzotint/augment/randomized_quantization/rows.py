@@ -1,7 +1,7 @@
-"""From a tensor of any layout to rows of numbers, from rows to their ranges and levels, and back.
+"""Quantization of tensors of any layout, as rows of numbers with their ranges and levels.
 
-The range of a row is that of its finite, unmasked numbers. What must not change is put back at the
-end: NaN, masked elements, and rows that have no range.
+The range of a row is the range of its finite, unmasked numbers. NaN, masked elements, and rows
+without a range are restored at the end.
 """
 
 from typing import Any
@@ -32,17 +32,16 @@ def quantize_channels(
     straight_through: bool = False,
     return_codes: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Quantize each channel of each sample with its own levels, whatever the layout.
+    """Quantize each channel of each sample with its own levels, in any layout.
 
     Args:
-        x: `[B, …]` with C channels.
-        levels: with B · C rows.
+        x: batch `[B, …]` with C channels.
+        levels: levels of B · C rows.
         channel_dim: dimension of the channels, not 0.
-        applied: bool `[B]`, the samples to quantize; None for all.
-        mask: bool, of the rank of `x` and broadcastable to it, the elements to quantize. None for
-            all.
-        straight_through: as for `quantize_rows`.
-        return_codes: as for `quantize_rows`.
+        applied: samples to quantize, bool `[B]`; None for all.
+        mask: elements to quantize, bool, of the rank of `x` and broadcastable to it; None for all.
+        straight_through: see `quantize_rows`.
+        return_codes: see `quantize_rows`.
     """
     channel_dim = checked_channel_dim(x, channel_dim)
     if x.numel() == 0:
@@ -82,10 +81,10 @@ def quantize_rows(
     """Quantize each row of `[R, S]` with its own levels.
 
     Args:
-        rows: floating point or integers; R and S at least 1.
-        levels: with R rows.
-        applied: bool `[R]`, the rows to quantize; None for all.
-        mask: bool `[R, S]`, the elements to quantize; the range is theirs. None for all.
+        rows: numbers, floating point or integers; R and S at least 1.
+        levels: levels of R rows.
+        applied: rows to quantize, bool `[R]`; None for all.
+        mask: elements to quantize, which define the range, bool `[R, S]`; None for all.
         straight_through: pass the gradient of quantized elements unchanged, instead of none.
         return_codes: also return the index of each element's bin, uint8, or int32 for more than 256
             bins.
@@ -94,8 +93,10 @@ def quantize_rows(
         TypeError: for another dtype.
     """
     if rows.dtype not in _DTYPES:
-        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
-        raise TypeError(f"got a tensor of {rows.dtype}; allowed: {allowed}; convert it first")
+        supported = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+        raise TypeError(
+            f"The dtype must be one of {supported}, got a tensor of {rows.dtype}. Convert it first."
+        )
     if not straight_through and applied is None and mask is None:
         rows = rows.detach()
     y, codes = _QuantizeRows.apply(
@@ -111,7 +112,7 @@ def quantize_rows(
 
 
 class _QuantizeRows(torch.autograd.Function):
-    """The one place where a choice depends on data, closed to autograd and `torch.func.vmap`."""
+    """The only branch on data, hidden from autograd and `torch.func.vmap`."""
 
     @staticmethod
     def forward(
@@ -160,7 +161,7 @@ class _QuantizeRows(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], *inputs: Any
     ) -> tuple[tuple[Tensor, Tensor | None], tuple[int, int | None]]:
-        """Rows are independent, so a mapped dimension is only more rows."""
+        """Flatten a mapped dimension into the rows, which are independent."""
 
         def flat(tensor: Tensor | None, dim: int | None) -> Tensor | None:
             if tensor is None:
@@ -185,9 +186,9 @@ class _QuantizeRows(torch.autograd.Function):
 def _quantized(
     rows: Tensor, levels: Levels, mask: Tensor | None, return_codes: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Range, levels, lookup; then what must not change is put back."""
+    """Compute ranges and levels, look the levels up, and restore what must not change."""
     low, high, kept = _ranges(rows, mask)
-    thresholds, values = levels.place(low, high, not rows.dtype.is_floating_point)
+    thresholds, values = levels.scaled(low, high, not rows.dtype.is_floating_point)
     y, codes = look_up(rows, thresholds, values, return_codes)
     if kept is not None:
         y = torch.where(kept, rows, y)
@@ -195,7 +196,10 @@ def _quantized(
 
 
 def _ranges(rows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Ends of each row's range, `[R, 1]`, and bool `[R, S]`: what must stay as it is (None if nothing must)."""
+    """Return both ends of each row's range, `[R, 1]`, and the elements to restore, bool `[R, S]`.
+
+    The elements are None if there are none.
+    """
     dtype = _computed_in(rows.dtype)
     if mask is None and not without_branches(rows):
         low, high = (
@@ -218,30 +222,30 @@ def _computed_in(dtype: torch.dtype) -> torch.dtype:
 
 
 def checked_channel_dim(x: Tensor, channel_dim: int) -> int:
-    """The dimension of the channels, counted from the front."""
+    """Return the dimension of the channels, counted from the front."""
     if x.ndim < 2:
         raise ValueError(
-            f"got a tensor of shape {tuple(x.shape)}; allowed: rank 2 or more, [B, C, …]; use x[None]"
+            f"A batch must have rank 2 or more, [B, C, …], got shape {tuple(x.shape)}. Use x[None]."
         )
     if not -x.ndim < channel_dim < x.ndim or channel_dim == 0:
         raise ValueError(
-            f"got channel_dim={channel_dim} for rank {x.ndim}; allowed: 1 to {x.ndim - 1}, or negative, but not the "
-            "batch; add a dimension with x[None] if there is no batch"
+            f"`channel_dim` must be 1 to {x.ndim - 1}, or negative, but not the batch, "
+            f"got {channel_dim} for rank {x.ndim}. Use x[None] if there is no batch."
         )
     return channel_dim % x.ndim
 
 
 def _checked_mask(mask: Tensor, x: Tensor) -> Tensor:
-    """The mask in the shape of `x`."""
+    """Return the mask in the shape of `x`."""
     if mask.dtype != torch.bool:
         raise TypeError(
-            f"got a mask of {mask.dtype}; allowed: torch.bool, true where a value is real; use mask.bool()"
+            f"`mask` must be torch.bool, true for valid values, got {mask.dtype}. Use mask.bool()."
         )
     if mask.ndim != x.ndim or any(
         m not in (1, n) for m, n in zip(mask.shape, x.shape, strict=True)
     ):
         raise ValueError(
-            f"got a mask of shape {tuple(mask.shape)} for {tuple(x.shape)}; allowed: the same rank, each size equal "
-            "or 1; use unsqueeze where a dimension is missing"
+            f"`mask` must have the rank of `x`, {tuple(x.shape)}, with equal sizes or 1, "
+            f"got shape {tuple(mask.shape)}. Use unsqueeze to add missing dimensions."
         )
     return mask.expand_as(x)

@@ -1,20 +1,19 @@
-"""Randomized quantization: keep a few random levels of every channel, and call that another view of the sample.
+"""Randomized quantization: reduce every channel to a few random levels, as a view of the sample.
 
 Wu et al., "Randomized Quantization: A Generic Augmentation for Data Agnostic Self-supervised
 Learning", ICCV 2023. The range of each channel of each sample is cut at random into bins, and every
-number is replaced by one that was drawn inside its bin. What is lost is different each time, and
-nothing in it knows whether the channel is a color, a coordinate or a feature.
+number is replaced by a random value in its bin. Each view loses other details, and the method fits
+any modality: a channel can be a color, a coordinate or a feature.
 
-A *row* is one channel of one sample: all numbers that share their index in dimension 0, the batch,
-and in the dimension of the channels. Bins are half-open: a number equal to an edge belongs to the
-bin on its right. NaN stays NaN; NaN and infinities do not count for the range, and infinities go to
-the outermost bins. A row that is constant, or has no finite number, comes back as it is, and so
-does a row of length one.
+A *row* is one channel of one sample: all numbers with the same index in dimension 0, the batch, and
+in the dimension of the channels. Bins are half-open: a number equal to an edge belongs to the bin
+on its right. NaN stays NaN; NaN and infinities do not count for the range, and infinities go to the
+outermost bins. A row that is constant, has no finite number, or has length one stays unchanged.
 
-Differs from the paper's published code in that a number is looked up instead of tested against
-every bin, so that memory does not grow with the bins; that no row leaves its range; that `p` is
-drawn per sample, never per channel; and that any rank, layout and numeric type works.
-`reference=True` gives the published numbers, draw for draw.
+Differs from the paper's published code: numbers are looked up instead of compared with every bin,
+so memory does not grow with the number of bins; no row leaves its range; `p` is drawn per sample,
+never per channel; any rank, layout and numeric type works. `reference=True` gives the published
+numbers, draw for draw.
 """
 
 import sys
@@ -55,24 +54,25 @@ def randomized_quantize(
     """Quantize every channel of every sample with random bins (Wu et al. 2023, section 3).
 
     Args:
-        x: `[B, …]` of rank 2 or more; floating point, uint8, or signed integers. Half precision and
-            integers are computed in float32 (int32 and int64 in float64: exact up to 2⁵³).
+        x: batch `[B, …]` of rank 2 or more; floating point, uint8, or signed integers. Half
+            precision and integers are computed in float32 (int32 and int64 in float64, exact up to
+            2⁵³).
         bins: number of bins, at least 2; or `(low, high)`, both included, drawn for each sample.
         channel_dim: dimension of the channels; not 0, which is the batch.
         spacing: `random` draws the edges uniformly over the row's range, `uniform` spaces them
             evenly.
-        reproduction: `random` draws the number that stands for a bin uniformly in it, `middle`
-            takes its midpoint.
-        p: probability that a sample is quantized; the others come back as they are.
-        gradient: of quantized numbers: `none`, or `ste`, unchanged (straight-through), for learned
-            embeddings. Numbers that `p` or `mask` left out always pass theirs.
-        mask: bool, of the rank of `x` and broadcastable to it: true where a number is real. The
-            others (padding) do not count for the range and come back as they are.
+        reproduction: `random` draws the value of a bin uniformly in it, `middle` takes its
+            midpoint.
+        p: probability that a sample is quantized.
+        gradient: gradient of quantized numbers: `none`, or `ste` (straight-through) for learned
+            embeddings. Numbers that `p` or `mask` exclude always pass their gradient.
+        mask: valid mask, bool, of the rank of `x` and broadcastable to it. The other numbers
+            (padding) do not count for the range and stay unchanged.
         generator: source of the draws; the default is torch's own for the device of `x`.
         return_codes: also return the index of each number's bin, uint8, or int32 for more than 256
-            bins; also for numbers that were left as they are.
-        reference: let the last bin end at max + 1e-6, as the authors' code does. With float32 and
-            the same random state the result equals that code's, bit for bit.
+            bins; unchanged numbers have one too.
+        reference: end the last bin at max + 1e-6, as in the authors' code. With float32 and the
+            same random state the results are equal, bit for bit.
 
     Returns:
         The quantized tensor, with shape, dtype and memory format of `x`; with `return_codes` also
@@ -103,28 +103,28 @@ def randomized_quantize(
 
 
 class RandomizedQuantization(nn.Module, Transform):
-    """`randomized_quantize` where it is needed: in a model, among our transforms, in a torchvision pipeline.
+    """Quantize channels at random, in a model, as a transform, or in a torchvision pipeline.
 
     * In a `forward`: `module(x)` and `module(x, mask=mask)` for a batch. It acts in training mode
       only, unless `always` is set, and draws from torch's own generator, like dropout.
     * As a `Transform`: `module(x, draws)`, or `draw` and `apply`; keyed draws, one row of fractions
-      a sample.
+      per sample.
     * In `torchvision.transforms.v2.Compose`: `module(image)` for a single image, a tensor `[C, H,
       W]` of 1, 3 or 4 channels or a PIL image, before or after conversion to a tensor.
 
-    A tensor of rank 3 that does not look like an image is ambiguous, and refused unless
-    `channel_dim` is given.
+    A tensor of rank 3 with another number of channels is ambiguous, and refused unless
+    `channel_dim` is set.
 
     Args:
         bins: number of bins, at least 2; or `(low, high)`, both included, drawn for each sample.
-        spacing: how the edges of the bins are placed.
-        reproduction: which value of its bin stands for it.
+        spacing: spacing of the edges: `random` or `uniform`.
+        reproduction: value of a bin: `random` in the bin, or its `middle`.
         p: probability that a sample is quantized.
-        gradient: what the gradient through quantized values is; `ste` on learned embeddings.
-        channel_dim: dimension of the channels in a batch; 0 if the input is a single sample,
-            channels first; None: 1 in a batch, and a tensor of rank 3 is an image.
+        gradient: gradient through quantized values: `none`, or `ste` for learned embeddings.
+        channel_dim: dimension of the channels in a batch; 0 for a single sample, channels first;
+            None for 1 in a batch, with tensors of rank 3 as images.
         always: act in evaluation mode too.
-        reference: end the last bin at max + 1e-6, as the authors' published code does.
+        reference: end the last bin at max + 1e-6, as in the authors' code.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class RandomizedQuantization(nn.Module, Transform):
         reference: bool = False,
     ) -> None:
         super().__init__()
-        bins = tuple(bins) if isinstance(bins, list) else bins  # as a recipe read from YAML has it
+        bins = tuple(bins) if isinstance(bins, list) else bins  # YAML has lists, no tuples
         _check(bins, spacing, reproduction, p, gradient)
         self.bins = bins
         self.spacing: Spacing = spacing
@@ -156,8 +156,9 @@ class RandomizedQuantization(nn.Module, Transform):
         if draws is not None:
             if not isinstance(draws, Draws):
                 raise TypeError(
-                    f"got {type(draws).__name__} as the second input; allowed: mezzotint.seeding.Draws; "
-                    "in a pipeline that passes labels too, apply this transform to the image alone"
+                    "The second input must be mezzotint.seeding.Draws, got "
+                    f"{type(draws).__name__}. In a pipeline with labels, apply this transform to "
+                    "the image only."
                 )
             return self.apply(x, self.draw(x.shape, draws))
         if not (self.training or self.always):
@@ -169,14 +170,15 @@ class RandomizedQuantization(nn.Module, Transform):
         if self.channel_dim is None and x.ndim == 3 and mask is None:
             if x.shape[0] not in (1, 3, 4):
                 raise ValueError(
-                    f"got a tensor of shape {tuple(x.shape)}; allowed without channel_dim: an image of 1, 3 or 4 "
-                    "channels, or a batch of rank 2 or from 4; give channel_dim=1 for a batch, 0 for a single sample"
+                    "Without `channel_dim` the input must be an image of 1, 3 or 4 channels, or a "
+                    f"batch of rank 2, 4 or more, got shape {tuple(x.shape)}. "
+                    "Set channel_dim=1 for a batch, 0 for a single sample."
                 )
             return self._on_sample(x)
         return self._on_batch(x, self._batch_channel_dim, mask)
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """Fractions for a batch `[B, …]` with C channels; see `Levels`."""
+        """Draw the fractions for a batch `[B, …]` with C channels; see `Levels`."""
         channels = shape[self._batch_channel_dim]
         return _fractions(
             draws.uniform, channels, self.bins, self.spacing, self.reproduction, self.p
@@ -187,9 +189,10 @@ class RandomizedQuantization(nn.Module, Transform):
     @overload
     def apply(self, x: Tensor, params: Params, mask: Tensor | None = None) -> Tensor: ...
     def apply(self, x: Any, params: Params | None = None, mask: Tensor | None = None) -> Any:
-        """Apply drawn fractions, to what `mask` says is no padding; see `randomized_quantize`.
+        """Apply drawn fractions to the values that `mask` marks as valid.
 
-        A lone function is `nn.Module.apply`'s, as when a model initializes its parts.
+        With a function as the only argument this is `nn.Module.apply`, by which a model
+        initializes its submodules.
         """
         if params is None:
             return super().apply(x)
@@ -205,7 +208,7 @@ class RandomizedQuantization(nn.Module, Transform):
         return y
 
     def extra_repr(self) -> str:
-        """The arguments, for `print(model)`."""
+        """Return the arguments, for `print(model)`."""
         return ", ".join(
             f"{name}={value!r}" for name, value in self.config.items() if name != "kind"
         )
@@ -230,27 +233,28 @@ class RandomizedQuantization(nn.Module, Transform):
         return y
 
     def _on_sample(self, x: Tensor) -> Tensor:
-        """A single sample, channels first. Subclasses of tensors, as torchvision has them, are kept."""
+        """Quantize a single sample, channels first; torchvision's tensor subclasses are kept."""
         y = self._on_batch(x.as_subclass(Tensor).unsqueeze(0), 1).squeeze(0)
         return y if isinstance(x, nn.Parameter) else y.as_subclass(type(x))
 
 
 def _on_picture(picture: Any, quantize: Callable[[Tensor], Tensor]) -> Any:
-    """Quantize the bands of a PIL image. Whoever has such an image has imported PIL, so we need not."""
+    """Quantize the bands of a PIL image."""
+    # Not imported here: a caller who has a PIL image has imported PIL.
     pil = sys.modules.get("PIL.Image")
     if pil is None or not isinstance(picture, pil.Image):
         raise TypeError(
-            f"got {type(picture).__name__}; allowed: a tensor or a PIL image; convert it first"
+            f"The input must be a tensor or a PIL image, got {type(picture).__name__}. "
+            "Convert it first."
         )
     if picture.mode in _PALETTES:
         raise ValueError(
-            f"got a PIL image of mode {picture.mode!r}, whose numbers are not intensities; "
-            "allowed: modes such as L, RGB and F; use image.convert('RGB') first"
+            "A PIL image must have a mode with intensities, such as L, RGB or F, "
+            f"got {picture.mode!r}. Use image.convert('RGB') first."
         )
     bands = np.stack([np.asarray(band) for band in picture.split()])
-    wide = (
-        bands.astype(np.int32) if bands.dtype == np.uint16 else bands
-    )  # torch computes little in uint16
+    # Torch supports few operations in uint16.
+    wide = bands.astype(np.int32) if bands.dtype == np.uint16 else bands
     changed = quantize(torch.from_numpy(wide)).numpy().astype(bands.dtype)
     images = [pil.fromarray(band) for band in changed]
     return images[0] if len(images) == 1 else pil.merge(picture.mode, images)
@@ -264,15 +268,15 @@ def _fractions(
     reproduction: str,
     p: float,
 ) -> Params:
-    """Draw what `Levels` needs and who is quantized, in the order of the published code, and no more than it.
+    """Draw the fractions of `Levels` and the samples to quantize, in the published code's order.
 
     Args:
-        uniform: takes a name and a shape, gives uniform numbers of that shape for each sample.
-        channels: C.
-        bins: a number or both ends of a range.
-        spacing: of the edges.
-        reproduction: of the values.
-        p: probability of quantizing a sample.
+        uniform: function of a name and a shape; returns uniform numbers of this shape per sample.
+        channels: number of channels C.
+        bins: number of bins, or both ends of a range.
+        spacing: spacing of the edges.
+        reproduction: values of the bins.
+        p: probability that a sample is quantized.
     """
     low, high = _ends(bins)
     params: Params = {}
@@ -288,7 +292,7 @@ def _fractions(
 
 
 def _levels(params: Params, bins: Bins, channels: int, reference: bool) -> Levels:
-    """One row of levels for each channel of each sample."""
+    """Return one row of levels for each channel of each sample."""
     edges, values, counts = params.get("edges"), params.get("values"), params.get("bins")
     return Levels(
         _ends(bins)[1],
@@ -302,7 +306,7 @@ def _levels(params: Params, bins: Bins, channels: int, reference: bool) -> Level
 
 
 def _check(bins: object, spacing: str, reproduction: str, p: float, gradient: str) -> None:
-    """Refuse arguments that mean nothing."""
+    """Refuse arguments out of their range."""
     ends = bins if isinstance(bins, (tuple, list)) else (bins, bins)
     if (
         len(ends) != 2
@@ -310,20 +314,21 @@ def _check(bins: object, spacing: str, reproduction: str, p: float, gradient: st
         or not 2 <= ends[0] <= ends[1]
     ):
         raise ValueError(
-            f"got bins={bins!r}; allowed: an integer of at least 2, or (low, high); give 8 if unsure"
+            "`bins` must be an integer of at least 2, or (low, high) with 2 <= low <= high, "
+            f"got {bins!r}. Try 8."
         )
-    for name, value, allowed in (
+    for name, value, choices in (
         ("spacing", spacing, ("random", "uniform")),
         ("reproduction", reproduction, ("random", "middle")),
         ("gradient", gradient, ("none", "ste")),
     ):
-        if value not in allowed:
+        if value not in choices:
             raise ValueError(
-                f"got {name}={value!r}; allowed: {' or '.join(allowed)}; choose one of them"
+                f"`{name}` must be {' or '.join(choices)}, got {value!r}. Try {choices[0]}."
             )
     if not 0 <= p <= 1:
         raise ValueError(
-            f"got p={p}; allowed: a probability from 0 to 1; give 1 to quantize every sample"
+            f"`p` must be a probability of 0 to 1, got {p}. Use 1 to quantize every sample."
         )
 
 

@@ -26,12 +26,10 @@ from mezzotint.data.image.decode import (
 )
 from mezzotint.data.image.nvjpeg import Jpeg, is_whole, require_cuda
 from mezzotint.data.sampling import held_out
-from mezzotint.data.source import FOLDER, Box, CropSampler, Index, Source, Task, label_tasks
-from mezzotint.types import Input, Sample, Unreadable
+from mezzotint.data.source import FOLDER, Box, Index, Source, Task, label_tasks
+from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, CropSampler, Input, Sample, Unreadable
 
 Split = Literal["train", "val", "valid", "validation", "test"]
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageFolder(Source):
@@ -243,7 +241,7 @@ def _chosen(image: Image.Image, path: str, choose: CropSampler) -> Sequence[tupl
 
 def input_of(size: int) -> Input:
     """What is normalized with the mean and deviation of ImageNet."""
-    return Input((3, size, size), _MEAN, _STD)
+    return Input((3, size, size), IMAGENET_MEAN, IMAGENET_STD)
 
 
 class PathList(Sequence[str]):

@@ -28,7 +28,7 @@ from mezzotint.data.image.folder import ImageFolder, PathList
 from mezzotint.data.sampling import some_of_each
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.seeding import key_of
-from mezzotint.types import Input, Sample
+from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input, Sample
 
 Labeled = tuple[str, tuple[str, ...]]
 """The path of an image, relative to the root, and the names of its classes: one, or any number where they are tags."""
@@ -305,7 +305,7 @@ class TransferSet(ImageFolder):
             )
         lists = LAYOUTS[name](os.fspath(root), split)
         self.name, self.root, self.size, self.max_pixels = name, lists.root, size, max_pixels
-        self.input = Input((3, size, size), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        self.input = Input((3, size, size), IMAGENET_MEAN, IMAGENET_STD)
         self.split, self.scored, self.classes = "train", "test", lists.classes
         place = {title: number for number, title in enumerate(lists.classes)}
         unknown = next(

@@ -16,11 +16,9 @@ from mezzotint.data.lists import ListedFile, classes_of, entries_of_folder, read
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.data.video.decode import VIDEO_EXTENSIONS, UndecodableVideo, read_frames, times_of
-from mezzotint.types import Input, Sample, Unreadable
+from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input, Sample, Unreadable
 
 Sampling = Literal["middle", "even"]
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class VideoFolder(Source):
@@ -108,7 +106,7 @@ class VideoFolder(Source):
         place = {name: i for i, name in enumerate(self.classes)}
         self._paths, self.labels = _columns(own, place)
         self._scored_paths, self._scored_labels = _columns(scored, place)
-        self.input = Input((3, frames, size, size), _MEAN, _STD, "video")
+        self.input = Input((3, frames, size, size), IMAGENET_MEAN, IMAGENET_STD, "video")
 
     @classmethod
     def open(cls, path: str, input: Input) -> Source:
