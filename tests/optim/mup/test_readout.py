@@ -1,0 +1,50 @@
+"""Readouts divide their input by the width multiplier; hooks do the same for any module."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from mezzotint.optim.mup import MuReadout, set_base_shapes
+from mezzotint.optim.mup.readout import is_readout, multiply_input, multiply_output
+
+
+def test_a_readout_in_closed_form() -> None:
+    torch.manual_seed(0)
+    model = set_base_shapes(
+        MuReadout(12, 2, output_mult=3.0), MuReadout(4, 2), delta=MuReadout(8, 2)
+    )
+    x = torch.randn(5, 12)
+    torch.testing.assert_close(model(x), x @ model.weight.T + model.bias)  # 3 · x / 3
+
+
+def test_it_starts_as_a_linear_or_at_zero() -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(6, 3)
+    torch.manual_seed(0)
+    readout = MuReadout(6, 3)
+    assert torch.equal(plain.weight, readout.weight) and torch.equal(plain.bias, readout.bias)
+    zero = MuReadout(6, 3, readout_zero_init=True)
+    assert not zero.weight.any() and not zero.bias.any()
+    assert not MuReadout(6, 3, bias=False, readout_zero_init=True).weight.any()
+
+
+def test_it_must_have_base_shapes_before_its_first_use() -> None:
+    with pytest.raises(ValueError, match=r"Call set_base_shapes\(model, base\)"):
+        MuReadout(4, 2)(torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("through", ["as made", "deepcopy", "pickle"])
+def test_hooks_multiply_once_and_survive_copies(through: str) -> None:
+    layer = nn.Linear(3, 3)
+    for factor in (9.0, 0.5):  # the second call replaces the first
+        multiply_input(layer, factor)
+        multiply_output(layer, 2 * factor)
+    if through != "as made":
+        layer = copy.deepcopy(layer) if through == "deepcopy" else pickle.loads(pickle.dumps(layer))
+    x = torch.randn(2, 3)
+    expected = nn.functional.linear(0.5 * x, layer.weight, layer.bias)
+    torch.testing.assert_close(layer(x), expected)
+    assert is_readout(layer) and not is_readout(nn.Linear(2, 2)) and is_readout(MuReadout(2, 2))
