@@ -37,8 +37,8 @@ def test_a_measured_step_names_its_parts_and_they_add_up(tmp_path: Path) -> None
     assert not parts(lines[0]) and not parts(lines[2]), "only the second step is measured"
     found = parts(lines[1])
     assert set(found) == {
-        "rest", "views", "draw", "crop", "flip", "policy", "affine", "equalize", "randomized_quantization",
-        "normalize", "forward", "encoder", "backward", "optimizer",
+        "rest", "views", "draw", "crop", "flip", "policy", "affine", "equalize",
+        "randomized_quantization", "normalize", "forward", "encoder", "backward", "optimizer",
     }  # fmt: skip
     assert min(found.values()) > 0.0
     step = recipe["run"]["batch_size"] / lines[1]["images_per_second"]  # a line a step

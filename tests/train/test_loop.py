@@ -243,7 +243,7 @@ def child(
 
 
 def test_killed_while_saving_costs_nothing_but_time(tmp_path: Path) -> None:
-    """After SIGKILL at any point of a save, the previous checkpoint loads, and the run ends alike."""
+    """After SIGKILL at any point of a save, the previous checkpoint loads."""
     made = config("byol", checkpoints={"every_steps": 2, "keep": 2})
     whole = pretrain(Recipe.build(made), tmp_path / "whole", progress="quiet")
     waiting = []

@@ -128,6 +128,9 @@ def test_without_classes_a_classifier_is_refused() -> None:
         Trainer(made, torch.device("cpu"))
 
 
+TRAIN, VALIDATION = slice(40, None), slice(40)
+
+
 def test_knn_scores_a_held_out_fifth_of_the_training_samples() -> None:
     made = Recipe.build(config())
     online = OnlineKNN(made.data, limit=200)
@@ -136,11 +139,7 @@ def test_knn_scores_a_held_out_fifth_of_the_training_samples() -> None:
     assert len(online.indices) == 200 and set(online.indices.tolist()) <= set(task.train.tolist())
     features = extract(made.encoder, source, indices=online.indices)
     labels = torch.from_numpy(task.labels)[online.indices]
-    expected = next(
-        row.value
-        for row in KNN().run(
-            Features(features[40:], labels[40:]), Features(features[:40], labels[:40])
-        )
-        if row.metric == "top1"
-    )
+    train, validation = (Features(features[rows], labels[rows]) for rows in (TRAIN, VALIDATION))
+    rows = KNN().run(train, validation)
+    expected = next(row.value for row in rows if row.metric == "top1")
     assert online.measure(made.encoder) == {f"knn/{task.name}": expected}

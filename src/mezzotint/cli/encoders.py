@@ -46,9 +46,7 @@ def export(
     ] = "onnx",
     bits: Annotated[
         str | None,
-        typer.Option(
-            help="Bits. onnx: W8A8 (default) or fp32; packed: W4A32 (default), W2A8 …; others: fp32."
-        ),
+        typer.Option(help="Bits. onnx: W8A8 (default) or fp32; packed: W4A32 (default), W2A8 …."),
     ] = None,
     group: Annotated[
         int | None,

@@ -21,22 +21,25 @@ def require_one_modality(
 
     Args:
         config: a checked recipe.
-        modality: of the samples.
+        modality: the samples' modality.
         shipped: the package's recipes; the message suggests one.
 
     Raises:
         RecipeError: with the section to change and a recipe to try.
     """
+    from mezzotint.modality.modality import modality_of  # imports torch
+
     for key, kind, family in _parts(config):
         takes = class_of(kind, family).modalities
         if takes and modality not in takes:
             data = config["data"]
             kind_of_data = data["source"]["kind"] if data["kind"] == "labeled" else data["kind"]
-            advice = suggested(kind_of_data, modality, shipped)
+            samples = modality_of(modality)
+            recipe = suggested(kind_of_data, shipped) or samples.recipe
+            accepted = " or ".join(modality_of(name).plural for name in sorted(takes))
             raise RecipeError(
-                f"`data` ({kind_of_data}) is {modality}, but `{key}` ({kind}) takes "
-                f"{' or '.join(sorted(takes))}. Change `{key}` or `data`, or try "
-                f"`mezzotint pretrain {advice}`."
+                f"`data` ({kind_of_data}) has {samples.plural}, but `{key}` ({kind}) takes "
+                f"{accepted}. Change `{key}` or `data`, or try `mezzotint pretrain {recipe}`."
             )
 
 
@@ -54,11 +57,12 @@ def _parts(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
                 yield f"views.{key}.{position}", item["kind"], "Transform"
 
 
-def suggested(kind: str, modality: str, shipped: Mapping[str, Path]) -> str:
-    """Choose a shipped recipe for this kind of data, or else for its modality: SimCLR if any."""
-    files = {name: path for name, path in shipped.items() if not name.startswith("supervised/")}
-    texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
-    same_data = [n for n, text in texts.items() if re.search(rf"\bkind: {kind}\b", text)]
-    same_modality = [name for name in texts if name.startswith(f"{modality}/")]
-    candidates = same_data or same_modality or list(texts)
-    return min(candidates, key=lambda name: ("simclr" not in name, len(name), name))
+def suggested(kind: str, shipped: Mapping[str, Path]) -> str:
+    """Choose the shortest shipped recipe for a kind of data, SimCLR if any; empty without one."""
+    candidates = [
+        name
+        for name, path in shipped.items()
+        if not name.startswith("supervised/")
+        and re.search(rf"\bkind: {kind}\b", path.read_text(encoding="utf-8"))
+    ]
+    return min(candidates, key=lambda name: ("simclr" not in name, len(name), name), default="")
