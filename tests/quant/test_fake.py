@@ -1,4 +1,4 @@
-"""Fake quantization: golden vectors of SSQL's source, torch's operators bit for bit, and gradients of a naive STE."""
+"""Fake quantization: golden vectors of SSQL's source, torch's operators, and a naive STE."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_golden_gradient_includes_the_scale_and_the_bounds() -> None:
 
 
 def test_a_mask_without_its_bounds_would_give_another_gradient() -> None:
-    """The same formula, with the gradient that torch 2.14 gives to clamp: what our own mask is there to prevent."""
+    """The same formula with torch 2.14's gradient of clamp, which our own mask avoids."""
     weight = torch.tensor(WEIGHT, requires_grad=True)
     scale = torch.maximum(*(v.abs() for v in MinMax.of(weight))) / 1.5
     codes = round_ste(weight / scale)

@@ -168,7 +168,7 @@ def test_binary() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_in_training(name: str, trained: ResNet, digits: Digits) -> None:
-    """The parameters are found by the optimizer, the loss falls, and what was learned is saved and loaded."""
+    """The optimizer finds the parameters, the loss falls, and they are saved and loaded."""
     x, labels = digits[0][:256], digits[1][:256]
     fresh = copy.deepcopy(trained)
     quant.quantize_(trained, POLICIES[name])
@@ -247,7 +247,7 @@ def test_activations_that_are_not_finite_are_named_for_learned_ones_too(
     trained: ResNet, digits: Digits
 ) -> None:
     quant.quantize_(trained, QuantizationPolicy("pact", activation=PACT))
-    with pytest.raises(ValueError, match="activations at act1 are not finite"):
+    with pytest.raises(ValueError, match="activation of `act1` contains NaN or inf"):
         quant.calibrate(trained, [digits[0][:8] * torch.nan])
 
 

@@ -1,4 +1,4 @@
-"""Observers against closed forms and brute force, in the step path, and pooled over two processes."""
+"""Observers against closed forms and brute force, at every step, and over two processes."""
 
 import copy
 import os
@@ -80,7 +80,7 @@ def test_several_updates_count_as_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", MAKE)
 def test_in_the_step_path(name: str) -> None:
-    """Reset, collect, set bits and quantize at every step: where the source's percentile and KL crash."""
+    """Reset, collect, set bits and quantize at every step, where SSQL's source crashes."""
     quantizer = ActivationQuantizer(observer=MAKE[name]())
     for step in range(4):
         quantizer.observer.reset()
@@ -136,9 +136,8 @@ def test_momentum_averages_the_extremes_of_each_collection() -> None:
         observer.reset()
         observer.update(torch.tensor([[-peak / 2, peak / 4]]))
         observer.update(torch.tensor([[peak, 0.0]]))
-        expected = [-peak / 2, peak] if step == 0 else [
-            0.9 * before + 0.1 * now for before, now in zip(expected, (-peak / 2, peak), strict=True)
-        ]  # fmt: skip
+        now = [-peak / 2, peak]
+        expected = [0.9 * a + 0.1 * b for a, b in zip(expected, now, strict=True)] if step else now
         assert [v.item() for v in observer.range("affine", 8)] == pytest.approx(expected)
         assert [v.item() for v in observer.range("affine", 2)] == pytest.approx(
             expected
@@ -301,7 +300,8 @@ for name, make in MAKE.items():
     alone.update(rows)
     for scheme, bits in (("affine", 4), ("ssql_symmetric", 2)):
         pooled, whole = observer.range(scheme, bits), alone.range(scheme, bits)
-        torch.testing.assert_close(pooled, whole, rtol=1e-6 if name == "gaussian" else 0.0, atol=0.0, msg=name)
+        rtol = 1e-6 if name == "gaussian" else 0.0
+        torch.testing.assert_close(pooled, whole, rtol=rtol, atol=0.0, msg=name)
 print("equal")
 td.destroy_process_group()
 """
@@ -314,7 +314,8 @@ def test_two_processes_see_what_one_would(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), str(rank), *command],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         for rank in range(2)
     ]  # fmt: skip

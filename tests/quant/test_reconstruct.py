@@ -1,4 +1,4 @@
-"""AdaRound against brute force, and reconstruction of trained networks against rounding to the nearest."""
+"""Reconstruction against brute force and against rounding to nearest."""
 
 import copy
 import itertools
@@ -33,7 +33,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     [(2, 0, True), (2, 1, True), (3, 3, True), (3, 0, False), (3, 2, False)],
 )
 def test_against_all_roundings(bits: int, seed: int, finds_it: bool) -> None:
-    """Two rows of five weights on correlated inputs, each with 2^5 roundings: it finds the best, or comes closer."""
+    """Two rows of five weights with 2^5 roundings each: it finds the best or comes closer."""
     net = nn.Sequential(nn.Linear(5, 2, bias=False))
     weight = normal(2, 5, seed=seed + 10)
     with torch.no_grad():
@@ -254,5 +254,5 @@ def test_bad_arguments(trained: ResNet, digits: Digits) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             reconstruct_(trained, batches, weight=weight, steps=steps)
-    with pytest.raises(ValueError, match="call calibrate first"):
+    with pytest.raises(ValueError, match="Call `calibrate` first"):
         reconstruct_(trained, [digits[0][:8]], activation=4)

@@ -1,4 +1,4 @@
-"""Curvature against the exact Hessian, sensitivity against a planted weak layer, moments against closed forms."""
+"""Curvature against the exact Hessian, a planted weak layer, moments against closed forms."""
 
 import copy
 

@@ -15,7 +15,7 @@ timm = pytest.importorskip("timm")
 
 
 def vit() -> tuple[Any, Tensor]:
-    """A ViT whose norms give a few channels values twenty times as large as the others', as trained ones do."""
+    """A ViT with a few channels twenty times as large as the others, as in trained ones."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = timm.create_model(
@@ -124,7 +124,7 @@ def test_powers_of_two(bits: int) -> None:
 def test_attention_on_powers_of_two() -> None:
     net, x = vit()
     exact = net(x).detach()
-    with pytest.raises(ValueError, match="call quantize_"):
+    with pytest.raises(ValueError, match="Call `quantize_"):
         quantize_softmax_(net)
     quant.quantize_(net, "all")
     assert quantize_softmax_(net) == [f"blocks.{i}.attn" for i in range(3)]

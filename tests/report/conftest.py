@@ -66,7 +66,7 @@ def colored_images() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Makes a run directory; `classes`, `name` and `data` change what is in it, and files may be removed after."""
+    """Make a run directory; `classes`, `name` and `data` change its content."""
 
     def make(
         *,

@@ -1,4 +1,4 @@
-"""The report's section on low bits: what is drawn, what is subtracted, and that the page holds it."""
+"""The section on low bits: charts, differences from fp32, and the page."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing is loaded, nothing fails, and what can be pointed at answers."""
+"""The page in a real browser: it loads nothing, has no errors, and reacts to the pointer."""
 
 import base64
 import io
@@ -40,7 +40,8 @@ HOSTILE = (
     "</td></table>",
 )
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars --disable-dev-shm-usage"
 ).split()
 
@@ -82,7 +83,8 @@ def point_at(browser: Any, place: int) -> None:
         browser,
         """
         const stage = document.getElementById("stage"), box = stage.getBoundingClientRect();
-        const [x, y] = JSON.parse(document.getElementById("data").textContent).map.points[arguments[0]];
+        const data = JSON.parse(document.getElementById("data").textContent);
+        const [x, y] = data.map.points[arguments[0]];
         stage.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, pointerType: "mouse",
           clientX: box.left + x / 1000 * box.width, clientY: box.top + y / 1000 * box.height }));
         """,
@@ -160,7 +162,8 @@ def test_pointing_at_the_map_shows_the_sample(make_run: MakeRun, browser: Any) -
     point_at(browser, place)
     tip = script(
         browser,
-        "const t = document.querySelector('.tip'); return [getComputedStyle(t).display, t.innerText]",
+        "const t = document.querySelector('.tip');"
+        "return [getComputedStyle(t).display, t.innerText]",
     )
     assert tip[0] == "flex"
     shown = int(script(browser, "return document.getElementById('stage').dataset.point"))
@@ -168,12 +171,16 @@ def test_pointing_at_the_map_shows_the_sample(make_run: MakeRun, browser: Any) -
     assert (
         data["classes"][str(data["points"][shown][2])] in tip[1] and data["names"][shown] in tip[1]
     )
-    colors = "return [...document.querySelector('.tip canvas').getContext('2d').getImageData(36, 36, 1, 1).data]"
+    colors = (
+        "return [...document.querySelector('.tip canvas').getContext('2d')"
+        ".getImageData(36, 36, 1, 1).data]"
+    )
     red, green, blue, alpha = script(browser, colors)
     assert alpha == 255 and max(red, green, blue) > 60, "the thumbnail is painted"
     script(
         browser,
-        "document.getElementById('stage').dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }))",
+        "document.getElementById('stage')"
+        ".dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }))",
     )
     assert int(script(browser, "return document.getElementById('stage').dataset.point")) == (
         shown + 1
@@ -183,7 +190,8 @@ def test_pointing_at_the_map_shows_the_sample(make_run: MakeRun, browser: Any) -
 def test_legend_filters_and_pictures_can_be_shown(make_run: MakeRun, browser: Any) -> None:
     visit(browser, write_report(make_run()))
     ink = """
-      const c = document.querySelector('.sheet'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+      const c = document.querySelector('.sheet');
+      const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
       let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n;
     """
     off = "return [...document.querySelectorAll('#stage path.off')].map(p => p.dataset.label)"
@@ -239,7 +247,8 @@ def test_a_cloud_turns_and_a_spectrogram_sounds(browser: Any, tmp_path: Path) ->
     image = browser.find_element("css selector", "[data-sound]")
     script(
         browser,
-        "Audio.prototype.play = () => Promise.resolve(); HTMLMediaElement.prototype.play = Audio.prototype.play",
+        "Audio.prototype.play = () => Promise.resolve();"
+        "HTMLMediaElement.prototype.play = Audio.prototype.play",
     )
     image.click()
     assert image.get_attribute("aria-pressed") == "true"

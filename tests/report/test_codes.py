@@ -1,4 +1,4 @@
-"""The page of a codebook: its figures against naive counts, its pictures against the patches they are of."""
+"""The page of a codebook: values against naive counts, pictures against their patches."""
 
 import json
 import math

@@ -22,9 +22,10 @@ from mezzotint.report.gallery import in_words, view_strips
 from mezzotint.seeding import Draws
 
 SMALL = (
-    "image/emoji_simclr", "image/emoji_massrl", "image/emoji_ssql", "image/emoji_bridle", "supervised/emoji_finetune",
-    "points/furniture_simclr", "series/smartwatch_simclr", "audio/speech_simclr", "audio/speech_bridle",
-    "tokens/emails_simclr", "video/rotating_objects_simclr", "dabs/emails_randquant", "dabs/smartwatch_randquant",
+    "image/emoji_simclr", "image/emoji_massrl", "image/emoji_ssql", "image/emoji_bridle",
+    "supervised/emoji_finetune", "points/furniture_simclr", "series/smartwatch_simclr",
+    "audio/speech_simclr", "audio/speech_bridle", "tokens/emails_simclr",
+    "video/rotating_objects_simclr", "dabs/emails_randquant", "dabs/smartwatch_randquant",
 )  # fmt: skip
 
 
@@ -183,7 +184,8 @@ def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> 
         (["points/furniture_simclr", "--policy", "simclr"], "`--policy` needs images"),
         (
             ["furniture"],
-            "is embedded points data. Supported for image: a folder, .npy, .npz; embedded data: emoji",
+            "is embedded points data. Supported for image: a folder, .npy, .npz; "
+            "embedded data: emoji",
         ),
         (["emoji", "views.flip=0"], "Only options may follow data"),
     ],

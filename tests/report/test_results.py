@@ -60,7 +60,8 @@ def test_headline_is_the_linear_probe_of_the_first_task_against_both_baselines()
     assert main.raw == 0.155 and main.untrained == pytest.approx(0.38)
     assert main.gain == pytest.approx(0.23)
     assert "".join(part for part, _ in lead(comparisons)) == (
-        "A linear probe scores 0.610 on category, across styles; raw input 0.155, untrained encoder 0.380."
+        "A linear probe scores 0.610 on category, across styles; raw input 0.155, "
+        "untrained encoder 0.380."
     )
     assert gain_words(main) == (
         "This is +0.230 over the untrained encoder; the 95 % interval is above it.",
@@ -165,7 +166,8 @@ def test_tables_group_by_task_and_number_protocols() -> None:
     assert made["notes"] == ["knn/1", "linear/1", "rank/1"], (
         "sizes of the split are left out, so a probe is one note"
     )
-    assert (linear["name"], linear["value"], linear["raw"], linear["untrained"], linear["gain"], linear["note"]) == (
+    keys = ("name", "value", "raw", "untrained", "gain", "note")
+    assert tuple(linear[key] for key in keys) == (
         "Linear probe", "0.610", "0.155", "0.380", "+0.230", 2
     )  # fmt: skip
     assert (

@@ -1,4 +1,4 @@
-"""The page of a transfer: its figures are those of the runs, and its pictures say rightly what was found."""
+"""The page of a transfer: results equal those of the runs, pictures count correct predictions."""
 
 import json
 import re
@@ -25,8 +25,8 @@ TINY = [
     "training.batch_size=2", "training.exact_norms=1", "--quiet",
 ]  # fmt: skip
 SMALL = [
-    "model.proposals=[20,10]", "model.samples=8", "model.min_size=[48]", "model.max_size=48", "model.channels=8",
-    "model.anchors=[16,24]",
+    "model.proposals=[20,10]", "model.samples=8", "model.min_size=[48]", "model.max_size=48",
+    "model.channels=8", "model.anchors=[16,24]",
 ]  # fmt: skip
 
 
@@ -73,8 +73,8 @@ def test_the_command_writes_the_figures_of_its_runs(masks: Path) -> None:
         assert cells[4].replace("−", "-") == f"{line['difference'][0]:+.3f}"
     classes = rows(page, "classes")
     assert len(classes) == 10 and {len(cells) for cells in classes.values()} == {1 + 4 * 3}
-    scenes = Pasted(images=4, test_images=2, size=48, scale=(16, 24))
-    seen = torch.cat([scenes.read("test", i).labels for i in range(2)]).bincount(minlength=10)
+    source = Pasted(images=4, test_images=2, size=48, scale=(16, 24))
+    seen = torch.cat([source.read("test", i).labels for i in range(2)]).bincount(minlength=10)
     assert [int(cells[0]) for cells in classes.values()] == seen.tolist()
     assert (
         page.count("data:image/") == 2 * 3
@@ -99,8 +99,8 @@ def test_means_of_classes_are_the_figure(masks: Path) -> None:
 
 
 def test_a_saved_network_finds_what_it_found(masks: Path) -> None:
-    (first, scenes), (second, _) = (trained_localizer(masks / "untrained-0") for _ in range(2))
-    image = scenes.read("test", 0).image.float() / 255.0
+    (first, source), (second, _) = (trained_localizer(masks / "untrained-0") for _ in range(2))
+    image = source.read("test", 0).image.float() / 255.0
     with torch.no_grad():
         one, other = first.find([image])[0], second.find([image])[0]
     assert isinstance(one, Found) and isinstance(other, Found) and not first.training
@@ -144,14 +144,15 @@ def test_what_is_no_transfer_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- pictures
 
 
-def scene(**keys: Any) -> DetectionSample:
+def sample(**keys: Any) -> DetectionSample:
     boxes, none = (
         torch.tensor([[4.0, 4, 20, 20], [30, 30, 44, 44]]),
         torch.zeros(2, dtype=torch.bool),
     )
     gray = torch.full((3, 48, 48), 128, dtype=torch.uint8)
-    return DetectionSample(**{"id": "s", "image": gray, "boxes": boxes, "labels": torch.tensor([0, 1]), "ignored": none,
-                    "crowd": none, **keys})  # fmt: skip
+    labels = torch.tensor([0, 1])
+    defaults = {"id": "s", "image": gray, "boxes": boxes, "labels": labels}
+    return DetectionSample(**{**defaults, "ignored": none, "crowd": none, **keys})
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_as_many_are_shown_as_there_are_and_right_is_class_and_overlap(
 ) -> None:
     scores = torch.linspace(0.9, 0.1, len(boxes))
     picture, said = found_picture(
-        scene(), Found(torch.tensor(boxes).float(), scores, torch.tensor(labels)), ("a", "b")
+        sample(), Found(torch.tensor(boxes).float(), scores, torch.tensor(labels)), ("a", "b")
     )
     assert (
         said == words
@@ -182,24 +183,29 @@ def test_as_many_are_shown_as_there_are_and_right_is_class_and_overlap(
     )
 
 
-def test_scenes_without_objects_and_networks_that_find_none() -> None:
-    empty = scene(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64),
-                  ignored=torch.zeros(0, dtype=torch.bool), crowd=torch.zeros(0, dtype=torch.bool))  # fmt: skip
+def test_samples_without_objects_and_networks_that_find_none() -> None:
+    none = torch.zeros(0, dtype=torch.bool)
+    empty = sample(
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+        ignored=none,
+        crowd=none,
+    )
     nothing = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     one = Found(torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     assert true_picture(empty, ("a",)).alt == "s: no objects"
     assert [found_picture(empty, found, ("a",))[1] for found in (nothing, one)] == [
         "no objects"
     ] * 2
-    assert found_picture(scene(), nothing, ("a", "b"))[1] == "0 of 2 found"
+    assert found_picture(sample(), nothing, ("a", "b"))[1] == "0 of 2 found"
 
 
 def test_pixels_that_are_not_known_do_not_count() -> None:
     truth = torch.zeros(48, 48, dtype=torch.uint8)
     truth[:24], truth[24:36] = 1, VOID
-    guess = torch.ones(48, 48, dtype=torch.int64)
-    assert map_picture(scene(classes=truth), guess, "guess")[1] == "pixel accuracy 0.67"
+    predicted = torch.ones(48, 48, dtype=torch.int64)
+    assert map_picture(sample(classes=truth), predicted, "predicted")[1] == "pixel accuracy 0.67"
     picture = true_picture(
-        scene(masks=torch.zeros(2, 48, 48, dtype=torch.bool)), ("a", "b"), masks=True
+        sample(masks=torch.zeros(2, 48, 48, dtype=torch.bool)), ("a", "b"), masks=True
     )
     assert picture.alt == "s: a, b"

@@ -1,4 +1,4 @@
-"""Bit-widths: the pair `W4A8`, and running a quantizable network at it, in fp32, or to collect activation ranges."""
+"""Bit-widths: the pair `W4A8`; run a quantizable network with it or in fp32, and calibrate it."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -70,7 +70,7 @@ class Bits:
 
     @property
     def is_float(self) -> bool:
-        """Whether neither weights nor activations are quantized."""
+        """Whether both weights and activations are fp32."""
         return self == FP32
 
     def __str__(self) -> str:
@@ -83,11 +83,11 @@ FP32 = Bits()
 
 @dataclass(frozen=True)
 class Quantizers:
-    """The quantizers of a network, found once.
+    """All quantizers of a network.
 
     Attributes:
-        weights: each quantized layer with the quantizer of its weight.
-        activations: in the order of the modules.
+        weights: quantized layers, each with its weight's quantizer.
+        activations: quantizers of activations, in the order of the modules.
     """
 
     weights: list[tuple[Any, Quantizer]]
@@ -95,20 +95,20 @@ class Quantizers:
 
     @classmethod
     def of(cls, network: nn.Module) -> "Quantizers":
-        """Of a network that `quantize_` has prepared.
+        """Find the quantizers of a network after `quantize_`.
 
         Raises:
-            ValueError: when it was not.
+            ValueError: when the network is not quantizable.
         """
-        found = cls(list(weight_quantizers(network)), list(activation_quantizers(network)))
-        if not found.weights:
+        quantizers = cls(list(weight_quantizers(network)), list(activation_quantizers(network)))
+        if not quantizers.weights:
             raise ValueError(
-                f"{type(network).__name__} has no quantizers; call quantize_(encoder) first"
+                f"{type(network).__name__} has no quantizers. Call `quantize_(encoder)` first."
             )
-        return found
+        return quantizers
 
     def set_bits(self, weight: BitWidth, activation: BitWidth) -> None:
-        """Run at these widths until told otherwise; 32 is float. Waits for no device."""
+        """Set the bits of all quantizers, 32 for fp32, without waiting for the device."""
         for layer, quantizer in self.weights:
             _set(quantizer, weight)
             if quantizer.mode == "quantize":
@@ -117,14 +117,14 @@ class Quantizers:
             _set(quantizer, activation)
 
     def set_off(self) -> None:
-        """Run in float until told otherwise."""
+        """Switch all quantizers off: fp32."""
         for _, quantizer in self.weights:
             quantizer.mode = "off"
         for quantizer in self.activations:
             quantizer.mode = "off"
 
     def start_observing(self, weight: BitWidth = 32) -> None:
-        """Run with float activations, and forget and collect their ranges anew."""
+        """Forget the ranges of activations, and collect new ones with fp32 activations."""
         self.set_bits(weight, 32)
         for quantizer in self.activations:
             quantizer.untune("range")
@@ -132,29 +132,29 @@ class Quantizers:
             quantizer.mode = "observe"
 
     def stop_observing(self) -> None:
-        """Pool over the ranks what was collected, and make it the ranges."""
+        """Pool the observations of all ranks, and set the ranges from them."""
         for quantizer in self.activations:
             quantizer.observer.synchronize()
             quantizer.refresh()
             quantizer.mode = "off"
 
     def forget_observed(self) -> None:
-        """Keep the ranges, and no longer what they were made from."""
+        """Discard the observations, and keep the ranges."""
         for quantizer in self.activations:
             quantizer.observer.reset()
 
 
-def _set(quantizer: Quantizer, width: BitWidth) -> None:
-    if not isinstance(width, Tensor) and width == 32:
+def _set(quantizer: Quantizer, number: BitWidth) -> None:
+    if not isinstance(number, Tensor) and number == 32:
         quantizer.mode = "off"
     else:
         quantizer.mode = "quantize"
-        quantizer.set_bits(width)
+        quantizer.set_bits(number)
 
 
 @contextmanager
 def _restored(encoder: nn.Module) -> Iterator[None]:
-    """Leave each quantizer's mode and width, and the range that belongs to them, as they were."""
+    """Restore each quantizer's mode, bits and range after the block."""
     quantizers = Quantizers.of(encoder)
     every = [quantizer for _, quantizer in quantizers.weights] + quantizers.activations
     states = [
@@ -163,8 +163,8 @@ def _restored(encoder: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for quantizer, mode, bits, width in states:
-            quantizer.mode, quantizer.bits, quantizer.num_bits = mode, bits, width
+        for quantizer, mode, bits, number in states:
+            quantizer.mode, quantizer.bits, quantizer.num_bits = mode, bits, number
         for layer, quantizer in quantizers.weights:
             if quantizer.mode == "quantize":
                 quantizer.fit(parameter_of(layer))
@@ -199,21 +199,19 @@ def bits(
     activation = to.activation if activation is None else activation
     for side in (weight, activation):
         if not isinstance(side, Tensor) and side != 32 and not 1 <= side <= 8:
-            raise ValueError(f"got {side} bits; allowed are 1 to 8, and 32 for float")
+            raise ValueError(f"Bits must be 1 to 8, or 32 for fp32, got {side}.")
     quantizers = Quantizers.of(encoder)
-    _refuse(encoder, weight, activation)
+    _check_bits(encoder, weight, activation)
     with _restored(encoder):
         quantizers.set_bits(weight, activation)
         for quantizer in quantizers.activations:
             if quantizer.mode == "quantize" and not quantizer.calibrated:
-                raise ValueError(
-                    "activations have no range yet; allowed is a calibrated network: call calibrate first"
-                )
+                raise ValueError("The activations have no ranges. Call `calibrate` first.")
         yield encoder
 
 
-def _refuse(encoder: nn.Module, weight: BitWidth, activation: BitWidth) -> None:
-    """Raise before anything is changed when a quantizer has no grid at its width."""
+def _check_bits(encoder: nn.Module, weight: BitWidth, activation: BitWidth) -> None:
+    """Raise a ValueError, before any change, when a quantizer does not support its bits."""
     for name, layer in quantized_layers(encoder):
         if isinstance(weight, Tensor) or weight != 32:
             layer.weight_quantizer.check_bits(weight, f"The weight of `{name}`")
@@ -224,7 +222,7 @@ def _refuse(encoder: nn.Module, weight: BitWidth, activation: BitWidth) -> None:
 
 @contextmanager
 def off(encoder: nn.Module) -> Iterator[nn.Module]:
-    """Run a quantizable network in float, and as before afterwards."""
+    """Run a quantizable network in fp32 inside the block, and as before afterwards."""
     with _restored(encoder):
         Quantizers.of(encoder).set_off()
         yield encoder
@@ -232,19 +230,18 @@ def off(encoder: nn.Module) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def calibrate(encoder: nn.Module, batches: Iterable[Tensor], *, weight: BitWidth = 32) -> int:
-    """Choose the ranges of activations from data: in eval mode, with float activations, without gradient.
+    """Choose the ranges of activations from data, in eval mode and with fp32 activations.
 
     Args:
-        encoder: that `quantize_` has prepared; its mode and widths are left as they were.
-        batches: normalized inputs, of the training data and without augmentation.
-        weight: bits of the weights meanwhile; by default float, so that the ranges do for every
-            width.
+        encoder: network after `quantize_`; its mode and bits are restored.
+        batches: normalized inputs of the training data, without augmentation.
+        weight: bits of the weights meanwhile; by default fp32, so that the ranges serve all bits.
 
     Returns:
-        How many samples were seen.
+        Number of calibration samples.
 
     Raises:
-        ValueError: when there are none, or when an activation is not finite.
+        ValueError: without samples, or when activations contain NaN or inf.
     """
     quantizers = Quantizers.of(encoder)
     seen = 0
@@ -255,18 +252,18 @@ def calibrate(encoder: nn.Module, batches: Iterable[Tensor], *, weight: BitWidth
             seen += len(x)
         if seen == 0:
             raise ValueError(
-                "the calibration set is empty; allowed is one sample or more: give batches of inputs"
+                "The calibration set is empty. It needs one sample or more: pass batches of inputs."
             )
         quantizers.stop_observing()
-    _refuse_not_finite(encoder)
+    _check_finite(encoder)
     return seen
 
 
-def _refuse_not_finite(encoder: nn.Module) -> None:
+def _check_finite(encoder: nn.Module) -> None:
     for name, quantizer in named_activation_quantizers(encoder):
         if quantizer.observer.seen:
             if not (quantizer.low.isfinite().all() and quantizer.high.isfinite().all()):
                 raise ValueError(
-                    f"activations at {name} are not finite on the calibration data; allowed are finite values: "
-                    "look at the weights and at the input's normalization"
+                    f"The activation of `{name}` contains NaN or inf on the calibration data. "
+                    "Check the weights and the normalization of the input."
                 )

@@ -284,8 +284,8 @@ def layers_section(folder: Path) -> dict[str, Any] | None:
     layers = json.loads(path.read_text(encoding="utf-8"))
     largest = max((row["error"] for row in layers["sensitivity"]), default=0.0)
     return {
-        "how": f"One layer at a time is quantized to {layers['bits']}, all others stay fp32. Squared "
-        "error of the features relative to their variance, and mean cosine similarity to the fp32 "
+        "how": f"One layer at a time is quantized to {layers['bits']}, all others stay fp32. "
+        "Squared error of the features relative to their variance, and mean cosine similarity to the fp32 "
         "features.",
         "sensitivity": [
             {

@@ -232,6 +232,8 @@ def _map(counts: Tensor) -> dict[str, Any]:
     dark = (cells / cells.max().clamp_min(1e-12)).sqrt()
     return {
         "width": across, "height": math.ceil(len(cells) / across), "together": together,
-        "cells": [(i % across, i // across, round(float(d), 3), i * together, f"{100 * float(c):.2f}")
-                  for i, (d, c) in enumerate(zip(dark, cells, strict=True))],
+        "cells": [
+            (i % across, i // across, round(float(d), 3), i * together, f"{100 * float(c):.2f}")
+            for i, (d, c) in enumerate(zip(dark, cells, strict=True))
+        ],
     }  # fmt: skip

@@ -184,7 +184,10 @@ def write_gallery(
     if not drawable(source):
         modality_of(input).no_picture()
     strips = view_strips(source, views, input, samples=samples, seed=seed)
-    shown = f"{len(strips)} of {len(source):,} samples, each with {views.num_views} views of {_size(views, input)}"
+    shown = (
+        f"{len(strips)} of {len(source):,} samples, each with {views.num_views} views of "
+        f"{_size(views, input)}"
+    )
     page = render(
         title="Views",
         gallery={"strips": strips, "full": True, "how": f"{shown}; seed {seed}, epoch 0."},

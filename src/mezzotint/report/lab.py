@@ -191,8 +191,8 @@ def write_lab(
     input = input or source.input
     if not modality_of(input).is_picture:
         raise ValueError(
-            f"`--policy` needs images, got samples of modality {input.modality!r}. Leave it out, and "
-            "name a recipe whose views to draw."
+            f"`--policy` needs images, got samples of modality {input.modality!r}. Leave it out, "
+            "and name a recipe whose views to draw."
         )
     if samples < 1 or not policies:
         raise ValueError(
@@ -300,6 +300,6 @@ def _how(batch: Tensor, seed: int) -> str:
     threads = torch.get_num_threads()
     return (
         f"Seed {seed}, epoch 0. Times are microseconds per image: medians of 5 measurements on "
-        f"this machine's CPU with {threads} thread{'s' if threads > 1 else ''}, on batches of {count} "
-        f"images of {channels} × {height} × {width}; other processes may slow them down."
+        f"this machine's CPU with {threads} thread{'s' if threads > 1 else ''}, on batches of "
+        f"{count} images of {channels} × {height} × {width}; other processes may slow them down."
     )

@@ -57,7 +57,7 @@ class NearestNeighbors:
 
     @functools.cached_property
     def predictions(self) -> Index:
-        """Predictions by kNN, int64 `[N]`: a vote of the neighbors weighted by exp(cosine / 0.07)."""
+        """Predictions by kNN, int64 `[N]`; votes are weighted by exp(cosine / 0.07)."""
         if self.task is None:
             return np.full(len(self.test), -1, np.int64)
         names, members = np.unique(self.task.labels[self.neighbors], return_inverse=True)

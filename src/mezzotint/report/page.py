@@ -188,7 +188,7 @@ def _results(comparisons: Sequence[Comparison]) -> dict[str, Any]:
         "Wilson's over test samples, plus Student's over seeds if there are several."
     )
     if not comparisons:
-        how = "This run is not evaluated yet. mezzotint evaluate RUN measures it and updates this page."
+        how = "This run is not evaluated yet. mezzotint evaluate RUN adds the results to this page."
     return {"how": how, **tables(comparisons)}
 
 

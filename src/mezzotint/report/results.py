@@ -199,7 +199,7 @@ def _beam(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def main_comparison(comparisons: Sequence[Comparison]) -> Comparison | None:
-    """Choose the metric of the headline: fp32 linear probe of the first task, else kNN, else any."""
+    """Choose the headline: the first task's fp32 linear probe, else its kNN, else any score."""
     scores = [c for c in comparisons if c.measure in _SCORES and c.bits.is_float]
     for probe in ("linear", "knn"):
         for comparison in scores:
@@ -252,7 +252,7 @@ def gain_words(comparison: Comparison | None) -> tuple[str, bool] | None:
 
 
 def standing_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
-    """Count the top-1 metrics where the encoder beats both baselines, and say if that is a warning."""
+    """Count the top-1 metrics in which the encoder beats both baselines; a loss is a warning."""
     gains = [c.gain for c in comparisons if c.measure == "top1" and math.isfinite(c.gain)]
     if len(gains) < 2:
         return None

@@ -10,16 +10,22 @@ from mezzotint.runs.compare import Cell, ComparisonTable
 
 _WIDTH, _MARGIN = 240.0, 8.0
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c1a18; --paper: #faf8f5; --rule: #d9d3ca; --mark: #bf3f2a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ece7e0; --paper: #191714; --rule: #453f37; --mark: #f0806a; } }
+:root { color-scheme: light dark;
+  --ink: #1c1a18; --paper: #faf8f5; --rule: #d9d3ca; --mark: #bf3f2a; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ece7e0; --paper: #191714; --rule: #453f37; --mark: #f0806a; } }
 body { font: 16px/1.5 Georgia, serif; color: var(--ink); background: var(--paper); }
 body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-weight: 400; } h2 { font-weight: 400; font-size: 1.2rem; margin: 2rem 0 .3rem; }
-section { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--rule); white-space: nowrap; }
-th[scope=row] { font-weight: 400; } .reference th, .reference td { font-style: italic; } .significant { font-weight: 700; }
-.axis { stroke: var(--rule); } .bar { stroke: var(--mark); stroke-width: 2; } .mean { fill: var(--mark); }
-.seed { fill: var(--ink); opacity: .5; } .foot { color: var(--ink); opacity: .7; font-size: .85rem; }
+section { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { text-align: left; white-space: nowrap; }
+th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--rule); }
+th[scope=row] { font-weight: 400; } .reference th, .reference td { font-style: italic; }
+.significant { font-weight: 700; } .axis { stroke: var(--rule); }
+.bar { stroke: var(--mark); stroke-width: 2; } .mean { fill: var(--mark); }
+.seed { fill: var(--ink); opacity: .5; }
+.foot { color: var(--ink); opacity: .7; font-size: .85rem; }
 """
 
 

@@ -1,4 +1,4 @@
-"""Our QDQ insertion against a naive reference, ONNX Runtime's own quantizer, and the kernels that it picks."""
+"""QDQ insertion against a naive reference, ONNX Runtime's own quantizer, and its kernels."""
 
 from collections import Counter
 from pathlib import Path
@@ -46,8 +46,11 @@ def test_one_convolution_equals_a_naive_reference(
     weight_bits: int, activation_bits: int, tmp_path: Path
 ) -> None:
     w = random(4, 3, 3, 3)
-    path = save(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "w"], ["c"]),
-                                      helper.make_node("Relu", ["c"], ["y"])], {"w": w}, ["n", 3, 8, 8])  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    path = save(tmp_path / "a.onnx", nodes, {"w": w}, ["n", 3, 8, 8])
     x = images()
     out = tmp_path / "q.onnx"
     quantize_onnx(path, out, [x], bits=Bits(weight_bits, activation_bits), reduce_range=False)
@@ -104,7 +107,8 @@ def test_weights_and_ranges_equal_those_of_the_runtimes_own_quantizer(tmp_path: 
     path = residual(tmp_path / "a.onnx")
     quantize_static(
         path, tmp_path / "theirs.onnx", Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=["Conv", "Gemm"],
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv", "Gemm"],
     )  # fmt: skip
     quantize_onnx(path, tmp_path / "ours.onnx", [images()], reduce_range=False)
     theirs, ours = constants(tmp_path / "theirs.onnx"), constants(tmp_path / "ours.onnx")
@@ -235,8 +239,8 @@ def test_a_foreign_file_of_an_old_opset_with_batch_norm(tmp_path: Path) -> None:
         node("Relu", ["n"], ["y"]),
     ]
     values = {
-        "w": random(4, 3, 3, 3), "g": np.abs(random(4, seed=1)) + 0.5, "s": random(4, seed=2), "m": random(4, seed=3),
-        "v": np.abs(random(4, seed=4)) + 0.5,
+        "w": random(4, 3, 3, 3), "g": np.abs(random(4, seed=1)) + 0.5, "s": random(4, seed=2),
+        "m": random(4, seed=3), "v": np.abs(random(4, seed=4)) + 0.5,
     }  # fmt: skip
     path = save(tmp_path / "old.onnx", nodes, values, ["n", 3, 8, 8], opset=11)
     done = quantize_onnx(path, tmp_path / "q.onnx", [images()])

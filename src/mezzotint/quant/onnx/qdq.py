@@ -191,7 +191,8 @@ def quantize_onnx(
     onnx = require("onnx", "Quantizing an ONNX model", "onnx")
     if not (2 <= bits.weight <= 8 and 2 <= bits.activation <= 8):
         raise ValueError(
-            f"`bits` must be 2 to 8 on both sides, got {bits}. Runtimes have integer kernels for W8A8."
+            f"`bits` must be 2 to 8 on both sides, got {bits}. Runtimes have "
+            "integer kernels for W8A8."
         )
     reduce_range = saturates() if reduce_range is None else reduce_range
     model = prepare(path_in)
