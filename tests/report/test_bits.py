@@ -126,7 +126,7 @@ def test_differences_carry_the_interval_of_the_same_samples() -> None:
             replace(row("knn", fraction, (4, 4), how="plain"), metric=f"label/holdout/{name}")
         )
     section = bits_section({"mine": rows})
-    assert section is not None and "the same test samples" in section["how"]
+    assert section is not None and "paired over the test samples" in section["how"]
     low, high = paired(0.02, 0.12, 100)
     words = f"−0.100 ± {(high - low) / 2:.3f}"
     assert section["table"][0]["rows"][0]["cells"] == [

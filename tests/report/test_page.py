@@ -101,7 +101,7 @@ def test_a_complete_run_fills_every_section(make_run: MakeRun) -> None:
         "A linear probe scores 0.810 on label, holdout; raw input 0.500, untrained encoder 0.600."
         in page.words
     )
-    assert "+0.210 over the untrained encoder" in page.words
+    assert "Gain over the untrained encoder: +0.210" in page.words
     for expected in (
         "mezzotint pretrain tiny.yaml --out runs/tiny",
         "a <fast> one",

@@ -64,7 +64,7 @@ def test_headline_is_the_linear_probe_of_the_first_task_against_both_baselines()
         "untrained encoder 0.380."
     )
     assert gain_words(main) == (
-        "This is +0.230 over the untrained encoder; the 95 % interval is above it.",
+        "Gain over the untrained encoder: +0.230 (outside the 95 % interval).",
         False,
     )
 
@@ -72,17 +72,17 @@ def test_headline_is_the_linear_probe_of_the_first_task_against_both_baselines()
 @pytest.mark.parametrize(
     ("value", "low", "raw", "untrained", "expected", "warns"),
     [
-        (0.30, 0.2, 0.40, 0.35, "This is no better than raw input: −0.100.", True),
-        (0.30, 0.2, 0.20, 0.35, "This is no better than the untrained encoder: −0.050.", True),
+        (0.30, 0.2, 0.40, 0.35, "No gain over raw input: −0.100.", True),
+        (0.30, 0.2, 0.20, 0.35, "No gain over the untrained encoder: −0.050.", True),
         (
             0.41,
             0.39,
             0.40,
             math.nan,
-            "This is +0.010 over raw input; the 95 % interval includes it.",
+            "Gain over raw input: +0.010 (within the 95 % interval).",
             True,
         ),
-        (0.41, math.nan, 0.30, 0.31, "This is +0.100 over the untrained encoder.", False),
+        (0.41, math.nan, 0.30, 0.31, "Gain over the untrained encoder: +0.100.", False),
     ],
 )
 def test_gain_over_the_better_baseline(

@@ -130,7 +130,7 @@ def _errors(nearest: NearestNeighbors, task: str) -> dict[str, Any]:
     correct, total = sum(s.correct for s in scores), sum(s.count for s in scores)
     low, high = wilson(correct / max(total, 1), max(total, 1))
     how = (
-        f"Weighted vote of the {nearest.neighbors.shape[1]} nearest training samples, {task}: "
+        f"kNN with {nearest.neighbors.shape[1]} neighbors on {task}: "
         f"{correct:,} of {total:,} test samples are correct, {number(correct / max(total, 1))} "
         f"({number(low)} – {number(high)})."
     )
@@ -252,11 +252,11 @@ def _neighbors(nearest: NearestNeighbors, seed: int) -> dict[str, Any]:
                 "others": others,
             }
         )
-    how = "Random samples and their nearest neighbors, with the cosine similarity of the features."
+    how = "Random samples and their nearest neighbors. Numbers are cosine similarities."
     if nearest.task:
         how = (
-            "Random test samples and their nearest training samples, with the cosine similarity "
-            f"of the features, {task_words(nearest.task.name)}. ✓ has the class of the test "
-            "sample, ✗ has another one."
+            f"Random test samples and their nearest training samples "
+            f"({task_words(nearest.task.name)}). Numbers are cosine similarities. "
+            "✓: same class, ✗: another class."
         )
     return {"how": how, "rows": rows}

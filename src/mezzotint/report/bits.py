@@ -154,7 +154,10 @@ def probe_lines(runs: Mapping[str, Sequence[Row]]) -> list[ProbeLines]:
 
 
 def _how(rows: Sequence[Row]) -> str:
-    words = "W4A8 means 4-bit weights and 8-bit activations, simulated in fp32. "
+    words = (
+        "W4A8 means 4-bit weights and 8-bit activations, simulated in fp32. The thin line is the "
+        "fp32 value, the band the 95 % interval. "
+    )
     if any(row.metric == "all/kept" for row in rows):
         return (
             words + "Without labels, the metric is kNN overlap: the fraction of the ten nearest "
@@ -165,9 +168,7 @@ def _how(rows: Sequence[Row]) -> str:
         "linear probe fitted on fp32 features and applied to quantized ones."
     )
     if any(row.metric.endswith("/lost") for row in rows):
-        words += (
-            " Differences from fp32 are over the same test samples, ± half of the 95 % interval."
-        )
+        words += " Differences from fp32 are paired over the test samples, ± half of their 95 % interval."
     if any(ptq_of(row) == "strong" for row in rows):
         words += (
             " Min-max PTQ: min-max ranges, rounding to nearest. AdaRound: ranges with the smallest "
@@ -285,8 +286,8 @@ def layers_section(folder: Path) -> dict[str, Any] | None:
     largest = max((row["error"] for row in layers["sensitivity"]), default=0.0)
     return {
         "how": f"One layer at a time is quantized to {layers['bits']}, all others stay fp32. "
-        "Squared error of the features relative to their variance, and mean cosine similarity to the fp32 "
-        "features.",
+        "Squared error of the features relative to their variance, and mean cosine similarity to "
+        "the fp32 features.",
         "sensitivity": [
             {
                 "name": row["name"],

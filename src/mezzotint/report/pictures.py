@@ -1,4 +1,4 @@
-"""Samples as pictures inside the page: data URIs, and one sprite for the many thumbnails of the map."""
+"""Pictures of samples in a page: data URIs, and one sprite for the thumbnails of the map."""
 
 import base64
 import io
@@ -19,24 +19,22 @@ from mezzotint.types import Unreadable
 SPRITE_SIZE = 32
 _TILE = 92
 _FRAME_MS = 125
-_LOSSLESS_UP_TO = (
-    48  # pixels; below this a PNG is small, and the pixels themselves are what one wants to see
-)
+_LOSSLESS_UP_TO = 48  # pixels; a PNG of this size is small, and its single pixels matter
 _QUALITY = 82
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that the page embeds.
+    """Image embedded in a page.
 
     Attributes:
-        src: data URI.
-        width: in pixels.
-        height: in pixels.
-        alt: what it shows, in words.
-        sound: data URI of what it sounds like; empty where it does not.
-        cloud: base64 of int8 coordinates x, y, z, x, … of a point cloud, to turn it around; empty
-            elsewhere.
+        src: data URI of the image.
+        width: width in pixels.
+        height: height in pixels.
+        alt: alternative text.
+        sound: data URI of its sound; empty without one.
+        cloud: base64 of the int8 coordinates x, y, z, x, … of a rotatable point cloud; empty
+            without one.
     """
 
     src: str
@@ -48,13 +46,13 @@ class Picture:
 
 
 def picture(x: Tensor, alt: str, *, most: int = 128) -> Picture:
-    """One sample as a picture.
+    """Make a picture of an image.
 
     Args:
-        x: `[C, H, W]`, uint8, or float in [0, 1] (values outside are clipped, NaN is black). One
-            channel is gray, three are red, green and blue; of any other number the mean is shown.
-        alt: what it shows.
-        most: sides longer than so many pixels are scaled down to it.
+        x: image `[C, H, W]`, uint8, or float in [0, 1] (clipped, NaN is black). One channel is
+            gray, three are RGB; for other numbers the mean is shown.
+        alt: alternative text.
+        most: largest side in pixels; larger images are scaled down.
     """
     image = Image.fromarray(_pixels(x))
     image.thumbnail((most, most), Image.Resampling.LANCZOS)
@@ -62,24 +60,24 @@ def picture(x: Tensor, alt: str, *, most: int = 128) -> Picture:
 
 
 def sprite(samples: Sequence[Tensor | None], alt: str) -> tuple[Picture, int]:
-    """Many samples in one picture, row by row, each `SPRITE_SIZE` pixels square.
+    """Arrange many images in one picture, row by row, each `SPRITE_SIZE` pixels square.
 
     Args:
-        samples: `[C, H, W]` each, as for `picture`; `None` leaves its place white.
-        alt: what they are.
+        samples: images `[C, H, W]`, as for `picture`; `None` stays white.
+        alt: alternative text.
 
     Returns:
-        The picture, and how many samples stand in a row.
+        The picture, and the number of images per row.
     """
     columns = max(1, math.ceil(math.sqrt(len(samples))))
     rows = max(1, math.ceil(len(samples) / columns))
     sheet = Image.new("RGB", (columns * SPRITE_SIZE, rows * SPRITE_SIZE), "white")
-    for place, x in enumerate(samples):
+    for index, x in enumerate(samples):
         if x is None:
             continue
         image = Image.fromarray(_pixels(x)).convert("RGB")
         image.thumbnail((SPRITE_SIZE, SPRITE_SIZE), Image.Resampling.LANCZOS)
-        left, top = place % columns * SPRITE_SIZE, place // columns * SPRITE_SIZE
+        left, top = index % columns * SPRITE_SIZE, index // columns * SPRITE_SIZE
         sheet.paste(
             image,
             (left + (SPRITE_SIZE - image.width) // 2, top + (SPRITE_SIZE - image.height) // 2),
@@ -88,12 +86,12 @@ def sprite(samples: Sequence[Tensor | None], alt: str) -> tuple[Picture, int]:
 
 
 def portrait(x: Tensor, alt: str, source: Source) -> Picture:
-    """One sample, or a view of one, as a picture that can be heard or turned, or that moves, where its modality does.
+    """Make a picture of a sample or view; videos move, audio plays, and point clouds rotate.
 
     Args:
-        x: as stored, or as a view before normalization.
-        alt: what it shows.
-        source: says the modality, and how a spectrogram was made.
+        x: stored sample, or view before normalization.
+        alt: alternative text.
+        source: source of the sample.
     """
     modality = modality_of(source.input)
     frames = modality.frames(x)
@@ -106,7 +104,7 @@ def portrait(x: Tensor, alt: str, source: Source) -> Picture:
 
 
 def stored(source: Source, index: int) -> tuple[str, Tensor | None]:
-    """One sample's id and the sample; `None` when its file cannot be read any more."""
+    """Return the id of a sample and the sample, or `None` if it is unreadable."""
     try:
         sample = source.read(int(index))
     except Unreadable as error:
@@ -115,34 +113,33 @@ def stored(source: Source, index: int) -> tuple[str, Tensor | None]:
 
 
 def drawn(source: Source, index: int) -> tuple[str, Tensor | None]:
-    """One sample's id and the sample as an image `[C, H, W]`; `None` when its file cannot be read any more."""
+    """Return the id of a sample and its picture `[C, H, W]`, or `None` if it is unreadable."""
     name, x = stored(source, index)
     return name, None if x is None else modality_of(source.input).picture(x, source.input)
 
 
 def drawable(source: Source) -> bool:
-    """Whether samples of this source can be shown as pictures."""
+    """Return whether samples of this source have pictures."""
     return modality_of(source.input).has_picture
 
 
 def credit(source: Source) -> str:
-    """Whose work the samples are; empty where the source does not say."""
+    """Return the attribution of the samples, or an empty string."""
     return source.credit
 
 
 def plate(samples: Sequence[Tensor], columns: int) -> Picture:
-    """Samples as a mezzotint: on the left the roughened plate, which prints black; smoothed into tones to the right.
+    """Draw samples as a mezzotint print: nearly black on the left, with more light to the right.
 
-    Each dot is ink or nothing: ink where the tone is darker than a random threshold, from a fixed
-    key.
+    Each dot is black or white: black where the image is darker than a random threshold (with a
+    fixed seed).
 
     Args:
-        samples: `[C, H, W]` each, as for `picture`.
-        columns: how many stand in a row.
+        samples: images `[C, H, W]`, as for `picture`.
+        columns: number of samples per row.
 
     Returns:
-        Black and white dots; the page blends the white ones with its paper, or the black ones with
-        its night.
+        Black and white dots, which the page blends with its background.
     """
     tiles = []
     for x in samples[: len(samples) // columns * columns]:
@@ -180,7 +177,7 @@ def _clip(x: Tensor, alt: str, *, most: int = 128) -> Picture:
 
 
 def _pixels(x: Tensor) -> npt.NDArray[np.uint8]:
-    """`[C, H, W]` → `[H, W]` gray or `[H, W, 3]` color."""
+    """Convert `[C, H, W]` to `[H, W]` gray or `[H, W, 3]` color."""
     if x.is_floating_point():
         x = (x.nan_to_num(0.0).clamp(0.0, 1.0) * 255.0).round()
     if x.shape[0] not in (1, 3):

@@ -30,9 +30,9 @@ MEASURES = {
     "rankme": "RankMe (effective rank)",
     "rank_share": "RankMe / feature dim",
     "alpha": "α-ReQ (spectral decay)",
-    "uniformity": "uniformity",
-    "spread": "spread",
-    "alignment": "alignment of positive pairs",
+    "uniformity": "Uniformity",
+    "spread": "Spread",
+    "alignment": "Alignment of positive pairs",
 }
 _SCORES = {"top1", "top5", "mean_per_class", "map"}  # fractions, higher is better
 _FURTHER = {"top5", "mean_per_class", "map", "median_rank", "penalty", "gap", "alignment"}
@@ -240,15 +240,15 @@ def gain_words(comparison: Comparison | None) -> tuple[str, bool] | None:
     best, low = comparison.better_baseline, comparison.result.low
     name = "the untrained encoder" if best == comparison.untrained else "raw input"
     if comparison.gain <= 0:
-        return f"This is no better than {name}: {signed(comparison.gain)}.", True
+        return f"No gain over {name}: {signed(comparison.gain)}.", True
     tail = (
         ""
         if math.isnan(low)
-        else "; the 95 % interval is above it"
+        else " (outside the 95 % interval)"
         if low > best
-        else "; the 95 % interval includes it"
+        else " (within the 95 % interval)"
     )
-    return f"This is {signed(comparison.gain)} over {name}{tail}.", bool(tail) and low <= best
+    return f"Gain over {name}: {signed(comparison.gain)}{tail}.", bool(tail) and low <= best
 
 
 def standing_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
