@@ -52,7 +52,7 @@ def main() -> None:
         each = {
             start: [
                 json.loads(
-                    (Path(folder) / "transfer" / f"{start}-{seed}" / "figures.json").read_text()
+                    (Path(folder) / "transfer" / f"{start}-{seed}" / "metrics.json").read_text()
                 )["boxes/AP50"]
                 for seed in range(arguments.seeds)
             ]

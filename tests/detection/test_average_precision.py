@@ -1,4 +1,4 @@
-"""Our figures against pycocotools and closed forms."""
+"""Average precision and IoU, compared with pycocotools and closed forms."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ import torch
 
 from mezzotint.data.detection.source import VOID, DetectionSample
 from mezzotint.detection.average_precision import (
-    Found,
+    Detections,
     MeanIoU,
     average_precision,
     box_overlaps,
@@ -38,8 +38,8 @@ def filled(boxes: torch.Tensor) -> torch.Tensor:
 
 def problem(
     seed: int, images: int = 12, classes: int = 3
-) -> tuple[list[Found], list[DetectionSample]]:
-    """Objects, some of them crowds, and detections near most of them, with equal scores here and there."""
+) -> tuple[list[Detections], list[DetectionSample]]:
+    """Make objects, some of them crowds, and detections near most of them, some of equal score."""
     rng = np.random.default_rng(seed)
     found, scenes = [], []
     for number in range(images):
@@ -59,12 +59,12 @@ def problem(
             [labels[kept], labels[kept][:1], torch.from_numpy(rng.integers(0, classes, 3))]
         )
         scores = torch.from_numpy(np.round(rng.random(len(guesses)), 1)).float()
-        found.append(Found(guesses, scores, named, filled(guesses)))
+        found.append(Detections(guesses, scores, named, filled(guesses)))
     return found, scenes
 
 
 def by_pycocotools(
-    found: list[Found], scenes: list[DetectionSample], classes: int, kind: str
+    found: list[Detections], scenes: list[DetectionSample], classes: int, kind: str
 ) -> list[float]:
     coco = pytest.importorskip("pycocotools.coco")
     evaluation = pytest.importorskip("pycocotools.cocoeval")
@@ -76,8 +76,9 @@ def by_pycocotools(
         assert masks is not None
         return [
             {
-                "image_id": image, "category_id": int(label), "area": float(mask.sum() if kind == "segm" else
-                (box[2] - box[0]) * (box[3] - box[1])), "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()],
+                "image_id": image, "category_id": int(label),
+                "area": float(mask.sum() if kind == "segm" else (box[2:] - box[:2]).prod()),
+                "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()],
                 "segmentation": encode(np.asfortranarray(mask.numpy().astype(np.uint8))),
             }
             for box, mask, label in zip(boxes, masks, labels, strict=True)
@@ -115,7 +116,7 @@ def by_pycocotools(
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_figures_are_those_of_pycocotools(seed: int, kind: str) -> None:
+def test_average_precision_equals_pycocotools(seed: int, kind: str) -> None:
     found, scenes = problem(seed)
     ours = average_precision(found, scenes, 3, masks=kind == "segm")
     assert list(ours.values()) == pytest.approx(by_pycocotools(found, scenes, 3, kind), abs=1e-12)
@@ -130,8 +131,8 @@ def scene(boxes: list[list[float]], ignored: list[bool]) -> DetectionSample:
     )
 
 
-def detections(boxes: list[list[float]], scores: list[float]) -> Found:
-    return Found(
+def detections(boxes: list[list[float]], scores: list[float]) -> Detections:
+    return Detections(
         torch.tensor(boxes).view(-1, 4),
         torch.tensor(scores),
         torch.zeros(len(boxes), dtype=torch.int64),

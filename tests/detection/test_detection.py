@@ -1,4 +1,4 @@
-"""Transfer end to end on scenes made here: every network, the loop, resuming, and what is refused."""
+"""Transfer end to end on generated images: networks, loop, resuming, refusals."""
 
 import json
 import signal
@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from mezzotint.cli import app
 from mezzotint.data.detection.embedded import Pasted, boxes_of
 from mezzotint.detection import training
-from mezzotint.detection.average_precision import Found
+from mezzotint.detection.average_precision import Detections
 from mezzotint.detection.deeplab_v3 import DeepLabV3
 from mezzotint.detection.detection import build, compared, plan, run_transfer
 from mezzotint.detection.faster_rcnn import FasterRCNN
-from mezzotint.detection.localizer import Localizer, Stages, channels, stride
+from mezzotint.detection.model import DetectionModel, Stages, channels, stride
 from mezzotint.detection.recipes import read_transfer, shipped_transfers
-from mezzotint.detection.training import Training, exact_norms, mirrored, score, train
+from mezzotint.detection.training import Training, mirrored, recompute_batch_norm, score, train
 from mezzotint.encoders.resnet import resnet8, resnet10, resnet50
 from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.encoders.table_mlp import TableMLP
@@ -40,16 +40,17 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 TINY = [
     "data.images=4", "data.test_images=2", "data.size=48", "data.scale=[16,24]", "training.steps=2",
-    "training.batch_size=2", "training.exact_norms=1", "model.proposals=[20,10]", "model.samples=8",
+    "training.batch_size=2", "training.precise_bn_batches=1", "model.proposals=[20,10]",
+    "model.samples=8",
     "model.min_size=[48]", "model.max_size=48", "model.channels=8",
 ]  # fmt: skip
 
 
-def network(kind: str, seed: int = 0) -> Localizer:
+def network(kind: str, seed: int = 0) -> DetectionModel:
     torch.manual_seed(seed)
     encoder = resnet8(INPUT, stem="patch", width=4)
     if kind == "deeplab":
-        return DeepLabV3(encoder, 10, crop=(32, 40), hardest=0.5)
+        return DeepLabV3(encoder, 10, crop=(32, 40), ohem_fraction=0.5)
     neck, masks = kind.split("+") if "+" in kind else (kind, "")
     anchors = [8, 16, 24] if neck == "c4" else [8, 16, 24, 32]
     return FasterRCNN(encoder, 10, neck=neck, masks=bool(masks), anchors=anchors, **SMALL)  # type: ignore[arg-type]
@@ -67,14 +68,14 @@ def test_every_network_learns_through_the_whole_encoder_and_finds(kind: str) -> 
     torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
     missing = [name for name, p in made.named_parameters() if p.grad is None]
     assert not missing
-    names = list(made.own_tensors())
+    names = list(made.named_tensors())
     assert "encoder.conv1.weight" in names and not any(
         ".stages." in name or "stem" in name for name in names
     )
     made.eval()
     with torch.no_grad():
-        (one,) = made.find([images[0][:, :40]])
-    if isinstance(one, Found):
+        (one,) = made.predict([images[0][:, :40]])
+    if isinstance(one, Detections):
         assert one.boxes.shape[1] == 4 and ((one.labels >= 0) & (one.labels < 10)).all()
         assert one.masks is None or one.masks.shape[1:] == (40, 48)
     else:
@@ -122,7 +123,7 @@ def test_frozen_norms_stay_still() -> None:
     ).train()
     norms = [m for m in made.encoder.modules() if isinstance(m, _BatchNorm)]
     assert not any(m.training or m.weight.requires_grad for m in norms)
-    exact_norms(made, SCENES, Training(steps=1, batch_size=2, exact_norms=1), 0)
+    recompute_batch_norm(made, SCENES, Training(steps=1, batch_size=2, precise_bn_batches=1), 0)
     assert all(int(m.num_batches_tracked) == 0 for m in norms if m.num_batches_tracked is not None)
 
 
@@ -137,9 +138,9 @@ def test_mirroring_twice_is_nothing_and_boxes_follow_masks() -> None:
 
 def run(folder: Path, steps: int, seed: int = 0) -> dict[str, torch.Tensor]:
     made = network("c4")
-    settings = Training(steps=steps, batch_size=2, warmup_steps=2, exact_norms=0)
+    settings = Training(steps=steps, batch_size=2, warmup_steps=2, precise_bn_batches=0)
     train(made, SCENES, SGD(lr=0.01), Constant(), settings, folder, seed=seed, progress="quiet")
-    return {name: t.clone() for name, t in made.own_tensors().items()}
+    return {name: t.clone() for name, t in made.named_tensors().items()}
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
@@ -175,10 +176,10 @@ def test_learning_a_few_scenes_by_heart_finds_them_again(tmp_path: Path) -> None
         anchors=[16, 24],
         **(SMALL | {"proposals": (40, 20)}),
     )
-    settings = Training(steps=150, batch_size=2, warmup_steps=5, flip=0.0, exact_norms=2)
+    settings = Training(steps=150, batch_size=2, warmup_steps=5, flip=0.0, precise_bn_batches=2)
     train(made, scenes, AdamW(lr=2e-3), Constant(), settings, tmp_path, seed=0, progress="quiet")
     scenes._made = {("test", 0): scenes.read("train", 0)}
-    assert score(made, scenes, settings).figures["boxes/AP50"] == pytest.approx(1.0)
+    assert score(made, scenes, settings).metrics["boxes/AP50"] == pytest.approx(1.0)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +195,7 @@ def test_runs_are_compared_written_and_used_again(saved: Path, tmp_path: Path) -
     arguments = ["transfer", str(saved), "pasted_c4", *TINY, "--out", str(out)]
     first = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
     table = json.loads(first.stdout.splitlines()[-1])["table"]
-    assert [line["figure"] for line in table] == ["boxes/AP", "boxes/AP50", "boxes/AP75"]
+    assert [line["metric"] for line in table] == ["boxes/AP", "boxes/AP50", "boxes/AP75"]
     assert {p.name for p in out.iterdir()} >= {
         "pretrained-0",
         "untrained-0",
@@ -213,14 +214,14 @@ def test_runs_are_compared_written_and_used_again(saved: Path, tmp_path: Path) -
     stamp = (out / "pretrained-0" / "metrics.jsonl").stat().st_mtime_ns
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     assert (out / "pretrained-0" / "metrics.jsonl").stat().st_mtime_ns == stamp
-    with pytest.raises(RunDirectoryInUse, match="pretrained-0 holds a run of another recipe"):
+    with pytest.raises(RunDirectoryInUse, match="pretrained-0. is a run of another recipe"):
         CliRunner().invoke(app, [*arguments, "training.flip=0.0"], catch_exceptions=False)
 
 
 def test_variants_differ_in_the_encoder_alone(saved: Path) -> None:
     what = plan(saved, "pasted_c4", TINY)
     one, other = (
-        build(what, 0, variant, SCENES).own_tensors() for variant in ("pretrained", "untrained")
+        build(what, 0, variant, SCENES).named_tensors() for variant in ("pretrained", "untrained")
     )
     wanted = load_encoder(saved).state_dict()
     assert torch.equal(one["encoder.conv1.weight"], wanted["conv1.weight"])
@@ -236,7 +237,7 @@ def test_masks_and_classes_are_scored(saved: Path, tmp_path: Path) -> None:
     classes = plan(saved, "pasted_deeplab", small, baseline=False)
     comparison = run_transfer(classes, tmp_path / "c", progress="quiet")
     assert (
-        comparison.text.splitlines()[0] == "| figure | pretrained |"
+        comparison.text.splitlines()[0] == "| metric | pretrained |"
         and "classes/mIoU" in comparison.text
     )
 
@@ -254,7 +255,7 @@ def test_shipped_recipes_build_for_a_published_network(name: str) -> None:
     encoder = resnet50(Input((3, 224, 224), (0.5,) * 3, (0.5,) * 3), width=4)
     if name.startswith("pasted"):
         encoder = resnet8(INPUT, stem="patch", width=4)
-    made = construct(config["model"], "Localizer", {"Localizer": (encoder, 20)})
+    made = construct(config["model"], "DetectionModel", {"DetectionModel": (encoder, 20)})
     for section in ("optimizer", "schedule", "training"):
         construct(
             config[section],
@@ -270,11 +271,12 @@ def test_what_does_not_fit_is_refused_before_training(saved: Path, tmp_path: Pat
     other = save_encoder(TableMLP(Input((4,), (0.0,) * 4, (1.0,) * 4, "table")), tmp_path / "mlp")
     with pytest.raises(
         ValueError,
-        match="kind table_mlp, which has no feature maps by stage; allowed for transfer are",
+        match="kind table_mlp has no stages, which transfer needs. Supported: resnet8",
     ):
         plan(other)
     with pytest.raises(
-        ValueError, match=r"got 'pasted_c5'; allowed is a folder .*Did you mean 'pasted_c4'"
+        ValueError,
+        match=r"no transfer recipe 'pasted_c5'. Give a folder .*Did you mean 'pasted_c4'",
     ):
         plan(saved, "pasted_c5")
     with pytest.raises(
@@ -282,12 +284,12 @@ def test_what_does_not_fit_is_refused_before_training(saved: Path, tmp_path: Pat
     ):
         plan(saved, str(tmp_path))
     with pytest.raises(
-        ValueError, match=r"got anchors=\[1, 2\]; allowed are 4, one for each level of the pyramid"
+        ValueError, match=r"`model.anchors` must be 4 sides, one for each level, .*got \[1, 2\]"
     ):
         FasterRCNN(resnet8(INPUT, stem="patch", width=4), 1, neck="fpn", anchors=[1, 2])
     with pytest.raises(
         ValueError,
-        match="views: unknown section; allowed: data, model, optimizer, schedule, training",
+        match="`views` is no section of a transfer recipe. Sections: data, model, optimizer",
     ):
         plan(saved, "pasted_c4", ["views.kind=two_views"])
 
@@ -305,7 +307,7 @@ def test_mask_rcnn_without_masks_is_refused(saved: Path, tmp_path: Path) -> None
         (tmp_path / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(content))
     with pytest.raises(
         ValueError,
-        match="got faster_rcnn with masks on .* without masks of its objects; allowed is da",
+        match="is read without masks of objects, which faster_rcnn needs. Set `data`",
     ):
         plan(saved, str(tmp_path))
     assert plan(saved, str(tmp_path), ["model.masks=false"]).config["data"]["root"] == str(tmp_path)

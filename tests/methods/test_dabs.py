@@ -122,7 +122,7 @@ def test_shuffled_goes_round_among_the_chosen() -> None:
 
 def test_shed_learns_to_find_what_moved() -> None:
     """Rising series: what is out of order can be seen."""
-    model = ShED(encoder(Input((1, 40), (0.0,), (1.0,), "series"), patch=4, width=32), share=0.3)
+    model = ShED(encoder(Input((1, 40), (0.0,), (1.0,), "series"), patch=4, width=32), ratio=0.3)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for step in range(80):
         start = torch.randn(16, 1, 1, generator=torch.Generator().manual_seed(step))
@@ -136,7 +136,7 @@ def test_shed_learns_to_find_what_moved() -> None:
 
 def test_padding_neither_moves_nor_counts_for_the_range() -> None:
     x = texts()
-    model = ShED(encoder(TEXT), share=0.5)
+    model = ShED(encoder(TEXT), ratio=0.5)
     embedded, _ = model.encoder.embed(x)  # type: ignore[operator]
     there = x != PADDING
     order = model._draw(views(x), 12).masked_fill(~there, 2.0).argsort(dim=1)
@@ -224,7 +224,7 @@ def test_the_transformer_has_the_published_size_and_silences_dropout_when_frozen
         (lambda: EMix(encoder(TEXT), level="input"), "no numbers to mix"),
         (lambda: EMix(ResNet1D(SERIES, width=4)), "resnet_?1d, which has no patches"),
         (lambda: ShED(ResNet1D(SERIES, width=4)), "no patches"),
-        (lambda: ShED(encoder(), share=0.0), "allowed is more than 0"),
+        (lambda: ShED(encoder(), ratio=0.0), "must be in .0, 1., got 0.0"),
         (
             lambda: EmbeddingQuantization(encoder(), quantization=RandomizedQuantization(bins=4)),
             "allowed is 2",

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from mezzotint.cli import app
 from mezzotint.data.detection.embedded import Pasted
 from mezzotint.data.detection.source import VOID, DetectionSample
-from mezzotint.detection.average_precision import Found
-from mezzotint.detection.detection import trained_localizer
+from mezzotint.detection.average_precision import Detections
+from mezzotint.detection.detection import trained_model
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.report.detection_pictures import found_picture, map_picture, true_picture
@@ -22,7 +22,7 @@ from mezzotint.types import Input
 
 TINY = [
     "data.images=4", "data.test_images=2", "data.size=48", "data.scale=[16,24]", "training.steps=1",
-    "training.batch_size=2", "training.exact_norms=1", "--quiet",
+    "training.batch_size=2", "training.precise_bn_batches=1", "--quiet",
 ]  # fmt: skip
 SMALL = [
     "model.proposals=[20,10]", "model.samples=8", "model.min_size=[48]", "model.max_size=48",
@@ -68,7 +68,7 @@ def rows(page: str, section: str) -> dict[str, list[str]]:
 def test_the_command_writes_the_figures_of_its_runs(masks: Path) -> None:
     page = (masks / "report.html").read_text()
     for line in json.loads((masks / "table.json").read_text()):
-        cells = rows(page, "results")[line["figure"]]
+        cells = rows(page, "results")[line["metric"]]
         assert len(cells) == 6 and cells[0] == f"{line['pretrained'][0]:.3f}"
         assert cells[4].replace("−", "-") == f"{line['difference'][0]:+.3f}"
     classes = rows(page, "classes")
@@ -90,7 +90,7 @@ def test_the_command_writes_the_figures_of_its_runs(masks: Path) -> None:
 def test_means_of_classes_are_the_figure(masks: Path) -> None:
     place = masks / "pretrained-1"
     lines, figures = (
-        json.loads((place / name).read_text()) for name in ("by_class.json", "figures.json")
+        json.loads((place / name).read_text()) for name in ("by_class.json", "metrics.json")
     )
     for figure, value in figures.items():
         known = [line[figure] for line in lines if line[figure] is not None]
@@ -99,16 +99,16 @@ def test_means_of_classes_are_the_figure(masks: Path) -> None:
 
 
 def test_a_saved_network_finds_what_it_found(masks: Path) -> None:
-    (first, source), (second, _) = (trained_localizer(masks / "untrained-0") for _ in range(2))
+    (first, source), (second, _) = (trained_model(masks / "untrained-0") for _ in range(2))
     image = source.read("test", 0).image.float() / 255.0
     with torch.no_grad():
-        one, other = first.find([image])[0], second.find([image])[0]
-    assert isinstance(one, Found) and isinstance(other, Found) and not first.training
+        one, other = first.predict([image])[0], second.predict([image])[0]
+    assert isinstance(one, Detections) and isinstance(other, Detections) and not first.training
     assert torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores)
     with pytest.raises(
-        ValueError, match="which holds no finished transfer; allowed is OUT/pretrained-0"
+        ValueError, match="is not a finished transfer. Give a directory such as OUT/pretrained-0"
     ):
-        trained_localizer(masks)
+        trained_model(masks)
 
 
 def test_segmentation_and_no_baseline(encoder: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_as_many_are_shown_as_there_are_and_right_is_class_and_overlap(
 ) -> None:
     scores = torch.linspace(0.9, 0.1, len(boxes))
     picture, said = found_picture(
-        sample(), Found(torch.tensor(boxes).float(), scores, torch.tensor(labels)), ("a", "b")
+        sample(), Detections(torch.tensor(boxes).float(), scores, torch.tensor(labels)), ("a", "b")
     )
     assert (
         said == words
@@ -191,8 +191,10 @@ def test_samples_without_objects_and_networks_that_find_none() -> None:
         ignored=none,
         crowd=none,
     )
-    nothing = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    one = Found(torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
+    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    one = Detections(
+        torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    )
     assert true_picture(empty, ("a",)).alt == "s: no objects"
     assert [found_picture(empty, found, ("a",))[1] for found in (nothing, one)] == [
         "no objects"

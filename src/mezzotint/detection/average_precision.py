@@ -1,10 +1,12 @@
-"""Average precision as COCO measures it (Lin et al. 2014, arXiv 1405.0312, and its evaluation server), and mean IoU.
+"""Average precision as COCO computes it, and mean IoU.
+
+(Lin et al. 2014, arXiv 1405.0312, and the evaluation server of COCO.)
 
 Detections of a class are matched to the objects of their image in order of their scores, each with
-the free object that it overlaps most, if by enough. Precision, made monotone, is read at 101
-recalls; AP is the mean over ten IoUs from 0.5 to 0.95 and over the classes that have objects.
-Ignored objects are not asked for, and what matches only them is left out. At most 100 detections of
-a class count in an image.
+the unmatched object that it overlaps most, if the IoU reaches the threshold. Precision, made
+monotone, is read at 101 recalls; AP is the mean over ten IoU thresholds from 0.5 to 0.95 and over
+the classes that have objects. Ignored objects do not count as misses, and detections that match
+only them are left out. At most 100 detections of a class count per image.
 """
 
 from collections.abc import Sequence
@@ -19,20 +21,20 @@ from mezzotint.data.detection.source import VOID, DetectionSample
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0.0, 1.0, 101)
-_MOST = 100
+_MAX_DETECTIONS = 100
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a detector found in one image.
+class Detections:
+    """Objects that a detector found in one image.
 
     Attributes:
         boxes: `[n, 4]`: left, top, right, bottom.
         scores: `[n]`.
         labels: int64 `[n]`, from 0.
-        masks: bool `[n, H, W]`, where there are any.
+        masks: bool `[n, H, W]`, if the detector predicts masks.
     """
 
     boxes: Tensor
@@ -42,31 +44,31 @@ class Found:
 
 
 def average_precision(
-    found: Sequence[Found],
-    scenes: Sequence[DetectionSample],
+    detections: Sequence[Detections],
+    samples: Sequence[DetectionSample],
     num_classes: int,
     *,
     masks: bool = False,
 ) -> dict[str, float]:
-    """`AP`, `AP50` and `AP75` as fractions, means over classes; NaN where there is nothing to find.
+    """Compute `AP`, `AP50` and `AP75` as means over classes; NaN if there are no objects.
 
     Args:
-        found: an entry for each scene.
-        scenes: with the objects to be found.
-        num_classes: how many labels there are.
-        masks: measure overlap of masks instead of boxes.
+        detections: detections of each sample.
+        samples: samples with their annotated objects.
+        num_classes: number of labels.
+        masks: compare masks instead of boxes.
     """
-    return mean_precision(precision_by_class(found, scenes, num_classes, masks=masks))
+    return mean_precision(precision_by_class(detections, samples, num_classes, masks=masks))
 
 
 def mean_precision(table: Floats) -> dict[str, float]:
-    """`AP`, `AP50` and `AP75` over the classes that have objects, of what `precision_by_class` returns."""
+    """Average a table of `precision_by_class` over the classes that have objects."""
     known = table[~np.isnan(table[:, 0])]
     return named(known.mean(axis=0) if len(known) else np.full(len(THRESHOLDS), np.nan))
 
 
 def named(precisions: Floats) -> dict[str, float]:
-    """`AP`, `AP50` and `AP75` of the precisions at all thresholds, float64 `[10]`."""
+    """Name the precisions at all thresholds, float64 `[10]`: `AP`, `AP50` and `AP75`."""
     return {
         "AP": float(precisions.mean()),
         "AP50": float(precisions[0]),
@@ -75,90 +77,105 @@ def named(precisions: Floats) -> dict[str, float]:
 
 
 def precision_by_class(
-    found: Sequence[Found],
-    scenes: Sequence[DetectionSample],
+    detections: Sequence[Detections],
+    samples: Sequence[DetectionSample],
     num_classes: int,
     *,
     masks: bool = False,
 ) -> Floats:
-    """The precision of each class at each threshold, float64 `[num_classes, 10]`; NaN for a class without objects.
+    """Compute the precision of each class at each threshold, float64 `[num_classes, 10]`.
+
+    Classes without objects have NaN.
 
     Args:
-        found: see `average_precision`.
-        scenes: see `average_precision`.
+        detections: see `average_precision`.
+        samples: see `average_precision`.
         num_classes: see `average_precision`.
         masks: see `average_precision`.
     """
     table = np.full((num_classes, len(THRESHOLDS)), np.nan)
     for label in range(num_classes):
-        parts = [_matched(f, s, label, masks) for f, s in zip(found, scenes, strict=True)]
-        wanted = sum(part[3] for part in parts)
-        if wanted:
+        parts = [_matched(f, s, label, masks) for f, s in zip(detections, samples, strict=True)]
+        objects = sum(part[3] for part in parts)
+        if objects:
             scores = np.concatenate([part[0] for part in parts])
-            right = np.concatenate([part[1] for part in parts], axis=1)
+            correct = np.concatenate([part[1] for part in parts], axis=1)
             left_out = np.concatenate([part[2] for part in parts], axis=1)
-            table[label] = _precisions(scores, right, left_out, wanted)
+            table[label] = _precisions(scores, correct, left_out, objects)
     return table
 
 
 def _matched(
-    found: Found, scene: DetectionSample, label: int, masks: bool
+    found: Detections, sample: DetectionSample, label: int, masks: bool
 ) -> tuple[Floats, Bools, Bools, int]:
-    """Of one image and class: scores; by threshold, which are right and which are left out; how many are wanted."""
+    """Match the detections of one class in one image.
+
+    Returns:
+        Scores; by threshold, which detections are correct and which are left out; and the number of
+        objects that count.
+    """
     chosen = (found.labels == label).nonzero()[:, 0]
-    order = torch.from_numpy(np.argsort(-found.scores[chosen].numpy(), kind="stable")[:_MOST])
+    order = torch.from_numpy(
+        np.argsort(-found.scores[chosen].numpy(), kind="stable")[:_MAX_DETECTIONS]
+    )
     chosen = chosen[order]
-    there = (scene.labels == label).nonzero()[:, 0]
-    # Wanted objects first: an ignored one is matched only where no wanted one can be.
-    there = there[torch.argsort(scene.ignored[there].int(), stable=True)]
-    ignored = scene.ignored[there].numpy()
+    objects = (sample.labels == label).nonzero()[:, 0]
+    # Ignored objects come last: one is matched only if no other object can be.
+    objects = objects[torch.argsort(sample.ignored[objects].int(), stable=True)]
+    ignored = sample.ignored[objects].numpy()
     if masks:
-        assert found.masks is not None and scene.masks is not None
-        overlap = mask_overlaps(found.masks[chosen], scene.masks[there], scene.crowd[there])
+        assert found.masks is not None and sample.masks is not None
+        overlap = mask_overlaps(found.masks[chosen], sample.masks[objects], sample.crowd[objects])
     else:
-        overlap = box_overlaps(found.boxes[chosen], scene.boxes[there], scene.crowd[there])
+        overlap = box_overlaps(found.boxes[chosen], sample.boxes[objects], sample.crowd[objects])
     table = overlap.numpy()
-    right = np.zeros((len(THRESHOLDS), len(chosen)), np.bool_)
-    left_out = np.zeros_like(right)
+    correct = np.zeros((len(THRESHOLDS), len(chosen)), np.bool_)
+    left_out = np.zeros_like(correct)
     for row, threshold in enumerate(THRESHOLDS):
-        taken = np.zeros(len(there), np.bool_)
-        for place in range(len(chosen)):
-            best = _best(table[place], min(threshold, 1 - 1e-10), taken, ignored)
+        taken = np.zeros(len(objects), np.bool_)
+        for index in range(len(chosen)):
+            best = _best(table[index], min(threshold, 1 - 1e-10), taken, ignored)
             if best is not None:
-                taken[best] = not ignored[best]  # any number may fall on an ignored one
-                right[row, place], left_out[row, place] = not ignored[best], ignored[best]
-    return found.scores[chosen].double().numpy(), right, left_out, int((~ignored).sum())
+                taken[best] = not ignored[best]  # an ignored object may be matched many times
+                correct[row, index], left_out[row, index] = not ignored[best], ignored[best]
+    return found.scores[chosen].double().numpy(), correct, left_out, int((~ignored).sum())
 
 
 def _best(overlaps: Floats, least: float, taken: Bools, ignored: Bools) -> int | None:
-    """The free object with the largest overlap, the last of equal ones; an ignored one only where there is no other."""
-    for wanted in (True, False):
-        able = [
+    """Choose the unmatched object with the largest overlap, the last of equal ones.
+
+    An ignored object is chosen only if there is no other.
+    """
+    for counted in (True, False):
+        candidates = [
             i
             for i in range(len(overlaps))
-            if ignored[i] != wanted and not taken[i] and overlaps[i] >= least
+            if ignored[i] != counted and not taken[i] and overlaps[i] >= least
         ]
-        if able:
-            return max(able, key=lambda i: (overlaps[i], i))
+        if candidates:
+            return max(candidates, key=lambda i: (overlaps[i], i))
     return None
 
 
-def _precisions(scores: Floats, right: Bools, left_out: Bools, wanted: int) -> Floats:
-    """The mean precision over recalls, by threshold."""
+def _precisions(scores: Floats, correct: Bools, left_out: Bools, objects: int) -> Floats:
+    """Compute the mean precision over recalls, by threshold."""
     order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(right[:, order], axis=1)
-    misses = np.cumsum(~right[:, order] & ~left_out[:, order], axis=1)
+    hits = np.cumsum(correct[:, order], axis=1)
+    misses = np.cumsum(~correct[:, order] & ~left_out[:, order], axis=1)
     means = np.zeros(len(THRESHOLDS))
     for row in range(len(THRESHOLDS)):
         precision = hits[row] / np.maximum(hits[row] + misses[row], 1)
         precision = np.maximum.accumulate(precision[::-1])[::-1]
-        places = np.searchsorted(hits[row] / wanted, _RECALLS, side="left")
-        means[row] = sum(precision[p] for p in places if p < len(precision)) / len(_RECALLS)
+        positions = np.searchsorted(hits[row] / objects, _RECALLS, side="left")
+        means[row] = sum(precision[p] for p in positions if p < len(precision)) / len(_RECALLS)
     return means
 
 
 def box_overlaps(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
-    """IoU of boxes `[n, 4]` and `[m, 4]`, float64 `[n, m]`; of a crowd, the share of the first that lies in it."""
+    """Compute the IoU of boxes `[n, 4]` and `[m, 4]`, float64 `[n, m]`.
+
+    For a crowd it is the fraction of the first box that lies in the crowd.
+    """
     a, b = a.double(), b.double()
     sides = (
         torch.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -170,7 +187,7 @@ def box_overlaps(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
 
 
 def mask_overlaps(a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
-    """IoU of masks `[n, H, W]` and `[m, H, W]`; see `box_overlaps`."""
+    """Compute the IoU of masks `[n, H, W]` and `[m, H, W]`; see `box_overlaps`."""
     first, second = a.flatten(1).float(), b.flatten(1).float()
     return _ratio((first @ second.T).double(), first.sum(1).double(), second.sum(1).double(), crowd)
 
@@ -181,27 +198,27 @@ def _ratio(both: Tensor, a: Tensor, b: Tensor, crowd: Tensor) -> Tensor:
 
 
 class MeanIoU:
-    """Intersection over union of each class over all pixels of all images, and their mean.
+    """Accumulate the IoU of each class over all pixels of all images, and their mean.
 
     Args:
-        num_classes: the background, which counts, included.
+        num_classes: number of classes, including the background.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
-    def add(self, predicted: Tensor, wanted: Tensor) -> None:
-        """Count one image: int `[H, W]` each; pixels whose wanted class is `VOID` are left out."""
+    def add(self, predicted: Tensor, target: Tensor) -> None:
+        """Add one image, int `[H, W]` each; pixels whose target is `VOID` are left out."""
         size = len(self.counts)
-        known = wanted != VOID
-        places = wanted[known].long() * size + predicted[known].long()
-        self.counts += torch.bincount(places, minlength=size * size).view(size, size)
+        known = target != VOID
+        cells = target[known].long() * size + predicted[known].long()
+        self.counts += torch.bincount(cells, minlength=size * size).view(size, size)
 
     def by_class(self) -> Tensor:
-        """float64 `[num_classes]`; NaN for a class that is neither there nor named."""
-        right = self.counts.diagonal().double()
-        return right / (self.counts.sum(0) + self.counts.sum(1) - self.counts.diagonal())
+        """Return float64 `[num_classes]`; NaN for a class that is neither present nor predicted."""
+        correct = self.counts.diagonal().double()
+        return correct / (self.counts.sum(0) + self.counts.sum(1) - self.counts.diagonal())
 
     def mean(self) -> float:
-        """The mean over classes that are there or were named."""
+        """Return the mean over classes that are present or predicted."""
         return float(self.by_class().nanmean())

@@ -1,9 +1,9 @@
 """DeepLabV3 (Chen et al. 2017, arXiv 1706.05587) on an encoder: a class for each pixel.
 
-The last stage keeps the size of the one before it and looks further apart instead: dilation 2,
-times a factor for each block (multi-grid); a pyramid of dilated convolutions and the average of the
-whole image stand on it. Only the hardest share of the pixels of a batch is learned from (hard pixel
-mining). Weights, and what the encoder is, stay the same.
+The last stage keeps the size of the stage before it and is dilated instead: by 2, times a factor
+for each block (multi-grid). A pyramid of dilated convolutions and the average of the whole image
+follow. The loss is taken over the hardest pixels of a batch (online hard example mining). Weights
+and architecture of the encoder stay the same.
 """
 
 from collections.abc import Sequence
@@ -14,24 +14,31 @@ from torch.nn.functional import cross_entropy, interpolate, pad
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from mezzotint.data.detection.source import VOID, DetectionSample
-from mezzotint.detection.localizer import Localizer, Norm, Stages, channels, residual, stage_of
+from mezzotint.detection.model import (
+    DetectionModel,
+    Norm,
+    Stages,
+    channels,
+    require_resnet,
+    stage_of,
+)
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import ResNet
 
 
-class DeepLabV3(Localizer, kind="deeplab_v3"):
-    """A segmenter: the background and the classes, for each pixel.
+class DeepLabV3(DetectionModel, kind="deeplab_v3"):
+    """Predict a class or the background for each pixel.
 
     Args:
-        encoder: a residual network.
-        num_classes: without the background.
+        encoder: ResNet, to be fine-tuned.
+        num_classes: number of classes without the background.
         rates: dilations of the pyramid.
-        multi_grid: factors of the dilation of the last stage's blocks, repeated where it has more.
-        dropout: before the last convolution.
-        hardest: share of the pixels that is learned from.
+        multi_grid: factors of the dilation of the last stage's blocks, repeated as needed.
+        dropout: probability of dropout before the last convolution.
+        ohem_fraction: fraction of pixels that is trained on, by largest loss.
         scale: smallest and largest factor that a training image is resized by.
-        crop: height and width of what is cut out of it; `None` takes whole images.
-        norm: let the encoder's norms learn, or keep them `frozen`.
+        crop: height and width of a training crop; `None` for whole images.
+        norm: `train` the encoder's BatchNorms, or keep them `frozen`.
     """
 
     def __init__(
@@ -42,25 +49,29 @@ class DeepLabV3(Localizer, kind="deeplab_v3"):
         rates: list[int] = [6, 12, 18],  # noqa: B006 - is not changed
         multi_grid: list[int] = [1, 2, 4],  # noqa: B006
         dropout: float = 0.0,
-        hardest: float = 0.2,
+        ohem_fraction: float = 0.2,
         scale: tuple[float, float] = (0.5, 2.0),
         crop: tuple[int, int] | None = None,
         norm: Norm = "train",
     ) -> None:
-        network = residual(encoder, "segmentation")
+        network = require_resnet(encoder, "segmentation")
         super().__init__(network, norm)
-        if (
-            not rates
-            or not multi_grid
-            or not 0.0 < hardest <= 1.0
-            or not 0.0 < scale[0] <= scale[1]
-        ):
+        if not rates or not multi_grid:
             raise ValueError(
-                f"got rates={rates}, multi_grid={multi_grid}, hardest={hardest}, scale={list(scale)}; allowed are one "
-                "or more dilations, a share in (0, 1], and factors from small to large"
+                f"`model.rates` and `model.multi_grid` must not be empty, got {rates} and "
+                f"{multi_grid}."
+            )
+        if not 0.0 < ohem_fraction <= 1.0:
+            raise ValueError(
+                f"`model.ohem_fraction` must be in (0, 1], got {ohem_fraction}. Try 0.2."
+            )
+        if not 0.0 < scale[0] <= scale[1]:
+            raise ValueError(
+                f"`model.scale` must be positive factors, the smaller first, got {list(scale)}. "
+                "Try [0.5, 2.0]."
             )
         self.needs = "classes"
-        self.hardest, self.scale, self.crop = hardest, scale, crop
+        self.ohem_fraction, self.scale, self.crop = ohem_fraction, scale, crop
         dilate(network, multi_grid)
         last = network.num_stages
         self.backbone = Stages(network, (last,))
@@ -70,25 +81,25 @@ class DeepLabV3(Localizer, kind="deeplab_v3"):
                 module.p = dropout
 
     def losses(
-        self, images: Sequence[Tensor], scenes: Sequence[DetectionSample]
+        self, images: Sequence[Tensor], samples: Sequence[DetectionSample]
     ) -> dict[str, Tensor]:
-        """Cross-entropy of the hardest pixels."""
+        """Compute the cross-entropy of the pixels with the largest loss."""
         pairs = []
-        for image, scene in zip(images, scenes, strict=True):
-            assert scene.classes is not None
-            pairs.append(self._varied(image, scene.classes.to(image.device)))
+        for image, sample in zip(images, samples, strict=True):
+            assert sample.classes is not None
+            pairs.append(self._augmented(image, sample.classes.to(image.device)))
         height, width = (max(x.shape[d] for x, _ in pairs) for d in (1, 2))
         mean = (
             images[0].new_tensor(self.encoder.input.mean).view(3, 1, 1)
         )  # what lies outside is 0 when normalized
         x = torch.stack([_padded(one - mean, height, width, 0.0) + mean for one, _ in pairs])
-        wanted = torch.stack([_padded(classes, height, width, VOID) for _, classes in pairs]).long()
-        each = cross_entropy(self._logits(x), wanted, ignore_index=VOID, reduction="none").flatten()
-        count = max(1, int(self.hardest * int((wanted != VOID).sum())))
+        target = torch.stack([_padded(classes, height, width, VOID) for _, classes in pairs]).long()
+        each = cross_entropy(self._logits(x), target, ignore_index=VOID, reduction="none").flatten()
+        count = max(1, int(self.ohem_fraction * int((target != VOID).sum())))
         return {"pixels": each.topk(min(count, len(each))).values.mean()}
 
-    def find(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """The likeliest class of each pixel; images one by one, at their own size."""
+    def predict(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Predict the class of each pixel; images one by one, at their own size."""
         return [self._logits(image[None])[0].argmax(0).cpu() for image in images]
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -96,8 +107,8 @@ class DeepLabV3(Localizer, kind="deeplab_v3"):
         low = self.head(self.backbone(self.encoder.input.normalize(x))["0"])
         return interpolate(low, x.shape[2:], mode="bilinear", align_corners=False)
 
-    def _varied(self, image: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Resized and cut as training does, with torch's generator, which the loop seeds at each step."""
+    def _augmented(self, image: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Resize and crop with torch's generator, which the loop seeds at each step."""
         factor = float(torch.empty(()).uniform_(*self.scale))
         size = [max(1, round(side * factor)) for side in image.shape[1:]]
         image = interpolate(image[None], size, mode="bilinear", antialias=True)[0]
@@ -106,7 +117,7 @@ class DeepLabV3(Localizer, kind="deeplab_v3"):
         )
         if self.crop is None:
             return image, classes
-        height, width = (min(own, most) for own, most in zip(size, self.crop, strict=True))
+        height, width = (min(own, largest) for own, largest in zip(size, self.crop, strict=True))
         top, left = (
             int(torch.randint(s - k + 1, ())) for s, k in zip(size, (height, width), strict=True)
         )
@@ -115,19 +126,19 @@ class DeepLabV3(Localizer, kind="deeplab_v3"):
 
 
 def dilate(encoder: ResNet, multi_grid: Sequence[int]) -> None:
-    """Let the last stage keep the size of its input, and look further apart; the weights stay the same.
+    """Dilate the last stage so that it keeps the size of its input; the weights stay the same.
 
     Args:
-        encoder: changed in place.
+        encoder: ResNet that is changed in place.
         multi_grid: factors of the dilation of 2, by block.
     """
-    for place, block in enumerate(stage_of(encoder, encoder.num_stages)):
+    for index, block in enumerate(stage_of(encoder, encoder.num_stages)):
         for module in block.modules():
             if isinstance(module, nn.Conv2d):
                 module.stride = (1, 1)
                 if module.kernel_size == (3, 3):
-                    apart = 2 * multi_grid[place % len(multi_grid)]
-                    module.dilation = module.padding = (apart, apart)
+                    dilation = 2 * multi_grid[index % len(multi_grid)]
+                    module.dilation = module.padding = (dilation, dilation)
 
 
 def _padded(x: Tensor, height: int, width: int, value: float) -> Tensor:

@@ -1,9 +1,8 @@
-"""Transfer: a detector or segmenter is trained on an encoder, and the same on the untrained one, and both are scored.
+"""Transfer: train a detector or segmenter on a pretrained and on an untrained encoder, and compare.
 
-What features are worth for finding things shows at an equal budget: the same scenes in the same
-order, the same network around the encoder, the same rates and seeds; only the encoder's weights
-differ. The last weights are scored, never the best. Each run is finished once: started again with
-the same directory, only what is missing is trained.
+The comparison is at an equal budget: the same images in the same order, the same network around
+the encoder, the same learning rates and seeds; only the encoder's weights differ. The last weights
+are evaluated, never the best. A second call with the same directory trains only what is missing.
 """
 
 import copy
@@ -19,9 +18,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from mezzotint.data.detection.source import DetectionSource
-from mezzotint.detection.localizer import Localizer, residual
+from mezzotint.detection.model import DetectionModel, require_resnet
 from mezzotint.detection.recipes import DEFAULT, FAMILIES, read_transfer
-from mezzotint.detection.training import put_back, score, train
+from mezzotint.detection.training import load_tensors, score, train
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.evaluation.probe import Row
@@ -32,19 +31,19 @@ from mezzotint.seeding import key_of
 from mezzotint.train.rundir import RunDirectoryInUse, environment, locked
 
 _PRETRAINED, _UNTRAINED = "pretrained", "untrained"
-_HAS = {"masks": "masks of its objects", "classes": "a map of classes"}
+_NEEDED = {"masks": "masks of objects", "classes": "class maps"}
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What is to be done.
+    """Plan of a transfer.
 
     Attributes:
         encoder: directory of a saved encoder, or of a run.
-        config: of the recipe, resolved.
-        seeds: how many runs; they differ in the fresh parts of the network, in order, flips and
+        config: resolved recipe.
+        seeds: number of runs; they differ in the new parts of the network, in order, flips and
             sampling.
-        baseline: train the same from the untrained encoder.
+        baseline: whether the same is trained from the untrained encoder.
     """
 
     encoder: Path
@@ -55,27 +54,26 @@ class Transfer:
 
 @dataclass(frozen=True)
 class DetectionComparison:
-    """Figures side by side.
+    """Metrics of pretrained and untrained encoder.
 
     Attributes:
-        lines: of the keys `figure`, `pretrained` and, with a baseline, `untrained` and
-            `difference`, each but the first a list `[mean, low, high]`; the bounds are `None` for a
-            single seed.
+        lines: one mapping per metric with the keys `metric`, `pretrained` and, with a baseline,
+            `untrained` and `difference`; values are `[mean, low, high]`, with bounds of `None` for
+            a single seed.
     """
 
     lines: list[dict[str, Any]]
 
     @property
     def text(self) -> str:
-        """A table in Markdown."""
+        """Format the comparison as a Markdown table."""
         names = [
             name for name in ("pretrained", "untrained", "difference") if name in self.lines[0]
         ]
-        rows = [f"| figure | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        rows = [f"| metric | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         for line in self.lines:
-            rows.append(
-                f"| {line['figure']} | {' | '.join(_shown(line[n], n == 'difference') for n in names)} |"
-            )
+            cells = (_shown(line[name], name == "difference") for name in names)
+            rows.append(f"| {line['metric']} | {' | '.join(cells)} |")
         return "\n".join(rows)
 
 
@@ -87,68 +85,68 @@ def plan(
     seeds: int = 1,
     baseline: bool = True,
 ) -> Transfer:
-    """Read an encoder and a recipe, and see that they fit.
+    """Read an encoder and a recipe, and check that they fit.
 
     Args:
-        encoder: a run, or an encoder's directory; a residual network.
-        what: name or file of a transfer recipe; or a folder in VOC or COCO format, which is learned
-            as `voc07_c4` and `coco_c4` say.
-        overrides: of the recipe, such as `training.steps=300`.
+        encoder: run, or directory of an encoder; a ResNet.
+        what: name or file of a transfer recipe; or a folder in VOC or COCO format, which is trained
+            on with the recipe `voc07_c4` or `coco_c4`.
+        overrides: changes of the recipe, such as `training.steps=300`.
         seeds: see `Transfer`.
         baseline: see `Transfer`.
 
     Raises:
-        ValueError: when there is no such encoder, recipe or data, or they do not fit.
+        ValueError: for a missing encoder, recipe or data, or data that the model cannot use.
     """
     if seeds < 1:
-        raise ValueError(f"got seeds={seeds}; allowed is 1 or more: 3 give an interval")
+        raise ValueError(f"`--seeds` must be at least 1, got {seeds}. 3 give an interval.")
     config = read_transfer(what or DEFAULT, overrides)
-    residual(load_encoder(encoder), "transfer")
+    require_resnet(load_encoder(encoder), "transfer")
     _refuse_if_unfit(config)
     return Transfer(Path(encoder), config, seeds, baseline)
 
 
 def _refuse_if_unfit(config: dict[str, Any]) -> None:
-    scenes: DetectionSource = construct(config["data"], FAMILIES["data"], {})
+    source: DetectionSource = construct(config["data"], FAMILIES["data"], {})
     model = config["model"]
     needs = "classes" if model["kind"] == "deeplab_v3" else "masks" if model["masks"] else "boxes"
-    if (needs == "masks" and not scenes.has_masks) or (
-        needs == "classes" and not scenes.has_classes
+    if (needs == "masks" and not source.has_masks) or (
+        needs == "classes" and not source.has_classes
     ):
         hint = (
-            f"data.use={needs}"
+            f"data.segmentation={needs}"
             if config["data"]["kind"] == "voc_folder"
-            else "data with segmentations"
+            else "`data` to a source with segmentations"
         )
         raise ValueError(
-            f"got {model['kind']}{' with masks' if needs == 'masks' else ''} on {scenes.name}, whose scenes are read "
-            f"without {_HAS[needs]}; allowed is data with them: set {hint}, or learn boxes with model.kind=faster_rcnn "
-            "model.masks=false"
+            f"`{source.name}` is read without {_NEEDED[needs]}, which {model['kind']} needs. Set "
+            f"{hint}, or "
+            "train on boxes with model.kind=faster_rcnn model.masks=false."
         )
 
 
 def run_transfer(what: Transfer, out: str | Path, *, progress: str = "bar") -> DetectionComparison:
-    """Train, score, and write `evaluation.json`, `baselines.json` and `table.md`.
+    """Train, evaluate, and write `evaluation.json`, `baselines.json` and `table.md`.
 
     Args:
-        what: see `plan`.
-        out: a directory; each run has its own in it, `pretrained-0` and so on.
+        what: result of `plan`.
+        out: directory that contains one directory per run, `pretrained-0` and so on.
         progress: `bar`, `quiet` or `json`.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     variants = (_PRETRAINED, _UNTRAINED) if what.baseline else (_PRETRAINED,)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
-    rows: dict[str, list[Row]] = {name: [] for name in found}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+    rows: dict[str, list[Row]] = {name: [] for name in results}
     for seed in range(what.seeds):
-        for variant in found:
-            figures = _once(what, seed, variant, folder / f"{variant}-{seed}", progress)
-            found[variant].append(figures)
-            rows[variant] += _rows(what, seed, figures)
+        for variant in results:
+            metrics = _once(what, seed, variant, folder / f"{variant}-{seed}", progress)
+            results[variant].append(metrics)
+            rows[variant] += _rows(what, seed, metrics)
     write_evaluation(
         folder, Evaluation(rows[_PRETRAINED], ""), Baselines([], rows.get(_UNTRAINED, []))
     )
-    comparison = compared(found[_PRETRAINED], found.get(_UNTRAINED))
+    comparison = compared(results[_PRETRAINED], results.get(_UNTRAINED))
     write_text(folder / "table.md", comparison.text + "\n")
     write_json(folder / "table.json", comparison.lines)
     return comparison
@@ -157,15 +155,15 @@ def run_transfer(what: Transfer, out: str | Path, *, progress: str = "bar") -> D
 def compared(
     pretrained: Sequence[dict[str, float]], untrained: Sequence[dict[str, float]] | None
 ) -> DetectionComparison:
-    """Means over seeds with 95 % intervals of Student, and the mean of the differences seed by seed."""
+    """Average over seeds, with Student's 95 % intervals; differences are taken seed by seed."""
     lines = []
-    for figure in pretrained[0]:
-        own = [figures[figure] for figures in pretrained]
-        line: dict[str, Any] = {"figure": figure, "pretrained": _interval(own)}
+    for metric in pretrained[0]:
+        own = [metrics[metric] for metrics in pretrained]
+        line: dict[str, Any] = {"metric": metric, "pretrained": _interval(own)}
         if untrained is not None:
-            beside = [figures[figure] for figures in untrained]
-            line["untrained"] = _interval(beside)
-            line["difference"] = _interval([a - b for a, b in zip(own, beside, strict=True)])
+            baseline = [metrics[metric] for metrics in untrained]
+            line["untrained"] = _interval(baseline)
+            line["difference"] = _interval([a - b for a, b in zip(own, baseline, strict=True)])
         lines.append(line)
     return DetectionComparison(lines)
 
@@ -186,8 +184,8 @@ def _shown(triple: Sequence[float | None], signed: bool) -> str:
     return f"{triple[0]:{sign}.3f}{bounds}"
 
 
-def build(what: Transfer, seed: int, variant: str, scenes: DetectionSource) -> Localizer:
-    """The network of one run, before training; what is fresh in it is the same for both variants of a seed."""
+def build(what: Transfer, seed: int, variant: str, source: DetectionSource) -> DetectionModel:
+    """Build the network of one run; its new parts are the same for both variants of a seed."""
     with torch.random.fork_rng(devices=[]):
         encoder: Encoder = load_encoder(what.encoder)
         if variant == _UNTRAINED:
@@ -199,94 +197,100 @@ def build(what: Transfer, seed: int, variant: str, scenes: DetectionSource) -> L
                 resolve(config, "Encoder", "encoder"), "Encoder", {"Encoder": (encoder.input,)}
             )
         torch.manual_seed(key_of("heads", seed))
-        made: Localizer = construct(
-            what.config["model"], FAMILIES["model"], {"Localizer": (encoder, len(scenes.classes))}
+        network: DetectionModel = construct(
+            what.config["model"],
+            FAMILIES["model"],
+            {"DetectionModel": (encoder, len(source.classes))},
         )
-    return made
+    return network
 
 
-def _once(what: Transfer, seed: int, variant: str, place: Path, progress: str) -> dict[str, float]:
-    """One run: read when it is finished, and gone on with when it is not."""
+def _once(what: Transfer, seed: int, variant: str, folder: Path, progress: str) -> dict[str, float]:
+    """Train one run, or read its metrics if it is finished."""
     config = copy.deepcopy(what.config) | {
         "seed": seed,
         "encoder": str(what.encoder),
         "start": variant,
     }
-    place.mkdir(parents=True, exist_ok=True)
-    written, result = place / "transfer.yaml", place / "figures.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    written, result = folder / "transfer.yaml", folder / "metrics.json"
     text = yaml.safe_dump(config, sort_keys=False)
     if written.is_file() and written.read_text(encoding="utf-8") != text:
         raise RunDirectoryInUse(
-            f"got --out {place.parent}, where {place.name} holds a run of another recipe or encoder; allowed is a new "
-            "directory: choose another --out"
+            f"`{folder}` is a run of another recipe or encoder. Choose another --out."
         )
     if result.is_file():
         known: dict[str, float] = json.loads(result.read_text(encoding="utf-8"))
         return {name: math.nan if value is None else value for name, value in known.items()}
-    with locked(place):
+    with locked(folder):
         write_text(written, text)
         parts = {n: construct(config[n], FAMILIES[n], {}) for n in FAMILIES if n != "model"}
-        scenes, training = parts["data"], parts["training"]
-        network = build(what, seed, variant, scenes)
+        source, training = parts["data"], parts["training"]
+        network = build(what, seed, variant, source)
+        optimizer, schedule = parts["optimizer"], parts["schedule"]
         train(
-            network, scenes, parts["optimizer"], parts["schedule"], training, place, seed=seed, progress=progress
+            network, source, optimizer, schedule, training, folder, seed=seed, progress=progress
         )  # fmt: skip
-        scores = score(network, scenes, training)
-        with replacing(place / "network.safetensors") as temporary:
+        scores = score(network, source, training)
+        with replacing(folder / "network.safetensors") as temporary:
             save_file(
-                {name: t.detach().cpu().contiguous() for name, t in network.own_tensors().items()},
+                {
+                    name: t.detach().cpu().contiguous()
+                    for name, t in network.named_tensors().items()
+                },
                 temporary,
             )
         save_encoder(
-            network.encoder, place / "encoder", {"transferred_to": scenes.name, "start": variant}
+            network.encoder, folder / "encoder", {"transferred_to": source.name, "start": variant}
         )
-        write_json(place / "environment.json", environment(training.torch_device().type))
-        write_json(place / "by_class.json", [_plain(line) for line in scores.by_class])
-        write_json(result, _plain(scores.figures))
-    return scores.figures
+        write_json(folder / "environment.json", environment(training.torch_device().type))
+        write_json(folder / "by_class.json", [_plain(line) for line in scores.by_class])
+        write_json(result, _plain(scores.metrics))
+    return scores.metrics
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON has it: `None` for NaN."""
+    """Replace NaN by `None`, for JSON."""
     return {
         key: None if isinstance(v, float) and not math.isfinite(v) else v
         for key, v in values.items()
     }
 
 
-def trained_localizer(place: str | Path) -> tuple[Localizer, DetectionSource]:
-    """The network of a finished run, in eval mode, and its data.
+def trained_model(run: str | Path) -> tuple[DetectionModel, DetectionSource]:
+    """Load the network of a finished run, in eval mode, and its data.
 
     Args:
-        place: a directory that `run_transfer` wrote, such as `runs/transfer-demo/pretrained-0`.
+        run: directory that `run_transfer` wrote, such as `runs/transfer-demo/pretrained-0`.
 
     Raises:
-        ValueError: when the run is not finished, or its data is not where it was.
+        ValueError: for a run that is not finished, or whose data is missing.
     """
-    folder = Path(place)
+    folder = Path(run)
     if not (folder / "network.safetensors").is_file():
         raise ValueError(
-            f"got {folder}, which holds no finished transfer; allowed is OUT/pretrained-0 and the like"
+            f"`{folder}` is not a finished transfer. Give a directory such as OUT/pretrained-0."
         )
     config = yaml.safe_load((folder / "transfer.yaml").read_text(encoding="utf-8"))
-    scenes: DetectionSource = construct(config["data"], FAMILIES["data"], {})
+    source: DetectionSource = construct(config["data"], FAMILIES["data"], {})
     with torch.random.fork_rng(devices=[]):
-        injected = {"Localizer": (load_encoder(folder / "encoder"), len(scenes.classes))}
-        network: Localizer = construct(config["model"], FAMILIES["model"], injected)
-    put_back(network, load_file(folder / "network.safetensors"))
-    return network.eval(), scenes
+        injected = {"DetectionModel": (load_encoder(folder / "encoder"), len(source.classes))}
+        network: DetectionModel = construct(config["model"], FAMILIES["model"], injected)
+    load_tensors(network, load_file(folder / "network.safetensors"))
+    return network.eval(), source
 
 
-def _rows(what: Transfer, seed: int, figures: dict[str, float]) -> list[Row]:
-    scenes, training, optimizer = (what.config[name] for name in ("data", "training", "optimizer"))
+def _rows(what: Transfer, seed: int, metrics: dict[str, float]) -> list[Row]:
+    source, training, optimizer = (what.config[name] for name in ("data", "training", "optimizer"))
     model = what.config["model"]
     how = (
-        f"transfer/1 {model['kind']} {model.get('neck', '')} steps={training['steps']} batch={training['batch_size']} "
+        f"transfer/1 {model['kind']} {model.get('neck', '')} "
+        f"steps={training['steps']} batch={training['batch_size']} "
         f"optimizer={optimizer['kind']} lr={optimizer['lr']:g} norm={model['norm']} select=last"
     )
-    name = str(scenes.get("root") or scenes["kind"])
+    name = str(source.get("root") or source["kind"])
     probe = str(model["kind"])
     return [
         Row(probe=probe, metric=f"{Path(name).name}/{k}", value=v, protocol=how, seed=seed)
-        for k, v in figures.items()
+        for k, v in metrics.items()
     ]

@@ -1,15 +1,14 @@
-"""Encoders as detectron2 reads them: its pickle of arrays, and the settings that must go with it.
+"""Encoders for detectron2: a pickle of arrays, and the configuration that belongs to it.
 
-The names are those of torchvision turned into detectron2's (Huang et al. 2022, arXiv 2208.00275,
-convert so): `layerN.` → `res(N+1).`, `bnK` → `convK.norm`, `downsample.0` and `.1` → `shortcut` and
-`shortcut.norm`, and what stands before the first stage → `stem.`. Which branch of a run is taken is
-an argument with a default, and naming the default is allowed. Normalization and color order are
-not part of that format, and gaps to published detection figures were traced to them, so they are
-written beside the file as a configuration.
+Names change from torchvision's to detectron2's as Huang et al. 2022 (arXiv 2208.00275) convert
+them: `layerN.` → `res(N+1).`, `bnK` → `convK.norm`, `downsample.0` and `.1` → `shortcut` and
+`shortcut.norm`, and the stem → `stem.`. The format has no input normalization and no color order,
+which explained gaps to published detection results, so both are written to a configuration next to
+the pickle.
 
-The pickle holds nothing but strings, numbers and arrays. Arrays are stored as `numpy.ndarray(shape,
-type, bytes)`, which every version of numpy can read; reading admits arrays alone, and refuses any
-other name before it is looked up.
+The pickle contains strings, numbers and arrays only. Arrays are stored as `numpy.ndarray(shape,
+type, bytes)`, which every version of numpy reads. The reader accepts arrays alone, and refuses any
+other name before looking it up.
 """
 
 import io
@@ -24,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mezzotint.detection.localizer import residual, stage_of
+from mezzotint.detection.model import require_resnet, stage_of
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import Bottleneck, ResNet
 from mezzotint.encoders.saving import load_encoder
@@ -37,48 +36,48 @@ Array = npt.NDArray[Any]
 
 
 def to_detectron2(name: str) -> str:
-    """A tensor's name in detectron2.
+    """Convert a tensor's name to detectron2's.
 
     Raises:
-        ValueError: for a name that no residual network has.
+        ValueError: for a name that no ResNet has.
     """
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"(?:layer(\d+)\.(\d+)\.)?(?:(conv|bn)(\d)|downsample\.([01]))\.(\w+)", name
     )
-    if found is None:
+    if match is None:
         raise ValueError(
-            f"got the tensor {name!r}; allowed are those of a residual network: export another encoder"
+            f"The tensor {name!r} does not belong to a ResNet. Export a ResNet encoder."
         )
-    stage, block, kind, number, shortcut, rest = found.groups()
-    where = "stem" if stage is None else f"res{int(stage) + 1}.{block}"
+    stage, block, kind, number, shortcut, rest = match.groups()
+    block_name = "stem" if stage is None else f"res{int(stage) + 1}.{block}"
     if shortcut is not None:
-        return f"{where}.shortcut.{'norm.' if shortcut == '1' else ''}{rest}"
-    return f"{where}.conv{number}.{'norm.' if kind == 'bn' else ''}{rest}"
+        return f"{block_name}.shortcut.{'norm.' if shortcut == '1' else ''}{rest}"
+    return f"{block_name}.conv{number}.{'norm.' if kind == 'bn' else ''}{rest}"
 
 
 def from_detectron2(name: str) -> str:
-    """The inverse of `to_detectron2`."""
-    found = re.fullmatch(r"(?:stem|res(\d+)\.(\d+))\.(?:conv(\d)|(shortcut))\.(norm\.)?(\w+)", name)
-    if found is None:
+    """Convert a name of detectron2 to ours."""
+    match = re.fullmatch(r"(?:stem|res(\d+)\.(\d+))\.(?:conv(\d)|(shortcut))\.(norm\.)?(\w+)", name)
+    if match is None:
         raise ValueError(
-            f"got the array {name!r}; allowed are those of detectron2's ResNet backbone: give a file of one"
+            f"The array {name!r} does not belong to a ResNet of detectron2. Give the file of one."
         )
-    stage, block, number, shortcut, norm, rest = found.groups()
-    where = "" if stage is None else f"layer{int(stage) - 1}.{block}."
+    stage, block, number, shortcut, norm, rest = match.groups()
+    block_name = "" if stage is None else f"layer{int(stage) - 1}.{block}."
     if shortcut:
-        return f"{where}downsample.{1 if norm else 0}.{rest}"
-    return f"{where}{'bn' if norm else 'conv'}{number}.{rest}"
+        return f"{block_name}downsample.{1 if norm else 0}.{rest}"
+    return f"{block_name}{'bn' if norm else 'conv'}{number}.{rest}"
 
 
 def write_detectron2(encoder: Encoder, path: str | Path) -> list[Path]:
-    """Write an encoder for detectron2's `MODEL.WEIGHTS`, and beside it the configuration that it needs.
+    """Write an encoder for detectron2's `MODEL.WEIGHTS`, and the configuration that it needs.
 
     Args:
-        encoder: a residual network without quantizers.
-        path: of the pickle; must end in `.pkl`, which is how detectron2 tells the format.
+        encoder: ResNet without quantizers.
+        path: path of the pickle; ends in `.pkl`, by which detectron2 recognizes the format.
 
     Returns:
-        The pickle, and the `.yaml` beside it.
+        The pickle, and the `.yaml` next to it.
 
     Raises:
         ValueError: for another architecture or another suffix.
@@ -86,13 +85,16 @@ def write_detectron2(encoder: Encoder, path: str | Path) -> list[Path]:
     file = Path(path)
     if file.suffix != ".pkl":
         raise ValueError(
-            f"got {file.name!r}; allowed is a name that ends in .pkl, by which detectron2 goes"
+            "The name must end in .pkl, by which detectron2 recognizes the format, got "
+            f"{file.name!r}. "
+            "Change --out."
         )
-    network = residual(encoder, "detectron2")
+    network = require_resnet(encoder, "detectron2")
     if getattr(encoder, "quantization", None) is not None:
         raise ValueError(
-            "got an encoder with quantizers, which detectron2 has not; allowed is a float one: export it with "
-            "`mezzotint export` instead"
+            "The encoder has quantizers, which detectron2 does not support. Give an fp32 encoder, "
+            "or "
+            "use `mezzotint export` instead."
         )
     arrays = {
         to_detectron2(name): t.detach().cpu().numpy() for name, t in network.state_dict().items()
@@ -107,7 +109,7 @@ def write_detectron2(encoder: Encoder, path: str | Path) -> list[Path]:
 
 
 def configuration(encoder: ResNet, weights: str) -> str:
-    """The settings of detectron2 that fit the network, as its YAML: section 2.10's, with the encoder's own numbers."""
+    """Write the settings of section 2.10 for the network, as YAML of detectron2."""
     mean, std = (
         [round(255.0 * v, 4) for v in values] for values in (encoder.input.mean, encoder.input.std)
     )
@@ -119,7 +121,8 @@ def configuration(encoder: ResNet, weights: str) -> str:
     notes = []
     if depth not in (18, 34, 50, 101, 152) or encoder.conv1.kernel_size != (7, 7):
         notes = [
-            f"# detectron2 has no network with {blocks} blocks and a stem of {encoder.conv1.kernel_size[0]} pixels:",
+            f"# detectron2 has no network with {blocks} blocks and a stem of "
+            f"{encoder.conv1.kernel_size[0]} pixels:",
             "# register a backbone with these names to use the weights.",
         ]
     return "\n".join([
@@ -130,7 +133,8 @@ def configuration(encoder: ResNet, weights: str) -> str:
         f"  PIXEL_MEAN: {mean}",
         f"  PIXEL_STD: {std}",
         "  BACKBONE: {FREEZE_AT: 0}",
-        f"  RESNETS: {{DEPTH: {depth}, STRIDE_IN_1X1: false, NORM: SyncBN, STEM_OUT_CHANNELS: {width}, "
+        f"  RESNETS: {{DEPTH: {depth}, STRIDE_IN_1X1: false, NORM: SyncBN, "
+        f"STEM_OUT_CHANNELS: {width}, "
         f"RES2_OUT_CHANNELS: {width * (4 if deep else 1)}}}",
         "TEST: {PRECISE_BN: {ENABLED: true}}",
         "",
@@ -138,10 +142,10 @@ def configuration(encoder: ResNet, weights: str) -> str:
 
 
 def read_detectron2(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a detectron2 pickle by the names that our residual networks have.
+    """Read the tensors of a detectron2 pickle under the names of our ResNets.
 
     Raises:
-        ValueError: when it is not such a file, or holds anything that is not an array.
+        ValueError: for another kind of file, or one with anything that is not an array.
     """
     content = _load(Path(path))
     arrays = content.get("model", content) if isinstance(content, Mapping) else None
@@ -150,9 +154,7 @@ def read_detectron2(path: str | Path) -> dict[str, Tensor]:
         or not arrays
         or not all(isinstance(a, np.ndarray) for a in arrays.values())
     ):
-        raise ValueError(
-            f"{path} holds no arrays by name; allowed is a detectron2 backbone: give another file"
-        )
+        raise ValueError(f"`{path}` has no named arrays. Give the pickle of a detectron2 backbone.")
     return {
         from_detectron2(str(name)): torch.from_numpy(np.array(array))
         for name, array in arrays.items()
@@ -160,24 +162,27 @@ def read_detectron2(path: str | Path) -> dict[str, Tensor]:
 
 
 def chosen_branch(path: str | Path, branch: BranchName = "online") -> Encoder:
-    """An encoder's directory, or a branch of a run; `online` is what `encoder/` holds.
+    """Load the encoder of a directory, or a branch of a run.
+
+    Args:
+        path: run, or directory of an encoder.
+        branch: `online` for the saved encoder, `target` for the momentum copy of a run.
 
     Raises:
-        ValueError: when a momentum copy is asked of something that is no run, or of a run without
-            one.
+        ValueError: for the `target` of something that is not a run or has no momentum copy.
     """
     folder = Path(path)
     if branch == "online":
         return load_encoder(folder)
     if not (folder / "recipe.yaml").is_file():
         raise ValueError(
-            f"got branch=target of {path}, which is no run; allowed is online: leave the branch out"
+            f"`branch` must be online for `{path}`, which is not a run, got {branch}. Leave it out."
         )
     return load_branch(folder, Recipe.load(folder), branch, "backbone")
 
 
 class _Writer(pickle.Pickler):
-    """Stores arrays by numpy's public constructor; the private one has moved between versions."""
+    """Stores arrays with numpy's public constructor; the private one has moved between versions."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -190,7 +195,7 @@ class _Writer(pickle.Pickler):
 
 
 class _Arrays(pickle.Unpickler):
-    """Admits what arrays are stored with, by this module and by numpy itself."""
+    """Accepts only the names with which this module and numpy store arrays."""
 
     allowed: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy", "ndarray"): np.ndarray,
@@ -210,18 +215,20 @@ class _Arrays(pickle.Unpickler):
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> Array:
-    """An empty array, whose state follows in the pickle."""
+    """Make an empty array, whose state follows in the pickle."""
     return np.ndarray.__new__(np.ndarray, shape, code)
 
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise ValueError(f"got {path}, which is no file; give a detectron2 pickle")
+        raise ValueError(f"`{path}` is not a file. Give a detectron2 pickle.")
     try:
         return _Arrays(io.BytesIO(path.read_bytes())).load()
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} names {error}, and reading that could run code; allowed are arrays by name: save the arrays alone"
+            f"`{path}` names {error}, and reading it could run code. Only named arrays are "
+            "accepted. "
+            "Save the arrays alone."
         ) from error
     except (
         EOFError,
@@ -233,5 +240,6 @@ def _load(path: Path) -> Any:
         ValueError,
     ) as error:
         raise ValueError(
-            f"{path} is no readable pickle ({' '.join(str(error).split())[:120]}); get it again"
+            f"`{path}` is not a readable pickle: {' '.join(str(error).split())[:120]}. Download "
+            "it again."
         ) from error

@@ -1,11 +1,14 @@
-"""Faster R-CNN and Mask R-CNN (Ren et al. 2015, arXiv 1506.01497; He et al. 2017, arXiv 1703.06870) on an encoder.
+"""Faster R-CNN and Mask R-CNN on an encoder.
 
-`c4` looks for objects on the map of the last stage but one and runs the last stage on each region,
-with one norm after it, as the field's transfer benchmarks do: the whole encoder is used, and the
-region is cut to the size that this stage saw in pretraining. `fpn` puts a pyramid on all stages
-(Lin et al. 2016, arXiv 1612.03144). The networks are torchvision's, with the encoder's own
-normalization. They differ from detectron2's in details: box losses are smooth L1 with a threshold
-of 1/9 for proposals, and a pyramid keeps as many proposals in training before NMS as after it.
+(Ren et al. 2015, arXiv 1506.01497; He et al. 2017, arXiv 1703.06870.)
+
+`c4` proposes regions on the feature map of the last stage but one and runs the last stage on each
+region, with one norm after it, as the transfer benchmarks of the field do: the whole encoder is
+used, and regions are pooled to the size that the stage had in pretraining. `fpn` puts a feature
+pyramid on all stages (Lin et al. 2016, arXiv 1612.03144). The networks are torchvision's, with the
+encoder's own input normalization. They differ from detectron2's in details: box losses are smooth
+L1 with a threshold of 1/9 for proposals, and a pyramid keeps as many proposals in training before
+NMS as after it.
 """
 
 from collections.abc import Sequence
@@ -22,13 +25,13 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from mezzotint.data.detection.source import DetectionSample
-from mezzotint.detection.average_precision import Found
-from mezzotint.detection.localizer import (
-    Localizer,
+from mezzotint.detection.average_precision import Detections
+from mezzotint.detection.model import (
+    DetectionModel,
     Norm,
     Stages,
     channels,
-    residual,
+    require_resnet,
     stage_of,
     stride,
 )
@@ -36,26 +39,26 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import ResNet
 
 
-class FasterRCNN(Localizer, kind="faster_rcnn"):
-    """A detector of boxes, and of masks if wanted.
+class FasterRCNN(DetectionModel, kind="faster_rcnn"):
+    """Detect boxes, and masks with `masks: true`.
 
     Args:
-        encoder: a residual network.
-        num_classes: without the background.
-        neck: `c4`, or a pyramid, `fpn`.
-        masks: find masks too: Mask R-CNN.
-        anchors: sides of the boxes that are started from, in pixels; with `fpn` one for each level,
-            the last of which is a stage's map at half its size.
-        min_size: what the shorter side of an image is resized to; in training one of these, in
-            scoring the last.
-        max_size: of the longer side.
-        roi_size: places a side that a region is cut into; by default as many as the stage saw in
-            pretraining with `c4`, and 7 with `fpn`.
-        proposals: regions that are kept after NMS, in training and in scoring; before it 6 times as
-            many with `c4`.
-        samples: regions of an image that the head learns from.
-        norm: let the encoder's norms learn, or keep them `frozen`.
-        channels: width of the pyramid and the heads on it.
+        encoder: ResNet, to be fine-tuned.
+        num_classes: number of classes without the background.
+        neck: `c4`, or `fpn` for a feature pyramid.
+        masks: predict masks too: Mask R-CNN.
+        anchors: sides of the anchor boxes in pixels; with `fpn` one for each level, the last of
+            which is the last stage at half its size.
+        min_size: sizes that the shorter side of an image is resized to: one of them in training,
+            the last one in evaluation.
+        max_size: largest size of the longer side.
+        roi_size: side of a pooled region; by default the side of the stage's map in pretraining
+            with `c4`, and 7 with `fpn`.
+        proposals: regions kept after NMS, in training and in evaluation; with `c4`, 6 times as many
+            enter NMS.
+        samples: regions per image that the head is trained on.
+        norm: `train` the encoder's BatchNorms, or keep them `frozen`.
+        channels: width of the pyramid and its heads.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class FasterRCNN(Localizer, kind="faster_rcnn"):
         norm: Norm = "train",
         channels: int = 256,
     ) -> None:
-        network = residual(encoder, "detection")
+        network = require_resnet(encoder, "detection")
         super().__init__(network, norm)
         self.needs = "masks" if masks else "boxes"
         _check(
@@ -104,41 +107,42 @@ class FasterRCNN(Localizer, kind="faster_rcnn"):
             min_size=tuple(min_size), max_size=max_size,
             image_mean=list(encoder.input.mean), image_std=list(encoder.input.std),
             rpn_anchor_generator=AnchorGenerator(tuple(levels), (ratios,) * len(levels)),
-            rpn_pre_nms_top_n_train=before * proposals[0], rpn_pre_nms_top_n_test=before * proposals[1],
+            rpn_pre_nms_top_n_train=before * proposals[0],
+            rpn_pre_nms_top_n_test=before * proposals[1],
             rpn_post_nms_top_n_train=proposals[0], rpn_post_nms_top_n_test=proposals[1],
             box_batch_size_per_image=samples, **heads,
         )  # fmt: skip
 
     def losses(
-        self, images: Sequence[Tensor], scenes: Sequence[DetectionSample]
+        self, images: Sequence[Tensor], samples: Sequence[DetectionSample]
     ) -> dict[str, Tensor]:
-        """Of proposals, classes, boxes and masks."""
+        """Compute the losses of proposals, classes, boxes and masks."""
         targets = []
-        for image, scene in zip(images, scenes, strict=True):
-            kept = ~scene.ignored
-            target = {"boxes": scene.boxes[kept], "labels": scene.labels[kept] + 1}
+        for image, sample in zip(images, samples, strict=True):
+            counted = ~sample.ignored
+            target = {"boxes": sample.boxes[counted], "labels": sample.labels[counted] + 1}
             if self.needs == "masks":
-                assert scene.masks is not None
-                target["masks"] = scene.masks[kept].to(torch.uint8)
+                assert sample.masks is not None
+                target["masks"] = sample.masks[counted].to(torch.uint8)
             targets.append({name: t.to(image.device) for name, t in target.items()})
-        found: dict[str, Tensor] = self.network(list(images), targets)
-        return {name.removeprefix("loss_"): loss for name, loss in found.items()}
+        losses: dict[str, Tensor] = self.network(list(images), targets)
+        return {name.removeprefix("loss_"): loss for name, loss in losses.items()}
 
-    def find(self, images: Sequence[Tensor]) -> list[Found]:
-        """Boxes, masks, classes and scores; at most 100 an image."""
-        return [_found(one) for one in self.network(list(images))]
+    def predict(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Predict boxes, masks, classes and scores; at most 100 per image."""
+        return [_detections(one) for one in self.network(list(images))]
 
 
-def _found(one: dict[str, Tensor]) -> Found:
+def _detections(one: dict[str, Tensor]) -> Detections:
     masks = (one["masks"][:, 0] > 0.5).cpu() if "masks" in one else None
-    return Found(one["boxes"].cpu(), one["scores"].cpu(), one["labels"].cpu() - 1, masks)
+    return Detections(one["boxes"].cpu(), one["scores"].cpu(), one["labels"].cpu() - 1, masks)
 
 
 class _Parts:
-    """What a neck gives to the detector.
+    """Parts of a detector that depend on its neck.
 
     Attributes:
-        backbone: maps by name, with `out_channels`.
+        backbone: network that returns feature maps by name, with `out_channels`.
         box_head: regions `[R, C, S, S]` → `[R, box_dim]`.
         mask_head: regions → `[R, mask_dim, S', S']`.
     """
@@ -152,7 +156,7 @@ class _Parts:
     size: int
 
     def pool(self, *, mask: bool = False) -> MultiScaleRoIAlign:
-        """What cuts regions out of the maps."""
+        """Make the module that pools regions from the maps."""
         return MultiScaleRoIAlign(
             self.names, 2 * self.size if mask and len(self.names) > 1 else self.size, 2
         )
@@ -180,7 +184,7 @@ class _Pyramid(_Parts):
         )
         self.backbone = nn.Sequential(Stages(encoder, taken), pyramid)
         self.backbone.out_channels = width  # type: ignore[assignment]
-        self.names = [str(place) for place in range(len(taken))]
+        self.names = [str(level) for level in range(len(taken))]
         self.size, self.box_dim, self.mask_dim = roi_size, 4 * width, width
         convolutions = [width] * 4
         self.box_head = FastRCNNConvFCHead(
@@ -197,12 +201,13 @@ def _check(
     levels: int | None,
 ) -> None:
     if not anchors or min(anchors) < 1 or (levels is not None and len(anchors) != levels):
-        wanted = "one or more" if levels is None else f"{levels}, one for each level of the pyramid"
+        count = "one or more sides" if levels is None else f"{levels} sides, one for each level"
         raise ValueError(
-            f"got anchors={anchors}; allowed are {wanted}, in pixels: such as 32, 64, 128"
+            f"`model.anchors` must be {count}, in pixels, got {anchors}. Try 32, 64, 128."
         )
     if not min_size or min(min_size) < 1 or max(min_size) > max_size or min(proposals) < 1:
         raise ValueError(
-            f"got min_size={min_size}, max_size={max_size}, proposals={list(proposals)}; allowed are positive sizes up "
-            "to max_size, and 1 proposal or more"
+            "`model.min_size` must be positive sizes up to `max_size`, and `proposals` at least "
+            "1, got "
+            f"min_size={min_size}, max_size={max_size}, proposals={list(proposals)}."
         )

@@ -1,10 +1,10 @@
-"""The loop that trains a localizer: order, flips and sampling are functions of seed and step, as everywhere.
+"""The loop that trains a detector or segmenter.
 
-    scenes → flips → losses → guard → optimizer → checkpoint; then exact norms, and the figures
+    source → flips → losses → guard → optimizer → checkpoint → BatchNorm re-estimation → metrics
 
-It is a loop of its own because images have sizes and numbers of objects of their own; what it is
-made of (optimizers and their groups, schedules, guard, checkpoints, log) is that of pretraining. It
-runs in one process.
+Order, flips and sampling are functions of seed and step, as in pretraining. Images differ in size
+and in number of objects, so this loop is separate; it shares optimizers and their groups,
+schedules, guard, checkpoints and log with pretraining. It runs in one process.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from mezzotint.data.detection.source import DetectionSample, DetectionSource, Part
 from mezzotint.detection.average_precision import (
-    Found,
+    Detections,
     MeanIoU,
     mean_precision,
     named,
     precision_by_class,
 )
-from mezzotint.detection.localizer import Localizer
+from mezzotint.detection.model import DetectionModel
 from mezzotint.optim.optimizer import Optimizer
 from mezzotint.optim.schedules import Schedule
 from mezzotint.optim.state import load_optimizer_state, optimizer_state
@@ -40,19 +40,19 @@ from mezzotint.train.settings import Compute
 
 
 class Training(Component):
-    """How long a localizer is trained, and on how much at once.
+    """Training settings of a detector or segmenter.
 
     Args:
-        steps: changes of the weights.
-        batch_size: images a step.
-        warmup_steps: linear rise of the learning rate.
+        steps: number of optimizer steps.
+        batch_size: images per step.
+        warmup_steps: steps over which the learning rate rises linearly.
         flip: probability of mirroring a training image.
-        clip_norm: limit of the gradient's norm; `None` for no limit.
-        exact_norms: training batches from which the statistics of BatchNorm are measured anew at
-            the end (PreciseBN); 0 keeps the running ones.
-        workers: processes that read images; 0 reads in this one.
-        device: `auto` is CUDA where there is one.
-        every_minutes: save a checkpoint this often.
+        clip_norm: largest norm of the gradient; `None` for no limit.
+        precise_bn_batches: training batches from which BatchNorm statistics are re-estimated at the
+            end (PreciseBN); 0 keeps the running statistics.
+        workers: processes that read images; 0 reads in the main process.
+        device: device to train on; `auto` is CUDA if available.
+        every_minutes: minutes between checkpoints.
     """
 
     def __init__(
@@ -63,38 +63,44 @@ class Training(Component):
         warmup_steps: int = 100,
         flip: float = 0.5,
         clip_norm: float | None = None,
-        exact_norms: int = 200,
+        precise_bn_batches: int = 200,
         workers: int = 0,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         every_minutes: float = 10.0,
     ) -> None:
-        if (
-            steps < 1
-            or batch_size < 1
-            or min(warmup_steps, exact_norms, workers) < 0
-            or not 0.0 <= flip <= 1.0
-        ):
-            raise ValueError(
-                f"got steps={steps}, batch_size={batch_size}, warmup_steps={warmup_steps}, exact_norms={exact_norms}, "
-                f"workers={workers}, flip={flip}; allowed are 1 step and image or more, 0 or more, and a share"
-            )
+        least = {
+            "steps": (steps, 1),
+            "batch_size": (batch_size, 1),
+            "warmup_steps": (warmup_steps, 0),
+            "precise_bn_batches": (precise_bn_batches, 0),
+            "workers": (workers, 0),
+        }
+        for name, (value, bound) in least.items():
+            if value < bound:
+                raise ValueError(f"`training.{name}` must be at least {bound}, got {value}.")
+        if not 0.0 <= flip <= 1.0:
+            raise ValueError(f"`training.flip` must be in [0, 1], got {flip}. Try 0.5.")
         self.steps, self.batch_size, self.warmup_steps, self.flip = (
             steps,
             batch_size,
             warmup_steps,
             flip,
         )
-        self.clip_norm, self.exact_norms, self.workers = clip_norm, exact_norms, workers
+        self.clip_norm, self.precise_bn_batches, self.workers = (
+            clip_norm,
+            precise_bn_batches,
+            workers,
+        )
         self.device, self.every_minutes = device, every_minutes
 
     def torch_device(self) -> torch.device:
-        """Where it runs."""
+        """Return the device to train on."""
         return Compute(device=self.device).torch_device()
 
 
 def train(
-    network: Localizer,
-    scenes: DetectionSource,
+    network: DetectionModel,
+    source: DetectionSource,
     optimizer: Optimizer,
     schedule: Schedule,
     training: Training,
@@ -103,17 +109,19 @@ def train(
     seed: int,
     progress: str = "bar",
 ) -> None:
-    """Train in place; goes on from the newest checkpoint in `folder`, if there is one.
+    """Train a network in place, from the newest checkpoint in `folder` if there is one.
 
     Raises:
         Interrupted: after a signal; a checkpoint was saved.
-        NotFinite: when the loss is not finite six times in a row.
-        ValueError: when there are fewer scenes than a batch takes.
+        NotFinite: if the loss is not finite six times in a row.
+        ValueError: for a batch size larger than the number of training images.
     """
-    count, size = scenes.count("train"), training.batch_size
+    count, size = source.count("train"), training.batch_size
     if count < size:
-        raise ValueError(f"got {count} scenes to learn from and batches of {size}; allowed are as many or more: lower "
-                         "training.batch_size")  # fmt: skip
+        raise ValueError(
+            f"`training.batch_size` must be at most the {count} training images, got {size}. "
+            "Lower it."
+        )
     device = training.torch_device()
     network.to(device).train()
     built = optimizer.build(network, size)
@@ -123,7 +131,7 @@ def train(
     log, saved = RunLog(folder, {}, (), start, bar), time.monotonic()
     try:
         with catch_signals() as flag:
-            stream = _batches(scenes, training, seed, start)
+            stream = _batches(source, training, seed, start)
             for step in range(start, training.steps):
                 rise = min(1.0, (step + 1) / max(1, training.warmup_steps))
                 for group in built.param_groups:
@@ -138,26 +146,26 @@ def train(
                     log.line(done, {**parts, "lr": built.param_groups[0]["lr"]})
                 late = time.monotonic() - saved > 60 * training.every_minutes
                 if late or (flag.number and done < training.steps):
-                    store.save(done, network.own_tensors(), optimizer_state(built), {})
+                    store.save(done, network.named_tensors(), optimizer_state(built), {})
                     saved = time.monotonic()
                 if flag.number and done < training.steps:
                     raise Interrupted(flag.number)
     finally:
         log.close()
         bar.close()
-    if training.exact_norms:
-        exact_norms(network, scenes, training, seed)
+    if training.precise_bn_batches:
+        recompute_batch_norm(network, source, training, seed)
     network.eval()
 
 
 def _step(
-    network: Localizer, scenes: Sequence[DetectionSample], optimizer: torch.optim.Optimizer, guard: StepGuard,
-    training: Training, seed: int, step: int, device: torch.device,
+    network: DetectionModel, samples: Sequence[DetectionSample], optimizer: torch.optim.Optimizer,
+    guard: StepGuard, training: Training, seed: int, step: int, device: torch.device,
 ) -> dict[str, float]:  # fmt: skip
-    """Change the weights, if all is finite; returns the parts of the loss."""
+    """Update the weights if everything is finite, and return the parts of the loss."""
     torch.manual_seed(key_of(seed, step, "layers"))  # sampling of regions, sizes, dropout
     optimizer.zero_grad(set_to_none=True)
-    parts = network.losses([image_of(scene, device) for scene in scenes], scenes)
+    parts = network.losses([image_of(sample, device) for sample in samples], samples)
     loss = torch.stack(list(parts.values())).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     trained = [p for p in network.parameters() if p.grad is not None]
@@ -171,59 +179,60 @@ def _step(
 
 
 @torch.no_grad()
-def exact_norms(network: Localizer, scenes: DetectionSource, training: Training, seed: int) -> None:
-    """Measure the statistics of every BatchNorm that learns anew, as the mean over training batches."""
+def recompute_batch_norm(
+    network: DetectionModel, source: DetectionSource, training: Training, seed: int
+) -> None:
+    """Re-estimate the statistics of every BatchNorm in training mode, as means over batches."""
     network.train()
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training]
     device = training.torch_device()
-    stream = _batches(scenes, training, seed, 0)
+    stream = _batches(source, training, seed, 0)
     with averaged_statistics(norms):
-        for step in range(training.exact_norms):
+        for step in range(training.precise_bn_batches):
             torch.manual_seed(key_of(seed, step, "norms"))
             batch = next(stream)
-            network.losses([image_of(scene, device) for scene in batch], batch)
+            network.losses([image_of(sample, device) for sample in batch], batch)
     network.eval()
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What a trained network is worth on the scenes to be scored.
+    """Metrics of a trained network on the test images.
 
     Attributes:
-        figures: means over classes: `boxes/AP50` and so on, `masks/AP50`, or `classes/mIoU`.
-        by_class: a line for each class with its `class`, how many `objects` (or pixels) of it there
-            are, and its own figures: the same, or `classes/IoU`; NaN where there is nothing to
-            find.
+        metrics: means over classes: `boxes/AP50` and so on, `masks/AP50`, or `classes/mIoU`.
+        by_class: one row per class: its name (`class`), its number of `objects` (or pixels), and
+            its own metrics (`classes/IoU` in place of the mean); NaN for a class without objects.
     """
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     by_class: list[dict[str, Any]]
 
 
 @torch.no_grad()
-def score(network: Localizer, scenes: DetectionSource, training: Training) -> Scores:
-    """Measure a network on the scenes to be scored."""
+def score(network: DetectionModel, source: DetectionSource, training: Training) -> Scores:
+    """Compute the metrics of a network on the test images."""
     device = training.torch_device()
     network.to(device).eval()
-    count = scenes.count("test")
+    count = source.count("test")
     loader = DataLoader(
-        _Reader(scenes, "test"), None, sampler=range(count), num_workers=training.workers
+        _Reader(source, "test"), None, sampler=range(count), num_workers=training.workers
     )
     seen: list[DetectionSample] = []
-    found: list[Found] = []
-    iou = MeanIoU(len(scenes.classes) + 1)
-    for scene in loader:
-        (one,) = network.find([image_of(scene, device)])
+    found: list[Detections] = []
+    iou = MeanIoU(len(source.classes) + 1)
+    for sample in loader:
+        (one,) = network.predict([image_of(sample, device)])
         if isinstance(one, Tensor):
-            iou.add(one, scene.classes)
+            iou.add(one, sample.classes)
         else:
             found.append(one)
             seen.append(
-                dataclasses.replace(scene, image=scene.image[:, :0])
-            )  # the pixels are no longer needed
+                dataclasses.replace(sample, image=sample.image[:, :0])
+            )  # pixels are no longer needed
     if network.needs == "classes":
         lines = zip(
-            ("background", *scenes.classes),
+            ("background", *source.classes),
             iou.counts.sum(1).tolist(),
             iou.by_class().tolist(),
             strict=True,
@@ -233,40 +242,43 @@ def score(network: Localizer, scenes: DetectionSource, training: Training) -> Sc
             [{"class": c, "objects": n, "classes/IoU": v} for c, n, v in lines],
         )
     wanted = torch.cat([one.labels[~one.ignored] for one in seen]).bincount(
-        minlength=len(scenes.classes)
+        minlength=len(source.classes)
     )
     by_class = [
         {"class": name, "objects": n}
-        for name, n in zip(scenes.classes, wanted.tolist(), strict=True)
+        for name, n in zip(source.classes, wanted.tolist(), strict=True)
     ]
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for what in ("boxes", "masks") if network.needs == "masks" else ("boxes",):
-        table = precision_by_class(found, seen, len(scenes.classes), masks=what == "masks")
-        figures |= {f"{what}/{name}": value for name, value in mean_precision(table).items()}
+        table = precision_by_class(found, seen, len(source.classes), masks=what == "masks")
+        metrics |= {f"{what}/{name}": value for name, value in mean_precision(table).items()}
         for line, row in zip(by_class, table, strict=True):
             line |= {f"{what}/{name}": value for name, value in named(row).items()}
-    return Scores(figures, by_class)
+    return Scores(metrics, by_class)
 
 
 class _Reader(Dataset[DetectionSample]):
-    def __init__(self, scenes: DetectionSource, part: Part) -> None:
-        self.scenes, self.part = scenes, part
+    def __init__(self, source: DetectionSource, part: Part) -> None:
+        self.source, self.part = source, part
 
     def __len__(self) -> int:
-        return self.scenes.count(self.part)
+        return self.source.count(self.part)
 
     def __getitem__(self, index: int) -> DetectionSample:
-        return self.scenes.read(self.part, index)
+        return self.source.read(self.part, index)
 
 
 def _batches(
-    scenes: DetectionSource, training: Training, seed: int, start: int
+    source: DetectionSource, training: Training, seed: int, start: int
 ) -> Iterator[list[DetectionSample]]:
-    """Batches from a step on, without end; each epoch in its own order, its rest left out."""
-    count, size = scenes.count("train"), training.batch_size
+    """Yield batches from a step on, without end.
+
+    Each epoch has its own order; its last, incomplete batch is dropped.
+    """
+    count, size = source.count("train"), training.batch_size
     each = count // size
 
-    def places() -> Iterator[list[int]]:
+    def indices() -> Iterator[list[int]]:
         step = start
         while True:
             order = sample_order(count, seed, step // each)
@@ -274,61 +286,65 @@ def _batches(
             step += 1
 
     loader = DataLoader(
-        _Reader(scenes, "train"),
-        batch_sampler=_Endless(places()),
+        _Reader(source, "train"),
+        batch_sampler=_Endless(indices()),
         num_workers=training.workers,
         collate_fn=list,
     )
     for step, batch in enumerate(loader, start):
         ids = torch.arange(len(batch)) + step * size
         flips = Draws(ids, key_of("flip", seed)).chance("flip", training.flip).tolist()
-        yield [mirrored(scene) if flip else scene for scene, flip in zip(batch, flips, strict=True)]
+        yield [
+            mirrored(sample) if flip else sample for sample, flip in zip(batch, flips, strict=True)
+        ]
 
 
 class _Endless:
-    """An iterable over places, as `DataLoader` takes it."""
+    """Wrap an endless iterator of indices for `DataLoader`, which iterates once per epoch."""
 
-    def __init__(self, places: Iterator[list[int]]) -> None:
-        self.places = places
+    def __init__(self, indices: Iterator[list[int]]) -> None:
+        self.indices = indices
 
     def __iter__(self) -> Iterator[list[int]]:
-        return self.places
+        return self.indices
 
 
-def mirrored(scene: DetectionSample) -> DetectionSample:
-    """A scene with left and right exchanged."""
-    left, top, right, bottom = scene.boxes.unbind(1)
-    width = scene.image.shape[2]
+def mirrored(sample: DetectionSample) -> DetectionSample:
+    """Mirror an image and its objects horizontally."""
+    left, top, right, bottom = sample.boxes.unbind(1)
+    width = sample.image.shape[2]
     return dataclasses.replace(
-        scene,
-        image=scene.image.flip(2),
+        sample,
+        image=sample.image.flip(2),
         boxes=torch.stack([width - right, top, width - left, bottom], dim=1),
-        masks=None if scene.masks is None else scene.masks.flip(2),
-        classes=None if scene.classes is None else scene.classes.flip(1),
+        masks=None if sample.masks is None else sample.masks.flip(2),
+        classes=None if sample.classes is None else sample.classes.flip(1),
     )
 
 
-def image_of(scene: DetectionSample, device: torch.device) -> Tensor:
-    """The image as networks take it: float `[3, H, W]` in [0, 1]."""
-    return scene.image.to(device).float() / 255.0
+def image_of(sample: DetectionSample, device: torch.device) -> Tensor:
+    """Convert an image to float `[3, H, W]` in [0, 1] on a device."""
+    return sample.image.to(device).float() / 255.0
 
 
-def _restore(store: CheckpointStore, network: Localizer, optimizer: torch.optim.Optimizer) -> int:
+def _restore(
+    store: CheckpointStore, network: DetectionModel, optimizer: torch.optim.Optimizer
+) -> int:
     saved, _ = store.latest()
     if saved is None:
         return 0
-    put_back(network, saved.model)
+    load_tensors(network, saved.model)
     load_optimizer_state(optimizer, saved.optimizer)
     return saved.step
 
 
-def put_back(network: Localizer, tensors: dict[str, Tensor]) -> None:
-    """Give a network the tensors that `own_tensors` named."""
-    own = network.own_tensors()
+def load_tensors(network: DetectionModel, tensors: dict[str, Tensor]) -> None:
+    """Load tensors that `named_tensors` returned."""
+    own = network.named_tensors()
     if own.keys() != tensors.keys():
         odd = sorted(own.keys() ^ tensors.keys())[0]
         raise ValueError(
-            f"the checkpoint and the network differ, first in {odd!r}; use the run's own recipe"
+            f"The checkpoint and the network differ, first in {odd!r}. Use the recipe of the run."
         )
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -1,9 +1,9 @@
-"""ShED, shuffled embedding detection (Tamkin et al. 2021, DABS, arXiv 2111.12062): which embeddings are out of place?
+"""ShED, shuffled embedding detection (Tamkin et al. 2021, DABS, arXiv 2111.12062).
 
-As ELECTRA (Clark et al. 2020) tells replaced words from others, without a generator: 15 % of a
-sample's embeddings, and two at least, chosen anew for each sample and step, move round among their
-places, and a linear says of each token whether it moved. The class token is not asked. Differs in
-that padding neither moves nor counts.
+Like ELECTRA (Clark et al. 2020), which detects replaced words, but without a generator: 15 % of a
+sample's embeddings, at least two, are drawn for each sample and step and rotated among their
+positions, and a linear layer predicts for each token whether it moved. There is no prediction for
+the class token. Differs from the paper: padding neither moves nor counts.
 
 Shapes: B samples, L patches, D width.
 """
@@ -22,11 +22,11 @@ from mezzotint.types import Step, Views
 
 
 class ShED(Method):
-    """Tell which embeddings have changed places.
+    """Detect which embeddings were shuffled.
 
     Args:
-        encoder: a transformer over patches.
-        share: of the embeddings that move.
+        encoder: transformer over patches, to be trained.
+        ratio: fraction of the embeddings that are shuffled.
     """
 
     min_views: ClassVar[int] = 1
@@ -34,59 +34,57 @@ class ShED(Method):
     needs_patches: ClassVar[bool] = True
     reports_collapse: ClassVar[bool] = False
 
-    def __init__(self, encoder: Encoder, *, share: float = 0.15) -> None:
+    def __init__(self, encoder: Encoder, *, ratio: float = 0.15) -> None:
         super().__init__(need_patches(encoder))
-        if not 0.0 < share < 1.0:
-            raise ValueError(
-                f"got share={share}; allowed is more than 0 and less than 1: DABS has 0.15"
-            )
-        self.share = share
+        if not 0.0 < ratio < 1.0:
+            raise ValueError(f"`method.ratio` must be in (0, 1), got {ratio}. DABS uses 0.15.")
+        self.ratio = ratio
         self.head = nn.Linear(encoder.dim, 2)
 
     def forward(self, views: Views) -> Step:
-        """Cross-entropy of moved or not, over all tokens."""
         self.require_views(views)
         encoder = need_patches(self.encoder)
         x = views.x[0]
-        drawn = self._draw(views, math.prod(encoder.patches.grid_of(x)))
+        uniform = self._draw(views, math.prod(encoder.patches.grid_of(x)))
         embedded, where = encoder.embed(x)
-        there = real_tokens(encoder, x, embedded)
-        order = drawn.masked_fill(~there, 2.0).argsort(dim=1)  # padding comes last
-        count = there.sum(dim=1, keepdim=True)
+        valid = real_tokens(encoder, x, embedded)
+        order = uniform.masked_fill(~valid, 2.0).argsort(dim=1)  # padding comes last
+        count = valid.sum(dim=1, keepdim=True)
         index, moved = shuffled(
-            order, (count * self.share).round().long().clamp(min=2).minimum(count)
+            order, (count * self.ratio).round().long().clamp(min=2).minimum(count)
         )
         out = encoder.encode(
             embedded.gather(1, index.unsqueeze(2).expand_as(embedded)), where, encoder.valid_mask(x)
         )
         tokens = out if encoder.cls is None else out[:, 1:]
         logits = self.head(tokens).float()
-        wanted = moved.long().masked_fill(~there, -100)  # which cross_entropy leaves out
-        loss = cross_entropy(logits.flatten(0, 1), wanted.flatten())
+        target = moved.long().masked_fill(~valid, -100)  # which cross_entropy leaves out
+        loss = cross_entropy(logits.flatten(0, 1), target.flatten())
         with torch.no_grad():
-            said = logits[..., 1] > logits[..., 0]
+            predicted = logits[..., 1] > logits[..., 0]
             logs = {
-                "found": (said & moved).sum() / moved.sum().clamp(min=1),
-                "false_alarms": (said & ~moved & there).sum() / (~moved & there).sum().clamp(min=1),
+                "found": (predicted & moved).sum() / moved.sum().clamp(min=1),
+                "false_alarms": (predicted & ~moved & valid).sum()
+                / (~moved & valid).sum().clamp(min=1),
             }
         return Step(loss, logs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _draw(self, views: Views, length: int) -> Tensor:
-        """Uniform `[B, length]`; outside the compiled graph, as the key changes with every step."""
+        """Draw uniform `[B, length]`, outside the compiled graph, as the key changes each step."""
         return views.draws.fold("shed").uniform("order", length)
 
 
 def shuffled(order: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Move some tokens round: each to the place of the next.
+    """Rotate some tokens: each moves to the position of the next.
 
     Args:
         order: int64 `[B, L]`, all tokens of each sample, those that move first.
-        count: int64 `[B, 1]`, how many move; with one alone none does.
+        count: int64 `[B, 1]`, number of tokens that move; a single token does not.
 
     Returns:
-        int64 `[B, L]`, which token stands in each place; and bool `[B, L]`, which places have
-        another than their own.
+        int64 `[B, L]`, the token at each position; and bool `[B, L]`, the positions whose token
+        changed.
     """
     steps = torch.arange(order.shape[1], device=order.device).expand_as(order)
     count = count.where(count > 1, 0)

@@ -26,6 +26,10 @@ RENAMED_KINDS = {
 RENAMED_KEYS = {
     ("moco", "directions"): "symmetric",
     ("byol", "directions"): "symmetric",
+    ("shed", "share"): "ratio",
+    ("deeplab_v3", "hardest"): "ohem_fraction",
+    ("training", "exact_norms"): "precise_bn_batches",
+    ("voc_folder", "use"): "segmentation",
     ("series", "longest_gap"): "max_gap",
     ("table", "most_categories"): "max_categories",
     ("tokens", "long"): "overflow",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mezzotint.data.detection.source import VOID, DetectionSample
-from mezzotint.detection.average_precision import Found, box_overlaps, mask_overlaps
+from mezzotint.detection.average_precision import Detections, box_overlaps, mask_overlaps
 from mezzotint.report.pictures import Picture, picture
 from mezzotint.report.render import PALETTE
 
@@ -46,7 +46,7 @@ def true_picture(sample: DetectionSample, names: Sequence[str], *, masks: bool =
 
 
 def found_picture(
-    sample: DetectionSample, found: Found, names: Sequence[str]
+    sample: DetectionSample, found: Detections, names: Sequence[str]
 ) -> tuple[Picture, str]:
     """Draw the best predictions, and say how many of them are correct."""
     objects = (~sample.ignored).nonzero()[:, 0]
@@ -60,7 +60,9 @@ def found_picture(
     return drawn, result
 
 
-def _correct(sample: DetectionSample, objects: Tensor, found: Found, best: Tensor) -> list[bool]:
+def _correct(
+    sample: DetectionSample, objects: Tensor, found: Detections, best: Tensor
+) -> list[bool]:
     """Return which predictions are correct; each object is matched once."""
     crowd = torch.zeros(len(objects), dtype=torch.bool)
     if found.masks is not None and sample.masks is not None:

@@ -14,9 +14,9 @@ import torch
 import yaml
 
 from mezzotint.data.detection.source import DetectionSample
-from mezzotint.detection.average_precision import Found
-from mezzotint.detection.detection import trained_localizer
-from mezzotint.detection.localizer import Localizer
+from mezzotint.detection.average_precision import Detections
+from mezzotint.detection.detection import trained_model
+from mezzotint.detection.model import DetectionModel
 from mezzotint.detection.training import image_of
 from mezzotint.evaluation.results import signed
 from mezzotint.report.detection_pictures import found_picture, map_picture, true_picture
@@ -86,10 +86,10 @@ def write_transfer_report(out: Path | str, *, examples: int = 8) -> Path:
 def _hero(
     folder: Path, lines: Sequence[dict[str, Any]], config: dict[str, Any], warning: str
 ) -> dict[str, Any]:
-    main = next((line for line in lines if line["figure"] in _MAIN), lines[0])
+    main = next((line for line in lines if line["metric"] in _MAIN), lines[0])
     own, baseline = main["pretrained"][0], main.get("untrained", [None])[0]
     lead = [
-        (f"{_model(config)} with this encoder reaches {main['figure'].replace('/', ' ')} ", False)
+        (f"{_model(config)} with this encoder reaches {main['metric'].replace('/', ' ')} ", False)
     ]
     lead.append((_or_dash(own), True))
     lead.append(
@@ -137,7 +137,7 @@ def _verdict(line: dict[str, Any]) -> tuple[str, bool]:
 def _results(lines: Sequence[dict[str, Any]], seeds: int) -> dict[str, Any]:
     columns = [name for name in (*_STARTS, "difference") if name in lines[0]]
     shown = [
-        {"metric": line["figure"], "cells": [_cell(name, line[name]) for name in columns]}
+        {"metric": line["metric"], "cells": [_cell(name, line[name]) for name in columns]}
         for line in lines
     ]
     over = "One seed" if seeds == 1 else f"Means over {seeds} seeds, with Student's 95 % interval"
@@ -214,7 +214,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _examples(runs: Sequence[Path], count: int) -> tuple[list[dict[str, Any]], str, str]:
     """Draw test images with predictions; return them, a legend, and a warning if there are none."""
     try:
-        opened = {path.name.rpartition("-")[0]: trained_localizer(path) for path in runs}
+        opened = {path.name.rpartition("-")[0]: trained_model(path) for path in runs}
         data = next(iter(opened.values()))[1]
         chosen = sample_order(data.count("test"), 0, 0)[:count].tolist()
         names = data.classes
@@ -240,7 +240,7 @@ def _examples(runs: Sequence[Path], count: int) -> tuple[list[dict[str, Any]], s
 
 @torch.no_grad()
 def _example(
-    sample: DetectionSample, networks: dict[str, Localizer], names: Sequence[str]
+    sample: DetectionSample, networks: dict[str, DetectionModel], names: Sequence[str]
 ) -> dict[str, Any]:
     needs = next(iter(networks.values())).needs
     if needs == "classes":
@@ -249,10 +249,10 @@ def _example(
     else:
         pictures = [(true_picture(sample, names, masks=needs == "masks"), "ground truth", "")]
     for start, network in networks.items():
-        (found,) = network.find([image_of(sample, torch.device("cpu"))])
+        (found,) = network.predict([image_of(sample, torch.device("cpu"))])
         made = (
             found_picture(sample, found, names)
-            if isinstance(found, Found)
+            if isinstance(found, Detections)
             else map_picture(sample, found, start)
         )
         pictures.append((made[0], start, made[1]))

@@ -86,7 +86,9 @@ def voc(root: Path, count: int = 3) -> Path:
 
 
 def test_voc_boxes_start_at_zero_and_masks_are_numbered_as_objects(tmp_path: Path) -> None:
-    data = VOCFolder(root=str(voc(tmp_path / "v")), train=["trainval"], test=["test"], use="masks")
+    data = VOCFolder(
+        root=str(voc(tmp_path / "v")), train=["trainval"], test=["test"], segmentation="masks"
+    )
     assert data.classes == ("cat", "dog") and (data.count("train"), data.count("test")) == (2, 1)
     scene = data.read("train", 1)
     assert scene.id == "1" and scene.boxes.tolist() == [[0, 0, 10, 20], [10, 4, 12, 6]]
@@ -121,7 +123,7 @@ def test_voc_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"have no label image.*SegmentationClass/ID\.png for each"
     ):
-        VOCFolder(root=str(root), train=["test"], use="classes")
+        VOCFolder(root=str(root), train=["test"], segmentation="classes")
 
 
 @pytest.mark.parametrize(

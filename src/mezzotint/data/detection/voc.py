@@ -40,7 +40,8 @@ class VOCFolder(DetectionSource, kind="voc_folder"):
         train: lists to learn from, `VOC2007/trainval`; the part before `/` is left out where `root`
             holds `Annotations`.
         test: lists to be scored on.
-        use: what is read beside boxes: `masks` of objects, the `classes` of pixels, or nothing.
+        segmentation: what is read in addition to boxes: `masks` of objects, the `classes` of
+            pixels, or nothing.
 
     Raises:
         ValueError: when a list, an annotation or an image is missing, or an annotation is not
@@ -53,19 +54,20 @@ class VOCFolder(DetectionSource, kind="voc_folder"):
         root: str,
         train: list[str] = ["trainval"],  # noqa: B006 - is not changed
         test: list[str] = ["test"],  # noqa: B006
-        use: str | None = None,
+        segmentation: str | None = None,
     ) -> None:
-        if use not in (None, "masks", "classes"):
+        if segmentation not in (None, "masks", "classes"):
             raise ValueError(
-                f"got use={use!r}; allowed are masks, classes, or null for boxes alone"
+                f"`data.segmentation` must be masks or classes, got {segmentation!r}. "
+                "Leave it out to read boxes alone."
             )
         self.name = Path(root).name
-        self.has_masks, self.has_classes = use == "masks", use == "classes"
+        self.has_masks, self.has_classes = segmentation == "masks", segmentation == "classes"
         folder = (
             "SegmentationObject"
-            if use == "masks"
+            if segmentation == "masks"
             else "SegmentationClass"
-            if use == "classes"
+            if segmentation == "classes"
             else None
         )
         lists = "Main" if folder is None else "Segmentation"
