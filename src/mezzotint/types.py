@@ -70,7 +70,7 @@ class Input:
         return modality_of(self).as_float(x)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Normalize floats `[B, *sizes]` of any size by channel: `(x − mean) / std`; token ids stay."""
+        """Normalize floats `[B, *sizes]` by channel: `(x − mean) / std`; token ids stay."""
         return modality_of(self).normalize(x, self)
 
 

@@ -148,5 +148,5 @@ def test_an_unknown_batch_norm_is_refused() -> None:
     class Special(nn.BatchNorm2d):
         pass
 
-    with pytest.raises(TypeError, match="cannot synchronize Special; .* are known; replace it"):
+    with pytest.raises(TypeError, match="Special cannot be synchronized. Supported: .* Replace it"):
         synchronize_batch_norm(nn.Sequential(Special(3)))

@@ -67,8 +67,8 @@ def test_windows_hold_neighbors_and_are_put_back(
 def test_a_grid_that_windows_do_not_fill_is_refused_with_the_way_out() -> None:
     """Regression: the source's decoder is made for 64 × 8 patches and fails in the first step on any other grid."""
     with pytest.raises(
-        ValueError, match=r"grid of 5 × 6 patches and decoder.window=4; allowed .*, or take 0"
+        ValueError, match=r"`decoder.window` must divide .* grid of 5 × 6 patches, got 4\. .* use 0"
     ):
         Decoder(width=12, depth=1, heads=2, window=4).build(vit((20, 24)), 5)
-    with pytest.raises(ValueError, match=r"got decoder.window=1; allowed is 0"):
+    with pytest.raises(ValueError, match=r"`decoder.window` must be 0 .* or at least 2, got 1"):
         Decoder(window=1)

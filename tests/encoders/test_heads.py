@@ -42,5 +42,5 @@ def test_byol_heads_have_the_published_sizes() -> None:
 
 @pytest.mark.parametrize("dims", [[3], [], [3, 0, 2], [3, -1]])
 def test_bad_widths_are_refused(dims: list[int]) -> None:
-    with pytest.raises(ValueError, match="at least two positive integers, got"):
+    with pytest.raises(ValueError, match="at least two positive numbers, got"):
         mlp(dims)

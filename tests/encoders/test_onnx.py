@@ -89,9 +89,7 @@ def test_a_function_without_weights_is_evaluated_in_float() -> None:
     encoder = ForeignEncoder(INPUT, lambda x: x.flatten(1), 192)
     x = torch.randn(5, 3, 8, 8)
     assert torch.equal(encoder(x), x.flatten(1))
-    with pytest.raises(
-        ValueError, match=r"an encoder of dim=7 returns \[5, 7\] for 5 samples, and .* \[5, 192\]"
-    ):
+    with pytest.raises(ValueError, match=r"must return \[5, 7\] for 5 samples, got \[5, 192\]"):
         ForeignEncoder(INPUT, lambda x: x.flatten(1), 7)(x)
 
 
@@ -253,13 +251,13 @@ def test_a_checkpoint_of_another_project_is_evaluated_from_a_file_of_two_section
     [
         (
             {"encoder": {"kind": "resnet18"}},
-            "got the sections encoder; allowed are encoder and data",
+            "must have the sections encoder and data, .* got encoder",
         ),
         (
             {"data": "embedded_images", "encoder": "resnet18", "method": "simclr"},
-            "got the sections data, encoder, method;",
+            "got data, encoder, method",
         ),
-        (["encoder"], "got the sections list"),
+        (["encoder"], "got a list"),
     ],
 )
 def test_other_sections_are_refused(tmp_path: Path, sections: object, message: str) -> None:
@@ -267,5 +265,5 @@ def test_other_sections_are_refused(tmp_path: Path, sections: object, message: s
     path.write_text(yaml.safe_dump(sections))
     with pytest.raises(ValueError, match=message):
         evaluate(path)
-    with pytest.raises(ValueError, match="which is no file"):
+    with pytest.raises(ValueError, match="is not a file. Give an ONNX or YAML file, or a run"):
         evaluate(tmp_path / "absent.yaml")

@@ -90,7 +90,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     data[-1] ^= 1
     file.write_bytes(data)
     with pytest.raises(
-        ValueError, match=r"is damaged: SHA-256 is .*; restore the file, or export it again"
+        ValueError, match=r"is damaged: its SHA-256 is .* Restore the file, or export it again"
     ):
         load_encoder(tmp_path)
 
@@ -98,7 +98,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
 def test_a_directory_without_one_is_refused(tmp_path: Path) -> None:
     from mezzotint.export import load_packed
 
-    with pytest.raises(ValueError, match=r"no packed.json; allowed is a packed encoder"):
+    with pytest.raises(ValueError, match=r"has no packed.json. It must be a packed encoder"):
         load_packed(tmp_path)
 
 

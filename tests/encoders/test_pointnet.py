@@ -106,5 +106,5 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         lambda: PointNet(INPUT, transformers="all"),  # type: ignore[arg-type]
         lambda: DGCNN(INPUT, neighbors=0),
     ):
-        with pytest.raises(ValueError, match="allowed is"):
+        with pytest.raises(ValueError, match="must be"):
             make()

@@ -52,9 +52,7 @@ def test_zero_init_residual_starts_each_branch_at_zero(name: str) -> None:
 
 
 def test_a_width_that_is_none_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="width must be at least 1, got 0; 64 is the published network"
-    ):
+    with pytest.raises(ValueError, match="`width` must be at least 1, got 0. The paper uses 64."):
         resnet.resnet18(RGB, width=0)
 
 
@@ -75,5 +73,5 @@ def test_a_grid_is_the_average_of_each_part(stem: resnet.Stem) -> None:
 
 @pytest.mark.parametrize("grid", [0, 3])
 def test_a_grid_finer_than_the_last_stage_is_refused(grid: int) -> None:
-    with pytest.raises(ValueError, match=f"got grid={grid}; allowed are 1 to 2, as many"):
+    with pytest.raises(ValueError, match=f"`grid` must be 1 to 2, .* got {grid}"):
         resnet.resnet8(RGB, stem="patch", grid=grid)

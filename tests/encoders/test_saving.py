@@ -31,7 +31,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 4
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged: SHA-256 is"):
+    with pytest.raises(ValueError, match="is damaged: its SHA-256 is"):
         load_encoder(tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match="is damaged"):
@@ -55,5 +55,5 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
     description = json.loads(path.read_text())
     description["encoder"]["width"] = 4
     path.write_text(json.dumps(description))
-    with pytest.raises(ValueError, match="does not fit its description"):
+    with pytest.raises(ValueError, match="does not fit its encoder.json"):
         load_encoder(tmp_path)

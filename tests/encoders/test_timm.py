@@ -105,7 +105,7 @@ def test_bad_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         library.models.load_state_dict, weights_only=False
     )  # the default of timm 1.0.11
     monkeypatch.setattr(library.models, "load_state_dict", older)
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="must be a local .safetensors or .pth file"):
         build(image(), name="resnet10t", pretrained_path=str(tmp_path / "missing.pth"))
     torch.save({"a": Payload()}, tmp_path / "code.pth")
     with pytest.raises(ValueError, match="cannot be read as tensors"):
@@ -113,15 +113,17 @@ def test_bad_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     save_file({"other": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(
         ValueError,
-        match="cannot build 'resnet10t'.*lacks 14 of its tensors, the first is 'conv1.0.weight'",
+        match="cannot build 'resnet10t'.*lacks 14 of the network's tensors, the first is 'conv1.0.weight'",
     ):
         build(image(), name="resnet10t", pretrained_path=str(tmp_path / "other.safetensors"))
 
 
 def test_unknown_names_get_the_nearest() -> None:
-    with pytest.raises(ValueError, match="no network 'resnet1O'.*nearest: .*resnet18"):
+    with pytest.raises(
+        ValueError, match="must be a network of timm .*, got 'resnet1O'.*Did you mean .*resnet18"
+    ):
         build(image(), name="resnet1O")
-    with pytest.raises(ValueError, match="no network 'hf-hub:owner/model'"):
+    with pytest.raises(ValueError, match="must be a network of timm .*, got 'hf-hub:owner/model'"):
         build(image(), name="hf-hub:owner/model")
 
 
@@ -129,13 +131,13 @@ def test_networks_that_do_not_pool_are_refused() -> None:
     with torch.device("meta"):
         encoder = build(image(256), name="mobilenetv5_300m_enc").eval()
         with pytest.raises(
-            ValueError, match=r"returned \[1, 2048, 16, 16\]; choose a variant that pools"
+            ValueError, match=r"got \[1, 2048, 16, 16\]\. Choose a variant that pools"
         ):
             encoder(torch.empty(1, 3, 256, 256))
 
 
 def test_other_modalities_are_refused() -> None:
-    with pytest.raises(ValueError, match="got audio of shape"):
+    with pytest.raises(ValueError, match="takes images, got audio of shape"):
         build(Input((1, 64, 96), (0.5,), (0.5,), "audio"), name="resnet10t")
 
 

@@ -330,7 +330,9 @@ def test_a_directory_without_an_encoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(monkeypatch, "export", str(tmp_path)) == 2
-    assert "has no encoder.json; allowed is an encoder or run directory" in capsys.readouterr().err
+    assert (
+        "has no encoder.json. It must be an encoder or a run directory" in capsys.readouterr().err
+    )
 
 
 def test_an_encoder_without_a_run_needs_data(

@@ -1,12 +1,12 @@
-"""AudioNTT2020: the encoder of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695), after Koizumi et al. (2020).
+"""AudioNTT2020: the encoder of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695).
 
-Three blocks of convolution and pooling turn `[1, F, T]` into T / 8 frames of 64 · F / 8 numbers;
-two layers map each frame to `dim` features; the sum of their maximum and their mean over time is
-the feature of the clip, so that clips of any length have one. 5.3 M parameters at the published
-2,048 features and 64 mels.
+After Koizumi et al. (2020). Three blocks of convolution and pooling turn `[1, F, T]` into T / 8
+frames of 64 · F / 8 numbers. Two layers map each frame to `dim` features. The feature of a clip is
+the sum of their maximum and their mean over time, so that clips may have any length. 5.3 M
+parameters at the published 2,048 features and 64 mels.
 
-Differs from the published code in that the channels of the convolutions, 64 there, are a parameter,
-and that the statistics of the input may be part of the model (`running_norm`).
+Differs from the published code: the channels of the convolutions, 64 there, are a parameter, and
+the statistics of the input can be part of the model (`running_norm`).
 """
 
 import torch
@@ -19,16 +19,16 @@ _BLOCKS = 3
 
 
 class AudioNTT(Encoder, kind="audio_ntt"):
-    """A small convolutional encoder of log-mel spectrograms.
+    """Encode log-mel spectrograms by the small convolutional network of BYOL-A.
 
     Args:
-        input: `(1, mels, frames)`; both at least 8.
+        input: of spectrograms `(1, mels, frames)`, with at least 8 mels and 8 frames.
         dim: number of features.
         width: channels of the convolutions.
-        dropout: between the two layers of each frame.
-        running_norm: normalize the input once more, by a mean and deviation that follow the first
-            so many samples of training and stand still from then on; 0 for none. For a source whose
-            statistics are not known.
+        dropout: probability of dropping a value between the two layers of a frame.
+        running_norm: training samples over which a running mean and standard deviation are
+            estimated, which normalize the input once more; they are frozen afterwards. 0 for none.
+            For data whose statistics are unknown.
     """
 
     modalities = frozenset({"audio"})
@@ -43,14 +43,14 @@ class AudioNTT(Encoder, kind="audio_ntt"):
         running_norm: int = 0,
     ) -> None:
         super().__init__(input, dim)
-        if len(input.shape) != 3 or min(input.shape[1:]) < 2**_BLOCKS:
+        if min(input.shape[1:]) < 2**_BLOCKS:
             raise ValueError(
-                f"got samples of shape {input.shape}; allowed is (channels, mels, frames) with 8 mels and frames or "
-                "more: choose audio data, or longer clips"
+                f"Spectrograms must have at least 8 mels and 8 frames, got shape {input.shape}. "
+                "Choose longer clips."
             )
         if dim < 1 or width < 1:
             raise ValueError(
-                f"got dim={dim} and width={width}; allowed are whole numbers from 1 on: 2048 and 64"
+                f"`dim` and `width` must be at least 1, got {dim} and {width}. Try 2048 and 64."
             )
         self.norm: nn.Module = RunningNorm(running_norm) if running_norm else nn.Identity()
         blocks: list[nn.Module] = []
@@ -84,14 +84,13 @@ class AudioNTT(Encoder, kind="audio_ntt"):
 
 
 class RunningNorm(nn.Module):
-    """Normalize by one mean and one deviation, which follow what is seen in training until they are frozen.
+    """Normalizes by a running mean and standard deviation, which are frozen after some samples.
 
-    Both are those of all values seen so far, as one pass over them would give (Chan et al. 1979),
-    so they depend neither on the size of the batches nor on their order. They are part of the
-    model's state.
+    Both are exact over all values so far (Chan et al. 1979), so they depend neither on the size of
+    the batches nor on their order. They are part of the model's state.
 
     Args:
-        samples: how many samples to follow.
+        samples: training samples after which the statistics are frozen.
     """
 
     count: Tensor
@@ -102,7 +101,7 @@ class RunningNorm(nn.Module):
         super().__init__()
         if samples < 1:
             raise ValueError(
-                f"got samples={samples}; allowed is 1 or more: BYOL-A follows 10 epochs of both views"
+                f"`samples` must be at least 1, got {samples}. BYOL-A uses 10 epochs of both views."
             )
         self.samples = samples
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
@@ -110,21 +109,19 @@ class RunningNorm(nn.Module):
         self.register_buffer("square", torch.zeros((), dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, …]` → the same, normalized; as it is before anything was seen."""
+        """`[B, …]` → the same shape, normalized; unchanged before the first training batch."""
         if self.training:
-            self._follow(x.detach())
+            self._update(x.detach())
         known = self.count > 0
-        deviation = torch.where(
-            known, self.square.clamp(min=torch.finfo(torch.float32).eps ** 2).sqrt(), 1.0
-        )
-        return (x - self.mean.to(x.dtype)) / deviation.to(x.dtype)
+        std = self.square.clamp(min=torch.finfo(torch.float32).eps ** 2).sqrt()
+        std = torch.where(known, std, 1.0)
+        return (x - self.mean.to(x.dtype)) / std.to(x.dtype)
 
-    def _follow(self, x: Tensor) -> None:
-        """Take a batch in; tensors throughout, so that no device has to wait and the graph stays whole."""
+    def _update(self, x: Tensor) -> None:
+        """Add a batch to the statistics, without a branch on a tensor: no sync, one graph."""
         variance, mean = torch.var_mean(x.double(), correction=0)
-        count = torch.where(
-            self.count < self.samples, float(len(x)), 0.0
-        )  # no weight once they are frozen
+        # A batch has no weight once the statistics are frozen.
+        count = torch.where(self.count < self.samples, float(len(x)), 0.0)
         total = (self.count + count).clamp(min=1.0)
         part, change = count / total, mean - self.mean
         self.square.copy_(

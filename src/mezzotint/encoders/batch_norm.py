@@ -1,9 +1,9 @@
 """Batch normalization over the batches of all processes, on any device.
 
-`torch.nn.SyncBatchNorm` refuses CPU tensors. This one takes each rank's mean and variance, gathers
-them (one small collective a layer, with its gradient), and pools them; that is exact and stable,
-where a mean of squares minus a squared mean would cancel. On one process it is `torch.nn.BatchNorm`
-to the bit. Each rank must hold as many values as the others.
+`torch.nn.SyncBatchNorm` refuses CPU tensors. This one gathers the mean and variance of each rank
+(one small collective per layer, with its gradient) and pools them; that is exact and stable, while
+a mean of squares minus a squared mean would cancel. On one process it equals `torch.nn.BatchNorm`
+bit for bit. All ranks must have the same number of values.
 """
 
 from typing import Any, TypeVar, cast
@@ -18,10 +18,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class SynchronizedBatchNorm(_BatchNorm):
-    """BatchNorm of any dimension, `[B, C, …]`, whose training statistics are those of the global batch.
+    """BatchNorm for `[B, C, …]` of any dimension with the training statistics of the global batch.
 
-    Names and shapes of parameters and buffers are those of `torch.nn.BatchNorm2d`. It can carry the
-    drop-out and activation that timm builds into its norm layers.
+    Parameters and buffers have the names and shapes of `torch.nn.BatchNorm2d`. It can carry the
+    dropout and activation that timm builds into its norm layers.
     """
 
     def __init__(self, num_features: int, **settings: Any) -> None:
@@ -32,7 +32,8 @@ class SynchronizedBatchNorm(_BatchNorm):
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 2:
             raise ValueError(
-                f"a BatchNorm takes [B, C, …], got {x.dim()} dimensions; add a batch dimension"
+                f"BatchNorm takes [batch, channels, …], got {x.dim()} dimensions. Add a batch "
+                "dimension."
             )
 
     def forward(self, input: Tensor) -> Tensor:
@@ -46,13 +47,12 @@ class SynchronizedBatchNorm(_BatchNorm):
 
     def _synchronized(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        over = [d for d in range(x.dim()) if d != 1]
+        axes = [axis for axis in range(x.dim()) if axis != 1]
         count = x.numel() // x.shape[1] * dist.world_size()
         values = x.float()
-        local_var, local_mean = torch.var_mean(values, dim=over, correction=0)
-        means, variances = dist.gather(torch.stack([local_mean, local_var]).unsqueeze(0)).unbind(
-            1
-        )  # [world, C]
+        local_var, local_mean = torch.var_mean(values, dim=axes, correction=0)
+        local = torch.stack([local_mean, local_var]).unsqueeze(0)
+        means, variances = dist.gather(local).unbind(1)  # [world, C]
         mean = means.mean(dim=0)
         var = (variances + (means - mean).square()).mean(dim=0)
         self._track(mean.detach(), var.detach() * (count / (count - 1)))
@@ -68,11 +68,9 @@ class SynchronizedBatchNorm(_BatchNorm):
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
         """Move the running statistics; `var` is unbiased, as torch keeps it."""
-        if (
-            not (self.training and self.track_running_stats)
-            or self.running_mean is None
-            or self.running_var is None
-        ):
+        if not (self.training and self.track_running_stats):
+            return
+        if self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
@@ -85,17 +83,16 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def synchronize_batch_norm(module: M) -> M:
-    """Replace every BatchNorm below a module, and the module itself if it is one; parameters are shared, not copied.
+    """Replace every BatchNorm in a module, or the module itself; parameters are shared, not copied.
 
     Args:
-        module: a network; changed in place.
+        module: network to change in place.
 
     Returns:
         The module, or its replacement.
 
     Raises:
-        TypeError: for a BatchNorm of a kind whose forward is unknown: left as it was, it would
-            silently differ between ranks.
+        TypeError: for an unknown subclass of BatchNorm, which would silently differ between ranks.
     """
     if isinstance(module, _BatchNorm) and not isinstance(
         module, (SynchronizedBatchNorm, nn.SyncBatchNorm)
@@ -112,8 +109,8 @@ def _replacement(norm: _BatchNorm) -> SynchronizedBatchNorm:
     fused = hasattr(norm, "drop") and hasattr(norm, "act")  # timm's BatchNormAct2d
     if type(norm) not in _PLAIN and not fused:
         raise TypeError(
-            f"cannot synchronize {type(norm).__name__}; BatchNorm1d, 2d, 3d and timm's BatchNormAct2d are known; "
-            "replace it, or train on one process"
+            f"{type(norm).__name__} cannot be synchronized. Supported: BatchNorm1d, BatchNorm2d, "
+            "BatchNorm3d and timm's BatchNormAct2d. Replace it, or train on one process."
         )
     new = SynchronizedBatchNorm(
         norm.num_features,

@@ -1,14 +1,14 @@
-"""The decoder of masked prediction: a small transformer that is thrown away when the encoder has been trained.
+"""The decoder of masked prediction: a small transformer that is discarded after training.
 
-It gets the encoder's features of the patches that were seen, and one learned vector in the place of
-each that was not, all with their positions, and says something of the hidden ones (MAE, He et al.
-2022, arXiv 2111.06377, section 3). With `window`, attention stays within windows of the grid that
-move by half their size in every other block (AudioMAE, Huang et al. 2022, arXiv 2207.06405):
-neighbors in a spectrogram tell more than the same sound at another time.
+Its input is the encoder's features of the visible patches and one learned vector for each masked
+patch, all with their positions; it predicts targets for the masked ones (MAE, He et al. 2022, arXiv
+2111.06377, section 3). With `window`, attention stays within windows of the grid that shift by half
+their size in every other block (AudioMAE, Huang et al. 2022, arXiv 2207.06405), because neighbors
+in a spectrogram are more informative than the same sound at another time.
 
-Differs from AudioMAE's in that blocks are those of the encoder, with fixed positions instead of a
-learned bias, and that windows follow from the grid instead of being made for 64 × 8; a moved window
-goes on at the other end of the grid.
+Differs from AudioMAE: blocks are those of the encoder, with fixed positions instead of a learned
+bias; windows follow from the grid instead of being made for 64 × 8; and a shifted window wraps
+around at the end of the grid.
 """
 
 import itertools
@@ -23,12 +23,12 @@ from mezzotint.recipe.component import Component
 
 
 class Decoder(Component):
-    """Size of a decoder. VideoMAE's: width 384, depth 4, heads 6; AudioMAE's: depth 16 and window 4.
+    """Size of a decoder: width 384, depth 4, heads 6 for VideoMAE; depth 16, window 4 for AudioMAE.
 
     Args:
-        width: of its tokens.
+        width: width of its tokens.
         depth: number of blocks.
-        heads: of attention.
+        heads: number of attention heads.
         window: patches along each axis that attend to one another; 0 for all.
     """
 
@@ -37,12 +37,16 @@ class Decoder(Component):
     ) -> None:
         if window < 0 or window == 1:
             raise ValueError(
-                f"got decoder.window={window}; allowed is 0, for all patches, or 2 and more: choose 4"
+                f"`decoder.window` must be 0 (all patches) or at least 2, got {window}. Try 4."
             )
         self.width, self.depth, self.heads, self.window = width, depth, heads, window
 
     def build(self, encoder: ViT, outputs: int) -> "MaskedDecoder":
-        """The network for an encoder.
+        """Build the decoder of an encoder.
+
+        Args:
+            encoder: its features are the input.
+            outputs: numbers to predict for each patch.
 
         Raises:
             ValueError: when windows do not fill the encoder's grid.
@@ -51,12 +55,12 @@ class Decoder(Component):
 
 
 class MaskedDecoder(nn.Module):
-    """Predicts something of hidden patches.
+    """Predicts numbers for masked patches.
 
     Args:
-        encoder: whose features it gets.
-        size: of the network.
-        outputs: numbers that it says of each patch.
+        encoder: its features are the input.
+        size: size of the network.
+        outputs: numbers to predict for each patch.
     """
 
     def __init__(self, encoder: ViT, size: Decoder, outputs: int) -> None:
@@ -73,36 +77,40 @@ class MaskedDecoder(nn.Module):
         initialize(self)
 
     def forward(
-        self, seen: Tensor, keep: Tensor, hidden: Tensor, where: Tensor, grid: tuple[int, ...]
+        self,
+        visible: Tensor,
+        keep: Tensor,
+        masked: Tensor,
+        positions: Tensor,
+        grid: tuple[int, ...],
     ) -> Tensor:
-        """What it says of the hidden patches.
+        """Predict the masked patches.
 
         Args:
-            seen: features `[B, V, D]` of the patches that were seen.
-            keep: int64 `[B, V]`, which they are.
-            hidden: int64 `[B, M]`, which the others are.
-            where: all patches stand, `[1 or B, L, A]`.
-            grid: of the patches.
+            visible: features `[B, V, D]` of the visible patches.
+            keep: int64 `[B, V]`, their indices.
+            masked: int64 `[B, M]`, indices of the masked patches.
+            positions: of all patches, `[1 or B, L, A]`.
+            grid: patches along each axis.
 
         Returns:
             `[B, M, outputs]`.
         """
-        embedded = self.embed(seen)
-        empty = self.hidden.to(embedded.dtype).expand(len(keep), where.shape[1], -1)
-        full = empty.scatter(1, keep.unsqueeze(2).expand_as(embedded), embedded) + self.places(
-            where
-        )
+        embedded = self.embed(visible)
+        empty = self.hidden.to(embedded.dtype).expand(len(keep), positions.shape[1], -1)
+        full = empty.scatter(1, keep.unsqueeze(2).expand_as(embedded), embedded)
+        full = full + self.places(positions)
         for number, block in enumerate(self.blocks):
             if self.window:
-                moved = self.window // 2 * (number % 2)
-                cut = windows(full, grid, self.window, moved)
-                full = unwindows(block(cut), grid, self.window, moved)
+                shift = self.window // 2 * (number % 2)
+                cut = windows(full, grid, self.window, shift)
+                full = unwindows(block(cut), grid, self.window, shift)
             else:
                 full = block(full)
-        return self.head(self.norm(take(full, hidden)))  # type: ignore[no-any-return]
+        return self.head(self.norm(take(full, masked)))  # type: ignore[no-any-return]
 
 
-def windows(x_BLD: Tensor, grid: tuple[int, ...], side: int, moved: int) -> Tensor:
+def windows(x_BLD: Tensor, grid: tuple[int, ...], side: int, shift: int) -> Tensor:
     """Cut a grid into windows: `[B, L, D]` → `[B · number, side ** A, D]`.
 
     An axis that is shorter than a window is not cut.
@@ -110,13 +118,13 @@ def windows(x_BLD: Tensor, grid: tuple[int, ...], side: int, moved: int) -> Tens
     Args:
         x_BLD: patches, row by row.
         grid: patches along each axis.
-        side: of a window.
-        moved: by how much windows start further along each axis, going round.
+        side: side of a window.
+        shift: patches by which windows are shifted along each axis; they wrap around.
     """
     sides = _sides(grid, side)
     x = x_BLD.view(x_BLD.shape[0], *grid, x_BLD.shape[2])
-    if moved:
-        x = x.roll([-moved if s == side else 0 for s in sides], list(range(1, 1 + len(grid))))
+    if shift:
+        x = x.roll([-shift if s == side else 0 for s in sides], list(range(1, 1 + len(grid))))
     counts = [n // s for n, s in zip(grid, sides, strict=True)]
     pairs = itertools.chain.from_iterable(zip(counts, sides, strict=True))
     x = x.reshape(x.shape[0], *pairs, x.shape[-1])
@@ -125,8 +133,8 @@ def windows(x_BLD: Tensor, grid: tuple[int, ...], side: int, moved: int) -> Tens
     return x.reshape(-1, math.prod(sides), x.shape[-1])
 
 
-def unwindows(x: Tensor, grid: tuple[int, ...], side: int, moved: int) -> Tensor:
-    """The inverse of `windows`: `[B · number, side ** A, D]` → `[B, L, D]`."""
+def unwindows(x: Tensor, grid: tuple[int, ...], side: int, shift: int) -> Tensor:
+    """Undo `windows`: `[B · number, side ** A, D]` → `[B, L, D]`."""
     sides = _sides(grid, side)
     counts = [n // s for n, s in zip(grid, sides, strict=True)]
     axes = len(grid)
@@ -135,8 +143,8 @@ def unwindows(x: Tensor, grid: tuple[int, ...], side: int, moved: int) -> Tensor
         0, *itertools.chain.from_iterable((1 + a, 1 + axes + a) for a in range(axes)), 2 * axes + 1
     )
     x = x.reshape(x.shape[0], *grid, x.shape[-1])
-    if moved:
-        x = x.roll([moved if s == side else 0 for s in sides], list(range(1, 1 + axes)))
+    if shift:
+        x = x.roll([shift if s == side else 0 for s in sides], list(range(1, 1 + axes)))
     return x.reshape(x.shape[0], math.prod(grid), x.shape[-1])
 
 
@@ -144,7 +152,8 @@ def _sides(grid: tuple[int, ...], side: int) -> list[int]:
     sides = [min(n, side) for n in grid]
     if any(n % s for n, s in zip(grid, sides, strict=True)):
         raise ValueError(
-            f"got a grid of {' × '.join(map(str, grid))} patches and decoder.window={side}; allowed is a window that "
-            "divides every longer axis: change the window or the size of the samples, or take 0 for no windows"
+            f"`decoder.window` must divide every longer axis of the grid of "
+            f"{' × '.join(map(str, grid))} patches, got {side}. Change the window or the size of "
+            "the samples, or use 0 for no windows."
         )
     return sides

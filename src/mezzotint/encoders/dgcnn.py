@@ -1,13 +1,13 @@
-"""DGCNN (Wang et al. 2019, arXiv 1801.07829): convolution over each point's neighbors, found anew in every layer.
+"""DGCNN (Wang et al. 2019, arXiv 1801.07829): convolution over the nearest neighbors of each point.
 
-An edge convolution takes the maximum over the k nearest points j of h(x_i, x_j − x_i), h being
-linear, BatchNorm and LeakyReLU(0.2). Widths 64, 64, 128, 256; their outputs side by side go through
-one more layer of 1,024, whose maximum and mean over points are the features (section 4.1 and the
-authors' code, k = 20).
+Every layer searches the neighbors again, in its own features. An edge convolution takes the maximum
+over the k nearest points j of h(x_i, x_j − x_i), where h is a linear layer, BatchNorm and
+LeakyReLU(0.2). Widths are 64, 64, 128 and 256; their concatenated outputs go through one more layer
+of 1,024, whose maximum and mean over points are the features (section 4.1 and the authors' code,
+k = 20).
 
 The linear layer is split, W [x_i, x_j − x_i] = (W₁ − W₂) x_i + W₂ x_j, and applied to the points
-instead of the edges: k times less work, and the same numbers up to rounding, which the tests hold
-it to.
+instead of the edges: k times less work and the same numbers up to rounding, as the tests check.
 """
 
 import torch
@@ -18,11 +18,11 @@ from mezzotint.types import Input
 
 
 def nearest_points(x: Tensor, k: int) -> Tensor:
-    """The k nearest points of every point, itself among them, by Euclidean distance.
+    """Find the k nearest points of every point, itself among them, by Euclidean distance.
 
     Args:
         x: `[B, C, N]`.
-        k: at most N are found.
+        k: number of neighbors, at most N.
 
     Returns:
         int64 `[B, N, min(k, N)]`, nearest first.
@@ -30,18 +30,17 @@ def nearest_points(x: Tensor, k: int) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         points = x.detach().float()
         # −‖x_i − x_j‖² up to ‖x_i‖², which is the same for all candidates of a point.
-        closeness = (2.0 * points.transpose(1, 2)) @ points - points.square().sum(
-            dim=1, keepdim=True
-        )
-        return closeness.topk(min(k, x.shape[2]), dim=2).indices
+        norms = points.square().sum(dim=1, keepdim=True)
+        similarity = (2.0 * points.transpose(1, 2)) @ points - norms
+        return similarity.topk(min(k, x.shape[2]), dim=2).indices
 
 
 class EdgeConv(nn.Module):
     """One layer of DGCNN.
 
     Args:
-        inputs: channels that go in.
-        outputs: channels that come out.
+        inputs: input channels.
+        outputs: output channels.
         k: neighbors of a point.
     """
 
@@ -58,29 +57,24 @@ class EdgeConv(nn.Module):
         neighbors = nearest_points(x, self.k)
         own, edge = self.linear.weight[:, :channels], self.linear.weight[:, channels:]
         center = nn.functional.conv1d(x, own - edge)
-        point = nn.functional.conv1d(x, edge).transpose(
-            1, 2
-        )  # [B, N, outputs]: a neighbor's values lie together
+        # [B, N, outputs], so that the values of a neighbor are contiguous.
+        point = nn.functional.conv1d(x, edge).transpose(1, 2)
+        width = point.shape[2]
         flat = (neighbors + torch.arange(batch, device=x.device).view(-1, 1, 1) * count).view(-1)
-        around = (
-            point.reshape(batch * count, -1)
-            .index_select(0, flat)
-            .view(batch, count, -1, point.shape[2])
-        )
+        rows = point.reshape(batch * count, width).index_select(0, flat)
+        around = rows.view(batch, count, neighbors.shape[2], width)
         edges = (around + center.transpose(1, 2).unsqueeze(2)).permute(0, 3, 1, 2)
-        # A maximum and a rising activation commute; after the maximum there are k times fewer
-        # values.
+        # The maximum comes first: it commutes with a monotonic activation, on k times more values.
         return self.act(self.norm(edges).amax(dim=3))  # type: ignore[no-any-return]
 
 
 class DGCNN(Encoder):
-    """DGCNN without its classifier: 0.63 M parameters and 2,048 features at width 64.
+    """Encode point clouds by DGCNN: 0.63 M parameters and 2,048 features at width 64.
 
     Args:
-        input: of clouds, `(channels, points)`; any number of points is taken.
-        width: of the first layers; 64 is the published network, whose features are 32 times as
-            many.
-        neighbors: of a point; 20 with 1,024 points, 40 with 2,048.
+        input: of point clouds `(channels, points)`, with any number of points.
+        width: width of the first layers, 64 in the paper; there are 32 times as many features.
+        neighbors: neighbors of a point; 20 for 1,024 points, 40 for 2,048.
     """
 
     modalities = frozenset({"points"})
@@ -88,7 +82,8 @@ class DGCNN(Encoder):
     def __init__(self, input: Input, *, width: int = 64, neighbors: int = 20) -> None:
         if width < 1 or neighbors < 1:
             raise ValueError(
-                f"got width={width}, neighbors={neighbors}; allowed is 1 or more: 64 and 20 are published"
+                f"`width` and `neighbors` must be at least 1, got {width} and {neighbors}. "
+                "The paper uses 64 and 20."
             )
         super().__init__(input, dim=32 * width)
         widths = [input.shape[0], width, width, 2 * width, 4 * width]

@@ -1,15 +1,15 @@
-"""The domain-agnostic transformer of DABS (Tamkin et al. 2021, arXiv 2111.12062): one size for every kind of data.
+"""The domain-agnostic transformer of DABS (Tamkin et al. 2021, arXiv 2111.12062).
 
-A class token and learned positions, 12 pre-norm blocks of width 256 with 8 heads of 64 and 512
-hidden units, dropout of 0.1 in them and on what goes in; the feature is the mean over all tokens,
-the class token among them, without a last LayerNorm. How a sample becomes tokens is as in
-`patches`, which is as in DABS: patches and segments through a linear, tokens by a table, features
-of a row by a vector each. Published patches: 16 × 16 for images and spectrograms, 5 steps of
-sensors, 8 for EuroSAT, 4 for wafers.
+One size for every kind of data: a class token and learned positions, 12 pre-norm blocks of width
+256 with 8 heads of 64 and 512 hidden units, dropout of 0.1 in the blocks and on their input. The
+feature is the mean over all tokens, the class token among them, without a last LayerNorm. Samples
+become tokens as in DABS, which is what `modality` does: patches and segments through a linear
+layer, tokens through an embedding, features of a row through one vector each. Published patches:
+16 × 16 for images and spectrograms, 5 steps of sensors, 8 for EuroSAT, 4 for wafers.
 
-Differs from the published code in that linears are Xavier-uniform, and that probes are learned from
-features without dropout: there the encoder was frozen and left in training mode, so its features
-were noisy while the probe learned.
+Differs from the published code: linears are Xavier-uniform, and probes are trained on features
+without dropout. The published code leaves the frozen encoder in training mode, so that its features
+are noisy while the probe trains.
 """
 
 import math
@@ -21,14 +21,14 @@ from mezzotint.types import Input
 
 
 class DomainAgnosticBlock(nn.Module):
-    """A pre-norm block with dropout after every linear but the first two of attention.
+    """A pre-norm block with dropout after every linear but the queries, keys and values.
 
     Args:
         width: D.
-        heads: of attention.
+        heads: number of attention heads.
         inner: width of all heads together.
-        hidden: units of the perceptron.
-        dropout: probability.
+        hidden: hidden units of the perceptron.
+        dropout: probability of dropping a value.
     """
 
     def __init__(self, width: int, heads: int, inner: int, hidden: int, dropout: float) -> None:
@@ -51,8 +51,8 @@ class DomainAgnosticBlock(nn.Module):
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
-class LearnedPlaces(nn.Module):
-    """A learned vector for each place of a grid, standard normal at first.
+class LearnedPositions(nn.Module):
+    """A learned vector for each position of a grid, standard normal at first.
 
     Args:
         grid: patches along each axis.
@@ -64,35 +64,35 @@ class LearnedPlaces(nn.Module):
         self.grid = grid
         self.table = nn.Embedding(math.prod(grid), width)
 
-    def forward(self, where: Tensor) -> Tensor:
+    def forward(self, positions: Tensor) -> Tensor:
         """Rows and columns `[…, L, A]` → `[…, L, D]`.
 
         Raises:
-            ValueError: for more patches than there are places.
+            ValueError: for more patches than positions.
         """
-        if where.shape[-2] > self.table.num_embeddings:
+        if positions.shape[-2] > self.table.num_embeddings:
             raise ValueError(
-                f"got {where.shape[-2]} patches; allowed are at most the {self.table.num_embeddings} whose positions "
-                "are learned: cut the samples, or use vit"
+                f"Samples must have at most {self.table.num_embeddings} patches, the number of "
+                f"learned positions, got {positions.shape[-2]}. Crop the samples, or use `vit`."
             )
-        number = where[..., 0].long()
+        index = positions[..., 0].long()
         for axis, size in enumerate(self.grid[1:], 1):
-            number = number * size + where[..., axis].long()
-        return self.table(number)  # type: ignore[no-any-return]
+            index = index * size + positions[..., axis].long()
+        return self.table(index)  # type: ignore[no-any-return]
 
 
 class DomainAgnostic(ViT):
-    """The transformer of DABS: 6.5 M parameters beside the embedding of the domain.
+    """Encode samples of any modality as DABS does: 6.5 M parameters without the patch embedding.
 
     Args:
         input: of any modality.
-        width: of the tokens, and of the features.
+        width: width of the tokens, and number of features.
         depth: number of blocks.
-        heads: of attention.
-        patch: side of a patch along each axis, or of all.
+        heads: number of attention heads.
+        patch: side of a patch, one for all axes or one for each; by default 16.
         inner: width of all heads together; by default twice `width`.
-        hidden: units of the perceptrons; by default twice `width`.
-        dropout: probability.
+        hidden: hidden units of the perceptrons; by default twice `width`.
+        dropout: probability of dropping a value in training.
     """
 
     def __init__(
@@ -108,7 +108,9 @@ class DomainAgnostic(ViT):
         dropout: float = 0.1,
     ) -> None:
         if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"got dropout={dropout}; allowed is 0 to less than 1: DABS has 0.1")
+            raise ValueError(
+                f"`dropout` must be at least 0 and below 1, got {dropout}. DABS uses 0.1."
+            )
         inner, hidden = inner or 2 * width, hidden or 2 * width
         super().__init__(input, width=width, depth=depth, heads=1, patch=patch, pool="cls")
         self.heads = heads
@@ -116,20 +118,19 @@ class DomainAgnostic(ViT):
         self.drop, self.blocks = nn.Dropout(dropout), nn.Sequential(*made)
         initialize(self.blocks)
         self.norm = nn.Identity()  # type: ignore[assignment]
-        if self.patches.axes == len(
-            self.patches.grid
-        ):  # points stand anywhere: their places are learned already
-            self.places = LearnedPlaces(self.patches.grid, width)
+        # Positions of points are coordinates, whose embedding is learned already.
+        if self.patches.axes == len(self.patches.grid):
+            self.places = LearnedPositions(self.patches.grid, width)
         assert self.cls is not None
         nn.init.normal_(self.cls)
         for module in self.patches.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight)
 
-    def placed(self, embedded: Tensor, where: Tensor) -> Tensor:
-        """As in `ViT`, with dropout."""
-        return self.drop(super().placed(embedded, where))  # type: ignore[no-any-return]
+    def with_positions(self, embedded: Tensor, positions: Tensor) -> Tensor:
+        """Add positions and the class token as `ViT` does, then drop values in training."""
+        return self.drop(super().with_positions(embedded, positions))  # type: ignore[no-any-return]
 
-    def pool(self, out: Tensor, there: Tensor | None = None) -> Tensor:
-        """The mean over all tokens, the class token among them."""
-        return self._mean(out, there)
+    def pool(self, out: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Average all valid tokens, the class token among them."""
+        return self._mean(out, valid)

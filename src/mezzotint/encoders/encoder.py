@@ -4,22 +4,30 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.component import Component
 from mezzotint.types import Input
 
 
 class Encoder(nn.Module, Component):
-    """Maps a batch to one feature vector a sample.
+    """Maps a batch to one feature vector per sample.
 
-    An encoder states what it is; nothing is found out by running it.
+    An encoder states its sizes; nothing is found out by running it.
+
+    Args:
+        input: shape and normalization of the samples.
+        dim: number of features.
 
     Attributes:
-        dim: width of the features.
-        input: shape and normalization of what it takes.
+        modalities: names of the modalities that it takes; empty for any.
+        dim: number of features.
+        input: shape and normalization of the samples.
+
+    Raises:
+        ValueError: for an input of another modality.
     """
 
     modalities: ClassVar[frozenset[str]] = frozenset()
-    """Modalities of the samples that it takes; empty for any."""
 
     dim: int
     input: Input
@@ -27,13 +35,42 @@ class Encoder(nn.Module, Component):
 
     def __init__(self, input: Input, dim: int) -> None:
         super().__init__()
+        self.require_modality(input)
         self.input = input
         self.dim = dim
+        self._channels = modality_of(input).required_channels(input)
+
+    @classmethod
+    def require_modality(cls, input: Input) -> None:
+        """Refuse an input of a modality that this class does not take.
+
+        Raises:
+            ValueError: with the modalities that it takes.
+        """
+        if cls.modalities and input.modality not in cls.modalities:
+            taken = " or ".join(modality_of(name).plural for name in sorted(cls.modalities))
+            raise ValueError(
+                f"`{cls.__name__}` takes {taken}, got {modality_of(input).plural} of shape "
+                f"{input.shape}. Choose an encoder of that modality, or other data."
+            )
 
     @property
     def modality(self) -> str:
         """Name of the input's modality."""
         return self.input.modality
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Check the shape of a batch, then compute its features.
+
+        Raises:
+            ValueError: for samples with another number of axes or channels than `input` states.
+        """
+        if x.ndim != len(self.input.shape) + 1 or self._channels not in (None, x.shape[1]):
+            raise ValueError(
+                f"Samples must have the shape [batch, {', '.join(map(str, self.input.shape))}], "
+                f"got {list(x.shape)}. Only sizes after the channels may differ."
+            )
+        return super().__call__(x, *args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, *input.shape]`, normalized → `[B, dim]`."""

@@ -1,8 +1,8 @@
-"""Projectors and predictors: the multi-layer perceptrons that stand on an encoder while it is trained.
+"""Projectors and predictors: the perceptrons on top of an encoder during training.
 
-The methods differ only in widths, in which linears have a bias, and in whether a BatchNorm ends the
-head; one builder says all of them. Parameter counts of BYOL's and SimSiam's heads are checked
-against the papers' in the tests.
+Methods differ only in the widths, in which linears have a bias, and in whether the head ends with a
+BatchNorm, so one function builds them all. The tests check the parameter counts of BYOL's and
+SimSiam's heads against the papers.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,25 @@ def mlp(
     last_bias: bool = True,
     last_norm: bool = False,
 ) -> nn.Sequential:
-    """Linear, BatchNorm and ReLU for each hidden layer, then a last Linear.
+    """Build a perceptron: Linear, BatchNorm and ReLU for each hidden layer, then a last Linear.
 
     Args:
-        dims: widths from input to output, `[d, 4096, 256]` for two layers.
-        hidden_bias: whether the hidden linears have a bias. The BatchNorm that follows undoes it;
-            papers differ.
-        last_bias: whether the last linear has one.
-        last_norm: end with a BatchNorm that has neither scale nor shift, so that each output has
-            mean 0 and variance 1 over the batch.
+        dims: widths from input to output, such as `[d, 4096, 256]` for two layers.
+        hidden_bias: give hidden linears a bias. The BatchNorm after them cancels it; papers differ.
+        last_bias: give the last linear a bias.
+        last_norm: end with a BatchNorm without scale and shift, so that each output has mean 0 and
+            variance 1 over the batch.
 
     Returns:
-        A module of `[B, dims[0]]` → `[B, dims[-1]]`.
+        A module `[B, dims[0]]` → `[B, dims[-1]]`.
 
     Raises:
         ValueError: for fewer than two widths, or one below 1.
     """
     if len(dims) < 2 or min(dims) < 1:
         raise ValueError(
-            f"a head's widths must be at least two positive integers, got {list(dims)}; "
-            "raise the method's dim, hidden_dim or number of layers"
+            f"The widths of a head must be at least two positive numbers, got {list(dims)}. "
+            "Increase the `dim`, `hidden_dim` or number of layers of the method."
         )
     layers: list[nn.Module] = []
     for inputs, outputs in zip(dims[:-2], dims[1:-1], strict=True):

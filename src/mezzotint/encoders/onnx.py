@@ -1,8 +1,8 @@
-"""Encoders that were made elsewhere: any callable, and ONNX files through onnxruntime.
+"""Encoders from elsewhere: any callable, and ONNX files through onnxruntime.
 
-They can be evaluated like every other, at every number of bits: a callable that is a
-`torch.nn.Module` is quantized as ours are, an ONNX file by `mezzotint.quant.onnx`. Any other
-callable is what it is.
+They can be evaluated like every other encoder, at any bit-width: a callable that is a
+`torch.nn.Module` is quantized like ours, an ONNX file by `mezzotint.quant.onnx`. Any other callable
+stays in full precision.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ _FLOATS = {
 
 
 class ForeignEncoder(Encoder):
-    """A function from inputs to features.
+    """A function from samples to features.
 
     Args:
-        input: what the function takes.
-        model: normalized `[B, *input.shape]` → `[B, dim]`; a module is registered, so that it is
-            moved and quantized.
-        dim: width of the features.
+        input: shape and normalization of its samples.
+        model: function from normalized `[B, *input.shape]` to `[B, dim]`; a module is registered,
+            so that it is moved and quantized.
+        dim: number of features.
     """
 
     def __init__(self, input: Input, model: Callable[[Tensor], Tensor], dim: int) -> None:
@@ -43,8 +43,8 @@ class ForeignEncoder(Encoder):
         out = self.model(x)
         if out.shape != (len(x), self.dim):
             raise ValueError(
-                f"an encoder of dim={self.dim} returns [{len(x)}, {self.dim}] for {len(x)} samples, and "
-                f"{type(self.model).__name__} returned {list(out.shape)}; give the right dim, or a network that pools"
+                f"{type(self.model).__name__} must return [{len(x)}, {self.dim}] for {len(x)} "
+                f"samples, got {list(out.shape)}. Set the right `dim`, or pool its output."
             )
         return out
 
@@ -58,19 +58,18 @@ def onnx(
     mean: list[float] | None = None,
     std: list[float] | None = None,
 ) -> ForeignEncoder:
-    """Run an ONNX file with onnxruntime on the CPU.
+    """Encode samples by an ONNX file, which onnxruntime runs on the CPU.
 
     Args:
         input: of the data.
-        path: of the file.
-        output: name of the output that holds the features; by default the first.
-        mean: per channel, that the network was trained with, of values in [0, 1]; by default the
-            data's.
-        std: per channel.
+        path: path of the ONNX file.
+        output: name of the output with the features; by default the first.
+        mean: mean of each channel that the network was trained with, for values in [0, 1]; by
+            default the mean of the data.
+        std: standard deviation of each channel, likewise.
 
     Raises:
-        ValueError: when onnxruntime is missing, or the file is no network from such inputs to
-            features.
+        ValueError: when onnxruntime is missing, or the file does not map such samples to features.
     """
     stated = Input(input.shape, tuple(mean or input.mean), tuple(std or input.std), input.modality)
     network = OnnxFeatures(path, stated.shape, output)
@@ -81,13 +80,13 @@ class OnnxFeatures:
     """An ONNX file that maps samples to features.
 
     Args:
-        path: of the file.
-        shape: of one sample.
+        path: path of the file.
+        shape: shape of one sample.
         output: name of the output to return; `None` is the first.
 
     Attributes:
-        path: of the file.
-        output: name of the output returned.
+        path: path of the file.
+        output: name of the output that is returned.
         dim: number of features.
 
     Raises:
@@ -109,7 +108,7 @@ class OnnxFeatures:
         return torch.cat([self._run(part) for part in self.batches(x)])[: len(x)]
 
     def batches(self, x: Tensor) -> list[Tensor]:
-        """Split `x` by the file's fixed batch size; copies of the last sample fill the last batch."""
+        """Split `x` by the file's batch size; copies of the last sample fill the last batch."""
         if self._batch is None:
             return [x]
         missing = -len(x) % self._batch
@@ -128,14 +127,14 @@ def _input_of(
     """Return the input's type and, if the file fixes it, its number of samples."""
     batch, *sizes = function.input_shape or [None]
     fits = len(sizes) == len(shape) and all(
-        not isinstance(size, int) or size == wanted
-        for size, wanted in zip(sizes, shape, strict=True)
+        not isinstance(size, int) or size == expected
+        for size, expected in zip(sizes, shape, strict=True)
     )
     if function.input_type not in _FLOATS or not fits:
         raise ValueError(
-            f"`{path}` takes {function.input} {function.input_type} {function.input_shape}. It must "
-            f"take floats [batch, {', '.join(map(str, shape))}], the shape of the data. Export the "
-            "network for this shape, or choose other data."
+            f"`{path}` takes {function.input} {function.input_type} {function.input_shape}. It "
+            f"must take floats [batch, {', '.join(map(str, shape))}], the shape of the data. Export "
+            "the network for this shape, or choose other data."
         )
     return _FLOATS[function.input_type], batch if isinstance(batch, int) else None
 

@@ -1,11 +1,11 @@
-"""PointNet (Qi et al. 2017, arXiv 1612.00593): the same small network for every point, then the maximum over points.
+"""PointNet (Qi et al. 2017, arXiv 1612.00593): a small network for each point, then a maximum.
 
-Per-point widths 64, 64, 64, 128, 1024 (section 5 and supplement B), BatchNorm and ReLU after each,
-and optionally the two transformer networks that predict a 3 × 3 and a 64 × 64 matrix. They start at
-the identity, as in the authors' code.
+Per-point widths are 64, 64, 64, 128 and 1024 (section 5 and supplement B), each followed by
+BatchNorm and ReLU. Two optional transformer networks predict a 3 × 3 and a 64 × 64 matrix; they
+start at the identity, as in the authors' code.
 
-Differs in that the transformers are off by default: views that turn the cloud ask for the same
-invariance without their 2.7 M parameters.
+Differs from the paper: the transformer networks are off by default, because views that rotate the
+point cloud give the same invariance without their 2.7 M parameters.
 """
 
 from typing import Literal
@@ -20,18 +20,19 @@ Transformers = Literal["none", "input", "both"]
 
 
 def point_layer(inputs: int, outputs: int) -> nn.Sequential:
-    """A linear layer on every point, BatchNorm and ReLU: `[B, inputs, N]` → `[B, outputs, N]`."""
+    """Build a linear layer per point, BatchNorm and ReLU: `[B, inputs, N]` → `[B, outputs, N]`."""
     return nn.Sequential(
         nn.Conv1d(inputs, outputs, 1, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()
     )
 
 
 class TNet(nn.Module):
-    """Predicts a matrix for a cloud, and multiplies its points by it.
+    """Predicts one matrix for a point cloud, and multiplies its points by it.
 
     Args:
-        channels: of the points; the matrix is `[channels, channels]`.
-        width: of the first layer: widths are 1, 2 and 16 times it per point, then 8 and 4 times.
+        channels: coordinates of a point; the matrix is `[channels, channels]`.
+        width: width of the first layer; the next have 2 and 16 times as many units per point, then
+            8 and 4 times as many per cloud.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -53,18 +54,17 @@ class TNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, channels, N]` → `[B, channels, N]`."""
         matrix = self.matrix(self.cloud(self.points(x).amax(dim=2)))
-        return matrix.view(len(x), x.shape[1], x.shape[1]) @ x  # type: ignore[no-any-return]
+        return matrix.view(x.shape[0], x.shape[1], x.shape[1]) @ x  # type: ignore[no-any-return]
 
 
 class PointNet(Encoder, kind="pointnet"):
-    """PointNet without its classifier: 0.15 M parameters and 1,024 features at width 64.
+    """Encode point clouds by PointNet: 0.15 M parameters and 1,024 features at width 64.
 
     Args:
-        input: of clouds, `(channels, points)`; any number of points is taken.
-        width: of the first layers; 64 is the published network, whose features are 16 times as
-            many.
-        transformers: predict a matrix for the `input`'s points, for `both` input and features, or
-            for none.
+        input: of point clouds `(channels, points)`, with any number of points.
+        width: width of the first layers, 64 in the paper; there are 16 times as many features.
+        transformers: learned matrices: on the `input` points, on `both` points and features, or
+            `none`.
     """
 
     modalities = frozenset({"points"})
@@ -73,13 +73,9 @@ class PointNet(Encoder, kind="pointnet"):
         self, input: Input, *, width: int = 64, transformers: Transformers = "none"
     ) -> None:
         if width < 1:
-            raise ValueError(
-                f"got width={width}; allowed is 1 or more: 64 is the published network"
-            )
+            raise ValueError(f"`width` must be at least 1, got {width}. The paper uses 64.")
         if transformers not in ("none", "input", "both"):
-            raise ValueError(
-                f"got transformers={transformers!r}; allowed is none, input or both: choose one of them"
-            )
+            raise ValueError(f"`transformers` must be none, input or both, got {transformers!r}.")
         super().__init__(input, dim=16 * width)
         channels = input.shape[0]
         self.align_input = nn.Identity() if transformers == "none" else TNet(channels, width)
@@ -96,5 +92,5 @@ class PointNet(Encoder, kind="pointnet"):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, channels, N]` → `[B, 16 · width]`."""
         x = self.align_features(self.local(self.align_input(x)))
-        # A maximum and a ReLU commute; after the maximum there are far fewer values.
+        # The maximum comes first: it commutes with ReLU, which then works on far fewer values.
         return self.act(self.rest(x).amax(dim=2))  # type: ignore[no-any-return]

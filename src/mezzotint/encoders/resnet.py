@@ -1,12 +1,13 @@
 """Residual networks (He et al. 2015, arXiv 1512.03385), with a width multiplier and three stems.
 
 Layout, names and initialization are torchvision's, so that its state dicts load: with
-`stem="imagenet"` and `width=64` the tensors are those of `torchvision.models.resnet18` without its
-classifier. `stem="small"` is the 3 × 3, stride-1 stem without max-pooling that CIFAR work uses.
-`stem="patch"` cuts the image into patches of 4 × 4 pixels, as ConvNeXt does (Liu et al. 2022, arXiv
-2201.03545): a sixteenth of the work of `small`, for a processor. The residual branch's last
-BatchNorm may start at zero. With `grid=2` the features are four averages, one for each quarter of
-the image, side by side: where things are is then known, which an average over the whole forgets.
+`stem="imagenet"` and `width=64` the tensors are exactly the tensors of
+`torchvision.models.resnet18` without its classifier. `stem="small"` is the 3 × 3, stride-1 stem
+without max-pooling that is usual for CIFAR. `stem="patch"` cuts the image into patches of 4 × 4
+pixels, as ConvNeXt does (Liu et al. 2022, arXiv 2201.03545), for a sixteenth of the compute of
+`small`. The last BatchNorm of a residual branch can start at zero. With `grid=2` the features are
+four concatenated averages, one for each quarter of the image: they keep positions, which an average
+over the whole image loses.
 """
 
 from typing import Literal
@@ -89,17 +90,18 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 class ResNet(Encoder):
-    """Stem, stages, average.
+    """A stem, stages of residual blocks, and an average over positions.
 
     Args:
-        input: of images.
-        block: the residual block.
+        input: of images or spectrograms.
+        block: class of the residual blocks.
         depths: blocks in each stage.
-        stem: `"imagenet"` (7 × 7, stride 2, max-pool), `"small"` (3 × 3, stride 1) or `"patch"` (4
-            × 4, stride 4).
-        width: channels of the stem and of the first stage.
+        stem: first layer: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels
+            `small` (3 × 3, stride 1) or `patch` (4 × 4, stride 4), which is 16 times cheaper.
+        width: channels of the first stage; each later stage doubles them.
         zero_init_residual: start each residual branch at zero.
-        grid: parts that each side is averaged in; the features of all parts stand side by side.
+        grid: parts along each side that are averaged separately, so that features keep positions;
+            1 is the published network.
     """
 
     modalities = frozenset({"image", "audio"})
@@ -116,14 +118,14 @@ class ResNet(Encoder):
         grid: int,
     ) -> None:
         if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}; 64 is the published network")
+            raise ValueError(f"`width` must be at least 1, got {width}. The paper uses 64.")
         super().__init__(input, dim=width * 2 ** (len(depths) - 1) * block.expansion * grid**2)
         strides = {"imagenet": 4, "small": 1, "patch": 4}[stem] * 2 ** (len(depths) - 1)
         smallest = min(-(-side // strides) for side in input.shape[1:])
         if not 1 <= grid <= smallest:
             raise ValueError(
-                f"got grid={grid}; allowed are 1 to {smallest}, as many as the last stage has places a side: take "
-                "fewer, or larger images"
+                f"`grid` must be 1 to {smallest}, the positions along a side of the last stage, "
+                f"got {grid}. Choose fewer parts, or larger images."
             )
         self.grid = grid
         kernel, stride, padding = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "patch": (4, 4, 0)}[
@@ -137,8 +139,8 @@ class ResNet(Encoder):
         for stage, depth in enumerate(depths):
             planes = width * 2**stage
             blocks: list[nn.Module] = []
-            for place in range(depth):
-                stride = 2 if place == 0 and stage > 0 else 1
+            for number in range(depth):
+                stride = 2 if number == 0 and stage > 0 else 1
                 blocks.append(block(inputs, planes, stride))
                 inputs = planes * block.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
@@ -167,6 +169,16 @@ class ResNet(Encoder):
         return nn.functional.adaptive_avg_pool2d(features, self.grid).flatten(1)
 
 
+# Block and depths of each network; parameters and features in their summaries are for width 64.
+_DEPTHS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    "resnet8": (BasicBlock, (1, 1, 1)),
+    "resnet10": (BasicBlock, (1, 1, 1, 1)),
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+}
+
+
 @factory
 def resnet8(
     input: Input,
@@ -176,26 +188,11 @@ def resnet8(
     zero_init_residual: bool = False,
     grid: int = 1,
 ) -> ResNet:
-    """ResNet-8: basic blocks 1-1-1, for images of about 32 pixels; 1.2 M parameters and 256 features at width 64.
-
-    Args:
-        input: of images.
-        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3,
-            stride 1) or `patch` (4 × 4, stride 4), which is 16 times cheaper.
-        width: channels of the first stage; the later ones double.
-        zero_init_residual: start each residual branch at zero.
-        grid: parts that each side is averaged in, so that features say where things are; 1 is the
-            published network.
-    """
+    """Encode images by ResNet-8: basic blocks 1-1-1, 1.2 M parameters, 256 features."""
     return ResNet(
-        input,
-        BasicBlock,
-        (1, 1, 1),
-        stem=stem,
-        width=width,
+        input, *_DEPTHS["resnet8"], grid=grid, stem=stem, width=width,
         zero_init_residual=zero_init_residual,
-        grid=grid,
-    )
+    )  # fmt: skip
 
 
 @factory
@@ -207,26 +204,11 @@ def resnet10(
     zero_init_residual: bool = False,
     grid: int = 1,
 ) -> ResNet:
-    """ResNet-10: basic blocks 1-1-1-1; 4.9 M parameters and 512 features at width 64.
-
-    Args:
-        input: of images.
-        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3,
-            stride 1) or `patch` (4 × 4, stride 4), which is 16 times cheaper.
-        width: channels of the first stage; the later ones double.
-        zero_init_residual: start each residual branch at zero.
-        grid: parts that each side is averaged in, so that features say where things are; 1 is the
-            published network.
-    """
+    """Encode images by ResNet-10: basic blocks 1-1-1-1, 4.9 M parameters, 512 features."""
     return ResNet(
-        input,
-        BasicBlock,
-        (1, 1, 1, 1),
-        stem=stem,
-        width=width,
+        input, *_DEPTHS["resnet10"], grid=grid, stem=stem, width=width,
         zero_init_residual=zero_init_residual,
-        grid=grid,
-    )
+    )  # fmt: skip
 
 
 @factory
@@ -238,26 +220,11 @@ def resnet18(
     zero_init_residual: bool = False,
     grid: int = 1,
 ) -> ResNet:
-    """ResNet-18: basic blocks 2-2-2-2; 11.2 M parameters and 512 features at width 64.
-
-    Args:
-        input: of images.
-        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3,
-            stride 1) or `patch` (4 × 4, stride 4), which is 16 times cheaper.
-        width: channels of the first stage; the later ones double.
-        zero_init_residual: start each residual branch at zero.
-        grid: parts that each side is averaged in, so that features say where things are; 1 is the
-            published network.
-    """
+    """Encode images by ResNet-18: basic blocks 2-2-2-2, 11.2 M parameters, 512 features."""
     return ResNet(
-        input,
-        BasicBlock,
-        (2, 2, 2, 2),
-        stem=stem,
-        width=width,
+        input, *_DEPTHS["resnet18"], grid=grid, stem=stem, width=width,
         zero_init_residual=zero_init_residual,
-        grid=grid,
-    )
+    )  # fmt: skip
 
 
 @factory
@@ -269,26 +236,11 @@ def resnet34(
     zero_init_residual: bool = False,
     grid: int = 1,
 ) -> ResNet:
-    """ResNet-34: basic blocks 3-4-6-3; 21.3 M parameters and 512 features at width 64.
-
-    Args:
-        input: of images.
-        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3,
-            stride 1) or `patch` (4 × 4, stride 4), which is 16 times cheaper.
-        width: channels of the first stage; the later ones double.
-        zero_init_residual: start each residual branch at zero.
-        grid: parts that each side is averaged in, so that features say where things are; 1 is the
-            published network.
-    """
+    """Encode images by ResNet-34: basic blocks 3-4-6-3, 21.3 M parameters, 512 features."""
     return ResNet(
-        input,
-        BasicBlock,
-        (3, 4, 6, 3),
-        stem=stem,
-        width=width,
+        input, *_DEPTHS["resnet34"], grid=grid, stem=stem, width=width,
         zero_init_residual=zero_init_residual,
-        grid=grid,
-    )
+    )  # fmt: skip
 
 
 @factory
@@ -300,23 +252,8 @@ def resnet50(
     zero_init_residual: bool = False,
     grid: int = 1,
 ) -> ResNet:
-    """ResNet-50: bottlenecks 3-4-6-3; 23.5 M parameters and 2048 features at width 64.
-
-    Args:
-        input: of images.
-        stem: `imagenet` (7 × 7, stride 2, max-pool); for images of about 32 pixels `small` (3 × 3,
-            stride 1) or `patch` (4 × 4, stride 4), which is 16 times cheaper.
-        width: channels of the first stage; the later ones double.
-        zero_init_residual: start each residual branch at zero.
-        grid: parts that each side is averaged in, so that features say where things are; 1 is the
-            published network.
-    """
+    """Encode images by ResNet-50: bottlenecks 3-4-6-3, 23.5 M parameters, 2048 features."""
     return ResNet(
-        input,
-        Bottleneck,
-        (3, 4, 6, 3),
-        stem=stem,
-        width=width,
+        input, *_DEPTHS["resnet50"], grid=grid, stem=stem, width=width,
         zero_init_residual=zero_init_residual,
-        grid=grid,
-    )
+    )  # fmt: skip

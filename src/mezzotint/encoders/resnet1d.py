@@ -1,9 +1,9 @@
 """A residual network over time, for sensor series.
 
 ResNet's basic block (He et al. 2015, arXiv 1512.03385) with convolutions over time: of 5 steps
-instead of 3, since one dimension has fewer neighbors to look at (Wang et al. 2017, arXiv
-1611.06455, take 8, 5 and 3). A stem of 7 steps, stages that halve the time and double the channels,
-the mean over time, and its maximum beside it where that is wanted.
+instead of 3, since a step has fewer neighbors than a pixel (Wang et al. 2017, arXiv 1611.06455, use
+8, 5 and 3). The stem covers 7 steps; stages halve the time and double the channels; the features
+are the mean over time, with `pool: mean_max` also the maximum.
 """
 
 from typing import Literal
@@ -25,10 +25,10 @@ class SeriesBlock(nn.Module):
     """Two convolutions and a shortcut.
 
     Args:
-        inputs: channels that go in.
-        outputs: channels that come out.
-        stride: of the first convolution.
-        kernel: steps that a convolution sees; odd.
+        inputs: input channels.
+        outputs: output channels.
+        stride: stride of the first convolution.
+        kernel: steps of a convolution, an odd number.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, kernel: int) -> None:
@@ -50,15 +50,15 @@ class SeriesBlock(nn.Module):
 
 
 class ResNet1D(Encoder, kind="resnet1d"):
-    """A small residual network over time: 2.8 M parameters and 512 features at width 64.
+    """Encode time series by a small residual network: 2.8 M parameters, 512 features at width 64.
 
     Args:
-        input: of series, `(channels, steps)`; any number of steps is taken.
-        width: channels of the first stage; the later ones double.
+        input: of series `(channels, steps)`, with any number of steps.
+        width: channels of the first stage; each later stage doubles them.
         depths: blocks in each stage.
-        kernel: steps that a convolution sees; odd.
-        stem_stride: of the first convolution; 1 for short series.
-        pool: `mean` over time, or `mean_max`, mean and maximum side by side: twice the features.
+        kernel: steps of a convolution, an odd number.
+        stem_stride: stride of the first convolution; 1 for short series.
+        pool: `mean` over time, or `mean_max`, mean and maximum: twice as many features.
     """
 
     modalities = frozenset({"series"})
@@ -73,22 +73,15 @@ class ResNet1D(Encoder, kind="resnet1d"):
         stem_stride: int = 2,
         pool: Pool = "mean",
     ) -> None:
-        if (
-            width < 1
-            or kernel < 1
-            or kernel % 2 == 0
-            or stem_stride < 1
-            or not depths
-            or min(depths) < 1
-        ):
+        if min(width, stem_stride, *depths, len(depths)) < 1:
             raise ValueError(
-                f"got width={width}, depths={tuple(depths)}, kernel={kernel}, stem_stride={stem_stride}; allowed are "
-                "numbers from 1 and an odd kernel: 64, [1, 1, 1, 1], 5 and 2 are the defaults"
+                f"`width`, `depths` and `stem_stride` must be at least 1, got {width}, "
+                f"{list(depths)} and {stem_stride}. Try 64, [1, 1, 1, 1] and 2."
             )
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"`kernel` must be odd and positive, got {kernel}. Try 5.")
         if pool not in ("mean", "mean_max"):
-            raise ValueError(
-                f"got pool={pool!r}; allowed are mean and mean_max: choose one of them"
-            )
+            raise ValueError(f"`pool` must be mean or mean_max, got {pool!r}.")
         super().__init__(input, dim=width * 2 ** (len(depths) - 1) * (1 if pool == "mean" else 2))
         self.pool = pool
         self.stem = nn.Sequential(
@@ -98,10 +91,9 @@ class ResNet1D(Encoder, kind="resnet1d"):
         inputs = width
         for stage, depth in enumerate(depths):
             outputs = width * 2**stage
-            for place in range(depth):
-                blocks.append(
-                    SeriesBlock(inputs, outputs, 2 if place == 0 and stage > 0 else 1, kernel)
-                )
+            for number in range(depth):
+                stride = 2 if number == 0 and stage > 0 else 1
+                blocks.append(SeriesBlock(inputs, outputs, stride, kernel))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         for module in self.modules():
@@ -111,8 +103,6 @@ class ResNet1D(Encoder, kind="resnet1d"):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, T]` → `[B, dim]`."""
         x = self.blocks(self.stem(x))
-        return (
-            x.mean(dim=2)
-            if self.pool == "mean"
-            else torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1)
-        )
+        if self.pool == "mean":
+            return x.mean(dim=2)
+        return torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1)

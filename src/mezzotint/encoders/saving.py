@@ -1,18 +1,15 @@
-"""An encoder on disk: `encoder.safetensors` and `encoder.json`, which says everything needed to use it.
+"""Encoders on disk, in float or with packed integer weights. Nothing is pickled.
 
-The JSON holds the kind and arguments (names of this package only, never code), what the input must
-look like, the hash of the weights, and how the encoder was made. Nothing is pickled.
+A float encoder is `encoder.safetensors` and `encoder.json`. The JSON holds the kind and arguments
+(names of this package only, never code), shape and normalization of the input, the hash of the
+weights, and how the encoder was made.
 
-An encoder with packed integer weights on disk: `packed.safetensors` and `packed.json`.
-
-A weight of b bits takes b bits. It is made float when the encoder is loaded, so what is saved is
-storage and not time: the arithmetic is float32. Ranges of activations are stored too when the
-encoder is to be served with quantized activations, which are then simulated. The outputs are those
-of the simulation (`mezzotint.quant.bits`), exactly.
-
-For each quantized weight there are `NAME.codes` (uint8, see `mezzotint.quant.packing`) and
-`NAME.scale` (float32, one a channel or group); the rest of the encoder stands under its own names.
-Nothing is pickled.
+A packed encoder is `packed.safetensors` and `packed.json`. A weight of b bits takes b bits on disk.
+It becomes float32 when the encoder is loaded: packing saves storage, not compute. Ranges of
+activations are stored if the encoder is to run with quantized activations, which are then
+simulated. The outputs are exactly the outputs of the simulation (`mezzotint.quant.bits`). Each
+quantized weight has `NAME.codes` (uint8, see `mezzotint.quant.packing`) and `NAME.scale` (float32,
+one per channel or group); all other tensors have their own names.
 """
 
 import dataclasses
@@ -46,7 +43,7 @@ def save_encoder(
     Args:
         encoder: one that a recipe can name (`encoder.config`).
         path: directory to write, made when missing.
-        made_by: what to remember about its making (recipe, command, steps, license of the data).
+        made_by: how it was made (recipe, command, steps, license of the data).
 
     Returns:
         The directory.
@@ -67,13 +64,12 @@ def save_encoder(
 
 
 def describe(encoder: Encoder, made_by: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What the JSON beside a file of weights says: how to build the encoder, and what it takes."""
+    """Describe how to build an encoder and what input it takes, as plain data."""
     return {
         "format": 1,
         "mezzotint": __version__,
-        "encoder": {
-            k: v for k, v in encoder.config.items() if k != "pretrained_path"
-        },  # its weights are replaced
+        # The saved weights replace those of `pretrained_path`.
+        "encoder": {k: v for k, v in encoder.config.items() if k != "pretrained_path"},
         "quantization": getattr(encoder, "quantization", None),
         "dim": encoder.dim,
         "input": dataclasses.asdict(encoder.input)
@@ -83,7 +79,7 @@ def describe(encoder: Encoder, made_by: Mapping[str, Any] | None = None) -> dict
 
 
 def encoder_of(description: Mapping[str, Any]) -> Encoder:
-    """Build the encoder that `describe` described, with fresh weights and without quantizers."""
+    """Build an encoder from its description, with initial weights and without quantizers."""
     stated = {k: v for k, v in description["input"].items() if k != "values"}
     stated = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
     config = resolve(description["encoder"], "Encoder", "encoder")
@@ -92,11 +88,21 @@ def encoder_of(description: Mapping[str, Any]) -> Encoder:
 
 
 def require_hash(file: Path, saved: str, remedy: str) -> None:
-    """Raise a ValueError when a file is not the one that was saved; the message ends with what to do about it."""
-    found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
-    if found != saved:
+    """Check that a file is the one that was saved.
+
+    Args:
+        file: to check.
+        saved: SHA-256 of the saved file.
+        remedy: end of the message, such as `export it again`.
+
+    Raises:
+        ValueError: when the file is missing or has another hash.
+    """
+    actual = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
+    if actual != saved:
         raise ValueError(
-            f"{file} is damaged: SHA-256 is {found[:12]}…, saved was {saved[:12]}…; restore the file, or {remedy}"
+            f"`{file}` is damaged: its SHA-256 is {actual[:12]}…, but {saved[:12]}… was saved. "
+            f"Restore the file, or {remedy}."
         )
 
 
@@ -104,15 +110,14 @@ def load_encoder(path: str | Path) -> Encoder:
     """Read an encoder, in eval mode.
 
     Args:
-        path: an `encoder/` directory, a run directory that holds one, or a packed export.
+        path: an `encoder/` directory, a run directory with one, or a packed export.
 
     Returns:
         A module whose `forward` takes `[B, *input.shape]` normalized with `input.mean` and
         `input.std` and returns `[B, dim]`.
 
     Raises:
-        ValueError: when the directory holds no encoder, or its weights are not the ones that were
-            saved.
+        ValueError: when the directory has no encoder, or its weights are not the saved ones.
     """
     folder = Path(path)
     if (folder / "packed.json").is_file():
@@ -121,8 +126,8 @@ def load_encoder(path: str | Path) -> Encoder:
         folder = folder / "encoder"
     if not (folder / "encoder.json").is_file():
         raise ValueError(
-            f"got {path}, which has no encoder.json; allowed is an encoder or run directory: "
-            "point to what `mezzotint pretrain` wrote"
+            f"`{path}` has no encoder.json. It must be an encoder or a run directory, as "
+            "`mezzotint pretrain` writes it. Check the path."
         )
     description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
     weights = folder / "encoder.safetensors"
@@ -133,16 +138,18 @@ def load_encoder(path: str | Path) -> Encoder:
     try:
         encoder.load_state_dict(load_file(weights))
     except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{weights} does not fit its description: {error}") from error
+        raise ValueError(
+            f"`{weights}` does not fit its encoder.json: {error}. Save the encoder again."
+        ) from error
     return encoder.eval()
 
 
 class StoredGrid(nn.Module):
-    """Puts activations on a grid that never changes.
+    """Quantizes activations to a stored grid.
 
     Args:
-        layout: which values share a range.
-        grid: as it was when it was stored.
+        layout: values that share a range.
+        grid: stored grid.
     """
 
     def __init__(self, layout: Layout, grid: Grid) -> None:
@@ -152,29 +159,29 @@ class StoredGrid(nn.Module):
             self.register_buffer(name, getattr(grid, name), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the shape and type of `x`."""
+        """`[…]` → the same shape and type."""
         grid = Grid(self.scale, self.zero_point, self.low, self.high, self.divide)  # type: ignore[arg-type]
         return self.layout.quantize(x.float(), grid).to(x.dtype)
 
 
 def load_packed(path: str | Path) -> Encoder:
-    """Read an encoder that was exported as `packed`, in eval mode.
+    """Read a packed encoder, in eval mode.
 
     Args:
         path: directory with `packed.json`.
 
     Returns:
-        An encoder with the outputs of the simulation. It can be evaluated and embedded with, not
-        trained further.
+        An encoder with the outputs of the simulation, to be evaluated or to embed with; it cannot
+        be trained further.
 
     Raises:
-        ValueError: when the directory holds none, or the file is not the one that was saved.
+        ValueError: when the directory has none, or the file is not the saved one.
     """
     folder = Path(path)
     if not (folder / "packed.json").is_file():
         raise ValueError(
-            f"got {path}, which has no packed.json; allowed is a packed encoder: "
-            "point to what `mezzotint export RUN --format packed` wrote"
+            f"`{path}` has no packed.json. It must be a packed encoder, as `mezzotint export RUN "
+            "--format packed` writes it. Check the path."
         )
     description = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
     file = folder / "packed.safetensors"
@@ -185,43 +192,40 @@ def load_packed(path: str | Path) -> Encoder:
         for name, entry in description["weights"].items():
             tensors[name] = _weight(tensors, name, entry)
         grids = {
-            place: _grid(tensors, place, entry)
-            for place, entry in description["activations"].items()
+            name: _grid(tensors, name, entry) for name, entry in description["activations"].items()
         }
         encoder.load_state_dict(tensors)
     except (RuntimeError, SafetensorError, KeyError) as error:
         raise ValueError(
-            f"{file} does not fit its description: {error}; export it again"
+            f"`{file}` does not fit its packed.json: {error}. Export it again."
         ) from error
-    for place, quantizer in grids.items():
-        module, _, side = place.rpartition(":")
+    for name, quantizer in grids.items():
+        module, _, side = name.rpartition(":")
         _attach(encoder.get_submodule(module), side, quantizer)
     return encoder.eval()
 
 
 def _weight(tensors: dict[str, Tensor], name: str, entry: Mapping[str, Any]) -> Tensor:
-    """One weight in float: exactly the points of the grid that its codes stand for."""
+    """Decode one weight to floats, which are exactly points of its grid."""
     layout, shape = Layout(**entry["layout"]), torch.Size(entry["shape"])
-    codes = (
-        unpack(tensors.pop(f"{name}.codes"), entry["bits"], shape.numel()).reshape(shape)
-        + entry["lowest"]
-    )
+    codes = unpack(tensors.pop(f"{name}.codes"), entry["bits"], shape.numel())
+    codes = codes.reshape(shape) + entry["lowest"]
     zero = tensors.pop(f"{name}.zero_point", None)
     grid = Grid(tensors.pop(f"{name}.scale"), zero, torch.tensor(0.0), torch.tensor(0.0))
     return layout.unrows(grid.values(layout.rows(codes)), shape).contiguous()
 
 
-def _grid(tensors: dict[str, Tensor], place: str, entry: Mapping[str, Any]) -> StoredGrid:
-    low, high = (torch.tensor(float(entry[name])) for name in ("lowest", "highest"))
-    zero = tensors.pop(f"{place}.zero_point", None)
+def _grid(tensors: dict[str, Tensor], name: str, entry: Mapping[str, Any]) -> StoredGrid:
+    low, high = (torch.tensor(float(entry[end])) for end in ("lowest", "highest"))
+    zero = tensors.pop(f"{name}.zero_point", None)
     return StoredGrid(
         Layout(**entry["layout"]),
-        Grid(tensors.pop(f"{place}.scale"), zero, low, high, entry["divide"]),
+        Grid(tensors.pop(f"{name}.scale"), zero, low, high, entry["divide"]),
     )
 
 
 def _attach(module: nn.Module, side: str, quantizer: StoredGrid) -> None:
-    """Quantize what enters or leaves a module."""
+    """Quantize the input or the output of a module."""
     if side == "input":
         module.register_forward_pre_hook(lambda _, inputs: (quantizer(inputs[0]), *inputs[1:]))
     else:

@@ -7,21 +7,20 @@ from mezzotint.types import Input
 
 
 class TableMLP(Encoder, kind="table_mlp"):
-    """Layers of one width over standardized features.
+    """Encode rows of a table by a perceptron on standardized values.
 
     Args:
-        input: of rows, `(features,)`.
-        width: of all layers, and number of features that come out.
-        layers: how many.
+        input: of rows `(features,)`.
+        width: width of all layers, and number of features.
+        layers: number of layers.
     """
 
     modalities = frozenset({"table"})
 
     def __init__(self, input: Input, *, width: int = 128, layers: int = 3) -> None:
-        if width < 1 or layers < 1 or len(input.shape) != 1:
+        if width < 1 or layers < 1:
             raise ValueError(
-                f"got width={width}, layers={layers} and samples of shape {input.shape}; allowed are 1 or more, and "
-                "rows of a table: choose an encoder that fits the data"
+                f"`width` and `layers` must be at least 1, got {width} and {layers}. Try 128 and 3."
             )
         super().__init__(input, dim=width)
         inputs = [input.shape[0], *[width] * (layers - 1)]

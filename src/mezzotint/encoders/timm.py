@@ -1,9 +1,8 @@
 """Any network of timm as an encoder; nothing is ever downloaded.
 
-timm (Wightman, github.com/huggingface/pytorch-image-models) holds some 1,300 image networks. The
-adapter builds one without its classifier, for the input's channels and, where the network depends
-on it, its size. Weights come from a file that is already there, and are read without pickle's code
-execution.
+timm (Wightman, github.com/huggingface/pytorch-image-models) has about 1,300 image networks. The
+adapter builds one without its classifier, for the channels of the input and, if the network depends
+on it, its size. Weights come from a local file, which is read without running pickled code.
 """
 
 import difflib
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.component import factory
 from mezzotint.types import Input
 
@@ -26,8 +24,8 @@ class TimmEncoder(Encoder):
 
     Args:
         input: of images.
-        model: made with `num_classes=0`, so that it returns pooled features.
-        dim: of them.
+        model: built with `num_classes=0`, so that it returns pooled features.
+        dim: number of features.
     """
 
     modalities = frozenset({"image"})
@@ -41,8 +39,8 @@ class TimmEncoder(Encoder):
         out: Tensor = self.model(x)
         if out.ndim != 2:
             raise ValueError(
-                f"an encoder returns [B, dim], and timm's {type(self.model).__name__} returned {list(out.shape)}; "
-                "choose a variant that pools (its name does not end in _enc)"
+                f"timm's {type(self.model).__name__} must return [batch, features], got "
+                f"{list(out.shape)}. Choose a variant that pools; its name does not end in _enc."
             )
         return out
 
@@ -56,32 +54,29 @@ def timm(
     drop_path: float = 0.0,
     dynamic_size: bool = False,
 ) -> TimmEncoder:
-    """Any network of timm, by its name there.
+    """Encode images by any network of timm, by its name there.
 
     Args:
         input: of images.
-        name: `resnet18`, `vit_small_patch16_224`, `convnext_tiny` …; a tag behind a dot is allowed
-            and says nothing, since weights are never downloaded.
-        pretrained_path: a checkpoint of the network (safetensors, or a torch file of tensors) to
-            start from.
-        drop_path: probability of leaving out a residual branch (stochastic depth).
+        name: name in timm, such as `resnet18`, `vit_small_patch16_224` or `convnext_tiny`; a tag
+            after a dot has no effect, because weights are never downloaded.
+        pretrained_path: checkpoint of the network to start from (safetensors, or a torch file of
+            tensors).
+        drop_path: probability of dropping a residual branch (stochastic depth).
         dynamic_size: let a ViT take images of any size, for crops of several sizes; convolutional
-            networks do anyway.
+            networks always do.
 
     Raises:
-        ValueError: when timm is missing, has no such network, or cannot build it so.
+        ValueError: when timm is missing, has no such network, or cannot build it with these keys.
     """
-    if not modality_of(input).is_picture:
-        raise ValueError(
-            f"timm's networks take images [C, H, W], got {input.modality} of shape {list(input.shape)}; "
-            "choose an encoder of that modality"
-        )
+    TimmEncoder.require_modality(input)
     library = _library()
     if not library.is_model(name):
         near = difflib.get_close_matches(name.split(".")[0], library.list_models(), n=3, cutoff=0.5)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
         raise ValueError(
-            f"timm {library.__version__} has no network {name!r}; allowed are the names of timm.list_models(){hint}"
+            f"`encoder.name` must be a network of timm {library.__version__}, got {name!r}. "
+            f"`timm.list_models()` lists them.{hint}"
         )
     channels, height, width = input.shape
     options: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
@@ -104,8 +99,8 @@ def timm(
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"timm cannot build {name!r} for input {list(input.shape)}: {reason}; "
-            "change the encoder's keys, the image size, or the network"
+            f"timm cannot build {name!r} for images of shape {list(input.shape)}: {reason}. "
+            "Change the keys of the encoder, the image size, or the network."
         ) from error
     return TimmEncoder(input, model, _features(model))
 
@@ -115,8 +110,8 @@ def _library() -> ModuleType:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
         raise ValueError(
-            "the encoder kind 'timm' needs the package timm, which is not installed; "
-            "pip install 'mezzotint[timm]', or choose another encoder"
+            "The encoder `timm` needs the package timm, which is not installed. Run "
+            "`pip install 'mezzotint[timm]'`, or choose another encoder."
         ) from error
 
 
@@ -126,15 +121,15 @@ def _depends_on_size(library: ModuleType, name: str) -> bool:
 
 
 def _features(model: Any) -> int:
-    """Width of the pooled output: some networks widen it after pooling, and say so in `head_hidden_size`."""
+    """Return the number of pooled features, which some networks widen by `head_hidden_size`."""
     widened = getattr(model, "head_hidden_size", None)
     return int(model.num_features if widened is None else widened)
 
 
 def _require_all_loaded(model: nn.Module, again: nn.Module, path: str) -> None:
-    """Refuse a file that left weights as initialized: timm skips what a file lacks, and says so in its log only.
+    """Refuse a file that leaves weights at their random start: timm only logs missing tensors.
 
-    What differs between two builds is still random; constants that a file lacks are not noticed.
+    Weights that differ between two builds are still random. Missing constants are not noticed.
     """
     random = [
         n
@@ -142,19 +137,23 @@ def _require_all_loaded(model: nn.Module, again: nn.Module, path: str) -> None:
         if not torch.equal(a, b)
     ]
     if random:
-        raise ValueError(f"{path!r} lacks {len(random)} of its tensors, the first is {random[0]!r}")
+        raise ValueError(
+            f"`{path}` lacks {len(random)} of the network's tensors, the first is {random[0]!r}"
+        )
 
 
 def _weights(library: ModuleType, path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise ValueError(
-            f"pretrained_path {path!r} is no file; give a local .safetensors or .pth file, or leave it out"
+            f"`encoder.pretrained_path` must be a local .safetensors or .pth file, got {path!r}. "
+            "Check the path, or omit it."
         )
-    try:  # timm 1.0.11 would run a pickle's code unless told not to
+    try:  # timm 1.0.11 runs pickled code without `weights_only`
         weights: dict[str, Tensor] = library.models.load_state_dict(path, weights_only=True)
     except Exception as error:  # noqa: B902 - pickle, zip and safetensors each raise their own
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"pretrained_path {path!r} cannot be read as tensors: {reason}; give a safetensors file"
+            f"`encoder.pretrained_path` {path!r} cannot be read as tensors: {reason}. Convert it "
+            "to a safetensors file."
         ) from error
     return weights

@@ -1,15 +1,16 @@
-"""Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) for any modality: patches, then pre-norm blocks.
+"""Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) for any modality.
 
-Named sizes, as width / depth / heads: tiny 192 / 12 / 3, small 384 / 12 / 6, base 768 / 12 / 12,
-large 1024 / 24 / 16. Everything that depends on the modality is in `modality`. Initialization
-and details as in MAE (He et al. 2022, arXiv 2111.06377): fixed sine-cosine positions,
-Xavier-uniform linears, biases 0, LayerNorms with ε = 1e-6.
+Samples are cut into patches, which go through pre-norm blocks. Named sizes, as width / depth /
+heads: tiny 192 / 12 / 3, small 384 / 12 / 6, base 768 / 12 / 12, large 1024 / 24 / 16. Everything
+that depends on the modality is in `modality`. Initialization and details are MAE's (He et al. 2022,
+arXiv 2111.06377): fixed sine-cosine positions, Xavier-uniform linears, biases 0, LayerNorms with
+ε = 1e-6.
 
-Differs from MAE in that there is a class token only where it is the feature (`pool: cls`), and that
-the last LayerNorm comes before the mean over patches, during pretraining and afterwards.
+Differs from MAE: a class token exists only if it is the feature (`pool: cls`), and the last
+LayerNorm comes before the mean over patches, during pretraining and afterwards.
 
-Padding of tokens is neither attended to nor averaged, so features are those of the text, however
-long the batch is.
+Padding of tokens is neither attended to nor averaged, so the features of a text do not depend on
+the length of the batch.
 
 Shapes: B samples, L patches, D width.
 """
@@ -33,34 +34,36 @@ class Attention(nn.Module):
 
     Args:
         width: D.
-        heads: of attention.
+        heads: number of heads.
         inner: width of all heads together; by default D.
-        bias: of queries, keys and values.
+        bias: give queries, keys and values a bias.
     """
 
     def __init__(self, width: int, heads: int, inner: int | None = None, bias: bool = True) -> None:
         super().__init__()
         self.heads, inner = heads, inner or width
+        self.head_width = inner // max(1, heads)
         if heads < 1 or inner % heads:
             raise ValueError(
-                f"got width={inner} and heads={heads}; allowed are heads that divide the width: take 64 each"
+                f"`heads` must divide the width {inner}, got {heads}. Try {max(1, inner // 64)}."
             )
         self.qkv = nn.Linear(width, 3 * inner, bias=bias)
         self.proj = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`[B, L, D]` → `[B, L, D]`; `mask`, bool `[B, 1, 1, L]`, says what may be attended to."""
+        """`[B, L, D]` → `[B, L, D]`; `mask`, bool `[B, 1, 1, L]`, is true for valid keys."""
         batch, length, _ = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, self.head_width)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
+        return self.proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class DropPath(nn.Module):
-    """Leave a residual branch out for some samples, in training (Huang et al. 2016, arXiv 1603.09382).
+    """Drops a residual branch for random samples in training (Huang et al. 2016, arXiv 1603.09382).
 
     Args:
-        p: probability; branches that stay are divided by 1 − p.
+        p: probability of dropping it; branches that stay are divided by 1 − p.
     """
 
     def __init__(self, p: float) -> None:
@@ -68,7 +71,7 @@ class DropPath(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, …]` → the same."""
+        """`[B, …]` → the same shape."""
         if not self.training or self.p == 0.0:
             return x
         kept = torch.rand(x.shape[0], *(1 for _ in x.shape[1:]), device=x.device) >= self.p
@@ -80,8 +83,8 @@ class Block(nn.Module):
 
     Args:
         width: D.
-        heads: of attention.
-        drop_path: probability of leaving each of the two branches out.
+        heads: number of attention heads.
+        drop_path: probability of dropping each of the two branches.
     """
 
     def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
@@ -101,18 +104,18 @@ class Block(nn.Module):
 
 
 def blocks(width: int, depth: int, heads: int, drop_path: float = 0.0) -> nn.Sequential:
-    """Blocks one after the other; the probability of dropping a branch rises from 0 to `drop_path` with depth."""
-    if depth < 1 or not 0.0 <= drop_path < 1.0:
-        raise ValueError(
-            f"got depth={depth}, drop_path={drop_path}; allowed are 1 or more, and [0, 1): take 12 and 0"
-        )
+    """Stack blocks; the probability of dropping a branch rises with depth from 0 to `drop_path`."""
+    if depth < 1:
+        raise ValueError(f"`depth` must be at least 1, got {depth}. Try 12.")
+    if not 0.0 <= drop_path < 1.0:
+        raise ValueError(f"`drop_path` must be at least 0 and below 1, got {drop_path}. Try 0.1.")
     return nn.Sequential(
         *(Block(width, heads, drop_path * i / max(1, depth - 1)) for i in range(depth))
     )
 
 
 def initialize(module: nn.Module) -> None:
-    """Xavier-uniform weights and no biases, for every linear in a module."""
+    """Set the weights of all linears in a module Xavier-uniform, and their biases to 0."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
@@ -121,19 +124,21 @@ def initialize(module: nn.Module) -> None:
 
 
 class ViT(Encoder):
-    """A transformer over patches: 21.6 M parameters at width 384 (ViT-S/16), 85.6 M at 768 with 12 heads (ViT-B/16).
+    """Encode samples of any modality by a transformer over patches; ViT-S/16 (21.6 M) by default.
+
+    `width: 768` with 12 heads is ViT-B/16 (85.6 M parameters).
 
     Args:
         input: of any modality.
-        width: of the tokens, and of the features.
+        width: width of the tokens, and number of features.
         depth: number of blocks.
-        heads: of attention.
-        patch: side of a patch along each axis, or of all: `[mels, frames]`, `[frames, height,
-            width]`; by default 16, and 2 in the time of video.
-        pool: the feature is the mean over patches, or a class token.
-        drop_path: probability of leaving out a branch of the last block; 0 at the first.
+        heads: number of attention heads.
+        patch: side of a patch, one for all axes or one for each: `[mels, frames]`, `[frames,
+            height, width]`; by default 16, and 2 along the frames of a video.
+        pool: feature of a sample: the mean over its patches, or a class token.
+        drop_path: probability of dropping a branch of the last block; it is 0 at the first.
         groups: patches of a point cloud.
-        group_size: points of each.
+        group_size: points of each patch of a point cloud.
     """
 
     def __init__(
@@ -152,7 +157,7 @@ class ViT(Encoder):
         super().__init__(input, width)
         self.heads = heads
         if pool not in ("mean", "cls"):
-            raise ValueError(f"got pool={pool!r}; allowed is mean or cls: choose one of them")
+            raise ValueError(f"`pool` must be mean or cls, got {pool!r}.")
         size = PatchSize(patch, groups, group_size)
         self.patches = modality_of(input).patches(input, width, size)
         self.places = self.patches.position_embedding(width)
@@ -162,11 +167,11 @@ class ViT(Encoder):
         initialize(self)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """The patches' features.
+        """Compute the features of the patches.
 
         Args:
             x: `[B, *sizes]`, normalized.
-            keep: int64 `[B, L']`, the patches that are seen, of each sample; by default all.
+            keep: int64 `[B, L']`, the visible patches of each sample; by default all.
 
         Returns:
             `[B, L', D]`, in the order of `keep`, without the class token.
@@ -175,59 +180,62 @@ class ViT(Encoder):
         return out if self.cls is None else out[:, 1:]
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """`[B, *sizes]` → `[B, D]`; of the patches in `keep` alone, as for `tokens`."""
-        there = self.valid_mask(x, keep)
-        return self.pool(self.encode(*self.embed(x, keep), there), there)
+        """`[B, *sizes]` → `[B, D]`, from the visible patches alone; `keep` as for `tokens`."""
+        valid = self.valid_mask(x, keep)
+        return self.pool(self.encode(*self.embed(x, keep), valid), valid)
 
     def valid_mask(self, x: Tensor, keep: Tensor | None = None) -> Tensor | None:
-        """Which patches are no padding: bool `[B, L']`, one in every sample at least; `None` where there is none."""
-        there = self.patches.valid_mask(x)
-        if there is None:
+        """Return bool `[B, L']`, false for padding; `None` if the modality has no padding."""
+        valid = self.patches.valid_mask(x)
+        if valid is None:
             return None
-        there = there if keep is None else there.gather(1, keep)
-        first = (
-            torch.arange(there.shape[1], device=there.device) == 0
-        )  # of an empty text, lest its softmax be NaN
-        return there | (first & ~there.any(dim=1, keepdim=True))
+        valid = valid if keep is None else valid.gather(1, keep)
+        # An empty text attends to its first padding token: a softmax over nothing is NaN.
+        first = torch.arange(valid.shape[1], device=valid.device) == 0
+        return valid | (first & ~valid.any(dim=1, keepdim=True))
 
     def embed(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Patches as vectors, without their positions, `[B, L', D]`; and where they stand, `[1 or B, L', A]`."""
-        values, where = self.patches.split(x)
+        """Embed patches to `[B, L', D]`; also return their positions, `[1 or B, L', A]`."""
+        values, positions = self.patches.split(x)
         if keep is not None:
-            values, where = take(values, keep), take(where.expand(x.shape[0], -1, -1), keep)
-        return self.patches.embed(values), where
+            positions = take(positions.expand(x.shape[0], -1, -1), keep)
+            values = take(values, keep)
+        return self.patches.embed(values), positions
 
-    def encode(self, embedded: Tensor, where: Tensor, there: Tensor | None = None) -> Tensor:
-        """What `embed` gives, or something like it, through the blocks: `[B, L', D]`, a class token before them.
+    def encode(self, embedded: Tensor, positions: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Run the blocks on embedded patches.
 
         Args:
-            embedded: `[B, L', D]`.
-            where: they stand.
-            there: as the method of this name gives it; only these are attended to.
+            embedded: `[B, L', D]`, as `embed` returns them.
+            positions: `[1 or B, L', A]`.
+            valid: bool `[B, L']`, the patches that may be attended to, as `valid_mask` returns it.
+
+        Returns:
+            `[B, L', D]`, or `[B, 1 + L', D]` with the class token first.
         """
-        tokens = self.placed(embedded, where)
-        mask = None if there is None else self._with_cls(there)[:, None, None]
+        tokens = self.with_positions(embedded, positions)
+        mask = None if valid is None else self._with_cls(valid)[:, None, None]
         for block in self.blocks:
             tokens = block(tokens, mask)
         return self.norm(tokens)  # type: ignore[no-any-return]
 
-    def placed(self, embedded: Tensor, where: Tensor) -> Tensor:
-        """What goes into the blocks: with positions, and a class token before."""
-        tokens: Tensor = embedded + self.places(where)
+    def with_positions(self, embedded: Tensor, positions: Tensor) -> Tensor:
+        """Add position embeddings, and put the class token first if there is one."""
+        tokens: Tensor = embedded + self.places(positions)
         if self.cls is None:
             return tokens
         return torch.cat([self.cls.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
 
-    def pool(self, out: Tensor, there: Tensor | None = None) -> Tensor:
-        """The feature of each sample: what `encode` gives → `[B, D]`; `there` as for `encode`."""
-        return self._mean(out, there) if self.cls is None else out[:, 0]
+    def pool(self, out: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Pool the output of `encode` to `[B, D]`; `valid` as for `encode`."""
+        return self._mean(out, valid) if self.cls is None else out[:, 0]
 
-    def _mean(self, out: Tensor, there: Tensor | None) -> Tensor:
-        """Over all tokens that are there, a class token among them."""
-        if there is None:
+    def _mean(self, out: Tensor, valid: Tensor | None) -> Tensor:
+        """Average all valid tokens, the class token among them."""
+        if valid is None:
             return out.mean(dim=1)
-        share = self._with_cls(there).to(out.dtype)
-        return (out * (share / share.sum(dim=1, keepdim=True)).unsqueeze(2)).sum(dim=1)
+        weight = self._with_cls(valid).to(out.dtype)
+        return (out * (weight / weight.sum(dim=1, keepdim=True)).unsqueeze(2)).sum(dim=1)
 
-    def _with_cls(self, there: Tensor) -> Tensor:
-        return there if self.cls is None else pad(there, (1, 0), value=True)
+    def _with_cls(self, valid: Tensor) -> Tensor:
+        return valid if self.cls is None else pad(valid, (1, 0), value=True)

@@ -94,15 +94,18 @@ class ImageTextPatches(Patches):
     def valid_mask(self, x: Tensor) -> Tensor:
         """True for all patches of the image and for every token but `PADDING`."""
         _, tokens = unpack(x, self.text.count)
-        image = torch.ones(len(x), self.image.count, dtype=torch.bool, device=x.device)
+        image = torch.ones(x.shape[0], self.image.count, dtype=torch.bool, device=x.device)
         return torch.cat([image, tokens != PADDING], dim=1)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, 4, H, W]` → values of a patch, zeros for a token, and last the token's id or −1: `[B, L, P + 1]`."""
+        """`[B, 4, H, W]` → `[B, L, P + 1]` and positions `[1, L, 1]`.
+
+        The last value is the id of a token, whose other values are 0, or −1 for a patch.
+        """
         colors, tokens = unpack(x, self.text.count)
         values, _ = self.image.split(colors)
         patches = torch.cat([values, values.new_full((*values.shape[:2], 1), _NO_TOKEN)], dim=2)
-        words = values.new_zeros(len(x), self.text.count, self.image.num_values + 1)
+        words = values.new_zeros(x.shape[0], self.text.count, self.image.num_values + 1)
         words[..., -1] = tokens.to(values.dtype)
         return torch.cat([patches, words], dim=1), grid_positions(self.grid, x.device)
 

@@ -105,6 +105,10 @@ class Modality(ABC):
         fixed = len(self.axes) - self.free_axes
         return data.modality == self.name and data.shape[:fixed] == encoder.shape[:fixed]
 
+    def required_channels(self, input: "Input") -> int | None:
+        """Return the size of the first axis that every sample must have; `None` for any."""
+        return input.shape[0]
+
     def as_float(self, x: Tensor) -> Tensor:
         """Convert stored values to floats: uint8 to [0, 1], all others as they are."""
         return x.float().div(255.0) if x.dtype == torch.uint8 else x.float()

@@ -7,10 +7,10 @@ A sample is cut into L patches of P values each. Every patch has a position:
 | image, audio | p × p pixels; mels × frames | row and column of the grid |
 | video | a tube of t × p × p | time, row and column |
 | series | p steps of all channels | index |
-| points | k nearest neighbors of a center; centers by farthest point sampling (Yu et al. 2022, arXiv 2111.14819) | coordinates of the center |
+| points | k nearest neighbors of a center (Yu et al. 2022, arXiv 2111.14819) | the center |
 | tokens | one token | index |
 | image with text | p × p pixels, then the tokens | index |
-| table | one feature: its value times a learned vector (Gorishniy et al. 2021, arXiv 2106.11959) | index |
+| table | a feature: value times vector (Gorishniy et al. 2021, arXiv 2106.11959) | index |
 
 Position embeddings are fixed sines and cosines of the grid (Vaswani et al. 2017; with several axes
 as in MAE, He et al. 2022, each axis gets an equal part of the width), so that samples of any size
@@ -60,11 +60,11 @@ class Patches(nn.Module, ABC):
 
     @abstractmethod
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut samples into values for `embed`, `[B, L, …]`, and positions, float32 `[1 or B, L, A]`."""
+        """Cut samples into values for `embed`, `[B, L, …]`, and positions `[1 or B, L, A]`."""
 
     @abstractmethod
     def embed(self, values: Tensor) -> Tensor:
-        """Embed any patches of `split` one by one, without positions: `[B, L', …]` → `[B, L', D]`."""
+        """Embed patches one by one, without positions: `[B, L', …]` → `[B, L', D]`."""
 
     def vectors(self, values: Tensor) -> Tensor:
         """Return what a patch holds as numbers to predict or quantize: float `[B, L', P]`."""
@@ -76,7 +76,9 @@ class Patches(nn.Module, ABC):
 
 
 class SinCos(nn.Module):
-    """Fixed position embeddings: sines, then cosines, of each axis at frequencies from 1 down to 1 / 10000.
+    """Fixed position embeddings: sines and cosines at frequencies from 1 down to 1 / 10000.
+
+    Each axis has its sines first, then its cosines.
 
     Args:
         axes: coordinates of a position; each gets an equal, even part of the width, and the first

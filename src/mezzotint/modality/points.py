@@ -88,7 +88,7 @@ class PointPatches(Patches):
         super().__init__()
         if not (1 <= groups <= shape[1] and 1 <= group_size <= shape[1]):
             raise ValueError(
-                f"`groups` and `group_size` must be 1 to {shape[1]} for clouds of {shape[1]} "
+                f"`groups` and `group_size` must be 1 to {shape[1]} for {shape[1]} "
                 f"points, got {groups} and {group_size}. Choose fewer or smaller groups, or more "
                 "points."
             )
@@ -103,7 +103,10 @@ class PointPatches(Patches):
         return 3
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, 3, N]` → `[B, L, k, 3]`, neighbors relative to their center and nearest first, and `[B, L, 3]`."""
+        """`[B, 3, N]` → neighbors `[B, L, k, 3]`, nearest first, and centers `[B, L, 3]`.
+
+        Neighbors are relative to their center.
+        """
         points = x.transpose(1, 2)
         if points.shape[1] < max(self.group_size, self.count):
             raise ValueError(
@@ -115,7 +118,7 @@ class PointPatches(Patches):
             centers = take(points, farthest_points(points, self.count))
             distance = (centers.unsqueeze(2) - points.unsqueeze(1)).square().sum(dim=3)
             nearest = distance.topk(self.group_size, dim=2, largest=False).indices
-        near = take(points, nearest.flatten(1)).view(*nearest.shape, -1)
+        near = take(points, nearest.flatten(1)).view(*nearest.shape, points.shape[2])
         return near - centers.unsqueeze(2), centers
 
     def embed(self, values: Tensor) -> Tensor:

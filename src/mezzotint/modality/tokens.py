@@ -45,6 +45,10 @@ class TokensModality(Modality):
         """Return 0: ids are not normalized."""
         return 0
 
+    def required_channels(self, input: "Input") -> int | None:
+        """Return `None`: texts may have any length."""
+        return None
+
     def as_float(self, x: Tensor) -> Tensor:
         """Return the ids as they are."""
         return x
@@ -66,9 +70,12 @@ class TokensModality(Modality):
 
 
 def token_fractions(x: Tensor, vocabulary: int) -> Tensor:
-    """Return the fraction of each token in a text without its padding: `[B, L]` → float32 `[B, vocabulary]`."""
+    """Return the fraction of each token in a text: `[B, L]` → float32 `[B, vocabulary]`.
+
+    Padding does not count.
+    """
     valid = (x != PADDING).float()
-    counts = valid.new_zeros(len(x), vocabulary).scatter_add_(1, x, valid)
+    counts = valid.new_zeros(x.shape[0], vocabulary).scatter_add_(1, x, valid)
     return counts / valid.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 

@@ -248,8 +248,16 @@ class Index:
         for item in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(item, ast.FunctionDef) and item.name == "__init__":
                 construct, doc = item, f"{doc}\n{ast.get_docstring(item) or ''}"
+        if isinstance(node, ast.FunctionDef) and "Args:" not in doc:
+            doc = f"{doc}\n{self._class_doc(ast.unparse(node.returns or node))}"
         keys = {} if construct is None else self._keys(file, construct, doc)
         return doc.strip().split("\n")[0], keys
+
+    def _class_doc(self, name: str) -> str:
+        """Return the docstring of a class: a factory need not describe the same arguments again."""
+        body = self.files[self.classes[name].module].tree.body
+        nodes = (n for n in body if isinstance(n, ast.ClassDef) and n.name == name)
+        return ast.get_docstring(next(nodes)) or ""
 
     def _keys(self, file: _File, function: ast.FunctionDef, doc: str) -> dict[str, Key]:
         texts = _argument_docs(doc)
