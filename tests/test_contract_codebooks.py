@@ -32,7 +32,7 @@ LEARNED: dict[str, Callable[[], LearnedCodebook]] = {
 }
 EVERY: dict[str, Callable[[], Codebook]] = LEARNED | {
     "fsq": lambda: FSQ(levels=(4, 3, 5)),
-    "random_projection": lambda: RandomProjection(dim=6, num_codes=8, num_books=2, code_dim=4),
+    "random_projection": lambda: RandomProjection(dim=6, num_codes=8, num_codebooks=2, code_dim=4),
 }
 
 
@@ -227,19 +227,19 @@ def test_bad_vectors_are_refused_in_one_line(name: str) -> None:
         (
             normal(9, codebook.dim + 1),
             ValueError,
-            rf"allowed is \(…, {codebook.dim}\), channels last",
+            rf"^Vectors must have shape \(…, {codebook.dim}\), channels last, got .*\. Project",
         ),
         (torch.zeros(()), ValueError, "channels last"),
-        (z.long(), TypeError, "got vectors of torch.int64; allowed are floating-point"),
+        (z.long(), TypeError, "^Vectors must be floating-point numbers, got torch.int64. Call"),
         (
             z.masked_fill(z > 1.5, torch.nan),
             ValueError,
-            "got vectors with NaN or infinity; allowed are finite",
+            "^Vectors must be finite, got NaN or inf. Find",
         ),
         (
             z.masked_fill(z > 1.5, torch.inf),
             ValueError,
-            "got vectors with NaN or infinity; allowed are finite",
+            "^Vectors must be finite, got NaN or inf. Find",
         ),
     ]
     for bad, kind, message in cases:
@@ -251,35 +251,40 @@ def test_bad_vectors_are_refused_in_one_line(name: str) -> None:
         with pytest.raises(kind, match=message):
             codebook.nearest(bad, 1)
     for k in (0, codebook.num_codes + 1):
-        with pytest.raises(ValueError, match=f"got k={k}; allowed is 1 to {codebook.num_codes}"):
+        with pytest.raises(
+            ValueError, match=f"`k` must be 1 to {codebook.num_codes}, .*, got {k}. Use"
+        ):
             codebook.nearest(z, k)
-    with pytest.raises(ValueError, match="got temperature=0.0; allowed is above 0"):
+    with pytest.raises(ValueError, match="`temperature` must be above 0, got 0.0. Use"):
         codebook.soft_targets(z, 1, 0.0)
     for indices in (z, torch.zeros(3, codebook.num_levels + 1, dtype=torch.int64)):
-        with pytest.raises(ValueError, match="allowed are whole numbers"):
+        with pytest.raises(ValueError, match="Indices must be integers .* got .* Pass"):
             codebook.decode(indices)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: VQ(num_codes=1), "got num_codes=1; allowed is 2 or more"),
-        (lambda: RQ(num_codes=1), "got num_codes=1; allowed is 2 or more"),
-        (lambda: RandomProjection(num_codes=1), "got num_codes=1; allowed is 2 or more"),
-        (lambda: RandomProjection(code_dim=0), "got code_dim=0; allowed is 1 or more"),
-        (lambda: FSQ(levels=(2, 4)), r"got levels=\(2, 4\); allowed"),
-        (lambda: FSQ(levels=()), r"got levels=\(\); allowed"),
-        (lambda: RQ(num_levels=0), "got dim=256, num_levels=0; allowed is 1 or more"),
-        (lambda: RQ(num_codes=3, num_levels=4, shared=True), "got 3 codes shared by 4 levels"),
-        (lambda: VQ(metric="l1"), "got metric='l1'; allowed are cosine, euclidean"),  # type: ignore[arg-type]
-        (lambda: RQ(residual="x"), "got residual='x'; allowed are plain, bridle"),  # type: ignore[arg-type]
-        (lambda: RQ(init="x"), "got init='x'; allowed are kmeans"),  # type: ignore[arg-type]
-        (lambda: RQ(gradient="x"), "got gradient='x'; allowed are straight_through"),  # type: ignore[arg-type]
-        (lambda: RQ(commitment=-1.0), "got commitment=-1.0; allowed is 0 or more"),
-        (lambda: EMA(rule="x"), "got rule='x'; allowed are 'count' and 'norm'"),  # type: ignore[arg-type]
-        (lambda: EMA(decay=1.0), "got decay=1.0; allowed is 0 to below 1"),
-        (lambda: EMA(expire_below=2.0), "got expire_below=2.0; allowed is 0"),
-        (lambda: EMA(expire_every=0), "got expire_every=0; allowed is 1 or more"),
+        (lambda: VQ(num_codes=1), "`num_codes` must be 2 or more, got 1. Try"),
+        (lambda: RQ(num_codes=1), "`num_codes` must be 2 or more, got 1. Try"),
+        (lambda: RandomProjection(num_codes=1), "`num_codes` must be 2 or more, got 1. Try"),
+        (lambda: RandomProjection(code_dim=0), "`code_dim` must be 1 or more, got 0. Try"),
+        (lambda: FSQ(levels=(2, 4)), r"`levels` must be .*, got \(2, 4\). Try"),
+        (lambda: FSQ(levels=()), r"`levels` must be .*, got \(\). Try"),
+        (lambda: RQ(num_levels=0), "must be 1 or more, got 256 and 0. Try"),
+        (
+            lambda: RQ(num_codes=3, num_levels=4, shared=True),
+            "must have at least one code per level, got 3 codes for 4 levels. Use",
+        ),
+        (lambda: VQ(metric="l1"), "`metric` must be one of cosine, euclidean, got 'l1'. Try"),  # type: ignore[arg-type]
+        (lambda: RQ(residual="x"), "`residual` must be one of plain, bridle, got 'x'. Try"),  # type: ignore[arg-type]
+        (lambda: RQ(init="x"), "`init` must be one of kmeans.*, got 'x'. Try"),  # type: ignore[arg-type]
+        (lambda: RQ(gradient="x"), "`gradient` must be one of straight_through.*, got 'x'. Try"),  # type: ignore[arg-type]
+        (lambda: RQ(commitment=-1.0), "`commitment` must be 0 or more, got -1.0. Try"),
+        (lambda: EMA(rule="x"), "`rule` must be count or norm, got 'x'. Try"),  # type: ignore[arg-type]
+        (lambda: EMA(decay=1.0), "`decay` must be 0 or more and below 1, got 1.0. Try"),
+        (lambda: EMA(expire_below=2.0), "`expire_below` must be .*, got 2.0. Try"),
+        (lambda: EMA(expire_every=0), "`expire_every` must be 1 or more, got 0. Set"),
     ],
 )
 def test_bad_arguments(make: Callable[[], object], message: str) -> None:

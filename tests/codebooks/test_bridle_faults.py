@@ -79,7 +79,7 @@ def test_restart_happens_again_and_again() -> None:
 
 
 def test_evaluation_never_restarts() -> None:
-    """BRIDLE restarts in eval mode: loading a trained book replaced 52 of its 64 codes."""
+    """BRIDLE restarts in eval mode: loading a trained codebook replaced 52 of its 64 codes."""
     codebook = VQ(dim=4, num_codes=64, ema=EMA(expire_every=1))
     codebook(normal("x", 200, 4))
     loaded = VQ(dim=4, num_codes=64, ema=EMA(expire_every=1))
@@ -102,7 +102,7 @@ def test_a_revived_code_stays_where_it_was_put() -> None:
         x = normal("x", 40, 2)
         codebook(x)
         revived = codebook.books.vectors[0, 1].clone()
-        # Beside the code, at the origin, of one of the batch: 1/√2 of the way to it.
+        # From the code at the origin, 1/√2 of the way to a vector of the batch.
         assert ((revived - x * 0.5**0.5).norm(dim=1) < 1e-5).any()
         assert codebook.books.counts[0].tolist() == [40.0, 20.0]  # that of an average code
         codebook(x)
@@ -110,7 +110,7 @@ def test_a_revived_code_stays_where_it_was_put() -> None:
 
 
 def test_expiry_looks_at_the_step_that_is_counted() -> None:
-    """Codes chosen in this very step are counted before the dead are looked for (encodec #33)."""
+    """Codes chosen in this very step are counted before expired codes are replaced (encodec #33)."""
     codebook = VQ(
         dim=2, num_codes=2, metric="euclidean", ema=EMA(decay=0.0, expire_below=0.5, expire_every=1)
     )
@@ -121,8 +121,8 @@ def test_expiry_looks_at_the_step_that_is_counted() -> None:
     assert torch.equal(codebook.books.vectors[0], torch.tensor([[0.0, 0.0], [9.0, 0.0]]))
 
 
-def test_fewer_vectors_than_codes_do_not_reset_the_book() -> None:
-    """An absolute threshold of 2 a code resets the book when there are fewer tokens than codes (WavTokenizer #82)."""
+def test_fewer_vectors_than_codes_do_not_reset_the_codebook() -> None:
+    """An absolute threshold of 2 a code resets the codebook when there are fewer tokens than codes (WavTokenizer #82)."""
     codebook = VQ(dim=4, num_codes=256, ema=EMA(expire_every=1))
     codebook(normal("start", 600, 4))
     for step in range(20):
@@ -165,13 +165,13 @@ def test_uniform_start_is_not_one_orthant() -> None:
     """BRIDLE draws from [0, 1): all codes in the positive orthant."""
     codebook = RQ(dim=16, num_codes=64, init="uniform_sphere", residual="bridle")
     codebook.initialize(normal("x", 100, 16))
-    share = (codebook.books.vectors > 0).float().mean((1, 2))
-    assert ((share - 0.5).abs() < 0.05).all()
+    fraction = (codebook.books.vectors > 0).float().mean((1, 2))
+    assert ((fraction - 0.5).abs() < 0.05).all()
     torch.testing.assert_close(codebook.books.vectors.norm(dim=-1), torch.ones(4, 64))
 
 
 def test_levels_of_plain_rq_are_not_clusterings_of_the_same() -> None:
-    """With BRIDLE's residual and long vectors the levels tell the same; the measure says so, and `plain` does not."""
+    """With BRIDLE's residual and long vectors levels carry the same information; the metric shows it, and `plain` does not."""
     centers = 6.0 * normal("centers", 64, 16)
     x = centers[Draws(torch.arange(4000), 1).integers("m", high=64)] + 0.5 * normal(
         "noise", 4000, 16
@@ -185,19 +185,19 @@ def test_levels_of_plain_rq_are_not_clusterings_of_the_same() -> None:
     assert between[0] < 0.3 < 0.6 < between[1], between
 
 
-def test_a_book_of_another_size_is_refused() -> None:
+def test_a_codebook_of_another_size_is_refused() -> None:
     codebook = RQ(dim=8, num_codes=16)
     codebook(normal("x", 64, 8))
     message = (
-        "got a checkpoint with books of 4 x 16 codes of width 8; allowed is 4 x 32 codes of width 8, as this codebook "
-        "is made: construct it with the sizes of the checkpoint, or start it anew"
+        "^The checkpoint must have 4 x 32 codes of dim 8, as this codebook has, got 4 x 16 codes of dim 8. "
+        "Construct the codebook with the sizes of the checkpoint, or initialize it again.$"
     )
     with pytest.raises(ValueError, match=message):
         RQ(dim=8, num_codes=32).load_state_dict(codebook.state_dict())
 
 
-def test_a_book_that_was_never_started_makes_no_codes() -> None:
-    """A cold-start tokenizer is frozen from its first batch on: it must be started, not be zero."""
+def test_a_codebook_without_codes_encodes_nothing() -> None:
+    """A cold-start tokenizer is frozen from its first batch on: it must be initialized, not be zero."""
     z = normal("x", 64, 8)
     for codebook in (VQ(dim=8, num_codes=16).eval(), VQ(dim=8, num_codes=16).freeze()):
         calls: list[Any] = [
@@ -207,15 +207,16 @@ def test_a_book_that_was_never_started_makes_no_codes() -> None:
         ]
         for call in calls:
             with pytest.raises(
-                ValueError, match=r"got a codebook without codes; .* call initialize\(vectors\)"
+                ValueError,
+                match=r"must be initialized .*, got one without codes. Call initialize\(vectors\)",
             ):
                 call(z)
         codebook.initialize(z)
         assert codebook.ready and codebook(z).loss.isfinite()
 
 
-def test_a_started_book_is_not_started_again_after_loading() -> None:
-    """BRIDLE drops "initted" when a phase loads, and re-initializes the book."""
+def test_an_initialized_codebook_is_not_initialized_again_after_loading() -> None:
+    """BRIDLE drops "initted" when a phase loads, and re-initializes the codebook."""
     codebook = VQ(dim=8, num_codes=16)
     codebook(normal("x", 64, 8))
     other = VQ(dim=8, num_codes=16)
@@ -227,7 +228,7 @@ def test_a_started_book_is_not_started_again_after_loading() -> None:
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_an_overflow_in_training_shows_in_the_loss_and_spares_the_book(bad: float) -> None:
+def test_an_overflow_in_training_shows_in_the_loss_and_spares_the_codes(bad: float) -> None:
     for codebook in (
         VQ(dim=8, num_codes=16, ema=EMA(expire_every=1)),
         RQ(dim=8, num_codes=16, ema=EMA(expire_every=1)),

@@ -1,20 +1,20 @@
-"""Against vector-quantize-pytorch itself, where it is installed (1.32.0 when this was written).
+"""Codebooks against vector-quantize-pytorch 1.32.0.
 
-Its codes in eval mode must be ours. In training its averages are the rule `count` with smoothed
-counts, and its rotation trick is the same for one book; its losses and gradients of several cosine
-levels differ by design."""
+Codes in eval mode are equal. In training its averages are the rule `count` with smoothed counts, and
+its rotation trick is the same for one codebook; its losses and gradients of several cosine levels
+differ by design.
+"""
 
 from typing import Any
 
 import pytest
 import torch
+import vector_quantize_pytorch as theirs
 from torch import Tensor
 
 from mezzotint.codebooks import EMA, FSQ, RQ, VQ
 from mezzotint.codebooks.learned import LearnedCodebook
 from mezzotint.seeding import Draws, key_of
-
-theirs = pytest.importorskip("vector_quantize_pytorch")
 
 
 def normal(name: str, *shape: int) -> Tensor:
@@ -29,11 +29,11 @@ def started(codebook: LearnedCodebook) -> LearnedCodebook:
     return codebook
 
 
-def copy_books(codebook: LearnedCodebook, layers: list[Any]) -> None:
-    for book, layer in zip(codebook.books.vectors, layers, strict=True):
-        layer._codebook.embed.data.copy_(book)
+def copy_codes(codebook: LearnedCodebook, layers: list[Any]) -> None:
+    for codes, layer in zip(codebook.books.vectors, layers, strict=True):
+        layer._codebook.embed.data.copy_(codes)
         layer._codebook.embed_avg.data.copy_(
-            codebook.books.sums[0] if codebook.books.sums is not None else book
+            codebook.books.sums[0] if codebook.books.sums is not None else codes
         )
         layer._codebook.cluster_size.data.copy_(codebook.books.counts[0])
 
@@ -44,7 +44,7 @@ def test_vq_codes(cosine: bool) -> None:
     oracle = theirs.VectorQuantize(
         dim=32, codebook_size=512, use_cosine_sim=cosine, rotation_trick=False
     ).eval()
-    copy_books(ours, [oracle])
+    copy_codes(ours, [oracle])
     z = normal("z", 4096, 32)
     quantized, indices, _ = oracle(z[None])
     codes = ours(z)
@@ -66,7 +66,7 @@ def test_rq_codes(cosine: bool, shared: bool) -> None:
         rotation_trick=False,
         shared_codebook=shared,
     ).eval()
-    copy_books(ours, list(oracle.layers)[: len(ours.books.vectors)])
+    copy_codes(ours, list(oracle.layers)[: len(ours.books.vectors)])
     z = normal("z", 4096, 32) * (5.0 if cosine else 1.0)
     quantized, indices, _ = oracle(z[None])
     codes = ours(z)
@@ -94,7 +94,7 @@ def test_a_training_step_of_vq(cosine: bool, rotation: bool) -> None:
         decay=0.9,
         commitment_weight=0.25,
     )
-    copy_books(ours, [oracle])
+    copy_codes(ours, [oracle])
     weight = normal("w", 2048, 32)
     own, other = (normal("z", 2048, 32).requires_grad_() for _ in range(2))
     codes = ours(own)
@@ -119,7 +119,7 @@ def test_a_training_step_of_rq() -> None:
         decay=0.99,
         commitment_weight=0.25,
     )
-    copy_books(ours, list(oracle.layers))
+    copy_codes(ours, list(oracle.layers))
     own, other = (normal("z", 2048, 32).requires_grad_() for _ in range(2))
     codes = ours(own)
     quantized, indices, losses = oracle(other[None])

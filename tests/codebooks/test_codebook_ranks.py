@@ -150,9 +150,9 @@ def test_rows_are_drawn_alike_however_they_are_split(two_ranks: list[Any]) -> No
 def test_all_ranks_refuse_together(two_ranks: list[Any]) -> None:
     for results in two_ranks:
         few, nan, apart = results["errors"]
-        assert few.startswith(f"got {ROWS} vectors to start {ROWS + 1} codes from")
-        assert nan.startswith("got vectors with NaN or infinity")
-        assert apart.startswith("got different books on 2 ranks")
+        assert f"got {ROWS} vectors for {ROWS + 1} codes." in few
+        assert nan.startswith("Vectors must be finite, got NaN or inf.")
+        assert apart.startswith("All 2 ranks must have the same codes, got different ones")
 
 
 def test_nan_on_one_rank_harms_no_rank(two_ranks: list[Any]) -> None:
@@ -164,9 +164,9 @@ def test_checksum_sees_every_bit() -> None:
     codebook(batch(0))
     codebook.check_ranks()
     sums = {int(codebook.books.checksum())}
-    for place in ((0, 0, 0), (0, 3, 5), (0, 23, 7)):
-        codebook.books.vectors[place] = torch.nextafter(
-            codebook.books.vectors[place], torch.tensor(9.0)
+    for index in ((0, 0, 0), (0, 3, 5), (0, 23, 7)):
+        codebook.books.vectors[index] = torch.nextafter(
+            codebook.books.vectors[index], torch.tensor(9.0)
         )
         sums.add(int(codebook.books.checksum()))
     codebook.books.counts[0, 4] += 1.0

@@ -1,4 +1,4 @@
-"""K-means against scikit-learn, closed forms, and the claims made for it."""
+"""K-means against scikit-learn and closed forms; the search against all distances."""
 
 import pytest
 import torch
@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mezzotint.codebooks import RQ, VQ
-from mezzotint.codebooks.kmeans import RowSample, kmeans, nearest, plus_plus
+from mezzotint.codebooks.kmeans import RowSample, k_nearest, kmeans, nearest, plus_plus
 from mezzotint.seeding import Draws, key_of
+from tests.codebooks.reference import normal
 
 
 def draws(rows: int) -> Draws:
@@ -99,7 +100,7 @@ def test_row_sample_is_without_replacement_and_uniform() -> None:
         hits[rows] += 1
     assert (hits - 80).abs().max() < 5 * (400 * 0.2 * 0.8) ** 0.5
     short = RowSample(3, 5, 0, x.device)
-    assert short.found == 3 and torch.equal(short.take(x[:3])[3:], torch.zeros(2, 1))
+    assert short.drawn == 3 and torch.equal(short.take(x[:3])[3:], torch.zeros(2, 1))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -159,8 +160,8 @@ def test_data_start_is_made_of_vectors() -> None:
 def test_fewer_vectors_than_codes_are_refused(init: str) -> None:
     codebook = VQ(dim=6, num_codes=32, init=init)  # type: ignore[arg-type]
     message = (
-        "got 31 vectors to start 32 codes from; allowed is at least one a code: give a larger first batch, take fewer "
-        "codes, or start with init='uniform_sphere'"
+        "at least one vector per code, got 31 vectors for 32 codes. "
+        "Use a larger first batch, fewer codes, or init='uniform_sphere'."
     )
     for call in (codebook, codebook.initialize):
         with pytest.raises(ValueError, match=message):
@@ -174,6 +175,60 @@ def test_a_start_from_nan_is_refused(bad: float) -> None:
     x = draws(40).normal("x", 6)
     x[7, 3] = bad
     codebook = VQ(dim=6, num_codes=32)
-    with pytest.raises(ValueError, match="got vectors with NaN or infinity; allowed are finite"):
+    with pytest.raises(ValueError, match="Vectors must be finite, got NaN or inf"):
         codebook(x)
     assert not codebook.ready
+
+
+def test_search_is_exact_far_from_the_origin() -> None:
+    """`|x|² − 2 x · e + |e|²` in float32 has no correct digit left here."""
+    x, codes = normal("far", 500, 8), normal("far book", 64, 8)
+    expected = torch.cdist(x.double(), codes.double()).argmin(1)
+    offset = torch.full((8,), 4096.0)
+    moved_x, moved_codes = (
+        x + offset,
+        codes + offset,
+    )  # rounded to 2⁻¹¹, so near ties may change places
+    exact = torch.cdist(moved_x.double(), moved_codes.double())
+    assert torch.equal(nearest(x, codes)[0], expected)
+    found = nearest(moved_x, moved_codes)[0]
+    torch.testing.assert_close(
+        exact.gather(1, found[:, None])[:, 0], exact.amin(1), rtol=0, atol=2e-2
+    )
+    indices, squares = k_nearest(moved_x, moved_codes, 3)
+    torch.testing.assert_close(
+        squares.double(), exact.gather(1, indices).square(), rtol=1e-6, atol=1e-9
+    )
+
+
+def test_search_in_chunks_is_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, codes = normal("x", 103, 8), normal("book", 16, 8)
+    whole = nearest(x, codes), k_nearest(x, codes, 5)
+    monkeypatch.setattr("mezzotint.codebooks.kmeans._BUFFER", {"cpu": 16 * 8})
+    pieces = nearest(x, codes), k_nearest(x, codes, 5)
+    for a, b in zip(whole, pieces, strict=True):
+        assert torch.equal(a[0], b[0])
+        torch.testing.assert_close(a[1], b[1])
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 2, 3), (700, 1000, 4), (3000, 5, 16)], ids=["one", "many codes", "many vectors"]
+)
+def test_it_finds_what_all_distances_find(shape: tuple[int, int, int]) -> None:
+    rows, codes, width = shape
+    x = Draws(torch.arange(rows), 1).normal("x", width) + 20.0
+    book = Draws(torch.arange(codes), 2).normal("book", width) + 20.0
+    distances = torch.cdist(x.double(), book.double())
+    assert torch.equal(nearest(x, book)[0], distances.argmin(1))
+
+
+def test_of_equal_codes_the_first_is_taken_and_the_score_is_the_cosine() -> None:
+    book = torch.eye(3)[[0, 1, 0, 2]]
+    found, score = nearest(torch.eye(3) * 0.5, book, on_sphere=True)
+    assert found.tolist() == [0, 1, 3] and score.tolist() == [0.5] * 3
+
+
+def test_vectors_that_are_no_numbers_still_get_a_code_of_the_book() -> None:
+    x = torch.tensor([[float("nan"), 0.0], [float("inf"), 0.0], [1.0, 0.0]])
+    found, _ = nearest(x, torch.eye(2))
+    assert found.min() >= 0 and found.max() < 2 and found[2] == 0

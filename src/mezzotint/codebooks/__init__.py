@@ -1,7 +1,7 @@
-"""Quantized targets: codebooks that turn vectors into codes to predict."""
+"""Quantized targets: codebooks that map vectors to codes to predict."""
 
-from mezzotint.codebooks.books import EMA as EMA
 from mezzotint.codebooks.codebook import Codebook as Codebook
+from mezzotint.codebooks.ema import EMA as EMA
 from mezzotint.codebooks.fsq import FSQ as FSQ
 from mezzotint.codebooks.health import Health as Health
 from mezzotint.codebooks.health import health as health

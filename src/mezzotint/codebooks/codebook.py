@@ -1,8 +1,8 @@
-"""The contract of a codebook, and what all of them check.
+"""The contract of a codebook, and the checks that all codebooks share.
 
-A codebook turns vectors into codes, and codes into vectors again. Channels come last; any
-dimensions may stand before. All arithmetic is float32, inside autocast too: half precision changes
-codes, and overflows in their sums.
+A codebook maps vectors to codes, and codes to vectors. Channels are the last dimension, after any
+others. All arithmetic is float32, inside autocast too: half precision changes codes, and overflows
+in their sums.
 """
 
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from mezzotint.types import Codes
 
 
 class Codebook(nn.Module, Component):
-    """Turns vectors into codes, and codes into vectors.
+    """Map vectors to codes, and codes to vectors.
 
     Attributes:
-        dim: width of the vectors it takes.
-        out_dim: width of the vectors it gives.
-        num_levels: S, how many codes stand for one vector.
-        num_codes: K, how many codes a level has.
-        frozen: nothing is written, whatever `train()` says; see `freeze`.
+        dim: dimensions of the input vectors.
+        out_dim: dimensions of the quantized vectors.
+        num_levels: number of codes S of one vector.
+        num_codes: number of codes K of each level.
+        frozen: whether nothing changes the codebook, even in training mode; see `freeze`.
     """
 
     def __init__(
@@ -32,12 +32,11 @@ class Codebook(nn.Module, Component):
     ) -> None:
         super().__init__()
         if num_codes < 2:
-            raise ValueError(
-                f"got num_codes={num_codes}; allowed is 2 or more: one code tells nothing, take e.g. 256"
-            )
+            raise ValueError(f"`num_codes` must be 2 or more, got {num_codes}. Try 256.")
         if dim < 1 or num_levels < 1:
             raise ValueError(
-                f"got dim={dim}, num_levels={num_levels}; allowed is 1 or more of each: take e.g. 256 and 4"
+                "`dim` and the number of levels must be 1 or more, "
+                f"got {dim} and {num_levels}. Try 256 and 4."
             )
         self.dim, self.num_codes, self.num_levels = dim, num_codes, num_levels
         self.out_dim = dim if out_dim is None else out_dim
@@ -45,78 +44,79 @@ class Codebook(nn.Module, Component):
 
     @property
     def ready(self) -> bool:
-        """Whether it can make codes already; if not, `initialize`, or a forward pass in training, makes it so."""
+        """Whether it can encode; if not, call `initialize`, or run a training step."""
         return True
 
     @property
     def learning(self) -> bool:
-        """Whether a forward pass changes the books: in training mode, and not frozen."""
+        """Whether a forward pass changes the codebook: in training mode, and not frozen."""
         return self.training and not self.frozen
 
     def initialize(self, z: Tensor) -> None:
-        """Start the books from vectors `[…, D]` of all ranks, in any mode; again, if they had been started."""
+        """Initialize the codes from vectors `[…, D]` of all ranks, in any mode."""
 
     def forward(self, z: Tensor) -> Codes:
-        """Codes of vectors.
+        """Encode vectors.
 
         Args:
-            z: float `[…, D]`, of any precision.
+            z: vectors, float `[…, D]`, in any precision.
 
         Returns:
-            Codes, whose vectors carry a gradient to `z`, in eval mode too.
+            Codes; the quantized vectors pass a gradient to `z`, in eval mode too.
         """
         raise TypeError(f"{type(self).__name__} has no forward")
 
     def decode(self, indices: Tensor) -> Tensor:
-        """The vectors of codes.
+        """Return the vectors of codes.
 
         Args:
-            indices: whole numbers `[…, s]`, of the first s ≤ S levels.
+            indices: codes of the first s ≤ S levels, integers `[…, s]`.
 
         Returns:
-            float32 `[…, out_dim]`; of all levels, exactly what `forward` gave for float32 vectors.
+            Vectors, float32 `[…, out_dim]`; for all levels they equal the quantized vectors of
+            `forward` for float32 inputs.
         """
         raise TypeError(f"{type(self).__name__} has no decode")
 
     def nearest(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Several codes for each level: the nearest ones, nearest first.
+        """Return the k nearest codes of each level, nearest first.
 
         Args:
-            z: float `[…, D]`.
-            k: how many, 1 to K.
+            z: vectors, float `[…, D]`.
+            k: number of codes, 1 to K.
 
         Returns:
-            int64 `[…, S, k]`, and squared distances `[…, S, k]`. The first is the code of
-            `forward`, and levels follow its path.
+            Indices, int64 `[…, S, k]`, and squared distances `[…, S, k]`. The first is the code of
+            `forward`, and each level uses the residual of these first codes.
         """
         raise TypeError(f"{type(self).__name__} has no nearest")
 
     def soft_targets(self, z: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor]:
-        """The nearest codes with probabilities, a target softer than one code: `softmax(−distance² / temperature)`.
+        """Return the nearest codes with probabilities `softmax(−distance² / temperature)`.
 
         Args:
-            z: float `[…, D]`.
-            k: how many codes share the probability, 1 to K.
-            temperature: above 0; in units of squared distance.
+            z: vectors, float `[…, D]`.
+            k: number of codes with a probability, 1 to K.
+            temperature: temperature above 0, in units of squared distance.
 
         Returns:
-            int64 `[…, S, k]`, and float32 `[…, S, k]` that sum to 1 over the last dimension.
+            Indices, int64 `[…, S, k]`, and probabilities, float32 `[…, S, k]`, that sum to 1.
         """
         if not temperature > 0.0:
             raise ValueError(
-                f"got temperature={temperature}; allowed is above 0: for a single code use k=1"
+                f"`temperature` must be above 0, got {temperature}. Use k=1 for a single code."
             )
         indices, distances = self.nearest(z, k)
         return indices, (-distances / temperature).softmax(-1)
 
     def freeze(self, frozen: bool = True) -> Self:
-        """Write nothing from here on (or again), whatever mode the modules around it are put into."""
+        """Keep the codebook constant (or let it learn again), whatever `train()` sets."""
         self.frozen = frozen
         return self
 
     @contextmanager
     def freezing(self) -> Iterator[Self]:
-        """Frozen inside the block; afterwards as before."""
+        """Freeze the codebook inside a `with` block."""
         before = self.frozen
         try:
             yield self.freeze()
@@ -124,25 +124,27 @@ class Codebook(nn.Module, Component):
             self.freeze(before)
 
     def check_ranks(self) -> None:
-        """Raise `RuntimeError` on every rank when ranks hold different books; all of them call it together."""
+        """Raise `RuntimeError` on all ranks if their codes differ; all ranks call it together."""
 
     def _rows(self, z: Tensor) -> Tensor:
-        """Float32 `[N, D]` of vectors `[…, D]`, differentiable."""
+        """Return vectors `[…, D]` as float32 `[N, D]`, differentiable."""
         if not z.is_floating_point():
             raise TypeError(
-                f"got vectors of {z.dtype}; allowed are floating-point numbers: call .float() first"
+                f"Vectors must be floating-point numbers, got {z.dtype}. Call .float() first."
             )
         if z.dim() == 0 or z.shape[-1] != self.dim:
             raise ValueError(
-                f"got vectors of shape {tuple(z.shape)}; allowed is (…, {self.dim}), channels last: project them to "
-                f"width {self.dim}, or construct the codebook with dim={z.shape[-1] if z.dim() else 1}"
+                f"Vectors must have shape (…, {self.dim}), channels last, got {tuple(z.shape)}. "
+                f"Project them to {self.dim} dimensions, or construct the codebook with "
+                f"dim={z.shape[-1] if z.dim() else 1}."
             )
         return z.reshape(-1, self.dim).float().contiguous()
 
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= self.num_codes:
             raise ValueError(
-                f"got k={k}; allowed is 1 to {self.num_codes}, the codes of a level: take fewer"
+                f"`k` must be 1 to {self.num_codes}, the number of codes of a level, got {k}. "
+                "Use a smaller k."
             )
 
     def _check_indices(self, indices: Tensor) -> None:
@@ -152,20 +154,25 @@ class Codebook(nn.Module, Component):
             or not 1 <= indices.shape[-1] <= self.num_levels
         ):
             raise ValueError(
-                f"got indices {indices.dtype} of shape {tuple(indices.shape)}; allowed are whole numbers (…, s), "
-                f"with s from 1 to {self.num_levels} levels: pass `Codes.indices`, or its first levels"
+                f"Indices must be integers (…, s), with s from 1 to {self.num_levels} levels, got "
+                f"{indices.dtype} of shape {tuple(indices.shape)}. "
+                "Pass `Codes.indices`, or its first levels."
             )
 
 
 def full_precision(z: Tensor) -> AbstractContextManager[None]:
-    """No autocast on the device of these vectors."""
+    """Turn autocast off on the device of these vectors."""
     return torch.autocast(z.device.type, enabled=False)
 
 
 def need_finite(finite: Tensor) -> None:
-    """Refuse vectors of which not all are finite; waits for the device."""
+    """Refuse vectors that are not all finite; waits for the device.
+
+    Raises:
+        ValueError: when `finite` is false.
+    """
     if not bool(finite):
         raise ValueError(
-            "got vectors with NaN or infinity; allowed are finite numbers: look for the layer that made them, or "
-            "for an overflow of fp16 (bf16 has none)"
+            "Vectors must be finite, got NaN or inf. Find the layer that produces them, or train "
+            "in bf16, which overflows less than fp16."
         )

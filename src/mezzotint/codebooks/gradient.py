@@ -1,14 +1,13 @@
-"""Gradients through a codebook: past the choice of a code, which has none.
+"""Gradients through a codebook, past the choice of a code, which has no gradient.
 
-`straight_through` gives the input the gradient of its code unchanged (van den Oord et al. 2017,
-arXiv 1711.00937). `rotation` (Fifty et al. 2024, arXiv 2410.06424) takes the code for the input,
-rotated and stretched, and sends the gradient back through that rotation, held constant; the angle
-between gradient and code is the angle between what the input receives and the input. With residual
-quantization it is taken once, from the input to the sum of its codes, rather than once a level,
-which would add up S gradients.
+`straight_through` passes the gradient of a code to the input unchanged (van den Oord et al. 2017,
+arXiv 1711.00937). `rotation` (Fifty et al. 2024, arXiv 2410.06424) treats the code as the input,
+rotated and scaled, and passes the gradient back through this constant rotation: the gradient keeps
+its angle to the vector. With residual quantization there is one rotation, from the input to the sum
+of its codes, instead of one per level, which would add S gradients.
 
-Each returns the codes exactly: `z + (q − z)` would round them. Everything here works on float32
-rows `[N, D]`.
+Both return the codes exactly: `z + (q − z)` would round them. All functions work on float32 rows
+`[N, D]`.
 """
 
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from torch import Tensor
 
 Gradient = Literal["straight_through", "rotation"]
 SMALLEST = 1e-6
-"""Vectors shorter than this have no direction."""
+"""Length below which a vector has no direction."""
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -44,7 +43,7 @@ class _Rotation(torch.autograd.Function):
         source, goal = x / length.clamp_min(SMALLEST), quantized / target.clamp_min(SMALLEST)
         middle = source + goal
         middle = middle / middle.norm(dim=1, keepdim=True).clamp_min(SMALLEST)
-        # R = 1 − 2 m mᵀ + 2 q̂ x̂ᵀ takes x̂ to q̂; its transpose takes the gradient back.
+        # R = 1 − 2 m mᵀ + 2 q̂ x̂ᵀ rotates x̂ to q̂; its transpose rotates the gradient back.
         turned = gradient - 2.0 * middle * (middle * gradient).sum(1, keepdim=True)
         turned.add_(2.0 * source * (goal * gradient).sum(1, keepdim=True))
         turned.mul_(target / length.clamp_min(SMALLEST))
@@ -52,17 +51,16 @@ class _Rotation(torch.autograd.Function):
         return torch.where(defined, turned, gradient), None
 
 
-# A compiled graph returns an output that aliases an input as a view of that input, and loses the
-# gradient. A copy would cost memory; outside the graph it is not needed.
+# In a compiled graph an output that aliases an input becomes a view of it and loses the gradient. A
+# copy would fix this, but costs memory; outside the graph it is not needed.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def carry_gradient(x: Tensor, quantized: Tensor, kind: Gradient) -> Tensor:
-    """The codes, with a gradient to the vectors they stand for.
+    """Return the codes, with a gradient to their vectors.
 
     Args:
         x: vectors `[N, D]`.
-        quantized: their codes `[N, D]`, without gradient.
-        kind: how the gradient passes. Where vector or code are near 0, a rotation is straight
-            through.
+        quantized: codes of the vectors `[N, D]`, without gradient.
+        kind: kind of gradient. For a vector or code near 0, a rotation is straight-through.
     """
     function = _StraightThrough if kind == "straight_through" else _Rotation
     out: Tensor = function.apply(x, quantized)
@@ -70,7 +68,7 @@ def carry_gradient(x: Tensor, quantized: Tensor, kind: Gradient) -> Tensor:
 
 
 def inverse_length(x: Tensor) -> Tensor:
-    """`1 / |x|` along the last dimension, which is kept; 0 for vectors near 0."""
+    """Return `1 / |x|` along the last dimension, which is kept; 0 for vectors near 0."""
     length = x.norm(dim=-1, keepdim=True)
     return torch.where(length < SMALLEST, 0.0, length.reciprocal())
 
@@ -92,7 +90,7 @@ class _Unit(torch.autograd.Function):
 
 
 def unit(x: Tensor) -> Tensor:
-    """Vectors of length 1 along the last dimension; those near 0 become 0, and get no gradient."""
+    """Scale vectors to length 1; vectors near 0 become 0, and get no gradient."""
     out: Tensor = _Unit.apply(x)
     return out
 
@@ -111,16 +109,16 @@ class _Commitment(torch.autograd.Function):
 
 
 def commitment_loss(x: Tensor, residuals: Tensor, energies: Tensor, weight: float) -> Tensor:
-    """`weight · mean over levels of mean((r_before − code)²)`, whose gradient reaches the vectors and no code.
+    """Return `weight · mean over levels of mean((residual − code)²)`, with a gradient to `x` only.
 
-    What is left after a level is the vector minus constants, so the gradient of all levels is the
-    sum of what they leave, and one tensor is kept for them all.
+    The residual of a level is the vector minus constants, so the gradient of all levels is the sum
+    of their residuals, and one tensor is stored for all of them.
 
     Args:
         x: vectors `[N, D]`.
-        residuals: sum over levels of what each leaves, `[N, D]`.
-        energies: sum of squares of what each level leaves, `[S]`.
-        weight: of the loss.
+        residuals: sum of the residuals after each level, `[N, D]`.
+        energies: sum of squares of the residual after each level, `[S]`.
+        weight: weight of the loss.
     """
     values = max(1, x.numel()) * len(energies)
     loss: Tensor = _Commitment.apply(

@@ -1,10 +1,11 @@
-"""What VQ and RQ share: vectors walk down the levels, and the books follow.
+"""The base of VQ and RQ: encoding level by level, with codes that follow their vectors.
 
-RQ is VQ applied to what the level before has left, and VQ is RQ with one level; so there is one
-walk. It keeps nothing of a level but its codes: beside the quantized vectors and what is left,
-there is one tensor, the sum of what all levels left, which is the gradient of the commitment loss.
+RQ is VQ applied to the residual of the level before, and VQ is RQ with one level; so there is one
+implementation. It stores only the codes of a level: besides the quantized vectors and the residual
+there is one tensor, the sum of the residuals of all levels, which is the gradient of the commitment
+loss.
 
-Shapes: N vectors, S levels, K codes, D width.
+Shapes: N vectors, S levels, K codes, D dimensions.
 """
 
 from abc import ABC
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from mezzotint import dist
-from mezzotint.codebooks.books import EMA, Books, Init
 from mezzotint.codebooks.codebook import Codebook, full_precision, need_finite
+from mezzotint.codebooks.ema import EMA, EMACodes, Init
 from mezzotint.codebooks.gradient import (
     Gradient,
     carry_gradient,
@@ -27,12 +28,12 @@ from mezzotint.codebooks.gradient import (
 from mezzotint.codebooks.kmeans import k_nearest, nearest
 from mezzotint.types import Codes
 
-Compared = Literal["vectors", "directions", "directions_left"]
-"""What meets the codes: vectors, vectors scaled to length 1, or what each level left scaled to length 1."""
+Compared = Literal["vectors", "directions", "residual_directions"]
+"""What is compared with the codes: vectors, vectors scaled to length 1, or residuals scaled so."""
 
 
 @dataclass
-class _Walk:
+class _Encoding:
     indices_NS: Tensor
     quantized_ND: Tensor
     residuals_ND: Tensor
@@ -41,19 +42,19 @@ class _Walk:
 
 
 class LearnedCodebook(Codebook, ABC, abstract=True):
-    """Books searched one after the other, each for what the last has left.
+    """Quantize vectors by codes that follow them, each level for the residual of the last.
 
     Args:
-        dim: D.
-        num_codes: K.
-        num_levels: S.
-        shared: one book for all levels.
-        compared: what meets the codes.
-        init: how books start.
-        ema: how they follow their vectors.
+        dim: dimensions D of the vectors.
+        num_codes: number of codes K of each level.
+        num_levels: number of levels S.
+        shared: one codebook for all levels.
+        compared: what is compared with the codes.
+        init: initialization of the codes.
+        ema: moving averages of the codes.
         commitment: weight of the commitment loss.
-        gradient: how it passes the choice of a code.
-        seed: of all draws.
+        gradient: gradient past the choice of a code.
+        seed: seed of all draws.
     """
 
     def __init__(
@@ -72,10 +73,11 @@ class LearnedCodebook(Codebook, ABC, abstract=True):
     ) -> None:
         super().__init__(dim, num_codes, num_levels)
         if not commitment >= 0.0:
-            raise ValueError(f"got commitment={commitment}; allowed is 0 or more: choose 0.25")
+            raise ValueError(f"`commitment` must be 0 or more, got {commitment}. Try 0.25.")
         if shared and num_codes < num_levels:
             raise ValueError(
-                f"got {num_codes} codes shared by {num_levels} levels; allowed is at least one a level: take more codes"
+                "A shared codebook must have at least one code per level, "
+                f"got {num_codes} codes for {num_levels} levels. Use more codes."
             )
         one_of("init", init, "kmeans", "uniform_sphere", "data")
         one_of("gradient", gradient, "straight_through", "rotation")
@@ -87,47 +89,48 @@ class LearnedCodebook(Codebook, ABC, abstract=True):
         )
         directions = compared != "vectors"
         count = 1 if shared else num_levels
-        self.books = Books(
+        # The attribute's name is part of checkpoints.
+        self.books = EMACodes(
             count, num_codes, dim, directions=directions, init=init, ema=ema, seed=seed
         )
 
     @property
     def ready(self) -> bool:
-        """Whether the books have their first codes."""
         return self.books.is_ready
 
     def forward(self, z: Tensor) -> Codes:
-        """Codes of vectors; while `learning`, the books start with the first ones, and follow.
+        """Encode vectors; while `learning`, initialize the codes if needed, and update them.
 
         Args:
-            z: float `[…, D]`, of any precision.
+            z: vectors, float `[…, D]`, in any precision.
 
         Returns:
-            Codes, whose vectors carry a gradient to `z`, in eval mode too. While learning, vectors
-            that are not finite make the loss so, for the loop to see, and leave the books alone.
+            Codes; the quantized vectors pass a gradient to `z`, in eval mode too. While learning, a
+            vector that is not finite gives a loss that is not finite, which the training loop
+            detects, and does not change the codes.
 
         Raises:
-            ValueError: for a wrong width; for vectors that are not finite, unless learning; when
-                the books have not been started, and this pass may not start them; when there are
-                fewer vectors than codes to start with.
+            ValueError: for vectors of another size; for vectors that are not finite, unless
+                learning; when the codes are not initialized, and this pass may not initialize them;
+                when there are fewer vectors than codes to initialize.
         """
         with full_precision(z):
             x = self._input(z)
-            walk = self._encode(x.detach(), x.requires_grad and torch.is_grad_enabled())
-            loss = commitment_loss(x, walk.residuals_ND, walk.energies_S, self.commitment)
-            quantized = carry_gradient(x, walk.quantized_ND, self.gradient)
+            encoding = self._encode(x.detach(), x.requires_grad and torch.is_grad_enabled())
+            loss = commitment_loss(x, encoding.residuals_ND, encoding.energies_S, self.commitment)
+            quantized = carry_gradient(x, encoding.quantized_ND, self.gradient)
             energy = torch.dot(x.detach().view(-1), x.detach().view(-1)).clamp_min(1e-30)
         return Codes(
             quantized.to(z.dtype).view(z.shape),
-            walk.indices_NS.view(*z.shape[:-1], self.num_levels),
+            encoding.indices_NS.view(*z.shape[:-1], self.num_levels),
             loss,
-            walk.usage_SK,
-            walk.energies_S / energy,
+            encoding.usage_SK,
+            encoding.energies_S / energy,
         )
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
-        """The vectors of codes: float32 `[…, D]` of whole numbers `[…, s]`, codes of the first s ≤ S levels."""
+        """Return the sum of the codes of the first s ≤ S levels, `[…, s]` → float32 `[…, D]`."""
         self._check_indices(indices)
         self._need_ready()
         levels = indices.reshape(-1, indices.shape[-1]).long().unbind(1)
@@ -138,124 +141,128 @@ class LearnedCodebook(Codebook, ABC, abstract=True):
 
     @torch.no_grad()
     def nearest(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k nearest codes of each level, and squared distances: int64 and float32 `[…, S, k]`, nearest first."""
         self._check_k(k)
         self._need_ready()
         with full_precision(z):
-            left = self._input(z)
-            need_finite(left.isfinite().all())
-            found = []
+            residual = self._input(z)
+            need_finite(residual.isfinite().all())
+            by_level = []
             for level in range(self.num_levels):
-                book = self.books.vectors[self._book(level)]
-                found.append(k_nearest(self._meets(left), book, k, on_sphere=self.books.on_sphere))
-                left = left - self._codes(level, found[-1][0][:, 0])
+                vectors = self.books.vectors[self._codebook(level)]
+                compared = self._to_compare(residual)
+                by_level.append(k_nearest(compared, vectors, k, on_sphere=self.books.on_sphere))
+                residual = residual - self._codes(level, by_level[-1][0][:, 0])
         shape = (*z.shape[:-1], self.num_levels, k)
         indices, distances = (
-            torch.stack(parts, 1).view(shape) for parts in zip(*found, strict=True)
+            torch.stack(parts, 1).view(shape) for parts in zip(*by_level, strict=True)
         )
         return indices, distances
 
     @torch.no_grad()
     def initialize(self, z: Tensor) -> None:
-        """Start the books, level after level, from vectors `[…, D]` of all ranks, which call it together.
+        """Initialize the codes, level by level, from vectors `[…, D]` of all ranks.
 
-        Each level fits its codes to what the last has left; of a shared book, each level an equal
-        part, so that there are codes for what is left at every level, which are much shorter than
-        those for the vectors.
+        All ranks call it together. Each level fits its codes to the residual of the last. In a
+        shared codebook each level fits an equal part of the codes, so that there are codes for the
+        residuals of every level, which are much shorter than the vectors.
         """
         with full_precision(z):
             x = self._input(z)
             need_finite(torch.tensor(dist.all_true(bool(x.isfinite().all()), x.device)))
-            left = x
+            residual = x
             for level in range(self.num_levels):
-                book, start, stop = level, 0, self.num_codes
+                codebook, start, stop = level, 0, self.num_codes
                 if self.shared:
-                    book, start, stop = (
+                    codebook, start, stop = (
                         0,
                         *(self.num_codes * part // self.num_levels for part in (level, level + 1)),
                     )
-                met = self._meets(left)
-                codes = self.books.fit(met, book, start, stop)
-                left = left - codes[nearest(met, codes)[0]]
+                compared = self._to_compare(residual)
+                codes = self.books.fit(compared, codebook, start, stop)
+                residual = residual - codes[nearest(compared, codes)[0]]
             self.books.start()
 
     def check_ranks(self) -> None:
-        """Raise `RuntimeError` on every rank when ranks hold different books; all of them call it together."""
         sums = dist.gather(self.books.checksum().unsqueeze(0))
         if bool((sums != sums[0]).any()):
             raise RuntimeError(
-                f"got different books on {dist.world_size()} ranks (checksums {sums.tolist()}); allowed are the same: "
-                "load the same checkpoint on each, and call the codebook on all ranks in every step"
+                f"All {dist.world_size()} ranks must have the same codes, got different ones "
+                f"(checksums {sums.tolist()}). Load the same checkpoint on each rank, and call the "
+                "codebook on all ranks in every step."
             )
 
     def _input(self, z: Tensor) -> Tensor:
         x = self._rows(z)
         return unit(x) if self.compared == "directions" else x
 
-    def _meets(self, left_ND: Tensor, out: Tensor | None = None) -> Tensor:
-        """What meets the codes; `out` is a place for it where it is not what is left."""
+    def _to_compare(self, residual_ND: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return what is compared with the codes; `out` is memory for it if it is computed."""
         return (
-            torch.mul(left_ND, inverse_length(left_ND), out=out)
-            if self.compared == "directions_left"
-            else left_ND
+            torch.mul(residual_ND, inverse_length(residual_ND), out=out)
+            if self.compared == "residual_directions"
+            else residual_ND
         )
 
-    def _book(self, level: int) -> int:
+    def _codebook(self, level: int) -> int:
         return 0 if self.shared else level
 
     def _codes(self, level: int, indices_N: Tensor) -> Tensor:
-        return self.books.vectors[self._book(level)].index_select(0, indices_N)
+        return self.books.vectors[self._codebook(level)].index_select(0, indices_N)
 
     def _need_ready(self) -> None:
         if not self.ready:
             raise ValueError(
-                "got a codebook without codes; allowed is one that was started: call initialize(vectors), load a "
-                "checkpoint, or make a first pass in training mode, not frozen"
+                "The codebook must be initialized before it encodes, got one without codes. Call "
+                "initialize(vectors), load a checkpoint, or run a training step that is not frozen."
             )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
-    def _encode(self, x_ND: Tensor, sum_residuals: bool) -> _Walk:
+    def _encode(self, x_ND: Tensor, sum_residuals: bool) -> _Encoding:
         if self.learning and not self.ready:
             self.initialize(x_ND)
         self._need_ready()
-        filled = self.books.begin(len(x_ND)) if self.learning else None
+        step_sums = self.books.begin(len(x_ND)) if self.learning else None
         num_levels = self.num_levels
         indices = x_ND.new_empty(num_levels, len(x_ND), dtype=torch.int64)
         usage = x_ND.new_zeros(num_levels, self.num_codes)
         energies, ones = x_ND.new_zeros(num_levels), x_ND.new_ones(1).expand(len(x_ND))
-        left, quantized, residuals = x_ND.clone(), torch.empty_like(x_ND), x_ND
-        # One place for what a level needs: on the CPU, new memory costs more than filling it.
+        residual, quantized, residuals = x_ND.clone(), torch.empty_like(x_ND), x_ND
+        # One buffer for all levels: on a CPU, new memory costs more than filling it.
         scratch = torch.empty_like(x_ND) if num_levels > 1 else quantized
         for level in range(num_levels):
-            met = self._meets(left, scratch)
-            indices[level] = self.books.nearest(self._book(level), met)
-            if filled is not None:
-                turn = slice(level, None, num_levels) if self.shared else slice(None)
-                self.books.add(filled, self._book(level), met, indices[level], turn)
+            codebook, compared = self._codebook(level), self._to_compare(residual, scratch)
+            indices[level] = self.books.nearest(codebook, compared)
+            if step_sums is not None:
+                part = slice(level, None, num_levels) if self.shared else slice(None)
+                self.books.add(step_sums, codebook, compared, indices[level], part)
             usage[level].index_add_(0, indices[level], ones)
             codes = quantized if level == 0 else scratch
-            torch.index_select(self.books.vectors[self._book(level)], 0, indices[level], out=codes)
-            left.sub_(codes)
-            torch.dot(left.view(-1), left.view(-1), out=energies[level])
+            torch.index_select(self.books.vectors[codebook], 0, indices[level], out=codes)
+            residual.sub_(codes)
+            torch.dot(residual.view(-1), residual.view(-1), out=energies[level])
             if level > 0:
                 quantized.add_(codes)
             if sum_residuals:
                 residuals = (
-                    (left.clone() if num_levels > 1 else left)
+                    (residual.clone() if num_levels > 1 else residual)
                     if level == 0
-                    else residuals.add_(left)
+                    else residuals.add_(residual)
                 )
-        if filled is not None:
-            self.books.learn(filled)
+        if step_sums is not None:
+            self.books.learn(step_sums)
         else:
             need_finite(energies.isfinite().all())
-        return _Walk(indices.t(), quantized, residuals, energies, usage)
+        return _Encoding(indices.t(), quantized, residuals, energies, usage)
 
 
-def one_of(name: str, value: str, *allowed: str) -> None:
-    """Refuse a choice that there is not."""
-    if value not in allowed:
+def one_of(name: str, value: str, *choices: str) -> None:
+    """Refuse a value that is not among the choices.
+
+    Raises:
+        ValueError: with the choices.
+    """
+    if value not in choices:
         raise ValueError(
-            f"got {name}={value!r}; allowed are {', '.join(allowed)}: choose one of them"
+            f"`{name}` must be one of {', '.join(choices)}, got {value!r}. Try {choices[0]}."
         )

@@ -1,15 +1,15 @@
-"""Vector quantization: each vector becomes the nearest of K codes.
+"""Vector quantization: each vector is encoded by the nearest of K codes.
 
 VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937) with codes that follow their vectors by moving
 averages. With `metric="cosine"` vectors and codes have length 1, as in BEiT v2 (Peng et al. 2022,
-arXiv 2208.06366), BEATs (Chen et al. 2022, arXiv 2212.09058) and BRIDLE: `VQ(dim=256,
-num_codes=1024, ema=EMA(rule="norm"), commitment=1.0)` is that of BEATs. The loss is the commitment
-term alone: the other term of VQ-VAE has no gradient when codes are averages.
+arXiv 2208.06366), BEATs (Chen et al. 2022, arXiv 2212.09058) and BRIDLE. BEATs has `VQ(dim=256,
+num_codes=1024, ema=EMA(rule="norm"), commitment=1.0)`. The loss is only the commitment term: the
+other term of VQ-VAE has no gradient when codes are averages.
 """
 
 from typing import Literal
 
-from mezzotint.codebooks.books import EMA, Init
+from mezzotint.codebooks.ema import EMA, Init
 from mezzotint.codebooks.gradient import Gradient
 from mezzotint.codebooks.learned import LearnedCodebook, one_of
 
@@ -17,18 +17,18 @@ _EMA = EMA()
 
 
 class VQ(LearnedCodebook):
-    """One book.
+    """Quantize each vector to the nearest of K learned codes.
 
     Args:
-        dim: width of the vectors.
-        num_codes: codes in the book, 2 or more.
-        metric: the nearest by angle, with quantized vectors of length 1, or by Euclidean distance.
-        init: `kmeans` or `data` (vectors drawn at random) of the first batch, which must have a
-            vector for each code; or `uniform_sphere`, random directions.
-        ema: how codes follow their vectors, and when those that nothing uses are moved.
-        commitment: weight of the loss that draws vectors to their codes.
+        dim: dimensions of the vectors.
+        num_codes: number of codes, 2 or more.
+        metric: `cosine`, nearest by angle with quantized vectors of length 1, or `euclidean`.
+        init: `kmeans` or `data` (random vectors) of the first batch, which must have at least one
+            vector per code; or `uniform_sphere`, random directions.
+        ema: moving averages of the codes, and replacement of unused codes.
+        commitment: weight of the loss that pulls vectors to their codes.
         gradient: `straight_through`, or the `rotation` trick.
-        seed: of all draws.
+        seed: seed of all draws.
     """
 
     def __init__(

@@ -45,6 +45,7 @@ RENAMED_KEYS = {
     ("time_roll", "most"): "max_shift",
     ("cold_start", "normalise"): "normalize",
     ("random_projection", "normalise"): "normalize",
+    ("random_projection", "num_books"): "num_codebooks",
     ("ema", "renormalise"): "renormalize",
 }
 """Keys that earlier recipes name otherwise: (kind, old key) → new key."""
