@@ -30,6 +30,7 @@ from mezzotint.evaluation.calibration import calibration_order, read_calibration
 from mezzotint.evaluation.features import extract_readable
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.evaluation.suite import measure
@@ -40,14 +41,16 @@ SAMPLES = 512
 
 
 def grid(run: Path) -> list[Row]:
-    return evaluate_bits(load_encoder(run), EmbeddedImages(), bits=GRID, probes=PROBES).rows
+    return evaluate_bits(Measurement(load_encoder(run), EmbeddedImages()), bits=GRID, probes=PROBES).rows
 
 
 def separate(run: Path) -> list[Row]:
     rows: dict[Row, None] = {}  # the float rows come nine times
     for bits in GRID:
         rows |= dict.fromkeys(
-            evaluate_bits(load_encoder(run), EmbeddedImages(), bits=[bits], probes=PROBES).rows
+            evaluate_bits(
+                Measurement(load_encoder(run), EmbeddedImages()), bits=[bits], probes=PROBES
+            ).rows
         )
     return list(rows)
 

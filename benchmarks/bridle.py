@@ -31,6 +31,7 @@ import torch
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.results import student
 from mezzotint.evaluation.suite import evaluate_encoder
 from mezzotint.recipe.recipe import Plan, Recipe
@@ -128,7 +129,9 @@ def figures(arm: str, data: str, seed: int, epochs: int, runs: Path) -> dict[str
         if not (folder / "encoder" / "encoder.json").is_file():
             pretrain_plan(plan, folder, resume=(folder / "recipe.yaml").is_file(), progress="quiet")
         recipe, encoder = Recipe.load(folder), load_encoder(folder)
-    rows = evaluate_encoder(encoder, recipe.data, probes=(Linear(), KNN()), seeds=1).rows
+    rows = evaluate_encoder(
+        Measurement(encoder, recipe.data), probes=(Linear(), KNN()), seeds=1
+    ).rows
     merged: dict[str, list[float]] = {}
     for row in rows:
         if row.metric.endswith("/top1"):

@@ -22,6 +22,7 @@ from mezzotint import evaluate, load_encoder, pretrain
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.evaluation.retrieval import Retrieval
 from mezzotint.evaluation.suite import evaluate_encoder
@@ -61,15 +62,14 @@ def main() -> None:
             for row in read_evaluation(run):
                 found[row.probe, row.metric].append(row.value)
             half = evaluate_encoder(
-                load_encoder(run),
-                EmbeddedImages(part="held_out"),
+                Measurement(load_encoder(run), EmbeddedImages(part="held_out")),
                 probes=(KNN(), Linear(), Retrieval()),
             )
             for row in half.rows:
                 unseen[row.probe, row.metric].append(row.value)
             if seed == 0:
-                baselines = read_baselines(run)
-                for name, rows in (("raw", baselines.raw), ("untrained", baselines.untrained)):
+                own = read_baselines(run)
+                for name, rows in (("raw", own.raw), ("untrained", own.untrained)):
                     for row in rows:
                         baselines[name][row.probe, row.metric].append(row.value)
     commit = subprocess.run(

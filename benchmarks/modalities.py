@@ -35,11 +35,14 @@ import torch
 from mezzotint import load_encoder
 from mezzotint.data.source import Task
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation.features import raw_features
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import student
-from mezzotint.evaluation.suite import baselines, evaluate_encoder
+from mezzotint.evaluation.suite import evaluate_encoder, over_folds
+from mezzotint.evaluation.suite import measure as measure_features
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.runs.reuse import ensure
 
@@ -182,7 +185,8 @@ def show(modality: str, arguments: argparse.Namespace) -> None:
     print(f"\n## {modality}: `{' '.join([recipe, *cheap])}`\n\n{sizes}.\n")
     assert samples.in_memory
     x = samples.read_batch(torch.arange(len(samples))).float().numpy()
-    given = {"the input": top1(baselines(None, source, probes=PROBES, seeds=1).raw)}
+    rows = list(measure_features(raw_features(samples), tasks, PROBES, 1))
+    given = {"the input": top1([*rows, *over_folds(rows)])}
     given |= hand_made(modality, x, [task for task in tasks if task.kind == "classify"])
     columns = {
         f"*{title}*": {n: f"{v:.3f}" for n, v in values.items()} for title, values in given.items()
@@ -208,7 +212,7 @@ def trained(folder: Path, recipe: str, overrides: Sequence[str]) -> Figures:
 
 def measure(encoder: Encoder, recipe: Recipe) -> Figures:
     """Top-1 of linear probe and kNN on each task."""
-    return top1(evaluate_encoder(encoder, recipe.data, probes=PROBES, seeds=1).rows)
+    return top1(evaluate_encoder(Measurement(encoder, recipe.data), probes=PROBES, seeds=1).rows)
 
 
 def top1(rows: Iterable[Row]) -> Figures:

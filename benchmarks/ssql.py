@@ -25,6 +25,7 @@ from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.results import student
 from mezzotint.evaluation.retrieval import Retrieval
 from mezzotint.quant.bitwidth import Bits
@@ -43,13 +44,13 @@ BASES: dict[str, tuple[str, list[str]]] = {
 }
 HEAD = "linear, across styles, the head fitted on float features"
 FIGURES = {
-    ("plain", "knn", "category/within-style/top1"): "kNN, within a style",
-    ("plain", "linear", "category/across-styles/top1"): "linear, across styles",
-    ("plain", "linear_ptq", "category/across-styles/top1"): HEAD,
-    ("corrected", "linear_ptq", "category/across-styles/top1"): f"{HEAD}, BatchNorm corrected",
-    ("plain", "retrieval", "identity/across-styles/top1"): "retrieval, across styles",
+    ("min_max", "knn", "category/within-style/top1"): "kNN, within a style",
+    ("min_max", "linear", "category/across-styles/top1"): "linear, across styles",
+    ("min_max", "linear_ptq", "category/across-styles/top1"): HEAD,
+    ("batch_norm", "linear_ptq", "category/across-styles/top1"): f"{HEAD}, BatchNorm corrected",
+    ("min_max", "retrieval", "identity/across-styles/top1"): "retrieval, across styles",
 }
-PROBES = {"plain": (KNN(), Linear(), Retrieval()), "corrected": (Linear(),)}
+PROBES = {"min_max": (KNN(), Linear(), Retrieval()), "batch_norm": (Linear(),)}
 BITS = ("fp32", "W8A8", "W4A4", "W3A3", "W2A8", "W2A4", "W2A2")
 HOW = """\
 Top-1; mean over seeds ± half of the 95 % interval of the mean. Differences are paired by seed. Each
@@ -111,10 +112,9 @@ def evaluated(folder: Path, protocol: str) -> list[dict[str, Any]]:
     stored = folder / f"by_bits_{protocol}.json"
     if not stored.is_file():
         evaluation = evaluate_bits(
-            load_encoder(folder),
-            EmbeddedImages(name="emoji"),
+            Measurement(load_encoder(folder), EmbeddedImages(name="emoji")),
             bits=[Bits.parse(text) for text in BITS],
-            protocols=(protocol,),
+            ptq=(protocol,),  # type: ignore[arg-type]
             probes=PROBES[protocol],
         )
         rows: list[dict[str, Any]] = []

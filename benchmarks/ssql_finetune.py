@@ -21,11 +21,14 @@ from pathlib import Path
 from ssql import BASES, HOW, pair  # type: ignore[import-not-found]
 from views import version  # type: ignore[import-not-found]
 
-from mezzotint.evaluation.results import Evaluation, ptq_of, read_evaluation, write_evaluation
+from mezzotint.evaluation.results import Evaluation, read_evaluation, write_evaluation
 from mezzotint.runs.finetune import plan, scored, variant_recipe, warm
 from mezzotint.runs.reuse import ensure, finished, trained_method
 
-PROTOCOLS = {"plain": "min-max ranges", "corrected": "min-max ranges, BatchNorm corrected"}
+METHODS: dict[str, str] = {
+    "min_max": "min-max ranges",
+    "batch_norm": "min-max ranges, BatchNorm re-estimated",
+}
 BITS = ("fp32", "W8A8", "W4A4", "W3A3", "W2A8")
 FIGURE = "category/across-styles/top1"
 
@@ -54,7 +57,7 @@ def main() -> None:
             f"{arguments.runs} lacks {', '.join(missing)}. Run benchmarks/ssql.py into it first."
         )
     found: dict[str, dict[str, list[dict[str, float]]]] = {
-        how: {arm: [] for arm in arms} for how in PROTOCOLS
+        how: {arm: [] for arm in arms} for how in METHODS
     }
     for seed in range(arguments.seeds):
         for arm in arms:
@@ -66,7 +69,7 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, run: str, seed: int) -> dict[str, dict[str, float]]:
     """Fine-tune unless done before, and score: top-1 by PTQ method and bit config."""
-    overrides = [f"evaluate.protocols=[{','.join(PROTOCOLS)}]", f"evaluate.bits=[{','.join(BITS)}]"]
+    overrides = [f"evaluate.ptq=[{','.join(METHODS)}]", f"evaluate.bits=[{','.join(BITS)}]"]
     what = plan(
         arguments.runs / run,
         "supervised/ssql_finetune_emoji",
@@ -78,10 +81,10 @@ def measure(arguments: argparse.Namespace, run: str, seed: int) -> dict[str, dic
         write_evaluation(
             folder, Evaluation(list(scored(trained_method(recipe, folder), what, seed)), "")
         )
-    tables: dict[str, dict[str, float]] = {how: {} for how in PROTOCOLS}
+    tables: dict[str, dict[str, float]] = {how: {} for how in METHODS}
     for row in read_evaluation(folder):
         if row.metric == FIGURE:
-            for how in [ptq_of(row)] if ptq_of(row) else PROTOCOLS:
+            for how in [row.protocol.ptq_method] if row.protocol.ptq else METHODS:
                 tables[how][str(row.bits)] = row.value
     return tables
 
@@ -100,7 +103,7 @@ def show(
     print(f"`{FIGURE.rpartition('/')[0]}`, by the fine-tuned classifier.")
     print(HOW)
     for how, arms in found.items():
-        pair(PROTOCOLS[how], arms)
+        pair(METHODS[how], arms)
 
 
 if __name__ == "__main__":

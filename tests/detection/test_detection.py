@@ -206,7 +206,7 @@ def test_runs_are_compared_written_and_used_again(saved: Path, tmp_path: Path) -
     assert {r.metric for r in rows} == {r.metric for r in beside} and "pasted/boxes/AP50" in {
         r.metric for r in rows
     }
-    assert "faster_rcnn c4 steps=2 batch=2" in rows[0].protocol
+    assert "model=faster_rcnn neck=c4 steps=2 batch=2" in str(rows[0].protocol)
     tuned = load_encoder(out / "pretrained-0")
     assert not torch.equal(
         tuned.state_dict()["conv1.weight"], load_encoder(saved).state_dict()["conv1.weight"]

@@ -33,7 +33,7 @@ def test_the_page_names_the_keys_and_their_defaults() -> None:
     keys = index().members("Evaluate")["evaluate"].keys
     assert keys["calibration_samples"].default is None
     assert f"| `calibration_samples` | {calibration.DEFAULT}, or all there are |" in PAGE
-    for name in ("bits", "protocols", "reconstruction_steps"):
+    for name in ("bits", "ptq", "reconstruction_steps"):
         default = keys[name].default
         shown = f"[{default[0]}]" if isinstance(default, list) else str(default)
         assert f"| `{name}` | {f'`{shown}`' if isinstance(default, list) else shown} |" in PAGE

@@ -34,4 +34,4 @@ def test_the_snippet_prints_what_the_page_shows(
 
 def test_the_page_names_the_protocols_as_they_are() -> None:
     for probe in (KNN(), Linear(), Retrieval(), Rank()):
-        assert f"`{probe.protocol}`" in PAGE
+        assert f"`{str(probe.protocol)}`" in PAGE

@@ -16,6 +16,7 @@ from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.onnx import ForeignEncoder, OnnxFeatures, onnx
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.ptq import CalibratedFile
 from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.quant.bitwidth import FP32, Bits
@@ -80,7 +81,9 @@ def test_any_module_is_evaluated_and_quantized() -> None:
     source = EmbeddedImages(name="digits")
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten())
     rows = evaluate_bits(
-        ForeignEncoder(source.input, net, 128), source, bits=[Bits(4, 4)], probes=[KNN()]
+        Measurement(ForeignEncoder(source.input, net, 128), source),
+        bits=[Bits(4, 4)],
+        probes=[KNN()],
     ).rows
     assert {row.bits for row in rows} == {FP32, Bits(4, 4)}
 
@@ -160,7 +163,7 @@ def test_an_onnx_file_is_evaluated_like_a_run(tmp_path: Path, images: Path) -> N
     rows = {(row.probe, row.metric): row.value for row in read_evaluation(folder)}
     data = Arrays(path=str(images))
     torch_rows = evaluate_bits(
-        ForeignEncoder(data.input, network(), 6), data, seeds=1, bits=[]
+        Measurement(ForeignEncoder(data.input, network(), 6), data), seeds=1, bits=[]
     ).rows
     for row in torch_rows:
         if row.metric.endswith("top1"):
@@ -182,7 +185,10 @@ def test_an_onnx_file_is_evaluated_by_bits_as_quantized_files(tmp_path: Path, im
     rows = read_evaluation(results_directory(path))
     settings = {str(r.bits) for r in rows if r.probe == "knn"}
     assert settings == {"fp32", "W8A8", "W2A2"}
-    assert any("ptq/1 plain onnx qdq" in r.protocol and "calibration=9" in r.protocol for r in rows)
+    assert any(
+        "ptq/1 min_max policy=onnx_qdq" in str(r.protocol) and "calibration=9" in str(r.protocol)
+        for r in rows
+    )
     encoder = onnx(Arrays(path=str(images)).input, path=str(path))
     x = torch.randn(9, *encoder.input.shape)
     file = CalibratedFile(encoder, OnnxFeatures(path, encoder.input.shape), [x])
@@ -194,14 +200,17 @@ def test_an_onnx_file_is_evaluated_by_bits_as_quantized_files(tmp_path: Path, im
             )
     assert close["W8A8"] > 0.99 > close["W2A2"]
     for setting, message in (
-        ("evaluate.bits=[1/8]", "got W1A8 for an ONNX file; allowed is 2 to 8 on both sides"),
-        ("evaluate.bits=[32/8]", "got W32A8 for an ONNX file"),
+        (
+            "evaluate.bits=[1/8]",
+            "must be 2 to 8 on both sides, or fp32, for an ONNX file, got W1A8",
+        ),
+        ("evaluate.bits=[32/8]", "for an ONNX file, got W32A8"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(path, [*overrides, setting])
     for option, message in (
-        ("evaluate.protocols=[strong]", "got 'strong' for an ONNX file"),
-        ("evaluate.policy=all", "got 'all' for an ONNX file"),
+        ("evaluate.ptq=[adaround]", "for an ONNX file, got 'adaround'"),
+        ("evaluate.policy=all", "must be null for an ONNX file, got 'all'"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(path, [*overrides, "evaluate.bits=[8/8]", option])
@@ -238,7 +247,7 @@ def test_a_checkpoint_of_another_project_is_evaluated_from_a_file_of_two_section
     own = next(row.value for row in found.rows if row.metric == "all/spread")
     data = Arrays(path=str(images))
     torch_own = evaluate_bits(
-        ForeignEncoder(data.input, model, model.num_features), data, bits=[], seeds=1
+        Measurement(ForeignEncoder(data.input, model, model.num_features), data), bits=[], seeds=1
     ).rows
     assert own == pytest.approx(
         next(row.value for row in torch_own if row.metric == "all/spread"), rel=1e-4

@@ -10,6 +10,7 @@ from mezzotint.encoders.resnet import resnet18
 from mezzotint.encoders.vit import ViT
 from mezzotint.evaluation.attentive import Attentive, PatchTokens, _Head
 from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.suite import baselines, evaluate_encoder
 from mezzotint.types import Features, Input
 
@@ -99,13 +100,13 @@ def test_it_stands_beside_the_others_for_the_encoder_and_the_untrained_one() -> 
         return ViT(source.input, width=16, depth=1, heads=2, patch=4)
 
     probes = (Attentive(epochs=5), Linear())
-    rows = evaluate_encoder(build(3), source, probes=probes, seeds=1).rows
-    beside = baselines(build, source, probes=probes, seeds=1)
+    rows = evaluate_encoder(Measurement(build(3), source), probes=probes, seeds=1).rows
+    beside = baselines(Measurement(build(3), source), build, probes=probes, seeds=1)
     for found in (rows, beside.untrained):
         names = {row.probe for row in found}
         assert {"attentive", "linear"} <= names
     row = next(row for row in rows if row.probe == "attentive")
-    assert row.metric == "digit/holdout/top1" and row.protocol.endswith("train=60 test=40")
+    assert row.metric == "digit/holdout/top1" and str(row.protocol).endswith("train=60 test=40")
     assert "attentive" not in {row.probe for row in beside.raw}  # raw input has no patches
 
 
@@ -115,7 +116,8 @@ def test_an_encoder_without_patches_is_refused() -> None:
         ValueError, match=r"got the probe attentive for the encoder resnet18, which has no patches"
     ):
         evaluate_encoder(
-            resnet18(source.input, stem="small", width=2), source, probes=(Attentive(),)
+            Measurement(resnet18(source.input, stem="small", width=2), source),
+            probes=(Attentive(),),
         )
 
 

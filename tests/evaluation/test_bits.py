@@ -15,10 +15,11 @@ from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
-from mezzotint.evaluation.features import extract
+from mezzotint.evaluation.features import Reading, extract
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.label_free import Rank
 from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.ptq import Calibrated, calibrated_copy
 from mezzotint.evaluation.suite import evaluate_encoder
@@ -103,7 +104,7 @@ def trained() -> Net:
 
 
 def values(rows: Sequence[Row]) -> list[tuple[str, str, float, int, str]]:
-    return [(row.probe, row.metric, row.value, row.seed, row.protocol) for row in rows]
+    return [(row.probe, row.metric, row.value, row.seed, str(row.protocol)) for row in rows]
 
 
 def of(rows: Sequence[Row], text: str) -> list[Row]:
@@ -112,8 +113,7 @@ def of(rows: Sequence[Row], text: str) -> list[Row]:
 
 def quick(encoder: Encoder, bits: Sequence[str], **options: object) -> list[Row]:
     return evaluate_bits(
-        encoder,
-        Stripes(),
+        Measurement(encoder, Stripes()),
         bits=[Bits.parse(text) for text in bits],
         calibration_samples=32,
         seeds=2,
@@ -122,8 +122,10 @@ def quick(encoder: Encoder, bits: Sequence[str], **options: object) -> list[Row]
 
 
 def test_float_rows_are_the_ordinary_evaluation(trained: Net) -> None:
-    ordinary = evaluate_encoder(trained, Stripes(), seeds=2)
-    found = evaluate_bits(trained, Stripes(), bits=[Bits(8, 8)], calibration_samples=32, seeds=2)
+    ordinary = evaluate_encoder(Measurement(trained, Stripes()), seeds=2)
+    found = evaluate_bits(
+        Measurement(trained, Stripes()), bits=[Bits(8, 8)], calibration_samples=32, seeds=2
+    )
     assert (
         values(of(found.rows, "fp32")) == values(ordinary.rows)
         and found.verdict == ordinary.verdict
@@ -135,7 +137,7 @@ def test_rows_are_complete_and_say_how(trained: Net) -> None:
     rows = quick(
         trained,
         ["fp32", "W4A8", "W4A8", "W2A2"],
-        protocols=["plain", "strong"],
+        ptq=["min_max", "adaround"],
         reconstruction_steps=2,
     )
     measured = {
@@ -150,10 +152,10 @@ def test_rows_are_complete_and_say_how(trained: Net) -> None:
     }
     for setting in ("W4A8", "W2A2"):
         for how in (
-            "ptq/1 plain policy=ssql observer=minmax rounding=nearest calibration=32 seed=0; ",
-            "ptq/1 strong policy=ssql observer=mse rounding=adaround steps=2 calibration=32 seed=0; ",
+            "ptq/1 min_max policy=ssql observer=minmax rounding=nearest calibration=32 seed=0; ",
+            "ptq/1 adaround policy=ssql observer=mse rounding=adaround steps=2 calibration=32 seed=0; ",
         ):
-            own = [row for row in of(rows, setting) if row.protocol.startswith(how)]
+            own = [row for row in of(rows, setting) if str(row.protocol).startswith(how)]
             tops = {
                 (probe, metric, seed)
                 for probe, metric, seed in measured | heads
@@ -165,7 +167,7 @@ def test_rows_are_complete_and_say_how(trained: Net) -> None:
             assert {(row.probe, row.metric, row.seed) for row in own} == measured | heads | moved
             assert len(own) == len(measured) + len(heads) + len(moved)
             assert all(
-                row.compute == "float32" and row.protocol.endswith(("test=40", "test=20"))
+                row.compute == "float32" and str(row.protocol).endswith(("test=40", "test=20"))
                 for row in own
             )
     assert {row.bits for row in rows} == {FP32, Bits(4, 8), Bits(2, 2)}
@@ -199,7 +201,7 @@ def test_twice_the_same_and_independent_of_what_else_is_measured(trained: Net) -
     once = quick(trained, ["W8A8", "W3A3", "W2A2"])
     assert values(once) == values(quick(trained, ["W8A8", "W3A3", "W2A2"]))
     assert values(of(once, "W3A3")) == values(of(quick(trained, ["W3A3"]), "W3A3"))
-    strong = {"protocols": ["strong"], "reconstruction_steps": 3}
+    strong = {"ptq": ["adaround"], "reconstruction_steps": 3}
     several = quick(trained, ["W2A8", "W2A2"], **strong)
     assert values(of(several, "W2A2")) == values(of(quick(trained, ["W2A2"], **strong), "W2A2"))
 
@@ -211,7 +213,7 @@ def test_the_encoder_is_left_as_it_was(trained: Net) -> None:
     for encoder in (trained, quantizable):
         before, classes = copy.deepcopy(encoder.state_dict()), [type(m) for m in encoder.modules()]
         modes = [(m.training, getattr(m, "mode", "")) for m in encoder.modules()]
-        quick(encoder, ["W4A4", "W2A2"], protocols=["plain", "strong"], reconstruction_steps=2)
+        quick(encoder, ["W4A4", "W2A2"], ptq=["min_max", "adaround"], reconstruction_steps=2)
         after = encoder.state_dict()
         assert before.keys() == after.keys() and all(
             torch.equal(before[name], after[name]) for name in before
@@ -228,7 +230,8 @@ def test_an_encoder_that_is_quantizable_already_gives_the_same_figures(trained: 
     )  # ranges of training are not those of the evaluation
     assert values(quick(quantizable, ["W4A4"])) == values(quick(trained, ["W4A4"]))
     with pytest.raises(
-        ValueError, match="evaluate.policy: got 'all', and the encoder is quantizable by 'ssql'"
+        ValueError,
+        match="`evaluate.policy` must be 'ssql', by which the encoder is quantizable already, got 'all'",
     ):
         quick(quantizable, ["W4A4"], policy="all")
 
@@ -310,7 +313,7 @@ def test_strong_rounds_better_than_plain(trained: Net) -> None:
 
     plain, strong = (
         calibrated_copy(trained, batches),
-        calibrated_copy(trained, batches, "strong", steps=150),
+        calibrated_copy(trained, batches, "adaround", steps=150),
     )
     assert error(strong) < 0.8 * error(plain)
 
@@ -320,17 +323,17 @@ def test_corrected_leaves_the_network_as_it_was(trained: Net) -> None:
     batches = read_calibration(source, INPUT, calibration_order(source.evaluation()[1], COUNT), 60)
     target = extract(trained, source)
     errors = {}
-    for protocol in ("plain", "corrected"):
-        made = calibrated_copy(trained, batches, protocol)
+    for method in ("min_max", "batch_norm"):
+        made = calibrated_copy(trained, batches, method)
         before = {name: value.clone() for name, value in made.network.state_dict().items()}
         with made.at(Bits(2, 8)) as network:
-            errors[protocol] = float((extract(network, source) - target).square().mean())
+            errors[method] = float((extract(network, source) - target).square().mean())
         after = made.network.state_dict()
         assert before.keys() == after.keys() and all(
             torch.equal(before[name], after[name]) for name in before
         )
-        assert ("batchnorm=corrected" in made.how) == (protocol == "corrected")
-    assert errors["corrected"] < errors["plain"]
+        assert ("batchnorm=reestimated" in str(made.ptq)) == (method == "batch_norm")
+    assert errors["batch_norm"] < errors["min_max"]
 
 
 def test_the_float_head_is_the_float_probes_and_is_not_fitted_again(trained: Net) -> None:
@@ -352,7 +355,7 @@ def test_the_float_head_is_the_float_probes_and_is_not_fitted_again(trained: Net
             if (r.probe, r.metric, r.seed) == ("linear_ptq", "kind/top1", head.seed)
         ]
         assert [row.value for row in found] == [expected]
-        assert "head=fp32" in found[0].protocol
+        assert "head=fp32" in str(found[0].protocol)
 
 
 def test_calibration_is_of_training_samples_alone_and_of_the_number_asked() -> None:
@@ -367,7 +370,7 @@ def test_calibration_is_of_training_samples_alone_and_of_the_number_asked() -> N
     assert len(set(order.tolist())) == len(order) and not torch.equal(order, order.sort().values)
     assert torch.equal(order, calibration_order(tasks, len(samples)))
     assert not torch.equal(order, calibration_order(tasks, len(samples), seed=1))
-    batches = read_calibration(samples, source.input, order, count, batch_size=100)
+    batches = read_calibration(samples, source.input, order, count, Reading(100))
     assert [len(batch) for batch in batches] == [100] * 5 + [12]
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (source.input.mean, source.input.std))
     torch.testing.assert_close(
@@ -382,38 +385,39 @@ def test_calibration_passes_over_what_cannot_be_read() -> None:
     bad = tuple(order[[0, 3, 30]].tolist())
     kept = [index for index in order.tolist() if index not in bad]
     broken = Stripes(bad).evaluation()[0]
-    found = torch.cat(read_calibration(broken, INPUT, order, 32, batch_size=8))
+    found = torch.cat(read_calibration(broken, INPUT, order, 32, Reading(8)))
     assert torch.equal(found, torch.cat(read_calibration(source, INPUT, torch.tensor(kept), 32)))
     assert sum(map(len, read_calibration(broken, INPUT, order))) == 57, (
         "all there are, where no number is asked for"
     )
     with pytest.raises(
-        ValueError, match=r"got evaluate.calibration_samples=58, and 57 of 60 samples can be read"
+        ValueError,
+        match="`evaluate.calibration_samples` must be at most 57, the readable samples of 60, got 58",
     ):
         read_calibration(broken, INPUT, order, 58)
     for count in (0, 61):
-        with pytest.raises(ValueError, match=rf"got --calibration={count}; allowed are 1 to 60"):
+        with pytest.raises(ValueError, match=f"`--calibration` must be 1 to 60, .* got {count}"):
             read_calibration(source, INPUT, order, count, option="--calibration")
-    with pytest.raises(ValueError, match="got no sample to calibrate with"):
+    with pytest.raises(ValueError, match="There are no calibration samples"):
         read_calibration(source, INPUT, order[:0])
-    with pytest.raises(ValueError, match="got no sample to calibrate with: 3 are trained on"):
+    with pytest.raises(ValueError, match="There are no calibration samples: 3 are trained on"):
         read_calibration(broken, INPUT, torch.tensor(bad))
 
 
 def test_without_labels_neighbors_say_what_is_kept(trained: Net) -> None:
     unlabeled = Broken(Stripes((3,)))
-    rows = evaluate_bits(trained, unlabeled, bits=[Bits(8, 8), Bits(2, 2)]).rows
+    rows = evaluate_bits(Measurement(trained, unlabeled), bits=[Bits(8, 8), Bits(2, 2)]).rows
     fine, coarse = (of(rows, setting) for setting in ("W8A8", "W2A2"))
     assert [[row.metric for row in found] for found in (fine, coarse)] == [
-        ["all/kept"],
-        ["all/kept"],
+        ["all/knn_overlap"],
+        ["all/knn_overlap"],
     ]
     assert 0.8 < fine[0].value <= 1.0 and 9 / (COUNT - 2) < coarse[0].value < fine[0].value
-    assert fine[0].protocol.endswith(
+    assert str(fine[0].protocol).endswith(
         f"calibration={COUNT - 1} seed=0; neighbors/1 k=10 samples={COUNT - 1}"
     )
-    labeled = evaluate_bits(trained, Stripes(), bits=[Bits(8, 8)], seeds=1).rows
-    assert not [row for row in labeled if row.metric == "all/kept"]
+    labeled = evaluate_bits(Measurement(trained, Stripes()), bits=[Bits(8, 8)], seeds=1).rows
+    assert not [row for row in labeled if row.metric == "all/knn_overlap"]
 
 
 def test_folds_are_calibrated_apart_and_averaged_at_low_bits(trained: Net) -> None:
@@ -433,7 +437,9 @@ def test_folds_are_calibrated_apart_and_averaged_at_low_bits(trained: Net) -> No
 
     def measured(source: Source) -> dict[tuple[str, str], Row]:
         options = {"probes": [KNN(k=3), Linear(), Rank()], "calibration_samples": 32, "seeds": 1}
-        rows = of(evaluate_bits(trained, source, bits=[Bits(3, 3)], **options).rows, "W3A3")  # type: ignore[arg-type]
+        measurement = Measurement(trained, source)
+        rows = evaluate_bits(measurement, bits=[Bits(3, 3)], **options).rows  # type: ignore[arg-type]
+        rows = of(rows, "W3A3")
         found = {(row.probe, row.metric): row for row in rows}
         assert len(found) == len(rows)
         return found
@@ -447,7 +453,7 @@ def test_folds_are_calibrated_apart_and_averaged_at_low_bits(trained: Net) -> No
         for measure in ("top1", "lost", "gained"):
             each = [found[probe, f"kind/fold-{f}/{measure}"].value for f in range(3)]
             mean = found[probe, f"kind/folds/{measure}"]
-            assert mean.value == pytest.approx(sum(each) / 3) and mean.protocol.endswith(
+            assert mean.value == pytest.approx(sum(each) / 3) and str(mean.protocol).endswith(
                 "folds=3 test=120"
             )
 
@@ -463,8 +469,8 @@ def test_what_cannot_be_done_is_refused_before_anything_is_measured(trained: Net
         (["W8A8"], {"policy": "none"}, "`policy` must be .*, got 'none'"),
         (
             ["W8A8"],
-            {"protocols": ["best"]},
-            "evaluate.protocols: got 'best'; allowed: plain, corrected, strong",
+            {"ptq": ["best"]},
+            "`evaluate.ptq` must be min_max, batch_norm, adaround, got 'best'",
         ),
     ]
     for settings, options, message in cases:

@@ -14,7 +14,7 @@ from mezzotint.data.image_text import EmojiNames
 from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.features import extract, extract_readable, raw_features
+from mezzotint.evaluation.features import Reading, extract, extract_readable, raw_features
 from mezzotint.types import Input, Sample, Unreadable
 
 INPUT = Input((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -78,7 +78,7 @@ def expected(source: Files, encoder: Encoder) -> Tensor:
 @pytest.mark.parametrize("batch_size", [1, 4, 256])
 def test_features_are_those_of_a_plain_loop(kind: type[Files], batch_size: int) -> None:
     source, encoder = kind(11), Small()
-    found = extract(encoder, source, batch_size=batch_size)
+    found = extract(encoder, source, reading=Reading(batch_size))
     torch.testing.assert_close(found, expected(source, encoder))
     assert found.dtype == torch.float32 and not found.is_inference()
 
@@ -89,7 +89,7 @@ def test_indices_are_answered_in_their_order() -> None:
     torch.testing.assert_close(
         extract(encoder, source, indices=wanted), expected(source, encoder)[wanted]
     )
-    found = extract_readable(encoder, Files(11, bad=(10,)), indices=wanted, batch_size=2)
+    found = extract_readable(encoder, Files(11, bad=(10,)), indices=wanted, reading=Reading(2))
     assert found.indices.tolist() == [7, 0, 3]
 
 
@@ -114,7 +114,7 @@ def test_the_modes_come_back_after_an_error() -> None:
 
 def test_unreadable_samples_are_left_out_and_named() -> None:
     encoder = Small()
-    found = extract_readable(encoder, Files(11, bad=(0, 4, 5, 10)), batch_size=2)
+    found = extract_readable(encoder, Files(11, bad=(0, 4, 5, 10)), reading=Reading(2))
     assert found.indices.tolist() == [1, 2, 3, 6, 7, 8, 9]
     assert [bad.id for bad in found.bad] == ["image-0", "image-4", "image-5", "image-10"]
     torch.testing.assert_close(found.x, expected(Files(11), encoder)[found.indices])
@@ -129,8 +129,8 @@ def test_nothing_readable() -> None:
 
 def test_workers_change_nothing() -> None:
     encoder = Small()
-    plain = extract_readable(encoder, Files(9, bad=(2,)), batch_size=2)
-    many = extract_readable(encoder, Files(9, bad=(2,)), batch_size=2, workers=2)
+    plain = extract_readable(encoder, Files(9, bad=(2,)), reading=Reading(2))
+    many = extract_readable(encoder, Files(9, bad=(2,)), reading=Reading(2, workers=2))
     assert torch.equal(plain.x, many.x) and torch.equal(plain.indices, many.indices)
 
 
@@ -139,8 +139,7 @@ def test_progress_counts_every_sample() -> None:
     extract_readable(
         Small(),
         Files(7, bad=(1,)),
-        batch_size=3,
-        progress=lambda done, total: calls.append((done, total)),
+        reading=Reading(3, progress=lambda done, total: calls.append((done, total))),
     )
     assert calls == [(3, 7), (6, 7), (7, 7)]
 
@@ -189,7 +188,7 @@ def _worker(rank: int, folder: str, world: int) -> None:
     )
     results: list[Any] = []
     for count, bad in CASES:
-        found = extract_readable(Small(), Files(count, bad), batch_size=2)
+        found = extract_readable(Small(), Files(count, bad), reading=Reading(2))
         results.append((found.x, found.indices, sorted(item.id for item in found.bad)))
     torch.save(results, f"{folder}/{rank}.pt")
     td.barrier()
@@ -202,7 +201,7 @@ def test_processes_share_the_work_and_all_get_every_row_once(world: int, tmp_pat
     for rank in range(world):
         results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for (count, bad), (x, indices, names) in zip(CASES, results, strict=True):
-            alone = extract_readable(Small(), Files(count, bad), batch_size=2)
+            alone = extract_readable(Small(), Files(count, bad), reading=Reading(2))
             assert torch.equal(indices, alone.indices) and names == sorted(
                 item.id for item in alone.bad
             )

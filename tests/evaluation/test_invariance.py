@@ -30,6 +30,7 @@ from mezzotint.evaluation.invariance import (
     with_invariances,
 )
 from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation
 from mezzotint.evaluation.view_parameters import drawn_values, joined, varies
 from mezzotint.types import Input
@@ -122,7 +123,7 @@ def test_what_an_encoder_keeps_is_found_and_what_it_lost_is_not() -> None:
     assert (
         "color_jitter.accuracy" not in kept and "color_jitter.hue.r2" not in kept
     )  # always, and never
-    assert {row.seed for row in rows} == {0, 1, 2} and rows[0].protocol.endswith(
+    assert {row.seed for row in rows} == {0, 1, 2} and str(rows[0].protocol).endswith(
         "train=400 test=400"
     )
     assert set(kept) == set(lost) == set(rows_of(beside.raw))
@@ -184,10 +185,10 @@ def test_any_modality_and_too_few_samples() -> None:
 
 def test_earlier_rows_are_replaced_and_others_stay() -> None:
     old = [
-        Row(probe="knn", metric="a/top1", value=0.5, protocol="p"),
-        Row(probe="invariance", metric="views/x.r2", value=0.1, protocol="p"),
+        Row(probe="knn", metric="a/top1", value=0.5, protocol=Protocol(probe="p")),
+        Row(probe="invariance", metric="views/x.r2", value=0.1, protocol=Protocol(probe="p")),
     ]
-    new = [Row(probe="invariance", metric="views/x.r2", value=0.9, protocol="p")]
+    new = [Row(probe="invariance", metric="views/x.r2", value=0.9, protocol=Protocol(probe="p"))]
     evaluation, beside = with_invariances(
         Evaluation(old, "healthy"), Baselines(), (new, Baselines(raw=new))
     )

@@ -112,7 +112,7 @@ def test_more_neighbors_than_samples() -> None:
 
 def test_the_protocol_names_every_setting() -> None:
     probe = KNN(k=20, temperature=0.1, metric="euclidean", center=True)
-    assert probe.protocol == "knn/1 k=20 metric=euclidean temperature=0.1 center=True"
+    assert str(probe.protocol) == "knn/1 k=20 metric=euclidean temperature=0.1 center=True"
     assert probe.config == {
         "kind": "knn",
         "k": 20,

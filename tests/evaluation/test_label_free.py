@@ -141,23 +141,26 @@ def test_spread() -> None:
 def test_the_verdict(features: Tensor, word: str) -> None:
     everything = Features(features)
     value = {row.metric: row.value for row in Rank().run(everything, everything)}
-    assert verdict(value["spread"], value["rank_share"]).startswith(word)
-    assert value["rank_share"] == value["rankme"] / 64
+    assert verdict(value["spread"], value["rank_ratio"]).startswith(word)
+    assert value["rank_ratio"] == value["rankme"] / 64
 
 
 def test_settings() -> None:
     assert (
-        Rank(first=3, last=9, samples=99).protocol == "rank/1 epsilon=1e-07 fit=3-9 t=2 samples=99"
+        str(Rank(first_eigenvalue=3, last_eigenvalue=9, samples=99).protocol)
+        == "rank/1 epsilon=1e-07 fit=3-9 t=2 samples=99"
     )
     x = normal(60, 20)
     rows = {
         row.metric: row.value
-        for row in Rank(first=2, last=8, samples=30).run(Features(x), Features(x))
+        for row in Rank(first_eigenvalue=2, last_eigenvalue=8, samples=30).run(
+            Features(x), Features(x)
+        )
     }
     some = x[torch.linspace(0, 59, 30).long()]
     assert rows["alpha"] == alpha_req(some, first=2, last=8) and rows["rankme"] == rankme(some)
-    for bad in ({"first": 0}, {"last": 6}, {"samples": 1}):
-        with pytest.raises(ValueError, match="got .*; allowed is .*: "):
+    for bad in ({"first_eigenvalue": 0}, {"last_eigenvalue": 6}, {"samples": 1}):
+        with pytest.raises(ValueError, match="must be .* got "):
             Rank(**bad)
 
 

@@ -15,6 +15,7 @@ from mezzotint.augment.image.rand_augment import check_names
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation import policy_search
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.policy_search import search_policy
 from mezzotint.types import Input
 
@@ -46,15 +47,22 @@ def test_what_destroys_the_image_is_not_kept(
         return [invert, harmless, all_cut, posterize]
 
     monkeypatch.setattr(policy_search, "_candidates", candidates)
-    found, losses = search_policy(Pixels(digits.input), digits, trials=4, keep=2, samples=200)
+    found, losses = search_policy(
+        Measurement(Pixels(digits.input), digits), trials=4, keep=2, samples=200
+    )
     assert set(found.steps) == {harmless, posterize} and losses == sorted(losses)
 
 
 def test_the_same_seed_finds_the_same_and_the_file_works(tmp_path: object) -> None:
     digits = EmbeddedImages(name="digits")
     encoder = Pixels(digits.input).train()
-    first, losses = search_policy(encoder, digits, trials=4, keep=3, samples=100, seed=1)
-    assert first == search_policy(encoder, digits, trials=4, keep=3, samples=100, seed=1)[0]
+    first, losses = search_policy(
+        Measurement(encoder, digits), trials=4, keep=3, samples=100, seed=1
+    )
+    assert (
+        first
+        == search_policy(Measurement(encoder, digits), trials=4, keep=3, samples=100, seed=1)[0]
+    )
     assert encoder.training and len(losses) == 3
     path = write_sub_policies(first, f"{tmp_path}/found.yaml")
     assert read_sub_policies(path).steps == first.steps
@@ -72,4 +80,4 @@ def test_shipped_policy_of_the_emoji() -> None:
 def test_bad_requests_are_refused(wrong: dict[str, object]) -> None:
     digits = EmbeddedImages(name="digits")
     with pytest.raises(ValueError, match=r"^got .*; allowed"):
-        search_policy(Pixels(digits.input), digits, **wrong)  # type: ignore[arg-type]
+        search_policy(Measurement(Pixels(digits.input), digits), **wrong)  # type: ignore[arg-type]

@@ -86,7 +86,9 @@ def test_queries_without_a_counterpart_are_left_out() -> None:
 
 
 def test_settings() -> None:
-    assert Retrieval(center="each").protocol == "retrieval/1 metric=cosine center=each ties=last"
+    assert (
+        str(Retrieval(center="each").protocol) == "retrieval/1 metric=cosine center=each ties=last"
+    )
     for bad in ({"metric": "dot"}, {"center": "queries"}):
         with pytest.raises(ValueError, match="got .*; allowed is .*: "):
             Retrieval(**bad)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from mezzotint.data.video.decode import read_frames, squares, times_of
 from mezzotint.data.video.folder import VideoFolder
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.vit import ViT
-from mezzotint.evaluation.features import extract, raw_features
+from mezzotint.evaluation.features import Reading, extract, raw_features
 
 
 def videos(folder: Path) -> Path:
@@ -34,7 +34,7 @@ def test_videos_are_averaged_over_clips_and_crops(tmp_path: Path) -> None:
     source = VideoFolder(root=str(videos(tmp_path)), frames=4, fps=5.0, size=16)
     torch.manual_seed(0)
     encoder = ViT(source.input, width=12, depth=1, heads=2, patch=[2, 8, 8]).eval()
-    found = extract(encoder, source.multi_crop(3, 2).evaluation()[0], batch_size=2)
+    found = extract(encoder, source.multi_crop(3, 2).evaluation()[0], reading=Reading(2))
     by_hand = []
     for number in range(3):
         parts = []

@@ -20,7 +20,9 @@ from mezzotint.evaluation.features import extract, raw_features
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.label_free import Rank, alignment
 from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import PTQ, Protocol
 from mezzotint.evaluation.results import (
     Baselines,
     Evaluation,
@@ -40,6 +42,7 @@ from mezzotint.quant.bitwidth import Bits
 from mezzotint.types import Features, Input, Sample, Unreadable
 
 KEYS = {"probe", "metric", "value", "bits", "compute", "seed", "protocol"}
+PROTOCOL = Protocol(probe="knn", train=9, test=100)
 
 
 class Blobs(InMemory):
@@ -103,7 +106,7 @@ def by_metric(rows: Sequence[Row]) -> dict[tuple[str, str, int], float]:
 
 def test_every_task_by_every_probe_that_answers_it() -> None:
     source = Blobs()
-    found = evaluate_encoder(Net(0), source, seeds=2)
+    found = evaluate_encoder(Measurement(Net(0), source), seeds=2)
     x, y = extract(Net(0), source), torch.from_numpy(source.labels)
     train, test = Features(x[:30], y[:30]), Features(x[30:], y[30:])
     identity = torch.arange(30)
@@ -120,34 +123,36 @@ def test_every_task_by_every_probe_that_answers_it() -> None:
     assert by_metric(found.rows) == pytest.approx(expected)
     assert found.verdict.startswith("healthy")
     assert all(
-        row.protocol.endswith(" train=30 test=30")
+        str(row.protocol).endswith(" train=30 test=30")
         for row in found.rows
         if not row.metric.startswith("all/")
     )
 
 
 def test_only_the_probes_that_were_asked() -> None:
-    rows = evaluate_encoder(Net(0), Blobs(), probes=[KNN(k=3), Rank()]).rows
+    rows = evaluate_encoder(Measurement(Net(0), Blobs()), probes=[KNN(k=3), Rank()]).rows
     assert {row.probe for row in rows} == {"knn", "rank"}
     assert sum(row.metric == "all/rankme" for row in rows) == 1
 
 
 def test_without_tasks_the_label_free_measures_remain() -> None:
-    found = evaluate_encoder(Net(0), Broken(Blobs()))
+    found = evaluate_encoder(Measurement(Net(0), Broken(Blobs())))
     assert {row.metric.split("/")[0] for row in found.rows} == {"all"}
 
 
 def test_a_sample_in_both_parts_is_refused() -> None:
-    with pytest.raises(ValueError, match="task class: got 2 samples in both training and test"):
-        evaluate_encoder(Net(0), Blobs(overlap=2))
+    with pytest.raises(ValueError, match="Task `class` has 2 samples in both training and test"):
+        evaluate_encoder(Measurement(Net(0), Blobs(overlap=2)))
 
 
 def test_unreadable_samples_leave_their_tasks() -> None:
-    found = evaluate_encoder(Net(0), Blobs(bad=(1, 59)), probes=[KNN(), Retrieval()])
+    found = evaluate_encoder(Measurement(Net(0), Blobs(bad=(1, 59))), probes=[KNN(), Retrieval()])
     assert [bad.id for bad in found.bad] == ["1", "59"]
-    protocol = {row.probe: row.protocol for row in found.rows if not row.metric.startswith("all/")}
+    protocol = {
+        row.probe: str(row.protocol) for row in found.rows if not row.metric.startswith("all/")
+    }
     assert protocol["knn"].endswith("train=29 test=29")
-    whole = evaluate_encoder(Net(0), Blobs(), probes=[KNN(), Retrieval()])
+    whole = evaluate_encoder(Measurement(Net(0), Blobs()), probes=[KNN(), Retrieval()])
     assert by_metric(found.rows)["retrieval", "same/top1", 0] == pytest.approx(
         by_metric(whole.rows)["retrieval", "same/top1", 0], abs=0.1
     )
@@ -155,10 +160,10 @@ def test_unreadable_samples_leave_their_tasks() -> None:
 
 def test_the_baselines_are_raw_input_and_untrained_encoders() -> None:
     source = Blobs()
-    beside = baselines(Net, source, seeds=3)
+    beside = baselines(Measurement(Net(0), source), Net, seeds=3)
     raw, untrained = by_metric(beside.raw), by_metric(beside.untrained)
     for seed in range(3):
-        alone = by_metric(evaluate_encoder(Net(seed), source, seeds=1).rows)
+        alone = by_metric(evaluate_encoder(Measurement(Net(seed), source), seeds=1).rows)
         assert {k: v for k, v in untrained.items() if k[2] == seed} == {
             (p, m, seed): v for (p, m, _), v in alone.items()
         }
@@ -170,7 +175,10 @@ def test_the_baselines_are_raw_input_and_untrained_encoders() -> None:
 
 
 def test_the_files_have_exactly_the_agreed_keys_and_read_back(tmp_path: Path) -> None:
-    found, beside = evaluate_encoder(Net(0), Blobs(), seeds=2), baselines(Net, Blobs(), seeds=2)
+    found, beside = (
+        evaluate_encoder(Measurement(Net(0), Blobs()), seeds=2),
+        baselines(Measurement(Net(0), Blobs()), Net, seeds=2),
+    )
     write_evaluation(tmp_path, found, beside)
     rows = json.loads((tmp_path / "evaluation.json").read_text())
     parts = json.loads((tmp_path / "baselines.json").read_text())
@@ -187,7 +195,7 @@ def row(
     value: float,
     seed: int = 0,
     metric: str = "class/top1",
-    protocol: str = "knn/1 train=9 test=100",
+    protocol: Protocol = PROTOCOL,
 ) -> Row:
     return Row(probe="knn", metric=metric, value=value, seed=seed, protocol=protocol)
 
@@ -200,9 +208,13 @@ def test_a_value_that_is_not_a_number_is_null(tmp_path: Path) -> None:
     assert read_baselines(tmp_path) == Baselines()
 
 
-def test_a_row_of_another_shape_is_refused(tmp_path: Path) -> None:
+def test_files_of_another_version_are_refused(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text('[{"probe": "knn", "value": 1}]')
-    with pytest.raises(ValueError, match="a row has the keys probe, value instead of"):
+    with pytest.raises(ValueError, match=r"rows have other keys.* `mezzotint evaluate RUN`\.$"):
+        read_evaluation(tmp_path)
+    text = row(0.5).as_json() | {"protocol": "knn/1 k=10"}
+    (tmp_path / "evaluation.json").write_text(json.dumps([text]))
+    with pytest.raises(ValueError, match="written by another version of mezzotint"):
         read_evaluation(tmp_path)
 
 
@@ -210,9 +222,12 @@ def test_the_summary_puts_the_headlines_beside_their_baselines(tmp_path: Path) -
     beside = Baselines([row(0.3)], [row(0.4, seed) for seed in range(3)])
     write_evaluation(tmp_path, Evaluation([row(0.5), row(0.9, metric="class/top5")], ""), beside)
     assert summary(tmp_path) == [("class", "knn", "0.500 (0.404 – 0.596)", "0.400", "0.300")]
-    write_evaluation(tmp_path / ".", Evaluation([row(0.5, protocol="knn/1")], ""), Baselines())
+    write_evaluation(
+        tmp_path / ".", Evaluation([row(0.5, protocol=Protocol(probe="knn"))], ""), Baselines()
+    )
     assert summary(tmp_path) == [("class", "knn", "0.500", "–", "–")]
-    how = "branch=momentum part=backbone; ptq/1 plain policy=ssql; knn/1 test=100"
+    ptq = PTQ(method="min_max", policy="ssql")
+    how = Protocol(probe="knn", test=100, ptq=ptq, branch="target")
     low = [
         row(0.46, protocol=how),
         row(0.07, metric="class/lost", protocol=how),
@@ -221,36 +236,38 @@ def test_the_summary_puts_the_headlines_beside_their_baselines(tmp_path: Path) -
     low = [replace(entry, bits=Bits(4, 8)) for entry in low]
     write_evaluation(tmp_path, Evaluation([row(0.5), *low], ""), Baselines())
     half = (paired(0.03, 0.07, 100)[1] - paired(0.03, 0.07, 100)[0]) / 2
-    line = ("class", "knn W4A8 plain", f"0.460 (−0.040 ± {half:.3f})", "", "")
+    line = ("class", "knn W4A8 min_max", f"0.460 (−0.040 ± {half:.3f})", "", "")
     assert summary(tmp_path)[1:] == [line]
 
 
 def test_without_labels_the_summary_has_what_tells_a_collapse(tmp_path: Path) -> None:
-    metrics = ("all/rankme", "all/rank_share", "all/alpha", "all/spread")
+    metrics = ("all/rankme", "all/rank_ratio", "all/alpha", "all/spread")
 
     def free(value: float) -> list[Row]:
         return [
-            replace(row(value, metric=metric, protocol="rank/1"), probe="rank")
+            replace(row(value, metric=metric, protocol=Protocol(probe="rank")), probe="rank")
             for metric in metrics
         ]
 
     write_evaluation(tmp_path, Evaluation(free(0.25), ""), Baselines(free(0.5), free(0.125)))
     assert summary(tmp_path) == [
-        ("all", name, "0.250", "0.125", "0.500") for name in ("rank_share", "spread")
+        ("all", name, "0.250", "0.125", "0.500") for name in ("rank_ratio", "spread")
     ]
     write_evaluation(
-        tmp_path, Evaluation([row(0.5, protocol="knn/1"), *free(0.25)], ""), Baselines()
+        tmp_path,
+        Evaluation([row(0.5, protocol=Protocol(probe="knn")), *free(0.25)], ""),
+        Baselines(),
     )
     assert [line[1] for line in summary(tmp_path)] == ["knn"]
     kept = Row(
         probe="neighbors",
-        metric="all/kept",
+        metric="all/knn_overlap",
         value=0.75,
         bits=Bits(4, 8),
-        protocol="ptq/1 plain policy=ssql; neighbors/1 k=10",
+        protocol=Protocol(probe="neighbors", ptq=PTQ(method="min_max", policy="ssql")),
     )
     write_evaluation(tmp_path, Evaluation([*free(0.25), kept], ""), Baselines())
-    assert summary(tmp_path)[2:] == [("all", "neighbors kept W4A8 plain", "0.750", "", "")]
+    assert summary(tmp_path)[2:] == [("all", "kNN overlap W4A8 min_max", "0.750", "", "")]
 
 
 def test_wilson_is_scipys() -> None:
@@ -310,7 +327,7 @@ def test_a_change_pairs_samples_and_seeds() -> None:
                 value=v,
                 bits=Bits(4, 4),
                 seed=s,
-                protocol="knn/1 test=400",
+                protocol=Protocol(probe="knn", test=400),
             )
             for s, v in enumerate(values)
         ]
@@ -324,12 +341,12 @@ def test_a_change_pairs_samples_and_seeds() -> None:
         math.hypot(-0.02 - low, student([-0.02, -0.03, -0.01]))
     )
     for lost, gained in (([], []), ([0.1], [0.1, 0.2])):
-        with pytest.raises(ValueError, match="allowed is one of each for each seed"):
+        with pytest.raises(ValueError, match="one row of `lost` and one of `gained` per seed"):
             change(rows("lost", lost), rows("gained", gained))
 
 
 def test_rows_of_two_figures_are_refused() -> None:
     bad: list[list[Any]] = [[row(0.5), row(0.5, metric="class/top5")], []]
     for rows in bad:
-        with pytest.raises(ValueError, match="allowed are rows of one"):
+        with pytest.raises(ValueError, match="An interval needs rows of one metric"):
             interval(rows)

@@ -91,6 +91,6 @@ def test_the_linear_probe_answers_a_tagging_task() -> None:
     assert found["label/test/auc", 0].value == pytest.approx(
         roc_auc_score(y[600:].numpy(), scores), abs=1e-6
     )
-    assert "select=map" in best.protocol and "test=300" in best.protocol
+    assert "select=map" in str(best.protocol) and "test=300" in str(best.protocol)
     chance = y[600:].float().mean().item()
     assert best.value > chance + 0.2

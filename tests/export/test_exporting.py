@@ -18,7 +18,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet18
 from mezzotint.encoders.saving import load_packed
 from mezzotint.encoders.timm import timm
-from mezzotint.evaluation.suite import asked
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.export import export, verify
 from mezzotint.export.exporting import table
 from mezzotint.export.float_formats import (
@@ -98,15 +98,17 @@ def test_packed_computes_exactly_what_the_simulation_does(
 
 def test_packed_with_corrected_norms_is_closer_to_float(run: Path) -> None:
     encoder = load_encoder(run)
-    x = Request(encoder, Recipe.load(run).data, run, Bits(2)).calibration_batches(64)[0]
+    x = Request(Measurement(encoder, Recipe.load(run).data), run, Bits(2)).calibration_batches(64)[
+        0
+    ]
     close = {}
     for corrected in (False, True):
-        folder = export(run, "packed", Bits(2), corrected=corrected)
+        folder = export(run, "packed", Bits(2), reestimate_batch_norm=corrected)
         with torch.no_grad():
             close[corrected] = float(
                 torch.nn.functional.cosine_similarity(load_packed(folder)(x), encoder(x)).mean()
             )
-    assert verification(folder)["calibration"]["corrected"] > 0
+    assert verification(folder)["calibration"]["reestimated"] > 0
     assert close[True] > close[False]
 
 
@@ -178,8 +180,9 @@ def test_torchvision_loads_the_same_network(tmp_path: Path) -> None:
 
 def test_calibration_keeps_to_its_number_and_away_from_the_test_samples(run: Path) -> None:
     recipe = Recipe.load(run)
-    source, tasks = asked(recipe.data)
-    request = Request(load_encoder(run), recipe.data, run, Bits(8, 8), calibration=37)
+    source, tasks = recipe.data.evaluation()
+    measurement = Measurement(load_encoder(run), recipe.data)
+    request = Request(measurement, run, Bits(8, 8), calibration=37)
     batches = request.calibration_batches()
     assert sum(map(len, batches)) == 37
     again = request.calibration_batches()
@@ -193,7 +196,7 @@ def test_calibration_keeps_to_its_number_and_away_from_the_test_samples(run: Pat
         )
         < 1e-3
     )
-    default = Request(load_encoder(run), recipe.data, run, Bits(8, 8))
+    default = Request(measurement, run, Bits(8, 8))
     assert sum(map(len, default.calibration_batches())) == 512
 
 
@@ -278,8 +281,8 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
             ["--format", "torchvision"],
             ["which torchvision does not have", "use --format onnx or torch_export"],
         ),
-        (["--calibration", "0"], ["got --calibration=0; allowed are 1 to 1439"]),
-        (["--calibration", "5000"], ["got --calibration=5000; allowed are 1 to 1439"]),
+        (["--calibration", "0"], ["`--calibration` must be 1 to 1439", "got 0"]),
+        (["--calibration", "5000"], ["`--calibration` must be 1 to 1439", "got 5000"]),
         (["--observer", "min_mex"], ["Did you mean 'min_max'"]),
     ],
 )

@@ -15,6 +15,7 @@ from torch import Tensor
 from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.export.verify import Artifact, Refused, verify
 from mezzotint.quant.onnx.qdq import quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction
@@ -61,7 +62,9 @@ class Made:
     encoder: Reference
 
     def verify(self, **changes: Any) -> dict[str, Any]:
-        return verify(dataclasses.replace(self.artifact, **changes), self.encoder, Colored())
+        return verify(
+            dataclasses.replace(self.artifact, **changes), Measurement(self.encoder, Colored())
+        )
 
     def mutated(self, change: Callable[[Any], None]) -> Path:
         model = onnx.load(self.path)
@@ -126,7 +129,7 @@ def test_a_file_that_was_mutated_after_writing_is_refused(
 ) -> None:
     made.mutated(change)
     with pytest.raises(Refused, match="encoder.onnx is not the file that was written"):
-        verify(made.artifact, made.encoder, Colored())
+        verify(made.artifact, Measurement(made.encoder, Colored()))
 
 
 def test_a_wrong_initializer_that_was_written_so_is_refused_by_what_it_computes(made: Made) -> None:
@@ -212,5 +215,5 @@ def test_neighbors_that_differ_are_refused_even_at_a_high_cosine(made: Made) -> 
 
 
 def test_without_labels_the_features_are_compared_alone(made: Made) -> None:
-    found = verify(made.artifact, made.encoder, Colored(labeled=False))
+    found = verify(made.artifact, Measurement(made.encoder, Colored(labeled=False)))
     assert found["knn"] is None and found["samples"] == 400

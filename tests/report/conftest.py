@@ -34,7 +34,13 @@ def _row(probe: str, metric: str, value: float, seed: int = 0) -> dict[str, Any]
         "value": value,
         **bits,
         "seed": seed,
-        "protocol": f"{probe}/1 k=10 train=48 test=12",
+        "protocol": {
+            "probe": probe,
+            "version": 1,
+            "settings": {"k": 10},
+            "train": 48,
+            "test": 12,
+        },
     }
 
 
@@ -96,7 +102,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         linear = [
             _row("linear", "label/holdout/top1", 0.8 + 0.01 * seed, seed) for seed in range(3)
         ]
-        rank = [_row("rank", "all/spread", 0.9), _row("rank", "all/rank_share", 0.4)]
+        rank = [_row("rank", "all/spread", 0.9), _row("rank", "all/rank_ratio", 0.4)]
         rows = [
             *linear,
             _row("linear", "label/holdout/gap", 1e-5),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import PTQ, Protocol, PTQMethod
 from mezzotint.evaluation.results import interval, paired
 from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.report.bits import bits_section, probe_lines
@@ -18,11 +19,15 @@ TOP1 = "label/holdout/top1"
 
 
 def row(
-    probe: str, value: float, bits: tuple[int, int] = (32, 32), *, how: str = "", seed: int = 0
+    probe: str,
+    value: float,
+    bits: tuple[int, int] = (32, 32),
+    *,
+    how: PTQMethod | None = None,
+    seed: int = 0,
 ) -> Row:
-    protocol = (
-        f"ptq/1 {how} policy=ssql calibration=512 seed=0; " if how else ""
-    ) + f"{probe}/1 train=48 test=100"
+    ptq = PTQ(method=how, policy="ssql", calibration=512) if how else None
+    protocol = Protocol(probe=probe, train=48, test=100, ptq=ptq)
     return Row(
         probe=probe, metric=TOP1, value=value, bits=Bits(*bits), seed=seed, protocol=protocol
     )
@@ -31,7 +36,8 @@ def row(
 def evaluation(shift: float = 0.0) -> list[Row]:
     rows = [row("knn", 0.8 + shift)]
     rows += [row("linear", 0.90 + 0.01 * seed + shift, seed=seed) for seed in range(3)]
-    for how, gain in (("plain", 0.0), ("strong", 0.05)):
+    ways: tuple[tuple[PTQMethod, float], ...] = (("min_max", 0.0), ("adaround", 0.05))
+    for how, gain in ways:
         for bits, drop in (((8, 8), 0.01), ((2, 8), 0.2), ((4, 4), 0.1)):
             rows.append(row("knn", 0.8 - drop + gain + shift, bits, how=how))
             for seed in range(3):
@@ -43,7 +49,7 @@ def evaluation(shift: float = 0.0) -> list[Row]:
                         "linear_ptq", 0.9 + 0.01 * seed - 2 * drop + shift, bits, how=how, seed=seed
                     )
                 )
-    rows.append(Row(probe="rank", metric="all/spread", value=0.9, protocol="rank/1"))
+    rows.append(Row(probe="rank", metric="all/spread", value=0.9, protocol=Protocol(probe="rank")))
     return rows
 
 
@@ -67,18 +73,18 @@ def test_a_probe_has_a_line_for_each_ptq_and_fp32_in_each() -> None:
     own = [
         r
         for r in evaluation()
-        if r.probe == "linear" and r.bits.weight == 4 and "strong" in r.protocol
+        if r.probe == "linear" and r.bits.weight == 4 and r.protocol.ptq_method == "adaround"
     ]
     assert linear["AdaRound"].values[Bits(4, 4)] == interval(own)
 
 
 def test_without_labels_the_metric_is_knn_overlap() -> None:
-    rows = [Row(probe="rank", metric="all/spread", value=0.9, protocol="rank/1")]
-    how = "ptq/1 plain policy=ssql calibration=512 seed=0; neighbors/1 k=10 samples=60"
+    rows = [Row(probe="rank", metric="all/spread", value=0.9, protocol=Protocol(probe="rank"))]
+    how = Protocol(probe="neighbors", ptq=PTQ(method="min_max", policy="ssql"))
     rows += [
         Row(
             probe="neighbors",
-            metric="all/kept",
+            metric="all/knn_overlap",
             value=bits / 10,
             bits=Bits(bits, bits),
             protocol=how,
@@ -123,7 +129,7 @@ def test_differences_carry_the_interval_of_the_same_samples() -> None:
     rows = evaluation()
     for name, fraction in (("lost", 0.12), ("gained", 0.02)):
         rows.append(
-            replace(row("knn", fraction, (4, 4), how="plain"), metric=f"label/holdout/{name}")
+            replace(row("knn", fraction, (4, 4), how="min_max"), metric=f"label/holdout/{name}")
         )
     section = bits_section({"mine": rows})
     assert section is not None and "paired over the test samples" in section["how"]

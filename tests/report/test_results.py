@@ -3,6 +3,7 @@ import math
 import pytest
 
 from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Interval, interval, signed
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.report.results import (
@@ -26,11 +27,11 @@ def row(
     *,
     seed: int = 0,
     bits: tuple[int, int] = (32, 32),
-    settings: str = "",
+    k: int | None = None,
 ) -> Row:
-    protocol = f"{probe}/1{settings}" + (
-        "" if metric.startswith("all/") else " train=1911 test=1911"
-    )
+    size = None if metric.startswith("all/") else 1911
+    settings = () if k is None else (("k", k),)
+    protocol = Protocol(probe=probe, settings=settings, train=size, test=size)
     return Row(
         probe=probe, metric=metric, value=value, bits=Bits(*bits), seed=seed, protocol=protocol
     )
@@ -43,7 +44,7 @@ ROWS = [
     row("linear", "category/across-styles/penalty", 0.01),
     row("linear", TOP1, 0.58, bits=(8, 8)),
     row("rank", "all/rankme", 61.0),
-    row("rank", "all/rank_share", 0.32),
+    row("rank", "all/rank_ratio", 0.32),
     row("rank", "all/spread", 0.9),
 ]
 BASELINES = Baselines(
@@ -145,7 +146,7 @@ def test_knn_is_the_headline_without_a_linear_probe() -> None:
     ],
 )
 def test_collapse(spread: float, ratio: float, begins: str, warns: bool) -> None:
-    rows = [row("rank", "all/spread", spread), row("rank", "all/rank_share", ratio)]
+    rows = [row("rank", "all/spread", spread), row("rank", "all/rank_ratio", ratio)]
     verdict = collapse_words(compare_with_baselines(rows, Baselines()))
     assert (
         verdict is not None
@@ -187,9 +188,9 @@ def test_tables_group_by_task_and_number_protocols() -> None:
 
 
 def test_the_same_probe_with_other_settings_is_another_row() -> None:
-    rows = [row("knn", TOP1, 0.5, settings=" k=10"), row("knn", TOP1, 0.6, settings=" k=50")]
+    rows = [row("knn", TOP1, 0.5, k=10), row("knn", TOP1, 0.6, k=50)]
     baselines = Baselines(
-        raw=[row("knn", TOP1, 0.1, settings=" k=10"), row("knn", TOP1, 0.2, settings=" k=50")]
+        raw=[row("knn", TOP1, 0.1, k=10), row("knn", TOP1, 0.2, k=50)]
     )
     shown = tables(compare_with_baselines(rows, baselines))["groups"][0]["rows"]
     assert [(r["value"], r["raw"], r["note"]) for r in shown] == [

@@ -39,7 +39,9 @@ def test_a_run_is_evaluated_at_the_bits_of_its_overrides(run: Path) -> None:
     assert {str(row.bits) for row in rows} == {"fp32", "W8A8", "W2A4"}
     low = [row for row in rows if not row.bits.is_float]
     assert all(
-        row.protocol.startswith("ptq/1 plain policy=all ") and " calibration=100 " in row.protocol
+        str(row.protocol).startswith("ptq/1 min_max policy=all ")
+        and row.protocol.ptq is not None
+        and row.protocol.ptq.calibration == 100
         for row in low
     )
     floats = [row for row in rows if row.bits.is_float]
@@ -53,7 +55,7 @@ def test_no_bits_are_float_alone(run: Path) -> None:
     assert evaluate(run, [*quick, "evaluate.bits=[]"]).rows == default
     assert all(row.bits.is_float for row in default)
     with pytest.raises(
-        ValueError, match="crops=2 of samples; allowed "
+        ValueError, match="has no clips or crops to average over"
     ):  # refused for the data, not the bits
         evaluate(run, ["evaluate.bits=[]"], crops=2)
 
@@ -63,10 +65,10 @@ def test_the_summary_puts_low_bits_under_their_float_figure(run: Path) -> None:
     lines = summary(run)
     assert [line[1] for line in lines] == [
         "knn",
-        "knn W8A8 plain",
+        "knn W8A8 min_max",
         "linear",
-        "linear W8A8 plain",
-        "linear_ptq W8A8 plain",
+        "linear W8A8 min_max",
+        "linear_ptq W8A8 min_max",
     ]
     assert lines[0][3] and lines[1][3] == ""
     value = next(
@@ -77,16 +79,16 @@ def test_the_summary_puts_low_bits_under_their_float_figure(run: Path) -> None:
 
 def test_settings_are_plain_data_and_are_checked() -> None:
     demo = read_recipe(
-        "image/emoji_simclr", ["evaluate.bits=[8/8,2/4]", "evaluate.protocols=[plain, strong]"]
+        "image/emoji_simclr", ["evaluate.bits=[8/8,2/4]", "evaluate.ptq=[min_max, adaround]"]
     )
-    assert demo["evaluate"]["bits"] == ["8/8", "2/4"] and demo["evaluate"]["protocols"] == [
-        "plain",
-        "strong",
+    assert demo["evaluate"]["bits"] == ["8/8", "2/4"] and demo["evaluate"]["ptq"] == [
+        "min_max",
+        "adaround",
     ]
     assert read_recipe("image/emoji_simclr")["evaluate"]["bits"] == ["fp32"]
-    assert Evaluate().bits == [FP32] and Evaluate().protocols == ["plain"]
+    assert Evaluate().bits == [FP32] and Evaluate().ptq == ["min_max"]
     for override, message in (
-        ("evaluate.protocols=[best]", "evaluate.protocols"),
+        ("evaluate.ptq=[best]", "evaluate.ptq"),
         ("evaluate.policy=none", "evaluate.policy"),
         ("evaluate.bits=8/8", "evaluate.bits"),
     ):
@@ -117,13 +119,11 @@ def test_features_of_several_crops_are_averaged_and_say_so(tmp_path: Path) -> No
     overrides = ["evaluate.probes=[knn]", "evaluate.seeds=1"]
     single, several = evaluate(run, overrides), evaluate(run, overrides, crops=3)
     assert len(single.rows) == len(several.rows)
-    assert all(row.protocol.startswith("clips=1 crops=3; ") for row in several.rows)
-    assert not any("crops" in row.protocol for row in single.rows)
+    assert all((row.protocol.clips, row.protocol.crops) == (1, 3) for row in several.rows)
+    assert not any("crops" in str(row.protocol) for row in single.rows)
 
 
 @pytest.mark.parametrize("keywords", [{"clips": 2}, {"crops": 3}, {"crops": 0}])
 def test_several_parts_need_data_that_have_them(run: Path, keywords: dict[str, Any]) -> None:
-    with pytest.raises(
-        ValueError, match=r"got clips=\d, crops=\d of samples; allowed are 1 or more of"
-    ):
+    with pytest.raises(ValueError, match="has no clips or crops to average over"):
         evaluate(run, **keywords)

@@ -19,7 +19,7 @@ from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.evaluation.features import extract
-from mezzotint.evaluation.results import ptq_of, read_baselines, read_evaluation
+from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.runs.finetune import finetune, plan, variant_recipe, warm
 from mezzotint.train.rundir import RunDirectoryInUse
 
@@ -52,7 +52,7 @@ def test_the_classifier_is_scored_on_the_mean_of_its_logits_over_crops(tmp_path:
     what = plan(start, "supervised/finetune", fast, baselines=False, crops=3)
     rows = finetune(what, tmp_path / "out", progress="quiet").rows
     assert {row.bits.weight for row in rows} == {8, 32}
-    assert all("clips=1 crops=3; finetune/1" in row.protocol for row in rows)
+    assert all((row.protocol.probe, row.protocol.crops) == ("finetune", 3) for row in rows)
     tuned = load_encoder(tmp_path / "out" / "finetuned-0")
     head = load_file(tmp_path / "out" / "finetuned-0" / "encoder" / "classifier.safetensors")
     read, (task,) = source.evaluation()
@@ -84,9 +84,9 @@ def test_runs_score_and_are_used_again(encoder: Path, tmp_path: Path) -> None:
     found = {(row.probe, row.metric, row.bits.weight): row for row in rows}
     row = found["finetune", "digit/holdout/top1", 32]
     assert (
-        "fraction=0.1 balance=128/again" in row.protocol
-        and "train=143 test=358" in row.protocol
-        and "select=last" in row.protocol
+        "fraction=0.1 balance=128/again" in str(row.protocol)
+        and "train=143 test=358" in str(row.protocol)
+        and "select=last" in str(row.protocol)
     )
     assert found["majority", "digit/holdout/top1", 32].value == pytest.approx(0.1, abs=0.01)
     assert ("finetune_scratch", "digit/holdout/top1", 32) in found and (
@@ -151,16 +151,18 @@ def test_at_low_bits(encoder: Path, tmp_path: Path) -> None:
         [*FAST, "data.per_class=5", "method.bits=W4A4", "evaluate.bits=[2/8]"],
         baselines=False,
     )
-    what.config["evaluate"] |= {"protocols": ["plain", "corrected"], "calibration_samples": 512}
+    what.config["evaluate"] |= {"ptq": ["min_max", "batch_norm"], "calibration_samples": 512}
     rows = finetune(what, tmp_path / "out", progress="quiet").rows
     assert {str(row.bits) for row in rows} == {"fp32", "W4A4", "W2A8"}
-    for how in ("plain", "corrected"):
+    for how in ("min_max", "batch_norm"):
         at = {
-            r.metric.rpartition("/")[2]: r for r in rows if r.bits.weight == 2 and ptq_of(r) == how
+            r.metric.rpartition("/")[2]: r
+            for r in rows
+            if r.bits.weight == 2 and r.protocol.ptq_method == how
         }
         level = next(r.value for r in rows if r.bits.is_float and r.metric.endswith("/top1"))
         assert at["gained"].value - at["lost"].value == pytest.approx(at["top1"].value - level)
-        assert "calibration=50" in at["top1"].protocol  # all there are: five of ten classes
+        assert "calibration=50" in str(at["top1"].protocol)  # all there are: five of ten classes
     # Right after training, and from the checkpoint: the layout in memory that training chose has no
     # say.
     assert finetune(what, tmp_path / "out", progress="quiet").rows == rows
@@ -186,7 +188,7 @@ def test_command_line(encoder: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*arguments, "--no-baselines", "--json"])
     assert done.exit_code == 0, done.output
     last = json.loads(done.stdout.splitlines()[-1])
-    assert "train=40" in last["rows"][0]["protocol"]
+    assert last["rows"][0]["protocol"]["train"] == 40
     page = Path(last["report"]).read_text(encoding="utf-8")
     assert (
         "<h3>Loss, finetuned-0</h3>" in page

@@ -62,7 +62,8 @@ def test_a_run_is_evaluated_by_branch_and_part(tmp_path: Path) -> None:
     plain = {row.metric: row.value for row in evaluate(run).rows}
     rows = evaluate(run, ["evaluate.branch=target", "evaluate.part=projector"]).rows
     assert all(
-        row.protocol.startswith("branch=target part=projector; ") for row in read_evaluation(run)
+        (row.protocol.branch, row.protocol.part) == ("target", "projector")
+        for row in read_evaluation(run)
     )
     assert {row.metric for row in rows} == set(plain) and {
         row.metric: row.value for row in rows

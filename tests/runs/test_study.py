@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from mezzotint.cli import app
 from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
 from mezzotint.recipe.recipe import Recipe, shipped
 from mezzotint.recipe.schema import RecipeError
@@ -22,10 +23,9 @@ from mezzotint.runs.study import read_study, shipped_studies
 TOP1 = "t/top1"
 
 
-def run(
-    folder: Path, seed: int, value: float, *, protocol: str = "knn/1 test=0", lr: float = 0.06
-) -> Path:
+def run(folder: Path, seed: int, value: float, *, k: int = 10, lr: float = 0.06) -> Path:
     """A run as far as a comparison looks at it."""
+    protocol = Protocol.of("knn", k=k)
     folder.mkdir(parents=True)
     recipe = Recipe.load(
         "image/emoji_simclr",
@@ -86,7 +86,7 @@ def test_runs_that_differ_in_their_seed_are_one_arm(tmp_path: Path) -> None:
 def test_other_protocols_are_left_out_and_named(tmp_path: Path) -> None:
     arms = {
         "a": [run(tmp_path / "a", 0, 0.5)],
-        "b": [run(tmp_path / "b", 0, 0.6, protocol="knn/1 k=3 test=0")],
+        "b": [run(tmp_path / "b", 0, 0.6, k=3)],
     }
     table = compare(arms)
     assert (

@@ -192,14 +192,14 @@ def search_policy(
         )
     from mezzotint.augment.image.auto_augment import write_sub_policies
     from mezzotint.encoders.saving import load_encoder
+    from mezzotint.evaluation.measurement import Measurement
     from mezzotint.evaluation.policy_search import search_policy
     from mezzotint.recipe.recipe import Recipe
 
     encoder = load_encoder(run)
     data = Recipe.load(run, overrides or ()).data
     policy, losses = search_policy(
-        encoder,
-        data,
+        Measurement(encoder, data),
         task=task,
         trials=trials,
         keep=keep,

@@ -106,7 +106,7 @@ def export(
         calibration=calibration,
         runtime=runtime,  # type: ignore[arg-type]
         data=data,
-        corrected=reestimate_batch_norm,
+        reestimate_batch_norm=reestimate_batch_norm,
     )
     verification = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
     if as_json:

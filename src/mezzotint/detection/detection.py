@@ -24,6 +24,7 @@ from mezzotint.detection.training import load_tensors, score, train
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation, student, write_evaluation
 from mezzotint.files import replacing, write_json, write_text
 from mezzotint.recipe.schema import construct, resolve
@@ -283,10 +284,16 @@ def trained_model(run: str | Path) -> tuple[DetectionModel, DetectionSource]:
 def _rows(what: Transfer, seed: int, metrics: dict[str, float]) -> list[Row]:
     source, training, optimizer = (what.config[name] for name in ("data", "training", "optimizer"))
     model = what.config["model"]
-    how = (
-        f"transfer/1 {model['kind']} {model.get('neck', '')} "
-        f"steps={training['steps']} batch={training['batch_size']} "
-        f"optimizer={optimizer['kind']} lr={optimizer['lr']:g} norm={model['norm']} select=last"
+    how = Protocol.of(
+        "transfer",
+        model=model["kind"],
+        **({"neck": model["neck"]} if "neck" in model else {}),
+        steps=training["steps"],
+        batch=training["batch_size"],
+        optimizer=optimizer["kind"],
+        lr=float(optimizer["lr"]),
+        norm=model["norm"],
+        select="last",
     )
     name = str(source.get("root") or source["kind"])
     probe = str(model["kind"])

@@ -24,6 +24,7 @@ from mezzotint.data.sampling import held_out
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.metrics import classification, labeled
 from mezzotint.evaluation.probe import Probe, Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.seeding import key_of
 from mezzotint.types import Features
 
@@ -64,12 +65,15 @@ class Attentive(Probe):
         self.weight_decay, self.validation = weight_decay, validation
 
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> Protocol:
         """`attentive/1` and all settings."""
-        rates = ",".join(f"{rate:g}" for rate in self.rates)
-        return (
-            f"attentive/1 heads={self.heads} epochs={self.epochs} rates={rates} weight_decay={self.weight_decay:g} "
-            f"validation={self.validation:g}"
+        return Protocol.of(
+            "attentive",
+            heads=self.heads,
+            epochs=self.epochs,
+            rates=",".join(f"{rate:g}" for rate in self.rates),
+            weight_decay=float(self.weight_decay),
+            validation=float(self.validation),
         )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:

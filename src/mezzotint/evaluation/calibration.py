@@ -1,10 +1,10 @@
-"""Calibration data: samples of the training data from which the ranges of activations are taken.
+"""Calibration data: training samples from which the ranges of activations are taken.
 
-They are never test samples of any task: a range that has seen the test set is a leak, if a small
-one. They are read without augmentation, and which they are is a function of the seed and of the
-samples' indices. The papers' code calibrates on augmented samples and, by a slip in its loop, on
-one batch or five whatever number is asked for (SSQL's source); here a number that is asked for is
-kept to exactly.
+They are never test samples of any task, so that no range leaks the test set. They are read without
+augmentation, and their choice depends on the seed and the samples' indices alone.
+
+Differs from the papers: SSQL's code calibrates on augmented samples and, by a mistake in its loop,
+on one batch or five whatever number is set. Here the number of samples is exact.
 """
 
 from collections.abc import Sequence
@@ -14,32 +14,34 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.source import FOLD, Source, Task
-from mezzotint.evaluation.features import InputNormalizer, read_batches
+from mezzotint.evaluation.features import InputNormalizer, Reading, read_batches
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input
 
 DEFAULT = 512
-"""Samples that are taken where no number is asked for, and there are as many."""
+"""Number of samples by default, or all if there are fewer."""
 
 
 def by_fold(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Tasks in groups that can be calibrated together: every fold by itself, as the others test what it trains on."""
+    """Group tasks that share calibration samples.
+
+    Every fold is a group of its own: the other folds test samples that it trains on.
+    """
     rest = [task for task in tasks if not FOLD.search(task.name)]
     folds = [[task] for task in tasks if FOLD.search(task.name)]
     return [rest, *folds] if rest or not folds else folds
 
 
 def calibration_order(tasks: Sequence[Task], count: int, seed: int = 0) -> Tensor:
-    """Every sample that may be used, in the order in which they are taken.
+    """Return the indices of all samples that may be used, in the order of their use.
 
     Args:
-        tasks: a sample that some task trains on and none tests on may be used; without tasks, all
-            may.
-        count: samples of the source.
-        seed: another one gives another order.
+        tasks: samples that some task trains on and none tests on may be used; without tasks, all.
+        count: number of samples of the source.
+        seed: seed of the order.
 
     Returns:
-        int64 `[M]`, indices.
+        int64 `[M]`.
     """
     pool = np.arange(count, dtype=np.int64)
     if tasks:
@@ -55,53 +57,49 @@ def read_calibration(
     input: Input,
     order: Tensor,
     count: int | None = None,
-    device: torch.device | None = None,
+    reading: Reading = Reading(),
     *,
-    batch_size: int = 256,
-    workers: int = 0,
     option: str = "evaluate.calibration_samples",
 ) -> list[Tensor]:
-    """Read samples as the encoder takes them; what cannot be read is passed over.
+    """Read normalized samples; samples that cannot be read are skipped.
 
     Args:
-        source: of the samples.
-        input: of the encoder.
+        source: source of the samples.
+        input: input of the encoder.
         order: see `calibration_order`.
-        count: how many; `None` for 512, or all that can be used if there are fewer.
-        device: where the batches are to be; by default the CPU.
-        batch_size: samples in one batch.
-        workers: of the loader.
-        option: by which the number was asked for.
+        count: number of samples; `None` for 512, or all if there are fewer.
+        reading: how to read; batches go to its device, the CPU by default.
+        option: name of the option that set the number, used in messages.
 
     Returns:
         float32 batches of at most `batch_size`, `count` samples together.
 
     Raises:
-        ValueError: when there are fewer, or none at all.
+        ValueError: when there are too few samples.
     """
     if count is not None and not 1 <= count <= len(order):
         raise ValueError(
-            f"got {option}={count}; allowed are 1 to {len(order)}, the samples that some task trains on and none tests "
-            "on: give another number, or more data"
+            f"`{option}` must be 1 to {len(order)}, the samples that some task trains on and no "
+            f"task tests on, got {count}. Choose another number, or add data."
         )
-    normalize = InputNormalizer(input, device or torch.device("cpu"))
+    normalize = InputNormalizer(input, torch.device(reading.device or "cpu"))
     batches: list[Tensor] = []
-    wanted = DEFAULT if count is None else count
-    missing, total = wanted, len(order)
+    target = DEFAULT if count is None else count
+    missing, total = target, len(order)
     while missing and len(order):
-        for _, x, _ in read_batches(source, order[:missing], batch_size, workers):
+        for _, x, _ in read_batches(source, order[:missing], reading):
             if len(x):
                 batches.append(normalize(x))
         order = order[missing:]
-        missing = wanted - sum(map(len, batches))
+        missing = target - sum(map(len, batches))
     if missing and count is not None:
         raise ValueError(
-            f"got {option}={count}, and {count - missing} of {total} samples can be read; allowed is at most their "
-            "number: give another, or more data"
+            f"`{option}` must be at most {count - missing}, the readable samples of {total}, "
+            f"got {count}. Choose another number, or add data."
         )
     if not batches:
         raise ValueError(
-            f"got no sample to calibrate with: {total} are trained on by some task and tested on by none, of which "
-            "none can be read; give more data"
+            f"There are no calibration samples: {total} are trained on by some task and tested on "
+            "by none, and none of these can be read. Add data."
         )
     return batches

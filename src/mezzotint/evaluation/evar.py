@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from mezzotint.data.sampling import held_out
 from mezzotint.evaluation.metrics import classification, labeled, learnable
 from mezzotint.evaluation.probe import Probe, Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.recipe.component import factory
 from mezzotint.seeding import key_of, sample_order
 from mezzotint.types import Features
@@ -40,7 +41,7 @@ class EVAR(Probe):
         weight_decay: L2 penalty, in the gradient.
         validation: share of the training samples that are held out, where the data does not say
             which.
-        title: of the protocol, which stands in the rows.
+        name: name of the protocol in the rows.
     """
 
     name: ClassVar[str] = "evar"
@@ -55,7 +56,7 @@ class EVAR(Probe):
         patience: int = 20,
         weight_decay: float = 1e-8,
         validation: float = 0.1,
-        title: str = "evar",
+        name: str = "evar",
     ) -> None:
         if (
             lr <= 0.0
@@ -69,14 +70,20 @@ class EVAR(Probe):
                 "1 on, a penalty of 0 or more and a share between 0 and 1: the defaults are EVAR's"
             )
         self.lr, self.batch_size, self.epochs, self.patience = lr, batch_size, epochs, patience
-        self.weight_decay, self.validation, self.title = weight_decay, validation, title
+        self.weight_decay, self.validation, self.protocol_name = weight_decay, validation, name
 
     @property
-    def protocol(self) -> str:
-        """`TITLE/1` and all settings."""
-        return (
-            f"{self.title}/1 scale=each lr={self.lr:g} batch={self.batch_size} epochs={self.epochs} "
-            f"patience={self.patience} wd={self.weight_decay:g} validation={self.validation:g}"
+    def protocol(self) -> Protocol:
+        """`NAME/1` and all settings."""
+        return Protocol.of(
+            self.protocol_name,
+            scale="each",
+            lr=float(self.lr),
+            batch=self.batch_size,
+            epochs=self.epochs,
+            patience=self.patience,
+            wd=float(self.weight_decay),
+            validation=float(self.validation),
         )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
@@ -179,5 +186,5 @@ def byol_a_linear(
         patience=patience,
         weight_decay=0.0,
         validation=validation,
-        title="byol_a_linear",
+        name="byol_a_linear",
     )

@@ -27,6 +27,7 @@ from mezzotint.data.view_batch import view_batch
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.features import extract, raw_features
 from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation
 from mezzotint.evaluation.view_parameters import Drawn, drawn_values, joined, varies
 from mezzotint.seeding import sample_order
@@ -77,7 +78,12 @@ def invariances(
         drawn, first, features = _seen(
             [encoder, *others], source, views, encoder.input, samples, seed
         )
-        how = f"invariance/1 views={views.config['kind']} samples={samples} strengths=1e-6..1e2"
+        how = Protocol.of(
+            "invariance",
+            views=str(views.config["kind"]),
+            samples=samples,
+            strengths="1e-6..1e2",
+        )
         for found, x in zip((raw, rows, fresh), features, strict=False):
             found += list(_rows(x, drawn, first, seed, how))
     return rows, Baselines(raw, fresh)
@@ -141,7 +147,9 @@ class _Views(InMemory):
         self.images, self.input, self.ids = x, input, "view"
 
 
-def _rows(x: Tensor, drawn: dict[str, Drawn], first: Tensor, seed: int, how: str) -> Iterator[Row]:
+def _rows(
+    x: Tensor, drawn: dict[str, Drawn], first: Tensor, seed: int, how: Protocol
+) -> Iterator[Row]:
     solved: dict[bytes, Ridge] = {}
     for name, parameter in drawn.items():
         if not (varies(parameter, first, _LEAST) and varies(parameter, ~first, _LEAST)):
@@ -151,7 +159,7 @@ def _rows(x: Tensor, drawn: dict[str, Drawn], first: Tensor, seed: int, how: str
         ridge = solved[key] = solved.get(key) or Ridge(x[train])
         score, measure = (accuracy, "accuracy") if parameter.is_choice else (r_squared, "r2")
         value = score(ridge, parameter.values[train], x[test], parameter.values[test])
-        protocol = f"{how} train={int(train.sum())} test={int(test.sum())}"
+        protocol = dataclasses.replace(how, train=int(train.sum()), test=int(test.sum()))
         yield Row(
             probe=PROBE, metric=f"views/{name}.{measure}", value=value, protocol=protocol, seed=seed
         )

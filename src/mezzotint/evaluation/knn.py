@@ -29,6 +29,7 @@ from torch.nn.functional import normalize
 
 from mezzotint.evaluation.metrics import classification, labeled
 from mezzotint.evaluation.probe import Probe, Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.types import Features
 
 Metric = Literal["cosine", "euclidean"]
@@ -112,9 +113,15 @@ class KNN(Probe):
         self.k, self.temperature, self.metric, self.center = k, temperature, metric, center
 
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> Protocol:
         """`knn/1` and all settings."""
-        return f"knn/1 k={self.k} metric={self.metric} temperature={self.temperature:g} center={self.center}"
+        return Protocol.of(
+            "knn",
+            k=self.k,
+            metric=self.metric,
+            temperature=float(self.temperature),
+            center=self.center,
+        )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, with more than ten classes `top5`, and `mean_per_class`."""
@@ -178,8 +185,8 @@ class KNNGrid(Probe, kind="knn_grid"):
         self.center = center
 
     @property
-    def protocol(self) -> str:
-        """Of the first setting; each row carries its own."""
+    def protocol(self) -> Protocol:
+        """The protocol of the first combination; each row has its own."""
         return self.settings[0][0].protocol
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mezzotint.evaluation.probe import Probe, Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.types import Features
 
 _EPSILON = 1e-7
@@ -109,13 +110,13 @@ def spread(x: Tensor) -> float:
     return float(x.std(dim=0, correction=0).mean() * x.shape[1] ** 0.5)
 
 
-def verdict(spread: float, rank_share: float) -> str:
+def verdict(spread: float, rank_ratio: float) -> str:
     """Say in words whether the features have collapsed.
 
     Args:
         spread: as `spread` gives it; below 0.01, features differ by less than a hundredth of what
             isotropic ones do.
-        rank_share: RankMe over `min(N, D)`; below 0.05, a twentieth of the directions that could be
+        rank_ratio: RankMe over `min(N, D)`; below 0.05, a twentieth of the directions that could be
             used are.
 
     Returns:
@@ -126,51 +127,61 @@ def verdict(spread: float, rank_share: float) -> str:
             f"complete collapse: all samples have almost the same feature (spread {spread:.4f}, below "
             f"{COMPLETE_SPREAD}); nothing can be told apart"
         )
-    if not rank_share >= DIMENSIONAL_SHARE:
+    if not rank_ratio >= DIMENSIONAL_SHARE:
         return (
-            f"dimensional collapse: the features vary in only {rank_share:.1%} of their directions (below "
+            f"dimensional collapse: the features vary in only {rank_ratio:.1%} of their directions (below "
             f"{DIMENSIONAL_SHARE:.0%}); most of the width is unused"
         )
-    return f"healthy: the features use {rank_share:.0%} of their directions, with a spread of {spread:.2f}"
+    return f"healthy: the features use {rank_ratio:.0%} of their directions, with a spread of {spread:.2f}"
 
 
 class Rank(Probe):
     """The label-free measures of all features that were extracted.
 
     Args:
-        first: rank of the largest eigenvalue that α is fitted to, from 1.
-        last: rank of the smallest.
-        samples: of more, so many at equal steps; 25,600 is what RankMe's paper settles on.
+        first_eigenvalue: index of the largest eigenvalue that α is fitted to, from 1.
+        last_eigenvalue: index of the smallest.
+        samples: largest number of samples, taken at equal steps; RankMe's paper uses 25,600.
     """
 
     name: ClassVar[str] = "rank"
     kinds = ()
 
-    def __init__(self, *, first: int = _FIRST, last: int = _LAST, samples: int = 25_600) -> None:
-        if not 1 <= first <= last - 2:
+    def __init__(
+        self,
+        *,
+        first_eigenvalue: int = _FIRST,
+        last_eigenvalue: int = _LAST,
+        samples: int = 25_600,
+    ) -> None:
+        if not 1 <= first_eigenvalue <= last_eigenvalue - 2:
             raise ValueError(
-                f"got first={first} and last={last}; allowed is 1 <= first <= last - 2: a line needs three points"
+                "`first_eigenvalue` must be at least 1 and at most `last_eigenvalue` − 2, got "
+                f"first_eigenvalue={first_eigenvalue} and last_eigenvalue={last_eigenvalue}. A line "
+                "needs three points."
             )
         if samples < 2:
             raise ValueError(
-                f"got samples={samples}; allowed is 2 or more: 25600 is the published number"
+                f"`samples` must be 2 or more, got {samples}. RankMe's paper uses 25600."
             )
-        self.first, self.last, self.samples = first, last, samples
+        self.first_eigenvalue, self.last_eigenvalue = first_eigenvalue, last_eigenvalue
+        self.samples = samples
 
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> Protocol:
         """`rank/1` and all settings."""
-        return (
-            f"rank/1 epsilon={_EPSILON:g} fit={self.first}-{self.last} t=2 samples={self.samples}"
-        )
+        fit = f"{self.first_eigenvalue}-{self.last_eigenvalue}"
+        return Protocol.of("rank", epsilon=_EPSILON, fit=fit, t=2, samples=self.samples)
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
-        """Yield `rankme`, `rank_share` (of `min(N, D)`), `alpha`, `uniformity` and `spread` of `train`."""
+        """Yield `rankme`, `rank_ratio` (of `min(N, D)`), `alpha`, `uniformity` and `spread` of `train`."""
         x = at_most(train.x, self.samples)
         effective = rankme(x)
         yield self.row("rankme", effective)
-        yield self.row("rank_share", effective / min(x.shape))
-        yield self.row("alpha", alpha_req(x, first=self.first, last=self.last))
+        yield self.row("rank_ratio", effective / min(x.shape))
+        yield self.row(
+            "alpha", alpha_req(x, first=self.first_eigenvalue, last=self.last_eigenvalue)
+        )
         yield self.row("uniformity", uniformity(x))
         yield self.row("spread", spread(x))
 

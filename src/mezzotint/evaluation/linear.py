@@ -33,6 +33,7 @@ from mezzotint.data.sampling import held_out
 from mezzotint.evaluation.logistic import EVEN, Curvature, Fit, fit
 from mezzotint.evaluation.metrics import classification, labeled, learnable
 from mezzotint.evaluation.probe import Probe, Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.types import Features
 
 _STEPS_A_DECADE = 2
@@ -43,8 +44,8 @@ class Linear(Probe):
 
     Args:
         validation: fraction of the training samples on which the strength is chosen.
-        strongest: penalty that is tried first; on features of unit mean square, per sample.
-        weakest: penalty that is tried last.
+        max_l2: largest L2 penalty, tried first; per sample, on features of unit mean square.
+        min_l2: smallest L2 penalty, tried last.
         tolerance: each fit stops when its loss is provably within so many nats of the minimum.
         max_evaluations: passes over the features after which a fit gives up; a warning and the row
             `gap` tell.
@@ -57,35 +58,40 @@ class Linear(Probe):
         self,
         *,
         validation: float = 0.2,
-        strongest: float = 10.0,
-        weakest: float = 1e-6,
+        max_l2: float = 10.0,
+        min_l2: float = 1e-6,
         tolerance: float = 1e-3,
         max_evaluations: int = 1000,
     ) -> None:
-        if not 0.0 < weakest <= strongest:
+        if not 0.0 < min_l2 <= max_l2:
             raise ValueError(
-                f"got weakest={weakest} and strongest={strongest}; allowed is 0 < weakest <= strongest: "
-                "without a penalty separable classes have no optimum"
+                f"`min_l2` must be positive and at most `max_l2`, got min_l2={min_l2} and "
+                f"max_l2={max_l2}. Without a penalty separable classes have no optimum."
             )
         if not 0.0 < validation < 1.0:
             raise ValueError(
-                f"got validation={validation}; allowed is more than 0 and less than 1: 0.2 is a fifth"
+                f"`validation` must lie between 0 and 1, got {validation}. 0.2 is a fifth."
             )
         if tolerance <= 0 or max_evaluations < 1:
             raise ValueError(
-                f"got tolerance={tolerance} and max_evaluations={max_evaluations}; allowed is above 0 and from 1: "
-                "1e-3 nats within 1000 passes suit float32"
+                "`tolerance` must be positive and `max_evaluations` must be 1 or more, got "
+                f"tolerance={tolerance} and max_evaluations={max_evaluations}. Try 1e-3 and 1000."
             )
-        self.validation, self.strongest, self.weakest = validation, strongest, weakest
+        self.validation, self.max_l2, self.min_l2 = validation, max_l2, min_l2
         self.tolerance, self.max_evaluations = tolerance, max_evaluations
 
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> Protocol:
         """`linear/1` and all settings."""
-        return (
-            f"linear/1 scale=global select=top1 validation={self.validation:g} "
-            f"penalty={self.strongest:g}..{self.weakest:g} steps={_STEPS_A_DECADE} "
-            f"tolerance={self.tolerance:g} passes={self.max_evaluations}"
+        return Protocol.of(
+            "linear",
+            scale="global",
+            select="top1",
+            validation=float(self.validation),
+            penalty=f"{self.max_l2:g}..{self.min_l2:g}",
+            steps=_STEPS_A_DECADE,
+            tolerance=float(self.tolerance),
+            passes=self.max_evaluations,
         )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
@@ -122,7 +128,7 @@ class Linear(Probe):
         queries, answers = labeled(test, "test")
         for head in heads:
             found = list(classification(head.logits(queries), head.names, answers))
-            protocol = self.protocol.replace("select=top1", f"select={found[0][0]}")
+            protocol = self.protocol.with_settings(select=found[0][0])
             for measure, value in (*found, ("penalty", head.penalty), ("gap", head.fit.gap)):
                 yield replace(self.row(measure, value, head.seed), protocol=protocol)
 
@@ -137,13 +143,13 @@ class Linear(Probe):
         if (
             not out.any()
         ):  # one sample a class: nothing can be held out, so the strongest is the safe choice
-            return self.strongest, None
+            return self.max_l2, None
         out = out.to(problem.x.device)
         rest = _Problem(problem.x[~out], problem.y[~out], problem.num_classes, problem.curvature)
         x, y = problem.x[out], problem.y[out]
         tried: list[tuple[float, float, float, Fit]] = []
         last: Fit | None = None
-        for penalty in strengths(self.strongest, self.weakest):
+        for penalty in strengths(self.max_l2, self.min_l2):
             last = rest.fit(penalty, self.tolerance, self.max_evaluations, last)
             logits = last.logits(x)
             if y.ndim == 1:

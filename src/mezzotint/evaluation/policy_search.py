@@ -20,12 +20,12 @@ from mezzotint.augment.image.auto_augment import (
     SubPolicies,
     SubPolicyStep,
 )
-from mezzotint.data.source import Source, Task
+from mezzotint.data.source import Task
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.features import extract_readable, read_batches
+from mezzotint.evaluation.features import Reading, extract_readable, read_batches
 from mezzotint.evaluation.linear import Scaling
 from mezzotint.evaluation.logistic import fit
-from mezzotint.evaluation.suite import asked
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.modality.modality import modality_of
 from mezzotint.quant.hooks import evaluating
 from mezzotint.seeding import Draws, key_of
@@ -35,8 +35,7 @@ _IN_A_PASS = 256
 
 
 def search_policy(
-    encoder: Encoder,
-    source: Source,
+    measurement: Measurement,
     *,
     task: str | None = None,
     trials: int = 200,
@@ -48,9 +47,8 @@ def search_policy(
     """Find sub-policies after which a classifier still knows the images.
 
     Args:
-        encoder: of images; it is not changed.
-        source: of images, with a task that classifies.
-        task: its name; by default the first one.
+        measurement: encoder of images and its data, with a classification task; neither is changed.
+        task: name of the task; by default the first one.
         trials: sub-policies that are tried.
         keep: how many of the best are kept.
         num_ops: operations in a sub-policy.
@@ -64,7 +62,7 @@ def search_policy(
         ValueError: when the samples are no images of the encoder's shape, there is no such task, or
             a number is too small.
     """
-    read, tasks = asked(source)
+    encoder, read, tasks = measurement.encoder, measurement.samples, measurement.tasks
     found = [t for t in tasks if t.kind == "classify" and task in (None, t.name)]
     if not modality_of(encoder.input).is_picture or encoder.input.shape != read.input.shape:
         raise ValueError(
@@ -82,7 +80,7 @@ def search_policy(
             "and keep at most trials: 25 of 200 is usual"
         )
     candidates = _candidates(trials, num_ops, seed)
-    losses, images = _cross_entropies(encoder, read, found[0], candidates, samples, seed)
+    losses, images = _cross_entropies(measurement, found[0], candidates, samples, seed)
     best = sorted(range(trials), key=losses.__getitem__)[:keep]
     made = f"the {keep} best of {trials} random candidates on {found[0].name}, {images} images, seed {seed}"
     return SubPolicies("searched", tuple(candidates[i] for i in best), made), [
@@ -91,14 +89,14 @@ def search_policy(
 
 
 def _cross_entropies(
-    encoder: Encoder,
-    source: Source,
+    measurement: Measurement,
     task: Task,
     candidates: Sequence[tuple[SubPolicyStep, ...]],
     samples: int,
     seed: int,
 ) -> tuple[list[float], int]:
     """Of each candidate, in nats, for a classifier of plain images; and how many images it learned from."""
+    encoder, source = measurement.encoder, measurement.samples
     labels = torch.as_tensor(task.labels)
     order = torch.as_tensor(task.train)
     order = order[labels[order] >= 0]
@@ -108,10 +106,10 @@ def _cross_entropies(
         raise ValueError(
             f"got {len(order)} labeled images to learn from; allowed is 2 or more: take other data"
         )
-    learned = extract_readable(encoder, source, indices=order[:half])
+    learned = extract_readable(encoder, source, measurement.reading, indices=order[:half])
     scaling = Scaling.of(learned.x)
     head = fit(scaling(learned.x), labels[learned.indices], len(task.classes), _PENALTY)
-    [(score, stored, _)] = read_batches(source, order[half : 2 * half], half, workers=0)
+    [(score, stored, _)] = read_batches(source, order[half : 2 * half], Reading(half))
     images = encoder.input.as_float(stored)
     losses = []
     for trial, steps in enumerate(candidates):

@@ -1,19 +1,16 @@
-"""Post-training quantization of a frozen encoder, as an evaluation needs it: on a copy, at one setting after the other.
+"""Post-training quantization of a frozen encoder for evaluation: a copy, at one pair of bit-widths after another.
 
-Three ways to choose ranges and rounding stand side by side. `plain` is the papers' (SSQL, Cao et
-al. 2022, arXiv 2207.05432): the extremes of the calibration data, and rounding to nearest.
-`corrected` is plain with BatchNorm's statistics and the ranges put right for each width of the
-weights (`mezzotint.quant.batch_norm`). `strong` takes the ranges of least squared error, and
-learns the rounding of the weights and the steps of the activations, block after block and for each
-setting anew (`mezzotint.quant.reconstruct`). What only the other ways keep is the quantizer's
-merit; what plain keeps as well is the encoder's.
+Three methods. `min_max` is the papers' (SSQL, Cao et al. 2022, arXiv 2207.05432): ranges from the
+extremes of the calibration data, rounding to nearest. `batch_norm` re-estimates BatchNorm's
+statistics and the ranges for each bit-width of the weights (`mezzotint.quant.batch_norm`).
+`adaround` takes the ranges of least squared error and learns the rounding of the weights and the
+steps of the activations, block by block and for each pair of bit-widths
+(`mezzotint.quant.reconstruct`). What min-max PTQ keeps is the encoder's merit; what only the others
+keep is the quantizer's.
 
-Post-training quantization of an ONNX file, at one setting after the other.
-
-A file cannot be run at another width, so each setting is a file of its own, with ranges by min-max
-and rounding to nearest, run as it would be served. Which operators are quantized follows
-`mezzotint.quant.onnx`, not a policy; 8 bits of weights are 7 where this processor's sums may
-saturate, and rows say so.
+An ONNX file has one pair of bit-widths, so each pair is a file of its own, with min-max ranges and
+rounding to nearest, run as it would be served. `mezzotint.quant.onnx` chooses the operators, not a
+policy; weights of 8 bits have 7 where sums may saturate on this processor, and the protocol says so.
 """
 
 import copy
@@ -22,13 +19,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.onnx import ForeignEncoder, OnnxFeatures
+from mezzotint.evaluation.protocol import PTQ, PTQMethod, Settings
 from mezzotint.quant.batch_norm import batch_norm_reestimated
 from mezzotint.quant.bitwidth import Bits, bits, calibrate
 from mezzotint.quant.clipping_observers import MSE
@@ -40,49 +37,44 @@ from mezzotint.quant.convert import (
 from mezzotint.quant.onnx.qdq import quantize_onnx, saturates
 from mezzotint.quant.reconstruct import reconstruct_
 
-Protocol = Literal["plain", "corrected", "strong"]
-
-_PROTOCOLS = {
-    "plain": "observer=minmax rounding=nearest",
-    "corrected": "observer=minmax rounding=nearest batchnorm=corrected",
-    "strong": "observer=mse rounding=adaround",
+_MIN_MAX: Settings = (("observer", "minmax"), ("rounding", "nearest"))
+_SETTINGS: dict[PTQMethod, Settings] = {
+    "min_max": _MIN_MAX,
+    "batch_norm": (*_MIN_MAX, ("batchnorm", "reestimated")),
+    "adaround": (("observer", "mse"), ("rounding", "adaround")),
 }
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A copy of an encoder with the ranges of its activations, for all settings.
+    """A copy of an encoder with calibrated activation ranges, for all pairs of bit-widths.
 
     Attributes:
         network: the copy.
-        how: what rows say of policy, calibration and rounding.
-        batches: what it was calibrated on.
-        steps: of reconstruction for each block; 0 for none.
-        seed: of reconstruction.
-        corrected: whether BatchNorm and ranges are put right for each width of the weights.
+        ptq: how it is quantized, for the protocol of its rows.
+        batches: calibration batches.
+        steps: steps of reconstruction per block, for `adaround`.
     """
 
     network: Encoder
-    how: str
+    ptq: PTQ
     batches: Sequence[Tensor]
     steps: int
-    seed: int
-    corrected: bool = False
 
     @contextmanager
     def at(self, to: Bits) -> Iterator[Encoder]:
-        """The network at these bits."""
-        if self.steps and to.weight != 32:
+        """Run the network at these bits inside the block."""
+        if self.ptq.method == "adaround" and to.weight != 32:
             reconstruct_(
                 self.network,
                 self.batches,
                 weight=to.weight,
                 activation=to.activation,
                 steps=self.steps,
-                seed=self.seed,
+                seed=self.ptq.seed,
             )
         with ExitStack() as stack:
-            if self.corrected and to.weight != 32:
+            if self.ptq.method == "batch_norm" and to.weight != 32:
                 stack.enter_context(
                     batch_norm_reestimated(self.network, self.batches, weight=to.weight)
                 )
@@ -90,9 +82,9 @@ class Calibrated:
             stack.enter_context(_weights_quantized_once(self.network))
             yield self.network
 
-    def require(self, settings: Sequence[Bits]) -> None:
-        """Raise a ValueError for a setting that some quantizer has no grid for."""
-        for to in settings:
+    def require(self, low: Sequence[Bits]) -> None:
+        """Raise a ValueError for bits that some quantizer does not support."""
+        for to in low:
             with bits(self.network, to):
                 pass
 
@@ -100,54 +92,48 @@ class Calibrated:
 def calibrated_copy(
     encoder: Encoder,
     batches: Sequence[Tensor],
-    protocol: str = "plain",
+    method: PTQMethod = "min_max",
     *,
     policy: str | None = None,
     steps: int = 500,
     seed: int = 0,
 ) -> Calibrated:
-    """Copy and calibrate.
+    """Copy an encoder, make the copy quantizable, and calibrate it.
 
     Args:
-        encoder: quantizable already or not; it is left as it was.
+        encoder: encoder, quantizable or not; it is left as it was.
         batches: normalized inputs of the training data; the copy goes to their device.
-        protocol: `plain`, `corrected` or `strong`.
-        policy: which layers; by default the encoder's own when it is quantizable already, else
-            `ssql`.
-        steps: of reconstruction, for each block and setting (`strong`).
-        seed: of the samples, which is written down, and of reconstruction.
+        method: `min_max`, `batch_norm` or `adaround`.
+        policy: layers to quantize; by default the encoder's own policy, or `ssql`.
+        steps: steps of reconstruction per block and pair of bit-widths, for `adaround`.
+        seed: seed of the calibration samples, for the protocol, and of reconstruction.
 
     Raises:
-        ValueError: for a policy or protocol that does not exist, or an encoder in which nothing can
-            be quantized.
+        ValueError: for an unknown policy or method, or an encoder with nothing to quantize.
     """
-    if protocol not in _PROTOCOLS:
+    if method not in _SETTINGS:
         raise ValueError(
-            f"evaluate.protocols: got {protocol!r}; allowed: {', '.join(_PROTOCOLS)}; choose among them"
+            f"`evaluate.ptq` must be {', '.join(_SETTINGS)}, got {method!r}. Choose among them."
         )
-    strong = protocol == "strong"
     network, name = _quantizable_copy(encoder, policy)
     network.to(batches[0].device)
-    if strong:
-        for quantizer in (
-            *(q for _, q in weight_quantizers(network)),
+    if method == "adaround":
+        quantizers = (
+            *(quantizer for _, quantizer in weight_quantizers(network)),
             *activation_quantizers(network),
-        ):
+        )
+        for quantizer in quantizers:
             quantizer.observer = MSE().to(batches[0].device)
-    seen = calibrate(network, batches)
-    words = f"ptq/1 {protocol} policy={name} {_PROTOCOLS[protocol]}{f' steps={steps}' if strong else ''}"
-    return Calibrated(
-        network,
-        f"{words} calibration={seen} seed={seed}",
-        batches,
-        steps if strong else 0,
-        seed,
-        protocol == "corrected",
-    )
+    samples = calibrate(network, batches)
+    settings = _SETTINGS[method]
+    if method == "adaround":
+        settings = (*settings, ("steps", steps))
+    ptq = PTQ(method=method, policy=name, settings=settings, calibration=samples, seed=seed)
+    return Calibrated(network, ptq, batches, steps)
 
 
 def _quantizable_copy(encoder: Encoder, policy: str | None) -> tuple[Encoder, str]:
-    """A copy, and the name of its policy."""
+    """Return a copy and the name of its policy."""
     network = copy.deepcopy(encoder)
     if not any(True for _ in weight_quantizers(network)):
         make_encoder_quantizable(network, policy or "ssql")
@@ -155,15 +141,15 @@ def _quantizable_copy(encoder: Encoder, policy: str | None) -> tuple[Encoder, st
     own: str = getattr(encoder, "quantization", None) or "own"
     if policy not in (None, own):
         raise ValueError(
-            f"evaluate.policy: got {policy!r}, and the encoder is quantizable by {own!r} already; allowed is that one: "
-            "leave evaluate.policy out"
+            f"`evaluate.policy` must be {own!r}, by which the encoder is quantizable already, got "
+            f"{policy!r}. Leave it out."
         )
     return network, own
 
 
 @contextmanager
 def _weights_quantized_once(network: nn.Module) -> Iterator[None]:
-    """In place of quantizing every weight anew in each forward pass, which frozen weights do not need."""
+    """Hold the quantized weights inside the block: frozen ones need no quantizer in each forward pass."""
     kept = [
         (layer, quantizer, dict(layer._parameters))
         for layer, quantizer in weight_quantizers(network)
@@ -171,12 +157,12 @@ def _weights_quantized_once(network: nn.Module) -> Iterator[None]:
     try:
         for layer, quantizer, parameters in kept:
             with torch.no_grad():
-                shown = {name: getattr(layer, name) for name in parameters}
-            for name, value in shown.items():
+                quantized = {name: getattr(layer, name) for name in parameters}
+            for name, value in quantized.items():
                 layer._parameters[name] = (
                     None if value is None else nn.Parameter(value, requires_grad=False)
                 )
-            quantizer.mode = "off"  # `bits` puts it back
+            quantizer.mode = "off"  # `bits` restores the mode
         yield
     finally:
         for layer, _, parameters in kept:
@@ -184,21 +170,21 @@ def _weights_quantized_once(network: nn.Module) -> Iterator[None]:
 
 
 class CalibratedFile:
-    """A float ONNX file and what its ranges are to be taken from.
+    """An fp32 ONNX file with its calibration batches.
 
     Args:
-        encoder: of `mezzotint.encoders.onnx.onnx`.
-        session: the file behind it.
+        encoder: encoder of kind `onnx`.
+        session: features of the file behind it.
         batches: normalized inputs of the training data.
-        protocol: only `plain`.
-        policy: none; the file's operators are what is quantized.
-        seed: of the samples, which is written down.
+        method: `min_max` only.
+        policy: must be `None`: the operators of the file are quantized.
+        seed: seed of the calibration samples, for the protocol.
 
     Attributes:
-        how: what rows say of calibration and rounding.
+        ptq: how it is quantized, for the protocol of its rows.
 
     Raises:
-        ValueError: for another protocol, or a policy.
+        ValueError: for another method, or a policy.
     """
 
     def __init__(
@@ -206,28 +192,32 @@ class CalibratedFile:
         encoder: Encoder,
         session: OnnxFeatures,
         batches: Sequence[Tensor],
-        protocol: str = "plain",
+        method: PTQMethod = "min_max",
         *,
         policy: str | None = None,
         seed: int = 0,
     ) -> None:
-        if protocol != "plain" or policy is not None:
-            what = (
-                f"evaluate.policy: got {policy!r}"
-                if policy
-                else f"evaluate.protocols: got {protocol!r}"
-            )
+        if policy is not None:
             raise ValueError(
-                f"{what} for an ONNX file; allowed is 'plain' without a policy: leave it out"
+                f"`evaluate.policy` must be null for an ONNX file, got {policy!r}. Leave it out."
+            )
+        if method != "min_max":
+            raise ValueError(
+                f"`evaluate.ptq` must be min_max for an ONNX file, got {method!r}. Leave it out."
             )
         self._encoder, self._session, self._batches = encoder, session, batches
-        seen = sum(len(x) for x in batches)
-        reduced = " reduce_range" if saturates() else ""
-        self.how = f"ptq/1 plain onnx qdq observer=minmax rounding=nearest{reduced} calibration={seen} seed={seed}"
+        reduced: Settings = (("reduce_range", True),) if saturates() else ()
+        self.ptq = PTQ(
+            method="min_max",
+            policy="onnx_qdq",
+            settings=(*_MIN_MAX, *reduced),
+            calibration=sum(len(x) for x in batches),
+            seed=seed,
+        )
 
     @contextmanager
     def at(self, to: Bits) -> Iterator[Encoder]:
-        """The file quantized to these bits, run by onnxruntime."""
+        """Quantize the file to these bits, and run it in ONNX Runtime inside the block."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "quantized.onnx"
             quantize_onnx(
@@ -240,11 +230,11 @@ class CalibratedFile:
             session = OnnxFeatures(path, shape, self._session.output)
             yield ForeignEncoder(self._encoder.input, session, session.dim)
 
-    def require(self, settings: Sequence[Bits]) -> None:
-        """Raise a ValueError for a setting that a file cannot have."""
-        for to in settings:
+    def require(self, low: Sequence[Bits]) -> None:
+        """Raise a ValueError for bits that an ONNX file cannot have."""
+        for to in low:
             if not (2 <= to.weight <= 8 and 2 <= to.activation <= 8):
                 raise ValueError(
-                    f"evaluate.bits: got {to} for an ONNX file; allowed is 2 to 8 on both sides, or fp32: "
-                    "evaluate other settings on the network it was exported from"
+                    f"`evaluate.bits` must be 2 to 8 on both sides, or fp32, for an ONNX file, got "
+                    f"{to}. Evaluate other bits on the network that was exported."
                 )

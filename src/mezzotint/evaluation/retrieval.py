@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from mezzotint.evaluation.knn import Metric, check_metric, similarities
-from mezzotint.evaluation.metrics import Share, labeled
+from mezzotint.evaluation.metrics import Accuracy, labeled
 from mezzotint.evaluation.probe import Probe, Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.types import Features
 
 Center = Literal["none", "gallery", "each"]
@@ -45,9 +46,9 @@ class Retrieval(Probe):
         self.metric, self.center = metric, center
 
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> Protocol:
         """`retrieval/1` and all settings."""
-        return f"retrieval/1 metric={self.metric} center={self.center} ties=last"
+        return Protocol.of("retrieval", metric=self.metric, center=self.center, ties="last")
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, `top5`, `map` (mean average precision) and `median_rank` (of the first hit, from 1).
@@ -75,7 +76,7 @@ class Retrieval(Probe):
             ranks.append(first)
             precisions.append(precision)
         rank, precision = torch.cat(ranks), torch.cat(precisions)
-        yield self.row("top1", Share(rank <= 1))
+        yield self.row("top1", Accuracy(rank <= 1))
         yield self.row("top5", (rank <= 5).double().mean().item())
         yield self.row("map", precision.mean().item())
         yield self.row("median_rank", rank.double().quantile(0.5).item())

@@ -23,12 +23,14 @@ from mezzotint.data.sampling import held_out
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.metrics import classification, labeled, learnable
 from mezzotint.evaluation.probe import Probe, Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.recipe.component import factory
 from mezzotint.seeding import key_of, sample_order
 from mezzotint.types import Features
 
-Rule = Literal["sgd", "nesterov", "larc"]
-Decay = Literal["cosine", "steps"]
+ProbeOptimizer = Literal["sgd", "nesterov", "larc"]
+ProbeSchedule = Literal["cosine", "steps"]
+LRScaling = Literal["none", "linear"]
 
 _TRUST = 1e-3
 _VALIDATION = 0.2
@@ -56,14 +58,14 @@ class SGDLinear(Probe, kind="sgd_linear"):
             training samples wins.
         epochs: passes over the training features.
         batch_size: features a step; a smaller training set is one batch.
-        rule: `"sgd"` with momentum 0.9; `"nesterov"` looks ahead; `"larc"` scales each tensor's
-            step to its norm, with a trust of 0.001 and no clipping.
-        decay: of the rate: `"cosine"`, once an epoch; `"steps"`: a tenth at 60 % and 80 % of the
-            epochs.
-        scaled: multiply the rate by the batch size over 256.
+        optimizer: `"sgd"` with momentum 0.9; `"nesterov"` momentum; `"larc"`, which scales each
+            tensor's step to its norm, with a trust coefficient of 0.001 and no clipping.
+        schedule: schedule of the learning rate: `"cosine"`, per epoch; `"steps"`, divided by ten at
+            60 % and 80 % of the epochs.
+        lr_scaling: `"linear"` multiplies the learning rate by the batch size over 256.
         weight_decay: L2 penalty.
         per_class: also yield the accuracy of each class, under `class_LABEL`.
-        title: of the protocol, which stands in the rows.
+        name: name of the protocol in the rows.
     """
 
     name: ClassVar[str] = "sgd_linear"
@@ -75,12 +77,12 @@ class SGDLinear(Probe, kind="sgd_linear"):
         lr: Sequence[float] = (30.0,),
         epochs: int = 100,
         batch_size: int = 256,
-        rule: Rule = "sgd",
-        decay: Decay = "steps",
-        scaled: bool = False,
+        optimizer: ProbeOptimizer = "sgd",
+        schedule: ProbeSchedule = "steps",
+        lr_scaling: LRScaling = "none",
         weight_decay: float = 0.0,
         per_class: bool = False,
-        title: str = "sgd_linear",
+        name: str = "sgd_linear",
     ) -> None:
         if not lr or min(lr) <= 0.0:
             raise ValueError(
@@ -96,18 +98,25 @@ class SGDLinear(Probe, kind="sgd_linear"):
             epochs,
             batch_size,
         )
-        self.rule, self.decay, self.scaled = rule, decay, scaled
-        self.weight_decay, self.per_class, self.title = weight_decay, per_class, title
+        self.optimizer, self.schedule, self.lr_scaling = optimizer, schedule, lr_scaling
+        self.weight_decay, self.per_class, self.protocol_name = weight_decay, per_class, name
 
     @property
-    def protocol(self) -> str:
-        """`TITLE/1` and all settings."""
-        rates = ",".join(f"{rate:g}" for rate in self.lr)
-        return (
-            f"{self.title}/1 lr={rates} epochs={self.epochs} batch={self.batch_size} rule={self.rule} "
-            f"decay={self.decay} scaled={self.scaled} wd={self.weight_decay:g}"
-            f"{f' select=top1 validation={_VALIDATION:g}' if len(self.lr) > 1 else ''}"
+    def protocol(self) -> Protocol:
+        """`NAME/1` and all settings."""
+        protocol = Protocol.of(
+            self.protocol_name,
+            lr=",".join(f"{rate:g}" for rate in self.lr),
+            epochs=self.epochs,
+            batch=self.batch_size,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            lr_scaling=self.lr_scaling,
+            wd=float(self.weight_decay),
         )
+        if len(self.lr) == 1:
+            return protocol
+        return protocol.with_settings(select="top1", validation=_VALIDATION)
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and the rate, `lr`."""
@@ -152,9 +161,9 @@ class SGDLinear(Probe, kind="sgd_linear"):
         generator = torch.Generator().manual_seed(key_of("sgd_linear", seed))
         start = torch.empty(num_classes, dim).normal_(std=0.01, generator=generator).to(x)
         heads = _Heads(start.repeat(len(rates), 1, 1), x.new_zeros(len(rates), num_classes))
-        rule = _Rule(self.rule, self.weight_decay, heads)
+        update = _Update(self.optimizer, self.weight_decay, heads)
         batch = min(self.batch_size, count)
-        base = x.new_tensor(rates) * (batch / 256 if self.scaled else 1.0)
+        base = x.new_tensor(rates) * (batch / 256 if self.lr_scaling == "linear" else 1.0)
         for epoch in range(self.epochs):
             lr = base * self._factor(epoch)
             order = sample_order(count, seed, epoch).to(x.device)
@@ -170,20 +179,20 @@ class SGDLinear(Probe, kind="sgd_linear"):
                 )
                 residual /= batch
                 gradient = (residual.view(batch, -1).T @ rows_x).view_as(heads.weight)
-                rule.step(gradient, residual.sum(dim=0), lr)
+                update.step(gradient, residual.sum(dim=0), lr)
         return heads
 
     def _factor(self, epoch: int) -> float:
-        if self.decay == "cosine":
+        if self.schedule == "cosine":
             return 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * epoch / self.epochs))))
         return float(0.1 ** sum(epoch >= round(share * self.epochs) for share in (0.6, 0.8)))
 
 
-class _Rule:
-    """How a gradient changes the classifiers, each at its own rate."""
+class _Update:
+    """Apply a gradient to the classifiers, each at its own learning rate."""
 
-    def __init__(self, rule: Rule, weight_decay: float, heads: _Heads) -> None:
-        self.rule, self.weight_decay = rule, weight_decay
+    def __init__(self, optimizer: ProbeOptimizer, weight_decay: float, heads: _Heads) -> None:
+        self.optimizer, self.weight_decay = optimizer, weight_decay
         self.tensors = (heads.weight, heads.bias)
         self.buffers = [torch.zeros_like(t) for t in self.tensors]
 
@@ -193,7 +202,7 @@ class _Rule:
             self.tensors, (weight, bias), self.buffers, strict=True
         ):
             shape = (-1, *[1] * (tensor.ndim - 1))
-            if self.rule == "larc":
+            if self.optimizer == "larc":
                 own, other = tensor.flatten(1).norm(dim=1), gradient.flatten(1).norm(dim=1)
                 ratio = _TRUST * own / (other + self.weight_decay * own + 1e-8)
                 ratio = torch.where((own > 0) & (other > 0), ratio, torch.ones_like(ratio))
@@ -201,7 +210,7 @@ class _Rule:
             elif self.weight_decay:
                 gradient.add_(tensor, alpha=self.weight_decay)
             buffer.mul_(0.9).add_(gradient)
-            move = gradient.add_(buffer, alpha=0.9) if self.rule == "nesterov" else buffer
+            move = gradient.add_(buffer, alpha=0.9) if self.optimizer == "nesterov" else buffer
             tensor.addcmul_(move, lr.view(shape), value=-1.0)
 
 
@@ -232,7 +241,7 @@ def airl_sgd(*, lr: Sequence[float] = (30.0,), per_class: bool = False) -> Probe
             training samples.
         per_class: also the accuracy of each class.
     """
-    return SGDLinear(lr=lr, scaled=True, per_class=per_class, title="airl_sgd")
+    return SGDLinear(lr=lr, lr_scaling="linear", per_class=per_class, name="airl_sgd")
 
 
 @factory
@@ -250,10 +259,10 @@ def airl_large_norm(*, lr: Sequence[float] = (0.2,), per_class: bool = False) ->
         lr=lr,
         epochs=80,
         batch_size=1024,
-        rule="nesterov",
-        decay="cosine",
+        optimizer="nesterov",
+        schedule="cosine",
         per_class=per_class,
-        title="airl_large_norm",
+        name="airl_large_norm",
     )
 
 
@@ -270,10 +279,10 @@ def mocov3(*, lr: Sequence[float] = (0.1,), per_class: bool = False) -> Probe:
         lr=lr,
         epochs=90,
         batch_size=1024,
-        decay="cosine",
-        scaled=True,
+        schedule="cosine",
+        lr_scaling="linear",
         per_class=per_class,
-        title="mocov3",
+        name="mocov3",
     )
 
 
@@ -293,13 +302,13 @@ def ssql(
         per_class: also the accuracy of each class.
     """
     if data == "cifar":
-        return SGDLinear(lr=lr or (30.0,), batch_size=512, per_class=per_class, title="ssql")
+        return SGDLinear(lr=lr or (30.0,), batch_size=512, per_class=per_class, name="ssql")
     return SGDLinear(
         lr=lr or (0.8,),
         epochs=60,
         batch_size=1024,
-        rule="larc",
-        decay="cosine",
+        optimizer="larc",
+        schedule="cosine",
         per_class=per_class,
-        title="ssql",
+        name="ssql",
     )

@@ -129,14 +129,14 @@ def _packed(request: Request) -> Artifact:
     )
     conversion = quant.quantize_(encoder, policy)
     facts: dict[str, Any] = {"policy": policy.name, "group": request.group}
-    if request.bits.activation != 32 or request.corrected:
+    if request.bits.activation != 32 or request.reestimate_batch_norm:
         batches = request.calibration_batches()
         facts["calibration"] = {
             "samples": quant.calibrate(encoder, batches),
             "observer": request.observer,
         }
-        if request.corrected:
-            facts["calibration"]["corrected"] = reestimate_batch_norm_(
+        if request.reestimate_batch_norm:
+            facts["calibration"]["reestimated"] = reestimate_batch_norm_(
                 encoder, batches, weight=request.bits.weight
             )
     save_packed(encoder, request.folder, request.bits)

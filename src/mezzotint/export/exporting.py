@@ -13,6 +13,8 @@ from mezzotint.data.open import open_source
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluation.features import Reading
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.export.artifacts import FORMATS, OPENVINO, Format
 from mezzotint.export.request import Request, Runtime
 from mezzotint.export.verify import verify
@@ -39,7 +41,7 @@ def export(
     calibration: int | None = None,
     runtime: Runtime = "onnxruntime",
     data: str | None = None,
-    corrected: bool = False,
+    reestimate_batch_norm: bool = False,
 ) -> Path:
     """Write a run's encoder in another format, run it in the runtime that will serve it, and keep it if it agrees.
 
@@ -59,8 +61,8 @@ def export(
         runtime: `onnxruntime`, or `openvino`, for `onnx`.
         data: to calibrate and compare on: an image folder, a file of arrays, or embedded data's
             name; by default the run's.
-        corrected: of `packed`: put BatchNorm's statistics right for the rounded weights, from
-            calibration samples; at 2 and 3 bits much is won by it.
+        reestimate_batch_norm: for `packed`: re-estimate BatchNorm's statistics for the rounded
+            weights from calibration samples, which helps at 2 and 3 bits.
 
     Returns:
         The directory `RUN/exports/FORMAT-BITS`, with the artifact and `verification.json`.
@@ -73,7 +75,7 @@ def export(
     """
     chosen = _format(format, runtime)
     bits = _bits(format, chosen, bits)
-    _check_options(format, group, policy, corrected)
+    _check_options(format, group, policy, reestimate_batch_norm)
     make_observer(observer)  # which refuses an unknown one
     folder = Path(run)
     encoder = load_encoder(folder)
@@ -81,11 +83,19 @@ def export(
     name = f"{'openvino' if runtime == 'openvino' else format}-{bits}"
     with _replacing_folder(folder / "exports" / name) as place:
         request = Request(
-            encoder, source, place, bits, group, policy, observer, reduce_range, calibration,
-            runtime, workers, corrected,
-        )  # fmt: skip
+            Measurement(encoder, source, Reading(workers=workers)),
+            place,
+            bits,
+            group=group,
+            policy=policy,
+            observer=observer,
+            reduce_range=reduce_range,
+            calibration=calibration,
+            runtime=runtime,
+            reestimate_batch_norm=reestimate_batch_norm,
+        )
         artifact = chosen.write(request)
-        found = verify(artifact, request.encoder, source, workers=workers)
+        found = verify(artifact, request.measurement)
         made = {
             "mezzotint": __version__,
             "format": format,
@@ -138,11 +148,11 @@ def _bits(name: str, format: Format, bits: Bits | None) -> Bits:
     return bits
 
 
-def _check_options(format: str, group: int | None, policy: str | None, corrected: bool) -> None:
+def _check_options(format: str, group: int | None, policy: str | None, reestimate: bool) -> None:
     """What only `packed` has."""
     given = {
         "--group": group is not None, "--policy": policy is not None,
-        "--reestimate-batch-norm": corrected,
+        "--reestimate-batch-norm": reestimate,
     }  # fmt: skip
     extra = next((name for name, present in given.items() if present), None)
     if format != "packed" and extra is not None:

@@ -1,17 +1,16 @@
 """What an export is made from: the encoder in float, the run's data, and what was asked for."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
-from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import describe, encoder_of
-from mezzotint.evaluation.calibration import by_fold, calibration_order, read_calibration
-from mezzotint.evaluation.suite import asked
+from mezzotint.evaluation.calibration import by_fold
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.fake import Quantizer
 
@@ -23,9 +22,8 @@ class Request:
     """One export.
 
     Attributes:
-        encoder: in eval mode; it may be quantizable.
-        source: the run's data.
-        folder: to write into.
+        measurement: encoder in eval mode, quantizable or not, and the run's data.
+        folder: directory to write into.
         bits: bit-widths of weights and activations.
         group: weights that share a scale; `None` for one scale a channel.
         policy: which layers; `None` for the encoder's own, or `ssql`.
@@ -34,12 +32,10 @@ class Request:
         calibration: how many samples choose the ranges; `None` for 512, or all that may be used if
             there are fewer.
         runtime: that will serve the artifact.
-        workers: of the loader.
-        corrected: whether BatchNorm is put right for the rounded weights.
+        reestimate_batch_norm: whether to re-estimate BatchNorm for the rounded weights.
     """
 
-    encoder: Encoder
-    source: Source
+    measurement: Measurement
     folder: Path
     bits: Bits
     group: int | None = None
@@ -48,8 +44,12 @@ class Request:
     reduce_range: bool | None = None
     calibration: int | None = None
     runtime: Runtime = "onnxruntime"
-    workers: int = 0
-    corrected: bool = False
+    reestimate_batch_norm: bool = False
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder to export."""
+        return self.measurement.encoder
 
     def calibration_batches(self, batch_size: int = 32) -> list[Tensor]:
         """Normalized training samples without augmentation, that no task tests on; always the same.
@@ -57,12 +57,10 @@ class Request:
         Raises:
             ValueError: when there are fewer than were asked for, or none.
         """
-        samples, tasks = asked(self.source)
-        order = calibration_order(by_fold(tasks)[0], len(samples))
-        return read_calibration(
-            samples, self.encoder.input, order, self.calibration,
-            batch_size=batch_size, workers=self.workers, option="--calibration",
-        )  # fmt: skip
+        reading = replace(self.measurement.reading, batch_size=batch_size)
+        measurement = replace(self.measurement, reading=reading)
+        tasks = by_fold(measurement.tasks)[0]
+        return measurement.calibration(tasks, self.calibration, option="--calibration")
 
 
 def plain(encoder: Encoder) -> Encoder:

@@ -24,7 +24,8 @@ from mezzotint.data.source import Index, Source, Task, first_classification
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.features import Extraction, extract_readable
 from mezzotint.evaluation.knn import KNN
-from mezzotint.evaluation.suite import asked, measure
+from mezzotint.evaluation.measurement import Measurement
+from mezzotint.evaluation.suite import measure
 from mezzotint.quant.onnx import qdq as cpu
 from mezzotint.seeding import Draws, key_of
 from mezzotint.train.rundir import environment
@@ -75,17 +76,14 @@ class Artifact:
         object.__setattr__(self, "sums", {path.name: _sha256(path) for path in self.files})
 
 
-def verify(
-    artifact: Artifact, encoder: Encoder, source: Source, *, workers: int = 0
-) -> dict[str, Any]:
-    """Compare an artifact with its simulation and with the float encoder.
+def verify(artifact: Artifact, measurement: Measurement) -> dict[str, Any]:
+    """Compare an artifact with its simulation and with the fp32 encoder.
 
     Args:
-        artifact: as it was written.
-        encoder: in float, in eval mode.
-        source: of the run's data. Its first classification task is asked by kNN, with at most 2,048
-            samples to learn from and as many to score; without one, features are compared alone.
-        workers: of the loader.
+        artifact: artifact as it was written.
+        measurement: encoder in fp32 and eval mode, and the run's data. kNN on its first
+            classification task uses at most 2,048 training and as many test samples; without such
+            a task, only features are compared.
 
     Returns:
         Plain data for `verification.json`.
@@ -99,13 +97,13 @@ def verify(
     _require_intact(artifact)
     _require_quantized(artifact)
     served = artifact.open()
-    samples, task, indices = _trial(source)
+    encoder, samples = measurement.encoder, measurement.samples
+    task, indices = _trial(measurement)
     with torch.inference_mode():
         by_batch = _batches(artifact, served, encoder, samples, indices)
         parts = (served, artifact.simulation, encoder)
-        found = extract_readable(
-            _Joined(encoder, parts), samples, indices=indices, batch_size=64, workers=workers
-        )
+        reading = dataclasses.replace(measurement.reading, batch_size=64)
+        found = extract_readable(_Joined(encoder, parts), samples, reading, indices=indices)
         real, simulated, exact = torch.split(found.x, encoder.dim, dim=1)
         _require_agreement(artifact.agreement, real, simulated, f"{len(real)} samples")
         neighbors = _knn(task, found, {"artifact": real, "simulation": simulated, "float": exact})
@@ -159,14 +157,13 @@ def _require_quantized(artifact: Artifact) -> None:
         )
 
 
-def _trial(source: Source) -> tuple[Source, Task | None, Tensor]:
-    """The samples to compare on, and the task to ask."""
-    samples, tasks = asked(source)
-    task = first_classification(tasks)
+def _trial(measurement: Measurement) -> tuple[Task | None, Tensor]:
+    """Return the task for kNN, if there is one, and the samples to compare on."""
+    task = first_classification(measurement.tasks)
     if task is None:
-        return samples, None, torch.from_numpy(_some(np.arange(len(samples))))
+        return None, torch.from_numpy(_some(np.arange(len(measurement.samples))))
     task = dataclasses.replace(task, train=_some(task.train), test=_some(task.test))
-    return samples, task, torch.from_numpy(np.concatenate([task.train, task.test]))
+    return task, torch.from_numpy(np.concatenate([task.train, task.test]))
 
 
 def _some(indices: Index) -> Index:

@@ -47,6 +47,16 @@ RENAMED_KEYS = {
     ("random_projection", "normalise"): "normalize",
     ("random_projection", "num_books"): "num_codebooks",
     ("ema", "renormalise"): "renormalize",
+    ("evaluate", "protocols"): "ptq",
+    ("linear", "strongest"): "max_l2",
+    ("linear", "weakest"): "min_l2",
+    ("rank", "first"): "first_eigenvalue",
+    ("rank", "last"): "last_eigenvalue",
+    ("sgd_linear", "rule"): "optimizer",
+    ("sgd_linear", "decay"): "schedule",
+    ("sgd_linear", "scaled"): "lr_scaling",
+    ("sgd_linear", "title"): "name",
+    ("evar", "title"): "name",
 }
 """Keys that earlier recipes name otherwise: (kind, old key) → new key."""
 

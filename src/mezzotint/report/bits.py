@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.results import Interval, change, interval, ptq_of, signed, signed_interval
+from mezzotint.evaluation.results import Interval, change, interval, signed, signed_interval
 from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.report.plots import HEIGHT, WIDTH, Tick, number, ticks
 from mezzotint.report.results import PROBES, score, task_words
@@ -22,9 +22,9 @@ _Key = tuple[str, str, str, str]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 30
 _PTQ = {
-    "plain": "min-max PTQ",
-    "corrected": "BatchNorm re-estimation",
-    "strong": "AdaRound",
+    "min_max": "min-max PTQ",
+    "batch_norm": "BatchNorm re-estimation",
+    "adaround": "AdaRound",
 }
 _FROZEN = ", frozen head"
 _STROKES = {
@@ -132,11 +132,11 @@ def probe_lines(runs: Mapping[str, Sequence[Row]]) -> list[ProbeLines]:
         groups: dict[_Key, dict[Bits, list[Row]]] = {}
         for row in rows:
             task, _, measure = row.metric.rpartition("/")
-            if measure in ("top1", "kept", "lost", "gained"):
-                values = groups.setdefault((task, row.probe, ptq_of(row), measure), {})
+            if measure in ("top1", "knn_overlap", "lost", "gained"):
+                values = groups.setdefault((task, row.probe, row.protocol.ptq_method, measure), {})
                 values.setdefault(row.bits, []).append(row)
         for (task, probe, ptq, measure), values in groups.items():
-            if ptq and measure in ("top1", "kept"):
+            if ptq and measure in ("top1", "knn_overlap"):
                 name = probe.removesuffix("_ptq")
                 fp32 = groups.get((task, name, "", "top1"), {})
                 lost, gained = (
@@ -158,7 +158,7 @@ def _how(rows: Sequence[Row]) -> str:
         "W4A8 means 4-bit weights and 8-bit activations, simulated in fp32. The thin line is the "
         "fp32 value, the band the 95 % interval. "
     )
-    if any(row.metric == "all/kept" for row in rows):
+    if any(row.metric == "all/knn_overlap" for row in rows):
         return (
             words + "Without labels, the metric is kNN overlap: the fraction of the ten nearest "
             "neighbors in fp32 that remain neighbors after quantization."
@@ -169,7 +169,7 @@ def _how(rows: Sequence[Row]) -> str:
     )
     if any(row.metric.endswith("/lost") for row in rows):
         words += " Differences from fp32 are paired over the test samples, ± half of their 95 % interval."
-    if any(ptq_of(row) == "strong" for row in rows):
+    if any(row.protocol.ptq_method == "adaround" for row in rows):
         words += (
             " Min-max PTQ: min-max ranges, rounding to nearest. AdaRound: ranges with the smallest "
             "squared error, learned rounding."

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mezzotint.data.source import Index, Source, Task, first_classification
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.features import extract_readable
+from mezzotint.evaluation.features import Reading, extract_readable
 from mezzotint.evaluation.knn import similarities
 from mezzotint.seeding import sample_order
 
@@ -95,7 +95,9 @@ def find_neighbors(encoder: Encoder, source: Source, workers: int = 0) -> Neares
         sides = [(task.test, _MOST_TEST), (task.train, _MOST_TRAIN)]
         parts = [_subset(part[task.labels[part] >= 0], most) for part, most in sides]
     extracted = [
-        extract_readable(encoder, everything, indices=torch.from_numpy(part), workers=workers)
+        extract_readable(
+            encoder, everything, Reading(workers=workers), indices=torch.from_numpy(part)
+        )
         for part in parts
     ]
     queries, bank = extracted[0], extracted[-1]

@@ -1,13 +1,13 @@
 """Tables and summary of the evaluation: each metric compared with the baselines."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mezzotint.evaluation.label_free import verdict
 from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Interval, interval, signed
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.report.plots import number
@@ -28,7 +28,7 @@ MEASURES = {
     "penalty": "L2 penalty chosen on training samples",
     "gap": "optimality gap, upper bound in nats",
     "rankme": "RankMe (effective rank)",
-    "rank_share": "RankMe / feature dim",
+    "rank_ratio": "RankMe / feature dim",
     "alpha": "α-ReQ (spectral decay)",
     "uniformity": "Uniformity",
     "spread": "Spread",
@@ -103,7 +103,7 @@ def compare_with_baselines(rows: Sequence[Row], baselines: Baselines) -> list[Co
         ]
         return math.fsum(o.value for o in matches) / len(matches) if matches else math.nan
 
-    groups: dict[tuple[str, str, Bits, str], list[Row]] = {}
+    groups: dict[tuple[str, str, Bits, Protocol], list[Row]] = {}
     for row in rows:
         key = (row.probe, row.metric, row.bits, row.protocol)
         groups.setdefault(key, []).append(row)
@@ -150,7 +150,7 @@ def tables(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 def _protocol(comparison: Comparison) -> str:
     """Without the sizes of the task's split, so that one probe is one note."""
-    return re.sub(r"( (train|test)=\d+)+$", "", comparison.rows[0].protocol)
+    return str(comparison.rows[0].protocol.without_sizes())
 
 
 def task_words(task: str) -> str:
@@ -265,7 +265,7 @@ def standing_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None
 def collapse_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
     """State the verdict on collapse, and whether it is a warning; `None` if it was not measured."""
     value = {c.rows[0].metric: c.result.mean for c in comparisons if c.bits.is_float}
-    if "all/spread" not in value or "all/rank_share" not in value:
+    if "all/spread" not in value or "all/rank_ratio" not in value:
         return None
-    words = verdict(value["all/spread"], value["all/rank_share"])
+    words = verdict(value["all/spread"], value["all/rank_ratio"])
     return f"{words[0].upper()}{words[1:]}.", not words.startswith("healthy")

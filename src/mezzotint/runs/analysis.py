@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.encoders.saving import load_encoder
-from mezzotint.evaluation.calibration import by_fold, calibration_order, read_calibration
+from mezzotint.evaluation.calibration import by_fold
+from mezzotint.evaluation.features import Reading
 from mezzotint.evaluation.invariance import invariances, with_invariances
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.evaluation.results import (
@@ -20,7 +22,6 @@ from mezzotint.evaluation.results import (
     read_evaluation,
     write_evaluation,
 )
-from mezzotint.evaluation.suite import asked
 from mezzotint.files import write_json
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.sensitivity import (
@@ -82,23 +83,15 @@ def measure_layers(
     if bits.is_float:
         raise ValueError("`--bits` must quantize weights or activations, got fp32. Try W4A4.")
     folder, encoder, recipe = Path(run), load_encoder(run), Recipe.load(run)
-    source, tasks = asked(recipe.data)
-    workers = recipe.run.loader.processes(recipe.data)
-    order = calibration_order(by_fold(tasks)[0], len(source))[: None if samples else _SAMPLES]
-    batches = read_calibration(
-        source,
-        encoder.input,
-        order,
-        samples,
-        batch_size=_SHAPED,
-        workers=workers,
-        option="--samples",
-    )
+    reading = Reading(_SHAPED, recipe.run.loader.processes(recipe.data))
+    measurement = Measurement(encoder, recipe.data, reading)
+    tasks = by_fold(measurement.tasks)[0]
+    batches = measurement.calibration(tasks, samples, most=_SAMPLES, option="--samples")
     calibrated = calibrated_copy(encoder, batches, policy=policy)
     calibrated.require([bits])
     found = Layers(
         bits,
-        calibrated.how,
+        str(calibrated.ptq),
         layer_sensitivity(calibrated.network, batches, bits),
         distributions(calibrated.network, batches[:1]),
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import interval, read_baselines, read_evaluation, student
 from mezzotint.files import write_json, write_text
 from mezzotint.recipe.recipe import read_recipe
@@ -154,7 +155,7 @@ def _column(row: Row) -> str:
 
 def _columns(found: Mapping[str, Mapping[int, Mapping[str, Row]]]) -> tuple[list[str], list[str]]:
     """The figures in the order of their first appearance, and those whose protocols differ."""
-    protocols: dict[str, set[str]] = {}
+    protocols: dict[str, set[Protocol]] = {}
     for runs in found.values():
         for rows in runs.values():
             for column, row in rows.items():

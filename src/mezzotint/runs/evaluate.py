@@ -1,6 +1,5 @@
 """What is done with a run after training: evaluation into the run's directory, and embedding of other data."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.bits import evaluate_bits
-from mezzotint.evaluation.features import extract_readable
-from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
+from mezzotint.evaluation.features import Reading, extract_readable
+from mezzotint.evaluation.measurement import Measurement
+from mezzotint.evaluation.results import Evaluation, write_evaluation
 from mezzotint.evaluation.suite import baselines
 from mezzotint.files import replacing
 from mezzotint.quant.bitwidth import FP32
@@ -29,71 +28,56 @@ from mezzotint.types import Sample, Unreadable
 def evaluate(
     run: str | Path, overrides: Sequence[str] = (), *, clips: int = 1, crops: int = 1
 ) -> Evaluation:
-    """Measure an encoder at the bits its recipe says, and write `evaluation.json` and `baselines.json`.
+    """Measure an encoder as its recipe says, and write `evaluation.json` and `baselines.json`.
 
     Args:
-        run: a directory that `pretrain` wrote; or, for an encoder of another project, an ONNX file
-            or a YAML file with the sections `encoder` and `data`. The figures of a file go where
+        run: directory that `pretrain` wrote; or, for an encoder of another project, an ONNX file or
+            a YAML file with the sections `encoder` and `data`. The results of a file go where
             `results_directory` says.
-        overrides: of the recipe, such as `evaluate.bits=[W8A8,W4A4]`.
-        clips: of each video, over whose features is averaged.
-        crops: squares along the longer side of each image or frame, over whose features is
-            averaged.
+        overrides: overrides of the recipe, such as `evaluate.bits=[W8A8,W4A4]`.
+        clips: clips per video; features are averaged.
+        crops: crops along the longer side of each image or frame; features are averaged.
 
     Raises:
-        ValueError: when the directory is not a finished run, or the file is no encoder; for several
-            clips or crops of data that have none, or at low bits.
+        ValueError: when the directory is not a finished run, or the file holds no encoder; for
+            clips or crops of data without them, or at low bits.
     """
     folder = results_directory(run)
     subject = _of_run(folder, overrides) if folder == Path(run) else _of_file(Path(run), overrides)
-    data, settings, workers = subject.data, subject.settings, subject.workers
-    probes, seeds = settings.probes, settings.seeds
-    how = ""
+    settings, data = subject.settings, subject.data
     if (clips, crops) != (1, 1):
-        if settings.bits != [FP32]:
-            raise ValueError(
-                f"got clips={clips}, crops={crops} at {', '.join(map(str, settings.bits))}; allowed with them is fp32: set "
-                "evaluate.bits=[], or leave them out"
-            )
-        data, how = data.multi_crop(clips, crops), f"clips={clips} crops={crops}; "
-    batch_size = max(1, 256 // (clips * crops))
+        _require_fp32(settings, clips, crops)
+        data = data.multi_crop(clips, crops)
+    reading = Reading(batch_size=max(1, 256 // (clips * crops)), workers=subject.workers)
+    measurement = Measurement(subject.encoder, data, reading)
     evaluation = evaluate_bits(
-        subject.encoder,
-        data,
+        measurement,
         bits=settings.bits,
         policy=settings.policy,
-        protocols=settings.protocols,
+        ptq=settings.ptq,
         calibration_samples=settings.calibration_samples,
         reconstruction_steps=settings.reconstruction_steps,
-        probes=probes,
-        seeds=seeds,
-        batch_size=batch_size,
-        workers=workers,
+        probes=settings.probes,
+        seeds=settings.seeds,
     )
-    beside = None
+    compared = None
     if settings.baselines:
-        beside = baselines(
-            subject.untrained,
-            data,
-            probes=probes,
-            seeds=seeds,
-            batch_size=batch_size,
-            workers=workers,
+        compared = baselines(
+            measurement, subject.untrained, probes=settings.probes, seeds=settings.seeds
         )
-    if (settings.branch, settings.part) != ("online", "backbone"):
-        how += f"branch={settings.branch} part={settings.part}; "
-    if how:
-        evaluation = dataclasses.replace(evaluation, rows=_noted(evaluation.rows, how))
-        if beside is not None:
-            beside = Baselines(_noted(beside.raw, how), _noted(beside.untrained, how))
+    measured = {"branch": settings.branch, "part": settings.part, "clips": clips, "crops": crops}
+    evaluation = evaluation.with_protocol(**measured)
     folder.mkdir(exist_ok=True)
-    write_evaluation(folder, evaluation, beside)
+    write_evaluation(folder, evaluation, compared and compared.with_protocol(**measured))
     return evaluation
 
 
-def _noted(rows: Sequence[Row], how: str) -> list[Row]:
-    """Rows whose protocol says which network was measured."""
-    return [dataclasses.replace(row, protocol=how + row.protocol) for row in rows]
+def _require_fp32(settings: Evaluate, clips: int, crops: int) -> None:
+    if settings.bits != [FP32]:
+        raise ValueError(
+            f"`evaluate.bits` must be fp32 with clips or crops, got clips={clips} and crops={crops} "
+            f"at {', '.join(map(str, settings.bits))}. Set evaluate.bits=[], or leave them out."
+        )
 
 
 def results_directory(path: str | Path) -> Path:

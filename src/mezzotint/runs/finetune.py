@@ -29,10 +29,11 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.bits import changes, stamped
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
-from mezzotint.evaluation.features import extract_readable
+from mezzotint.evaluation.features import Reading, extract_readable
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.metrics import classification
 from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import Protocol, Setting
 from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
 from mezzotint.files import replacing, write_json
@@ -209,9 +210,7 @@ def warm(recipe: Recipe) -> None:
         raise ValueError(
             "got --warm-head for tags; allowed are classes, which the linear probe can learn: leave it out"
         )
-    found = extract_readable(
-        method.encoder, data.samples, indices=data.chosen, workers=_workers(recipe)
-    )
+    found = extract_readable(method.encoder, data.samples, _reading(recipe), indices=data.chosen)
     (head,) = Linear().heads(Features(found.x, data.all_labels[found.indices]), seeds=1)
     zero = head.logits(torch.zeros(1, method.encoder.dim))
     weight = (
@@ -241,18 +240,16 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
     count = (asked := recipe.evaluate.calibration_samples) and min(
         asked, len(order)
     )  # no refusal after training
-    batches = read_calibration(
-        data.samples, method.encoder.input, order, count, workers=_workers(recipe)
-    )
-    for protocol in recipe.evaluate.protocols:
+    batches = read_calibration(data.samples, method.encoder.input, order, count, _reading(recipe))
+    for ptq in recipe.evaluate.ptq:
         calibrated = calibrated_copy(
-            method.encoder, batches, protocol,
+            method.encoder, batches, ptq,
             policy=recipe.evaluate.policy, steps=recipe.evaluate.reconstruction_steps,
         )  # fmt: skip
         for to in low:
             with calibrated.at(to) as network:
                 rows = _classified(network, recipe, what, seed)
-            yield from stamped([*rows, *changes(level, rows)], to, calibrated.how)
+            yield from stamped([*rows, *changes(level, rows)], to, calibrated.ptq)
 
 
 def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -> list[Row]:
@@ -261,14 +258,11 @@ def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -
     test = torch.from_numpy(np.asarray(data.task.test, np.int64))
     several = (what.clips, what.crops) != (1, 1)
     samples = data.samples.multi_crop(what.clips, what.crops) if several else data.samples
-    at_once = max(1, 256 // (what.clips * what.crops))
-    found = extract_readable(
-        network, samples, indices=test, batch_size=at_once, workers=_workers(recipe)
-    )
+    reading = _reading(recipe, max(1, 256 // (what.clips * what.crops)))
+    found = extract_readable(network, samples, reading, indices=test)
     with torch.no_grad():
         logits = method.classify(found.x)
-    parts = f"clips={what.clips} crops={what.crops}; " if several else ""
-    how = f"{parts}{_protocol(what, recipe)} train={len(data)} test={len(found.x)}"
+    how = replace(_protocol(what, recipe), train=len(data), test=len(found.x))
     figures = classification(
         logits, torch.arange(method.num_classes), data.all_labels[found.indices]
     )
@@ -308,9 +302,9 @@ def _parts(recipe: Recipe) -> tuple[Supervised, Labeled]:
     return recipe.method, recipe.data
 
 
-def _workers(recipe: Recipe) -> int:
+def _reading(recipe: Recipe, batch_size: int = 256) -> Reading:
     assert isinstance(recipe.data, Labeled)
-    return recipe.run.loader.processes(recipe.data.samples)
+    return Reading(batch_size, recipe.run.loader.processes(recipe.data.samples))
 
 
 def _labels(what: FineTuning) -> dict[str, Any]:
@@ -318,23 +312,32 @@ def _labels(what: FineTuning) -> dict[str, Any]:
     return {key: data[key] for key in ("fraction", "per_class", "files")}
 
 
-def _protocol(what: FineTuning, recipe: Recipe) -> str:
-    """Enough to compare two rows: labels, budget and rates."""
-    chosen = "".join(
-        f" {key}={value}" for key, value in _labels(what).items() if value not in (None, 1.0)
-    )
+def _protocol(what: FineTuning, recipe: Recipe) -> Protocol:
+    """Labels, budget and learning rates: enough to compare two rows."""
+    settings: dict[str, Setting] = {
+        key: value for key, value in _labels(what).items() if value not in (None, 1.0)
+    }
     if balance := what.config["data"]["balance"]:
-        chosen += f" balance={balance['samples'] or 'all'}/{'again' if balance['replacement'] else 'once'}"
+        again = "again" if balance["replacement"] else "once"
+        settings["balance"] = f"{balance['samples'] or 'all'}/{again}"
     optimizer = json.loads(json.dumps(recipe.optimizer.config))
     scales = optimizer.get("scales") or {}
     own = recipe.method.config
     bits = FP32 if own.get("bits") is None else Bits.parse(own["bits"])
-    head = f" frozen={bool(own.get('freeze'))} warm_head={what.warm_head} bits={bits}"
-    return (
-        f"finetune/1{chosen} epochs={recipe.run.epochs} batch={what.config['run']['batch_size']} "
-        f"optimizer={optimizer['kind']} lr={optimizer['lr']:g} head={scales.get('head', 1.0):g} "
-        f"decay={scales.get('decay', 1.0):g}{head} select=last"
-    )
+    settings |= {
+        "epochs": recipe.run.epochs,
+        "batch": what.config["run"]["batch_size"],
+        "optimizer": optimizer["kind"],
+        "lr": float(optimizer["lr"]),
+        "head": float(scales.get("head", 1.0)),
+        "decay": float(scales.get("decay", 1.0)),
+        "frozen": bool(own.get("freeze")),
+        "warm_head": what.warm_head,
+        "bits": str(bits),
+        "select": "last",
+    }
+    protocol = Protocol.of("finetune", **settings)
+    return replace(protocol, clips=what.clips, crops=what.crops)
 
 
 def _save_classifier(recipe: Recipe, place: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.probe import Probe
-from mezzotint.evaluation.ptq import Protocol
+from mezzotint.evaluation.protocol import PTQMethod
 from mezzotint.evaluation.retrieval import Retrieval
 from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.quant.qconfig import PolicyName
@@ -24,12 +24,12 @@ class Evaluate(Component):
         bits: bit-widths at which the encoder is evaluated, such as W4A8; fp32 is always included.
         policy: which layers are quantized; by default the encoder's own when it was trained to be
             quantized, else ssql.
-        protocols: how ranges and rounding are chosen: `plain` as the papers do, by extremes and to
-            nearest; `strong` by least squared error and learned (AdaRound, block after block), which
-            takes minutes.
+        ptq: methods of post-training quantization: `min_max` ranges and rounding to nearest, as in
+            the papers; `batch_norm`, which re-estimates BatchNorm's statistics too; `adaround`,
+            which learns the rounding and takes minutes.
         calibration_samples: training samples from which the ranges of activations are taken; `None`
             for 512, or all that no task tests on if there are fewer.
-        reconstruction_steps: of `strong`, for each block of layers at each of the bits.
+        reconstruction_steps: steps of `adaround` per block of layers and pair of bit-widths.
         branch: the trained network, or its momentum copy where the method keeps one.
         part: the backbone, or also the projector on it; anything but the trained backbone is read
             from the checkpoint.
@@ -43,7 +43,7 @@ class Evaluate(Component):
         baselines: bool = True,
         bits: Sequence[str | int] = ("fp32",),
         policy: PolicyName | None = None,
-        protocols: Sequence[Protocol] = ("plain",),
+        ptq: Sequence[PTQMethod] = ("min_max",),
         calibration_samples: int | None = None,
         reconstruction_steps: int = 500,
         branch: Literal["online", "target"] = "online",
@@ -66,7 +66,7 @@ class Evaluate(Component):
         self.baselines = baselines
         self.bits = [Bits.parse(text, "evaluate.bits") for text in bits] or [FP32]
         self.policy = policy
-        self.protocols = list(protocols)
+        self.ptq = list(ptq)
         self.calibration_samples = calibration_samples
         self.reconstruction_steps = reconstruction_steps
         self.branch: Literal["online", "target"] = branch

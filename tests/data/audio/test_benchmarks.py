@@ -15,6 +15,7 @@ from mezzotint.data.audio.waveform import read_seconds
 from mezzotint.data.source import Task
 from mezzotint.encoders.audio_ntt import AudioNTT
 from mezzotint.evaluation.evar import EVAR
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.suite import evaluate_encoder
 
 soundfile = pytest.importorskip("soundfile")
@@ -185,7 +186,7 @@ def test_the_mean_over_folds_is_a_figure(tmp_path: Path) -> None:
     source = made("us8k", tmp_path, seconds=0.2)
     torch.manual_seed(0)
     encoder = AudioNTT(source.input, width=4, dim=16)
-    rows = evaluate_encoder(encoder, source, probes=[EVAR(lr=1e-2)], seeds=1).rows
+    rows = evaluate_encoder(Measurement(encoder, source), probes=[EVAR(lr=1e-2)], seeds=1).rows
     value = {row.metric: row.value for row in rows}
     folds = [value[f"label/fold-{f}/top1"] for f in (1, 2, 10)]
     assert (

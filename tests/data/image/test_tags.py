@@ -10,8 +10,9 @@ from PIL import Image
 
 from mezzotint.data.image.tags import CHEXPERT, ImageTags
 from mezzotint.data.source import Source
+from mezzotint.evaluation.features import raw_features
 from mezzotint.evaluation.linear import Linear
-from mezzotint.evaluation.suite import baselines
+from mezzotint.evaluation.suite import measure
 
 HEADER = "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding," + ",".join(CHEXPERT)
 
@@ -56,7 +57,8 @@ def test_the_second_table_is_scored_and_never_pretrained_on(tmp_path: Path) -> N
     assert both.read(16)["id"].startswith("CheXpert-v1.0/valid/") and task.labels[17].tolist() == [
         False, True, False, False, True,
     ]  # fmt: skip
-    rows_found = baselines(None, source, probes=[Linear()], seeds=1).raw
+    samples, tasks = source.evaluation()
+    rows_found = list(measure(raw_features(samples), tasks, [Linear()], 1))
     value = {row.metric: row.value for row in rows_found}
     assert 0.0 < value["finding/test/map"] <= 1.0 and 0.5 < value["finding/test/auc"] <= 1.0
     _, (task,) = ImageTags(root=str(tmp_path), files=train, size=16, holdout=0.25).evaluation()
