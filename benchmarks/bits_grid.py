@@ -41,7 +41,9 @@ SAMPLES = 512
 
 
 def grid(run: Path) -> list[Row]:
-    return evaluate_bits(Measurement(load_encoder(run), EmbeddedImages()), bits=GRID, probes=PROBES).rows
+    return evaluate_bits(
+        Measurement(load_encoder(run), EmbeddedImages()), bits=GRID, probes=PROBES
+    ).rows
 
 
 def separate(run: Path) -> list[Row]:

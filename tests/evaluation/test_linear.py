@@ -179,5 +179,5 @@ def test_settings() -> None:
     )
     assert strengths(1.0, 0.05) == pytest.approx([1.0, 10**-0.5, 0.1, 0.05])
     for bad in ({"min_l2": 0.0}, {"min_l2": 20.0}, {"validation": 1.0}, {"tolerance": 0.0}):
-        with pytest.raises(ValueError, match="must be .* got "):
+        with pytest.raises(ValueError, match="must .* got "):
             Linear(**bad)  # type: ignore[arg-type]

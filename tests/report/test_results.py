@@ -189,9 +189,7 @@ def test_tables_group_by_task_and_number_protocols() -> None:
 
 def test_the_same_probe_with_other_settings_is_another_row() -> None:
     rows = [row("knn", TOP1, 0.5, k=10), row("knn", TOP1, 0.6, k=50)]
-    baselines = Baselines(
-        raw=[row("knn", TOP1, 0.1, k=10), row("knn", TOP1, 0.2, k=50)]
-    )
+    baselines = Baselines(raw=[row("knn", TOP1, 0.1, k=10), row("knn", TOP1, 0.2, k=50)])
     shown = tables(compare_with_baselines(rows, baselines))["groups"][0]["rows"]
     assert [(r["value"], r["raw"], r["note"]) for r in shown] == [
         ("0.500", "0.100", 1),
