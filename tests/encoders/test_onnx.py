@@ -274,9 +274,5 @@ def test_other_sections_are_refused(tmp_path: Path, sections: object, message: s
     path.write_text(yaml.safe_dump(sections))
     with pytest.raises(ValueError, match=message):
         evaluate(path)
-<<<<<<< HEAD
-    with pytest.raises(ValueError, match="is not a file. Give an ONNX or YAML file, or a run"):
-=======
     with pytest.raises(ValueError, match="is not a file"):
->>>>>>> 41cefc4 (Tests follow messages)
         evaluate(tmp_path / "absent.yaml")
