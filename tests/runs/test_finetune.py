@@ -192,7 +192,7 @@ def test_command_line(encoder: Path, tmp_path: Path) -> None:
     page = Path(last["report"]).read_text(encoding="utf-8")
     assert (
         "<h3>Loss, finetuned-0</h3>" in page
-        and "<h3>Accuracy of the batch, finetuned-0</h3>" in page
+        and "<h3>Accuracy within the batch, finetuned-0</h3>" in page
     )
 
 
