@@ -70,7 +70,7 @@ def test_every_family_has_members(family: str) -> None:
             "Run",
             "`x.compute.precision` must be one of fp32, bf16, fp16, got 'bf61'. Did you mean",
         ),
-        ({"compute": 3}, "Run", "`x.compute` must be a mapping with `kind` and its keys, got 3"),
+        ({"compute": 3}, "Run", "`x.compute` must be a mapping with keys of compute, got 3"),
         (
             {"kind": "simcrl"},
             "Method",

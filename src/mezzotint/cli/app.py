@@ -5,7 +5,7 @@ A command ends with its exit code, and with one line on stderr when something we
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,21 +78,26 @@ def _version(
 
 
 def main() -> None:
-    """Run the command line, and exit.
-
-    An error is one line. Exit codes: 0 done, 1 failure, 2 bad input, 130 and 143 stopped and saved.
-    """
+    """Run the command line, and exit."""
     # OpenMP's threads spin while they wait: this ruins other programs on the machine, and a run
     # alone is slow if they never spin. A short spin is good in both cases (measured in
     # docs/log.md). OpenMP reads it when torch is loaded, which is later.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    sys.exit(_guarded(lambda: app(standalone_mode=False)))
+    sys.exit(run())
 
 
-def _guarded(action: Callable[[], Any]) -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; an error is one line on stderr.
+
+    Args:
+        arguments: of the command, by default those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 failure, 2 bad input, 130 and 143 stopped and saved.
+    """
     try:
-        code = action()
+        code = app(arguments, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except typer.Exit as stop:
@@ -108,7 +113,7 @@ def _guarded(action: Callable[[], Any]) -> int:
         if message is not None:
             if type(error).__name__ == "NoArgsIsHelpError":
                 return 0  # the help is already on the screen
-            return _fail(" ".join(message().split()), 2)
+            return _fail(_parser_message(error), 2)
         if "--debug" in sys.argv:
             raise
         # `Interrupted` has a number and a refusal an exit code: neither class can be imported
@@ -126,6 +131,13 @@ def _guarded(action: Callable[[], Any]) -> int:
         if isinstance(error, OSError):
             return _fail(text, 1)
         return _fail(f"{type(error).__name__}: {text} (--debug shows where)", 1)
+
+
+def _parser_message(error: Any) -> str:
+    """The message of the command line's parser as a sentence, with the help to read."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    verb = f" {error.ctx.info_name}" if error.ctx is not None and error.ctx.parent else ""
+    return text if text.endswith("?") else f"{text}. See `mezzotint{verb} --help`."
 
 
 def _fail(message: str, code: int) -> int:

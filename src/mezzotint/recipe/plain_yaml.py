@@ -68,7 +68,11 @@ def parse_yaml(text: str, name: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
-        message = " ".join(str(error).split())
-        raise RecipeError(f"`{name}` is not plain YAML: {message}. Correct this line.") from error
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise RecipeError(
+            f"`{name}` is not plain YAML, {where}{problem}. Correct this line."
+        ) from error
     except RecipeError as error:
         raise RecipeError(f"`{name}` {error}") from error

@@ -83,6 +83,11 @@ def read_resumed_plan(run: Path, overrides: Sequence[str] = ()) -> "Plan":
     Raises:
         RecipeError: for an override of something that a run keeps to its end.
     """
+    if not (run / "recipe.yaml").is_file():
+        raise RecipeError(
+            f"--resume needs a run, and {run} has no recipe.yaml. "
+            "Give the directory of a run as --out."
+        )
     raw = read_raw(run)
     plan = before = Plan.of(raw)
     if overrides:
@@ -96,6 +101,11 @@ def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     path = shipped().get(str(name)) or Path(name)
     if path.is_dir() and (path / "recipe.yaml").is_file():
         path = path / "recipe.yaml"
+    if path.is_dir():
+        raise RecipeError(
+            f"`{path}` has no recipe.yaml, so it is not a run. Give a run, the path of a YAML "
+            "file, or a name that `mezzotint recipes` lists."
+        )
     if not path.is_file():
         raise RecipeError(
             f"There is no recipe {str(name)!r}. Give the path of a YAML file, or a name that "

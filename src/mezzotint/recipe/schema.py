@@ -7,10 +7,13 @@ a tuple and an integer a number, and nothing else is converted. Only `construct`
 import difflib
 import importlib
 import json
+import math
+import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mezzotint.recipe.component import kind_of
 from mezzotint.recipe.signatures import Alternatives, ListOf, Member, index, show_type
 
 RENAMED_KINDS = {
@@ -84,14 +87,20 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
         RecipeError: with the path, what it must be, what it is, and the nearest name.
     """
     members = index().members(family)
+    own = index().classes[family].kind
+    alone = list(members) == [own]  # such a component needs no `kind`
+    if alone and not isinstance(config, Mapping) and config != own:
+        raise RecipeError(
+            f"`{path}` must be a mapping with keys of {own}, got {_shown(config)}. "
+            f"See `mezzotint recipes {own}`."
+        )
     if isinstance(config, str):
         config = {"kind": config}
     if not isinstance(config, Mapping):
         raise RecipeError(
             f"`{path}` must be a mapping with `kind` and its keys, got {_shown(config)}. "
-            f"Choose a kind: {_listed(members)}."
+            f"See `mezzotint recipes {kind_of(family)}`."
         )
-    own = index().classes[family].kind
     kind = config.get("kind", own if own in members else None)
     if kind in RENAMED_KINDS and RENAMED_KINDS[kind] in members:
         raise RecipeError(
@@ -115,9 +124,9 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
         if name != "kind" and name not in keys:
             raise RecipeError(
                 f"`{path}.{name}` is not a key of {kind}, which takes {', '.join(keys) or 'none'}."
-                f"{nearest(str(name), keys)}"
+                f"{nearest(str(name), keys) or f' See `mezzotint recipes {kind}`.'}"
             )
-    resolved: dict[str, Any] = {} if list(members) == [own] else {"kind": kind}
+    resolved: dict[str, Any] = {} if alone else {"kind": kind}
     for name, key in keys.items():
         if name not in config and key.required:
             raise RecipeError(
@@ -152,6 +161,8 @@ def _check(value: Any, kind: Any, path: str, owner: str) -> Any:
         return _check(value, parts[0], path, owner)
     from pydantic import TypeAdapter, ValidationError
 
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"`{path}` must be finite, got {value}. See `mezzotint recipes {owner}`.")
     try:
         TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError) as error:
@@ -164,17 +175,12 @@ def _check(value: Any, kind: Any, path: str, owner: str) -> Any:
 
 def _advice(value: Any, kind: Any) -> str:
     """What to write instead, where the value gives it away."""
-    if typing.get_origin(kind) is list and isinstance(value, (str, int, float)):
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if any(typing.get_origin(o) is list for o in options) and isinstance(value, (str, int, float)):
         return f" Write [{value}]."
     if typing.get_origin(kind) is typing.Literal:
         return nearest(str(value), [str(choice) for choice in typing.get_args(kind)])
     return ""
-
-
-def _listed(names: Iterable[str]) -> str:
-    """The first names of many."""
-    few = list(names)
-    return ", ".join(few if len(few) <= 8 else [*few[:8], "…"])
 
 
 def _shown(value: Any) -> str:

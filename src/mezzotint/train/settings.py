@@ -271,7 +271,7 @@ class Run(Component):
         if parts > 1 and method.no_accumulation:
             reason = method.no_accumulation
             raise RecipeError(
-                f"`run.micro_batches` must be 1 for {kind}, because {reason}; got {parts}. "
+                f"`run.micro_batches` must be 1 for {kind}, because {reason}, got {parts}. "
                 "Lower run.batch_size if memory is short."
             )
         if self.batch_size % (parts * processes):

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mezzotint.augment.image.geometry import HorizontalFlip, RandomResizedCrop, per_channel
+from mezzotint.augment.image.geometry import (
+    HorizontalFlip,
+    RandomResizedCrop,
+    per_channel,
+    probability,
+)
 from mezzotint.augment.image.policies import Policy
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Params, Transform
@@ -51,6 +56,9 @@ class View:
     policy: Policy
     randomized_quantization: RandomizedQuantization | None = None
     crop_of: int | None = None
+
+    def __post_init__(self) -> None:
+        probability(self.flip, "views.flip")  # here, and not at the first step of a run
 
     @functools.cached_property
     def steps(self) -> dict[str, Transform]:
