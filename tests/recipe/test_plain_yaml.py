@@ -45,7 +45,10 @@ def test_a_billion_laughs_are_refused_at_once() -> None:
         ("a: {b: 1, b: 2}", r"^`r.yaml` has the key 'b' twice in the mapping of line 1\. Keep one"),
         ("[" * 50 + "]" * 50, r"^`r.yaml` is nested deeper than 20 levels"),
         ("x: " + "a" * (1 << 21), r"^`r.yaml` has 2097155 characters"),
-        ("a: !!python/object/apply:os.system [ls]", r"^`r.yaml` is not plain YAML, line 1, column 4: .*python"),
+        (
+            "a: !!python/object/apply:os.system [ls]",
+            r"^`r.yaml` is not plain YAML, line 1, column 4: .*python",
+        ),
         ("a: [", r"^`r.yaml` is not plain YAML, line 1, column 5"),
         ("a: 1\n  b: 2", r"^`r.yaml` is not plain YAML, line 2, column 4"),
     ],
