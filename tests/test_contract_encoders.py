@@ -1,4 +1,4 @@
-"""The contract of every encoder of the index; a new one needs an example here, and fails without it."""
+"""The contract of every encoder of the index; a new one fails until it has an example here."""
 
 import copy
 import pickle
@@ -72,9 +72,12 @@ EXAMPLES: dict[str, Example] = {
     "resnet50": RESNET,
     "resnet1d": Example({"width": 4}, (input_of("series", 3, 32), input_of("series", 1, 32))),
     "table_mlp": Example({"width": 8}, (input_of("table", 7),)),
-    "timm": Example({"name": "resnet10t"}, (input_of("image", 3, 64, 64), input_of("image", 1, 64, 64))),
+    "timm": Example(
+        {"name": "resnet10t"}, (input_of("image", 3, 64, 64), input_of("image", 1, 64, 64))
+    ),
     "vit": Example(
-        {"width": 24, "depth": 2, "heads": 2, "patch": 2, "groups": 4, "group_size": 5}, tuple(EVERY)
+        {"width": 24, "depth": 2, "heads": 2, "patch": 2, "groups": 4, "group_size": 5},
+        tuple(EVERY),
     ),
 }  # fmt: skip
 CASES = [(kind, input) for kind, example in EXAMPLES.items() for input in example.inputs]

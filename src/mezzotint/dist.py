@@ -1,9 +1,9 @@
-"""Processes: rank, world size, and the collectives that methods need. On one process each is the identity.
+"""Processes: rank, world size and collectives; on one process each collective is the identity.
 
-Started by `torchrun`, which sets `RANK`, `WORLD_SIZE` and `LOCAL_RANK`. Gradients follow the
-convention of `DistributedDataParallel`, which averages over ranks: a method returns the mean of its
-loss over *its own* rows, and `gather` sums the gradients that other ranks send back, so that n
-ranks give the gradient of one.
+`torchrun` starts the processes and sets `RANK`, `WORLD_SIZE` and `LOCAL_RANK`. Gradients follow the
+convention of `DistributedDataParallel`, which averages over ranks: a method returns the mean loss
+over *its own* rows, and `gather` sums the gradients from all ranks, so that n ranks give the
+gradient of one.
 """
 
 import os
@@ -20,27 +20,27 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """This process's rank; 0 without `torchrun`."""
+    """Return the rank of this process; 0 without `torchrun`."""
     return td.get_rank() if _active() else 0
 
 
 def world_size() -> int:
-    """How many processes train together; 1 without `torchrun`."""
+    """Return the number of processes; 1 without `torchrun`."""
     return td.get_world_size() if _active() else 1
 
 
 def local_rank() -> int:
-    """This process's place on its machine, and so its GPU."""
+    """Return the rank of this process on its machine, which is the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def launched_as_main() -> bool:
-    """Whether this process is rank 0 of what `torchrun` launched, also when the group is not joined."""
+    """Return whether `torchrun` launched this process as rank 0, even before it joins the group."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def is_main() -> bool:
-    """Whether this process writes files and prints."""
+    """Return whether this process writes files and prints."""
     return rank() == 0
 
 
@@ -50,12 +50,12 @@ def _active() -> bool:
 
 @contextmanager
 def process_group(device: torch.device, timeout_s: float = 600.0) -> Iterator[None]:
-    """Join the group that `torchrun` describes, and leave it at the end; without `torchrun`, do nothing.
+    """Join the process group of `torchrun`, and leave it at the end; do nothing without `torchrun`.
 
     Args:
-        device: nccl is used for CUDA, gloo otherwise.
-        timeout_s: a collective that waits longer raises on every rank; a peer that hangs must not
-            hang the others.
+        device: device of the tensors: nccl for CUDA, gloo otherwise.
+        timeout_s: seconds after which a waiting collective raises on every rank, so that one stuck
+            process cannot block the others.
     """
     if _active() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -65,7 +65,7 @@ def process_group(device: torch.device, timeout_s: float = 600.0) -> Iterator[No
     )
     try:
         yield
-        td.barrier()  # a process that leaves early would cut the connections of those that still work
+        td.barrier()  # leaving early closes connections that other ranks still use
     finally:
         td.destroy_process_group()
 
@@ -101,17 +101,17 @@ class _Mean(torch.autograd.Function):
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of all ranks in rank order, `[B, …]` → `[world · B, …]`; gradients flow back to the rank of each row."""
+    """Concatenate the rows of all ranks, `[B, …]` → `[world · B, …]`; differentiable."""
     return x if world_size() == 1 else _Gather.apply(x)
 
 
 def mean(x: Tensor) -> Tensor:
-    """Mean over ranks, element by element; differentiable."""
+    """Average over ranks, element by element; differentiable."""
     return x if world_size() == 1 else _Mean.apply(x)
 
 
 def all_true(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on every rank."""
+    """Return whether the flag is set on every rank."""
     if world_size() == 1:
         return flag
     value = torch.tensor(int(flag), device=device)
@@ -120,7 +120,7 @@ def all_true(flag: bool, device: torch.device) -> bool:
 
 
 def any_true(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """For each flag, whether it is set on any rank; one collective for all."""
+    """Return for each flag whether it is set on any rank, by one collective for all flags."""
     if world_size() == 1:
         return list(flags)
     values = torch.tensor([int(flag) for flag in flags], device=device)
@@ -129,7 +129,7 @@ def any_true(flags: Sequence[bool], device: torch.device) -> list[bool]:
 
 
 def broadcast_object(value: T) -> T:
-    """Rank 0's value, on every rank."""
+    """Return the value of rank 0 on every rank."""
     if world_size() == 1:
         return value
     box = [value]
@@ -138,14 +138,14 @@ def broadcast_object(value: T) -> T:
 
 
 def on_main(action: Callable[[], T]) -> T:
-    """Run on rank 0 alone; its result, or its error, reaches every rank, so that none waits for ever."""
+    """Run on rank 0 only; return its result, or raise its error, on every rank."""
     if world_size() == 1:
         return action()
     outcome: tuple[bool, Any] = (True, None)
     if is_main():
         try:
             outcome = (True, action())
-        except Exception as error:  # noqa: B902 - sent on, and raised on every rank
+        except Exception as error:  # noqa: B902 - raised again on every rank
             outcome = (False, error)
     good, value = broadcast_object(outcome)
     if not good:
@@ -154,7 +154,10 @@ def on_main(action: Callable[[], T]) -> T:
 
 
 def no_sync(module: torch.nn.Module, enabled: bool) -> AbstractContextManager[None]:
-    """Leave out the gradient reduction of a `DistributedDataParallel` module (for all but the last micro-batch)."""
+    """Skip the gradient reduction of a `DistributedDataParallel` module, if enabled.
+
+    All micro-batches but the last one skip it.
+    """
     if enabled and isinstance(module, torch.nn.parallel.DistributedDataParallel):
         return module.no_sync()  # type: ignore[no-any-return, unused-ignore]
     return nullcontext()

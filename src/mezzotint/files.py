@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a run that is killed, finds the old file or the new one, never half of one."""
+"""Atomic writes: a reader finds the old file or the new one, even after a run is killed."""
 
 import json
 import os
@@ -10,15 +10,12 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to; it takes the place of `path` at the end, and is removed if writing fails."""
-    temporary = path.with_name(
-        f".tmp-{os.getpid()}-{path.name}"
-    )  # the suffix stays: some writers go by it
+    """Yield a temporary file in the same folder, which replaces `path` unless writing fails."""
+    # The suffix stays, because some writers choose the format by it.
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         temporary.touch()
-        mode = (
-            temporary.stat().st_mode
-        )  # what the user's umask gives a new file; some writers choose their own
+        mode = temporary.stat().st_mode  # the user's umask; some writers set their own mode
         yield temporary
         os.chmod(temporary, mode)
         os.replace(temporary, path)
@@ -27,15 +24,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by UTF-8 text."""
+    """Write UTF-8 text atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file by strict JSON in ASCII, which also holds file names that are not text.
+    """Write strict JSON atomically, in ASCII so that file names in no known encoding survive.
 
     Raises:
-        ValueError: for a number that is not finite, which no reader could take.
+        ValueError: for NaN or inf, which JSON does not have.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

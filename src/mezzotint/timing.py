@@ -1,9 +1,9 @@
-"""Where time goes: parts of the work that have names, measured on few steps.
+"""Time by named parts of the work, measured on a few steps.
 
-Code says `with part("crop"):` around what is worth a line. As long as no stopwatch runs, that is a
-look at a variable. While one does, a part gets the time that passes in it and not in a part inside
-of it, so that parts add up to the whole. On an accelerator, which works behind the program's back,
-a running stopwatch waits at both ends of each part; that is why only one step in many is measured.
+Code marks a part by `with part("crop"):`. Without a running stopwatch that costs one check of a
+variable. With one, a part gets the time spent in it but not in nested parts, so that parts add up
+to the whole. Accelerators work asynchronously, so a running stopwatch synchronizes at both ends of
+each part; that is why only one step in 50 is measured.
 """
 
 import time
@@ -22,10 +22,10 @@ class Stopwatch:
     """Adds up the seconds of each part.
 
     Args:
-        wait: waits until the device has done what it was given; `None` where it does that anyway.
+        wait: function that synchronizes with the device; `None` for the CPU.
 
     Attributes:
-        seconds: by the name of the part.
+        seconds: seconds of each part, by name.
     """
 
     def __init__(self, wait: Callable[[], None] | None = None) -> None:
@@ -36,7 +36,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Measure a part; the part around it rests meanwhile."""
+        """Measure a part; the time of the enclosing part stops meanwhile."""
         self._note()
         self._open.append(name)
         try:
@@ -46,7 +46,7 @@ class Stopwatch:
             self._open.pop()
 
     def _note(self) -> None:
-        """Give the innermost part the time that has passed since the last change."""
+        """Add the time since the last change to the innermost part."""
         if self._wait is not None:
             self._wait()
         now = time.perf_counter()
@@ -59,7 +59,7 @@ _running: Stopwatch | None = None
 
 
 def part(name: str) -> AbstractContextManager[None]:
-    """Measure what is inside, if a stopwatch runs in this process."""
+    """Measure the enclosed code if a stopwatch runs in this process."""
     return _NOTHING if _running is None else _running.part(name)
 
 
@@ -68,8 +68,8 @@ def measuring(whole: str, device: "torch.device | None" = None) -> Iterator[Stop
     """Run a stopwatch.
 
     Args:
-        whole: name of what is left when all parts inside are taken away.
-        device: that is waited for, where it is an accelerator.
+        whole: name of the time that belongs to no nested part.
+        device: device to synchronize with; `None` or the CPU for none.
     """
     global _running
     watch, before = Stopwatch(_wait_for(device)), _running
@@ -90,5 +90,5 @@ def _wait_for(device: "torch.device | None") -> Callable[[], None] | None:
 
 
 def is_measured(step: int) -> bool:
-    """Whether a step, from 0, is measured: one in 50, beginning with the second, since the first is never typical."""
+    """Return whether a step is measured: one in 50 from step 1 on, as step 0 is never typical."""
     return step % _EVERY == 1

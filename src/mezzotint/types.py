@@ -1,4 +1,4 @@
-"""The few things that travel between the packages."""
+"""The few data classes that all packages exchange."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ class Sample(TypedDict):
 
 
 class Unreadable(Exception):
-    """A sample that cannot be read. Caught by the loader, counted, and named in log and report."""
+    """A sample cannot be read. The loader catches, counts and reports it."""
 
     def __init__(self, id: str, reason: str) -> None:
         super().__init__(id, reason)
@@ -40,19 +40,21 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Input:
-    """What an encoder takes: shape of one sample, and how its values are normalized.
+    """Shape and normalization of the samples that an encoder takes.
 
     Attributes:
-        shape: of one sample, without the batch: `(C, H, W)` for images, `(1, mels, frames)` for
-            audio, `(3, N)` for points, `(C, T)` for series, `(F,)` for tables, `(L,)` for tokens,
-            `(4, H, W)` for images with text, whose tokens are the last channel.
-        mean: per channel, of values in [0, 1] where the samples are uint8, and of the values
-            themselves elsewhere; empty for tokens, which are whole numbers and stay so.
-        std: per channel.
-        modality: what the tensor is.
-        vocabulary: of tokens, how many there are: ids are `0 … vocabulary − 1`, with `PADDING` and
-            `MASK` among them.
-        text: of images with text, how many tokens each has.
+        shape: shape of one sample, without the batch: `(C, H, W)` for images, `(1, mels, frames)`
+            for audio, `(3, N)` for points, `(C, T)` for series, `(F,)` for tables, `(L,)` for
+            tokens, `(4, H, W)` for images with text, whose tokens are the last channel.
+        mean: mean of each channel: of values in [0, 1] for uint8 samples, of the values themselves
+            for all others; empty for tokens, which are not normalized.
+        std: standard deviation of each channel, likewise.
+        modality: name of a file in `mezzotint.modality`.
+        vocabulary: number of token ids, `PADDING` and `MASK` among them.
+        text: number of tokens of an image with text.
+
+    Raises:
+        ValueError: when the modality is unknown, or cannot have this shape and normalization.
     """
 
     shape: tuple[int, ...]
@@ -76,18 +78,17 @@ class Input:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loader hands to the view generator.
+    """A batch from the loader, input of the view generator.
 
     Attributes:
-        x: uint8 tensors `[B, C, H, W]`: a single one holding whole samples, or one per view when
-            the workers have already cropped (large and odd-sized images are cropped while they are
-            decoded).
-        ids: int64 `[B]`, the samples' indices in the source: what every draw is keyed by.
-        cropped: whether `x` holds one crop per view.
-        bad: the samples that could not be read and were replaced by the next readable ones.
-        labels: int64 `[B]`, or bool `[B, C]` where a sample has several; `None` from a source that
-            teaches nothing.
-        seconds: what reading took, by part, where it was measured; see `timing`.
+        x: uint8 tensors `[B, C, H, W]`: one tensor of whole samples, or one per view if the workers
+            crop (large and odd-sized images are cropped while they are decoded).
+        ids: int64 `[B]`, indices of the samples in the source; they key every draw.
+        cropped: true if `x` has one crop per view.
+        bad: samples that could not be read and were replaced by the next readable ones.
+        labels: int64 `[B]`, or bool `[B, C]` for tags; `None` from an
+            unlabeled source.
+        seconds: reading time by part, if it was measured; see `timing`.
     """
 
     x: tuple[Tensor, ...]
@@ -98,7 +99,7 @@ class Batch:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def split(self, count: int) -> list["Batch"]:
-        """Micro-batches: consecutive rows."""
+        """Split into micro-batches of consecutive rows."""
         if count == 1:
             return [self]
         columns = [x.chunk(count) for x in self.x]
@@ -116,14 +117,14 @@ class Views:
 
     Attributes:
         x: float tensors `[B, C, H, W]`, normalized as the encoder's `Input` says.
-        tags: one name a view: `"global"` or `"local"` for crops, or the strategy that made it.
+        tags: one name per view: `"global"` or `"local"` for crops, or its augmentation policy.
         draws: for randomness inside the method (projections, bit-widths), keyed by (seed, step).
-        labels: of the samples, as in `Batch`; only supervised methods look at them.
-        pairs: the (prediction, target) places that are compared; empty for every global target with
-            every other view.
-        weights: float32, one for each of `pairs`; `None` for equal ones.
-        epoch: a scalar, from 0; a tensor, so that a compiled method is not compiled anew for each.
-        progress: a scalar, the share of training that is done.
+        labels: labels of the samples, as in `Batch`; only supervised methods use them.
+        pairs: indices (prediction, target) of the views to compare; empty to compare every global
+            target with every other view.
+        weights: float32, one per pair; `None` for equal weights.
+        epoch: scalar from 0; a tensor, so that a compiled method is not recompiled each epoch.
+        progress: scalar, the fraction of training that is done.
     """
 
     x: tuple[Tensor, ...]
@@ -146,15 +147,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Codes:
-    """What a codebook makes of vectors `[…, D]`, with S levels of K codes each.
+    """Result of a codebook for vectors `[…, D]`, with S levels of K codes each.
 
     Attributes:
         quantized: `[…, D]` (`[…, codebook.out_dim]`), in the dtype of the input; carries the
             gradient to it.
         indices: int64 `[…, S]`, the code of each level.
-        loss: what the vectors are to be charged (commitment), a float32 scalar.
-        usage: float32 `[S, K]`, how many of this rank's vectors took each code.
-        residual: float32 `[S]`, energy that is left after each level, as a share of the input's.
+        loss: commitment loss, a float32 scalar.
+        usage: float32 `[S, K]`, number of vectors of this rank per code.
+        residual: float32 `[S]`, energy of the residual after each level, as a fraction of the
+            energy of the input.
     """
 
     quantized: Tensor
@@ -170,9 +172,9 @@ class Features:
 
     Attributes:
         x: float32 `[N, D]`.
-        y: labels, when there are some: int64 `[N]`, or bool `[N, C]`.
-        validation: bool `[N]`, those on which settings are to be selected, where the data says
-            which.
+        y: labels, int64 `[N]` or bool `[N, C]`; `None` for unlabeled samples.
+        validation: bool `[N]`, samples on which settings are selected; `None` if the data has no
+            such split.
     """
 
     x: Tensor

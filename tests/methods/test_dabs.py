@@ -202,22 +202,6 @@ def test_dacl_mixtures() -> None:
     assert shares.min() >= 0.5 and abs(shares.mean().item() - 0.75) < 0.03
 
 
-def test_the_transformer_has_the_published_size_and_silences_dropout_when_frozen() -> None:
-    model = DomainAgnostic(Input((3, 32, 32), (0.5,) * 3, (0.25,) * 3), patch=16)
-    block = 3 * 256 * 512 + 512 * 256 + 256 + 2 * 256 * 512 + 512 + 256 + 4 * 256
-    assert sum(p.numel() for p in model.blocks.parameters()) == 12 * block
-    assert model.places.table.weight.shape == (4, 256) and model.cls is not None  # type: ignore[union-attr]
-    x = torch.randn(2, 3, 32, 32)
-    assert not torch.equal(model(x), model(x))
-    model.eval()
-    assert torch.equal(model(x), model(x))
-    out = model.encode(*model.embed(x))
-    torch.testing.assert_close(model(x), out.mean(dim=1))
-    assert out.shape == (2, 5, 256)
-    with pytest.raises(ValueError, match="got 9 patches; allowed are at most the 4"):
-        model(torch.randn(1, 3, 48, 48))
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -230,7 +214,6 @@ def test_the_transformer_has_the_published_size_and_silences_dropout_when_frozen
             "allowed is 2",
         ),
         (lambda: EMix(encoder())(views(torch.randn(4, 3, 20), 3)), "takes 1 to 2 views, got 3"),
-        (lambda: encoder(dropout=1.0), "got dropout=1.0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Any, message: str) -> None:

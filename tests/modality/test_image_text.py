@@ -1,4 +1,4 @@
-"""Images with text: one sequence of patches and tokens, raw features of both, and a picture with its text."""
+"""Images with text: one sequence of patches and tokens, and a picture with its text."""
 
 import pytest
 import torch

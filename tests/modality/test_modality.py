@@ -1,4 +1,4 @@
-"""What each modality must answer, asked of all of them: a new file in the folder is tested without an edit."""
+"""The contract of every modality; a new file in the folder is taken in without an edit."""
 
 import pytest
 import torch

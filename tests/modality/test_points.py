@@ -1,4 +1,4 @@
-"""Point clouds: groups of nearest points, a picture from a fixed side, coordinates to turn around."""
+"""Point clouds: groups of nearest points, a picture, and coordinates to turn around."""
 
 import torch
 

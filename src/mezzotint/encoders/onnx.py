@@ -133,8 +133,8 @@ def _input_of(
     if function.input_type not in _FLOATS or not fits:
         raise ValueError(
             f"`{path}` takes {function.input} {function.input_type} {function.input_shape}. It "
-            f"must take floats [batch, {', '.join(map(str, shape))}], the shape of the data. Export "
-            "the network for this shape, or choose other data."
+            f"must take floats [batch, {', '.join(map(str, shape))}], the shape of the data. "
+            "Export the network for this shape, or choose other data."
         )
     return _FLOATS[function.input_type], batch if isinstance(batch, int) else None
 

@@ -32,7 +32,7 @@ class TNet(nn.Module):
     Args:
         channels: coordinates of a point; the matrix is `[channels, channels]`.
         width: width of the first layer; the next have 2 and 16 times as many units per point, then
-            8 and 4 times as many per cloud.
+            8 and 4 times as many per point cloud.
     """
 
     def __init__(self, channels: int, width: int) -> None:

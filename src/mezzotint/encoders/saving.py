@@ -68,7 +68,7 @@ def describe(encoder: Encoder, made_by: Mapping[str, Any] | None = None) -> dict
     return {
         "format": 1,
         "mezzotint": __version__,
-        # The saved weights replace those of `pretrained_path`.
+        # The saved weights replace the file of `pretrained_path`.
         "encoder": {k: v for k, v in encoder.config.items() if k != "pretrained_path"},
         "quantization": getattr(encoder, "quantization", None),
         "dim": encoder.dim,

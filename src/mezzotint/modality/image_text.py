@@ -61,7 +61,7 @@ class ImageTextModality(Modality):
         return ImageTextPatches(input, size.sides((16, 16)), dim)
 
     def raw_features(self, x: Tensor, input: "Input") -> Tensor:
-        """Concatenate the features of the image and those of the text."""
+        """Concatenate the features of the image and of the text."""
         image, tokens = unpack(x, input.text)
         return torch.cat([pooled_pixels(image), token_fractions(tokens, input.vocabulary)], dim=1)
 

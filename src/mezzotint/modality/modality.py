@@ -37,7 +37,7 @@ class Example:
     Attributes:
         data: section `data`.
         encoder: section `encoder`: the usual one, as small as possible.
-        patches: keys of a `vit` on this data, beside its width and depth.
+        patches: keys of a `vit` on this data, in addition to its width and depth.
         transforms: of a view.
     """
 

@@ -4,7 +4,7 @@ Patches are groups of near points around centers that lie far apart, as in Point
 2022, arXiv 2111.14819).
 
 Differs from Point-BERT in that its small PointNet has no BatchNorm, and that the first center is
-the point farthest from the mean instead of a random one: the same cloud always has the same groups.
+the point farthest from the mean instead of a random one: the same points always have the same groups.
 """
 
 import math
@@ -44,7 +44,7 @@ class PointsModality(Modality):
         return PointPatches(input.shape, size.groups, size.group_size, dim)
 
     def picture(self, x: Tensor, input: "Input") -> Tensor:
-        """Draw a cloud from the front right and a little above, near points dark."""
+        """Draw a point cloud from the front right and a little above, near points dark."""
         values = x.detach().float().nan_to_num(0.0).cpu().numpy()
         middle = (values.max(axis=1, keepdims=True) + values.min(axis=1, keepdims=True)) / 2
         east, y, z = values - middle
@@ -66,7 +66,7 @@ class PointsModality(Modality):
         return torch.from_numpy(np.ascontiguousarray(sheet.transpose(2, 0, 1)))
 
     def coordinates(self, x: Tensor) -> Tensor:
-        """Scale a cloud into a cube of ±127 and keep at most 512 points: int8 `[N, 3]`."""
+        """Scale a point cloud into a cube of ±127 and keep at most 512 points: int8 `[N, 3]`."""
         points = x.detach().float().nan_to_num(0.0).cpu()[:, :: -(-x.shape[1] // _MAX_COORDINATES)]
         points = points - (points.amax(dim=1, keepdim=True) + points.amin(dim=1, keepdim=True)) / 2
         scaled = points / points.norm(dim=0).max().clamp_min(1e-6) * 127.0
