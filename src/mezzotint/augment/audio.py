@@ -51,6 +51,7 @@ class LogMixup(Transform):
     """
 
     layouts = (SPECTROGRAMS,)
+    mixes_samples = True
 
     def __init__(self, *, alpha: float = 0.4) -> None:
         if not 0.0 < alpha <= 1.0:
@@ -101,7 +102,7 @@ class RandomFrames(Transform):
         if x.shape[3] <= self.frames:
             return x
         index = params["first"].unsqueeze(1) + torch.arange(self.frames, device=x.device)
-        return x.gather(3, index.view(len(x), 1, 1, -1).expand(*x.shape[:3], -1))
+        return x.gather(3, index[:, None, None].expand(*x.shape[:3], -1))
 
 
 class RandomResizeCrop(Transform):
@@ -244,8 +245,8 @@ class SpecAugment(Transform):
         return drawn
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        rows = _covered(params["mels"], x.shape[2]).view(len(x), 1, -1, 1)
-        columns = _covered(params["frames"], x.shape[3]).view(len(x), 1, 1, -1)
+        rows = _covered(params["mels"], x.shape[2])[:, None, :, None]
+        columns = _covered(params["frames"], x.shape[3])[:, None, None]
         fill = x.mean(dim=(1, 2, 3), keepdim=True) if self.fill is None else x.new_tensor(self.fill)
         return torch.where(rows | columns, fill, x)
 

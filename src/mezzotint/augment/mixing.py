@@ -56,6 +56,8 @@ class DACLMixup(Transform, kind="dacl_mixup"):
             value from one of the two.
     """
 
+    mixes_samples = True
+
     def __init__(self, *, low: float = 0.9, mixture: Mixture = "linear") -> None:
         if not 0.0 <= low < 1.0 or mixture not in ("linear", "geometric", "binary"):
             raise ValueError(

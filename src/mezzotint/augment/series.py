@@ -40,9 +40,7 @@ class SeriesJitter(Transform):
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Add noise in proportion to the channel's std; a constant channel stays unchanged."""
-        return x + params["noise"].to(x.dtype) * (
-            self.std * x.std(dim=2, keepdim=True, correction=0)
-        )
+        return x + params["noise"].to(x.dtype) * (self.std * _std(x))
 
 
 class SeriesScale(Transform):
@@ -70,8 +68,7 @@ class SeriesScale(Transform):
         return {"factors": factors, "shift": draws.normal("shift", shape[1], 1).mul_(self.shift)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        spread = x.std(dim=2, keepdim=True, correction=0)
-        return x * params["factors"].to(x.dtype) + params["shift"].to(x.dtype) * spread
+        return x * params["factors"].to(x.dtype) + params["shift"].to(x.dtype) * _std(x)
 
 
 class TimeWarp(Transform):
@@ -212,8 +209,13 @@ class AxisRotation(Transform):
             + angle.sin() * cross
             + (1.0 - angle.cos()) * (cross @ cross)
         )
-        vectors = x.view(len(x), self.groups, 3, -1)
+        vectors = x.view(len(x), self.groups, 3, x.shape[2])
         return (turn.unsqueeze(1) @ vectors).view_as(x)
+
+
+def _std(x: Tensor) -> Tensor:
+    """Return the standard deviation of each channel, `[B, C, 1]`; torch warns for empty batches."""
+    return x.std(dim=2, keepdim=True, correction=0) if len(x) else x[:, :, :1]
 
 
 def read_at(x: Tensor, times: Tensor) -> Tensor:

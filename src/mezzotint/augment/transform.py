@@ -56,10 +56,12 @@ class Transform(Component, ABC, abstract=True):
     Attributes:
         layouts: batches that the transform takes; empty for any.
         modalities: modalities of `layouts`, set from them.
+        mixes_samples: whether a view depends on the other samples of its batch.
     """
 
     layouts: ClassVar[tuple[BatchLayout, ...]] = ()
     modalities: ClassVar[frozenset[str]] = frozenset()
+    mixes_samples: ClassVar[bool] = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

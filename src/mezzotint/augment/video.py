@@ -139,6 +139,8 @@ class RandomErasing(Transform):
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Fill the boxes with noise that has the sample's mean and std of each channel."""
+        if len(x) == 0:
+            return x
         height, width = x.shape[-2:]
         area, ratio, top, left = params["box"].unbind(1)
         h = (area * height * width * ratio.exp()).sqrt().clamp(1, height).round()

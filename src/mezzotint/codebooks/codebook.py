@@ -7,7 +7,7 @@ in their sums.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,10 @@ class Codebook(nn.Module, Component):
         num_levels: number of codes S of one vector.
         num_codes: number of codes K of each level.
         frozen: whether nothing changes the codebook, even in training mode; see `freeze`.
+        differentiable: whether quantized vectors pass a gradient to the input.
     """
+
+    differentiable: ClassVar[bool] = True
 
     def __init__(
         self, dim: int, num_codes: int, num_levels: int = 1, out_dim: int | None = None

@@ -34,6 +34,7 @@ class RandomProjection(Codebook):
         seed: seed of projections and directions.
     """
 
+    differentiable = False
     projections: Tensor
     directions: Tensor
 
