@@ -62,10 +62,10 @@ def bomb(path: Path, side: int = 20_000) -> None:
 def photos(folder: Path, count: int = 24) -> Path:
     rng = np.random.default_rng(0)
     for number in range(count):
-        place = folder / ("cats" if number % 2 else "dogs")
-        place.mkdir(parents=True, exist_ok=True)
+        subfolder = folder / ("cats" if number % 2 else "dogs")
+        subfolder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(
-            place / f"{number}.png"
+            subfolder / f"{number}.png"
         )
     return folder
 

@@ -24,10 +24,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
     rng = np.random.default_rng(0)
     for number in range(16):
-        place = folder / "images" / "ab"[number % 2]
-        place.mkdir(parents=True, exist_ok=True)
+        subfolder = folder / "images" / "ab"[number % 2]
+        subfolder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (16, 40, 3), dtype=np.uint8)).save(
-            place / f"{number}.png"
+            subfolder / f"{number}.png"
         )
     overrides = [
         f"data.root={folder / 'images'}", "data.size=16", "encoder.width=2", "method.hidden_dim=8",

@@ -93,9 +93,9 @@ def test_samples_that_one_map_lacks_are_left_out_and_a_damaged_file_too(
 ) -> None:
     (tmp_path / "maps").mkdir()
     for epoch, samples in ((1, [3, 1, 2]), (10, [2, 4, 3])):
-        held = np.array(samples)
+        indices = np.array(samples)
         path = tmp_path / "maps" / f"epoch-{epoch:04d}.npz"
-        np.savez(path, components=held[:, None] * 0.5, samples=held, labels=held * 10)
+        np.savez(path, components=indices[:, None] * 0.5, samples=indices, labels=indices * 10)
     (tmp_path / "maps" / "epoch-0011.npz").write_bytes(b"PK\x03\x04 half")
     first, second = read_maps(tmp_path)
     assert (first.epoch, second.epoch) == (1, 10)

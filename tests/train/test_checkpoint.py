@@ -48,8 +48,8 @@ def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_taken(
         st.sampled_from(sorted(p for p in newest.iterdir() if p.name != "manifest.json"))
     )
     content = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1))
-    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
     with pytest.raises(CheckpointCorrupt, match=path.name):
         load(newest)

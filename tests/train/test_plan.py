@@ -16,17 +16,17 @@ from mezzotint.train.loop import Trainer
 from mezzotint.train.plan import pretrain_plan
 from mezzotint.train.rundir import RunDirectoryInUse
 
-BOOK = {"kind": "rq", "dim": 8, "num_codes": 24, "num_levels": 2}
+CODEBOOK = {"kind": "rq", "dim": 8, "num_codes": 24, "num_levels": 2}
 
 
 def raw(*, codes: int = 24, precision: str = "fp32", **last: Any) -> dict[str, Any]:
-    book = {**BOOK, "num_codes": codes}
+    codebook = {**CODEBOOK, "num_codes": codes}
     return {
         "data": {"kind": "embedded_images", "name": "digits"},
         "views": {"kind": "transformed", "transforms": [], "count": 1},
         "encoder": {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 2},
         "method": {
-            "kind": "bridle", "codebook": BOOK, "cache": True,
+            "kind": "bridle", "codebook": CODEBOOK, "cache": True,
             "decoder": {"width": 16, "depth": 1, "heads": 2},
         },
         "optimizer": {"kind": "adamw", "lr": 1e-3},
@@ -39,7 +39,7 @@ def raw(*, codes: int = 24, precision: str = "fp32", **last: Any) -> dict[str, A
             {
                 "name": "tokenizer",
                 "load": {"encoder": "encoder"},
-                "method": {"kind": "bridle_tokenizer", "codebook": book, "estimator_depth": 1},
+                "method": {"kind": "bridle_tokenizer", "codebook": codebook, "estimator_depth": 1},
             },
             {
                 "name": "encoder",
@@ -47,7 +47,7 @@ def raw(*, codes: int = 24, precision: str = "fp32", **last: Any) -> dict[str, A
                     "encoder": "encoder", "decoder": "decoder", "tokenizer": "tokenizer",
                     "codebook": "codebook",
                 },
-                "method": {"tokenizer": "learned_tokenizer", "codebook": book},
+                "method": {"tokenizer": "learned_tokenizer", "codebook": codebook},
                 **last,
             },
         ],
@@ -59,8 +59,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain_plan(Plan.of(raw()), tmp_path_factory.mktemp("plan") / "run", progress="quiet")
 
 
-def left(place: Path) -> dict[str, torch.Tensor]:
-    saved, problems = CheckpointStore(place / "checkpoints").latest()
+def left(folder: Path) -> dict[str, torch.Tensor]:
+    saved, problems = CheckpointStore(folder / "checkpoints").latest()
     assert saved is not None and not problems
     return saved.model
 
@@ -146,17 +146,17 @@ def test_the_whole_plan_in_bf16_is_finite(tmp_path: Path) -> None:
     decoder = {"width": 16, "depth": 1, "heads": 2}
     joint = {
         "kind": "bridle_joint",
-        "codebook": BOOK,
+        "codebook": CODEBOOK,
         "estimator_depth": 1,
         "every": 2,
         "decoder": decoder,
     }
     config["phases"].append({"name": "joint", "load": {"encoder": "encoder"}, "method": joint})
     out = pretrain_plan(Plan.of(config), tmp_path / "run", progress="quiet")
-    for place in sorted(out.glob("[1-4]-*")):
-        lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    for folder in sorted(out.glob("[1-4]-*")):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert lines and all(line["loss"] is not None and line["skipped"] == 0 for line in lines)
-        assert all(value.isfinite().all() for value in left(place).values())
+        assert all(value.isfinite().all() for value in left(folder).values())
 
 
 def test_a_resumed_phase_with_another_book_is_refused(done: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_book_of_another_size_than_the_one_that_was_left_is_refused(done: Path
     config["phases"].append(
         {**config["phases"][2], "name": "more", "method": {"tokenizer": "learned_tokenizer"}}
     )
-    config["phases"][3]["method"]["codebook"] = {**BOOK, "num_codes": 12}
+    config["phases"][3]["method"]["codebook"] = {**CODEBOOK, "num_codes": 12}
     config["phases"][3]["load"] = {"tokenizer": "tokenizer", "codebook": "codebook"}
     with pytest.raises(
         RecipeError,

@@ -87,11 +87,11 @@ def test_what_is_done_when_a_job_starts_again(tmp_path: Path) -> None:
 
 
 def test_words_are_divided() -> None:
-    rest, asked = split_arguments(
+    rest, options = split_arguments(
         ["image/emoji_simclr", "partition=gpu", "nodes=8", "run.epochs=3", "gpus_per_node=8"]
     )
     assert rest == ["image/emoji_simclr", "run.epochs=3"]
-    assert asked == {"partition": "gpu", "nodes": 8, "gpus_per_node": 8}
+    assert options == {"partition": "gpu", "nodes": 8, "gpus_per_node": 8}
     assert torchrun_lines(rest, {"gpus_per_node": 4}) == [
         "torchrun --nproc-per-node=4 -m mezzotint pretrain image/emoji_simclr run.epochs=3"
     ]

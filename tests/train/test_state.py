@@ -125,10 +125,10 @@ def test_a_run_leaves_the_average_and_trains_as_without(tmp_path: Path) -> None:
         value: pretrain(made(value), tmp_path / str(value), progress="quiet")
         for value in (None, 0.9)
     }
-    last, beside = (CheckpointStore(run / "checkpoints").latest()[0] for run in runs.values())
-    assert last is not None and beside is not None and not tensors_of(last, "average")
-    assert all(torch.equal(beside.model[name], tensor) for name, tensor in last.model.items())
-    average = tensors_of(beside, "average")
+    last, averaged = (CheckpointStore(run / "checkpoints").latest()[0] for run in runs.values())
+    assert last is not None and averaged is not None and not tensors_of(last, "average")
+    assert all(torch.equal(averaged.model[name], tensor) for name, tensor in last.model.items())
+    average = tensors_of(averaged, "average")
     for name, tensor in load_encoder(runs[0.9]).state_dict().items():
         assert torch.equal(tensor, average[f"encoder.{name}"])
     assert not torch.equal(average["encoder.conv1.weight"], last.model["encoder.conv1.weight"])
