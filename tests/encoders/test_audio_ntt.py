@@ -19,7 +19,7 @@ def test_has_the_published_size_and_shapes() -> None:
     assert encoder.modality == "audio" and encoder.config == {"kind": "audio_ntt"}
 
 
-def test_is_the_maximum_plus_the_mean_over_time_of_features_of_each_frame() -> None:
+def test_features_are_maximum_plus_mean_over_frames() -> None:
     torch.manual_seed(0)
     encoder = AudioNTT(audio(16, 24), dim=10, width=3).eval()
     x = torch.randn(2, 1, 16, 24)
@@ -39,7 +39,7 @@ def test_takes_clips_of_any_length() -> None:
     assert encoder(torch.cat([x, x], dim=3)).shape == encoder(x).shape == (3, 8)
 
 
-def test_refuses_what_has_no_frames() -> None:
+def test_short_clips_and_bad_sizes_are_refused() -> None:
     with pytest.raises(
         ValueError,
         match=r"must have at least 8 mels and 8 frames, got shape \(1, 64, 4\)",
@@ -49,7 +49,7 @@ def test_refuses_what_has_no_frames() -> None:
         AudioNTT(audio(), dim=0)
 
 
-def test_running_norm_is_the_mean_and_deviation_of_all_that_was_seen() -> None:
+def test_running_norm_has_the_mean_and_std_of_all_samples_so_far() -> None:
     norm = RunningNorm(100)
     x = torch.randn(11, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 3 + 7
     for part in (x[:1], x[1:5], x[5:]):
@@ -61,7 +61,7 @@ def test_running_norm_is_the_mean_and_deviation_of_all_that_was_seen() -> None:
     assert norm.count == 11
 
 
-def test_running_norm_stands_still_after_its_samples_and_in_evaluation() -> None:
+def test_running_norm_is_frozen_after_its_samples_and_in_eval_mode() -> None:
     norm = RunningNorm(10)
     first = torch.randn(10, 4)
     norm(first)
@@ -79,7 +79,7 @@ def test_running_norm_stands_still_after_its_samples_and_in_evaluation() -> None
         RunningNorm(0)
 
 
-def test_running_norm_lives_in_the_encoder() -> None:
+def test_running_norm_is_saved_with_the_encoder() -> None:
     encoder = AudioNTT(audio(16, 16), dim=4, width=2, running_norm=1000)
     x = torch.randn(4, 1, 16, 16) * 5 - 20
     encoder.train()(x)

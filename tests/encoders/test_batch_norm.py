@@ -1,4 +1,4 @@
-"""Synchronized BatchNorm: two processes against one with the full batch, and against torch's own."""
+"""Synchronized BatchNorm: two processes against one with the full batch, and against torch."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -97,7 +97,8 @@ def test_two_processes_equal_one_with_the_full_batch(name: str, two_processes: l
         elif key.startswith("grad."):
             found = ranks[0][key] + ranks[1][key]  # each rank has its rows' share
         elif key == "eval":
-            continue  # without running statistics, eval uses the batch of the rank, as torch.nn.SyncBatchNorm does
+            # Without running statistics, eval uses the batch of the rank, as SyncBatchNorm does.
+            continue
         else:
             found = ranks[0][key]
             assert torch.equal(found, ranks[1][key])

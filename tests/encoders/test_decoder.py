@@ -1,4 +1,4 @@
-"""The decoder of masked prediction: it sees what it may, where it is; windows are cut and put back."""
+"""The decoder of masked prediction against the same sequence by hand; windows and their inverse."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def vit(size: tuple[int, int] = (16, 24)) -> ViT:
 
 
 @pytest.mark.parametrize("window", [0, 2])
-def test_output_is_that_of_the_sequence_put_together_by_hand(window: int) -> None:
+def test_output_equals_the_sequence_built_by_hand(window: int) -> None:
     encoder = vit()
     decoder = Decoder(width=12, depth=2, heads=2, window=window).build(encoder, 5)
     grid, count = encoder.patches.grid, encoder.patches.count
@@ -42,7 +42,7 @@ def test_output_is_that_of_the_sequence_put_together_by_hand(window: int) -> Non
 
 @pytest.mark.parametrize(("grid", "side"), [((4, 6), 2), ((6,), 3), ((2, 4, 4), 4)])
 @pytest.mark.parametrize("moved", [0, 1])
-def test_windows_hold_neighbors_and_are_put_back(
+def test_windows_contain_neighbors_and_have_an_inverse(
     grid: tuple[int, ...], side: int, moved: int
 ) -> None:
     count = torch.Size(grid).numel()
@@ -64,8 +64,8 @@ def test_windows_hold_neighbors_and_are_put_back(
     assert first == expected
 
 
-def test_a_grid_that_windows_do_not_fill_is_refused_with_the_way_out() -> None:
-    """Regression: the source's decoder is made for 64 × 8 patches and fails in the first step on any other grid."""
+def test_a_grid_that_windows_do_not_fill_is_refused() -> None:
+    """Regression: the published decoder is made for 64 × 8 patches and fails on any other grid."""
     with pytest.raises(
         ValueError, match=r"`decoder.window` must divide .* grid of 5 × 6 patches, got 4\. .* use 0"
     ):

@@ -1,4 +1,4 @@
-"""DGCNN: neighbors against the distance matrix, the split edge convolution against the published one."""
+"""DGCNN: neighbors against the distance matrix, the edge convolution against the published one."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def small() -> DGCNN:
     return DGCNN(INPUT, width=4, neighbors=6)
 
 
-def test_nearest_points_are_those_of_the_full_distance_matrix() -> None:
+def test_nearest_points_agree_with_the_full_distance_matrix() -> None:
     x = torch.randn(4, 3, 50, dtype=torch.float64) + 5.0
     distance = torch.cdist(x.transpose(1, 2), x.transpose(1, 2))
     expected = distance.sort(dim=2).indices[:, :, :7]
@@ -26,7 +26,7 @@ def test_nearest_points_are_those_of_the_full_distance_matrix() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_edge_convolution_is_that_of_the_concatenated_edges(training: bool) -> None:
+def test_edge_convolution_equals_a_linear_on_concatenated_edges(training: bool) -> None:
     torch.manual_seed(0)
     layer = EdgeConv(5, 8, 4).train(training)
     with torch.no_grad():

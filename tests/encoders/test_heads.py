@@ -35,7 +35,7 @@ def test_last_norm_standardizes_the_batch() -> None:
 
 
 def test_byol_heads_have_the_published_sizes() -> None:
-    """On 2048 features: projector 9.45 M, predictor 2.11 M (from the layers of BYOL, section 3.3)."""
+    """On 2048 features: projector 9.45 M, predictor 2.11 M (BYOL, section 3.3)."""
     assert sum(p.numel() for p in mlp([2048, 4096, 256]).parameters()) == 9_449_728
     assert sum(p.numel() for p in mlp([256, 4096, 256]).parameters()) == 2_109_696
 

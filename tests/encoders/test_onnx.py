@@ -108,14 +108,14 @@ def test_an_onnx_file_gives_what_the_network_gives(tmp_path: Path, batch: int | 
             torch.testing.assert_close(encoder(x), network()(x), rtol=1e-5, atol=1e-6)
 
 
-def test_its_own_normalization_can_be_given(tmp_path: Path) -> None:
+def test_mean_and_std_can_be_set(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = str(write_onnx(tmp_path / "net.onnx"))
     encoder = onnx(INPUT, path=path, mean=[0.1, 0.2, 0.3], std=[1.0, 1.0, 1.0])
     assert encoder.input.mean == (0.1, 0.2, 0.3) and encoder.input.std == (1.0, 1.0, 1.0)
 
 
-def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = write_onnx(tmp_path / "net.onnx")
     with pytest.raises(

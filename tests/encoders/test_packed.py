@@ -61,7 +61,7 @@ def test_a_vision_transformer_too(tmp_path: Path) -> None:
         assert torch.equal(loaded(x), encoder(x))
 
 
-def test_the_bytes_are_the_bits(tmp_path: Path) -> None:
+def test_the_file_is_as_small_as_its_bits(tmp_path: Path) -> None:
     save_packed(made(GROUPS), tmp_path, Bits(3))
     tensors = load_file(tmp_path / "packed.safetensors")
     shape = (
@@ -76,7 +76,7 @@ def test_the_bytes_are_the_bits(tmp_path: Path) -> None:
     assert not [name for name in tensors if "quantizer" in name]
 
 
-def test_layers_with_a_width_of_their_own_keep_it(tmp_path: Path) -> None:
+def test_layers_with_bits_of_their_own_keep_them(tmp_path: Path) -> None:
     save_packed(made("first_last_8"), tmp_path, Bits(2))
     entries = json.loads((tmp_path / "packed.json").read_text())["weights"]
     widths = [entry["bits"] for entry in entries.values()]
@@ -95,7 +95,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
         load_encoder(tmp_path)
 
 
-def test_a_directory_without_one_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_a_packed_encoder_is_refused(tmp_path: Path) -> None:
     from mezzotint.export import load_packed
 
     with pytest.raises(ValueError, match=r"has no packed.json. It must be a packed encoder"):

@@ -51,7 +51,7 @@ def test_zero_init_residual_starts_each_branch_at_zero(name: str) -> None:
     assert norms and all(float(w.abs().sum()) == 0 for w in norms)
 
 
-def test_a_width_that_is_none_is_refused() -> None:
+def test_a_width_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="`width` must be at least 1, got 0. The paper uses 64."):
         resnet.resnet18(RGB, width=0)
 

@@ -1,4 +1,4 @@
-"""Padding of tokens has no say in features, and does not stand in the way of compiling or exporting."""
+"""Padding of tokens does not change features, and models with it can be compiled and exported."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def made(name: str) -> ViT:
 
 
 def texts(length: int) -> Tensor:
-    """The same four texts with more or less padding, at the end and, of the last, also at the start."""
+    """The same four texts with more or less padding; the last one also has some at the start."""
     x = torch.full((4, length), PADDING)
     words = torch.randint(2, 30, (4, 12), generator=torch.Generator().manual_seed(1))
     for row, count in enumerate(LENGTHS):
@@ -47,7 +47,7 @@ def texts(length: int) -> Tensor:
 
 
 @each_encoder
-def test_features_are_those_of_the_text_alone(name: str) -> None:
+def test_features_do_not_depend_on_padding(name: str) -> None:
     encoder, x = made(name), texts(16)
     features = encoder(x)
     torch.testing.assert_close(encoder(texts(12)), features, atol=1e-5, rtol=1e-4)
@@ -75,7 +75,7 @@ def test_an_empty_text_has_finite_features_of_any_length(name: str) -> None:
     torch.testing.assert_close(short, long, atol=1e-5, rtol=1e-4)
 
 
-def test_of_kept_tokens_padding_is_not_seen() -> None:
+def test_padding_among_visible_tokens_is_ignored() -> None:
     encoder, x = made("vit"), texts(16)
     keep = torch.tensor([3, 15, 0, 9]).expand(4, -1)
     found = encoder.tokens(x, keep)
@@ -86,7 +86,7 @@ def test_of_kept_tokens_padding_is_not_seen() -> None:
 
 
 @pytest.mark.parametrize("method", [EMix, EmbeddingQuantization])
-def test_methods_do_not_see_it_either(method: Any) -> None:
+def test_methods_ignore_padding_too(method: Any) -> None:
     losses = []
     for length in (12, 16):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The ViT against timm's, its positions against loops, its patches against slices, for every modality."""
+"""The ViT against timm's, for every modality; visible patches, padding, export, compilation."""
 
 import math
 from typing import Any
@@ -71,7 +71,7 @@ def test_shapes_and_gradients(modality: str, pool: str) -> None:
 
 @each_modality
 @pytest.mark.parametrize("pool", ["mean", "cls"])
-def test_kept_patches_are_a_sequence_without_the_others(modality: str, pool: str) -> None:
+def test_visible_patches_are_a_sequence_of_their_own(modality: str, pool: str) -> None:
     encoder, x = made(modality, pool=pool), sample(modality)
     keep = torch.stack([torch.randperm(encoder.patches.count)[:3] for _ in range(2)])
     values, where = encoder.patches.split(x)
@@ -87,19 +87,19 @@ def test_kept_patches_are_a_sequence_without_the_others(modality: str, pool: str
 
 
 @each_modality
-def test_the_order_of_kept_patches_does_not_matter(modality: str) -> None:
+def test_the_order_of_visible_patches_does_not_matter(modality: str) -> None:
     encoder, x = made(modality), sample(modality)
     order = torch.randperm(encoder.patches.count)
     found = encoder.tokens(x, order.expand(2, -1))
     torch.testing.assert_close(found, encoder.tokens(x)[:, order], atol=1e-5, rtol=1e-4)
 
 
-def test_features_are_those_of_timm() -> None:
+def test_features_equal_timms() -> None:
     """The same weights in timm's network: patch order, attention, GELU, norms."""
     encoder = made("image", width=32, heads=4, depth=3)
     other = timm.models.VisionTransformer(
-        img_size=(16, 24), patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=0, class_token=False,
-        global_pool="avg", fc_norm=False,
+        img_size=(16, 24), patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=0,
+        class_token=False, global_pool="avg", fc_norm=False,
     ).eval()  # fmt: skip
     own = encoder.state_dict()
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_features_are_those_of_timm() -> None:
 
 
 @pytest.mark.parametrize(("width", "heads", "published"), [(384, 6, 21.67), (768, 12, 85.80)])
-def test_parameter_counts_are_the_published_ones_without_positions_and_class_token(
+def test_parameter_counts_are_as_published_without_positions_and_class_token(
     width: int, heads: int, published: float
 ) -> None:
     with torch.device("meta"):

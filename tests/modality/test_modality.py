@@ -1,9 +1,14 @@
 """The contract of every modality; a new file in the folder is taken in without an edit."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from mezzotint import modality as package
 from mezzotint.data.source import Source
+from mezzotint.encoders.timm import TimmEncoder
+from mezzotint.encoders.vit import ViT
 from mezzotint.modality.modality import Modality, modality_names, modality_of
 from mezzotint.modality.patches import PatchSize
 from mezzotint.recipe.recipe import read_recipe, shipped
@@ -28,6 +33,31 @@ def test_names_are_those_of_the_files() -> None:
 def test_an_unknown_modality_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="`modality` must be one of audio, image, .* got 'smell'"):
         Input((3, 8, 8), (0.0,) * 3, (1.0,) * 3, "smell")
+
+
+def test_a_new_modality_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name, check, baseline, patches and messages come from its file."""
+    (tmp_path / "depth.py").write_text(
+        "from mezzotint.modality.modality import Modality\n"
+        "from mezzotint.modality.patches import GridPatches\n"
+        "class DepthModality(Modality):\n"
+        "    plural, axes, has_picture = 'depth maps', ('1', 'height', 'width'), False\n"
+        "    def patches(self, input, dim, size):\n"
+        "        return GridPatches(input.shape, size.sides((4, 4)), dim)\n"
+    )
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    assert "depth" in modality_names() and modality_of("depth").name == "depth"
+    input = Input((1, 8, 12), (2.0,), (4.0,), "depth")
+    x = input.normalize(input.as_float(torch.full((2, 1, 8, 12), 6.0)))
+    assert torch.equal(x, torch.ones_like(x))
+    assert modality_of(input).raw_features(x, input).shape == (2, 96)
+    assert ViT(input, width=12, depth=1, heads=2)(x).shape == (2, 12)
+    with pytest.raises(ValueError, match="takes images, got depth maps of shape"):
+        TimmEncoder.require_modality(input)
+    with pytest.raises(ValueError, match=r"The shape of depth maps must be \(1, height, width\)"):
+        Input((8, 12), (2.0,) * 8, (4.0,) * 8, "depth")
+    with pytest.raises(ValueError, match="Depth maps have no pictures"):
+        modality_of(input).picture(x[0], input)
 
 
 @each

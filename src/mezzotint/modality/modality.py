@@ -14,11 +14,12 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
+
+from mezzotint import modality as package
 
 if TYPE_CHECKING:
     from mezzotint.modality.patches import Patches, PatchSize
@@ -191,7 +192,7 @@ def modality_of(input: "Input | str") -> Modality:
 
 def modality_names() -> tuple[str, ...]:
     """Return the names of all modalities, in alphabetical order."""
-    files = pkgutil.iter_modules([str(Path(__file__).parent)])
+    files = pkgutil.iter_modules(package.__path__)
     return tuple(sorted({file.name for file in files} - {*_SHARED}))
 
 

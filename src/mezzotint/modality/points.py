@@ -3,8 +3,8 @@
 Patches are groups of near points around centers that lie far apart, as in Point-BERT (Yu et al.
 2022, arXiv 2111.14819).
 
-Differs from Point-BERT in that its small PointNet has no BatchNorm, and that the first center is
-the point farthest from the mean instead of a random one: the same points always have the same groups.
+Differs from Point-BERT: its small PointNet has no BatchNorm, and the first center is the point
+farthest from the mean instead of a random one, so that the same points always have the same groups.
 """
 
 import math
