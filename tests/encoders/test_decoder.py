@@ -25,8 +25,8 @@ def test_output_equals_the_sequence_built_by_hand(window: int) -> None:
     seen, (_, where) = torch.randn(3, 6, 16), encoder.patches.split(torch.zeros(1, 1, 16, 24))
     full = decoder.hidden.detach().repeat(3, count, 1)
     for row in range(3):
-        for place, patch in enumerate(keep[row].tolist()):
-            full[row, patch] = decoder.embed(seen[row, place])
+        for slot, patch in enumerate(keep[row].tolist()):
+            full[row, patch] = decoder.embed(seen[row, slot])
     full = full + decoder.places(where)
     for number, block in enumerate(decoder.blocks):
         if window:
@@ -54,11 +54,11 @@ def test_windows_contain_neighbors_and_have_an_inverse(
     first = cut[0, :, 0].long().tolist()
     shifts = [moved if s == side else 0 for s in sides]
     expected = []
-    for place in (
+    for position in (
         torch.cartesian_prod(*(torch.arange(s) for s in sides)).view(-1, len(grid)).tolist()
     ):
         number = 0
-        for at, shift, n in zip(place, shifts, grid, strict=True):
+        for at, shift, n in zip(position, shifts, grid, strict=True):
             number = number * n + (at + shift) % n
         expected.append(number)
     assert first == expected

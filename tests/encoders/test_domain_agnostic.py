@@ -30,8 +30,8 @@ def test_positions_are_rows_of_a_table_in_grid_order() -> None:
 
 
 def test_positions_of_points_come_from_their_centers() -> None:
-    cloud = Input((3, 70), (0.0,) * 3, (1.0,) * 3, "points")
-    encoder = DomainAgnostic(cloud, width=24, depth=1, heads=2)
+    points = Input((3, 70), (0.0,) * 3, (1.0,) * 3, "points")
+    encoder = DomainAgnostic(points, width=24, depth=1, heads=2)
     assert not isinstance(encoder.places, LearnedPositions)
     assert encoder(torch.randn(2, 3, 70)).shape == (2, 24)
 

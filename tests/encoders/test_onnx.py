@@ -168,8 +168,8 @@ def test_an_onnx_file_is_evaluated_like_a_run(tmp_path: Path, images: Path) -> N
     for row in torch_rows:
         if row.metric.endswith("top1"):
             assert math.isclose(rows[row.probe, row.metric], row.value, abs_tol=1 / 12 + 1e-9)
-    beside = read_baselines(folder)
-    assert beside.raw and not beside.untrained  # fresh weights of an ONNX file do not exist
+    baselines = read_baselines(folder)
+    assert baselines.raw and not baselines.untrained  # fresh weights of an ONNX file do not exist
 
 
 def test_an_onnx_file_is_evaluated_by_bits_as_quantized_files(tmp_path: Path, images: Path) -> None:
@@ -241,9 +241,9 @@ def test_a_checkpoint_of_another_project_is_evaluated_from_a_file_of_two_section
     ]
     found = evaluate(path, bits)
     assert {row.bits for row in found.rows} == {FP32, Bits(8, 8)}
-    beside = read_baselines(results_directory(path))
-    assert beside.raw and beside.untrained
-    fresh = {row.value for row in beside.untrained if row.metric == "all/spread"}
+    baselines = read_baselines(results_directory(path))
+    assert baselines.raw and baselines.untrained
+    fresh = {row.value for row in baselines.untrained if row.metric == "all/spread"}
     own = next(row.value for row in found.rows if row.metric == "all/spread")
     data = Arrays(path=str(images))
     torch_own = evaluate_bits(

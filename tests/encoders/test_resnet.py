@@ -63,8 +63,8 @@ def test_a_grid_is_the_average_of_each_part(stem: resnet.Stem) -> None:
     ).eval()
     assert encoder.dim == 4 * 4 * 4
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    places = encoder.feature_map(x)  # [B, 16, 4, 4]
-    parts = [places[:, :, h : h + 2, w : w + 2].mean((2, 3)) for h in (0, 2) for w in (0, 2)]
+    features = encoder.feature_map(x)  # [B, 16, 4, 4]
+    parts = [features[:, :, h : h + 2, w : w + 2].mean((2, 3)) for h in (0, 2) for w in (0, 2)]
     torch.testing.assert_close(encoder(x).view(2, 16, 4), torch.stack(parts, dim=2))
     whole = resnet.resnet8(encoder.input, stem=stem, width=4).eval()
     whole.load_state_dict(encoder.state_dict())

@@ -158,8 +158,8 @@ def test_tokens_are_not_drowned_by_their_positions(width: int) -> None:
     values, where = encoder.patches.split(
         torch.randint(2, 258, (8, 128), generator=torch.Generator().manual_seed(0))
     )
-    says, stands = encoder.patches.embed(values), encoder.places(where)
-    assert 0.5 < float(says.detach().var() / stands.var()) < 5.0
+    token, position = encoder.patches.embed(values), encoder.places(where)
+    assert 0.5 < float(token.detach().var() / position.var()) < 5.0
 
 
 def test_drop_path_keeps_the_mean_and_is_off_in_eval() -> None:

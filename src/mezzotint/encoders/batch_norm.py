@@ -55,6 +55,7 @@ class SynchronizedBatchNorm(_BatchNorm):
         means, variances = dist.gather(local).unbind(1)  # [world, C]
         mean = means.mean(dim=0)
         var = (variances + (means - mean).square()).mean(dim=0)
+        # n / (n − 1): running variances are unbiased in torch, those of the batch are not.
         self._track(mean.detach(), var.detach() * (count / (count - 1)))
         scale = torch.rsqrt(var + self.eps)
         if self.affine:
@@ -118,7 +119,7 @@ def _replacement(norm: _BatchNorm) -> SynchronizedBatchNorm:
         momentum=norm.momentum,
         affine=norm.affine,
         track_running_stats=norm.track_running_stats,
-        device="meta",
+        device="meta",  # its own tensors are replaced below
     )
     for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         setattr(new, name, getattr(norm, name))

@@ -67,6 +67,7 @@ class MaskedDecoder(nn.Module):
         super().__init__()
         self.window = size.window
         if size.window:
+            # Refuses a grid that windows do not fill now, not in the first step.
             windows(torch.empty(1, encoder.patches.count, 1), encoder.patches.grid, size.window, 0)
         self.embed = nn.Linear(encoder.dim, size.width)
         self.hidden = nn.Parameter(torch.randn(1, 1, size.width) * 0.02)

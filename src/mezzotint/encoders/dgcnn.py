@@ -27,6 +27,7 @@ def nearest_points(x: Tensor, k: int) -> Tensor:
     Returns:
         int64 `[B, N, min(k, N)]`, nearest first.
     """
+    # Half precision would confuse near neighbors; the choice itself has no gradient.
     with torch.autocast(x.device.type, enabled=False):
         points = x.detach().float()
         # −‖x_i − x_j‖² up to ‖x_i‖², which is the same for all candidates of a point.
@@ -55,6 +56,7 @@ class EdgeConv(nn.Module):
         """`[B, inputs, N]` → `[B, outputs, N]`."""
         batch, channels, count = x.shape
         neighbors = nearest_points(x, self.k)
+        # The stored weight is for [x_i, x_j − x_i]; only the computation is split.
         own, edge = self.linear.weight[:, :channels], self.linear.weight[:, channels:]
         center = nn.functional.conv1d(x, own - edge)
         # [B, N, outputs], so that the values of a neighbor are contiguous.

@@ -112,6 +112,7 @@ class DomainAgnostic(ViT):
                 f"`dropout` must be at least 0 and below 1, got {dropout}. DABS uses 0.1."
             )
         inner, hidden = inner or 2 * width, hidden or 2 * width
+        # Blocks of `ViT` are replaced below; one head fits any width.
         super().__init__(input, width=width, depth=depth, heads=1, patch=patch, pool="cls")
         self.heads = heads
         made = [DomainAgnosticBlock(width, heads, inner, hidden, dropout) for _ in range(depth)]
@@ -123,6 +124,7 @@ class DomainAgnostic(ViT):
             self.places = LearnedPositions(self.patches.grid, width)
         assert self.cls is not None
         nn.init.normal_(self.cls)
+        # All embeddings of DABS start standard normal, which `ViT` does for tokens alone.
         for module in self.patches.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight)

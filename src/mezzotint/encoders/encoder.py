@@ -38,6 +38,7 @@ class Encoder(nn.Module, Component):
         self.require_modality(input)
         self.input = input
         self.dim = dim
+        # Looked up once: `__call__` is traced by torch.compile and torch.export.
         self._channels = modality_of(input).required_channels(input)
 
     @classmethod

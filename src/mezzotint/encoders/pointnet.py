@@ -47,6 +47,7 @@ class TNet(nn.Module):
             nn.Linear(8 * width, 4 * width, bias=False), nn.BatchNorm1d(4 * width), nn.ReLU(),
         )  # fmt: skip
         self.matrix = nn.Linear(4 * width, channels * channels)
+        # With zero weights the bias alone, an identity, is the first matrix.
         nn.init.zeros_(self.matrix.weight)
         with torch.no_grad():
             self.matrix.bias.copy_(torch.eye(channels).flatten())

@@ -143,6 +143,7 @@ class ResNet(Encoder):
                 stride = 2 if number == 0 and stage > 0 else 1
                 blocks.append(block(inputs, planes, stride))
                 inputs = planes * block.expansion
+            # The names of torchvision, from which checkpoints come.
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.num_stages = len(depths)
         self._initialize(zero_init_residual)

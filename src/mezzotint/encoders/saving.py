@@ -52,6 +52,7 @@ def save_encoder(
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "encoder.safetensors"
     with replacing(weights) as temporary:
+        # safetensors writes contiguous tensors only.
         save_file(
             {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()},
             temporary,
@@ -131,6 +132,7 @@ def load_encoder(path: str | Path) -> Encoder:
         )
     description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
     weights = folder / "encoder.safetensors"
+    # The JSON is written after the weights, so a killed run leaves a hash that does not match.
     require_hash(weights, description["sha256"], "write it again with `mezzotint evaluate RUN`")
     encoder = encoder_of(description)
     if description.get("quantization") is not None:

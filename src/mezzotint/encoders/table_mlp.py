@@ -23,6 +23,7 @@ class TableMLP(Encoder, kind="table_mlp"):
                 f"`width` and `layers` must be at least 1, got {width} and {layers}. Try 128 and 3."
             )
         super().__init__(input, dim=width)
+        # No bias: the BatchNorm after each linear would cancel it.
         inputs = [input.shape[0], *[width] * (layers - 1)]
         self.layers = nn.Sequential(
             *(

@@ -94,6 +94,7 @@ def timm(
     try:
         model = library.create_model(name, **options)
         if pretrained_path is not None:
+            # The second build must not move the random state of the run.
             with torch.random.fork_rng(devices=[]):
                 _require_all_loaded(model, library.create_model(name, **options), pretrained_path)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:

@@ -41,6 +41,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, inner: int | None = None, bias: bool = True) -> None:
         super().__init__()
+        # A stated head width instead of -1 in `view`, which an empty batch makes ambiguous.
         self.heads, inner = heads, inner or width
         self.head_width = inner // max(1, heads)
         if heads < 1 or inner % heads:
@@ -160,6 +161,7 @@ class ViT(Encoder):
             raise ValueError(f"`pool` must be mean or cls, got {pool!r}.")
         size = PatchSize(patch, groups, group_size)
         self.patches = modality_of(input).patches(input, width, size)
+        # Saved weights of learned positions have this name.
         self.places = self.patches.position_embedding(width)
         self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02) if pool == "cls" else None
         self.blocks = blocks(width, depth, heads, drop_path)

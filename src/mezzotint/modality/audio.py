@@ -70,9 +70,10 @@ class AudioModality(Modality):
 
     def picture(self, x: Tensor, input: "Input") -> Tensor:
         """Color a spectrogram `[1, mels, frames]`, low tones below: uint8 `[3, mels, frames]`."""
-        from matplotlib import colormaps
+        from matplotlib import colormaps  # slow to import
 
         values = x.detach().float().nan_to_num(0.0).cpu().numpy()
+        # Percentiles instead of extremes, so that one click does not darken the rest.
         low, high = np.percentile(values, [1.0, 99.5])
         scaled = np.clip((values[0, ::-1] - low) / max(high - low, 1e-6), 0.0, 1.0)
         colors = np.rint(colormaps["magma"](scaled)[..., :3] * 255.0).astype(np.uint8)

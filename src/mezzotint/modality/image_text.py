@@ -27,6 +27,7 @@ _NO_TOKEN = -1.0
 
 def pack(images: Tensor, tokens: Tensor) -> Tensor:
     """Combine images uint8 `[B, 3, H, W]` and tokens `[B, L]` to samples float32 `[B, 4, H, W]`."""
+    # Float tokens are exact up to 2 ** 24, more than any vocabulary has.
     plane = torch.zeros(len(images), images.shape[-2] * images.shape[-1])
     plane[:, : tokens.shape[1]] = tokens.float()
     return torch.cat([images.float() / 255.0, plane.view(-1, 1, *images.shape[-2:])], dim=1)
@@ -112,6 +113,7 @@ class ImageTextPatches(Patches):
     def embed(self, values: Tensor) -> Tensor:
         """`[B, L', P + 1]` → `[B, L', D]`."""
         token = values[..., -1].long()
+        # Both embeddings at all positions: a selection by mask would make shapes depend on data.
         patches, words = self.image.embed(values[..., :-1]), self.text.embed(token.clamp(min=0))
         return torch.where((token < 0).unsqueeze(-1), patches, words.to(patches.dtype))
 

@@ -200,7 +200,9 @@ def modality_names() -> tuple[str, ...]:
 def _loaded(name: str) -> Modality:
     if name not in modality_names():
         raise ValueError(f"`modality` must be one of {', '.join(modality_names())}, got {name!r}.")
+    # Imported on demand: most programs use one modality, and some files import PIL.
     module = importlib.import_module(f"mezzotint.modality.{name}")
+    # Unpacking fails unless the file has exactly one subclass of its own.
     (cls,) = (
         value
         for value in vars(module).values()

@@ -93,11 +93,13 @@ class SinCos(nn.Module):
                 f"`width` must be even and at least {2 * axes} for positions with {axes} axes, "
                 f"got {width}. Try a multiple of 12."
             )
+        # Even parts, because each axis has as many sines as cosines.
         part = 2 * (width // (2 * axes))
         self.widths = [width - part * (axes - 1)] + [part] * (axes - 1)
 
     def forward(self, positions: Tensor) -> Tensor:
         """`[…, L, A]` → `[…, L, width]`."""
+        # Computed here instead of stored, so that no buffer enters the saved weights.
         parts = []
         for axis, width in enumerate(self.widths):
             half = torch.arange(width // 2, device=positions.device, dtype=torch.float32)
@@ -116,6 +118,7 @@ def grid_positions(grid: Sequence[int], device: torch.device) -> Tensor:
 
 def take(x: Tensor, indices: Tensor) -> Tensor:
     """Gather along the second axis: `[B, N, …]` and int64 `[B, M]` → `[B, M, …]`."""
+    # `gather` needs the full shape; `expand` makes it without a copy.
     index = indices.view(*indices.shape, *(1 for _ in x.shape[2:])).expand(-1, -1, *x.shape[2:])
     return x.gather(1, index)
 
@@ -188,6 +191,7 @@ class GridPatches(Patches):
         cut = x.reshape(
             *x.shape[:2], *itertools.chain.from_iterable(zip(grid, self.side, strict=True))
         )
+        # After the reshape, even axes count patches and odd axes count values within a patch.
         numbers, sides = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
         values = cut.permute(0, *numbers, 1, *sides).reshape(
             x.shape[0], math.prod(grid), self.num_values

@@ -54,6 +54,7 @@ class PointsModality(Modality):
             math.cos(_PITCH) * y - math.sin(_PITCH) * depth,
             math.cos(_PITCH) * depth + math.sin(_PITCH) * y,
         )
+        # The largest coordinate fills 92 % of the picture; 1e-6 is for a cloud of equal points.
         reach = max(float(np.abs(np.stack([right, up])).max()), 1e-6)
         columns = np.rint((right / reach * 0.46 + 0.5) * (PICTURE_SIZE - 1)).astype(int)
         rows = np.rint((0.5 - up / reach * 0.46) * (PICTURE_SIZE - 1)).astype(int)
@@ -114,6 +115,7 @@ class PointPatches(Patches):
                 f"{self.count} groups of {self.group_size}, got {points.shape[1]}. Keep more "
                 "points, or choose fewer or smaller groups."
             )
+        # Which points form a group is a choice without a gradient.
         with torch.no_grad():
             centers = take(points, farthest_points(points, self.count))
             distance = (centers.unsqueeze(2) - points.unsqueeze(1)).square().sum(dim=3)
@@ -147,6 +149,7 @@ def farthest_points(points_BNC: Tensor, count: int) -> Tensor:
     """
     distance = (points_BNC - points_BNC.mean(dim=1, keepdim=True)).square().sum(dim=2)
     chosen = [distance.argmax(dim=1)]
+    # From here on distances are to the chosen points; the mean was only for the first choice.
     distance = torch.full_like(distance, torch.inf)
     for _ in range(count - 1):
         last = take(points_BNC, chosen[-1].unsqueeze(1))

@@ -76,6 +76,7 @@ def token_fractions(x: Tensor, vocabulary: int) -> Tensor:
     """
     valid = (x != PADDING).float()
     counts = valid.new_zeros(x.shape[0], vocabulary).scatter_add_(1, x, valid)
+    # An empty text has no tokens to divide by; its fractions are all 0.
     return counts / valid.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
@@ -100,6 +101,7 @@ def _squares(tokens: list[int]) -> npt.NDArray[np.uint8]:
         if token == MASK:
             colors[position] = 0
         elif token != PADDING:
+            # Near ids get different colors, and an id the same color in every picture.
             colors[position] = [64 + (token * factor) % 160 for factor in (37, 91, 151)]
     side = max(1, PICTURE_SIZE // across)
     return colors.reshape(across, across, 3).repeat(side, axis=0).repeat(side, axis=1)

@@ -40,6 +40,7 @@ class VideoModality(Modality):
     def picture(self, x: Tensor, input: "Input") -> Tensor:
         """Put four frames (or all, if there are fewer) in a row: uint8 `[3, H, 4 W + 3]`."""
         values = self.as_float(x.detach().cpu())
+        # First and last frame are always among them.
         chosen = torch.linspace(0, values.shape[1] - 1, min(_FRAMES, values.shape[1]))
         frames = values[:, chosen.round().long()].mul(255.0).round().clamp(0, 255)
         frames = pad(frames.to(torch.uint8).expand(3, -1, -1, -1), (0, 1), value=255)
