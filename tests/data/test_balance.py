@@ -120,15 +120,17 @@ def test_a_sample_without_a_tag_is_never_drawn_and_the_rest_is_as_without() -> N
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"got samples=None, replacement=False; allowed"):
+    with pytest.raises(ValueError, match="got samples=None and replacement=False. 200000"):
         Balance(replacement=False)
     with pytest.raises(ValueError, match=r"got samples=0"):
         Balance(samples=0)
     with pytest.raises(
         ValueError,
-        match=r"got balance.samples=2000 without replacement, and 1000 samples with labels",
+        match="must be at most 1000, the samples with labels, got 2000 without replacement",
     ):
         Balance(samples=2000, replacement=False).weighting(RARE, everything(RARE))
     data = Labeled(source=EmbeddedImages(name="digits"), balance=Balance(samples=10))
-    with pytest.raises(ValueError, match="got 10 samples, fewer than run.batch_size=32"):
+    with pytest.raises(
+        ValueError, match="`run.batch_size` must be at most 10, the samples of an epoch, got 32"
+    ):
         BatchPlan.of(data, 32, 0, 0, 1)

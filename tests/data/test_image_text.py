@@ -130,19 +130,19 @@ def test_bad_lists(folder: Path) -> None:
         )
 
     with pytest.raises(
-        ValueError, match=r"cannot be read .* allowed is a CSV or COCO's JSON: check the path"
+        ValueError, match="cannot be read .* It must be a CSV or COCO's JSON. Check the path"
     ):
         read("none.csv")
     (folder / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(
-        ValueError, match=r"lacks 'path'; allowed is a CSV with the columns 'path' and 'caption'"
+        ValueError, match="has no 'path'. It must be a CSV with the columns 'path' and 'caption'"
     ):
         read("other.csv")
     (folder / "other.json").write_text('{"images": []}')
-    with pytest.raises(ValueError, match="lacks 'annotations'"):
+    with pytest.raises(ValueError, match="has no 'annotations'"):
         read("other.json")
     (folder / "empty.csv").write_text("path,caption\n0.png,\n")
-    with pytest.raises(ValueError, match="names no image with a caption"):
+    with pytest.raises(ValueError, match="has no image with a caption"):
         read("empty.csv")
     with pytest.raises(ValueError, match="got length=300 and size=16"):
         read(coco(folder).name, length=300)

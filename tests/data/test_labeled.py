@@ -70,7 +70,8 @@ def test_a_list_of_names_is_followed_exactly(tmp_path: Path) -> None:
     test = DIGITS.id_of(int(DIGITS.evaluation()[1][0].test[0]))
     (tmp_path / "list.txt").write_text(test)
     with pytest.raises(
-        ValueError, match=r"1 of 1 names are no training samples, .* allowed are ids such as"
+        ValueError,
+        match="must list ids of training samples such as .*1 of 1 names are not among them",
     ):
         Labeled(source=DIGITS, files=str(tmp_path / "list.txt"))
     with pytest.raises(ValueError, match="cannot be read"):
@@ -80,11 +81,14 @@ def test_a_list_of_names_is_followed_exactly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"fraction": 0.0}, r"a share in \(0, 1\]"),
-        ({"per_class": 0}, "1 sample or more"),
-        ({"fraction": 0.5, "per_class": 2}, "more than one of fraction, per_class and files"),
-        ({"per_class": 900}, r"per_class=900, and class 0 has \d+ training samples"),
-        ({"task": "color"}, "task='color'; allowed: digit/holdout"),
+        ({"fraction": 0.0}, r"`fraction` must be in \(0, 1\]"),
+        ({"per_class": 0}, "`per_class` 1 or more, got fraction=1.0 and per_class=0"),
+        (
+            {"fraction": 0.5, "per_class": 2},
+            "Only one of `fraction`, `per_class` and `files` can be set",
+        ),
+        ({"per_class": 900}, r"must be at most \d+, the training samples of class 0, got 900"),
+        ({"task": "color"}, "`task` must be one of digit/holdout, got 'color'"),
     ],
 )
 def test_what_cannot_be_is_refused(keys: dict[str, Any], message: str) -> None:
@@ -105,7 +109,7 @@ def test_tags_are_bool_rows_and_a_share_of_them_is_drawn_as_one() -> None:
     assert len(data) == 25 and data.num_classes == 2 and data.task.kind == "tag"
     expected = [[i % 2 == 0, i % 3 == 0] for i in data.chosen.tolist()]
     assert data.targets(torch.arange(25)).tolist() == expected
-    with pytest.raises(ValueError, match="per_class=2 for tags"):
+    with pytest.raises(ValueError, match="`per_class` must be null for tags, got 2"):
         Labeled(source=Tagged(name="digits"), per_class=2)
 
 

@@ -34,19 +34,19 @@ def test_classes_are_sorted_numbers_by_value() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "path,label\na.wav,b,c\n", "row 2 has 3 fields; allowed are 2"),
+        ("a.csv", "path,label\na.wav,b,c\n", "row 2, must have 2 fields, as the header, got 3"),
         (
             "a.csv",
             "sound,label\na.wav,b\n",
-            "has the columns sound, label; allowed is a header with one of path",
+            "must have one of the columns path, .*, got sound, label",
         ),
-        ("a.csv", "path,fold\na.wav,x\n", "line 2 has no file, or a fold that is no number"),
+        ("a.csv", "path,fold\na.wav,x\n", "line 2, has no file, or a fold that is not a number"),
         ("a.csv", "path,label\n", "lists no file"),
         ("a.csv", "", "lists no file"),
-        ("a.json", "{", "is no JSON"),
-        ("a.json", '{"files": []}', "holds a dict without a list"),
-        ("a.json", '[{"path": "a.wav"}]', 'entry 0 has no "wav"'),
-        ("a.json", '[{"wav": "a.wav", "labels": ["b"]}]', "entry 0 has labels that are no text"),
+        ("a.json", "{", "is not valid JSON"),
+        ("a.json", '{"files": []}', "must be a JSON list .*, got a dict"),
+        ("a.json", '[{"path": "a.wav"}]', 'entry 0, has no "wav"'),
+        ("a.json", '[{"wav": "a.wav", "labels": ["b"]}]', "entry 0, must have labels as text"),
     ],
 )
 def test_refuses_what_it_cannot_read(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -64,10 +64,13 @@ def test_label_table(tmp_path: Path) -> None:
     for text, message in (
         (
             "index,mid\n0,/m/a\n",
-            "has the columns index, mid; allowed is a table with index, mid, display_name",
+            "must have the columns index, mid, display_name, got index, mid",
         ),
-        ("index,mid,display_name\nx,/m/a,A\n", "has an index that is no number"),
-        ("index,mid,display_name\n0,/m/a,A\n2,/m/b,B\n", "with gaps or twice"),
+        (
+            "index,mid,display_name\nx,/m/a,A\n",
+            "must number its classes 0, 1, 2, …, and one index is not a number",
+        ),
+        ("index,mid,display_name\n0,/m/a,A\n2,/m/b,B\n", "an index is missing or a duplicate"),
     ):
         table.write_text(text)
         with pytest.raises(ValueError, match=message):

@@ -43,7 +43,7 @@ def test_tokens_are_those_that_the_encoder_knows(tmp_path: Path) -> None:
         ValueError, match="vocabulary of 258 tokens, but the encoder knows 30524. Text is read as"
     ):
         open_source(str(tmp_path / "a.txt"), other)
-    with pytest.raises(ValueError, match="got the token 9 and vocabulary=6"):
+    with pytest.raises(ValueError, match="must be above the largest token 9, got 6"):
         open_source(str(tmp_path / "a.npy"), Input((8,), (), (), "tokens", 8))
 
 

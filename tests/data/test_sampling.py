@@ -40,7 +40,9 @@ def test_does_not_change_from_release_to_release() -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
 def test_refuses_a_fraction_that_is_none(fraction: float) -> None:
-    with pytest.raises(ValueError, match="got a holdout of .*allowed is more than 0.*give 0.2"):
+    with pytest.raises(
+        ValueError, match="`holdout` must be more than 0 and less than 1, got .*Try 0.2"
+    ):
         held_out(np.zeros(4, np.int64), fraction, "a")
 
 

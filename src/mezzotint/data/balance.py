@@ -1,9 +1,9 @@
-"""Rare labels as often as common ones: an epoch of samples that are drawn by their labels, not each one once.
+"""Draw rare labels as often as common ones: samples of an epoch are weighted by their labels.
 
-A label that `n` training samples have weighs `1 / (n + 0.01)`, and a sample what its labels weigh
-together, as AST's code draws AudioSet (Gong et al. 2021, arXiv 2104.01778; of the weights only the
-proportions matter). Which samples an epoch has is a function of (seed, epoch) alone, so a run
-resumes exactly and all processes draw the same.
+A label of `n` training samples weighs `1 / (n + 0.01)`, and a sample the sum of its labels, as
+AST's code draws AudioSet (Gong et al. 2021, arXiv 2104.01778). The
+samples of an epoch are a function of (seed, epoch) alone, so a run resumes exactly and all
+processes draw the same.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from torch import Tensor
 from mezzotint.recipe.component import Component
 from mezzotint.seeding import weighted_order
 
-_ROWS = 65_536  # of tags at a time, as floats
+_ROWS = 65_536  # rows of tags converted to float at a time, to bound memory
 
 
 @dataclass(frozen=True, eq=False)
 class Weighting:
-    """How often samples are drawn.
+    """Sampling weights.
 
     Attributes:
-        weights: float64 `[N]`, 0 or more, of each sample.
-        samples: of an epoch.
+        weights: float64 `[N]`, 0 or more, one for each sample.
+        samples: samples per epoch.
         replacement: whether a sample may be drawn again in the same epoch.
     """
 
@@ -32,7 +32,7 @@ class Weighting:
     replacement: bool
 
     def order(self, seed: int, epoch: int) -> Tensor:
-        """The samples of an epoch, int64 `[samples]`."""
+        """Draw the samples of an epoch, int64 `[samples]`."""
         return weighted_order(self.weights, self.samples, seed, epoch, replacement=self.replacement)
 
 
@@ -40,29 +40,28 @@ class Balance(Component):
     """Draw samples by how rare their labels are.
 
     Args:
-        samples: of an epoch; by default as many as there are.
-        replacement: whether a sample may be drawn again in the same epoch; without, `samples` has
-            to be given.
+        samples: samples per epoch; by default the size of the data set.
+        replacement: whether a sample may be drawn again in the same epoch; `false` needs `samples`.
     """
 
     def __init__(self, *, samples: int | None = None, replacement: bool = True) -> None:
         if (samples is None and not replacement) or (samples is not None and samples < 1):
             raise ValueError(
-                f"got samples={samples}, replacement={replacement}; allowed is 1 sample an epoch or more, and without "
-                "replacement fewer than there are: 200000 is published for AudioSet-2M"
+                "`balance.samples` must be 1 or more, and without replacement less than the data "
+                f"set, got samples={samples} and replacement={replacement}. 200000 is published "
+                "for AudioSet-2M."
             )
         self.samples, self.replacement = samples, replacement
 
     def weighting(self, labels: Tensor, chosen: Tensor) -> Weighting:
-        """The weights of some samples, by how many of them have the same labels.
+        """Weight samples by how many of them share their labels.
 
         Args:
             labels: int64 `[M]`, or bool `[M, C]` of tags; a sample without a tag is never drawn.
-            chosen: int64 `[N]`, places among the labels.
+            chosen: int64 `[N]`, indices of the samples among the labels.
 
         Raises:
-            ValueError: when an epoch without replacement is to have more samples than there are
-                with labels.
+            ValueError: when an epoch without replacement needs more samples than have labels.
         """
         if labels.ndim == 1:
             own = labels[chosen]
@@ -75,8 +74,8 @@ class Balance(Component):
         samples = len(chosen) if self.samples is None else self.samples
         if usable == 0 or (samples > usable and not self.replacement):
             raise ValueError(
-                f"got balance.samples={samples} without replacement, and {usable} samples with labels; allowed are as "
-                "many or fewer: set data.balance.samples, or data.balance.replacement=true"
+                f"`data.balance.samples` must be at most {usable}, the samples with labels, got "
+                f"{samples} without replacement. Lower it, or set `data.balance.replacement=true`."
             )
         return Weighting(weights, samples, self.replacement)
 

@@ -1,14 +1,15 @@
-"""What a folder of images holds: which files are images, which folders are classes, which are splits.
+"""List a folder of images: which files are images, which folders are classes or splits.
 
-- An image is a file with one of `EXTENSIONS`, in any case. Whatever begins with a dot is left out.
-- Symbolic links below the root are not followed: a link could lead out of the root, or in a circle.
+- An image is a file with one of `EXTENSIONS`, in any case. Names that begin with a dot are skipped.
+- Symbolic links below the root are not followed: a link could lead out of the root, or form a
+cycle.
   The root itself may be one.
 - The first folder below the root is the class; deeper ones do not matter. Files directly in the
-  root have none.
+  root have no class.
 - When all folders below the root are splits (`train`, `val`, `valid`, `validation`, `test`) and
   `train` is among them, classes are one level deeper, as in ImageNet and Imagenette.
 
-Needs no torch, as `decode`.
+Like `decode`, this module needs no torch.
 """
 
 import hashlib
@@ -17,22 +18,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif".split()
+    ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm".split()
+    + [".jp2", ".avif"]
 )
 SPLITS = ("train", "val", "valid", "validation", "test")
 
 
 @dataclass
 class Listing:
-    """What stands below a root; all paths are relative to it, with `/`, and sorted by their bytes.
+    """The contents of a folder; paths are relative to the root, with `/`, sorted by their bytes.
 
     Attributes:
-        root: of the listing.
+        root: path of the folder.
         images: files that are images by their extension.
         others: all other files.
         links: symbolic links, which are not followed.
         folders: all folders.
-        closed: folders that may not be listed.
+        closed: folders without permission to list them.
     """
 
     root: str
@@ -43,7 +45,7 @@ class Listing:
     closed: list[str] = field(default_factory=list)
 
     def splits(self) -> list[str]:
-        """The splits, in the order of `SPLITS`; empty when the folders are no splits."""
+        """Return the splits, in the order of `SPLITS`; empty if the folders are not splits."""
         top = {path for path in self.folders if "/" not in path}
         return (
             [name for name in SPLITS if name in top]
@@ -52,27 +54,28 @@ class Listing:
         )
 
     def empty_classes(self) -> list[str]:
-        """The folders in the place of a class (or of a split) that hold no image at any depth."""
+        """Return class and split folders without an image at any depth."""
         depth = 2 if self.splits() else 1
         full = {"/".join(path.split("/")[:d]) for path in self.images for d in range(1, depth + 1)}
         return [path for path in self.folders if path.count("/") < depth and path not in full]
 
 
 def scan(root: str, extensions: frozenset[str] = EXTENSIONS, what: str = "images") -> Listing:
-    """List a folder.
+    """List a folder and everything below.
 
     Args:
-        root: of the folder.
-        extensions: of the files that count, in small letters; they are what `Listing.images` holds.
-        what: they are called, in a message.
+        root: path of the folder.
+        extensions: lower-case extensions of the files in `Listing.images`.
+        what: the plural noun for these files, for messages.
 
     Raises:
-        ValueError: when the root is missing or no folder.
+        ValueError: when the root is missing or not a folder.
     """
     if not os.path.isdir(root):
-        found = "a file" if os.path.exists(root) else "a path that does not exist"
+        wrong = "is a file" if os.path.exists(root) else "does not exist"
         raise ValueError(
-            f"{root} is {found}; allowed is a folder of {what}: check the path (data.root in a recipe)"
+            f"`{root}` {wrong}. It must be a folder of {what}. Check the path (`data.root` in a "
+            "recipe)."
         )
     listing = Listing(root)
     waiting = [""]
@@ -102,13 +105,13 @@ def scan(root: str, extensions: frozenset[str] = EXTENSIONS, what: str = "images
 
 
 def class_of(path: str, split: str | None) -> str | None:
-    """The class of an image: the folder below the root, or below its split; `None` for a file directly in there."""
+    """Return the class of an image: the folder below the root or its split; `None` without one."""
     inner = path if split is None else path.partition("/")[2]
     return inner.partition("/")[0] if "/" in inner else None
 
 
 def split_of(path: str, splits: list[str]) -> str | None:
-    """The split of an image; `None` where there are none, or for a file directly in the root."""
+    """Return the split of an image; `None` without splits, or for a file directly in the root."""
     top, slash, _ = path.partition("/")
     return top if slash and top in splits else None
 

@@ -1,11 +1,11 @@
-"""Images with text: a picture and what is said of it, as one sample.
+"""Images with text: a picture and its caption as one sample.
 
 `modality/image_text.py` says how a sample is laid out. Only transformers over patches take such
 samples.
 
-The question that any such data can be asked is DABS's: does this text belong to this picture?
-(Tamkin et al. 2021, arXiv 2111.12062, "mismatched caption".) Half of the pairs asked about are
-true, the others have the text of another picture of the same side of the split.
+All such data shares a task of DABS: does this text belong to this picture? (Tamkin et al. 2021,
+arXiv 2111.12062, "mismatched caption".) Half of the pairs are true; the others have the text of
+another picture from the same side of the split.
 """
 
 import copy
@@ -13,6 +13,7 @@ import csv
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +36,16 @@ ANSWERS = ("another picture's text", "its own text")
 
 
 class EmojiNames(InMemory):
-    """Embedded images with text: the emoji in two drawing styles, each with its name.
+    """Use embedded images with text: emoji in two drawing styles, each with its name.
 
-    Tasks: the category across and within styles, and whether the name is the picture's, for a fifth
-    of the emoji.
+    Tasks: the category across and within styles, and whether the name belongs to the picture,
+    scored on a fifth of the emoji.
 
     Args:
-        length: bytes of a name; longer ones are cut, shorter ones padded.
+        length: bytes of a name; longer names are truncated, shorter ones padded.
 
     Attributes:
-        credit: whose work the drawings are.
+        credit: attribution of the drawings.
     """
 
     modality = "image_text"
@@ -54,7 +55,7 @@ class EmojiNames(InMemory):
     def __init__(self, *, length: int = 32) -> None:
         if not 4 <= length <= 64:
             raise ValueError(
-                f"got length={length}; allowed is 4 to 64, the longest names: 32 is the default"
+                f"`length` must be 4 to 64, the longest name, got {length}. 32 is the default."
             )
         self._drawings = EmbeddedImages(name="emoji")
         self.ids, self.labels, self.credit = (
@@ -62,13 +63,13 @@ class EmojiNames(InMemory):
             self._drawings.labels,
             self._drawings.credit,
         )
-        said = [name.partition("/")[2].replace("_", " ") for name in self.ids]
-        self.tokens = torch.from_numpy(encoded(said, "bytes", length))
+        names = [name.partition("/")[2].replace("_", " ") for name in self.ids]
+        self.tokens = torch.from_numpy(encoded(names, "bytes", length))
         self.images = pack(self._drawings.images, self.tokens)
         self.input = input_with_text(self._drawings.input, length, 256)
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """The true pairs, then as many false ones; and the tasks."""
+        """Return the true pairs, then as many false ones; and the tasks."""
         test = held_out(np.zeros(len(self), np.int64), 0.2, "mismatch", self._drawings.groups)
         other = mismatched(test, self._drawings.groups)
         images = torch.cat(
@@ -77,31 +78,36 @@ class EmojiNames(InMemory):
         everything = self.with_samples(images, np.tile(self.labels, 2))
         everything.ids = [*self.ids, *(f"{name}?" for name in self.ids)]
         wanted = ("category/across-styles", "category/within-style")
-        tasks = [task for task in self._drawings.evaluation()[1] if task.name in wanted]
+        tasks = [
+            # The false pairs behind the true ones take no part in these tasks.
+            replace(task, labels=np.tile(task.labels, 2))
+            for task in self._drawings.evaluation()[1]
+            if task.name in wanted
+        ]
         return everything, [*tasks, mismatch_task(test, "holdout")]
 
 
 class CaptionedImages(Source):
-    """Image files with captions, such as MSCOCO: each caption is a sample, with its image.
+    """Read image files with captions, such as MSCOCO: each caption is a sample, with its image.
 
-    The task is whether a caption is its image's, for a part of the images that pretraining does
-    see.
+    The task is whether a caption belongs to its image, scored on a part of the images; pretraining
+    sees them as well.
 
     Args:
-        root: folder to which the paths of the list are relative.
-        files: the list: a CSV with a header; or a JSON of COCO, with `images` (`id`, `file_name`)
+        root: folder to which paths in the list are relative.
+        files: the list, a CSV with a header or COCO's JSON with `images` (`id`, `file_name`)
             and `annotations` (`image_id`, `caption`).
-        path: the column of a CSV that names the files.
-        caption: the column of a CSV that holds the texts.
-        length: tokens of a caption; longer ones are cut, shorter ones padded.
-        tokenizer: `bytes`, or the path of a vocabulary with one token a line, or of a
-            `tokenizer.json`.
+        path: column of a CSV with the files.
+        caption: column of a CSV with the captions.
+        length: tokens of a caption; longer captions are truncated, shorter ones padded.
+        tokenizer: `bytes`, or the path of a `tokenizer.json` or of a vocabulary with one token a
+            line.
         size: height and width of an image, in pixels: the middle square of 7/8 of the shorter side.
-        holdout: part of the images to be asked about.
-        max_pixels: images of more pixels are refused before they are decoded.
+        holdout: fraction of the images to score.
+        max_pixels: images with more pixels are unreadable; checked before decoding.
 
     Raises:
-        ValueError: when the list cannot be read, lacks a column, or names no image with a caption.
+        ValueError: when the list cannot be read, lacks a column, or has no captions.
     """
 
     modality = "image_text"
@@ -123,8 +129,8 @@ class CaptionedImages(Source):
         check_image_options(size, holdout, max_pixels)
         if not 1 <= length <= size * size:
             raise ValueError(
-                f"got length={length} and size={size}; allowed is 1 to size · size tokens, the room that a sample has: "
-                "32 is what DABS takes"
+                "`length` must be 1 to size · size tokens, the capacity of a sample, got "
+                f"length={length} and size={size}. DABS uses 32."
             )
         pairs = _captions(Path(files), path, caption)
         self.holdout, self.tokenizer = holdout, tokenizer
@@ -141,24 +147,24 @@ class CaptionedImages(Source):
         return len(self.tokens)
 
     def read(self, index: int) -> Sample:
-        """One image with one of its captions, float32 `[4, size, size]`."""
+        """Read one image with one of its captions, float32 `[4, size, size]`."""
         sample = self._files.read(index)
         return {**sample, "x": pack(sample["x"].unsqueeze(0), self.tokens[index : index + 1])[0]}
 
     def id_of(self, index: int) -> str:
-        """The path of an image, relative to the root."""
         return self._files.id_of(index)
 
     def fingerprint(self) -> str:
-        """A hash of the paths and sizes of all files, and of the captions' tokens."""
-        return f"{self._files.fingerprint()}-{key_of('captions', self.tokens.numpy().tobytes().hex()):016x}"
+        """Hash the paths and sizes of all files, and the tokens of the captions."""
+        captions = key_of("captions", self.tokens.numpy().tobytes().hex())
+        return f"{self._files.fingerprint()}-{captions:016x}"
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """The true pairs, then as many false ones; and the task."""
+        """Return the true pairs, then as many false ones; and the task."""
         paths = [self.id_of(index) for index in range(len(self))]
         group = np.unique(paths, return_inverse=True)[1].astype(np.int64).reshape(-1)
         if len(np.unique(group)) < 4:
-            return self, []  # a false pair needs another image on either side
+            return self, []  # a false pair needs another image on its side of the split
         test = held_out(np.zeros(len(self), np.int64), self.holdout, "mismatch", group)
         if min(len(np.unique(group[test])), len(np.unique(group[~test]))) < 2:
             return self, []
@@ -171,7 +177,7 @@ class CaptionedImages(Source):
 
 
 class _ImageFiles(ImageFolder):
-    """Images by their paths, read as in `ImageFolder`; no labels, and nothing is looked for in the folder."""
+    """Unlabeled images by their paths, read as in `ImageFolder`, without listing the folder."""
 
     def __init__(self, root: str, paths: Sequence[str], size: int, max_pixels: int) -> None:
         self.root, self.size, self.max_pixels, self.input = root, size, max_pixels, input_of(size)
@@ -182,7 +188,7 @@ class _ImageFiles(ImageFolder):
 
 
 def input_with_text(image: Input, length: int, tokens: int) -> Input:
-    """What an encoder takes of such pictures with `length` of `tokens` different tokens."""
+    """Return the input for pictures with `length` tokens from a vocabulary of `tokens`."""
     shape = (4, *image.shape[1:])
     return Input(
         shape, (*image.mean, 0.0), (*image.std, 1.0), "image_text", tokens + FIRST_TOKEN, length
@@ -190,7 +196,7 @@ def input_with_text(image: Input, length: int, tokens: int) -> Input:
 
 
 def encoded(texts: Sequence[str], tokenizer: str, length: int) -> npt.NDArray[np.int32]:
-    """Texts as tokens `[N, length]`; a text without any is all padding."""
+    """Encode texts as tokens `[N, length]`; an empty text is all padding."""
     encode = tokenizer_of(tokenizer).encode
     rows = np.zeros((len(texts), length), np.int32)
     found, owner = windows([np.array(encode(text), np.int64) for text in texts], length)
@@ -199,7 +205,7 @@ def encoded(texts: Sequence[str], tokenizer: str, length: int) -> npt.NDArray[np
 
 
 def mismatched(test: npt.NDArray[np.bool_], group: Index) -> Index:
-    """For each sample one of another group on its own side of the split, by a keyed draw: int64 `[N]`."""
+    """Draw for each sample one of another group on its side of the split: int64 `[N]`."""
     other = np.empty(len(test), np.int64)
     for side in (test, ~test):
         members = side.nonzero()[0]
@@ -211,13 +217,13 @@ def mismatched(test: npt.NDArray[np.bool_], group: Index) -> Index:
         )
         free = len(members) - (
             last - first
-        )  # those of other groups follow the own group, around the end
+        )  # other groups follow the own group, wrapping around the end
         other[members] = members[(last + (draws * free).astype(np.int64)) % len(members)]
     return other
 
 
 def mismatch_task(test: npt.NDArray[np.bool_], name: str) -> Task:
-    """Is it its own text? Over the true pairs and then the false ones, `[2 N]`."""
+    """Return the task whether a text belongs to its picture: true pairs, then false, `[2 N]`."""
     labels = np.repeat(np.array([1, 0], np.int64), len(test))
     both = np.tile(test, 2)
     return Task(
@@ -226,7 +232,7 @@ def mismatch_task(test: npt.NDArray[np.bool_], name: str) -> Task:
 
 
 def _captions(file: Path, path: str, caption: str) -> list[tuple[str, str]]:
-    """The files of a list with their texts, in its order."""
+    """Read the files of a list with their captions, in its order."""
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".json":
@@ -237,16 +243,15 @@ def _captions(file: Path, path: str, caption: str) -> list[tuple[str, str]]:
             pairs = [(row[path], row[caption]) for row in csv.DictReader(text.splitlines())]
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{file} cannot be read ({error}); allowed is a CSV or COCO's JSON: check the path"
+            f"`{file}` cannot be read ({error}). It must be a CSV or COCO's JSON. Check the path."
         ) from None
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{file} lacks {error}; allowed is a CSV with the columns {path!r} and {caption!r}, or COCO's JSON with "
-            "images and annotations: name the columns with data.path and data.caption"
+            f"`{file}` has no {error}. It must be a CSV with the columns {path!r} and {caption!r}, "
+            "or COCO's JSON with images and annotations. Name the columns with `data.path` and "
+            "`data.caption`."
         ) from None
-    pairs = [(name, said) for name, said in pairs if name and said]
+    pairs = [(name, text) for name, text in pairs if name and text]
     if not pairs:
-        raise ValueError(
-            f"{file} names no image with a caption; allowed is one at least: check the file"
-        )
+        raise ValueError(f"`{file}` has no image with a caption. Add one, or check the file.")
     return pairs

@@ -1,8 +1,8 @@
-"""The labeled samples of another source, or a few of them: what supervised training and fine-tuning learn from.
+"""Labeled training samples of another source, for supervised training and fine-tuning.
 
-Only training samples of a task are taken, so that its test samples stay unseen. Which ones is a
-function of labels, seed and share: of each class the first samples of one keyed order, so that 1 %
-is a part of 10 %, and 1 sample a class a part of 5. A list of files, as SimCLR's 1 % and 10 % of
+Only the training samples of a task are used; its test samples stay unseen. A subset is a function
+of labels, seed and fraction: the first samples of each class in one keyed order, so that 1 % is a
+part of 10 %, and 1 sample a class a part of 5. A list of files, as SimCLR's 1 % and 10 % of
 ImageNet (Chen et al. 2020, arXiv 2002.05709), replaces them.
 """
 
@@ -25,29 +25,29 @@ from mezzotint.types import CropSampler, Sample
 
 
 class Labeled(Source):
-    """Training samples of a task, with their labels.
+    """Use the training samples of a task with their labels, or a subset of them.
 
     Args:
-        source: of the samples.
-        task: name of the task; by default the source's first one with classes, or else with tags
-            (several a sample).
-        fraction: share of the training samples, of each class alike and at least one.
-        per_class: so many of each class instead, for few-shot learning; not for tags.
-        files: a text file of ids or file names, one a line: exactly these instead.
-        seed: of the choice.
-        balance: draw samples of rare labels as often as those of common ones; by default each is
+        source: source of the samples.
+        task: name of the task; by default the source's first with classes, or else with tags (any
+            number a sample).
+        fraction: fraction of the training samples of each class, at least one sample.
+        per_class: labeled samples per class instead, for few-shot learning; not for tags.
+        files: text file of ids or file names, one a line, that lists the samples instead.
+        seed: seed of the subset.
+        balance: draw samples of rare labels as often as common ones; by default each sample is
             visited once an epoch.
 
     Attributes:
         task: the task over the chosen training samples.
-        num_classes: how many classes there are.
+        num_classes: number of classes.
         chosen: int64 `[N]`, indices in the source of all samples.
         all_labels: int64 `[M]`, or bool `[M, C]` for tags, of all samples of the source.
         weighting: how often each is drawn; `None` without `balance`.
 
     Raises:
-        ValueError: when there is no such task, a share is out of range, or the list names what is
-            not there.
+        ValueError: when the task is unknown, a fraction is out of range, or a listed sample is
+            missing.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Labeled(Source):
     ) -> None:
         if not 0.0 < fraction <= 1.0 or (per_class is not None and per_class < 1):
             raise ValueError(
-                f"got fraction={fraction}, per_class={per_class}; allowed are a share in (0, 1] and 1 sample or more: "
-                "0.01 is 1 %"
+                f"`fraction` must be in (0, 1] and `per_class` 1 or more, got fraction={fraction} "
+                f"and per_class={per_class}. Try fraction=0.01 for 1 %."
             )
         if (files is not None) + (per_class is not None) + (fraction < 1.0) > 1:
             raise ValueError(
-                "got more than one of fraction, per_class and files; allowed is one: keep that"
+                "Only one of `fraction`, `per_class` and `files` can be set. Keep one of them."
             )
         self.samples, found = _task(source, task)
         tags = found.kind == "tag"
@@ -82,7 +82,8 @@ class Labeled(Source):
         elif fraction < 1.0 or per_class is not None:
             if tags and per_class is not None:
                 raise ValueError(
-                    f"got per_class={per_class} for tags, several a sample; allowed is fraction or files"
+                    f"`per_class` must be null for tags, got {per_class}: a sample has any number "
+                    "of them. Use `fraction` or `files`."
                 )
             classes = np.zeros(len(labels), np.int64) if tags else labels
             pool = some_of_each(
@@ -104,19 +105,16 @@ class Labeled(Source):
         return len(self.chosen)
 
     def read(self, index: int) -> Sample:
-        """One sample of the source, as long as training reads it."""
         return self._trained_on.read(int(self.chosen[index]))
 
     def targets(self, indices: Tensor) -> Tensor:
-        """int64 `[B]` → labels int64 `[B]`, or bool `[B, C]` of tags."""
         return self.all_labels[self.chosen[indices]]
 
     def fingerprint(self) -> str:
-        """That of the source, with the choice."""
         return f"{self._own}-{key_of(*self.chosen.tolist()):016x}"
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All samples, and the task: learn from the chosen ones, be scored on all of its test samples."""
+        """Return all samples, and the task: the chosen training samples, and all test samples."""
         return self.samples, [self.task]
 
     def id_of(self, index: int) -> str:
@@ -137,15 +135,16 @@ def _task(source: Source, name: str | None) -> tuple[Source, Task]:
     usable = [task for kind in ("classify", "tag") for task in tasks if task.kind == kind]
     known = {task.name: task for task in usable}
     if not known or (name is not None and name not in known):
+        rule = f"must be one of {', '.join(known)}" if known else "needs labels, and there are none"
         raise ValueError(
-            f"got task={name!r}; allowed: {', '.join(known) or 'none, as these samples have no classes'}: "
-            "name one of them, or give data with class folders or labels"
+            f"`task` {rule}, got {name!r}. Name a task of the data, or use data with class "
+            "folders or labels."
         )
     return samples, next(iter(known.values())) if name is None else known[name]
 
 
 def _listed(samples: Source, pool: Index, files: str) -> Index:
-    """The training samples that a list names, by id or by the last part of it."""
+    """Return the training samples that a list names, by id or by its last part."""
     try:
         wanted = [
             line.strip()
@@ -154,16 +153,17 @@ def _listed(samples: Source, pool: Index, files: str) -> Index:
         ]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"got files={files!r}, which cannot be read ({error}); give a text file of ids"
+            f"`files` must be a text file of ids, and {files} cannot be read ({error}). Check the "
+            "path."
         ) from None
     ids = [samples.id_of(index) for index in pool.tolist()]
-    place = {name.rpartition("/")[2]: i for i, name in enumerate(ids)} | {
+    position = {name.rpartition("/")[2]: i for i, name in enumerate(ids)} | {
         name: i for i, name in enumerate(ids)
     }
-    missing = [name for name in wanted if name not in place]
+    missing = [name for name in wanted if name not in position]
     if missing or not wanted:
         raise ValueError(
-            f"{files}: {len(missing)} of {len(wanted)} names are no training samples, {missing[:1]}; "
-            f"allowed are ids such as {ids[0]!r}, or the last part of them"
+            f"`{files}` must list ids of training samples such as {ids[0]!r}, or their last part. "
+            f"{len(missing)} of {len(wanted)} names are not among them: {missing[:1]}."
         )
-    return np.unique(pool[[place[name] for name in wanted]])
+    return np.unique(pool[[position[name] for name in wanted]])

@@ -1,8 +1,8 @@
-"""From a source to batches, in an order that is a function of (seed, epoch) alone.
+"""Turn a source into batches, in an order that is a function of (seed, epoch) alone.
 
-State is the step: nothing in here is saved or restored, and neither the number of workers nor that
-of processes can change which samples a step sees. Data in memory is indexed in the main process;
-everything else is read, and large images are cropped while they are decoded, by worker processes.
+The only state is the step: nothing is saved or restored, and the number of workers or processes
+never changes which samples a step sees. In-memory data is indexed in the main process; worker
+processes read everything else, and crop large images while decoding them.
 """
 
 import functools
@@ -27,7 +27,7 @@ _MAX_TRIES = 1000
 
 
 class TooManyUnreadable(ValueError):
-    """More samples cannot be read than the recipe allows."""
+    """More samples are unreadable than the recipe allows."""
 
 
 @dataclass
@@ -35,11 +35,11 @@ class BatchPlan:
     """Which samples each step sees.
 
     Attributes:
-        length: of the data set.
-        batch_size: samples a step over all processes.
-        seed: of the order.
-        rank: of this process.
-        world_size: number of processes; each takes every `world_size`-th row of the step's batch.
+        length: size of the data set.
+        batch_size: samples per step, over all processes.
+        seed: seed of the order.
+        rank: rank of this process.
+        world_size: number of processes; each takes every `world_size`-th row of a batch.
         weighting: how often samples are drawn; `None` visits each once an epoch.
     """
 
@@ -53,36 +53,36 @@ class BatchPlan:
     def __post_init__(self) -> None:
         if self.samples < self.batch_size:
             raise ValueError(
-                f"got {self.samples} samples, fewer than run.batch_size={self.batch_size}; allowed is a batch that the "
-                f"data fills: set run.batch_size={max(1, self.samples)} or less"
+                f"`run.batch_size` must be at most {max(1, self.samples)}, the samples of an epoch"
+                f", got {self.batch_size}. Lower it."
             )
         if self.batch_size % self.world_size:
             raise ValueError(
-                f"run.batch_size={self.batch_size} cannot be shared by {self.world_size} processes; allowed is a "
-                "multiple of their number"
+                f"`run.batch_size` must be a multiple of the {self.world_size} processes, got "
+                f"{self.batch_size}. Change either."
             )
 
     @classmethod
     def of(cls, source: Source, batch_size: int, seed: int, rank: int, world_size: int) -> Self:
-        """The plan of a source, which may say how often its samples are drawn."""
+        """Make the plan of a source, with its weighting."""
         return cls(len(source), batch_size, seed, rank, world_size, source.weighting)
 
     @property
     def samples(self) -> int:
-        """Of an epoch, before it is cut into whole batches."""
+        """Samples of an epoch, before it is cut into whole batches."""
         return self.length if self.weighting is None else self.weighting.samples
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch; the rest of the order is left out, another rest each epoch."""
+        """Whole batches in an epoch; the incomplete last one is dropped."""
         return self.samples // self.batch_size
 
     def epoch_of(self, step: int) -> int:
-        """The epoch that a step (from 0) belongs to."""
+        """Return the epoch of a step, both from 0."""
         return step // self.steps_per_epoch
 
     def indices(self, step: int) -> Tensor:
-        """This process's samples of a step, int64 `[batch_size / world_size]`."""
+        """Return this process's samples of a step, int64 `[batch_size / world_size]`."""
         start = step % self.steps_per_epoch * self.batch_size
         order = _order(self.length, self.weighting, self.seed, self.epoch_of(step))
         return order[start : start + self.batch_size][self.rank :: self.world_size]
@@ -95,7 +95,7 @@ def _order(length: int, weighting: Weighting | None, seed: int, epoch: int) -> T
 
 @dataclass
 class _Reader(Dataset["Batch | _Rows"]):
-    """Reads the batch of a step; what a worker process holds."""
+    """The part of the loader that worker processes get: it reads the batch of a step."""
 
     source: Source
     views: ViewGenerator
@@ -106,7 +106,7 @@ class _Reader(Dataset["Batch | _Rows"]):
 
     @property
     def encoded(self) -> bool:
-        """Whether JPEG files are left as they are, for a GPU."""
+        """Whether JPEG files stay encoded for a GPU."""
         return self.source.decoder == "nvjpeg"
 
     def __getitem__(self, step: int) -> "Batch | _Rows":
@@ -117,7 +117,7 @@ class _Reader(Dataset["Batch | _Rows"]):
         )
 
     def read(self, step: int, *, encoded: bool) -> "_Rows":
-        """Read the samples of a step, and decode what is not to stay `encoded`."""
+        """Read the samples of a step; with `encoded`, leave plain JPEG files to the GPU."""
         if not timing.is_measured(step):
             return self._read(step, encoded)
         with timing.measuring("read") as watch:
@@ -135,16 +135,16 @@ class _Reader(Dataset["Batch | _Rows"]):
                 crop_samplers = self.views.crop_samplers(
                     ids, ViewContext(self.input, self.plan.seed, epoch)
                 )
-        for place, index in enumerate(ids.tolist()):
+        for position, index in enumerate(ids.tolist()):
             for attempt in range(index, index + min(self.plan.length, _MAX_TRIES)):
                 candidate = attempt % self.plan.length
                 if candidate in self.known_unreadable:
                     continue
                 try:
                     if encoded:
-                        rows.append(self.source.read_encoded(candidate, crop_samplers[place]))
+                        rows.append(self.source.read_encoded(candidate, crop_samplers[position]))
                     elif self.source.croppable:
-                        rows.append(self.source.read_crops(candidate, crop_samplers[place]))
+                        rows.append(self.source.read_crops(candidate, crop_samplers[position]))
                     else:
                         rows.append([self.source.read(candidate)["x"]])
                     read.append(candidate)
@@ -158,7 +158,8 @@ class _Reader(Dataset["Batch | _Rows"]):
                 why = f"; the last is {bad[-1]}" if bad else ""
                 tries = min(self.plan.length, _MAX_TRIES)
                 raise TooManyUnreadable(
-                    f"{tries} samples in a row cannot be read, from sample {index} on{why}; see `mezzotint doctor`"
+                    f"{tries} samples in a row are unreadable, from sample {index} on{why}. Run "
+                    "`mezzotint doctor` on the data."
                 )
         labels = self.source.targets(torch.tensor(read))
         return _Rows(rows, ids, self.source.croppable, tuple(bad), labels)
@@ -166,7 +167,7 @@ class _Reader(Dataset["Batch | _Rows"]):
 
 @dataclass(frozen=True)
 class _Rows:
-    """What a batch is made of: of each sample its tensors, or the file that they are still to be cut out of."""
+    """The rows of a batch before stacking: tensors, or JPEG files still to be decoded."""
 
     rows: list[list[Tensor] | Jpeg]
     ids: Tensor
@@ -176,10 +177,10 @@ class _Rows:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def batch(self, device: torch.device | None = None) -> Batch:
-        """The batch, on the device that files are decoded on, if there is one.
+        """Stack the batch, on the device that decodes files, if there is one.
 
         Raises:
-            RuntimeError: when a file cannot be decoded there.
+            RuntimeError: when the device cannot decode a file.
         """
         files = [row for row in self.rows if isinstance(row, Jpeg)]
         decoded = iter(nvjpeg.decode_crops(files, device) if files and device is not None else [])
@@ -192,7 +193,7 @@ class _Rows:
 
 
 class _Steps(Sampler[int]):
-    """Steps from one to another."""
+    """Samples the steps `start … stop − 1` in order, so that workers fetch whole batches."""
 
     def __init__(self, start: int, stop: int) -> None:
         self.steps = range(start, stop)
@@ -215,21 +216,21 @@ def batches(
     on_unreadable: Literal["skip", "error"] = "skip",
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """The batches of steps `start … stop − 1`.
+    """Yield the batches of steps `start … stop − 1`.
 
     Args:
-        source: of the samples.
-        views: decides the crops when the source crops while decoding.
+        source: source of the samples.
+        views: view generator, which chooses the crops when the source crops while decoding.
         plan: which samples each step sees.
         start: first step.
-        stop: one after the last.
-        workers: processes that read; 0 reads in this one. Data in memory needs none.
-        on_unreadable: take the next readable sample, or raise `Unreadable`.
-        pin_memory: for faster copies to CUDA.
+        stop: one after the last step.
+        workers: processes that read; 0 reads in this process. In-memory data needs none.
+        on_unreadable: `skip` takes the next readable sample, `error` raises `Unreadable`.
+        pin_memory: whether to pin batches for faster copies to CUDA.
 
     Raises:
         Unreadable: when `on_unreadable` is `error`.
-        TooManyUnreadable: when a long run of samples cannot be read.
+        TooManyUnreadable: when a long run of samples is unreadable.
     """
     if source.in_memory:
         for step in range(start, stop):
@@ -251,7 +252,7 @@ def batches(
 
 
 def _decoded(reader: _Reader, step: int, read: _Rows) -> Batch:
-    """Decode on the GPU; a batch with a file that nvJPEG refuses is read again by Pillow, which says what is wrong."""
+    """Decode on the GPU; Pillow reads a batch again that nvJPEG refuses, and names the reason."""
     try:
         if not timing.is_measured(step):
             return read.batch(nvjpeg.DEVICE)

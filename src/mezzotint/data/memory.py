@@ -1,4 +1,4 @@
-"""Sources whose samples are one tensor in memory, and the mean and standard deviation of such tensors."""
+"""Sources in memory, and the per-channel mean and standard deviation of their samples."""
 
 import copy
 import hashlib
@@ -19,8 +19,8 @@ class InMemory(Source, abstract=True):
 
     Attributes:
         images: uint8 `[N, C, H, W]`.
-        labels: int64 `[N]`; negative where there is none.
-        ids: what `Sample["id"]` is made of: the name of the source, or one name a sample.
+        labels: int64 `[N]`; negative for unlabeled samples.
+        ids: the name of the source, from which ids are numbered, or one id a sample.
         input: shape and normalization.
     """
 
@@ -33,7 +33,6 @@ class InMemory(Source, abstract=True):
         return len(self.images)
 
     def read(self, index: int) -> Sample:
-        """One sample, uint8 `[C, H, W]`."""
         label = int(self.labels[index])
         return {
             "x": self.images[index],
@@ -42,31 +41,31 @@ class InMemory(Source, abstract=True):
         }
 
     def id_of(self, index: int) -> str:
-        """The name of a sample."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
         return f"{self.ids}/{index:06d}" if isinstance(self.ids, str) else self.ids[index]
 
     def read_batch(self, indices: Tensor) -> Tensor:
-        """int64 `[B]` → uint8 `[B, C, H, W]`."""
         return self.images.index_select(0, indices)
 
     def fingerprint(self) -> str:
-        """A hash of all pixels, their shape and their labels: 16 hexadecimal digits."""
+        """Hash all values, their shape and their labels: 16 hexadecimal digits."""
         digest = hashlib.blake2b(repr(tuple(self.images.shape)).encode(), digest_size=8)
         digest.update(self.images.contiguous().numpy().data)
         digest.update(np.ascontiguousarray(self.labels).tobytes())
         return digest.hexdigest()
 
     def with_samples(self, images: Tensor, labels: Index) -> Self:
-        """The same source over other samples, for evaluation; the pixels are not copied."""
+        """Return this source over other samples, for evaluation; values are not copied."""
         other = copy.copy(self)
         other.images, other.labels = images, labels
         return other
 
 
 def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all pixels, of values in [0, 1].
+    """Return mean and standard deviation of each channel over all pixels, for values in [0, 1].
 
-    Counts how often each of the 256 values occurs, so it is exact and needs no copy in float.
+    It counts how often each of the 256 values occurs, so it is exact and makes no float copy.
 
     Args:
         images: uint8 `[N, C, H, W]`.
@@ -84,7 +83,7 @@ def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def float_moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over all samples, summed in float64; 1 where a channel is constant.
+    """Return mean and standard deviation of each channel in float64; a constant channel has std 1.
 
     Args:
         x: `[N, C, …]`, floating point, finite.

@@ -1,4 +1,4 @@
-"""NumPy's files, and labels as they stand in them."""
+"""Read NumPy files without pickles, and the labels in them."""
 
 from pathlib import Path
 from typing import Any
@@ -10,54 +10,55 @@ from mezzotint.data.source import Index
 
 
 def numpy_arrays(
-    path: Path, allowed: str, *, single: str | None = None
+    path: Path, expected: str, *, single: str | None = None
 ) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a file by name, never a pickle.
+    """Read the arrays of a file by name; pickles are refused.
 
     Args:
-        path: of the file.
-        allowed: what it may be, in the message: `is an .npz file of numbers`.
-        single: name of the array of an `.npy` file; `None` refuses such a file.
+        path: path of the file.
+        expected: what the file must be, for messages: `an .npz file of numbers`.
+        single: name to give the array of an `.npy` file; `None` refuses `.npy` files.
 
     Raises:
-        ValueError: when it is damaged, or something else.
+        ValueError: when the file is damaged or of another kind.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             if single is None:
-                raise ValueError("it holds one array without a name")
+                raise ValueError("it has one array without a name")
             return {single: loaded}
         with loaded:
             return {name: loaded[name] for name in loaded.files}
-    except Exception as error:  # whatever a reader raises on a damaged file; there is no list of it
+    except Exception as error:  # a damaged file can raise nearly any exception
         detail = " ".join(str(error).split())[:160] or type(error).__name__
         raise ValueError(
-            f"{path} cannot be read ({detail}); allowed {allowed}, never a pickle: write it again with np.savez"
+            f"`{path}` cannot be read ({detail}). It must be {expected}, never a pickle. Write it "
+            "again with np.savez."
         ) from None
 
 
-def label_places(
+def label_indices(
     values: npt.NDArray[Any], count: int, name: str, what: str = "sample"
 ) -> tuple[Index, list[str]]:
-    """Labels as places in a sorted list of names; negative integers mean no label.
+    """Turn labels into indices of a sorted list of names; negative integers mean no label.
 
     Args:
         values: integers or strings, one for each sample.
-        count: of the samples.
-        name: of the array, in the message.
-        what: a sample is called there.
+        count: number of samples.
+        name: name of the array, for messages.
+        what: noun for a sample, for messages.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for other types or shapes.
     """
     if values.shape != (count,) or values.dtype.kind not in "iubU":
         raise ValueError(
-            f"{name} is of type {values.dtype} and shape {values.shape}; allowed are {count} integers or strings, one "
-            f"for each {what}: correct it, or leave labels out with y=null"
+            f"{name} must hold {count} integers or strings, one for each {what}, got type "
+            f"{values.dtype} and shape {values.shape}. Correct it, or leave labels out with y=null."
         )
     known = values >= 0 if values.dtype.kind == "i" else np.ones(count, np.bool_)
-    classes, place = np.unique(values[known], return_inverse=True)
+    classes, indices = np.unique(values[known], return_inverse=True)
     labels = np.full(count, -1, np.int64)
-    labels[known] = place.reshape(-1)
+    labels[known] = indices.reshape(-1)
     return labels, [str(name) for name in classes]

@@ -1,4 +1,4 @@
-"""The contract of a data source: the base class with its defaults, and the tasks that data can be evaluated on."""
+"""The base class of data sources, and the tasks that data is evaluated on."""
 
 import re
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ FOLD = re.compile(r"/fold-\d+(?=/|$)")
 """The part of a name that marks a task, or one of its metrics, as one of several folds."""
 
 FOLDER = "folder"
-"""What a source lists in `opens`, beside suffixes, when it opens folders."""
+"""The entry of `opens` of a source that opens folders."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def label_tasks(
 
 
 class Source(Component, ABC, abstract=True):
-    """Samples by index. `read` runs in loader workers, so a source is picklable and keeps no file open.
+    """Samples by index.
+
+    `read` runs in loader workers, so a source is picklable and keeps no file open.
 
     A subclass defines `input`, `__len__`, `read` and `fingerprint`; everything else has a default.
 
@@ -111,7 +113,7 @@ class Source(Component, ABC, abstract=True):
 
     @classmethod
     def open(cls, path: str, input: Input) -> "Source":
-        """Open a path of one of the kinds in `opens`, so that an encoder with this input can take it."""
+        """Open a path of a kind in `opens`, so that an encoder with this input can take it."""
         raise NotImplementedError(f"{cls.__name__} opens no files")
 
     @classmethod
@@ -163,11 +165,11 @@ class Source(Component, ABC, abstract=True):
         return self.read_crops(index, choose)
 
     def targets(self, indices: Tensor) -> Tensor | None:
-        """Return what a supervised method predicts: int64 `[B]`, or bool `[B, C]`; `None` if unlabeled."""
+        """Return supervised targets: int64 `[B]`, or bool `[B, C]`; `None` if unlabeled."""
         return None
 
     def evaluation(self) -> tuple["Source", Sequence[Task]]:
-        """Return all samples to extract features of (training and test), and the tasks over their indices."""
+        """Return all samples, training and test, and the tasks over their indices."""
         return self, ()
 
     def with_context(self) -> "Source":
@@ -175,7 +177,9 @@ class Source(Component, ABC, abstract=True):
         return self
 
     def multi_crop(self, clips: int, crops: int) -> "Source":
-        """Return the same samples, each as `[clips · crops, *input.shape]`, to average features over.
+        """Return the same samples, each as `[clips · crops, *input.shape]`.
+
+        An evaluation averages the features over them.
 
         Args:
             clips: clips along time.

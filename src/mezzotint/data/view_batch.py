@@ -1,7 +1,6 @@
-"""A few chosen samples as a view generator gets them, and which part of the image each view shows.
+"""Make a batch of chosen samples for a view generator, with the image region of each view.
 
-For whoever looks at views outside of training: the gallery, and the measure of what the features
-tell about them.
+Used outside of training: by the gallery, and by the invariance probes of features.
 """
 
 from collections.abc import Sequence
@@ -34,29 +33,29 @@ class _Crops:
 def view_batch(
     source: Source, views: ViewGenerator, ids: Tensor, *, input: Input, seed: int, epoch: int = 0
 ) -> tuple[Batch, Tensor | None]:
-    """The batch that the loader would make of these samples; those that cannot be read are left out.
+    """Make the batch that the loader would make of these samples, without unreadable ones.
 
     Args:
-        source: of the samples.
-        views: that are to be made of them.
-        ids: int64 `[B]`.
-        input: of the encoder.
-        seed: of the run.
-        epoch: from 0.
+        source: source of the samples.
+        views: view generator.
+        ids: int64 `[B]`, indices of the samples.
+        input: input of the encoder.
+        seed: seed of the run.
+        epoch: epoch, from 0.
 
     Returns:
-        The batch; and where views are crops of images, the boxes, float64 `[B, views, 4]`: top,
-        left, height and width as shares of the stored image's sides.
+        The batch; and for views that crop images, their boxes, float64 `[B, views, 4]`: top, left,
+        height and width as fractions of the stored image's sides.
     """
     rows: list[list[Tensor]] = []
     kept: list[int] = []
     boxes: list[list[list[float]]] = []
     cropped = source.croppable
     crop_samplers = views.crop_samplers(ids, ViewContext(input, seed, epoch)) if cropped else []
-    for place, index in enumerate(ids.tolist()):
+    for position, index in enumerate(ids.tolist()):
         try:
             if cropped:
-                crops = _Crops(crop_samplers[place])
+                crops = _Crops(crop_samplers[position])
                 rows.append(source.read_crops(index, crops))
                 boxes.append([crops.boxes[crop] for crop in _crop_of_view(views)])
             else:
@@ -74,10 +73,10 @@ def view_batch(
 
 
 def _crop_of_view(views: ViewGenerator) -> list[int]:
-    """For each view the number of its crop; several views may share one."""
+    """Return for each view the number of its crop; views may share one."""
     assert isinstance(views, ImageViews)
-    numbers = {place: number for number, places in enumerate(views.crops) for place in places}
-    return [numbers[place] for place in range(views.num_views)]
+    numbers = {view: number for number, shared in enumerate(views.crops) for view in shared}
+    return [numbers[view] for view in range(views.num_views)]
 
 
 def _boxes(views: ImageViews, batch: Batch, context: ViewContext) -> Tensor:

@@ -1,7 +1,7 @@
-"""What masked prediction shares: mask patches, encode the visible ones, predict the masked ones.
+"""What masked prediction shares: hide patches, encode the others, say something of the hidden ones.
 
-Also what the methods of DABS share (Tamkin et al. 2021, arXiv 2111.12062): their head, and the
-padding mask.
+What the methods of DABS share (Tamkin et al. 2021, arXiv 2111.12062): their head, and what they
+know of padding.
 """
 
 from abc import ABC
@@ -20,13 +20,13 @@ from mezzotint.types import Views
 
 
 class Masked(Method, ABC, abstract=True):
-    """A method that predicts masked patches from visible ones.
+    """A method that predicts hidden patches from the others.
 
     Args:
-        encoder: ViT, to be trained.
-        mask: rule by which patches are masked.
+        encoder: a ViT.
+        mask: which patches are hidden.
         decoder: size of the network that predicts.
-        outputs: number of values predicted per patch.
+        outputs: numbers that it says of a patch.
     """
 
     encoder: ViT
@@ -45,52 +45,50 @@ class Masked(Method, ABC, abstract=True):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def draw(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Draw the visible and the masked patches of the view, int64 `[B, V]` and `[B, M]`.
+        """The patches of the view that are seen and those that are hidden, int64 `[B, V]` and `[B, M]`.
 
-        Outside the compiled graph, since the key changes with every step; so it comes before
-        everything that has a gradient.
+        Outside the compiled graph, since the key changes with every step; so it comes before all
+        that has a gradient.
         """
         self.require_views(views)
         return self.mask.draw(self.encoder.patches.grid_of(views.x[0]), views.draws)
 
-    def predict(self, x: Tensor, keep: Tensor, hidden: Tensor, where: Tensor) -> Tensor:
-        """Predict values of masked patches, `[B, M, outputs]`.
+    def guess(self, x: Tensor, keep: Tensor, hidden: Tensor, where: Tensor) -> Tensor:
+        """What the decoder says of hidden patches, `[B, M, outputs]`.
 
         Args:
-            x: view, `[B, …]`.
-            keep: int64 `[B, V]`, the visible patches.
-            hidden: int64 `[B, M]`, the masked patches.
-            where: positions of all patches.
+            x: the view.
+            keep: int64 `[B, V]`, the patches that are seen.
+            hidden: int64 `[B, M]`, the others.
+            where: all patches stand.
         """
-        visible = self.encoder.tokens(x, keep)
-        outputs: Tensor = self.decoder(
-            visible, keep, hidden, where, self.encoder.patches.grid_of(x)
-        )
+        seen = self.encoder.tokens(x, keep)
+        outputs: Tensor = self.decoder(seen, keep, hidden, where, self.encoder.patches.grid_of(x))
         return outputs
 
 
 def need_patches(encoder: Encoder) -> ViT:
-    """Return the encoder if it is a transformer over patches.
+    """The encoder, if it has patches.
 
     Raises:
-        ValueError: for another encoder.
+        ValueError: when it has none.
     """
     if not isinstance(encoder, ViT):
         kind = encoder.config["kind"] if hasattr(encoder, "config") else type(encoder).__name__
         raise ValueError(
-            f"The encoder {kind} has no patches, which the method needs. Choose encoder.kind=vit."
+            f"got the encoder {kind}, which has no patches to hide; allowed is vit: choose encoder.kind=vit"
         )
     return encoder
 
 
 def dabs_head(width: int, dim: int) -> nn.Module:
-    """Build the projector: a LayerNorm and a linear layer."""
+    """The projector: a LayerNorm and a linear."""
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
 
 
 def real_tokens(encoder: ViT, x: Tensor, embedded: Tensor) -> Tensor:
-    """Return the valid mask, bool `[B, L]`: false for padding."""
-    valid = encoder.patches.valid_mask(x)
-    if valid is None:
+    """Which patches are no padding: bool `[B, L]`."""
+    there = encoder.patches.valid_mask(x)
+    if there is None:
         return torch.ones(embedded.shape[:2], dtype=torch.bool, device=embedded.device)
-    return valid
+    return there

@@ -126,7 +126,7 @@ def test_draws_and_shots_change_what_is_learned_from() -> None:
     few, many, other = (tasks_of(Speech(**k))["kind/fr"] for k in ({}, {"shots": 8}, {"draw": 1}))
     assert set(few.train.tolist()) < set(many.train.tolist()) and len(many.train) == 24
     assert set(few.train.tolist()) != set(other.train.tolist())
-    with pytest.raises(ValueError, match="got shots=40; allowed is 1 to 20"):
+    with pytest.raises(ValueError, match="`shots` must be 1 to 20, got 40. Each language"):
         Speech(shots=40)
 
 

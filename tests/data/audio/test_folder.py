@@ -141,7 +141,7 @@ def test_statistics_are_those_of_the_readable_files(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / f"{number}.wav").unlink()
     with pytest.raises(
-        ValueError, match="none of the first files can be read, the last is bad.wav: "
+        ValueError, match="None of the sampled files can be read; the last is bad.wav: "
     ):
         AudioFolder(root=str(tmp_path))
 
@@ -204,7 +204,7 @@ def test_lists_in_both_shapes_with_several_labels(tmp_path: Path) -> None:
         assert source.read(0)["label"] == 1 and source.multi_hot(0).tolist() == [False, True]
     plain = folder(tmp_path, files=str(tmp_path / "ast.json"))
     assert plain.classes == ["/m/0dog", "/m/0rain"]
-    with pytest.raises(ValueError, match="got the label 'rain', which .*labels.csv does not have"):
+    with pytest.raises(ValueError, match="The label 'rain' is not in .*labels.csv. Labels must be"):
         folder(tmp_path, files=str(tmp_path / "esc.csv"), labels=str(tmp_path / "labels.csv"))
 
 
@@ -236,13 +236,13 @@ def test_folds_and_test_lists_are_never_pretrained_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"front_end": "mfcc"}, "got front_end='mfcc'; allowed is one of byol_a, audioset"),
-        ({"seconds": 0.01}, "got seconds=0.01; allowed is 0.1 or more"),
-        ({"holdout": 1.0}, "got holdout=1.0; allowed"),
-        ({"test_fold": 1}, "got test_files or test_fold without files"),
+        ({"front_end": "mfcc"}, "`front_end` must be one of byol_a, audioset, got 'mfcc'"),
+        ({"seconds": 0.01}, "`seconds` must be 0.1 or more, got 0.01"),
+        ({"holdout": 1.0}, "`holdout` must be more than 0 and less than 1, got 1.0"),
+        ({"test_fold": 1}, "`test_files` and `test_fold` need `files`"),
         (
             {"files": "esc.csv", "test_fold": 9},
-            r"got test_fold=9; .*esc.csv has the folds \[1, 2\]",
+            r"must be one of the folds of .*esc.csv, \[1, 2\], .*, got 9",
         ),
     ],
 )
@@ -256,9 +256,9 @@ def test_refuses(tmp_path: Path, keywords: dict[str, Any], message: str) -> None
 
 def test_refuses_a_folder_without_sound(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("no sound")
-    with pytest.raises(ValueError, match="holds no audio file; allowed is a folder of wav"):
+    with pytest.raises(ValueError, match="has no audio files. Supported: wav, flac"):
         folder(tmp_path)
-    with pytest.raises(ValueError, match="does not exist; allowed is a folder of audio files"):
+    with pytest.raises(ValueError, match="does not exist. It must be a folder of audio files"):
         folder(tmp_path / "nowhere")
 
 

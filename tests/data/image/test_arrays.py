@@ -86,7 +86,7 @@ def test_a_shape_that_can_be_read_in_two_ways_is_refused(
     shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     path = stored(tmp_path, x=np.zeros(shape, np.uint8))
-    refused(r"has the shape \(.*understood are .*say which with layout=", path=path)
+    refused(r"x must be \[N, H, W\], .*, got shape \(.*Set layout=", path=path)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,9 @@ def test_a_shape_without_images_is_refused(
     shape: tuple[int, ...], layout: Any, tmp_path: Path
 ) -> None:
     refused(
-        "has the shape .*reshape", path=stored(tmp_path, x=np.zeros(shape, np.uint8)), layout=layout
+        "x must have . non-empty dimensions .*, got shape .*Reshape",
+        path=stored(tmp_path, x=np.zeros(shape, np.uint8)),
+        layout=layout,
     )
 
 
@@ -129,19 +131,25 @@ def test_bytes_are_kept(
 def test_nan_and_infinity_are_refused(bad: float, tmp_path: Path) -> None:
     values = RNG.random((6, 5, 5))
     values[2, 1, 1] = values[4, 0, 0] = values[4, 0, 1] = bad
-    refused("holds NaN or infinity in 2 of 6 images; .*repair", path=stored(tmp_path, x=values))
+    refused("has NaN or infinity in 2 of 6 images. .*repair", path=stored(tmp_path, x=values))
 
 
 @pytest.mark.parametrize("bad", [1.01, -0.01, 255.0])
 def test_floats_out_of_range_are_refused(bad: float, tmp_path: Path) -> None:
     values = RNG.random((6, 5, 5))
     values[2, 1, 1] = bad
-    refused("has values from .*scale it first", path=stored(tmp_path, x=values))
+    refused(
+        "must be uint8, or floats in .*, got values from .*Scale it first",
+        path=stored(tmp_path, x=values),
+    )
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint16, np.bool_, np.complex64])
 def test_other_types_are_refused(kind: type, tmp_path: Path) -> None:
-    refused("is of type .*convert it", path=stored(tmp_path, x=GRAY.astype(kind)))
+    refused(
+        "must be uint8, or floats in .*, got .*Convert it",
+        path=stored(tmp_path, x=GRAY.astype(kind)),
+    )
 
 
 class Marker:
@@ -160,12 +168,12 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     np.savez(tmp_path / "y.npz", x=GRAY[:1], y=harmful)
     np.save(tmp_path / "x.npy", harmful, allow_pickle=True)
     for name in ("x.npz", "y.npz", "x.npy"):
-        refused("holds Python objects.*never a pickle", path=str(tmp_path / name))
+        refused("has Python objects.*never a pickle", path=str(tmp_path / name))
     (tmp_path / "raw.npy").write_bytes(pickle.dumps(Marker(marker)))
     with zipfile.ZipFile(tmp_path / "raw.npz", "w") as archive:
         archive.writestr("x.npy", pickle.dumps(Marker(marker)))
-    refused("is no NumPy file", path=str(tmp_path / "raw.npy"))
-    refused("a member of the archive is no array", path=str(tmp_path / "raw.npz"))
+    refused("is not a NumPy file", path=str(tmp_path / "raw.npy"))
+    refused("a member of the archive is not an array", path=str(tmp_path / "raw.npz"))
     assert not marker.exists()
     pickle.loads((tmp_path / "raw.npy").read_bytes())
     assert marker.exists()  # the payload does work
@@ -176,7 +184,7 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
 )
 def test_what_is_no_numpy_file(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(content)
-    refused("a.npz (cannot be read|is no NumPy file)", path=str(tmp_path / "a.npz"))
+    refused("a.npz` (cannot be read|is not a NumPy file)", path=str(tmp_path / "a.npz"))
 
 
 @settings(deadline=None)
@@ -210,16 +218,16 @@ def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", header.getvalue() + b"\0" * 64)
     for name in ("a.npy", "a.npz"):
-        refused(f"{name} cannot be read", path=str(tmp_path / name))
+        refused(f"{name}` cannot be read", path=str(tmp_path / name))
 
 
 def test_names_that_are_not_there(tmp_path: Path) -> None:
     path = stored(tmp_path, images=GRAY, target=np.arange(12))
-    refused("has no array 'x'; it has images, target: name the images", path=path)
-    refused("has no array 'labels'; it has images, target: name", path=path, x="images", y="labels")
+    refused("has no array 'x', only images, target. Name the images", path=path)
+    refused("has no array 'labels', only images, target. Name", path=path, x="images", y="labels")
     assert Arrays(path=path, x="images").classes == []  # without y= labels are taken where they are
     assert len(Arrays(path=path, x="images", y="target").classes) == 12
-    refused("gone.npz cannot be opened .*check the path", path=str(tmp_path / "gone.npz"))
+    refused("gone.npz` cannot be opened .*Check `data.path`", path=str(tmp_path / "gone.npz"))
 
 
 def test_labels_of_other_kinds(tmp_path: Path) -> None:
@@ -238,7 +246,7 @@ def test_labels_of_other_kinds(tmp_path: Path) -> None:
         np.zeros(12),
         np.zeros(12, "S3"),
     ):
-        refused("allowed are 12 integers or strings.*y=null", path=stored(tmp_path, x=GRAY, y=bad))
+        refused("must hold 12 integers or strings.*y=null", path=stored(tmp_path, x=GRAY, y=bad))
         assert Arrays(path=stored(tmp_path, x=GRAY, y=bad), y=None).classes == []
 
 
@@ -258,8 +266,8 @@ def test_size_resizes_with_antialiasing(tmp_path: Path) -> None:
     whole = torch.from_numpy(RGB.transpose(0, 3, 1, 2).copy()).float()
     plain = torch.nn.functional.interpolate(whole, (4, 4), mode="bilinear", antialias=True)
     assert source.input.shape == (3, 4, 4) and (source.images - plain).abs().max() <= 1.01
-    refused("got size=0; allowed is a whole number from 1", path=path, size=0)
-    refused("got holdout=1.5; allowed is more than 0", path=path, holdout=1.5)
+    refused("`size` must be 1 or more pixels, got 0", path=path, size=0)
+    refused("must be more than 0 and less than 1, got 1.5", path=path, holdout=1.5)
 
 
 def test_the_fingerprint_knows_pixels_shape_and_labels(tmp_path: Path) -> None:

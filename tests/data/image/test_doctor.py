@@ -160,9 +160,7 @@ def test_an_empty_folder_is_not_ok(tmp_path: Path) -> None:
         f"{tmp_path}: 0 images, 0 classes",
         "not ok: there is no image",
     ]
-    with pytest.raises(
-        ValueError, match="is a path that does not exist; allowed is a folder of images: check"
-    ):
+    with pytest.raises(ValueError, match="does not exist. It must be a folder of images. Check"):
         examine(str(tmp_path / "gone"))
 
 
@@ -181,18 +179,18 @@ def test_progress_counts_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert seen == [(5, 18), (10, 18), (15, 18), (18, 18)]
 
 
-def look_or_die(root: str, path: str, max_pixels: int) -> doctor._Facts:
+def examine_or_die(root: str, path: str, max_pixels: int) -> doctor._Facts:
     """In the place of `_look`: a decoder that ends its process on certain files."""
     if "deadly" in path:
         os._exit(139)
     return LOOK(root, path, max_pixels)
 
 
-def look_all_or_die(root: str, paths: Sequence[str], max_pixels: int) -> list[doctor._Facts]:
-    return [look_or_die(root, path, max_pixels) for path in paths]
+def examine_all_or_die(root: str, paths: Sequence[str], max_pixels: int) -> list[doctor._Facts]:
+    return [examine_or_die(root, path, max_pixels) for path in paths]
 
 
-LOOK = doctor._look
+LOOK = doctor._examine
 
 
 def test_a_decoder_that_ends_its_process_costs_one_file(
@@ -202,10 +200,10 @@ def test_a_decoder_that_ends_its_process_costs_one_file(
     for name in ("train/a/deadly.png", "val/b/deadly.png"):
         paint(tmp_path / name, len(name))
     monkeypatch.setattr(doctor, "_CHUNK", 7)
-    monkeypatch.setattr(doctor, "_look", look_or_die)
-    monkeypatch.setattr(doctor, "_look_all", look_all_or_die)
+    monkeypatch.setattr(doctor, "_examine", examine_or_die)
+    monkeypatch.setattr(doctor, "_examine_all", examine_all_or_die)
     report = examine(str(tmp_path), workers=2)
-    crashed = "crash: its decoder ended the process"
+    crashed = "crash: the decoder ended its process"
     assert report.unreadable == [("train/a/deadly.png", crashed), ("val/b/deadly.png", crashed)]
     assert report.images == 20 and sum(report.formats.values()) == 18
 

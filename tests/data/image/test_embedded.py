@@ -49,7 +49,7 @@ def test_a_flipped_bit_is_noticed(
     content[len(content) // 2] ^= 1
     (tmp_path / "embedded" / name).write_bytes(content)
     monkeypatch.setattr(samples, "_FOLDER", tmp_path / "embedded")
-    with pytest.raises(ValueError, match=f"{name} has SHA-256 .* allowed is .* install"):
+    with pytest.raises(ValueError, match=f"{name} has SHA-256 .*, but must have .* Install"):
         samples.embedded_file(name)
 
 
@@ -212,10 +212,10 @@ def test_mnist5k_can_be_told_apart() -> None:
 
 def test_refuses_what_it_does_not_have() -> None:
     with pytest.raises(
-        ValueError, match="got name='cats'; allowed is one of emoji, mnist5k, digits: choose"
+        ValueError, match="`name` must be one of emoji, mnist5k, digits, got 'cats'. Choose"
     ):
         EmbeddedImages(name="cats")  # type: ignore[arg-type]
     with pytest.raises(
-        ValueError, match="got part='best'; allowed is one of all, tune, held_out: choose"
+        ValueError, match="`part` must be all, tune or held_out, got 'best'. Choose"
     ):
         EmbeddedImages(part="best")  # type: ignore[arg-type]

@@ -142,10 +142,10 @@ def test_without_a_gpu_it_is_refused_in_one_line(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(
-        ValueError, match="without CUDA; allowed is an NVIDIA GPU: choose decoder=pillow"
+        ValueError, match="needs an NVIDIA GPU, and CUDA is not available. Use decoder=pillow"
     ):
         ImageFolder(root=str(root), decoder="nvjpeg")
-    with pytest.raises(ValueError, match="allowed are pillow and nvjpeg"):
+    with pytest.raises(ValueError, match="must be pillow or nvjpeg, got 'turbo'"):
         ImageFolder(root=str(root), decoder="turbo")  # type: ignore[arg-type]
 
 

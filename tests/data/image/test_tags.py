@@ -73,11 +73,14 @@ def test_the_second_table_is_scored_and_never_pretrained_on(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"files": "none.csv"}, r"none.csv cannot be read .*allowed is a CSV"),
-        ({"path": "file"}, r"lacks the column 'file' and has Path, Sex.*name the column"),
-        ({"labels": ["Pneumonia"]}, r"lacks the column 'Pneumonia'"),
-        ({"labels": ["Age"]}, r"row 2 has Age='60'.*allowed are 1, 0, -1 or nothing"),
-        ({"labels": []}, r"got uncertain='no', labels=\[\]; allowed"),
+        ({"files": "none.csv"}, "none.csv` cannot be read .*It must be a CSV"),
+        ({"path": "file"}, "has no column 'file', only Path, Sex.*Name the column"),
+        ({"labels": ["Pneumonia"]}, "has no column 'Pneumonia', only Path"),
+        (
+            {"labels": ["Age"]},
+            "row 2, must have a path, and 1, 0, -1 or nothing for each label, got Age='60'",
+        ),
+        ({"labels": []}, r"got uncertain='no' and labels=\[\]. Correct"),
         ({"size": 0}, r"got size=0"),
     ],
 )

@@ -221,12 +221,12 @@ def test_voc_is_a_task_of_tags(tmp_path: Path) -> None:
     [
         (
             {"name": "dtd"},
-            "has no dtd/labels/test1.txt; allowed is the unpacked data set or the folder above",
+            "has no dtd/labels/test1.txt. It must be the unpacked data set, or the folder above",
         ),
-        ({"name": "dtd", "split": 11}, "got split=11; dtd has the splits 1 to 10"),
-        ({"name": "cub"}, "got name='cub'; allowed is one of aircraft, caltech101"),
+        ({"name": "dtd", "split": 11}, "`split` must be 1 to 10 for dtd, got 11"),
+        ({"name": "cub"}, "`name` must be one of aircraft, caltech101, .*, got 'cub'"),
         ({"name": "pets", "size": 0}, "got size=0"),
-        ({"name": "caltech101"}, "has no 101_ObjectCategories with classes"),
+        ({"name": "caltech101"}, "has no 101_ObjectCategories with class folders"),
     ],
 )
 def test_what_is_missing_or_unknown_is_told(
@@ -241,12 +241,12 @@ def test_files_that_disagree_are_told(tmp_path: Path) -> None:
     data = tmp_path / "fgvc-aircraft-2013b" / "data"
     write(data / "images_variant_test.txt", "0000003 Concorde")
     with pytest.raises(
-        ValueError, match="got the class 'Concorde', which is not listed; allowed are the"
+        ValueError, match="names the class 'Concorde', which is not listed. It must have the"
     ):
         TransferSet(name="aircraft", root=str(tmp_path))
     flowers102(tmp_path)
     (tmp_path / "setid.mat").write_bytes(b"no matlab")
     with pytest.raises(
-        ValueError, match=r"setid.mat has no trnid \(.*\); allowed is the authors' file"
+        ValueError, match=r"setid.mat` has no trnid \(.*\). It must be the authors' file"
     ):
         TransferSet(name="flowers102", root=str(tmp_path))

@@ -43,7 +43,7 @@ def test_a_mesh_without_area_or_with_wrong_triangles_is_refused() -> None:
     line = np.array([[0, 0, 0], [1, 1, 1], [2, 2, 2]], np.float64)
     with pytest.raises(ValueError, match="its 1 triangles have no area"):
         sample_surface(line, np.array([[0, 1, 2]]), 16, "key")
-    with pytest.raises(ValueError, match="names vertex 9; allowed are the 3"):
+    with pytest.raises(ValueError, match="names vertex 9, but there are 3"):
         sample_surface(line, np.array([[0, 1, 9]]), 16, "key")
     broken = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [np.nan, 0, 0]])
     points = sample_surface(broken, np.array([[0, 1, 2], [0, 1, 3]]), 50, "key")
@@ -56,9 +56,9 @@ def test_resampling_repeats_evenly_and_leaves_out_what_is_not_finite() -> None:
     values, counts = np.unique(found, axis=0, return_counts=True)
     assert len(values) == 8 and counts.min() == 2 and counts.max() == 3
     assert len(np.unique(resampled(points, 5, "key"), axis=0)) == 5
-    with pytest.raises(ValueError, match="3 of its 4 points are finite; allowed are 4 or more"):
+    with pytest.raises(ValueError, match="3 of its 4 points are finite, and 4 are needed"):
         resampled(np.vstack([CUBE[:3], [[np.nan] * 3]]), 8, "key")
-    with pytest.raises(ValueError, match="all its points are the same"):
+    with pytest.raises(ValueError, match="all its points are identical"):
         centered(np.ones((5, 3)))
     unit = centered(CUBE * 7 + 3)
     assert (
@@ -99,12 +99,12 @@ def test_arrays(tmp_path: Path) -> None:
     [
         (
             np.zeros((4, 3, 3)) + np.arange(3),
-            "cloud 0: 3 of its 3 points are finite; allowed are 4 or more",
+            "point cloud 0: 3 of its 3 points are finite, and 4 are needed",
         ),
         (np.full((4, 9, 3), np.nan), "cloud 0: 0 of its 9 points are finite"),
-        (np.ones((4, 9, 3)), "cloud 0: all its points are the same"),
-        (np.ones((4, 9, 5)), "allowed are numbers"),
-        (np.array(["a"]), "allowed are numbers"),
+        (np.ones((4, 9, 3)), "point cloud 0: all its points are identical"),
+        (np.ones((4, 9, 5)), r"must be numbers \[N, points, 3\]"),
+        (np.array(["a"]), r"must be numbers \[N, points, 3\]"),
     ],
 )
 def test_arrays_that_cannot_be_used_are_refused_by_name(
@@ -182,17 +182,17 @@ def test_modelnet_h5(tmp_path: Path) -> None:
     assert task.name == "label/test" and list(task.classes) == ["airplane", "bathtub"]
     assert len(source) == 10 and len(task.test) == 4 and len(task.train) == 6
     (tmp_path / "ply_data_train1.h5").write_bytes(b"no hdf5")
-    with pytest.raises(ValueError, match="ply_data_train1.h5 cannot be read"):
+    with pytest.raises(ValueError, match="ply_data_train1.h5` cannot be read"):
         point_clouds(path=str(tmp_path))
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no point clouds"):
+    with pytest.raises(ValueError, match="has no point clouds"):
         point_clouds(path=str(tmp_path))
     (tmp_path / "a.npy").write_bytes(b"x")
-    with pytest.raises(ValueError, match="none of its files can be used, such as a.npy"):
+    with pytest.raises(ValueError, match="none of the sampled files can be used, such as a.npy"):
         point_clouds(path=str(tmp_path))
-    with pytest.raises(ValueError, match="got the suffix '.las'"):
+    with pytest.raises(ValueError, match="a.las` does not exist. Supported: .npy"):
         point_clouds(path=str(tmp_path / "a.las"))
     with pytest.raises(ValueError, match="got points=0"):
         point_clouds(path=str(tmp_path), points=0)

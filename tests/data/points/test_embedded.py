@@ -88,5 +88,5 @@ def test_look_alikes_are_the_variants(source: Furniture) -> None:
 
 
 def test_parts_have_names() -> None:
-    with pytest.raises(ValueError, match="allowed is all or tune"):
+    with pytest.raises(ValueError, match="must be all or tune, got 'test'"):
         Furniture(part="test")  # type: ignore[arg-type]

@@ -76,9 +76,9 @@ def test_gaps_in_a_csv(tmp_path: Path) -> None:
     rows[3] = "p0,run,,3"
     for step in range(20, 30):
         rows[step] = f"p0,run,{step},"
-    with pytest.warns(RuntimeWarning, match="1 windows left out, for gaps of more than 5 steps"):
+    with pytest.warns(RuntimeWarning, match="1 windows dropped, for gaps of more than 5 steps"):
         source = Series(path=write_csv(tmp_path / "a.csv", rows), window=10, stride=10)
-    assert source.left_out == 1 and len(source.evaluation()[0]) == 15
+    assert source.dropped == 1 and len(source.evaluation()[0]) == 15
     first = next(
         w["x"] for w in map(source.evaluation()[0].read, range(15)) if w["id"] == "a/000000/0000"
     )
@@ -96,7 +96,7 @@ def test_npz_layouts_and_short_recordings(tmp_path: Path) -> None:
     assert one.input.shape == (3, 30) and one.fingerprint() == other.fingerprint()
     stretched = Series(path=str(tmp_path / "a.npz"), window=59)
     np.testing.assert_allclose(stretched.images[0, :, ::2], one.images[0], atol=1e-5)
-    with pytest.raises(ValueError, match="no window of 90 steps is left of 10 recordings"):
+    with pytest.raises(ValueError, match="no window of 90 steps in its 10 series"):
         Series(path=str(tmp_path / "a.npz"), window=90)
 
 
@@ -121,20 +121,28 @@ def test_ts_files_and_their_test_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "subject,label,x\np,a,1\np,a\n", "line 3: got 2 cells; allowed are 3"),
+        (
+            "a.csv",
+            "subject,label,x\np,a,1\np,a\n",
+            "line 3, must have 3 cells, as the first line, got 2",
+        ),
         (
             "a.csv",
             "subject,label,x\np,a,1\np,a,left\n",
-            "line 3: got a cell that is no number in x",
+            "line 3, has a cell that is not a number in x",
         ),
-        ("a.csv", "subject,label\np,a\n", "a channel is not among them"),
-        ("a.csv", "", "has the columns none"),
-        ("a.ts", TS + "1,2:3:up\n", r"line 6: got dimensions of \[2, 1\] values"),
+        ("a.csv", "subject,label\np,a\n", "has no column of a channel, only subject, label"),
+        ("a.csv", "", "has no column of a channel, only none"),
+        (
+            "a.ts",
+            TS + "1,2:3:up\n",
+            r"line 6: all channels must have one length, got \[2, 1\] values",
+        ),
         ("a.ts", TS + "1,x:3,4:up\n", "line 6: could not convert"),
-        ("a.ts", TS, "holds no series"),
+        ("a.ts", TS, "has no series"),
         ("a.ts", TS.replace("false", "true"), "has time stamps"),
         ("a.npz", "no archive", "cannot be read"),
-        ("a.wav", "", "got the suffix '.wav'"),
+        ("a.wav", "", "a.wav` must be .npz, .ts or .csv, got the suffix '.wav'"),
     ],
 )
 def test_files_that_cannot_be_used_say_where_and_why(

@@ -85,19 +85,19 @@ def test_tables_of_scikit_learn() -> None:
         and len(task.classes) == 3
     )
     assert TableSample().input.shape == (30,) and TableSample().config["kind"] == "table_sample"
-    with pytest.raises(ValueError, match="allowed is breast_cancer or wine"):
+    with pytest.raises(ValueError, match="must be breast_cancer or wine, got 'iris'"):
         TableSample(name="iris")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "a,label\n1,2\n3\n", "line 3: got 1 cells; allowed are 2"),
-        ("a.csv", "a,a\n1,2\n", "none twice"),
+        ("a.csv", "a,label\n1,2\n3\n", "line 3, must have 2 cells, as the first line, got 1"),
+        ("a.csv", "a,a\n1,2\n", "must have unique column names in its first line, got a, a"),
         ("a.csv", "a,label\n", "has no rows"),
-        ("a.csv", "", "got the columns none"),
-        ("a.csv", "label\nx\ny\n", "no rows or no columns but labels"),
-        ("a.csv", "a,label\n,x\n,y\n", "no feature is left"),
+        ("a.csv", "", "must have unique column names in its first line, got none"),
+        ("a.csv", "label\nx\ny\n", "no rows, or no columns besides labels"),
+        ("a.csv", "a,label\n,x\n,y\n", "No feature is left"),
         ("a.npz", "nothing", "cannot be read"),
         ("a.xlsx", "", "got the suffix '.xlsx'"),
     ],
@@ -115,5 +115,5 @@ def test_unknown_columns_and_ragged_arrays(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no column 'colors'"):
         Table(path=str(tmp_path / "a.csv"), categorical=["colors"])
     np.savez(tmp_path / "b.npz", x=np.ones((3, 2)), y=np.ones(4))
-    with pytest.raises(ValueError, match="one number: correct the file"):
+    with pytest.raises(ValueError, match="one number of rows, got .*. Correct the file"):
         Table(path=str(tmp_path / "b.npz"))

@@ -113,7 +113,7 @@ def test_arrays_keep_their_numbers_and_negative_ones_are_no_tokens(tmp_path: Pat
     np.save(tmp_path / "stream.npy", np.arange(20))
     stream = Tokens(path=str(tmp_path / "stream.npy"), length=8, overflow="split", vocabulary=50)
     assert len(stream) == 3 and stream.input.vocabulary == 52
-    with pytest.raises(ValueError, match="got the token 19 and vocabulary=10"):
+    with pytest.raises(ValueError, match="must be above the largest token 19, got 10"):
         Tokens(path=str(tmp_path / "stream.npy"), vocabulary=10)
 
 
@@ -124,9 +124,9 @@ def test_arrays_keep_their_numbers_and_negative_ones_are_no_tokens(tmp_path: Pat
         ("a.txt", "\n \n", "is empty"),
         ("a.csv", "", "is empty"),
         ("a.csv", "text,label\n", "is empty"),
-        ("a.csv", "text,label\nx,y,z\n", "line 2: got 3 cells"),
-        ("a.csv", "words\nx\n", "'text' is not among them"),
-        ("a.docx", "x", "got the suffix '.docx'"),
+        ("a.csv", "text,label\nx,y,z\n", "line 2, must have 1 cells|line 2, must have 2 cells"),
+        ("a.csv", "words\nx\n", "has no column 'text', only words"),
+        ("a.docx", "x", "has the suffix '.docx'"),
     ],
 )
 def test_bad_files_are_refused_with_what_to_do(
@@ -142,18 +142,18 @@ def test_other_bad_input(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "empty").mkdir()
     for name, message in (
-        ("ragged.npy", "allowed are integers"), ("none.npy", "is empty"), ("latin.txt", "UTF-8"),
+        ("ragged.npy", r"must be integers \[N, L\]"), ("none.npy", "is empty"), ("latin.txt", "UTF-8"),
         ("empty", "no text file"), ("missing.txt", "does not exist"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             Tokens(path=str(tmp_path / name))
     text = write(tmp_path / "a.txt", "dog")
     for tokenizer, message in (
-        ("missing", "no file"),
-        (write(tmp_path / "v", ""), "holds no token"),
-        (write(tmp_path / "w", "a\na"), "2 lines and 1 different"),
+        ("missing", "which is not a file"),
+        (write(tmp_path / "v", ""), "has no tokens. It must be a vocabulary"),
+        (write(tmp_path / "w", "a\na"), "got 2 lines and 1 different"),
         (write(tmp_path / "x", "cat"), "no tokens for 'dog'"),
-        (write(tmp_path / "y.json", json.dumps({})), "no tokenizer|not installed"),
+        (write(tmp_path / "y.json", json.dumps({})), "is not a tokenizer|not installed"),
     ):
         with pytest.raises(ValueError, match=message):
             Tokens(path=text, tokenizer=tokenizer)
@@ -172,5 +172,5 @@ def test_emails() -> None:
         all(text.isascii() and text.isprintable() for text in texts)
         and len({t[:60] for t in texts}) == 200
     )
-    with pytest.raises(ValueError, match="allowed is 16 to 482"):
+    with pytest.raises(ValueError, match="must be 16 to 482, the longest email, got 8"):
         Emails(length=8)

@@ -1,22 +1,20 @@
-"""The audio tasks on which BYOL-A and EVAR score frozen features, from the files as they are published.
+"""The audio tasks on which BYOL-A and EVAR score frozen features, read from the published files.
 
-Niizumi et al. (2021, arXiv 2103.06695; 2022, EVAR): each data set with its own fixed split and clip
-length, scored by the probe `evar`. An encoder is trained elsewhere, and asked these questions of
-its features.
+Niizumi et al. (2021, arXiv 2103.06695; 2022, EVAR): each data set has a fixed split and clip
+length, and is scored by the probe `evar`. Encoders are trained on other data.
 
 | name | below `root` | split | clip |
 |---|---|---|---|
-| `nsynth` | `nsynth-train`, `-valid`, `-test`: `examples.json`, `audio` | its folders; instrument family | 4 s |
+| `nsynth` | `nsynth-train`, …: `examples.json`, `audio` | its folders; instrument family | 4 s |
 | `us8k` | `metadata/UrbanSound8K.csv`, `audio/fold1` … | ten folds | 4 s |
 | `voxceleb1` | `iden_split.txt`, `wav` | its identification split; speaker | 8.2 s |
 | `voxforge` | `voxforge.csv` (path, label, split) | the list's; language | 5.8 s |
 | `spcv2` | class folders, `validation_list.txt`, `testing_list.txt` | its lists; 35 words | 1 s |
-| `spcv2_12` | the same, and `test` with the folders of the test archive | 10 words, unknown, silence | 1 s |
+| `spcv2_12` | the same, and the test archive in `test` | 10 words, unknown, silence | 1 s |
 | `esc50` | `meta/esc50.csv`, `audio` | five folds | 5 s |
 
-VoxForge has no split of its own: EVAR made one, which its list states. Differs from the published
-code in that a clip is the middle of its recording, where there a random place is taken, of test
-clips too.
+VoxForge has no split of its own; the list states EVAR's. Differs from the published code: a clip is
+the middle of its file, not a random part.
 """
 
 import json
@@ -41,28 +39,27 @@ SECONDS: dict[str, float] = {
     "esc50": 5.0,
 }
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
-_NOISE, _HELD_NOISE = "_background_noise_", "running_tap"
+_NOISE, _VALIDATION_NOISE = "_background_noise_", "running_tap"
 _SPLITS = {"1": "train", "2": "valid", "3": "test"}  # of VoxCeleb1's list
 
 
 class AudioBenchmark(AudioFolder):
-    """One of the published audio tasks, by its name.
+    """Use a published audio task by its name.
 
-    The task is `label/test`; where there are folds, one for each, `label/fold-1` and so on, whose
-    mean is the figure. The validation part of a fixed split is learned from too, and is where a
-    probe stops or chooses its settings.
+    The task is `label/test`; with folds it is one task for each, `label/fold-1` and so on, and the
+    result is their mean. The validation part of a fixed split belongs to the training samples; a
+    probe may stop or choose its settings on it.
 
     Args:
-        name: of the data set.
-        root: its folder, as it is unpacked.
-        front_end: that of the encoder which is to be scored.
-        seconds: of a clip; by default as in EVAR.
-        mean: of the values; by default measured. An encoder is always given what it was trained
-            with.
-        std: of the values; by default measured.
+        name: name of the data set.
+        root: its folder, as unpacked.
+        front_end: front-end of the encoder to evaluate.
+        seconds: duration of a clip; by default as in EVAR.
+        mean: mean of the values; by default measured. Encoders normalize with their own mean.
+        std: standard deviation of the values; by default measured.
 
     Raises:
-        ValueError: when the folder lacks what the data set consists of.
+        ValueError: when a part of the data set is missing.
     """
 
     opens = frozenset()
@@ -79,7 +76,7 @@ class AudioBenchmark(AudioFolder):
     ) -> None:
         if name not in SECONDS:
             raise ValueError(
-                f"got name={name!r}; allowed is one of {', '.join(SECONDS)}: choose one of them"
+                f"`name` must be one of {', '.join(SECONDS)}, got {name!r}. Choose one."
             )
         entries = _READERS[name](Path(root))
         if any(entry.fold is not None for entry in entries):
@@ -89,8 +86,8 @@ class AudioBenchmark(AudioFolder):
             scored = [entry for entry in entries if entry.split == "test"]
             if not own or not scored:
                 raise ValueError(
-                    f"{root}: got {len(own)} clips to learn from and {len(scored)} to be scored; allowed are some of "
-                    f"both: unpack all of {name}"
+                    f"`{root}` must have training clips and test clips, got {len(own)} and "
+                    f"{len(scored)}. Unpack all of {name}."
                 )
         self._open(root, own, scored, "test", None, front_end, seconds or SECONDS[name], mean, std)
 
@@ -119,7 +116,8 @@ def _voxforge(root: Path) -> list[ListedFile]:
     entries = read_list(str(_need(root / "voxforge.csv")))
     if any(entry.split is None for entry in entries):
         raise ValueError(
-            f"{root / 'voxforge.csv'} says no split of some clips; allowed is train, valid or test of all"
+            f"`{root / 'voxforge.csv'}` has clips without a split. Each must be in train, valid or "
+            "test. Complete the list."
         )
     return entries
 
@@ -133,7 +131,8 @@ def _voxceleb1(root: Path) -> list[ListedFile]:
             continue
         if len(parts) != 2 or parts[0] not in _SPLITS:
             raise ValueError(
-                f"{path}: line {number} is {line!r}; allowed is 1, 2 or 3 and a path: fetch it again"
+                f"`{path}`, line {number}, must be 1, 2 or 3 and a path, got {line!r}. Fetch the "
+                "file again."
             )
         entries.append(
             ListedFile(f"wav/{parts[1]}", (parts[1].split("/")[0],), split=_SPLITS[parts[0]])
@@ -154,7 +153,7 @@ def _spcv2(root: Path) -> list[ListedFile]:
 
 
 def _spcv2_12(root: Path) -> list[ListedFile]:
-    """Ten words, all others as unknown, and silence: a second of noise each half second (as TensorFlow's data set)."""
+    """List ten words, others as unknown, and silence, as TensorFlow's data set does."""
     own = [
         replace(entry, labels=(entry.labels[0] if entry.labels[0] in WORDS else "_unknown_",))
         for entry in _spcv2(root)
@@ -162,7 +161,7 @@ def _spcv2_12(root: Path) -> list[ListedFile]:
     ]
     for file in _sounds(_need(root / _NOISE)):
         halves = int(2 * (read_seconds(str(file)) - 1.0))
-        split = "valid" if file.stem == _HELD_NOISE else "train"
+        split = "valid" if file.stem == _VALIDATION_NOISE else "train"
         own += [
             ListedFile(f"{_NOISE}/{file.name}", ("_silence_",), start=n / 2, split=split)
             for n in range(halves)
@@ -183,7 +182,8 @@ def _sounds(folder: Path) -> list[Path]:
 def _need(path: Path) -> Path:
     if not path.exists():
         raise ValueError(
-            f"{path} is not there; allowed is the data set as it is published: check data.root"
+            f"`{path}` is missing. The folder must have the data set as published. Check "
+            "`data.root`."
         )
     return path
 

@@ -1,8 +1,7 @@
-"""Audio files as log-mel spectrograms: from class folders, or from a list with labels.
+"""Read audio files as log-mel spectrograms, from class folders or from a labeled list.
 
-Which files count, and what is a class or a split, is as for images (`folder.py`), with the
-extensions of sound; lists are read by `audio_lists.py`, files by `waveform.py`, and made into
-spectrograms by `log_mel.py`.
+Files, classes and splits are found as for images (`data/folder.py`), with the extensions of audio.
+`data/lists.py` reads lists, `waveform.py` decodes files, `log_mel.py` makes spectrograms.
 """
 
 import copy
@@ -33,43 +32,44 @@ from mezzotint.types import Input, Sample, Unreadable
 FrontEnd = Literal["byol_a", "audioset"]
 
 _FRONT_ENDS: dict[str, Mel] = {"byol_a": BYOL_A, "audioset": AUDIOSET}
-_MEASURED = 256  # files from which mean and deviation are taken
+_MEASURED = 256  # files for measuring mean and standard deviation
 
 
 class AudioFolder(Source):
-    """Audio files of any rate, length and number of channels, as log-mel spectrograms.
+    """Read audio files of any rate, length and number of channels as log-mel spectrograms.
 
-    A sample is float32 `[1, mels, frames]`: the middle `seconds` of the recording, with silence
-    around what is shorter, mixed to mono at 16 kHz. Views may cut shorter pieces out of it
-    (`byol_a` with `frames`), each epoch another.
+    A sample is float32 `[1, mels, frames]`: the middle `seconds` of a file, mixed to mono at 16 kHz
+    and padded with silence if shorter. Views may cut shorter pieces out of it (`byol_a` with
+    `frames`), another one each epoch.
 
     Without a list, folders are classes and splits, as in an image folder: the task is `label/val`
     (or `label/test`), or `label/holdout`. With `files`, labels come from the list: the task is
-    `label/test` when there is a list `test_files` or a `test_fold`; where the list has folds, one
-    task for each, `label/fold-1` and so on; else `label/holdout`. Where a file has several labels,
-    the task asks for all of them, and is scored by mean average precision.
+    `label/test` with `test_files` or a `test_fold`; for a list with folds, one task for each,
+    `label/fold-1` and so on; else `label/holdout`. If files have several labels, the task predicts
+    all of them, and is scored by mean average precision.
 
     Args:
         root: folder of the files; paths in lists are relative to it.
-        files: a CSV, or JSON as AST or BRIDLE have it; null takes all files below `root`.
-        test_files: a list of the files to be scored. They are never pretrained on.
-        test_fold: the fold of `files` to be scored, where it has folds. It is never pretrained on.
-        labels: a table of classes as AudioSet's (index, mid, display_name); null takes the classes
-            as they are found.
-        front_end: `byol_a`, 64 mels each 10 ms, or `audioset`, Kaldi's 128; the mean of a clip is
-            removed for that.
-        seconds: of a sample. 96 frames are 0.95 s for `byol_a`; 1024 are 10.255 s for `audioset`.
-        mean: of the values; by default measured on 256 of the files.
-        std: of the values; by default measured.
-        holdout: part of each class to be scored, where nothing else says it.
+        files: a list, CSV or the JSON of AST or BRIDLE; null takes all files below `root`.
+        test_files: list of the files to score; pretraining never sees them.
+        test_fold: fold of `files` to score; pretraining never sees it.
+        labels: table of classes such as AudioSet's (index, mid, display_name); null collects the
+            classes from the files.
+        front_end: `byol_a` has 64 mels each 10 ms; `audioset` has Kaldi's 128, after removing the
+            mean of the clip.
+        seconds: duration of a sample. 96 frames are 0.95 s for `byol_a`; 1024 are 10.255 s for
+            `audioset`.
+        mean: mean of the values; by default measured on 256 of the files.
+        std: standard deviation of the values; by default measured.
+        holdout: fraction of each class to score, if nothing else defines a test split.
 
     Attributes:
         classes: names of the classes.
-        labels: int64 `[N]`; negative where a file has no label, or several.
-        holdout: as the argument.
+        labels: int64 `[N]`; negative for files with no label, or several.
+        holdout: the argument.
 
     Raises:
-        ValueError: when the folder or a list is missing or wrong, or no file can be read.
+        ValueError: when the folder or a list is missing or malformed, or no file can be read.
     """
 
     modality = "audio"
@@ -92,10 +92,14 @@ class AudioFolder(Source):
         holdout: float = 0.2,
     ) -> None:
         if not 0.0 < holdout < 1.0:
-            raise ValueError(f"got holdout={holdout}; allowed is a share between 0 and 1")
+            raise ValueError(
+                f"`holdout` must be more than 0 and less than 1, got {holdout}. Try 0.2 for a "
+                "fifth."
+            )
         if (test_files or test_fold is not None) and not files:
             raise ValueError(
-                "got test_files or test_fold without files; allowed is a list for both: give files too"
+                "`test_files` and `test_fold` need `files`, a list of the training files. Set "
+                "`data.files`."
             )
         self.root, self.holdout = os.fspath(root), holdout
         own, scored, name = self._listed(files, test_files, test_fold)
@@ -113,20 +117,21 @@ class AudioFolder(Source):
         mean: float | None,
         std: float | None,
     ) -> None:
-        """Take the entries to learn from and those to be scored, whose split has this name."""
+        """Store training entries and test entries, whose split has this name."""
         if front_end not in _FRONT_ENDS:
             raise ValueError(
-                f"got front_end={front_end!r}; allowed is one of {', '.join(_FRONT_ENDS)}: choose one"
+                f"`front_end` must be one of {', '.join(_FRONT_ENDS)}, got {front_end!r}. Choose "
+                "one."
             )
         if std is not None and not std > 0.0:
-            raise ValueError(f"got std={std}; allowed is more than 0")
+            raise ValueError(f"`std` must be positive, got {std}. Leave it out to measure it.")
         self.root, self.front_end, self.scored = os.fspath(root), front_end, name
         self.mel = _FRONT_ENDS[front_end]
         self._samples = round(seconds * self.mel.sample_rate)
         frames = self.mel.frames(self._samples) if seconds > 0 else 0
         if frames < 8:
             raise ValueError(
-                f"got seconds={seconds}; allowed is 0.1 or more: 0.95 gives 96 frames to byol_a"
+                f"`seconds` must be 0.1 or more, got {seconds}. 0.95 gives 96 frames for byol_a."
             )
         self._use(own, scored, labels)
         self.input = Input((1, self.mel.mels, frames), (0.0,), (1.0,), "audio")
@@ -138,7 +143,7 @@ class AudioFolder(Source):
     def _listed(
         self, files: str | None, test_files: str | None, test_fold: int | None
     ) -> tuple[list[ListedFile], list[ListedFile], str | None]:
-        """The files to pretrain on, those to be scored, and the name of the latter's split."""
+        """Return the training files, the test files, and the name of the test split."""
         if files is None:
             return entries_of_folder(
                 self.root, AUDIO_EXTENSIONS, "audio", "wav, flac, ogg, opus, mp3 and so on"
@@ -153,23 +158,25 @@ class AudioFolder(Source):
         if not scored or not own:
             folds = sorted({entry.fold for entry in entries if entry.fold is not None})
             raise ValueError(
-                f"got test_fold={test_fold}; {files} has the folds {folds}: choose one, and keep another"
+                f"`test_fold` must be one of the folds of {files}, {folds}, and leave another for "
+                f"training, got {test_fold}. Choose one."
             )
         return own, scored, "test"
 
     def _use(self, own: list[ListedFile], scored: list[ListedFile], table: str | None) -> None:
-        """Take the entries, and turn their labels into places in the list of classes."""
+        """Store the entries, and turn their labels into indices of the classes."""
         both = [*own, *scored]
         keys, self.classes = read_label_table(table) if table else (classes_of(both),) * 2
-        place = {key: i for i, key in enumerate(keys)} | (
+        position = {key: i for i, key in enumerate(keys)} | (
             {name: i for i, name in enumerate(self.classes)}
         )
         unknown = next(
-            (label for entry in both for label in entry.labels if label not in place), None
+            (label for entry in both for label in entry.labels if label not in position), None
         )
         if unknown is not None:
             raise ValueError(
-                f"got the label {unknown!r}, which {table} does not have; allowed are its mid and names"
+                f"The label {unknown!r} is not in {table}. Labels must be a mid or a display_name "
+                "of the table. Correct the list or the table."
             )
         self._paths = np.array([os.fsencode(entry.path) for entry in own], np.bytes_)
         self._scored_paths = np.array([os.fsencode(entry.path) for entry in scored], np.bytes_)
@@ -180,7 +187,7 @@ class AudioFolder(Source):
             [-1 if entry.fold is None else entry.fold for entry in both], np.int64
         )
         self._valid = np.array([entry.split == "valid" for entry in both], np.bool_)
-        found = [tuple(place[label] for label in entry.labels) for entry in both]
+        found = [tuple(position[label] for label in entry.labels) for entry in both]
         self._found, self._scored_found = found[: len(own)], found[len(own) :]
         self.labels = _single(self._found)
 
@@ -192,7 +199,7 @@ class AudioFolder(Source):
         return len(self._paths)
 
     def read(self, index: int) -> Sample:
-        """One sample, float32 `[1, mels, frames]`; its label is a bool tensor `[classes]` where it has several."""
+        """Read one sample; its label is a bool tensor `[classes]` if it has several."""
         path = os.fsdecode(self._paths[index])
         try:
             start = float(self._starts[index])
@@ -212,17 +219,17 @@ class AudioFolder(Source):
         return os.fsdecode(self._paths[index])
 
     def multi_hot(self, index: int) -> Tensor:
-        """Which of the classes a file has: bool `[classes]`."""
+        """Return the labels of a file as bool `[classes]`."""
         chosen = torch.zeros(len(self.classes), dtype=torch.bool)
         chosen[list(self._found[index])] = True
         return chosen
 
     def fingerprint(self) -> str:
-        """A hash of the relative paths and sizes of all files, 16 hexadecimal digits; no file is read."""
+        """Hash the relative paths and sizes of all files; no file is read."""
         return files_fingerprint(self.root, map(bytes, self._paths))
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All files that have a part in the task, and the task: none with fewer than two classes."""
+        """Return all files, and the tasks; with fewer than two classes there is none."""
         if any(len(labels) > 1 for labels in (*self._found, *self._scored_found)):
             return self._tagging()
         single = _single([*self._found, *self._scored_found])
@@ -242,7 +249,7 @@ class AudioFolder(Source):
         ]
 
     def _folds_of(self, single: Index) -> Sequence[Task]:
-        """One task a fold, which learns from the others."""
+        """Return a task per fold, which learns from the other folds."""
         labeled = single >= 0
         return [
             Task(
@@ -257,7 +264,7 @@ class AudioFolder(Source):
         ]
 
     def _tagging(self) -> tuple[Source, Sequence[Task]]:
-        """The same where files have several labels; those without any are labeled with nothing and left out."""
+        """Return files and the task for several labels a file; unlabeled files take no part."""
         both = self._with_scored(_single([*self._found, *self._scored_found]))
         labels = np.zeros((len(both), len(self.classes)), np.bool_)
         for index, found in enumerate(both._found):
@@ -273,7 +280,7 @@ class AudioFolder(Source):
         ]
 
     def _with_scored(self, single: Index) -> "AudioFolder":
-        """The files to pretrain on, and behind them those to be scored."""
+        """Return the training files followed by the test files."""
         both = copy.copy(self)
         both._paths = np.concatenate([self._paths, self._scored_paths])
         both._found = [*self._found, *self._scored_found]
@@ -281,7 +288,7 @@ class AudioFolder(Source):
         return both
 
     def _moments(self) -> tuple[float, float]:
-        """Mean and deviation of all values of some files, chosen by a fixed key; unreadable ones are left out."""
+        """Measure mean and standard deviation on some files, chosen by a fixed key."""
         count, total, square = 0, 0.0, 0.0
         last: Unreadable | None = None
         for index in sample_order(len(self), 0, 0)[:_MEASURED].tolist():
@@ -295,12 +302,13 @@ class AudioFolder(Source):
             square += float(values.square().sum())
         if not count:
             raise ValueError(
-                f"none of the first files can be read, the last is {last}; allowed are audio files"
+                f"None of the sampled files can be read; the last is {last}. `data.root` must have "
+                "audio files. Check them."
             )
         mean = total / count
         return mean, max(0.0, square / count - mean**2) ** 0.5 or 1.0
 
 
 def _single(found: Sequence[tuple[int, ...]]) -> Index:
-    """The label of files that have exactly one; -1 for the others."""
+    """Return the label of files with exactly one; -1 for the others."""
     return np.array([labels[0] if len(labels) == 1 else -1 for labels in found], np.int64)

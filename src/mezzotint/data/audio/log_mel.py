@@ -1,15 +1,14 @@
-"""From a waveform to a log-mel spectrogram, in torch, with the settings of the two front-ends that audio work uses.
+"""Turn waveforms into log-mel spectrograms in torch, with the two usual front-ends.
 
-`BYOL_A` is that of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695, section IV-A): what
-`librosa.feature.melspectrogram` computes with Slaney's scale and area normalization, and the
-logarithm of the power plus an epsilon. `AUDIOSET` is Kaldi's filter bank as AST, AudioMAE, BEATs
-and BRIDLE call it: 25 ms Hann frames each 10 ms, freed of their mean, pre-emphasized, 128 triangles
-on Kaldi's scale, and the logarithm of no less than an epsilon. `tests/data/test_log_mel.py` holds
-values of librosa and of Kaldi.
+`BYOL_A` is the front-end of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695, section IV-A):
+`librosa.feature.melspectrogram` with Slaney's scale and area normalization, and the logarithm of
+the power plus an epsilon. `AUDIOSET` is Kaldi's filter bank as AST, AudioMAE, BEATs
+and BRIDLE call it: 25 ms Hann frames each 10 ms, with the mean removed, pre-emphasis, 128 triangles
+on Kaldi's scale, and the logarithm clamped at an epsilon. `tests/data/audio/test_log_mel.py`
+compares with values of librosa and Kaldi.
 
-Differs from both libraries in how the work is laid out: frames are views of the waveform, taken a
-part at a time so that they stay in a processor's cache, and the filters cover only the bins that
-they use.
+Differs from both libraries in speed only: frames are views of the waveform, processed in chunks
+that stay in a processor's cache, and the filters cover only the bins that they use.
 """
 
 import functools
@@ -23,29 +22,29 @@ from torch import Tensor
 Scale = Literal["slaney", "kaldi"]
 Padding = Literal["reflect", "zeros", "none"]
 
-_CHUNK = 256  # frames in one pass of one thread: 1 MB of float32 at 1,024 samples a frame
-_SHARED_CHUNK = 8192  # of several threads, which wait for each other after each operation
+_CHUNK = 256  # frames at a time on one thread: 1 MB of float32 at 1,024 samples a frame
+_SHARED_CHUNK = 8192  # on several threads, which synchronize after each operation
 
 
 @dataclass(frozen=True)
 class Mel:
-    """How a waveform becomes a log-mel spectrogram.
+    """Settings of a log-mel spectrogram.
 
     Attributes:
-        sample_rate: of the waveform, in Hz.
-        n_fft: points of the Fourier transform; a frame is filled up with zeros to it.
+        sample_rate: sample rate of the waveform, in Hz.
+        n_fft: points of the Fourier transform; frames are zero-padded to it.
         window: samples in a frame.
         hop: samples from one frame to the next.
         mels: number of triangular filters.
         low: lower edge of the first filter, in Hz.
-        high: upper edge of the last, in Hz.
+        high: upper edge of the last filter, in Hz.
         scale: `slaney` spaces the filters as librosa does and gives each the same area; `kaldi`
             spaces them by 1127 ln(1 + f / 700), gives each the height 1, and makes them triangles
             over mel instead of over Hz.
         padding: `reflect` and `zeros` center frame `t` on sample `t · hop`; `none` begins with the
             first sample and takes whole frames only.
-        pre_emphasis: 0 for none. Kaldi's removes the mean of a frame first, and takes its first
-            sample for the one before it.
+        pre_emphasis: factor of Kaldi's pre-emphasis, 0 for none. It removes the mean of a frame
+            first, and repeats the first sample as its own predecessor.
     """
 
     sample_rate: int
@@ -60,18 +59,18 @@ class Mel:
     pre_emphasis: float = 0.0
 
     def frames(self, samples: int) -> int:
-        """How many frames a waveform of so many samples gives."""
+        """Return the number of frames of a waveform."""
         if self.padding != "none":
             return 1 + samples // self.hop
         return 0 if samples < self.window else 1 + (samples - self.window) // self.hop
 
     def samples(self, frames: int) -> int:
-        """The shortest waveform that gives so many frames."""
+        """Return the length of the shortest waveform with this number of frames."""
         return (frames - 1) * self.hop + (self.window if self.padding == "none" else 0)
 
     @property
     def silence(self) -> float:
-        """The value of a frame of zeros: the logarithm's epsilon."""
+        """The value of a silent frame: the logarithm of the epsilon."""
         return math.log(torch.finfo(torch.float32).eps)
 
     def invert(self, log_mel: Tensor) -> Tensor:
@@ -92,14 +91,14 @@ AUDIOSET = Mel(
 
 @torch.no_grad()
 def log_mel(waves: Tensor, settings: Mel = BYOL_A) -> Tensor:
-    """The log-mel spectrogram of waveforms.
+    """Compute the log-mel spectrogram of waveforms.
 
     Args:
         waves: float `[…, T]`, in [−1, 1]; no gradient flows back.
-        settings: of the front-end.
+        settings: settings of the front-end.
 
     Returns:
-        Natural logarithms of mel power, of the type of `waves`, `[…, mels, frames]`.
+        Natural logarithms of mel power, in the dtype of `waves`, `[…, mels, frames]`.
 
     Raises:
         ValueError: when the waveform is too short for a single frame.
@@ -110,8 +109,9 @@ def log_mel(waves: Tensor, settings: Mel = BYOL_A) -> Tensor:
         least = settings.n_fft // 2 + 1
     if samples < least or not waves.is_floating_point():
         raise ValueError(
-            f"got a waveform of {samples} samples and type {waves.dtype}; allowed are floats, and with padding "
-            f"{settings.padding!r} {least} samples or more: fill a short clip up with zeros"
+            f"A waveform must be floating point and have {least} samples or more with padding "
+            f"{settings.padding!r}, got {samples} samples of {waves.dtype}. Pad a short clip with "
+            "zeros."
         )
     flat = waves.reshape(-1, samples)
     if settings.padding != "none":
@@ -137,12 +137,12 @@ def log_mel(waves: Tensor, settings: Mel = BYOL_A) -> Tensor:
 
 
 def mel_filters(settings: Mel) -> Tensor:
-    """The triangular filters, float64 `[n_fft / 2 + 1, mels]`; column `m` weights the power of each bin."""
+    """Return the triangular filters over the power of each bin, float64 `[n_fft / 2 + 1, mels]`."""
     nyquist = settings.sample_rate / 2
     if not 0 <= settings.low < settings.high <= nyquist:
         raise ValueError(
-            f"got filters from {settings.low} to {settings.high} Hz; allowed is a range within 0 to {nyquist} Hz, half "
-            "of the sample rate: lower the upper edge"
+            f"Filters must lie within 0 to {nyquist} Hz, half of the sample rate, got "
+            f"{settings.low} to {settings.high} Hz. Lower the upper edge."
         )
     bins = torch.linspace(0.0, nyquist, settings.n_fft // 2 + 1, dtype=torch.float64)
     ends = torch.tensor([settings.low, settings.high], dtype=torch.float64)
@@ -152,7 +152,7 @@ def mel_filters(settings: Mel) -> Tensor:
             (high - low) / (settings.mels + 1)
         )
         weights = _triangles(_kaldi_mel(bins), edges)
-        weights[-1] = 0.0  # Kaldi leaves the bin at half of the sample rate out
+        weights[-1] = 0.0  # Kaldi ignores the bin at half of the sample rate
         return weights
     low, high = _slaney_mel(ends).tolist()
     edges = _slaney_hz(torch.linspace(low, high, settings.mels + 2, dtype=torch.float64))
@@ -160,7 +160,7 @@ def mel_filters(settings: Mel) -> Tensor:
 
 
 def _triangles(position: Tensor, edges: Tensor) -> Tensor:
-    """Triangles of height 1 over three neighboring edges each, `[len(position), len(edges) − 2]`."""
+    """Return triangles of height 1 over three neighboring edges each, `[positions, edges − 2]`."""
     rising = (position.unsqueeze(1) - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - position.unsqueeze(1)) / (edges[2:] - edges[1:-1])
     return torch.minimum(rising, falling).clamp_(min=0.0)
@@ -186,7 +186,7 @@ def _slaney_hz(mel: Tensor) -> Tensor:
 
 
 def _emphasized(frames: Tensor, factor: float) -> Tensor:
-    """Kaldi's pre-emphasis, by frame: less its mean, then less `factor` times the sample before."""
+    """Subtract the mean of each frame, then `factor` times the previous sample, as Kaldi does."""
     if factor == 0.0:
         return frames
     frames = frames - frames.mean(dim=1, keepdim=True)
@@ -196,7 +196,7 @@ def _emphasized(frames: Tensor, factor: float) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _window(settings: Mel, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Hann: periodic and in the middle of `n_fft` samples where frames are centered, symmetric where they are not."""
+    """Return a Hann window: periodic and centered in `n_fft` if frames are centered."""
     centered = settings.padding != "none"
     window = torch.hann_window(settings.window, periodic=centered, dtype=torch.float64)
     if centered:
@@ -207,7 +207,7 @@ def _window(settings: Mel, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _bank(settings: Mel, dtype: torch.dtype, device: torch.device) -> tuple[int, Tensor]:
-    """The first bin that any filter uses, and the filters over the bins from there to the last used one."""
+    """Return the first bin that any filter uses, and the filters over the used bins."""
     filters = mel_filters(settings)
     used = filters.any(dim=1).nonzero().squeeze(1)
     first, last = int(used[0]), int(used[-1])

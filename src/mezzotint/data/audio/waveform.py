@@ -1,24 +1,23 @@
-"""From an audio file to a mono waveform of a wanted rate and length: one documented conversion for whatever is found.
+"""Decode any audio file to a mono waveform of a given rate and length.
 
-- All channels are averaged. Any sample rate is resampled (see `resampling.py`).
-- The middle of a longer recording is taken, and only that is decoded; a shorter one gets silence on
-  both sides.
-- Integers of any width become floats in [-1, 1]; floats stay as they are, and must be finite.
-- A truncated file is an error, where it shows: the sizes in a wave header, the end mark of an Ogg
-  stream, the number of samples that an MP3 announces, FLAC's check sums. What lies outside of the
-  middle is not looked at.
+- All channels are averaged. Any sample rate is resampled.
+- Only the middle of a longer file is decoded; a shorter one is padded with silence on both sides.
+- Integers become floats in [-1, 1]; floats are kept, and must be finite.
+- A truncated file is an error, if the format shows it: by the sizes in a wave header, the end mark
+  of an Ogg stream, the number of samples in an MP3 header, FLAC's checksums. Damage outside of the
+  middle is not detected.
 
-Reads with soundfile (wav, flac, ogg, opus, mp3, aiff and more): `pip install mezzotint[audio]`.
+Files are read with soundfile (wav, flac, ogg, opus, mp3, aiff and more): `pip install
+mezzotint[audio]`.
 
-From one sample rate to another: band-limited interpolation by a windowed sinc (Smith 2002), in
-torch.
+Resampling is band-limited interpolation by a windowed sinc (Smith 2002), in torch.
 
 A sample of the result is a weighted sum of the input around it. The weights repeat after `rate_out
-/ gcd` samples, so neighboring results share a small matrix that multiplies overlapping views of
-the waveform: a few matrix products, nothing copied, and no more work than the filter has taps.
+/ gcd` samples, so neighboring results use one small matrix that multiplies overlapping views of the
+waveform: a few matrix products without copies.
 
 The Kaiser window has 32 zero crossings on either side and a stop band about 85 dB down; it passes
-what lies below 0.84 of half the lower rate, and lets nothing through from there on.
+frequencies below 0.84 of half the lower rate.
 """
 
 import functools
@@ -35,7 +34,7 @@ from torch import Tensor
 _CROSSINGS = 32
 _CUTOFF = 0.92  # of half the lower rate: the middle of the transition band
 _BETA = 8.6
-_GROUP = 32  # results that share a matrix
+_GROUP = 32  # results per matrix
 
 
 @torch.no_grad()
@@ -44,15 +43,15 @@ def resample(waves: Tensor, rate: int, wanted: int) -> Tensor:
 
     Args:
         waves: float `[…, T]`; silence is assumed before and after.
-        rate: of the waveform, in Hz.
-        wanted: of the result, in Hz.
+        rate: sample rate of the waveforms, in Hz.
+        wanted: sample rate of the result, in Hz.
 
     Returns:
         `[…, ceil(T · wanted / rate)]`; sample `j` is at the time of sample `j · rate / wanted`.
     """
     if rate < 1 or wanted < 1:
         raise ValueError(
-            f"got the sample rates {rate} and {wanted}; allowed are whole numbers from 1 on, in Hz"
+            f"Sample rates must be 1 Hz or more, got {rate} and {wanted}. Check the file."
         )
     if rate == wanted:
         return waves
@@ -61,34 +60,33 @@ def resample(waves: Tensor, rate: int, wanted: int) -> Tensor:
     half, step, produced, groups = _plan(rate, wanted)
     rows = -(-count // produced)
     flat = waves.reshape(-1, samples)
-    # Each row of the views takes `reach` samples from `row · step` on; what the last one lacks is
+    # Each row of the views takes `reach` samples from `row · step` on; the last one is padded with
     # silence.
     reach = max(start + len(matrix) for start, matrix in groups)
     padded = torch.nn.functional.pad(
         flat, (half, max(0, (rows - 1) * step + reach - half - samples))
     )
     out = waves.new_empty(len(flat), rows, produced)
-    place = 0
+    position = 0
     for start, matrix in groups:
         width, size = matrix.shape
         for wave, result in zip(padded, out, strict=True):
             views = wave.as_strided((rows, width), (step, 1), wave.storage_offset() + start)
-            torch.matmul(views, matrix.to(waves), out=result[:, place : place + size])
-        place += size
+            torch.matmul(views, matrix.to(waves), out=result[:, position : position + size])
+        position += size
     return out.view(len(flat), -1)[:, :count].reshape(*waves.shape[:-1], count)
 
 
 @functools.lru_cache(maxsize=8)
 def _plan(rate: int, wanted: int) -> tuple[int, int, int, list[tuple[int, Tensor]]]:
-    """Silence in front, input samples a row, results a row, and for each group of results its start and weights."""
+    """Return padding, input samples and results per row, and start and weights of each group."""
     divisor = math.gcd(rate, wanted)
     down, up = rate // divisor, wanted // divisor
     # The sinc's zeros are 1 / (2 · cutoff) apart, in samples of the input.
     cutoff = 0.5 * _CUTOFF * min(1.0, wanted / rate)
     half = math.ceil(_CROSSINGS / (2.0 * cutoff))
     width = 2 * half + 1 + math.ceil(_GROUP * down / up)
-    # Rows must not overlap with themselves in memory, or the views would be copied before they are
-    # multiplied.
+    # Rows must not overlap themselves in memory: torch would copy the views before multiplying.
     periods = max(1, math.ceil(width / down), math.ceil(_GROUP / up))
     groups = []
     for first in range(0, up * periods, _GROUP):
@@ -105,7 +103,7 @@ def _plan(rate: int, wanted: int) -> tuple[int, int, int, list[tuple[int, Tensor
 
 
 def _kernel(distance: Tensor, cutoff: float, half: int) -> Tensor:
-    """Kaiser-windowed sinc at these distances, in samples of the input; float64."""
+    """Return the Kaiser-windowed sinc at distances in input samples; float64."""
     inside = (1.0 - (distance / half).square()).clamp(min=0.0)
     window: Tensor = torch.special.i0(_BETA * inside.sqrt()) / torch.special.i0(
         torch.tensor(_BETA, dtype=torch.float64)
@@ -121,23 +119,21 @@ AUDIO_EXTENSIONS = frozenset(
 Fault = Literal["missing", "empty", "not audio", "truncated", "broken"]
 
 _MARGIN = 16_384
-"""Samples decoded on either side of the middle: resampling needs neighbors, and after a seek an MP3 decoder gives
-wrong values for up to four frames (4,650 samples measured)."""
+"""Samples decoded on either side of the middle: resampling needs neighbors, and after a seek an MP3
+decoder gives wrong values for up to four frames (measured: 4,650 samples)."""
 
-_SLACK = 1152  # samples: an MP3 may end with a frame that is not quite filled
+_SLACK = 1152  # samples: the last frame of an MP3 may be partly filled
 _SIZES = re.compile(r"\b(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)")
-_OGG_PAGE = 65_307  # bytes of the longest
-_UNKNOWN_SIZE = (
-    0x7FFFFF00  # what programs write that do not know the length yet is no less than this
-)
+_OGG_PAGE = 65_307  # bytes of the longest page
+_UNKNOWN_SIZE = 0x7FFFFF00  # streaming programs write at least this when the length is unknown
 
 
 class UndecodableAudio(Exception):
-    """A file that gives no waveform.
+    """A file that cannot be decoded to a waveform.
 
     Attributes:
-        fault: which of the few kinds of failure it is.
-        detail: what exactly was found.
+        fault: kind of the failure.
+        detail: the exact finding.
     """
 
     def __init__(self, fault: Fault, detail: str) -> None:
@@ -149,20 +145,20 @@ class UndecodableAudio(Exception):
 
 
 def read_waveform(path: str, rate: int, samples: int, start: float | None = None) -> Tensor:
-    """A part of a recording.
+    """Read a part of an audio file.
 
     Args:
-        path: of the file.
-        rate: of the result, in Hz.
-        samples: of the result.
-        start: second at which it begins; by default it is the middle.
+        path: path of the file.
+        rate: sample rate of the result, in Hz.
+        samples: length of the result.
+        start: start of the part in seconds; by default the part is the middle.
 
     Returns:
         float32 `[samples]`.
 
     Raises:
-        UndecodableAudio: with the reason.
-        ModuleNotFoundError: without soundfile, with what to install.
+        UndecodableAudio: with kind and detail.
+        ModuleNotFoundError: without soundfile.
     """
     soundfile = soundfile_module()
     try:
@@ -193,9 +189,9 @@ def read_waveform(path: str, rate: int, samples: int, start: float | None = None
 
 
 def _part(file: Any, seconds: float, at: float | None) -> tuple[Any, int | None]:
-    """Samples `[T, channels]` of the wanted part and a margin, and the place of the part's start in them.
+    """Read samples `[T, channels]` of a part with a margin, and the start of the part in them.
 
-    That is None for a recording that is read whole, because it is shorter.
+    The start is `None` for a shorter file, which is read whole.
     """
     rate, total = file.samplerate, file.frames
     wanted = ceil(seconds * rate)
@@ -213,7 +209,7 @@ def _part(file: Any, seconds: float, at: float | None) -> tuple[Any, int | None]
 
 
 def read_seconds(path: str) -> float:
-    """How long a recording is, by its header.
+    """Return the duration of a file in seconds, from its header.
 
     Raises:
         ValueError: when it cannot be read.
@@ -223,7 +219,8 @@ def read_seconds(path: str) -> float:
         return float(soundfile.info(path).duration)
     except soundfile.LibsndfileError as error:
         raise ValueError(
-            f"{path} cannot be read ({error.error_string}); allowed is a recording: fetch it"
+            f"`{path}` cannot be read ({error.error_string}). It must be an audio file. Fetch it "
+            "again."
         ) from None
 
 
@@ -233,7 +230,7 @@ def _expect(found: int, announced: int) -> None:
 
 
 def _centered(wave: Tensor, samples: int, start: int | None) -> Tensor:
-    """Cut `samples` out from `start` on; or put a shorter waveform into the middle of silence."""
+    """Cut `samples` from `start` on, or center a shorter waveform in silence."""
     if start is not None:
         wave = wave[start : start + samples]
     missing = samples - len(wave)
@@ -244,7 +241,7 @@ def _centered(wave: Tensor, samples: int, start: int | None) -> Tensor:
 
 
 def _refuse_truncated(file: Any, path: str) -> None:
-    """Where a format says how long it ought to be, believe it."""
+    """Raise if the file is shorter than its format announces."""
     sizes = _SIZES.search(file.extra_info)
     if sizes is not None and int(sizes[2]) < int(sizes[1]) < _UNKNOWN_SIZE:
         raise UndecodableAudio(
@@ -258,7 +255,7 @@ def _refuse_truncated(file: Any, path: str) -> None:
 
 
 def _ends_an_ogg_stream(end: bytes) -> bool:
-    """Whether the last page among these bytes is whole, and says that it is the last."""
+    """Return whether the last page in these bytes is complete and marked as the last."""
     page = end.rfind(b"OggS")
     if page < 0 or page + 27 > len(end) or not end[page + 5] & 4:
         return False
@@ -267,16 +264,17 @@ def _ends_an_ogg_stream(end: bytes) -> bool:
 
 
 def soundfile_module() -> Any:
-    """The package soundfile.
+    """Import the package soundfile.
 
     Raises:
-        ModuleNotFoundError: when it is not installed, with what to do.
+        ModuleNotFoundError: with the command that installs it.
     """
     try:
         import soundfile
     except (ModuleNotFoundError, OSError) as error:
         raise ModuleNotFoundError(
-            f"audio files are read with soundfile ({error}); install it with pip install 'mezzotint[audio]'",
+            f"Audio files are read with soundfile, which cannot be imported ({error}). Run `pip "
+            "install 'mezzotint[audio]'`.",
             name="soundfile",
         ) from error
     return soundfile

@@ -1,10 +1,9 @@
-"""Folders in the format of COCO (Lin et al. 2014, arXiv 1405.0312): images, and one JSON file a part.
+"""Read folders in the format of COCO (Lin et al. 2014, arXiv 1405.0312).
 
     ROOT/annotations/instances_train2017.json   ROOT/train2017/000000000009.jpg
 
-Masks are polygons, or runs of pixels column by column, as numbers or as COCO's text. Crowds are
-neither learned nor asked for. Images without an object that can be learned are left out of training,
-as detectron2 does.
+Masks are polygons, or run lengths column by column, as numbers or as COCO's text. Crowds are
+neither learned nor scored. Training skips images without an object to learn, as detectron2 does.
 """
 
 import json
@@ -26,14 +25,14 @@ from mezzotint.data.detection.source import (
 
 
 class COCOFolder(DetectionSource, kind="coco_folder"):
-    """Images with annotations in COCO's JSON.
+    """Read images with annotations in COCO's JSON.
 
     Args:
-        root: the folder.
-        train: JSON file of the scenes to learn from, below `root`.
-        test: JSON file of the scenes to be scored on.
-        train_images: folder of their images, below `root`.
-        test_images: folder of the images to be scored on.
+        root: path of the folder.
+        train: JSON file of the training samples, below `root`.
+        test: JSON file of the test samples, below `root`.
+        train_images: folder of the training images, below `root`.
+        test_images: folder of the test images, below `root`.
 
     Raises:
         ValueError: when a file, an image or an annotation is missing, or the JSON is not COCO's.
@@ -53,7 +52,7 @@ class COCOFolder(DetectionSource, kind="coco_folder"):
         contents = {part: _read_json(Path(root) / file) for part, (file, _) in parts.items()}
         categories = sorted(contents["train"]["categories"], key=lambda c: c["id"])
         self.classes = tuple(str(c["name"]) for c in categories)
-        self._labels = {c["id"]: place for place, c in enumerate(categories)}
+        self._labels = {c["id"]: label for label, c in enumerate(categories)}
         self._entries = {
             part: _entries(
                 contents[part],
@@ -70,11 +69,9 @@ class COCOFolder(DetectionSource, kind="coco_folder"):
         )
 
     def count(self, part: Part) -> int:
-        """How many images a part has."""
         return len(self._entries[part])
 
     def read(self, part: Part, index: int) -> DetectionSample:
-        """One image with its objects."""
         name, path, annotations = self._entries[part][index]
         image = read_image(path)
         height, width = image.shape[1:]
@@ -93,7 +90,7 @@ class COCOFolder(DetectionSource, kind="coco_folder"):
 
 
 def mask_of(segmentation: Any, height: int, width: int) -> Tensor:
-    """The mask that COCO's polygons or runs describe, bool `[H, W]`.
+    """Return the mask of COCO's polygons or run lengths, bool `[H, W]`.
 
     Raises:
         ValueError: when it is neither, or of another size.
@@ -101,9 +98,8 @@ def mask_of(segmentation: Any, height: int, width: int) -> Tensor:
     if isinstance(segmentation, list):
         canvas = Image.new("1", (width, height))
         for polygon in segmentation:
-            if (
-                len(polygon) >= 6
-            ):  # PIL fills the pixels that a line touches; pixel centers lie at halves
+            if len(polygon) >= 6:
+                # PIL fills the pixels that a line touches; COCO's pixel centers lie at halves.
                 ImageDraw.Draw(canvas).polygon([v - 0.5 for v in polygon], fill=1)
         return torch.from_numpy(np.array(canvas, dtype=np.bool_))
     try:
@@ -111,21 +107,23 @@ def mask_of(segmentation: Any, height: int, width: int) -> Tensor:
         runs = _runs(counts) if isinstance(counts, str) else [int(c) for c in counts]
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(
-            f"got a segmentation that is {error}; allowed are polygons, or size and counts"
+            f"A segmentation must be polygons, or size and counts, got {error}. Correct the "
+            "annotation."
         ) from None
     if list(size) != [height, width] or sum(runs) != height * width or min(runs) < 0:
         raise ValueError(
-            f"got runs of {sum(runs)} pixels and size {size}; allowed is the image's [{height}, {width}]: correct it"
+            f"The run lengths of a mask must cover the image's [{height}, {width}], got "
+            f"{sum(runs)} pixels and size {size}. Correct the annotation."
         )
     values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return torch.from_numpy(values.reshape(width, height).T.copy())
 
 
 def _runs(text: str) -> list[int]:
-    """The lengths in COCO's text of runs.
+    """Decode COCO's text of run lengths.
 
-    A number is groups of five bits, least first, the sixth saying that more follow, in two's
-    complement; from the fourth number on it is the difference to the run two before.
+    A number is groups of five bits, least significant first, in two's complement; a sixth bit marks
+    that more groups follow. From the fourth number on it is the difference to the run two before.
     """
     found: list[int] = []
     value = shift = 0
@@ -148,8 +146,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         known = sorted(p.name for p in path.parent.glob("*.json"))
         raise ValueError(
-            f"got {path}, which is no file; allowed is COCO's JSON, here {', '.join(known[:4]) or 'none'}: set "
-            "data.train and data.test"
+            f"`{path}` is not a file. JSON files in its folder: {', '.join(known[:4]) or 'none'}. "
+            "Set `data.train` and `data.test`."
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -162,7 +160,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not sound:
         needed = "; ".join(f"{name} with {', '.join(keys)}" for name, keys in _NEEDED.items())
         raise ValueError(
-            f"{path} is not COCO's JSON of instances; allowed is a mapping of {needed}: write these"
+            f"`{path}` is not COCO's JSON of instances. It must be a mapping of {needed}. Write "
+            "these."
         )
     return dict(content)
 
@@ -186,8 +185,8 @@ def _entries(
             or len(box) != 4
         ):
             raise ValueError(
-                f"{file}: the annotation {annotation.get('id', '?')} names an image or a category that is not there, "
-                "or has no box of four numbers; allowed are those listed in the files: correct it"
+                f"`{file}`: the annotation {annotation.get('id', '?')} names a missing image or "
+                "category, or has no box of four numbers. Correct it."
             )
         if box[2] > 0 and box[3] > 0:
             own[annotation["image_id"]].append(annotation)
@@ -196,13 +195,11 @@ def _entries(
         path = folder / str(image["file_name"])
         if not path.is_file():
             raise ValueError(
-                f"{file}: there is no {path}; allowed is a file for each image: add it, or set the folder"
+                f"`{file}` lists {path}, which does not exist. Add the image, or set the folder."
             )
         objects = own[image["id"]]
         if not learn or any(not a.get("iscrowd", 0) for a in objects):
             found.append((str(image["file_name"]), path, objects))
     if not found:
-        raise ValueError(
-            f"{file} has no image with annotations; allowed is one or more: annotate some"
-        )
+        raise ValueError(f"`{file}` has no image with annotations. Annotate at least one.")
     return found

@@ -1,10 +1,9 @@
-"""A detection set that is made here: the embedded emoji, cut out and pasted on photographs, so that all is known.
+"""A synthetic detection data set: embedded emoji pasted on photographs.
 
 The photographs are scikit-learn's two (by danielbuechele and vultilion on Flickr, CC BY 2.0):
-scenes to learn from have backgrounds of their left three fifths, scenes to be scored of the rest.
-The emoji are split as well: a fifth of each category, in both drawing styles, is seen in scored
-scenes alone. What stands in a scene, where and how large, is a function of seed, part and index, so
-nothing is stored.
+training samples have backgrounds from their left three fifths, test samples from the rest. The
+emoji are split as well: a fifth of each category, in both drawing styles, appears in test samples
+only. Objects, positions and sizes are a function of seed, part and index, so nothing is stored.
 """
 
 import functools
@@ -21,23 +20,21 @@ from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.seeding import key_of
 
 Pixels = npt.NDArray[np.uint8]
-_LIGHT = (
-    236  # from here on a pixel may be background: white, or white blended with a little of an edge
-)
-_SHARE = 0.6
+_LIGHT = 236  # brighter pixels may be background: white, or white blended with an edge
+_TRAIN_FRACTION = 0.6
 
 
 class Pasted(DetectionSource):
-    """Emoji on photographs, with boxes and masks.
+    """Paste emoji on photographs, with boxes and masks.
 
     Args:
-        images: how many scenes there are to learn from.
-        test_images: how many scenes there are to be scored on; they do not change with `images`.
-        size: side of a scene in pixels.
-        objects: fewest and most emoji in a scene.
-        scale: smallest and largest side of an emoji in pixels.
-        one_class: find emoji, whatever their category, instead of naming it.
-        seed: of what stands where.
+        images: number of training samples.
+        test_images: number of test samples; they do not change with `images`.
+        size: side of a sample in pixels.
+        objects: minimum and maximum number of emoji in a sample.
+        scale: minimum and maximum side of an emoji in pixels.
+        one_class: detect emoji as one class instead of by category.
+        seed: seed of objects, positions and sizes.
 
     Raises:
         ValueError: when emoji of that size do not fit.
@@ -56,12 +53,14 @@ class Pasted(DetectionSource):
     ) -> None:
         if images < 1 or test_images < 1 or not 1 <= objects[0] <= objects[1]:
             raise ValueError(
-                f"got images={images}, test_images={test_images}, objects={list(objects)}; allowed are 1 or more, and "
-                "fewest before most"
+                "`images` and `test_images` must be 1 or more, and `objects` a minimum of 1 or "
+                f"more and a maximum, got images={images}, test_images={test_images}, "
+                f"objects={list(objects)}. Try objects=[1, 3]."
             )
         if not 8 <= scale[0] <= scale[1] <= size <= 256:
             raise ValueError(
-                f"got scale={list(scale)} in scenes of size={size}; allowed is 8 ≤ smallest ≤ largest ≤ size ≤ 256"
+                "`scale` and `size` must satisfy 8 ≤ minimum ≤ maximum ≤ size ≤ 256, got "
+                f"scale={list(scale)} and size={size}. Try scale=[24, 48] and size=96."
             )
         self.name = "pasted"
         self.has_masks = self.has_classes = True
@@ -79,7 +78,7 @@ class Pasted(DetectionSource):
             if t.name == "category/within-style"
         )
         self.classes = ("emoji",) if one_class else tuple(task.classes)
-        half = len(task.labels) // 2  # the second drawing of an emoji stands there
+        half = len(task.labels) // 2  # offset of the second drawing of an emoji
         self._pools = {
             "train": np.concatenate([task.train, task.train + half]),
             "test": np.concatenate([task.test, task.test + half]),
@@ -88,11 +87,10 @@ class Pasted(DetectionSource):
         self._made: dict[tuple[str, int], DetectionSample] = {}
 
     def count(self, part: Part) -> int:
-        """How many scenes a part has."""
         return self._counts[part]
 
     def read(self, part: Part, index: int) -> DetectionSample:
-        """One scene; its objects do not overlap."""
+        """Make one sample; its objects do not overlap."""
         if (part, index) not in self._made:
             self._made[part, index] = self._make(part, index)
         return self._made[part, index]
@@ -111,7 +109,7 @@ class Pasted(DetectionSource):
             top, left = (int(rng.integers(self.size - side + 1)) for _ in range(2))
             flip = bool(rng.random() < 0.5)
             color, alpha = _cut_out(chosen)
-            if float(alpha.mean()) < 0.2:  # little but its outline is left of a white drawing
+            if float(alpha.mean()) < 0.2:  # a white drawing is reduced to its outline
                 continue
             both = interpolate(
                 torch.cat([color, alpha])[None], (side, side), mode="bilinear", antialias=True
@@ -121,14 +119,14 @@ class Pasted(DetectionSource):
             mask[top : top + side, left : left + side] = both[3] > 0.5
             if any(bool((mask & other).any()) for other in masks) or not mask.any():
                 continue
-            place = image[:, top : top + side, left : left + side]
-            place.copy_(both[3] * both[:3] + (1.0 - both[3]) * place)
+            region = image[:, top : top + side, left : left + side]
+            region.copy_(both[3] * both[:3] + (1.0 - both[3]) * region)
             masks.append(mask)
             labels.append(0 if self.one_class else int(self._labels[chosen]))
-        return _scene(f"pasted/{part}/{index:05d}", image, masks, labels)
+        return _sample(f"pasted/{part}/{index:05d}", image, masks, labels)
 
 
-def _scene(name: str, image: Tensor, masks: list[Tensor], labels: list[int]) -> DetectionSample:
+def _sample(name: str, image: Tensor, masks: list[Tensor], labels: list[int]) -> DetectionSample:
     stack = torch.stack(masks) if masks else torch.zeros(0, *image.shape[1:], dtype=torch.bool)
     known, none = (
         torch.tensor(labels, dtype=torch.int64),
@@ -141,7 +139,7 @@ def _scene(name: str, image: Tensor, masks: list[Tensor], labels: list[int]) -> 
 
 
 def boxes_of(masks: Tensor) -> Tensor:
-    """The smallest boxes around masks `[n, H, W]`, none of them empty."""
+    """Return the smallest boxes around masks `[n, H, W]`; no mask may be empty."""
     found = []
     for mask in masks:
         rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
@@ -151,10 +149,10 @@ def boxes_of(masks: Tensor) -> Tensor:
 
 def _background(part: Part, size: int, rng: np.random.Generator) -> Tensor:
     photograph = _photographs()[int(rng.integers(2))]
-    edge = int(_SHARE * photograph.shape[2])
-    allowed = photograph[:, :, :edge] if part == "train" else photograph[:, :, edge:]
-    top, left = (int(rng.integers(side - size + 1)) for side in allowed.shape[1:])
-    crop = allowed[:, top : top + size, left : left + size]
+    edge = int(_TRAIN_FRACTION * photograph.shape[2])
+    background = photograph[:, :, :edge] if part == "train" else photograph[:, :, edge:]
+    top, left = (int(rng.integers(side - size + 1)) for side in background.shape[1:])
+    crop = background[:, top : top + size, left : left + size]
     crop = crop.flip(2) if rng.random() < 0.5 else crop
     return crop.float() / 255.0
 
@@ -170,10 +168,9 @@ def _photographs() -> list[Tensor]:
 
 @functools.cache
 def _cut_out(index: int) -> tuple[Tensor, Tensor]:
-    """An emoji without its background: color `[3, 32, 32]` in [0, 1], and 1 where it stands, `[1, 32, 32]`.
+    """Cut out an emoji: color `[3, 32, 32]` in [0, 1], and its mask `[1, 32, 32]`.
 
-    The background is what is nearly white and connected with the border; white inside an outline is
-    kept.
+    The background is nearly white and connected to the border; white inside an outline is kept.
     """
     pixels = _emoji_pixels()[index]
     background = _connected((pixels >= _LIGHT).all(0))
@@ -181,7 +178,7 @@ def _cut_out(index: int) -> tuple[Tensor, Tensor]:
 
 
 def _connected(light: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The light places that are connected with the border, by growing from it until nothing changes."""
+    """Find the light pixels connected to the border, by growing from it until nothing changes."""
     found = np.zeros_like(light)
     found[0], found[-1], found[:, 0], found[:, -1] = light[0], light[-1], light[:, 0], light[:, -1]
     while True:

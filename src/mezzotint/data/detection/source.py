@@ -1,4 +1,4 @@
-"""Images with what is in them: boxes, masks and classes, for detection and segmentation."""
+"""Images with boxes, masks and class maps, for detection and segmentation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,24 +16,24 @@ from mezzotint.recipe.component import Component
 Part = Literal["train", "test"]
 
 VOID = 255
-"""In maps of classes: a place that is neither learned nor scored."""
+"""The value in class maps of pixels that are neither learned nor scored."""
 
 
 @dataclass(frozen=True)
 class DetectionSample:
-    """One image with its n objects.
+    """An image with its n objects.
 
     Attributes:
         id: name of the image.
         image: uint8 `[3, H, W]`.
         boxes: float32 `[n, 4]`: left, top, right, bottom, in pixels; the width is right − left.
-        labels: int64 `[n]`, places in the classes, from 0.
-        ignored: bool `[n]`: difficult or a crowd; neither learned, nor asked for, nor held against
-            who finds it.
-        crowd: bool `[n]`: of the ignored ones, those that stand for many objects.
-        masks: bool `[n, H, W]`, where they are known.
-        classes: uint8 `[H, W]`, the class of each pixel: 0 for none, else the label + 1, or `VOID`;
-            where known.
+        labels: int64 `[n]`, indices of the classes, from 0.
+        ignored: bool `[n]`: difficult objects and crowds, neither learned nor scored; a detection
+            of one is no error.
+        crowd: bool `[n]`: ignored objects that stand for many.
+        masks: bool `[n, H, W]`, if known.
+        classes: uint8 `[H, W]`, class of each pixel: 0 for background, the label + 1, or `VOID`; if
+            known.
     """
 
     id: str
@@ -47,13 +47,13 @@ class DetectionSample:
 
 
 class DetectionSource(Component, ABC, abstract=True):
-    """Where scenes come from.
+    """Samples for detection and segmentation, in a training and a test part.
 
     Attributes:
-        name: of the data, for the names of figures.
+        name: name of the data, for the names of metrics.
         classes: names of the classes, by label.
-        has_masks: whether scenes have masks of objects.
-        has_classes: whether scenes have maps of classes.
+        has_masks: whether samples have masks of objects.
+        has_classes: whether samples have class maps.
     """
 
     name: str
@@ -63,11 +63,11 @@ class DetectionSource(Component, ABC, abstract=True):
 
     @abstractmethod
     def count(self, part: Part) -> int:
-        """How many scenes there are to learn from, or to be scored on."""
+        """Return the number of training or test samples."""
 
     @abstractmethod
     def read(self, part: Part, index: int) -> DetectionSample:
-        """One scene.
+        """Read one sample.
 
         Raises:
             ValueError: when its files cannot be read.
@@ -75,7 +75,7 @@ class DetectionSource(Component, ABC, abstract=True):
 
 
 def read_image(path: Path) -> Tensor:
-    """An image in color, upright, uint8 `[3, H, W]`.
+    """Read an image in color, upright, uint8 `[3, H, W]`.
 
     Raises:
         ValueError: when it cannot be read.
@@ -85,13 +85,14 @@ def read_image(path: Path) -> Tensor:
             return torch.from_numpy(np.array(decode(file))).permute(2, 0, 1).contiguous()
     except Undecodable as error:
         raise ValueError(
-            f"{path} cannot be read as an image ({error}); get it again, or take it off the list"
+            f"`{path}` cannot be read as an image ({error}). Get it again, or remove it from the "
+            "list."
         ) from None
 
 
 def paint(masks: Tensor, labels: Tensor, crowd: Tensor) -> Tensor:
-    """A map of classes from masks of objects; later objects cover earlier ones, and crowds are void."""
-    found = torch.zeros(masks.shape[1:], dtype=torch.uint8)
-    for mask, label, many in zip(masks, labels.tolist(), crowd.tolist(), strict=True):
-        found[mask] = VOID if many else label + 1
-    return found
+    """Paint a class map from masks; later objects cover earlier ones, and crowds are `VOID`."""
+    classes = torch.zeros(masks.shape[1:], dtype=torch.uint8)
+    for mask, label, is_crowd in zip(masks, labels.tolist(), crowd.tolist(), strict=True):
+        classes[mask] = VOID if is_crowd else label + 1
+    return classes

@@ -1,11 +1,11 @@
-"""Folders in the format of PASCAL VOC (Everingham et al. 2010): an XML file an image, lists of ids, and label images.
+"""Read folders in the format of PASCAL VOC (Everingham et al. 2010).
 
     ROOT/VOC2007/Annotations/ID.xml   JPEGImages/ID.jpg   ImageSets/Main/trainval.txt
-                 SegmentationObject/ID.png   SegmentationClass/ID.png                    (for masks and segmentation)
+                 SegmentationObject/ID.png   SegmentationClass/ID.png
 
-Everything that the lists name is looked for before training starts. VOC counts pixels from 1 and
-includes the last; boxes here start at 0 and end behind it. The XML is read without document types
-or entities, with which a small file can grow without bound.
+All files of the lists must exist before training starts. VOC counts pixels from 1 and includes the
+last one; boxes here start at 0 and end after it. The XML is read without document types or
+entities, with which a small file could grow without bound.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -25,7 +25,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class _Entry:
-    """One image: where its files are, and its objects."""
+    """The files and the objects of one image."""
 
     id: str
     image: Path
@@ -33,15 +33,14 @@ class _Entry:
 
 
 class VOCFolder(DetectionSource, kind="voc_folder"):
-    """Images with annotations in VOC's XML.
+    """Read images with annotations in VOC's XML.
 
     Args:
-        root: the folder that holds `VOC2007` and so on, or itself holds `Annotations`.
-        train: lists to learn from, `VOC2007/trainval`; the part before `/` is left out where `root`
-            holds `Annotations`.
-        test: lists to be scored on.
-        segmentation: what is read in addition to boxes: `masks` of objects, the `classes` of
-            pixels, or nothing.
+        root: folder of `VOC2007` and so on, or of `Annotations`.
+        train: lists of training samples, `VOC2007/trainval`, or `trainval` if `root` has
+            `Annotations`.
+        test: lists of test samples.
+        segmentation: what to read besides boxes: `masks` of objects, `classes` of pixels, or nothing.
 
     Raises:
         ValueError: when a list, an annotation or an image is missing, or an annotation is not
@@ -80,16 +79,12 @@ class VOCFolder(DetectionSource, kind="voc_folder"):
         }
         self.classes = tuple(sorted(found))
         if not self.classes:
-            raise ValueError(
-                f"{root}: no annotation names an object; allowed are images with objects: annotate some"
-            )
+            raise ValueError(f"`{root}` has no annotated objects. Annotate at least one.")
 
     def count(self, part: Part) -> int:
-        """How many images a part has."""
         return len(self._entries[part])
 
     def read(self, part: Part, index: int) -> DetectionSample:
-        """One image with its objects."""
         entry = self._entries[part][index]
         image = read_image(entry.image)
         count = len(entry.objects)
@@ -108,25 +103,23 @@ class VOCFolder(DetectionSource, kind="voc_folder"):
 
 
 def _listed(root: Path, name: str, lists: str, folder: str | None) -> list[_Entry]:
-    """The images that a list names."""
+    """Read the entries of a list."""
     year, _, split = name.rpartition("/")
     base = root / year
     if not (base / "Annotations").is_dir():
         inner = sorted(p.parent.name for p in root.glob("*/Annotations")) if root.is_dir() else []
         hint = (
-            f": name the list as {inner[0]}/{split}"
+            f"Name the list as {inner[0]}/{split}."
             if inner
-            else ": add the XML files, or give another folder"
+            else "Add the XML files, or set another folder."
         )
-        raise ValueError(
-            f"got {base}, which has no folder Annotations; allowed is a folder in VOC format{hint}"
-        )
+        raise ValueError(f"`{base}` has no folder Annotations. It must be in VOC format. {hint}")
     file = base / "ImageSets" / lists / f"{split}.txt"
     if not file.is_file():
         known = sorted(p.stem for p in file.parent.glob("*.txt") if "_" not in p.stem)
         raise ValueError(
-            f"got the list {name!r}, and there is no {file}; allowed: {', '.join(known) or 'none yet'}: write the ids "
-            "one a line, or name another list"
+            f"The list {name!r} needs {file}, which does not exist. Lists: "
+            f"{', '.join(known) or 'none yet'}. Write the ids one a line, or name another list."
         )
     ids = [
         line.split()[0]
@@ -139,8 +132,9 @@ def _listed(root: Path, name: str, lists: str, folder: str | None) -> list[_Entr
         missing = [i for i in ids if _first(base / where, i, suffixes) is None]
         if missing or not ids:
             raise ValueError(
-                f"{file}: {len(missing)} of {len(ids)} images have no {what}, the first is {missing[:1]}; allowed is "
-                f"{where}/ID{suffixes[0]} for each: add them, or take the ids off the list"
+                f"`{file}`: {len(missing)} of {len(ids)} images have no {what}, the first is "
+                f"{missing[:1]}. Each needs {where}/ID{suffixes[0]}. Add them, or remove the ids "
+                "from the list."
             )
     return [_entry(base, name) for name in ids]
 
@@ -156,7 +150,7 @@ def _entry(base: Path, name: str) -> _Entry:
 
 
 def read_annotation(path: Path) -> list[tuple[str, tuple[float, float, float, float], bool]]:
-    """The objects of a VOC annotation: name, box from 0 to behind the last pixel, difficult.
+    """Read the objects of a VOC annotation: name, box (end exclusive, from 0), difficult.
 
     Raises:
         ValueError: when it is not VOC's XML.
@@ -164,8 +158,8 @@ def read_annotation(path: Path) -> list[tuple[str, tuple[float, float, float, fl
     data = path.read_bytes()
     if len(data) > _MAX_BYTES or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise ValueError(
-            f"{path} has {len(data)} bytes, or a document type; allowed is plain XML up to {_MAX_BYTES} bytes: write "
-            "the annotation alone"
+            f"`{path}` must be plain XML of up to {_MAX_BYTES} bytes, got {len(data)} bytes, or a "
+            "document type. Write the annotation alone."
         )
     found = []
     try:
@@ -181,7 +175,8 @@ def read_annotation(path: Path) -> list[tuple[str, tuple[float, float, float, fl
             )
     except (ElementTree.ParseError, ValueError) as error:
         raise ValueError(
-            f"{path} is no VOC annotation ({error}); allowed is an object with name and bndbox for each: correct it"
+            f"`{path}` is not a VOC annotation ({error}). Each object needs name and bndbox. "
+            "Correct it."
         ) from None
     return found
 
@@ -194,16 +189,18 @@ def _text(thing: ElementTree.Element, path: str) -> str:
 
 
 def _label_image(entry: _Entry, folder: str, image: Tensor) -> Tensor:
-    """A palette image of numbers, uint8 `[H, W]`."""
+    """Read a palette image of label numbers, uint8 `[H, W]`."""
     path = entry.image.parent.parent / folder / f"{entry.id}.png"
     try:
         with Image.open(path) as file:
             numbers = torch.from_numpy(np.array(file))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); get it again") from None
+        raise ValueError(
+            f"`{path}` cannot be read ({error}). It must be a palette image. Get it again."
+        ) from None
     if numbers.dtype != torch.uint8 or numbers.shape != image.shape[1:]:
         raise ValueError(
-            f"{path} is of shape {list(numbers.shape)}; allowed is a palette image of {list(image.shape[1:])}, as "
-            "large as its photograph: save it with a palette"
+            f"`{path}` must be a palette image of {list(image.shape[1:])}, the size of its "
+            f"photograph, got {list(numbers.shape)}. Save it with a palette."
         )
     return numbers

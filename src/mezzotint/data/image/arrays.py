@@ -1,6 +1,6 @@
-"""Images in a NumPy file: an `.npz` with images and labels, or an `.npy` with images alone.
+"""Read images from a NumPy file: an `.npz` with images and labels, or an `.npy` of images alone.
 
-No pickle is ever read: an array of objects is refused, whatever it holds.
+Pickles are never read: an array of objects is refused.
 """
 
 from collections.abc import Sequence
@@ -12,38 +12,38 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.memory import InMemory, moments
-from mezzotint.data.numpy_files import label_places
+from mezzotint.data.numpy_files import label_indices
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.types import Input
 
 Layout = Literal["auto", "NHW", "NHWC", "NCHW"]
 
-_MOST_CHANNELS = 4  # up to here "auto" takes an axis for the channels
+_MAX_CHANNELS = 4  # `auto` takes an axis of up to this size for the channels
 
 
 class Arrays(InMemory):
-    """Images held in a NumPy file.
+    """Read images and labels from a NumPy file into memory.
 
-    Values are uint8, or floats in [0, 1], which are rounded to 8 bits. A part of each class is held
-    out for the task `label/holdout`; with fewer than two classes there is none.
+    Values are uint8, or floats in [0, 1], which are rounded to 8 bits. A part of each class is
+    scored by the task `label/holdout`; with fewer than two classes there is none.
 
     Args:
-        path: of the `.npz` or `.npy` file.
+        path: path of the `.npz` or `.npy` file.
         x: name of the images in an `.npz`.
-        y: name of the labels in an `.npz`: integers (negative: no label) or strings; `null` leaves
-            them out.
-        layout: of the images; `auto` takes an axis of at most 4 for the channels.
-        size: side in pixels to which all images are brought; by default they stay as they are.
-        holdout: part of each class to be scored.
-        mean: of each channel, of values in [0, 1]; by default measured over all images.
-        std: of each channel; by default measured.
+        y: name of the labels in an `.npz`: integers (negative: no label) or strings; `null` ignores
+            them.
+        layout: order of the axes; `auto` takes an axis of at most 4 for the channels.
+        size: height and width to resize all images to, in pixels; by default their own.
+        holdout: fraction of each class to score.
+        mean: mean of each channel, for values in [0, 1]; by default measured over all images.
+        std: standard deviation of each channel; by default measured.
 
     Attributes:
-        classes: names of the classes; a label is a place in this list.
+        classes: names of the classes; a label is an index into this list.
 
     Raises:
-        ValueError: when the file is missing or damaged, holds objects, or holds no images.
+        ValueError: when the file is missing or damaged, or has objects or no images.
     """
 
     opens = frozenset({".npz", ".npy"})
@@ -62,7 +62,8 @@ class Arrays(InMemory):
     ) -> None:
         if not 0.0 < holdout < 1.0:
             raise ValueError(
-                f"got holdout={holdout}; allowed is more than 0 and less than 1: give 0.2 for a fifth"
+                f"`holdout` must be more than 0 and less than 1, got {holdout}. Try 0.2 for a "
+                "fifth."
             )
         self.path, self.holdout = path, holdout
         arrays = _load(path, x, y)
@@ -83,7 +84,7 @@ class Arrays(InMemory):
         return cls(path=path)
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All images, and the task where there are at least two classes."""
+        """Return all images, and the task; with fewer than two classes there is none."""
         if len(self.classes) < 2:
             return self, []
         chosen = held_out(self.labels, self.holdout, "label")
@@ -91,19 +92,20 @@ class Arrays(InMemory):
 
 
 def _load(path: str, x: str, y: str | None) -> dict[str, npt.NDArray[Any]]:
-    """The images, under `x`, and the labels, under `y`, where there are any."""
+    """Read the images, by the name `x`, and the labels, by `y`, if there are any."""
     try:
         file = open(path, "rb")
     except OSError as error:
         raise ValueError(
-            f"{path} cannot be opened ({error.strerror}); allowed is an .npz or .npy file: check the path"
+            f"`{path}` cannot be opened ({error.strerror}). It must be an .npz or .npy file. Check "
+            "`data.path`."
         ) from None
     with file:
         start = file.read(6)
         if start != b"\x93NUMPY" and not start.startswith(b"PK"):
             raise ValueError(
-                f"{path} is no NumPy file (it begins with {start!r}); allowed is an .npz or .npy file: "
-                "write it with np.savez or np.save"
+                f"`{path}` is not a NumPy file: it begins with {start!r}. Write it with np.savez "
+                "or np.save."
             )
         file.seek(0)
         try:
@@ -113,42 +115,43 @@ def _load(path: str, x: str, y: str | None) -> dict[str, npt.NDArray[Any]]:
             names = list(loaded.files)
             found = {name: loaded[name] for name in (x, y) if name is not None and name in names}
             if not all(isinstance(value, np.ndarray) for value in found.values()):
-                raise ValueError("a member of the archive is no array")
-        except (
-            Exception
-        ) as error:  # whatever a reader raises on a damaged file; there is no list of it
+                raise ValueError("a member of the archive is not an array")
+        except Exception as error:  # a damaged file can raise nearly any exception
             objects = "Object arrays" in str(error)
-            detail = "it holds Python objects" if objects else " ".join(str(error).split())[:160]
+            detail = "it has Python objects" if objects else " ".join(str(error).split())[:160]
             raise ValueError(
-                f"{path} cannot be read ({detail or type(error).__name__}); allowed are arrays of numbers, never a "
-                "pickle, which could run a program: write it again with np.savez"
+                f"`{path}` cannot be read ({detail or type(error).__name__}). It must hold arrays "
+                "of numbers, never a pickle, which could run a program. Write it again with "
+                "np.savez."
             ) from None
     if x not in found or (y not in (None, "y") and y not in found):
         raise ValueError(
-            f"{path} has no array {x if x not in found else y!r}; it has {', '.join(names) or 'none'}: "
-            "name the images with x= and the labels with y="
+            f"`{path}` has no array {x if x not in found else y!r}, only "
+            f"{', '.join(names) or 'none'}. Name the images with `data.x` and the labels with "
+            "`data.y`."
         )
     return found
 
 
 def _channels_first(values: npt.NDArray[Any], layout: Layout, name: str) -> npt.NDArray[Any]:
-    """Any layout as `[N, C, H, W]`."""
+    """Reorder the axes of any layout to `[N, C, H, W]`."""
     if layout == "auto":
         if values.ndim == 3:
             layout = "NHW"
-        elif values.ndim == 4 and (values.shape[1] <= _MOST_CHANNELS) != (
-            values.shape[3] <= _MOST_CHANNELS
+        elif values.ndim == 4 and (values.shape[1] <= _MAX_CHANNELS) != (
+            values.shape[3] <= _MAX_CHANNELS
         ):
-            layout = "NCHW" if values.shape[1] <= _MOST_CHANNELS else "NHWC"
+            layout = "NCHW" if values.shape[1] <= _MAX_CHANNELS else "NHWC"
         else:
             raise ValueError(
-                f"{name} has the shape {values.shape}; understood are [N, H, W], [N, H, W, C] and [N, C, H, W] with at "
-                f"most {_MOST_CHANNELS} channels: say which with layout=NHWC or layout=NCHW"
+                f"{name} must be [N, H, W], [N, H, W, C] or [N, C, H, W] with at most "
+                f"{_MAX_CHANNELS} channels, got shape {values.shape}. Set layout=NHWC or "
+                "layout=NCHW."
             )
     if values.ndim != len(layout) or 0 in values.shape:
         raise ValueError(
-            f"{name} has the shape {values.shape}; allowed for layout={layout} are {len(layout)} dimensions, none of "
-            "them empty: reshape the array"
+            f"{name} must have {len(layout)} non-empty dimensions for layout={layout}, got shape "
+            f"{values.shape}. Reshape the array."
         )
     if layout == "NHW":
         return values[:, None]
@@ -156,27 +159,28 @@ def _channels_first(values: npt.NDArray[Any], layout: Layout, name: str) -> npt.
 
 
 def _eight_bits(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
-    """uint8 as it is, floats in [0, 1] rounded to 8 bits; C-contiguous."""
+    """Keep uint8, round floats in [0, 1] to 8 bits; the result is C-contiguous."""
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)
     if values.dtype.kind != "f":
         raise ValueError(
-            f"{name} is of type {values.dtype}; allowed are uint8, and floats in [0, 1]: convert it, with "
-            ".astype(np.uint8) when its values lie in 0 … 255"
+            f"{name} must be uint8, or floats in [0, 1], got {values.dtype}. Convert it, with "
+            ".astype(np.uint8) if its values are 0 … 255."
         )
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
         raise ValueError(
-            f"{name} holds NaN or infinity in {bad} of {len(values)} images; allowed are finite values in [0, 1]: "
-            "leave these images out or repair them"
+            f"{name} has NaN or infinity in {bad} of {len(values)} images. Values must be finite, "
+            "in [0, 1]. Remove or repair these images."
         )
     low, high = float(values.min()), float(values.max())
     if low < 0.0 or high > 1.0:
         raise ValueError(
-            f"{name} has values from {low:g} to {high:g}; allowed are uint8, and floats in [0, 1]: scale it first"
+            f"{name} must be uint8, or floats in [0, 1], got values from {low:g} to {high:g}. "
+            "Scale it first."
         )
     whole = np.empty(values.shape, np.uint8)
-    for start in range(0, len(values), 1024):  # in parts, so that no copy of all in float is made
+    for start in range(0, len(values), 1024):  # in parts, to avoid a float copy of all images
         whole[start : start + 1024] = np.rint(
             values[start : start + 1024].astype(np.float64) * 255.0
         )
@@ -188,7 +192,7 @@ def _resized(images: Tensor, size: int | None) -> Tensor:
         return images
     if size < 1:
         raise ValueError(
-            f"got size={size}; allowed is a whole number from 1 on: give the side of a sample in pixels"
+            f"`size` must be 1 or more pixels, got {size}. Leave it out to keep the stored size."
         )
     parts = [
         torch.nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
@@ -198,7 +202,7 @@ def _resized(images: Tensor, size: int | None) -> Tensor:
 
 
 def _labels(values: npt.NDArray[Any] | None, count: int, name: str) -> tuple[Index, list[str]]:
-    """Labels as places in a sorted list of names; negative integers and a missing array mean no label."""
+    """Turn labels into indices of sorted names; negative integers and no array mean no label."""
     if values is None:
         return np.full(count, -1, np.int64), []
-    return label_places(values, count, name, "image")
+    return label_indices(values, count, name, "image")

@@ -1,12 +1,11 @@
-"""CIFAR-10, CIFAR-100, STL-10 and SVHN, read from the files that their authors distribute.
+"""Read CIFAR-10, CIFAR-100, STL-10 and SVHN from the files that their authors distribute.
 
-Nothing is downloaded: `root` is where the files were unpacked, or the folder above. Each pretrains
-on its training split, and its task is `label/test`: learn from the training split, be scored on the
-official test split.
+Nothing is downloaded: `root` is the unpacked folder, or the folder above. Pretraining sees the
+training split; the task `label/test` learns from it and is scored on the official test split.
 
 The normalization constants are those the literature uses. For CIFAR-10 the usual (0.2023, 0.1994,
-0.2010) is the average of the deviations *within* images; the deviation over all pixels is (0.2470,
-0.2435, 0.2616). Write `normalization: measured` for mean and deviation over all pixels of the
+0.2010) is the average of the standard deviations *within* images; over all pixels it is (0.2470,
+0.2435, 0.2616). `normalization: measured` takes mean and standard deviation over all pixels of the
 training split.
 """
 
@@ -41,7 +40,7 @@ _SVHN = Input((3, 32, 32), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 
 
 class _Split(InMemory):
-    """Training and test images in one tensor: `[unlabeled | train | test]`; pretraining sees all but the last."""
+    """Images in one tensor, `[unlabeled | train | test]`; pretraining sees all but `test`."""
 
     classes: list[str]
 
@@ -55,7 +54,7 @@ class _Split(InMemory):
     ) -> None:
         if normalization not in ("published", "measured"):
             raise ValueError(
-                f"got normalization={normalization!r}; allowed is published or measured: choose one"
+                f"`normalization` must be published or measured, got {normalization!r}. Choose one."
             )
         end = len(images) - test
         self.input = published
@@ -65,7 +64,7 @@ class _Split(InMemory):
         self._whole = images, labels
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """The labeled images, and the task over the official split."""
+        """Return the labeled images, and the task over the official split."""
         images, labels = self._whole
         first = int((labels < 0).sum())
         both = self.with_samples(images[first:], labels[first:])
@@ -83,13 +82,16 @@ class CIFAR10(_Split):
     Reads the binary version (`cifar-10-batches-bin`) or the Python version (`cifar-10-batches-py`).
 
     Args:
-        root: the folder with the files, or the one above.
-        normalization: the constants the literature uses, or measured over all training pixels.
+        root: folder of the files, or the folder above.
+        normalization: constants that the literature uses, or measured over all training pixels.
     """
 
     def __init__(self, *, root: str, normalization: Normalization = "published") -> None:
-        places = {"cifar-10-batches-bin": "data_batch_1.bin", "cifar-10-batches-py": "data_batch_1"}
-        folder, version = find_folder(root, places)
+        versions = {
+            "cifar-10-batches-bin": "data_batch_1.bin",
+            "cifar-10-batches-py": "data_batch_1",
+        }
+        folder, version = find_folder(root, versions)
         files = [
             os.path.join(folder, name)
             for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
@@ -105,14 +107,14 @@ class CIFAR10(_Split):
 
 
 class CIFAR100(_Split):
-    """CIFAR-100 (Krizhevsky 2009): 50,000 and 10,000 color images of 32 px, 100 classes in 20 superclasses.
+    """CIFAR-100 (Krizhevsky 2009): 50,000 and 10,000 color images of 32 px, 100 classes.
 
     Reads the binary version (`cifar-100-binary`) or the Python version (`cifar-100-python`).
 
     Args:
-        root: the folder with the files, or the one above.
-        labels: the 100 classes or the 20 superclasses.
-        normalization: the constants the literature uses, or measured over all training pixels.
+        root: folder of the files, or the folder above.
+        labels: the 100 classes (`fine`) or the 20 superclasses (`coarse`).
+        normalization: constants that the literature uses, or measured over all training pixels.
     """
 
     def __init__(
@@ -123,9 +125,7 @@ class CIFAR100(_Split):
         normalization: Normalization = "published",
     ) -> None:
         if labels not in ("fine", "coarse"):
-            raise ValueError(
-                f"got labels={labels!r}; allowed is fine or coarse: choose one of them"
-            )
+            raise ValueError(f"`labels` must be fine or coarse, got {labels!r}. Choose one.")
         folder, version = find_folder(
             root, {"cifar-100-binary": "train.bin", "cifar-100-python": "train"}
         )
@@ -146,14 +146,14 @@ class CIFAR100(_Split):
 
 
 class STL10(_Split):
-    """STL-10 (Coates et al. 2011): 100,000 unlabeled, 5,000 and 8,000 color images of 96 px, 10 classes.
+    """STL-10 (Coates et al. 2011): 100,000 unlabeled, 5,000 and 8,000 color images of 96 px.
 
-    Pretrains on the unlabeled and the training images: 2.9 GB in memory.
+    It has 10 classes. Pretraining sees the unlabeled and the training images: 2.9 GB of memory.
 
     Args:
         root: the folder `stl10_binary`, or the one above.
-        unlabeled: whether to pretrain on the unlabeled images, too.
-        normalization: the constants the literature uses, or measured over all training pixels.
+        unlabeled: whether to pretrain on the unlabeled images as well.
+        normalization: constants that the literature uses, or measured over all training pixels.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class STL10(_Split):
         for part, room in zip(stored, torch.split(images, sizes), strict=True):
             room.copy_(
                 torch.from_numpy(part).view(-1, 3, 96, 96).transpose(2, 3)
-            )  # the file goes down the columns
+            )  # the file stores columns first
         numbers = [
             read_rows(os.path.join(folder, f"{name}_y.bin"), 1)[:, 0].astype(np.int64) - 1
             for name in splits[-2:]
@@ -176,8 +176,8 @@ class STL10(_Split):
             ((y >= 0) & (y < 10)).all() for y in numbers
         ):
             raise ValueError(
-                f"{folder}: {sizes[-2:]} images and {[len(y) for y in numbers]} labels; allowed is one of 1 … 10 for "
-                "each image: download and unpack the data set again"
+                f"`{folder}` must have a label of 1 … 10 for each image, got {sizes[-2:]} images "
+                f"and {[len(y) for y in numbers]} labels. Download and unpack the data set again."
             )
         labels = np.concatenate([np.full(sum(sizes[:-2]), -1, np.int64), *numbers])
         self.classes = read_names(os.path.join(folder, "class_names.txt"))
@@ -186,12 +186,12 @@ class STL10(_Split):
 
 
 class SVHN(_Split):
-    """SVHN (Netzer et al. 2011), cropped digits: 73,257 and 26,032 color images of 32 px, 10 classes; needs scipy.
+    """SVHN (Netzer et al. 2011), cropped digits: 73,257 and 26,032 color images of 32 px.
 
     Args:
-        root: the folder with `train_32x32.mat` and `test_32x32.mat`.
-        extra: whether to train on the 531,131 images of `extra_32x32.mat`, too.
-        normalization: the constants the literature uses, or measured over all training pixels.
+        root: folder of `train_32x32.mat` and `test_32x32.mat`; reading them needs scipy.
+        extra: whether to train on the 531,131 images of `extra_32x32.mat` as well.
+        normalization: constants that the literature uses, or measured over all training pixels.
     """
 
     def __init__(

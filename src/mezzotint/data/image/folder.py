@@ -1,7 +1,6 @@
-"""A folder of images of any size: with classes and splits, with classes only, or with neither.
+"""Read a folder of images of any size, with class folders and splits, or without.
 
-Which files count, and what is a class or a split, stands in `folder.py`; how pixels are converted,
-in `decode.py`.
+`data/folder.py` defines images, classes and splits; `decode.py` converts pixels.
 """
 
 import copy
@@ -19,9 +18,9 @@ from mezzotint.data.folder import SPLITS, Listing, class_of, files_fingerprint, 
 from mezzotint.data.image.decode import (
     Undecodable,
     decode_crops,
+    even_fractions,
     is_plain_jpeg,
     open_image,
-    shares,
     upright_size,
 )
 from mezzotint.data.image.nvjpeg import Jpeg, is_whole, require_cuda
@@ -33,33 +32,33 @@ Split = Literal["train", "val", "valid", "validation", "test"]
 
 
 class ImageFolder(Source):
-    """A folder of images, with class folders or without.
+    """Read images from a folder, with or without class folders.
 
     A whole sample is the middle square of 7/8 of the shorter side (for 224 pixels: resize to 256,
     then crop the center), antialiased, as uint8 RGB. Training crops are cut by `read_crops` while
-    the file is decoded. Values are normalized with the mean and deviation of ImageNet.
+    the file is decoded. Values are normalized with the mean and standard deviation of ImageNet.
 
-    With folders `train` and `val` (or `valid`, `validation`, `test`), `train` is pretrained on, and
-    the task is `label/val`: learn from `train`, be scored on `val`. Without, `label/holdout` holds
-    out a part of each class; the encoder may have seen these images, never their labels. With fewer
+    With folders `train` and `val` (or `valid`, `validation`, `test`), pretraining sees `train`, and
+    the task `label/val` learns from `train` and is scored on `val`. Without them, `label/holdout`
+    holds out a part of each class: pretraining sees these images, never their labels. With fewer
     than two classes there is no task.
 
     Args:
-        root: of the folder.
+        root: path of the folder.
         size: height and width of a whole sample, in pixels.
-        split: the split to pretrain on; by default `train` where there are splits.
-        holdout: part of each class to be scored, where there is no split for it.
-        max_pixels: images of more pixels are refused before they are decoded.
-        decoder: of training crops: `pillow` in the workers, or `nvjpeg` on an NVIDIA GPU, for JPEG
-            files.
+        split: split to pretrain on; by default `train`, if there are splits.
+        holdout: fraction of each class to score, if there is no split for it.
+        max_pixels: images with more pixels are unreadable; checked before decoding.
+        decoder: decoder of training crops: `pillow` in the workers, or `nvjpeg` on an NVIDIA GPU,
+            for JPEG files.
 
     Attributes:
-        classes: names of the classes, sorted; a label is a place in this list.
+        classes: names of the classes, sorted; a label is an index into this list.
         labels: int64 `[N]`, negative where a file lies outside of all class folders.
 
     Raises:
-        ValueError: when the folder is missing, holds no image, or has a part that may not be
-            listed.
+        ValueError: when the folder is missing, has no images, or has a part without permission to
+            list it.
     """
 
     opens = frozenset({FOLDER})
@@ -79,7 +78,7 @@ class ImageFolder(Source):
     ) -> None:
         check_image_options(size, holdout, max_pixels)
         if decoder not in ("pillow", "nvjpeg"):
-            raise ValueError(f"got decoder={decoder!r}; allowed are pillow and nvjpeg: choose one")
+            raise ValueError(f"`decoder` must be pillow or nvjpeg, got {decoder!r}. Choose one.")
         if decoder == "nvjpeg":
             require_cuda()
         self.decoder = decoder
@@ -93,19 +92,20 @@ class ImageFolder(Source):
         listing = scan(self.root)
         if listing.closed:
             raise ValueError(
-                f"{self.root}: {listing.closed[0]} may not be listed; allowed are folders that can be read: "
-                "change its permissions or move it out"
+                f"`{self.root}`: no permission to list {listing.closed[0]}. Change its "
+                "permissions, or move it out."
             )
         splits = listing.splits()
         if split is not None and split not in splits:
             raise ValueError(
-                f"got split={split!r}; {self.root} has {', '.join(splits) or 'no splits'}: "
-                "name one of its splits, or leave the key out"
+                f"`split` must be one of the splits of {self.root}, "
+                f"{', '.join(splits) or 'which has none'}, got {split!r}. Name one of them, or "
+                "leave the key out."
             )
         self._use(listing, splits, split or ("train" if splits else None))
 
     def _use(self, listing: Listing, splits: list[str], split: str | None) -> None:
-        """Take the images of a split, and keep those of the split that is scored for the evaluation."""
+        """Store the images of a split, and the images to score for the evaluation."""
         self.split = split
         self.scored = next((name for name in SPLITS[1:] if name in splits and name != split), None)
         parts: dict[str | None, list[str]] = {split: [], self.scored: []}
@@ -115,21 +115,21 @@ class ImageFolder(Source):
         if not own:
             where = f"{self.root}/{split}" if split else self.root
             links = (
-                f" ({len(listing.links)} symbolic links are not followed)" if listing.links else ""
+                f" ({len(listing.links)} symbolic links were not followed)" if listing.links else ""
             )
             raise ValueError(
-                f"{where} holds no image{links}; allowed is a folder of jpg, png, webp and so on, in class folders or "
-                "not: check the path, or ask `mezzotint doctor` what is in it"
+                f"`{where}` has no images{links}. Supported: jpg, png, webp and more, with or "
+                "without class folders. Check `data.root`, or run `mezzotint doctor` on it."
             )
         found = (
             [class_of(path, split) for path in own],
             [class_of(path, self.scored) for path in other],
         )
         self.classes = sorted({name for names in found for name in names if name is not None})
-        place = {name: i for i, name in enumerate(self.classes)}
-        self.labels = np.array([place.get(name or "", -1) for name in found[0]], np.int64)
+        position = {name: i for i, name in enumerate(self.classes)}
+        self.labels = np.array([position.get(name or "", -1) for name in found[0]], np.int64)
         self._scored_labels: Index = np.array(
-            [place.get(name or "", -1) for name in found[1]], np.int64
+            [position.get(name or "", -1) for name in found[1]], np.int64
         )
         self._paths, self._scored_paths = PathList(own), PathList(other)
 
@@ -141,7 +141,7 @@ class ImageFolder(Source):
         return len(self._paths)
 
     def read(self, index: int) -> Sample:
-        """The middle of an image, uint8 `[3, size, size]`; of `several` crops, with their number before."""
+        """Read the middle of an image, uint8 `[3, size, size]`, or `[crops, 3, size, size]`."""
         label = int(self.labels[index])
         crops = self._cut(index, self._squares, margin=2.0)
         return {
@@ -151,15 +151,14 @@ class ImageFolder(Source):
         }
 
     def id_of(self, index: int) -> str:
-        """The path of an image, relative to the root."""
         return self._paths[index]
 
     def read_crops(self, index: int, choose: CropSampler) -> list[Tensor]:
-        """Cut crops out of one image; boxes are in the upright image, after EXIF rotation."""
+        """Cut crops out of one image; boxes refer to the upright image, after EXIF rotation."""
         return self._cut(index, choose, margin=1.0)
 
     def read_encoded(self, index: int, choose: CropSampler) -> Jpeg | list[Tensor]:
-        """The bytes of one plain JPEG file, and its crops to be; crops of any other image."""
+        """Return the bytes and crops of a plain JPEG file, or the crops of any other image."""
         path = self._paths[index]
         try:
             with open_image(os.path.join(self.root, path), self.max_pixels) as image:
@@ -169,7 +168,7 @@ class ImageFolder(Source):
                     if is_whole(data):
                         crops = _chosen(image, path, choose)
                         return Jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), crops)
-        except (Undecodable, OSError):  # the other way says what is wrong
+        except (Undecodable, OSError):  # `read_crops` names the reason
             pass
         return self.read_crops(index, choose)
 
@@ -183,11 +182,11 @@ class ImageFolder(Source):
         return [torch.from_numpy(crop).permute(2, 0, 1).contiguous() for crop in pixels]
 
     def fingerprint(self) -> str:
-        """A hash of the relative paths and sizes of all files, 16 hexadecimal digits; no file is read."""
+        """Hash the relative paths and sizes of all files; no file is read."""
         return files_fingerprint(self.root, map(os.fsencode, self._paths))
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All images that have a part in the task, and the task: none with fewer than two classes."""
+        """Return all images, and the task; with fewer than two classes there is none."""
         if len(self.classes) < 2:
             return self, []
         if not len(self._scored_paths):
@@ -216,36 +215,36 @@ class ImageFolder(Source):
             return [((top, left, side, side), self.size)]
         if width >= height:
             return [
-                ((top, int((width - side) * share), side, side), self.size)
-                for share in shares(self._crops)
+                ((top, int((width - side) * fraction), side, side), self.size)
+                for fraction in even_fractions(self._crops)
             ]
         return [
-            ((int((height - side) * share), left, side, side), self.size)
-            for share in shares(self._crops)
+            ((int((height - side) * fraction), left, side, side), self.size)
+            for fraction in even_fractions(self._crops)
         ]
 
 
 def _chosen(image: Image.Image, path: str, choose: CropSampler) -> Sequence[tuple[Box, int]]:
-    """The crops that a function chooses of an image, checked."""
+    """Return the crops that a crop sampler chooses of an image, checked."""
     height, width = upright_size(image)
     crops = choose(height, width)
     for (top, left, rows, columns), size in crops:
         inside = 0 <= top <= top + rows <= height and 0 <= left <= left + columns <= width
         if not (inside and rows and columns and size):
             raise ValueError(
-                f"got the box {(top, left, rows, columns)} for {path}; allowed is a part of its "
-                f"{height} x {width} pixels: correct the function that chooses the crops"
+                f"The box {(top, left, rows, columns)} must lie within the {height} x {width} "
+                f"pixels of {path}. Correct the crop sampler."
             )
     return crops
 
 
 def input_of(size: int) -> Input:
-    """What is normalized with the mean and deviation of ImageNet."""
+    """Return an input normalized with the mean and standard deviation of ImageNet."""
     return Input((3, size, size), IMAGENET_MEAN, IMAGENET_STD)
 
 
 class PathList(Sequence[str]):
-    """Many paths in one block of bytes: a million `str` would be copied into each worker, reference by reference."""
+    """Paths in one block of bytes: reference counts would copy a million `str` into each worker."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         encoded = [os.fsencode(path) for path in paths]
@@ -265,13 +264,13 @@ class PathList(Sequence[str]):
 
 
 def check_image_options(size: int, holdout: float, max_pixels: int) -> None:
-    """Raise `ValueError` for options that no source of image files can have."""
+    """Check the options that sources of image files share; raise `ValueError`."""
     if size < 1 or max_pixels < 1:
         raise ValueError(
-            f"got size={size} and max_pixels={max_pixels}; allowed are whole numbers from 1 on: give the side of a "
-            "sample, and the pixels of the largest image to decode"
+            f"`size` and `max_pixels` must be 1 or more, got size={size} and "
+            f"max_pixels={max_pixels}. 224 and 50000000 are the defaults."
         )
     if not 0.0 < holdout < 1.0:
         raise ValueError(
-            f"got holdout={holdout}; allowed is more than 0 and less than 1: give 0.2 for a fifth"
+            f"`holdout` must be more than 0 and less than 1, got {holdout}. Try 0.2 for a fifth."
         )

@@ -1,10 +1,9 @@
-"""JPEG files decoded and cropped on a GPU, a batch at a time: workers read the files, and nvJPEG does the rest.
+"""Decode and crop JPEG files on a GPU with nvJPEG, a batch at a time.
 
-torchvision calls NVIDIA's library. Pixels are those of another decoder: a level or two away from
-Pillow's, and always from the file at full size, where the workers' decoder takes a half, a quarter
-or an eighth when a crop needs no more. Files that are not plain (no JPEG, turned by EXIF, not RGB,
-cut off) are decoded by the workers as ever, so that what becomes of unusual images, and what counts
-as unreadable, is the same for both.
+torchvision calls NVIDIA's library. Pixel values differ by a level or two from Pillow's, and files
+are always decoded at full size, where Pillow decodes at 1/2, 1/4 or 1/8 if a crop needs no more.
+Other files (not JPEG, rotated by EXIF, not RGB, truncated) are still decoded by the workers, so
+that unusual and unreadable images are treated the same with both decoders.
 """
 
 import warnings
@@ -24,7 +23,7 @@ _END = b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Jpeg:
-    """A file that is still to be decoded, and what is wanted of it.
+    """A JPEG file to decode, and the crops to cut out of it.
 
     Attributes:
         data: all bytes of the file, uint8 `[N]`, on the CPU.
@@ -36,28 +35,28 @@ class Jpeg:
 
 
 def require_cuda() -> None:
-    """Refuse to go on where there is no GPU.
+    """Check that a GPU is available.
 
     Raises:
         ValueError: without CUDA.
     """
     if not torch.cuda.is_available():
         raise ValueError(
-            "got decoder=nvjpeg without CUDA; allowed is an NVIDIA GPU: choose decoder=pillow"
+            "`decoder=nvjpeg` needs an NVIDIA GPU, and CUDA is not available. Use decoder=pillow."
         )
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether a JPEG file ends as it should; nvJPEG gives gray for what is missing, and no error."""
+    """Return whether a JPEG file ends with its marker; nvJPEG fills missing parts with gray."""
     return data.endswith(_END)
 
 
 def decode_crops(files: Sequence[Jpeg], device: torch.device) -> list[list[Tensor]]:
-    """Decode files and cut crops out of them, each antialiased (bilinear) to its own size.
+    """Decode files, cut their crops, and resize each to its size (bilinear, antialiased).
 
     Args:
-        files: one or more.
-        device: where; a CPU does the same with another library.
+        files: one or more files.
+        device: device of the decoder; on a CPU torchvision uses another library.
 
     Returns:
         For each file its crops, uint8 `[3, size, size]` on the device.

@@ -1,9 +1,9 @@
-"""Images with several labels each, from a table: radiographs with their findings, photographs with what is on them.
+"""Read images with several labels each from a table, such as radiographs with findings.
 
-A CSV with a header names in one column the files and has a column for each label: 1 says yes, 0 or
-nothing no, and −1 that whoever read the image was not certain, as in CheXpert (Irvin et al. 2019,
-arXiv 1901.07031). Pixels are read as by `image_folder`; the task asks for all labels, and is scored
-by mean average precision and the mean area under the curve.
+A CSV with a header has one column of files and a column for each label: 1 is yes, 0 or an empty
+cell is no, and −1 is uncertain, as in CheXpert (Irvin et al. 2019, arXiv 1901.07031). Pixels are
+read as by `image_folder`; the task predicts all labels, and is scored by mean average precision and
+the mean area under the ROC curve.
 """
 
 import copy
@@ -29,26 +29,26 @@ _VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "": 0, "-1": -1, "-1.0": -1}
 
 
 class ImageTags(ImageFolder):
-    """Images that a table names, with any number of labels each.
+    """Read the images of a table, with any number of labels each.
 
-    The task is `finding/test` where there is a second table, `finding/holdout` elsewhere.
+    The task is `finding/test` with a second table, `finding/holdout` without.
 
     Args:
-        root: folder to which the paths of the table are relative.
+        root: folder to which paths in the table are relative.
         files: the table, a CSV.
-        test_files: a table of the images to be scored. They are never pretrained on.
-        path: the column of the files.
-        labels: the columns of the labels; by default CheXpert's five.
-        uncertain: what −1 counts as.
+        test_files: table of the images to score; pretraining never sees them.
+        path: column of the files.
+        labels: columns of the labels; by default CheXpert's five.
+        uncertain: the label that −1 counts as.
         size: height and width of a whole sample, in pixels.
-        holdout: part of the images to be scored, where no second table says it.
-        max_pixels: images of more pixels are refused before they are decoded.
+        holdout: fraction of the images to score, without a second table.
+        max_pixels: images with more pixels are unreadable; checked before decoding.
 
     Attributes:
         tags: bool `[N, C]`.
 
     Raises:
-        ValueError: when a table cannot be read, lacks a column, or holds another value.
+        ValueError: when a table cannot be read, lacks a column, or has another value.
     """
 
     opens = frozenset()
@@ -69,7 +69,8 @@ class ImageTags(ImageFolder):
         check_image_options(size, holdout, max_pixels)
         if uncertain not in ("no", "yes") or len(labels) < 1:
             raise ValueError(
-                f"got uncertain={uncertain!r}, labels={list(labels)}; allowed are no or yes, and a column"
+                "`uncertain` must be no or yes, and `labels` name a column or more, got "
+                f"uncertain={uncertain!r} and labels={list(labels)}. Correct `data.labels`."
             )
         self.root, self.size, self.holdout, self.max_pixels = (
             os.fspath(root),
@@ -87,7 +88,7 @@ class ImageTags(ImageFolder):
         self.labels = np.full(len(own), -1, np.int64)
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All images of both tables, and the task."""
+        """Return the images of both tables, and the task."""
         count = len(self)
         if self.scored is None:
             chosen = held_out(np.zeros(count, np.int64), self.holdout, "finding")
@@ -104,29 +105,30 @@ class ImageTags(ImageFolder):
 def _table(
     file: str, path: str, labels: Sequence[str], uncertain: Uncertain
 ) -> tuple[list[str], npt.NDArray[np.bool_]]:
-    """Paths, and bool `[N, C]`."""
+    """Read the paths of a table, and its labels, bool `[N, C]`."""
     try:
         with Path(file).open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{file} cannot be read ({error}); allowed is a CSV with a header: check the path"
+            f"`{file}` cannot be read ({error}). It must be a CSV with a header. Check the path."
         ) from None
     missing = [name for name in (path, *labels) if not rows or name not in rows[0]]
     if missing:
-        found = ", ".join(rows[0]) if rows else "no row"
+        found = ", ".join(rows[0]) if rows else "no rows"
         raise ValueError(
-            f"{file} lacks the column {missing[0]!r} and has {found}; name the column of files with data.path and "
-            "those of labels with data.labels"
+            f"`{file}` has no column {missing[0]!r}, only {found}. Name the column of files with "
+            "`data.path`, and the columns of labels with `data.labels`."
         )
     values = np.zeros((len(rows), len(labels)), np.int64)
     for number, row in enumerate(rows):
-        for place, name in enumerate(labels):
+        for column, name in enumerate(labels):
             value = _VALUES.get((row[name] or "").strip())
             if value is None or not row[path]:
                 raise ValueError(
-                    f"{file}: row {number + 2} has {name}={row[name]!r} and the path {row[path]!r}; allowed are 1, 0, "
-                    "-1 or nothing, and a path: correct the table"
+                    f"`{file}`, row {number + 2}, must have a path, and 1, 0, -1 or nothing for "
+                    f"each label, got {name}={row[name]!r} and the path {row[path]!r}. Correct the "
+                    "row."
                 )
-            values[number, place] = value
+            values[number, column] = value
     return [row[path] for row in rows], values > 0 if uncertain == "no" else values != 0

@@ -1,15 +1,15 @@
-"""The data sets that features are usually transferred to, as their authors distribute them: nothing is downloaded.
+"""Read the usual transfer data sets from the files that their authors distribute.
 
-Pretraining sees the training images, the task `label/test` learns from them and is scored on the
-test images. The literature reports `mean_per_class` of `aircraft`, `caltech101`, `flowers102` and
+Nothing is downloaded. Pretraining sees the training images; the task `label/test` learns from them
+and is scored on the test images. The literature reports `mean_per_class` of `aircraft`,
+`caltech101`, `flowers102` and
 `pets`, `map` of `voc2007`, and `top1` of the others (Kornblith et al. 2019, arXiv 1805.08974); all
-that apply are among the rows.
+that apply are measured.
 
-Which images of the usual transfer data sets are for learning and which for scoring, read from the
-authors' files.
+The split is read from the authors' files.
 
-Each function takes the folder as the user gave it and the number of the split, and finds the files
-in there, or in the folder of their usual name. Text and Matlab files are read; nothing is executed.
+Each function takes the folder that the user gave and the number of the split, and finds the files
+in it, or in its subfolder of the usual name. Text and Matlab files are read; nothing is executed.
 """
 
 import copy
@@ -30,8 +30,8 @@ from mezzotint.data.source import Index, Source, Task
 from mezzotint.seeding import key_of
 from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input, Sample
 
-Labeled = tuple[str, tuple[str, ...]]
-"""The path of an image, relative to the root, and the names of its classes: one, or any number where they are tags."""
+LabeledPath = tuple[str, tuple[str, ...]]
+"""Path of an image, relative to the root, and its class names: one, or any number of tags."""
 
 _PER_CLASS = 30
 _PETS = "annotations/trainval.txt"
@@ -42,25 +42,25 @@ class Lists:
     """A data set with its usual split.
 
     Attributes:
-        root: of the paths.
-        train: images to learn from; training and validation together where the authors have both.
-        test: images to be scored.
-        classes: in the order of their numbers.
+        root: folder of the paths.
+        train: training images; with validation images, if the authors separate them.
+        test: images to score.
+        classes: class names, in the order of their numbers.
     """
 
     root: str
-    train: list[Labeled]
-    test: list[Labeled]
+    train: list[LabeledPath]
+    test: list[LabeledPath]
     classes: list[str]
 
 
 def aircraft(root: str, split: int) -> Lists:
-    """FGVC-Aircraft (Maji et al. 2013): 100 variants; `images_variant_trainval.txt` → `images_variant_test.txt`."""
+    """FGVC-Aircraft (Maji et al. 2013): 100 variants; `trainval` → `test`."""
     folder, _ = find_folder(
         root, {"fgvc-aircraft-2013b/data": "variants.txt", "data": "variants.txt"}
     )
 
-    def part(name: str) -> list[Labeled]:
+    def part(name: str) -> list[LabeledPath]:
         lines = (line.partition(" ") for line in read_names(f"{folder}/images_variant_{name}.txt"))
         return [(f"images/{number}.jpg", (variant.strip(),)) for number, _, variant in lines]
 
@@ -68,9 +68,9 @@ def aircraft(root: str, split: int) -> Lists:
 
 
 def caltech101(root: str, split: int) -> Lists:
-    """Caltech-101 (Fei-Fei et al. 2004): 30 images of each of 102 folders, background included, and the rest.
+    """Caltech-101 (Fei-Fei et al. 2004): 30 images of each of 102 folders → the rest.
 
-    The authors give no split; this is a keyed one, another for each number.
+    The background folder is included. The authors define no split; this one is drawn by its number.
     """
     folder = os.path.join(root, "101_ObjectCategories")
     folder = folder if os.path.isdir(folder) else root
@@ -78,22 +78,21 @@ def caltech101(root: str, split: int) -> Lists:
     classes = sorted({path.partition("/")[0] for path in paths})
     if len(classes) < 2:
         raise ValueError(
-            f"{root} has no 101_ObjectCategories with classes; allowed is the unpacked data set: check it"
+            f"`{root}` has no 101_ObjectCategories with class folders. It must be the unpacked "
+            "data set. Check `data.root`."
         )
     labels = np.array([classes.index(path.partition("/")[0]) for path in paths], np.int64)
     pool = np.arange(len(paths), dtype=np.int64)
     chosen = set(
         some_of_each(labels, pool, key_of(split, "caltech101"), per_class=_PER_CLASS).tolist()
     )
-    found: list[Labeled] = [(path, (path.partition("/")[0],)) for path in paths]
-    train = [item for place, item in enumerate(found) if place in chosen]
-    return Lists(
-        folder, train, [item for place, item in enumerate(found) if place not in chosen], classes
-    )
+    listed: list[LabeledPath] = [(path, (path.partition("/")[0],)) for path in paths]
+    train = [item for i, item in enumerate(listed) if i in chosen]
+    return Lists(folder, train, [item for i, item in enumerate(listed) if i not in chosen], classes)
 
 
 def cars(root: str, split: int) -> Lists:
-    """Stanford Cars (Krause et al. 2013): 196 models; needs scipy, and `cars_test_annos_withlabels.mat`."""
+    """Stanford Cars (Krause et al. 2013): 196 models; needs scipy."""
     folder, _ = find_folder(root, {"stanford_cars": "devkit/cars_meta.mat"})
     classes = [str(name) for name in _matlab(f"{folder}/devkit/cars_meta.mat", "class_names")]
     withlabels = "cars_test_annos_withlabels.mat"
@@ -103,7 +102,7 @@ def cars(root: str, split: int) -> Lists:
         else f"{folder}/devkit/{withlabels}"
     )
 
-    def part(path: str, images: str) -> list[Labeled]:
+    def part(path: str, images: str) -> list[LabeledPath]:
         table = _matlab(path, "annotations")
         return [
             (f"{images}/{row['fname']}", (_nth(classes, int(row["class"]), path),)) for row in table
@@ -118,11 +117,11 @@ def cars(root: str, split: int) -> Lists:
 
 
 def dtd(root: str, split: int) -> Lists:
-    """Describable Textures (Cimpoi et al. 2014): 47 textures in 10 splits; training and validation → test."""
+    """Describable Textures (Cimpoi et al. 2014): 47 textures in 10 splits; train and val → test."""
     _between(split, 10, "dtd")
     folder, _ = find_folder(root, {"dtd": f"labels/test{split}.txt"})
 
-    def part(name: str) -> list[Labeled]:
+    def part(name: str) -> list[LabeledPath]:
         paths = read_names(f"{folder}/labels/{name}{split}.txt")
         return [(f"images/{path}", (path.partition("/")[0],)) for path in paths]
 
@@ -131,14 +130,14 @@ def dtd(root: str, split: int) -> Lists:
 
 
 def flowers102(root: str, split: int) -> Lists:
-    """Oxford Flowers (Nilsback and Zisserman 2008): 102 flowers; training and validation → test; needs scipy."""
+    """Oxford Flowers (Nilsback and Zisserman 2008): 102 flowers, train and val → test; scipy."""
     folder, _ = find_folder(
         root, {"flowers-102": "imagelabels.mat", "oxford_flowers102": "imagelabels.mat"}
     )
     labels = _matlab(f"{folder}/imagelabels.mat", "labels").astype(np.int64)
     classes = [str(number) for number in range(1, int(labels.max()) + 1)]
 
-    def part(name: str) -> list[Labeled]:
+    def part(name: str) -> list[LabeledPath]:
         numbers = _matlab(f"{folder}/setid.mat", name).astype(np.int64).tolist()
         return [(f"jpg/image_{number:05d}.jpg", (str(labels[number - 1]),)) for number in numbers]
 
@@ -149,7 +148,7 @@ def food101(root: str, split: int) -> Lists:
     """Food-101 (Bossard et al. 2014): 101 dishes, 750 images of each → 250."""
     folder, _ = find_folder(root, {"food-101": "meta/train.txt"})
 
-    def part(name: str) -> list[Labeled]:
+    def part(name: str) -> list[LabeledPath]:
         paths = read_names(f"{folder}/meta/{name}.txt")
         return [(f"images/{path}.jpg", (path.partition("/")[0],)) for path in paths]
 
@@ -160,7 +159,7 @@ def pets(root: str, split: int) -> Lists:
     """Oxford-IIIT Pets (Parkhi et al. 2012): 37 breeds; `trainval.txt` → `test.txt`."""
     folder, _ = find_folder(root, {"oxford-iiit-pet": _PETS, "oxford_pets": _PETS})
 
-    def part(name: str) -> list[Labeled]:
+    def part(name: str) -> list[LabeledPath]:
         lines = [
             line.split()
             for line in read_names(f"{folder}/annotations/{name}.txt")
@@ -173,13 +172,13 @@ def pets(root: str, split: int) -> Lists:
 
 
 def sun397(root: str, split: int) -> Lists:
-    """SUN397 (Xiao et al. 2010): 397 scenes in 10 splits of 50 → 50 images of each."""
+    """SUN397 (Xiao et al. 2010): 397 classes in 10 splits of 50 → 50 images of each."""
     _between(split, 10, "sun397")
     folder, _ = find_folder(root, {"SUN397": "ClassName.txt"})
-    places = (folder, f"{folder}/Partitions", f"{folder}/../Partitions", root)
-    lists = next((p for p in places if os.path.isfile(f"{p}/Training_{split:02d}.txt")), folder)
+    folders = (folder, f"{folder}/Partitions", f"{folder}/../Partitions", root)
+    lists = next((p for p in folders if os.path.isfile(f"{p}/Training_{split:02d}.txt")), folder)
 
-    def part(name: str) -> list[Labeled]:
+    def part(name: str) -> list[LabeledPath]:
         paths = [line.lstrip("/") for line in read_names(f"{lists}/{name}_{split:02d}.txt")]
         return [(path, (path.rpartition("/")[0],)) for path in paths]
 
@@ -194,7 +193,7 @@ def sun397(root: str, split: int) -> Lists:
 def voc2007(root: str, split: int) -> Lists:
     """PASCAL VOC 2007 (Everingham et al. 2010), classification: 20 tags; `trainval` → `test`.
 
-    An object that is marked as difficult is there; the authors leave it out of the score of its
+    Objects marked as difficult count as present; the authors leave them out of the score of their
     class.
     """
     lists = "ImageSets/Main"
@@ -205,56 +204,57 @@ def voc2007(root: str, split: int) -> Lists:
     files = sorted(name for name in os.listdir(f"{folder}/{lists}") if name.endswith(ending))
     classes = [name.removesuffix(ending) for name in files]
 
-    def part(name: str) -> list[Labeled]:
+    def part(name: str) -> list[LabeledPath]:
         tags: dict[str, list[str]] = {}
         for title in classes:
             for line in read_names(f"{folder}/{lists}/{title}_{name}.txt"):
-                number, _, there = line.partition(" ")
-                tags.setdefault(number, []).extend([title] if int(there) >= 0 else [])
+                number, _, present = line.partition(" ")
+                tags.setdefault(number, []).extend([title] if int(present) >= 0 else [])
         return [(f"JPEGImages/{number}.jpg", tuple(own)) for number, own in sorted(tags.items())]
 
     return Lists(folder, part("trainval"), part("test"), classes)
 
 
 LAYOUTS: dict[str, Callable[[str, int], Lists]] = {
-    "aircraft": aircraft, "caltech101": caltech101, "cars": cars, "dtd": dtd, "flowers102": flowers102,
-    "food101": food101, "pets": pets, "sun397": sun397, "voc2007": voc2007,
+    "aircraft": aircraft, "caltech101": caltech101, "cars": cars, "dtd": dtd,
+    "flowers102": flowers102, "food101": food101, "pets": pets, "sun397": sun397,
+    "voc2007": voc2007,
 }  # fmt: skip
 
 
-def _named(items: Iterable[Labeled]) -> list[str]:
+def _named(items: Iterable[LabeledPath]) -> list[str]:
     return sorted({name for _, names in items for name in names})
 
 
 def _nth(classes: Sequence[str], number: int, path: str) -> str:
     if not 1 <= number <= len(classes):
         raise ValueError(
-            f"{path} has the class {number}; allowed are 1 to {len(classes)}: get the file again"
+            f"`{path}` must number classes 1 to {len(classes)}, got {number}. Get the file again."
         )
     return classes[number - 1]
 
 
-def _between(split: int, most: int, name: str) -> None:
-    if not 1 <= split <= most:
+def _between(split: int, count: int, name: str) -> None:
+    if not 1 <= split <= count:
         raise ValueError(
-            f"got split={split}; {name} has the splits 1 to {most}: 1 is the usual one"
+            f"`split` must be 1 to {count} for {name}, got {split}. 1 is the usual one."
         )
 
 
 def _matlab(path: str, name: str) -> Any:
-    """One variable of a Matlab file, flat; needs scipy."""
+    """Read one variable of a Matlab file, flat; needs scipy."""
     try:
         from scipy.io import loadmat
     except ImportError:
         raise ValueError(
-            f"{path} is a Matlab file; reading it needs scipy: pip install scipy"
+            f"`{path}` is a Matlab file, and scipy is not installed. Run `pip install scipy`."
         ) from None
     try:
         return np.atleast_1d(loadmat(path, squeeze_me=True, variable_names=[name])[name])
-    except Exception as error:  # whatever the reader raises on a damaged file
+    except Exception as error:  # a damaged file can raise nearly any exception
         detail = " ".join(str(error).split())[:120] or type(error).__name__
         raise ValueError(
-            f"{path} has no {name} ({detail}); allowed is the authors' file: get it again"
+            f"`{path}` has no {name} ({detail}). It must be the authors' file. Get it again."
         ) from None
 
 
@@ -264,24 +264,25 @@ Name = Literal[
 
 
 class TransferSet(ImageFolder):
-    """FGVC-Aircraft, Caltech-101, Stanford Cars, DTD, Flowers-102, Food-101, Pets, SUN397 or VOC 2007.
+    """Use a transfer data set as its authors distribute it.
 
-    Images are read as `image_folder` reads them.
+    FGVC-Aircraft, Caltech-101, Stanford Cars, DTD, Flowers-102, Food-101, Pets, SUN397, VOC 2007.
+    Images are read as by `image_folder`.
 
     Args:
-        name: which one.
+        name: name of the data set.
         root: the unpacked data set, or the folder above.
         size: height and width of a whole sample, in pixels.
-        split: of the 10 splits of `dtd` and `sun397`, and of any number for `caltech101`, whose 30
-            training images a class are drawn; the others have one.
-        max_pixels: images of more pixels are refused before they are decoded.
+        split: one of the 10 splits of `dtd` and `sun397`, or any number for `caltech101`, whose 30
+            training images a class are drawn; the others have one split.
+        max_pixels: images with more pixels are unreadable; checked before decoding.
 
     Attributes:
         classes: names of the classes.
-        labels: int64 `[N]`; −1 for `voc2007`, where an image has several.
+        labels: int64 `[N]`; −1 for `voc2007`, whose images have several.
 
     Raises:
-        ValueError: when a file of the data set is missing or is not what it should be.
+        ValueError: when a file of the data set is missing or malformed.
     """
 
     opens = frozenset()
@@ -297,63 +298,67 @@ class TransferSet(ImageFolder):
     ) -> None:
         if name not in LAYOUTS:
             raise ValueError(
-                f"got name={name!r}; allowed is one of {', '.join(LAYOUTS)}: choose one of them"
+                f"`name` must be one of {', '.join(LAYOUTS)}, got {name!r}. Choose one."
             )
         if size < 1 or max_pixels < 1:
             raise ValueError(
-                f"got size={size} and max_pixels={max_pixels}; allowed are whole numbers from 1 on"
+                f"`size` and `max_pixels` must be 1 or more, got size={size} and "
+                f"max_pixels={max_pixels}. 224 and 50000000 are the defaults."
             )
         lists = LAYOUTS[name](os.fspath(root), split)
         self.name, self.root, self.size, self.max_pixels = name, lists.root, size, max_pixels
         self.input = Input((3, size, size), IMAGENET_MEAN, IMAGENET_STD)
         self.split, self.scored, self.classes = "train", "test", lists.classes
-        place = {title: number for number, title in enumerate(lists.classes)}
+        position = {title: number for number, title in enumerate(lists.classes)}
         unknown = next(
-            (t for _, own in (*lists.train, *lists.test) for t in own if t not in place), None
+            (t for _, own in (*lists.train, *lists.test) for t in own if t not in position), None
         )
         if unknown is not None or not lists.train or not lists.test:
-            got = (
-                f"the class {unknown!r}, which is not listed"
+            problem = (
+                f"names the class {unknown!r}, which is not listed"
                 if unknown is not None
-                else "a list without an image"
+                else "has a list without an image"
             )
             raise ValueError(
-                f"{lists.root}: got {got}; allowed are the authors' files: unpack the data set again"
+                f"`{lists.root}` {problem}. It must have the authors' files. Unpack the data set "
+                "again."
             )
-        self._tags, self._scored_tags = (_table(part, place) for part in (lists.train, lists.test))
+        self._tags, self._scored_tags = (
+            _table(part, position) for part in (lists.train, lists.test)
+        )
         self._paths, self._scored_paths = (
             PathList([path for path, _ in part]) for part in (lists.train, lists.test)
         )
         self.labels, self._scored_labels = self._single(self._tags), self._single(self._scored_tags)
 
     def _single(self, tags: npt.NDArray[np.bool_]) -> Index:
-        """Labels of images that have one; negative for a set of tags."""
+        """Return the labels of images with one label each; −1 for tags."""
         if self.name == "voc2007":
             return np.full(len(tags), -1, np.int64)
         return np.asarray(tags.argmax(axis=1), np.int64)
 
     def read(self, index: int) -> Sample:
-        """The middle of an image, uint8 `[3, size, size]`; of `voc2007` its label is a bool tensor `[classes]`."""
+        """Read the middle of an image; the label of `voc2007` is a bool tensor `[classes]`."""
         sample = super().read(index)
         if self.name == "voc2007":
             sample["label"] = torch.from_numpy(self._tags[index])
         return sample
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All images, and the task over the usual split."""
+        """Return all images, and the task over the usual split."""
         if self.name != "voc2007":
             return super().evaluation()
         both = copy.copy(self)
         both._tags = np.concatenate([self._tags, self._scored_tags])
         both.labels = np.full(len(both._tags), -1, np.int64)
         both._paths = PathList([*self._paths, *self._scored_paths])
-        places = np.arange(len(both._tags), dtype=np.int64)
-        train, test = places[: len(self)], places[len(self) :]
+        rows = np.arange(len(both._tags), dtype=np.int64)
+        train, test = rows[: len(self)], rows[len(self) :]
         return both, [Task("label/test", "tag", both._tags, train, test, self.classes)]
 
 
-def _table(part: Sequence[Labeled], place: dict[str, int]) -> npt.NDArray[np.bool_]:
-    table = np.zeros((len(part), len(place)), np.bool_)
+def _table(part: Sequence[LabeledPath], position: dict[str, int]) -> npt.NDArray[np.bool_]:
+    table = np.zeros((len(part), len(position)), np.bool_)
     for row, (_, own) in enumerate(part):
-        table[row, [place[title] for title in own]] = True
+        table[row, [position[title] for title in own]] = True
     return table

@@ -1,14 +1,13 @@
-"""Point clouds of one's own: arrays, the HDF5 files of ModelNet40 work, or a folder of meshes and clouds.
+"""Read point clouds from arrays, from HDF5 files as for ModelNet40, or from a folder of files.
 
-Every cloud is brought to one number of points, and by default centered in a unit sphere. What is
-done with bad ones:
+Every point cloud is resampled to one number of points, and by default centered in a unit sphere.
+Unusable ones:
 
-- Points that are not finite are left out of their cloud. A cloud with fewer than four finite
-  points, or whose points are all the same, cannot be used.
-- In arrays all clouds are read when the source is opened, so an unusable one is an error that names
-  it.
-- In a folder each file is read when it is needed, so an unusable one (a mesh without area, a
-  damaged file) is skipped, counted and named by the loader, as unreadable images are.
+- Points that are not finite are dropped. A point cloud with fewer than four finite points, or with
+identical points only, is unusable.
+- Arrays are read when the source is opened, so an unusable point cloud is an error.
+- Files of a folder are read when they are needed, so the loader skips and counts an unusable one (a
+mesh without area, a damaged file), as it does with unreadable images.
 """
 
 import hashlib
@@ -38,17 +37,17 @@ from mezzotint.types import Input, Sample, Unreadable
 Scaling = Literal["unit_sphere", "none"]
 Float32 = npt.NDArray[np.float32]
 
-_MEASURED = 256  # files from which mean and spread are taken
+_MEASURED = 256  # files for measuring mean and standard deviation
 
 
 class PointClouds(Source, abstract=True):
-    """Clouds from a file of arrays or a folder; `point_clouds` makes the one that suits the path.
+    """Point clouds from a file of arrays or a folder; `point_clouds` picks the subclass.
 
     Attributes:
-        labels: int64 `[N]`; negative where there is none.
-        test: bool `[N]`, the split that the files define; `None` where they define none.
+        labels: int64 `[N]`; negative for unlabeled samples.
+        test: bool `[N]`, the split that the files define; `None` if they define none.
         classes: names, by label.
-        holdout: part of each class to be scored, without a split.
+        holdout: fraction of each class to score, without a split.
     """
 
     modality = "points"
@@ -63,7 +62,8 @@ class PointClouds(Source, abstract=True):
         return point_clouds(path=path, points=input.shape[1])
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All clouds, and the class of each: from all labels, and from one in a hundred (Wu et al. 2023, section 4.3)."""
+        """Return all samples, and the tasks: all labels, and 1 % (Wu et al. 2023, section 4.3)."""
+        # A split without test samples, or without training samples, counts as none.
         given = self.test is not None and self.test.any() and not self.test.all()
         if given and self.test is not None:
             tasks = label_tasks("label/test", self.labels, self.test, self.classes)
@@ -83,83 +83,83 @@ def point_clouds(
     scaling: Scaling = "unit_sphere",
     holdout: float = 0.2,
 ) -> PointClouds:
-    """Point clouds from a file of arrays or a folder.
+    """Read point clouds from a file of arrays or a folder.
 
-    An `.npz` holds `[N, P, 3]` or `[N, 3, P]` and labels. A folder holds either ModelNet's `.h5`
-    files (`data`, `label`; their names say train or test), or files of one cloud each (`.npy`,
-    `.npz`, and through trimesh `.off`, `.obj`, `.ply`, `.stl`), whose first folder is their class.
-    Folders named `train` and `test` are the split; without them a part of each class is held out.
+    An `.npz` has points `[N, P, 3]` or `[N, 3, P]` and labels. A folder has either ModelNet's `.h5`
+    files (`data`, `label`; named train or test), or one file per point cloud (`.npy`, `.npz`, and
+    with trimesh `.off`, `.obj`, `.ply`, `.stl`), whose first folder is the class. Folders named
+    `train` and `test` are the split; without them a part of each class is held out.
 
     Args:
-        path: of an `.npz` file, an `.h5` file, or a folder.
-        points: of every cloud; larger ones are thinned at random, smaller ones repeated, meshes
-            sampled by area.
-        x: name of the clouds in an `.npz`.
-        y: name of the labels in an `.npz`: integers (negative: no label) or strings; `null` leaves
-            them out.
-        scaling: `unit_sphere` centers each cloud and scales its farthest point to 1, as ModelNet40
-            work does.
-        holdout: part of each class to be scored, where no folder or file says which.
+        path: path of an `.npz` file, an `.h5` file, or a folder.
+        points: points per sample; larger point clouds are subsampled at random, smaller ones
+            repeated, meshes sampled by area.
+        x: name of the points in an `.npz`.
+        y: name of the labels in an `.npz`: integers (negative: no label) or strings; `null` ignores
+            them.
+        scaling: `unit_sphere` centers each sample and scales its farthest point to 1, as usual for
+            ModelNet40.
+        holdout: fraction of each class to score, if no folder or file defines the split.
 
     Raises:
-        ValueError: when there is nothing to read, or an array holds a cloud that cannot be used.
+        ValueError: when there is nothing to read, or an array has an unusable point cloud.
     """
     if points < 1 or scaling not in ("unit_sphere", "none") or not 0.0 < holdout < 1.0:
         raise ValueError(
-            f"got points={points}, scaling={scaling!r}, holdout={holdout}; allowed are 1 point or more, unit_sphere or "
-            "none, and more than 0 and less than 1: 1024, unit_sphere and 0.2 are the defaults"
+            "`points` must be 1 or more, `scaling` unit_sphere or none, and `holdout` more than 0 "
+            f"and less than 1, got points={points}, scaling={scaling!r}, holdout={holdout}. 1024, "
+            "unit_sphere and 0.2 are the defaults."
         )
-    place = Path(path)
-    if place.is_dir() and not list(place.glob("*.h5")):
-        return _CloudFolder(place, points, scaling, holdout)
-    arrays = read_arrays(place, x, y)
+    file = Path(path)
+    if file.is_dir() and not list(file.glob("*.h5")):
+        return _CloudFolder(file, points, scaling, holdout)
+    arrays = read_arrays(file, x, y)
     shaped = [
-        _shaped(cloud, points, scaling, f"{path}: cloud {i}")
-        for i, cloud in enumerate(arrays.clouds)
+        _shaped(values, points, scaling, f"{path}: point cloud {i}")
+        for i, values in enumerate(arrays.points)
     ]
     return _CloudArrays(
-        np.stack(shaped), arrays.labels, arrays.test, arrays.classes, place.stem, holdout
+        np.stack(shaped), arrays.labels, arrays.test, arrays.classes, file.stem, holdout
     )
 
 
 class _CloudArrays(PointClouds, InMemory):
-    """Clouds in memory.
+    """Point clouds in memory.
 
     Args:
-        clouds: float32 `[N, 3, P]`.
-        labels: int64 `[N]`; negative where there is none.
-        test: bool `[N]`, the split that the files say; `None` where they say nothing.
+        samples: float32 `[N, 3, P]`.
+        labels: int64 `[N]`; negative for unlabeled samples.
+        test: bool `[N]`, the split that the files define; `None` if they define none.
         classes: names, by label.
-        name: what samples are called.
-        holdout: part of each class to be scored, without a split.
+        name: prefix of the ids.
+        holdout: fraction of each class to score, without a split.
     """
 
     def __init__(
         self,
-        clouds: Float32,
+        samples: Float32,
         labels: Index,
         test: npt.NDArray[np.bool_] | None,
         classes: Sequence[str],
         name: str,
         holdout: float,
     ) -> None:
-        self.images, self.labels, self.test = torch.from_numpy(clouds), labels, test
+        self.images, self.labels, self.test = torch.from_numpy(samples), labels, test
         self.classes, self.ids, self.holdout = list(classes), name, holdout
-        self.input = _input(clouds)
+        self.input = _input(samples)
 
 
 class _CloudFolder(PointClouds):
-    """A folder of files of one cloud each, read when they are needed.
+    """A folder with one file per point cloud, read when they are needed.
 
     Args:
-        root: of the folder.
-        points: of every cloud.
-        scaling: as for `point_clouds`.
-        holdout: part of each class to be scored, without folders that say so.
+        root: path of the folder.
+        points: points per sample.
+        scaling: see `point_clouds`.
+        holdout: fraction of each class to score, without folders that define the split.
 
     Raises:
-        ValueError: when the folder holds no file of a known kind, or none of the first ones can be
-            read.
+        ValueError: when the folder has no supported file, or no sampled file can be read.
     """
 
     def __init__(self, root: Path, points: int, scaling: Scaling, holdout: float) -> None:
@@ -168,12 +168,13 @@ class _CloudFolder(PointClouds):
         measured, reason = [], ""
         for index in range(0, len(self.files), max(1, len(self.files) // _MEASURED)):
             try:
-                measured.append(self._cloud(index))
+                measured.append(self._points(index))
             except Unreadable as error:
                 reason = str(error)
         if not measured:
             raise ValueError(
-                f"{root}: none of its files can be used, such as {reason}; allowed are {', '.join((*CLOUDS, *MESHES))}"
+                f"`{root}`: none of the sampled files can be used, such as {reason}. Supported: "
+                f"{', '.join((*CLOUDS, *MESHES))}. Check the files."
             )
         self.input = _input(np.stack(measured))
 
@@ -181,22 +182,22 @@ class _CloudFolder(PointClouds):
         return len(self.files)
 
     def read(self, index: int) -> Sample:
-        """One cloud, float32 `[3, points]`.
+        """Read one point cloud, float32 `[3, points]`.
 
         Raises:
-            Unreadable: when the file is damaged, or its cloud cannot be used.
+            Unreadable: when the file is damaged, or its point cloud is unusable.
         """
         label = int(self.labels[index])
         return {
-            "x": torch.from_numpy(self._cloud(index)),
+            "x": torch.from_numpy(self._points(index)),
             "id": self.files[index],
             "label": label if label >= 0 else None,
         }
 
-    def _cloud(self, index: int) -> Float32:
+    def _points(self, index: int) -> Float32:
         name = self.files[index]
         try:
-            # The name, not the path, keys the sampling: a moved folder gives the same clouds.
+            # The name, not the path, keys the sampling: a moved folder gives the same points.
             return _shaped(
                 read_cloud(self.root / name, self.points, name), self.points, self.scaling, name
             )
@@ -204,26 +205,26 @@ class _CloudFolder(PointClouds):
             raise Unreadable(name, str(error).removeprefix(f"{name}: ")) from None
 
     def fingerprint(self) -> str:
-        """A hash of all names, sizes and settings."""
+        """Hash all names, sizes and settings."""
         digest = hashlib.blake2b(f"{self.points} {self.scaling}".encode(), digest_size=8)
         for name in self.files:
             digest.update(f"{name}\0{(self.root / name).stat().st_size}\0".encode())
         return digest.hexdigest()
 
 
-def _shaped(cloud: npt.NDArray[np.float64], points: int, scaling: Scaling, name: str) -> Float32:
-    """A cloud `[P, 3]` as the encoder takes it, float32 `[3, points]`."""
+def _shaped(values: npt.NDArray[np.float64], points: int, scaling: Scaling, name: str) -> Float32:
+    """Convert points `[P, 3]` to the encoder's input, float32 `[3, points]`."""
     try:
-        kept = resampled(np.asarray(cloud, np.float64), points, name)
+        kept = resampled(np.asarray(values, np.float64), points, name)
         kept = centered(kept) if scaling == "unit_sphere" else kept
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return np.ascontiguousarray(kept.T, np.float32)
 
 
-def _input(clouds: Float32) -> Input:
-    """Means by axis, and one spread for all axes, so that shapes keep their proportions."""
-    values = clouds.astype(np.float64)
+def _input(samples: Float32) -> Input:
+    """Take the mean of each axis, and one std for all axes, to keep the proportions of shapes."""
+    values = samples.astype(np.float64)
     means = values.mean(axis=(0, 2))
     spread = float(np.sqrt(np.square(values - means[:, None]).mean())) or 1.0
-    return Input(tuple(clouds.shape[1:]), tuple(means.tolist()), (spread,) * 3, "points")
+    return Input(tuple(samples.shape[1:]), tuple(means.tolist()), (spread,) * 3, "points")

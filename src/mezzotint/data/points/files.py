@@ -1,11 +1,11 @@
-"""Files that hold point clouds: what is read from them, before anything is thinned or centered.
+"""Read point clouds from files, before they are subsampled and centered.
 
-Triangle meshes as point clouds: read by trimesh, sampled evenly over their surface.
+trimesh reads triangle meshes; points are sampled evenly over their surface.
 
 A triangle is chosen with a probability proportional to its area, and a point in it uniformly (Osada
-et al. 2002, "Shape distributions", section 4.1): the cloud says where the surface is, whatever the
-triangulation. The randomness is a function of a key, so a mesh gives the same cloud in every run
-and on every machine.
+et al. 2002, "Shape distributions", section 4.1): the points follow the surface, whatever the
+triangulation. The draws are a function of a key, so a mesh gives the same points in every run and
+on every machine.
 """
 
 import re
@@ -17,36 +17,36 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.numpy_files import label_places, numpy_arrays
+from mezzotint.data.numpy_files import label_indices, numpy_arrays
 from mezzotint.data.source import Index
 from mezzotint.seeding import Draws, key_of
 
 MESHES = (".off", ".obj", ".ply", ".stl")
-FEWEST = 4
-"""Points that span a volume; a cloud of fewer is refused."""
+MIN_POINTS = 4
+"""Points that span a volume; point clouds with fewer are refused."""
 
 Array = npt.NDArray[np.float64]
 
 
 def read_mesh(file: str | Path | IO[bytes], kind: str = "") -> tuple[Array, npt.NDArray[np.int64]]:
-    """The vertices and triangles of a file; polygons are triangulated, several parts joined.
+    """Read vertices and triangles; polygons are triangulated, and parts are joined.
 
     Args:
         file: a path, or an open file.
-        kind: its suffix without the dot, where the file is open.
+        kind: suffix without the dot, for an open file.
 
     Returns:
-        Vertices `[V, 3]` and triangles `[F, 3]`; no triangles where the file holds points alone.
+        Vertices `[V, 3]` and triangles `[F, 3]`; a file of points alone has no triangles.
 
     Raises:
         ValueError: when trimesh is missing, or cannot read the file.
     """
     try:
-        import trimesh  # an extra: only meshes need it
+        import trimesh  # optional: only meshes need it
     except ImportError:
         raise ValueError(
-            "got a mesh, and trimesh is not installed; allowed without it are .npy, .npz and .h5 files of points: "
-            "pip install 'mezzotint[points]'"
+            "Meshes are read with trimesh, which is not installed. Run `pip install "
+            "'mezzotint[points]'`, or use .npy, .npz or .h5 files of points."
         ) from None
     options: dict[str, Any] = (
         {"skip_materials": True} if kind == "obj" or str(file).endswith(".obj") else {}
@@ -56,22 +56,22 @@ def read_mesh(file: str | Path | IO[bytes], kind: str = "") -> tuple[Array, npt.
         geometry = loaded.to_geometry() if hasattr(loaded, "to_geometry") else loaded
         vertices = np.asarray(geometry.vertices, np.float64)
         faces = np.asarray(getattr(geometry, "faces", np.zeros((0, 3))), np.int64).reshape(-1, 3)
-    except Exception as error:  # whatever a reader raises on a damaged file; there is no list of it
+    except Exception as error:  # a damaged file can raise nearly any exception
         detail = " ".join(str(error).split())[:160] or type(error).__name__
         raise ValueError(
-            f"cannot be read ({detail}); allowed is a mesh in {', '.join(MESHES)}: export it again"
+            f"cannot be read ({detail}). Supported meshes: {', '.join(MESHES)}. Export it again."
         ) from None
     return vertices.reshape(-1, 3), faces
 
 
 def sample_surface(vertices: Array, faces: npt.NDArray[np.int64], count: int, key: str) -> Array:
-    """Points spread evenly over the surface of a mesh.
+    """Sample points evenly over the surface of a mesh.
 
     Args:
-        vertices: `[V, 3]`; triangles with a vertex that is not finite are left out.
-        faces: `[F, 3]`, indices of vertices; without any, the vertices themselves are the cloud.
-        count: of points.
-        key: what the draws depend on, such as the name of the file.
+        vertices: `[V, 3]`; triangles with a vertex that is not finite are dropped.
+        faces: `[F, 3]`, indices of vertices; without any, the vertices are the points.
+        count: number of points.
+        key: key of the draws, such as the name of the file.
 
     Returns:
         `[count, 3]`.
@@ -83,21 +83,20 @@ def sample_surface(vertices: Array, faces: npt.NDArray[np.int64], count: int, ke
         return resampled(vertices, count, key)
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise ValueError(
-            f"a triangle names vertex {int(faces.max())}; allowed are the {len(vertices)} there are: export it again"
+            f"a triangle names vertex {int(faces.max())}, but there are {len(vertices)}. Export "
+            "the mesh again."
         )
     corners = vertices[faces]
     corners = corners[np.isfinite(corners).all(axis=(1, 2))]
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(normal, axis=1).cumsum()
     if len(area) == 0 or not area[-1] > 0.0:
-        raise ValueError(
-            f"its {len(faces)} triangles have no area; allowed is a surface: repair the mesh, or leave it out"
-        )
+        raise ValueError(f"its {len(faces)} triangles have no area. Repair the mesh, or remove it.")
     u = _uniform(key, count, 3)
     chosen = corners[
         np.searchsorted(area, u[:, 0] * area[-1], side="right").clip(max=len(area) - 1)
     ]
-    # A point of the parallelogram beyond the diagonal is mirrored back into the triangle.
+    # Points of the parallelogram beyond the diagonal are mirrored back into the triangle.
     beyond = u[:, 1] + u[:, 2] > 1.0
     a, b = (
         np.where(beyond, 1.0 - u[:, 1], u[:, 1])[:, None],
@@ -108,37 +107,36 @@ def sample_surface(vertices: Array, faces: npt.NDArray[np.int64], count: int, ke
 
 
 def resampled(points: Array, count: int, key: str) -> Array:
-    """A cloud of `count` points out of another: none twice where there are enough, and each as often as the next else.
+    """Choose `count` points: none twice if there are enough, else all equally often.
 
     Args:
-        points: `[P, 3]`; those that are not finite are left out.
-        count: of points.
-        key: what the choice depends on.
+        points: `[P, 3]`; points that are not finite are dropped.
+        count: number of points.
+        key: key of the draws.
 
     Raises:
         ValueError: for fewer than four finite points.
     """
     finite = points[np.isfinite(points).all(axis=1)]
-    if len(finite) < FEWEST:
+    if len(finite) < MIN_POINTS:
         raise ValueError(
-            f"{len(finite)} of its {len(points)} points are finite; allowed are {FEWEST} or more: leave it out"
+            f"{len(finite)} of its {len(points)} points are finite, and {MIN_POINTS} are needed. "
+            "Remove it."
         )
     order = _uniform(key, len(finite)).argsort(kind="stable")
     return finite[np.resize(order, count)]
 
 
 def centered(points: Array) -> Array:
-    """Centroid in the origin, and the farthest point at a distance of 1: the convention of ModelNet40 work.
+    """Move the centroid to the origin and scale the farthest point to 1, as usual for ModelNet40.
 
     Raises:
-        ValueError: when all points are one.
+        ValueError: when all points are identical.
     """
     points = points - points.mean(axis=0)
     radius = np.linalg.norm(points, axis=1).max()
     if not radius > 0.0:
-        raise ValueError(
-            "all its points are the same; allowed is a cloud with an extent: leave it out"
-        )
+        raise ValueError("all its points are identical. Remove it.")
     scaled: Array = points / radius
     return scaled
 
@@ -149,72 +147,80 @@ def _uniform(key: str, *shape: int) -> Array:
 
 
 CLOUDS = (".npy", ".npz")
-_ALLOWED = "are .npy and .npz files of numbers"
+_EXPECTED = "an .npy or .npz file of numbers"
 
 
 @dataclass(frozen=True)
-class CloudTable:
-    """Clouds of one or several files.
+class PointTable:
+    """Point clouds of one or several files.
 
     Attributes:
-        clouds: `[N, P, 3]`.
-        labels: int64 `[N]`; negative where there is none.
+        points: `[N, P, 3]`.
+        labels: int64 `[N]`; negative for unlabeled samples.
         classes: names, by label.
-        test: bool `[N]`, which are for scoring; `None` where the files do not say.
+        test: bool `[N]`, the samples to score; `None` if the files define no split.
     """
 
-    clouds: npt.NDArray[Any]
+    points: npt.NDArray[Any]
     labels: Index
     classes: list[str]
     test: npt.NDArray[np.bool_] | None = None
 
 
-def read_arrays(path: Path, x: str, y: str | None) -> CloudTable:
-    """All clouds of an `.npz` file, or of the `.h5` files of a folder.
+def read_arrays(path: Path, x: str, y: str | None) -> PointTable:
+    """Read the point clouds of an `.npz` file, or of the `.h5` files of a folder.
 
     Raises:
         ValueError: when there are none.
     """
     if path.is_dir() or path.suffix in (".h5", ".hdf5"):
         return _read_h5(sorted(path.glob("*.h5")) if path.is_dir() else [path])
+    if not path.exists():
+        raise ValueError(
+            f"`{path}` does not exist. Supported: {', '.join(CLOUDS)}, .h5, or a folder. Check "
+            "`data.path`."
+        )
     if path.suffix not in CLOUDS:
         raise ValueError(
-            f"{path}: got the suffix {path.suffix!r}; allowed are {', '.join(CLOUDS)}, .h5, and a folder of clouds"
+            f"`{path}` must be {', '.join(CLOUDS)}, .h5, or a folder of such files, got the suffix "
+            f"{path.suffix!r}. Convert it."
         )
-    arrays = numpy_arrays(path, _ALLOWED, single="x")
+    arrays = numpy_arrays(path, _EXPECTED, single="x")
     if x not in arrays:
         raise ValueError(
-            f"{path} has no array {x!r}; it has {', '.join(arrays)}: name the clouds with x="
+            f"`{path}` has no array {x!r}, only {', '.join(arrays)}. Name the points with `data.x`."
         )
-    clouds = _points_last(arrays[x], f"{path}: {x}")
+    points = _points_last(arrays[x], f"{path}: {x}")
     if y is None or y not in arrays:
         if y not in (None, "y"):
             raise ValueError(
-                f"{path} has no array {y!r}; it has {', '.join(arrays)}: name the labels with y="
+                f"`{path}` has no array {y!r}, only {', '.join(arrays)}. Name the labels with "
+                "`data.y`."
             )
-        return CloudTable(clouds, np.full(len(clouds), -1, np.int64), [])
-    return CloudTable(clouds, *_labels(arrays[y], len(clouds), f"{path}: {y}"))
+        return PointTable(points, np.full(len(points), -1, np.int64), [])
+    return PointTable(points, *_labels(arrays[y], len(points), f"{path}: {y}"))
 
 
 def read_cloud(path: Path, points: int, key: str) -> npt.NDArray[np.float64]:
-    """One cloud of a file, `[P, 3]`; a mesh is sampled by area.
+    """Read one point cloud `[P, 3]`; a mesh is sampled by area.
 
     Raises:
         ValueError: when the file is damaged, or the mesh has no area.
     """
     if path.suffix.lower() in MESHES:
         return sample_surface(*read_mesh(path), points, key)
-    arrays = list(numpy_arrays(path, _ALLOWED, single="x").values())
-    cloud = arrays[0]
-    if cloud.ndim != 2 or cloud.shape[1] < 3 or cloud.dtype.kind not in "fiu":
+    arrays = list(numpy_arrays(path, _EXPECTED, single="x").values())
+    values = arrays[0]
+    if values.ndim != 2 or values.shape[1] < 3 or values.dtype.kind not in "fiu":
         raise ValueError(
-            f"its array is of type {cloud.dtype} and shape {cloud.shape}; allowed are numbers [points, 3 or more]"
+            f"its array must be numbers [points, 3 or more], got {values.dtype} of shape "
+            f"{values.shape}. Write it again."
         )
-    return cloud[:, :3].astype(np.float64)  # further columns are normals or colors
+    return values[:, :3].astype(np.float64)  # more columns are normals or colors
 
 
 def cloud_files(root: Path) -> tuple[list[str], Index, npt.NDArray[np.bool_] | None, list[str]]:
-    """The files of a folder: names from the root, labels, which are for scoring, and the names of the classes.
+    """List the files of a folder: relative names, labels, which to score, and class names.
 
     Raises:
         ValueError: when there are none.
@@ -225,65 +231,66 @@ def cloud_files(root: Path) -> tuple[list[str], Index, npt.NDArray[np.bool_] | N
     )
     if not files:
         raise ValueError(
-            f"{root} holds no point clouds; allowed are {', '.join(known)}: check the path"
+            f"`{root}` has no point clouds. Supported: {', '.join(known)}. Check `data.path`."
         )
     parts = [
         [part for part in file.parts[:-1] if part.lower() not in ("train", "test")]
         for file in files
     ]
     classes = sorted({part[0] for part in parts if part})
-    place = {name: i for i, name in enumerate(classes)}
-    labels = np.array([place[part[0]] if part else -1 for part in parts], np.int64)
+    position = {name: i for i, name in enumerate(classes)}
+    labels = np.array([position[part[0]] if part else -1 for part in parts], np.int64)
     test = np.array([any(part.lower() == "test" for part in file.parts[:-1]) for file in files])
     return [file.as_posix() for file in files], labels, test if test.any() else None, classes
 
 
 def _labels(values: npt.NDArray[Any], count: int, name: str) -> tuple[Index, list[str]]:
-    """As `label_places`; a column `[N, 1]`, as ModelNet's files have it, counts as one."""
-    return label_places(values.reshape(-1) if values.shape == (count, 1) else values, count, name)
+    """Call `label_indices`; ModelNet's column `[N, 1]` counts as `[N]`."""
+    return label_indices(values.reshape(-1) if values.shape == (count, 1) else values, count, name)
 
 
-def _points_last(clouds: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    """`[N, P, 3]` from either layout."""
+def _points_last(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    """Return points as `[N, P, 3]` from either layout."""
     if (
-        clouds.ndim != 3
-        or 3 not in clouds.shape[1:]
-        or clouds.dtype.kind not in "fiu"
-        or 0 in clouds.shape
+        values.ndim != 3
+        or 3 not in values.shape[1:]
+        or values.dtype.kind not in "fiu"
+        or 0 in values.shape
     ):
         raise ValueError(
-            f"{name} is of type {clouds.dtype} and shape {clouds.shape}; allowed are numbers [clouds, points, 3] or "
-            "[clouds, 3, points]: clouds of different sizes go into a folder, one .npy each"
+            f"{name} must be numbers [N, points, 3] or [N, 3, points], got {values.dtype} of shape "
+            f"{values.shape}. Put point clouds of different sizes into a folder, one .npy each."
         )
-    return clouds if clouds.shape[2] == 3 else clouds.transpose(0, 2, 1)
+    return values if values.shape[2] == 3 else values.transpose(0, 2, 1)
 
 
-def _read_h5(paths: list[Path]) -> CloudTable:
-    """ModelNet40 as PointNet's authors sampled it: `data` `[N, 2048, 3]`, `label` `[N, 1]`, names in a text file."""
+def _read_h5(paths: list[Path]) -> PointTable:
+    """Read ModelNet40 as sampled by PointNet's authors: `data` `[N, 2048, 3]`, `label` `[N, 1]`."""
     try:
-        import h5py  # an extra: only these files need it
+        import h5py  # optional: only these files need it
     except ImportError:
         raise ValueError(
-            "got .h5 files, and h5py is not installed; allowed without it are .npz files: "
-            "pip install 'mezzotint[points]'"
+            f"`{paths[0]}` is read with h5py, which is not installed. Run `pip install "
+            "'mezzotint[points]'`, or use .npz files."
         ) from None
-    clouds, labels, test = [], [], []
+    points, labels, test = [], [], []
     for path in paths:
         try:
             with h5py.File(path, "r") as file:
-                clouds.append(_points_last(file["data"][:], f"{path}: data"))
+                points.append(_points_last(file["data"][:], f"{path}: data"))
                 labels.append(np.asarray(file["label"][:]).reshape(-1).astype(np.int64))
         except (OSError, KeyError) as error:
             detail = " ".join(str(error).split())[:160]
             raise ValueError(
-                f"{path} cannot be read ({detail}); allowed are HDF5 files with 'data' and 'label': fetch it again"
+                f"`{path}` cannot be read ({detail}). It must be HDF5 with 'data' and 'label'. "
+                "Fetch it again."
             ) from None
-        test += [bool(re.search("test", path.stem))] * len(clouds[-1])
+        test += [bool(re.search("test", path.stem))] * len(points[-1])
     values, names = np.concatenate(labels), paths[0].parent / "shape_names.txt"
-    places, classes = _labels(values, len(values), "label")
+    indices, classes = _labels(values, len(values), "label")
     if names.is_file():
         words = names.read_text(encoding="utf-8").split()
         classes = [words[int(name)] if int(name) < len(words) else name for name in classes]
-    return CloudTable(
-        np.concatenate(clouds), places, classes, np.array(test) if any(test) else None
+    return PointTable(
+        np.concatenate(points), indices, classes, np.array(test) if any(test) else None
     )

@@ -1,7 +1,7 @@
-"""Recordings and videos made smaller before training: 16 kHz mono, and a short side of so many pixels.
+"""Convert audio to 16 kHz mono, and videos to a short side in pixels, before training.
 
-A file is written beside its place and renamed at the end, so that a run that was killed leaves
-whole files or none, and one that is started again goes on with those that are missing.
+A file is written under a temporary name and renamed at the end, so that a killed run leaves no
+partial files, and a second run makes only the missing ones.
 """
 
 import multiprocessing
@@ -22,12 +22,12 @@ from mezzotint.files import replacing
 
 @dataclass(frozen=True)
 class ClipConversion:
-    """One file to be made.
+    """One file to convert.
 
     Attributes:
-        source: what there is.
-        target: what is wanted; its extension says the format.
-        measure: sample rate in Hz of a recording, short side in pixels of a video.
+        source: path of the original.
+        target: path of the result; its suffix is the format.
+        measure: sample rate of audio in Hz, or short side of a video in pixels.
     """
 
     source: str
@@ -41,15 +41,15 @@ Convert = Callable[[ClipConversion], None]
 def convert_all(
     convert: Convert, jobs: Sequence[ClipConversion], workers: int
 ) -> Iterator[tuple[ClipConversion, str]]:
-    """Make those files that are not there yet.
+    """Make the files that do not exist yet.
 
     Args:
-        convert: makes one.
-        jobs: all of them.
-        workers: processes; 0 or 1 for this one.
+        convert: makes one file.
+        jobs: conversions to do.
+        workers: number of processes; 0 or 1 uses this process.
 
     Yields:
-        Each job, in order, with the reason why its file could not be made, empty when it is there.
+        Each job, in order, with the reason of a failure; empty if the file exists.
     """
     if workers < 2:
         for job in jobs:
@@ -57,7 +57,7 @@ def convert_all(
         return
     context = multiprocessing.get_context(
         "spawn"
-    )  # a fork of a process with threads, such as torch's, may hang
+    )  # forking a process with threads, such as torch's, may hang
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         yield from zip(
             jobs, pool.map(attempt, [convert] * len(jobs), jobs, chunksize=8), strict=True
@@ -65,7 +65,7 @@ def convert_all(
 
 
 def attempt(convert: Convert, job: ClipConversion) -> str:
-    """Make a file unless it is there; the reason when its source is bad, else nothing."""
+    """Make a file unless it exists; return the reason of a failure, or an empty string."""
     if os.path.isfile(job.target):
         return ""
     try:
@@ -76,7 +76,7 @@ def attempt(convert: Convert, job: ClipConversion) -> str:
 
 
 def audio(job: ClipConversion) -> None:
-    """A recording of any rate and number of channels → mono of 16 bits at `measure` Hz, wav or flac.
+    """Convert audio of any rate and channels to 16-bit mono at `measure` Hz, wav or flac.
 
     Raises:
         UndecodableAudio: with the reason.
@@ -87,16 +87,16 @@ def audio(job: ClipConversion) -> None:
         header = soundfile.info(job.source)
         samples = max(1, ceil(header.frames * job.measure / header.samplerate))
     except soundfile.LibsndfileError:
-        samples = 1  # the reader below finds out why
+        samples = 1  # `read_waveform` raises the reason
     wave = read_waveform(job.source, job.measure, samples)
     with replacing(Path(job.target)) as temporary:
         soundfile.write(temporary, wave.clamp(-1.0, 1.0).numpy(), job.measure, subtype="PCM_16")
 
 
 def video(job: ClipConversion) -> None:
-    """A video of any size → H.264 whose short side has `measure` pixels, without sound; smaller ones are copied.
+    """Convert a video to H.264 with a short side of `measure` pixels; copy smaller ones.
 
-    Frames keep their time stamps.
+    Audio is dropped, and frames keep their time stamps.
 
     Raises:
         UndecodableVideo: with the reason.
@@ -105,15 +105,18 @@ def video(job: ClipConversion) -> None:
     try:
         import av
     except ImportError:
-        raise ImportError("preparing video needs PyAV; pip install 'mezzotint[video]'") from None
+        raise ImportError(
+            "Preparing video needs PyAV, which is not installed. Run `pip install "
+            "'mezzotint[video]'`."
+        ) from None
     try:
         with av.open(job.source) as found, replacing(Path(job.target)) as temporary:
             if not found.streams.video:
-                raise UndecodableVideo("no video: it has no picture track")
+                raise UndecodableVideo("no video: the file has no video stream")
             stream = found.streams.video[0]
             if min(stream.width, stream.height) <= job.measure:
                 for _ in found.decode(stream):
-                    pass  # a copy is no better than its source: bad frames are to be found now
+                    pass  # decode everything: the copy must not hide damage of the source
                 shutil.copyfile(job.source, temporary)
                 return
             with av.open(str(temporary), "w") as made:
@@ -137,5 +140,5 @@ def _transcode(found: Any, stream: Any, made: Any, side: int) -> None:
         made.mux(out.encode(small))
         frames += 1
     if not frames:
-        raise UndecodableVideo("truncated: it has a header, but no frame")
+        raise UndecodableVideo("truncated: the file has a header, but no frames")
     made.mux(out.encode())

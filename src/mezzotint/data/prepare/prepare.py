@@ -1,14 +1,13 @@
-"""Data sets as they are downloaded, made ready: lists that the sources read, and copies of the size that is used.
+"""Prepare downloaded data sets: write lists that the sources read, and copies of the size in use.
 
-| data set | what is looked for in the folder | what is written |
+| data set | expected in the folder | written |
 |---|---|---|
-| ESC-50 | `esc50.csv` and its recordings | `esc50.csv` with folds, `audio/` |
-| AudioSet | `*segments.csv`, `class_labels_indices.csv`, clips named by their video | a JSON a list, `audio/` |
-| Kinetics | CSVs of label, youtube_id, start, end, split; `{id}_{start}_{end}.mp4` | a CSV a list, `videos/` |
+| ESC-50 | `esc50.csv` and its clips | `esc50.csv` with folds, `audio/` |
+| AudioSet | `*segments.csv`, `class_labels_indices.csv`, clips | JSON lists, `audio/` |
+| Kinetics | CSVs of label, youtube_id, …; `{id}_{start}_{end}.mp4` | CSV lists, `videos/` |
 
-Lists hold the files that are there in the end. What a list names and the folder lacks, and what
-cannot be decoded, is counted, and named in `prepared.json`. Started again, only what is missing is
-made.
+Lists name the files that exist in the end. Missing and unreadable files are counted, and named in
+`prepared.json`. A second start makes only what is missing.
 """
 
 import csv
@@ -35,29 +34,29 @@ _LABELS = "class_labels_indices.csv"
 
 @dataclass
 class Prepared:
-    """What became of a data set.
+    """The result of preparing a data set.
 
     Attributes:
-        lists: written, and how many files each names.
-        made: files that were made now.
-        kept: files that had been made before.
-        missing: what a list names and the folder lacks.
-        bad: what cannot be decoded, and why.
+        lists: lists written, with the number of files in each.
+        made: files made now.
+        kept: files made before.
+        missing: files that a list names and the folder lacks.
+        unreadable: files that cannot be decoded, with the reason.
     """
 
     lists: dict[str, int] = field(default_factory=dict)
     made: int = 0
     kept: int = 0
     missing: list[str] = field(default_factory=list)
-    bad: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """A summary for people."""
+        """Return a summary for the terminal."""
         lines = [f"{name}: {count:,} files" for name, count in self.lists.items()]
-        lines.append(f"{self.made:,} made, {self.kept:,} were there already")
+        lines.append(f"{self.made:,} made, {self.kept:,} existed already")
         for name, found in (
             ("missing", self.missing),
-            ("unreadable", [f"{k} ({v})" for k, v in self.bad.items()]),
+            ("unreadable", [f"{k} ({v})" for k, v in self.unreadable.items()]),
         ):
             if found:
                 more = " …" if len(found) > 5 else ""
@@ -77,24 +76,26 @@ def prepare(
     """Write lists and copies of a local download.
 
     Args:
-        dataset: which.
-        folder: of the download; it is only read.
-        out: another folder, to write to.
-        workers: processes.
-        format: of recordings, `flac` or `wav`.
-        side: of videos, the shorter one, in pixels.
+        dataset: name of the data set.
+        folder: folder of the download; it is only read.
+        out: another folder to write to.
+        workers: number of processes.
+        format: format of audio, `flac` or `wav`.
+        side: shorter side of videos, in pixels.
 
     Raises:
-        ValueError: when nothing of the data set is found, or an option cannot be used.
+        ValueError: when the data set is not found, or an option is out of range.
     """
     folder, out = Path(folder), Path(out)
     if format not in ("flac", "wav") or side < 16 or side % 2:
         raise ValueError(
-            f"got format={format}, side={side}; allowed are flac or wav, and an even side from 16 on"
+            f"`format` must be flac or wav, and `side` even and 16 or more, got format={format} "
+            f"and side={side}. flac and 288 are the defaults."
         )
     if not folder.is_dir() or out.resolve() == folder.resolve():
         raise ValueError(
-            f"got {folder} and --out {out}; allowed are the folder of a download, and another to write to"
+            f"`folder` must be the folder of a download, and --out another folder, got {folder} "
+            f"and {out}. Check both paths."
         )
     lists = _LISTS[dataset](folder)
     videos = dataset == "kinetics"
@@ -125,7 +126,7 @@ def _jobs(
     measure: int,
     result: Prepared,
 ) -> dict[str, ClipConversion]:
-    """What is to be made, by the name that the lists use."""
+    """Return the conversions to do, by the name in the lists."""
     jobs: dict[str, ClipConversion] = {}
     for entry in (entry for entries in lists.values() for entry in entries):
         source = sources.get(entry.path)
@@ -144,7 +145,7 @@ def _convert(how: Convert, jobs: dict[str, ClipConversion], workers: int, result
         list(jobs), convert_all(how, list(jobs.values()), workers), strict=True
     ):
         if reason:
-            result.bad[name] = reason
+            result.unreadable[name] = reason
             del jobs[name]
     result.made = len(jobs) - result.kept
 
@@ -152,20 +153,22 @@ def _convert(how: Convert, jobs: dict[str, ClipConversion], workers: int, result
 def _write(
     path: Path, entries: Sequence[ListedFile], paths: dict[str, str], result: Prepared
 ) -> None:
-    """A list in the form of its extension, of the files that are there."""
-    there = [(paths[entry.path], entry) for entry in entries if entry.path in paths]
+    """Write a list of the files that exist, in the format of its suffix."""
+    present = [(paths[entry.path], entry) for entry in entries if entry.path in paths]
     if path.suffix == ".json":
-        write_json(path, [{"wav": file, "labels": ",".join(entry.labels)} for file, entry in there])
+        write_json(
+            path, [{"wav": file, "labels": ",".join(entry.labels)} for file, entry in present]
+        )
     else:
         text = io.StringIO()
         folds = any(entry.fold is not None for entry in entries)
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["path", "label", *["fold"] * folds])
         rows.writerows(
-            [file, ",".join(entry.labels), *[entry.fold] * folds] for file, entry in there
+            [file, ",".join(entry.labels), *[entry.fold] * folds] for file, entry in present
         )
         write_text(path, text.getvalue())
-    result.lists[path.name] = len(there)
+    result.lists[path.name] = len(present)
 
 
 def _esc50(folder: Path) -> dict[str, list[ListedFile]]:
@@ -174,7 +177,8 @@ def _esc50(folder: Path) -> dict[str, list[ListedFile]]:
     )
     if found is None:
         raise ValueError(
-            f"got {folder}, which has no meta/esc50.csv; allowed is ESC-50 as its repository has it"
+            f"`{folder}` has no meta/esc50.csv. It must be ESC-50 as in its repository. Check the "
+            "path."
         )
     return {
         "esc50.csv": [
@@ -184,12 +188,13 @@ def _esc50(folder: Path) -> dict[str, list[ListedFile]]:
 
 
 def _audioset(folder: Path) -> dict[str, list[ListedFile]]:
-    """Lists of YouTube id, start, end and labels in quotes; lines that start with # are comments."""
+    """Read lists of YouTube id, start, end and quoted labels; `#` starts a comment line."""
     found = sorted(folder.glob("*segments.csv"))
     if not found or not (folder / _LABELS).is_file():
         raise ValueError(
-            f"got {folder}, which lacks {'*_segments.csv' if not found else _LABELS}; allowed is a folder with "
-            f"balanced_train_segments.csv, unbalanced_…, eval_segments.csv, any of them, and {_LABELS}: put them there"
+            f"`{folder}` has no {'*_segments.csv' if not found else _LABELS}. It needs any of "
+            f"balanced_train_segments.csv, unbalanced_… and eval_segments.csv, and {_LABELS}. Put "
+            "them there."
         )
     known = set(read_label_table(str(folder / _LABELS))[0])
     lists: dict[str, list[ListedFile]] = {}
@@ -201,11 +206,12 @@ def _audioset(folder: Path) -> dict[str, list[ListedFile]]:
         ]
         entries = []
         for number, row in enumerate(csv.reader(lines, skipinitialspace=True), 1):
+            text = ",".join(row)[:80]
             labels = tuple(label.strip() for label in row[3].split(",")) if len(row) == 4 else ()
             if not labels or not set(labels) <= known:
                 raise ValueError(
-                    f"{path.name}, entry {number}: got {','.join(row)[:80]!r}; allowed is id, start, end and "
-                    f'"labels" of {_LABELS}: correct the line'
+                    f'`{path.name}`, entry {number}, must be id, start, end and "labels" of '
+                    f"{_LABELS}, got {text!r}. Correct the line."
                 )
             entries.append(ListedFile(row[0], labels))
         lists[f"{path.name.removesuffix('_segments.csv')}.json"] = entries
@@ -216,8 +222,8 @@ def _kinetics(folder: Path) -> dict[str, list[ListedFile]]:
     found = sorted(folder.glob("*.csv"))
     if not found:
         raise ValueError(
-            f"got {folder}, which has no CSV; allowed is a folder with train.csv, val.csv or test.csv of label, "
-            "youtube_id, time_start, time_end, split: put them there"
+            f"`{folder}` has no CSV. It needs train.csv, val.csv or test.csv of label, youtube_id, "
+            "time_start, time_end, split. Put them there."
         )
     return {
         p.name: [ListedFile(Path(e.path).stem, e.labels) for e in read_video_list(str(p))]
@@ -230,16 +236,16 @@ _YOUTUBE = re.compile(r"Y?([\w-]{11})(?:_[\d.]+)*$")
 
 
 def _files(folder: Path, extensions: frozenset[str], dataset: str, out: Path) -> dict[str, str]:
-    """Files below a folder by the name that lists use: without extension; of AudioSet the id of the video."""
+    """Find files by their name in lists: without suffix, for AudioSet the id of the video."""
     found: dict[str, str] = {}
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(
-            name for name in folders if (Path(place) / name).resolve() != out.resolve()
+            name for name in folders if (Path(parent) / name).resolve() != out.resolve()
         )
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in extensions:
                 if dataset == "audioset" and (match := _YOUTUBE.match(stem)):
                     stem = match[1]
-                found.setdefault(stem, os.path.join(place, name))
+                found.setdefault(stem, os.path.join(parent, name))
     return found

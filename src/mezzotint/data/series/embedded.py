@@ -1,12 +1,11 @@
-"""Embedded sensor series: shoulder exercises seen by a smartwatch.
+"""Sensor series embedded in the package: shoulder exercises measured by a smartwatch.
 
 Burns et al. 2018, "Shoulder physiotherapy exercise recognition" (arXiv 1802.01489): ten subjects,
-seven exercises with either arm, 140 recordings of an accelerometer and a gyroscope at 50 Hz, as the
-package seglearn brings them. Recordings are cut into windows that overlap by half.
+seven exercises with either arm, 140 series of an accelerometer and a gyroscope at 50 Hz, from the
+package seglearn. They are cut into windows that overlap by half.
 
 A person's movements are alike from day to day, so windows of one person on both sides of a split
-make every method look good. Here whole subjects are held out, and pretraining does not see them
-either.
+inflate every result. Here whole subjects are held out, and pretraining does not see them.
 """
 
 import functools
@@ -29,29 +28,32 @@ _SHORTEST = 947
 
 
 class Smartwatch(InMemory):
-    """Windows of six sensors, `[6, window]`: acceleration x, y, z and rotation x, y, z at 50 Hz.
+    """Use embedded windows `[6, window]`: acceleration x, y, z and rotation x, y, z at 50 Hz.
 
-    With the defaults 3,605 windows, of which those of seven subjects are pretrained on.
+    With the defaults there are 3,605 windows; pretraining sees the windows of seven subjects.
 
     Args:
         window: steps in a window; 128 are 2.56 seconds.
         stride: steps from one window to the next.
-        test_subjects: of 1 to 10: scored, and seen by nothing else.
-        context: steps of a sample of pretraining; by default those of a window. From a longer one
-            two views can cut windows at different times (`series_crop` with `steps`), and what a
-            whole recording has in common is learned.
-        subjects: whose recordings are used at all; by default everybody's. Settings are chosen with
-            the test subjects left out: `subjects=[1, 2, 3, 4, 5, 6, 7] test_subjects=[6, 7]`.
+        test_subjects: subjects to score, of 1 to 10; training never sees them.
+        context: steps of a pretraining sample; by default one window. From a longer one, two
+            views can cut windows at different times (`series_crop` with `steps`), to learn what a
+            whole series has in common.
+        subjects: subjects to use at all; by default everyone. To choose settings, leave the test
+            subjects out: `subjects=[1, 2, 3, 4, 5, 6, 7] test_subjects=[6, 7]`.
 
     Attributes:
-        credit: whose work the recordings are.
+        credit: attribution of the data.
         classes: names of the exercises.
-        subject: int64 `[N]`, whose each window of the evaluation is.
+        subject: int64 `[N]`, the subject of each window of the evaluation.
     """
 
     modality = "series"
     embedded = ("smartwatch",)
-    credit = "Smartwatch exercises: David M. Burns and others (BSD 3-clause), from the package seglearn; arXiv 1802.01489."
+    credit = (
+        "Smartwatch exercises: David M. Burns and others (BSD 3-clause), from the package "
+        "seglearn; arXiv 1802.01489."
+    )
     classes: Sequence[str] = (
         "pendulum",
         "abduction",
@@ -74,14 +76,15 @@ class Smartwatch(InMemory):
         longest = window if context is None else context
         if window < 2 or stride < 1 or not window <= longest <= _SHORTEST:
             raise ValueError(
-                f"got window={window}, stride={stride}, context={context}; allowed are windows of 2 steps or more, "
-                f"contexts from a window to {_SHORTEST} steps, the shortest recording, and strides from 1: 128 and 64 "
-                "are usual"
+                f"`window` must be 2 or more, `context` from a window to {_SHORTEST} steps, the "
+                f"shortest series, and `stride` 1 or more, got window={window}, stride={stride}, "
+                f"context={context}. Try window=128 and stride=64."
             )
         if not set(chosen) <= set(_SUBJECTS) or not set(test_subjects) < set(chosen):
             raise ValueError(
-                f"got subjects={list(chosen)} and test_subjects={list(test_subjects)}; allowed are numbers of 1 to 10, "
-                "and test subjects among them, but not all of them"
+                "`subjects` must be numbers of 1 to 10, and `test_subjects` some of them but not "
+                f"all, got subjects={list(chosen)} and test_subjects={list(test_subjects)}. "
+                "Correct `data.test_subjects`."
             )
         seen, scored = [s for s in chosen if s not in test_subjects], sorted(test_subjects)
         self.images, self.labels, _, self.ids = _cut(longest, stride, seen)
@@ -93,7 +96,7 @@ class Smartwatch(InMemory):
         self.input = Input((6, window), *float_moments(windows[0]), "series")
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All windows, and the exercise of the held-out subjects'."""
+        """Return all windows, and the exercise task over held-out subjects."""
         everything = self.with_samples(self._all, self._labels)
         everything.ids = self._ids
         train, test = np.arange(self._learned_from), np.arange(self._learned_from, len(self._all))
@@ -103,10 +106,10 @@ class Smartwatch(InMemory):
 
 
 def _cut(size: int, stride: int, subjects: Sequence[int]) -> tuple[Tensor, Index, Index, list[str]]:
-    """Windows `[N, 6, size]` of some subjects, their exercises, their subjects and their names."""
-    steps, recordings = _smartwatch()
+    """Cut windows `[N, 6, size]` of some subjects; return exercises, subjects and ids with them."""
+    steps, series_list = _smartwatch()
     parts, labels, people, ids = [], [], [], []
-    for place, (start, length, exercise, subject) in enumerate(recordings):
+    for series, (start, length, exercise, subject) in enumerate(series_list):
         if subject in subjects:
             cut = np.lib.stride_tricks.sliding_window_view(
                 steps[start : start + length], size, axis=0
@@ -114,14 +117,14 @@ def _cut(size: int, stride: int, subjects: Sequence[int]) -> tuple[Tensor, Index
             parts.append(cut)
             labels += [exercise] * len(cut)
             people += [subject] * len(cut)
-            ids += [f"smartwatch/{place:03d}/{number:02d}" for number in range(len(cut))]
+            ids += [f"smartwatch/{series:03d}/{number:02d}" for number in range(len(cut))]
     windows = torch.from_numpy(np.concatenate(parts))
     return windows, np.array(labels, np.int64), np.array(people, np.int64), ids
 
 
 @functools.cache
 def _smartwatch() -> tuple[npt.NDArray[np.float32], list[tuple[Any, ...]]]:
-    """All steps end to end, `[T, 6]`, and of each recording its start, length, exercise and subject."""
+    """Read all steps `[T, 6]`, and start, length, exercise and subject of each series."""
     with np.load(io.BytesIO(embedded_file("smartwatch.npz")), allow_pickle=False) as file:
         whole = np.cumsum(file["changes"], axis=0, dtype=np.int16)
         steps = (whole * file["scale"]).astype(np.float32)

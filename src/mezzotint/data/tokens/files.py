@@ -1,7 +1,6 @@
-"""Files that hold text or tokens: folders, text files, CSV tables, integer arrays.
+"""Read text or tokens from folders, text files, CSV tables and integer arrays.
 
-Whatever they are, the outcome is a list of texts, or of token numbers, each with a label where
-there is one.
+Every reader returns a list of texts, or of token numbers, with a label if there is one.
 """
 
 import csv
@@ -21,7 +20,7 @@ TEXTS = frozenset((".txt", ".text", ".md"))
 TABLES = frozenset((".csv", ".tsv"))
 ARRAYS = frozenset((".npz", ".npy"))
 FILES = TEXTS | TABLES | ARRAYS | {""}
-"""Suffixes of all files of texts or tokens; a file without one is text."""
+"""Suffixes of all supported files; a file without one is text."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ class Text:
     """One text, or one row of token numbers.
 
     Attributes:
-        content: the text; or integers `[T]`, negative where there is no token.
-        label: its class, by name.
-        test: whether its file says that it is for scoring.
-        id: what it is called.
+        content: the text; or integers `[T]`, negative for padding.
+        label: name of its class.
+        test: whether its folder marks it as a test sample.
+        id: id of the sample.
     """
 
     content: str | npt.NDArray[np.int64]
@@ -42,11 +41,11 @@ class Text:
 
 
 def read_texts(path: Path, unit: Unit, text: str, label: str, x: str) -> list[Text]:
-    """All texts of a file or a folder, without those that are empty.
+    """Read all non-empty texts of a file or a folder.
 
     Args:
-        path: of a folder, or of a `.txt`, `.csv`, `.tsv`, `.npz` or `.npy` file.
-        unit: whether a line of a text file is a text, or the whole file.
+        path: path of a folder, or of a `.txt`, `.csv`, `.tsv`, `.npz` or `.npy` file.
+        unit: `line` makes each line of a text file a text, `file` the whole file.
         text: column of the texts in a table.
         label: column of the labels in a table, or their array in an `.npz`.
         x: array of the tokens in an `.npz`.
@@ -63,10 +62,10 @@ def read_texts(path: Path, unit: Unit, text: str, label: str, x: str) -> list[Te
     elif path.is_file() and (path.suffix in TEXTS or not path.suffix):
         found = _file(path, unit, path.name, None, False)
     else:
-        what = f"the suffix {path.suffix!r}" if path.exists() else "a path that does not exist"
+        wrong = f"has the suffix {path.suffix!r}" if path.exists() else "does not exist"
         raise ValueError(
-            f"{path}: got {what}; allowed are a folder of text files, and .txt, .csv, .tsv, .npz and .npy: check the "
-            "path"
+            f"`{path}` {wrong}. Supported: a folder of text files, .txt, .csv, .tsv, .npz and "
+            ".npy. Check `data.path`."
         )
     kept = [
         item
@@ -74,9 +73,7 @@ def read_texts(path: Path, unit: Unit, text: str, label: str, x: str) -> list[Te
         if (item.content.strip() if isinstance(item.content, str) else item.content.size)
     ]
     if not kept:
-        raise ValueError(
-            f"{path} is empty: it holds no text and no token; allowed is one at least: check the file"
-        )
+        raise ValueError(f"`{path}` is empty: it has no text and no tokens. Check the file.")
     return kept
 
 
@@ -85,7 +82,7 @@ def _file(path: Path, unit: Unit, name: str, label: str | None, test: bool) -> l
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} cannot be read as UTF-8 text ({error}); allowed is UTF-8: convert it, or leave it out"
+            f"`{path}` cannot be read as UTF-8 text ({error}). Convert it, or remove it."
         ) from None
     if unit == "file":
         return [Text(content, label, test, name)]
@@ -95,13 +92,13 @@ def _file(path: Path, unit: Unit, name: str, label: str | None, test: bool) -> l
 
 
 def _folder(root: Path, unit: Unit) -> list[Text]:
-    """Text files below a folder; folders are classes and splits as those of images are."""
+    """Read text files below a folder; folders are classes and splits as for images."""
     listing = scan(str(root), TEXTS, "text files")
     splits = listing.splits()
     scored = next((name for name in SPLITS[1:] if name in splits), None)
     if not listing.images:
         raise ValueError(
-            f"{root} holds no text file; allowed are {', '.join(sorted(TEXTS))}: check the path"
+            f"`{root}` has no text files. Supported: {', '.join(sorted(TEXTS))}. Check `data.path`."
         )
     found: list[Text] = []
     for name in listing.images:
@@ -122,52 +119,52 @@ def _table(path: Path, text: str, label: str) -> list[Text]:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} cannot be read as UTF-8 text ({error}); check the path and the encoding"
+            f"`{path}` cannot be read as UTF-8 text ({error}). Check the path and the encoding."
         ) from None
     reader = csv.reader(
         content.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ","
     )
     header = [name.strip() for name in next(reader, [])]
     if not header:
-        raise ValueError(
-            f"{path} is empty: it holds no text and no token; allowed is one at least: check the file"
-        )
+        raise ValueError(f"`{path}` is empty: it has no text and no tokens. Check the file.")
     if text not in header:
         raise ValueError(
-            f"{path} has the columns {', '.join(header)}; allowed are those of its first line, and {text!r} is not "
-            "among them: name the column of the texts with text="
+            f"`{path}` has no column {text!r}, only {', '.join(header)}. Name the column of the "
+            "texts with `data.text`."
         )
-    place, named = header.index(text), header.index(label) if label in header else None
+    column, named = header.index(text), header.index(label) if label in header else None
     found: list[Text] = []
     for row in reader:
         if row and len(row) != len(header):
             raise ValueError(
-                f"{path}, line {reader.line_num}: got {len(row)} cells; allowed are {len(header)}, as in the first "
-                "line: put a text with a separator into quotes"
+                f"`{path}`, line {reader.line_num}, must have {len(header)} cells, as the first "
+                f"line, got {len(row)}. Put a text with a separator into quotes."
             )
         if row:
             own = None if named is None else row[named].strip() or None
-            found.append(Text(row[place], own, False, f"{path.stem}/{len(found):06d}"))
+            found.append(Text(row[column], own, False, f"{path.stem}/{len(found):06d}"))
     return found
 
 
 def _arrays(path: Path, x: str, y: str) -> list[Text]:
-    """Integers `[N, L]`, or one long row `[T]`; in an `.npz` maybe with labels."""
-    arrays = numpy_arrays(path, "is a file of integers", single=x)
+    """Read integers `[N, L]`, or one long row `[T]`, and the labels of an `.npz`."""
+    arrays = numpy_arrays(path, "a file of integers", single=x)
     if x not in arrays:
         raise ValueError(
-            f"{path} has no array {x!r}; it has {', '.join(arrays) or 'none'}: name the tokens with x="
+            f"`{path}` has no array {x!r}, only {', '.join(arrays) or 'none'}. Name the tokens "
+            "with `data.x`."
         )
     values = np.atleast_2d(arrays[x])
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise ValueError(
-            f"{path}: {x} is of type {values.dtype} and shape {arrays[x].shape}; allowed are integers [N, L] or [T]: "
-            "pad ragged rows with -1"
+            f"`{path}`: {x} must be integers [N, L] or [T], got {values.dtype} of shape "
+            f"{arrays[x].shape}. Pad ragged rows with -1."
         )
     labels = arrays.get(y)
     if labels is not None and labels.shape != (len(values),):
         raise ValueError(
-            f"{path}: {y} has the shape {labels.shape}; allowed are {len(values)} entries, one for each row"
+            f"`{path}`: {y} must have {len(values)} entries, one for each row, got shape "
+            f"{labels.shape}. Correct the array."
         )
     return [
         Text(
@@ -181,6 +178,6 @@ def _arrays(path: Path, x: str, y: str) -> list[Text]:
 
 
 def _name(label: Any) -> str | None:
-    """A label as a name; negative numbers and empty strings are none."""
+    """Return a label as a name; `None` for negative numbers and empty strings."""
     text = str(label)
     return None if text == "" or (label.dtype.kind == "i" and label < 0) else text

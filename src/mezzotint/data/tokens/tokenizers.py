@@ -1,15 +1,14 @@
-"""From text to tokens, whole numbers: bytes as they are, or a vocabulary from a file.
+"""Tokenizers from text to integers: bytes, or a vocabulary from a file.
 
-Whatever the tokenizer calls its own padding and mask, here two ids come before all others: 0 is
-padding, and 1 stands for a masked token, so that views and encoders need not be told. Token `t` of
-a tokenizer has the id `t + 2`.
+Whatever padding and mask tokens a tokenizer has, two ids come first here: 0 is padding, and 1 a
+masked token, so that views and encoders know both. Token `t` of a tokenizer has the id `t + 2`.
 
-- `bytes`: the UTF-8 bytes of the text, 256 tokens. Nothing is unknown to it, in any language.
+- `bytes`: the UTF-8 bytes of the text, 256 tokens, for any language.
 - A text file with one token a line: words are split at white space and around punctuation, and each
-  is taken apart into the longest tokens that the file has, from left to right; where the file has
-  any `##` tokens, those continue a word (WordPiece, Wu et al. 2016, arXiv 1609.08144, as BERT uses
-  it). In a file without capital letters text is lowered.
-- A `.json` file of Hugging Face's `tokenizers`, where that package is installed.
+  is split into the longest tokens of the file, from left to right; if the file has `##` tokens,
+  those continue a word (WordPiece, Wu et al. 2016, arXiv 1609.08144, as in BERT). Without capital
+  letters in the file, text is lower-cased.
+- A `.json` file of Hugging Face's `tokenizers`, if that package is installed.
 """
 
 import re
@@ -24,12 +23,12 @@ _LONGEST_WORD = 100
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """What turns text into ids.
+    """A tokenizer: text to token numbers and back.
 
     Attributes:
-        encode: text to the tokenizer's own token numbers, without padding.
-        size: how many tokens it has.
-        decode: own token numbers back to text, as well as that goes.
+        encode: text to token numbers, without padding.
+        size: size of the vocabulary.
+        decode: token numbers back to text, as far as possible.
     """
 
     encode: Callable[[str], Sequence[int]]
@@ -38,7 +37,7 @@ class TextTokenizer:
 
 
 def tokenizer_of(name: str) -> TextTokenizer:
-    """The tokenizer that a recipe names.
+    """Return the tokenizer that a recipe names.
 
     Args:
         name: `bytes`, or the path of a vocabulary: text with one token a line, or a `.json` file.
@@ -53,8 +52,8 @@ def tokenizer_of(name: str) -> TextTokenizer:
     path = Path(name)
     if not path.is_file():
         raise ValueError(
-            f"got tokenizer={name!r}, which is no file; allowed are bytes, a vocabulary with one token a line, and a "
-            "tokenizer.json: check the path"
+            "`tokenizer` must be bytes, or the path of a tokenizer.json or of a vocabulary with "
+            f"one token a line, got {name!r}, which is not a file. Check the path."
         )
     return _hugging_face(path) if path.suffix == ".json" else _vocabulary(path)
 
@@ -64,15 +63,16 @@ def _hugging_face(path: Path) -> TextTokenizer:
         import tokenizers
     except ImportError:
         raise ValueError(
-            f"{path} needs the package tokenizers, which is not installed; allowed without it are bytes and a "
-            "vocabulary with one token a line: pip install tokenizers"
+            f"`{path}` is read with the package tokenizers, which is not installed. Run `pip "
+            "install tokenizers`, or use bytes or a vocabulary with one token a line."
         ) from None
     try:
         loaded: Any = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises bare exceptions
         detail = " ".join(str(error).split())[:160]
         raise ValueError(
-            f"{path} is no tokenizer ({detail}); allowed is a tokenizer.json of Hugging Face's tokenizers: fetch it"
+            f"`{path}` is not a tokenizer ({detail}). It must be a tokenizer.json of Hugging "
+            "Face's tokenizers. Fetch it again."
         ) from None
     loaded.no_padding()
     loaded.no_truncation()
@@ -88,28 +88,29 @@ def _vocabulary(path: Path) -> TextTokenizer:
         tokens = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} cannot be read as UTF-8 text ({error}); check the path and the encoding"
+            f"`{path}` cannot be read as UTF-8 text ({error}). Check the path and the encoding."
         ) from None
-    place = {token: number for number, token in reversed(list(enumerate(tokens)))}
+    position = {token: number for number, token in reversed(list(enumerate(tokens)))}
     if not any(tokens):
         raise ValueError(
-            f"{path} holds no token; allowed is a vocabulary with one token a line: check the file"
+            f"`{path}` has no tokens. It must be a vocabulary with one token a line. Check the "
+            "file."
         )
-    if len(place) != len(tokens):
+    if len(position) != len(tokens):
         raise ValueError(
-            f"{path} holds {len(tokens)} lines and {len(place)} different tokens; allowed is each once: remove the "
-            "others"
+            f"`{path}` must list each token once, got {len(tokens)} lines and {len(position)} "
+            "different tokens. Remove the duplicates."
         )
     lower = not any(
         token != token.lower() for token in tokens if not re.fullmatch(r"\[.*\]|<.*>", token)
     )
     start = "##" if any(token.startswith("##") for token in tokens) else ""
-    unknown = next((place[name] for name in ("[UNK]", "<unk>") if name in place), None)
+    unknown = next((position[name] for name in ("[UNK]", "<unk>") if name in position), None)
 
     def encode(text: str) -> list[int]:
         found: list[int] = []
         for word in _WORDS.findall(text.lower() if lower else text):
-            found += _pieces(word, place, start, unknown, path)
+            found += _pieces(word, position, start, unknown, path)
         return found
 
     return TextTokenizer(
@@ -120,22 +121,24 @@ def _vocabulary(path: Path) -> TextTokenizer:
 
 
 def _pieces(
-    word: str, place: dict[str, int], start: str, unknown: int | None, path: Path
+    word: str, position: dict[str, int], start: str, unknown: int | None, path: Path
 ) -> list[int]:
-    """The longest tokens of a word from left to right; one unknown where it cannot be taken apart."""
+    """Split a word into its longest tokens from left to right, or return the unknown token."""
     found: list[int] = []
     at = 0
     while at < len(word) <= _LONGEST_WORD:
         prefix = start if at else ""
-        end = next((end for end in range(len(word), at, -1) if prefix + word[at:end] in place), at)
+        end = next(
+            (end for end in range(len(word), at, -1) if prefix + word[at:end] in position), at
+        )
         if end == at:
             break
-        found.append(place[prefix + word[at:end]])
+        found.append(position[prefix + word[at:end]])
         at = end
     if at == len(word):
         return found
     if unknown is None:
         raise ValueError(
-            f"{path} has no tokens for {word!r} and no [UNK]; allowed is a vocabulary that has either: add [UNK] to it"
+            f"`{path}` has no tokens for {word!r} and no [UNK]. Add [UNK] to the vocabulary."
         )
     return [unknown]

@@ -1,7 +1,7 @@
-"""Text and other sequences of tokens, as whole numbers of one length.
+"""Read text and other token sequences as integers of one length.
 
-A tokenizer (`tokenizers.py`) turns texts into ids, of which 0 is padding and 1 is kept for masked
-tokens. Longer texts are cut at their end, or into as many samples as they fill (`overflow: "split"`);
+A tokenizer (`tokenizers.py`) turns text into ids; 0 is padding and 1 is reserved for masked tokens.
+Longer texts are truncated, or split into as many samples as they fill (`overflow: "split"`);
 shorter ones are padded.
 """
 
@@ -26,22 +26,20 @@ Overflow = Literal["truncate", "split"]
 
 
 class InMemoryTokens(InMemory, abstract=True):
-    """Tokens in memory: stored in 32 bits, read as int64."""
+    """Tokens in memory, stored in 32 bits and read as int64."""
 
     modality = "tokens"
     tokenizer: str = "bytes"
 
     def read(self, index: int) -> Sample:
-        """One sample, int64 `[L]`."""
         sample = super().read(index)
         return {**sample, "x": sample["x"].long()}
 
     def read_batch(self, indices: Tensor) -> Tensor:
-        """int64 `[B]` → int64 `[B, L]`."""
         return super().read_batch(indices).long()
 
     def text(self, x: Tensor) -> str:
-        """What a sample `[L]` says: padding is left out, masked tokens are `_`."""
+        """Decode a sample `[L]` to text; padding is dropped, masked tokens become `_`."""
         decode = tokenizer_of(self.tokenizer).decode
         parts, run = [], list[int]()
         for token in [*x.tolist(), MASK]:
@@ -54,27 +52,27 @@ class InMemoryTokens(InMemory, abstract=True):
 
 
 class Tokens(InMemoryTokens):
-    """Texts from files, or rows of integers, as tokens `[length]`.
+    """Read texts from files, or rows of integers, as tokens `[length]`.
 
     Args:
-        path: of a folder of text files, in class folders or not; of a `.txt` file; of a `.csv` or
-            `.tsv` table with a column of texts; or of an `.npz` or `.npy` of integers `[N, L]` or
-            `[T]`, negative for no token.
-        length: tokens of a sample.
-        tokenizer: `bytes`; or the path of a vocabulary with one token a line, or of a
-            `tokenizer.json`. Integers of an array are tokens already.
-        unit: whether each line of a text file is a text, or the whole file.
+        path: path of a folder of text files, with or without class folders; of a `.txt` file; of a
+            `.csv` or `.tsv` table with a column of texts; or of an `.npz` or `.npy` of integers
+            `[N, L]` or `[T]`, negative for padding.
+        length: tokens per sample.
+        tokenizer: `bytes`, or the path of a `tokenizer.json` or of a vocabulary with one token a
+            line. Arrays of integers need none.
+        unit: `line` makes each line of a text file a text, `file` the whole file.
         overflow: `truncate` keeps the beginning of a longer text, `split` cuts it into as many
             samples as it fills.
-        text: column of a table that holds the texts.
-        label: column of a table, or array of an `.npz`, that holds the labels.
-        x: array of an `.npz` that holds the tokens.
-        vocabulary: of an array, how many tokens there are; by default one more than the largest.
-        holdout: part of each class to be scored, where no folder says which. These are not
-            pretrained on.
+        text: column of the texts in a table.
+        label: column of the labels in a table, or their array in an `.npz`.
+        x: array of the tokens in an `.npz`.
+        vocabulary: size of the vocabulary of an array; by default one more than its largest token.
+        holdout: fraction of each class to score, if no folder defines the split; pretraining never
+            sees these samples.
 
     Attributes:
-        classes: names of the classes; a label is a place in this list.
+        classes: names of the classes; a label is an index into this list.
 
     Raises:
         ValueError: when nothing can be read, or no text is left.
@@ -98,34 +96,33 @@ class Tokens(InMemoryTokens):
     ) -> None:
         if length < 2 or unit not in ("line", "file") or overflow not in ("truncate", "split"):
             raise ValueError(
-                f"got length={length}, unit={unit!r}, overflow={overflow!r}; allowed are 2 or more, line or file, and truncate or "
-                "split: 128 tokens, line and truncate are the defaults"
+                "`length` must be 2 or more, `unit` line or file, and `overflow` truncate or "
+                f"split, got length={length}, unit={unit!r}, overflow={overflow!r}. 128, line and "
+                "truncate are the defaults."
             )
         texts = read_texts(Path(path), unit, text, label, x)
         self.tokenizer = tokenizer
         encoded, size = _encoded(texts, tokenizer, vocabulary)
         rows, owner = windows(encoded, length, split=overflow == "split")
         if not len(rows):
-            raise ValueError(
-                f"{path} is empty: it holds no token; allowed is one at least: check the file"
-            )
+            raise ValueError(f"`{path}` is empty: it has no tokens. Check the file.")
         self.classes = sorted({t.label for t in texts if t.label is not None})
         labels = np.array(
             [-1 if t.label is None else self.classes.index(t.label) for t in texts], np.int64
         )
-        said = np.array([t.test for t in texts])
-        whole = bool(said.any() and not said.all())
+        marked = np.array([t.test for t in texts])
+        whole = bool(marked.any() and not marked.all())
         test = (
-            said
+            marked
             if whole
             else held_out(labels, holdout, "label")
             if len(self.classes) > 1
-            else np.zeros_like(said)
+            else np.zeros_like(marked)
         )
         self.split = "test" if whole else "holdout"
         order = np.argsort(
             test[owner], kind="stable"
-        )  # those to be scored stand behind what pretraining counts
+        )  # test samples come last, so that pretraining takes a prefix
         owner = owner[order]
         self._all = torch.from_numpy(rows[order])
         self._labels = labels[owner]
@@ -139,7 +136,7 @@ class Tokens(InMemoryTokens):
         return cls(path=path, length=input.shape[0], vocabulary=input.vocabulary - FIRST_TOKEN)
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All samples, and the task where there are at least two classes."""
+        """Return all samples, and the task; with fewer than two classes there is none."""
         everything = self.with_samples(self._all, self._labels)
         test = np.arange(len(self._all)) >= len(self.images)
         return everything, label_tasks(f"label/{self.split}", self._labels, test, self.classes)
@@ -148,19 +145,20 @@ class Tokens(InMemoryTokens):
 def windows(
     encoded: Sequence[npt.NDArray[np.int64]], length: int, *, split: bool = False
 ) -> tuple[npt.NDArray[np.int32], Index]:
-    """Token numbers as samples of one length.
+    """Cut token numbers into samples of one length.
 
     Args:
-        encoded: the tokenizer's numbers of each text.
-        length: of a sample.
-        split: a longer text gives several samples, of which the last may be padded, but holds a
-            half at least.
+        encoded: the tokenizer's numbers for each text.
+        length: tokens per sample.
+        split: whether a longer text gives several samples; the last is padded, and at least half
+            full.
 
     Returns:
-        ids int32 `[N, length]`, and the text of each, int64 `[N]`. Texts without a token give none.
+        ids int32 `[N, length]`, and the index of the text of each, int64 `[N]`. Texts without
+        tokens give no sample.
     """
     rows, owner = [], []
-    for place, tokens in enumerate(encoded):
+    for number, tokens in enumerate(encoded):
         starts = (
             range(0, max(1, len(tokens) - (length + 1) // 2 + 1), length) if split else range(1)
         )
@@ -171,14 +169,14 @@ def windows(
                     np.int32
                 )
             )
-            owner.append(place)
+            owner.append(number)
     return np.stack(rows) if rows else np.zeros((0, length), np.int32), np.array(owner, np.int64)
 
 
 def _encoded(
     texts: Sequence[Text], tokenizer: str, vocabulary: int | None
 ) -> tuple[list[npt.NDArray[np.int64]], int]:
-    """Token numbers of each text, and how many tokens there are."""
+    """Return the token numbers of each text, and the size of the vocabulary."""
     given = [t.content[t.content >= 0] for t in texts if isinstance(t.content, np.ndarray)]
     if not given:
         tokens = tokenizer_of(tokenizer)
@@ -186,6 +184,7 @@ def _encoded(
     largest = max((int(row.max()) for row in given if row.size), default=0)
     if vocabulary is not None and largest >= vocabulary:
         raise ValueError(
-            f"got the token {largest} and vocabulary={vocabulary}; allowed are tokens below it: give {largest + 1}"
+            f"`vocabulary` must be above the largest token {largest}, got {vocabulary}. Set it to "
+            f"{largest + 1}."
         )
     return given, vocabulary or largest + 1

@@ -1,10 +1,10 @@
-"""Frames of a video file at given times.
+"""Read the frames of a video file at given times.
 
-Time is told by the frames' own time stamps, never by their number, so that a variable frame rate,
-which telephones record, plays no part: at a time stands the last frame that has begun by then.
+Frames are found by their time stamps, never by their number, so that a variable frame rate, as
+phones record it, does no harm: the frame at a time is the last one that begins by then.
 
-Files are decoded by torchcodec where that can be imported (it needs FFmpeg's libraries), else by
-PyAV, which brings its own.
+torchcodec decodes files if it can be imported (it needs FFmpeg's libraries), else PyAV, which
+brings its own.
 """
 
 import os
@@ -16,34 +16,33 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mezzotint.data.image.decode import shares
+from mezzotint.data.image.decode import even_fractions
 
 VIDEO_EXTENSIONS = frozenset(".mp4 .m4v .avi .mkv .webm .mov .mpg .mpeg .flv .wmv .3gp .ts".split())
 
-_LATE = 0.75  # seconds by which the last frame may end before the header says
+_LATE = 0.75  # seconds that the last frame may end before the duration in the header
 Times = Callable[[float], npt.NDArray[np.float64]]
-"""Takes the duration in seconds, returns the times wanted, in any order."""
+"""Duration in seconds → times of the frames to read, in any order."""
 
 
 class UndecodableVideo(ValueError):
-    """A file that gives no frames, or not all."""
+    """A file without frames, or with missing frames."""
 
 
 def read_frames(path: str, times: Times, size: int, crops: int = 1) -> Tensor:
-    """Read frames, and cut the largest square out of the middle of each, or several along its longer side.
+    """Read frames and cut the middle square of each, or several squares along its longer side.
 
     Args:
-        path: of the file.
-        times: wanted, of a video of so many seconds; those after the last frame give the last
-            frame.
-        size: height and width of what is returned, in pixels.
-        crops: as for `squares`.
+        path: path of the file.
+        times: times to read, as a function of the duration; later ones give the last frame.
+        size: height and width of the result, in pixels.
+        crops: number of squares, see `squares`.
 
     Returns:
         uint8 `[3 · crops, T, size, size]`.
 
     Raises:
-        UndecodableVideo: when the file is missing, is no video, is truncated, or has no frame.
+        UndecodableVideo: when the file is missing, not a video, truncated, or has no frames.
         ImportError: when neither decoder can be imported.
     """
     if not os.path.isfile(path):
@@ -54,14 +53,14 @@ def read_frames(path: str, times: Times, size: int, crops: int = 1) -> Tensor:
 
 
 def _codec() -> Any:
-    """The decoder of torchcodec, or `None` where it cannot be imported."""
+    """Return the decoder of torchcodec, or `None` if it cannot be imported."""
     try:
         from torchcodec.decoders import VideoDecoder  # type: ignore[import-not-found,unused-ignore]
     except (
         ImportError,
         OSError,
         RuntimeError,
-    ):  # present without FFmpeg, it raises whatever its loader meets
+    ):  # without FFmpeg, its loader can raise nearly any exception
         return None
     return VideoDecoder
 
@@ -87,12 +86,13 @@ def _pyav(path: str, times: Times, size: int, crops: int) -> Tensor:
         import av
     except ImportError:
         raise ImportError(
-            "reading video needs PyAV or torchcodec; pip install 'mezzotint[video]'"
+            "Reading video needs PyAV or torchcodec, and neither is installed. Run `pip install "
+            "'mezzotint[video]'`."
         ) from None
     try:
         with av.open(path) as container:
             if not container.streams.video:
-                raise UndecodableVideo("no video: it has no picture track")
+                raise UndecodableVideo("no video: the file has no video stream")
             return _decoded(container, times, size, crops)
     except av.FFmpegError as error:
         kind = "truncated or no video" if isinstance(error, av.InvalidDataError) else "broken"
@@ -100,7 +100,7 @@ def _pyav(path: str, times: Times, size: int, crops: int) -> Tensor:
 
 
 def _decoded(container: Any, times: Times, size: int, crops: int) -> Tensor:
-    """Decode from the keyframe before the first time wanted to the last, and keep the frames that are."""
+    """Decode from the keyframe before the first time to the last time, and keep its frames."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     begin = float((stream.start_time or 0) * stream.time_base)
@@ -111,7 +111,7 @@ def _decoded(container: Any, times: Times, size: int, crops: int) -> Tensor:
     if wanted[0] > begin + 1.0:
         container.seek(
             int(wanted[0] / stream.time_base), stream=stream
-        )  # goes to a keyframe before it
+        )  # seeks to the keyframe before
     kept: list[Tensor] = []
     last: Any = None
     end = begin
@@ -123,7 +123,7 @@ def _decoded(container: Any, times: Times, size: int, crops: int) -> Tensor:
         if len(kept) == len(wanted):
             break
     if last is None:
-        raise UndecodableVideo("truncated: it has a header, but no frame")
+        raise UndecodableVideo("truncated: the file has a header, but no frames")
     if len(kept) < len(wanted) and end < min(begin + length, wanted[-1]) - _LATE:
         raise UndecodableVideo(f"truncated: frames end at {end - begin:.1f} of {length:.1f} s")
     tail = _picture(last, size, crops)
@@ -132,7 +132,7 @@ def _decoded(container: Any, times: Times, size: int, crops: int) -> Tensor:
 
 
 def _duration(container: Any, stream: Any) -> float:
-    """Seconds, as the header says; where it does not, all frames are looked at."""
+    """Return the duration in seconds, from the header or else from all packets."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if container.duration:
@@ -147,7 +147,7 @@ def _duration(container: Any, stream: Any) -> float:
 
 
 def _picture(frame: Any, size: int, crops: int) -> Tensor:
-    """One frame as uint8 `[3 · crops, size, size]`, turned upright as its file says."""
+    """Convert a frame to uint8 `[3 · crops, size, size]`, upright by the file's rotation."""
     pixels = torch.from_numpy(np.ascontiguousarray(frame.to_ndarray(format="rgb24"))).permute(
         2, 0, 1
     )
@@ -156,12 +156,12 @@ def _picture(frame: Any, size: int, crops: int) -> Tensor:
 
 
 def squares(frames: Tensor, size: int, crops: int = 1) -> Tensor:
-    """The largest square in the middle of each image, resized; or several, from end to end of the longer side.
+    """Cut the largest middle square of each image, or several along the longer side, and resize.
 
     Args:
         frames: uint8 `[T, 3, H, W]`.
-        size: height and width of what is returned.
-        crops: how many squares.
+        size: height and width of the result.
+        crops: number of squares.
 
     Returns:
         uint8 `[T, 3 · crops, size, size]`, crop after crop.
@@ -169,8 +169,8 @@ def squares(frames: Tensor, size: int, crops: int = 1) -> Tensor:
     height, width = frames.shape[-2:]
     side = min(height, width)
     cuts = []
-    for share in shares(crops):
-        top, left = int((height - side) * share), int((width - side) * share)
+    for fraction in even_fractions(crops):
+        top, left = int((height - side) * fraction), int((width - side) * fraction)
         cuts.append(frames[..., top : top + side, left : left + side])
     cut = torch.cat(cuts, dim=1)
     if side == size:
@@ -179,7 +179,7 @@ def squares(frames: Tensor, size: int, crops: int = 1) -> Tensor:
 
 
 def middle(frames: int, fps: float) -> Times:
-    """`frames` frames at `fps` from the middle of a video; a shorter one is shown from its beginning."""
+    """Take frames at `fps` from the middle of a video, or from the start of a short one."""
 
     def times(length: float) -> npt.NDArray[np.float64]:
         start = max(0.0, (length - frames / fps) / 2)
@@ -189,27 +189,26 @@ def middle(frames: int, fps: float) -> Times:
 
 
 def evenly(frames: int) -> Times:
-    """The middle of each of `frames` equal parts of a video (TSN, Wang et al. 2016; Something-Something)."""
+    """Take the middle of each of `frames` equal parts of a video (TSN, Wang et al. 2016)."""
     return lambda length: (np.arange(frames) + 0.5) * length / frames
 
 
 def times_of(sampling: str, frames: int, fps: float, clips: int = 1) -> Times:
-    """The times of `middle` or `even` sampling, or of several clips.
+    """Return the times of `middle` or `even` sampling, for one clip or several.
 
     Args:
-        sampling: with `middle`, clips begin at equal distances, the first with the video and the
-            last so that it ends with it; with `even`, each has other frames of the same equal
-            parts.
-        frames: of a clip.
-        fps: of a clip of `middle` sampling.
-        clips: how many; the times of one stand after those of another.
+        sampling: `middle` spreads clips from the beginning to the end of the video; `even` takes
+            other frames of the same equal parts for each clip.
+        frames: frames per clip.
+        fps: frame rate of `middle` sampling.
+        clips: number of clips, one after the other.
     """
     if clips == 1:
         return middle(frames, fps) if sampling == "middle" else evenly(frames)
 
     def times(length: float) -> npt.NDArray[np.float64]:
         if sampling == "middle":
-            starts = np.array(shares(clips)) * max(0.0, length - frames / fps)
+            starts = np.array(even_fractions(clips)) * max(0.0, length - frames / fps)
             return (starts[:, None] + np.arange(frames) / fps).ravel()
         within = (np.arange(clips) + 0.5) / clips
         return ((np.arange(frames) + within[:, None]) * length / frames).ravel()

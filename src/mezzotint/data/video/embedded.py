@@ -1,9 +1,8 @@
-"""Video that is made on first use: the embedded furniture, turning before a camera.
+"""Videos rendered on first use: the embedded furniture, rotating before a camera.
 
-Each of the 820 point clouds turns around its upright axis by `degrees`, from an angle of its own,
-seen a little from above, as depth: near points bright, and nothing behind them black. The question
-is the object's class, or its room, as for the clouds themselves (`points_furniture.py`), and with
-the same splits.
+Each of the 820 point clouds rotates around its upright axis by `degrees`, from an angle of its own,
+seen slightly from above as a depth map: near points are bright, the background is black. Tasks and
+splits are the same as for the point clouds (`points/embedded.py`).
 """
 
 import functools
@@ -24,15 +23,15 @@ _FAR, _NEAR = 64, 255
 
 
 class RotatingObjects(InMemory):
-    """Rendered videos of 820 rotating models of furniture, uint8 `[1, frames, size, size]`.
+    """Render videos of 820 rotating models of furniture, uint8 `[1, frames, size, size]`.
 
     Args:
-        frames: of a clip.
-        size: height and width.
-        degrees: by which a model turns within a clip.
+        frames: frames per clip.
+        size: height and width in pixels.
+        degrees: rotation of a model within a clip.
 
     Attributes:
-        credit: whose work the models are.
+        credit: attribution of the models.
     """
 
     modality = "video"
@@ -42,48 +41,49 @@ class RotatingObjects(InMemory):
     def __init__(self, *, frames: int = 8, size: int = 32, degrees: float = 180.0) -> None:
         if frames < 2 or not 8 <= size <= 128:
             raise ValueError(
-                f"got frames={frames}, size={size}; allowed are 2 frames or more and 8 to 128 pixels: 8 and 32 are the "
-                "defaults; 1,024 points leave holes in larger pictures"
+                f"`frames` must be 2 or more and `size` 8 to 128 pixels, got frames={frames} and "
+                f"size={size}. 8 and 32 are the defaults; 1,024 points leave holes in larger "
+                "pictures."
             )
-        self._clouds = Furniture()
+        self._furniture = Furniture()
         self.images = _rendered(frames, size, degrees)
         self.labels, self.ids = (
-            self._clouds.labels,
-            [f"rotating_objects/{name}" for name in self._clouds.ids],
+            self._furniture.labels,
+            [f"rotating_objects/{name}" for name in self._furniture.ids],
         )
         mean, std = moments(self.images)
         self.input = Input(tuple(self.images.shape[1:]), mean, std, "video")
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All clips, and the tasks of the furniture."""
-        return self, self._clouds.evaluation()[1]
+        """Return all clips, and the tasks of the furniture."""
+        return self, self._furniture.evaluation()[1]
 
 
 @functools.lru_cache(maxsize=2)
 def _rendered(frames: int, size: int, degrees: float) -> Tensor:
-    """uint8 `[820, 1, frames, size, size]`, from an angle that is drawn by the number of the model."""
-    clouds = Furniture().images
-    start = Draws(torch.arange(len(clouds)), key_of("spins")).uniform("yaw", high=2.0 * math.pi)
+    """Render uint8 `[820, 1, frames, size, size]`, each model from an angle drawn by its number."""
+    points = Furniture().images
+    start = Draws(torch.arange(len(points)), key_of("spins")).uniform("yaw", high=2.0 * math.pi)
     turn = torch.linspace(0.0, math.radians(degrees), frames)
     parts = [
         render(part.float(), yaws.unsqueeze(1) + turn, size)
-        for part, yaws in zip(torch.split(clouds, 64), torch.split(start, 64), strict=True)
+        for part, yaws in zip(torch.split(points, 64), torch.split(start, 64), strict=True)
     ]
     return torch.cat(parts).unsqueeze(1)
 
 
-def render(clouds: Tensor, yaws: Tensor, size: int) -> Tensor:
-    """Clouds as depth pictures: each point fills two by two pixels, and the nearest one is seen.
+def render(points: Tensor, yaws: Tensor, size: int) -> Tensor:
+    """Render point clouds as depth maps: each point fills 2 x 2 pixels, nearest points on top.
 
     Args:
-        clouds: `[B, 3, P]`, z up, within the unit sphere.
+        points: `[B, 3, P]`, z up, within the unit sphere.
         yaws: angles around z in radians, `[B, T]`.
         size: height and width.
 
     Returns:
-        uint8 `[B, T, size, size]`: 0 where nothing is, else 64 (far) to 255 (near).
+        uint8 `[B, T, size, size]`: 0 for the background, 64 (far) to 255 (near) for points.
     """
-    x, y, z = clouds.unsqueeze(2).unbind(1)  # [B, 1, P]
+    x, y, z = points.unsqueeze(2).unbind(1)  # [B, 1, P]
     cos, sin = yaws.cos().unsqueeze(2), yaws.sin().unsqueeze(2)
     right, away = cos * x - sin * y, sin * x + cos * y
     up = math.cos(_PITCH) * z + math.sin(_PITCH) * away
@@ -97,6 +97,6 @@ def render(clouds: Tensor, yaws: Tensor, size: int) -> Tensor:
     pictures = torch.zeros(*yaws.shape, size * size)
     for down in (0, 1):
         for across in (0, 1):
-            place = (row + down) * size + column + across
-            pictures.scatter_reduce_(2, place, brightness, "amax")
+            pixel = (row + down) * size + column + across
+            pictures.scatter_reduce_(2, pixel, brightness, "amax")
     return pictures.view(*yaws.shape, size, size).to(torch.uint8)

@@ -1,7 +1,7 @@
-"""Video files as clips: from class folders, or from a list as Kinetics and Something-Something have it.
+"""Read video files as clips, from class folders or from a list of Kinetics or Something-Something.
 
-Which files count, and what is a class or a split, is as for images (`folder.py`), with the
-extensions of video; lists are read by `video_lists.py`, frames by `video_files.py`.
+Files, classes and splits are found as for images (`data/folder.py`), with the extensions of video.
+`data/lists.py` reads lists, `decode.py` reads frames.
 """
 
 import copy
@@ -22,32 +22,32 @@ Sampling = Literal["middle", "even"]
 
 
 class VideoFolder(Source):
-    """Video files (mp4, avi, mkv, webm and more) as clips, uint8 `[3, frames, size, size]`.
+    """Read video files (mp4, avi, mkv, webm, …) as clips, uint8 `[3, frames, size, size]`.
 
-    The middle of each frame is cut out as the largest square. Without a list, folders are classes
-    and splits, as in an image folder. With `files`, labels come from the list: the task is
-    `label/test` when there is a list `test_files`, else `label/holdout`. Normalized by the mean and
-    deviation of ImageNet.
+    A clip shows the middle square of each frame. Without a list, folders are classes and splits, as
+    in an image folder. With `files`, labels come from the list: the task is `label/test` with
+    `test_files`, else `label/holdout`. Values are normalized with the mean and standard deviation
+    of ImageNet.
 
     Args:
         root: folder of the files; paths in lists are relative to it.
-        files: a list; null takes all files below `root`.
-        test_files: a list of the files to be scored. They are never pretrained on.
-        frames: of a clip.
-        fps: frames a second; 30 / 4 for every fourth frame of most videos.
-        sampling: `middle` takes the middle of a video at `fps`; `even` frames spread over all of
-            it, as for Something-Something.
-        context: frames of a sample of training, of which `random_clip` takes other `frames` each
-            time; by default those of a clip.
-        size: height and width.
-        holdout: part of each class to be scored, where nothing else says it.
+        files: list of the files; null takes all files below `root`.
+        test_files: list of the files to score; pretraining never sees them.
+        frames: frames per clip.
+        fps: frames per second; 7.5 is every fourth frame of most videos.
+        sampling: `middle` takes the middle of a video at `fps`; `even` spreads the frames over the
+            whole video, as for Something-Something.
+        context: frames of a training sample, from which `random_clip` takes other `frames` each
+            time; by default a clip's `frames`.
+        size: height and width in pixels.
+        holdout: fraction of each class to score, if nothing else defines a test split.
 
     Attributes:
         classes: names of the classes.
-        labels: int64 `[N]`; negative where a file has none.
+        labels: int64 `[N]`; negative for unlabeled files.
 
     Raises:
-        ValueError: when the folder or a list is missing or wrong.
+        ValueError: when the folder or a list is missing or malformed.
     """
 
     modality = "video"
@@ -77,14 +77,16 @@ class VideoFolder(Source):
             or sampling not in ("middle", "even")
         ):
             raise ValueError(
-                f"got frames={frames}, context={context}, fps={fps}, size={size}, sampling={sampling!r}; allowed are 1 "
-                "frame or more, as many of context or more, more than 0, 1 pixel or more, and middle or even: 16, 64, "
-                "7.5 and 224 suit Kinetics"
+                "`frames`, `size` must be 1 or more, `context` at least `frames`, `fps` positive, "
+                f"and `sampling` middle or even, got frames={frames}, size={size}, "
+                f"context={context}, fps={fps}, sampling={sampling!r}. Try 16, 224, 64 and 7.5 for "
+                "Kinetics."
             )
         if not 0.0 < holdout < 1.0 or (test_files and not files):
             raise ValueError(
-                f"got holdout={holdout}, test_files={test_files!r}, files={files!r}; allowed are a share between 0 and "
-                "1, and a list to be scored beside one to learn from"
+                "`holdout` must be more than 0 and less than 1, and `test_files` needs `files`, "
+                f"got holdout={holdout}, test_files={test_files!r}, files={files!r}. Set "
+                "`data.files` to the training list."
             )
         self.root, self.fps, self.sampling, self.size, self.holdout = (
             os.fspath(root),
@@ -103,9 +105,9 @@ class VideoFolder(Source):
                 (read_video_list(test_files), "test") if test_files else ([], None)
             )
         self.classes = classes_of([*own, *scored])
-        place = {name: i for i, name in enumerate(self.classes)}
-        self._paths, self.labels = _columns(own, place)
-        self._scored_paths, self._scored_labels = _columns(scored, place)
+        position = {name: i for i, name in enumerate(self.classes)}
+        self._paths, self.labels = _columns(own, position)
+        self._scored_paths, self._scored_labels = _columns(scored, position)
         self.input = Input((3, frames, size, size), IMAGENET_MEAN, IMAGENET_STD, "video")
 
     @classmethod
@@ -116,7 +118,7 @@ class VideoFolder(Source):
         return len(self._paths)
 
     def read(self, index: int) -> Sample:
-        """One sample, uint8 `[3, frames, size, size]`; of `several` parts, with their number before.
+        """Read one clip, uint8 `[3, frames, size, size]`, or `[clips · crops, 3, frames, …]`.
 
         Raises:
             Unreadable: when the file is missing, damaged or truncated.
@@ -152,15 +154,14 @@ class VideoFolder(Source):
         return other
 
     def id_of(self, index: int) -> str:
-        """The path of a video, relative to the root."""
         return os.fsdecode(self._paths[index])
 
     def fingerprint(self) -> str:
-        """A hash of the relative paths and sizes of all files, 16 hexadecimal digits; no file is read."""
+        """Hash the relative paths and sizes of all files; no file is read."""
         return files_fingerprint(self.root, map(bytes, self._paths))
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """All clips that have a part in the task, and the task: none with fewer than two classes."""
+        """Return all clips, and the task; with fewer than two classes there is none."""
         both = copy.copy(self)
         both._frames = self.input.shape[1]
         both._paths = np.concatenate([self._paths, self._scored_paths])
@@ -176,8 +177,8 @@ class VideoFolder(Source):
 
 
 def _columns(
-    entries: Sequence[ListedFile], place: dict[str, int]
+    entries: Sequence[ListedFile], position: dict[str, int]
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.bytes_]], Index]:
-    """Paths as bytes, which loader workers share, and labels: the first of each file."""
+    """Return paths as bytes, which workers share in memory, and the first label of each file."""
     paths = np.array([os.fsencode(entry.path) for entry in entries], np.bytes_)
-    return paths, np.array([place[e.labels[0]] if e.labels else -1 for e in entries], np.int64)
+    return paths, np.array([position[e.labels[0]] if e.labels else -1 for e in entries], np.int64)
