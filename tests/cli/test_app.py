@@ -256,29 +256,6 @@ def test_a_flipped_byte_is_passed_over_and_said(run: Path, tmp_path: Path) -> No
     refused(mezzotint("embed", "r", "digits", cwd=tmp_path), "is damaged", "SHA-256")
 
 
-def test_embed(run: Path, tmp_path: Path) -> None:
-    done = mezzotint("embed", run, "digits", "--out", tmp_path / "f.npz", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    with np.load(tmp_path / "f.npz") as found:
-        assert found["features"].shape == (1797, 8) and np.isfinite(found["features"]).all()
-        assert len(set(found["ids"].tolist())) == 1797 and set(found["labels"].tolist()) == set(
-            range(10)
-        )
-    done = mezzotint("embed", run, "digits", "--out", tmp_path / "f.parquet", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(tmp_path / "f.parquet")
-    assert table.num_rows == 1797 and table.column_names == ["id", "label", "feature"]
-    refused(mezzotint("embed", run, "digits", "--out", "f.csv", cwd=tmp_path), ".npz or .parquet")
-    refused(
-        mezzotint("embed", run, "emoji", cwd=tmp_path),
-        "got image of shape (3, 32, 32)",
-        "(1, 8, 8)",
-    )
-    refused(mezzotint("embed", tmp_path, "digits", cwd=tmp_path), "no encoder.json")
-
-
 def test_a_folder_of_images_from_start_to_page(tmp_path: Path) -> None:
     root = photos(tmp_path / "my photos", 40)
     (root / "cats" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
@@ -368,16 +345,3 @@ def test_nothing_of_the_environment_is_written(tmp_path: Path) -> None:
     for path in (tmp_path / "r").rglob("*"):
         if path.is_file():
             assert b"canary-7391" not in path.read_bytes(), path
-
-
-def test_doctor_and_gallery(tmp_path: Path) -> None:
-    root = photos(tmp_path / "photos")
-    assert mezzotint("doctor", root, cwd=tmp_path).returncode == 0
-    (root / "cats" / "zero.png").write_bytes(b"")
-    done = mezzotint("doctor", root, cwd=tmp_path)
-    assert done.returncode == 1 and "cats/zero.png" in done.stdout
-    assert json.loads(mezzotint("doctor", root, "--json", cwd=tmp_path).stdout)
-    refused(mezzotint("doctor", tmp_path / "nowhere", cwd=tmp_path), "nowhere")
-    done = mezzotint("gallery", "--samples", "3", "--out", "g.html", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "g.html").stat().st_size > 5_000

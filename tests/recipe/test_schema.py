@@ -1,53 +1,12 @@
-"""The schema read from the source text is what the classes really take."""
+"""Plain data checked against the signatures: what is refused and how, and what defaults are."""
 
-import importlib
-import inspect
 from typing import Any
 
 import pytest
 
+from mezzotint.encoders.resnet import ResNet
 from mezzotint.methods.simsiam import SimSiam
-from mezzotint.recipe.component import kind_of
-from mezzotint.recipe.recipe import FAMILIES
-from mezzotint.recipe.schema import RecipeError, construct, resolve
-from mezzotint.recipe.signatures import ComponentEntry, index
-
-EVERY = {
-    (family, kind): entry
-    for family in FAMILIES.values()
-    for kind, entry in index().members(family).items()
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"), [("TwoViews", "two_views"), ("ImageFolder", "image_folder"), ("SGD", "sgd")]
-)
-def test_kind_of_a_class(name: str, kind: str) -> None:
-    assert kind_of(name) == kind
-
-
-def test_a_class_may_say_its_kind() -> None:
-    assert SimSiam.kind == "simsiam" and index().classes["SimSiam"].kind == "simsiam"
-
-
-@pytest.mark.parametrize(("family", "kind"), EVERY)
-def test_keys_are_the_signature(family: str, kind: str) -> None:
-    entry: ComponentEntry = EVERY[family, kind]
-    target = getattr(importlib.import_module(entry.module), entry.name)
-    parameters = inspect.signature(target).parameters.values()
-    keywords = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-    assert set(keywords) == set(entry.keys)
-    for name, key in entry.keys.items():
-        assert key.required == (keywords[name].default is inspect.Parameter.empty)
-        assert key.doc, f"{kind}.{name} has no line in Args"
-        default = keywords[name].default
-        if not key.required and isinstance(default, (int, float, str, bool, type(None))):
-            assert key.default == default
-
-
-@pytest.mark.parametrize("family", FAMILIES.values())
-def test_every_family_has_members(family: str) -> None:
-    assert index().members(family)
+from mezzotint.recipe.schema import RecipeError, class_of, resolve
 
 
 @pytest.mark.parametrize(
@@ -113,8 +72,12 @@ def test_resolving_is_idempotent_and_fills_defaults() -> None:
     assert resolve(once, "Run", "run") == once
 
 
-def test_constructed_objects_remember_their_arguments() -> None:
-    config = resolve({"epochs": 3, "log": {"every_steps": 2}}, "Run", "run")
-    made = construct(config, "Run", {})
-    assert made.epochs == 3 and made.log.every_steps == 2
-    assert resolve(made.config, "Run", "run") == config
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_are_finite(value: float) -> None:
+    with pytest.raises(RecipeError, match=r"^`x.lr` must be finite, got -?(nan|inf)\. See"):
+        resolve({"kind": "sgd", "lr": value}, "Optimizer", "x")
+
+
+def test_the_class_of_a_kind_is_what_it_makes() -> None:
+    assert class_of("simsiam", "Method") is SimSiam
+    assert class_of("resnet8", "Encoder") is ResNet

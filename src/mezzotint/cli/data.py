@@ -9,7 +9,7 @@ import typer
 
 from mezzotint.cli.app import Debug, Json, app, recipe_of
 from mezzotint.recipe.schema import RecipeError, nearest
-from mezzotint.recipe.signatures import ComponentEntry, index
+from mezzotint.recipe.signatures import ComponentEntry, Key, index
 
 
 @app.command()
@@ -159,22 +159,19 @@ def _keys(entry: ComponentEntry) -> str:
     """What a kind is, and each of its keys with type, default and meaning."""
     lines = [entry.summary]
     for key in entry.keys.values():
-        default = "" if key.required else _default(key.default)
-        lines.append(f"  {key.name}: {key.described}{default}{' (required)' * key.required}")
+        default = " (required)" if key.required else _default(key)
+        lines.append(f"  {key.name}: {key.described}{default}")
         lines.append(f"      {key.doc[:1].upper()}{key.doc[1:]}")
     return "\n".join(lines)
 
 
-def _default(value: object) -> str:
-    """`; default X`; nothing for a component with all of its own defaults."""
-    if (
-        isinstance(value, dict)
-        and list(value) == ["kind"]
-        and len(index().kinds[value["kind"]]) == 1
-    ):
-        return ""
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return f"; default {text}".replace('"', "")
+def _default(key: Key) -> str:
+    """`; default X`; nothing for the only component of a family with all of its own defaults."""
+    value = key.default
+    if isinstance(value, dict) and list(value) == ["kind"]:
+        return "" if key.described.startswith("see ") else f"; default {value['kind']}"
+    text = value if isinstance(value, str) else json.dumps(value).replace('"', "")
+    return f"; default {text}"
 
 
 _DATASETS = ("audioset", "esc50", "kinetics")
