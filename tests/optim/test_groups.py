@@ -56,7 +56,7 @@ def test_torch_keeps_names_in_order_of_parameters() -> None:
 
 
 def test_nothing_to_train_is_refused() -> None:
-    with pytest.raises(ValueError, match="no parameter that takes gradients; set requires_grad"):
+    with pytest.raises(ValueError, match="no parameter to train. Set `requires_grad`"):
         named_groups(
             nn.Linear(2, 2).requires_grad_(False), lr=0.1, weight_decay=0.0, exclude="none"
         )

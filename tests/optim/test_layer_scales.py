@@ -79,5 +79,5 @@ def test_without_scales_the_groups_are_as_before() -> None:
 
 @pytest.mark.parametrize("keys", [{"decay": 0.0}, {"decay": 1.1}, {"head": 0.0}])
 def test_out_of_range_is_refused(keys: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"allowed are a decay in \(0, 1\] and a head above 0"):
+    with pytest.raises(ValueError, match=r"must be in \(0, 1\] and `head` positive"):
         LayerScales(**keys)

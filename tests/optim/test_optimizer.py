@@ -145,5 +145,5 @@ def test_remembers_its_arguments_for_the_recipe() -> None:
     ],
 )
 def test_values_out_of_range_are_refused(kind: type[Any], bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=", got .*; "):
+    with pytest.raises(ValueError, match=r"`(optimizer|schedule)\.\w+` .*, got .*\."):
         kind(**bad)

@@ -109,7 +109,7 @@ def test_cosine_stays_in_range_rises_and_falls(
     ],
 )
 def test_values_out_of_range_are_refused(kind: type[Schedule], bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=", got .*; "):
+    with pytest.raises(ValueError, match=r"`(optimizer|schedule)\.\w+` .*, got .*\."):
         kind(**bad)
 
 
@@ -123,5 +123,5 @@ def test_polynomial_equals_torch() -> None:
         optimizer.step()
         theirs.step()
     assert [Polynomial(warmup_epochs=2)(step, 40, 5) for step in (0, 5)] == [0.0, 0.5]
-    with pytest.raises(ValueError, match="power must be above 0, got 0"):
+    with pytest.raises(ValueError, match="power` must be positive, got 0"):
         Polynomial(power=0)

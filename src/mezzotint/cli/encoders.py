@@ -155,7 +155,7 @@ def import_(
 ) -> None:
     """Import an encoder that another project trained, to evaluate, export or embed with it."""
     from mezzotint.encoders.saving import save_encoder
-    from mezzotint.interop.layouts import LAYOUTS, guess
+    from mezzotint.interop.layouts import LAYOUTS, recognize_encoder
     from mezzotint.interop.load import load_checkpoint, read_tensors
     from mezzotint.recipe.schema import construct, resolve
     from mezzotint.types import Input
@@ -173,7 +173,7 @@ def import_(
     if layout == "byol_a":
         config = {"kind": "audio_ntt", **config}
     if "kind" not in config:
-        recognized = guess(read_tensors(file), layout)
+        recognized = recognize_encoder(read_tensors(file), layout)
         if recognized is None:
             raise RecipeError(
                 f"`{file}` has no ResNet with known tensor names. Name the encoder, such as "

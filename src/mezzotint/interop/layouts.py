@@ -1,8 +1,8 @@
-"""How other projects name what is in their checkpoints.
+"""Layouts: how other projects name the tensors of their checkpoints.
 
-A layout says under which prefixes its trained network and its momentum copy stand, and how its
-names are to be read where they are not the architecture's own. What a file has beside the network
-(projectors, predictors, classifiers, optimizers) is left where it is.
+A layout gives the prefixes of the trained network and of its momentum copy, and renames tensors
+whose names differ from the architecture's. Projectors, predictors, classifiers and optimizers of a
+file are not read.
 """
 
 import re
@@ -13,13 +13,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 Layout = Literal[
-    "auto", "plain", "mocov3", "randquant", "airl", "ssql", "massrl", "solo", "lightly", "vissl", "byol_a", "timm",
-    "torchvision",
+    "auto", "plain", "mocov3", "randquant", "airl", "ssql", "massrl", "solo", "lightly", "vissl",
+    "byol_a", "timm", "torchvision",
 ]  # fmt: skip
 Branch = Literal["auto", "online", "target"]
 
-COPIES = ("encoder_k", "momentum", "target", "teacher", "ema", "key_encoder")
-"""Words that name a momentum copy, whatever the project."""
+MOMENTUM_WORDS = ("encoder_k", "momentum", "target", "teacher", "ema", "key_encoder")
+"""Words in the prefixes of momentum copies, in any project."""
 
 
 def _same(name: str) -> str:
@@ -27,17 +27,17 @@ def _same(name: str) -> str:
 
 
 def from_ssql(name: str) -> str:
-    """`layer1.0.conv1.bn_function.weight` → `layer1.0.bn1.weight`; a shortcut is a convolution and a norm in order."""
+    """`layer1.0.conv1.bn_function.weight` → `layer1.0.bn1.weight`; likewise for shortcuts."""
     parts = name.split(".")
-    for place, part in enumerate(parts):
-        below = parts[place + 1] if place + 1 < len(parts) else ""
+    for index, part in enumerate(parts):
+        below = parts[index + 1] if index + 1 < len(parts) else ""
         if part.startswith("conv") and below == "bn_function":
-            return ".".join([*parts[:place], f"bn{part.removeprefix('conv')}", *parts[place + 2 :]])
+            return ".".join([*parts[:index], f"bn{part.removeprefix('conv')}", *parts[index + 2 :]])
         if part == "downsample" and not below.isdigit():
             rest = (
-                ["1", *parts[place + 2 :]] if below == "bn_function" else ["0", *parts[place + 1 :]]
+                ["1", *parts[index + 2 :]] if below == "bn_function" else ["0", *parts[index + 1 :]]
             )
-            return ".".join([*parts[: place + 1], *rest])
+            return ".".join([*parts[: index + 1], *rest])
     return name
 
 
@@ -45,11 +45,11 @@ _NUMBERED = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer
 
 
 def from_numbered(name: str) -> str:
-    """`backbone.4.0.conv1.weight` → `backbone.layer1.0.conv1.weight`: torchvision's children in a `Sequential`."""
-    found = re.fullmatch(r"(.*?backbone\w*\.)(\d+)\.(.+)", name)
-    if found is None or found[2] not in _NUMBERED:
+    """`backbone.4.0.conv1.weight` → `backbone.layer1.0.conv1.weight`, as in a `Sequential`."""
+    match = re.fullmatch(r"(.*?backbone\w*\.)(\d+)\.(.+)", name)
+    if match is None or match[2] not in _NUMBERED:
         return name
-    return f"{found[1]}{_NUMBERED[found[2]]}.{found[3]}"
+    return f"{match[1]}{_NUMBERED[match[2]]}.{match[3]}"
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,15 @@ class Names:
     """The names of one project.
 
     Attributes:
-        online: words of which the trained network's prefix has one; empty where it may have none.
+        online: words of the trained network's prefix, one of which must occur; empty if there may
+            be none.
         target: words of the momentum copy's prefix.
-        rename: from its names to the architecture's.
-        dropped: what is left out before anything is looked for, by the reason that is reported.
+        rename: function from its names to the architecture's.
+        dropped: patterns of tensors that are ignored, with the reported reason.
     """
 
     online: tuple[str, ...] = ()
-    target: tuple[str, ...] = COPIES
+    target: tuple[str, ...] = MOMENTUM_WORDS
     rename: Callable[[str], str] = _same
     dropped: Mapping[str, str] = field(default_factory=dict)
 
@@ -102,21 +103,24 @@ _SIGNS = (
 
 
 def recognize(names: Mapping[str, Any]) -> str:
-    """The layout of a file by its names; `plain` where nothing tells."""
+    """Recognize the layout of a file by its names; `plain` by default."""
     return next(
         (layout for layout, sign in _SIGNS if any(sign.search(name) for name in names)), "plain"
     )
 
 
 def prefixes(names: Mapping[str, Tensor], layout: str, branch: Branch) -> Iterator[str]:
-    """Prefixes that may hold the wanted network: a trained one before its copy, short ones first."""
+    """Yield possible prefixes of the network: trained ones before copies, short ones first."""
     known = LAYOUTS[layout]
-    seen: set[str] = set()
+    candidates: set[str] = set()
     for name in names:
         parts = name.split(".")
-        seen.update(".".join(parts[:count]) + "." for count in range(1, len(parts)))
-    for prefix in ["", *sorted(seen, key=lambda p: (_has(p, (*known.target, *COPIES)), len(p), p))]:
-        copied = _has(prefix, (*known.target, *COPIES))
+        candidates.update(".".join(parts[:count]) + "." for count in range(1, len(parts)))
+    for prefix in [
+        "",
+        *sorted(candidates, key=lambda p: (_has(p, (*known.target, *MOMENTUM_WORDS)), len(p), p)),
+    ]:
+        copied = _has(prefix, (*known.target, *MOMENTUM_WORDS))
         if branch == "target" and not _has(prefix, known.target):
             continue
         if branch == "online" and copied:
@@ -140,12 +144,12 @@ _RESNETS = {
 _STEMS = {7: "imagenet", 3: "small", 4: "patch"}
 
 
-def guess(tensors: Mapping[str, Tensor], layout: str = "auto") -> dict[str, Any] | None:
-    """The `encoder` section of the residual network that a file holds; `None` when it holds none that is known.
+def recognize_encoder(tensors: Mapping[str, Tensor], layout: str = "auto") -> dict[str, Any] | None:
+    """Recognize the ResNet of a file, as the `encoder` section of a recipe; `None` for others.
 
     Args:
-        tensors: of the file.
-        layout: how its names are to be read.
+        tensors: tensors of the file.
+        layout: layout of its names.
     """
     rename = LAYOUTS[recognize(tensors) if layout == "auto" else layout].rename
     named = {rename(name): t for name, t in tensors.items()}

@@ -1,16 +1,16 @@
-"""NormRescale (Huang et al. 2022, arXiv 2208.00275): give the weights of one encoder the norms of another.
+"""NormRescale (Huang et al. 2022, arXiv 2208.00275): rescale weights to another encoder's norms.
 
-A convolution in front of a BatchNorm computes the same whatever its scale, but not the same *step*:
-its effective learning rate is lr / ‖w‖². An encoder that was pretrained with LARS has other norms
-than SGD is used to, and moves too little or too much when it is fine-tuned with SGD. So each weight
-is multiplied by the ratio of the anchor's norm to its own; its direction stays.
+The output of a convolution before a BatchNorm does not depend on its scale, but the effective
+learning rate does: it is lr / ‖w‖². An encoder that was pretrained with LARS has other norms than
+one trained with SGD, and changes too slowly or too fast when it is fine-tuned with SGD. So each
+weight is multiplied by the ratio of the anchor's norm to its own; its direction stays.
 
-By default only scale-invariant weights are changed: those of convolutions and linears that a
-BatchNorm follows. With their running statistics changed along (mean by the ratio, variance by its
-square), the function stays the same in eval mode too, up to the BatchNorm's ε. `everything` does
-what the authors' code does: every floating tensor, also the scales and running statistics of
-BatchNorms, which changes the function. Their demo loads both checkpoints into one variable and
-fails; a zero norm is left alone here, where it would divide by zero there.
+By default only scale-invariant weights are rescaled: convolutions and linear layers that a
+BatchNorm follows. Their running statistics are rescaled too (the mean by the ratio, the variance by
+its square), so that the function stays the same in eval mode, up to the BatchNorm's ε. `everything`
+does what the authors' code does: it rescales every floating-point tensor, including scales and
+running statistics of BatchNorms, which changes the function. Their demo loads both checkpoints into
+one variable and fails; a zero norm, which divides by zero there, is skipped here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,13 +29,13 @@ _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 @dataclass(frozen=True)
 class Change:
-    """What was done to one tensor.
+    """Rescaling of one tensor.
 
     Attributes:
-        name: of the tensor.
-        norm: before, L2.
-        anchor: of the anchor's tensor.
-        ratio: what it was multiplied by; 1 where a norm is zero.
+        name: name of the tensor.
+        norm: L2 norm before.
+        anchor: L2 norm of the anchor's tensor.
+        ratio: factor of the tensor; 1 if a norm is zero.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Change:
 
 
 def scale_invariant(encoder: Encoder) -> dict[str, str]:
-    """Names of the convolutions and linears that a BatchNorm follows at once → the name of that BatchNorm.
+    """Map convolutions and linear layers to the BatchNorm that follows them directly.
 
-    What follows what is seen by running the encoder once on zeros, in eval mode: a BatchNorm takes
-    the very tensor that the layer returned, and nothing else does.
+    The encoder is run once on zeros, in eval mode. A BatchNorm follows a layer if it takes the
+    tensor object that the layer returned, and no other module does.
     """
     made: dict[int, str] = {}
-    kept: list[Tensor] = []  # so that no address is given out twice
+    alive: list[Tensor] = []  # so that no id is reused
     readers: dict[str, list[str]] = {}
     norms: dict[str, str] = {}
     hooks = []
@@ -67,7 +67,7 @@ def scale_invariant(encoder: Encoder) -> dict[str, str]:
                         norms[made[id(x)]] = name
             if isinstance(m, _WEIGHTED) and m.bias is None and isinstance(output, Tensor):
                 made[id(output)] = name
-                kept.append(output)
+                alive.append(output)
 
         hooks.append(module.register_forward_hook(note))
     with hooked(hooks), evaluating(encoder), torch.no_grad():
@@ -80,17 +80,16 @@ def scale_invariant(encoder: Encoder) -> dict[str, str]:
 
 @torch.no_grad()
 def norm_rescale(encoder: Encoder, anchor: Encoder, *, everything: bool = False) -> list[Change]:
-    """Multiply the encoder's weights, in place, so that their norms are the anchor's.
+    """Rescale weights in place to match another encoder's per-layer norms.
 
     Args:
-        encoder: is changed.
-        anchor: of the same architecture, trained with the optimizer that is to come.
-        everything: every floating tensor by name, also those that are not scale-invariant: the
-            function changes.
+        encoder: encoder that is changed.
+        anchor: encoder of the same architecture, trained with the optimizer of the fine-tuning.
+        everything: rescale every floating-point tensor, which changes the function.
 
     Raises:
-        ValueError: when the two differ in architecture, hold values that are not finite, or no
-            weight can be changed.
+        ValueError: for encoders of different architectures, values that are not finite, or an
+            encoder without scale-invariant weights.
     """
     own, other = dict(encoder.state_dict()), dict(anchor.state_dict())
     differing = sorted(
@@ -100,14 +99,14 @@ def norm_rescale(encoder: Encoder, anchor: Encoder, *, everything: bool = False)
     )
     if differing:
         raise ValueError(
-            f"got an anchor of another architecture, first differing in {differing[0]!r}; allowed is the same encoder, "
-            "trained otherwise"
+            f"The anchor has another architecture, first differing in {differing[0]!r}. Give an "
+            "encoder of the same architecture."
         )
     if any(
         t.is_floating_point() and not t.isfinite().all() for t in (*own.values(), *other.values())
     ):
         raise ValueError(
-            "got weights that are not finite; allowed are finite ones: check encoder and anchor"
+            "Weights contain NaN or inf. Check encoder and anchor. Did training diverge?"
         )
     if everything:
         names = [name for name, t in own.items() if t.is_floating_point()]
@@ -115,8 +114,9 @@ def norm_rescale(encoder: Encoder, anchor: Encoder, *, everything: bool = False)
     followed = scale_invariant(encoder)
     if not followed:
         raise ValueError(
-            "no convolution or linear of this encoder is followed by a BatchNorm, so no weight is free in its scale; "
-            "--all rescales every tensor, and changes the function"
+            "No convolution or linear layer of the encoder is followed by a BatchNorm, so no "
+            "weight is "
+            "scale-invariant. Use --all to rescale every tensor, which changes the function."
         )
     changes = []
     for layer, norm in followed.items():
@@ -129,35 +129,35 @@ def norm_rescale(encoder: Encoder, anchor: Encoder, *, everything: bool = False)
 
 
 def _rescaled(name: str, tensor: Tensor, anchor: Tensor) -> Change:
-    norm, wanted = float(tensor.double().norm()), float(anchor.double().norm())
-    ratio = wanted / norm if norm > 0.0 and wanted > 0.0 else 1.0
+    norm, target = float(tensor.double().norm()), float(anchor.double().norm())
+    ratio = target / norm if norm > 0.0 and target > 0.0 else 1.0
     tensor.mul_(ratio)
-    return Change(name, norm, wanted, ratio)
+    return Change(name, norm, target, ratio)
 
 
 def norms(encoders: Mapping[str, Encoder], anchor: Encoder) -> list[tuple[str, dict[str, float]]]:
-    """Norm of each weight tensor over the anchor's, for several encoders: the authors' weight analysis.
+    """Compute the ratio of weight norms to the anchor's, as in the authors' weight analysis.
 
     Args:
-        encoders: by name, of the anchor's architecture.
-        anchor: what they are compared with.
+        encoders: encoders of the anchor's architecture, by name.
+        anchor: encoder that they are compared with.
 
     Returns:
-        For each weight of two or more dimensions its name, and the ratio by encoder.
+        For each weight of two or more dimensions, its name and the ratio by encoder.
     """
     base = {name: float(t.double().norm()) for name, t in _weights(anchor)}
-    found = {name: dict(_weights(encoder)) for name, encoder in encoders.items()}
-    wrong = next((name for name, tensors in found.items() if tensors.keys() != base.keys()), None)
-    if wrong is not None:
+    weights = {name: dict(_weights(encoder)) for name, encoder in encoders.items()}
+    other = next((name for name, tensors in weights.items() if tensors.keys() != base.keys()), None)
+    if other is not None:
         raise ValueError(
-            f"{wrong} has other layers than the anchor; allowed are encoders of one architecture"
+            f"`{other}` has other layers than the anchor. Give encoders of one architecture."
         )
     return [
         (
             layer,
             {
                 name: float(tensors[layer].double().norm()) / (norm or 1.0)
-                for name, tensors in found.items()
+                for name, tensors in weights.items()
             },
         )
         for layer, norm in base.items()
@@ -169,7 +169,7 @@ def _weights(encoder: Encoder) -> Iterator[tuple[str, Tensor]]:
 
 
 def as_text(changes: Sequence[Change]) -> str:
-    """A line a tensor: norm, anchor's norm, ratio."""
+    """Format one line per tensor: norm, anchor's norm, ratio."""
     width = max(len(change.name) for change in changes)
     lines = [f"{'tensor':<{width}}  {'norm':>9}  {'anchor':>9}  {'ratio':>7}"]
     return "\n".join(
@@ -184,7 +184,7 @@ def as_text(changes: Sequence[Change]) -> str:
 
 
 def as_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """A picture of `norms`: a line an encoder over the layers, on a logarithmic scale; 1 is the anchor."""
+    """Plot `norms`: one line per encoder over the layers, on a logarithmic scale."""
     import html
     import math
 
@@ -197,8 +197,8 @@ def as_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
             top + (high - math.log10(max(value, 10**low))) / (high - low) * (height - 2 * top), 1
         )
 
-    def x(place: int) -> float:
-        return round(left + place * (width - left - 150) / max(1, len(rows) - 1), 1)
+    def x(index: int) -> float:
+        return round(left + index * (width - left - 150) / max(1, len(rows) - 1), 1)
 
     colors = ("#a5361a", "#2f6f9f", "#4b8b3b", "#b87a0c", "#7a4e9e", "#1f8a85")
     ticks = [
@@ -207,30 +207,36 @@ def as_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
         if low <= math.log10(t) <= high
     ]
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" '
         'font-size="11">',
         f'<rect width="{width}" height="{height}" fill="#fdfaf3"/>',
     ]
     for tick in ticks:
         parts.append(
-            f'<path d="M{left} {y(tick)}H{x(len(rows) - 1)}" stroke="#dcd2c1" stroke-width="{2 if tick == 1 else 1}"/>'
+            f'<path d="M{left} {y(tick)}H{x(len(rows) - 1)}" stroke="#dcd2c1" '
+            f'stroke-width="{2 if tick == 1 else 1}"/>'
         )
         parts.append(
-            f'<text x="{left - 6}" y="{y(tick) + 4}" text-anchor="end" fill="#655c50">{tick:g}</text>'
+            f'<text x="{left - 6}" y="{y(tick) + 4}" text-anchor="end" '
+            f'fill="#655c50">{tick:g}</text>'
         )
     for number, name in enumerate(rows[0][1] if rows else ()):
         color = colors[number % len(colors)]
-        line = " ".join(f"{x(place)},{y(own[name])}" for place, (_, own) in enumerate(rows))
+        line = " ".join(f"{x(index)},{y(own[name])}" for index, (_, own) in enumerate(rows))
         parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="1.6"/>')
-        for place, (layer, own) in enumerate(rows):
+        for index, (layer, own) in enumerate(rows):
             title = f"{html.escape(name)}, {html.escape(layer)}: {own[name]:.3f}"
             parts.append(
-                f'<circle cx="{x(place)}" cy="{y(own[name])}" r="2.5" fill="{color}"><title>{title}</title></circle>'
+                f'<circle cx="{x(index)}" cy="{y(own[name])}" r="2.5" '
+                f'fill="{color}"><title>{title}</title></circle>'
             )
         parts.append(
-            f'<text x="{width - 140}" y="{top + 14 + 16 * number}" fill="{color}">{html.escape(name)}</text>'
+            f'<text x="{width - 140}" y="{top + 14 + 16 * number}" '
+            f'fill="{color}">{html.escape(name)}</text>'
         )
     parts.append(
-        f'<text x="{left}" y="{height - 2}" fill="#655c50">weights in order; norm over the anchor\'s</text>'
+        f'<text x="{left}" y="{height - 2}" fill="#655c50">'
+        "weights in order; norm over the anchor's</text>"
     )
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -1,10 +1,10 @@
-"""Named parameter groups: which weights decay, and what every group remembers.
+"""Named parameter groups: weight decay and learning rates of parameters.
 
-Each group has `params` and, in the same order, `param_names`, so that a checkpoint can be matched
-by name; `base_lr`, which schedules multiply; and `excluded`, which says whether it holds the norms
-and biases that are left out of weight decay and of LARS. Layers may have learning rates of their
-own: lower ones below the top when a pretrained encoder is fine-tuned (layer decay: Clark et al.
-2020, arXiv 2003.10555), a higher one for the fresh classifier.
+Each group has `params` and, in the same order, `param_names`, so that checkpoints are matched by
+name; `base_lr`, which schedules multiply; and `excluded`, true for the norms and biases without
+weight decay and LARS. Learning rates may differ by layer: lower ones below the top when a
+pretrained encoder is fine-tuned (layer decay: Clark et al. 2020, arXiv 2003.10555), a higher one
+for the new classifier.
 """
 
 import re
@@ -21,23 +21,24 @@ _CONTAINER = re.compile(r"(layer|stage|block)s?_?\d*")
 
 
 def is_norm_or_bias(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter is a bias or the scale of a norm: at most one dimension, or the name `bias`."""
+    """Recognize a bias or the scale of a norm: at most one dimension, or the name `bias`."""
     return parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
 
 
 class LayerScales(Component):
-    """Learning rates of layers, as factors of the stated one.
+    """Scale the learning rates of layers.
 
     Args:
-        decay: of a block of the encoder to the block above it; the stem counts as a block. 1 treats
-            all alike, 0.65 to 0.75 is usual for vision transformers.
-        head: of everything that is not the encoder.
+        decay: factor between a block of the encoder and the block above it; the stem counts as a
+            block. 1 for equal rates; 0.65 to 0.75 is usual for vision transformers.
+        head: factor of everything that is not the encoder.
     """
 
     def __init__(self, *, decay: float = 1.0, head: float = 1.0) -> None:
         if not 0.0 < decay <= 1.0 or head <= 0.0:
             raise ValueError(
-                f"got decay={decay}, head={head}; allowed are a decay in (0, 1] and a head above 0"
+                "`optimizer.scales.decay` must be in (0, 1] and `head` positive, got "
+                f"{decay} and {head}. Try 0.75 and 1.0."
             )
         self.decay, self.head = decay, head
 
@@ -67,15 +68,15 @@ class LayerScales(Component):
 
 
 def _block_of(parts: Sequence[str]) -> str:
-    """The numbered modules that a parameter lies in; empty when it lies in none."""
-    place = next((i for i, part in enumerate(parts) if _CONTAINER.fullmatch(part)), len(parts))
-    found: list[str] = []
+    """Name the numbered modules that contain a parameter; empty if there are none."""
+    index = next((i for i, part in enumerate(parts) if _CONTAINER.fullmatch(part)), len(parts))
+    names: list[str] = []
     while (
-        place + 1 < len(parts) and _CONTAINER.fullmatch(parts[place]) and parts[place + 1].isdigit()
+        index + 1 < len(parts) and _CONTAINER.fullmatch(parts[index]) and parts[index + 1].isdigit()
     ):
-        found += parts[place : place + 2]
-        place += 2
-    return ".".join(found)
+        names += parts[index : index + 2]
+        index += 2
+    return ".".join(names)
 
 
 def named_groups(
@@ -86,26 +87,27 @@ def named_groups(
     exclude: Exclude,
     scales: LayerScales | None = None,
 ) -> list[Group]:
-    """Split the parameters that take gradients into those that decay and those that do not.
+    """Split the trained parameters into groups with and without weight decay.
 
     Args:
-        model: parameters with `requires_grad` false (momentum copies, frozen layers) are left out.
+        model: model; parameters without `requires_grad` (momentum copies, frozen layers) are left
+            out.
         lr: base learning rate of all groups.
-        weight_decay: of the first group; the excluded one has 0.
-        exclude: `"norm_and_bias"` makes a group of them; `"none"` lets everything decay.
-        scales: learning rates of layers; each makes groups of its own.
+        weight_decay: weight decay of the groups that are not excluded.
+        exclude: `"norm_and_bias"` gives norms and biases groups without weight decay.
+        scales: factors of the learning rate by layer; each factor has its own groups.
 
     Returns:
-        Groups as `torch.optim` takes them; `params` holds (name, parameter) pairs, of which torch
-        makes `params` and `param_names`.
+        Groups for `torch.optim`; `params` are (name, parameter) pairs, from which torch makes
+        `params` and `param_names`.
 
     Raises:
-        ValueError: when nothing can be trained.
+        ValueError: if no parameter is trained.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not trained:
         raise ValueError(
-            "the model has no parameter that takes gradients; set requires_grad on what is to be trained"
+            "The model has no parameter to train. Set `requires_grad` on the parameters to train."
         )
     left_out = {
         name for name, p in trained if exclude == "norm_and_bias" and is_norm_or_bias(name, p)

@@ -1,6 +1,6 @@
-"""LARS (You, Gitman and Ginsburg 2017, arXiv 1708.03888): SGD whose step is scaled to each tensor's own norm.
+"""LARS (You, Gitman and Ginsburg 2017, arXiv 1708.03888): SGD with steps scaled to weight norms.
 
-Two forms are in use, and differ when the learning rate changes. In MoCo v3's, momentum gathers
+Two forms exist, and differ when the learning rate changes. In MoCo v3's, momentum accumulates
 scaled gradients and the learning rate is applied last, as torch's SGD does; the trust ratio is η
 |w| / |g + λ w|. In the paper's own (algorithm 1, and revisitAIRL's), the learning rate goes into
 the momentum buffer; the ratio is η |w| / (|g| + λ |w|). Groups that are `excluded` (norms and
@@ -19,15 +19,15 @@ Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 class LARSOptimizer(TorchOptimizer):
-    """Layer-wise adaptive rate scaling.
+    """Scale each tensor's step to its norm (layer-wise adaptive rate scaling).
 
     Args:
         params: groups as `torch.optim` takes them; one with `excluded=True` gets no trust ratio.
         lr: learning rate.
-        momentum: of the buffer.
-        weight_decay: λ.
-        trust: η.
-        lr_in_buffer: put the learning rate into the momentum buffer, as the paper has it.
+        momentum: momentum of the buffer.
+        weight_decay: weight decay λ.
+        trust: trust coefficient η.
+        lr_in_buffer: multiply the learning rate into the momentum buffer, as in the paper.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LARSOptimizer(TorchOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Change the parameters once; parameters without a gradient are left as they are."""
+        """Update the parameters that have a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -85,7 +85,7 @@ class LARSOptimizer(TorchOptimizer):
 
 
 def _trust_ratios(group: dict[str, Any], params: list[Tensor], grads: Tensors) -> list[Tensor]:
-    """One 0-dimensional ratio a tensor; 1 where the weight's norm or the gradient's is zero."""
+    """Compute one ratio per tensor; 1 if the norm of the weight or of the gradient is 0."""
     decay = group["weight_decay"]
     weight_norm = torch.stack(torch._foreach_norm(params))
     if group["lr_in_buffer"]:

@@ -101,7 +101,8 @@ class MuonOptimizer(TorchOptimizer):
             if group["orthogonal"] and any(p.ndim < 2 for p in group["params"]):
                 shape = next(tuple(p.shape) for p in group["params"] if p.ndim < 2)
                 raise ValueError(
-                    f"An orthogonalized group holds a parameter of shape {shape}. Muon takes weights "
+                    f"An orthogonalized group holds a parameter of shape {shape}. Muon takes "
+                    "weights "
                     "of two dimensions or more. Put it into a group with `orthogonal: False`."
                 )
 

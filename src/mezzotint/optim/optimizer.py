@@ -1,8 +1,8 @@
-"""Optimizers as a recipe names them: settings that build a `torch.optim.Optimizer` for a model.
+"""Optimizers of recipes: settings that build a `torch.optim.Optimizer` for a model.
 
-Every group of what is built has `param_names` and `base_lr` (see `groups`); schedules multiply the
-latter. The learning rate may be stated per 256 samples, as the papers of the field do
-(`lr_scaling="batch/256"`, linear scaling of Goyal et al. 2017, arXiv 1706.02677).
+Every parameter group has `param_names` and `base_lr` (see `groups`); schedules multiply `base_lr`.
+The learning rate may be given per 256 samples, as in many papers (`lr_scaling="batch/256"`, linear
+scaling of Goyal et al. 2017, arXiv 1706.02677).
 """
 
 import math
@@ -20,15 +20,16 @@ Scaling = Literal["none", "batch/256"]
 
 
 class Optimizer(Component, ABC, abstract=True):
-    """What every optimizer states.
+    """Settings of an optimizer.
 
     Attributes:
-        lr: learning rate as stated.
-        weight_decay: of the parameters that are not excluded.
-        final_weight_decay: what it becomes along half a cosine over the run; `None` where it stays.
-        exclude: which parameters are left out of weight decay.
-        lr_scaling: whether `lr` is meant for 256 samples.
-        scales: learning rates of layers, as factors.
+        lr: learning rate of the recipe.
+        weight_decay: weight decay of the parameters that are not excluded.
+        final_weight_decay: weight decay at the end of the run, reached along half a cosine; `None`
+            for a constant one.
+        exclude: parameters without weight decay.
+        lr_scaling: whether `lr` is per 256 samples.
+        scales: factors of the learning rate by layer.
     """
 
     final_weight_decay: float | None = None
@@ -43,10 +44,12 @@ class Optimizer(Component, ABC, abstract=True):
     ) -> None:
         if lr <= 0.0:
             raise ValueError(
-                f"lr must be above 0, got {lr}; see the method's recipe for a usual one"
+                f"`optimizer.lr` must be positive, got {lr}. Try 0.05, or see the method's recipe."
             )
         if weight_decay < 0.0:
-            raise ValueError(f"weight_decay must be at least 0, got {weight_decay}; 0 turns it off")
+            raise ValueError(
+                f"`optimizer.weight_decay` must be at least 0, got {weight_decay}. 0 turns it off."
+            )
         self.lr, self.weight_decay, self.exclude, self.lr_scaling = (
             lr,
             weight_decay,
@@ -56,15 +59,15 @@ class Optimizer(Component, ABC, abstract=True):
         self.scales = scales
 
     def base_lr(self, batch_size: int) -> float:
-        """The learning rate that schedules multiply.
+        """Compute the learning rate that schedules multiply.
 
         Args:
-            batch_size: samples a step, over all ranks and micro-batches.
+            batch_size: samples per step, over all ranks and micro-batches.
         """
         return self.lr * batch_size / 256 if self.lr_scaling == "batch/256" else self.lr
 
     def groups(self, model: nn.Module, batch_size: int) -> list[Group]:
-        """The model's parameter groups; see `named_groups`."""
+        """Build the model's parameter groups; see `named_groups`."""
         lr = self.base_lr(batch_size)
         return named_groups(
             model, lr=lr, weight_decay=self.weight_decay, exclude=self.exclude, scales=self.scales
@@ -73,15 +76,15 @@ class Optimizer(Component, ABC, abstract=True):
     def set_rates(
         self, optimizer: torch.optim.Optimizer, factor: float, progress: float
     ) -> dict[str, float]:
-        """Set the learning rate of a step and, where it changes, the weight decay.
+        """Set the learning rate of a step and, if it changes, the weight decay.
 
         Args:
-            optimizer: what `build` made.
-            factor: of the learning rate.
-            progress: share of the run's steps that are done, in [0, 1).
+            optimizer: optimizer that `build` returned.
+            factor: factor of the learning rate.
+            progress: fraction of the run's steps that are done, in [0, 1).
 
         Returns:
-            What there is to log: `lr` of the first group and, where it changes, `weight_decay`.
+            Values to log: `lr` of the first group and, if it changes, `weight_decay`.
         """
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
@@ -96,11 +99,11 @@ class Optimizer(Component, ABC, abstract=True):
 
     @abstractmethod
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-        """Make the optimizer of a model.
+        """Build the optimizer of a model.
 
         Args:
-            model: whose parameters with gradients are trained.
-            batch_size: samples a step, over all ranks and micro-batches.
+            model: model whose parameters with `requires_grad` are trained.
+            batch_size: samples per step, over all ranks and micro-batches.
         """
 
 
@@ -109,12 +112,12 @@ class SGD(Optimizer):
 
     Args:
         lr: learning rate.
-        momentum: of the buffer.
+        momentum: momentum of the buffer.
         weight_decay: L2 penalty.
-        nesterov: look ahead along the buffer.
-        exclude: what gets no weight decay.
+        nesterov: use Nesterov momentum.
+        exclude: parameters without weight decay.
         lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
-        scales: learning rates of layers, for fine-tuning; `None` treats all alike.
+        scales: factors of the learning rate by layer, for fine-tuning; `None` for none.
     """
 
     def __init__(
@@ -132,12 +135,13 @@ class SGD(Optimizer):
         _check_momentum(momentum)
         if nesterov and momentum == 0.0:
             raise ValueError(
-                "nesterov needs a momentum above 0, got 0; set momentum: 0.9, or nesterov: false"
+                "`optimizer.nesterov` needs a positive momentum, got 0. Set momentum: 0.9, or "
+                "nesterov: false."
             )
         self.momentum, self.nesterov = momentum, nesterov
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-        """`torch.optim.SGD`."""
+        """Build `torch.optim.SGD`."""
         groups = self.groups(model, batch_size)
         return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)
 
@@ -147,14 +151,14 @@ class AdamW(Optimizer):
 
     Args:
         lr: learning rate.
-        betas: decay of the first and second moments.
-        eps: added to the root of the second moment.
-        weight_decay: decoupled, multiplied by the learning rate.
-        final_weight_decay: what it becomes along half a cosine over the run, as in DINO; `None`
-            keeps it.
-        exclude: what gets no weight decay.
+        betas: decay rates of the first and second moments.
+        eps: term added to the root of the second moment.
+        weight_decay: decoupled weight decay, multiplied by the learning rate.
+        final_weight_decay: weight decay at the end of the run, reached along half a cosine, as in
+            DINO; `None` for a constant one.
+        exclude: parameters without weight decay.
         lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
-        scales: learning rates of layers, for fine-tuning; `None` treats all alike.
+        scales: factors of the learning rate by layer, for fine-tuning; `None` for none.
     """
 
     def __init__(
@@ -171,10 +175,13 @@ class AdamW(Optimizer):
     ) -> None:
         super().__init__(lr, weight_decay, exclude, lr_scaling, scales)
         if not all(0.0 <= beta < 1.0 for beta in betas):
-            raise ValueError(f"betas must lie in [0, 1), got {betas}; (0.9, 0.999) is usual")
+            raise ValueError(
+                f"`optimizer.betas` must be in [0, 1), got {list(betas)}. Try [0.9, 0.999]."
+            )
         if final_weight_decay is not None and final_weight_decay < 0.0:
             raise ValueError(
-                f"final_weight_decay must be at least 0, got {final_weight_decay}; leave it out to keep weight_decay"
+                f"`optimizer.final_weight_decay` must be at least 0, got {final_weight_decay}. "
+                "Leave it out to keep weight_decay."
             )
         self.betas, self.eps, self.final_weight_decay = (
             (betas[0], betas[1]),
@@ -183,7 +190,7 @@ class AdamW(Optimizer):
         )
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-        """`torch.optim.AdamW`."""
+        """Build `torch.optim.AdamW`."""
         return torch.optim.AdamW(self.groups(model, batch_size), betas=self.betas, eps=self.eps)
 
 
@@ -192,14 +199,14 @@ class LARS(Optimizer):
 
     Args:
         lr: learning rate.
-        momentum: of the buffer.
-        weight_decay: of the parameters that are not excluded.
-        trust: the trust coefficient η.
-        exclude: what gets neither weight decay nor a trust ratio.
-        lr_in_buffer: the paper's form, with the learning rate in the momentum buffer; otherwise
-            MoCo v3's.
+        momentum: momentum of the buffer.
+        weight_decay: weight decay of the parameters that are not excluded.
+        trust: trust coefficient η.
+        exclude: parameters without weight decay and trust ratio.
+        lr_in_buffer: multiply the learning rate into the momentum buffer, as in the paper;
+            otherwise apply it last, as in MoCo v3.
         lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
-        scales: learning rates of layers, for fine-tuning; `None` treats all alike.
+        scales: factors of the learning rate by layer, for fine-tuning; `None` for none.
     """
 
     def __init__(
@@ -217,11 +224,11 @@ class LARS(Optimizer):
         super().__init__(lr, weight_decay, exclude, lr_scaling, scales)
         _check_momentum(momentum)
         if trust <= 0.0:
-            raise ValueError(f"trust must be above 0, got {trust}; 0.001 is usual")
+            raise ValueError(f"`optimizer.trust` must be positive, got {trust}. Try 0.001.")
         self.momentum, self.trust, self.lr_in_buffer = momentum, trust, lr_in_buffer
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-        """`LARSOptimizer`."""
+        """Build `LARSOptimizer`."""
         groups = self.groups(model, batch_size)
         return LARSOptimizer(
             groups,
@@ -234,4 +241,4 @@ class LARS(Optimizer):
 
 def _check_momentum(momentum: float) -> None:
     if not 0.0 <= momentum < 1.0:
-        raise ValueError(f"momentum must lie in [0, 1), got {momentum}; 0.9 is usual")
+        raise ValueError(f"`optimizer.momentum` must be in [0, 1), got {momentum}. Try 0.9.")

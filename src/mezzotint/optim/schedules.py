@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the step that multiply each group's `base_lr`.
 
-Nothing is kept between steps, so a resumed run is where an uninterrupted one would be, and groups
-with learning rates of their own keep their proportions.
+They have no state, so a resumed run has the rates of an uninterrupted one, and groups with
+different learning rates keep their proportions.
 """
 
 import math
@@ -11,24 +11,24 @@ from mezzotint.recipe.component import Component
 
 
 class Schedule(Component, ABC, abstract=True):
-    """A factor for the learning rate, by step."""
+    """Factor of the learning rate, by step."""
 
     @abstractmethod
     def __call__(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
-        """The factor of one step.
+        """Compute the factor of one step.
 
         Args:
-            step: index of the step that is about to be taken, from 0.
-            total_steps: of the run.
-            steps_per_epoch: what makes epochs of steps.
+            step: index of the next step, from 0.
+            total_steps: number of steps of the run.
+            steps_per_epoch: number of steps per epoch.
         """
 
 
 class Constant(Schedule):
-    """The base learning rate throughout.
+    """Keep the base learning rate after a warm-up.
 
     Args:
-        warmup_epochs: linear rise from 0 at the beginning.
+        warmup_epochs: epochs of a linear rise from 0.
     """
 
     def __init__(self, *, warmup_epochs: float = 0.0) -> None:
@@ -36,21 +36,20 @@ class Constant(Schedule):
         self.warmup_epochs = warmup_epochs
 
     def __call__(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
-        """1, after the warm-up."""
         rise = _warmup(step, self.warmup_epochs * steps_per_epoch, 0.0)
         return 1.0 if rise is None else rise
 
 
 class Cosine(Schedule):
-    """A linear rise, then half a cosine down.
+    """Raise the learning rate linearly, then lower it along half a cosine.
 
     A run that is shorter than its warm-up ends within it.
 
     Args:
-        warmup_epochs: length of the rise.
-        final: factor that the cosine approaches at the end of the run.
-        warmup_start: factor of the first step of the rise.
-        per_epoch: change the factor of the cosine once an epoch only.
+        warmup_epochs: epochs of the linear rise.
+        final: factor at the end of the run.
+        warmup_start: factor at the first step.
+        per_epoch: change the factor of the cosine only once per epoch.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Cosine(Schedule):
         _check_warmup(warmup_epochs, warmup_start)
         if not 0.0 <= final <= 1.0:
             raise ValueError(
-                f"final is a factor of the learning rate in [0, 1], got {final}; divide by lr"
+                f"`schedule.final` must be a factor in [0, 1], got {final}. Divide the rate by lr."
             )
         self.warmup_epochs, self.final, self.warmup_start, self.per_epoch = (
             warmup_epochs,
@@ -74,23 +73,22 @@ class Cosine(Schedule):
         )
 
     def __call__(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
-        """Rises from `warmup_start` to 1, falls to `final`."""
         warmup = self.warmup_epochs * steps_per_epoch
         rise = _warmup(step, warmup, self.warmup_start)
         if rise is not None:
             return rise
-        place = max(step - step % steps_per_epoch, warmup) if self.per_epoch else step
-        progress = min((place - warmup) / max(total_steps - warmup, 1.0), 1.0)
+        position = max(step - step % steps_per_epoch, warmup) if self.per_epoch else step
+        progress = min((position - warmup) / max(total_steps - warmup, 1.0), 1.0)
         return self.final + (1.0 - self.final) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
 class MultiStep(Schedule):
-    """The learning rate falls by a factor at given shares of the run.
+    """Multiply the learning rate by a factor at given fractions of the run.
 
     Args:
-        milestones: shares of the run in (0, 1), increasing.
-        factor: what the learning rate is multiplied by at each.
-        warmup_epochs: linear rise from 0 at the beginning.
+        milestones: fractions of the run in (0, 1), increasing.
+        factor: factor of the learning rate at each milestone.
+        warmup_epochs: epochs of a linear rise from 0.
     """
 
     def __init__(
@@ -100,15 +98,14 @@ class MultiStep(Schedule):
         rising = all(a < b for a, b in zip(milestones, milestones[1:], strict=False))
         if not rising or not all(0.0 < m < 1.0 for m in milestones):
             raise ValueError(
-                f"milestones are increasing shares of the run in (0, 1), got {list(milestones)}; "
-                "divide epochs by their number"
+                "`schedule.milestones` must be increasing fractions of the run in (0, 1), got "
+                f"{list(milestones)}. Divide epochs by the number of epochs."
             )
         if not 0.0 < factor <= 1.0:
-            raise ValueError(f"factor must lie in (0, 1], got {factor}; 0.1 is usual")
+            raise ValueError(f"`schedule.factor` must be in (0, 1], got {factor}. Try 0.1.")
         self.milestones, self.factor, self.warmup_epochs = list(milestones), factor, warmup_epochs
 
     def __call__(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
-        """`factor` to the number of milestones passed, after the warm-up."""
         rise = _warmup(step, self.warmup_epochs * steps_per_epoch, 0.0)
         # Milestones are rounded to steps: 0.6 · 10 must not miss step 6 by the last bit.
         passed = sum(step >= round(m * total_steps) for m in self.milestones)
@@ -116,34 +113,36 @@ class MultiStep(Schedule):
 
 
 class Polynomial(Schedule):
-    """A power of the share of the run that is left, as semantic segmentation uses it.
+    """Follow a power of the remaining fraction of the run, as in semantic segmentation.
 
     Args:
-        power: 0.9 is usual.
-        warmup_epochs: linear rise from 0 at the beginning.
+        power: exponent; usually 0.9.
+        warmup_epochs: epochs of a linear rise from 0.
     """
 
     def __init__(self, *, power: float = 0.9, warmup_epochs: float = 0.0) -> None:
         _check_warmup(warmup_epochs, 0.0)
         if power <= 0.0:
-            raise ValueError(f"power must be above 0, got {power}; 0.9 is usual")
+            raise ValueError(f"`schedule.power` must be positive, got {power}. Try 0.9.")
         self.power, self.warmup_epochs = power, warmup_epochs
 
     def __call__(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
-        """`(1 − step / total_steps)^power`, after the warm-up."""
         rise = _warmup(step, self.warmup_epochs * steps_per_epoch, 0.0)
         return (1.0 - step / total_steps) ** self.power if rise is None else rise
 
 
 def _check_warmup(epochs: float, start: float) -> None:
     if epochs < 0.0:
-        raise ValueError(f"warmup_epochs must be at least 0, got {epochs}; 0 leaves it out")
+        raise ValueError(
+            f"`schedule.warmup_epochs` must be at least 0, got {epochs}. 0 turns it off."
+        )
     if not 0.0 <= start <= 1.0:
         raise ValueError(
-            f"warmup_start is a factor of the learning rate in [0, 1], got {start}; divide by lr"
+            f"`schedule.warmup_start` must be a factor in [0, 1], got {start}. Divide the rate by "
+            "lr."
         )
 
 
 def _warmup(step: int, steps: float, start: float) -> float | None:
-    """The factor during the linear rise, None after it."""
+    """Compute the factor during the linear rise; `None` after it."""
     return start + (1.0 - start) * step / steps if step < steps else None

@@ -1,4 +1,4 @@
-"""An optimizer's state as named tensors, and back: what a checkpoint stores without pickling anything."""
+"""An optimizer's state as named tensors, and back, so that checkpoints need no pickle."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's parameters by name; each group lists its names in `param_names`."""
+    """Map names of `param_names` to the optimizer's parameters."""
     return {
         name: parameter
         for group in optimizer.param_groups
@@ -16,22 +16,22 @@ def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every state tensor under `parameter/entry`; numbers become tensors of no dimension, `None` is left out."""
-    found: dict[str, Tensor] = {}
+    """Return state tensors as `parameter/entry`; numbers become scalars, `None` is left out."""
+    state: dict[str, Tensor] = {}
     for name, parameter in _named(optimizer).items():
         for entry, value in optimizer.state.get(parameter, {}).items():
             if value is not None:
-                found[f"{name}/{entry}"] = (
+                state[f"{name}/{entry}"] = (
                     value if isinstance(value, Tensor) else torch.tensor(value)
                 )
-    return found
+    return state
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_state` returned.
+    """Load the tensors that `optimizer_state` returned.
 
     Raises:
-        ValueError: when a name belongs to no parameter of this optimizer.
+        ValueError: for a name that belongs to no parameter of this optimizer.
     """
     named = _named(optimizer)
     state: dict[Tensor, dict[str, Any]] = {}
@@ -39,7 +39,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Tens
         name, _, entry = key.rpartition("/")
         if name not in named:
             raise ValueError(
-                f"the checkpoint holds optimizer state of {name!r}, which the method has not; use the run's recipe"
+                f"The checkpoint has optimizer state of {name!r}, but the method has no such "
+                "parameter. Use the recipe of the run."
             )
         parameter = named[name]
         moment = value.shape == parameter.shape
