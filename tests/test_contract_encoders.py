@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mezzotint import encoders
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.modality.modality import modality_names, modality_of
@@ -144,6 +147,17 @@ def samples(input: Input, rows: int) -> Tensor:
 def test_every_encoder_of_the_index_has_an_example() -> None:
     assert set(EXAMPLES) == set(index().members("Encoder")), "add an example of the new encoder"
     assert {input.modality for input in EVERY} == {*modality_names()}
+
+
+def test_the_package_lists_every_class_and_a_start_does_not_import_torch() -> None:
+    entries = index().members("Encoder")
+    listed = {*dir(encoders)}
+    # Modules hide the factories `timm` and `onnx`.
+    assert {entry.name for entry in entries.values()} - {"timm", "onnx"} <= listed
+    assert all(getattr(encoders, name) is not None for name in listed)
+    code = "import sys, mezzotint.encoders; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @each
