@@ -22,7 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mezzotint.data.sampling import held_out
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.metrics import classification, labeled
+from mezzotint.evaluation.metrics import classification, labeled, learnable, require_finite
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.seeding import key_of
@@ -78,12 +78,10 @@ class Attentive(Probe):
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield what the linear probe does, of patches `[N, L, D]`; those that are NaN are padding."""
-        x, labels = labeled(train, "training")
-        queries, answers = labeled(test, "test")
-        if labels.ndim == 1:
-            names, y = torch.unique(labels, return_inverse=True)
-        else:
-            names, y = torch.arange(labels.shape[1]), labels
+        x, names, y = learnable(train, padded=True)
+        queries, answers = labeled(test, "test", padded=True)
+        _require_finite_tokens(x, "training")
+        _require_finite_tokens(queries, "test")
         real = x[x[..., 0].isfinite()]
         mean, scale = real.mean(0), (real - real.mean(0)).square().mean().sqrt().clamp_min(1e-12)
         x, queries = (x - mean) / scale, (queries - mean) / scale
@@ -132,6 +130,15 @@ class Attentive(Probe):
                 optimizer.step()
             if epoch in stops:
                 yield epoch, head
+
+
+def _require_finite_tokens(x: Tensor, role: str) -> None:
+    """Raise a ValueError for tokens `[N, L, D]` that are not finite and, unlike padding, not all NaN."""
+    nan = x.isnan()
+    padding = nan.all(dim=2)
+    require_finite(x[~padding], role)
+    if bool(padding.all()):
+        raise ValueError(f"All {role} features are NaN. Did training diverge?")
 
 
 class _Head(nn.Module):

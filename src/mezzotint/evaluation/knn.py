@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mezzotint.evaluation.metrics import classification, labeled
+from mezzotint.evaluation.metrics import classification, labeled, learnable
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.types import Features
@@ -125,8 +125,7 @@ class KNN(Probe):
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `top1`, with more than ten classes `top5`, and `mean_per_class`."""
-        (x, y), (queries, labels) = labeled(train, "training"), labeled(test, "test")
-        names, members = torch.unique(y, return_inverse=True)
+        (x, names, members), (queries, labels) = learnable(train), labeled(test, "test")
         scores = x.new_zeros(len(queries), len(names))
         for rows, near in similarities(x, queries, metric=self.metric, center=self.center):
             scores[rows] = self._votes(near, members, len(names))
@@ -191,8 +190,7 @@ class KNNGrid(Probe, kind="knn_grid"):
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield for each setting `top1`, with more than ten classes `top5`, and `mean_per_class`."""
-        (x, y), (queries, labels) = labeled(train, "training"), labeled(test, "test")
-        names, members = torch.unique(y, return_inverse=True)
+        (x, names, members), (queries, labels) = learnable(train), labeled(test, "test")
         for probes in self.settings:
             most = min(max(probe.k for probe in probes), len(x))
             values, chosen = _neighbors(x, queries, probes[0].metric, self.center, most)

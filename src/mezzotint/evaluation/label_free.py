@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mezzotint.evaluation.metrics import require_finite
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.types import Features
@@ -175,6 +176,9 @@ class Rank(Probe):
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
         """Yield `rankme`, `rank_ratio` (of `min(N, D)`), `alpha`, `uniformity` and `spread` of `train`."""
+        if len(train.x) < 2:
+            raise ValueError(f"`rank` needs two samples or more, got {len(train.x)}. Add data.")
+        require_finite(train.x, "extracted")
         x = at_most(train.x, self.samples)
         effective = rankme(x)
         yield self.row("rankme", effective)

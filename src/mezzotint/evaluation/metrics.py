@@ -33,12 +33,13 @@ class Accuracy(float):
         return (self.correct,)
 
 
-def labeled(features: Features, role: str) -> tuple[Tensor, Tensor]:
+def labeled(features: Features, role: str, *, padded: bool = False) -> tuple[Tensor, Tensor]:
     """Return features and labels.
 
     Args:
         features: features with labels.
         role: what they are for, `"training"` or `"test"`, used in messages.
+        padded: whether NaN marks padding, as in patch tokens.
 
     Raises:
         ValueError: without labels or samples, or for features that are not finite.
@@ -53,24 +54,39 @@ def labeled(features: Features, role: str) -> tuple[Tensor, Tensor]:
             f"A probe needs one label per sample and at least one sample, got {len(features.x)} "
             f"{role} features and {len(features.y)} labels. Check the task's split."
         )
+    if not padded:
+        require_finite(features.x, role)
     return features.x, features.y
 
 
-def learnable(features: Features) -> tuple[Tensor, Tensor, Tensor]:
+def require_finite(x: Tensor, role: str) -> None:
+    """Raise a ValueError for features that are NaN or infinite."""
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"{role.capitalize()} features contain NaN or inf. Did training diverge?")
+
+
+def learnable(features: Features, *, padded: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Return features to fit a classifier to, the labels of its columns, and each sample's column.
+
+    Args:
+        features: training features with labels.
+        padded: whether NaN marks padding, as in patch tokens.
 
     Returns:
         `[N, D]`, int64 `[C]` and int64 `[N]`; for tags, bool `[N, C]` instead of the last.
 
     Raises:
-        ValueError: without labels or samples, or for features that are not finite.
+        ValueError: without labels or samples, for features that are not finite, or one class alone.
     """
-    x, labels = labeled(features, "training")
-    if not bool(x.isfinite().all()):
-        raise ValueError("Training features contain NaN or inf. Did training diverge?")
+    x, labels = labeled(features, "training", padded=padded)
     if labels.ndim != 1:
         return x, torch.arange(labels.shape[1]), labels
     names, y = torch.unique(labels, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(
+            f"A probe needs two classes or more, but all {len(x)} training samples have one. Check "
+            "the task's labels."
+        )
     return x, names, y
 
 

@@ -222,7 +222,8 @@ class Index:
             for name, header in _CLASS.findall(file.text):
                 call = ast.parse(f"_{header or '()'}", mode="eval").body
                 assert isinstance(call, ast.Call)
-                bases = tuple(ast.unparse(b).split("[")[0].rpartition(".")[2] for b in call.args)
+                # Dotted bases stay dotted: `nn.Linear` is not the probe `Linear` of this package.
+                bases = tuple(ast.unparse(b).split("[")[0] for b in call.args)
                 stated = {
                     k.arg: ast.literal_eval(k.value)
                     for k in call.keywords
