@@ -63,7 +63,7 @@ def test_log_mixup_is_byol_as_formula_without_its_epsilon() -> None:
 def test_log_mixup_takes_another_sample_and_every_other_one_in_time() -> None:
     x = (
         torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 8, 8) * 15
-    )  # the louder of two wins, whatever the share
+    )  # the louder of two wins, whatever the fraction
     seen = set()
     for key in range(60):
         y = LogMixup(alpha=1.0)(x, draws(5, key))
@@ -146,7 +146,7 @@ def test_gain_is_a_constant_in_the_logarithm() -> None:
     assert params["decibels"].min() >= -6 and params["decibels"].max() <= 3
 
 
-def test_frames_are_cut_at_every_place() -> None:
+def test_frames_are_cut_at_every_position() -> None:
     x = torch.arange(24.0).expand(400, 1, 16, 24)
     transform = RandomFrames(frames=20)
     y = transform(x, draws(400))

@@ -23,7 +23,7 @@ def render(
 
 
 def test_views_are_those_of_a_naive_pipeline() -> None:
-    """Normalize, mix, crop from a real canvas, normalize both views together; sample after sample, in NumPy's order."""
+    """Normalize, mix, crop from a canvas in memory, normalize both views; sample by sample."""
     views, past, now = BYOLA(frames=32, bank=16), batch(100), batch()
     render(views, past)
     found = render(views, now)
@@ -31,7 +31,7 @@ def test_views_are_those_of_a_naive_pipeline() -> None:
     bank = views._stored[:8, 0].double()  # the batch before, normalized and cut
     drawn = BYOLA(frames=32, bank=16).draw(now.ids, ViewContext(INPUT, 0, 0))
     expected = np.zeros((2, 8, 16, 32))
-    for place, params in enumerate(drawn):
+    for view_index, params in enumerate(drawn):
         for row in range(8):
             first = int(params["frames"]["first"][row])
             x = (now.x[0][row, 0, :, first : first + 32].double() + 7.0) / 3.0
@@ -44,11 +44,11 @@ def test_views_are_those_of_a_naive_pipeline() -> None:
                 canvas[:, 8:40] = mixed
                 box = canvas[None, None, top : top + height, left : left + width]
                 crops.append(F.interpolate(box, (16, 32), mode="bicubic", align_corners=True)[0, 0])
-            shape = found[place][row, 0].double()
+            shape = found[view_index][row, 0].double()
             scaled = [(c - c.mean()) / c.std() for c in crops]
             near = [float(((shape - shape.mean()) / shape.std() - c).abs().max()) for c in scaled]
             assert min(near) < 1e-3  # one of the bank it was
-            expected[place, row] = crops[int(np.argmin(near))]
+            expected[view_index, row] = crops[int(np.argmin(near))]
     expected = (expected - expected.mean()) / expected.std(ddof=1)
     np.testing.assert_allclose(torch.stack(found)[:, :, 0].numpy(), expected, atol=2e-3)
 

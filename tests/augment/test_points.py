@@ -1,4 +1,4 @@
-"""Views of clouds against the same thing written for one cloud at a time."""
+"""Views of point clouds against references for one point cloud at a time."""
 
 import math
 from collections import Counter
@@ -16,11 +16,12 @@ from mezzotint.seeding import Draws
 from mezzotint.types import Batch, Input
 
 ALL: list[Transform] = [
-    PointRotation(tilt=20.0), PointScale(mirror=0.5), PointJitter(shift=0.1), PointDrop(points=20), PointCrop(),
+    PointRotation(tilt=20.0), PointScale(mirror=0.5), PointJitter(shift=0.1),
+    PointDrop(points=20), PointCrop(),
 ]  # fmt: skip
 
 
-def clouds(batch: int = 6, points: int = 40) -> Tensor:
+def point_clouds(batch: int = 6, points: int = 40) -> Tensor:
     return torch.randn(batch, 3, points, generator=torch.Generator().manual_seed(0))
 
 
@@ -28,23 +29,23 @@ def draws(batch: int = 6, start: int = 0) -> Draws:
     return Draws(torch.arange(start, start + batch), 7)
 
 
-def as_set(cloud: Tensor) -> set[tuple[float, ...]]:
-    return {tuple(point) for point in cloud.T.tolist()}
+def as_set(points: Tensor) -> set[tuple[float, ...]]:
+    return {tuple(point) for point in points.T.tolist()}
 
 
 def test_rotation_is_that_of_each_cloud_about_its_own_angle() -> None:
-    x, transform = clouds(), PointRotation(axis="z")
+    x, transform = point_clouds(), PointRotation(axis="z")
     params = transform.draw(x.shape, draws())
     assert params["angles"][:, :2].abs().max() == 0 and params["angles"][:, 2].std() > 0.5
     y = transform.apply(x, params)
-    for cloud, turned, angle in zip(x, y, params["angles"][:, 2].tolist(), strict=True):
+    for points, turned, angle in zip(x, y, params["angles"][:, 2].tolist(), strict=True):
         c, s = math.cos(angle), math.sin(angle)
-        expected = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ cloud
+        expected = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ points
         torch.testing.assert_close(turned, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_tilted_rotation_keeps_lengths_and_handedness() -> None:
-    x, transform = clouds(), PointRotation(axis="y", tilt=30.0)
+    x, transform = point_clouds(), PointRotation(axis="y", tilt=30.0)
     y = transform(x, draws())
     torch.testing.assert_close(x.norm(dim=1), y.norm(dim=1))
     frame = torch.linalg.det(y[:, :, :3]) / torch.linalg.det(x[:, :, :3])
@@ -76,31 +77,31 @@ def test_jitter_has_its_spread_and_its_limit() -> None:
 
 
 def test_drop_keeps_the_share_it_drew_and_repeats_it() -> None:
-    x, transform = clouds(30), PointDrop(low=0.2, high=0.9, points=64)
+    x, transform = point_clouds(30), PointDrop(low=0.2, high=0.9, points=64)
     params = transform.draw(x.shape, draws(30))
     y = transform.apply(x, params)
     assert y.shape == transform.output_shape((30, 3, 40)) == (30, 3, 64)
-    for cloud, view, order, kept in zip(
+    for points, view, order, kept in zip(
         x, y, params["order"], params["kept"].tolist(), strict=True
     ):
         assert 8 <= kept <= 36
-        expected = torch.stack([cloud[:, order[i % kept]] for i in range(64)], dim=1)
+        expected = torch.stack([points[:, order[i % kept]] for i in range(64)], dim=1)
         assert torch.equal(view, expected) and len(as_set(view)) == kept
     assert len({tuple(order.tolist()) for order in params["order"]}) == 30
 
 
 def test_crop_keeps_the_nearest_points() -> None:
-    x, transform = clouds(30), PointCrop(low=0.3, high=0.8, points=50)
+    x, transform = point_clouds(30), PointCrop(low=0.3, high=0.8, points=50)
     params = transform.draw(x.shape, draws(30))
     y = transform.apply(x, params)
     assert y.shape == (30, 3, 50)
-    for cloud, view, anchor, kept in zip(
+    for points, view, anchor, kept in zip(
         x, y, params["anchor"].tolist(), params["kept"].tolist(), strict=True
     ):
         nearest = sorted(
-            range(40), key=lambda i: float((cloud[:, i] - cloud[:, anchor]).square().sum())
+            range(40), key=lambda i: float((points[:, i] - points[:, anchor]).square().sum())
         )[:kept]
-        assert as_set(view) == as_set(cloud[:, nearest])
+        assert as_set(view) == as_set(points[:, nearest])
         counts = Counter(map(tuple, view.T.tolist())).values()
         assert max(counts) - min(counts) <= 1
     centered = PointCrop(low=0.3, high=0.8, points=50, center=True).apply(x, params)
@@ -109,7 +110,7 @@ def test_crop_keeps_the_nearest_points() -> None:
 
 @pytest.mark.parametrize("transform", ALL, ids=lambda t: str(t.config["kind"]))
 def test_a_view_depends_on_its_sample_alone_and_x_stays(transform: Transform) -> None:
-    x = clouds()
+    x = point_clouds()
     before = x.clone()
     whole = transform(x, draws())
     assert torch.equal(x, before) and not torch.equal(whole, x)
@@ -118,15 +119,15 @@ def test_a_view_depends_on_its_sample_alone_and_x_stays(transform: Transform) ->
 
 
 def test_quantization_has_a_row_of_levels_for_each_axis_of_each_cloud() -> None:
-    y = RandomizedQuantization(bins=4, channel_dim=1)(clouds(6, 500), draws())
-    levels = [[len(set(row.tolist())) for row in cloud] for cloud in y]
+    y = RandomizedQuantization(bins=4, channel_dim=1)(point_clouds(6, 500), draws())
+    levels = [[len(set(row.tolist())) for row in points] for points in y]
     assert max(max(counts) for counts in levels) <= 4 and len(set(y.flatten().tolist())) > 40
 
 
 def test_a_chain_ends_in_normalized_views_of_the_asked_size() -> None:
     input = Input((3, 40), (0.0,) * 3, (0.5,) * 3, "points")
     views = Transformed(transforms=[PointCrop(points=16), PointRotation()])
-    stored = clouds().half()
+    stored = point_clouds().half()
     a, b = views.render(Batch((stored,), torch.arange(6)), ViewContext(input, 0, 0))
     assert a.shape == b.shape == (6, 3, 16) and a.dtype == torch.float32 and not torch.equal(a, b)
     assert 1.5 < a.std().item() < 2.5

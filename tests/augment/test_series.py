@@ -21,7 +21,8 @@ from mezzotint.augment.transform import Transform
 from mezzotint.seeding import Draws
 
 ALL: list[Transform] = [
-    SeriesJitter(), SeriesScale(shift=0.1), TimeWarp(), SeriesCrop(steps=20), ChannelDrop(p=0.5), AxisRotation(),
+    SeriesJitter(), SeriesScale(shift=0.1), TimeWarp(), SeriesCrop(steps=20), ChannelDrop(p=0.5),
+    AxisRotation(),
 ]  # fmt: skip
 
 
@@ -33,18 +34,18 @@ def draws(batch: int = 6, start: int = 0) -> Draws:
     return Draws(torch.arange(start, start + batch), 7)
 
 
-def read_by_numpy(x: Tensor, places: np.ndarray) -> Tensor:
+def read_by_numpy(x: Tensor, times: np.ndarray) -> Tensor:
     time = np.arange(x.shape[1])
     return torch.from_numpy(
-        np.stack([np.interp(places, time, row) for row in x.double().numpy()])
+        np.stack([np.interp(times, time, row) for row in x.double().numpy()])
     ).float()
 
 
 def test_reading_between_steps_is_linear_and_stops_at_the_ends() -> None:
     x = series()
-    places = torch.linspace(-3.0, 55.0, 70).repeat(6, 1)
-    for one, got in zip(x, read_at(x, places), strict=True):
-        torch.testing.assert_close(got, read_by_numpy(one, places[0].numpy()), atol=1e-4, rtol=1e-4)
+    times = torch.linspace(-3.0, 55.0, 70).repeat(6, 1)
+    for one, got in zip(x, read_at(x, times), strict=True):
+        torch.testing.assert_close(got, read_by_numpy(one, times[0].numpy()), atol=1e-4, rtol=1e-4)
     assert torch.equal(read_at(x, torch.arange(50.0).repeat(6, 1)), x)
     assert torch.equal(read_at(x[:, :, :1], torch.zeros(6, 4)), x[:, :, :1].expand(-1, -1, 4))
 

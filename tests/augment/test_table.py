@@ -24,10 +24,9 @@ def test_each_number_is_replaced_by_one_of_its_bin() -> None:
             edges = np.concatenate(
                 [[-2.0], np.sort(params["edges"][b, f].numpy()) * 4.0 - 2.0, [2.0]]
             )
-            place = int(np.clip(np.searchsorted(edges, x[b, f].item(), side="right") - 1, 0, 4))
+            bin_ = int(np.clip(np.searchsorted(edges, x[b, f].item(), side="right") - 1, 0, 4))
             value = (
-                edges[place]
-                + (edges[place + 1] - edges[place]) * params["values"][b, f, place].item()
+                edges[bin_] + (edges[bin_ + 1] - edges[bin_]) * params["values"][b, f, bin_].item()
             )
             assert y[b, f].item() == pytest.approx(value, abs=1e-5)
     assert y.abs().max() <= 2.0

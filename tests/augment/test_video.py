@@ -60,7 +60,8 @@ def test_erasing_fills_one_box_in_all_frames() -> None:
 
 def test_what_makes_no_sense_is_refused() -> None:
     for make in (
-        lambda: RandomClip(frames=0), lambda: RandomErasing(area=(0.0, 0.5)), lambda: RandomErasing(p=2.0),
+        lambda: RandomClip(frames=0), lambda: RandomErasing(area=(0.0, 0.5)),
+        lambda: RandomErasing(p=2.0),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"^[`A-Z].* got .*\. [A-Z].*"):
             make()

@@ -39,7 +39,7 @@ def test_soft_codes_are_not_the_farthest() -> None:
 
 
 def test_the_start_survives_the_first_average() -> None:
-    """In BRIDLE's video copy the sums kept their random start: after one step the k-means centers were gone."""
+    """In BRIDLE's video copy one step replaced the k-means centers by random ones."""
     for ema in (EMA(), EMA(rule="norm")):
         for codebook in (VQ(dim=8, num_codes=16, ema=ema), RQ(dim=8, num_codes=16, ema=ema)):
             x = normal("x", 400, 8)
@@ -53,7 +53,7 @@ def test_the_start_survives_the_first_average() -> None:
 
 @pytest.mark.parametrize("renormalize", [True, False])
 def test_codes_do_not_drift_off_the_sphere(renormalize: bool) -> None:
-    """BRIDLE's averages of unit vectors shrink: mean length .91 after 300 steps. As an option, they still do."""
+    """BRIDLE's averages of unit vectors shrink, to 0.91 after 300 steps; an option keeps this."""
     codebook = RQ(
         dim=8, num_codes=8, residual="bridle", ema=EMA(rule="norm", renormalize=renormalize)
     )
@@ -110,7 +110,7 @@ def test_a_revived_code_stays_where_it_was_put() -> None:
 
 
 def test_expiry_looks_at_the_step_that_is_counted() -> None:
-    """Codes chosen in this very step are counted before expired codes are replaced (encodec #33)."""
+    """Codes chosen in this step are counted before expired codes are replaced (encodec #33)."""
     codebook = VQ(
         dim=2, num_codes=2, metric="euclidean", ema=EMA(decay=0.0, expire_below=0.5, expire_every=1)
     )
@@ -122,7 +122,7 @@ def test_expiry_looks_at_the_step_that_is_counted() -> None:
 
 
 def test_fewer_vectors_than_codes_do_not_reset_the_codebook() -> None:
-    """An absolute threshold of 2 a code resets the codebook when there are fewer tokens than codes (WavTokenizer #82)."""
+    """An absolute threshold resets it when there are fewer tokens than codes (WavTokenizer #82)."""
     codebook = VQ(dim=4, num_codes=256, ema=EMA(expire_every=1))
     codebook(normal("start", 600, 4))
     for step in range(20):
@@ -171,7 +171,7 @@ def test_uniform_start_is_not_one_orthant() -> None:
 
 
 def test_levels_of_plain_rq_are_not_clusterings_of_the_same() -> None:
-    """With BRIDLE's residual and long vectors levels carry the same information; the metric shows it, and `plain` does not."""
+    """With BRIDLE's residual, levels of long vectors are alike; with `plain` they are not."""
     centers = 6.0 * normal("centers", 64, 16)
     x = centers[Draws(torch.arange(4000), 1).integers("m", high=64)] + 0.5 * normal(
         "noise", 4000, 16
@@ -189,7 +189,8 @@ def test_a_codebook_of_another_size_is_refused() -> None:
     codebook = RQ(dim=8, num_codes=16)
     codebook(normal("x", 64, 8))
     message = (
-        "^The checkpoint must have 4 x 32 codes of dim 8, as this codebook has, got 4 x 16 codes of dim 8. "
+        "^The checkpoint must have 4 x 32 codes of dim 8, as this codebook has, "
+        "got 4 x 16 codes of dim 8. "
         "Construct the codebook with the sizes of the checkpoint, or initialize it again.$"
     )
     with pytest.raises(ValueError, match=message):
@@ -197,7 +198,7 @@ def test_a_codebook_of_another_size_is_refused() -> None:
 
 
 def test_a_codebook_without_codes_encodes_nothing() -> None:
-    """A cold-start tokenizer is frozen from its first batch on: it must be initialized, not be zero."""
+    """A cold-start tokenizer is frozen from its first batch: it must be initialized, not zero."""
     z = normal("x", 64, 8)
     for codebook in (VQ(dim=8, num_codes=16).eval(), VQ(dim=8, num_codes=16).freeze()):
         calls: list[Any] = [
@@ -245,7 +246,7 @@ def test_an_overflow_in_training_shows_in_the_loss_and_spares_the_codes(bad: flo
 
 
 def test_quantized_vectors_are_the_codes_exactly() -> None:
-    """`z + (q − z)` rounds: the codes of what was quantized could be others."""
+    """`z + (q − z)` rounds: quantized vectors could get other codes."""
     codebook = VQ(dim=8, num_codes=16, metric="euclidean")
     z = 1e4 + normal("x", 64, 8)
     codes = codebook(z)
@@ -256,7 +257,7 @@ def test_quantized_vectors_are_the_codes_exactly() -> None:
 
 
 def test_memory_holds_no_distances_of_all_pairs() -> None:
-    """The largest tensor of a step is a vector's worth a row, or the search's fixed buffer: never rows × codes."""
+    """No tensor of a step is larger than the vectors or the fixed buffer: never rows × codes."""
     sizes: list[int] = []
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
 """Codebooks against vector-quantize-pytorch 1.32.0.
 
-Codes in eval mode are equal. In training its averages are the rule `count` with smoothed counts, and
-its rotation trick is the same for one codebook; its losses and gradients of several cosine levels
-differ by design.
+Codes in eval mode are equal. In training its averages are the rule `count` with smoothed counts,
+and its rotation trick is the same for one codebook; its losses and gradients of several cosine
+levels differ by design.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Two gloo ranks hold identical books, which are those of one process that saw everything."""
+"""Two gloo ranks have identical codes, equal to those of one process with all vectors."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -36,7 +36,7 @@ MAKE: dict[str, Callable[[], LearnedCodebook]] = {
 
 
 def batch(step: int) -> Tensor:
-    """Clusters that slowly move, half of which come and go, so that codes die."""
+    """Clusters that move slowly; half of them come and go, so that codes expire."""
     centers = Draws(torch.arange(20), key_of("ranks")).normal("centers", DIM) * 3.0
     rows = Draws(torch.arange(ROWS), key_of("ranks", step))
     member = rows.integers("member", high=20 if step % 8 < 4 else 10)
@@ -118,7 +118,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 def test_books_of_two_ranks_are_identical_and_those_of_one_process(
     name: str, two_ranks: list[Any]
 ) -> None:
-    """Regression: BRIDLE's ranks start their books alone; two ranks then agree on 0.05 % of the codes."""
+    """Regression: BRIDLE's ranks initialize alone, and agree on 0.05 % of the codes."""
     alone = train(MAKE[name](), None)
     zero, one = (results[name] for results in two_ranks)
     for key, expected in alone.items():
@@ -128,10 +128,10 @@ def test_books_of_two_ranks_are_identical_and_those_of_one_process(
             assert torch.equal(zero[key], one[key]), key
             torch.testing.assert_close(zero[key], expected, rtol=1e-4, atol=1e-5, msg=key)
     expired = (alone["first.books.vectors"] != alone["books.vectors"]).any(-1).float().mean()
-    assert expired > 0.9  # the comparison is of books that moved
+    assert expired > 0.9  # most codes moved
 
 
-def test_the_run_gives_codes_new_places() -> None:
+def test_the_run_replaces_codes() -> None:
     """So that the test above covers expiry."""
     codebook = MAKE["rq"]()
     jumps = 0

@@ -1,7 +1,10 @@
 """FSQ: golden codes and the paper's grid."""
 
+import pytest
+import torch
+
 from mezzotint.codebooks import FSQ
-from tests.codebooks.reference import X
+from tests.codebooks.reference import X, normal
 
 
 def test_golden_codes_of_fsq() -> None:
@@ -13,3 +16,31 @@ def test_golden_codes_of_fsq() -> None:
     )
     codes = FSQ(levels=(8, 5, 5, 5))(3.0 * X[:, :4])
     assert codes.indices[:, 0].tolist() == [int(code) for code in expected.split()]
+
+
+@pytest.mark.parametrize("levels", [(3,), (4, 5), (8, 5, 5, 5)])
+def test_codes_count_the_grid_with_the_first_channel_fastest(levels: tuple[int, ...]) -> None:
+    codebook = FSQ(levels=levels)
+    grid = codebook.decode(torch.arange(codebook.num_codes).unsqueeze(1))
+    assert len({tuple(point) for point in grid.tolist()}) == codebook.num_codes
+    for channel, size in enumerate(levels):
+        values = grid[:, channel].unique()
+        expected = torch.arange(size, dtype=torch.float32) - size // 2
+        torch.testing.assert_close(values, expected / (size // 2))
+    assert grid[1, 0] != grid[0, 0] and torch.equal(grid[1, 1:], grid[0, 1:])
+
+
+def test_rounding_is_to_the_nearest_point_of_the_bounded_vector() -> None:
+    codebook = FSQ(levels=(5, 5))  # odd sizes: the bound is 2 · 1.001 · tanh(x)
+    z = torch.linspace(-3.0, 3.0, 61).unsqueeze(1).expand(-1, 2)
+    bounded = z.tanh() * 2.0 * 1.001
+    torch.testing.assert_close(codebook(z).quantized, bounded.round() / 2.0)
+    indices, distances = codebook.nearest(z, 3)
+    assert torch.equal(indices[..., 0], codebook(z).indices)
+    torch.testing.assert_close(distances[:, 0, 0], (bounded - bounded.round()).square().sum(1))
+
+
+def test_fsq_learns_nothing_and_uses_every_code() -> None:
+    codebook = FSQ(levels=(3, 4))
+    codes = codebook(3.0 * normal("wide", 2000, 2))
+    assert float(codes.loss) == 0.0 and (codes.usage > 0).all() and not codebook.state_dict()

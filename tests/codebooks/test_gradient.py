@@ -9,7 +9,7 @@ from tests.codebooks.reference import normal
 
 
 def test_rotation_trick_is_the_jacobian_of_the_rotation() -> None:
-    """The rotation is built by exponentiating its generator in the plane of both vectors, not by reflections."""
+    """The reference rotation is the exponential of its generator, not a product of reflections."""
     x, q, gradient = normal("rot x", 20, 5), normal("rot q", 20, 5), normal("rot g", 20, 5)
     leaf = x.clone().requires_grad_()
     out = carry_gradient(leaf, q, "rotation")

@@ -54,13 +54,13 @@ def test_usage_and_perplexity() -> None:
 
 
 def test_codes_that_name_positions_are_found() -> None:
-    """The cold start of BRIDLE adds position embeddings to what it quantizes; codes then tell the place."""
-    places = torch.arange(64).expand(50, 64)
-    by_place, free = places % 8, labels(3200, 8).view(50, 64)
-    found = health(codes_of(torch.stack([by_place, free], -1), 8), positions=torch.arange(64))
+    """BRIDLE's cold start quantizes vectors with position embeddings; codes reveal positions."""
+    positions = torch.arange(64).expand(50, 64)
+    by_position, free = positions % 8, labels(3200, 8).view(50, 64)
+    found = health(codes_of(torch.stack([by_position, free], -1), 8), positions=torch.arange(64))
     assert found.about_position is not None
     torch.testing.assert_close(found.about_position, torch.tensor([1.0, 0.0]), rtol=0, atol=0.02)
-    again = health(codes_of(torch.stack([by_place, free], -1), 8), positions=places)
+    again = health(codes_of(torch.stack([by_position, free], -1), 8), positions=positions)
     assert torch.equal(again.about_position, found.about_position)  # type: ignore[arg-type]
 
 
@@ -77,7 +77,8 @@ def test_logs_are_scalars_without_waiting_for_the_device() -> None:
     with torch.device("meta"):  # tensors without values: whoever reads one raises
         on_meta = health(
             Codes(
-                torch.empty(4, 50, 8), torch.empty(4, 50, 3, dtype=torch.int64), torch.empty(()), torch.empty(3, 16),
+                torch.empty(4, 50, 8), torch.empty(4, 50, 3, dtype=torch.int64), torch.empty(()),
+                torch.empty(3, 16),
                 torch.empty(3),
             ),
             torch.empty(50, dtype=torch.int64),

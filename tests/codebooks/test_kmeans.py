@@ -137,14 +137,14 @@ def test_uniform_sphere_has_the_radius_that_leaves_least() -> None:
     x = draws(500).normal("x", 6) * 7.0
     codebook = VQ(dim=6, num_codes=32, metric="euclidean", init="uniform_sphere")
     codebook.initialize(x)
-    book = codebook.books.vectors[0]
-    radius = book.norm(dim=1)
+    codes = codebook.books.vectors[0]
+    radius = codes.norm(dim=1)
     torch.testing.assert_close(radius, radius[0].expand(32))
-    chosen = book[(x @ book.t()).argmax(1)]
+    chosen = codes[(x @ codes.t()).argmax(1)]
     left = [(x - scale * chosen).square().sum() for scale in (0.99, 1.0, 1.01)]
     assert left[1] < left[0] and left[1] < left[2]
     assert (
-        normalize(book, dim=1).mean(0).norm() < 0.5
+        normalize(codes, dim=1).mean(0).norm() < 0.5
     )  # all around, where BRIDLE's start lies in one orthant
 
 
@@ -188,7 +188,7 @@ def test_search_is_exact_far_from_the_origin() -> None:
     moved_x, moved_codes = (
         x + offset,
         codes + offset,
-    )  # rounded to 2⁻¹¹, so near ties may change places
+    )  # rounded to 2⁻¹¹, so near ties may swap
     exact = torch.cdist(moved_x.double(), moved_codes.double())
     assert torch.equal(nearest(x, codes)[0], expected)
     found = nearest(moved_x, moved_codes)[0]
@@ -215,20 +215,20 @@ def test_search_in_chunks_is_the_search(monkeypatch: pytest.MonkeyPatch) -> None
     "shape", [(1, 2, 3), (700, 1000, 4), (3000, 5, 16)], ids=["one", "many codes", "many vectors"]
 )
 def test_it_finds_what_all_distances_find(shape: tuple[int, int, int]) -> None:
-    rows, codes, width = shape
-    x = Draws(torch.arange(rows), 1).normal("x", width) + 20.0
-    book = Draws(torch.arange(codes), 2).normal("book", width) + 20.0
-    distances = torch.cdist(x.double(), book.double())
-    assert torch.equal(nearest(x, book)[0], distances.argmin(1))
+    rows, num_codes, dim = shape
+    x = Draws(torch.arange(rows), 1).normal("x", dim) + 20.0
+    codes = Draws(torch.arange(num_codes), 2).normal("book", dim) + 20.0
+    distances = torch.cdist(x.double(), codes.double())
+    assert torch.equal(nearest(x, codes)[0], distances.argmin(1))
 
 
 def test_of_equal_codes_the_first_is_taken_and_the_score_is_the_cosine() -> None:
-    book = torch.eye(3)[[0, 1, 0, 2]]
-    found, score = nearest(torch.eye(3) * 0.5, book, on_sphere=True)
+    codes = torch.eye(3)[[0, 1, 0, 2]]
+    found, score = nearest(torch.eye(3) * 0.5, codes, on_sphere=True)
     assert found.tolist() == [0, 1, 3] and score.tolist() == [0.5] * 3
 
 
-def test_vectors_that_are_no_numbers_still_get_a_code_of_the_book() -> None:
+def test_vectors_with_nan_still_get_a_valid_code() -> None:
     x = torch.tensor([[float("nan"), 0.0], [float("inf"), 0.0], [1.0, 0.0]])
     found, _ = nearest(x, torch.eye(2))
     assert found.min() >= 0 and found.max() < 2 and found[2] == 0

@@ -35,12 +35,14 @@ def test_golden_codes_of_rq() -> None:
     torch.testing.assert_close(plain.quantized[0], torch.tensor(EUCLIDEAN_FIRST), rtol=0, atol=6e-5)
 
 
-def naive(x: Tensor, books: Tensor, residual: str, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-    """RQ as the papers write it, by autograd: quantized vectors straight through, loss, energies."""
+def naive(
+    x: Tensor, all_codes: Tensor, residual: str, beta: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """RQ as in the papers, by autograd: straight-through quantized vectors, loss, energies."""
     left, total, losses, energies = x, torch.zeros_like(x), [], []
-    for book in books:
+    for vectors in all_codes:
         met = normalize(left, dim=1) if residual == "bridle" else left
-        codes = book[torch.cdist(met.detach().double(), book.double()).argmin(1)]
+        codes = vectors[torch.cdist(met.detach().double(), vectors.double()).argmin(1)]
         losses.append(beta * (left - codes).square().mean())
         left, total = left - codes, total + codes
         energies.append(left.detach().square().sum() / x.detach().square().sum())
@@ -49,12 +51,12 @@ def naive(x: Tensor, books: Tensor, residual: str, beta: float) -> tuple[Tensor,
 
 @pytest.mark.parametrize("residual", ["plain", "bridle"])
 def test_rq_is_the_naive_one(residual: str) -> None:
-    books = normalize(CODES, dim=-1) if residual == "bridle" else CODES
-    codebook = with_codes(RQ(dim=8, num_codes=16, residual=residual, commitment=0.7), books)  # type: ignore[arg-type]
+    all_codes = normalize(CODES, dim=-1) if residual == "bridle" else CODES
+    codebook = with_codes(RQ(dim=8, num_codes=16, residual=residual, commitment=0.7), all_codes)  # type: ignore[arg-type]
     weight = normal("w", 64, 8)
     ours, theirs = (X.clone().requires_grad_() for _ in range(2))
     codes = codebook(ours)
-    quantized, loss, energies = naive(theirs, books, residual, 0.7)
+    quantized, loss, energies = naive(theirs, all_codes, residual, 0.7)
     ((codes.quantized * weight).sum() + 3.0 * codes.loss).backward()
     ((quantized * weight).sum() + 3.0 * loss).backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(codes.quantized, quantized)

@@ -20,13 +20,13 @@ def test_golden_codes_of_vq() -> None:
 
 
 def test_cosine_vq_is_the_naive_one() -> None:
-    book = normalize(CODES[0], dim=-1)
-    codebook = with_codes(VQ(dim=8, num_codes=16, commitment=0.7), book[None])
+    vectors = normalize(CODES[0], dim=-1)
+    codebook = with_codes(VQ(dim=8, num_codes=16, commitment=0.7), vectors[None])
     weight = normal("w", 64, 8)
     ours, theirs = (X.clone().requires_grad_() for _ in range(2))
     codes = codebook(ours)
     directions = normalize(theirs, dim=1)
-    chosen = book[(directions @ book.t()).argmax(1)]
+    chosen = vectors[(directions @ vectors.t()).argmax(1)]
     quantized = directions + (chosen - directions).detach()
     loss = 0.7 * (directions - chosen).square().mean()
     ((codes.quantized * weight).sum() + 3.0 * codes.loss).backward()

@@ -34,8 +34,8 @@ def one_by_one(x: Tensor, params: Params) -> Tensor:
     """Torchvision, sample by sample."""
     results = []
     for row, image in enumerate(x):
-        for place in params["order"][row].tolist() if params["chosen"][row] else []:
-            name, change = THEIRS[place]
+        for op in params["order"][row].tolist() if params["chosen"][row] else []:
+            name, change = THEIRS[op]
             image = change(image, params[name][row].item())
         results.append(image)
     return torch.stack(results)

@@ -109,7 +109,8 @@ def test_a_sample_does_not_depend_on_its_company() -> None:
 
 def local(compare: Any, **keywords: Any) -> MultiAugment:
     return MultiAugment(
-        policies=[identity(), mocov2()], num_global=1, num_local=2, local_crop=RandomResizedCrop(size=12),
+        policies=[identity(), mocov2()], num_global=1, num_local=2,
+        local_crop=RandomResizedCrop(size=12),
         local_loss=LocalLoss(compare=compare, **keywords),
     )  # fmt: skip
 
@@ -171,7 +172,8 @@ def test_what_disagrees_is_refused_in_three_parts(build: Callable[[], object]) -
 
 
 def test_a_recipe_names_the_policies() -> None:
-    config = {"kind": "multi_augment", "policies": [{"kind": "simclr"}, {"kind": "auto_augment"}], "num_local": 2,
+    config = {"kind": "multi_augment", "policies": [{"kind": "simclr"}, {"kind": "auto_augment"}],
+              "num_local": 2,
               "local_loss": {"schedule": "cosine"}}  # fmt: skip
     views = construct(resolve(config, "ViewGenerator", "views"), "ViewGenerator", {})
     assert isinstance(views, MultiAugment) and views.num_views == 8

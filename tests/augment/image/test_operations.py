@@ -1,4 +1,4 @@
-"""Every operation against torchvision's function on the uint8 image, for magnitudes over its whole range."""
+"""Every operation against torchvision's function on the uint8 image, over its magnitudes."""
 
 import math
 from collections.abc import Callable
@@ -63,7 +63,8 @@ REFERENCE: dict[str, tuple[Callable[[float], float], Callable[[Tensor, float, st
     "identity": (lambda v: 0.0, lambda x, m, mode: x),
 }
 EXACT = {
-    "translate_x", "translate_y", "rotate", "brightness", "sharpness", "posterize", "solarize", "grayscale",
+    "translate_x", "translate_y", "rotate", "brightness", "sharpness", "posterize", "solarize",
+    "grayscale",
     "auto_contrast", "equalize", "invert", "identity",
 }  # fmt: skip
 CASES = [(name, "nearest") for name in REFERENCE] + [(name, "bilinear") for name in AFFINE]
@@ -73,8 +74,8 @@ def applied(
     x: Tensor, name: str, magnitude: float, mode: str = "nearest", fill: float = 0.0
 ) -> Tensor:
     op = torch.full((len(x), 1), NAMES.index(name))
-    size, place = torch.full((len(x), 1), magnitude), torch.full((len(x), 1, 2), 0.4)
-    return apply_operations(x / 255, op, size, place, interpolation=mode, fill=fill)  # type: ignore[arg-type]
+    size, center = torch.full((len(x), 1), magnitude), torch.full((len(x), 1, 2), 0.4)
+    return apply_operations(x / 255, op, size, center, interpolation=mode, fill=fill)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)
@@ -128,22 +129,23 @@ def test_each_sample_gets_its_own_operations_in_order() -> None:
     generator = torch.Generator().manual_seed(1)
     op = torch.randint(0, len(NAMES), (len(x), 3), generator=generator)
     magnitude = torch.rand(len(x), 3, generator=generator) * 0.4 + 0.1
-    place = torch.rand(len(x), 3, 2, generator=generator)
+    center = torch.rand(len(x), 3, 2, generator=generator)
     before = (x / 255).clone()
-    y = apply_operations(before, op, magnitude, place, interpolation="nearest", fill=0.0)
+    y = apply_operations(before, op, magnitude, center, interpolation="nearest", fill=0.0)
     assert torch.equal(before, x / 255)
     for row in range(len(x)):
         alone = x[row : row + 1] / 255
         for stage in range(3):
             part = (slice(row, row + 1), slice(stage, stage + 1))
-            step = (op[part], magnitude[part], place[part])
+            step = (op[part], magnitude[part], center[part])
             alone = apply_operations(alone, *step, interpolation="nearest", fill=0.0) / 255
         assert torch.equal(y[row], (alone[0] * 255).round())
 
 
 def test_no_images() -> None:
     empty = apply_operations(
-        torch.empty(0, 3, 8, 8), torch.empty(0, 2, dtype=torch.int64), torch.empty(0, 2), torch.empty(0, 2, 2),
+        torch.empty(0, 3, 8, 8), torch.empty(0, 2, dtype=torch.int64), torch.empty(0, 2),
+        torch.empty(0, 2, 2),
         interpolation="nearest", fill=0.0,
     )  # fmt: skip
     assert empty.shape == (0, 3, 8, 8)

@@ -1,8 +1,6 @@
-import json
-import re
+"""RandAugment and TrivialAugment: draws of torchvision; all random policies: batches, refusals."""
+
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,10 +12,6 @@ from mezzotint.augment.image.auto_augment import (
     FAST_AUTO_AUGMENT,
     AutoAugment,
     FastAutoAugment,
-    Published,
-    SubPolicies,
-    read_sub_policies,
-    write_sub_policies,
 )
 from mezzotint.augment.image.geometry import HorizontalFlip
 from mezzotint.augment.image.operations import IDENTITY, NAMES
@@ -25,47 +19,12 @@ from mezzotint.augment.image.policies import Chain, Choice, Policy, identity, si
 from mezzotint.augment.image.rand_augment import (
     RAND_AUGMENT,
     RandAugment,
-    RandomPolicy,
     TrivialAugment,
     describe,
 )
-from mezzotint.augment.views import ViewContext
-from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import RecipeError, resolve
 from mezzotint.seeding import Draws
-from mezzotint.types import Input
-
-MANY = Draws(torch.arange(20_000), 5)
-SHAPE = (20_000, 3, 64, 96)
-
-
-def snake(name: str) -> str:
-    return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
-
-
-def drawn(policy: RandomPolicy) -> dict[str, set[float]]:
-    """The magnitudes that each operation is drawn with."""
-    op, magnitude = policy.operations(SHAPE, MANY)
-    found: dict[str, set[float]] = {}
-    for number in sorted(set(op.flatten().tolist())):
-        found[NAMES[number]] = set(magnitude[op == number].tolist())
-    return found
-
-
-def theirs(space: dict[str, Any], bins: int, chosen: list[int]) -> dict[str, set[float]]:
-    """What torchvision's space says for the same image size."""
-    found: dict[str, set[float]] = {}
-    for name, (values, signed) in space.items():
-        magnitudes = values(bins, *SHAPE[2:])
-        sizes = {0.0} if magnitudes is None else {float(magnitudes[i]) for i in chosen}
-        found[snake(name)] = sizes | {-size for size in sizes} if signed else sizes
-    return found
-
-
-def assert_same(ours: dict[str, set[float]], expected: dict[str, set[float]]) -> None:
-    assert ours.keys() == expected.keys()
-    for name, values in expected.items():
-        assert sorted(ours[name]) == pytest.approx(sorted(values), abs=2e-5), name
+from tests.augment.image.reference import MANY, SHAPE, assert_same, drawn, theirs
 
 
 @pytest.mark.parametrize(("magnitude", "bins"), [(9, 31), (0, 31), (30, 31), (5, 11)])
@@ -92,55 +51,6 @@ def test_trivial_augment_draws_what_torchvision_draws() -> None:
     assert_same(drawn(TrivialAugment()), expected)
 
 
-def test_aug_mix_draws_what_torchvision_draws() -> None:
-    expected = theirs(v2.AugMix._AUGMENTATION_SPACE, 10, [0, 1, 2])
-    assert_same({k: v for k, v in drawn(AugMix()).items() if k != "identity"}, expected)
-
-
-@pytest.mark.parametrize("name", ["imagenet", "cifar10", "svhn"])
-def test_auto_augment_has_the_published_policy(name: Published) -> None:
-    policy = AutoAugment(policy=name)
-    table = v2.AutoAugment(v2.AutoAugmentPolicy(name))._policies
-    assert [[(s.name, s.p) for s in steps] for steps in policy.policies.steps] == [
-        [(snake(op), p) for op, p, _ in steps] for steps in table
-    ]
-    space = v2.AutoAugment._AUGMENTATION_SPACE
-    expected: dict[str, set[float]] = {}
-    for op, _, place in (step for steps in table for step in steps if step[1] > 0):
-        magnitudes = space[op][0](10, *SHAPE[2:])
-        size = 0.0 if magnitudes is None else float(magnitudes[place])
-        expected.setdefault(snake(op), set()).update({size, -size} if space[op][1] else {size})
-    ours = {k: v for k, v in drawn(policy).items() if k != "identity"}
-    assert_same(ours, expected)
-    op, _ = policy.operations(SHAPE, MANY)
-    applied = sum(p for steps in table for _, p, _ in steps) / (2 * len(table))
-    assert (op != IDENTITY).float().mean() == pytest.approx(applied, abs=0.01)
-
-
-def test_aug_mix_mixes_chains_with_the_image() -> None:
-    mix, x = (
-        AugMix(severity=10),
-        torch.rand(16, 3, 24, 24, generator=torch.Generator().manual_seed(0)),
-    )
-    draws = Draws(torch.arange(16), 3)
-    params = mix.draw(x.shape, draws)
-    torch.testing.assert_close(params["weights"].sum(dim=1), torch.ones(16))
-    y = mix.apply(x, params)
-    one_chain = RandAugment(num_ops=3, interpolation="bilinear")
-    expected = (x * 255.999).floor() * params["weights"][:, :1, None, None]
-    for chain in range(3):
-        part = {
-            name: params[name][:, 3 * chain : 3 * chain + 3]
-            for name in ("op", "magnitude", "center")
-        }
-        expected = (
-            expected
-            + (one_chain.apply(x, part) * 255).round()
-            * params["weights"][:, chain + 1, None, None, None]
-        )
-    torch.testing.assert_close(y * 255, expected.floor(), atol=1.001, rtol=0)
-
-
 def test_three_augment_is_one_of_three_and_a_jitter() -> None:
     policy = three_augment()
     params = policy.draw((6000, 3, 24, 24), Draws(torch.arange(6000), 1))
@@ -152,9 +62,12 @@ def test_three_augment_is_one_of_three_and_a_jitter() -> None:
 
 
 ALL: list[Policy] = [
-    RandAugment(), RandAugment(extended=True, num_ops=3), AutoAugment(), AutoAugment(policy="svhn", fill=128),
-    TrivialAugment(interpolation="bilinear"), AugMix(), AugMix(depth=2, width=1), three_augment(), FastAutoAugment(),
-    Choice(policies=[simclr(), RandAugment(), identity()]), Policy(transforms=[RandAugment(), simclr()]),
+    RandAugment(), RandAugment(extended=True, num_ops=3), AutoAugment(),
+    AutoAugment(policy="svhn", fill=128),
+    TrivialAugment(interpolation="bilinear"), AugMix(), AugMix(depth=2, width=1), three_augment(),
+    FastAutoAugment(),
+    Choice(policies=[simclr(), RandAugment(), identity()]),
+    Policy(transforms=[RandAugment(), simclr()]),
     Chain(transforms=[RandAugment(), HorizontalFlip()]),
 ]  # fmt: skip
 
@@ -181,94 +94,16 @@ def test_a_choice_applies_what_each_sample_drew() -> None:
     assert torch.equal(changed, params["policy"] == 1) and 0 < changed.sum() < 32
 
 
-def test_a_policy_file_is_read_back(tmp_path: Path) -> None:
-    text = "name: mine\nlevels: 10\nsub_policies:\n- [[posterize, 0.4, 9], [equalize, 0.8]]\n- [[rotate, 1.0, 0]]\n"
-    (tmp_path / "mine.yaml").write_text(text)
-    found = read_sub_policies(tmp_path / "mine.yaml")
-    assert [(s.name, s.p, s.level) for s in found.steps[0]] == [
-        ("posterize", 0.4, 1.0),
-        ("equalize", 0.8, 0.0),
-    ]
-    again = read_sub_policies(
-        write_sub_policies(SubPolicies("x", found.steps), tmp_path / "again.yaml")
-    )
-    assert again.steps == found.steps
-    with pytest.raises(
-        ValueError, match=r"^A policy file to write must be a .yaml file, got .*again.json'. Change"
-    ):
-        write_sub_policies(found, tmp_path / "again.json")
-    (tmp_path / "mine.json").write_text(json.dumps({"sub_policies": [[["rotate", 1, 0.5]]]}))
-    op, magnitude = FastAutoAugment(file=str(tmp_path / "mine.json")).operations(SHAPE, MANY)
-    assert set(op.flatten().tolist()) == {NAMES.index("rotate")} and magnitude.abs().max() == 0
-
-
-WRONG_FILES = {
-    "field: 1\nsub_policies: [[[invert, 1]]]": "got 'field'",
-    "sub_policies: []": "must be a list of lists, got",
-    "sub_policies: [[[rotat, 1, 0.5]]]": "Did you mean 'rotate'",
-    "sub_policies: [[[rotate, 1.5, 0.5]]]": "must be 0 to 1, got 1.5",
-    "sub_policies: [[[rotate, 1.0, 1.5]]]": "a level of 0 to 1",
-    "levels: 10\nsub_policies: [[[rotate, 1.0, 10]]]": "a bin of 0 to 9",
-    "sub_policies: [[[rotate, 1.0]]]": "must have a magnitude, got rotate without one",
-    "- 1": "got a list",
-    "{": "does not parse",
-}
-
-
-@pytest.mark.parametrize(("text", "message"), WRONG_FILES.items())
-def test_a_wrong_file_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "wrong.yaml").write_text(text)
-    with pytest.raises(ValueError, match=message) as refused:
-        FastAutoAugment(file=str(tmp_path / "wrong.yaml"))
-    assert re.search(r"must .* got .*\. [A-Z]|\? *$", str(refused.value))
-    assert "\n" not in str(refused.value)
-
-
-def test_a_run_keeps_the_sub_policies_and_not_the_file(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text(
-        "levels: 10\nsub_policies:\n- [[posterize, 0.4, 8], [rotate, 0.6, 3]]\n- [[invert, 0.2]]\n"
-    )
-    views = f"views.policy={{kind: fast_auto_augment, file: {file}}}"
-    recipe = Recipe.load("image/emoji_simclr", [views, "encoder.width=2"])
-    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    file.unlink()
-    again = Recipe.load(tmp_path / "recipe.yaml")
-    found, expected = again.views.config["policy"], recipe.views.config["policy"]
-    assert found == expected and found["file"] is None
-    assert found["sub_policies"] == [
-        [["posterize", 0.4, 8 / 9], ["rotate", 0.6, 1 / 3]],
-        [["invert", 0.2, 0.0]],
-    ]
-    ids, input = torch.arange(4), Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
-    first, second = (one.views.draw(ids, ViewContext(input, 0, 0)) for one in (recipe, again))
-    assert torch.equal(first[0]["policy"]["magnitude"], second[0]["policy"]["magnitude"])
-    with pytest.raises(
-        ValueError,
-        match="Either `file` or `sub_policies` must be null, got values for both. Remove",
-    ):
-        FastAutoAugment(file=str(file), sub_policies=[[("invert", 0.2, 0.0)]])
-    with pytest.raises(
-        ValueError,
-        match=r"probability of `sub_policies.0.0` of fast_auto_augment must be 0 to 1, got 2.0",
-    ):
-        FastAutoAugment(sub_policies=[[("invert", 2.0, 0.0)]])
-
-
-def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "wrong.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"wrong.yaml must be YAML or JSON in UTF-8, got .*\. Fix"):
-        FastAutoAugment(file=str(tmp_path / "wrong.yaml"))
-
-
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: RandAugment(magnitude=31), lambda: RandAugment(num_ops=0), lambda: RandAugment(names=["rotat"]),
+        lambda: RandAugment(magnitude=31), lambda: RandAugment(num_ops=0),
+        lambda: RandAugment(names=["rotat"]),
         lambda: RandAugment(names=[]), lambda: RandAugment(names=["rotate"], extended=True),
         lambda: RandAugment(std=-1.0), lambda: RandAugment(p=0.0),
         lambda: RandAugment(fill=256), lambda: TrivialAugment(bins=1), lambda: AugMix(severity=11),
-        lambda: AugMix(width=0), lambda: FastAutoAugment(file="nowhere.yaml"), lambda: Choice(policies=[]),
+        lambda: AugMix(width=0), lambda: FastAutoAugment(file="nowhere.yaml"),
+        lambda: Choice(policies=[]),
         lambda: RandAugment().apply(torch.rand(1, 4, 8, 8), {}),
     ],
 )  # fmt: skip
