@@ -205,13 +205,13 @@ def test_dacl_mixtures() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EMix(encoder(TEXT), level="input"), "no numbers to mix"),
-        (lambda: EMix(ResNet1D(SERIES, width=4)), "resnet_?1d, which has no patches"),
+        (lambda: EMix(encoder(TEXT), level="input"), "cannot be mixed as inputs"),
+        (lambda: EMix(ResNet1D(SERIES, width=4)), "resnet_?1d has no patches"),
         (lambda: ShED(ResNet1D(SERIES, width=4)), "no patches"),
         (lambda: ShED(encoder(), ratio=0.0), "must be in .0, 1., got 0.0"),
         (
             lambda: EmbeddingQuantization(encoder(), quantization=RandomizedQuantization(bins=4)),
-            "allowed is 2",
+            "must be 2, the dimensions of an embedding",
         ),
         (lambda: EMix(encoder())(views(torch.randn(4, 3, 20), 3)), "takes 1 to 2 views, got 3"),
     ],

@@ -195,7 +195,8 @@ def test_encoders_without_patches_are_refused(cls: Any) -> None:
     torch.manual_seed(0)
     keywords = {} if cls is MAE else {"codebook": book()}
     with pytest.raises(
-        ValueError, match="got the encoder resnet18, which has no patches to hide; allowed is vit"
+        ValueError,
+        match="encoder resnet18 has no patches, which the method needs. Choose encoder.kind=vit",
     ):
         cls(resnet18(INPUT, stem="small", width=2), **keywords)
 
@@ -204,7 +205,9 @@ def test_mae_is_the_mean_square_over_hidden_patches() -> None:
     method, views = made("mae"), make_views()
     assert isinstance(method, MAE)
     keep, all_hidden = method.draw(views)
-    guess = method.guess(views.x[0], keep, all_hidden, method.encoder.patches.split(views.x[0])[1])
+    guess = method.predict(
+        views.x[0], keep, all_hidden, method.encoder.patches.split(views.x[0])[1]
+    )
     total, count = 0.0, 0
     for row, hidden in enumerate(all_hidden.tolist()):
         for place, number in enumerate(hidden):
@@ -234,7 +237,7 @@ def test_mae_refuses_tokens() -> None:
     words = ViT(Input((12,), (), (), "tokens", 9), width=16, depth=1, heads=2)
     with pytest.raises(
         ValueError,
-        match="got tokens, and tokens have no values to predict; allowed .*: choose bridle",
+        match="cannot predict tokens, since tokens have no values. Choose method.kind=bridle",
     ):
         MAE(words)
 

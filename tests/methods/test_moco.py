@@ -129,12 +129,12 @@ def test_a_queue_smaller_than_the_batch_is_refused_before_the_first_step() -> No
     for refusing in (method, SSQL(method.encoder, base=method)):
         with pytest.raises(
             ValueError,
-            match="queue_size is 3, less than the global batch of 4; allowed is at least",
+            match="queue_size` must be at least the global batch size of 4, got 3",
         ):
             Run(batch_size=4).require_accumulable(refusing, 1)
     Run(batch_size=3).require_accumulable(method, 1)
     method(views())
-    with pytest.raises(ValueError, match="queue_size is 3, less than the global batch of 4"):
+    with pytest.raises(ValueError, match="at least the global batch size of 4, got 3"):
         method.after_step(0.1)
 
 

@@ -119,7 +119,7 @@ def test_patch_embedding_is_needed_to_freeze_it() -> None:
             super().__init__(Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3), dim=6)
             self.linear = nn.Linear(3, 6)
 
-    with pytest.raises(ValueError, match="with a patch_embed, got Plain; set it to false"):
+    with pytest.raises(ValueError, match="which Plain does not have. Set it to false"):
         MoCoV3(Plain(), stop_grad_patch_embed=True)
 
 

@@ -205,7 +205,7 @@ def test_quantized_pairs_add_a_third_term() -> None:
 
 @pytest.mark.parametrize("keyword", ["reverse", "quantized_pairs"])
 def test_targets_of_a_momentum_copy_cannot_be_taken_at_low_bits(keyword: str) -> None:
-    with pytest.raises(ValueError, match="choose SimSiam or SimCLR"):
+    with pytest.raises(ValueError, match="Choose SimSiam or SimCLR"):
         ssql("byol", **{keyword: True})
 
 
@@ -253,11 +253,11 @@ def test_encoder_is_off_outside_the_step_and_keeps_its_ranges_when_saved(tmp_pat
 
 
 def test_base_with_another_encoder_is_refused() -> None:
-    with pytest.raises(ValueError, match="the same object"):
+    with pytest.raises(ValueError, match="the same encoder object"):
         SSQL(resnet8(INPUT, width=8), base=base("simsiam"))
 
 
 @pytest.mark.parametrize("bad", [(1, 8), (5, 4), (2, 9)])
-def test_widths_outside_two_to_eight_are_refused(bad: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="2 … 8"):
+def test_bits_outside_two_to_eight_are_refused(bad: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="lowest and the highest bits, 2 to 8"):
         ssql(weight_bits=bad)

@@ -157,7 +157,7 @@ def test_patches_are_dropped_in_training_alone(bits: str | None) -> None:
             torch.testing.assert_close(method(v).loss, expected)
             torch.testing.assert_close(whole, cross_entropy(method.head(vit(v.x[0])), LABELS))
         assert not torch.isclose(method(v).loss, whole)
-    with pytest.raises(ValueError, match="has no patches to hide"):
+    with pytest.raises(ValueError, match="has no patches, which the method needs"):
         supervised(drop=drop)
 
 
@@ -184,10 +184,10 @@ def test_starts_from_a_saved_encoder_with_its_normalization(tmp_path: Path) -> N
         method.encoder.state_dict()["conv1.weight"], saved.state_dict()["conv1.weight"]
     )
     assert method.encoder.input == other
-    with pytest.raises(ValueError, match="that is not the encoder of this recipe"):
+    with pytest.raises(ValueError, match="differs from the encoder of the recipe"):
         start_from(encoder(width=8), str(tmp_path / "e"))
     with pytest.raises(
-        ValueError, match=r"takes samples of shape \[3, 16, 16\], and the data has \[3, 8, 8\]"
+        ValueError, match=r"takes samples of shape \[3, 16, 16\], but the data has \[3, 8, 8\]"
     ):
         start_from(
             resnet8(Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3), stem="small", width=4),
@@ -214,8 +214,8 @@ def test_training_at_low_bits_differs_from_float_and_reaches_every_weight() -> N
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
-        ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
+        ({"num_classes": 0}, "num_classes` must be at least 1, got 0"),
+        ({"label_smoothing": 1.0}, r"label_smoothing` must be in \[0, 1\), got 1.0"),
         ({"bits": "W1A4"}, "`method.bits` must be 2 to 8, or 32 for fp32, got W1A4"),
         (
             {"bits": 4, "freeze": True},
@@ -245,12 +245,12 @@ def test_mixing_out_of_range_is_refused(keys: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "labels, message",
     [
-        (None, "supervised takes labeled samples"),
+        (None, "supervised needs labels"),
         (
             LABELS + 1,
-            r"labels from 1 to 3 for num_classes=3; allowed are 0 to 2: set method.num_classes=4",
+            r"Labels must be 0 to 2, got 1 to 3. Set method.num_classes=4",
         ),
-        (torch.ones(6, 3, dtype=torch.bool), "with loss=binary one column a class"),
+        (torch.ones(6, 3, dtype=torch.bool), "one column per class with loss=binary"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels: torch.Tensor | None, message: str) -> None:

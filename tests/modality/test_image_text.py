@@ -67,9 +67,9 @@ def test_patches_that_do_not_fill_the_image() -> None:
 
 def test_methods_that_need_numbers_refuse() -> None:
     encoder = ViT(INPUT, width=12, depth=1, heads=2, patch=4)
-    with pytest.raises(ValueError, match="got level=input for tokens"):
+    with pytest.raises(ValueError, match="must be embedding for tokens"):
         EMix(encoder, level="input")
-    with pytest.raises(ValueError, match="got image_text, and tokens have no values to predict"):
+    with pytest.raises(ValueError, match="cannot predict image_text, since tokens have no values"):
         MAE(encoder)
 
 

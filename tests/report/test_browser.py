@@ -103,6 +103,7 @@ def test_the_page_runs_loads_nothing_and_fits(make_run: MakeRun, browser: Any) -
             entry["message"]
             for entry in browser.get_log("performance")
             if "requestWillBeSent" in entry["message"]
+            and '"documentURL":"chrome://' not in entry["message"]  # the browser's own new tab
         ]
         assert all('"url":"file:' in r or '"url":"data:' in r for r in requests)
         assert script(browser, "return document.documentElement.scrollWidth") <= width

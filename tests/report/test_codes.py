@@ -9,14 +9,12 @@ import pytest
 import torch
 
 from mezzotint.data.image.embedded import EmbeddedImages
-from mezzotint.encoders.vit import ViT
 from mezzotint.recipe.recipe import Plan, Recipe
 from mezzotint.recipe.schema import RecipeError
-from mezzotint.report.code_pictures import join, nearest_patches
+from mezzotint.report.code_pictures import nearest_patches
 from mezzotint.report.codes import encode_samples, write_codes
 from mezzotint.runs.reuse import trained_method
 from mezzotint.train.plan import pretrain_plan
-from mezzotint.types import Input
 
 BOOK = {"kind": "rq", "dim": 8, "num_codes": 24, "num_levels": 2}
 
@@ -104,23 +102,6 @@ def test_the_page_shows_patches_and_levels(run: Path) -> None:
         page.count("<rect") == 48 and page.count(">2 of 2 levels<") == 8 and "patch of code" in page
     )
     assert "http" not in page.replace("http-equiv", "") and "data-sound=" not in page
-
-
-@pytest.mark.parametrize(
-    ("shape", "patch"), [((3, 8, 12), [4, 2]), ((3, 4, 8, 8), [2, 4, 8]), ((2, 12), [3])]
-)
-def test_join_is_the_inverse_of_split(shape: tuple[int, ...], patch: list[int]) -> None:
-    kinds: dict[int, str] = {2: "image", 3: "video", 1: "series"}
-    encoder = ViT(
-        Input(shape, (0.0,) * shape[0], (1.0,) * shape[0], kinds[len(patch)]),
-        width=12,
-        depth=1,
-        heads=2,
-        patch=patch,
-    )
-    x = torch.randn(2, *shape)
-    values, _ = encoder.patches.split(x)
-    assert torch.equal(join(values[1], encoder), x[1])
 
 
 def test_codes_of_sound_can_be_heard(tmp_path: Path) -> None:

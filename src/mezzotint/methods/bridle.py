@@ -1,19 +1,19 @@
-"""BRIDLE (Nguyen et al. 2025, arXiv 2502.02118), encoder phase: predict the codes of hidden patches.
+"""BRIDLE (Nguyen et al. 2025, arXiv 2502.02118), encoder phase: predict codes of masked patches.
 
-A frozen tokenizer turns every patch of the whole view into S codes. The encoder sees the patches
-that a mask leaves; a decoder predicts the codes of the others, with a head for each level:
-cross-entropy over K codes. Phases take turns: this one, then `bridle_tokenizer`, which makes a
-better tokenizer out of the encoder, then this one again. In the first there is no encoder to learn
-from, and the tokenizer is a `cold_start`.
+A frozen tokenizer turns every patch of the whole view into S codes. The encoder processes the
+visible patches; a decoder predicts the codes of masked patches, with a head for each level:
+cross-entropy over K codes. Phases alternate: this one, then `bridle_tokenizer`, which trains a
+better tokenizer from the encoder, then this one again. The first phase has no encoder to learn
+from, so its tokenizer is a `cold_start`.
 
-The same frame holds its relatives. BEATs (Chen et al. 2022, arXiv 2212.09058): a `vq` codebook, and
-students that start afresh (do not load the encoder). BEST-RQ (Chiu et al. 2022, arXiv 2202.01855):
-`tokenizer: {kind: cold_start, project: false}` with a `random_projection` codebook, and no second
-phase.
+Related methods are settings of this class. BEATs (Chen et al. 2022, arXiv 2212.09058): a `vq`
+codebook, and students from new weights (do not load the encoder). BEST-RQ (Chiu et al. 2022, arXiv
+2202.01855): `tokenizer: {kind: cold_start, project: false}` with a `random_projection` codebook,
+and no second phase.
 
-Differs from BRIDLE's source: the cold start does not see positions; the codebook is started from
-the vectors of all ranks and frozen to the bit; several codes a level are the nearest ones; the
-encoder has no class token.
+Differs from BRIDLE's source: the cold start does not use positions; the codebook is initialized
+from the vectors of all ranks and frozen to the bit; several codes per level are the nearest ones;
+the encoder has no class token.
 
 Shapes: B samples, L patches, S levels of K codes, c codes a level, D width of the codes.
 """
@@ -42,18 +42,17 @@ class BRIDLE(Masked):
     """Predict codes of a frozen tokenizer.
 
     Args:
-        encoder: a ViT, to be trained.
-        codebook: what makes codes of the tokenizer's vectors. Frozen, once it is started from the
-            first batch.
-        tokenizer: what makes vectors of patches. `learned_tokenizer` needs a phase of
-            `bridle_tokenizer` before.
-        mask: which patches are hidden.
-        decoder: size of the network that predicts.
-        codes_per_level: how many of the nearest codes are predicted.
-        temperature: of the probabilities that they share, in squared distances; `None` gives each a
-            head of its own.
-        cache: remember the codes of views that come again, bit for bit; for views without
-            randomness.
+        encoder: ViT, to be trained.
+        codebook: codebook of the tokenizer's vectors; frozen after it is initialized from the first
+            batch.
+        tokenizer: network from patches to vectors. `learned_tokenizer` needs an earlier phase of
+            `bridle_tokenizer`.
+        mask: rule by which patches are masked.
+        decoder: size of the network that predicts codes.
+        codes_per_level: number of nearest codes that are predicted.
+        temperature: temperature of the soft targets over these codes, in squared distances; `None`
+            gives each code its own head.
+        cache: reuse the codes of identical views; for views without randomness.
     """
 
     def __init__(
@@ -72,8 +71,11 @@ class BRIDLE(Masked):
             temperature is not None and codes_per_level == 1
         ):
             raise ValueError(
-                f"got codes_per_level={codes_per_level}, temperature={temperature}; allowed are 1 to "
-                f"{codebook.num_codes} codes, and a temperature for 2 or more: leave both out for the nearest code"
+                f"`method.codes_per_level` must be 1 to {codebook.num_codes}, with a "
+                "`temperature` only "
+                f"from 2 on, got {codes_per_level} and temperature={temperature}. Leave both out "
+                "to "
+                "predict the nearest code."
             )
         heads = 1 if temperature is not None else codes_per_level
         super().__init__(encoder, mask, decoder, codebook.num_levels * heads * codebook.num_codes)
@@ -85,26 +87,25 @@ class BRIDLE(Masked):
         self.residual = torch.zeros(codebook.num_levels)
 
     def forward(self, views: Views) -> Step:
-        """The mean cross-entropy over hidden patches, levels and codes."""
         self.require_given()
         keep, hidden = self.draw(views)
         x = views.x[0]
         values, where = self.encoder.patches.split(x)
         targets, codes = self.targets(views, self.encoder.patches.vectors(values), where)
-        seen = health_logs(codes, where)
+        health = health_logs(codes, where)
         loss, logs = code_loss(
-            self.guess(x, keep, hidden, where), targets, hidden, self.codebook.num_codes
+            self.predict(x, keep, hidden, where), targets, hidden, self.codebook.num_codes
         )
-        return Step(loss, {**logs, **seen})
+        return Step(loss, {**logs, **health})
 
     @torch.no_grad()
     def targets(self, views: Views, vectors: Tensor, where: Tensor) -> tuple[Targets, Codes]:
-        """What is to be predicted of all patches, and the codes to look at.
+        """Compute the targets of all patches, and their codes for the log.
 
         Args:
-            views: one.
-            vectors: what its patches hold, `[B, L, P]`.
-            where: they stand, `[1 or B, L, A]`.
+            views: a single view.
+            vectors: values of its patches, `[B, L, P]`.
+            where: positions of its patches, `[1 or B, L, A]`.
         """
         x = views.x[0]
         self._start(x, vectors, where)
@@ -118,8 +119,8 @@ class BRIDLE(Masked):
             self.residual = codes.residual
             return made.indices, made.weights
 
-        found, _ = self.cache(views.draws.ids, x, make)
-        targets = Targets(found[0], found[1] if len(found) > 1 else None)
+        cached, _ = self.cache(views.draws.ids, x, make)
+        targets = Targets(cached[0], cached[1] if len(cached) > 1 else None)
         return targets, self._as_codes(targets.indices[..., 0])
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -133,7 +134,7 @@ class BRIDLE(Masked):
         )
 
     def _as_codes(self, indices: Tensor) -> Codes:
-        """Codes to look at, of indices from the cache; the residual is that of the last vectors that were seen."""
+        """Make codes for the log from cached indices; the residual is from the last new codes."""
         levels, num_codes = self.codebook.num_levels, self.codebook.num_codes
         usage = torch.zeros(levels, num_codes, device=indices.device)
         ones = usage.new_ones(1).expand(indices[..., 0].numel())

@@ -1,9 +1,9 @@
 """BRIDLE (Nguyen et al. 2025, arXiv 2502.02118), both phases at once.
 
-Every step trains the encoder to predict the codes of the tokenizer as it is; every n-th step also
-trains the tokenizer, with `weight`, and moves the books. No gradient of the tokenizer's loss
-reaches the encoder. In the steps between, the tokenizer's gradient is 0, not missing, so that all
-ranks wait for the same gradients; its optimizer goes on with what is left of its momentum.
+Every step trains the encoder to predict the codes of the current tokenizer; every n-th step also
+trains the tokenizer, with `weight`, and updates the codebook. No gradient of the tokenizer's loss
+reaches the encoder. In the steps between, the tokenizer's gradient is 0 and not `None`, so that all
+ranks wait for the same gradients; its optimizer continues with the momentum that is left.
 """
 
 from typing import ClassVar
@@ -23,21 +23,21 @@ from mezzotint.types import Step, Views
 
 
 class BRIDLEJoint(Masked, kind="bridle_joint"):
-    """Encoder and tokenizer together, from random weights.
+    """Train encoder and tokenizer together, from random weights.
 
     Args:
-        encoder: a ViT, to be trained.
-        codebook: to be learned, started from the first batch.
-        tokenizer: to be learned.
-        mask: which patches are hidden.
+        encoder: ViT, to be trained.
+        codebook: codebook to learn, initialized from the first batch.
+        tokenizer: network to learn, from patches to vectors.
+        mask: rule by which patches are masked.
         decoder: size of the network that predicts codes.
-        estimator_depth: blocks of the network that makes features out of codes.
-        every: train the tokenizer in one of so many steps.
-        weight: of its loss.
-        center: leave out of the features what all patches of all ranks have in common.
+        estimator_depth: blocks of the network that predicts features from codes.
+        every: number of steps between two updates of the tokenizer.
+        weight: weight of the tokenizer's loss.
+        center: subtract the mean over all patches of all ranks from the features.
     """
 
-    no_accumulation: ClassVar[str] = "the codebook follows every batch that it sees"
+    no_accumulation: ClassVar[str] = "the codebook follows every batch"
     steps: Tensor
 
     def __init__(
@@ -55,7 +55,8 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
     ) -> None:
         if every < 1 or weight <= 0.0:
             raise ValueError(
-                f"got every={every}, weight={weight}; allowed are 1 or more, and above 0: take 5 and 0.2"
+                "`method.every` must be at least 1 and `method.weight` positive, got "
+                f"{every} and {weight}. Try 5 and 0.2."
             )
         super().__init__(encoder, mask, decoder, codebook.num_levels * codebook.num_codes)
         self.codebook = codebook
@@ -65,7 +66,6 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, views: Views) -> Step:
-        """Cross-entropy of the codes, plus, when it is the tokenizer's turn, `weight` times its loss."""
         keep, hidden = self.draw(views)
         x, turn = views.x[0], self._turn()
         values, where = self.encoder.patches.split(x)
@@ -79,7 +79,7 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
                     codes = self.codebook(z)
         targets = Targets(codes.indices.unsqueeze(-1))
         loss, logs = code_loss(
-            self.guess(x, keep, hidden, where), targets, hidden, self.codebook.num_codes
+            self.predict(x, keep, hidden, where), targets, hidden, self.codebook.num_codes
         )
         logs |= health_logs(codes, where)
         if not turn:
@@ -89,11 +89,11 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
             return Step(loss + 0.0 * idle.sum(), logs)
         with torch.no_grad():
             features = self.encoder.tokens(x)
-        apart = distance(self.estimator(codes.quantized, where), features, center=self.center)
-        return Step(loss + self.weight * (apart + codes.loss), logs)
+        error = distance(self.estimator(codes.quantized, where), features, center=self.center)
+        return Step(loss + self.weight * (error + codes.loss), logs)
 
     def after_step(self, progress: float) -> None:
-        """Count."""
+        """Count the step."""
         self.steps += 1
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

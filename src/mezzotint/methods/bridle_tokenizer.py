@@ -1,14 +1,14 @@
-"""BRIDLE (Nguyen et al. 2025, arXiv 2502.02118), tokenizer phase: codes that hold what the encoder knows.
+"""BRIDLE (Nguyen et al. 2025, arXiv 2502.02118), tokenizer phase: distill the encoder into codes.
 
-The tokenizer turns all patches into vectors, the codebook into codes, and an estimator, from these
-codes alone, makes the features that the frozen encoder has of the same patches: 1 − cos, plus the
-codebook's commitment loss. The books follow their vectors by moving averages. BEATs (Chen et al.
-2022, arXiv 2212.09058) does the same with one book.
+The tokenizer turns all patches into vectors, the codebook turns vectors into codes, and an
+estimator predicts the features of the frozen encoder from these codes alone. The loss is 1 − cos,
+plus the codebook's commitment loss. Codebooks follow their vectors by moving averages. BEATs (Chen
+et al. 2022, arXiv 2212.09058) does the same with a single codebook.
 
-This phase leaves the encoder as it is. Differs from BRIDLE's source in what `codebooks` says; in
-that books are started from the vectors of all ranks; and in that features are compared with their
-mean over the batch left out (`center`). Without that, what all patches have in common makes the
-cosine large whatever the codes say, and few codes are used.
+This phase does not change the encoder. Differs from BRIDLE's source: see the module docstrings of
+`codebooks`; codebooks are initialized from the vectors of all ranks; and features are compared
+after subtracting their mean over the batch (`center`). Without it, the common part of all patches
+makes the cosine large for any codes, and few codes are used.
 """
 
 from typing import ClassVar, Self
@@ -29,14 +29,14 @@ from mezzotint.types import Step, Views
 
 
 class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
-    """Learn a tokenizer from a frozen encoder.
+    """Train a tokenizer on the features of a frozen encoder.
 
     Args:
-        encoder: the teacher, a ViT that an earlier phase trained.
-        codebook: to be learned, started from the first batch.
-        tokenizer: to be learned.
-        estimator_depth: blocks of the network that makes features out of codes.
-        center: leave out of the features what all patches of all ranks have in common.
+        encoder: teacher, a ViT that an earlier phase trained.
+        codebook: codebook to learn, initialized from the first batch.
+        tokenizer: network to learn, from patches to vectors.
+        estimator_depth: blocks of the network that predicts features from codes.
+        center: subtract the mean over all patches of all ranks from the features.
     """
 
     encoder: ViT
@@ -44,7 +44,7 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
     max_views: ClassVar[int | None] = 1
     needs_patches: ClassVar[bool] = True
     reports_collapse: ClassVar[bool] = False
-    no_accumulation: ClassVar[str] = "the codebook follows every batch that it sees"
+    no_accumulation: ClassVar[str] = "the codebook follows every batch"
     needs = ("encoder",)
 
     def __init__(
@@ -59,8 +59,9 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
         super().__init__(need_patches(encoder).requires_grad_(False))
         if not tokenizer.learns:
             raise ValueError(
-                f"got the tokenizer {tokenizer.config['kind']}, which has nothing to learn; allowed is "
-                "learned_tokenizer: leave method.tokenizer out"
+                f"`method.tokenizer` must be learned_tokenizer, got {tokenizer.config['kind']}, "
+                "which has "
+                "nothing to learn. Leave it out."
             )
         self.codebook = codebook
         self.tokenizer = tokenizer.build(self.encoder, codebook.dim)
@@ -68,13 +69,12 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
         self.center = center
 
     def train(self, mode: bool = True) -> Self:
-        """The teacher stays in eval mode: its features do not change."""
+        """Set the mode; the teacher stays in eval mode, so that its features do not change."""
         super().train(mode)
         self.encoder.eval()
         return self
 
     def forward(self, views: Views) -> Step:
-        """1 − cos of estimated and true features, the mean over all patches, plus the codebook's loss."""
         self.require_views(views)
         self.require_given()
         x = views.x[0]
@@ -84,17 +84,17 @@ class BRIDLETokenizer(Method, kind="bridle_tokenizer"):
         z = self.tokenizer(x, self.encoder.patches.vectors(values), where)
         start(self.codebook, z)
         codes = self.codebook(z)
-        apart = distance(self.estimator(codes.quantized, where), features, center=self.center)
+        error = distance(self.estimator(codes.quantized, where), features, center=self.center)
         logs = {
-            "cosine": 1.0 - apart.detach(),
+            "cosine": 1.0 - error.detach(),
             "commitment": codes.loss.detach(),
             **health_logs(codes, where),
         }
-        return Step(apart + codes.loss, logs)
+        return Step(error + codes.loss, logs)
 
 
 def distance(estimated: Tensor, features: Tensor, *, center: bool) -> Tensor:
-    """1 − cos of `[B, L, D]` and frozen `[B, L, D]`, in full precision, the mean over B and L."""
+    """Average 1 − cos of estimated and true features `[B, L, D]`, in full precision."""
     features = features.detach().float()
     if center:
         features = features - dist.mean(features.mean(dim=(0, 1)))

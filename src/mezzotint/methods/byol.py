@@ -1,11 +1,11 @@
-"""BYOL (Grill et al. 2020, arXiv 2006.07733): predict what a slowly moving copy of the network says of another view.
+"""BYOL (Grill et al. 2020, arXiv 2006.07733): predict a momentum copy's projection of another view.
 
-The target network is the exponential moving average of encoder and projector; it gets no gradient,
-has no predictor, and its BatchNorms use the statistics of its own passes. The average is updated
-after each optimizer step, with a momentum that rises to 1 along half a cosine. Differs from the
-paper: a momentum of 0.99 at the start (its value for 300 epochs; 0.996 for 1000); the momentum may
-stay constant, as BYOL-A has it; more than two views are taken, and every other global view is then
-a target.
+The target network is the exponential moving average of encoder and projector. It gets no gradient,
+has no predictor, and its BatchNorms use the statistics of its own forward passes. The average is
+updated after each optimizer step, with a momentum that rises to 1 along half a cosine. Differs from
+the paper: the momentum starts at 0.99 (its value for 300 epochs; 0.996 for 1000); it may stay
+constant, as in BYOL-A; any number of views is possible, and every other global view is then a
+target.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ MomentumSchedule = Literal["cosine", "constant"]
 
 
 def squared_distance(p_BD: Tensor, t_BD: Tensor) -> Tensor:
-    """Mean squared distance of L2-normalized predictions and targets, 2 − 2 cos (equation 2), in [0, 4].
+    """Compute the squared distance of normalized predictions and targets: 2 − 2 cos (equation 2).
 
     Args:
         p_BD: predictions, `[B, D]`.
@@ -44,17 +44,17 @@ class BYOL(Siamese):
     """Predict the momentum copy's projection of one view from another view.
 
     Args:
-        encoder: to be trained.
+        encoder: network to train.
         hidden_dim: width of the hidden layers of projector and predictor.
         dim: width of the projections.
-        layers: linears of the projector; SSQL's BYOL has 3.
-        predictor_layers: linears of the predictor; MASSRL's with a 512-d head has 3, as its
+        layers: linear layers of the projector; SSQL's BYOL has 3.
+        predictor_layers: linear layers of the predictor; MASSRL with a 512-d head has 3, as in its
             projector.
-        last_norm: end the projector with a BatchNorm, as SSQL's BYOL does.
-        momentum: of the target network at the start.
-        momentum_schedule: `"cosine"` raises it to 1 over training, `"constant"` keeps it.
-        reduction: over the (prediction, target) pairs. `"sum"` of both directions is the paper's,
-            and grows with the number of views; `"mean"` does not.
+        last_norm: end the projector with a BatchNorm, as in SSQL's BYOL.
+        momentum: momentum of the target network at the start.
+        momentum_schedule: `"cosine"` raises the momentum to 1 over training, `"constant"` keeps it.
+        reduction: reduction over (prediction, target) pairs. `"sum"` is the paper's, and grows with
+            the number of views; `"mean"` does not.
         symmetric: predict from every view; otherwise from the first view alone.
     """
 
@@ -77,10 +77,11 @@ class BYOL(Siamese):
     ) -> None:
         super().__init__(encoder)
         if not 0.0 <= momentum <= 1.0:
-            raise ValueError(f"momentum must lie in [0, 1], got {momentum}; 0.99 to 0.999 is usual")
+            raise ValueError(f"`method.momentum` must be in [0, 1], got {momentum}. Try 0.99.")
         if min(layers, predictor_layers) < 1:
             raise ValueError(
-                f"got layers={layers} and predictor_layers={predictor_layers}; allowed is 1 or more: 2 of both is usual"
+                "`method.layers` and `method.predictor_layers` must be at least 1, got "
+                f"{layers} and {predictor_layers}. Try 2 for both."
             )
         self.momentum, self.momentum_schedule, self.reduction = (
             momentum,
@@ -102,26 +103,25 @@ class BYOL(Siamese):
         return {**super().branches(), "target": target}
 
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
-        """Projections, and predictions from them."""
         xs = views.x if self.symmetric else views.x[:1]
         zs = each_view(self.projector, each_view(self.encoder, xs))
         return zs, each_view(self.predictor, zs)
 
     @torch.no_grad()
     def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
-        """What the momentum copy says of the global views."""
-        places = [place for place in target_views(views) if place > 0 or self.symmetric]
-        seen = each_view(self.target_encoder, [views.x[place] for place in places])
-        return dict(zip(places, each_view(self.target_projector, seen), strict=True))
+        """Compute the momentum copy's projections of the global views."""
+        indices = [index for index in target_views(views) if index > 0 or self.symmetric]
+        features = each_view(self.target_encoder, [views.x[index] for index in indices])
+        return dict(zip(indices, each_view(self.target_projector, features), strict=True))
 
     def compare(
         self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss over all (prediction, target) pairs; in [0, 8] for the sum over two views."""
+        """Compute the loss over all (prediction, target) pairs, in [0, 8] for two views."""
         return over_pairs(squared_distance, ps, ts, views, self.reduction), {}
 
     def after_step(self, progress: float) -> None:
-        """Move the target network toward the trained one."""
+        """Update the target network."""
         constant = self.momentum_schedule == "constant"
         momentum = self.momentum if constant else cosine_momentum(self.momentum, progress)
         momentum_update(self.target_encoder, self.encoder, momentum)

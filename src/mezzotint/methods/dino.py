@@ -1,14 +1,13 @@
-"""DINO (Caron et al. 2021, arXiv 2104.14294): tell which prototypes the momentum copy sees, from any crop.
+"""DINO (Caron et al. 2021, arXiv 2104.14294): predict the teacher's distribution over prototypes.
 
-Both networks give each view a distribution over prototypes. That of the momentum copy (the teacher)
-is centered, which keeps one prototype from taking all, and sharpened by a low temperature, which
-keeps the distribution from becoming uniform; together they prevent a collapse. Local crops are seen
-by the trained network alone. With `multi_augment` views it is the base of MV-MA-DINO.
+Student and teacher, its momentum copy, assign each view a distribution over prototypes. The
+teacher's is centered, so that no prototype takes all samples, and sharpened by a low temperature,
+so that it does not become uniform; together they prevent a collapse. Local crops are given to the
+student alone. With `multi_augment` views it is the base of MV-MA-DINO.
 
-Differs from the authors' code: the center moves after the optimizer's step, so that a step that was
-left out leaves no trace; a frozen last layer gets a gradient of zero, which the normalization of
-its rows makes the same; the parameterization of the last layer is written out instead of
-`weight_norm`.
+Differs from the authors' code: the center is updated after the optimizer step, so that a skipped
+step leaves no trace; a frozen last layer gets a zero gradient, which has the same effect because
+its rows are normalized; the last layer is parameterized here instead of by `weight_norm`.
 """
 
 import math
@@ -33,18 +32,18 @@ from mezzotint.types import Views
 
 
 class Prototypes(nn.Module):
-    """Three layers to a unit vector, and its cosines with prototypes.
+    """A head of three layers to a unit vector, and its cosines with prototypes.
 
     Args:
         features: width of the input.
         hidden: width of the two hidden layers.
         dim: width of the unit vectors.
-        count: prototypes, K.
-        learned_lengths: whether the prototypes have lengths that are learned, instead of 1.
+        count: number of prototypes, K.
+        learned_norms: learn the norms of the prototypes instead of fixing them at 1.
     """
 
     def __init__(
-        self, features: int, hidden: int, dim: int, count: int, learned_lengths: bool
+        self, features: int, hidden: int, dim: int, count: int, learned_norms: bool
     ) -> None:
         super().__init__()
         layers = [
@@ -60,14 +59,14 @@ class Prototypes(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
         self.directions = nn.Parameter(nn.Linear(dim, count, bias=False).weight.detach())
-        self.lengths = nn.Parameter(torch.ones(count, 1)) if learned_lengths else None
+        self.lengths = nn.Parameter(torch.ones(count, 1)) if learned_norms else None
 
     def forward(self, x: Tensor, learning: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
         """Features `[N, features]` → unit vectors `[N, dim]` and logits `[N, K]`.
 
         Args:
-            x: the features.
-            learning: 0 keeps the gradient from the prototypes, 1 lets it pass.
+            x: features.
+            learning: factor of the gradient of the prototypes: 0 freezes them, 1 trains them.
         """
         z = normalize(self.body(x), dim=1)
         fixed = self.directions.detach()
@@ -79,18 +78,18 @@ class DINO(Siamese):
     """Predict the teacher's distribution over prototypes from every other view.
 
     Args:
-        encoder: to be trained.
-        prototypes: K.
-        dim: width of the unit vectors that are compared with them.
+        encoder: network to train.
+        prototypes: number of prototypes, K.
+        dim: width of the unit vectors that are compared with prototypes.
         hidden_dim: width of the head's hidden layers.
-        temperature: of the trained network.
-        teacher_temperature: of the teacher, at the start and after its warm-up.
-        teacher_warmup_epochs: epochs over which that rises.
-        momentum: of the teacher at the start; it rises to 1 along half a cosine.
-        center_momentum: of the center.
-        frozen_epochs: epochs in which the prototypes stay as they were initialized.
-        norm_last_layer: prototypes of length 1; learned lengths can help, and can make training
-            unstable.
+        temperature: temperature of the student's softmax.
+        teacher_temperature: temperature of the teacher at the start and after the warm-up.
+        teacher_warmup_epochs: epochs over which the teacher's temperature rises.
+        momentum: momentum of the teacher at the start; it rises to 1 along half a cosine.
+        center_momentum: momentum of the center.
+        frozen_epochs: epochs in which the prototypes are frozen.
+        norm_last_layer: fix the norms of prototypes at 1; learned norms can help, and can make
+            training unstable.
     """
 
     max_views: ClassVar[int | None] = None
@@ -115,19 +114,20 @@ class DINO(Siamese):
         super().__init__(encoder)
         if min(temperature, *teacher_temperature) <= 0.0:
             raise ValueError(
-                f"got temperature={temperature} and teacher_temperature={tuple(teacher_temperature)}; allowed is above "
-                "0: 0.1 and [0.04, 0.07] are published"
+                "`method.temperature` and `method.teacher_temperature` must be positive, got "
+                f"{temperature} and {list(teacher_temperature)}. Try 0.1 and [0.04, 0.07]."
             )
         if not 0.0 <= momentum <= 1.0 or not 0.0 <= center_momentum <= 1.0:
             raise ValueError(
-                f"got momentum={momentum} and center_momentum={center_momentum}; allowed is 0 to 1: 0.996 and 0.9 are "
-                "published"
+                "`method.momentum` and `method.center_momentum` must be in [0, 1], got "
+                f"{momentum} and {center_momentum}. Try 0.996 and 0.9."
             )
         if prototypes < 2 or teacher_warmup_epochs < 0 or frozen_epochs < 0:
             raise ValueError(
-                f"got prototypes={prototypes}, teacher_warmup_epochs={teacher_warmup_epochs} and "
-                f"frozen_epochs={frozen_epochs}; allowed are 2 prototypes or more, and epochs from 0 on: "
-                "65536, 30 and 1 are published"
+                "`method.prototypes` must be at least 2, `teacher_warmup_epochs` and "
+                "`frozen_epochs` "
+                f"at least 0, got {prototypes}, {teacher_warmup_epochs} and {frozen_epochs}. "
+                "Try 65536, 30 and 1."
             )
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.teacher_warmup_epochs, self.frozen_epochs = teacher_warmup_epochs, frozen_epochs
@@ -146,45 +146,48 @@ class DINO(Siamese):
         }
 
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
-        """Unit vectors and logits of every view."""
+        """Compute unit vectors and logits of every view."""
         features = one_pass(self.encoder, views.x)
         learning = (_epoch(views) >= self.frozen_epochs).to(features[0].dtype)
-        found = self.projector(torch.cat(features), learning)
-        z, logits = (part.chunk(len(features)) for part in found)
+        outputs = self.projector(torch.cat(features), learning)
+        z, logits = (part.chunk(len(features)) for part in outputs)
         return list(z), list(logits)
 
     @torch.no_grad()
     def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
-        """The teacher's distributions, centered and sharpened; the batch's mean waits for `after_step`."""
-        places = target_views(views)
-        features = one_pass(self.teacher_encoder, [views.x[place] for place in places])
+        """Compute the teacher's centered and sharpened distributions.
+
+        The mean of the batch is kept for `after_step`.
+        """
+        indices = target_views(views)
+        features = one_pass(self.teacher_encoder, [views.x[index] for index in indices])
         _, logits = self.teacher_projector(torch.cat(features))
         logits = logits.float()
         self._fresh.append(logits.mean(dim=0))
         first, last = self.teacher_temperature
-        share = (_epoch(views) / max(1, self.teacher_warmup_epochs)).clamp(max=1.0)
+        progress = (_epoch(views) / max(1, self.teacher_warmup_epochs)).clamp(max=1.0)
         sharp = first + (last - first) * (
-            share if self.teacher_warmup_epochs else torch.ones_like(share)
+            progress if self.teacher_warmup_epochs else torch.ones_like(progress)
         )
-        seen = softmax((logits - self.center) / sharp, dim=1).chunk(len(places))
-        return dict(zip(places, seen, strict=True))
+        probabilities = softmax((logits - self.center) / sharp, dim=1).chunk(len(indices))
+        return dict(zip(indices, probabilities, strict=True))
 
     def compare(
         self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean cross-entropy over all (prediction, target) pairs; and the entropy of the mean target, in nats."""
+        """Average the cross-entropy over all pairs; log the entropy of the mean target in nats."""
         logs = [log_softmax(p.float() / self.temperature, dim=1) for p in ps]
         mean = torch.stack([t.detach() for t in ts.values()]).mean(dim=(0, 1))
         spread = -(mean * mean.clamp(min=1e-30).log()).sum()
         return over_pairs(_cross_entropy, logs, ts, views, "mean"), {"target_entropy": spread}
 
     def before_step(self) -> None:
-        """Drop what a step left behind whose update was left out."""
+        """Drop the means of a skipped step."""
         self._fresh = []
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the teacher toward the trained network, and the center toward the step's mean."""
+        """Update the teacher, and move the center toward the mean of the step."""
         momentum = cosine_momentum(self.momentum, progress)
         momentum_update(self.teacher_encoder, self.encoder, momentum)
         momentum_update(self.teacher_projector, self.projector, momentum)
@@ -199,5 +202,5 @@ def _cross_entropy(log_p_BK: Tensor, t_BK: Tensor) -> Tensor:
 
 
 def _epoch(views: Views) -> Tensor:
-    """The epoch of the views; past every warm-up where they do not say."""
+    """Return the epoch of the views; infinity, past every warm-up, if they have none."""
     return views.x[0].new_full((), math.inf) if views.epoch is None else views.epoch

@@ -1,13 +1,13 @@
-"""Randomized quantization of intermediate embeddings, as a view of any kind of data (Wu et al. 2023, section 4).
+"""Randomized quantization of embeddings: views of any kind of data (Wu et al. 2023, section 4).
 
-The paper puts it in the place of e-Mix in DABS, and leaves open how: here a sample is embedded once
-and quantized twice, each dimension of the embedding over the sequence, and both go through the
-transformer; their projections are contrasted with all others of the batch. Padding does not count
-for the range, and stays. Nothing has to be known of the data, not even whether it is numbers: text
-has no levels, but its embeddings do.
+The paper uses it instead of e-Mix in DABS, without details. Here a sample is embedded once and
+quantized twice, each dimension of the embedding over the sequence; both results go through the
+transformer, and their projections are contrasted with all others of the batch. Padding does not
+count for the range, and is not changed. The data need not even be numeric: text has no levels, but
+its embeddings do.
 
-A quantized number depends on its row's ends alone, so without help the embedding would hardly
-learn. The gradient is passed straight through (`gradient: ste`).
+A quantized value depends only on the ends of its row, so the embedding would hardly learn without
+a straight-through gradient (`gradient: ste`).
 
 Shapes: B samples, L patches, D width.
 """
@@ -28,17 +28,17 @@ from mezzotint.types import Step, Views
 
 
 class EmbeddingQuantization(Method):
-    """Contrast two random quantizations of what a sample is embedded as.
+    """Contrast two random quantizations of a sample's embeddings.
 
     Args:
-        encoder: a transformer over patches.
-        quantization: of embeddings `[B, L, D]`; its `channel_dim` is 2, and its gradient `ste`.
+        encoder: transformer over patches, to be trained.
+        quantization: transform of embeddings `[B, L, D]` with `channel_dim: 2`, `gradient: ste`.
         dim: width of the projections.
-        temperature: of the softmax.
+        temperature: temperature of the softmax.
     """
 
     no_accumulation: ClassVar[str] = (
-        "its negatives are the other samples of the batch, and micro-batches would have fewer of them"
+        "its negatives are the other samples of the batch, and micro-batches have fewer"
     )
     min_views: ClassVar[int] = 1
     max_views: ClassVar[int | None] = 2
@@ -58,40 +58,40 @@ class EmbeddingQuantization(Method):
         super().__init__(need_patches(encoder))
         if temperature <= 0.0:
             raise ValueError(
-                f"temperature must be above 0, got {temperature}; 0.2 is that of e-Mix"
+                f"`method.temperature` must be positive, got {temperature}. e-Mix uses 0.2."
             )
         if quantization.channel_dim != 2:
             raise ValueError(
-                f"got quantization.channel_dim={quantization.channel_dim}; allowed is 2, the dimensions of an "
-                "embedding: set it"
+                "`method.quantization.channel_dim` must be 2, the dimensions of an embedding, got "
+                f"{quantization.channel_dim}."
             )
         self.quantization, self.temperature = quantization, temperature
         self.head = dabs_head(encoder.dim, dim)
 
     def forward(self, views: Views) -> Step:
-        """The cross-entropy of finding a sample's other quantization; of two views each is quantized once."""
+        """Quantize one view twice, or each of two views once, and contrast the results."""
         self.require_views(views)
         encoder = need_patches(self.encoder)
-        drawn = [self._draw(views, place) for place in range(2)]
+        params = [self._draw(views, index) for index in range(2)]
         zs = []
-        for place in range(2):
-            x = views.x[place % len(views.x)]
-            if place < len(views.x):
+        for index in range(2):
+            x = views.x[index % len(views.x)]
+            if index < len(views.x):
                 embedded, where = encoder.embed(x)
-            there = encoder.valid_mask(x)
-            out = encoder.encode(self._quantized(embedded, x, drawn[place]), where, there)
-            zs.append(self.head(encoder.pool(out, there)))
+            valid = encoder.valid_mask(x)
+            out = encoder.encode(self._quantized(embedded, x, params[index]), where, valid)
+            zs.append(self.head(encoder.pool(out, valid)))
         loss, accuracy = nt_xent(torch.stack(zs), self.temperature)
         return Step(loss, {"accuracy": accuracy, **collapse_signals(zs)})
 
     def _quantized(self, embedded: Tensor, x: Tensor, params: Params) -> Tensor:
-        there = need_patches(self.encoder).patches.valid_mask(x)
+        valid = need_patches(self.encoder).patches.valid_mask(x)
         return self.quantization.apply(
-            embedded, params, None if there is None else there.unsqueeze(2)
+            embedded, params, None if valid is None else valid.unsqueeze(2)
         )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _draw(self, views: Views, place: int) -> Params:
-        """Fractions for each dimension of the embedding; outside the compiled graph, as the key changes each step."""
+    def _draw(self, views: Views, index: int) -> Params:
+        """Draw parameters outside the compiled graph, as the key changes each step."""
         shape = (len(views.draws.ids), 1, self.encoder.dim)
-        return self.quantization.draw(shape, views.draws.fold("quantization", place))
+        return self.quantization.draw(shape, views.draws.fold("quantization", index))

@@ -1,16 +1,16 @@
-"""LeJEPA (Balestriero and LeCun 2025, arXiv 2511.08544): predict between views, and keep the projections Gaussian.
+"""LeJEPA (Balestriero and LeCun 2025, arXiv 2511.08544): predict views, with Gaussian projections.
 
-No momentum copy, no stopped gradient, no negatives: what prevents a collapse is SIGReg, a test of
-normality. Random directions slice the projections into one-dimensional samples; each is compared
+There is no momentum copy, no stop-gradient and no negatives: SIGReg, a test of normality, prevents
+a collapse. Random directions slice the projections into one-dimensional samples; each is compared
 with the standard normal through its characteristic function (Epps and Pulley 1983), integrated over
 frequencies. All views, global and local, predict the mean of the global ones, and all of them are
-tested, each view on its own; the two terms are weighed 1 − λ and λ.
+tested, each view on its own; the two terms have the weights 1 − λ and λ.
 
 Differs from the authors' code: directions are keyed by the step, so that ranks agree and a resumed
-run sees the same ones; the characteristic function is summed by recurrence over equally spaced
-frequencies with a gradient of its own, which needs one cosine a value instead of one a frequency,
-and keeps nothing that grows with their number. As in their code and unlike the paper's text,
-frequencies reach 3 rather than 5.
+run has the same; the characteristic function is summed by recurrence over equally spaced
+frequencies with its own gradient, which needs one cosine per value instead of one per frequency,
+and stores nothing that grows with their number. As in their code and unlike the paper's text,
+frequencies reach 3 instead of 5.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from mezzotint.types import Step, Views
 
 
 class _CharacteristicFunction(torch.autograd.Function):
-    """Means over samples of cos(k · θ) and sin(k · θ) for k = 1 … K: two `[V, S, K]` of θ `[V, B, S]`."""
+    """Means over samples of cos(k · θ) and sin(k · θ), k = 1 … K: `[V, B, S]` → two `[V, S, K]`."""
 
     @staticmethod
     def forward(ctx: Any, theta: Tensor, num: int) -> tuple[Tensor, Tensor]:
@@ -59,14 +59,14 @@ class _CharacteristicFunction(torch.autograd.Function):
         twice = 2.0 * cos
         even, even_before = torch.zeros_like(theta), torch.zeros_like(theta)
         odd, odd_before = torch.zeros_like(theta), torch.zeros_like(theta)
-        for place in reversed(range(num)):
-            even, even_before = (a[place] - even_before).addcmul_(twice, even), even
-            odd, odd_before = (b[place] - odd_before).addcmul_(twice, odd), odd
+        for index in reversed(range(num)):
+            even, even_before = (a[index] - even_before).addcmul_(twice, even), even
+            odd, odd_before = (b[index] - odd_before).addcmul_(twice, odd), odd
         return even * cos - even_before + odd * sin, None
 
 
 def sigreg(z_VBD: Tensor, directions_SD: Tensor, *, knots: int = 17, t_max: float = 3.0) -> Tensor:
-    """Sketched isotropic Gaussian regularization: how far each view's projections are from a standard normal.
+    """Measure how far each view's projections are from a standard normal distribution.
 
     For each view and direction, N ∫ |φ_N(t) − exp(−t²/2)|² exp(−t²/2) dt, with φ_N the empirical
     characteristic function of the N samples of the global batch, by the trapezoidal rule on
@@ -77,7 +77,7 @@ def sigreg(z_VBD: Tensor, directions_SD: Tensor, *, knots: int = 17, t_max: floa
     Args:
         z_VBD: projections of V views, `[V, B, D]`.
         directions_SD: unit vectors, `[S, D]`, the same on all ranks.
-        knots: frequencies in [0, t_max].
+        knots: number of frequencies in [0, t_max].
         t_max: the highest frequency.
     """
     step = t_max / (knots - 1)
@@ -95,20 +95,20 @@ def sigreg(z_VBD: Tensor, directions_SD: Tensor, *, knots: int = 17, t_max: floa
 
 
 def prediction(z_VBD: Tensor, targets: list[int]) -> Tensor:
-    """Mean squared distance, per dimension, of every view's projection from the mean of the global views'.
+    """Compute the mean squared distance of all projections to the mean of the global views.
 
     Args:
         z_VBD: projections of V views, `[V, B, D]`.
-        targets: places of the global views among the V.
+        targets: indices of the global views among the V.
     """
-    center_BD = torch.stack([z_VBD[place] for place in targets]).mean(dim=0)
+    center_BD = torch.stack([z_VBD[index] for index in targets]).mean(dim=0)
     return (z_VBD - center_BD).square().mean()
 
 
 # Keys are hashed in Python, which a compiled graph would specialize on.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def directions(draws: Draws, num: int, dim: int) -> Tensor:
-    """Unit vectors drawn uniformly from the sphere, `[num, dim]`, keyed by the step alone: all ranks draw the same."""
+    """Draw unit vectors uniformly from the sphere, `[num, dim]`, the same on all ranks."""
     ids = torch.arange(num, device=draws.ids.device)
     units: Tensor = normalize(Draws(ids, draws.key).normal("lejepa.directions", dim), dim=1)
     return units
@@ -118,19 +118,17 @@ class LeJEPA(Method):
     """Predict the mean of the global views from all views, with Gaussian projections.
 
     Args:
-        encoder: to be trained.
+        encoder: network to train.
         hidden_dim: width of the projector's hidden layers.
         dim: width of the projections.
-        layers: linears of the projector.
+        layers: linear layers of the projector.
         sigreg_weight: λ in (1 − λ) · prediction + λ · SIGReg.
-        slices: random directions a step.
-        knots: frequencies at which characteristic functions are compared.
-        t_max: the highest of them.
+        slices: random directions per step.
+        knots: number of frequencies at which characteristic functions are compared.
+        t_max: highest frequency.
     """
 
-    no_accumulation: ClassVar[str] = (
-        "its test of normality is one statistic of the whole batch, and those of micro-batches do not add up to it"
-    )
+    no_accumulation: ClassVar[str] = "its test of normality is a statistic of the whole batch"
     max_views: ClassVar[int | None] = None
 
     def __init__(
@@ -148,12 +146,13 @@ class LeJEPA(Method):
         super().__init__(encoder)
         if not 0.0 <= sigreg_weight <= 1.0:
             raise ValueError(
-                f"sigreg_weight must lie in [0, 1], got {sigreg_weight}; the paper takes 0.05"
+                f"`method.sigreg_weight` must be in [0, 1], got {sigreg_weight}. The paper uses "
+                "0.05."
             )
         if slices < 1 or knots < 3 or t_max <= 0.0:
             raise ValueError(
-                f"slices must be at least 1, knots at least 3 and t_max above 0, got {slices}, {knots} and {t_max}; "
-                "1024, 17 and 3.0 are the authors'"
+                "`method.slices` must be at least 1, `knots` at least 3 and `t_max` positive, got "
+                f"{slices}, {knots} and {t_max}. The authors use 1024, 17 and 3.0."
             )
         self.dim, self.sigreg_weight = dim, sigreg_weight
         self.slices, self.knots, self.t_max = slices, knots, t_max
@@ -163,7 +162,6 @@ class LeJEPA(Method):
         return {"online": Branch(self.encoder, self.projector)}
 
     def forward(self, views: Views) -> Step:
-        """The loss on two views or more, `[B, …]` each; sizes may differ."""
         self.require_views(views)
         directions_SD = directions(views.draws, self.slices, self.dim)
         features = one_pass(self.encoder, views.x)

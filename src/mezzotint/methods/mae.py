@@ -1,10 +1,10 @@
-"""MAE (He et al. 2022, arXiv 2111.06377): predict the values of hidden patches, and nothing but values.
+"""MAE (He et al. 2022, arXiv 2111.06377): predict the values of masked patches.
 
-The target is each hidden patch, normalized by its own mean and deviation; the loss their squared
-difference. AudioMAE (Huang et al. 2022, arXiv 2207.06405) is the same on spectrograms, with
+The target is each masked patch, normalized by its own mean and standard deviation; the loss is the
+squared difference. AudioMAE (Huang et al. 2022, arXiv 2207.06405) is the same on spectrograms, with
 `decoder: {depth: 16, window: 4}` and a ratio of 0.8; VideoMAE (Tong et al. 2022, arXiv 2203.12602)
-on tubes, with `decoder: {width: 384, depth: 4, heads: 6}` and `tube_mask`. Differs where the
-encoder differs (no class token), and in that the decoder's head is applied to hidden patches alone.
+on tubes, with `decoder: {width: 384, depth: 4, heads: 6}` and `tube_mask`. Differs from the paper:
+the encoder has no class token, and the decoder's head is applied to masked patches alone.
 """
 
 import torch
@@ -20,14 +20,14 @@ from mezzotint.types import Step, Views
 
 
 class MAE(Masked):
-    """Masked autoencoder.
+    """Predict the values of masked patches (masked autoencoder).
 
     Args:
-        encoder: a ViT, to be trained.
-        mask: which patches are hidden.
-        decoder: size of the network that predicts them.
-        normalize: take each patch less its mean, by its deviation, as the target; never for single
-            values.
+        encoder: ViT, to be trained.
+        mask: rule by which patches are masked.
+        decoder: size of the network that predicts masked patches.
+        normalize: standardize each target patch by its own mean and standard deviation; patches of
+            a single value are never standardized.
     """
 
     def __init__(
@@ -40,26 +40,25 @@ class MAE(Masked):
     ) -> None:
         if modality_of(encoder.input).has_tokens:
             raise ValueError(
-                f"got {encoder.modality}, and tokens have no values to predict; allowed is data without them: "
-                "choose bridle"
+                f"mae cannot predict {encoder.modality}, since tokens have no values. "
+                "Choose method.kind=bridle."
             )
         super().__init__(encoder, mask, decoder, need_patches(encoder).patches.num_values)
         self.normalize = normalize and self.encoder.patches.num_values > 1
 
     def forward(self, views: Views) -> Step:
-        """Mean squared error over the values of hidden patches."""
         keep, hidden = self.draw(views)
         values, where = self.encoder.patches.split(views.x[0])
-        wanted = take(self.encoder.patches.vectors(values), hidden).float()
+        target = take(self.encoder.patches.vectors(values), hidden).float()
         if self.normalize:
-            wanted = standardize(wanted)
-        loss = (self.guess(views.x[0], keep, hidden, where).float() - wanted).square().mean()
-        explained = 1.0 - loss.detach() / wanted.var().clamp_min(1e-12)
+            target = standardize(target)
+        loss = (self.predict(views.x[0], keep, hidden, where).float() - target).square().mean()
+        explained = 1.0 - loss.detach() / target.var().clamp_min(1e-12)
         return Step(loss, {"explained": explained})
 
 
 @torch.no_grad()
 def standardize(x: Tensor) -> Tensor:
-    """Each patch less its mean, by its deviation: `[B, M, P]` → the same."""
+    """Standardize each patch by its own mean and standard deviation, `[B, M, P]`."""
     variance, mean = torch.var_mean(x, dim=-1, keepdim=True)
     return (x - mean) / (variance + 1e-6).sqrt()

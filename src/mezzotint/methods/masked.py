@@ -1,7 +1,7 @@
-"""What masked prediction shares: hide patches, encode the others, say something of the hidden ones.
+"""What masked prediction shares: mask patches, encode the visible ones, predict the masked ones.
 
-What the methods of DABS share (Tamkin et al. 2021, arXiv 2111.12062): their head, and what they
-know of padding.
+Also what the methods of DABS share (Tamkin et al. 2021, arXiv 2111.12062): their head, and the
+padding mask.
 """
 
 from abc import ABC
@@ -20,13 +20,13 @@ from mezzotint.types import Views
 
 
 class Masked(Method, ABC, abstract=True):
-    """A method that predicts hidden patches from the others.
+    """A method that predicts masked patches from visible ones.
 
     Args:
-        encoder: a ViT.
-        mask: which patches are hidden.
+        encoder: ViT, to be trained.
+        mask: rule by which patches are masked.
         decoder: size of the network that predicts.
-        outputs: numbers that it says of a patch.
+        outputs: number of values predicted per patch.
     """
 
     encoder: ViT
@@ -45,50 +45,52 @@ class Masked(Method, ABC, abstract=True):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def draw(self, views: Views) -> tuple[Tensor, Tensor]:
-        """The patches of the view that are seen and those that are hidden, int64 `[B, V]` and `[B, M]`.
+        """Draw the visible and the masked patches of the view, int64 `[B, V]` and `[B, M]`.
 
-        Outside the compiled graph, since the key changes with every step; so it comes before all
-        that has a gradient.
+        Outside the compiled graph, since the key changes with every step; so it comes before
+        everything that has a gradient.
         """
         self.require_views(views)
         return self.mask.draw(self.encoder.patches.grid_of(views.x[0]), views.draws)
 
-    def guess(self, x: Tensor, keep: Tensor, hidden: Tensor, where: Tensor) -> Tensor:
-        """What the decoder says of hidden patches, `[B, M, outputs]`.
+    def predict(self, x: Tensor, keep: Tensor, hidden: Tensor, where: Tensor) -> Tensor:
+        """Predict values of masked patches, `[B, M, outputs]`.
 
         Args:
-            x: the view.
-            keep: int64 `[B, V]`, the patches that are seen.
-            hidden: int64 `[B, M]`, the others.
-            where: all patches stand.
+            x: view, `[B, …]`.
+            keep: int64 `[B, V]`, the visible patches.
+            hidden: int64 `[B, M]`, the masked patches.
+            where: positions of all patches.
         """
-        seen = self.encoder.tokens(x, keep)
-        outputs: Tensor = self.decoder(seen, keep, hidden, where, self.encoder.patches.grid_of(x))
+        visible = self.encoder.tokens(x, keep)
+        outputs: Tensor = self.decoder(
+            visible, keep, hidden, where, self.encoder.patches.grid_of(x)
+        )
         return outputs
 
 
 def need_patches(encoder: Encoder) -> ViT:
-    """The encoder, if it has patches.
+    """Return the encoder if it is a transformer over patches.
 
     Raises:
-        ValueError: when it has none.
+        ValueError: for another encoder.
     """
     if not isinstance(encoder, ViT):
         kind = encoder.config["kind"] if hasattr(encoder, "config") else type(encoder).__name__
         raise ValueError(
-            f"got the encoder {kind}, which has no patches to hide; allowed is vit: choose encoder.kind=vit"
+            f"The encoder {kind} has no patches, which the method needs. Choose encoder.kind=vit."
         )
     return encoder
 
 
 def dabs_head(width: int, dim: int) -> nn.Module:
-    """The projector: a LayerNorm and a linear."""
+    """Build the projector: a LayerNorm and a linear layer."""
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
 
 
 def real_tokens(encoder: ViT, x: Tensor, embedded: Tensor) -> Tensor:
-    """Which patches are no padding: bool `[B, L]`."""
-    there = encoder.patches.valid_mask(x)
-    if there is None:
+    """Return the valid mask, bool `[B, L]`: false for padding."""
+    valid = encoder.patches.valid_mask(x)
+    if valid is None:
         return torch.ones(embedded.shape[:2], dtype=torch.bool, device=embedded.device)
-    return there
+    return valid

@@ -60,7 +60,7 @@ class Method(nn.Module, Component):
     max_views: ClassVar[int | None] = 2
     """Most views of a sample that `forward` takes; `None` for any number."""
     min_samples: ClassVar[int] = 1
-    """Fewest samples in a batch, over all processes; 2 where a statistic of the batch is in the loss."""
+    """Fewest samples in a batch, over all processes; 2 if the loss has a statistic of the batch."""
     asymmetric_views: ClassVar[bool] = False
     """Whether the loss depends on the order of the views."""
     needs_patches: ClassVar[bool] = False
@@ -72,7 +72,7 @@ class Method(nn.Module, Component):
     no_accumulation: ClassVar[str] = ""
     """Why the loss of k micro-batches is not the loss of their union; empty if it is."""
     process_dependence: ClassVar[str] = ""
-    """Why several processes train differently from one with the same samples; empty if they do not."""
+    """Why several processes train differently from one with the same samples; empty if not."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -193,7 +193,8 @@ def synchronize_norms(method: Method, branch: bool | BranchName) -> None:
     target = method.branches().get("target")
     if target is None:
         raise ValueError(
-            f"`run.compute.sync_batch_norm` must be true or false for {method.config['kind']}, which "
+            f"`run.compute.sync_batch_norm` must be true or false for {method.config['kind']}, "
+            "which "
             f"keeps no momentum copy, got {branch}. Set one of them."
         )
     copied = target.modules()

@@ -1,10 +1,10 @@
-"""MoCo v3 (Chen, Xie and He 2021, arXiv 2104.02057): contrast a prediction with the momentum copy's keys of the batch.
+"""MoCo v3 (Chen, Xie and He 2021, arXiv 2104.02057): contrast predictions with momentum keys.
 
-No queue: the keys of the other samples of the global batch are the negatives. ResNets and ViTs have
-their own heads. A ViT's patch embedding can stay as it was initialized, which the paper found to
-prevent dips in training. Differs from the authors' code in order only: the momentum copy is updated
-after the optimizer step rather than before the next forward, which gives the same sequence of
-weights.
+There is no queue: the keys of the other samples of the global batch are the negatives. ResNets and
+ViTs have different heads. A ViT's patch embedding can be frozen at its initialization, which
+prevents dips in training according to the paper. Differs from the authors' code in order only: the
+momentum copy is updated after the optimizer step instead of before the next forward pass, which
+gives the same sequence of weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,17 +31,17 @@ Head = Literal["resnet", "vit"]
 
 
 def contrast(q_BD: Tensor, k_BD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """InfoNCE of queries with the keys of all ranks, times 2 · temperature (algorithm 1 and its footnote).
+    """Compute InfoNCE of queries and the keys of all ranks, times 2 · temperature (algorithm 1).
 
-    The scale makes the gradient comparable between temperatures.
+    The scale of its footnote makes gradients comparable between temperatures.
 
     Args:
         q_BD: queries of this rank, `[B, D]`, not normalized.
         k_BD: keys of the same samples, `[B, D]`; no gradient flows into them.
-        temperature: of the softmax.
+        temperature: temperature of the softmax.
 
     Returns:
-        The loss, and the share of queries whose nearest key is their own (no gradient).
+        The loss, and the fraction of queries whose nearest key is their own (no gradient).
     """
     with torch.autocast(q_BD.device.type, enabled=False):
         q = normalize(q_BD.float(), dim=1)
@@ -56,18 +56,18 @@ class MoCoV3(Siamese):
     """Contrast each view's prediction with the momentum copy's keys of the other view.
 
     Args:
-        encoder: to be trained.
-        head: `"resnet"`: two-layer projector, predictor without a last BatchNorm; `"vit"`:
-            three-layer projector, predictor with one.
+        encoder: network to train.
+        head: `"resnet"` has a two-layer projector and no BatchNorm at the end of the predictor;
+            `"vit"` has a three-layer projector and one.
         hidden_dim: width of the hidden layers of projector and predictor.
         dim: width of queries and keys.
-        temperature: of the softmax; the paper has 1.0 for ResNet-50 and 0.2 for ViTs.
-        momentum: of the momentum copy at the start; it rises to 1 along half a cosine.
-        stop_grad_patch_embed: leave the encoder's `patch_embed` as initialized; ViTs only.
+        temperature: temperature of the softmax; 1.0 for ResNet-50 and 0.2 for ViTs in the paper.
+        momentum: momentum of the key encoder at the start; it rises to 1 along half a cosine.
+        stop_grad_patch_embed: freeze the encoder's `patch_embed` at its initialization; ViTs only.
     """
 
     no_accumulation: ClassVar[str] = (
-        "its negatives are the keys of the other samples of the batch, and micro-batches would have fewer of them"
+        "its negatives are the keys of the other samples, and micro-batches have fewer"
     )
     projector: nn.Sequential
 
@@ -84,9 +84,9 @@ class MoCoV3(Siamese):
     ) -> None:
         super().__init__(encoder)
         if temperature <= 0.0:
-            raise ValueError(f"temperature must be above 0, got {temperature}; 1.0 or 0.2 is usual")
+            raise ValueError(f"`method.temperature` must be positive, got {temperature}. Try 0.2.")
         if not 0.0 <= momentum <= 1.0:
-            raise ValueError(f"momentum must lie in [0, 1], got {momentum}; 0.99 to 0.999 is usual")
+            raise ValueError(f"`method.momentum` must be in [0, 1], got {momentum}. Try 0.99.")
         self.temperature, self.momentum = temperature, momentum
         vit = head == "vit"
         if stop_grad_patch_embed:
@@ -108,40 +108,39 @@ class MoCoV3(Siamese):
         return {**super().branches(), "target": target}
 
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
-        """Projections, and the queries made from them."""
         zs = each_view(self.projector, each_view(self.encoder, views.x))
         return zs, each_view(self.predictor, zs)
 
     @torch.no_grad()
     def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
-        """The keys: what the momentum copy says of each view."""
+        """Compute the keys: the momentum copy's projections of each view."""
         return dict(enumerate(each_view(self.key_projector, each_view(self.key_encoder, views.x))))
 
     def compare(
         self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the losses of both directions."""
+        """Sum the losses of both pairs of views."""
         loss12, accuracy12 = contrast(ps[0], ts[1], self.temperature)
         loss21, accuracy21 = contrast(ps[1], ts[0], self.temperature)
         return loss12 + loss21, {"accuracy": (accuracy12 + accuracy21) / 2}
 
     def after_step(self, progress: float) -> None:
-        """Move the momentum copy toward the trained network."""
+        """Update the key encoder."""
         momentum = cosine_momentum(self.momentum, progress)
         momentum_update(self.key_encoder, self.encoder, momentum)
         momentum_update(self.key_projector, self.projector, momentum)
 
 
 def _freeze_patch_embed(encoder: Encoder) -> None:
-    found = [
+    embeddings = [
         module
         for name, module in encoder.named_modules()
         if name.rpartition(".")[2] == "patch_embed"
     ]
-    if not found:
+    if not embeddings:
         raise ValueError(
-            f"stop_grad_patch_embed needs an encoder with a patch_embed, got {type(encoder).__name__}; "
-            "set it to false, or take a ViT"
+            "`method.stop_grad_patch_embed` needs an encoder with a `patch_embed`, which "
+            f"{type(encoder).__name__} does not have. Set it to false, or choose a ViT."
         )
-    for module in found:
+    for module in embeddings:
         module.requires_grad_(False)

@@ -1,8 +1,8 @@
-"""What the siamese methods share: how views pass through a network, which of them are targets, what tells a collapse.
+"""What siamese methods share: forward passes over views, targets, losses over pairs, collapse.
 
-BatchNorm makes the way of passing matter: its statistics are those of one pass. `each_view` gives
-every view statistics of its own, as SimSiam, BYOL and MoCo v3 do; `one_pass` puts all views of one
-size through together, as SimCLR and LeJEPA do. Without BatchNorm the two agree.
+BatchNorm takes its statistics from one forward pass. With `each_view` every view has its own
+statistics, as in SimSiam, BYOL and MoCo v3; with `one_pass` all views of one size share them, as in
+SimCLR and LeJEPA. Without BatchNorm the two agree.
 """
 
 from abc import ABC, abstractmethod
@@ -19,14 +19,15 @@ Reduction = Literal["sum", "mean"]
 
 
 class Siamese(Method, ABC, abstract=True):
-    """A method that compares what the trained branch predicts of some views with what is said of others.
+    """A method that compares predictions of some views with targets of others.
 
-    The three parts stand apart so that a wrapper (SSQL) can run the trained branch twice and
-    compare both times with the same targets.
+    The three parts are separate so that a wrapper (SSQL) can run the trained branch twice and
+    compare both results with the same targets.
 
     Attributes:
-        own_targets: whether the targets are projections of the trained branch itself, and not of a
+        own_targets: whether the targets are projections of the trained branch, instead of a
             momentum copy.
+        projector: head on the encoder.
     """
 
     own_targets: ClassVar[bool] = False
@@ -37,14 +38,17 @@ class Siamese(Method, ABC, abstract=True):
 
     @abstractmethod
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
-        """The trained branch: projections and predictions of each view, `[B, D]`; the same where nothing predicts."""
+        """Run the trained branch: projections and predictions of each view, `[B, D]`.
+
+        Without a predictor, both are the same.
+        """
 
     @abstractmethod
     def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
-        """What is to be predicted, by the place of its view.
+        """Compute the targets, by the index of their view.
 
         Args:
-            views: all of them.
+            views: all views of the batch.
             zs: projections of the trained branch.
         """
 
@@ -52,10 +56,9 @@ class Siamese(Method, ABC, abstract=True):
     def compare(
         self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of predictions against targets, and scalars worth logging."""
+        """Compute the loss of predictions and targets, and scalars to log."""
 
     def forward(self, views: Views) -> Step:
-        """The loss on these views."""
         self.require_views(views)
         zs, ps = self.online(views)
         ts = self.targets(views, zs)
@@ -63,48 +66,53 @@ class Siamese(Method, ABC, abstract=True):
         return Step(loss, {**logs, **self.signals(zs, ts)})
 
     def signals(self, zs: Sequence[Tensor], ts: Mapping[int, Tensor]) -> dict[str, Tensor]:
-        """`collapse_signals` of the projections; where a single view is projected, its target is the other."""
+        """Compute `collapse_signals`; a single projected view is paired with its targets."""
         return collapse_signals(zs if len(zs) > 1 else [*zs, *ts.values()])
 
 
 def each_view(module: nn.Module, xs: Sequence[Tensor]) -> list[Tensor]:
-    """One pass a view: a list of `[B, …]`."""
+    """Run one forward pass per view: a list of `[B, …]`."""
     return [module(x) for x in xs]
 
 
 def one_pass(module: nn.Module, xs: Sequence[Tensor]) -> list[Tensor]:
-    """One pass for all views of the same size (one for global crops, one for local ones): a list of `[B, …]`."""
+    """Run one forward pass for all views of the same size: a list of `[B, …]`.
+
+    Global crops share one pass, and local crops another.
+    """
     groups: dict[tuple[int, ...], list[int]] = {}
-    for place, x in enumerate(xs):
-        groups.setdefault(tuple(x.shape), []).append(place)
+    for index, x in enumerate(xs):
+        groups.setdefault(tuple(x.shape), []).append(index)
     outputs: dict[int, Tensor] = {}
-    for places in groups.values():
-        joined = module(torch.cat([xs[place] for place in places]))
-        outputs.update(zip(places, joined.chunk(len(places)), strict=True))
-    return [outputs[place] for place in range(len(xs))]
+    for indices in groups.values():
+        joined = module(torch.cat([xs[index] for index in indices]))
+        outputs.update(zip(indices, joined.chunk(len(indices)), strict=True))
+    return [outputs[index] for index in range(len(xs))]
 
 
 def target_views(views: Views) -> list[int]:
-    """Places of the views that are targets: those of the pairs that the view generator asks for.
+    """Return the indices of the views that are targets.
 
-    Where it asks for none: all but local crops, which see too little to be predicted from.
+    They come from the pairs of the view generator. Without pairs, all views are targets except
+    local crops, which show too little of the sample.
 
     Raises:
-        ValueError: when every view is a local crop.
+        ValueError: if every view is a local crop.
     """
-    places = sorted({target for _, target in views.pairs})
-    places = places or [place for place, tag in enumerate(views.tags) if tag != "local"]
-    if not places:
+    indices = sorted({target for _, target in views.pairs})
+    indices = indices or [index for index, tag in enumerate(views.tags) if tag != "local"]
+    if not indices:
         raise ValueError(
-            "all views are local crops, and at least one must be global; add global crops to views:"
+            "All views are local crops. At least one must be global. Add global crops to `views`."
         )
-    return places
+    return indices
 
 
 def pairs(views: Views) -> list[tuple[int, int]]:
-    """The (prediction, target) pairs that are compared.
+    """Return the (prediction, target) pairs that are compared.
 
-    Those that the view generator asks for; else every global target with every other view.
+    They come from the view generator; without pairs, every global target is compared with every
+    other view.
     """
     if views.pairs:
         return list(views.pairs)
@@ -118,15 +126,14 @@ def over_pairs(
     views: Views,
     reduction: Reduction,
 ) -> Tensor:
-    """A loss of all pairs of views: the one place where pairs are compared, weighed and reduced.
+    """Compare, weight and reduce all pairs of views to one loss.
 
     Args:
-        distance: of predictions and targets, `[B, D]` each; a scalar.
-        ps: predictions, by place; later views than these predict nothing.
-        ts: targets, by place.
-        views: say which pairs are compared, and how much each weighs.
-        reduction: `"sum"` grows with the number of pairs; `"mean"` is over their weights, and does
-            not.
+        distance: function of predictions and targets, `[B, D]` each, that returns a scalar.
+        ps: predictions, by index; later views predict nothing.
+        ts: targets, by index.
+        views: views with their pairs and the weights of pairs.
+        reduction: `"sum"` grows with the number of pairs; `"mean"` divides by the sum of weights.
     """
     chosen = [(row, p, t) for row, (p, t) in enumerate(pairs(views)) if p < len(ps) and t in ts]
     terms = torch.stack([distance(ps[p], ts[t]) for _, p, t in chosen])
@@ -138,7 +145,7 @@ def over_pairs(
 
 
 def weights_of(views: Views) -> Tensor | None:
-    """The weight of each pair, `[V, V]` by prediction and target, 0 for the others; `None` where none are asked for."""
+    """Return the weight of each (prediction, target) pair, `[V, V]`; `None` without pairs."""
     if not views.pairs:
         return None
     weights = views.x[0].new_zeros(len(views.x), len(views.x), dtype=torch.float32)
@@ -149,13 +156,12 @@ def weights_of(views: Views) -> Tensor | None:
 
 @torch.no_grad()
 def collapse_signals(zs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Two scalars that tell whether the projections collapse, of this rank's samples.
+    """Compute two scalars that show whether the projections of this rank collapse.
 
     `alignment` is the mean cosine of two views of a sample. `feature_std` is the standard deviation
     over the batch of L2-normalized projections, averaged over dimensions and multiplied by √D
-    (SimSiam, figure 2, where it is not multiplied): about 1 when they spread over the whole sphere,
-    0 when all are one point. An alignment near 1 together with a `feature_std` near 0 is a
-    collapse.
+    (SimSiam, figure 2, without that factor): about 1 if they spread over the whole sphere, 0 if all
+    are one point. An alignment near 1 together with a `feature_std` near 0 is a collapse.
 
     Args:
         zs: projections of each view, `[B, D]`.

@@ -1,9 +1,9 @@
-"""SimCLR (Chen et al. 2020, arXiv 2002.05709): tell the other view of a sample from all other samples.
+"""SimCLR (Chen et al. 2020, arXiv 2002.05709): contrast views of a sample with all other samples.
 
-Views of one sample attract, everything else in the batch repels. The head has a BatchNorm after
-each linear, as in the authors' code. Differs from the paper: the BatchNorm that ends the head has
-no learned scale; the temperature is 0.2 by default; more than two views are taken, each pair of
-which is a positive.
+Views of one sample attract each other, everything else in the batch repels. The head has a
+BatchNorm after each linear layer, as in the authors' code. Differs from the paper: the last
+BatchNorm of the head has no learned scale; the temperature is 0.2 by default; any number of views
+is possible, and each pair of them is a positive.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,25 +31,25 @@ def nt_xent(
     Each of the `V · B` projections of this rank is an anchor. Its candidates are all other
     projections of all ranks; its positives are the V − 1 other views of its own sample. The loss is
     the cross-entropy of finding a positive, averaged over positives and anchors (equation 1; with
-    two views there is one positive an anchor).
+    two views an anchor has one positive).
 
     Args:
         z_VBD: projections of V views, `[V, B, D]`, not normalized.
-        temperature: of the softmax.
-        others_VBD: the candidates, where they are not the anchors themselves: another network's
-            projections of the same views, of which an anchor's own is left out all the same.
-        weights_VV: of each pair of views (anchor, positive). Views of an anchor's sample that weigh
-            nothing with it are neither positives nor negatives.
+        temperature: temperature of the softmax.
+        others_VBD: candidates, if they are not the anchors themselves: another network's
+            projections of the same views. The projection of an anchor's own view is left out too.
+        weights_VV: weight of each pair of views (anchor, positive). Views of an anchor's sample
+            with weight 0 are neither positives nor negatives.
 
     Returns:
-        The loss, and the share of anchors whose nearest candidate is a positive (no gradient).
+        The loss, and the fraction of anchors whose nearest candidate is a positive (no gradient).
     """
     with torch.autocast(z_VBD.device.type, enabled=False):
         views, batch, _ = z_VBD.shape
         anchors = views * batch
         z = normalize(z_VBD.float().flatten(0, 1), dim=1)
         rows = torch.arange(anchors, device=z.device)
-        own = rows + dist.rank() * anchors  # where this rank's rows stand among all ranks'
+        own = rows + dist.rank() * anchors  # indices of this rank's rows among all ranks'
         # A sample's other views are batch, 2 · batch, … rows further, wrapping round.
         shifts = torch.arange(1, views, device=z.device) * batch
         positives = (rows.unsqueeze(1) + shifts) % anchors + dist.rank() * anchors
@@ -72,16 +72,16 @@ class SimCLR(Siamese):
     """Contrast the views of a sample with all other samples of the global batch.
 
     Args:
-        encoder: to be trained.
+        encoder: network to train.
         hidden_dim: width of the projector's hidden layers.
         dim: width of the projections.
-        layers: linears of the projector: 2 in SimCLR, 3 in SimCLR v2.
-        temperature: of the softmax.
+        layers: linear layers of the projector: 2 in SimCLR, 3 in SimCLR v2.
+        temperature: temperature of the softmax.
         last_norm: end the projector with a BatchNorm.
     """
 
     no_accumulation: ClassVar[str] = (
-        "its negatives are the other samples of the batch, and micro-batches would have fewer of them"
+        "its negatives are the other samples of the batch, and micro-batches have fewer"
     )
     max_views: ClassVar[int | None] = None
     projector: nn.Sequential
@@ -99,7 +99,7 @@ class SimCLR(Siamese):
     ) -> None:
         super().__init__(encoder)
         if temperature <= 0.0:
-            raise ValueError(f"temperature must be above 0, got {temperature}; 0.1 to 0.5 is usual")
+            raise ValueError(f"`method.temperature` must be positive, got {temperature}. Try 0.2.")
         self.temperature = temperature
         self.projector = mlp(
             [encoder.dim, *[hidden_dim] * (layers - 1), dim],
@@ -109,20 +109,20 @@ class SimCLR(Siamese):
         )
 
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
-        """Projections of two views or more, whose sizes may differ; nothing predicts."""
+        """Project two or more views, whose sizes may differ; there is no predictor."""
         features = one_pass(self.encoder, views.x)
         zs = list(self.projector(torch.cat(features)).chunk(len(features)))
         return zs, zs
 
     def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
-        """The same projections; the loss has a gradient in both."""
+        """Return the same projections; the loss has a gradient in both."""
         return dict(enumerate(zs))
 
     def compare(
         self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The cross-entropy of finding a sample's other views among all targets."""
-        own = all(p is ts[place] for place, p in enumerate(ps))
-        others = None if own else torch.stack([ts[place] for place in range(len(ps))])
+        """Compute the cross-entropy of finding a sample's other views among all targets."""
+        own = all(p is ts[index] for index, p in enumerate(ps))
+        others = None if own else torch.stack([ts[index] for index in range(len(ps))])
         loss, accuracy = nt_xent(torch.stack(list(ps)), self.temperature, others, weights_of(views))
         return loss, {"accuracy": accuracy}

@@ -1,9 +1,9 @@
-"""SimSiam (Chen and He 2020, arXiv 2011.10566): predict one view from another, and stop the target's gradient.
+"""SimSiam (Chen and He 2020, arXiv 2011.10566): predict a view from another, with a stop-gradient.
 
-Neither negatives nor a momentum copy: the predictor and the stopped gradient alone keep it from
-collapsing. Each view passes through on its own, so BatchNorm sees one view at a time, as in the
-paper. Differs from the paper's code: the projector's last linear has no bias instead of a frozen
-one (the BatchNorm after it undoes either); more than two views are taken, and every other global
+There are no negatives and no momentum copy: the predictor and the stop-gradient alone prevent a
+collapse. Each view has its own forward pass, so BatchNorm sees one view at a time, as in the paper.
+Differs from the paper's code: the projector's last linear layer has no bias instead of a frozen one
+(the BatchNorm after it removes either); any number of views is possible, and every other global
 view is then a target.
 """
 
@@ -20,7 +20,7 @@ from mezzotint.types import Views
 
 
 def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
-    """Minus the mean cosine of predictions and their targets (equation 1), in [−1, 1].
+    """Compute minus the mean cosine of predictions and targets (equation 1), in [−1, 1].
 
     Args:
         p_BD: predictions, `[B, D]`.
@@ -30,13 +30,13 @@ def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
 
 
 class SimSiam(Siamese, kind="simsiam"):
-    """Predict the projection of each view from that of the others.
+    """Predict the projection of each view from the other views.
 
     Args:
-        encoder: to be trained.
+        encoder: network to train.
         dim: width of the projections.
-        hidden_dim: width of the predictor's hidden layer; the paper has a quarter of `dim`.
-        reduction: over the (prediction, target) pairs; the sum grows with the number of views.
+        hidden_dim: width of the predictor's hidden layer; the paper uses a quarter of `dim`.
+        reduction: reduction over (prediction, target) pairs; `sum` grows with the number of views.
     """
 
     max_views: ClassVar[int | None] = None
@@ -60,16 +60,15 @@ class SimSiam(Siamese, kind="simsiam"):
         self.predictor = mlp([dim, hidden_dim, dim], hidden_bias=False)
 
     def online(self, views: Views) -> tuple[list[Tensor], list[Tensor]]:
-        """Projections, and predictions of them."""
         zs = each_view(self.projector, each_view(self.encoder, views.x))
         return zs, each_view(self.predictor, zs)
 
     def targets(self, views: Views, zs: Sequence[Tensor]) -> dict[int, Tensor]:
-        """The projections of the global views."""
-        return {place: zs[place] for place in target_views(views)}
+        """Return the projections of the global views."""
+        return {index: zs[index] for index in target_views(views)}
 
     def compare(
         self, ps: Sequence[Tensor], ts: Mapping[int, Tensor], views: Views
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss over all (prediction, target) pairs; in [−1, 1] for the mean (equation 2)."""
+        """Compute the loss over all (prediction, target) pairs, in [−1, 1] for the mean."""
         return over_pairs(negative_cosine, ps, ts, views, self.reduction), {}

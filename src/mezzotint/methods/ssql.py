@@ -1,15 +1,15 @@
-"""SSQL (Cao et al. 2022, arXiv 2207.05432): contrast the network in float with itself at a random number of bits.
+"""SSQL (Cao et al. 2022, arXiv 2207.05432): train a siamese method in fp32 and at random low bits.
 
-One set of weights learns to work at every width. Each step runs the base method in float, which
-collects the ranges of the activations; draws a width for all weights and one for all activations;
-runs the same weights once more on their grids; and compares both runs with the same float targets.
-There are no shadow weights and no learned scales: as the weights moved in the last step, ranges and
-grids are made anew ("post-step quantization").
+One set of weights learns to work at every bit-width. Each step runs the base method in fp32, which
+collects the ranges of activations; draws the bits of all weights and the bits of all activations;
+runs the same weights again, quantized; and compares both results with the same fp32 targets. There
+are no shadow weights and no learned scales: ranges and grids are computed again in each step
+("post-step quantization").
 
-Any siamese method can be the base. Differs from the authors' code, which has a class for each:
-widths are drawn from (seed, step), so that ranks agree and a resumed run goes on with the same;
-ranges are pooled over ranks; a dead channel stays on its own, instead of its whole tensor, out of
-the grid; the gradient of the grid's ends does not depend on the version of torch
+Any siamese method can be the base. Differs from the authors' code, which has a class for each: bits
+are drawn from (seed, step), so that ranks agree and a resumed run continues with the same bits;
+ranges are pooled over ranks; a dead channel is excluded from the grid alone, instead of its whole
+tensor; the gradient at the ends of the grid does not depend on the version of torch
 (`mezzotint.quant.grid`).
 """
 
@@ -34,28 +34,26 @@ BatchNormMode = Literal["shared", "frozen"]
 
 
 class SSQL(Method):
-    """A siamese method, trained in float and at random widths at once.
+    """Train a siamese method in fp32 and at random low bits at once.
 
     Args:
-        encoder: to be trained; it becomes quantizable.
-        base: what is wrapped; its encoder must be the same object.
-        weight_bits: least and greatest width of the weights.
-        activation_bits: least and greatest width of the activations.
-        shared_bits: draw one width for both (from `weight_bits`), as the reverse variant of the
-            authors does.
-        policy: which layers are quantized, and where.
-        float_loss: whether the base's own loss is part of the loss.
-        quantized_pairs: whether predictions at low bits are also compared with targets at low bits.
-        reverse: predict in float, and take the targets from the network at low bits, which then
-            gets no gradient.
-        batch_norm: `"shared"`: the passes at low bits update the running statistics too, as the
-            authors have it; `"frozen"`: only those in float do.
+        encoder: network to train; it becomes quantizable.
+        base: siamese method that is wrapped; its encoder must be the same object.
+        weight_bits: lowest and highest bits of the weights.
+        activation_bits: lowest and highest bits of the activations.
+        shared_bits: draw one bit-width for both (from `weight_bits`), as in the authors' reverse
+            variant.
+        policy: layers and positions that are quantized.
+        float_loss: add the base's own loss.
+        quantized_pairs: also compare predictions at low bits with targets at low bits.
+        reverse: predict in fp32, and take the targets from the network at low bits, without a
+            gradient.
+        batch_norm: `"shared"` updates running statistics in forward passes at low bits too, as the
+            authors do; `"frozen"` only in fp32.
     """
 
     max_views: ClassVar[int | None] = None
-    no_accumulation: ClassVar[str] = (
-        "the ranges of activations are those of the whole batch, and micro-batches would have others"
-    )
+    no_accumulation: ClassVar[str] = "the ranges of activations depend on the whole batch"
 
     def __init__(
         self,
@@ -74,7 +72,8 @@ class SSQL(Method):
         nn.Module.__init__(self)  # the encoder is the base's, and registered once
         if base.encoder is not encoder:
             raise ValueError(
-                "the base has another encoder; allowed is the same object: SSQL(e, base=SimSiam(e))"
+                "`base` must have the same encoder object. Write SSQL(encoder, "
+                "base=SimSiam(encoder))."
             )
         for name, (low, high) in (
             ("weight_bits", weight_bits),
@@ -82,12 +81,14 @@ class SSQL(Method):
         ):
             if not 2 <= low <= high <= 8:
                 raise ValueError(
-                    f"{name} must be a least and a greatest width in 2 … 8, got [{low}, {high}]"
+                    f"`method.{name}` must be the lowest and the highest bits, 2 to 8, got "
+                    f"[{low}, {high}]. Try [2, 8]."
                 )
         if (reverse or quantized_pairs) and not base.own_targets:
             raise ValueError(
-                f"reverse and quantized_pairs need targets of the trained branch, and {type(base).__name__}'s come "
-                "from a momentum copy; choose SimSiam or SimCLR, or leave both false"
+                "`method.reverse` and `method.quantized_pairs` need targets of the trained branch, "
+                f"but {type(base).__name__} takes them from a momentum copy. Choose SimSiam or "
+                "SimCLR, or set both to false."
             )
         self.base = base
         self.batch_norm = batch_norm
@@ -104,14 +105,14 @@ class SSQL(Method):
 
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
-        """The base's."""
+        """Return the base's encoder."""
         return self.base.encoder
 
     def branches(self) -> Mapping[BranchName, Branch]:
         return self.base.branches()
 
     def forward(self, views: Views) -> Step:
-        """The mean of the losses in float and at low bits."""
+        """Average the losses in fp32 and at low bits."""
         self.base.require_views(views)
         weight, activation = self.draw_bits(views.draws)
         frozen = self._norms() if self.batch_norm == "frozen" else []
@@ -144,7 +145,7 @@ class SSQL(Method):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def draw_bits(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Widths of weights and activations for this step: functions of its key, equal on all ranks."""
+        """Draw the bits of weights and activations from the step's key, equal on all ranks."""
         one = Draws(torch.zeros(1, dtype=torch.int64, device=draws.ids.device), draws.key)
         (w_low, w_high), (a_low, a_high) = self.weight_bits, self.activation_bits
         weight = one.integers("ssql.weight_bits", low=w_low, high=w_high + 1).squeeze().float()
@@ -155,7 +156,10 @@ class SSQL(Method):
         ).squeeze().float()
 
     def _norms(self) -> list[_BatchNorm]:
-        """The BatchNorms that keep running statistics; looked up late, as distributed training replaces them."""
+        """Collect BatchNorms with running statistics.
+
+        Called in each step, as distributed training replaces them after construction.
+        """
         return [
             m for m in self.base.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
         ]
@@ -163,7 +167,7 @@ class SSQL(Method):
     def _low_bits(
         self, views: Views, weight: Tensor, activation: Tensor, frozen: Sequence[_BatchNorm]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The trained branch on the grids of the present weights; the projector's weights have 8 bits."""
+        """Run the trained branch at low bits; the projector's weights have 8 bits."""
         self._encoder.set_bits(weight, activation)
         self._projector.set_bits(8, 32)
         learning = torch.is_grad_enabled() and not self.reverse
@@ -179,25 +183,22 @@ class SSQL(Method):
         return outputs
 
     def require_batch(self, size: int) -> None:
-        """What the base says."""
         self.base.require_batch(size)
 
     def before_step(self) -> None:
-        """What the base does before a step."""
         self.base.before_step()
 
     def after_step(self, progress: float) -> None:
-        """What the base does after a step."""
         self.base.after_step(progress)
 
 
 def _detached(ts: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    return {place: t.detach() for place, t in ts.items()}
+    return {index: t.detach() for index, t in ts.items()}
 
 
 @torch.no_grad()
 def _drift(zs: Sequence[Tensor], zqs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The mean cosine of float projections and those at low bits."""
+    """Average the cosine of projections in fp32 and at low bits."""
     cosines = [
         nn.functional.cosine_similarity(z.float(), q.float(), dim=1).mean()
         for z, q in zip(zs, zqs, strict=True)

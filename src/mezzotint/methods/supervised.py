@@ -1,14 +1,13 @@
-"""Supervised training, and with it fine-tuning and the linear probe on augmented images: the same loop, with labels.
+"""Supervised training, fine-tuning, and the linear probe on augmented images, in the same loop.
 
-A linear classifier stands on the encoder and learns from the labels of a `labeled` source.
-Starting from a saved encoder (`init`) makes it fine-tuning (protocol C of SSQL, Cao et al. 2022,
-arXiv 2207.05432; the semi-supervised protocol of Chen et al. 2020, arXiv 2002.05709); holding the
-encoder still (`freeze`) makes it a linear probe as the papers run it, on augmented images. The
-supervised baseline of Huang et al. 2022 (arXiv 2208.00275) takes two views of a sample or, with
-`single_aug`, one.
+A linear classifier on the encoder is trained on the labels of a `labeled` source. Starting from a
+saved encoder (`init`) makes it fine-tuning (protocol C of SSQL, Cao et al. 2022, arXiv 2207.05432;
+the semi-supervised protocol of Chen et al. 2020, arXiv 2002.05709); freezing the encoder (`freeze`)
+makes it a linear probe as in the papers, on augmented images. The supervised baseline of Huang et
+al. 2022 (arXiv 2208.00275) uses two views of a sample or, with `single_aug`, one.
 
-A step may hide some patches from a transformer (`drop`), which makes it cheaper and regularizes it:
-AudioMAE's fine-tuning leaves out whole times and frequencies (Huang et al. 2022, arXiv 2207.06405).
+A step may drop patches of a transformer (`drop`), which makes it cheaper and regularizes it:
+AudioMAE's fine-tuning drops whole times and frequencies (Huang et al. 2022, arXiv 2207.06405).
 """
 
 from typing import ClassVar, Literal, Self
@@ -38,18 +37,18 @@ class Supervised(Method):
     """Predict the labels of samples.
 
     Args:
-        encoder: to be trained.
-        num_classes: how many labels there are.
-        loss: `"cross_entropy"` for one label a sample; `"binary"` cross-entropy, class by class,
-            for any number.
-        single_aug: look at the first view alone; otherwise the loss is the mean over views.
-        label_smoothing: share of the target that is spread over all classes.
-        mixing: blend samples and their labels with others: mixup, CutMix; `None` for neither.
-        drop: patches that are hidden from a ViT in training, other ones for each sample; `None` for
-            none.
-        freeze: hold the encoder still, in eval mode: a linear probe.
-        logit_norm: put a BatchNorm on the classifier's output, which frees a probe from the scale
-            of the features.
+        encoder: network to train.
+        num_classes: number of classes.
+        loss: `"cross_entropy"` for one label per sample; `"binary"` cross-entropy of each class for
+            any number of labels.
+        single_aug: use the first view only; otherwise the loss is the mean over views.
+        label_smoothing: fraction of the target that is spread over all classes.
+        mixing: mixup or CutMix of samples and labels; `None` for neither.
+        drop: mask of the patches that a ViT drops in training, drawn for each sample; `None` to
+            keep all.
+        freeze: freeze the encoder in eval mode: a linear probe.
+        logit_norm: add a BatchNorm after the classifier, so that a probe does not depend on the
+            scale of features.
         init: directory of a saved encoder to start from: a run, or what `mezzotint import` wrote.
         bits: bit-widths to train at, such as W4A4; ranges of activations are taken from each batch
             in fp32.
@@ -98,7 +97,7 @@ class Supervised(Method):
         self.logit_norm = nn.BatchNorm1d(num_classes) if logit_norm else nn.Identity()
 
     def train(self, mode: bool = True) -> Self:
-        """As `nn.Module.train`; an encoder that is held still stays in eval mode."""
+        """Set the mode; a frozen encoder stays in eval mode."""
         super().train(mode)
         if self.freeze:
             self.encoder.eval()
@@ -110,19 +109,18 @@ class Supervised(Method):
         return logits
 
     def forward(self, views: Views) -> Step:
-        """The mean loss over views."""
         labels = self._labels(views)
         xs = views.x[:1] if self.single_aug else views.x
-        terms, features, right = [], [], []
-        for place, plain in enumerate(xs):
+        terms, features, accuracies = [], [], []
+        for index, plain in enumerate(xs):
             x, target = plain, labels
             if self.mixing is not None:
-                wanted = one_hot(labels, self.num_classes) if labels.ndim == 1 else labels
-                x, target = self.mixing(plain, wanted.float(), views.draws.fold("mixing", place))
+                targets = one_hot(labels, self.num_classes) if labels.ndim == 1 else labels
+                x, target = self.mixing(plain, targets.float(), views.draws.fold("mixing", index))
             keep = (
                 ()
                 if self.drop is None
-                else self._kept(self.drop, x, views.draws.fold("drop", place))
+                else self._visible(self.drop, x, views.draws.fold("drop", index))
             )
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
                 h = self._features(x, keep)
@@ -130,25 +128,26 @@ class Supervised(Method):
             terms.append(self._loss(logits, target))
             features.append(h.detach())
             if labels.ndim == 1:
-                right.append((logits.detach().argmax(dim=1) == labels).float().mean())
+                accuracies.append((logits.detach().argmax(dim=1) == labels).float().mean())
         logs = collapse_signals(features) if len(features) > 1 else _spread(features[0])
-        if right:
-            logs["accuracy"] = torch.stack(right).mean()
+        if accuracies:
+            logs["accuracy"] = torch.stack(accuracies).mean()
         return Step(torch.stack(terms).mean(), logs)
 
     def _labels(self, views: Views) -> Tensor:
         if views.labels is None:
             raise ValueError(
-                "supervised takes labeled samples, and the data has none in training; wrap it: "
-                "data: {kind: labeled, source: {kind: …}}"
+                "supervised needs labels, but the data has none in training. Wrap it: "
+                "`data: {kind: labeled, source: {kind: …}}`."
             )
         binary = self.loss == "binary"
         if (views.labels.ndim == 2) > binary or (
             views.labels.ndim == 2 and views.labels.shape[1] != self.num_classes
         ):
             raise ValueError(
-                f"got labels of shape {list(views.labels.shape)} for loss={self.loss} and {self.num_classes} classes; "
-                "allowed is one label a sample, or with loss=binary one column a class"
+                "Labels must be one per sample, or one column per class with loss=binary, got "
+                f"shape {list(views.labels.shape)} for loss={self.loss} and {self.num_classes} "
+                "classes. Change `method.loss` or `method.num_classes`."
             )
         if views.labels.ndim == 1:
             if not torch.compiler.is_compiling():
@@ -160,8 +159,8 @@ class Supervised(Method):
         low, high = (int(v) for v in torch.aminmax(labels))
         if low < 0 or high >= self.num_classes:
             raise ValueError(
-                f"got labels from {low} to {high} for num_classes={self.num_classes}; allowed are 0 to "
-                f"{self.num_classes - 1}: set method.num_classes={high + 1}"
+                f"Labels must be 0 to {self.num_classes - 1}, got {low} to {high}. Set "
+                f"method.num_classes={high + 1}."
             )
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -171,14 +170,14 @@ class Supervised(Method):
         return cross_entropy(logits, target, label_smoothing=self.label_smoothing)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _kept(self, drop: Mask, x: Tensor, draws: Draws) -> tuple[Tensor, ...]:
-        """What the encoder is given beside the samples: in training, the patches that are seen."""
+    def _visible(self, drop: Mask, x: Tensor, draws: Draws) -> tuple[Tensor, ...]:
+        """Draw the visible patches in training; nothing in eval mode."""
         if not self.training:
             return ()
         return drop.draw(need_patches(self.encoder).patches.grid_of(x), draws)[:1]
 
     def _features(self, x: Tensor, keep: tuple[Tensor, ...]) -> Tensor:
-        """Features, in float or at low bits; the ranges come from a float pass over the same samples."""
+        """Compute features, in fp32 or at low bits with ranges from an fp32 pass."""
         if self._quantizers is None or self.bits is None:
             out: Tensor = self.encoder(x, *keep)
             return out
@@ -201,16 +200,16 @@ class Supervised(Method):
 
 
 def start_from(encoder: Encoder, path: str) -> None:
-    """Give an encoder the weights, the input normalization and the quantizers of a saved one.
+    """Load weights, input normalization and quantizers of a saved encoder.
 
     Raises:
-        ValueError: when it is another network, or takes other samples.
+        ValueError: for another network, or another shape of samples.
     """
     saved = load_encoder(path)
     if saved.input.shape != encoder.input.shape:
         raise ValueError(
-            f"{path} takes samples of shape {list(saved.input.shape)}, and the data has {list(encoder.input.shape)}; "
-            "allowed is the same: set the size of the data"
+            f"`{path}` takes samples of shape {list(saved.input.shape)}, but the data has "
+            f"{list(encoder.input.shape)}. Set the size of the data."
         )
     if (policy := getattr(saved, "quantization", None)) is not None:
         make_encoder_quantizable(encoder, policy)
@@ -218,29 +217,29 @@ def start_from(encoder: Encoder, path: str) -> None:
         encoder.load_state_dict(saved.state_dict())
     except RuntimeError as error:
         raise ValueError(
-            f"{path} holds a {saved.config['kind']} that is not the encoder of this recipe, {encoder.config}: "
-            f"{' '.join(str(error).split())[:160]}; give the encoder section of its encoder.json"
+            f"`{path}` is a {saved.config['kind']} that differs from the encoder of the recipe, "
+            f"{encoder.config}: {' '.join(str(error).split())[:160]}. Copy the encoder section of "
+            "its encoder.json into the recipe."
         ) from error
     encoder.input = saved.input
 
 
 def _spread(h_BD: Tensor) -> dict[str, Tensor]:
-    """`feature_std` of a single view; see `collapse_signals`."""
+    """Compute `feature_std` of a single view; see `collapse_signals`."""
     signals = collapse_signals([h_BD, h_BD])
     return {"feature_std": signals["feature_std"]}
 
 
 def _check(num_classes: int, smoothing: float, bits: Bits | None, freeze: bool) -> None:
     if num_classes < 1:
-        raise ValueError(
-            f"num_classes must be at least 1, got {num_classes}; give the number of labels"
-        )
+        raise ValueError(f"`method.num_classes` must be at least 1, got {num_classes}.")
     if not 0.0 <= smoothing < 1.0:
-        raise ValueError(f"label_smoothing must lie in [0, 1), got {smoothing}; 0.1 is usual")
+        raise ValueError(f"`method.label_smoothing` must be in [0, 1), got {smoothing}. Try 0.1.")
     if bits is not None and 1 in (bits.weight, bits.activation):
         raise ValueError(f"`method.bits` must be 2 to 8, or 32 for fp32, got {bits}. Try W4A4.")
     if bits is not None and freeze:
         raise ValueError(
-            f"`method.bits` needs an encoder that is trained, got {bits} with `freeze`. Leave one of "
+            f"`method.bits` needs an encoder that is trained, got {bits} with `freeze`. Leave one "
+            "of "
             "them out; `evaluate.bits` scores a frozen encoder at low bits."
         )

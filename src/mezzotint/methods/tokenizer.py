@@ -1,15 +1,15 @@
-"""Tokenizers of masked prediction: from the patches of a view to vectors, which a codebook turns into codes.
+"""Tokenizers of masked prediction: networks from patches to the vectors that a codebook encodes.
 
-`ColdStart` needs no training: each patch, normalized by itself, through a fixed random projection,
-as in BEST-RQ (Chiu et al. 2022, arXiv 2202.01855). It does not see where a patch stands. With
-`positions`, as in BRIDLE's source (Nguyen et al. 2025, arXiv 2502.02118), patches are embedded by a
-random linear, fixed positions are added, and a second random linear follows; a good part of the
-codes then names positions, which tell the encoder nothing.
+`ColdStart` needs no training: each patch is normalized by itself and goes through a fixed random
+projection, as in BEST-RQ (Chiu et al. 2022, arXiv 2202.01855). It does not use positions. With
+`positions`, as in BRIDLE's source (Nguyen et al. 2025, arXiv 2502.02118), a random linear layer
+embeds patches, fixed position embeddings are added, and a second random linear layer follows; many
+codes then encode positions, from which the encoder learns nothing.
 
-`LearnedTokenizer` is a ViT of its own with a head of two linears, as in BEATs (Chen et al. 2022,
-arXiv 2212.09058); its vectors are scaled to mean 0 and variance 1, which these are not, so that a
-Euclidean codebook does not have to follow vectors that grow. What it learns from is the
-`Estimator`: it has to make the encoder's features out of codes.
+`LearnedTokenizer` is a separate ViT with a head of two linear layers, as in BEATs (Chen et al.
+2022, arXiv 2212.09058). Unlike there, its vectors are scaled to mean 0 and variance 1, so that a
+Euclidean codebook does not have to follow growing vectors. It is trained through the `Estimator`,
+which predicts the encoder's features from codes.
 
 Shapes: B samples, L patches, P values of a patch, A axes, D width of the codes.
 """
@@ -27,28 +27,31 @@ from mezzotint.seeding import Draws, key_of
 
 
 class Tokenizer(Component, ABC, abstract=True):
-    """How patches become vectors.
+    """Settings of a network from patches to vectors.
 
     Attributes:
-        learns: whether it has to be trained in a phase of its own.
+        learns: whether it must be trained in a separate phase.
     """
 
     learns: bool
 
     @abstractmethod
     def build(self, encoder: ViT, dim: int) -> nn.Module:
-        """A network whose `forward(x, vectors, where)` takes a view and its patches, and gives `[B, L, dim]`."""
+        """Build a network whose `forward(x, vectors, where)` returns vectors `[B, L, dim]`.
+
+        Its inputs are a view, the values of its patches and their positions.
+        """
 
 
 class ColdStart(Tokenizer):
-    """A random projection of each patch.
+    """Project each patch by a fixed random matrix.
 
     Args:
-        project: to the width of the codebook; without, a codebook that projects by itself sees the
-            patches.
-        normalize: scale each patch to mean 0 and variance 1 first; never single values.
-        positions: add positions to randomly embedded patches, as BRIDLE's source does.
-        seed: of the projection, the same on every rank.
+        project: project to the width of the codebook; otherwise the codebook gets the patches, and
+            must project them itself.
+        normalize: scale each patch to mean 0 and variance 1 first, except single values.
+        positions: add positions to randomly embedded patches, as in BRIDLE's source.
+        seed: seed of the projection, the same on every rank.
     """
 
     learns = False
@@ -63,7 +66,9 @@ class ColdStart(Tokenizer):
     ) -> None:
         if positions and not project:
             raise ValueError(
-                "got positions=True and project=False; allowed is one of them: positions need a projection"
+                "`tokenizer.positions` needs a projection, got project=False. Set `project: "
+                "true`, or "
+                "`positions: false`."
             )
         self.project, self.normalize, self.positions, self.seed = (
             project,
@@ -73,7 +78,7 @@ class ColdStart(Tokenizer):
         )
 
     def build(self, encoder: ViT, dim: int) -> nn.Module:
-        """The fixed network."""
+        """Build the fixed network."""
         return _Projection(encoder, self, dim)
 
 
@@ -83,8 +88,9 @@ class _Projection(nn.Module):
         values = encoder.patches.num_values
         if not settings.project and values != dim:
             raise ValueError(
-                f"got patches of {values} values, project=False and a codebook of dim={dim}; allowed are equal widths: "
-                f"choose codebook.dim={values}, or project"
+                f"`codebook.dim` must be {values}, the values of a patch, without a projection, "
+                "got "
+                f"{dim}. Set it, or set `tokenizer.project: true`."
             )
         self.normalize = settings.normalize and values > 1
         self.places = SinCos(encoder.patches.axes, encoder.dim) if settings.positions else None
@@ -97,9 +103,9 @@ class _Projection(nn.Module):
         )
         for number, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
             draws = Draws(torch.arange(outputs), key_of(settings.seed, "cold start", number))
-            reach = (6.0 / (inputs + outputs)) ** 0.5  # Xavier, as a linear's
+            bound = (6.0 / (inputs + outputs)) ** 0.5  # Xavier, as in a linear layer
             self.register_buffer(
-                f"weight{number}", draws.uniform("xavier", inputs, low=-reach, high=reach)
+                f"weight{number}", draws.uniform("xavier", inputs, low=-bound, high=bound)
             )
         self.layers = len(widths) - 1
 
@@ -116,12 +122,12 @@ class _Projection(nn.Module):
 
 
 class LearnedTokenizer(Tokenizer):
-    """A ViT with a head of two linears and a tanh; as large as the encoder unless stated.
+    """Train a ViT with a head of two linear layers; as large as the encoder by default.
 
     Args:
-        width: of its tokens.
+        width: width of its tokens.
         depth: number of blocks.
-        heads: of attention.
+        heads: number of attention heads.
     """
 
     learns = True
@@ -132,7 +138,7 @@ class LearnedTokenizer(Tokenizer):
         self.size = {"width": width, "depth": depth, "heads": heads}
 
     def build(self, encoder: ViT, dim: int) -> nn.Module:
-        """A network with fresh weights."""
+        """Build a network with new weights."""
         return _Learned(
             encoder, {key: value for key, value in self.size.items() if value is not None}, dim
         )
@@ -154,16 +160,16 @@ class _Learned(nn.Module):
         initialize(self.head)
 
     def forward(self, x: Tensor, vectors: Tensor, where: Tensor) -> Tensor:
-        """`[B, *sizes]` → `[B, L, D]`, of all patches, each with its position and all others in sight."""
+        """`[B, *sizes]` → `[B, L, D]`."""
         return self.head(self.network.tokens(x))  # type: ignore[no-any-return]
 
 
 class Estimator(nn.Module):
-    """Makes the encoder's features out of quantized vectors, so that these have to hold what the encoder knows.
+    """Predicts the encoder's features from quantized vectors.
 
     Args:
-        encoder: whose features.
-        dim: of the vectors.
+        encoder: encoder whose features are predicted.
+        dim: width of the vectors.
         depth: number of blocks; 3 in BEATs and BRIDLE.
     """
 

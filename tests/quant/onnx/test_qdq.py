@@ -11,6 +11,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from mezzotint.quant.bitwidth import Bits
+from mezzotint.quant.onnx import qdq
 from mezzotint.quant.onnx.qdq import quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction, optimized
 from tests.onnx_graphs import Array, images, random, residual, save
@@ -147,90 +148,6 @@ def test_the_range_is_reduced_where_the_processor_needs_it(
     assert (done.reduce_range, done.bits.weight) == (needed, bits)
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_codes_keep_to_the_width(bits: int, tmp_path: Path) -> None:
-    out = tmp_path / "q.onnx"
-    quantize_onnx(
-        residual(tmp_path / "a.onnx"),
-        out,
-        [images()],
-        bits=Bits(bits, bits),
-        reduce_range=False,
-    )
-    largest = max(
-        np.abs(v).max() for v in constants(out).values() if v.dtype == np.int8 and v.ndim > 1
-    )
-    assert largest == 2 ** (bits - 1) - 1
-    codes = [
-        n.output[0] for n in onnx.load(out).graph.node if n.op_type in ("QuantizeLinear", "Clip")
-    ]
-    codes = [name for name in codes if name.endswith("_clipped" if bits < 8 else "_quantized")]
-    model = onnx.load(out)
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in codes)
-    values = OnnxFunction(model.SerializeToString(), optimize=False, outputs=codes).run(
-        images(seed=12) * 3
-    )
-    assert len(values) == 6 and all(int(value.max()) <= 2**bits - 1 for value in values.values())
-
-
-def test_products_keep_a_float_result_and_a_tensor_that_others_take_stays_float_for_them(
-    tmp_path: Path,
-) -> None:
-    node = helper.make_node
-    nodes = [
-        node("MatMul", ["x", "w1"], ["h"], name="in"),
-        node("Add", ["h", "b"], ["a"]),
-        node("Erf", ["a"], ["e"]),
-        node("MatMul", ["e", "w2"], ["o"], name="out"),
-        node("MatMul", ["o", "o"], ["s"], name="attention"),
-        node("Add", ["s", "e"], ["y"]),
-    ]
-    weights = {"w1": random(6, 6, seed=1), "b": random(6, seed=2), "w2": random(6, 6, seed=3)}
-    path = save(tmp_path / "a.onnx", nodes, weights, ["n", 6, 6])
-    x = random(20, 6, 6, seed=4)
-    done = quantize_onnx(path, tmp_path / "q.onnx", [x], reduce_range=False)
-    assert done.quantized == {"in": "MatMul", "out": "MatMul"} and not done.skipped
-    assert done.integer_kernels == {"MatMulIntegerToFloat": 2}
-    graph = onnx.load(tmp_path / "q.onnx").graph
-    assert next(n for n in graph.node if n.output[0] == "y").input[1] == "e"
-    assert Counter(n.op_type for n in graph.node)["QuantizeLinear"] == 2
-    exact, real = (
-        OnnxFunction(path)(torch.from_numpy(x)),
-        OnnxFunction(tmp_path / "q.onnx")(torch.from_numpy(x)),
-    )
-    assert torch.nn.functional.cosine_similarity(exact.flatten(1), real.flatten(1)).min() > 0.999
-
-
-def test_dead_and_constant_channels_keep_their_bias(tmp_path: Path) -> None:
-    w, b = random(4, 3, 1, 1), np.array([1e4, -3.0, 0.0, 2.0], np.float32)
-    w[0] = 0.0  # dead, with a bias that is far out of int32 at the least scale
-    w[1] = 1e-30
-    path = save(
-        tmp_path / "a.onnx",
-        [helper.make_node("Conv", ["x", "w", "b"], ["y"])],
-        {"w": w, "b": b},
-        ["n", 3, 8, 8],
-    )
-    quantize_onnx(path, tmp_path / "q.onnx", [images()], reduce_range=False)
-    x = torch.from_numpy(images())
-    for optimize in (False, True):
-        got = OnnxFunction(tmp_path / "q.onnx", optimize=optimize)(x)
-        assert torch.allclose(got[:, 0], torch.tensor(1e4), rtol=0.005)
-    scales = [v for name, v in constants(tmp_path / "q.onnx").items() if name.endswith("scales")]
-    assert all(np.isfinite(v).all() and (v > 0).all() for v in scales)
-
-
-def test_a_constant_input_is_kept(tmp_path: Path) -> None:
-    path = residual(tmp_path / "a.onnx")
-    x = np.full((4, 3, 8, 8), 0.7, np.float32)
-    quantize_onnx(path, tmp_path / "q.onnx", [x])
-    got, wanted = (
-        OnnxFunction(tmp_path / "q.onnx")(torch.from_numpy(x)),
-        OnnxFunction(path)(torch.from_numpy(x)),
-    )
-    assert torch.nn.functional.cosine_similarity(got, wanted).min() > 0.99
-
-
 def test_a_foreign_file_of_an_old_opset_with_batch_norm(tmp_path: Path) -> None:
     node = helper.make_node
     nodes = [
@@ -248,25 +165,6 @@ def test_a_foreign_file_of_an_old_opset_with_batch_norm(tmp_path: Path) -> None:
     x = torch.from_numpy(images(seed=3))
     got, wanted = OnnxFunction(tmp_path / "q.onnx")(x).flatten(1), OnnxFunction(path)(x).flatten(1)
     assert torch.nn.functional.cosine_similarity(got, wanted).min() > 0.995
-
-
-def test_what_stays_float_is_named_with_its_reason(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("Gemm", ["x", "w"], ["h"], name="scaled", alpha=0.5),
-        helper.make_node("Gemm", ["h", "w"], ["y"], name="plain"),
-    ]
-    path = save(tmp_path / "a.onnx", nodes, {"w": random(6, 6)}, ["n", 6])
-    done = quantize_onnx(path, tmp_path / "q.onnx", [random(9, 6, seed=5)])
-    assert list(done.quantized) == ["plain"] and done.skipped == {
-        "scaled": "Gemm: it transposes or scales its input"
-    }
-    assert str(done).startswith("1 of 2 operators quantized")
-    done = quantize_onnx(
-        residual(tmp_path / "r.onnx"), tmp_path / "q.onnx", [images()], skip=("stem", "head")
-    )
-    assert list(done.quantized) == ["first", "second"] and set(done.skipped.values()) == {
-        "Conv: named in skip", "Gemm: named in skip",
-    }  # fmt: skip
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
@@ -307,12 +205,41 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         quantize_onnx(out, tmp_path / "again.onnx", [images()])
 
 
-def test_without_the_runtime_the_message_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("found", "needed"),
+    [
+        ([], True),
+        (["avx512_vnni"], False),
+        (["avx_vnni"], False),
+        (["amx_int8"], False),
+        (["asimddp"], False),
+    ],
+)
+def test_only_processors_without_exact_sums_saturate(found: list[str], needed: bool) -> None:
+    assert qdq.saturates(found) is needed
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("flags\t\t: fpu avx avx2 fma", []),
+        ("flags\t\t: fpu avx2 avx512_vnni amx_int8", ["amx_int8", "avx512_vnni"]),
+        ("Features\t: fp asimd asimddp", ["asimddp"]),
+        ("processor\t: 0", []),
+    ],
+)
+def test_flags_are_read_from_the_kernel(
+    line: str, wanted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = residual(tmp_path / "a.onnx")
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(
-        ValueError, match=r"needs the package `onnxruntime`, .*`pip install 'mezzotint\[onnx\]'`"
-    ):
-        quantize_onnx(path, tmp_path / "q.onnx", [images()])
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding: f"processor\t: 0\n{line}\n")
+    assert qdq.flags() == wanted
+
+
+def test_no_flags_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: object, encoding: str) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("platform.system", lambda: "Windows")
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert qdq.flags() == [] and qdq.saturates()
