@@ -80,7 +80,7 @@ class EmojiNames(InMemory):
         wanted = ("category/across-styles", "category/within-style")
         tasks = [
             # The false pairs behind the true ones take no part in these tasks.
-            replace(task, labels=np.tile(task.labels, 2))
+            replace(task, labels=np.tile(np.asarray(task.labels, np.int64), 2))
             for task in self._drawings.evaluation()[1]
             if task.name in wanted
         ]
