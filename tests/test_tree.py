@@ -66,13 +66,19 @@ def test_a_file_imports_only_from_above_its_own_package(path: Path) -> None:
     assert not below, f"{own} imports {below}"
 
 
+def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of the code of a function: its keywords and docstring are a recipe's or verb's schema."""
+    first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+    return (node.end_lineno or 0) - first.lineno + 1
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_functions_and_lines_stay_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.count("\n") <= (300 if name_of(path) == "train/loop.py" else 400)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+            assert body_lines(node) <= 60, node.name
             if node.name == "__init__":
                 assert len(node.args.kwonlyargs) <= 10, node.lineno
 
