@@ -190,7 +190,7 @@ def test_most_of_a_network_is_no_network(tmp_path: Path) -> None:
     for count, name in enumerate(["layer4.1.conv2.weight", "layer1.0.bn1.running_var"], start=1):
         state.pop(name)
         torch.save(state, tmp_path / "c.pth")
-        with pytest.raises(ValueError, match=rf"found {len(state)}/{len(state) + count} tensors"):
+        with pytest.raises(ValueError, match=rf"has {len(state)}/{len(state) + count} tensors"):
             load_checkpoint(network(1), tmp_path / "c.pth")
 
 

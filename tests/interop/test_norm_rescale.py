@@ -107,7 +107,7 @@ def test_what_cannot_be_is_refused() -> None:
     if not scale_invariant(flat):
         with pytest.raises(ValueError, match="followed by a BatchNorm"):
             norm_rescale(flat, flat)
-    with pytest.raises(ValueError, match="other has other layers than the anchor"):
+    with pytest.raises(ValueError, match="`other` has other layers than the anchor"):
         norms({"other": resnet8(INPUT, stem="small", width=4)}, trained(0))
 
 

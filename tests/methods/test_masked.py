@@ -29,7 +29,9 @@ from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
 
 INPUT = Input((3, 16, 16), (0.5,) * 3, (0.25,) * 3)
+
 DECODER = Decoder(width=16, depth=1, heads=2)
+
 MASK = RandomMask(ratio=0.5)
 
 
@@ -77,6 +79,7 @@ MAKE: dict[str, Callable[[], Method]] = {
         encoder(), codebook=book(), mask=MASK, decoder=DECODER, estimator_depth=1, every=2
     ),
 }
+
 each_method = pytest.mark.parametrize("name", MAKE)
 
 
@@ -200,49 +203,6 @@ def test_encoders_without_patches_are_refused(cls: Any) -> None:
     ):
         cls(resnet18(INPUT, stem="small", width=2), **keywords)
 
-
-def test_mae_is_the_mean_square_over_hidden_patches() -> None:
-    method, views = made("mae"), make_views()
-    assert isinstance(method, MAE)
-    keep, all_hidden = method.draw(views)
-    guess = method.predict(
-        views.x[0], keep, all_hidden, method.encoder.patches.split(views.x[0])[1]
-    )
-    total, count = 0.0, 0
-    for row, hidden in enumerate(all_hidden.tolist()):
-        for place, number in enumerate(hidden):
-            i, j = divmod(number, 4)
-            patch = views.x[0][row, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].flatten()
-            wanted = (patch - patch.mean()) / (patch.var() + 1e-6).sqrt()
-            total += float((guess[row, place].detach() - wanted).square().sum())
-            count += wanted.numel()
-    assert float(method(views).loss.detach()) == pytest.approx(total / count, rel=1e-5)
-
-
-def test_mae_learns_a_pattern_that_neighbors_tell() -> None:
-    method = made("mae")
-    waves = torch.linspace(0, 6.28, 16).sin()
-
-    def views(step: int) -> Views:
-        shift = torch.randn(16, 1, 1, 1, generator=torch.Generator().manual_seed(step))
-        x = (waves.view(1, 1, 1, 16) * shift).expand(16, 3, 16, 16).contiguous()
-        return Views((x,), ("global",), Draws(torch.arange(16), key_of(step)))
-
-    first = float(method(views(0)).loss.detach())
-    train(method, [views(step) for step in range(60)], lr=1e-2)
-    assert float(method(views(99)).loss.detach()) < 0.5 * first
-
-
-def test_mae_refuses_tokens() -> None:
-    words = ViT(Input((12,), (), (), "tokens", 9), width=16, depth=1, heads=2)
-    with pytest.raises(
-        ValueError,
-        match="cannot predict tokens, since tokens have no values. Choose method.kind=bridle",
-    ):
-        MAE(words)
-
-
-# ---------------------------------------------------------------------- two processes
 
 STEPS = 20
 

@@ -9,16 +9,11 @@ import torch
 import torch.distributed as td
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mezzotint.encoders.batch_norm import SynchronizedBatchNorm
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet50
 from mezzotint.methods.byol import BYOL, squared_distance
-from mezzotint.methods.method import synchronize_norms
 from mezzotint.methods.moco import MoCo
-from mezzotint.methods.simsiam import SimSiam
-from mezzotint.methods.ssql import SSQL
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
@@ -96,41 +91,6 @@ def test_symmetric_head_averages_all_four_linears_and_byol_leaves_the_predictor_
             torch.testing.assert_close(new, 0.999 * old + 0.001 * 2.0)
 
 
-def test_target_uses_its_own_batch_and_its_buffers_are_not_averaged() -> None:
-    method = moco(head="mlp")
-    norm, online = method.key_encoder.body[1], method.encoder.body[1]  # type: ignore[index]
-    method(views())
-    assert int(norm.num_batches_tracked) == 1  # type: ignore[union-attr]
-    mean = norm.running_mean.clone()  # type: ignore[union-attr]
-    online.running_mean.fill_(7.0)  # type: ignore[union-attr]
-    method.after_step(0.5)
-    assert torch.equal(norm.running_mean, mean)  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("of", [True, False, "online", "target"])
-def test_norms_are_synchronized_by_branch(of: Any) -> None:
-    base = moco(head="byol")
-    for method in (moco(head="byol"), SSQL(base.encoder, base=base)):
-        synchronize_norms(method, of)
-        own = getattr(method, "base", method)
-        norms = {n: m for n, m in own.named_modules() if isinstance(m, _BatchNorm)}
-        assert any(n.startswith("predictor") for n in norms) and any(
-            n.startswith("key_projector") for n in norms
-        )
-        for name, norm in norms.items():
-            wanted = of is True or of == ("target" if name.startswith("key_") else "online")
-            assert isinstance(norm, SynchronizedBatchNorm) == wanted, name
-    with pytest.raises(
-        ValueError,
-        match="must be true or false for simsiam, which keeps no momentum copy, got target",
-    ):
-        synchronize_norms(SimSiam(Normed(), hidden_dim=4, dim=8), "target")
-
-
-# ---------------------------------------------------------------------- two processes, each with
-# statistics of its own
-
-
 def _worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     td.init_process_group(
@@ -168,9 +128,6 @@ def test_shuffled_keys_come_back_in_place_and_ranks_enqueue_the_same_view(tmp_pa
         naive[rows] = method.key_projector(method.key_encoder(v.x[1][rows])).detach()
     torch.testing.assert_close(torch.cat([first["keys"], second["keys"]]), naive)
     assert torch.equal(first["queue"], second["queue"]) and int(first["pointer"]) == 4 * 8 % 13
-
-
-# ---------------------------------------------------------------------- recipes
 
 
 FAMILY = {
