@@ -133,8 +133,8 @@ def test_the_four_grids_are_those_of_the_table() -> None:
     for scheme, (scale, zero, first, last) in expected.items():
         grid = make_grid(scheme, low, high, 4)  # type: ignore[arg-type]
         assert grid.scale.item() == pytest.approx(scale)
-        assert (grid.zero_point is None) if zero is None else grid.zero_point == zero  # type: ignore[comparison-overlap]
-        assert (grid.low, grid.high) == (first, last)
+        assert (None if grid.zero_point is None else grid.zero_point.item()) == zero
+        assert (grid.low.item(), grid.high.item()) == (first, last)
     positive = torch.tensor([[2.0]]), torch.tensor([[3.0]])
     assert make_grid("affine", *positive, 4).scale.item() == pytest.approx(0.2), "0 is included"
     assert make_grid("ssql_asymmetric", *positive, 4).scale.item() == pytest.approx(1 / 15)

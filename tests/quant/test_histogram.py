@@ -52,8 +52,8 @@ def test_neighbors_merge_when_fewer_points_are_asked_for() -> None:
     merged, fewer = histogram.points(64)
     assert merged.shape == fewer.shape == (2, 65)
     width = values.shape[1] // 64
-    assert torch.equal(fewer[:, :-1], counts[:, :-1].unflatten(1, (64, width)).sum(2))
-    torch.testing.assert_close(merged[:, :-1], values[:, :-1].unflatten(1, (64, width)).mean(2))
+    assert torch.equal(fewer[:, :-1], counts[:, :-1].reshape(2, 64, width).sum(2))
+    torch.testing.assert_close(merged[:, :-1], values[:, :-1].reshape(2, 64, width).mean(2))
 
 
 def test_zeros_have_a_point_of_their_own_and_reset_forgets_all() -> None:

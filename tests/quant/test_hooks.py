@@ -67,8 +67,8 @@ class Branches(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("a", "b", "shared", "c", "d", "twice", "e"):
-            setattr(self, name, nn.Linear(2, 2))
+        self.a, self.b, self.shared = (nn.Linear(2, 2) for _ in range(3))
+        self.c, self.d, self.twice, self.e = (nn.Linear(2, 2) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.shared(self.b(self.a(x)) * 2.0)

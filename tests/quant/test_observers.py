@@ -61,10 +61,10 @@ def test_every_row_has_the_range_that_it_would_have_alone(
     )
     low, high = ranges(MAKE[name](), rows, scheme=scheme, bits=bits)
     assert low.shape == high.shape == (3, 1) and (low <= high).all()
-    for place in range(3):
-        alone = ranges(MAKE[name](), rows[place : place + 1], scheme=scheme, bits=bits)
+    for index in range(3):
+        alone = ranges(MAKE[name](), rows[index : index + 1], scheme=scheme, bits=bits)
         torch.testing.assert_close(
-            (low[place], high[place]), (alone[0][0], alone[1][0]), rtol=1e-4, atol=1e-6
+            (low[index], high[index]), (alone[0][0], alone[1][0]), rtol=1e-4, atol=1e-6
         )
 
 

@@ -261,7 +261,7 @@ CASES = {
         FEW,
         "There are no pictures, because the data or the encoder cannot be opened: ",
     ),
-    "no recipe": (drop("recipe.yaml"), FEW, "cannot be opened: "),
+    "no recipe": (drop("recipe.yaml"), FEW, "has no recipe.yaml, so it is not a run"),
     "data gone": (
         lambda run: (run.parent / "images.npz").unlink(),
         FEW,
