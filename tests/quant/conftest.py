@@ -1,4 +1,4 @@
-"""A small network trained for seconds, so that its distributions are those of trained networks."""
+"""A small network, trained for seconds, with the distributions of trained networks."""
 
 import copy
 from collections.abc import Callable

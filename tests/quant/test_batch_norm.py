@@ -1,4 +1,4 @@
-"""Folding leaves outputs equal; bias correction takes the shift away, at its width alone."""
+"""Folding keeps the outputs, re-estimation can be undone, bias correction removes the shift."""
 
 import copy
 from collections.abc import Callable

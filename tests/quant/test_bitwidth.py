@@ -173,7 +173,7 @@ def test_calibration_counts_and_touches_nothing_else(trained: ResNet, digits: Di
         torch.testing.assert_close(
             (one.low, one.high), (other.low, other.high), msg=name, rtol=1e-5, atol=1e-5
         )
-    quant.calibrate(whole, [digits[0][:4]])  # ranges are taken anew, not widened
+    quant.calibrate(whole, [digits[0][:4]])  # ranges are replaced, not widened
     assert sum(float(q.high) for _, q in named_activation_quantizers(whole)) < sum(
         float(q.high) for _, q in named_activation_quantizers(trained)
     )

@@ -198,7 +198,7 @@ def test_networks_of_timm(name: str, feature_error: Callable[[Tensor, Tensor], f
         torch.manual_seed(0)
         encoder = timm(
             SMALL, name=name
-        )  # statistics as initialized: in those of noise, BatchNorm amplifies any error
+        )  # initial statistics: statistics of noise would amplify errors
         x = torch.randn(12, 3, 32, 32)
     encoder.eval()
     exact = encoder(x).detach()

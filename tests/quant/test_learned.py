@@ -85,7 +85,7 @@ def test_lsq_of_an_activation_begins_at_calibration(signed: bool) -> None:
     )
     begun = lsq.step.item()
     lsq.set_bits(3)
-    assert lsq.step.item() == begun  # only calibration begins it anew
+    assert lsq.step.item() == begun  # only calibration initializes it
 
 
 def test_lsq_at_another_width_scales_by_the_papers_own_rule() -> None:

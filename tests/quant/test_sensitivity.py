@@ -29,9 +29,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def tiny() -> nn.Sequential:
     net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
     with torch.no_grad():
-        for place in (0, 2):
-            net[place].weight.copy_(normal(*net[place].weight.shape, seed=place) * 0.7)  # type: ignore[misc, operator]
-            net[place].bias.zero_()  # type: ignore[operator]
+        for index in (0, 2):
+            net[index].weight.copy_(normal(*net[index].weight.shape, seed=index) * 0.7)  # type: ignore[misc, operator]
+            net[index].bias.zero_()  # type: ignore[operator]
     quant.quantize_(net, QuantizationPolicy("weights", placement="none"))
     return net
 

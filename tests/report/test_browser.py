@@ -77,7 +77,7 @@ def background(browser: Any) -> float:
     return float(np.asarray(shot)[:60, :60].mean())
 
 
-def point_at(browser: Any, place: int) -> None:
+def point_at(browser: Any, index: int) -> None:
     """Move the pointer to a sample of the map."""
     script(
         browser,
@@ -88,7 +88,7 @@ def point_at(browser: Any, place: int) -> None:
         stage.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, pointerType: "mouse",
           clientX: box.left + x / 1000 * box.width, clientY: box.top + y / 1000 * box.height }));
         """,
-        place,
+        index,
     )
 
 
@@ -115,8 +115,8 @@ def test_the_page_runs_loads_nothing_and_fits(make_run: MakeRun, browser: Any) -
 def test_hostile_names_do_nothing(make_run: MakeRun, browser: Any) -> None:
     page = write_report(make_run(classes=HOSTILE, name="<img src=x onerror=window.canary=3>"))
     visit(browser, page)
-    for place in range(5):
-        point_at(browser, place)
+    for index in range(5):
+        point_at(browser, index)
     script(
         browser, "for (const button of document.querySelectorAll('.legend button')) button.click()"
     )
@@ -159,8 +159,8 @@ def test_pointing_at_the_map_shows_the_sample(make_run: MakeRun, browser: Any) -
     browser.execute_cdp_cmd(
         "Runtime.evaluate", {"expression": "document.images.sprite?.decode()", "awaitPromise": True}
     )
-    place = 4
-    point_at(browser, place)
+    index = 4
+    point_at(browser, index)
     tip = script(
         browser,
         "const t = document.querySelector('.tip');"
@@ -168,7 +168,7 @@ def test_pointing_at_the_map_shows_the_sample(make_run: MakeRun, browser: Any) -
     )
     assert tip[0] == "flex"
     shown = int(script(browser, "return document.getElementById('stage').dataset.point"))
-    assert data["points"][shown][:2] == data["points"][place][:2]
+    assert data["points"][shown][:2] == data["points"][index][:2]
     assert (
         data["classes"][str(data["points"][shown][2])] in tip[1] and data["names"][shown] in tip[1]
     )
@@ -214,8 +214,8 @@ def test_pointing_at_a_curve_says_its_value(make_run: MakeRun, browser: Any) -> 
     visit(browser, write_report(make_run()))
     move = """
       const svg = document.querySelector('[data-chart="0"] svg'), box = svg.getBoundingClientRect();
-      const place = { clientX: box.left + box.width * arguments[1], clientY: box.top + 9 };
-      svg.dispatchEvent(new PointerEvent(arguments[0], place));
+      const index = { clientX: box.left + box.width * arguments[1], clientY: box.top + 9 };
+      svg.dispatchEvent(new PointerEvent(arguments[0], index));
       return document.querySelector('[data-chart="0"] .summary').textContent;
     """
     assert script(browser, move, "pointermove", 0.99) == "epoch 2: 0.375"

@@ -81,8 +81,8 @@ def test_patches_of_a_code_have_it_and_are_its_nearest(run: Path) -> None:
     method: Any = made.method.eval()
     found = encode_samples(made.data, method.encoder, method.tokenizer, method.codebook, 40)
     code = int(found.codes.usage[1].argmax())
-    places = nearest_patches(found, 1, code)
-    assert len({sample for sample, _ in places}) == len(places) > 1
+    nearest = nearest_patches(found, 1, code)
+    assert len({sample for sample, _ in nearest}) == len(nearest) > 1
     mine = sorted(
         min(
             float(found.distances[n, i, 1])
@@ -92,7 +92,7 @@ def test_patches_of_a_code_have_it_and_are_its_nearest(run: Path) -> None:
         for n in range(40)
         if (found.codes.indices[n, :, 1] == code).any()
     )
-    assert [float(found.distances[n, i, 1]) for n, i in places] == mine[: len(places)]
+    assert [float(found.distances[n, i, 1]) for n, i in nearest] == mine[: len(nearest)]
 
 
 def test_the_page_shows_patches_and_levels(run: Path) -> None:

@@ -41,9 +41,9 @@ def arrays(tmp_path: Path, colored_images: Images) -> Arrays:
 def folder(tmp_path: Path, colored_images: Images) -> ImageFolder:
     """Images of odd sizes, one of which cannot be read."""
     for i, pixels in enumerate(colored_images(9, size=40)["x"]):
-        place = tmp_path / "images" / f"class{i % 3}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels[: 30 + i]).save(place / f"{i}.png")
+        folder = tmp_path / "images" / f"class{i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[: 30 + i]).save(folder / f"{i}.png")
     (tmp_path / "images" / "class0" / "0.png").write_bytes(b"not an image")
     return ImageFolder(root=str(tmp_path / "images"), size=24)
 
@@ -64,8 +64,8 @@ def test_views_are_those_of_training_without_their_normalization(arrays: Arrays)
         assert np.array_equal(
             pixels_of(strip.original.src), arrays.images[ids[row]].permute(1, 2, 0).numpy()
         )
-        for place, shown in enumerate(strip.views):
-            expected = (seen.x[place][row] * std + mean) * 255
+        for view, shown in enumerate(strip.views):
+            expected = (seen.x[view][row] * std + mean) * 255
             difference = pixels_of(shown.picture.src) - expected.permute(1, 2, 0).numpy()
             assert np.abs(difference).max() <= 0.51
 
@@ -76,9 +76,9 @@ def test_parameters_are_what_was_drawn(arrays: Arrays) -> None:
     drawn = VIEWS.draw(ids, ViewContext(arrays.input, 0, 0))
     said = 0
     for row, strip in enumerate(strips):
-        for place, shown in enumerate(strip.views):
-            params = drawn[place]
-            box = VIEWS.views[place].crop.boxes(params["crop"], 16, 16)[row]
+        for view, shown in enumerate(strip.views):
+            params = drawn[view]
+            box = VIEWS.views[view].crop.boxes(params["crop"], 16, 16)[row]
             pairs = dict(shown.parameters)
             assert pairs["crop"] == f"{100 * float(box[2] * box[3]) / 256:.0f} %"
             assert ("flip" in pairs) == bool(params["flip"]["chosen"][row])
@@ -107,12 +107,12 @@ def test_files_of_any_size_are_cropped_as_the_workers_crop_and_bad_ones_left_out
     assert {strip.name for strip in strips} == {f"class{i % 3}/{i}.png" for i in range(1, 9)}
     ids = sample_order(len(folder), 0, 0)
     crop_samplers = VIEWS.crop_samplers(ids, ViewContext(folder.input, 0, 0))
-    for place, index in enumerate(ids.tolist()):
+    for view, index in enumerate(ids.tolist()):
         strip = next((s for s in strips if s.name == folder._paths[index]), None)
         if strip is None:
             continue
         height = 30 + int(Path(strip.name).stem)
-        crops = [box for box, _ in crop_samplers[place](height, 40)]
+        crops = [box for box, _ in crop_samplers[view](height, 40)]
         for shown, (_, _, rows, columns) in zip(strip.views, crops, strict=True):
             assert dict(shown.parameters)["crop"] == f"{100 * rows * columns / (height * 40):.0f} %"
             assert (shown.picture.height, shown.picture.width) == (24, 24)

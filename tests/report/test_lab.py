@@ -53,9 +53,7 @@ def test_of_a_choice_of_policies_only_what_was_drawn_is_told() -> None:
         if kind in b
     }
     assert len(kinds) == 4 and not any("shear x 0" in brief.split(", ") for brief in briefs)
-    for (
-        brief
-    ) in briefs:  # two operations of one policy at most, beside the crop and the policy's name
+    for brief in briefs:  # crop, name of the policy, and at most two operations
         assert brief.startswith("crop") and ("simclr" in brief or len(brief.split(", ")) <= 4)
 
 
@@ -73,7 +71,7 @@ def test_views_of_several_policies_are_named() -> None:
             local,
             ["simclr.1", "simclr.2", "aug mix", "local, simclr", "local, simclr", "local, aug mix"],
         ),
-        (["views.num_local=1"], ["", "", "local"]),  # sampled: what was drawn is told
+        (["views.num_local=1"], ["", "", "local"]),  # sampled policies are named per sample
         (["views={kind: two_views}"], ["", ""]),
     ):
         recipe = Recipe.load("image/emoji_massrl", overrides)
@@ -149,10 +147,10 @@ def test_magnitudes_run_from_the_weakest_to_the_strongest() -> None:
 
 
 def test_the_verb_takes_a_folder_embedded_images_or_a_recipe(tmp_path: Path) -> None:
-    for place in range(3):
-        pixels = np.random.default_rng(place).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (30, 40, 3), dtype=np.uint8)
         (tmp_path / "photos").mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(tmp_path / "photos" / f"{place}.png")
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index}.png")
     out = str(tmp_path / "g.html")
     for given in (
         [str(tmp_path / "photos"), "--policy", "trivial_augment", "--size", "24"],

@@ -312,9 +312,9 @@ def test_names_that_are_no_text_do_not_stop_the_page(
 ) -> None:
     root = tmp_path / "folder"
     for i, pixels in enumerate(colored_images(24, size=24)["x"]):
-        place = root / f"class{i % 2}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place / f"{i:02d}.png")
+        folder = root / f"class{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
     shutil.copy(
         root / "class0" / "00.png", os.fsdecode(os.fsencode(root / "class0") + b"/\xff\xfe.png")
     )

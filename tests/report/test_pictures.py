@@ -58,14 +58,14 @@ def test_sprite_puts_each_sample_in_its_place() -> None:
     made, columns = sprite([samples[0], None, *samples[1:]], "")
     pixels = np.asarray(decoded(made).convert("RGB")).astype(int)
     assert columns == 3
-    for place, color in [
+    for index, color in [
         (0, colors[0]),
         (1, (255, 255, 255)),
         (2, colors[1]),
         (3, colors[2]),
         (4, colors[3]),
     ]:
-        y, x = place // 3 * SPRITE_SIZE + 16, place % 3 * SPRITE_SIZE + 16
+        y, x = index // 3 * SPRITE_SIZE + 16, index % 3 * SPRITE_SIZE + 16
         assert np.abs(pixels[y, x] - color).max() < 24
 
 

@@ -13,11 +13,11 @@ FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
 @given(FINITE, st.floats(1e-3, 1e6))
 def test_ticks_are_round_evenly_spaced_and_cover_the_interval(low: float, width: float) -> None:
-    places = ticks(low, low + width)
-    steps = {round(b - a, 9) for a, b in zip(places, places[1:], strict=False)}
+    values = ticks(low, low + width)
+    steps = {round(b - a, 9) for a, b in zip(values, values[1:], strict=False)}
     slack = 1e-9 * (1.0 + abs(low) + width)
-    assert places[0] <= low + slack and places[-1] >= low + width - slack
-    assert 2 <= len(places) <= 8
+    assert values[0] <= low + slack and values[-1] >= low + width - slack
+    assert 2 <= len(values) <= 8
     step = min(steps)
     assert max(steps) - step <= 1e-6 * max(1.0, abs(low))
     mantissa = step / 10 ** math.floor(math.log10(step) + 1e-6)
@@ -25,8 +25,8 @@ def test_ticks_are_round_evenly_spaced_and_cover_the_interval(low: float, width:
 
 
 def test_ticks_of_a_constant_leave_room_around_it() -> None:
-    places = ticks(3.0, 3.0)
-    assert places[0] < 3.0 < places[-1]
+    values = ticks(3.0, 3.0)
+    assert values[0] < 3.0 < values[-1]
 
 
 @pytest.mark.parametrize(

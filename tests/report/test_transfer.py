@@ -85,14 +85,14 @@ def test_the_command_writes_the_figures_of_its_runs(masks: Path) -> None:
 
 
 def test_means_of_classes_are_the_figure(masks: Path) -> None:
-    place = masks / "pretrained-1"
-    lines, figures = (
-        json.loads((place / name).read_text()) for name in ("by_class.json", "metrics.json")
+    run = masks / "pretrained-1"
+    lines, metrics = (
+        json.loads((run / name).read_text()) for name in ("by_class.json", "metrics.json")
     )
-    for figure, value in figures.items():
-        known = [line[figure] for line in lines if line[figure] is not None]
+    for metric, value in metrics.items():
+        known = [line[metric] for line in lines if line[metric] is not None]
         assert value == pytest.approx(sum(known) / len(known))
-        assert all((line[figure] is None) == (line["objects"] == 0) for line in lines)
+        assert all((line[metric] is None) == (line["objects"] == 0) for line in lines)
 
 
 def test_a_saved_network_finds_what_it_found(masks: Path) -> None:

@@ -188,8 +188,8 @@ def bits(
         encoder: network that `quantize_` has prepared and that `calibrate` has run on, unless its
             activations stay in fp32.
         to: bits of weights and activations.
-        weight: bits of the weights instead of those of `to`; a tensor serves compiled graphs.
-        activation: bits of the activations instead of those of `to`.
+        weight: bits of the weights, overriding `to`; a tensor serves compiled graphs.
+        activation: bits of the activations, overriding `to`.
 
     Raises:
         ValueError: for another number of bits, a network without quantizers, or one that was never

@@ -168,7 +168,7 @@ def _how(rows: Sequence[Row]) -> str:
         "linear probe fitted on fp32 features and applied to quantized ones."
     )
     if any(row.metric.endswith("/lost") for row in rows):
-        words += " Differences from fp32 are paired over the test samples, ± half of their 95 % interval."
+        words += " Differences from fp32 are paired over the test samples, ± half of the interval."
     if any(row.protocol.ptq_method == "adaround" for row in rows):
         words += (
             " Min-max PTQ: min-max ranges, rounding to nearest. AdaRound: ranges with the smallest "

@@ -81,7 +81,7 @@ def _choice(params: Params, row: int) -> str:
 
 
 def _by_transform(step: str, params: Params, row: int) -> list[tuple[str, Params]]:
-    """Group the parameters by transform; those of a policy have keys `index.kind.name`.
+    """Group the parameters by transform; a policy's have keys `index.kind.name`.
 
     If a step chooses among policies, only the sample's policy is included.
     """

@@ -123,7 +123,7 @@ def find_neighbors(encoder: Encoder, source: Source, workers: int = 0) -> Neares
 
 
 def _subset(indices: Index, most: int) -> Index:
-    """Return at most so many indices, in order; the choice depends only on their number."""
+    """Return at most `most` indices in order; the choice depends only on their number."""
     if len(indices) <= most:
         return indices
     return np.sort(indices[sample_order(len(indices), 0, 0)[:most].numpy()])
