@@ -1,10 +1,16 @@
 """Quantized targets: codebooks that map vectors to codes to predict."""
 
-from mezzotint.codebooks.codebook import Codebook as Codebook
-from mezzotint.codebooks.ema import EMA as EMA
-from mezzotint.codebooks.fsq import FSQ as FSQ
-from mezzotint.codebooks.health import Health as Health
-from mezzotint.codebooks.health import health as health
-from mezzotint.codebooks.random_projection import RandomProjection as RandomProjection
-from mezzotint.codebooks.rq import RQ as RQ
-from mezzotint.codebooks.vq import VQ as VQ
+from typing import TYPE_CHECKING
+
+from mezzotint._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from mezzotint.codebooks.codebook import Codebook as Codebook
+    from mezzotint.codebooks.ema import EMA as EMA
+    from mezzotint.codebooks.fsq import FSQ as FSQ
+    from mezzotint.codebooks.health import Health as Health
+    from mezzotint.codebooks.random_projection import RandomProjection as RandomProjection
+    from mezzotint.codebooks.rq import RQ as RQ
+    from mezzotint.codebooks.vq import VQ as VQ
+
+__getattr__, __dir__ = lazy_names(__name__, __file__)

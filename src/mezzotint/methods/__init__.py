@@ -1,18 +1,31 @@
 """Ways to train an encoder without labels, one paper a file."""
 
-from mezzotint.methods.bridle import BRIDLE as BRIDLE
-from mezzotint.methods.bridle_joint import BRIDLEJoint as BRIDLEJoint
-from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer as BRIDLETokenizer
-from mezzotint.methods.byol import BYOL as BYOL
-from mezzotint.methods.dino import DINO as DINO
-from mezzotint.methods.embedding_quantization import EmbeddingQuantization as EmbeddingQuantization
-from mezzotint.methods.emix import EMix as EMix
-from mezzotint.methods.lejepa import LeJEPA as LeJEPA
-from mezzotint.methods.mae import MAE as MAE
-from mezzotint.methods.moco import MoCo as MoCo
-from mezzotint.methods.mocov3 import MoCoV3 as MoCoV3
-from mezzotint.methods.shed import ShED as ShED
-from mezzotint.methods.simclr import SimCLR as SimCLR
-from mezzotint.methods.simsiam import SimSiam as SimSiam
-from mezzotint.methods.ssql import SSQL as SSQL
-from mezzotint.methods.supervised import Supervised as Supervised
+from typing import TYPE_CHECKING
+
+from mezzotint._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from mezzotint.methods.bridle import BRIDLE as BRIDLE
+    from mezzotint.methods.bridle_joint import BRIDLEJoint as BRIDLEJoint
+    from mezzotint.methods.bridle_tokenizer import BRIDLETokenizer as BRIDLETokenizer
+    from mezzotint.methods.byol import BYOL as BYOL
+    from mezzotint.methods.dino import DINO as DINO
+    from mezzotint.methods.embedding_quantization import (
+        EmbeddingQuantization as EmbeddingQuantization,
+    )
+    from mezzotint.methods.emix import EMix as EMix
+    from mezzotint.methods.lejepa import LeJEPA as LeJEPA
+    from mezzotint.methods.mae import MAE as MAE
+    from mezzotint.methods.method import Method as Method
+    from mezzotint.methods.moco import MoCo as MoCo
+    from mezzotint.methods.mocov3 import MoCoV3 as MoCoV3
+    from mezzotint.methods.shed import ShED as ShED
+    from mezzotint.methods.simclr import SimCLR as SimCLR
+    from mezzotint.methods.simsiam import SimSiam as SimSiam
+    from mezzotint.methods.ssql import SSQL as SSQL
+    from mezzotint.methods.supervised import Supervised as Supervised
+    from mezzotint.methods.tokenizer import ColdStart as ColdStart
+    from mezzotint.methods.tokenizer import LearnedTokenizer as LearnedTokenizer
+    from mezzotint.methods.tokenizer import Tokenizer as Tokenizer
+
+__getattr__, __dir__ = lazy_names(__name__, __file__)
