@@ -8,8 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 from mezzotint.data.audio.folder import AudioFolder
-from mezzotint.data.prepare import convert
-from mezzotint.data.prepare.convert import ClipConversion
 from mezzotint.data.prepare.prepare import prepare
 from mezzotint.data.video.folder import VideoFolder
 
@@ -85,26 +83,6 @@ def test_started_again_only_what_is_missing_is_made(esc50: Path, tmp_path: Path)
     assert (
         all(after[path] == time for path, time in before.items() if path != gone) and gone in after
     )
-
-
-def test_a_copy_that_is_killed_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    source = tone(tmp_path / "a.flac")
-    monkeypatch.setattr(soundfile, "write", killed)
-    with pytest.raises(KeyboardInterrupt):
-        convert.audio(ClipConversion(str(source), str(tmp_path / "out.flac"), 16_000))
-    assert [path.name for path in tmp_path.iterdir()] == ["a.flac"]
-
-
-def test_workers_make_the_same(esc50: Path, tmp_path: Path) -> None:
-    one, two = (prepare("esc50", esc50, tmp_path / f"out{n}", workers=n) for n in (1, 2))
-    assert vars(one) == vars(two)
-    for path in (tmp_path / "out1" / "audio").iterdir():
-        assert path.read_bytes() == (tmp_path / "out2" / "audio" / path.name).read_bytes()
 
 
 def test_audioset_by_whatever_name_its_clips_have(tmp_path: Path) -> None:

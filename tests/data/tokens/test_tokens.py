@@ -5,12 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from mezzotint.data.tokens.embedded import Emails
-from mezzotint.data.tokens.tokenizers import tokenizer_of
 from mezzotint.data.tokens.tokens import Tokens, windows
 from mezzotint.modality.tokens import MASK, PADDING
-
-WORDS = ["[PAD]", "[UNK]", "un", "##happ", "##y", "happy", "##ness", "cat", "!"]
 
 
 def write(path: Path, text: str) -> str:
@@ -78,64 +74,6 @@ def test_a_table_holds_out_a_share_that_pretraining_does_not_see(tmp_path: Path)
     assert set(source.ids[:30]).isdisjoint(source.ids[30:])
 
 
-def test_a_vocabulary_takes_the_longest_pieces(tmp_path: Path) -> None:
-    name = write(tmp_path / "vocab.txt", "\n".join(WORDS))
-    encode = tokenizer_of(name).encode
-    assert encode("Unhappy cat!") == [2, 3, 4, 7, 8]
-    assert encode("happyness dog") == [5, 6, 1]
-    source = Tokens(path=write(tmp_path / "a.txt", "unhappy cat"), tokenizer=name, length=6)
-    assert source.input.vocabulary == 11 and source.text(source.read(0)["x"]) == "unhappy cat"
-
-
-def test_a_tokenizer_file_of_hugging_face(tmp_path: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers")
-    model = tokenizers.models.WordPiece({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]")
-    whole = tokenizers.Tokenizer(model)
-    whole.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    whole.normalizer = tokenizers.normalizers.Lowercase()
-    whole.enable_padding(length=20)
-    whole.save(str(tmp_path / "tokenizer.json"))
-    ours, theirs = (
-        tokenizer_of(write(tmp_path / "v.txt", "\n".join(WORDS))),
-        tokenizer_of(str(tmp_path / "tokenizer.json")),
-    )
-    for text in ("Unhappy cat!", "happyness, unhappyness dog", "cat cat"):
-        assert list(ours.encode(text)) == list(theirs.encode(text))
-    assert ours.size == theirs.size == len(WORDS)
-
-
-def test_arrays_keep_their_numbers_and_negative_ones_are_no_tokens(tmp_path: Path) -> None:
-    x = np.array([[5, 0, 3, -1], [1, -1, -1, -1], [7, 7, 7, 7]])
-    np.savez(tmp_path / "a.npz", x=x, label=np.array([0, 1, -1]))
-    source = Tokens(path=str(tmp_path / "a.npz"), length=4)
-    assert source.input.vocabulary == 10 and source.classes == ["0", "1"]
-    assert source._all.tolist() == [[7, 2, 5, 0], [3, 0, 0, 0], [9, 9, 9, 9]]
-    np.save(tmp_path / "stream.npy", np.arange(20))
-    stream = Tokens(path=str(tmp_path / "stream.npy"), length=8, overflow="split", vocabulary=50)
-    assert len(stream) == 3 and stream.input.vocabulary == 52
-    with pytest.raises(ValueError, match="must be above the largest token 19, got 10"):
-        Tokens(path=str(tmp_path / "stream.npy"), vocabulary=10)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.txt", "", "is empty"),
-        ("a.txt", "\n \n", "is empty"),
-        ("a.csv", "", "is empty"),
-        ("a.csv", "text,label\n", "is empty"),
-        ("a.csv", "text,label\nx,y,z\n", "line 2, must have 1 cells|line 2, must have 2 cells"),
-        ("a.csv", "words\nx\n", "has no column 'text', only words"),
-        ("a.docx", "x", "has the suffix '.docx'"),
-    ],
-)
-def test_bad_files_are_refused_with_what_to_do(
-    tmp_path: Path, name: str, content: str, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        Tokens(path=write(tmp_path / name, content))
-
-
 def test_other_bad_input(tmp_path: Path) -> None:
     np.save(tmp_path / "ragged.npy", np.ones((2, 3)))
     np.save(tmp_path / "none.npy", np.full((2, 3), -1))
@@ -157,20 +95,3 @@ def test_other_bad_input(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Tokens(path=text, tokenizer=tokenizer)
-
-
-def test_emails() -> None:
-    emails = Emails()
-    everything, (whole, few) = emails.evaluation()
-    assert everything is emails and len(emails) == 2544 and int(emails.labels.sum()) == 1044
-    assert np.bincount(few.labels[few.train]).tolist() == [50, 50] and set(few.train) <= set(
-        whole.train
-    )
-    assert not set(whole.train) & set(whole.test) and abs(len(whole.test) / 2544 - 0.3) < 0.01
-    texts = [emails.text(x) for x in emails.images[:200]]
-    assert (
-        all(text.isascii() and text.isprintable() for text in texts)
-        and len({t[:60] for t in texts}) == 200
-    )
-    with pytest.raises(ValueError, match="must be 16 to 482, the longest email, got 8"):
-        Emails(length=8)

@@ -1,18 +1,13 @@
 import json
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from mezzotint.data.labeled import Labeled
 from mezzotint.data.lists import read_video_list
-from mezzotint.data.video import decode as video_files
-from mezzotint.data.video.decode import UndecodableVideo, evenly, middle, read_frames
-from mezzotint.data.video.embedded import RotatingObjects, render
 from mezzotint.data.video.folder import VideoFolder
 from mezzotint.types import Unreadable
 
@@ -40,108 +35,6 @@ def make(
 
 
 STEADY = [i / 25 for i in range(125)]
-UNEVEN = [i / 30 for i in range(60)] + [2 + i / 5 for i in range(15)]  # 30 a second, then 5
-
-
-def seconds(x: torch.Tensor) -> list[float]:
-    return (x.float().mean(dim=(0, 2, 3)) / 40).tolist()
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
-def test_frames_stand_at_the_times_wanted(tmp_path: Path, suffix: str) -> None:
-    path = make(tmp_path / f"a{suffix}", STEADY)
-    x = read_frames(str(path), lambda length: np.array([0.0, 1.0, 2.5, 4.0]), 32)
-    assert x.shape == (3, 4, 32, 32) and x.dtype == torch.uint8
-    assert seconds(x) == pytest.approx([0.0, 1.0, 2.5, 4.0], abs=0.2)
-    assert seconds(read_frames(str(path), middle(4, 2.0), 32)) == pytest.approx(
-        [1.5, 2.0, 2.5, 3.0], abs=0.2
-    )
-    assert seconds(read_frames(str(path), evenly(5), 32)) == pytest.approx(
-        [0.5, 1.5, 2.5, 3.5, 4.5], abs=0.2
-    )
-
-
-def test_webm(tmp_path: Path) -> None:
-    path = make(tmp_path / "a.webm", STEADY[:50], codec="libvpx")
-    assert seconds(read_frames(str(path), evenly(2), 16)) == pytest.approx([0.5, 1.5], abs=0.2)
-
-
-def test_a_variable_frame_rate_is_told_by_time_stamps(tmp_path: Path) -> None:
-    path = make(tmp_path / "phone.mkv", UNEVEN)
-    x = read_frames(str(path), lambda length: np.array([0.5, 1.5, 2.5, 3.5, 4.5]), 16)
-    # By number, the middle of 75 frames would be at 1.25 s.
-    assert seconds(x) == pytest.approx([0.5, 1.5, 2.4, 3.4, 4.4], abs=0.2)
-
-
-def test_a_short_video_repeats_its_last_frame(tmp_path: Path) -> None:
-    path = make(tmp_path / "a.mp4", STEADY[:25])
-    assert seconds(read_frames(str(path), middle(4, 2.0), 16)) == pytest.approx(
-        [0.0, 0.5, 0.96, 0.96], abs=0.2
-    )
-
-
-def test_the_middle_square_is_kept(tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "wide.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 96, 32, "yuv420p"
-        pixels = np.zeros((32, 96, 3), np.uint8)
-        pixels[:, 32:64] = 200
-        for _ in range(10):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    x = read_frames(str(tmp_path / "wide.mp4"), evenly(1), 32)
-    assert float(x[..., 4:28].float().mean()) == pytest.approx(200, abs=6)
-
-
-def test_damaged_files_say_what_is_wrong(tmp_path: Path) -> None:
-    whole = make(tmp_path / "a.mp4", STEADY).read_bytes()
-    matroska = make(tmp_path / "a.mkv", STEADY).read_bytes()
-    for name, content, message in (
-        ("half.mp4", whole[: len(whole) // 2], "truncated"),
-        ("half.mkv", matroska[: len(matroska) // 2], "truncated: frames end at"),
-        ("page.mp4", b"<html>not found</html>" * 50, "truncated or no video"),
-        ("empty.mp4", b"", "empty: 0 bytes"),
-    ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(UndecodableVideo, match=message):
-            read_frames(str(tmp_path / name), evenly(8), 16)
-    with pytest.raises(UndecodableVideo, match="missing"):
-        read_frames(str(tmp_path / "none.mp4"), evenly(8), 16)
-    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(
-            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
-        )
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    with pytest.raises(UndecodableVideo, match="no video stream"):
-        read_frames(str(tmp_path / "sound.mp4"), evenly(2), 16)
-
-
-def test_torchcodec_is_used_where_it_can_be_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[float] = []
-
-    class Decoder:
-        metadata = SimpleNamespace(begin_stream_seconds=1.0, end_stream_seconds=5.0)
-
-        def __init__(self, path: str) -> None:
-            if path.endswith("bad.mp4"):
-                raise RuntimeError("could not open")
-
-        def get_frames_played_at(self, seconds: list[float]) -> Any:
-            asked.extend(seconds)
-            return SimpleNamespace(data=torch.full((len(seconds), 3, 20, 30), 7, dtype=torch.uint8))
-
-    monkeypatch.setattr(video_files, "_codec", lambda: Decoder)
-    for name in ("a.mp4", "bad.mp4"):
-        (tmp_path / name).write_bytes(b"x")
-    x = read_frames(str(tmp_path / "a.mp4"), lambda length: np.array([0.0, 2.0, 9.0]), 16)
-    assert x.shape == (3, 3, 16, 16) and asked[:2] == [1.0, 3.0] and 4.99 < asked[2] < 5.0
-    with pytest.raises(UndecodableVideo, match="could not open"):
-        read_frames(str(tmp_path / "bad.mp4"), evenly(2), 16)
 
 
 def test_a_folder_with_splits(tmp_path: Path) -> None:
@@ -217,34 +110,3 @@ def test_lists_of_kinetics_and_something_something(tmp_path: Path) -> None:
 def test_refuses(tmp_path: Path, keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VideoFolder(root=str(tmp_path), **keywords)
-
-
-def test_a_point_in_front_hides_one_behind_and_turns_with_the_model() -> None:
-    # Two points on a line of sight at yaw 0: the camera looks along +y, from a little above.
-    cloud = torch.tensor([[0.0, 0.0], [-0.9, 0.9], [0.0, 0.0]]).unsqueeze(0)
-    front, side, back = render(cloud, torch.tensor([[0.0, torch.pi / 2, torch.pi]]), 32)[0]
-    assert (front > 0).sum() == 8 and int(front.max()) > 220 and int(front[front > 0].min()) < 100
-    assert (
-        torch.equal((front > 0).any(dim=1), (back > 0).any(dim=1))
-        and (side > 0).any(dim=0).nonzero().diff(dim=0).max() > 20
-    )
-    behind = torch.tensor(
-        [[0.0, 0.0], [-0.5, 0.5], [0.0, -2.0 * 0.5 * np.tan(np.radians(25.0))]], dtype=torch.float32
-    ).unsqueeze(0)
-    assert len(set(render(behind, torch.zeros(1, 1), 32).flatten().tolist())) == 2
-
-
-def test_source() -> None:
-    source = RotatingObjects(frames=4, size=16)
-    assert source.images.shape == (820, 1, 4, 16, 16) and torch.equal(
-        source.images, RotatingObjects(frames=4, size=16).images
-    )
-    share = (source.images > 0).float().mean(dim=(1, 2, 3, 4))
-    assert float(share.min()) > 0.02 and float(share.max()) < 0.9
-    assert [task.name for task in source.evaluation()[1]] == [
-        "object/holdout",
-        "room/holdout",
-        "object/1-percent",
-    ]
-    with pytest.raises(ValueError, match="got frames=1"):
-        RotatingObjects(frames=1)

@@ -1,0 +1,47 @@
+"""Emoji pasted on photographs, with boxes, masks and class maps."""
+
+import pytest
+import torch
+
+from mezzotint.data.detection.embedded import Pasted, boxes_of
+
+
+def test_pasted_scenes_are_a_function_of_seed_part_and_index() -> None:
+    data, again, other = (
+        Pasted(images=4, test_images=3),
+        Pasted(images=9, test_images=3),
+        Pasted(seed=1),
+    )
+    for part, index in (("train", 3), ("test", 2)):
+        a, b, c = (source.read(part, index) for source in (data, again, other))  # type: ignore[arg-type]
+        assert torch.equal(a.image, b.image) and torch.equal(a.boxes, b.boxes) and a.id == b.id
+        assert not torch.equal(a.image, c.image)
+    assert (data.count("train"), data.count("test")) == (4, 3) and len(data.classes) == 10
+    assert Pasted(one_class=True).classes == ("emoji",)
+
+
+def test_pasted_boxes_masks_and_classes_agree() -> None:
+    data = Pasted(images=12, objects=(2, 3))
+    for index in range(12):
+        scene = data.read("train", index)
+        assert scene.image.shape == (3, 96, 96) and scene.image.dtype == torch.uint8
+        assert scene.masks is not None and scene.classes is not None and 1 <= len(scene.labels) <= 3
+        assert (
+            torch.equal(scene.boxes, boxes_of(scene.masks)) and int(scene.masks.sum(0).max()) == 1
+        )
+        sides = scene.boxes[:, 2:] - scene.boxes[:, :2]
+        assert float(sides.max()) <= 48 and float(sides.min()) >= 2
+        for mask, label in zip(scene.masks, scene.labels, strict=True):
+            assert set(scene.classes[mask].tolist()) == {int(label) + 1}
+        assert not scene.classes[~scene.masks.any(0)].any()
+
+
+def test_emoji_of_scored_scenes_are_never_learned() -> None:
+    data = Pasted()
+    train, test = (set(data._pools[part].tolist()) for part in ("train", "test"))
+    assert not train & test and len(train | test) == 3822
+    assert {i % 1911 for i in train}.isdisjoint(i % 1911 for i in test)  # in neither style
+    with pytest.raises(
+        ValueError, match=r"must satisfy 8 ≤ minimum ≤ .*, got scale=\[24, 200\] and size=96"
+    ):
+        Pasted(scale=(24, 200))

@@ -1,0 +1,48 @@
+"""NumPy files by name, never a pickle; labels against np.unique."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mezzotint.data.numpy_files import label_indices, numpy_arrays
+
+
+def test_arrays_by_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(3), y=np.ones(2))
+    np.save(tmp_path / "a.npy", np.arange(4))
+    found = numpy_arrays(tmp_path / "a.npz", "an .npz file")
+    assert found.keys() == {"x", "y"} and found["x"].tolist() == [0, 1, 2]
+    single = numpy_arrays(tmp_path / "a.npy", "an .npy file", single="tokens")
+    assert single["tokens"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"hello"])
+def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="a.npz` cannot be read .* It must be an .npz file, never"):
+        numpy_arrays(tmp_path / "a.npz", "an .npz file")
+
+
+def test_pickles_and_unnamed_arrays_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.array([{"a": 1}], dtype=object))
+    np.save(tmp_path / "a.npy", np.arange(4))
+    for name, reason in (("a.npz", "allow_pickle"), ("a.npy", "one array without a name")):
+        with pytest.raises(ValueError, match=f"{name}` cannot be read .*{reason}"):
+            numpy_arrays(tmp_path / name, "an .npz file")
+
+
+def test_labels_are_indices_of_sorted_names() -> None:
+    words = np.array(["dog", "cat", "dog"])
+    labels, names = label_indices(words, 3, "y")
+    assert names == ["cat", "dog"] and [names[label] for label in labels] == words.tolist()
+    labels, names = label_indices(np.array([5, -1, 3, 5]), 4, "y")
+    assert names == ["3", "5"] and labels.tolist() == [1, -1, 0, 1]
+    labels, names = label_indices(np.array([True, False]), 2, "y")
+    assert names == ["False", "True"] and labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("values", [np.zeros(3), np.zeros(2, np.int64), np.zeros((4, 1), np.int64)])
+def test_labels_of_other_types_or_shapes_are_refused(values: np.ndarray) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ValueError, match="y must hold 4 integers or strings, one for each row"):
+        label_indices(values, 4, "y", "row")

@@ -1,0 +1,46 @@
+"""Files of texts and tokens, and the refusals of bad ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mezzotint.data.tokens.tokens import Tokens
+
+
+def write(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_arrays_keep_their_numbers_and_negative_ones_are_no_tokens(tmp_path: Path) -> None:
+    x = np.array([[5, 0, 3, -1], [1, -1, -1, -1], [7, 7, 7, 7]])
+    np.savez(tmp_path / "a.npz", x=x, label=np.array([0, 1, -1]))
+    source = Tokens(path=str(tmp_path / "a.npz"), length=4)
+    assert source.input.vocabulary == 10 and source.classes == ["0", "1"]
+    assert source._all.tolist() == [[7, 2, 5, 0], [3, 0, 0, 0], [9, 9, 9, 9]]
+    np.save(tmp_path / "stream.npy", np.arange(20))
+    stream = Tokens(path=str(tmp_path / "stream.npy"), length=8, overflow="split", vocabulary=50)
+    assert len(stream) == 3 and stream.input.vocabulary == 52
+    with pytest.raises(ValueError, match="must be above the largest token 19, got 10"):
+        Tokens(path=str(tmp_path / "stream.npy"), vocabulary=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "", "is empty"),
+        ("a.txt", "\n \n", "is empty"),
+        ("a.csv", "", "is empty"),
+        ("a.csv", "text,label\n", "is empty"),
+        ("a.csv", "text,label\nx,y,z\n", "line 2, must have 1 cells|line 2, must have 2 cells"),
+        ("a.csv", "words\nx\n", "has no column 'text', only words"),
+        ("a.docx", "x", "has the suffix '.docx'"),
+    ],
+)
+def test_bad_files_are_refused_with_what_to_do(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Tokens(path=write(tmp_path / name, content))
