@@ -89,7 +89,9 @@ def test_an_error_on_the_main_process_ends_both(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     from mezzotint.data.loader import BatchPlan
 
-    with pytest.raises(ValueError, match="`run.batch_size` must be a multiple of the 2 processes, got 255"):
+    with pytest.raises(
+        ValueError, match="`run.batch_size` must be a multiple of the 2 processes, got 255"
+    ):
         BatchPlan(1000, 255, 0, 0, 2)
 
 

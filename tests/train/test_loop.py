@@ -100,7 +100,8 @@ SUPERVISED = {
     },
     "views": {"kind": "one_view", "crop": {"size": 8}},
     "method": {
-        "kind": "supervised", "num_classes": 10, "mixing": {"mixup": 10.0, "p": 0.5, "per_sample": True},
+        "kind": "supervised", "num_classes": 10,
+        "mixing": {"mixup": 10.0, "p": 0.5, "per_sample": True},
         "drop": {"kind": "axes_mask", "ratios": [0.5, 0.0]},
     },
 }  # fmt: skip

@@ -54,13 +54,7 @@ def gallery(
                 f"Only options may follow data, got {given[1]!r}. "
                 "Use --policy, or give a recipe instead of data."
             )
-        from mezzotint.data.open import open_images
-        from mezzotint.report.lab import POLICIES, write_lab
-
-        page = write_lab(
-            open_images(given[0], size), out, policies=policy or POLICIES, samples=samples or 8
-        )
-        typer.echo(page)
+        typer.echo(_lab(given[0], size, out, policy, samples or 8))
         return
     name, overrides = recipe_of(arguments)
     recipe = Recipe.load(name, overrides)
@@ -75,6 +69,15 @@ def gallery(
     from mezzotint.report.gallery import write_gallery
 
     typer.echo(write_gallery(data, recipe.views, input, out, samples=samples or 12, seed=seed))
+
+
+def _lab(name: str, size: int, out: Path, policies: list[str] | None, samples: int) -> Path:
+    """Write the page that compares augmentation policies on images."""
+    from mezzotint.data.open import open_images
+    from mezzotint.report.lab import POLICIES, write_lab
+
+    images = open_images(name, size)
+    return write_lab(images, out, policies=policies or POLICIES, samples=samples)
 
 
 def _is_data(name: str) -> bool:

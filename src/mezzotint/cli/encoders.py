@@ -38,52 +38,58 @@ def embed(
     typer.echo(f"{out}: {count} samples, {dim} features")
 
 
+_Bits = Annotated[
+    str | None,
+    typer.Option(help="Bits. onnx: W8A8 (default) or fp32; packed: W4A32 (default), W2A8 …."),
+]
+_Group = Annotated[
+    int | None,
+    typer.Option(help="Weights per scale, for --format packed. Default: one channel."),
+]
+_Policy = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers to quantize, for --format packed. Default: the run's policy, or ssql."
+    ),
+]
+_ReduceRange = Annotated[
+    bool | None,
+    typer.Option(
+        "--reduce-range/--no-reduce-range",
+        help="Use 7 bits for weights. Default: where this CPU lacks VNNI.",
+    ),
+]
+_Calibration = Annotated[int | None, typer.Option(help="Samples to calibrate on. Default: 512.")]
+_Reestimate = Annotated[
+    bool,
+    typer.Option(
+        "--reestimate-batch-norm",
+        help="Re-estimate BatchNorm with the rounded weights, for --format packed.",
+    ),
+]
+
+
 @app.command()
 def export(
     run: RunPath,
     format: Annotated[
         str, typer.Option(help="Format: onnx, packed, timm, torchvision or torch_export.")
     ] = "onnx",
-    bits: Annotated[
-        str | None,
-        typer.Option(help="Bits. onnx: W8A8 (default) or fp32; packed: W4A32 (default), W2A8 …."),
-    ] = None,
-    group: Annotated[
-        int | None,
-        typer.Option(help="Weights per scale, for --format packed. Default: one channel."),
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            help="Layers to quantize, for --format packed. Default: the run's policy, or ssql."
-        ),
-    ] = None,
+    bits: _Bits = None,
+    group: _Group = None,
+    policy: _Policy = None,
     observer: Annotated[
         str, typer.Option(help="Observer that chooses the ranges of activations.")
     ] = "min_max",
-    reduce_range: Annotated[
-        bool | None,
-        typer.Option(
-            "--reduce-range/--no-reduce-range",
-            help="Use 7 bits for weights. Default: where this CPU lacks VNNI.",
-        ),
-    ] = None,
-    calibration: Annotated[
-        int | None, typer.Option(help="Samples to calibrate on. Default: 512.")
-    ] = None,
+    reduce_range: _ReduceRange = None,
+    calibration: _Calibration = None,
     runtime: Annotated[
         str, typer.Option(help="Runtime to verify with: onnxruntime or openvino.")
     ] = "onnxruntime",
     data: Annotated[
         str | None, typer.Option(help="Data to calibrate and verify on. Default: the run's.")
     ] = None,
-    reestimate_batch_norm: Annotated[
-        bool,
-        typer.Option(
-            "--reestimate-batch-norm",
-            help="Re-estimate BatchNorm with the rounded weights, for --format packed.",
-        ),
-    ] = False,
+    reestimate_batch_norm: _Reestimate = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -117,40 +123,47 @@ def export(
     typer.echo(folder)
 
 
+_Keys = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]…",
+        help="Keys of the encoder: kind=resnet18 stem=small. Default: read from the file.",
+    ),
+]
+_Layout = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        help="Project: auto, plain, mocov3, randquant, airl, ssql, massrl, solo, lightly, "
+        "vissl, byol_a, timm or torchvision.",
+    ),
+]
+_Branch = Annotated[
+    str, typer.Option(help="Branch to import: online, target (momentum copy) or auto.")
+]
+_Prefix = Annotated[
+    str | None, typer.Option(help="Prefix of the tensors' names. Default: searched for.")
+]
+_Normalization = Annotated[
+    str,
+    typer.Option(
+        help="Normalization in training: imagenet, cifar10, half, or MEAN/STD of spectrograms."
+    ),
+]
+
+
 @app.command(name="import")
 def import_(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A .safetensors file or a torch checkpoint.")
     ],
-    keys: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]…",
-            help="Keys of the encoder: kind=resnet18 stem=small. Default: read from the file.",
-        ),
-    ] = None,
+    keys: _Keys = None,
     out: Annotated[Path, typer.Option(help="Directory to write the encoder to.")] = Path("encoder"),
-    layout: Annotated[
-        str,
-        typer.Option(
-            "--from",
-            help="Project: auto, plain, mocov3, randquant, airl, ssql, massrl, solo, lightly, "
-            "vissl, byol_a, timm or torchvision.",
-        ),
-    ] = "auto",
-    branch: Annotated[
-        str, typer.Option(help="Branch to import: online, target (momentum copy) or auto.")
-    ] = "auto",
-    prefix: Annotated[
-        str | None, typer.Option(help="Prefix of the tensors' names. Default: searched for.")
-    ] = None,
+    layout: _Layout = "auto",
+    branch: _Branch = "auto",
+    prefix: _Prefix = None,
     size: Annotated[int, typer.Option(help="Side of the images that the network takes.")] = 224,
-    normalization: Annotated[
-        str,
-        typer.Option(
-            help="Normalization in training: imagenet, cifar10, half, or MEAN/STD of spectrograms."
-        ),
-    ] = "imagenet",
+    normalization: _Normalization = "imagenet",
     debug: Debug = False,
 ) -> None:
     """Import an encoder that another project trained, to evaluate, export or embed with it."""

@@ -9,44 +9,49 @@ import typer
 from mezzotint.cli.app import Clips, Crops, Debug, EncoderPath, Json, Quiet, app, print_table
 from mezzotint.recipe.schema import RecipeError
 
+_DataOrRecipe = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[DATA | RECIPE] [KEY=VALUE]…",
+        help="A recipe; or data: a folder, a file or embedded data. Default: the run's data.",
+    ),
+]
+_Fraction = Annotated[
+    float | None, typer.Option(help="Fraction of the labels, per class: 0.01 is 1 %.")
+]
+_Labels = Annotated[
+    Path | None, typer.Option(help="A text file of the samples to train on, one per line.")
+]
+_Bits = Annotated[str | None, typer.Option(help="Train at low bits, such as W4A4. Default: fp32.")]
+_WarmHead = Annotated[
+    bool,
+    typer.Option(
+        "--warm-head", help="Initialize the classifier from a linear probe on frozen features."
+    ),
+]
+_Baselines = Annotated[
+    bool,
+    typer.Option(
+        "--baselines/--no-baselines",
+        help="Also train from scratch, and a linear head on the untrained network.",
+    ),
+]
+
 
 @app.command()
 def finetune(
     encoder: EncoderPath,
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[DATA | RECIPE] [KEY=VALUE]…",
-            help="A recipe; or data: a folder, a file or embedded data. Default: the run's data.",
-        ),
-    ] = None,
+    arguments: _DataOrRecipe = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory of the runs. Default: runs/finetune-ENCODER.")
     ] = None,
-    fraction: Annotated[
-        float | None, typer.Option(help="Fraction of the labels, per class: 0.01 is 1 %.")
-    ] = None,
+    fraction: _Fraction = None,
     per_class: Annotated[int | None, typer.Option(help="Labelled samples per class.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="A text file of the samples to train on, one per line.")
-    ] = None,
-    bits: Annotated[
-        str | None, typer.Option(help="Train at low bits, such as W4A4. Default: fp32.")
-    ] = None,
+    labels: _Labels = None,
+    bits: _Bits = None,
     seeds: Annotated[int, typer.Option(help="Number of runs; 3 give an interval.")] = 1,
-    warm_head: Annotated[
-        bool,
-        typer.Option(
-            "--warm-head", help="Initialize the classifier from a linear probe on frozen features."
-        ),
-    ] = False,
-    baselines: Annotated[
-        bool,
-        typer.Option(
-            "--baselines/--no-baselines",
-            help="Also train from scratch, and a linear head on the untrained network.",
-        ),
-    ] = True,
+    warm_head: _WarmHead = False,
+    baselines: _Baselines = True,
     clips: Clips = 1,
     crops: Crops = 1,
     quiet: Quiet = False,
@@ -59,11 +64,8 @@ def finetune(
     """
     given = list(arguments or ())
     what = given.pop(0) if given and "=" not in given[0] else None
-    chosen = {
-        "fraction": fraction,
-        "per_class": per_class,
-        "files": None if labels is None else str(labels),
-    }
+    files = None if labels is None else str(labels)
+    chosen = {"fraction": fraction, "per_class": per_class, "files": files}
     given += [
         f"data.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None
     ]
@@ -75,26 +77,15 @@ def finetune(
 
     if bits is not None:
         given.append(f"method.bits={Bits.parse(bits, '--bits')}")
-    prepared = plan(
-        encoder,
-        what,
-        given,
-        seeds=seeds,
-        warm_head=warm_head,
-        baselines=baselines,
-        clips=clips,
-        crops=crops,
-    )
+    options = {"warm_head": warm_head, "baselines": baselines}
+    prepared = plan(encoder, what, given, seeds=seeds, clips=clips, crops=crops, **options)
     folder = out or Path("runs") / f"finetune-{encoder.resolve().name}"
     mode = "json" if as_json else "quiet" if quiet else "bar"
     tune(prepared, folder, progress=mode)
     page = write_report(folder)
     if mode == "json":
-        typer.echo(
-            json.dumps(
-                {"rows": [row.as_json() for row in read_evaluation(folder)], "report": str(page)}
-            )
-        )
+        rows = [row.as_json() for row in read_evaluation(folder)]
+        typer.echo(json.dumps({"rows": rows, "report": str(page)}))
     elif mode == "bar":
         print_table(
             ("task", "probe", "top-1", "untrained, frozen"),

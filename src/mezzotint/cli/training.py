@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from mezzotint.train.slurm import Job
 
 
+_Slurm = Annotated[
+    bool,
+    typer.Option(
+        "--slurm",
+        help="Submit to SLURM: --slurm partition=gpu nodes=8 gpus_per_node=8 timeout_min=4320.",
+    ),
+]
+
+
 @app.command()
 def pretrain(
     arguments: Arguments = None,
@@ -43,13 +52,7 @@ def pretrain(
     train_only: Annotated[
         bool, typer.Option("--train-only", help="Skip evaluation and report.")
     ] = False,
-    slurm: Annotated[
-        bool,
-        typer.Option(
-            "--slurm",
-            help="Submit to SLURM: --slurm partition=gpu nodes=8 gpus_per_node=8 timeout_min=4320.",
-        ),
-    ] = False,
+    slurm: _Slurm = False,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -78,10 +81,10 @@ def pretrain(
         _preview(plan, [*(arguments or ()), "--out", str(folder)] if slurm else [], options)
         return
     if slurm:
-        flags = {"resume": resume, "overwrite": overwrite, "train_only": train_only}
-        flags |= {"quiet": quiet, "as_json": as_json}
         from mezzotint.train.slurm import Job
 
+        flags = {"resume": resume, "overwrite": overwrite, "train_only": train_only}
+        flags |= {"quiet": quiet, "as_json": as_json}
         _queue(plan, Job(pretrain, arguments or (), folder, flags), options)
         return
     mode = "json" if as_json else "quiet" if quiet else "bar"

@@ -87,6 +87,33 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
         RecipeError: with the path, what it must be, what it is, and the nearest name.
     """
     members = index().members(family)
+    kind, given, alone = _kind(config, family, path)
+    keys = members[kind].keys
+    for name in given:
+        if (kind, name) in RENAMED_KEYS and name not in keys:
+            raise RecipeError(
+                f"`{path}.{name}` is now `{path}.{RENAMED_KEYS[kind, name]}`. Rename it in the "
+                "recipe; a run that was written with the old name must be trained again."
+            )
+        if name != "kind" and name not in keys:
+            raise RecipeError(
+                f"`{path}.{name}` is not a key of {kind}, which takes {', '.join(keys) or 'none'}."
+                f"{nearest(str(name), keys) or f' See `mezzotint recipes {kind}`.'}"
+            )
+    resolved: dict[str, Any] = {} if alone else {"kind": kind}
+    for name, key in keys.items():
+        if name not in given and key.required:
+            raise RecipeError(
+                f"`{path}.{name}` is missing, and {kind} needs it: {key.shown_type}. "
+                f"See `mezzotint recipes {kind}`."
+            )
+        resolved[name] = _check(given.get(name, key.default), key.type, f"{path}.{name}", kind)
+    return resolved
+
+
+def _kind(config: Any, family: str, path: str) -> tuple[str, Mapping[str, Any], bool]:
+    """Find a component's kind and its mapping, and whether the family has no other kind."""
+    members = index().members(family)
     own = index().classes[family].kind
     alone = list(members) == [own]  # such a component needs no `kind`
     if alone and not isinstance(config, Mapping) and config != own:
@@ -114,27 +141,7 @@ def resolve(config: Any, family: str, path: str) -> dict[str, Any]:
             f"`{path}.kind` must be one of {', '.join(members)}, got {kind!r}."
             f"{nearest(str(kind), members)}"
         )
-    keys = members[kind].keys
-    for name in config:
-        if (kind, name) in RENAMED_KEYS and name not in keys:
-            raise RecipeError(
-                f"`{path}.{name}` is now `{path}.{RENAMED_KEYS[kind, name]}`. Rename it in the "
-                "recipe; a run that was written with the old name must be trained again."
-            )
-        if name != "kind" and name not in keys:
-            raise RecipeError(
-                f"`{path}.{name}` is not a key of {kind}, which takes {', '.join(keys) or 'none'}."
-                f"{nearest(str(name), keys) or f' See `mezzotint recipes {kind}`.'}"
-            )
-    resolved: dict[str, Any] = {} if alone else {"kind": kind}
-    for name, key in keys.items():
-        if name not in config and key.required:
-            raise RecipeError(
-                f"`{path}.{name}` is missing, and {kind} needs it: {key.shown_type}. "
-                f"See `mezzotint recipes {kind}`."
-            )
-        resolved[name] = _check(config.get(name, key.default), key.type, f"{path}.{name}", kind)
-    return resolved
+    return str(kind), config, alone
 
 
 def _check(value: Any, kind: Any, path: str, owner: str) -> Any:
