@@ -228,7 +228,7 @@ def test_a_cloud_turns_and_a_spectrogram_sounds(browser: Any, tmp_path: Path) ->
     chain = Transformed(transforms=[PointRotation()])
     page = write_gallery(clouds, chain, clouds.input, tmp_path / "clouds.html", samples=1)
     visit(browser, page)
-    image = browser.find_element("css selector", "[data-cloud]")
+    image = browser.find_element("css selector", "[data-points]")
     before = image.get_attribute("src")
     image.send_keys("\ue014")  # the right arrow
     script(

@@ -140,7 +140,7 @@ def test_a_run_says_views_and_passes_in_its_environment(tmp_path: Path) -> None:
         progress="quiet",
     )
     found = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    assert (found["views"], found["encoder_passes"], found["encoder_passes_without_gradient"]) == (
+    assert (found["views"], found["forward_passes"], found["forward_passes_without_gradient"]) == (
         2,
         2.0,
         2.0,

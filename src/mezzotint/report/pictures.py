@@ -33,7 +33,7 @@ class Picture:
         height: height in pixels.
         alt: alternative text.
         sound: data URI of its sound; empty without one.
-        cloud: base64 of the int8 coordinates x, y, z, x, … of a rotatable point cloud; empty
+        points: base64 of the int8 coordinates x, y, z, x, … of a rotatable point cloud; empty
             without one.
     """
 
@@ -42,7 +42,7 @@ class Picture:
     height: int
     alt: str
     sound: str = ""
-    cloud: str = ""
+    points: str = ""
 
 
 def picture(x: Tensor, alt: str, *, most: int = 128) -> Picture:
@@ -98,9 +98,13 @@ def portrait(x: Tensor, alt: str, source: Source) -> Picture:
     if frames is not None and features.check("webp"):
         return _clip(frames, alt)
     made = picture(modality.picture(x, source.input), alt)
-    points = modality.coordinates(x)
-    cloud = "" if points is None else base64.b64encode(points.numpy().tobytes()).decode("ascii")
-    return replace(made, sound=modality.sound(x, source), cloud=cloud)
+    coordinates = modality.coordinates(x)
+    points = (
+        ""
+        if coordinates is None
+        else base64.b64encode(coordinates.numpy().tobytes()).decode("ascii")
+    )
+    return replace(made, sound=modality.sound(x, source), points=points)
 
 
 def stored(source: Source, index: int) -> tuple[str, Tensor | None]:

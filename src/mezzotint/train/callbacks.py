@@ -196,6 +196,6 @@ class ForwardPassCounter:
             return {"views": views}
         return {
             "views": views,
-            "encoder_passes": self.with_gradient / samples,
-            "encoder_passes_without_gradient": self.without_gradient / samples,
+            "forward_passes": self.with_gradient / samples,
+            "forward_passes_without_gradient": self.without_gradient / samples,
         }
