@@ -10,8 +10,8 @@ and the AdamW part belong to the same optimizer, and in that the Newton-Schulz i
 float32. Weight decay is decoupled: a step multiplies weights by 1 − lr · decay.
 
 Two scalings of the step are in use, for a matrix of A rows and B columns: `original`,
-√max(1, A / B), and `match_rms_adamw`, 0.2 √max(A, B) (Liu et al. 2025, arXiv 2502.16982), with which
-a learning rate that was tuned for AdamW can be used again.
+√max(1, A / B), and `match_rms_adamw`, 0.2 √max(A, B) (Liu et al. 2025, arXiv 2502.16982), which
+makes a learning rate that was tuned for AdamW fit.
 """
 
 import math
@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer as TorchOptimizer
 
 from mezzotint.optim.groups import Exclude, Group, LayerScales
+from mezzotint.optim.mup import rules
+from mezzotint.optim.mup.rules import Factors
+from mezzotint.optim.mup.shapes import Growth
 from mezzotint.optim.optimizer import Optimizer, Scaling
 
 StepScaling = Literal["original", "match_rms_adamw"]
@@ -102,8 +105,7 @@ class MuonOptimizer(TorchOptimizer):
                 shape = next(tuple(p.shape) for p in group["params"] if p.ndim < 2)
                 raise ValueError(
                     f"An orthogonalized group holds a parameter of shape {shape}. Muon takes "
-                    "weights "
-                    "of two dimensions or more. Put it into a group with `orthogonal: False`."
+                    "weights of two dimensions or more. Put it into a group of `orthogonal: False`."
                 )
 
     @overload
@@ -221,19 +223,23 @@ class Muon(Optimizer):
         self.adamw_lr, self.momentum, self.scaling = adamw_lr, momentum, scaling
         self.arithmetic, self.betas = arithmetic, (betas[0], betas[1])
 
-    def groups(self, model: nn.Module, batch_size: int) -> list[Group]:
-        """The model's parameter groups, weight matrices apart from everything else."""
+    def mup_factors(self, growth: Growth, group: Group) -> Factors:
+        """`rules.muon`."""
+        return rules.muon(growth, group)
+
+    def split(self, model: nn.Module, groups: list[Group]) -> list[Group]:
+        """Put weight matrices and everything else into groups of their own."""
         matrices = weight_matrices(model)
         factor = 1.0 if self.adamw_lr is None else self.adamw_lr / self.lr
-        groups = []
-        for group in super().groups(model, batch_size):
+        made = []
+        for group in groups:
             for orthogonal in (True, False):
                 chosen = [pair for pair in group["params"] if (pair[0] in matrices) is orthogonal]
                 if chosen:
                     lr = group["lr"] if orthogonal else group["lr"] * factor
                     own = {"params": chosen, "lr": lr, "base_lr": lr, "orthogonal": orthogonal}
-                    groups.append({**group, **own})
-        return groups
+                    made.append({**group, **own, "scaling": self.scaling, "eps": 1e-8})
+        return made
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
         """`MuonOptimizer`."""

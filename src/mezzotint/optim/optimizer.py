@@ -14,6 +14,9 @@ from torch import nn
 
 from mezzotint.optim.groups import Exclude, Group, LayerScales, named_groups
 from mezzotint.optim.lars import LARSOptimizer
+from mezzotint.optim.mup import rules
+from mezzotint.optim.mup.rules import Factors
+from mezzotint.optim.mup.shapes import Growth
 from mezzotint.recipe.component import Component
 
 Scaling = Literal["none", "batch/256"]
@@ -67,10 +70,22 @@ class Optimizer(Component, ABC, abstract=True):
         return self.lr * batch_size / 256 if self.lr_scaling == "batch/256" else self.lr
 
     def groups(self, model: nn.Module, batch_size: int) -> list[Group]:
-        """Build the model's parameter groups; see `named_groups`."""
+        """Build the parameter groups, scaled for a model in muP; see `named_groups`."""
         lr = self.base_lr(batch_size)
-        return named_groups(
+        groups = named_groups(
             model, lr=lr, weight_decay=self.weight_decay, exclude=self.exclude, scales=self.scales
+        )
+        return rules.scale_named_groups(model, self.split(model, groups), self.mup_factors)
+
+    def split(self, model: nn.Module, groups: list[Group]) -> list[Group]:
+        """Split groups further, or add settings, before they are scaled by muP."""
+        return groups
+
+    def mup_factors(self, growth: Growth, group: Group) -> Factors:
+        """Say how rate, decay and eps of a parameter scale with the width in muP."""
+        raise ValueError(
+            f"The model is in muP, and {type(self).__name__} has no rule for it. Use sgd, adamw, "
+            "lars or muon, or define `mup_factors`."
         )
 
     def set_rates(
@@ -88,13 +103,15 @@ class Optimizer(Component, ABC, abstract=True):
         """
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        rates = {"lr": optimizer.param_groups[0]["lr"]}
+        first = optimizer.param_groups[0]
+        rates = {"lr": first["lr"] / first.get("lr_factor", 1.0)}
         if self.final_weight_decay is None:
             return rates
         fall = (1.0 + math.cos(math.pi * progress)) / 2.0
         decay = self.final_weight_decay + (self.weight_decay - self.final_weight_decay) * fall
         for group in optimizer.param_groups:
-            group["weight_decay"] = 0.0 if group["excluded"] else decay
+            factor = group.get("weight_decay_factor", 1.0)  # lr · decay is free of the width in muP
+            group["weight_decay"] = 0.0 if group["excluded"] else decay * factor
         return {**rates, "weight_decay": decay}
 
     @abstractmethod
@@ -139,6 +156,10 @@ class SGD(Optimizer):
                 "nesterov: false."
             )
         self.momentum, self.nesterov = momentum, nesterov
+
+    def mup_factors(self, growth: Growth, group: Group) -> Factors:
+        """`rules.sgd`."""
+        return rules.sgd(growth, group)
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
         """Build `torch.optim.SGD`."""
@@ -189,6 +210,14 @@ class AdamW(Optimizer):
             final_weight_decay,
         )
 
+    def mup_factors(self, growth: Growth, group: Group) -> Factors:
+        """`rules.adam`."""
+        return rules.adam(growth, group)
+
+    def split(self, model: nn.Module, groups: list[Group]) -> list[Group]:
+        """Give each group its `eps`, which muP scales."""
+        return [{**group, "eps": self.eps} for group in groups]
+
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
         """Build `torch.optim.AdamW`."""
         return torch.optim.AdamW(self.groups(model, batch_size), betas=self.betas, eps=self.eps)
@@ -226,6 +255,10 @@ class LARS(Optimizer):
         if trust <= 0.0:
             raise ValueError(f"`optimizer.trust` must be positive, got {trust}. Try 0.001.")
         self.momentum, self.trust, self.lr_in_buffer = momentum, trust, lr_in_buffer
+
+    def mup_factors(self, growth: Growth, group: Group) -> Factors:
+        """`rules.lars`."""
+        return rules.lars(growth, group)
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
         """Build `LARSOptimizer`."""

@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 M = TypeVar("M", bound=nn.Module)
 
 
-class _Listener(TorchDispatchMode):
-    """Follows the deviation of each storage through in-place random functions, factors and copies."""
+class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the deviation of each storage through random functions, factors and copies."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.deviations: dict[int, float] = {}
         self._alive: list[Tensor] = []  # storages are told apart by address
 
@@ -68,7 +68,8 @@ def listen(build: Callable[[], M]) -> tuple[M, dict[str, float]]:
 
 def storage_of(tensor: Tensor) -> int:
     """Identity of the memory that a tensor lies in."""
-    return tensor.untyped_storage()._cdata
+    address: int = tensor.untyped_storage()._cdata
+    return address
 
 
 def _size(tensor: Tensor) -> int:

@@ -3,8 +3,8 @@
 The recipe is built at two widths on the meta device. Dimensions that differ are widths, the roles
 follow from them, and so does how far each parameter's initialization is from that of muP. Encoder,
 projector and predictor are scaled together: `width`, `heads` (the size of a head stays), `inner`,
-`hidden`, `hidden_dim`, and the `dim` of a head that is normalized by L2 alone. A head that ends with
-a BatchNorm keeps its `dim`, and its last layer becomes a readout.
+`hidden`, `hidden_dim`, and the `dim` of a head that is normalized by L2 alone. A head that ends
+with a BatchNorm keeps its `dim`, and its last layer becomes a readout.
 """
 
 import math
@@ -26,7 +26,7 @@ _METHOD_KEYS = ("hidden_dim",)
 
 
 class MuP(Component, kind="mup"):
-    """Scale learning rates and initialization by muP, so that rates tuned at one width suit another.
+    """Scale learning rates and initialization by muP, so that rates tuned at one width suit all.
 
     Args:
         base_width: `encoder.width` of the network that hyperparameters were tuned on; at this width
@@ -110,9 +110,7 @@ def _scaled(
 def build(encoder: Mapping[str, Any], method: Mapping[str, Any], input: Any) -> nn.Module:
     """Build a method from sections of a recipe."""
     made = construct(resolve(encoder, "Encoder", "encoder"), "Encoder", {"Encoder": (input,)})
-    whole: nn.Module = construct(
-        resolve(method, "Method", "method"), "Method", {"Method": (made,)}
-    )
+    whole: nn.Module = construct(resolve(method, "Method", "method"), "Method", {"Method": (made,)})
     return whole
 
 
@@ -207,7 +205,7 @@ def _scale_depth(method: nn.Module, encoder: Any, base_depth: int) -> None:
         if not ends:
             continue
         for part in module.modules():
-            part.mup_depth = ratio  # type: ignore[assignment]
+            part.mup_depth = ratio
         for end in ends:
             if ratio != 1.0:
                 multiply_output(module.get_submodule(end), 1.0 / ratio)
@@ -240,4 +238,4 @@ def restore_roles(module: nn.Module, roles: Mapping[str, Any]) -> None:
     for prefix, factor in roles["output"].items():
         multiply_output(module.get_submodule(prefix), factor)
     for prefix, ratio in roles["depth"].items():
-        module.get_submodule(prefix).mup_depth = ratio  # type: ignore[assignment]
+        module.get_submodule(prefix).mup_depth = ratio
