@@ -47,7 +47,7 @@ def test_a_dry_run_gives_the_recipe_and_the_steps_of_the_whole_run() -> None:
     text = preview(recipe)
     assert yaml.safe_load(text) == recipe.config()
     facts = dict(re.findall(r"^# (\w+) +(.*)$", text, re.M))
-    assert list(facts) == ["samples", "steps", "encoder", "views", "memory", "time"]
+    assert list(facts) == ["samples", "steps", "encoder", "views", "memory", "groups", "time"]
     assert facts["samples"] == "1,797" and facts["steps"] == "7 (7 per epoch)"
     count = sum(p.numel() for p in recipe.encoder.parameters())
     assert facts["encoder"].startswith(f"{count / 1e6:.2f} M parameters, {recipe.encoder.dim} ")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from mezzotint._version import __version__
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.files import replacing, write_json
+from mezzotint.optim.mup.method import restore_roles, roles_of
 from mezzotint.quant.convert import make_encoder_quantizable
 from mezzotint.quant.fake import Layout
 from mezzotint.quant.grid import Grid
@@ -66,6 +67,7 @@ def save_encoder(
 
 def describe(encoder: Encoder, made_by: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Describe how to build an encoder and what input it takes, as plain data."""
+    roles = roles_of(encoder)
     return {
         "format": 1,
         "mezzotint": __version__,
@@ -76,6 +78,7 @@ def describe(encoder: Encoder, made_by: Mapping[str, Any] | None = None) -> dict
         "input": dataclasses.asdict(encoder.input)
         | {"values": "uint8 / 255, then (x - mean) / std"},
         "made_by": dict(made_by or {}),
+        **({} if roles is None else {"mup": roles}),
     }
 
 
@@ -85,6 +88,13 @@ def encoder_of(description: Mapping[str, Any]) -> Encoder:
     stated = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
     config = resolve(description["encoder"], "Encoder", "encoder")
     built: Encoder = construct(config, "Encoder", {"Encoder": (Input(**stated),)})
+    if "mup" in description:
+        restore_roles(built, description["mup"])
+    elif (description.get("made_by", {}).get("recipe") or {}).get("mup"):
+        raise ValueError(
+            "The encoder was trained in muP, and its description has no `mup`, the roles of its "
+            "parameters. Copy `mup` from the encoder.json of the run."
+        )
     return built
 
 

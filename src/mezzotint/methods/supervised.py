@@ -24,6 +24,7 @@ from mezzotint.encoders.saving import load_encoder
 from mezzotint.methods.masked import need_patches
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import collapse_signals
+from mezzotint.optim.mup.method import restore_roles, roles_of
 from mezzotint.quant.bitwidth import Bits, Quantizers
 from mezzotint.quant.convert import make_encoder_quantizable
 from mezzotint.seeding import Draws
@@ -213,6 +214,8 @@ def start_from(encoder: Encoder, path: str) -> None:
         )
     if (policy := getattr(saved, "quantization", None)) is not None:
         make_encoder_quantizable(encoder, policy)
+    if (roles := roles_of(saved)) is not None:  # of an encoder that was trained in muP
+        restore_roles(encoder, roles)
     try:
         encoder.load_state_dict(saved.state_dict())
     except RuntimeError as error:

@@ -90,6 +90,11 @@ def refuse_other_recipe(old: Raw, new: Raw, run: str = "") -> None:
     Raises:
         RecipeError: at the first key that differs.
     """
+    for section in sorted(old.keys() ^ new.keys()):
+        raise RecipeError(
+            f"`{section}` must stay {'as it is' if section in old else 'left out'} in a resumed "
+            f"run{run}. Start a new run instead."
+        )
     for section in old:
         free = _FREE if section == "run" else ()
         for key, value in old[section].items():

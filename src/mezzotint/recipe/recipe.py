@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mezzotint.data.source import Source
     from mezzotint.encoders.encoder import Encoder
     from mezzotint.methods.method import Method
+    from mezzotint.optim.mup.method import MuP
     from mezzotint.optim.optimizer import Optimizer
     from mezzotint.optim.schedules import Schedule
     from mezzotint.runs.settings import Evaluate
@@ -39,6 +40,9 @@ FAMILIES = {
     "run": "Run",
     "evaluate": "Evaluate",
 }
+OPTIONAL = {"mup": "MuP"}
+"""Sections that a recipe may leave out, and that then do nothing."""
+
 _DEFAULTS: dict[str, Any] = {"views": "two_views", "schedule": "cosine", "run": {}, "evaluate": {}}
 _SHIPPED = Path(__file__).parent.parent / "recipes"
 DEMO = "image/emoji_simclr"
@@ -210,10 +214,11 @@ def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
 def resolve_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     """Check all sections of a recipe, and fill in the defaults."""
     for name in config:
-        if name not in FAMILIES:
+        if name not in FAMILIES and name not in OPTIONAL:
+            known = [*FAMILIES, *OPTIONAL]
             raise RecipeError(
-                f"`{name}` is not a section of a recipe, which has {', '.join(FAMILIES)}."
-                f"{nearest(str(name), FAMILIES)}"
+                f"`{name}` is not a section of a recipe, which has {', '.join(known)}."
+                f"{nearest(str(name), known)}"
             )
     resolved = {}
     for name, family in FAMILIES.items():
@@ -222,6 +227,9 @@ def resolve_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
             raise RecipeError(f"`{name}` is missing. A recipe needs the sections {needed}.")
         value = config.get(name, _DEFAULTS.get(name))
         resolved[name] = resolve({} if value is None else value, family, name)
+    for name, family in OPTIONAL.items():
+        if config.get(name) is not None:
+            resolved[name] = resolve(config[name], family, name)
     return resolved
 
 
@@ -300,6 +308,7 @@ class Recipe:
         schedule: the learning rate's course over the run.
         run: how long, how many at once, from which seed.
         evaluate: what is measured at the end.
+        mup: how rates and initialization scale with the width; `None` leaves them as they are.
     """
 
     data: "Source"
@@ -309,6 +318,11 @@ class Recipe:
     schedule: "Schedule" = field(default_factory=lambda: _default("schedule"))
     run: "Run" = field(default_factory=lambda: _default("run"))
     evaluate: "Evaluate" = field(default_factory=lambda: _default("evaluate"))
+    mup: "MuP | None" = None
+
+    def __post_init__(self) -> None:
+        if self.mup is not None:
+            self.mup.apply(self.method)
 
     @property
     def encoder(self) -> "Encoder":
@@ -342,6 +356,7 @@ class Recipe:
             name: construct(config[name], FAMILIES[name], {})
             for name in ("views", "optimizer", "schedule", "evaluate")
         }
+        rest |= {n: construct(config[n], OPTIONAL[n], {}) for n in OPTIONAL if n in config}
         return cls(data=data, method=method, run=run, **rest)
 
     def untrained_encoder(self, seed: int) -> "Encoder":
@@ -352,6 +367,9 @@ class Recipe:
             torch.manual_seed(seed)
             config = resolve(self.encoder.config, "Encoder", "encoder")
             made: Encoder = construct(config, "Encoder", {"Encoder": (self.encoder.input,)})
+            if self.mup is not None:  # roles follow from encoder and heads together
+                method = resolve(self.method.config, "Method", "method")
+                self.mup.apply(construct(method, "Method", {"Method": (made,)}))
         return made
 
     def config(self) -> dict[str, Any]:
@@ -367,6 +385,8 @@ class Recipe:
                 sections[name] = resolve(sections[name], family, name)
             except RecipeError:
                 own.append(name)
+        if self.mup is not None:
+            sections["mup"] = resolve(self.mup.config, "MuP", "mup")
         return sections, own
 
     def to_yaml(self) -> str:

@@ -4,6 +4,8 @@ import resource
 import statistics
 import time
 
+import torch
+
 from mezzotint.data.loader import batches
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.train.callbacks import ForwardPassCounter
@@ -39,8 +41,6 @@ def preview(recipe: Recipe) -> str:
     seconds = step_time * trainer.total
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
-        import torch
-
         peak = torch.cuda.max_memory_allocated(device)
     count = sum(p.numel() for p in recipe.encoder.parameters())
     facts = (
@@ -51,11 +51,25 @@ def preview(recipe: Recipe) -> str:
         f"gradient and {frozen:g} without; compare methods at equal forward passes",
         f"# memory       {peak / 2**20:,.0f} MiB at the peak of {stop} steps on {device.type}, "
         "this process",
+        *_groups(trainer.optimizer),
         f"# time         {_duration(seconds)} to train, without evaluation "
         f"({step_time * 1000:.0f} ms per step, median of {len(times)}; "
         f"{recipe.run.batch_size / step_time:,.0f} samples/s)",
     )
     return recipe.to_yaml() + "\n".join(facts)
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> list[str]:
+    """A line for each parameter group, with its first parameter's name."""
+    lines = [f"# groups       {len(optimizer.param_groups)} of the optimizer"]
+    for group in optimizer.param_groups:
+        names, count = group["param_names"], sum(p.numel() for p in group["params"])
+        rule = " orthogonalized," if group.get("orthogonal") else ""
+        lines.append(
+            f"#   lr {group['base_lr']:.3g}, weight decay {group['weight_decay']:.3g},{rule} "
+            f"{len(names)} tensors, {count / 1e6:.2f} M: {names[0]}{', …' * (len(names) > 1)}"
+        )
+    return lines
 
 
 def _duration(seconds: float) -> str:

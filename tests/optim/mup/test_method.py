@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from mezzotint.optim.muon import Muon
 from mezzotint.optim.mup.method import MuP, apply_mup, at_width, build, restore_roles, roles_of
 from mezzotint.optim.mup.shapes import growth
-from mezzotint.optim.muon import Muon
 from mezzotint.optim.optimizer import LARS, SGD, AdamW, Optimizer
 from mezzotint.seeding import Draws
 from mezzotint.types import Input, Views

@@ -13,6 +13,7 @@ and choose a large learning rate: a small one hides growth behind the initializa
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +168,12 @@ def train_and_record(
         nseeds: repetitions, each with a seed of its own.
         dict_in_out: batches and outputs are dictionaries, as in Hugging Face's models.
         flatten_input: make a vector of each input.
-        flatten_output: make one row of each output vector, as for language models.
+        flatten_output: make a row of each output vector, as for language models.
         output_name: key of the loss with `dict_in_out`.
         lossfn: `"xent"`, `"mse"`, `"nll"`, `"l1"`, or a function of output and label.
         filter_module_by_name: says by name which modules are recorded.
         fix_data: train on the first batch again and again.
-        cuda: use the GPU; by default where there is one.
+        cuda: use the GPU, by default if there is one.
         output_fdict: statistics of outputs, by name; by default `l1`.
         input_fdict: statistics of inputs.
         param_fdict: statistics of parameters.
@@ -181,11 +182,8 @@ def train_and_record(
     batches = [next(iter(dataloader))] * nsteps if fix_data else list(_first(dataloader, nsteps))
     on_gpu = torch.cuda.is_available() if cuda is None else cuda
     device = torch.device("cuda" if on_gpu else "cpu")
-    statistics = [
-        ("", _functions(output_fdict if output_fdict is not None else {"l1": "l1"})),
-        (":in", _functions(input_fdict or {})),
-        (":param", _functions(param_fdict or {})),
-    ]
+    statistics = _statistics(output_fdict, input_fdict, param_fdict)
+    losses = _Losses(lossfn, output_name if dict_in_out else None, flatten_input, flatten_output)
     rows = CoordData()
     for seed in range(nseeds):
         torch.manual_seed(seed)
@@ -194,12 +192,8 @@ def train_and_record(
             optimizer = optcls(model)
             for t, batch in enumerate(batches, 1):
                 with Recorder(model, filter_module_by_name) as seen:
-                    loss = _loss(
-                        model, _to(batch, device), lossfn, dict_in_out, output_name,
-                        flatten_input, flatten_output,
-                    )  # fmt: skip
-                facts = {"width": width, "t": t, "seed": seed}
-                rows += _rows(model, seen, statistics, facts)
+                    loss = losses(model, _to(batch, device))
+                rows += _rows(model, seen, statistics, {"width": width, "t": t, "seed": seed})
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 optimizer.step()
@@ -211,6 +205,14 @@ def train_and_record(
 def _first(dataloader: Iterable[Any], count: int) -> Iterable[Any]:
     for _, batch in zip(range(count), dataloader, strict=False):
         yield batch
+
+
+def _statistics(
+    outputs: Statistics | None, inputs: Statistics | None, parameters: Statistics | None
+) -> list[tuple[str, dict[str, Statistic]]]:
+    named = [("", {"l1": "l1"} if outputs is None else outputs)]
+    named += [(":in", inputs or {}), (":param", parameters or {})]
+    return [(suffix, _functions(functions)) for suffix, functions in named]
 
 
 def _functions(named: Statistics) -> dict[str, Statistic]:
@@ -225,33 +227,34 @@ def _to(value: Any, device: torch.device) -> Any:
     return [_to(item, device) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _loss(
-    model: nn.Module,
-    batch: Any,
-    lossfn: str | Callable[[Tensor, Tensor], Tensor],
-    dict_in_out: bool,
-    output_name: str,
-    flatten_input: bool,
-    flatten_output: bool,
-) -> Tensor:
-    if dict_in_out:
-        outputs = model(**batch)
-        loss: Tensor = outputs[output_name] if isinstance(outputs, Mapping) else outputs[0]
-        return loss
-    data, target = batch
-    output = model(data.flatten(1) if flatten_input else data)
-    output = output.reshape(-1, output.shape[-1]) if flatten_output else output
-    if callable(lossfn):
-        return lossfn(output, target)
-    if lossfn in ("mse", "l1") and not target.is_floating_point():
-        target = F.one_hot(target, output.shape[-1]).float()
-    known: dict[str, Callable[[Tensor, Tensor], Tensor]]
-    known = {"xent": F.cross_entropy, "mse": F.mse_loss, "nll": F.nll_loss, "l1": F.l1_loss}
-    if lossfn not in known:
-        raise ValueError(
-            f"`lossfn` must be a function or one of {', '.join(known)}, got {lossfn!r}."
-        )
-    return known[lossfn](output, target)
+@dataclass(frozen=True)
+class _Losses:
+    """How the loss of a batch is computed; `key` is that of outputs that are dictionaries."""
+
+    function: str | Callable[[Tensor, Tensor], Tensor]
+    key: str | None
+    flatten_input: bool
+    flatten_output: bool
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        if self.key is not None:
+            outputs = model(**batch)
+            loss: Tensor = outputs[self.key] if isinstance(outputs, Mapping) else outputs[0]
+            return loss
+        data, target = batch
+        output = model(data.flatten(1) if self.flatten_input else data)
+        output = output.reshape(-1, output.shape[-1]) if self.flatten_output else output
+        if callable(self.function):
+            return self.function(output, target)
+        if self.function in ("mse", "l1") and not target.is_floating_point():
+            target = F.one_hot(target, output.shape[-1]).float()
+        known: dict[str, Callable[[Tensor, Tensor], Tensor]]
+        known = {"xent": F.cross_entropy, "mse": F.mse_loss, "nll": F.nll_loss, "l1": F.l1_loss}
+        if self.function not in known:
+            raise ValueError(
+                f"`lossfn` must be a function or one of {', '.join(known)}, got {self.function!r}."
+            )
+        return known[self.function](output, target)
 
 
 @torch.no_grad()
@@ -338,7 +341,7 @@ def plot_coord_data(
     logbase: int = 2,
     face_color: str | None = None,
 ) -> Any:
-    """Draw a coordinate check: one panel a step, one line a module.
+    """Draw a coordinate check as a matplotlib figure: a panel per step, a line per module.
 
     Args:
         df: rows of `get_coord_data`, or a DataFrame of them.
@@ -353,9 +356,6 @@ def plot_coord_data(
         loglog: whether both axes are logarithmic.
         logbase: their base.
         face_color: color around the panels.
-
-    Returns:
-        The matplotlib figure.
     """
     from matplotlib.figure import Figure
 
@@ -367,26 +367,28 @@ def plot_coord_data(
     figure = Figure(figsize=(5 * max(1, len(steps)), 4), layout="constrained")
     if face_color is not None:
         figure.set_facecolor(face_color)
-    names = list(dict.fromkeys(row[hue] for row in rows))
     for number, t in enumerate(steps, 1):
         axes = figure.add_subplot(1, len(steps), number)
-        for name in names:
-            lines: dict[Any, list[float]] = {}
-            for row in rows:
-                if row["t"] == t and row[hue] == name:
-                    lines.setdefault(row[x], []).append(row[y])
-            places = sorted(lines)
-            axes.plot(
-                places, [sum(lines[p]) / len(lines[p]) for p in places], marker=".", label=name
-            )
+        _lines(axes, [row for row in rows if row["t"] == t], x, y, hue)
         axes.set(title=f"t={t}", xlabel=x, ylabel=y if number == 1 else "")
         if loglog:
             axes.set_xscale("log", base=logbase)
             axes.set_yscale("log", base=logbase)
-        if legend and number == 1 and names:
+        if legend and number == 1:
             axes.legend(fontsize="x-small")
     if suptitle:
         figure.suptitle(suptitle)
     if save_to is not None:
         figure.savefig(save_to)
     return figure
+
+
+def _lines(axes: Any, rows: Sequence[Row], x: str, y: str, hue: str) -> None:
+    """A line for each value of `hue`: the mean of `y` at each `x`."""
+    for name in dict.fromkeys(row[hue] for row in rows):
+        values: dict[Any, list[float]] = {}
+        for row in rows:
+            if row[hue] == name:
+                values.setdefault(row[x], []).append(row[y])
+        means = [sum(values[key]) / len(values[key]) for key in sorted(values)]
+        axes.plot(sorted(values), means, marker=".", label=name)

@@ -43,7 +43,9 @@ class MuP(Component, kind="mup"):
         self.base_width, self.base_depth = base_width, base_depth
 
     def apply(self, method: M) -> M:
-        """Put a freshly built method into muP; see `apply_mup`."""
+        """Put a freshly built method into muP, once; see `apply_mup`."""
+        if growth(method):
+            return method
         return apply_mup(method, base_width=self.base_width, base_depth=self.base_depth)
 
 
