@@ -180,8 +180,7 @@ def train_and_record(
         show_progress: print the widths as they are done.
     """
     batches = [next(iter(dataloader))] * nsteps if fix_data else list(_first(dataloader, nsteps))
-    on_gpu = torch.cuda.is_available() if cuda is None else cuda
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device = _device(cuda)
     statistics = _statistics(output_fdict, input_fdict, param_fdict)
     losses = _Losses(lossfn, output_name if dict_in_out else None, flatten_input, flatten_output)
     rows = CoordData()
@@ -205,6 +204,10 @@ def train_and_record(
 def _first(dataloader: Iterable[Any], count: int) -> Iterable[Any]:
     for _, batch in zip(range(count), dataloader, strict=False):
         yield batch
+
+
+def _device(cuda: bool | None) -> torch.device:
+    return torch.device("cuda" if (torch.cuda.is_available() if cuda is None else cuda) else "cpu")
 
 
 def _statistics(
