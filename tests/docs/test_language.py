@@ -34,13 +34,15 @@ REPLACED = {
     "plain words": r"\blest\b|\banew\b|\bso many\b|\bof which\b|\bof whom\b|\bthereof\b|\bPlainly\b"
     r"|\bmends?\b|\b(?:is|are) ill\b|\blearnt\b|\bkept head\b|\bhead kept\b",
 }
-# What stays although it reads so: names in saved state, keys of random draws, other projects' names.
+# What stays although it reads so: names in saved state, keys of draws, other projects' names.
 EXCEPTIONS = {
     "bits, bit-width, bit config": ("standard deviation at every width",),
     "index, position": ("self.places", '"place"', "in its place"),
     "std, standard deviation": ("numpy", "kurtosis"),
-    "value, metric, result": ("plt", "matplotlib", "Figure", "<figure", "figure>", "figure{", "figure {",
-                              "figure.", " figure:", "return figure", "const figure", "paper's figure"),
+    "value, metric, result": (
+        "plt", "matplotlib", "Figure", "<figure", "figure>", "figure{", "figure {", "figure.",
+        " figure:", "return figure", "const figure", "paper's figure",
+    ),
     "augmentation policy": ("distribution_strategy", "sharing_strategy"),
     "codebook": ("books.csv", "self.books", ".books.vectors", "num_books"),
     "emails, rotating objects, detection samples, audio file": (
