@@ -112,9 +112,7 @@ def test_it_stands_beside_the_others_for_the_encoder_and_the_untrained_one() -> 
 
 def test_an_encoder_without_patches_is_refused() -> None:
     source = EmbeddedImages(name="digits")
-    with pytest.raises(
-        ValueError, match=r"got the probe attentive for the encoder resnet18, which has no patches"
-    ):
+    with pytest.raises(ValueError, match=r"needs an encoder with patch tokens, got resnet18"):
         evaluate_encoder(
             Measurement(resnet18(source.input, stem="small", width=2), source),
             probes=(Attentive(),),
@@ -122,7 +120,7 @@ def test_an_encoder_without_patches_is_refused() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"got heads=0, .*; allowed are 1 or more"):
+    with pytest.raises(ValueError, match=r"`heads` must be 1 or more, .* got heads=0"):
         Attentive(heads=0)
 
 

@@ -76,7 +76,7 @@ def naive(probe: EVAR, x: Tensor, y: Tensor, held: Tensor, seed: int) -> tuple[T
 def test_trains_as_a_naive_loop_and_keeps_the_best_epoch() -> None:
     data, probe = blobs(70), EVAR(lr=3e-3, batch_size=16, epochs=40, patience=4, weight_decay=1e-3)
     assert data.y is not None
-    held = probe._held(data, data.y, 1)
+    held = probe._validation(data, data.y, 1)
     assert held is not None and 5 <= held.sum() <= 9
     x = _Standard(data.x[~held])(data.x)
     head, best = probe._fit(x, data.y, 3, held, 1)
@@ -92,7 +92,7 @@ def test_stops_on_the_validation_part_that_the_data_says() -> None:
     assert train.y is not None
     chosen = torch.arange(120) < 30
     said = Features(train.x, train.y, chosen)
-    assert torch.equal(EVAR()._held(said, train.y, 0), chosen)  # type: ignore[arg-type]
+    assert torch.equal(EVAR()._validation(said, train.y, 0), chosen)  # type: ignore[arg-type]
     wrong = Features(train.x, torch.where(chosen, (train.y + 1) % 3, train.y), chosen)
     fair, spoilt = (list(EVAR(lr=5e-2, batch_size=16).run(part, test)) for part in (said, wrong))
     assert value(fair, "top1") > 0.8
@@ -120,7 +120,7 @@ def test_settings_are_those_published_and_can_be_named() -> None:
     for kind, title in (("evar", "evar/1"), ("byol_a_linear", "byol_a_linear/1")):
         probe = construct(resolve({"kind": kind}, "Probe", "probe"), "Probe", {})
         assert str(probe.protocol).startswith(title)
-    with pytest.raises(ValueError, match="got lr=0.0.*allowed"):
+    with pytest.raises(ValueError, match="`lr` must be positive, .* got lr=0.0"):
         EVAR(lr=0.0)
     with pytest.raises(ValueError, match="contain NaN or inf"):
         list(EVAR().run(Features(torch.full((4, 2), torch.nan), torch.arange(4)), blobs(4)))

@@ -139,16 +139,16 @@ def test_of_a_choice_of_policies_each_parameter_is_of_those_who_drew_it() -> Non
         boxes[0, 0], torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
     )
     found = drawn_values(params, boxes[:, 0])
-    which = found["strategy"]
+    which = found["policy"]
     assert which.is_choice and torch.equal(which.values, params["policy"]["policy"])
-    assert torch.equal(found["simclr.color_jitter.hue"].there, which.values == 0)
+    assert torch.equal(found["simclr.color_jitter.hue"].defined, which.values == 0)
     op, magnitude = (
         params["policy"]["1.rand_augment.op"],
         params["policy"]["1.rand_augment.magnitude"],
     )
     turned = found["rand_augment.rotate.magnitude"]
     expected = (which.values == 1) & (op == 4).any(dim=1)
-    assert torch.equal(turned.there, expected) and expected.any()
+    assert torch.equal(turned.defined, expected) and expected.any()
     once = expected & ((op == 4).sum(dim=1) == 1)
     assert torch.equal(turned.values[once, 0].abs(), magnitude[once].double()[op[once] == 4].abs())
     everyone = torch.ones(300, dtype=torch.bool)
@@ -163,8 +163,8 @@ def test_views_with_other_parameters_are_joined() -> None:
     drawn = views.draw(ids, ViewContext(source.input, 0, 0))
     assert boxes is not None
     both = joined([drawn_values(drawn[place], boxes[:, place]) for place in (0, 1)])
-    assert len(both["flip"].values) == 20 and both["flip"].there.all()
-    assert not both["color_jitter.hue"].there[10:].any()
+    assert len(both["flip"].values) == 20 and both["flip"].defined.all()
+    assert not both["color_jitter.hue"].defined[10:].any()
 
 
 def test_any_modality_and_too_few_samples() -> None:
@@ -179,7 +179,9 @@ def test_any_modality_and_too_few_samples() -> None:
         Spread(watch.input, watch.input.shape[0]), watch, views, samples=200, seeds=1
     )
     assert rows_of(rows)["series_scale.factors.r2"] > 0.1
-    with pytest.raises(ValueError, match=r"got samples=100 .*; allowed is 160 or more: half"):
+    with pytest.raises(
+        ValueError, match="`samples` must be 160 or more, because half are scored, got 100"
+    ):
         invariances(Tells(watch.input), watch, views, samples=100)
 
 

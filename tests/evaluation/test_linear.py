@@ -9,7 +9,7 @@ from torch import Tensor
 
 import mezzotint.evaluation.linear as linear
 from mezzotint.data.sampling import held_out
-from mezzotint.evaluation.linear import Linear, Scaling, strengths
+from mezzotint.evaluation.linear import Linear, Scaling, penalty_grid
 from mezzotint.evaluation.logistic import Fit, fit
 from mezzotint.types import Features
 
@@ -50,7 +50,7 @@ def test_the_penalty_is_the_best_of_the_grid_on_the_held_out_fifth() -> None:
     for seed in range(3):
         out = torch.from_numpy(held_out(y.numpy(), 0.2, f"linear/{seed}"))
         wrong, losses = {}, {}
-        for penalty in strengths(10.0, 1e-6)[:11]:
+        for penalty in penalty_grid(10.0, 1e-6)[:11]:
             logits = fit(x[~out], y[~out], 4, penalty, tolerance=1e-5).logits(x[out])
             wrong[penalty] = int((logits.argmax(dim=1) != y[out]).sum())
             losses[penalty] = torch.nn.functional.cross_entropy(logits, y[out]).item()
@@ -157,7 +157,7 @@ def test_one_sample_a_class_takes_the_strongest_penalty() -> None:
 
 def test_an_unfinished_fit_warns() -> None:
     train, test = data(200, 1), data(50, 2)
-    with pytest.warns(RuntimeWarning, match="raise max_evaluations"):
+    with pytest.warns(RuntimeWarning, match="Raise `max_evaluations`"):
         unfinished = list(Linear(tolerance=1e-9, max_evaluations=4).run(train, test))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -177,7 +177,7 @@ def test_settings() -> None:
     assert str(Linear().protocol).startswith(
         "linear/1 scale=global select=top1 validation=0.2 penalty=10..1e-06 "
     )
-    assert strengths(1.0, 0.05) == pytest.approx([1.0, 10**-0.5, 0.1, 0.05])
+    assert penalty_grid(1.0, 0.05) == pytest.approx([1.0, 10**-0.5, 0.1, 0.05])
     for bad in ({"min_l2": 0.0}, {"min_l2": 20.0}, {"validation": 1.0}, {"tolerance": 0.0}):
         with pytest.raises(ValueError, match="must .* got "):
             Linear(**bad)  # type: ignore[arg-type]

@@ -105,5 +105,5 @@ def test_features_without_information_give_the_class_shares() -> None:
 
 
 def test_no_penalty_is_refused() -> None:
-    with pytest.raises(ValueError, match="allowed is above 0"):
+    with pytest.raises(ValueError, match="`penalty` must be positive"):
         fit(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]), 2, 0.0)

@@ -79,5 +79,5 @@ def test_shipped_policy_of_the_emoji() -> None:
 @pytest.mark.parametrize("wrong", [{"task": "none"}, {"keep": 9, "trials": 4}, {"num_ops": 0}])
 def test_bad_requests_are_refused(wrong: dict[str, object]) -> None:
     digits = EmbeddedImages(name="digits")
-    with pytest.raises(ValueError, match=r"^got .*; allowed"):
+    with pytest.raises(ValueError, match=r" got |The encoder takes"):
         search_policy(Measurement(Pixels(digits.input), digits), **wrong)  # type: ignore[arg-type]

@@ -98,7 +98,7 @@ def test_maps_of_like_features_are_alike_by_t_sne() -> None:
 def test_umap_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(
-        RecipeError, match=r"got the layout umap.*allowed.*pca: pip install 'mezzotint\[umap\]'"
+        RecipeError, match=r"layout umap needs umap-learn.* Run pip install 'mezzotint\[umap\]', or"
     ):
         require_layout("umap")
 

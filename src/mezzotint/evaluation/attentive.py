@@ -1,16 +1,16 @@
-"""The attentive probe: what a frozen transformer's patches are worth to one who may choose among them.
+"""The attentive probe: a classifier that may choose among the patch tokens of a frozen transformer.
 
-Mean pooling hides what few patches know. Here a learned query for each head attends over a sample's
-patches, and a linear classifies what the heads have gathered (as in CoCa, Yu et al. 2022, arXiv
-2205.01917, and V-JEPA, Bardes et al. 2024, arXiv 2404.08471). Differs from those in that there are
-no layers besides: with frozen keys a query is a direction of the patches' features, and values are
-these features. Queries start near zero, that is at the mean over patches.
+Mean pooling hides what few patches know. Here a learned query per head attends to a sample's
+patches, and a linear layer classifies the result (as in CoCa, Yu et al. 2022, arXiv 2205.01917, and
+V-JEPA, Bardes et al. 2024, arXiv 2404.08471). Differs from those in having no other layers: with
+frozen keys a query is a direction of the patches' features, and the values are these features.
+Queries start near zero, at the mean over patches.
 
 Selection as in the linear probe: learning rate and number of epochs by accuracy (or mean average
 precision) on a fifth of the training samples, then a fit to all of them. Patches are cached in
-float32, samples × patches × width × 4 bytes.
+float32: samples × patches × dimension × 4 bytes.
 
-Shapes: N samples, L patches, D width, H heads, C classes.
+Shapes: N samples, L patches, D features, H heads, C classes.
 """
 
 from collections.abc import Iterator
@@ -33,14 +33,14 @@ _STOPS = 5
 
 
 class Attentive(Probe):
-    """Learned queries over frozen patches, and a linear.
+    """Train learned queries over frozen patch tokens, and a linear classifier.
 
     Args:
-        heads: H, how many queries.
-        epochs: at most.
-        rates: learning rates that are tried.
-        weight_decay: of AdamW.
-        validation: fraction of the training samples on which rate and epochs are chosen.
+        heads: number of queries H.
+        epochs: largest number of epochs.
+        rates: candidate learning rates.
+        weight_decay: weight decay of AdamW.
+        validation: fraction of the training samples on which learning rate and epochs are chosen.
     """
 
     name: ClassVar[str] = "attentive"
@@ -58,8 +58,9 @@ class Attentive(Probe):
     ) -> None:
         if heads < 1 or epochs < _STOPS or min(rates) <= 0.0 or not 0.0 < validation < 1.0:
             raise ValueError(
-                f"got heads={heads}, epochs={epochs}, rates={rates}, validation={validation}; allowed are 1 or more, "
-                f"{_STOPS} or more, above 0, and a share between 0 and 1: take 4, 40, (3e-3, 3e-2) and 0.2"
+                f"`heads` must be 1 or more, `epochs` {_STOPS} or more, `rates` positive and "
+                f"`validation` between 0 and 1, got heads={heads}, epochs={epochs}, rates={rates}, "
+                f"validation={validation}. Try 4, 40, (3e-3, 3e-2) and 0.2."
             )
         self.heads, self.epochs, self.rates = heads, epochs, tuple(rates)
         self.weight_decay, self.validation = weight_decay, validation
@@ -77,7 +78,7 @@ class Attentive(Probe):
         )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
-        """Yield what the linear probe does, of patches `[N, L, D]`; those that are NaN are padding."""
+        """Yield the metrics of the linear probe on patch tokens `[N, L, D]`; NaN is padding."""
         x, names, y = learnable(train, padded=True)
         queries, answers = labeled(test, "test", padded=True)
         _require_finite_tokens(x, "training")
@@ -98,25 +99,25 @@ class Attentive(Probe):
     def _select(
         self, x: Tensor, y: Tensor, names: Tensor, seed: int, given: Tensor | None
     ) -> tuple[float, int]:
-        """Learning rate and number of epochs with the best held-out figure; at equal ones the lowest loss."""
+        """Choose learning rate and epochs with the best held-out metric, then the lowest loss."""
         strata = y if y.ndim == 1 else y.new_zeros(len(y), dtype=torch.int64)
         out = torch.from_numpy(held_out(strata.numpy(), self.validation, f"attentive/{seed}"))
         out = out if given is None else given
         if not out.any():
             return self.rates[0], self.epochs
-        tried = []
+        candidates = []
         for rate in self.rates:
             for done, head in self._fit(x[~out], y[~out], len(names), rate, seed, self.epochs):
                 scores = head.scores(x[out])
                 truth = y[out] if y.ndim == 2 else names[y[out]]
-                figure = next(value for _, value in classification(scores, names, truth))
-                tried.append((-figure, float(_loss(scores, y[out])), rate, done))
-        return min(tried)[2:]
+                metric = next(value for _, value in classification(scores, names, truth))
+                candidates.append((-metric, float(_loss(scores, y[out])), rate, done))
+        return min(candidates)[2:]
 
     def _fit(
         self, x: Tensor, y: Tensor, classes: int, rate: float, seed: int, epochs: int
     ) -> Iterator[tuple[int, "_Head"]]:
-        """A head after some numbers of epochs, the last of them `epochs`."""
+        """Yield the head at some numbers of epochs, the last of them `epochs`."""
         generator = torch.Generator().manual_seed(key_of(seed, "attentive"))
         head = _Head(x.shape[2], self.heads, classes, generator)
         optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=self.weight_decay)
@@ -133,7 +134,7 @@ class Attentive(Probe):
 
 
 def _require_finite_tokens(x: Tensor, role: str) -> None:
-    """Raise a ValueError for tokens `[N, L, D]` that are not finite and, unlike padding, not all NaN."""
+    """Raise a ValueError for tokens `[N, L, D]` that are not finite; all-NaN tokens are padding."""
     nan = x.isnan()
     padding = nan.all(dim=2)
     require_finite(x[~padding], role)
@@ -150,11 +151,11 @@ class _Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, L, D]` → `[N, C]`."""
-        there = x[..., :1].isfinite()
+        valid = x[..., :1].isfinite()
         x = x.nan_to_num(0.0)
-        shares = (x @ self.query.T).masked_fill(~there, -torch.inf).softmax(dim=1)
-        gathered = shares.transpose(1, 2) @ x
-        return gathered.flatten(1) @ self.weight.T + self.bias
+        attention = (x @ self.query.T).masked_fill(~valid, -torch.inf).softmax(dim=1)
+        pooled = attention.transpose(1, 2) @ x
+        return pooled.flatten(1) @ self.weight.T + self.bias
 
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
@@ -170,21 +171,21 @@ def _loss(scores: Tensor, y: Tensor) -> Tensor:
 
 
 class PatchTokens(Encoder, abstract=True):
-    """The patches of an encoder as its features, one after the other; padding is NaN.
+    """Return the patch tokens of an encoder as its features, concatenated; padding is NaN.
 
     Args:
-        encoder: with a method `tokens`.
+        encoder: encoder with a method `tokens`.
 
     Raises:
-        ValueError: when it has none.
+        ValueError: for an encoder without patch tokens.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         if not callable(getattr(encoder, "tokens", None)):
             kind = getattr(encoder, "config", {}).get("kind", type(encoder).__name__)
             raise ValueError(
-                f"got the probe attentive for the encoder {kind}, which has no patches; allowed is one that has, such "
-                "as vit: leave the probe out, or choose encoder.kind=vit"
+                f"The probe `attentive` needs an encoder with patch tokens, got {kind}. Leave it "
+                "out, or choose encoder.kind=vit."
             )
         super().__init__(encoder.input, encoder.dim)
         self.encoder = encoder
@@ -192,7 +193,7 @@ class PatchTokens(Encoder, abstract=True):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, *input.shape]` → `[B, L · D]`."""
         tokens: Tensor = self.encoder.tokens(x)  # type: ignore[operator]
-        there = self.encoder.valid_mask(x) if hasattr(self.encoder, "valid_mask") else None  # type: ignore[operator]
-        if there is not None:
-            tokens = tokens.masked_fill(~there.unsqueeze(2), torch.nan)
+        valid = self.encoder.valid_mask(x) if hasattr(self.encoder, "valid_mask") else None  # type: ignore[operator]
+        if valid is not None:
+            tokens = tokens.masked_fill(~valid.unsqueeze(2), torch.nan)
         return tokens.flatten(1)

@@ -136,7 +136,7 @@ def _at(
     seeds: int,
     heads: Heads,
 ) -> Iterator[tuple[list[Row], PTQ]]:
-    """Yield each group's rows, measured with the encoder calibrated for it, and how it was quantized."""
+    """Yield the rows of each group and its PTQ, with the encoder calibrated for the group."""
     for number, (tasks, calibrated) in enumerate(groups):
         with calibrated.at(to) as network:
             quantized = measurement.of(network).features
@@ -169,7 +169,7 @@ def _fp32_heads(quantized: Extraction, tasks: Sequence[Task], heads: Heads) -> I
 
 
 def changes(full: Sequence[Row], low: Sequence[Row]) -> Iterator[Row]:
-    """Count the test samples that quantization loses and gains, for a paired interval of the difference.
+    """Count the test samples that quantization loses and gains, for a paired interval.
 
     Args:
         full: rows in fp32; rows without a partner at low bits are skipped.
@@ -199,7 +199,7 @@ def stamped(rows: Sequence[Row], to: Bits, how: PTQ) -> Iterator[Row]:
 
 
 def knn_overlap(full: Extraction, quantized: Extraction) -> Row:
-    """Return the metric `all/knn_overlap`: the fraction of the 10 nearest neighbors that fp32 shares.
+    """Return `all/knn_overlap`: the fraction of the 10 nearest neighbors that fp32 shares.
 
     Args:
         full: features in fp32; neighbors are by cosine similarity.

@@ -23,7 +23,7 @@ DEFAULT = 512
 
 
 def by_fold(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Group tasks that share calibration samples.
+    """Group tasks that have calibration samples in common.
 
     Every fold is a group of its own: the other folds test samples that it trains on.
     """

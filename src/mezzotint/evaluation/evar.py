@@ -1,15 +1,14 @@
 """The linear probe of BYOL-A and EVAR (Niizumi et al. 2021, arXiv 2103.06695), for audio.
 
-Features are standardized one by one with mean and deviation of the training samples (scikit-learn's
-StandardScaler), and a linear classifier is trained by Adam until the validation accuracy has not
-risen for some epochs; the weights of the best epoch are scored. The validation samples are those
-that the data says, else a stratified tenth of the training samples, another for each seed. BYOL-A's
-figures are means over repeats of that.
+Features are standardized one by one with mean and standard deviation of the training samples
+(scikit-learn's StandardScaler), and Adam trains a linear classifier until the validation accuracy
+has not risen for some epochs; the weights of the best epoch are scored. The data may define the
+validation samples; else they are a stratified tenth of the training samples, another for each seed.
+BYOL-A reports means over repeats.
 
-Settings of BYOL-A: rate 1e-3, batches of 200, at most 200 epochs, patience 10. EVAR's: rate 3e-4,
-decay 1e-8, patience
-20. Against `linear`, our own, which is solved to its optimum, it is one of a schedule; it is here
-  so that figures can be set beside published ones.
+Settings of BYOL-A: learning rate 1e-3, batches of 200, at most 200 epochs, patience 10. Settings of
+EVAR: learning rate 3e-4, weight decay 1e-8, patience 20. Unlike `linear`, which is solved to its
+optimum, the result depends on the schedule; it is here for comparisons with published results.
 """
 
 from collections.abc import Iterator
@@ -31,16 +30,15 @@ _BETAS, _EPS = (0.9, 0.999), 1e-8
 
 
 class EVAR(Probe):
-    """A linear classifier on standardized features, trained by Adam and stopped early.
+    """Train a linear classifier on standardized features by Adam, with early stopping.
 
     Args:
-        lr: of Adam.
-        batch_size: features a step, or all where there are fewer.
-        epochs: at most.
+        lr: learning rate of Adam.
+        batch_size: features per step, or all where there are fewer.
+        epochs: largest number of epochs.
         patience: epochs without a better validation accuracy after which training stops.
         weight_decay: L2 penalty, in the gradient.
-        validation: share of the training samples that are held out, where the data does not say
-            which.
+        validation: fraction of the training samples to hold out, where the data defines none.
         name: name of the protocol in the rows.
     """
 
@@ -65,9 +63,10 @@ class EVAR(Probe):
             or not 0.0 < validation < 1.0
         ):
             raise ValueError(
-                f"got lr={lr}, batch_size={batch_size}, epochs={epochs}, patience={patience}, "
-                f"weight_decay={weight_decay}, validation={validation}; allowed are a rate above 0, whole numbers from "
-                "1 on, a penalty of 0 or more and a share between 0 and 1: the defaults are EVAR's"
+                "`lr` must be positive, `batch_size`, `epochs` and `patience` 1 or more, "
+                "`weight_decay` 0 or more and `validation` between 0 and 1, got "
+                f"lr={lr}, batch_size={batch_size}, epochs={epochs}, patience={patience}, "
+                f"weight_decay={weight_decay}, validation={validation}. The defaults are EVAR's."
             )
         self.lr, self.batch_size, self.epochs, self.patience = lr, batch_size, epochs, patience
         self.weight_decay, self.validation, self.protocol_name = weight_decay, validation, name
@@ -87,31 +86,31 @@ class EVAR(Probe):
         )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
-        """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and `epochs`, at which it was best."""
+        """Yield `top1`, from eleven classes on `top5`, `mean_per_class`, and the best epoch."""
         x, names, y = learnable(train)
         queries, answers = labeled(test, "test")
         for seed in range(seeds):
-            held = self._held(train, y, seed)
-            scaler = _Standard(x if held is None else x[~held])
-            head, best = self._fit(scaler(x), y, len(names), held, seed)
+            validation = self._validation(train, y, seed)
+            scaler = _Standard(x if validation is None else x[~validation])
+            head, best = self._fit(scaler(x), y, len(names), validation, seed)
             for measure, value in classification(head(scaler(queries)), names, answers):
                 yield self.row(measure, value, seed)
             yield self.row("epochs", float(best), seed)
 
-    def _held(self, train: Features, y: Tensor, seed: int) -> Tensor | None:
-        """Validation samples, bool `[N]`; none where a class has one sample, and all are learned from to the end."""
-        held = train.validation
-        if held is None:
-            held = torch.from_numpy(held_out(y.cpu().numpy(), self.validation, f"evar/{seed}")).to(
-                y.device
-            )
-        return held if bool(held.any()) and not bool(held.all()) else None
+    def _validation(self, train: Features, y: Tensor, seed: int) -> Tensor | None:
+        """Return the validation samples, bool `[N]`; `None` where each class has one sample."""
+        validation = train.validation
+        if validation is None:
+            validation = torch.from_numpy(
+                held_out(y.cpu().numpy(), self.validation, f"evar/{seed}")
+            ).to(y.device)
+        return validation if bool(validation.any()) and not bool(validation.all()) else None
 
     def _fit(
-        self, x: Tensor, y: Tensor, classes: int, held: Tensor | None, seed: int
+        self, x: Tensor, y: Tensor, classes: int, validation: Tensor | None, seed: int
     ) -> tuple[nn.Linear, int]:
-        """Train; the classifier of the epoch with the best validation accuracy, the first of equal ones."""
-        own_x, own_y = (x, y) if held is None else (x[~held], y[~held])
+        """Train; return the classifier of the first epoch with the best validation accuracy."""
+        own_x, own_y = (x, y) if validation is None else (x[~validation], y[~validation])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key_of("evar", seed) & 0x7FFFFFFF)
             head = nn.Linear(x.shape[1], classes).to(x.device)
@@ -119,21 +118,27 @@ class EVAR(Probe):
             head.parameters(), self.lr, betas=_BETAS, eps=_EPS, weight_decay=self.weight_decay
         )
         batch = min(self.batch_size, len(own_x))
-        most, best, kept = -1.0, 0, [p.detach().clone() for p in head.parameters()]
+        highest, best, kept = -1.0, 0, [p.detach().clone() for p in head.parameters()]
         for epoch in range(1, self.epochs + 1):
             for rows in torch.split(sample_order(len(own_x), seed, epoch).to(x.device), batch):
                 optimizer.zero_grad()
                 cross_entropy(head(own_x[rows]), own_y[rows]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-            if held is None:
+            if validation is None:
                 continue
             with torch.no_grad():
-                accuracy = (head(x[held]).argmax(dim=1) == y[held]).double().mean().item()
-            if accuracy > most:
-                most, best, kept = accuracy, epoch, [p.detach().clone() for p in head.parameters()]
+                accuracy = (
+                    (head(x[validation]).argmax(dim=1) == y[validation]).double().mean().item()
+                )
+            if accuracy > highest:
+                highest, best, kept = (
+                    accuracy,
+                    epoch,
+                    [p.detach().clone() for p in head.parameters()],
+                )
             elif epoch - best >= self.patience:
                 break
-        if held is None:
+        if validation is None:
             return head.requires_grad_(False), self.epochs
         with torch.no_grad():
             for parameter, value in zip(head.parameters(), kept, strict=True):
@@ -142,22 +147,19 @@ class EVAR(Probe):
 
 
 class _Standard:
-    """To mean 0 and deviation 1, feature by feature; one that never varies stays as it is, but for its mean."""
+    """Scale each feature to mean 0 and standard deviation 1; a constant one is only centered."""
 
     def __init__(self, x: Tensor) -> None:
         self.mean = x.double().mean(dim=0)
-        deviation = x.double().std(dim=0, correction=0)
+        std = x.double().std(dim=0, correction=0)
         # What scikit-learn takes for constant: a variance within the rounding error of its sum.
         eps = torch.finfo(torch.float64).eps
-        constant = (
-            deviation.square()
-            <= len(x) * eps * deviation.square() + (len(x) * self.mean * eps).square()
-        )
-        self.deviation = torch.where(constant, 1.0, deviation)
+        constant = std.square() <= len(x) * eps * std.square() + (len(x) * self.mean * eps).square()
+        self.std = torch.where(constant, 1.0, std)
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[N, D]` → float32 `[N, D]`."""
-        return ((x.double() - self.mean) / self.deviation).float()
+        return ((x.double() - self.mean) / self.std).float()
 
 
 @factory
@@ -169,15 +171,14 @@ def byol_a_linear(
     patience: int = 10,
     validation: float = 0.1,
 ) -> Probe:
-    """BYOL-A's settings of the probe `evar`.
+    """Run the probe `evar` with BYOL-A's settings.
 
     Args:
-        lr: of Adam.
-        batch_size: features a step, or all where there are fewer.
-        epochs: at most.
+        lr: learning rate of Adam.
+        batch_size: features per step, or all where there are fewer.
+        epochs: largest number of epochs.
         patience: epochs without a better validation accuracy after which training stops.
-        validation: share of the training samples that are held out, where the data does not say
-            which.
+        validation: fraction of the training samples to hold out, where the data defines none.
     """
     return EVAR(
         lr=lr,

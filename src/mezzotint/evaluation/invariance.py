@@ -1,16 +1,16 @@
-"""Which invariances an encoder learned: how well what was drawn for a view can be told from the view's features.
+"""Which invariances an encoder learned: how well a view's augmentation parameters can be predicted.
 
-A method that contrasts views asks for features that are the same whatever was drawn. A parameter
-that cannot be predicted from them has been made invisible; one that can, such as the place of a
-crop, is still there. Neither is good or bad by itself: which one a task needs is the question (Xiao
-et al. 2021, arXiv 2008.05659, section 3).
+A method that contrasts views wants features that are the same for all augmentations. A parameter
+that cannot be predicted from the features is invisible to the encoder; one that can, such as the
+position of a crop, is not. Neither is good or bad by itself: the task decides (Xiao et al. 2021,
+arXiv 2008.05659, section 3).
 
 Protocol `invariance/1`: the views of some samples, as training makes them in its first epoch; half
-of the samples to learn from, the other half to be scored. Ridge regression on the features, centered
-and scaled as a whole, with the strength that has the least leave-one-out error on the first half,
-which has a closed form. Of numbers R² on the second half (1 is exact, 0 as good as their mean, less
-than 0 is worse); of choices the balanced accuracy, the mean over the choices, of the nearest mean
-of the predictions: chance is 1 over their number, however often each was drawn.
+of the samples to learn from, half to score. Ridge regression on the features, centered and scaled
+as a whole; the penalty minimizes the leave-one-out error on the first half, which has a closed
+form. Numbers are scored by R² on the second half (1 is exact, 0 as good as the mean, negative is
+worse); choices by balanced accuracy of the nearest mean prediction: chance is 1 over the number of
+choices, however often each was drawn.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ from mezzotint.seeding import sample_order
 from mezzotint.types import Input
 
 PROBE = "invariance"
-_AT_A_TIME = 128
-_LEAST = 40
-"""Views of either half that a parameter has to be there for."""
+_BATCH_SIZE = 128
+_MIN_VIEWS = 40
+"""Views of either half in which a parameter must be defined."""
 _STRENGTHS = tuple(10.0 ** (power / 2.0) for power in range(-12, 5))
 
 
@@ -49,33 +49,34 @@ def invariances(
     samples: int = 2000,
     seeds: int = 3,
 ) -> tuple[list[Row], Baselines]:
-    """Predict what was drawn for views from their features.
+    """Predict the augmentation parameters of views from their features.
 
     Args:
-        encoder: is not changed.
-        source: of the samples.
-        views: whose parameters are in question; those of the size that the encoder takes.
-        untrained: makes the encoder with fresh weights from a seed.
-        samples: how many, at most.
-        seeds: repeats, each with samples, draws and an untrained encoder of its own.
+        encoder: encoder, which is not changed.
+        source: source of the samples.
+        views: view generator whose parameters are predicted, for views of the encoder's size.
+        untrained: makes the encoder with untrained weights from a seed.
+        samples: largest number of samples.
+        seeds: number of repeats, each with its own samples, draws and untrained encoder.
 
     Returns:
-        Rows with the metrics `views/NAME.r2` and `views/NAME.accuracy`; and the same of the views'
-        pixels (or other values), and of untrained encoders.
+        Rows with the metrics `views/NAME.r2` and `views/NAME.accuracy`, and the same for the views'
+        raw values and for untrained encoders.
 
     Raises:
         ValueError: when there are too few samples, or no view is of the encoder's size.
     """
-    if samples < 4 * _LEAST or len(source) < 4 * _LEAST:
+    if samples < 4 * _MIN_VIEWS or len(source) < 4 * _MIN_VIEWS:
         raise ValueError(
-            f"got samples={samples} of {len(source)}; allowed is {4 * _LEAST} or more: half of them are held out"
+            f"`samples` must be {4 * _MIN_VIEWS} or more, because half are scored, got {samples} "
+            f"of {len(source)}. Take more samples, or more data."
         )
     rows: list[Row] = []
     raw: list[Row] = []
     fresh: list[Row] = []
     for seed in range(seeds):
         others = [] if untrained is None else [untrained(seed)]
-        drawn, first, features = _seen(
+        drawn, first, features = _drawn_and_features(
             [encoder, *others], source, views, encoder.input, samples, seed
         )
         how = Protocol.of(
@@ -84,25 +85,27 @@ def invariances(
             samples=samples,
             strengths="1e-6..1e2",
         )
-        for found, x in zip((raw, rows, fresh), features, strict=False):
-            found += list(_rows(x, drawn, first, seed, how))
+        for collected, x in zip((raw, rows, fresh), features, strict=False):
+            collected += list(_rows(x, drawn, first, seed, how))
     return rows, Baselines(raw, fresh)
 
 
 def with_invariances(
-    evaluation: Evaluation, beside: Baselines, found: tuple[list[Row], Baselines]
+    evaluation: Evaluation, baselines: Baselines, measured: tuple[list[Row], Baselines]
 ) -> tuple[Evaluation, Baselines]:
-    """An evaluation and its baselines, with the rows of this measure in place of earlier ones."""
+    """Return an evaluation and its baselines with these rows instead of earlier ones."""
 
     def merged(old: list[Row], new: list[Row]) -> list[Row]:
         return [*(row for row in old if row.probe != PROBE), *new]
 
-    rows, others = found
-    both = Baselines(merged(beside.raw, others.raw), merged(beside.untrained, others.untrained))
-    return dataclasses.replace(evaluation, rows=merged(evaluation.rows, rows)), both
+    rows, others = measured
+    raw = merged(baselines.raw, others.raw)
+    untrained = merged(baselines.untrained, others.untrained)
+    evaluation = dataclasses.replace(evaluation, rows=merged(evaluation.rows, rows))
+    return evaluation, Baselines(raw, untrained)
 
 
-def _seen(
+def _drawn_and_features(
     encoders: list[Encoder],
     source: Source,
     views: ViewGenerator,
@@ -110,38 +113,38 @@ def _seen(
     samples: int,
     seed: int,
 ) -> tuple[dict[str, Drawn], Tensor, list[Tensor]]:
-    """What was drawn; which views are of the half to learn from; and features: raw, then of each encoder."""
+    """Return drawn parameters, training half of the views, and features: raw, each encoder's."""
     order = sample_order(len(source), seed, 0)[:samples]
     parts: list[dict[str, Drawn]] = []
     first: list[Tensor] = []
     features: list[list[Tensor]] = [[] for _ in range(1 + len(encoders))]
-    for start in range(0, len(order), _AT_A_TIME):
-        ids = order[start : start + _AT_A_TIME]
+    for start in range(0, len(order), _BATCH_SIZE):
+        ids = order[start : start + _BATCH_SIZE]
         batch, boxes = view_batch(source, views, ids, input=input, seed=seed)
         if not len(batch.ids):
             continue
         rendered = views.render(batch, ViewContext(input, seed, 0), normalized=False)
         drawn = views.draw(batch.ids, ViewContext(input, seed, 0))
         half = torch.isin(batch.ids, order[: len(order) // 2])
-        for place, x in enumerate(rendered):
-            if tuple(x.shape[1:]) != input.shape or not any(drawn[place].values()):
+        for view, x in enumerate(rendered):
+            if tuple(x.shape[1:]) != input.shape or not any(drawn[view].values()):
                 continue
-            held = _Views(x, input)
-            parts.append(drawn_values(drawn[place], None if boxes is None else boxes[:, place]))
+            in_memory = _Views(x, input)
+            parts.append(drawn_values(drawn[view], None if boxes is None else boxes[:, view]))
             first.append(half)
-            features[0].append(raw_features(held).x)
+            features[0].append(raw_features(in_memory).x)
             for column, encoder in zip(features[1:], encoders, strict=True):
-                column.append(extract(encoder, held))
+                column.append(extract(encoder, in_memory))
     if not parts:
         raise ValueError(
-            f"got views of which none is of the shape {input.shape} with parameters; allowed is one or more: "
-            "masks are drawn by the method, and cannot be asked for"
+            f"No view has the shape {input.shape} and augmentation parameters. Choose views with "
+            "augmentations; masks are drawn by the method and cannot be predicted here."
         )
     return joined(parts), torch.cat(first), [torch.cat(column) for column in features]
 
 
 class _Views(InMemory):
-    """Views as samples."""
+    """Rendered views as a source in memory."""
 
     def __init__(self, x: Tensor, input: Input) -> None:
         self.images, self.input, self.ids = x, input, "view"
@@ -152,9 +155,9 @@ def _rows(
 ) -> Iterator[Row]:
     solved: dict[bytes, Ridge] = {}
     for name, parameter in drawn.items():
-        if not (varies(parameter, first, _LEAST) and varies(parameter, ~first, _LEAST)):
+        if not (varies(parameter, first, _MIN_VIEWS) and varies(parameter, ~first, _MIN_VIEWS)):
             continue
-        train, test = parameter.there & first, parameter.there & ~first
+        train, test = parameter.defined & first, parameter.defined & ~first
         key = train.numpy().tobytes()
         ridge = solved[key] = solved.get(key) or Ridge(x[train])
         score, measure = (accuracy, "accuracy") if parameter.is_choice else (r_squared, "r2")
@@ -166,7 +169,7 @@ def _rows(
 
 
 class Ridge:
-    """Ridge regression for any targets of the same samples; the features are decomposed once.
+    """Fit ridge regression to any targets of the same samples; the features are decomposed once.
 
     Args:
         x: features `[N, D]`.
@@ -180,10 +183,11 @@ class Ridge:
         self.u, self.s, self.v = _decomposed(centered / self.scale)
 
     def fit(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Targets float64 `[N, K]` → weights `[D, K]`, their mean `[K]`, leave-one-out predictions `[N, K]`.
+        """Fit targets float64 `[N, K]`.
 
-        The strength is the one with the least leave-one-out error, relative to each target's
-        variance.
+        Returns:
+            Weights `[D, K]`, mean `[K]`, and leave-one-out predictions `[N, K]`, whose error
+            relative to each target's variance the penalty minimizes.
         """
         mean = y.mean(dim=0)
         turned = self.u.T @ (y - mean)
@@ -208,10 +212,9 @@ class Ridge:
 
 
 def _decomposed(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular vectors and values `[N, R]`, `[R]`, `[D, R]`, from the smaller Gram matrix, which is faster.
+    """Return singular vectors and values `[N, R]`, `[R]`, `[D, R]`, from the smaller Gram matrix.
 
-    Directions of less than a millionth of the largest value are left out; ridge regression hardly
-    uses them.
+    Singular values below a millionth of the largest are left out, as they hardly matter.
     """
     wide = x.shape[1] > x.shape[0]
     squares, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
@@ -221,34 +224,33 @@ def _decomposed(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def r_squared(ridge: Ridge, y: Tensor, x: Tensor, truth: Tensor) -> float:
-    """R² on features that were held out; of several numbers, of their summed squares, each over its variance.
+    """Return R² on held-out features; of several numbers, the mean over them.
 
     Args:
-        ridge: of the features to learn from.
+        ridge: ridge regression on the training features.
         y: their targets, float64 `[N, K]`.
-        x: features that were held out.
-        truth: their targets.
+        x: held-out features.
+        truth: targets of the held-out features.
     """
     varied = truth.std(dim=0) > 1e-9
     weights, mean, _ = ridge.fit(y[:, varied])
-    wrong = (ridge.predict(x, weights, mean) - truth[:, varied]).square().mean(dim=0)
-    return 1.0 - float((wrong / truth[:, varied].var(dim=0, correction=0)).mean())
+    errors = (ridge.predict(x, weights, mean) - truth[:, varied]).square().mean(dim=0)
+    return 1.0 - float((errors / truth[:, varied].var(dim=0, correction=0)).mean())
 
 
 def accuracy(ridge: Ridge, y: Tensor, x: Tensor, truth: Tensor) -> float:
-    """Balanced accuracy on features that were held out: the mean over the choices, by the nearest mean prediction.
+    """Return balanced accuracy on held-out features, by the nearest mean prediction.
 
     Args:
-        ridge: of the features to learn from.
+        ridge: ridge regression on the training features.
         y: their choices, int64 `[N]`.
-        x: features that were held out.
-        truth: their choices.
+        x: held-out features.
+        truth: choices of the held-out features.
     """
-    names, places = torch.unique(y, return_inverse=True)
-    weights, mean, left_out = ridge.fit(one_hot(places).double())
-    centers = torch.stack([left_out[places == place].mean(dim=0) for place in range(len(names))])
-    guesses = names[torch.cdist(ridge.predict(x, weights, mean), centers).argmin(dim=1)]
+    names, members = torch.unique(y, return_inverse=True)
+    weights, mean, left_out = ridge.fit(one_hot(members).double())
+    centers = torch.stack([left_out[members == c].mean(dim=0) for c in range(len(names))])
+    predicted = names[torch.cdist(ridge.predict(x, weights, mean), centers).argmin(dim=1)]
     known = [name for name in names.tolist() if bool((truth == name).any())]
-    return sum(float((guesses[truth == name] == name).double().mean()) for name in known) / len(
-        known
-    )
+    recalls = [float((predicted[truth == name] == name).double().mean()) for name in known]
+    return sum(recalls) / len(known)

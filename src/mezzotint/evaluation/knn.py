@@ -1,23 +1,18 @@
 """k nearest neighbors with weighted votes (Wu et al. 2018, arXiv 1805.01978, section 3.4).
 
 Each of the k nearest training samples votes for its class with weight `exp(similarity / T)`. k, T,
-the metric and centering all move the figure by several points, so they stand in the protocol of
-every row. Differs from the published protocol in the default k, which is 200 there, for ImageNet,
-and 10 here, for thousands of samples instead of a million.
+the metric and centering all change the result by several points, so they are part of every row's
+protocol. Differs from the paper in the default k, which is 200 there, for ImageNet, and 10 here,
+for thousands of samples instead of a million.
 
-kNN over a grid of its settings, as solo-learn reports it: k × temperature × metric, in one pass
-over the neighbors.
-
-The nearest samples are found once a metric, for the largest k; every other setting is a vote among
-them. Nothing is chosen: each setting gives rows of its own, whose protocol is that of `knn`.
-Choosing the best of them on the test samples is not this library's to do.
-
-Similarities between two sets of features, a block of queries at a time, for kNN and retrieval.
+`KNNGrid` is kNN over a grid of settings, as solo-learn reports it. The neighbors are found once per
+metric, for the largest k; every other setting is a vote among them. Each setting has rows of its
+own: choosing the best on the test samples is not this library's to do.
 
 Centering subtracts the mean of the training features from both sides before the cosine; it uses no
-label and nothing of the test set. It is off by default, as in the published protocols:
-`docs/evaluation.md` shows that it helps trained encoders a little and harms untrained ones, so
-leaving it out is the choice that favors the baselines.
+label and nothing of the test set. It is off by default, as in the published protocols: it helps
+trained encoders a little and harms untrained ones (`docs/evaluation.md`), so leaving it out favors
+the baselines.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,32 +29,32 @@ from mezzotint.types import Features
 
 Metric = Literal["cosine", "euclidean"]
 
-_BLOCK_ELEMENTS = 1 << 24  # of similarities held at once: 64 MB
+_BLOCK_ELEMENTS = 1 << 24  # similarities in memory at a time: 64 MB
 
 
 def check_metric(metric: str) -> None:
-    """Refuse an unknown metric."""
+    """Raise a ValueError for an unknown metric."""
     if metric not in ("cosine", "euclidean"):
         raise ValueError(
-            f"got metric={metric!r}; allowed is cosine or euclidean: choose one of them"
+            f"`metric` must be cosine or euclidean, got {metric!r}. Choose one of them."
         )
 
 
 def similarities(
     train: Tensor, queries: Tensor, *, metric: Metric, center: bool
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of the similarity matrix.
+    """Yield the similarity matrix in blocks of queries.
 
     Args:
         train: `[N, D]`.
         queries: `[M, D]`.
         metric: `cosine`, or `euclidean`: `−‖a − b‖² / 2s²` with `s²` the mean squared norm of the
-            (centered) training features, which for features of unit norm is the cosine less one, so
-            that temperatures keep their meaning.
+            (centered) training features. For features of unit norm this is the cosine minus one, so
+            temperatures keep their meaning.
         center: whether to subtract the mean of `train` from both.
 
     Yields:
-        The rows of `queries` covered, and their similarities `[B, N]`; larger is nearer.
+        The rows of `queries` in the block, and their similarities `[B, N]`; larger is nearer.
     """
     if center:
         mean = train.mean(dim=0)
@@ -80,12 +75,13 @@ def similarities(
 class KNN(Probe):
     """Classify each test sample by its nearest training samples.
 
-    Equal similarities are resolved by the order of the training samples, and equal votes by the
-    order of the labels, so the figure does not depend on block sizes or threads. Nothing is random.
+    Ties between similarities are resolved by the order of the training samples, ties between votes
+    by the order of the labels, so the result does not depend on block sizes or threads. Nothing is
+    random.
 
     Args:
-        k: neighbors that vote; all of them where there are fewer.
-        temperature: T, of the votes' weights.
+        k: number of neighbors that vote; all where there are fewer.
+        temperature: temperature T of the votes' weights.
         metric: `cosine` or `euclidean`.
         center: subtract the mean of the training features from both sides.
     """
@@ -103,11 +99,11 @@ class KNN(Probe):
     ) -> None:
         if k < 1:
             raise ValueError(
-                f"got k={k}; allowed is 1 or more: 10 suits a few thousand samples, 200 a million"
+                f"`k` must be 1 or more, got {k}. 10 suits a few thousand samples, 200 a million."
             )
         if temperature <= 0:
             raise ValueError(
-                f"got temperature={temperature}; allowed is above 0: 0.07 is the published value"
+                f"`temperature` must be positive, got {temperature}. 0.07 is the published value."
             )
         check_metric(metric)
         self.k, self.temperature, self.metric, self.center = k, temperature, metric, center
@@ -133,19 +129,19 @@ class KNN(Probe):
             yield self.row(measure, value)
 
     def _votes(self, near: Tensor, members: Tensor, num_classes: int) -> Tensor:
-        """`[B, N]` → `[B, C]`, relative to the strongest vote; `−inf` for classes that got none."""
+        """`[B, N]` → `[B, C]`, relative to the first neighbor; `−inf` for classes with no vote."""
         top = near.topk(min(self.k, near.shape[1]), dim=1)
         last = top.values[:, -1:]
         chosen = top.indices
         tied = ((near >= last).sum(dim=1) > chosen.shape[1]).nonzero()[:, 0]
-        if len(tied):  # topk may pick any of the equal ones; a stable sort picks the first
+        if len(tied):  # topk may pick any of several ties; a stable sort picks the first
             order = near[tied].sort(dim=1, descending=True, stable=True).indices
             chosen = chosen.clone()
             chosen[tied] = order[:, : chosen.shape[1]]
         return self.votes(near.gather(1, chosen), members[chosen], num_classes)
 
     def votes(self, values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-        """What neighbors vote for: similarities and classes `[B, k]` → `[B, C]`; see `_votes`."""
+        """Sum the neighbors' votes: similarities and classes `[B, k]` → `[B, C]`; see `_votes`."""
         weights = ((values - values[:, :1].amax(dim=1, keepdim=True)) / self.temperature).exp()
         ballots = torch.nn.functional.one_hot(classes, num_classes)
         votes = (weights.unsqueeze(1) @ ballots.to(weights.dtype)).squeeze(1)
@@ -153,12 +149,12 @@ class KNN(Probe):
 
 
 class KNNGrid(Probe, kind="knn_grid"):
-    """kNN at every combination of settings.
+    """Run kNN at every combination of settings.
 
     Args:
-        k: neighbors that vote.
-        temperature: of the votes' weights.
-        metric: `cosine`, `euclidean`.
+        k: numbers of neighbors that vote.
+        temperature: temperatures of the votes' weights.
+        metric: `cosine`, `euclidean`, or both.
         center: subtract the mean of the training features from both sides.
     """
 
@@ -175,7 +171,8 @@ class KNNGrid(Probe, kind="knn_grid"):
     ) -> None:
         if not (k and temperature and metric):
             raise ValueError(
-                "got an empty k, temperature or metric; allowed is one value or more of each"
+                "`k`, `temperature` and `metric` must have one value or more each, got an empty "
+                "list. Leave it out for the defaults."
             )
         self.settings = [
             [KNN(k=a, temperature=t, metric=m, center=center) for a in k for t in temperature]
@@ -189,11 +186,11 @@ class KNNGrid(Probe, kind="knn_grid"):
         return self.settings[0][0].protocol
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
-        """Yield for each setting `top1`, with more than ten classes `top5`, and `mean_per_class`."""
+        """Yield for each setting `top1`, from eleven classes on `top5`, and `mean_per_class`."""
         (x, names, members), (queries, labels) = learnable(train), labeled(test, "test")
         for probes in self.settings:
-            most = min(max(probe.k for probe in probes), len(x))
-            values, chosen = _neighbors(x, queries, probes[0].metric, self.center, most)
+            largest = min(max(probe.k for probe in probes), len(x))
+            values, chosen = _neighbors(x, queries, probes[0].metric, self.center, largest)
             for probe in probes:
                 scores = probe.votes(
                     values[:, : probe.k], members[chosen[:, : probe.k]], len(names)
@@ -203,14 +200,12 @@ class KNNGrid(Probe, kind="knn_grid"):
 
 
 def _neighbors(
-    x: Tensor, queries: Tensor, metric: Metric, center: bool, most: int
+    x: Tensor, queries: Tensor, metric: Metric, center: bool, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Similarities and places of the nearest samples, nearest first; the first of equal ones first."""
-    values, places = (
-        x.new_empty(len(queries), most),
-        torch.empty(len(queries), most, dtype=torch.int64, device=x.device),
-    )
+    """Return similarities and indices `[M, k]` of the nearest samples, nearest first."""
+    values = x.new_empty(len(queries), k)
+    indices = torch.empty(len(queries), k, dtype=torch.int64, device=x.device)
     for rows, near in similarities(x, queries, metric=metric, center=center):
         ordered = near.sort(dim=1, descending=True, stable=True)
-        values[rows], places[rows] = ordered.values[:, :most], ordered.indices[:, :most]
-    return values, places
+        values[rows], indices[rows] = ordered.values[:, :k], ordered.indices[:, :k]
+    return values, indices

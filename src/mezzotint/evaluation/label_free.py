@@ -1,20 +1,20 @@
-"""What features say without labels: effective rank, decay of the spectrum, alignment, uniformity, collapse.
+"""Label-free measures of features: rank, decay of the spectrum, alignment, uniformity, collapse.
 
-- RankMe (Garrido et al. 2023, arXiv 2210.02885, eq. 1): `exp(−Σ p log p)` of the singular values'
-  shares `p = σ / Σσ + 1e-7`: how many directions are used.
-- α-ReQ (Agrawal et al. 2022, NeurIPS): the exponent of the power law `λᵢ ∝ i^−α` that the
-  covariance's eigenvalues follow; around 1 is what the paper finds best, large values mean few
-  directions carry all variance. Fitted by least squares in log-log over ranks 5 to 50, each
-  weighted by 1/i, so that every octave counts about the same.
+- RankMe (Garrido et al. 2023, arXiv 2210.02885, eq. 1): `exp(−Σ p log p)` of the normalized
+  singular values `p = σ / Σσ + 1e-7`: the effective number of directions.
+- α-ReQ (Agrawal et al. 2022, NeurIPS): the exponent of the power law `λᵢ ∝ i^−α` of the
+  covariance's eigenvalues; the paper finds values around 1 best, and large ones mean that few
+  directions have all the variance. Fitted by least squares in log-log over eigenvalues 5 to 50,
+  each weighted by 1/i, so that every octave counts about the same.
 - Alignment and uniformity (Wang and Isola 2020, arXiv 2005.10242, eq. 2 and 3): mean squared
   distance of positive pairs, and the logarithm of the mean Gaussian potential of all pairs, on the
   unit sphere; smaller is better for both.
-- Spread: the standard deviation of each normalized feature, averaged, times √D (Chen and He 2021,
-  arXiv 2011.10566, figure 2): 0 when all samples have one direction, about 1 when directions are
+- Spread: the mean standard deviation of the normalized features, times √D (Chen and He 2021, arXiv
+  2011.10566, figure 2): 0 when all samples have one direction, about 1 when directions are
   isotropic.
 
-They compare checkpoints of one run. Across methods and widths they do not rank encoders; RankMe's
-authors say so too.
+They compare checkpoints of one run. They do not rank encoders across methods and feature
+dimensions; RankMe's authors say so too.
 """
 
 from collections.abc import Iterator
@@ -30,33 +30,32 @@ from mezzotint.evaluation.protocol import Protocol
 from mezzotint.types import Features
 
 _EPSILON = 1e-7
-_MOST_PAIRED = 8_192  # samples whose pairs uniformity visits
+_MAX_PAIRED = 8_192  # samples whose pairs uniformity averages over
 _BLOCK = 1_024
-_FIRST = 5  # ranks of the eigenvalues that the power law is fitted to, from
-_LAST = 50  # and to
+_FIRST = 5  # first eigenvalue of the fit of the power law
+_LAST = 50
 
 COMPLETE_SPREAD = 0.01
-DIMENSIONAL_SHARE = 0.05
+DIMENSIONAL_RATIO = 0.05
 
 
 def rankme(x: Tensor) -> float:
-    """Effective rank of features `[N, D]`, from 1 to `min(N, D)`; not centered, as in the paper."""
+    """Return the effective rank of features `[N, D]`; uncentered, as in the paper."""
     sigma = _singular_values(x.double())
     total = sigma.sum()
     if total == 0:
         return 1.0
-    shares = sigma / total + _EPSILON
-    return float(torch.exp(-(shares * shares.log()).sum()))
+    p = sigma / total + _EPSILON
+    return float(torch.exp(-(p * p.log()).sum()))
 
 
 def alpha_req(x: Tensor, *, first: int = _FIRST, last: int = _LAST) -> float:
-    """Exponent of the eigenspectrum of the covariance of features `[N, D]`.
+    """Return the exponent of the eigenspectrum of the covariance of features `[N, D]`.
 
     Args:
         x: features.
-        first: rank of the largest eigenvalue that is fitted, from 1.
-        last: rank of the smallest; less where fewer eigenvalues are above the noise of the
-            arithmetic.
+        first: index of the largest eigenvalue of the fit, from 1.
+        last: index of the smallest; lower where fewer eigenvalues exceed the rounding noise.
 
     Returns:
         α, or NaN where fewer than three eigenvalues are left.
@@ -75,7 +74,7 @@ def alpha_req(x: Tensor, *, first: int = _FIRST, last: int = _LAST) -> float:
 
 
 def alignment(a: Tensor, b: Tensor, *, alpha: float = 2.0) -> float:
-    """Mean distance of positive pairs, to the power `alpha`.
+    """Return the mean distance of positive pairs, to the power `alpha`.
 
     Args:
         a: features `[N, D]` of one view of each sample.
@@ -84,20 +83,21 @@ def alignment(a: Tensor, b: Tensor, *, alpha: float = 2.0) -> float:
     """
     if a.shape != b.shape:
         raise ValueError(
-            f"got features of {tuple(a.shape)} and {tuple(b.shape)}; allowed is one shape: pair the rows"
+            f"Alignment needs two sets of features of one shape, got {tuple(a.shape)} and "
+            f"{tuple(b.shape)}. Pair the rows."
         )
     distances = (normalize(a.double(), dim=1) - normalize(b.double(), dim=1)).norm(dim=1)
     return float(distances.pow(alpha).mean())
 
 
 def uniformity(x: Tensor, *, t: float = 2.0) -> float:
-    """Logarithm of the mean over pairs of `exp(−t ‖a − b‖²)`, of features `[N, D]` on the unit sphere.
+    """Return log mean `exp(−t ‖a − b‖²)` over all pairs of features `[N, D]` on the unit sphere.
 
-    Of more than 8,192 samples, so many at equal steps.
+    Of more than 8,192 samples, that many are taken at equal steps.
     """
-    x = normalize(at_most(x, _MOST_PAIRED).double(), dim=1)
+    x = normalize(at_most(x, _MAX_PAIRED).double(), dim=1)
     if len(x) < 2:
-        raise ValueError(f"got {len(x)} samples; allowed is 2 or more: uniformity is about pairs")
+        raise ValueError(f"Uniformity needs two samples or more, got {len(x)}. Add samples.")
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for part in torch.split(x, _BLOCK):
         total += ((part @ x.T - 1.0) * (2.0 * t)).exp().sum()
@@ -106,38 +106,41 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> float:
 
 
 def spread(x: Tensor) -> float:
-    """√D times the mean standard deviation of the L2-normalized features `[N, D]`: 0 collapsed, 1 isotropic."""
+    """Return √D × the mean standard deviation of normalized features: 0 collapsed, 1 isotropic."""
     x = normalize(x.double(), dim=1)
     return float(x.std(dim=0, correction=0).mean() * x.shape[1] ** 0.5)
 
 
 def verdict(spread: float, rank_ratio: float) -> str:
-    """Say in words whether the features have collapsed.
+    """Return in words whether the features have collapsed.
 
     Args:
-        spread: as `spread` gives it; below 0.01, features differ by less than a hundredth of what
-            isotropic ones do.
-        rank_ratio: RankMe over `min(N, D)`; below 0.05, a twentieth of the directions that could be
-            used are.
+        spread: result of `spread`; below 0.01, features differ by less than a hundredth of what
+            isotropic features do.
+        rank_ratio: RankMe over `min(N, D)`; below 0.05, fewer than a twentieth of the possible
+            directions are used.
 
     Returns:
         A sentence that begins with `complete collapse`, `dimensional collapse` or `healthy`.
     """
     if not spread >= COMPLETE_SPREAD:
         return (
-            f"complete collapse: all samples have almost the same feature (spread {spread:.4f}, below "
-            f"{COMPLETE_SPREAD}); nothing can be told apart"
+            f"complete collapse: all samples have almost the same features (spread {spread:.4f}, "
+            f"below {COMPLETE_SPREAD})"
         )
-    if not rank_ratio >= DIMENSIONAL_SHARE:
+    if not rank_ratio >= DIMENSIONAL_RATIO:
         return (
-            f"dimensional collapse: the features vary in only {rank_ratio:.1%} of their directions (below "
-            f"{DIMENSIONAL_SHARE:.0%}); most of the width is unused"
+            f"dimensional collapse: the features vary in only {rank_ratio:.1%} of their directions "
+            f"(below {DIMENSIONAL_RATIO:.0%})"
         )
-    return f"healthy: the features use {rank_ratio:.0%} of their directions, with a spread of {spread:.2f}"
+    return (
+        f"healthy: the features use {rank_ratio:.0%} of their directions, with a spread of "
+        f"{spread:.2f}"
+    )
 
 
 class Rank(Probe):
-    """The label-free measures of all features that were extracted.
+    """Measure rank, spectrum, uniformity and spread of the features, without labels.
 
     Args:
         first_eigenvalue: index of the largest eigenvalue that α is fitted to, from 1.
@@ -158,8 +161,8 @@ class Rank(Probe):
         if not 1 <= first_eigenvalue <= last_eigenvalue - 2:
             raise ValueError(
                 "`first_eigenvalue` must be at least 1 and at most `last_eigenvalue` − 2, got "
-                f"first_eigenvalue={first_eigenvalue} and last_eigenvalue={last_eigenvalue}. A line "
-                "needs three points."
+                f"first_eigenvalue={first_eigenvalue} and last_eigenvalue={last_eigenvalue}. "
+                "A line needs three points."
             )
         if samples < 2:
             raise ValueError(
@@ -175,7 +178,7 @@ class Rank(Probe):
         return Protocol.of("rank", epsilon=_EPSILON, fit=fit, t=2, samples=self.samples)
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
-        """Yield `rankme`, `rank_ratio` (of `min(N, D)`), `alpha`, `uniformity` and `spread` of `train`."""
+        """Yield `rankme`, `rank_ratio` (over `min(N, D)`), `alpha`, `uniformity`, `spread`."""
         if len(train.x) < 2:
             raise ValueError(f"`rank` needs two samples or more, got {len(train.x)}. Add data.")
         require_finite(train.x, "extracted")
@@ -191,14 +194,14 @@ class Rank(Probe):
 
 
 def at_most(x: Tensor, count: int) -> Tensor:
-    """Rows at equal steps, so many at most."""
+    """Return at most `count` rows, at equal steps."""
     if len(x) <= count:
         return x
     return x[torch.linspace(0, len(x) - 1, count, device=x.device).long()]
 
 
 def _singular_values(x: Tensor) -> Tensor:
-    """In descending order; through the smaller Gram matrix, which is much faster, so float64 is needed."""
+    """Return singular values in descending order, from the smaller Gram matrix; needs float64."""
     gram = x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T
     eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
     return eigenvalues.clamp_min(0.0).sqrt().flip(0)

@@ -1,23 +1,22 @@
-"""The linear probe, as the convex problem that it is.
+"""The linear probe, solved as the convex problem that it is.
 
-Papers train it by 60 to 100 epochs of SGD with a learning rate that has to fit the scale of the
-features (30 for some encoders, a hundredth of it for others), so that the figure is also one of the
-schedule. Here the features are centered and scaled as a whole, multinomial logistic regression is
-solved to its optimum (`logistic.py`), and its one free setting, the strength of the penalty, is
-chosen on a part of the training set.
+Papers train it by 60 to 100 epochs of SGD with a learning rate that must fit the scale of the
+features (30 for some encoders, a hundredth of it for others), so their results depend on the
+schedule too. Here the features are centered and scaled as a whole, multinomial logistic regression
+is solved to its optimum (`logistic.py`), and its one free setting, the L2 penalty, is chosen on a
+part of the training set.
 
-Scaled as a whole, not feature by feature: a feature that hardly varies in training stays small
-instead of being blown up to the size of the others, and with it whatever it does on test samples
-from another distribution. The result is the same in every rotation of the features.
+Scaling as a whole, not per feature: a feature that hardly varies in training stays small, and so
+does its effect on test samples from another distribution. The result is the same in every rotation
+of the features.
 
-Selection: a stratified fifth of the training samples is held out; strengths are tried from the
-strongest down, each fit starting from the last, until the held-out loss rises. The one with the
-best held-out top-1, which is the figure that is reported, is fitted to all training samples; at
-equal top-1 the loss decides. Each seed is another fifth. The test features are looked at once, by
-the final classifier.
+Selection: a stratified fifth of the training samples is held out; penalties are tried from the
+largest down, each fit starting from the last, until the held-out loss rises. The penalty with the
+best held-out top-1, the reported metric, is fitted to all training samples; the loss breaks ties.
+Each seed holds out another fifth. The final classifier scores the test features once.
 
-Where samples have several labels (`"tag"`), each class has a logistic regression of its own, all of
-one strength, and mean average precision takes the place of top-1.
+For tags, each class has a logistic regression of its own, all with one penalty, and mean average
+precision replaces top-1.
 """
 
 import warnings
@@ -40,15 +39,15 @@ _STEPS_A_DECADE = 2
 
 
 class Linear(Probe):
-    """Multinomial logistic regression on frozen features.
+    """Fit multinomial logistic regression to frozen features.
 
     Args:
-        validation: fraction of the training samples on which the strength is chosen.
+        validation: fraction of the training samples on which the penalty is chosen.
         max_l2: largest L2 penalty, tried first; per sample, on features of unit mean square.
         min_l2: smallest L2 penalty, tried last.
-        tolerance: each fit stops when its loss is provably within so many nats of the minimum.
-        max_evaluations: passes over the features after which a fit gives up; a warning and the row
-            `gap` tell.
+        tolerance: each fit stops when its loss is provably this close to the minimum, in nats.
+        max_evaluations: passes over the features after which a fit stops anyway, with a warning;
+            the row `gap` has its distance.
     """
 
     name: ClassVar[str] = "linear"
@@ -95,14 +94,14 @@ class Linear(Probe):
         )
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
-        """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and how: `penalty` and `gap`.
+        """Yield `top1`, from eleven classes on `top5`, `mean_per_class`, `penalty` and `gap`.
 
-        Of several labels `map`, mean average precision over classes, and `auc` instead.
+        For tags `map`, the mean average precision over classes, and `auc` instead.
         """
         yield from self.scored(self.heads(train, seeds=seeds), test)
 
     def heads(self, train: Features, *, seeds: int = 1) -> list["Head"]:
-        """Fit one classifier a seed: what can be done without the test features."""
+        """Fit one classifier per seed; needs no test features."""
         x, names, y = learnable(train)
         scaling = Scaling.of(x)
         problem = _Problem(scaling(x), y, len(names))
@@ -115,8 +114,9 @@ class Linear(Probe):
             fitted = fits[penalty]
             if not fitted.converged:
                 warnings.warn(
-                    f"the linear probe stopped {fitted.gap:.1e} nats above its minimum at most, wanted "
-                    f"{self.tolerance:.1e}: raise max_evaluations (now {self.max_evaluations}) or weakest",
+                    f"The linear probe stopped up to {fitted.gap:.1e} nats above its minimum; the "
+                    f"tolerance is {self.tolerance:.1e}. Raise `max_evaluations` (now "
+                    f"{self.max_evaluations}) or `min_l2`.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -124,66 +124,62 @@ class Linear(Probe):
         return made
 
     def scored(self, heads: Sequence["Head"], test: Features) -> Iterator[Row]:
-        """The rows of fitted classifiers on test features."""
+        """Score fitted classifiers on test features."""
         queries, answers = labeled(test, "test")
         for head in heads:
-            found = list(classification(head.logits(queries), head.names, answers))
-            protocol = self.protocol.with_settings(select=found[0][0])
-            for measure, value in (*found, ("penalty", head.penalty), ("gap", head.fit.gap)):
+            scores = list(classification(head.logits(queries), head.names, answers))
+            protocol = self.protocol.with_settings(select=scores[0][0])
+            for measure, value in (*scores, ("penalty", head.penalty), ("gap", head.fit.gap)):
                 yield replace(self.row(measure, value, head.seed), protocol=protocol)
 
     def _select(self, problem: "_Problem", seed: int) -> tuple[float, Fit | None]:
-        """The strength with the best held-out top-1, and its fit. Sees training samples only."""
+        """Choose the penalty with the best held-out top-1; return it and its fit."""
         strata = (
             problem.y
             if problem.y.ndim == 1
             else problem.y.new_zeros(len(problem.y), dtype=torch.int64)
         )
         out = torch.from_numpy(held_out(strata.cpu().numpy(), self.validation, f"linear/{seed}"))
-        if (
-            not out.any()
-        ):  # one sample a class: nothing can be held out, so the strongest is the safe choice
+        if not out.any():  # one sample per class: nothing to hold out, the largest penalty is safe
             return self.max_l2, None
         out = out.to(problem.x.device)
         rest = _Problem(problem.x[~out], problem.y[~out], problem.num_classes, problem.curvature)
         x, y = problem.x[out], problem.y[out]
-        tried: list[tuple[float, float, float, Fit]] = []
+        candidates: list[tuple[float, float, float, Fit]] = []
         last: Fit | None = None
-        for penalty in strengths(self.max_l2, self.min_l2):
+        for penalty in penalty_grid(self.max_l2, self.min_l2):
             last = rest.fit(penalty, self.tolerance, self.max_evaluations, last)
             logits = last.logits(x)
             if y.ndim == 1:
-                wrong, loss = (
-                    float((logits.argmax(dim=1) != y).sum()),
-                    cross_entropy(logits, y).item(),
-                )
+                errors = float((logits.argmax(dim=1) != y).sum())
+                loss = cross_entropy(logits, y).item()
             else:
-                wrong = -dict(classification(logits, torch.arange(y.shape[1]), y))["map"]
+                errors = -dict(classification(logits, torch.arange(y.shape[1]), y))["map"]
                 loss = binary_cross_entropy_with_logits(logits, y.to(logits.dtype)).item()
-            tried.append((wrong, loss, penalty, last))
-            if loss > min(loss for _, loss, _, _ in tried):
+            candidates.append((errors, loss, penalty, last))
+            if loss > min(loss for _, loss, _, _ in candidates):
                 break
-        return min(tried, key=lambda entry: entry[:2])[2:]
+        return min(candidates, key=lambda entry: entry[:2])[2:]
 
 
-def strengths(strongest: float, weakest: float) -> list[float]:
-    """Penalties from the strongest to the weakest, two a decade."""
-    grid = [strongest]
-    while grid[-1] > weakest * 1.0001:
-        grid.append(max(weakest, strongest * 10.0 ** (-len(grid) / _STEPS_A_DECADE)))
+def penalty_grid(largest: float, smallest: float) -> list[float]:
+    """Return penalties from the largest to the smallest, two per decade."""
+    grid = [largest]
+    while grid[-1] > smallest * 1.0001:
+        grid.append(max(smallest, largest * 10.0 ** (-len(grid) / _STEPS_A_DECADE)))
     return grid
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is done to features before the probe, fitted on training features.
+    """Centering and scaling of features before the probe, fitted on training features.
 
     Attributes:
         mean: `[D]`.
         scale: one number: the root mean square of the centered features.
-        basis: `[D, N]` orthonormal columns that span the training samples, when they are fewer than
-            the features: the penalty keeps the weights inside that span, so the smaller problem has
-            the same solution.
+        basis: `[D, N]`, orthonormal columns that span the training samples, if they are fewer than
+            the features: the penalty keeps the weights in that span, so the smaller problem has the
+            same solution.
     """
 
     mean: Tensor
@@ -214,8 +210,8 @@ class Head:
         scaling: fitted on the training features.
         fit: weights and biases on scaled features.
         names: int64 `[C]`, the label of each class.
-        penalty: the strength that was chosen.
-        seed: of the choice.
+        penalty: chosen penalty.
+        seed: seed of the held-out samples.
     """
 
     scaling: Scaling
@@ -230,7 +226,7 @@ class Head:
 
 
 class _Problem:
-    """Scaled training samples, and what fits of several penalties share."""
+    """Scaled training samples, and the curvature that fits of several penalties share."""
 
     def __init__(
         self, x: Tensor, y: Tensor, num_classes: int, curvature: Curvature | None = None

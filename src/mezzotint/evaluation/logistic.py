@@ -13,8 +13,8 @@ It is minimized by L-BFGS (Liu and Nocedal 1989) whose first inverse Hessian is 
 the identity but the inverse of `XᵀX/(N C) + λ I`, the true Hessian where all C classes are equally
 likely (4 for C where a class is as likely as not). That turns correlated features, which is what
 encoders give, into a well-conditioned problem, at the price of one Cholesky factor of the features'
-covariance. Loss and gradient come from one blocked pass over the features, so the memory beside
-them does not grow with N, and the loss is summed in float64. Logits are kept class by class, `[C,
+covariance. Loss and gradient come from one blocked pass over the features, so the additional
+memory does not grow with N, and the loss is summed in float64. Logits are kept class by class, `[C,
 N]`: with few classes the products and the softmax are several times faster so than row by row.
 
 f is λ-strongly convex in W, so `‖∇W‖²/2λ` bounds how far the loss can still fall. It is what the
@@ -36,7 +36,7 @@ _SUFFICIENT = 1e-4  # Armijo's constant
 _NOISE = 1e-8  # of the loss, relative: what float32 leaves uncertain in its sum
 
 EVEN = 4
-"""In the place of the number of classes where each is a question of its own: the variance is 1/4 at most."""
+"""Number of classes for the curvature of tags: each is binary, with a variance of 1/4 at most."""
 
 Solve = Callable[[Tensor], Tensor]
 Pairs = deque[tuple[Tensor, Tensor, Tensor]]
@@ -51,9 +51,9 @@ class Fit:
         bias: `[C]`.
         loss: the objective reached, penalty included.
         gap: bound on its distance to the minimum, in nats.
-        converged: whether the gap is within the tolerance that was asked for.
+        converged: whether the gap is within the tolerance.
         evaluations: passes over the features.
-        pairs: steps and changes of the data's gradient that L-BFGS has learned the curvature from. A
+        pairs: steps and changes of the data's gradient, from which L-BFGS learned the curvature. A
             fit that starts from this one takes them over, for the penalty's part of a change is
             known: λ times the step.
     """
@@ -155,15 +155,15 @@ def fit(
     """Minimize f.
 
     Args:
-        x: float `[N, D]`, centered; the arithmetic is that of its dtype.
+        x: `[N, D]`, centered; its dtype is the dtype of the arithmetic.
         y: int64 `[N]`, of `0 … num_classes − 1`, or bool `[N, num_classes]`.
         num_classes: C.
-        penalty: λ, above zero.
+        penalty: λ, positive.
         curvature: of these or of similar features, to share between fits.
-        start: a fit to start from; by default zero weights, and biases that give the shares of the
-            classes.
+        start: a fit to start from; by default zero weights, and biases that give the frequencies of
+            the classes.
         tolerance: stop when `gap` is not above it, in nats.
-        max_evaluations: give up after so many passes.
+        max_evaluations: largest number of passes.
         memory: pairs that L-BFGS keeps.
 
     Raises:
@@ -171,17 +171,18 @@ def fit(
     """
     if penalty <= 0:
         raise ValueError(
-            f"got penalty={penalty}; allowed is above 0: separable classes have no optimum without one"
+            f"`penalty` must be positive, got {penalty}. Without one separable classes have no "
+            "optimum."
         )
     solve = (curvature or Curvature(x, num_classes if y.ndim == 1 else EVEN)).inverse(penalty)
     if y.ndim == 1:
-        shares = (torch.bincount(y, minlength=num_classes).to(x.dtype) + 0.5) / (
+        frequencies = (torch.bincount(y, minlength=num_classes).to(x.dtype) + 0.5) / (
             len(y) + 0.5 * num_classes
         )
-        bias = shares.log()
+        bias = frequencies.log()
     else:
-        shares = (y.sum(dim=0).to(x.dtype) + 0.5) / (len(y) + 1.0)
-        bias, shares = shares.logit(), shares * (1.0 - shares)
+        frequencies = (y.sum(dim=0).to(x.dtype) + 0.5) / (len(y) + 1.0)
+        bias, frequencies = frequencies.logit(), frequencies * (1.0 - frequencies)
     if start is None:
         at = torch.cat((x.new_zeros(num_classes, x.shape[1]), bias.unsqueeze(1)), dim=1)
     else:
@@ -192,7 +193,7 @@ def fit(
     point = _Point(at, *objective(x, y, at, penalty))
     evaluations = 1
     while (
-        gap := _gap(point.gradient, penalty, shares)
+        gap := _gap(point.gradient, penalty, frequencies)
     ) > tolerance and evaluations < max_evaluations:
         direction = _direction(point.gradient, pairs, solve)
         new, used = _search(x, y, penalty, point, direction, max_evaluations - evaluations)
@@ -227,7 +228,11 @@ class _Point(NamedTuple):
 def _search(
     x: Tensor, y: Tensor, penalty: float, point: _Point, direction: Tensor, most: int
 ) -> tuple[_Point | None, int]:
-    """Backtrack along a direction until the loss falls enough; the point found, if any, and the evaluations used."""
+    """Backtrack along a direction until the loss falls enough.
+
+    Returns:
+        The new point, if there is one, and the number of evaluations.
+    """
     slope = (point.gradient * direction).sum().item()
     length = 1.0
     for used in range(1, most + 1):
@@ -240,14 +245,17 @@ def _search(
     return None, most
 
 
-def _gap(gradient: Tensor, penalty: float, shares: Tensor) -> float:
-    """The bound of the module's docstring; the intercepts, unpenalized, are as curved as their classes are frequent."""
+def _gap(gradient: Tensor, penalty: float, frequencies: Tensor) -> float:
+    """Return the bound of the module's docstring.
+
+    The intercepts are not penalized; their curvature is the frequency of their class.
+    """
     weights = gradient[:, :-1].square().sum() / (2.0 * penalty)
-    return (weights + (gradient[:, -1].square() / (2.0 * shares)).sum()).item()
+    return (weights + (gradient[:, -1].square() / (2.0 * frequencies)).sum()).item()
 
 
 def _direction(gradient: Tensor, pairs: Pairs, solve: Solve) -> Tensor:
-    """The two loops of L-BFGS around the preconditioner, which is scaled to the last pair's curvature."""
+    """Run the two loops of L-BFGS; the preconditioner is scaled to the last pair's curvature."""
     q = gradient.clone()
     factors: list[Tensor] = []
     for step, change, bend in reversed(pairs):

@@ -1,11 +1,11 @@
-"""A search for augmentation policies by matching densities (Fast AutoAugment, Lim et al. 2019, arXiv 1905.00397).
+"""Search for augmentation policies by density matching (Fast AutoAugment, Lim et al. 2019).
 
-A classifier learns from plain images; a sub-policy is good when it still recognizes other images
-after they were changed by it. Candidates are drawn at random and the best are kept: no child model
-is trained, which is what makes the search fast. Differs from the paper: the classifier is a linear
-one on a frozen encoder, so that an encoder trained without labels can be asked; candidates come
-from a keyed random search instead of a tree-structured one; and one split of the task's training
-samples is used instead of five. The task's test samples are never read.
+A classifier learns from plain images; a sub-policy is good if the classifier still recognizes other
+images after it. Candidates are drawn at random and the best are kept: no child model is trained,
+which makes the search fast (arXiv 1905.00397). Differs from the paper: the classifier is a linear
+one on a frozen encoder, which needs no labels in pretraining; candidates come from a seeded random
+search instead of a tree-structured one; one split of the task's training samples replaces five. The
+task's test samples are never read.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from mezzotint.quant.hooks import evaluating
 from mezzotint.seeding import Draws, key_of
 
 _PENALTY = 1e-3
-_IN_A_PASS = 256
+_BATCH_SIZE = 256
 
 
 def search_policy(
@@ -44,46 +44,51 @@ def search_policy(
     samples: int = 1024,
     seed: int = 0,
 ) -> tuple[SubPolicies, list[float]]:
-    """Find sub-policies after which a classifier still knows the images.
+    """Find sub-policies after which a classifier still recognizes the images.
 
     Args:
         measurement: encoder of images and its data, with a classification task; neither is changed.
         task: name of the task; by default the first one.
-        trials: sub-policies that are tried.
-        keep: how many of the best are kept.
-        num_ops: operations in a sub-policy.
-        samples: images to learn from, and as many to score on, at most.
-        seed: of the split, the candidates and their draws.
+        trials: number of candidate sub-policies.
+        keep: number of the best to keep.
+        num_ops: operations per sub-policy.
+        samples: largest number of images to learn from, and of images to score.
+        seed: seed of the split, the candidates and their draws.
 
     Returns:
         The sub-policies, the best first, and the cross-entropy of each in nats.
 
     Raises:
-        ValueError: when the samples are no images of the encoder's shape, there is no such task, or
-            a number is too small.
+        ValueError: for samples that are not images of the encoder's shape, an unknown task, or a
+            number that is too small.
     """
     encoder, read, tasks = measurement.encoder, measurement.samples, measurement.tasks
-    found = [t for t in tasks if t.kind == "classify" and task in (None, t.name)]
+    matching = [t for t in tasks if t.kind == "classify" and task in (None, t.name)]
     if not modality_of(encoder.input).is_picture or encoder.input.shape != read.input.shape:
         raise ValueError(
-            f"got samples of modality {read.input.modality!r} and shape {read.input.shape} for an encoder of "
-            f"{encoder.input.modality!r} and {encoder.input.shape}; allowed are images, of one shape: take other data"
+            f"The encoder takes {encoder.input.modality} of shape {encoder.input.shape}, but the "
+            f"data is {read.input.modality} of shape {read.input.shape}. Choose images of "
+            "that shape."
         )
-    if not found:
-        names = ", ".join(t.name for t in tasks if t.kind == "classify") or "none in this data"
+    if not matching:
+        names = ", ".join(t.name for t in tasks if t.kind == "classify")
         raise ValueError(
-            f"got the task {task!r}; allowed: {names}: name one, or take data with classes"
+            f"`task` must be a classification task of the data ({names or 'there is none'}), got "
+            f"{task!r}. Choose another task, or labeled data."
         )
     if not 1 <= keep <= trials or min(num_ops, samples) < 1:
         raise ValueError(
-            f"got keep={keep} of trials={trials} with num_ops={num_ops} and samples={samples}; allowed is 1 or more, "
-            "and keep at most trials: 25 of 200 is usual"
+            "`num_ops` and `samples` must be 1 or more and `keep` 1 to `trials`, got "
+            f"num_ops={num_ops}, samples={samples}, keep={keep} and trials={trials}. Try 25 of 200."
         )
     candidates = _candidates(trials, num_ops, seed)
-    losses, images = _cross_entropies(measurement, found[0], candidates, samples, seed)
+    losses, images = _cross_entropies(measurement, matching[0], candidates, samples, seed)
     best = sorted(range(trials), key=losses.__getitem__)[:keep]
-    made = f"the {keep} best of {trials} random candidates on {found[0].name}, {images} images, seed {seed}"
-    return SubPolicies("searched", tuple(candidates[i] for i in best), made), [
+    origin = (
+        f"the {keep} best of {trials} random candidates on {matching[0].name}, {images} images, "
+        f"seed {seed}"
+    )
+    return SubPolicies("searched", tuple(candidates[i] for i in best), origin), [
         losses[i] for i in best
     ]
 
@@ -95,7 +100,7 @@ def _cross_entropies(
     samples: int,
     seed: int,
 ) -> tuple[list[float], int]:
-    """Of each candidate, in nats, for a classifier of plain images; and how many images it learned from."""
+    """Return the cross-entropy of each candidate in nats, and the number of training images."""
     encoder, source = measurement.encoder, measurement.samples
     labels = torch.as_tensor(task.labels)
     order = torch.as_tensor(task.train)
@@ -104,7 +109,8 @@ def _cross_entropies(
     half = min(samples, len(order) // 2)
     if half < 1:
         raise ValueError(
-            f"got {len(order)} labeled images to learn from; allowed is 2 or more: take other data"
+            f"The search needs two labeled training images or more, got {len(order)}. Choose "
+            "other data."
         )
     learned = extract_readable(encoder, source, measurement.reading, indices=order[:half])
     scaling = Scaling.of(learned.x)
@@ -122,7 +128,7 @@ def _cross_entropies(
 
 
 def _candidates(trials: int, num_ops: int, seed: int) -> list[tuple[SubPolicyStep, ...]]:
-    """Operations, probabilities and levels, uniformly; identity is none of them."""
+    """Draw operations, probabilities and levels uniformly; identity is left out."""
     names = [name for name in FAST_AUTO_AUGMENT if name != "identity"]
     draws = Draws(torch.arange(trials), key_of(seed, "policy_search.candidates"))
     which = draws.integers("operation", num_ops, high=len(names)).tolist()
@@ -138,7 +144,7 @@ def _candidates(trials: int, num_ops: int, seed: int) -> list[tuple[SubPolicySte
 
 @torch.inference_mode()
 def _features(encoder: Encoder, x: Tensor) -> Tensor:
-    """Features of images in [0, 1], in eval mode."""
+    """Return the features of images in [0, 1]."""
     with evaluating(encoder):
-        parts = [encoder(encoder.input.normalize(part)) for part in torch.split(x, _IN_A_PASS)]
+        parts = [encoder(encoder.input.normalize(part)) for part in torch.split(x, _BATCH_SIZE)]
     return torch.cat(parts).float()

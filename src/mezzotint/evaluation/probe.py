@@ -22,7 +22,7 @@ class Row:
         metric: task and metric, `"category/across-styles/top1"`.
         value: the result; fractions lie in [0, 1] and are not per cent.
         protocol: everything that two rows must share to be compared.
-        bits: bit-widths of weights and activations.
+        bits: bits of weights and activations.
         compute: arithmetic that computed the features, `"float32"`.
         seed: seed of the random part, such as a split; 0 without one.
     """

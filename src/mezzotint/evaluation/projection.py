@@ -1,9 +1,9 @@
-"""Features in the plane: principal components, t-SNE, UMAP; and the same samples at several epochs, made comparable.
+"""Features in two dimensions: principal components, t-SNE, UMAP; comparable maps over epochs.
 
 t-SNE (van der Maaten and Hinton, JMLR 2008) and UMAP (McInnes et al. 2018, arXiv 1802.03426) keep
-what is near, and choose the rest freely: two runs of either turn, mirror and shuffle the same
-features. Maps of one run are therefore laid out in order of the epochs, each from the places of the
-one before, and then turned onto it.
+neighbors together and choose the rest freely: two runs of either rotate, mirror and shuffle the
+same features. So the maps of one run are laid out in the order of the epochs, each starting from
+the one before, and are then rotated onto it.
 """
 
 import importlib
@@ -22,32 +22,33 @@ LAYOUTS = {"tsne": "t-SNE", "pca": "two principal components", "umap": "UMAP"}
 Points = npt.NDArray[np.float64]
 
 _COMPONENTS = 50
-_LEAST = 10
-"""Fewer points are shown by their components: neighborhoods of so few mean nothing."""
+_MIN_POINTS = 10
+"""Fewer points are shown by their components; their neighborhoods mean nothing."""
 
 
 def require_layout(layout: Layout) -> None:
-    """Check that a layout can be made here.
+    """Check that a layout can be computed here.
 
     Raises:
-        RecipeError: for UMAP without its package, or a layout that there is not.
+        RecipeError: for an unknown layout, or UMAP without its package.
     """
     if layout not in LAYOUTS:
-        raise RecipeError(f"got the layout {layout!r}; allowed: {', '.join(LAYOUTS)}")
+        raise RecipeError(
+            f"The layout must be {', '.join(LAYOUTS)}, got {layout!r}. Choose one of them."
+        )
     if layout == "umap":
         _umap()
 
 
 def components(features: Tensor, seed: int) -> Points:
-    """The first 50 principal components, or as many as there are.
+    """Return the first 50 principal components, or all if there are fewer.
 
     Args:
         features: float32 `[N, D]`.
-        seed: of the randomized solver.
+        seed: seed of the randomized solver.
 
     Returns:
-        float64 `[N, P]` with P ≤ 50; the features themselves where they have no direction to speak
-        of.
+        float64 `[N, P]` with P ≤ 50; the features themselves where they hardly vary.
     """
     from sklearn.decomposition import PCA
 
@@ -62,13 +63,13 @@ def components(features: Tensor, seed: int) -> Points:
 
 
 def lay_out(x: Points, layout: Layout, seed: int, start: Points | None = None) -> Points:
-    """Places in the plane.
+    """Lay out samples in two dimensions.
 
     Args:
         x: principal components `[N, P]`.
-        layout: how.
-        seed: of t-SNE and UMAP.
-        start: places `[N, 2]` to begin from, of an earlier layout; by default the first two
+        layout: t-SNE, UMAP or the first two components.
+        seed: seed of t-SNE and UMAP.
+        start: positions `[N, 2]` of an earlier layout to start from; by default the first two
             components.
 
     Returns:
@@ -76,7 +77,7 @@ def lay_out(x: Points, layout: Layout, seed: int, start: Points | None = None) -
     """
     if (
         layout != "pca"
-        and len(x) >= _LEAST
+        and len(x) >= _MIN_POINTS
         and min(x.shape) >= 2
         and float(x.std(axis=0).max()) > 1e-12
     ):
@@ -88,12 +89,12 @@ def lay_out(x: Points, layout: Layout, seed: int, start: Points | None = None) -
 
 
 def lay_out_all(parts: Sequence[Points], layout: Layout, seed: int) -> list[Points]:
-    """The same samples at several times, each laid out from the one before and turned onto it.
+    """Lay out the same samples at several epochs, each from the one before and rotated onto it.
 
     Args:
-        parts: principal components `[N, P]` of each time; rows belong together.
-        layout: how.
-        seed: of t-SNE and UMAP.
+        parts: principal components `[N, P]` of each epoch, row by row of the same samples.
+        layout: t-SNE, UMAP or the first two components.
+        seed: seed of t-SNE and UMAP.
     """
     planes: list[Points] = []
     for x in parts:
@@ -102,25 +103,25 @@ def lay_out_all(parts: Sequence[Points], layout: Layout, seed: int) -> list[Poin
 
 
 def unit_square(plane: Points) -> Points:
-    """Shift and scale places `[N, 2]` into [0, 1] × [0, 1], both axes alike."""
+    """Shift and scale positions `[N, 2]` into [0, 1] × [0, 1], both axes alike."""
     plane = plane - (plane.max(axis=0) + plane.min(axis=0)) / 2
     scaled: Points = 0.5 + plane / max(float(np.abs(plane).max()) * 2, 1e-12)
     return scaled
 
 
 def _turn(plane: Points, onto: Points) -> Points:
-    """The rotation or reflection `[2, 2]` that brings places nearest to others (orthogonal Procrustes)."""
+    """Return the rotation or reflection `[2, 2]` onto other positions (orthogonal Procrustes)."""
     u, _, v = np.linalg.svd(plane.T @ onto)
     turn: Points = u @ v
     return turn
 
 
 def _tsne(x: Points, start: Points | None, seed: int) -> Points:
-    """From the first two components with a standard deviation of 1e-4, the start that t-SNE's authors advise.
+    """Run t-SNE from the first two components, at its authors' standard deviation of 1e-4.
 
-    From an earlier layout it goes on at its scale and with a third of the usual exaggeration, which
-    moves what has changed and leaves the rest: on clusters drawn anew it kept as many neighbors,
-    and moved the clusters a quarter as far.
+    From an earlier layout it starts at that scale and with a third of the usual exaggeration, which
+    moves only what has changed: on resampled clusters it kept as many neighbors, and moved the
+    clusters a quarter as far.
     """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -132,9 +133,7 @@ def _tsne(x: Points, start: Points | None, seed: int) -> Points:
         "early_exaggeration": exaggeration,
         "max_iter": 500,
     }
-    with threadpool_limits(
-        1
-    ):  # as fast for so few points, and the same whatever the number of cores
+    with threadpool_limits(1):  # as fast for few points, and reproducible on any number of cores
         made: Points = TSNE(perplexity=perplexity, random_state=seed, **settings).fit_transform(x)
     return made.astype(np.float64)
 
@@ -149,12 +148,10 @@ def _umap_of(x: Points, start: Points | None, seed: int) -> Points:
 def _umap() -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # it warns of packages for parts of it that are not used here
+            warnings.simplefilter("ignore")  # about packages for unused parts of it
             return importlib.import_module("umap")
     except ImportError as error:
         raise RecipeError(
-            "got the layout umap, which needs umap-learn; allowed without it are tsne and pca: pip install "
-            "'mezzotint[umap]'"
+            "The layout umap needs umap-learn, which is not installed. Run pip install "
+            "'mezzotint[umap]', or choose tsne or pca."
         ) from error

@@ -42,7 +42,7 @@ class PTQ:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Which probe measured, with which settings, on how many samples of which network.
+    """The probe with its settings, the number of samples, and the measured network.
 
     Attributes:
         probe: name of the probe's protocol.

@@ -1,8 +1,8 @@
-"""Post-training quantization of a frozen encoder for evaluation: a copy, at one pair of bit-widths after another.
+"""Post-training quantization of a frozen encoder: a copy, at one pair of bits after another.
 
 Three methods. `min_max` is the papers' (SSQL, Cao et al. 2022, arXiv 2207.05432): ranges from the
 extremes of the calibration data, rounding to nearest. `batch_norm` re-estimates BatchNorm's
-statistics and the ranges for each bit-width of the weights (`mezzotint.quant.batch_norm`).
+statistics and the ranges for each number of weight bits (`mezzotint.quant.batch_norm`).
 `adaround` takes the ranges of least squared error and learns the rounding of the weights and the
 steps of the activations, block by block and for each pair of bit-widths
 (`mezzotint.quant.reconstruct`). What min-max PTQ keeps is the encoder's merit; what only the others
@@ -10,7 +10,7 @@ keep is the quantizer's.
 
 An ONNX file has one pair of bit-widths, so each pair is a file of its own, with min-max ranges and
 rounding to nearest, run as it would be served. `mezzotint.quant.onnx` chooses the operators, not a
-policy; weights of 8 bits have 7 where sums may saturate on this processor, and the protocol says so.
+policy; weights of 8 bits have 7 where sums may saturate on this processor, as the protocol says.
 """
 
 import copy
@@ -149,7 +149,7 @@ def _quantizable_copy(encoder: Encoder, policy: str | None) -> tuple[Encoder, st
 
 @contextmanager
 def _weights_quantized_once(network: nn.Module) -> Iterator[None]:
-    """Hold the quantized weights inside the block: frozen ones need no quantizer in each forward pass."""
+    """Keep the quantized weights inside the block: frozen ones are quantized once."""
     kept = [
         (layer, quantizer, dict(layer._parameters))
         for layer, quantizer in weight_quantizers(network)

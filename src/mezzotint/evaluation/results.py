@@ -95,7 +95,8 @@ def interval(rows: Sequence[Row]) -> Interval:
     if len({(row.probe, row.metric, row.bits) for row in rows}) != 1:
         raise ValueError(
             f"An interval needs rows of one metric, got {len(rows)} rows of "
-            f"{len({(row.probe, row.metric) for row in rows})}. Group them by probe, metric and bits."
+            f"{len({(row.probe, row.metric) for row in rows})}. Group them by probe, metric and "
+            "bits."
         )
     values = [row.value for row in rows]
     mean = math.fsum(values) / len(values)
@@ -119,8 +120,8 @@ def change(lost: Sequence[Row], gained: Sequence[Row]) -> Interval:
     """
     if not lost or [row.seed for row in lost] != [row.seed for row in gained]:
         raise ValueError(
-            f"A change needs one row of `lost` and one of `gained` per seed, in the same order, got "
-            f"{len(lost)} and {len(gained)}. Group them by probe, metric and bits."
+            "A change needs one row of `lost` and one of `gained` per seed, in the same order, "
+            f"got {len(lost)} and {len(gained)}. Group them by probe, metric and bits."
         )
     values = [after.value - before.value for before, after in zip(lost, gained, strict=True)]
     mean = math.fsum(values) / len(values)

@@ -1,12 +1,11 @@
-"""Retrieval: does each query find the sample with its own label in the gallery?
+"""Retrieval: whether each query finds the sample with its own label in the gallery.
 
-The gallery are the task's training samples, the queries its test samples; nothing is learned. Labels
-are identities, so that most often exactly one sample is relevant; where several are, average
-precision counts them all.
+The gallery is the task's training samples, the queries are its test samples; nothing is learned.
+Labels are identities, so most often exactly one sample is relevant; where there are several,
+average precision counts them all.
 
-Ties count against the encoder: an irrelevant sample that is exactly as similar as a relevant one
-ranks before it. A collapsed encoder, to which all samples are equal, therefore finds nothing
-instead of whatever comes first.
+Ties count as errors: an irrelevant sample that is exactly as similar as a relevant one ranks before
+it. A collapsed encoder, whose features are all equal, therefore finds nothing.
 """
 
 from collections.abc import Iterator
@@ -25,13 +24,13 @@ Center = Literal["none", "gallery", "each"]
 
 
 class Retrieval(Probe):
-    """Rank the gallery for each query.
+    """Rank the gallery by similarity for each query.
 
     Args:
         metric: `cosine` or `euclidean`.
-        center: `none` subtracts nothing; `gallery` subtracts the gallery's mean from both sides;
-            `each` subtracts from the queries their own mean instead, which takes out a constant
-            difference between two domains, uses no label, but needs all queries at once.
+        center: `none`; `gallery` subtracts the gallery's mean from both sides; `each` subtracts
+            their own mean from the queries instead, which removes a constant difference between two
+            domains without labels, but needs all queries at once.
     """
 
     name: ClassVar[str] = "retrieval"
@@ -41,7 +40,7 @@ class Retrieval(Probe):
         check_metric(metric)
         if center not in ("none", "gallery", "each"):
             raise ValueError(
-                f"got center={center!r}; allowed is none, gallery or each: choose one of them"
+                f"`center` must be none, gallery or each, got {center!r}. Choose one of them."
             )
         self.metric, self.center = metric, center
 
@@ -51,9 +50,10 @@ class Retrieval(Probe):
         return Protocol.of("retrieval", metric=self.metric, center=self.center, ties="last")
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
-        """Yield `top1`, `top5`, `map` (mean average precision) and `median_rank` (of the first hit, from 1).
+        """Yield `top1`, `top5`, `map` (mean average precision) and `median_rank`.
 
-        Queries whose label is not in the gallery are left out.
+        The rank is the rank of the first relevant sample, from 1. Queries whose label is not in the
+        gallery are skipped.
 
         Raises:
             ValueError: when no query's label is in the gallery.
@@ -62,8 +62,8 @@ class Retrieval(Probe):
         known = torch.isin(labels, names)
         if not known.any():
             raise ValueError(
-                f"none of the {len(labels)} queries has its label in the gallery; allowed is at least one: check the "
-                "task's labels"
+                f"None of the {len(labels)} queries has its label in the gallery. Check the task's "
+                "labels."
             )
         queries, labels = queries[known], labels[known]
         if self.center == "each":
@@ -83,7 +83,7 @@ class Retrieval(Probe):
 
 
 def ranked(near: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
-    """Rank of the first relevant sample, and average precision.
+    """Return the rank of the first relevant sample, and average precision.
 
     Args:
         near: similarities `[B, N]`.
@@ -97,6 +97,6 @@ def ranked(near: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
     order = relevant.to(torch.uint8).sort(dim=1, stable=True).indices
     order = order.gather(1, near.gather(1, order).sort(dim=1, descending=True, stable=True).indices)
     hits = relevant.gather(1, order).double()
-    places = torch.arange(1, near.shape[1] + 1, device=near.device)
-    precision = (hits * hits.cumsum(dim=1) / places).sum(dim=1) / hits.sum(dim=1)
+    positions = torch.arange(1, near.shape[1] + 1, device=near.device)
+    precision = (hits * hits.cumsum(dim=1) / positions).sum(dim=1) / hits.sum(dim=1)
     return hits.argmax(dim=1) + 1, precision

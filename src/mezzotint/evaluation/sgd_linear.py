@@ -1,15 +1,15 @@
-"""The linear probe as papers train it: epochs of SGD at a learning rate that has to fit the scale of the features.
+"""The linear probe as papers train it: epochs of SGD, at a learning rate that fits the features.
 
-Such a figure is also one of its schedule: SGD-trained encoders of the MoCo family need a rate of
-30, those trained with LARS a hundredth of it, because their features are larger (Huang et al. 2022,
-arXiv 2208.00275, where the second is a protocol of its own; the same is reported of SwAV). So
-several rates can be tried in one pass: their classifiers are one matrix, each batch is read once,
-and the best on a held-out fifth of the training samples is trained again on all of them. Our own
-protocol, which needs no rate, is `linear` (see there), also called `convex`.
+The result depends on the schedule: encoders of the MoCo family, trained by SGD, need a learning
+rate of 30, encoders trained with LARS a hundredth of it, because their features are larger (Huang
+et al. 2022, arXiv 2208.00275, where the second is a protocol of its own; SwAV reports the same). So
+several learning rates can be tried in one pass: their classifiers are one matrix, each batch is
+read once, and the best on a held-out fifth of the training samples is trained again on all of them.
+Our own protocol needs no learning rate: `linear`, also called `convex`.
 
-On cached features there is no augmentation. On augmented images the same protocols are recipes,
-`supervised/linear_…`: the supervised method with the encoder held still. A flip and a crop are what
-the figures differ by.
+Cached features have no augmentation. On augmented images the same protocols are recipes,
+`supervised/linear_…`: the supervised method with a frozen encoder. Their results differ by a flip
+and a crop.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ _VALIDATION = 0.2
 
 @dataclass(frozen=True)
 class _Heads:
-    """Classifiers of R rates: weights `[R, C, D]` and biases `[R, C]`."""
+    """Classifiers of R learning rates: weights `[R, C, D]` and biases `[R, C]`."""
 
     weight: Tensor
     bias: Tensor
@@ -51,7 +51,7 @@ class _Heads:
 
 
 class SGDLinear(Probe, kind="sgd_linear"):
-    """A linear classifier on frozen features, trained by SGD.
+    """Train a linear classifier on frozen features by SGD.
 
     Args:
         lr: learning rates; with several, the one with the best top-1 on a held-out fifth of the
@@ -86,12 +86,14 @@ class SGDLinear(Probe, kind="sgd_linear"):
     ) -> None:
         if not lr or min(lr) <= 0.0:
             raise ValueError(
-                f"got lr={list(lr)}; allowed is one rate above 0 or more: 0.1 to 30 are usual"
+                f"`lr` must be one positive learning rate or more, got {list(lr)}. "
+                "0.1 to 30 are usual."
             )
         if epochs < 1 or batch_size < 1 or weight_decay < 0.0:
             raise ValueError(
-                f"got epochs={epochs}, batch_size={batch_size}, weight_decay={weight_decay}; allowed are 1 or more, "
-                "and a penalty of 0 or more"
+                "`epochs` and `batch_size` must be 1 or more and `weight_decay` 0 or more, got "
+                f"epochs={epochs}, batch_size={batch_size}, weight_decay={weight_decay}. "
+                "Try 100, 256 and 0."
             )
         self.lr, self.epochs, self.batch_size = (
             tuple(float(rate) for rate in lr),
@@ -119,7 +121,7 @@ class SGDLinear(Probe, kind="sgd_linear"):
         return protocol.with_settings(select="top1", validation=_VALIDATION)
 
     def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
-        """Yield `top1`, with more than ten classes `top5`, `mean_per_class`, and the rate, `lr`."""
+        """Yield `top1`, from eleven classes on `top5`, `mean_per_class`, and the learning rate."""
         x, names, y = learnable(train)
         queries, answers = labeled(test, "test")
         for seed in range(seeds):
@@ -133,29 +135,29 @@ class SGDLinear(Probe, kind="sgd_linear"):
                     yield self.row(f"class_{label}", value, seed)
 
     def _select(self, x: Tensor, y: Tensor, num_classes: int, seed: int) -> float:
-        """The rate with the best held-out top-1; among equals the smaller. Sees training samples only."""
+        """Choose the learning rate with the best held-out top-1; among ties the smallest."""
         out = torch.from_numpy(held_out(y.cpu().numpy(), _VALIDATION, f"sgd_linear/{seed}")).to(
             x.device
         )
-        if not out.any():  # one sample a class: nothing can be held out
+        if not out.any():  # one sample per class: nothing to hold out
             return min(self.lr)
         rates = tuple(sorted(self.lr))
         logits = self.train(x[~out], y[~out], num_classes, rates, seed).logits(x[out])
-        right = (logits.argmax(dim=2) == y[out].unsqueeze(1)).sum(dim=0)
-        right[~logits.isfinite().all(dim=2).all(dim=0)] = -1  # a rate at which training blew up
-        return rates[int(right.argmax())]
+        correct = (logits.argmax(dim=2) == y[out].unsqueeze(1)).sum(dim=0)
+        correct[~logits.isfinite().all(dim=2).all(dim=0)] = -1  # training diverged
+        return rates[int(correct.argmax())]
 
     def train(
         self, x: Tensor, y: Tensor, num_classes: int, rates: Sequence[float], seed: int
     ) -> _Heads:
-        """Train the classifiers of all rates at once, from the same start and in the same order.
+        """Train the classifiers of all learning rates at once, from one start and in one order.
 
         Args:
             x: `[N, D]`.
             y: int64 `[N]`, of `0 … num_classes − 1`.
             num_classes: C.
             rates: R learning rates.
-            seed: of start and order.
+            seed: seed of start and order.
         """
         count, dim = x.shape
         generator = torch.Generator().manual_seed(key_of("sgd_linear", seed))
@@ -169,9 +171,8 @@ class SGDLinear(Probe, kind="sgd_linear"):
             order = sample_order(count, seed, epoch).to(x.device)
             for rows in torch.split(order[: count // batch * batch], batch):
                 rows_x = x[rows]
-                residual = heads.logits(rows_x).softmax(
-                    dim=2
-                )  # of the cross-entropy, by hand: no graph is kept
+                # The gradient of the cross-entropy, by hand: no graph is kept.
+                residual = heads.logits(rows_x).softmax(dim=2)
                 residual.scatter_add_(
                     2,
                     y[rows].view(-1, 1, 1).expand(-1, len(rates), 1),
@@ -185,7 +186,7 @@ class SGDLinear(Probe, kind="sgd_linear"):
     def _factor(self, epoch: int) -> float:
         if self.schedule == "cosine":
             return 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * epoch / self.epochs))))
-        return float(0.1 ** sum(epoch >= round(share * self.epochs) for share in (0.6, 0.8)))
+        return float(0.1 ** sum(epoch >= round(part * self.epochs) for part in (0.6, 0.8)))
 
 
 class _Update:
@@ -197,7 +198,7 @@ class _Update:
         self.buffers = [torch.zeros_like(t) for t in self.tensors]
 
     def step(self, weight: Tensor, bias: Tensor, lr: Tensor) -> None:
-        """Momentum SGD; the gradients are changed in place."""
+        """Take a step of momentum SGD; the gradients are changed in place."""
         for tensor, gradient, buffer in zip(
             self.tensors, (weight, bias), self.buffers, strict=True
         ):
@@ -215,26 +216,28 @@ class _Update:
 
 
 def class_accuracy(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tuple[int, float]]:
-    """Share of each class's samples that are told, by label; arguments as for `classification`."""
-    right = names[scores.argmax(dim=1)] == labels
+    """Yield label and accuracy of each class; arguments as for `classification`."""
+    correct = names[scores.argmax(dim=1)] == labels
     for label in torch.unique(labels).tolist():
-        yield label, right[labels == label].double().mean().item()
+        yield label, correct[labels == label].double().mean().item()
 
 
 @factory
 def convex(*, validation: float = 0.2, tolerance: float = 1e-3) -> Probe:
-    """Our protocol, by its name: `linear`, solved to its optimum.
+    """Solve the linear probe to its optimum: another name of `linear`.
 
     Args:
-        validation: fraction of the training samples on which the strength is chosen.
-        tolerance: each fit stops when its loss is provably within so many nats of the minimum.
+        validation: fraction of the training samples on which the penalty is chosen.
+        tolerance: each fit stops when its loss is provably this close to the minimum, in nats.
     """
     return Linear(validation=validation, tolerance=tolerance)
 
 
 @factory
 def airl_sgd(*, lr: Sequence[float] = (30.0,), per_class: bool = False) -> Probe:
-    """Revisiting AIRL's protocol for SGD-trained encoders: 100 epochs, rate 30 per 256, a tenth at 60 and 80.
+    """Run Revisiting AIRL's protocol for SGD-trained encoders.
+
+    100 epochs, learning rate 30 per 256 samples, divided by ten at epochs 60 and 80.
 
     Args:
         lr: learning rates for 256 samples a step; with several, the best on a held-out fifth of the
@@ -246,10 +249,10 @@ def airl_sgd(*, lr: Sequence[float] = (30.0,), per_class: bool = False) -> Probe
 
 @factory
 def airl_large_norm(*, lr: Sequence[float] = (0.2,), per_class: bool = False) -> Probe:
-    """Revisiting AIRL's protocol for LARS-trained encoders: 80 epochs of batch 1024, rate 0.2, Nesterov, cosine.
+    """Run Revisiting AIRL's protocol for LARS-trained encoders.
 
-    The authors' code makes the loader before it reads the batch size, and so runs 256; here it is
-    1024.
+    80 epochs of batch 1024, learning rate 0.2, Nesterov, cosine. The authors' code makes the loader
+    before it reads the batch size and so runs 256; here it is 1024.
 
     Args:
         lr: learning rates; with several, the best on a held-out fifth of the training samples.
@@ -268,7 +271,9 @@ def airl_large_norm(*, lr: Sequence[float] = (0.2,), per_class: bool = False) ->
 
 @factory
 def mocov3(*, lr: Sequence[float] = (0.1,), per_class: bool = False) -> Probe:
-    """MoCo v3's protocol: 90 epochs of batch 1024, rate 0.1 per 256 for a ResNet-50 and 3 for a ViT, cosine.
+    """Run MoCo v3's protocol.
+
+    90 epochs of batch 1024, learning rate 0.1 per 256 for a ResNet-50 and 3 for a ViT, cosine.
 
     Args:
         lr: learning rates for 256 samples a step; with several, the best on a held-out fifth of the
@@ -293,7 +298,10 @@ def ssql(
     lr: Sequence[float] | None = None,
     per_class: bool = False,
 ) -> Probe:
-    """SSQL's protocol: on CIFAR 100 epochs at rate 30, a tenth at 60 and 80; on ImageNet 60 epochs of LARC, cosine.
+    """Run SSQL's protocol.
+
+    On CIFAR 100 epochs at learning rate 30, divided by ten at epochs 60 and 80; on ImageNet 60
+    epochs of LARC, cosine.
 
     Args:
         data: which of the two.

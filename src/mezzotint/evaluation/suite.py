@@ -1,4 +1,4 @@
-"""All that is measured of an encoder: each task by each probe that answers it, and label-free measures.
+"""All measures of an encoder: each task by each probe that answers it, and label-free measures.
 
 Features are extracted once. The data fixes a task's split; a probe gets the training features to
 fit and select on, and the test features to score; a sample in both is refused. Two baselines are
@@ -148,8 +148,8 @@ def splits(
         shared = np.intersect1d(task.train, task.test)
         if len(shared):
             raise ValueError(
-                f"Task `{task.name}` has {len(shared)} samples in both training and test, the first "
-                f"of index {shared[0]}. Split the task again."
+                f"Task `{task.name}` has {len(shared)} samples in both training and test, the "
+                f"first of index {shared[0]}. Split the task again."
             )
         train, test = (_part(extraction, position, task, side) for side in (task.train, task.test))
         yield task, train, test
@@ -162,7 +162,7 @@ def _label_free(extraction: Extraction, probe: Probe) -> Iterator[Row]:
 
 
 def of_task(row: Row, task: Task, train: Features, test: Features) -> Row:
-    """Return the row with the task before its metric, and the sizes of the split in its protocol."""
+    """Return the row with the task in its metric, and the sizes of the split in its protocol."""
     sized = row.with_protocol(train=len(train.x), test=len(test.x))
     return dataclasses.replace(sized, metric=f"{task.name}/{row.metric}")
 
@@ -196,7 +196,7 @@ def over_folds(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def _pairs(train: Features, test: Features) -> tuple[Tensor, Tensor] | None:
-    """Return the features of samples that are the only ones of their label on either side, paired."""
+    """Return paired features of samples that are the only ones of their label on either side."""
     assert train.y is not None and test.y is not None
     sides = []
     for part in (train.y.numpy(), test.y.numpy()):
