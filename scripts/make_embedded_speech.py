@@ -1,8 +1,8 @@
-"""Make the embedded spoken prompts, as log-mel spectrograms, from the Debian packages they come from.
+"""Make the embedded spoken prompts, as log-mel spectrograms, from Debian packages.
 
-    python scripts/make_embedded_speech.py                # fetch, and write src/mezzotint/data/embedded/speech.*
-    python scripts/make_embedded_speech.py --cache DIR    # keep the fetched packages in DIR, use those already there
-    python scripts/make_embedded_speech.py --check        # write nothing: compare with what is embedded
+    python scripts/make_embedded_speech.py  # fetch, and write src/mezzotint/data/embedded/speech.*
+    python scripts/make_embedded_speech.py --cache DIR  # keep fetched packages in DIR
+    python scripts/make_embedded_speech.py --check  # only compare with the embedded data
 
 Fetches with `apt-get download`; a package whose SHA-256 differs from the one written here is
 refused. Packages are read, never installed or unpacked.
@@ -60,26 +60,29 @@ def fetch(language: str, folder: Path) -> Path:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != PACKAGES[language]:
         raise SystemExit(
-            f"{path}: SHA-256 is {found}; allowed is {PACKAGES[language]}: delete it and fetch again"
+            f"{path} has SHA-256 {found}, but must have {PACKAGES[language]}. Delete it and "
+            "fetch it again."
         )
     return path
 
 
 def members(package: bytes) -> dict[str, bytes]:
-    """The members of a Debian package, which is an `ar` archive: headers of 60 bytes, contents at even places."""
+    """Read the members of a Debian package, an `ar` archive: 60-byte headers, even offsets."""
     if not package.startswith(b"!<arch>\n"):
         raise SystemExit("this is no Debian package: fetch it again")
-    found, place = {}, 8
-    while place + 60 <= len(package):
-        header = package[place : place + 60]
+    found, position = {}, 8
+    while position + 60 <= len(package):
+        header = package[position : position + 60]
         size = int(header[48:58])
-        found[header[:16].decode().strip().rstrip("/")] = package[place + 60 : place + 60 + size]
-        place += 60 + size + size % 2
+        found[header[:16].decode().strip().rstrip("/")] = package[
+            position + 60 : position + 60 + size
+        ]
+        position += 60 + size + size % 2
     return found
 
 
-def recordings(package: bytes) -> dict[str, Wave]:
-    """All recordings of a package, by their name below the voice's folder."""
+def prompts(package: bytes) -> dict[str, Wave]:
+    """Read all prompts of a package, by their name below the voice's folder."""
     found = {}
     with tarfile.open(fileobj=io.BytesIO(members(package)["data.tar.xz"])) as archive:
         for member in archive:
@@ -98,7 +101,8 @@ def read_wave(content: bytes) -> Wave:
             MEL.sample_rate,
         ):
             raise SystemExit(
-                f"a recording is no mono wave of 16 bits at {MEL.sample_rate} Hz: the package has changed"
+                f"A prompt is not a mono wave of 16 bits at {MEL.sample_rate} Hz. The package has "
+                "changed."
             )
         return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(
             np.float32
@@ -113,8 +117,8 @@ def chosen(names: list[str]) -> list[str]:
         for n in names
         if not n.startswith(WORDS) and not any(s in n for s in ("silence", "beep", "tone"))
     ]
-    places = np.linspace(0, len(rest) - 1, min(PHRASES, len(rest))).round().astype(int)
-    return sorted(words) + [sorted(rest)[place] for place in places]
+    positions = np.linspace(0, len(rest) - 1, min(PHRASES, len(rest))).round().astype(int)
+    return sorted(words) + [sorted(rest)[position] for position in positions]
 
 
 def spectrogram(samples: Wave) -> npt.NDArray[np.uint8]:
@@ -130,13 +134,11 @@ def spectrogram(samples: Wave) -> npt.NDArray[np.uint8]:
 
 
 def make(packages: dict[str, bytes]) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """The spectrograms, time before mel (which compresses better), and their names `language/path`."""
+    """Make spectrograms, time before mel (which compresses better), and names `language/path`."""
     rows, names = [], []
     for language, package in packages.items():
         waves = {
-            name: samples
-            for name, samples in recordings(package).items()
-            if len(samples) >= SHORTEST
+            name: samples for name, samples in prompts(package).items() if len(samples) >= SHORTEST
         }
         for name in chosen(list(waves)):
             rows.append(spectrogram(waves[name]).T)

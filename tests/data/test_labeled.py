@@ -1,4 +1,4 @@
-"""Labeled samples: only training ones, in the share that was asked for, and readable like their source."""
+"""Labeled training samples: the right fraction, readable like their source."""
 
 import pickle
 from pathlib import Path
@@ -116,10 +116,10 @@ def test_tags_are_bool_rows_and_a_share_of_them_is_drawn_as_one() -> None:
 def folder(root: Path) -> Path:
     rng = np.random.default_rng(0)
     for number in range(12):
-        place = root / ("train" if number < 8 else "val") / ("cats" if number % 2 else "dogs")
-        place.mkdir(parents=True, exist_ok=True)
+        position = root / ("train" if number < 8 else "val") / ("cats" if number % 2 else "dogs")
+        position.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(
-            place / f"{number}.png"
+            position / f"{number}.png"
         )
     return root
 
@@ -140,6 +140,13 @@ def test_micro_batches_keep_their_labels() -> None:
     batch = Batch((torch.arange(6).view(6, 1, 1, 1),), torch.arange(6), labels=torch.arange(6) * 10)
     parts = [part.labels for part in batch.split(3)]
     assert [part.tolist() for part in parts if part is not None] == [[0, 10], [20, 30], [40, 50]]
-    (views,) = (OneView()(Batch((torch.zeros(2, 1, 8, 8, dtype=torch.uint8),), torch.arange(2), labels=torch.ones(2)),
-                          ViewContext(DIGITS.input, 0, 0), step=0),)  # fmt: skip
+    (views,) = (
+        OneView()(
+            Batch(
+                (torch.zeros(2, 1, 8, 8, dtype=torch.uint8),), torch.arange(2), labels=torch.ones(2)
+            ),
+            ViewContext(DIGITS.input, 0, 0),
+            step=0,
+        ),
+    )
     assert views.labels is not None and views.labels.tolist() == [1, 1]

@@ -7,17 +7,26 @@ from mezzotint.data.lists import ListedFile, classes_of, read_label_table, read_
 
 def test_reads_the_lists_of_known_data_sets(tmp_path: Path) -> None:
     cases = {
-        "esc50.csv": ("filename,fold,target,category,esc10\n1-17150-A-12.wav,1,12,crackling_fire,True\n",
-                      ListedFile("1-17150-A-12.wav", ("crackling_fire",), 1)),
-        "us8k.csv": ("slice_file_name,fsID,fold,classID,class\n100032.wav,100032,5,3,dog_bark\n",
-                     ListedFile("100032.wav", ("dog_bark",), 5)),
-        "fsd50k.csv": ('fname,labels,mids\n64760,"Electric_guitar,Music","/m/02,/m/04"\n',
-                       ListedFile("64760", ("Electric_guitar", "Music"))),
+        "esc50.csv": (
+            "filename,fold,target,category,esc10\n1-17150-A-12.wav,1,12,crackling_fire,True\n",
+            ListedFile("1-17150-A-12.wav", ("crackling_fire",), 1),
+        ),
+        "us8k.csv": (
+            "slice_file_name,fsID,fold,classID,class\n100032.wav,100032,5,3,dog_bark\n",
+            ListedFile("100032.wav", ("dog_bark",), 5),
+        ),
+        "fsd50k.csv": (
+            'fname,labels,mids\n64760,"Electric_guitar,Music","/m/02,/m/04"\n',
+            ListedFile("64760", ("Electric_guitar", "Music")),
+        ),
         "plain.csv": ("\ufeffpath, label\na b.wav, dog\n", ListedFile("a b.wav", ("dog",))),
         "unlabeled.csv": ("path\na.wav\n\n", ListedFile("a.wav", ())),
-        "ast.json": ('{"data": [{"wav": "a.wav", "labels": "/m/1, /m/2"}]}', ListedFile("a.wav", ("/m/1", "/m/2"))),
+        "ast.json": (
+            '{"data": [{"wav": "a.wav", "labels": "/m/1, /m/2"}]}',
+            ListedFile("a.wav", ("/m/1", "/m/2")),
+        ),
         "bridle.JSON": ('[{"wav": "a.wav"}]', ListedFile("a.wav", ())),
-    }  # fmt: skip
+    }
     for name, (text, expected) in cases.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
         assert read_list(str(tmp_path / name)) == [expected]

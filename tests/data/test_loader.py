@@ -1,4 +1,4 @@
-"""Batches in an order that depends on (seed, epoch) alone: across processes, workers and restarts."""
+"""Batches in an order of (seed, epoch) alone: across processes, workers and restarts."""
 
 import itertools
 

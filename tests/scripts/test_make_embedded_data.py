@@ -64,6 +64,6 @@ def test_an_archive_with_another_checksum_is_refused(script: ModuleType, tmp_pat
     name = next(iter(script.ARCHIVES))
     (tmp_path / name).write_bytes(b"not the archive")
     with pytest.raises(
-        SystemExit, match="SHA-256 is .*; allowed is .*: delete the file and fetch again"
+        SystemExit, match="has SHA-256 .*, but must have .* Delete it and fetch it again"
     ):
         script.fetch(name, tmp_path)

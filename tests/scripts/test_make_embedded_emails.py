@@ -24,7 +24,8 @@ def script() -> ModuleType:
 def test_a_mail_is_its_subject_and_own_words(script: ModuleType) -> None:
     email = (
         b"From: a@b.c\nX-Spam: yes\nSubject: [ILUG] Re: Caf\xc3\xa9 hours\n\n"
-        b"On Monday, Ann wrote:\n> old words\nWrite to me@home.org or\nsee http://x.y/z?q now\n-----\n"
+        b"On Monday, Ann wrote:\n> old words\nWrite to me@home.org or\n"
+        b"see http://x.y/z?q now\n-----\n"
     )
     assert script.text_of(email) == "Caf hours: Write to @ or see ^ now"
 

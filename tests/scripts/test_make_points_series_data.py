@@ -30,12 +30,23 @@ def script() -> ModuleType:
 @pytest.mark.parametrize(
     ("name", "label"),
     [
-        ("Armchair", "seat"), ("Chair with cushion", "seat"), ("Sofa 2 seats", "sofa"), ("Desk lamp", "lamp"),
-        ("Convertible sofa BZ", "sofa"), ("Quadruple French window small panes", "opening"), ("Glass table", "table"),
-        ("Table on trestles", "table"), ("Table fan", None), ("Wheelchair", None), ("Chest freezer", None),
-        ("Armchair ottoman", None), ("Glass door cabinet", "storage"), ("Female", "person"), ("Cup cake", None),
+        ("Armchair", "seat"),
+        ("Chair with cushion", "seat"),
+        ("Sofa 2 seats", "sofa"),
+        ("Desk lamp", "lamp"),
+        ("Convertible sofa BZ", "sofa"),
+        ("Quadruple French window small panes", "opening"),
+        ("Glass table", "table"),
+        ("Table on trestles", "table"),
+        ("Table fan", None),
+        ("Wheelchair", None),
+        ("Chest freezer", None),
+        ("Armchair ottoman", None),
+        ("Glass door cabinet", "storage"),
+        ("Female", "person"),
+        ("Cup cake", None),
     ],
-)  # fmt: skip
+)
 def test_a_model_is_what_its_name_ends_with(
     script: ModuleType, name: str, label: str | None
 ) -> None:
@@ -111,6 +122,6 @@ def test_an_archive_with_another_checksum_is_refused(script: ModuleType, tmp_pat
     for name in script.ARCHIVES:
         (tmp_path / name).write_bytes(b"not the archive")
         with pytest.raises(
-            SystemExit, match="SHA-256 is .*; allowed is .*: delete the file and fetch again"
+            SystemExit, match="has SHA-256 .*, but must have .* Delete it and fetch it again"
         ):
             script.fetch(name, tmp_path)

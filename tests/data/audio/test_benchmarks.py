@@ -1,4 +1,4 @@
-"""Published audio tasks from small copies of their folders: which files, labels, splits, folds and seconds."""
+"""Published audio tasks on small copies of their folders: files, labels, splits, folds, seconds."""
 
 import json
 from pathlib import Path
@@ -100,7 +100,7 @@ def made(name: str, root: Path, **keywords: Any) -> AudioBenchmark:
     return AudioBenchmark(name=name, root=str(root), **{"mean": -7.0, "std": 3.0, **keywords})  # type: ignore[arg-type]
 
 
-def asked(source: AudioFolder) -> tuple[list[str], dict[str, dict[str, str]], list[Task]]:
+def requested(source: AudioFolder) -> tuple[list[str], dict[str, dict[str, str]], list[Task]]:
     """Ids; of each task, what is learned from, selected on and scored, with labels."""
     samples, tasks = source.evaluation()
     ids = [samples.read(i)["id"] for i in range(len(samples))]
@@ -128,44 +128,44 @@ def test_every_clip_has_its_length_and_a_place(name: str, tmp_path: Path) -> Non
 
 
 def test_folds_of_us8k_and_esc50(tmp_path: Path) -> None:
-    _, found, tasks = asked(made("us8k", tmp_path / "a"))
+    _, found, tasks = requested(made("us8k", tmp_path / "a"))
     assert [t.name for t in tasks] == ["label/fold-1", "label/fold-2", "label/fold-10"]
     assert found["label/fold-10 test"] == {
         "audio/fold10/10-0.wav": "siren",
         "audio/fold10/10-1.wav": "drilling",
     }
     assert len(found["label/fold-10 train"]) == 4 and not found["label/fold-10 valid"]
-    _, found, tasks = asked(made("esc50", tmp_path / "b"))
+    _, found, tasks = requested(made("esc50", tmp_path / "b"))
     assert [t.name for t in tasks] == [f"label/fold-{f}" for f in range(1, 6)]
     assert found["label/fold-3 test"] == {"audio/3-0.wav": "dog", "audio/3-1.wav": "rain"}
 
 
 def test_fixed_splits(tmp_path: Path) -> None:
-    found = asked(made("nsynth", tmp_path / "n"))[1]
+    found = requested(made("nsynth", tmp_path / "n"))[1]
     assert found["label/test test"] == {
         "nsynth-test/audio/ntest0.wav": "bass",
         "nsynth-test/audio/ntest1.wav": "brass",
     }
     assert len(found["label/test train"]) == 6 and len(found["label/test valid"]) == 2
-    found = asked(made("voxceleb1", tmp_path / "v"))[1]
+    found = requested(made("voxceleb1", tmp_path / "v"))[1]
     assert found["label/test test"] == {
         "wav/id10001/abc/00003.wav": "id10001",
         "wav/id10002/abc/00003.wav": "id10002",
     }
     assert list(found["label/test valid"]) == ["wav/id10001/abc/00002.wav"]
-    found = asked(made("voxforge", tmp_path / "f"))[1]
+    found = requested(made("voxforge", tmp_path / "f"))[1]
     assert found["label/test test"] == {"3.wav": "en", "4.wav": "de"} and list(
         found["label/test valid"]
     ) == ["2.wav"]
 
 
 def test_speech_commands_have_lists_other_words_and_silence_cut_from_noise(tmp_path: Path) -> None:
-    found = asked(made("spcv2", tmp_path / "a"))[1]
+    found = requested(made("spcv2", tmp_path / "a"))[1]
     assert found["label/test test"] == {"yes/2_nohash_0.wav": "yes", "no/2_nohash_0.wav": "no"}
     assert set(found["label/test valid"]) == {"yes/1_nohash_0.wav", "bed/1_nohash_0.wav"}
     assert len(found["label/test train"]) == 7  # and no noise
     source = made("spcv2_12", tmp_path / "b")
-    _, _, (task,) = asked(source)
+    _, _, (task,) = requested(source)
     labels = [source.classes[int(label)] for label in task.labels]
     assert sorted(set(labels)) == ["_silence_", "_unknown_", "no", "yes"]
     train, valid = ([labels[i] for i in rows] for rows in (task.train, task.validation))

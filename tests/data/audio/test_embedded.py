@@ -84,10 +84,10 @@ def test_tasks_never_share_a_recording_and_keep_languages_apart() -> None:
             == set(task.labels[task.test])
             == set(range(len(task.classes)))
         ), name
-    for place, language in enumerate(LANGUAGES):
+    for position, language in enumerate(LANGUAGES):
         task = tasks[f"kind/{language}"]
         assert np.bincount(task.labels[task.train]).tolist() == [5, 5, 5] and len(task.test) >= 100
-        assert (source.labels[np.concatenate([task.train, task.test])] == place).all()
+        assert (source.labels[np.concatenate([task.train, task.test])] == position).all()
 
 
 def test_few_shots_of_a_language_leave_all_others_to_be_scored() -> None:
@@ -133,16 +133,24 @@ def test_draws_and_shots_change_what_is_learned_from() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "digit"),
     [
-        ("en/digits/4", "number", (4, True)), ("en/digits/h-4", "number", (4, True)),
-        ("ru/digits/1n", "number", (1, True)), ("es/digits/100-and", "number", (1, False)),
-        ("en/digits/14", "number", (4, False)), ("es/digits/400", "number", (4, False)),
+        ("en/digits/4", "number", (4, True)),
+        ("en/digits/h-4", "number", (4, True)),
+        ("ru/digits/1n", "number", (1, True)),
+        ("es/digits/100-and", "number", (1, False)),
+        ("en/digits/14", "number", (4, False)),
+        ("es/digits/400", "number", (4, False)),
         ("en/digits/0", "number", None),
-        ("en/digits/10", "number", None), ("es/digits/21", "number", None),
-        ("en/digits/hundred", "number", None), ("en/letters/z", "letter", None), ("en/letters/zed", "letter", None),
-        ("en/letters/dash", None, None), ("en/phonetic/a_p", "spelling word", None), ("en/vm-INBOX", None, None),
+        ("en/digits/10", "number", None),
+        ("es/digits/21", "number", None),
+        ("en/digits/hundred", "number", None),
+        ("en/letters/z", "letter", None),
+        ("en/letters/zed", "letter", None),
+        ("en/letters/dash", None, None),
+        ("en/phonetic/a_p", "spelling word", None),
+        ("en/vm-INBOX", None, None),
         ("en/digits/day-1", None, None),
     ],
-)  # fmt: skip
+)
 def test_names_say_what_is_spoken(
     name: str, kind: str | None, digit: tuple[int, bool] | None
 ) -> None:

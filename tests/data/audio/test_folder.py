@@ -15,8 +15,13 @@ from mezzotint.types import Unreadable
 soundfile = pytest.importorskip("soundfile")
 
 FORMATS: dict[str, dict[str, str]] = {
-    "wav": {}, "flac": {}, "ogg": {}, "opus": {"format": "OGG", "subtype": "OPUS"}, "mp3": {}, "aiff": {},
-}  # fmt: skip
+    "wav": {},
+    "flac": {},
+    "ogg": {},
+    "opus": {"format": "OGG", "subtype": "OPUS"},
+    "mp3": {},
+    "aiff": {},
+}
 
 
 def tone(
@@ -107,8 +112,13 @@ def test_other_bad_files_say_what_they_are(tmp_path: Path) -> None:
     write(tmp_path / "5.wav", tone())
     source = folder(tmp_path)
     (tmp_path / "5.wav").unlink()
-    messages = ["1.wav: broken: NaN or infinity in 1 values", "2.mp3: empty: 0 bytes", "3.flac: not audio: ",
-                "4.wav: empty: no samples", "5.wav: missing: No such file"]  # fmt: skip
+    messages = [
+        "1.wav: broken: NaN or infinity in 1 values",
+        "2.mp3: empty: 0 bytes",
+        "3.flac: not audio: ",
+        "4.wav: empty: no samples",
+        "5.wav: missing: No such file",
+    ]
     for index, message in enumerate(messages):
         with pytest.raises(Unreadable, match=message):
             source.read(index)

@@ -80,8 +80,8 @@ def test_a_tone_is_loudest_in_the_filter_that_covers_it() -> None:
     for settings in (BYOL_A, AUDIOSET):
         bins = torch.linspace(0, 8000, settings.n_fft // 2 + 1)
         for hertz in (440.0, 1000.0, 5000.0):
-            place = log_mel(torch.sin(2 * math.pi * hertz * time), settings)[:, 40].argmax()
-            covered = bins[mel_filters(settings)[:, place] > 0]
+            position = log_mel(torch.sin(2 * math.pi * hertz * time), settings)[:, 40].argmax()
+            covered = bins[mel_filters(settings)[:, position] > 0]
             step = settings.sample_rate / settings.n_fft
             assert covered.min() - step < hertz < covered.max() + step
 

@@ -30,7 +30,7 @@ def test_what_does_not_fit_into_half_the_rate_is_removed(hertz: float) -> None:
 
 
 def direct(wave: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
-    """The sum that defines it, sample after sample: 32 zero crossings at 0.92 of half the lower rate, Kaiser 8.6."""
+    """The defining sum: 32 zero crossings at 0.92 of half the lower rate, Kaiser 8.6."""
     cutoff = 0.46 * min(1.0, wanted / rate)
     half = math.ceil(32 / (2 * cutoff))
     out = []

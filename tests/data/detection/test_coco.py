@@ -59,12 +59,15 @@ def test_coco_boxes_masks_and_crowds(tmp_path: Path) -> None:
         1,
         2,
     )  # the image without objects is scored, not learned
-    scene = data.read("train", 0)
-    assert scene.boxes.tolist() == [[2, 2, 6, 6], [0, 0, 1, 12]] and scene.labels.tolist() == [1, 0]
-    assert scene.ignored.tolist() == scene.crowd.tolist() == [False, True]
-    assert scene.masks is not None and scene.classes is not None
-    assert set(scene.masks[1].nonzero()[:, 1].tolist()) == {0}
-    assert scene.classes[3, 3] == 2 and scene.classes[0, 0] == VOID and scene.classes[0, 5] == 0
+    sample = data.read("train", 0)
+    assert sample.boxes.tolist() == [[2, 2, 6, 6], [0, 0, 1, 12]] and sample.labels.tolist() == [
+        1,
+        0,
+    ]
+    assert sample.ignored.tolist() == sample.crowd.tolist() == [False, True]
+    assert sample.masks is not None and sample.classes is not None
+    assert set(sample.masks[1].nonzero()[:, 1].tolist()) == {0}
+    assert sample.classes[3, 3] == 2 and sample.classes[0, 0] == VOID and sample.classes[0, 5] == 0
     assert data.read("test", 1).boxes.shape == (0, 4)
 
 

@@ -6,7 +6,7 @@ import torch
 from mezzotint.data.detection.embedded import Pasted, boxes_of
 
 
-def test_pasted_scenes_are_a_function_of_seed_part_and_index() -> None:
+def test_pasted_samples_are_a_function_of_seed_part_and_index() -> None:
     data, again, other = (
         Pasted(images=4, test_images=3),
         Pasted(images=9, test_images=3),
@@ -23,20 +23,23 @@ def test_pasted_scenes_are_a_function_of_seed_part_and_index() -> None:
 def test_pasted_boxes_masks_and_classes_agree() -> None:
     data = Pasted(images=12, objects=(2, 3))
     for index in range(12):
-        scene = data.read("train", index)
-        assert scene.image.shape == (3, 96, 96) and scene.image.dtype == torch.uint8
-        assert scene.masks is not None and scene.classes is not None and 1 <= len(scene.labels) <= 3
+        sample = data.read("train", index)
+        assert sample.image.shape == (3, 96, 96) and sample.image.dtype == torch.uint8
         assert (
-            torch.equal(scene.boxes, boxes_of(scene.masks)) and int(scene.masks.sum(0).max()) == 1
+            sample.masks is not None and sample.classes is not None and 1 <= len(sample.labels) <= 3
         )
-        sides = scene.boxes[:, 2:] - scene.boxes[:, :2]
+        assert (
+            torch.equal(sample.boxes, boxes_of(sample.masks))
+            and int(sample.masks.sum(0).max()) == 1
+        )
+        sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
         assert float(sides.max()) <= 48 and float(sides.min()) >= 2
-        for mask, label in zip(scene.masks, scene.labels, strict=True):
-            assert set(scene.classes[mask].tolist()) == {int(label) + 1}
-        assert not scene.classes[~scene.masks.any(0)].any()
+        for mask, label in zip(sample.masks, sample.labels, strict=True):
+            assert set(sample.classes[mask].tolist()) == {int(label) + 1}
+        assert not sample.classes[~sample.masks.any(0)].any()
 
 
-def test_emoji_of_scored_scenes_are_never_learned() -> None:
+def test_emoji_of_test_samples_are_never_learned() -> None:
     data = Pasted()
     train, test = (set(data._pools[part].tolist()) for part in ("train", "test"))
     assert not train & test and len(train | test) == 3822

@@ -45,14 +45,14 @@ def test_voc_boxes_start_at_zero_and_masks_are_numbered_as_objects(tmp_path: Pat
         root=str(voc(tmp_path / "v")), train=["trainval"], test=["test"], segmentation="masks"
     )
     assert data.classes == ("cat", "dog") and (data.count("train"), data.count("test")) == (2, 1)
-    scene = data.read("train", 1)
-    assert scene.id == "1" and scene.boxes.tolist() == [[0, 0, 10, 20], [10, 4, 12, 6]]
+    sample = data.read("train", 1)
+    assert sample.id == "1" and sample.boxes.tolist() == [[0, 0, 10, 20], [10, 4, 12, 6]]
     assert (
-        scene.labels.tolist() == [1, 0]
-        and scene.ignored.tolist() == [False, True]
-        and not scene.crowd.any()
+        sample.labels.tolist() == [1, 0]
+        and sample.ignored.tolist() == [False, True]
+        and not sample.crowd.any()
     )
-    assert scene.masks is not None and torch.equal(boxes_of(scene.masks), scene.boxes)
+    assert sample.masks is not None and torch.equal(boxes_of(sample.masks), sample.boxes)
     nested = VOCFolder(root=str(tmp_path), train=["v/trainval"], test=["v/test"])
     assert nested.count("train") == 2 and nested.read("test", 0).masks is None
 

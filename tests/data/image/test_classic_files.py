@@ -98,9 +98,12 @@ def test_a_shape_that_does_not_fit_its_bytes_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_pickle_of_python_2_is_read(tmp_path: Path) -> None:
-    """Written by hand, opcode for opcode, as `cPickle` of Python 2.6 did: byte strings are `U`, names the old ones."""
+    """Opcodes written by hand as `cPickle` of Python 2.6 did: byte strings are `U`."""
     pixels = bytes(range(256)) * 12
-    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    dtype = (
+        b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN"
+        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
         b"(K\x01K\x01M\x00\x0c\x86"

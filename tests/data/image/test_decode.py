@@ -264,8 +264,8 @@ def test_damage_gives_an_image_or_a_fault_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
 ) -> None:
     content = bytearray(SEEDS[name])
-    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
-        content[place] = data.draw(st.integers(0, 255))
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[position] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.mktemp("a") / "a"
     path.write_bytes(content)
     try:

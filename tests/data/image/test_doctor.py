@@ -29,7 +29,7 @@ def clean(root: Path) -> None:
 
 
 def plant(root: Path) -> dict[str, object]:
-    """Put one of each fault into a clean folder; returns what must be found, and nothing else may be."""
+    """Put one of each problem into a clean folder; return exactly the expected findings."""
     whole = (root / "train" / "a" / "2.png").read_bytes()
     (root / "train/a/empty.jpg").write_bytes(b"")
     (root / "train/a/text.png").write_text("no image")

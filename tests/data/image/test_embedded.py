@@ -134,24 +134,24 @@ def test_emoji_within_a_style_hold_out_a_fifth_and_no_look_alike(part: samples.P
         everything = np.bincount(task.labels[task.train], minlength=10) + np.bincount(
             task.labels[task.test], minlength=10
         )
-        held = np.bincount(task.labels[task.test], minlength=10)
-        assert (np.abs(held - 0.2 * everything) <= np.maximum(1, 0.04 * everything)).all()
+        rest = np.bincount(task.labels[task.test], minlength=10)
+        assert (np.abs(rest - 0.2 * everything) <= np.maximum(1, 0.04 * everything)).all()
 
 
 def test_emoji_parts_share_nothing_and_make_up_the_whole() -> None:
-    whole, tune, held = (
+    whole, tune, rest = (
         tasks_of(EmbeddedImages(part=part)) for part in ("all", "tune", "held_out")
     )
     drawing = drawings(EmbeddedImages())
     for name, task in whole.items():
         for side in ("train", "test"):
-            a, b = (set(getattr(tasks[name], side).tolist()) for tasks in (tune, held))
+            a, b = (set(getattr(tasks[name], side).tolist()) for tasks in (tune, rest))
             assert not a & b and a | b == set(getattr(task, side).tolist())
         seen = {int(drawing[i]) for i in (*tune[name].train, *tune[name].test)}
-        assert not seen & {int(drawing[i]) for i in held[name].test}
+        assert not seen & {int(drawing[i]) for i in rest[name].test}
     sizes = [
         np.bincount(t["category/across-styles"].labels[t["category/across-styles"].test])
-        for t in (tune, held)
+        for t in (tune, rest)
     ]
     assert (np.abs(sizes[0] - sizes[1]) <= np.maximum(1, 0.05 * (sizes[0] + sizes[1]))).all()
 
@@ -179,7 +179,7 @@ def test_raw_pixels_find_the_same_emoji_as_measured_before() -> None:
 
 @pytest.mark.parametrize(("name", "size"), [("mnist5k", 5000), ("digits", 1797)])
 def test_digits_hold_out_a_fifth_of_each(name: samples.Name, size: int) -> None:
-    whole, tune, held = (
+    whole, tune, rest = (
         tasks_of(EmbeddedImages(name=name, part=p))["digit/holdout"]
         for p in ("all", "tune", "held_out")
     )
@@ -189,8 +189,8 @@ def test_digits_hold_out_a_fifth_of_each(name: samples.Name, size: int) -> None:
     np.testing.assert_allclose(
         np.bincount(whole.labels[whole.test]), 0.2 * np.bincount(whole.labels), atol=1.5
     )
-    assert sorted([*tune.test, *held.test]) == whole.test.tolist()
-    assert sorted([*tune.train, *held.train]) == whole.train.tolist()
+    assert sorted([*tune.test, *rest.test]) == whole.test.tolist()
+    assert sorted([*tune.train, *rest.train]) == whole.train.tolist()
 
 
 def test_digits_are_those_of_scikit_learn() -> None:

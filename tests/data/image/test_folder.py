@@ -233,14 +233,14 @@ def test_read_is_resize_and_center_crop(height: int, width: int, tmp_path: Path)
 def test_crops_equal_those_of_the_whole_image(tmp_path: Path) -> None:
     Image.fromarray(PHOTO).save(tmp_path / "a.jpg")
     source = ImageFolder(root=str(tmp_path))
-    asked: list[tuple[int, int]] = []
+    requested: list[tuple[int, int]] = []
 
     def choose(height: int, width: int) -> list[tuple[Box, int]]:
-        asked.append((height, width))
+        requested.append((height, width))
         return [((10, 20, 100, 150), 64), ((0, 0, height, width), 224), ((400, 600, 20, 30), 16)]
 
     crops = source.read_crops(0, choose)
-    assert asked == [(427, 640)]
+    assert requested == [(427, 640)]
     whole = Image.open(tmp_path / "a.jpg")
     for crop, ((top, left, height, width), size) in zip(crops, choose(427, 640), strict=True):
         plain = whole.crop((left, top, left + width, top + height)).resize(

@@ -1,4 +1,4 @@
-"""Training crops of JPEG files by nvJPEG. No GPU is needed: torchvision's own decoder stands in at its boundary."""
+"""Training crops by nvJPEG, without a GPU: torchvision's CPU decoder stands in for it."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ def picture(number: int, mode: str = "RGB") -> Image.Image:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Eight images in two classes: plain JPEG, and one each of PNG, grayscale, and turned by EXIF."""
+    """Eight images in two classes: plain JPEG, and one PNG, one grayscale, one rotated by EXIF."""
     exif = Image.Exif()
     exif[0x0112] = 6
     for number in range(8):

@@ -1,4 +1,4 @@
-"""Images with findings from a table: values, the two tables, the task's score, and what is wrong with a table."""
+"""Images with findings from tables: values, train and test table, the task, bad tables."""
 
 from pathlib import Path
 from typing import Any

@@ -152,14 +152,15 @@ def test_each_layout_gives_the_usual_split(
         isinstance(source, Source) and source.croppable and source.config["name"] == layout.__name__
     )
     assert source.classes == classes and len(source) == len(train)
-    found = [source.read(place) for place in range(len(source))]
+    found = [source.read(position) for position in range(len(source))]
     assert [(sample["id"], classes[sample["label"]]) for sample in found] == train  # type: ignore[index]
     assert found[0]["x"].shape == (3, 16, 16) and found[0]["x"].dtype == torch.uint8
     both, (task,) = source.evaluation()
     assert (task.name, task.kind, list(task.classes)) == ("label/test", "classify", classes)
     assert task.train.tolist() == list(range(len(train)))
     scored = [
-        (both.read(place)["id"], classes[int(task.labels[place])]) for place in task.test.tolist()
+        (both.read(position)["id"], classes[int(task.labels[position])])
+        for position in task.test.tolist()
     ]
     assert scored == test
     assert len(source.fingerprint()) == 16
@@ -176,7 +177,7 @@ def test_caltech_has_thirty_of_each_class_and_the_rest(tmp_path: Path) -> None:
     assert np.bincount(first.labels).tolist() == [30, 30] and np.bincount(
         task.labels[task.test]
     ).tolist() == [3, 1]
-    names = [[source.id_of(place) for place in range(60)] for source in (first, again, other)]
+    names = [[source.id_of(position) for position in range(60)] for source in (first, again, other)]
     assert names[0] == names[1] != names[2]
 
 
@@ -199,7 +200,7 @@ def test_voc_is_a_task_of_tags(tmp_path: Path) -> None:
         source.classes == ["aeroplane", "cat", "dog"]
         and source.read(0)["id"] == "JPEGImages/000000.jpg"
     )
-    labels = [source.read(place)["label"] for place in range(4)]
+    labels = [source.read(position)["label"] for position in range(4)]
     expected = [
         [True, False, False],
         [False, True, True],

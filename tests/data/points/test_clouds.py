@@ -1,4 +1,4 @@
-"""Point clouds of one's own, good and bad."""
+"""Point points of one's own, good and bad."""
 
 from pathlib import Path
 
@@ -17,9 +17,9 @@ OFF = "OFF\n4 2 0\n0 0 0\n1 0 0\n1 1 0\n0 3 0\n3 0 1 2\n3 0 2 3\n"
 
 
 def test_arrays(tmp_path: Path) -> None:
-    clouds = RNG.normal(size=(20, 50, 3))
-    clouds[3, :10] = np.nan
-    np.savez(tmp_path / "a.npz", x=clouds, y=np.array(["chair", "lamp"])[np.arange(20) % 2])
+    points = RNG.normal(size=(20, 50, 3))
+    points[3, :10] = np.nan
+    np.savez(tmp_path / "a.npz", x=points, y=np.array(["chair", "lamp"])[np.arange(20) % 2])
     source = point_clouds(path=str(tmp_path / "a.npz"), points=32)
     assert isinstance(source, Source) and source.in_memory and source.evaluation()[1]
     x = source.read_batch(torch.arange(20))
@@ -34,17 +34,17 @@ def test_arrays(tmp_path: Path) -> None:
         and sorted(few.labels[few.train]) == [0, 1]
         and set(few.test) == set(task.test)
     )
-    np.savez(tmp_path / "b.npz", x=clouds.transpose(0, 2, 1))
+    np.savez(tmp_path / "b.npz", x=points.transpose(0, 2, 1))
     other = point_clouds(path=str(tmp_path / "b.npz"), points=32, scaling="none")
     # Same points, whatever the layout; the choice depends on the file's name, so compare as they
     # are.
-    own = {tuple(p) for p in clouds[5].astype(np.float32)}
+    own = {tuple(p) for p in points[5].astype(np.float32)}
     assert {tuple(p.tolist()) for p in other.read(5)["x"].T} <= {tuple(map(float, p)) for p in own}
     assert other.evaluation()[1] == []
 
 
 @pytest.mark.parametrize(
-    ("clouds", "text"),
+    ("points", "text"),
     [
         (
             np.zeros((4, 3, 3)) + np.arange(3),
@@ -57,9 +57,9 @@ def test_arrays(tmp_path: Path) -> None:
     ],
 )
 def test_arrays_that_cannot_be_used_are_refused_by_name(
-    tmp_path: Path, clouds: np.ndarray, text: str
+    tmp_path: Path, points: np.ndarray, text: str
 ) -> None:
-    np.savez(tmp_path / "a.npz", x=clouds)
+    np.savez(tmp_path / "a.npz", x=points)
     with pytest.raises(ValueError, match=text):
         point_clouds(path=str(tmp_path / "a.npz"), points=8)
 
@@ -123,7 +123,7 @@ def test_modelnet_h5(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no point clouds"):
+    with pytest.raises(ValueError, match="has no point points"):
         point_clouds(path=str(tmp_path))
     (tmp_path / "a.npy").write_bytes(b"x")
     with pytest.raises(ValueError, match="none of the sampled files can be used, such as a.npy"):

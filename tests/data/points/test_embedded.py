@@ -23,12 +23,12 @@ def test_what_is_in_it(source: Furniture) -> None:
 
 
 def test_clouds_are_centered_upright_and_of_unit_radius(source: Furniture) -> None:
-    clouds = source.images.double()
-    assert clouds.mean(dim=2).abs().max() < 2e-3
+    points = source.images.double()
+    assert points.mean(dim=2).abs().max() < 2e-3
     torch.testing.assert_close(
-        clouds.norm(dim=1).amax(dim=1), torch.ones(820).double(), atol=2e-3, rtol=0
+        points.norm(dim=1).amax(dim=1), torch.ones(820).double(), atol=2e-3, rtol=0
     )
-    extent = clouds.amax(dim=2) - clouds.amin(dim=2)
+    extent = points.amax(dim=2) - points.amin(dim=2)
 
     def of(name: str) -> torch.Tensor:
         return (
@@ -41,7 +41,7 @@ def test_clouds_are_centered_upright_and_of_unit_radius(source: Furniture) -> No
         assert of(tall)[2] > 1.3 * of(tall)[1]
     assert of("sofa")[2] < 0.8 * of("sofa")[0] and of("bed")[2] < 0.8 * of("bed")[1]
     # Points lie in Morton order in the file; a coordinate is a whole number of steps.
-    assert torch.equal((clouds * 1024).round() / 1024, clouds)
+    assert torch.equal((points * 1024).round() / 1024, points)
 
 
 def test_normalized_clouds_have_one_scale_and_a_spread_of_one(source: Furniture) -> None:

@@ -1,4 +1,4 @@
-"""Downloads made ready: lists that the sources read, copies of the right size, and what is missing or bad by name."""
+"""Prepared downloads: lists that sources read, copies, missing and unreadable files."""
 
 import json
 from pathlib import Path
@@ -94,8 +94,10 @@ def test_audioset_by_whatever_name_its_clips_have(tmp_path: Path) -> None:
         'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male speech, man"\n'
     )
     (folder / "balanced_train_segments.csv").write_text(
-        "# Segments csv created Sun\n# num_ytids=3\n# YTID, start_seconds, end_seconds, positive_labels\n"
-        '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/m/05zppz"\n_abcdefghij, 0.000, 10.000, "/m/09x0r"\n'
+        "# Segments csv created Sun\n# num_ytids=3\n"
+        "# YTID, start_seconds, end_seconds, positive_labels\n"
+        '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/m/05zppz"\n'
+        '_abcdefghij, 0.000, 10.000, "/m/09x0r"\n'
         'gone_gone_g, 0.000, 10.000, "/m/09x0r"\n'
     )
     (folder / "eval_segments.csv").write_text('Yabcdefghij, 10.000, 20.000, "/m/05zppz"\n')
@@ -105,9 +107,13 @@ def test_audioset_by_whatever_name_its_clips_have(tmp_path: Path) -> None:
         "gone_gone_g"
     ]
     source = AudioFolder(
-        root=str(out), files=str(out / "balanced_train.json"), test_files=str(out / "eval.json"), front_end="audioset",
-        labels=str(out / "class_labels_indices.csv"), seconds=0.2,
-    )  # fmt: skip
+        root=str(out),
+        files=str(out / "balanced_train.json"),
+        test_files=str(out / "eval.json"),
+        front_end="audioset",
+        labels=str(out / "class_labels_indices.csv"),
+        seconds=0.2,
+    )
     assert len(source) == 2 and source.multi_hot(0).tolist() == [True, True]
     (folder / "eval_segments.csv").write_text('Yabcdefghij, 10.000, 20.000, "/m/none"\n')
     with pytest.raises(

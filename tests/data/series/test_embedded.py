@@ -71,10 +71,16 @@ def test_other_windows() -> None:
 @pytest.mark.parametrize(
     "keywords",
     [
-        {"window": 1}, {"window": 5000}, {"stride": 0}, {"context": 64}, {"context": 1000}, {"test_subjects": [11]},
-        {"subjects": [1, 2], "test_subjects": [3]}, {"subjects": [1, 2], "test_subjects": [1, 2]},
+        {"window": 1},
+        {"window": 5000},
+        {"stride": 0},
+        {"context": 64},
+        {"context": 1000},
+        {"test_subjects": [11]},
+        {"subjects": [1, 2], "test_subjects": [3]},
+        {"subjects": [1, 2], "test_subjects": [1, 2]},
     ],
-)  # fmt: skip
+)
 def test_settings_that_mean_nothing_are_refused(keywords: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="^`.* must be .*, got .*. (Try|Correct) "):
         Smartwatch(**keywords)  # type: ignore[arg-type]

@@ -80,9 +80,12 @@ def test_other_bad_input(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "empty").mkdir()
     for name, message in (
-        ("ragged.npy", r"must be integers \[N, L\]"), ("none.npy", "is empty"), ("latin.txt", "UTF-8"),
-        ("empty", "no text file"), ("missing.txt", "does not exist"),
-    ):  # fmt: skip
+        ("ragged.npy", r"must be integers \[N, L\]"),
+        ("none.npy", "is empty"),
+        ("latin.txt", "UTF-8"),
+        ("empty", "no text file"),
+        ("missing.txt", "does not exist"),
+    ):
         with pytest.raises(ValueError, match=message):
             Tokens(path=str(tmp_path / name))
     text = write(tmp_path / "a.txt", "dog")

@@ -18,7 +18,7 @@ av = pytest.importorskip("av")
 def make(
     path: Path, times: list[float], *, size: tuple[int, int] = (64, 48), codec: str = "mpeg4"
 ) -> Path:
-    """A video whose frame at time t is gray, 40 · t brighter than black; `size` is width and height."""
+    """A video whose frame at time t is gray of level 40 · t; `size` is width and height."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30)
@@ -120,7 +120,7 @@ def test_damaged_files_say_what_is_wrong(tmp_path: Path) -> None:
 def test_torchcodec_is_used_where_it_can_be_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[float] = []
+    requested: list[float] = []
 
     class Decoder:
         metadata = SimpleNamespace(begin_stream_seconds=1.0, end_stream_seconds=5.0)
@@ -130,13 +130,13 @@ def test_torchcodec_is_used_where_it_can_be_imported(
                 raise RuntimeError("could not open")
 
         def get_frames_played_at(self, seconds: list[float]) -> Any:
-            asked.extend(seconds)
+            requested.extend(seconds)
             return SimpleNamespace(data=torch.full((len(seconds), 3, 20, 30), 7, dtype=torch.uint8))
 
     monkeypatch.setattr(video_files, "_codec", lambda: Decoder)
     for name in ("a.mp4", "bad.mp4"):
         (tmp_path / name).write_bytes(b"x")
     x = read_frames(str(tmp_path / "a.mp4"), lambda length: np.array([0.0, 2.0, 9.0]), 16)
-    assert x.shape == (3, 3, 16, 16) and asked[:2] == [1.0, 3.0] and 4.99 < asked[2] < 5.0
+    assert x.shape == (3, 3, 16, 16) and requested[:2] == [1.0, 3.0] and 4.99 < requested[2] < 5.0
     with pytest.raises(UndecodableVideo, match="could not open"):
         read_frames(str(tmp_path / "bad.mp4"), evenly(2), 16)

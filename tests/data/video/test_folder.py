@@ -17,7 +17,7 @@ av = pytest.importorskip("av")
 def make(
     path: Path, times: list[float], *, size: tuple[int, int] = (64, 48), codec: str = "mpeg4"
 ) -> Path:
-    """A video whose frame at time t is gray, 40 · t brighter than black; `size` is width and height."""
+    """A video whose frame at time t is gray of level 40 · t; `size` is width and height."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30)
