@@ -43,6 +43,6 @@ def test_labels_are_indices_of_sorted_names() -> None:
 
 
 @pytest.mark.parametrize("values", [np.zeros(3), np.zeros(2, np.int64), np.zeros((4, 1), np.int64)])
-def test_labels_of_other_types_or_shapes_are_refused(values: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_labels_of_other_types_or_shapes_are_refused(values: np.ndarray) -> None:
     with pytest.raises(ValueError, match="y must hold 4 integers or strings, one for each row"):
         label_indices(values, 4, "y", "row")

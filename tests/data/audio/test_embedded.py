@@ -195,7 +195,7 @@ def test_a_package_is_read_without_unpacking(script: ModuleType) -> None:
             f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
         )
         package += b"\n" * (len(content) % 2)
-    found = script.recordings(package)
+    found = script.prompts(package)
     assert list(found) == ["digits/1"]
     np.testing.assert_array_equal(found["digits/1"], np.array([0, 0.5, -1], np.float32))
     with pytest.raises(SystemExit, match="no Debian package"):

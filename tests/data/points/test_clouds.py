@@ -123,7 +123,7 @@ def test_modelnet_h5(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no point points"):
+    with pytest.raises(ValueError, match="has no point clouds"):
         point_clouds(path=str(tmp_path))
     (tmp_path / "a.npy").write_bytes(b"x")
     with pytest.raises(ValueError, match="none of the sampled files can be used, such as a.npy"):

@@ -33,7 +33,8 @@ def waveform(log_mel: Tensor, settings: Mel) -> Tensor:
     magnitude = (_inverse(settings) @ above).clamp_min(0.0).sqrt()
     window = torch.hann_window(settings.window)
     fft = functools.partial(
-        torch.stft, n_fft=settings.n_fft, hop_length=settings.hop, win_length=settings.window, window=window,
+        torch.stft, n_fft=settings.n_fft, hop_length=settings.hop,
+        win_length=settings.window, window=window,
         return_complex=True, pad_mode="constant",
     )  # fmt: skip
     length = (magnitude.shape[1] - 1) * settings.hop

@@ -40,7 +40,8 @@ class VOCFolder(DetectionSource, kind="voc_folder"):
         train: lists of training samples, `VOC2007/trainval`, or `trainval` if `root` has
             `Annotations`.
         test: lists of test samples.
-        segmentation: what to read besides boxes: `masks` of objects, `classes` of pixels, or nothing.
+        segmentation: what to read besides boxes: `masks` of objects, `classes` of pixels, or
+            nothing.
 
     Raises:
         ValueError: when a list, an annotation or an image is missing, or an annotation is not
