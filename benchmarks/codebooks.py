@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mezzotint.codebooks import EMA, RQ, VQ, health
+from mezzotint.codebooks import EMA, RQ, VQ, measure_health
 from mezzotint.codebooks.learned import LearnedCodebook
 from mezzotint.seeding import Draws, key_of
 
@@ -147,7 +147,7 @@ def quality() -> None:
         for _ in range(steps):
             with torch.no_grad():
                 codebook.train()(x)
-        found = health(codebook.eval()(x))
+        found = measure_health(codebook.eval()(x))
         shown = (
             " ".join(f"{v:.3f}" for v in m) for m in (found.usage, found.perplexity, found.residual)
         )

@@ -56,8 +56,9 @@ def smallest(kind: str) -> Codebook:
 
 
 EVERY: dict[str, Callable[[], Codebook]] = {
-    kind: functools.partial(smallest, kind) for kind in index().members("Codebook")
-} | VARIANTS
+    **{kind: functools.partial(smallest, kind) for kind in index().members("Codebook")},
+    **VARIANTS,
+}
 
 
 def normal(*shape: int, name: str = "x") -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mezzotint.codebooks import EMA, RQ, VQ, health
+from mezzotint.codebooks import EMA, RQ, VQ, measure_health
 from mezzotint.seeding import Draws, key_of
 
 
@@ -144,11 +144,11 @@ def test_one_code_does_not_take_all_in_many_dimensions(residual: str) -> None:
     (LAPA #17)."""
     codebook = noise_codebook(residual)
     codebook.initialize(normal("noise", 1500, 128))
-    started = health(codebook.eval()(normal("noise", 1500, 128)))
+    started = measure_health(codebook.eval()(normal("noise", 1500, 128)))
     assert (started.perplexity > 0.6).all(), started.perplexity
     for step in range(100):
         codebook.train()(normal(f"noise{step}", 500, 128))
-    assert (health(codebook.eval()(normal("noise", 1500, 128))).perplexity > 0.5).all()
+    assert (measure_health(codebook.eval()(normal("noise", 1500, 128))).perplexity > 0.5).all()
     for level in range(3):  # all but one code far away: the worst that can happen
         codebook.books.vectors[level, 1:] = 50.0 * normal("far", 64, 128)[1:]
         codebook.books.vectors[level, 0] = 0.0
@@ -157,7 +157,7 @@ def test_one_code_does_not_take_all_in_many_dimensions(residual: str) -> None:
     codebook.books.sums.copy_(codebook.books.vectors * codebook.books.counts.unsqueeze(2))
     for step in range(20):
         codebook.train()(normal(f"noise{step}", 500, 128))
-    healed = health(codebook.eval()(normal("noise", 1500, 128)))
+    healed = measure_health(codebook.eval()(normal("noise", 1500, 128)))
     assert (healed.perplexity > 0.5).all(), healed.perplexity
 
 
@@ -181,7 +181,7 @@ def test_levels_of_plain_rq_are_not_clusterings_of_the_same() -> None:
     between = []
     for codebook in (plain, bridle):
         codebook.initialize(x)
-        between.append(float(health(codebook.eval()(x)).between_levels[0, 1]))
+        between.append(float(measure_health(codebook.eval()(x)).between_levels[0, 1]))
     assert between[0] < 0.3 < 0.6 < between[1], between
 
 

@@ -50,7 +50,7 @@ def test_steps_of_expiry() -> None:
 
 def test_an_unused_code_stays_bit_for_bit() -> None:
     for rule in ("count", "norm"):
-        ema = EMA(rule=rule, expire_below=0.0)  # type: ignore[arg-type]
+        ema = EMA(rule=rule, expire_below=0.0)
         codebook = VQ(dim=8, num_codes=16, metric="euclidean", ema=ema)
         codebook.initialize(X)
         before = codebook.books.vectors[0].clone()

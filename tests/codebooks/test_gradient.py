@@ -14,7 +14,7 @@ def test_rotation_trick_is_the_jacobian_of_the_rotation() -> None:
     leaf = x.clone().requires_grad_()
     out = carry_gradient(leaf, q, "rotation")
     assert torch.equal(out, q)
-    out.backward(gradient)  # type: ignore[no-untyped-call]
+    out.backward(gradient)
     for row in range(20):
         a, b = (normalize(v[row].double(), dim=0) for v in (x, q))
         across = normalize(b - (a @ b) * a, dim=0)
@@ -36,5 +36,5 @@ def test_gradients_of_vectors_without_direction_are_finite(kind: Gradient) -> No
         [torch.zeros(4), torch.full((4,), 1e-20), torch.ones(4), -torch.ones(4)]
     ).requires_grad_()
     q = torch.stack([torch.ones(4), torch.ones(4), -torch.ones(4), torch.zeros(4)])
-    (carry_gradient(x, q, kind).sum() + unit(x).square().sum()).backward()  # type: ignore[no-untyped-call]
+    (carry_gradient(x, q, kind).sum() + unit(x).square().sum()).backward()
     assert x.grad is not None and x.grad.isfinite().all() and x.grad.abs().max() < 10.0

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import adjusted_mutual_info_score, mutual_info_score
 from torch import Tensor
 
-from mezzotint.codebooks import RQ, Health, health
+from mezzotint.codebooks import RQ, Health, measure_health
 from mezzotint.codebooks.health import adjusted_information, entropy_of
 from mezzotint.seeding import Draws
 from mezzotint.types import Codes
@@ -46,7 +46,7 @@ def test_adjusted_information_is_that_of_scikit_learn(mix: float) -> None:
 
 def test_usage_and_perplexity() -> None:
     indices = torch.stack([torch.arange(64) % 4, torch.arange(64) % 16], 1)
-    found = health(codes_of(indices, 16))
+    found = measure_health(codes_of(indices, 16))
     torch.testing.assert_close(found.usage, torch.tensor([0.25, 1.0]))
     torch.testing.assert_close(found.perplexity, torch.tensor([0.25, 1.0]))
     torch.testing.assert_close(found.entropy, torch.tensor([math.log(4.0), math.log(16.0)]))
@@ -57,10 +57,12 @@ def test_codes_that_name_positions_are_found() -> None:
     """BRIDLE's cold start quantizes vectors with position embeddings; codes reveal positions."""
     positions = torch.arange(64).expand(50, 64)
     by_position, free = positions % 8, labels(3200, 8).view(50, 64)
-    found = health(codes_of(torch.stack([by_position, free], -1), 8), positions=torch.arange(64))
+    found = measure_health(
+        codes_of(torch.stack([by_position, free], -1), 8), positions=torch.arange(64)
+    )
     assert found.about_position is not None
     torch.testing.assert_close(found.about_position, torch.tensor([1.0, 0.0]), rtol=0, atol=0.02)
-    again = health(codes_of(torch.stack([by_position, free], -1), 8), positions=positions)
+    again = measure_health(codes_of(torch.stack([by_position, free], -1), 8), positions=positions)
     assert torch.equal(again.about_position, found.about_position)  # type: ignore[arg-type]
 
 
@@ -68,14 +70,14 @@ def test_logs_are_scalars_without_waiting_for_the_device() -> None:
     codebook = RQ(dim=8, num_codes=16, num_levels=3)
     z = Draws(torch.arange(200), 3).normal("x", 8).view(4, 50, 8)
     codebook(z)
-    found = health(codebook.eval()(z), torch.arange(50))
+    found = measure_health(codebook.eval()(z), torch.arange(50))
     logs = found.logs("tokens/")
     assert len(logs) == 5 * 3 + 1 and all(v.shape == () and v.isfinite() for v in logs.values())
     assert float(logs["tokens/residual_3"]) == float(found.residual[2])
     off = found.between_levels[~torch.eye(3, dtype=torch.bool)]
     torch.testing.assert_close(logs["tokens/between_levels"], off.max())
     with torch.device("meta"):  # tensors without values: whoever reads one raises
-        on_meta = health(
+        on_meta = measure_health(
             Codes(
                 torch.empty(4, 50, 8), torch.empty(4, 50, 3, dtype=torch.int64), torch.empty(()),
                 torch.empty(3, 16),

@@ -28,5 +28,5 @@ def test_the_settings_of_papers_can_be_made() -> None:
     settings = re.findall(r"\| `((?:VQ|RQ|FSQ|RandomProjection)\(.*\))` \|", PAGE)
     assert len(settings) == 7
     for text in settings:
-        made = eval(text, vars(codebooks).copy())
+        made = eval(text, {name: getattr(codebooks, name) for name in dir(codebooks)})
         assert isinstance(made, codebooks.Codebook)

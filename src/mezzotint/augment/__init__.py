@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mezzotint.augment.masking import RandomMask as RandomMask
     from mezzotint.augment.masking import TubeMask as TubeMask
     from mezzotint.augment.mixing import DACLMixup as DACLMixup
+    from mezzotint.augment.mixing import Mixing as Mixing
     from mezzotint.augment.points import PointCrop as PointCrop
     from mezzotint.augment.points import PointDrop as PointDrop
     from mezzotint.augment.points import PointJitter as PointJitter
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from mezzotint.augment.video import RandomClip as RandomClip
     from mezzotint.augment.video import RandomErasing as RandomErasing
     from mezzotint.augment.views import Transformed as Transformed
+    from mezzotint.augment.views import ViewContext as ViewContext
     from mezzotint.augment.views import ViewGenerator as ViewGenerator
 
 __getattr__, __dir__ = lazy_names(__name__, __file__)

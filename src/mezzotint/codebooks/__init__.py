@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mezzotint.codebooks.ema import EMA as EMA
     from mezzotint.codebooks.fsq import FSQ as FSQ
     from mezzotint.codebooks.health import Health as Health
+    from mezzotint.codebooks.health import measure_health as measure_health
     from mezzotint.codebooks.random_projection import RandomProjection as RandomProjection
     from mezzotint.codebooks.rq import RQ as RQ
     from mezzotint.codebooks.vq import VQ as VQ

@@ -71,7 +71,7 @@ class Health:
 
 
 @torch.no_grad()
-def health(codes: Codes, positions: Tensor | None = None) -> Health:
+def measure_health(codes: Codes, positions: Tensor | None = None) -> Health:
     """Compute the metrics of one batch of codes.
 
     Args:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from mezzotint import dist
 from mezzotint.codebooks.codebook import Codebook
-from mezzotint.codebooks.health import health
+from mezzotint.codebooks.health import measure_health
 from mezzotint.modality.patches import take
 from mezzotint.types import Codes
 
@@ -127,7 +127,7 @@ def health_logs(codes: Codes, where: Tensor) -> dict[str, Tensor]:
     length = codes.indices.shape[1]
     some = max(1, _LOGGED // length)
     positions = torch.arange(length, device=where.device) if where.shape[0] == 1 else None
-    return health(replace(codes, indices=codes.indices[:some]), positions).logs()
+    return measure_health(replace(codes, indices=codes.indices[:some]), positions).logs()
 
 
 class TokenCache:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.codebooks.codebook import Codebook
-from mezzotint.codebooks.health import Health, health
+from mezzotint.codebooks.health import Health, measure_health
 from mezzotint.data.source import Source
 from mezzotint.encoders.vit import ViT
 from mezzotint.files import write_json
@@ -64,7 +64,7 @@ def write_codes(run: Path | str, *, samples: int = 256, frequent: int = 12) -> P
     )
     assert isinstance(codebook, Codebook) and isinstance(encoder, ViT)
     coded = encode_samples(recipe.data, encoder, tokenizer, codebook, samples)
-    measured = health(coded.codes, _positions(coded))
+    measured = measure_health(coded.codes, _positions(coded))
     levels, predictions = _explained(coded, codebook) if can_draw_patches(encoder) else ([], [])
     facts = _facts(phase, method.config["kind"], coded, measured, levels)
     write_json(folder / "codes.json", facts)
