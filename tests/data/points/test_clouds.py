@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mezzotint.data.points.clouds import point_clouds
+from mezzotint.data.points.files import centered, resampled
 from mezzotint.data.source import Source
 from mezzotint.types import Unreadable
 
@@ -48,10 +49,10 @@ def test_arrays(tmp_path: Path) -> None:
     [
         (
             np.zeros((4, 3, 3)) + np.arange(3),
-            "point cloud 0: 3 of its 3 points are finite, and 4 are needed",
+            "cloud 0: 3 of its 3 points are finite, and 4 are needed",
         ),
         (np.full((4, 9, 3), np.nan), "cloud 0: 0 of its 9 points are finite"),
-        (np.ones((4, 9, 3)), "point cloud 0: all its points are identical"),
+        (np.ones((4, 9, 3)), "cloud 0: all its points are identical"),
         (np.ones((4, 9, 5)), r"must be numbers \[N, points, 3\]"),
         (np.array(["a"]), r"must be numbers \[N, points, 3\]"),
     ],
@@ -132,3 +133,15 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         point_clouds(path=str(tmp_path / "a.las"))
     with pytest.raises(ValueError, match="got points=0"):
         point_clouds(path=str(tmp_path), points=0)
+
+
+def test_the_sampling_of_an_array_is_keyed_by_its_path_and_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed key would silently give other points to the same file."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", x=np.arange(2 * 9 * 3, dtype=np.float64).reshape(2, 9, 3) ** 2)
+    source = point_clouds(path="a.npz", points=4)
+    for number, values in enumerate(np.load("a.npz")["x"]):
+        chosen = centered(resampled(values, 4, f"a.npz: cloud {number}"))
+        assert torch.equal(source.read(number)["x"], torch.from_numpy(chosen.T.astype(np.float32)))

@@ -114,8 +114,9 @@ def point_clouds(
     if file.is_dir() and not list(file.glob("*.h5")):
         return _CloudFolder(file, points, scaling, holdout)
     arrays = read_arrays(file, x, y)
+    # The name also keys the sampling: another wording would give other points.
     shaped = [
-        _shaped(values, points, scaling, f"{path}: point cloud {i}")
+        _shaped(values, points, scaling, f"{path}: cloud {i}")
         for i, values in enumerate(arrays.points)
     ]
     return _CloudArrays(
