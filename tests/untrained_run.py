@@ -1,5 +1,6 @@
-"""A run as `pretrain` leaves it, without the training."""
+"""A run as `pretrain` leaves it, without the training, and what an export says about it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,10 @@ def make_run(folder: Path, encoder: dict[str, Any], data: str = "digits") -> Pat
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     save_encoder(recipe.encoder, folder / "encoder")
     return folder
+
+
+def read_verification(folder: Path) -> dict[str, Any]:
+    verification: dict[str, Any] = json.loads(
+        (folder / "verification.json").read_text(encoding="utf-8")
+    )
+    return verification

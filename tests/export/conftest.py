@@ -1,4 +1,4 @@
-"""What the tests of export share."""
+"""Fixtures of the export tests."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The verifier refuses what is planted."""
+"""The verifier refuses artifacts with planted errors."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.measurement import Measurement
-from mezzotint.export.verify import Artifact, Refused, verify
+from mezzotint.export.verify import Artifact, VerificationError, verify
 from mezzotint.quant.onnx.qdq import quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction
 from mezzotint.types import Input
@@ -44,7 +44,7 @@ class Colored(InMemory):
 
 
 class Reference(Encoder):
-    """The float graph as an encoder."""
+    """The fp32 graph as an encoder."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(INPUT, 16)
@@ -86,9 +86,14 @@ def made(tmp_path: Path) -> Made:
         "storage_bits": "W8A8",
     }
     artifact = Artifact(
-        (path,), lambda: OnnxFunction(path), OnnxFunction(path.read_bytes(), optimize=False), OnnxFunction(float_path),
-        float_path.stat().st_size, "quantized", facts,
-    )  # fmt: skip
+        (path,),
+        lambda: OnnxFunction(path),
+        OnnxFunction(path.read_bytes(), optimize=False),
+        OnnxFunction(float_path),
+        float_path.stat().st_size,
+        "quantized",
+        facts,
+    )
     return Made(path, artifact, Reference(float_path))
 
 
@@ -128,48 +133,55 @@ def test_a_file_that_was_mutated_after_writing_is_refused(
     change: Callable[[Any], None], made: Made
 ) -> None:
     made.mutated(change)
-    with pytest.raises(Refused, match="encoder.onnx is not the file that was written"):
+    with pytest.raises(VerificationError, match="`encoder.onnx` has changed since it was written"):
         verify(made.artifact, Measurement(made.encoder, Colored()))
 
 
 def test_a_wrong_initializer_that_was_written_so_is_refused_by_what_it_computes(made: Made) -> None:
     made.mutated(scale_one_weight)
     with pytest.raises(
-        Refused, match=r"refused: the cosine between artifact and simulation is .* allowed is 0.99"
+        VerificationError, match=r"refused: the cosine between .* must be at least 0.99, got"
     ):
         made.verify()  # with the hash of the mutated file
 
 
 def test_nothing_quantized_is_refused(made: Made) -> None:
     operators = {"quantized": 0, "of": 4, "integer_kernels": {}}
-    with pytest.raises(Refused, match="0 of 4 operators are quantized; wanted is 1 or more"):
+    with pytest.raises(
+        VerificationError, match="0 of 4 operators are quantized, and at least 1 must be"
+    ):
         made.verify(facts={"operators": operators})
     with pytest.raises(
-        Refused, match="4 operators are quantized and the runtime computes none in integers"
+        VerificationError,
+        match="4 operators are quantized, but the runtime computes none in integers",
     ):
         made.verify(facts={"operators": operators | {"quantized": 4}})
 
 
 def test_a_lost_dynamic_batch_is_refused(made: Made, tmp_path: Path) -> None:
     fixed = residual(tmp_path / "fixed.onnx", batch=2)
-    with pytest.raises(Refused, match="does not run on a batch of 1"):
+    with pytest.raises(VerificationError, match="does not run on a batch of 1"):
         made.verify(open=lambda: OnnxFunction(fixed))
-    with pytest.raises(Refused, match=r"makes \[2, 16\] of a batch of 1; wanted is \[1, 16\]"):
+    with pytest.raises(
+        VerificationError, match=r"a batch of 1 must have shape \[1, 16\], got \[2, 16\]"
+    ):
         made.verify(open=lambda: lambda x: torch.zeros(2, 16))
 
 
 def test_features_that_are_not_finite_are_refused(made: Made) -> None:
-    with pytest.raises(Refused, match="not finite on a batch of 1"):
+    with pytest.raises(VerificationError, match="contain NaN or inf on a batch of 1"):
         made.verify(open=lambda: lambda x: torch.full((len(x), 16), torch.nan))
 
 
 def test_an_exporter_that_is_silently_wrong_is_refused(made: Made) -> None:
-    """The float model in the runtime must be the encoder, or the simulation would be of something else."""
-    with pytest.raises(Refused, match="from the encoder, whose largest feature"):
+    """The fp32 model in the runtime must be the encoder, or the simulation proves nothing."""
+    with pytest.raises(
+        VerificationError, match="differs from the encoder by up to .* of the largest feature"
+    ):
         made.verify(reference=lambda x: made.encoder(x) * 1.001)
 
 
-def test_formats_that_promise_more_are_held_to_it(made: Made) -> None:
+def test_exact_formats_must_be_exact(made: Made) -> None:
     exact = made.encoder.function
     assert (
         made.verify(agreement="equal", open=lambda: exact, simulation=exact)["to_simulation"][
@@ -177,28 +189,28 @@ def test_formats_that_promise_more_are_held_to_it(made: Made) -> None:
         ]
         == 0
     )
-    with pytest.raises(Refused, match="differs from the simulation by up to .*; wanted is 0"):
+    with pytest.raises(VerificationError, match="from the simulation by up to .* must be 0"):
         made.verify(
             agreement="equal", open=lambda: lambda x: exact(x) * (1 + 1e-6), simulation=exact
         )
     made.verify(agreement="float", open=lambda: lambda x: exact(x) * (1 + 1e-6), simulation=exact)
-    with pytest.raises(Refused, match="allowed is a share of 0.0001"):
+    with pytest.raises(VerificationError, match="At most 0.0001 of the largest feature"):
         made.verify(agreement="float", open=lambda: lambda x: exact(x) * 1.01, simulation=exact)
 
 
-def test_what_shows_on_many_samples_alone_is_refused(made: Made) -> None:
+def test_an_error_that_shows_only_on_many_samples_is_refused(made: Made) -> None:
     def broken(x: Tensor) -> Tensor:
         out: Tensor = made.artifact.simulation(x)
         return out if len(x) <= 8 else -out
 
     with pytest.raises(
-        Refused, match=r"the cosine between artifact and simulation is .* on 400 samples"
+        VerificationError, match=r"the cosine between artifact and simulation .* on 400 samples"
     ):
         made.verify(open=lambda: broken)
 
 
 def test_neighbors_that_differ_are_refused_even_at_a_high_cosine(made: Made) -> None:
-    """A constant added to all features hides what tells them apart from the cosine, not from the neighbors."""
+    """A constant added to all features hides differences from the cosine, not from kNN."""
     noise = torch.Generator().manual_seed(0)
 
     def shifted(x: Tensor) -> Tensor:
@@ -208,9 +220,7 @@ def test_neighbors_that_differ_are_refused_even_at_a_high_cosine(made: Made) -> 
     def noisy(x: Tensor) -> Tensor:
         return shifted(x) + 3 * torch.randn(len(x), 16, generator=noise)
 
-    with pytest.raises(
-        Refused, match="refused: kNN of the artifact is .* they may differ by 0.0100"
-    ):
+    with pytest.raises(VerificationError, match="refused: kNN top-1 is .* must be at most 0.0100"):
         made.verify(open=lambda: noisy, simulation=shifted)
 
 

@@ -98,7 +98,7 @@ def export(
     The file is kept only if its features agree with the encoder's.
     """
     from mezzotint.export.exporting import export as write
-    from mezzotint.export.exporting import table
+    from mezzotint.export.exporting import summary_rows
     from mezzotint.quant.bitwidth import Bits
 
     folder = write(
@@ -118,7 +118,7 @@ def export(
     if as_json:
         typer.echo(json.dumps({"artifact": str(folder), **verification}))
         return
-    for title, value in table(verification):
+    for title, value in summary_rows(verification):
         typer.echo(f"{title:<24} {value}")
     typer.echo(folder)
 

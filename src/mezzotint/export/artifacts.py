@@ -1,4 +1,4 @@
-"""One function for each format: writes the files, and says what they are to be compared with."""
+"""One writer per format: it writes the files and names the reference to verify them against."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ from mezzotint.export.float_formats import (
     write_torchvision,
 )
 from mezzotint.export.packed import save_packed
-from mezzotint.export.request import Request, plain
+from mezzotint.export.request import Request, copy_to_fp32
 from mezzotint.export.verify import Artifact, Function
 from mezzotint.quant.batch_norm import reestimate_batch_norm_
 from mezzotint.quant.bitwidth import FP32, Bits
@@ -35,20 +35,17 @@ from mezzotint.quant.onnx.qdq import make_observer, quantize_onnx
 from mezzotint.quant.onnx.session import OnnxFunction, require
 from mezzotint.quant.qconfig import QuantizationPolicy, policy_of
 
-_FLOAT: dict[str, Any] = {
-    "storage_bits": str(FP32),
-    "compute_bits": str(FP32),
-}
+_FP32: dict[str, Any] = {"storage_bits": str(FP32), "compute_bits": str(FP32)}
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format that can be exported to.
+    """An export format: its bit-widths and its writer.
 
     Attributes:
-        bits: bit-widths that it supports; the first is the default.
-        choices: the same in words.
-        write: writes the files.
+        bits: supported bit-widths; the first is the default.
+        choices: the supported bit-widths in words, for messages.
+        write: function that writes the files.
     """
 
     bits: tuple[Bits, ...]
@@ -57,76 +54,78 @@ class Format:
 
 
 def _onnx(request: Request) -> Artifact:
-    """QDQ for 8 bits, float for 32."""
+    """Write ONNX: a QDQ graph (quantize, dequantize) at 8 bits, fp32 at 32 bits."""
     runtime = require("onnxruntime", "--format onnx", "onnx")
-    encoder, path = plain(request.encoder), request.folder / "encoder.onnx"
-    batches = (
-        [] if request.bits.is_float else request.calibration_batches()
-    )  # first, as it may be refused
+    encoder, path = copy_to_fp32(request.encoder), request.folder / "encoder.onnx"
+    # Before the file is written, as the number of calibration samples may be refused.
+    batches = [] if request.bits.is_float else request.calibration_batches()
     write_onnx(encoder, path)
     served: dict[str, Any] = {"runtime": {"name": "onnxruntime", "version": runtime.__version__}}
     if request.bits.is_float:
-        return _float(request, (path,), lambda: OnnxFunction(path), encoder, served)
-    whole = path.read_bytes()
-    done = quantize_onnx(
+        return _fp32_artifact(request, (path,), lambda: OnnxFunction(path), encoder, served)
+    fp32_model = path.read_bytes()
+    report = quantize_onnx(
         path, path, batches, reduce_range=request.reduce_range, observer=request.observer
     )
     return Artifact(
         (path,),
         lambda: OnnxFunction(path),
         OnnxFunction(path.read_bytes(), optimize=False),
-        OnnxFunction(whole),
-        len(whole),
+        OnnxFunction(fp32_model),
+        len(fp32_model),
         "quantized",
         served
         | {
             "storage_bits": str(request.bits),
-            "compute_bits": str(done.bits),
+            "compute_bits": str(report.bits),
             "accumulator_bits": 32,
-            "reduce_range": done.reduce_range,
-            "operators": _operators(done.quantized, done.skipped, done.integer_kernels),
-            "calibration": {"samples": done.samples, "observer": request.observer},
+            "reduce_range": report.reduce_range,
+            "operators": _count_operators(report.quantized, report.skipped, report.integer_kernels),
+            "calibration": {"samples": report.samples, "observer": request.observer},
         },
     )
 
 
-def _operators(
-    quantized: Mapping[str, str], left: Mapping[str, str], kernels: Mapping[str, int] | None = None
+def _count_operators(
+    quantized: Mapping[str, str],
+    skipped: Mapping[str, str],
+    kernels: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "quantized": len(quantized), "of": len(quantized) + len(left), "left_float": dict(left),
-    }  # fmt: skip
-    return found if kernels is None else found | {"integer_kernels": dict(kernels)}
+    counts: dict[str, Any] = {
+        "quantized": len(quantized),
+        "of": len(quantized) + len(skipped),
+        "left_float": dict(skipped),
+    }
+    return counts if kernels is None else counts | {"integer_kernels": dict(kernels)}
 
 
-def _float(
+def _fp32_artifact(
     request: Request,
     files: tuple[Path, ...],
     reopen: Callable[[], Function],
     encoder: Encoder,
     facts: Mapping[str, Any],
 ) -> Artifact:
-    """An artifact that must compute what the encoder does, and is its own measure of time."""
+    """Describe an fp32 artifact: it must compute what the encoder computes."""
+    # ONNX in ONNX Runtime is timed against itself: the encoder in torch is another runtime.
     reference = (
         reopen() if request.runtime == "onnxruntime" and files[0].suffix == ".onnx" else encoder
     )
     return Artifact(
-        files, reopen, encoder, reference, float_bytes(encoder), "float", _FLOAT | dict(facts)
+        files, reopen, encoder, reference, parameter_bytes(encoder), "float", _FP32 | dict(facts)
     )
 
 
-def float_bytes(encoder: torch.nn.Module) -> int:
-    """What the tensors of a float encoder take."""
+def parameter_bytes(encoder: torch.nn.Module) -> int:
+    """Return the size of an encoder's parameters and buffers in bytes."""
     return sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
 
 
 def _packed(request: Request) -> Artifact:
-    """Packed integers, compared with the simulation: the same numbers, or refused."""
-    encoder = plain(request.encoder)
-    own = getattr(request.encoder, "quantization", None)
-    policy = _policy(
-        request, own if request.policy is None and own is not None else request.policy or "ssql"
-    )
+    """Write packed integers, whose outputs must equal the simulation's."""
+    encoder = copy_to_fp32(request.encoder)
+    trained_with = getattr(request.encoder, "quantization", None)
+    policy = _make_policy(request, request.policy or trained_with or "ssql")
     conversion = quant.quantize_(encoder, policy)
     facts: dict[str, Any] = {"policy": policy.name, "group": request.group}
     if request.bits.activation != 32 or request.reestimate_batch_norm:
@@ -147,27 +146,27 @@ def _packed(request: Request) -> Artifact:
             out: Tensor = encoder(x)
         return out
 
-    reference = plain(request.encoder)
+    reference = copy_to_fp32(request.encoder)
     return Artifact(
         (request.folder / "packed.safetensors", request.folder / "packed.json"),
         lambda: load_packed(request.folder),
         simulation,
         reference,
-        float_bytes(reference),
+        parameter_bytes(reference),
         "equal",
         facts
         | {
             "storage_bits": str(Bits(request.bits.weight)),
             "compute_bits": str(FP32),
             "simulated_bits": str(request.bits),
-            "operators": _operators(conversion.weights, conversion.skipped),
+            "operators": _count_operators(conversion.weights, conversion.skipped),
             "runtime": {"name": "torch", "version": torch.__version__},
         },
     )
 
 
 def _bits_per_weight(file: Path) -> float:
-    """What a quantized weight takes on average, its share of the scales included; 8-bit layers count too."""
+    """Return the average bits per quantized weight, including scales and zero points."""
     tensors = load_file(file)
     description = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
     names = [
@@ -175,16 +174,16 @@ def _bits_per_weight(file: Path) -> float:
         for name in description["weights"]
         for part in ("codes", "scale", "zero_point")
     ]
-    taken = sum(
+    size = sum(
         tensors[name].numel() * tensors[name].element_size() for name in names if name in tensors
     )
     return float(
-        8 * taken / sum(math.prod(entry["shape"]) for entry in description["weights"].values())
+        8 * size / sum(math.prod(entry["shape"]) for entry in description["weights"].values())
     )
 
 
-def _policy(request: Request, name: str) -> QuantizationPolicy:
-    """The policy by name, with the observer and the groups that were asked for."""
+def _make_policy(request: Request, name: str) -> QuantizationPolicy:
+    """Build the policy of this name with the request's observer and group size."""
     base = policy_of(name)
     weight, activation = base.weight, base.activation
     if request.group is not None:
@@ -208,10 +207,10 @@ def _policy(request: Request, name: str) -> QuantizationPolicy:
 
 
 def _timm(request: Request) -> Artifact:
-    encoder = plain(request.encoder)
+    encoder = copy_to_fp32(request.encoder)
     files = write_timm(encoder, request.folder)
     version = require("timm", "--format timm", "timm").__version__
-    return _float(
+    return _fp32_artifact(
         request,
         files,
         lambda: open_timm(request.folder),
@@ -223,17 +222,19 @@ def _timm(request: Request) -> Artifact:
 def _torchvision(request: Request) -> Artifact:
     import torchvision
 
-    encoder = plain(request.encoder)
+    encoder = copy_to_fp32(request.encoder)
     files = write_torchvision(encoder, request.folder)
     runtime = {"runtime": {"name": "torchvision", "version": torchvision.__version__}}
-    return _float(request, files, lambda: open_torchvision(request.folder), encoder, runtime)
+    return _fp32_artifact(
+        request, files, lambda: open_torchvision(request.folder), encoder, runtime
+    )
 
 
 def _torch_export(request: Request) -> Artifact:
-    encoder, path = plain(request.encoder), request.folder / "encoder.pt2"
+    encoder, path = copy_to_fp32(request.encoder), request.folder / "encoder.pt2"
     write_torch_export(encoder, path)
     runtime = {"runtime": {"name": "torch.export", "version": torch.__version__}}
-    return _float(request, (path,), lambda: open_torch_export(path), encoder, runtime)
+    return _fp32_artifact(request, (path,), lambda: open_torch_export(path), encoder, runtime)
 
 
 _INT8 = (Bits(8, 8), FP32)

@@ -1,4 +1,4 @@
-"""From a run to a verified artifact in `RUN/exports/`."""
+"""Export a run's encoder to a verified artifact in `RUN/exports/`."""
 
 import hashlib
 import os
@@ -43,48 +43,49 @@ def export(
     data: str | None = None,
     reestimate_batch_norm: bool = False,
 ) -> Path:
-    """Write a run's encoder in another format, run it in the runtime that will serve it, and keep it if it agrees.
+    """Export a run's encoder, and verify the artifact in the runtime that will serve it.
 
     Args:
-        run: a directory that `pretrain` wrote, or, with `data`, any encoder's.
+        run: run directory; with `data`, any encoder directory.
         format: `onnx`, `packed`, `timm`, `torchvision` or `torch_export`.
         bits: bit-widths: W8A8 (the default) or fp32 for `onnx`; for `packed` weights of 2 to 8 bits
             with fp32 activations (W4A32 by default) or simulated ones (W4A8); fp32 for the others.
-        group: of `packed`: so many weights share a scale, instead of a whole channel.
-        policy: of `packed`: which layers; by default the one that the encoder was trained with, or
-            `ssql`.
-        observer: kind of the observer that chooses the ranges of activations.
-        reduce_range: of `onnx` at W8A8: keep weights to 7, by default where this processor's
-            integer sums may saturate. Say it when another processor will serve the file.
-        calibration: samples that choose the ranges; by default 512, or all that may be used if
-            there are fewer.
-        runtime: `onnxruntime`, or `openvino`, for `onnx`.
-        data: to calibrate and compare on: an image folder, a file of arrays, or embedded data's
-            name; by default the run's.
-        reestimate_batch_norm: for `packed`: re-estimate BatchNorm's statistics for the rounded
-            weights from calibration samples, which helps at 2 and 3 bits.
+        group: weights per scale, for `packed`; by default one scale per channel.
+        policy: quantization policy, for `packed`; by default the one that the encoder was trained
+            with, or `ssql`.
+        observer: kind of the observer that sets the ranges of activations.
+        reduce_range: whether to quantize weights to 7 bits, for `onnx` at W8A8; by default only
+            where this processor's integer sums may saturate. Set it if another processor will
+            serve the file.
+        calibration: number of calibration samples; by default 512, or all of them if there are
+            fewer.
+        runtime: `onnxruntime` or `openvino`, for `onnx`.
+        data: data to calibrate and verify on: an image folder, a file of arrays, or the name of
+            embedded data; by default the run's.
+        reestimate_batch_norm: whether to re-estimate BatchNorm with the rounded weights, for
+            `packed`; it helps at 2 and 3 bits.
 
     Returns:
         The directory `RUN/exports/FORMAT-BITS`, with the artifact and `verification.json`.
 
     Raises:
-        ValueError: for what a format does not have, a missing package, or a directory that is not a
-            run.
-        Refused: when the artifact does not compute what it should. Nothing is left of it; an
-            earlier artifact stays.
+        ValueError: if the format does not support an option, a package is missing, or the
+            directory is not a run.
+        VerificationError: if the artifact does not agree with its reference. It is removed; an
+            earlier artifact is kept.
     """
-    chosen = _format(format, runtime)
-    bits = _bits(format, chosen, bits)
+    chosen = _select_format(format, runtime)
+    bits = _select_bits(format, chosen, bits)
     _check_options(format, group, policy, reestimate_batch_norm)
-    make_observer(observer)  # which refuses an unknown one
+    make_observer(observer)  # refuses an unknown kind before anything is written
     folder = Path(run)
     encoder = load_encoder(folder)
-    source, workers = _data(folder, encoder, data)
+    source, workers = _open_data(folder, encoder, data)
     name = f"{'openvino' if runtime == 'openvino' else format}-{bits}"
-    with _replacing_folder(folder / "exports" / name) as place:
+    with _replacing_folder(folder / "exports" / name) as temporary:
         request = Request(
             Measurement(encoder, source, Reading(workers=workers)),
-            place,
+            temporary,
             bits,
             group=group,
             policy=policy,
@@ -95,77 +96,82 @@ def export(
             reestimate_batch_norm=reestimate_batch_norm,
         )
         artifact = chosen.write(request)
-        found = verify(artifact, request.measurement)
-        made = {
+        results = verify(artifact, request.measurement)
+        origin = {
             "mezzotint": __version__,
             "format": format,
             "bits": str(bits),
-            "encoder": _origin(folder),
+            "encoder": _describe_weights(folder),
         }
-        write_json(place / "verification.json", made | found)
+        write_json(temporary / "verification.json", origin | results)
     return folder / "exports" / name
 
 
-def _data(folder: Path, encoder: Encoder, data: str | None) -> tuple[Source, int]:
-    """What to calibrate and compare on, and how many processes read it."""
+def _open_data(folder: Path, encoder: Encoder, data: str | None) -> tuple[Source, int]:
+    """Open the data to calibrate and verify on; return it and the number of reading processes."""
     if data is not None:
         source = open_source(data, encoder.input)
         return source, Loader().processes(source)
     if not (folder / "recipe.yaml").is_file():
         raise ValueError(
-            f"got {folder}, an encoder without a run and so without data; allowed is a run, or an encoder with --data: "
-            "name an image folder, a file of arrays, or embedded data"
+            f"`{folder}` is an encoder without a run, so it has no data to verify on. "
+            "Use `--data` with an image folder, a file of arrays, or the name of embedded data."
         )
     recipe = Recipe.load(folder)
     return recipe.data, recipe.run.loader.processes(recipe.data)
 
 
-def _format(format: str, runtime: str) -> Format:
+def _select_format(format: str, runtime: str) -> Format:
     if format not in FORMATS:
         raise ValueError(
-            f"got --format {format}; allowed: {', '.join(FORMATS)}.{nearest(format, FORMATS)}"
+            f"`--format` must be one of {', '.join(FORMATS)}, got {format!r}."
+            f"{nearest(format, FORMATS)}"
         )
     if runtime not in ("onnxruntime", "openvino"):
         raise ValueError(
-            f"got --runtime {runtime}; allowed: onnxruntime, openvino: leave it out for the first"
+            f"`--runtime` must be onnxruntime or openvino, got {runtime!r}. "
+            "Omit it for onnxruntime."
         )
     if runtime == "openvino" and format != "onnx":
         raise ValueError(
-            f"got --runtime openvino with --format {format}; allowed is --format onnx: leave one out"
+            f"`--runtime openvino` needs `--format onnx`, got `--format {format}`. "
+            "Omit one of the two options."
         )
     return OPENVINO if runtime == "openvino" else FORMATS[format]
 
 
-def _bits(name: str, format: Format, bits: Bits | None) -> Bits:
+def _select_bits(name: str, format: Format, bits: Bits | None) -> Bits:
     if bits is None:
         return format.bits[0]
     if bits not in format.bits:
         packed = name != "packed" and bits in FORMATS["packed"].bits
         raise ValueError(
             f"`--bits` must be {format.choices} for `--format {name}`, got {bits}."
-            f"{' Fewer bits in storage: --format packed.' if packed else ''}"
+            f"{' Use `--format packed` for fewer bits in storage.' if packed else ''}"
         )
     return bits
 
 
 def _check_options(format: str, group: int | None, policy: str | None, reestimate: bool) -> None:
-    """What only `packed` has."""
+    """Refuse options that only `packed` supports."""
     given = {
-        "--group": group is not None, "--policy": policy is not None,
+        "--group": group is not None,
+        "--policy": policy is not None,
         "--reestimate-batch-norm": reestimate,
-    }  # fmt: skip
+    }
     extra = next((name for name, present in given.items() if present), None)
     if format != "packed" and extra is not None:
         raise ValueError(
-            f"got {extra} with --format {format}; allowed is --format packed: leave {extra} out"
+            f"`{extra}` needs `--format packed`, got `--format {format}`. "
+            f"Omit `{extra}`, or export with `--format packed`."
         )
     if group is not None and group < 1:
-        raise ValueError(f"got --group {group}; allowed is 1 or more: 32 to 128 are usual")
+        raise ValueError(f"`--group` must be at least 1, got {group}. Try 64.")
 
 
 @contextmanager
 def _replacing_folder(target: Path) -> Iterator[Path]:
-    """A directory to write into, which takes the place of `target` at the end, or is removed if anything fails."""
+    """Yield a temporary directory that replaces `target` at the end; a failure removes it."""
     temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
     temporary.mkdir(parents=True)
     try:
@@ -177,8 +183,8 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _origin(folder: Path) -> Mapping[str, Any]:
-    """Which encoder it was."""
+def _describe_weights(folder: Path) -> Mapping[str, Any]:
+    """Return the path and hash of the exported weights."""
     weights = next(folder / name for name in _WEIGHTS if (folder / name).is_file())
     return {
         "path": weights.relative_to(folder).as_posix(),
@@ -186,42 +192,38 @@ def _origin(folder: Path) -> Mapping[str, Any]:
     }
 
 
-def table(verification: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A verification's headline figures, for people."""
+def summary_rows(verification: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the main results of a verification as titles and values, for printing."""
     size, knn = verification["bytes"], verification["knn"]
     rows = [
         ("runtime", "{name} {version}".format(**verification["runtime"])),
         ("bits in storage", verification["storage_bits"]),
         ("bits in arithmetic", verification["compute_bits"]),
-        ("bytes", f"{size['artifact']:,}, {size['ratio']:.2f} of float"),
-        (f"ms for a batch of {verification['milliseconds']['batch']}", _took(verification)),
+        ("bytes", f"{size['artifact']:,}, {size['ratio']:.2f} of fp32"),
+        (f"ms for a batch of {verification['milliseconds']['batch']}", _format_time(verification)),
     ]
     if "operators" in verification:
         operators = verification["operators"]
         rows.insert(1, ("operators quantized", f"{operators['quantized']} of {operators['of']}"))
-    for title, key in (
-        ("cosine to the simulation", "to_simulation"),
-        ("cosine to float", "to_float"),
-    ):
-        rows.append(
-            (
-                title,
-                "{cosine_mean:.5f}, 1st percentile {cosine_p01:.5f}".format(**verification[key]),
-            )
-        )
+    cosine = "{cosine_mean:.5f}, 1st percentile {cosine_p01:.5f}"
+    rows.append(("cosine to the simulation", cosine.format(**verification["to_simulation"])))
+    rows.append(("cosine to fp32", cosine.format(**verification["to_float"])))
     if "bits_per_weight" in verification:
-        rows.insert(2, ("with scales", f"{verification['bits_per_weight']:.2f} bits a weight"))
+        rows.insert(2, ("with scales", f"{verification['bits_per_weight']:.2f} bits per weight"))
     if knn is not None:
-        shown = "{artifact:.4f}, simulated {simulation:.4f}, float {float:.4f} ({task})"
-        rows.append(("kNN top-1", shown.format(**knn)))
+        top1 = "{artifact:.4f}, simulated {simulation:.4f}, fp32 {float:.4f} ({task})"
+        rows.append(("kNN top-1", top1.format(**knn)))
     return rows
 
 
-def _took(verification: Mapping[str, Any]) -> str:
-    """Milliseconds, beside those of float where the arithmetic is another; where it is the same, all is noise."""
-    took = verification["milliseconds"]
+def _format_time(verification: Mapping[str, Any]) -> str:
+    """Format the milliseconds of a batch; compare with fp32 if the arithmetic differs."""
+    milliseconds = verification["milliseconds"]
     if not Bits.parse(verification["compute_bits"]).is_float:
-        return f"{took['artifact']:.2f}, float {took['float']:.2f}: {took['speed_up']:.2f} times as fast"
+        return "{artifact:.2f}, fp32 {float:.2f}: {speed_up:.2f} times as fast".format(
+            **milliseconds
+        )
+    # Both sides compute in fp32, so a difference would be noise.
     smaller = not Bits.parse(verification["storage_bits"]).is_float
-    saved = ": saves bytes, and no time" if smaller else ""
-    return f"{took['artifact']:.2f}, in float{saved}"
+    note = " (a smaller file, not a faster one)" if smaller else ""
+    return f"{milliseconds['artifact']:.2f}, computed in fp32{note}"

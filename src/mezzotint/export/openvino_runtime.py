@@ -1,8 +1,8 @@
-"""OpenVINO with NNCF as a second runtime: its own quantizer, judged by the same verifier.
+"""Export to OpenVINO, quantized by NNCF and verified like every other format.
 
-NNCF chooses the ranges itself (histograms, bias correction), so `observer` and `reduce_range` do
-not apply; it keeps weights from overflowing where the processor needs that. The simulation is the
-quantized model with its `FakeQuantize` operators computed in float.
+NNCF sets the ranges itself (histograms, bias correction), so `observer` and `reduce_range` do not
+apply; it prevents overflow on processors that need it. The simulation is the quantized model with
+its `FakeQuantize` operators computed in fp32.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.export.float_formats import write_onnx
-from mezzotint.export.request import Request, plain
+from mezzotint.export.request import Request, copy_to_fp32
 from mezzotint.export.verify import Artifact
 from mezzotint.quant.bitwidth import FP32
 from mezzotint.quant.onnx.session import require
@@ -22,8 +22,9 @@ class OpenvinoFunction:
     """An OpenVINO model as a function of one tensor.
 
     Args:
-        model: a file, or a model in memory.
-        quantized: compute quantized operators in integers; without, in float, as they are written.
+        model: a file, or an in-memory model.
+        quantized: whether to compute quantized operators in integers; otherwise every operator
+            runs in fp32, as written.
     """
 
     def __init__(self, model: Any, *, quantized: bool = True) -> None:
@@ -40,20 +41,19 @@ class OpenvinoFunction:
         self._compiled = openvino.Core().compile_model(source, "CPU", settings)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The first output."""
-        found = self._compiled(x.detach().cpu().contiguous().numpy())[0]
-        return torch.from_numpy(found.copy())
+        features = self._compiled(x.detach().cpu().contiguous().numpy())[0]
+        return torch.from_numpy(features.copy())
 
 
 def write(request: Request) -> Artifact:
-    """Write `encoder.xml` and `encoder.bin`: int8 by NNCF, or float.
+    """Write `encoder.xml` and `encoder.bin`: int8 by NNCF, or fp32.
 
     Raises:
-        ValueError: when openvino or nncf is missing, or nothing was quantized.
+        ValueError: if openvino or nncf is missing.
     """
     openvino = require("openvino", "--runtime openvino", "openvino")
     nncf = require("nncf", "--runtime openvino", "openvino") if not request.bits.is_float else None
-    encoder = plain(request.encoder)
+    encoder = copy_to_fp32(request.encoder)
     onnx_path, path = request.folder / "encoder.onnx", request.folder / "encoder.xml"
     write_onnx(encoder, onnx_path)
     model = openvino.convert_model(str(onnx_path))
@@ -63,7 +63,7 @@ def write(request: Request) -> Artifact:
     onnx_path.unlink()
     if nncf is None:
         openvino.save_model(model, path, compress_to_fp16=False)
-        stated = {"storage_bits": str(FP32), "compute_bits": str(FP32)}
+        bits = {"storage_bits": str(FP32), "compute_bits": str(FP32)}
         return Artifact(
             files,
             lambda: OpenvinoFunction(path),
@@ -71,20 +71,23 @@ def write(request: Request) -> Artifact:
             reference,
             float_size,
             "float",
-            runtime | stated,
+            runtime | bits,
         )
     batches = [x.numpy() for batch in request.calibration_batches() for x in torch.split(batch, 1)]
     transformer = any(isinstance(module, torch.nn.LayerNorm) for module in encoder.modules())
     quantized = nncf.quantize(
-        model, nncf.Dataset(batches), subset_size=len(batches), preset=nncf.QuantizationPreset.MIXED,
+        model,
+        nncf.Dataset(batches),
+        subset_size=len(batches),
+        preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-    )  # fmt: skip
+    )
     openvino.save_model(quantized, path, compress_to_fp16=False)
     facts = {
         "storage_bits": str(request.bits),
         "compute_bits": str(request.bits),
         "accumulator_bits": 32,
-        "operators": _operators(quantized),
+        "operators": _count_operators(quantized),
         "calibration": {"samples": len(batches), "observer": f"nncf {nncf.__version__}"},
     }
     simulation = OpenvinoFunction(quantized, quantized=False)
@@ -99,28 +102,31 @@ def write(request: Request) -> Artifact:
     )
 
 
-def _operators(model: Any) -> dict[str, Any]:
-    """How many convolutions and products take both a quantized input and a quantized weight."""
-    left, quantized = {}, 0
+def _count_operators(model: Any) -> dict[str, Any]:
+    """Count the convolutions and products whose input and weight are both quantized."""
+    skipped, quantized = {}, 0
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
         if kind not in ("Convolution", "GroupConvolution", "MatMul"):
             continue
-        kinds = [_source(node.input_value(place).get_node()) for place in range(2)]
+        kinds = [_producer_kind(node.input_value(index).get_node()) for index in range(2)]
         if kinds == ["FakeQuantize", "FakeQuantize"]:
             quantized += 1
         else:
-            left[node.get_friendly_name()] = (
+            skipped[node.get_friendly_name()] = (
                 f"{kind}: its inputs come from {kinds[0]} and {kinds[1]}"
             )
-    return {"quantized": quantized, "of": quantized + len(left), "left_float": left}
+    return {"quantized": quantized, "of": quantized + len(skipped), "left_float": skipped}
 
 
-def _source(node: Any) -> str:
-    """What makes a tensor, behind what only moves it; a weight stored as integers is scaled by a `Multiply`."""
+def _producer_kind(node: Any) -> str:
+    """Return the kind of operator that computes a tensor, before reshapes and conversions."""
     while node.get_type_name() in ("Reshape", "Transpose", "Convert"):
         node = node.input_value(0).get_node()
     kind = str(node.get_type_name())
-    if kind == "Multiply" and _source(node.input_value(0).get_node()) in ("Constant", "Subtract"):
+    if kind != "Multiply":
+        return kind
+    # NNCF stores a weight as integers, which a `Multiply` scales.
+    if _producer_kind(node.input_value(0).get_node()) in ("Constant", "Subtract"):
         return "FakeQuantize"
     return kind

@@ -1,4 +1,7 @@
-"""Write a quantized encoder with its weights as packed integers; `mezzotint.encoders.saving` has the format."""
+"""Write a quantized encoder with its weights as packed integers.
+
+`mezzotint.encoders.saving` describes the format and reads it.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -28,34 +31,33 @@ def save_packed(
     *,
     made_by: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write an encoder's weights in few bits.
+    """Write an encoder with its weights packed in 1 to 8 bits.
 
     Args:
-        encoder: network that `quantize_` has prepared and that `calibrate` has run on, unless its
+        encoder: encoder prepared by `quantize_`, and calibrated by `calibrate` unless its
             activations stay in fp32.
-        path: directory to write, made when missing.
-        bits: bit-widths: weights of 1 to 8 bits are packed (layers with bits of their own keep
-            them), activations are simulated when the encoder is loaded.
-        made_by: what to remember about its making.
+        path: directory to write, created if missing.
+        bits: bit-widths: weights of 1 to 8 bits are packed (layers with a bit-width of their own
+            keep it), activations are simulated when the encoder is loaded.
+        made_by: provenance to store with the encoder, such as the command.
 
     Returns:
         The directory, from which `load_packed` reads an encoder with the outputs of
         `quant.bits(encoder, bits)`.
 
     Raises:
-        ValueError: for other widths, and for quantizers whose values do not stand on one uniform
-            grid.
+        ValueError: if the weights are fp32, or a quantizer's values are not on one uniform grid.
     """
     if bits.weight == 32:
         raise ValueError(
-            f"`bits` must have weights of 1 to 8 bits, got {bits}. Use save_encoder for fp32 weights."
+            f"`bits` must have weights of 1 to 8 bits, got {bits}. "
+            "Use `save_encoder` for fp32 weights."
         )
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     weights: dict[str, Any] = {}
     activations: dict[str, Any] = {}
-    own: set[str] = set()
     with quant.bits(encoder, bits), torch.no_grad():
         for name, layer in quantized_layers(encoder):
             weights[f"{name}.weight"] = _store_weight(tensors, f"{name}.weight", layer)
@@ -63,13 +65,17 @@ def save_packed(
                 tensors[f"{name}.bias"] = layer.bias.detach().clone()
         if bits.activation != 32:
             for name, quantizer in named_activation_quantizers(encoder):
-                place = f"{name}:{'input' if hasattr(encoder.get_submodule(name), 'weight_quantizer') else 'output'}"
-                activations[place] = _store_grid(
-                    tensors, place, quantizer.layout, quantizer.grid(), quantizer
+                layer = encoder.get_submodule(name)
+                side = "input" if hasattr(layer, "weight_quantizer") else "output"
+                activations[f"{name}:{side}"] = _store_grid(
+                    tensors, f"{name}:{side}", quantizer.layout, quantizer.grid(), quantizer
                 )
-        own = {name for name, module in encoder.named_modules() if isinstance(module, Quantizer)}
+        quantizers = {
+            name for name, module in encoder.named_modules() if isinstance(module, Quantizer)
+        }
     for name, value in encoder.state_dict().items():
-        if name not in weights and name not in tensors and name.rpartition(".")[0] not in own:
+        module = name.rpartition(".")[0]
+        if name not in weights and name not in tensors and module not in quantizers:
             tensors[name] = value
     file = folder / "packed.safetensors"
     with replacing(file) as temporary:
@@ -93,33 +99,36 @@ def _store_weight(tensors: dict[str, Tensor], name: str, layer: Any) -> dict[str
     layout: Layout = quantizer.layout
     if not torch.equal(layout.unrows(grid.values(rows), parameter.shape), layer.weight):
         raise ValueError(
-            f"the {type(quantizer).__name__} of {name} has values off its uniform grid; allowed are quantizers whose "
-            "codes and scales say everything: choose another policy"
+            f"{type(quantizer).__name__} of `{name}` has values off its uniform grid and cannot be "
+            "packed. Its integer codes and scales must determine every value. Use another policy."
         )
-    stored, lowest = int(quantizer.bits), int(grid.low)
-    tensors[f"{name}.codes"] = pack(layout.unrows(rows, parameter.shape) - lowest, stored)
+    bits, lowest = int(quantizer.bits), int(grid.low)
+    tensors[f"{name}.codes"] = pack(layout.unrows(rows, parameter.shape) - lowest, bits)
     tensors[f"{name}.scale"] = grid.scale
     if grid.zero_point is not None:
         tensors[f"{name}.zero_point"] = grid.zero_point
     return {
-        "bits": stored,
+        "bits": bits,
         "lowest": lowest,
         "shape": list(parameter.shape),
-        "layout": _plain(layout),
+        "layout": _describe_layout(layout),
     }
 
 
 def _store_grid(
-    tensors: dict[str, Tensor], place: str, layout: Layout, grid: Grid, quantizer: Quantizer
+    tensors: dict[str, Tensor], name: str, layout: Layout, grid: Grid, quantizer: Quantizer
 ) -> dict[str, Any]:
-    tensors[f"{place}.scale"] = grid.scale
+    tensors[f"{name}.scale"] = grid.scale
     if grid.zero_point is not None:
-        tensors[f"{place}.zero_point"] = grid.zero_point
+        tensors[f"{name}.zero_point"] = grid.zero_point
     return {
-        "bits": int(quantizer.bits), "lowest": int(grid.low), "highest": int(grid.high), "divide": grid.divide,
-        "layout": _plain(layout),
-    }  # fmt: skip
+        "bits": int(quantizer.bits),
+        "lowest": int(grid.low),
+        "highest": int(grid.high),
+        "divide": grid.divide,
+        "layout": _describe_layout(layout),
+    }
 
 
-def _plain(layout: Layout) -> dict[str, Any]:
+def _describe_layout(layout: Layout) -> dict[str, Any]:
     return {"granularity": layout.granularity, "axis": layout.axis, "group": layout.group}

@@ -1,4 +1,4 @@
-"""What an export is made from: the encoder in float, the run's data, and what was asked for."""
+"""The input of an export: the encoder, the data to calibrate on, and the options."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -19,20 +19,21 @@ Runtime = Literal["onnxruntime", "openvino"]
 
 @dataclass(frozen=True)
 class Request:
-    """One export.
+    """Everything that a format's writer needs for one export.
 
     Attributes:
-        measurement: encoder in eval mode, quantizable or not, and the run's data.
+        measurement: encoder in eval mode, with or without quantizers, and the run's data.
         folder: directory to write into.
-        bits: bit-widths of weights and activations.
-        group: weights that share a scale; `None` for one scale a channel.
-        policy: which layers; `None` for the encoder's own, or `ssql`.
-        observer: kind of the observer that chooses the ranges of activations.
-        reduce_range: see `mezzotint.quant.onnx.qdq`.
-        calibration: how many samples choose the ranges; `None` for 512, or all that may be used if
-            there are fewer.
-        runtime: that will serve the artifact.
-        reestimate_batch_norm: whether to re-estimate BatchNorm for the rounded weights.
+        bits: bit-widths to export with.
+        group: weights per scale; `None` for one scale per channel.
+        policy: quantization policy; `None` for the one that the encoder was trained with, or
+            `ssql`.
+        observer: kind of the observer that sets the ranges of activations.
+        reduce_range: whether to quantize weights to 7 bits; see `mezzotint.quant.onnx.qdq`.
+        calibration: number of calibration samples; `None` for 512, or for all of them if there
+            are fewer.
+        runtime: runtime that will serve the artifact.
+        reestimate_batch_norm: whether to re-estimate BatchNorm with the rounded weights.
     """
 
     measurement: Measurement
@@ -48,14 +49,16 @@ class Request:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder to export."""
+        """The encoder to export, on which nothing is changed."""
         return self.measurement.encoder
 
     def calibration_batches(self, batch_size: int = 32) -> list[Tensor]:
-        """Normalized training samples without augmentation, that no task tests on; always the same.
+        """Draw normalized calibration samples, without augmentation and always the same.
+
+        They are training samples; no task's test samples are among them.
 
         Raises:
-            ValueError: when there are fewer than were asked for, or none.
+            ValueError: if there are fewer samples than `calibration`, or none.
         """
         reading = replace(self.measurement.reading, batch_size=batch_size)
         measurement = replace(self.measurement, reading=reading)
@@ -63,16 +66,16 @@ class Request:
         return measurement.calibration(tasks, self.calibration, option="--calibration")
 
 
-def plain(encoder: Encoder) -> Encoder:
-    """The same encoder without quantizers, in float and eval mode; the original stays as it is."""
-    own = {name for name, module in encoder.named_modules() if isinstance(module, Quantizer)}
-    if not own:
+def copy_to_fp32(encoder: Encoder) -> Encoder:
+    """Copy an encoder without its quantizers, in fp32 and eval mode on the CPU."""
+    quantizers = {name for name, module in encoder.named_modules() if isinstance(module, Quantizer)}
+    if not quantizers:
         return copy.deepcopy(encoder).cpu().eval()
     state = {
         name: value
         for name, value in encoder.state_dict().items()
-        if name.rpartition(".")[0] not in own
+        if name.rpartition(".")[0] not in quantizers
     }
-    made = encoder_of(describe(encoder))
-    made.load_state_dict(state)
-    return made.eval()
+    copied = encoder_of(describe(encoder))
+    copied.load_state_dict(state)
+    return copied.eval()

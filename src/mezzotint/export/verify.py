@@ -1,9 +1,8 @@
 """Run an artifact in the runtime that will serve it, and compare it with what it should compute.
 
-An exporter can be wrong without a word, and a kernel can differ from its simulation, so nothing is
-believed: the file is opened anew, run on batches of 1, 2 and 7, and compared with the simulation of
-the same quantization, with the float encoder, and on the run's own data by kNN. An artifact that
-differs is refused.
+An exporter can fail silently, and a kernel can differ from its simulation. So the file is opened
+again, run on batches of 1, 2 and 7, and compared with the simulation of the same quantization, with
+the fp32 encoder, and by kNN on the run's own data. An artifact that differs is refused.
 """
 
 import dataclasses
@@ -35,31 +34,31 @@ BATCHES = (1, 2, 7)
 MAX_KNN_DIFFERENCE = 0.005
 MIN_COSINE = 0.99
 FLOAT_TOLERANCE = 1e-4
-"""Of the largest feature: what another order of float32 sums may change."""
+"""Largest error allowed in fp32, as a fraction of the largest feature: sums are reordered."""
 _SAMPLES = 2048
 _TIMED_BATCH, _SECONDS, _REPEATS = 8, 2.0, 25
 
 
-class Refused(RuntimeError):
-    """An artifact that does not compute what it should. Its message is for users, and says all there is."""
+class VerificationError(RuntimeError):
+    """An artifact does not compute what it should; the message is written for users."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What was written, and what it is to be compared with.
+    """The files of an export, and the functions to compare them with.
 
     Attributes:
-        files: all of it, as they were written.
-        open: opens the files in the runtime, as a server would.
-        simulation: what it should compute.
-        reference: the float encoder in the same runtime, for comparing time.
-        reference_bytes: size of the float encoder in the same format.
-        agreement: how close to the simulation it must be. `equal`: the same numbers. `float`: up to
-            rounding. `quantized`: integer kernels round intermediate results differently, so by
-            cosine and kNN.
-        facts: what else `verification.json` says: operators, storage bits, compute bits.
+        files: all files, as they were written.
+        open: function that opens the files in the runtime, as a server would.
+        simulation: function that the artifact should compute.
+        reference: fp32 encoder in the same runtime, for comparing time.
+        reference_bytes: size of the fp32 encoder in the same format.
+        agreement: tolerance to the simulation. `equal`: the same numbers. `float`: up to rounding.
+            `quantized`: by cosine and kNN, as integer kernels round intermediate results
+            differently.
+        facts: further entries of `verification.json`: operators, storage bits, compute bits.
         sums: SHA-256 of each file when it was written.
     """
 
@@ -80,7 +79,7 @@ def verify(artifact: Artifact, measurement: Measurement) -> dict[str, Any]:
     """Compare an artifact with its simulation and with the fp32 encoder.
 
     Args:
-        artifact: artifact as it was written.
+        artifact: artifact to verify.
         measurement: encoder in fp32 and eval mode, and the run's data. kNN on its first
             classification task uses at most 2,048 training and as many test samples; without such
             a task, only features are compared.
@@ -89,35 +88,36 @@ def verify(artifact: Artifact, measurement: Measurement) -> dict[str, Any]:
         Plain data for `verification.json`.
 
     Raises:
-        Refused: when the files have changed, nothing in them is quantized that should be, or the
-            artifact differs: another shape, not a number, a cosine below 0.99, kNN different by
-            more than 0.5 points (or two samples, if that is more), or, for formats that promise it,
-            another number.
+        VerificationError: if the files have changed, no operator is quantized, or the artifact
+            differs from its simulation: another shape, NaN or inf, a cosine below 0.99, a kNN
+            accuracy that differs by more than 0.5 points (or two samples, if that is more), or any
+            difference in a format that must be exact.
     """
     _require_intact(artifact)
     _require_quantized(artifact)
     served = artifact.open()
     encoder, samples = measurement.encoder, measurement.samples
-    task, indices = _trial(measurement)
+    task, indices = _choose_samples(measurement)
     with torch.inference_mode():
-        by_batch = _batches(artifact, served, encoder, samples, indices)
+        by_batch = _verify_batches(artifact, served, encoder, samples, indices)
         parts = (served, artifact.simulation, encoder)
         reading = dataclasses.replace(measurement.reading, batch_size=64)
-        found = extract_readable(_Joined(encoder, parts), samples, reading, indices=indices)
-        real, simulated, exact = torch.split(found.x, encoder.dim, dim=1)
+        extraction = extract_readable(_Joined(encoder, parts), samples, reading, indices=indices)
+        real, simulated, exact = torch.split(extraction.x, encoder.dim, dim=1)
         _require_agreement(artifact.agreement, real, simulated, f"{len(real)} samples")
-        neighbors = _knn(task, found, {"artifact": real, "simulation": simulated, "float": exact})
-        x = _inputs(encoder, samples, indices, _TIMED_BATCH)
-        milliseconds = _times(served, artifact.reference, x)
+        features = {"artifact": real, "simulation": simulated, "float": exact}
+        knn = _compare_knn(task, extraction, features)
+        x = _read_inputs(encoder, samples, indices, _TIMED_BATCH)
+        milliseconds = _measure_times(served, artifact.reference, x)
     total = sum(path.stat().st_size for path in artifact.files)
     return {
         **artifact.facts,
         "files": artifact.sums,
         "batches": by_batch,
         "samples": len(real),
-        "to_simulation": _closeness(real, simulated),
-        "to_float": _closeness(real, exact),
-        "knn": neighbors,
+        "to_simulation": _measure_closeness(real, simulated),
+        "to_float": _measure_closeness(real, exact),
+        "knn": knn,
         "bytes": {
             "artifact": total,
             "float": artifact.reference_bytes,
@@ -138,36 +138,39 @@ def _require_intact(artifact: Artifact) -> None:
         (path for path in artifact.files if _sha256(path) != artifact.sums[path.name]), None
     )
     if changed is not None:
-        raise Refused(f"refused: {changed.name} is not the file that was written")
+        raise VerificationError(
+            f"Export refused: `{changed.name}` has changed since it was written. Export it again."
+        )
 
 
 def _require_quantized(artifact: Artifact) -> None:
-    """An artifact of integers has operators that are quantized, and a runtime that computes them in integers."""
+    """Require quantized operators, and a runtime that computes some of them in integers."""
     operators = artifact.facts.get("operators")
     if operators is None:
         return
     if operators["quantized"] == 0:
-        raise Refused(
-            f"refused: 0 of {operators['of']} operators are quantized; wanted is 1 or more"
+        raise VerificationError(
+            f"Export refused: 0 of {operators['of']} operators are quantized, and at least 1 must "
+            "be. Use another policy, or `--format onnx --bits fp32`."
         )
     if "integer_kernels" in operators and not operators["integer_kernels"]:
-        raise Refused(
-            f"refused: {operators['quantized']} operators are quantized and the runtime computes none in integers; "
-            "wanted is 1 or more: use another runtime"
+        raise VerificationError(
+            f"Export refused: {operators['quantized']} operators are quantized, but the runtime "
+            "computes none in integers. At least 1 is needed. Use another runtime."
         )
 
 
-def _trial(measurement: Measurement) -> tuple[Task | None, Tensor]:
+def _choose_samples(measurement: Measurement) -> tuple[Task | None, Tensor]:
     """Return the task for kNN, if there is one, and the samples to compare on."""
     task = first_classification(measurement.tasks)
     if task is None:
-        return None, torch.from_numpy(_some(np.arange(len(measurement.samples))))
-    task = dataclasses.replace(task, train=_some(task.train), test=_some(task.test))
+        return None, torch.from_numpy(_subsample(np.arange(len(measurement.samples))))
+    task = dataclasses.replace(task, train=_subsample(task.train), test=_subsample(task.test))
     return task, torch.from_numpy(np.concatenate([task.train, task.test]))
 
 
-def _some(indices: Index) -> Index:
-    """At most so many of them, always the same, in their order."""
+def _subsample(indices: Index) -> Index:
+    """Draw at most `_SAMPLES` indices, always the same ones, in their order."""
     ids = torch.from_numpy(np.asarray(indices, dtype=np.int64))
     chosen = (
         Draws(ids, key_of("verification"))
@@ -180,7 +183,7 @@ def _some(indices: Index) -> Index:
 
 
 class _Joined(Encoder):
-    """Several functions of the same input, side by side, so that samples are read once."""
+    """Concatenate the features of several functions, so that samples are read once."""
 
     def __init__(self, encoder: Encoder, functions: tuple[Function, ...]) -> None:
         super().__init__(encoder.input, encoder.dim * len(functions))
@@ -190,93 +193,101 @@ class _Joined(Encoder):
         return torch.cat([function(x) for function in self.functions], dim=1)
 
 
-class _Inputs(Encoder):
-    """The input itself."""
+class _Identity(Encoder):
+    """Return the flattened input, to read normalized samples as features."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)
 
 
-def _inputs(encoder: Encoder, source: Source, indices: Tensor, count: int) -> Tensor:
-    """Normalized samples; repeated when there are too few."""
-    read = extract_readable(_Inputs(encoder.input, 0), source, indices=indices[:count]).x
+def _read_inputs(encoder: Encoder, source: Source, indices: Tensor, count: int) -> Tensor:
+    """Read normalized samples, repeated if there are too few."""
+    read = extract_readable(_Identity(encoder.input, 0), source, indices=indices[:count]).x
     return read.repeat(-(-count // max(1, len(read))), 1)[:count].reshape(-1, *encoder.input.shape)
 
 
-def _batches(
+def _verify_batches(
     artifact: Artifact, served: Function, encoder: Encoder, source: Source, indices: Tensor
 ) -> dict[str, dict[str, float]]:
-    """Every batch size by itself: a lost dynamic batch shows here."""
-    x = _inputs(encoder, source, indices, max(BATCHES))
-    found = {}
+    """Compare every batch size by itself, which reveals a fixed batch dimension."""
+    x = _read_inputs(encoder, source, indices, max(BATCHES))
+    by_batch = {}
     for size in BATCHES:
         try:
             real = served(x[:size])
         except Exception as error:  # noqa: B902 - each runtime raises its own
             reason = " ".join(str(error).split())[:160]
-            raise Refused(
-                f"refused: the artifact does not run on a batch of {size}: {reason}"
+            raise VerificationError(
+                f"Export refused: the artifact does not run on a batch of {size}. It must run on "
+                f"batches of every size. The runtime's error: {reason}"
             ) from error
         if real.shape != (size, encoder.dim):
-            raise Refused(
-                f"refused: the artifact makes {list(real.shape)} of a batch of {size}; wanted is "
-                f"[{size}, {encoder.dim}]: the dynamic batch was lost"
+            raise VerificationError(
+                f"Export refused: the output for a batch of {size} must have shape "
+                f"[{size}, {encoder.dim}], got {list(real.shape)}. Check that the encoder fixes no "
+                "batch size."
             )
         simulated = artifact.simulation(x[:size])
         _require_agreement(artifact.agreement, real, simulated, f"a batch of {size}")
         _require_agreement(
-            "float", artifact.reference(x[:size]), encoder(x[:size]), f"a batch of {size}, in float"
+            "float", artifact.reference(x[:size]), encoder(x[:size]), f"a batch of {size} in fp32"
         )
-        found[str(size)] = _closeness(real, simulated)
-    return found
+        by_batch[str(size)] = _measure_closeness(real, simulated)
+    return by_batch
 
 
-def _require_agreement(agreement: str, real: Tensor, wanted: Tensor, where: str) -> None:
+def _require_agreement(agreement: str, real: Tensor, target: Tensor, samples: str) -> None:
     if not bool(real.isfinite().all()):
-        raise Refused(f"refused: the artifact's features are not finite on {where}")
-    worst = float((real - wanted).abs().max())
+        raise VerificationError(
+            f"Export refused: features of the artifact contain NaN or inf on {samples}. "
+            "All features must be finite. Did training diverge?"
+        )
+    worst = float((real - target).abs().max())
     if agreement == "equal" and worst != 0.0:
-        raise Refused(
-            f"refused: the artifact differs from the simulation by up to {worst:.3g} on {where}; wanted is 0"
+        raise VerificationError(
+            f"Export refused: the artifact differs from the simulation by up to {worst:.3g} on "
+            f"{samples}. The difference must be 0. Use another policy or format."
         )
-    largest = float(wanted.abs().max())
+    largest = float(target.abs().max())
     if agreement == "float" and worst > FLOAT_TOLERANCE * largest:
-        raise Refused(
-            f"refused: the artifact differs by up to {worst:.3g} from the encoder, whose largest feature is "
-            f"{largest:.3g}, on {where}; allowed is a share of {FLOAT_TOLERANCE}"
+        raise VerificationError(
+            f"Export refused: the artifact differs from the encoder by up to {worst:.3g} on "
+            f"{samples}. At most {FLOAT_TOLERANCE} of the largest feature ({largest:.3g}) is "
+            "accepted. Use another format."
         )
-    cosine = float(cosine_similarity(real, wanted).mean())
+    cosine = float(cosine_similarity(real, target).mean())
     if agreement == "quantized" and cosine < MIN_COSINE:
-        raise Refused(
-            f"refused: the cosine between artifact and simulation is {cosine:.4f} on {where}; allowed is {MIN_COSINE} "
-            "or more: try --reduce-range"
+        raise VerificationError(
+            f"Export refused: the cosine between artifact and simulation must be at least "
+            f"{MIN_COSINE}, got {cosine:.4f} on {samples}. Try `--reduce-range`."
         )
 
 
-def _closeness(real: Tensor, wanted: Tensor) -> dict[str, float]:
-    cosine = cosine_similarity(real.double(), wanted.double())
+def _measure_closeness(real: Tensor, target: Tensor) -> dict[str, float]:
+    cosine = cosine_similarity(real.double(), target.double())
     return {
         "cosine_mean": float(cosine.mean()),
         "cosine_p01": float(cosine.quantile(0.01)),
-        "max_error": float((real - wanted).abs().max()),
+        "max_error": float((real - target).abs().max()),
     }
 
 
-def _knn(
-    task: Task | None, found: Extraction, features: Mapping[str, Tensor]
+def _compare_knn(
+    task: Task | None, extraction: Extraction, features: Mapping[str, Tensor]
 ) -> dict[str, Any] | None:
-    """Top-1 of each, and the refusal when they differ."""
+    """Measure the kNN accuracy of each, and refuse an artifact that differs."""
     if task is None:
         return None
     top1 = {}
     for name, x in features.items():
-        rows = measure(Extraction(x, found.indices), [task], [KNN()], 1)
+        rows = measure(Extraction(x, extraction.indices), [task], [KNN()], 1)
         top1[name] = next(row.value for row in rows if row.metric.endswith("/top1"))
     allowed = max(MAX_KNN_DIFFERENCE, 2 / len(task.test))
     if abs(top1["artifact"] - top1["simulation"]) > allowed + 1e-9:
-        raise Refused(
-            f"refused: kNN of the artifact is {top1['artifact']:.4f} and of its simulation {top1['simulation']:.4f}; "
-            f"they may differ by {allowed:.4f}: try --reduce-range"
+        raise VerificationError(
+            f"Export refused: kNN top-1 is {top1['artifact']:.4f} with the artifact and "
+            f"{top1['simulation']:.4f} with its simulation. The difference must be at most "
+            f"{allowed:.4f}. Try `--reduce-range`."
         )
     return {
         "task": task.name,
@@ -287,8 +298,8 @@ def _knn(
     }
 
 
-def _times(served: Function, reference: Function, x: Tensor) -> dict[str, Any]:
-    """Medians of both, taking turns."""
+def _measure_times(served: Function, reference: Function, x: Tensor) -> dict[str, Any]:
+    """Return the median milliseconds of both functions, which take turns."""
     sides: dict[str, list[float]] = {"artifact": [], "float": []}
     served(x), reference(x)
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Packed encoders compute what the simulation computes, to the bit."""
+"""Packed encoders compute exactly what the simulation computes."""
 
 import json
 from functools import partial
@@ -64,26 +64,23 @@ def test_a_vision_transformer_too(tmp_path: Path) -> None:
 def test_the_file_is_as_small_as_its_bits(tmp_path: Path) -> None:
     save_packed(made(GROUPS), tmp_path, Bits(3))
     tensors = load_file(tmp_path / "packed.safetensors")
-    shape = (
-        made("ssql").get_submodule("layer2.0.conv1").get_parameter("weight").shape
-    )  # [8, 4, 3, 3]
+    layer = made("ssql").get_submodule("layer2.0.conv1")
+    shape = layer.get_parameter("weight").shape  # [8, 4, 3, 3]
     assert tensors["layer2.0.conv1.weight.codes"].numel() == shape.numel() * 3 // 8
-    assert tensors["layer2.0.conv1.weight.scale"].shape == (
-        8 * 2,
-        1,
-    )  # 36 weights a channel are two groups of 20
+    # 36 weights per channel are two groups of 20
+    assert tensors["layer2.0.conv1.weight.scale"].shape == (8 * 2, 1)
     assert "layer2.0.conv1.weight" not in tensors
     assert not [name for name in tensors if "quantizer" in name]
 
 
-def test_layers_with_bits_of_their_own_keep_them(tmp_path: Path) -> None:
+def test_layers_with_their_own_bit_width_keep_it(tmp_path: Path) -> None:
     save_packed(made("first_last_8"), tmp_path, Bits(2))
     entries = json.loads((tmp_path / "packed.json").read_text())["weights"]
-    widths = [entry["bits"] for entry in entries.values()]
-    assert (widths[0], widths[-1], set(widths[1:-1])) == (8, 8, {2})
+    bits = [entry["bits"] for entry in entries.values()]
+    assert (bits[0], bits[-1], set(bits[1:-1])) == (8, 8, {2})
 
 
-def test_damage_is_noticed(tmp_path: Path) -> None:
+def test_damage_is_detected(tmp_path: Path) -> None:
     save_packed(made("ssql"), tmp_path, Bits(4))
     file = tmp_path / "packed.safetensors"
     data = bytearray(file.read_bytes())

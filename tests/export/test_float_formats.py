@@ -1,0 +1,92 @@
+"""Other libraries open the fp32 formats and compute the same features."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from mezzotint import load_encoder
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.resnet import resnet18
+from mezzotint.encoders.timm import timm
+from mezzotint.export import export
+from mezzotint.export.float_formats import (
+    open_timm,
+    open_torchvision,
+    write_timm,
+    write_torchvision,
+)
+from mezzotint.quant.bitwidth import FP32
+from mezzotint.types import Input
+from tests.untrained_run import make_run, read_verification
+
+RGB = Input((3, 32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+GRAY = Input((1, 32, 32), (0.5,), (0.25,))
+
+
+def test_fp32_onnx_describes_its_input_and_has_no_paths_of_the_machine(run: Path) -> None:
+    folder = export(run, "onnx", FP32)
+    model = onnx.load(folder / "encoder.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    described = json.loads(properties["input"])
+    assert described["shape"] == [1, 8, 8] and described["mean"] == [0.3053]
+    assert model.opset_import[0].version == 20
+    assert b"/site-packages/" not in model.SerializeToString()
+    assert {node.op_type for node in model.graph.node}.isdisjoint({"BatchNormalization"})
+    assert read_verification(folder)["knn"]["artifact"] == read_verification(folder)["knn"]["float"]
+
+
+def test_torch_export(run: Path) -> None:
+    folder = export(run, "torch_export")
+    module = torch.export.load(folder / "encoder.pt2").module()
+    x = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(module(x), load_encoder(run)(x), atol=1e-5)
+
+
+def test_timm_opens_a_run(tmp_path: Path) -> None:
+    folder = export(
+        make_run(tmp_path / "run", {"kind": "timm", "name": "test_vit"}, "emoji"), "timm"
+    )
+    assert read_verification(folder)["runtime"]["name"] == "timm"
+    assert read_verification(folder)["to_simulation"]["max_error"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("build", "input"),
+    [
+        (lambda i: resnet18(i), RGB),
+        (lambda i: resnet18(i), GRAY),
+        (lambda i: timm(i, name="vit_tiny_patch16_224"), RGB),
+        (lambda i: timm(i, name="mobilenetv2_050"), RGB),
+    ],
+)
+def test_timm_loads_the_same_network(
+    build: Callable[[Input], Encoder], input: Input, tmp_path: Path
+) -> None:
+    library: Any = pytest.importorskip("timm")
+    encoder = build(input).eval()
+    write_timm(encoder, tmp_path)
+    x = torch.randn(2, *input.shape)
+    with torch.no_grad():
+        assert torch.equal(open_timm(tmp_path)(x), encoder(x))
+        hub = library.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+        assert torch.equal(hub(x), encoder(x))
+    assert list(library.data.resolve_model_data_config(hub)["mean"]) == list(input.mean)
+
+
+def test_torchvision_loads_the_same_network(tmp_path: Path) -> None:
+    encoder = resnet18(RGB).eval()
+    write_torchvision(encoder, tmp_path)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(open_torchvision(tmp_path)(x), encoder(x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(
+        ValueError, match="take 3 channels, but the encoder has 1. Use `--format timm`"
+    ):
+        write_torchvision(resnet18(GRAY), tmp_path)
