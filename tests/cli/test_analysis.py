@@ -69,7 +69,7 @@ def test_for_scripts_and_on_a_folder_of_images(tmp_path: Path) -> None:
     done = search(run, "data={kind: embedded_images, name: digits}", "--out", file)
     with pytest.raises(
         ValueError,
-        match=r"got samples .* shape \(1, 8, 8\) for an encoder of .*\(3, 8, 8\); allowed",
+        match=r"takes images of shape \(3, 8, 8\), but the data has image of shape \(1, 8, 8\)",
     ):
         raise done.exception or AssertionError(done.output)
 
@@ -82,12 +82,15 @@ def test_for_scripts_and_on_a_folder_of_images(tmp_path: Path) -> None:
             r"--out must be a .yaml file in a directory that exists, got found.txt",
         ),
         (["--out", "nowhere/found.yaml"], r"--out must be a .yaml file .*, got nowhere/found.yaml"),
-        (["--task", "digits"], r"got the task 'digits'; allowed: digit/holdout.*: name one"),
+        (
+            ["--task", "digits"],
+            r"must be a classification task of the data \(digit/holdout.*\), got 'digits'",
+        ),
         (
             ["--keep", "9", "--trials", "4"],
-            r"got keep=9 of trials=4 .*; allowed is 1 or more, and keep at most trials",
+            r"`keep` 1 to `trials`, got .* keep=9 and trials=4",
         ),
-        (["--samples", "0"], r"got .* samples=0; allowed is 1 or more"),
+        (["--samples", "0"], r"`samples` must be 1 or more .* samples=0"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_anything_is_written(
@@ -106,7 +109,5 @@ def test_an_encoder_of_something_else_is_refused(tmp_path: Path) -> None:
     done = search(
         run_of(tmp_path / "run", "series/smartwatch_simclr", []), "--out", tmp_path / "found.yaml"
     )
-    with pytest.raises(
-        ValueError, match=r"got samples of modality 'series' .*; allowed are images"
-    ):
+    with pytest.raises(ValueError, match=r"needs an encoder of images, but this one takes series"):
         raise done.exception or AssertionError(done.output)

@@ -150,11 +150,11 @@ def bad_data(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
         "text": ([*folder_recipe, f"data.root={text}"], ["text"]),
         "few": (
             [*folder_recipe, f"data.root={few}"],
-            ["got 5 samples, fewer than run.batch_size=256", "run.batch_size=5"],
+            ["`run.batch_size` must be at most 5", "got 256"],
         ),
         "bombs": (
             [*folder_recipe, f"data.root={bombs}", "run.batch_size=4"],
-            ["cannot be read", "too large"],
+            ["unreadable", "too large"],
         ),
         "object": ([*arrays, f"data.path={folder}/object.npz"], ["object"]),
         "pickle": ([*arrays, f"data.path={folder}/pickle.npy"], ["pickle.npy"]),
@@ -164,7 +164,10 @@ def bad_data(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
             ["views.randomized_quantization.bins=1"],
             ["`bins` must be an integer of at least 2", "got 1"],
         ),
-        "temperature": (["method.temperature=-1.0"], ["temperature must be above 0"]),
+        "temperature": (
+            ["method.temperature=-1.0"],
+            ["`method.temperature` must be positive, got -1.0"],
+        ),
     }
 
 

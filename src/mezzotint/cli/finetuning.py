@@ -46,7 +46,7 @@ def finetune(
         Path | None, typer.Option(help="Directory of the runs. Default: runs/finetune-ENCODER.")
     ] = None,
     fraction: _Fraction = None,
-    per_class: Annotated[int | None, typer.Option(help="Labelled samples per class.")] = None,
+    per_class: Annotated[int | None, typer.Option(help="Labeled samples per class.")] = None,
     labels: _Labels = None,
     bits: _Bits = None,
     seeds: Annotated[int, typer.Option(help="Number of runs; 3 give an interval.")] = 1,

@@ -158,7 +158,7 @@ class _Reader(Dataset["Batch | _Rows"]):
                 why = f"; the last is {bad[-1]}" if bad else ""
                 tries = min(self.plan.length, _MAX_TRIES)
                 raise TooManyUnreadable(
-                    f"{tries} samples in a row are unreadable, from sample {index} on{why}. Run "
+                    f"{tries} samples in a row are unreadable, from sample {index} on{why.rstrip('.')}. Run "
                     "`mezzotint doctor` on the data."
                 )
         labels = self.source.targets(torch.tensor(read))
