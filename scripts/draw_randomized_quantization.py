@@ -2,8 +2,8 @@
 
     python scripts/draw_randomized_quantization.py [PATH]
 
-Above, some of the embedded emoji and what is left of them with fewer and fewer bins, a new draw in
-every place. Below, the map from input to output of one channel: three draws of eight bins.
+Above, some of the embedded emoji and what is left of them with fewer and fewer bins, a new draw for
+every cell. Below, the map from input to output of one channel: three draws of eight bins.
 """
 
 import argparse

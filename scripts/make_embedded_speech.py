@@ -8,7 +8,7 @@ Fetches with `apt-get download`; a package whose SHA-256 differs from the one wr
 refused. Packages are read, never installed or unpacked.
 
 Of each language all prompts of `digits/`, `letters/` and `phonetic/` are taken, and 120 others at
-equal distances in the order of their names. A recording is trimmed to what is louder than 30 dB
+equal distances in the order of their names. An audio file is trimmed to what is louder than 30 dB
 below its peak (in 20 ms), and 50 ms around; its first 1.28 s become a log-mel spectrogram of 64
 mels and 64 frames. Values are stored in steps of 0.2 from -10 on: 0 is -10 or less, and fills up
 what is shorter.

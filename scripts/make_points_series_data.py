@@ -10,7 +10,7 @@ SHA-256 differs from the one written here is refused. Archives are read, never u
 
 `furniture`: 820 meshes of Sweet Home 3D's additional catalogs, in their order, upright (the
 catalog's rotation is applied), sampled evenly over the surface, z up, centered in a unit sphere,
-in steps of 1/1024. The points of a cloud are in Morton order, so that the change from one to the
+in steps of 1/1024. Points are in Morton order, so that the change from one to the
 next, which is what is stored, is small. `group` is the first model that looks like this one.
 `object` is a class by name, −1 for most.
 
@@ -130,7 +130,7 @@ def object_of(name: str) -> str | None:
 
 
 def cloud_of(catalog: zipfile.ZipFile, entry: dict[str, str]) -> npt.NDArray[np.int16]:
-    """One model as a cloud, int16 `[1024, 3]` in steps."""
+    """One model as a point cloud, int16 `[1024, 3]` in steps."""
     path = entry["model"].lstrip("/")
     vertices, faces = read_mesh(io.BytesIO(catalog.read(path)), "obj")
     points = sample_surface(vertices, faces, POINTS, entry["id"])
@@ -154,14 +154,14 @@ def morton(steps: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
 
 
 def look_alikes(points: npt.NDArray[np.int16], alike: float = ALIKE) -> npt.NDArray[np.int16]:
-    """For each cloud, the first one that looks like it, directly or through others.
+    """For each point cloud, the first one that looks like it, directly or through others.
 
     Args:
         points: `[N, P, 3]`.
-        alike: how much farther than in its own cloud a point's neighbor in the other may be, on
+        alike: how much farther than among its own points a point's neighbor in the other may be, on
             average.
     """
-    trees = [cKDTree(cloud.astype(np.float64) / STEPS) for cloud in points]
+    trees = [cKDTree(one.astype(np.float64) / STEPS) for one in points]
     own = [tree.query(tree.data, 2)[0][:, 1].mean() for tree in trees]
     moments = np.stack([np.concatenate([tree.data.mean(0), tree.data.std(0)]) for tree in trees])
     group = np.arange(len(points))

@@ -38,17 +38,17 @@ REPLACED = {
 EXCEPTIONS = {
     "bits, bit-width, bit config": ("standard deviation at every width",),
     "index, position": ("self.places", '"place"', "in its place"),
-    "std, standard deviation": ("numpy", "kurtosis"),
+    "std, standard deviation": ("numpy", "kurtosis", "Standard deviation"),
     "value, metric, result": (
         "plt", "matplotlib", "Figure", "<figure", "figure>", "figure{", "figure {", "figure.",
         " figure:", "return figure", "const figure", "paper's figure",
     ),
-    "augmentation policy": ("distribution_strategy", "sharing_strategy"),
+    "augmentation policy": ("distribution_strategy", "sharing_strategy", '"strategies"'),
     "codebook": ("books.csv", "self.books", ".books.vectors", "num_books"),
     "emails, rotating objects, detection samples, audio file": (
         '"mails"', '"spins"', '"recording"', "`recording`", "mail addresses",
     ),
-    "point cloud": ("self.cloud", "points.clouds"),
+    "point cloud": ("self.cloud", "points.clouds", "cloud {i}", "clouds](points.md)"),
 }  # fmt: skip
 FOLDERS = ("src/mezzotint", "docs", "benchmarks", "scripts")
 SUFFIXES = {".py", ".md", ".yaml", ".html"}

@@ -57,7 +57,7 @@ class Names:
     """The names of one project.
 
     Attributes:
-        online: words of the trained network's prefix, one of which must occur; empty if there may
+        online: words of the trained network's prefix, at least one must occur; empty if there may
             be none.
         target: words of the momentum copy's prefix.
         rename: function from its names to the architecture's.

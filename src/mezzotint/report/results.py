@@ -67,7 +67,7 @@ class Comparison:
 
     @property
     def bits(self) -> Bits:
-        """Bit-widths of weights and activations."""
+        """The bit config of the rows."""
         return self.rows[0].bits
 
     @property

@@ -16,11 +16,11 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the deviation of each storage through random functions, factors and copies."""
+    """Follows the std of each storage through random functions, factors and copies."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.deviations: dict[int, float] = {}
+        self.stds: dict[int, float] = {}
         self._alive: list[Tensor] = []  # storages are told apart by address
 
     def __torch_dispatch__(
@@ -32,17 +32,17 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._alive.append(out)
             key = storage_of(out)
             if name == "normal_":
-                self.deviations[key] = float(_argument(args, kwargs, 2, "std", 1.0))
+                self.stds[key] = float(_argument(args, kwargs, 2, "std", 1.0))
             elif name == "uniform_":
                 low = _argument(args, kwargs, 1, "from", 0.0)
                 high = _argument(args, kwargs, 2, "to", 1.0)
-                self.deviations[key] = (high - low) / 12.0**0.5
-            elif name == "mul_" and key in self.deviations and isinstance(args[1], (int, float)):
-                self.deviations[key] *= abs(float(args[1]))
+                self.stds[key] = (high - low) / 12.0**0.5
+            elif name == "mul_" and key in self.stds and isinstance(args[1], (int, float)):
+                self.stds[key] *= abs(float(args[1]))
             elif name in ("zero_", "fill_") and out.numel() == _size(out):
-                self.deviations.pop(key, None)
-            elif name in ("clone", "_to_copy") and storage_of(args[0]) in self.deviations:
-                self.deviations[key] = self.deviations[storage_of(args[0])]
+                self.stds.pop(key, None)
+            elif name in ("clone", "_to_copy") and storage_of(args[0]) in self.stds:
+                self.stds[key] = self.stds[storage_of(args[0])]
         return out
 
 
@@ -59,9 +59,9 @@ def listen(build: Callable[[], M]) -> tuple[M, dict[str, float]]:
     with torch.random.fork_rng(devices=[]), torch.device("meta"), listener:
         module = build()
     drawn = {
-        name: listener.deviations[storage_of(p)]
+        name: listener.stds[storage_of(p)]
         for name, p in module.named_parameters()
-        if storage_of(p) in listener.deviations
+        if storage_of(p) in listener.stds
     }
     return module, drawn
 

@@ -182,7 +182,7 @@ def _rescale(
     before: Mapping[str, float],
     after: Mapping[str, float],
 ) -> None:
-    """Multiply what was drawn, so that deviations are those of muP."""
+    """Scale the drawn weights to the standard deviations of muP."""
     for name, p in method.named_parameters():
         if name not in before or not after.get(name):
             continue

@@ -118,7 +118,7 @@ def _require_readouts(model: nn.Module) -> None:
 
 
 def _rescale(model: nn.Module) -> None:
-    """Give readouts and biases, which torch draws by 1 / √fan_in, a width-free deviation."""
+    """Give readouts and biases, which torch draws by 1 / √fan_in, a width-free std."""
     if any("mup_rescaled" in module.__dict__ for module in model.modules()):
         raise ValueError(
             "The parameters of this model were rescaled by an earlier set_base_shapes. Pass "

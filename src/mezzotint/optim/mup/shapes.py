@@ -1,4 +1,4 @@
-"""Which dimensions of which parameters are widths: plain data by name, found by comparing shapes.
+"""Find the dimensions of parameters that grow with width, by comparing shapes; plain data by name.
 
 The base shape of a parameter lists, for each of its dimensions, the size that it has in the base
 model, or `None` where the dimension is no width. Two models that differ in width alone tell which
@@ -134,7 +134,7 @@ def save_base_shapes(model_or_shapes: nn.Module | BaseShapes, file: str | Path) 
         shapes = get_base_shapes(shapes)
     if not isinstance(shapes, BaseShapes):
         raise TypeError(
-            "Only base shapes can be saved, got shapes of which no width is known. Pass a model "
+            "Only base shapes can be saved, but no width is known for these. Pass a model "
             "after set_base_shapes, or the result of make_base_shapes."
         )
     rows = (f"  {json.dumps(name)}: {json.dumps(list(dims))}" for name, dims in shapes.items())
