@@ -155,10 +155,10 @@ class _Reader(Dataset["Batch | _Rows"]):
                     self.known_unreadable.add(candidate)
                     bad.append(error)
             else:
-                why = f"; the last is {bad[-1]}" if bad else ""
+                why = f"; the last is {bad[-1]}".rstrip(".") if bad else ""
                 tries = min(self.plan.length, _MAX_TRIES)
                 raise TooManyUnreadable(
-                    f"{tries} samples in a row are unreadable, from sample {index} on{why.rstrip('.')}. Run "
+                    f"{tries} samples in a row are unreadable, from sample {index} on{why}. Run "
                     "`mezzotint doctor` on the data."
                 )
         labels = self.source.targets(torch.tensor(read))

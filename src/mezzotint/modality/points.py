@@ -54,7 +54,7 @@ class PointsModality(Modality):
             math.cos(_PITCH) * y - math.sin(_PITCH) * depth,
             math.cos(_PITCH) * depth + math.sin(_PITCH) * y,
         )
-        # The largest coordinate fills 92 % of the picture; 1e-6 is for a point cloud of equal points.
+        # The largest coordinate fills 92 % of the picture; 1e-6 is for equal points.
         reach = max(float(np.abs(np.stack([right, up])).max()), 1e-6)
         columns = np.rint((right / reach * 0.46 + 0.5) * (PICTURE_SIZE - 1)).astype(int)
         rows = np.rint((0.5 - up / reach * 0.46) * (PICTURE_SIZE - 1)).astype(int)
