@@ -1,17 +1,14 @@
 """BRIDLE's claims in miniature: RQ or VQ, k-means or uniform codebooks, one round or two.
 
-With baselines.
-
     python benchmarks/bridle.py --runs runs/bridle            # all of it: hours of one core
     python benchmarks/bridle.py --runs /tmp/b --epochs 1 --seeds 1 --data emoji --arms rq_kmeans
 
 On the embedded emoji and spoken prompts, every arm has the same encoder, mask, decoder, batch and
-optimizer, and the same number of epochs in all its phases together: two rounds spend 3/8, 1/4 and
-3/8 of them on encoder, tokenizer and encoder; `rq_more_encoder` is one round with their epochs of
-the encoder alone. VQ has one codebook of 256 codes, RQ four of 64, so that the decoder's head has
-one size. Each arm is measured by linear probe and kNN; differences are paired by seed, with Student's
-interval. Runs that are found in `--runs` are used again, so that a benchmark that was stopped goes
-on.
+optimizer, and the same total number of epochs. Two rounds spend 3/8, 1/4 and 3/8 of the epochs on
+encoder, tokenizer and encoder; `rq_more_encoder` is one round with both rounds' encoder epochs.
+VQ has one codebook of 256 codes and RQ four of 64, so that the decoder's head has the same size.
+Each arm is evaluated by linear probe and kNN; differences are paired by seed, with Student's
+interval. Existing runs in `--runs` are reused, so a stopped benchmark continues.
 """
 
 import argparse

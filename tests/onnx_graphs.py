@@ -57,10 +57,16 @@ def residual(path: Path, opset: int = 20, batch: int | str = "batch") -> Path:
         node("Gemm", ["f", "w4", "b4"], ["y"], name="head", transB=1),
     ]
     constants = {
-        "w1": random(8, 3, 3, 3, seed=1), "b1": random(8, seed=2), "w2": random(8, 8, 3, 3, seed=3, scale=0.2),
-        "b2": random(8, seed=4), "w3": random(8, 8, 3, 3, seed=5, scale=0.2), "w4": random(16, 8, seed=6),
-        "b4": random(16, seed=7), "zero": np.array(0, np.float32), "six": np.array(6, np.float32),
-    }  # fmt: skip
+        "w1": random(8, 3, 3, 3, seed=1),
+        "b1": random(8, seed=2),
+        "w2": random(8, 8, 3, 3, seed=3, scale=0.2),
+        "b2": random(8, seed=4),
+        "w3": random(8, 8, 3, 3, seed=5, scale=0.2),
+        "w4": random(16, 8, seed=6),
+        "b4": random(16, seed=7),
+        "zero": np.array(0, np.float32),
+        "six": np.array(6, np.float32),
+    }
     return save(path, nodes, constants, [batch, 3, 8, 8], opset)
 
 

@@ -1,4 +1,4 @@
-"""The contract of every probe of the index, on synthetic features; a new probe is taken in without an edit."""
+"""The contract of every registered probe, on synthetic features; new probes are included."""
 
 import dataclasses
 import json

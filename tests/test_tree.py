@@ -67,7 +67,7 @@ def test_a_file_imports_only_from_above_its_own_package(path: Path) -> None:
 
 
 def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of the code of a function: its keywords and docstring are a recipe's or verb's schema."""
+    """Count a function's lines without its signature and docstring, which are a schema."""
     first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
     return (node.end_lineno or 0) - first.lineno + 1
 

@@ -40,5 +40,5 @@ def config(method: str = "simclr", **run: Any) -> dict[str, Any]:
 
 
 def is_masked(name: str) -> bool:
-    """Whether a shipped recipe is one of masked prediction, whose phases `test_masked_recipes` runs."""
+    """Whether a recipe is masked prediction, whose phases `recipes/test_masked.py` runs."""
     return any(part in name for part in ("bridle", "beats", "mae"))

@@ -15,7 +15,7 @@ NOTEBOOK = ROOT / "docs" / "augmentation_lab.ipynb"
 
 @pytest.fixture
 def cells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
-    """The cells with code; figures are drawn into nothing, and the settings of matplotlib are put back."""
+    """Yield the code cells; plots are discarded and matplotlib's settings restored."""
     with matplotlib.rc_context():
         matplotlib.use("agg")
         import matplotlib.pyplot as plt

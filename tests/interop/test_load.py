@@ -30,7 +30,7 @@ def small(seed: int, width: int = 8) -> Encoder:
 
 
 def as_ssql(encoder: Encoder) -> dict[str, Tensor]:
-    """The layout of the original SSQL code: norms below their convolution, each quantized weight twice, observers."""
+    """Build the layout of the SSQL code: norms inside convolutions, weights twice, observers."""
     state: dict[str, Tensor] = {}
     for name, tensor in encoder.state_dict().items():
         parts = name.split(".")

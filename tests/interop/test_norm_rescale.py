@@ -1,4 +1,4 @@
-"""NormRescale: norms are the anchor's, directions and the function stay; every tensor only when asked for."""
+"""NormRescale: norms match the anchor's; directions and the function are preserved."""
 
 from copy import deepcopy
 from pathlib import Path

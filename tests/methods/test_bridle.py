@@ -1,4 +1,4 @@
-"""BRIDLE: targets, losses, cold start, freezing and cache; the faults of its source must not come back."""
+"""BRIDLE: targets, losses, cold start, freezing, cache, and regressions of faults in its source."""
 
 import math
 from typing import Any
@@ -108,7 +108,7 @@ def test_several_codes_are_the_nearest(temperature: float | None) -> None:
 
 
 def test_a_frozen_book_is_started_from_the_first_batch_and_only_then() -> None:
-    """Regression: restarting in the source's frozen phase changed 52 of 64 codes of a trained book."""
+    """Regression: restarting in the source's frozen phase changed 52 of 64 trained codes."""
     method = bridle()
     assert not method.codebook.ready
     method(views(patterned()))

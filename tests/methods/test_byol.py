@@ -97,7 +97,7 @@ def test_parameter_counts_with_resnet50() -> None:
 def test_parameter_counts_of_massrl_heads(
     settings: dict[str, int], projector: int, predictor: int
 ) -> None:
-    """Lin-BN-ReLU-Lin on 2048 features (`massl`), and Lin-BN-ReLU twice before the last (`massl_edit`)."""
+    """Lin-BN-ReLU-Lin on 2048 features (`massl`); one more Lin-BN-ReLU in `massl_edit`."""
     encoder = Flat()
     encoder.dim = 2048
     method = BYOL(encoder, hidden_dim=4096, **settings)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def naive(z: Tensor, slices: Tensor, knots: int, t_max: float) -> float:
-    """By definition: each view, direction and frequency of the whole range [−t_max, t_max] on its own."""
+    """By definition: loops over views, directions and frequencies in [−t_max, t_max]."""
     ts = torch.linspace(-t_max, t_max, 2 * knots - 1, dtype=torch.float64)
     values = []
     for view in z.double():
@@ -61,7 +61,7 @@ def test_equals_the_definition(knots: int, t_max: float) -> None:
 
 
 def test_equals_the_closed_form_of_the_whole_line() -> None:
-    """With weight exp(−t²/2) the integral over all t is a sum of Gaussians (Baringhaus and Henze 1988)."""
+    """With weight exp(−t²/2) the integral is a sum of Gaussians (Baringhaus and Henze 1988)."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(12, generator=generator, dtype=torch.float64) * 0.8 + 0.5
     n = len(x)
@@ -73,7 +73,7 @@ def test_equals_the_closed_form_of_the_whole_line() -> None:
 
 
 def test_equals_lightly() -> None:
-    """SIGReg and LeJEPALoss (λ = 0.05) of lightly 1.6.0 with `waves(3, 6, 4, phase=0.4)`, views 0 and 1 global.
+    """SIGReg and LeJEPALoss (λ = 0.05) of lightly 1.6.0; views 0 and 1 are global.
 
     Directions are the rows of `waves(8, 4, phase=1.0)` at length 1. Loss and norm of the gradient.
     """

@@ -146,10 +146,14 @@ FAMILY = {
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("epochs", [37, 300])
 def test_recipes_take_any_number_of_epochs_and_build(name: str, epochs: int) -> None:
-    """The authors' LARS recipes fail at model build, and their LARS refuses all but 100, 200 and 300 epochs."""
+    """The authors' LARS recipes fail at model build, or accept only 100, 200 and 300 epochs."""
     small = [
-        "data.kind=embedded_images", f"run.epochs={epochs}", "encoder.width=4", "method.hidden_dim=16", "method.dim=8",
-    ]  # fmt: skip
+        "data.kind=embedded_images",
+        f"run.epochs={epochs}",
+        "encoder.width=4",
+        "method.hidden_dim=16",
+        "method.dim=8",
+    ]
     config = read_recipe(name, [*small, *(["method.queue_size=64"] if "moco" in name else [])])
     assert (config["method"]["kind"], config["schedule"]["kind"]) == FAMILY[name]
     recipe = Recipe.build(config)

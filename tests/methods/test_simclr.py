@@ -48,7 +48,7 @@ def test_equals_the_definition(views: int, temperature: float) -> None:
 
 
 def test_equals_lightly() -> None:
-    """NTXentLoss of lightly 1.6.0 on `waves(5, 4, phase=0.1)` and `waves(5, 4, phase=2.0)`: loss, gradient's norm."""
+    """NTXentLoss of lightly 1.6.0 on two batches of `waves`: loss and norm of the gradient."""
     golden = {
         0.1: (12.566826820373535, 2.263554573059082),
         0.5: (3.614396572113037, 0.3907548487186432),

@@ -34,7 +34,7 @@ def waves(*shape: int, phase: float) -> Tensor:
 
 
 def test_equals_lightly() -> None:
-    """NegativeCosineSimilarity of lightly 1.6.0 on `waves(5, 4, phase=0.1)` and `waves(5, 4, phase=2.0)`."""
+    """NegativeCosineSimilarity of lightly 1.6.0 on two batches of `waves`."""
     value = negative_cosine(waves(5, 4, phase=0.1), waves(5, 4, phase=2.0))
     assert float(value) == pytest.approx(0.2991984784603119, rel=1e-5)
 
@@ -68,7 +68,7 @@ def test_two_views_give_the_papers_symmetric_loss() -> None:
 
 
 def test_heads_are_the_papers_for_resnet50() -> None:
-    """Projector of three 2048-wide linears without bias, predictor with a bottleneck of 512 (section 3)."""
+    """Projector: three 2048-wide linears without bias; predictor: bottleneck of 512 (section 3)."""
     method = SimSiam(resnet50(INPUT))
     assert [type(m).__name__ for m in method.projector] == [
         *("Linear", "BatchNorm1d", "ReLU") * 2,

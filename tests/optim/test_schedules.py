@@ -32,7 +32,7 @@ def test_cosine_equals_torch() -> None:
 
 
 def test_warmup_of_mocov3() -> None:
-    """lr · epoch / warm-up epochs each iteration, then half a cosine over what remains (main_moco.py's rule)."""
+    """Linear warm-up by iteration, then half a cosine over the rest (rule of main_moco.py)."""
     schedule = Cosine(warmup_epochs=10)
     for step in range(0, 1000, 7):
         epoch = step / 10

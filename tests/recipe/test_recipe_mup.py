@@ -1,4 +1,4 @@
-"""`mup` in a recipe: left out it changes nothing; written it reaches weights, groups and encoder."""
+"""`mup` in a recipe: omitted, it changes nothing; set, it reaches weights, groups and encoder."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every shipped audio recipe builds, and trains two steps with its own method, views and optimizer."""
+"""Every shipped audio recipe builds and trains two steps with its method, views and optimizer."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every shipped recipe of images builds, and trains two steps with its own method, views and optimizer."""
+"""Every shipped image recipe builds and trains two steps with its method, views and optimizer."""
 
 from pathlib import Path
 
@@ -32,9 +32,14 @@ def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
         224 if published["encoder"]["kind"] == "timm" else 32
     )  # a ViT-S/16 has its size in its name
     small = [
-        "data.kind=image_folder", f"data.root={images}", f"data.size={size}", "run.epochs=1", "run.batch_size=8",
-        "run.loader.workers=0", "run.log.every_steps=1",
-    ]  # fmt: skip
+        "data.kind=image_folder",
+        f"data.root={images}",
+        f"data.size={size}",
+        "run.epochs=1",
+        "run.batch_size=8",
+        "run.loader.workers=0",
+        "run.log.every_steps=1",
+    ]
     head = "method.base" if "base" in published["method"] else "method"
     small += [f"{head}.hidden_dim=16", f"{head}.dim=8"]
     small.append(

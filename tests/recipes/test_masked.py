@@ -1,4 +1,4 @@
-"""Every shipped recipe of masked prediction is whole in all its phases, and runs small through all of them."""
+"""Every shipped recipe of masked prediction runs through all its phases on small data."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ NAMES = [name for name in shipped() if is_masked(name)]
 
 
 FEW = 64
-"""Samples of a run: with a batch of half of them a phase has two steps, which is enough to see it run."""
+"""Samples of a run: two batches, so that a phase has two steps."""
 
 
 def shrunk(method: dict[str, Any]) -> None:

@@ -31,9 +31,16 @@ RUNS: list[tuple[str, int, int, float, float, float, int, list[str], tuple[float
     ("name", "epochs", "batch", "lr", "first", "last", "count", "kinds", "scale"), RUNS
 )
 def test_epochs_batch_rate_and_views(
-    name: str, epochs: int, batch: int, lr: float, first: float, last: float, count: int, kinds: list[str],
+    name: str,
+    epochs: int,
+    batch: int,
+    lr: float,
+    first: float,
+    last: float,
+    count: int,
+    kinds: list[str],
     scale: tuple[float, float],
-) -> None:  # fmt: skip
+) -> None:
     recipe = read_recipe(f"image/{name}")
     assert (recipe["run"]["epochs"], recipe["run"]["batch_size"]) == (epochs, batch)
     assert recipe["optimizer"]["lr"] == lr and recipe["optimizer"]["lr_scaling"] == "batch/256"
@@ -52,12 +59,16 @@ def test_epochs_batch_rate_and_views(
 def test_optimizer_and_momentum_of_the_byol_runs(name: str) -> None:
     recipe = read_recipe(f"image/{name}")
     optimizer: dict[str, Any] = recipe["optimizer"]
-    found = {
+    chosen = {
         key: optimizer[key] for key in ("kind", "momentum", "weight_decay", "trust", "exclude")
     }
-    assert found == {
-        "kind": "lars", "momentum": 0.9, "weight_decay": 1e-6, "trust": 1e-3, "exclude": "norm_and_bias",
-    }  # fmt: skip
+    assert chosen == {
+        "kind": "lars",
+        "momentum": 0.9,
+        "weight_decay": 1e-6,
+        "trust": 1e-3,
+        "exclude": "norm_and_bias",
+    }
     assert recipe["run"]["compute"]["precision"] == "fp16" and recipe["method"]["momentum"] == 0.99
     wide = name.endswith("600ep")
     assert (recipe["method"]["dim"], recipe["method"]["layers"]) == ((512, 3) if wide else (256, 2))

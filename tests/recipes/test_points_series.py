@@ -1,4 +1,4 @@
-"""Every shipped recipe for points, series and tables trains two steps on small data, with its own method and views."""
+"""Every shipped recipe for points, series and tables trains two steps on small data."""
 
 from pathlib import Path
 

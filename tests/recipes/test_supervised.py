@@ -1,4 +1,4 @@
-"""Every shipped supervised recipe builds, and trains two steps with its own method, views and optimizer."""
+"""Every shipped supervised recipe builds and trains two steps with its own parts."""
 
 from pathlib import Path
 
