@@ -1,0 +1,117 @@
+"""The verbs that train a recipe at several widths: coord-check and transfer-lr."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mezzotint.cli.app import Debug, Json, Quiet, app, print_table
+from mezzotint.files import write_json
+from mezzotint.recipe.schema import RecipeError
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or a name from `mezzotint recipes`.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, such as optimizer.lr=0.1."),
+]
+Widths = Annotated[
+    str, typer.Option(help="Values of encoder.width, the base first, such as 64,128,256.")
+]
+
+
+@app.command("coord-check")
+def coord_check(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    widths: Widths = "32,64,128",
+    seeds: Annotated[int, typer.Option(help="Repetitions.", min=1)] = 1,
+    steps: Annotated[int, typer.Option(help="Steps on one batch.", min=2)] = 4,
+    out: Annotated[Path, typer.Option(help="Directory to write index.html and rows.json to.")] = (
+        Path("coord-check")
+    ),
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check that no output of a recipe's network grows with its width in muP.
+
+    The standard parametrization is the control, which must fail. Exits with 1 if the check fails.
+    """
+    from mezzotint.recipe.recipe import read_recipe
+    from mezzotint.report.widths import write_coordinate_check
+    from mezzotint.runs.widths import check_coordinates
+
+    numbers = [int(n) for n in _numbers(widths, "--widths")]
+    config = read_recipe(recipe, overrides or ())
+    check = check_coordinates(config, numbers, seeds=seeds, steps=steps)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "rows.json", dict(check.rows))
+    page = write_coordinate_check(check, out / "index.html")
+    if as_json:
+        facts = {"passed": check.passed, "control_fails": check.has_power, "page": str(page)}
+        typer.echo(json.dumps({**facts, "verdict": check.verdict()}))
+    else:
+        typer.echo(f"{check.verdict()}\n{page}")
+    if not check.passed:
+        raise typer.Exit(1)
+
+
+@app.command("transfer-lr")
+def transfer_lr(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    widths: Widths = "32,64,128",
+    rates: Annotated[str, typer.Option(help="Values of optimizer.lr, such as 0.01,0.02.")] = (
+        "0.0005,0.001,0.002,0.004,0.008"
+    ),
+    seeds: Annotated[int, typer.Option(help="Repetitions.", min=1)] = 1,
+    out: Annotated[Path, typer.Option(help="Directory; a grid in it goes on.")] = (
+        Path("transfer-lr")
+    ),
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tune the learning rate on narrow networks, and show that it suits wide ones in muP.
+
+    Trains the recipe for its own epochs at each rate and width; finished cells are reused.
+    """
+    from mezzotint.recipe.recipe import read_recipe
+    from mezzotint.report.widths import proposal, write_rate_transfer
+    from mezzotint.runs.widths import PARAMETRIZATIONS, transfer_rates
+
+    numbers = [int(n) for n in _numbers(widths, "--widths")]
+    config = read_recipe(recipe, overrides or ())
+    silent = quiet or as_json
+    transfer = transfer_rates(
+        config, numbers, _numbers(rates, "--rates"), out, seeds=seeds,
+        say=(lambda _: None) if silent else typer.echo,
+    )  # fmt: skip
+    page = write_rate_transfer(transfer, out / "index.html")
+    if as_json:
+        facts = {"lr": transfer.best("mup", numbers[0]), "base_width": numbers[0]}
+        drift = {name: transfer.drift(name) for name in PARAMETRIZATIONS}
+        typer.echo(json.dumps({**facts, "drift": drift, "page": str(page)}))
+    elif not quiet:
+        rows = [
+            (str(width), *(f"{transfer.best(name, width):g}" for name in PARAMETRIZATIONS))
+            for width in numbers
+        ]
+        print_table(("width", "best lr in muP", "best lr, standard"), rows)
+        typer.echo(f"{proposal(transfer)}\n{page}")
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    whole = all(n == int(n) for n in numbers) or option != "--widths"
+    if not numbers or min(numbers) <= 0.0 or not whole:
+        kind = "whole numbers" if option == "--widths" else "numbers"
+        raise RecipeError(
+            f"{option} must be positive {kind}, got {text!r}. Separate them by commas."
+        )
+    return numbers

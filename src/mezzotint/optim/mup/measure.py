@@ -1,0 +1,91 @@
+"""A few training steps of a method, with the size of every output, its change and spectral norms.
+
+The batch stays the same, so that outputs of later steps can be compared with those of the first:
+the change is what training has done. Cosine matrices of projections and predictions are measured
+like outputs, because the losses of siamese methods see nothing else of them.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mezzotint.optim.mup.coord_check import Recorder, Row
+from mezzotint.optim.mup.readout import is_readout
+
+_HEADS = ("projector", "predictor")
+
+
+def train_and_measure(
+    method: Any, optimizer: torch.optim.Optimizer, views: Any, *, steps: int = 4, seed: int = 0
+) -> list[Row]:
+    """Train on one batch and measure.
+
+    Args:
+        method: freshly built method; trained in place.
+        optimizer: its optimizer.
+        views: the batch.
+        steps: number of steps.
+        seed: seed of dropout, the same at every step.
+
+    Returns:
+        A row for each step `t` (from 1) and module, with `l1`, the mean absolute coordinate of its
+        output, `readout`, and from t = 2 on `change`, that of the difference to t = 1. Rows of
+        cosine matrices have modules `projector:cosine` and the like. A row for each weight matrix, at the last
+        step, has `weight` and `update`: spectral norms of the weight and of all steps together.
+    """
+    method.train()
+    matrices = {n: p for n, p in method.named_parameters() if p.ndim >= 2 and p.requires_grad}
+    start = {name: p.detach().clone() for name, p in matrices.items()}
+    readouts = {name for name, module in method.named_modules() if is_readout(module)}
+    first: dict[str, Tensor] = {}
+    rows: list[Row] = []
+    for t in range(1, steps + 1):
+        torch.manual_seed(seed)
+        with Recorder(method) as seen:
+            loss = method(views).loss
+        for name, output in _outputs(seen):
+            row: Row = {"module": name, "t": t, "l1": output.abs().mean().item()}
+            row["readout"] = name in readouts
+            before = first.setdefault(name, output)
+            if t > 1:
+                row["change"] = (output - before).abs().mean().item()
+            rows.append(row)
+        rows.append({"module": "loss", "t": t, "loss": float(loss.detach())})
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        method.after_step(t / steps)
+    for name, p in matrices.items():
+        weight, update = p.detach().flatten(1), (p.detach() - start[name]).flatten(1)
+        norms = {"weight": spectral_norm(weight), "update": spectral_norm(update)}
+        rows.append({"module": name, "t": steps, **norms})
+    return rows
+
+
+def _outputs(seen: Recorder) -> Iterator[tuple[str, Tensor]]:
+    for name, output in seen.outputs.items():
+        if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1:
+            value = output.detach().float()
+            yield name, value
+            if name.rpartition(".")[2] in _HEADS and value.ndim == 2:
+                unit = normalize(value, dim=1)
+                yield f"{name}:cosine", unit @ unit.T
+
+
+@torch.no_grad()
+def spectral_norm(matrix: Tensor, *, iterations: int = 20) -> float:
+    """Largest singular value of a matrix, by power iteration on the smaller side."""
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    vector = torch.ones(len(gram), 1, dtype=gram.dtype, device=gram.device)
+    vector += torch.linspace(0.0, 1.0, len(gram), device=gram.device).unsqueeze(1)
+    for _ in range(iterations):
+        vector = normalize(gram @ vector, dim=0)
+    return float((gram @ vector).norm().sqrt())
+
+
+def parameters_of(module: nn.Module) -> int:
+    """Number of parameters that are trained."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

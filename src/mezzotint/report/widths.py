@@ -1,0 +1,182 @@
+"""Pages of a recipe at several widths: the coordinate check, and the transfer of learning rates."""
+
+import base64
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from mezzotint._version import __version__
+from mezzotint.optim.mup.coord_check import plot_coord_data, slopes
+from mezzotint.report.render import template, write_page
+from mezzotint.runs.widths import PARAMETRIZATIONS, CoordinateCheck, RateTransfer
+
+_NAMES = {"mup": "muP", "standard": "standard parametrization"}
+_STYLE = """
+:root { color-scheme: light dark;
+  --ink: #1c1a18; --paper: #faf8f5; --rule: #d9d3ca; }
+@media (prefers-color-scheme: dark) { :root { --ink: #ece7e0; --paper: #191714; --rule: #453f37; } }
+body { font: 16px/1.5 Georgia, serif; color: var(--ink); background: var(--paper); }
+body { max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-weight: 400; } h2 { font-weight: 400; font-size: 1.2rem; margin: 2rem 0 .3rem; }
+section { overflow-x: auto; } img { max-width: 100%; background: #fff; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { text-align: left; white-space: nowrap; font-weight: 400; }
+th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--rule); }
+.foot { opacity: .7; font-size: .85rem; }
+"""
+
+
+def write_coordinate_check(check: CoordinateCheck, out: Path) -> Path:
+    """Write the page of a coordinate check; it is a single file without scripts."""
+    pictures = []
+    for name in PARAMETRIZATIONS:
+        rows = [r for r in check.rows[name] if "l1" in r and ":cosine" not in r["module"]]
+        pictures.append(
+            {
+                "title": f"Mean absolute output by width, {_NAMES[name]}",
+                "note": "One line per module, one panel per step. Flat lines are right.",
+                "source": _png(plot_coord_data(rows, legend=None)),
+            }
+        )
+    tables = [_slope_table(check), _cosine_table(check), _norm_table(check)]
+    return _write("Coordinate check", check.verdict(), pictures, tables, out)
+
+
+def _slope_table(check: CoordinateCheck) -> dict[str, Any]:
+    kinds = [(name, y) for name in PARAMETRIZATIONS for y in ("l1", "change")]
+    found = {kind: check.slopes(*kind) for kind in kinds}
+    last = max(step for _, step in found["mup", "l1"])
+    modules = list(dict.fromkeys(module for module, _ in found["mup", "l1"]))
+    return {
+        "title": f"Slopes of log2 output against log2 width at step {last}",
+        "heads": ["module", "muP", "muP, change", "standard", "standard, change"],
+        "rows": [
+            [m or "(method)", *(_slope(found[k].get((m, last))) for k in kinds)] for m in modules
+        ],
+    }
+
+
+def _cosine_table(check: CoordinateCheck) -> dict[str, Any]:
+    cells: dict[str, list[str]] = {}
+    for name in PARAMETRIZATIONS:
+        rows = [row for row in check.rows[name] if ":cosine" in row["module"]]
+        for y in ("l1", "change"):
+            for (module, step), value in slopes((r for r in rows if y in r), y).items():
+                cells.setdefault(f"{module}, step {step}", []).append(_slope(value))
+    return {
+        "title": "Slopes of cosine matrices",
+        "heads": ["module", "muP", "muP, change", "standard", "standard, change"],
+        "rows": [[key, *values] for key, values in cells.items()],
+    }
+
+
+def _norm_table(check: CoordinateCheck) -> dict[str, Any]:
+    found: dict[str, list[str]] = {}
+    for name in PARAMETRIZATIONS:
+        for y in ("weight", "update"):
+            rows = (row for row in check.rows[name] if y in row)
+            for (module, _), value in slopes(rows, y).items():
+                found.setdefault(module, []).append(_slope(value))
+    return {
+        "title": "Slopes of spectral norms of weights and of their updates",
+        "heads": ["weight", "muP", "muP, update", "standard", "standard, update"],
+        "rows": [[key, *values] for key, values in found.items()],
+    }
+
+
+def write_rate_transfer(transfer: RateTransfer, out: Path) -> Path:
+    """Write the page of a grid of learning rates and widths; a single file without scripts."""
+    pictures = [
+        {
+            "title": "Loss by learning rate",
+            "note": "One line per width. In muP the minima stand above each other.",
+            "source": _png(_loss_figure(transfer)),
+        },
+        {
+            "title": "Training curves by width, each at the best rate of the narrowest",
+            "note": "Wider is always better: in muP no curve crosses that of a narrower network.",
+            "source": _png(_curve_figure(transfer)),
+        },
+    ]
+    rows = [
+        [f"width {width}", *(f"{transfer.best(name, width):g}" for name in PARAMETRIZATIONS)]
+        for width in transfer.widths
+    ]
+    rows.append(["drift, in factors of 2", *(f"{transfer.drift(n):.1f}" for n in PARAMETRIZATIONS)])
+    table = {"title": "Best rates", "heads": ["", "muP", "standard"], "rows": rows}
+    return _write("Learning rates across widths", proposal(transfer), pictures, [table], out)
+
+
+def proposal(transfer: RateTransfer) -> str:
+    """Say which rate to use at the widest width, and what tuning there would have cost."""
+    rate = transfer.best("mup", transfer.widths[0])
+    return (
+        f"Use optimizer.lr={rate:g} with mup.base_width={transfer.widths[0]} at width "
+        f"{transfer.widths[-1]}. A step there costs about {transfer.saved():.1f} times one at "
+        f"width {transfer.widths[0]}, and so would tuning. Between widths the best rate moved by a "
+        f"factor of {2 ** transfer.drift('mup'):g} in muP and "
+        f"{2 ** transfer.drift('standard'):g} without."
+    )
+
+
+def _loss_figure(transfer: RateTransfer) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for number, name in enumerate(PARAMETRIZATIONS, 1):
+        axes = figure.add_subplot(1, 2, number)
+        for width in transfer.widths:
+            losses = [v if math.isfinite(v) else math.nan for v in transfer.losses(name, width)]
+            axes.plot(transfer.rates, losses, marker="o", label=f"width {width}")
+        axes.set(title=_NAMES[name], xlabel="learning rate", ylabel="training loss")
+        axes.set_xscale("log", base=2)
+        axes.legend(fontsize="small")
+    return figure
+
+
+def _curve_figure(transfer: RateTransfer) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    rate = transfer.best("mup", transfer.widths[0])
+    for number, name in enumerate(PARAMETRIZATIONS, 1):
+        axes = figure.add_subplot(1, 2, number)
+        for width in transfer.widths:
+            curves = [
+                c["curve"] for c in transfer.cells
+                if (c["parametrization"], c["width"], c["rate"]) == (name, width, rate)
+            ]  # fmt: skip
+            means = [sum(values) / len(values) for values in zip(*curves, strict=False)]
+            axes.plot(means, label=f"width {width}")
+        axes.set(title=_NAMES[name], xlabel="logged step", ylabel="training loss")
+        axes.legend(fontsize="small")
+    return figure
+
+
+def _slope(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def _png(figure: Any) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _write(
+    title: str,
+    verdict: str,
+    pictures: list[dict[str, Any]],
+    tables: list[dict[str, Any]],
+    out: Path,
+) -> Path:
+    page = template("widths.html").render(
+        title=title,
+        verdict=verdict,
+        pictures=pictures,
+        tables=[table for table in tables if table["rows"]],
+        style=_STYLE,
+        version=__version__,
+    )
+    return write_page(out, page)
