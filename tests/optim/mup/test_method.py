@@ -47,7 +47,7 @@ METHODS: dict[str, Any] = {
 OPTIMIZERS: dict[str, Any] = {
     "adamw": lambda: AdamW(lr=3e-3, weight_decay=0.1),
     "sgd": lambda: SGD(lr=0.02),
-    "lars": lambda: LARS(lr=0.5, trust=0.1),
+    "lars": lambda: LARS(lr=0.25, trust=0.1),
     "muon": lambda: Muon(lr=0.02),
 }
 
