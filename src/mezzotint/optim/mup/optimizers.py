@@ -172,7 +172,7 @@ class keep_ratios:  # noqa: N801 - used like a function
         ratios = [group.get("lr_factor", 1.0) for group in optimizer.param_groups]
         first = optimizer.param_groups[0]
         self.reference = float(first["lr"]) / ratios[0]
-        self.shares = [float(g["lr"]) / self.reference for g in optimizer.param_groups]
+        self.ratios = [float(g["lr"]) / self.reference for g in optimizer.param_groups]
         self.driver: Optimizer
         nothing = [torch.zeros(1)]
         if "betas" in first:
@@ -204,8 +204,8 @@ class keep_ratios:  # noqa: N801 - used like a function
 
     def _apply(self) -> None:
         driven = self.driver.param_groups[0]
-        for group, share in zip(self.optimizer.param_groups, self.shares, strict=True):
-            group["lr"] = driven["lr"] * share
+        for group, ratio in zip(self.optimizer.param_groups, self.ratios, strict=True):
+            group["lr"] = driven["lr"] * ratio
             for key in ("momentum", "betas"):  # OneCycleLR moves these too
                 if key in driven:
                     group[key] = driven[key]
