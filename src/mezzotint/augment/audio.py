@@ -306,7 +306,7 @@ class Gain(Transform):
         self.decibels = (low, high)
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
-        """Draw `decibels`, `[B]`."""
+        """Draw the gain of each sample, `decibels`, `[B]`."""
         return {"decibels": draws.uniform("decibels", low=self.decibels[0], high=self.decibels[1])}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
