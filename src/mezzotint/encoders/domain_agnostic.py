@@ -13,6 +13,7 @@ are noisy while the probe trains.
 """
 
 import math
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -29,7 +30,12 @@ class DomainAgnosticBlock(nn.Module):
         inner: width of all heads together.
         hidden: hidden units of the perceptron.
         dropout: probability of dropping a value.
+
+    Attributes:
+        residual_ends: last layer of each residual branch, which muP scales by depth.
     """
+
+    residual_ends: ClassVar[tuple[str, ...]] = ("attn.proj", "mlp.3")
 
     def __init__(self, width: int, heads: int, inner: int, hidden: int, dropout: float) -> None:
         super().__init__()

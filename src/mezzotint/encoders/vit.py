@@ -15,7 +15,7 @@ the length of the batch.
 Shapes: B samples, L patches, D width.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,12 @@ class Block(nn.Module):
         width: D.
         heads: number of attention heads.
         drop_path: probability of dropping each of the two branches.
+
+    Attributes:
+        residual_ends: last layer of each residual branch, which muP scales by depth.
     """
+
+    residual_ends: ClassVar[tuple[str, ...]] = ("attn.proj", "mlp.2")
 
     def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()

@@ -33,8 +33,9 @@ def train_and_measure(
     Returns:
         A row for each step `t` (from 1) and module, with `l1`, the mean absolute coordinate of its
         output, `readout`, and from t = 2 on `change`, that of the difference to t = 1. Rows of
-        cosine matrices have modules `projector:cosine` and the like. A row for each weight matrix, at the last
-        step, has `weight` and `update`: spectral norms of the weight and of all steps together.
+        cosine matrices have modules `projector:cosine` and the like. A row for each weight matrix,
+        at the last step, has `weight` and `update`: spectral norms of the weight and of all steps
+        together.
     """
     method.train()
     matrices = {n: p for n, p in method.named_parameters() if p.ndim >= 2 and p.requires_grad}

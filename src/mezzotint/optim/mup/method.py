@@ -194,7 +194,7 @@ def _rescale(
             p.mul_(factor)
 
 
-def _scale_depth(method: nn.Module, encoder: Any, base_depth: int) -> None:
+def _scale_depth(method: Any, encoder: Any, base_depth: int) -> None:
     depth = encoder.config.get("depth")
     if depth is None:
         raise ValueError(
@@ -202,10 +202,18 @@ def _scale_depth(method: nn.Module, encoder: Any, base_depth: int) -> None:
             "Choose vit or domain_agnostic, or leave `mup.base_depth` out."
         )
     ratio = depth / base_depth
-    for module in method.modules():
-        ends: tuple[str, ...] = getattr(module, "residual_ends", ())
-        if not ends:
-            continue
+    encoders = {id(branch.encoder): branch.encoder for branch in method.branches().values()}
+    # Heads and decoders have a depth of their own, which stays.
+    parts = [part for one in encoders.values() for part in one.modules()]
+    blocks = [part for part in parts if hasattr(part, "residual_ends")]
+    if not blocks:
+        raise ValueError(
+            f"`encoder.kind: {encoder.config.get('kind')}` does not say where its residual "
+            "branches end, so muP cannot scale its depth. Choose vit or domain_agnostic, or leave "
+            "`mup.base_depth` out."
+        )
+    for module in blocks:
+        ends: tuple[str, ...] = module.residual_ends
         for part in module.modules():
             part.mup_depth = ratio
         for end in ends:
