@@ -93,7 +93,6 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
         return Step(loss + self.weight * (error + codes.loss), logs)
 
     def after_step(self, progress: float) -> None:
-        """Count the step."""
         self.steps += 1
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TableModality(Modality):
-    """Rows of features."""
+    """Rows of features, one number for each column."""
 
     plural = "tables"
     axes = ("features",)

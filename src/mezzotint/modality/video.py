@@ -16,7 +16,7 @@ _FRAMES = 4
 
 
 class VideoModality(Modality):
-    """Clips of frames."""
+    """Clips of frames; each frame is an image."""
 
     plural = "videos"
     axes = ("channels", "frames", "height", "width")

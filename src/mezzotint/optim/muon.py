@@ -224,7 +224,6 @@ class Muon(Optimizer):
         self.arithmetic, self.betas = arithmetic, (betas[0], betas[1])
 
     def mup_factors(self, growth: Growth, group: Group) -> Factors:
-        """`rules.muon`."""
         return rules.muon(growth, group)
 
     def split(self, model: nn.Module, groups: list[Group]) -> list[Group]:
@@ -242,7 +241,6 @@ class Muon(Optimizer):
         return made
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-        """`MuonOptimizer`."""
         return MuonOptimizer(
             self.groups(model, batch_size),
             lr=self.lr,

@@ -158,11 +158,9 @@ class SGD(Optimizer):
         self.momentum, self.nesterov = momentum, nesterov
 
     def mup_factors(self, growth: Growth, group: Group) -> Factors:
-        """`rules.sgd`."""
         return rules.sgd(growth, group)
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-        """Build `torch.optim.SGD`."""
         groups = self.groups(model, batch_size)
         return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)
 
@@ -211,7 +209,6 @@ class AdamW(Optimizer):
         )
 
     def mup_factors(self, growth: Growth, group: Group) -> Factors:
-        """`rules.adam`."""
         return rules.adam(growth, group)
 
     def split(self, model: nn.Module, groups: list[Group]) -> list[Group]:
@@ -219,7 +216,6 @@ class AdamW(Optimizer):
         return [{**group, "eps": self.eps} for group in groups]
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-        """Build `torch.optim.AdamW`."""
         return torch.optim.AdamW(self.groups(model, batch_size), betas=self.betas, eps=self.eps)
 
 
@@ -257,11 +253,9 @@ class LARS(Optimizer):
         self.momentum, self.trust, self.lr_in_buffer = momentum, trust, lr_in_buffer
 
     def mup_factors(self, growth: Growth, group: Group) -> Factors:
-        """`rules.lars`."""
         return rules.lars(growth, group)
 
     def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-        """Build `LARSOptimizer`."""
         groups = self.groups(model, batch_size)
         return LARSOptimizer(
             groups,

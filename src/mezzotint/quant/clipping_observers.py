@@ -32,12 +32,10 @@ class _Binned:
     seen: bool
 
     def reset(self) -> None:
-        """Forget all values."""
         self.seen = False
         self.histogram.reset()
 
     def update(self, rows: Tensor) -> None:
-        """Count the values."""
         self.histogram.update(rows)
         self.seen = True
 

@@ -55,7 +55,6 @@ class Histogram(nn.Module):
         return self.counts.shape[1]
 
     def reset(self) -> None:
-        """Forget all values."""
         self.extremes.reset()
         self.counts = torch.zeros_like(self.counts)
         self.zeros = torch.zeros_like(self.zeros)

@@ -31,7 +31,6 @@ class Observer(nn.Module, Component):
         self.seen = False
 
     def reset(self) -> None:
-        """Forget all values."""
         self.seen = False
 
     def update(self, rows: Tensor) -> None:
@@ -70,7 +69,6 @@ class MinMax(Observer):
         self.register_buffer("high", torch.full((1, 1), -torch.inf), persistent=False)
 
     def reset(self) -> None:
-        """Forget the extremes."""
         super().reset()
         self.low = torch.full_like(self.low, torch.inf)
         self.high = torch.full_like(self.high, -torch.inf)
@@ -177,7 +175,6 @@ class Gaussian(Observer):
         self.register_buffer("sums", torch.zeros(3, 1, 1, dtype=torch.float64), persistent=False)
 
     def reset(self) -> None:
-        """Forget all values."""
         super().reset()
         self.extremes.reset()
         self.sums = torch.zeros_like(self.sums)

@@ -81,7 +81,7 @@ class ProbeLines:
 
     @property
     def title(self) -> str:
-        """Probe and task."""
+        """Title of a chart: its probe and task."""
         return f"{PROBES.get(self.probe, self.probe)}, {task_words(self.task)}"
 
 
