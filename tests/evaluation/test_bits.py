@@ -6,119 +6,23 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from mezzotint.data.image.embedded import EmbeddedImages
-from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source, Task
-from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.bits import evaluate_bits
+from mezzotint.evaluation.bits import evaluate_bits, knn_overlap
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
-from mezzotint.evaluation.features import Reading, extract
+from mezzotint.evaluation.features import Extraction, extract
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.label_free import Rank
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.ptq import Calibrated, calibrated_copy
+from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.evaluation.suite import evaluate_encoder
-from mezzotint.quant.bitwidth import FP32, Bits, bits, calibrate
+from mezzotint.quant.bitwidth import FP32, Bits, calibrate
 from mezzotint.quant.convert import make_encoder_quantizable
-from mezzotint.types import Features, Input, Sample, Unreadable
-
-INPUT = Input((1, 6, 6), (0.5,), (0.25,))
-COUNT = 120
-
-
-class Stripes(InMemory):
-    """Four kinds of noisy stripes; the first two thirds are learned from. Every sample that is read is written down."""
-
-    def __init__(self, bad: tuple[int, ...] = ()) -> None:
-        g = torch.Generator().manual_seed(0)
-        self.input = INPUT
-        self.labels = np.arange(COUNT) % 4
-        clean = torch.zeros(4, 1, 6, 6)
-        clean[0, :, ::2], clean[1, :, 1::2], clean[2, ..., ::2], clean[3, ..., 1::2] = (
-            90,
-            90,
-            90,
-            90,
-        )
-        noise = torch.randint(160, (COUNT, 1, 6, 6), generator=g)
-        self.images = (clean[torch.from_numpy(self.labels)] + noise).clamp(0, 255).to(torch.uint8)
-        self.ids = "stripes"
-        self.bad = bad
-
-    def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        train, test = np.arange(80), np.arange(80, COUNT)
-        return (Broken(self) if self.bad else self), [
-            Task("kind", "classify", self.labels, train, test, list("abcd")),
-            Task("pair", "classify", self.labels % 2, train[20:], np.arange(20), list("ab")),
-        ]
-
-
-class Broken(Source):
-    """The same samples one by one, some of which fail."""
-
-    def __init__(self, whole: Stripes) -> None:
-        self.whole, self.input = whole, whole.input
-
-    def __len__(self) -> int:
-        return COUNT
-
-    def read(self, index: int) -> Sample:
-        if index in self.whole.bad:
-            raise Unreadable(str(index), "broken")
-        return self.whole.read(index)
-
-    def fingerprint(self) -> str:
-        return "0"
-
-
-class Net(Encoder):
-    """Two convolutions, whose second input is what the papers' policy quantizes."""
-
-    def __init__(self) -> None:
-        super().__init__(INPUT, dim=16)
-        self.first, self.act = nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()
-        self.norm, self.second = nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.norm(self.act(self.first(x)))).relu().mean((2, 3))  # type: ignore[no-any-return]
-
-
-@pytest.fixture(scope="module")
-def trained() -> Net:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net, head, source = Net(), nn.Linear(16, 4), Stripes()
-        optimizer = torch.optim.Adam([*net.parameters(), *head.parameters()], lr=0.01)
-        x = (source.images[:80].float() / 255 - 0.5) / 0.25
-        y = torch.from_numpy(source.labels[:80])
-        for _ in range(60):
-            optimizer.zero_grad()
-            functional.cross_entropy(head(net(x)), y).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    return net
-
-
-def values(rows: Sequence[Row]) -> list[tuple[str, str, float, int, str]]:
-    return [(row.probe, row.metric, row.value, row.seed, str(row.protocol)) for row in rows]
-
-
-def of(rows: Sequence[Row], text: str) -> list[Row]:
-    return [row for row in rows if row.bits == Bits.parse(text)]
-
-
-def quick(encoder: Encoder, bits: Sequence[str], **options: object) -> list[Row]:
-    return evaluate_bits(
-        Measurement(encoder, Stripes()),
-        bits=[Bits.parse(text) for text in bits],
-        calibration_samples=32,
-        seeds=2,
-        **options,  # type: ignore[arg-type]
-    ).rows
+from mezzotint.types import Features
+from tests.evaluation.stripes import COUNT, INPUT, Broken, Net, Stripes, of, quick, values
 
 
 def test_float_rows_are_the_ordinary_evaluation(trained: Net) -> None:
@@ -236,55 +140,6 @@ def test_an_encoder_that_is_quantizable_already_gives_the_same_figures(trained: 
         quick(quantizable, ["W4A4"], policy="all")
 
 
-@pytest.mark.parametrize("setting", ["W8A8", "W4A4", "W3A5", "W2A2"])
-def test_plain_is_the_papers_quantizer(trained: Net, setting: str) -> None:
-    """SSQL's arithmetic, written anew: per channel with the divisor (2^b − 1) / 2; per tensor from the extremes."""
-    net, source = copy.deepcopy(trained).eval(), Stripes()
-    wanted = Bits.parse(setting)
-    order = calibration_order(source.evaluation()[1], COUNT)
-    batch = torch.cat(read_calibration(source, INPUT, order, 32))
-
-    def weight(w: Tensor, bits: int) -> Tensor:
-        rows = []
-        for row in w:
-            scale = row.abs().max() / ((2**bits - 1) / 2)
-            rows.append(
-                scale
-                * torch.clamp(torch.round(row / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-            )
-        return torch.stack(rows)
-
-    with torch.no_grad():
-        inner = net.norm(net.act(net.first(batch)))
-        low, high = inner.min(), inner.max()
-        scale = (high - low) / (2**wanted.activation - 1)
-        zero = -torch.round(low / scale)
-        x = (source.images.float() / 255 - 0.5) / 0.25
-        hidden = functional.conv2d(x, weight(net.first.weight, 8), net.first.bias, padding=1).relu()
-        hidden = net.norm(hidden)
-        codes = torch.clamp(torch.round(hidden / scale) + zero, 0, 2**wanted.activation - 1)
-        expected = functional.conv2d(
-            (codes - zero) * scale, weight(net.second.weight, wanted.weight)
-        )
-        expected = expected.relu().mean((2, 3))
-    with calibrated_copy(trained, [batch]).at(wanted) as network:
-        found = extract(network, source)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_quantizing_weights_once_changes_nothing(trained: Net) -> None:
-    batch = torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(1))
-    made = calibrated_copy(trained, [batch], policy="all")
-    parameters = [(name, p.data_ptr()) for name, p in made.network.named_parameters()]
-    made.network.eval()
-    with bits(made.network, weight=3, activation=4):
-        anew = made.network(batch)
-    with made.at(Bits(3, 4)) as network:
-        torch.testing.assert_close(network(batch), anew, rtol=0, atol=0)
-    assert parameters == [(name, p.data_ptr()) for name, p in made.network.named_parameters()]
-    assert not torch.equal(made.network(batch), anew)  # and float again outside
-
-
 def test_more_bits_are_not_worse_beyond_noise(trained: Net) -> None:
     rows = quick(trained, ["W8A8", "W4A4", "W2A2"], probes=[KNN()])
     top1 = {
@@ -300,40 +155,6 @@ def test_more_bits_are_not_worse_beyond_noise(trained: Net) -> None:
         with calibrated_copy(trained, [batch]).at(Bits.parse(setting)) as network:
             errors.append(float((extract(network, Stripes()) - target).square().mean()))
     assert errors == sorted(errors) and errors[-1] > 10 * errors[0] > 0
-
-
-def test_strong_rounds_better_than_plain(trained: Net) -> None:
-    source = Stripes()
-    batches = read_calibration(source, INPUT, calibration_order(source.evaluation()[1], COUNT), 60)
-    target = extract(trained, source)
-
-    def error(made: Calibrated) -> float:
-        with made.at(Bits(2, 4)) as network:
-            return float((extract(network, source) - target).square().mean())
-
-    plain, strong = (
-        calibrated_copy(trained, batches),
-        calibrated_copy(trained, batches, "adaround", steps=150),
-    )
-    assert error(strong) < 0.8 * error(plain)
-
-
-def test_corrected_leaves_the_network_as_it_was(trained: Net) -> None:
-    source = Stripes()
-    batches = read_calibration(source, INPUT, calibration_order(source.evaluation()[1], COUNT), 60)
-    target = extract(trained, source)
-    errors = {}
-    for method in ("min_max", "batch_norm"):
-        made = calibrated_copy(trained, batches, method)
-        before = {name: value.clone() for name, value in made.network.state_dict().items()}
-        with made.at(Bits(2, 8)) as network:
-            errors[method] = float((extract(network, source) - target).square().mean())
-        after = made.network.state_dict()
-        assert before.keys() == after.keys() and all(
-            torch.equal(before[name], after[name]) for name in before
-        )
-        assert ("batchnorm=reestimated" in str(made.ptq)) == (method == "batch_norm")
-    assert errors["batch_norm"] < errors["min_max"]
 
 
 def test_the_float_head_is_the_float_probes_and_is_not_fitted_again(trained: Net) -> None:
@@ -356,52 +177,6 @@ def test_the_float_head_is_the_float_probes_and_is_not_fitted_again(trained: Net
         ]
         assert [row.value for row in found] == [expected]
         assert "head=fp32" in str(found[0].protocol)
-
-
-def test_calibration_is_of_training_samples_alone_and_of_the_number_asked() -> None:
-    source, count = EmbeddedImages(name="emoji"), 512
-    samples, tasks = source.evaluation()
-    order = calibration_order(tasks, len(samples))
-    tested = np.unique(np.concatenate([task.test for task in tasks]))
-    trained_on = np.unique(np.concatenate([task.train for task in tasks]))
-    assert (
-        len(np.intersect1d(order.numpy(), tested)) == 0 and np.isin(order.numpy(), trained_on).all()
-    )
-    assert len(set(order.tolist())) == len(order) and not torch.equal(order, order.sort().values)
-    assert torch.equal(order, calibration_order(tasks, len(samples)))
-    assert not torch.equal(order, calibration_order(tasks, len(samples), seed=1))
-    batches = read_calibration(samples, source.input, order, count, Reading(100))
-    assert [len(batch) for batch in batches] == [100] * 5 + [12]
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (source.input.mean, source.input.std))
-    torch.testing.assert_close(
-        torch.cat(batches), (source.read_batch(order[:count]) / 255.0 - mean) / std
-    )
-
-
-def test_calibration_passes_over_what_cannot_be_read() -> None:
-    source = Stripes()
-    order = calibration_order(source.evaluation()[1], COUNT)
-    assert len(order) == 60  # 80 to learn from, of which 20 are tested by the other task
-    bad = tuple(order[[0, 3, 30]].tolist())
-    kept = [index for index in order.tolist() if index not in bad]
-    broken = Stripes(bad).evaluation()[0]
-    found = torch.cat(read_calibration(broken, INPUT, order, 32, Reading(8)))
-    assert torch.equal(found, torch.cat(read_calibration(source, INPUT, torch.tensor(kept), 32)))
-    assert sum(map(len, read_calibration(broken, INPUT, order))) == 57, (
-        "all there are, where no number is asked for"
-    )
-    with pytest.raises(
-        ValueError,
-        match="`evaluate.calibration_samples` must be at most 57, the readable samples of 60, got 58",
-    ):
-        read_calibration(broken, INPUT, order, 58)
-    for count in (0, 61):
-        with pytest.raises(ValueError, match=f"`--calibration` must be 1 to 60, .* got {count}"):
-            read_calibration(source, INPUT, order, count, option="--calibration")
-    with pytest.raises(ValueError, match="There are no calibration samples"):
-        read_calibration(source, INPUT, order[:0])
-    with pytest.raises(ValueError, match="There are no calibration samples: 3 are trained on"):
-        read_calibration(broken, INPUT, torch.tensor(bad))
 
 
 def test_without_labels_neighbors_say_what_is_kept(trained: Net) -> None:
@@ -478,17 +253,33 @@ def test_what_cannot_be_done_is_refused_before_anything_is_measured(trained: Net
             quick(Watched(), settings, **options)
 
 
-def test_a_side_can_stay_float(trained: Net) -> None:
-    with calibrated_copy(trained, [torch.randn(32, 1, 6, 6)]).at(FP32) as network:
-        assert torch.equal(extract(network, Stripes()), extract(trained, Stripes()))
-    rows = quick(trained, ["W2A32", "32/2"], probes=[KNN()])
-    assert of(rows, "W2A32") and of(rows, "32/2")
+def extraction(x: torch.Tensor) -> Extraction:
+    return Extraction(x, torch.arange(len(x)))
 
 
-def test_nothing_to_quantize_is_refused() -> None:
-    class Flat(Encoder):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.flatten(1)
+def test_it_is_the_overlap_of_the_ten_nearest_without_the_sample_itself() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 5, generator=g), torch.randn(60, 5, generator=g)
+    assert knn_overlap(extraction(x), extraction(3.0 * x)).value == 1.0, (
+        "cosine: the length does not matter"
+    )
 
-    with pytest.raises(ValueError, match="Flat has nothing to quantize"):
-        quick(Flat(INPUT, 36), ["W8A8"])
+    def nearest(features: torch.Tensor, row: int) -> set[int]:
+        near = (
+            torch.cosine_similarity(features, features[row : row + 1])
+            .argsort(descending=True)
+            .tolist()
+        )
+        return set([other for other in near if other != row][:10])
+
+    kept = [len(nearest(x, row) & nearest(y, row)) / 10 for row in range(60)]
+    found = knn_overlap(extraction(x), extraction(y))
+    assert found.value == pytest.approx(sum(kept) / 60) and found.metric == "all/knn_overlap"
+    assert str(found.protocol) == "neighbors/1 k=10 samples=60"
+
+
+def test_few_samples_have_fewer_neighbors() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 5, generator=g)
+    assert str(knn_overlap(extraction(x), extraction(-x)).protocol) == "neighbors/1 k=3 samples=4"
+    assert knn_overlap(extraction(x[:1]), extraction(x[:1])).value == 1.0

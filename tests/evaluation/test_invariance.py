@@ -1,4 +1,4 @@
-"""What can be told of drawn parameters: against scikit-learn, and on encoders that keep known things."""
+"""Invariances: against scikit-learn, and on encoders that keep known parameters."""
 
 from pathlib import Path
 
@@ -11,15 +11,12 @@ from torch import Tensor
 
 from mezzotint.augment.image.color import ColorJitter
 from mezzotint.augment.image.geometry import RandomResizedCrop
-from mezzotint.augment.image.multi_augment import MultiAugment
-from mezzotint.augment.image.policies import Policy, identity, simclr
-from mezzotint.augment.image.rand_augment import RandAugment
+from mezzotint.augment.image.policies import Policy
 from mezzotint.augment.image.views import TwoViews
 from mezzotint.augment.series import SeriesScale
-from mezzotint.augment.views import Transformed, ViewContext
+from mezzotint.augment.views import Transformed
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.series.embedded import Smartwatch
-from mezzotint.data.view_batch import view_batch
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.invariance import (
     _STRENGTHS,
@@ -32,10 +29,7 @@ from mezzotint.evaluation.invariance import (
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation
-from mezzotint.evaluation.view_parameters import drawn_values, joined, varies
 from mezzotint.types import Input
-
-WHOLE = RandomResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0))
 
 
 class Tells(Encoder):
@@ -127,44 +121,6 @@ def test_what_an_encoder_keeps_is_found_and_what_it_lost_is_not() -> None:
         "train=400 test=400"
     )
     assert set(kept) == set(lost) == set(rows_of(beside.raw))
-
-
-def test_of_a_choice_of_policies_each_parameter_is_of_those_who_drew_it() -> None:
-    source = EmbeddedImages(name="emoji")
-    policies = [simclr(jitter_p=1.0), RandAugment(), identity()]
-    views = MultiAugment(policies=policies, mode="sampled", crop=WHOLE, flip=0.0)
-    batch, boxes = view_batch(source, views, torch.arange(300), input=source.input, seed=0)
-    params = views.draw(batch.ids, ViewContext(source.input, 0, 0))[0]
-    assert boxes is not None and torch.equal(
-        boxes[0, 0], torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
-    )
-    found = drawn_values(params, boxes[:, 0])
-    which = found["policy"]
-    assert which.is_choice and torch.equal(which.values, params["policy"]["policy"])
-    assert torch.equal(found["simclr.color_jitter.hue"].defined, which.values == 0)
-    op, magnitude = (
-        params["policy"]["1.rand_augment.op"],
-        params["policy"]["1.rand_augment.magnitude"],
-    )
-    turned = found["rand_augment.rotate.magnitude"]
-    expected = (which.values == 1) & (op == 4).any(dim=1)
-    assert torch.equal(turned.defined, expected) and expected.any()
-    once = expected & ((op == 4).sum(dim=1) == 1)
-    assert torch.equal(turned.values[once, 0].abs(), magnitude[once].double()[op[once] == 4].abs())
-    everyone = torch.ones(300, dtype=torch.bool)
-    assert not varies(found["crop.area"], everyone, 40) and varies(which, everyone, 40)
-
-
-def test_views_with_other_parameters_are_joined() -> None:
-    source = EmbeddedImages(name="emoji")
-    views = TwoViews(policy=simclr(), second_policy=identity(), flip=0.5)
-    ids = torch.arange(10)
-    batch, boxes = view_batch(source, views, ids, input=source.input, seed=0)
-    drawn = views.draw(ids, ViewContext(source.input, 0, 0))
-    assert boxes is not None
-    both = joined([drawn_values(drawn[place], boxes[:, place]) for place in (0, 1)])
-    assert len(both["flip"].values) == 20 and both["flip"].defined.all()
-    assert not both["color_jitter.hue"].defined[10:].any()
 
 
 def test_any_modality_and_too_few_samples() -> None:

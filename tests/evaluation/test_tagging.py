@@ -11,7 +11,6 @@ from mezzotint.data.source import Task
 from mezzotint.evaluation.features import Extraction
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.logistic import fit, objective
-from mezzotint.evaluation.metrics import classification, ranking
 from mezzotint.evaluation.suite import measure
 from mezzotint.types import Features
 
@@ -24,30 +23,6 @@ def data(count: int, seed: int, classes: int = 5, dim: int = 16) -> tuple[Tensor
         -2.0, 6.0, classes
     )
     return x, y
-
-
-@pytest.mark.parametrize("levels", [2, 5, 100_000])
-def test_ranking_is_scikit_learns_with_and_without_ties(levels: int) -> None:
-    g = torch.Generator().manual_seed(levels)
-    for count in (2, 3, 40, 500):
-        scores = torch.randint(levels, (count,), generator=g).float()
-        hits = torch.rand(count, generator=g) < 0.3
-        hits[0], hits[1] = True, False
-        precision, area = ranking(scores, hits)
-        assert precision == pytest.approx(
-            average_precision_score(hits.numpy(), scores.numpy()), abs=1e-9
-        )
-        assert area == pytest.approx(roc_auc_score(hits.numpy(), scores.numpy()), abs=1e-9)
-
-
-def test_map_is_over_the_classes_that_occur() -> None:
-    scores = torch.tensor([[3.0, 1.0, 0.0], [2.0, 2.0, 0.0], [1.0, 3.0, 0.0]])
-    labels = torch.tensor([[True, True, False], [False, True, False], [True, False, False]])
-    found = dict(classification(scores, torch.arange(3), labels))
-    assert found == {
-        "map": pytest.approx(((1 + 2 / 3) / 2 + (1 / 2 + 2 / 3) / 2) / 2),
-        "auc": pytest.approx(0.25),
-    }
 
 
 def test_the_optimum_is_a_logistic_regression_for_each_class() -> None:

@@ -8,11 +8,8 @@ import pytest
 from PIL import Image
 
 from mezzotint.evaluation.results import read_evaluation, summary
-from mezzotint.quant.bitwidth import FP32
-from mezzotint.recipe.recipe import Recipe, read_recipe, resolve_recipe
-from mezzotint.recipe.schema import RecipeError
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.runs.evaluate import evaluate
-from mezzotint.runs.settings import Evaluate
 from mezzotint.train.loop import pretrain
 from tests.tiny import config
 
@@ -75,33 +72,6 @@ def test_the_summary_puts_low_bits_under_their_float_figure(run: Path) -> None:
         row.value for row in read_evaluation(run) if row.probe == "knn" and row.bits.weight == 8
     )
     assert lines[1][2].startswith(f"{value:.3f} (")
-
-
-def test_settings_are_plain_data_and_are_checked() -> None:
-    demo = read_recipe(
-        "image/emoji_simclr", ["evaluate.bits=[8/8,2/4]", "evaluate.ptq=[min_max, adaround]"]
-    )
-    assert demo["evaluate"]["bits"] == ["8/8", "2/4"] and demo["evaluate"]["ptq"] == [
-        "min_max",
-        "adaround",
-    ]
-    assert read_recipe("image/emoji_simclr")["evaluate"]["bits"] == ["fp32"]
-    assert Evaluate().bits == [FP32] and Evaluate().ptq == ["min_max"]
-    for override, message in (
-        ("evaluate.ptq=[best]", "evaluate.ptq"),
-        ("evaluate.policy=none", "evaluate.policy"),
-        ("evaluate.bits=8/8", "evaluate.bits"),
-    ):
-        with pytest.raises(RecipeError, match=message):
-            read_recipe("image/emoji_simclr", [override])
-    with pytest.raises(
-        ValueError, match="`evaluate.bits` must be a pair of bit-widths .* got '9/9'"
-    ):
-        Evaluate(bits=["9/9"])
-    with pytest.raises(
-        ValueError, match="evaluate.calibration_samples: got 0; allowed is 1 or more"
-    ):
-        Evaluate(calibration_samples=0)
 
 
 def test_features_of_several_crops_are_averaged_and_say_so(tmp_path: Path) -> None:

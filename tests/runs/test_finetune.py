@@ -207,11 +207,11 @@ def test_bits_that_cannot_be_name_the_option(bits: str, encoder: Path) -> None:
 @pytest.mark.parametrize(
     "what, overrides, message",
     [
-        (None, [], "is no run that names some"),
+        (None, [], "is not a run that names its data"),
         (
             "image/emoji_simclr",
             [],
-            "got a recipe of method simclr on data embedded_images; allowed is supervised on labeled",
+            "supervised on labeled data, got method simclr on data embedded_images",
         ),
         ("digits", ["encoder.width=8"], "the encoder is the saved one"),
         ("nowhere", [], "`nowhere` does not exist. Supported for"),

@@ -39,7 +39,7 @@ def test_an_override_of_the_list_stands_in_for_it() -> None:
         "without rotate": ["color"],
         "without color": ["rotate"],
     }
-    with pytest.raises(RecipeError, match="allowed is one key with a list of two names or more"):
+    with pytest.raises(RecipeError, match="must be one key with a list of two names or more"):
         read_study("leave_one_out", ["views.policy.names=[rotate]"])
 
 
@@ -56,13 +56,13 @@ def test_a_study_runs(tmp_path: Path) -> None:
     [
         (
             "leave_one_out: {views.policy.names: [rotate]}",
-            "allowed is one key with a list of two names or more",
+            "must be one key with a list of two names or more",
         ),
         (
             "leave_one_out: {views.policy.names: [rotate, spin]}",
             "Operations must be among .* got 'spin'",
         ),
-        ("leave_one_out: {a: [x, y], b: [x, y]}", "allowed is one key"),
+        ("leave_one_out: {a: [x, y], b: [x, y]}", "must be one key"),
         (
             "leave_one_out: {views.policy.names: [rotate, invert]}\narms: {A: []}",
             "which makes arms of its own",

@@ -1,4 +1,4 @@
-"""What frozen features are worth: probes, bit-widths, baselines, and the files that hold the results."""
+"""Evaluation of frozen features: probes, low bits, baselines, and the files of results."""
 
 from typing import TYPE_CHECKING
 

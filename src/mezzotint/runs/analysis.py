@@ -1,6 +1,6 @@
-"""Which layers of a run's encoder suffer from few bits, and whether outliers are the reason; kept in `layers.json`.
+"""Further measurements of a run: the sensitivity of its layers to low bits, and its invariances.
 
-What a run's features tell about the views it was trained on, added to the run's evaluation.
+`measure_layers` writes `layers.json`; `measure_invariances` adds rows to the run's evaluation.
 """
 
 from collections.abc import Sequence
@@ -33,21 +33,21 @@ from mezzotint.quant.sensitivity import (
 from mezzotint.recipe.recipe import Recipe
 
 _SAMPLES = 256
-"""Where no number is asked for, at most."""
+"""Largest number of samples by default."""
 
-_SHAPED = 32
-"""Samples for the shapes of distributions: what enters a layer is held in memory."""
+_BATCH_SIZE = 32
+"""Also the samples for distributions: the inputs of a layer are kept in memory."""
 
 
 @dataclass(frozen=True)
 class Layers:
-    """What was found.
+    """Sensitivity and distributions of an encoder's layers.
 
     Attributes:
-        bits: bit-widths at which the layers were quantized, one at a time.
+        bits: bits of the layer that was quantized, one at a time.
         how: policy, ranges and calibration.
-        sensitivity: the most sensitive first.
-        distributions: the largest kurtosis first.
+        sensitivity: layers, the most sensitive first.
+        distributions: weights and inputs, the largest kurtosis first.
     """
 
     bits: Bits
@@ -56,7 +56,7 @@ class Layers:
     distributions: Sequence[Distribution]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, as `layers.json` holds it."""
+        """Return plain data, the content of `layers.json`."""
         return asdict(self) | {"bits": str(self.bits)}
 
 
@@ -67,56 +67,55 @@ def measure_layers(
     policy: str | None = None,
     samples: int | None = None,
 ) -> Layers:
-    """Quantize one layer at a time, look at weights and inputs of each, and write `layers.json`.
+    """Quantize one layer at a time, describe weights and inputs of each, and write `layers.json`.
 
     Args:
-        run: a directory that `pretrain` wrote.
-        bits: bit-widths of the layer that is quantized; 32 leaves one side out.
-        policy: which layers; by default the encoder's own when it is quantizable already, else
-            `ssql`.
-        samples: of the training data, for ranges and figures alike; `None` for 256, or all if there
-            are fewer; see `evaluate.calibration`.
+        run: directory that `pretrain` wrote.
+        bits: bits of the layer that is quantized; 32 leaves one side out.
+        policy: layers to quantize; by default the encoder's own policy, or `ssql`.
+        samples: number of training samples for ranges and results; `None` for 256, or all if there
+            are fewer.
 
     Raises:
-        ValueError: when the directory is not a finished run, or what is asked for does not exist.
+        ValueError: when the directory is not a finished run, or for an unknown policy.
     """
     if bits.is_float:
         raise ValueError("`--bits` must quantize weights or activations, got fp32. Try W4A4.")
     folder, encoder, recipe = Path(run), load_encoder(run), Recipe.load(run)
-    reading = Reading(_SHAPED, recipe.run.loader.processes(recipe.data))
+    reading = Reading(_BATCH_SIZE, recipe.run.loader.processes(recipe.data))
     measurement = Measurement(encoder, recipe.data, reading)
     tasks = by_fold(measurement.tasks)[0]
     batches = measurement.calibration(tasks, samples, most=_SAMPLES, option="--samples")
     calibrated = calibrated_copy(encoder, batches, policy=policy)
     calibrated.require([bits])
-    found = Layers(
+    layers = Layers(
         bits,
         str(calibrated.ptq),
         layer_sensitivity(calibrated.network, batches, bits),
         distributions(calibrated.network, batches[:1]),
     )
-    write_json(folder / "layers.json", found.as_json())
-    return found
+    write_json(folder / "layers.json", layers.as_json())
+    return layers
 
 
 def measure_invariances(
     run: str | Path, overrides: Sequence[str] = (), *, samples: int = 2000, seeds: int = 3
 ) -> tuple[list[Row], Baselines]:
-    """Measure how well each drawn parameter can be predicted, and write it into `evaluation.json` and `baselines.json`.
+    """Measure how well augmentation parameters can be predicted, and add it to the evaluation.
 
     Args:
-        run: a directory that `pretrain` wrote.
-        overrides: of the recipe, such as `views.flip=0.5` to ask about other views than it was
-            trained on.
-        samples: how many samples.
-        seeds: repeats.
+        run: directory that `pretrain` wrote.
+        overrides: overrides of the recipe, such as `views.flip=0.5` for other views than the run
+            was trained on.
+        samples: number of samples.
+        seeds: number of repeats.
 
     Raises:
         ValueError: when the directory is not a finished run, or there is nothing to predict.
     """
     folder, encoder = Path(run), load_encoder(run)
     recipe = Recipe.load(folder, overrides)
-    found = invariances(
+    measured = invariances(
         encoder,
         recipe.data,
         recipe.views,
@@ -125,6 +124,8 @@ def measure_invariances(
         seeds=seeds,
     )
     before = read_evaluation(folder) if (folder / "evaluation.json").is_file() else []
-    evaluation, beside = with_invariances(Evaluation(before, ""), read_baselines(folder), found)
-    write_evaluation(folder, evaluation, beside)
-    return found
+    evaluation, baselines = with_invariances(
+        Evaluation(before, ""), read_baselines(folder), measured
+    )
+    write_evaluation(folder, evaluation, baselines)
+    return measured

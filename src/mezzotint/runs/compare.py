@@ -1,10 +1,10 @@
-"""Runs side by side: each figure with its interval, and its difference to a reference, paired by seed.
+"""Comparison of runs: each metric with its interval, and its difference from a reference by seed.
 
-Two runs of one seed share the order of the samples, the draws of the views and, where the
-architecture is the same, the initial weights. So the difference is taken seed by seed, and its
-interval (Student's, over seeds) leaves out what the seed does to both. It covers training, not the
-choice of test samples, which are the same for all. Figures are compared only where every run was
-measured by the same protocol; others are named and left out.
+Two runs of one seed share the order of the samples, the draws of the views and, for the same
+architecture, the initial weights. So the difference is taken seed by seed, and its interval
+(Student's, over seeds) leaves out the effect of the seed on both. It covers training, not the
+choice of test samples, which are the same for all. Metrics are compared only where every run has
+the same protocol; the others are listed.
 """
 
 import json
@@ -26,17 +26,17 @@ _MEASURES = ("top1", "map")
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure of one arm.
+    """One metric of one arm.
 
     Attributes:
-        values: by seed of the run.
-        mean: of them.
-        low: end of the 95 % interval; NaN where nothing is known.
-        high: the other end.
-        difference: mean of the paired differences to the reference; NaN for the reference itself,
+        values: values by seed of the run.
+        mean: their mean.
+        low: lower end of the 95 % interval; NaN where it is unknown.
+        high: upper end.
+        difference: mean of the paired differences from the reference; NaN for the reference itself,
             or without a pair.
-        difference_low: end of its 95 % interval.
-        difference_high: the other end.
+        difference_low: lower end of its 95 % interval.
+        difference_high: upper end.
     """
 
     values: dict[int, float]
@@ -50,14 +50,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """Arms by figures.
+    """Arms by metrics.
 
     Attributes:
-        title: of the comparison.
-        reference: the arm that the others are compared with.
-        columns: probe and metric of each figure.
-        arms: name → figures, in the order of the columns; `None` where an arm was not measured so.
-        left_out: figures whose protocols differ between runs.
+        title: title of the comparison.
+        reference: name of the arm that the others are compared with.
+        columns: probe and metric of each column.
+        arms: name → cells in the order of the columns; `None` where an arm has no such metric.
+        left_out: metrics whose protocols differ between runs.
         seconds: mean training time of an arm's runs.
     """
 
@@ -72,33 +72,35 @@ class ComparisonTable:
 def compare(
     arms: Mapping[str, Sequence[Path]], *, title: str = "Comparison", reference: str | None = None
 ) -> ComparisonTable:
-    """Put runs side by side.
+    """Compare runs.
 
     Args:
-        arms: evaluated runs by the name of what they have in common; they differ in their seed.
-        title: of the table.
+        arms: evaluated runs by the name of their arm, which differ in their seed.
+        title: title of the table.
         reference: name of an arm; by default the first.
 
     Raises:
-        ValueError: when a run was not evaluated, two runs of an arm have one seed, or there is no
-            such arm.
+        ValueError: for a run without evaluation, two runs of an arm with one seed, or an unknown
+            reference.
     """
     if not arms or (reference is not None and reference not in arms):
         raise ValueError(
-            f"got reference={reference!r}; allowed: {', '.join(arms) or 'no arms, none was given'}"
+            f"`reference` must be an arm ({', '.join(arms) or 'there is none'}), got "
+            f"{reference!r}. Leave it out for the first."
         )
-    found = {name: {_seed(run): _rows(run) for run in runs} for name, runs in arms.items()}
+    results = {name: {_seed(run): _rows(run) for run in runs} for name, runs in arms.items()}
     for name, runs in arms.items():
-        if len(found[name]) < len(runs):
+        if len(results[name]) < len(runs):
             raise ValueError(
-                f"{name}: got {len(runs)} runs of {len(found[name])} seeds; allowed is one run a seed"
+                f"Arm {name!r} must have one run per seed, got {len(runs)} runs of "
+                f"{len(results[name])} seeds. Leave out the repeated ones."
             )
     untrained = _untrained([run for runs in arms.values() for run in runs])
-    columns, left_out = _columns(found)
+    columns, left_out = _columns(results)
     chosen = reference or next(iter(arms))
     cells: dict[str, list[Cell | None]] = {
         name: [_cell({seed: rows.get(column) for seed, rows in runs.items()}) for column in columns]
-        for name, runs in found.items()
+        for name, runs in results.items()
     }
     cells = {
         name: [
@@ -116,7 +118,7 @@ def compare(
 
 
 def arms_of(runs: Sequence[Path]) -> dict[str, list[Path]]:
-    """Runs grouped by their recipe: those that differ in nothing but the seed are one arm, named after the first."""
+    """Group runs that differ only in their seed into arms, each named after its first run."""
     groups: dict[str, list[Path]] = {}
     for run in runs:
         config = comparable(read_recipe(run))
@@ -131,11 +133,9 @@ def _seed(run: Path) -> int:
 
 
 def _rows(run: Path) -> dict[str, Row]:
-    """The figures of a run by column; those of several seeds of a probe are averaged, and carry the run's seed."""
+    """Return the results of a run by column, averaged over the probe's seeds."""
     if not (run / "evaluation.json").is_file():
-        raise ValueError(
-            f"got {run}, which has no evaluation.json; allowed is an evaluated run: mezzotint evaluate {run}"
-        )
+        raise ValueError(f"`{run}` has no evaluation.json. Run `mezzotint evaluate {run}` first.")
     grouped: dict[str, list[Row]] = {}
     for row in read_evaluation(run):
         if row.metric.rpartition("/")[2] in _MEASURES and row.probe != "majority":
@@ -153,10 +153,10 @@ def _column(row: Row) -> str:
     return f"{row.probe}{bits} {row.metric}"
 
 
-def _columns(found: Mapping[str, Mapping[int, Mapping[str, Row]]]) -> tuple[list[str], list[str]]:
-    """The figures in the order of their first appearance, and those whose protocols differ."""
+def _columns(results: Mapping[str, Mapping[int, Mapping[str, Row]]]) -> tuple[list[str], list[str]]:
+    """Return columns in the order of their first appearance, and those whose protocols differ."""
     protocols: dict[str, set[Protocol]] = {}
-    for runs in found.values():
+    for runs in results.values():
         for rows in runs.values():
             for column, row in rows.items():
                 protocols.setdefault(column, set()).add(row.protocol)
@@ -169,8 +169,9 @@ def _cell(rows: Mapping[int, Row | None]) -> Cell | None:
     known = {seed: row for seed, row in rows.items() if row is not None}
     if not known:
         return None
-    found = interval(list(known.values()))
-    return Cell({seed: row.value for seed, row in known.items()}, found.mean, found.low, found.high)
+    estimate = interval(list(known.values()))
+    values = {seed: row.value for seed, row in known.items()}
+    return Cell(values, estimate.mean, estimate.low, estimate.high)
 
 
 def _paired(cell: Cell | None, against: Cell | None) -> Cell | None:
@@ -186,7 +187,7 @@ def _paired(cell: Cell | None, against: Cell | None) -> Cell | None:
 
 
 def _untrained(runs: Sequence[Path]) -> dict[str, list[Row]]:
-    """The untrained encoders of the first run that has some: the same architecture is assumed to be everyone's."""
+    """Return the untrained baselines of the first run that has some; all share its architecture."""
     for run in runs:
         rows = [
             row
@@ -214,11 +215,11 @@ def _seconds(runs: Sequence[Path]) -> float:
 
 
 def as_markdown(table: ComparisonTable) -> str:
-    """The table as Markdown: a line an arm; in each cell the mean, its interval, and the paired difference."""
+    """Write the table as Markdown: mean, interval and difference per arm and metric."""
     lines = [
         f"# {table.title}",
         "",
-        f"Differences are to {table.reference}, paired by seed; intervals are of 95 %.",
+        f"Differences are from {table.reference}, paired by seed; intervals are 95 %.",
         "",
     ]
     lines.append("| arm | seeds | seconds | " + " | ".join(table.columns) + " |")
@@ -231,7 +232,7 @@ def as_markdown(table: ComparisonTable) -> str:
     if table.left_out:
         lines += [
             "",
-            f"Left out, as their protocols differ between runs: {', '.join(table.left_out)}.",
+            f"Left out, because their protocols differ: {', '.join(table.left_out)}.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -257,7 +258,7 @@ def write_table(table: ComparisonTable, folder: Path) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """Numbers that are not finite as `null`; keys as text."""
+    """Replace numbers that are not finite by `None`, and keys by text."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list):

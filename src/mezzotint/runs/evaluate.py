@@ -1,4 +1,4 @@
-"""What is done with a run after training: evaluation into the run's directory, and embedding of other data."""
+"""Evaluation of a run or of another project's encoder, and extraction of features to a file."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,20 +75,21 @@ def evaluate(
 def _require_fp32(settings: Evaluate, clips: int, crops: int) -> None:
     if settings.bits != [FP32]:
         raise ValueError(
-            f"`evaluate.bits` must be fp32 with clips or crops, got clips={clips} and crops={crops} "
-            f"at {', '.join(map(str, settings.bits))}. Set evaluate.bits=[], or leave them out."
+            "`evaluate.bits` must be fp32 with clips or crops, got "
+            f"clips={clips} and crops={crops} at "
+            f"{', '.join(map(str, settings.bits))}. Set evaluate.bits=[], or leave them out."
         )
 
 
 def results_directory(path: str | Path) -> Path:
-    """Where the evaluation of a run, or of an encoder's file, is written: `x.onnx` → `x.evaluation`."""
+    """Return the directory of the results: the run, or `x.evaluation` for `x.onnx` or `x.yaml`."""
     path = Path(path)
     return path.with_suffix(".evaluation") if path.suffix in (".onnx", ".yaml", ".yml") else path
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is evaluated, on what and how; `untrained` makes the same encoder with fresh weights, where one can."""
+    """An encoder, its data and settings, and a function that makes untrained encoders."""
 
     encoder: Encoder
     data: Source
@@ -131,47 +132,48 @@ def _of_file(path: Path, overrides: Sequence[str]) -> _Subject:
         return made
 
     encoder = construct(config["encoder"], "Encoder", injected).eval()
-    can = any(True for _ in encoder.parameters())  # an ONNX file has no other weights than its own
+    can = any(True for _ in encoder.parameters())  # an ONNX file cannot have other weights
     return _Subject(encoder, data, settings, run.loader.processes(data), untrained if can else None)
 
 
 def embed(
     encoder: Encoder, source: Source, out: str | Path
 ) -> tuple[int, int, Sequence[Unreadable]]:
-    """Write the features of all samples.
+    """Write the features of all samples to a file.
 
     Args:
-        encoder: in eval mode.
-        source: of the samples.
+        encoder: encoder in eval mode.
+        source: source of the samples.
         out: `.npz` (arrays `features`, `ids`, `labels`) or `.parquet` (columns `id`, `label`,
             `feature`). A sample without a label has −1; one that cannot be read is left out.
 
     Returns:
-        How many samples and features were written, and what could not be read.
+        Number of samples, dimension of the features, and samples that could not be read.
 
     Raises:
-        ValueError: for another suffix, or when pyarrow is missing.
+        ValueError: for another suffix, or without pyarrow.
     """
     path = Path(out)
     if path.suffix not in (".npz", ".parquet"):
         raise ValueError(
-            f"got --out {path.name!r}; allowed is a name that ends in .npz or .parquet"
+            f"`--out` must end in .npz or .parquet, got {path.name!r}. Change the name."
         )
-    noting = _Noting(source)
-    found = extract_readable(encoder, noting)
-    ids, labels = zip(*(noting.notes[index] for index in found.indices.tolist()), strict=True)
+    noted = _Noted(source)
+    extraction = extract_readable(encoder, noted)
+    notes = (noted.notes[index] for index in extraction.indices.tolist())
+    ids, labels = zip(*notes, strict=True)
     with replacing(path) as temporary:
         if path.suffix == ".npz":
             np.savez(
-                temporary, features=found.x.numpy(), ids=np.array(ids), labels=np.array(labels)
+                temporary, features=extraction.x.numpy(), ids=np.array(ids), labels=np.array(labels)
             )
         else:
-            _parquet(temporary, list(ids), list(labels), found.x.numpy())
-    return found.x.shape[0], found.x.shape[1], found.bad
+            _parquet(temporary, list(ids), list(labels), extraction.x.numpy())
+    return extraction.x.shape[0], extraction.x.shape[1], extraction.bad
 
 
-class _Noting(Source):
-    """A source that remembers each sample's id and label as it is read, so that nothing is read twice."""
+class _Noted(Source):
+    """A source that keeps each sample's id and label when it is read, to read nothing twice."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.input, self.config = source, source.input, source.config
@@ -195,7 +197,8 @@ def _parquet(path: Path, ids: list[str], labels: list[int], features: Any) -> No
         import pyarrow.parquet
     except ImportError as error:
         raise ValueError(
-            "got --out ….parquet, which needs pyarrow; pip install 'mezzotint[parquet]', or use .npz"
+            "Parquet files need pyarrow, which is not installed. Run pip install "
+            "'mezzotint[parquet]', or choose .npz."
         ) from error
     flat = pyarrow.array(features.reshape(-1))
     column = pyarrow.FixedSizeListArray.from_arrays(flat, features.shape[1])

@@ -1,14 +1,14 @@
-"""Fine-tuning: the supervised method in the same loop, started from a saved encoder, and scored on the test samples.
+"""Fine-tuning: the supervised method in the same loop, started from a saved encoder.
 
-What a figure after fine-tuning is worth shows only beside others of the same budget: the largest
-class, the same network from scratch, and a classifier on the untrained network held still. All are
-trained here with the same recipe, seeds and labels. Labels may be few: a share of each class, some
-of each, or a list (semi-supervised, few-shot). The encoder really is trained; the class behind
-MASSRL's published figures holds it still.
+A result after fine-tuning means something only compared with others of the same budget: the
+majority class, the same network from scratch, and a classifier on the frozen untrained network. All
+are trained here with the same recipe, seeds and labels. Labels may be few: a fraction of each
+class, some of each, or a list (semi-supervised, few-shot). The encoder is really trained; the class
+behind MASSRL's published results freezes it.
 
-The last weights are scored, never the best epoch on the test samples. At low bits the trained
-network is calibrated on training samples and scored with its float classifier (protocol C of SSQL,
-Cao et al. 2022, arXiv 2207.05432).
+The last weights are scored on the test samples, never the best epoch on them. At low bits the
+trained network is calibrated on training samples and scored with its fp32 classifier (protocol C of
+SSQL, Cao et al. 2022, arXiv 2207.05432).
 """
 
 import copy
@@ -50,20 +50,17 @@ _SCRATCH, _UNTRAINED, _TUNED = "scratch", "untrained", "finetuned"
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What is to be done.
+    """A fine-tuning that was checked and can be run.
 
     Attributes:
         encoder: directory of a saved encoder, or of a run.
-        config: of the recipe, resolved, with the encoder's architecture and the data's classes in
-            it.
-        seeds: how many runs; they differ in the draw of the labels, the order, the views and the
-            classifier's start.
-        warm_head: start the classifier from the linear probe on the frozen features, as SSQL's
-            protocol does.
+        config: resolved recipe with the encoder's architecture and the data's classes.
+        seeds: number of runs; they differ in labels, order, views and the classifier's start.
+        warm_head: start the classifier from the linear probe on the frozen features, as in SSQL's
+            protocol.
         baselines: train the same from scratch, and a classifier on the untrained network.
-        clips: of each scored video, over whose logits is averaged.
-        crops: squares along the longer side of each scored image or frame, over whose logits is
-            averaged.
+        clips: clips per test video; logits are averaged.
+        crops: crops along the longer side of each test image or frame; logits are averaged.
     """
 
     encoder: Path
@@ -86,13 +83,13 @@ def plan(
     clips: int = 1,
     crops: int = 1,
 ) -> FineTuning:
-    """Read an encoder and a recipe, and put them together.
+    """Read an encoder and a recipe, and check that they fit.
 
     Args:
-        encoder: a run, or an encoder's directory.
-        what: a recipe's name or file; or data: a folder, a file, the name of embedded data; by
-            default the data that the run was trained on.
-        overrides: of the recipe, such as `data.fraction=0.01`.
+        encoder: run, or directory of an encoder.
+        what: name or file of a recipe; or data: a folder, a file, the name of embedded data; by
+            default the data of the run.
+        overrides: overrides of the recipe, such as `data.fraction=0.01`.
         seeds: see `FineTuning`.
         warm_head: see `FineTuning`.
         baselines: see `FineTuning`.
@@ -103,7 +100,7 @@ def plan(
         ValueError: when there is no such encoder, recipe or data, or they do not fit.
     """
     if seeds < 1:
-        raise ValueError(f"got seeds={seeds}; allowed is 1 or more: 3 give an interval")
+        raise ValueError(f"`--seeds` must be 1 or more, got {seeds}. 3 give an interval.")
     saved = load_encoder(encoder)
     is_recipe = what is not None and (what in shipped() or Path(what).suffix in (".yaml", ".yml"))
     default = modality_of(saved.input).finetune_recipe
@@ -112,13 +109,15 @@ def plan(
     ]
     if sectioned:
         raise RecipeError(
-            f"got {sectioned[0]!r}; the encoder is the saved one: allowed are the other sections"
+            f"{sectioned[0]!r} cannot be set, because the encoder is the saved one. Override other "
+            "sections."
         )
     config = read_recipe(what if is_recipe and what else default, overrides)
     if config["method"]["kind"] != "supervised" or config["data"]["kind"] != "labeled":
         raise RecipeError(
-            f"got a recipe of method {config['method']['kind']} on data {config['data']['kind']}; allowed is "
-            "supervised on labeled: see mezzotint recipes supervised/finetune"
+            "Fine-tuning needs a recipe of the method supervised on labeled data, got method "
+            f"{config['method']['kind']} on data {config['data']['kind']}. See "
+            "`mezzotint recipes supervised/finetune`."
         )
     if not is_recipe:
         source = (
@@ -140,19 +139,19 @@ def plan(
 def _data_of_run(folder: Path) -> Any:
     if not (folder / "recipe.yaml").is_file():
         raise ValueError(
-            f"got no data, and {folder} is no run that names some; allowed is a folder, a file, the name of embedded "
-            "data, or a recipe: give one"
+            f"`{folder}` is not a run that names its data. Give a folder, a file, the name of "
+            "embedded data, or a recipe."
         )
     data = read_recipe(folder)["data"]
     return data["source"] if data["kind"] == "labeled" else data
 
 
 def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Evaluation:
-    """Train, score, and write `evaluation.json` and `baselines.json`; what is finished in `out` is used again.
+    """Train, score, and write `evaluation.json` and `baselines.json`; finished runs are used again.
 
     Args:
-        what: see `plan`.
-        out: a directory; each run has its own in it, `finetuned-0` and so on.
+        what: fine-tuning from `plan`.
+        out: directory; each run has its own in it, `finetuned-0` and so on.
         progress: `bar`, `quiet` or `json`.
 
     Returns:
@@ -165,21 +164,21 @@ def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Eva
     for seed in range(what.seeds):
         for variant in (_TUNED, _SCRATCH, _UNTRAINED) if what.baselines else (_TUNED,):
             recipe = variant_recipe(what, seed, variant)
-            place = folder / f"{variant}-{seed}"
+            run = folder / f"{variant}-{seed}"
             ensure(
                 recipe,
-                place,
+                run,
                 progress=progress,
                 before=warm if what.warm_head and variant == _TUNED else None,
             )
-            found = list(scored(trained_method(recipe, place), what, seed))
-            _save_classifier(recipe, place)
+            scores = list(scored(trained_method(recipe, run), what, seed))
+            _save_classifier(recipe, run)
             if variant == _TUNED:
-                rows += [*found, *(majority(recipe, found) if what.baselines else ())]
+                rows += [*scores, *(majority(recipe, scores) if what.baselines else ())]
             elif variant == _SCRATCH:
-                rows += [replace(row, probe="finetune_scratch") for row in found]
+                rows += [replace(row, probe="finetune_scratch") for row in scores]
             else:
-                untrained += found
+                untrained += scores
     evaluation = Evaluation(rows, "")
     write_evaluation(folder, evaluation, Baselines([], untrained))
     write_json(
@@ -190,7 +189,7 @@ def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Eva
 
 
 def variant_recipe(what: FineTuning, seed: int, variant: str) -> Recipe:
-    """The recipe of one run: the given one, from scratch, or with the untrained network held still."""
+    """Return the recipe of one run: fine-tuned, from scratch, or frozen and untrained."""
     config = copy.deepcopy(what.config)
     config["run"]["seed"] = seed
     config["data"]["seed"] += seed
@@ -208,14 +207,15 @@ def warm(recipe: Recipe) -> None:
     method, data = _parts(recipe)
     if data.task.kind != "classify":
         raise ValueError(
-            "got --warm-head for tags; allowed are classes, which the linear probe can learn: leave it out"
+            "`--warm-head` needs classes, which the linear probe can learn, got tags. Leave it out."
         )
-    found = extract_readable(method.encoder, data.samples, _reading(recipe), indices=data.chosen)
-    (head,) = Linear().heads(Features(found.x, data.all_labels[found.indices]), seeds=1)
+    extraction = extract_readable(
+        method.encoder, data.samples, _reading(recipe), indices=data.chosen
+    )
+    (head,) = Linear().heads(Features(extraction.x, data.all_labels[extraction.indices]), seeds=1)
     zero = head.logits(torch.zeros(1, method.encoder.dim))
-    weight = (
-        head.logits(torch.eye(method.encoder.dim)) - zero
-    ).T  # the probe's scaling is affine, and folds in
+    # The probe's scaling is affine and folds into the weights.
+    weight = (head.logits(torch.eye(method.encoder.dim)) - zero).T
     with torch.no_grad():
         method.head.weight.zero_()
         method.head.weight[head.names] = weight
@@ -224,22 +224,21 @@ def warm(recipe: Recipe) -> None:
 
 
 def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
-    """The test accuracy of a trained network with its classifier, in float and at the recipe's bits."""
+    """Score a trained network with its classifier on the test samples, in fp32 and at low bits."""
     method, data = _parts(recipe)
     # Training may have left another memory layout, which sums in another order and so moves single
     # samples at low bits.
     method.to(memory_format=torch.contiguous_format)
     method.eval()
     bits = [*recipe.evaluate.bits, *([] if method.bits is None else [method.bits])]
-    level = _classified(method.encoder, recipe, what, seed)
-    yield from level
+    full = _classified(method.encoder, recipe, what, seed)
+    yield from full
     low = [one for one in dict.fromkeys(bits) if not one.is_float]
     if not low:
         return
     order = calibration_order([data.task], len(data.samples))
-    count = (asked := recipe.evaluate.calibration_samples) and min(
-        asked, len(order)
-    )  # no refusal after training
+    count = recipe.evaluate.calibration_samples
+    count = count and min(count, len(order))  # no refusal after hours of training
     batches = read_calibration(data.samples, method.encoder.input, order, count, _reading(recipe))
     for ptq in recipe.evaluate.ptq:
         calibrated = calibrated_copy(
@@ -249,23 +248,22 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
         for to in low:
             with calibrated.at(to) as network:
                 rows = _classified(network, recipe, what, seed)
-            yield from stamped([*rows, *changes(level, rows)], to, calibrated.ptq)
+            yield from stamped([*rows, *changes(full, rows)], to, calibrated.ptq)
 
 
 def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -> list[Row]:
-    """The trained classifier on features of a network; it is affine, so a mean of features has the mean of logits."""
+    """Run the trained classifier on features; it is affine, so averaged features average logits."""
     method, data = _parts(recipe)
     test = torch.from_numpy(np.asarray(data.task.test, np.int64))
-    several = (what.clips, what.crops) != (1, 1)
-    samples = data.samples.multi_crop(what.clips, what.crops) if several else data.samples
+    averaged = (what.clips, what.crops) != (1, 1)
+    samples = data.samples.multi_crop(what.clips, what.crops) if averaged else data.samples
     reading = _reading(recipe, max(1, 256 // (what.clips * what.crops)))
-    found = extract_readable(network, samples, reading, indices=test)
+    extraction = extract_readable(network, samples, reading, indices=test)
     with torch.no_grad():
-        logits = method.classify(found.x)
-    how = replace(_protocol(what, recipe), train=len(data), test=len(found.x))
-    figures = classification(
-        logits, torch.arange(method.num_classes), data.all_labels[found.indices]
-    )
+        logits = method.classify(extraction.x)
+    how = replace(_protocol(what, recipe), train=len(data), test=len(extraction.x))
+    answers = data.all_labels[extraction.indices]
+    metrics = classification(logits, torch.arange(method.num_classes), answers)
     return [
         Row(
             probe="finetune",
@@ -274,30 +272,31 @@ def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -
             protocol=how,
             seed=seed,
         )
-        for name, value in figures
+        for name, value in metrics
     ]
 
 
 def majority(recipe: Recipe, rows: Sequence[Row]) -> Iterator[Row]:
-    """What always naming the largest training class scores."""
+    """Score the largest training class as the prediction for every test sample."""
     _, data = _parts(recipe)
     if data.task.kind != "classify":
         return
     labels: Tensor = data.all_labels[data.chosen]
     largest = int(torch.bincount(labels).argmax())
-    share = float(
+    fraction = float(
         (data.all_labels[torch.from_numpy(np.asarray(data.task.test, np.int64))] == largest)
         .double()
         .mean()
     )
     row = next(row for row in rows if row.metric.endswith("/top1"))
-    yield replace(row, probe="majority", value=share, bits=FP32)
+    yield replace(row, probe="majority", value=fraction, bits=FP32)
 
 
 def _parts(recipe: Recipe) -> tuple[Supervised, Labeled]:
     if not isinstance(recipe.method, Supervised) or not isinstance(recipe.data, Labeled):
         raise TypeError(
-            f"got {type(recipe.method).__name__} on {type(recipe.data).__name__}; allowed is fine-tuning"
+            f"Fine-tuning needs Supervised on Labeled, got {type(recipe.method).__name__} on "
+            f"{type(recipe.data).__name__}. Make the recipe with `plan`."
         )
     return recipe.method, recipe.data
 
@@ -313,7 +312,7 @@ def _labels(what: FineTuning) -> dict[str, Any]:
 
 
 def _protocol(what: FineTuning, recipe: Recipe) -> Protocol:
-    """Labels, budget and learning rates: enough to compare two rows."""
+    """Return labels, budget and learning rates as a protocol."""
     settings: dict[str, Setting] = {
         key: value for key, value in _labels(what).items() if value not in (None, 1.0)
     }
@@ -340,13 +339,13 @@ def _protocol(what: FineTuning, recipe: Recipe) -> Protocol:
     return replace(protocol, clips=what.clips, crops=what.crops)
 
 
-def _save_classifier(recipe: Recipe, place: Path) -> None:
-    """The classifier beside the encoder, with the names of its classes."""
+def _save_classifier(recipe: Recipe, run: Path) -> None:
+    """Write the classifier next to the encoder, with the names of its classes."""
     method, data = _parts(recipe)
-    with replacing(place / "encoder" / "classifier.safetensors") as temporary:
+    with replacing(run / "encoder" / "classifier.safetensors") as temporary:
         save_file({name: t.contiguous() for name, t in method.head.state_dict().items()}, temporary)
     description = {
         "classes": list(data.task.classes),
         "logit_norm": method.config.get("logit_norm", False),
     }
-    write_json(place / "encoder" / "classifier.json", description)
+    write_json(run / "encoder" / "classifier.json", description)

@@ -1,13 +1,11 @@
-"""Runs that are made once: what is finished is used again, what was interrupted goes on.
+"""Runs that are trained once: finished ones are used again, interrupted ones are resumed.
 
 Studies and repeated fine-tunings are lists of runs. Started a second time with the same directory
-they do only what is missing, and refuse to mix figures of two recipes.
+they train only what is missing, and refuse to mix two recipes.
 
-The other networks that a run trained: the momentum copy, and either with its projector on it.
-
-A run's `encoder/` holds the trained backbone. Its newest checkpoint holds the whole method, from
-which the target network (BYOL, MoCo) and the projections can be evaluated: which branch and which
-layer is best differs by method, and a fair comparison says which it took.
+A run's `encoder/` holds the trained backbone. Its newest checkpoint holds the whole method, so the
+target network (BYOL, MoCo) and the projections can be evaluated too: the best branch and layer
+differ by method, and the protocol says which one was measured.
 """
 
 import json
@@ -25,7 +23,7 @@ from mezzotint.train.loop import pretrain
 from mezzotint.train.rundir import RunDirectoryInUse
 from mezzotint.train.state import tensors_of
 
-_FREE = ("log", "checkpoints", "loader", "guard")
+_UNRELATED = ("log", "checkpoints", "loader", "guard")
 """Keys of `run` that do not change what is learned."""
 
 
@@ -36,13 +34,13 @@ def ensure(
     progress: str = "quiet",
     before: Callable[[Recipe], None] | None = None,
 ) -> bool:
-    """Train a recipe into a directory, unless that is done already.
+    """Train a recipe into a directory, unless it is trained already.
 
     Args:
-        recipe: what to train.
-        folder: of the run.
+        recipe: recipe to train.
+        folder: directory of the run.
         progress: see `pretrain`.
-        before: called with the recipe before the first step of a run that starts anew.
+        before: called with the recipe before the first step of a new run.
 
     Returns:
         Whether anything was trained.
@@ -53,7 +51,7 @@ def ensure(
     done, saved = finished(folder), _saved(folder)
     if saved is not None and comparable(saved) != comparable(recipe.config()):
         raise RunDirectoryInUse(
-            f"got {folder}, which holds a run of another recipe; allowed is the same: take another --out"
+            f"`{folder}` holds a run of another recipe. Choose another `--out`."
         )
     if done:
         return False
@@ -67,20 +65,23 @@ def ensure(
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run reached its end: its encoder was saved."""
+    """Return whether a run reached its end, so that its encoder was saved."""
     return (folder / "encoder" / "encoder.json").is_file()
 
 
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """What two runs must have in common to be the same experiment: all but how it is logged, saved and evaluated."""
+    """Return the part of a recipe that two runs of one experiment share.
+
+    That is all but how the run is logged, saved and evaluated.
+    """
     kept = {name: part for name, part in config.items() if name not in ("run", "evaluate")}
-    kept["run"] = {key: value for key, value in config["run"].items() if key not in _FREE}
+    kept["run"] = {key: value for key, value in config["run"].items() if key not in _UNRELATED}
     plain: dict[str, Any] = json.loads(json.dumps(kept))
     return plain
 
 
 def trained_method(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the weights of its run's newest checkpoint, averaged where it says so; all branches and heads.
+    """Return the recipe with the weights of its run's newest checkpoint, averaged if it says so.
 
     Raises:
         ValueError: when there is no good checkpoint, or it is not one of this recipe.
@@ -88,16 +89,15 @@ def trained_method(recipe: Recipe, folder: Path) -> Recipe:
     saved, problems = CheckpointStore(folder / "checkpoints").latest()
     if saved is None:
         why = f" ({problems[0]})" if problems else ""
-        raise ValueError(
-            f"{folder} has no good checkpoint{why}; allowed is a run that was trained: train it again"
-        )
+        raise ValueError(f"`{folder}` has no good checkpoint{why}. Train it again.")
     try:
         recipe.method.load_state_dict(
             tensors_of(saved, "average") if recipe.run.compute.average else saved.model
         )
     except RuntimeError as error:
         raise ValueError(
-            f"the checkpoint of {folder} does not fit its recipe: {' '.join(str(error).split())[:160]}; use its own"
+            f"The checkpoint of `{folder}` does not fit its recipe: "
+            f"{' '.join(str(error).split())[:160]}. Use the recipe in the run."
         ) from error
     return recipe
 
@@ -114,16 +114,16 @@ Part = Literal["backbone", "projector"]
 
 
 class Projected(Encoder, abstract=True):
-    """A backbone and the projector on it, as one encoder.
+    """Run a backbone and the projector on it as one encoder.
 
     Args:
-        backbone: the encoder.
-        projector: what stands on it.
+        backbone: encoder.
+        projector: head on the encoder.
     """
 
     def __init__(self, backbone: Encoder, projector: nn.Module) -> None:
-        widths = [m.out_features for m in projector.modules() if isinstance(m, nn.Linear)]
-        super().__init__(backbone.input, widths[-1] if widths else backbone.dim)
+        dims = [m.out_features for m in projector.modules() if isinstance(m, nn.Linear)]
+        super().__init__(backbone.input, dims[-1] if dims else backbone.dim)
         self.backbone, self.projector = backbone, projector
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,5 +160,5 @@ def branch_of(method: Method, branch: BranchName = "online", part: Part = "backb
 
 
 def load_branch(folder: Path, recipe: Recipe, branch: BranchName, part: Part) -> Encoder:
-    """A network of a run, in eval mode, from its newest checkpoint; see `branch_of`."""
+    """Load a network of a run from its newest checkpoint, in eval mode; see `branch_of`."""
     return branch_of(trained_method(recipe, folder).method, branch, part).eval()

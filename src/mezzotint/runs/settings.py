@@ -1,4 +1,4 @@
-"""The `evaluate` section of a recipe: what is measured when training has ended."""
+"""The `evaluate` section of a recipe: the measurements after training."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,25 +14,23 @@ from mezzotint.recipe.component import Component
 
 
 class Evaluate(Component):
-    """What is measured when training has ended.
+    """Set what is measured after training.
 
     Args:
-        probes: each run on every task of the data that it fits.
-        seeds: how often a probe with a random part is repeated, and how many untrained encoders
-            stand beside.
-        baselines: measure raw input and the untrained encoder too.
-        bits: bit-widths at which the encoder is evaluated, such as W4A8; fp32 is always included.
-        policy: which layers are quantized; by default the encoder's own when it was trained to be
-            quantized, else ssql.
+        probes: probes; each runs on every task of a kind that it answers.
+        seeds: number of repeats of a probe with a random part, and of untrained encoders.
+        baselines: measure the raw input and untrained encoders too.
+        bits: bits to evaluate at, such as W4A8; fp32 is always included.
+        policy: layers to quantize; by default the encoder's own policy, or ssql.
         ptq: methods of post-training quantization: `min_max` ranges and rounding to nearest, as in
             the papers; `batch_norm`, which re-estimates BatchNorm's statistics too; `adaround`,
             which learns the rounding and takes minutes.
-        calibration_samples: training samples from which the ranges of activations are taken; `None`
-            for 512, or all that no task tests on if there are fewer.
+        calibration_samples: number of training samples for the ranges of activations; `None` for
+            512, or all that no task tests on if there are fewer.
         reconstruction_steps: steps of `adaround` per block of layers and pair of bit-widths.
-        branch: the trained network, or its momentum copy where the method keeps one.
-        part: the backbone, or also the projector on it; anything but the trained backbone is read
-            from the checkpoint.
+        branch: `online` for the trained network, `target` for its momentum copy.
+        part: `backbone`, or `projector` for the projector on it; all but the online backbone are
+            read from the checkpoint.
     """
 
     def __init__(
@@ -51,7 +49,7 @@ class Evaluate(Component):
     ) -> None:
         if seeds < 1:
             raise ValueError(
-                f"evaluate.seeds: got {seeds}; allowed is 1 or more: 3 give an interval"
+                f"`evaluate.seeds` must be 1 or more, got {seeds}. 3 give an interval."
             )
         for name, value in (
             ("calibration_samples", calibration_samples),
@@ -59,7 +57,7 @@ class Evaluate(Component):
         ):
             if value is not None and value < 1:
                 raise ValueError(
-                    f"evaluate.{name}: got {value}; allowed is 1 or more: some hundreds are usual"
+                    f"`evaluate.{name}` must be 1 or more, got {value}. Some hundreds are usual."
                 )
         self.probes = list(probes)
         self.seeds = seeds

@@ -1,9 +1,9 @@
-"""A study: recipes that differ in one thing at a time, trained at an equal budget with several seeds, and compared.
+"""Studies: recipes that differ in one thing at a time, trained with several seeds and compared.
 
-A study file names a recipe, what all runs override, and the arms: by name, or as the product of
-factors. Runs that are finished are used again, so a study that was interrupted goes on, and an arm
-that is added later costs only itself. With `leave_one_out` the arms are a whole list, such as the
-operations of a policy, and the list without each of its items.
+A study file names a recipe, overrides for all runs, and the arms: by name, or as the product of
+factors. All arms have the same budget. Finished runs are used again, so an interrupted study goes
+on, and an arm that is added later costs only itself. With `leave_one_out` the arms are a whole
+list, such as the operations of a policy, and the list without each of its items.
 """
 
 import itertools
@@ -26,15 +26,15 @@ _KEYS = ("title", "recipe", "overrides", "seeds", "arms", "factors", "leave_one_
 
 @dataclass(frozen=True)
 class Study:
-    """What is to be run.
+    """A study that was checked and can be run.
 
     Attributes:
-        title: of the table.
-        recipe: that all arms start from.
-        overrides: of all arms.
-        seeds: of the runs.
-        arms: the overrides of each arm, by name.
-        reference: the arm that the others are compared with.
+        title: title of the table.
+        recipe: recipe that all arms start from.
+        overrides: overrides of all arms.
+        seeds: seeds of the runs.
+        arms: overrides of each arm, by name.
+        reference: name of the arm that the others are compared with.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Study:
     reference: str
 
     def config(self, arm: str, seed: int) -> dict[str, Any]:
-        """The resolved recipe of one run."""
+        """Return the resolved recipe of one run."""
         one = ["evaluate.seeds=1"]  # the runs are the repeats
         return read_recipe(
             self.recipe, [*one, *self.overrides, *self.arms[arm], f"run.seed={seed}"]
@@ -53,7 +53,7 @@ class Study:
 
 
 def shipped_studies() -> dict[str, Path]:
-    """The study files that come with the package, by name."""
+    """Return the study files that come with the package, by name."""
     return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
 
 
@@ -61,30 +61,32 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
     """Read a study file, and check the recipe of every arm.
 
     Args:
-        name: of a shipped study, or the path of a YAML file.
-        overrides: of all arms, after the file's. One of the list that `leave_one_out` names stands
-            in for that list.
-        seeds: instead of the file's.
+        name: name of a shipped study, or path of a YAML file.
+        overrides: overrides of all arms, after the file's. An override of the list that
+            `leave_one_out` names replaces that list.
+        seeds: seeds instead of the file's.
 
     Raises:
-        RecipeError: with what was got, what is allowed, and the nearest name.
+        RecipeError: for anything that cannot be used, with the nearest name.
     """
     known = shipped_studies()
     path = known.get(str(name).removeprefix("studies/")) or Path(name)
     if not path.is_file():
         raise RecipeError(
-            f"got the study {str(name)!r}; allowed is the path of a YAML file, or {', '.join(known)}"
-            f".{nearest(str(name), known)}"
+            f"There is no study {str(name)!r}. Give the path of a YAML file, or {', '.join(known)}."
+            f"{nearest(str(name), known)}"
         )
     content = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if not isinstance(content, dict):
         raise RecipeError(
-            f"{path}: got {type(content).__name__}; allowed is a mapping with {', '.join(_KEYS)}"
+            f"`{path}` must be a mapping with {', '.join(_KEYS)}, got {type(content).__name__}. "
+            "See `mezzotint study --help`."
         )
     for key in content:
         if key not in _KEYS:
             raise RecipeError(
-                f"{path}: unknown key {key!r}; allowed: {', '.join(_KEYS)}.{nearest(str(key), _KEYS)}"
+                f"`{path}` must have only the keys {', '.join(_KEYS)}, got {key!r}. Remove it."
+                f"{nearest(str(key), _KEYS)}"
             )
     overrides = _take_list(content.get("leave_one_out"), overrides)
     arms = _arms(content, path)
@@ -92,12 +94,13 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
     reference = content.get("reference", next(iter(arms)))
     if reference not in arms:
         raise RecipeError(
-            f"{path}: got reference {reference!r}; allowed: {', '.join(arms)}.{nearest(str(reference), arms)}"
+            f"`reference` in `{path}` must be one of {', '.join(arms)}, got {reference!r}. "
+            f"Choose an arm.{nearest(str(reference), arms)}"
         )
     own = list(seeds) or content.get("seeds", [0, 1, 2])
     if not isinstance(own, list) or not own or not all(isinstance(seed, int) for seed in own):
         raise RecipeError(
-            f"{path}: got seeds {own!r}; allowed is a list of whole numbers, such as [0, 1, 2]"
+            f"`seeds` in `{path}` must be a list of whole numbers, got {own!r}. Write [0, 1, 2]."
         )
     everyone = [*_texts(content.get("overrides", []), path, "overrides"), *overrides]
     study = Study(
@@ -112,12 +115,12 @@ def read_study(name: str | Path, overrides: Sequence[str] = (), seeds: Sequence[
         try:
             study.config(arm, study.seeds[0])
         except RecipeError as error:
-            raise RecipeError(f"{path}: arm {arm!r}: {error}") from error
+            raise RecipeError(f"Arm {arm!r} of `{path}`: {error}") from error
     return study
 
 
 def _take_list(lists: Any, overrides: Sequence[str]) -> list[str]:
-    """Put an override of a list that is left out of into its place; returns the other overrides."""
+    """Apply the overrides of lists under `leave_one_out`; return the other overrides."""
     rest = []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -129,23 +132,23 @@ def _take_list(lists: Any, overrides: Sequence[str]) -> list[str]:
 
 
 def _refuse_without_effect(overrides: Sequence[str], arms: dict[str, list[str]]) -> None:
-    """An override that every arm, or the seed, would replace without a word is a mistake."""
+    """Raise a RecipeError for an override that every arm, or the seed, would replace silently."""
     own = set.intersection(*({text.partition("=")[0] for text in texts} for texts in arms.values()))
     for override in overrides:
         key = override.partition("=")[0]
         if key == "run.seed":
             raise RecipeError(
-                f"got the override {override!r}; allowed are seeds by their number: give --seeds"
+                f"{override!r} has no effect, because a study sets the seeds. Use `--seeds`."
             )
         if any(key == one or key.startswith(f"{one}.") for one in own):
             raise RecipeError(
-                f"got the override {override!r}, which every arm sets anew; allowed are keys that they leave alone: "
-                "change the arms in a study file of your own"
+                f"{override!r} has no effect, because every arm sets it. Change the arms in a "
+                "study file of your own."
             )
 
 
 def _arms(content: dict[str, Any], path: Path) -> dict[str, list[str]]:
-    """The arms as they are named, each with every combination of the factors."""
+    """Return the named arms, each with every combination of the factors."""
     left_out = _leave_one_out(content.get("leave_one_out"), path)
     named, factors = content.get("arms") or left_out or {"": []}, content.get("factors") or {}
     if (
@@ -154,16 +157,18 @@ def _arms(content: dict[str, Any], path: Path) -> dict[str, list[str]]:
         or not (content.get("arms") or factors or left_out)
     ):
         raise RecipeError(
-            f"{path}: got no arms; allowed are arms: {{NAME: [key=value, …]}}, factors: {{key: [value, …]}}, or both, "
-            "or leave_one_out: {key: [value, …]}"
+            f"`{path}` has no arms. Write arms: {{NAME: [key=value, …]}}, factors: "
+            "{key: [value, …]}, or both, or leave_one_out: {key: [value, …]}."
         )
     if left_out and content.get("arms"):
         raise RecipeError(
-            f"{path}: got arms and leave_one_out, which makes arms of its own; allowed is one of the two"
+            f"`{path}` has arms and leave_one_out, which makes arms of its own. Remove one of "
+            "the two."
         )
     if not all(isinstance(values, list) and values for values in factors.values()):
         raise RecipeError(
-            f"{path}: got factors {factors!r}; allowed is a list of values for each key"
+            f"`factors` in `{path}` must have a list of values for each key, got {factors!r}. "
+            "Write {key: [value, …]}."
         )
     arms = {}
     for name, overrides in named.items():
@@ -177,7 +182,7 @@ def _arms(content: dict[str, Any], path: Path) -> dict[str, list[str]]:
 
 
 def _leave_one_out(lists: Any, path: Path) -> dict[str, list[str]]:
-    """An arm with a whole list, and for each of its items one without it; nothing when none is asked for."""
+    """Return an arm with the whole list, and one without each of its items; nothing for `None`."""
     if lists is None:
         return {}
     key, items = (
@@ -189,8 +194,8 @@ def _leave_one_out(lists: Any, path: Path) -> dict[str, list[str]]:
         or not all(isinstance(item, str) for item in items)
     ):
         raise RecipeError(
-            f"{path}: got leave_one_out: {lists!r}; allowed is one key with a list of two names or more, such as "
-            "{views.policy.names: [rotate, invert]}"
+            f"`leave_one_out` in `{path}` must be one key with a list of two names or more, got "
+            f"{lists!r}. Write {{views.policy.names: [rotate, invert]}}."
         )
     arms = {"all": [f"{key}={json.dumps(items)}"]}
     for item in items:
@@ -205,7 +210,7 @@ def _texts(values: Any, path: Path, where: str) -> list[str]:
         return []
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise RecipeError(
-            f"{path}: got {where}: {values!r}; allowed is a list of texts such as run.epochs=20"
+            f"`{where}` in `{path}` must be a list of texts, got {values!r}. Write [run.epochs=20]."
         )
     return list(values)
 
@@ -216,17 +221,16 @@ def run_study(
     """Train and evaluate what is missing, and write `table.md` and `table.json`.
 
     Args:
-        study: what to run.
-        out: a directory; each run has its own under `runs/`.
-        say: is told of each run.
+        study: study from `read_study`.
+        out: directory; each run has its own under `runs/`.
+        say: called with a line for each run.
         progress: see `pretrain`.
     """
     arms: dict[str, list[Path]] = {}
     total = len(study.arms) * len(study.seeds)
     done = 0
-    for (
-        seed
-    ) in study.seeds:  # all arms of a seed first: an interrupted study can be compared in pairs
+    # All arms of a seed first, so that an interrupted study can be compared in pairs.
+    for seed in study.seeds:
         for name in study.arms:
             folder = out / "runs" / f"{_slug(name)}-{seed}"
             trained = ensure(Recipe.build(study.config(name, seed)), folder, progress=progress)

@@ -1,0 +1,94 @@
+"""Comparison of runs: paired differences, arms, and protocols."""
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import Protocol
+from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
+from mezzotint.recipe.recipe import Recipe
+from mezzotint.runs.compare import arms_of, as_markdown, compare
+
+TOP1 = "t/top1"
+
+
+def run(folder: Path, seed: int, value: float, *, k: int = 10, lr: float = 0.06) -> Path:
+    """A run as far as a comparison looks at it."""
+    protocol = Protocol.of("knn", k=k)
+    folder.mkdir(parents=True)
+    recipe = Recipe.load(
+        "image/emoji_simclr",
+        [f"run.seed={seed}", f"optimizer.lr={lr}", "data.name=digits", "encoder.grid=1"],
+    )
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    rows = [
+        Row(probe="knn", metric=TOP1, value=value, protocol=protocol),
+        Row(probe="knn", metric="t/penalty", value=9.0, protocol=protocol),
+    ]
+    write_evaluation(
+        folder,
+        Evaluation(rows, ""),
+        Baselines([], [Row(probe="knn", metric=TOP1, value=0.1, protocol=protocol)]),
+    )
+    (folder / "environment.json").write_text(json.dumps({"seconds": 10.0 * (seed + 1)}))
+    return folder
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
+    first, second = [0.50, 0.60, 0.40], [0.53, 0.62, 0.44]
+    arms = {
+        "a": [run(tmp_path / f"a{s}", s, v) for s, v in enumerate(first)],
+        "b": [run(tmp_path / f"b{s}", s, v, lr=0.1) for s, v in enumerate(second)],
+    }
+    table = compare(arms)
+    (a,), (b,), (untrained,) = table.arms["a"], table.arms["b"], table.arms["untrained"]
+    assert table.columns == ["knn t/top1"] and table.seconds["a"] == 20.0
+    assert a is not None and b is not None and untrained is not None and untrained.mean == 0.1
+    differences = [y - x for x, y in zip(first, second, strict=True)]
+    half = (
+        4.303 * statistics.stdev(differences) / math.sqrt(3)
+    )  # Student's t, two degrees of freedom
+    assert b.difference == pytest.approx(0.03) and math.isnan(a.difference)
+    assert (b.difference_low, b.difference_high) == pytest.approx(
+        (0.03 - half, 0.03 + half), abs=1e-6
+    )
+    assert (
+        b.difference_low > 0 > b.low - a.high
+    )  # told apart in pairs, and not by their own intervals
+    text = as_markdown(table)
+    assert "| b | 3 | 20 | 0.530" in text and "+0.030 (+0.005 – +0.055)" in text
+
+
+def test_runs_that_differ_in_their_seed_are_one_arm(tmp_path: Path) -> None:
+    runs = [
+        run(tmp_path / "x0", 0, 0.5),
+        run(tmp_path / "y0", 0, 0.6, lr=0.1),
+        run(tmp_path / "x1", 1, 0.5),
+    ]
+    assert arms_of(runs) == {"x0": [runs[0], runs[2]], "y0": [runs[1]]}
+    with pytest.raises(
+        ValueError, match=r"Arm 'x0' must have one run per seed, got 2 runs of 1 seeds"
+    ):
+        compare({"x0": [runs[0], runs[0]]})
+    with pytest.raises(ValueError, match=r"`reference` must be an arm \(x0\), got 'z'"):
+        compare({"x0": [runs[0]]}, reference="z")
+
+
+def test_other_protocols_are_left_out_and_named(tmp_path: Path) -> None:
+    arms = {
+        "a": [run(tmp_path / "a", 0, 0.5)],
+        "b": [run(tmp_path / "b", 0, 0.6, k=3)],
+    }
+    table = compare(arms)
+    assert (
+        table.columns == []
+        and table.left_out == ["knn t/top1"]
+        and "protocols differ" in as_markdown(table)
+    )
+    (tmp_path / "a" / "evaluation.json").unlink()
+    with pytest.raises(ValueError, match="has no evaluation.json. Run `mezzotint evaluate"):
+        compare(arms)
