@@ -40,7 +40,8 @@ LONGEST = 400
 SHORTEST = 80
 
 UNFIT = re.compile(
-    r"sex|porn|xxx|viagra|penis|erect|nude|naked|adult|horny|slut|whore|bitch|fuck|shit|cunt|teen|orgas|"
+    r"sex|porn|xxx|viagra|penis|erect|"
+    r"nude|naked|adult|horny|slut|whore|bitch|fuck|shit|cunt|teen|orgas|"
     r"breast|lolita|"
     r"incest|rape|virgin|girls|cum\b|nigg|fag",
     re.IGNORECASE,

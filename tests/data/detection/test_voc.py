@@ -11,7 +11,8 @@ from mezzotint.data.detection.embedded import boxes_of
 from mezzotint.data.detection.voc import VOCFolder, read_annotation
 
 OBJECT = (
-    "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>"
+    "<object><name>{}</name><difficult>{}</difficult><bndbox>"
+    "<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>"
     "<ymax>{}</ymax></bndbox></object>"
 )
 
