@@ -22,7 +22,7 @@ COUNT = 120
 
 
 class Stripes(InMemory):
-    """Four kinds of noisy stripes; the first two thirds are learned from. Every sample that is read is written down."""
+    """Four kinds of noisy stripes; the first two thirds are training samples."""
 
     def __init__(self, bad: tuple[int, ...] = ()) -> None:
         g = torch.Generator().manual_seed(0)
@@ -49,7 +49,7 @@ class Stripes(InMemory):
 
 
 class Broken(Source):
-    """The same samples one by one, some of which fail."""
+    """The same samples one by one; some fail."""
 
     def __init__(self, whole: Stripes) -> None:
         self.whole, self.input = whole, whole.input

@@ -1,4 +1,4 @@
-"""The attentive probe: where one patch decides, it beats the mean over patches; padding is not attended to."""
+"""The attentive probe: it finds the one patch that decides, and ignores padding."""
 
 import pytest
 import torch
@@ -16,14 +16,16 @@ from mezzotint.types import Features, Input
 
 
 def one_decides(count: int, seed: int) -> Features:
-    """Twelve noisy patches; the one that is marked in channel 0 tells the class, all others tell random ones."""
+    """Twelve noisy patches; one marked in channel 0 has the class, the others random classes."""
     draws = torch.Generator().manual_seed(seed)
     y = torch.randint(4, (count,), generator=draws)
-    told = torch.randint(4, (count, 12), generator=draws)
-    place = torch.randint(12, (count,), generator=draws)
-    told[torch.arange(count), place] = y
-    x = torch.cat([torch.zeros(count, 12, 1), torch.nn.functional.one_hot(told, 4)], dim=2).float()
-    x[torch.arange(count), place, 0] = 2.0
+    classes = torch.randint(4, (count, 12), generator=draws)
+    marked = torch.randint(12, (count,), generator=draws)
+    classes[torch.arange(count), marked] = y
+    x = torch.cat(
+        [torch.zeros(count, 12, 1), torch.nn.functional.one_hot(classes, 4)], dim=2
+    ).float()
+    x[torch.arange(count), marked, 0] = 2.0
     return Features(x + 0.1 * torch.randn(x.shape, generator=draws), y)
 
 
@@ -101,13 +103,13 @@ def test_it_stands_beside_the_others_for_the_encoder_and_the_untrained_one() -> 
 
     probes = (Attentive(epochs=5), Linear())
     rows = evaluate_encoder(Measurement(build(3), source), probes=probes, seeds=1).rows
-    beside = baselines(Measurement(build(3), source), build, probes=probes, seeds=1)
-    for found in (rows, beside.untrained):
+    compared = baselines(Measurement(build(3), source), build, probes=probes, seeds=1)
+    for found in (rows, compared.untrained):
         names = {row.probe for row in found}
         assert {"attentive", "linear"} <= names
     row = next(row for row in rows if row.probe == "attentive")
     assert row.metric == "digit/holdout/top1" and str(row.protocol).endswith("train=60 test=40")
-    assert "attentive" not in {row.probe for row in beside.raw}  # raw input has no patches
+    assert "attentive" not in {row.probe for row in compared.raw}  # raw input has no patches
 
 
 def test_an_encoder_without_patches_is_refused() -> None:

@@ -33,18 +33,18 @@ def test_calibration_is_of_training_samples_alone_and_of_the_number_asked() -> N
 def test_calibration_passes_over_what_cannot_be_read() -> None:
     source = Stripes()
     order = calibration_order(source.evaluation()[1], COUNT)
-    assert len(order) == 60  # 80 to learn from, of which 20 are tested by the other task
+    assert len(order) == 60  # 80 training samples less 20 that the other task tests on
     bad = tuple(order[[0, 3, 30]].tolist())
     kept = [index for index in order.tolist() if index not in bad]
     broken = Stripes(bad).evaluation()[0]
     found = torch.cat(read_calibration(broken, INPUT, order, 32, Reading(8)))
     assert torch.equal(found, torch.cat(read_calibration(source, INPUT, torch.tensor(kept), 32)))
     assert sum(map(len, read_calibration(broken, INPUT, order))) == 57, (
-        "all there are, where no number is asked for"
+        "all that can be read, by default"
     )
     with pytest.raises(
         ValueError,
-        match="`evaluate.calibration_samples` must be at most 57, the readable samples of 60, got 58",
+        match="`evaluate.calibration_samples` must be at most 57, the readable .* 60, got 58",
     ):
         read_calibration(broken, INPUT, order, 58)
     for count in (0, 61):

@@ -1,4 +1,4 @@
-"""BYOL-A's and EVAR's probe: its scaler against scikit-learn's, its training against a naive loop, stopping, folds."""
+"""BYOL-A's and EVAR's probe: against scikit-learn's scaler and a naive loop; stopping, folds."""
 
 import re
 
@@ -45,7 +45,7 @@ def test_standardizes_as_scikit_learn_does() -> None:
     )
 
 
-def naive(probe: EVAR, x: Tensor, y: Tensor, held: Tensor, seed: int) -> tuple[Tensor, int]:
+def naive(probe: EVAR, x: Tensor, y: Tensor, validation: Tensor, seed: int) -> tuple[Tensor, int]:
     """The weights of the best epoch, with Adam by hand."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key_of("evar", seed) & 0x7FFFFFFF)
@@ -53,7 +53,7 @@ def naive(probe: EVAR, x: Tensor, y: Tensor, held: Tensor, seed: int) -> tuple[T
     w = torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach()
     ones = torch.cat([x, torch.ones(len(x), 1)], dim=1)
     m, v, step, best, most, kept = torch.zeros_like(w), torch.zeros_like(w), 0, 0, -1.0, w
-    own = (~held).nonzero()[:, 0]
+    own = (~validation).nonzero()[:, 0]
     for epoch in range(1, probe.epochs + 1):
         for rows in torch.split(
             sample_order(len(own), seed, epoch), min(probe.batch_size, len(own))
@@ -65,7 +65,7 @@ def naive(probe: EVAR, x: Tensor, y: Tensor, held: Tensor, seed: int) -> tuple[T
             step += 1
             m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
             w = w - probe.lr * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
-        accuracy = float(((ones[held] @ w.T).argmax(dim=1) == y[held]).float().mean())
+        accuracy = float(((ones[validation] @ w.T).argmax(dim=1) == y[validation]).float().mean())
         if accuracy > most:
             most, best, kept = accuracy, epoch, w
         elif epoch - best >= probe.patience:
@@ -76,11 +76,11 @@ def naive(probe: EVAR, x: Tensor, y: Tensor, held: Tensor, seed: int) -> tuple[T
 def test_trains_as_a_naive_loop_and_keeps_the_best_epoch() -> None:
     data, probe = blobs(70), EVAR(lr=3e-3, batch_size=16, epochs=40, patience=4, weight_decay=1e-3)
     assert data.y is not None
-    held = probe._validation(data, data.y, 1)
-    assert held is not None and 5 <= held.sum() <= 9
-    x = _Standard(data.x[~held])(data.x)
-    head, best = probe._fit(x, data.y, 3, held, 1)
-    expected, epoch = naive(probe, x, data.y, held, 1)
+    validation = probe._validation(data, data.y, 1)
+    assert validation is not None and 5 <= validation.sum() <= 9
+    x = _Standard(data.x[~validation])(data.x)
+    head, best = probe._fit(x, data.y, 3, validation, 1)
+    expected, epoch = naive(probe, x, data.y, validation, 1)
     assert best == epoch < 40
     torch.testing.assert_close(
         torch.cat([head.weight, head.bias[:, None]], dim=1), expected, atol=1e-4, rtol=1e-3

@@ -42,7 +42,7 @@ def pixels(count: int, size: int = 8) -> Tensor:
 
 
 class Files(Source):
-    """A source that reads one sample at a time, some of which are broken."""
+    """A source that reads one sample at a time; some are broken."""
 
     def __init__(self, count: int, bad: tuple[int, ...] = (), size: int = 8) -> None:
         self.images, self.bad = pixels(count, size), bad

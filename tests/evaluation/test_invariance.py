@@ -105,10 +105,10 @@ def test_what_an_encoder_keeps_is_found_and_what_it_lost_is_not() -> None:
         transforms=[ColorJitter(brightness=0.6, contrast=0.0, saturation=0.0, hue=0.0, p=1.0)]
     )
     views = TwoViews(policy=jitter, crop=RandomResizedCrop(scale=(0.2, 1.0)), flip=0.5)
-    rows, beside = invariances(
+    rows, compared = invariances(
         Tells(source.input), source, views, untrained=lambda s: Noise(source.input), samples=400
     )
-    kept, lost = rows_of(rows), rows_of(beside.untrained)
+    kept, lost = rows_of(rows), rows_of(compared.untrained)
     assert (
         kept["color_jitter.brightness.r2"] > 0.4
         and kept["color_jitter.brightness.r2"] > kept["crop.across.r2"] + 0.3
@@ -120,7 +120,7 @@ def test_what_an_encoder_keeps_is_found_and_what_it_lost_is_not() -> None:
     assert {row.seed for row in rows} == {0, 1, 2} and str(rows[0].protocol).endswith(
         "train=400 test=400"
     )
-    assert set(kept) == set(lost) == set(rows_of(beside.raw))
+    assert set(kept) == set(lost) == set(rows_of(compared.raw))
 
 
 def test_any_modality_and_too_few_samples() -> None:
@@ -147,11 +147,13 @@ def test_earlier_rows_are_replaced_and_others_stay() -> None:
         Row(probe="invariance", metric="views/x.r2", value=0.1, protocol=Protocol(probe="p")),
     ]
     new = [Row(probe="invariance", metric="views/x.r2", value=0.9, protocol=Protocol(probe="p"))]
-    evaluation, beside = with_invariances(
+    evaluation, compared = with_invariances(
         Evaluation(old, "healthy"), Baselines(), (new, Baselines(raw=new))
     )
     assert (
-        evaluation.rows == [old[0], *new] and beside.raw == new and evaluation.verdict == "healthy"
+        evaluation.rows == [old[0], *new]
+        and compared.raw == new
+        and evaluation.verdict == "healthy"
     )
 
 

@@ -120,8 +120,8 @@ def test_uniformity_of_a_uniform_circle_is_a_bessel_function() -> None:
 
 def test_spread() -> None:
     x = normal(400, 64)
-    deviations = normalize(x, dim=1).std(dim=0, correction=0)
-    assert spread(x) == pytest.approx(deviations.mean().item() * 8, rel=1e-5)
+    stds = normalize(x, dim=1).std(dim=0, correction=0)
+    assert spread(x) == pytest.approx(stds.mean().item() * 8, rel=1e-5)
     assert spread(x) == pytest.approx(1.0, abs=0.02)
     assert spread(torch.ones(10, 4) * torch.arange(1, 11).unsqueeze(1)) == pytest.approx(
         0, abs=1e-7

@@ -72,7 +72,7 @@ def test_at_equal_top1_the_loss_decides() -> None:
 
 
 def test_test_features_have_no_say_in_the_selection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A spy sees every array that a fit or the choice of the penalty gets; none may hold a test feature."""
+    """A spy gets every array of a fit or of the choice of the penalty; none has a test feature."""
     train, test = data(200, 1), data(80, 2)
     test = Features(test.x + 1000.0, test.y)  # such values can come from nowhere else
     seen: list[Tensor] = []
@@ -164,7 +164,7 @@ def test_an_unfinished_fit_warns() -> None:
         finished = list(Linear().run(train, test))
     assert {row.metric for row in unfinished} == {
         row.metric for row in finished
-    }  # a warning, and figures all the same
+    }  # a warning, and results all the same
 
 
 def test_nan_features_are_refused() -> None:

@@ -11,7 +11,7 @@ from tests.evaluation.stripes import COUNT, INPUT, Net, Stripes
 
 
 class Counted(Stripes):
-    """Counts how often it is asked for its evaluation."""
+    """Counts the calls of `evaluation`."""
 
     calls = 0
 

@@ -61,7 +61,7 @@ def test_protocols_that_differ_in_any_field_are_unequal() -> None:
     assert [other.ptq_method for other in others[1:3]] == ["min_max", ""]
 
 
-def test_settings_are_changed_in_their_place() -> None:
+def test_changed_settings_keep_their_order() -> None:
     changed = FULL.with_settings(center=True, select="top1")
     assert [name for name, _ in changed.settings] == ["validation", "center", "passes", "select"]
     assert dict(changed.settings)["center"] is True

@@ -1,4 +1,4 @@
-"""Post-training quantization: the papers' quantizer in naive code, and what the other methods improve."""
+"""Post-training quantization: the papers' quantizer in naive code, and better methods."""
 
 import copy
 
@@ -18,7 +18,7 @@ from tests.evaluation.stripes import COUNT, INPUT, Net, Stripes, of, quick
 
 @pytest.mark.parametrize("setting", ["W8A8", "W4A4", "W3A5", "W2A2"])
 def test_plain_is_the_papers_quantizer(trained: Net, setting: str) -> None:
-    """SSQL's arithmetic, written anew: per channel with the divisor (2^b − 1) / 2; per tensor from the extremes."""
+    """SSQL's arithmetic in naive code: per channel, divisor (2^b − 1) / 2; per tensor, extremes."""
     net, source = copy.deepcopy(trained).eval(), Stripes()
     wanted = Bits.parse(setting)
     order = calibration_order(source.evaluation()[1], COUNT)
@@ -58,11 +58,11 @@ def test_quantizing_weights_once_changes_nothing(trained: Net) -> None:
     parameters = [(name, p.data_ptr()) for name, p in made.network.named_parameters()]
     made.network.eval()
     with bits(made.network, weight=3, activation=4):
-        anew = made.network(batch)
+        expected = made.network(batch)
     with made.at(Bits(3, 4)) as network:
-        torch.testing.assert_close(network(batch), anew, rtol=0, atol=0)
+        torch.testing.assert_close(network(batch), expected, rtol=0, atol=0)
     assert parameters == [(name, p.data_ptr()) for name, p in made.network.named_parameters()]
-    assert not torch.equal(made.network(batch), anew)  # and float again outside
+    assert not torch.equal(made.network(batch), expected)  # and float again outside
 
 
 def test_strong_rounds_better_than_plain(trained: Net) -> None:

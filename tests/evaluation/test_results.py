@@ -62,9 +62,9 @@ def test_files_of_another_version_are_refused(tmp_path: Path) -> None:
         read_evaluation(tmp_path)
 
 
-def test_the_summary_puts_the_headlines_beside_their_baselines(tmp_path: Path) -> None:
-    beside = Baselines([row(0.3)], [row(0.4, seed) for seed in range(3)])
-    write_evaluation(tmp_path, Evaluation([row(0.5), row(0.9, metric="class/top5")], ""), beside)
+def test_the_summary_has_headlines_with_their_baselines(tmp_path: Path) -> None:
+    compared = Baselines([row(0.3)], [row(0.4, seed) for seed in range(3)])
+    write_evaluation(tmp_path, Evaluation([row(0.5), row(0.9, metric="class/top5")], ""), compared)
     assert summary(tmp_path) == [("class", "knn", "0.500 (0.404 – 0.596)", "0.400", "0.300")]
     write_evaluation(
         tmp_path / ".", Evaluation([row(0.5, protocol=Protocol(probe="knn"))], ""), Baselines()
@@ -136,7 +136,7 @@ def test_an_interval_holds_both_uncertainties() -> None:
     same = interval([row(0.5, seed) for seed in range(3)])
     assert (same.low, same.high) == pytest.approx(
         (low, high)
-    )  # agreeing seeds do not make a figure exact
+    )  # agreeing seeds do not make a result exact
     other = interval([row(v.value, v.seed, "class/mean_per_class") for v in seeds])
     assert other.high == pytest.approx(0.5 + over_seeds)  # not a fraction of samples
     assert math.isnan(interval([row(0.5, metric="all/rankme")]).low)
@@ -152,7 +152,7 @@ def test_the_interval_of_paired_fractions_is_agresti_and_mins() -> None:
 
 
 def test_the_interval_of_paired_fractions_holds_what_it_promises() -> None:
-    """Exact coverage: all outcomes of n samples, of which a share changes one way and a share the other."""
+    """Exact coverage: all outcomes of n samples, where fractions p and q change either way."""
     n = 60
     for p, q in ((0.05, 0.05), (0.2, 0.05), (0.3, 0.3), (0.1, 0.02)):
         b, c = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")

@@ -1,4 +1,4 @@
-"""The papers' linear protocols: against torch's own optimizers, the sweep against single runs, selection, the grid."""
+"""The papers' linear protocols against torch's optimizers; the sweep against single runs."""
 
 import pytest
 import torch
@@ -79,7 +79,8 @@ def naive(probe: SGDLinear, data: Features, rate: float, seed: int) -> nn.Linear
 @pytest.mark.parametrize("keys", [
     {"optimizer": "sgd", "schedule": "steps"},
     {"optimizer": "nesterov", "schedule": "cosine", "lr_scaling": "linear"},
-    {"optimizer": "sgd", "schedule": "cosine", "weight_decay": 1e-2}, {"optimizer": "larc", "schedule": "cosine", "weight_decay": 1e-2},
+    {"optimizer": "sgd", "schedule": "cosine", "weight_decay": 1e-2},
+    {"optimizer": "larc", "schedule": "cosine", "weight_decay": 1e-2},
 ])  # fmt: skip
 def test_a_sweep_is_each_rate_trained_alone_by_torch(keys: dict[str, object]) -> None:
     data = blobs(70)
@@ -87,13 +88,13 @@ def test_a_sweep_is_each_rate_trained_alone_by_torch(keys: dict[str, object]) ->
     rates = (0.01, 0.3, 2.0)
     probe = SGDLinear(lr=rates, epochs=5, batch_size=32, **keys)  # type: ignore[arg-type]
     heads = probe.train(data.x, data.y, 3, rates, seed=1)
-    for place, rate in enumerate(rates):
+    for index, rate in enumerate(rates):
         layer = naive(probe, data, rate, 1)
-        torch.testing.assert_close(heads.weight[place], layer.weight.detach(), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(heads.bias[place], layer.bias.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(heads.weight[index], layer.weight.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(heads.bias[index], layer.bias.detach(), rtol=1e-4, atol=1e-5)
         alone = probe.train(data.x, data.y, 3, (rate,), seed=1)
         torch.testing.assert_close(
-            heads.logits(data.x)[:, place], alone.logits(data.x)[:, 0], rtol=1e-4, atol=1e-4
+            heads.logits(data.x)[:, index], alone.logits(data.x)[:, 0], rtol=1e-4, atol=1e-4
         )
 
 
@@ -141,7 +142,8 @@ def test_protocols_by_name_are_those_of_the_papers() -> None:
     )  # fmt: skip
     # The authors' loader is made before the batch of this protocol is set, and stays at 256.
     assert str(found["airl_large_norm"].protocol) == str(airl_large_norm().protocol) == (
-        "airl_large_norm/1 lr=0.2 epochs=80 batch=1024 optimizer=nesterov schedule=cosine lr_scaling=none wd=0"
+        "airl_large_norm/1 lr=0.2 epochs=80 batch=1024 optimizer=nesterov schedule=cosine "
+        "lr_scaling=none wd=0"
     )  # fmt: skip
     assert str(found["mocov3"].protocol) == str(mocov3().protocol) == (
         "mocov3/1 lr=0.1 epochs=90 batch=1024 optimizer=sgd schedule=cosine lr_scaling=linear wd=0"

@@ -31,7 +31,7 @@ from tests.evaluation.test_results import KEYS
 
 
 class Blobs(InMemory):
-    """Sixty images in three classes, each drawn twice: a noisy copy stands thirty places on."""
+    """Sixty images in three classes, each drawn twice: a noisy copy follows thirty later."""
 
     def __init__(self, overlap: int = 0, bad: tuple[int, ...] = ()) -> None:
         g = torch.Generator().manual_seed(0)
@@ -53,7 +53,7 @@ class Blobs(InMemory):
 
 
 class Broken(Source):
-    """The same samples through `read`, some of which fail."""
+    """The same samples through `read`; some fail."""
 
     def __init__(self, whole: Blobs) -> None:
         self.whole, self.input = whole, whole.input
@@ -85,7 +85,7 @@ class Net(Encoder):
 
 def by_metric(rows: Sequence[Row]) -> dict[tuple[str, str, int], float]:
     found = {(row.probe, row.metric, row.seed): row.value for row in rows}
-    assert len(found) == len(rows)  # no figure twice
+    assert len(found) == len(rows)  # no result twice
     return found
 
 
@@ -145,8 +145,8 @@ def test_unreadable_samples_leave_their_tasks() -> None:
 
 def test_the_baselines_are_raw_input_and_untrained_encoders() -> None:
     source = Blobs()
-    beside = baselines(Measurement(Net(0), source), Net, seeds=3)
-    raw, untrained = by_metric(beside.raw), by_metric(beside.untrained)
+    compared = baselines(Measurement(Net(0), source), Net, seeds=3)
+    raw, untrained = by_metric(compared.raw), by_metric(compared.untrained)
     for seed in range(3):
         alone = by_metric(evaluate_encoder(Measurement(Net(seed), source), seeds=1).rows)
         assert {k: v for k, v in untrained.items() if k[2] == seed} == {
@@ -160,11 +160,11 @@ def test_the_baselines_are_raw_input_and_untrained_encoders() -> None:
 
 
 def test_the_files_have_exactly_the_agreed_keys_and_read_back(tmp_path: Path) -> None:
-    found, beside = (
+    found, compared = (
         evaluate_encoder(Measurement(Net(0), Blobs()), seeds=2),
         baselines(Measurement(Net(0), Blobs()), Net, seeds=2),
     )
-    write_evaluation(tmp_path, found, beside)
+    write_evaluation(tmp_path, found, compared)
     rows = json.loads((tmp_path / "evaluation.json").read_text())
     parts = json.loads((tmp_path / "baselines.json").read_text())
     assert {field.name for field in fields(Row)} == KEYS and set(parts) == {"raw", "untrained"}
@@ -172,5 +172,5 @@ def test_the_files_have_exactly_the_agreed_keys_and_read_back(tmp_path: Path) ->
     assert repr(read_evaluation(tmp_path)) == repr(
         found.rows
     )  # by repr, since NaN is not equal to itself
-    assert repr(read_baselines(tmp_path)) == repr(beside)
+    assert repr(read_baselines(tmp_path)) == repr(compared)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["baselines.json", "evaluation.json"]

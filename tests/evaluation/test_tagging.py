@@ -1,4 +1,4 @@
-"""Several labels a sample: mean average precision and the area under the curve, against scikit-learn."""
+"""Tags: any number of labels per sample, fitted as one logistic regression per class."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Augmentation parameters as targets: in which views they are defined, and how batches are joined."""
+"""Augmentation parameters as targets: where they are defined, and how batches are joined."""
 
 import torch
 
@@ -48,6 +48,6 @@ def test_views_with_other_parameters_are_joined() -> None:
     batch, boxes = view_batch(source, views, ids, input=source.input, seed=0)
     drawn = views.draw(ids, ViewContext(source.input, 0, 0))
     assert boxes is not None
-    both = joined([drawn_values(drawn[place], boxes[:, place]) for place in (0, 1)])
+    both = joined([drawn_values(drawn[view], boxes[:, view]) for view in (0, 1)])
     assert len(both["flip"].values) == 20 and both["flip"].defined.all()
     assert not both["color_jitter.hue"].defined[10:].any()

@@ -1,4 +1,4 @@
-"""Layer by layer: the figures are those of the quantizers, kept, printed and shown."""
+"""Layers one by one: the quantizers' results are kept, printed and shown."""
 
 import json
 from pathlib import Path

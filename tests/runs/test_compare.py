@@ -58,7 +58,7 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     )
     assert (
         b.difference_low > 0 > b.low - a.high
-    )  # told apart in pairs, and not by their own intervals
+    )  # the paired interval excludes 0, the single ones overlap
     text = as_markdown(table)
     assert "| b | 3 | 20 | 0.530" in text and "+0.030 (+0.005 – +0.055)" in text
 

@@ -200,7 +200,8 @@ def test_command_line(encoder: Path, tmp_path: Path) -> None:
 def test_bits_that_cannot_be_name_the_option(bits: str, encoder: Path) -> None:
     done = CliRunner().invoke(app, ["finetune", str(encoder), "digits", "--bits", bits])
     assert str(done.exception).startswith(
-        f"`--bits` must be a pair of bit-widths such as W8A8 or W2A4, each 1 to 8 or 32, got {bits!r}."
+        "`--bits` must be a pair of bit-widths such as W8A8 or W2A4, each 1 to 8 or 32, "
+        f"got {bits!r}."
     )
 
 

@@ -12,8 +12,9 @@ STUDY = """
 recipe: image/emoji_simclr
 reference: all
 seeds: [0]
-overrides: ["views.policy={kind: rand_augment}", data.name=digits, encoder.stem=small, encoder.width=2, run.epochs=1,
-            run.batch_size=512, run.log.knn_epochs=0, method.hidden_dim=8, method.dim=4, evaluate.baselines=false,
+overrides: ["views.policy={kind: rand_augment}", data.name=digits, encoder.stem=small,
+            encoder.width=2, run.epochs=1, run.batch_size=512, run.log.knn_epochs=0,
+            method.hidden_dim=8, method.dim=4, evaluate.baselines=false,
             "evaluate.probes=[knn]", views.randomized_quantization=null]
 leave_one_out: {views.policy.names: [rotate, invert]}
 """

@@ -48,7 +48,8 @@ def study_file(path: Path, **keys: object) -> Path:
         "overrides": [
             "data.name=digits", "encoder.width=4", "encoder.grid=1",
             "views.crop.size=8", "run.epochs=1", "run.log.knn_epochs=0",
-            "method.hidden_dim=8", "method.dim=8", "evaluate.probes=[knn]", "evaluate.baselines=false",
+            "method.hidden_dim=8", "method.dim=8",
+            "evaluate.probes=[knn]", "evaluate.baselines=false",
         ],
         "seeds": [0, 1],
         "factors": {"method.temperature": [0.1, 0.5]},
@@ -76,8 +77,8 @@ def test_a_study_runs_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert third.output.count(": used again") == 4
     assert {p: p.stat().st_mtime_ns for p in out.glob("runs/*/metrics.jsonl")} == stamps
     runs = sorted(map(str, out.glob("runs/*")))
-    beside = CliRunner().invoke(app, ["compare", *runs, "--out", str(tmp_path / "c")])
-    assert beside.exit_code == 0 and "paired by seed" in beside.output
+    done = CliRunner().invoke(app, ["compare", *runs, "--out", str(tmp_path / "c")])
+    assert done.exit_code == 0 and "paired by seed" in done.output
 
 
 def test_arms_and_factors_multiply(tmp_path: Path) -> None:
