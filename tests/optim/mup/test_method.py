@@ -258,8 +258,8 @@ def test_bad_settings_are_refused() -> None:
 def test_residual_branches_are_scaled_by_depth(kind: str) -> None:
     """CompleteP: a network twice as deep as the base adds half of each branch."""
     input, encoder = ENCODERS[kind]
-    method = build({**encoder(16), "depth": 4}, METHODS["byol"](16), input)
-    block = next(m for m in method.encoder.modules() if hasattr(m, "residual_ends")).eval()
+    method: Any = build({**encoder(16), "depth": 4}, METHODS["byol"](16), input)
+    block: Any = next(m for m in method.encoder.modules() if hasattr(m, "residual_ends")).eval()
     x = torch.randn(2, 5, 16)
     ends = [block.get_submodule(end) for end in block.residual_ends]
     inputs = [torch.randn(3, end.in_features) for end in ends]
@@ -269,8 +269,8 @@ def test_residual_branches_are_scaled_by_depth(kind: str) -> None:
     for end, value, once in zip(ends, inputs, before, strict=True):
         torch.testing.assert_close(end(value), once / 2)
     assert not torch.equal(block(x), whole)
-    same = build({**encoder(16), "depth": 4}, METHODS["byol"](16), input)
-    plain = build({**encoder(16), "depth": 4}, METHODS["byol"](16), input)
+    same: Any = build({**encoder(16), "depth": 4}, METHODS["byol"](16), input)
+    plain: Any = build({**encoder(16), "depth": 4}, METHODS["byol"](16), input)
     apply_mup(same, base_width=16, base_depth=4)
     sample = views(kind).x[0]
     same.load_state_dict(plain.state_dict())
