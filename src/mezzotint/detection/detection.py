@@ -27,6 +27,7 @@ from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation, student, write_evaluation
 from mezzotint.files import replacing, write_json, write_text
+from mezzotint.recipe.plain_yaml import dump_yaml
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.seeding import key_of
 from mezzotint.train.rundir import RunDirectoryInUse, environment, locked
@@ -215,7 +216,7 @@ def _once(what: Transfer, seed: int, variant: str, folder: Path, progress: str) 
     }
     folder.mkdir(parents=True, exist_ok=True)
     written, result = folder / "transfer.yaml", folder / "metrics.json"
-    text = yaml.safe_dump(config, sort_keys=False)
+    text = dump_yaml(config)
     if written.is_file() and written.read_text(encoding="utf-8") != text:
         raise RunDirectoryInUse(
             f"`{folder}` is a run of another recipe or encoder. Choose another --out."

@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from mezzotint.recipe.modalities import require_one_modality
 from mezzotint.recipe.phases import refuse_other_recipe, unfold
-from mezzotint.recipe.plain_yaml import parse_yaml
+from mezzotint.recipe.plain_yaml import dump_yaml, parse_yaml
 from mezzotint.recipe.schema import RecipeError, construct, nearest, resolve
 
 if TYPE_CHECKING:
@@ -393,4 +391,4 @@ class Recipe:
         """The recipe as YAML, which `Recipe.load` reads back to the same objects."""
         sections, own = self._described()
         note = f"# {', '.join(own)}: a class of your own, which only Python can make again\n"
-        return (note if own else "") + yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
+        return (note if own else "") + dump_yaml(sections)

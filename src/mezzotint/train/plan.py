@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import yaml
 from torch import Tensor
 
 from mezzotint import dist
 from mezzotint.files import write_text
 from mezzotint.methods.method import Method
 from mezzotint.recipe.phases import refuse_other_recipe
+from mezzotint.recipe.plain_yaml import dump_yaml
 from mezzotint.recipe.recipe import Phase, Plan, Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError, nearest
 from mezzotint.train.checkpoint import CheckpointStore
@@ -95,7 +95,7 @@ def _prepare(out: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
         )
     # Through JSON, so that what stands in two phases is written twice and not as a YAML alias.
     plain = json.loads(json.dumps(plan.raw))
-    write_text(out / "recipe.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+    write_text(out / "recipe.yaml", dump_yaml(plain))
 
 
 def _is_done(folder: Path, phase: Phase) -> bool:
