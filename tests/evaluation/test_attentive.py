@@ -16,7 +16,7 @@ from mezzotint.types import Features, Input
 
 
 def one_decides(count: int, seed: int) -> Features:
-    """Twelve noisy patches; one marked in channel 0 has the class, the others random classes."""
+    """Twelve noisy patches; the one marked in channel 0 has the class, the others any."""
     draws = torch.Generator().manual_seed(seed)
     y = torch.randint(4, (count,), generator=draws)
     classes = torch.randint(4, (count, 12), generator=draws)

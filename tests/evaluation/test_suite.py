@@ -31,7 +31,7 @@ from tests.evaluation.test_results import KEYS
 
 
 class Blobs(InMemory):
-    """Sixty images in three classes, each drawn twice: a noisy copy follows thirty later."""
+    """Sixty images in three classes: each has a noisy copy thirty indices later."""
 
     def __init__(self, overlap: int = 0, bad: tuple[int, ...] = ()) -> None:
         g = torch.Generator().manual_seed(0)

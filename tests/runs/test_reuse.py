@@ -55,9 +55,8 @@ def test_what_a_method_has_not_is_refused() -> None:
 
 def test_a_run_is_evaluated_by_branch_and_part(tmp_path: Path) -> None:
     config = ["data.name=digits", "encoder.width=4", "encoder.grid=1", "method.kind=byol",
-              "method.hidden_dim=8", "method.dim=6",
-              "run.epochs=1", "run.log.knn_epochs=0", "evaluate.probes=[knn]",
-              "evaluate.seeds=1"]  # fmt: skip
+              "method.hidden_dim=8", "method.dim=6", "run.epochs=1", "run.log.knn_epochs=0",
+              "evaluate.probes=[knn]", "evaluate.seeds=1"]  # fmt: skip
     recipe = Recipe.load("image/emoji_simclr", config)
     run = pretrain(recipe, tmp_path / "run", progress="quiet")
     plain = {row.metric: row.value for row in evaluate(run).rows}
