@@ -69,7 +69,7 @@ def test_for_scripts_and_on_a_folder_of_images(tmp_path: Path) -> None:
     done = search(run, "data={kind: embedded_images, name: digits}", "--out", file)
     with pytest.raises(
         ValueError,
-        match=r"takes images of shape \(3, 8, 8\), but the data has image of shape \(1, 8, 8\)",
+        match=r"takes images of shape \(3, 8, 8\), but the data has images of shape \(1, 8, 8\)",
     ):
         raise done.exception or AssertionError(done.output)
 
@@ -109,5 +109,5 @@ def test_an_encoder_of_something_else_is_refused(tmp_path: Path) -> None:
     done = search(
         run_of(tmp_path / "run", "series/smartwatch_simclr", []), "--out", tmp_path / "found.yaml"
     )
-    with pytest.raises(ValueError, match=r"needs an encoder of images, but this one takes series"):
+    with pytest.raises(ValueError, match="needs an encoder of images, .* takes time series"):
         raise done.exception or AssertionError(done.output)

@@ -15,7 +15,7 @@ IMAGE = Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
 
 @pytest.mark.parametrize("name", ["emoji", "digits", "furniture", "smartwatch", "speech"])
 def test_embedded_data_by_name(name: str) -> None:
-    with pytest.raises(ValueError, match="the encoder takes series of shape"):
+    with pytest.raises(ValueError, match="the encoder takes time series of shape"):
         open_source(name, Input((99, 7), (0.0,) * 99, (1.0,) * 99, "series"))
 
 

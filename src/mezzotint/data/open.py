@@ -65,9 +65,9 @@ def open_source(name: str, input: Input) -> Source:
         source = _opened(name, input)
     if not modality_of(input).fits(source.input, input):
         raise ValueError(
-            f"`{name}` is {source.input.modality} of shape {source.input.shape}, but the encoder "
-            f"takes {input.modality} of shape {input.shape}. Use data of that shape, or another "
-            "encoder."
+            f"`{name}` has {modality_of(source.input).plural} of shape {source.input.shape}, but "
+            f"the encoder takes {modality_of(input).plural} of shape {input.shape}. Use data of "
+            "that shape, or another encoder."
         )
     if source.input.vocabulary != input.vocabulary:
         raise ValueError(

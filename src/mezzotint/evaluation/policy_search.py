@@ -66,13 +66,15 @@ def search_policy(
     matching = [t for t in tasks if t.kind == "classify" and task in (None, t.name)]
     if not modality_of(encoder.input).is_picture:
         raise ValueError(
-            f"The search needs an encoder of images, but this one takes {encoder.input.modality}. "
+            "The search needs an encoder of images, but this one takes "
+            f"{modality_of(encoder.input).plural}. "
             "Choose a run that was pretrained on images."
         )
     if encoder.input.shape != read.input.shape:
         raise ValueError(
             f"The encoder takes images of shape {encoder.input.shape}, but the data has "
-            f"{read.input.modality} of shape {read.input.shape}. Choose images of that shape."
+            f"{modality_of(read.input).plural} of shape {read.input.shape}. Choose images of that "
+            "shape."
         )
     if not matching:
         names = ", ".join(t.name for t in tasks if t.kind == "classify")

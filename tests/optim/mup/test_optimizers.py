@@ -159,6 +159,8 @@ def test_a_factor_of_each_rate_is_fine() -> None:
     net = model()
     optimizer = MuAdam(net, lr=0.1)
     factor = Cosine(warmup_epochs=2, final=0.1)
+    rates = torch.tensor([group["lr"] for group in optimizer.param_groups])
+    assert len(set(rates.tolist())) > 1
     for schedule in (
         LambdaLR(optimizer, lambda step: factor(step, 10, 1)),
         lr_scheduler.ExponentialLR(optimizer, 0.5),
@@ -166,6 +168,8 @@ def test_a_factor_of_each_rate_is_fine() -> None:
         for _ in range(3):
             optimizer.step()
             schedule.step()
+            now = torch.tensor([group["lr"] for group in optimizer.param_groups])
+            torch.testing.assert_close(now / now[0], rates / rates[0])
 
 
 def test_state_goes_round() -> None:
