@@ -146,6 +146,20 @@ def test_gain_is_a_constant_in_the_logarithm() -> None:
     assert params["decibels"].min() >= -6 and params["decibels"].max() <= 3
 
 
+def test_gain_of_published_code_multiplies_the_waveform_by_half_plus_beta() -> None:
+    """AudioMAE's and BRIDLE's source: 0.5 + Beta(10, 10), whose mean is 1 and variance 1/84."""
+    params = Gain(beta=10.0).draw((4000, 1, 16, 24), draws(4000))
+    amplitude = 10 ** (params["decibels"].double() / 20)
+    assert amplitude.min() > 0.5 and amplitude.max() < 1.5
+    assert amplitude.mean().item() == pytest.approx(1.0, abs=0.005)
+    assert amplitude.var().item() == pytest.approx(1 / 84, rel=0.06)
+    x = spectrograms(4)
+    few = {"decibels": params["decibels"][:4]}
+    changed = Gain(beta=10.0).apply(x, few)
+    power = amplitude[:4].float().square().view(-1, 1, 1, 1).expand_as(x)
+    torch.testing.assert_close(changed.exp() / x.exp(), power, rtol=1e-4, atol=1e-4)
+
+
 def test_frames_are_cut_at_every_position() -> None:
     x = torch.arange(24.0).expand(400, 1, 16, 24)
     transform = RandomFrames(frames=20)
@@ -177,6 +191,7 @@ def test_frames_are_cut_at_every_position() -> None:
             lambda: Gain(decibels=(math.inf, math.inf)),
             r"`decibels` must be .* low <= high, got \(inf, inf\). Try",
         ),
+        (lambda: Gain(beta=0.0), "`beta` must be positive, got 0.0. Try 10"),
         (lambda: RandomFrames(frames=0), "`frames` must be 1 or more, got 0. Try"),
     ],
 )

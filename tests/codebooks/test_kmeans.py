@@ -6,7 +6,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mezzotint.codebooks import RQ, VQ
+from mezzotint.codebooks import EMA, RQ, VQ
 from mezzotint.codebooks.kmeans import RowSample, k_nearest, kmeans, nearest, plus_plus
 from mezzotint.seeding import Draws, key_of
 from tests.codebooks.reference import normal
@@ -146,6 +146,30 @@ def test_uniform_sphere_has_the_radius_that_leaves_least() -> None:
     assert (
         normalize(codes, dim=1).mean(0).norm() < 0.5
     )  # all around, where BRIDLE's start lies in one orthant
+
+
+@pytest.mark.parametrize("init, end", [("uniform", 1.0), (0.25, 0.25)])
+def test_a_uniform_start_lies_in_one_orthant(init: str | float, end: float) -> None:
+    """BRIDLE's source draws codes from U[0, 1) times a factor: mutual cosines are E[x]² / E[x²]."""
+    ema = EMA(rule="norm", renormalize=False)
+    codebook = RQ(dim=256, num_codes=64, num_levels=2, residual="bridle", init=init, ema=ema)  # type: ignore[arg-type]
+    codebook.initialize(draws(31).normal("x", 256))  # fewer vectors than codes
+    codes = codebook.books.vectors
+    assert codes.min() >= 0.0 and 0.99 * end < codes.max() < end
+    assert codes.mean().item() == pytest.approx(end / 2, rel=0.01)
+    cosines = normalize(codes[0], dim=1) @ normalize(codes[0], dim=1).t()
+    assert cosines[~torch.eye(64, dtype=torch.bool)].mean().item() == pytest.approx(0.75, abs=0.01)
+    assert not torch.equal(codes[0], codes[1])
+    kept = RQ(dim=256, num_codes=64, residual="bridle", init=init)  # type: ignore[arg-type]
+    kept.initialize(draws(31).normal("x", 256))
+    lengths = kept.books.vectors.norm(dim=2)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+
+
+def test_an_upper_end_that_is_not_positive_is_refused() -> None:
+    for init in (0.0, -1.0, torch.inf):
+        with pytest.raises(ValueError, match="`init` must be a name, or a positive number"):
+            VQ(dim=6, num_codes=32, init=init)
 
 
 def test_data_start_is_made_of_vectors() -> None:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mezzotint.augment.mixing import beta_quantile
 from mezzotint.augment.transform import SPECTROGRAMS, Params, Transform
 from mezzotint.seeding import Draws
 
@@ -290,23 +291,32 @@ class Gain(Transform):
     """Make each sample louder or softer: add a constant to its log power.
 
     Args:
-        decibels: range of the gain. BRIDLE's fine-tuning multiplies the waveform by 0.5 to 1.5,
-            which is −6 to 3.5 dB.
+        decibels: range of the gain.
+        beta: α of a Beta distribution: the waveform is multiplied by 0.5 + Beta(α, α), which is −6
+            to 3.5 dB, instead of by a gain that is uniform in decibels; 10 in AudioMAE's and
+            BRIDLE's source. By default the gain is uniform.
     """
 
     layouts = (SPECTROGRAMS,)
 
-    def __init__(self, *, decibels: tuple[float, float] = (-6.0, 6.0)) -> None:
+    def __init__(
+        self, *, decibels: tuple[float, float] = (-6.0, 6.0), beta: float | None = None
+    ) -> None:
         low, high = decibels
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise ValueError(
                 f"`decibels` must be a finite range with low <= high, got {(low, high)}. "
                 "Try [-6, 6], which halves or doubles the amplitude."
             )
-        self.decibels = (low, high)
+        if beta is not None and not 0.0 < beta < math.inf:
+            raise ValueError(f"`beta` must be positive, got {beta}. Try 10, as in BRIDLE's source.")
+        self.decibels, self.beta = (low, high), beta
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """Draw the gain of each sample, `decibels`, `[B]`."""
+        if self.beta is not None:
+            amplitude = 0.5 + beta_quantile(draws.uniform("decibels"), self.beta)
+            return {"decibels": 20.0 * amplitude.log10()}
         return {"decibels": draws.uniform("decibels", low=self.decibels[0], high=self.decibels[1])}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:

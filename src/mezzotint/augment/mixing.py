@@ -149,7 +149,7 @@ class Mixing(Component):
         chosen = draws.chance("mixed", self.p)
         if not cut:
             keep = torch.where(
-                chosen, _beta(draws.uniform("weight"), alpha) if self.per_sample else weight, 1.0
+                chosen, beta_quantile(draws.uniform("weight"), alpha) if self.per_sample else weight, 1.0
             )
             return lerp_rows(x, partner, keep), lerp_rows(target, partner, keep)
         inside, kept = _box(x, weight, rng)
@@ -159,7 +159,7 @@ class Mixing(Component):
         )
 
 
-def _beta(unit: Tensor, alpha: float) -> Tensor:
+def beta_quantile(unit: Tensor, alpha: float) -> Tensor:
     """Map uniform numbers `[B]` to Beta(α, α) by its inverse distribution function."""
     from scipy.special import betaincinv
 

@@ -94,7 +94,7 @@ class EMA(Component):
         return self.expire_below > 0.0 and step % self.expire_every == 0
 
 
-Init = Literal["kmeans", "uniform_sphere", "data"]
+Init = Literal["kmeans", "uniform_sphere", "data", "uniform"]
 
 
 @dataclass
@@ -116,7 +116,7 @@ class EMACodes(nn.Module):
         dim: dimensions D of a code.
         directions: whether the vectors have length 1; the codes have too, unless the averages may
             shorten them.
-        init: initialization of the codes.
+        init: initialization of the codes; a number is the upper end of a uniform one.
         ema: rule and decay of the averages.
         seed: seed of all draws.
     """
@@ -134,7 +134,7 @@ class EMACodes(nn.Module):
         dim: int,
         *,
         directions: bool,
-        init: Init,
+        init: Init | float,
         ema: EMA,
         seed: int,
     ) -> None:
@@ -190,18 +190,13 @@ class EMACodes(nn.Module):
             sample = RowSample(len(x_ND), k, key, x_ND.device)
             need_rows(sample.total, k)
             codes = sample.take(x_ND)
+        elif self.init == "uniform_sphere":
+            codes = self._on_sphere(x_ND, k, key)
         else:
+            end = 1.0 if self.init == "uniform" else float(self.init)
             draws = Draws(torch.arange(k, device=x_ND.device), key)
-            codes = unit(draws.normal("sphere", x_ND.shape[1]))
-            # Without the unit sphere: the radius at which the nearest directions leave the smallest
-            # residual.
-            score = nearest(x_ND, codes, on_sphere=True)[1]
-            total = pool(torch.stack([score.sum(), score.new_tensor(float(len(score)))]))
-            codes = (
-                codes
-                if self.directions
-                else codes * (total[0] / total[1].clamp_min(1.0)).clamp_min(1e-6)
-            )
+            codes = draws.uniform("uniform", x_ND.shape[1], high=end)
+            codes = unit(codes) if self.on_sphere else codes
         if counts is None:
             rows = pool(torch.tensor(float(len(x_ND)), device=x_ND.device))
             counts = (rows / k).expand(k)
@@ -211,6 +206,20 @@ class EMACodes(nn.Module):
             # the first step.
             self.sums[codebook, start:stop] = codes * counts.unsqueeze(1)
         return codes
+
+    def _on_sphere(self, x_ND: Tensor, k: int, key: int) -> Tensor:
+        """Draw directions; where vectors have lengths, of the best length.
+
+        That is the radius at which the nearest directions leave the smallest residual.
+        """
+        codes = unit(
+            Draws(torch.arange(k, device=x_ND.device), key).normal("sphere", x_ND.shape[1])
+        )
+        score = nearest(x_ND, codes, on_sphere=True)[1]
+        total = pool(torch.stack([score.sum(), score.new_tensor(float(len(score)))]))
+        if self.directions:
+            return codes
+        return codes * (total[0] / total[1].clamp_min(1.0)).clamp_min(1e-6)
 
     @torch.no_grad()
     def start(self) -> None:

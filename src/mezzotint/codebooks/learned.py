@@ -65,7 +65,7 @@ class LearnedCodebook(Codebook, ABC, abstract=True):
         num_levels: int,
         shared: bool,
         compared: Compared,
-        init: Init,
+        init: Init | float,
         ema: EMA,
         commitment: float,
         gradient: Gradient,
@@ -79,7 +79,7 @@ class LearnedCodebook(Codebook, ABC, abstract=True):
                 "A shared codebook must have at least one code per level, "
                 f"got {num_codes} codes for {num_levels} levels. Use more codes."
             )
-        one_of("init", init, "kmeans", "uniform_sphere", "data")
+        _check_init(init)
         one_of("gradient", gradient, "straight_through", "rotation")
         self.shared, self.compared, self.commitment, self.gradient = (
             shared,
@@ -254,6 +254,16 @@ class LearnedCodebook(Codebook, ABC, abstract=True):
         else:
             need_finite(energies.isfinite().all())
         return _Encoding(indices.t(), quantized, residuals, energies, usage)
+
+
+def _check_init(init: Init | float) -> None:
+    if isinstance(init, str):
+        one_of("init", init, "kmeans", "uniform_sphere", "data", "uniform")
+    elif not 0.0 < init < float("inf"):
+        raise ValueError(
+            "`init` must be a name, or a positive number, the upper end of uniform codes, got "
+            f"{init}. Try kmeans."
+        )
 
 
 def one_of(name: str, value: str, *choices: str) -> None:

@@ -2,7 +2,8 @@
 
 librosa 0.11.0, `feature.melspectrogram(power=2)` in float64, plus the epsilon of float32,
 logarithm; torchaudio 2.11.0, `compliance.kaldi.fbank` as AST calls it (128 mels);
-kaldi-native-fbank 1.23.0 (80 mels, which it allows). The last two compute in float32."""
+kaldi-native-fbank 1.23.0 (80 mels, which it allows). The last two compute in float32.
+torchaudio 2.11.0, `transforms.MelSpectrogram` of BYOL-A's sizes, whose filters are float32."""
 
 import dataclasses
 import math
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, Mel, log_mel, mel_filters
+from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, BYOL_A_HTK, Mel, log_mel, mel_filters
 
 REFERENCE = np.load(Path(__file__).parent / "log_mel_reference.npz")
 SHORT = Mel(16000, 512, 400, 160, 40, 0.0, 8000.0)  # a frame that is shorter than the transform
@@ -20,6 +21,7 @@ CASES = {
     "librosa_reflect": (BYOL_A, 2e-6),
     "librosa_zeros": (dataclasses.replace(BYOL_A, padding="zeros"), 2e-6),
     "librosa_short": (SHORT, 2e-6),
+    "torchaudio_htk": (BYOL_A_HTK, 1e-4),
     "kaldi_128": (AUDIOSET, 1e-3),
     "kaldi_80": (dataclasses.replace(AUDIOSET, mels=80), 1e-3),
 }
@@ -30,7 +32,7 @@ def wave(dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_equals_librosa_and_kaldi(name: str) -> None:
+def test_equals_librosa_torchaudio_and_kaldi(name: str) -> None:
     settings, tolerance = CASES[name]
     found = log_mel(wave(), settings)
     assert found.shape == REFERENCE[name].shape == (settings.mels, settings.frames(8000))
@@ -98,6 +100,23 @@ def test_filters_have_the_area_or_the_height_that_they_should() -> None:
     )
     kaldi = mel_filters(dataclasses.replace(AUDIOSET, n_fft=16384))
     assert kaldi.max(dim=0).values.min() > 0.95 and kaldi.max() <= 1.0
+
+
+def test_htk_filters_follow_their_formula() -> None:
+    """Triangles of height 1 over Hz, with edges equally far apart on 2595 log₁₀(1 + f / 700)."""
+    low, high = (2595.0 * math.log10(1.0 + hertz / 700.0) for hertz in (60.0, 7800.0))
+    edges = [700.0 * (10.0 ** ((low + (high - low) * i / 65) / 2595.0) - 1.0) for i in range(66)]
+    expected = np.zeros((513, 64))
+    for mel in range(64):
+        left, center, right = edges[mel : mel + 3]
+        for position in range(513):
+            hertz = position * 16000 / 1024
+            if left < hertz <= center:
+                expected[position, mel] = (hertz - left) / (center - left)
+            elif center < hertz < right:
+                expected[position, mel] = (right - hertz) / (right - center)
+    np.testing.assert_allclose(mel_filters(BYOL_A_HTK).numpy(), expected, atol=1e-12, rtol=0)
+    assert (mel_filters(BYOL_A) - mel_filters(BYOL_A_HTK)).abs().max() > 0.1
 
 
 def test_samples_is_the_inverse_of_frames() -> None:

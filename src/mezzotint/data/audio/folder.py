@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, Mel, log_mel
+from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, BYOL_A_HTK, Mel, log_mel
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, UndecodableAudio, read_waveform
 from mezzotint.data.folder import files_fingerprint
 from mezzotint.data.lists import (
@@ -29,9 +29,13 @@ from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.seeding import sample_order
 from mezzotint.types import Input, Sample, Unreadable
 
-FrontEnd = Literal["byol_a", "audioset"]
+FrontEnd = Literal["byol_a", "byol_a_htk", "audioset"]
 
-_FRONT_ENDS: dict[str, Mel] = {"byol_a": BYOL_A, "audioset": AUDIOSET}
+_FRONT_ENDS: dict[str, Mel] = {
+    "byol_a": BYOL_A,
+    "byol_a_htk": BYOL_A_HTK,
+    "audioset": AUDIOSET,
+}
 _MEASURED = 256  # files for measuring mean and standard deviation
 
 
@@ -55,7 +59,8 @@ class AudioFolder(Source):
         test_fold: fold of `files` to score; pretraining never sees it.
         labels: table of classes such as AudioSet's (index, mid, display_name); null collects the
             classes from the files.
-        front_end: `byol_a` has 64 mels each 10 ms; `audioset` has Kaldi's 128, after removing the
+        front_end: `byol_a` has 64 mels each 10 ms; `byol_a_htk` the same on torchaudio's default
+            scale, for encoders of BYOL-A's training script; `audioset` has Kaldi's 128, after removing the
             mean of the clip.
         seconds: duration of a sample. 96 frames are 0.95 s for `byol_a`; 1024 are 10.255 s for
             `audioset`.

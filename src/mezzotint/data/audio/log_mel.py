@@ -1,8 +1,9 @@
-"""Turn waveforms into log-mel spectrograms in torch, with the two usual front-ends.
+"""Turn waveforms into log-mel spectrograms in torch, with the usual front-ends.
 
 `BYOL_A` is the front-end of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695, section IV-A):
 `librosa.feature.melspectrogram` with Slaney's scale and area normalization, and the logarithm of
-the power plus an epsilon. `AUDIOSET` is Kaldi's filter bank as AST, AudioMAE, BEATs
+the power plus an epsilon. The published weights were trained so; the published training script
+takes torchaudio's default instead, `BYOL_A_HTK`. `AUDIOSET` is Kaldi's filter bank as AST, AudioMAE, BEATs
 and BRIDLE call it: 25 ms Hann frames each 10 ms, with the mean removed, pre-emphasis, 128 triangles
 on Kaldi's scale, and the logarithm clamped at an epsilon. `tests/data/audio/test_log_mel.py`
 compares with values of librosa and Kaldi.
@@ -11,6 +12,7 @@ Differs from both libraries in speed only: frames are views of the waveform, pro
 that stay in a processor's cache, and the filters cover only the bins that they use.
 """
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Scale = Literal["slaney", "kaldi"]
+Scale = Literal["slaney", "htk", "kaldi"]
 Padding = Literal["reflect", "zeros", "none"]
 
 _CHUNK = 256  # frames at a time on one thread: 1 MB of float32 at 1,024 samples a frame
@@ -38,9 +40,10 @@ class Mel:
         mels: number of triangular filters.
         low: lower edge of the first filter, in Hz.
         high: upper edge of the last filter, in Hz.
-        scale: `slaney` spaces the filters as librosa does and gives each the same area; `kaldi`
-            spaces them by 1127 ln(1 + f / 700), gives each the height 1, and makes them triangles
-            over mel instead of over Hz.
+        scale: `slaney` spaces the filters as librosa does and gives each the same area; `htk`
+            spaces them by 2595 log₁₀(1 + f / 700) and gives each the height 1, as torchaudio does
+            by default; `kaldi` spaces them by 1127 ln(1 + f / 700), gives each the height 1, and
+            makes them triangles over mel instead of over Hz.
         padding: `reflect` and `zeros` center frame `t` on sample `t · hop`; `none` begins with the
             first sample and takes whole frames only.
         pre_emphasis: factor of Kaldi's pre-emphasis, 0 for none. It removes the mean of a frame
@@ -82,6 +85,9 @@ class Mel:
 
 BYOL_A = Mel(16000, 1024, 1024, 160, 64, 60.0, 7800.0)
 """16 kHz, 64 ms frames each 10 ms, 64 mels of 60 to 7,800 Hz."""
+
+BYOL_A_HTK = dataclasses.replace(BYOL_A, scale="htk")
+"""The same with torchaudio's filters, as the published training script of BYOL-A has them."""
 
 AUDIOSET = Mel(
     16000, 512, 400, 160, 128, 20.0, 8000.0, scale="kaldi", padding="none", pre_emphasis=0.97
@@ -154,6 +160,10 @@ def mel_filters(settings: Mel) -> Tensor:
         weights = _triangles(_kaldi_mel(bins), edges)
         weights[-1] = 0.0  # Kaldi ignores the bin at half of the sample rate
         return weights
+    if settings.scale == "htk":
+        low, high = _htk_mel(ends).tolist()
+        mels = torch.linspace(low, high, settings.mels + 2, dtype=torch.float64)
+        return _triangles(bins, 700.0 * (10.0 ** (mels / 2595.0) - 1.0))
     low, high = _slaney_mel(ends).tolist()
     edges = _slaney_hz(torch.linspace(low, high, settings.mels + 2, dtype=torch.float64))
     return _triangles(bins, edges) * (2.0 / (edges[2:] - edges[:-2]))
@@ -168,6 +178,10 @@ def _triangles(position: Tensor, edges: Tensor) -> Tensor:
 
 def _kaldi_mel(hz: Tensor) -> Tensor:
     return 1127.0 * torch.log1p(hz / 700.0)
+
+
+def _htk_mel(hz: Tensor) -> Tensor:
+    return 2595.0 * torch.log10(1.0 + hz / 700.0)
 
 
 def _slaney_mel(hz: Tensor) -> Tensor:
