@@ -1,5 +1,7 @@
 """The decoder of masked prediction against the same sequence by hand; windows and their inverse."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -62,6 +64,36 @@ def test_windows_contain_neighbors_and_have_an_inverse(
             number = number * n + (at + shift) % n
         expected.append(number)
     assert first == expected
+
+
+def test_windows_shift_along_the_axes_that_were_named() -> None:
+    x = torch.arange(24.0).view(1, 24, 1)
+    time = windows(x, (4, 6), 2, (0, 1))
+    assert time[0, :, 0].tolist() == [1.0, 2.0, 7.0, 8.0]  # rows 0 and 1, columns 1 and 2
+    assert torch.equal(unwindows(time, (4, 6), 2, (0, 1)), x)
+    built = Decoder(width=12, depth=2, heads=2, window=2, shift=[0, 1]).build(vit(), 5)
+    default = Decoder(width=12, depth=2, heads=2, window=2).build(vit(), 5)
+    assert built.shift == (0, 1) and default.shift == (1, 1)
+    built.load_state_dict(default.state_dict())
+    keep = torch.arange(6).expand(2, -1)
+    hidden = torch.arange(6, 24).expand(2, -1)
+    where = vit().patches.split(torch.zeros(1, 1, 16, 24))[1]
+    visible = torch.randn(2, 6, 16)
+    found = [d(visible, keep, hidden, where, (4, 6)) for d in (built, default)]
+    assert not torch.allclose(*found)
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"window": 4, "shift": [0, 4]}, r"`decoder.shift` must be 0 or more and below `window`"),
+        ({"shift": [0, 2]}, r"got \[0, 2\] for windows of 0. Try \[0, 1\], or leave it out"),
+        ({"window": 2, "shift": [1]}, r"must have a number for each of 2 axes, got \[1\]"),
+    ],
+)
+def test_shifts_that_cannot_be(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Decoder(width=12, heads=2, **keys).build(vit(), 5)
 
 
 def test_a_grid_that_windows_do_not_fill_is_refused() -> None:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mezzotint.encoders.domain_agnostic import DomainAgnostic, LearnedPositions
+from mezzotint.encoders.domain_agnostic import DomainAgnostic
+from mezzotint.modality.patches import LearnedPositions
 from mezzotint.types import Input
 
 

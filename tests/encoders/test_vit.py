@@ -44,7 +44,7 @@ def sample(modality: str, batch: int = 2) -> Tensor:
 
 
 @each_modality
-@pytest.mark.parametrize("pool", ["mean", "cls"])
+@pytest.mark.parametrize("pool", ["mean", "cls", "patches"])
 def test_shapes_and_gradients(modality: str, pool: str) -> None:
     encoder, x = made(modality, pool=pool), sample(modality)
     assert encoder.patches.grid == SHAPES[modality][2] and encoder.patches.count == math.prod(
@@ -63,14 +63,14 @@ def test_shapes_and_gradients(modality: str, pool: str) -> None:
     )
     features = encoder(x)
     assert features.shape == (2, encoder.dim)
-    if pool == "mean":
+    if pool != "cls":
         torch.testing.assert_close(features, tokens.mean(dim=1))
     features.square().sum().backward()
     assert all(p.grad is not None for p in encoder.parameters())
 
 
 @each_modality
-@pytest.mark.parametrize("pool", ["mean", "cls"])
+@pytest.mark.parametrize("pool", ["mean", "cls", "patches"])
 def test_visible_patches_are_a_sequence_of_their_own(modality: str, pool: str) -> None:
     encoder, x = made(modality, pool=pool), sample(modality)
     keep = torch.stack([torch.randperm(encoder.patches.count)[:3] for _ in range(2)])
@@ -94,12 +94,15 @@ def test_the_order_of_visible_patches_does_not_matter(modality: str) -> None:
     torch.testing.assert_close(found, encoder.tokens(x)[:, order], atol=1e-5, rtol=1e-4)
 
 
-def test_features_equal_timms() -> None:
-    """The same weights in timm's network: patch order, attention, GELU, norms."""
-    encoder = made("image", width=32, heads=4, depth=3)
+@pytest.mark.parametrize("pool", ["mean", "cls", "patches"])
+@pytest.mark.parametrize("positions", ["fixed", "learned"])
+def test_features_equal_timms(pool: str, positions: str) -> None:
+    """The same weights in timm's network: patch order, attention, GELU, norms, class token."""
+    encoder = made("image", width=32, heads=4, depth=3, pool=pool, positions=positions)
+    with_cls, average = pool != "mean", "token" if pool == "cls" else "avg"
     other = timm.models.VisionTransformer(
         img_size=(16, 24), patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=0,
-        class_token=False, global_pool="avg", fc_norm=False,
+        class_token=with_cls, global_pool=average, fc_norm=False, no_embed_class=True,
     ).eval()  # fmt: skip
     own = encoder.state_dict()
     with torch.no_grad():
@@ -111,6 +114,9 @@ def test_features_equal_timms() -> None:
         }
         theirs["patch_embed.proj.weight"] = theirs.pop("patches.project.weight").view(32, 3, 8, 8)
         theirs["patch_embed.proj.bias"] = theirs.pop("patches.project.bias")
+        if with_cls:
+            theirs["cls_token"] = theirs.pop("cls")
+        theirs.pop("places.table.weight", None)
         theirs["pos_embed"] = encoder.places(grid_positions((2, 3), torch.device("cpu")))
         other.load_state_dict(theirs)
     x = sample("image")
@@ -136,6 +142,26 @@ def test_other_sizes_have_positions_of_their_own_grid() -> None:
         ValueError, match=r"`patch` must divide the sizes \(8, 30\) .* got \(4, 8\)"
     ):
         encoder(torch.randn(2, 1, 8, 30))
+
+
+def test_learned_positions_start_as_the_fixed_ones_and_take_one_size() -> None:
+    fixed, learned = made("audio"), made("audio", positions="learned")
+    x = sample("audio")
+    assert torch.equal(fixed(x), learned(x))
+    learned(x).sum().backward()
+    assert learned.places.table.weight.grad is not None  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="at most 8 patches, the number of learned positions"):
+        learned(torch.randn(2, 1, 8, 48))
+
+
+def test_padding_is_left_out_of_a_mean_beside_a_class_token() -> None:
+    encoder = made("tokens", pool="patches")
+    x = sample("tokens")
+    x[0, 5:] = 0
+    tokens, valid = encoder.tokens(x), encoder.valid_mask(x)
+    assert valid is not None and valid[0].sum() == 5
+    torch.testing.assert_close(encoder(x)[0], tokens[0, :5].mean(0))
+    torch.testing.assert_close(encoder(x)[1], tokens[1].mean(0))
 
 
 def test_initialization_is_xavier_uniform() -> None:
@@ -216,9 +242,11 @@ def test_compiled_quantized_and_saved(tmp_path: Any) -> None:
         ("image", {"patch": 0}, r"`patch` must be positive .* got 0"),
         ("image", {"heads": 5}, r"`heads` must divide the width 24, got 5"),
         ("image", {"depth": 0}, r"`depth` must be at least 1, got 0"),
-        ("image", {"pool": "max"}, r"`pool` must be mean or cls, got 'max'"),
+        ("image", {"pool": "max"}, r"`pool` must be mean, cls or patches, got 'max'"),
         ("image", {"width": 3, "heads": 3}, r"`width` must be even and at least 4 .* got 3"),
         ("points", {"groups": 51}, r"`groups` and `group_size` must be 1 to 50 .* got 51"),
+        ("image", {"positions": "sine"}, r"`positions` must be fixed or learned, got 'sine'"),
+        ("points", {"positions": "learned"}, r"needs patches of a grid, got points. Leave it out"),
         ("tokens", {"vocabulary": 0}, r"vocabulary must have at least 2 ids, got 0"),
     ],
 )

@@ -3,7 +3,7 @@
 import torch
 
 from mezzotint.encoders.vit import ViT
-from mezzotint.methods.tokenizer import ColdStart
+from mezzotint.methods.tokenizer import ColdStart, LearnedTokenizer
 from mezzotint.types import Input
 
 INPUT = Input((1, 16, 32), (0.0,), (1.0,), "audio")
@@ -36,3 +36,15 @@ def test_cold_start_is_normalized_and_the_same_on_every_rank() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(network(x, x, where), z)
     assert not list(network.parameters())
+
+
+def test_learned_vectors_are_normalized_unless_they_are_to_stay() -> None:
+    x = torch.randn(2, *INPUT.shape)
+    built = []
+    for normalize in (True, False):
+        torch.manual_seed(3)
+        built.append(LearnedTokenizer(normalize=normalize).build(vit(), 8)(x, x, x))
+    plain = built[1]
+    assert (plain.mean(-1).abs() > 1e-3).any()
+    expected = torch.nn.functional.layer_norm(plain, (8,))
+    torch.testing.assert_close(built[0], expected, atol=1e-5, rtol=1e-4)

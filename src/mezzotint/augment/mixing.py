@@ -149,7 +149,9 @@ class Mixing(Component):
         chosen = draws.chance("mixed", self.p)
         if not cut:
             keep = torch.where(
-                chosen, beta_quantile(draws.uniform("weight"), alpha) if self.per_sample else weight, 1.0
+                chosen,
+                beta_quantile(draws.uniform("weight"), alpha) if self.per_sample else weight,
+                1.0,
             )
             return lerp_rows(x, partner, keep), lerp_rows(target, partner, keep)
         inside, kept = _box(x, weight, rng)

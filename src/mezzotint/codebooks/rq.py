@@ -35,8 +35,8 @@ class RQ(LearnedCodebook):
             level.
         shared: one codebook for all levels, instead of one per level.
         init: `kmeans` or `data` (random vectors) of the first batch, which must have at least one
-            vector per code; `uniform_sphere`, random directions; or `uniform`, values in [0, 1) as in
-            BRIDLE's source, for which a number gives another upper end.
+            vector per code; `uniform_sphere`, random directions; or `uniform`, values in [0, 1),
+            for which a number gives another upper end, as in BRIDLE's source.
         ema: moving averages of the codes, and replacement of unused codes.
         commitment: weight of the loss that pulls vectors to the codes of every level.
         gradient: `straight_through`, or the `rotation` trick.

@@ -24,8 +24,8 @@ class VQ(LearnedCodebook):
         num_codes: number of codes, 2 or more.
         metric: `cosine`, nearest by angle with quantized vectors of length 1, or `euclidean`.
         init: `kmeans` or `data` (random vectors) of the first batch, which must have at least one
-            vector per code; `uniform_sphere`, random directions; or `uniform`, values in [0, 1) as in
-            BRIDLE's source, for which a number gives another upper end.
+            vector per code; `uniform_sphere`, random directions; or `uniform`, values in [0, 1),
+            for which a number gives another upper end, as in BRIDLE's source.
         ema: moving averages of the codes, and replacement of unused codes.
         commitment: weight of the loss that pulls vectors to their codes.
         gradient: `straight_through`, or the `rotation` trick.

@@ -30,16 +30,30 @@ class Decoder(Component):
         depth: number of blocks.
         heads: number of attention heads.
         window: patches along each axis that attend to one another; 0 for all.
+        shift: patches by which every other block shifts its windows, along each axis; by default
+            half a window along all. `[0, 2]` shifts along time alone, as AudioMAE's source does.
     """
 
     def __init__(
-        self, *, width: int = 512, depth: int = 8, heads: int = 16, window: int = 0
+        self,
+        *,
+        width: int = 512,
+        depth: int = 8,
+        heads: int = 16,
+        window: int = 0,
+        shift: list[int] | None = None,
     ) -> None:
         if window < 0 or window == 1:
             raise ValueError(
                 f"`decoder.window` must be 0 (all patches) or at least 2, got {window}. Try 4."
             )
+        if shift is not None and not (window and all(0 <= s < window for s in shift)):
+            raise ValueError(
+                f"`decoder.shift` must be 0 or more and below `window`, got {shift} for windows of "
+                f"{window}. Try {[0, max(1, window // 2)]}, or leave it out."
+            )
         self.width, self.depth, self.heads, self.window = width, depth, heads, window
+        self.shift = None if shift is None else tuple(shift)
 
     def build(self, encoder: ViT, outputs: int) -> "MaskedDecoder":
         """Build the decoder of an encoder.
@@ -69,6 +83,13 @@ class MaskedDecoder(nn.Module):
         if size.window:
             # Refuses a grid that windows do not fill now, not in the first step.
             windows(torch.empty(1, encoder.patches.count, 1), encoder.patches.grid, size.window, 0)
+        axes = len(encoder.patches.grid)
+        self.shift = (size.window // 2,) * axes if size.shift is None else size.shift
+        if len(self.shift) != axes:
+            raise ValueError(
+                f"`decoder.shift` must have a number for each of {axes} axes, got "
+                f"{list(self.shift)}."
+            )
         self.embed = nn.Linear(encoder.dim, size.width)
         self.hidden = nn.Parameter(torch.randn(1, 1, size.width) * 0.02)
         self.places = encoder.patches.position_embedding(size.width)
@@ -103,7 +124,7 @@ class MaskedDecoder(nn.Module):
         full = full + self.places(positions)
         for number, block in enumerate(self.blocks):
             if self.window:
-                shift = self.window // 2 * (number % 2)
+                shift = self.shift if number % 2 else 0
                 cut = windows(full, grid, self.window, shift)
                 full = unwindows(block(cut), grid, self.window, shift)
             else:
@@ -111,7 +132,9 @@ class MaskedDecoder(nn.Module):
         return self.head(self.norm(take(full, masked)))  # type: ignore[no-any-return]
 
 
-def windows(x_BLD: Tensor, grid: tuple[int, ...], side: int, shift: int) -> Tensor:
+def windows(
+    x_BLD: Tensor, grid: tuple[int, ...], side: int, shift: int | tuple[int, ...]
+) -> Tensor:
     """Cut a grid into windows: `[B, L, D]` → `[B · number, side ** A, D]`.
 
     An axis that is shorter than a window is not cut.
@@ -125,7 +148,8 @@ def windows(x_BLD: Tensor, grid: tuple[int, ...], side: int, shift: int) -> Tens
     sides = _sides(grid, side)
     x = x_BLD.view(x_BLD.shape[0], *grid, x_BLD.shape[2])
     if shift:
-        x = x.roll([-shift if s == side else 0 for s in sides], list(range(1, 1 + len(grid))))
+        moved = _shifts(sides, side, shift)
+        x = x.roll([-s for s in moved], list(range(1, 1 + len(grid))))
     counts = [n // s for n, s in zip(grid, sides, strict=True)]
     pairs = itertools.chain.from_iterable(zip(counts, sides, strict=True))
     x = x.reshape(x.shape[0], *pairs, x.shape[-1])
@@ -134,7 +158,7 @@ def windows(x_BLD: Tensor, grid: tuple[int, ...], side: int, shift: int) -> Tens
     return x.reshape(-1, math.prod(sides), x.shape[-1])
 
 
-def unwindows(x: Tensor, grid: tuple[int, ...], side: int, shift: int) -> Tensor:
+def unwindows(x: Tensor, grid: tuple[int, ...], side: int, shift: int | tuple[int, ...]) -> Tensor:
     """Undo `windows`: `[B · number, side ** A, D]` → `[B, L, D]`."""
     sides = _sides(grid, side)
     counts = [n // s for n, s in zip(grid, sides, strict=True)]
@@ -145,8 +169,14 @@ def unwindows(x: Tensor, grid: tuple[int, ...], side: int, shift: int) -> Tensor
     )
     x = x.reshape(x.shape[0], *grid, x.shape[-1])
     if shift:
-        x = x.roll([shift if s == side else 0 for s in sides], list(range(1, 1 + axes)))
+        x = x.roll(_shifts(sides, side, shift), list(range(1, 1 + axes)))
     return x.reshape(x.shape[0], math.prod(grid), x.shape[-1])
+
+
+def _shifts(sides: list[int], side: int, shift: int | tuple[int, ...]) -> list[int]:
+    """Shift of each axis: none along an axis that is a single window."""
+    each = (shift,) * len(sides) if isinstance(shift, int) else shift
+    return [own if s == side else 0 for s, own in zip(sides, each, strict=True)]
 
 
 def _sides(grid: tuple[int, ...], side: int) -> list[int]:

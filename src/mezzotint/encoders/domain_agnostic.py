@@ -12,12 +12,12 @@ without dropout. The published code leaves the frozen encoder in training mode, 
 are noisy while the probe trains.
 """
 
-import math
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from mezzotint.encoders.vit import Attention, ViT, initialize
+from mezzotint.modality.patches import LearnedPositions
 from mezzotint.types import Input
 
 
@@ -55,36 +55,6 @@ class DomainAgnosticBlock(nn.Module):
         """`[B, L, D]` → `[B, L, D]`; `mask` as for `Attention`."""
         x = x + self.drop(self.attn(self.norm1(x), mask))
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
-
-
-class LearnedPositions(nn.Module):
-    """A learned vector for each position of a grid, standard normal at first.
-
-    Args:
-        grid: patches along each axis.
-        width: D.
-    """
-
-    def __init__(self, grid: tuple[int, ...], width: int) -> None:
-        super().__init__()
-        self.grid = grid
-        self.table = nn.Embedding(math.prod(grid), width)
-
-    def forward(self, positions: Tensor) -> Tensor:
-        """Rows and columns `[…, L, A]` → `[…, L, D]`.
-
-        Raises:
-            ValueError: for more patches than positions.
-        """
-        if positions.shape[-2] > self.table.num_embeddings:
-            raise ValueError(
-                f"Samples must have at most {self.table.num_embeddings} patches, the number of "
-                f"learned positions, got {positions.shape[-2]}. Crop the samples, or use `vit`."
-            )
-        index = positions[..., 0].long()
-        for axis, size in enumerate(self.grid[1:], 1):
-            index = index * size + positions[..., axis].long()
-        return self.table(index)  # type: ignore[no-any-return]
 
 
 class DomainAgnostic(ViT):

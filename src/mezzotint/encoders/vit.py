@@ -6,8 +6,9 @@ that depends on the modality is in `modality`. Initialization and details are MA
 arXiv 2111.06377): fixed sine-cosine positions, Xavier-uniform linears, biases 0, LayerNorms with
 ε = 1e-6.
 
-Differs from MAE: a class token exists only if it is the feature (`pool: cls`), and the last
-LayerNorm comes before the mean over patches, during pretraining and afterwards.
+Differs from MAE: by default there is no class token. With `pool: cls` it is the feature, and with
+`pool: patches` it takes part in attention beside the patches, whose mean is the feature, as in MAE
+and BRIDLE. The last LayerNorm comes before the mean, during pretraining and afterwards.
 
 Padding of tokens is neither attended to nor averaged, so the features of a text do not depend on
 the length of the batch.
@@ -23,10 +24,11 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.modality.modality import modality_of
-from mezzotint.modality.patches import PatchSize, take
+from mezzotint.modality.patches import LearnedPositions, PatchSize, SinCos, grid_positions, take
 from mezzotint.types import Input
 
-Pool = Literal["mean", "cls"]
+Pool = Literal["mean", "cls", "patches"]
+Positions = Literal["fixed", "learned"]
 
 
 class Attention(nn.Module):
@@ -141,8 +143,11 @@ class ViT(Encoder):
         heads: number of attention heads.
         patch: side of a patch, one for all axes or one for each: `[mels, frames]`, `[frames,
             height, width]`; by default 16, and 2 along the frames of a video.
-        pool: feature of a sample: the mean over its patches, or a class token.
+        pool: feature of a sample: `mean` over its patches; `cls`, a class token; or `patches`, the
+            mean over patches that attend to a class token too.
         drop_path: probability of dropping a branch of the last block; it is 0 at the first.
+        positions: `fixed` sines and cosines for samples of any size, or `learned` ones for one
+            size, which start there and which weights of other projects bring along.
         groups: patches of a point cloud.
         group_size: points of each patch of a point cloud.
     """
@@ -157,21 +162,38 @@ class ViT(Encoder):
         patch: int | list[int] | None = None,
         pool: Pool = "mean",
         drop_path: float = 0.0,
+        positions: Positions = "fixed",
         groups: int = 64,
         group_size: int = 32,
     ) -> None:
         super().__init__(input, width)
-        self.heads = heads
-        if pool not in ("mean", "cls"):
-            raise ValueError(f"`pool` must be mean or cls, got {pool!r}.")
+        self.heads, self.pools = heads, pool
+        if pool not in ("mean", "cls", "patches"):
+            raise ValueError(f"`pool` must be mean, cls or patches, got {pool!r}.")
         size = PatchSize(patch, groups, group_size)
         self.patches = modality_of(input).patches(input, width, size)
         # Saved weights of learned positions have this name.
         self.places = self.patches.position_embedding(width)
-        self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02) if pool == "cls" else None
+        self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02) if pool != "mean" else None
         self.blocks = blocks(width, depth, heads, drop_path)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         initialize(self)
+        if positions == "learned":
+            self.places = self._learned_positions(width)
+        elif positions != "fixed":
+            raise ValueError(f"`positions` must be fixed or learned, got {positions!r}.")
+
+    def _learned_positions(self, width: int) -> LearnedPositions:
+        """Make positions that start as the fixed ones."""
+        if not isinstance(self.places, SinCos):
+            raise ValueError(
+                f"`positions: learned` needs patches of a grid, got {self.input.modality}. Leave "
+                "it out."
+            )
+        learned = LearnedPositions(self.patches.grid, width)
+        start = self.places(grid_positions(self.patches.grid, torch.device("cpu")))[0]
+        learned.table.weight.data.copy_(start)
+        return learned
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Compute the features of the patches.
@@ -235,13 +257,17 @@ class ViT(Encoder):
 
     def pool(self, out: Tensor, valid: Tensor | None = None) -> Tensor:
         """Pool the output of `encode` to `[B, D]`; `valid` as for `encode`."""
-        return self._mean(out, valid) if self.cls is None else out[:, 0]
+        if self.pools == "cls":
+            return out[:, 0]
+        return self._mean(out, valid)
 
     def _mean(self, out: Tensor, valid: Tensor | None) -> Tensor:
-        """Average all valid tokens, the class token among them."""
+        """Average all valid tokens; the class token among them unless `pool: patches`."""
+        if self.pools == "patches":
+            out = out[:, 1:]
         if valid is None:
             return out.mean(dim=1)
-        weight = self._with_cls(valid).to(out.dtype)
+        weight = (valid if self.pools == "patches" else self._with_cls(valid)).to(out.dtype)
         return (out * (weight / weight.sum(dim=1, keepdim=True)).unsqueeze(2)).sum(dim=1)
 
     def _with_cls(self, valid: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ codes then encode positions, from which the encoder learns nothing.
 
 `LearnedTokenizer` is a separate ViT with a head of two linear layers, as in BEATs (Chen et al.
 2022, arXiv 2212.09058). Unlike there, its vectors are scaled to mean 0 and variance 1, so that a
-Euclidean codebook does not have to follow growing vectors. It is trained through the `Estimator`,
-which predicts the encoder's features from codes.
+Euclidean codebook does not have to follow growing vectors; `normalize: false` leaves them. It is
+trained through the `Estimator`, which predicts the encoder's features from codes.
 
 Shapes: B samples, L patches, P values of a patch, A axes, D width of the codes.
 """
@@ -128,24 +128,30 @@ class LearnedTokenizer(Tokenizer):
         width: width of its tokens.
         depth: number of blocks.
         heads: number of attention heads.
+        normalize: scale its vectors to mean 0 and variance 1; BRIDLE's source does not.
     """
 
     learns = True
 
     def __init__(
-        self, *, width: int | None = None, depth: int | None = None, heads: int | None = None
+        self,
+        *,
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        normalize: bool = True,
     ) -> None:
         self.size = {"width": width, "depth": depth, "heads": heads}
+        self.normalize = normalize
 
     def build(self, encoder: ViT, dim: int) -> nn.Module:
         """Build a network with new weights."""
-        return _Learned(
-            encoder, {key: value for key, value in self.size.items() if value is not None}, dim
-        )
+        size = {key: value for key, value in self.size.items() if value is not None}
+        return _Learned(encoder, size, dim, self.normalize)
 
 
 class _Learned(nn.Module):
-    def __init__(self, encoder: ViT, size: dict[str, int], dim: int) -> None:
+    def __init__(self, encoder: ViT, size: dict[str, int], dim: int, normalize: bool) -> None:
         super().__init__()
         own = {
             key: value for key, value in encoder.config.items() if key not in ("kind", "drop_path")
@@ -155,7 +161,7 @@ class _Learned(nn.Module):
             nn.Linear(self.network.dim, self.network.dim),
             nn.Tanh(),
             nn.Linear(self.network.dim, dim),
-            nn.LayerNorm(dim, elementwise_affine=False),
+            nn.LayerNorm(dim, elementwise_affine=False) if normalize else nn.Identity(),
         )
         initialize(self.head)
 

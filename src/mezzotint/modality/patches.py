@@ -108,6 +108,37 @@ class SinCos(nn.Module):
         return torch.cat(parts, dim=-1)
 
 
+class LearnedPositions(nn.Module):
+    """A learned vector for each position of a grid, standard normal at first.
+
+    Args:
+        grid: patches along each axis.
+        width: D.
+    """
+
+    def __init__(self, grid: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.table = nn.Embedding(math.prod(grid), width)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Rows and columns `[…, L, A]` → `[…, L, D]`.
+
+        Raises:
+            ValueError: for more patches than positions.
+        """
+        if positions.shape[-2] > self.table.num_embeddings:
+            raise ValueError(
+                f"Samples must have at most {self.table.num_embeddings} patches, the number of "
+                f"learned positions, got {positions.shape[-2]}. Crop the samples, or use a `vit` "
+                "with `positions: fixed`."
+            )
+        index = positions[..., 0].long()
+        for axis, size in enumerate(self.grid[1:], 1):
+            index = index * size + positions[..., axis].long()
+        return self.table(index)  # type: ignore[no-any-return]
+
+
 def grid_positions(grid: Sequence[int], device: torch.device) -> Tensor:
     """Return the positions of a grid's patches, row by row: float32 `[1, L, A]`."""
     axes = torch.meshgrid(

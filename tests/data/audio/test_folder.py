@@ -246,7 +246,10 @@ def test_folds_and_test_lists_are_never_pretrained_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"front_end": "mfcc"}, "`front_end` must be one of byol_a, byol_a_htk, audioset, got 'mfcc'"),
+        (
+            {"front_end": "mfcc"},
+            "`front_end` must be one of byol_a, byol_a_htk, audioset, got 'mfcc'",
+        ),
         ({"seconds": 0.01}, "`seconds` must be 0.1 or more, got 0.01"),
         ({"holdout": 1.0}, "`holdout` must be more than 0 and less than 1, got 1.0"),
         ({"test_fold": 1}, "`test_files` and `test_fold` need `files`"),

@@ -60,8 +60,8 @@ class AudioFolder(Source):
         labels: table of classes such as AudioSet's (index, mid, display_name); null collects the
             classes from the files.
         front_end: `byol_a` has 64 mels each 10 ms; `byol_a_htk` the same on torchaudio's default
-            scale, for encoders of BYOL-A's training script; `audioset` has Kaldi's 128, after removing the
-            mean of the clip.
+            scale, for encoders of BYOL-A's training script; `audioset` has Kaldi's 128, after
+            removing the mean of the clip.
         seconds: duration of a sample. 96 frames are 0.95 s for `byol_a`; 1024 are 10.255 s for
             `audioset`.
         mean: mean of the values; by default measured on 256 of the files.

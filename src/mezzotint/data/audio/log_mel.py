@@ -3,10 +3,10 @@
 `BYOL_A` is the front-end of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695, section IV-A):
 `librosa.feature.melspectrogram` with Slaney's scale and area normalization, and the logarithm of
 the power plus an epsilon. The published weights were trained so; the published training script
-takes torchaudio's default instead, `BYOL_A_HTK`. `AUDIOSET` is Kaldi's filter bank as AST, AudioMAE, BEATs
-and BRIDLE call it: 25 ms Hann frames each 10 ms, with the mean removed, pre-emphasis, 128 triangles
-on Kaldi's scale, and the logarithm clamped at an epsilon. `tests/data/audio/test_log_mel.py`
-compares with values of librosa and Kaldi.
+takes torchaudio's default instead, `BYOL_A_HTK`. `AUDIOSET` is Kaldi's filter bank as AST,
+AudioMAE, BEATs and BRIDLE call it: 25 ms Hann frames each 10 ms, with the mean removed,
+pre-emphasis, 128 triangles on Kaldi's scale, and the logarithm clamped at an epsilon.
+`tests/data/audio/test_log_mel.py` compares with values of librosa, torchaudio and Kaldi.
 
 Differs from both libraries in speed only: frames are views of the waveform, processed in chunks
 that stay in a processor's cache, and the filters cover only the bins that they use.
