@@ -154,7 +154,7 @@ def test_learned_positions_start_as_the_fixed_ones_and_take_one_size() -> None:
         learned(torch.randn(2, 1, 8, 48))
 
 
-def test_padding_is_left_out_of_a_mean_beside_a_class_token() -> None:
+def test_padding_is_left_out_of_a_mean_with_a_class_token() -> None:
     encoder = made("tokens", pool="patches")
     x = sample("tokens")
     x[0, 5:] = 0

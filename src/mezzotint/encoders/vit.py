@@ -7,7 +7,7 @@ arXiv 2111.06377): fixed sine-cosine positions, Xavier-uniform linears, biases 0
 ε = 1e-6.
 
 Differs from MAE: by default there is no class token. With `pool: cls` it is the feature, and with
-`pool: patches` it takes part in attention beside the patches, whose mean is the feature, as in MAE
+`pool: patches` it takes part in attention with the patches, whose mean is the feature, as in MAE
 and BRIDLE. The last LayerNorm comes before the mean, during pretraining and afterwards.
 
 Padding of tokens is neither attended to nor averaged, so the features of a text do not depend on
