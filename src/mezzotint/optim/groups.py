@@ -29,8 +29,10 @@ class LayerScales(Component):
     """Scale the learning rates of layers.
 
     Args:
-        decay: factor between a block of the encoder and the block above it; the stem counts as a
-            block. 1 for equal rates; 0.65 to 0.75 is usual for vision transformers.
+        decay: factor between a block of the encoder and the block above it. The stem counts as a
+            block, and so does the head: the last block has the rate `decay`, the first one
+            `decay ** depth`, the stem `decay ** (depth + 1)`. 1 for equal rates; 0.65 to 0.75 is
+            usual for vision transformers.
         head: factor of everything that is not the encoder.
     """
 
@@ -48,23 +50,24 @@ class LayerScales(Component):
         A block is what a numbered module contains: `layer3.1` of a ResNet, `blocks.7` of a
         transformer, `stages.2.blocks.0` of a ConvNeXt (where a downsampling layer between stages
         counts too), in the encoder's order. The stem before the first block counts as one more
-        block; layers after the last block belong to the top.
+        block. The top is above the last block: it has the norm after the blocks, and the head. So
+        the rates are those of BEiT (Bao et al. 2021, arXiv 2106.08254) and MAE (He et al. 2021,
+        arXiv 2111.06377).
 
         Args:
             names: names within the encoder, in its order; `None` outside the encoder.
         """
-        order: dict[str, int] = {}
-        depths: list[int | None] = []
-        for name in names:
+        blocks = ["" if name is None else _block_of(name.split(".")) for name in names]
+        order = {block: depth for depth, block in enumerate(dict.fromkeys(filter(None, blocks)), 1)}
+        last, top, depth = len(order), len(order) + 1, 0
+        factors = []
+        for name, block in zip(names, blocks, strict=True):
             if name is None:
-                depths.append(None)
+                factors.append(self.head)
                 continue
-            block = _block_of(name.split("."))
-            if block:
-                order.setdefault(block, len(order) + 1)
-            depths.append(order[block] if block else len(order))
-        top = len(order)
-        return [self.head if depth is None else self.decay ** (top - depth) for depth in depths]
+            depth = order.get(block, top if last and depth >= last else depth)
+            factors.append(self.decay ** (top - depth))
+        return factors
 
 
 def _block_of(parts: Sequence[str]) -> str:
