@@ -57,6 +57,32 @@ def test_per_epoch_cosine_of_ssql() -> None:
         assert schedule(step, 400, 10) == pytest.approx(expected)
 
 
+def test_per_epoch_rise_of_solo_learn() -> None:
+    """A scheduler that is stepped after each epoch, as Lightning does by default.
+
+    lightning-bolts' LinearWarmupCosineAnnealingLR, which solo-learn and MASSRL use: the first epoch
+    has `warmup_start_lr`, each next of the warm-up adds (lr - start) / (warmup_epochs - 1), and the
+    cosine begins after `warmup_epochs`. MASSRL: 2.4 at a batch of 2048, from 3e-5, 10 of 300.
+    """
+    schedule, lr, start = Cosine(warmup_epochs=10, warmup_start=1.25e-5, per_epoch=True), 2.4, 3e-5
+    rate = 0.0
+    for epoch in range(300):
+        if epoch < 10:
+            rate = start if epoch == 0 else rate + (lr - start) / 9
+        else:
+            rate = lr * (1 + math.cos(math.pi * (epoch - 10) / 290)) / 2
+        for step in (0, 1, 624):
+            found = lr * schedule(625 * epoch + step, 300 * 625, 625)
+            assert found == pytest.approx(rate, rel=1e-9)
+    assert lr * schedule(9 * 625, 300 * 625, 625) == pytest.approx(2.4)
+    assert lr * schedule(4 * 625, 300 * 625, 625) == pytest.approx(1.0666833333)
+
+
+def test_one_epoch_of_per_epoch_rise_is_all_at_the_start() -> None:
+    schedule = Cosine(warmup_epochs=1, warmup_start=0.1, per_epoch=True)
+    assert [schedule(step, 8, 2) for step in range(3)] == pytest.approx([0.1, 0.1, 1.0])
+
+
 def test_a_run_shorter_than_its_warmup_ends_within_it() -> None:
     schedule = Cosine(warmup_epochs=10)
     assert [schedule(step, 4, 2) for step in range(4)] == pytest.approx([0.0, 0.05, 0.1, 0.15])
@@ -91,7 +117,7 @@ def test_cosine_stays_in_range_rises_and_falls(
     schedule = Cosine(warmup_epochs=warmup, final=final, warmup_start=start, per_epoch=whole)
     values = [schedule(step, total, per_epoch) for step in range(total + 1)]
     assert all(min(final, start) - 1e-9 <= v <= 1.0 + 1e-9 for v in values)
-    peak = math.ceil(warmup * per_epoch)
+    peak = math.ceil(warmup) * per_epoch if whole else math.ceil(warmup * per_epoch)
     rising, falling = values[:peak], values[peak:]
     assert all(a <= b + 1e-9 for a, b in zip(rising, rising[1:], strict=False))
     assert all(a >= b - 1e-9 for a, b in zip(falling, falling[1:], strict=False))

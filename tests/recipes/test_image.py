@@ -7,9 +7,20 @@ import pytest
 from PIL import Image
 
 from mezzotint.recipe.recipe import Recipe, read_recipe, shipped
+from mezzotint.recipe.schema import construct
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from tests.tiny import is_masked
+
+AIRL = [
+    *(f"image/{name}_imagenet" for name in ("moco_v2", "moco_v2plus", "smoco_v2plus", "byol")),
+    *(
+        f"image/{name}_lars_imagenet{end}"
+        for name in ("byol", "moco_v2plus")
+        for end in ("", "_100ep")
+    ),
+    "supervised/imagenet_single_aug",
+]
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +68,14 @@ def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
     run = pretrain(recipe, tmp_path / "run", progress="quiet")
     losses = [line["loss"] for line in read_metrics(run / "metrics.jsonl")]
     assert len(losses) == 2 and None not in losses
+
+
+@pytest.mark.parametrize("name", AIRL)
+def test_the_warm_up_of_revisiting_airl_starts_at_1e_6(name: str) -> None:
+    """Its base_trainer.py rises from 1e-6 to the rate over ten epochs, whatever the rate is."""
+    recipe = read_recipe(name)
+    lr, batch = recipe["optimizer"]["lr"], recipe["run"]["batch_size"]
+    assert recipe["optimizer"]["lr_scaling"] == "batch/256"
+    factor = construct(recipe["schedule"], "Schedule", {})
+    assert lr * batch / 256 * factor(0, 1000, 5) == pytest.approx(1e-6, rel=1e-3)
+    assert factor(50, 1000, 5) == 1.0

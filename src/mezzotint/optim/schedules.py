@@ -49,7 +49,9 @@ class Cosine(Schedule):
         warmup_epochs: epochs of the linear rise.
         final: factor at the end of the run.
         warmup_start: factor at the first step.
-        per_epoch: change the factor of the cosine only once per epoch.
+        per_epoch: change the factor only once per epoch, in the rise as well. The first epoch then
+            has `warmup_start`, and the last epoch of the warm-up has the base rate, as with
+            schedulers that Lightning steps once per epoch (solo-learn, MASSRL).
     """
 
     def __init__(
@@ -74,10 +76,13 @@ class Cosine(Schedule):
 
     def __call__(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
         warmup = self.warmup_epochs * steps_per_epoch
-        rise = _warmup(step, warmup, self.warmup_start)
-        if rise is not None:
-            return rise
-        position = max(step - step % steps_per_epoch, warmup) if self.per_epoch else step
+        position, length = step, warmup
+        if self.per_epoch:
+            position = step - step % steps_per_epoch
+            # Stepped after each epoch, the rate is at its base in the last epoch of the rise.
+            length = max(warmup - steps_per_epoch, steps_per_epoch)
+        if position < warmup:
+            return _rise(min(position / length, 1.0), self.warmup_start)
         progress = min((position - warmup) / max(total_steps - warmup, 1.0), 1.0)
         return self.final + (1.0 - self.final) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
@@ -145,4 +150,8 @@ def _check_warmup(epochs: float, start: float) -> None:
 
 def _warmup(step: int, steps: float, start: float) -> float | None:
     """Compute the factor during the linear rise; `None` after it."""
-    return start + (1.0 - start) * step / steps if step < steps else None
+    return _rise(step / steps, start) if step < steps else None
+
+
+def _rise(progress: float, start: float) -> float:
+    return start + (1.0 - start) * progress
