@@ -23,6 +23,7 @@ from mezzotint.data.open import sources
 from mezzotint.data.source import Source
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.recipe.signatures import index
+from mezzotint.types import Crop
 
 Config = dict[str, Any]
 CLASSES = ("a", "b")
@@ -285,7 +286,7 @@ def test_crops_lie_where_they_are_asked_for(kind: str, made: Callable[[str], Sou
             source.read_crops(0, lambda height, width: [])
         return
     crops = source.read_crops(
-        0, lambda height, width: [((0, 0, height, width), 8), ((0, 0, 4, 4), 4)]
+        0, lambda height, width: [Crop((0, 0, height, width), 8), Crop((0, 0, 4, 4), 4)]
     )
     assert [tuple(crop.shape) for crop in crops] == [(3, 8, 8), (3, 4, 4)]
     assert all(crop.dtype == torch.uint8 for crop in crops)

@@ -190,7 +190,7 @@ def test_crop_samplers_give_boxes_or_refuse(kind: str) -> None:
     samplers = pickle.loads(pickle.dumps(views.crop_samplers(ids, context(input))))
     assert len(samplers) == ROWS
     for sampler in samplers:
-        for (top, left, height, width), size in sampler(40, 30):
+        for (top, left, height, width), size, _ in sampler(40, 30):
             assert 0 <= top <= 40 - height and 0 <= left <= 30 - width
             assert height >= 1 and width >= 1 and size >= 1
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from torch import Tensor
 
@@ -15,8 +15,26 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Box = tuple[int, int, int, int]
 """Top, left, height and width of a crop, in pixels of the stored image."""
 
-CropSampler = Callable[[int, int], Sequence[tuple[Box, int]]]
-"""Takes height and width of a stored image; returns the box and the output size of each crop."""
+Interpolation = Literal["bilinear", "bicubic"]
+"""Filter of a resize, antialiased, as Pillow and torchvision define it."""
+
+
+class Crop(NamedTuple):
+    """A region of a stored image, and how it becomes a square.
+
+    Attributes:
+        box: region in the stored image.
+        size: height and width of the result, in pixels.
+        interpolation: filter of the resize.
+    """
+
+    box: Box
+    size: int
+    interpolation: Interpolation = "bilinear"
+
+
+CropSampler = Callable[[int, int], Sequence[Crop]]
+"""Takes height and width of a stored image; returns the crops to cut out of it."""
 
 
 class Sample(TypedDict):

@@ -13,6 +13,7 @@ from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.data.view_batch import view_batch
+from mezzotint.types import Crop
 
 
 def views() -> TwoViews:
@@ -39,7 +40,7 @@ def test_crops_and_boxes_are_those_of_the_loader(tmp_path: Path) -> None:
     for row, index in enumerate(batch.ids.tolist()):
         height, width = 40 + index, 30
         top, left, h, w = (boxes[row, 1] * torch.tensor([height, width] * 2)).round().int().tolist()
-        (crop,) = source.read_crops(index, lambda *_: [((top, left, h, w), 16)])  # noqa: B023
+        (crop,) = source.read_crops(index, lambda *_: [Crop((top, left, h, w), 16)])  # noqa: B023
         assert torch.equal(crop, batch.x[1][row])
 
 

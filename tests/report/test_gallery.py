@@ -112,7 +112,7 @@ def test_files_of_any_size_are_cropped_as_the_workers_crop_and_bad_ones_left_out
         if strip is None:
             continue
         height = 30 + int(Path(strip.name).stem)
-        crops = [box for box, _ in crop_samplers[view](height, 40)]
+        crops = [box for box, *_ in crop_samplers[view](height, 40)]
         for shown, (_, _, rows, columns) in zip(strip.views, crops, strict=True):
             assert dict(shown.parameters)["crop"] == f"{100 * rows * columns / (height * 40):.0f} %"
             assert (shown.picture.height, shown.picture.width) == (24, 24)

@@ -121,13 +121,13 @@ class Labeled(Source):
         return self.samples.id_of(int(self.chosen[index]))
 
     def read_batch(self, indices: Tensor) -> Tensor:
-        return self.samples.read_batch(self.chosen[indices])
+        return self._trained_on.read_batch(self.chosen[indices])
 
     def read_crops(self, index: int, choose: CropSampler) -> list[Tensor]:
-        return self.samples.read_crops(int(self.chosen[index]), choose)
+        return self._trained_on.read_crops(int(self.chosen[index]), choose)
 
     def read_encoded(self, index: int, choose: CropSampler) -> Jpeg | list[Tensor]:
-        return self.samples.read_encoded(int(self.chosen[index]), choose)
+        return self._trained_on.read_encoded(int(self.chosen[index]), choose)
 
 
 def _task(source: Source, name: str | None) -> tuple[Source, Task]:

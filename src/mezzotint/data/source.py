@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mezzotint.data.balance import Weighting
 from mezzotint.recipe.component import Component
-from mezzotint.types import Box as Box
 from mezzotint.types import CropSampler, Input, Sample
 
 if TYPE_CHECKING:
@@ -149,8 +148,7 @@ class Source(Component, ABC, abstract=True):
 
         Args:
             index: index of the sample.
-            choose: takes height and width of the stored image, returns for each crop its box and
-                its output size.
+            choose: takes height and width of the stored image, returns the crops to cut.
 
         Returns:
             uint8 `[C, size, size]` for each crop.
@@ -173,7 +171,7 @@ class Source(Component, ABC, abstract=True):
         return self, ()
 
     def with_context(self) -> "Source":
-        """Return the same samples as training reads them: video clips with their context frames."""
+        """Return the same samples as training reads them: clips with context, images as stored."""
         return self
 
     def multi_crop(self, clips: int, crops: int) -> "Source":

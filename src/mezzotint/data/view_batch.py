@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mezzotint.augment.image.views import ImageViews
 from mezzotint.augment.views import ViewContext, ViewGenerator
-from mezzotint.data.source import Box, Source
-from mezzotint.types import Batch, CropSampler, Input, Unreadable
+from mezzotint.data.source import Source
+from mezzotint.types import Batch, Crop, CropSampler, Input, Unreadable
 
 
 @dataclass
@@ -22,10 +22,10 @@ class _Crops:
     sampler: CropSampler
     boxes: list[list[float]] = field(default_factory=list)
 
-    def __call__(self, height: int, width: int) -> Sequence[tuple[Box, int]]:
+    def __call__(self, height: int, width: int) -> Sequence[Crop]:
         chosen = self.sampler(height, width)
         self.boxes = [
-            [top / height, left / width, h / height, w / width] for (top, left, h, w), _ in chosen
+            [top / height, left / width, h / height, w / width] for (top, left, h, w), *_ in chosen
         ]
         return chosen
 

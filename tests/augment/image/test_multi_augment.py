@@ -77,7 +77,11 @@ def test_sampled_policies_are_drawn_uniformly_and_apart_for_each_view() -> None:
 def test_crops_cut_by_the_loader_give_the_same_views(crops: Any) -> None:
     views, whole = (
         MultiAugment(
-            policies=POLICIES, crops=crops, num_local=1, local_crop=RandomResizedCrop(size=12)
+            policies=POLICIES,
+            crops=crops,
+            num_local=1,
+            crop=RandomResizedCrop(interpolation="bicubic"),
+            local_crop=RandomResizedCrop(size=12),
         ),
         batch(6),
     )
@@ -89,8 +93,8 @@ def test_crops_cut_by_the_loader_give_the_same_views(crops: Any) -> None:
         image = whole.x[0][row : row + 1]
         rows.append(
             [
-                RandomResizedCrop().cut(image, torch.tensor([box]), (size, size))
-                for box, size in boxes
+                RandomResizedCrop(interpolation=name).cut(image, torch.tensor([box]), (size, size))
+                for box, size, name in boxes
             ]
         )
     cut = Batch(

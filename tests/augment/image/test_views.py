@@ -3,6 +3,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,12 +12,15 @@ from torchvision.transforms.v2 import functional as F
 
 from mezzotint.augment.image import render as view_module
 from mezzotint.augment.image.geometry import RandomResizedCrop
+from mezzotint.augment.image.multi_augment import MultiAugment
 from mezzotint.augment.image.policies import byol, identity, simclr
-from mezzotint.augment.image.views import MultiCrop, TwoViews
+from mezzotint.augment.image.views import ImageViews, MultiCrop, OneView, TwoViews
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.views import ViewContext, ViewGenerator
+from mezzotint.data.image.folder import ImageFolder
+from mezzotint.data.view_batch import view_batch
 from mezzotint.seeding import key_of
-from mezzotint.types import Batch, Input
+from mezzotint.types import Batch, Input, Interpolation
 from tests import ROOT
 
 INPUT = Input((3, 24, 24), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -37,7 +41,21 @@ GENERATORS: list[ViewGenerator] = [
     TwoViews(policy=byol(), second_policy=byol(blur_p=0.1, solarize_p=0.2), flip=0.2),
     TwoViews(policy=identity(), randomized_quantization=RandomizedQuantization(bins=8, p=0.5)),
     MultiCrop(local_crop=RandomResizedCrop(size=10, scale=(0.05, 0.2)), num_local=3),
+    TwoViews(crop=RandomResizedCrop(interpolation="bicubic")),
+    MultiCrop(
+        crop=RandomResizedCrop(interpolation="bicubic"), local_crop=RandomResizedCrop(size=10)
+    ),
 ]
+
+GENERATOR_OF: dict[str, Callable[[RandomResizedCrop], ImageViews]] = {
+    "two_views": lambda crop: TwoViews(crop=crop, policy=identity(), flip=0.0),
+    "one_view": lambda crop: OneView(crop=crop, flip=0.0),
+    "multi_crop": lambda crop: MultiCrop(local_crop=crop, policy=identity(), flip=0.0),
+    "multi_augment": lambda crop: MultiAugment(
+        policies=[simclr(), identity()], crop=crop, flip=0.0
+    ),
+}
+"""Generators whose last view is this crop alone."""
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
@@ -116,13 +134,56 @@ def test_workers_cut_the_boxes_of_the_device(generator: ViewGenerator) -> None:
     rows = []
     for image, choose in zip(batch.x[0], crop_samplers, strict=True):
         chosen = pickle.loads(pickle.dumps(choose))(30, 40)
-        rows.append([F.resized_crop(image, *box, [size, size]) for box, size in chosen])
+        rows.append(
+            [
+                F.resized_crop(
+                    image, *box, [size, size], interpolation=F.InterpolationMode(filter_)
+                )
+                for box, size, filter_ in chosen
+            ]
+        )
     cropped = Batch(
         tuple(torch.stack(crops) for crops in zip(*rows, strict=True)), batch.ids, cropped=True
     )
     expected = generator.render(batch, ViewContext(INPUT, 1, 2))
     found = generator.render(cropped, ViewContext(INPUT, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["two_views", "one_view", "multi_crop", "multi_augment"])
+@pytest.mark.parametrize("road", ["memory", "png", "jpeg"])
+def test_the_filter_reaches_the_pixels_on_every_road(name: str, road: str, tmp_path: Path) -> None:
+    """In memory and cut while a file is decoded: equal to torchvision's antialiased filters."""
+    image = pictures(1, height=60, width=70)[0]
+    path = tmp_path / f"a.{'jpg' if road == 'jpeg' else 'png'}"
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    stored = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).contiguous()
+    ids = torch.zeros(1, dtype=torch.int64)
+
+    def view(interpolation: Interpolation) -> tuple[Tensor, list[int]]:
+        views = GENERATOR_OF[name](
+            RandomResizedCrop(size=40, scale=(0.8, 0.9), interpolation=interpolation)
+        )
+        context = ViewContext(INPUT, 4, 2)
+        batch = Batch((stored[None],), ids)
+        if road != "memory":
+            source = ImageFolder(root=str(tmp_path), size=24)
+            batch, _ = view_batch(source, views, ids, input=INPUT, seed=4, epoch=2)
+        shown = views.render(batch, context, normalized=False)[-1]
+        box = views.views[-1].crop.boxes(views.draw(ids, context)[-1]["crop"], 60, 70)
+        return shown[0] * 255.0, box[0].tolist()
+
+    filters: tuple[Interpolation, ...] = ("bilinear", "bicubic")
+    found = {}
+    for interpolation in filters:
+        found[interpolation], box = view(interpolation)
+        mode = F.InterpolationMode(interpolation)
+        expected = F.resized_crop(stored, *box, [40, 40], interpolation=mode).float()
+        assert (found[interpolation] - expected).abs().max() < 1.01
+        rough = F.resized_crop(stored, *box, [40, 40], interpolation=mode, antialias=False).float()
+        # Antialiased, as documented.
+        assert (found[interpolation] - rough).abs().mean() > 3.0
+    assert (found["bilinear"] - found["bicubic"]).abs().mean() > 2.0
 
 
 def test_the_methods_draws_are_keyed_by_the_step() -> None:

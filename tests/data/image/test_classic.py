@@ -7,11 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from scipy.io import savemat
+from torchvision import transforms
 
-from mezzotint.data.image.classic import CIFAR10, CIFAR100, STL10, SVHN
+from mezzotint.data.image.classic import CIFAR10, CIFAR100, STL10, SVHN, Enlarge
+from mezzotint.data.labeled import Labeled
 from mezzotint.data.memory import moments
 from mezzotint.data.source import Source
+from mezzotint.types import Interpolation
 
 Images = npt.NDArray[np.uint8]
 
@@ -95,6 +99,42 @@ def test_the_inner_folder_may_be_given_and_both_versions_agree(tmp_path: Path) -
     meta = {b"label_names": [f"class{i}".encode() for i in range(10)]}
     (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
     assert CIFAR10(root=str(folder)).fingerprint() == inner.fingerprint()
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_evaluated_images_are_enlarged_as_torchvision_does(
+    interpolation: Interpolation, tmp_path: Path
+) -> None:
+    images, _ = write_cifar10_binary(tmp_path)
+    source = CIFAR10(root=str(tmp_path), enlarge=Enlarge(size=36, interpolation=interpolation))
+    published = transforms.Compose(
+        [
+            transforms.Resize(36, interpolation=transforms.InterpolationMode(interpolation)),
+            transforms.CenterCrop(32),
+        ]
+    )
+    whole, _ = source.evaluation()
+    for index, image in enumerate(images):
+        expected = np.asarray(published(Image.fromarray(image.transpose(1, 2, 0)))).astype(int)
+        found = whole.read(index)["x"].permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(found - expected).max() <= 1 and (found == expected).mean() > 0.9
+    assert torch.equal(whole.read_batch(torch.tensor([2]))[0], whole.read(2)["x"])
+    # Training sees the stored images, also where it takes them from the labeled ones.
+    rows = torch.arange(10)
+    assert torch.equal(source.read_batch(rows), source.images)
+    labeled = Labeled(source=source)
+    assert torch.equal(labeled.read_batch(rows), source.images[labeled.chosen])
+    assert torch.equal(labeled.read(3)["x"], source.images[labeled.chosen[3]])
+    evaluated, _ = labeled.evaluation()
+    assert torch.equal(evaluated.read(12)["x"], whole.read(12)["x"])
+
+
+def test_images_are_enlarged_and_never_made_smaller(tmp_path: Path) -> None:
+    write_cifar10_binary(tmp_path)
+    with pytest.raises(ValueError, match="must be at least the images' 32 pixels, got 30. Leave"):
+        CIFAR10(root=str(tmp_path), enlarge=Enlarge(size=30))
+    with pytest.raises(ValueError, match="must be 1 or more pixels, got 0. Try 36"):
+        Enlarge(size=0)
 
 
 def test_normalization_can_be_measured(tmp_path: Path) -> None:

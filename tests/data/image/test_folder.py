@@ -16,8 +16,8 @@ from sklearn.datasets import load_sample_images
 
 from mezzotint.data.folder import scan
 from mezzotint.data.image.folder import ImageFolder, PathList
-from mezzotint.data.source import Box, Source
-from mezzotint.types import Unreadable
+from mezzotint.data.source import Source
+from mezzotint.types import Box, Crop, Interpolation, Unreadable
 
 PHOTO = load_sample_images().images[0]
 
@@ -214,37 +214,67 @@ def test_a_file_that_vanishes_is_unreadable(tmp_path: Path) -> None:
         source.read(0)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(
     ("height", "width"), [(427, 640), (200, 60), (256, 256), (30, 300), (1, 1)]
 )
-def test_read_is_resize_and_center_crop(height: int, width: int, tmp_path: Path) -> None:
+def test_read_is_resize_and_center_crop(
+    height: int, width: int, interpolation: Interpolation, tmp_path: Path
+) -> None:
     Image.fromarray(PHOTO[:height, :width]).save(tmp_path / "a.png")
-    found = ImageFolder(root=str(tmp_path), size=112).read(0)["x"].numpy().transpose(1, 2, 0)
+    source = ImageFolder(root=str(tmp_path), size=112, interpolation=interpolation)
+    found = source.read(0)["x"].numpy().transpose(1, 2, 0)
     # The way of the papers: the shorter side to 128, then the middle 112; its rounding may shift
     # the crop by a pixel.
     ratio = 128 / min(height, width)
     size = max(128, round(width * ratio)), max(128, round(height * ratio))
-    resized = Image.fromarray(PHOTO[:height, :width]).resize(size, Image.Resampling.BILINEAR)
+    resized = Image.fromarray(PHOTO[:height, :width]).resize(
+        size, Image.Resampling[interpolation.upper()]
+    )
     left, top = (size[0] - 112) // 2, (size[1] - 112) // 2
     expected = np.asarray(resized.crop((left, top, left + 112, top + 112))).astype(int)
     assert np.abs(found - expected).mean() < 6
 
 
-def test_crops_equal_those_of_the_whole_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_whole_samples_are_pillow_s_resize_of_the_middle(
+    interpolation: Interpolation, tmp_path: Path
+) -> None:
+    Image.fromarray(PHOTO[:256, :300]).save(tmp_path / "a.png")
+    source = ImageFolder(root=str(tmp_path), size=96, interpolation=interpolation)
+    middle = Image.fromarray(PHOTO[16:240, 38:262])
+    expected = np.asarray(middle.resize((96, 96), Image.Resampling[interpolation.upper()]))
+    np.testing.assert_array_equal(source.read(0)["x"].permute(1, 2, 0).numpy(), expected)
+    parts = source.multi_crop(1, 3).read(0)["x"]
+    assert torch.equal(parts[1], source.read(0)["x"])
+    other = "bicubic" if interpolation == "bilinear" else "bilinear"
+    different = ImageFolder(root=str(tmp_path), size=96, interpolation=other).read(0)["x"]
+    assert (different.float() - source.read(0)["x"].float()).abs().mean() > 1.0
+
+
+def test_another_filter_is_refused(tmp_path: Path) -> None:
+    paint(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="`interpolation` must be bilinear or bicubic, got 'near"):
+        ImageFolder(root=str(tmp_path), interpolation="nearest")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_crops_equal_those_of_the_whole_image(interpolation: Interpolation, tmp_path: Path) -> None:
     Image.fromarray(PHOTO).save(tmp_path / "a.jpg")
     source = ImageFolder(root=str(tmp_path))
     requested: list[tuple[int, int]] = []
 
-    def choose(height: int, width: int) -> list[tuple[Box, int]]:
+    def choose(height: int, width: int) -> list[Crop]:
         requested.append((height, width))
-        return [((10, 20, 100, 150), 64), ((0, 0, height, width), 224), ((400, 600, 20, 30), 16)]
+        boxes = [((10, 20, 100, 150), 64), ((0, 0, height, width), 224), ((400, 600, 20, 30), 16)]
+        return [Crop(*box, interpolation) for box in boxes]
 
     crops = source.read_crops(0, choose)
     assert requested == [(427, 640)]
     whole = Image.open(tmp_path / "a.jpg")
-    for crop, ((top, left, height, width), size) in zip(crops, choose(427, 640), strict=True):
+    for crop, ((top, left, height, width), size, _) in zip(crops, choose(427, 640), strict=True):
         plain = whole.crop((left, top, left + width, top + height)).resize(
-            (size, size), Image.Resampling.BILINEAR
+            (size, size), Image.Resampling[interpolation.upper()]
         )
         assert crop.dtype == torch.uint8 and crop.is_contiguous()
         np.testing.assert_array_equal(crop.numpy().transpose(1, 2, 0), np.asarray(plain))
@@ -254,13 +284,13 @@ def test_crops_equal_those_of_the_whole_image(tmp_path: Path) -> None:
 def test_a_box_outside_is_an_error_of_the_caller(box: Box, tmp_path: Path) -> None:
     source = fill(tmp_path, ["a.png"])
     with pytest.raises(ValueError, match="must lie within the 40 x 56 pixels of a.png. Correct"):
-        source.read_crops(0, lambda height, width: [(box, 8)])
+        source.read_crops(0, lambda height, width: [Crop(box, 8)])
 
 
 def test_an_error_of_the_caller_is_not_blamed_on_the_file(tmp_path: Path) -> None:
     source = fill(tmp_path, ["a.png"])
     with pytest.raises(ZeroDivisionError):
-        source.read_crops(0, lambda height, width: [((0, 0, 1, 1), 1 // 0)])
+        source.read_crops(0, lambda height, width: [Crop((0, 0, 1, 1), 1 // 0)])
 
 
 def test_a_part_of_each_class_is_held_out(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.labeled import Labeled
 from mezzotint.data.loader import BatchPlan, batches
 from mezzotint.data.source import Source
-from mezzotint.types import Batch, Box
+from mezzotint.types import Batch, Crop, Interpolation
 
 VIEWS = TwoViews(crop=RandomResizedCrop(scale=(0.5, 1.0)), policy=identity())
 
@@ -64,9 +64,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def read(source: Source, workers: int = 0, steps: int = 2) -> list[Batch]:
+def read(source: Source, workers: int = 0, steps: int = 2, views: TwoViews = VIEWS) -> list[Batch]:
     plan = BatchPlan(len(source), len(source), seed=0)
-    return list(batches(source, VIEWS, plan, start=0, stop=steps, workers=workers))
+    return list(batches(source, views, plan, start=0, stop=steps, workers=workers))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -154,7 +154,8 @@ def test_crops_are_cut_at_full_size_and_antialiased() -> None:
     picture(0).save(file, "JPEG", quality=95)
     data = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
     [[small, same]] = nvjpeg.decode_crops(
-        [nvjpeg.Jpeg(data, [((10, 20, 40, 40), 8), ((0, 0, 30, 30), 30)])], torch.device("cpu")
+        [nvjpeg.Jpeg(data, [Crop((10, 20, 40, 40), 8), Crop((0, 0, 30, 30), 30)])],
+        torch.device("cpu"),
     )
     pixels = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
     assert (same.float() - pixels[:, :30, :30].float()).abs().max() <= 2.0
@@ -162,5 +163,30 @@ def test_crops_are_cut_at_full_size_and_antialiased() -> None:
     assert (small.float() - means).abs()[:, 1:-1, 1:-1].max() <= 4.0
 
 
-def whole(height: int, width: int) -> Sequence[tuple[Box, int]]:
-    return [((0, 0, height, width), 24)]
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_both_filters_are_those_of_pillow(interpolation: Interpolation) -> None:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((96, 80), Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
+    data = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+    crops = [Crop((5, 6, 60, 70), size, interpolation) for size in (24, 100)]
+    [found] = nvjpeg.decode_crops([nvjpeg.Jpeg(data, crops)], torch.device("cpu"))
+    for crop, pixels in zip(crops, found, strict=True):
+        chosen = Image.Resampling[interpolation.upper()]
+        cut = Image.open(file).crop((6, 5, 76, 65)).resize((crop.size, crop.size), chosen)
+        away = (pixels.permute(1, 2, 0).float() - torch.from_numpy(np.array(cut)).float()).abs()
+        # The decoders part by a level or two; the two filters part by 4 levels and more on average.
+        assert away.mean() < 1.0
+
+
+def test_the_filter_of_the_views_reaches_the_decoder(root: Path, gpu: list[int]) -> None:
+    source = ImageFolder(root=str(root), size=24, decoder="nvjpeg")
+    bilinear, bicubic = (
+        read(source, steps=1, views=TwoViews(crop=crop, policy=identity()))[0].x[0]
+        for crop in (RandomResizedCrop(), RandomResizedCrop(interpolation="bicubic"))
+    )
+    assert ((bilinear.float() - bicubic.float()).flatten(1).abs().amax(dim=1) > 0.0).all()
+
+
+def whole(height: int, width: int) -> Sequence[Crop]:
+    return [Crop((0, 0, height, width), 24)]

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Interpolation = Literal["bilinear", "bicubic"]
+from mezzotint.types import Interpolation
+
 Sampling = Literal["nearest", "bilinear"]
 
 

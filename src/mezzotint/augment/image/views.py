@@ -19,7 +19,7 @@ from mezzotint.augment.randomized_quantization.transform import RandomizedQuanti
 from mezzotint.augment.transform import Params
 from mezzotint.augment.views import ViewContext, ViewGenerator
 from mezzotint.timing import part
-from mezzotint.types import Batch, Box, CropSampler
+from mezzotint.types import Batch, Crop, CropSampler
 
 
 class ImageViews(ViewGenerator, abstract=True):
@@ -65,7 +65,7 @@ class ImageViews(ViewGenerator, abstract=True):
     def crop_samplers(self, ids: Tensor, context: ViewContext) -> list[CropSampler]:
         """Return one crop sampler per sample, with which a source crops while it decodes.
 
-        The boxes are those that `render` would cut out of the whole image.
+        They cut and resize as `render` does with the whole image.
 
         Raises:
             ValueError: when the views are not square.
@@ -85,7 +85,7 @@ class ImageViews(ViewGenerator, abstract=True):
         crops = [view.crop for view in views]
         return [
             functools.partial(
-                _boxes, crops, [rows_of(params, slice(row, row + 1)) for params in drawn], sizes
+                _crops, crops, [rows_of(params, slice(row, row + 1)) for params in drawn], sizes
             )
             for row in range(len(ids))
         ]
@@ -229,14 +229,14 @@ class MultiCrop(ImageViews):
         self.views = [View(tag, box, flip, policy, randomized_quantization) for tag, box in kinds]
 
 
-def _boxes(
+def _crops(
     crops: list[RandomResizedCrop],
     params: list[Params],
     sizes: list[tuple[int, int]],
     height: int,
     width: int,
-) -> list[tuple[Box, int]]:
-    """Return the boxes and output sizes of one image.
+) -> list[Crop]:
+    """Return the crops of one image.
 
     A module-level function, so that a crop sampler can be pickled for a worker process.
     """
@@ -244,5 +244,6 @@ def _boxes(
         crop.boxes(own, height, width)[0].tolist() for crop, own in zip(crops, params, strict=True)
     ]
     return [
-        ((top, left, h, w), size) for (top, left, h, w), (size, _) in zip(boxes, sizes, strict=True)
+        Crop((top, left, h, w), size, crop.interpolation)
+        for (top, left, h, w), (size, _), crop in zip(boxes, sizes, crops, strict=True)
     ]

@@ -9,13 +9,15 @@ The normalization constants are those the literature uses. For CIFAR-10 the usua
 training split.
 """
 
+import copy
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from mezzotint.data.image.classic_files import (
     Pixels,
@@ -27,9 +29,11 @@ from mezzotint.data.image.classic_files import (
     read_records,
     read_rows,
 )
+from mezzotint.data.image.folder import check_interpolation
 from mezzotint.data.memory import InMemory, moments
 from mezzotint.data.source import Index, Source, Task
-from mezzotint.types import Input
+from mezzotint.recipe.component import Component
+from mezzotint.types import Input, Interpolation, Sample
 
 Normalization = Literal["published", "measured"]
 
@@ -39,10 +43,35 @@ _STL10 = Input((3, 96, 96), (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713))
 _SVHN = Input((3, 32, 32), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 
 
+class Enlarge(Component):
+    """Evaluate the middle of an enlarged image, cut to its stored size, as published protocols do.
+
+    Args:
+        size: height and width that an image is resized to before its middle is cut out.
+        interpolation: filter of the resize.
+    """
+
+    def __init__(self, *, size: int, interpolation: Interpolation = "bilinear") -> None:
+        if size < 1:
+            raise ValueError(f"`data.enlarge.size` must be 1 or more pixels, got {size}. Try 36.")
+        self.size, self.interpolation = size, check_interpolation(interpolation)
+
+    def middle(self, images: Tensor) -> Tensor:
+        """Resize and cut images, uint8 `[B, C, H, W]`, to the same shape."""
+        height, width = images.shape[-2:]
+        resized = interpolate(
+            images, (self.size, self.size), mode=self.interpolation, antialias=True
+        )
+        top, left = round((self.size - height) / 2), round((self.size - width) / 2)
+        return resized[..., top : top + height, left : left + width]
+
+
 class _Split(InMemory):
     """Images in one tensor, `[unlabeled | train | test]`; pretraining sees all but `test`."""
 
     classes: list[str]
+    enlarge: Enlarge | None = None
+    _evaluated = False
 
     def _fill(
         self,
@@ -51,7 +80,14 @@ class _Split(InMemory):
         test: int,
         published: Input,
         normalization: Normalization,
+        enlarge: Enlarge | None,
     ) -> None:
+        if enlarge is not None and enlarge.size < published.shape[1]:
+            raise ValueError(
+                f"`data.enlarge.size` must be at least the images' {published.shape[1]} pixels, "
+                f"got {enlarge.size}. Leave `data.enlarge` out to evaluate images as stored."
+            )
+        self.enlarge = enlarge
         if normalization not in ("published", "measured"):
             raise ValueError(
                 f"`normalization` must be published or measured, got {normalization!r}. Choose one."
@@ -63,11 +99,28 @@ class _Split(InMemory):
         self.images, self.labels = images[:end], labels[:end]
         self._whole = images, labels
 
+    def _shown(self, images: Tensor) -> Tensor:
+        return self.enlarge.middle(images) if self._evaluated and self.enlarge else images
+
+    def read(self, index: int) -> Sample:
+        sample = super().read(index)
+        return {**sample, "x": self._shown(sample["x"][None])[0]}
+
+    def read_batch(self, indices: Tensor) -> Tensor:
+        return self._shown(super().read_batch(indices))
+
+    def with_context(self) -> Self:
+        """Return the samples as stored: training crops them itself."""
+        other = copy.copy(self)
+        other._evaluated = False
+        return other
+
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return the labeled images, and the task over the official split."""
         images, labels = self._whole
         first = int((labels < 0).sum())
         both = self.with_samples(images[first:], labels[first:])
+        both._evaluated = True
         count = len(self.images) - first
         train, test = (
             np.arange(count, dtype=np.int64),
@@ -84,9 +137,16 @@ class CIFAR10(_Split):
     Args:
         root: folder of the files, or the folder above.
         normalization: constants that the literature uses, or measured over all training pixels.
+        enlarge: resize and cut of evaluated images; `null` evaluates them as stored.
     """
 
-    def __init__(self, *, root: str, normalization: Normalization = "published") -> None:
+    def __init__(
+        self,
+        *,
+        root: str,
+        normalization: Normalization = "published",
+        enlarge: Enlarge | None = None,
+    ) -> None:
         versions = {
             "cifar-10-batches-bin": "data_batch_1.bin",
             "cifar-10-batches-py": "data_batch_1",
@@ -103,7 +163,7 @@ class CIFAR10(_Split):
             parts = [read_pickled(file, b"labels", classes=10) for file in files]
             self.classes = read_pickled_names(os.path.join(folder, "batches.meta"), b"label_names")
         self.ids = "cifar10"
-        self._fill(*_joined(parts), len(parts[-1][1]), _CIFAR10, normalization)
+        self._fill(*_joined(parts), len(parts[-1][1]), _CIFAR10, normalization, enlarge)
 
 
 class CIFAR100(_Split):
@@ -115,6 +175,7 @@ class CIFAR100(_Split):
         root: folder of the files, or the folder above.
         labels: the 100 classes (`fine`) or the 20 superclasses (`coarse`).
         normalization: constants that the literature uses, or measured over all training pixels.
+        enlarge: resize and cut of evaluated images; `null` evaluates them as stored.
     """
 
     def __init__(
@@ -123,6 +184,7 @@ class CIFAR100(_Split):
         root: str,
         labels: Literal["fine", "coarse"] = "fine",
         normalization: Normalization = "published",
+        enlarge: Enlarge | None = None,
     ) -> None:
         if labels not in ("fine", "coarse"):
             raise ValueError(f"`labels` must be fine or coarse, got {labels!r}. Choose one.")
@@ -142,7 +204,7 @@ class CIFAR100(_Split):
                 os.path.join(folder, "meta"), f"{labels}_label_names".encode()
             )
         self.ids = "cifar100"
-        self._fill(*_joined(parts), len(parts[-1][1]), _CIFAR100, normalization)
+        self._fill(*_joined(parts), len(parts[-1][1]), _CIFAR100, normalization, enlarge)
 
 
 class STL10(_Split):
@@ -154,10 +216,16 @@ class STL10(_Split):
         root: the folder `stl10_binary`, or the one above.
         unlabeled: whether to pretrain on the unlabeled images as well.
         normalization: constants that the literature uses, or measured over all training pixels.
+        enlarge: resize and cut of evaluated images; `null` evaluates them as stored.
     """
 
     def __init__(
-        self, *, root: str, unlabeled: bool = True, normalization: Normalization = "published"
+        self,
+        *,
+        root: str,
+        unlabeled: bool = True,
+        normalization: Normalization = "published",
+        enlarge: Enlarge | None = None,
     ) -> None:
         folder, _ = find_folder(root, {"stl10_binary": "train_X.bin"})
         splits = ("unlabeled", "train", "test") if unlabeled else ("train", "test")
@@ -182,7 +250,7 @@ class STL10(_Split):
         labels = np.concatenate([np.full(sum(sizes[:-2]), -1, np.int64), *numbers])
         self.classes = read_names(os.path.join(folder, "class_names.txt"))
         self.ids = "stl10"
-        self._fill(images, labels, sizes[-1], _STL10, normalization)
+        self._fill(images, labels, sizes[-1], _STL10, normalization, enlarge)
 
 
 class SVHN(_Split):
@@ -192,17 +260,23 @@ class SVHN(_Split):
         root: folder of `train_32x32.mat` and `test_32x32.mat`; reading them needs scipy.
         extra: whether to train on the 531,131 images of `extra_32x32.mat` as well.
         normalization: constants that the literature uses, or measured over all training pixels.
+        enlarge: resize and cut of evaluated images; `null` evaluates them as stored.
     """
 
     def __init__(
-        self, *, root: str, extra: bool = False, normalization: Normalization = "published"
+        self,
+        *,
+        root: str,
+        extra: bool = False,
+        normalization: Normalization = "published",
+        enlarge: Enlarge | None = None,
     ) -> None:
         folder, _ = find_folder(root, {"SVHN": "train_32x32.mat"})
         splits = ("extra", "train", "test") if extra else ("train", "test")
         parts = [read_matlab(os.path.join(folder, f"{name}_32x32.mat")) for name in splits]
         self.classes = [str(digit) for digit in range(10)]
         self.ids = "svhn"
-        self._fill(*_joined(parts), len(parts[-1][1]), _SVHN, normalization)
+        self._fill(*_joined(parts), len(parts[-1][1]), _SVHN, normalization, enlarge)
 
 
 def _joined(parts: Sequence[tuple[Pixels, Index]]) -> tuple[Tensor, Index]:

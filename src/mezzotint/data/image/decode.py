@@ -33,8 +33,10 @@ Fault = Literal[
 ]
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
+Interpolation = Literal["bilinear", "bicubic"]
 
 _JPEG = ("JPEG", "MPO")
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ORIENTATION = 0x0112
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -113,21 +115,20 @@ def decode(image: Image.Image) -> Image.Image:
 
 
 def decode_crops(
-    image: Image.Image, crops: Sequence[tuple[Box, int]], margin: float = 1.0
+    image: Image.Image, crops: Sequence[tuple[Box, int, Interpolation]], margin: float = 1.0
 ) -> list[Pixels]:
-    """Cut crops out of an opened image and resize each to a square (bilinear, antialiased).
+    """Cut crops out of an opened image and resize each to a square, antialiased.
 
     A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size in a fraction of the time. This is used if
     the smaller image still has `margin` times the pixels that the most demanding crop needs. Such
-    crops are a little sharper than crops of the full-size image. In 1,196 crops of two photographs
-    the mean
-    difference was 1.0 of 255 on average and 5.8 at worst with a margin of 1; 0.5 and 1.3 with a
-    margin of 2.
+    crops are a little sharper than crops of the full-size image. In 1,196 crops of two photographs,
+    resized to 96 pixels, the mean difference was 1.0 of 255 on average and 4.6 at worst (bicubic:
+    1.2 and 5.6) with a margin of 1, and 0.1 and 0.9 (bicubic: 0.1 and 1.0) with a margin of 2.
 
     Args:
         image: image from `open_image`.
-        crops: for each crop its box (top, left, height and width in the upright image) and its
-            output size.
+        crops: for each crop its box (top, left, height and width in the upright image), its output
+            size, and the filter of the resize.
         margin: safety factor for decoding at a smaller size, at least 1.
 
     Returns:
@@ -136,12 +137,12 @@ def decode_crops(
     Raises:
         Undecodable: see `decode`.
     """
-    shrink = min((min(box[2], box[3]) / size for box, size in crops), default=1.0)
+    shrink = min((min(box[2:]) / size for box, size, _ in crops), default=1.0)
     scale = _decode_smaller(image, shrink / margin) if image.format in _JPEG else 1
     with part("decode"):
         rgb = decode(image)
     found = []
-    for (top, left, height, width), size in crops:
+    for (top, left, height, width), size, interpolation in crops:
         right, bottom = (
             min((left + width) / scale, rgb.width),
             min((top + height) / scale, rgb.height),
@@ -151,7 +152,8 @@ def decode_crops(
         with part("crop"):
             piece = rgb.crop((x, y, ceil(right), ceil(bottom)))
             box = (left / scale - x, top / scale - y, right - x, bottom - y)
-            found.append(np.array(piece.resize((size, size), Image.Resampling.BILINEAR, box=box)))
+            resized = piece.resize((size, size), _FILTERS[interpolation], box=box)
+            found.append(np.array(resized))
     return found
 
 

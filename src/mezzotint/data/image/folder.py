@@ -25,8 +25,17 @@ from mezzotint.data.image.decode import (
 )
 from mezzotint.data.image.nvjpeg import Jpeg, is_whole, require_cuda
 from mezzotint.data.sampling import held_out
-from mezzotint.data.source import FOLDER, Box, Index, Source, Task, label_tasks
-from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, CropSampler, Input, Sample, Unreadable
+from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
+from mezzotint.types import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Crop,
+    CropSampler,
+    Input,
+    Interpolation,
+    Sample,
+    Unreadable,
+)
 
 Split = Literal["train", "val", "valid", "validation", "test"]
 
@@ -51,6 +60,8 @@ class ImageFolder(Source):
         max_pixels: images with more pixels are unreadable; checked before decoding.
         decoder: decoder of training crops: `pillow` in the workers, or `nvjpeg` on an NVIDIA GPU,
             for JPEG files.
+        interpolation: filter by which whole samples are resized, for evaluation; training crops
+            have their own in `views.crop`.
 
     Attributes:
         classes: names of the classes, sorted; a label is an index into this list.
@@ -64,6 +75,7 @@ class ImageFolder(Source):
     opens = frozenset({FOLDER})
     croppable = True
     labels: Index
+    interpolation: Interpolation = "bilinear"
     _crops = 1
 
     def __init__(
@@ -75,8 +87,10 @@ class ImageFolder(Source):
         holdout: float = 0.2,
         max_pixels: int = 50_000_000,
         decoder: Literal["pillow", "nvjpeg"] = "pillow",
+        interpolation: Interpolation = "bilinear",
     ) -> None:
         check_image_options(size, holdout, max_pixels)
+        self.interpolation = check_interpolation(interpolation)
         if decoder not in ("pillow", "nvjpeg"):
             raise ValueError(f"`decoder` must be pillow or nvjpeg, got {decoder!r}. Choose one.")
         if decoder == "nvjpeg":
@@ -208,27 +222,23 @@ class ImageFolder(Source):
         other._crops = crops
         return other
 
-    def _squares(self, height: int, width: int) -> list[tuple[Box, int]]:
+    def _squares(self, height: int, width: int) -> list[Crop]:
         side = max(1, round(min(height, width) * 7 / 8))
         top, left = (height - side) // 2, (width - side) // 2
         if self._crops == 1:
-            return [((top, left, side, side), self.size)]
-        if width >= height:
-            return [
-                ((top, int((width - side) * fraction), side, side), self.size)
-                for fraction in even_fractions(self._crops)
-            ]
-        return [
-            ((int((height - side) * fraction), left, side, side), self.size)
-            for fraction in even_fractions(self._crops)
-        ]
+            corners = [(top, left)]
+        elif width >= height:
+            corners = [(top, int((width - side) * at)) for at in even_fractions(self._crops)]
+        else:
+            corners = [(int((height - side) * at), left) for at in even_fractions(self._crops)]
+        return [Crop((*corner, side, side), self.size, self.interpolation) for corner in corners]
 
 
-def _chosen(image: Image.Image, path: str, choose: CropSampler) -> Sequence[tuple[Box, int]]:
+def _chosen(image: Image.Image, path: str, choose: CropSampler) -> Sequence[Crop]:
     """Return the crops that a crop sampler chooses of an image, checked."""
     height, width = upright_size(image)
     crops = choose(height, width)
-    for (top, left, rows, columns), size in crops:
+    for (top, left, rows, columns), size, _ in crops:
         inside = 0 <= top <= top + rows <= height and 0 <= left <= left + columns <= width
         if not (inside and rows and columns and size):
             raise ValueError(
@@ -261,6 +271,15 @@ class PathList(Sequence[str]):
             raise IndexError(index)
         index %= len(self)
         return os.fsdecode(self.block[self.ends[index] : self.ends[index + 1]])
+
+
+def check_interpolation(interpolation: Interpolation) -> Interpolation:
+    """Return the name of a filter; raise `ValueError` for any other."""
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(
+            f"`interpolation` must be bilinear or bicubic, got {interpolation!r}. Choose one."
+        )
+    return interpolation
 
 
 def check_image_options(size: int, holdout: float, max_pixels: int) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mezzotint.timing import part
-from mezzotint.types import Box
+from mezzotint.types import Box, Crop, Interpolation
 
 DEVICE = torch.device("cuda")
 _END = b"\xff\xd9"
@@ -27,11 +27,11 @@ class Jpeg:
 
     Attributes:
         data: all bytes of the file, uint8 `[N]`, on the CPU.
-        crops: for each crop its box (top, left, height and width) and its output size.
+        crops: crops to cut.
     """
 
     data: Tensor
-    crops: Sequence[tuple[Box, int]]
+    crops: Sequence[Crop]
 
 
 def require_cuda() -> None:
@@ -52,7 +52,7 @@ def is_whole(data: bytes) -> bool:
 
 
 def decode_crops(files: Sequence[Jpeg], device: torch.device) -> list[list[Tensor]]:
-    """Decode files, cut their crops, and resize each to its size (bilinear, antialiased).
+    """Decode files, cut their crops, and resize each to its size, antialiased.
 
     Args:
         files: one or more files.
@@ -77,8 +77,10 @@ def decode_crops(files: Sequence[Jpeg], device: torch.device) -> list[list[Tenso
         ]
 
 
-def _cut(image: Tensor, box: Box, size: int) -> Tensor:
+def _cut(image: Tensor, box: Box, size: int, interpolation: Interpolation) -> Tensor:
     top, left, height, width = box
     inside = image[None, :, top : top + height, left : left + width].float()
-    crop = F.interpolate(inside, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    crop = F.interpolate(
+        inside, (size, size), mode=interpolation, align_corners=False, antialias=True
+    )
     return crop[0].round_().clamp_(0.0, 255.0).to(torch.uint8)

@@ -24,11 +24,11 @@ import torch
 
 from mezzotint.data.folder import scan
 from mezzotint.data.image.classic_files import find_folder, read_names
-from mezzotint.data.image.folder import ImageFolder, PathList
+from mezzotint.data.image.folder import ImageFolder, PathList, check_interpolation
 from mezzotint.data.sampling import some_of_each
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.seeding import key_of
-from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input, Sample
+from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input, Interpolation, Sample
 
 LabeledPath = tuple[str, tuple[str, ...]]
 """Path of an image, relative to the root, and its class names: one, or any number of tags."""
@@ -276,6 +276,7 @@ class TransferSet(ImageFolder):
         split: one of the 10 splits of `dtd` and `sun397`, or any number for `caltech101`, whose 30
             training images a class are drawn; the others have one split.
         max_pixels: images with more pixels are unreadable; checked before decoding.
+        interpolation: filter by which whole samples are resized.
 
     Attributes:
         classes: names of the classes.
@@ -295,7 +296,9 @@ class TransferSet(ImageFolder):
         size: int = 224,
         split: int = 1,
         max_pixels: int = 50_000_000,
+        interpolation: Interpolation = "bilinear",
     ) -> None:
+        self.interpolation = check_interpolation(interpolation)
         if name not in LAYOUTS:
             raise ValueError(
                 f"`name` must be one of {', '.join(LAYOUTS)}, got {name!r}. Choose one."
