@@ -42,11 +42,33 @@ def test_takes_clips_of_any_length() -> None:
 def test_short_clips_and_bad_sizes_are_refused() -> None:
     with pytest.raises(
         ValueError,
-        match=r"must have at least 8 mels and 8 frames, got shape \(1, 64, 4\)",
+        match=r"must have at least 8 mels and frames for `blocks: 3`, got shape \(1, 64, 4\)",
     ):
         AudioNTT(audio(64, 4))
-    with pytest.raises(ValueError, match="`dim` and `width` must be at least 1, got 0 and 64"):
+    with pytest.raises(ValueError, match="`dim` must be at least 1, and .* got 0, 64 and None"):
         AudioNTT(audio(), dim=0)
+    with pytest.raises(ValueError, match="`dim` must be at least 1025, .*, got 1024, 64 and None"):
+        AudioNTT(audio(), dim=1024, blocks=2, join=True)
+    with pytest.raises(ValueError, match="or 1 or more `blocks`"):
+        AudioNTT(audio(), blocks=0)
+
+
+def test_second_version_joins_the_frames_of_two_convolutions_with_their_features() -> None:
+    """AudioNTT2022: 64 × 64 / 4 values a frame, two layers of 2,048, 3,072 features in all."""
+    encoder = AudioNTT(audio(), dim=3072, blocks=2, hidden=2048, join=True).eval()
+    shapes = {name: tuple(p.shape) for name, p in encoder.named_parameters() if p.ndim > 1}
+    assert shapes == {
+        "features.0.weight": (64, 1, 3, 3),
+        "features.4.weight": (64, 64, 3, 3),
+        "fc.0.weight": (2048, 1024),
+        "fc.3.weight": (2048, 2048),
+    }
+    x = torch.randn(2, 1, 64, 96)
+    frames = encoder.frame_features(x)
+    assert frames.shape == (2, 24, 3072) and encoder(x).shape == (2, 3072)
+    maps = encoder.features(x)  # [2, 64 channels, 16 mels, 24 frames]
+    assert torch.equal(frames[:, 5, :128], maps[:, :, :2, 5].transpose(1, 2).flatten(1))
+    torch.testing.assert_close(frames[:, :, 1024:], encoder.fc(frames[:, :, :1024]))
 
 
 def test_running_norm_has_the_mean_and_std_of_all_samples_so_far() -> None:

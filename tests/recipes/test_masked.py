@@ -39,6 +39,7 @@ def shrunk(method: dict[str, Any]) -> None:
     if "decoder" in method:
         method["decoder"] |= {"width": 16, "depth": 2, "heads": 2}
         method["decoder"] |= {"window": 2} if method["decoder"].get("window") else {}
+        method["decoder"] |= {"shift": [0, 1]} if method["decoder"].get("shift") else {}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,9 +1,11 @@
-"""AudioNTT2020: the encoder of BYOL for Audio (Niizumi et al. 2021, arXiv 2103.06695).
+"""AudioNTT2020 and AudioNTT2022: the encoders of BYOL for Audio (Niizumi et al.).
 
-After Koizumi et al. (2020). Three blocks of convolution and pooling turn `[1, F, T]` into T / 8
-frames of 64 · F / 8 numbers. Two layers map each frame to `dim` features. The feature of a clip is
-the sum of their maximum and their mean over time, so that clips may have any length. 5.3 M
-parameters at the published 2,048 features and 64 mels.
+The first (2021, arXiv 2103.06695), after Koizumi et al. (2020): three blocks of convolution and
+pooling turn `[1, F, T]` into T / 8 frames of 64 · F / 8 numbers, and two layers map each frame to
+`dim` features. The second (2022, arXiv 2204.07402) has two blocks, so T / 4 frames of 64 · F / 4
+numbers, and joins these with the output of the two layers. The feature of a clip is the sum of
+maximum and mean over time, so that clips may have any length. 5.3 M parameters at the published
+2,048 features and 64 mels.
 
 Differs from the published code: the channels of the convolutions, 64 there, are a parameter, and
 the statistics of the input can be part of the model (`running_norm`).
@@ -15,16 +17,21 @@ from torch import Tensor, nn
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.types import Input
 
-_BLOCKS = 3
-
 
 class AudioNTT(Encoder, kind="audio_ntt"):
     """Encode log-mel spectrograms by the small convolutional network of BYOL-A.
 
+    `dim: 3072, blocks: 2, hidden: 2048, join: true` is that of its second version.
+
     Args:
-        input: of spectrograms `(1, mels, frames)`, with at least 8 mels and 8 frames.
+        input: of spectrograms `(1, mels, frames)`, with at least 2 to the `blocks` of each.
         dim: number of features.
         width: channels of the convolutions.
+        blocks: number of convolutions; each halves mels and frames; 3, and 2 in the
+            second version.
+        hidden: width of the first layer of a frame; by default `dim`.
+        join: put a frame's values after the convolutions in front of those after the two layers,
+            as in the second version; `dim` counts both.
         dropout: probability of dropping a value between the two layers of a frame.
         running_norm: training samples over which a running mean and standard deviation are
             estimated, which normalize the input once more; they are frozen afterwards. 0 for none.
@@ -39,43 +46,53 @@ class AudioNTT(Encoder, kind="audio_ntt"):
         *,
         dim: int = 2048,
         width: int = 64,
+        blocks: int = 3,
+        hidden: int | None = None,
+        join: bool = False,
         dropout: float = 0.3,
         running_norm: int = 0,
     ) -> None:
         super().__init__(input, dim)
-        if min(input.shape[1:]) < 2**_BLOCKS:
+        if blocks < 1 or min(input.shape[1:]) < 2**blocks:
             raise ValueError(
-                f"Spectrograms must have at least 8 mels and 8 frames, got shape {input.shape}. "
-                "Choose longer clips."
+                f"Spectrograms must have at least {2 ** max(blocks, 1)} mels and frames for "
+                f"`blocks: {blocks}`, got shape {input.shape}. Choose longer clips, or 1 or more "
+                "`blocks`."
             )
-        if dim < 1 or width < 1:
+        frame = width * (input.shape[1] // 2**blocks)
+        own = dim - frame if join else dim
+        if min(own, width, dim if hidden is None else hidden) < 1:
+            least = frame + 1 if join else 1
             raise ValueError(
-                f"`dim` and `width` must be at least 1, got {dim} and {width}. Try 2048 and 64."
+                f"`dim` must be at least {least}, and `width` and `hidden` at least 1, got {dim}, "
+                f"{width} and {hidden}. Try {frame + 2048 if join else 2048}, 64 and null."
             )
+        self.join = join
         self.norm: nn.Module = RunningNorm(running_norm) if running_norm else nn.Identity()
-        blocks: list[nn.Module] = []
+        parts: list[nn.Module] = []
         channels = input.shape[0]
-        for _ in range(_BLOCKS):
-            blocks += [
+        for _ in range(blocks):
+            parts += [
                 nn.Conv2d(channels, width, 3, padding=1),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
             channels = width
-        self.features = nn.Sequential(*blocks)
+        self.features = nn.Sequential(*parts)
         self.fc = nn.Sequential(
-            nn.Linear(width * (input.shape[1] // 2**_BLOCKS), dim),
+            nn.Linear(frame, hidden or dim),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(dim, dim),
+            nn.Linear(hidden or dim, own),
             nn.ReLU(),
         )
 
     def frame_features(self, x: Tensor) -> Tensor:
-        """`[B, 1, F, T]` → `[B, T / 8, dim]`."""
-        x_BCFT = self.features(self.norm(x))
-        return self.fc(x_BCFT.permute(0, 3, 2, 1).flatten(2))  # type: ignore[no-any-return]
+        """`[B, 1, F, T]` → `[B, T / 2 ** blocks, dim]`."""
+        frames = self.features(self.norm(x)).permute(0, 3, 2, 1).flatten(2)
+        out: Tensor = self.fc(frames)
+        return torch.cat([frames, out], dim=2) if self.join else out
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, 1, F, T]` → `[B, dim]`."""

@@ -70,7 +70,7 @@ def at_width(
             f"`encoder.kind: {encoder.get('kind')}` has no `width` that muP could scale. Choose an "
             "encoder of this package, or leave `mup` out."
         )
-    keys = (*_ENCODER_KEYS, *(("dim",) if encoder.get("kind") == "audio_ntt" else ()))
+    keys = (*_ENCODER_KEYS, *(("dim", "hidden") if encoder.get("kind") == "audio_ntt" else ()))
     return _scaled(encoder, keys, factor, "encoder"), _scaled_method(method, factor, "method")
 
 
