@@ -11,6 +11,8 @@ def test_layers_in_order() -> None:
     kinds = [type(m) for m in mlp([3, 5, 7, 2])]
     assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU] * 2 + [nn.Linear]
     assert [type(m) for m in mlp([3, 2])] == [nn.Linear]
+    plain = [type(m) for m in mlp([3, 5, 7, 2], hidden_norm=False)]
+    assert plain == [nn.Linear, nn.ReLU] * 2 + [nn.Linear]
     assert mlp([3, 5, 2])(torch.randn(4, 3)).shape == (4, 2)
 
 

@@ -253,3 +253,25 @@ def test_compiled_quantized_and_saved(tmp_path: Any) -> None:
 def test_bad_sizes_are_refused(modality: str, keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(modality, **keywords)
+
+
+def test_mocov3s_initialization() -> None:
+    """Std of the authors' ViT-S: q, k, v sqrt(2 / 2D) = .0510 (MAE's .0361), class token 1e-6."""
+    image = Input((3, 16, 16), (0.5,) * 3, (0.5,) * 3)
+    stds = {}
+    for start in ("mae", "mocov3"):
+        torch.manual_seed(0)
+        vit = ViT(image, width=384, depth=1, heads=12, pool="cls", initialization=start)  # type: ignore[arg-type]
+        attention = vit.blocks[0].attn
+        assert vit.cls is not None and not attention.qkv.bias.any()
+        stds[start] = [
+            float(part.detach().std())
+            for part in (*attention.qkv.weight.chunk(3), vit.cls, attention.proj.weight)
+        ]
+        bound = (6 / (3 * 16 * 16 + 384)) ** 0.5  # of the patch embedding, in both
+        assert 0.99 * bound < float(vit.patches.project.weight.detach().abs().max()) <= bound
+    assert stds["mocov3"][:3] == pytest.approx([384**-0.5] * 3, rel=0.01)
+    assert stds["mae"][:3] == pytest.approx([(2 * 384) ** -0.5] * 3, rel=0.01)
+    assert stds["mocov3"][3] == pytest.approx(1e-6, rel=0.15)
+    assert stds["mae"][3] == pytest.approx(0.02, rel=0.15)
+    assert stds["mocov3"][4] == pytest.approx(stds["mae"][4], rel=0.02)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.vit import ViT
 from mezzotint.methods.mocov3 import MoCoV3, contrast
 from mezzotint.seeding import Draws
 from mezzotint.types import Input, Views
@@ -111,6 +112,13 @@ def test_training_step_moves_all_but_a_frozen_patch_embedding(head: str) -> None
     for name, parameter in method.named_parameters():
         trained = not name.startswith(("key_", "encoder.patch_embed"))
         assert (parameter.grad is not None) == trained, name
+
+
+def test_our_own_vit_has_a_patch_embedding_to_freeze() -> None:
+    vit = ViT(Input((3, 8, 8), (0.5,) * 3, (0.5,) * 3), width=12, depth=1, heads=3, patch=4)
+    method = MoCoV3(vit, head="vit", hidden_dim=8, dim=4, stop_grad_patch_embed=True)
+    frozen = {name for name, p in method.encoder.named_parameters() if not p.requires_grad}
+    assert frozen == {"patches.project.weight", "patches.project.bias"}
 
 
 def test_patch_embedding_is_needed_to_freeze_it() -> None:

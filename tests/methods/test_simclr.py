@@ -112,3 +112,10 @@ def test_head_is_the_papers() -> None:
 def test_bad_temperature_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must be positive, got 0\.0\."):
         SimCLR(Bare(), temperature=0.0)
+
+
+def test_head_of_ssqls_baseline_has_no_batch_norm() -> None:
+    """Linear, ReLU, Linear, both with bias (its `builder`), and as many weights."""
+    head = SimCLR(Bare(), hidden_dim=5, dim=3, hidden_norm=False, last_norm=False).projector
+    assert [type(m) for m in head] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert sum(p.numel() for p in head.parameters()) == 7 * 5 + 5 + 5 * 3 + 3

@@ -53,11 +53,10 @@ def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
     ]
     head = "method.base" if "base" in published["method"] else "method"
     small += [f"{head}.hidden_dim=16", f"{head}.dim=8"]
-    small.append(
-        "encoder.name=vit_tiny_patch16_224"
-        if published["encoder"]["kind"] == "timm"
-        else "encoder.width=4"
-    )
+    small += {
+        "timm": ["encoder.name=vit_tiny_patch16_224"],
+        "vit": ["encoder.width=24", "encoder.depth=1"],
+    }.get(published["encoder"]["kind"], ["encoder.width=4"])
     if published["method"]["kind"] == "dino":
         small.append("method.prototypes=32")
     recipe = Recipe.build(read_recipe(name, small))

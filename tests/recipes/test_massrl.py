@@ -9,9 +9,12 @@ import torch
 from mezzotint.augment.image.multi_augment import MultiAugment
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.methods.byol import BYOL
+from mezzotint.methods.siamese import pairs
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.recipe.schema import construct
+from mezzotint.seeding import Draws
 from mezzotint.train.loop import pretrain
+from mezzotint.types import Views
 
 IMAGES = 1_281_167
 FOUR = ["byol", "rand_augment", "auto_augment", "fast_auto_augment"]
@@ -20,6 +23,7 @@ FOUR = ["byol", "rand_augment", "auto_augment", "fast_auto_augment"]
 # policies, crop. The authors' first rate is 3e-5 times the batches that are accumulated.
 RUNS: list[tuple[str, int, int, float, float, float, int, list[str], tuple[float, float]]] = [
     ("massrl_imagenet", 300, 2048, 0.3, 3e-5, 0.0, 8, FOUR, (0.08, 1.0)),
+    ("massrl_4views_imagenet", 300, 2048, 0.3, 3e-5, 0.0, 4, FOUR, (0.08, 1.0)),
     ("massrl_imagenet_600ep", 600, 1600, 0.5, 6e-5, 0.0, 8, FOUR, (0.08, 1.0)),
     ("massrl_sampled_imagenet", 300, 2048, 0.3, 3e-5, 0.0, 2, FOUR[:3], (0.5, 1.0)),
     ("mvma_byol_imagenet", 100, 3200, 0.4, 6e-5, 0.0, 8, FOUR[:2], (0.3, 1.0)),
@@ -78,6 +82,18 @@ def test_optimizer_and_momentum_of_the_byol_runs(name: str) -> None:
     assert recipe["views"]["policies"][0]["solarize_p"] == (0.2 if wide else 0.0)
     randaugment = recipe["views"]["policies"][1]
     assert (randaugment["num_ops"], randaugment["magnitude"], randaugment["bins"]) == (2, 9, 31)
+
+
+@pytest.mark.parametrize(("name", "crops"), [("massrl_imagenet", 2), ("massrl_4views_imagenet", 4)])
+def test_both_readings_of_the_authors_code(name: str, crops: int) -> None:
+    """Two crops that four policies share, 56 terms; or one crop for each policy, 12 terms."""
+    views = construct(read_recipe(f"image/{name}")["views"], "ViewGenerator", {})
+    assert isinstance(views, MultiAugment) and len(views.crops) == crops
+    count = views.num_views
+    made = Views(
+        tuple(torch.zeros(2, 3) for _ in range(count)), views.tags, Draws(torch.arange(2), 0)
+    )
+    assert len(pairs(made)) == count * (count - 1) == (56 if crops == 2 else 12)
 
 
 def test_local_crops_and_dino() -> None:

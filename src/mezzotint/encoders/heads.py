@@ -13,6 +13,7 @@ from torch import nn
 def mlp(
     dims: Sequence[int],
     *,
+    hidden_norm: bool = True,
     hidden_bias: bool = True,
     last_bias: bool = True,
     last_norm: bool = False,
@@ -21,6 +22,7 @@ def mlp(
 
     Args:
         dims: widths from input to output, such as `[d, 4096, 256]` for two layers.
+        hidden_norm: put a BatchNorm between each hidden linear and its ReLU.
         hidden_bias: give hidden linears a bias. The BatchNorm after them cancels it; papers differ.
         last_bias: give the last linear a bias.
         last_norm: end with a BatchNorm without scale and shift, so that each output has mean 0 and
@@ -39,11 +41,10 @@ def mlp(
         )
     layers: list[nn.Module] = []
     for inputs, outputs in zip(dims[:-2], dims[1:-1], strict=True):
-        layers += [
-            nn.Linear(inputs, outputs, bias=hidden_bias),
-            nn.BatchNorm1d(outputs),
-            nn.ReLU(inplace=True),
-        ]
+        layers.append(nn.Linear(inputs, outputs, bias=hidden_bias))
+        if hidden_norm:
+            layers.append(nn.BatchNorm1d(outputs))
+        layers.append(nn.ReLU(inplace=True))
     layers.append(nn.Linear(dims[-2], dims[-1], bias=last_bias))
     if last_norm:
         layers.append(nn.BatchNorm1d(dims[-1], affine=False))

@@ -6,6 +6,9 @@ that depends on the modality is in `modality`. Initialization and details are MA
 arXiv 2111.06377): fixed sine-cosine positions, Xavier-uniform linears, biases 0, LayerNorms with
 ε = 1e-6.
 
+`initialization: mocov3` is MoCo v3's (Chen et al. 2021, arXiv 2104.02057): queries, keys and
+values are Xavier-uniform each on its own, and the class token is nearly 0.
+
 Differs from MAE: by default there is no class token. With `pool: cls` it is the feature, and with
 `pool: patches` it takes part in attention with the patches, whose mean is the feature, as in MAE
 and BRIDLE. The last LayerNorm comes before the mean, during pretraining and afterwards.
@@ -29,6 +32,7 @@ from mezzotint.types import Input
 
 Pool = Literal["mean", "cls", "patches"]
 Positions = Literal["fixed", "learned"]
+Initialization = Literal["mae", "mocov3"]
 
 
 class Attention(nn.Module):
@@ -131,6 +135,16 @@ def initialize(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
+def _initialize_as_mocov3(vit: "ViT") -> None:
+    """Draw queries, keys and values as three square matrices, and a class token of std 1e-6."""
+    for module in vit.modules():
+        if isinstance(module, Attention):
+            for part in module.qkv.weight.detach().chunk(3):
+                nn.init.xavier_uniform_(part)
+    if vit.cls is not None:
+        nn.init.normal_(vit.cls, std=1e-6)
+
+
 class ViT(Encoder):
     """Encode samples of any modality by a transformer over patches; ViT-S/16 (21.6 M) by default.
 
@@ -150,6 +164,8 @@ class ViT(Encoder):
             size, which start there and which weights of other projects bring along.
         groups: patches of a point cloud.
         group_size: points of each patch of a point cloud.
+        initialization: start of the weights, `"mae"` or `"mocov3"`; the latter treats queries, keys
+            and values as three matrices, and draws a class token of std 1e-6 instead of 0.02.
     """
 
     def __init__(
@@ -165,6 +181,7 @@ class ViT(Encoder):
         positions: Positions = "fixed",
         groups: int = 64,
         group_size: int = 32,
+        initialization: Initialization = "mae",
     ) -> None:
         super().__init__(input, width)
         self.heads, self.pools = heads, pool
@@ -178,6 +195,8 @@ class ViT(Encoder):
         self.blocks = blocks(width, depth, heads, drop_path)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         initialize(self)
+        if initialization == "mocov3":
+            _initialize_as_mocov3(self)
         if positions == "learned":
             self.places = self._learned_positions(width)
         elif positions != "fixed":

@@ -222,9 +222,7 @@ def _head(head: Head, features: int, hidden: int, dim: int) -> tuple[nn.Module, 
     if head == "linear":
         return nn.Linear(features, dim), nn.Identity()
     if head == "mlp":
-        return nn.Sequential(
-            nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
-        ), nn.Identity()
+        return mlp([features, hidden, dim], hidden_norm=False), nn.Identity()
     if head == "byol":
         return mlp([features, hidden, dim]), mlp([dim, hidden, dim])
     if head == "projector":

@@ -63,7 +63,7 @@ class MoCoV3(Siamese):
         dim: width of queries and keys.
         temperature: temperature of the softmax; 1.0 for ResNet-50 and 0.2 for ViTs in the paper.
         momentum: momentum of the key encoder at the start; it rises to 1 along half a cosine.
-        stop_grad_patch_embed: freeze the encoder's `patch_embed` at its initialization; ViTs only.
+        stop_grad_patch_embed: freeze the patch embedding of a ViT at its initialization.
     """
 
     no_accumulation: ClassVar[str] = (
@@ -132,14 +132,15 @@ class MoCoV3(Siamese):
 
 
 def _freeze_patch_embed(encoder: Encoder) -> None:
+    names = ("patches", "patch_embed")  # ours, and timm's
     embeddings = [
         module
         for name, module in encoder.named_modules()
-        if name.rpartition(".")[2] == "patch_embed"
+        if name.rpartition(".")[2] in names and any(True for _ in module.parameters())
     ]
     if not embeddings:
         raise ValueError(
-            "`method.stop_grad_patch_embed` needs an encoder with a `patch_embed`, which "
+            "`method.stop_grad_patch_embed` needs an encoder with a patch embedding, which "
             f"{type(encoder).__name__} does not have. Set it to false, or choose a ViT."
         )
     for module in embeddings:

@@ -77,6 +77,8 @@ class SimCLR(Siamese):
         dim: width of the projections.
         layers: linear layers of the projector: 2 in SimCLR, 3 in SimCLR v2.
         temperature: temperature of the softmax.
+        hidden_norm: put a BatchNorm after each hidden linear of the projector; without it they have
+            a bias, as in SSQL's baseline.
         last_norm: end the projector with a BatchNorm.
     """
 
@@ -95,6 +97,7 @@ class SimCLR(Siamese):
         dim: int = 128,
         layers: int = 2,
         temperature: float = 0.2,
+        hidden_norm: bool = True,
         last_norm: bool = True,
     ) -> None:
         super().__init__(encoder)
@@ -103,7 +106,8 @@ class SimCLR(Siamese):
         self.temperature = temperature
         self.projector = mlp(
             [encoder.dim, *[hidden_dim] * (layers - 1), dim],
-            hidden_bias=False,
+            hidden_norm=hidden_norm,
+            hidden_bias=not hidden_norm,
             last_bias=not last_norm,
             last_norm=last_norm,
         )

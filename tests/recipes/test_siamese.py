@@ -1,0 +1,131 @@
+"""Recipes of siamese methods have the values of their sources."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+from mezzotint.methods.byol import squared_distance
+from mezzotint.recipe.recipe import read_recipe
+
+
+def image(name: str) -> dict[str, Any]:
+    return read_recipe(f"image/{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "decay"), [("byol_cifar10", 0.05, 1e-4), ("byol_r18_imagenet", 0.1, 1e-4)]
+)
+def test_byol_of_ssql_takes_the_steps_of_the_mean_cosine(
+    name: str, lr: float, decay: float
+) -> None:
+    """The authors' loss is minus the mean cosine of two directions, at these lr and decay.
+
+    Ours has twice its gradient, so half of the lr and twice the decay are the same steps of SGD.
+    """
+    recipe = image(name)
+    assert recipe["method"]["reduction"] == "mean"
+    p, t = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    (ours,) = torch.autograd.grad(squared_distance(p, t), p)
+    (theirs,) = torch.autograd.grad(-cosine_similarity(p, t, dim=1).mean(), p)
+    torch.testing.assert_close(ours, 2 * theirs)
+    assert recipe["optimizer"]["lr"] * 2 == lr
+    assert recipe["optimizer"]["weight_decay"] == 2 * decay
+
+
+def test_byol_of_ssqls_resnet_50_keeps_the_sum() -> None:
+    recipe = image("byol_r50_imagenet")
+    assert recipe["method"]["reduction"] == "sum"
+    assert (recipe["optimizer"]["lr"], recipe["optimizer"]["weight_decay"]) == (0.05, 1e-4)
+
+
+def test_zero_init_residual_belongs_to_simsiam_alone() -> None:
+    for name in ("byol_r18_imagenet", "byol_r50_imagenet"):
+        assert image(name)["encoder"]["zero_init_residual"] is False
+    for name in ("simsiam_r18_imagenet", "ssql_simsiam_r50_imagenet"):
+        assert image(name)["encoder"]["zero_init_residual"] is True
+
+
+CIFAR = ("simsiam", "simclr", "moco", "byol", "simsiam_r34", "ssql_simsiam", "ssql_moco",
+         "ssql_byol", "ssql_simclr", "ssql_simsiam_r34")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [*(f"{name}_cifar10" for name in CIFAR), "ssql_simsiam_r50_cifar100"]
+)
+def test_no_batch_norm_is_synchronized_on_cifar(name: str) -> None:
+    assert image(name)["run"]["compute"]["sync_batch_norm"] is False
+
+
+def test_keys_are_shuffled_where_batch_norm_is_not_synchronized() -> None:
+    assert image("moco_cifar10")["method"]["shuffle"] is True
+    assert image("ssql_moco_cifar10")["method"]["base"]["shuffle"] is True
+
+
+def test_simclrs_head_of_ssql_has_no_batch_norm() -> None:
+    for method in (
+        image("simclr_cifar10")["method"],
+        image("ssql_simclr_cifar10")["method"]["base"],
+    ):
+        assert (method["hidden_norm"], method["last_norm"]) == (False, False)
+        assert (method["hidden_dim"], method["dim"], method["temperature"]) == (2048, 256, 0.5)
+
+
+def test_supervised_baseline_of_airl_has_one_view_and_plain_batch_norm() -> None:
+    recipe = read_recipe("supervised/imagenet_single_aug")
+    assert recipe["views"]["kind"] == "one_view" and recipe["views"]["policy"]["kind"] == "identity"
+    assert recipe["views"]["crop"]["scale"] == [0.08, 1.0] and recipe["views"]["flip"] == 0.5
+    assert recipe["run"]["compute"]["sync_batch_norm"] is False
+    assert (recipe["run"]["epochs"], recipe["optimizer"]["lr"]) == (200, 0.1)
+
+
+def test_randomized_quantization_is_alone_after_the_crop() -> None:
+    """The README's chain: crop, quantize; the first row of its table has no crop either."""
+    for name, epochs, lr in (
+        ("randquant_alone_mocov3_imagenet", 100, 0.6),
+        ("randquant_mocov3_imagenet_100ep", 100, 0.6),
+        ("randquant_mocov3_imagenet_300ep", 300, 0.3),
+        ("randquant_mocov3_imagenet_800ep", 800, 0.3),
+    ):
+        recipe = image(name)
+        views = recipe["views"]
+        assert (views["flip"], views["policy"]["kind"]) == (0.0, "identity")
+        assert views["randomized_quantization"]["bins"] == 8
+        crop = (views["crop"]["scale"], views["crop"]["ratio"])
+        alone = crop == ([1.0, 1.0], [1.0, 1.0])
+        assert alone == ("alone" in name) and (alone or crop[0] == [0.2, 1.0])
+        assert (recipe["run"]["epochs"], recipe["optimizer"]["lr"]) == (epochs, lr)
+
+
+def test_mocov3_as_published() -> None:
+    """The table of the README: epochs, lr for 256 samples, decay, momentum; batches of 4096."""
+    for name, *expected in (
+        ("mocov3_imagenet_100ep", 100, 0.6, 1e-6, 0.99),
+        ("mocov3_imagenet_300ep", 300, 0.3, 1e-6, 0.99),
+        ("mocov3_imagenet_1000ep", 1000, 0.3, 1.5e-6, 0.996),
+        ("mocov3_vit_s_imagenet", 300, 1.5e-4, 0.1, 0.99),
+        ("mocov3_vit_b_imagenet", 300, 1.5e-4, 0.1, 0.99),
+    ):
+        recipe = image(name)
+        optimizer, run, method = recipe["optimizer"], recipe["run"], recipe["method"]
+        assert [
+            run["epochs"], optimizer["lr"], optimizer["weight_decay"], method["momentum"],
+        ] == expected  # fmt: skip
+        vit = "vit" in name
+        assert (run["batch_size"], optimizer["lr_scaling"]) == (4096, "batch/256")
+        assert method["temperature"] == (0.2 if vit else 1.0)
+        assert recipe["schedule"]["warmup_epochs"] == (40 if vit else 10)
+        assert recipe["views"]["crop"]["scale"][0] == (0.08 if vit else 0.2)
+
+
+def test_mocov3s_vits_are_its_own() -> None:
+    """12 heads at both widths, a class token, fixed positions, and a frozen patch embedding."""
+    for name, width in (("mocov3_vit_s_imagenet", 384), ("mocov3_vit_b_imagenet", 768)):
+        recipe = image(name)
+        encoder = {
+            key: recipe["encoder"][key] for key in ("kind", "width", "depth", "heads", "pool")
+        }
+        assert encoder == {"kind": "vit", "width": width, "depth": 12, "heads": 12, "pool": "cls"}
+        assert recipe["encoder"]["initialization"] == "mocov3"
+        assert recipe["method"]["stop_grad_patch_embed"] is True
