@@ -23,6 +23,7 @@ from mezzotint.encoders.vit import ViT
 from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import Siamese
 from mezzotint.methods.simsiam import SimSiam
+from mezzotint.methods.ssql import SSQL
 from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
@@ -474,3 +475,18 @@ def test_two_processes_train_as_one(
     found, found_gradients = two_processes[cls.__name__, batch_norm]
     assert found == pytest.approx(losses, rel=1e-5, abs=1e-5)
     assert_close(found_gradients, gradients(method), 1e-4)
+
+
+@each_method
+def test_views_of_the_momentum_copy_are_encoded_by_it_or_refused(cls: type[Method]) -> None:
+    method = build(cls)
+    own = views_for(cls, 6)
+    views = replace(own, target_x=make_views(len(own.x), 6, step=1).x)
+    if cls is SSQL or not cls.takes_target_views:  # SSQL as its base, SimSiam
+        with pytest.raises(ValueError, match="`views.per_branch` needs a method with a momentum"):
+            method(views)
+        return
+    losses = [
+        float(build(cls)(v).loss.detach()) for v in (own, views, replace(views, target_x=own.x))
+    ]
+    assert losses[0] == losses[2] != losses[1]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypedDict
 
+import torch
 from torch import Tensor
 
 from mezzotint.modality.modality import modality_of
@@ -141,6 +142,8 @@ class Views:
         pairs: indices (prediction, target) of the views to compare; empty to compare every global
             target with every other view.
         weights: float32, one per pair; `None` for equal weights.
+        target_x: the same views for a momentum copy, with draws of their own; empty if it encodes
+            `x` too.
         epoch: scalar from 0; a tensor, so that a compiled method is not recompiled each epoch.
         progress: scalar, the fraction of training that is done.
     """
@@ -153,6 +156,19 @@ class Views:
     weights: Tensor | None = None
     epoch: Tensor | None = None
     progress: Tensor | None = None
+    target_x: tuple[Tensor, ...] = ()
+
+    def for_targets(self) -> "Views":
+        """Return what a momentum copy encodes: `target_x` as `x`, if there are any."""
+        return replace(self, x=self.target_x, target_x=()) if self.target_x else self
+
+    def channels_last(self) -> "Views":
+        """Return images in the memory format of convolutions; other views as they are."""
+        x, target_x = (
+            tuple(v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for v in vs)
+            for vs in (self.x, self.target_x)
+        )
+        return replace(self, x=x, target_x=target_x)
 
 
 @dataclass(frozen=True)

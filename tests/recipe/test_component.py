@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.methods.simsiam import SimSiam
 from mezzotint.recipe.component import Component, as_config, factory, kind_of
@@ -70,3 +71,17 @@ def test_a_factory_names_the_function_and_not_the_class() -> None:
 def test_arguments_become_plain_data() -> None:
     value = {"a": (1, [Inner(size=1)]), 2: None}
     assert as_config(value) == {"a": [1, [{"kind": "inner_part", "size": 1}]], "2": None}
+
+
+def test_one_key_may_be_given_by_position() -> None:
+    """As RandQuant's README writes it: `RandomizedQuantization(8)`."""
+    for made in (RandomizedQuantization(4), RandomizedQuantization(bins=4)):
+        assert made.bins == 4 and made.config == {"kind": "randomized_quantization", "bins": 4}
+    assert RandomizedQuantization().config == {"kind": "randomized_quantization"}
+    entry = index().classes["RandomizedQuantization"]
+    keys = list(entry.keys)
+    assert keys[0] == "bins" and entry.keys["bins"].default == 8 and "spacing" in keys
+    with pytest.raises(TypeError, match="positional"):
+        RandomizedQuantization(4, "random")  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        RandomizedQuantization(4, bins=5)  # type: ignore[misc]

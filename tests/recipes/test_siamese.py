@@ -1,5 +1,6 @@
 """Recipes of siamese methods have the values of their sources."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from mezzotint.methods.byol import squared_distance
-from mezzotint.recipe.recipe import read_recipe
+from mezzotint.recipe.recipe import Recipe, read_recipe, resolve_recipe
+from mezzotint.train.log import read_metrics
+from mezzotint.train.loop import pretrain
+from tests import tiny
 
 
 def image(name: str) -> dict[str, Any]:
@@ -129,3 +133,15 @@ def test_mocov3s_vits_are_its_own() -> None:
         assert encoder == {"kind": "vit", "width": width, "depth": 12, "heads": 12, "pool": "cls"}
         assert recipe["encoder"]["initialization"] == "mocov3"
         assert recipe["method"]["stop_grad_patch_embed"] is True
+
+
+def test_a_run_with_draws_for_each_branch(tmp_path: Path) -> None:
+    recipe = tiny.config("mocov3")
+    quantization = {"bins": 8, "p": 1.0}
+    losses = []
+    for per_branch in (False, True):
+        views = {"kind": "two_views", "randomized_quantization": quantization}
+        config = resolve_recipe({**recipe, "views": {**views, "per_branch": per_branch}})
+        run = pretrain(Recipe.build(config), tmp_path / str(per_branch), progress="quiet")
+        losses.append([line["loss"] for line in read_metrics(run / "metrics.jsonl")])
+    assert None not in losses[1] and losses[0][0] != losses[1][0]

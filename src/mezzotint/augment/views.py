@@ -69,6 +69,11 @@ class ViewGenerator(Component, ABC, abstract=True):
         return len(self.tags)
 
     @property
+    def num_target_views(self) -> int:
+        """Number of the last views, which a momentum copy encodes instead of the views before."""
+        return 0
+
+    @property
     def memory_size(self) -> int:
         """Number of earlier samples that the views depend on; a resumed run replays that many."""
         return 0
@@ -144,15 +149,17 @@ class ViewGenerator(Component, ABC, abstract=True):
         draws = Draws(batch.ids.to(x[0].device), key_of(context.seed, step, "method"))
         labels = None if batch.labels is None else batch.labels.to(x[0].device)
         pairs, weights = self.pairing(progress)
+        own = len(x) - self.num_target_views
         return Views(
-            x,
-            self.tags,
+            x[:own],
+            self.tags[:own],
             draws,
             labels,
             pairs,
             None if weights is None else x[0].new_tensor(weights),
             x[0].new_tensor(context.epoch),
             x[0].new_tensor(progress),
+            x[own:],
         )
 
 

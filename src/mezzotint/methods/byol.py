@@ -59,6 +59,7 @@ class BYOL(Siamese):
     """
 
     max_views: ClassVar[int | None] = None
+    takes_target_views: ClassVar[bool] = True
     projector: nn.Sequential
 
     def __init__(

@@ -93,6 +93,7 @@ class DINO(Siamese):
     """
 
     max_views: ClassVar[int | None] = None
+    takes_target_views: ClassVar[bool] = True
     center: Tensor
     projector: Prototypes
 

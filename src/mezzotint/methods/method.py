@@ -63,6 +63,8 @@ class Method(nn.Module, Component):
     """Fewest samples in a batch, over all processes; 2 if the loss has a statistic of the batch."""
     asymmetric_views: ClassVar[bool] = False
     """Whether the loss depends on the order of the views."""
+    takes_target_views: ClassVar[bool] = False
+    """Whether a momentum copy can encode views of its own (`Views.target_x`)."""
     needs_patches: ClassVar[bool] = False
     """Whether the encoder must be a transformer over patches."""
     needs_labels: ClassVar[bool] = False
@@ -90,11 +92,18 @@ class Method(nn.Module, Component):
         return {"online": Branch(self.encoder)}
 
     def require_views(self, views: Views) -> None:
-        """Refuse a number of views that the method does not take.
+        """Refuse views that the method does not take.
 
         Raises:
-            ValueError: for fewer than `min_views` or more than `max_views`.
+            ValueError: for fewer than `min_views` or more than `max_views`, and for views of a
+                momentum copy that the method does not keep.
         """
+        if views.target_x and not self.takes_target_views:
+            raise ValueError(
+                "`views.per_branch` needs a method with a momentum copy, which "
+                f"{type(self).__name__} does not keep. Leave it out, or choose mocov3, moco, byol "
+                "or dino."
+            )
         count, most = len(views.x), self.max_views
         if count >= self.min_views and (most is None or count <= most):
             return

@@ -88,6 +88,7 @@ class MoCo(Siamese):
 
     max_views: ClassVar[int | None] = None
     asymmetric_views: ClassVar[bool] = True
+    takes_target_views: ClassVar[bool] = True
     queue: Tensor
     pointer: Tensor
     steps: Tensor

@@ -61,7 +61,7 @@ class Siamese(Method, ABC, abstract=True):
     def forward(self, views: Views) -> Step:
         self.require_views(views)
         zs, ps = self.online(views)
-        ts = self.targets(views, zs)
+        ts = self.targets(views.for_targets(), zs)
         loss, logs = self.compare(ps, ts, views)
         return Step(loss, {**logs, **self.signals(zs, ts)})
 

@@ -119,7 +119,7 @@ class SSQL(Method):
         self._encoder.start_observing()
         zs, ps = self.base.online(views)
         self._encoder.stop_observing()
-        ts = self.base.targets(views, zs)
+        ts = self.base.targets(views.for_targets(), zs)
         loss, logs = self.base.compare(ps, ts, views)
         zqs, pqs = self._low_bits(views, weight, activation, frozen)
         terms = [loss] if self.float_loss else []

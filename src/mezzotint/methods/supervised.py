@@ -110,6 +110,7 @@ class Supervised(Method):
         return logits
 
     def forward(self, views: Views) -> Step:
+        self.require_views(views)
         labels = self._labels(views)
         xs = views.x[:1] if self.single_aug else views.x
         terms, features, accuracies = [], [], []

@@ -46,12 +46,16 @@ class Component:
 
     kind: ClassVar[str]
 
-    def __init_subclass__(cls, kind: str = "", abstract: bool = False, **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls, kind: str = "", abstract: bool = False, positional: str = "", **kwargs: Any
+    ) -> None:
         """Name the class.
 
         Args:
             kind: its name in recipes, where the rule of `kind_of` gives another one.
             abstract: true for a base class, which a recipe cannot name.
+            positional: a key that may also be given as the only positional argument, in a class to
+                which a recipe injects nothing.
             kwargs: keywords of other base classes.
         """
         super().__init_subclass__(**kwargs)
@@ -62,6 +66,8 @@ class Component:
 
         @functools.wraps(construct)
         def recorded(self: Any, *args: Any, **keywords: Any) -> None:
+            if positional and len(args) == 1 and positional not in keywords:
+                keywords, args = {positional: args[0], **keywords}, args[1:]
             # The outermost constructor runs first, and its class is the one that was named.
             if "config" not in self.__dict__:
                 self.config = {"kind": self.kind, **as_config(keywords)}

@@ -251,7 +251,8 @@ class Index:
                 construct, doc = item, f"{doc}\n{ast.get_docstring(item) or ''}"
         if isinstance(node, ast.FunctionDef) and "Args:" not in doc:
             doc = f"{doc}\n{self._class_doc(ast.unparse(node.returns or node))}"
-        keys = {} if construct is None else self._keys(file, construct, doc)
+        positional = any(k.arg == "positional" for k in getattr(node, "keywords", ()))
+        keys = {} if construct is None else self._keys(file, construct, doc, positional)
         return doc.strip().split("\n")[0], keys
 
     def _class_doc(self, name: str) -> str:
@@ -260,10 +261,12 @@ class Index:
         nodes = (n for n in body if isinstance(n, ast.ClassDef) and n.name == name)
         return ast.get_docstring(next(nodes)) or ""
 
-    def _keys(self, file: _File, function: ast.FunctionDef, doc: str) -> dict[str, Key]:
-        texts = _argument_docs(doc)
-        keys = {}
-        for arg, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+    def _keys(
+        self, file: _File, function: ast.FunctionDef, doc: str, positional: bool
+    ) -> dict[str, Key]:
+        texts, keys, every = _argument_docs(doc), {}, function.args
+        pairs = [*zip(every.kwonlyargs, every.kw_defaults, strict=True)]
+        for arg, default in ([(every.args[-1], every.defaults[-1])] if positional else []) + pairs:
             kind = self._type(file, arg.annotation) if arg.annotation else Any
             value = None if default is None else self._default(file, default)
             keys[arg.arg] = Key(arg.arg, kind, default is None, value, texts.get(arg.arg, ""))

@@ -12,7 +12,6 @@ import functools
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +169,7 @@ class Trainer:
         views = self.recipe.views(
             batch, context, step=step, progress=step / self.total, device=self.device
         )
-        if self.run.compute.channels_last:
-            last = torch.channels_last
-            x = [x.contiguous(memory_format=last) if x.ndim == 4 else x for x in views.x]
-            views = replace(views, x=tuple(x))
-        return views
+        return views.channels_last() if self.run.compute.channels_last else views
 
     def update(self, step: int, loss: float) -> float:
         """Update the weights if loss and gradient are finite; return the gradient's norm."""

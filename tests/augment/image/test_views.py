@@ -2,6 +2,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,6 +228,41 @@ def test_gray_images_and_oblong_views(shape: tuple[int, int, int]) -> None:
 def test_no_samples() -> None:
     views = TwoViews()(Batch((pictures()[:0],), torch.arange(0)), ViewContext(INPUT, 0, 0), step=0)
     assert [tuple(x.shape) for x in views.x] == [(0, 3, 24, 24)] * 2
+
+
+def test_quantization_is_drawn_for_each_branch() -> None:
+    """The README's third usage: q1, q2, k1, k2 of two crops, each quantized on its own."""
+    quantization = RandomizedQuantization(bins=2)
+    views = TwoViews(policy=byol(), randomized_quantization=quantization, per_branch=True)
+    context = ViewContext(INPUT, 1, 2)
+    drawn = views.draw(torch.arange(4), context)
+    for own, key in ((0, 2), (1, 3)):
+        for step in ("crop", "flip", "policy"):
+            pairs = zip(_leaves(drawn[own][step]), _leaves(drawn[key][step]), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
+    edges = [d["randomized_quantization"]["edges"] for d in drawn]
+    assert all(not torch.equal(edges[i], edges[j]) for i in range(4) for j in range(i))
+    # Without the quantization both branches would see the same picture.
+    plain = TwoViews(policy=byol())(whole(), context, step=0)
+    made = views(whole(), context, step=0)
+    assert len(made.x) == len(made.target_x) == 2 and made.tags == ("global", "global")
+    for own, target, raw in zip(made.x, made.target_x, plain.x, strict=True):
+        assert not torch.equal(own, target)
+        for row in range(len(raw)):  # as many levels as bins, at the same places' order
+            assert own[row, 0].unique().numel() <= 2 >= target[row, 0].unique().numel()
+            top = raw[row, 0] == raw[row, 0].max()
+            assert (target[row, 0][top] == target[row, 0].max()).all()
+    assert made.for_targets().x is made.target_x and plain.for_targets() is plain
+    with pytest.raises(
+        ValueError, match="`views.per_branch` needs `views.randomized_quantization`"
+    ):
+        TwoViews(per_branch=True)
+
+
+def _leaves(params: Any) -> list[torch.Tensor]:
+    if isinstance(params, dict):
+        return [leaf for value in params.values() for leaf in _leaves(value)]
+    return [params]
 
 
 def test_configs() -> None:

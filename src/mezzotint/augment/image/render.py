@@ -31,7 +31,7 @@ images a batch matters more than a nearer cache, since an operation on one image
 than its call."""
 
 _GEOMETRY = ("crop", "flip")
-"""Steps that views of a shared crop have in common."""
+"""Steps that views of a shared crop have in common, and that are computed once."""
 
 _LARGE = 2**17
 """Number of values from which a view is made alone: it fills the second-level cache."""
@@ -48,6 +48,7 @@ class View:
         policy: augmentation policy, such as color jitter and blur.
         randomized_quantization: quantization, applied last; `None` for none.
         crop_of: index of an earlier view whose crop and flip it shares; `None` for its own.
+        same_policy: whether it shares that view's draws of the policy too.
     """
 
     tag: str
@@ -56,6 +57,7 @@ class View:
     policy: Policy
     randomized_quantization: RandomizedQuantization | None = None
     crop_of: int | None = None
+    same_policy: bool = False
 
     def __post_init__(self) -> None:
         probability(self.flip, "views.flip")  # here, and not at the first step of a run
@@ -79,8 +81,9 @@ class View:
     ) -> dict[str, Params]:
         """Draw the parameters of `crop` and `steps`; a shared crop is taken from `drawn`."""
         shape = (len(draws.ids), input.shape[0], *self.size(input))
+        common = (*_GEOMETRY, "policy") if self.same_policy else _GEOMETRY
         shared = (
-            {} if self.crop_of is None else {name: drawn[self.crop_of][name] for name in _GEOMETRY}
+            {} if self.crop_of is None else {name: drawn[self.crop_of][name] for name in common}
         )
         transforms = {"crop": self.crop, **self.steps}
         return {

@@ -8,6 +8,7 @@ sample's views do not depend on its batch, device, worker or process.
 """
 
 import functools
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -155,6 +156,8 @@ class TwoViews(ImageViews):
             own; `None` for none.
         second_randomized_quantization: quantization of the second view; `p: 0` in it quantizes
             only the first view.
+        per_branch: draw the quantization of a view twice, for the trained branch and for the
+            momentum copy, which share crop, flip and policy.
     """
 
     def __init__(
@@ -166,6 +169,7 @@ class TwoViews(ImageViews):
         flip: float = 0.5,
         randomized_quantization: RandomizedQuantization | None = None,
         second_randomized_quantization: RandomizedQuantization | None = None,
+        per_branch: bool = False,
     ) -> None:
         second_policy = policy if second_policy is None else second_policy
         second_quantization = second_randomized_quantization or randomized_quantization
@@ -173,6 +177,21 @@ class TwoViews(ImageViews):
             View("global", crop, flip, policy, randomized_quantization),
             View("global", crop, flip, second_policy, second_quantization),
         ]
+        self.per_branch = per_branch
+        if per_branch:
+            if randomized_quantization is None and second_quantization is None:
+                raise ValueError(
+                    "`views.per_branch` needs `views.randomized_quantization`, the step that is "
+                    "drawn for each branch. Set it, or leave per_branch out."
+                )
+            self.views += [
+                replace(view, crop_of=index, same_policy=True)
+                for index, view in enumerate(self.views)
+            ]
+
+    @property
+    def num_target_views(self) -> int:
+        return 2 if self.per_branch else 0
 
 
 class OneView(ImageViews):

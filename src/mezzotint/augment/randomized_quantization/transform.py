@@ -102,7 +102,7 @@ def randomized_quantize(
     return y if codes is None else (y, codes)
 
 
-class RandomizedQuantization(nn.Module, Transform):
+class RandomizedQuantization(nn.Module, Transform, positional="bins"):
     """Quantize channels at random, in a model, as a transform, or in a torchvision pipeline.
 
     * In a `forward`: `module(x)` and `module(x, mask=mask)` for a batch. It acts in training mode
@@ -129,8 +129,8 @@ class RandomizedQuantization(nn.Module, Transform):
 
     def __init__(
         self,
-        *,
         bins: int | tuple[int, int] = 8,
+        *,
         spacing: Spacing = "random",
         reproduction: Reproduction = "random",
         p: float = 1.0,
