@@ -40,7 +40,7 @@ def test_tokens_are_those_that_the_encoder_knows(tmp_path: Path) -> None:
     for encoder in (known, other):
         assert open_source(str(tmp_path / "a.npy"), encoder).input == encoder
     with pytest.raises(
-        ValueError, match="vocabulary of 258 tokens, but the encoder knows 30524. Text is read as"
+        ValueError, match="vocabulary of 258 tokens, but the encoder knows 30524. Set `data.token"
     ):
         open_source(str(tmp_path / "a.txt"), other)
     with pytest.raises(ValueError, match="must be above the largest token 9, got 6"):

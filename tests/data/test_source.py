@@ -39,7 +39,7 @@ def test_everything_but_reading_has_a_default() -> None:
 def test_what_a_source_cannot_do_is_refused() -> None:
     source = Ramp()
     with pytest.raises(NotImplementedError, match="Ramp opens no files"):
-        Ramp.open("x", source.input)
+        Ramp.located("x", source.input)
     for read in (source.read_crops, source.read_encoded):
         with pytest.raises(NotImplementedError, match="Ramp reads whole samples only"):
             read(0, lambda height, width: [])

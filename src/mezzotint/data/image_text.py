@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from mezzotint.data.source import Index, Source, Task
 from mezzotint.data.tokens.tokenizers import tokenizer_of
 from mezzotint.data.tokens.tokens import windows
 from mezzotint.modality.image_text import pack
-from mezzotint.modality.tokens import FIRST_TOKEN
+from mezzotint.modality.tokens import FIRST_TOKEN, PADDING
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Sample
 
@@ -139,9 +140,20 @@ class CaptionedImages(Source):
         self.input = input_with_text(self._files.input, length, tokenizer_of(tokenizer).size)
 
     @classmethod
-    def open(cls, path: str, input: Input) -> Source:
+    def located(cls, path: str, input: Input) -> dict[str, Any]:
         root = str(Path(path).parent)
-        return cls(root=root, files=path, length=input.text, size=input.shape[-1])
+        return {"root": root, "files": path, "length": input.text, "size": input.shape[-1]}
+
+    def preprocessing(self) -> dict[str, Any]:
+        image = {k: v for k, v in self._files.preprocessing().items() if k != "source"}
+        return {
+            **super().preprocessing(),
+            **image,
+            "tokenizer": Path(self.tokenizer).name,
+            "first_token": FIRST_TOKEN,
+            "padding": PADDING,
+            "length": self.input.text,
+        }
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -117,6 +117,9 @@ class Labeled(Source):
         """Return all samples, and the task: the chosen training samples, and all test samples."""
         return self.samples, [self.task]
 
+    def preprocessing(self) -> dict[str, Any]:
+        return self.samples.preprocessing()
+
     def id_of(self, index: int) -> str:
         return self.samples.id_of(int(self.chosen[index]))
 

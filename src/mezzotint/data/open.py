@@ -6,11 +6,14 @@ Nothing is listed here: each source of the package says in `opens` which paths i
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mezzotint.data.source import FOLDER, Source
 from mezzotint.modality.modality import modality_of
+from mezzotint.recipe.recipe import apply_overrides
+from mezzotint.recipe.schema import class_of, construct, resolve
 from mezzotint.recipe.signatures import index
 from mezzotint.types import Input
 
@@ -48,21 +51,31 @@ def embedded_names(modality: str | None = None) -> Mapping[str, type[Source]]:
     }
 
 
-def open_source(name: str, input: Input) -> Source:
-    """Open data so that an encoder with this input can take it.
-
-    Args:
-        name: a folder or file of the encoder's modality, or the name of embedded data.
-        input: the encoder's input; samples are read at its size.
+def open_source(
+    name: str | None,
+    input: Input,
+    trained: Mapping[str, Any] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    encoder: str | Path | None = None,
+) -> Source:
+    """Open data so that an encoder with this input can take it; see `source_config`.
 
     Raises:
-        ValueError: when it is none of these, or its samples have another shape.
+        ValueError: when it cannot be opened, or its samples have another shape.
     """
-    embedded = embedded_names()
-    if name in embedded and not Path(name).exists():
-        source = embedded[name].open_embedded(name)
-    else:
-        source = _opened(name, input)
+    config = source_config(name, input, trained, overrides=overrides, encoder=encoder)
+    source: Source = construct(config, "Source", {})
+    require_fit(source, input, name or config["kind"])
+    return source
+
+
+def require_fit(source: Source, input: Input, name: str) -> None:
+    """Check that an encoder with this input can take the samples of a source.
+
+    Raises:
+        ValueError: when its samples have another shape or vocabulary.
+    """
     if not modality_of(input).fits(source.input, input):
         raise ValueError(
             f"`{name}` has {modality_of(source.input).plural} of shape {source.input.shape}, but "
@@ -72,10 +85,94 @@ def open_source(name: str, input: Input) -> Source:
     if source.input.vocabulary != input.vocabulary:
         raise ValueError(
             f"`{name}` has a vocabulary of {source.input.vocabulary} tokens, but the encoder knows "
-            f"{input.vocabulary}. Text is read as bytes here: write the token ids of the encoder's "
-            "tokenizer into an .npz, or name the data in a recipe."
+            f"{input.vocabulary}. Set `data.tokenizer` to the encoder's tokenizer, or write its "
+            "token ids into an .npz."
         )
-    return source
+
+
+def source_config(
+    name: str | None,
+    input: Input,
+    trained: Mapping[str, Any] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    encoder: str | Path | None = None,
+) -> dict[str, Any]:
+    """Return the `data` section that reads data as an encoder's training samples were read.
+
+    Args:
+        name: a folder or file of the encoder's modality, or the name of embedded data; `None` for
+            the data that the encoder was trained on, or that the overrides name.
+        input: the encoder's input; samples are read at its size.
+        trained: the encoder's `preprocessing`. All its settings are used but those that say where
+            the data are, and what was fitted to the training samples.
+        overrides: `data.key=value`, which win.
+        encoder: where `trained` is from, for sources that read what was fitted there.
+
+    Raises:
+        ValueError: when the name is none of these, an override cannot be used, or a table is opened
+            for an encoder without an encoding of its columns.
+    """
+    trained = trained or {}
+    given: Mapping[str, Any] = trained.get("source") or {}
+    config = _named(name, input, given, kind_in(overrides) or given.get("kind"))
+    if "fitted" in keys_of(config["kind"]) and config.get("fitted") is None and encoder is not None:
+        if "columns" in trained:
+            config["fitted"] = str(Path(encoder).resolve())
+        elif name is not None:
+            raise ValueError(
+                f"`{encoder}` was saved without the encoding of its table's columns, so `{name}` "
+                "cannot be encoded the same way. Train it again with this version."
+            )
+    config = apply_overrides({"data": config}, overrides)["data"]
+    return resolve(config, "Source", "data")
+
+
+def _named(
+    name: str | None, input: Input, given: Mapping[str, Any], kind: str | None
+) -> dict[str, Any]:
+    """Return the section for a path or a name, with the settings that it shares with `given`."""
+    known = index().members("Source")
+    if name is None:
+        if kind is None:
+            raise ValueError(
+                "Data is missing: the encoder was saved without its data. Name a folder, a file or "
+                "embedded data, or set data.kind and its keys."
+            )
+        return dict(given) if kind == given.get("kind") else {"kind": kind, **_shared(given, kind)}
+    embedded = embedded_names()
+    if name in embedded and not Path(name).exists():
+        config = embedded[name].open_embedded(name).config
+        return {**_shared(given, config["kind"]), **config}
+    opener = _opener(name, input)
+    if kind in known and kind != given.get("kind") and kind != opener.kind:
+        key = next((key for key in ("root", "path") if key in known[kind].keys), None)
+        if key is not None:
+            return {"kind": kind, **_shared(given, kind), key: name}
+    settings = _shared(given, opener.kind)
+    return {"kind": opener.kind, **settings, **opener.located(name, input)}
+
+
+def _shared(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the settings of one source that another kind has too."""
+    keys, location = keys_of(kind), class_of(kind, "Source").location
+    return {
+        key: value
+        for key, value in given.items()
+        if key in keys and key not in location and key not in ("kind", "fitted")
+    }
+
+
+def keys_of(kind: str) -> Collection[str]:
+    """Return the keys of a source."""
+    known = index().members("Source")
+    return known[kind].keys.keys() if kind in known else ()
+
+
+def kind_in(overrides: Sequence[str]) -> str | None:
+    """Return the kind that overrides of the section `data` name; `None` without one."""
+    named = [text.partition("=")[2] for text in overrides if text.startswith("data.kind=")]
+    return named[-1] if named else None
 
 
 def open_images(name: str, size: int) -> Source:
@@ -91,7 +188,9 @@ def open_images(name: str, size: int) -> Source:
     embedded = embedded_names("image")
     if name in embedded and not Path(name).exists():
         return embedded[name].open_embedded(name)
-    return _opened(name, Input((3, size, size), (0.0,) * 3, (1.0,) * 3))
+    input = Input((3, size, size), (0.0,) * 3, (1.0,) * 3)
+    source: Source = construct(source_config(name, input), "Source", {})
+    return source
 
 
 def is_data(name: str) -> bool:
@@ -102,7 +201,8 @@ def is_data(name: str) -> bool:
     return name in embedded_names() or (path.is_file() and path.suffix not in (".yaml", ".yml"))
 
 
-def _opened(name: str, input: Input) -> Source:
+def _opener(name: str, input: Input) -> type[Source]:
+    """Return the source that opens a path."""
     path, known = Path(name), openers(input.modality)
     kind = FOLDER if path.is_dir() else path.suffix.lower()
     if not path.exists() or kind not in known:
@@ -114,4 +214,4 @@ def _opened(name: str, input: Input) -> Source:
             f"`{name}` {wrong}. Supported for {input.modality}: {', '.join(kinds)}; embedded data: "
             f"{', '.join(embedded_names(input.modality))}. Check the path or the name."
         )
-    return known[kind].open(name, input)
+    return known[kind]

@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -96,13 +96,22 @@ class Source(Component, ABC, abstract=True):
         croppable: whether training crops are cut by `read_crops` while the file is decoded.
         decoder: `nvjpeg` where `read_encoded` leaves JPEG files to a GPU.
         weighting: how often each sample is drawn; `None` visits each once an epoch.
+        classes: names of the classes, by label; empty for sources without.
+        remarks: sentences on what was left out or replaced when the source was opened.
+        location: keys that say where the data are and how it is split; all others are settings,
+            which hold for other data of an encoder too.
     """
 
     modality: ClassVar[str] = "image"
     opens: ClassVar[frozenset[str]] = frozenset()
     embedded: ClassVar[tuple[str, ...]] = ()
+    location: ClassVar[frozenset[str]] = frozenset(
+        {"root", "path", "files", "test_files", "test_fold", "split", "name"}
+    )
 
     input: Input
+    classes: Sequence[str] = ()
+    remarks: Sequence[str] = ()
     labels: Index | npt.NDArray[np.bool_] | None = None
     credit: str = ""
     in_memory: bool = False
@@ -111,14 +120,25 @@ class Source(Component, ABC, abstract=True):
     weighting: Weighting | None = None
 
     @classmethod
-    def open(cls, path: str, input: Input) -> "Source":
-        """Open a path of a kind in `opens`, so that an encoder with this input can take it."""
+    def located(cls, path: str, input: Input) -> dict[str, Any]:
+        """Return the keys that open a path of a kind in `opens` for an encoder with this input."""
         raise NotImplementedError(f"{cls.__name__} opens no files")
 
     @classmethod
     def open_embedded(cls, name: str) -> "Source":
         """Open data of the package by one of the names in `embedded`."""
         return cls()
+
+    def settings(self) -> dict[str, Any]:
+        """Return `config` with what was measured filled in, to read other data the same way."""
+        return self.config
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Describe how a sample is made of a file, as plain data that is kept with the encoder.
+
+        The key `source` has `settings`. All other keys are for whoever serves the encoder.
+        """
+        return {"source": self.settings()}
 
     @abstractmethod
     def __len__(self) -> int: ...

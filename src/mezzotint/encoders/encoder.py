@@ -22,6 +22,8 @@ class Encoder(nn.Module, Component):
         modalities: names of the modalities that it takes; empty for any.
         dim: number of features.
         input: shape and normalization of the samples.
+        preprocessing: how the training samples were made of files, see `Source.preprocessing`;
+            empty for an encoder that was not saved with them.
 
     Raises:
         ValueError: for an input of another modality.
@@ -32,12 +34,14 @@ class Encoder(nn.Module, Component):
     dim: int
     input: Input
     config: dict[str, Any]
+    preprocessing: dict[str, Any]
 
     def __init__(self, input: Input, dim: int) -> None:
         super().__init__()
         self.require_modality(input)
         self.input = input
         self.dim = dim
+        self.preprocessing = {}
         # Looked up once: `__call__` is traced by torch.compile and torch.export.
         self._channels = modality_of(input).required_channels(input)
 

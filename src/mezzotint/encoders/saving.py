@@ -15,6 +15,7 @@ one per channel or group); all other tensors have their own names.
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mezzotint._version import __version__
+from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.files import replacing, write_json
 from mezzotint.optim.mup.method import restore_roles, roles_of
@@ -35,22 +37,34 @@ from mezzotint.quant.packing import unpack
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.types import Input
 
+_KEPT = ("tokenizer",)
+"""Keys of a source that name a file without which samples cannot be made; it is copied."""
+
 
 def save_encoder(
-    encoder: Encoder, path: str | Path, made_by: Mapping[str, Any] | None = None
+    encoder: Encoder,
+    path: str | Path,
+    made_by: Mapping[str, Any] | None = None,
+    *,
+    source: Source | None = None,
 ) -> Path:
     """Write an encoder's weights and description.
 
     Args:
-        encoder: one that a recipe can name (`encoder.config`).
+        encoder: one that a recipe can name (`encoder.config`), or of a class of your own.
         path: directory to write, made when missing.
         made_by: how it was made (recipe, command, steps, license of the data).
+        source: the training samples, whose preprocessing is kept; by default what the encoder was
+            loaded with.
 
     Returns:
         The directory.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
+    if source is not None:
+        encoder.preprocessing = source.preprocessing()
+    keep_files(encoder, folder)
     weights = folder / "encoder.safetensors"
     with replacing(weights) as temporary:
         # safetensors writes contiguous tensors only.
@@ -77,9 +91,42 @@ def describe(encoder: Encoder, made_by: Mapping[str, Any] | None = None) -> dict
         "dim": encoder.dim,
         "input": dataclasses.asdict(encoder.input)
         | {"values": "uint8 / 255, then (x - mean) / std"},
+        "preprocessing": _portable(encoder.preprocessing),
         "made_by": dict(made_by or {}),
         **({} if roles is None else {"mup": roles}),
     }
+
+
+def keep_files(encoder: Encoder, folder: Path) -> None:
+    """Copy the files that the preprocessing needs, such as a tokenizer, next to the encoder."""
+    for key, path in _files_of(encoder.preprocessing).items():
+        target = folder / f"{key}{path.suffix}"
+        if not path.is_file():
+            raise ValueError(
+                f"`{path}`, the {key} of the training samples, is missing. Restore it."
+            )
+        if path.resolve() != target.resolve():
+            with replacing(target) as temporary:
+                shutil.copyfile(path, temporary)
+
+
+def _files_of(preprocessing: Mapping[str, Any]) -> dict[str, Path]:
+    source = preprocessing.get("source", {})
+    return {key: Path(source[key]) for key in _KEPT if source.get(key) not in (None, "bytes")}
+
+
+def _portable(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the preprocessing with kept files by their name: they lie next to the encoder."""
+    files = {key: f"{key}{path.suffix}" for key, path in _files_of(preprocessing).items()}
+    source = preprocessing.get("source")
+    return {**preprocessing, **({"source": {**source, **files}} if source else {})}
+
+
+def restored(preprocessing: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
+    """Return a stored preprocessing, with the paths of the files that are kept in a folder."""
+    stored = dict(preprocessing or {})
+    files = {key: str(folder / path) for key, path in _files_of(stored).items()}
+    return {**stored, **({"source": {**stored["source"], **files}} if files else {})}
 
 
 def encoder_of(description: Mapping[str, Any]) -> Encoder:
@@ -153,6 +200,7 @@ def load_encoder(path: str | Path) -> Encoder:
         raise ValueError(
             f"`{weights}` does not fit its encoder.json: {error}. Save the encoder again."
         ) from error
+    encoder.preprocessing = restored(description.get("preprocessing"), folder)
     return encoder.eval()
 
 
@@ -207,6 +255,7 @@ def load_packed(path: str | Path) -> Encoder:
             name: _grid(tensors, name, entry) for name, entry in description["activations"].items()
         }
         encoder.load_state_dict(tensors)
+        encoder.preprocessing = restored(description.get("preprocessing"), folder)
     except (RuntimeError, SafetensorError, KeyError) as error:
         raise ValueError(
             f"`{file}` does not fit its packed.json: {error}. Export it again."

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mezzotint import quant
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.encoders.saving import describe
+from mezzotint.encoders.saving import describe, keep_files
 from mezzotint.encoders.saving import load_packed as load_packed
 from mezzotint.files import replacing, write_json
 from mezzotint.quant.bitwidth import Bits
@@ -82,6 +82,7 @@ def save_packed(
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary
         )
+    keep_files(encoder, folder)
     description = describe(encoder, made_by) | {
         "bits": str(bits),
         "weights": weights,

@@ -78,4 +78,5 @@ def copy_to_fp32(encoder: Encoder) -> Encoder:
     }
     copied = encoder_of(describe(encoder))
     copied.load_state_dict(state)
+    copied.preprocessing = encoder.preprocessing
     return copied.eval()

@@ -93,7 +93,7 @@ def read_resumed_plan(run: Path, overrides: Sequence[str] = ()) -> "Plan":
     raw = read_raw(run)
     plan = before = Plan.of(raw)
     if overrides:
-        plan = Plan.of(_overridden(copy.deepcopy(raw), overrides))
+        plan = Plan.of(apply_overrides(copy.deepcopy(raw), overrides))
         refuse_other_recipe(before.phases[-1].config, plan.phases[-1].config)
     return plan
 
@@ -125,7 +125,7 @@ def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             f"`{path}` must be a mapping with the sections {', '.join(FAMILIES)}, "
             f"got {_name_of(config)}. See `mezzotint recipes {DEMO}` for an example."
         )
-    return _overridden(config, overrides)
+    return apply_overrides(config, overrides)
 
 
 def _name_of(value: Any) -> str:
@@ -134,7 +134,8 @@ def _name_of(value: Any) -> str:
     )
 
 
-def _overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set dotted keys, `section.key=value` with the value in YAML, in a recipe, and return it."""
     for override in overrides:
         _override(config, override)
     return config
@@ -199,7 +200,7 @@ def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
         config = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     needed, known = ("encoder", "data"), ("encoder", "data", "run", "evaluate")
     if isinstance(config, dict):
-        _overridden(config, overrides)
+        apply_overrides(config, overrides)
     if not isinstance(config, dict) or not set(needed) <= set(config) <= set(known):
         got = ", ".join(map(str, config)) if isinstance(config, dict) else _name_of(config)
         raise RecipeError(

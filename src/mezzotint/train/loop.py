@@ -216,7 +216,8 @@ class Trainer:
             bar.close()
         if dist.is_main():
             made_by = {"recipe": self.recipe.config(), "steps": self.total, **self.environment}
-            save_encoder((self.average or self).method.encoder, out / "encoder", made_by)
+            encoder = (self.average or self).method.encoder
+            save_encoder(encoder, out / "encoder", made_by, source=self.recipe.data)
             write_json(out / "environment.json", self._environment(self.total))
 
     def _train(self, out: Path, start: int, flag: StopFlag, log: RunLog | None) -> None:

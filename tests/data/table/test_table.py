@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mezzotint.data.source import Source
-from mezzotint.data.table.table import Table, TableSample, encoded
+from mezzotint.data.table.encoding import fit
+from mezzotint.data.table.table import Table, TableSample
 
 ROWS = [
     "1,1.5,red,a",
@@ -48,9 +49,11 @@ def test_encoding_by_hand() -> None:
         "k": np.array([1.0, 2.0, 2.0, 2.0]),
     }
     training = np.array([True, True, True, False])
-    values, names = encoded(columns, training, {"k"}, 1)
-    assert names == ["n", "c=x", "k=2"]
-    np.testing.assert_array_equal(values, [[1, 1, 0], [2, 0, 1], [3, 1, 1], [100, 0, 1]])
+    encoding = fit(columns, training, categorical={"k"}, max_categories=1)
+    assert encoding.features == ["n", "c=x", "k=2"]
+    values = np.array([[1, 1, 0], [2, 0, 1], [3, 1, 1], [100, 0, 1]], np.float64)
+    mean, std = values[:3].mean(axis=0), values[:3].std(axis=0)
+    np.testing.assert_allclose(encoding(columns), (values - mean) / std, rtol=1e-6)
 
 
 def test_rows_that_are_scored_leave_no_trace_in_the_scale(tmp_path: Path) -> None:

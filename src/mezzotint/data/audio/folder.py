@@ -5,10 +5,11 @@ Files, classes and splits are found as for images (`data/folder.py`), with the e
 """
 
 import copy
+import dataclasses
 import math
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -79,6 +80,7 @@ class AudioFolder(Source):
 
     modality = "audio"
     opens = frozenset({FOLDER})
+    location = Source.location | {"labels"}
     labels: Index
     holdout: float = 0.2
 
@@ -197,8 +199,20 @@ class AudioFolder(Source):
         self.labels = _single(self._found)
 
     @classmethod
-    def open(cls, path: str, input: Input) -> Source:
-        return cls(root=path)
+    def located(cls, path: str, input: Input) -> dict[str, Any]:
+        return {"root": path}
+
+    def settings(self) -> dict[str, Any]:
+        return {**self.config, "mean": self.input.mean[0], "std": self.input.std[0]}
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {
+            **super().preprocessing(),
+            "front_end": {**dataclasses.asdict(self.mel), "values": "ln(mel power + epsilon)"},
+            "remove_mean": self.front_end == "audioset",
+            "samples": self._samples,
+            "clip": "the middle of the file, mixed to mono; shorter ones are padded with zeros",
+        }
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -80,8 +80,15 @@ class Arrays(InMemory):
         )
 
     @classmethod
-    def open(cls, path: str, input: Input) -> Source:
-        return cls(path=path)
+    def located(cls, path: str, input: Input) -> dict[str, Any]:
+        return {"path": path}
+
+    def settings(self) -> dict[str, Any]:
+        mean, std = list(self.input.mean), list(self.input.std)
+        return {**self.config, "mean": mean, "std": std}
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {**super().preprocessing(), "values": "uint8 / 255", "size": self.input.shape[1:]}
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all images, and the task; with fewer than two classes there is none."""

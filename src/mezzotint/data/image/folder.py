@@ -7,7 +7,7 @@ import copy
 import os
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ from mezzotint.types import (
 )
 
 Split = Literal["train", "val", "valid", "validation", "test"]
+
+CROP_FRACTION = 7 / 8
+"""Side of the middle square that a whole sample shows, as a fraction of the shorter side."""
 
 
 class ImageFolder(Source):
@@ -148,8 +151,18 @@ class ImageFolder(Source):
         self._paths, self._scored_paths = PathList(own), PathList(other)
 
     @classmethod
-    def open(cls, path: str, input: Input) -> Source:
-        return cls(root=path, size=input.shape[-1])
+    def located(cls, path: str, input: Input) -> dict[str, Any]:
+        return {"root": path, "size": input.shape[-1]}
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {
+            **super().preprocessing(),
+            "values": "uint8 / 255, RGB",
+            "crop": "center square",
+            "crop_fraction": CROP_FRACTION,
+            "resize": f"{self.interpolation}, antialiased",
+            "size": [self.size, self.size],
+        }
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -223,7 +236,7 @@ class ImageFolder(Source):
         return other
 
     def _squares(self, height: int, width: int) -> list[Crop]:
-        side = max(1, round(min(height, width) * 7 / 8))
+        side = max(1, round(min(height, width) * CROP_FRACTION))
         top, left = (height - side) // 2, (width - side) // 2
         if self._crops == 1:
             corners = [(top, left)]

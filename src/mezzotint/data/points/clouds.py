@@ -13,7 +13,7 @@ mesh without area, a damaged file), as it does with unreadable images.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +58,16 @@ class PointClouds(Source, abstract=True):
     holdout: float
 
     @classmethod
-    def open(cls, path: str, input: Input) -> Source:
-        return point_clouds(path=path, points=input.shape[1])
+    def located(cls, path: str, input: Input) -> dict[str, Any]:
+        return {"path": path, "points": input.shape[1]}
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {
+            **super().preprocessing(),
+            "points": self.input.shape[1],
+            "scaling": self.config.get("scaling", "unit_sphere"),
+            "unit_sphere": "subtract the mean of the points, divide by the largest distance from 0",
+        }
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all samples, and the tasks: all labels, and 1 % (Wu et al. 2023, section 4.3)."""

@@ -28,6 +28,8 @@ class RawSeries:
         subject: name of its subject.
         test: whether its file marks it as a test sample.
         id: id of the sample.
+        channels: names of the channels, if the file has names.
+        others: columns of the file that are left out.
     """
 
     values: Array
@@ -35,6 +37,8 @@ class RawSeries:
     subject: str | None
     test: bool
     id: str
+    channels: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 def read_npz(path: Path, x: str, y: str, subject: str, layout: Layout) -> list[RawSeries]:
@@ -174,8 +178,18 @@ def read_csv(
                 f"{', '.join(wanted)}. Leave cells empty for missing values, and columns of text "
                 "out of `data.channels`."
             ) from None
+    names = tuple(wanted)
+    others = tuple(name for name in header if name not in (*wanted, series, subject, y))
     return [
-        RawSeries(np.array(rows, np.float32).T, label, person, False, f"{path.stem}/{i:06d}")
+        RawSeries(
+            np.array(rows, np.float32).T,
+            label,
+            person,
+            False,
+            f"{path.stem}/{i:06d}",
+            names,
+            others,
+        )
         for i, ((_, person, label), rows) in enumerate(groups)
     ]
 

@@ -12,6 +12,7 @@ on both sides of a split inflate every result.
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,8 @@ class Series(InMemory):
     Attributes:
         classes: names of the classes; a label is an index into this list.
         dropped: number of windows and series with too long a gap or too few steps.
+        channels: names of the channels of a CSV; `None` for other files.
+        stride: steps from one window to the next.
 
     Raises:
         ValueError: when nothing can be read, or no window is left.
@@ -83,22 +86,20 @@ class Series(InMemory):
                 "it into one file for each."
             )
         size = window or max(2, *(item.values.shape[1] for item in series_list))
-        windows, owner, self.dropped = _windows(
-            series_list, size, stride or max(1, size // 2), max_gap
+        self.channels, self.stride = (
+            list(series_list[0].channels) or None,
+            stride or max(1, size // 2),
         )
+        windows, owner, self.dropped = _windows(series_list, size, self.stride, max_gap)
         if not windows:
             raise ValueError(
                 f"`{path}` has no window of {size} steps in its {len(series_list)} series. A "
                 f"series needs {size // 2} steps or more and gaps of at most {max_gap}. Set "
                 "`data.window` or `data.max_gap`."
             )
+        self.remarks = _left_out(path, self.dropped, max_gap, series_list[0].others)
         if self.dropped:
-            warnings.warn(
-                f"{path}: {self.dropped} windows dropped, for gaps of more than {max_gap} steps or "
-                "for too few steps",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            warnings.warn(self.remarks[0], RuntimeWarning, stacklevel=2)
         names = sorted({r.label for r in series_list if r.label is not None})
         self.classes = names
         labels = np.array(
@@ -120,8 +121,21 @@ class Series(InMemory):
         self.input = Input(tuple(self._all.shape[1:]), *float_moments(self.images), "series")
 
     @classmethod
-    def open(cls, path: str, input: Input) -> Source:
-        return cls(path=path, window=input.shape[1])
+    def located(cls, path: str, input: Input) -> dict[str, Any]:
+        return {"path": path, "window": input.shape[1]}
+
+    def settings(self) -> dict[str, Any]:
+        size, stride = self.input.shape[1], self.stride
+        return {**self.config, "channels": self.channels, "window": size, "stride": stride}
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {
+            **super().preprocessing(),
+            "channels": self.channels,
+            "window": self.input.shape[1],
+            "max_gap": self.config.get("max_gap", 5),
+            "missing": "gaps of up to max_gap steps are interpolated linearly",
+        }
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all windows, and the task; with fewer than two classes there is none."""
@@ -142,6 +156,19 @@ def _read(
     raise ValueError(
         f"`{path}` must be .npz, .ts or .csv, got the suffix {path.suffix!r}. Convert the file."
     )
+
+
+def _left_out(path: str, dropped: int, max_gap: int, others: Sequence[str]) -> list[str]:
+    """Say how many windows are dropped and which columns are left out, a sentence each."""
+    notes = []
+    if dropped:
+        notes.append(
+            f"`{path}`: {dropped} windows dropped, for gaps of more than {max_gap} steps or "
+            "for too few steps."
+        )
+    if others:
+        notes.append(f"`{path}`: columns that are no channels are left out: {', '.join(others)}.")
+    return notes
 
 
 def _windows(

@@ -1,16 +1,14 @@
 """Read tables of numeric and categorical columns from CSV, `.npz` or parquet.
 
-Each numeric column becomes one feature; missing values take the column's mean. Each categorical
-column is one-hot encoded; a missing or rare category is all zeros. All features are then
-standardized over the training rows, so that each has mean 0 and std 1, and the transforms of tables
-(`augment/table.py`) know its range without other rows.
-
-A column of text is categorical, and so is a numeric one that is named in `categorical`.
+`encoding.py` turns columns into features, standardized over the training rows. An encoder keeps
+this encoding (`Table.preprocessing`), and `fitted` applies it to another table: a row then gives
+the same features in any file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +17,7 @@ import torch
 from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task, label_tasks
+from mezzotint.data.table.encoding import Encoding, fit
 from mezzotint.data.table.files import Columns, read_table, sample_table
 from mezzotint.types import Input
 
@@ -36,13 +35,17 @@ class Table(InMemory):
         ignore: columns to ignore, such as an identifier.
         max_categories: categories kept per column; rarer ones count as missing.
         holdout: fraction of each class to score; pretraining never sees these rows.
+        fitted: a run or an encoder whose encoding of the columns is used, instead of one fitted to
+            this file. Columns are matched by name.
 
     Attributes:
         classes: names of the classes; a label is an index into this list.
         features: names of the features, `column` or `column=category`.
+        encoding: how columns become features.
 
     Raises:
-        ValueError: when the file cannot be read, or has no column besides labels.
+        ValueError: when the file cannot be read, has no column besides labels, or lacks a column
+            that `fitted` needs.
     """
 
     modality = "table"
@@ -57,14 +60,16 @@ class Table(InMemory):
         ignore: list[str] | None = None,
         max_categories: int = 50,
         holdout: float = 0.3,
+        fitted: str | None = None,
     ) -> None:
         if max_categories < 1:
             raise ValueError(
                 f"`max_categories` must be 1 or more, got {max_categories}. 50 is the default."
             )
         columns = read_table(Path(path), y)
+        encoding = None if fitted is None else Encoding.read(fitted)
         unknown = sorted({*(categorical or ()), *(ignore or ())} - set(columns))
-        if unknown:
+        if unknown and encoding is None:
             raise ValueError(
                 f"`{path}` has no column {unknown[0]!r}, only {', '.join(columns)}. Correct "
                 "`data.categorical` or `data.ignore`."
@@ -72,20 +77,22 @@ class Table(InMemory):
         labels = columns.pop(y, None) if y is not None else None
         for name in ignore or ():
             columns.pop(name, None)
-        self._store(
-            columns, labels, Path(path).stem, set(categorical or ()), max_categories, holdout
-        )
+        if encoding is None:
+            encode = partial(fit, categorical=set(categorical or ()), max_categories=max_categories)
+        else:
+            self.remarks = encoding.check(columns, path)
+            encode = partial(_fitted, encoding)
+        self._store(columns, labels, Path(path).stem, encode, holdout)
 
     def _store(
         self,
         columns: Columns,
         labels: npt.NDArray[np.str_] | npt.NDArray[np.float64] | None,
         name: str,
-        categorical: set[str],
-        max_categories: int,
+        encode: Callable[[Columns, npt.NDArray[np.bool_]], Encoding],
         holdout: float,
     ) -> None:
-        """Encode the columns, split the rows, and standardize by the training rows."""
+        """Split the rows, and encode the columns by the training rows."""
         count = len(next(iter(columns.values()))) if columns else 0
         if count == 0:
             raise ValueError(
@@ -97,13 +104,13 @@ class Table(InMemory):
             test = held_out(whole, holdout, "row")
         else:
             test = np.zeros(count, np.bool_)
-        values, self.features = encoded(columns, ~test, categorical, max_categories)
+        self.encoding = encode(columns, ~test)
+        self.features = self.encoding.features
         order = test.argsort(
             kind="stable"
         )  # test rows come last, so that pretraining takes a prefix
-        mean, std = values[~test].mean(axis=0), values[~test].std(axis=0)
-        standard = (values - mean) / np.where(std > 0.0, std, 1.0)
-        self._all, self._labels = torch.from_numpy(standard[order].astype(np.float32)), whole[order]
+        values = self.encoding(columns)[order]
+        self._all, self._labels = torch.from_numpy(values), whole[order]
         self.ids = [f"{name}/{row:06d}" for row in order.tolist()]
         seen = int((~test).sum())
         self.images, self.labels = self._all[:seen], self._labels[:seen]
@@ -111,8 +118,11 @@ class Table(InMemory):
         self.input = Input((size,), (0.0,) * size, (1.0,) * size, "table")
 
     @classmethod
-    def open(cls, path: str, input: Input) -> Source:
-        return cls(path=path)
+    def located(cls, path: str, input: Input) -> dict[str, Any]:
+        return {"path": path}
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {**super().preprocessing(), **self.encoding.as_json()}
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all rows, and the task; with fewer than two classes there is none."""
@@ -135,46 +145,12 @@ class TableSample(Table):
         if name not in ("breast_cancer", "wine"):
             raise ValueError(f"`name` must be breast_cancer or wine, got {name!r}. Choose one.")
         columns, labels = sample_table(name)
-        self._store(columns, labels, name, set(), 50, holdout)
+        encode = partial(fit, categorical=set(), max_categories=50)
+        self._store(columns, labels, name, encode, holdout)
 
 
-def encoded(
-    columns: Columns, training: npt.NDArray[np.bool_], categorical: set[str], max_categories: int
-) -> tuple[npt.NDArray[np.float64], list[str]]:
-    """Encode columns as features.
-
-    Args:
-        columns: columns by name: float64 with NaN for missing values, or strings, empty if missing.
-        training: bool `[N]`, the rows that define categories, their order and the means.
-        categorical: numeric columns to treat as categories.
-        max_categories: categories kept per column.
-
-    Returns:
-        `[N, F]`, and the names of the features.
-    """
-    features, names = [], []
-    for name, column in columns.items():
-        if column.dtype.kind == "f" and name not in categorical:
-            known = training & np.isfinite(column)
-            mean = column[known].mean() if known.any() else 0.0
-            features.append(np.where(np.isfinite(column), column, mean))
-            names.append(name)
-            continue
-        words = (
-            column
-            if column.dtype.kind == "U"
-            else np.array([f"{v:g}" if v == v else "" for v in column])
-        )
-        seen, counts = np.unique(words[training & (words != "")], return_counts=True)
-        for word in seen[np.argsort(-counts, kind="stable")][:max_categories]:
-            features.append((words == word).astype(np.float64))
-            names.append(f"{name}={word}")
-    if not features:
-        raise ValueError(
-            "No feature is left. The table needs a column besides the labels. Check `data.ignore` "
-            "and `data.y`."
-        )
-    return np.stack(features, axis=1), names
+def _fitted(encoding: Encoding, columns: Columns, training: npt.NDArray[np.bool_]) -> Encoding:
+    return encoding
 
 
 def named_labels(

@@ -7,7 +7,7 @@ shorter ones are padded.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,17 @@ class InMemoryTokens(InMemory, abstract=True):
 
     def read_batch(self, indices: Tensor) -> Tensor:
         return super().read_batch(indices).long()
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {
+            **super().preprocessing(),
+            "tokenizer": Path(self.tokenizer).name,
+            "first_token": FIRST_TOKEN,
+            "padding": PADDING,
+            "mask": MASK,
+            "length": self.input.shape[0],
+            "rule": "id = token of the tokenizer + first_token, cut to length or padded",
+        }
 
     def text(self, x: Tensor) -> str:
         """Decode a sample `[L]` to text; padding is dropped, masked tokens become `_`."""
@@ -132,8 +143,9 @@ class Tokens(InMemoryTokens):
         self.input = Input((length,), (), (), "tokens", size + FIRST_TOKEN)
 
     @classmethod
-    def open(cls, path: str, input: Input) -> Source:
-        return cls(path=path, length=input.shape[0], vocabulary=input.vocabulary - FIRST_TOKEN)
+    def located(cls, path: str, input: Input) -> dict[str, Any]:
+        vocabulary = input.vocabulary - FIRST_TOKEN
+        return {"path": path, "length": input.shape[0], "vocabulary": vocabulary}
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all samples, and the task; with fewer than two classes there is none."""

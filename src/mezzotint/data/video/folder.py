@@ -7,7 +7,7 @@ Files, classes and splits are found as for images (`data/folder.py`), with the e
 import copy
 import os
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -111,8 +111,19 @@ class VideoFolder(Source):
         self.input = Input((3, frames, size, size), IMAGENET_MEAN, IMAGENET_STD, "video")
 
     @classmethod
-    def open(cls, path: str, input: Input) -> Source:
-        return cls(root=path, frames=input.shape[1], size=input.shape[2])
+    def located(cls, path: str, input: Input) -> dict[str, Any]:
+        return {"root": path, "frames": input.shape[1], "size": input.shape[2]}
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {
+            **super().preprocessing(),
+            "values": "uint8 / 255, RGB",
+            "crop": "center square of each frame",
+            "size": [self.size, self.size],
+            "frames": self.input.shape[1],
+            "fps": self.fps,
+            "sampling": self.sampling,
+        }
 
     def __len__(self) -> int:
         return len(self._paths)
