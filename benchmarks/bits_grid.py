@@ -34,7 +34,8 @@ from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.evaluation.suite import measure
-from mezzotint.recipe.recipe import DEMO, Recipe
+from mezzotint.recipe.reading import DEMO
+from mezzotint.recipe.recipe import Recipe
 
 PROBES = (KNN(), Linear())
 SAMPLES = 512

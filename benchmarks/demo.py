@@ -26,7 +26,8 @@ from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.evaluation.retrieval import Retrieval
 from mezzotint.evaluation.suite import evaluate_encoder
-from mezzotint.recipe.recipe import DEMO, Recipe
+from mezzotint.recipe.reading import DEMO
+from mezzotint.recipe.recipe import Recipe
 
 AIMS = {
     ("linear", "category/across-styles/top1"): 0.60,

@@ -21,7 +21,8 @@ import torch
 
 from mezzotint import load_encoder, pretrain
 from mezzotint.detection.detection import plan, run_transfer
-from mezzotint.recipe.recipe import DEMO, Recipe, read_recipe
+from mezzotint.recipe.reading import DEMO
+from mezzotint.recipe.recipe import Recipe, read_recipe
 
 PRETRAINING = ["run.log.knn_epochs=0"]
 

@@ -24,7 +24,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mezzotint.data.loader import batches
-from mezzotint.recipe.recipe import DEMO, Recipe, read_recipe
+from mezzotint.recipe.reading import DEMO
+from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.train.log import Meter
 from mezzotint.train.loop import Trainer
 

@@ -94,6 +94,10 @@ class Input:
         """Normalize floats `[B, *sizes]` by channel: `(x − mean) / std`; token ids stay."""
         return modality_of(self).normalize(x, self)
 
+    def prepare(self, x: Tensor) -> Tensor:
+        """Turn stored samples `[B, *sizes]` into what an encoder takes: floats, normalized."""
+        return self.normalize(self.as_float(x))
+
 
 @dataclass(frozen=True)
 class Batch:

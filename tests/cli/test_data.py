@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from mezzotint.cli.app import run
-from mezzotint.recipe.recipe import FAMILIES, shipped
+from mezzotint.recipe.reading import shipped
+from mezzotint.recipe.recipe import FAMILIES
 from mezzotint.recipe.signatures import index
 
 

@@ -11,7 +11,6 @@ import torch
 from mezzotint.cli.app import run
 from mezzotint.encoders.resnet import resnet18, resnet50
 from mezzotint.encoders.saving import save_encoder
-from mezzotint.runs import finetune as finetuning
 from mezzotint.types import Input
 
 DIGITS = Input((1, 8, 8), (0.5,), (0.5,))
@@ -50,7 +49,7 @@ def test_options_become_keys_of_the_recipe(
         plans.append(prepared)
         raise ValueError("planned")
 
-    monkeypatch.setattr(finetuning, "finetune", stop)
+    monkeypatch.setattr("mezzotint.runs.finetune.finetune", stop)
     (tmp_path / "list.txt").write_text("0\n1\n2\n")
     options = ["--per-class", "2", "--bits", "W4A8", "--seeds", "3", "--warm-head"]
     assert run(["finetune", str(encoder), "digits", *options, "--no-baselines"]) == 2

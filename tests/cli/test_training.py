@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from mezzotint.cli import app
 from mezzotint.evaluation.results import read_evaluation
-from mezzotint.recipe import recipe as recipe_module
-from mezzotint.recipe.plain_yaml import parse_yaml
+from mezzotint.recipe import reading as reading_module
+from mezzotint.recipe.reading import parse_yaml
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.train.loop import pretrain
 
@@ -83,7 +83,7 @@ class Counted:
             self.builds += 1
             return build(config)
 
-        monkeypatch.setattr(recipe_module, "parse_yaml", reading)
+        monkeypatch.setattr(reading_module, "parse_yaml", reading)
         monkeypatch.setattr(Recipe, "build", building)
 
 

@@ -18,9 +18,9 @@ from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.ptq import CalibratedFile
-from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.evaluation.results import read_baselines, read_evaluation, results_directory
 from mezzotint.quant.bitwidth import FP32, Bits
-from mezzotint.runs.evaluate import evaluate, results_directory
+from mezzotint.runs.evaluate import evaluate
 from mezzotint.types import Input
 
 INPUT = Input((3, 8, 8), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))

@@ -1,7 +1,7 @@
 """The suite: every task by its probes, and both baselines."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -118,6 +118,53 @@ def test_only_the_probes_that_were_asked() -> None:
     rows = evaluate_encoder(Measurement(Net(0), Blobs()), probes=[KNN(k=3), Rank()]).rows
     assert {row.probe for row in rows} == {"knn", "rank"}
     assert sum(row.metric == "all/rankme" for row in rows) == 1
+
+
+def test_a_rank_probe_is_measured_once_for_the_baselines_too() -> None:
+    probes = [KNN(k=3), Rank()]
+    compared = baselines(Measurement(Net(0), Blobs()), Net, probes=probes, seeds=2)
+    for rows, seeds in ((compared.raw, 1), (compared.untrained, 2)):
+        assert sum(row.metric == "all/rankme" for row in rows) == seeds
+
+
+class Patched(Net):
+    """The four rows of an image as patch tokens."""
+
+    def tokens(self, x: Tensor) -> Tensor:
+        return x.squeeze(1)
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.dim = 4
+
+
+class Folded(Blobs):
+    """Two folds."""
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        halves = np.arange(30), np.arange(30, 60)
+        return self, [
+            Task(f"class/fold-{n}", "classify", self.labels, halves[1 - n], halves[n], list("abc"))
+            for n in range(2)
+        ]
+
+
+def test_probes_of_patches_are_averaged_over_folds_like_all_others() -> None:
+    class Middle(KNN):
+        name = "middle"
+        tokens = True
+
+        def run(self, train: Features, test: Features, *, seeds: int = 1) -> Iterator[Row]:
+            yield self.row("top1", train.x[:, 1].mean().item())
+
+    encoder = Patched()
+    found = evaluate_encoder(Measurement(encoder, Folded()), probes=[Middle()], seeds=1).rows
+    compared = baselines(Measurement(encoder, Folded()), Patched, probes=[Middle()], seeds=1)
+    for rows in (found, compared.untrained):
+        values = {row.metric: row.value for row in rows if row.probe == "middle"}
+        assert values.keys() == {f"class/{part}/top1" for part in ("fold-0", "fold-1", "folds")}
+        mean = (values["class/fold-0/top1"] + values["class/fold-1/top1"]) / 2
+        assert values["class/folds/top1"] == pytest.approx(mean)
 
 
 def test_without_tasks_the_label_free_measures_remain() -> None:

@@ -11,7 +11,8 @@ from mezzotint.encoders.timm import TimmEncoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.modality.modality import Modality, modality_names, modality_of
 from mezzotint.modality.patches import PatchSize
-from mezzotint.recipe.recipe import read_recipe, shipped
+from mezzotint.recipe.reading import shipped
+from mezzotint.recipe.recipe import read_recipe
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.types import Input
 

@@ -6,8 +6,15 @@ from typing import Any
 import pytest
 
 from mezzotint.modality.modality import modality_names, modality_of
-from mezzotint.recipe.modalities import require_one_modality, suggested
-from mezzotint.recipe.recipe import Plan, Recipe, read_raw, read_recipe, resolve_recipe, shipped
+from mezzotint.recipe.reading import read_raw, shipped
+from mezzotint.recipe.recipe import (
+    Plan,
+    Recipe,
+    read_recipe,
+    require_one_modality,
+    resolve_recipe,
+    suggested,
+)
 from mezzotint.recipe.schema import RecipeError, class_of
 from mezzotint.recipe.signatures import index
 
@@ -70,10 +77,10 @@ def test_every_wrong_pair_is_refused_and_every_right_one_is_not(modality: str) -
     pairs += [("views", other, config(data, views=v)) for other, v in VIEWS.items()]
     for section, other, recipe in pairs:
         if other == modality:
-            require_one_modality(recipe, modality, shipped())
+            require_one_modality(recipe, modality)
             continue
         with pytest.raises(RecipeError) as caught:
-            require_one_modality(recipe, modality, shipped())
+            require_one_modality(recipe, modality)
         present, accepted = (modality_of(name).plural for name in (modality, other))
         pattern = (
             rf"`data` \({data['kind']}\) has {present}, but `({section}[\w.]*)` \(\w+\) takes "
@@ -82,7 +89,7 @@ def test_every_wrong_pair_is_refused_and_every_right_one_is_not(modality: str) -
         )
         match = re.fullmatch(pattern, str(caught.value))
         assert match, str(caught.value)
-        require_one_modality(read_recipe(match[2]), modality, shipped())
+        require_one_modality(read_recipe(match[2]), modality)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +129,12 @@ def test_shipped_recipes_share_a_modality(name: str) -> None:
     folder = name.partition("/")[0]
     if folder in modality_names():
         for phase in Plan.of(read_raw(name)).phases:
-            require_one_modality(phase.config, folder, shipped())
+            require_one_modality(phase.config, folder)
 
 
 def test_the_suggestion_is_a_recipe_for_this_data_or_this_modality() -> None:
-    assert suggested("furniture", shipped()) == "points/furniture_simclr"
-    assert suggested("image_folder", shipped()) == "image/folder_simclr"
-    assert suggested("my_own", shipped()) == ""
+    assert suggested("furniture") == "points/furniture_simclr"
+    assert suggested("image_folder") == "image/folder_simclr"
+    assert suggested("my_own") == ""
     for name in modality_names():
-        require_one_modality(read_recipe(modality_of(name).recipe), name, shipped())
+        require_one_modality(read_recipe(modality_of(name).recipe), name)

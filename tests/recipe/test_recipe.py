@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mezzotint.recipe.recipe import DEMO, Recipe, read_recipe, resolve_recipe, shipped
+from mezzotint.recipe.reading import DEMO, shipped
+from mezzotint.recipe.recipe import Recipe, read_recipe, resolve_recipe
 from mezzotint.recipe.schema import RecipeError
 
 GOOD = """

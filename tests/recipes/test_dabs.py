@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mezzotint.data.image.tags import CHEXPERT
-from mezzotint.recipe.recipe import Recipe, read_recipe, shipped
+from mezzotint.recipe.reading import shipped
+from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 from tests.tiny import is_masked

@@ -7,7 +7,8 @@ import pytest
 
 from mezzotint.data.audio.embedded import Speech
 from mezzotint.data.image.embedded import EmbeddedImages
-from mezzotint.recipe.recipe import Plan, read_raw, shipped
+from mezzotint.recipe.reading import read_raw, shipped
+from mezzotint.recipe.recipe import Plan
 from mezzotint.train.log import read_metrics
 from mezzotint.train.plan import pretrain_plan
 from tests.tiny import is_masked

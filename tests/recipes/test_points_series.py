@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mezzotint.recipe.recipe import Recipe, read_recipe, shipped
+from mezzotint.recipe.reading import shipped
+from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mezzotint.recipe.recipe import Plan, read_raw, read_recipe, shipped
+from mezzotint.recipe.reading import read_raw, shipped
+from mezzotint.recipe.recipe import Plan, read_recipe
 
 AUDIO = ("audioset_vit", "audioset20k_vit", "esc50_vit")
 PROBES = ("linear_audioset_vit", "linear_audioset20k_vit")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mezzotint.recipe.recipe import Recipe, read_recipe, shipped
+from mezzotint.recipe.reading import shipped
+from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
 

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mezzotint.cli import app
-from mezzotint.recipe.recipe import shipped
+from mezzotint.recipe.reading import shipped
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.report.study import write_study
 from mezzotint.runs.compare import compare, write_table

@@ -228,10 +228,10 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare runs, grouping those that differ only in seed, with intervals and differences."""
-    from mezzotint.runs import compare as comparing
+    from mezzotint.runs import compare
 
-    table = comparing.compare(comparing.arms_of(runs))
-    comparing.write_table(table, out)
+    table = compare.compare(compare.arms_of(runs))
+    compare.write_table(table, out)
     _show(table, out, as_json)
 
 

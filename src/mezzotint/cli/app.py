@@ -55,7 +55,7 @@ def print_table(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
 
 def recipe_of(arguments: list[str] | None) -> tuple[str, list[str]]:
     """Split `[RECIPE] KEY=VALUE …` into the recipe (by default the demo) and the overrides."""
-    from mezzotint.recipe.recipe import DEMO
+    from mezzotint.recipe.reading import DEMO
 
     given = list(arguments or ())
     name = given.pop(0) if given and "=" not in given[0] else DEMO

@@ -38,7 +38,8 @@ def gallery(
     debug: Debug = False,
 ) -> None:
     """Show the views that a recipe makes, with their parameters; or compare policies on images."""
-    from mezzotint.recipe.recipe import Recipe, shipped
+    from mezzotint.recipe.reading import shipped
+    from mezzotint.recipe.recipe import Recipe
 
     given = list(arguments or ())
     unknown = bool(given) and "=" not in given[0] and given[0] not in shipped()
@@ -118,7 +119,8 @@ def recipes(
 ) -> None:
     """List the recipes; print one; or explain a part of them, such as `run` or `method.simclr`."""
     from mezzotint.detection.recipes import shipped_transfers
-    from mezzotint.recipe.recipe import FAMILIES, shipped
+    from mezzotint.recipe.reading import shipped
+    from mezzotint.recipe.recipe import FAMILIES
 
     known = shipped() | {f"transfer/{title}": path for title, path in shipped_transfers().items()}
     if name is None:
@@ -204,9 +206,9 @@ def prepare(
             f"The data set must be one of {', '.join(_DATASETS)}, got {dataset!r}."
             f"{nearest(dataset, _DATASETS)}"
         )
-    from mezzotint.data.prepare.prepare import prepare as make
+    from mezzotint.data.prepare import prepare
 
     target = out or folder.with_name(f"{folder.resolve().name}-prepared")
     processes = os.cpu_count() or 1 if workers is None else workers
-    done = make(dataset, folder, target, workers=processes, format=format, side=side)  # type: ignore[arg-type]
+    done = prepare.prepare(dataset, folder, target, workers=processes, format=format, side=side)  # type: ignore[arg-type]
     typer.echo("\n".join([*done.lines(), str(target)]))

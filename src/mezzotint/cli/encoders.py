@@ -29,10 +29,10 @@ def embed(
     """Write the features of every sample to a file."""
     from mezzotint.data.open import open_source
     from mezzotint.encoders.saving import load_encoder
-    from mezzotint.runs.evaluate import embed as write
+    from mezzotint.runs import evaluate
 
     loaded = load_encoder(encoder)
-    count, dim, unreadable = write(loaded, open_source(data, loaded.input), out)
+    count, dim, unreadable = evaluate.embed(loaded, open_source(data, loaded.input), out)
     for sample in unreadable:
         print(f"unreadable, left out: {sample}", file=sys.stderr)
     typer.echo(f"{out}: {count} samples, {dim} features")
@@ -97,11 +97,10 @@ def export(
 
     The file is kept only if its features agree with the encoder's.
     """
-    from mezzotint.export.exporting import export as write
-    from mezzotint.export.exporting import summary_rows
+    from mezzotint.export import exporting
     from mezzotint.quant.bitwidth import Bits
 
-    folder = write(
+    folder = exporting.export(
         run,
         format,  # type: ignore[arg-type]
         None if bits is None else Bits.parse(bits, "--bits"),
@@ -118,7 +117,7 @@ def export(
     if as_json:
         typer.echo(json.dumps({"artifact": str(folder), **verification}))
         return
-    for title, value in summary_rows(verification):
+    for title, value in exporting.summary_rows(verification):
         typer.echo(f"{title:<24} {value}")
     typer.echo(folder)
 
@@ -212,7 +211,7 @@ def import_(
 
 
 def _encoder_keys(keys: list[str] | tuple[str, ...]) -> dict[str, object]:
-    from mezzotint.recipe.plain_yaml import parse_yaml
+    from mezzotint.recipe.reading import parse_yaml
 
     config: dict[str, object] = {}
     for key in keys:
@@ -279,20 +278,19 @@ def norm_rescale(
     """
     from mezzotint.encoders.saving import load_encoder, save_encoder
     from mezzotint.files import write_text
-    from mezzotint.interop.norm_rescale import as_svg, as_text, norms
-    from mezzotint.interop.norm_rescale import norm_rescale as rescale
+    from mezzotint.interop import norm_rescale
 
     if out.exists():
         raise RecipeError(f"--out must be a new directory, and {out} exists. Choose another --out.")
     loaded, target = load_encoder(encoder), load_encoder(anchor)
     shown = {path.resolve().name: load_encoder(path) for path in (encoder, *(compare or ()))}
-    table = norms(shown, target)
-    changes = rescale(loaded, target, everything=everything)
+    table = norm_rescale.norms(shown, target)
+    changes = norm_rescale.norm_rescale(loaded, target, everything=everything)
     save_encoder(
         loaded, out, {"rescaled_from": encoder.name, "anchor": anchor.name, "all": everything}
     )
-    text = as_text(changes)
+    text = norm_rescale.as_text(changes)
     write_text(out / "norms.txt", text + "\n")
-    write_text(out / "norms.svg", as_svg(table))
+    write_text(out / "norms.svg", norm_rescale.as_svg(table))
     effect = "the function changed" if everything else "the function is the same"
     typer.echo(f"{text}\n{len(changes)} tensors rescaled; {effect}\n{out}")

@@ -72,16 +72,15 @@ def finetune(
     from mezzotint.evaluation.results import read_evaluation, summary
     from mezzotint.quant.bitwidth import Bits
     from mezzotint.report.page import write_report
-    from mezzotint.runs.finetune import finetune as tune
-    from mezzotint.runs.finetune import plan
+    from mezzotint.runs import finetune
 
     if bits is not None:
         given.append(f"method.bits={Bits.parse(bits, '--bits')}")
     options = {"warm_head": warm_head, "baselines": baselines}
-    prepared = plan(encoder, what, given, seeds=seeds, clips=clips, crops=crops, **options)
+    prepared = finetune.plan(encoder, what, given, seeds=seeds, clips=clips, crops=crops, **options)
     folder = out or Path("runs") / f"finetune-{encoder.resolve().name}"
     mode = "json" if as_json else "quiet" if quiet else "bar"
-    tune(prepared, folder, progress=mode)
+    finetune.finetune(prepared, folder, progress=mode)
     page = write_report(folder)
     if mode == "json":
         rows = [row.as_json() for row in read_evaluation(folder)]

@@ -91,8 +91,8 @@ def pretrain(
     done = pretrain_plan(plan, folder, resume=resume, overwrite=overwrite, progress=mode)
     if train_only or not dist.launched_as_main():
         return
-    _report_progress(mode, f"encoder: {done}/encoder; evaluating it now", {"trained": str(done)})
-    _evaluate_and_report(done, (), mode)
+    _say(mode, f"encoder: {done}/encoder; evaluating it now", {"trained": str(done)})
+    evaluate(done, quiet=quiet, as_json=as_json)
 
 
 def _preview(plan: "Plan", arguments: list[str], options: dict[str, Any]) -> None:
@@ -114,30 +114,9 @@ def _queue(plan: "Plan", job: "Job", options: dict[str, Any]) -> None:
     typer.echo(f"job {submit(job, options).job_id} is queued; logs: {job.logs}; run: {job.out}")
 
 
-def _evaluate_and_report(
-    folder: Path, overrides: tuple[str, ...], mode: str, clips: int = 1, crops: int = 1
-) -> None:
-    from mezzotint.report.page import write_report
-    from mezzotint.runs.evaluate import evaluate as measure
-    from mezzotint.runs.evaluate import results_directory
-
-    measure(folder, overrides, clips=clips, crops=crops)
-    folder = results_directory(folder)
-    page = write_report(folder)
-    if mode == "bar":
-        _print_table(folder)
-    _report_progress(mode, f"report: {page}", {"report": str(page)})
-
-
-def _report_progress(mode: str, text: str, data: dict[str, Any]) -> None:
+def _say(mode: str, text: str, data: dict[str, Any]) -> None:
     if mode != "quiet":
         typer.echo(json.dumps(data) if mode == "json" else text)
-
-
-def _print_table(folder: Path) -> None:
-    from mezzotint.evaluation.results import summary
-
-    print_table(("task", "probe", "encoder", "untrained", "raw input"), summary(folder))
 
 
 @app.command()
@@ -154,8 +133,17 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Evaluate a run's encoder, or an encoder of another project, and write the report."""
+    from mezzotint.evaluation.results import results_directory, summary
+    from mezzotint.report.page import write_report
+    from mezzotint.runs import evaluate
+
+    evaluate.evaluate(run, overrides or (), clips=clips, crops=crops)
+    folder = results_directory(run)
+    page = write_report(folder)
     mode = "json" if as_json else "quiet" if quiet else "bar"
-    _evaluate_and_report(run, tuple(overrides or ()), mode, clips, crops)
+    if mode == "bar":
+        print_table(("task", "probe", "encoder", "untrained", "raw input"), summary(folder))
+    _say(mode, f"report: {page}", {"report": str(page)})
 
 
 @app.command()

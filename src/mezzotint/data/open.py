@@ -12,7 +12,7 @@ from typing import Any
 
 from mezzotint.data.source import FOLDER, Source
 from mezzotint.modality.modality import modality_of
-from mezzotint.recipe.recipe import apply_overrides
+from mezzotint.recipe.reading import apply_overrides
 from mezzotint.recipe.schema import class_of, construct, resolve
 from mezzotint.recipe.signatures import index
 from mezzotint.types import Input

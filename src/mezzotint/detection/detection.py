@@ -27,7 +27,7 @@ from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation, student, write_evaluation
 from mezzotint.files import replacing, write_json, write_text
-from mezzotint.recipe.plain_yaml import dump_yaml
+from mezzotint.recipe.reading import dump_yaml
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.seeding import key_of
 from mezzotint.train.rundir import RunDirectoryInUse, environment, locked

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mezzotint.recipe.recipe import read_raw
+from mezzotint.recipe.reading import read_raw
 from mezzotint.recipe.schema import RecipeError, nearest, resolve
 
 FAMILIES = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.source import FOLD, Source, Task
-from mezzotint.evaluation.features import InputNormalizer, Reading, read_batches
+from mezzotint.evaluation.features import Reading, read_batches
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input
 
@@ -82,14 +82,14 @@ def read_calibration(
             f"`{option}` must be 1 to {len(order)}, the samples that some task trains on and no "
             f"task tests on, got {count}. Choose another number, or add data."
         )
-    normalize = InputNormalizer(input, torch.device(reading.device or "cpu"))
+    device = torch.device(reading.device or "cpu")
     batches: list[Tensor] = []
     target = DEFAULT if count is None else count
     missing, total = target, len(order)
     while missing and len(order):
         for _, x, _ in read_batches(source, order[:missing], reading):
             if len(x):
-                batches.append(normalize(x))
+                batches.append(input.prepare(x.to(device, non_blocking=True)))
         order = order[missing:]
         missing = target - sum(map(len, batches))
     if missing and count is not None:

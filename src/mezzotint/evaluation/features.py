@@ -124,22 +124,6 @@ def raw_features(
     return _read(source, forward, source.input, indices, reading, torch.device("cpu"))
 
 
-class InputNormalizer:
-    """Turn stored values into what an encoder takes.
-
-    Args:
-        input: mean and standard deviation of the encoder's input.
-        device: device to compute on.
-    """
-
-    def __init__(self, input: Input, device: torch.device) -> None:
-        self.input, self.device = input, device
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Stored samples `[B, …]` → normalized samples on the device."""
-        return self.input.normalize(self.input.as_float(x.to(self.device, non_blocking=True)))
-
-
 class _Reads(Dataset[tuple[int, Tensor | Unreadable]]):
     """`Source.read` over a list of indices; failures are returned instead of raised."""
 
@@ -189,7 +173,6 @@ def _read(
     """Extract this rank's part, then gather all parts."""
     requested = torch.arange(len(source)) if indices is None else indices
     own = requested[dist.rank() :: dist.world_size()]
-    normalize = InputNormalizer(input, device)
     kept: list[Tensor] = []
     features: list[Tensor] = []
     bad: list[Unreadable] = []
@@ -199,7 +182,8 @@ def _read(
         bad += failed
         if len(part):
             with torch.inference_mode():
-                features.append(_averaged(forward, normalize, x).float().cpu())
+                values = x.to(device, non_blocking=True)
+                features.append(_averaged(forward, input, values).float().cpu())
             kept.append(part)
         if reading.progress is not None:
             reading.progress(done, len(own))
@@ -211,11 +195,11 @@ def _read(
     return _union(extracted, requested) if dist.world_size() > 1 else Extraction(*extracted)
 
 
-def _averaged(forward: Callable[[Tensor], Tensor], normalize: InputNormalizer, x: Tensor) -> Tensor:
+def _averaged(forward: Callable[[Tensor], Tensor], input: Input, x: Tensor) -> Tensor:
     """Features `[B, D]`; of samples with clips or crops, `[B, V, *shape]`, the mean over them."""
-    if x.ndim == len(normalize.input.shape) + 1:
-        return forward(normalize(x))
-    return forward(normalize(x.flatten(0, 1))).view(*x.shape[:2], -1).mean(dim=1)
+    if x.ndim == len(input.shape) + 1:
+        return forward(input.prepare(x))
+    return forward(input.prepare(x.flatten(0, 1))).view(*x.shape[:2], -1).mean(dim=1)
 
 
 def _union(

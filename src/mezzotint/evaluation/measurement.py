@@ -1,8 +1,8 @@
 """An encoder, the data to measure it on, and how that data is read."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
@@ -14,35 +14,24 @@ from mezzotint.evaluation.calibration import calibration_order, read_calibration
 from mezzotint.evaluation.features import Extraction, Reading, extract_readable, raw_features
 
 
-@dataclass(frozen=True, eq=False)
 class Measurement:
     """One encoder on one source; everything that is measured of it starts here.
 
     Features are extracted when they are first used, and then kept.
 
-    Attributes:
+    Args:
         encoder: encoder to measure; it is left as it was.
         source: data of the run; its `evaluation()` gives the samples and the tasks.
         reading: how samples are read and where features are computed.
+
+    Attributes:
+        samples: all samples to extract features of, training and test.
+        tasks: tasks over the indices of `samples`.
     """
 
-    encoder: Encoder
-    source: Source
-    reading: Reading = Reading()
-
-    @cached_property
-    def _evaluation(self) -> tuple[Source, Sequence[Task]]:
-        return self.source.evaluation()
-
-    @property
-    def samples(self) -> Source:
-        """All samples to extract features of, training and test."""
-        return self._evaluation[0]
-
-    @property
-    def tasks(self) -> Sequence[Task]:
-        """Tasks over the indices of `samples`."""
-        return self._evaluation[1]
+    def __init__(self, encoder: Encoder, source: Source, reading: Reading = Reading()) -> None:
+        self.encoder, self.source, self.reading = encoder, source, reading
+        self.samples, self.tasks = source.evaluation()
 
     @cached_property
     def features(self) -> Extraction:
@@ -61,9 +50,11 @@ class Measurement:
         return raw_features(self.samples, self.reading)
 
     def of(self, encoder: Encoder) -> "Measurement":
-        """Return the measurement of another encoder on the same samples."""
-        other = dataclasses.replace(self, encoder=encoder)
-        vars(other)["_evaluation"] = self._evaluation  # read once for all encoders
+        """Return the measurement of another encoder on the same samples, read once for both."""
+        other = copy.copy(self)
+        other.encoder = encoder
+        for own in ("features", "patches"):  # of the encoder; the raw input is the same
+            vars(other).pop(own, None)
         return other
 
     def calibration(

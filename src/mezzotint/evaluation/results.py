@@ -178,6 +178,12 @@ class Baselines:
         return Baselines(*parts)
 
 
+def results_directory(path: str | Path) -> Path:
+    """Return the directory of the results: the run, or `x.evaluation` for `x.onnx` or `x.yaml`."""
+    path = Path(path)
+    return path.with_suffix(".evaluation") if path.suffix in (".onnx", ".yaml", ".yml") else path
+
+
 def write_evaluation(
     folder: str | Path, evaluation: Evaluation, baselines: Baselines | None = None
 ) -> None:

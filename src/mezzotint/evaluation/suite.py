@@ -49,12 +49,11 @@ def evaluate_encoder(
         heads: filled with the fitted linear heads, if given.
     """
     features = measurement.features
-    rows = list(measure(features, measurement.tasks, probes, seeds, heads))
+    rows = list(measure(features, measurement.tasks, _with_rank(probes), seeds, heads))
+    if any(probe.tokens for probe in probes):
+        rows += measure(measurement.patches, measurement.tasks, probes, seeds)
     rows += over_folds(rows)
-    if not any(isinstance(probe, Rank) for probe in probes):
-        rows += _label_free(features, _RANK)
     value = {row.metric: row.value for row in rows if row.probe == _RANK.name}
-    rows += _of_patches(measurement, probes, seeds)
     return Evaluation(rows, verdict(value["all/spread"], value["all/rank_ratio"]), features.bad)
 
 
@@ -74,17 +73,19 @@ def baselines(
         seeds: number of untrained encoders; each gives one row per metric with the encoder's seed,
             and a probe with a random part runs once on it.
     """
-    raw = list(measure(measurement.raw, measurement.tasks, probes, seeds))
-    raw += [*over_folds(raw), *_label_free(measurement.raw, _RANK)]
+    raw = list(measure(measurement.raw, measurement.tasks, _with_rank(probes), seeds))
+    raw += over_folds(raw)
     untrained: list[Row] = []
     for seed in range(seeds if build is not None else 0):
         assert build is not None
-        fresh = measurement.of(build(seed))
-        rows = list(measure(fresh.features, fresh.tasks, probes, 1))
-        rows += _of_patches(fresh, probes, 1)
-        rows += [*over_folds(rows), *_label_free(fresh.features, _RANK)]
-        untrained += [dataclasses.replace(row, seed=seed) for row in rows]
+        fresh = evaluate_encoder(measurement.of(build(seed)), probes=probes, seeds=1)
+        untrained += [dataclasses.replace(row, seed=seed) for row in fresh.rows]
     return Baselines(raw, untrained)
+
+
+def _with_rank(probes: Sequence[Probe]) -> Sequence[Probe]:
+    """Add the measure of collapse, which every encoder gets, unless it is there."""
+    return probes if any(isinstance(probe, Rank) for probe in probes) else (*probes, _RANK)
 
 
 def measure(
@@ -121,16 +122,11 @@ def measure(
             pairs = _pairs(train, test)
             if pairs is not None:
                 yield of_task(_RANK.row("alignment", alignment(*pairs)), task, train, test)
+    features = Features(extraction.x)
     for probe in probes:
-        if not probe.kinds:
-            yield from _label_free(extraction, probe)
-
-
-def _of_patches(measurement: Measurement, probes: Sequence[Probe], seeds: int) -> Iterator[Row]:
-    """Yield the rows of the probes of patch tokens, if there are any."""
-    own = [probe for probe in probes if probe.tokens]
-    if own:
-        yield from measure(measurement.patches, measurement.tasks, own, seeds)
+        if not (probe.kinds or tokens):  # of the features alone
+            for row in probe.run(features, features):
+                yield dataclasses.replace(row, metric=f"all/{row.metric}")
 
 
 def splits(
@@ -153,12 +149,6 @@ def splits(
             )
         train, test = (_part(extraction, position, task, side) for side in (task.train, task.test))
         yield task, train, test
-
-
-def _label_free(extraction: Extraction, probe: Probe) -> Iterator[Row]:
-    features = Features(extraction.x)
-    for row in probe.run(features, features):
-        yield dataclasses.replace(row, metric=f"all/{row.metric}")
 
 
 def of_task(row: Row, task: Task, train: Features, test: Features) -> Row:

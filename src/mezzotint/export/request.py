@@ -61,7 +61,7 @@ class Request:
             ValueError: if there are fewer samples than `calibration`, or none.
         """
         reading = replace(self.measurement.reading, batch_size=batch_size)
-        measurement = replace(self.measurement, reading=reading)
+        measurement = Measurement(self.encoder, self.measurement.source, reading)
         tasks = by_fold(measurement.tasks)[0]
         return measurement.calibration(tasks, self.calibration, option="--calibration")
 

@@ -7,15 +7,23 @@ built once, into a `Recipe` of objects.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mezzotint.recipe.modalities import require_one_modality
 from mezzotint.recipe.phases import refuse_other_recipe, unfold
-from mezzotint.recipe.plain_yaml import dump_yaml, parse_yaml
-from mezzotint.recipe.schema import RecipeError, construct, nearest, resolve
+from mezzotint.recipe.reading import (
+    apply_overrides,
+    dump_yaml,
+    name_of,
+    parse_yaml,
+    read_raw,
+    shipped,
+)
+from mezzotint.recipe.schema import RecipeError, class_of, construct, nearest, resolve
+from mezzotint.recipe.signatures import index
 
 if TYPE_CHECKING:
     from mezzotint.augment.views import ViewGenerator
@@ -42,19 +50,6 @@ OPTIONAL = {"mup": "MuP"}
 """Sections that a recipe may leave out, and that then do nothing."""
 
 _DEFAULTS: dict[str, Any] = {"views": "two_views", "schedule": "cosine", "run": {}, "evaluate": {}}
-_SHIPPED = Path(__file__).parent.parent / "recipes"
-DEMO = "image/emoji_simclr"
-
-
-def shipped() -> dict[str, Path]:
-    """List the recipes that come with the package, by name: `image/emoji_simclr` → file."""
-    files = {
-        p.relative_to(_SHIPPED).with_suffix("").as_posix(): p
-        for p in sorted(_SHIPPED.rglob("*.yaml"))
-    }
-    return {
-        name: path for name, path in files.items() if not name.startswith(("studies/", "transfer/"))
-    }
 
 
 def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -98,86 +93,6 @@ def read_resumed_plan(run: Path, overrides: Sequence[str] = ()) -> "Plan":
     return plan
 
 
-def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a recipe as it is written, with overrides applied; nothing in it is checked."""
-    path = shipped().get(str(name)) or Path(name)
-    if path.is_dir() and (path / "recipe.yaml").is_file():
-        path = path / "recipe.yaml"
-    if path.is_dir():
-        raise RecipeError(
-            f"`{path}` has no recipe.yaml, so it is not a run. Give a run, the path of a YAML "
-            "file, or a name that `mezzotint recipes` lists."
-        )
-    if not path.is_file():
-        raise RecipeError(
-            f"There is no recipe {str(name)!r}. Give the path of a YAML file, or a name that "
-            f"`mezzotint recipes` lists.{nearest(str(name), shipped())}"
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        raise RecipeError(
-            f"`{path}` cannot be read as UTF-8 text: {error}. Give a YAML file."
-        ) from error
-    config = parse_yaml(text, str(path))
-    if not isinstance(config, dict):
-        raise RecipeError(
-            f"`{path}` must be a mapping with the sections {', '.join(FAMILIES)}, "
-            f"got {_name_of(config)}. See `mezzotint recipes {DEMO}` for an example."
-        )
-    return apply_overrides(config, overrides)
-
-
-def _name_of(value: Any) -> str:
-    return {"NoneType": "nothing", "list": "a list", "str": "text"}.get(
-        type(value).__name__, repr(value)
-    )
-
-
-def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set dotted keys, `section.key=value` with the value in YAML, in a recipe, and return it."""
-    for override in overrides:
-        _override(config, override)
-    return config
-
-
-def _override(config: dict[str, Any], override: str) -> None:
-    """Set one dotted key. A new `kind` empties its section, whose keys were the old kind's."""
-    name, equals, text = override.partition("=")
-    keys = name.split(".")
-    if not equals or not all(keys):
-        raise RecipeError(
-            f"{override!r} is not an override. Write section.key=value, such as run.epochs=20."
-        )
-    value = parse_yaml(text, name)
-    parent: Any = config
-    for key in keys[:-1]:
-        child = parent.get(key) if isinstance(parent, dict) else None
-        if isinstance(child, str):
-            child = {"kind": child}
-        if isinstance(parent, dict):
-            parent[key] = child = child if isinstance(child, (dict, list)) else {}
-        else:
-            child = parent[_position(parent, key, name)]
-        parent = child
-    if isinstance(parent, dict):
-        if keys[-1] == "kind" and parent.get("kind", value) != value:
-            parent.clear()
-        parent[keys[-1]] = value
-    else:
-        parent[_position(parent, keys[-1], name)] = value
-
-
-def _position(items: Any, key: str, name: str) -> int:
-    """The position in a list that a part of a dotted key names."""
-    if isinstance(items, list) and key.isdigit() and int(key) < len(items):
-        return int(key)
-    accepted = f"a position from 0 to {len(items) - 1}" if isinstance(items, list) else "no key"
-    raise RecipeError(
-        f"`{name}` cannot be set: {key!r} must be {accepted} there. Write the whole list."
-    )
-
-
 def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read how to evaluate an encoder of another project.
 
@@ -202,7 +117,7 @@ def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     if isinstance(config, dict):
         apply_overrides(config, overrides)
     if not isinstance(config, dict) or not set(needed) <= set(config) <= set(known):
-        got = ", ".join(map(str, config)) if isinstance(config, dict) else _name_of(config)
+        got = ", ".join(map(str, config)) if isinstance(config, dict) else name_of(config)
         raise RecipeError(
             f"`{path}` must have the sections encoder and data, and may have run and evaluate, "
             f"got {got}. Say on which data: data.kind=image_folder data.root=photos."
@@ -295,6 +210,60 @@ def _default(section: str) -> Any:
     return construct(resolve(_DEFAULTS[section], family, section), family, {})
 
 
+def require_one_modality(config: Mapping[str, Any], modality: str) -> None:
+    """Check that views and encoder take the modality of the data.
+
+    Encoders, transforms and view generators name the modalities that they take (`modalities`, a
+    class variable, empty for any). So the check needs no encoder, and runs before one is made.
+
+    Args:
+        config: a checked recipe.
+        modality: the samples' modality.
+
+    Raises:
+        RecipeError: with the section to change and a recipe to try.
+    """
+    from mezzotint.modality.modality import modality_of  # imports torch
+
+    for key, kind, family in _parts(config):
+        takes = class_of(kind, family).modalities
+        if takes and modality not in takes:
+            data = config["data"]
+            kind_of_data = data["source"]["kind"] if data["kind"] == "labeled" else data["kind"]
+            samples = modality_of(modality)
+            recipe = suggested(kind_of_data) or samples.recipe
+            accepted = " or ".join(modality_of(name).plural for name in sorted(takes))
+            raise RecipeError(
+                f"`data` ({kind_of_data}) has {samples.plural}, but `{key}` ({kind}) takes "
+                f"{accepted}. Change `{key}` or `data`, or try `mezzotint pretrain {recipe}`."
+            )
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Key, kind and family of everything that meets a whole sample.
+
+    Transforms inside another one (`per_frame`, `image_and_text`) meet what that one hands them.
+    """
+    yield "encoder", config["encoder"]["kind"], "Encoder"
+    yield "views", config["views"]["kind"], "ViewGenerator"
+    transforms = index().members("Transform")
+    for key, chain in config["views"].items():
+        for position, item in enumerate(chain if isinstance(chain, list) else ()):
+            if isinstance(item, Mapping) and item.get("kind") in transforms:
+                yield f"views.{key}.{position}", item["kind"], "Transform"
+
+
+def suggested(kind: str) -> str:
+    """Choose the shortest shipped recipe for a kind of data, SimCLR if any; empty without one."""
+    candidates = [
+        name
+        for name, path in shipped().items()
+        if not name.startswith("supervised/")
+        and re.search(rf"\bkind: {kind}\b", path.read_text(encoding="utf-8"))
+    ]
+    return min(candidates, key=lambda name: ("simclr" not in name, len(name), name), default="")
+
+
 @dataclass(kw_only=True)
 class Recipe:
     """Everything that a run is made of, as objects. Make it in Python, or with `Recipe.load`.
@@ -345,7 +314,7 @@ class Recipe:
         import torch
 
         data = construct(config["data"], FAMILIES["data"], {})
-        require_one_modality(config, data.input.modality, shipped())
+        require_one_modality(config, data.input.modality)
         run = construct(config["run"], FAMILIES["run"], {})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)

@@ -248,7 +248,7 @@ def policy_of(text: str) -> Policy:
     Raises:
         RecipeError: for an unknown kind or key.
     """
-    from mezzotint.recipe.plain_yaml import parse_yaml
+    from mezzotint.recipe.reading import parse_yaml
 
     config = parse_yaml(text, "--policy")
     kind = str(config.get("kind") if isinstance(config, dict) else config)

@@ -14,7 +14,7 @@ from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.features import Reading, extract_readable
 from mezzotint.evaluation.measurement import Measurement
-from mezzotint.evaluation.results import Evaluation, write_evaluation
+from mezzotint.evaluation.results import Evaluation, results_directory, write_evaluation
 from mezzotint.evaluation.suite import baselines
 from mezzotint.files import replacing
 from mezzotint.quant.bitwidth import FP32
@@ -79,12 +79,6 @@ def _require_fp32(settings: Evaluate, clips: int, crops: int) -> None:
             f"clips={clips} and crops={crops} at "
             f"{', '.join(map(str, settings.bits))}. Set evaluate.bits=[], or leave them out."
         )
-
-
-def results_directory(path: str | Path) -> Path:
-    """Return the directory of the results: the run, or `x.evaluation` for `x.onnx` or `x.yaml`."""
-    path = Path(path)
-    return path.with_suffix(".evaluation") if path.suffix in (".onnx", ".yaml", ".yml") else path
 
 
 @dataclass(frozen=True)

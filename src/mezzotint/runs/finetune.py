@@ -40,7 +40,8 @@ from mezzotint.files import replacing, write_json
 from mezzotint.methods.supervised import Supervised
 from mezzotint.modality.modality import modality_of
 from mezzotint.quant.bitwidth import FP32, Bits
-from mezzotint.recipe.recipe import FAMILIES, Recipe, read_recipe, shipped
+from mezzotint.recipe.reading import shipped
+from mezzotint.recipe.recipe import FAMILIES, Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.runs.reuse import ensure, trained_method
 from mezzotint.types import Features

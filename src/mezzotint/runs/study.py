@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mezzotint.recipe.plain_yaml import parse_yaml
+from mezzotint.recipe.reading import parse_yaml
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError, nearest
 from mezzotint.runs.compare import ComparisonTable, compare, write_table

@@ -21,7 +21,7 @@ from mezzotint import dist
 from mezzotint.files import write_text
 from mezzotint.methods.method import Method
 from mezzotint.recipe.phases import refuse_other_recipe
-from mezzotint.recipe.plain_yaml import dump_yaml
+from mezzotint.recipe.reading import dump_yaml
 from mezzotint.recipe.recipe import Phase, Plan, Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError, nearest
 from mezzotint.train.checkpoint import CheckpointStore

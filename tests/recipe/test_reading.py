@@ -7,7 +7,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mezzotint.recipe.plain_yaml import dump_yaml, parse_yaml
+from mezzotint.recipe.reading import dump_yaml, parse_yaml
 from mezzotint.recipe.schema import RecipeError
 
 PLAIN = st.recursive(

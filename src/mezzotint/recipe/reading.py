@@ -1,0 +1,195 @@
+"""Recipes as they are written: found by name or path, parsed, overridden, and not checked yet.
+
+Recipes come from strangers, so YAML is plain data and nothing more. There are no tags, no anchors,
+no interpolation and no environment, duplicate keys are refused, and size and depth are limited.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mezzotint.recipe.schema import RecipeError, nearest
+
+_SHIPPED = Path(__file__).parent.parent / "recipes"
+DEMO = "image/emoji_simclr"
+
+_MAX_BYTES, _MAX_DEPTH = 1 << 20, 20
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without anchors and duplicate keys; `5e-4` is a number, as everywhere else."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise RecipeError("uses a YAML alias, and a recipe is plain data. Write the value out.")
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise RecipeError(
+                f"is nested deeper than {_MAX_DEPTH} levels, and a recipe is flat. Flatten it."
+            )
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise RecipeError(
+                    f"has the key {key!r} twice in the mapping of line {line}. Keep one."
+                )
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back: no aliases, and quotes around text that looks like 5e-4."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+# YAML 1.1 reads 5e-4 as text, because it has no decimal point.
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+0123456789."),
+    )
+
+
+def dump_yaml(value: Any) -> str:
+    """Write plain data as YAML text that `parse_yaml` reads back as the same data."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Read YAML text as plain data.
+
+    Args:
+        text: a recipe, or the value of an override.
+        name: of the file or override, for messages.
+
+    Raises:
+        RecipeError: when it is not plain YAML.
+    """
+    if len(text) > _MAX_BYTES:
+        raise RecipeError(
+            f"`{name}` has {len(text)} characters, and a recipe has at most {_MAX_BYTES}. "
+            "Check that the file is a recipe."
+        )
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise RecipeError(
+            f"`{name}` is not plain YAML, {where}{problem}. Correct this line."
+        ) from error
+    except RecipeError as error:
+        raise RecipeError(f"`{name}` {error}") from error
+
+
+def shipped() -> dict[str, Path]:
+    """List the recipes that come with the package, by name: `image/emoji_simclr` → file."""
+    files = {
+        p.relative_to(_SHIPPED).with_suffix("").as_posix(): p
+        for p in sorted(_SHIPPED.rglob("*.yaml"))
+    }
+    return {
+        name: path for name, path in files.items() if not name.startswith(("studies/", "transfer/"))
+    }
+
+
+def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a recipe as it is written, with overrides applied; nothing in it is checked."""
+    path = shipped().get(str(name)) or Path(name)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        path = path / "recipe.yaml"
+    if path.is_dir():
+        raise RecipeError(
+            f"`{path}` has no recipe.yaml, so it is not a run. Give a run, the path of a YAML "
+            "file, or a name that `mezzotint recipes` lists."
+        )
+    if not path.is_file():
+        raise RecipeError(
+            f"There is no recipe {str(name)!r}. Give the path of a YAML file, or a name that "
+            f"`mezzotint recipes` lists.{nearest(str(name), shipped())}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise RecipeError(
+            f"`{path}` cannot be read as UTF-8 text: {error}. Give a YAML file."
+        ) from error
+    config = parse_yaml(text, str(path))
+    if not isinstance(config, dict):
+        raise RecipeError(
+            f"`{path}` must be a mapping with the sections data, encoder, method and optimizer, "
+            f"got {name_of(config)}. See `mezzotint recipes {DEMO}` for an example."
+        )
+    return apply_overrides(config, overrides)
+
+
+def name_of(value: Any) -> str:
+    """Name what stands where a mapping was expected, for messages."""
+    return {"NoneType": "nothing", "list": "a list", "str": "text"}.get(
+        type(value).__name__, repr(value)
+    )
+
+
+def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set dotted keys in place. A new `kind` empties its section, whose keys were the old kind's.
+
+    Args:
+        config: the recipe as it is written.
+        overrides: `section.key=value`, the value in YAML.
+
+    Returns:
+        The same mapping.
+
+    Raises:
+        RecipeError: for text that is no override, or a position that a list does not have.
+    """
+    for text in overrides:
+        name, equals, value_text = text.partition("=")
+        keys = name.split(".")
+        if not equals or not all(keys):
+            raise RecipeError(
+                f"{text!r} is not an override. Write section.key=value, such as run.epochs=20."
+            )
+        value = parse_yaml(value_text, name)
+        parent: Any = config
+        for key in keys[:-1]:
+            child = parent.get(key) if isinstance(parent, dict) else None
+            if isinstance(child, str):
+                child = {"kind": child}
+            if isinstance(parent, dict):
+                parent[key] = child = child if isinstance(child, (dict, list)) else {}
+            else:
+                child = parent[_position(parent, key, name)]
+            parent = child
+        if isinstance(parent, dict):
+            if keys[-1] == "kind" and parent.get("kind", value) != value:
+                parent.clear()
+            parent[keys[-1]] = value
+        else:
+            parent[_position(parent, keys[-1], name)] = value
+    return config
+
+
+def _position(items: Any, key: str, name: str) -> int:
+    """The position in a list that a part of a dotted key names."""
+    if isinstance(items, list) and key.isdigit() and int(key) < len(items):
+        return int(key)
+    accepted = f"a position from 0 to {len(items) - 1}" if isinstance(items, list) else "no key"
+    raise RecipeError(
+        f"`{name}` cannot be set: {key!r} must be {accepted} there. Write the whole list."
+    )
