@@ -37,7 +37,9 @@ REPLACED = {
 # What stays although it reads so: names in saved state, keys of draws, other projects' names.
 EXCEPTIONS = {
     "bits, bit-width, bit config": ("standard deviation at every width",),
-    "index, position": ("self.places", '"place"', "in its place"),
+    "index, position": (
+        "self.places", "encoder.places", "places.table.weight", '"place"', "in its place",
+    ),
     "std, standard deviation": ("numpy", "kurtosis", "Standard deviation"),
     "value, metric, result": (
         "plt", "matplotlib", "Figure", "<figure", "figure>", "figure{", "figure {", "figure.",

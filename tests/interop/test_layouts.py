@@ -231,15 +231,13 @@ def test_command_line_tells_the_architecture_and_records_the_normalization(tmp_p
     assert torch.equal(again.state_dict()["conv1.weight"], online.state_dict()["conv1.weight"])
 
 
-def test_byol_a_weights_ask_for_their_statistics(tmp_path: Path) -> None:
+def test_byol_a_weights_show_their_size_and_ask_for_their_statistics(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = AudioNTT(Input((1, 64, 96), (0.0,), (1.0,), "audio"), dim=16, width=4)
     torch.save(source.state_dict(), tmp_path / "c.pth")
     arguments = [
         "import",
         str(tmp_path / "c.pth"),
-        "dim=16",
-        "width=4",
         "--from",
         "byol_a",
         "--out",
@@ -257,7 +255,7 @@ def test_byol_a_weights_ask_for_their_statistics(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--from", "dino"], "--from must be one of auto, plain, mocov3"),
+        (["--from", "byola"], "--from must be one of auto, plain, mocov3"),
         (["--branch", "left"], "--branch must be one of auto, online, target, got 'left'"),
         (["--normalization", "mnist"], "--normalization must be one of imagenet"),
         (["kind"], "Keys of the encoder are KEY=VALUE"),

@@ -127,8 +127,23 @@ class _Hostile:
         return (print, ("this must not be printed",))
 
 
+def test_options_of_a_run_are_read_as_plain_data(tmp_path: Path) -> None:
+    """BRIDLE's, MAE's and DINO's checkpoints save `args`, an argparse.Namespace."""
+    args = argparse.Namespace(lr=0.1, betas=[0.9, 0.95], nested={"model": "vit_b"}, resume=None)
+    torch.save({"model": small(0).state_dict(), "args": args, "epoch": 139}, tmp_path / "c.pth")
+    tensors = read_tensors(tmp_path / "c.pth")
+    assert tensors.keys() == small(0).state_dict().keys()
+    with pytest.raises(ValueError, match="weights_only|Unsupported|more than tensors"):
+        try:  # nothing stays permitted for other readers in this process
+            torch.load(tmp_path / "c.pth", weights_only=True)
+        except Exception as error:
+            raise ValueError(str(error)) from error
+
+
 @pytest.mark.parametrize(
-    "extra", [_Hostile(), argparse.Namespace(lr=0.1)], ids=["code", "namespace"]
+    "extra",
+    [_Hostile(), argparse.Namespace(lr=0.1, path=_Hostile())],
+    ids=["code", "code in a namespace"],
 )
 def test_pickles_that_need_code_are_refused(
     extra: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -2,13 +2,19 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mezzotint.cli.app import Debug, EncoderPath, Json, RunPath, app
 from mezzotint.recipe.schema import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mezzotint.types import Input
 
 
 @app.command()
@@ -134,7 +140,7 @@ _Layout = Annotated[
     typer.Option(
         "--from",
         help="Project: auto, plain, mocov3, randquant, airl, ssql, massrl, solo, lightly, "
-        "vissl, byol_a, timm or torchvision.",
+        "vissl, byol_a, bridle, mae, dino, timm or torchvision.",
     ),
 ]
 _Branch = Annotated[
@@ -161,16 +167,20 @@ def import_(
     layout: _Layout = "auto",
     branch: _Branch = "auto",
     prefix: _Prefix = None,
-    size: Annotated[int, typer.Option(help="Side of the images that the network takes.")] = 224,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the images that the network takes. Default: the file's, or 224."
+        ),
+    ] = None,
     normalization: _Normalization = "imagenet",
     debug: Debug = False,
 ) -> None:
     """Import an encoder that another project trained, to evaluate, export or embed with it."""
     from mezzotint.encoders.saving import save_encoder
-    from mezzotint.interop.layouts import LAYOUTS, recognize_encoder
+    from mezzotint.interop.layouts import LAYOUTS
     from mezzotint.interop.load import load_checkpoint, read_tensors
-    from mezzotint.recipe.schema import construct, resolve
-    from mezzotint.types import Input
+    from mezzotint.recipe.schema import construct
 
     for option, value, choices in (
         ("--from", layout, ("auto", *LAYOUTS)),
@@ -181,21 +191,12 @@ def import_(
                 f"{option} must be one of {', '.join(choices)}, got {value!r}."
                 f"{nearest(value, choices)}"
             )
-    config = _encoder_keys(keys or ())
-    if layout == "byol_a":
-        config = {"kind": "audio_ntt", **config}
-    if "kind" not in config:
-        recognized = recognize_encoder(read_tensors(file), layout)
-        if recognized is None:
-            raise RecipeError(
-                f"`{file}` has no ResNet with known tensor names. Name the encoder, such as "
-                "kind=timm name=vit_small_patch16_224."
-            )
-        config = {**recognized, **config}
-    resolved = resolve(config, "Encoder", "encoder")
-    audio = resolved["kind"] == "audio_ntt"
-    mean, std = _statistics(normalization, audio)
-    input = Input((1, 64, 96), mean, std, "audio") if audio else Input((3, size, size), mean, std)
+    own = _encoder_keys(keys or ())
+    if "/" not in normalization:
+        _statistics(normalization, audio=False)  # refused here rather than after reading
+    tensors = read_tensors(file)
+    resolved = _encoder_of_file(file, tensors, layout, own)
+    input = _input_of_file(resolved, tensors, size, normalization)
     encoder = construct(resolved, "Encoder", {"Encoder": (input,)})
     loaded = load_checkpoint(encoder, file, layout, branch=branch, prefix=prefix)  # type: ignore[arg-type]
     made_by = {
@@ -210,10 +211,51 @@ def import_(
     typer.echo(f"{loaded}\n{out}")
 
 
-def _encoder_keys(keys: list[str] | tuple[str, ...]) -> dict[str, object]:
+def _encoder_of_file(
+    file: Path, tensors: Mapping[str, "Tensor"], layout: str, keys: dict[str, Any]
+) -> dict[str, Any]:
+    """The encoder section: what the file shows, with the given keys on top."""
+    from mezzotint.interop.layouts import recognize_encoder
+    from mezzotint.recipe.schema import resolve
+
+    recognized = recognize_encoder(tensors, layout)
+    if layout == "byol_a":
+        keys = {"kind": "audio_ntt", **keys}
+    if recognized is not None and keys.get("kind", recognized["kind"]) == recognized["kind"]:
+        keys = {**recognized, **keys}
+    if "kind" not in keys:
+        raise RecipeError(
+            f"`{file}` has no ResNet, ViT or AudioNTT with known tensor names. Name the encoder, "
+            "such as kind=timm name=vit_small_patch16_224."
+        )
+    return resolve(keys, "Encoder", "encoder")
+
+
+def _input_of_file(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, "Tensor"],
+    size: int | None,
+    normalization: str,
+) -> "Input":
+    """The samples that the encoder takes, as far as the file shows them."""
+    from mezzotint.interop.vit import prefixes_of, shape_of
+    from mezzotint.types import Input
+
+    shape: tuple[int, ...] = (3, size or 224, size or 224)
+    if config["kind"] == "audio_ntt":
+        frame = tensors["fc.0.weight"].shape[1] if "fc.0.weight" in tensors else 0
+        shape = (1, frame // config["width"] * 2 ** config["blocks"] or 64, 96)
+    elif config["kind"] == "vit" and prefixes_of(tensors):
+        shape = shape_of(tensors, 128, size)
+    audio = shape[0] == 1
+    mean, std = _statistics(normalization, audio)
+    return Input(shape, mean, std, "audio" if audio else "image")
+
+
+def _encoder_keys(keys: list[str] | tuple[str, ...]) -> dict[str, Any]:
     from mezzotint.recipe.reading import parse_yaml
 
-    config: dict[str, object] = {}
+    config: dict[str, Any] = {}
     for key in keys:
         name, equals, value = key.partition("=")
         if not equals:

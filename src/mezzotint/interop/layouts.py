@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from mezzotint.interop.vit import recognize_vit
+
 Layout = Literal[
     "auto", "plain", "mocov3", "randquant", "airl", "ssql", "massrl", "solo", "lightly", "vissl",
-    "byol_a", "timm", "torchvision",
+    "byol_a", "bridle", "mae", "dino", "timm", "torchvision",
 ]  # fmt: skip
 Branch = Literal["auto", "online", "target"]
 
@@ -62,12 +64,14 @@ class Names:
         target: words of the momentum copy's prefix.
         rename: function from its names to the architecture's.
         dropped: patterns of tensors that are ignored, with the reported reason.
+        frames_first: whether spectrograms have time as their first axis.
     """
 
     online: tuple[str, ...] = ()
     target: tuple[str, ...] = MOMENTUM_WORDS
     rename: Callable[[str], str] = _same
     dropped: Mapping[str, str] = field(default_factory=dict)
+    frames_first: bool = False
 
 
 _QUANTIZERS = {
@@ -88,12 +92,18 @@ LAYOUTS: Mapping[str, Names] = {
     "lightly": Names(("backbone",), ("backbone_momentum", "teacher", "target"), from_numbered),
     "vissl": Names(("_feature_blocks", "trunk")),
     "byol_a": Names(),
+    "bridle": Names(("encoder_decoder",), frames_first=True),
+    "mae": Names(frames_first=True),
+    "dino": Names(("student",), ("teacher",)),
     "timm": Names(),
     "torchvision": Names(),
 }
 
 _SIGNS = (
     ("ssql", re.compile(r"bn_function|weight_quantizer")),
+    ("bridle", re.compile(r"(^|\.)encoder_decoder\.")),
+    ("mae", re.compile(r"(^|\.)decoder_blocks\.")),
+    ("dino", re.compile(r"^student\.")),
     ("vissl", re.compile(r"_feature_blocks\.")),
     ("mocov3", re.compile(r"(^|\.)base_encoder\.")),
     ("airl", re.compile(r"(^|\.)(online_encoder|student_encoder)\.")),
@@ -145,14 +155,35 @@ _STEMS = {7: "imagenet", 3: "small", 4: "patch"}
 
 
 def recognize_encoder(tensors: Mapping[str, Tensor], layout: str = "auto") -> dict[str, Any] | None:
-    """Recognize the ResNet of a file, as the `encoder` section of a recipe; `None` for others.
+    """Recognize the encoder of a file, as the `encoder` section of a recipe.
 
     Args:
         tensors: tensors of the file.
         layout: layout of its names.
+
+    Returns:
+        A ResNet, a ViT or BYOL-A's network, with its widths and depths; `None` for others.
     """
-    rename = LAYOUTS[recognize(tensors) if layout == "auto" else layout].rename
-    named = {rename(name): t for name, t in tensors.items()}
+    layout = recognize(tensors) if layout == "auto" else layout
+    named = {LAYOUTS[layout].rename(name): t for name, t in tensors.items()}
+    return _resnet(named) or recognize_vit(named, layout) or _audio_ntt(named)
+
+
+def _audio_ntt(named: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Recognize AudioNTT: v1 has three convolutions; v2 two, which it joins with the features."""
+    kernels = [named.get(f"features.{4 * i}.weight") for i in range(4)]
+    blocks = next(i for i, kernel in enumerate([*kernels, None]) if kernel is None)
+    first, last = named.get("fc.0.weight"), named.get("fc.3.weight")
+    if blocks not in (2, 3) or kernels[0] is None or first is None or last is None:
+        return None
+    join = blocks == 2
+    known = {"kind": "audio_ntt", "dim": last.shape[0] + (first.shape[1] if join else 0)}
+    known |= {"width": kernels[0].shape[0], "blocks": blocks}
+    hidden = None if first.shape[0] == known["dim"] else first.shape[0]
+    return known | {"hidden": hidden, "join": join}
+
+
+def _resnet(named: Mapping[str, Tensor]) -> dict[str, Any] | None:
     for prefix in (
         name.removesuffix("conv1.weight") for name in named if name.endswith("conv1.weight")
     ):

@@ -3,10 +3,12 @@
 A checkpoint may name a tensor `module.encoder_q.model.layer1.0.conv1.weight`. The branch (here
 `module.encoder_q.model`) is the prefix under which the most tensors have a name and shape of the
 encoder; among equal ones the trained branch comes before a momentum copy. Every tensor of the
-encoder must exist, be finite and have its shape. Files are read as tensors only: a pickle that
-needs code is refused. `layouts.py` describes the names of other projects.
+encoder must exist, be finite and have its shape. Files are read as tensors and plain data; the
+options of a run (`argparse.Namespace`), which many projects save, are plain data too, and a pickle
+that needs any other code is refused. `layouts.py` describes the names of other projects.
 """
 
+import argparse
 import pickle
 import re
 from collections import Counter
@@ -21,7 +23,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.vit import ViT
 from mezzotint.interop.layouts import LAYOUTS, Branch, Layout, prefixes, recognize
+from mezzotint.interop.vit import as_our_vit, prefixes_of, refuse_lost_parts
 
 _NESTED = (
     "classy_state_dict", "base_model", "state_dict", "model_state_dict", "model", "net", "student",
@@ -72,7 +76,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
                 f"`{path}` is not a readable safetensors file: {error}. Download it again."
             ) from error
     try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+        # Unpickling a namespace runs nothing: its attributes are set, and they are checked as well.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = str(error).partition("GLOBAL ")[2].split(" ")[0] or "an object"
         raise ValueError(
@@ -85,6 +91,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             f"({' '.join(str(error).split())[:160] or type(error).__name__}). "
             "Download it again."
         ) from error
+    content = _both_networks(content)
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
@@ -97,6 +104,16 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"`{path}` has no named tensors. Give a checkpoint with a state_dict.")
     return tensors
+
+
+def _both_networks(content: Any) -> Any:
+    """Keep student and teacher (DINO), which would hide each other, under their names."""
+    pair = ("student", "teacher")
+    if not isinstance(content, Mapping) or not all(
+        isinstance(content.get(name), Mapping) for name in pair
+    ):
+        return content
+    return {f"{name}.{key}": t for name in pair for key, t in content[name].items()}
 
 
 def _flat(content: Any) -> Any:
@@ -116,6 +133,7 @@ def load_checkpoint(
     *,
     branch: Branch = "auto",
     prefix: str | None = None,
+    adapt: bool = False,
 ) -> Loaded:
     """Load the weights of another project's checkpoint into an encoder.
 
@@ -126,6 +144,8 @@ def load_checkpoint(
             encoder's own; `"auto"` recognizes the layout by the names.
         branch: the trained network, or its momentum copy; `"auto"` prefers the trained one.
         prefix: prefix of the encoder's names, without its dot; `None` to search for it.
+        adapt: let a ViT start for other samples than the file's: the kernels of several channels
+            are summed for one, and positions are cut or interpolated.
 
     Raises:
         ValueError: for a file that cannot be read, or in which a tensor of the encoder is missing,
@@ -148,6 +168,11 @@ def load_checkpoint(
             renamed[known.rename(name)] = tensor
         else:
             left[reason] += 1
+    vit = encoder if isinstance(encoder, ViT) and encoder.config["kind"] == "vit" else None
+    theirs = prefixes_of(renamed)
+    if vit is not None:
+        first = known.frames_first and vit.input.modality == "audio"
+        renamed = as_our_vit(renamed, vit, frames_first=first, adapt=adapt)
     own = _own_tensors(encoder)
     candidates = (
         prefixes(renamed, chosen, branch)
@@ -155,6 +180,8 @@ def load_checkpoint(
         else iter([f"{prefix.rstrip('.')}." if prefix else ""])
     )
     found_at, found = _best_branch(renamed, own, list(candidates))
+    if vit is not None and found_at in theirs:
+        refuse_lost_parts(str(path), vit, renamed, found_at)
     _require_all(path, encoder, own, found, found_at, renamed, f"{chosen} layout, branch {branch}")
     with torch.no_grad():
         for name, tensor in found.items():
