@@ -136,7 +136,7 @@ def test_accuracy_of_each_class() -> None:
 
 def test_protocols_by_name_are_those_of_the_papers() -> None:
     found = {kind: construct(resolve(kind, "Probe", "p"), "Probe", {}) for kind in (
-        "airl_sgd", "airl_large_norm", "mocov3", "ssql")}  # fmt: skip
+        "airl_sgd", "airl_large_norm", "mocov3", "solo_learn", "ssql")}  # fmt: skip
     assert str(found["airl_sgd"].protocol) == str(airl_sgd().protocol) == (
         "airl_sgd/1 lr=30 epochs=100 batch=256 optimizer=sgd schedule=steps lr_scaling=linear wd=0"
     )  # fmt: skip
@@ -148,6 +148,10 @@ def test_protocols_by_name_are_those_of_the_papers() -> None:
     assert str(found["mocov3"].protocol) == str(mocov3().protocol) == (
         "mocov3/1 lr=0.1 epochs=90 batch=1024 optimizer=sgd schedule=cosine lr_scaling=linear wd=0"
     )  # fmt: skip
+    assert str(found["solo_learn"].protocol) == (
+        "solo_learn/1 lr=0.1 epochs=100 batch=256 optimizer=sgd schedule=steps lr_scaling=linear "
+        "wd=0"
+    )
     assert str(found["ssql"].protocol) == str(ssql().protocol) == (
         "ssql/1 lr=30 epochs=100 batch=512 optimizer=sgd schedule=steps lr_scaling=none wd=0"
     )  # fmt: skip

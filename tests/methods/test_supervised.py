@@ -15,6 +15,8 @@ from mezzotint.encoders.resnet import ResNet, resnet8
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.methods.supervised import Supervised, start_from
+from mezzotint.quant.bitwidth import bits, calibrate
+from mezzotint.quant.convert import make_encoder_quantizable
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input, Views
 
@@ -211,16 +213,52 @@ def test_training_at_low_bits_differs_from_float_and_reaches_every_weight() -> N
     assert counts == {1}  # the pass that takes the ranges leaves the statistics alone
 
 
+def test_a_frozen_encoder_is_quantized_once_and_its_head_learns_from_these_features() -> None:
+    """SSQL's linear evaluation in its own words: calibrate in fp32, quantize, train the head."""
+    method = supervised(bits="W3A4", freeze=True)
+    weights = {name: p.clone() for name, p in method.encoder.named_parameters()}
+    step = method(views())
+    by_hand = encoder()
+    torch.manual_seed(1)
+    head = Supervised(by_hand, num_classes=3).head
+    make_encoder_quantizable(by_hand, "ssql")
+    calibrate(by_hand, views().x)
+    for number in range(2):  # the second batch does not move the ranges of the first
+        (x,) = views(step=number).x
+        with bits(by_hand.eval(), weight=3, activation=4), torch.no_grad():
+            features = by_hand(x)
+        step = method(views(step=number))
+        expected = cross_entropy(head(features), LABELS)
+        torch.testing.assert_close(step.loss.detach(), expected)
+        method.zero_grad()
+        step.loss.backward()
+        head.zero_grad()
+        expected.backward()
+        torch.testing.assert_close(method.head.weight.grad, head.weight.grad)
+    assert not torch.allclose(step.loss, supervised(freeze=True)(views(step=1)).loss)
+    for name, p in method.encoder.named_parameters():
+        assert p.grad is None and torch.equal(p, weights[name]), name
+    norms = [m for m in method.encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(m.num_batches_tracked == 0 for m in norms)
+
+
+def test_a_resumed_head_keeps_the_ranges() -> None:
+    first, resumed = (supervised(bits="W4A4", freeze=True) for _ in range(2))
+    first(views())
+    resumed.load_state_dict(first.state_dict())
+    assert torch.equal(resumed(views(step=1)).loss, first(views(step=1)).loss)
+    fresh = supervised(bits="W4A4", freeze=True)
+    assert not torch.equal(fresh(views(step=1)).loss, first(views(step=1)).loss)
+    assert "calibrated" not in supervised(bits="W4A4").state_dict()
+    assert supervised(bits="fp32", freeze=True).frozen_bits is None
+
+
 @pytest.mark.parametrize(
     "keys, message",
     [
         ({"num_classes": 0}, "num_classes` must be at least 1, got 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing` must be in \[0, 1\), got 1.0"),
         ({"bits": "W1A4"}, "`method.bits` must be 2 to 8, or 32 for fp32, got W1A4"),
-        (
-            {"bits": 4, "freeze": True},
-            "`method.bits` needs an encoder that is trained, got W4A4 with `freeze`",
-        ),
     ],
 )
 def test_settings_out_of_range_are_refused(keys: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""LARS by hand, in both forms, and against momentum SGD."""
+"""LARS by hand, in both forms, and against momentum SGD; LARC against its definition."""
 
 import copy
 import math
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mezzotint.optim.lars import LARSOptimizer
+from mezzotint.optim.lars import LARCOptimizer, LARSOptimizer
 
 
 def parameter(*values: float) -> nn.Parameter:
@@ -132,3 +132,68 @@ def test_closure_gives_the_loss() -> None:
 
     assert optimizer.step(closure) == 25.0
     assert p.norm().item() < 5.0
+
+
+def naive_larc(
+    tensors: list[Tensor], gradients: list[list[Tensor]], lrs: list[float], clip: bool, decay: float
+) -> list[Tensor]:
+    """NVIDIA apex's rule, a step and a tensor at a time, over momentum SGD without weight decay."""
+    buffers = [torch.zeros_like(t) for t in tensors]
+    for lr, own in zip(lrs, gradients, strict=True):
+        for p, g, buffer in zip(tensors, own, buffers, strict=True):
+            weight, size = math.sqrt(float((p * p).sum())), math.sqrt(float((g * g).sum()))
+            if weight != 0 and size != 0:
+                rate = 0.02 * weight / (size + weight * decay + 1e-8)
+                if clip:
+                    rate = min(rate / lr, 1)
+                g = (g + decay * p) * rate
+            buffer.copy_(0.9 * buffer + g)
+            p -= lr * buffer
+    return tensors
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("decay", [0.0, 1e-2])
+def test_larc_is_apexs(clip: bool, decay: float) -> None:
+    """Weights of very different norms, so that one is clipped and another not; one starts at 0."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    start = [draw(3, 4), 100 * draw(2, 2), torch.zeros(4, dtype=torch.float64)]
+    lrs = [0.5, 0.1, 0.02, 0.1]
+    gradients = [[draw(3, 4), draw(2, 2), draw(4)] for _ in lrs]
+    gradients[1][0].zero_()
+    params = [nn.Parameter(t.clone()) for t in start]
+    optimizer = LARCOptimizer(params, lr=1.0, weight_decay=decay, clip=clip)
+    for lr, own in zip(lrs, gradients, strict=True):
+        optimizer.param_groups[0]["lr"] = lr
+        for p, g in zip(params, own, strict=True):
+            p.grad = g.clone()
+        optimizer.step()
+    for p, expected in zip(params, naive_larc(start, gradients, lrs, clip, decay), strict=True):
+        torch.testing.assert_close(p.detach(), expected)
+
+
+def test_larc_of_an_excluded_group_and_far_below_its_clip_is_sgd() -> None:
+    for group in ({"excluded": True}, {"trust": 1e6}):
+        ours, theirs = parameter(3.0, 4.0), parameter(3.0, 4.0)
+        larc = LARCOptimizer([{"params": [ours], **group}], lr=0.1, weight_decay=0.2)
+        sgd = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, weight_decay=0.2)
+        for step_gradient in ((1.0, -2.0), (0.5, 0.1)):
+            for p, optimizer in ((ours, larc), (theirs, sgd)):
+                p.grad = torch.tensor([step_gradient], dtype=torch.float64)
+                optimizer.step()
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_larc_gives_the_loss_of_a_closure() -> None:
+    p = parameter(3.0, 4.0)
+    optimizer = LARCOptimizer([p], lr=0.1)
+
+    def closure() -> float:
+        p.grad = 2 * p.detach()
+        return float(p.detach().square().sum())
+
+    assert optimizer.step(closure) == 25.0 and float(p.detach().norm()) < 5.0

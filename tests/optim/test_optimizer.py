@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mezzotint.optim.lars import LARSOptimizer
-from mezzotint.optim.optimizer import LARS, SGD, AdamW, Optimizer
+from mezzotint.optim.optimizer import LARC, LARS, SGD, AdamW, Optimizer
 
 
 def net() -> nn.Sequential:
@@ -55,7 +55,7 @@ def test_lars_passes_its_settings_on() -> None:
     assert (excluded["weight_decay"], excluded["excluded"]) == (0.0, True)
 
 
-@pytest.mark.parametrize("kind", [SGD, AdamW, LARS])
+@pytest.mark.parametrize("kind", [SGD, AdamW, LARS, LARC])
 def test_linear_scaling_is_per_256_samples(kind: type[Any]) -> None:
     plain = kind(lr=0.3).build(net(), 4096)
     scaled = kind(lr=0.3, lr_scaling="batch/256").build(net(), 4096)
@@ -106,6 +106,7 @@ def test_weight_decay_that_stays_is_neither_set_nor_logged() -> None:
 
 def test_each_trains() -> None:
     optimizers: list[Optimizer] = [SGD(lr=0.05), AdamW(lr=0.01), LARS(lr=0.1, trust=0.1)]
+    optimizers += [LARC(lr=0.1, trust=0.1), LARC(lr=0.5, trust=0.1, clip=False)]
     for settings in optimizers:
         torch.manual_seed(0)
         model = net()
@@ -141,6 +142,7 @@ def test_remembers_its_arguments_for_the_recipe() -> None:
         (AdamW, {"lr": 0.1, "betas": (0.9, 1.0)}),
         (AdamW, {"lr": 0.1, "final_weight_decay": -0.1}),
         (LARS, {"lr": 0.1, "trust": 0.0}),
+        (LARC, {"lr": 0.1, "trust": 0.0}),
         (LARS, {"lr": 0.1, "momentum": -0.1}),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from mezzotint.evaluation.bits import GRID
 from mezzotint.methods.byol import squared_distance
 from mezzotint.recipe.recipe import Recipe, read_recipe, resolve_recipe
 from mezzotint.train.log import read_metrics
@@ -145,3 +146,64 @@ def test_a_run_with_draws_for_each_branch(tmp_path: Path) -> None:
         run = pretrain(Recipe.build(config), tmp_path / str(per_branch), progress="quiet")
         losses.append([line["loss"] for line in read_metrics(run / "metrics.jsonl")])
     assert None not in losses[1] and losses[0][0] != losses[1][0]
+
+
+def supervised(name: str) -> dict[str, Any]:
+    return read_recipe(f"supervised/{name}")
+
+
+def milestones(recipe: dict[str, Any]) -> list[float]:
+    epochs: int = recipe["run"]["epochs"]
+    return [pytest.approx(epochs * part) for part in recipe["schedule"]["milestones"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch", "lr", "steps"),
+    [
+        ("linear_ssql_cifar10", 100, 512, 30.0, [60, 80]),
+        ("linear_ssql_transfer", 100, 256, 30.0, [60, 80]),
+        ("linear_solo_learn", 100, 256, 0.1, [60, 80]),
+    ],
+)
+def test_linear_evaluation(name: str, epochs: int, batch: int, lr: float, steps: list[int]) -> None:
+    """The authors' YAML files, and solo-learn's scripts/linear/imagenet/byol.yaml."""
+    recipe = supervised(name)
+    assert recipe["method"]["freeze"] is True and milestones(recipe) == steps
+    assert (recipe["run"]["epochs"], recipe["run"]["batch_size"]) == (epochs, batch)
+    optimizer = recipe["optimizer"]
+    assert (optimizer["kind"], optimizer["lr"], optimizer["weight_decay"]) == ("sgd", lr, 0.0)
+    assert recipe["views"]["crop"]["scale"] == [0.8 if "cifar" in name else 0.08, 1.0]
+    assert recipe["views"]["policy"]["kind"] == "identity" and recipe["views"]["flip"] == 0.5
+
+
+def test_linear_evaluation_of_ssql_on_imagenet_is_larc_without_clipping() -> None:
+    recipe = supervised("linear_ssql_imagenet")
+    optimizer = {k: recipe["optimizer"][k] for k in ("kind", "lr", "trust", "clip", "weight_decay")}
+    assert optimizer == {"kind": "larc", "lr": 0.8, "trust": 1e-3, "clip": False, "weight_decay": 0}
+    assert (recipe["schedule"]["kind"], recipe["schedule"]["per_epoch"]) == ("cosine", True)
+    assert (recipe["run"]["epochs"], recipe["run"]["batch_size"]) == (60, 1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("aircraft", "aircraft"), ("caltech101", "caltech101"), ("dtd", "dtd"),
+     ("flowers", "flowers102"), ("food101", "food101"), ("pets", "pets"), ("imagenet", ""),
+     ("imagenet_r50", "")],
+)  # fmt: skip
+def test_fine_tuning_of_ssql(name: str, data: str) -> None:
+    """Its YAML files: 4 GPUs of 64 images, 100 for the ResNet-50 on ImageNet, which has LARC."""
+    recipe = supervised(f"ssql_finetune_{name}")
+    source, optimizer, run = recipe["data"]["source"], recipe["optimizer"], recipe["run"]
+    large = name == "imagenet_r50"
+    assert source.get("name", "") == data and source["size"] == 224
+    assert recipe["views"]["crop"]["scale"] == [0.08, 1.0] and recipe["method"]["freeze"] is False
+    assert (optimizer["kind"], optimizer["weight_decay"]) == ("larc" if large else "sgd", 1e-4)
+    assert optimizer["lr"] == (0.001 if data else 0.01)
+    expected = (
+        (50, 256, [30, 40]) if data else (60, 400, [30, 45]) if large else (90, 256, [30, 60])
+    )
+    assert (run["epochs"], run["batch_size"], milestones(recipe)) == expected
+    assert recipe["evaluate"]["bits"] == [str(bits) for bits in GRID[1:]]
+    classes = {"aircraft": 100, "caltech101": 102, "dtd": 47, "flowers": 102, "food101": 101}
+    count = recipe["method"]["num_classes"]
+    assert count == {**classes, "pets": 37}.get(name, 1000)

@@ -19,7 +19,10 @@ from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.evaluation.features import extract
-from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.evaluation.results import read_baselines, read_evaluation, summary
+from mezzotint.quant.bitwidth import bits
+from mezzotint.recipe.schema import RecipeError
+from mezzotint.report.page import write_report
 from mezzotint.runs.finetune import finetune, plan, variant_recipe, warm
 from mezzotint.train.rundir import RunDirectoryInUse
 
@@ -167,6 +170,40 @@ def test_at_low_bits(encoder: Path, tmp_path: Path) -> None:
     # say.
     assert finetune(what, tmp_path / "out", progress="quiet").rows == rows
     assert getattr(load_encoder(tmp_path / "out" / "finetuned-0"), "quantization") == "ssql"  # noqa: B009
+
+
+def test_a_head_on_quantized_features(encoder: Path, tmp_path: Path) -> None:
+    """SSQL's protocol A: scored by the same quantized encoder, with an untrained one beside it."""
+    given = [*FAST, "data.per_class=5", "method.freeze=true", "method.bits=W2A4"]
+    rows = finetune(plan(encoder, "digits", given), tmp_path / "out", progress="quiet").rows
+    own = [row for row in rows if row.probe == "finetune"]
+    assert {str(row.bits) for row in own} == {"W2A4"} and {r.probe for r in rows} == {
+        "finetune", "majority",
+    }  # fmt: skip
+    top1 = next(row for row in own if row.metric.endswith("/top1"))
+    how = str(top1.protocol)
+    assert "frozen=True" in how and "views=augmented calibration=50" in how
+    # By hand, from the files of the run: the saved encoder with its saved ranges.
+    run = tmp_path / "out" / "finetuned-0"
+    tuned, head = load_encoder(run), load_file(run / "encoder" / "classifier.safetensors")
+    source, (task,) = EmbeddedImages(name="digits").evaluation()
+    with bits(tuned, weight=2, activation=4):
+        features = extract(tuned, source, indices=torch.from_numpy(task.test))
+    logits = features @ head["weight"].T + head["bias"]
+    right = logits.argmax(1) == torch.from_numpy(task.labels[task.test])
+    assert float(right.double().mean()) == pytest.approx(top1.value)
+    # The table and the page show it, with the untrained encoder at the same bits.
+    lines = {line[1]: line for line in summary(tmp_path / "out")}
+    (untrained,) = (
+        row for row in read_baselines(tmp_path / "out").untrained if row.metric == top1.metric
+    )
+    assert str(untrained.bits) == "W2A4"
+    assert lines["finetune W2A4 min_max"][3] == f"{untrained.value:.3f}"
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "W2A4" in page and f"{top1.value:.3f}" in page
+    assert not (tmp_path / "out" / "scratch-0").exists()
+    with pytest.raises(RecipeError, match="`evaluate.bits` must be fp32 when the head is trained"):
+        plan(encoder, "digits", [*given, "evaluate.bits=[W8A8]"])
 
 
 def test_command_line(encoder: Path, tmp_path: Path) -> None:

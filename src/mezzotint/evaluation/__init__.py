@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mezzotint.evaluation.sgd_linear import airl_sgd as airl_sgd
     from mezzotint.evaluation.sgd_linear import convex as convex
     from mezzotint.evaluation.sgd_linear import mocov3 as mocov3
+    from mezzotint.evaluation.sgd_linear import solo_learn as solo_learn
     from mezzotint.evaluation.sgd_linear import ssql as ssql
     from mezzotint.evaluation.suite import evaluate_encoder as evaluate_encoder
 

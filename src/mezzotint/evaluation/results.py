@@ -262,6 +262,12 @@ def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
                     difference = signed_interval(change(lost, gained))
                     words = f"{interval(low_rows).mean:.3f} ({difference})"
                 lines.append((task, f"{variant} {low}", words, "", ""))
+    for (probe, metric, how), rows in groups.items():  # a head that was trained at low bits
+        if (probe, metric) in headlines and (probe.removesuffix("_ptq"), metric, "") not in groups:
+            compared = [part.get((probe, metric, how)) for part in others]
+            known = ["–" if part is None else f"{interval(part).mean:.3f}" for part in compared]
+            task = metric.rpartition("/")[0]
+            lines.append((task, f"{probe} {how}", _with_interval(rows), known[0], known[1]))
     return lines + [
         ("all", f"kNN overlap {how}", _with_interval(rows), "", "")
         for (_, metric, how), rows in groups.items()

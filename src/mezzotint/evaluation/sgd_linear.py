@@ -292,6 +292,21 @@ def mocov3(*, lr: Sequence[float] = (0.1,), per_class: bool = False) -> Probe:
 
 
 @factory
+def solo_learn(*, lr: Sequence[float] = (0.1,), per_class: bool = False) -> Probe:
+    """Run solo-learn's protocol, which MASSRL's fork keeps.
+
+    100 epochs, learning rate 0.1 per 256 samples (BYOL's; its SimCLR has 1 and its MoCo v2+ 3),
+    divided by ten at epochs 60 and 80.
+
+    Args:
+        lr: learning rates for 256 samples a step; with several, the best on a held-out fifth of the
+            training samples.
+        per_class: also the accuracy of each class.
+    """
+    return SGDLinear(lr=lr, lr_scaling="linear", per_class=per_class, name="solo_learn")
+
+
+@factory
 def ssql(
     *,
     data: Literal["cifar", "imagenet"] = "cifar",

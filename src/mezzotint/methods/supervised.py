@@ -3,13 +3,15 @@
 A linear classifier on the encoder is trained on the labels of a `labeled` source. Starting from a
 saved encoder (`init`) makes it fine-tuning (protocol C of SSQL, Cao et al. 2022, arXiv 2207.05432;
 the semi-supervised protocol of Chen et al. 2020, arXiv 2002.05709); freezing the encoder (`freeze`)
-makes it a linear probe as in the papers, on augmented images. The supervised baseline of Huang et
-al. 2022 (arXiv 2208.00275) uses two views of a sample or, with `single_aug`, one.
+makes it a linear probe as in the papers, on augmented images, and with `bits` on the features of a
+quantized encoder. The supervised baseline of Huang et al. 2022 (arXiv 2208.00275) has one view of
+a sample; with more, the loss is their mean, or with `single_aug` that of the first.
 
 A step may drop patches of a transformer (`drop`), which makes it cheaper and regularizes it:
 AudioMAE's fine-tuning drops whole times and frequencies (Huang et al. 2022, arXiv 2207.06405).
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -51,13 +53,15 @@ class Supervised(Method):
         logit_norm: add a BatchNorm after the classifier, so that a probe does not depend on the
             scale of features.
         init: directory of a saved encoder to start from: a run, or what `mezzotint import` wrote.
-        bits: bit-widths to train at, such as W4A4; ranges of activations are taken from each batch
-            in fp32.
+        bits: bit-widths to train at, such as W4A4. Ranges of activations are taken from each batch
+            in fp32; with `freeze` from the first batch alone, and the head is then trained on
+            features of one fixed, quantized encoder, as in SSQL's linear evaluation.
     """
 
     min_views: ClassVar[int] = 1
     max_views: ClassVar[int | None] = None
     needs_labels: ClassVar[bool] = True
+    calibrated: Tensor
 
     def __init__(
         self,
@@ -76,7 +80,7 @@ class Supervised(Method):
     ) -> None:
         super().__init__(encoder)
         self.bits = None if bits is None else Bits.parse(bits, "method.bits")
-        _check(num_classes, label_smoothing, self.bits, freeze)
+        _check(num_classes, label_smoothing, self.bits)
         self.num_classes, self.loss, self.single_aug = num_classes, loss, single_aug
         self.label_smoothing, self.mixing, self.freeze = label_smoothing, mixing, freeze
         self.drop = drop
@@ -92,6 +96,9 @@ class Supervised(Method):
         if self.bits is not None:
             make_encoder_quantizable(encoder, getattr(encoder, "quantization", None) or "ssql")
             self._quantizers = Quantizers.of(encoder)
+            if freeze:  # saved, so that a resumed run keeps its ranges
+                self.register_buffer("calibrated", torch.tensor(False))
+                self._ranged = False  # the same, without waiting for the device
         self.head = nn.Linear(encoder.dim, num_classes)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
@@ -113,6 +120,8 @@ class Supervised(Method):
         self.require_views(views)
         labels = self._labels(views)
         xs = views.x[:1] if self.single_aug else views.x
+        if self.frozen_bits is not None and not self._ranged:
+            self._calibrate(xs)
         terms, features, accuracies = [], [], []
         for index, plain in enumerate(xs):
             x, target = plain, labels
@@ -178,11 +187,41 @@ class Supervised(Method):
             return ()
         return drop.draw(need_patches(self.encoder).patches.grid_of(x), draws)[:1]
 
+    @property
+    def frozen_bits(self) -> Bits | None:
+        """Bits of a frozen encoder whose head is trained on quantized features; else `None`."""
+        return None if self.bits is None or self.bits.is_float or not self.freeze else self.bits
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _calibrate(self, xs: Sequence[Tensor]) -> None:
+        """Set the ranges of a frozen encoder once, unless a checkpoint brought them."""
+        assert self._quantizers is not None and self.bits is not None
+        self._ranged = True
+        if bool(self.calibrated):
+            return
+        self._observe(xs)
+        self._quantizers.set_bits(self.bits.weight, self.bits.activation)
+        self._quantizers.set_off()
+        self._quantizers.forget_observed()
+        self.calibrated.fill_(True)
+
     def _features(self, x: Tensor, keep: tuple[Tensor, ...]) -> Tensor:
         """Compute features, in fp32 or at low bits with ranges from an fp32 pass."""
         if self._quantizers is None or self.bits is None:
             out: Tensor = self.encoder(x, *keep)
             return out
+        if not self.freeze:
+            self._observe([x], keep)
+        self._quantizers.set_bits(self.bits.weight, self.bits.activation)
+        h: Tensor = self.encoder(x, *keep)
+        self._quantizers.set_off()
+        if not self.freeze:
+            self._quantizers.forget_observed()
+        return h
+
+    def _observe(self, xs: Sequence[Tensor], keep: tuple[Tensor, ...] = ()) -> None:
+        """Set the ranges of activations from an fp32 pass that leaves running statistics alone."""
+        assert self._quantizers is not None
         norms = [
             m for m in self.encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
         ]
@@ -190,15 +229,11 @@ class Supervised(Method):
         for norm in norms:
             norm.track_running_stats = norm.training is False
         with torch.no_grad():
-            self.encoder(x, *keep)
+            for x in xs:
+                self.encoder(x, *keep)
         for norm in norms:
             norm.track_running_stats = True
         self._quantizers.stop_observing()
-        self._quantizers.set_bits(self.bits.weight, self.bits.activation)
-        h: Tensor = self.encoder(x, *keep)
-        self._quantizers.set_off()
-        self._quantizers.forget_observed()
-        return h
 
 
 def start_from(encoder: Encoder, path: str) -> None:
@@ -234,16 +269,10 @@ def _spread(h_BD: Tensor) -> dict[str, Tensor]:
     return {"feature_std": signals["feature_std"]}
 
 
-def _check(num_classes: int, smoothing: float, bits: Bits | None, freeze: bool) -> None:
+def _check(num_classes: int, smoothing: float, bits: Bits | None) -> None:
     if num_classes < 1:
         raise ValueError(f"`method.num_classes` must be at least 1, got {num_classes}.")
     if not 0.0 <= smoothing < 1.0:
         raise ValueError(f"`method.label_smoothing` must be in [0, 1), got {smoothing}. Try 0.1.")
     if bits is not None and 1 in (bits.weight, bits.activation):
         raise ValueError(f"`method.bits` must be 2 to 8, or 32 for fp32, got {bits}. Try W4A4.")
-    if bits is not None and freeze:
-        raise ValueError(
-            f"`method.bits` needs an encoder that is trained, got {bits} with `freeze`. Leave one "
-            "of "
-            "them out; `evaluate.bits` scores a frozen encoder at low bits."
-        )

@@ -7,6 +7,7 @@ from mezzotint._lazy import lazy_names
 if TYPE_CHECKING:
     from mezzotint.optim.groups import LayerScales as LayerScales
     from mezzotint.optim.muon import Muon as Muon
+    from mezzotint.optim.optimizer import LARC as LARC
     from mezzotint.optim.optimizer import LARS as LARS
     from mezzotint.optim.optimizer import SGD as SGD
     from mezzotint.optim.optimizer import AdamW as AdamW

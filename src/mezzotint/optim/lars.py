@@ -6,6 +6,9 @@ scaled gradients and the learning rate is applied last, as torch's SGD does; the
 the momentum buffer; the ratio is η |w| / (|g| + λ |w|). Groups that are `excluded` (norms and
 biases) are plain momentum SGD in either form; unlike in revisitAIRL's code, a weight decay of 0
 does not turn the trust ratio off.
+
+LARC (apex's variant, which SSQL's linear evaluation uses) has the paper's ratio, applies the
+learning rate last, and can clip the ratio so that no tensor moves faster than by SGD.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer as TorchOptimizer
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
+_EPS = 1e-8
 
 
 class LARSOptimizer(TorchOptimizer):
@@ -97,3 +101,67 @@ def _trust_ratios(group: dict[str, Any], params: list[Tensor], grads: Tensors) -
         )
     defined = (weight_norm > 0.0) & (base > 0.0)
     return list(torch.where(defined, group["trust"] * weight_norm / scale, 1.0).unbind())
+
+
+class LARCOptimizer(TorchOptimizer):
+    """Scale or clip each tensor's step by its norm (layer-wise adaptive rate control).
+
+    The gradient becomes `r (g + λ w)` with r = η |w| / (|g| + λ |w|), or min(r / lr, 1) with
+    `clip`; then momentum SGD. Where a norm is 0, it stays as it is, without weight decay.
+
+    Args:
+        params: groups as `torch.optim` takes them; one with `excluded=True` is momentum SGD.
+        lr: learning rate.
+        momentum: momentum of the buffer.
+        weight_decay: weight decay λ.
+        trust: trust coefficient η.
+        clip: clip the step to that of SGD instead of scaling it.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.02,
+        clip: bool = True,
+    ) -> None:
+        settings = {"momentum": momentum, "weight_decay": weight_decay}
+        own = {"trust": trust, "clip": clip, "excluded": False}
+        super().__init__(params, {"lr": lr, **settings, **own})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update the parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(group, p, p.grad)
+        return loss
+
+    def _update(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
+        update = gradient.add(p, alpha=group["weight_decay"])
+        if not group["excluded"]:
+            weight_norm, gradient_norm = p.norm(), gradient.norm()
+            ratio = group["trust"] * weight_norm
+            ratio /= gradient_norm + group["weight_decay"] * weight_norm + _EPS
+            if group["clip"]:
+                ratio = (ratio / group["lr"]).clamp_max(1.0)
+            defined = (weight_norm > 0.0) & (gradient_norm > 0.0)
+            update = torch.where(defined, update * ratio, gradient)
+        if "momentum_buffer" not in self.state[p]:
+            self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffer = self.state[p]["momentum_buffer"].mul_(group["momentum"]).add_(update)
+        p.sub_(buffer * group["lr"])

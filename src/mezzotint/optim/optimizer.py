@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mezzotint.optim.groups import Exclude, Group, LayerScales, named_groups
-from mezzotint.optim.lars import LARSOptimizer
+from mezzotint.optim.lars import LARCOptimizer, LARSOptimizer
 from mezzotint.optim.mup import rules
 from mezzotint.optim.mup.rules import Factors
 from mezzotint.optim.mup.shapes import Growth
@@ -248,8 +248,7 @@ class LARS(Optimizer):
     ) -> None:
         super().__init__(lr, weight_decay, exclude, lr_scaling, scales)
         _check_momentum(momentum)
-        if trust <= 0.0:
-            raise ValueError(f"`optimizer.trust` must be positive, got {trust}. Try 0.001.")
+        _check_trust(trust)
         self.momentum, self.trust, self.lr_in_buffer = momentum, trust, lr_in_buffer
 
     def mup_factors(self, growth: Growth, group: Group) -> Factors:
@@ -264,6 +263,50 @@ class LARS(Optimizer):
             trust=self.trust,
             lr_in_buffer=self.lr_in_buffer,
         )
+
+
+class LARC(Optimizer):
+    """SGD whose step each tensor's norm scales or clips, as apex's; see `mezzotint.optim.lars`.
+
+    Args:
+        lr: learning rate.
+        momentum: momentum of the buffer.
+        weight_decay: weight decay of the parameters that are not excluded.
+        trust: trust coefficient η.
+        clip: clip the step to that of SGD; SSQL's linear evaluation scales it instead, with a trust
+            of 0.001.
+        exclude: parameters without weight decay and trust ratio.
+        lr_scaling: `"batch/256"` multiplies the learning rate by the batch size over 256.
+        scales: factors of the learning rate by layer, for fine-tuning; `None` for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.02,
+        clip: bool = True,
+        exclude: Exclude = "none",
+        lr_scaling: Scaling = "none",
+        scales: LayerScales | None = None,
+    ) -> None:
+        super().__init__(lr, weight_decay, exclude, lr_scaling, scales)
+        _check_momentum(momentum)
+        _check_trust(trust)
+        self.momentum, self.trust, self.clip = momentum, trust, clip
+
+    def build(self, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
+        groups = self.groups(model, batch_size)
+        return LARCOptimizer(
+            groups, lr=self.lr, momentum=self.momentum, trust=self.trust, clip=self.clip
+        )
+
+
+def _check_trust(trust: float) -> None:
+    if trust <= 0.0:
+        raise ValueError(f"`optimizer.trust` must be positive, got {trust}. Try 0.001.")
 
 
 def _check_momentum(momentum: float) -> None:

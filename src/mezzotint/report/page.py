@@ -35,6 +35,7 @@ from mezzotint.report.results import (
     main_comparison,
     standing_words,
     tables,
+    unquantized,
 )
 from mezzotint.train.log import read_metrics
 
@@ -67,7 +68,7 @@ def write_report(run: Path | str, compare: Sequence[Path | str] = ()) -> Path:
     metrics = read_metrics(folder / "metrics.jsonl")
     environment = _environment(folder)
     measured, problem = _comparisons(folder)
-    comparisons = [comparison for comparison in measured if comparison.bits.is_float]
+    comparisons = unquantized(measured)
     opened, missing = _open(folder)
     sections: dict[str, Any] = {
         "hero": _hero(folder, metrics, environment, comparisons, opened, [problem, missing]),

@@ -118,6 +118,20 @@ def compare_with_baselines(rows: Sequence[Row], baselines: Baselines) -> list[Co
     ]
 
 
+def unquantized(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return results in fp32, and scores of heads that were trained at low bits and have no other.
+
+    Scores of fp32 heads at low bits stand in the section of bits.
+    """
+    known = {c.rows[0].probe for c in comparisons if c.bits.is_float}
+    return [
+        c
+        for c in comparisons
+        if c.bits.is_float
+        or (c.measure in _SCORES and c.rows[0].probe.removesuffix("_ptq") not in known)
+    ]
+
+
 def tables(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Prepare the tables of the comparisons.
 
@@ -199,8 +213,8 @@ def _beam(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def main_comparison(comparisons: Sequence[Comparison]) -> Comparison | None:
-    """Choose the headline: the first task's fp32 linear probe, else its kNN, else any score."""
-    scores = [c for c in comparisons if c.measure in _SCORES and c.bits.is_float]
+    """Choose the headline: the first task's linear probe, else its kNN, else any score."""
+    scores = [c for c in unquantized(comparisons) if c.measure in _SCORES]
     for probe in ("linear", "knn"):
         for comparison in scores:
             if comparison.rows[0].probe == probe and comparison.measure == "top1":

@@ -8,7 +8,8 @@ behind MASSRL's published results freezes it.
 
 The last weights are scored on the test samples, never the best epoch on them. At low bits the
 trained network is calibrated on training samples and scored with its fp32 classifier (protocol C of
-SSQL, Cao et al. 2022, arXiv 2207.05432).
+SSQL, Cao et al. 2022, arXiv 2207.05432). A frozen encoder with `method.bits` is quantized before
+its classifier is trained, and scored at these bits alone (protocol A).
 """
 
 import copy
@@ -33,13 +34,13 @@ from mezzotint.evaluation.features import Reading, extract_readable
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.metrics import classification
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.protocol import Protocol, Setting
+from mezzotint.evaluation.protocol import PTQ, Protocol, Setting, Settings
 from mezzotint.evaluation.ptq import calibrated_copy
 from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
 from mezzotint.files import replacing, write_json
 from mezzotint.methods.supervised import Supervised
 from mezzotint.modality.modality import modality_of
-from mezzotint.quant.bitwidth import FP32, Bits
+from mezzotint.quant.bitwidth import FP32, Bits, bits
 from mezzotint.recipe.reading import shipped
 from mezzotint.recipe.recipe import FAMILIES, Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError, construct, resolve
@@ -129,12 +130,25 @@ def plan(
     if "drop_path" in given:  # no weight depends on it
         given["drop_path"] = config["encoder"].get("drop_path", given["drop_path"])
     config["encoder"] = resolve(given, "Encoder", "encoder")
+    if config["method"]["freeze"] and config["method"]["bits"] is not None:
+        _refuse_other_bits(config)
     data: Labeled = construct(config["data"], FAMILIES["data"], {})
     if (clips, crops) != (1, 1):
         data.samples.multi_crop(clips, crops)  # refused here rather than after training
     config["method"]["num_classes"] = data.num_classes
     config["method"]["init"] = str(encoder)
     return FineTuning(Path(encoder), config, seeds, warm_head, baselines, clips, crops)
+
+
+def _refuse_other_bits(config: dict[str, Any]) -> None:
+    own = Bits.parse(config["method"]["bits"], "method.bits")
+    others = [Bits.parse(text, "evaluate.bits") for text in config["evaluate"]["bits"]]
+    if any(not one.is_float for one in others):
+        raise RecipeError(
+            f"`evaluate.bits` must be fp32 when the head is trained on frozen features at {own}, "
+            f"got {', '.join(map(str, others))}. Leave it out; for other bits, run with "
+            "other --bits."
+        )
 
 
 def _data_of_run(folder: Path) -> Any:
@@ -163,7 +177,7 @@ def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Eva
     rows: list[Row] = []
     untrained: list[Row] = []
     for seed in range(what.seeds):
-        for variant in (_TUNED, _SCRATCH, _UNTRAINED) if what.baselines else (_TUNED,):
+        for variant in _variants(what):
             recipe = variant_recipe(what, seed, variant)
             run = folder / f"{variant}-{seed}"
             ensure(
@@ -189,6 +203,14 @@ def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Eva
     return evaluation
 
 
+def _variants(what: FineTuning) -> tuple[str, ...]:
+    """Return the runs of a seed; from scratch, a frozen encoder is the untrained one."""
+    if not what.baselines:
+        return (_TUNED,)
+    frozen = bool(what.config["method"]["freeze"])
+    return (_TUNED, _UNTRAINED) if frozen else (_TUNED, _SCRATCH, _UNTRAINED)
+
+
 def variant_recipe(what: FineTuning, seed: int, variant: str) -> Recipe:
     """Return the recipe of one run: fine-tuned, from scratch, or frozen and untrained."""
     config = copy.deepcopy(what.config)
@@ -196,7 +218,7 @@ def variant_recipe(what: FineTuning, seed: int, variant: str) -> Recipe:
     config["data"]["seed"] += seed
     if variant != _TUNED:
         config["method"]["init"] = None
-    if variant == _UNTRAINED:
+    if variant == _UNTRAINED and not config["method"]["freeze"]:
         config["method"] |= {"freeze": True, "bits": None}
     data: Labeled = construct(config["data"], FAMILIES["data"], {})
     config["run"]["batch_size"] = min(config["run"]["batch_size"], len(data))
@@ -231,10 +253,15 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
     # samples at low bits.
     method.to(memory_format=torch.contiguous_format)
     method.eval()
-    bits = [*recipe.evaluate.bits, *([] if method.bits is None else [method.bits])]
+    if (fixed := method.frozen_bits) is not None:
+        with bits(method.encoder, fixed) as network:
+            rows = _classified(network, recipe, what, seed)
+        yield from stamped(rows, fixed, _first_batch(recipe, seed))
+        return
+    every = [*recipe.evaluate.bits, *([] if method.bits is None else [method.bits])]
     full = _classified(method.encoder, recipe, what, seed)
     yield from full
-    low = [one for one in dict.fromkeys(bits) if not one.is_float]
+    low = [one for one in dict.fromkeys(every) if not one.is_float]
     if not low:
         return
     order = calibration_order([data.task], len(data.samples))
@@ -250,6 +277,14 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
             with calibrated.at(to) as network:
                 rows = _classified(network, recipe, what, seed)
             yield from stamped([*rows, *changes(full, rows)], to, calibrated.ptq)
+
+
+def _first_batch(recipe: Recipe, seed: int) -> PTQ:
+    """Say how a frozen encoder was quantized whose head was trained on quantized features."""
+    policy = str(getattr(recipe.encoder, "quantization", "ssql"))
+    settings: Settings = (("observer", "minmax"), ("rounding", "nearest"), ("views", "augmented"))
+    count = recipe.run.batch_size
+    return PTQ(method="min_max", policy=policy, settings=settings, calibration=count, seed=seed)
 
 
 def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -> list[Row]:
@@ -323,7 +358,7 @@ def _protocol(what: FineTuning, recipe: Recipe) -> Protocol:
     optimizer = json.loads(json.dumps(recipe.optimizer.config))
     scales = optimizer.get("scales") or {}
     own = recipe.method.config
-    bits = FP32 if own.get("bits") is None else Bits.parse(own["bits"])
+    trained = FP32 if own.get("bits") is None else Bits.parse(own["bits"])
     settings |= {
         "epochs": recipe.run.epochs,
         "batch": what.config["run"]["batch_size"],
@@ -333,7 +368,7 @@ def _protocol(what: FineTuning, recipe: Recipe) -> Protocol:
         "decay": float(scales.get("decay", 1.0)),
         "frozen": bool(own.get("freeze")),
         "warm_head": what.warm_head,
-        "bits": str(bits),
+        "bits": str(trained),
         "select": "last",
     }
     protocol = Protocol.of("finetune", **settings)
