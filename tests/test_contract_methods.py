@@ -1,7 +1,9 @@
 """The contract of every method of the index; a new method is taken in without an edit here."""
 
+import contextlib
 import importlib
 import inspect
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +28,7 @@ from mezzotint.methods.simsiam import SimSiam
 from mezzotint.methods.ssql import SSQL
 from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws, key_of
+from mezzotint.train.guard import ForwardState
 from mezzotint.types import Input, Views
 
 INPUT = Input((3, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -404,6 +407,36 @@ def test_loss_is_computed_in_full_precision_under_autocast(cls: type[Method]) ->
         loss = method(views_for(cls, 6)).loss
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, build(cls)(views_for(cls, 6)).loss, rtol=0.05, atol=0.05)
+
+
+@each_method
+@pytest.mark.parametrize("value", [math.nan, 3e38])
+def test_a_step_that_is_abandoned_leaves_nothing_behind(cls: type[Method], value: float) -> None:
+    """One sample with NaN, or with finite values near the largest of float32."""
+    method, twin = build(cls, batch_norm=True), build(cls, batch_norm=True)
+    # The first batch starts codebooks; the loop refuses it before it can.
+    for step, bad in enumerate((views_for(cls, 6, 0), views_for(cls, 6, 1))):
+        before = ForwardState(method)
+        before.keep()
+        method.before_step()
+        for x in bad.x:
+            x[2] = value
+        with contextlib.suppress(FloatingPointError):
+            loss = method(bad).loss
+            finite = loss.isfinite() & before.is_finite(loss.device)
+            assert not bool(finite) or _is_unmoved(method, twin)
+        before.abandon(step)
+        assert _is_unmoved(method, twin)
+        good = [views_for(cls, 6, 10 + step)]
+        assert train(method, good) == train(twin, good)
+        assert _is_unmoved(method, twin)
+
+
+def _is_unmoved(one: nn.Module, other: nn.Module) -> bool:
+    first, second = dict(one.named_buffers()), dict(other.named_buffers())
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name].nan_to_num(), second[name].nan_to_num()) for name in first
+    )
 
 
 # ---------------------------------------------------------------------- two processes

@@ -16,8 +16,8 @@ from mezzotint.detection.training import Training, mirrored, score, train
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.optim.optimizer import SGD, AdamW
 from mezzotint.optim.schedules import Constant
-from mezzotint.train.guard import Interrupted
 from mezzotint.train.log import read_metrics
+from mezzotint.train.signals import Interrupted
 from mezzotint.types import Input
 
 INPUT = Input((3, 32, 32), (0.5, 0.4, 0.3), (0.25, 0.25, 0.2))
@@ -64,7 +64,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     original = training._step
 
     def stopped(*args: Any) -> dict[str, float]:
-        if args[6] == 1:
+        if args[7] == 1:
             signal.raise_signal(signal.SIGTERM)
         return original(*args)
 

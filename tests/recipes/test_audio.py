@@ -7,9 +7,9 @@ import pytest
 
 from mezzotint.recipe.reading import shipped
 from mezzotint.recipe.recipe import Recipe, read_recipe, resolve_recipe
-from mezzotint.train.guard import Interrupted
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import pretrain
+from mezzotint.train.signals import Interrupted
 from tests.tiny import is_masked
 
 soundfile = pytest.importorskip("soundfile")

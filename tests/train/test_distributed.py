@@ -75,7 +75,8 @@ def test_an_error_on_the_main_process_ends_both(tmp_path: Path) -> None:
     )
     assert done.returncode != 0 and "No space left on device" in done.stderr
     saved, _ = CheckpointStore(tmp_path / "two" / "checkpoints").latest()
-    assert saved is not None and saved.step == 2
+    # The last try, when the error is known, finds room.
+    assert saved is not None and saved.step == 5
     done = torchrun(tmp_path, config("byol", checkpoints={"every_steps": 2}), mode="resume")
     assert done.returncode == 0, done.stderr[-2000:]
     whole = pretrain(Recipe.build(config("byol")), tmp_path / "one", progress="quiet")

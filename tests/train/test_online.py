@@ -13,10 +13,10 @@ from mezzotint.evaluation.features import extract
 from mezzotint.evaluation.knn import KNN
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.train.checkpoint import CheckpointStore
-from mezzotint.train.guard import Interrupted
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import Trainer, pretrain
 from mezzotint.train.online import Classifier, OnlineClassifier, OnlineKNN
+from mezzotint.train.signals import Interrupted
 from mezzotint.types import Features, Input
 from tests.tiny import METHODS, config
 

@@ -11,10 +11,10 @@ from mezzotint.encoders.saving import load_encoder
 from mezzotint.recipe.recipe import Plan, Recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.checkpoint import CheckpointStore
-from mezzotint.train.guard import Interrupted
 from mezzotint.train.loop import Trainer
 from mezzotint.train.plan import pretrain_plan
 from mezzotint.train.rundir import RunDirectoryInUse
+from mezzotint.train.signals import Interrupted
 
 CODEBOOK = {"kind": "rq", "dim": 8, "num_codes": 24, "num_levels": 2}
 
@@ -120,9 +120,9 @@ def test_a_plan_that_was_killed_goes_on_to_the_same_weights(
     plan, out = Plan.of(raw()), tmp_path / "run"
     original, steps = Trainer.update, []
 
-    def update(self: Trainer, step: int, loss: float) -> float:
+    def update(self: Trainer, step: int, *rest: Any) -> dict[str, float]:
         steps.append(step)
-        found = original(self, step, loss)
+        found = original(self, step, *rest)
         if len(steps) == 10:  # in the middle of the tokenizer phase
             monkeypatch.setattr(Trainer, "update", original)
             raise Interrupted(2)

@@ -4,6 +4,8 @@ import datetime
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,8 +41,7 @@ def test_a_directory_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryInUse, match="is not a run. Choose another"):
         pretrain(Recipe.build(config()), tmp_path / "mine", overwrite=True, progress="quiet")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
-    (out / ".lock").write_text(f"{os.getppid()} {os.uname().nodename}")
-    with pytest.raises(RunDirectoryInUse, match="writes to"):
+    with locked(out), pytest.raises(RunDirectoryInUse, match=f"process {os.getpid()} on .* writes"):
         pretrain(Recipe.build(config()), out, resume=True, progress="quiet")
 
 
@@ -64,11 +65,81 @@ def test_default_directories_are_numbered(tmp_path: Path, monkeypatch: pytest.Mo
         folder.mkdir(parents=True)
 
 
-def test_a_lock_is_removed_and_that_of_a_dead_process_does_not_count(tmp_path: Path) -> None:
-    (tmp_path / ".lock").write_text(f"{2**22 + 1} {os.uname().nodename}")
+@pytest.mark.parametrize("owner", ["1 here", "1 another-host", "4194305 here", "", "nonsense"])
+def test_a_lock_that_nobody_holds_does_not_count_whatever_it_says(
+    tmp_path: Path, owner: str
+) -> None:
+    """Process 1 is alive: a lock with a recycled number, or of another host, refuses no run."""
+    (tmp_path / ".lock").write_text(owner)
+    prepare(tmp_path, resume=False, overwrite=False)
     with locked(tmp_path):
         assert (tmp_path / ".lock").read_text().split()[0] == str(os.getpid())
+        with pytest.raises(RunDirectoryInUse, match="writes to"), locked(tmp_path):
+            pass
     assert not (tmp_path / ".lock").exists()
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    script = (
+        "import sys, os; from pathlib import Path; from mezzotint.train.rundir import locked\n"
+        "with locked(Path(sys.argv[1])):\n print('locked', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        with pytest.raises(RunDirectoryInUse, match=f"process {process.pid} on"), locked(tmp_path):
+            pass
+        process.kill()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_can_be_started_again(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".lock").write_text("1 here\n")
+    prepare(out, resume=False, overwrite=False)
+    (out / "recipe.yaml").write_text("method: {}")
+    with pytest.raises(RunDirectoryInUse, match="start again with --overwrite"):
+        prepare(out, resume=False, overwrite=False)
+    with pytest.raises(RunDirectoryInUse, match="has none. Start it with --overwrite"):
+        prepare(out, resume=True, overwrite=False)
+    prepare(out, resume=False, overwrite=True)
+    assert not list(out.iterdir())
+
+
+def test_overwrite_spares_a_folder_that_only_has_a_recipe_and_files_of_the_user(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("mine: 1")
+    with pytest.raises(RunDirectoryInUse, match="is not a run"):
+        prepare(tmp_path, resume=False, overwrite=True)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "1-bridle").mkdir()
+    for name in ("notes.txt", "thesis.tex", "my data", "z"):
+        (tmp_path / name).write_text("years of work")
+    before = files(tmp_path)
+    with pytest.raises(
+        RunDirectoryInUse, match="also has my data, notes.txt, thesis.tex and 1 more. Move them"
+    ):
+        prepare(tmp_path, resume=False, overwrite=True)
+    assert files(tmp_path) == before
+
+
+def test_overwrite_removes_links_and_not_what_they_point_to(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "data.bin").write_text("precious")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").mkdir()
+    (run / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    prepare(run, resume=False, overwrite=True)
+    assert not list(run.iterdir())
+    assert (tmp_path / "elsewhere" / "data.bin").read_text() == "precious"
 
 
 @pytest.mark.parametrize(

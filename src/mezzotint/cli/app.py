@@ -122,7 +122,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(number, int):
             message = "Stopped, and saved a checkpoint. Continue with --resume and the same --out."
             return _fail(message, 128 + number)
-        text = " ".join(str(error).split()) or type(error).__name__
+        parts = (str(error), *getattr(error, "__notes__", ()))
+        text = " ".join(" ".join(parts).split()) or type(error).__name__
         code = getattr(error, "exit_code", None)
         if isinstance(code, int):
             return _fail(text, code)

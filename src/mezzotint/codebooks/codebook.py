@@ -168,14 +168,18 @@ def full_precision(z: Tensor) -> AbstractContextManager[None]:
     return torch.autocast(z.device.type, enabled=False)
 
 
+class NotFiniteVectors(ValueError, FloatingPointError):
+    """Vectors with NaN or inf: the training loop leaves such a step out."""
+
+
 def need_finite(finite: Tensor) -> None:
     """Refuse vectors that are not all finite; waits for the device.
 
     Raises:
-        ValueError: when `finite` is false.
+        NotFiniteVectors: when `finite` is false.
     """
     if not bool(finite):
-        raise ValueError(
+        raise NotFiniteVectors(
             "Vectors must be finite, got NaN or inf. Find the layer that produces them, or train "
             "in bf16, which overflows less than fp16."
         )

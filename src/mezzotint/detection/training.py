@@ -34,9 +34,14 @@ from mezzotint.quant.batch_norm import averaged_statistics
 from mezzotint.recipe.component import Component
 from mezzotint.seeding import Draws, key_of, sample_order
 from mezzotint.train.checkpoint import CheckpointStore
-from mezzotint.train.guard import Interrupted, StepGuard, catch_signals
+from mezzotint.train.guard import (
+    ForwardState,
+    StepGuard,
+    StepScalars,
+)
 from mezzotint.train.log import Progress, RunLog
 from mezzotint.train.settings import Compute
+from mezzotint.train.signals import Interrupted, catch_signals
 
 
 class Training(Component):
@@ -126,6 +131,7 @@ def train(
     network.to(device).train()
     built = optimizer.build(network, size)
     store, guard = CheckpointStore(folder / "checkpoints"), StepGuard(patience=5)
+    before = ForwardState(network)
     start = _restore(store, network, built)
     bar = Progress(training.steps, start, progress)
     log, saved = RunLog(folder, {}, (), start, bar), time.monotonic()
@@ -140,7 +146,8 @@ def train(
                         * rise
                         * schedule(step, training.steps, max(1, count // size))
                     )
-                parts = _step(network, next(stream), built, guard, training, seed, step, device)
+                before.keep()
+                parts = _step(network, next(stream), built, before, guard, training, seed, step)
                 done = step + 1
                 if done % 20 == 0 or done == training.steps:
                     log.line(done, {**parts, "lr": built.param_groups[0]["lr"]})
@@ -160,9 +167,10 @@ def train(
 
 def _step(
     network: DetectionModel, samples: Sequence[DetectionSample], optimizer: torch.optim.Optimizer,
-    guard: StepGuard, training: Training, seed: int, step: int, device: torch.device,
+    before: ForwardState, guard: StepGuard, training: Training, seed: int, step: int,
 ) -> dict[str, float]:  # fmt: skip
     """Update the weights if everything is finite, and return the parts of the loss."""
+    device = training.torch_device()
     torch.manual_seed(key_of(seed, step, "layers"))  # sampling of regions, sizes, dropout
     optimizer.zero_grad(set_to_none=True)
     parts = network.losses([image_of(sample, device) for sample in samples], samples)
@@ -170,12 +178,14 @@ def _step(
     loss.backward()  # type: ignore[no-untyped-call]
     trained = [p for p in network.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-    if guard.allows(step, float(loss.detach()), float(norm), device):
+    scalars = StepScalars.read(loss.detach(), norm, before.is_finite(device), parts)
+    if guard.allows(step, scalars):
         if training.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(trained, training.clip_norm, norm)
         optimizer.step()
-    logs = {name: float(part.detach()) for name, part in parts.items()}
-    return {"loss": float(loss.detach()), "grad_norm": float(norm), **logs}
+    else:
+        before.abandon(step)
+    return {"loss": scalars.loss, "grad_norm": scalars.grad_norm, **scalars.logs}
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mezzotint import dist
-from mezzotint.codebooks.codebook import Codebook
+from mezzotint.codebooks.codebook import Codebook, need_finite
 from mezzotint.codebooks.health import measure_health
 from mezzotint.modality.patches import take
 from mezzotint.types import Codes
@@ -42,11 +42,13 @@ def start(codebook: Codebook, z: Tensor) -> None:
     A codebook that is initialized already stays as it is.
 
     Raises:
+        NotFiniteVectors: if a vector has NaN or inf, on any rank.
         ValueError: if all vectors are equal, or there are fewer vectors than codes.
     """
     if codebook.ready:
         return
     rows = z.detach().flatten(0, -2).float()
+    need_finite(dist.mean(rows.isfinite().all().float()) == 1.0)
     differ = bool(rows.std(dim=0, correction=0).max() > 1e-6 * rows.abs().mean())
     if not dist.any_true([differ], z.device)[0]:
         raise ValueError(

@@ -11,21 +11,29 @@ import json
 import os
 import re
 import shutil
+import struct
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load as from_bytes
-from safetensors.torch import save as to_bytes
+import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from mezzotint.files import flush
 from mezzotint.train import faults
 
 Tensors = Mapping[str, Tensor]
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})$")
+_CHUNK = 8 << 20
+_SAFETENSORS_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 class CheckpointCorrupt(ValueError):
@@ -74,7 +82,7 @@ class CheckpointStore:
             if target.exists():
                 shutil.rmtree(target)
             os.rename(temporary, target)
-            _flush_directory(self.root)
+            flush(self.root)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise _explained(error, self.root, model, optimizer) from error
@@ -87,31 +95,34 @@ class CheckpointStore:
         self, folder: Path, step: int, model: Tensors, optimizer: Tensors, state: Mapping[str, Any]
     ) -> None:
         files = {}
-        contents: dict[str, Callable[[], bytes]] = {
-            "model.safetensors": lambda: _serialize(model),
-            "optimizer.safetensors": lambda: _serialize(optimizer),
-            "state.json": lambda: json.dumps({"step": step, **state}, indent=1).encode(),
+        contents = {
+            "model.safetensors": _safetensors(model),
+            "optimizer.safetensors": _safetensors(optimizer),
+            "state.json": [json.dumps({"step": step, **state}, indent=1).encode()],
         }
-        # One after the other, so that only one of them is in memory twice.
         for name, content in contents.items():
-            data = content()
-            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            _write(folder / name, data)
+            files[name] = _write(folder / name, content)
             faults.point(f"checkpoint.after_{name.partition('.')[0]}", step)
         manifest = {"format": FORMAT, "step": step, "files": files}
-        _write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
-        _flush_directory(folder)
+        manifest["sha256"] = _digest_of(manifest)
+        _write(folder / "manifest.json", [json.dumps(manifest, indent=1).encode()])
+        flush(folder)
         faults.point("checkpoint.after_manifest", step)
 
     def _remove_old(self, just_saved: Path) -> None:
-        for folder in self.found()[: -self.keep]:
-            if folder != just_saved:
-                try:
-                    shutil.rmtree(folder)
-                except OSError as error:
-                    warnings.warn(
-                        f"The old checkpoint {folder} could not be removed: {error}", stacklevel=2
-                    )
+        good = 1
+        for folder in reversed(self.found()):
+            if folder == just_saved:
+                continue
+            if good < self.keep:
+                good += _is_good(folder)  # a damaged one does not count, and stays to be looked at
+                continue
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                warnings.warn(
+                    f"The old checkpoint {folder} could not be removed: {error}", stacklevel=2
+                )
 
     def found(self) -> list[Path]:
         """List all checkpoint directories, oldest first, good or not."""
@@ -136,53 +147,66 @@ class CheckpointStore:
                 problems.append(error)
         return None, problems
 
+    def newest_good(self) -> Path | None:
+        """Return the newest checkpoint whose files match its manifest; `None` without one."""
+        return next((folder for folder in reversed(self.found()) if _is_good(folder)), None)
+
     def sweep(self) -> list[Path]:
-        """Remove the temporary directories of killed saves, whose process no longer runs."""
+        """Remove the temporary directories of killed saves.
+
+        The caller has locked the run, so that no other process is saving.
+        """
         removed = []
         for path in self.root.glob(".step-*.tmp-*") if self.root.is_dir() else ():
-            owner = path.name.rpartition("-")[2]
-            if owner.isdigit() and not alive(int(owner)):
+            if path.name.rpartition("-")[2] != str(os.getpid()):
                 shutil.rmtree(path, ignore_errors=True)
                 removed.append(path)
         return removed
 
 
-def verify(folder: Path) -> dict[str, bytes]:
+def verify(folder: Path) -> dict[str, Any]:
     """Check every file of a checkpoint against its manifest.
 
     Returns:
-        The files' contents by name, read once.
+        The manifest.
 
     Raises:
-        CheckpointCorrupt: naming the file that differs from its manifest.
+        CheckpointCorrupt: naming the file that differs from its manifest, or cannot be read.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        expected, version = dict(manifest["files"]), manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+        version, step = manifest["format"], manifest["step"]
+        expected = {
+            name: (int(stated["bytes"]), str(stated["sha256"]))
+            for name, stated in manifest["files"].items()
+        }
+        digest = manifest.pop("sha256", None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointCorrupt(f"`{folder}` has no readable manifest ({error})") from error
     if version != FORMAT:
         raise CheckpointCorrupt(
             f"`{folder}` has the format {version}, and this version reads {FORMAT}; "
             "use the version of mezzotint that wrote it"
         )
-    present = {p.name for p in folder.iterdir()} - {"manifest.json"}
-    if present != set(expected):
-        raise CheckpointCorrupt(
-            f"`{folder}` must have the files {', '.join(sorted(expected))}, "
-            f"got {', '.join(sorted(present))}"
-        )
-    contents = {}
-    for name, stated in expected.items():
-        data = (folder / name).read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        if len(data) != stated["bytes"] or digest != stated["sha256"]:
+    if digest is not None and digest != _digest_of(manifest) or step != _step_of(folder, step):
+        raise CheckpointCorrupt(f"`{folder / 'manifest.json'}` changed after it was written")
+    try:
+        present = {p.name for p in folder.iterdir()} - {"manifest.json"}
+        if present != set(expected):
             raise CheckpointCorrupt(
-                f"`{folder / name}` must have {stated['bytes']} bytes with SHA-256 "
-                f"{stated['sha256'][:12]}…, got {len(data)} with {digest[:12]}…"
+                f"`{folder}` must have the files {', '.join(sorted(expected))}, "
+                f"got {', '.join(sorted(present))}"
             )
-        contents[name] = data
-    return contents
+        for name, (size, stated) in expected.items():
+            length, digest = _hash(folder / name)
+            if (length, digest) != (size, stated):
+                raise CheckpointCorrupt(
+                    f"`{folder / name}` must have {size} bytes with SHA-256 {stated[:12]}…, "
+                    f"got {length} with {digest[:12]}…"
+                )
+    except OSError as error:
+        raise CheckpointCorrupt(f"`{folder}` cannot be read ({error})") from error
+    return manifest
 
 
 def load(folder: Path) -> Saved:
@@ -191,14 +215,15 @@ def load(folder: Path) -> Saved:
     Raises:
         CheckpointCorrupt: when its files changed after it was saved.
     """
-    contents = verify(folder)
-    state = json.loads(contents["state.json"])
+    verify(folder)
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+        model = load_file(folder / "model.safetensors")
+        optimizer = load_file(folder / "optimizer.safetensors")
+    except OSError as error:
+        raise CheckpointCorrupt(f"`{folder}` cannot be read ({error})") from error
     if state["step"] != _step_of(folder):
         raise CheckpointCorrupt(f"`{folder}` has the state of step {state['step']}")
-    model, optimizer = (
-        from_bytes(contents["model.safetensors"]),
-        from_bytes(contents["optimizer.safetensors"]),
-    )
     return Saved(state.pop("step"), model, optimizer, state)
 
 
@@ -207,39 +232,64 @@ def size_of(model: Tensors, optimizer: Tensors) -> int:
     return sum(t.numel() * t.element_size() for part in (model, optimizer) for t in part.values())
 
 
-def alive(pid: int) -> bool:
-    """Tell whether a process of this machine is running."""
+def _is_good(folder: Path) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        verify(folder)
+    except CheckpointCorrupt:
         return False
-    except PermissionError:
-        return True
     return True
 
 
-def _step_of(folder: Path) -> int:
+def _step_of(folder: Path, otherwise: int = -1) -> int:
     match = _NAME.search(folder.name)
-    return int(match[1]) if match else -1
+    return int(match[1]) if match else otherwise
 
 
-def _serialize(tensors: Tensors) -> bytes:
-    return to_bytes({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+def _safetensors(tensors: Tensors) -> Iterator[bytes | memoryview]:
+    """Serialize tensors in the safetensors format, one at a time, without a copy of all of them.
+
+    The library's own writer copies everything into one buffer first. Its reader reads this.
+    """
+    # Wide types first, as the format wants it: every tensor then starts at a multiple of its size.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        dtype = _SAFETENSORS_NAMES[tensor.dtype]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for _, tensor in ordered:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        yield memoryview(flat.view(torch.uint8).numpy().data)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, content: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Write a file and wait until it is on disk; return its size and SHA-256."""
+    digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
-        file.write(data)
+        for part in content:
+            file.write(part)
+            digest.update(part)
+            size += len(part)
         file.flush()
         os.fsync(file.fileno())
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
-def _flush_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _hash(path: Path) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while part := file.read(_CHUNK):
+            digest.update(part)
+            size += len(part)
+    return size, digest.hexdigest()
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _explained(error: OSError, root: Path, model: Tensors, optimizer: Tensors) -> OSError:

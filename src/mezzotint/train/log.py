@@ -107,6 +107,13 @@ class Meter:
     parts: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        began = time.perf_counter()
+        yield
+        self.waiting += time.perf_counter() - began
+
+    @contextmanager
     def making_views(self) -> Iterator[None]:
         """Count the time inside as making views."""
         began = time.perf_counter()

@@ -8,15 +8,13 @@ method and of the optimizer, and a few counters. The order of samples, every aug
 learning rate are functions of the step, so that a resumed run continues as if it had never stopped.
 """
 
-import functools
-import time
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mezzotint import dist, timing
 from mezzotint.augment.views import ViewContext
@@ -29,9 +27,11 @@ from mezzotint.seeding import key_of
 from mezzotint.train import faults, rundir
 from mezzotint.train.callbacks import EpochCallback, ForwardPassCounter
 from mezzotint.train.checkpoint import CheckpointStore
-from mezzotint.train.guard import Interrupted, StepGuard, StopFlag, catch_signals
+from mezzotint.train.guard import ForwardState, StepGuard, StepScalars
 from mezzotint.train.log import Meter, Progress, RunLog
 from mezzotint.train.online import OnlineClassifier
+from mezzotint.train.saver import Saver
+from mezzotint.train.signals import Interrupted, StopFlag, catch_signals
 from mezzotint.train.state import Average, RunState
 from mezzotint.types import Batch, Views
 
@@ -60,7 +60,8 @@ def pretrain(
 
     Raises:
         Interrupted: after a signal; a checkpoint was saved.
-        NotFinite: when the loss is NaN or inf too often; the last good weights are saved.
+        NotFinite: when the loss is NaN or inf too often; a checkpoint of the last good weights is
+            saved.
         ValueError: for anything in the recipe or the directory that cannot be used, before the
             first step.
     """
@@ -110,6 +111,7 @@ class Trainer:
         self.classifier = OnlineClassifier.of(settings, recipe.data, recipe.encoder, device)
         average = self.average.method if self.average else None
         self.state.modules = {"average": average, "classifier": self.classifier}
+        self.before, self.updating = ForwardState(self.method), False
         self.callback = EpochCallback(recipe, self.plan.steps_per_epoch)
         self.environment = rundir.environment(device.type)
         self.counter = ForwardPassCounter(self.method, enabled=not compute.compile)
@@ -130,9 +132,10 @@ class Trainer:
         factor = self.recipe.schedule(step, self.total, self.plan.steps_per_epoch)
         rates = self.recipe.optimizer.set_rates(self.optimizer, factor, step / self.total)
         self.optimizer.zero_grad(set_to_none=True)
+        self.before.keep()
         self.method.before_step()
-        logs: dict[str, float] = {}
-        loss_sum = 0.0
+        losses: list[Tensor] = []
+        logs: dict[str, Tensor] = {}
         parts = batch.split(self.run.micro_batches)
         for position, part in enumerate(parts):
             with meter.making_views():
@@ -142,8 +145,12 @@ class Trainer:
                 dist.no_sync(self.entrance, position < len(parts) - 1),
                 torch.autocast(self.device.type, _DTYPES[precision], enabled=precision != "fp32"),
             ):
-                with timing.part("forward"):
-                    outcome = self.entrance(views)
+                try:
+                    with timing.part("forward"):
+                        outcome = self.entrance(views)
+                except FloatingPointError:  # a codebook cannot start from NaN or inf
+                    losses.append(torch.tensor(torch.nan, device=self.device))
+                    break
                 loss = outcome.loss / len(parts)
                 if faults.point("loop.loss", step):
                     loss = loss * torch.nan
@@ -151,17 +158,15 @@ class Trainer:
                     self.scaler.scale(loss).backward()
             if self.classifier is not None and part.labels is not None:
                 self.classifier.note(part.labels)
-            loss_sum += float(loss.detach())
+            losses.append(loss.detach())
             for name, value in outcome.logs.items():
-                logs[name] = logs.get(name, 0.0) + float(value) / len(parts)
+                logs[name] = logs.get(name, 0.0) + value / len(parts)
         faults.point("loop.after_backward", step)
-        with timing.part("optimizer"):
-            grad_norm = self.update(step, loss_sum)
         if self.classifier is not None:
             logs |= self.classifier.learn((step, self.total, self.plan.steps_per_epoch))
-        if dist.world_size() > 1:
-            loss_sum = float(dist.mean(torch.tensor(loss_sum, device=self.device)))
-        return {"loss": loss_sum, "grad_norm": grad_norm, **rates, **logs}
+        with timing.part("optimizer"):
+            metrics = self.update(step, torch.stack(losses).sum(), logs)
+        return {**metrics, **rates}
 
     def views(self, batch: Batch, step: int) -> Views:
         """Make the views of a batch, in the memory format of the convolutions."""
@@ -171,97 +176,104 @@ class Trainer:
         )
         return views.channels_last() if self.run.compute.channels_last else views
 
-    def update(self, step: int, loss: float) -> float:
-        """Update the weights if loss and gradient are finite; return the gradient's norm."""
+    def update(self, step: int, loss: Tensor, logs: Mapping[str, Tensor]) -> dict[str, float]:
+        """Update the weights if loss, gradient and buffers are finite; return loss, norm, logs."""
         self.scaler.unscale_(self.optimizer)
         parameters = list(self.method.parameters())
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        grad_norm = float(norm)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        scalars = StepScalars.read(loss, norm, self.before.is_finite(self.device), logs)
         # A gradient scaler overflows now and then by design: it skips a step and halves its scale.
-        overflow = self.scaler.is_enabled() and not torch.isfinite(norm)
-        if self.state.guard.allows(step, loss, 0.0 if overflow else grad_norm, self.device):
+        overflow = self.scaler.is_enabled() and not math.isfinite(scalars.grad_norm)
+        if self.state.guard.allows(step, scalars, overflow=overflow):
             if self.run.clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.run.clip_norm, norm)
+            self.before.release()
+            self.updating = True
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if not overflow:
                 self.method.after_step((step + 1) / self.total)
                 if self.average is not None:
                     self.average.follow(self.method, step)
+            self.updating = False
+        else:
+            self.before.abandon(step)
         faults.point("loop.after_step", step)
-        return grad_norm
+        return {"loss": scalars.loss, "grad_norm": scalars.grad_norm, **scalars.logs}
 
     # ------------------------------------------------------------------ the run
 
     def fit(self, out: Path, flag: StopFlag, *, resume: bool, progress: str) -> None:
         """Train to the end, or until a signal."""
-        self.store = CheckpointStore(out / "checkpoints", keep=self.run.checkpoints.keep)
-        start, notes = self.state.restore(self.store) if resume else (0, [])
+        checkpoints, recipe = self.run.checkpoints, self.recipe
+        store = CheckpointStore(out / "checkpoints", keep=checkpoints.keep)
+        start, notes = self.state.restore(store) if resume else (0, [])
         bar = Progress(self.total, start, progress if dist.is_main() else "quiet")
         for note in notes:
             bar.note(note)
         log = None
         if dist.is_main():
-            self.store.sweep()
-            rundir.refuse_if_too_small(out, self.state.bytes(), self.store.keep)
-            write_text(out / "recipe.yaml", self.recipe.to_yaml())
-            write_json(out / "environment.json", self._environment(start))
-            log = RunLog(out, self.recipe.config(), self.run.log.trackers, start, bar)
+            store.sweep()
+            rundir.refuse_if_too_small(out, self.state.bytes(), store.keep)
+            write_text(out / "recipe.yaml", recipe.to_yaml())
+            described = self.state.describe(recipe, self.counter, start)
+            write_json(out / "environment.json", self.environment | described)
+            log = RunLog(out, recipe.config(), self.run.log.trackers, start, bar)
         try:
-            self._train(out, start, flag, log)
+            with Saver(self.state, store, checkpoints, self.device) as saver:
+                self._train(out, start, flag, log, saver)
         finally:
             if log:
                 log.close()
             bar.close()
         if dist.is_main():
-            made_by = {"recipe": self.recipe.config(), "steps": self.total, **self.environment}
+            made_by = {"recipe": recipe.config(), "steps": self.total, **self.environment}
             encoder = (self.average or self).method.encoder
-            save_encoder(encoder, out / "encoder", made_by, source=self.recipe.data)
-            write_json(out / "environment.json", self._environment(self.total))
+            save_encoder(encoder, out / "encoder", made_by, source=recipe.data)
+            described = self.state.describe(recipe, self.counter, self.total)
+            write_json(out / "environment.json", self.environment | described)
 
-    def _train(self, out: Path, start: int, flag: StopFlag, log: RunLog | None) -> None:
-        meter, began = Meter(), time.monotonic()
-        last_save = began
+    def _train(
+        self, out: Path, start: int, flag: StopFlag, log: RunLog | None, saver: Saver
+    ) -> None:
+        meter = Meter()
         every = self.run.log.every_steps
-        before = self.state.seconds
         stream = self._replayed(start)
         if start == 0:
             self.callback(out, 0)
         self.counter.start()
-        for step in range(start, self.total):
-            waited = time.perf_counter()
-            batch = next(stream)
-            meter.waiting += time.perf_counter() - waited
-            self.state.count_bad(batch, self.run.loader.max_unreadable_fraction)
-            with meter.measured(step, batch, self.timed, self.device):
-                metrics = self.step(step, batch, meter)
-            self.counter.stop()  # every step makes the same number of forward passes
-            meter.images += self.run.batch_size
-            done = step + 1
-            last = done == self.total
-            knn = self.callback(out, done)
-            if log and (done % every == 0 or last or knn):
-                epoch = done / self.plan.steps_per_epoch
-                self.state.seconds = before + time.monotonic() - began
-                counts = {
-                    "epoch": epoch,
-                    "seconds": self.state.seconds,
-                    "skipped": len(self.state.guard.skipped),
-                    "unreadable": len(self.state.bad),
-                }
-                log.line(done, {**counts, **metrics, **meter.metrics(), **knn})
-                meter = Meter()
-            checkpoints = self.run.checkpoints
-            late = time.monotonic() - last_save > 60 * checkpoints.every_minutes
-            stopping, late = dist.any_true((flag.number != 0, late), self.device)
-            due = late or (checkpoints.every_steps > 0 and done % checkpoints.every_steps == 0)
-            if due or last or stopping:
-                self.state.seconds = before + time.monotonic() - began
-                dist.on_main(functools.partial(self.state.save, self.store, done))
-                last_save = time.monotonic()
-            if stopping and not last:
-                raise Interrupted(flag.number or 15)
+        done = start
+        try:
+            while done < self.total:
+                with meter.waiting_for_data():
+                    batch = next(stream)
+                self.state.count_bad(batch, self.run.loader.max_unreadable_fraction)
+                with meter.measured(done, batch, self.timed, self.device):
+                    metrics = self.step(done, batch, meter)
+                self.counter.stop()  # every step makes the same number of forward passes
+                meter.images += self.run.batch_size
+                done += 1
+                last = done == self.total
+                knn = self.callback(out, done)
+                if log and (done % every == 0 or last or knn):
+                    counts = {
+                        "epoch": done / self.plan.steps_per_epoch,
+                        "seconds": saver.seconds(),
+                        "skipped": len(self.state.guard.skipped),
+                        "unreadable": len(self.state.bad),
+                    }
+                    log.line(done, {**counts, **metrics, **meter.metrics(), **knn})
+                    meter = Meter()
+                if saver.after_step(done, flag, last=last):
+                    raise Interrupted(flag.number or 15)
+        except Interrupted:
+            raise
+        except Exception as error:
+            # On any error but one in the update itself, the state is that after `done` steps.
+            if done and not self.updating:
+                self.before.restore()
+                error.add_note(saver.before_error(done))
+            raise
 
     def _replayed(self, start: int) -> Iterator[Batch]:
         """Load the batches from a step on, after replaying those that the views remember."""
@@ -280,15 +292,3 @@ class Trainer:
             workers=loader.processes(self.recipe.data), on_unreadable=loader.on_unreadable,
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
-
-    def _environment(self, steps: int) -> dict[str, Any]:
-        count = sum(p.numel() for p in self.recipe.encoder.parameters())
-        own = self.run.batch_size // dist.world_size()
-        return {
-            **self.environment, "processes": dist.world_size(),
-            "precision": self.run.compute.precision,
-            "parameters": count, "samples": len(self.recipe.data), "steps": steps,
-            "seconds": round(self.state.seconds, 2),
-            "skipped_steps": self.state.guard.skipped, "unreadable": self.state.bad,
-            **self.counter.as_json(own, self.recipe.views.num_views),
-        }  # fmt: skip

@@ -161,34 +161,34 @@ class OnlineClassifier(nn.Module):
         self._latest = None
 
     @torch.no_grad()
-    def learn(self, progress: tuple[int, int, int]) -> dict[str, float]:
-        """Train one step on all micro-batches that were noted.
+    def learn(self, progress: tuple[int, int, int]) -> dict[str, Tensor]:
+        """Train one step on all micro-batches that were noted; nothing is read from the device.
 
         Args:
             progress: step (from 0), steps of the run, and steps per epoch.
 
         Returns:
             `classifier/top1` and, from six classes on, `classifier/top5`: fractions of this
-                process's samples.
+                process's samples, float32 `[]`.
         """
         x_BD, y_B = (torch.cat(column) for column in zip(*self._batches, strict=True))
         self._batches = []
         y_B = y_B.to(x_BD.device)
         logits_BC = x_BD @ self.weight.T + self.bias
-        metrics = {"classifier/top1": float((logits_BC.argmax(dim=1) == y_B).float().mean())}
+        metrics = {"classifier/top1": (logits_BC.argmax(dim=1) == y_B).float().mean()}
         if self.num_classes > 5:
             best = logits_BC.topk(5, dim=1).indices
-            metrics["classifier/top5"] = float((best == y_B[:, None]).any(dim=1).float().mean())
+            metrics["classifier/top5"] = (best == y_B[:, None]).any(dim=1).float().mean()
         error_BC = (logits_BC.softmax(dim=1) - one_hot(y_B, self.num_classes)) / len(y_B)
         gradient = dist.mean(
             torch.cat([error_BC.T @ x_BD, error_BC.sum(dim=0)[:, None]], dim=1)
         )  # [C, D + 1]
-        if torch.isfinite(gradient).all():
-            lr = self.settings.lr * self.settings.schedule(*progress)
-            for name, part in (("weight", gradient[:, :-1]), ("bias", gradient[:, -1])):
-                value, buffer = getattr(self, name), getattr(self, f"{name}_momentum")
-                buffer.mul_(self.settings.momentum).add_(part).add_(
-                    value, alpha=self.settings.weight_decay
-                )
-                value.sub_(lr * buffer)
+        finite = gradient.isfinite().all()
+        lr = self.settings.lr * self.settings.schedule(*progress)
+        for name, part in (("weight", gradient[:, :-1]), ("bias", gradient[:, -1])):
+            value, buffer = getattr(self, name), getattr(self, f"{name}_momentum")
+            moved = self.settings.momentum * buffer + part + self.settings.weight_decay * value
+            # Features that are NaN or inf leave the classifier as it is.
+            torch.where(finite, moved, buffer, out=buffer)
+            torch.where(finite, value - lr * buffer, value, out=value)
         return metrics

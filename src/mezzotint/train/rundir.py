@@ -1,19 +1,22 @@
 """The directory of a run: who may write to it, and the record of where it was made."""
 
 import datetime
+import errno
+import fcntl
 import os
 import platform
+import re
 import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mezzotint._version import __version__
-from mezzotint.train.checkpoint import alive
+from mezzotint.files import sweep
 
 
 class RunDirectoryInUse(ValueError):
@@ -30,34 +33,42 @@ def default_directory(recipe: str) -> Path:
     return path
 
 
+_OWN = frozenset(
+    """recipe.yaml metrics.jsonl environment.json checkpoints encoder maps tensorboard wandb
+    mlflow.db mlruns evaluation.json evaluated.json evaluation.csv finetune.json layers.json
+    layers.html invariances.json invariances.html codes.json codes.html report.html exports
+    transfer.yaml network.safetensors metrics.json by_class.json table.json table.md index.html
+    features.npz bundles""".split()
+)
+"""What a run, and the verbs that write into its directory, leave there."""
+_LOCK = ".lock"
+_PHASE = re.compile(r"\d+-\w+$")
+
+
 def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
     """Check that a run may use a directory, and create it.
 
     Raises:
-        RunDirectoryInUse: when it is not empty, without `resume` or `overwrite`.
+        RunDirectoryInUse: when it is not empty, without `resume` or `overwrite`, or when it has
+            files that no run made.
     """
     if out.exists() and not out.is_dir():
         raise RunDirectoryInUse(
             f"--out must be a new or empty directory, and {out} is a file. Choose another --out."
         )
-    content = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
-    if content and not resume:
-        owned = (out / "recipe.yaml").is_file() or (out / "checkpoints").is_dir()
+    if resume:
+        if not (out / "checkpoints").is_dir():
+            raise RunDirectoryInUse(
+                f"--resume needs a run with checkpoints, and {out} has none. Start it with "
+                "--overwrite, or choose another --out."
+            )
+    elif content := _content(out):
         if not overwrite:
             raise RunDirectoryInUse(
                 f"--out must be a new or empty directory, and {out} has {content[0]!r}. Continue "
                 "with --resume, start again with --overwrite, or choose another --out."
             )
-        if not owned:
-            raise RunDirectoryInUse(
-                f"--overwrite removes only runs, and {out} is not a run. Choose another --out."
-            )
-        _refuse_live_owner(out)
-        shutil.rmtree(out)
-    if resume and not (out / "checkpoints").is_dir():
-        raise RunDirectoryInUse(
-            f"--resume needs a run with checkpoints, and {out} has none. Leave --resume out."
-        )
+        _remove_run(out, content)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,34 +77,100 @@ def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
         ) from error
 
 
+def _content(out: Path) -> list[str]:
+    """List a directory, without the temporary files of processes that are gone."""
+    if not out.is_dir():
+        return []
+    sweep(out)
+    names = sorted(p.name for p in out.iterdir())
+    # Killed before it wrote its recipe, a run leaves its lock alone, which nobody holds.
+    return [] if names == [_LOCK] and not _is_held(out / _LOCK) else names
+
+
+def _is_held(lock: Path) -> bool:
+    with lock.open("a", encoding="utf-8") as file:
+        return not _lock(file)
+
+
+def _remove_run(out: Path, content: Sequence[str]) -> None:
+    """Remove what a run made, and nothing else.
+
+    Raises:
+        RunDirectoryInUse: before anything is removed, if the directory is not that of a run, is in
+            use, or has files of the user's.
+    """
+    if not {"checkpoints", "environment.json", "metrics.jsonl", _LOCK} & set(content):
+        raise RunDirectoryInUse(
+            f"--overwrite removes only runs, and {out} is not a run. Choose another --out."
+        )
+    foreign = [name for name in content if name not in _OWN | {_LOCK} and not _PHASE.match(name)]
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise RunDirectoryInUse(
+            f"--overwrite removes only what a run made, and {out} also has "
+            f"{', '.join(foreign[:3])}{more}. Move them away, or choose another --out."
+        )
+    with locked(out):
+        for name in (n for n in content if n != _LOCK):
+            path = out / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Lock a run's directory for this process.
 
+    The lock belongs to the open file, so that it ends with its process, however that ends, on
+    whatever host. A file system without locks locks nothing.
+
     Raises:
         RunDirectoryInUse: when another running process has locked it.
     """
-    lock = out / ".lock"
-    _refuse_live_owner(out)
-    lock.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
+    lock = out / _LOCK
+    while True:
+        file = lock.open("a+", encoding="utf-8")
+        if not _lock(file):
+            file.seek(0)
+            owner = file.read().split()
+            file.close()
+            who = f"process {owner[0]} on {owner[1]}" if len(owner) == 2 else "another process"
+            raise RunDirectoryInUse(
+                f"--out must be a directory of its own, and {who} writes to {out}. Wait until it "
+                "ends, or choose another --out."
+            )
+        if _is_same_file(file, lock):
+            break
+        file.close()  # its owner removed it in the meantime: lock the new one
+    with file:
+        file.truncate(0)
+        file.write(f"{os.getpid()} {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
-def _refuse_live_owner(out: Path) -> None:
-    lock = out / ".lock"
+def _lock(file: TextIO) -> bool:
+    """Lock an open file if nobody else has; a file system without locks locks nothing."""
     try:
-        owner, host = lock.read_text(encoding="utf-8").split()
-    except (OSError, ValueError):
-        return
-    here = host == socket.gethostname()
-    if int(owner) != os.getpid() and (not here or alive(int(owner))):
-        raise RunDirectoryInUse(
-            f"--out must be a directory of its own, and process {owner} on {host} writes to {out}. "
-            f"Choose another --out, or remove {lock} if that process is gone."
-        )
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
+
+
+def _is_same_file(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def refuse_if_too_small(out: Path, checkpoint_bytes: int, keep: int) -> None:

@@ -161,7 +161,7 @@ class Job:
 
     def __call__(self) -> None:
         """Train, as one of the tasks."""
-        from mezzotint.train.guard import Interrupted
+        from mezzotint.train.signals import Interrupted
 
         os.chdir(self.folder)
         rank, name = _join()

@@ -6,17 +6,21 @@ of the weights, which a run then saves instead of its last weights.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mezzotint import dist
 from mezzotint.data.loader import TooManyUnreadable
 from mezzotint.data.source import Source
 from mezzotint.methods.method import Method, momentum_copy, momentum_update
 from mezzotint.optim.state import load_optimizer_state, optimizer_state
+from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import RecipeError
+from mezzotint.train.callbacks import ForwardPassCounter
 from mezzotint.train.checkpoint import CheckpointStore, Saved, size_of
-from mezzotint.train.guard import StepGuard
+from mezzotint.train.guard import NotFinite, StepGuard, first_not_finite
 from mezzotint.types import Batch
 
 _MARK = ":"
@@ -76,18 +80,48 @@ class RunState:
         # The optimizer has no moments yet; it will have at most two per weight.
         return 3 * size_of(self.method.state_dict(), {}) + size_of(self._module_tensors(), {})
 
-    def save(self, store: CheckpointStore, step: int) -> None:
-        """Write a checkpoint of the state after `step` steps."""
+    def describe(self, recipe: Recipe, counter: ForwardPassCounter, steps: int) -> dict[str, Any]:
+        """Describe a run after `steps` steps for its environment.json."""
+        own = recipe.run.batch_size // dist.world_size()
+        return {
+            "processes": dist.world_size(),
+            "precision": recipe.run.compute.precision,
+            "parameters": sum(p.numel() for p in recipe.encoder.parameters()),
+            "samples": len(self.source),
+            "steps": steps,
+            "seconds": round(self.seconds, 2),
+            "skipped_steps": self.guard.skipped,
+            "unreadable": self.bad,
+            **counter.as_json(own, recipe.views.num_views),
+        }
+
+    def parts(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """Return what a checkpoint after `step` steps has: tensors of the method, others, counters.
+
+        Raises:
+            NotFinite: if weights or moments are NaN or inf.
+        """
+        model = self.method.state_dict()
+        tensors = optimizer_state(self.optimizer) | self._module_tensors()
+        name = first_not_finite([*self.method.named_parameters(), *tensors.items()])
+        if name is not None:
+            raise NotFinite(
+                f"{name} is NaN or inf after step {step}, so that no checkpoint of it is saved. "
+                "Lower optimizer.lr, or set run.clip_norm."
+            )
         state = {
             "seconds": self.seconds,
-            "skipped": self.guard.skipped,
+            "skipped": list(self.guard.skipped),
             "in_a_row": self.guard.in_a_row,
-            "bad": self.bad,
+            "bad": dict(self.bad),
             "scaler": self.scaler.state_dict(),
             "data": self.source.fingerprint(),
         }
-        tensors = optimizer_state(self.optimizer) | self._module_tensors()
-        store.save(step, self.method.state_dict(), tensors, state)
+        return model, tensors, state
+
+    def save(self, store: CheckpointStore, step: int) -> None:
+        """Write a checkpoint of the state after `step` steps, and wait for it."""
+        store.save(step, *self.parts(step))
 
     def _module_tensors(self) -> dict[str, Tensor]:
         """Tensors of the run's modules, by names that no optimizer state has."""
