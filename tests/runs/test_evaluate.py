@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from mezzotint.evaluation.results import read_evaluation, summary
+from mezzotint.evaluation.results import read_baselines, read_evaluation, summary
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.runs.evaluate import evaluate
 from mezzotint.train.loop import pretrain
 from tests.tiny import config
+from tests.untrained_run import make_run
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +99,31 @@ def test_features_of_several_crops_are_averaged_and_say_so(tmp_path: Path) -> No
 def test_several_parts_need_data_that_have_them(run: Path, keywords: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="has no clips or crops to average over"):
         evaluate(run, **keywords)
+
+
+def test_an_untrained_encoder_has_no_weights_that_training_started_from(tmp_path: Path) -> None:
+    library = pytest.importorskip("timm")
+    torch.manual_seed(9)
+    start = library.create_model("resnet10t", num_classes=0, in_chans=1)
+    torch.save(start.state_dict(), tmp_path / "start.pth")
+    encoder = {"kind": "timm", "name": "resnet10t"}
+    plain = make_run(tmp_path / "plain", encoder)
+    started = make_run(
+        tmp_path / "started", {**encoder, "pretrained_path": str(tmp_path / "start.pth")}
+    )
+    quick = ["evaluate.probes=[knn]", "evaluate.seeds=1", "evaluate.branch=online"]
+    for run in (plain, started):
+        evaluate(run, quick)
+    expected, found = (read_baselines(run).untrained for run in (plain, started))
+    assert found == expected and len(found) > 3
+    first, second = (Recipe.load(run).untrained_encoder(1) for run in (plain, started))
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+
+
+def test_data_of_another_modality_are_refused_before_they_are_measured(run: Path) -> None:
+    written = (run / "evaluation.json").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"`data` \(speech\) has audio, but `views` .* takes images"
+    ):
+        evaluate(run, ["data={kind: speech}", "evaluate.baselines=false"])
+    assert (run / "evaluation.json").read_bytes() == written

@@ -80,14 +80,10 @@ def extract_readable(
     home = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     device = reading.device_of(encoder)
 
-    def forward(x: Tensor) -> Tensor:
-        features: Tensor = encoder(x)
-        return features
-
     with evaluating(encoder):
         encoder.to(device)
         try:
-            return _read(source, forward, encoder.input, indices, reading, device)
+            return _read(source, encoder, encoder.input, indices, reading, device)
         finally:
             encoder.to(home)
 

@@ -303,17 +303,22 @@ class Recipe:
         return cls.build(read_recipe(name, overrides))
 
     @classmethod
-    def build(cls, config: Mapping[str, Any]) -> "Recipe":
+    def build(cls, config: Mapping[str, Any], data: "Source | None" = None) -> "Recipe":
         """Make the objects that checked plain data describes.
 
         Weights are initialized from `run.seed`.
+
+        Args:
+            config: a checked recipe.
+            data: the source of its section `data`, if it is open already.
 
         Raises:
             RecipeError: when data, views and encoder do not share a modality.
         """
         import torch
 
-        data = construct(config["data"], FAMILIES["data"], {})
+        if data is None:
+            data = construct(config["data"], FAMILIES["data"], {})
         require_one_modality(config, data.input.modality)
         run = construct(config["run"], FAMILIES["run"], {})
         with torch.random.fork_rng(devices=[]):
@@ -333,7 +338,10 @@ class Recipe:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            config = resolve(self.encoder.config, "Encoder", "encoder")
+            own = self.encoder.config
+            # Weights that training started from are trained ones.
+            own = {key: value for key, value in own.items() if key != "pretrained_path"}
+            config = resolve(own, "Encoder", "encoder")
             made: Encoder = construct(config, "Encoder", {"Encoder": (self.encoder.input,)})
             if self.mup is not None:  # roles follow from encoder and heads together
                 method = resolve(self.method.config, "Method", "method")

@@ -18,11 +18,19 @@ from mezzotint.evaluation.results import Evaluation, results_directory, write_ev
 from mezzotint.evaluation.suite import baselines
 from mezzotint.files import replacing
 from mezzotint.quant.bitwidth import FP32
-from mezzotint.recipe.recipe import FAMILIES, Recipe, read_encoder
+from mezzotint.recipe.recipe import (
+    FAMILIES,
+    Recipe,
+    read_encoder,
+    read_recipe,
+    require_one_modality,
+)
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.runs.reuse import branch_of, load_branch
 from mezzotint.runs.settings import Evaluate
 from mezzotint.types import Sample, Unreadable
+
+_SECTIONS = ("data", "run", "evaluate")
 
 
 def evaluate(
@@ -94,28 +102,27 @@ class _Subject:
 
 def _of_run(folder: Path, overrides: Sequence[str]) -> _Subject:
     encoder = load_encoder(folder)
-    recipe = Recipe.load(folder, overrides)
-    workers = recipe.run.loader.processes(recipe.data)
-    settings = recipe.evaluate
-    if (settings.branch, settings.part) == ("online", "backbone"):
-        return _Subject(encoder, recipe.data, settings, workers, recipe.untrained_encoder)
+    config = read_recipe(folder, overrides)
+    data, run, settings = (construct(config[name], FAMILIES[name], {}) for name in _SECTIONS)
+    require_one_modality(config, data.input.modality)
+    network = settings.branch, settings.part
+    if network != ("online", "backbone"):
+        encoder = load_branch(folder, Recipe.build(config, data), *network)
 
     def untrained(seed: int) -> Encoder:
-        config = recipe.config()
-        config["run"]["seed"] = seed
-        if "init" in config["method"]:
-            config["method"]["init"] = None
-        return branch_of(Recipe.build(config).method, settings.branch, settings.part).eval()
+        fresh = config | {"run": config["run"] | {"seed": seed}}
+        # Weights that training started from are trained ones.
+        for section, key in (("encoder", "pretrained_path"), ("method", "init")):
+            if key in config[section]:
+                fresh[section] = config[section] | {key: None}
+        return branch_of(Recipe.build(fresh, data).method, *network).eval()
 
-    encoder = load_branch(folder, recipe, settings.branch, settings.part)
-    return _Subject(encoder, recipe.data, settings, workers, untrained)
+    return _Subject(encoder, data, settings, run.loader.processes(data), untrained)
 
 
 def _of_file(path: Path, overrides: Sequence[str]) -> _Subject:
     config = read_encoder(path, overrides)
-    data, run, settings = (
-        construct(config[name], FAMILIES[name], {}) for name in ("data", "run", "evaluate")
-    )
+    data, run, settings = (construct(config[name], FAMILIES[name], {}) for name in _SECTIONS)
     injected = {"Encoder": (data.input,)}
     fresh = {key: value for key, value in config["encoder"].items() if key != "pretrained_path"}
 
