@@ -37,16 +37,23 @@ def test_embed_writes_features_ids_and_labels(
 ) -> None:
     out = tmp_path / name
     assert run(["embed", str(encoder), "digits", "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}: 1797 samples, 16 features\n"
+    counted = "1797 samples (1439 train, 358 holdout), 16 features, 10 classes"
+    assert capsys.readouterr().out == f"{out}: {counted}\n"
     if name == "f.npz":
         with np.load(out) as arrays:
             assert arrays["features"].shape == (1797, 16)
             assert np.isfinite(arrays["features"]).all()
             assert len(set(arrays["ids"].tolist())) == 1797
             assert set(arrays["labels"].tolist()) == set(range(10))
+            assert arrays["classes"].tolist() == list("0123456789")
     else:
         table = pyarrow.parquet.read_table(out)
-        assert table.num_rows == 1797 and table.column_names == ["id", "label", "feature"]
+        assert table.num_rows == 1797 and table.column_names == [
+            "id", "split", "label", "class", "feature",
+        ]  # fmt: skip
+        assert table.column("class").to_pylist() == [
+            str(label) for label in table.column("label").to_pylist()
+        ]
 
 
 def test_embed_refuses_data_of_another_shape_and_other_suffixes(

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -121,22 +122,22 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"takes x tensor\(float\) .*It must take floats \[batch, 3, 9, 9\]"
     ):
-        OnnxFeatures(path, (3, 9, 9))
+        OnnxFeatures(path, replace(INPUT, shape=(3, 9, 9)))
     with pytest.raises(
         ValueError, match=r"Output 'b' of .* has the shape .*It must be \[batch, features\]"
     ):
-        OnnxFeatures(path, (3, 8, 8), "b")
+        OnnxFeatures(path, INPUT, "b")
     with pytest.raises(
         ValueError, match="must be an output of .*, got 'c'. Its outputs: features, b"
     ):
-        OnnxFeatures(path, (3, 8, 8), "c")
+        OnnxFeatures(path, INPUT, "c")
     with pytest.raises(ValueError, match="other.onnx` is not a file"):
-        OnnxFeatures(tmp_path / "other.onnx", (3, 8, 8))
+        OnnxFeatures(tmp_path / "other.onnx", INPUT)
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(
         ValueError, match="bad.onnx` cannot be opened by onnxruntime .* valid ONNX file"
     ):
-        OnnxFeatures(tmp_path / "bad.onnx", (3, 8, 8))
+        OnnxFeatures(tmp_path / "bad.onnx", INPUT)
 
 
 def test_without_the_runtime_it_says_what_to_install(
@@ -150,7 +151,7 @@ def test_without_the_runtime_it_says_what_to_install(
     with pytest.raises(
         ValueError, match=r"needs the package `onnxruntime`, .* `pip install 'mezzotint\[onnx\]'`"
     ):
-        OnnxFeatures(tmp_path / "net.onnx", (3, 8, 8))
+        OnnxFeatures(tmp_path / "net.onnx", INPUT)
 
 
 def test_an_onnx_file_is_evaluated_like_a_run(tmp_path: Path, images: Path) -> None:
@@ -191,7 +192,7 @@ def test_an_onnx_file_is_evaluated_by_bits_as_quantized_files(tmp_path: Path, im
     )
     encoder = onnx(Arrays(path=str(images)).input, path=str(path))
     x = torch.randn(9, *encoder.input.shape)
-    file = CalibratedFile(encoder, OnnxFeatures(path, encoder.input.shape), [x])
+    file = CalibratedFile(encoder, OnnxFeatures(path, encoder.input), [x])
     close = {}
     for text in ("W8A8", "W2A2"):
         with file.at(Bits.parse(text)) as quantized:

@@ -20,7 +20,7 @@ from torch import Tensor
 from mezzotint import load_encoder
 from mezzotint.optim.schedules import Cosine
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
-from mezzotint.runs.evaluate import embed
+from mezzotint.runs.embed import embed
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.faults import POINTS
 from mezzotint.train.guard import NotFinite

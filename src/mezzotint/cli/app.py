@@ -4,6 +4,7 @@ A command ends with its exit code, and with one line on stderr when something we
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -38,8 +39,12 @@ Clips = Annotated[int, typer.Option(help="Clips per video; features are averaged
 Crops = Annotated[int, typer.Option(help="Crops per image or frame; features are averaged.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")]
 EncoderPath = Annotated[
-    Path, typer.Argument(metavar="ENCODER", help="The directory of a run or of a saved encoder.")
+    Path,
+    typer.Argument(metavar="ENCODER", help="A run, a saved or imported encoder, or an ONNX file."),
 ]
+
+
+_OVERRIDE = re.compile(r"[a-z_]+(\.\w+)+=")
 
 
 def print_table(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
@@ -64,6 +69,20 @@ def recipe_of(arguments: list[str] | None) -> tuple[str, list[str]]:
         raise RecipeError(
             f"Only overrides may follow the recipe, got {extra!r}. "
             "Write KEY=VALUE, such as run.epochs=20."
+        )
+    return name, given
+
+
+def data_of(arguments: list[str] | None) -> tuple[str | None, list[str]]:
+    """Split `[DATA] KEY=VALUE …` into the data, if it is named, and the overrides."""
+    given = list(arguments or ())
+    # A path may contain an equals sign; a key begins with its section.
+    name = None if not given or _OVERRIDE.match(given[0]) else given.pop(0)
+    extra = next((word for word in given if not _OVERRIDE.match(word)), None)
+    if extra is not None:
+        raise RecipeError(
+            f"Only overrides may follow the data, got {extra!r}. "
+            "Write KEY=VALUE, such as data.window=64."
         )
     return name, given
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mezzotint.cli.app import Debug, EncoderPath, Json, RunPath, app
+from mezzotint.cli.app import Debug, EncoderPath, Json, RunPath, app, data_of
 from mezzotint.recipe.schema import RecipeError, nearest
 
 if TYPE_CHECKING:
@@ -16,32 +16,38 @@ if TYPE_CHECKING:
 
     from mezzotint.types import Input
 
+_Data = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[DATA] [KEY=VALUE]…",
+        help="A folder, a file or embedded data's name; overrides such as data.window=64. "
+        "Default: the run's data.",
+    ),
+]
+
 
 @app.command()
 def embed(
     encoder: EncoderPath,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="A folder or file of the encoder's modality, or embedded data's name.",
-        ),
-    ],
+    arguments: _Data = None,
     out: Annotated[Path, typer.Option(help="File to write: .npz or .parquet.")] = Path(
         "features.npz"
     ),
     debug: Debug = False,
 ) -> None:
-    """Write the features of every sample to a file."""
-    from mezzotint.data.open import open_source
-    from mezzotint.encoders.saving import load_encoder
-    from mezzotint.runs import evaluate
+    """Write the features of every sample to a file, with ids, splits, labels and class names.
 
-    loaded = load_encoder(encoder)
-    count, dim, unreadable = evaluate.embed(loaded, open_source(data, loaded.input), out)
-    for sample in unreadable:
-        print(f"unreadable, left out: {sample}", file=sys.stderr)
-    typer.echo(f"{out}: {count} samples, {dim} features")
+    Data is read with the settings of the encoder's training data; overrides change them.
+    """
+    from mezzotint.runs import embed
+    from mezzotint.runs.subject import encoder_at, open_data
+
+    name, overrides = data_of(arguments)
+    loaded = encoder_at(encoder)
+    written = embed.embed(loaded, open_data(encoder, loaded, name, overrides), out)
+    for sentence in written.left_out:
+        print(sentence, file=sys.stderr)
+    typer.echo(f"{out}: {written}")
 
 
 _Bits = Annotated[

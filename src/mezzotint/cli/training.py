@@ -11,10 +11,12 @@ from mezzotint.cli.app import (
     Clips,
     Crops,
     Debug,
+    EncoderPath,
     Json,
     Quiet,
     RunPath,
     app,
+    data_of,
     print_table,
     recipe_of,
 )
@@ -121,10 +123,14 @@ def _say(mode: str, text: str, data: dict[str, Any]) -> None:
 
 @app.command()
 def evaluate(
-    run: RunPath,
-    overrides: Annotated[
+    run: EncoderPath,
+    arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, such as evaluate.seeds=5."),
+        typer.Argument(
+            metavar="[DATA] [KEY=VALUE]…",
+            help="A folder, a file or embedded data's name; overrides such as evaluate.seeds=5. "
+            "Default: the run's data.",
+        ),
     ] = None,
     clips: Clips = 1,
     crops: Crops = 1,
@@ -132,12 +138,16 @@ def evaluate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate a run's encoder, or an encoder of another project, and write the report."""
+    """Evaluate an encoder on its run's data or on other data, and write the report.
+
+    ENCODER is a run, an imported encoder, or an ONNX file.
+    """
     from mezzotint.evaluation.results import results_directory, summary
     from mezzotint.report.page import write_report
     from mezzotint.runs import evaluate
 
-    evaluate.evaluate(run, overrides or (), clips=clips, crops=crops)
+    name, overrides = data_of(arguments)
+    evaluate.evaluate(run, overrides, data=name, clips=clips, crops=crops)
     folder = results_directory(run)
     page = write_report(folder)
     mode = "json" if as_json else "quiet" if quiet else "bar"

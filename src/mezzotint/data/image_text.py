@@ -69,6 +69,9 @@ class EmojiNames(InMemory):
         self.images = pack(self._drawings.images, self.tokens)
         self.input = input_with_text(self._drawings.input, length, 256)
 
+    def everything(self) -> tuple[Source, npt.NDArray[np.str_]]:
+        return self, np.full(len(self), "train")  # a false pair is no sample of the data
+
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return the true pairs, then as many false ones; and the tasks."""
         test = held_out(np.zeros(len(self), np.int64), 0.2, "mismatch", self._drawings.groups)
@@ -170,6 +173,9 @@ class CaptionedImages(Source):
         """Hash the paths and sizes of all files, and the tokens of the captions."""
         captions = key_of("captions", self.tokens.numpy().tobytes().hex())
         return f"{self._files.fingerprint()}-{captions:016x}"
+
+    def everything(self) -> tuple[Source, npt.NDArray[np.str_]]:
+        return self, np.full(len(self), "train")  # a false pair is no sample of the data
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return the true pairs, then as many false ones; and the task."""

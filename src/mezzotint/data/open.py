@@ -139,6 +139,11 @@ def _named(
                 "Data is missing: the encoder was saved without its data. Name a folder, a file or "
                 "embedded data, or set data.kind and its keys."
             )
+        if kind not in known:
+            raise ValueError(
+                f"The encoder was trained on {kind!r}, which is no source of the package. Name a "
+                "folder, a file or embedded data, or pass the source in Python."
+            )
         return dict(given) if kind == given.get("kind") else {"kind": kind, **_shared(given, kind)}
     embedded = embedded_names()
     if name in embedded and not Path(name).exists():

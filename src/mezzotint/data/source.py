@@ -97,7 +97,7 @@ class Source(Component, ABC, abstract=True):
         decoder: `nvjpeg` where `read_encoded` leaves JPEG files to a GPU.
         weighting: how often each sample is drawn; `None` visits each once an epoch.
         classes: names of the classes, by label; empty for sources without.
-        remarks: sentences on what was left out or replaced when the source was opened.
+        notes: sentences on what was left out or replaced when the source was opened.
         location: keys that say where the data are and how it is split; all others are settings,
             which hold for other data of an encoder too.
     """
@@ -111,7 +111,7 @@ class Source(Component, ABC, abstract=True):
 
     input: Input
     classes: Sequence[str] = ()
-    remarks: Sequence[str] = ()
+    notes: Sequence[str] = ()
     labels: Index | npt.NDArray[np.bool_] | None = None
     credit: str = ""
     in_memory: bool = False
@@ -189,6 +189,32 @@ class Source(Component, ABC, abstract=True):
     def evaluation(self) -> tuple["Source", Sequence[Task]]:
         """Return all samples, training and test, and the tasks over their indices."""
         return self, ()
+
+    def everything(self) -> tuple["Source", npt.NDArray[np.str_]]:
+        """Return all samples, training and test, and the name of the split of each.
+
+        The names are those of the first labeled task: a sample that it scores is of its split, such
+        as `val` or `holdout`, and all others are of `train`.
+        """
+        samples, tasks = self.evaluation()
+        split = np.full(len(samples), "train", object)
+        labeled = [task for task in tasks if task.kind != "retrieve"]
+        for task in labeled:
+            if FOLD.sub("", task.name) == FOLD.sub("", labeled[0].name):
+                split[task.test] = task.name.rpartition("/")[2]
+        return samples, split.astype(np.str_)
+
+    def named_labels(self) -> tuple[Index | npt.NDArray[np.bool_] | None, Sequence[str]]:
+        """Return the labels of `everything`, as in a task, and the names of the classes.
+
+        They are those of the first labeled task, or else of the source; `None` where labels are
+        known only by reading.
+        """
+        samples, tasks = self.everything()[0], self.evaluation()[1]
+        for task in tasks:
+            if task.kind != "retrieve" and len(task.labels) == len(samples):
+                return task.labels, task.classes
+        return samples.labels, samples.classes
 
     def with_context(self) -> "Source":
         """Return the same samples as training reads them: clips with context, images as stored."""

@@ -3,9 +3,15 @@
 They can be evaluated like every other encoder, at any bit-width: a callable that is a
 `torch.nn.Module` is quantized like ours, an ONNX file by `mezzotint.quant.onnx`. Any other callable
 stays in full precision.
+
+A file of `mezzotint export` states its input and the preprocessing in its metadata. Where a file
+fixes the length of a sample that may have any, such as the frames of audio, longer samples are cut
+into windows of that length, whose features are averaged, and shorter ones are repeated to it.
 """
 
-from collections.abc import Callable
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.modality.modality import modality_of
 from mezzotint.quant.onnx.session import OnnxFunction
 from mezzotint.recipe.component import factory
 from mezzotint.types import Input
@@ -71,9 +78,29 @@ def onnx(
     Raises:
         ValueError: when onnxruntime is missing, or the file does not map such samples to features.
     """
-    stated = Input(input.shape, tuple(mean or input.mean), tuple(std or input.std), input.modality)
-    network = OnnxFeatures(path, stated.shape, output)
-    return ForeignEncoder(stated, network, network.dim)
+    network = OnnxFeatures(path, input, output)
+    own = network.stated or input
+    stated = dataclasses.replace(input, mean=tuple(mean or own.mean), std=tuple(std or own.std))
+    encoder = ForeignEncoder(stated, network, network.dim)
+    encoder.preprocessing = network.preprocessing
+    return encoder
+
+
+def load_exported(path: str | Path, input: Callable[[], Input] | None = None) -> ForeignEncoder:
+    """Read an ONNX file as an encoder.
+
+    Args:
+        path: path of the file.
+        input: makes the input of a file that does not state its own, such as another project's.
+
+    Raises:
+        ValueError: when onnxruntime is missing, or the file does not map samples to features.
+    """
+    network = OnnxFeatures(path, input)
+    encoder = ForeignEncoder(network.expected, network, network.dim)
+    encoder.config = {"kind": "onnx", "path": str(path)}
+    encoder.preprocessing = network.preprocessing
+    return encoder
 
 
 class OnnxFeatures:
@@ -81,38 +108,75 @@ class OnnxFeatures:
 
     Args:
         path: path of the file.
-        shape: shape of one sample.
+        input: input of the samples, or what makes it; used where the file states none.
         output: name of the output to return; `None` is the first.
 
     Attributes:
         path: path of the file.
         output: name of the output that is returned.
         dim: number of features.
+        stated: input that the file's metadata state; `None` for files of other projects.
+        expected: input of the samples that it is run on.
+        preprocessing: preprocessing that the metadata state; empty without it.
 
     Raises:
         ValueError: when onnxruntime is missing, or the file does not map such samples to features.
     """
 
-    def __init__(self, path: str | Path, shape: tuple[int, ...], output: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        input: Input | Callable[[], Input] | None,
+        output: str | None = None,
+    ) -> None:
         if not Path(path).is_file():
             raise ValueError(f"`{path}` is not a file. It must be an ONNX file. Check the path.")
         function = OnnxFunction(path)
         self.path = path
-        self._dtype, self._batch = _input_of(function, path, shape)
+        self.stated = stated_input(function.metadata)
+        self.preprocessing = json.loads(function.metadata.get("preprocessing", "{}"))
+        if isinstance(input, Input):
+            expected = input
+        else:
+            made = self.stated if self.stated is not None else input and input()
+            if made is None:
+                raise ValueError(
+                    f"`{path}` does not state its input. Name the data, such as "
+                    "data.kind=image_folder data.root=photos."
+                )
+            expected = made
+        self.expected = expected
+        self._dtype, self._batch, self._length = _input_of(function, path, expected)
         self.output, self.dim = _output_of(function, path, output)
         function.outputs = [self.output]
         self._function = function
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map `[B, *shape]` to float32 `[B, dim]`, in several runs if the file fixes its batch."""
-        return torch.cat([self._run(part) for part in self.batches(x)])[: len(x)]
+        windows = self._windows(x)
+        rows = torch.cat([self._run(part) for part in self._split(windows)])[: len(windows)]
+        return rows.view(len(x), -1, self.dim).mean(dim=1)
 
     def batches(self, x: Tensor) -> list[Tensor]:
         """Split `x` by the file's batch size; copies of the last sample fill the last batch."""
+        return self._split(self._windows(x))
+
+    def _split(self, x: Tensor) -> list[Tensor]:
         if self._batch is None:
             return [x]
         missing = -len(x) % self._batch
         return list(torch.split(torch.cat((x, x[-1:].expand(missing, *x.shape[1:]))), self._batch))
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """Cut `[B, …, T]` into windows of the file's length L, `[B · W, …, L]`."""
+        length, frames = self._length, x.shape[-1]
+        if length is None or frames == length:
+            return x
+        if frames < length:  # repeated, because silence would be another input than in training
+            return x.repeat(*(1 for _ in x.shape[1:]), -(-length // frames))[..., :length]
+        count = -(-frames // length)
+        starts = [round(n * (frames - length) / (count - 1)) for n in range(count)]
+        return torch.stack([x[..., s : s + length] for s in starts], dim=1).flatten(0, 1)
 
     def _run(self, x: Tensor) -> Tensor:
         return self._function(x.to(self._dtype)).to(x.device, torch.float32)
@@ -121,14 +185,27 @@ class OnnxFeatures:
         return self  # nothing in it changes
 
 
+def stated_input(metadata: Mapping[str, str]) -> Input | None:
+    """Read the input that the metadata of an exported file state; `None` without it."""
+    if "input" not in metadata:
+        return None
+    found: dict[str, Any] = json.loads(metadata["input"])
+    keys = {field.name for field in dataclasses.fields(Input)}
+    given: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in keys
+    }
+    return Input(**given)
+
+
 def _input_of(
-    function: OnnxFunction, path: str | Path, shape: tuple[int, ...]
-) -> tuple[torch.dtype, int | None]:
-    """Return the input's type and, if the file fixes it, its number of samples."""
+    function: OnnxFunction, path: str | Path, input: Input
+) -> tuple[torch.dtype, int | None, int | None]:
+    """Return the input's type and, where the file fixes them, its batch and its length."""
     batch, *sizes = function.input_shape or [None]
+    shape, free = input.shape, modality_of(input).free_axes
     fits = len(sizes) == len(shape) and all(
-        not isinstance(size, int) or size == expected
-        for size, expected in zip(sizes, shape, strict=True)
+        not isinstance(size, int) or size == expected or axis >= len(shape) - free
+        for axis, (size, expected) in enumerate(zip(sizes, shape, strict=True))
     )
     if function.input_type not in _FLOATS or not fits:
         raise ValueError(
@@ -136,7 +213,8 @@ def _input_of(
             f"must take floats [batch, {', '.join(map(str, shape))}], the shape of the data. "
             "Export the network for this shape, or choose other data."
         )
-    return _FLOATS[function.input_type], batch if isinstance(batch, int) else None
+    length = sizes[-1] if free and isinstance(sizes[-1], int) else None
+    return _FLOATS[function.input_type], batch if isinstance(batch, int) else None, length
 
 
 def _output_of(function: OnnxFunction, path: str | Path, output: str | None) -> tuple[str, int]:

@@ -34,7 +34,7 @@ from mezzotint.quant.convert import make_encoder_quantizable
 from mezzotint.quant.fake import Layout
 from mezzotint.quant.grid import Grid
 from mezzotint.quant.packing import unpack
-from mezzotint.recipe.schema import construct, resolve
+from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.types import Input
 
 _KEPT = ("tokenizer",)
@@ -133,7 +133,12 @@ def encoder_of(description: Mapping[str, Any]) -> Encoder:
     """Build an encoder from its description, with initial weights and without quantizers."""
     stated = {k: v for k, v in description["input"].items() if k != "values"}
     stated = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
-    config = resolve(description["encoder"], "Encoder", "encoder")
+    try:
+        config = resolve(description["encoder"], "Encoder", "encoder")
+    except RecipeError as error:
+        raise ValueError(
+            f"{error} A class of your own is made again in Python: load_encoder(path, model=…)."
+        ) from error
     built: Encoder = construct(config, "Encoder", {"Encoder": (Input(**stated),)})
     if "mup" in description:
         restore_roles(built, description["mup"])
@@ -164,11 +169,12 @@ def require_hash(file: Path, saved: str, remedy: str) -> None:
         )
 
 
-def load_encoder(path: str | Path) -> Encoder:
+def load_encoder(path: str | Path, *, model: Encoder | None = None) -> Encoder:
     """Read an encoder, in eval mode.
 
     Args:
         path: an `encoder/` directory, a run directory with one, or a packed export.
+        model: an encoder of a class of your own, made as for training; its weights are replaced.
 
     Returns:
         A module whose `forward` takes `[B, *input.shape]` normalized with `input.mean` and
@@ -191,7 +197,7 @@ def load_encoder(path: str | Path) -> Encoder:
     weights = folder / "encoder.safetensors"
     # The JSON is written after the weights, so a killed run leaves a hash that does not match.
     require_hash(weights, description["sha256"], "write it again with `mezzotint evaluate RUN`")
-    encoder = encoder_of(description)
+    encoder = encoder_of(description) if model is None else model
     if description.get("quantization") is not None:
         make_encoder_quantizable(encoder, description["quantization"])
     try:

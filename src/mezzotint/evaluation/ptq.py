@@ -226,8 +226,7 @@ class CalibratedFile:
                 [part for x in self._batches for part in self._session.batches(x)],
                 bits=to,
             )
-            shape = self._encoder.input.shape
-            session = OnnxFeatures(path, shape, self._session.output)
+            session = OnnxFeatures(path, self._encoder.input, self._session.output)
             yield ForeignEncoder(self._encoder.input, session, session.dim)
 
     def require(self, low: Sequence[Bits]) -> None:

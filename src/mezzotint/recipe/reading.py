@@ -4,6 +4,7 @@ Recipes come from strangers, so YAML is plain data and nothing more. There are n
 no interpolation and no environment, duplicate keys are refused, and size and depth are limited.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from mezzotint.recipe.schema import RecipeError, nearest
 
 _SHIPPED = Path(__file__).parent.parent / "recipes"
 DEMO = "image/emoji_simclr"
+
+_PATHS = frozenset({"root", "path", "files", "test_files", "labels", "tokenizer", "fitted"})
+"""Keys of the section `data` that may be paths; only what exists as one is taken for one."""
 
 _MAX_BYTES, _MAX_DEPTH = 1 << 20, 20
 
@@ -111,8 +115,9 @@ def shipped() -> dict[str, Path]:
 def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a recipe as it is written, with overrides applied; nothing in it is checked."""
     path = shipped().get(str(name)) or Path(name)
-    if path.is_dir() and (path / "recipe.yaml").is_file():
-        path = path / "recipe.yaml"
+    run = path if path.is_dir() and (path / "recipe.yaml").is_file() else None
+    if run is not None:
+        path = run / "recipe.yaml"
     if path.is_dir():
         raise RecipeError(
             f"`{path}` has no recipe.yaml, so it is not a run. Give a run, the path of a YAML "
@@ -135,7 +140,31 @@ def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             f"`{path}` must be a mapping with the sections data, encoder, method and optimizer, "
             f"got {name_of(config)}. See `mezzotint recipes {DEMO}` for an example."
         )
+    if run is not None and isinstance(config.get("data"), dict):
+        config["data"] = _located(config["data"], run)
     return apply_overrides(config, overrides)
+
+
+def _located(data: dict[str, Any], run: Path) -> dict[str, Any]:
+    """Return the section `data` of a run with paths that hold in any directory.
+
+    A relative path holds in the directory that the run was started in, whatever has its name in the
+    current one.
+    """
+    try:
+        base = json.loads((run / "environment.json").read_text(encoding="utf-8"))["directory"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return data  # written by an earlier version
+    if Path.cwd() == Path(base):
+        return data
+    found = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            value = _located(value, run)
+        elif key in _PATHS and isinstance(value, str) and (Path(base) / value).exists():
+            value = str(Path(base) / value)
+        found[key] = value
+    return found
 
 
 def name_of(value: Any) -> str:

@@ -365,6 +365,20 @@ class Recipe:
             sections["mup"] = resolve(self.mup.config, "MuP", "mup")
         return sections, own
 
+    def own_classes(self) -> list[str]:
+        """Say which of data and encoder only Python can make again, a sentence each."""
+        own = self._described()[1]
+        how = {
+            "data": "evaluate(run, data=…) takes it",
+            "encoder": "load_encoder(run, model=…) and evaluate(run, model=…, data=…) take it",
+        }
+        return [
+            f"{name}: `{type(getattr(self, name)).__name__}` is a class of your own, which the "
+            f"command line cannot load again; in Python, {how[name]}."
+            for name in how
+            if name in own
+        ]
+
     def to_yaml(self) -> str:
         """The recipe as YAML, which `Recipe.load` reads back to the same objects."""
         sections, own = self._described()

@@ -6,6 +6,7 @@ of the weights, which a run then saves instead of its last weights.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,6 +85,7 @@ class RunState:
         """Describe a run after `steps` steps for its environment.json."""
         own = recipe.run.batch_size // dist.world_size()
         return {
+            "directory": str(Path.cwd()),
             "processes": dist.world_size(),
             "precision": recipe.run.compute.precision,
             "parameters": sum(p.numel() for p in recipe.encoder.parameters()),

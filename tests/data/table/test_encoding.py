@@ -72,7 +72,7 @@ def test_the_encoding_of_an_encoder_is_applied_to_another_file(tmp_path: Path) -
     (tmp_path / "others.csv").write_text("color,height,age\nblue,3,7\nred,7,8\n")
     others = Table(path=str(tmp_path / "others.csv"), y=None, fitted=str(tmp_path / "encoder"))
     assert others.encoding == people.encoding and others.features == people.features
-    assert (others.images[0] == people.images[1]).all() and "'age'" in others.remarks[0]
+    assert (others.images[0] == people.images[1]).all() and "'age'" in others.notes[0]
     assert others.preprocessing()["columns"] == people.preprocessing()["columns"]
     with pytest.raises(ValueError, match="`nowhere` has no encoder.json"):
         Table(path=str(tmp_path / "others.csv"), fitted="nowhere")

@@ -97,9 +97,9 @@ class Series(InMemory):
                 f"series needs {size // 2} steps or more and gaps of at most {max_gap}. Set "
                 "`data.window` or `data.max_gap`."
             )
-        self.remarks = _left_out(path, self.dropped, max_gap, series_list[0].others)
+        self.notes = _left_out(path, self.dropped, max_gap, series_list[0].others)
         if self.dropped:
-            warnings.warn(self.remarks[0], RuntimeWarning, stacklevel=2)
+            warnings.warn(self.notes[0], RuntimeWarning, stacklevel=2)
         names = sorted({r.label for r in series_list if r.label is not None})
         self.classes = names
         labels = np.array(

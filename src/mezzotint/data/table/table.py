@@ -80,7 +80,7 @@ class Table(InMemory):
         if encoding is None:
             encode = partial(fit, categorical=set(categorical or ()), max_categories=max_categories)
         else:
-            self.remarks = encoding.check(columns, path)
+            self.notes = encoding.check(columns, path)
             encode = partial(_fitted, encoding)
         self._store(columns, labels, Path(path).stem, encode, holdout)
 

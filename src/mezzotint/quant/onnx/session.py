@@ -54,6 +54,7 @@ class OnnxFunction:
         input_type: its type as the runtime writes it, such as `tensor(float)`.
         input_shape: its shape; dynamic dimensions are names or `None`.
         output_shapes: shape of each output of the model, by name.
+        metadata: properties that the file states, by name.
 
     Raises:
         ValueError: when the runtime is missing, cannot open the model, or the model has several
@@ -102,6 +103,7 @@ class OnnxFunction:
         self.output_shapes: dict[str, list[int | str | None]] = {
             entry.name: entry.shape for entry in self._session.get_outputs()
         }
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.outputs = list(outputs) if outputs is not None else [next(iter(self.output_shapes))]
 
     def run(self, x: Tensor | np.ndarray[Any, Any]) -> Mapping[str, Tensor]:

@@ -1,0 +1,232 @@
+"""What a verb works on: an encoder from any directory or file, and data read as it was trained.
+
+An encoder is a run, a directory that `save_encoder` or `mezzotint import` wrote, a packed export,
+an ONNX file, or a YAML file with the sections `encoder` and `data`. Its data is what a user names,
+or what it was trained on. Settings and what was fitted come from the encoder; overrides win.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mezzotint.data.open import keys_of, open_source, require_fit
+from mezzotint.data.source import Source
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.onnx import load_exported
+from mezzotint.encoders.saving import load_encoder
+from mezzotint.recipe.reading import apply_overrides, read_raw
+from mezzotint.recipe.recipe import (
+    FAMILIES,
+    Recipe,
+    read_encoder,
+    read_recipe,
+    require_one_modality,
+)
+from mezzotint.recipe.schema import RecipeError, construct, resolve
+from mezzotint.runs.reuse import branch_of, load_branch
+from mezzotint.runs.settings import Evaluate
+from mezzotint.types import Input
+
+_YAML = (".yaml", ".yml")
+_SECTIONS = ("data", "run", "evaluate")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder, its data and settings.
+
+    Attributes:
+        encoder: encoder in eval mode.
+        data: data to measure it on.
+        settings: the section `evaluate`.
+        workers: processes of the loader.
+        untrained: makes the same encoder with fresh weights from a seed; `None` where there is no
+            way to.
+    """
+
+    encoder: Encoder
+    data: Source
+    settings: Evaluate
+    workers: int
+    untrained: Callable[[int], Encoder] | None
+
+
+def subject(
+    path: str | Path,
+    data: str | Source | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    model: Encoder | None = None,
+) -> Subject:
+    """Load an encoder and open its data.
+
+    Args:
+        path: a run, an encoder's directory, an ONNX file, or a YAML file.
+        data: a name, see `open_data`, or a source.
+        overrides: of `data`, `run` and `evaluate`; of any section for a run.
+        model: the network of a run that trained a class of the user's own.
+
+    Raises:
+        ValueError: when there is no encoder, or the data cannot be opened or does not fit it.
+    """
+    run = run_of(path)
+    if run is not None and data is None and model is None:
+        return _of_run(run, overrides)
+    if Path(path).suffix in _YAML:
+        return _of_file(Path(path), overrides)
+    encoder = encoder_at(path, lambda: _input_of(overrides, path), model=model)
+    others = [o for o in overrides if not o.startswith("data")]
+    wrong = next((o for o in others if not o.startswith(("run.", "evaluate."))), None)
+    if wrong is not None:
+        raise RecipeError(
+            f"{wrong!r} cannot be set for an encoder that is trained. Override data, run or "
+            "evaluate."
+        )
+    if isinstance(data, Source):
+        source = data
+        require_fit(source, encoder.input, source.kind)
+    else:
+        own = [o for o in overrides if o.startswith("data")]
+        source = open_data(path, encoder, data, own)
+    written = {} if run is None else read_raw(run)
+    sections: dict[str, Any] = {name: written.get(name) or {} for name in ("run", "evaluate")}
+    sections = apply_overrides(sections, others)
+    loop, settings = (
+        construct(resolve(sections[section], FAMILIES[section], section), FAMILIES[section], {})
+        for section in ("run", "evaluate")
+    )
+    workers = loop.loader.processes(source)
+    return Subject(encoder, source, settings, workers, untrained_of(encoder))
+
+
+def encoder_at(
+    path: str | Path,
+    input: Callable[[], Input] | None = None,
+    *,
+    model: Encoder | None = None,
+) -> Encoder:
+    """Load an encoder in eval mode.
+
+    Args:
+        path: a run, an encoder's directory, a packed export, or an ONNX file.
+        input: makes the input of an ONNX file that does not state one.
+        model: the network of a run that trained a class of the user's own.
+
+    Raises:
+        ValueError: when there is no encoder.
+    """
+    if Path(path).suffix == ".onnx":
+        return load_exported(path, input)
+    return load_encoder(path, model=model)
+
+
+def run_of(path: str | Path) -> Path | None:
+    """Return the run that a path names, or whose `encoder/` it is; `None` for other encoders."""
+    path = Path(path)
+    for folder in (path, path.resolve().parent if path.resolve().name == "encoder" else path):
+        if (folder / "recipe.yaml").is_file():
+            return folder
+    return None
+
+
+def open_data(
+    path: str | Path, encoder: Encoder, name: str | None = None, overrides: Sequence[str] = ()
+) -> Source:
+    """Open data for an encoder, with the settings and the preprocessing of its training data.
+
+    Args:
+        path: where the encoder is from.
+        encoder: the encoder.
+        name: a folder, a file, or the name of embedded data; `None` for the data of its run, or
+            that overrides name.
+        overrides: `data.key=value`.
+
+    Raises:
+        ValueError: when it cannot be opened, or its samples have another shape.
+    """
+    trained = trained_on(path, encoder)
+    return open_source(name, encoder.input, trained, overrides=overrides, encoder=path)
+
+
+def trained_on(path: str | Path, encoder: Encoder) -> Mapping[str, Any]:
+    """Return the preprocessing of an encoder, with the data of its run as its source."""
+    run = run_of(path)
+    if run is None:
+        return encoder.preprocessing
+    try:
+        data = read_recipe(run)["data"]
+    except RecipeError:  # a class of the user's own
+        return encoder.preprocessing
+    source = dict(data["source"] if data["kind"] == "labeled" else data)
+    # What was measured is filled in; where the data are, the recipe knows best.
+    measured = encoder.preprocessing.get("source", {})
+    if measured.get("kind") == source["kind"]:
+        source |= {key: value for key, value in measured.items() if source.get(key) is None}
+    return {**encoder.preprocessing, "source": source}
+
+
+def with_fitted(data: Mapping[str, Any], path: Path, encoder: Encoder) -> dict[str, Any]:
+    """Return a section `data` that uses what was fitted in training, where its kind can."""
+    if data["kind"] == "labeled":
+        return {**data, "source": with_fitted(data["source"], path, encoder)}
+    fitted = "columns" in encoder.preprocessing and data.get("fitted") is None
+    if fitted and "fitted" in keys_of(data["kind"]):
+        return {**data, "fitted": str(path.resolve())}
+    return dict(data)
+
+
+def untrained_of(encoder: Encoder) -> Callable[[int], Encoder] | None:
+    """Return what makes the encoder with fresh weights; `None` where a recipe cannot name it."""
+    config = {key: value for key, value in encoder.config.items() if key != "pretrained_path"}
+    if not any(True for _ in encoder.parameters()):
+        return None  # an ONNX file cannot have other weights
+    try:
+        resolved = resolve(config, "Encoder", "encoder")
+    except RecipeError:
+        return None  # a class of the user's own
+
+    def untrained(seed: int) -> Encoder:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made: Encoder = construct(resolved, "Encoder", {"Encoder": (encoder.input,)})
+        return made
+
+    return untrained
+
+
+def _input_of(overrides: Sequence[str], path: str | Path) -> Input:
+    """Return the input of the data that overrides name for an ONNX file of another project."""
+    config = read_encoder(path, overrides)["data"]
+    source: Source = construct(config, FAMILIES["data"], {})
+    return source.input
+
+
+def _of_run(folder: Path, overrides: Sequence[str]) -> Subject:
+    encoder = load_encoder(folder)
+    config = read_recipe(folder, overrides)
+    config["data"] = with_fitted(config["data"], folder, encoder)
+    data, run, settings = (construct(config[name], FAMILIES[name], {}) for name in _SECTIONS)
+    require_one_modality(config, data.input.modality)
+    network = settings.branch, settings.part
+    if network != ("online", "backbone"):
+        encoder = load_branch(folder, Recipe.build(config, data), *network)
+
+    def untrained(seed: int) -> Encoder:
+        fresh = config | {"run": config["run"] | {"seed": seed}}
+        # Weights that training started from are trained ones.
+        for section, key in (("encoder", "pretrained_path"), ("method", "init")):
+            if key in config[section]:
+                fresh[section] = config[section] | {key: None}
+        return branch_of(Recipe.build(fresh, data).method, *network).eval()
+
+    return Subject(encoder, data, settings, run.loader.processes(data), untrained)
+
+
+def _of_file(path: Path, overrides: Sequence[str]) -> Subject:
+    config = read_encoder(path, overrides)
+    data, run, settings = (construct(config[name], FAMILIES[name], {}) for name in _SECTIONS)
+    encoder = construct(config["encoder"], "Encoder", {"Encoder": (data.input,)}).eval()
+    return Subject(encoder, data, settings, run.loader.processes(data), untrained_of(encoder))

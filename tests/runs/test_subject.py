@@ -1,0 +1,162 @@
+"""Encoders from any directory or file, with their data; networks and sources of one's own."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mezzotint import Recipe, evaluate, load_encoder, pretrain, save_encoder
+from mezzotint.data.image.embedded import EmbeddedImages
+from mezzotint.data.image.folder import ImageFolder
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.resnet import resnet10
+from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.methods.simclr import SimCLR
+from mezzotint.optim.optimizer import AdamW
+from mezzotint.recipe.recipe import read_recipe, resolve_recipe
+from mezzotint.runs.subject import encoder_at, run_of, subject
+from mezzotint.train.settings import Run
+from mezzotint.types import Input, Sample
+from tests.test_contract_sources import EXAMPLES
+
+QUICK = ["evaluate.probes=[knn]", "evaluate.seeds=1"]
+
+
+def photos(root: Path, count: int = 6) -> Path:
+    for number, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.full((20, 20, 3), 40 + 150 * number + i, np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Path:
+    """An encoder's directory without a run, as `mezzotint import` writes it."""
+    encoder = resnet10(Input((3, 16, 16), (0.5,) * 3, (0.25,) * 3), stem="small", width=4)
+    return save_encoder(encoder, tmp_path / "imported", {"imported_from": "weights.pth"})
+
+
+def test_an_imported_encoder_is_evaluated_on_named_data(imported: Path, tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos")
+    by_path = evaluate(imported, QUICK, data=str(root)).rows
+    assert {row.metric for row in by_path} >= {"label/holdout/top1"}
+    by_key = ["data.kind=image_folder", f"data.root={root}", "data.size=16"]
+    again = evaluate(imported, [*QUICK, *by_key]).rows
+    assert [row for row in again if row.probe == "knn"] == [r for r in by_path if r.probe == "knn"]
+    assert len(read_evaluation(imported)) == len(again) and read_baselines(imported).untrained
+    with pytest.raises(ValueError, match=r"'views.flip=0.5' cannot be set for an encoder that is"):
+        subject(imported, str(root), ["views.flip=0.5"])
+    with pytest.raises(ValueError, match="Data is missing: the encoder was saved without its data"):
+        subject(imported)
+
+
+def test_a_named_audio_task_takes_an_imported_encoder(tmp_path: Path) -> None:
+    """The clips of the task have another length than the encoder's input."""
+    from mezzotint.encoders.audio_ntt import AudioNTT
+
+    keys = EXAMPLES["audio_benchmark"](tmp_path, 4)
+    encoder = AudioNTT(Input((1, 64, 96), (-7.0,), (4.0,), "audio"), width=4, dim=32)
+    save_encoder(encoder, tmp_path / "encoder")
+    named = ["data.kind=audio_benchmark", "data.name=esc50", f"data.root={keys['root']}"]
+    rows = evaluate(tmp_path / "encoder", [*QUICK, *named, "data.seconds=0.3"]).rows
+    assert {row.metric for row in rows} >= {"label/fold-1/top1", "label/fold-2/top1"}
+
+
+def config(root: str) -> dict[str, Any]:
+    return resolve_recipe(
+        {
+            "data": {"kind": "image_folder", "root": root, "size": 16},
+            "encoder": {"kind": "resnet10", "stem": "small", "width": 4},
+            "method": {"kind": "simclr", "hidden_dim": 8, "dim": 8},
+            "optimizer": {"kind": "sgd", "lr": 0.1},
+            "run": {"epochs": 1, "batch_size": 4},
+            "schedule": {"kind": "cosine", "warmup_epochs": 0},
+        }
+    )
+
+
+def test_a_relative_root_holds_in_every_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path / "home" / "photos")
+    monkeypatch.chdir(tmp_path / "home")
+    run = pretrain(Recipe.build(config("photos")), "run", progress="quiet").resolve()
+    assert read_recipe(run)["data"]["root"] == "photos"
+    # Another folder of that name is not the run's.
+    photos(tmp_path / "other" / "photos", count=3)
+    monkeypatch.chdir(tmp_path / "other")
+    assert read_recipe(run)["data"]["root"] == str(tmp_path / "home" / "photos")
+    assert len(subject(run).data) == 12 and run_of(run / "encoder") == run
+    assert len(subject(run / "encoder").data) == 12
+    # The encoder alone keeps the settings, and no path of this machine.
+    shutil.copytree(run / "encoder", tmp_path / "alone")
+    stored = json.loads((tmp_path / "alone" / "encoder.json").read_text())["preprocessing"]
+    assert stored["source"]["root"] == "photos" and stored["crop_fraction"] == 0.875
+    assert subject(tmp_path / "alone", "photos").data.input.shape == (3, 16, 16)
+
+
+class Mean(Encoder):
+    """A network of one's own: the mean color, then a layer."""
+
+    def __init__(self, input: Input, *, width: int = 6) -> None:
+        super().__init__(input, width)
+        self.layer = nn.Linear(input.shape[0], width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x.mean(dim=(2, 3)))
+        return out
+
+
+class Halves(EmbeddedImages):
+    """A source of one's own: every second digit."""
+
+    def __init__(self) -> None:
+        super().__init__(name="digits")
+
+    def read(self, index: int) -> Sample:
+        return super().read(index)
+
+
+def test_a_network_and_a_source_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Halves()
+    recipe = Recipe(
+        data=source,
+        method=SimCLR(Mean(source.input), dim=4, hidden_dim=8),
+        optimizer=AdamW(lr=1e-3),
+        run=Run(epochs=1, batch_size=512),
+    )
+    run = pretrain(recipe, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "encoder: `Mean` is a class of your own" in said and "load_encoder(run, model=" in said
+    assert "data: `Halves` is a class of your own" in said and "evaluate(run, data=" in said
+    with pytest.raises(ValueError, match=r"A class of your own is made again in Python: load_enc"):
+        load_encoder(run)
+    torch.manual_seed(7)
+    loaded = load_encoder(run, model=Mean(source.input))
+    assert torch.equal(loaded.get_parameter("layer.weight"), recipe.encoder.layer.weight)
+    with pytest.raises(ValueError, match="does not fit its encoder.json"):
+        load_encoder(run, model=Mean(source.input, width=5))
+    rows = evaluate(run, QUICK, data=Halves(), model=Mean(source.input)).rows
+    assert any(row.probe == "knn" and row.value > 0.1 for row in rows)
+    assert evaluate(run, QUICK, data="digits", model=Mean(source.input)).rows
+
+
+def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no encoder.json"):
+        encoder_at(tmp_path)
+    with pytest.raises(ValueError, match="is not a file. It must be an ONNX file"):
+        encoder_at(tmp_path / "a.onnx")
+    source = ImageFolder(root=str(photos(tmp_path / "photos")), size=24)
+    save_encoder(resnet10(source.input, stem="small", width=4), tmp_path / "e", source=source)
+    with pytest.raises(ValueError, match=r"has images of shape \(1, 8, 8\), but the encoder takes"):
+        subject(tmp_path / "e", "digits")
