@@ -45,6 +45,7 @@ from mezzotint.evaluation.suite import (
     splits,
 )
 from mezzotint.quant.bitwidth import FP32, Bits
+from mezzotint.quant.ranges import Quantization
 
 GRID = (
     *(FP32, Bits(8, 8), Bits(6, 6), Bits(5, 5), Bits(4, 4)),
@@ -65,7 +66,7 @@ def evaluate_bits(
     measurement: Measurement,
     *,
     bits: Sequence[Bits] = GRID,
-    policy: str | None = None,
+    policy: str | Quantization | None = None,
     ptq: Sequence[PTQMethod] = ("min_max",),
     calibration_samples: int | None = None,
     reconstruction_steps: int = 500,
@@ -77,7 +78,7 @@ def evaluate_bits(
     Args:
         measurement: encoder, quantizable or not, and its data; the encoder is left as it was.
         bits: bit-widths to measure at; fp32 is always included, and its rows come first.
-        policy: layers to quantize; by default the encoder's own policy, or `ssql`.
+        policy: layers to quantize, and ranges; by default the encoder's own policy, or `ssql`.
         ptq: methods of post-training quantization; see `ptq.py`.
         calibration_samples: number of calibration samples; see `read_calibration`.
         reconstruction_steps: steps per block and pair of bit-widths, for `adaround`.
@@ -118,7 +119,7 @@ def _calibrated(
     measurement: Measurement,
     batches: Sequence[Tensor],
     method: PTQMethod,
-    policy: str | None,
+    policy: str | Quantization | None,
     steps: int,
 ) -> Calibrated | CalibratedFile:
     encoder = measurement.encoder

@@ -35,6 +35,7 @@ from mezzotint.quant.convert import (
     weight_quantizers,
 )
 from mezzotint.quant.onnx.qdq import quantize_onnx, saturates
+from mezzotint.quant.ranges import Quantization
 from mezzotint.quant.reconstruct import reconstruct_
 
 _MIN_MAX: Settings = (("observer", "minmax"), ("rounding", "nearest"))
@@ -94,7 +95,7 @@ def calibrated_copy(
     batches: Sequence[Tensor],
     method: PTQMethod = "min_max",
     *,
-    policy: str | None = None,
+    policy: str | Quantization | None = None,
     steps: int = 500,
     seed: int = 0,
 ) -> Calibrated:
@@ -104,7 +105,7 @@ def calibrated_copy(
         encoder: encoder, quantizable or not; it is left as it was.
         batches: normalized inputs of the training data; the copy goes to their device.
         method: `min_max`, `batch_norm` or `adaround`.
-        policy: layers to quantize; by default the encoder's own policy, or `ssql`.
+        policy: layers to quantize, and ranges; by default the encoder's own policy, or `ssql`.
         steps: steps of reconstruction per block and pair of bit-widths, for `adaround`.
         seed: seed of the calibration samples, for the protocol, and of reconstruction.
 
@@ -115,17 +116,18 @@ def calibrated_copy(
         raise ValueError(
             f"`evaluate.ptq` must be {', '.join(_SETTINGS)}, got {method!r}. Choose among them."
         )
-    network, name = _quantizable_copy(encoder, policy)
+    chosen = policy if isinstance(policy, Quantization) else Quantization(layers=policy)  # type: ignore[arg-type]
+    network, name = _quantizable_copy(encoder, chosen.layers)
     network.to(batches[0].device)
+    chosen.apply_(network)
     if method == "adaround":
-        quantizers = (
-            *(quantizer for _, quantizer in weight_quantizers(network)),
-            *activation_quantizers(network),
-        )
-        for quantizer in quantizers:
+        own = [] if chosen.weights.observer else [q for _, q in weight_quantizers(network)]
+        own += [] if chosen.activations.observer else activation_quantizers(network)
+        for quantizer in own:
             quantizer.observer = MSE().to(batches[0].device)
     samples = calibrate(network, batches)
-    settings = _SETTINGS[method]
+    sides = (("weights", chosen.weights.words), ("activations", chosen.activations.words))
+    settings = (*_SETTINGS[method], *((name, words) for name, words in sides if words))
     if method == "adaround":
         settings = (*settings, ("steps", steps))
     ptq = PTQ(method=method, policy=name, settings=settings, calibration=samples, seed=seed)
@@ -194,12 +196,13 @@ class CalibratedFile:
         batches: Sequence[Tensor],
         method: PTQMethod = "min_max",
         *,
-        policy: str | None = None,
+        policy: str | Quantization | None = None,
         seed: int = 0,
     ) -> None:
         if policy is not None:
             raise ValueError(
-                f"`evaluate.policy` must be null for an ONNX file, got {policy!r}. Leave it out."
+                "`evaluate.policy` must be null for an ONNX file, whose operators are quantized, "
+                f"got {getattr(policy, 'config', policy)!r}. Leave it out."
             )
         if method != "min_max":
             raise ValueError(

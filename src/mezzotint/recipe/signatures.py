@@ -300,7 +300,8 @@ class Index:
         if isinstance(node, ast.BinOp):
             options = (self._type(file, node.left), self._type(file, node.right))
             if any(isinstance(o, (Member, ListOf, Alternatives)) for o in options):
-                return Alternatives(options)
+                flat = (o.options if isinstance(o, Alternatives) else (o,) for o in options)
+                return Alternatives(tuple(option for part in flat for option in part))
             first, second = options
             return typing.Optional[first] if second is None else first | second  # noqa: UP045
         if isinstance(node, ast.Subscript):

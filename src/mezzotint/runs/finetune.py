@@ -130,8 +130,7 @@ def plan(
     if "drop_path" in given:  # no weight depends on it
         given["drop_path"] = config["encoder"].get("drop_path", given["drop_path"])
     config["encoder"] = resolve(given, "Encoder", "encoder")
-    if config["method"]["freeze"] and config["method"]["bits"] is not None:
-        _refuse_other_bits(config)
+    _refuse_other_bits(config)
     data: Labeled = construct(config["data"], FAMILIES["data"], {})
     if (clips, crops) != (1, 1):
         data.samples.multi_crop(clips, crops)  # refused here rather than after training
@@ -141,7 +140,15 @@ def plan(
 
 
 def _refuse_other_bits(config: dict[str, Any]) -> None:
-    own = Bits.parse(config["method"]["bits"], "method.bits")
+    """Refuse other settings of quantization than those at which a frozen encoder's head learns."""
+    own = Bits.parse(config["method"]["bits"] or "fp32", "method.bits")
+    if own.is_float or not config["method"]["freeze"]:
+        return
+    if config["evaluate"]["policy"] is not None:
+        raise RecipeError(
+            "`evaluate.policy` must be null when the head is trained on quantized features, which "
+            "has the encoder's own policy or ssql. Leave it out."
+        )
     others = [Bits.parse(text, "evaluate.bits") for text in config["evaluate"]["bits"]]
     if any(not one.is_float for one in others):
         raise RecipeError(

@@ -10,6 +10,7 @@ from mezzotint.evaluation.protocol import PTQMethod
 from mezzotint.evaluation.retrieval import Retrieval
 from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.quant.qconfig import PolicyName
+from mezzotint.quant.ranges import Quantization
 from mezzotint.recipe.component import Component
 
 
@@ -21,7 +22,8 @@ class Evaluate(Component):
         seeds: number of repeats of a probe with a random part, and of untrained encoders.
         baselines: measure the raw input and untrained encoders too.
         bits: bits to evaluate at, such as W4A8; fp32 is always included.
-        policy: layers to quantize; by default the encoder's own policy, or ssql.
+        policy: layers to quantize, by default the encoder's own policy, or ssql; or layers with
+            scheme, granularity and observer of weights and activations.
         ptq: methods of post-training quantization: `min_max` ranges and rounding to nearest, as in
             the papers; `batch_norm`, which re-estimates BatchNorm's statistics too; `adaround`,
             which learns the rounding and takes minutes.
@@ -40,7 +42,7 @@ class Evaluate(Component):
         seeds: int = 3,
         baselines: bool = True,
         bits: Sequence[str | int] = ("fp32",),
-        policy: PolicyName | None = None,
+        policy: PolicyName | Quantization | None = None,
         ptq: Sequence[PTQMethod] = ("min_max",),
         calibration_samples: int | None = None,
         reconstruction_steps: int = 500,
