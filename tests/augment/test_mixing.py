@@ -51,6 +51,10 @@ def test_dacl_keeps_a_single_sample_and_refuses_negative_values() -> None:
     assert torch.equal(DACLMixup()(x, draws(1)), x)
     with pytest.raises(ValueError, match="got negative values. Use mixture=linear"):
         DACLMixup(mixture="geometric")(-torch.rand(3, 4), draws(3))
+    tokens = torch.randint(2, 9, (3, 4))
+    with pytest.raises(ValueError, match="must be binary for token ids, .* got linear. Set mix"):
+        DACLMixup()(tokens, draws(3))
+    assert DACLMixup(mixture="binary")(tokens, draws(3)).dtype == torch.int64
     with pytest.raises(ValueError, match="`low` must be .*, got 1.0 and 'linear'. Try"):
         DACLMixup(low=1.0)
 

@@ -85,8 +85,14 @@ class DACLMixup(Transform, kind="dacl_mixup"):
         """Mix each sample with its partner.
 
         Raises:
-            ValueError: for negative values with the geometric mixture.
+            ValueError: for negative values with the geometric mixture, and for token ids with any
+                but the binary one.
         """
+        if not x.is_floating_point() and self.mixture != "binary":
+            raise ValueError(
+                f"`mixture` must be binary for token ids, which have no mean, got {self.mixture}. "
+                "Set mixture=binary."
+            )
         if len(x) < 2:
             return x
         partner = (torch.arange(len(x), device=x.device) + params["partner"]) % len(x)

@@ -16,7 +16,7 @@ from mezzotint.augment.image.color import check_channels
 from mezzotint.augment.image.operations import NAMES, OPERATIONS, apply_operations
 from mezzotint.augment.image.policies import Policy
 from mezzotint.augment.image.resample import Sampling
-from mezzotint.augment.transform import Params
+from mezzotint.augment.transform import IMAGES, Params
 from mezzotint.recipe.schema import nearest
 from mezzotint.seeding import Draws
 
@@ -111,6 +111,8 @@ class RandomPolicy(Policy, ABC, abstract=True):
         interpolation: interpolation of shears, translations and rotations.
         fill: level of pixels from outside the image and of cutouts, 0 to 255.
     """
+
+    layouts = (IMAGES,)  # a spectrogram's values are not levels
 
     def __init__(self, *, interpolation: Sampling, fill: int) -> None:
         if interpolation not in ("nearest", "bilinear"):

@@ -4,6 +4,7 @@ The range of a row is the range of its finite, unmasked numbers. NaN, masked ele
 without a range are restored at the end.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def quantize_channels(
         straight_through: see `quantize_rows`.
         return_codes: see `quantize_rows`.
     """
-    channel_dim = checked_channel_dim(x, channel_dim)
+    channel_dim = checked_channel_dim(x.shape, channel_dim)
     if x.numel() == 0:
         return x.clone(), torch.empty_like(
             x, dtype=code_dtype(levels.bins)
@@ -221,18 +222,18 @@ def _computed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype in (torch.float64, torch.int32, torch.int64) else torch.float32
 
 
-def checked_channel_dim(x: Tensor, channel_dim: int) -> int:
+def checked_channel_dim(shape: Sequence[int], channel_dim: int) -> int:
     """Return the dimension of the channels, counted from the front."""
-    if x.ndim < 2:
+    if len(shape) < 2:
         raise ValueError(
-            f"A batch must have rank 2 or more, [B, C, …], got shape {tuple(x.shape)}. Use x[None]."
+            f"A batch must have rank 2 or more, [B, C, …], got shape {tuple(shape)}. Use x[None]."
         )
-    if not -x.ndim < channel_dim < x.ndim or channel_dim == 0:
+    if not -len(shape) < channel_dim < len(shape) or channel_dim == 0:
         raise ValueError(
-            f"`channel_dim` must be 1 to {x.ndim - 1}, or negative, but not the batch, "
-            f"got {channel_dim} for rank {x.ndim}. Use x[None] if there is no batch."
+            f"`channel_dim` must be 1 to {len(shape) - 1}, or negative, but not the batch, "
+            f"got {channel_dim} for rank {len(shape)}. Use x[None] if there is no batch."
         )
-    return channel_dim % x.ndim
+    return channel_dim % len(shape)
 
 
 def _checked_mask(mask: Tensor, x: Tensor) -> Tensor:

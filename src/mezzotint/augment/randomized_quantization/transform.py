@@ -83,7 +83,7 @@ def randomized_quantize(
         ValueError: for an argument out of its range.
     """
     _check(bins, spacing, reproduction, p, gradient)
-    channels = x.shape[checked_channel_dim(x, channel_dim)]
+    channels = x.shape[checked_channel_dim(x.shape, channel_dim)]
 
     def uniform(_: str, *shape: int) -> Tensor:
         device = x.device if generator is None else generator.device
@@ -179,7 +179,7 @@ class RandomizedQuantization(nn.Module, Transform, positional="bins"):
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """Draw the fractions for a batch `[B, …]` with C channels; see `Levels`."""
-        channels = shape[self._batch_channel_dim]
+        channels = shape[checked_channel_dim(shape, self._batch_channel_dim)]
         return _fractions(
             draws.uniform, channels, self.bins, self.spacing, self.reproduction, self.p
         )
