@@ -15,6 +15,7 @@ from mezzotint.methods.bridle_tokenizer import distance
 from mezzotint.methods.code_targets import Targets, code_loss
 from mezzotint.methods.tokenizer import Estimator, LearnedTokenizer
 from mezzotint.modality.patches import SinCos, grid_positions
+from mezzotint.optim.groups import LayerScales
 from mezzotint.optim.schedules import Cosine
 from mezzotint.types import Input
 from tests.golden.values import check, check_digest, draw, fill, stored
@@ -183,3 +184,12 @@ def test_mean_average_precision_and_auc() -> None:
     found = dict(classification(scores, torch.arange(5), labels))
     for name, value in EXPECTED["metrics"].items():
         assert found[name] == pytest.approx(value, abs=1e-6)
+
+
+def test_rates_of_layers() -> None:
+    """The head counts as a block of its own: the last block has the decay once."""
+    published = EXPECTED["layer decay"]
+    names = [*published]
+    inner = [None if name.startswith(("fc_norm", "head")) else name for name in names]
+    for name, factor in zip(names, LayerScales(decay=0.75).of(inner), strict=True):
+        assert factor == pytest.approx(published[name]), name
