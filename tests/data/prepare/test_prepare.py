@@ -163,6 +163,7 @@ def test_the_verb_says_what_was_done(esc50: Path) -> None:
 
     done = CliRunner().invoke(app, ["prepare", "esc50", str(esc50), "--workers", "0"])
     assert done.exit_code == 0 and "8 made, 0 existed already" in done.output
+    assert "esc50.csv: 8 of 10 files (80.0 %)" in done.output
     assert "1 unreadable: 3-7-A-1 (not audio" in done.output and "1 missing: 5-9-A-1" in done.output
     wrong = CliRunner().invoke(app, ["prepare", "esc51", str(esc50)])
     assert "must be one of audioset, esc50, kinetics, got 'esc51'. Did you mean 'esc50'?" in str(

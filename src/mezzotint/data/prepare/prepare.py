@@ -38,6 +38,7 @@ class Prepared:
 
     Attributes:
         lists: lists written, with the number of files in each.
+        named: files that each list names, whether they exist or not.
         made: files made now.
         kept: files made before.
         missing: files that a list names and the folder lacks.
@@ -45,6 +46,7 @@ class Prepared:
     """
 
     lists: dict[str, int] = field(default_factory=dict)
+    named: dict[str, int] = field(default_factory=dict)
     made: int = 0
     kept: int = 0
     missing: list[str] = field(default_factory=list)
@@ -52,7 +54,10 @@ class Prepared:
 
     def lines(self) -> list[str]:
         """Return a summary for the terminal."""
-        lines = [f"{name}: {count:,} files" for name, count in self.lists.items()]
+        lines = []
+        for name, count in self.lists.items():
+            ratio = f" ({100 * count / self.named[name]:.1f} %)" if self.named[name] else ""
+            lines.append(f"{name}: {count:,} of {self.named[name]:,} files{ratio}")
         lines.append(f"{self.made:,} made, {self.kept:,} existed already")
         for name, found in (
             ("missing", self.missing),
@@ -168,7 +173,7 @@ def _write(
             [file, ",".join(entry.labels), *[entry.fold] * folds] for file, entry in present
         )
         write_text(path, text.getvalue())
-    result.lists[path.name] = len(present)
+    result.lists[path.name], result.named[path.name] = len(present), len(entries)
 
 
 def _esc50(folder: Path) -> dict[str, list[ListedFile]]:

@@ -1,0 +1,111 @@
+"""Every command of the pages on reproducing runs as it is written, on tiny data."""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mezzotint.cli.app import run
+from mezzotint.detection.recipes import shipped_transfers
+from mezzotint.recipe import reading
+from mezzotint.report import page as report
+from tests import ROOT
+from tests.docs import reproduction
+from tests.docs.reproduction import SETS, named, shrink
+
+PAGES = sorted((ROOT / "docs" / "reproduce").glob("*.md"))
+INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+
+
+def commands(page: Path) -> list[str]:
+    """Collect the commands of the table under Commands, in order."""
+    section = page.read_text(encoding="utf-8").split("\n## Commands\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line[:1] == "|"]
+    return [command for row in rows for command in re.findall(r"`(mezzotint [^`]+)`", row)]
+
+
+def arguments(command: str, *, whole: bool) -> list[str]:
+    """Return the arguments of a command, with options that only save time."""
+    verb, *rest = shlex.split(command)[1:]
+    if verb == "prepare":
+        rest += ["--workers", "0"]
+    if verb == "import" and "--size" not in rest and "kind=audio_ntt" not in rest:
+        rest += ["--size", "32"]
+    if verb == "pretrain" and not whole and "--dry-run" not in rest:
+        rest += ["--train-only"]
+    return [verb, *rest]
+
+
+def outcome(words: list[str]) -> tuple[int, str]:
+    """Run a command; return its exit code and what it printed."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        return run(words), said.getvalue()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with checkpoints, where recipes are made small after their overrides are read."""
+    overridden = reading.apply_overrides
+
+    def small(config: dict[str, Any], overrides: Any) -> dict[str, Any]:
+        return shrink(overridden(config, overrides))
+
+    monkeypatch.setattr(reading, "apply_overrides", small)
+    monkeypatch.chdir(tmp_path)
+    reproduction.checkpoints(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_runs(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = commands(page)
+    assert len(found) >= 12
+    first = next(command for command in found if command.startswith("mezzotint pretrain image/"))
+    for command in found:
+        for name in named(command):
+            if not (workplace / name).exists():
+                SETS[name](workplace / name)
+        code, said = outcome(arguments(command, whole=command == first))
+        assert code == 0, f"{command}\n{said}"
+        if command == first:  # a page takes seconds; the others are written by the same function
+            monkeypatch.setattr(report, "write_report", lambda run, *_, **__: run / "report.html")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_is_linked_and_its_links_lead_somewhere(page: Path) -> None:
+    assert f"](reproduce/{page.name})" in INDEX
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_names_the_recipes_and_tests_that_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    recipes = {*reading.shipped(), *(f"transfer/{name}" for name in shipped_transfers())}
+    rooms = "image|audio|video|supervised|points|dabs|transfer"
+    for name in re.findall(rf"(?<![\w/])((?:{rooms})/\w+)", text):
+        assert name in recipes, name
+    for name in re.findall(r"`(tests/[\w/]+\.py)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_python_of_randomized_quantization() -> None:
+    blocks = re.findall(
+        r"```python\n(.*?)```",
+        (ROOT / "docs/reproduce/randquant.md").read_text(encoding="utf-8"),
+        re.S,
+    )
+    scope: dict[str, Any] = {"__name__": "page"}
+    exec(compile("\n".join(blocks), "randquant.md", "exec"), scope)
+    assert scope["view"].shape == (3, 224, 224)
+    x = torch.rand(40, 3, 8, 8)
+    kept = (scope["second"](x) == x).flatten(1).all(dim=1).sum()
+    assert 5 < kept < 35
+    one, other = scope["Contrast"](torch.nn.Identity())(x, x)
+    assert not torch.equal(one, other)
