@@ -129,9 +129,7 @@ def test_bad_lists(folder: Path) -> None:
             **{"size": 16, **keywords},  # type: ignore[arg-type]
         )
 
-    with pytest.raises(
-        ValueError, match="cannot be read .* It must be a CSV or COCO's JSON. Check the path"
-    ):
+    with pytest.raises(ValueError, match="cannot be read .* It must be a table of UTF-8 text"):
         read("none.csv")
     (folder / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(

@@ -25,6 +25,23 @@ def test_reads_the_lists_of_known_data_sets(tmp_path: Path) -> None:
             '{"data": [{"wav": "a.wav", "labels": "/m/1, /m/2"}]}',
             ListedFile("a.wav", ("/m/1", "/m/2")),
         ),
+        "several.json": (
+            '[{"wav": "a.wav", "labels": ["Speech, male", "Rain"]}]',
+            ListedFile("a.wav", ("Speech, male", "Rain")),
+        ),
+        "one.json": (
+            '[{"wav": "a.wav", "label": "Speech, male"}]',
+            ListedFile("a.wav", ("Speech, male",)),
+        ),
+        "comma.csv": ('path,label\na.wav,"Speech, male"\n', ListedFile("a.wav", ("Speech, male",))),
+        "semicolon.CSV": (
+            "path;label\na.wav;Speech, male\n",
+            ListedFile("a.wav", ("Speech, male",)),
+        ),
+        "lines.csv": (
+            'path,label\na.wav,"one\u2028\x0btwo"\n',
+            ListedFile("a.wav", ("one\u2028\x0btwo",)),
+        ),
         "bridle.JSON": ('[{"wav": "a.wav"}]', ListedFile("a.wav", ())),
     }
     for name, (text, expected) in cases.items():
@@ -43,7 +60,7 @@ def test_classes_are_sorted_numbers_by_value() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "path,label\na.wav,b,c\n", "row 2, must have 2 fields, as the header, got 3"),
+        ("a.csv", "path,label\na.wav,b,c\n", "line 2, must have 2 cells, as the first line, got 3"),
         (
             "a.csv",
             "sound,label\na.wav,b\n",
@@ -55,7 +72,8 @@ def test_classes_are_sorted_numbers_by_value() -> None:
         ("a.json", "{", "is not valid JSON"),
         ("a.json", '{"files": []}', "must be a JSON list .*, got a dict"),
         ("a.json", '[{"path": "a.wav"}]', 'entry 0, has no "wav"'),
-        ("a.json", '[{"wav": "a.wav", "labels": ["b"]}]', "entry 0, must have labels as text"),
+        ("a.json", '[{"wav": "a.wav", "labels": [3]}]', "entry 0, must have one label as text"),
+        ("a.json", '[{"wav": "a.wav", "label": ["b"]}]', "entry 0, must have one label as text"),
     ],
 )
 def test_refuses_what_it_cannot_read(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -73,7 +91,7 @@ def test_label_table(tmp_path: Path) -> None:
     for text, message in (
         (
             "index,mid\n0,/m/a\n",
-            "must have the columns index, mid, display_name, got index, mid",
+            "must have rows and the columns index, mid, display_name, got index, mid",
         ),
         (
             "index,mid,display_name\nx,/m/a,A\n",

@@ -5,7 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mezzotint.data.numpy_files import label_indices, numpy_arrays
+from mezzotint.data.numpy_files import (
+    array_uses,
+    label_indices,
+    label_names,
+    named_array,
+    numpy_arrays,
+)
 
 
 def test_arrays_by_name(tmp_path: Path) -> None:
@@ -42,7 +48,34 @@ def test_labels_are_indices_of_sorted_names() -> None:
     assert names == ["False", "True"] and labels.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("values", [np.zeros(3), np.zeros(2, np.int64), np.zeros((4, 1), np.int64)])
+def test_labels_of_a_column_whole_floats_and_signs() -> None:
+    labels, names = label_indices(np.array([[2], [0], [2]]), 3, "y")
+    assert names == ["0", "2"] and labels.tolist() == [1, 0, 1]
+    labels, names = label_indices(np.array([10.0, -1.0, 9.0]), 3, "y")
+    assert names == ["9", "10"] and labels.tolist() == [1, -1, 0]
+    labels, names = label_indices(np.array([1, -1, -1, 1]), 4, "y")  # two classes of an SVM
+    assert names == ["-1", "1"] and labels.tolist() == [1, 0, 0, 1]
+    labels, names = label_indices(np.array(["a", "", "b"]), 3, "y")
+    assert names == ["a", "b"] and labels.tolist() == [0, -1, 1]
+    big = np.array([2**60, 2**60 + 1])
+    assert label_indices(big, 2, "y")[1] == [str(2**60), str(2**60 + 1)]
+    assert label_names(big) == [str(2**60), str(2**60 + 1)]
+
+
+def test_an_array_is_chosen_by_name_and_a_single_one_needs_none() -> None:
+    assert named_array("x", {"a": 1, "x": 2}, "f.npz", "points") == "x"
+    assert named_array("x", {"arr_0": 1}, "f.npz", "points") == "arr_0"
+    with pytest.raises(ValueError, match="has no array 'x', only a, b. Name the points with"):
+        named_array("x", {"a": 1, "b": 2}, "f.npz", "points")
+    with pytest.raises(ValueError, match="has no array 'z', only a"):
+        named_array("z", {"a": 1}, "f.npz", "points")
+    uses = array_uses({"x": np.zeros((2, 3)), "odd": np.zeros(2)}, {"x": "series", "y": "label"})
+    assert [(use.name, use.use) for use in uses] == [("x", "series"), ("odd", "left out")]
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros(3), np.zeros(2, np.int64), np.zeros((4, 2), np.int64), np.full(4, 0.5)]
+)
 def test_labels_of_other_types_or_shapes_are_refused(values: np.ndarray) -> None:
     with pytest.raises(ValueError, match="y must hold 4 integers or strings, one for each row"):
         label_indices(values, 4, "y", "row")

@@ -9,7 +9,6 @@ another picture from the same side of the split.
 """
 
 import copy
-import csv
 import json
 import os
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mezzotint.data.delimited import read_text, read_text_table
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
 from mezzotint.data.memory import InMemory
@@ -249,17 +249,24 @@ def mismatch_task(test: npt.NDArray[np.bool_], name: str) -> Task:
     )
 
 
+def _position(name: str, header: Sequence[str]) -> int:
+    if name not in header:
+        raise KeyError(name)
+    return header.index(name)
+
+
 def _captions(file: Path, path: str, caption: str) -> list[tuple[str, str]]:
     """Read the files of a list with their captions, in its order."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        if file.suffix == ".json":
-            found = json.loads(text)
+        if file.suffix.lower() == ".json":
+            found = json.loads(read_text(file, "a CSV or COCO's JSON"))
             names = {image["id"]: image["file_name"] for image in found["images"]}
             pairs = [(names[note["image_id"]], note["caption"]) for note in found["annotations"]]
         else:
-            pairs = [(row[path], row[caption]) for row in csv.DictReader(text.splitlines())]
-    except (OSError, ValueError) as error:
+            table = read_text_table(file, keep_spaces=True)
+            where, what = (_position(name, table.header) for name in (path, caption))
+            pairs = [(row[where], row[what]) for row in table.rows]
+    except json.JSONDecodeError as error:
         raise ValueError(
             f"`{file}` cannot be read ({error}). It must be a CSV or COCO's JSON. Check the path."
         ) from None

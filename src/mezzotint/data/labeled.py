@@ -8,7 +8,6 @@ ImageNet (Chen et al. 2020, arXiv 2002.05709), replaces them.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.balance import Balance
+from mezzotint.data.delimited import lines_of, read_text
 from mezzotint.data.image.nvjpeg import Jpeg
 from mezzotint.data.sampling import some_of_each
 from mezzotint.data.source import Index, Source, Task
@@ -148,17 +148,8 @@ def _task(source: Source, name: str | None) -> tuple[Source, Task]:
 
 def _listed(samples: Source, pool: Index, files: str) -> Index:
     """Return the training samples that a list names, by id or by its last part."""
-    try:
-        wanted = [
-            line.strip()
-            for line in Path(files).read_text(encoding="utf-8").splitlines()
-            if line.strip()
-        ]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"`files` must be a text file of ids, and {files} cannot be read ({error}). Check the "
-            "path."
-        ) from None
+    text = read_text(files, "a text file of ids, one a line")
+    wanted = [line.strip() for line in lines_of(text) if line.strip()]
     ids = [samples.id_of(index) for index in pool.tolist()]
     position = {name.rpartition("/")[2]: i for i, name in enumerate(ids)} | {
         name: i for i, name in enumerate(ids)

@@ -4,11 +4,13 @@ Audio lists:
 
 
 - JSON of AST, AudioMAE and ESC-50: `{"data": [{"wav": path, "labels": "/m/09x0r,/m/05zppz"}, …]}`;
-  of BRIDLE: the list alone, without `data`. Labels are separated by commas.
+  of BRIDLE: the list alone, without `data`. `label` is the name of one class, commas included;
+  `labels` are several, separated by commas, or a list of names.
 - CSV with a header. The path is in the column `path`, `file`, `filename`, `fname`, `wav` or
-  `slice_file_name`, the label in `label`, `labels`, `category`, `class` or `target` (the first of
-  these that exists), and a fold, if any, in `fold`; `split` is train, valid or test. Several
-  labels of one file are separated by commas, within quotes.
+  `slice_file_name`, the label in `label`, `category`, `class` or `target` (the first of these that
+  exists), and a fold, if any, in `fold`; `split` is train, valid or test. A label is the name of
+  one class, commas included. Several labels of one file are in a column `labels`, separated by
+  commas.
 - A label table, as AudioSet's: CSV with the columns `index`, `mid` and `display_name`. It gives the
   order and the names of the classes.
 
@@ -20,14 +22,12 @@ Video lists; any other format is read as a list of audio files:
   `1.webm`, the class the template without brackets.
 """
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from mezzotint.data.delimited import read_text, read_text_table, split_rows
 from mezzotint.data.folder import SPLITS, class_of, scan, split_of
 
 
@@ -92,21 +92,6 @@ def entries_of_folder(
     return parts[own], parts[scored] if scored else [], scored
 
 
-def list_text(path: str) -> str:
-    """Read the text of a list.
-
-    Raises:
-        ValueError: when it cannot be read.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ValueError(
-            f"`{path}` cannot be read ({reason}). It must be a CSV or JSON list. Check the path."
-        ) from None
-
-
 PATHS = ("path", "file", "filename", "fname", "wav", "slice_file_name")
 SPLIT_NAMES = {
     "train": "train",
@@ -115,7 +100,8 @@ SPLIT_NAMES = {
     "validation": "valid",
     "test": "test",
 }
-LABELS = ("label", "labels", "category", "class", "target")
+LABEL = ("label", "category", "class", "target")
+LABELS = "labels"
 
 
 def read_list(path: str) -> list[ListedFile]:
@@ -124,8 +110,7 @@ def read_list(path: str) -> list[ListedFile]:
     Raises:
         ValueError: when it is neither, or an entry lacks a field.
     """
-    text = list_text(path)
-    entries = _from_json(text, path) if path.lower().endswith(".json") else _from_csv(text, path)
+    entries = _from_json(path) if path.lower().endswith(".json") else _from_csv(path)
     if not entries:
         raise ValueError(f"`{path}` lists no files. Add an entry, or check the path.")
     return entries
@@ -137,13 +122,14 @@ def read_label_table(path: str) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: when a column is missing, or an index is not a number or a duplicate.
     """
-    rows = _rows(list_text(path), path)
+    table = read_text_table(path)
     wanted = ("index", "mid", "display_name")
-    if not rows or not set(wanted) <= set(rows[0]):
-        found = ", ".join(rows[0]) if rows else "nothing"
+    if not set(wanted) <= set(table.header) or not table.rows:
         raise ValueError(
-            f"`{path}` must have the columns {', '.join(wanted)}, got {found}. Check the path."
+            f"`{path}` must have rows and the columns {', '.join(wanted)}, got "
+            f"{', '.join(table.header)}. Check the path."
         )
+    rows = table.records()
     try:
         ordered = sorted(rows, key=lambda row: int(row["index"]))
     except ValueError:
@@ -159,13 +145,17 @@ def read_label_table(path: str) -> tuple[list[str], list[str]]:
     return [row["mid"] for row in ordered], [row["display_name"] for row in ordered]
 
 
-def _from_json(text: str, path: str) -> list[ListedFile]:
+def _json(path: str) -> Any:
     try:
-        content: Any = json.loads(text)
+        return json.loads(read_text(path, "a CSV or JSON list"))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"`{path}` is not valid JSON ({error}). It must be a list of files. Write it again."
         ) from None
+
+
+def _from_json(path: str) -> list[ListedFile]:
+    content = _json(path)
     items = content.get("data") if isinstance(content, dict) else content
     if not isinstance(items, list):
         raise ValueError(
@@ -178,29 +168,31 @@ def _from_json(text: str, path: str) -> list[ListedFile]:
             raise ValueError(
                 f'`{path}`, entry {number}, has no "wav". Write {{"wav": path, "labels": "a,b"}}.'
             )
-        labels = item.get("labels", "")
-        if not isinstance(labels, str):
+        label, labels = item.get("label", ""), item.get(LABELS, "")
+        listed = isinstance(labels, list) and all(isinstance(name, str) for name in labels)
+        if not isinstance(label, str) or not (listed or isinstance(labels, str)):
             raise ValueError(
-                f'`{path}`, entry {number}, must have labels as text such as "a,b". Join them with '
-                "commas."
+                f'`{path}`, entry {number}, must have one label as text under "label", or several '
+                'under "labels", such as "a,b" or ["a", "b"]. Correct the entry.'
             )
-        entries.append(ListedFile(item["wav"], _split(labels)))
+        names = (label.strip(),) if label.strip() else tuple(labels) if listed else _split(labels)
+        entries.append(ListedFile(item["wav"], names))
     return entries
 
 
-def _from_csv(text: str, path: str) -> list[ListedFile]:
-    rows = _rows(text, path)
-    if not rows:
+def _from_csv(path: str) -> list[ListedFile]:
+    if not read_text(path, "a CSV or JSON list").strip():
         return []
-    where = next((name for name in PATHS if name in rows[0]), None)
-    what = next((name for name in LABELS if name in rows[0]), None)
+    table = read_text_table(path)
+    where = next((name for name in PATHS if name in table.header), None)
+    what = next((name for name in (*LABEL, LABELS) if name in table.header), None)
     if where is None:
         raise ValueError(
-            f"`{path}` must have one of the columns {', '.join(PATHS)}, got {', '.join(rows[0])}. "
-            "Rename the column of the files."
+            f"`{path}` must have one of the columns {', '.join(PATHS)}, got "
+            f"{', '.join(table.header)}. Rename the column of the files."
         )
     entries = []
-    for number, row in enumerate(rows, start=2):
+    for number, row in zip(table.lines, table.records(), strict=True):
         fold = row.get("fold", "")
         if not row[where] or (fold and not fold.isdecimal()):
             raise ValueError(
@@ -213,25 +205,12 @@ def _from_csv(text: str, path: str) -> list[ListedFile]:
                 f"`{path}`, line {number}: the split must be one of {', '.join(SPLIT_NAMES)}, got "
                 f"{split!r}. Correct the line."
             )
-        labels = _split(row[what]) if what else ()
+        own = row[what] if what else ""
+        labels = _split(own) if what == LABELS else (own,) if own else ()
         entries.append(
             ListedFile(row[where], labels, int(fold) if fold else None, SPLIT_NAMES.get(split))
         )
     return entries
-
-
-def _rows(text: str, path: str) -> list[dict[str, str]]:
-    """Return rows by column; ragged rows are refused, because they shift labels silently."""
-    rows = list(csv.reader(io.StringIO(text), skipinitialspace=True))
-    rows = [row for row in rows if row]
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(rows[0]):
-            raise ValueError(
-                f"`{path}`, row {number}, must have {len(rows[0])} fields, as the header, got "
-                f"{len(row)}. Put a field with a comma into quotes."
-            )
-    header = [name.strip() for name in rows[0]] if rows else []
-    return [dict(zip(header, (field.strip() for field in row), strict=True)) for row in rows[1:]]
 
 
 def _split(labels: str) -> tuple[str, ...]:
@@ -247,24 +226,24 @@ def read_video_list(path: str) -> list[ListedFile]:
     Raises:
         ValueError: when the format is unknown, or an entry lacks a field.
     """
-    text = list_text(path)
     if path.lower().endswith(".json"):
-        try:
-            items = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"`{path}` is not valid JSON ({error}). It must be a list of files. Write it again."
-            ) from None
+        items = _json(path)
         if isinstance(items, list) and items and isinstance(items[0], dict) and "id" in items[0]:
             return _something(items, path)
     elif path.lower().endswith(".csv"):
-        rows = [row for row in csv.reader(text.splitlines()) if row]
-        named = bool(rows) and set(_KINETICS) <= {name.strip() for name in rows[0]}
-        if named or (
-            rows and len(rows[0]) == 5 and rows[0][2].isdecimal() and rows[0][3].isdecimal()
-        ):
+        rows = list(split_rows(read_text(path, "a CSV or JSON list"), path))
+        first = [cell.strip() for cell in rows[0][1]] if rows else []
+        named = set(_KINETICS) <= set(first)
+        if named or (len(first) == 5 and first[2].isdecimal() and first[3].isdecimal()):
             return _kinetics(rows, named, path)
-    return read_list(path)
+    entries = read_list(path)
+    several = next((entry for entry in entries if len(entry.labels) > 1), None)
+    if several is not None:
+        raise ValueError(
+            f"`{path}` must have one label a video, got {', '.join(map(repr, several.labels))} for "
+            f"{several.path!r}. Write a class whose name has a comma under `label`."
+        )
+    return entries
 
 
 def _something(items: list[Any], path: str) -> list[ListedFile]:
@@ -274,23 +253,24 @@ def _something(items: list[Any], path: str) -> list[ListedFile]:
             raise ValueError(
                 f'`{path}`, entry {number}, has no "id". Write {{"id": "1", "template": …}}.'
             )
-        label = str(item.get("template", "")).replace("[", "").replace("]", "")
+        # The lists of labels name the same classes without brackets.
+        label = str(item.get("template", "")).translate({ord("["): None, ord("]"): None})
         entries.append(ListedFile(f"{item['id']}.webm", (label,) if label else ()))
     return entries
 
 
-def _kinetics(rows: list[list[str]], named: bool, path: str) -> list[ListedFile]:
-    header = [name.strip() for name in rows[0]] if named else [*_KINETICS, "split"]
+def _kinetics(rows: list[tuple[int, list[str]]], named: bool, path: str) -> list[ListedFile]:
+    header = [name.strip() for name in rows[0][1]] if named else [*_KINETICS, "split"]
     columns = [header.index(name) for name in _KINETICS]
     entries = []
-    for number, row in enumerate(rows[1:] if named else rows, start=2 if named else 1):
+    for number, row in rows[1:] if named else rows:
         try:
             label, name, start, end = (row[column].strip() for column in columns)
             file = f"{name}_{int(start):06d}_{int(end):06d}.mp4"
         except (IndexError, ValueError):
             raise ValueError(
-                f"`{path}`, row {number}, must be label, youtube_id, time_start, time_end and "
-                f"split, got {','.join(row)!r}. Correct the row."
+                f"`{path}`, line {number}, must be label, youtube_id, time_start, time_end and "
+                f"split, got {','.join(row)!r}. Correct the line."
             ) from None
         entries.append(ListedFile(file, (label,) if label else ()))
     return entries

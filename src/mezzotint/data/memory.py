@@ -5,11 +5,16 @@ import hashlib
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mezzotint.data.source import Index, Source
 from mezzotint.types import Sample
+
+Floats = npt.NDArray[np.float64]
+
+_STORED, _SUMMED = 4.0, 64.0  # units in the last place: of stored values, of a mean in float64
 
 
 class InMemory(Source, abstract=True):
@@ -65,7 +70,8 @@ class InMemory(Source, abstract=True):
 def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel over all pixels, for values in [0, 1].
 
-    It counts how often each of the 256 values occurs, so it is exact and makes no float copy.
+    A channel with a single value has std 1. It counts how often each of the 256 values occurs, so
+    it is exact and makes no float copy.
 
     Args:
         images: uint8 `[N, C, H, W]`.
@@ -78,22 +84,40 @@ def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
             counts += torch.bincount(part.reshape(-1), minlength=256).numpy()
         mean = float(counts @ values / counts.sum())
         means.append(mean)
-        stds.append(float(np.sqrt(max(0.0, counts @ values**2 / counts.sum() - mean**2))))
+        varies = np.count_nonzero(counts) > 1  # else the difference below is a rounding error
+        variance = max(0.0, counts @ values**2 / counts.sum() - mean**2)
+        stds.append(float(np.sqrt(variance)) if varies else 1.0)
     return tuple(means), tuple(stds)
+
+
+def usable_std(std: Floats, largest: Floats, dtype: npt.DTypeLike = np.float64) -> Floats:
+    """Replace standard deviations of rounding size by 1, so that no value is divided by them.
+
+    Args:
+        std: standard deviations.
+        largest: largest absolute value behind each.
+        dtype: type in which the values were stored, which gives the size of their rounding.
+    """
+    rounding = max(_STORED * np.finfo(dtype).eps, _SUMMED * np.finfo(np.float64).eps)
+    return np.where(std > rounding * largest, std, 1.0)
 
 
 def float_moments(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel in float64; a constant channel has std 1.
 
+    A channel is constant if it varies by no more than the rounding of its values.
+
     Args:
         x: `[N, C, …]`, floating point, finite.
     """
-    means, stds = [], []
+    means, stds, largest = [], [], []
     for channel in range(x.shape[1]):
         parts = [part.double() for part in torch.split(x[:, channel], 4096)]
         count = sum(part.numel() for part in parts)
         mean = sum(part.sum().item() for part in parts) / count
         variance = sum((part - mean).square().sum().item() for part in parts) / count
         means.append(mean)
-        stds.append(variance**0.5 or 1.0)
-    return tuple(means), tuple(stds)
+        stds.append(variance**0.5)
+        largest.append(max(part.abs().max().item() for part in parts))
+    dtype = np.float64 if x.dtype == torch.float64 else np.float32
+    return tuple(means), tuple(usable_std(np.array(stds), np.array(largest), dtype).tolist())

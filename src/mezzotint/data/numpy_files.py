@@ -1,11 +1,13 @@
 """Read NumPy files without pickles, and the labels in them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mezzotint.data.columns import ColumnUse
 from mezzotint.data.source import Index
 
 
@@ -38,13 +40,72 @@ def numpy_arrays(
         ) from None
 
 
+def named_array(name: str, arrays: Mapping[str, object], path: object, noun: str) -> str:
+    """Return the name of an array; a single array of a file needs no name.
+
+    Args:
+        name: the wanted name.
+        arrays: arrays of the file.
+        path: path of the file, for messages.
+        noun: what the array holds, in the plural, for messages: `points`.
+
+    Raises:
+        ValueError: when there is no such array, and several others.
+    """
+    if name in arrays:
+        return name
+    if len(arrays) == 1 and name == "x":
+        return next(iter(arrays))
+    raise ValueError(
+        f"`{path}` has no array {name!r}, only {', '.join(arrays) or 'none'}. Name the {noun} with "
+        "`data.x`."
+    )
+
+
+def one_column(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return labels `[N, 1]` as `[N]`, and others as they are."""
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def array_uses(
+    arrays: Mapping[str, npt.NDArray[Any]], uses: Mapping[str | None, str]
+) -> list[ColumnUse]:
+    """Say what each array of a file is used for; the others are left out."""
+    return [
+        ColumnUse(
+            name,
+            uses.get(name, "left out"),
+            f"{array.dtype} of shape {', '.join(map(str, array.shape))}",
+        )
+        for name, array in arrays.items()
+    ]
+
+
+def label_names(values: npt.NDArray[Any]) -> list[str | None]:
+    """Return labels as names; `None` for negative integers and empty strings.
+
+    Labels that are only -1 and 1 are two classes, as for support vector machines.
+
+    Args:
+        values: integers, whole floats or strings `[N]`.
+    """
+    if values.dtype.kind == "f" and np.isfinite(values).all() and (values % 1 == 0).all():
+        values = values.astype(np.int64)
+    numbers = values.dtype.kind == "i" and set(np.unique(values).tolist()) != {-1, 1}
+    return [
+        None if (value == "" or (numbers and value < 0)) else str(value)
+        for value in values.tolist()
+    ]
+
+
 def label_indices(
     values: npt.NDArray[Any], count: int, name: str, what: str = "sample"
 ) -> tuple[Index, list[str]]:
-    """Turn labels into indices of a sorted list of names; negative integers mean no label.
+    """Turn labels into indices of a sorted list of names, numbers by their value.
 
     Args:
-        values: integers or strings, one for each sample.
+        values: integers, whole floats or strings, one for each sample, `[N]` or `[N, 1]`; see
+            `label_names`.
         count: number of samples.
         name: name of the array, for messages.
         what: noun for a sample, for messages.
@@ -52,13 +113,16 @@ def label_indices(
     Raises:
         ValueError: for other types or shapes.
     """
-    if values.shape != (count,) or values.dtype.kind not in "iubU":
+    values = one_column(values)
+    whole = values.dtype.kind == "f" and np.isfinite(values).all() and (values % 1 == 0).all()
+    if values.shape != (count,) or not (values.dtype.kind in "iubU" or whole):
         raise ValueError(
             f"{name} must hold {count} integers or strings, one for each {what}, got type "
             f"{values.dtype} and shape {values.shape}. Correct it, or leave labels out with y=null."
         )
-    known = values >= 0 if values.dtype.kind == "i" else np.ones(count, np.bool_)
+    values = values.astype(np.int64) if whole else values
+    known = np.array([found is not None for found in label_names(values)], np.bool_)
     classes, indices = np.unique(values[known], return_inverse=True)
     labels = np.full(count, -1, np.int64)
     labels[known] = indices.reshape(-1)
-    return labels, [str(name) for name in classes]
+    return labels, [str(class_name) for class_name in classes]

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mezzotint.data.columns import MissingName
 from mezzotint.data.source import FOLDER, Source
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.reading import apply_overrides
@@ -65,7 +66,17 @@ def open_source(
         ValueError: when it cannot be opened, or its samples have another shape.
     """
     config = source_config(name, input, trained, overrides=overrides, encoder=encoder)
-    source: Source = construct(config, "Source", {})
+    named = {override.partition("=")[0] for override in overrides}
+    source: Source
+    try:
+        source = construct(config, "Source", {})
+    except MissingName as error:
+        # Samples to embed have often no labels. Only a name that was written for them must exist.
+        if trained is None or f"data.{error.key}" in named:
+            raise
+        return open_source(
+            name, input, trained, overrides=[*overrides, f"data.{error.key}=null"], encoder=encoder
+        )
     require_fit(source, input, name or config["kind"])
     return source
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.balance import Weighting
+from mezzotint.data.columns import ColumnUse
 from mezzotint.recipe.component import Component
 from mezzotint.types import CropSampler, Input, Sample
 
@@ -100,6 +101,7 @@ class Source(Component, ABC, abstract=True):
         notes: sentences on what was left out or replaced when the source was opened.
         location: keys that say where the data are and how it is split; all others are settings,
             which hold for other data of an encoder too.
+        columns: what each column or array of a file is used for; empty for other data.
     """
 
     modality: ClassVar[str] = "image"
@@ -118,6 +120,7 @@ class Source(Component, ABC, abstract=True):
     croppable: bool = False
     decoder: Literal["pillow", "nvjpeg"] = "pillow"
     weighting: Weighting | None = None
+    columns: Sequence[ColumnUse] = ()
 
     @classmethod
     def located(cls, path: str, input: Input) -> dict[str, Any]:

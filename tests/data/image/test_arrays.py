@@ -242,8 +242,8 @@ def test_labels_of_other_kinds(tmp_path: Path) -> None:
     assert Arrays(path=stored(tmp_path, x=GRAY, y=np.zeros(12, np.int64))).evaluation()[1] == []
     for bad in (
         np.zeros(11, np.int64),
-        np.zeros((12, 1), np.int64),
-        np.zeros(12),
+        np.zeros((12, 2), np.int64),
+        np.full(12, 0.5),
         np.zeros(12, "S3"),
     ):
         refused("must hold 12 integers or strings.*y=null", path=stored(tmp_path, x=GRAY, y=bad))

@@ -73,12 +73,12 @@ def test_the_second_table_is_scored_and_never_pretrained_on(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"files": "none.csv"}, "none.csv` cannot be read .*It must be a CSV"),
+        ({"files": "none.csv"}, "none.csv` cannot be read .*It must be a table"),
         ({"path": "file"}, "has no column 'file', only Path, Sex.*Name the column"),
         ({"labels": ["Pneumonia"]}, "has no column 'Pneumonia', only Path"),
         (
             {"labels": ["Age"]},
-            "row 2, must have a path, and 1, 0, -1 or nothing for each label, got Age='60'",
+            "line 2, must have a path, and 1, 0, -1 or nothing for each label, got Age='60'",
         ),
         ({"labels": []}, r"got uncertain='no' and labels=\[\]. Correct"),
         ({"size": 0}, r"got size=0"),

@@ -117,7 +117,7 @@ def test_audioset_by_whatever_name_its_clips_have(tmp_path: Path) -> None:
     assert len(source) == 2 and source.multi_hot(0).tolist() == [True, True]
     (folder / "eval_segments.csv").write_text('Yabcdefghij, 10.000, 20.000, "/m/none"\n')
     with pytest.raises(
-        ValueError, match="eval_segments.csv`, entry 1, must be id, start, end and .*, got 'Yabc"
+        ValueError, match="eval_segments.csv`, line 1, must be id, start, end and .*, got 'Yabc"
     ):
         prepare("audioset", folder, out)
 

@@ -36,10 +36,10 @@ def test_ts_files_and_their_test_set(tmp_path: Path) -> None:
         (
             "a.csv",
             "subject,label,x\np,a,1\np,a,left\n",
-            "line 3, has a cell that is not a number in x",
+            "line 3: 'left' in the column 'x' is not a number",
         ),
         ("a.csv", "subject,label\np,a\n", "has no column of a channel, only subject, label"),
-        ("a.csv", "", "has no column of a channel, only none"),
+        ("a.csv", "", "must have unique column names in its first line, got none"),
         (
             "a.ts",
             TS + "1,2:3:up\n",
@@ -49,7 +49,7 @@ def test_ts_files_and_their_test_set(tmp_path: Path) -> None:
         ("a.ts", TS, "has no series"),
         ("a.ts", TS.replace("false", "true"), "has time stamps"),
         ("a.npz", "no archive", "cannot be read"),
-        ("a.wav", "", "a.wav` must be .npz, .ts or .csv, got the suffix '.wav'"),
+        ("a.wav", "", "a.wav` must be .arff, .csv, .npz, .ts, .tsv, got the suffix '.wav'"),
     ],
 )
 def test_files_that_cannot_be_used_say_where_and_why(

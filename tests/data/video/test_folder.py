@@ -92,7 +92,7 @@ def test_lists_of_kinetics_and_something_something(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match="x.avi: missing"):
         source.read(0)
     (tmp_path / "bad.csv").write_text("label,youtube_id,time_start,time_end\na,b,c,d\n")
-    with pytest.raises(ValueError, match="row 2, must be label, .*, got 'a,b,c,d'"):
+    with pytest.raises(ValueError, match="line 2, must be label, .*, got 'a,b,c,d'"):
         read_video_list(str(tmp_path / "bad.csv"))
 
 

@@ -25,6 +25,7 @@ from typing import Literal
 
 from mezzotint.data.audio.folder import AudioFolder, FrontEnd
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, read_seconds
+from mezzotint.data.delimited import lines_of, read_text
 from mezzotint.data.lists import ListedFile, read_list
 
 BenchmarkName = Literal["nsynth", "us8k", "voxceleb1", "voxforge", "spcv2", "spcv2_12", "esc50"]
@@ -125,7 +126,7 @@ def _voxforge(root: Path) -> list[ListedFile]:
 def _voxceleb1(root: Path) -> list[ListedFile]:
     path = _need(root / "iden_split.txt")
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines_of(read_text(path)), start=1):
         parts = line.split()
         if not parts:
             continue

@@ -25,6 +25,7 @@ from mezzotint.data.lists import (
     read_label_table,
     read_list,
 )
+from mezzotint.data.memory import usable_std
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.seeding import sample_order
@@ -325,7 +326,8 @@ class AudioFolder(Source):
                 "audio files. Check them."
             )
         mean = total / count
-        return mean, max(0.0, square / count - mean**2) ** 0.5 or 1.0
+        std = max(0.0, square / count - mean**2) ** 0.5
+        return mean, float(usable_std(np.array(std), np.array(abs(mean)), np.float32))
 
 
 def _single(found: Sequence[tuple[int, ...]]) -> Index:

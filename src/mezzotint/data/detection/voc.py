@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mezzotint.data.delimited import lines_of, read_text
 from mezzotint.data.detection.source import DetectionSample, DetectionSource, Part, read_image
 
 _MAX_BYTES = 1 << 20
@@ -122,11 +123,7 @@ def _listed(root: Path, name: str, lists: str, folder: str | None) -> list[_Entr
             f"The list {name!r} needs {file}, which does not exist. Lists: "
             f"{', '.join(known) or 'none yet'}. Write the ids one a line, or name another list."
         )
-    ids = [
-        line.split()[0]
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
+    ids = [line.split()[0] for line in lines_of(read_text(file)) if line.strip()]
     wanted = [("annotation", "Annotations", (".xml",)), ("image", "JPEGImages", _SUFFIXES)]
     wanted += [] if folder is None else [("label image", folder, (".png",))]
     for what, where, suffixes in wanted:

@@ -75,8 +75,7 @@ class Arrays(InMemory):
         self.input = Input(
             tuple(self.images.shape[1:]),
             tuple(mean) if mean is not None else measured[0],
-            # A channel that never changes must not be divided by zero.
-            tuple(std) if std is not None else tuple(s or 1.0 for s in measured[1]),
+            tuple(std) if std is not None else measured[1],
         )
 
     @classmethod

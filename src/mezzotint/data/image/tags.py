@@ -7,15 +7,14 @@ the mean area under the ROC curve.
 """
 
 import copy
-import csv
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from mezzotint.data.delimited import read_text_table
 from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Source, Task
@@ -106,29 +105,24 @@ def _table(
     file: str, path: str, labels: Sequence[str], uncertain: Uncertain
 ) -> tuple[list[str], npt.NDArray[np.bool_]]:
     """Read the paths of a table, and its labels, bool `[N, C]`."""
-    try:
-        with Path(file).open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"`{file}` cannot be read ({error}). It must be a CSV with a header. Check the path."
-        ) from None
-    missing = [name for name in (path, *labels) if not rows or name not in rows[0]]
+    table = read_text_table(file)
+    missing = [name for name in (path, *labels) if not table.rows or name not in table.header]
     if missing:
-        found = ", ".join(rows[0]) if rows else "no rows"
+        found = ", ".join(table.header) if table.rows else "no rows"
         raise ValueError(
             f"`{file}` has no column {missing[0]!r}, only {found}. Name the column of files with "
             "`data.path`, and the columns of labels with `data.labels`."
         )
+    rows = table.records()
     values = np.zeros((len(rows), len(labels)), np.int64)
     for number, row in enumerate(rows):
         for column, name in enumerate(labels):
-            value = _VALUES.get((row[name] or "").strip())
+            value = _VALUES.get(row[name])
             if value is None or not row[path]:
                 raise ValueError(
-                    f"`{file}`, row {number + 2}, must have a path, and 1, 0, -1 or nothing for "
-                    f"each label, got {name}={row[name]!r} and the path {row[path]!r}. Correct the "
-                    "row."
+                    f"`{file}`, line {table.lines[number]}, must have a path, and 1, 0, -1 or "
+                    f"nothing for each label, got {name}={row[name]!r} and the path {row[path]!r}. "
+                    "Correct the line."
                 )
             values[number, column] = value
     return [row[path] for row in rows], values > 0 if uncertain == "no" else values != 0

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.memory import InMemory
+from mezzotint.data.memory import InMemory, usable_std
 from mezzotint.data.points.files import (
     CLOUDS,
     MESHES,
@@ -235,5 +235,6 @@ def _input(samples: Float32) -> Input:
     """Take the mean of each axis, and one std for all axes, to keep the proportions of shapes."""
     values = samples.astype(np.float64)
     means = values.mean(axis=(0, 2))
-    spread = float(np.sqrt(np.square(values - means[:, None]).mean())) or 1.0
+    spread = np.sqrt(np.square(values - means[:, None]).mean())
+    spread = float(usable_std(spread, np.abs(values).max(), np.float32))
     return Input(tuple(samples.shape[1:]), tuple(means.tolist()), (spread,) * 3, "points")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.numpy_files import label_indices, numpy_arrays
+from mezzotint.data.numpy_files import label_indices, named_array, numpy_arrays
 from mezzotint.data.source import Index
 from mezzotint.seeding import Draws, key_of
 
@@ -173,23 +173,20 @@ def read_arrays(path: Path, x: str, y: str | None) -> PointTable:
     Raises:
         ValueError: when there are none.
     """
-    if path.is_dir() or path.suffix in (".h5", ".hdf5"):
+    if path.is_dir() or path.suffix.lower() in (".h5", ".hdf5"):
         return _read_h5(sorted(path.glob("*.h5")) if path.is_dir() else [path])
     if not path.exists():
         raise ValueError(
             f"`{path}` does not exist. Supported: {', '.join(CLOUDS)}, .h5, or a folder. Check "
             "`data.path`."
         )
-    if path.suffix not in CLOUDS:
+    if path.suffix.lower() not in CLOUDS:
         raise ValueError(
             f"`{path}` must be {', '.join(CLOUDS)}, .h5, or a folder of such files, got the suffix "
             f"{path.suffix!r}. Convert it."
         )
     arrays = numpy_arrays(path, _EXPECTED, single="x")
-    if x not in arrays:
-        raise ValueError(
-            f"`{path}` has no array {x!r}, only {', '.join(arrays)}. Name the points with `data.x`."
-        )
+    x = named_array(x, arrays, path, "points")
     points = _points_last(arrays[x], f"{path}: {x}")
     if y is None or y not in arrays:
         if y not in (None, "y"):
@@ -198,7 +195,7 @@ def read_arrays(path: Path, x: str, y: str | None) -> PointTable:
                 "`data.y`."
             )
         return PointTable(points, np.full(len(points), -1, np.int64), [])
-    return PointTable(points, *_labels(arrays[y], len(points), f"{path}: {y}"))
+    return PointTable(points, *label_indices(arrays[y], len(points), f"{path}: {y}"))
 
 
 def read_cloud(path: Path, points: int, key: str) -> npt.NDArray[np.float64]:
@@ -209,8 +206,14 @@ def read_cloud(path: Path, points: int, key: str) -> npt.NDArray[np.float64]:
     """
     if path.suffix.lower() in MESHES:
         return sample_surface(*read_mesh(path), points, key)
-    arrays = list(numpy_arrays(path, _EXPECTED, single="x").values())
-    values = arrays[0]
+    arrays = numpy_arrays(path, _EXPECTED, single="x")
+    known = [name for name in ("x", "points", "pos", "xyz") if name in arrays]
+    if len(arrays) > 1 and len(known) != 1:
+        raise ValueError(
+            f"it has the arrays {', '.join(arrays)}, and which one has the points is unclear. Call "
+            "that one x, or write an .npy file."
+        )
+    values = arrays[known[0]] if known else next(iter(arrays.values()))
     if values.ndim != 2 or values.shape[1] < 3 or values.dtype.kind not in "fiu":
         raise ValueError(
             f"its array must be numbers [points, 3 or more], got {values.dtype} of shape "
@@ -242,11 +245,6 @@ def cloud_files(root: Path) -> tuple[list[str], Index, npt.NDArray[np.bool_] | N
     labels = np.array([position[part[0]] if part else -1 for part in parts], np.int64)
     test = np.array([any(part.lower() == "test" for part in file.parts[:-1]) for file in files])
     return [file.as_posix() for file in files], labels, test if test.any() else None, classes
-
-
-def _labels(values: npt.NDArray[Any], count: int, name: str) -> tuple[Index, list[str]]:
-    """Call `label_indices`; ModelNet's column `[N, 1]` counts as `[N]`."""
-    return label_indices(values.reshape(-1) if values.shape == (count, 1) else values, count, name)
 
 
 def _points_last(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
@@ -287,7 +285,7 @@ def _read_h5(paths: list[Path]) -> PointTable:
             ) from None
         test += [bool(re.search("test", path.stem))] * len(points[-1])
     values, names = np.concatenate(labels), paths[0].parent / "shape_names.txt"
-    indices, classes = _labels(values, len(values), "label")
+    indices, classes = label_indices(values, len(values), "label")
     if names.is_file():
         words = names.read_text(encoding="utf-8").split()
         classes = [words[int(name)] if int(name) < len(words) else name for name in classes]

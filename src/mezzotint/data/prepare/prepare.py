@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS
+from mezzotint.data.delimited import read_text, split_rows
 from mezzotint.data.lists import ListedFile, read_label_table, read_list, read_video_list
 from mezzotint.data.prepare import convert
 from mezzotint.data.prepare.convert import ClipConversion, Convert, convert_all
@@ -170,7 +171,7 @@ def _write(
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["path", "label", *["fold"] * folds])
         rows.writerows(
-            [file, ",".join(entry.labels), *[entry.fold] * folds] for file, entry in present
+            [file, *(entry.labels or ("",))[:1], *[entry.fold] * folds] for file, entry in present
         )
         write_text(path, text.getvalue())
     result.lists[path.name], result.named[path.name] = len(present), len(entries)
@@ -204,18 +205,15 @@ def _audioset(folder: Path) -> dict[str, list[ListedFile]]:
     known = set(read_label_table(str(folder / _LABELS))[0])
     lists: dict[str, list[ListedFile]] = {}
     for path in found:
-        lines = [
-            line
-            for line in path.read_text(encoding="utf-8-sig").splitlines()
-            if line and line[0] != "#"
-        ]
         entries = []
-        for number, row in enumerate(csv.reader(lines, skipinitialspace=True), 1):
+        for number, row in split_rows(read_text(path), str(path)):
+            if row[0].startswith("#"):
+                continue
             text = ",".join(row)[:80]
             labels = tuple(label.strip() for label in row[3].split(",")) if len(row) == 4 else ()
             if not labels or not set(labels) <= known:
                 raise ValueError(
-                    f'`{path.name}`, entry {number}, must be id, start, end and "labels" of '
+                    f'`{path.name}`, line {number}, must be id, start, end and "labels" of '
                     f"{_LABELS}, got {text!r}. Correct the line."
                 )
             entries.append(ListedFile(row[0], labels))

@@ -4,7 +4,7 @@ Every reader returns a list of series `[C, T]`, with a label and a subject if th
 Missing values are NaN.
 """
 
-import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,25 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mezzotint.data.numpy_files import numpy_arrays
+from mezzotint.data.arff import read_arff
+from mezzotint.data.columns import ColumnUse, chosen_name, is_row_number
+from mezzotint.data.delimited import (
+    MISSING,
+    TextTable,
+    first_odd,
+    lines_of,
+    read_text,
+    read_text_table,
+    read_values,
+    split_rows,
+)
+from mezzotint.data.numpy_files import (
+    array_uses,
+    label_names,
+    named_array,
+    numpy_arrays,
+    one_column,
+)
 
 Array = npt.NDArray[np.float32]
 Layout = Literal["NCT", "NTC"]
@@ -41,18 +59,19 @@ class RawSeries:
     others: tuple[str, ...] = ()
 
 
-def read_npz(path: Path, x: str, y: str, subject: str, layout: Layout) -> list[RawSeries]:
+def read_npz(
+    path: Path, x: str, y: str | None, subject: str | None, layout: Layout
+) -> tuple[list[RawSeries], list[ColumnUse]]:
     """Read series `x` `[N, C, T]` or `[N, T]`, and optional labels `y` and `subject` `[N]`.
 
     Raises:
         ValueError: when the file is damaged or has no such array.
     """
     arrays = numpy_arrays(path, "an .npz file of numbers")
-    if x not in arrays:
-        raise ValueError(
-            f"`{path}` has no array {x!r}, only {', '.join(arrays) or 'none'}. Name the series "
-            "with `data.x`."
-        )
+    x = named_array(x, arrays, path, "series")
+    if y == "label" and y not in arrays and "y" in arrays:
+        y = "y"
+    y, subject = _labels_and_subjects(y, subject, list(arrays), path, "array")
     values = arrays[x][:, None] if arrays[x].ndim == 2 else arrays[x]
     if values.ndim != 3 or values.dtype.kind not in "fiu" or 0 in values.shape:
         raise ValueError(
@@ -62,17 +81,18 @@ def read_npz(path: Path, x: str, y: str, subject: str, layout: Layout) -> list[R
     values = values.transpose(0, 2, 1) if layout == "NTC" else values
     columns: list[list[str | None]] = []
     for name in (y, subject):
-        column = arrays.get(name)
+        column = None if name is None else one_column(arrays[name])
         if column is not None and column.shape != (len(values),):
             raise ValueError(
                 f"`{path}`: {name} must have {len(values)} entries, one for each series, got shape "
                 f"{column.shape}. Correct the array."
             )
-        columns.append([None] * len(values) if column is None else [str(entry) for entry in column])
-    return [
+        columns.append([None] * len(values) if column is None else label_names(column))
+    found = [
         RawSeries(v.astype(np.float32), label, person, False, f"{path.stem}/{i:06d}")
         for i, (v, label, person) in enumerate(zip(values, *columns, strict=True))
     ]
+    return found, array_uses(arrays, {x: "series", y: "label", subject: "subject"})
 
 
 def read_ts(path: Path) -> list[RawSeries]:
@@ -83,14 +103,10 @@ def read_ts(path: Path) -> list[RawSeries]:
     Raises:
         ValueError: with the line that cannot be read.
     """
-    paths = [path]
-    if path.stem.upper().endswith("_TRAIN"):
-        test = path.with_name(path.name.replace("TRAIN", "TEST").replace("train", "test"))
-        paths += [test] if test.is_file() else []
     found = []
-    for part in paths:
+    for part in _parts(path):
         labeled, data = False, False
-        for number, line in enumerate(_text(part).splitlines(), 1):
+        for number, line in enumerate(lines_of(read_text(part)), 1):
             line = line.strip()
             if not line or line.startswith("#"):
                 continue
@@ -132,77 +148,171 @@ def _ts_line(line: str, labeled: bool, path: Path, number: int) -> RawSeries:
             f"`{path}`, line {number}: all channels must have one length, got "
             f"{[len(row) for row in rows]} values. Pad the shorter ones with ?."
         )
-    test = path.stem.upper().endswith("_TEST")
-    return RawSeries(np.array(rows, np.float32), label, None, test, f"{path.stem}/{number:06d}")
+    return RawSeries(
+        np.array(rows, np.float32), label, None, _is_test(path), f"{path.stem}/{number:06d}"
+    )
 
 
 def read_csv(
-    path: Path, channels: list[str] | None, y: str, subject: str, series: str
-) -> list[RawSeries]:
-    """Read a CSV table with a row for each step, in order of time.
+    path: Path, channels: list[str] | None, y: str | None, subject: str | None, series: str
+) -> tuple[list[RawSeries], list[ColumnUse]]:
+    """Read a CSV or TSV table with a row for each step, in order of time.
 
     A series ends where the columns `series`, `subject` or the label change. All other columns are
-    channels, unless some are named. An empty cell, `nan` or `?` is a missing value.
+    channels, unless some are named; row numbers and times are left out. An empty cell, `nan`, `NA`
+    or `?` is a missing value.
 
     Raises:
-        ValueError: with the line that is ragged or has text.
+        ValueError: with the line that is ragged or has text, or for a column that is missing.
     """
-    reader = csv.reader(_text(path).splitlines())
-    header = [name.strip() for name in next(reader, [])]
-    keys = [header.index(name) if name in header else None for name in (series, subject, y)]
-    wanted = channels or [name for name in header if name not in (series, subject, y)]
-    missing = [name for name in wanted if name not in header]
+    table = read_text_table(path)
+    y, subject = _labels_and_subjects(y, subject, table.header, path, "column")
+    keys = [name for name in (series, subject, y) if name in table.header]
+    uses = [
+        ColumnUse(name, use, f"{len({*table.column(name)} - {''})} different")
+        for name, use in ((series, "recording"), (subject, "subject"), (y, "label"))
+        if name in keys and name is not None
+    ]
+    wanted = channels
+    if wanted is None:
+        rest = [name for name in table.header if name not in keys]
+        left_out = {name: why for name in rest if (why := _no_channel(name, table))}
+        uses += [ColumnUse(name, "left out", why) for name, why in left_out.items()]
+        wanted = [name for name in rest if name not in left_out]
+    missing = [name for name in wanted if name not in table.header]
     if missing or not wanted:
         raise ValueError(
             f"`{path}` has no column {missing[0] if missing else 'of a channel'}, only "
-            f"{', '.join(header) or 'none'}. Name the channels with `data.channels`."
+            f"{', '.join(table.header)}. Name the channels with `data.channels`."
         )
-    positions = [header.index(name) for name in wanted]
-    groups: list[tuple[tuple[str | None, ...], list[list[float]]]] = []
-    for row in reader:
-        if not row:
-            continue
-        if len(row) != len(header):
-            raise ValueError(
-                f"`{path}`, line {reader.line_num}, must have {len(header)} cells, as the first "
-                f"line, got {len(row)}. Correct the line."
-            )
-        key = tuple(None if position is None else row[position].strip() for position in keys)
-        if not groups or groups[-1][0] != key:
-            groups.append((key, []))
-        try:
-            groups[-1][1].append([_number(row[position]) for position in positions])
-        except ValueError:
-            raise ValueError(
-                f"`{path}`, line {reader.line_num}, has a cell that is not a number in "
-                f"{', '.join(wanted)}. Leave cells empty for missing values, and columns of text "
-                "out of `data.channels`."
-            ) from None
-    names = tuple(wanted)
-    others = tuple(name for name in header if name not in (*wanted, series, subject, y))
-    return [
+    if not table.rows:
+        raise ValueError(f"`{path}` has no rows. It needs a line for each step. Check the file.")
+    others = tuple(name for name in table.header if name not in (*wanted, *keys))
+    values = np.stack([_channel(name, table) for name in wanted])
+    uses += [ColumnUse(name, "channel", _missing(values[i])) for i, name in enumerate(wanted)]
+    cells = [
+        table.column(name) if name in keys and name is not None else None
+        for name in (series, subject, y)
+    ]
+    steps = [tuple(None if c is None else c[i] for c in cells) for i in range(len(table.rows))]
+    starts = [i for i in range(len(steps)) if i == 0 or steps[i] != steps[i - 1]]
+    found = [
         RawSeries(
-            np.array(rows, np.float32).T,
-            label,
-            person,
+            values[:, start:end].astype(np.float32),
+            steps[start][2] or None,
+            steps[start][1] or None,
             False,
             f"{path.stem}/{i:06d}",
-            names,
+            tuple(wanted),
             others,
         )
-        for i, ((_, person, label), rows) in enumerate(groups)
+        for i, (start, end) in enumerate(zip(starts, [*starts[1:], len(steps)], strict=True))
     ]
+    return found, uses
 
 
-def _number(cell: str) -> float:
-    cell = cell.strip()
-    return float("nan") if cell in ("", "?") else float(cell)
+def read_ucr(path: Path) -> list[RawSeries]:
+    """Read the `.tsv` or `.arff` files of the UCR archive: a row is a series of one channel.
+
+    A `.tsv` has no names, and the label first; an `.arff` has the label last. `name_TEST` is read
+    together with `name_TRAIN`, if both exist.
+
+    Raises:
+        ValueError: with the line that has a cell that is no number.
+    """
+    found = []
+    for part in _parts(path):
+        if part.suffix.lower() == ".arff":
+            content = read_arff(part)
+            if not all(content.numeric[:-1]):
+                raise ValueError(
+                    f"`{part}` must have numbers and then a class, as in the UCR archive, got "
+                    f"{content.names[content.numeric.index(False)]!r} before it. Use a .csv with a "
+                    "row for each step."
+                )
+            rows = [
+                (line, row[-1], row[:-1])
+                for line, row in zip(content.lines, content.rows, strict=True)
+            ]
+        else:
+            rows = [
+                (line, row[0].strip(), row[1:])
+                for line, row in split_rows(read_text(part), str(part), "\t")
+            ]
+        longest = max(len(cells) for _, _, cells in rows)
+        for line, label, cells in rows:
+            values = read_values([cell.strip() for cell in cells], "\t")
+            if values.kind != "number" or values.odd or not len(cells):
+                raise ValueError(
+                    f"`{part}`, line {line}, has a cell that is not a number. Values must be "
+                    "numbers, or ? if missing. Correct the line."
+                )
+            padded = np.full((1, longest), np.nan, np.float32)
+            padded[0, : len(cells)] = values.numbers
+            found.append(RawSeries(padded, label, None, _is_test(part), f"{part.stem}/{line:06d}"))
+    return found
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+def is_ucr(path: Path) -> bool:
+    """Return whether a table of text begins with a row of numbers, as in the UCR archive."""
+    if path.suffix.lower() != ".tsv":
+        return False
+    first = next(split_rows(read_text(path), str(path), "\t"), (1, []))[1]
+    values = read_values([cell.strip() for cell in first], "\t")
+    return values.kind == "number" and not values.odd
+
+
+def _parts(path: Path) -> list[Path]:
+    """Return a file, and the test set beside it if its name ends with `_TRAIN`."""
+    stem, mark = path.stem[: -len("TRAIN")], path.stem[-len("TRAIN") :]
+    if mark.upper() != "TRAIN" or not stem.endswith("_"):
+        return [path]
+    test = path.with_name(f"{stem}{'test' if mark.islower() else 'TEST'}{path.suffix}")
+    return [path, test] if test.is_file() else [path]
+
+
+def _is_test(path: Path) -> bool:
+    return path.stem.upper().endswith("_TEST")
+
+
+def _labels_and_subjects(
+    y: str | None, subject: str | None, names: Sequence[str], path: Path, noun: str
+) -> tuple[str | None, str | None]:
+    """Return the names of labels and subjects; only the default names may be missing."""
+    return (
+        chosen_name(y, names, default="label", key="data.y", path=path, noun=noun),
+        chosen_name(subject, names, default="subject", key="data.subject", path=path, noun=noun),
+    )
+
+
+def _no_channel(name: str, table: TextTable) -> str:
+    """Return why a column is no measurement; empty where it may be one."""
+    cells = table.column(name)
+    if is_row_number(name, cells):
+        return "numbers the rows"
+    values = read_values(cells, table.separator)
+    return "times; steps are in the order of the file" if values.kind == "time" else ""
+
+
+def _channel(name: str, table: TextTable) -> npt.NDArray[np.float64]:
+    """Return the numbers of a column.
+
+    Raises:
+        ValueError: with the first line that has text.
+    """
+    cells = table.column(name)
+    values = read_values(cells, table.separator)
+    empty = all(cell.lower() in MISSING for cell in cells)
+    if not empty and (values.kind != "number" or values.odd):
+        odd = values.odd[0] if values.kind == "number" else first_odd(cells, table.separator)
         raise ValueError(
-            f"`{path}` cannot be read as UTF-8 text ({error}). Check the path and the encoding."
-        ) from None
+            f"`{table.path}`, line {table.lines[odd]}: {cells[odd]!r} in the column {name!r} is "
+            "not a number. Leave cells empty for missing values, and columns of text out of "
+            "`data.channels`."
+        )
+    return values.numbers
+
+
+def _missing(values: npt.NDArray[np.float64]) -> str:
+    count = int((~np.isfinite(values)).sum())
+    return f"{count} of {len(values)} steps missing" if count else ""

@@ -1,4 +1,4 @@
-"""Read sensor series from arrays, UCR and UEA `.ts` files, or CSV tables.
+"""Read sensor series from arrays, CSV tables, or the files of the UCR and UEA archives.
 
 Each series is cut into windows of one length. Missing values are interpolated linearly if a gap has
 at most `max_gap` steps; windows with a longer gap are dropped, and so is the end of a series that
@@ -18,22 +18,36 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mezzotint.data.columns import ColumnUse
+from mezzotint.data.delimited import SEPARATORS
 from mezzotint.data.memory import InMemory, float_moments
 from mezzotint.data.sampling import held_out
-from mezzotint.data.series.files import Array, Layout, RawSeries, read_csv, read_npz, read_ts
+from mezzotint.data.series.files import (
+    Array,
+    Layout,
+    RawSeries,
+    is_ucr,
+    read_csv,
+    read_npz,
+    read_ts,
+    read_ucr,
+)
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.types import Input
 
 
 class Series(InMemory):
-    """Read windows of sensor series from an `.npz`, `.ts` or `.csv` file.
+    """Read windows of sensor series from an `.npz`, `.csv`, `.tsv`, `.ts` or `.arff` file.
 
     Args:
         path: path of the file; with `name_TRAIN.ts`, `name_TEST.ts` is the test set.
         x: name of the series in an `.npz`, `[N, C, T]` or `[N, T]`.
-        y: name of the labels in an `.npz`, or of their column in a CSV.
-        subject: name of the array or column of subjects.
-        channels: columns of a CSV with measurements; by default all others.
+        y: name of the labels in an `.npz`, or of their column in a CSV; `null` ignores them. Only
+            `label` may be missing.
+        subject: name of the array or column of subjects; `null` for none. Only `subject` may be
+            missing.
+        channels: columns of a CSV with measurements; by default all others, without row numbers
+            and times.
         layout: order of the axes in an `.npz`.
         window: steps in a window; by default the length of the longest series.
         stride: steps from one window to the next; by default half a window.
@@ -45,21 +59,22 @@ class Series(InMemory):
         dropped: number of windows and series with too long a gap or too few steps.
         channels: names of the channels of a CSV; `None` for other files.
         stride: steps from one window to the next.
+        columns: what each column or array of the file is used for.
 
     Raises:
         ValueError: when nothing can be read, or no window is left.
     """
 
     modality = "series"
-    opens = frozenset({".npz", ".ts", ".csv"})
+    opens = frozenset({".arff", ".csv", ".npz", ".ts", ".tsv"})
 
     def __init__(
         self,
         *,
         path: str,
         x: str = "x",
-        y: str = "label",
-        subject: str = "subject",
+        y: str | None = "label",
+        subject: str | None = "subject",
         channels: list[str] | None = None,
         layout: Layout = "NCT",
         window: int | None = None,
@@ -78,7 +93,7 @@ class Series(InMemory):
                 "sensors at 50 Hz."
             )
         self.path, self.holdout = path, holdout
-        series_list = _read(Path(path), x, y, subject, channels, layout)
+        series_list, self.columns = _read(Path(path), x, y, subject, channels, layout)
         counts = {len(item.values) for item in series_list}
         if len(counts) > 1:
             raise ValueError(
@@ -145,16 +160,25 @@ class Series(InMemory):
 
 
 def _read(
-    path: Path, x: str, y: str, subject: str, channels: list[str] | None, layout: Layout
-) -> list[RawSeries]:
-    if path.suffix == ".npz":
+    path: Path,
+    x: str,
+    y: str | None,
+    subject: str | None,
+    channels: list[str] | None,
+    layout: Layout,
+) -> tuple[list[RawSeries], list[ColumnUse]]:
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
         return read_npz(path, x, y, subject, layout)
-    if path.suffix == ".ts":
-        return read_ts(path)
-    if path.suffix == ".csv":
+    if suffix == ".ts":
+        return read_ts(path), []
+    if suffix == ".arff" or (suffix in SEPARATORS and is_ucr(path)):
+        return read_ucr(path), []
+    if suffix in SEPARATORS:
         return read_csv(path, channels, y, subject, "recording")
     raise ValueError(
-        f"`{path}` must be .npz, .ts or .csv, got the suffix {path.suffix!r}. Convert the file."
+        f"`{path}` must be {', '.join(sorted(Series.opens))}, got the suffix {path.suffix!r}. "
+        "Convert the file."
     )
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mezzotint.data.table.files import Column, Columns
+from mezzotint.data.memory import usable_std
+from mezzotint.data.table.files import Column, Columns, words_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,12 +42,14 @@ class ColumnCode:
         categories: categories; each is a feature; `None` for a column of numbers.
         mean: mean of each feature over the training rows; missing numbers take it.
         std: standard deviation of each feature, 1 for a constant one.
+        constant: whether all features are constant in the training rows.
     """
 
     name: str
     categories: tuple[str, ...] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    constant: bool = False
 
     @property
     def features(self) -> list[str]:
@@ -221,15 +224,12 @@ def _standardized(code: ColumnCode, column: Column, training: npt.NDArray[np.boo
     mean = known.mean(axis=0) if len(known) else np.zeros(values.shape[1])
     # Missing numbers take the mean, and so count in the std.
     std = np.where(finite, values, mean)[training].std(axis=0)
-    std = np.where(std > 0.0, std, 1.0)
-    return ColumnCode(code.name, code.categories, tuple(mean.tolist()), tuple(std.tolist()))
-
-
-def words_of(column: Column) -> npt.NDArray[np.str_]:
-    """Return a column as words, empty where a value is missing."""
-    if column.dtype.kind == "U":
-        return column.astype(str)
-    return np.array([f"{value:g}" if value == value else "" for value in column])
+    largest = np.where(finite, np.abs(values), 0.0)[training].max(axis=0, initial=0.0)
+    usable = usable_std(std, largest)
+    constant = bool((usable != std).all())
+    return ColumnCode(
+        code.name, code.categories, tuple(mean.tolist()), tuple(usable.tolist()), constant
+    )
 
 
 def numbers(column: Column) -> Floats:

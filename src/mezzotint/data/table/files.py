@@ -1,39 +1,101 @@
-"""Read the columns of tables: numbers with NaN, or text with empty cells, for missing values."""
+"""Read the columns of tables: numbers with NaN, or text with empty cells, for missing values.
 
-import csv
+A column of text keeps its words: `None` and `NA` are missing only in a column of numbers or times;
+an empty cell and `?` are missing everywhere. A label or category that is a number keeps all of its
+digits.
+"""
+
+import datetime
+import decimal
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mezzotint.data.arff import read_arff
+from mezzotint.data.columns import is_row_number
+from mezzotint.data.delimited import (
+    MISSING,
+    SEPARATORS,
+    TextTable,
+    Values,
+    first_odd,
+    read_text_table,
+    read_values,
+)
 from mezzotint.data.numpy_files import numpy_arrays
 
 Column = npt.NDArray[np.float64] | npt.NDArray[np.str_]
-Columns = dict[str, Column]
 
-_MISSING = {"", "?", "na", "n/a", "nan", "null", "none"}
+SUFFIXES = frozenset({*SEPARATORS, ".arff", ".npz", ".parquet"})
+"""Suffixes of tables, in lower case."""
+
+_ODD = 0.1  # fraction of odd cells up to which a column was meant to have numbers
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
-def read_table(path: Path, y: str | None) -> Columns:
-    """Read the columns of a file, by name.
+class Columns(dict[str, Column]):
+    """Columns by name, in the order of the file.
+
+    Attributes:
+        path: path of the file.
+        left_out: the reason for each column of the file that is not among them.
+        times: names of the columns that are seconds since 1970.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self.left_out: dict[str, str] = {}
+        self.times: set[str] = set()
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Remove a column, if it is there, and keep the reason."""
+        if self.pop(name, None) is not None:
+            self.left_out[name] = reason
+
+
+def read_table(
+    path: Path,
+    y: str | None,
+    text: Collection[str] = (),
+    numbers: Collection[str] | None = None,
+) -> Columns:
+    """Read the columns of a file, by name; row numbers are left out.
 
     Args:
-        path: path of a `.csv`, `.npz` or `.parquet` file.
-        y: name of the labels, which an `.npz` may also call `y`.
+        path: path of a `.csv`, `.tsv`, `.arff`, `.npz` or `.parquet` file.
+        y: name of the labels, which an `.npz` may also call `y`; they are read as text.
+        text: names of further columns to read as text, whatever they hold.
+        numbers: names of the columns that must have numbers or times; by default this is decided by
+            their cells.
 
     Raises:
-        ValueError: when the file is damaged, ragged or empty.
+        ValueError: when the file is damaged, ragged or empty, or a column of numbers has a cell
+            that is none.
     """
-    if path.suffix == ".csv":
-        return _read_csv(path)
-    if path.suffix == ".npz":
-        return _read_npz(path, y)
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    raise ValueError(
-        f"`{path}` must be .csv, .npz or .parquet, got the suffix {path.suffix!r}. Convert the "
-        "file."
-    )
+    words = {*text, *([] if y is None else [y])}
+    suffix = path.suffix.lower()
+    if suffix in SEPARATORS:
+        columns = _of_text(read_text_table(path), words, numbers)
+    elif suffix == ".arff":
+        columns = _of_arff(path, words)
+    elif suffix == ".npz":
+        columns = _of_npz(path, y, words)
+    elif suffix == ".parquet":
+        columns = _of_parquet(path, words)
+    else:
+        raise ValueError(
+            f"`{path}` must be {', '.join(sorted(SUFFIXES))}, got the suffix {path.suffix!r}. "
+            "Convert the file."
+        )
+    for name in [name for name in columns if name not in {*words, *(numbers or ())}]:
+        if is_row_number(name, columns[name]):
+            columns.leave_out(name, "numbers the rows")
+    return columns
 
 
 def sample_table(name: str) -> tuple[Columns, Column]:
@@ -41,61 +103,129 @@ def sample_table(name: str) -> tuple[Columns, Column]:
     from sklearn import datasets  # imported late: it takes 1.4 s, and only this data needs it
 
     loaded = getattr(datasets, f"load_{name}")()
-    columns: Columns = {
-        str(title): loaded.data[:, i].astype(np.float64)
-        for i, title in enumerate(loaded.feature_names)
-    }
+    columns = Columns(name)
+    for i, title in enumerate(loaded.feature_names):
+        columns[str(title)] = loaded.data[:, i].astype(np.float64)
     return columns, np.array([str(loaded.target_names[t]) for t in loaded.target])
 
 
-def _read_csv(path: Path) -> Columns:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+def words_of(column: Column) -> npt.NDArray[np.str_]:
+    """Return a column as words, empty where a value is missing; no two numbers share a word."""
+    if column.dtype.kind == "U":
+        return column.astype(str)
+    return np.array(["" if v != v else _word(v) for v in column.tolist()], np.str_)
+
+
+def _word(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(value)
+
+
+def _of_text(table: TextTable, words: Collection[str], numbers: Collection[str] | None) -> Columns:
+    if not table.rows:
         raise ValueError(
-            f"`{path}` cannot be read as UTF-8 text ({error}). Check the path and the encoding."
-        ) from None
-    reader = csv.reader(text.splitlines())
-    header = [name.strip() for name in next(reader, [])]
-    if len(set(header)) != len(header) or not header:
-        raise ValueError(
-            f"`{path}` must have unique column names in its first line, got "
-            f"{', '.join(header) or 'none'}. Name the columns."
+            f"`{table.path}` has no rows. It needs a line of names, and lines of values. Check the "
+            "file."
         )
-    rows = []
-    for row in reader:
-        if not row:
+    _require_names(table)
+    columns = Columns(table.path)
+    for name in table.header:
+        cells = table.column(name)
+        must = numbers is not None and name in numbers
+        if name in words or (numbers is not None and not must):
+            columns[name] = _names(cells)
             continue
-        if len(row) != len(header):
+        values = read_values(cells, table.separator)
+        known = sum(cell.lower() not in MISSING for cell in cells)
+        if values.kind == "text" and must and known:
+            values = Values("number", values.numbers, [first_odd(cells, table.separator)])
+        elif (values.kind == "text" and not must) or len(values.odd) > max(1.0, _ODD * known):
+            columns[name] = _text(cells)
+            continue
+        if values.odd:
+            noun = "a number" if values.kind == "number" else "a time"
+            kept = "in training" if must else f"{known - len(values.odd)} of its {known} cells are"
             raise ValueError(
-                f"`{path}`, line {reader.line_num}, must have {len(header)} cells, as the first "
-                f"line, got {len(row)}. Correct the line."
+                f"`{table.path}`, line {table.lines[values.odd[0]]}: {cells[values.odd[0]]!r} in "
+                f"the column {name!r} is not {noun}, as {kept}. Correct the cell or empty it, or "
+                "name the column in `data.categorical` or `data.ignore`."
             )
-        rows.append(row)
-    if not rows:
+        columns[name] = values.numbers
+        columns.times |= {name} if values.kind == "time" else set()
+    return columns
+
+
+def _require_names(table: TextTable) -> None:
+    """Refuse a first line of numbers that is a row and no line of names."""
+    header = read_values(table.header, table.separator)
+    ordered = bool((np.diff(header.numbers) > 0).all())  # wavelengths and counts are names
+    if header.kind == "number" and not header.odd and not ordered:
         raise ValueError(
-            f"`{path}` has no rows. It needs a line of names, and lines of values. Check the file."
+            f"`{table.path}` must have column names in its first line, got the numbers "
+            f"{', '.join(table.header[:6])}. Put a line of names before them."
         )
-    return {
-        name: column(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)
-    }
 
 
-def column(cells: tuple[str, ...]) -> Column:
-    """Convert cells to numbers if all of them are, else to stripped text."""
-    words = [cell.strip() for cell in cells]
-    words = ["" if word.lower() in _MISSING else word for word in words]
-    try:
-        numbers = np.array([float(word) if word else np.nan for word in words], np.float64)
-    except ValueError:
-        return np.array(words)
-    # A column without any value becomes text: it has no category, and so gives no feature.
-    return numbers if np.isfinite(numbers).any() else np.array(words)
+def _text(cells: Sequence[str]) -> npt.NDArray[np.str_]:
+    known = ["" if cell == "?" else cell for cell in cells]
+    # One word that stands for a missing value, and no other: the column has no value at all.
+    alone = {cell.lower() for cell in known if cell}
+    empty = len(alone) == 1 and alone <= {"na", "n/a", "nan", "null", "none", "<na>", "#n/a"}
+    return np.array([""] * len(known) if empty else known, np.str_)
 
 
-def _read_npz(path: Path, y: str | None) -> Columns:
+def _names(cells: Sequence[str]) -> npt.NDArray[np.str_]:
+    """Return labels or categories; whole numbers lose the `.0` that pandas gives some of them."""
+    words = ["" if cell == "?" else cell for cell in cells]
+    if all(re.fullmatch(r"-?[0-9]+(\.0+)?", word) for word in words if word):
+        words = [word.partition(".")[0] for word in words]
+    return np.array(words, np.str_)
+
+
+def _of_arff(path: Path, words: Collection[str]) -> Columns:
+    content = read_arff(path)
+    columns = Columns(str(path))
+    for position, name in enumerate(content.names):
+        cells = [row[position] for row in content.rows]
+        values = read_values(cells)
+        if name in words or not content.numeric[position]:
+            columns[name] = _names(cells)
+        elif values.kind == "number" and not values.odd:
+            columns[name] = values.numbers
+        elif set(cells) <= {"?", ""}:
+            columns[name] = _text(cells)
+        else:
+            row = values.odd[0] if values.odd else 0
+            raise ValueError(
+                f"`{path}`, line {content.lines[row]}: {cells[row]!r} in the column {name!r} is "
+                "not a number, as its @attribute line says. Correct the cell, or write ?."
+            )
+    return columns
+
+
+def _of_npz(path: Path, y: str | None, words: Collection[str]) -> Columns:
     arrays = numpy_arrays(path, "an .npz file of arrays")
-    columns: Columns = {}
+    if y is not None and y not in arrays and "y" in arrays:
+        arrays = {y if name == "y" else name: array for name, array in arrays.items()}
+    arrays = {
+        name: array[:, 0] if name in words and array.ndim == 2 and array.shape[1] == 1 else array
+        for name, array in arrays.items()
+    }
+    columns = Columns(str(path))
+    matrices = [n for n, array in arrays.items() if array.ndim == 2 and n not in words]
+    if len(matrices) > 1 and "x" not in matrices:
+        raise ValueError(
+            f"`{path}` must have one matrix of numbers, got {', '.join(matrices)}. Call the one to "
+            "use x."
+        )
+    if matrices:
+        # Beside a matrix, other arrays are seldom features: row numbers, folds, other splits.
+        kept = "x" if "x" in matrices else matrices[0]
+        columns.left_out |= {
+            name: f"an array beside the matrix {kept}"
+            for name in arrays
+            if name != kept and name not in words
+        }
+        arrays = {n: array for n, array in arrays.items() if n not in columns.left_out}
     lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
     if len(lengths) != 1:
         raise ValueError(
@@ -103,23 +233,44 @@ def _read_npz(path: Path, y: str | None) -> Columns:
             "file."
         )
     for name, array in arrays.items():
-        if array.dtype.kind not in "fiubU" or array.ndim > 2:
+        if (
+            array.dtype.kind not in "fiubUM"
+            or array.ndim > 2
+            or (array.ndim == 2 and name in words)
+        ):
             raise ValueError(
                 f"`{path}`: {name} must be numbers or text, one per row, or a matrix of numbers, "
                 f"got {array.dtype} of shape {array.shape}. Correct the array."
             )
-        parts = (
-            {f"{name}{i}": array[:, i] for i in range(array.shape[1])}
-            if array.ndim == 2
-            else {name: array}
-        )
-        for title, part in parts.items():
-            title = y if title == "y" and y is not None and y not in arrays else title
-            columns[title] = part.astype(str) if part.dtype.kind == "U" else part.astype(np.float64)
+        for title, part in _parts(name, array):
+            columns[title] = _array_words(part) if name in words else _array_values(part)
+            columns.times |= {title} if part.dtype.kind == "M" and name not in words else set()
     return columns
 
 
-def _read_parquet(path: Path) -> Columns:
+def _parts(name: str, array: npt.NDArray[Any]) -> list[tuple[str, npt.NDArray[Any]]]:
+    if array.ndim < 2:
+        return [(name, array)]
+    return [(f"{name}{i}", array[:, i]) for i in range(array.shape[1])]
+
+
+def _array_words(array: npt.NDArray[Any]) -> Column:
+    if array.dtype.kind != "f":
+        return array.astype(str)
+    # The shortest text of each type: 0.1 of float32 is no 0.10000000149.
+    return np.array(["" if v != v else _word(float(str(v))) for v in array], np.str_)
+
+
+def _array_values(array: npt.NDArray[Any]) -> Column:
+    if array.dtype.kind == "U":
+        return array.astype(str)
+    if array.dtype.kind == "M":
+        micros = array.astype("datetime64[us]")
+        return np.where(np.isnat(micros), np.nan, micros.astype(np.int64) / 1e6)
+    return array.astype(np.float64)
+
+
+def _of_parquet(path: Path, words: Collection[str]) -> Columns:
     try:
         from pyarrow import parquet  # optional: only these files need it
     except ImportError:
@@ -134,13 +285,45 @@ def _read_parquet(path: Path) -> Columns:
         raise ValueError(
             f"`{path}` cannot be read ({detail}). It must be a parquet file. Write it again."
         ) from None
-    columns: Columns = {}
+    columns = Columns(str(path))
     for name in table.column_names:
         values = table.column(name).to_pylist()
-        if all(value is None or isinstance(value, (int, float)) for value in values):
-            columns[name] = np.array(
-                [np.nan if value is None else float(value) for value in values]
+        known = [value for value in values if value is not None]
+        if any(isinstance(value, (list, dict, bytes)) for value in known):
+            raise ValueError(
+                f"`{path}`: the column {name!r} must be numbers, times or text, got "
+                f"{table.schema.field(name).type}. Leave it out of the file."
             )
+        plain = all(isinstance(v, (int, float, decimal.Decimal)) for v in known)
+        times = bool(known) and all(
+            isinstance(v, (datetime.date, datetime.timedelta, datetime.time)) for v in known
+        )
+        if name in words or not (plain or times):
+            columns[name] = np.array([_cell_word(value) for value in values], np.str_)
         else:
-            columns[name] = np.array(["" if value is None else str(value) for value in values])
+            columns[name] = np.array([_cell_number(value) for value in values], np.float64)
+            columns.times |= {name} if times else set()
     return columns
+
+
+def _cell_word(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    return _word(value) if isinstance(value, float) else str(value)
+
+
+def _cell_number(value: Any) -> float:
+    """Return a number; of a time the seconds since 1970, of a duration its seconds."""
+    if value is None:
+        return float("nan")
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, datetime.datetime):
+        return (
+            (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)) - _EPOCH
+        ).total_seconds()
+    if isinstance(value, datetime.date):
+        return float((value - _EPOCH.date()).days * 86400)
+    if isinstance(value, datetime.time):
+        return value.hour * 3600 + value.minute * 60 + value.second + value.microsecond / 1e6
+    return float(value)

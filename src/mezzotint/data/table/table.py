@@ -1,8 +1,12 @@
-"""Read tables of numeric and categorical columns from CSV, `.npz` or parquet.
+"""Read tables of numeric and categorical columns from CSV, ARFF, `.npz` or parquet.
 
 `encoding.py` turns columns into features, standardized over the training rows. An encoder keeps
 this encoding (`Table.preprocessing`), and `fitted` applies it to another table: a row then gives
 the same features in any file.
+
+A column of text is categorical, and so is a numeric one that is named in `categorical`. A column of
+numbers with a cell that is none is refused, and row numbers are left out. `columns` says what was
+decided for each column.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mezzotint.data.columns import chosen_name
 from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.data.table.encoding import Encoding, fit
-from mezzotint.data.table.files import Columns, read_table, sample_table
+from mezzotint.data.table.files import SUFFIXES, Columns, read_table, sample_table, words_of
+from mezzotint.data.table.uses import column_uses
 from mezzotint.types import Input
 
 Embedded = Literal["breast_cancer", "wine"]
@@ -28,9 +34,9 @@ class Table(InMemory):
     """Read the rows of a table, `[features]`.
 
     Args:
-        path: path of a `.csv`, `.npz` or `.parquet` file. An `.npz` has a matrix `x` `[N, F]`, or
-            one array per column.
-        y: column of the labels; without it, or with `null`, rows are unlabeled.
+        path: path of a `.csv`, `.tsv`, `.arff`, `.npz` or `.parquet` file. An `.npz` has a matrix
+            `x` `[N, F]`, or one array per column.
+        y: column of the labels; without a column `label`, or with `null`, rows are unlabeled.
         categorical: numeric columns that name categories.
         ignore: columns to ignore, such as an identifier.
         max_categories: categories kept per column; rarer ones count as missing.
@@ -42,14 +48,15 @@ class Table(InMemory):
         classes: names of the classes; a label is an index into this list.
         features: names of the features, `column` or `column=category`.
         encoding: how columns become features.
+        columns: what each column of the file is used for.
 
     Raises:
         ValueError: when the file cannot be read, has no column besides labels, or lacks a column
-            that `fitted` needs.
+            that was named or that `fitted` needs.
     """
 
     modality = "table"
-    opens = frozenset({".csv", ".npz", ".parquet"})
+    opens = SUFFIXES
 
     def __init__(
         self,
@@ -66,23 +73,34 @@ class Table(InMemory):
             raise ValueError(
                 f"`max_categories` must be 1 or more, got {max_categories}. 50 is the default."
             )
-        columns = read_table(Path(path), y)
         encoding = None if fitted is None else Encoding.read(fitted)
-        unknown = sorted({*(categorical or ()), *(ignore or ())} - set(columns))
+        codes = [] if encoding is None else encoding.columns
+        categories = {*(categorical or ()), *(code.name for code in codes if code.categories)}
+        columns = read_table(
+            Path(path),
+            y,
+            {*categories, *(ignore or ())},
+            None if encoding is None else {code.name for code in codes if not code.categories},
+        )
+        unknown = sorted({*(categorical or ()), *(ignore or ())} - {*columns, *columns.left_out})
         if unknown and encoding is None:
             raise ValueError(
                 f"`{path}` has no column {unknown[0]!r}, only {', '.join(columns)}. Correct "
                 "`data.categorical` or `data.ignore`."
             )
-        labels = columns.pop(y, None) if y is not None else None
+        y = chosen_name(y, list(columns), default="label", key="data.y", path=path, noun="column")
+        labels = None if y is None else columns.pop(y)
         for name in ignore or ():
-            columns.pop(name, None)
+            columns.leave_out(name, "named in data.ignore")
         if encoding is None:
-            encode = partial(fit, categorical=set(categorical or ()), max_categories=max_categories)
+            encode = partial(fit, categorical=categories, max_categories=max_categories)
         else:
             self.notes = encoding.check(columns, path)
+            for name in [name for name in columns if name not in {code.name for code in codes}]:
+                columns.leave_out(name, "the encoder was not trained on it")
             encode = partial(_fitted, encoding)
         self._store(columns, labels, Path(path).stem, encode, holdout)
+        self.columns = column_uses(columns, self.encoding, y, self.classes, labels)
 
     def _store(
         self,
@@ -159,11 +177,7 @@ def named_labels(
     """Turn labels into indices of sorted names; an empty cell or NaN is unlabeled."""
     if values is None:
         return np.full(count, -1, np.int64), []
-    words = (
-        values
-        if values.dtype.kind == "U"
-        else np.array([f"{v:g}" if v == v else "" for v in values])
-    )
+    words = words_of(values)
     names, indices = np.unique(words[words != ""], return_inverse=True)
     labels = np.full(count, -1, np.int64)
     labels[words != ""] = indices

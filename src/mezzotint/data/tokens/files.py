@@ -3,23 +3,29 @@
 Every reader returns a list of texts, or of token numbers, with a label if there is one.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from mezzotint.data.columns import ColumnUse, chosen_name
+from mezzotint.data.delimited import SEPARATORS, lines_of, read_text, read_text_table
 from mezzotint.data.folder import SPLITS, class_of, scan, split_of
-from mezzotint.data.numpy_files import numpy_arrays
+from mezzotint.data.numpy_files import (
+    array_uses,
+    label_names,
+    named_array,
+    numpy_arrays,
+    one_column,
+)
 
 Unit = Literal["line", "file"]
 
 TEXTS = frozenset((".txt", ".text", ".md"))
-TABLES = frozenset((".csv", ".tsv"))
 ARRAYS = frozenset((".npz", ".npy"))
-FILES = TEXTS | TABLES | ARRAYS | {""}
+FILES = TEXTS | SEPARATORS.keys() | ARRAYS | {""}
 """Suffixes of all supported files; a file without one is text."""
 
 
@@ -40,8 +46,10 @@ class Text:
     id: str
 
 
-def read_texts(path: Path, unit: Unit, text: str, label: str, x: str) -> list[Text]:
-    """Read all non-empty texts of a file or a folder.
+def read_texts(
+    path: Path, unit: Unit, text: str, label: str | None, x: str
+) -> tuple[list[Text], list[ColumnUse]]:
+    """Read all non-empty texts of a file or a folder, and what its columns are used for.
 
     Args:
         path: path of a folder, or of a `.txt`, `.csv`, `.tsv`, `.npz` or `.npy` file.
@@ -53,13 +61,15 @@ def read_texts(path: Path, unit: Unit, text: str, label: str, x: str) -> list[Te
     Raises:
         ValueError: when there is nothing to read.
     """
+    suffix = path.suffix.lower()
+    uses: list[ColumnUse] = []
     if path.is_dir():
         found = _folder(path, unit)
-    elif path.suffix in TABLES:
-        found = _table(path, text, label)
-    elif path.suffix in ARRAYS:
-        found = _arrays(path, x, label)
-    elif path.is_file() and (path.suffix in TEXTS or not path.suffix):
+    elif suffix in SEPARATORS:
+        found, uses = _table(path, text, label)
+    elif suffix in ARRAYS:
+        found, uses = _arrays(path, x, label)
+    elif path.is_file() and (suffix in TEXTS or not suffix):
         found = _file(path, unit, path.name, None, False)
     else:
         wrong = f"has the suffix {path.suffix!r}" if path.exists() else "does not exist"
@@ -74,20 +84,15 @@ def read_texts(path: Path, unit: Unit, text: str, label: str, x: str) -> list[Te
     ]
     if not kept:
         raise ValueError(f"`{path}` is empty: it has no text and no tokens. Check the file.")
-    return kept
+    return kept, uses
 
 
 def _file(path: Path, unit: Unit, name: str, label: str | None, test: bool) -> list[Text]:
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"`{path}` cannot be read as UTF-8 text ({error}). Convert it, or remove it."
-        ) from None
+    content = read_text(path)
     if unit == "file":
         return [Text(content, label, test, name)]
     return [
-        Text(line, label, test, f"{name}:{n:06d}") for n, line in enumerate(content.splitlines(), 1)
+        Text(line, label, test, f"{name}:{n:06d}") for n, line in enumerate(lines_of(content), 1)
     ]
 
 
@@ -114,70 +119,51 @@ def _folder(root: Path, unit: Unit) -> list[Text]:
     return found
 
 
-def _table(path: Path, text: str, label: str) -> list[Text]:
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"`{path}` cannot be read as UTF-8 text ({error}). Check the path and the encoding."
-        ) from None
-    reader = csv.reader(
-        content.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ","
-    )
-    header = [name.strip() for name in next(reader, [])]
-    if not header:
+def _table(path: Path, text: str, label: str | None) -> tuple[list[Text], list[ColumnUse]]:
+    """Read a table; a text keeps its spaces and line ends, and no word of it is missing."""
+    if not read_text(path, "a table of UTF-8 text").strip():
         raise ValueError(f"`{path}` is empty: it has no text and no tokens. Check the file.")
-    if text not in header:
+    table = read_text_table(path, keep_spaces=True)
+    if text not in table.header:
         raise ValueError(
-            f"`{path}` has no column {text!r}, only {', '.join(header)}. Name the column of the "
-            "texts with `data.text`."
+            f"`{path}` has no column {text!r}, only {', '.join(table.header)}. Name the column of "
+            "the texts with `data.text`."
         )
-    column, named = header.index(text), header.index(label) if label in header else None
-    found: list[Text] = []
-    for row in reader:
-        if row and len(row) != len(header):
-            raise ValueError(
-                f"`{path}`, line {reader.line_num}, must have {len(header)} cells, as the first "
-                f"line, got {len(row)}. Put a text with a separator into quotes."
-            )
-        if row:
-            own = None if named is None else row[named].strip() or None
-            found.append(Text(row[column], own, False, f"{path.stem}/{len(found):06d}"))
-    return found
+    label = chosen_name(
+        label, table.header, default="label", key="data.label", path=path, noun="column"
+    )
+    column = table.header.index(text)
+    labels = [None] * len(table.rows) if label is None else table.column(label)
+    found = [
+        Text(row[column], own or None, False, f"{path.stem}/{i:06d}")
+        for i, (row, own) in enumerate(zip(table.rows, labels, strict=True))
+    ]
+    uses = {text: "text", label: "label"}
+    return found, [ColumnUse(name, uses.get(name, "left out")) for name in table.header]
 
 
-def _arrays(path: Path, x: str, y: str) -> list[Text]:
+def _arrays(path: Path, x: str, y: str | None) -> tuple[list[Text], list[ColumnUse]]:
     """Read integers `[N, L]`, or one long row `[T]`, and the labels of an `.npz`."""
     arrays = numpy_arrays(path, "a file of integers", single=x)
-    if x not in arrays:
-        raise ValueError(
-            f"`{path}` has no array {x!r}, only {', '.join(arrays) or 'none'}. Name the tokens "
-            "with `data.x`."
-        )
+    x = named_array(x, arrays, path, "tokens")
+    if y == "label" and y not in arrays and "y" in arrays:
+        y = "y"
+    y = chosen_name(y, list(arrays), default="label", key="data.label", path=path, noun="array")
     values = np.atleast_2d(arrays[x])
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise ValueError(
             f"`{path}`: {x} must be integers [N, L] or [T], got {values.dtype} of shape "
             f"{arrays[x].shape}. Pad ragged rows with -1."
         )
-    labels = arrays.get(y)
+    labels = None if y is None else one_column(arrays[y])
     if labels is not None and labels.shape != (len(values),):
         raise ValueError(
             f"`{path}`: {y} must have {len(values)} entries, one for each row, got shape "
             f"{labels.shape}. Correct the array."
         )
-    return [
-        Text(
-            row.astype(np.int64),
-            None if labels is None else _name(labels[i]),
-            False,
-            f"{path.stem}/{i:06d}",
-        )
+    names = [None] * len(values) if labels is None else label_names(labels)
+    found = [
+        Text(row.astype(np.int64), names[i], False, f"{path.stem}/{i:06d}")
         for i, row in enumerate(values)
     ]
-
-
-def _name(label: Any) -> str | None:
-    """Return a label as a name; `None` for negative numbers and empty strings."""
-    text = str(label)
-    return None if text == "" or (label.dtype.kind == "i" and label < 0) else text
+    return found, array_uses(arrays, {x: "tokens", y: "label"})

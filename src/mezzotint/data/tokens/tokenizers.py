@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mezzotint.data.delimited import lines_of, read_text
+
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _LONGEST_WORD = 100
 
@@ -55,7 +57,7 @@ def tokenizer_of(name: str) -> TextTokenizer:
             "`tokenizer` must be bytes, or the path of a tokenizer.json or of a vocabulary with "
             f"one token a line, got {name!r}, which is not a file. Check the path."
         )
-    return _hugging_face(path) if path.suffix == ".json" else _vocabulary(path)
+    return _hugging_face(path) if path.suffix.lower() == ".json" else _vocabulary(path)
 
 
 def _hugging_face(path: Path) -> TextTokenizer:
@@ -84,12 +86,7 @@ def _hugging_face(path: Path) -> TextTokenizer:
 
 
 def _vocabulary(path: Path) -> TextTokenizer:
-    try:
-        tokens = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"`{path}` cannot be read as UTF-8 text ({error}). Check the path and the encoding."
-        ) from None
+    tokens = lines_of(read_text(path))
     position = {token: number for number, token in reversed(list(enumerate(tokens)))}
     if not any(tokens):
         raise ValueError(

@@ -76,7 +76,8 @@ class Tokens(InMemoryTokens):
         overflow: `truncate` keeps the beginning of a longer text, `split` cuts it into as many
             samples as it fills.
         text: column of the texts in a table.
-        label: column of the labels in a table, or their array in an `.npz`.
+        label: column of the labels in a table, or their array in an `.npz`; `null` ignores them.
+            Only `label` may be missing.
         x: array of the tokens in an `.npz`.
         vocabulary: size of the vocabulary of an array; by default one more than its largest token.
         holdout: fraction of each class to score, if no folder defines the split; pretraining never
@@ -84,6 +85,7 @@ class Tokens(InMemoryTokens):
 
     Attributes:
         classes: names of the classes; a label is an index into this list.
+        columns: what each column or array of the file is used for.
 
     Raises:
         ValueError: when nothing can be read, or no text is left.
@@ -100,7 +102,7 @@ class Tokens(InMemoryTokens):
         unit: Unit = "line",
         overflow: Overflow = "truncate",
         text: str = "text",
-        label: str = "label",
+        label: str | None = "label",
         x: str = "x",
         vocabulary: int | None = None,
         holdout: float = 0.2,
@@ -111,7 +113,7 @@ class Tokens(InMemoryTokens):
                 f"split, got length={length}, unit={unit!r}, overflow={overflow!r}. 128, line and "
                 "truncate are the defaults."
             )
-        texts = read_texts(Path(path), unit, text, label, x)
+        texts, self.columns = read_texts(Path(path), unit, text, label, x)
         self.tokenizer = tokenizer
         encoded, size = _encoded(texts, tokenizer, vocabulary)
         rows, owner = windows(encoded, length, split=overflow == "split")
