@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mezzotint.data.image.embedded import EmbeddedImages
-from mezzotint.data.memory import float_moments, moments
+from mezzotint.data.memory import float_moments, moments, usable_std
 
 
 def test_samples_and_ids_are_numbered() -> None:
@@ -54,3 +54,19 @@ def test_moments_of_floats() -> None:
     assert std == pytest.approx(
         [float(np.std(wanted)), 1.0]
     )  # a constant channel is not divided by 0
+
+
+def test_a_std_of_rounding_size_is_no_std() -> None:
+    nearly = 0.1 + np.array([0.0, 1.4e-17, -1.4e-17] * 50)  # neighboring doubles of 0.1
+    assert usable_std(nearly.std(), np.abs(nearly).max()) == 1.0
+    assert usable_std(np.array(1e-9), np.array(0.1)) == 1e-9
+    column = np.full(1000, 0.1)
+    assert column.std() > 0.0 and usable_std(column.std(), np.array(0.1)) == 1.0
+    x = torch.full((300, 2, 7), 0.1)
+    x[:, 1] = torch.randn(300, 7) * 1e-3
+    _, std = float_moments(x)
+    assert std[0] == 1.0 and std[1] == pytest.approx(1e-3, rel=0.1)
+    x[::2, 0] = torch.nextafter(torch.tensor(0.1), torch.tensor(1.0))
+    assert float_moments(x)[1][0] == 1.0  # one unit in the last place
+    images = torch.full((900, 1, 3, 3), 7, dtype=torch.uint8)
+    assert moments(images)[1] == (1.0,)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.delimited import read_text, read_text_table
+from mezzotint.data.formats.delimited import read_text, read_text_table
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
 from mezzotint.data.memory import InMemory

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.balance import Balance
-from mezzotint.data.delimited import lines_of, read_text
+from mezzotint.data.formats.delimited import lines_of, read_text
 from mezzotint.data.image.nvjpeg import Jpeg
 from mezzotint.data.sampling import some_of_each
 from mezzotint.data.source import Index, Source, Task

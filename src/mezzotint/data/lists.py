@@ -27,8 +27,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mezzotint.data.delimited import read_text, read_text_table, split_rows
 from mezzotint.data.folder import SPLITS, class_of, scan, split_of
+from mezzotint.data.formats.delimited import read_text, read_text_table, split_rows
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mezzotint.types import Sample
 
 Floats = npt.NDArray[np.float64]
 
-_STORED, _SUMMED = 4.0, 64.0  # units in the last place: of stored values, of a mean in float64
+_STORED, _SUMMED = 4.0, 64.0  # multiples of epsilon: for stored values, for a mean
 
 
 class InMemory(Source, abstract=True):

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mezzotint.data.columns import MissingName
+from mezzotint.data.formats.columns import MissingName
 from mezzotint.data.source import FOLDER, Source
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.reading import apply_overrides

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.balance import Weighting
-from mezzotint.data.columns import ColumnUse
+from mezzotint.data.formats.columns import ColumnUse
 from mezzotint.recipe.component import Component
 from mezzotint.types import CropSampler, Input, Sample
 

@@ -224,7 +224,8 @@ def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
 def test_names_that_are_not_there(tmp_path: Path) -> None:
     path = stored(tmp_path, images=GRAY, target=np.arange(12))
     refused("has no array 'x', only images, target. Name the images", path=path)
-    refused("has no array 'labels', only images, target. Name", path=path, x="images", y="labels")
+    wanted = "has no array 'labels', only 'images', 'target'. Set `data.y`"
+    refused(wanted, path=path, x="images", y="labels")
     assert Arrays(path=path, x="images").classes == []  # without y= labels are taken where they are
     assert len(Arrays(path=path, x="images", y="target").classes) == 12
     refused("gone.npz` cannot be opened .*Check `data.path`", path=str(tmp_path / "gone.npz"))

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mezzotint.data.delimited import lines_of, read_text
 from mezzotint.data.detection.source import DetectionSample, DetectionSource, Part, read_image
+from mezzotint.data.formats.delimited import lines_of, read_text
 
 _MAX_BYTES = 1 << 20
 _SUFFIXES = (".jpg", ".jpeg", ".png")

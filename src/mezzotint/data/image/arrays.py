@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mezzotint.data.formats.columns import ColumnUse, chosen_name
+from mezzotint.data.formats.numpy_files import label_indices, named_array
 from mezzotint.data.memory import InMemory, moments
-from mezzotint.data.numpy_files import label_indices
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.types import Input
@@ -66,7 +67,7 @@ class Arrays(InMemory):
                 "fifth."
             )
         self.path, self.holdout = path, holdout
-        arrays = _load(path, x, y)
+        arrays, x, y, self.columns = _load(path, x, y)
         pixels = _channels_first(arrays[x], layout, f"{path}: {x}")
         self.images = _resized(torch.from_numpy(_eight_bits(pixels, f"{path}: {x}")), size)
         self.labels, self.classes = _labels(arrays.get(y or ""), len(self.images), f"{path}: {y}")
@@ -97,8 +98,14 @@ class Arrays(InMemory):
         return self, label_tasks("label/holdout", self.labels, chosen, self.classes)
 
 
-def _load(path: str, x: str, y: str | None) -> dict[str, npt.NDArray[Any]]:
-    """Read the images, by the name `x`, and the labels, by `y`, if there are any."""
+def _load(
+    path: str, x: str, y: str | None
+) -> tuple[dict[str, npt.NDArray[Any]], str, str | None, list[ColumnUse]]:
+    """Read the images, by the name `x`, and the labels, by `y`, if there are any.
+
+    Returns:
+        The arrays, the names of images and labels among them, and what each array is used for.
+    """
     try:
         file = open(path, "rb")
     except OSError as error:
@@ -117,8 +124,9 @@ def _load(path: str, x: str, y: str | None) -> dict[str, npt.NDArray[Any]]:
         try:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
-                return {x: loaded}
+                return {x: loaded}, x, None, []
             names = list(loaded.files)
+            x = next(iter(names)) if len(names) == 1 and x == "x" else x
             found = {name: loaded[name] for name in (x, y) if name is not None and name in names}
             if not all(isinstance(value, np.ndarray) for value in found.values()):
                 raise ValueError("a member of the archive is not an array")
@@ -130,13 +138,10 @@ def _load(path: str, x: str, y: str | None) -> dict[str, npt.NDArray[Any]]:
                 "of numbers, never a pickle, which could run a program. Write it again with "
                 "np.savez."
             ) from None
-    if x not in found or (y not in (None, "y") and y not in found):
-        raise ValueError(
-            f"`{path}` has no array {x if x not in found else y!r}, only "
-            f"{', '.join(names) or 'none'}. Name the images with `data.x` and the labels with "
-            "`data.y`."
-        )
-    return found
+    x = named_array(x, dict.fromkeys(names), path, "images")
+    y = chosen_name(y, names, default="y", key="data.y", path=path, noun="array")
+    uses = {x: "images", y: "label"}
+    return found, x, y, [ColumnUse(name, uses.get(name, "left out")) for name in names]
 
 
 def _channels_first(values: npt.NDArray[Any], layout: Layout, name: str) -> npt.NDArray[Any]:

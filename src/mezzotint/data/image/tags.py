@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mezzotint.data.delimited import read_text_table
+from mezzotint.data.formats.delimited import read_text_table
 from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Source, Task

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.numpy_files import label_indices, named_array, numpy_arrays
+from mezzotint.data.formats.columns import chosen_name
+from mezzotint.data.formats.numpy_files import label_indices, named_array, numpy_arrays
 from mezzotint.data.source import Index
 from mezzotint.seeding import Draws, key_of
 
@@ -188,12 +189,8 @@ def read_arrays(path: Path, x: str, y: str | None) -> PointTable:
     arrays = numpy_arrays(path, _EXPECTED, single="x")
     x = named_array(x, arrays, path, "points")
     points = _points_last(arrays[x], f"{path}: {x}")
-    if y is None or y not in arrays:
-        if y not in (None, "y"):
-            raise ValueError(
-                f"`{path}` has no array {y!r}, only {', '.join(arrays)}. Name the labels with "
-                "`data.y`."
-            )
+    y = chosen_name(y, list(arrays), default="y", key="data.y", path=path, noun="array")
+    if y is None:
         return PointTable(points, np.full(len(points), -1, np.int64), [])
     return PointTable(points, *label_indices(arrays[y], len(points), f"{path}: {y}"))
 

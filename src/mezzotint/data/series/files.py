@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mezzotint.data.arff import read_arff
-from mezzotint.data.columns import ColumnUse, chosen_name, is_row_number
-from mezzotint.data.delimited import (
+from mezzotint.data.formats.arff import read_arff
+from mezzotint.data.formats.columns import ColumnUse, chosen_name, is_row_number
+from mezzotint.data.formats.delimited import (
     MISSING,
     TextTable,
     first_odd,
@@ -24,7 +24,7 @@ from mezzotint.data.delimited import (
     read_values,
     split_rows,
 )
-from mezzotint.data.numpy_files import (
+from mezzotint.data.formats.numpy_files import (
     array_uses,
     label_names,
     named_array,
@@ -263,7 +263,7 @@ def is_ucr(path: Path) -> bool:
 
 
 def _parts(path: Path) -> list[Path]:
-    """Return a file, and the test set beside it if its name ends with `_TRAIN`."""
+    """Return a file, and its test set if its name ends with `_TRAIN`."""
     stem, mark = path.stem[: -len("TRAIN")], path.stem[-len("TRAIN") :]
     if mark.upper() != "TRAIN" or not stem.endswith("_"):
         return [path]

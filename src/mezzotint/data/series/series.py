@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.columns import ColumnUse
-from mezzotint.data.delimited import SEPARATORS
+from mezzotint.data.formats.columns import ColumnUse
+from mezzotint.data.formats.delimited import SEPARATORS
 from mezzotint.data.memory import InMemory, float_moments
 from mezzotint.data.sampling import held_out
 from mezzotint.data.series.files import (

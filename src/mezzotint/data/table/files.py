@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mezzotint.data.arff import read_arff
-from mezzotint.data.columns import is_row_number
-from mezzotint.data.delimited import (
+from mezzotint.data.formats.arff import read_arff
+from mezzotint.data.formats.columns import is_row_number
+from mezzotint.data.formats.delimited import (
     MISSING,
     SEPARATORS,
     TextTable,
@@ -26,7 +26,7 @@ from mezzotint.data.delimited import (
     read_text_table,
     read_values,
 )
-from mezzotint.data.numpy_files import numpy_arrays
+from mezzotint.data.formats.numpy_files import numpy_arrays
 
 Column = npt.NDArray[np.float64] | npt.NDArray[np.str_]
 
@@ -218,10 +218,10 @@ def _of_npz(path: Path, y: str | None, words: Collection[str]) -> Columns:
             "use x."
         )
     if matrices:
-        # Beside a matrix, other arrays are seldom features: row numbers, folds, other splits.
+        # Next to a matrix, other arrays are seldom features: row numbers, folds, other splits.
         kept = "x" if "x" in matrices else matrices[0]
         columns.left_out |= {
-            name: f"an array beside the matrix {kept}"
+            name: f"an array next to the matrix {kept}"
             for name in arrays
             if name != kept and name not in words
         }

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mezzotint.data.columns import chosen_name
+from mezzotint.data.formats.columns import chosen_name
 from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task, label_tasks

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mezzotint.data.columns import ColumnUse
+from mezzotint.data.formats.columns import ColumnUse
 from mezzotint.data.table.encoding import ColumnCode, Encoding
 from mezzotint.data.table.files import Column, Columns, words_of
 

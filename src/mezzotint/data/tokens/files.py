@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mezzotint.data.columns import ColumnUse, chosen_name
-from mezzotint.data.delimited import SEPARATORS, lines_of, read_text, read_text_table
 from mezzotint.data.folder import SPLITS, class_of, scan, split_of
-from mezzotint.data.numpy_files import (
+from mezzotint.data.formats.columns import ColumnUse, chosen_name
+from mezzotint.data.formats.delimited import SEPARATORS, lines_of, read_text, read_text_table
+from mezzotint.data.formats.numpy_files import (
     array_uses,
     label_names,
     named_array,

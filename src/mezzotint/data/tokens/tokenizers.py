@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mezzotint.data.delimited import lines_of, read_text
+from mezzotint.data.formats.delimited import lines_of, read_text
 
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _LONGEST_WORD = 100

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mezzotint.data.delimited import lines_of, read_text
+from mezzotint.data.formats.delimited import lines_of, read_text
 
 _CELL = re.compile(
     r"""\s*(?:'((?:\\.|[^'\\])*)'|"((?:\\.|[^"\\])*)"|([^,]*?))\s*(,|$)""", re.DOTALL

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mezzotint.data.numpy_files import (
+from mezzotint.data.formats.numpy_files import (
     array_uses,
     label_indices,
     label_names,

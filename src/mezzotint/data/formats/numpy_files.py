@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mezzotint.data.columns import ColumnUse
+from mezzotint.data.formats.columns import ColumnUse
 from mezzotint.data.source import Index
 
 

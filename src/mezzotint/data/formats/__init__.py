@@ -1,0 +1,1 @@
+"""The formats of files: tables of text, ARFF and NumPy, and their columns by name."""
