@@ -1,13 +1,17 @@
 """Data by the name that a user types, for the encoder that is to take it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mezzotint.data.open import embedded_names, open_source, sources
+from mezzotint.encoders.saving import save_encoder
+from mezzotint.encoders.table_mlp import TableMLP
 from mezzotint.modality.modality import modality_names
+from mezzotint.recipe.schema import construct, resolve
 from mezzotint.types import Input
 
 IMAGE = Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
@@ -95,3 +99,32 @@ def test_no_two_sources_open_the_same_path_or_name() -> None:
     for name in names:
         source = embedded_names()[name].open_embedded(name)
         assert source.input.modality == source.modality and source.config["kind"] == source.kind
+
+
+@pytest.mark.parametrize("kind", ["table", "series", "tokens"])
+def test_samples_to_embed_need_no_labels_and_a_label_that_is_asked_for_must_exist(
+    tmp_path: Path, kind: str
+) -> None:
+    rows = "\n".join(f"{i % 7},word {i},{'ab'[i // 20]}" for i in range(40))
+    (tmp_path / "a.csv").write_text(f"v,text,Kind\n{rows}\n")
+    (tmp_path / "b.csv").write_text("v,text\n" + "\n".join(f"{i},word" for i in range(40)) + "\n")
+    label = "label" if kind == "tokens" else "y"
+    size: dict[str, Any] = {"series": {"window": 4, "channels": ["v"]}, "tokens": {"length": 8}}
+    config = {"kind": kind, "path": str(tmp_path / "a.csv"), label: "Kind", **size.get(kind, {})}
+    trained = construct(resolve(config, "Source", "data"), "Source", {})
+    assert trained.classes == ["a", "b"] and trained.described()
+    described = trained.preprocessing()
+    input, encoder = trained.input, None
+    if kind == "table":
+        encoder = tmp_path / "encoder"
+        save_encoder(TableMLP(input, width=4), encoder, source=trained)
+    opened = open_source(str(tmp_path / "b.csv"), input, described, encoder=encoder)
+    assert opened.evaluation()[1] == [] and "has no column 'Kind'" in opened.notes[-1]
+    with pytest.raises(ValueError, match="has no column 'Sort'"):
+        open_source(
+            str(tmp_path / "b.csv"),
+            input,
+            described,
+            overrides=[f"data.{label}=Sort"],
+            encoder=encoder,
+        )

@@ -97,6 +97,7 @@ class Labeled(Source):
         self.task = replace(found, train=pool)
         self._trained_on = self.samples.with_context()
         self.input = source.input
+        self.notes, self.columns = source.notes, source.columns
         self._own = source.fingerprint()
         self.in_memory, self.croppable = self.samples.in_memory, self.samples.croppable
         self.decoder = self.samples.decoder

@@ -74,9 +74,10 @@ def open_source(
         # Samples to embed have often no labels. Only a name that was written for them must exist.
         if trained is None or f"data.{error.key}" in named:
             raise
-        return open_source(
-            name, input, trained, overrides=[*overrides, f"data.{error.key}=null"], encoder=encoder
-        )
+        without = [*overrides, f"data.{error.key}=null"]
+        source = open_source(name, input, trained, overrides=without, encoder=encoder)
+        source.notes = [*source.notes, f"{str(error).partition('. ')[0]}: samples have no labels."]
+        return source
     require_fit(source, input, name or config["kind"])
     return source
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.balance import Weighting
-from mezzotint.data.formats.columns import ColumnUse
+from mezzotint.data.formats.columns import ColumnUse, use_lines
 from mezzotint.recipe.component import Component
 from mezzotint.types import CropSampler, Input, Sample
 
@@ -188,6 +188,10 @@ class Source(Component, ABC, abstract=True):
     def targets(self, indices: Tensor) -> Tensor | None:
         """Return supervised targets: int64 `[B]`, or bool `[B, C]`; `None` if unlabeled."""
         return None
+
+    def described(self) -> list[str]:
+        """Say what was decided when the source was opened, in lines for the start of a run."""
+        return [*self.notes, *use_lines(self.columns)]
 
     def evaluation(self) -> tuple["Source", Sequence[Task]]:
         """Return all samples, training and test, and the tasks over their indices."""

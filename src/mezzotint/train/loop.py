@@ -209,7 +209,7 @@ class Trainer:
         store = CheckpointStore(out / "checkpoints", keep=checkpoints.keep)
         start, notes = self.state.restore(store) if resume else (0, [])
         bar = Progress(self.total, start, progress if dist.is_main() else "quiet")
-        for note in (*notes, *self.recipe.own_classes()):
+        for note in (*notes, *self.recipe.own_classes(), *self.recipe.data.described()):
             bar.note(note)
         log = None
         if dist.is_main():
