@@ -103,8 +103,8 @@ ARRAYS: dict[str, tuple[tuple[int, ...], Callable[[str, str | None], Source]]] =
 def test_arrays_by_name_in_every_modality(tmp_path: Path, name: str) -> None:
     shape, read = ARRAYS[name]
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 99, shape).astype(np.int64 if name == "tokens" else np.float32)
-    x = x / 100 if name == "images" else x
+    x: np.ndarray = rng.integers(0, 99, shape)
+    x = x.astype(np.float32) / 100 if name == "images" else x
     y = np.array([1, -1] * 3)[:, None]  # two classes in a column
     path = str(tmp_path / "a.npz")
     np.savez(path, x=x, y=y)

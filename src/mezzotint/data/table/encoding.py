@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mezzotint.data.memory import usable_std
-from mezzotint.data.table.files import Column, Columns, words_of
+from mezzotint.data.table.files import Column, words_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -81,7 +81,7 @@ class Encoding:
         """Names of the features, `column` or `column=category`."""
         return [name for column in self.columns for name in column.features]
 
-    def __call__(self, columns: Columns) -> npt.NDArray[np.float32]:
+    def __call__(self, columns: Mapping[str, Column]) -> npt.NDArray[np.float32]:
         """Encode the columns of a table, `[N, F]`."""
         parts = []
         for code in self.columns:
@@ -90,7 +90,7 @@ class Encoding:
             parts.append((values - mean) / np.array(code.std))
         return np.concatenate(parts, axis=1).astype(np.float32)
 
-    def check(self, columns: Columns, path: str) -> list[str]:
+    def check(self, columns: Mapping[str, Column], path: str) -> list[str]:
         """Check that a table has the columns of the encoding, and say what is left out.
 
         Args:
@@ -182,7 +182,11 @@ class Encoding:
 
 
 def fit(
-    columns: Columns, training: npt.NDArray[np.bool_], *, categorical: set[str], max_categories: int
+    columns: Mapping[str, Column],
+    training: npt.NDArray[np.bool_],
+    *,
+    categorical: set[str],
+    max_categories: int,
 ) -> Encoding:
     """Fit an encoding to the training rows of a table.
 
