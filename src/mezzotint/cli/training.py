@@ -100,19 +100,24 @@ def pretrain(
 def _preview(plan: "Plan", arguments: list[str], options: dict[str, Any]) -> None:
     """Print the recipe and what the run costs; with arguments for SLURM, the same without SLURM."""
     from mezzotint.recipe.recipe import Recipe
+    from mezzotint.train.parts import check_plan, load_key, load_parts
     from mezzotint.train.preview import preview
     from mezzotint.train.slurm import torchrun_lines
 
-    lines = [preview(Recipe.build(plan.phases[0].config)), *plan.summary()]
+    first = Recipe.build(plan.phases[0].config)
+    check_plan(plan, first)
+    load_parts(first.method, plan.phases[0].load, [], load_key(plan, 0))
+    lines = [preview(first), *plan.summary()]
     typer.echo("\n".join([*lines, *(torchrun_lines(arguments, options) if arguments else ())]))
 
 
 def _queue(plan: "Plan", job: "Job", options: dict[str, Any]) -> None:
     from mezzotint.recipe.recipe import Recipe
+    from mezzotint.train.parts import check_plan
     from mezzotint.train.slurm import submit
 
     # A recipe that cannot be built is refused now, and not hours later in the queue.
-    Recipe.build(plan.phases[0].config)
+    check_plan(plan, Recipe.build(plan.phases[0].config))
     typer.echo(f"job {submit(job, options).job_id} is queued; logs: {job.logs}; run: {job.out}")
 
 

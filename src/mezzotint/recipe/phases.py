@@ -9,20 +9,36 @@
 
 A phase is the recipe with its own keys on top; a section, or a part of one, that names another
 `kind` replaces the old one. `load` names the parts of the method that an earlier phase trained, and
-their names there. All of this is plain data; `train.plan` runs it.
+their names there; or a path: another run, a saved encoder, or a file of weights. In the first
+phase, and in a recipe without phases, all are paths:
+
+    load: {encoder: runs/imagenet}
+
+Parts that pass from phase to phase must be described alike in both, which `check_parts` finds out
+before anything is built. All of this is plain data; `train.plan` runs it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mezzotint.recipe.schema import RecipeError
 
 Raw = dict[str, Any]
+Unfolded = tuple[str, dict[str, str], Raw]
 _OWN = ("name", "load")
 _FREE = ("log", "checkpoints", "loader", "guard")
+_FILES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")
+_LEARNING_ONLY = {
+    "encoder": ("drop_path", "dropout", "pretrained_path"),
+    "codebook": (
+        "init", "commitment", "gradient", "seed", "ema.decay", "ema.expire_below",
+        "ema.expire_every",
+    ),
+}  # fmt: skip
+"""Keys that change how a part is trained, and not what it computes: phases may differ in them."""
 
 
-def unfold(config: Mapping[str, Any]) -> list[tuple[str, dict[str, str], Raw]]:
+def unfold(config: Mapping[str, Any]) -> list[Unfolded]:
     """Split a recipe that is not checked yet into its phases.
 
     Returns:
@@ -31,9 +47,10 @@ def unfold(config: Mapping[str, Any]) -> list[tuple[str, dict[str, str], Raw]]:
     Raises:
         RecipeError: when `phases` is not a list of phases.
     """
-    base = {key: value for key, value in config.items() if key != "phases"}
+    base = {key: value for key, value in config.items() if key not in ("phases", "load")}
+    start = _load_of(config, "load")
     if "phases" not in config:
-        return [("", {}, base)]
+        return [_phase(base, 0, {"load": start})] if start else [("", {}, base)]
     phases = config["phases"]
     if (
         not isinstance(phases, list)
@@ -44,18 +61,90 @@ def unfold(config: Mapping[str, Any]) -> list[tuple[str, dict[str, str], Raw]]:
             f"`phases` must be a list of mappings, got {phases!r}. "
             "Write the keys that differ in each phase."
         )
-    return [_phase(base, number, phase) for number, phase in enumerate(phases)]
+    if start and phases[0].get("load"):
+        raise RecipeError(
+            "`load` and `phases.0.load` both say where the first phase starts. Leave one out."
+        )
+    first = {**phases[0], "load": start} if start else phases[0]
+    return [_phase(base, number, phase) for number, phase in enumerate([first, *phases[1:]])]
 
 
-def _phase(base: Raw, number: int, phase: Mapping[str, Any]) -> tuple[str, dict[str, str], Raw]:
-    load = phase.get("load", {})
+def _load_of(config: Mapping[str, Any], key: str) -> dict[str, str]:
+    load = config.get("load") or {}
     if not isinstance(load, Mapping) or not all(
         isinstance(name, str) for item in load.items() for name in item
     ):
         raise RecipeError(
-            f"`phases.{number}.load` must be a mapping of parts to their names in an earlier "
-            f"phase, got {load!r}. Write {{encoder: encoder}}, for example."
+            f"`{key}` must be a mapping of parts to their names in an earlier phase, or to paths, "
+            f"got {load!r}. Write {{encoder: encoder}}, for example."
         )
+    return dict(load)
+
+
+def is_path(number: int, source: str) -> bool:
+    """Whether a phase loads from a path instead of from an earlier phase.
+
+    Args:
+        number: index of the phase; nothing runs before the first.
+        source: what `load` has for a part.
+    """
+    return number == 0 or "/" in source or source.endswith(_FILES)
+
+
+def check_parts(phases: Sequence[Unfolded]) -> None:
+    """Check that a part is described alike where it is trained and where it is loaded.
+
+    Args:
+        phases: name, parts to load, and checked recipe of each phase.
+
+    Raises:
+        RecipeError: at the first key that differs, with both phases.
+    """
+    for number, (_, load, config) in enumerate(phases):
+        for part, source in load.items():
+            if part != source or is_path(number, source):
+                continue
+            own = _described(config, part)
+            found = [
+                (earlier, name, described)
+                for earlier, (name, _, other) in enumerate(phases[:number])
+                if (described := _described(other, part)) is not None
+            ]
+            if own is None or not found:
+                continue
+            earlier, name, there = found[-1]
+            for key in sorted(own.keys() | there.keys(), key=lambda k: (k != "kind", k)):
+                if own.get(key) != there.get(key):
+                    raise RecipeError(
+                        f"`phases.{number}.load` takes the {part} of phase {earlier} ({name}), "
+                        f"whose {key} is {there.get(key)!r}, but {_key_of(number, part)}.{key} is "
+                        f"{own.get(key)!r}. Set {_key_of(earlier, part)}.{key} and "
+                        f"{_key_of(number, part)}.{key} to the same value."
+                    )
+
+
+def _key_of(number: int, part: str) -> str:
+    return f"phases.{number}.{part if part == 'encoder' else f'method.{part}'}"
+
+
+def _described(config: Raw, part: str) -> Raw | None:
+    """Flatten what a recipe says about a part, without what matters in training alone."""
+    section = config["encoder"] if part == "encoder" else config["method"].get(part)
+    if not isinstance(section, Mapping):
+        return None
+    flat: Raw = {}
+    waiting: list[tuple[str, Any]] = list(section.items())
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(f"{key}.{inner}", item) for inner, item in value.items()]
+        elif key not in _LEARNING_ONLY.get(part, ()):
+            flat[key] = value
+    return flat
+
+
+def _phase(base: Raw, number: int, phase: Mapping[str, Any]) -> Unfolded:
+    load = _load_of(phase, f"phases.{number}.load")
     own = merged(base, {key: value for key, value in phase.items() if key not in _OWN})
     kind = own.get("method", "")
     name = phase.get("name", kind if isinstance(kind, str) else kind.get("kind", ""))
@@ -64,7 +153,7 @@ def _phase(base: Raw, number: int, phase: Mapping[str, Any]) -> tuple[str, dict[
             f"`phases.{number}.name` must have letters, digits, - and _ only, got {name!r}. "
             "Choose another name: it becomes a directory."
         )
-    return name, dict(load), own
+    return name, load, own
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> Raw:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mezzotint.recipe.phases import refuse_other_recipe, unfold
+from mezzotint.recipe.phases import check_parts, refuse_other_recipe, unfold
 from mezzotint.recipe.reading import (
     apply_overrides,
     dump_yaml,
@@ -153,7 +153,8 @@ class Phase:
 
     Attributes:
         name: the end of its directory's name, after its number.
-        load: parts of the method that come from an earlier phase, and their names there.
+        load: parts of the method that come from elsewhere: their names in an earlier phase, or
+            paths.
         config: its recipe, checked.
     """
 
@@ -183,22 +184,19 @@ class Plan:
         """
         phases = []
         for number, (name, load, config) in enumerate(unfold(raw)):
-            if load and not number:
-                raise RecipeError(
-                    "`phases.0.load` must be empty, because no phase runs before the first one. "
-                    "Put the phase that trains these parts before it."
-                )
             try:
                 phases.append(Phase(name, load, resolve_recipe(config)))
             except RecipeError as error:
                 if "phases" not in raw:
                     raise
                 raise RecipeError(f"In `phases.{number}`: {error}") from error
+        check_parts([(phase.name, dict(phase.load), phase.config) for phase in phases])
         return cls(phases, raw)
 
     def summary(self) -> list[str]:
-        """A comment line for each phase after the first, for the preview."""
-        return [
+        """A comment line for where the first phase starts, and for each phase after it."""
+        start = [f"# starts from  {part}: {path}" for part, path in self.phases[0].load.items()]
+        return start + [
             f"# phase {number}      {phase.name}: {phase.config['run']['epochs']} epochs, loads "
             f"{', '.join(phase.load) or 'nothing'}"
             for number, phase in enumerate(self.phases[1:], 2)
@@ -299,7 +297,7 @@ class Recipe:
 
     @classmethod
     def load(cls, name: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
-        """Read, check and build a recipe; see `read_recipe`."""
+        """Read, check and build a recipe; see `read_recipe`. Nothing of `load` is read."""
         return cls.build(read_recipe(name, overrides))
 
     @classmethod
