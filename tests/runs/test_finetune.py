@@ -245,7 +245,7 @@ def test_bits_that_cannot_be_name_the_option(bits: str, encoder: Path) -> None:
 @pytest.mark.parametrize(
     "what, overrides, message",
     [
-        (None, [], "is not a run that names its data"),
+        (None, [], "Data is missing: the encoder was saved"),
         (
             "image/emoji_simclr",
             [],

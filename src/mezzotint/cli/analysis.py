@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mezzotint.cli.app import Debug, Json, Quiet, RunPath, app, print_table
+from mezzotint.cli.app import (
+    Data,
+    Debug,
+    EncoderPath,
+    Json,
+    Quiet,
+    RunPath,
+    app,
+    data_of,
+    print_table,
+)
 from mezzotint.recipe.schema import RecipeError
 
 if TYPE_CHECKING:
@@ -17,7 +27,8 @@ if TYPE_CHECKING:
 
 @app.command()
 def layers(
-    run: RunPath,
+    run: EncoderPath,
+    arguments: Data = None,
     bits: Annotated[
         str, typer.Option(help="Bits of the one layer that is quantized, such as W4A4.")
     ] = "W4A4",
@@ -32,12 +43,20 @@ def layers(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Rank the layers of a run by what low bits cost, one layer at a time, and find outliers."""
+    """Rank the layers of an encoder by what low bits cost, one at a time, and find outliers."""
     from mezzotint.quant.bitwidth import Bits
     from mezzotint.report.page import write_report
     from mezzotint.runs.analysis import measure_layers
 
-    analysis = measure_layers(run, Bits.parse(bits, "--bits"), policy=policy, samples=samples)
+    name, overrides = data_of(arguments)
+    analysis = measure_layers(
+        run,
+        Bits.parse(bits, "--bits"),
+        data=name,
+        overrides=overrides,
+        policy=policy,
+        samples=samples,
+    )
     page = write_report(run)
     if as_json:
         typer.echo(json.dumps(analysis.as_json() | {"report": str(page)}))
@@ -94,12 +113,13 @@ def codes(
 
 @app.command()
 def invariances(
-    run: RunPath,
-    overrides: Annotated[
+    run: EncoderPath,
+    arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]…",
-            help="Overrides of the views, such as views.policy.kind=mocov2. Default: the run's.",
+            metavar="[DATA] [KEY=VALUE]…",
+            help="Data, and overrides of the views, such as views.policy.kind=mocov2. Default: the "
+            "run's.",
         ),
     ] = None,
     samples: Annotated[
@@ -115,7 +135,8 @@ def invariances(
     from mezzotint.report.page import write_report
     from mezzotint.runs.analysis import measure_invariances
 
-    rows, baselines = measure_invariances(run, overrides or (), samples=samples, seeds=seeds)
+    name, overrides = data_of(arguments)
+    rows, baselines = measure_invariances(run, overrides, data=name, samples=samples, seeds=seeds)
     table = _table(rows, baselines)
     page: Path = write_report(run)
     if as_json:

@@ -44,6 +44,14 @@ EncoderPath = Annotated[
 ]
 
 
+Data = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[DATA] [KEY=VALUE]…",
+        help="A folder, a file or embedded data's name; overrides such as data.window=64. "
+        "Default: the run's data.",
+    ),
+]
 _OVERRIDE = re.compile(r"[a-z_]+(\.\w+)+=")
 
 

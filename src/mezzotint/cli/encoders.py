@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mezzotint.cli.app import Debug, EncoderPath, Json, RunPath, app, data_of
+from mezzotint.cli.app import Data, Debug, EncoderPath, Json, app, data_of
 from mezzotint.recipe.schema import RecipeError, nearest
 
 if TYPE_CHECKING:
@@ -16,20 +16,11 @@ if TYPE_CHECKING:
 
     from mezzotint.types import Input
 
-_Data = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[DATA] [KEY=VALUE]…",
-        help="A folder, a file or embedded data's name; overrides such as data.window=64. "
-        "Default: the run's data.",
-    ),
-]
-
 
 @app.command()
 def embed(
     encoder: EncoderPath,
-    arguments: _Data = None,
+    arguments: Data = None,
     out: Annotated[Path, typer.Option(help="File to write: .npz or .parquet.")] = Path(
         "features.npz"
     ),
@@ -83,7 +74,13 @@ _Reestimate = Annotated[
 
 @app.command()
 def export(
-    run: RunPath,
+    run: EncoderPath,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]…", help="Overrides of the data, such as data.window=64."
+        ),
+    ] = None,
     format: Annotated[
         str, typer.Option(help="Format: onnx, packed, timm, torchvision or torch_export.")
     ] = "onnx",
@@ -112,6 +109,11 @@ def export(
     from mezzotint.export import exporting
     from mezzotint.quant.bitwidth import Bits
 
+    name, overrides = data_of(arguments)
+    if name is not None:
+        raise RecipeError(
+            f"Data to verify on is named with --data, got {name!r}. Only KEY=VALUE may follow."
+        )
     folder = exporting.export(
         run,
         format,  # type: ignore[arg-type]
@@ -123,6 +125,7 @@ def export(
         calibration=calibration,
         runtime=runtime,  # type: ignore[arg-type]
         data=data,
+        overrides=overrides,
         reestimate_batch_norm=reestimate_batch_norm,
     )
     verification = json.loads((folder / "verification.json").read_text(encoding="utf-8"))

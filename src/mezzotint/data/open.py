@@ -128,7 +128,7 @@ def source_config(
     trained = trained or {}
     given: Mapping[str, Any] = trained.get("source") or {}
     config = _named(name, input, given, kind_in(overrides) or given.get("kind"))
-    if "fitted" in keys_of(config["kind"]) and config.get("fitted") is None and encoder is not None:
+    if "fitted" in keys_of(config["kind"]) and encoder is not None:
         if "columns" in trained:
             config["fitted"] = str(Path(encoder).resolve())
         elif name is not None:

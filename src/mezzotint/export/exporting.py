@@ -3,15 +3,12 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from mezzotint._version import __version__
-from mezzotint.data.open import open_source
-from mezzotint.data.source import Source
-from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.features import Reading
 from mezzotint.evaluation.measurement import Measurement
@@ -21,9 +18,8 @@ from mezzotint.export.verify import verify
 from mezzotint.files import write_json
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.onnx.qdq import make_observer
-from mezzotint.recipe.recipe import Recipe
 from mezzotint.recipe.schema import nearest
-from mezzotint.train.settings import Loader
+from mezzotint.runs.subject import data_of
 
 _WEIGHTS = ("encoder.safetensors", "encoder/encoder.safetensors")
 FormatName = Literal["onnx", "packed", "timm", "torchvision", "torch_export"]
@@ -41,12 +37,13 @@ def export(
     calibration: int | None = None,
     runtime: Runtime = "onnxruntime",
     data: str | None = None,
+    overrides: Sequence[str] = (),
     reestimate_batch_norm: bool = False,
 ) -> Path:
     """Export a run's encoder, and verify the artifact in the runtime that will serve it.
 
     Args:
-        run: run directory; with `data`, any encoder directory.
+        run: directory of a run or of an encoder.
         format: `onnx`, `packed`, `timm`, `torchvision` or `torch_export`.
         bits: bit-widths: W8A8 (the default) or fp32 for `onnx`; for `packed` weights of 2 to 8 bits
             with fp32 activations (W4A32 by default) or simulated ones (W4A8); fp32 for the others.
@@ -60,8 +57,9 @@ def export(
         calibration: number of calibration samples; by default 512, or all of them if there are
             fewer.
         runtime: `onnxruntime` or `openvino`, for `onnx`.
-        data: data to calibrate and verify on: an image folder, a file of arrays, or the name of
-            embedded data; by default the run's.
+        data: data to calibrate and verify on: a folder, a file, or the name of embedded data, read
+            as the training data; by default the run's.
+        overrides: overrides of the data, such as `data.size=64`.
         reestimate_batch_norm: whether to re-estimate BatchNorm with the rounded weights, for
             `packed`; it helps at 2 and 3 bits.
 
@@ -80,7 +78,7 @@ def export(
     make_observer(observer)  # refuses an unknown kind before anything is written
     folder = Path(run)
     encoder = load_encoder(folder)
-    source, workers = _open_data(folder, encoder, data)
+    source, workers = data_of(folder, encoder, data, overrides)
     name = f"{'openvino' if runtime == 'openvino' else format}-{bits}"
     with _replacing_folder(folder / "exports" / name) as temporary:
         request = Request(
@@ -105,20 +103,6 @@ def export(
         }
         write_json(temporary / "verification.json", origin | results)
     return folder / "exports" / name
-
-
-def _open_data(folder: Path, encoder: Encoder, data: str | None) -> tuple[Source, int]:
-    """Open the data to calibrate and verify on; return it and the number of reading processes."""
-    if data is not None:
-        source = open_source(data, encoder.input)
-        return source, Loader().processes(source)
-    if not (folder / "recipe.yaml").is_file():
-        raise ValueError(
-            f"`{folder}` is an encoder without a run, so it has no data to verify on. "
-            "Use `--data` with an image folder, a file of arrays, or the name of embedded data."
-        )
-    recipe = Recipe.load(folder)
-    return recipe.data, recipe.run.loader.processes(recipe.data)
 
 
 def _select_format(format: str, runtime: str) -> Format:

@@ -16,6 +16,7 @@ from mezzotint.encoders.resnet import ResNet
 from mezzotint.encoders.timm import TimmEncoder
 from mezzotint.export.verify import Function
 from mezzotint.files import write_json
+from mezzotint.modality.modality import modality_of
 from mezzotint.quant.onnx.session import require
 
 _SHARED = ("resnet18", "resnet34", "resnet50")
@@ -27,14 +28,39 @@ OPSET = 20
 def write_onnx(encoder: Encoder, path: Path) -> None:
     """Write `encoder.onnx`: input `input`, output `features`, any batch size, BatchNorm folded.
 
-    The file's metadata describes the shape and normalization of the input under `input`.
+    Where samples may have any length, as audio, the file takes any length too, if the network can
+    be traced so; otherwise it takes the length of the encoder's input. The file's metadata describe
+    the shape and normalization of the input under `input`, and how samples are made of files under
+    `preprocessing`.
 
     Raises:
         ValueError: if a package is missing.
     """
     onnx = require("onnx", "--format onnx", "onnx")
     require("onnxscript", "--format onnx", "onnx")
+    model = _traced(encoder)
+    for part in (
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+    ):
+        del part.metadata_props[:]  # stack traces with paths of the exporting machine
+    description = json.dumps(_describe_input(encoder))
+    stated = {"mezzotint": __version__, "input": description}
+    if encoder.preprocessing:
+        stated["preprocessing"] = json.dumps(encoder.preprocessing)
+    onnx.helper.set_model_props(model, stated)
+    model.producer_name = "mezzotint"
+    onnx.save(model, path)
+
+
+def _traced(encoder: Encoder) -> Any:
+    """Trace a network to ONNX, with a free length if it takes any."""
+    shape: dict[int, Any] = {0: torch.export.Dim("batch")}
     example = torch.zeros(2, *encoder.input.shape)
+    if takes_any_length(encoder):
+        shape[len(encoder.input.shape)] = torch.export.Dim("length", min=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
@@ -44,22 +70,24 @@ def write_onnx(encoder: Encoder, path: Path) -> None:
             opset_version=OPSET,
             input_names=["input"],
             output_names=["features"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=(shape,),
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
-    for part in (
-        *model.graph.node,
-        *model.graph.input,
-        *model.graph.output,
-        *model.graph.value_info,
-    ):
-        del part.metadata_props[:]  # stack traces with paths of the exporting machine
-    description = json.dumps(_describe_input(encoder))
-    onnx.helper.set_model_props(model, {"mezzotint": __version__, "input": description})
-    model.producer_name = "mezzotint"
-    onnx.save(model, path)
+    return program.model_proto
+
+
+def takes_any_length(encoder: Encoder) -> bool:
+    """Return whether samples may have any length, and the network takes one that is odd to it."""
+    *sizes, length = encoder.input.shape
+    if not modality_of(encoder.input).free_axes:
+        return False
+    try:
+        with torch.no_grad():
+            encoder(torch.zeros(2, *sizes, length + 1))
+    except (RuntimeError, ValueError):
+        return False  # such as a transformer, whose patches must divide it
+    return True
 
 
 def write_torch_export(encoder: Encoder, path: Path) -> None:

@@ -19,7 +19,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import read_baselines, read_evaluation
-from mezzotint.recipe.recipe import Recipe
+from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.report.atlas import feature_sections, maps_section
 from mezzotint.report.bits import bits_section, layers_section
 from mezzotint.report.gallery import view_strips
@@ -37,6 +37,7 @@ from mezzotint.report.results import (
     tables,
     unquantized,
 )
+from mezzotint.runs.subject import with_fitted
 from mezzotint.train.log import read_metrics
 
 _STRIPS = 6
@@ -134,7 +135,10 @@ def _open(folder: Path) -> tuple[tuple[Recipe, Encoder] | None, str]:
     if not (folder / "recipe.yaml").exists() and not (folder / "encoder").exists():
         return None, ""  # the evaluation of an encoder file has neither
     try:
-        return (Recipe.load(folder), load_encoder(folder)), ""
+        encoder = load_encoder(folder)
+        config = read_recipe(folder)
+        config["data"] = with_fitted(config["data"], folder, encoder)
+        return (Recipe.build(config), encoder), ""
     except (ValueError, OSError) as error:
         return (
             None,

@@ -30,7 +30,7 @@ from mezzotint.quant.sensitivity import (
     distributions,
     layer_sensitivity,
 )
-from mezzotint.recipe.recipe import Recipe
+from mezzotint.runs.subject import data_of, subject, views_of
 
 _SAMPLES = 256
 """Largest number of samples by default."""
@@ -64,26 +64,30 @@ def measure_layers(
     run: str | Path,
     bits: Bits = Bits(4, 4),
     *,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
     policy: str | None = None,
     samples: int | None = None,
 ) -> Layers:
     """Quantize one layer at a time, describe weights and inputs of each, and write `layers.json`.
 
     Args:
-        run: directory that `pretrain` wrote.
+        run: directory of a run or of an encoder.
         bits: bits of the layer that is quantized; 32 leaves one side out.
+        data: a folder, a file, or the name of embedded data; by default the data of the run.
+        overrides: overrides of the data, such as `data.window=64`.
         policy: layers to quantize; by default the encoder's own policy, or `ssql`.
         samples: number of training samples for ranges and results; `None` for 256, or all if there
             are fewer.
 
     Raises:
-        ValueError: when the directory is not a finished run, or for an unknown policy.
+        ValueError: when the directory has no encoder, or for an unknown policy.
     """
     if bits.is_float:
         raise ValueError("`--bits` must quantize weights or activations, got fp32. Try W4A4.")
-    folder, encoder, recipe = Path(run), load_encoder(run), Recipe.load(run)
-    reading = Reading(_BATCH_SIZE, recipe.run.loader.processes(recipe.data))
-    measurement = Measurement(encoder, recipe.data, reading)
+    folder, encoder = Path(run), load_encoder(run)
+    source, workers = data_of(run, encoder, data, overrides)
+    measurement = Measurement(encoder, source, Reading(_BATCH_SIZE, workers))
     tasks = by_fold(measurement.tasks)[0]
     batches = measurement.calibration(tasks, samples, most=_SAMPLES, option="--samples")
     calibrated = calibrated_copy(encoder, batches, policy=policy)
@@ -99,27 +103,36 @@ def measure_layers(
 
 
 def measure_invariances(
-    run: str | Path, overrides: Sequence[str] = (), *, samples: int = 2000, seeds: int = 3
+    run: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    data: str | None = None,
+    samples: int = 2000,
+    seeds: int = 3,
 ) -> tuple[list[Row], Baselines]:
     """Measure how well augmentation parameters can be predicted, and add it to the evaluation.
 
     Args:
-        run: directory that `pretrain` wrote.
+        run: directory of a run or of an encoder.
+        data: a folder, a file, or the name of embedded data; by default the data of the run.
         overrides: overrides of the recipe, such as `views.flip=0.5` for other views than the run
-            was trained on.
+            was trained on. An encoder without a run needs the views, such as
+            `views.kind=two_views`.
         samples: number of samples.
         seeds: number of repeats.
 
     Raises:
-        ValueError: when the directory is not a finished run, or there is nothing to predict.
+        ValueError: when the directory has no encoder, or there is nothing to predict.
     """
-    folder, encoder = Path(run), load_encoder(run)
-    recipe = Recipe.load(folder, overrides)
+    folder = Path(run)
+    of_views = [text for text in overrides if text.startswith("views")]
+    measured_on = subject(run, data, [text for text in overrides if text not in of_views])
+    views = views_of(run, of_views)
     measured = invariances(
-        encoder,
-        recipe.data,
-        recipe.views,
-        untrained=recipe.untrained_encoder,
+        measured_on.encoder,
+        measured_on.data,
+        views,
+        untrained=measured_on.untrained,
         samples=samples,
         seeds=seeds,
     )

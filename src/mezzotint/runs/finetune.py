@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mezzotint.data.labeled import Labeled
-from mezzotint.data.open import open_source
+from mezzotint.data.open import keys_of, require_fit, source_config
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.bits import changes, stamped
@@ -45,6 +45,7 @@ from mezzotint.recipe.reading import shipped
 from mezzotint.recipe.recipe import FAMILIES, Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.runs.reuse import ensure, trained_method
+from mezzotint.runs.subject import trained_on, with_fitted
 from mezzotint.types import Features
 
 _SCRATCH, _UNTRAINED, _TUNED = "scratch", "untrained", "finetuned"
@@ -89,9 +90,10 @@ def plan(
 
     Args:
         encoder: run, or directory of an encoder.
-        what: name or file of a recipe; or data: a folder, a file, the name of embedded data; by
-            default the data of the run.
-        overrides: overrides of the recipe, such as `data.fraction=0.01`.
+        what: name or file of a recipe; or data: a folder, a file, the name of embedded data, read
+            with the settings of the training data; by default the data of the run.
+        overrides: overrides of the recipe, such as `data.fraction=0.01`, and of the data, such as
+            `data.size=64`.
         seeds: see `FineTuning`.
         warm_head: see `FineTuning`.
         baselines: see `FineTuning`.
@@ -114,7 +116,10 @@ def plan(
             f"{sectioned[0]!r} cannot be set, because the encoder is the saved one. Override other "
             "sections."
         )
-    config = read_recipe(what if is_recipe and what else default, overrides)
+    own, of_source = _routed(overrides)
+    if is_recipe:
+        own += [f"data.source.{text.removeprefix('data.')}" for text in of_source]
+    config = read_recipe(what if is_recipe and what else default, own)
     if config["method"]["kind"] != "supervised" or config["data"]["kind"] != "labeled":
         raise RecipeError(
             "Fine-tuning needs a recipe of the method supervised on labeled data, got method "
@@ -122,16 +127,21 @@ def plan(
             "`mezzotint recipes supervised/finetune`."
         )
     if not is_recipe:
-        source = (
-            _data_of_run(Path(encoder)) if what is None else open_source(what, saved.input).config
+        config["data"]["source"] = source_config(
+            what,
+            saved.input,
+            trained_on(encoder, saved),
+            overrides=of_source,
+            encoder=encoder,
         )
-        config["data"]["source"] = resolve(source, "Source", "data.source")
+    config["data"] = with_fitted(config["data"], Path(encoder), saved)
     given = {key: value for key, value in saved.config.items() if key != "pretrained_path"}
     if "drop_path" in given:  # no weight depends on it
         given["drop_path"] = config["encoder"].get("drop_path", given["drop_path"])
     config["encoder"] = resolve(given, "Encoder", "encoder")
     _refuse_other_bits(config)
     data: Labeled = construct(config["data"], FAMILIES["data"], {})
+    require_fit(data.samples, saved.input, config["data"]["source"]["kind"])
     if (clips, crops) != (1, 1):
         data.samples.multi_crop(clips, crops)  # refused here rather than after training
     config["method"]["num_classes"] = data.num_classes
@@ -158,14 +168,21 @@ def _refuse_other_bits(config: dict[str, Any]) -> None:
         )
 
 
-def _data_of_run(folder: Path) -> Any:
-    if not (folder / "recipe.yaml").is_file():
-        raise ValueError(
-            f"`{folder}` is not a run that names its data. Give a folder, a file, the name of "
-            "embedded data, or a recipe."
-        )
-    data = read_recipe(folder)["data"]
-    return data["source"] if data["kind"] == "labeled" else data
+def _routed(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split overrides: those of the recipe, and those of the data, as `data.key=value`.
+
+    A key that the labels do not have is one of the samples: `data.size` is `data.source.size`.
+    """
+    own, of_source = [], []
+    for text in overrides:
+        key = text.removeprefix("data.").partition("=")[0].partition(".")[0]
+        if text.startswith("data.source."):
+            of_source.append(f"data.{text.removeprefix('data.source.')}")
+        elif text.startswith("data.") and key != "source" and key not in keys_of("labeled"):
+            of_source.append(text)
+        else:
+            own.append(text)
+    return own, of_source
 
 
 def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Evaluation:
@@ -261,8 +278,8 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
     method.to(memory_format=torch.contiguous_format)
     method.eval()
     if (fixed := method.frozen_bits) is not None:
-        with bits(method.encoder, fixed) as network:
-            rows = _classified(network, recipe, what, seed)
+        with bits(method.encoder, fixed):
+            rows = _classified(method.encoder, recipe, what, seed)
         yield from stamped(rows, fixed, _first_batch(recipe, seed))
         return
     every = [*recipe.evaluate.bits, *([] if method.bits is None else [method.bits])]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mezzotint.augment.views import ViewGenerator
 from mezzotint.data.open import keys_of, open_source, require_fit
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
@@ -28,6 +29,7 @@ from mezzotint.recipe.recipe import (
 from mezzotint.recipe.schema import RecipeError, construct, resolve
 from mezzotint.runs.reuse import branch_of, load_branch
 from mezzotint.runs.settings import Evaluate
+from mezzotint.train.settings import Run
 from mezzotint.types import Input
 
 _YAML = (".yaml", ".yml")
@@ -91,13 +93,7 @@ def subject(
     else:
         own = [o for o in overrides if o.startswith("data")]
         source = open_data(path, encoder, data, own)
-    written = {} if run is None else read_raw(run)
-    sections: dict[str, Any] = {name: written.get(name) or {} for name in ("run", "evaluate")}
-    sections = apply_overrides(sections, others)
-    loop, settings = (
-        construct(resolve(sections[section], FAMILIES[section], section), FAMILIES[section], {})
-        for section in ("run", "evaluate")
-    )
+    loop, settings = _sections(run, others)
     workers = loop.loader.processes(source)
     return Subject(encoder, source, settings, workers, untrained_of(encoder))
 
@@ -151,6 +147,45 @@ def open_data(
     return open_source(name, encoder.input, trained, overrides=overrides, encoder=path)
 
 
+def data_of(
+    path: str | Path, encoder: Encoder, name: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[Source, int]:
+    """Open data as `open_data` does, and return it with the number of processes that read it."""
+    source = open_data(path, encoder, name, overrides)
+    loop, _ = _sections(run_of(path), ())
+    return source, loop.loader.processes(source)
+
+
+def _sections(run: Path | None, overrides: Sequence[str]) -> tuple[Run, Evaluate]:
+    """Build the sections `run` and `evaluate` of a run's recipe, or their defaults."""
+    written = {} if run is None else read_raw(run)
+    sections: dict[str, Any] = {name: written.get(name) or {} for name in ("run", "evaluate")}
+    sections = apply_overrides(sections, overrides)
+    loop, settings = (
+        construct(resolve(sections[name], FAMILIES[name], name), FAMILIES[name], {})
+        for name in ("run", "evaluate")
+    )
+    return loop, settings
+
+
+def views_of(path: str | Path, overrides: Sequence[str] = ()) -> ViewGenerator:
+    """Build the views of a run, or those that overrides name for another encoder.
+
+    Raises:
+        ValueError: when there are none.
+    """
+    run = run_of(path)
+    written = {} if run is None else {"views": read_recipe(run)["views"]}
+    config = apply_overrides(written, overrides).get("views")
+    if config is None:
+        raise RecipeError(
+            f"`{path}` has no recipe that names its views. Set views.kind, such as "
+            "views.kind=two_views."
+        )
+    views: ViewGenerator = construct(resolve(config, "ViewGenerator", "views"), "ViewGenerator", {})
+    return views
+
+
 def trained_on(path: str | Path, encoder: Encoder) -> Mapping[str, Any]:
     """Return the preprocessing of an encoder, with the data of its run as its source."""
     run = run_of(path)
@@ -172,8 +207,7 @@ def with_fitted(data: Mapping[str, Any], path: Path, encoder: Encoder) -> dict[s
     """Return a section `data` that uses what was fitted in training, where its kind can."""
     if data["kind"] == "labeled":
         return {**data, "source": with_fitted(data["source"], path, encoder)}
-    fitted = "columns" in encoder.preprocessing and data.get("fitted") is None
-    if fitted and "fitted" in keys_of(data["kind"]):
+    if "columns" in encoder.preprocessing and "fitted" in keys_of(data["kind"]):
         return {**data, "fitted": str(path.resolve())}
     return dict(data)
 

@@ -139,6 +139,9 @@ class Table(InMemory):
     def located(cls, path: str, input: Input) -> dict[str, Any]:
         return {"path": path}
 
+    def settings(self) -> dict[str, Any]:
+        return {key: value for key, value in self.config.items() if key != "fitted"}
+
     def preprocessing(self) -> dict[str, Any]:
         return {**super().preprocessing(), **self.encoding.as_json()}
 
