@@ -170,10 +170,7 @@ def test_an_encoder_without_a_run_needs_data(
     alone = tmp_path / "encoder"
     shutil.copytree(run / "encoder", alone)
     assert command(monkeypatch, "export", str(alone), "--format", "packed") == 2
-    assert (
-        f"`{alone}` is an encoder without a run, so it has no data to verify on. Use `--data`"
-        in capsys.readouterr().err
-    )
+    assert "Data is missing: the encoder was saved without its data" in capsys.readouterr().err
     assert (
         command(
             monkeypatch, "export", str(alone), "--format", "packed", "--data", "digits", "--json"

@@ -149,7 +149,7 @@ def _named(
         if kind is None:
             raise ValueError(
                 "Data is missing: the encoder was saved without its data. Name a folder, a file or "
-                "embedded data, or set data.kind and its keys."
+                "embedded data (export: --data), or set data.kind and its keys."
             )
         if kind not in known:
             raise ValueError(
@@ -184,6 +184,24 @@ def keys_of(kind: str) -> Collection[str]:
     """Return the keys of a source."""
     known = index().members("Source")
     return known[kind].keys.keys() if kind in known else ()
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split overrides of labeled data: those of the recipe, and those of the samples.
+
+    A key that `labeled` does not have is one of the samples: `data.size` is `data.source.size`.
+    Those of the samples are returned as `data.key=value`.
+    """
+    own, of_source = [], []
+    for text in overrides:
+        key = text.removeprefix("data.").partition("=")[0].partition(".")[0]
+        if text.startswith("data.source."):
+            of_source.append(f"data.{text.removeprefix('data.source.')}")
+        elif text.startswith("data.") and key != "source" and key not in keys_of("labeled"):
+            of_source.append(text)
+        else:
+            own.append(text)
+    return own, of_source
 
 
 def kind_in(overrides: Sequence[str]) -> str | None:

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mezzotint.data.labeled import Labeled
-from mezzotint.data.open import keys_of, require_fit, source_config
+from mezzotint.data.open import require_fit, source_config, split_overrides
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.bits import changes, stamped
@@ -116,7 +116,7 @@ def plan(
             f"{sectioned[0]!r} cannot be set, because the encoder is the saved one. Override other "
             "sections."
         )
-    own, of_source = _routed(overrides)
+    own, of_source = split_overrides(overrides)
     if is_recipe:
         own += [f"data.source.{text.removeprefix('data.')}" for text in of_source]
     config = read_recipe(what if is_recipe and what else default, own)
@@ -166,23 +166,6 @@ def _refuse_other_bits(config: dict[str, Any]) -> None:
             f"got {', '.join(map(str, others))}. Leave it out; for other bits, run with "
             "other --bits."
         )
-
-
-def _routed(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split overrides: those of the recipe, and those of the data, as `data.key=value`.
-
-    A key that the labels do not have is one of the samples: `data.size` is `data.source.size`.
-    """
-    own, of_source = [], []
-    for text in overrides:
-        key = text.removeprefix("data.").partition("=")[0].partition(".")[0]
-        if text.startswith("data.source."):
-            of_source.append(f"data.{text.removeprefix('data.source.')}")
-        elif text.startswith("data.") and key != "source" and key not in keys_of("labeled"):
-            of_source.append(text)
-        else:
-            own.append(text)
-    return own, of_source
 
 
 def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Evaluation:
