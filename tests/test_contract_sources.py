@@ -186,7 +186,8 @@ def video_folder(root: Path, count: int) -> Config:
             stream = container.add_stream("mpeg4", rate=10)
             stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
             for step in range(12):
-                frame = av.VideoFrame.from_ndarray(noise(32, 32, 3), format="rgb24")
+                pixels = np.roll(noise(32, 32, 3), number)
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame.pts, frame.time_base = step, Fraction(1, 10)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())

@@ -23,12 +23,23 @@ Video lists; any other format is read as a list of audio files:
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mezzotint.data.folder import SPLITS, class_of, scan, split_of
 from mezzotint.data.formats.delimited import read_text, read_text_table, split_rows
+from mezzotint.data.listing.folder import scan
+from mezzotint.data.listing.groups import column_of_groups
+from mezzotint.data.listing.layout import ROLES, Layout, nfc, parts_of
+
+URBAN_SOUND = (
+    "air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling", "engine_idling",
+    "gun_shot", "jackhammer", "siren", "street_music",
+)  # fmt: skip
+"""Classes of UrbanSound8K (Salamon et al. 2014), by the number in the names of its files."""
+
+_URBAN = re.compile(r"(\d+)-(\d)-\d+-\d+\.\w+")
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class ListedFile:
         fold: number of its fold, if the list has folds.
         split: `train`, `valid` or `test`, if the list has splits.
         start: start of the clip in seconds; by default the clip is the middle of the file.
+        source: person, session or other source of the file, if the list names it.
     """
 
     path: str
@@ -48,6 +60,7 @@ class ListedFile:
     fold: int | None = None
     split: str | None = None
     start: float | None = None
+    source: str | None = None
 
 
 def classes_of(entries: Sequence[ListedFile]) -> list[str]:
@@ -59,7 +72,7 @@ def classes_of(entries: Sequence[ListedFile]) -> list[str]:
 
 def entries_of_folder(
     root: str, extensions: frozenset[str], kind: str, formats: str
-) -> tuple[list[ListedFile], list[ListedFile], str | None]:
+) -> tuple[list[ListedFile], list[ListedFile], str | None, tuple[str, ...]]:
     """List the files below a folder, with or without class folders and split folders.
 
     Args:
@@ -69,37 +82,62 @@ def entries_of_folder(
         formats: supported formats, for messages.
 
     Returns:
-        Training files, test files, and the name of the test split; without splits there are no test
-        files.
+        Training files, files to score, the name of their split, and what a user should know;
+        without a labeled split there are no files to score.
 
     Raises:
         ValueError: when the folder is missing or has no training files.
     """
     listing = scan(root, extensions, f"{kind} files")
-    splits = listing.splits()
-    own = "train" if splits else None
-    scored = next((name for name in SPLITS[1:] if name in splits), None)
-    parts: dict[str | None, list[ListedFile]] = {own: [], scored: []}
-    for path in listing.images:
-        split = split_of(path, splits)
-        label = class_of(path, split)
-        parts.setdefault(split, []).append(ListedFile(path, () if label is None else (label,)))
-    if not parts[own]:
+    parts = parts_of(listing, f"{kind} files")
+    if not parts.train:
+        found = f" ({'; '.join(parts.notes)})" if parts.notes else ""
         raise ValueError(
-            f"`{root}` has no {kind} files{' in train' if own else ''}. Supported: {formats}, with "
-            "or without class folders. Check `data.root`."
+            f"`{root}` has no {kind} files{found}. Supported: {formats}, with or without class "
+            "folders. Check `data.root`."
         )
-    return parts[own], parts[scored] if scored else [], scored
+    own, scored = (
+        [_listed(parts.layout, path) for path in paths] for paths in (parts.train, parts.scored)
+    )
+    return own, scored, parts.name, parts.notes
+
+
+def split_of_list(
+    entries: list[ListedFile],
+) -> tuple[list[ListedFile], list[ListedFile], str | None, tuple[str, ...]]:
+    """Divide the entries of a list by their split.
+
+    Test entries are scored, and validation entries trained on; without labeled test entries,
+    validation entries are scored. Entries of an unlabeled test split are left out.
+
+    Returns:
+        As `entries_of_folder`; all entries and no split if none or all of them are for training.
+    """
+    parts = {name: [e for e in entries if e.split == name] for name in ("valid", "test")}
+    train = [entry for entry in entries if entry.split not in parts]
+    if not train or len(train) == len(entries):
+        return entries, [], None, ()
+    for name in ("test", "valid"):
+        if any(entry.labels for entry in parts[name]):
+            own = train if name == "valid" else [e for e in entries if e.split != "test"]
+            left = len(entries) - len(own) - len(parts[name])
+            notes = (f"{left:,} files of an unlabeled test split are left out",) if left else ()
+            return own, parts[name], "val" if name == "valid" else name, notes
+    left = len(entries) - len(train)
+    return train, [], None, (f"{left:,} files of unlabeled splits are left out",)
+
+
+def _listed(layout: Layout, path: str) -> ListedFile:
+    """Make an entry of a file in a folder; UrbanSound8K's names end in `-class-take-slice`."""
+    label, source = layout.class_of(path), None
+    urban = _URBAN.fullmatch(path.rpartition("/")[2]) if layout.folds and label is None else None
+    if urban is not None:
+        label, source = URBAN_SOUND[int(urban[2])], urban[1]
+    return ListedFile(path, () if label is None else (label,), layout.fold_of(path), source=source)
 
 
 PATHS = ("path", "file", "filename", "fname", "wav", "slice_file_name")
-SPLIT_NAMES = {
-    "train": "train",
-    "valid": "valid",
-    "val": "valid",
-    "validation": "valid",
-    "test": "test",
-}
+SPLIT_NAMES = {name: "valid" if role == "val" else role for name, role in ROLES.items()}
 LABEL = ("label", "category", "class", "target")
 LABELS = "labels"
 
@@ -191,6 +229,7 @@ def _from_csv(path: str) -> list[ListedFile]:
             f"`{path}` must have one of the columns {', '.join(PATHS)}, got "
             f"{', '.join(table.header)}. Rename the column of the files."
         )
+    who = column_of_groups(name for name in table.header if name not in (where, what))
     entries = []
     for number, row in zip(table.lines, table.records(), strict=True):
         fold = row.get("fold", "")
@@ -206,15 +245,18 @@ def _from_csv(path: str) -> list[ListedFile]:
                 f"{split!r}. Correct the line."
             )
         own = row[what] if what else ""
-        labels = _split(own) if what == LABELS else (own,) if own else ()
+        labels = _split(own) if what == LABELS else (nfc(own),) if own else ()
         entries.append(
-            ListedFile(row[where], labels, int(fold) if fold else None, SPLIT_NAMES.get(split))
-        )
+            ListedFile(
+                row[where], labels, int(fold) if fold else None, SPLIT_NAMES.get(split),
+                source=(row[who] or None) if who else None,
+            )
+        )  # fmt: skip
     return entries
 
 
 def _split(labels: str) -> tuple[str, ...]:
-    return tuple(label.strip() for label in labels.split(",") if label.strip())
+    return tuple(nfc(label.strip()) for label in labels.split(",") if label.strip())
 
 
 _KINETICS = ("label", "youtube_id", "time_start", "time_end")
@@ -254,7 +296,7 @@ def _something(items: list[Any], path: str) -> list[ListedFile]:
                 f'`{path}`, entry {number}, has no "id". Write {{"id": "1", "template": …}}.'
             )
         # The lists of labels name the same classes without brackets.
-        label = str(item.get("template", "")).translate({ord("["): None, ord("]"): None})
+        label = nfc(str(item.get("template", "")).translate({ord("["): None, ord("]"): None}))
         entries.append(ListedFile(f"{item['id']}.webm", (label,) if label else ()))
     return entries
 
@@ -272,5 +314,11 @@ def _kinetics(rows: list[tuple[int, list[str]]], named: bool, path: str) -> list
                 f"`{path}`, line {number}, must be label, youtube_id, time_start, time_end and "
                 f"split, got {','.join(row)!r}. Correct the line."
             ) from None
-        entries.append(ListedFile(file, (label,) if label else ()))
+        where = header.index("split") if "split" in header else len(row)
+        split = row[where].strip().lower() if where < len(row) else ""
+        entries.append(
+            ListedFile(
+                file, (nfc(label),) if label else (), split=SPLIT_NAMES.get(split), source=name
+            )
+        )
     return entries

@@ -58,7 +58,8 @@ def held_out(
 
     A label with `n ≥ 2` groups gives `round(fraction · n)` of them, at least one and not all; a
     label with a single group gives none. Samples of one group stay together; a group belongs to the
-    label of its first sample.
+    label of its first sample. Where most groups of several samples have several labels, as those
+    of one person may, groups are chosen whatever their labels.
 
     Args:
         labels: int64 `[N]`; samples with a negative label are unlabeled and never chosen.
@@ -77,10 +78,10 @@ def held_out(
     chosen = np.zeros(len(labels), dtype=np.bool_)
     if groups is None:
         groups = np.arange(len(labels), dtype=np.int64)
-    names, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    names, member = np.unique(groups, return_inverse=True)
     if len(names) == 0:
         return chosen
-    stratum = labels[first]
+    stratum = _strata(labels, member.reshape(-1), len(names))
     rank = (
         Draws(torch.from_numpy(names.astype(np.int64)), key_of("held_out", key))
         .bits("place")
@@ -97,3 +98,19 @@ def held_out(
         start += size
     chosen[:] = taken[member.reshape(-1)]
     return chosen
+
+
+def _strata(labels: Index, member: Index, count: int) -> Index:
+    """Return the label of each group, that of its first sample; 0 where groups mostly mix labels.
+
+    Args:
+        labels: int64 `[N]`.
+        member: int64 `[N]`, number of the group of each.
+        count: number of groups.
+    """
+    _, first = np.unique(member, return_index=True)
+    stratum = labels[first]
+    known = np.flatnonzero(labels >= 0)
+    mixed = np.unique(member[known[labels[known] != stratum[member[known]]]])
+    several = int((np.bincount(member[known], minlength=count) > 1).sum())
+    return np.where(stratum >= 0, 0, -1) if 2 * len(mixed) > several else stratum

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mezzotint.data.balance import Weighting
 from mezzotint.data.formats.columns import ColumnUse, use_lines
+from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.component import Component
 from mezzotint.types import CropSampler, Input, Sample
 
@@ -64,6 +65,8 @@ def label_tasks(
 ) -> list[Task]:
     """Return the classification task of labeled samples; none with fewer than two classes.
 
+    There is none either where training samples have fewer than two classes, or no sample is scored.
+
     Args:
         name: name of the task.
         labels: int64 `[N]`, negative where a sample has no label; those take no part.
@@ -74,6 +77,8 @@ def label_tasks(
         return []
     known = labels >= 0
     train, scored = (known & ~test).nonzero()[0], (known & test).nonzero()[0]
+    if len(np.unique(labels[train])) < 2 or not len(scored):
+        return []
     return [Task(name, "classify", labels, train, scored, classes)]
 
 
@@ -102,6 +107,8 @@ class Source(Component, ABC, abstract=True):
         location: keys that say where the data are and how it is split; all others are settings,
             which hold for other data of an encoder too.
         columns: what each column or array of a file is used for; empty for other data.
+        groups: int64 `[N]`, the first sample of the group of each, of samples that stay on one
+            side of a split; `None` where each is on its own.
     """
 
     modality: ClassVar[str] = "image"
@@ -114,6 +121,7 @@ class Source(Component, ABC, abstract=True):
     input: Input
     classes: Sequence[str] = ()
     notes: Sequence[str] = ()
+    groups: Index | None = None
     labels: Index | npt.NDArray[np.bool_] | None = None
     credit: str = ""
     in_memory: bool = False
@@ -222,6 +230,27 @@ class Source(Component, ABC, abstract=True):
             if task.kind != "retrieve" and len(task.labels) == len(samples):
                 return task.labels, task.classes
         return samples.labels, samples.classes
+
+    def outcome(self) -> str:
+        """Say in one line what the data is: classes, samples of each part, what is left out."""
+        samples, tasks = self.evaluation()
+        plural = modality_of(self.input).plural
+        task = first_classification(tasks) or next(iter(tasks), None)
+        facts = []
+        if task is not None and task.classes:
+            noun = "classes" if task.kind == "classify" else "tags"
+            facts.append(f"{len(task.classes):,} {noun}")
+        if task is None or len(samples) == len(self):
+            facts.append(f"{len(self):,} {plural}")
+        else:
+            name = FOLD.sub("", task.name).rpartition("/")[2]
+            facts.append(f"train {len(self):,}, {name} {len(task.test):,} {plural}")
+        if task is not None and len(samples) == len(self) and len(task.train):
+            facts[-1] += f", {len(task.test):,} of them scored"
+        together = 0 if samples.groups is None else len(samples) - len(np.unique(samples.groups))
+        if together:
+            facts.append(f"{together:,} more of the same content or source are kept together")
+        return "; ".join([*facts, *(note.rstrip(".") for note in self.notes)])
 
     def with_context(self) -> "Source":
         """Return the same samples as training reads them: clips with context, images as stored."""

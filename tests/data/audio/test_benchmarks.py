@@ -208,7 +208,7 @@ def test_what_is_missing_or_wrong_is_named(tmp_path: Path) -> None:
         AudioBenchmark(name="voxceleb1", root=str(tmp_path))
     for text, message in (
         ("path,label\na.wav,x\n", "has clips without a split"),
-        ("path,split\na.wav,dev\n", "the split must be one of .*, got 'dev'"),
+        ("path,split\na.wav,left\n", "the split must be one of .*, got 'left'"),
     ):
         (tmp_path / "voxforge.csv").write_text(text)
         with pytest.raises(ValueError, match=message):

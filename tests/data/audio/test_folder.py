@@ -160,7 +160,8 @@ def test_class_folders_and_splits(tmp_path: Path) -> None:
     for split, count in (("train", 4), ("val", 2)):
         for name in ("dog", "rain"):
             for number in range(count):
-                write(tmp_path / split / name / f"{number}.wav", tone())
+                hertz = 100.0 * number + len(name) + len(split)
+                write(tmp_path / split / name / f"{number}.wav", tone(hertz=hertz))
     source = folder(tmp_path)
     assert (
         len(source) == 8
@@ -183,7 +184,7 @@ def test_class_folders_and_splits(tmp_path: Path) -> None:
 
 def lists(root: Path) -> None:
     for number in range(6):
-        write(root / f"{number}.wav", tone())
+        write(root / f"{number}.wav", tone(hertz=100.0 * (number + 1)))
     items = [
         {"wav": f"{n}.wav", "labels": ("/m/0dog", "/m/0rain", "/m/0dog,/m/0rain")[n % 3]}
         for n in range(6)
@@ -269,7 +270,9 @@ def test_refuses(tmp_path: Path, keywords: dict[str, Any], message: str) -> None
 
 def test_refuses_a_folder_without_sound(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("no sound")
-    with pytest.raises(ValueError, match="has no audio files. Supported: wav, flac"):
+    with pytest.raises(
+        ValueError, match=r"has no audio files \(not read: 1 .txt\). Supported: wav, flac"
+    ):
         folder(tmp_path)
     with pytest.raises(ValueError, match="does not exist. It must be a folder of audio files"):
         folder(tmp_path / "nowhere")
@@ -281,3 +284,62 @@ def test_fingerprint_follows_names_and_sizes(tmp_path: Path) -> None:
     assert folder(tmp_path).fingerprint() == before
     write(tmp_path / "a.wav", tone(2.0))
     assert folder(tmp_path).fingerprint() != before
+
+
+def test_copies_and_speakers_are_held_out_together(tmp_path: Path) -> None:
+    for number in range(12):
+        wave = tone(hertz=100.0 * (number // 2 + 1))  # each sound twice
+        write(tmp_path / ("dog", "rain")[number % 4 // 2] / f"{number:02}.wav", wave)
+    source = folder(tmp_path)
+    both, (task,) = source.evaluation()
+    sounds = [both.read(i)["x"].numpy().tobytes() for i in range(12)]
+    assert len(task.test) and not {sounds[i] for i in task.test} & {sounds[i] for i in task.train}
+    assert "6 more of the same content or source are kept together" in source.outcome()
+    for name in ("yes", "no"):
+        for speaker in range(4):
+            for take in range(2):
+                file = f"0000000{speaker}_nohash_{take}.wav"
+                write(
+                    tmp_path / "words" / name / file,
+                    tone(hertz=90.0 * (2 * speaker + take + (9 if name == "no" else 1))),
+                )
+    both, (task,) = folder(tmp_path / "words").evaluation()
+    speaker_of = [both.id_of(i).rpartition("/")[2][:8] for i in range(16)]
+    assert not {speaker_of[i] for i in task.test} & {speaker_of[i] for i in task.train}
+
+
+def test_a_list_names_speakers_and_splits(tmp_path: Path) -> None:
+    lists(tmp_path)
+    rows = "".join(
+        f"{n}.wav,{'ab'[n % 2]},{n // 2},{'val' if n > 3 else 'Train'}\n" for n in range(6)
+    )
+    (tmp_path / "who.csv").write_text(
+        "path,label,Speaker ID\n" + rows.replace(",Train", "").replace(",val", "")
+    )
+    both, (task,) = folder(tmp_path, files=str(tmp_path / "who.csv")).evaluation()
+    assert sorted(i // 2 for i in task.test.tolist()) in ([0, 0], [1, 1], [2, 2])
+    (tmp_path / "split.csv").write_text("path,label,speaker,split\n" + rows)
+    source = folder(tmp_path, files=str(tmp_path / "split.csv"))
+    both, (task,) = source.evaluation()
+    assert len(source) == 4 and task.name == "label/val" and task.test.tolist() == [4, 5]
+    (tmp_path / "hidden.csv").write_text(
+        "path,label,split\n" + "".join(f"{n}.wav,{'ab'[n % 2]},train\n" for n in range(4))
+        + "4.wav,,test\n5.wav,,test\n"
+    )  # fmt: skip
+    source = folder(tmp_path, files=str(tmp_path / "hidden.csv"), holdout=0.5)
+    both, (task,) = source.evaluation()
+    assert len(both) == 4 and task.name == "label/holdout"
+    assert "2 files of unlabeled splits are left out" in source.outcome()
+
+
+def test_urban_sound_folders_are_folds(tmp_path: Path) -> None:
+    for number in range(8):
+        file = f"{1000 + number // 2}-{(1, 3)[number % 2]}-0-{number}.wav"
+        wave = tone(hertz=100.0 * (number + 1))
+        write(tmp_path / "audio" / f"fold{number // 2 % 2 + 1}" / file, wave)
+    source = folder(tmp_path)
+    assert source.classes == ["car_horn", "dog_bark"] and len(source) == 8
+    _, tasks = source.evaluation()
+    assert [task.name for task in tasks] == ["label/fold-1", "label/fold-2"]
+    assert all(source.id_of(int(i)).startswith("audio/fold1/") for i in tasks[0].test)
+    assert "the folders are folds, not classes" in source.outcome()

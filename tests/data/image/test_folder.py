@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from mezzotint.data.folder import scan
 from mezzotint.data.image.folder import ImageFolder, PathList
+from mezzotint.data.listing.folder import scan
 from mezzotint.data.source import Source
 from mezzotint.types import Box, Crop, Interpolation, Unreadable
 
@@ -96,7 +96,7 @@ def test_a_folder_of_links_says_so(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "a").symlink_to(tmp_path / "outside")
     with pytest.raises(
-        ValueError, match=r"has no images \(1 symbolic links were not followed\). Supported"
+        ValueError, match=r"has no images \(not followed: 1 symbolic link\). Supported"
     ):
         ImageFolder(root=str(tmp_path / "root"))
 
@@ -114,7 +114,7 @@ def test_special_files_are_not_opened(tmp_path: Path) -> None:
         ("file", "is a file. It must be a folder of images. Check the path"),
         ("empty", "has no images. Supported: jpg, png"),
         ("classes", "has no images. Supported: jpg, png"),
-        ("splits", "train` has no images. Supported: jpg, png"),
+        ("splits", r"has no images \(`train` is empty\). Supported: jpg, png"),
     ],
 )
 def test_nothing_to_read(given_root: str, message: str, tmp_path: Path) -> None:
@@ -388,3 +388,30 @@ def test_names_that_are_no_unicode_are_kept(tmp_path: Path) -> None:
     paint(tmp_path / "a.png")
     os.rename(os.fsencode(tmp_path / "a.png"), os.fsencode(tmp_path) + b"/\xff\xfe.png")
     assert ImageFolder(root=str(tmp_path), size=8).read(0)["id"] == os.fsdecode(b"\xff\xfe.png")
+
+
+def test_copies_and_patients_are_held_out_together(tmp_path: Path) -> None:
+    for number in range(12):
+        paint(tmp_path / "pets" / ("cat", "dog")[number % 2] / f"{number:02}.png", number // 4)
+    source = ImageFolder(root=str(tmp_path / "pets"), size=8, holdout=0.4)
+    both, (task,) = source.evaluation()
+    pixels = [both.read(i)["x"].numpy().tobytes() for i in range(12)]
+    assert len(task.test) and not {pixels[i] for i in task.test} & {pixels[i] for i in task.train}
+    for number in range(24):
+        name = f"{('ill', 'well')[number % 2]}/patient{number % 8 // 2}/{number}.png"
+        paint(tmp_path / "scans" / name, 50 + number)
+    both, (task,) = ImageFolder(root=str(tmp_path / "scans"), size=8).evaluation()
+    patient = [both.id_of(i).split("/")[1] for i in range(24)]
+    assert len(task.test) and not {patient[i] for i in task.test} & {patient[i] for i in task.train}
+
+
+def test_the_group_of_an_image_can_be_told(tmp_path: Path) -> None:
+    for number in range(24):
+        paint(tmp_path / ("a", "b")[number % 2] / f"x{number % 6 // 2}-{number}.png", number)
+    for group, apart in ((r"x\d", True), ("", False)):
+        source = ImageFolder(root=str(tmp_path), size=8, group=group)
+        _, (task,) = source.evaluation()
+        who = [source.id_of(i).split("/")[1][:2] for i in range(24)]
+        assert ({who[i] for i in task.test} & {who[i] for i in task.train} == set()) == apart
+    with pytest.raises(ValueError, match="`group` must be a regular expression"):
+        ImageFolder(root=str(tmp_path), group="[")

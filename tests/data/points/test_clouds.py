@@ -86,11 +86,12 @@ def test_a_folder_of_clouds_and_meshes_reads_what_it_can(tmp_path: Path) -> None
     (tmp_path / "chair" / "train" / "damaged.ply").write_bytes(b"ply\nformat")
     np.save(tmp_path / "lamp" / "train" / "few.npy", np.ones((3, 3)))
     source = point_clouds(path=str(tmp_path), points=16)
-    assert not source.in_memory and len(source) == 14
+    both, (task, _) = source.evaluation()
+    assert not source.in_memory and len(source) == 10 and len(both) == 14
     bad = {}
     for i in range(14):
         try:
-            sample = source.read(i)
+            sample = both.read(i)
             assert sample["x"].shape == (3, 16) and sample["x"].isfinite().all()
         except Unreadable as error:
             bad[error.id] = error.reason
@@ -100,8 +101,8 @@ def test_a_folder_of_clouds_and_meshes_reads_what_it_can(tmp_path: Path) -> None
         and "cannot be read" in bad["chair/train/damaged.ply"]
     )
     assert "3 of its 3 points" in bad["lamp/train/few.npy"]
-    _, (task, _) = source.evaluation()
     assert task.name == "label/test" and len(task.test) == 4 and task.classes == ["chair", "lamp"]
+    assert task.test.tolist() == [10, 11, 12, 13]  # never pretrained on
     before = source.fingerprint()
     (tmp_path / "chair" / "train" / "mesh.off").write_text(OFF + "\n")
     assert source.fingerprint() != before
@@ -117,7 +118,9 @@ def test_modelnet_h5(tmp_path: Path) -> None:
     source = point_clouds(path=str(tmp_path), points=24)
     _, (task, _) = source.evaluation()
     assert task.name == "label/test" and list(task.classes) == ["airplane", "bathtub"]
-    assert len(source) == 10 and len(task.test) == 4 and len(task.train) == 6
+    assert len(source) == 6 and len(task.test) == 4 and len(task.train) == 6
+    (tmp_path / "ply_data_test0.h5").rename(tmp_path / "latest0.h5")  # no name of a split
+    assert len(point_clouds(path=str(tmp_path), points=24)) == 10
     (tmp_path / "ply_data_train1.h5").write_bytes(b"no hdf5")
     with pytest.raises(ValueError, match="ply_data_train1.h5` cannot be read"):
         point_clouds(path=str(tmp_path))

@@ -1,6 +1,6 @@
 """Read audio files as log-mel spectrograms, from class folders or from a labeled list.
 
-Files, classes and splits are found as for images (`data/folder.py`), with the extensions of audio.
+Files, classes and splits are found as for images (`data/listing/`), with the extensions of audio.
 `data/lists.py` reads lists, `waveform.py` decodes files, `log_mel.py` makes spectrograms.
 """
 
@@ -17,13 +17,15 @@ from torch import Tensor
 
 from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, BYOL_A_HTK, Mel, log_mel
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, UndecodableAudio, read_waveform
-from mezzotint.data.folder import files_fingerprint
+from mezzotint.data.listing.folder import files_fingerprint
+from mezzotint.data.listing.groups import independent, same_files, source_of
 from mezzotint.data.lists import (
     ListedFile,
     classes_of,
     entries_of_folder,
     read_label_table,
     read_list,
+    split_of_list,
 )
 from mezzotint.data.memory import usable_std
 from mezzotint.data.sampling import held_out
@@ -50,9 +52,11 @@ class AudioFolder(Source):
 
     Without a list, folders are classes and splits, as in an image folder: the task is `label/val`
     (or `label/test`), or `label/holdout`. With `files`, labels come from the list: the task is
-    `label/test` with `test_files` or a `test_fold`; for a list with folds, one task for each,
-    `label/fold-1` and so on; else `label/holdout`. If files have several labels, the task predicts
-    all of them, and is scored by mean average precision.
+    `label/test` with `test_files`, a `test_fold`, or rows whose column `split` is test; for a list
+    with folds, one task for each, `label/fold-1` and so on; else `label/holdout`. Files of one
+    content, speaker or session are held out together (`data/listing/groups.py`); a list names them
+    in a column such as `speaker` or `group`. If files have several labels, the task predicts all of
+    them, and is scored by mean average precision.
 
     Args:
         root: folder of the files; paths in lists are relative to it.
@@ -110,7 +114,7 @@ class AudioFolder(Source):
                 "`data.files`."
             )
         self.root, self.holdout = os.fspath(root), holdout
-        own, scored, name = self._listed(files, test_files, test_fold)
+        own, scored, name, self.notes = self._listed(files, test_files, test_fold)
         self._open(self.root, own, scored, name, labels, front_end, seconds, mean, std)
 
     def _open(
@@ -150,17 +154,17 @@ class AudioFolder(Source):
 
     def _listed(
         self, files: str | None, test_files: str | None, test_fold: int | None
-    ) -> tuple[list[ListedFile], list[ListedFile], str | None]:
-        """Return the training files, the test files, and the name of the test split."""
+    ) -> tuple[list[ListedFile], list[ListedFile], str | None, tuple[str, ...]]:
+        """Return the training files, the files to score, the name of their split, and notes."""
         if files is None:
             return entries_of_folder(
                 self.root, AUDIO_EXTENSIONS, "audio", "wav, flac, ogg, opus, mp3 and so on"
             )
         entries = read_list(files)
         if test_files is not None:
-            return entries, read_list(test_files), "test"
+            return entries, read_list(test_files), "test", ()
         if test_fold is None:
-            return entries, [], None
+            return split_of_list(entries)
         scored = [entry for entry in entries if entry.fold == test_fold]
         own = [entry for entry in entries if entry.fold != test_fold]
         if not scored or not own:
@@ -169,7 +173,7 @@ class AudioFolder(Source):
                 f"`test_fold` must be one of the folds of {files}, {folds}, and leave another for "
                 f"training, got {test_fold}. Choose one."
             )
-        return own, scored, "test"
+        return own, scored, "test", ()
 
     def _use(self, own: list[ListedFile], scored: list[ListedFile], table: str | None) -> None:
         """Store the entries, and turn their labels into indices of the classes."""
@@ -198,6 +202,7 @@ class AudioFolder(Source):
         found = [tuple(position[label] for label in entry.labels) for entry in both]
         self._found, self._scored_found = found[: len(own)], found[len(own) :]
         self.labels = _single(self._found)
+        self._sources = [entry.source for entry in own]
 
     @classmethod
     def located(cls, path: str, input: Input) -> dict[str, Any]:
@@ -258,7 +263,7 @@ class AudioFolder(Source):
         if not len(self._scored_paths) and (self._folds >= 0).all():
             return self, self._folds_of(single)
         if not len(self._scored_paths):
-            chosen = held_out(self.labels, self.holdout, "label")
+            chosen = held_out(self.labels, self.holdout, "label", self._independent())
             return self, label_tasks("label/holdout", self.labels, chosen, self.classes)
         both = self._with_scored(single)
         labeled = (single >= 0).nonzero()[0]
@@ -291,13 +296,29 @@ class AudioFolder(Source):
             labels[index, list(found)] = True
         known = np.flatnonzero(labels.any(axis=1))
         if self.scored is None:
-            chosen = held_out(np.where(labels.any(axis=1), 0, -1), self.holdout, "label")
+            strata = np.where(labels.any(axis=1), 0, -1)
+            chosen = held_out(strata, self.holdout, "label", self._independent())
         else:
             chosen = np.arange(len(both)) >= len(self)
         name = f"label/{self.scored or 'holdout'}"
         return both, [
             Task(name, "tag", labels, known[~chosen[known]], known[chosen[known]], self.classes)
         ]
+
+    def _independent(self) -> Index:
+        """Find the groups of files that stay together; the files are compared once."""
+        if self.groups is None:
+            paths = [os.fsdecode(path) for path in self._paths]
+            names = [
+                source or source_of(path, self.classes[label] if label >= 0 else None)
+                for path, label, source in zip(
+                    paths, self.labels.tolist(), self._sources, strict=True
+                )
+            ]
+            self.groups = independent(
+                self.labels, same_files(self.root, paths), names, required=any(self._sources)
+            )
+        return self.groups
 
     def _with_scored(self, single: Index) -> "AudioFolder":
         """Return the training files followed by the test files."""

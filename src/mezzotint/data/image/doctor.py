@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from mezzotint.data.folder import class_of, scan, split_of
 from mezzotint.data.image.decode import MAX_PIXELS, Undecodable, decode, open_image
+from mezzotint.data.listing.folder import scan
+from mezzotint.data.listing.layout import Layout, empty_classes, layout_of
 
 _CHUNK = 128  # files per task of a worker
 _SHOWN = 10  # examples of each kind of finding in `lines`
@@ -154,17 +155,17 @@ def examine(
         facts += found
         if progress is not None:
             progress(len(facts), len(listing.images))
-    splits = listing.splits()
+    layout = layout_of(listing.images)
     good = [fact for fact in facts if not fact.fault]
-    duplicates, leaks = _same(good, splits)
+    duplicates, leaks = _same(good, layout)
     report = Report(
         root,
         images=len(facts),
-        classes=_class_sizes(listing.images, splits),
+        classes=_class_sizes(listing.images, layout),
         unreadable=[(fact.path, fact.fault) for fact in facts if fact.fault],
         duplicates=duplicates,
         leaks=leaks,
-        empty_classes=listing.empty_classes(),
+        empty_classes=empty_classes(listing),
         not_images=listing.others,
         links=listing.links,
         closed=listing.closed,
@@ -247,23 +248,22 @@ def _examine_one_by_one(
     return found
 
 
-def _same(facts: Iterable[_Facts], splits: list[str]) -> tuple[list[list[str]], list[list[str]]]:
+def _same(facts: Iterable[_Facts], layout: Layout) -> tuple[list[list[str]], list[list[str]]]:
     """Group files with the same pixels: within one split, and across splits."""
     by_digest: dict[bytes, list[str]] = defaultdict(list)
     for fact in facts:
         by_digest[fact.digest].append(fact.path)
     groups = [paths for paths in by_digest.values() if len(paths) > 1]
-    across = [group for group in groups if len({split_of(path, splits) for path in group}) > 1]
+    across = [group for group in groups if len({layout.split_of(path) for path in group}) > 1]
     return [group for group in groups if group not in across], across
 
 
-def _class_sizes(paths: Iterable[str], splits: list[str]) -> dict[str, int]:
+def _class_sizes(paths: Iterable[str], layout: Layout) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for path in paths:
-        split = split_of(path, splits)
-        name = class_of(path, split)
-        if name is not None:
-            sizes[name if split is None else f"{split}/{name}"] += 1
+        split, name = layout.split_of(path), layout.class_of(path)
+        if name is not None and split is not None:
+            sizes[f"{split}/{name}" if split else name] += 1
     return dict(sizes)
 
 

@@ -1,6 +1,6 @@
 """Read a folder of images of any size, with class folders and splits, or without.
 
-`data/folder.py` defines images, classes and splits; `decode.py` converts pixels.
+`data/listing/folder.py` defines images, classes and splits; `decode.py` converts pixels.
 """
 
 import copy
@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mezzotint.data.folder import SPLITS, Listing, class_of, files_fingerprint, scan, split_of
 from mezzotint.data.image.decode import (
     Undecodable,
     decode_crops,
@@ -24,6 +23,9 @@ from mezzotint.data.image.decode import (
     upright_size,
 )
 from mezzotint.data.image.nvjpeg import Jpeg, is_whole, require_cuda
+from mezzotint.data.listing.folder import Listing, files_fingerprint, scan
+from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
+from mezzotint.data.listing.layout import parts_of
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.types import (
@@ -37,8 +39,6 @@ from mezzotint.types import (
     Unreadable,
 )
 
-Split = Literal["train", "val", "valid", "validation", "test"]
-
 CROP_FRACTION = 7 / 8
 """Side of the middle square that a whole sample shows, as a fraction of the shorter side."""
 
@@ -50,16 +50,20 @@ class ImageFolder(Source):
     then crop the center), antialiased, as uint8 RGB. Training crops are cut by `read_crops` while
     the file is decoded. Values are normalized with the mean and standard deviation of ImageNet.
 
-    With folders `train` and `val` (or `valid`, `validation`, `test`), pretraining sees `train`, and
-    the task `label/val` learns from `train` and is scored on `val`. Without them, `label/holdout`
-    holds out a part of each class: pretraining sees these images, never their labels. With fewer
-    than two classes there is no task.
+    `data/listing/layout.py` says which folders are splits and classes. With folders `train` and
+    `val` (or other names of splits), pretraining sees `train`, and the task `label/val` learns from
+    `train` and is scored on `val`. Without a labeled split to score, `label/holdout` holds out a
+    part of each class: pretraining sees these images, never their labels. Copies of an image, and
+    images of one person or session, are held out together. With fewer than two classes there is no
+    task.
 
     Args:
         root: path of the folder.
         size: height and width of a whole sample, in pixels.
-        split: split to pretrain on; by default `train`, if there are splits.
+        split: folder of the split to pretrain on; by default the training split, if there is one.
         holdout: fraction of each class to score, if there is no split for it.
+        group: regular expression that finds the person, patient or session in the path of an
+            image; by default the conventions of `data/listing/groups.py`. An empty one finds none.
         max_pixels: images with more pixels are unreadable; checked before decoding.
         decoder: decoder of training crops: `pillow` in the workers, or `nvjpeg` on an NVIDIA GPU,
             for JPEG files.
@@ -78,6 +82,8 @@ class ImageFolder(Source):
     opens = frozenset({FOLDER})
     croppable = True
     labels: Index
+    classes: list[str]
+    group: str | None = None
     interpolation: Interpolation = "bilinear"
     _crops = 1
 
@@ -86,19 +92,21 @@ class ImageFolder(Source):
         *,
         root: str,
         size: int = 224,
-        split: Split | None = None,
+        split: str | None = None,
         holdout: float = 0.2,
+        group: str | None = None,
         max_pixels: int = 50_000_000,
         decoder: Literal["pillow", "nvjpeg"] = "pillow",
         interpolation: Interpolation = "bilinear",
     ) -> None:
         check_image_options(size, holdout, max_pixels)
         self.interpolation = check_interpolation(interpolation)
+        check_pattern(group)
         if decoder not in ("pillow", "nvjpeg"):
             raise ValueError(f"`decoder` must be pillow or nvjpeg, got {decoder!r}. Choose one.")
         if decoder == "nvjpeg":
             require_cuda()
-        self.decoder = decoder
+        self.decoder, self.group = decoder, group
         self.root, self.size, self.holdout, self.max_pixels = (
             os.fspath(root),
             size,
@@ -112,41 +120,26 @@ class ImageFolder(Source):
                 f"`{self.root}`: no permission to list {listing.closed[0]}. Change its "
                 "permissions, or move it out."
             )
-        splits = listing.splits()
-        if split is not None and split not in splits:
-            raise ValueError(
-                f"`split` must be one of the splits of {self.root}, "
-                f"{', '.join(splits) or 'which has none'}, got {split!r}. Name one of them, or "
-                "leave the key out."
-            )
-        self._use(listing, splits, split or ("train" if splits else None))
+        self._use(listing, split)
 
-    def _use(self, listing: Listing, splits: list[str], split: str | None) -> None:
+    def _use(self, listing: Listing, split: str | None) -> None:
         """Store the images of a split, and the images to score for the evaluation."""
-        self.split = split
-        self.scored = next((name for name in SPLITS[1:] if name in splits and name != split), None)
-        parts: dict[str | None, list[str]] = {split: [], self.scored: []}
-        for path in listing.images:
-            parts.setdefault(split_of(path, splits), []).append(path)
-        own, other = parts[split], parts[self.scored] if self.scored else []
+        parts = parts_of(listing, split=split)
+        own, other, class_of = parts.train, parts.scored, parts.layout.class_of
+        self.split, self.scored, self.notes = split, parts.name, parts.notes
         if not own:
             where = f"{self.root}/{split}" if split else self.root
-            links = (
-                f" ({len(listing.links)} symbolic links were not followed)" if listing.links else ""
-            )
+            found = f" ({'; '.join(self.notes)})" if self.notes else ""
             raise ValueError(
-                f"`{where}` has no images{links}. Supported: jpg, png, webp and more, with or "
+                f"`{where}` has no images{found}. Supported: jpg, png, webp and more, with or "
                 "without class folders. Check `data.root`, or run `mezzotint doctor` on it."
             )
-        found = (
-            [class_of(path, split) for path in own],
-            [class_of(path, self.scored) for path in other],
-        )
-        self.classes = sorted({name for names in found for name in names if name is not None})
+        names = [class_of(path) for path in own], [class_of(path) for path in other]
+        self.classes = sorted({name for part in names for name in part if name is not None})
         position = {name: i for i, name in enumerate(self.classes)}
-        self.labels = np.array([position.get(name or "", -1) for name in found[0]], np.int64)
+        self.labels = np.array([position.get(name or "", -1) for name in names[0]], np.int64)
         self._scored_labels: Index = np.array(
-            [position.get(name or "", -1) for name in found[1]], np.int64
+            [position.get(name or "", -1) for name in names[1]], np.int64
         )
         self._paths, self._scored_paths = PathList(own), PathList(other)
 
@@ -217,13 +210,25 @@ class ImageFolder(Source):
         if len(self.classes) < 2:
             return self, []
         if not len(self._scored_paths):
-            chosen = held_out(self.labels, self.holdout, "label")
+            groups = self._independent(self.labels)
+            chosen = held_out(self.labels, self.holdout, "label", groups)
             return self, label_tasks("label/holdout", self.labels, chosen, self.classes)
         both = copy.copy(self)
         both.labels = np.concatenate([self.labels, self._scored_labels])
         both._paths = PathList([*self._paths, *self._scored_paths])
         test = np.arange(len(both.labels)) >= len(self)
         return both, label_tasks(f"label/{self.scored}", both.labels, test, self.classes)
+
+    def _independent(self, labels: Index) -> Index:
+        """Find the groups of images that stay together; the files are compared once."""
+        if self.groups is None:
+            names = [
+                source_of(path, self.classes[label] if label >= 0 else None, self.group)
+                for path, label in zip(self._paths, labels.tolist(), strict=True)
+            ]
+            content = same_files(self.root, self._paths)
+            self.groups = independent(labels, content, names, required=bool(self.group))
+        return self.groups
 
     def multi_crop(self, clips: int, crops: int) -> Self:
         if clips != 1 or crops < 1:

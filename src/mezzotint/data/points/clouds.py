@@ -10,6 +10,7 @@ identical points only, is unusable.
 mesh without area, a damaged file), as it does with unreadable images.
 """
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mezzotint.data.listing.groups import (
+    check_pattern,
+    independent,
+    same_files,
+    same_rows,
+    source_of,
+)
 from mezzotint.data.memory import InMemory, usable_std
 from mezzotint.data.points.files import (
     CLOUDS,
@@ -43,9 +51,10 @@ _MEASURED = 256  # files for measuring mean and standard deviation
 class PointClouds(Source, abstract=True):
     """Point clouds from a file of arrays or a folder; `point_clouds` picks the subclass.
 
+    Pretraining never sees the test samples that the files define.
+
     Attributes:
         labels: int64 `[N]`; negative for unlabeled samples.
-        test: bool `[N]`, the split that the files define; `None` if they define none.
         classes: names, by label.
         holdout: fraction of each class to score, without a split.
     """
@@ -53,7 +62,6 @@ class PointClouds(Source, abstract=True):
     modality = "points"
     opens = frozenset({FOLDER, *CLOUDS, ".h5", ".hdf5"})
     labels: Index
-    test: npt.NDArray[np.bool_] | None
     classes: list[str]
     holdout: float
 
@@ -69,16 +77,15 @@ class PointClouds(Source, abstract=True):
             "unit_sphere": "subtract the mean of the points, divide by the largest distance from 0",
         }
 
-    def evaluation(self) -> tuple[Source, Sequence[Task]]:
-        """Return all samples, and the tasks: all labels, and 1 % (Wu et al. 2023, section 4.3)."""
-        # A split without test samples, or without training samples, counts as none.
-        given = self.test is not None and self.test.any() and not self.test.all()
-        if given and self.test is not None:
-            tasks = label_tasks("label/test", self.labels, self.test, self.classes)
+    def _tasks(self, labels: Index, name: str | None, groups: Index) -> Sequence[Task]:
+        """Return the tasks: all labels, and 1 % (Wu et al. 2023, section 4.3)."""
+        if name is not None:
+            test = np.arange(len(labels)) >= len(self)
+            tasks = label_tasks(f"label/{name}", labels, test, self.classes)
         else:
-            chosen = held_out(self.labels, self.holdout, "label")
-            tasks = label_tasks("label/holdout", self.labels, chosen, self.classes)
-        return self, [*tasks, *(one_percent(task) for task in tasks)]
+            chosen = held_out(labels, self.holdout, "label", groups)
+            tasks = label_tasks("label/holdout", labels, chosen, self.classes)
+        return [*tasks, *(one_percent(task) for task in tasks)]
 
 
 @factory
@@ -90,13 +97,15 @@ def point_clouds(
     y: str | None = "y",
     scaling: Scaling = "unit_sphere",
     holdout: float = 0.2,
+    group: str | None = None,
 ) -> PointClouds:
     """Read point clouds from a file of arrays or a folder.
 
     An `.npz` has points `[N, P, 3]` or `[N, 3, P]` and labels. A folder has either ModelNet's `.h5`
     files (`data`, `label`; named train or test), or one file per point cloud (`.npy`, `.npz`, and
-    with trimesh `.off`, `.obj`, `.ply`, `.stl`), whose first folder is the class. Folders named
-    `train` and `test` are the split; without them a part of each class is held out.
+    with trimesh `.off`, `.obj`, `.ply`, `.stl`); `data/listing/layout.py` says which folders are
+    classes and splits. Without a split a part of each class is held out. Pretraining never sees the
+    test samples of a split.
 
     Args:
         path: path of an `.npz` file, an `.h5` file, or a folder.
@@ -108,6 +117,8 @@ def point_clouds(
         scaling: `unit_sphere` centers each sample and scales its farthest point to 1, as usual for
             ModelNet40.
         holdout: fraction of each class to score, if no folder or file defines the split.
+        group: regular expression that finds the object or scan in the path of a file; its samples
+            are held out together; by default the conventions of `data/listing/groups.py`.
 
     Raises:
         ValueError: when there is nothing to read, or an array has an unusable point cloud.
@@ -118,9 +129,10 @@ def point_clouds(
             f"and less than 1, got points={points}, scaling={scaling!r}, holdout={holdout}. 1024, "
             "unit_sphere and 0.2 are the defaults."
         )
+    check_pattern(group)
     file = Path(path)
     if file.is_dir() and not list(file.glob("*.h5")):
-        return _CloudFolder(file, points, scaling, holdout)
+        return _CloudFolder(file, points, scaling, holdout, group)
     arrays = read_arrays(file, x, y)
     # The name also keys the sampling: another wording would give other points.
     shaped = [
@@ -153,9 +165,23 @@ class _CloudArrays(PointClouds, InMemory):
         name: str,
         holdout: float,
     ) -> None:
-        self.images, self.labels, self.test = torch.from_numpy(samples), labels, test
-        self.classes, self.ids, self.holdout = list(classes), name, holdout
-        self.input = _input(samples)
+        # A split without test samples, or without training samples, counts as none.
+        whole = test is None or test.all() or not test.any()
+        test = np.zeros(len(labels), np.bool_) if whole or test is None else test
+        order = np.argsort(test, kind="stable")
+        self._all, self._labels = torch.from_numpy(samples[order]), labels[order]
+        seen = int((~test).sum())
+        self.images, self.labels = self._all[:seen], self._labels[:seen]
+        self.classes, self.holdout = list(classes), holdout
+        self.ids = [f"{name}/{i:06d}" for i in order.tolist()]
+        self.input = _input(samples[order[:seen]])
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """Return all samples, and the tasks."""
+        everything = self.with_samples(self._all, self._labels)
+        everything.groups = same_rows(self._all)
+        split = "test" if len(self) < len(self._all) else None
+        return everything, self._tasks(self._labels, split, everything.groups)
 
 
 class _CloudFolder(PointClouds):
@@ -166,14 +192,22 @@ class _CloudFolder(PointClouds):
         points: points per sample.
         scaling: see `point_clouds`.
         holdout: fraction of each class to score, without folders that define the split.
+        group: see `point_clouds`.
 
     Raises:
         ValueError: when the folder has no supported file, or no sampled file can be read.
     """
 
-    def __init__(self, root: Path, points: int, scaling: Scaling, holdout: float) -> None:
+    def __init__(
+        self, root: Path, points: int, scaling: Scaling, holdout: float, group: str | None
+    ) -> None:
         self.root, self.points, self.scaling, self.holdout = root, points, scaling, holdout
-        self.files, self.labels, self.test, self.classes = cloud_files(root)
+        self.group = group
+        found = cloud_files(root)
+        self.classes, self.notes, self.split = found.classes, found.notes, found.split
+        self._all, self._labels = found.names, found.labels
+        seen = len(found.names) if found.test is None else int((~found.test).sum())
+        self.files, self.labels = self._all[:seen], self._labels[:seen]
         measured, reason = [], ""
         for index in range(0, len(self.files), max(1, len(self.files) // _MEASURED)):
             try:
@@ -202,6 +236,20 @@ class _CloudFolder(PointClouds):
             "id": self.files[index],
             "label": label if label >= 0 else None,
         }
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        """Return all samples, and the tasks."""
+        both = copy.copy(self)
+        both.files, both.labels = self._all, self._labels
+        if self.groups is None:
+            names = [
+                source_of(name, self.classes[label] if label >= 0 else None, self.group)
+                for name, label in zip(both.files, both.labels.tolist(), strict=True)
+            ]
+            content = same_files(str(self.root), both.files)
+            self.groups = independent(both.labels, content, names, required=bool(self.group))
+        both.groups = self.groups
+        return both, self._tasks(both.labels, self.split, self.groups)
 
     def _points(self, index: int) -> Float32:
         name = self.files[index]

@@ -8,7 +8,7 @@ triangulation. The draws are a function of a key, so a mesh gives the same point
 on every machine.
 """
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,8 @@ import torch
 
 from mezzotint.data.formats.columns import chosen_name
 from mezzotint.data.formats.numpy_files import label_indices, named_array, numpy_arrays
+from mezzotint.data.listing.folder import scan
+from mezzotint.data.listing.layout import parts_of, role_of_file, scored_role
 from mezzotint.data.source import Index
 from mezzotint.seeding import Draws, key_of
 
@@ -219,29 +221,47 @@ def read_cloud(path: Path, points: int, key: str) -> npt.NDArray[np.float64]:
     return values[:, :3].astype(np.float64)  # more columns are normals or colors
 
 
-def cloud_files(root: Path) -> tuple[list[str], Index, npt.NDArray[np.bool_] | None, list[str]]:
-    """List the files of a folder: relative names, labels, which to score, and class names.
+@dataclass(frozen=True)
+class CloudFiles:
+    """The files of a folder, those to train on first.
+
+    Attributes:
+        names: relative paths.
+        labels: int64 `[N]`; negative for unlabeled samples.
+        test: bool `[N]`, the samples to score; `None` if no folder defines the split.
+        classes: names, by label.
+        split: name of the split that is scored.
+        notes: what a user should know.
+    """
+
+    names: list[str]
+    labels: Index
+    test: npt.NDArray[np.bool_] | None
+    classes: list[str]
+    split: str | None
+    notes: Sequence[str]
+
+
+def cloud_files(root: Path) -> CloudFiles:
+    """List the files of a folder; folders are classes and splits as for images.
 
     Raises:
         ValueError: when there are none.
     """
     known = (*CLOUDS, *MESHES)
-    files = sorted(
-        p.relative_to(root) for p in root.rglob("*") if p.suffix.lower() in known and p.is_file()
-    )
-    if not files:
+    parts = parts_of(scan(str(root), frozenset(known), "point clouds"), "point clouds")
+    if not parts.train:
+        found = f" ({'; '.join(parts.notes)})" if parts.notes else ""
         raise ValueError(
-            f"`{root}` has no point clouds. Supported: {', '.join(known)}. Check `data.path`."
+            f"`{root}` has no point clouds{found}. Supported: {', '.join(known)}. Check "
+            "`data.path`."
         )
-    parts = [
-        [part for part in file.parts[:-1] if part.lower() not in ("train", "test")]
-        for file in files
-    ]
-    classes = sorted({part[0] for part in parts if part})
-    position = {name: i for i, name in enumerate(classes)}
-    labels = np.array([position[part[0]] if part else -1 for part in parts], np.int64)
-    test = np.array([any(part.lower() == "test" for part in file.parts[:-1]) for file in files])
-    return [file.as_posix() for file in files], labels, test if test.any() else None, classes
+    names = [*parts.train, *parts.scored]
+    found_classes = [parts.layout.class_of(name) for name in names]
+    classes = sorted({name for name in found_classes if name is not None})
+    labels = np.array([-1 if c is None else classes.index(c) for c in found_classes], np.int64)
+    test = np.arange(len(names)) >= len(parts.train) if parts.scored else None
+    return CloudFiles(names, labels, test, classes, parts.name, parts.notes)
 
 
 def _points_last(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
@@ -268,7 +288,8 @@ def _read_h5(paths: list[Path]) -> PointTable:
             f"`{paths[0]}` is read with h5py, which is not installed. Run `pip install "
             "'mezzotint[points]'`, or use .npz files."
         ) from None
-    points, labels, test = [], [], []
+    points, labels = [], []
+    roles: list[str | None] = []
     for path in paths:
         try:
             with h5py.File(path, "r") as file:
@@ -280,12 +301,16 @@ def _read_h5(paths: list[Path]) -> PointTable:
                 f"`{path}` cannot be read ({detail}). It must be HDF5 with 'data' and 'label'. "
                 "Fetch it again."
             ) from None
-        test += [bool(re.search("test", path.stem))] * len(points[-1])
+        roles += [role_of_file(path.stem)] * len(points[-1])
     values, names = np.concatenate(labels), paths[0].parent / "shape_names.txt"
     indices, classes = label_indices(values, len(values), "label")
     if names.is_file():
         words = names.read_text(encoding="utf-8").split()
         classes = [words[int(name)] if int(name) < len(words) else name for name in classes]
+    # Without a test file, the validation file is scored.
+    scored = scored_role(roles, (indices >= 0).tolist(), first="test")
+    used = np.array([role in (None, "train", scored) for role in roles])
+    test = np.array([role is not None and role == scored for role in roles])[used]
     return PointTable(
-        np.concatenate(points), indices, classes, np.array(test) if any(test) else None
+        np.concatenate(points)[used], indices[used], classes, test if test.any() else None
     )

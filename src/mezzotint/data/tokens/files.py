@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mezzotint.data.folder import SPLITS, class_of, scan, split_of
 from mezzotint.data.formats.columns import ColumnUse, chosen_name
 from mezzotint.data.formats.delimited import SEPARATORS, lines_of, read_text, read_text_table
 from mezzotint.data.formats.numpy_files import (
@@ -20,6 +19,8 @@ from mezzotint.data.formats.numpy_files import (
     numpy_arrays,
     one_column,
 )
+from mezzotint.data.listing.folder import scan
+from mezzotint.data.listing.layout import parts_of
 
 Unit = Literal["line", "file"]
 
@@ -96,26 +97,27 @@ def _file(path: Path, unit: Unit, name: str, label: str | None, test: bool) -> l
     ]
 
 
+def notes_on_folder(path: Path) -> tuple[str, ...]:
+    """Say what of a folder is not read; nothing of a file."""
+    if not path.is_dir():
+        return ()
+    return parts_of(scan(str(path), TEXTS, "text files"), "text files").notes
+
+
 def _folder(root: Path, unit: Unit) -> list[Text]:
     """Read text files below a folder; folders are classes and splits as for images."""
     listing = scan(str(root), TEXTS, "text files")
-    splits = listing.splits()
-    scored = next((name for name in SPLITS[1:] if name in splits), None)
-    if not listing.images:
+    parts = parts_of(listing, "text files")
+    if not parts.train:
+        why = f" ({'; '.join(parts.notes)})" if parts.notes else ""
         raise ValueError(
-            f"`{root}` has no text files. Supported: {', '.join(sorted(TEXTS))}. Check `data.path`."
+            f"`{root}` has no text files{why}. Supported: {', '.join(sorted(TEXTS))}. Check "
+            "`data.path`."
         )
     found: list[Text] = []
-    for name in listing.images:
-        split = split_of(name, splits)
-        if split in (None, "train", scored):
-            found += _file(
-                root / name,
-                unit,
-                name,
-                class_of(name, split),
-                split is not None and split == scored,
-            )
+    for test, names in ((False, parts.train), (True, parts.scored)):
+        for name in names:
+            found += _file(root / name, unit, name, parts.layout.class_of(name), test)
     return found
 
 

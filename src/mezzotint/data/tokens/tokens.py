@@ -17,7 +17,7 @@ from torch import Tensor
 from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
-from mezzotint.data.tokens.files import FILES, Text, Unit, read_texts
+from mezzotint.data.tokens.files import FILES, Text, Unit, notes_on_folder, read_texts
 from mezzotint.data.tokens.tokenizers import tokenizer_of
 from mezzotint.modality.tokens import FIRST_TOKEN, MASK, PADDING
 from mezzotint.types import Input, Sample
@@ -114,6 +114,7 @@ class Tokens(InMemoryTokens):
                 "truncate are the defaults."
             )
         texts, self.columns = read_texts(Path(path), unit, text, label, x)
+        self.notes = notes_on_folder(Path(path))
         self.tokenizer = tokenizer
         encoded, size = _encoded(texts, tokenizer, vocabulary)
         rows, owner = windows(encoded, length, split=overflow == "split")

@@ -1,6 +1,6 @@
 """Read video files as clips, from class folders or from a list of Kinetics or Something-Something.
 
-Files, classes and splits are found as for images (`data/folder.py`), with the extensions of video.
+Files, classes and splits are found as for images (`data/listing/`), with the extensions of video.
 `data/lists.py` reads lists, `decode.py` reads frames.
 """
 
@@ -11,8 +11,15 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from mezzotint.data.folder import files_fingerprint
-from mezzotint.data.lists import ListedFile, classes_of, entries_of_folder, read_video_list
+from mezzotint.data.listing.folder import files_fingerprint
+from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
+from mezzotint.data.lists import (
+    ListedFile,
+    classes_of,
+    entries_of_folder,
+    read_video_list,
+    split_of_list,
+)
 from mezzotint.data.sampling import held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.data.video.decode import VIDEO_EXTENSIONS, UndecodableVideo, read_frames, times_of
@@ -41,6 +48,9 @@ class VideoFolder(Source):
             time; by default a clip's `frames`.
         size: height and width in pixels.
         holdout: fraction of each class to score, if nothing else defines a test split.
+        group: regular expression that finds the person or session in the path of a file; by
+            default the list's column (`group`, `subject`, …), or the conventions of
+            `data/listing/groups.py`. An empty one finds none.
 
     Attributes:
         classes: names of the classes.
@@ -67,7 +77,9 @@ class VideoFolder(Source):
         context: int | None = None,
         size: int = 224,
         holdout: float = 0.2,
+        group: str | None = None,
     ) -> None:
+        check_pattern(group)
         self._frames = self._context = frames if context is None else context
         if (
             frames < 1
@@ -88,6 +100,7 @@ class VideoFolder(Source):
                 f"got holdout={holdout}, test_files={test_files!r}, files={files!r}. Set "
                 "`data.files` to the training list."
             )
+        self.group = group
         self.root, self.fps, self.sampling, self.size, self.holdout = (
             os.fspath(root),
             fps,
@@ -96,18 +109,21 @@ class VideoFolder(Source):
             holdout,
         )
         if files is None:
-            own, scored, self.scored = entries_of_folder(
+            own, scored, self.scored, self.notes = entries_of_folder(
                 self.root, VIDEO_EXTENSIONS, "video", "mp4, avi, mkv, webm and so on"
             )
         else:
             own = read_video_list(files)
-            scored, self.scored = (
-                (read_video_list(test_files), "test") if test_files else ([], None)
-            )
+            scored, self.scored = [], None
+            if test_files:
+                scored, self.scored = read_video_list(test_files), "test"
+            else:
+                own, scored, self.scored, self.notes = split_of_list(own)
         self.classes = classes_of([*own, *scored])
         position = {name: i for i, name in enumerate(self.classes)}
         self._paths, self.labels = _columns(own, position)
         self._scored_paths, self._scored_labels = _columns(scored, position)
+        self._sources = [None if group is not None else entry.source for entry in own]
         self.input = Input((3, frames, size, size), IMAGENET_MEAN, IMAGENET_STD, "video")
 
     @classmethod
@@ -180,11 +196,30 @@ class VideoFolder(Source):
         if len(self.classes) < 2:
             return both, []
         if self.scored is None:
-            test = held_out(both.labels, self.holdout, "label")
+            both.groups = self._independent()
+            test = held_out(both.labels, self.holdout, "label", both.groups)
         else:
             test = np.arange(len(both.labels)) >= len(self)
         name = f"label/{self.scored or 'holdout'}"
         return both, label_tasks(name, both.labels, test, self.classes)
+
+    def _independent(self) -> Index:
+        """Find the groups of files that stay together; the files are compared once."""
+        if self.groups is None:
+            paths = [os.fsdecode(path) for path in self._paths]
+            names = [
+                source or source_of(path, self.classes[label] if label >= 0 else None, self.group)
+                for path, label, source in zip(
+                    paths, self.labels.tolist(), self._sources, strict=True
+                )
+            ]
+            self.groups = independent(
+                self.labels,
+                same_files(self.root, paths),
+                names,
+                required=bool(self.group) or any(self._sources),
+            )
+        return self.groups
 
 
 def _columns(

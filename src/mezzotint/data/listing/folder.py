@@ -1,15 +1,11 @@
-"""List a folder of images: which files are images, which folders are classes or splits.
+"""List a folder: which files are samples by their extension, and what is not read.
 
-- An image is a file with one of `EXTENSIONS`, in any case. Names that begin with a dot are skipped.
+- Names that begin with a dot, and folders that other programs leave behind (`LEFTOVERS`), are left
+  out.
 - Symbolic links below the root are not followed: a link could lead out of the root, or form a
-cycle.
-  The root itself may be one.
-- The first folder below the root is the class; deeper ones do not matter. Files directly in the
-  root have no class.
-- When all folders below the root are splits (`train`, `val`, `valid`, `validation`, `test`) and
-  `train` is among them, classes are one level deeper, as in ImageNet and Imagenette.
+  cycle. The root itself may be one.
 
-Like `decode`, this module needs no torch.
+`layout.py` says what the folders mean. Like `decode`, this module needs no torch.
 """
 
 import hashlib
@@ -21,7 +17,11 @@ EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm".split()
     + [".jp2", ".avif"]
 )
-SPLITS = ("train", "val", "valid", "validation", "test")
+LEFTOVERS = frozenset(
+    ["__macosx", "__pycache__", "@eadir", "$recycle.bin", "#recycle", "lost+found"]
+    + ["system volume information"]
+)
+"""Folders that archives, storage devices and operating systems leave behind, in lower case."""
 
 
 @dataclass
@@ -30,11 +30,12 @@ class Listing:
 
     Attributes:
         root: path of the folder.
-        images: files that are images by their extension.
+        images: files that are samples by their extension.
         others: all other files.
         links: symbolic links, which are not followed.
         folders: all folders.
         closed: folders without permission to list them.
+        leftovers: folders that begin with a dot or are in `LEFTOVERS`; they are not listed.
     """
 
     root: str
@@ -43,21 +44,7 @@ class Listing:
     links: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
-
-    def splits(self) -> list[str]:
-        """Return the splits, in the order of `SPLITS`; empty if the folders are not splits."""
-        top = {path for path in self.folders if "/" not in path}
-        return (
-            [name for name in SPLITS if name in top]
-            if "train" in top and top <= set(SPLITS)
-            else []
-        )
-
-    def empty_classes(self) -> list[str]:
-        """Return class and split folders without an image at any depth."""
-        depth = 2 if self.splits() else 1
-        full = {"/".join(path.split("/")[:d]) for path in self.images for d in range(1, depth + 1)}
-        return [path for path in self.folders if path.count("/") < depth and path not in full]
+    leftovers: list[str] = field(default_factory=list)
 
 
 def scan(root: str, extensions: frozenset[str] = EXTENSIONS, what: str = "images") -> Listing:
@@ -88,32 +75,25 @@ def scan(root: str, extensions: frozenset[str] = EXTENSIONS, what: str = "images
             continue
         for entry in entries:
             path = folder + entry.name
-            if entry.name.startswith("."):
-                continue
-            if entry.is_symlink():
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if entry.name.startswith(".") or (is_folder and entry.name.lower() in LEFTOVERS):
+                if is_folder:
+                    listing.leftovers.append(path)
+            elif entry.is_symlink():
                 listing.links.append(path)
-            elif entry.is_dir(follow_symlinks=False):
+            elif is_folder:
                 listing.folders.append(path)
                 waiting.append(f"{path}/")
-            elif entry.is_file(follow_symlinks=False) and _extension(entry.name) in extensions:
+            elif entry.is_file(follow_symlinks=False) and extension_of(entry.name) in extensions:
                 listing.images.append(path)
             else:
                 listing.others.append(path)
-    for paths in (listing.images, listing.others, listing.links, listing.folders, listing.closed):
+    for paths in (
+        listing.images, listing.others, listing.links, listing.folders, listing.closed,
+        listing.leftovers,
+    ):  # fmt: skip
         paths.sort(key=os.fsencode)
     return listing
-
-
-def class_of(path: str, split: str | None) -> str | None:
-    """Return the class of an image: the folder below the root or its split; `None` without one."""
-    inner = path if split is None else path.partition("/")[2]
-    return inner.partition("/")[0] if "/" in inner else None
-
-
-def split_of(path: str, splits: list[str]) -> str | None:
-    """Return the split of an image; `None` without splits, or for a file directly in the root."""
-    top, slash, _ = path.partition("/")
-    return top if slash and top in splits else None
 
 
 def files_fingerprint(root: str, paths: Iterable[bytes]) -> str:
@@ -128,5 +108,6 @@ def files_fingerprint(root: str, paths: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _extension(name: str) -> str:
+def extension_of(name: str) -> str:
+    """Return the extension of a path in lower case, with its dot."""
     return os.path.splitext(name)[1].lower()

@@ -1,11 +1,11 @@
-"""Listing a folder: images, classes, splits and links, against the paths that were made."""
+"""Listing a folder: samples, links and leftovers, against the paths that were made."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from mezzotint.data.folder import class_of, files_fingerprint, scan, split_of
+from mezzotint.data.listing.folder import files_fingerprint, scan
 
 
 def fill(root: Path, *paths: str) -> str:
@@ -23,35 +23,18 @@ def test_files_are_sorted_by_kind_and_by_bytes(tmp_path: Path) -> None:
     listing = scan(root)
     assert listing.images == ["B.gif", "a/é.webp", "b/10.jpg", "b/2.PNG"]
     assert listing.others == ["a/notes.txt"] and listing.links == ["link"]
-    assert listing.folders == ["a", "b"] and listing.splits() == []
-
-
-def test_splits_need_train_and_nothing_else(tmp_path: Path) -> None:
-    root = fill(tmp_path, "val/cat/1.png", "train/cat/1.png")
-    assert scan(root).splits() == ["train", "val"]
-    fill(tmp_path, "extra/1.png")
-    assert scan(root).splits() == []
-
-
-def test_classes_without_an_image_are_named(tmp_path: Path) -> None:
-    root = fill(tmp_path, "train/cat/deep/1.png", "train/dog/notes.txt", "val/cat/1.png")
-    (tmp_path / "test").mkdir()
-    assert scan(root).empty_classes() == ["test", "train/dog"]
+    assert listing.folders == ["a", "b"] and listing.leftovers == [".hidden"]
 
 
 @pytest.mark.parametrize(
-    ("path", "splits", "split", "name"),
-    [
-        ("cat/1.png", [], None, "cat"),
-        ("1.png", [], None, None),
-        ("train/cat/x/1.png", ["train"], "train", "cat"),
-        ("train/1.png", ["train"], "train", None),
-    ],
+    "name", ["__MACOSX", ".ipynb_checkpoints", "__pycache__", "@eaDir", "$RECYCLE.BIN"]
 )
-def test_class_and_split_of_a_path(
-    path: str, splits: list[str], split: str | None, name: str | None
-) -> None:
-    assert split_of(path, splits) == split and class_of(path, split) == name
+def test_leftovers_of_other_programs_are_not_listed(name: str, tmp_path: Path) -> None:
+    listing = scan(fill(tmp_path, "cat/1.png", "cat/._1.png", f"cat/{name}/1.png", f"{name}/2.png"))
+    assert listing.images == ["cat/1.png"] and listing.folders == ["cat"]
+    assert listing.leftovers == sorted([name, f"cat/{name}"], key=os.fsencode)
+    # A file of this name is no folder of leftovers.
+    assert scan(fill(tmp_path / "other", "__MACOSX")).others == ["__MACOSX"]
 
 
 def test_the_fingerprint_sees_names_sizes_and_missing_files(tmp_path: Path) -> None:
