@@ -87,3 +87,18 @@ def test_frozen_norms_stay_still() -> None:
     assert not any(m.training or m.weight.requires_grad for m in norms)
     recompute_batch_norm(made, SCENES, Training(steps=1, batch_size=2, precise_bn_batches=1), 0)
     assert all(int(m.num_batches_tracked) == 0 for m in norms if m.num_batches_tracked is not None)
+
+
+@pytest.mark.parametrize(
+    ("neck", "before", "after"),
+    [("c4", (12000, 6000), (2000, 1000)), ("fpn", (2000, 1000), (1000, 1000))],
+)
+def test_proposals_are_detectron2s(
+    neck: str, before: tuple[int, int], after: tuple[int, int]
+) -> None:
+    """PRE_NMS_TOPK and POST_NMS_TOPK, TRAIN and TEST, of Base-RCNN-C4 and Base-RCNN-FPN."""
+    encoder = resnet8(INPUT, stem="patch", width=4)
+    anchors = [8, 16, 24] if neck == "c4" else [8, 16, 24, 32]
+    rpn: Any = FasterRCNN(encoder, 10, neck=neck, anchors=anchors, channels=8).network.rpn  # type: ignore[arg-type]
+    assert tuple(rpn._pre_nms_top_n[mode] for mode in ("training", "testing")) == before
+    assert tuple(rpn._post_nms_top_n[mode] for mode in ("training", "testing")) == after

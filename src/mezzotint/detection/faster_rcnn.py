@@ -6,9 +6,8 @@
 region, with one norm after it, as the transfer benchmarks of the field do: the whole encoder is
 used, and regions are pooled to the size that the stage had in pretraining. `fpn` puts a feature
 pyramid on all stages (Lin et al. 2016, arXiv 1612.03144). The networks are torchvision's, with the
-encoder's own input normalization. They differ from detectron2's in details: box losses are smooth
-L1 with a threshold of 1/9 for proposals, and a pyramid keeps as many proposals in training before
-NMS as after it.
+encoder's own input normalization; numbers of proposals are detectron2's. They differ in details:
+box losses are smooth L1 with a threshold of 1/9 for proposals.
 """
 
 from collections.abc import Sequence
@@ -54,8 +53,9 @@ class FasterRCNN(DetectionModel, kind="faster_rcnn"):
         max_size: largest size of the longer side.
         roi_size: side of a pooled region; by default the side of the stage's map in pretraining
             with `c4`, and 7 with `fpn`.
-        proposals: regions kept after NMS, in training and in evaluation; with `c4`, 6 times as many
-            enter NMS.
+        proposals: regions kept after NMS, in training and in evaluation; by default 2000 and 1000
+            with `c4`, 1000 and 1000 with `fpn`. With `c4`, 6 times as many enter NMS; with `fpn`,
+            twice as many in training and as many in evaluation, from each level.
         samples: regions per image that the head is trained on.
         norm: `train` the encoder's BatchNorms, or keep them `frozen`.
         channels: width of the pyramid and its heads.
@@ -72,7 +72,7 @@ class FasterRCNN(DetectionModel, kind="faster_rcnn"):
         min_size: list[int] = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],  # noqa: B006
         max_size: int = 1333,
         roi_size: int | None = None,
-        proposals: tuple[int, int] = (2000, 1000),
+        proposals: tuple[int, int] | None = None,
         samples: int = 512,
         norm: Norm = "train",
         channels: int = 256,
@@ -80,6 +80,7 @@ class FasterRCNN(DetectionModel, kind="faster_rcnn"):
         network = require_resnet(encoder, "detection")
         super().__init__(network, norm)
         self.needs = "masks" if masks else "boxes"
+        proposals = proposals or ((2000, 1000) if neck == "c4" else (1000, 1000))
         _check(
             anchors,
             min_size,
@@ -92,7 +93,7 @@ class FasterRCNN(DetectionModel, kind="faster_rcnn"):
         )
         ratios = (0.5, 1.0, 2.0)
         levels = [tuple(anchors)] if neck == "c4" else [(side,) for side in anchors]
-        before = 6 if neck == "c4" else 1
+        before = (6, 6) if neck == "c4" else (2, 1)
         heads = {
             "box_roi_pool": self.parts.pool(), "box_head": self.parts.box_head,
             "box_predictor": FastRCNNPredictor(self.parts.box_dim, num_classes + 1),
@@ -107,8 +108,8 @@ class FasterRCNN(DetectionModel, kind="faster_rcnn"):
             min_size=tuple(min_size), max_size=max_size,
             image_mean=list(encoder.input.mean), image_std=list(encoder.input.std),
             rpn_anchor_generator=AnchorGenerator(tuple(levels), (ratios,) * len(levels)),
-            rpn_pre_nms_top_n_train=before * proposals[0],
-            rpn_pre_nms_top_n_test=before * proposals[1],
+            rpn_pre_nms_top_n_train=before[0] * proposals[0],
+            rpn_pre_nms_top_n_test=before[1] * proposals[1],
             rpn_post_nms_top_n_train=proposals[0], rpn_post_nms_top_n_test=proposals[1],
             box_batch_size_per_image=samples, **heads,
         )  # fmt: skip
