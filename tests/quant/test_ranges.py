@@ -40,7 +40,7 @@ def net() -> Net:
 def rounded(x: Tensor, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Tensor:
     """SSQL's two grids, by definition."""
     if symmetric:
-        scale = torch.maximum(low.abs(), high.abs()) / ((2**bits - 1) / 2)
+        scale: Tensor = torch.maximum(low.abs(), high.abs()) / ((2**bits - 1) / 2)
         return scale * torch.clamp(torch.round(x / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     scale = (high - low) / (2**bits - 1)
     zero = -torch.round(low / scale)
@@ -62,8 +62,8 @@ def test_weights(net: Net, symmetric: bool, granularity: str) -> None:
     with prepared.at(Bits(4, 32)) as network:
         torch.testing.assert_close(network.get_submodule("second").weight, expected)
     assert f"weights={scheme}/{granularity}" in str(prepared.ptq)
-    first = prepared.network.get_submodule("first").weight_quantizer
-    assert first.fixed_bits == 8, "the stem keeps the bits of its policy"
+    first: Any = prepared.network.get_submodule("first")
+    assert first.weight_quantizer.fixed_bits == 8, "the stem keeps the bits of its policy"
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -91,21 +91,18 @@ def test_observers(net: Net) -> None:
     ranges = []
     for policy in (None, made(activations={"observer": observer})):
         prepared = calibrated_copy(net, [batch], policy=policy)
-        quantizer = prepared.network.get_submodule("second").input_quantizer
-        assert quantizer is not None
-        ranges.append(float(quantizer.high - quantizer.low))
+        second: Any = prepared.network.get_submodule("second")
+        ranges.append(float(second.input_quantizer.high - second.input_quantizer.low))
     assert ranges[1] < 0.2 * ranges[0]
     assert "activations=percentile(alpha=0.01,tails=magnitude)" in str(prepared.ptq)
     # Of both sides, and kept by AdaRound, which otherwise takes the least squared error.
     both = made(weights={"observer": "gaussian"}, activations={"observer": observer})
     network = calibrated_copy(net, [batch], "adaround", policy=both, steps=1).network
+    first: Any = network.get_submodule("first")
     second = network.get_submodule("second")
     assert type(second.weight_quantizer.observer).__name__ == "Gaussian"
     assert isinstance(second.input_quantizer.observer, Percentile)
-    assert (
-        second.weight_quantizer.observer
-        is not network.get_submodule("first").weight_quantizer.observer
-    )
+    assert second.weight_quantizer.observer is not first.weight_quantizer.observer
 
 
 def test_groups_of_weights_and_channels_of_a_linear_layer() -> None:
@@ -116,7 +113,7 @@ def test_groups_of_weights_and_channels_of_a_linear_layer() -> None:
         weights=Ranges(granularity="group", group=2), activations=Ranges(granularity="channel")
     )
     policy.apply_(linear)
-    layer = linear[0]
+    layer: Any = linear[0]
     assert (layer.weight_quantizer.layout.group, layer.input_quantizer.layout.axis) == (2, -1)
     layer.weight_quantizer.set_bits(3)
     layer.weight_quantizer.mode = "quantize"

@@ -152,7 +152,7 @@ def supervised(name: str) -> dict[str, Any]:
     return read_recipe(f"supervised/{name}")
 
 
-def milestones(recipe: dict[str, Any]) -> list[float]:
+def milestones(recipe: dict[str, Any]) -> list[Any]:
     epochs: int = recipe["run"]["epochs"]
     return [pytest.approx(epochs * part) for part in recipe["schedule"]["milestones"]]
 
