@@ -78,11 +78,23 @@ def changed(config: Config, path: Path, value: Any) -> Config:
 
 
 @functools.cache
-def recipes() -> list[tuple[str, Config]]:
-    """Name and checked sections of each phase of each shipped recipe."""
+def recipes() -> list[tuple[str, Config, Config]]:
+    """Name, checked sections, and sections as written, of each phase of each shipped recipe."""
     return [
-        (name, resolve_recipe(raw)) for name in shipped() for _, _, raw in unfold(read_raw(name))
+        (name, resolve_recipe(raw), raw)
+        for name in shipped()
+        for _, _, raw in unfold(read_raw(name))
     ]
+
+
+def is_written(raw: Any, path: Path) -> bool:
+    """Whether a path is in plain data, rather than a default."""
+    for step in path:
+        known = step in raw if isinstance(raw, Mapping) else isinstance(raw, list)
+        if not known:
+            return False
+        raw = raw[step]
+    return True
 
 
 def modality_of_data(data: Config) -> str:

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mezzotint.data.table.table import Table
+from mezzotint.encoders.saving import save_encoder
+from mezzotint.encoders.table_mlp import TableMLP
 from tests.recipes.observe import build
 from tests.test_contract_sources import EXAMPLES, image, names, noise, sound
 
@@ -134,6 +137,8 @@ def table(root: Path) -> list[Config]:
     rows += [f"{n * n},{colors[n % 3]},{n % 4},{c},{n % 3}" for c, n in names(10)]
     (root / "x.csv").write_text("\n".join(rows))
     (root / "z.csv").write_text("\n".join(rows[:-3]))
+    fewer = Table(path=str(root / "z.csv"))
+    save_encoder(TableMLP(fewer.input, width=4), root / "fitted", source=fewer)
     return [{"kind": "table", "path": str(root / "x.csv")}]
 
 
@@ -148,6 +153,22 @@ def tokens(root: Path) -> list[Config]:
     (root / "lines.txt").write_text("\n".join(f"line {n} of the text" for n in range(12)))
     common = {"kind": "tokens", "length": 8}
     return [{**common, "path": str(root / name)} for name in ("x.csv", "x.npz", "lines.txt")]
+
+
+def transfer_set(root: Path) -> list[Config]:
+    """FGVC-Aircraft and Pets in one folder; Caltech-101, whose split is drawn, in another."""
+    both = example("transfer_set", root / "own")
+    (root / "own" / "annotations").mkdir()
+    for part in ("trainval", "test"):
+        rows = [f"{name}_{part}{n}" for name, n in names(3)]
+        text = "\n".join(f"{row} 1 1 1" for row in rows)
+        (root / "own" / "annotations" / f"{part}.txt").write_text(text)
+        for n, row in enumerate(rows):
+            image(root / "own" / "images" / f"{row}.jpg", n + 20)
+    for name, n in names(32):
+        image(root / "caltech" / "101_ObjectCategories" / name / f"{n}.jpg", n)
+    example("transfer_set", root / "others", 5)
+    return [both, {**both, "name": "caltech101", "root": str(root / "caltech")}]
 
 
 def clip(path: Path, number: int) -> None:
@@ -180,7 +201,7 @@ MAKERS: dict[str, Callable[[Path], list[Config]]] = {
     function.__name__: function
     for function in (
         arrays, audio_folder, captioned_images, cifar100, image_folder, image_tags, labeled,
-        point_clouds, series, table, tokens, video_folder,
+        point_clouds, series, table, tokens, transfer_set, video_folder,
     )
 }  # fmt: skip
 
@@ -205,6 +226,7 @@ def other_files(kind: str, key: str, root: Path, config: Config) -> list[Any]:
         "path": f"{root}/z{Path(path).suffix}" if path else "",
         "tokenizer": str(root / "vocabulary.txt"),
         "labels": str(root / "labels.csv"),
+        "fitted": str(root / "fitted"),
     }
     if kind in ("captioned_images", "image_tags") and key == "path":
         return ["path2", "Path2"]

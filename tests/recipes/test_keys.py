@@ -22,7 +22,7 @@ from mezzotint.recipe.recipe import FAMILIES
 from mezzotint.recipe.schema import resolve
 from mezzotint.types import Unreadable
 from tests.recipes import made_sources, observe
-from tests.recipes.keys import Config, Leaf, leaves, modality_of_data, recipes
+from tests.recipes.keys import Config, Leaf, is_written, leaves, modality_of_data, recipes
 
 SILENT = {
     "data.image_folder.decoder": "nvjpeg needs an NVIDIA GPU; data/image/test_nvjpeg.py",
@@ -79,7 +79,7 @@ Contexts = dict[str, list[tuple[Leaf, Any]]]
 def keys(section: str) -> Contexts:
     """Each key of a section by its name, with one leaf for each context that may matter to it."""
     found: dict[tuple[str, Any], tuple[Leaf, Any]] = {}
-    for _, recipe in recipes():
+    for _, recipe, _ in recipes():
         encoder = recipe["encoder"]["kind"]
         context = {
             "views": modality_of_data(recipe["data"]),
@@ -184,7 +184,7 @@ def roads(leaf: Leaf, context: Any) -> list[str]:
 def data_keys() -> dict[str, list[str]]:
     """The keys of each kind of source and of its parts that shipped recipes have."""
     found: dict[str, set[str]] = {}
-    for _, recipe in recipes():
+    for _, recipe, _ in recipes():
         for leaf in leaves("data", recipe["data"]):
             found.setdefault(leaf.kinds[-1], set()).add(leaf.key)
     return {kind: sorted(own) for kind, own in sorted(found.items())}
@@ -252,7 +252,36 @@ def test_every_key_of_data_has_an_effect_or_is_declared(kind: str, tmp_path: Pat
                 outcomes[leaf.key].add(data_outcome(leaf, tmp_path / source, plain))
     for key, found in outcomes.items():
         declared = silent(f"data.{kind}.{key}")
-        assert ("effect" in found) is (declared is None), f"{kind}.{key}: {found}"
+        assert ("effect" in found) is (declared is None), (
+            f"{kind}.{key} is {found or 'in no context'}: give it another value in made_sources.py"
+        )
+
+
+def test_rates_that_a_recipe_writes_act_in_that_recipe(trial: Trial) -> None:
+    seen = set()
+    for name, recipe, raw in recipes():
+        contexts = {
+            "optimizer": bool(recipe["method"].get("freeze")),
+            "schedule": recipe["run"]["epochs"],
+        }
+        for section, context in contexts.items():
+            one = json.dumps([recipe[section], context], sort_keys=True)
+            if one in seen:
+                continue
+            seen.add(one)
+            for leaf in leaves(section, recipe[section]):
+                if is_written(raw.get(section), leaf.path):
+                    outcome = trial.outcome(leaf, context, "memory", [])
+                    assert outcome == "effect", f"{name}: {leaf.name}"
+
+
+def test_no_recipe_writes_what_a_frozen_codebook_ignores() -> None:
+    """The published recipes repeat what the authors' code sets."""
+    frozen = [pattern for pattern, reason in SILENT.items() if "freezes" in reason]
+    for name, recipe, raw in recipes():
+        for leaf in leaves("method", recipe["method"]):
+            if silent(leaf.name) in frozen and not name.endswith("_published"):
+                assert not is_written(raw["method"], leaf.path), f"{name}: {leaf.name}"
 
 
 def test_declared_keys_are_those_of_recipes() -> None:
