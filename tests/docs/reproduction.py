@@ -22,6 +22,7 @@ from tests.data.image.test_classic import write_cifar10_python
 from tests.data.image.test_transfer_set import pets
 from tests.data.prepare.test_prepare import film, tone
 from tests.interop.test_layouts import airl, massrl, mocov3
+from tests.interop.test_vit import bridle_file
 
 RNG = np.random.default_rng(0)
 RESNET = {"width": 4}
@@ -121,6 +122,7 @@ def checkpoints(root: Path) -> None:
     ssql = {f"module.encoder_q.model.{in_ssql(name)}": t for name, t in small.items()}
     torch.save({"state_dict": ssql, "epoch": 400}, root / "checkpoint.pth.tar")
     audio = AudioNTT(Input((1, 64, 96), (0.0,), (1.0,), modality="audio"), dim=512)
+    bridle_file(root)
     torch.save(audio.state_dict(), root / "AudioNTT2020-BYOLA-64x96d512.pth")
 
 

@@ -34,7 +34,7 @@ def arguments(command: str, *, whole: bool) -> list[str]:
     verb, *rest = shlex.split(command)[1:]
     if verb == "prepare":
         rest += ["--workers", "0"]
-    if verb == "import" and "--size" not in rest and "kind=audio_ntt" not in rest:
+    if verb == "import" and rest[0].endswith((".tar", ".ckpt")) and "--size" not in rest:
         rest += ["--size", "32"]
     if verb == "pretrain" and not whole and "--dry-run" not in rest:
         rest += ["--train-only"]
