@@ -4,14 +4,17 @@ import pytest
 import torch
 from torch import nn
 
+from mezzotint.encoders.vit import ViT
 from mezzotint.methods.method import cosine_momentum
 from mezzotint.methods.mocov3 import MoCoV3, contrast
+from mezzotint.modality.patches import grid_positions
 from mezzotint.optim.lars import LARSOptimizer
 from mezzotint.optim.schedules import Cosine
+from mezzotint.types import Input
 from tests.golden.networks import Flat, as_views
 from tests.golden.values import check, check_digest, draw, fill, stored
 
-EXPECTED = stored("mocov3")
+EXPECTED, VIT = stored("mocov3"), stored("mocov3_vit")
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
@@ -94,3 +97,30 @@ def test_three_steps(head: str) -> None:
     check(torch.stack(losses), expected["losses"], 1e-5)
     check_digest(online, expected["weights"], 1e-4)
     check_digest(keys, expected["keys"], 1e-4)
+
+
+def vit() -> ViT:
+    torch.manual_seed(0)
+    image = Input((3, 16, 16), (0.0,) * 3, (1.0,) * 3)
+    return ViT(image, width=24, depth=2, heads=3, patch=4, pool="cls", initialization="mocov3")
+
+
+def test_positions_and_features_of_the_vit() -> None:
+    encoder = vit().eval()
+    positions = encoder.places(grid_positions((4, 4), torch.device("cpu")))[0]
+    check(positions, VIT["positions"], 1e-6)
+    assert encoder.cls is not None
+    parts = (encoder.patches, encoder.blocks, encoder.norm)
+    fill([encoder.cls, *(p for part in parts for p in part.parameters())], 300, 0.2)
+    features = encoder(draw(6, 3, 3, 16, 16))
+    check(features[0], VIT["first"], 1e-5)
+    check_digest([features], VIT["features"], 1e-5)
+
+
+def test_limits_of_the_vits_initialization() -> None:
+    """Queries, keys and values are three matrices; the class token is almost 0."""
+    encoder = vit()
+    for name, key in (("blocks.0.attn.qkv.weight", "qkv"), ("patches.project.weight", "patch")):
+        largest = float(encoder.get_parameter(name).detach().abs().max())
+        assert 0.98 * VIT["bounds"][key] < largest <= VIT["bounds"][key] * (1 + 1e-6)
+    assert encoder.cls is not None and float(encoder.cls.detach().abs().max()) < 1e-5
