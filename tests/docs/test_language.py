@@ -60,7 +60,7 @@ def texts() -> list[Path]:
     found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
     for folder in FOLDERS:
         paths = sorted((ROOT / folder).rglob("*"))
-        found += [p for p in paths if p.suffix in SUFFIXES and "results" not in p.parts]
+        found += [p for p in paths if p.suffix in SUFFIXES]
     return found
 
 
