@@ -97,6 +97,7 @@ class AudioNTT(Encoder, kind="audio_ntt"):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, 1, F, T]` → `[B, dim]`."""
         x_BTD = self.frame_features(x)
+        # The maximum keeps short events, which the mean over time would drown.
         return x_BTD.amax(dim=1) + x_BTD.mean(dim=1)
 
 
@@ -121,6 +122,7 @@ class RunningNorm(nn.Module):
                 f"`samples` must be at least 1, got {samples}. BYOL-A uses 10 epochs of both views."
             )
         self.samples = samples
+        # float64: after many samples a batch's part comes near the rounding of float32.
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
         self.register_buffer("square", torch.zeros((), dtype=torch.float64))
@@ -129,6 +131,7 @@ class RunningNorm(nn.Module):
         """`[B, …]` → the same shape, normalized; unchanged before the first training batch."""
         if self.training:
             self._update(x.detach())
+        # Without a branch on a tensor, as in `_update`.
         known = self.count > 0
         std = self.square.clamp(min=torch.finfo(torch.float32).eps ** 2).sqrt()
         std = torch.where(known, std, 1.0)

@@ -164,6 +164,7 @@ class OnnxFeatures:
     def _split(self, x: Tensor) -> list[Tensor]:
         if self._batch is None:
             return [x]
+        # A file with a fixed batch refuses any other size; the copies' features are cut off again.
         missing = -len(x) % self._batch
         return list(torch.split(torch.cat((x, x[-1:].expand(missing, *x.shape[1:]))), self._batch))
 

@@ -140,6 +140,7 @@ class ResNet(Encoder):
             planes = width * 2**stage
             blocks: list[nn.Module] = []
             for number in range(depth):
+                # The stem has reduced the size already, so the first stage keeps it.
                 stride = 2 if number == 0 and stage > 0 else 1
                 blocks.append(block(inputs, planes, stride))
                 inputs = planes * block.expansion

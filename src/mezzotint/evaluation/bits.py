@@ -182,6 +182,7 @@ def changes(full: Sequence[Row], low: Sequence[Row]) -> Iterator[Row]:
     """
     fp32 = {(row.metric, row.seed, row.protocol): row.value for row in full}
     for row in low:
+        # A frozen head has a protocol of its own at low bits, and the same samples as in fp32.
         before = fp32.get(
             (row.metric, row.seed, dataclasses.replace(row.protocol, fp32_head=False))
         )

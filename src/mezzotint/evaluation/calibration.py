@@ -47,6 +47,7 @@ def calibration_order(tasks: Sequence[Task], count: int, seed: int = 0) -> Tenso
     if tasks:
         train = np.concatenate([np.asarray(task.train, dtype=np.int64) for task in tasks])
         test = np.concatenate([np.asarray(task.test, dtype=np.int64) for task in tasks])
+        # A sample that one task trains on may be another's test sample.
         pool = np.setdiff1d(train, test)
     indices = torch.from_numpy(pool)
     return indices[Draws(indices, key_of("calibration", seed)).bits("place").argsort(stable=True)]
@@ -85,6 +86,7 @@ def read_calibration(
     device = torch.device(reading.device or "cpu")
     batches: list[Tensor] = []
     target = DEFAULT if count is None else count
+    # Unreadable samples are replaced by the next ones, so that the number is the one stated.
     missing, total = target, len(order)
     while missing and len(order):
         for _, x, _ in read_batches(source, order[:missing], reading):

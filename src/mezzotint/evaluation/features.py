@@ -77,6 +77,7 @@ def extract_readable(
         reading: how to read, and where to compute.
         indices: int64 `[N]`, samples to extract; all by default.
     """
+    # A callback of training measures its own encoder, which must be back where its optimizer is.
     home = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     device = reading.device_of(encoder)
 
@@ -168,6 +169,7 @@ def _read(
 ) -> Extraction:
     """Extract this rank's part, then gather all parts."""
     requested = torch.arange(len(source)) if indices is None else indices
+    # Every n-th sample, so that ranks differ by one sample at most, even where data are sorted.
     own = requested[dist.rank() :: dist.world_size()]
     kept: list[Tensor] = []
     features: list[Tensor] = []
@@ -179,6 +181,8 @@ def _read(
         if len(part):
             with torch.inference_mode():
                 values = x.to(device, non_blocking=True)
+                # On the CPU: features of a whole data set need not fit beside the network on its
+                # device.
                 features.append(_averaged(forward, input, values).float().cpu())
             kept.append(part)
         if reading.progress is not None:
@@ -202,6 +206,8 @@ def _union(
     extracted: tuple[Tensor, Tensor, tuple[Unreadable, ...]], requested: Tensor
 ) -> Extraction:
     """Gather all ranks' rows in the order of `requested`; a rank may have any number, also none."""
+    # Gathered as objects, because ranks have different numbers of rows where samples are
+    # unreadable.
     parts: list[tuple[Tensor, Tensor, tuple[Unreadable, ...]]] = [extracted] * dist.world_size()
     td.all_gather_object(parts, extracted)
     x = torch.cat([features for features, _, _ in parts if features.numel()] or [extracted[0]])

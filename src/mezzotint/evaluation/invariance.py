@@ -125,6 +125,7 @@ def _drawn_and_features(
             continue
         rendered = views.render(batch, ViewContext(input, seed, 0), normalized=False)
         drawn = views.draw(batch.ids, ViewContext(input, seed, 0))
+        # By sample and not by view: views of one sample must not be on both sides.
         half = torch.isin(batch.ids, order[: len(order) // 2])
         for view, x in enumerate(rendered):
             if tuple(x.shape[1:]) != input.shape or not any(drawn[view].values()):
@@ -158,6 +159,7 @@ def _rows(
         if not (varies(parameter, first, _MIN_VIEWS) and varies(parameter, ~first, _MIN_VIEWS)):
             continue
         train, test = parameter.defined & first, parameter.defined & ~first
+        # Most parameters are defined for the same views, so one decomposition serves them all.
         key = train.numpy().tobytes()
         ridge = solved[key] = solved.get(key) or Ridge(x[train])
         score, measure = (accuracy, "accuracy") if parameter.is_choice else (r_squared, "r2")
@@ -195,6 +197,8 @@ class Ridge:
         best: tuple[float, Tensor, Tensor] | None = None
         for strength in _STRENGTHS:
             kept = self.s.square() / (self.s.square() + strength * len(y))
+            # The exact leave-one-out residual of ridge regression is the residual over 1 −
+            # leverage.
             leverage = (self.u.square() @ kept + 1.0 / len(y)).clamp(max=1.0 - 1e-9)
             residual = (y - mean - self.u @ (kept.unsqueeze(1) * turned)) / (
                 1.0 - leverage
@@ -249,6 +253,7 @@ def accuracy(ridge: Ridge, y: Tensor, x: Tensor, truth: Tensor) -> float:
     """
     names, members = torch.unique(y, return_inverse=True)
     weights, mean, left_out = ridge.fit(one_hot(members).double())
+    # Of left-out predictions: fitted ones lie nearer to their targets than those of new samples.
     centers = torch.stack([left_out[members == c].mean(dim=0) for c in range(len(names))])
     predicted = names[torch.cdist(ridge.predict(x, weights, mean), centers).argmin(dim=1)]
     known = [name for name in names.tolist() if bool((truth == name).any())]

@@ -62,6 +62,7 @@ def similarities(
     if metric == "cosine":
         train, queries = normalize(train, dim=1), normalize(queries, dim=1)
     squares = train.square().sum(dim=1)
+    # Features that are all zero have no scale; their distances are zero in any.
     scale = squares.mean().clamp_min(torch.finfo(train.dtype).tiny)
     block = max(1, _BLOCK_ELEMENTS // max(1, len(train)))
     for start in range(0, len(queries), block):
@@ -142,6 +143,8 @@ class KNN(Probe):
 
     def votes(self, values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
         """Sum the neighbors' votes: similarities and classes `[B, k]` → `[B, C]`; see `_votes`."""
+        # Relative to the nearest: exp(1 / T) overflows in float32 for small T, and votes only
+        # compare.
         weights = ((values - values[:, :1].amax(dim=1, keepdim=True)) / self.temperature).exp()
         ballots = torch.nn.functional.one_hot(classes, num_classes)
         votes = (weights.unsqueeze(1) @ ballots.to(weights.dtype)).squeeze(1)

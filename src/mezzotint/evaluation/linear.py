@@ -109,6 +109,8 @@ class Linear(Probe):
         made = []
         for seed in range(seeds):
             penalty, start = self._select(problem, seed)
+            # Seeds differ in what they hold out; where they choose one penalty, the fit is the
+            # same.
             if penalty not in fits:
                 fits[penalty] = problem.fit(penalty, self.tolerance, self.max_evaluations, start)
             fitted = fits[penalty]
@@ -192,6 +194,7 @@ class Scaling:
         mean = x.mean(dim=0)
         centered = x - mean
         scale = centered.square().mean().sqrt()
+        # A collapsed encoder has constant features; they stay zero instead of NaN.
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         basis = torch.linalg.qr(centered.T).Q if x.shape[0] < x.shape[1] else None
         return cls(mean, scale, basis)

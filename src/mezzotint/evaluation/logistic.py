@@ -175,6 +175,7 @@ def fit(
             "optimum."
         )
     solve = (curvature or Curvature(x, num_classes if y.ndim == 1 else EVEN)).inverse(penalty)
+    # Half a sample more for each class, so that one without samples has a finite intercept.
     if y.ndim == 1:
         frequencies = (torch.bincount(y, minlength=num_classes).to(x.dtype) + 0.5) / (
             len(y) + 0.5 * num_classes
@@ -208,6 +209,7 @@ def fit(
 
 
 def _remember(pairs: Pairs, step: Tensor, change: Tensor) -> None:
+    # Rounding can make the curvature of a tiny step negative; its direction might then climb.
     if (bend := (step * change).sum()) > 0:
         pairs.append((step, change, bend))
 
@@ -241,6 +243,8 @@ def _search(
         rise = new.loss - point.loss
         if rise <= _SUFFICIENT * length * slope + _NOISE * abs(point.loss):
             return new, used
+        # The minimum of the parabola through what is known, kept from shrinking too fast or too
+        # slowly.
         length *= min(0.5, max(0.1, -0.5 * length * slope / (rise - length * slope)))
     return None, most
 

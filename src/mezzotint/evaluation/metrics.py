@@ -102,6 +102,7 @@ def classification(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tu
             `[M, C]`.
     """
     if labels.ndim == 2:
+        # Average precision of a tag that no test sample has, or all have, is not defined.
         known = [c for c in range(labels.shape[1]) if labels[:, c].any() and not labels[:, c].all()]
         by_class = [ranking(scores[:, c], labels[:, c]) for c in known]
         yield "map", sum(precision for precision, _ in by_class) / max(1, len(known))
@@ -111,6 +112,7 @@ def classification(scores: Tensor, names: Tensor, labels: Tensor) -> Iterator[tu
     yield "top1", Accuracy(correct)
     if len(names) >= _TOP5_FROM:
         best = scores.topk(5, dim=1)
+        # A class without any vote has −inf, and must not be correct by filling the five.
         among = (names[best.indices] == labels.unsqueeze(1)) & best.values.isfinite()
         yield "top5", among.any(dim=1).double().mean().item()
     classes, members = torch.unique(labels, return_inverse=True)
@@ -132,6 +134,7 @@ def ranking(scores: Tensor, hits: Tensor) -> tuple[float, float]:
     """
     order = scores.argsort(descending=True)
     ordered, relevant = scores[order], hits[order].double()
+    # Equal scores have no order, so precision is read only at the last of them.
     ends = torch.cat(
         [ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool, device=scores.device)]
     )

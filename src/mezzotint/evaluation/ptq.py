@@ -160,6 +160,7 @@ def _weights_quantized_once(network: nn.Module) -> Iterator[None]:
         for layer, quantizer, parameters in kept:
             with torch.no_grad():
                 quantized = {name: getattr(layer, name) for name in parameters}
+            # Past the attribute, which quantizes whenever it is read, so in every forward pass.
             for name, value in quantized.items():
                 layer._parameters[name] = (
                     None if value is None else nn.Parameter(value, requires_grad=False)

@@ -111,6 +111,8 @@ def measure(
     for task, train, test in splits(extraction, tasks):
         for probe in probes:
             if task.kind in probe.kinds and probe.tokens == tokens:
+                # Heads are kept for low bits, where the same fitted classifier scores quantized
+                # features.
                 if heads is not None and isinstance(probe, Linear):
                     fitted = heads[task.name, probe.protocol] = probe.heads(train, seeds=seeds)
                     rows = probe.scored(fitted, test)
@@ -138,9 +140,11 @@ def splits(
         ValueError: when training and test samples of a task overlap.
     """
     read = extraction.indices
+    # Unreadable samples leave gaps: a task's index is not a row of the features.
     position = torch.full((int(read.max()) + 1 if len(read) else 0,), -1)
     position[read] = torch.arange(len(read))
     for task in tasks:
+        # Checked here, and not trusted to sources: a leak is invisible in the results.
         shared = np.intersect1d(task.train, task.test)
         if len(shared):
             raise ValueError(
@@ -164,6 +168,7 @@ def _part(extraction: Extraction, position: Tensor, task: Task, indices: Index) 
     tags = task.kind == "tag"
     labels = torch.from_numpy(np.asarray(task.labels, dtype=np.bool_ if tags else np.int64))
     labels, rows = labels[requested], position[requested]
+    # A negative label means none; a sample without any tag is a sample all the same.
     usable = rows >= 0 if tags else (rows >= 0) & (labels >= 0)
     validation = None
     if len(task.validation):

@@ -38,6 +38,7 @@ class Audible(Protocol):
 def playable(log_mel: Tensor, mel: "Mel") -> str:
     """Return the first seconds of a spectrogram as a WAV file of 8 bits, in a data URI."""
     frames = math.ceil(_SECONDS * mel.sample_rate / mel.hop)
+    # The report is one file: a sample's sound in full would make it many times larger.
     samples = mel.invert(log_mel[..., :frames])
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
@@ -91,6 +92,7 @@ class AudioModality(Modality):
         assert isinstance(patches, GridPatches)
         (_, across), (mels, frames) = patches.grid, patches.side
         length = len(values) * (frames + _PAUSE) + _PAUSE
+        # Silence is a value of the front-end, not zero, which is loud in log-mel.
         sheet = torch.full((source.mel.mels, length), source.mel.silence)
         for number, (patch, position) in enumerate(zip(values, positions, strict=True)):
             low, begin = position // across * mels, _PAUSE + number * (frames + _PAUSE)

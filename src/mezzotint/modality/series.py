@@ -53,6 +53,7 @@ class SeriesModality(Modality):
             low, high = float(channel.min()), float(channel.max())
             scaled = (channel - low) / max(high - low, 1e-6)
             across = np.linspace(0.0, width * scale - 1.0, len(channel))
+            # A tenth of the strip is left above and below, so that neighbors do not touch.
             down = (number + 0.9 - 0.8 * scaled) * height
             line = list(zip(across.tolist(), down.tolist(), strict=True))
             pen.line(line, fill=_COLORS[number % len(_COLORS)], width=scale)

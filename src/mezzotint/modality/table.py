@@ -42,6 +42,8 @@ class TablePatches(Patches):
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, F]` → `[B, F, 2]`, value and index of the feature, and `[1, F, 1]`."""
         positions = grid_positions(x.shape[1:], x.device)
+        # The index travels with the value: masking drops patches, and each feature has its own
+        # vector.
         index = positions.expand(x.shape[0], -1, -1).to(x.dtype)
         return torch.cat([x.unsqueeze(2), index], dim=2), positions
 

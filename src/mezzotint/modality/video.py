@@ -34,6 +34,8 @@ class VideoModality(Modality):
     def raw_features(self, x: Tensor, input: "Input") -> Tensor:
         """Average over at most 4 × 16 × 16 areas."""
         frames, height, width = x.shape[2:]
+        # As many values as a picture of 32 × 32, for the same reason as there: fewer weights to
+        # overfit.
         size = (min(frames, 4), min(height, 16), min(width, 16))
         return adaptive_avg_pool3d(x, size).flatten(1)
 
@@ -43,6 +45,7 @@ class VideoModality(Modality):
         # First and last frame are always among them.
         chosen = torch.linspace(0, values.shape[1] - 1, min(_FRAMES, values.shape[1]))
         frames = values[:, chosen.round().long()].mul(255.0).round().clamp(0, 255)
+        # One white column after each frame separates them; the last one is cut off.
         frames = pad(frames.to(torch.uint8).expand(3, -1, -1, -1), (0, 1), value=255)
         return frames.permute(0, 2, 1, 3).flatten(2)[..., :-1].contiguous()
 

@@ -50,6 +50,7 @@ def found_picture(
 ) -> tuple[Picture, str]:
     """Draw the best predictions, and say how many of them are correct."""
     objects = (~sample.ignored).nonzero()[:, 0]
+    # As many as there are objects: a detector always returns a tail of unlikely boxes.
     best = found.scores.argsort(descending=True, stable=True)[: max(1, len(objects))]
     correct = _correct(sample, objects, found, best)
     colors = [_CORRECT if one else _WRONG for one in correct]
@@ -122,10 +123,12 @@ def _outlined(
             max(left + 1, right) * scale - 1,
             max(top + 1, bottom) * scale - 1,
         ]
+        # A dark outline around the light one, so that it is visible on any image.
         halo = [corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1]
         pen.rectangle(halo, outline="#000000")
         pen.rectangle(corners, outline=color, width=3)
         size = pen.textbbox((0, 0), word, font_size=_FONT)
+        # Labels stay inside the picture, and below the edge where there is no room above it.
         across = min(max(0.0, corners[0]), max(0.0, drawn.width - size[2] - 4.0))
         above = corners[1] > size[3] + 3
         down = corners[1] - size[3] - 3 if above else corners[1] + 3

@@ -63,6 +63,7 @@ class NearestNeighbors:
         names, members = np.unique(self.task.labels[self.neighbors], return_inverse=True)
         votes = torch.zeros(len(self.test), len(names), dtype=torch.float64)
         ballots = torch.from_numpy(members.reshape(self.neighbors.shape))
+        # In float64, since the weights range over exp(2 / 0.07).
         votes.scatter_add_(1, ballots, (self.similarity.double() / 0.07).exp())
         predictions: Index = names[votes.argmax(dim=1).numpy()]
         return predictions
@@ -90,6 +91,7 @@ def find_neighbors(encoder: Encoder, source: Source, workers: int = 0) -> Neares
     everything, tasks = source.evaluation()
     task = first_classification(tasks)
     if task is None:
+        # Without labels there is no split: each sample is looked up among the others.
         parts = [_subset(np.arange(len(everything)), _MOST_TEST)]
     else:
         sides = [(task.test, _MOST_TEST), (task.train, _MOST_TRAIN)]
@@ -135,6 +137,7 @@ def _nearest(queries: Tensor, bank: Tensor, k: int, *, skip_own: bool) -> tuple[
     for rows, cosine in similarities(bank, queries, metric="cosine", center=False):
         if skip_own:
             block = torch.arange(len(cosine))
+            # Every sample would be its own nearest neighbor.
             cosine[block, block + rows.start] = -math.inf
         blocks.append(cosine.topk(k, dim=1))
     return torch.cat([top.values for top in blocks]), torch.cat([top.indices for top in blocks])
