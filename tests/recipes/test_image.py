@@ -40,9 +40,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
     published = read_recipe(name)
-    size = (
-        224 if published["encoder"]["kind"] == "timm" else 32
-    )  # a ViT-S/16 has its size in its name
+    encoder = published["encoder"]
+    # A ViT-S/16 has its size in its name, unless it takes any.
+    size = 224 if encoder["kind"] == "timm" and not encoder["dynamic_size"] else 32
     small = [
         "data.kind=image_folder",
         f"data.root={images}",
@@ -54,10 +54,11 @@ def test_two_steps(name: str, images: Path, tmp_path: Path) -> None:
     ]
     head = "method.base" if "base" in published["method"] else "method"
     small += [f"{head}.hidden_dim=16", f"{head}.dim=8"]
+    tiny = "vit_tiny_patch16_224" if size == 224 else "test_vit"
     small += {
-        "timm": ["encoder.name=vit_tiny_patch16_224"],
+        "timm": [f"encoder.name={tiny}"],
         "vit": ["encoder.width=24", "encoder.depth=1"],
-    }.get(published["encoder"]["kind"], ["encoder.width=4"])
+    }.get(encoder["kind"], ["encoder.width=4"])
     if published["method"]["kind"] == "dino":
         small.append("method.prototypes=32")
     recipe = Recipe.build(read_recipe(name, small))

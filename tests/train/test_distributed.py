@@ -24,16 +24,21 @@ from tests.tiny import config
 SCRIPT = """
 import sys, json, pathlib, torch
 torch.set_num_threads(1)
+from mezzotint import dist
 from mezzotint.train.loop import pretrain
 from mezzotint.recipe.recipe import Recipe
-recipe, out = Recipe.build(json.loads(sys.argv[1])), pathlib.Path(sys.argv[2])
-pretrain(recipe, out, resume=sys.argv[3] == "resume", progress="quiet")
+folder, resume = pathlib.Path(sys.argv[2]), sys.argv[3] == "resume"
+# One group for all, as phases of a plan have: torchrun's store does not let a second one form.
+with dist.process_group(torch.device("cpu")):
+    for name, made in json.loads(sys.argv[1]).items():
+        pretrain(Recipe.build(made), folder / name, resume=resume, progress="quiet")
 """
 
 
 def torchrun(
-    folder: Path, made: dict[str, Any], mode: str = "new", fault: str = ""
+    folder: Path, runs: dict[str, dict[str, Any]], mode: str = "new", fault: str = ""
 ) -> subprocess.CompletedProcess[str]:
+    """Train recipes on two processes, one after the other, each in the directory of its name."""
     script = folder / "train.py"
     script.write_text(SCRIPT)
     command = [
@@ -46,38 +51,48 @@ def torchrun(
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEZZOTINT_FAULT": fault}
     return subprocess.run(
-        [*command, str(script), json.dumps(made), str(folder / "two"), mode],
+        [*command, str(script), json.dumps(runs), str(folder), mode],
         env=environment, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["simclr", "byol", "lejepa"])
-def test_two_processes_train_as_one(tmp_path: Path, method: str) -> None:
-    made = config(method)
-    done = torchrun(tmp_path, made)
+METHODS = ("simclr", "byol", "lejepa")
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One launch for all methods: starting two processes takes longer than the runs."""
+    folder = tmp_path_factory.mktemp("two")
+    done = torchrun(folder, {method: config(method) for method in METHODS})
     assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_train_as_one(two_processes: Path, tmp_path: Path, method: str) -> None:
+    two, made = two_processes / method, config(method)
     one = pretrain(Recipe.build(made), tmp_path / "one", progress="quiet")
     alone = [line["loss"] for line in read_metrics(one / "metrics.jsonl")]
-    together = [line["loss"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")]
+    together = [line["loss"] for line in read_metrics(two / "metrics.jsonl")]
     assert together[0] == pytest.approx(alone[0], abs=1e-5)
     assert together == pytest.approx(alone, abs=5e-3)
-    first, second = (
-        CheckpointStore(run / "checkpoints").latest()[0] for run in (one, tmp_path / "two")
-    )
+    first, second = (CheckpointStore(run / "checkpoints").latest()[0] for run in (one, two))
     assert first is not None and second is not None and first.model.keys() == second.model.keys()
 
 
 def test_an_error_on_the_main_process_ends_both(tmp_path: Path) -> None:
     done = torchrun(
         tmp_path,
-        config("byol", checkpoints={"every_steps": 2}),
+        {"two": config("byol", checkpoints={"every_steps": 2})},
         fault="checkpoint.after_model:step=4:enospc",
     )
     assert done.returncode != 0 and "No space left on device" in done.stderr
     saved, _ = CheckpointStore(tmp_path / "two" / "checkpoints").latest()
     # The last try, when the error is known, finds room.
     assert saved is not None and saved.step == 5
-    done = torchrun(tmp_path, config("byol", checkpoints={"every_steps": 2}), mode="resume")
+    done = torchrun(
+        tmp_path, {"two": config("byol", checkpoints={"every_steps": 2})}, mode="resume"
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     whole = pretrain(Recipe.build(config("byol")), tmp_path / "one", progress="quiet")
     losses = [
