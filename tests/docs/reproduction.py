@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from mezzotint.encoders.audio_ntt import AudioNTT
 from mezzotint.encoders.resnet import resnet18, resnet50
@@ -123,6 +125,10 @@ def checkpoints(root: Path) -> None:
     torch.save({"state_dict": ssql, "epoch": 400}, root / "checkpoint.pth.tar")
     audio = AudioNTT(Input((1, 64, 96), (0.0,), (1.0,), modality="audio"), dim=512)
     bridle_file(root)
+    vit = timm.models.VisionTransformer(
+        patch_size=16, embed_dim=VIT["width"], depth=VIT["depth"], num_heads=VIT["heads"]
+    )
+    save_file(vit.state_dict(), root / "vit_base.safetensors")
     torch.save(audio.state_dict(), root / "AudioNTT2020-BYOLA-64x96d512.pth")
 
 
