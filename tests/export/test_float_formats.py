@@ -80,6 +80,19 @@ def test_timm_loads_the_same_network(
     assert list(library.data.resolve_model_data_config(hub)["mean"]) == list(input.mean)
 
 
+def test_timm_is_told_how_samples_were_resized(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    encoder = timm(RGB, name="test_vit")
+    for preprocessing, crop, filter_ in (
+        ({}, 1.0, "bilinear"),
+        ({"crop_fraction": 0.875, "resize": "bicubic, antialiased"}, 0.875, "bicubic"),
+    ):
+        encoder.preprocessing = preprocessing
+        write_timm(encoder, tmp_path)
+        told = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+        assert (told["crop_pct"], told["interpolation"]) == (crop, filter_)
+
+
 def test_torchvision_loads_the_same_network(tmp_path: Path) -> None:
     encoder = resnet18(RGB).eval()
     write_torchvision(encoder, tmp_path)

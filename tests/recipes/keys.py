@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mezzotint.recipe.phases import unfold
-from mezzotint.recipe.recipe import FAMILIES, read_raw, resolve_recipe, shipped
+from mezzotint.recipe.reading import read_raw, shipped
+from mezzotint.recipe.recipe import FAMILIES, resolve_recipe
 from mezzotint.recipe.schema import class_of, resolve
 from mezzotint.recipe.signatures import Alternatives, ComponentEntry, ListOf, Member, index
 
@@ -44,7 +45,10 @@ class Leaf:
 
     @property
     def value(self) -> Any:
-        return functools.reduce(lambda part, step: part[step], self.path, self.config)  # type: ignore[arg-type, return-value]
+        found: Any = self.config
+        for step in self.path:
+            found = found[step]
+        return found
 
     @property
     def last(self) -> str:

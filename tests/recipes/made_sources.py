@@ -26,7 +26,7 @@ def example(kind: str, root: Path, count: int = 4) -> Config:
 
 def arrays(root: Path) -> list[Config]:
     y = np.arange(12) % 2
-    x = {"x": noise(12, 4, 4, 4), "x2": noise(12, 4, 4, 4)[::-1], "y": y, "y2": y[::-1] * 2}
+    x: Config = {"x": noise(12, 4, 4, 4), "x2": noise(12, 4, 4, 4)[::-1], "y": y, "y2": y[::-1] * 2}
     np.savez(root / "x.npz", **x)
     np.savez(root / "z.npz", x=x["x2"], y=y)
     return [{"kind": "arrays", "path": str(root / "x.npz"), "layout": "NHWC"}]
@@ -101,8 +101,8 @@ def image_tags(root: Path) -> list[Config]:
 
 
 def labeled(root: Path) -> list[Config]:
-    emoji = {"kind": "labeled", "source": {"kind": "embedded_images", "name": "emoji"}}
-    folder = {"kind": "labeled", "source": example("image_folder", root / "images", 8)}
+    emoji: Config = {"kind": "labeled", "source": {"kind": "embedded_images", "name": "emoji"}}
+    folder: Config = {"kind": "labeled", "source": example("image_folder", root / "images", 8)}
     _, (task,) = build("data", folder["source"]).evaluation()
     listed = [f"{'ab'[row // 8]}/{row % 8}.png" for row in task.train[[0, -1]].tolist()]
     (root / "some.txt").write_text("\n".join(listed))
@@ -111,7 +111,7 @@ def labeled(root: Path) -> list[Config]:
 
 
 def point_clouds(root: Path) -> list[Config]:
-    clouds = {name: noise(8, 20 + len(name), 3).astype(np.float32) for name in ("x", "x2")}
+    clouds: Config = {name: noise(8, 20 + len(name), 3).astype(np.float32) for name in ("x", "x2")}
     y = np.arange(8) % 2
     np.savez(root / "x.npz", **clouds, y=y, y2=np.arange(8) // 4)
     np.savez(root / "z.npz", x=clouds["x2"], y=y)
@@ -121,8 +121,8 @@ def point_clouds(root: Path) -> list[Config]:
 def series(root: Path) -> list[Config]:
     x = noise(12, 24, 24).astype(np.float32)
     x[:, 5:7, 5:7] = np.nan
-    people = {"subject": np.arange(12) // 3, "subject2": np.arange(12) % 4}
-    y = {"label": np.arange(12) % 2, "label2": np.arange(12) % 3}
+    people: Config = {"subject": np.arange(12) // 3, "subject2": np.arange(12) % 4}
+    y: Config = {"label": np.arange(12) % 2, "label2": np.arange(12) % 3}
     np.savez(root / "x.npz", x=x, x2=x[::-1], **y, **people)
     np.savez(root / "z.npz", x=x[::-1], **y, **people)
     rows = [f"{n // 10},{n % 7},{n * n % 11},{n // 20 % 2}" for n in range(200)]
@@ -239,7 +239,7 @@ def other_files(kind: str, key: str, root: Path, config: Config) -> list[Any]:
         return [256]
     if key == "task":
         return ["category/within-style"]
-    lists = {
+    lists: dict[str, list[Any]] = {
         "channels": [["a"]], "subjects": [[1, 2, 8, 9, 10]], "test_subjects": [[8]],
         "categorical": [["code"]], "ignore": [["height"]], "mean": [[0.5] * 4], "std": [[0.5] * 4],
     }  # fmt: skip

@@ -101,7 +101,7 @@ def views(config: Config, modality: str, root: str, road: str) -> Iterator[Any]:
     yield made.tags
     for progress in (0.0, 0.5, 0.95):
         yield made.pairing(progress)
-    for ids in torch.arange(len(x)).split([6, len(x) - 6]):
+    for ids in torch.split(torch.arange(len(x)), [6, len(x) - 6]):
         batch = Batch((x[ids],), ids)
         if road == "folder":
             batch, _ = view_batch(folder(root), made, ids, input=input, seed=1)

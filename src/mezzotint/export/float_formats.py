@@ -151,6 +151,7 @@ def write_timm(encoder: Encoder, folder: Path) -> tuple[Path, ...]:
         key: value for key, value in arguments.items() if key not in ("model_name", "num_classes")
     }
     shape, mean, std = encoder.input.shape, encoder.input.mean, encoder.input.std
+    samples = encoder.preprocessing
     description = {
         "architecture": arguments["model_name"],
         "num_classes": 0,
@@ -161,9 +162,9 @@ def write_timm(encoder: Encoder, folder: Path) -> tuple[Path, ...]:
             "mean": list(mean),
             "std": list(std),
             "num_classes": 0,
-            "crop_pct": 1.0,
+            "crop_pct": samples.get("crop_fraction", 1.0),
             "crop_mode": "center",
-            "interpolation": "bilinear",
+            "interpolation": str(samples.get("resize", "bilinear")).partition(",")[0],
             "fixed_input_size": False,
         },
         "mezzotint": __version__,

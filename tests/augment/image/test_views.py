@@ -246,10 +246,10 @@ def test_quantization_is_drawn_for_each_branch() -> None:
     plain = TwoViews(policy=byol())(whole(), context, step=0)
     made = views(whole(), context, step=0)
     assert len(made.x) == len(made.target_x) == 2 and made.tags == ("global", "global")
-    for own, target, raw in zip(made.x, made.target_x, plain.x, strict=True):
-        assert not torch.equal(own, target)
+    for online, target, raw in zip(made.x, made.target_x, plain.x, strict=True):
+        assert not torch.equal(online, target)
         for row in range(len(raw)):  # as many levels as bins, at the same places' order
-            assert own[row, 0].unique().numel() <= 2 >= target[row, 0].unique().numel()
+            assert torch.unique(online[row, 0]).numel() <= 2 >= torch.unique(target[row, 0]).numel()
             top = raw[row, 0] == raw[row, 0].max()
             assert (target[row, 0][top] == target[row, 0].max()).all()
     assert made.for_targets().x is made.target_x and plain.for_targets() is plain

@@ -247,7 +247,7 @@ def test_whole_samples_are_pillow_s_resize_of_the_middle(
     np.testing.assert_array_equal(source.read(0)["x"].permute(1, 2, 0).numpy(), expected)
     parts = source.multi_crop(1, 3).read(0)["x"]
     assert torch.equal(parts[1], source.read(0)["x"])
-    other = "bicubic" if interpolation == "bilinear" else "bilinear"
+    other: Interpolation = "bicubic" if interpolation == "bilinear" else "bilinear"
     different = ImageFolder(root=str(tmp_path), size=96, interpolation=other).read(0)["x"]
     assert (different.float() - source.read(0)["x"].float()).abs().mean() > 1.0
 

@@ -6,6 +6,7 @@ grayscale, blur, solarize. With `blur_p: 0` they are the versions for small imag
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +14,14 @@ from torch import Tensor
 from mezzotint.augment.image.blur import GaussianBlur
 from mezzotint.augment.image.color import ColorJitter, Grayscale
 from mezzotint.augment.image.tone import Solarize
-from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, Compose, Params, Transform
+from mezzotint.augment.transform import (
+    IMAGES,
+    SPECTROGRAMS,
+    BatchLayout,
+    Compose,
+    Params,
+    Transform,
+)
 from mezzotint.recipe.component import factory
 from mezzotint.seeding import Draws
 
@@ -25,7 +33,7 @@ class Policy(Compose):
         transforms: transforms in order, each with its own draws.
     """
 
-    layouts = (IMAGES, SPECTROGRAMS)
+    layouts: ClassVar[tuple[BatchLayout, ...]] = (IMAGES, SPECTROGRAMS)
 
     def __init__(self, *, transforms: list[Transform]) -> None:
         super().__init__(transforms=transforms)

@@ -7,7 +7,7 @@ A `RandomPolicy` draws some operations and their magnitudes for each sample. It 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from mezzotint.augment.image.color import check_channels
 from mezzotint.augment.image.operations import NAMES, OPERATIONS, apply_operations
 from mezzotint.augment.image.policies import Policy
 from mezzotint.augment.image.resample import Sampling
-from mezzotint.augment.transform import IMAGES, Params
+from mezzotint.augment.transform import IMAGES, BatchLayout, Params
 from mezzotint.recipe.schema import nearest
 from mezzotint.seeding import Draws
 
@@ -112,7 +112,7 @@ class RandomPolicy(Policy, ABC, abstract=True):
         fill: level of pixels from outside the image and of cutouts, 0 to 255.
     """
 
-    layouts = (IMAGES,)  # a spectrogram's values are not levels
+    layouts: ClassVar[tuple[BatchLayout, ...]] = (IMAGES,)  # a spectrogram's values are not levels
 
     def __init__(self, *, interpolation: Sampling, fill: int) -> None:
         if interpolation not in ("nearest", "bilinear"):
