@@ -11,21 +11,47 @@ import torch
 
 from mezzotint import load_encoder
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.onnx import load_exported
 from mezzotint.encoders.resnet import resnet18
 from mezzotint.encoders.timm import timm
 from mezzotint.export import export
 from mezzotint.export.float_formats import (
     open_timm,
     open_torchvision,
+    write_onnx,
     write_timm,
     write_torchvision,
 )
 from mezzotint.quant.bitwidth import FP32
+from mezzotint.recipe.schema import construct, resolve
 from mezzotint.types import Input
 from tests.untrained_run import make_run, read_verification
 
 RGB = Input((3, 32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 GRAY = Input((1, 32, 32), (0.5,), (0.25,))
+
+
+@pytest.mark.parametrize("kind", ["audio_ntt", "vit"])
+def test_audio_of_any_length_after_an_export(kind: str, tmp_path: Path) -> None:
+    """A convolution takes any length; a transformer's patches fix it, and windows are averaged."""
+    own = {"audio_ntt": {"width": 2, "dim": 16}, "vit": {"width": 12, "depth": 1, "heads": 2}}
+    input = Input((1, 64, 32), (-7.0,), (4.0,), "audio")
+    torch.manual_seed(0)
+    config = resolve({"kind": kind, **own[kind]}, "Encoder", "encoder")
+    encoder: Encoder = construct(config, "Encoder", {"Encoder": (input,)}).eval()
+    encoder.preprocessing = {"source": {"kind": "audio_folder"}}
+    write_onnx(encoder, tmp_path / "encoder.onnx")
+    served = load_exported(tmp_path / "encoder.onnx")
+    assert served.input == input and served.preprocessing == encoder.preprocessing
+    x = torch.randn(2, 1, 64, 80)
+    with torch.no_grad():
+        if kind == "audio_ntt":
+            expected = encoder(x)
+        else:  # three windows of 32 frames, spread evenly over 80
+            expected = torch.stack([encoder(x[..., s : s + 32]) for s in (0, 24, 48)]).mean(dim=0)
+        torch.testing.assert_close(served(x), expected, atol=1e-5, rtol=1e-5)
+        short = torch.cat([x[..., :20], x[..., :12]], dim=3) if kind == "vit" else x[..., :20]
+        torch.testing.assert_close(served(x[..., :20]), encoder(short), atol=1e-5, rtol=1e-5)
 
 
 def test_fp32_onnx_describes_its_input_and_has_no_paths_of_the_machine(run: Path) -> None:
