@@ -14,12 +14,18 @@ from torch import Tensor, nn
 from mezzotint import Recipe, evaluate, load_encoder, pretrain, save_encoder
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
+from mezzotint.data.table.table import Table
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet10
+from mezzotint.encoders.table_mlp import TableMLP
+from mezzotint.evaluation.features import extract
 from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.export import export
 from mezzotint.methods.simclr import SimCLR
 from mezzotint.optim.optimizer import AdamW
+from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.recipe.recipe import read_recipe, resolve_recipe
+from mezzotint.runs.finetune import plan, variant_recipe
 from mezzotint.runs.subject import encoder_at, run_of, subject
 from mezzotint.train.settings import Run
 from mezzotint.types import Input, Sample
@@ -160,3 +166,55 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     save_encoder(resnet10(source.input, stem="small", width=4), tmp_path / "e", source=source)
     with pytest.raises(ValueError, match=r"has images of shape \(1, 8, 8\), but the encoder takes"):
         subject(tmp_path / "e", "digits")
+
+
+def people(path: Path, count: int = 24, *, taller: int = 0) -> Path:
+    rows = [f"{150 + taller + 3 * i},{'ab'[i % 2]},{'xy'[i // 2 % 2]}" for i in range(count)]
+    path.write_text("\n".join(["height,color,kind", *rows]))
+    return path
+
+
+@pytest.fixture
+def of_table(tmp_path: Path) -> Path:
+    source = Table(path=str(people(tmp_path / "people.csv")), y="kind")
+    torch.manual_seed(0)
+    return save_encoder(TableMLP(source.input, width=8), tmp_path / "encoder", source=source)
+
+
+def test_fine_tuning_encodes_another_table_as_in_training(of_table: Path, tmp_path: Path) -> None:
+    other = people(tmp_path / "other.csv", taller=40)
+    what = plan(of_table, str(other), ["data.holdout=0.5", "data.fraction=0.5", "run.epochs=1"])
+    section = what.config["data"]["source"]
+    assert section["fitted"] == str(of_table.resolve()) and section["holdout"] == 0.5
+    assert section["y"] == "kind" and what.config["data"]["fraction"] == 0.5
+    data = variant_recipe(what, 0, "finetuned").data
+    own = Table(path=str(other), y="kind", fitted=str(of_table))
+    everything = data.evaluation()[0]
+    assert abs(float(everything.read(0)["x"][0])) < 20.0
+    heights = {float(own.evaluation()[0].read(i)["x"][0]) for i in range(24)}
+    assert {float(everything.read(i)["x"][0]) for i in range(24)} == heights and min(heights) > -0.7
+    with pytest.raises(ValueError, match="lacks the columns 'height'"):
+        (tmp_path / "bad.csv").write_text("color,kind\na,x\nb,y\na,y\nb,x\n")
+        plan(of_table, str(tmp_path / "bad.csv"))
+
+
+@pytest.mark.parametrize("bits", [FP32, Bits(8, 8)])
+def test_an_exported_file_reads_data_as_its_encoder(
+    of_table: Path, tmp_path: Path, bits: Bits
+) -> None:
+    pytest.importorskip("onnxscript")
+    other = str(people(tmp_path / "other.csv", 12, taller=40))
+    folder = export(of_table, "onnx", bits, data=str(tmp_path / "people.csv"))
+    served, trained = encoder_at(folder / "encoder.onnx"), load_encoder(of_table)
+    assert served.preprocessing["columns"] == trained.preprocessing["columns"]
+    found = subject(folder / "encoder.onnx", other, ["data.holdout=0.5"])
+    expected = subject(of_table, other, ["data.holdout=0.5"])
+    samples, same = found.data.evaluation()[0], expected.data.evaluation()[0]
+    assert all(torch.equal(samples.read(i)["x"], same.read(i)["x"]) for i in range(12))
+    close = 1e-4 if bits.is_float else 0.2
+    torch.testing.assert_close(
+        extract(served, samples), extract(trained, same), atol=close, rtol=close
+    )
+    rows = evaluate(folder / "encoder.onnx", [*QUICK, "evaluate.baselines=false"], data=other).rows
+    assert any(row.probe == "knn" for row in rows)
+    assert (folder / "encoder.evaluation" / "evaluation.json").is_file()
