@@ -32,6 +32,8 @@ def commands(page: Path) -> list[str]:
 def arguments(command: str, *, whole: bool) -> list[str]:
     """Return the arguments of a command, with options that only save time."""
     verb, *rest = shlex.split(command)[1:]
+    if verb == "codes":
+        rest += ["--samples", "8", "--frequent", "1"]
     if verb == "prepare":
         rest += ["--workers", "0"]
     if verb == "import" and rest[0].endswith((".tar", ".ckpt")) and "--size" not in rest:
@@ -48,33 +50,58 @@ def outcome(words: list[str]) -> tuple[int, str]:
         return run(words), said.getvalue()
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with checkpoints, where recipes are made small after their overrides are read."""
+class Site:
+    """The folder of a page, and how many of its commands have run there.
+
+    Later commands take runs and encoders of earlier ones.
+    """
+
+    def __init__(self, folder: Path, page: Path) -> None:
+        self.folder, self.commands, self.done = folder, commands(page), 0
+        pretraining = "mezzotint pretrain image/"
+        self.whole = next(c for c in self.commands if c.startswith(pretraining))
+        reproduction.checkpoints(folder)
+
+    def run_until(self, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Run the commands up to this one that have not run yet."""
+        for each in self.commands[self.done : self.commands.index(command) + 1]:
+            self.done += 1
+            for name in named(each):
+                if not (self.folder / name).exists():
+                    SETS[name](self.folder / name)
+            with monkeypatch.context() as patch:
+                if each != self.whole:  # a page takes seconds, and is written the same way
+                    patch.setattr(report, "write_report", lambda run, *_, **__: run / "page")
+                code, said = outcome(arguments(each, whole=each == self.whole))
+            assert code == 0, f"{each}\n{said}"
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Site]:
+    return {page.stem: Site(tmp_path_factory.mktemp(page.stem), page) for page in PAGES}
+
+
+ALL = [(page.stem, command) for page in PAGES for command in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "command"), ALL)
+def test_command_runs(
+    page: str, command: str, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recipes are made small after their overrides are read."""
     overridden = reading.apply_overrides
 
     def small(config: dict[str, Any], overrides: Any) -> dict[str, Any]:
         return shrink(overridden(config, overrides))
 
     monkeypatch.setattr(reading, "apply_overrides", small)
-    monkeypatch.chdir(tmp_path)
-    reproduction.checkpoints(tmp_path)
-    return tmp_path
+    monkeypatch.chdir(sites[page].folder)
+    sites[page].run_until(command, monkeypatch)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_command_runs(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = commands(page)
-    assert len(found) >= 12
-    first = next(command for command in found if command.startswith("mezzotint pretrain image/"))
-    for command in found:
-        for name in named(command):
-            if not (workplace / name).exists():
-                SETS[name](workplace / name)
-        code, said = outcome(arguments(command, whole=command == first))
-        assert code == 0, f"{command}\n{said}"
-        if command == first:  # a page takes seconds; the others are written by the same function
-            monkeypatch.setattr(report, "write_report", lambda run, *_, **__: run / "report.html")
+def test_every_page_has_its_commands() -> None:
+    assert len(PAGES) == 5 and len(ALL) >= 90
+    assert min(len(commands(page)) for page in PAGES) >= 15
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
