@@ -7,6 +7,7 @@ torch.
 from typing import TYPE_CHECKING
 
 from mezzotint._lazy import lazy_names
+from mezzotint._telemetry import switch_off
 from mezzotint._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -22,4 +23,5 @@ if TYPE_CHECKING:
     from mezzotint.runs.evaluate import evaluate as evaluate
     from mezzotint.train.loop import pretrain as pretrain
 
+switch_off()
 __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -1,13 +1,14 @@
 """YAML of strangers: plain data is read as PyYAML reads it, everything else is refused at once."""
 
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mezzotint.recipe.reading import dump_yaml, parse_yaml
+from mezzotint.recipe.reading import dump_yaml, parse_yaml, read_yaml
 from mezzotint.recipe.schema import RecipeError
 
 PLAIN = st.recursive(
@@ -57,9 +58,58 @@ def test_a_billion_laughs_are_refused_at_once() -> None:
         ),
         ("a: [", r"^`r.yaml` is not plain YAML, line 1, column 5"),
         ("a: 1\n  b: 2", r"^`r.yaml` is not plain YAML, line 2, column 4"),
+        ("a: " + "9" * 5000, r"^`r.yaml` has a value that cannot be read"),
+        ("? [a]\n: 1", r"^`r.yaml` has a key that is no name in line 1"),
+        ("a: 2024-13-45", r"^`r.yaml` has a value that cannot be read"),
     ],
 )
 def test_everything_else_is_refused_in_one_line(text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
         parse_yaml(text, "r.yaml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"k{number}: 1" for number in range(7000)),
+        "x: " + "[" * 60_000,
+        "{" * 60_000,
+        "x: " + "1" * 60_000,
+        "x: " + ":".join(["1"] * 30_000),
+        "x: '" + "a\n" * 30_000 + "'",
+        "- " * 30_000,
+        "\n".join("? a" for _ in range(15_000)),
+        "x: |\n" + " a\n" * 20_000,
+        "&a " * 20_000,
+    ],
+    ids=[
+        "keys",
+        "lists",
+        "maps",
+        "digits",
+        "base 60",
+        "quoted",
+        "items",
+        "complex",
+        "block",
+        "anchors",
+    ],
+)
+def test_small_files_take_no_long_time(text: str) -> None:
+    began = time.process_time()
+    try:
+        parse_yaml(text, "r.yaml")
+    except RecipeError:
+        pass
+    assert time.process_time() - began < 3  # 1 s on a quiet machine
+
+
+def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    with path.open("wb") as file:
+        file.truncate(3 << 30)  # 3 GB, of which nothing is on disk
+    began = time.monotonic()
+    with pytest.raises(RecipeError, match="has 3221225472 characters, and such a file has at most"):
+        read_yaml(path)
+    assert time.monotonic() - began < 1

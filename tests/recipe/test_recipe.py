@@ -86,7 +86,7 @@ def test_overrides(tmp_path: Path) -> None:
         ("a: &x 1\nb: *x", "", "YAML alias"),
         ("a: !!python/object/apply:os.system [touch hacked]", "", "not plain YAML"),
         ("[" * 50 + "]" * 50, "", "nested deeper than 20"),
-        ("x: " + "a" * (1 << 21), "", "characters, and a recipe has at most"),
+        ("x: " + "a" * (1 << 21), "", "characters, and such a file has at most"),
         (GOOD, "run.epochs", "'run.epochs' is not an override. Write section.key=value"),
         (GOOD, "run.epoch=3", "`run.epoch` is not a key of run.*Did you mean 'epochs'"),
         (GOOD, "run..epochs=3", "is not an override. Write section.key=value"),

@@ -72,9 +72,11 @@ def test_resolving_is_idempotent_and_fills_defaults() -> None:
     assert resolve(once, "Run", "run") == once
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e308])
 def test_numbers_are_finite(value: float) -> None:
-    with pytest.raises(RecipeError, match=r"^`x.lr` must be finite, got -?(nan|inf)\. See"):
+    with pytest.raises(
+        RecipeError, match=r"^`x.lr` must be finite in 32 bits, got (-?(nan|inf)|1e.308)\. See"
+    ):
         resolve({"kind": "sgd", "lr": value}, "Optimizer", "x")
 
 

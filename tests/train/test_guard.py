@@ -64,6 +64,9 @@ def read_of(value: float) -> torch.Tensor:
 class Moving(nn.Module):
     """A module whose forward pass moves a BatchNorm, replaces a buffer and mirrors a third."""
 
+    ranges: torch.Tensor
+    steps: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(3)

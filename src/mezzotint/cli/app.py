@@ -147,8 +147,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # here, because that would import torch.
         number = getattr(error, "number", None)
         if isinstance(number, int):
-            message = "Stopped, and saved a checkpoint. Continue with --resume and the same --out."
-            return _fail(message, 128 + number)
+            notes = " ".join(getattr(error, "__notes__", ()))
+            return _fail(f"Stopped. {notes}".rstrip(), 128 + number)
         parts = (str(error), *getattr(error, "__notes__", ()))
         text = " ".join(" ".join(parts).split()) or type(error).__name__
         code = getattr(error, "exit_code", None)

@@ -6,13 +6,13 @@ processes read everything else, and crop large images while decoding them.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from mezzotint import timing
 from mezzotint.augment.views import ViewContext, ViewGenerator
@@ -20,6 +20,7 @@ from mezzotint.data.balance import Weighting
 from mezzotint.data.image import nvjpeg
 from mezzotint.data.image.nvjpeg import Jpeg
 from mezzotint.data.source import Source
+from mezzotint.data.workers import read_in_workers
 from mezzotint.seeding import sample_order
 from mezzotint.types import Batch, Input, Unreadable
 
@@ -39,7 +40,8 @@ class BatchPlan:
         batch_size: samples per step, over all processes.
         seed: seed of the order.
         rank: rank of this process.
-        world_size: number of processes; each takes every `world_size`-th row of a batch.
+        world_size: number of processes; the first takes the first rows of a batch, and so on, so
+            that rows gathered from all of them have the order of one.
         weighting: how often samples are drawn; `None` visits each once an epoch.
     """
 
@@ -85,7 +87,9 @@ class BatchPlan:
         """Return this process's samples of a step, int64 `[batch_size / world_size]`."""
         start = step % self.steps_per_epoch * self.batch_size
         order = _order(self.length, self.weighting, self.seed, self.epoch_of(step))
-        return order[start : start + self.batch_size][self.rank :: self.world_size]
+        own = self.batch_size // self.world_size
+        start += self.rank * own
+        return order[start : start + own]
 
 
 @functools.lru_cache(maxsize=2)
@@ -215,6 +219,8 @@ def batches(
     workers: int = 0,
     on_unreadable: Literal["skip", "error"] = "skip",
     pin_memory: bool = False,
+    timeout_s: float = 600.0,
+    while_waiting: Callable[[], None] | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of steps `start … stop − 1`.
 
@@ -227,10 +233,13 @@ def batches(
         workers: processes that read; 0 reads in this process. In-memory data needs none.
         on_unreadable: `skip` takes the next readable sample, `error` raises `Unreadable`.
         pin_memory: whether to pin batches for faster copies to CUDA.
+        timeout_s: seconds that the workers may take for a batch.
+        while_waiting: called while a batch is awaited; may raise.
 
     Raises:
         Unreadable: when `on_unreadable` is `error`.
         TooManyUnreadable: when a long run of samples is unreadable.
+        WorkerLost: when a worker ends early, or a batch takes longer than `timeout_s`.
     """
     if source.in_memory:
         for step in range(start, stop):
@@ -239,11 +248,13 @@ def batches(
             yield Batch((source.read_batch(ids),), ids, labels=labels)
         return
     reader = _Reader(source, views, plan, source.input, on_unreadable)
-    loader = DataLoader(
+    loader = read_in_workers(
         reader,
+        workers=workers,
+        timeout_s=timeout_s,
+        while_waiting=while_waiting,
         sampler=_Steps(start, stop),
         batch_size=None,
-        num_workers=workers,
         prefetch_factor=2 if workers else None,
         pin_memory=pin_memory,
     )

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from mezzotint.data.detection.source import DetectionSource
@@ -27,7 +26,7 @@ from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation, student, write_evaluation
 from mezzotint.files import replacing, write_json, write_text
-from mezzotint.recipe.reading import dump_yaml
+from mezzotint.recipe.reading import dump_yaml, read_yaml
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.seeding import key_of
 from mezzotint.train.rundir import RunDirectoryInUse, environment, locked
@@ -273,7 +272,7 @@ def trained_model(run: str | Path) -> tuple[DetectionModel, DetectionSource]:
         raise ValueError(
             f"`{folder}` is not a finished transfer. Give a directory such as OUT/pretrained-0."
         )
-    config = yaml.safe_load((folder / "transfer.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(folder / "transfer.yaml")
     source: DetectionSource = construct(config["data"], FAMILIES["data"], {})
     with torch.random.fork_rng(devices=[]):
         injected = {"DetectionModel": (load_encoder(folder / "encoder"), len(source.classes))}

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mezzotint.data.detection.source import DetectionSample, DetectionSource, Part
+from mezzotint.data.workers import read_in_workers
 from mezzotint.detection.average_precision import (
     Detections,
     MeanIoU,
@@ -156,7 +157,9 @@ def train(
                     store.save(done, network.named_tensors(), optimizer_state(built), {})
                     saved = time.monotonic()
                 if flag.number and done < training.steps:
-                    raise Interrupted(flag.number)
+                    stop = Interrupted(flag.number)
+                    stop.add_note("A checkpoint is saved: the same command goes on from it.")
+                    raise stop
     finally:
         log.close()
         bar.close()
@@ -225,8 +228,8 @@ def score(network: DetectionModel, source: DetectionSource, training: Training) 
     device = training.torch_device()
     network.to(device).eval()
     count = source.count("test")
-    loader = DataLoader(
-        _Reader(source, "test"), None, sampler=range(count), num_workers=training.workers
+    loader = read_in_workers(
+        _Reader(source, "test"), workers=training.workers, batch_size=None, sampler=range(count)
     )
     seen: list[DetectionSample] = []
     found: list[Detections] = []
@@ -295,11 +298,11 @@ def _batches(
             yield order[step % each * size :][:size].tolist()
             step += 1
 
-    loader = DataLoader(
+    loader = read_in_workers(
         _Reader(source, "train"),
+        workers=training.workers,
+        collate=list,
         batch_sampler=_Endless(indices()),
-        num_workers=training.workers,
-        collate_fn=list,
     )
     for step, batch in enumerate(loader, start):
         ids = torch.arange(len(batch)) + step * size

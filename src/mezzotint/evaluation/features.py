@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mezzotint import dist
 from mezzotint.data.source import Source
+from mezzotint.data.workers import read_in_workers
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.modality.modality import modality_of
 from mezzotint.quant.hooks import evaluating
@@ -146,11 +147,11 @@ def read_batches(
         for part in torch.split(indices, reading.batch_size):
             yield part, source.read_batch(part), []
         return
-    loader = DataLoader(
+    loader = read_in_workers(
         _Reads(source, indices),
-        reading.batch_size,
-        num_workers=reading.workers,
-        collate_fn=list,
+        workers=reading.workers,
+        collate=list,
+        batch_size=reading.batch_size,
     )
     for items in loader:
         good = [(index, x) for index, x in items if isinstance(x, Tensor)]

@@ -20,7 +20,8 @@ DEMO = "image/emoji_simclr"
 _PATHS = frozenset({"root", "path", "files", "test_files", "labels", "tokenizer", "fitted"})
 """Keys of the section `data` that may be paths; only what exists as one is taken for one."""
 
-_MAX_BYTES, _MAX_DEPTH = 1 << 20, 20
+# PyYAML reads about 100 kB a second; a recipe has a few.
+_MAX_BYTES, _MAX_DEPTH = 1 << 16, 20
 
 
 class _Loader(yaml.SafeLoader):
@@ -41,13 +42,16 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
+        seen: set[str] = set()
+        for key, _ in node.value:
+            line = node.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"has a key that is no name in line {line}. Write names as keys.")
+            if key.value in seen:
                 raise RecipeError(
-                    f"has the key {key!r} twice in the mapping of line {line}. Keep one."
+                    f"has the key {key.value!r} twice in the mapping of line {line}. Keep one."
                 )
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -83,11 +87,7 @@ def parse_yaml(text: str, name: str) -> Any:
     Raises:
         RecipeError: when it is not plain YAML.
     """
-    if len(text) > _MAX_BYTES:
-        raise RecipeError(
-            f"`{name}` has {len(text)} characters, and a recipe has at most {_MAX_BYTES}. "
-            "Check that the file is a recipe."
-        )
+    _require_size(len(text), name)
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
@@ -99,6 +99,34 @@ def parse_yaml(text: str, name: str) -> Any:
         ) from error
     except RecipeError as error:
         raise RecipeError(f"`{name}` {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a date of none
+        raise RecipeError(
+            f"`{name}` has a value that cannot be read ({error}). Correct it."
+        ) from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a small YAML file of the user's as plain data.
+
+    Raises:
+        RecipeError: when the file is large, is no UTF-8 text, or is not plain YAML.
+    """
+    try:
+        _require_size(path.stat().st_size, str(path))  # before anything is read
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise RecipeError(
+            f"`{path}` cannot be read as UTF-8 text: {error}. Give a YAML file."
+        ) from error
+    return parse_yaml(text, str(path))
+
+
+def _require_size(size: int, name: str) -> None:
+    if size > _MAX_BYTES:
+        raise RecipeError(
+            f"`{name}` has {size} characters, and such a file has at most {_MAX_BYTES}. "
+            "Check that it is the right file."
+        )
 
 
 def shipped() -> dict[str, Path]:
@@ -128,13 +156,7 @@ def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             f"There is no recipe {str(name)!r}. Give the path of a YAML file, or a name that "
             f"`mezzotint recipes` lists.{nearest(str(name), shipped())}"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        raise RecipeError(
-            f"`{path}` cannot be read as UTF-8 text: {error}. Give a YAML file."
-        ) from error
-    config = parse_yaml(text, str(path))
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise RecipeError(
             f"`{path}` must be a mapping with the sections data, encoder, method and optimizer, "

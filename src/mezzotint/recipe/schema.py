@@ -7,7 +7,6 @@ a tuple and an integer a number, and nothing else is converted. Only `construct`
 import difflib
 import importlib
 import json
-import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,6 +61,9 @@ RENAMED_KEYS = {
     ("evar", "title"): "name",
 }
 """Keys that earlier recipes name otherwise: (kind, old key) → new key."""
+
+
+_LARGEST = 3.4028234663852886e38  # of float32
 
 
 class RecipeError(ValueError):
@@ -129,6 +131,10 @@ def _kind(config: Any, family: str, path: str) -> tuple[str, Mapping[str, Any], 
             f"See `mezzotint recipes {kind_of(family)}`."
         )
     kind = config.get("kind", own if own in members else None)
+    if kind is not None and not isinstance(kind, str):
+        raise RecipeError(
+            f"`{path}.kind` must be a name, got {_shown(kind)}. Choose one of {', '.join(members)}."
+        )
     if kind in RENAMED_KINDS and RENAMED_KINDS[kind] in members:
         raise RecipeError(
             f"`{path}.kind: {kind}` is now `{RENAMED_KINDS[kind]}`. Rename it in the recipe; "
@@ -168,8 +174,11 @@ def _check(value: Any, kind: Any, path: str, owner: str) -> Any:
         return _check(value, parts[0], path, owner)
     from pydantic import TypeAdapter, ValidationError
 
-    if isinstance(value, float) and not math.isfinite(value):
-        raise RecipeError(f"`{path}` must be finite, got {value}. See `mezzotint recipes {owner}`.")
+    odd = _first_not_finite(value)
+    if odd is not None:
+        raise RecipeError(
+            f"`{path}` must be finite in 32 bits, got {odd}. See `mezzotint recipes {owner}`."
+        )
     try:
         TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError) as error:
@@ -178,6 +187,17 @@ def _check(value: Any, kind: Any, path: str, owner: str) -> Any:
             + (_advice(value, kind) or f" See `mezzotint recipes {owner}`.")
         ) from error
     return value
+
+
+def _first_not_finite(value: Any) -> float | None:
+    """Find a number that is NaN or inf, or would be in the arithmetic of a run."""
+    if isinstance(value, float):
+        return None if abs(value) <= _LARGEST else value
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        return next((odd for item in value if (odd := _first_not_finite(item)) is not None), None)
+    return None
 
 
 def _advice(value: Any, kind: Any) -> str:

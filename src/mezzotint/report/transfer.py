@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from mezzotint.data.detection.source import DetectionSample
 from mezzotint.detection.average_precision import Detections
@@ -19,6 +18,7 @@ from mezzotint.detection.detection import trained_model
 from mezzotint.detection.model import DetectionModel
 from mezzotint.detection.training import image_of
 from mezzotint.evaluation.results import signed
+from mezzotint.recipe.reading import read_yaml
 from mezzotint.report.detection_pictures import found_picture, map_picture, true_picture
 from mezzotint.report.plots import charts_of_runs
 from mezzotint.report.render import render, write_page
@@ -59,7 +59,7 @@ def write_transfer_report(out: Path | str, *, examples: int = 8) -> Path:
         for start in _STARTS
     }
     first = runs["pretrained"][0]
-    config = yaml.safe_load((first / "transfer.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(first / "transfer.yaml")
     section: dict[str, Any] = _results(lines, len(runs["pretrained"])) | _classes(runs)
     section["examples"], section["legend"], warning = _examples(
         [paths[0] for paths in runs.values() if paths], examples

@@ -1,5 +1,6 @@
 """Logging of a run: `metrics.jsonl`, the terminal, and experiment trackers."""
 
+import contextlib
 import importlib
 import json
 import math
@@ -204,13 +205,16 @@ class RunLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of `metrics.jsonl`, without the half-written last line of a killed run."""
+    """Read the lines of `metrics.jsonl`, without those that a killed run or a disk damaged."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    content = path.read_bytes().split(b"\n") if path.is_file() else ()
+    for text in content:
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except ValueError:
             continue
+        if isinstance(line, dict) and type(line.get("step")) is int:
+            lines.append(line)
     return lines
 
 
@@ -246,7 +250,7 @@ class Progress:
         """Show the step and its metrics."""
         text = self._text(metrics)
         if self.mode == "json":
-            print(json.dumps({"step": step, **metrics}), flush=True)
+            self._print(json.dumps({"step": step, **metrics}), sys.stdout)
         elif self.bar is not None:
             self.bar.update(self.task, completed=step, description=text)
         elif self.mode == "bar" and (
@@ -255,9 +259,14 @@ class Progress:
             self.last_plain = time.monotonic()
             done = max(1, step - self.start)
             left = (time.monotonic() - self.began) / done * (self.total - step)
-            print(
-                f"step {step}/{self.total}  {text}  {left:.0f} s left", file=sys.stderr, flush=True
-            )
+            self._print(f"step {step}/{self.total}  {text}  {left:.0f} s left", sys.stderr)
+
+    def _print(self, text: str, stream: TextIO) -> None:
+        """Print a line; a closed pipe, a dead terminal or a full disk never ends a training."""
+        try:
+            print(text, file=stream, flush=True)
+        except (OSError, ValueError):
+            self.mode = "quiet"
 
     def _text(self, metrics: Mapping[str, float]) -> str:
         parts = [
@@ -275,11 +284,12 @@ class Progress:
     def note(self, text: str) -> None:
         """Print a message next to the bar."""
         if self.mode == "json":
-            print(json.dumps({"note": text}), flush=True)
+            self._print(json.dumps({"note": text}), sys.stdout)
         elif self.mode == "bar":
-            print(text, file=sys.stderr, flush=True)
+            self._print(text, sys.stderr)
 
     def close(self) -> None:
         """Remove the bar from the terminal."""
         if self.bar is not None:
-            self.bar.stop()
+            with contextlib.suppress(OSError, ValueError):
+                self.bar.stop()

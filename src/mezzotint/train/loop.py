@@ -238,7 +238,7 @@ class Trainer:
     ) -> None:
         meter = Meter()
         every = self.run.log.every_steps
-        stream = self._replayed(start)
+        stream = self._replayed(start, flag)
         if start == 0:
             self.callback(out, 0)
         self.counter.start()
@@ -266,29 +266,28 @@ class Trainer:
                     meter = Meter()
                 if saver.after_step(done, flag, last=last):
                     raise Interrupted(flag.number or 15)
-        except Interrupted:
-            raise
         except Exception as error:
             # On any error but one in the update itself, the state is that after `done` steps.
-            if done and not self.updating:
+            if not self.updating:
                 self.before.restore()
                 error.add_note(saver.before_error(done))
             raise
 
-    def _replayed(self, start: int) -> Iterator[Batch]:
+    def _replayed(self, start: int, flag: StopFlag) -> Iterator[Batch]:
         """Load the batches from a step on, after replaying those that the views remember."""
         own = self.run.batch_size // dist.world_size()
         again = min(start, -(-self.recipe.views.memory_size // own))
-        stream = self._batches(start - again)
+        stream = self._batches(start - again, flag)
         for step in range(start - again, start):
             for part in next(stream).split(self.run.micro_batches):
                 self.views(part, step)
         return stream
 
-    def _batches(self, start: int) -> Iterator[Batch]:
+    def _batches(self, start: int, flag: StopFlag) -> Iterator[Batch]:
         loader = self.run.loader
         return batches(
             self.recipe.data, self.recipe.views, self.plan, start=start, stop=self.total,
             workers=loader.processes(self.recipe.data), on_unreadable=loader.on_unreadable,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type == "cuda", timeout_s=loader.timeout_seconds,
+            while_waiting=flag.check,
         )  # fmt: skip

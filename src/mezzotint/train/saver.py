@@ -5,6 +5,7 @@ next save waits for the last one, and so does the end of the run, so that an err
 never lost.
 """
 
+import contextlib
 import functools
 import threading
 import time
@@ -39,6 +40,7 @@ class Saver:
         self._before, self._began = state.seconds, time.monotonic()
         self._saved = self._began
         self._writer = _Writer(store)
+        self._done = 0
 
     def seconds(self) -> float:
         """Return the time of training, over all parts of a run that was resumed."""
@@ -73,6 +75,7 @@ class Saver:
 
     def _save(self, done: int, *, wait: bool) -> None:
         self._writer.start(done, *self.state.parts(done))
+        self._done = done
         if wait:
             self._writer.join()
 
@@ -82,16 +85,14 @@ class Saver:
         Returns:
             One sentence that says where the newest good checkpoint is.
         """
-        if not dist.is_main():
-            return ""
-        self.seconds()
-        try:
-            self._save(done, wait=True)
-        except (NotFinite, OSError):
-            pass  # what is on disk is all there is
+        if done and done != self._done and dist.is_main():
+            self.seconds()
+            # Without room on the disk, or finite weights, what was saved before is all there is.
+            with contextlib.suppress(NotFinite, OSError):
+                self._save(done, wait=True)
         good = self.store.newest_good()
         if good is None:
-            return "There is no checkpoint to go on from."
+            return "There is no checkpoint to go on from: start again with --overwrite."
         return f"The last good weights are saved in {good}: continue with --resume."
 
     def __enter__(self) -> Self:

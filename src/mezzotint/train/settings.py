@@ -28,6 +28,8 @@ class Loader(Component):
             it and names it; `error` stops at the first.
         max_unreadable_fraction: fraction of the data set that may be unreadable before the run
             stops.
+        timeout_seconds: time that the workers may take for a batch before the run is saved and
+            stops, because a disk or a network is stuck.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Loader(Component):
         workers: int | None = None,
         on_unreadable: Literal["skip", "error"] = "skip",
         max_unreadable_fraction: float = 0.05,
+        timeout_seconds: float = 600.0,
     ) -> None:
         if workers is not None and workers < 0:
             raise ValueError(
@@ -49,7 +52,12 @@ class Loader(Component):
             )
         self.workers = workers
         self.on_unreadable = on_unreadable
+        if not timeout_seconds > 0.0:
+            raise ValueError(
+                f"`run.loader.timeout_seconds` must be positive, got {timeout_seconds}. Try 600."
+            )
         self.max_unreadable_fraction = max_unreadable_fraction
+        self.timeout_seconds = timeout_seconds
 
     def processes(self, source: Source) -> int:
         """Choose the number of worker processes for a source."""

@@ -17,7 +17,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
-    """A signal stopped the run, after a checkpoint was saved."""
+    """A signal stopped the run; its notes say what was saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -34,6 +34,11 @@ class StopFlag:
     """The signal that was received, or 0."""
 
     number: int = 0
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal was received."""
+        if self.number:
+            raise Interrupted(self.number)
 
 
 @contextmanager

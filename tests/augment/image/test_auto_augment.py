@@ -76,7 +76,7 @@ WRONG_FILES = {
     "levels: 10\nsub_policies: [[[rotate, 1.0, 10]]]": "a bin of 0 to 9",
     "sub_policies: [[[rotate, 1.0]]]": "must have a magnitude, got rotate without one",
     "- 1": "got a list",
-    "{": "does not parse",
+    "{": "is not plain YAML",
 }
 
 
@@ -85,7 +85,7 @@ def test_a_wrong_file_is_refused_in_one_line(text: str, message: str, tmp_path: 
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(ValueError, match=message) as refused:
         FastAutoAugment(file=str(tmp_path / "wrong.yaml"))
-    assert re.search(r"must .* got .*\. [A-Z]|\? *$", str(refused.value))
+    assert re.search(r"(must .* got|is not) .*\. [A-Z]|\? *$", str(refused.value))
     assert "\n" not in str(refused.value)
 
 
@@ -122,5 +122,8 @@ def test_a_run_keeps_the_sub_policies_and_not_the_file(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"wrong.yaml must be YAML or JSON in UTF-8, got .*\. Fix"):
+    with pytest.raises(ValueError, match=r"wrong.yaml` cannot be read as UTF-8 text: .*\. Give"):
         FastAutoAugment(file=str(tmp_path / "wrong.yaml"))
+    (tmp_path / "wrong.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"wrong.json must be YAML or JSON in UTF-8, got .*\. Fix"):
+        FastAutoAugment(file=str(tmp_path / "wrong.json"))

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from torch import Tensor
 
 from mezzotint.augment.image.operations import IDENTITY, OPERATIONS
@@ -40,10 +39,12 @@ from mezzotint.augment.image.rand_augment import (
 )
 from mezzotint.augment.image.resample import Sampling
 from mezzotint.files import write_text
+from mezzotint.recipe.reading import read_yaml
 from mezzotint.recipe.schema import nearest
 from mezzotint.seeding import Draws
 
 _FIELDS = ("name", "source", "levels", "sub_policies")
+_MAX_BYTES = 1 << 20
 _DOCS = "See docs/augmentation-policies.md."
 FOLDER = Path(__file__).parent / "policy_files"
 
@@ -88,10 +89,13 @@ def read_sub_policies(path: str | Path) -> SubPolicies:
             f"`file` must be an existing .yaml or .json file of sub-policies, got {str(path)!r}. "
             "Check the path, or write a file as docs/augmentation-policies.md shows."
         )
+    if path.suffix != ".json":
+        return as_sub_policies(read_yaml(path), str(path))
     try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"more than {_MAX_BYTES} bytes")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{path} must be YAML or JSON in UTF-8, got a file that does not parse ({reason}). "

@@ -71,6 +71,7 @@ class OnnxFunction:
         basic: bool = False,
     ) -> None:
         runtime = require("onnxruntime", "An ONNX model", "onnx")
+        runtime.disable_telemetry_events()
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # errors arrive as exceptions; a log line would double them
         options.intra_op_num_threads = torch.get_num_threads()
