@@ -35,7 +35,8 @@ print("RESULT" + json.dumps({"codes": codes, "found": found}))
 """
 
 RUN = [
-    "encoder.width=2", "encoder.grid=1", "run.epochs=1", "run.batch_size=256", "run.log.knn_epochs=0",
+    "encoder.width=2", "encoder.grid=1", "run.epochs=1", "run.batch_size=256",
+    "run.log.knn_epochs=0", "--train-only",
 ]  # fmt: skip
 
 EXPORT = ["export", "run", "--format", "onnx", "--bits", "W8A8", "--runtime", "openvino"]
@@ -48,7 +49,7 @@ def test_no_verb_reaches_for_the_network_or_writes_outside_the_run(tmp_path: Pat
     for folder in (home, work, temporary):
         folder.mkdir()
     verbs = [
-        ["pretrain", "image/emoji_simclr", "data.name=digits", *RUN, "--out", "run", "--quiet", "--train-only"],
+        ["pretrain", "image/emoji_simclr", "data.name=digits", *RUN, "--out", "run", "--quiet"],
         ["evaluate", "run", "evaluate.probes=[knn]", "evaluate.bits=[W8A8]"],
         ["embed", "run", "--out", "features.npz"],
         ["export", "run", "--format", "onnx", "--bits", "W8A8"],
