@@ -78,10 +78,11 @@ class Moving(nn.Module):
         self.ranges = x.detach().amax(0)
         self.steps += 1
         self.mirror = int(self.steps)
-        return self.norm(x)
+        out: torch.Tensor = self.norm(x)
+        return out
 
     def _load_from_state_dict(self, *args: object) -> None:
-        super()._load_from_state_dict(*args)  # type: ignore[arg-type]
+        super()._load_from_state_dict(*args)
         self.mirror = int(self.steps)
 
 

@@ -20,9 +20,9 @@ from mezzotint.data.balance import Weighting
 from mezzotint.data.image import nvjpeg
 from mezzotint.data.image.nvjpeg import Jpeg
 from mezzotint.data.source import Source
-from mezzotint.data.workers import read_in_workers
 from mezzotint.seeding import sample_order
 from mezzotint.types import Batch, Input, Unreadable
+from mezzotint.workers import read_in_workers
 
 _MAX_TRIES = 1000
 

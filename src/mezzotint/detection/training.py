@@ -19,7 +19,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from mezzotint.data.detection.source import DetectionSample, DetectionSource, Part
-from mezzotint.data.workers import read_in_workers
 from mezzotint.detection.average_precision import (
     Detections,
     MeanIoU,
@@ -43,6 +42,7 @@ from mezzotint.train.guard import (
 from mezzotint.train.log import Progress, RunLog
 from mezzotint.train.settings import Compute
 from mezzotint.train.signals import Interrupted, catch_signals
+from mezzotint.workers import read_in_workers
 
 
 class Training(Component):

@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 
 from mezzotint import dist
 from mezzotint.data.source import Source
-from mezzotint.data.workers import read_in_workers
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.modality.modality import modality_of
 from mezzotint.quant.hooks import evaluating
 from mezzotint.types import Input, Unreadable
+from mezzotint.workers import read_in_workers
 
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and their total, of this process."""

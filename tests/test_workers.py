@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mezzotint.data import workers
-from mezzotint.data.workers import WorkerLost, num_bytes, read_in_workers
+from mezzotint import workers
 from mezzotint.types import Batch
+from mezzotint.workers import WorkerLost, num_bytes, read_in_workers
 
 
 class Squares(Dataset[Tensor]):
