@@ -11,9 +11,10 @@ codebook, and students from new weights (do not load the encoder). BEST-RQ (Chiu
 2202.01855): `tokenizer: {kind: cold_start, project: false}` with a `random_projection` codebook,
 and no second phase.
 
-Differs from BRIDLE's source: the cold start does not use positions; the codebook is initialized
-from the vectors of all ranks and frozen to the bit; several codes per level are the nearest ones;
-the encoder has no class token.
+Differs from BRIDLE's source: the codebook is initialized from the vectors of all ranks and frozen
+to the bit, and several codes per level are the nearest ones. By default, the cold start does not
+use positions and the encoder has no class token; the recipes that end in `_published` choose as the
+source does.
 
 Shapes: B samples, L patches, S levels of K codes, c codes a level, D width of the codes.
 """

@@ -28,8 +28,8 @@ Unfolded = tuple[str, dict[str, str], Raw]
 _OWN = ("name", "load")
 _FREE = ("log", "checkpoints", "loader", "guard")
 _FILES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")
-_LEARNING_ONLY = {
-    "encoder": ("drop_path", "dropout", "pretrained_path"),
+LEARNING_ONLY = {
+    "encoder": ("drop_path", "dropout", "pretrained_path", "initialization"),
     "codebook": (
         "init", "commitment", "gradient", "seed", "ema.decay", "ema.expire_below",
         "ema.expire_every",
@@ -138,7 +138,7 @@ def _described(config: Raw, part: str) -> Raw | None:
         key, value = waiting.pop()
         if isinstance(value, Mapping):
             waiting += [(f"{key}.{inner}", item) for inner, item in value.items()]
-        elif key not in _LEARNING_ONLY.get(part, ()):
+        elif key not in LEARNING_ONLY.get(part, ()):
             flat[key] = value
     return flat
 

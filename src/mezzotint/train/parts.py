@@ -23,7 +23,7 @@ from mezzotint.encoders.saving import load_encoder
 from mezzotint.interop.load import load_checkpoint
 from mezzotint.methods.method import Method
 from mezzotint.methods.supervised import start_from
-from mezzotint.recipe.phases import is_path
+from mezzotint.recipe.phases import LEARNING_ONLY, is_path
 from mezzotint.recipe.recipe import FAMILIES, Plan, Recipe
 from mezzotint.recipe.schema import RecipeError, construct, nearest
 from mezzotint.train.checkpoint import CheckpointStore
@@ -240,8 +240,7 @@ def _from_path(module: nn.Module, part: str, path: Path, key: str) -> str:
 def _start_from(encoder: Encoder, path: Path, key: str) -> None:
     """Load a saved encoder, if it is the same network."""
     saved = load_encoder(path).config
-    free = ("drop_path", "dropout", "pretrained_path")
-    keys = (saved.keys() | encoder.config.keys()) - set(free)
+    keys = (saved.keys() | encoder.config.keys()) - set(LEARNING_ONLY["encoder"])
     for name in sorted(keys, key=lambda key: (key != "kind", key)):
         if saved.get(name) != encoder.config.get(name):
             raise RecipeError(
