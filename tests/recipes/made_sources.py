@@ -115,7 +115,8 @@ def point_clouds(root: Path) -> list[Config]:
     y = np.arange(8) % 2
     np.savez(root / "x.npz", **clouds, y=y, y2=np.arange(8) // 4)
     np.savez(root / "z.npz", x=clouds["x2"], y=y)
-    return [{"kind": "point_clouds", "path": str(root / "x.npz"), "points": 16}]
+    arrays = {"kind": "point_clouds", "path": str(root / "x.npz"), "points": 16}
+    return [arrays, example("point_clouds", root / "clouds", 8)]
 
 
 def series(root: Path) -> list[Config]:
@@ -237,6 +238,8 @@ def other_files(kind: str, key: str, root: Path, config: Config) -> list[Any]:
         return [f"{key}2", "label2", "no"]
     if (kind, key) == ("smartwatch", "context"):
         return [256]
+    if key == "group":
+        return [r"(\d)\.", "([ab])"]
     if key == "task":
         return ["category/within-style"]
     lists: dict[str, list[Any]] = {

@@ -247,6 +247,7 @@ def data(config: Config) -> Iterator[Any]:
         for index in {0, len(part) // 3, len(part) - 1}:
             yield part.read(index)["x"]
         yield None if part.labels is None else np.asarray(part.labels).tolist()
+    yield None if whole.groups is None else np.asarray(whole.groups).tolist()
     for task in tasks:
         yield task.name, task.kind, tuple(task.classes)
         for rows in (task.labels, task.train, task.test, task.validation):
