@@ -198,3 +198,40 @@ def test_several_labels_a_sample(tmp_path: Path) -> None:
     with np.load(tmp_path / "f.npz") as arrays:
         assert arrays["labels"].dtype == np.bool_ and arrays["labels"].shape == (8, 2)
         assert arrays["classes"].tolist() == ["cat", "dog"] == list(done.classes)
+
+
+def test_one_file_is_embedded_as_in_its_folder(pets: Path) -> None:
+    every = written(pets / "f.npz", pets / "encoder", str(pets / "pets"))
+    one = written(pets / "g.npz", pets / "encoder", str(pets / "pets" / "val" / "dog" / "1.png"))
+    assert one["ids"].tolist() == ["1.png"] and one["labels"].tolist() == [-1]
+    same = every["ids"].tolist().index("val/dog/1.png")
+    np.testing.assert_allclose(one["features"][0], every["features"][same], atol=1e-5)
+
+
+def test_one_recording_is_embedded_as_in_its_folder(tmp_path: Path) -> None:
+    source = build("audio_folder", EXAMPLES["audio_folder"](tmp_path, 4))
+    save_encoder(encoder_of(source), tmp_path / "encoder", source=source)
+    every = written(tmp_path / "f.npz", tmp_path / "encoder", str(tmp_path))
+    one = written(tmp_path / "g.npz", tmp_path / "encoder", str(tmp_path / "b" / "2.wav"))
+    same = every["ids"].tolist().index("b/2.wav")
+    np.testing.assert_allclose(one["features"][0], every["features"][same], atol=1e-5)
+
+
+def test_splits_that_nothing_uses_are_written_too(pets: Path) -> None:
+    for name in ("cat", "fox"):
+        (pets / "pets" / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 24), (9, 9, 200)).save(pets / "pets" / "test" / name / "0.png")
+    found = written(pets / "f.npz", pets / "encoder", str(pets / "pets"))
+    of_test = [i for i, name in enumerate(found["split"]) if name == "test"]
+    assert len(found["features"]) == 12 and len(of_test) == 2
+    assert [found["ids"][i] for i in of_test] == ["test/cat/0.png", "test/fox/0.png"]
+    # The run knows no fox: it has no label.
+    assert [int(found["labels"][i]) for i in of_test] == [0, -1]
+
+
+def test_a_split_to_score_is_written_without_classes_too(tmp_path: Path, pets: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "flat" / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (20, 24), (9, 90, 20)).save(tmp_path / "flat" / split / "cat" / "0.png")
+    found = written(pets / "f.npz", pets / "encoder", str(tmp_path / "flat"))
+    assert found["split"].tolist() == ["train", "val"] and found["classes"].tolist() == ["cat"]

@@ -240,6 +240,9 @@ def _opener(name: str, input: Input) -> type[Source]:
     """Return the source that opens a path."""
     path, known = Path(name), openers(input.modality)
     kind = FOLDER if path.is_dir() else path.suffix.lower()
+    one = _one_file(kind, input.modality) if path.is_file() and kind not in known else None
+    if one is not None:
+        return one
     if not path.exists() or kind not in known:
         wrong = "does not exist" if not path.exists() else f"cannot be read as {input.modality}"
         if not path.exists() and name in embedded_names():
@@ -250,3 +253,9 @@ def _opener(name: str, input: Input) -> type[Source]:
             f"{', '.join(embedded_names(input.modality))}. Check the path or the name."
         )
     return known[kind]
+
+
+def _one_file(suffix: str, modality: str) -> type[Source] | None:
+    """Return the source of folders that also takes one file with this suffix."""
+    own = (s for s in sources() if s.modality == modality and FOLDER in s.opens)
+    return next((source for source in own if suffix in source.opens_one), None)

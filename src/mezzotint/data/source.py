@@ -92,7 +92,8 @@ class Source(Component, ABC, abstract=True):
     Attributes:
         modality: what the samples are.
         opens: suffixes of the files (`".npz"`) and `"folder"`, if a user can name such a path
-            instead of a recipe; `open` makes the source.
+            instead of a recipe; `located` says with which keys.
+        opens_one: suffixes of the files of such a folder, if one file can be named alone.
         embedded: short names under which a user can name data of the package.
         input: shape and normalization of the samples.
         labels: int64 `[N]`, negative where a sample has none, or bool `[N, C]`; `None` where labels
@@ -113,6 +114,7 @@ class Source(Component, ABC, abstract=True):
 
     modality: ClassVar[str] = "image"
     opens: ClassVar[frozenset[str]] = frozenset()
+    opens_one: ClassVar[frozenset[str]] = frozenset()
     embedded: ClassVar[tuple[str, ...]] = ()
     location: ClassVar[frozenset[str]] = frozenset(
         {"root", "path", "files", "test_files", "test_fold", "split", "name"}

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, BYOL_A_HTK, Mel, log_mel
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, UndecodableAudio, read_waveform
-from mezzotint.data.listing.folder import files_fingerprint
+from mezzotint.data.listing.folder import files_fingerprint, folder_of
 from mezzotint.data.listing.groups import independent, same_files, source_of
 from mezzotint.data.lists import (
     ListedFile,
@@ -85,6 +86,7 @@ class AudioFolder(Source):
 
     modality = "audio"
     opens = frozenset({FOLDER})
+    opens_one = AUDIO_EXTENSIONS
     location = Source.location | {"labels"}
     labels: Index
     holdout: float = 0.2
@@ -137,7 +139,7 @@ class AudioFolder(Source):
             )
         if std is not None and not std > 0.0:
             raise ValueError(f"`std` must be positive, got {std}. Leave it out to measure it.")
-        self.root, self.front_end, self.scored = os.fspath(root), front_end, name
+        self.root, self.front_end, self.scored = folder_of(os.fspath(root)), front_end, name
         self.mel = _FRONT_ENDS[front_end]
         self._samples = round(seconds * self.mel.sample_rate)
         frames = self.mel.frames(self._samples) if seconds > 0 else 0
@@ -252,6 +254,13 @@ class AudioFolder(Source):
     def fingerprint(self) -> str:
         """Hash the relative paths and sizes of all files; no file is read."""
         return files_fingerprint(self.root, map(bytes, self._paths))
+
+    def everything(self) -> tuple[Source, npt.NDArray[np.str_]]:
+        samples, split = super().everything()
+        if len(samples) == len(self) and len(self._scored_paths):  # without a task
+            samples = self._with_scored(_single([*self._found, *self._scored_found]))
+            split = np.concatenate([split, np.full(len(self._scored_paths), self.scored)])
+        return samples, split
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all files, and the tasks; with fewer than two classes there is none."""

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,7 +24,7 @@ from mezzotint.data.image.decode import (
     upright_size,
 )
 from mezzotint.data.image.nvjpeg import Jpeg, is_whole, require_cuda
-from mezzotint.data.listing.folder import Listing, files_fingerprint, scan
+from mezzotint.data.listing.folder import EXTENSIONS, Listing, files_fingerprint, scan
 from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
 from mezzotint.data.listing.layout import parts_of
 from mezzotint.data.sampling import held_out
@@ -80,12 +81,14 @@ class ImageFolder(Source):
     """
 
     opens = frozenset({FOLDER})
+    opens_one = EXTENSIONS
     croppable = True
     labels: Index
     classes: list[str]
     group: str | None = None
     interpolation: Interpolation = "bilinear"
     _crops = 1
+    _others: Sequence[tuple[str, str, int]] = ()  # path, split and label of unused splits
 
     def __init__(
         self,
@@ -115,6 +118,7 @@ class ImageFolder(Source):
         )
         self.input = input_of(size)
         listing = scan(self.root)
+        self.root = listing.root
         if listing.closed:
             raise ValueError(
                 f"`{self.root}`: no permission to list {listing.closed[0]}. Change its "
@@ -142,6 +146,11 @@ class ImageFolder(Source):
             [position.get(name or "", -1) for name in names[1]], np.int64
         )
         self._paths, self._scored_paths = PathList(own), PathList(other)
+        self._others = [
+            (path, name.lower(), position.get(class_of(path) or "", -1))
+            for name, paths in parts.unused.items()
+            for path in paths
+        ]
 
     @classmethod
     def located(cls, path: str, input: Input) -> dict[str, Any]:
@@ -204,6 +213,24 @@ class ImageFolder(Source):
     def fingerprint(self) -> str:
         """Hash the relative paths and sizes of all files; no file is read."""
         return files_fingerprint(self.root, map(os.fsencode, self._paths))
+
+    def everything(self) -> tuple[Source, npt.NDArray[np.str_]]:
+        """Return all images, those of splits that are neither trained on nor scored too."""
+        samples, split = super().everything()
+        others = list(self._others)
+        if len(samples) == len(self):  # without a scored split, or without a task
+            labels = self._scored_labels.tolist() if len(self._scored_paths) else []
+            found = zip(self._scored_paths, labels, strict=True)
+            others = [*((path, str(self.scored), label) for path, label in found), *others]
+        if not others:
+            return samples, split
+        both = copy.copy(self)
+        known = samples.labels if isinstance(samples, ImageFolder) else self.labels
+        both._paths = PathList(
+            [*(samples.id_of(i) for i in range(len(samples))), *(path for path, _, _ in others)]
+        )
+        both.labels = np.concatenate([known, [label for _, _, label in others]])
+        return both, np.concatenate([split, [name for _, name, _ in others]])
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all images, and the task; with fewer than two classes there is none."""

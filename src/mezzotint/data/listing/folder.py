@@ -51,13 +51,15 @@ def scan(root: str, extensions: frozenset[str] = EXTENSIONS, what: str = "images
     """List a folder and everything below.
 
     Args:
-        root: path of the folder.
+        root: path of the folder, or of one file; the listing then has this file of its folder.
         extensions: lower-case extensions of the files in `Listing.images`.
         what: the plural noun for these files, for messages.
 
     Raises:
         ValueError: when the root is missing or not a folder.
     """
+    if os.path.isfile(root) and extension_of(root) in extensions:
+        return Listing(folder_of(root), images=[os.path.basename(root)])
     if not os.path.isdir(root):
         wrong = "is a file" if os.path.exists(root) else "does not exist"
         raise ValueError(
@@ -94,6 +96,11 @@ def scan(root: str, extensions: frozenset[str] = EXTENSIONS, what: str = "images
     ):  # fmt: skip
         paths.sort(key=os.fsencode)
     return listing
+
+
+def folder_of(root: str) -> str:
+    """Return the folder of a file, and a folder itself."""
+    return os.path.dirname(root) or "." if os.path.isfile(root) else root
 
 
 def files_fingerprint(root: str, paths: Iterable[bytes]) -> str:

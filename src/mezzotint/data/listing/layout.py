@@ -206,6 +206,11 @@ def parts_of(listing: Listing, plural: str = "images", split: str | None = None)
                 f"`{name}` has {why}, so its {len(by_split[name]):,} {plural} are neither trained "
                 "on nor scored"
             )
+        elif scored is not None and name != scored:
+            notes.append(
+                f"`{name}` has {len(by_split[name]):,} {plural} that are neither trained on nor "
+                f"scored, because `{scored}` is scored"
+            )
     if layout.splits and not split and not layout.rest and "train" not in layout.splits.values():
         empty = [f for f in listing.folders if role_of(f.removeprefix(layout.wrapper)) == "train"]
         if empty:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from mezzotint.data.listing.folder import files_fingerprint
+from mezzotint.data.listing.folder import files_fingerprint, folder_of
 from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
 from mezzotint.data.lists import (
     ListedFile,
@@ -62,6 +62,7 @@ class VideoFolder(Source):
 
     modality = "video"
     opens = frozenset({FOLDER})
+    opens_one = VIDEO_EXTENSIONS
     labels: Index
     _parts = (1, 1)
 
@@ -102,7 +103,7 @@ class VideoFolder(Source):
             )
         self.group = group
         self.root, self.fps, self.sampling, self.size, self.holdout = (
-            os.fspath(root),
+            folder_of(os.fspath(root)),
             fps,
             sampling,
             size,
@@ -110,7 +111,7 @@ class VideoFolder(Source):
         )
         if files is None:
             own, scored, self.scored, self.notes = entries_of_folder(
-                self.root, VIDEO_EXTENSIONS, "video", "mp4, avi, mkv, webm and so on"
+                os.fspath(root), VIDEO_EXTENSIONS, "video", "mp4, avi, mkv, webm and so on"
             )
         else:
             own = read_video_list(files)
