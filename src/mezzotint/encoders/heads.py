@@ -44,7 +44,7 @@ def mlp(
         layers.append(nn.Linear(inputs, outputs, bias=hidden_bias))
         if hidden_norm:
             layers.append(nn.BatchNorm1d(outputs))
-        # In place, for memory: neither BatchNorm nor Linear needs its own output for the gradient.
+        # Overwrites its input, for memory: BatchNorm and Linear do not need theirs for the gradient.
         layers.append(nn.ReLU(inplace=True))
     layers.append(nn.Linear(dims[-2], dims[-1], bias=last_bias))
     if last_norm:

@@ -182,8 +182,7 @@ def _read(
         if len(part):
             with torch.inference_mode():
                 values = x.to(device, non_blocking=True)
-                # On the CPU: features of a whole data set need not fit beside the network on its
-                # device.
+                # On the CPU: features of a whole data set may not fit on the network's device.
                 features.append(_averaged(forward, input, values).float().cpu())
             kept.append(part)
         if reading.progress is not None:
