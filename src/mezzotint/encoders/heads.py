@@ -44,7 +44,7 @@ def mlp(
         layers.append(nn.Linear(inputs, outputs, bias=hidden_bias))
         if hidden_norm:
             layers.append(nn.BatchNorm1d(outputs))
-        # Overwrites its input, for memory: BatchNorm and Linear do not need theirs for the gradient.
+        # Overwrites its input, for memory: no gradient of BatchNorm or Linear needs their output.
         layers.append(nn.ReLU(inplace=True))
     layers.append(nn.Linear(dims[-2], dims[-1], bias=last_bias))
     if last_norm:
