@@ -238,6 +238,8 @@ def other_files(kind: str, key: str, root: Path, config: Config) -> list[Any]:
         return [f"{key}2", "label2", "no"]
     if (kind, key) == ("smartwatch", "context"):
         return [256]
+    if (kind, key) == ("image_folder", "split"):
+        return ["val"]
     if key == "group":
         return [r"(\d)\.", "([ab])"]
     if key == "task":
