@@ -1,7 +1,7 @@
 """The ViT against timm's, for every modality; visible patches, padding, export, compilation."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import timm
@@ -99,7 +99,8 @@ def test_the_order_of_visible_patches_does_not_matter(modality: str) -> None:
 def test_features_equal_timms(pool: str, positions: str) -> None:
     """The same weights in timm's network: patch order, attention, GELU, norms, class token."""
     encoder = made("image", width=32, heads=4, depth=3, pool=pool, positions=positions)
-    with_cls, average = pool != "mean", "token" if pool == "cls" else "avg"
+    with_cls = pool != "mean"
+    average: Literal["token", "avg"] = "token" if pool == "cls" else "avg"
     other = timm.models.VisionTransformer(
         img_size=(16, 24), patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=0,
         class_token=with_cls, global_pool=average, fc_norm=False, no_embed_class=True,
@@ -259,9 +260,10 @@ def test_mocov3s_initialization() -> None:
     """Std of the authors' ViT-S: q, k, v sqrt(2 / 2D) = .0510 (MAE's .0361), class token 1e-6."""
     image = Input((3, 16, 16), (0.5,) * 3, (0.5,) * 3)
     stds = {}
-    for start in ("mae", "mocov3"):
+    starts: tuple[Literal["mae", "mocov3"], ...] = ("mae", "mocov3")
+    for start in starts:
         torch.manual_seed(0)
-        vit = ViT(image, width=384, depth=1, heads=12, pool="cls", initialization=start)  # type: ignore[arg-type]
+        vit: Any = ViT(image, width=384, depth=1, heads=12, pool="cls", initialization=start)
         attention = vit.blocks[0].attn
         assert vit.cls is not None and not attention.qkv.bias.any()
         stds[start] = [
