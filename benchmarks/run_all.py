@@ -12,7 +12,7 @@ SCRIPTS = (
     "startup", "randomized_quantization", "views", "pretraining", "linear_probe", "sigreg",
     "fake_quantize", "ssql_step", "bits_grid", "int8", "log_mel", "audio_views", "codebooks",
     "modalities", "demo", "ssql", "ssql_finetune", "momentum_step", "linear_sweep",
-    "token_cache", "policies", "multi_views", "detection", "bridle", "massrl",
+    "token_cache", "policies", "multi_views", "detection", "bridle", "massrl", "norm_rescale",
 )  # fmt: skip
 
 
