@@ -24,7 +24,9 @@ import torch
 from views import version  # type: ignore[import-not-found]
 
 from mezzotint import load_encoder
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.saving import save_encoder
+from mezzotint.evaluation.features import extract
 from mezzotint.evaluation.results import student
 from mezzotint.interop.norm_rescale import norm_rescale, norms
 from mezzotint.recipe.recipe import Recipe, read_recipe
@@ -45,6 +47,10 @@ METRIC = "category/across-styles/top1"
 Found = dict[tuple[str, str, float], list[float]]
 """Top-1 by pretraining, way and learning rate, one value a seed."""
 
+Size = tuple[list[float], list[float], float]
+Sizes = dict[tuple[str, str], list[Size]]
+"""Norms of weights and of BatchNorm scales over the anchor's, and the mean norm of features."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -52,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/norm_rescale"))
     arguments = parser.parse_args()
-    began, found, ratios = time.process_time(), Found(), dict[str, list[float]]()
+    began, found, sizes = time.process_time(), Found(), Sizes()
     torch.set_num_threads(1)
     for seed in range(arguments.seeds):
         for name in PRETRAINED:
@@ -62,13 +68,26 @@ def main() -> None:
             ensure(Recipe.build(config), folder)
             for way in WAYS[: 1 if name == ANCHOR else None]:
                 start = prepared(folder, arguments.out / f"sgd-s{seed}", way)
+                size = measure(start, arguments.out / f"sgd-s{seed}")
+                sizes.setdefault((name, way), []).append(size)
                 for rate in RATES:
                     found.setdefault((name, way, rate), []).append(fine_tuned(start, rate, seed))
-            anchor = load_encoder(arguments.out / f"sgd-s{seed}")
-            table = norms({"own": load_encoder(folder)}, anchor)
-            ratios.setdefault(name, []).extend(row["own"] for _, row in table)
             print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
-    show(found, ratios, arguments, time.process_time() - began)
+    show(found, sizes, arguments, time.process_time() - began)
+
+
+def measure(start: Path, anchor: Path) -> Size:
+    """Compare weights and BatchNorm scales with the anchor's, and measure the features."""
+    encoder, other = load_encoder(start), load_encoder(anchor)
+    weights = [row["own"] for _, row in norms({"own": encoder}, other)]
+    scales = [
+        float(p.detach().norm() / other.get_parameter(name).detach().norm())
+        for name, p in encoder.named_parameters()
+        if p.ndim == 1 and name.endswith("weight")
+    ]
+    data = EmbeddedImages(name="emoji")
+    x = extract(encoder, data, indices=torch.arange(0, len(data), 20))
+    return weights, scales, float(x.norm(dim=1).mean())
 
 
 def prepared(run: Path, anchor: Path, way: str) -> Path:
@@ -93,9 +112,7 @@ def fine_tuned(start: Path, rate: float, seed: int) -> float:
     return next(float(row.value) for row in rows if row.metric == METRIC)
 
 
-def show(
-    found: Found, ratios: dict[str, list[float]], arguments: argparse.Namespace, seconds: float
-) -> None:
+def show(found: Found, sizes: Sizes, arguments: argparse.Namespace, seconds: float) -> None:
     """Print the tables: levels, and differences paired by seed."""
     print("# NormRescale after pretraining with LARS, in miniature\n")
     print(
@@ -107,10 +124,12 @@ def show(
         f"`{METRIC}` after fine-tuning by SGD; mean over seeds ± half of the 95 % interval of the "
         "mean. Differences are paired by seed, bold beyond the interval.\n"
     )
-    print("| pretrained with | norms of weights over the anchor's |\n|---|---|")
-    for name, values in ratios.items():
-        if name != ANCHOR:
-            print(f"| {name} | {min(values):.2f} to {max(values):.2f} |")
+    print("| pretrained with | | weights / anchor's | BatchNorm scales / anchor's | feature norm |")
+    print("|---|---|---|---|---|")
+    for (name, way), own in sizes.items():
+        parts = [[ratio for size in own for ratio in size[which]] for which in (0, 1)]
+        cells = " | ".join(f"{min(part):.2f} to {max(part):.2f}" for part in parts)
+        print(f"| {name} | {way} | {cells} | {statistics.fmean(size[2] for size in own):.0f} |")
     heads = " | ".join(f"lr {rate}" for rate in RATES)
     print(f"\n| pretrained with | | {heads} |\n|---|---|{'---|' * len(RATES)}")
     for name in PRETRAINED:
