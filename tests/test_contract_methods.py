@@ -381,7 +381,12 @@ def test_small_batches_are_finite_or_clearly_refused(cls: type[Method]) -> None:
     bare = build(cls)
     bare.require_batch(1)
     without_batch_norm(bare)
-    assert torch.isfinite(bare(views_for(cls, 1)).loss)
+    single = bare(views_for(cls, 1)).loss
+    assert torch.isfinite(single)
+    # A method without negatives or statistics of the batch learns from a single sample too.
+    single.backward()
+    gradients = [p.grad for p in bare.parameters() if p.grad is not None]
+    assert any(bool(g.abs().max() > 1e-8) for g in gradients)
     try:
         loss = build(cls)(views_for(cls, 1)).loss
     except ValueError as error:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mezzotint.cli.app import run
 from mezzotint.recipe.reading import shipped
-from mezzotint.recipe.recipe import FAMILIES
+from mezzotint.recipe.schema import FAMILIES
 from mezzotint.recipe.signatures import index
 
 

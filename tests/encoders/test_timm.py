@@ -129,11 +129,10 @@ def test_unknown_names_get_the_nearest() -> None:
 
 def test_networks_that_do_not_pool_are_refused() -> None:
     with torch.device("meta"):
-        encoder = build(image(256), name="mobilenetv5_300m_enc").eval()
         with pytest.raises(
             ValueError, match=r"got \[1, 2048, 16, 16\]\. Choose a variant that pools"
         ):
-            encoder(torch.empty(1, 3, 256, 256))
+            build(image(256), name="mobilenetv5_300m_enc")
 
 
 def test_other_modalities_are_refused() -> None:
@@ -145,3 +144,29 @@ def test_missing_timm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"pip install 'mezzotint\[timm\]'"):
         build(image(), name="resnet10t")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "patch"),
+    [("vit_tiny_patch16_224", 40, 16), ("convnext_atto", 34, 4), ("mixer_s32_224", 80, 32)],
+)
+def test_pixels_beyond_the_last_patch_are_refused(name: str, size: int, patch: int) -> None:
+    rest = size % patch
+    message = f"patches of {patch} x {patch} pixels, .* {rest} rows and {rest} columns would never"
+    with pytest.raises(ValueError, match=message):
+        build(image(size), name=name)
+    encoder = build(image(size - rest), name=name).eval()
+    x = torch.randn(1, 3, size - rest, size - rest, requires_grad=True)
+    encoder(x).square().sum().backward()
+    assert x.grad is not None and bool((x.grad.abs().amax(dim=(0, 1)) > 0).all())
+
+
+def test_a_network_that_cannot_take_the_size_is_refused_when_built() -> None:
+    for name, size in (("vgg11", 16), ("levit_128s", 36)):
+        message = f"'{name}' of timm cannot take images of {size} x {size} pixels: .* size"
+        with pytest.raises(ValueError, match=message):
+            build(image(size), name=name)
+    encoder = build(image(48), name="resnet10t")
+    assert encoder.training and all(m.training for m in encoder.modules())
+    norm = next(m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert int(norm.num_batches_tracked or 0) == 0  # the image of zeros left no trace

@@ -14,7 +14,7 @@ from mezzotint import load_encoder
 from mezzotint.cli import app
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet18, resnet50
-from mezzotint.interop.load import load_checkpoint, read_tensors
+from mezzotint.interop.load import channels_of, load_checkpoint, read_tensors
 from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input
 
 INPUT = Input((3, 32, 32), IMAGENET_MEAN, IMAGENET_STD)
@@ -192,3 +192,48 @@ def test_command_line(tmp_path: Path) -> None:
     )
     again = load_encoder(tmp_path / "e")
     assert torch.equal(features(again), features(source)) and again.input == INPUT
+
+
+@pytest.mark.parametrize(
+    ("online", "copy"), [("student", "teacher"), ("state_dict", "state_dict_ema"), ("model", "ema")]
+)
+def test_a_network_and_its_copy_in_parts_of_a_checkpoint(
+    online: str, copy: str, tmp_path: Path
+) -> None:
+    networks = {online: small(0), copy: small(1)}
+    torch.save({n: e.state_dict() for n, e in networks.items()} | {"epoch": 3}, tmp_path / "c.pt")
+    count = len(small(0).state_dict())
+    for branch, name, rest in (
+        ("auto", online, "momentum copy, --branch target"),
+        ("online", online, "momentum copy, --branch target"),
+        ("target", copy, "trained network, --branch online"),
+    ):
+        encoder = small(2)
+        loaded = load_checkpoint(encoder, tmp_path / "c.pt", branch=branch)  # type: ignore[arg-type]
+        assert torch.equal(features(encoder), features(networks[name]))
+        assert loaded.branch == name and loaded.left == {rest: count}
+        assert f"{count} ignored: {rest}" in str(loaded)
+
+
+def test_the_channels_that_a_file_takes(tmp_path: Path) -> None:
+    for channels in (1, 3, 5):
+        input = Input((channels, 32, 32), (0.5,) * channels, (0.25,) * channels)
+        state = {
+            f"backbone.{n}": t
+            for n, t in resnet18(input, stem="small", width=8).state_dict().items()
+        }
+        assert channels_of(small(0), state, "auto") == channels
+
+
+def test_an_encoder_of_gray_images_is_imported(tmp_path: Path) -> None:
+    input = Input((1, 32, 32), (0.5,), (0.25,))
+    source = resnet18(input, stem="small", width=8).eval()
+    save_file(source.state_dict(), tmp_path / "c.safetensors")
+    arguments = ["import", str(tmp_path / "c.safetensors"), "--size", "32"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "encoder")])
+    assert result.exit_code == 0, result.output
+    loaded = load_encoder(tmp_path / "encoder")
+    assert loaded.input.shape == (1, 32, 32) and loaded.input.modality == "image"
+    assert loaded.input.mean == pytest.approx((sum(IMAGENET_MEAN) / 3,))
+    x = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(loaded(x), source(x))

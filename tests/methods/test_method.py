@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mezzotint.encoders.batch_norm import SynchronizedBatchNorm
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.methods.method import synchronize_norms
+from mezzotint.methods.method import synchronize_norms, views_of
 from mezzotint.methods.moco import MoCo
 from mezzotint.methods.simsiam import SimSiam
 from mezzotint.methods.ssql import SSQL
@@ -70,3 +70,30 @@ def test_norms_are_synchronized_by_branch(of: Any) -> None:
         match="must be true or false for simsiam, which keeps no momentum copy, got target",
     ):
         synchronize_norms(SimSiam(Normed(), hidden_dim=4, dim=8), "target")
+
+
+def test_a_method_takes_tensors_as_a_plain_loop_has_them() -> None:
+    method = SimSiam(Normed(), hidden_dim=16, dim=8).train()
+    whole = views()
+    a, b = whole.x
+    for given in ((a, b), [a, b]):
+        torch.testing.assert_close(method(given).loss, method(whole).loss)
+    step = moco()((a, b))
+    step.loss.backward()
+    assert torch.isfinite(step.loss) and step.logs
+    with pytest.raises(ValueError, match="takes .*views, got 1"):
+        method(a)
+    with pytest.raises(ValueError, match=r"must have the same samples, got \[4, 3\] samples"):
+        method((a, b[:3]))
+    with pytest.raises(TypeError, match=r"takes views or tensors, got \['int'\]"):
+        method([7])  # type: ignore[list-item]
+
+
+def test_the_own_draws_of_a_method_follow_the_generator_of_torch() -> None:
+    x = views().x
+    torch.manual_seed(3)
+    first, second = views_of(x), views_of(x)
+    torch.manual_seed(3)
+    again = views_of(x)
+    assert first.draws.key == again.draws.key != second.draws.key
+    assert first.tags == ("global", "global") and torch.equal(first.draws.ids, torch.arange(4))

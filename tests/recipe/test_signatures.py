@@ -7,7 +7,7 @@ from typing import Any, Literal, Optional
 
 import pytest
 
-from mezzotint.recipe.recipe import FAMILIES
+from mezzotint.recipe.schema import FAMILIES
 from mezzotint.recipe.signatures import (
     Alternatives,
     ComponentEntry,

@@ -10,8 +10,8 @@ from typing import Any
 
 from mezzotint.recipe.phases import unfold
 from mezzotint.recipe.reading import read_raw, shipped
-from mezzotint.recipe.recipe import FAMILIES, resolve_recipe
-from mezzotint.recipe.schema import class_of, resolve
+from mezzotint.recipe.recipe import resolve_recipe
+from mezzotint.recipe.schema import FAMILIES, class_of, resolve
 from mezzotint.recipe.signatures import Alternatives, ComponentEntry, ListOf, Member, index
 
 Config = dict[str, Any]

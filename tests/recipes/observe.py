@@ -28,8 +28,7 @@ from mezzotint.encoders.resnet import resnet8
 from mezzotint.methods.method import Method
 from mezzotint.methods.supervised import Supervised
 from mezzotint.optim.optimizer import Optimizer
-from mezzotint.recipe.recipe import FAMILIES
-from mezzotint.recipe.schema import class_of, construct, resolve
+from mezzotint.recipe.schema import FAMILIES, class_of, construct, resolve
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Batch, Input, Views
 

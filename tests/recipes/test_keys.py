@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from mezzotint.encoders.saving import save_encoder
-from mezzotint.recipe.recipe import FAMILIES
-from mezzotint.recipe.schema import resolve
+from mezzotint.recipe.schema import FAMILIES, resolve
 from mezzotint.types import Unreadable
 from tests.recipes import made_sources, observe
 from tests.recipes.keys import Config, Leaf, is_written, leaves, modality_of_data, recipes

@@ -120,7 +120,7 @@ def recipes(
     """List the recipes; print one; or explain a part of them, such as `run` or `method.simclr`."""
     from mezzotint.detection.recipes import shipped_transfers
     from mezzotint.recipe.reading import shipped
-    from mezzotint.recipe.recipe import FAMILIES
+    from mezzotint.recipe.schema import FAMILIES
 
     known = shipped() | {f"transfer/{title}": path for title, path in shipped_transfers().items()}
     if name is None:
@@ -142,7 +142,7 @@ def recipes(
 
 def _explain(name: str) -> str:
     """Describe the kinds of a section or family, or the keys of a kind; empty when unknown."""
-    from mezzotint.recipe.recipe import FAMILIES
+    from mezzotint.recipe.schema import FAMILIES
 
     word, _, kind = name.partition(".")
     family = FAMILIES.get(word) or index().family_named(word)

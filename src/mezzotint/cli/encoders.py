@@ -205,7 +205,7 @@ def import_(
         _statistics(normalization, audio=False)  # refused here rather than after reading
     tensors = read_tensors(file)
     resolved = _encoder_of_file(file, tensors, layout, own)
-    input = _input_of_file(resolved, tensors, size, normalization)
+    input = _input_of_file(resolved, tensors, size, normalization, layout)
     encoder = construct(resolved, "Encoder", {"Encoder": (input,)})
     loaded = load_checkpoint(encoder, file, layout, branch=branch, prefix=prefix)  # type: ignore[arg-type]
     made_by = {
@@ -245,9 +245,12 @@ def _input_of_file(
     tensors: Mapping[str, "Tensor"],
     size: int | None,
     normalization: str,
+    layout: str,
 ) -> "Input":
     """The samples that the encoder takes, as far as the file shows them."""
+    from mezzotint.interop.load import channels_of
     from mezzotint.interop.vit import prefixes_of, shape_of
+    from mezzotint.recipe.schema import construct
     from mezzotint.types import Input
 
     shape: tuple[int, ...] = (3, size or 224, size or 224)
@@ -256,23 +259,29 @@ def _input_of_file(
         shape = (1, frame // config["width"] * 2 ** config["blocks"] or 64, 96)
     elif config["kind"] == "vit" and prefixes_of(tensors):
         shape = shape_of(tensors, 128, size)
-    audio = shape[0] == 1
+    else:
+        three = construct(config, "Encoder", {"Encoder": (Input(shape, (0.5,) * 3, (0.5,) * 3),)})
+        shape = (channels_of(three, tensors, layout), *shape[1:])
+    audio = shape[0] == 1 and config["kind"] in ("audio_ntt", "vit")
     mean, std = _statistics(normalization, audio)
+    if not audio and shape[0] != len(mean):  # gray images, or bands beyond color
+        mean, std = ((sum(part) / len(part),) * shape[0] for part in (mean, std))
     return Input(shape, mean, std, "audio" if audio else "image")
 
 
 def _encoder_keys(keys: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    from mezzotint.recipe.reading import parse_yaml
+    from mezzotint.recipe.reading import apply_overrides
 
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = {"encoder": {}}
     for key in keys:
         name, equals, value = key.partition("=")
         if not equals:
             raise RecipeError(
                 f"Keys of the encoder are KEY=VALUE, got {key!r}. Write kind=resnet18, for example."
             )
-        config[name.removeprefix("encoder.")] = parse_yaml(value, name)
-    return config
+        apply_overrides(config, [f"encoder.{name.removeprefix('encoder.')}={value}"])
+    encoder: dict[str, Any] = config["encoder"]
+    return encoder
 
 
 def _statistics(name: str, audio: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -20,7 +20,7 @@ from mezzotint.cli.app import (
     print_table,
     recipe_of,
 )
-from mezzotint.recipe.schema import RecipeError
+from mezzotint.recipe.schema import RecipeError, require_paths
 
 if TYPE_CHECKING:
     from mezzotint.recipe.recipe import Plan
@@ -74,6 +74,9 @@ def pretrain(
     name, overrides = (str(out), list(arguments or ())) if resume else recipe_of(arguments)
     # A bad recipe is refused here, before torch is imported.
     plan = read_resumed_plan(Path(name), overrides) if resume else read_plan(name, overrides)
+    if not slurm:  # a path may be on other machines
+        for phase in plan.phases:
+            require_paths(phase.config["data"])
     from mezzotint import dist
     from mezzotint.train.plan import pretrain_plan
     from mezzotint.train.rundir import default_directory

@@ -67,7 +67,8 @@ def timm(
             networks always do.
 
     Raises:
-        ValueError: when timm is missing, has no such network, or cannot build it with these keys.
+        ValueError: when timm is missing, has no such network, or cannot build it with these keys or
+            for this image size.
     """
     TimmEncoder.require_modality(input)
     library = _library()
@@ -103,7 +104,48 @@ def timm(
             f"timm cannot build {name!r} for images of shape {list(input.shape)}: {reason}. "
             "Change the keys of the encoder, the image size, or the network."
         ) from error
-    return TimmEncoder(input, model, _features(model))
+    encoder = TimmEncoder(input, model, _features(model))
+    _require_size(encoder, name)
+    return encoder
+
+
+def _require_size(encoder: TimmEncoder, name: str) -> None:
+    """Refuse an image size that the network cannot take, or whose edge it never sees.
+
+    One image of zeros is encoded, which some networks refuse. Layers that cut the image into
+    patches, as a convolution whose stride is its kernel does, leave out what is no whole patch.
+    """
+    channels, *sizes = encoder.input.shape
+    sides: list[tuple[int, int]] = []
+
+    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, nn.Conv2d) and list(inputs[0].shape[-2:]) == sizes:
+            if module.kernel_size == module.stride and module.padding == (0, 0):
+                sides.append((module.stride[0], module.stride[1]))
+
+    hooks = [module.register_forward_pre_hook(note) for module in encoder.modules()]
+    training = encoder.training
+    try:
+        with torch.no_grad():
+            encoder.eval()(torch.zeros(1, channels, *sizes))
+    except (RuntimeError, AssertionError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"{name!r} of timm cannot take images of {sizes[0]} x {sizes[1]} pixels: {reason}. "
+            "Change the image size, or the network."
+        ) from error
+    finally:
+        encoder.train(training)
+        for hook in hooks:
+            hook.remove()
+    for side in sides:
+        rest = [size % length for size, length in zip(sizes, side, strict=True)]
+        if any(rest):
+            raise ValueError(
+                f"{name!r} of timm cuts images into patches of {side[0]} x {side[1]} pixels, and "
+                f"of {sizes[0]} x {sizes[1]} pixels {rest[0]} rows and {rest[1]} columns would "
+                "never be seen. Choose a size that the patches divide."
+            )
 
 
 def _library() -> ModuleType:

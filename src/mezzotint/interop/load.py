@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.vit import ViT
-from mezzotint.interop.layouts import LAYOUTS, Branch, Layout, prefixes, recognize
+from mezzotint.interop.layouts import LAYOUTS, MOMENTUM_WORDS, Branch, Layout, prefixes, recognize
 from mezzotint.interop.vit import as_our_vit, prefixes_of, refuse_lost_parts
 
 _NESTED = (
@@ -107,13 +107,46 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _both_networks(content: Any) -> Any:
-    """Keep student and teacher (DINO), which would hide each other, under their names."""
-    pair = ("student", "teacher")
-    if not isinstance(content, Mapping) or not all(
-        isinstance(content.get(name), Mapping) for name in pair
-    ):
+    """Keep a network and its momentum copy, which would hide each other, under their names.
+
+    Such as student and teacher (DINO), or state_dict and state_dict_ema (timm).
+    """
+    networks = {
+        str(name): part
+        for name, part in (content.items() if isinstance(content, Mapping) else ())
+        if isinstance(part, Mapping) and any(isinstance(t, Tensor) for t in part.values())
+    }
+    copies = [name for name in networks if any(word in name for word in MOMENTUM_WORDS)]
+    trained = [name for name in networks if name not in copies]
+    if not copies or not trained:
         return content
-    return {f"{name}.{key}": t for name in pair for key, t in content[name].items()}
+    named = next((name for name in ("student", *_NESTED) if name in trained), trained[0])
+    return {f"{name}.{key}": t for name in (named, *copies) for key, t in networks[name].items()}
+
+
+def channels_of(encoder: Encoder, tensors: Mapping[str, Tensor], layout: str) -> int:
+    """Return the channels of the images that a file's network takes, 3 if the file does not show.
+
+    Args:
+        encoder: encoder of the same architecture for images of three channels.
+        tensors: tensors of the file.
+        layout: layout of its names.
+    """
+    rename = LAYOUTS[recognize(tensors) if layout == "auto" else layout].rename
+    theirs = {rename(name): tensor for name, tensor in tensors.items()}
+    own = _own_tensors(encoder)
+    prefixes = Counter(
+        name.removesuffix(last)
+        for last in own
+        for name in theirs
+        if name == last or name.endswith(f".{last}")
+    )
+    prefix = prefixes.most_common(1)[0][0] if prefixes else ""
+    for name, mine in own.items():
+        found = theirs.get(prefix + name)
+        if found is not None and mine.ndim == found.ndim == 4 and mine.shape[1] == 3:
+            return int(found.shape[1])
+    return 3
 
 
 def _flat(content: Any) -> Any:
@@ -186,10 +219,24 @@ def load_checkpoint(
     with torch.no_grad():
         for name, tensor in found.items():
             own[name].copy_(tensor)
-    left["heads, other branches and optimizers"] += len(renamed) - len(found)
+    _count_others(left, renamed, found_at, len(found))
     return Loaded(
         chosen, found_at.rstrip("."), len(found), len(own), {k: v for k, v in left.items() if v}
     )
+
+
+def _count_others(
+    left: Counter[str], tensors: Mapping[str, Tensor], branch: str, found: int
+) -> None:
+    """Count the tensors that are not loaded: those of the other network apart from the rest."""
+    target = any(word in branch for word in MOMENTUM_WORDS)
+    others = sum(
+        any(word in name.rpartition(".")[0] for word in MOMENTUM_WORDS) != target
+        for name in tensors
+    )
+    other = "trained network, --branch online" if target else "momentum copy, --branch target"
+    left[other] += others
+    left["heads, other branches and optimizers"] += len(tensors) - found - others
 
 
 def _require_all(

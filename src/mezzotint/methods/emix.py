@@ -76,6 +76,7 @@ class EMix(Method):
     no_accumulation: ClassVar[str] = (
         "its candidates are the other samples of the batch, and micro-batches have fewer"
     )
+    min_samples: ClassVar[int] = 2
     min_views: ClassVar[int] = 1
     max_views: ClassVar[int | None] = 2
     needs_patches: ClassVar[bool] = True

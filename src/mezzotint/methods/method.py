@@ -2,17 +2,18 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mezzotint.encoders.batch_norm import synchronize_batch_norm
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.recipe.component import Component
+from mezzotint.seeding import Draws
 from mezzotint.types import Step, Views
 
 M = TypeVar("M", bound=nn.Module)
@@ -60,7 +61,8 @@ class Method(nn.Module, Component):
     max_views: ClassVar[int | None] = 2
     """Most views of a sample that `forward` takes; `None` for any number."""
     min_samples: ClassVar[int] = 1
-    """Fewest samples in a batch, over all processes; 2 if the loss has a statistic of the batch."""
+    """Fewest samples in a batch, over all processes; 2 if the loss has a statistic of the batch or
+    takes other samples as negatives."""
     asymmetric_views: ClassVar[bool] = False
     """Whether the loss depends on the order of the views."""
     takes_target_views: ClassVar[bool] = False
@@ -79,6 +81,20 @@ class Method(nn.Module, Component):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
+
+    def __call__(self, views: Views | Tensor | Sequence[Tensor]) -> Step:
+        """Compute the loss of a batch of views, as `forward`.
+
+        Args:
+            views: from a view generator; or a tensor per view `[B, …]`, in a tuple or a list, or a
+                single tensor, normalized as the encoder takes it, row for row of the same samples.
+                For tensors, torch's generator seeds the method's own draws.
+
+        Raises:
+            ValueError: for tensors with different numbers of samples.
+        """
+        step: Step = super().__call__(views if isinstance(views, Views) else views_of(views))
+        return step
 
     def forward(self, views: Views) -> Step:
         """Compute the loss of a batch, and scalars to log."""
@@ -157,6 +173,34 @@ class Method(nn.Module, Component):
         Args:
             progress: fraction of training that is done, in (0, 1].
         """
+
+
+def views_of(tensors: Tensor | Sequence[Tensor]) -> Views:
+    """Wrap tensors as the views of a batch, for a training loop without a view generator.
+
+    Args:
+        tensors: one tensor `[B, …]` per view, or a single one.
+
+    Raises:
+        ValueError: for tensors of different numbers of samples.
+        TypeError: for anything else.
+    """
+    x = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+    if not x or not all(isinstance(view, Tensor) for view in x):
+        raise TypeError(
+            f"A method takes views or tensors, got {[type(view).__name__ for view in x]}. Pass a "
+            "tuple with one tensor per view."
+        )
+    counts = {len(view) for view in x}
+    if len(counts) > 1:
+        raise ValueError(
+            f"Views must have the same samples, got {[len(view) for view in x]} samples. Pass one "
+            "tensor per view, row for row of the same samples."
+        )
+    ids = torch.arange(len(x[0]), device=x[0].device)
+    draws = Draws(ids, int(torch.randint(2**62, ())))
+    zero = torch.zeros((), device=x[0].device)
+    return Views(x, ("global",) * len(x), draws, epoch=zero, progress=zero)
 
 
 def momentum_copy(module: M) -> M:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from mezzotint.recipe.override_values import read_value, wanted_type
 from mezzotint.recipe.schema import RecipeError, nearest
 
 _SHIPPED = Path(__file__).parent.parent / "recipes"
@@ -55,6 +56,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _TextLoader(_Loader):
+    """Keeps every scalar as text."""
+
+
+_TextLoader.yaml_implicit_resolvers = {}
+# `root: 2024-01-05` is the name of a folder.
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:timestamp"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads back: no aliases, and quotes around text that looks like 5e-4."""
 
@@ -77,19 +90,21 @@ def dump_yaml(value: Any) -> str:
     return text
 
 
-def parse_yaml(text: str, name: str) -> Any:
-    """Read YAML text as plain data.
+def parse_yaml(text: str, name: str, *, as_text: bool = False) -> Any:
+    """Read YAML text as plain data; dates stay text, because no key takes one.
 
     Args:
         text: a recipe, or the value of an override.
         name: of the file or override, for messages.
+        as_text: whether numbers, booleans and null stay text too.
 
     Raises:
         RecipeError: when it is not plain YAML.
     """
     _require_size(len(text), name)
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        loader = _TextLoader if as_text else _Loader
+        return yaml.load(text, Loader=loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         mark = getattr(error, "problem_mark", None)
@@ -201,7 +216,7 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
     Args:
         config: the recipe as it is written.
-        overrides: `section.key=value`, the value in YAML.
+        overrides: `section.key=value`; the value is text where the key takes text, else YAML.
 
     Returns:
         The same mapping.
@@ -216,7 +231,7 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[st
             raise RecipeError(
                 f"{text!r} is not an override. Write section.key=value, such as run.epochs=20."
             )
-        value = parse_yaml(value_text, name)
+        value = _value(config, keys, value_text, name)
         parent: Any = config
         for key in keys[:-1]:
             child = parent.get(key) if isinstance(parent, dict) else None
@@ -234,6 +249,13 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[st
         else:
             parent[_position(parent, keys[-1], name)] = value
     return config
+
+
+def _value(config: dict[str, Any], keys: list[str], text: str, name: str) -> Any:
+    def parse(part: str, as_text: bool) -> Any:
+        return parse_yaml(part, name, as_text=as_text)
+
+    return read_value(text, wanted_type(config, keys), parse)
 
 
 def _position(items: Any, key: str, name: str) -> int:

@@ -22,7 +22,15 @@ from mezzotint.recipe.reading import (
     read_raw,
     shipped,
 )
-from mezzotint.recipe.schema import RecipeError, class_of, construct, nearest, resolve
+from mezzotint.recipe.schema import (
+    FAMILIES,
+    OPTIONAL,
+    RecipeError,
+    class_of,
+    construct,
+    nearest,
+    resolve,
+)
 from mezzotint.recipe.signatures import index
 
 if TYPE_CHECKING:
@@ -35,19 +43,6 @@ if TYPE_CHECKING:
     from mezzotint.optim.schedules import Schedule
     from mezzotint.runs.settings import Evaluate
     from mezzotint.train.settings import Run
-
-FAMILIES = {
-    "data": "Source",
-    "views": "ViewGenerator",
-    "encoder": "Encoder",
-    "method": "Method",
-    "optimizer": "Optimizer",
-    "schedule": "Schedule",
-    "run": "Run",
-    "evaluate": "Evaluate",
-}
-OPTIONAL = {"mup": "MuP"}
-"""Sections that a recipe may leave out, and that then do nothing."""
 
 _DEFAULTS: dict[str, Any] = {"views": "two_views", "schedule": "cosine", "run": {}, "evaluate": {}}
 

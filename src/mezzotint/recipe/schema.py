@@ -7,6 +7,7 @@ a tuple and an integer a number, and nothing else is converted. Only `construct`
 import difflib
 import importlib
 import json
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,21 @@ from typing import Any
 
 from mezzotint.recipe.component import kind_of
 from mezzotint.recipe.signatures import Alternatives, ListOf, Member, index, show_type
+
+FAMILIES = {
+    "data": "Source",
+    "views": "ViewGenerator",
+    "encoder": "Encoder",
+    "method": "Method",
+    "optimizer": "Optimizer",
+    "schedule": "Schedule",
+    "run": "Run",
+    "evaluate": "Evaluate",
+}
+"""Sections of a recipe, and the family of each."""
+
+OPTIONAL = {"mup": "MuP"}
+"""Sections that a recipe may leave out, and that then do nothing."""
 
 RENAMED_KINDS = {
     "daclmixup": "dacl_mixup",
@@ -179,6 +195,8 @@ def _check(value: Any, kind: Any, path: str, owner: str) -> Any:
         raise RecipeError(
             f"`{path}` must be finite in 32 bits, got {odd}. See `mezzotint recipes {owner}`."
         )
+    if isinstance(value, str) and value.startswith("~/"):
+        value = os.path.expanduser(value)
     try:
         TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError) as error:
@@ -200,11 +218,35 @@ def _first_not_finite(value: Any) -> float | None:
     return None
 
 
+def require_paths(config: Mapping[str, Any], path: str = "data") -> None:
+    """Refuse checked data whose folder or file does not exist; nothing of torch is needed.
+
+    Args:
+        config: a source as `resolve` returns it.
+        path: of its key in the recipe, for messages.
+
+    Raises:
+        RecipeError: with the first path that does not exist.
+    """
+    keys = index().members("Source")[config["kind"]].keys
+    for name, value in config.items():
+        if isinstance(value, Mapping) and "kind" in value and isinstance(keys[name].type, Member):
+            require_paths(value, f"{path}.{name}")
+        # A `path` with a default is the name of a column.
+        located = name in ("root", "files", "test_files") or (
+            name == "path" and keys[name].required
+        )
+        if located and isinstance(value, str) and not os.path.exists(value):
+            raise RecipeError(f"`{value}` does not exist. Check the path, `{path}.{name}`.")
+
+
 def _advice(value: Any, kind: Any) -> str:
     """What to write instead, where the value gives it away."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if any(typing.get_origin(o) is list for o in options) and isinstance(value, (str, int, float)):
         return f" Write [{value}]."
+    if str in options and isinstance(value, (bool, int, float)):
+        return " Put it into quotes."
     if typing.get_origin(kind) is typing.Literal:
         return nearest(str(value), [str(choice) for choice in typing.get_args(kind)])
     return ""

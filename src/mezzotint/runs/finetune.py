@@ -42,8 +42,8 @@ from mezzotint.methods.supervised import Supervised
 from mezzotint.modality.modality import modality_of
 from mezzotint.quant.bitwidth import FP32, Bits, bits
 from mezzotint.recipe.reading import shipped
-from mezzotint.recipe.recipe import FAMILIES, Recipe, read_recipe
-from mezzotint.recipe.schema import RecipeError, construct, resolve
+from mezzotint.recipe.recipe import Recipe, read_recipe
+from mezzotint.recipe.schema import FAMILIES, RecipeError, construct, resolve
 from mezzotint.runs.reuse import ensure, trained_method
 from mezzotint.runs.subject import trained_on, with_fitted
 from mezzotint.types import Features

@@ -20,13 +20,12 @@ from mezzotint.encoders.onnx import load_exported
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.recipe.reading import apply_overrides, read_raw
 from mezzotint.recipe.recipe import (
-    FAMILIES,
     Recipe,
     read_encoder,
     read_recipe,
     require_one_modality,
 )
-from mezzotint.recipe.schema import RecipeError, construct, resolve
+from mezzotint.recipe.schema import FAMILIES, RecipeError, construct, resolve
 from mezzotint.runs.reuse import branch_of, load_branch
 from mezzotint.runs.settings import Evaluate
 from mezzotint.train.settings import Run

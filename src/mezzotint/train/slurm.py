@@ -38,7 +38,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
     Raises:
         RecipeError: for an unknown option, or one that must be a count and is not.
     """
-    from mezzotint.recipe.recipe import FAMILIES
+    from mezzotint.recipe.schema import FAMILIES
 
     rest, options = [], {}
     for word in arguments:

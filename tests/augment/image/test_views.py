@@ -315,7 +315,10 @@ def choose(shape: tuple[int, int, int]) -> object:
     [
         (ValueError, lambda: MultiCrop(num_global=0)),
         (ValueError, lambda: MultiCrop(num_global=1, num_local=0)),
-        (TypeError, lambda: render(Batch((torch.rand(2, 3, 8, 8),), torch.arange(2)))),
+        (
+            TypeError,
+            lambda: render(Batch((torch.zeros(2, 3, 8, 8, dtype=torch.int64),), torch.arange(2))),
+        ),
         (ValueError, lambda: render(Batch((pictures(2),), torch.arange(2), cropped=True))),
         (ValueError, lambda: render(Batch((pictures(2, 1),), torch.arange(2)))),
         (ValueError, lambda: choose((3, 8, 9))),
@@ -324,3 +327,31 @@ def choose(shape: tuple[int, int, int]) -> object:
 def test_errors_have_three_parts(error: type[Exception], run: Callable[[], object]) -> None:
     with pytest.raises(error, match=r"^[`A-Z].* got .*\. [A-Z].*\.$"):
         run()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_floats_between_0_and_1_give_the_views_of_their_bytes(dtype: torch.dtype) -> None:
+    x = torch.randint(256, (4, 3, 40, 40), dtype=torch.uint8)
+    context = ViewContext(Input((3, 32, 32), (0.5,) * 3, (0.25,) * 3), 0, 0)
+    ids, generator = torch.arange(4), TwoViews(policy=identity())
+    floats = (x.float() / 255.0).to(dtype)
+    kept = floats.clone()
+    found = generator.render(Batch((floats,), ids), context, normalized=False)
+    expected = generator.render(Batch((x,), ids), context, normalized=False)
+    for a, b in zip(found, expected, strict=True):
+        # Bytes are rounded after the crop is resized, floats are not.
+        assert a.dtype == torch.float32 and float((a - b).abs().max()) < 1.5 / 255
+    assert torch.equal(floats, kept)
+
+
+def test_images_of_other_types_or_ranges_are_refused() -> None:
+    context = ViewContext(Input((3, 8, 8), (0.5,) * 3, (0.25,) * 3), 0, 0)
+    x = torch.rand(2, 3, 8, 8)
+    for bad, error, message in (
+        (x * 255.0, ValueError, r"must be in \[0, 1\], got values from .* Divide by 255"),
+        (x - 0.5, ValueError, r"must be in \[0, 1\]"),
+        (x * torch.nan, ValueError, r"must be in \[0, 1\]"),
+        ((x * 9).long(), TypeError, "must be torch.uint8 or floats in .* got torch.int64"),
+    ):
+        with pytest.raises(error, match=message):
+            TwoViews().render(Batch((bad,), torch.arange(2)), context)

@@ -105,7 +105,7 @@ def render_views(
 
     Args:
         views: one view, or several views that have the first view's crop.
-        images: uint8 `[B, C, H, W]`, whole or cropped.
+        images: uint8, or floats in [0, 1], `[B, C, H, W]`, whole or cropped.
         params: drawn parameters of each view.
         input: input of the encoder.
         cropped: whether the images are cropped.
@@ -115,6 +115,7 @@ def render_views(
         One float32 `[B, C, *size]` per view, on the device of the images.
     """
     keep_freed_memory()
+    images = images.float() if images.is_floating_point() else images
     first, device = views[0], images.device
     size = first.size(input)
     boxes = (
@@ -131,7 +132,9 @@ def render_views(
         rows = slice(start, start + at_a_time)
         with part("crop"):
             x = images[rows] if boxes is None else first.crop.cut(images[rows], boxes[rows], size)
-            x = x.to(torch.float32, memory_format=torch.contiguous_format).mul_(1.0 / 255.0)
+            stored = x.dtype == torch.uint8
+            x = x.to(torch.float32, memory_format=torch.contiguous_format, copy=not stored)
+            x = x.mul_(1.0 / 255.0) if stored else x  # floats are a copy, which steps may change
         with part("flip"):
             x = first.steps["flip"].apply(x, rows_of(drawn[0]["flip"], rows))
         for view, own, out in zip(views, drawn, outs, strict=True):
@@ -146,6 +149,27 @@ def render_views(
                 else:
                     out[rows] = y
     return outs
+
+
+def require_pixels(x: Tensor) -> None:
+    """Refuse images that are neither uint8 nor floats in [0, 1].
+
+    Raises:
+        TypeError: for another type.
+        ValueError: for floats outside of [0, 1], NaN among them.
+    """
+    if x.dtype == torch.uint8:
+        return
+    if not x.is_floating_point():
+        raise TypeError(
+            f"Images must be torch.uint8 or floats in [0, 1], got {x.dtype}. Convert them."
+        )
+    low, high = (float(value) for value in x.aminmax()) if x.numel() else (0.0, 1.0)
+    if not (low >= 0.0 and high <= 1.0):
+        raise ValueError(
+            f"Images of floats must be in [0, 1], got values from {low:g} to {high:g}. Divide by "
+            "255, or leave normalization to the views."
+        )
 
 
 def rows_of(params: Params, rows: slice) -> Params:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mezzotint.augment.image.geometry import RandomResizedCrop
 from mezzotint.augment.image.policies import Policy, identity, simclr
-from mezzotint.augment.image.render import View, render_views, rows_of
+from mezzotint.augment.image.render import View, render_views, require_pixels, rows_of
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Params
 from mezzotint.augment.views import ViewContext, ViewGenerator
@@ -112,14 +112,12 @@ class ImageViews(ViewGenerator, abstract=True):
             One float32 `[B, C, H, W]` per view.
 
         Raises:
-            TypeError: when the batch is not uint8.
-            ValueError: when a cropped batch does not have one tensor per crop.
+            TypeError: when the batch is neither uint8 nor floating point.
+            ValueError: when floats are not in [0, 1], or a cropped batch does not have one tensor
+                per crop.
         """
-        if any(x.dtype != torch.uint8 for x in batch.x):
-            raise TypeError(
-                f"Images must be torch.uint8, got {[str(x.dtype) for x in batch.x]}. "
-                "Let the source return images as they are stored."
-            )
+        for x in batch.x:
+            require_pixels(x)
         groups = self.crops
         if len(batch.x) != (len(groups) if batch.cropped else 1):
             raise ValueError(
