@@ -24,8 +24,8 @@ from mezzotint.interop.load import load_checkpoint
 from mezzotint.methods.method import Method
 from mezzotint.methods.supervised import start_from
 from mezzotint.recipe.phases import LEARNING_ONLY, is_path
-from mezzotint.recipe.recipe import FAMILIES, Plan, Recipe
-from mezzotint.recipe.schema import RecipeError, construct, nearest
+from mezzotint.recipe.recipe import Plan, Recipe
+from mezzotint.recipe.schema import FAMILIES, RecipeError, construct, nearest
 from mezzotint.train.checkpoint import CheckpointStore
 
 
