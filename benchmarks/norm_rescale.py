@@ -127,7 +127,7 @@ def show(found: Found, sizes: Sizes, arguments: argparse.Namespace, seconds: flo
     print("| pretrained with | | weights / anchor's | BatchNorm scales / anchor's | feature norm |")
     print("|---|---|---|---|---|")
     for (name, way), own in sizes.items():
-        parts = [[ratio for size in own for ratio in size[which]] for which in (0, 1)]
+        parts = [[r for size in own for r in size[0]], [r for size in own for r in size[1]]]
         cells = " | ".join(f"{min(part):.2f} to {max(part):.2f}" for part in parts)
         print(f"| {name} | {way} | {cells} | {statistics.fmean(size[2] for size in own):.0f} |")
     heads = " | ".join(f"lr {rate}" for rate in RATES)

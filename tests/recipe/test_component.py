@@ -82,6 +82,6 @@ def test_one_key_may_be_given_by_position() -> None:
     keys = list(entry.keys)
     assert keys[0] == "bins" and entry.keys["bins"].default == 8 and "spacing" in keys
     with pytest.raises(TypeError, match="positional"):
-        RandomizedQuantization(4, "random")  # type: ignore[misc]
+        RandomizedQuantization(4, "random")  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         RandomizedQuantization(4, bins=5)  # type: ignore[misc]
