@@ -12,9 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mezzotint import Recipe, evaluate, load_encoder, pretrain, save_encoder
+from mezzotint.data.audio.embedded import Speech
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.table.table import Table
+from mezzotint.encoders.audio_ntt import AudioNTT
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet10
 from mezzotint.encoders.table_mlp import TableMLP
@@ -29,7 +31,7 @@ from mezzotint.runs.finetune import plan, variant_recipe
 from mezzotint.runs.subject import encoder_at, run_of, subject
 from mezzotint.train.settings import Run
 from mezzotint.types import Input, Sample
-from tests.test_contract_sources import EXAMPLES
+from tests.test_contract_sources import EXAMPLES, build
 
 QUICK = ["evaluate.probes=[knn]", "evaluate.seeds=1"]
 
@@ -66,8 +68,6 @@ def test_an_imported_encoder_is_evaluated_on_named_data(imported: Path, tmp_path
 
 def test_a_named_audio_task_takes_an_imported_encoder(tmp_path: Path) -> None:
     """The clips of the task have another length than the encoder's input."""
-    from mezzotint.encoders.audio_ntt import AudioNTT
-
     keys = EXAMPLES["audio_benchmark"](tmp_path, 4)
     encoder = AudioNTT(Input((1, 64, 96), (-7.0,), (4.0,), "audio"), width=4, dim=32)
     save_encoder(encoder, tmp_path / "encoder")
@@ -218,3 +218,19 @@ def test_an_exported_file_reads_data_as_its_encoder(
     rows = evaluate(folder / "encoder.onnx", [*QUICK, "evaluate.baselines=false"], data=other).rows
     assert any(row.probe == "knn" for row in rows)
     assert (folder / "encoder.evaluation" / "evaluation.json").is_file()
+
+
+def test_audio_is_read_by_the_front_end_of_training(tmp_path: Path) -> None:
+    folder = build("audio_folder", {**EXAMPLES["audio_folder"](tmp_path, 4), "seconds": 0.3})
+    keys = EXAMPLES["audio_benchmark"](tmp_path / "esc", 4)
+    named = ["data.kind=audio_benchmark", "data.name=esc50", f"data.root={keys['root']}"]
+    encoder = AudioNTT(folder.input, width=2, dim=16)
+    save_encoder(encoder, tmp_path / "encoder", source=folder)
+    data = subject(tmp_path / "encoder", None, named).data
+    assert data.preprocessing()["front_end"] == folder.preprocessing()["front_end"]
+    assert data.input.shape[2] == 501  # the five seconds of the task, not those of training
+    speech = Speech()
+    save_encoder(AudioNTT(speech.input, width=2, dim=16), tmp_path / "spoken", source=speech)
+    with pytest.raises(ValueError, match="another front-end .*sample_rate 16000 instead of 8000"):
+        subject(tmp_path / "spoken", str(tmp_path / "a"))
+    assert subject(tmp_path / "spoken", str(tmp_path / "a"), ["data.front_end=byol_a"]).data

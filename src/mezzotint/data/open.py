@@ -8,6 +8,7 @@ import functools
 import importlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mezzotint.data.formats.columns import MissingName
@@ -78,16 +79,51 @@ def open_source(
         source = open_source(name, input, trained, overrides=without, encoder=encoder)
         source.notes = [*source.notes, f"{str(error).partition('. ')[0]}: samples have no labels."]
         return source
-    require_fit(source, input, name or config["kind"])
+    require_fit(source, input, name or config["kind"], trained or {}, overrides)
     return source
 
 
-def require_fit(source: Source, input: Input, name: str) -> None:
-    """Check that an encoder with this input can take the samples of a source.
+def _require_front_end(
+    source: Source, trained: Mapping[str, Any], overrides: Sequence[str], name: str
+) -> None:
+    """Check that samples are made by the front-end of training, unless an override changes it.
 
     Raises:
-        ValueError: when its samples have another shape or vocabulary.
+        ValueError: when it is another one, whose spectrograms look alike and mean something else.
     """
+    before, now = trained.get("front_end"), source.preprocessing().get("front_end")
+    if before is None or now is None or before == now:
+        return
+    if any(text.partition("=")[0].endswith(".front_end") for text in overrides):
+        return
+    changed = [key for key, value in before.items() if now.get(key) != value]
+    shown = ", ".join(f"{key} {now.get(key)} instead of {before[key]}" for key in changed[:3])
+    raise ValueError(
+        f"`{name}` is read by another front-end than the encoder was trained on ({shown}). Use an "
+        "encoder that was trained on such data, or set `data.front_end` to use it all the same."
+    )
+
+
+def require_fit(
+    source: Source,
+    input: Input,
+    name: str,
+    trained: Mapping[str, Any] = MappingProxyType({}),
+    overrides: Sequence[str] = (),
+) -> None:
+    """Check that an encoder with this input can take the samples of a source.
+
+    Args:
+        source: the samples.
+        input: the encoder's.
+        name: of the data, for messages.
+        trained: the encoder's `preprocessing`.
+        overrides: `data.key=value` that a user gave.
+
+    Raises:
+        ValueError: when its samples have another shape, vocabulary or front-end.
+    """
+    _require_front_end(source, trained, overrides, name)
     if not modality_of(input).fits(source.input, input):
         raise ValueError(
             f"`{name}` has {modality_of(source.input).plural} of shape {source.input.shape}, but "

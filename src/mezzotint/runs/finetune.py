@@ -141,7 +141,8 @@ def plan(
     config["encoder"] = resolve(given, "Encoder", "encoder")
     _refuse_other_bits(config)
     data: Labeled = construct(config["data"], FAMILIES["data"], {})
-    require_fit(data.samples, saved.input, config["data"]["source"]["kind"])
+    trained = {} if is_recipe else saved.preprocessing
+    require_fit(data.samples, saved.input, data.samples.kind, trained, of_source)
     if (clips, crops) != (1, 1):
         data.samples.multi_crop(clips, crops)  # refused here rather than after training
     config["method"]["num_classes"] = data.num_classes

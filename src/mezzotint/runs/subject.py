@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mezzotint.augment.views import ViewGenerator
-from mezzotint.data.open import keys_of, open_source, require_fit
+from mezzotint.data.open import keys_of, kind_in, open_source, require_fit, source_config
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.onnx import load_exported
@@ -239,8 +239,16 @@ def _input_of(overrides: Sequence[str], path: str | Path) -> Input:
 
 def _of_run(folder: Path, overrides: Sequence[str]) -> Subject:
     encoder = load_encoder(folder)
-    config = read_recipe(folder, overrides)
-    config["data"] = with_fitted(config["data"], folder, encoder)
+    kind = kind_in(overrides)
+    if kind in (None, read_recipe(folder)["data"]["kind"]):
+        config = read_recipe(folder, overrides)
+        config["data"] = with_fitted(config["data"], folder, encoder)
+    else:  # other data, read with the settings of the run's
+        own = [text for text in overrides if text.startswith("data")]
+        config = read_recipe(folder, [text for text in overrides if text not in own])
+        config["data"] = source_config(
+            None, encoder.input, trained_on(folder, encoder), overrides=own, encoder=folder
+        )
     data, run, settings = (construct(config[name], FAMILIES[name], {}) for name in _SECTIONS)
     require_one_modality(config, data.input.modality)
     network = settings.branch, settings.part

@@ -25,11 +25,12 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from mezzotint.data.audio.log_mel import Mel
+from mezzotint.data.audio.log_mel import Mel, described
 from mezzotint.data.image.embedded import embedded_file
 from mezzotint.data.memory import InMemory
 from mezzotint.data.sampling import held_out
@@ -88,6 +89,9 @@ class Speech(InMemory):
         self.mel = MEL
         self.input = Input((1, MEL.mels, FRAMES), (_MEAN,), (_STD,), "audio")
         self.labels = np.array([LANGUAGES.index(name[:2]) for name in self.names], np.int64)
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {**super().preprocessing(), "front_end": described(MEL), "floor": FLOOR}
 
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all prompts, and the tasks."""

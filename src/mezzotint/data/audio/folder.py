@@ -5,7 +5,6 @@ Files, classes and splits are found as for images (`data/listing/`), with the ex
 """
 
 import copy
-import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, BYOL_A_HTK, Mel, log_mel
+from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, BYOL_A_HTK, Mel, described, log_mel
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, UndecodableAudio, read_waveform
 from mezzotint.data.listing.folder import files_fingerprint, folder_of
 from mezzotint.data.listing.groups import independent, same_files, source_of
@@ -216,7 +215,7 @@ class AudioFolder(Source):
     def preprocessing(self) -> dict[str, Any]:
         return {
             **super().preprocessing(),
-            "front_end": {**dataclasses.asdict(self.mel), "values": "ln(mel power + epsilon)"},
+            "front_end": described(self.mel),
             "remove_mean": self.front_end == "audioset",
             "samples": self._samples,
             "clip": "the middle of the file, mixed to mono; shorter ones are padded with zeros",

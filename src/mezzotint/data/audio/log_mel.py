@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -81,6 +81,11 @@ class Mel:
         from mezzotint.data.audio.griffin_lim import waveform  # it needs `Mel`
 
         return waveform(log_mel, self)
+
+
+def described(settings: Mel) -> dict[str, Any]:
+    """Describe a front-end as plain data, for whoever serves an encoder."""
+    return {**dataclasses.asdict(settings), "values": "ln(mel power + epsilon)"}
 
 
 BYOL_A = Mel(16000, 1024, 1024, 160, 64, 60.0, 7800.0)
