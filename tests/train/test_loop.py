@@ -26,6 +26,7 @@ from mezzotint.train.faults import POINTS
 from mezzotint.train.guard import NotFinite
 from mezzotint.train.log import read_metrics
 from mezzotint.train.loop import Trainer, pretrain
+from mezzotint.train.settings import Run
 from mezzotint.train.signals import Interrupted
 from mezzotint.types import Batch
 from tests.tiny import METHODS, config
@@ -200,13 +201,18 @@ def test_micro_batches_run_where_the_method_allows_them(tmp_path: Path) -> None:
     assert len(read_metrics(out / "metrics.jsonl")) == 7
 
 
-def test_more_samples_a_batch_than_there_are(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError,
-        match="`run.batch_size` must be at most 1797, the samples of an epoch, got 2000",
-    ):
-        pretrain(recipe("simclr", batch_size=2000), tmp_path / "run", progress="quiet")
-    assert not (tmp_path / "run").exists()
+def test_a_small_data_set_trains_with_one_batch_an_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = pretrain(recipe("simclr", batch_size=2000), tmp_path / "run", progress="json")
+    notes = [line for line in capsys.readouterr().out.splitlines() if '"note"' in line]
+    assert any("run.batch_size is 1797 instead of 2000: an epoch has 1797" in n for n in notes)
+    metrics = read_metrics(out / "metrics.jsonl")
+    assert [line["epoch"] for line in metrics] == list(range(1, len(metrics) + 1))
+    assert "batch_size: 2000" in (out / "recipe.yaml").read_text()
+    run = Run(batch_size=64, micro_batches=2)
+    assert run.lowered(64, 4) is run and run.lowered(63, 4).batch_size == 56
+    assert run.lowered(7, 4) is run  # not a sample for each process: refused later
 
 
 def test_other_data_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

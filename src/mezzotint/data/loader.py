@@ -69,6 +69,11 @@ class BatchPlan:
         """Make the plan of a source, with its weighting."""
         return cls(len(source), batch_size, seed, rank, world_size, source.weighting)
 
+    @staticmethod
+    def samples_of(source: Source) -> int:
+        """Return the samples of an epoch of a source."""
+        return len(source) if source.weighting is None else source.weighting.samples
+
     @property
     def samples(self) -> int:
         """Samples of an epoch, before it is cut into whole batches."""

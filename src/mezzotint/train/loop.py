@@ -87,6 +87,8 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        # A batch of more samples than there are is lowered for everything that reads the recipe.
+        recipe.run = recipe.run.lowered(BatchPlan.samples_of(recipe.data), dist.world_size())
         self.recipe, self.run, self.device = recipe, recipe.run, device
         compute = recipe.run.compute
         if compute.threads:
@@ -209,7 +211,8 @@ class Trainer:
         store = CheckpointStore(out / "checkpoints", keep=checkpoints.keep)
         start, notes = self.state.restore(store) if resume else (0, [])
         bar = Progress(self.total, start, progress if dist.is_main() else "quiet")
-        for note in (*notes, *self.recipe.own_classes(), *self.recipe.data.described()):
+        said = (*self.run.notes, *self.recipe.own_classes(), *self.recipe.data.described())
+        for note in (*notes, *said):
             bar.note(note)
         log = None
         if dist.is_main():

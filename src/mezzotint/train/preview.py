@@ -51,6 +51,7 @@ def preview(recipe: Recipe) -> str:
         f"gradient and {frozen:g} without; compare methods at equal forward passes",
         f"# memory       {peak / 2**20:,.0f} MiB at the peak of {stop} steps on {device.type}, "
         "this process",
+        *(f"# batch        {note}" for note in recipe.run.notes),
         *_groups(trainer.optimizer),
         f"# time         {_duration(seconds)} to train, without evaluation "
         f"({step_time * 1000:.0f} ms per step, median of {len(times)}; "

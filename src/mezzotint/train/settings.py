@@ -1,5 +1,6 @@
 """The `run` section of a recipe: length, batches, hardware, loading, saving and logging."""
 
+import copy
 import math
 import os
 from collections.abc import Sequence
@@ -216,7 +217,8 @@ class Run(Component):
 
     Args:
         epochs: passes over the data.
-        batch_size: samples per step, over all processes and micro-batches.
+        batch_size: samples per step, over all processes and micro-batches; lowered to the samples
+            of an epoch if there are fewer.
         seed: seed of everything random.
         micro_batches: parts of each process's batch whose gradients are accumulated.
         clip_norm: maximum norm of the gradient; `None` for no clipping.
@@ -225,7 +227,12 @@ class Run(Component):
         checkpoints: how often to save, and how many to keep.
         guard: what to do when the loss is NaN or inf.
         log: how often to log, and what.
+
+    Attributes:
+        notes: sentences on what the data changed, for the start of a run.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -268,6 +275,25 @@ class Run(Component):
         self.checkpoints = checkpoints
         self.guard = guard
         self.log = log
+
+    def lowered(self, samples: int, processes: int) -> "Run":
+        """Return these settings with a batch of at most the samples of an epoch, and a note.
+
+        A small data set then trains with the recipe of a large one; `config` keeps what was
+        written, and gives the same batch again when the run is resumed.
+
+        Args:
+            samples: samples of an epoch.
+            processes: number of processes.
+        """
+        unit = self.micro_batches * processes
+        if not unit <= samples < self.batch_size:
+            return self
+        other = copy.copy(self)
+        other.batch_size = samples // unit * unit
+        note = f"run.batch_size is {other.batch_size} instead of {self.batch_size}"
+        other.notes = (f"{note}: an epoch has {samples} samples",)
+        return other
 
     def require_accumulable(self, method: Method, processes: int) -> None:
         """Refuse a batch that cannot be split into micro-batches, or that the method cannot take.
