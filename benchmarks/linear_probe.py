@@ -37,7 +37,7 @@ from torch.nn.functional import cross_entropy
 
 from mezzotint.augment.image.geometry import HorizontalFlip, RandomResizedCrop
 from mezzotint.data.image.embedded import EmbeddedImages
-from mezzotint.data.sampling import held_out
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.resnet import resnet18
 from mezzotint.evaluation.features import extract

@@ -156,7 +156,7 @@ def svhn(root: Path, count: int) -> Config:
 
 def table(root: Path, count: int) -> Config:
     rows = ["height,color,label"]
-    rows += [f"{n * n},{'red' if n % 3 else 'blue'},{c}" for c, n in names(count)]
+    rows += [f"{n * n + ord(c)},{'red' if n % 3 else 'blue'},{c}" for c, n in names(count)]
     (root / "x.csv").write_text("\n".join(rows))
     return {"path": str(root / "x.csv")}
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import mezzotint.evaluation.linear as linear
-from mezzotint.data.sampling import held_out
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.evaluation.linear import Linear, Scaling, penalty_grid
 from mezzotint.evaluation.logistic import Fit, fit
 from mezzotint.types import Features

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mezzotint.data.image.tags import CHEXPERT
+from mezzotint.data.image_tags import CHEXPERT
 from mezzotint.recipe.reading import shipped
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.train.log import read_metrics

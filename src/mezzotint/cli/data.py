@@ -89,18 +89,22 @@ def _is_data(name: str) -> bool:
 
 @app.command()
 def doctor(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of images.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder or file of data.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]…", help="Keys of the source: kind=series y=target."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes. Default: one per core.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check an image folder for unreadable, duplicate or leaked files and empty classes.
+    """Check data for unreadable, duplicate, leaked or contradictory samples and odd classes.
 
     Exits with 1 if problems are found.
     """
-    from mezzotint.data.image.doctor import examine
+    from mezzotint.data.doctor import examine
 
-    diagnosis = examine(path, workers=workers)
+    diagnosis = examine(path, overrides=overrides or (), workers=workers)
     typer.echo(diagnosis.to_json() if as_json else "\n".join(diagnosis.lines()))
     if not diagnosis.ok:
         raise typer.Exit(1)

@@ -23,8 +23,10 @@ import torch
 from mezzotint.data.formats.delimited import read_text, read_text_table
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
+from mezzotint.data.image.losses import notes_on_losses
+from mezzotint.data.listing.groups import grouped, merged, same_files, source_of
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory
-from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.data.tokens.tokenizers import tokenizer_of
 from mezzotint.data.tokens.tokens import windows
@@ -139,6 +141,7 @@ class CaptionedImages(Source):
         pairs = _captions(Path(files), path, caption)
         self.holdout, self.tokenizer = holdout, tokenizer
         self._files = _ImageFiles(os.fspath(root), [name for name, _ in pairs], size, max_pixels)
+        self.notes = notes_on_losses(self._files.root, [name for name, _ in pairs], max_pixels)
         self.tokens = torch.from_numpy(encoded([text for _, text in pairs], tokenizer, length))
         self.input = input_with_text(self._files.input, length, tokenizer_of(tokenizer).size)
 
@@ -180,7 +183,10 @@ class CaptionedImages(Source):
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return the true pairs, then as many false ones; and the task."""
         paths = [self.id_of(index) for index in range(len(self))]
-        group = np.unique(paths, return_inverse=True)[1].astype(np.int64).reshape(-1)
+        if self.groups is None:
+            names = [source_of(path, None) for path in paths]
+            self.groups = merged(same_files(self._files.root, paths), grouped(names))
+        group = np.unique(paths, return_inverse=True)[1].astype(np.int64).reshape(-1)[self.groups]
         if len(np.unique(group)) < 4:
             return self, []  # a false pair needs another image on its side of the split
         test = held_out(np.zeros(len(self), np.int64), self.holdout, "mismatch", group)

@@ -18,7 +18,7 @@ from torch import Tensor
 from mezzotint.data.balance import Balance
 from mezzotint.data.formats.delimited import lines_of, read_text
 from mezzotint.data.image.nvjpeg import Jpeg
-from mezzotint.data.sampling import some_of_each
+from mezzotint.data.listing.sampling import some_of_each
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.seeding import key_of
 from mezzotint.types import CropSampler, Sample

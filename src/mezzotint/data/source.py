@@ -117,7 +117,7 @@ class Source(Component, ABC, abstract=True):
     opens_one: ClassVar[frozenset[str]] = frozenset()
     embedded: ClassVar[tuple[str, ...]] = ()
     location: ClassVar[frozenset[str]] = frozenset(
-        {"root", "path", "files", "test_files", "test_fold", "split", "name"}
+        {"root", "path", "files", "test_files", "test_fold", "split", "name", "group"}
     )
 
     input: Input
@@ -201,7 +201,7 @@ class Source(Component, ABC, abstract=True):
 
     def described(self) -> list[str]:
         """Say what was decided when the source was opened, in lines for the start of a run."""
-        return [*self.notes, *use_lines(self.columns)]
+        return [self.outcome(), *use_lines(self.columns)]
 
     def evaluation(self) -> tuple["Source", Sequence[Task]]:
         """Return all samples, training and test, and the tasks over their indices."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from mezzotint.data.sampling import held_out
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.metrics import classification, labeled, learnable, require_finite
 from mezzotint.evaluation.probe import Probe, Row

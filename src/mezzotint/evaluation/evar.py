@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mezzotint.data.sampling import held_out
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.evaluation.metrics import classification, labeled, learnable
 from mezzotint.evaluation.probe import Probe, Row
 from mezzotint.evaluation.protocol import Protocol

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from mezzotint.data.sampling import held_out
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.evaluation.logistic import EVEN, Curvature, Fit, fit
 from mezzotint.evaluation.metrics import classification, labeled, learnable
 from mezzotint.evaluation.probe import Probe, Row

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mezzotint.data.sampling import held_out
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.metrics import classification, labeled, learnable
 from mezzotint.evaluation.probe import Probe, Row

@@ -94,6 +94,7 @@ class RunState:
             "seconds": round(self.seconds, 2),
             "skipped_steps": self.guard.skipped,
             "unreadable": self.bad,
+            "data": self.source.outcome(),
             **counter.as_json(own, recipe.views.num_views),
         }
 

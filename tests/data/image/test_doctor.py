@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from mezzotint.data.image import doctor
-from mezzotint.data.image.doctor import Report, examine
+from mezzotint.data.image.doctor import Report
+from mezzotint.data.image.doctor import examine_folder as examine
 
 
 def paint(path: Path, seed: int, height: int = 20, width: int = 30) -> npt.NDArray[np.uint8]:
@@ -82,7 +83,8 @@ def test_a_clean_folder_has_no_findings(workers: int, tmp_path: Path) -> None:
     assert report.formats == {"PNG RGB": 14, "JPEG RGB": 4}
     assert report.sizes == {"height": [20, 22, 31], "width": [30, 30, 30]}
     lines = list(report.lines())
-    assert len(lines) == 5 and lines[-1] == "ok"
+    assert len(lines) == 6 and lines[-1] == "ok"
+    assert lines[4] == "  in each class: train/a 6, train/b 6, val/a 3, val/b 3"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -105,11 +107,17 @@ def test_exactly_what_was_planted_is_named(workers: int, tmp_path: Path) -> None
     )
 
 
-@pytest.mark.parametrize("fault", ["unreadable", "leaks", "empty_classes"])
+@pytest.mark.parametrize(
+    "fault", ["unreadable", "leaks", "empty_classes", "contradictions", "unknown_classes"]
+)
 def test_each_of_these_alone_is_not_ok(fault: str, tmp_path: Path) -> None:
     clean(tmp_path)
     if fault == "unreadable":
         (tmp_path / "train/a/x.png").write_bytes(b"x")
+    elif fault == "contradictions":
+        (tmp_path / "train/b/x.png").write_bytes((tmp_path / "train/a/2.png").read_bytes())
+    elif fault == "unknown_classes":
+        paint(tmp_path / "val/z/1.png", 99)
     elif fault == "leaks":
         (tmp_path / "val/a/x.png").write_bytes((tmp_path / "train/a/2.png").read_bytes())
     else:
@@ -121,7 +129,7 @@ def test_each_of_these_alone_is_not_ok(fault: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("harmless", ["duplicates", "not_images"])
 def test_these_are_named_but_ok(harmless: str, tmp_path: Path) -> None:
     clean(tmp_path)
-    name = "train/b/x.png" if harmless == "duplicates" else "x.csv"
+    name = "train/a/x.png" if harmless == "duplicates" else "x.csv"
     (tmp_path / name).write_bytes((tmp_path / "train/a/2.png").read_bytes())
     report = examine(str(tmp_path), workers=0)
     assert len(getattr(report, harmless)) == 1 and report.ok
@@ -211,3 +219,18 @@ def test_a_decoder_that_ends_its_process_costs_one_file(
 def test_the_doctor_does_not_import_torch() -> None:
     code = "import sys, mezzotint.data.image.doctor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_reading_loses_is_counted(tmp_path: Path) -> None:
+    clean(tmp_path)
+    values = np.random.default_rng(0).integers(0, 4096, (9, 9)).astype(np.uint16)
+    values[0, 0] = 4095
+    for i in range(3):
+        Image.fromarray(np.roll(values, i)).save(tmp_path / "train/a" / f"scan{i}.png")
+    report = examine(str(tmp_path), workers=0)
+    assert report.lost == [
+        "3 have 16 bits a channel: the upper 8 are read",
+        "value range: images of 16 bits use at most 12 of them, and become dark; multiply their "
+        "values by 16",
+    ]
+    assert not report.ok and "  " + report.lost[0] in list(report.lines())

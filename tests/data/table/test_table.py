@@ -57,7 +57,7 @@ def test_encoding_by_hand() -> None:
 
 
 def test_rows_that_are_scored_leave_no_trace_in_the_scale(tmp_path: Path) -> None:
-    rows = [f"{i % 7},{'ab'[i % 2]}" for i in range(60)]
+    rows = [f"{i % 7 + i / 100},{'ab'[i % 2]}" for i in range(60)]
     (tmp_path / "a.csv").write_text("\n".join(["v,label", *rows]))
     test = Table(path=str(tmp_path / "a.csv")).evaluation()[1][0].test
     source = Table(path=str(tmp_path / "a.csv"))

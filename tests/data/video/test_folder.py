@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mezzotint.data.labeled import Labeled
-from mezzotint.data.lists import read_video_list
+from mezzotint.data.listing.lists import read_video_list
 from mezzotint.data.video.folder import VideoFolder
 from mezzotint.types import Unreadable
 

@@ -26,7 +26,7 @@ from typing import Literal
 from mezzotint.data.audio.folder import AudioFolder, FrontEnd
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, read_seconds
 from mezzotint.data.formats.delimited import lines_of, read_text
-from mezzotint.data.lists import ListedFile, read_list
+from mezzotint.data.listing.lists import ListedFile, read_list
 
 BenchmarkName = Literal["nsynth", "us8k", "voxceleb1", "voxforge", "spcv2", "spcv2_12", "esc50"]
 

@@ -32,8 +32,8 @@ import torch
 
 from mezzotint.data.audio.log_mel import Mel, described
 from mezzotint.data.image.embedded import embedded_file
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory
-from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.seeding import Draws, key_of
 from mezzotint.types import Input

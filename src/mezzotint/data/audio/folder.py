@@ -1,7 +1,7 @@
 """Read audio files as log-mel spectrograms, from class folders or from a labeled list.
 
 Files, classes and splits are found as for images (`data/listing/`), with the extensions of audio.
-`data/lists.py` reads lists, `waveform.py` decodes files, `log_mel.py` makes spectrograms.
+`data/listing/lists.py` reads lists, `waveform.py` decodes files, `log_mel.py` makes spectrograms.
 """
 
 import copy
@@ -18,8 +18,8 @@ from torch import Tensor
 from mezzotint.data.audio.log_mel import AUDIOSET, BYOL_A, BYOL_A_HTK, Mel, described, log_mel
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS, UndecodableAudio, read_waveform
 from mezzotint.data.listing.folder import files_fingerprint, folder_of
-from mezzotint.data.listing.groups import independent, same_files, source_of
-from mezzotint.data.lists import (
+from mezzotint.data.listing.groups import independent, overlap, same_files, source_of
+from mezzotint.data.listing.lists import (
     ListedFile,
     classes_of,
     entries_of_folder,
@@ -27,8 +27,8 @@ from mezzotint.data.lists import (
     read_list,
     split_of_list,
 )
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import usable_std
-from mezzotint.data.sampling import held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.seeding import sample_order
 from mezzotint.types import Input, Sample, Unreadable
@@ -163,7 +163,9 @@ class AudioFolder(Source):
             )
         entries = read_list(files)
         if test_files is not None:
-            return entries, read_list(test_files), "test", ()
+            scored = read_list(test_files)
+            both = overlap([e.path for e in entries], [e.path for e in scored])
+            return entries, scored, "test", both
         if test_fold is None:
             return split_of_list(entries)
         scored = [entry for entry in entries if entry.fold == test_fold]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mezzotint.data.image.classic import SVHN as SVHN
     from mezzotint.data.image.embedded import EmbeddedImages as EmbeddedImages
     from mezzotint.data.image.folder import ImageFolder as ImageFolder
-    from mezzotint.data.image.tags import ImageTags as ImageTags
     from mezzotint.data.image.transfer_set import TransferSet as TransferSet
+    from mezzotint.data.image_tags import ImageTags as ImageTags
 
 __getattr__, __dir__ = lazy_names(__name__, __file__)

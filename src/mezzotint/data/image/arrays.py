@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mezzotint.data.formats.columns import ColumnUse, chosen_name
 from mezzotint.data.formats.numpy_files import label_indices, named_array
+from mezzotint.data.listing.groups import column_of_groups, grouped, merged, same_rows
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory, moments
-from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.types import Input
 
@@ -36,7 +37,9 @@ class Arrays(InMemory):
             them.
         layout: order of the axes; `auto` takes an axis of at most 4 for the channels.
         size: height and width to resize all images to, in pixels; by default their own.
-        holdout: fraction of each class to score.
+        holdout: fraction of each class to score. Equal images are held out together.
+        group: name of an array of the person or other source of each image; images of one are held
+            out together. By default an array such as `patient_id` or `subject`.
         mean: mean of each channel, for values in [0, 1]; by default measured over all images.
         std: standard deviation of each channel; by default measured.
 
@@ -60,6 +63,7 @@ class Arrays(InMemory):
         holdout: float = 0.2,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        group: str | None = None,
     ) -> None:
         if not 0.0 < holdout < 1.0:
             raise ValueError(
@@ -67,11 +71,11 @@ class Arrays(InMemory):
                 "fifth."
             )
         self.path, self.holdout = path, holdout
-        arrays, x, y, self.columns = _load(path, x, y)
+        arrays, x, y, group, self.columns = _load(path, x, y, group)
         pixels = _channels_first(arrays[x], layout, f"{path}: {x}")
         self.images = _resized(torch.from_numpy(_eight_bits(pixels, f"{path}: {x}")), size)
         self.labels, self.classes = _labels(arrays.get(y or ""), len(self.images), f"{path}: {y}")
-        self.ids = x
+        self.ids, self._who = x, _people(arrays.get(group or ""), len(self.images), group)
         measured = moments(self.images) if mean is None or std is None else ((), ())
         self.input = Input(
             tuple(self.images.shape[1:]),
@@ -94,17 +98,32 @@ class Arrays(InMemory):
         """Return all images, and the task; with fewer than two classes there is none."""
         if len(self.classes) < 2:
             return self, []
-        chosen = held_out(self.labels, self.holdout, "label")
+        if self.groups is None:
+            self.groups = merged(same_rows(self.images), grouped(self._who))
+        chosen = held_out(self.labels, self.holdout, "label", self.groups)
         return self, label_tasks("label/holdout", self.labels, chosen, self.classes)
 
 
+def _people(values: npt.NDArray[Any] | None, count: int, name: str | None) -> list[str | None]:
+    """Return the person or other source of each image, `None` without an array of them."""
+    if values is None:
+        return [None] * count
+    if values.shape != (count,):
+        raise ValueError(
+            f"The array {name!r} must have {count} entries, one for each image, got shape "
+            f"{values.shape}. Correct `data.group`."
+        )
+    return [str(value) for value in values]
+
+
 def _load(
-    path: str, x: str, y: str | None
-) -> tuple[dict[str, npt.NDArray[Any]], str, str | None, list[ColumnUse]]:
-    """Read the images, by the name `x`, and the labels, by `y`, if there are any.
+    path: str, x: str, y: str | None, group: str | None
+) -> tuple[dict[str, npt.NDArray[Any]], str, str | None, str | None, list[ColumnUse]]:
+    """Read the images, by the name `x`, labels by `y` and people by `group`, if there are any.
 
     Returns:
-        The arrays, the names of images and labels among them, and what each array is used for.
+        The arrays; the names of images, labels and people among them; and what each array is used
+        for.
     """
     try:
         file = open(path, "rb")
@@ -124,10 +143,11 @@ def _load(
         try:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
-                return {x: loaded}, x, None, []
+                return {x: loaded}, x, None, None, []
             names = list(loaded.files)
             x = next(iter(names)) if len(names) == 1 and x == "x" else x
-            found = {name: loaded[name] for name in (x, y) if name is not None and name in names}
+            group = group or column_of_groups(name for name in names if name not in (x, y))
+            found = {name: loaded[name] for name in (x, y, group) if name in names and name}
             if not all(isinstance(value, np.ndarray) for value in found.values()):
                 raise ValueError("a member of the archive is not an array")
         except Exception as error:  # a damaged file can raise nearly any exception
@@ -140,8 +160,12 @@ def _load(
             ) from None
     x = named_array(x, dict.fromkeys(names), path, "images")
     y = chosen_name(y, names, default="y", key="data.y", path=path, noun="array")
-    uses = {x: "images", y: "label"}
-    return found, x, y, [ColumnUse(name, uses.get(name, "left out")) for name in names]
+    if group is not None and group not in names:
+        raise ValueError(
+            f"`{path}` has no array {group!r}, only {', '.join(names)}. Correct `data.group`."
+        )
+    uses = {x: "images", y: "label", group: "source"}
+    return found, x, y, group, [ColumnUse(name, uses.get(name, "left out")) for name in names]
 
 
 def _channels_first(values: npt.NDArray[Any], layout: Layout, name: str) -> npt.NDArray[Any]:

@@ -1,6 +1,7 @@
 """Decode any image file to 8-bit RGB pixels, with one documented conversion.
 
 - Grayscale, palette, CMYK and YCbCr become RGB; anything with transparency is composited on white.
+  A fourth band of a TIFF is transparency only if the file says so; else it is left out.
 - 16-bit values keep their upper 8 bits; float values must lie in [0, 1]; 32-bit integers must fit
   into 16 bits.
 - EXIF orientation is applied; a broken EXIF block is ignored. Animations give their first frame.
@@ -25,7 +26,20 @@ from PIL import Image, UnidentifiedImageError
 
 from mezzotint.timing import part
 
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "GIF",
+    "BMP",
+    "DIB",
+    "WEBP",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "AVIF",
+    "HEIF",
+)
 MAX_PIXELS = 50_000_000
 
 Fault = Literal[
@@ -38,6 +52,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 _JPEG = ("JPEG", "MPO")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ORIENTATION = 0x0112
+_EXTRA_SAMPLES = 338
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -211,6 +226,13 @@ def _one_line(error: Exception) -> str:
 def _formats() -> tuple[str, ...]:
     """Return the formats of `FORMATS` that this build of Pillow reads."""
     Image.init()
+    try:
+        # Optional: photographs of phones.
+        from pillow_heif import register_heif_opener  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
@@ -225,12 +247,26 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     if mode.startswith("I") or mode == "F":
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if mode == "RGBA" and not has_alpha(image):
+        return Image.merge("RGB", image.split()[:3])
     if mode in ("RGBA", "LA", "PA", *_STRAIGHT) or "transparency" in image.info:
         picture = (image.convert(_STRAIGHT[mode]) if mode in _STRAIGHT else image).convert("RGBA")
         canvas = Image.new("RGBA", picture.size, "white")
         canvas.alpha_composite(picture)
         return canvas.convert("RGB")
     return image if mode == "RGB" else image.convert("RGB")
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Return whether a fourth band is transparency: in a TIFF only if the file says so.
+
+    Pillow takes any fourth band of a TIFF for it, such as the near infrared of aerial images. Tag
+    338 names alpha by 1 or 2 (TIFF 6.0, "ExtraSamples").
+    """
+    if image.format != "TIFF":
+        return True
+    extra = getattr(image, "tag_v2", {}).get(_EXTRA_SAMPLES, ())
+    return bool({1, 2} & set(extra if isinstance(extra, tuple) else (extra,)))
 
 
 def _eight_bits(values: npt.NDArray[Any]) -> Pixels:

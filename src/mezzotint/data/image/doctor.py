@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from mezzotint.data.image.decode import MAX_PIXELS, Undecodable, decode, open_image
+from mezzotint.data.image.losses import Loss, lines_on, loss_of
 from mezzotint.data.listing.folder import scan
-from mezzotint.data.listing.layout import Layout, empty_classes, layout_of
+from mezzotint.data.listing.layout import Layout, empty_classes, layout_of, parts_of
 
 _CHUNK = 128  # files per task of a worker
 _SHOWN = 10  # examples of each kind of finding in `lines`
@@ -39,6 +40,7 @@ class _Facts:
     kind: str = ""
     size: tuple[int, int] = (0, 0)
     digest: bytes = b""
+    loss: Loss = Loss()
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     square: tuple[float, ...] = (0.0, 0.0, 0.0)
 
@@ -56,6 +58,10 @@ class Report:
             `truncated`, `empty`, `not an image`, `too large`, `broken`, `unsupported`,
             `missing` or `crash`.
         duplicates: groups of files with the same pixels, within one split.
+        contradictions: groups of files with the same pixels, in more than one class.
+        unknown_classes: classes of another split that the training split has not.
+        lost: what is lost in reading the images, with counts.
+        notes: what the layout leaves out, with the reason.
         leaks: groups of files with the same pixels, in more than one split.
         empty_classes: class and split folders without an image.
         not_images: files that are not images by their extension.
@@ -74,6 +80,10 @@ class Report:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
     leaks: list[list[str]] = field(default_factory=list)
+    contradictions: list[list[str]] = field(default_factory=list)
+    unknown_classes: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     empty_classes: list[str] = field(default_factory=list)
     not_images: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
@@ -90,7 +100,13 @@ class Report:
         Duplicates within a split, other files and links are reported, but are no problem.
         """
         return self.images > 0 and not (
-            self.unreadable or self.leaks or self.empty_classes or self.closed
+            self.unreadable
+            or self.leaks
+            or self.contradictions
+            or self.unknown_classes
+            or self.empty_classes
+            or self.closed
+            or any(line.startswith("value range") for line in self.lost)
         )
 
     def to_json(self) -> str:
@@ -113,17 +129,25 @@ class Report:
             yield "  mean ({}), std ({})".format(
                 *(", ".join(f"{v:.4f}" for v in m) for m in (self.mean, self.std))
             )
-        yield from _finding("unreadable", [f"{path}: {reason}" for path, reason in self.unreadable])
-        yield from _finding("in more than one split", [" = ".join(group) for group in self.leaks])
-        yield from _finding("duplicate", [" = ".join(group) for group in self.duplicates])
-        yield from _finding("folder without an image", self.empty_classes)
-        yield from _finding("folder without permission to list it", self.closed)
-        yield from _finding("not an image", self.not_images)
-        yield from _finding("symbolic link, not followed", self.links)
+        if len(self.classes) > 1:
+            yield f"  in each class: {shown_counts(self.classes)}"
+        yield from (f"  {note}" for note in self.notes)
+        yield from (f"  {line}" for line in self.lost)
+        yield from finding("unreadable", [f"{path}: {reason}" for path, reason in self.unreadable])
+        yield from finding("in more than one split", [" = ".join(group) for group in self.leaks])
+        yield from finding(
+            "the same in more than one class", [" = ".join(group) for group in self.contradictions]
+        )
+        yield from finding("class without a training sample", self.unknown_classes)
+        yield from finding("duplicate", [" = ".join(group) for group in self.duplicates])
+        yield from finding("folder without an image", self.empty_classes)
+        yield from finding("folder without permission to list it", self.closed)
+        yield from finding("not an image", self.not_images)
+        yield from finding("symbolic link, not followed", self.links)
         yield "ok" if self.ok else "not ok" if self.images else "not ok: there is no image"
 
 
-def examine(
+def examine_folder(
     root: str | os.PathLike[str],
     *,
     workers: int | None = None,
@@ -165,6 +189,14 @@ def examine(
         unreadable=[(fact.path, fact.fault) for fact in facts if fact.fault],
         duplicates=duplicates,
         leaks=leaks,
+        contradictions=[
+            group
+            for group in (*duplicates, *leaks)
+            if len({layout.class_of(path) for path in group} - {None}) > 1
+        ],
+        unknown_classes=_unknown_classes(listing.images, layout),
+        lost=lines_on(fact.loss for fact in good),
+        notes=[note for note in parts_of(listing).notes if not note.startswith("not ")],
         empty_classes=empty_classes(listing),
         not_images=listing.others,
         links=listing.links,
@@ -180,6 +212,7 @@ def _examine(root: str, path: str, max_pixels: int) -> _Facts:
     try:
         with open_image(os.path.join(root, path), max_pixels) as image:
             kind = f"{image.format} {image.mode}"
+            loss = loss_of(image)
             rgb = decode(image)
     except (Undecodable, MemoryError) as error:
         return _Facts(path, fault=str(error) or "too large: out of memory")
@@ -187,7 +220,8 @@ def _examine(root: str, path: str, max_pixels: int) -> _Facts:
     digest = hashlib.blake2b(shape + rgb.tobytes(), digest_size=16).digest()
     counts = np.array(rgb.histogram(), np.float64).reshape(3, 256)
     mean, square = (counts @ _LEVELS / (rgb.height * rgb.width)).T.tolist()
-    return _Facts(path, "", kind, (rgb.height, rgb.width), digest, tuple(mean), tuple(square))
+    size = (rgb.height, rgb.width)
+    return _Facts(path, "", kind, size, digest, loss, tuple(mean), tuple(square))
 
 
 def _examine_all(root: str, paths: Sequence[str], max_pixels: int) -> list[_Facts]:
@@ -258,6 +292,19 @@ def _same(facts: Iterable[_Facts], layout: Layout) -> tuple[list[list[str]], lis
     return [group for group in groups if group not in across], across
 
 
+def _unknown_classes(paths: Sequence[str], layout: Layout) -> list[str]:
+    """Return the classes of other splits that the training split has not, `val/cat`."""
+    train: set[tuple[str, str]] = set()
+    others: set[tuple[str, str]] = set()
+    for path in paths:
+        split, name = layout.split_of(path), layout.class_of(path)
+        if name is not None and split is not None:
+            own = not split or layout.splits[split] == "train"
+            (train if own else others).add((split, name))
+    known = {name for _, name in train}
+    return sorted(f"{split}/{name}" for split, name in others if known and name not in known)
+
+
 def _class_sizes(paths: Iterable[str], layout: Layout) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for path in paths:
@@ -276,7 +323,17 @@ def _describe(report: Report, good: Sequence[_Facts]) -> None:
     report.mean, report.std = mean.tolist(), np.sqrt(np.maximum(0.0, square - mean**2)).tolist()
 
 
-def _finding(name: str, items: Sequence[str]) -> Iterator[str]:
+def shown_counts(classes: Mapping[str, int]) -> str:
+    """Say how many samples classes have; of many, the smallest and the largest."""
+    order = sorted(classes.items(), key=lambda item: item[1])
+    if len(order) > _SHOWN:
+        some = ", ".join(f"{name} {count:,}" for name, count in (*order[:3], *order[-3:]))
+        return f"{some} (the three smallest and the three largest of {len(order):,})"
+    return ", ".join(f"{name} {count:,}" for name, count in classes.items())
+
+
+def finding(name: str, items: Sequence[str]) -> Iterator[str]:
+    """Yield a heading with the number of items, and at most ten of them; nothing without any."""
     if items:
         yield f"{name}: {len(items)}"
         yield from (f"  {item}" for item in items[:_SHOWN])

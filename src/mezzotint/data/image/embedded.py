@@ -30,8 +30,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory
-from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.types import Input
 

@@ -23,11 +23,12 @@ from mezzotint.data.image.decode import (
     open_image,
     upright_size,
 )
+from mezzotint.data.image.losses import notes_on_losses
 from mezzotint.data.image.nvjpeg import Jpeg, is_whole, require_cuda
 from mezzotint.data.listing.folder import EXTENSIONS, Listing, files_fingerprint, scan
 from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
 from mezzotint.data.listing.layout import parts_of
-from mezzotint.data.sampling import held_out
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.types import (
     IMAGENET_MEAN,
@@ -130,7 +131,7 @@ class ImageFolder(Source):
         """Store the images of a split, and the images to score for the evaluation."""
         parts = parts_of(listing, split=split)
         own, other, class_of = parts.train, parts.scored, parts.layout.class_of
-        self.split, self.scored, self.notes = split, parts.name, parts.notes
+        self.split, self.scored, self.notes = parts.split, parts.name, parts.notes
         if not own:
             where = f"{self.root}/{split}" if split else self.root
             found = f" ({'; '.join(self.notes)})" if self.notes else ""
@@ -151,6 +152,7 @@ class ImageFolder(Source):
             for name, paths in parts.unused.items()
             for path in paths
         ]
+        self.notes = (*self.notes, *notes_on_losses(self.root, own, self.max_pixels))
 
     @classmethod
     def located(cls, path: str, input: Input) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import torch
 from mezzotint.data.image.classic_files import find_folder, read_names
 from mezzotint.data.image.folder import ImageFolder, PathList, check_interpolation
 from mezzotint.data.listing.folder import scan
-from mezzotint.data.sampling import some_of_each
+from mezzotint.data.listing.sampling import some_of_each
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.seeding import key_of
 from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input, Interpolation, Sample

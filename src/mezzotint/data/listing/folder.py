@@ -12,10 +12,12 @@ import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm".split()
     + [".jp2", ".avif"]
+    + [".heic", ".heif"] * (find_spec("pillow_heif") is not None)
 )
 LEFTOVERS = frozenset(
     ["__macosx", "__pycache__", "@eadir", "$recycle.bin", "#recycle", "lost+found"]

@@ -94,6 +94,14 @@ def check_pattern(pattern: str | None) -> None:
         ) from None
 
 
+def overlap(train: Sequence[str], test: Sequence[str]) -> tuple[str, ...]:
+    """Say how many files two lists share; nothing if they share none."""
+    both = sorted({os.path.normpath(path) for path in train} & set(map(os.path.normpath, test)))
+    if not both:
+        return ()
+    return (f"{len(both):,} files are in both lists, trained on and scored, such as `{both[0]}`",)
+
+
 def grouped(names: Sequence[str | None]) -> Index:
     """Number samples by name: each group by its first sample; `None` is a group of its own.
 

@@ -89,6 +89,27 @@ def roles_of(values: Iterable[str]) -> list[str | None] | None:
     return roles if known and "train" in roles else None
 
 
+def rows_of_splits(
+    roles: Sequence[str | None] | None, labeled: Sequence[bool]
+) -> tuple[list[bool], list[bool], str | None]:
+    """Choose the rows of a table by its column of splits.
+
+    Args:
+        roles: from `roles_of`; `None` without such a column.
+        labeled: whether each row has a label.
+
+    Returns:
+        Which rows are used, which of all rows are scored, and the name of the scored split, `val`
+        or `test`. Rows of other splits are neither trained on nor scored.
+    """
+    if roles is None:
+        return [True] * len(labeled), [False] * len(labeled), None
+    name = scored_role(roles, labeled)
+    scored = [role is not None and role == name for role in roles]
+    used = [role in (None, "train", name) for role in roles]
+    return used, scored, name
+
+
 def scored_role(
     roles: Sequence[str | None], labeled: Sequence[bool], first: str = "val"
 ) -> str | None:
@@ -159,6 +180,7 @@ class Parts:
         unused: samples of the other splits, by the name of their folder.
         layout: what the folders mean.
         notes: what a user should know, one clause each.
+        split: folder of the split to train on; `None` without splits.
     """
 
     train: list[str]
@@ -167,6 +189,7 @@ class Parts:
     unused: Mapping[str, list[str]]
     layout: Layout
     notes: tuple[str, ...] = ()
+    split: str | None = None
 
 
 def parts_of(listing: Listing, plural: str = "images", split: str | None = None) -> Parts:
@@ -230,6 +253,7 @@ def parts_of(listing: Listing, plural: str = "images", split: str | None = None)
         {name: paths for name, paths in by_split.items() if paths},
         layout,
         (*notes, *notes_on(listing, layout, plural)),
+        chosen[0] or None,
     )
 
 

@@ -27,6 +27,7 @@ from mezzotint.data.listing.groups import (
     same_rows,
     source_of,
 )
+from mezzotint.data.listing.sampling import held_out, one_percent
 from mezzotint.data.memory import InMemory, usable_std
 from mezzotint.data.points.files import (
     CLOUDS,
@@ -37,7 +38,6 @@ from mezzotint.data.points.files import (
     read_cloud,
     resampled,
 )
-from mezzotint.data.sampling import held_out, one_percent
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.recipe.component import factory
 from mezzotint.types import Input, Sample, Unreadable

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import torch
 
 from mezzotint.data.image.embedded import embedded_file
+from mezzotint.data.listing.sampling import held_out, one_percent
 from mezzotint.data.memory import InMemory
-from mezzotint.data.sampling import held_out, one_percent
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.types import Input
 

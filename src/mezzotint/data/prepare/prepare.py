@@ -22,7 +22,7 @@ from typing import Literal
 
 from mezzotint.data.audio.waveform import AUDIO_EXTENSIONS
 from mezzotint.data.formats.delimited import read_text, split_rows
-from mezzotint.data.lists import ListedFile, read_label_table, read_list, read_video_list
+from mezzotint.data.listing.lists import ListedFile, read_label_table, read_list, read_video_list
 from mezzotint.data.prepare import convert
 from mezzotint.data.prepare.convert import ClipConversion, Convert, convert_all
 from mezzotint.data.video.decode import VIDEO_EXTENSIONS

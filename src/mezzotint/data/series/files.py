@@ -31,6 +31,7 @@ from mezzotint.data.formats.numpy_files import (
     numpy_arrays,
     one_column,
 )
+from mezzotint.data.listing.layout import SPLIT_COLUMN, roles_of, rows_of_splits
 
 Array = npt.NDArray[np.float32]
 Layout = Literal["NCT", "NTC"]
@@ -48,6 +49,7 @@ class RawSeries:
         id: id of the sample.
         channels: names of the channels, if the file has names.
         others: columns of the file that are left out.
+        source: session or other source of the series, if the file names it.
     """
 
     values: Array
@@ -57,6 +59,7 @@ class RawSeries:
     id: str
     channels: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    source: str | None = None
 
 
 def read_npz(
@@ -167,10 +170,17 @@ def read_csv(
     """
     table = read_text_table(path)
     y, subject = _labels_and_subjects(y, subject, table.header, path, "column")
-    keys = [name for name in (series, subject, y) if name in table.header]
+    roles = roles_of(table.column(SPLIT_COLUMN)) if SPLIT_COLUMN in table.header else None
+    split = SPLIT_COLUMN if roles is not None and SPLIT_COLUMN not in (channels or ()) else None
+    keys = [name for name in (series, subject, y, split) if name in table.header]
     uses = [
         ColumnUse(name, use, f"{len({*table.column(name)} - {''})} different")
-        for name, use in ((series, "recording"), (subject, "subject"), (y, "label"))
+        for name, use in (
+            (series, "recording"),
+            (subject, "subject"),
+            (y, "label"),
+            (split, "split"),
+        )
         if name in keys and name is not None
     ]
     wanted = channels
@@ -192,21 +202,29 @@ def read_csv(
     uses += [ColumnUse(name, "channel", _missing(values[i])) for i, name in enumerate(wanted)]
     cells = [
         table.column(name) if name in keys and name is not None else None
-        for name in (series, subject, y)
+        for name in (series, subject, y, split)
     ]
     steps = [tuple(None if c is None else c[i] for c in cells) for i in range(len(table.rows))]
     starts = [i for i in range(len(steps)) if i == 0 or steps[i] != steps[i - 1]]
+    used, scored, _ = rows_of_splits(
+        None if split is None or roles is None else [roles[start] for start in starts],
+        [bool(steps[start][2]) for start in starts],
+    )
     found = [
         RawSeries(
             values[:, start:end].astype(np.float32),
             steps[start][2] or None,
             steps[start][1] or None,
-            False,
+            test,
             f"{path.stem}/{i:06d}",
             tuple(wanted),
             others,
+            steps[start][0] or None,
         )
-        for i, (start, end) in enumerate(zip(starts, [*starts[1:], len(steps)], strict=True))
+        for i, (start, end, use, test) in enumerate(
+            zip(starts, [*starts[1:], len(steps)], used, scored, strict=True)
+        )
+        if use
     ]
     return found, uses
 

@@ -20,8 +20,9 @@ import torch
 
 from mezzotint.data.formats.columns import ColumnUse
 from mezzotint.data.formats.delimited import SEPARATORS
+from mezzotint.data.listing.groups import grouped, independent
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory, float_moments
-from mezzotint.data.sampling import held_out
 from mezzotint.data.series.files import (
     Array,
     Layout,
@@ -267,7 +268,11 @@ def _test_series(
         )
         chosen = held_out(np.zeros(len(people), np.int64), holdout, "subject")
         return np.where(subject >= 0, chosen[subject], False), "held-out-subjects"
-    return held_out(labels, holdout, "label"), "holdout"
+    content = grouped(
+        [f"{item.values.shape} {item.values.tobytes().hex()}" for item in series_list]
+    )
+    groups = independent(labels, content, [item.source for item in series_list])
+    return held_out(labels, holdout, "label", groups), "holdout"
 
 
 def _running_number(owner: Index) -> list[int]:

@@ -9,7 +9,7 @@ numbers with a cell that is none is refused, and row numbers are left out. `colu
 decided for each column.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,15 +19,19 @@ import numpy.typing as npt
 import torch
 
 from mezzotint.data.formats.columns import chosen_name
+from mezzotint.data.listing.groups import column_of_groups, grouped, merged, same_rows
+from mezzotint.data.listing.layout import SPLIT_COLUMN, roles_of, rows_of_splits
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory
-from mezzotint.data.sampling import held_out
 from mezzotint.data.source import Index, Source, Task, label_tasks
 from mezzotint.data.table.encoding import Encoding, fit
-from mezzotint.data.table.files import SUFFIXES, Columns, read_table, sample_table, words_of
+from mezzotint.data.table.files import SUFFIXES, Column, Columns, read_table, sample_table, words_of
 from mezzotint.data.table.uses import column_uses
 from mezzotint.types import Input
 
 Embedded = Literal["breast_cancer", "wine"]
+
+_PEOPLE = 5  # fewer different entries of a column are kinds of rows, not people
 
 
 class Table(InMemory):
@@ -40,9 +44,13 @@ class Table(InMemory):
         categorical: numeric columns that name categories.
         ignore: columns to ignore, such as an identifier.
         max_categories: categories kept per column; rarer ones count as missing.
-        holdout: fraction of each class to score; pretraining never sees these rows.
+        holdout: fraction of each class to score; pretraining never sees these rows. Equal rows are
+            held out together. A column `split` of train, val and test replaces it.
         fitted: a run or an encoder whose encoding of the columns is used, instead of one fitted to
             this file. Columns are matched by name.
+        group: column of the person or other source of a row, which is no feature; rows of one are
+            held out together. By default a column such as `patient_id` or `subject`, if it has five
+            entries or more and repeats one.
 
     Attributes:
         classes: names of the classes; a label is an index into this list.
@@ -68,6 +76,7 @@ class Table(InMemory):
         max_categories: int = 50,
         holdout: float = 0.3,
         fitted: str | None = None,
+        group: str | None = None,
     ) -> None:
         if max_categories < 1:
             raise ValueError(
@@ -92,14 +101,17 @@ class Table(InMemory):
         labels = None if y is None else columns.pop(y)
         for name in ignore or ():
             columns.leave_out(name, "named in data.ignore")
+        known = {code.name for code in codes}
+        roles = _roles(columns) if SPLIT_COLUMN not in known else None
+        who = _sources(columns, group, known, path)
         if encoding is None:
             encode = partial(fit, categorical=categories, max_categories=max_categories)
         else:
             self.notes = encoding.check(columns, path)
-            for name in [name for name in columns if name not in {code.name for code in codes}]:
+            for name in [name for name in columns if name not in known]:
                 columns.leave_out(name, "the encoder was not trained on it")
             encode = partial(_fitted, encoding)
-        self._store(columns, labels, Path(path).stem, encode, holdout)
+        self._store(columns, labels, Path(path).stem, encode, holdout, who, roles)
         self.columns = column_uses(columns, self.encoding, y, self.classes, labels)
 
     def _store(
@@ -109,6 +121,8 @@ class Table(InMemory):
         name: str,
         encode: Callable[[Columns, npt.NDArray[np.bool_]], Encoding],
         holdout: float,
+        who: Sequence[str] | None = None,
+        roles: Sequence[str | None] | None = None,
     ) -> None:
         """Split the rows, and encode the columns by the training rows."""
         count = len(next(iter(columns.values()))) if columns else 0
@@ -118,19 +132,25 @@ class Table(InMemory):
                 "`data.y`."
             )
         whole, self.classes = named_labels(labels, count)
-        if len(self.classes) > 1:
-            test = held_out(whole, holdout, "row")
-        else:
-            test = np.zeros(count, np.bool_)
-        self.encoding = encode(columns, ~test)
+        groups = same_rows(_codes(columns))
+        if who is not None:
+            groups = merged(groups, grouped([name or None for name in who]))
+        rows, scored, self.split = rows_of_splits(roles, (whole >= 0).tolist())
+        used, test = np.array(rows, np.bool_), np.array(scored, np.bool_)
+        if self.split is None and len(self.classes) > 1:
+            test = held_out(np.where(used, whole, -1), holdout, "row", groups)
+        if not used.all():
+            left = f"{int((~used).sum()):,} rows of other splits are neither trained on nor scored"
+            self.notes = [*self.notes, left]
+        self.encoding = encode(columns, used & ~test)
         self.features = self.encoding.features
-        order = test.argsort(
-            kind="stable"
-        )  # test rows come last, so that pretraining takes a prefix
+        # Test rows come last, so that pretraining takes a prefix.
+        order = np.concatenate([np.flatnonzero(used & ~test), np.flatnonzero(used & test)])
+        self._groups = grouped(list(map(str, groups[order])))
         values = self.encoding(columns)[order]
         self._all, self._labels = torch.from_numpy(values), whole[order]
         self.ids = [f"{name}/{row:06d}" for row in order.tolist()]
-        seen = int((~test).sum())
+        seen = int((used & ~test).sum())
         self.images, self.labels = self._all[:seen], self._labels[:seen]
         size = len(self.features)
         self.input = Input((size,), (0.0,) * size, (1.0,) * size, "table")
@@ -148,8 +168,10 @@ class Table(InMemory):
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all rows, and the task; with fewer than two classes there is none."""
         everything = self.with_samples(self._all, self._labels)
+        everything.groups = self._groups
         test = np.arange(len(self._all)) >= len(self.images)
-        return everything, label_tasks("label/holdout", self._labels, test, self.classes)
+        name = f"label/{self.split or 'holdout'}"
+        return everything, label_tasks(name, self._labels, test, self.classes)
 
 
 class TableSample(Table):
@@ -168,6 +190,46 @@ class TableSample(Table):
         columns, labels = sample_table(name)
         encode = partial(fit, categorical=set(), max_categories=50)
         self._store(columns, labels, name, encode, holdout)
+
+
+def _roles(columns: Columns) -> list[str | None] | None:
+    """Take the column of splits out of a table; `None` if it has none."""
+    column = columns.get(SPLIT_COLUMN)
+    roles = None if column is None else roles_of(words_of(column).tolist())
+    if roles is not None:
+        columns.leave_out(SPLIT_COLUMN, "the split of each row")
+    return roles
+
+
+def _sources(
+    columns: Columns, name: str | None, known: Collection[str], path: str
+) -> list[str] | None:
+    """Take the column of people or other sources out of a table; `None` if there is none."""
+    if name is not None and name not in columns and name not in known:
+        raise ValueError(
+            f"`{path}` has no column {name!r}, only {', '.join(columns)}. Correct `data.group`."
+        )
+    if name is None:
+        found = column_of_groups(columns)
+        several = found is not None and found not in known and _is_identity(columns[found])
+        name = found if several else None
+    if name is None or name not in columns:
+        return None
+    who = [str(word) for word in words_of(columns[name])]
+    columns.leave_out(name, "rows of one stay on one side of the split")
+    return who
+
+
+def _is_identity(column: Column) -> bool:
+    """Return whether a column names people or the like, rather than a few kinds of rows."""
+    words = words_of(column)
+    counts = np.unique(words[words != ""], return_counts=True)[1]
+    return len(counts) >= _PEOPLE and int(counts.max()) > 1
+
+
+def _codes(columns: Columns) -> Index:
+    """Number the values of each column, `[N, columns]`: equal rows have equal numbers."""
+    return np.stack([np.unique(c, return_inverse=True)[1].reshape(-1) for c in columns.values()], 1)
 
 
 def _fitted(encoding: Encoding, columns: Columns, training: npt.NDArray[np.bool_]) -> Encoding:

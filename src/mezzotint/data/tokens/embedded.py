@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from mezzotint.data.image.embedded import embedded_file
-from mezzotint.data.sampling import held_out
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.source import Index, Source, Task
 from mezzotint.data.tokens.tokens import InMemoryTokens, windows
 from mezzotint.modality.tokens import BYTES

@@ -20,7 +20,16 @@ from mezzotint.data.formats.numpy_files import (
     one_column,
 )
 from mezzotint.data.listing.folder import scan
-from mezzotint.data.listing.layout import parts_of
+from mezzotint.data.listing.groups import column_of_groups, source_of
+from mezzotint.data.listing.layout import (
+    SPLIT_COLUMN,
+    Parts,
+    nfc,
+    parts_of,
+    role_of,
+    roles_of,
+    rows_of_splits,
+)
 
 Unit = Literal["line", "file"]
 
@@ -37,14 +46,16 @@ class Text:
     Attributes:
         content: the text; or integers `[T]`, negative for padding.
         label: name of its class.
-        test: whether its folder marks it as a test sample.
+        split: name of the split that scores it, by its folder or column; `None` for training.
         id: id of the sample.
+        source: person, file or other source of the text, if known.
     """
 
     content: str | npt.NDArray[np.int64]
     label: str | None
-    test: bool
+    split: str | None
     id: str
+    source: str | None = None
 
 
 def read_texts(
@@ -71,7 +82,7 @@ def read_texts(
     elif suffix in ARRAYS:
         found, uses = _arrays(path, x, label)
     elif path.is_file() and (suffix in TEXTS or not suffix):
-        found = _file(path, unit, path.name, None, False)
+        found = _file(path, unit, path.name, None, None)
     else:
         wrong = f"has the suffix {path.suffix!r}" if path.exists() else "does not exist"
         raise ValueError(
@@ -88,12 +99,13 @@ def read_texts(
     return kept, uses
 
 
-def _file(path: Path, unit: Unit, name: str, label: str | None, test: bool) -> list[Text]:
-    content = read_text(path)
+def _file(path: Path, unit: Unit, name: str, label: str | None, split: str | None) -> list[Text]:
+    content, source = read_text(path), source_of(name, label)
     if unit == "file":
-        return [Text(content, label, test, name)]
+        return [Text(content, label, split, name, source)]
     return [
-        Text(line, label, test, f"{name}:{n:06d}") for n, line in enumerate(lines_of(content), 1)
+        Text(line, label, split, f"{name}:{n:06d}", source or name)
+        for n, line in enumerate(lines_of(content), 1)
     ]
 
 
@@ -101,7 +113,17 @@ def notes_on_folder(path: Path) -> tuple[str, ...]:
     """Say what of a folder is not read; nothing of a file."""
     if not path.is_dir():
         return ()
-    return parts_of(scan(str(path), TEXTS, "text files"), "text files").notes
+    parts = parts_of(scan(str(path), TEXTS, "text files"), "text files")
+    left = [name for name in parts.train if name not in _trained_on(parts)]
+    return (*parts.notes, *(f"`{name}` is not trained on, for its name" for name in left[:4]))
+
+
+def _trained_on(parts: Parts) -> list[str]:
+    """Return the files to train on: without `test.txt` and `valid.txt` next to a `train.txt`."""
+    roles = [role_of(Path(name).stem) if "/" not in name else None for name in parts.train]
+    if "train" not in roles:
+        return parts.train
+    return [n for n, role in zip(parts.train, roles, strict=True) if role in (None, "train")]
 
 
 def _folder(root: Path, unit: Unit) -> list[Text]:
@@ -115,9 +137,9 @@ def _folder(root: Path, unit: Unit) -> list[Text]:
             "`data.path`."
         )
     found: list[Text] = []
-    for test, names in ((False, parts.train), (True, parts.scored)):
+    for split, names in ((None, _trained_on(parts)), (parts.name, parts.scored)):
         for name in names:
-            found += _file(root / name, unit, name, parts.layout.class_of(name), test)
+            found += _file(root / name, unit, name, parts.layout.class_of(name), split)
     return found
 
 
@@ -136,11 +158,26 @@ def _table(path: Path, text: str, label: str | None) -> tuple[list[Text], list[C
     )
     column = table.header.index(text)
     labels = [None] * len(table.rows) if label is None else table.column(label)
+    others = [name for name in table.header if name not in (text, label)]
+    roles = roles_of(table.column(SPLIT_COLUMN)) if SPLIT_COLUMN in others else None
+    used, scored, split = rows_of_splits(roles, [bool(own) for own in labels])
+    group = column_of_groups(others)
+    who = [None] * len(table.rows) if group is None else table.column(group)
     found = [
-        Text(row[column], own or None, False, f"{path.stem}/{i:06d}")
-        for i, (row, own) in enumerate(zip(table.rows, labels, strict=True))
+        Text(
+            row[column],
+            nfc(own) if own else None,
+            split if test else None,
+            f"{path.stem}/{i:06d}",
+            name or None,
+        )
+        for i, (row, own, keep, test, name) in enumerate(
+            zip(table.rows, labels, used, scored, who, strict=True)
+        )
+        if keep
     ]
-    uses = {text: "text", label: "label"}
+    uses = {text: "text", label: "label", group: "source"}
+    uses |= {} if roles is None else {SPLIT_COLUMN: "split"}
     return found, [ColumnUse(name, uses.get(name, "left out")) for name in table.header]
 
 
@@ -165,7 +202,7 @@ def _arrays(path: Path, x: str, y: str | None) -> tuple[list[Text], list[ColumnU
         )
     names = [None] * len(values) if labels is None else label_names(labels)
     found = [
-        Text(row.astype(np.int64), names[i], False, f"{path.stem}/{i:06d}")
+        Text(row.astype(np.int64), names[i], None, f"{path.stem}/{i:06d}")
         for i, row in enumerate(values)
     ]
     return found, array_uses(arrays, {x: "tokens", y: "label"})

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mezzotint.data.listing.groups import grouped, independent
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory
-from mezzotint.data.sampling import held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.data.tokens.files import FILES, Text, Unit, notes_on_folder, read_texts
 from mezzotint.data.tokens.tokenizers import tokenizer_of
@@ -124,20 +125,23 @@ class Tokens(InMemoryTokens):
         labels = np.array(
             [-1 if t.label is None else self.classes.index(t.label) for t in texts], np.int64
         )
-        marked = np.array([t.test for t in texts])
+        marked = np.array([t.split is not None for t in texts])
         whole = bool(marked.any() and not marked.all())
+        content = grouped([row.tobytes().hex() for row in encoded])
+        groups = independent(labels, content, [t.source for t in texts])
         test = (
             marked
             if whole
-            else held_out(labels, holdout, "label")
+            else held_out(labels, holdout, "label", groups)
             if len(self.classes) > 1
             else np.zeros_like(marked)
         )
-        self.split = "test" if whole else "holdout"
+        self.split = next((t.split for t in texts if t.split), "test") if whole else "holdout"
         order = np.argsort(
             test[owner], kind="stable"
         )  # test samples come last, so that pretraining takes a prefix
         owner = owner[order]
+        self._groups = grouped(list(map(str, groups[owner])))
         self._all = torch.from_numpy(rows[order])
         self._labels = labels[owner]
         self.ids = [texts[i].id for i in owner.tolist()]
@@ -153,6 +157,7 @@ class Tokens(InMemoryTokens):
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all samples, and the task; with fewer than two classes there is none."""
         everything = self.with_samples(self._all, self._labels)
+        everything.groups = self._groups
         test = np.arange(len(self._all)) >= len(self.images)
         return everything, label_tasks(f"label/{self.split}", self._labels, test, self.classes)
 

@@ -1,7 +1,7 @@
 """Read video files as clips, from class folders or from a list of Kinetics or Something-Something.
 
 Files, classes and splits are found as for images (`data/listing/`), with the extensions of video.
-`data/lists.py` reads lists, `decode.py` reads frames.
+`data/listing/lists.py` reads lists, `decode.py` reads frames.
 """
 
 import copy
@@ -12,15 +12,15 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from mezzotint.data.listing.folder import files_fingerprint, folder_of
-from mezzotint.data.listing.groups import check_pattern, independent, same_files, source_of
-from mezzotint.data.lists import (
+from mezzotint.data.listing.groups import check_pattern, independent, overlap, same_files, source_of
+from mezzotint.data.listing.lists import (
     ListedFile,
     classes_of,
     entries_of_folder,
     read_video_list,
     split_of_list,
 )
-from mezzotint.data.sampling import held_out
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.source import FOLDER, Index, Source, Task, label_tasks
 from mezzotint.data.video.decode import VIDEO_EXTENSIONS, UndecodableVideo, read_frames, times_of
 from mezzotint.types import IMAGENET_MEAN, IMAGENET_STD, Input, Sample, Unreadable
@@ -118,6 +118,7 @@ class VideoFolder(Source):
             scored, self.scored = [], None
             if test_files:
                 scored, self.scored = read_video_list(test_files), "test"
+                self.notes = overlap([e.path for e in own], [e.path for e in scored])
             else:
                 own, scored, self.scored, self.notes = split_of_list(own)
         self.classes = classes_of([*own, *scored])

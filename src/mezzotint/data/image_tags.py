@@ -16,7 +16,17 @@ import numpy.typing as npt
 
 from mezzotint.data.formats.delimited import read_text_table
 from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
-from mezzotint.data.sampling import held_out
+from mezzotint.data.image.losses import notes_on_losses
+from mezzotint.data.listing.groups import (
+    check_pattern,
+    column_of_groups,
+    grouped,
+    merged,
+    overlap,
+    same_files,
+    source_of,
+)
+from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.source import Source, Task
 
 Uncertain = Literal["no", "yes"]
@@ -41,6 +51,9 @@ class ImageTags(ImageFolder):
         uncertain: the label that −1 counts as.
         size: height and width of a whole sample, in pixels.
         holdout: fraction of the images to score, without a second table.
+        group: regular expression that finds the patient in the path of an image; by default a
+            column such as `patient_id`, or a folder such as `patient00012`. Images of one patient
+            are held out together.
         max_pixels: images with more pixels are unreadable; checked before decoding.
 
     Attributes:
@@ -63,6 +76,7 @@ class ImageTags(ImageFolder):
         uncertain: Uncertain = "no",
         size: int = 224,
         holdout: float = 0.2,
+        group: str | None = None,
         max_pixels: int = 50_000_000,
     ) -> None:
         check_image_options(size, holdout, max_pixels)
@@ -79,10 +93,13 @@ class ImageTags(ImageFolder):
         )
         self.input = input_of(size)
         self.split, self.scored, self.classes = None, "test" if test_files else None, list(labels)
-        own, self.tags = _table(files, path, labels, uncertain)
-        other, self._scored_tags = (
-            _table(test_files, path, labels, uncertain) if test_files else ([], self.tags[:0])
+        check_pattern(group)
+        self.group = group
+        own, self.tags, self._who = _table(files, path, labels, uncertain)
+        other, self._scored_tags, _ = (
+            _table(test_files, path, labels, uncertain) if test_files else ([], self.tags[:0], [])
         )
+        self.notes = (*overlap(own, other), *notes_on_losses(self.root, own, max_pixels))
         self._paths, self._scored_paths = PathList(own), PathList(other)
         self.labels = np.full(len(own), -1, np.int64)
 
@@ -90,7 +107,13 @@ class ImageTags(ImageFolder):
         """Return the images of both tables, and the task."""
         count = len(self)
         if self.scored is None:
-            chosen = held_out(np.zeros(count, np.int64), self.holdout, "finding")
+            if self.groups is None:
+                names = [
+                    who if who and self.group is None else source_of(name, None, self.group)
+                    for name, who in zip(self._paths, self._who, strict=True)
+                ]
+                self.groups = merged(same_files(self.root, self._paths), grouped(names))
+            chosen = held_out(np.zeros(count, np.int64), self.holdout, "finding", self.groups)
             train, test = (~chosen).nonzero()[0], chosen.nonzero()[0]
             return self, [Task("finding/holdout", "tag", self.tags, train, test, self.classes)]
         both = copy.copy(self)
@@ -103,8 +126,8 @@ class ImageTags(ImageFolder):
 
 def _table(
     file: str, path: str, labels: Sequence[str], uncertain: Uncertain
-) -> tuple[list[str], npt.NDArray[np.bool_]]:
-    """Read the paths of a table, and its labels, bool `[N, C]`."""
+) -> tuple[list[str], npt.NDArray[np.bool_], list[str | None]]:
+    """Read the paths of a table, its labels, bool `[N, C]`, and who each image is of."""
     table = read_text_table(file)
     missing = [name for name in (path, *labels) if not table.rows or name not in table.header]
     if missing:
@@ -125,4 +148,6 @@ def _table(
                     "Correct the line."
                 )
             values[number, column] = value
-    return [row[path] for row in rows], values > 0 if uncertain == "no" else values != 0
+    named = column_of_groups(name for name in table.header if name not in (path, *labels))
+    who = [row[named] or None if named else None for row in rows]
+    return [row[path] for row in rows], values > 0 if uncertain == "no" else values != 0, who

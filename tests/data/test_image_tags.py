@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mezzotint.data.image.tags import CHEXPERT, ImageTags
+from mezzotint.data.image_tags import CHEXPERT, ImageTags
 from mezzotint.data.source import Source
 from mezzotint.evaluation.features import raw_features
 from mezzotint.evaluation.linear import Linear
@@ -23,7 +23,7 @@ def table(root: Path, name: str, rows: list[str]) -> str:
         path = f"CheXpert-v1.0/{name}/patient{number}/study1/view1_frontal.png"
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         bright = 220 if values.startswith("1") else 30
-        Image.fromarray(np.full((40, 48), bright + number % 3, np.uint8)).save(root / path)
+        Image.fromarray(np.full((40, 48), bright + number, np.uint8)).save(root / path)
         lines.append(f"{path},Female,60,Frontal,AP,,{values}")
     (root / f"{name}.csv").write_text("\n".join(lines) + "\n")
     return str(root / f"{name}.csv")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mezzotint.data.lists import ListedFile, classes_of, read_label_table, read_list
+from mezzotint.data.listing.lists import ListedFile, classes_of, read_label_table, read_list
 
 
 def test_reads_the_lists_of_known_data_sets(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mezzotint.data.sampling import held_out, one_percent, some_of_each
+from mezzotint.data.listing.sampling import held_out, one_percent, some_of_each
 from mezzotint.data.source import Task
 from mezzotint.seeding import key_of
 

@@ -1,0 +1,275 @@
+"""Examine data of any modality before training on it: `mezzotint doctor PATH`.
+
+Folders of images are examined by `image/doctor.py`, in parallel and without torch. All other data
+is opened as for training, and every sample is read once: unreadable samples, samples with the same
+values on both sides of a split or in two classes, classes that are scored and never trained on,
+class counts, and what was left out.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mezzotint.data.image.decode import MAX_PIXELS
+from mezzotint.data.image.doctor import Report, examine_folder, finding, shown_counts
+from mezzotint.data.listing.folder import EXTENSIONS, scan
+
+if TYPE_CHECKING:
+    from mezzotint.data.source import Source, Task
+
+_FOLDERS = {
+    "image_folder": EXTENSIONS,
+    "audio_folder": frozenset(".wav .flac .ogg .opus .mp3 .aiff .aif .au .w64 .caf".split()),
+    "video_folder": frozenset(".mp4 .m4v .avi .mkv .webm .mov .mpg .mpeg .flv .wmv .3gp".split()),
+    "point_clouds": frozenset(".npy .npz .off .obj .ply .stl .h5 .hdf5".split()),
+    "tokens": frozenset(".txt .text .md".split()),
+}
+"""Source of a folder by the extension that most of its files have."""
+_FILES = {
+    ".h5": "point_clouds", ".hdf5": "point_clouds", ".ts": "series", ".parquet": "table",
+    ".arff": "table", ".txt": "tokens", ".md": "tokens", ".json": "captioned_images",
+}  # fmt: skip
+
+
+@dataclass
+class SourceReport:
+    """Findings about data of any modality.
+
+    Attributes:
+        root: path of the data.
+        kind: source that read it.
+        outcome: classes, samples, and what is left out, in one line.
+        columns: what each column or array is used for, a line each.
+        samples: number of samples, training and test.
+        shape: shape of a sample.
+        values: least, mean and largest value of all samples; `None` without any.
+        classes: samples of each class, by split and class.
+        unreadable: id and reason of each sample that cannot be read.
+        duplicates: groups of samples with the same values, on one side of the split.
+        leaks: groups of samples with the same values, trained on and scored.
+        contradictions: groups of samples with the same values, in more than one class.
+        unknown_classes: classes that are scored, and have no training sample.
+    """
+
+    root: str
+    kind: str
+    outcome: str = ""
+    columns: list[str] = field(default_factory=list)
+    samples: int = 0
+    shape: list[int] = field(default_factory=list)
+    values: list[float] | None = None
+    classes: dict[str, int] = field(default_factory=dict)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: list[list[str]] = field(default_factory=list)
+    leaks: list[list[str]] = field(default_factory=list)
+    contradictions: list[list[str]] = field(default_factory=list)
+    unknown_classes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are samples, and no problem that harms training or evaluation."""
+        return self.samples > 0 and not (
+            self.unreadable or self.leaks or self.contradictions or self.unknown_classes
+        )
+
+    def to_json(self) -> str:
+        """Return all findings, and `ok`, as one JSON object."""
+        return json.dumps({**asdict(self), "ok": self.ok}, indent=2)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report for a terminal, with at most ten examples of each finding."""
+        yield f"{self.root}: {self.kind}; {self.outcome}"
+        shape = " x ".join(map(str, self.shape))
+        if self.values is not None:
+            low, mean, high = (f"{value:.4g}" for value in self.values)
+            yield f"  samples of {shape}; values {low} … {mean} … {high} (least, mean, most)"
+        yield from (f"  {line}" for line in self.columns)
+        if len(self.classes) > 1:
+            yield f"  in each class: {shown_counts(self.classes)}"
+        yield from finding("unreadable", [f"{name}: {reason}" for name, reason in self.unreadable])
+        yield from finding("trained on and scored", [" = ".join(group) for group in self.leaks])
+        yield from finding(
+            "the same in more than one class", [" = ".join(group) for group in self.contradictions]
+        )
+        yield from finding("class without a training sample", self.unknown_classes)
+        yield from finding("duplicate", [" = ".join(group) for group in self.duplicates])
+        yield "ok" if self.ok else "not ok"
+
+
+def examine(
+    root: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report | SourceReport:
+    """Examine data of any modality.
+
+    Args:
+        root: a folder or a file.
+        overrides: keys of the source, `kind=series` or `y=target`; by default the kind is that of
+            most files, or of the columns and arrays of a file.
+        workers: processes for a folder of images; `None` takes one per core, 0 uses this process.
+        max_pixels: images with more pixels are reported without decoding.
+        progress: callback with the number of samples done and of all samples.
+
+    Raises:
+        ValueError: when there is no such data, or nobody can tell what it is.
+    """
+    root = os.fspath(root)
+    given = [text if text.startswith("data.") else f"data.{text}" for text in overrides]
+    kinds = [text.partition("=")[2] for text in given if text.startswith("data.kind=")]
+    kind = kinds[-1] if kinds else kind_of(root)
+    if kind == "image_folder" and len(given) == len(kinds):
+        return examine_folder(root, workers=workers, max_pixels=max_pixels, progress=progress)
+    return examine_source(_opened(root, kind, given), root, kind, progress)
+
+
+def kind_of(path: str) -> str:
+    """Return the kind of source that reads a path.
+
+    Raises:
+        ValueError: when nobody can tell.
+    """
+    if not os.path.exists(path):
+        raise ValueError(f"`{path}` does not exist. Give a folder or a file of data.")
+    if os.path.isdir(path):
+        every = frozenset().union(*_FOLDERS.values())
+        found = Counter(Path(name).suffix.lower() for name in scan(path, every).images)
+        counts = {kind: sum(found[e] for e in known) for kind, known in _FOLDERS.items()}
+        return max(counts, key=lambda kind: counts[kind])
+    suffix = Path(path).suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return _kind_of_table(path)
+    if suffix in (".npz", ".npy"):
+        return _kind_of_arrays(path)
+    if suffix not in _FILES:
+        raise ValueError(
+            f"`{path}` has the suffix {suffix!r}. Supported: a folder, .csv, .tsv, .npz, .npy, "
+            f"{', '.join(_FILES)}. Say what it is with kind=table, series, tokens and so on."
+        )
+    return _FILES[suffix]
+
+
+def _kind_of_table(path: str) -> str:
+    from mezzotint.data.formats.delimited import read_text_table
+
+    header = set(read_text_table(Path(path)).header)
+    if {"path", "caption"} <= header:
+        return "captioned_images"
+    if "text" in header:
+        return "tokens"
+    return "series" if header & {"recording", "subject"} else "table"
+
+
+def _kind_of_arrays(path: str) -> str:
+    """Tell images, point clouds, series, tokens and tables apart by shape and type."""
+    from mezzotint.data.formats.numpy_files import numpy_arrays
+
+    arrays = numpy_arrays(Path(path), "a file of arrays", single="x")
+    x = arrays["x"] if "x" in arrays else next(iter(arrays.values()))
+    if x.ndim == 4 or x.dtype.kind == "u" and x.ndim == 3:
+        return "arrays"
+    if x.ndim == 3:
+        return "point_clouds" if 3 in x.shape[1:] else "series"
+    return "tokens" if x.ndim == 2 and x.dtype.kind in "iu" else "table"
+
+
+def _opened(root: str, kind: str, overrides: Sequence[str]) -> "Source":
+    from mezzotint.recipe.reading import apply_overrides
+    from mezzotint.recipe.schema import construct, resolve
+    from mezzotint.recipe.signatures import index
+
+    entry = index().members("Source").get(kind)
+    config: dict[str, Any] = {"kind": kind}
+    if kind == "captioned_images":
+        config |= {"root": str(Path(root).parent), "files": root}
+    elif entry is not None:
+        config |= {"root" if "root" in entry.keys else "path": root}
+    data = apply_overrides({"data": config}, overrides)["data"]
+    source: Source = construct(resolve(data, "Source", "data"), "Source", {})
+    return source
+
+
+def examine_source(
+    source: "Source",
+    root: str,
+    kind: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> SourceReport:
+    """Read every sample of a source, training and test, and report what is found."""
+    from mezzotint.data.source import first_classification
+    from mezzotint.types import Unreadable
+
+    samples, tasks = source.evaluation()
+    described = source.described()
+    report = SourceReport(root, kind, described[0], list(described[1:]), len(samples))
+    report.shape = list(source.input.shape)
+    same: dict[bytes, list[int]] = defaultdict(list)
+    low, high, total, count = float("inf"), float("-inf"), 0.0, 0
+    for index in range(len(samples)):
+        try:
+            x = samples.read(index)["x"].contiguous()
+        except Unreadable as error:
+            report.unreadable.append((error.id, error.reason))
+            continue
+        content = x.numpy().tobytes()
+        same[hashlib.blake2b(content, digest_size=16).digest()].append(index)
+        values = x.double()
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+        total, count = total + float(values.sum()), count + values.numel()
+        if progress is not None:
+            progress(index + 1, len(samples))
+    report.values = [low, total / count, high] if count else None
+    groups = _groups(samples, root, list(same.values()))
+    _compare(report, samples, first_classification(tasks), groups)
+    return report
+
+
+def _groups(samples: "Source", root: str, same: list[list[int]]) -> list[list[int]]:
+    """Join samples of the same values with those of the same file: groups of two or more."""
+    from mezzotint.data.listing.groups import grouped, merged, same_files
+
+    names: list[str | None] = [None] * len(samples)
+    for number, members in enumerate(same):
+        for i in members:
+            names[i] = str(number)
+    groups = grouped(names)
+    if os.path.isdir(root):
+        ids = [samples.id_of(i) for i in range(len(samples))]
+        if len(set(ids)) == len(ids):  # several samples of one file are no copies
+            groups = merged(groups, same_files(root, ids))
+    found: dict[int, list[int]] = defaultdict(list)
+    for i, first in enumerate(groups.tolist()):
+        found[first].append(i)
+    return [members for members in found.values() if len(members) > 1]
+
+
+def _compare(
+    report: SourceReport, samples: "Source", task: "Task | None", groups: list[list[int]]
+) -> None:
+    """Find copies on both sides of a task and in two classes, and count its classes."""
+    sides: dict[int, str] = {}
+    labels: dict[int, int] = {}
+    if task is not None:
+        name = task.name.rpartition("/")[2]
+        sides |= dict.fromkeys(task.train.tolist(), "train")
+        sides |= dict.fromkeys(task.test.tolist(), name)
+        labels = {i: int(task.labels[i]) for i in sides}
+        counts = Counter((sides[i], task.classes[labels[i]]) for i in sides if task.classes)
+        report.classes = {f"{side}/{title}": n for (side, title), n in sorted(counts.items())}
+        known = {label for i, label in labels.items() if sides[i] == "train"}
+        scored = {label for i, label in labels.items() if sides[i] != "train"}
+        report.unknown_classes = [f"{name}/{task.classes[i]}" for i in sorted(scored - known)]
+    for members in groups:
+        ids = [samples.id_of(i) for i in members]
+        torn = len({sides[i] for i in members if i in sides}) > 1
+        (report.leaks if torn else report.duplicates).append(ids)
+        if len({labels[i] for i in members if i in labels}) > 1:
+            report.contradictions.append(ids)
