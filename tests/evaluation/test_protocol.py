@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mezzotint.evaluation.knn import KNN
-from mezzotint.evaluation.protocol import PTQ, Protocol
+from mezzotint.evaluation.protocol import PTQ, Protocol, differences
 
 LOW = PTQ(
     method="adaround",
@@ -66,3 +66,16 @@ def test_changed_settings_keep_their_order() -> None:
     assert [name for name, _ in changed.settings] == ["validation", "center", "passes", "select"]
     assert dict(changed.settings)["center"] is True
     assert (FULL.without_sizes().train, FULL.without_sizes().test) == (None, None)
+
+
+def test_only_what_differs_is_named() -> None:
+    first = Protocol.of("knn", k=10, temperature=0.07)
+    second = Protocol.of("knn", k=200, temperature=0.07)
+    ptq = PTQ(method="min_max", policy="ssql", calibration=64)
+    assert differences([first, first]) == {first: ""}
+    assert differences([first, second]) == {first: "k=10", second: "k=200"}
+    other = Protocol.of("evar")
+    assert differences([first, second, other])[first] == "knn k=10"
+    assert differences([first, other])[other] == "evar"
+    low = [replace(first, ptq=replace(ptq, calibration=n)) for n in (64, 128)]
+    assert list(differences(low).values()) == ["calibration=64", "calibration=128"]

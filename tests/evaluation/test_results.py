@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,19 @@ import torch
 from scipy import stats
 
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.protocol import PTQ, Protocol
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import (
     Baselines,
     Evaluation,
+    Interval,
     change,
     interval,
+    interval_words,
+    main_metrics,
     paired,
     read_baselines,
     read_evaluation,
     student,
-    summary,
     wilson,
     write_evaluation,
 )
@@ -62,56 +63,25 @@ def test_files_of_another_version_are_refused(tmp_path: Path) -> None:
         read_evaluation(tmp_path)
 
 
-def test_the_summary_has_headlines_with_their_baselines(tmp_path: Path) -> None:
-    compared = Baselines([row(0.3)], [row(0.4, seed) for seed in range(3)])
-    write_evaluation(tmp_path, Evaluation([row(0.5), row(0.9, metric="class/top5")], ""), compared)
-    assert summary(tmp_path) == [("class", "knn", "0.500 (0.404 – 0.596)", "0.400", "0.300")]
-    write_evaluation(
-        tmp_path / ".", Evaluation([row(0.5, protocol=Protocol(probe="knn"))], ""), Baselines()
-    )
-    assert summary(tmp_path) == [("class", "knn", "0.500", "–", "–")]
-    ptq = PTQ(method="min_max", policy="ssql")
-    how = Protocol(probe="knn", test=100, ptq=ptq, branch="target")
-    low = [
-        row(0.46, protocol=how),
-        row(0.07, metric="class/lost", protocol=how),
-        row(0.03, metric="class/gained", protocol=how),
-    ]
-    low = [replace(entry, bits=Bits(4, 8)) for entry in low]
-    write_evaluation(tmp_path, Evaluation([row(0.5), *low], ""), Baselines())
-    half = (paired(0.03, 0.07, 100)[1] - paired(0.03, 0.07, 100)[0]) / 2
-    line = ("class", "knn W4A8 min_max", f"0.460 (−0.040 ± {half:.3f})", "", "")
-    assert summary(tmp_path)[1:] == [line]
+def test_a_setting_that_a_probe_chose_has_no_interval() -> None:
+    for measure in ("penalty", "lr", "epochs", "gap"):
+        found = interval([row(v, s, f"class/{measure}") for s, v in enumerate([0.1, 0.3])])
+        assert found.mean == pytest.approx(0.2) and math.isnan(found.low) and math.isnan(found.high)
+        assert interval_words(found) == ""
 
 
-def test_without_labels_the_summary_has_what_tells_a_collapse(tmp_path: Path) -> None:
-    metrics = ("all/rankme", "all/rank_ratio", "all/alpha", "all/spread")
+def test_bounds_are_written_only_where_something_varied() -> None:
+    assert interval_words(Interval(0.5, 0.25, 0.75)) == "0.250 – 0.750"
+    assert interval_words(Interval(0.5, 0.25, 0.75), "{:g}".format) == "0.25 – 0.75"
+    assert interval_words(Interval(0.5, 0.5, 0.5)) == ""
 
-    def free(value: float) -> list[Row]:
-        return [
-            replace(row(value, metric=metric, protocol=Protocol(probe="rank")), probe="rank")
-            for metric in metrics
-        ]
 
-    write_evaluation(tmp_path, Evaluation(free(0.25), ""), Baselines(free(0.5), free(0.125)))
-    assert summary(tmp_path) == [
-        ("all", name, "0.250", "0.125", "0.500") for name in ("rank_ratio", "spread")
-    ]
-    write_evaluation(
-        tmp_path,
-        Evaluation([row(0.5, protocol=Protocol(probe="knn")), *free(0.25)], ""),
-        Baselines(),
-    )
-    assert [line[1] for line in summary(tmp_path)] == ["knn"]
-    kept = Row(
-        probe="neighbors",
-        metric="all/knn_overlap",
-        value=0.75,
-        bits=Bits(4, 8),
-        protocol=Protocol(probe="neighbors", ptq=PTQ(method="min_max", policy="ssql")),
-    )
-    write_evaluation(tmp_path, Evaluation([*free(0.25), kept], ""), Baselines())
-    assert summary(tmp_path)[2:] == [("all", "kNN overlap W4A8 min_max", "0.750", "", "")]
+def test_the_main_metric_is_accuracy_and_for_tags_mean_average_precision() -> None:
+    metrics = ["t/top1", "t/map", "tags/map", "tags/auc", "all/spread"]
+    assert main_metrics(row(0.5, metric=m) for m in metrics) == {
+        ("knn", "t/top1"),
+        ("knn", "tags/map"),
+    }
 
 
 def test_wilson_is_scipys() -> None:

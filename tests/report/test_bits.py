@@ -27,7 +27,8 @@ def row(
     seed: int = 0,
 ) -> Row:
     ptq = PTQ(method=how, policy="ssql", calibration=512) if how else None
-    protocol = Protocol(probe=probe, train=48, test=100, ptq=ptq)
+    name = probe.removesuffix("_ptq")  # a frozen head has the protocol of its probe
+    protocol = Protocol(probe=name, train=48, test=100, ptq=ptq)
     return Row(
         probe=probe, metric=TOP1, value=value, bits=Bits(*bits), seed=seed, protocol=protocol
     )
@@ -51,6 +52,27 @@ def evaluation(shift: float = 0.0) -> list[Row]:
                 )
     rows.append(Row(probe="rank", metric="all/spread", value=0.9, protocol=Protocol(probe="rank")))
     return rows
+
+
+def test_settings_of_a_probe_are_charts_and_never_averaged() -> None:
+    rows = [row("knn", 0.8), row("knn", 0.7, (4, 4), how="min_max")]
+    near = [r.with_protocol(settings=(("k", 10),)) for r in rows]
+    far = [replace(r, value=r.value / 2).with_protocol(settings=(("k", 200),)) for r in rows]
+    found = probe_lines({"mine": [*near, *far]})
+    assert [probe.title for probe in found] == [
+        "kNN, k=10, label, holdout",
+        "kNN, k=200, label, holdout",
+    ]
+    values = [[v.mean for v in line.values.values()] for p in found for line in p.lines]
+    assert values == [[0.8, 0.7], [0.4, 0.35]]
+
+
+def test_tags_at_low_bits_are_drawn_by_mean_average_precision() -> None:
+    rows = [row("linear", 0.5), row("linear", 0.4, (4, 4), how="min_max")]
+    tags = [replace(r, metric=f"tag/{m}", value=r.value) for r in rows for m in ("map", "auc")]
+    tags = [replace(r, value=0.9) if r.metric == "tag/auc" else r for r in tags]
+    [probe] = probe_lines({"mine": tags})
+    assert [v.mean for v in probe.lines[0].values.values()] == [0.5, 0.4]
 
 
 def test_a_probe_has_a_line_for_each_ptq_and_fp32_in_each() -> None:

@@ -98,8 +98,8 @@ def test_a_complete_run_fills_every_section(make_run: MakeRun) -> None:
     page = report(make_run())
     assert page.sections == ALL
     assert (
-        "A linear probe scores 0.810 on label, holdout; raw input 0.500, untrained encoder 0.600."
-        in page.words
+        "A linear probe scores 0.810 on label, holdout, the best of 2 probes; "
+        "raw input 0.550 (kNN), untrained encoder 0.600 (linear probe)." in page.words
     )
     assert "Gain over the untrained encoder: +0.210" in page.words
     for expected in (
@@ -236,7 +236,11 @@ CASES = {
         "This run is not evaluated yet",
     ),
     "empty evaluation": (write("evaluation.json", "[]"), ALL, "This run is not evaluated yet"),
-    "no baselines": (drop("baselines.json"), ALL, "A linear probe scores 0.810 on label, holdout."),
+    "no baselines": (
+        drop("baselines.json"),
+        ALL,
+        "A linear probe scores 0.810 on label, holdout, the best of 2 probes.",
+    ),
     "value is null": (one_value(None), ALL, "A linear probe scores NaN on label, holdout"),
     "value is NaN": (one_value(float("nan")), ALL, "A linear probe scores NaN"),
     "evaluation cut off": (

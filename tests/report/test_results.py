@@ -53,7 +53,7 @@ BASELINES = Baselines(
 )
 
 
-def test_headline_is_the_linear_probe_of_the_first_task_against_both_baselines() -> None:
+def test_headline_is_the_best_probe_of_the_first_task_against_both_baselines() -> None:
     comparisons = compare_with_baselines(ROWS, BASELINES)
     main = main_comparison(comparisons)
     assert main is not None
@@ -61,13 +61,51 @@ def test_headline_is_the_linear_probe_of_the_first_task_against_both_baselines()
     assert main.raw == 0.155 and main.untrained == pytest.approx(0.38)
     assert main.gain == pytest.approx(0.23)
     assert "".join(part for part, _ in lead(comparisons)) == (
-        "A linear probe scores 0.610 on category, across styles; raw input 0.155, "
-        "untrained encoder 0.380."
+        "A linear probe scores 0.610 on category, across styles, the best of 2 probes; "
+        "raw input 0.155 (linear probe), untrained encoder 0.380 (linear probe)."
     )
     assert gain_words(main) == (
         "Gain over the untrained encoder: +0.230 (outside the 95 % interval).",
         False,
     )
+
+
+def test_the_headline_never_takes_a_flattering_pair() -> None:
+    rows = [row("linear", TOP1, 0.60), row("knn", TOP1, 0.62), row("sgd", "other/top1", 0.9)]
+    baselines = Baselines(
+        raw=[row("linear", TOP1, 0.2), row("knn", TOP1, 0.61)],
+        untrained=[row("linear", TOP1, 0.65), row("knn", TOP1, 0.3)],
+    )
+    comparisons = compare_with_baselines(rows, baselines)
+    assert "".join(part for part, _ in lead(comparisons)) == (
+        "kNN scores 0.620 on category, across styles, the best of 2 probes; "
+        "raw input 0.610 (kNN), untrained encoder 0.650 (linear probe)."
+    )
+    assert gain_words(main_comparison(comparisons)) == (
+        "No gain over the untrained encoder: −0.030.",
+        True,
+    )
+
+
+def test_mean_average_precision_is_the_main_metric_of_tags_alone() -> None:
+    rows = [row(p, f"tag/{m}", v) for p, m, v in (("linear", "map", 0.4), ("linear", "auc", 0.8))]
+    found = [row("retrieval", f"pair/{m}", 0.5) for m in ("top1", "map")]
+    raw = [row("linear", "tag/map", 0.3), row("linear", "tag/auc", 0.9)]
+    comparisons = compare_with_baselines([*rows, *found], Baselines(raw=raw))
+    main = main_comparison(comparisons)
+    assert main is not None and main.rows[0].metric == "tag/map"
+    assert main.gain == pytest.approx(0.1)
+    assert lead(comparisons)[0][0] == "Linear probe, mean average precision scores "
+    made = tables(comparisons)
+    assert [(g["task"], [r["name"] for r in g["rows"]]) for g in made["groups"]] == [
+        ("tag", ["Linear probe, mean average precision"]),
+        ("pair", ["Retrieval"]),
+    ]
+    further = [r for group in made["further"] for r in group["rows"]]
+    assert [(r["name"], r["gain"]) for r in further] == [
+        ("Linear probe, area under the ROC curve, mean over labels", "−0.100"),
+        ("Retrieval, mean average precision", "–"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -98,10 +136,10 @@ def test_gain_over_the_better_baseline(
 @pytest.mark.parametrize(
     ("values", "expected", "warns"),
     [
-        ([0.5, 0.6], "It beats both baselines in all 2 top-1 metrics below.", False),
-        ([0.5, 0.1, 0.1], "It beats both baselines in 1 of 3 top-1 metrics below.", True),
-        ([0.5, 0.5, 0.1], "It beats both baselines in 2 of 3 top-1 metrics below.", True),
-        ([0.1, 0.1], "It beats both baselines in 0 of 2 top-1 metrics below.", True),
+        ([0.5, 0.6], "It beats both baselines in all 2 main metrics below.", False),
+        ([0.5, 0.1, 0.1], "It beats both baselines in 1 of 3 main metrics below.", True),
+        ([0.5, 0.5, 0.1], "It beats both baselines in 2 of 3 main metrics below.", True),
+        ([0.1, 0.1], "It beats both baselines in 0 of 2 main metrics below.", True),
     ],
 )
 def test_the_headline_does_not_hide_the_other_tasks(
@@ -116,7 +154,9 @@ def test_the_headline_does_not_hide_the_other_tasks(
 def test_without_baselines_nothing_is_claimed() -> None:
     comparisons = compare_with_baselines(ROWS, Baselines())
     assert gain_words(main_comparison(comparisons)) is None
-    assert "".join(part for part, _ in lead(comparisons)).endswith("on category, across styles.")
+    assert "".join(part for part, _ in lead(comparisons)).endswith(
+        "on category, across styles, the best of 2 probes."
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,10 +231,16 @@ def test_the_same_probe_with_other_settings_is_another_row() -> None:
     rows = [row("knn", TOP1, 0.5, k=10), row("knn", TOP1, 0.6, k=50)]
     baselines = Baselines(raw=[row("knn", TOP1, 0.1, k=10), row("knn", TOP1, 0.2, k=50)])
     shown = tables(compare_with_baselines(rows, baselines))["groups"][0]["rows"]
-    assert [(r["value"], r["raw"], r["note"]) for r in shown] == [
-        ("0.500", "0.100", 1),
-        ("0.600", "0.200", 2),
+    assert [(r["name"], r["value"], r["raw"], r["note"]) for r in shown] == [
+        ("kNN, k=10", "0.500", "0.100", 1),
+        ("kNN, k=50", "0.600", "0.200", 2),
     ]
+
+
+def test_a_setting_has_no_interval() -> None:
+    rows = [row("linear", "a/penalty", v, seed=s) for s, v in enumerate([0.1, 0.3])]
+    [group] = tables(compare_with_baselines(rows, Baselines()))["further"]
+    assert [(r["value"], r["interval"]) for r in group["rows"]] == [("0.200", "–")]
 
 
 def test_nan_is_shown_as_such() -> None:

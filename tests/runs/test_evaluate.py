@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mezzotint.evaluation.results import read_baselines, read_evaluation, summary
+from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.evaluation.summary import summary
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.runs.evaluate import evaluate
 from mezzotint.train.loop import pretrain

@@ -19,7 +19,8 @@ from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.evaluation.features import extract
-from mezzotint.evaluation.results import read_baselines, read_evaluation, summary
+from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.evaluation.summary import summary
 from mezzotint.quant.bitwidth import bits
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.report.page import write_report

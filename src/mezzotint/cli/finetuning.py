@@ -69,7 +69,8 @@ def finetune(
     given += [
         f"data.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None
     ]
-    from mezzotint.evaluation.results import read_evaluation, summary
+    from mezzotint.evaluation.results import read_evaluation
+    from mezzotint.evaluation.summary import summary
     from mezzotint.quant.bitwidth import Bits
     from mezzotint.report.page import write_report
     from mezzotint.runs import finetune

@@ -150,7 +150,8 @@ def evaluate(
 
     ENCODER is a run, an imported encoder, or an ONNX file.
     """
-    from mezzotint.evaluation.results import results_directory, summary
+    from mezzotint.evaluation.results import results_directory
+    from mezzotint.evaluation.summary import summary
     from mezzotint.report.page import write_report
     from mezzotint.runs import evaluate
 

@@ -4,7 +4,7 @@ A protocol is an object from the probe to `evaluation.json` and back. Its text i
 and reports show it, and nothing reads it back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -124,6 +124,43 @@ class Protocol:
         shown |= {"train": self.train, "test": self.test}
         settings = _text(tuple((name, value) for name, value in shown.items() if value is not None))
         return "; ".join([*parts, f"{self.probe}/{self.version} {settings}".strip()])
+
+
+def differences(protocols: Iterable[Protocol]) -> dict[Protocol, str]:
+    """Return a short text for each protocol: only what differs among those of the same name.
+
+    Where names differ, the name comes first. A protocol that stands alone has an empty text.
+    """
+    distinct = list(dict.fromkeys(protocols))
+    names = {protocol.probe for protocol in distinct}
+    texts = {}
+    for own in distinct:
+        same = [_facts(other) for other in distinct if other.probe == own.probe]
+        keys = dict.fromkeys(key for facts in same for key in facts)
+        facts = _facts(own)
+        shown = [
+            (key, facts[key])
+            for key in keys
+            if key in facts and len({other.get(key) for other in same}) > 1
+        ]
+        texts[own] = f"{own.probe if len(names) > 1 else ''} {_text(tuple(shown))}".strip()
+    return texts
+
+
+def _facts(protocol: Protocol) -> dict[str, Setting]:
+    """Return all that two protocols of one name can differ in, by name."""
+    ptq = protocol.ptq
+    plain = {
+        "version": protocol.version,
+        **dict(protocol.settings),
+        "head": "fp32" if protocol.fp32_head else None,
+        **{key: getattr(protocol, key) for key in ("folds", "train", "test")},
+        **{key: getattr(protocol, key) for key in ("branch", "part", "clips", "crops")},
+    }
+    if ptq is not None:
+        plain |= {"ptq": ptq.method, "policy": ptq.policy, **dict(ptq.settings)}
+        plain |= {"calibration": ptq.calibration, "calibration_seed": ptq.seed}
+    return {key: value for key, value in plain.items() if value is not None}
 
 
 def _text(settings: Settings) -> str:

@@ -14,7 +14,7 @@ the one of paired proportions, which is narrower than the interval of either val
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,12 @@ _Z = 1.959964
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Student's t at 0.975 for 1 to 10 degrees of freedom."""
 
+MAIN_METRICS = ("top1", "map")
+"""What a task is judged by: accuracy, or mean average precision for tags."""
+
 _FRACTIONS = ("top1", "top5")
+_SETTINGS = ("penalty", "lr", "epochs", "gap")
+"""What a probe chose or how far it was fitted; no estimate of anything, so without an interval."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ def interval(rows: Sequence[Row]) -> Interval:
 
     Args:
         rows: rows of one probe, metric and bits, one per seed. For `top1` and `top5`, which are
-            fractions of samples, the number of test samples counts too.
+            fractions of samples, the number of test samples counts too. A setting that a probe
+            chose, such as its penalty, has no interval.
 
     Raises:
         ValueError: without rows, or for rows of different metrics.
@@ -100,9 +106,12 @@ def interval(rows: Sequence[Row]) -> Interval:
         )
     values = [row.value for row in rows]
     mean = math.fsum(values) / len(values)
+    measure = rows[0].metric.rpartition("/")[2]
+    if measure in _SETTINGS:
+        return Interval(mean, math.nan, math.nan)
     over_seeds = student(values) if len(values) > 1 else math.nan
     count = rows[0].protocol.test or 0
-    if count == 0 or rows[0].metric.rpartition("/")[2] not in _FRACTIONS:
+    if count == 0 or measure not in _FRACTIONS:
         return Interval(mean, mean - over_seeds, mean + over_seeds)
     return _widened(mean, wilson(mean, count), over_seeds)
 
@@ -142,8 +151,23 @@ def _widened(mean: float, bounds: tuple[float, float], over_seeds: float) -> Int
     )
 
 
+def main_metrics(rows: Iterable[Row]) -> set[tuple[str, str]]:
+    """Return the main metric of each probe on each task, as pairs of probe and metric.
+
+    That is `top1`; for tags, which have none, `map`.
+    """
+    measured: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        task, _, measure = row.metric.rpartition("/")
+        measured.setdefault((row.probe, task), set()).add(measure)
+    return {
+        (probe, f"{task}/{main}")
+        for (probe, task), measures in measured.items()
+        if (main := next((m for m in MAIN_METRICS if m in measures), None)) is not None
+    }
+
+
 _EVALUATION, _BASELINES = "evaluation.json", "baselines.json"
-_LABEL_FREE = ("all/rank_ratio", "all/spread")
 
 
 @dataclass(frozen=True)
@@ -227,63 +251,6 @@ def _rows(entries: Sequence[Mapping[str, Any]], path: Path) -> list[Row]:
         ) from error
 
 
-def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
-    """Return a run's headline metrics as text: task, probe, encoder, untrained encoder, raw input.
-
-    Without labels they are the label-free metrics that show a collapse, `rank_ratio` and `spread`.
-    Results at low bits follow their fp32 result, with bits and method of quantization after the
-    probe and the difference from fp32 instead of the interval.
-    """
-    baselines = read_baselines(folder)
-    others = [_grouped(part) for part in (baselines.untrained, baselines.raw)]
-    groups = _grouped(read_evaluation(folder))
-    headlines = {
-        (probe, metric)
-        for probe, metric, _ in groups
-        if metric.endswith("/top1") or (probe == "linear" and metric.endswith("/map"))
-    }
-    headlines = headlines or {(p, metric) for p, metric, _ in groups if metric in _LABEL_FREE}
-    lines = []
-    for (probe, metric, how), rows in groups.items():
-        if how or (probe, metric) not in headlines:
-            continue
-        task, _, name = metric.rpartition("/")
-        compared = [part.get((probe, metric, "")) for part in others]
-        known = ["–" if part is None else f"{interval(part).mean:.3f}" for part in compared]
-        shown = name if metric in _LABEL_FREE else probe
-        lines.append((task, shown, _with_interval(rows), known[0], known[1]))
-        for (variant, same, low), low_rows in groups.items():
-            if low and same == metric and variant in (probe, f"{probe}_ptq"):
-                lost, gained = (
-                    groups.get((variant, f"{task}/{side}", low)) for side in ("lost", "gained")
-                )
-                words = _with_interval(low_rows)
-                if lost and gained:
-                    difference = signed_interval(change(lost, gained))
-                    words = f"{interval(low_rows).mean:.3f} ({difference})"
-                lines.append((task, f"{variant} {low}", words, "", ""))
-    for (probe, metric, how), rows in groups.items():  # a head that was trained at low bits
-        if (probe, metric) in headlines and (probe.removesuffix("_ptq"), metric, "") not in groups:
-            compared = [part.get((probe, metric, how)) for part in others]
-            known = ["–" if part is None else f"{interval(part).mean:.3f}" for part in compared]
-            task = metric.rpartition("/")[0]
-            lines.append((task, f"{probe} {how}", _with_interval(rows), known[0], known[1]))
-    return lines + [
-        ("all", f"kNN overlap {how}", _with_interval(rows), "", "")
-        for (_, metric, how), rows in groups.items()
-        if metric == "all/knn_overlap"
-    ]
-
-
-def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Group rows by probe, metric, and bits with their method of quantization (empty in fp32)."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        how = "" if row.bits.is_float else f"{row.bits} {row.protocol.ptq_method}"
-        groups.setdefault((row.probe, row.metric, how), []).append(row)
-    return groups
-
-
 def signed(value: float) -> str:
     """Write a difference with its sign; a dash where it is not finite."""
     if not math.isfinite(value):
@@ -296,7 +263,7 @@ def signed_interval(difference: Interval) -> str:
     return f"{signed(difference.mean)} ± {(difference.high - difference.low) / 2:.3f}"
 
 
-def _with_interval(rows: Sequence[Row]) -> str:
-    estimate = interval(rows)
-    bounds = "" if math.isnan(estimate.low) else f" ({estimate.low:.3f} – {estimate.high:.3f})"
-    return f"{estimate.mean:.3f}{bounds}"
+def interval_words(estimate: Interval, write: Callable[[float], str] = "{:.3f}".format) -> str:
+    """Write the bounds of an interval; empty where the spread is unknown or nothing varied."""
+    known = math.isfinite(estimate.low) and estimate.low < estimate.high
+    return f"{write(estimate.low)} – {write(estimate.high)}" if known else ""

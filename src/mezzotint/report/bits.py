@@ -13,12 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.results import Interval, change, interval, signed, signed_interval
+from mezzotint.evaluation.protocol import Protocol, differences
+from mezzotint.evaluation.results import (
+    Interval,
+    change,
+    interval,
+    main_metrics,
+    signed,
+    signed_interval,
+)
+from mezzotint.evaluation.summary import ResultKey
 from mezzotint.quant.bitwidth import FP32, Bits
 from mezzotint.report.plots import HEIGHT, WIDTH, Tick, number, ticks
 from mezzotint.report.results import PROBES, score, task_words
 
-_Key = tuple[str, str, str, str]
+_Key = tuple[str, str, Protocol, str, str]
+_CHANGES = ("lost", "gained")
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 30
 _PTQ = {
@@ -73,16 +83,18 @@ class Line:
 
 @dataclass(frozen=True)
 class ProbeLines:
-    """All lines of one probe on one task."""
+    """All lines of one probe on one task; `setting` tells it from others of the probe."""
 
     task: str
     probe: str
     lines: Sequence[Line]
+    setting: str = ""
 
     @property
     def title(self) -> str:
-        """Title of a chart: its probe and task."""
-        return f"{PROBES.get(self.probe, self.probe)}, {task_words(self.task)}"
+        """Title of a chart: its probe, setting and task."""
+        words = (PROBES.get(self.probe, self.probe), self.setting, task_words(self.task))
+        return ", ".join(word for word in words if word)
 
 
 def bits_section(runs: Mapping[str, Sequence[Row]], *, first: int = 0) -> dict[str, Any] | None:
@@ -126,21 +138,25 @@ def bits_section(runs: Mapping[str, Sequence[Row]], *, first: int = 0) -> dict[s
 
 
 def probe_lines(runs: Mapping[str, Sequence[Row]]) -> list[ProbeLines]:
-    """Collect top-1 accuracy or kNN overlap at low bits, one line for each run and PTQ."""
-    lines: dict[tuple[str, str], list[Line]] = {}
+    """Collect main metrics or kNN overlap at low bits, one line for each run, setting and PTQ."""
+    lines: dict[tuple[str, str, Protocol], list[Line]] = {}
     for color, (run, rows) in enumerate(runs.items()):
         groups: dict[_Key, dict[Bits, list[Row]]] = {}
+        main = main_metrics(rows)
         for row in rows:
             task, _, measure = row.metric.rpartition("/")
-            if measure in ("top1", "knn_overlap", "lost", "gained"):
-                values = groups.setdefault((task, row.probe, row.protocol.ptq_method, measure), {})
-                values.setdefault(row.bits, []).append(row)
-        for (task, probe, ptq, measure), values in groups.items():
-            if ptq and measure in ("top1", "knn_overlap"):
+            shown = (row.probe, row.metric) in main or measure == "knn_overlap"
+            if shown or measure in _CHANGES:
+                kind = measure if measure in _CHANGES else ""
+                setting = ResultKey.of(row).protocol.without_sizes()
+                key = (task, row.probe, setting, row.protocol.ptq_method, kind)
+                groups.setdefault(key, {}).setdefault(row.bits, []).append(row)
+        for (task, probe, setting, ptq, kind), values in groups.items():
+            if ptq and not kind:
                 name = probe.removesuffix("_ptq")
-                fp32 = groups.get((task, name, "", "top1"), {})
+                fp32 = groups.get((task, name, setting, "", ""), {})
                 lost, gained = (
-                    groups.get((task, probe, ptq, side), {}) for side in ("lost", "gained")
+                    groups.get((task, probe, setting, ptq, side), {}) for side in _CHANGES
                 )
                 line = Line(
                     run,
@@ -149,8 +165,14 @@ def probe_lines(runs: Mapping[str, Sequence[Row]]) -> list[ProbeLines]:
                     {bits: interval(own) for bits, own in (fp32 | values).items()},
                     {bits: change(lost[bits], gained[bits]) for bits in lost},
                 )
-                lines.setdefault((task, name), []).append(line)
-    return [ProbeLines(task, probe, own) for (task, probe), own in lines.items()]
+                lines.setdefault((task, name, setting), []).append(line)
+    return [
+        ProbeLines(
+            task, probe, own,
+            differences(s for t, p, s in lines if (t, p) == (task, probe))[setting],
+        )
+        for (task, probe, setting), own in lines.items()
+    ]  # fmt: skip
 
 
 def _how(rows: Sequence[Row]) -> str:

@@ -1,14 +1,21 @@
 """Tables and summary of the evaluation: each metric compared with the baselines."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mezzotint.evaluation.label_free import verdict
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.protocol import Protocol
-from mezzotint.evaluation.results import Baselines, Interval, interval, signed
+from mezzotint.evaluation.protocol import Protocol, differences
+from mezzotint.evaluation.results import (
+    Baselines,
+    Interval,
+    interval,
+    interval_words,
+    main_metrics,
+    signed,
+)
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.report.plots import number
 
@@ -24,8 +31,11 @@ MEASURES = {
     "top5": "top 5",
     "mean_per_class": "mean over classes",
     "map": "mean average precision",
+    "auc": "area under the ROC curve, mean over labels",
     "median_rank": "median rank of the first hit",
     "penalty": "L2 penalty chosen on training samples",
+    "lr": "learning rate chosen on training samples",
+    "epochs": "epochs chosen on training samples",
     "gap": "optimality gap, upper bound in nats",
     "rankme": "RankMe (effective rank)",
     "rank_ratio": "RankMe / feature dim",
@@ -34,9 +44,10 @@ MEASURES = {
     "spread": "Spread",
     "alignment": "Alignment of positive pairs",
 }
-_SCORES = {"top1", "top5", "mean_per_class", "map"}  # fractions, higher is better
-_FURTHER = {"top5", "mean_per_class", "map", "median_rank", "penalty", "gap", "alignment"}
+_SCORES = {"top1", "top5", "mean_per_class", "map", "auc"}  # fractions, higher is better
+_FURTHER = _SCORES | {"median_rank", "penalty", "lr", "epochs", "gap", "alignment"}
 _BEAM_LEFT, _BEAM_RIGHT = 4.0, 176.0
+_Key = tuple[str, str, Bits, Protocol]
 
 
 @dataclass(frozen=True)
@@ -48,12 +59,16 @@ class Comparison:
         result: their mean and its 95 % interval.
         raw: value of the raw input; NaN if not measured.
         untrained: mean over untrained encoders; NaN if not measured.
+        main: whether it is the main metric of its probe and task.
+        setting: what tells its protocol from others of its probe; empty for the only one.
     """
 
     rows: Sequence[Row]
     result: Interval
     raw: float
     untrained: float
+    main: bool = False
+    setting: str = ""
 
     @property
     def task(self) -> str:
@@ -87,6 +102,7 @@ class Comparison:
         words = (
             PROBES.get(self.rows[0].probe, self.rows[0].probe),
             MEASURES.get(self.measure, self.measure),
+            self.setting,
         )
         name = ", ".join(word for word in words if word)
         return name if self.bits.is_float else f"{name}, {self.bits}"
@@ -103,19 +119,34 @@ def compare_with_baselines(rows: Sequence[Row], baselines: Baselines) -> list[Co
         ]
         return math.fsum(o.value for o in matches) / len(matches) if matches else math.nan
 
-    groups: dict[tuple[str, str, Bits, Protocol], list[Row]] = {}
+    groups: dict[_Key, list[Row]] = {}
     for row in rows:
         key = (row.probe, row.metric, row.bits, row.protocol)
         groups.setdefault(key, []).append(row)
+    main, texts = main_metrics(rows), _settings(groups)
     return [
         Comparison(
             own,
             interval(own),
             baseline(baselines.raw, own[0]),
             baseline(baselines.untrained, own[0]),
+            (own[0].probe, own[0].metric) in main,
+            texts[key],
         )
-        for own in groups.values()
+        for key, own in groups.items()
     ]
+
+
+def _settings(keys: Iterable[_Key]) -> dict[_Key, str]:
+    """Write what tells the protocols of one probe, metric and bit config from one another."""
+    alike: dict[tuple[str, str, Bits, str], list[Protocol]] = {}
+    for probe, metric, bits, protocol in keys:
+        alike.setdefault((probe, metric, bits, protocol.ptq_method), []).append(protocol)
+    texts = {}
+    for (probe, metric, bits, _), protocols in alike.items():
+        for protocol, text in differences(protocols).items():
+            texts[probe, metric, bits, protocol] = text
+    return texts
 
 
 def unquantized(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -142,12 +173,13 @@ def tables(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     notes = list(dict.fromkeys(_protocol(c) for c in comparisons))
     by_task: dict[str, dict[str, list[dict[str, Any]]]] = {"groups": {}, "further": {}}
     for comparison in comparisons:
-        table = by_task["further" if comparison.measure in _FURTHER else "groups"]
+        further = comparison.measure in _FURTHER and not comparison.main
+        table = by_task["further" if further else "groups"]
         table.setdefault(task_words(comparison.task), []).append(
             {
                 "name": comparison.name,
                 "value": score(comparison.result.mean),
-                "interval": _interval_words(comparison.result),
+                "interval": interval_words(comparison.result, score) or "–",
                 "raw": _or_dash(comparison.raw),
                 "untrained": _or_dash(comparison.untrained),
                 "gain": signed(comparison.gain),
@@ -181,14 +213,6 @@ def _or_dash(value: float) -> str:
     return score(value) if math.isfinite(value) else "–"
 
 
-def _interval_words(result: Interval) -> str:
-    return (
-        f"{score(result.low)} – {score(result.high)}"
-        if math.isfinite(result.low) and result.low < result.high
-        else "–"
-    )
-
-
 def _beam(comparison: Comparison) -> dict[str, Any] | None:
     """Return the positions on a line from 0 to 1; `None` for metrics that are not scores."""
     result = comparison.result
@@ -213,13 +237,40 @@ def _beam(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def main_comparison(comparisons: Sequence[Comparison]) -> Comparison | None:
-    """Choose the headline: the first task's linear probe, else its kNN, else any score."""
+    """Choose the headline: the best probe of the encoder against the best of each baseline.
+
+    Of the first task that a linear probe or kNN answers, else of the first score. The same probes
+    compete on each side, so that no baseline is shown by a probe that suits it badly.
+    """
+    competing = _competing(comparisons)
+    if not competing:
+        return None
+    raw, untrained = (_best(competing, side) for side in ("raw", "untrained"))
+    return replace(
+        _best(competing, "value") or competing[0],
+        raw=raw.raw if raw else math.nan,
+        untrained=untrained.untrained if untrained else math.nan,
+    )
+
+
+def _competing(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return the main metric of every probe on the headline's task."""
     scores = [c for c in unquantized(comparisons) if c.measure in _SCORES]
-    for probe in ("linear", "knn"):
-        for comparison in scores:
-            if comparison.rows[0].probe == probe and comparison.measure == "top1":
-                return comparison
-    return scores[0] if scores else None
+    main = [c for c in scores if c.main]
+    usual = [c for probe in ("linear", "knn") for c in main if c.rows[0].probe == probe]
+    first = next(iter(usual or main or scores), None)
+    return [c for c in main or scores if first and c.rows[0].metric == first.rows[0].metric]
+
+
+def _best(competing: Sequence[Comparison], side: str) -> Comparison | None:
+    """Return the comparison with the highest value on one side: `value`, `raw` or `untrained`."""
+
+    def value(c: Comparison) -> float:
+        own: float = c.result.mean if side == "value" else getattr(c, side)
+        return own
+
+    known = [c for c in competing if math.isfinite(value(c))]
+    return max(known, key=value) if known else None
 
 
 def lead(comparisons: Sequence[Comparison]) -> list[tuple[str, bool]]:
@@ -232,19 +283,29 @@ def lead(comparisons: Sequence[Comparison]) -> list[tuple[str, bool]]:
                 False,
             )
         ]
-    probe = {"linear": "A linear probe", "knn": "kNN"}.get(
-        comparison.rows[0].probe, comparison.name.capitalize()
-    )
-    task = task_words(comparison.task)
-    pieces = [
+    competing = _competing(comparisons)
+    several = len(competing) > 1
+    known = []
+    for side, name in (("raw", "raw input"), ("untrained", "untrained encoder")):
+        best = _best(competing, side)
+        if best is not None:
+            probe = f" ({_in_sentence(best.name)})" if several else ""
+            known.append(f"{name} {score(getattr(best, side))}{probe}")
+    kind = comparison.rows[0].probe
+    probe = "A linear probe" if comparison.name == PROBES["linear"] else comparison.name
+    probe = probe if kind in PROBES else f"{probe[:1].upper()}{probe[1:]}"
+    return [
         (f"{probe} scores ", False),
         (score(comparison.result.mean), True),
-        (f" on {task}", False),
+        (f" on {task_words(comparison.task)}", False),
+        ((f", the best of {len(competing)} probes" if several else ""), False),
+        (f"; {', '.join(known)}." if known else ".", False),
     ]
-    others = [("raw input", comparison.raw), ("untrained encoder", comparison.untrained)]
-    known = [f"{name} {score(value)}" for name, value in others if math.isfinite(value)]
-    pieces.append((f"; {', '.join(known)}." if known else ".", False))
-    return pieces
+
+
+def _in_sentence(name: str) -> str:
+    """Write the name of a probe inside a sentence."""
+    return name if name.startswith("kNN") else f"{name[:1].lower()}{name[1:]}"
 
 
 def gain_words(comparison: Comparison | None) -> tuple[str, bool] | None:
@@ -266,14 +327,14 @@ def gain_words(comparison: Comparison | None) -> tuple[str, bool] | None:
 
 
 def standing_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
-    """Count the top-1 metrics in which the encoder beats both baselines; a loss is a warning."""
-    gains = [c.gain for c in comparisons if c.measure == "top1" and math.isfinite(c.gain)]
+    """Count the main metrics in which the encoder beats both baselines; a loss is a warning."""
+    gains = [c.gain for c in comparisons if c.main and math.isfinite(c.gain)]
     if len(gains) < 2:
         return None
     ahead = sum(gain > 0 for gain in gains)
     if ahead == len(gains):
-        return f"It beats both baselines in all {len(gains)} top-1 metrics below.", False
-    return f"It beats both baselines in {ahead} of {len(gains)} top-1 metrics below.", True
+        return f"It beats both baselines in all {len(gains)} main metrics below.", False
+    return f"It beats both baselines in {ahead} of {len(gains)} main metrics below.", True
 
 
 def collapse_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
