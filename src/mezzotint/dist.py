@@ -6,6 +6,7 @@ over *its own* rows, and `gather` sums the gradients from all ranks, so that n r
 gradient of one.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +18,7 @@ import torch.distributed as td
 from torch import Tensor
 
 T = TypeVar("T")
+_groups = itertools.count()
 
 
 def rank() -> int:
@@ -60,9 +62,16 @@ def process_group(device: torch.device, timeout_s: float = 600.0) -> Iterator[No
     if _active() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    timeout = timedelta(seconds=timeout_s)
+    store, own_rank, size = next(td.rendezvous("env://", timeout=timeout))
+    # The store of torchrun outlives a group: a second one, or that of a restart, would find the
+    # addresses of the first there.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    name = f"mezzotint/{attempt}/{next(_groups)}"
     td.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
-    )
+        "nccl" if device.type == "cuda" else "gloo",
+        store=td.PrefixStore(name, store), rank=own_rank, world_size=size, timeout=timeout,
+    )  # fmt: skip
     try:
         yield
         td.barrier()  # leaving early closes connections that other ranks still use

@@ -1,6 +1,7 @@
 """The verbs that make and measure a run: pretrain, evaluate, report."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +44,12 @@ def pretrain(
         Path | None, typer.Option(help="Directory of the run. Default: runs/RECIPE-DATE.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the newest good checkpoint in --out.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue from the newest good checkpoint in --out. `--resume auto` starts the "
+            "run where there is none, so that one command serves for all tries of a job.",
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove an earlier run in --out first.")
@@ -60,7 +66,7 @@ def pretrain(
     debug: Debug = False,
 ) -> None:
     """Pretrain an encoder, evaluate it, and write its report."""
-    from mezzotint.recipe.recipe import read_plan, read_resumed_plan
+    from mezzotint.recipe.recipe import read_continued_plan, read_plan, read_resumed_plan
 
     options: dict[str, Any] = {}
     if slurm:
@@ -71,9 +77,16 @@ def pretrain(
         raise RecipeError(
             "--resume needs the directory of the run. Add --out, such as --out runs/NAME --resume."
         )
-    name, overrides = (str(out), list(arguments or ())) if resume else recipe_of(arguments)
-    # A bad recipe is refused here, before torch is imported.
-    plan = read_resumed_plan(Path(name), overrides) if resume else read_plan(name, overrides)
+    auto = resume and "auto" in (arguments or ())
+    # torchrun runs the same command again when a process has died.
+    if out is not None and (auto or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))):
+        arguments = [word for word in arguments or () if word != "auto"]
+        plan, resume, left = read_continued_plan(out, *recipe_of(arguments))
+        name, overwrite = recipe_of(arguments)[0], left or (overwrite and not resume)
+    else:
+        name, overrides = (str(out), list(arguments or ())) if resume else recipe_of(arguments)
+        # A bad recipe is refused here, before torch is imported.
+        plan = read_resumed_plan(Path(name), overrides) if resume else read_plan(name, overrides)
     if not slurm:  # a path may be on other machines
         for phase in plan.phases:
             require_paths(phase.config["data"])

@@ -88,6 +88,31 @@ def read_resumed_plan(run: Path, overrides: Sequence[str] = ()) -> "Plan":
     return plan
 
 
+def read_continued_plan(
+    run: Path, name: str, overrides: Sequence[str] = ()
+) -> tuple["Plan", bool, bool]:
+    """Read a recipe for a run that starts, or goes on where it stopped.
+
+    Args:
+        run: directory of the run, which may not exist yet.
+        name: the recipe's name or file.
+        overrides: as for `read_recipe`.
+
+    Returns:
+        The plan; whether there are checkpoints to go on from; whether only the beginnings of a run
+        are left, which was killed before its first checkpoint.
+
+    Raises:
+        RecipeError: for a recipe that is not the run's, at the first key that differs.
+    """
+    plan = read_plan(name, overrides)
+    if not any(run.glob("checkpoints/step-*")) and not any(run.glob("*/checkpoints/step-*")):
+        return plan, False, (run / "recipe.yaml").is_file()
+    before = Plan.of(read_raw(run))
+    refuse_other_recipe(before.phases[-1].config, plan.phases[-1].config)
+    return plan, True, False
+
+
 def read_encoder(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read how to evaluate an encoder of another project.
 
