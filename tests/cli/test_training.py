@@ -75,9 +75,9 @@ class Counted:
         self.reads = self.builds = 0
         read, build = parse_yaml, Recipe.build
 
-        def reading(text: str, name: str) -> Any:
+        def reading(text: str, name: str, **options: Any) -> Any:
             self.reads += name.endswith(".yaml")  # and not an override
-            return read(text, name)
+            return read(text, name, **options)
 
         def building(config: Mapping[str, Any]) -> Recipe:
             self.builds += 1

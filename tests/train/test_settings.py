@@ -19,7 +19,7 @@ from tests.tiny import config
         ({"batch_size": -4}, "`run.batch_size` must be at least 1, got -4. Try 256."),
         ({"micro_batches": 0}, "`run.micro_batches` must be at least 1, got 0. Try 1."),
         ({"clip_norm": 0.0}, "`run.clip_norm` must be positive and finite, or null, got 0.0."),
-        ({"clip_norm": math.inf}, "`run.clip_norm` must be finite, got inf."),
+        ({"clip_norm": math.inf}, "`run.clip_norm` must be finite in 32 bits, got inf."),
         ({"loader": {"workers": -1}}, "`run.loader.workers` must be at least 0, got -1."),
         (
             {"loader": {"max_unreadable_fraction": 1.0}},
@@ -28,7 +28,7 @@ from tests.tiny import config
         ({"checkpoints": {"keep": 1}}, "`run.checkpoints.keep` must be at least 2, got 1."),
         (
             {"checkpoints": {"every_minutes": math.nan}},
-            "`run.checkpoints.every_minutes` must be finite, got nan.",
+            "`run.checkpoints.every_minutes` must be finite in 32 bits, got nan.",
         ),
         (
             {"checkpoints": {"every_steps": -1}},
