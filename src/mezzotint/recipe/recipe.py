@@ -91,12 +91,7 @@ def read_resumed_plan(run: Path, overrides: Sequence[str] = ()) -> "Plan":
 def read_continued_plan(
     run: Path, name: str, overrides: Sequence[str] = ()
 ) -> tuple["Plan", bool, bool]:
-    """Read a recipe for a run that starts, or goes on where it stopped.
-
-    Args:
-        run: directory of the run, which may not exist yet.
-        name: the recipe's name or file.
-        overrides: as for `read_recipe`.
+    """Read a recipe, by name or file, for a run in a directory that starts or goes on.
 
     Returns:
         The plan; whether there are checkpoints to go on from; whether only the beginnings of a run

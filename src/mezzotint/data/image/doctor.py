@@ -24,7 +24,7 @@ import numpy as np
 from mezzotint.data.image.decode import MAX_PIXELS, Undecodable, decode, open_image
 from mezzotint.data.image.losses import Loss, lines_on, loss_of
 from mezzotint.data.listing.folder import scan
-from mezzotint.data.listing.layout import Layout, empty_classes, layout_of, parts_of
+from mezzotint.data.listing.layout import FolderLayout, empty_classes, layout_of, parts_of
 
 _CHUNK = 128  # files per task of a worker
 _SHOWN = 10  # examples of each kind of finding in `lines`
@@ -282,7 +282,7 @@ def _examine_one_by_one(
     return found
 
 
-def _same(facts: Iterable[_Facts], layout: Layout) -> tuple[list[list[str]], list[list[str]]]:
+def _same(facts: Iterable[_Facts], layout: FolderLayout) -> tuple[list[list[str]], list[list[str]]]:
     """Group files with the same pixels: within one split, and across splits."""
     by_digest: dict[bytes, list[str]] = defaultdict(list)
     for fact in facts:
@@ -292,7 +292,7 @@ def _same(facts: Iterable[_Facts], layout: Layout) -> tuple[list[list[str]], lis
     return [group for group in groups if group not in across], across
 
 
-def _unknown_classes(paths: Sequence[str], layout: Layout) -> list[str]:
+def _unknown_classes(paths: Sequence[str], layout: FolderLayout) -> list[str]:
     """Return the classes of other splits that the training split has not, `val/cat`."""
     train: set[tuple[str, str]] = set()
     others: set[tuple[str, str]] = set()
@@ -305,7 +305,7 @@ def _unknown_classes(paths: Sequence[str], layout: Layout) -> list[str]:
     return sorted(f"{split}/{name}" for split, name in others if known and name not in known)
 
 
-def _class_sizes(paths: Iterable[str], layout: Layout) -> dict[str, int]:
+def _class_sizes(paths: Iterable[str], layout: FolderLayout) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for path in paths:
         split, name = layout.split_of(path), layout.class_of(path)

@@ -119,7 +119,7 @@ def scored_role(
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """What the folders of a listing mean.
 
     Attributes:
@@ -187,7 +187,7 @@ class Parts:
     scored: list[str]
     name: str | None
     unused: Mapping[str, list[str]]
-    layout: Layout
+    layout: FolderLayout
     notes: tuple[str, ...] = ()
     split: str | None = None
 
@@ -257,11 +257,11 @@ def parts_of(listing: Listing, plural: str = "images", split: str | None = None)
     )
 
 
-def _classes(layout: Layout, paths: Iterable[str]) -> set[str]:
+def _classes(layout: FolderLayout, paths: Iterable[str]) -> set[str]:
     return {name for name in map(layout.class_of, paths) if name is not None}
 
 
-def _trained_on(root: str, layout: Layout, split: str | None) -> list[str]:
+def _trained_on(root: str, layout: FolderLayout, split: str | None) -> list[str]:
     """Return the split folders to train on; an empty name is the rest of the folder."""
     if split is not None:
         found = [name for name in layout.splits if name == split]
@@ -279,7 +279,7 @@ def _trained_on(root: str, layout: Layout, split: str | None) -> list[str]:
     return train or [next(iter(layout.splits))]
 
 
-def notes_on(listing: Listing, layout: Layout, plural: str = "images") -> list[str]:
+def notes_on(listing: Listing, layout: FolderLayout, plural: str = "images") -> list[str]:
     """Say what of a folder is not read: folders, extensions, links."""
     notes = []
     aside = [
@@ -314,7 +314,7 @@ def _some(names: Sequence[str], quoted: bool = True) -> str:
     return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 
 
-def layout_of(paths: Sequence[str]) -> Layout:
+def layout_of(paths: Sequence[str]) -> FolderLayout:
     """Find out what the folders of samples mean."""
     prefix, left_out = "", Counter[str]()
     while True:
@@ -337,14 +337,14 @@ def layout_of(paths: Sequence[str]) -> Layout:
     if not splits and all(path.count("/") > 1 for path in inner):
         below = _splits({name for _, name in second}, set(), 0)
         if "train" in below.values() and all(name in below for _, name in second):
-            return Layout(prefix, below, inside=True, left_out=dict(sorted(left_out.items())))
+            return FolderLayout(prefix, below, inside=True, left_out=dict(sorted(left_out.items())))
     rest = bool(splits) and "train" not in splits.values() and (len(splits) < len(tops) or flat > 0)
     if splits and not rest:
         left_out.update({f"{prefix}{top}": tops[top] for top in tops if top not in splits})
         if flat:
             left_out["."] = flat
     folds = not splits and len(tops) > 1 and all(_FOLD.fullmatch(top) for top in tops)
-    return Layout(prefix, splits, False, rest, folds, dict(sorted(left_out.items())))
+    return FolderLayout(prefix, splits, False, rest, folds, dict(sorted(left_out.items())))
 
 
 def empty_classes(listing: Listing) -> list[str]:
@@ -363,7 +363,7 @@ def empty_classes(listing: Listing) -> list[str]:
     ]
 
 
-def _is_aside(path: str, layout: Layout) -> bool:
+def _is_aside(path: str, layout: FolderLayout) -> bool:
     """Return whether a folder is next to the splits, or is one of annotations."""
     top = path.removeprefix(layout.wrapper).partition("/")[0]
     if layout.splits and not layout.rest and not layout.inside:

@@ -31,7 +31,7 @@ from typing import Any
 from mezzotint.data.formats.delimited import read_text, read_text_table, split_rows
 from mezzotint.data.listing.folder import scan
 from mezzotint.data.listing.groups import column_of_groups
-from mezzotint.data.listing.layout import ROLES, Layout, nfc, parts_of
+from mezzotint.data.listing.layout import ROLES, FolderLayout, nfc, parts_of
 
 URBAN_SOUND = (
     "air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling", "engine_idling",
@@ -127,7 +127,7 @@ def split_of_list(
     return train, [], None, (f"{left:,} files of unlabeled splits are left out",)
 
 
-def _listed(layout: Layout, path: str) -> ListedFile:
+def _listed(layout: FolderLayout, path: str) -> ListedFile:
     """Make an entry of a file in a folder; UrbanSound8K's names end in `-class-take-slice`."""
     label, source = layout.class_of(path), None
     urban = _URBAN.fullmatch(path.rpartition("/")[2]) if layout.folds and label is None else None
