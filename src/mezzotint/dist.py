@@ -62,15 +62,17 @@ def process_group(device: torch.device, timeout_s: float = 600.0) -> Iterator[No
     if _active() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
+
     timeout = timedelta(seconds=timeout_s)
-    store, own_rank, size = next(td.rendezvous("env://", timeout=timeout))
+    store, own_rank, size = next(rendezvous("env://", timeout=timeout))
     # The store of torchrun outlives a group: a second one, or that of a restart, would find the
     # addresses of the first there.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     name = f"mezzotint/{attempt}/{next(_groups)}"
     td.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=td.PrefixStore(name, store), rank=own_rank, world_size=size, timeout=timeout,
+        store=PrefixStore(name, store), rank=own_rank, world_size=size, timeout=timeout,
     )  # fmt: skip
     try:
         yield
