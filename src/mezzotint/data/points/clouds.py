@@ -22,6 +22,7 @@ import torch
 
 from mezzotint.data.listing.groups import (
     check_pattern,
+    grouped,
     independent,
     same_files,
     same_rows,
@@ -140,7 +141,13 @@ def point_clouds(
         for i, values in enumerate(arrays.points)
     ]
     return _CloudArrays(
-        np.stack(shaped), arrays.labels, arrays.test, arrays.classes, file.stem, holdout
+        np.stack(shaped),
+        arrays.labels,
+        arrays.test,
+        arrays.classes,
+        file.stem,
+        holdout,
+        same_rows(arrays.points),
     )
 
 
@@ -154,6 +161,8 @@ class _CloudArrays(PointClouds, InMemory):
         classes: names, by label.
         name: prefix of the ids.
         holdout: fraction of each class to score, without a split.
+        content: int64 `[N]`, groups of samples of the same points in the file. Each is sampled in
+            an order of its own, so that their samples differ.
     """
 
     def __init__(
@@ -164,12 +173,14 @@ class _CloudArrays(PointClouds, InMemory):
         classes: Sequence[str],
         name: str,
         holdout: float,
+        content: Index,
     ) -> None:
         # A split without test samples, or without training samples, counts as none.
         whole = test is None or test.all() or not test.any()
         test = np.zeros(len(labels), np.bool_) if whole or test is None else test
         order = np.argsort(test, kind="stable")
         self._all, self._labels = torch.from_numpy(samples[order]), labels[order]
+        self._content = grouped(list(map(str, content[order])))
         seen = int((~test).sum())
         self.images, self.labels = self._all[:seen], self._labels[:seen]
         self.classes, self.holdout = list(classes), holdout
@@ -179,7 +190,7 @@ class _CloudArrays(PointClouds, InMemory):
     def evaluation(self) -> tuple[Source, Sequence[Task]]:
         """Return all samples, and the tasks."""
         everything = self.with_samples(self._all, self._labels)
-        everything.groups = same_rows(self._all)
+        everything.groups = self._content
         split = "test" if len(self) < len(self._all) else None
         return everything, self._tasks(self._labels, split, everything.groups)
 
