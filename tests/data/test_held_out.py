@@ -1,6 +1,5 @@
 """Held-out parts are independent in every source: copies, people and sessions stay on one side."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from mezzotint.data.tokens.tokens import Tokens
 RNG = np.random.default_rng(3)
 
 
-def table(root: Path, **columns: Sequence[object]) -> str:
+def table(root: Path, **columns: Any) -> str:
     rows = zip(*columns.values(), strict=True)
     lines = [",".join(columns), *(",".join(map(str, row)) for row in rows)]
     (root / "x.csv").write_text("\n".join(lines) + "\n")
@@ -142,7 +141,8 @@ def test_copies_and_people_in_arrays(tmp_path: Path) -> None:
     assert not train & test
     x, who = RNG.integers(0, 256, (30, 6, 6, 3), dtype=np.uint8), np.arange(30) // 3
     for name, group in (("subject", None), ("site", "site")):
-        np.savez(tmp_path / "x.npz", x=x, y=who % 2, **{name: who})
+        arrays: dict[str, Any] = {"x": x, "y": who % 2, name: who}
+        np.savez(tmp_path / "x.npz", **arrays)
         _, (task,) = Arrays(path=str(tmp_path / "x.npz"), group=group).evaluation()
         assert not {who[i] for i in task.test} & {who[i] for i in task.train}
     with pytest.raises(ValueError, match="has no array 'place'.*Correct `data.group`"):
