@@ -163,3 +163,59 @@ def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
     with pytest.raises(CheckpointCorrupt, match="has the format 99, and this version reads 1"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"sha256"', '"sha356"'), ('"bytes"', '"bites"'), ('"files"', '"filez"'),
+        ('"step": 2', '"step": 3'), ("model.safetensors", "modem.safetensors"),
+        ('"format": 1', '"format": "1"'),
+    ],
+)  # fmt: skip
+def test_a_changed_letter_of_the_manifest_leads_to_the_checkpoint_before(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    store = saved(tmp_path, 1, 2)
+    path = store.found()[-1] / "manifest.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    found, problems = store.latest()
+    assert found is not None and found.step == 1 and len(problems) == 1
+
+
+def test_a_file_that_cannot_be_read_leads_to_the_checkpoint_before(tmp_path: Path) -> None:
+    store = saved(tmp_path, 1, 2)
+    path = store.found()[-1] / "model.safetensors"
+    path.unlink()
+    path.symlink_to("nowhere")
+    found, problems = store.latest()
+    assert found is not None and found.step == 1 and "cannot be read" in str(problems[0])
+
+
+def test_damaged_checkpoints_do_not_count_among_those_that_are_kept(tmp_path: Path) -> None:
+    store = saved(tmp_path, 1, 2)
+    (store.found()[-1] / "state.json").write_text("{}")
+    store.save(3, MODEL, MOMENTS, {})
+    assert [p.name for p in store.found()] == ["step-00000001", "step-00000002", "step-00000003"]
+    (store.found()[-1] / "state.json").write_text("{}")
+    found, _ = store.latest()
+    assert found is not None and found.step == 1
+
+
+def test_the_library_reads_what_is_streamed(tmp_path: Path) -> None:
+    tensors = {
+        "flag": torch.tensor([True, False, True]),
+        "scalar": torch.tensor(7),
+        "half": torch.randn(3, 5).bfloat16(),
+        "columns": torch.randn(4, 6).T,
+        "last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "empty": torch.empty(0, 3),
+        "double": torch.randn(2, dtype=torch.float64),
+    }
+    folder = CheckpointStore(tmp_path).save(5, tensors, {}, {})
+    read = load(folder).model
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor)

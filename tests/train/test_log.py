@@ -139,3 +139,11 @@ def test_progress_without_a_terminal_is_a_line_at_the_end(
     note, line = capsys.readouterr().err.splitlines()
     assert note == "resumed at step 0"
     assert line.startswith("step 2/2  epoch 1  loss 0.2500  8 img/s") and "digit 0.500" in line
+
+
+def test_damaged_lines_of_the_log_are_left_out(tmp_path: Path) -> None:
+    good = '{"step": 1, "loss": 2.0}'
+    lines = [good, "[1]", '{"loss": 1}', '{"step": "2"}', "{", "", good.replace("1,", "3,")]
+    content = "\n".join(lines).encode() + b"\n\xff\xfe\x00\n" + b'{"step": 4, "lo'
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 3]
