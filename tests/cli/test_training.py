@@ -116,6 +116,13 @@ def test_a_recipe_is_read_once_and_built_once(
     assert (counted.reads, counted.builds) == (3, 3)
 
 
+def test_train_only_says_where_the_run_is(tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    done = CliRunner().invoke(app, ["pretrain", *SMALL, "--train-only", "--out", out])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1] == f"run: {out}; encoder: {out}/encoder"
+
+
 def test_a_recipe_with_phases_is_read_once_and_each_phase_built_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,16 +15,19 @@ from mezzotint import load_encoder
 from mezzotint.cli import app
 from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder
+from mezzotint.data.labeled import Labeled
 from mezzotint.encoders.resnet import resnet8
 from mezzotint.encoders.saving import save_encoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.evaluation.features import extract
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.evaluation.summary import summary
 from mezzotint.quant.bitwidth import bits
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.report.page import write_report
-from mezzotint.runs.finetune import finetune, plan, variant_recipe, warm
+from mezzotint.runs.finetune import finetune, majority, plan, variant_recipe, warm
 from mezzotint.train.rundir import RunDirectoryInUse
 
 FAST = ["run.epochs=2", "run.batch_size=64", "views.flip=0.0", "run.log.every_steps=1"]
@@ -137,6 +140,23 @@ def test_variants_differ_in_their_start_alone_and_seeds_in_labels(encoder: Path)
         != variant_recipe(what, 1, "scratch").data.fingerprint()
     )
     assert tuned.run.batch_size == 30  # an epoch of 30 labeled samples fills one batch
+
+
+def test_the_majority_is_the_largest_class_of_the_whole_training_part(
+    encoder: Path, tmp_path: Path
+) -> None:
+    """Two samples a class hide that three quarters of the samples have the second class."""
+    y = np.array(["rare", "usual", "usual", "usual"] * 25)
+    x = np.random.default_rng(0).integers(0, 255, (100, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    what = plan(encoder, str(tmp_path / "data.npz"), [*FAST, "data.per_class=2"])
+    recipe = variant_recipe(what, 0, "finetuned")
+    assert isinstance(recipe.data, Labeled) and len(recipe.data) == 4
+    top1 = Row(probe="finetune", metric="t/top1", value=0.0, protocol=Protocol(probe="finetune"))
+    (found,) = majority(recipe, [top1])
+    answers = np.asarray(recipe.data.task.labels)[recipe.data.task.test]
+    usual = list(recipe.data.task.classes).index("usual")
+    assert found.value == pytest.approx((answers == usual).mean()) and found.value > 0.5
 
 
 def test_warm_head_is_the_linear_probe(encoder: Path) -> None:

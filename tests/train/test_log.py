@@ -106,6 +106,7 @@ def test_a_tracker_that_is_not_installed_says_what_to_install(
         ValueError, match="needs mlflow, which is not installed. Install it with pip install mlflow"
     ):
         pretrain(made, tmp_path / "run", progress="quiet")
+    assert not (tmp_path / "run").exists(), "the same command must work once it is installed"
 
 
 def test_lines_are_json_with_null_for_nan_and_a_resumed_run_drops_later_ones(
@@ -138,7 +139,10 @@ def test_progress_without_a_terminal_is_a_line_at_the_end(
     bar.close()
     note, line = capsys.readouterr().err.splitlines()
     assert note == "resumed at step 0"
-    assert line.startswith("step 2/2  epoch 1  loss 0.2500  8 img/s") and "digit 0.500" in line
+    assert line.startswith("step 2/2  epoch 1  loss 0.2500  8 img/s")
+    assert line.endswith("online kNN (training samples) 0.500  0 s left")
+    bar.show(2, {"loss": 0.25, "knn/digit": 0.5, "knn/parity": 0.75})
+    assert "online kNN (training samples) digit 0.500, parity 0.750" in capsys.readouterr().err
 
 
 def test_damaged_lines_of_the_log_are_left_out(tmp_path: Path) -> None:

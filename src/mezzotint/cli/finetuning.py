@@ -70,8 +70,8 @@ def finetune(
         f"data.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None
     ]
     from mezzotint.evaluation.results import read_evaluation
-    from mezzotint.evaluation.summary import summary
     from mezzotint.quant.bitwidth import Bits
+    from mezzotint.report.finetuning import terminal_table
     from mezzotint.report.page import write_report
     from mezzotint.runs import finetune
 
@@ -87,11 +87,10 @@ def finetune(
         rows = [row.as_json() for row in read_evaluation(folder)]
         typer.echo(json.dumps({"rows": rows, "report": str(page)}))
     elif mode == "bar":
-        print_table(
-            ("task", "probe", "top-1", "untrained, frozen"),
-            [line[:4] for line in summary(folder)],
-        )
-        typer.echo(f"report: {page}")
+        lines, words = terminal_table(folder)
+        headers = ("task", "metric", "fine-tuned", "from scratch", "untrained, frozen")
+        print_table((*headers, "largest class"), lines)
+        typer.echo(f"{words}\nreport: {page}")
 
 
 @app.command()

@@ -107,7 +107,10 @@ def pretrain(
         return
     mode = "json" if as_json else "quiet" if quiet else "bar"
     done = pretrain_plan(plan, folder, resume=resume, overwrite=overwrite, progress=mode)
-    if train_only or not dist.launched_as_main():
+    if not dist.launched_as_main():
+        return
+    if train_only:
+        _say(mode, f"run: {done}; encoder: {done}/encoder", {"trained": str(done)})
         return
     _say(mode, f"encoder: {done}/encoder; evaluating it now", {"trained": str(done)})
     evaluate(done, quiet=quiet, as_json=as_json)

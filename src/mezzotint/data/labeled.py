@@ -41,7 +41,8 @@ class Labeled(Source):
     Attributes:
         task: the task over the chosen training samples.
         num_classes: number of classes.
-        chosen: int64 `[N]`, indices in the source of all samples.
+        pool: int64 `[P]`, indices in the source of all training samples of the task.
+        chosen: int64 `[N]`, those of them that are used.
         all_labels: int64 `[M]`, or bool `[M, C]` for tags, of all samples of the source.
         weighting: how often each is drawn; `None` without `balance`.
 
@@ -74,6 +75,7 @@ class Labeled(Source):
         tags = found.kind == "tag"
         labels: npt.NDArray[Any] = np.asarray(found.labels, np.bool_ if tags else np.int64)
         pool = np.asarray(found.train, np.int64)
+        self.pool = torch.from_numpy(pool)
         self.num_classes = (
             labels.shape[1] if tags else max(len(found.classes), int(labels[pool].max()) + 1)
         )

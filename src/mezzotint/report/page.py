@@ -20,8 +20,10 @@ from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.recipe.recipe import Recipe, read_recipe
+from mezzotint.report import finetuning
 from mezzotint.report.atlas import feature_sections, maps_section
 from mezzotint.report.bits import bits_section, layers_section
+from mezzotint.report.finetuning import compare_finetuned, is_finetuning
 from mezzotint.report.gallery import view_strips
 from mezzotint.report.pictures import Picture, credit, drawable, drawn, plate
 from mezzotint.report.plots import charts_of_runs, number, run_charts
@@ -33,6 +35,7 @@ from mezzotint.report.results import (
     gain_words,
     lead,
     main_comparison,
+    score,
     standing_words,
     tables,
     unquantized,
@@ -66,15 +69,17 @@ def write_report(run: Path | str, compare: Sequence[Path | str] = ()) -> Path:
             f"`{folder}` is not a run. It must be a directory written by `mezzotint pretrain`. "
             "Check the path."
         )
-    metrics = read_metrics(folder / "metrics.jsonl")
-    environment = _environment(folder)
+    # A fine-tuning is several runs; cost and recipe are those of its first.
+    described = next(iter(sorted(folder.glob("finetuned-*"))), folder)
+    metrics = read_metrics(described / "metrics.jsonl")
+    environment = _environment(described)
     measured, problem = _comparisons(folder)
     comparisons = unquantized(measured)
     opened, missing = _open(folder)
     sections: dict[str, Any] = {
         "hero": _hero(folder, metrics, environment, comparisons, opened, [problem, missing]),
-        "results": _results(comparisons),
-        "reproduce": _reproduce(folder, metrics, environment),
+        "results": _results(folder, comparisons),
+        "reproduce": _reproduce(described, metrics, environment),
     }
     sections["curves"], charts = _curves(folder, metrics)
     own = {folder.resolve().name: [row for comparison in measured for row in comparison.rows]}
@@ -110,8 +115,9 @@ def _comparisons(folder: Path) -> tuple[list[Comparison], str]:
     """Return the results, or the reason why existing ones cannot be read."""
     if not (folder / "evaluation.json").is_file():
         return [], ""
+    compare = compare_finetuned if is_finetuning(folder) else compare_with_baselines
     try:
-        return compare_with_baselines(read_evaluation(folder), read_baselines(folder)), ""
+        return compare(read_evaluation(folder), read_baselines(folder)), ""
     except (ValueError, OSError, KeyError, TypeError) as error:
         return [], f"The evaluation cannot be read: {error}"
 
@@ -154,13 +160,14 @@ def _hero(
     opened: tuple[Recipe, Encoder] | None,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    gain = gain_words(main_comparison(comparisons))
+    finetuned = is_finetuning(folder)
     verdicts = [
-        gain,
+        finetuning.verdict(comparisons) if finetuned else gain_words(main_comparison(comparisons)),
         standing_words(comparisons),
         collapse_words(comparisons),
         *((text, True) for text in warnings if text),
     ]
+    largest = finetuning.largest_class(comparisons)
     facts = [
         ("training time", _duration(environment.get("seconds"))),
         ("images per second", _number(_median(metrics, "images_per_second"))),
@@ -168,10 +175,12 @@ def _hero(
         ("feature dim", "" if opened is None else str(opened[1].dim)),
         ("samples", _count(environment.get("samples"))),
         ("steps", _count(environment.get("steps"))),
+        ("always the largest class", score(largest) if math.isfinite(largest) else ""),
     ]
+    frozen = finetuning.is_frozen([row for c in comparisons for row in c.rows])
     return {
         "run": folder.resolve().name,
-        "lead": lead(comparisons),
+        "lead": finetuning.headline(comparisons, frozen=frozen) if finetuned else lead(comparisons),
         "verdicts": [verdict for verdict in verdicts if verdict],
         "facts": [(key, value) for key, value in facts if value],
         "plate": _plate(opened[0].data) if opened and drawable(opened[0].data) else None,
@@ -186,7 +195,17 @@ def _plate(source: Source) -> Picture | None:
     return plate(samples, columns) if len(samples) >= columns else None
 
 
-def _results(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def _results(folder: Path, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    if is_finetuning(folder):
+        frozen = finetuning.is_frozen([row for c in comparisons for row in c.rows])
+        return {
+            "title": "Results of the classifier" if frozen else "Results of fine-tuning",
+            "how": finetuning.how(frozen=frozen),
+            "columns": finetuning.COLUMNS,
+            "legend": f"Filled dot: {'the trained classifier' if frozen else 'fine-tuned'}, with "
+            f"its interval. Square: {finetuning.SQUARE}. Circle: {finetuning.CIRCLE}.",
+            **tables(comparisons),
+        }
     how = (
         "Two baselines: the raw input, and the same encoder before training. Hyperparameters of "
         "the probes are chosen on training samples, never on test samples. Intervals are 95 %: "
@@ -194,11 +213,18 @@ def _results(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     )
     if not comparisons:
         how = "This run is not evaluated yet. mezzotint evaluate RUN adds the results to this page."
-    return {"how": how, **tables(comparisons)}
+    return {
+        "title": "Evaluation of the frozen features",
+        "how": how,
+        "columns": ("This encoder", "Raw input", "Untrained encoder"),
+        "legend": "Filled dot: this encoder, with its interval. Square: raw input. Circle: the "
+        "untrained encoder.",
+        **tables(comparisons),
+    }
 
 
 def _curves(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[Any]]:
-    if (folder / "finetune.json").is_file():
+    if is_finetuning(folder):
         main, rest = charts_of_runs(
             {
                 path.parent.name: read_metrics(path)

@@ -25,6 +25,8 @@ PROBES = {
     "retrieval": "Retrieval",
     "rank": "",
     "neighbors": "kNN overlap",
+    "finetune": "",
+    "majority": "Largest class",
 }
 MEASURES = {
     "top1": "",
@@ -104,7 +106,7 @@ class Comparison:
             MEASURES.get(self.measure, self.measure),
             self.setting,
         )
-        name = ", ".join(word for word in words if word)
+        name = ", ".join(word for word in words if word) or "Top-1 accuracy"
         return name if self.bits.is_float else f"{name}, {self.bits}"
 
 

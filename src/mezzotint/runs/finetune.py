@@ -46,6 +46,7 @@ from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.recipe.schema import FAMILIES, RecipeError, construct, resolve
 from mezzotint.runs.reuse import ensure, trained_method
 from mezzotint.runs.subject import trained_on, with_fitted
+from mezzotint.train.log import require_trackers
 from mezzotint.types import Features
 
 _SCRATCH, _UNTRAINED, _TUNED = "scratch", "untrained", "finetuned"
@@ -181,6 +182,7 @@ def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Eva
         Rows of the probes `finetune`, `finetune_scratch` and `majority`.
     """
     folder = Path(out)
+    require_trackers(what.config["run"]["log"]["trackers"] or ())
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     untrained: list[Row] = []
@@ -321,17 +323,18 @@ def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -
 
 
 def majority(recipe: Recipe, rows: Sequence[Row]) -> Iterator[Row]:
-    """Score the largest training class as the prediction for every test sample."""
+    """Score the largest class of the whole training part as the prediction of every test sample.
+
+    It is that of all training samples, whatever subset the network learns from, so that it is the
+    same for every fraction of the labels.
+    """
     _, data = _parts(recipe)
     if data.task.kind != "classify":
         return
-    labels: Tensor = data.all_labels[data.chosen]
-    largest = int(torch.bincount(labels).argmax())
-    fraction = float(
-        (data.all_labels[torch.from_numpy(np.asarray(data.task.test, np.int64))] == largest)
-        .double()
-        .mean()
-    )
+    labels: Tensor = data.all_labels[data.pool]
+    largest = int(torch.bincount(labels[labels >= 0]).argmax())
+    answers = data.all_labels[torch.from_numpy(np.asarray(data.task.test, np.int64))]
+    fraction = float((answers == largest).double().mean())
     row = next(row for row in rows if row.metric.endswith("/top1"))
     yield replace(row, probe="majority", value=fraction, bits=FP32)
 

@@ -82,6 +82,19 @@ _TRACKERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Tracker]] = {
 }
 
 
+_MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers whose package is missing, before a run writes anything.
+
+    Raises:
+        ValueError: for a tracker that cannot be imported.
+    """
+    for name in names:
+        _required(_MODULES[name], name)
+
+
 def _required(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
@@ -276,9 +289,11 @@ class Progress:
         if "images_per_second" in metrics:
             parts.append(f"{metrics['images_per_second']:.0f} img/s")
             parts.append(f"{100 * metrics.get('data_wait', 0):.0f} % waiting for data")
-        parts += [
-            f"{k.removeprefix('knn/')} {v:.3f}" for k, v in metrics.items() if k.startswith("knn/")
-        ]
+        tasks = {k.removeprefix("knn/"): v for k, v in metrics.items() if k.startswith("knn/")}
+        # The tasks are named only if there are several.
+        values = [f"{task} {v:.3f}" if len(tasks) > 1 else f"{v:.3f}" for task, v in tasks.items()]
+        if values:
+            parts.append(f"online kNN (training samples) {', '.join(values)}")
         return "  ".join(parts)
 
     def note(self, text: str) -> None:

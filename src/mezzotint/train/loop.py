@@ -28,7 +28,7 @@ from mezzotint.train import faults, rundir
 from mezzotint.train.callbacks import EpochCallback, ForwardPassCounter
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import ForwardState, StepGuard, StepScalars
-from mezzotint.train.log import Meter, Progress, RunLog
+from mezzotint.train.log import Meter, Progress, RunLog, require_trackers
 from mezzotint.train.online import OnlineClassifier
 from mezzotint.train.saver import Saver
 from mezzotint.train.signals import Interrupted, StopFlag, catch_signals
@@ -70,6 +70,7 @@ def pretrain(
         stack.enter_context(dist.process_group(device))
         folder = Path(dist.broadcast_object(str(out or rundir.default_directory("run"))))
         trainer = Trainer(recipe, device)
+        dist.on_main(lambda: require_trackers(recipe.run.log.trackers))
         dist.on_main(lambda: rundir.prepare(folder, resume=resume, overwrite=overwrite))
         if dist.is_main():
             stack.enter_context(rundir.locked(folder))

@@ -23,6 +23,7 @@ from mezzotint.recipe.phases import refuse_other_recipe
 from mezzotint.recipe.reading import dump_yaml
 from mezzotint.recipe.recipe import Phase, Plan, Recipe, read_recipe
 from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.train.log import require_trackers
 from mezzotint.train.loop import pretrain
 from mezzotint.train.parts import check_plan, load_key, load_parts
 from mezzotint.train.rundir import RunDirectoryInUse, locked, prepare
@@ -89,6 +90,8 @@ def pretrain_plan(
 
 
 def _prepare(out: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
+    for phase in plan.phases:
+        require_trackers(phase.config["run"]["log"]["trackers"] or ())
     if not resume:
         prepare(out, resume=False, overwrite=overwrite)
     elif not (out / "recipe.yaml").is_file():

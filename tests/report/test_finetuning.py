@@ -1,0 +1,91 @@
+"""The page and the table of a fine-tuning: its own headline, baselines and words."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from mezzotint.evaluation.probe import Row
+from mezzotint.evaluation.protocol import Protocol
+from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
+from mezzotint.report.finetuning import (
+    compare_finetuned,
+    headline,
+    largest_class,
+    terminal_table,
+    verdict,
+)
+from mezzotint.report.page import write_report
+
+
+def row(probe: str, value: float, *, metric: str = "t/top1", frozen: bool = False) -> Row:
+    protocol = Protocol.of("finetune", epochs=5, frozen=frozen)
+    protocol = Protocol(probe="finetune", settings=protocol.settings, train=50, test=400)
+    return Row(probe=probe, metric=metric, value=value, protocol=protocol)
+
+
+OWN = [
+    row("finetune", 0.72),
+    row("finetune", 0.7, metric="t/mean_per_class"),
+    row("finetune_scratch", 0.725),
+    row("majority", 0.25),
+]
+BASELINES = Baselines([], [row("finetune", 0.758, frozen=True)])
+
+
+def test_the_headline_says_that_pretraining_did_not_help() -> None:
+    comparisons = compare_finetuned(OWN, BASELINES)
+    assert "".join(text for text, _ in headline(comparisons, frozen=False)) == (
+        "Fine-tuning scores 0.720 on t; from scratch 0.725; untrained and frozen 0.758: "
+        "pretraining did not help here."
+    )
+    assert verdict(comparisons) == ("No gain over untrained and frozen: −0.038.", True)
+    assert largest_class(comparisons) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("value", "gain", "where"), [(0.77, "+0.012", "within"), (0.95, "+0.192", "outside")]
+)
+def test_a_gain_is_told_with_its_interval(value: float, gain: str, where: str) -> None:
+    comparisons = compare_finetuned([row("finetune", value), *OWN[2:]], BASELINES)
+    told = f"Pretraining gains {gain} over untrained and frozen ({where} the 95 % interval)."
+    assert verdict(comparisons) == (told, where == "within")
+    words = "".join(text for text, _ in headline(comparisons, frozen=False))
+    assert words.endswith("untrained and frozen 0.758.")
+
+
+def test_without_baselines_nothing_is_claimed() -> None:
+    comparisons = compare_finetuned(OWN[:1], Baselines())
+    assert verdict(comparisons) is None and math.isnan(largest_class(comparisons))
+    words = "".join(text for text, _ in headline(comparisons, frozen=True))
+    assert words == "A classifier on the frozen encoder scores 0.720 on t."
+
+
+def test_the_terminal_has_a_row_for_tags_by_mean_average_precision(tmp_path: Path) -> None:
+    tags = [row("finetune", v, metric=f"tag/{m}") for m, v in (("map", 0.24), ("auc", 0.12))]
+    scratch = row("finetune_scratch", 0.3, metric="tag/map")
+    write_evaluation(tmp_path, Evaluation([*tags, scratch], ""), Baselines())
+    lines, words = terminal_table(tmp_path)
+    assert lines == [("tag", "mAP", "0.240", "0.300", "–", "–")]
+    assert words.startswith("Fine-tuning scores 0.240 on tag (mAP); from scratch 0.300: pre")
+
+
+def test_the_page_has_its_own_words_and_no_empty_parts(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, Evaluation(OWN, ""), BASELINES)
+    (tmp_path / "finetune.json").write_text("{}")
+    run = tmp_path / "finetuned-0"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("method: {kind: supervised}\n")
+    environment = {"command": "mezzotint finetune runs/demo", "torch": "2.14", "seconds": 4.0}
+    (run / "environment.json").write_text(json.dumps(environment))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "pretraining did not help here." in page
+    assert "Results of fine-tuning" in page and "frozen features" not in page
+    assert "<th>Fine-tuned</th><th>From scratch</th><th>Untrained, frozen</th>" in page
+    assert "Features are frozen" not in page and "Raw" not in page
+    assert "mezzotint finetune runs/demo" in page and "<dd>4 s</dd>" in page
+    assert "method: {kind: supervised}" in page
+    assert "<td>0.725</td><td>0.758</td>" in page and "Largest class" in page
+    assert '<dl class="ledger"></dl>' not in page and '<dl class="facts"></dl>' not in page
+    assert "unreadable files" in page
