@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
 from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
 from mezzotint.recipe.recipe import Recipe
-from mezzotint.runs.compare import arms_of, as_markdown, compare
+from mezzotint.runs.compare import arms_of, as_markdown, compare, require_common_task
 
 TOP1 = "t/top1"
 
@@ -92,3 +93,40 @@ def test_other_protocols_are_left_out_and_named(tmp_path: Path) -> None:
     (tmp_path / "a" / "evaluation.json").unlink()
     with pytest.raises(ValueError, match="has no evaluation.json. Run `mezzotint evaluate"):
         compare(arms)
+
+
+def test_settings_of_a_probe_are_columns_and_never_averaged(tmp_path: Path) -> None:
+    runs = {}
+    for name, shift in (("a", 0.0), ("b", 0.05)):
+        runs[name] = [run(tmp_path / name, 0, 0.5, lr=0.1 + shift)]
+        rows = [
+            Row(probe="knn", metric=TOP1, value=value + shift, protocol=Protocol.of("knn", k=k))
+            for k, value in ((10, 0.5), (200, 0.7))
+        ]
+        if name == "b":
+            rows.append(replace(rows[0], value=0.9, protocol=Protocol.of("knn", k=3)))
+        write_evaluation(tmp_path / name, Evaluation(rows, ""), Baselines())
+    table = compare(runs)
+    assert table.columns == ["knn k=10 t/top1", "knn k=200 t/top1"]
+    assert table.left_out == ["knn t/top1"], "k=3 was measured for one run alone"
+    assert [c and round(c.difference, 3) for c in table.arms["b"]] == [0.05, 0.05]
+
+
+def test_the_main_metric_of_tags_is_compared_and_retrieval_has_one(tmp_path: Path) -> None:
+    folder = run(tmp_path / "a", 0, 0.5)
+    metrics = (("linear", "tag/map"), ("linear", "tag/auc"), ("retrieval", "p/top1"))
+    rows = [
+        Row(probe=probe, metric=metric, value=0.5, protocol=Protocol.of(probe))
+        for probe, metric in (*metrics, ("retrieval", "p/map"))
+    ]
+    write_evaluation(folder, Evaluation(rows, ""), Baselines())
+    assert compare({"a": [folder]}).columns == ["linear tag/map", "retrieval p/top1"]
+
+
+def test_runs_without_a_common_task_are_refused(tmp_path: Path) -> None:
+    first, second = run(tmp_path / "a", 0, 0.5), run(tmp_path / "b", 0, 0.5, lr=0.1)
+    other = Row(probe="knn", metric="speaker/top1", value=0.5, protocol=Protocol.of("knn", k=10))
+    write_evaluation(second, Evaluation([other], ""), Baselines())
+    with pytest.raises(ValueError, match=r"must share a task .*: b has speaker, and a has t\."):
+        require_common_task(compare({"a": [first], "b": [second]}))
+    require_common_task(compare({"a": [first]}))

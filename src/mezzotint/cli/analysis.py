@@ -249,9 +249,15 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare runs, grouping those that differ only in seed, with intervals and differences."""
+    if out.is_file():
+        raise RecipeError(
+            f"--out must be a directory for table.md, table.json and index.html, and {out} is a "
+            "file. Choose another --out."
+        )
     from mezzotint.runs import compare
 
     table = compare.compare(compare.arms_of(runs))
+    compare.require_common_task(table)
     compare.write_table(table, out)
     _show(table, out, as_json)
 

@@ -79,8 +79,13 @@ def grouped(rows: Sequence[Row]) -> dict[ResultKey, list[Row]]:
     return groups
 
 
-def named(keys: Sequence[ResultKey]) -> dict[ResultKey, str]:
-    """Name the values of a table: probe, metric where it is not top-1, and settings that differ."""
+def named(keys: Sequence[ResultKey], *, metric: bool = False) -> dict[ResultKey, str]:
+    """Name the values of a table: probe, metric where it is not top-1, and settings that differ.
+
+    Args:
+        keys: keys of all values of the table.
+        metric: end with task and metric instead.
+    """
     names = {}
     for key in keys:
         alike = (key.probe, key.metric, key.quantized)
@@ -89,9 +94,10 @@ def named(keys: Sequence[ResultKey]) -> dict[ResultKey, str]:
         measure = key.metric.rpartition("/")[2]
         words = (
             key.probe,
-            MEASURES.get(measure, measure),
+            "" if metric else MEASURES.get(measure, measure),
             own[replace(key.protocol, ptq=key.ptq)],
             key.quantized,
+            key.metric if metric else "",
         )
         names[key] = " ".join(word for word in words if word)
     return names

@@ -58,7 +58,7 @@ def render(*, title: str, data: Mapping[str, Any] | None = None, **sections: Any
     """
     names = (
         "hero", "curves", "results", "transfer", "bits", "layers", "errors", "map", "maps",
-        "neighbors", "gallery", "lab", "codes", "reproduce", "credit",
+        "neighbors", "gallery", "lab", "codes", "study", "reproduce", "credit",
     )  # fmt: skip
     return template("page.html").render(
         title=title,

@@ -4,48 +4,23 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mezzotint._version import __version__
-from mezzotint.report.render import template, write_page
+from mezzotint.evaluation.results import interval_words, signed
+from mezzotint.report.render import render, write_page
 from mezzotint.runs.compare import Cell, ComparisonTable
 
 _WIDTH, _MARGIN = 240.0, 8.0
-_STYLE = """
-:root { color-scheme: light dark;
-  --ink: #1c1a18; --paper: #faf8f5; --rule: #d9d3ca; --mark: #bf3f2a; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #ece7e0; --paper: #191714; --rule: #453f37; --mark: #f0806a; } }
-body { font: 16px/1.5 Georgia, serif; color: var(--ink); background: var(--paper); }
-body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-weight: 400; } h2 { font-weight: 400; font-size: 1.2rem; margin: 2rem 0 .3rem; }
-section { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { text-align: left; white-space: nowrap; }
-th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--rule); }
-th[scope=row] { font-weight: 400; } .reference th, .reference td { font-style: italic; }
-.significant { font-weight: 700; } .axis { stroke: var(--rule); }
-.bar { stroke: var(--mark); stroke-width: 2; } .mean { fill: var(--mark); }
-.seed { fill: var(--ink); opacity: .5; }
-.foot { color: var(--ink); opacity: .7; font-size: .85rem; }
-"""
 
 
 def write_study(table: ComparisonTable, out: Path) -> Path:
-    """Write the page of a comparison table; it is a single file without scripts.
+    """Write the page of a comparison table; it is a single file in the style of the report.
 
     Args:
         table: result of `compare` or `run_study`.
         out: file to write.
     """
     metrics = [_metric(table, index, column) for index, column in enumerate(table.columns)]
-    page = template("study.html").render(
-        title=table.title,
-        reference=table.reference,
-        metrics=metrics,
-        left_out=table.left_out,
-        style=_STYLE,
-        version=__version__,
-    )
-    return write_page(out, page)
+    study = {"reference": table.reference, "metrics": metrics, "left_out": table.left_out}
+    return write_page(out, render(title=table.title, study=study))
 
 
 def _metric(table: ComparisonTable, index: int, column: str) -> dict[str, Any]:
@@ -80,14 +55,11 @@ def _metric(table: ComparisonTable, index: int, column: str) -> dict[str, Any]:
 
 
 def _line(cell: Cell) -> dict[str, Any]:
-    def span(low: float, high: float, sign: str) -> str:
-        return f"{low:{sign}.3f} – {high:{sign}.3f}" if math.isfinite(low) else "–"
-
     return {
         "seeds": len(cell.values),
         "mean": f"{cell.mean:.3f}",
-        "interval": span(cell.low, cell.high, ""),
-        "difference": f"{cell.difference:+.3f}" if math.isfinite(cell.difference) else "–",
-        "difference_interval": span(cell.difference_low, cell.difference_high, "+"),
+        "interval": interval_words(cell.interval) or "–",
+        "difference": signed(cell.difference),
+        "difference_interval": interval_words(cell.difference_interval, signed) or "–",
         "significant": cell.difference_low > 0 or cell.difference_high < 0,
     }

@@ -9,19 +9,29 @@ the same protocol; the others are listed.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.protocol import Protocol
-from mezzotint.evaluation.results import interval, read_baselines, read_evaluation, student
+from mezzotint.evaluation.results import (
+    Interval,
+    interval,
+    interval_words,
+    main_metrics,
+    read_baselines,
+    read_evaluation,
+    signed,
+    student,
+)
+from mezzotint.evaluation.summary import ResultKey, grouped, named
 from mezzotint.files import write_json, write_text
 from mezzotint.recipe.recipe import read_recipe
 from mezzotint.runs.reuse import comparable
 
-_MEASURES = ("top1", "map")
+_Results = Mapping[str, Mapping[int, Mapping[ResultKey, Row]]]
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,16 @@ class Cell:
     difference_low: float = math.nan
     difference_high: float = math.nan
 
+    @property
+    def interval(self) -> Interval:
+        """The mean with its interval."""
+        return Interval(self.mean, self.low, self.high)
+
+    @property
+    def difference_interval(self) -> Interval:
+        """The difference with its interval."""
+        return Interval(self.difference, self.difference_low, self.difference_high)
+
 
 @dataclass(frozen=True)
 class ComparisonTable:
@@ -55,7 +75,7 @@ class ComparisonTable:
     Attributes:
         title: title of the comparison.
         reference: name of the arm that the others are compared with.
-        columns: probe and metric of each column.
+        columns: probe, setting where a probe has several, and metric of each column.
         arms: name → cells in the order of the columns; `None` where an arm has no such metric.
         left_out: metrics whose protocols differ between runs.
         seconds: mean training time of an arm's runs.
@@ -96,7 +116,8 @@ def compare(
                 f"{len(results[name])} seeds. Leave out the repeated ones."
             )
     untrained = _untrained([run for runs in arms.values() for run in runs])
-    columns, left_out = _columns(results)
+    names, left_out = _columns(results)
+    columns = list(names)
     chosen = reference or next(iter(arms))
     cells: dict[str, list[Cell | None]] = {
         name: [_cell({seed: rows.get(column) for seed, rows in runs.items()}) for column in columns]
@@ -114,7 +135,7 @@ def compare(
             _cell({row.seed: row for row in untrained.get(column, ())}) for column in columns
         ]
     seconds = {name: _seconds(runs) for name, runs in arms.items()}
-    return ComparisonTable(title, chosen, columns, cells, left_out, seconds)
+    return ComparisonTable(title, chosen, list(names.values()), cells, left_out, seconds)
 
 
 def arms_of(runs: Sequence[Path]) -> dict[str, list[Path]]:
@@ -132,37 +153,69 @@ def _seed(run: Path) -> int:
     return int(read_recipe(run)["run"]["seed"])
 
 
-def _rows(run: Path) -> dict[str, Row]:
-    """Return the results of a run by column, averaged over the probe's seeds."""
+def _rows(run: Path) -> dict[ResultKey, Row]:
+    """Return the main metrics of a run, averaged over the probe's seeds."""
     if not (run / "evaluation.json").is_file():
         raise ValueError(f"`{run}` has no evaluation.json. Run `mezzotint evaluate {run}` first.")
-    grouped: dict[str, list[Row]] = {}
-    for row in read_evaluation(run):
-        if row.metric.rpartition("/")[2] in _MEASURES and row.probe != "majority":
-            grouped.setdefault(_column(row), []).append(row)
     return {
-        column: replace(
+        key: replace(
             rows[0], value=math.fsum(row.value for row in rows) / len(rows), seed=_seed(run)
         )
-        for column, rows in grouped.items()
+        for key, rows in _main(read_evaluation(run)).items()
     }
 
 
-def _column(row: Row) -> str:
-    bits = "" if row.bits.is_float else f" {row.bits}"
-    return f"{row.probe}{bits} {row.metric}"
+def _main(rows: Sequence[Row]) -> dict[ResultKey, list[Row]]:
+    main = main_metrics(rows)
+    return {
+        key: own
+        for key, own in grouped(rows).items()
+        if (key.probe, key.metric) in main and key.probe != "majority"
+    }
 
 
-def _columns(results: Mapping[str, Mapping[int, Mapping[str, Row]]]) -> tuple[list[str], list[str]]:
-    """Return columns in the order of their first appearance, and those whose protocols differ."""
-    protocols: dict[str, set[Protocol]] = {}
-    for runs in results.values():
-        for rows in runs.values():
-            for column, row in rows.items():
-                protocols.setdefault(column, set()).add(row.protocol)
-    return [c for c, known in protocols.items() if len(known) == 1], [
-        c for c, k in protocols.items() if len(k) > 1
-    ]
+def _columns(results: _Results) -> tuple[dict[ResultKey, str], list[str]]:
+    """Return the columns with their names, and the names of values without a common protocol.
+
+    A column is one probe, metric, bit config and protocol. It must be that of every run which has
+    this probe, metric and bit config at all.
+    """
+    runs = [rows for by_seed in results.values() for rows in by_seed.values()]
+    every = list(dict.fromkeys(key for rows in runs for key in rows))
+    having = Counter(what for rows in runs for what in {_what(key) for key in rows})
+    kept = [key for key in every if sum(key in rows for rows in runs) == having[_what(key)]]
+    left_out = dict.fromkeys(" ".join(filter(None, _what(k))) for k in every if k not in kept)
+    return named(kept, metric=True), list(left_out)
+
+
+def _what(key: ResultKey) -> tuple[str, str, str]:
+    return key.probe, key.quantized, key.metric
+
+
+def require_common_task(table: ComparisonTable) -> None:
+    """Refuse a table whose arms share no value with the reference.
+
+    Raises:
+        ValueError: naming the first such arm, and the tasks of both.
+    """
+    if table.left_out:
+        return  # the same tasks with other protocols, which the table names
+    reference = table.arms[table.reference]
+    for name, cells in table.arms.items():
+        if name in (table.reference, "untrained"):
+            continue
+        if not any(a is not None and b is not None for a, b in zip(reference, cells, strict=True)):
+            own, others = (_tasks(table, row) for row in (cells, reference))
+            raise ValueError(
+                f"Runs must share a task to be compared: {name} has {own}, and {table.reference} "
+                f"has {others}. Evaluate one on the other's data, or compare runs of one task."
+            )
+
+
+def _tasks(table: ComparisonTable, cells: Sequence[Cell | None]) -> str:
+    columns = zip(table.columns, cells, strict=True)
+    tasks = {column.rpartition(" ")[2].rpartition("/")[0] for column, cell in columns if cell}
+    return ", ".join(sorted(tasks)) or "none with labels"
 
 
 def _cell(rows: Mapping[int, Row | None]) -> Cell | None:
@@ -186,20 +239,10 @@ def _paired(cell: Cell | None, against: Cell | None) -> Cell | None:
     return replace(cell, difference=mean, difference_low=mean - half, difference_high=mean + half)
 
 
-def _untrained(runs: Sequence[Path]) -> dict[str, list[Row]]:
+def _untrained(runs: Sequence[Path]) -> dict[ResultKey, list[Row]]:
     """Return the untrained baselines of the first run that has some; all share its architecture."""
-    for run in runs:
-        rows = [
-            row
-            for row in read_baselines(run).untrained
-            if row.metric.rpartition("/")[2] in _MEASURES
-        ]
-        if rows:
-            grouped: dict[str, list[Row]] = {}
-            for row in rows:
-                grouped.setdefault(_column(row), []).append(row)
-            return grouped
-    return {}
+    found = (_main(read_baselines(run).untrained) for run in runs)
+    return next((groups for groups in found if groups), {})
 
 
 def _seconds(runs: Sequence[Path]) -> float:
@@ -241,12 +284,12 @@ def _words(cell: Cell | None) -> str:
     if cell is None:
         return "–"
     text = f"{cell.mean:.3f}"
-    if not math.isnan(cell.low):
-        text += f" ({cell.low:.3f} – {cell.high:.3f})"
+    if bounds := interval_words(cell.interval):
+        text += f" ({bounds})"
     if not math.isnan(cell.difference):
-        text += f"; {cell.difference:+.3f}"
-        if not math.isnan(cell.difference_low):
-            text += f" ({cell.difference_low:+.3f} – {cell.difference_high:+.3f})"
+        text += f"; {signed(cell.difference)}"
+        if bounds := interval_words(cell.difference_interval, signed):
+            text += f" ({bounds})"
     return text
 
 
