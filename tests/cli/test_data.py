@@ -86,6 +86,56 @@ def test_keys_are_explained_as_people_write_them(
     assert set(lines) <= set(out), out
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "run.log",
+            ["  log: see `mezzotint recipes log`", "  knn_epochs: a whole number; default 10"],
+        ),
+        ("run.compute", ["  device: one of auto, cpu, cuda; default auto"]),
+        ("run.compute.device", ["  device: one of auto, cpu, cuda; default auto"]),
+        ("method.bridle.codebook.vq", []),
+        ("log.trackers", []),
+    ],
+)
+def test_keys_at_any_depth_are_explained(
+    name: str, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["recipes", name]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert set(lines) <= set(out) and out, out
+
+
+def test_a_key_that_takes_one_of_several_kinds_lists_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["recipes", "method.bridle.codebook"]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("  codebook: a codebook")
+    assert {"method.bridle.codebook.vq", "method.bridle.codebook.rq"} <= {
+        line.partition(":")[0] for line in rest
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("run.logg", "`run` has no key 'logg'. Its keys are epochs,"),
+        ("run.logg", "Did you mean 'log'?"),
+        ("run.epochs.x", "`run.epochs` has no key 'x'. It is a plain value."),
+        ("method.bridl", "`method.kind` must be one of"),
+        ("method.bridle.codebook.vqq", "`method.bridle.codebook.kind` must be one of"),
+        ("nothing.log", "There is no recipe, section or kind 'nothing.log'."),
+    ],
+)
+def test_keys_that_are_not_there_are_refused(
+    name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["recipes", name]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_kind_of_two_families_is_explained_twice(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipes", "simclr"]) == 0
     method, policy = capsys.readouterr().out.split("\n\n")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -115,8 +116,9 @@ def recipes(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RECIPE | SECTION | KIND]",
-            help="A recipe to print; or a section or kind to explain. Default: list all recipes.",
+            metavar="[RECIPE | SECTION | KIND | KEY]",
+            help="A recipe to print; or a section, kind or key to explain, such as run.log. "
+            "Default: list all recipes.",
         ),
     ] = None,
     debug: Debug = False,
@@ -145,33 +147,60 @@ def recipes(
 
 
 def _explain(name: str) -> str:
-    """Describe the kinds of a section or family, or the keys of a kind; empty when unknown."""
-    from mezzotint.recipe.schema import FAMILIES
+    """Describe a section or family, a kind, or a key at any depth; empty when unknown.
 
-    word, _, kind = name.partition(".")
-    family = FAMILIES.get(word) or index().family_named(word)
-    members = index().members(family) if family else {}
-    if kind:
-        if family and kind not in members:
+    A dotted name goes from a family to one of its kinds, from a kind to one of its keys, and from a
+    key to the family of the component that it takes.
+    """
+    from mezzotint.recipe.recipe import FAMILIES
+
+    path, *words = name.split(".")
+    members = index().members(FAMILIES.get(path) or index().family_named(path) or "")
+    entries, key = list(members.values()) or index().kinds.get(path, []), None
+    if not entries:
+        return ""
+    for word in words:
+        if word in members and (len(members) > 1 or word not in entries[0].keys):
+            entries, members, key = [members[word]], {}, None
+        elif len(members) > 1:
             raise RecipeError(
-                f"`{word}.kind` must be one of {', '.join(members)}, got {kind!r}."
-                f"{nearest(kind, members)}"
+                f"`{path}.kind` must be one of {', '.join(members)}, got {word!r}."
+                f"{nearest(word, members)}"
             )
-        return _keys(members[kind]) if family else ""
+        else:
+            key = _key(entries, word, path)
+            members = index().members(key.family) if key.family else {}
+            entries = list(members.values())
+        path = f"{path}.{word}"
+    shown = [] if key is None else [_key_lines(key)]
     if len(members) > 1:
-        return "\n".join(f"{word}.{title}: {entry.summary}" for title, entry in members.items())
-    entries = list(members.values()) or index().kinds.get(word, [])
-    return "\n\n".join(_keys(entry) for entry in entries)
+        shown.append("\n".join(f"{path}.{kind}: {e.summary}" for kind, e in members.items()))
+    else:
+        shown += map(_keys, entries)
+    return "\n\n".join(shown)
+
+
+def _key(entries: Sequence[ComponentEntry], word: str, path: str) -> Key:
+    """Return a key of a kind, or of the first of several kinds of one name that has it."""
+    keys = {name: key for entry in reversed(entries) for name, key in entry.keys.items()}
+    if word not in keys:
+        known = f"Its keys are {', '.join(keys)}." if keys else "It is a plain value."
+        raise RecipeError(f"`{path}` has no key {word!r}. {known}{nearest(word, keys)}")
+    return keys[word]
 
 
 def _keys(entry: ComponentEntry) -> str:
     """What a kind is, and each of its keys with type, default and meaning."""
     lines = [entry.summary]
-    for key in entry.keys.values():
-        default = " (required)" if key.required else _default(key)
-        lines.append(f"  {key.name}: {key.described}{default}")
-        lines.append(f"      {key.doc[:1].upper()}{key.doc[1:]}")
+    lines += map(_key_lines, entry.keys.values())
     return "\n".join(lines)
+
+
+def _key_lines(key: Key) -> str:
+    """Write a key with its type and default, and what it means."""
+    default = " (required)" if key.required else _default(key)
+    meaning = f"{key.doc[:1].upper()}{key.doc[1:]}"
+    return f"  {key.name}: {key.described}{default}\n      {meaning}"
 
 
 def _default(key: Key) -> str:

@@ -62,9 +62,14 @@ class Key:
         return show_type(self.type)
 
     @property
+    def family(self) -> str | None:
+        """The family of the component that the key takes, if it takes one."""
+        return _family_in(self.type)
+
+    @property
     def described(self) -> str:
         """The type, and where a component in it is explained."""
-        family = _family_in(self.type)
+        family = self.family
         if family is None:
             return self.shown_type
         see = f"see `mezzotint recipes {kind_of(family)}`"
