@@ -1,5 +1,6 @@
 """`evaluate.bits` from the recipe to `evaluation.json`."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mezzotint.encoders.saving import load_encoder, save_encoder
 from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.evaluation.summary import summary
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
@@ -44,9 +46,34 @@ def test_a_run_is_evaluated_at_the_bits_of_its_overrides(run: Path) -> None:
         and row.protocol.ptq.calibration == 100
         for row in low
     )
-    floats = [row for row in rows if row.bits.is_float]
-    evaluate(run, quick)
-    assert read_evaluation(run) == floats
+    again = evaluate(run, quick).rows
+    assert again == [row for row in rows if row.bits.is_float]
+    assert read_evaluation(run) == rows, "fewer bits do not delete what was measured"
+
+
+def test_fewer_probes_keep_what_other_probes_measured(run: Path, tmp_path: Path) -> None:
+    one = shutil.copytree(run, tmp_path / "one")
+    for name in ("evaluation.json", "baselines.json", "evaluated_on.json"):
+        (one / name).unlink(missing_ok=True)
+    evaluate(one, ["evaluate.probes=[knn]", "evaluate.seeds=1"])
+    knn, raw = read_evaluation(one), read_baselines(one).raw
+    evaluate(one, ["evaluate.probes=[{kind: knn, k: 3}]", "evaluate.seeds=1"])
+    both = read_evaluation(one)
+    assert both[: len(knn)] == knn
+    settings = {row.protocol.settings[0] for row in both if row.probe == "knn"}
+    assert settings == {("k", 10), ("k", 3)}
+    assert read_baselines(one).raw[: len(raw)] == raw
+    evaluate(one, ["evaluate.probes=[knn]", "evaluate.seeds=1", "evaluate.baselines=false"])
+    assert read_evaluation(one) == both, "the same values stay where they are"
+    assert len(read_baselines(one).raw) > len(raw)
+    # With other weights nothing of this holds.
+    encoder = load_encoder(one)
+    with torch.no_grad():
+        next(encoder.parameters()).add_(1.0)
+    shutil.rmtree(one / "encoder")
+    save_encoder(encoder, one / "encoder")
+    fresh = evaluate(one, ["evaluate.probes=[knn]", "evaluate.baselines=false"]).rows
+    assert read_evaluation(one) == fresh and read_baselines(one).raw == []
 
 
 def test_no_bits_are_float_alone(run: Path) -> None:
@@ -61,6 +88,7 @@ def test_no_bits_are_float_alone(run: Path) -> None:
 
 
 def test_the_summary_puts_low_bits_under_their_float_figure(run: Path) -> None:
+    (run / "evaluated_on.json").unlink(missing_ok=True)  # without the results of other tests
     evaluate(run, ["evaluate.probes=[knn, linear]", "evaluate.seeds=1", "evaluate.bits=[8/8]"])
     lines = summary(run)
     assert [line[1] for line in lines] == [

@@ -167,7 +167,7 @@ def main_metrics(rows: Iterable[Row]) -> set[tuple[str, str]]:
     }
 
 
-_EVALUATION, _BASELINES = "evaluation.json", "baselines.json"
+_EVALUATION, _BASELINES, _IDENTITY = "evaluation.json", "baselines.json", "evaluated_on.json"
 
 
 @dataclass(frozen=True)
@@ -219,6 +219,40 @@ def write_evaluation(
             Path(folder) / _BASELINES,
             {name: [row.as_json() for row in rows] for name, rows in parts.items()},
         )
+
+
+def add_evaluation(
+    folder: str | Path, evaluation: Evaluation, baselines: Baselines | None, identity: str
+) -> None:
+    """Write results next to earlier ones of the same encoder and data; others are replaced.
+
+    Args:
+        folder: directory of the files.
+        evaluation: new results; they replace earlier ones of the same probe, metric, protocol, bits
+            and seed.
+        baselines: new baselines, likewise; `None` if they were not measured.
+        identity: hash of encoder and data.
+    """
+    folder = Path(folder)
+    rows, known = list(evaluation.rows), Baselines()
+    try:
+        same = json.loads((folder / _IDENTITY).read_text(encoding="utf-8")) == identity
+        if same:
+            rows, known = _merged(read_evaluation(folder), rows), read_baselines(folder)
+    except (OSError, ValueError):
+        known = Baselines()  # nothing was measured, or by another version
+    new = baselines or Baselines()
+    both = Baselines(_merged(known.raw, new.raw), _merged(known.untrained, new.untrained))
+    # Removed first, so that a reader of a half-written pair takes it for another encoder's.
+    (folder / _IDENTITY).unlink(missing_ok=True)
+    write_evaluation(folder, replace(evaluation, rows=rows), both)
+    write_json(folder / _IDENTITY, identity)
+
+
+def _merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """Replace the rows that were measured again where they stand, and append the others."""
+    rows = {replace(row, value=0.0): row for row in old}
+    return list((rows | {replace(row, value=0.0): row for row in new}).values())
 
 
 def read_evaluation(folder: str | Path) -> list[Row]:

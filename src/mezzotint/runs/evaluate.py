@@ -1,18 +1,22 @@
 """Evaluation of a run or of another project's encoder."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.features import Reading
 from mezzotint.evaluation.measurement import Measurement
-from mezzotint.evaluation.results import Evaluation, results_directory, write_evaluation
+from mezzotint.evaluation.results import Evaluation, add_evaluation, results_directory
 from mezzotint.evaluation.suite import baselines
 from mezzotint.quant.bitwidth import FP32
 from mezzotint.runs.settings import Evaluate
-from mezzotint.runs.subject import subject
+from mezzotint.runs.subject import Subject, subject
 
 
 def evaluate(
@@ -25,6 +29,9 @@ def evaluate(
     crops: int = 1,
 ) -> Evaluation:
     """Measure an encoder as its recipe says, and write `evaluation.json` and `baselines.json`.
+
+    Results of other probes, bits or branches that were measured before, on the same data and with
+    the same weights, stay in the files.
 
     Args:
         run: directory that `pretrain`, `save_encoder` or `mezzotint import` wrote; an ONNX file; or
@@ -69,8 +76,27 @@ def evaluate(
     how = {"branch": settings.branch, "part": settings.part, "clips": clips, "crops": crops}
     evaluation = evaluation.with_protocol(**how)
     folder.mkdir(exist_ok=True)
-    write_evaluation(folder, evaluation, compared and compared.with_protocol(**how))
+    identity = _identity(Path(run), measured)
+    add_evaluation(folder, evaluation, compared and compared.with_protocol(**how), identity)
     return evaluation
+
+
+def _identity(path: Path, measured: Subject) -> str:
+    """Return a hash of the weights and the data, which results in one file share."""
+    found = hashlib.sha256()
+    data = measured.data
+    tasks = [[task.name, len(task.train), len(task.test)] for task in data.evaluation()[1]]
+    # A fingerprint is of the files, the configuration of how they are read.
+    read = [data.fingerprint(), data.input.shape, tasks, getattr(data, "config", None)]
+    found.update(json.dumps(read, sort_keys=True, default=str).encode())
+    # Of a run the files, because two of its branches may be measured.
+    weights = sorted(path.glob("**/encoder/*.safetensors")) or sorted(path.glob("*.safetensors"))
+    for file in weights or [path] * path.is_file():
+        found.update(file.read_bytes())
+    for name, value in () if weights else measured.encoder.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _require_fp32(settings: Evaluate, clips: int, crops: int) -> None:
