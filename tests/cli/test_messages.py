@@ -61,6 +61,10 @@ def make_files() -> None:
     for number in range(3):
         pixels = rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(f"photos/cats/{number}.png")
+    for number in range(2):
+        Path("mixed").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(f"mixed/{number}.png")
+        np.save(f"mixed/{number}.npy", np.zeros((8, 3)))
     save_encoder(resnet8(Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3), width=4), "encoder")
     tiny = config(batch_size=512, compute={"channels_last": False})
     tiny["encoder"] = {"kind": "resnet8", "width": 2}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mezzotint.cli.app import (
-    Arguments,
     Clips,
     Crops,
     Debug,
@@ -21,10 +20,12 @@ from mezzotint.cli.app import (
     print_table,
     recipe_of,
 )
+from mezzotint.recipe.reading import is_data_path
 from mezzotint.recipe.schema import RecipeError, require_paths
 
 if TYPE_CHECKING:
     from mezzotint.recipe.recipe import Plan
+    from mezzotint.train.budget import Fitted
     from mezzotint.train.slurm import Job
 
 
@@ -39,9 +40,24 @@ _Slurm = Annotated[
 
 @app.command()
 def pretrain(
-    arguments: Arguments = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE|PATH] [KEY=VALUE]…",
+            help="A recipe's name or file, or a folder or file of data, for which a recipe is "
+            "chosen; and overrides such as run.epochs=20. Default: the demo.",
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Directory of the run. Default: runs/RECIPE-DATE.")
+        Path | None, typer.Option(help="Directory of the run. Default: runs/NAME-DATE.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Fit the run to this time, evaluation and report included: epochs of a recipe, "
+            "size and batch too for a PATH. Default: 10 for a PATH without a GPU.",
+        ),
     ] = None,
     resume: Annotated[
         bool,
@@ -68,7 +84,7 @@ def pretrain(
     """Pretrain an encoder, evaluate it, and write its report."""
     from mezzotint.recipe.recipe import read_continued_plan, read_plan, read_resumed_plan
 
-    options: dict[str, Any] = {}
+    fitted, options = None, dict[str, Any]()
     if slurm:
         from mezzotint.train.slurm import split_arguments
 
@@ -83,10 +99,13 @@ def pretrain(
         arguments = [word for word in arguments or () if word != "auto"]
         plan, resume, left = read_continued_plan(out, *recipe_of(arguments))
         name, overwrite = recipe_of(arguments)[0], left or (overwrite and not resume)
+    elif resume:
+        name, plan = str(out), read_resumed_plan(Path(str(out)), list(arguments or ()))
     else:
-        name, overrides = (str(out), list(arguments or ())) if resume else recipe_of(arguments)
+        name, overrides = recipe_of(arguments)
+        fitted = _fitted(name, overrides, minutes, slurm=slurm)
         # A bad recipe is refused here, before torch is imported.
-        plan = read_resumed_plan(Path(name), overrides) if resume else read_plan(name, overrides)
+        plan = fitted.plan if fitted else read_plan(name, overrides)
     if not slurm:  # a path may be on other machines
         for phase in plan.phases:
             require_paths(phase.config["data"])
@@ -95,8 +114,13 @@ def pretrain(
     from mezzotint.train.rundir import default_directory
 
     folder = out or default_directory(name)
-    if dry_run:
+    mode = "json" if as_json else "quiet" if quiet else "bar"
+    if fitted:
+        lines = fitted.lines if dry_run else fitted.lines[:2]
+        _say(mode, "\n".join(lines), {"chosen": lines})
+    if dry_run and not (fitted and fitted.measured):
         _preview(plan, [*(arguments or ()), "--out", str(folder)] if slurm else [], options)
+    if dry_run:
         return
     if slurm:
         from mezzotint.train.slurm import Job
@@ -105,7 +129,6 @@ def pretrain(
         flags |= {"quiet": quiet, "as_json": as_json}
         _queue(plan, Job(pretrain, arguments or (), folder, flags), options)
         return
-    mode = "json" if as_json else "quiet" if quiet else "bar"
     done = pretrain_plan(plan, folder, resume=resume, overwrite=overwrite, progress=mode)
     if not dist.launched_as_main():
         return
@@ -114,6 +137,26 @@ def pretrain(
         return
     _say(mode, f"encoder: {done}/encoder; evaluating it now", {"trained": str(done)})
     evaluate(done, quiet=quiet, as_json=as_json)
+
+
+def _fitted(
+    name: str, overrides: list[str], minutes: float | None, *, slurm: bool
+) -> "Fitted | None":
+    """Choose a recipe for a path, or the epochs of a recipe; `None` for a recipe as it is."""
+    is_path = is_data_path(name)
+    if not is_path and minutes is None:
+        return None
+    if slurm or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        what = f"`{name}` is data, and its recipe" if is_path else "--minutes"
+        raise RecipeError(
+            f"{what} is fitted by one process on this machine, not for --slurm or torchrun. Name a "
+            "recipe without --minutes, such as image/folder_simclr data.root=photos."
+        )
+    from mezzotint.train.budget import fit_path, fit_recipe
+
+    if is_path or minutes is None:
+        return fit_path(name, overrides, minutes)
+    return fit_recipe(name, overrides, minutes)
 
 
 def _preview(plan: "Plan", arguments: list[str], options: dict[str, Any]) -> None:

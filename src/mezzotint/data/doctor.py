@@ -30,6 +30,8 @@ _FOLDERS = {
     "tokens": frozenset(".txt .text .md".split()),
 }
 """Source of a folder by the extension that most of its files have."""
+_NOTES = "tokens"
+_MINOR = 0.1  # files of another kind, as a fraction of the first, that may lie in between
 _FILES = {
     ".h5": "point_clouds", ".hdf5": "point_clouds", ".ts": "series", ".parquet": "table",
     ".arff": "table", ".txt": "tokens", ".md": "tokens", ".json": "captioned_images",
@@ -140,10 +142,7 @@ def kind_of(path: str) -> str:
     if not os.path.exists(path):
         raise ValueError(f"`{path}` does not exist. Give a folder or a file of data.")
     if os.path.isdir(path):
-        every = frozenset().union(*_FOLDERS.values())
-        found = Counter(Path(name).suffix.lower() for name in scan(path, every).images)
-        counts = {kind: sum(found[e] for e in known) for kind, known in _FOLDERS.items()}
-        return max(counts, key=lambda kind: counts[kind])
+        return _kind_of_folder(path)
     suffix = Path(path).suffix.lower()
     if suffix in (".csv", ".tsv"):
         return _kind_of_table(path)
@@ -155,6 +154,40 @@ def kind_of(path: str) -> str:
             f"{', '.join(_FILES)}. Say what it is with kind=table, series, tokens and so on."
         )
     return _FILES[suffix]
+
+
+def _kind_of_folder(path: str) -> str:
+    """Return what most files are; texts count where nothing else is, since notes go with all data.
+
+    Raises:
+        ValueError: when there is nothing to read, or much of two kinds, with what was counted.
+    """
+    every = frozenset().union(*_FOLDERS.values())
+    listing = scan(path, every)
+    found = Counter(Path(name).suffix.lower() for name in listing.images)
+    counts = {kind: sum(found[e] for e in known) for kind, known in _FOLDERS.items()}
+    data = [kind for kind, count in counts.items() if count and kind != _NOTES] or [_NOTES]
+    first, *others = sorted(data, key=lambda kind: -counts[kind])
+    if not counts[first]:
+        files = Counter(Path(name).suffix.lower() or "no suffix" for name in listing.others)
+        seen = ", ".join(f"{n} {suffix}" for suffix, n in files.most_common(3)) or "no files"
+        raise ValueError(
+            f"`{path}` has no images, sounds, videos, point clouds or texts (found: {seen}). "
+            "Check the path, or name one file, such as a .csv or .npz."
+        )
+    if others and counts[others[0]] > _MINOR * counts[first]:
+        from mezzotint.modality.modality import modality_of
+        from mezzotint.recipe.schema import class_of
+
+        shown = " and ".join(
+            f"{counts[kind]} {modality_of(class_of(kind, 'Source').modality).plural}"
+            for kind in (first, others[0])
+        )
+        raise ValueError(
+            f"`{path}` has {shown}, so its modality is unclear. Name a folder of one modality, or "
+            f"say which with data.kind={first}."
+        )
+    return first
 
 
 def _kind_of_table(path: str) -> str:
@@ -181,18 +214,23 @@ def _kind_of_arrays(path: str) -> str:
     return "tokens" if x.ndim == 2 and x.dtype.kind in "iu" else "table"
 
 
-def _opened(root: str, kind: str, overrides: Sequence[str]) -> "Source":
-    from mezzotint.recipe.reading import apply_overrides
-    from mezzotint.recipe.schema import construct, resolve
+def location_of(path: str, kind: str) -> dict[str, Any]:
+    """Return a section `data` that reads a path with a kind of source."""
     from mezzotint.recipe.signatures import index
 
     entry = index().members("Source").get(kind)
-    config: dict[str, Any] = {"kind": kind}
     if kind == "captioned_images":
-        config |= {"root": str(Path(root).parent), "files": root}
-    elif entry is not None:
-        config |= {"root" if "root" in entry.keys else "path": root}
-    data = apply_overrides({"data": config}, overrides)["data"]
+        return {"kind": kind, "root": str(Path(path).parent), "files": path}
+    if entry is None:
+        return {"kind": kind}
+    return {"kind": kind, "root" if "root" in entry.keys else "path": path}
+
+
+def _opened(root: str, kind: str, overrides: Sequence[str]) -> "Source":
+    from mezzotint.recipe.reading import apply_overrides
+    from mezzotint.recipe.schema import construct, resolve
+
+    data = apply_overrides({"data": location_of(root, kind)}, overrides)["data"]
     source: Source = construct(resolve(data, "Source", "data"), "Source", {})
     return source
 

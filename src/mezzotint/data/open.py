@@ -192,21 +192,25 @@ def _named(
                 f"The encoder was trained on {kind!r}, which is no source of the package. Name a "
                 "folder, a file or embedded data, or pass the source in Python."
             )
-        return dict(given) if kind == given.get("kind") else {"kind": kind, **_shared(given, kind)}
+        return (
+            dict(given)
+            if kind == given.get("kind")
+            else {"kind": kind, **shared_settings(given, kind)}
+        )
     embedded = embedded_names()
     if name in embedded and not Path(name).exists():
         config = embedded[name].open_embedded(name).config
-        return {**_shared(given, config["kind"]), **config}
+        return {**shared_settings(given, config["kind"]), **config}
     opener = _opener(name, input)
     if kind in known and kind != given.get("kind") and kind != opener.kind:
         key = next((key for key in ("root", "path") if key in known[kind].keys), None)
         if key is not None:
-            return {"kind": kind, **_shared(given, kind), key: name}
-    settings = _shared(given, opener.kind)
+            return {"kind": kind, **shared_settings(given, kind), key: name}
+    settings = shared_settings(given, opener.kind)
     return {"kind": opener.kind, **settings, **opener.located(name, input)}
 
 
-def _shared(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def shared_settings(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return the settings of one source that another kind has too."""
     keys, location = keys_of(kind), class_of(kind, "Source").location
     return {

@@ -56,6 +56,7 @@ class AudioModality(Modality):
     axes = ("channels", "mels", "frames")
     free_axes = 1
     recipe = "audio/folder_simclr"
+    sizes = ((), ("encoder.width=16",))
     example = Example(
         data={"kind": "speech"},
         encoder={"kind": "audio_ntt", "width": 4, "dim": 32},

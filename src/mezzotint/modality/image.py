@@ -33,6 +33,14 @@ class ImageModality(Modality):
     axes = ("channels", "height", "width")
     is_picture = True
     recipe = "image/folder_simclr"
+    sizes = (
+        (),
+        ("encoder={kind: resnet8, stem: patch, width: 48, grid: 2}", "data.size=96"),
+        ("encoder={kind: resnet8, stem: patch, width: 32, grid: 2}", "data.size=64"),
+        ("encoder={kind: resnet8, stem: patch, width: 32, grid: 2}", "data.size=48"),
+        ("encoder={kind: resnet8, stem: patch, width: 32, grid: 2}", "data.size=32"),
+        ("encoder={kind: resnet8, stem: patch, width: 16, grid: 2}", "data.size=32"),
+    )
     finetune_recipe = "supervised/finetune"
     example = Example(
         data={"kind": "embedded_images", "name": "digits"},

@@ -45,6 +45,14 @@ class ImageTextModality(Modality):
     axes = ("4", "height", "width")
     has_tokens = True
     recipe = "dabs/image_text"
+    sizes = (
+        ("data.tokenizer=bytes",),
+        (
+            "data.tokenizer=bytes",
+            "data.size=64",
+            "encoder={kind: domain_agnostic, width: 64, depth: 3, heads: 4, patch: 16}",
+        ),
+    )
     example = Example(
         data={"kind": "emoji_names"},
         encoder={"kind": "vit", "width": 8, "depth": 1, "heads": 2, "patch": 16},

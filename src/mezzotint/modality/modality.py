@@ -60,6 +60,7 @@ class Modality(ABC):
         has_tokens: samples hold token ids, which cannot be mixed or regressed as numbers.
         has_picture: `picture` can draw samples.
         recipe: shipped recipe for a user's own data of this modality.
+        sizes: overrides of `recipe`, from large to small, that a budget of minutes chooses from.
         finetune_recipe: shipped recipe that fine-tunes an encoder of this modality.
         example: parts of the smallest recipe.
     """
@@ -71,6 +72,7 @@ class Modality(ABC):
     has_tokens: ClassVar[bool] = False
     has_picture: ClassVar[bool] = True
     recipe: ClassVar[str]
+    sizes: ClassVar[Sequence[Sequence[str]]] = ((),)
     finetune_recipe: ClassVar[str] = "supervised/finetune_any"
     example: ClassVar[Example]
 

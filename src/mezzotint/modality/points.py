@@ -30,6 +30,11 @@ class PointsModality(Modality):
     plural = "point clouds"
     axes = ("3", "points")
     recipe = "points/folder_simclr"
+    sizes = (
+        (),
+        ("encoder={kind: pointnet, width: 64}",),
+        ("encoder={kind: pointnet, width: 32}", "data.points=256", "views.transforms.0.points=128"),
+    )
     example = Example(
         data={"kind": "furniture"},
         encoder={"kind": "pointnet", "width": 4},

@@ -19,6 +19,7 @@ class TableModality(Modality):
     axes = ("features",)
     has_picture = False
     recipe = "table/csv_simclr"
+    sizes = ((), ("encoder.width=64",))
     example = Example(data={"kind": "table_sample"}, encoder={"kind": "table_mlp", "width": 16})
 
     def patches(self, input: "Input", dim: int, size: PatchSize) -> Patches:

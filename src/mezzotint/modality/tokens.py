@@ -35,6 +35,11 @@ class TokensModality(Modality):
     axes = ("length",)
     has_tokens = True
     recipe = "tokens/folder_simclr"
+    sizes = (
+        (),
+        ("encoder={kind: vit, width: 96, depth: 3, heads: 3}",),
+        ("encoder={kind: vit, width: 64, depth: 2, heads: 4}",),
+    )
     example = Example(
         data={"kind": "emails"},
         encoder={"kind": "vit", "width": 8, "depth": 1, "heads": 2},

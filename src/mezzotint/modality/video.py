@@ -21,6 +21,10 @@ class VideoModality(Modality):
     plural = "videos"
     axes = ("channels", "frames", "height", "width")
     recipe = "video/folder_simclr"
+    sizes = (
+        (),
+        ("encoder={kind: vit, width: 96, depth: 3, heads: 3, patch: [2, 16, 16]}",),
+    )
     example = Example(
         data={"kind": "rotating_objects"},
         encoder={"kind": "vit", "width": 12, "depth": 1, "heads": 2, "patch": [2, 8, 8]},

@@ -155,6 +155,14 @@ def shipped() -> dict[str, Path]:
     }
 
 
+def is_data_path(name: str) -> bool:
+    """Return whether a name is a path of data: no recipe, no run and no YAML file."""
+    path = Path(name)
+    if name in shipped() or path.suffix in (".yaml", ".yml"):
+        return False
+    return path.is_file() or (path.is_dir() and not (path / "recipe.yaml").is_file())
+
+
 def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a recipe as it is written, with overrides applied; nothing in it is checked."""
     path = shipped().get(str(name)) or Path(name)
@@ -168,8 +176,9 @@ def read_raw(name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         )
     if not path.is_file():
         raise RecipeError(
-            f"There is no recipe {str(name)!r}. Give the path of a YAML file, or a name that "
-            f"`mezzotint recipes` lists.{nearest(str(name), shipped())}"
+            f"There is no recipe {str(name)!r}, and no such path. Give the path of a YAML file (to "
+            "`mezzotint pretrain` also of data), or a name that `mezzotint recipes` lists."
+            f"{nearest(str(name), shipped())}"
         )
     config = read_yaml(path)
     if not isinstance(config, dict):

@@ -1,0 +1,225 @@
+"""A path of any modality becomes an ordinary recipe of the size that fits a budget."""
+
+import csv
+import wave
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mezzotint.cli.app import run
+from mezzotint.encoders.saving import load_encoder
+from mezzotint.recipe.recipe import Recipe
+from mezzotint.train import budget
+from mezzotint.train.budget import Fitted, fit_path, fit_recipe, measure
+from tests.tiny import config
+
+RNG = np.random.default_rng(0)
+
+
+def images(root: Path, number: int = 40) -> Path:
+    for i in range(number):
+        path = root / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(path)
+    return root
+
+
+def image_arrays(root: Path) -> Path:
+    np.savez(root / "x.npz", x=RNG.integers(0, 255, (40, 20, 20), dtype=np.uint8))
+    return root / "x.npz"
+
+
+def sounds(root: Path) -> Path:
+    for i in range(20):
+        with wave.open(str(root / f"{i}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(16000)
+            file.writeframes(RNG.integers(-999, 999, 8000).astype(np.int16).tobytes())
+    return root
+
+
+def clouds(root: Path) -> Path:
+    for i in range(20):
+        np.save(root / f"{i}.npy", RNG.normal(size=(40, 3)).astype(np.float32))
+    return root
+
+
+def texts(root: Path) -> Path:
+    for i in range(20):
+        (root / f"{i}.txt").write_text(f"text number {i} of twenty")
+    return root
+
+
+def rows(path: Path, header: Sequence[str], number: int) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for i in range(number):
+            first = i // 100 if header[0] == "subject" else f"{RNG.normal():.3f}"
+            writer.writerow([first, *(f"{x:.3f}" for x in RNG.normal(size=len(header) - 1))])
+    return path
+
+
+def videos(root: Path) -> Path:
+    import av
+
+    for i in range(4):
+        with av.open(str(root / f"{i}.mp4"), "w") as out:
+            stream = out.add_stream("mpeg4", rate=8)
+            stream.width = stream.height = 32
+            stream.pix_fmt = "yuv420p"
+            for _ in range(10):
+                pixels = RNG.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+                for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                    out.mux(packet)
+            for packet in stream.encode():
+                out.mux(packet)
+    return root
+
+
+def captions(root: Path) -> Path:
+    names = [f"{i}.png" for i in range(20)]
+    for name in names:
+        Image.fromarray(RNG.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(root / name)
+    lines = [f"{name},picture {name} of noise" for name in names]
+    (root / "captions.csv").write_text("\n".join(["path,caption", *lines]))
+    return root / "captions.csv"
+
+
+DATA: dict[str, tuple[Callable[[Path], Path], str, str, str]] = {
+    "folder of images": (images, "image/folder_simclr", "image_folder", "resnet8"),
+    "arrays of images": (image_arrays, "image/folder_simclr", "arrays", "resnet8"),
+    "folder of sounds": (sounds, "audio/folder_simclr", "audio_folder", "resnet8"),
+    "folder of clouds": (clouds, "points/folder_simclr", "point_clouds", "pointnet"),
+    "folder of texts": (texts, "tokens/folder_simclr", "tokens", "vit"),
+    "folder of videos": (videos, "video/folder_simclr", "video_folder", "vit"),
+    "images with text": (captions, "dabs/image_text", "captioned_images", "domain_agnostic"),
+    "table": (
+        lambda root: rows(root / "t.csv", ["a", "b", "c"], 40),
+        "table/csv_simclr", "table", "table_mlp",
+    ),
+    "series": (
+        lambda root: rows(root / "s.csv", ["subject", "x", "y"], 400),
+        "series/csv_simclr", "series", "resnet1d",
+    ),
+}  # fmt: skip
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
+    """Replace the clock by one where a sample costs `seconds` per million parameters."""
+    sizes: list[int] = []
+
+    def fake(recipe: Recipe) -> float:
+        sizes.append(sum(p.numel() for p in recipe.encoder.parameters()))
+        return seconds * sizes[-1] / 1e6
+
+    monkeypatch.setattr(budget, "measure", fake)
+    return sizes
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_path_of_each_modality_becomes_its_recipe(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, recipe, kind, encoder = DATA[name]
+    path = make(tmp_path)
+    timed(monkeypatch, 1e9)
+    fitted = fit_path(str(path), [], 1.0)
+    assert fitted.measured and fitted.lines[0].endswith(f"; recipe {recipe}")
+    chosen = fitted.plan.phases[0].config
+    assert chosen["data"]["kind"] == kind and str(path) in chosen["data"].values()
+    assert chosen["encoder"]["kind"] == encoder and chosen["run"]["epochs"] == 1
+    assert chosen["run"]["batch_size"] == 16
+    assert Recipe.build(chosen).config() == chosen
+
+
+def epochs_of(fitted: Fitted) -> int:
+    return int(fitted.plan.phases[0].config["run"]["epochs"])
+
+
+def test_the_largest_size_that_leaves_enough_epochs_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(images(tmp_path))
+    tried = timed(monkeypatch, 0.1)
+    # Of 100 s, 67.5 s train: 40 samples of the smallest size take 4 s per million parameters, and
+    # of the next one, of four times the parameters, the time is for fewer than 60 epochs.
+    fitted = fit_path(path, [], 100 / 60)
+    small, larger = tried
+    assert fitted.plan.phases[0].config["encoder"]["width"] == 16 and larger > 3 * small
+    assert epochs_of(fitted) == pytest.approx(67.5 / (4e-6 * small), rel=0.1)
+    tried.clear()
+    shorter = fit_path(path, [], 20 / 60)
+    assert tried == [small]
+    assert epochs_of(shorter) == pytest.approx(13.5 / (4e-6 * small), rel=0.1)
+    longer = fit_path(path, [], 1e4).plan.phases[0].config
+    assert longer["encoder"]["kind"] == "resnet18" and longer["run"]["epochs"] == 400
+
+
+def test_overrides_win_and_arrays_are_not_enlarged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, 1e-3)
+    own = ["run.epochs=7", "run.batch_size=8", "encoder={kind: resnet8, width: 4}"]
+    config = fit_path(str(images(tmp_path)), own, 1.0).plan.phases[0].config
+    assert (config["run"]["epochs"], config["run"]["batch_size"]) == (7, 8)
+    assert config["encoder"]["width"] == 4
+    arrays = fit_path(str(image_arrays(tmp_path)), [], 1.0).plan.phases[0].config
+    assert arrays["data"]["size"] is None
+
+
+def test_a_recipe_keeps_everything_but_its_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, 1e-3)
+    before, after = config(), fit_recipe("image/emoji_simclr", [], 2.0).plan.phases[0].config
+    assert after["encoder"]["width"] == 32 and after["run"]["batch_size"] == 256
+    samples, cost = 3822, 1e-3 * 0.3097
+    assert after["run"]["epochs"] == pytest.approx(0.75 * 0.9 * 120 / (samples * cost), rel=0.2)
+    assert before["run"]["epochs"] == 1
+    with pytest.raises(ValueError, match="has phases"):
+        fit_recipe("audio/speech_bridle", [], 1.0)
+
+
+def test_steps_are_timed() -> None:
+    recipe = Recipe.build(config())
+    assert 1e-6 < measure(recipe) < 0.1
+    assert recipe.run.batch_size == 64
+
+
+def test_what_was_chosen_runs_again_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / "photos", 32)
+    timed(monkeypatch, 1e3)
+    small = ["encoder={kind: resnet8, stem: patch, width: 2}", "data.size=16", "run.epochs=2"]
+    command = ["pretrain", "photos", *small, "--minutes", "1", "--train-only", "--out"]
+    assert run([*command, "first"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "photos: images; recipe image/folder_simclr"
+    assert said[1].startswith("fitted to 1 min: ") and "run.batch_size=16" in said[1]
+    written = yaml.safe_load(Path("first/recipe.yaml").read_text())
+    assert written["run"]["epochs"] == 2 and written["data"]["root"] == "photos"
+    assert run(["pretrain", "first/recipe.yaml", "--train-only", "--quiet", "--out", "again"]) == 0
+    assert run(["pretrain", "--resume", "--train-only", "--quiet", "--out", "first"]) == 0
+    first, again = (load_encoder(name).state_dict() for name in ("first", "again"))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_a_dry_run_of_a_path_gives_the_facts_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / "photos")
+    timed(monkeypatch, 1e3)
+    assert run(["pretrain", "photos", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = ["photos:", "fitted", "data", "encoder", "run", "time", "memory"]
+    assert [line.split()[0] for line in lines] == names
+    assert "10 min" in lines[1] and "40 images" in lines[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
