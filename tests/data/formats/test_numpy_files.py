@@ -1,5 +1,6 @@
 """NumPy files by name, never a pickle; labels against np.unique."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,28 @@ def test_pickles_and_unnamed_arrays_are_refused(tmp_path: Path) -> None:
     for name, reason in (("a.npz", "allow_pickle"), ("a.npy", "one array without a name")):
         with pytest.raises(ValueError, match=f"{name}` cannot be read .*{reason}"):
             numpy_arrays(tmp_path / name, "an .npz file")
+
+
+def test_archives_that_unpack_to_too_much_are_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.npz"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("x.npy", "w") as member,
+    ):
+        for _ in range(17):
+            member.write(bytes(16 << 20))
+    assert path.stat().st_size < 2 << 20
+    with pytest.raises(ValueError, match="bomb.npz` cannot be read .it unpacks to 285 MB, more"):
+        numpy_arrays(path, "an .npz file")
+    np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros(1 << 20))  # small: no harm
+    assert numpy_arrays(tmp_path / "zeros.npz", "an .npz file")["x"].size == 1 << 20
+
+
+def test_members_that_are_no_arrays_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(ValueError, match="its member 'readme.txt' is not an array"):
+        numpy_arrays(tmp_path / "a.npz", "an .npz file")
 
 
 def test_labels_are_indices_of_sorted_names() -> None:

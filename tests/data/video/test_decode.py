@@ -123,7 +123,9 @@ def test_torchcodec_is_used_where_it_can_be_imported(
     requested: list[float] = []
 
     class Decoder:
-        metadata = SimpleNamespace(begin_stream_seconds=1.0, end_stream_seconds=5.0)
+        metadata = SimpleNamespace(
+            width=30, height=20, begin_stream_seconds=1.0, end_stream_seconds=5.0
+        )
 
         def __init__(self, path: str) -> None:
             if path.endswith("bad.mp4"):
@@ -140,3 +142,48 @@ def test_torchcodec_is_used_where_it_can_be_imported(
     assert x.shape == (3, 3, 16, 16) and requested[:2] == [1.0, 3.0] and 4.99 < requested[2] < 5.0
     with pytest.raises(UndecodableVideo, match="could not open"):
         read_frames(str(tmp_path / "bad.mp4"), evenly(2), 16)
+
+
+def test_tags_that_are_not_utf8_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "HOLIDAYS IN NICE"
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for _ in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 99, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    content = path.read_bytes()
+    assert content.count(b"HOLIDAYS") == 1
+    path.write_bytes(content.replace(b"HOLIDAYS", b"\xe9\xff\xfe\x80DAYS"))
+    with pytest.raises(UnicodeDecodeError):
+        av.open(str(path)).close()
+    assert read_frames(str(path), evenly(2), 16).shape == (3, 2, 16, 16)
+
+
+def test_frames_are_limited_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(tmp_path / "a.mp4", STEADY[:10])
+    monkeypatch.setattr(video_files, "_codec", lambda: None)
+    monkeypatch.setattr(video_files, "MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(UndecodableVideo, match="too large: frames of 64 x 48 pixels"):
+        read_frames(str(path), evenly(2), 16)
+    monkeypatch.setattr(video_files, "_refuse_large", lambda *_: None)  # a size that changes later
+    with pytest.raises(UndecodableVideo):
+        read_frames(str(path), evenly(2), 16)
+
+
+def test_any_failure_of_the_library_is_one_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(tmp_path / "a.mp4", STEADY[:10])
+    monkeypatch.setattr(video_files, "_codec", lambda: None)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("Fraction(1, 0)")
+
+    monkeypatch.setattr(video_files, "_duration", fail)
+    with pytest.raises(UndecodableVideo, match="broken: ZeroDivisionError: Fraction"):
+        read_frames(str(path), evenly(2), 16)

@@ -7,6 +7,9 @@
   of an Ogg stream, the number of samples in an MP3 header, FLAC's checksums. Damage outside of the
   middle is not detected.
 
+- What a header says is checked before anything is allocated for it: `MIN_RATE`, `MAX_RATE`,
+  `MAX_VALUES` and `MAX_WEIGHTS` are the limits.
+
 Files are read with soundfile (wav, flac, ogg, opus, mp3, aiff and more): `pip install
 mezzotint[audio]`.
 
@@ -102,6 +105,15 @@ def _plan(rate: int, wanted: int) -> tuple[int, int, int, list[tuple[int, Tensor
     return half, down * periods, up * periods, groups
 
 
+def _weights(rate: int, wanted: int) -> int:
+    """Count the weights of a plan, up to rounding, without computing it."""
+    divisor = math.gcd(rate, wanted)
+    down, up = rate // divisor, wanted // divisor
+    half = _CROSSINGS / (_CUTOFF * min(1.0, wanted / rate))
+    width = 2 * half + 1 + _GROUP * down / up
+    return ceil(width * up * max(1.0, width / down, _GROUP / up))
+
+
 def _kernel(distance: Tensor, cutoff: float, half: int) -> Tensor:
     """Return the Kaiser-windowed sinc at distances in input samples; float64."""
     inside = (1.0 - (distance / half).square()).clamp(min=0.0)
@@ -116,7 +128,15 @@ AUDIO_EXTENSIONS = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .w64 .caf".split()
 )
 
-Fault = Literal["missing", "empty", "not audio", "truncated", "broken"]
+Fault = Literal["missing", "empty", "not audio", "too large", "truncated", "broken"]
+
+MIN_RATE, MAX_RATE = 1_000, 1_000_000
+"""Sample rates that are read, in Hz; recorders for bats reach 500 kHz, studios 768 kHz."""
+MAX_VALUES = 1 << 29
+"""Values of all channels that one part of a file may need: 2 GiB, or 93 minutes
+in stereo at 48 kHz."""
+MAX_WEIGHTS = 1 << 25
+"""Weights that resampling may need: 128 MiB. Rates with large common divisors need few."""
 
 _MARGIN = 16_384
 """Samples decoded on either side of the middle: resampling needs neighbors, and after a seek an MP3
@@ -169,6 +189,7 @@ def read_waveform(path: str, rate: int, samples: int, start: float | None = None
         raise UndecodableAudio("empty", "0 bytes")
     try:
         with soundfile.SoundFile(path) as file:
+            _refuse_extremes(file, samples / rate, rate)
             _refuse_truncated(file, path)
             values, first = _part(file, samples / rate, start)
             found = file.samplerate
@@ -178,6 +199,10 @@ def read_waveform(path: str, rate: int, samples: int, start: float | None = None
             words in reason for words in ("not recognised", "not a regular file", "not implemented")
         )
         raise UndecodableAudio("not audio" if unknown else "broken", reason) from None
+    except UndecodableAudio:
+        raise
+    except Exception as error:  # a damaged file can raise nearly any exception
+        raise UndecodableAudio("broken", _one_line(error)) from None
     if len(values) == 0:
         raise UndecodableAudio("empty", "no samples")
     if not np.isfinite(values).all():
@@ -217,11 +242,35 @@ def read_seconds(path: str) -> float:
     soundfile = soundfile_module()
     try:
         return float(soundfile.info(path).duration)
-    except soundfile.LibsndfileError as error:
+    except Exception as error:  # a damaged file can raise nearly any exception
+        detail = getattr(error, "error_string", None) or _one_line(error)
         raise ValueError(
-            f"`{path}` cannot be read ({error.error_string}). It must be an audio file. Fetch it "
-            "again."
+            f"`{path}` cannot be read ({detail}). It must be an audio file. Fetch it again."
         ) from None
+
+
+def _refuse_extremes(file: Any, seconds: float, wanted: int) -> None:
+    """Raise if the rate, or the values of a part, are beyond the limits of this module."""
+    rate, channels = file.samplerate, file.channels
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise UndecodableAudio(
+            "too large" if rate > MAX_RATE else "broken",
+            f"a sample rate of {rate:,} Hz, not {MIN_RATE:,} to {MAX_RATE:,}",
+        )
+    values = min(file.frames, ceil(seconds * rate) + 2 * _MARGIN) * channels
+    if values > MAX_VALUES:
+        raise UndecodableAudio(
+            "too large", f"{values:,} values in {channels} channels, more than {MAX_VALUES:,}"
+        )
+    weights = _weights(rate, wanted)
+    if rate != wanted and weights > MAX_WEIGHTS:
+        raise UndecodableAudio(
+            "too large", f"{rate:,} Hz need {weights:,} weights to resample, not {MAX_WEIGHTS:,}"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
 def _expect(found: int, announced: int) -> None:

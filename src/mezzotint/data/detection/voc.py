@@ -192,7 +192,7 @@ def _label_image(entry: _Entry, folder: str, image: Tensor) -> Tensor:
     try:
         with Image.open(path) as file:
             numbers = torch.from_numpy(np.array(file))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file can raise nearly any exception
         raise ValueError(
             f"`{path}` cannot be read ({error}). It must be a palette image. Get it again."
         ) from None

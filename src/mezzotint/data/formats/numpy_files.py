@@ -1,5 +1,7 @@
 """Read NumPy files without pickles, and the labels in them."""
 
+import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,9 @@ import numpy.typing as npt
 
 from mezzotint.data.formats.columns import ColumnUse
 from mezzotint.data.source import Index
+
+MAX_RATIO, SMALL = 100, 256 << 20
+"""An archive may announce this multiple of its own size, or this many bytes."""
 
 
 def numpy_arrays(
@@ -25,19 +30,46 @@ def numpy_arrays(
         ValueError: when the file is damaged or of another kind.
     """
     try:
+        refuse_bomb(path)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             if single is None:
                 raise ValueError("it has one array without a name")
             return {single: loaded}
         with loaded:
-            return {name: loaded[name] for name in loaded.files}
+            arrays = {name: loaded[name] for name in loaded.files}
+        other = next((n for n, found in arrays.items() if not isinstance(found, np.ndarray)), None)
+        if other is not None:
+            raise ValueError(f"its member {other!r} is not an array")
+        return arrays
     except Exception as error:  # a damaged file can raise nearly any exception
         detail = " ".join(str(error).split())[:160] or type(error).__name__
         raise ValueError(
             f"`{path}` cannot be read ({detail}). It must be {expected}, never a pickle. Write it "
             "again with np.savez."
         ) from None
+
+
+def refuse_bomb(path: str | Path) -> None:
+    """Refuse an archive whose contents do not fit, by the sizes it announces; nothing is read.
+
+    zipfile never reads more of a member than it announces, so the sizes cannot be too small.
+
+    Raises:
+        ValueError: when it announces more than `SMALL` bytes and `MAX_RATIO` times its own size,
+            or more than the memory of this machine.
+        zipfile.BadZipFile: when it is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        announced = sum(member.file_size for member in archive.infolist())
+    most = max(SMALL, MAX_RATIO * os.path.getsize(path))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if announced > min(most, memory):
+        raise ValueError(
+            f"it unpacks to {announced / 1e6:,.0f} MB, more than {min(most, memory) / 1e6:,.0f}"
+        )
 
 
 def named_array(name: str, arrays: Mapping[str, object], path: object, noun: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.formats.columns import ColumnUse, chosen_name
-from mezzotint.data.formats.numpy_files import label_indices, named_array
+from mezzotint.data.formats.numpy_files import label_indices, named_array, refuse_bomb
 from mezzotint.data.listing.groups import column_of_groups, grouped, merged, same_rows
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory, moments
@@ -141,6 +141,7 @@ def _load(
             )
         file.seek(0)
         try:
+            refuse_bomb(path)
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {x: loaded}, x, None, None, []

@@ -206,6 +206,8 @@ def read_cloud(path: Path, points: int, key: str) -> npt.NDArray[np.float64]:
     if path.suffix.lower() in MESHES:
         return sample_surface(*read_mesh(path), points, key)
     arrays = numpy_arrays(path, _EXPECTED, single="x")
+    if not arrays:
+        raise ValueError("it has no array. Write it again with np.savez.")
     known = [name for name in ("x", "points", "pos", "xyz") if name in arrays]
     if len(arrays) > 1 and len(known) != 1:
         raise ValueError(
@@ -295,8 +297,8 @@ def _read_h5(paths: list[Path]) -> PointTable:
             with h5py.File(path, "r") as file:
                 points.append(_points_last(file["data"][:], f"{path}: data"))
                 labels.append(np.asarray(file["label"][:]).reshape(-1).astype(np.int64))
-        except (OSError, KeyError) as error:
-            detail = " ".join(str(error).split())[:160]
+        except Exception as error:  # a damaged file can raise nearly any exception
+            detail = " ".join(str(error).split())[:160] or type(error).__name__
             raise ValueError(
                 f"`{path}` cannot be read ({detail}). It must be HDF5 with 'data' and 'label'. "
                 "Fetch it again."

@@ -86,7 +86,7 @@ def audio(job: ClipConversion) -> None:
     try:
         header = soundfile.info(job.source)
         samples = max(1, ceil(header.frames * job.measure / header.samplerate))
-    except soundfile.LibsndfileError:
+    except Exception:  # a damaged file can raise nearly any exception
         samples = 1  # `read_waveform` raises the reason
     wave = read_waveform(job.source, job.measure, samples)
     with replacing(Path(job.target)) as temporary:
@@ -110,7 +110,10 @@ def video(job: ClipConversion) -> None:
             "'mezzotint[video]'`."
         ) from None
     try:
-        with av.open(job.source) as found, replacing(Path(job.target)) as temporary:
+        with (
+            av.open(job.source, metadata_errors="replace") as found,
+            replacing(Path(job.target)) as temporary,
+        ):
             if not found.streams.video:
                 raise UndecodableVideo("no video: the file has no video stream")
             stream = found.streams.video[0]

@@ -3,6 +3,8 @@
 Frames are found by their time stamps, never by their number, so that a variable frame rate, as
 phones record it, does no harm: the frame at a time is the last one that begins by then.
 
+A frame may have `MAX_PIXELS` pixels, which is checked before it is decoded.
+
 torchcodec decodes files if it can be imported (it needs FFmpeg's libraries), else PyAV, which
 brings its own.
 """
@@ -16,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mezzotint.data.image.decode import even_fractions
+from mezzotint.data.image.decode import MAX_PIXELS, even_fractions
 
 VIDEO_EXTENSIONS = frozenset(".mp4 .m4v .avi .mkv .webm .mov .mpg .mpeg .flv .wmv .3gp .ts".split())
 
@@ -68,16 +70,17 @@ def _codec() -> Any:
 def _torchcodec(path: str, times: Times, size: int, crops: int) -> Tensor:
     try:
         decoder = _codec()(path)
+        _refuse_large(decoder.metadata.width or 0, decoder.metadata.height or 0)
         begin, end = (
             float(decoder.metadata.begin_stream_seconds),
             float(decoder.metadata.end_stream_seconds),
         )
         wanted = np.clip(begin + times(end - begin), begin, np.nextafter(end, begin))
         frames: Tensor = decoder.get_frames_played_at(wanted.tolist()).data
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise UndecodableVideo(
-            f"broken or truncated: {' '.join(str(error).split())[:120]}"
-        ) from None
+    except UndecodableVideo:
+        raise
+    except Exception as error:  # a damaged file can raise nearly any exception
+        raise UndecodableVideo(f"broken or truncated: {_one_line(error)}") from None
     return squares(frames, size, crops).transpose(0, 1).contiguous()
 
 
@@ -90,19 +93,38 @@ def _pyav(path: str, times: Times, size: int, crops: int) -> Tensor:
             "'mezzotint[video]'`."
         ) from None
     try:
-        with av.open(path) as container:
+        # Tags need not be UTF-8, and none are used.
+        with av.open(path, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise UndecodableVideo("no video: the file has no video stream")
             return _decoded(container, times, size, crops)
     except av.FFmpegError as error:
         kind = "truncated or no video" if isinstance(error, av.InvalidDataError) else "broken"
         raise UndecodableVideo(f"{kind}: {error.strerror}") from None
+    except UndecodableVideo:
+        raise
+    except Exception as error:  # a damaged file can raise nearly any exception
+        raise UndecodableVideo(f"broken: {_one_line(error)}") from None
+
+
+def _refuse_large(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UndecodableVideo(
+            f"too large: frames of {width} x {height} pixels, more than {MAX_PIXELS}"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
 
 
 def _decoded(container: Any, times: Times, size: int, crops: int) -> Tensor:
     """Decode from the keyframe before the first time to the last time, and keep its frames."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
+    _refuse_large(stream.codec_context.width, stream.codec_context.height)
+    # A stream can change its size later; the decoder checks each frame before it allocates it.
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     begin = float((stream.start_time or 0) * stream.time_base)
     length = _duration(container, stream)
     unsorted = begin + times(length)
