@@ -1,10 +1,17 @@
+import errno
 import json
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from mezzotint.files import replacing, write_json
+from mezzotint.files import replacing, shown, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
@@ -35,3 +42,56 @@ def test_files_are_as_readable_as_the_umask_says(tmp_path: Path) -> None:
         os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
     (tmp_path / "plain").touch()
     assert (tmp_path / "x.bin").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@contextmanager
+def files_of(size: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+FULL = r"`.*/a.bin` could not be written \(File too large; [\d.]+ MB are free\), and nothing was "
+
+
+def test_a_full_disk_names_the_file_for_every_kind_of_writer(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_text("before")
+    with files_of(1000):
+        with pytest.raises(OSError, match=FULL + "changed. Free some space, and run the command"):
+            write_text(path, "x" * 9999)
+        with pytest.raises(OSError, match=FULL), replacing(path) as temporary:
+            save_file({"x": torch.zeros(9999)}, temporary)
+        with pytest.raises(OSError, match=FULL), replacing(path) as temporary:
+            with temporary.open("wb") as stream:
+                np.savez(stream, x=np.zeros(9999))
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_errors_of_the_disk_name_the_file_and_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    for number, sentence in (
+        (errno.ENOSPC, r"a.bin` could not be written \(No space left on device; .* MB are free"),
+        (errno.EROFS, r"a.bin` could not be written \(Read-only file system\), .* Choose a folder"),
+    ):
+        with pytest.raises(OSError, match=sentence) as caught, replacing(path):
+            raise OSError(number, os.strerror(number))
+        assert caught.value.errno == number
+    with pytest.raises(FileNotFoundError, match="gone/a.bin` could not be written .No such file"):
+        write_text(tmp_path / "gone" / "a.bin", "x")
+    with pytest.raises(FileNotFoundError, match="No such file or directory: '/no/input'"):
+        with replacing(path):
+            Path("/no/input").read_text()
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_are_shown_without_what_a_terminal_would_obey() -> None:
+    assert shown("a\n\x1b[31mb\r\udcff\u202egpj.exe\x7f\x9b") == (
+        r"a\n\x1b[31mb\r\udcff\u202egpj.exe\x7f\x9b"
+    )
+    plain = "Bildschirmfoto 10:32\u202fAM äöü 猫 👩\u200d💻.png"
+    assert shown(plain) == plain

@@ -56,3 +56,8 @@ def test_features_are_indexed_by_row() -> None:
     chosen = features[torch.tensor([2, 0])]
     assert chosen.x.tolist() == [[4, 5], [0, 1]] and chosen.validation is None
     assert chosen.y is not None and chosen.y.tolist() == [1, 3]
+
+
+def test_an_unreadable_name_cannot_move_the_cursor_or_end_a_line() -> None:
+    error = Unreadable("cat\n\x1b[2J.png", "broken: \x07")
+    assert str(error) == r"cat\n\x1b[2J.png: broken: \x07" and error.id == "cat\n\x1b[2J.png"

@@ -1,12 +1,32 @@
-"""Atomic writes: a reader finds the old file or the new one, even after a run is killed."""
+"""Atomic writes: a reader finds the old file or the new one, even after a run is killed.
 
+Names of files can have any character but `/` and NUL: `shown` makes them safe to print.
+"""
+
+import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK = (*_FULL, errno.EIO, errno.EROFS)
+_NUMBER = re.compile(r"\(os error (\d+)\)|\bcode: (\d+)\b")  # as libraries in Rust write it
+
+
+def shown(text: str) -> str:
+    """Return text for a terminal: what would move its cursor, color it or end a line is escaped.
+
+    These are control characters, line ends, marks that turn the direction of writing, and bytes of
+    a name that are no text.
+    """
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 _TEMPORARY = re.compile(r"\.tmp-(\d+)-")
 
@@ -16,6 +36,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file in the same folder, which replaces `path` unless writing fails.
 
     The content is on disk before the name is: after a power cut the file is the old or the new one.
+
+    Raises:
+        OSError: in one sentence with `path`, when the disk is full or does not take the file.
     """
     # The suffix stays, because some writers choose the format by it.
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
@@ -27,8 +50,37 @@ def replacing(path: Path) -> Iterator[Path]:
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)
+    except Exception as error:
+        explained = _explained(error, path, temporary)
+        if explained is None:
+            raise
+        raise explained from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder is gone, or cannot be written
+            temporary.unlink(missing_ok=True)
+
+
+def _explained(error: Exception, path: Path, temporary: Path) -> OSError | None:
+    """Name the file that could not be written; `None` for an error of another kind."""
+    if isinstance(error, OSError):
+        number, name = error.errno, error.filename
+        own = name is not None and os.fsdecode(name) == str(temporary)
+        if number is None or not (own or (name is None and number in _DISK)):
+            return None
+    else:
+        found = _NUMBER.search(str(error))
+        number = int(found[1] or found[2]) if found else 0
+        if number not in _DISK:
+            return None
+    reason, advice = os.strerror(number), "Choose a folder that can be written"
+    if number in _FULL:
+        free = shutil.disk_usage(path.parent).free
+        reason, advice = f"{reason}; {free / 1e6:.1f} MB are free", "Free some space"
+    return OSError(
+        number,
+        f"`{path}` could not be written ({reason}), and nothing was changed. {advice}, and run the "
+        "command again.",
+    )
 
 
 def flush(path: Path) -> None:

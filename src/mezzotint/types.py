@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
+from mezzotint.files import shown
 from mezzotint.modality.modality import modality_of
 from mezzotint.seeding import Draws
 
@@ -54,7 +55,7 @@ class Unreadable(Exception):
         self.id, self.reason = id, reason
 
     def __str__(self) -> str:
-        return f"{self.id}: {self.reason}"
+        return shown(f"{self.id}: {self.reason}")
 
 
 @dataclass(frozen=True)

@@ -293,7 +293,8 @@ def test_a_full_disk_is_a_failure_and_not_bad_input(tmp_path: Path) -> None:
         cwd=tmp_path,
         fault="checkpoint.after_model:step=7:enospc",
     )
-    refused(done, "No space left on device", "MB are free", "--resume", code=1)
+    found = ("No space left on device", "MB are free", "no earlier checkpoint", "--overwrite")
+    refused(done, *found, code=1)
 
 
 def test_an_unforeseen_error_is_one_line_and_has_a_traceback_on_request(tmp_path: Path) -> None:
@@ -329,6 +330,28 @@ def test_a_closed_pipe_and_a_foreign_locale(tmp_path: Path) -> None:
         "recipes", "method.lejepa", cwd=tmp_path, LC_ALL="C", PYTHONIOENCODING="", PYTHONUTF8="0"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_names_cannot_command_the_terminal(tmp_path: Path) -> None:
+    """Escape sequences, line ends and bytes that are no text, in real names of files."""
+    folder = tmp_path / "pho\x1b[31mtos"
+    folder.mkdir()
+    for name in ("a\x1b[2J.png", "b\nok.png", "c\udcff.png"):
+        (folder / name).write_bytes(b"no image")
+    done = mezzotint("doctor", str(folder), cwd=tmp_path)
+    assert "\x1b" not in done.stdout + done.stderr
+    for found in (r"a\x1b[2J.png: not", r"b\nok.png: not", r"c\udcff.png: not"):
+        assert found in done.stdout
+    done = mezzotint("doctor", "gone\x1b]0;title\x07", cwd=tmp_path)
+    refused(done, r"`gone\x1b]0;title\x07` does not exist", code=2)
+
+
+def test_an_override_that_is_no_text_is_bad_input(tmp_path: Path) -> None:
+    for locale in ({"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}):
+        for text in ("run.seed=\udcff", "data.name=\udcff", "me\udcfft.x=1"):
+            done = mezzotint("pretrain", *SMALL, text, "--out", "r", cwd=tmp_path, **locale)
+            refused(done, "dcff", code=2)
+    assert not (tmp_path / "r").exists()
 
 
 def test_nothing_of_the_environment_is_written(tmp_path: Path) -> None:

@@ -149,12 +149,31 @@ def test_a_full_disk_says_so_and_keeps_what_was_there(
     monkeypatch.setenv("MEZZOTINT_FAULT", "checkpoint.after_model:step=2:enospc")
     with pytest.raises(
         OSError,
-        match="No space left on device.*needs .* MB, and .* MB are free. The previous one is kept",
+        match=r"A checkpoint could not be saved in `.*` \(No space left on device\): it needs "
+        ".* MB, and .* MB are free. `step-00000001` is kept. Free some space",
     ):
         store.save(2, MODEL, MOMENTS, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
     found, _ = store.latest()
     assert found is not None and found.step == 1
+
+
+def test_a_full_disk_claims_no_checkpoint_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    monkeypatch.setenv("MEZZOTINT_FAULT", "checkpoint.after_model:step=1:enospc")
+    with pytest.raises(OSError, match="There is no earlier checkpoint. Free some space"):
+        store.save(1, MODEL, MOMENTS, {})
+    monkeypatch.delenv("MEZZOTINT_FAULT")
+    damaged = saved(tmp_path / "other", 1)
+    (damaged.found()[0] / "state.json").write_text("{}")
+    monkeypatch.setenv("MEZZOTINT_FAULT", "checkpoint.after_model:step=2:enospc")
+    with pytest.raises(OSError, match="There is no earlier checkpoint"):
+        damaged.save(2, MODEL, MOMENTS, {})
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="could not be saved in `.*/file/checkpoints` .Not a dir"):
+        CheckpointStore(tmp_path / "file" / "checkpoints").save(1, MODEL, MOMENTS, {})
 
 
 def test_another_format_is_refused_by_name(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from mezzotint._version import __version__
+from mezzotint.files import shown
 from mezzotint.recipe.schema import RecipeError
 
 app = typer.Typer(
@@ -149,7 +150,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(number, int):
             notes = " ".join(getattr(error, "__notes__", ()))
             return _fail(f"Stopped. {notes}".rstrip(), 128 + number)
-        parts = (str(error), *getattr(error, "__notes__", ()))
+        parts = (_sentence(error), *getattr(error, "__notes__", ()))
         text = " ".join(" ".join(parts).split()) or type(error).__name__
         code = getattr(error, "exit_code", None)
         if isinstance(code, int):
@@ -161,6 +162,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{type(error).__name__}: {text} (--debug shows where)", 1)
 
 
+def _sentence(error: Exception) -> str:
+    """The message of an error; one of the operating system names its file first."""
+    if isinstance(error, OSError) and error.strerror:
+        if error.filename is None:
+            return error.strerror
+        return f"`{os.fsdecode(error.filename)}`: {error.strerror}. Check the path and its rights."
+    return str(error)
+
+
 def _parser_message(error: Any) -> str:
     """The message of the command line's parser as a sentence, with the help to read."""
     text = " ".join(error.format_message().split()).rstrip(".")
@@ -169,5 +179,5 @@ def _parser_message(error: Any) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"mezzotint: {message}", file=sys.stderr)
+    print(f"mezzotint: {shown(message)}", file=sys.stderr)
     return code

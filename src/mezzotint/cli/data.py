@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mezzotint.cli.app import Debug, Json, app, recipe_of
+from mezzotint.files import shown
 from mezzotint.recipe.schema import RecipeError, nearest
 from mezzotint.recipe.signatures import ComponentEntry, Key, index
 
@@ -106,7 +107,7 @@ def doctor(
     from mezzotint.data.doctor import examine
 
     diagnosis = examine(path, overrides=overrides or (), workers=workers)
-    typer.echo(diagnosis.to_json() if as_json else "\n".join(diagnosis.lines()))
+    typer.echo(diagnosis.to_json() if as_json else "\n".join(map(shown, diagnosis.lines())))
     if not diagnosis.ok:
         raise typer.Exit(1)
 
@@ -244,4 +245,4 @@ def prepare(
     target = out or folder.with_name(f"{folder.resolve().name}-prepared")
     processes = os.cpu_count() or 1 if workers is None else workers
     done = prepare.prepare(dataset, folder, target, workers=processes, format=format, side=side)  # type: ignore[arg-type]
-    typer.echo("\n".join([*done.lines(), str(target)]))
+    typer.echo("\n".join(map(shown, [*done.lines(), str(target)])))

@@ -69,11 +69,11 @@ class CheckpointStore:
             OSError: when the disk is full or cannot be written; the previous checkpoints are
                 untouched.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
         target = self.root / f"step-{step:08d}"
         temporary = self.root / f".{target.name}.tmp-{os.getpid()}"
         faults.point("checkpoint.begin", step)
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             self._write_all(temporary, step, model, optimizer, state)
@@ -85,7 +85,7 @@ class CheckpointStore:
             flush(self.root)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise _explained(error, self.root, model, optimizer) from error
+            raise self._explained(error, size_of(model, optimizer)) from error
         faults.point("checkpoint.after_rename", step)
         self._remove_old(just_saved=target)
         faults.point("checkpoint.after_retention", step)
@@ -108,6 +108,19 @@ class CheckpointStore:
         _write(folder / "manifest.json", [json.dumps(manifest, indent=1).encode()])
         flush(folder)
         faults.point("checkpoint.after_manifest", step)
+
+    def _explained(self, error: OSError, need: int) -> OSError:
+        """Say why a save failed, and whether there is a checkpoint to go on from."""
+        there = next(path for path in (self.root, *self.root.parents) if path.is_dir())
+        free = shutil.disk_usage(there).free
+        good = self.newest_good()
+        state = "There is no earlier checkpoint" if good is None else f"`{good.name}` is kept"
+        return OSError(
+            error.errno,
+            f"A checkpoint could not be saved in `{self.root}` ({error.strerror or error}): it "
+            f"needs {need / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free. {state}. Free some "
+            "space.",
+        )
 
     def _remove_old(self, just_saved: Path) -> None:
         good = 1
@@ -290,15 +303,3 @@ def _hash(path: Path) -> tuple[int, str]:
 
 def _digest_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _explained(error: OSError, root: Path, model: Tensors, optimizer: Tensors) -> OSError:
-    free = shutil.disk_usage(root).free
-    need = size_of(model, optimizer)
-    return OSError(
-        error.errno,
-        f"The checkpoint could not be saved ({error.strerror or error}): it needs "
-        f"{need / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free. The previous one is kept. "
-        "Free some space and use --resume. Directory:",
-        str(root),
-    )

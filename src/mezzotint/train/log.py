@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mezzotint import timing
-from mezzotint.files import write_text
+from mezzotint.files import shown, write_text
 from mezzotint.types import Batch
 
 
@@ -277,7 +277,8 @@ class Progress:
     def _print(self, text: str, stream: TextIO) -> None:
         """Print a line; a closed pipe, a dead terminal or a full disk never ends a training."""
         try:
-            print(text, file=stream, flush=True)
+            lines = map(shown, text.split("\n"))
+            print("\n".join(lines), file=stream, flush=True)
         except (OSError, ValueError):
             self.mode = "quiet"
 
