@@ -153,7 +153,7 @@ def _explain(name: str) -> str:
     A dotted name goes from a family to one of its kinds, from a kind to one of its keys, and from a
     key to the family of the component that it takes.
     """
-    from mezzotint.recipe.recipe import FAMILIES
+    from mezzotint.recipe.schema import FAMILIES
 
     path, *words = name.split(".")
     members = index().members(FAMILIES.get(path) or index().family_named(path) or "")
