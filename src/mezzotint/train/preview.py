@@ -160,7 +160,7 @@ def _steps(config: dict[str, Any], size: int, steps: int) -> dict[str, Any]:
     device = recipe.run.compute.torch_device()
     trainer = Trainer(recipe, device)
     stop = min(steps, trainer.total)
-    _forget_peak(device)
+    _reset_peak(device)
     free = _free(device)
     times = []
     counter = ForwardPassCounter(recipe.method)
@@ -178,8 +178,8 @@ def _steps(config: dict[str, Any], size: int, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _forget_peak(device: torch.device) -> None:
-    """Let the peak of the process begin anew."""
+def _reset_peak(device: torch.device) -> None:
+    """Reset the peak memory of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
