@@ -81,6 +81,7 @@ def test_memory_and_time_are_linear_in_the_samples() -> None:
 )
 def test_micro_batches_divide_the_batch(size: int, expected: list[int]) -> None:
     assert micro_batches(size) == expected
+    assert micro_batches(256, 16) == [16, 32]
 
 
 def test_a_process_that_the_system_ended_leaves_an_answer(

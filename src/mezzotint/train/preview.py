@@ -112,7 +112,7 @@ def measure_stdin() -> None:
     config = json.loads(sys.stdin.read())
     points: list[dict[str, Any]] = []
     whole = Trainer(Recipe.build(config), _device(config)).plan.batch_size
-    for size in micro_batches(whole):
+    for size in micro_batches(whole, config["run"].get("micro_batches", 1)):
         try:
             points.append(_steps(config, size, 2))
         except ValueError:  # a method that needs larger batches
@@ -126,9 +126,12 @@ def measure_stdin() -> None:
     print(json.dumps(extrapolated([_steps(config, whole, _STEPS)], whole)), flush=True)
 
 
-def micro_batches(batch_size: int) -> list[int]:
-    """Choose two small divisors of a batch, the second at least twice the first; or the batch."""
-    divisors = [n for n in range(2, batch_size + 1) if batch_size % n == 0]
+def micro_batches(batch_size: int, unit: int = 1) -> list[int]:
+    """Choose two small divisors of a batch, the second at least twice the first; or the batch.
+
+    Both are multiples of `unit`, the parts that a batch is accumulated in.
+    """
+    divisors = [n for n in range(2, batch_size + 1) if batch_size % n == 0 and n % unit == 0]
     first = next((n for n in divisors if n >= 4), batch_size)
     second = next((n for n in divisors if n >= 2 * first), None)
     return [first] if second is None else [first, second]
