@@ -45,6 +45,7 @@ FILES = {
     "encoder.yaml": "encoder: {kind: resnet8}\n",
     "thesis/thesis.txt": "years of work\n",
     "notes.txt": "hello\n",
+    "outside.csv": "Path,cat\n../notes.txt,1\n",
     "broken.pt": "not a checkpoint\n",
 }
 

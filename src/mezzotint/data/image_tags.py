@@ -26,6 +26,7 @@ from mezzotint.data.listing.groups import (
     same_files,
     source_of,
 )
+from mezzotint.data.listing.lists import require_inside
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.source import Source, Task
 
@@ -43,7 +44,7 @@ class ImageTags(ImageFolder):
     The task is `finding/test` with a second table, `finding/holdout` without.
 
     Args:
-        root: folder to which paths in the table are relative.
+        root: folder of the images; paths in the table are relative to it, and stay below it.
         files: the table, a CSV.
         test_files: table of the images to score; pretraining never sees them.
         path: column of the files.
@@ -99,6 +100,8 @@ class ImageTags(ImageFolder):
         other, self._scored_tags, _ = (
             _table(test_files, path, labels, uncertain) if test_files else ([], self.tags[:0], [])
         )
+        require_inside(self.root, own, files)
+        require_inside(self.root, other, test_files or files)
         self.notes = (*overlap(own, other), *notes_on_losses(self.root, own, max_pixels))
         self._paths, self._scored_paths = PathList(own), PathList(other)
         self.labels = np.full(len(own), -1, np.int64)

@@ -25,6 +25,7 @@ from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.data.image.folder import ImageFolder, PathList, check_image_options, input_of
 from mezzotint.data.image.losses import notes_on_losses
 from mezzotint.data.listing.groups import grouped, merged, same_files, source_of
+from mezzotint.data.listing.lists import require_inside
 from mezzotint.data.listing.sampling import held_out
 from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Index, Source, Task
@@ -111,6 +112,8 @@ class CaptionedImages(Source):
         size: height and width of an image, in pixels: the middle square of 7/8 of the shorter side.
         holdout: fraction of the images to score.
         max_pixels: images with more pixels are unreadable; checked before decoding.
+        allow_outside: whether paths of a list may lead outside of `root`, such as `../a`, absolute
+            ones, and symbolic links; set it for lists that you trust.
 
     Raises:
         ValueError: when the list cannot be read, lacks a column, or has no captions.
@@ -131,6 +134,7 @@ class CaptionedImages(Source):
         size: int = 224,
         holdout: float = 0.2,
         max_pixels: int = 50_000_000,
+        allow_outside: bool = False,
     ) -> None:
         check_image_options(size, holdout, max_pixels)
         if not 1 <= length <= size * size:
@@ -139,6 +143,8 @@ class CaptionedImages(Source):
                 f"length={length} and size={size}. DABS uses 32."
             )
         pairs = _captions(Path(files), path, caption)
+        if not allow_outside:
+            require_inside(root, [name for name, _ in pairs], files, has_key=True)
         self.holdout, self.tokenizer = holdout, tokenizer
         self._files = _ImageFiles(os.fspath(root), [name for name, _ in pairs], size, max_pixels)
         self.notes = notes_on_losses(self._files.root, [name for name, _ in pairs], max_pixels)

@@ -118,6 +118,7 @@ class Source(Component, ABC, abstract=True):
     embedded: ClassVar[tuple[str, ...]] = ()
     location: ClassVar[frozenset[str]] = frozenset(
         {"root", "path", "files", "test_files", "test_fold", "split", "name", "group"}
+        | {"allow_outside"}
     )
 
     input: Input

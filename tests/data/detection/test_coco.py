@@ -89,6 +89,19 @@ def test_coco_masks_are_those_of_pycocotools() -> None:
     assert (theirs & ours).sum() / (theirs | ours).sum() > 0.95
 
 
+@pytest.mark.parametrize("name", ["../val2017/1.png", "ABSOLUTE", "3.png"])
+def test_coco_images_stay_in_their_folder(name: str, tmp_path: Path) -> None:
+    content = coco(tmp_path)
+    (tmp_path / "train2017" / "3.png").symlink_to(tmp_path / "val2017" / "1.png")
+    name = name.replace("ABSOLUTE", str(tmp_path / "val2017" / "1.png"))
+    content["images"][0]["file_name"] = name
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="train2017.json` names .*, which leads outside of `.*n20"):
+        COCOFolder(root=str(tmp_path))
+    assert COCOFolder(root=str(tmp_path), allow_outside=True).read("train", 0).id == name
+
+
 def test_coco_says_what_is_wrong(tmp_path: Path) -> None:
     content = coco(tmp_path)
     with pytest.raises(

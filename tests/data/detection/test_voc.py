@@ -58,6 +58,22 @@ def test_voc_boxes_start_at_zero_and_masks_are_numbered_as_objects(tmp_path: Pat
     assert nested.count("train") == 2 and nested.read("test", 0).masks is None
 
 
+@pytest.mark.parametrize("name", ["../../other/JPEGImages/0", "ABSOLUTE", "9"])
+def test_ids_that_lead_outside_are_refused(name: str, tmp_path: Path) -> None:
+    other, root = voc(tmp_path / "other"), voc(tmp_path / "v")
+    if name == "9":
+        (root / "JPEGImages" / "9.jpg").symlink_to(other / "JPEGImages" / "0.jpg")
+    name = name.replace("ABSOLUTE", str(other / "JPEGImages" / "0"))
+    for folder in (root, other):
+        text = (root / "Annotations" / "0.xml").read_text()
+        (folder / "JPEGImages" / "0.xml").write_text(text)
+        (folder / "Annotations" / "9.xml").write_text(text)
+    (root / "ImageSets" / "Main" / "trainval.txt").write_text(f"0\n{name}\n")
+    with pytest.raises(ValueError, match="trainval.txt` names .*, which leads outside of `.*v`"):
+        VOCFolder(root=str(root))
+    assert VOCFolder(root=str(root), allow_outside=True).count("train") == 2
+
+
 def test_voc_says_what_is_missing(tmp_path: Path) -> None:
     root = voc(tmp_path / "v")
     (root / "Annotations" / "1.xml").unlink()

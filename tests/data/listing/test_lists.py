@@ -1,8 +1,22 @@
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from mezzotint.data.listing.lists import ListedFile, classes_of, read_label_table, read_list
+from mezzotint.data.audio.folder import AudioFolder
+from mezzotint.data.image_tags import ImageTags
+from mezzotint.data.image_text import CaptionedImages
+from mezzotint.data.listing.lists import (
+    ListedFile,
+    classes_of,
+    read_label_table,
+    read_list,
+    require_inside,
+)
+from mezzotint.data.source import Source
+from mezzotint.data.video.folder import VideoFolder
 
 
 def test_reads_the_lists_of_known_data_sets(tmp_path: Path) -> None:
@@ -102,3 +116,69 @@ def test_label_table(tmp_path: Path) -> None:
         table.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_label_table(str(table))
+
+
+def test_paths_of_a_list_stay_below_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their words and by what they are on the disk, with a root that is itself a link."""
+    outside, real = tmp_path / "secret", tmp_path / "real"
+    outside.mkdir()
+    (real / "in").mkdir(parents=True)
+    (outside / "a.wav").touch()
+    root = tmp_path / "link"
+    root.symlink_to(real)
+    (real / "in" / "a.wav").touch()
+    (real / "in" / "b.wav").symlink_to("a.wav")
+    (real / "out").symlink_to(outside)
+    (real / "out.wav").symlink_to(outside / "a.wav")
+    (real / "again").symlink_to(root / "in")
+    inside = ["in/a.wav", "in/b.wav", "in/../in/a.wav", "again/a.wav", "not/there.wav", "..a.wav"]
+    require_inside(root, [*inside, str(root / "in/a.wav"), str(real / "in/a.wav")], "list.csv")
+    monkeypatch.chdir(tmp_path)
+    require_inside("link", inside, "list.csv")
+    require_inside(Path("."), ["secret/a.wav"], "list.csv")
+    for path in (
+        "../secret/a.wav", "in/../../secret/a.wav", "/etc/passwd", str(outside / "a.wav"),
+        "out/a.wav", "out.wav", "..", "../real2/a.wav", str(tmp_path / "real.wav"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="`list.csv` names .*, which leads outside of `.*li"):
+            require_inside(root, ["in/a.wav", path], "list.csv")
+
+
+@pytest.mark.parametrize("kind", [AudioFolder, VideoFolder, ImageTags, CaptionedImages])
+@pytest.mark.parametrize("where", ["files", "test_files"])
+def test_every_source_refuses_lists_that_lead_outside(
+    kind: type[Source], where: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    options: dict[str, Any] = {"root": str(root)}
+    if kind is AudioFolder:
+        options |= {"mean": 0.0, "std": 1.0}
+    if kind is ImageTags:
+        options |= {"labels": ["cat"]}
+    for folder in (root, tmp_path):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "a.png")
+    lists = {}
+    for name, path in (("good", "a.png"), ("bad", "../a.png")):
+        lists[name] = str(tmp_path / f"{name}.csv")
+        rows = {ImageTags: f"Path,cat\n{path},1\n", CaptionedImages: f"path,caption\n{path},a\n"}
+        Path(lists[name]).write_text(rows.get(kind, f"path,label\n{path},cat\n"))
+    if where == "files":
+        options["files"] = lists["bad"]
+    elif kind is CaptionedImages:
+        pytest.skip("it has one list")
+    else:
+        options |= {"files": lists["good"], "test_files": lists["bad"]}
+    with pytest.raises(ValueError, match="bad.csv` names '../a.png', which leads outside .* trust"):
+        kind(**options)
+    if kind is CaptionedImages:
+        assert len(CaptionedImages(**options, allow_outside=True)) == 1
+    else:
+        file = Path(lists["bad"])
+        file.write_text(file.read_text().replace("../a.png", str(tmp_path / "a.png")))
+        with pytest.raises(ValueError, match="which leads outside"):
+            kind(**options)
+        (tmp_path / "good.csv").write_text(file.read_text())
+        assert len(kind(**options | {"root": str(tmp_path)})) == 1

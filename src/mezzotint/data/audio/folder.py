@@ -25,6 +25,7 @@ from mezzotint.data.listing.lists import (
     entries_of_folder,
     read_label_table,
     read_list,
+    require_inside,
     split_of_list,
 )
 from mezzotint.data.listing.sampling import held_out
@@ -116,6 +117,9 @@ class AudioFolder(Source):
             )
         self.root, self.holdout = os.fspath(root), holdout
         own, scored, name, self.notes = self._listed(files, test_files, test_fold)
+        if files is not None:
+            require_inside(self.root, [entry.path for entry in own], files)
+            require_inside(self.root, [entry.path for entry in scored], test_files or files)
         self._open(self.root, own, scored, name, labels, front_end, seconds, mean, std)
 
     def _open(

@@ -22,6 +22,7 @@ from mezzotint.data.detection.source import (
     paint,
     read_image,
 )
+from mezzotint.data.listing.lists import require_inside
 
 
 class COCOFolder(DetectionSource, kind="coco_folder"):
@@ -33,6 +34,8 @@ class COCOFolder(DetectionSource, kind="coco_folder"):
         test: JSON file of the test samples, below `root`.
         train_images: folder of the training images, below `root`.
         test_images: folder of the test images, below `root`.
+        allow_outside: whether names of images may lead outside of these folders, such as `../a`,
+            absolute ones, and symbolic links; set it for lists that you trust.
 
     Raises:
         ValueError: when a file, an image or an annotation is missing, or the JSON is not COCO's.
@@ -46,10 +49,14 @@ class COCOFolder(DetectionSource, kind="coco_folder"):
         test: str = "annotations/instances_val2017.json",
         train_images: str = "train2017",
         test_images: str = "val2017",
+        allow_outside: bool = False,
     ) -> None:
         self.name = Path(root).name
         parts = {"train": (train, train_images), "test": (test, test_images)}
         contents = {part: _read_json(Path(root) / file) for part, (file, _) in parts.items()}
+        for part, (file, folder) in parts.items() if not allow_outside else ():
+            names = [str(image["file_name"]) for image in contents[part]["images"]]
+            require_inside(Path(root) / folder, names, Path(root) / file, has_key=True)
         categories = sorted(contents["train"]["categories"], key=lambda c: c["id"])
         self.classes = tuple(str(c["name"]) for c in categories)
         self._labels = {c["id"]: label for label, c in enumerate(categories)}

@@ -8,6 +8,7 @@ last one; boxes here start at 0 and end after it. The XML is read without docume
 entities, with which a small file could grow without bound.
 """
 
+import os
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from mezzotint.data.detection.source import DetectionSample, DetectionSource, Part, read_image
 from mezzotint.data.formats.delimited import lines_of, read_text
+from mezzotint.data.listing.lists import require_inside
 
 _MAX_BYTES = 1 << 20
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -43,6 +45,8 @@ class VOCFolder(DetectionSource, kind="voc_folder"):
         test: lists of test samples.
         segmentation: what to read besides boxes: `masks` of objects, `classes` of pixels, or
             nothing.
+        allow_outside: whether ids of a list may lead outside of `VOC2007`, such as `../a`, absolute
+            ones, and symbolic links; set it for lists that you trust.
 
     Raises:
         ValueError: when a list, an annotation or an image is missing, or an annotation is not
@@ -56,6 +60,7 @@ class VOCFolder(DetectionSource, kind="voc_folder"):
         train: list[str] = ["trainval"],  # noqa: B006 - is not changed
         test: list[str] = ["test"],  # noqa: B006
         segmentation: str | None = None,
+        allow_outside: bool = False,
     ) -> None:
         if segmentation not in (None, "masks", "classes"):
             raise ValueError(
@@ -73,7 +78,11 @@ class VOCFolder(DetectionSource, kind="voc_folder"):
         )
         lists = "Main" if folder is None else "Segmentation"
         self._entries: dict[str, list[_Entry]] = {
-            part: [entry for name in names for entry in _listed(Path(root), name, lists, folder)]
+            part: [
+                entry
+                for name in names
+                for entry in _listed(Path(root), name, lists, folder, allow_outside)
+            ]
             for part, names in (("train", train), ("test", test))
         }
         found = {
@@ -104,7 +113,9 @@ class VOCFolder(DetectionSource, kind="voc_folder"):
         return DetectionSample(entry.id, image, boxes, labels, ignored, crowd, masks, classes)
 
 
-def _listed(root: Path, name: str, lists: str, folder: str | None) -> list[_Entry]:
+def _listed(
+    root: Path, name: str, lists: str, folder: str | None, allow_outside: bool
+) -> list[_Entry]:
     """Read the entries of a list."""
     year, _, split = name.rpartition("/")
     base = root / year
@@ -124,6 +135,11 @@ def _listed(root: Path, name: str, lists: str, folder: str | None) -> list[_Entr
             f"{', '.join(known) or 'none yet'}. Write the ids one a line, or name another list."
         )
     ids = [line.split()[0] for line in lines_of(read_text(file)) if line.strip()]
+    if not allow_outside:
+        named = [os.path.join("Annotations", f"{i}.xml") for i in ids]
+        named += [os.path.join("JPEGImages", f"{i}{s}") for i in ids for s in _SUFFIXES]
+        named += [] if folder is None else [os.path.join(folder, f"{i}.png") for i in ids]
+        require_inside(base, named, file, has_key=True)
     wanted = [("annotation", "Annotations", (".xml",)), ("image", "JPEGImages", _SUFFIXES)]
     wanted += [] if folder is None else [("label image", folder, (".png",))]
     for what, where, suffixes in wanted:

@@ -23,9 +23,11 @@ Video lists; any other format is read as a list of audio files:
 """
 
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mezzotint.data.formats.delimited import read_text, read_text_table, split_rows
@@ -61,6 +63,44 @@ class ListedFile:
     split: str | None = None
     start: float | None = None
     source: str | None = None
+
+
+def require_inside(
+    root: str | Path, paths: Iterable[str], listed_in: str | Path, *, has_key: bool = False
+) -> None:
+    """Refuse paths that lead outside of a folder: by `..`, as absolute ones, or by symbolic links.
+
+    The folder itself may be a link, and absolute paths below it are inside.
+
+    Args:
+        root: the folder to which paths are relative.
+        paths: as the list has them.
+        listed_in: the list, for messages.
+        has_key: whether the source has the key `allow_outside`, for messages.
+
+    Raises:
+        ValueError: with the first such path.
+    """
+    trust = (
+        "set `data.allow_outside=true`"
+        if has_key
+        else "write absolute paths and set `data.root` to a folder above all of them"
+    )
+    base = os.path.realpath(root)
+    folders: dict[str, str] = {}
+    for path in paths:
+        folder, name = os.path.split(os.path.join(root, path))
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        target = os.path.join(folders[folder], name)
+        if name == ".." or os.path.islink(target):
+            target = os.path.realpath(target)
+        if not target.startswith(os.path.join(base, "")):
+            raise ValueError(
+                f"`{listed_in}` names {path!r}, which leads outside of `{root}`. Paths of a list "
+                "must stay below the folder, through symbolic links too. Correct the list; if you "
+                f"trust it, {trust}."
+            )
 
 
 def classes_of(entries: Sequence[ListedFile]) -> list[str]:

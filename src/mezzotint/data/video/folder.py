@@ -18,6 +18,7 @@ from mezzotint.data.listing.lists import (
     classes_of,
     entries_of_folder,
     read_video_list,
+    require_inside,
     split_of_list,
 )
 from mezzotint.data.listing.sampling import held_out
@@ -121,6 +122,8 @@ class VideoFolder(Source):
                 self.notes = overlap([e.path for e in own], [e.path for e in scored])
             else:
                 own, scored, self.scored, self.notes = split_of_list(own)
+            require_inside(self.root, [entry.path for entry in own], files)
+            require_inside(self.root, [entry.path for entry in scored], test_files or files)
         self.classes = classes_of([*own, *scored])
         position = {name: i for i, name in enumerate(self.classes)}
         self._paths, self.labels = _columns(own, position)
