@@ -11,7 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mezzotint.files import replacing, shown, write_json, write_text
+from mezzotint.files import (
+    replacing,
+    require_seal,
+    seal,
+    shown,
+    sweep,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
@@ -95,3 +103,77 @@ def test_names_are_shown_without_what_a_terminal_would_obey() -> None:
     )
     plain = "Bildschirmfoto 10:32\u202fAM äöü 猫 👩\u200d💻.png"
     assert shown(plain) == plain
+
+
+def test_a_sealed_file_is_checked_and_any_changed_byte_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.json"
+    write_json(path, {"mean": [0.5], "std": [0.25]}, sealed=True)
+    require_seal(path)
+    content = path.read_bytes()
+    for position in range(len(content)):
+        for bit in (1, 32):
+            changed = bytearray(content)
+            changed[position] ^= bit
+            path.write_bytes(changed)
+            with pytest.raises(ValueError, match=r"encoder.json` changed after it was written"):
+                require_seal(path)
+    path.write_bytes(content)
+    require_seal(path)
+    write_json(path, {"mean": [0.1]}, sealed=True)
+    require_seal(path)
+
+
+def test_a_file_without_a_seal_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text("{}")
+    require_seal(tmp_path / "notes.json")
+    write_text(tmp_path / "other.txt", "x", sealed=True)
+    require_seal(tmp_path / "notes.json")
+    seal(tmp_path / "notes.json")
+    (tmp_path / "notes.json").write_text("[]")
+    with pytest.raises(ValueError, match="changed"):
+        require_seal(tmp_path / "notes.json")
+
+
+def test_killed_while_sealing_the_old_and_the_new_file_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    write_text(path, "old: 1", sealed=True)
+    replace, calls = os.replace, []
+
+    def killed(source: object, target: object) -> None:
+        calls.append(target)
+        if Path(str(target)) == path:
+            raise KeyboardInterrupt
+        replace(source, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(path, "new: 1", sealed=True)
+    monkeypatch.setattr(os, "replace", replace)
+    require_seal(path)
+    path.write_text("new: 1")
+    require_seal(path)
+    path.write_text("odd: 1")
+    with pytest.raises(ValueError, match="changed"):
+        require_seal(path)
+
+
+def test_damaged_seals_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    write_text(tmp_path / "recipe.yaml", "a: 1", sealed=True)
+    (tmp_path / "seals.json").write_text("{")
+    with pytest.raises(ValueError, match=r"seals.json` cannot be read .*or remove it"):
+        require_seal(tmp_path / "recipe.yaml")
+
+
+def test_temporary_files_of_dead_processes_are_swept(tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    dead = [tmp_path / ".tmp-999999-a.json", tmp_path / "maps" / ".tmp-999999-b.npz"]
+    # Process 1 runs, but has started after this file was written: its number was used again.
+    recycled = tmp_path / ".tmp-1-c.json"
+    own = tmp_path / f".tmp-{os.getpid()}-d.json"
+    for path in (*dead, recycled, own, tmp_path / ".tmp-notes"):
+        path.write_text("")
+    os.utime(recycled, (0, 0))
+    assert sorted(sweep(tmp_path)) == sorted([*dead, recycled])
+    assert own.exists() and (tmp_path / ".tmp-notes").exists()

@@ -4,6 +4,7 @@ Names of files can have any character but `/` and NUL: `shown` makes them safe t
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_SEALS = "seals.json"
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DISK = (*_FULL, errno.EIO, errno.EROFS)
@@ -133,16 +135,76 @@ def _start_of(pid: int) -> float:
     return boot + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+@contextmanager
+def sealing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file that replaces `path`, and keep the SHA-256 of what was written.
+
+    The hashes of a folder are in its `seals.json`. While a file is replaced, the old and the new
+    one both count, so that a kill at any time leaves a file that is accepted.
+    """
     with replacing(path) as temporary:
+        yield temporary
+        new = _hash(temporary)
+        _accept(path, [new, *_accepted(path)])
+    _accept(path, [new])
+
+
+def seal(path: Path) -> None:
+    """Keep the SHA-256 of a file as it is."""
+    _accept(path, [_hash(path)])
+
+
+def require_seal(path: Path) -> None:
+    """Check that a file is what was written; a file without a seal is taken as it is.
+
+    Raises:
+        ValueError: when its content changed.
+    """
+    accepted = _accepted(path)
+    if accepted and _hash(path) not in accepted:
+        raise ValueError(
+            f"`{path}` changed after it was written. Restore it; if you changed it yourself, "
+            f"remove its entry from {path.with_name(_SEALS)}."
+        )
+
+
+def _accepted(path: Path) -> list[str]:
+    return [str(digest) for digest in _read_seals(path.with_name(_SEALS)).get(path.name, ())]
+
+
+def _accept(path: Path, digests: list[str]) -> None:
+    seals = path.with_name(_SEALS)
+    write_json(seals, _read_seals(seals) | {path.name: digests})
+
+
+def _read_seals(seals: Path) -> dict[str, list[str]]:
+    try:
+        content = json.loads(seals.read_bytes())
+        return {str(name): list(digests) for name, digests in content.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"`{seals}` cannot be read ({error}), so that no file next to it can be checked. "
+            "Restore it, or remove it to go without the check."
+        ) from error
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str, *, sealed: bool = False) -> None:
+    """Write UTF-8 text atomically; with `sealed`, `require_seal` finds later changes."""
+    with (sealing if sealed else replacing)(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, sealed: bool = False) -> None:
     """Write strict JSON atomically, in ASCII so that file names in no known encoding survive.
 
     Raises:
         ValueError: for NaN or inf, which JSON does not have.
     """
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", sealed=sealed)

@@ -6,6 +6,7 @@ import torch
 
 from mezzotint import load_encoder, save_encoder
 from mezzotint.encoders.resnet import resnet18
+from mezzotint.files import seal
 from mezzotint.types import Input
 
 RGB = Input((3, 32, 32), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -22,7 +23,11 @@ def test_round_trip(tmp_path: Path) -> None:
     assert description["encoder"]["kind"] == "resnet18" and description["made_by"] == {
         "why": "a test"
     }
-    assert {p.name for p in (tmp_path / "e").iterdir()} == {"encoder.json", "encoder.safetensors"}
+    assert {p.name for p in (tmp_path / "e").iterdir()} == {
+        "encoder.json",
+        "encoder.safetensors",
+        "seals.json",
+    }
 
 
 def test_damage_is_noticed(tmp_path: Path) -> None:
@@ -45,6 +50,7 @@ def test_a_description_names_only_this_package(tmp_path: Path, kind: str) -> Non
     description = json.loads(path.read_text())
     description["encoder"]["kind"] = kind
     path.write_text(json.dumps(description))
+    seal(path)
     with pytest.raises(ValueError, match=f"`encoder.kind` must be one of .*, got '{kind}'"):
         load_encoder(tmp_path)
 
@@ -55,5 +61,6 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
     description = json.loads(path.read_text())
     description["encoder"]["width"] = 4
     path.write_text(json.dumps(description))
+    seal(path)
     with pytest.raises(ValueError, match="does not fit its encoder.json"):
         load_encoder(tmp_path)

@@ -59,6 +59,7 @@ def test_a_run_leaves_what_design_promises(tmp_path: Path) -> None:
         "checkpoints",
         "encoder",
         "environment.json",
+        "seals.json",
     }
     lines = read_metrics(out / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 8))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from mezzotint._version import __version__
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.files import replacing, write_json
+from mezzotint.files import replacing, require_seal, write_json
 from mezzotint.optim.mup.method import restore_roles, roles_of
 from mezzotint.quant.convert import make_encoder_quantizable
 from mezzotint.quant.fake import Layout
@@ -75,7 +75,7 @@ def save_encoder(
     description = describe(encoder, made_by) | {
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()
     }
-    write_json(folder / "encoder.json", description)
+    write_json(folder / "encoder.json", description, sealed=True)
     return folder
 
 
@@ -193,6 +193,7 @@ def load_encoder(path: str | Path, *, model: Encoder | None = None) -> Encoder:
             f"`{path}` has no encoder.json. It must be an encoder or a run directory, as "
             "`mezzotint pretrain` writes it. Check the path."
         )
+    require_seal(folder / "encoder.json")
     description = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
     weights = folder / "encoder.safetensors"
     # The JSON is written after the weights, so a killed run leaves a hash that does not match.
@@ -249,6 +250,7 @@ def load_packed(path: str | Path) -> Encoder:
             f"`{path}` has no packed.json. It must be a packed encoder, as `mezzotint export RUN "
             "--format packed` writes it. Check the path."
         )
+    require_seal(folder / "packed.json")
     description = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
     file = folder / "packed.safetensors"
     require_hash(file, description["sha256"], "export it again")

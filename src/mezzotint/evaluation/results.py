@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.evaluation.probe import Row
-from mezzotint.files import write_json
+from mezzotint.files import require_seal, write_json
 from mezzotint.types import Unreadable
 
 _Z = 1.959964
@@ -212,12 +212,14 @@ def write_evaluation(
     folder: str | Path, evaluation: Evaluation, baselines: Baselines | None = None
 ) -> None:
     """Write a run's results, and its baselines if they were measured."""
-    write_json(Path(folder) / _EVALUATION, [row.as_json() for row in evaluation.rows])
+    rows = [row.as_json() for row in evaluation.rows]
+    write_json(Path(folder) / _EVALUATION, rows, sealed=True)
     if baselines is not None:
         parts = {"raw": baselines.raw, "untrained": baselines.untrained}
         write_json(
             Path(folder) / _BASELINES,
             {name: [row.as_json() for row in rows] for name, rows in parts.items()},
+            sealed=True,
         )
 
 
@@ -263,6 +265,7 @@ def read_evaluation(folder: str | Path) -> list[Row]:
         OSError: when the file is missing.
     """
     path = Path(folder) / _EVALUATION
+    require_seal(path)
     return _rows(json.loads(path.read_text(encoding="utf-8")), path)
 
 
@@ -271,6 +274,7 @@ def read_baselines(folder: str | Path) -> Baselines:
     path = Path(folder) / _BASELINES
     if not path.is_file():
         return Baselines()
+    require_seal(path)
     parts = json.loads(path.read_text(encoding="utf-8"))
     return Baselines(_rows(parts["raw"], path), _rows(parts["untrained"], path))
 

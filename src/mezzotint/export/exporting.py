@@ -15,7 +15,7 @@ from mezzotint.evaluation.measurement import Measurement
 from mezzotint.export.artifacts import FORMATS, OPENVINO, Format
 from mezzotint.export.request import Request, Runtime
 from mezzotint.export.verify import verify
-from mezzotint.files import write_json
+from mezzotint.files import seal, write_json
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.onnx.qdq import make_observer
 from mezzotint.recipe.schema import nearest
@@ -102,6 +102,8 @@ def export(
             "encoder": _describe_weights(folder),
         }
         write_json(temporary / "verification.json", origin | results)
+        for file in sorted(p for p in temporary.iterdir() if p.is_file()):
+            seal(file)
     return folder / "exports" / name
 
 

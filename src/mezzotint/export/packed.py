@@ -89,7 +89,7 @@ def save_packed(
         "activations": activations,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
     }
-    write_json(folder / "packed.json", description)
+    write_json(folder / "packed.json", description, sealed=True)
     return folder
 
 

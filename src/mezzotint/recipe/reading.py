@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from mezzotint.files import require_seal
 from mezzotint.recipe.override_values import read_value, wanted_type
 from mezzotint.recipe.schema import RecipeError, nearest
 
@@ -128,11 +129,14 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         _require_size(path.stat().st_size, str(path))  # before anything is read
+        require_seal(path)
         text = path.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
         raise RecipeError(
             f"`{path}` cannot be read as UTF-8 text: {error}. Give a YAML file."
         ) from error
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
     return parse_yaml(text, str(path))
 
 

@@ -219,7 +219,7 @@ class Trainer:
         if dist.is_main():
             store.sweep()
             rundir.refuse_if_too_small(out, self.state.bytes(), store.keep)
-            write_text(out / "recipe.yaml", recipe.to_yaml())
+            write_text(out / "recipe.yaml", recipe.to_yaml(), sealed=True)
             described = self.state.describe(recipe, self.counter, start)
             write_json(out / "environment.json", self.environment | described)
             log = RunLog(out, recipe.config(), self.run.log.trackers, start, bar)

@@ -101,7 +101,7 @@ def _prepare(out: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
         )
     # Through JSON, so that what stands in two phases is written twice and not as a YAML alias.
     plain = json.loads(json.dumps(plan.raw))
-    write_text(out / "recipe.yaml", dump_yaml(plain))
+    write_text(out / "recipe.yaml", dump_yaml(plain), sealed=True)
 
 
 def _is_done(folder: Path, phase: Phase) -> bool:

@@ -34,11 +34,11 @@ def default_directory(recipe: str) -> Path:
 
 
 _OWN = frozenset(
-    """recipe.yaml metrics.jsonl environment.json checkpoints encoder maps tensorboard wandb
-    mlflow.db mlruns evaluation.json evaluated.json evaluated_on.json evaluation.csv finetune.json
-    layers.json layers.html invariances.json invariances.html codes.json codes.html report.html
-    exports transfer.yaml network.safetensors metrics.json by_class.json table.json table.md
-    index.html features.npz bundles""".split()
+    """recipe.yaml seals.json metrics.jsonl environment.json checkpoints encoder maps tensorboard
+    wandb mlflow.db mlruns evaluation.json baselines.json evaluated.json evaluated_on.json
+    finetune.json layers.json layers.html invariances.json invariances.html codes.json codes.html
+    report.html exports transfer.yaml network.safetensors metrics.json by_class.json table.json
+    table.md index.html features.npz features.parquet""".split()
 )
 """What a run, and the verbs that write into its directory, leave there."""
 _LOCK = ".lock"

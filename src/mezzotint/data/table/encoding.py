@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from mezzotint.data.memory import usable_std
 from mezzotint.data.table.files import Column, words_of
+from mezzotint.files import require_seal
 
 Floats = npt.NDArray[np.float64]
 
@@ -253,6 +254,7 @@ def _stored(path: Path) -> Mapping[str, Any]:
             f"`{path}` has no encoder.json. It must be an encoder or a run directory, as "
             "`mezzotint pretrain` writes it. Check the path."
         )
+    require_seal(file)
     stored: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return stored.get("preprocessing") or {}
 

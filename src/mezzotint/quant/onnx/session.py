@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mezzotint.files import require_seal
+
 INTEGER_KERNELS = (
     "QLinearConv",
     "QGemm",
@@ -81,6 +83,8 @@ class OnnxFunction:
         if optimized_path is not None:
             options.optimized_model_filepath = str(optimized_path)
         source = model if isinstance(model, bytes) else str(model)
+        if isinstance(source, str) and Path(source).is_file():
+            require_seal(Path(source))
         name = "The model" if isinstance(model, bytes) else f"`{model}`"
         try:
             self._session = runtime.InferenceSession(
