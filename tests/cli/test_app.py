@@ -135,7 +135,6 @@ def bad_data(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
         bomb(bombs / f"{number}.png", 20_000)
     np.savez(folder / "object.npz", x=np.array([{"a": 1}, None], dtype=object))
     (folder / "pickle.npy").write_bytes(pickle.dumps(print))
-    few = photos(folder / "few", 5)
     folder_recipe = [
         "image/folder_simclr",
         "encoder.width=2",
@@ -148,10 +147,6 @@ def bad_data(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
         "missing": ([*folder_recipe, f"data.root={folder}/nowhere"], ["nowhere"]),
         "empty": ([*folder_recipe, f"data.root={one_class}"], ["empty"]),
         "text": ([*folder_recipe, f"data.root={text}"], ["text"]),
-        "few": (
-            [*folder_recipe, f"data.root={few}"],
-            ["`run.batch_size` must be at most 5", "got 256"],
-        ),
         "bombs": (
             [*folder_recipe, f"data.root={bombs}", "run.batch_size=4"],
             ["unreadable", "too large"],
@@ -177,7 +172,6 @@ def bad_data(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
         "missing",
         "empty",
         "text",
-        "few",
         "bombs",
         "object",
         "pickle",
@@ -313,10 +307,9 @@ def test_an_unforeseen_error_is_one_line_and_has_a_traceback_on_request(tmp_path
 def test_json_lines_on_stdout(tmp_path: Path) -> None:
     done = mezzotint("pretrain", *SMALL, "--out", "r", "--json", "--train-only", cwd=tmp_path)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (
-        lines[-1]["step"] == 7
-        and statistics.fmean(line["loss"] for line in lines if "loss" in line) > 0
-    )
+    assert [line["step"] for line in lines if "step" in line][-1] == 7 and statistics.fmean(
+        line["loss"] for line in lines if "loss" in line
+    ) > 0
     assert done.stderr == ""
 
 
