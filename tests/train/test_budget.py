@@ -170,8 +170,11 @@ def test_overrides_win_and_arrays_are_not_enlarged(
     config = fit_path(str(images(tmp_path)), own, 1.0).plan.phases[0].config
     assert (config["run"]["epochs"], config["run"]["batch_size"]) == (7, 8)
     assert config["encoder"]["width"] == 4
-    arrays = fit_path(str(image_arrays(tmp_path)), [], 1.0).plan.phases[0].config
-    assert arrays["data"]["size"] is None
+    for side, most in ((8, 32), (40, 40), (90, 90), (200, 96)):
+        pixels = RNG.integers(0, 255, (20, side, side), dtype=np.uint8)
+        np.savez(tmp_path / "x.npz", x=pixels)
+        chosen = fit_path(str(tmp_path / "x.npz"), [], 1e4).plan.phases[0].config
+        assert chosen["data"]["size"] == most and chosen["encoder"]["kind"] == "resnet18"
 
 
 def test_a_recipe_keeps_everything_but_its_epochs(monkeypatch: pytest.MonkeyPatch) -> None:

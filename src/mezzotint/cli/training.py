@@ -89,14 +89,13 @@ def pretrain(
         from mezzotint.train.slurm import split_arguments
 
         arguments, options = split_arguments(arguments or ())
-    if resume and out is None:
-        raise RecipeError(
-            "--resume needs the directory of the run. Add --out, such as --out runs/NAME --resume."
-        )
+    if resume:
+        _check_resume(out, minutes)
     auto = resume and "auto" in (arguments or ())
     # torchrun runs the same command again when a process has died.
     if out is not None and (auto or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))):
         arguments = [word for word in arguments or () if word != "auto"]
+        _require_one_process(recipe_of(arguments)[0], minutes, several=True)
         plan, resume, left = read_continued_plan(out, *recipe_of(arguments))
         name, overwrite = recipe_of(arguments)[0], left or (overwrite and not resume)
     elif resume:
@@ -139,6 +138,42 @@ def pretrain(
     evaluate(done, quiet=quiet, as_json=as_json)
 
 
+def _check_resume(out: Path | None, minutes: float | None) -> None:
+    """Refuse to resume without a run, or with another budget.
+
+    Raises:
+        RecipeError: with what to add or to leave out.
+    """
+    if out is None:
+        raise RecipeError(
+            "--resume needs the directory of the run. Add --out, such as --out runs/NAME --resume."
+        )
+    if minutes is not None:
+        raise RecipeError(
+            "--minutes chooses the epochs of a new run, and --resume keeps those of its recipe. "
+            "Leave one of them out."
+        )
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _require_one_process(name: str, minutes: float | None, *, several: bool) -> None:
+    """Refuse a path or a budget where steps cannot be timed, or were timed before.
+
+    Raises:
+        RecipeError: with what to name instead.
+    """
+    if several and (is_data_path(name) or minutes is not None):
+        what = f"`{name}` is data, and its recipe" if is_data_path(name) else "--minutes"
+        raise RecipeError(
+            f"{what} is fitted by one process on this machine, not for --slurm, torchrun or "
+            "--resume auto. Name a recipe without --minutes, such as image/folder_simclr "
+            "data.root=photos."
+        )
+
+
 def _fitted(
     name: str, overrides: list[str], minutes: float | None, *, slurm: bool
 ) -> "Fitted | None":
@@ -146,12 +181,7 @@ def _fitted(
     is_path = is_data_path(name)
     if not is_path and minutes is None:
         return None
-    if slurm or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        what = f"`{name}` is data, and its recipe" if is_path else "--minutes"
-        raise RecipeError(
-            f"{what} is fitted by one process on this machine, not for --slurm or torchrun. Name a "
-            "recipe without --minutes, such as image/folder_simclr data.root=photos."
-        )
+    _require_one_process(name, minutes, several=slurm or _processes() > 1)
     from mezzotint.train.budget import fit_path, fit_recipe
 
     if is_path or minutes is None:

@@ -34,7 +34,7 @@ class ImageModality(Modality):
     is_picture = True
     recipe = "image/folder_simclr"
     sizes = (
-        (),
+        ("data.size=96",),
         ("encoder={kind: resnet8, stem: patch, width: 48, grid: 2}", "data.size=96"),
         ("encoder={kind: resnet8, stem: patch, width: 32, grid: 2}", "data.size=64"),
         ("encoder={kind: resnet8, stem: patch, width: 32, grid: 2}", "data.size=48"),

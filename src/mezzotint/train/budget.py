@@ -38,6 +38,7 @@ TRAINING = 0.75
 _STEPS, _BATCH, _SECONDS = 4, 64, 4.0  # timed steps of one size, their batch, and their limit
 _MARGIN = 0.9  # of the time for training: online kNN, checkpoints and logs take the rest
 _EPOCHS, _MOST_EPOCHS = 60, 400  # fewer make a size too large; more gain little
+_SMALLEST = 32  # pixels that the encoders of `sizes` need
 _STEPS_PER_EPOCH, _LEAST_BATCH = 8, 16
 
 
@@ -81,7 +82,9 @@ def fit_path(path: str, overrides: Sequence[str], minutes: float | None) -> Fitt
     settings = shared_settings(raw["data"], kind) if raw["data"]["kind"] == kind else {}
     raw["data"] = {**settings, **location_of(path, kind)}
     own = _own_size(raw, overrides)
-    sizes = [[text for text in size if _applies(text, kind, own)] for size in modality.sizes]
+    sizes = [
+        [_clamped(text, own) for text in size if _applies(text, kind)] for size in modality.sizes
+    ]
     title = f"{path}: {modality.plural}; recipe {modality.recipe}"
     return _fit(raw, sizes, list(overrides), minutes, title, began)
 
@@ -111,12 +114,18 @@ def _own_size(raw: Mapping[str, Any], overrides: Sequence[str]) -> float:
     return source.input.shape[-1]
 
 
-def _applies(override: str, kind: str, own_size: float) -> bool:
-    """Whether a source has the key of an override of `data`, and is not enlarged by it."""
-    key, _, value = override.partition("=")
-    if key == "data.size" and float(value) >= own_size:
-        return False
+def _applies(override: str, kind: str) -> bool:
+    """Return whether a source has the key of an override of `data`."""
+    key = override.partition("=")[0]
     return not key.startswith("data.") or key.removeprefix("data.") in keys_of(kind)
+
+
+def _clamped(override: str, own_size: float) -> str:
+    """Return an override whose size does not enlarge samples above `_SMALLEST`."""
+    key, _, value = override.partition("=")
+    if key != "data.size" or float(value) <= own_size:
+        return override
+    return f"{key}={max(own_size, _SMALLEST):.0f}"
 
 
 def _fit(
