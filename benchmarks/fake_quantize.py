@@ -36,7 +36,7 @@ def sides_of(x: Tensor, scale: Tensor, bits: int, per_channel: bool) -> dict[str
 
     def ours() -> Tensor:
         leaf = x.detach().requires_grad_()
-        fake_quantize(leaf, step, None, *bounds).backward(gradient)  # type: ignore[no-untyped-call]
+        fake_quantize(leaf, step, None, *bounds).backward(gradient)
         assert leaf.grad is not None
         return leaf.grad
 
@@ -46,7 +46,7 @@ def sides_of(x: Tensor, scale: Tensor, bits: int, per_channel: bool) -> dict[str
             out = torch.fake_quantize_per_channel_affine(leaf, flat, zeros, 0, low, high)
         else:
             out = torch.fake_quantize_per_tensor_affine(leaf, one, 0, low, high)
-        out.backward(gradient)  # type: ignore[no-untyped-call]
+        out.backward(gradient)
         assert leaf.grad is not None
         return leaf.grad
 

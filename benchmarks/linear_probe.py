@@ -106,7 +106,7 @@ def sgd(
         for rows in torch.split(torch.randperm(len(x)), BATCH):
             features = x[rows] if features_of is None else features_of(rows, epoch)
             optimizer.zero_grad()
-            cross_entropy(layer(features), y[rows]).backward()  # type: ignore[no-untyped-call]
+            cross_entropy(layer(features), y[rows]).backward()
             optimizer.step()
         schedule.step()
     return layer

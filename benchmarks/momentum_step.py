@@ -52,7 +52,7 @@ def bare(name: str, asking: int) -> Callable[[tuple[Tensor, ...]], None]:
         with torch.no_grad():
             for view in x[-asking:]:
                 frozen(view)
-        torch.stack([out.square().mean() for out in outputs]).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack([out.square().mean() for out in outputs]).sum().backward()
         optimizer.step()
 
     return step

@@ -35,10 +35,10 @@ def _worker(rank: int, folder: str) -> None:
     x = rows(rank).requires_grad_()
     everything = dist.gather(x)
     own = loss(everything)[rank * 3 : rank * 3 + 3].mean()
-    own.backward()  # type: ignore[no-untyped-call]
+    own.backward()
     assert x.grad is not None
     y = rows(rank).requires_grad_()
-    (dist.mean(y) ** 2).sum().backward()  # type: ignore[no-untyped-call]
+    (dist.mean(y) ** 2).sum().backward()
     assert y.grad is not None
     result: dict[str, Any] = {
         "rank": (dist.rank(), dist.world_size(), dist.is_main()),
@@ -76,7 +76,7 @@ def test_gradients_averaged_over_ranks_are_those_of_one_process(
     results: list[dict[str, Any]],
 ) -> None:
     x = torch.cat([rows(rank) for rank in range(WORLD)]).requires_grad_()
-    loss(x).mean().backward()  # type: ignore[no-untyped-call]
+    loss(x).mean().backward()
     assert x.grad is not None
     # Each rank has the gradient of its own rows in the sum of all ranks' losses; DDP divides by 2.
     found = torch.cat([result["gradient"] for result in results]) / WORLD

@@ -58,7 +58,7 @@ def test_rq_is_the_naive_one(residual: str) -> None:
     codes = codebook(ours)
     quantized, loss, energies = naive(theirs, all_codes, residual, 0.7)
     ((codes.quantized * weight).sum() + 3.0 * codes.loss).backward()
-    ((quantized * weight).sum() + 3.0 * loss).backward()  # type: ignore[no-untyped-call]
+    ((quantized * weight).sum() + 3.0 * loss).backward()
     torch.testing.assert_close(codes.quantized, quantized)
     torch.testing.assert_close(codes.loss, loss)
     torch.testing.assert_close(codes.residual, energies)

@@ -30,7 +30,7 @@ def test_cosine_vq_is_the_naive_one() -> None:
     quantized = directions + (chosen - directions).detach()
     loss = 0.7 * (directions - chosen).square().mean()
     ((codes.quantized * weight).sum() + 3.0 * codes.loss).backward()
-    ((quantized * weight).sum() + 3.0 * loss).backward()  # type: ignore[no-untyped-call]
+    ((quantized * weight).sum() + 3.0 * loss).backward()
     torch.testing.assert_close(codes.quantized, quantized)
     torch.testing.assert_close(codes.loss, loss)
     torch.testing.assert_close(ours.grad, theirs.grad)

@@ -18,6 +18,6 @@ def trained() -> Net:
         y = torch.from_numpy(source.labels[:80])
         for _ in range(60):
             optimizer.zero_grad()
-            functional.cross_entropy(head(net(x)), y).backward()  # type: ignore[no-untyped-call]
+            functional.cross_entropy(head(net(x)), y).backward()
             optimizer.step()
     return net

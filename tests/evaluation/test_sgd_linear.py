@@ -61,7 +61,7 @@ def naive(probe: SGDLinear, data: Features, rate: float, seed: int) -> nn.Linear
         for start in range(0, count // batch * batch, batch):
             rows = order[start : start + batch]
             optimizer.zero_grad()
-            cross_entropy(layer(data.x[rows]), data.y[rows]).backward()  # type: ignore[no-untyped-call]
+            cross_entropy(layer(data.x[rows]), data.y[rows]).backward()
             if probe.optimizer == "larc":
                 for p in layer.parameters():
                     assert p.grad is not None

@@ -45,7 +45,7 @@ def test_loss_and_gradient_are_autograds() -> None:
     weight, bias = parameters[:, :-1], parameters[:, -1]
     own = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight.T + bias, y.float()) * 5
     expected = own + 0.5 * 0.3 * weight.square().sum()
-    expected.backward()  # type: ignore[no-untyped-call]
+    expected.backward()
     loss, gradient = objective(x, y, parameters.detach(), 0.3)
     assert loss == pytest.approx(expected.item(), rel=1e-6)
     torch.testing.assert_close(gradient, parameters.grad, atol=1e-6, rtol=1e-5)

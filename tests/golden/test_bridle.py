@@ -137,7 +137,7 @@ def test_encoder_phase() -> None:
     assert codes.tolist() == expected["codes"]
     logits = decoder(teacher.tokens(X, KEEP), KEEP, MASKED, where, (4, 4))
     loss, _ = code_loss(logits, Targets(codes.unsqueeze(3), None), MASKED, 8)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     check(loss, expected["loss"], 2e-6)
     assert teacher.cls is not None
     parts = [

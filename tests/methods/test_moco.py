@@ -57,7 +57,7 @@ def test_keys_get_no_gradient() -> None:
     loss, _ = queue_contrast(
         torch.randn(3, 8, requires_grad=True), k, normalize(torch.randn(5, 8), dim=1), 0.2
     )
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert k.grad is None
 
 

@@ -33,7 +33,7 @@ def _trained(digits: tuple[Tensor, Tensor]) -> ResNet:
             part = slice(step % 8 * 128, step % 8 * 128 + 128)
             loss = nn.functional.cross_entropy(head(encoder(x[part])), labels[part])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
     encoder.zero_grad()
     return encoder.eval()

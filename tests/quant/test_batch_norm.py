@@ -140,13 +140,13 @@ def test_bias_correction(
             return trained(unseen)  # type: ignore[no-any-return]
 
     before, elsewhere = out(3), out(5)
-    done = correct_bias_(trained, x.split(100), weight=3, activation=activation)  # type: ignore[no-untyped-call]
+    done = correct_bias_(trained, x.split(100), weight=3, activation=activation)
     assert [c.name for c in done][0] == "conv1" and max(c.shift for c in done) > 0.005
     assert feature_error(out(3), exact) < feature_error(before, exact)
     assert (out(3) - exact).mean(0).square().sum() < 0.5 * (before - exact).mean(0).square().sum()
     assert torch.equal(out(5), elsewhere) and torch.equal(trained(unseen), exact)
     corrected = out(3)
-    again = [c.shift for c in correct_bias_(trained, x.split(100), weight=3, activation=activation)]  # type: ignore[no-untyped-call]
+    again = [c.shift for c in correct_bias_(trained, x.split(100), weight=3, activation=activation)]
     assert again == pytest.approx([c.shift for c in done], rel=1e-4) and torch.equal(
         out(3), corrected
     )

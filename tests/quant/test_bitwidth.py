@@ -160,7 +160,7 @@ def test_calibration_counts_and_touches_nothing_else(trained: ResNet, digits: Di
     modes = {
         name: module.training for name, module in trained.named_modules() if "quantizer" not in name
     }
-    assert quant.calibrate(trained, digits[0][:100].split(32)) == 100  # type: ignore[no-untyped-call]
+    assert quant.calibrate(trained, digits[0][:100].split(32)) == 100
     assert all(torch.equal(trained.state_dict()[name], value) for name, value in before.items())
     assert modes == {
         name: m.training for name, m in trained.named_modules() if "quantizer" not in name

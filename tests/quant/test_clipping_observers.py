@@ -68,7 +68,7 @@ def test_entropy_uses_the_whole_grid_for_signed_values() -> None:
     for bits in (4, 6):
         low, high = ranges(Entropy(), rows, scheme="symmetric", bits=bits)
         assert torch.equal(low, -high)
-        codes = make_grid("symmetric", low, high, bits).codes(rows).unique()  # type: ignore[no-untyped-call]
+        codes = make_grid("symmetric", low, high, bits).codes(rows).unique()
         assert len(codes) == 2**bits - 1
     wide = [ranges(Entropy(), rows, scheme="symmetric", bits=bits)[1].item() for bits in (2, 4, 8)]
     assert wide[0] < wide[1] < wide[2] <= rows.abs().max().item()

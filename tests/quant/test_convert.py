@@ -61,7 +61,7 @@ def test_a_blocks_sum_is_what_is_quantized(trained: ResNet, digits: Digits) -> N
     with quant.bits(trained, weight=8, activation=2):
         trained(digits[0][:16])
     handle.remove()
-    assert len(seen[0].unique()) <= 4  # type: ignore[no-untyped-call]
+    assert len(seen[0].unique()) <= 4
 
 
 def test_off_is_bit_exact_and_names_stay(trained: ResNet, digits: Digits) -> None:

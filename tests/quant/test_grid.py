@@ -54,8 +54,8 @@ def test_equals_torch_per_tensor_bit_for_bit(case: tuple[int, bool, int, float, 
     out = fake_quantize(ours, torch.tensor(scale), torch.tensor(float(zero)), low, high)
     assert torch.equal(out, expected)
     gradient = draw(seed + 1, "normal", 1.0, (7, 11))
-    out.backward(gradient)  # type: ignore[no-untyped-call]
-    expected.backward(gradient)  # type: ignore[no-untyped-call]
+    out.backward(gradient)
+    expected.backward(gradient)
     assert ours.grad is not None and theirs.grad is not None and torch.equal(ours.grad, theirs.grad)
 
 
@@ -73,8 +73,8 @@ def test_equals_torch_per_channel_bit_for_bit(case: tuple[int, bool, int, float,
     out = fake_quantize(ours, scales.view(5, 1, 1, 1), zeros.float().view(5, 1, 1, 1), low, high)
     assert torch.equal(out, expected)
     gradient = draw(seed + 1, "normal", 1.0, (5, 3, 2, 2))
-    out.backward(gradient)  # type: ignore[no-untyped-call]
-    expected.backward(gradient)  # type: ignore[no-untyped-call]
+    out.backward(gradient)
+    expected.backward(gradient)
     assert ours.grad is not None and theirs.grad is not None and torch.equal(ours.grad, theirs.grad)
 
 
@@ -82,7 +82,7 @@ def test_what_is_not_a_number_stays_so_and_gets_no_gradient() -> None:
     x = torch.tensor([math.nan, math.inf, -math.inf, 0.3], requires_grad=True)
     out = fake_quantize(x, torch.tensor(0.1), None, -8, 7)
     assert out[0].isnan() and out[1:].tolist() == pytest.approx([0.7, -0.8, 0.3])
-    out.nansum().backward()  # type: ignore[no-untyped-call]
+    out.nansum().backward()
     assert x.grad is not None and x.grad.tolist() == [0.0, 0.0, 0.0, 1.0]
 
 
@@ -105,7 +105,7 @@ def test_gradients_of_scale_and_zero_point_are_those_of_a_naive_ste(
             out = (torch.where(inside, codes, codes.detach().clamp(-4, 3)) - z) * s
         else:
             out = fake_quantize(x, s, z, -4, 3, divide=divide)
-        out.backward(out_gradient)  # type: ignore[no-untyped-call]
+        out.backward(out_gradient)
         return [t.grad for t in (x, s, z) if t.grad is not None]
 
     for ours, theirs in zip(gradients(False), gradients(True), strict=True):

@@ -17,7 +17,7 @@ def test_histogram_is_that_of_numpy_and_does_not_depend_on_the_order() -> None:
     one, other = Histogram(), Histogram()
     one.update(rows)
     order = torch.randperm(10_000, generator=torch.Generator().manual_seed(1))
-    for part in rows[:, order].split(700, 1):  # type: ignore[no-untyped-call]
+    for part in rows[:, order].split(700, 1):
         other.update(part * 1)
     assert torch.equal(one.counts, other.counts) and torch.equal(one.zeros, other.zeros)
     assert one.zeros.flatten().tolist() == [2000, 2000] and one.counts.sum(1).tolist() == [

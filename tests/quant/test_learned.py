@@ -186,7 +186,7 @@ def test_in_training(name: str, trained: ResNet, digits: Digits) -> None:
             if name == "pact":
                 loss = loss + 1e-4 * clip_penalty(trained)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]

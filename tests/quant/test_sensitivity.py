@@ -123,7 +123,7 @@ def test_distributions() -> None:
     quant.quantize_(net, QuantizationPolicy("weights", placement="none"))
     x = normal(50, 2000)
     x[:, 7] *= 100.0
-    found = {(entry.name, entry.what): entry for entry in distributions(net, x.split(20))}  # type: ignore[no-untyped-call]
+    found = {(entry.name, entry.what): entry for entry in distributions(net, x.split(20))}
     assert found["0", "weight"].kurtosis == pytest.approx(3.0, rel=0.1)
     assert found["1", "weight"].kurtosis == pytest.approx(1.8, rel=0.05)
     entry = found["0", "activation"]

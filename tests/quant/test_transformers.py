@@ -46,7 +46,7 @@ def test_smoothing(quantized_before: bool) -> None:
     quant.quantize_(plain, "all")
     if quantized_before:
         quant.quantize_(net, "all")
-    pairs = smooth_(net, x.split(4), alpha=0.5)  # type: ignore[no-untyped-call]
+    pairs = smooth_(net, x.split(4), alpha=0.5)
     assert pairs["blocks.0.norm1"] == ["blocks.0.attn.qkv"] and pairs["blocks.2.norm2"] == [
         "blocks.2.mlp.fc1"
     ]
@@ -137,7 +137,7 @@ def test_attention_on_powers_of_two() -> None:
     with quant.bits(net, weight=8, activation=4), torch.no_grad():
         net(x)
     handle.remove()
-    assert len(seen[0].unique()) <= 16 and (torch.log2(seen[0][seen[0] > 0]) % 1 == 0).all()  # type: ignore[no-untyped-call]
+    assert len(seen[0].unique()) <= 16 and (torch.log2(seen[0][seen[0] > 0]) % 1 == 0).all()
     assert net.state_dict().keys() == {k for k in net.state_dict() if "attn_drop" not in k}
     with pytest.raises(ValueError, match="has no attention with timm's attributes"):
         quantize_softmax_(nn.Linear(2, 2))

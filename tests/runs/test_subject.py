@@ -149,7 +149,9 @@ def test_a_network_and_a_source_of_ones_own(
         load_encoder(run)
     torch.manual_seed(7)
     loaded = load_encoder(run, model=Mean(source.input))
-    assert torch.equal(loaded.get_parameter("layer.weight"), recipe.encoder.layer.weight)
+    assert torch.equal(
+        loaded.get_parameter("layer.weight"), recipe.encoder.get_parameter("layer.weight")
+    )
     with pytest.raises(ValueError, match="does not fit its encoder.json"):
         load_encoder(run, model=Mean(source.input, width=5))
     rows = evaluate(run, QUICK, data=Halves(), model=Mean(source.input)).rows

@@ -178,7 +178,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     parts = network.losses([image_of(sample, device) for sample in samples], samples)
     loss = torch.stack(list(parts.values())).sum()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     trained = [p for p in network.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
     scalars = StepScalars.read(loss.detach(), norm, before.is_finite(device), parts)

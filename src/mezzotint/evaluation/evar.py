@@ -122,7 +122,7 @@ class EVAR(Probe):
         for epoch in range(1, self.epochs + 1):
             for rows in torch.split(sample_order(len(own_x), seed, epoch).to(x.device), batch):
                 optimizer.zero_grad()
-                cross_entropy(head(own_x[rows]), own_y[rows]).backward()  # type: ignore[no-untyped-call]
+                cross_entropy(head(own_x[rows]), own_y[rows]).backward()
                 optimizer.step()
             if validation is None:
                 continue

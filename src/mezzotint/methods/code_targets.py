@@ -97,7 +97,7 @@ def code_loss(
         `unigram` shows that something was learned.
     """
     indices = take(targets.indices, hidden)
-    logits = outputs.float().unflatten(2, (indices.shape[2], -1, num_codes))  # type: ignore[no-untyped-call]
+    logits = outputs.float().unflatten(2, (indices.shape[2], -1, num_codes))
     if targets.weights is None:
         losses = cross_entropy(logits.flatten(0, 3), indices.flatten(), reduction="none").view(
             indices.shape
