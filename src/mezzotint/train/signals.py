@@ -46,7 +46,7 @@ def catch_signals() -> Iterator[StopFlag]:
     """Turn signals into a flag, until the end.
 
     They are SIGINT, SIGTERM, SIGHUP (a terminal that closes) and SIGUSR1 (SLURM's before
-    preemption). Signals that the process was started to ignore, as under nohup, stay ignored.
+    preemption). Under nohup SIGHUP stays ignored.
     """
     flag = StopFlag()
 
@@ -59,7 +59,7 @@ def catch_signals() -> Iterator[StopFlag]:
         before = {
             number: signal.signal(number, note)
             for number in STOPPING
-            if signal.getsignal(number) is not signal.SIG_IGN
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
         }
     except ValueError:  # not the main thread, where Python handles signals
         yield flag
