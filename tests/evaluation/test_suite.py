@@ -220,4 +220,8 @@ def test_the_files_have_exactly_the_agreed_keys_and_read_back(tmp_path: Path) ->
         found.rows
     )  # by repr, since NaN is not equal to itself
     assert repr(read_baselines(tmp_path)) == repr(compared)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["baselines.json", "evaluation.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "baselines.json",
+        "evaluation.json",
+        "seals.json",
+    ]

@@ -27,7 +27,7 @@ def example(kind: str, root: Path, count: int = 4) -> Config:
 def arrays(root: Path) -> list[Config]:
     y = np.arange(12) % 2
     x: Config = {"x": noise(12, 4, 4, 4), "x2": noise(12, 4, 4, 4)[::-1], "y": y, "y2": y[::-1] * 2}
-    np.savez(root / "x.npz", **x)
+    np.savez(root / "x.npz", **x, people=np.arange(12) // 4)
     np.savez(root / "z.npz", x=x["x2"], y=y)
     return [{"kind": "arrays", "path": str(root / "x.npz"), "layout": "NHWC"}]
 
@@ -240,6 +240,8 @@ def other_files(kind: str, key: str, root: Path, config: Config) -> list[Any]:
         return [256]
     if (kind, key) == ("image_folder", "split"):
         return ["val"]
+    if (kind, key) in (("arrays", "group"), ("table", "group")):
+        return ["people", "code"]
     if key == "group":
         return [r"(\d)\.", "([ab])"]
     if key == "task":

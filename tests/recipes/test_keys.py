@@ -24,6 +24,7 @@ from tests.recipes import made_sources, observe
 from tests.recipes.keys import Config, Leaf, is_written, leaves, modality_of_data, recipes
 
 SILENT = {
+    "data.captioned_images.allow_outside": "no list of the example leaves its folder",
     "data.image_folder.decoder": "nvjpeg needs an NVIDIA GPU; data/image/test_nvjpeg.py",
     "views.transformed.axis_rotation.groups": "it must be a third of the channels",
     "views.*.randomized_quantization.always": "views have no evaluation mode",

@@ -264,6 +264,8 @@ def open_images(name: str, size: int) -> Source:
     if name in embedded and not Path(name).exists():
         return embedded[name].open_embedded(name)
     input = Input((3, size, size), (0.0,) * 3, (1.0,) * 3)
+    if name in embedded_names():
+        _opener(name, input)  # refuses embedded data of another modality
     source: Source = construct(source_config(name, input), "Source", {})
     return source
 

@@ -155,6 +155,8 @@ class OnnxFeatures:
         """Map `[B, *shape]` to float32 `[B, dim]`, in several runs if the file fixes its batch."""
         windows = self._windows(x)
         rows = torch.cat([self._run(part) for part in self._split(windows)])[: len(windows)]
+        if not len(x):
+            return rows.reshape(0, self.dim)
         return rows.view(len(x), -1, self.dim).mean(dim=1)
 
     def batches(self, x: Tensor) -> list[Tensor]:

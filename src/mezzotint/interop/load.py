@@ -26,6 +26,7 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.interop.layouts import LAYOUTS, MOMENTUM_WORDS, Branch, Layout, prefixes, recognize
 from mezzotint.interop.vit import as_our_vit, prefixes_of, refuse_lost_parts
+from mezzotint.modality.modality import modality_of
 
 _NESTED = (
     "classy_state_dict", "base_model", "state_dict", "model_state_dict", "model", "net", "student",
@@ -204,7 +205,8 @@ def load_checkpoint(
     vit = encoder if isinstance(encoder, ViT) and encoder.config["kind"] == "vit" else None
     theirs = prefixes_of(renamed)
     if vit is not None:
-        first = known.frames_first and vit.input.modality == "audio"
+        # Of images, which have no frames, no layout turns the axes.
+        first = known.frames_first and modality_of(vit.input).axes[-1] == "frames"
         renamed = as_our_vit(renamed, vit, frames_first=first, adapt=adapt)
     own = _own_tensors(encoder)
     candidates = (

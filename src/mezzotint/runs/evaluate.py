@@ -95,7 +95,7 @@ def _identity(path: Path, measured: Subject) -> str:
         found.update(file.read_bytes())
     for name, value in () if weights else measured.encoder.state_dict().items():
         found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
