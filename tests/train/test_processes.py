@@ -62,8 +62,9 @@ def test_a_signal_to_the_process_group_saves_and_the_same_command_goes_on(
     out = tmp_path / "run"
     arguments = [sys.executable, *command(photos, out, "--resume", "auto")]
     with subprocess.Popen(
-        arguments, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+        arguments, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # tests may run under nohup
+    ) as process:  # fmt: skip
         wait_for_steps(out, 3)
         os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=60)
