@@ -8,9 +8,11 @@ for the new classifier.
 """
 
 import re
-from collections.abc import Sequence
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
 
+import torch
 from torch import Tensor, nn
 
 from mezzotint.recipe.component import Component
@@ -18,6 +20,33 @@ from mezzotint.recipe.component import Component
 Exclude = Literal["none", "norm_and_bias"]
 Group = dict[str, Any]
 _CONTAINER = re.compile(r"(layer|stage|block)s?_?\d*")
+
+
+class GroupOptimizer(torch.optim.Optimizer, ABC):
+    """An optimizer that updates one group after the other."""
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update the parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(group, params)
+        return loss
+
+    @abstractmethod
+    def _update(self, group: Group, params: list[Tensor]) -> None:
+        """Update parameters of a group, all of which have a gradient."""
 
 
 def is_norm_or_bias(name: str, parameter: Tensor) -> bool:

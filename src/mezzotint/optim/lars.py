@@ -11,18 +11,19 @@ LARC (apex's variant, which SSQL's linear evaluation uses) has the paper's ratio
 learning rate last, and can clip the ratio so that no tensor moves faster than by SGD.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer as TorchOptimizer
+
+from mezzotint.optim.groups import Group, GroupOptimizer
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 _EPS = 1e-8
 
 
-class LARSOptimizer(TorchOptimizer):
+class LARSOptimizer(GroupOptimizer):
     """Scale each tensor's step to its norm (layer-wise adaptive rate scaling).
 
     Args:
@@ -52,26 +53,7 @@ class LARSOptimizer(TorchOptimizer):
         }
         super().__init__(params, {"lr": lr, "excluded": False, **settings})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update the parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                self._update(group, params)
-        return loss
-
-    def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _update(self, group: Group, params: list[Tensor]) -> None:
         updates: Tensors = [p.grad for p in params if p.grad is not None]
         ratios = None if group["excluded"] else _trust_ratios(group, params, updates)
         if group["weight_decay"] != 0.0:
@@ -88,7 +70,7 @@ class LARSOptimizer(TorchOptimizer):
         torch._foreach_add_(params, buffers, alpha=-outside)
 
 
-def _trust_ratios(group: dict[str, Any], params: list[Tensor], grads: Tensors) -> list[Tensor]:
+def _trust_ratios(group: Group, params: list[Tensor], grads: Tensors) -> list[Tensor]:
     """Compute one ratio per tensor; 1 if the norm of the weight or of the gradient is 0."""
     decay = group["weight_decay"]
     weight_norm = torch.stack(torch._foreach_norm(params))
@@ -103,7 +85,7 @@ def _trust_ratios(group: dict[str, Any], params: list[Tensor], grads: Tensors) -
     return list(torch.where(defined, group["trust"] * weight_norm / scale, 1.0).unbind())
 
 
-class LARCOptimizer(TorchOptimizer):
+class LARCOptimizer(GroupOptimizer):
     """Scale or clip each tensor's step by its norm (layer-wise adaptive rate control).
 
     The gradient becomes `r (g + λ w)` with r = η |w| / (|g| + λ |w|), or min(r / lr, 1) with
@@ -132,26 +114,12 @@ class LARCOptimizer(TorchOptimizer):
         own = {"trust": trust, "clip": clip, "excluded": False}
         super().__init__(params, {"lr": lr, **settings, **own})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
+    def _update(self, group: Group, params: list[Tensor]) -> None:
+        for p in params:
+            assert p.grad is not None
+            self._update_one(group, p, p.grad)
 
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update the parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(group, p, p.grad)
-        return loss
-
-    def _update(self, group: dict[str, Any], p: Tensor, gradient: Tensor) -> None:
+    def _update_one(self, group: Group, p: Tensor, gradient: Tensor) -> None:
         update = gradient.add(p, alpha=group["weight_decay"])
         if not group["excluded"]:
             weight_norm, gradient_norm = p.norm(), gradient.norm()

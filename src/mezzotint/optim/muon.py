@@ -15,14 +15,13 @@ makes a learning rate that was tuned for AdamW fit.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, overload
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer as TorchOptimizer
 
-from mezzotint.optim.groups import Exclude, Group, LayerScales
+from mezzotint.optim.groups import Exclude, Group, GroupOptimizer, LayerScales
 from mezzotint.optim.mup import rules
 from mezzotint.optim.mup.rules import Factors
 from mezzotint.optim.mup.shapes import Growth
@@ -65,7 +64,7 @@ def step_scale(scaling: StepScaling, rows: float, columns: float) -> float:
     return 0.2 * math.sqrt(max(rows, columns))
 
 
-class MuonOptimizer(TorchOptimizer):
+class MuonOptimizer(GroupOptimizer):
     """Muon for weight matrices, AdamW for everything else.
 
     Args:
@@ -108,26 +107,11 @@ class MuonOptimizer(TorchOptimizer):
                     "weights of two dimensions or more. Put it into a group of `orthogonal: False`."
                 )
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Change the parameters once; parameters without a gradient stay as they are."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params and group["orthogonal"]:
-                self._orthogonal_step(group, params)
-            elif params:
-                self._adamw_step(group, params)
-        return loss
+    def _update(self, group: Group, params: list[Tensor]) -> None:
+        if group["orthogonal"]:
+            self._orthogonal_step(group, params)
+        else:
+            self._adamw_step(group, params)
 
     def _orthogonal_step(self, group: Group, params: list[Tensor]) -> None:
         beta, lr = group["momentum"], group["lr"]
