@@ -45,7 +45,7 @@ def test_everything_comes_back(store: CheckpointStore) -> None:
     before, after = state(1234.0, 0), state(1.0, 1)
     before.guard.skipped, before.guard.in_a_row = [3, 4], 2
     before.bad, before.seconds = {"a.png": "truncated"}, 12.5
-    before.save(store, 5)
+    store.save(5, *before.parts(5))
     assert after.restore(store)[0] == 5
     assert (after.guard, after.bad, after.seconds) == (before.guard, before.bad, before.seconds)
     assert after.scaler.get_scale() == 1234.0
@@ -60,7 +60,7 @@ def test_everything_comes_back(store: CheckpointStore) -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_without_an_entry_it_is_refused(entry: str, store: CheckpointStore) -> None:
-    state(1.0, 0).save(store, 5)
+    store.save(5, *state(1.0, 0).parts(5))
     saved, _ = store.latest()
     assert saved is not None and set(saved.state) == set(ENTRIES)
     del saved.state[entry]
@@ -71,7 +71,7 @@ def test_without_an_entry_it_is_refused(entry: str, store: CheckpointStore) -> N
 
 def test_without_any_tensor_of_the_method_it_is_refused_by_name(store: CheckpointStore) -> None:
     made = state(1.0, 0)
-    made.save(store, 5)
+    store.save(5, *made.parts(5))
     saved, _ = store.latest()
     assert saved is not None and {"queue", "pointer", "key_encoder.conv1.weight"} <= set(
         saved.model

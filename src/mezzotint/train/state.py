@@ -122,10 +122,6 @@ class RunState:
         }
         return model, tensors, state
 
-    def save(self, store: CheckpointStore, step: int) -> None:
-        """Write a checkpoint of the state after `step` steps, and wait for it."""
-        store.save(step, *self.parts(step))
-
     def _module_tensors(self) -> dict[str, Tensor]:
         """Tensors of the run's modules, by names that no optimizer state has."""
         return {
