@@ -46,7 +46,7 @@ class GroupOptimizer(torch.optim.Optimizer, ABC):
 
     @abstractmethod
     def _update(self, group: Group, params: list[Tensor]) -> None:
-        """Update parameters of a group, all of which have a gradient."""
+        """Update parameters of a group; each has a gradient."""
 
 
 def is_norm_or_bias(name: str, parameter: Tensor) -> bool:
