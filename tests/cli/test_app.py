@@ -204,7 +204,7 @@ def test_pretrain_leaves_encoder_evaluation_and_report(run: Path) -> None:
     rows: list[dict[str, Any]] = json.loads((run / "evaluation.json").read_text())
     keys = {"probe", "metric", "value", "protocol", "bits", "compute", "seed"}
     assert rows and all(set(row) == keys for row in rows)
-    assert {"raw", "untrained"} == set(json.loads((run / "baselines.json").read_text()))
+    assert {"raw", "untrained", "handmade"} == set(json.loads((run / "baselines.json").read_text()))
     assert (run / "report.html").stat().st_size > 10_000
 
 

@@ -13,8 +13,16 @@ from torch.multiprocessing.spawn import spawn
 from mezzotint.data.image_text import EmojiNames
 from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source
+from mezzotint.data.table.table import TableSample
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.features import Reading, extract, extract_readable, raw_features
+from mezzotint.evaluation.features import (
+    Reading,
+    extract,
+    extract_readable,
+    input_features,
+    raw_features,
+)
+from mezzotint.modality.image import image_statistics
 from mezzotint.types import Input, Sample, Unreadable
 
 INPUT = Input((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -163,6 +171,29 @@ def test_large_images_are_averaged_over_areas(size: int, features: int) -> None:
         areas = source.images.float().view(2, 3, 32, 3, 32, 3).mean(dim=(3, 5)) / 255
         mean, std = torch.tensor(INPUT.mean).view(3, 1, 1), torch.tensor(INPUT.std).view(3, 1, 1)
         torch.testing.assert_close(found, ((areas - mean) / std).flatten(1), atol=1e-5, rtol=1e-5)
+
+
+def test_handmade_features_come_from_the_same_pass_over_the_samples() -> None:
+    source = Files(7, bad=(1, 5))
+    reads: list[int] = []
+    original = source.read
+    source.read = lambda index: (reads.append(index), original(index))[1]  # type: ignore[method-assign]
+    raw, handmade = input_features(source, Reading(batch_size=3))
+    assert sorted(reads) == list(range(7))  # each once, for both
+    alone = raw_features(Files(7, bad=(1, 5)))
+    assert torch.equal(raw.x, alone.x) and handmade is not None
+    assert handmade.indices.tolist() == raw.indices.tolist() == [0, 2, 3, 4, 6]
+    assert [bad.id for bad in handmade.bad] == [bad.id for bad in alone.bad]
+    x = torch.stack([Files(7).read(index)["x"] for index in (0, 2, 3, 4, 6)])
+    torch.testing.assert_close(handmade.x, image_statistics(INPUT.prepare(x)))
+
+
+def test_tables_have_no_handmade_features_and_unreadable_data_has_none_either() -> None:
+    table = TableSample()
+    raw, handmade = input_features(table)
+    assert handmade is None and torch.equal(raw.x, raw_features(table).x)
+    raw, handmade = input_features(Files(2, bad=(0, 1)))
+    assert handmade is not None and raw.x.numel() == handmade.x.numel() == 0
 
 
 CASES = [(count, bad) for count in range(1, 10) for bad in ((), (0,), (1, 4))]

@@ -37,6 +37,7 @@ def test_features_are_extracted_once_and_the_source_is_evaluated_once(trained: N
     assert measurement.features is measurement.features and measurement.raw is measurement.raw
     assert torch.equal(measurement.features.x, extract(trained, source))
     assert torch.equal(measurement.raw.x, raw_features(source).x)
+    assert measurement.handmade is measurement.handmade is measurement.of(Net()).handmade
     other = measurement.of(Net())
     assert other.samples is measurement.samples and len(other.tasks) == 2
     assert other.reading is measurement.reading and source.calls == 1

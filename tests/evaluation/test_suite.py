@@ -26,6 +26,7 @@ from mezzotint.evaluation.results import (
 )
 from mezzotint.evaluation.retrieval import Retrieval
 from mezzotint.evaluation.suite import baselines, evaluate_encoder
+from mezzotint.modality.image import image_statistics
 from mezzotint.types import Features, Input, Sample, Unreadable
 from tests.evaluation.test_results import KEYS
 
@@ -190,7 +191,7 @@ def test_unreadable_samples_leave_their_tasks() -> None:
     )
 
 
-def test_the_baselines_are_raw_input_and_untrained_encoders() -> None:
+def test_the_baselines_are_raw_input_handmade_features_and_untrained_encoders() -> None:
     source = Blobs()
     compared = baselines(Measurement(Net(0), source), Net, seeds=3)
     raw, untrained = by_metric(compared.raw), by_metric(compared.untrained)
@@ -203,7 +204,13 @@ def test_the_baselines_are_raw_input_and_untrained_encoders() -> None:
     y = torch.from_numpy(source.labels)
     for row in KNN().run(Features(x[:30], y[:30]), Features(x[30:], y[30:])):
         assert raw["knn", f"class/{row.metric}", 0] == row.value
-    assert len({raw["linear", "class/penalty", seed] for seed in range(3)}) >= 1
+    x = image_statistics(source.input.prepare(source.images))
+    handmade = by_metric(compared.handmade)
+    for probe in (KNN(), Linear()):
+        found = probe.run(Features(x[:30], y[:30]), Features(x[30:], y[30:]), seeds=3)
+        for row in found:
+            assert handmade[probe.name, f"class/{row.metric}", row.seed] == pytest.approx(row.value)
+    assert handmade.keys() == raw.keys()  # the same probes, tasks, samples and seeds
 
 
 def test_the_files_have_exactly_the_agreed_keys_and_read_back(tmp_path: Path) -> None:
@@ -214,8 +221,11 @@ def test_the_files_have_exactly_the_agreed_keys_and_read_back(tmp_path: Path) ->
     write_evaluation(tmp_path, found, compared)
     rows = json.loads((tmp_path / "evaluation.json").read_text())
     parts = json.loads((tmp_path / "baselines.json").read_text())
-    assert {field.name for field in fields(Row)} == KEYS and set(parts) == {"raw", "untrained"}
-    assert all(set(row) == KEYS for row in [*rows, *parts["raw"], *parts["untrained"]])
+    assert {field.name for field in fields(Row)} == KEYS
+    assert set(parts) == {"raw", "untrained", "handmade"} and all(parts.values())
+    assert all(
+        set(row) == KEYS for row in [*rows, *(row for part in parts.values() for row in part)]
+    )
     assert repr(read_evaluation(tmp_path)) == repr(
         found.rows
     )  # by repr, since NaN is not equal to itself

@@ -23,13 +23,14 @@ def row(
 
 
 def test_main_metrics_stand_beside_their_baselines(tmp_path: Path) -> None:
-    compared = Baselines([row(0.3)], [row(0.4, seed) for seed in range(3)])
+    compared = Baselines([row(0.3)], [row(0.4, seed) for seed in range(3)], [row(0.35)])
     write_evaluation(tmp_path, Evaluation([row(0.5), row(0.9, metric="class/top5")], ""), compared)
-    assert summary(tmp_path) == [("class", "knn", "0.500 (0.404 – 0.596)", "0.400", "0.300")]
+    line = ("class", "knn", "0.500 (0.404 – 0.596)", "0.400", "0.350", "0.300")
+    assert summary(tmp_path) == [line]
     write_evaluation(
         tmp_path, Evaluation([row(0.5, protocol=Protocol(probe="knn"))], ""), Baselines()
     )
-    assert summary(tmp_path) == [("class", "knn", "0.500", "–", "–")]
+    assert summary(tmp_path) == [("class", "knn", "0.500", "–", "–", "–")]
     how = replace(PROTOCOL, ptq=PTQ(method="min_max", policy="ssql"))
     low = [
         row(0.46, protocol=how),
@@ -39,7 +40,7 @@ def test_main_metrics_stand_beside_their_baselines(tmp_path: Path) -> None:
     low = [replace(entry, bits=Bits(4, 8)) for entry in low]
     write_evaluation(tmp_path, Evaluation([row(0.5), *low], ""), Baselines())
     half = (paired(0.03, 0.07, 100)[1] - paired(0.03, 0.07, 100)[0]) / 2
-    line = ("class", "knn W4A8 min_max", f"0.460 (−0.040 ± {half:.3f})", "", "")
+    line = ("class", "knn W4A8 min_max", f"0.460 (−0.040 ± {half:.3f})", "", "", "")
     assert summary(tmp_path)[1:] == [line]
 
 
@@ -52,7 +53,7 @@ def test_settings_of_a_probe_are_lines_and_never_averaged_as_seeds(tmp_path: Pat
     rows += [row(v, protocol=p, probe="sgd_linear") for v, p in zip((0.2, 0.3), sgds, strict=True)]
     raw = [row(0.11, protocol=near), row(0.22, protocol=far)]
     write_evaluation(tmp_path, Evaluation(rows, ""), Baselines(raw))
-    assert [(name, value, raw) for _, name, value, _, raw in summary(tmp_path)] == [
+    assert [(name, value, raw) for _, name, value, _, _, raw in summary(tmp_path)] == [
         ("knn k=10", "0.500", "0.110"),
         ("knn k=200", "0.700", "0.220"),
         ("sgd_linear mocov3", "0.400", "–"),
@@ -90,7 +91,7 @@ def test_without_labels_the_summary_has_what_tells_a_collapse(tmp_path: Path) ->
 
     write_evaluation(tmp_path, Evaluation(free(0.25), ""), Baselines(free(0.5), free(0.125)))
     assert summary(tmp_path) == [
-        ("all", name, "0.250", "0.125", "0.500") for name in ("rank_ratio", "spread")
+        ("all", name, "0.250", "0.125", "–", "0.500") for name in ("rank_ratio", "spread")
     ]
     write_evaluation(tmp_path, Evaluation([row(0.5), *free(0.25)], ""), Baselines())
     assert [line[1] for line in summary(tmp_path)] == ["knn"]
@@ -102,4 +103,4 @@ def test_without_labels_the_summary_has_what_tells_a_collapse(tmp_path: Path) ->
         protocol=Protocol(probe="neighbors", ptq=PTQ(method="min_max", policy="ssql")),
     )
     write_evaluation(tmp_path, Evaluation([*free(0.25), kept], ""), Baselines())
-    assert summary(tmp_path)[2:] == [("all", "kNN overlap W4A8 min_max", "0.750", "", "")]
+    assert summary(tmp_path)[2:] == [("all", "kNN overlap W4A8 min_max", "0.750", "", "", "")]

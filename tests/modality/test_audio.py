@@ -4,6 +4,7 @@ import base64
 import io
 import wave
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,3 +80,21 @@ def test_raw_features_of_long_spectrograms_are_averaged(
 ) -> None:
     x = torch.randn(2, 1, mels, frames)
     assert modality_of(INPUT).raw_features(x, INPUT).shape == (2, values)
+
+
+def test_handmade_features_are_statistics_of_each_band() -> None:
+    x = torch.randn(2, 1, 16, 40)
+    found = modality_of(INPUT).handmade_features(x, INPUT)
+    assert found is not None and found.shape == (2, 16 * 5)
+    for row, mels in zip(found.view(2, 16, 5).numpy(), x[:, 0].numpy(), strict=True):
+        for band, values in zip(row, mels, strict=True):
+            spreads = [np.diff(values, n).std() for n in (0, 1, 2)]
+            expected = np.array([values.mean(), values.max(), *spreads]) / 4  # 16 bands
+            np.testing.assert_allclose(band, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 500])
+def test_sounds_of_any_length_have_features_of_one_number(frames: int) -> None:
+    for x in (torch.randn(2, 1, 16, frames), torch.zeros(2, 1, 16, frames)):
+        found = modality_of(INPUT).handmade_features(x, INPUT)
+        assert found is not None and found.shape == (2, 80) and found.isfinite().all()

@@ -9,8 +9,10 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.vit import ViT
 from mezzotint.methods.emix import EMix
 from mezzotint.methods.mae import MAE
+from mezzotint.modality.image import image_statistics
 from mezzotint.modality.image_text import pack, unpack
 from mezzotint.modality.modality import modality_of
+from mezzotint.modality.tokens import ngram_fractions
 from mezzotint.types import Input
 
 INPUT = input_with_text(Input((3, 8, 12), (0.5,) * 3, (0.25,) * 3), 5, 30)
@@ -101,3 +103,11 @@ def test_the_picture_has_its_text_to_the_right() -> None:
     assert torch.equal(picture[:, :, 96:], modality_of(letters).picture(tokens[0], letters))
     others = input_with_text(Input((3, 8, 8), (0.0,) * 3, (1.0,) * 3), 3, 30_000)
     assert torch.equal(modality_of(others).picture(pack(drawing, tokens)[0], others), drawing[0])
+
+
+def test_handmade_features_are_those_of_the_image_and_of_the_text() -> None:
+    x = samples(length=3)
+    found = modality_of(INPUT).handmade_features(x, INPUT)
+    image, tokens = unpack(x, 5)
+    expected = torch.cat([image_statistics(image), ngram_fractions(tokens, 32)], dim=1)
+    assert found is not None and torch.equal(found, expected)

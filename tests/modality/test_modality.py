@@ -103,6 +103,29 @@ def test_a_sample_of_the_example_has_features_and_patches(name: str) -> None:
 
 
 @each
+def test_handmade_features_are_finite_for_constant_samples_and_few_for_all(name: str) -> None:
+    """Their number depends on neither batch nor free axes, and no row on the others."""
+    modality = modality_of(name)
+    source = example_source(modality)
+    input = source.input
+    x = torch.stack([source.read(index)["x"] for index in range(4)])
+    features = modality.handmade_features(input.prepare(x), input)
+    if features is None:
+        assert name == "table"  # raw tables are scaled and one-hot already
+        return
+    assert features.dtype == torch.float32 and features.ndim == 2 and features.isfinite().all()
+    assert 16 <= features.shape[1] <= 4096
+    assert not torch.equal(features[0], features[1])
+    alone = modality.handmade_features(input.prepare(x[2:3]), input)
+    assert alone is not None
+    torch.testing.assert_close(alone[0], features[2], atol=1e-5, rtol=1e-4)
+    for value in (0, 1):
+        constant = modality.handmade_features(input.prepare(torch.full_like(x, value)), input)
+        assert constant is not None and constant.isfinite().all()
+        assert constant.shape == features.shape
+
+
+@each
 def test_a_sample_and_one_that_is_not_finite_have_a_picture(name: str) -> None:
     modality = modality_of(name)
     source = example_source(modality)

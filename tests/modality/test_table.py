@@ -26,6 +26,10 @@ def test_raw_features_are_the_row() -> None:
     assert torch.equal(modality_of(INPUT).raw_features(x, INPUT), x)
 
 
+def test_raw_rows_are_what_one_would_make_by_hand() -> None:
+    assert modality_of(INPUT).handmade_features(torch.randn(3, 7), INPUT) is None
+
+
 def test_rows_have_no_picture() -> None:
     with pytest.raises(ValueError, match="Tables have no pictures. Supported: audio, image, "):
         modality_of(INPUT).picture(torch.zeros(7), INPUT)

@@ -1,10 +1,13 @@
 """Tokens: ids stay whole numbers, padding is no patch, bytes are printed."""
 
+from collections import Counter
+
+import pytest
 import torch
 
 from mezzotint.modality.modality import modality_of
 from mezzotint.modality.patches import PatchSize
-from mezzotint.modality.tokens import BYTES, PADDING, token_fractions
+from mezzotint.modality.tokens import BYTES, PADDING, ngram_fractions, token_fractions
 from mezzotint.types import Input
 
 LETTERS = Input((64,), (), (), "tokens", BYTES)
@@ -50,3 +53,36 @@ def test_bytes_are_printed_and_other_tokens_are_squares() -> None:
     squares = picture(torch.tensor([5, 5, 1, 0]), Input((4,), (), (), "tokens", 30))
     assert squares.shape == (3, 96, 96) and torch.equal(squares[:, :48, :48], squares[:, :48, 48:])
     assert int(squares[:, 48:, :48].max()) == 0 and int(squares[:, 48:, 48:].min()) == 255
+
+
+@pytest.mark.parametrize(("vocabulary", "columns"), [(258, 258), (30_000, 1024)])
+def test_handmade_features_are_fractions_of_hashed_ngrams(vocabulary: int, columns: int) -> None:
+    x = torch.randint(2, vocabulary, (3, 40), generator=torch.Generator().manual_seed(0))
+    x[1, 25:] = PADDING
+    x[2] = PADDING
+    found = ngram_fractions(x, vocabulary)
+    assert found.shape == (3, columns + 2048) and found.isfinite().all()
+    for row, tokens in zip(found, x.tolist(), strict=True):
+        text, expected = (
+            [token for token in tokens if token != PADDING],
+            torch.zeros(columns + 2048),
+        )
+        for size, first, width in ((1, 0, columns), (2, columns, 1024), (3, columns + 1024, 1024)):
+            counts: Counter[int] = Counter()
+            for start in range(len(text) - size + 1):
+                key = text[start]
+                for token in text[start + 1 : start + size]:
+                    key = (key * 2_654_435_761 + token) % 2**32
+                if width == 1024:
+                    key = (key * 2_654_435_761 % 2**32 // 2**16) % 1024
+                counts[first + key] += 1
+            for column, count in counts.items():
+                expected[column] = (count / counts.total()) ** 0.5
+        torch.testing.assert_close(row, expected)
+
+
+def test_texts_shorter_than_an_ngram_have_features_too() -> None:
+    for length in (1, 2):
+        found = ngram_fractions(torch.full((1, length), 7), 9)
+        assert found.shape == (1, 9 + 2048) and found[0, 7] == 1.0
+        assert float(found.square().sum()) == pytest.approx(length)  # one norm for each size

@@ -250,7 +250,8 @@ def evaluate(
     page = write_report(folder)
     mode = "json" if as_json else "quiet" if quiet else "bar"
     if mode == "bar":
-        print_table(("task", "probe", "encoder", "untrained", "raw input"), summary(folder))
+        columns = ("task", "probe", "encoder", "untrained", "hand-made", "raw input")
+        print_table(columns, summary(folder))
     _say(mode, f"report: {page}", {"report": str(page)})
 
 

@@ -7,7 +7,7 @@ with repeated samples and count them twice).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as td
@@ -120,6 +120,28 @@ def raw_features(
         return modality_of(source.input).raw_features(x, source.input)
 
     return _read(source, forward, source.input, indices, reading, torch.device("cpu"))
+
+
+def input_features(
+    source: Source, reading: Reading = Reading()
+) -> tuple[Extraction, Extraction | None]:
+    """Return the raw input and hand-made features, for which each sample is read once.
+
+    Hand-made features are `None` where the modality has none of its own; see `Modality`.
+    """
+    input, modality = source.input, modality_of(source.input)
+    made = modality.handmade_features(input.prepare(torch.zeros(1, *input.shape)), input)
+    if made is None:
+        return raw_features(source, reading), None
+
+    def forward(x: Tensor) -> Tensor:
+        own = modality.handmade_features(x, input)
+        assert own is not None
+        return torch.cat([modality.raw_features(x, input), own], dim=1)
+
+    both = _read(source, forward, input, None, reading, torch.device("cpu"))
+    raw, own = both.x.tensor_split([-made.shape[1]], dim=1) if len(both.x) else (both.x, both.x)
+    return replace(both, x=raw), replace(both, x=own)
 
 
 class _Reads(Dataset[tuple[int, Tensor | Unreadable]]):

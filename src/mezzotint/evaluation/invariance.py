@@ -102,7 +102,7 @@ def with_invariances(
     raw = merged(baselines.raw, others.raw)
     untrained = merged(baselines.untrained, others.untrained)
     evaluation = dataclasses.replace(evaluation, rows=merged(evaluation.rows, rows))
-    return evaluation, Baselines(raw, untrained)
+    return evaluation, dataclasses.replace(baselines, raw=raw, untrained=untrained)
 
 
 def _drawn_and_features(

@@ -11,7 +11,7 @@ from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.attentive import PatchTokens
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
-from mezzotint.evaluation.features import Extraction, Reading, extract_readable, raw_features
+from mezzotint.evaluation.features import Extraction, Reading, extract_readable, input_features
 
 
 class Measurement:
@@ -45,9 +45,18 @@ class Measurement:
         return dataclasses.replace(flat, x=flat.x.view(len(flat.x), -1, self.encoder.dim))
 
     @cached_property
+    def _input_features(self) -> tuple[Extraction, Extraction | None]:
+        return input_features(self.samples, self.reading)
+
+    @property
     def raw(self) -> Extraction:
         """The input itself as features, a baseline for the encoder."""
-        return raw_features(self.samples, self.reading)
+        return self._input_features[0]
+
+    @property
+    def handmade(self) -> Extraction | None:
+        """Hand-made features, a baseline too; `None` where the modality has none of its own."""
+        return self._input_features[1]
 
     def of(self, encoder: Encoder) -> "Measurement":
         """Return the measurement of another encoder on the same samples, read once for both."""

@@ -191,10 +191,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Baselines:
-    """The same metrics of the raw input, and of untrained encoders (one row per seed)."""
+    """The same metrics of the raw input, of untrained encoders (one row per seed), and by hand.
+
+    Attributes:
+        raw: metrics of the raw input.
+        untrained: metrics of untrained encoders.
+        handmade: metrics of hand-made features; none for modalities without.
+    """
 
     raw: list[Row] = field(default_factory=list)
     untrained: list[Row] = field(default_factory=list)
+    handmade: list[Row] = field(default_factory=list)
 
     def with_protocol(self, **changes: Any) -> "Baselines":
         """Return the baselines with some fields of every row's protocol changed."""
@@ -215,10 +222,9 @@ def write_evaluation(
     rows = [row.as_json() for row in evaluation.rows]
     write_json(Path(folder) / _EVALUATION, rows, sealed=True)
     if baselines is not None:
-        parts = {"raw": baselines.raw, "untrained": baselines.untrained}
         write_json(
             Path(folder) / _BASELINES,
-            {name: [row.as_json() for row in rows] for name, rows in parts.items()},
+            {name: [row.as_json() for row in rows] for name, rows in vars(baselines).items()},
             sealed=True,
         )
 
@@ -244,7 +250,7 @@ def add_evaluation(
     except (OSError, ValueError):
         known = Baselines()  # nothing was measured, or by another version
     new = baselines or Baselines()
-    both = Baselines(_merged(known.raw, new.raw), _merged(known.untrained, new.untrained))
+    both = Baselines(**{name: _merged(rows, vars(new)[name]) for name, rows in vars(known).items()})
     # Removed first, so that a reader of a half-written pair takes it for another encoder's.
     (folder / _IDENTITY).unlink(missing_ok=True)
     write_evaluation(folder, replace(evaluation, rows=rows), both)
@@ -276,7 +282,7 @@ def read_baselines(folder: str | Path) -> Baselines:
         return Baselines()
     require_seal(path)
     parts = json.loads(path.read_text(encoding="utf-8"))
-    return Baselines(_rows(parts["raw"], path), _rows(parts["untrained"], path))
+    return Baselines(**{name: _rows(rows, path) for name, rows in parts.items()})
 
 
 def _rows(entries: Sequence[Mapping[str, Any]], path: Path) -> list[Row]:

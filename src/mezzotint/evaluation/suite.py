@@ -1,8 +1,9 @@
 """All measures of an encoder: each task by each probe that answers it, and label-free measures.
 
 Features are extracted once. The data fixes a task's split; a probe gets the training features to
-fit and select on, and the test features to score; a sample in both is refused. Two baselines are
-measured in the same way: the raw input, and the same encoder with untrained weights.
+fit and select on, and the test features to score; a sample in both is refused. Three baselines are
+measured in the same way: the raw input, hand-made features of it, and the same encoder with
+untrained weights.
 """
 
 import dataclasses
@@ -64,7 +65,7 @@ def baselines(
     probes: Sequence[Probe] = DEFAULT_PROBES,
     seeds: int = 3,
 ) -> Baselines:
-    """Measure the raw input and untrained encoders, which an encoder must beat.
+    """Measure the raw input, hand-made features and untrained encoders, which it must beat.
 
     Args:
         measurement: encoder and data, as for `evaluate_encoder`.
@@ -75,12 +76,16 @@ def baselines(
     """
     raw = list(measure(measurement.raw, measurement.tasks, _with_rank(probes), seeds))
     raw += over_folds(raw)
+    handmade: list[Row] = []
+    if measurement.handmade is not None:
+        handmade += measure(measurement.handmade, measurement.tasks, _with_rank(probes), seeds)
+        handmade += over_folds(handmade)
     untrained: list[Row] = []
     for seed in range(seeds if build is not None else 0):
         assert build is not None
         fresh = evaluate_encoder(measurement.of(build(seed)), probes=probes, seeds=1)
         untrained += [dataclasses.replace(row, seed=seed) for row in fresh.rows]
-    return Baselines(raw, untrained)
+    return Baselines(raw, untrained, handmade)
 
 
 def _with_rank(probes: Sequence[Probe]) -> Sequence[Probe]:

@@ -103,15 +103,17 @@ def named(keys: Sequence[ResultKey], *, metric: bool = False) -> dict[ResultKey,
     return names
 
 
-def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
-    """Return a run's main metrics as text: task, probe, encoder, untrained encoder, raw input.
+def summary(folder: str | Path) -> list[tuple[str, str, str, str, str, str]]:
+    """Return a run's main metrics as text.
 
-    Without labels they are the label-free metrics that show a collapse, `rank_ratio` and `spread`.
+    A line has task, probe, encoder, untrained encoder, hand-made features and raw input. Without
+    labels they are the label-free metrics that show a collapse, `rank_ratio` and `spread`.
     Results at low bits follow their fp32 result, with bits and method of quantization after the
     probe and the difference from fp32 instead of the interval.
     """
     baselines = read_baselines(folder)
-    others = [grouped(part) for part in (baselines.untrained, baselines.raw)]
+    parts = (baselines.untrained, baselines.handmade, baselines.raw)
+    others = [grouped(part) for part in parts]
     rows = read_evaluation(folder)
     groups, main = grouped(rows), main_metrics(rows)
     keys = [key for key in groups if (key.probe, key.metric) in main]
@@ -119,7 +121,7 @@ def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
     names = named(keys)
     lines = []
     for key in _ordered(keys):
-        words, known = _with_interval(groups[key]), ["", ""]
+        words, known = _with_interval(groups[key]), ["", "", ""]
         if key.ptq is None or not _has_fp32(key, keys):
             compared = [part.get(key) for part in others]
             known = ["–" if part is None else f"{interval(part).mean:.3f}" for part in compared]
@@ -127,9 +129,9 @@ def summary(folder: str | Path) -> list[tuple[str, str, str, str, str]]:
             difference = signed_interval(change(lost, groups[key.with_metric("gained")]))
             words = f"{interval(groups[key]).mean:.3f} ({difference})"
         shown = key.metric.rpartition("/")[2] if key.metric in _LABEL_FREE else names[key]
-        lines.append((key.task, shown, words, known[0], known[1]))
+        lines.append((key.task, shown, words, known[0], known[1], known[2]))
     return lines + [
-        ("all", f"kNN overlap {key.quantized}", _with_interval(own), "", "")
+        ("all", f"kNN overlap {key.quantized}", _with_interval(own), "", "", "")
         for key, own in groups.items()
         if key.metric == "all/knn_overlap"
     ]

@@ -49,6 +49,11 @@ def playable(log_mel: Tensor, mel: "Mel") -> str:
     return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
+def std_over_time(x: Tensor) -> Tensor:
+    """Standard deviation over the last axis, 0 where it is empty: `[..., T]` → `[...]`."""
+    return x.std(dim=-1, correction=0) if x.shape[-1] else x.new_zeros(x.shape[:-1])
+
+
 class AudioModality(Modality):
     """Spectrograms; encoders take any number of frames."""
 
@@ -69,6 +74,13 @@ class AudioModality(Modality):
 
     def raw_features(self, x: Tensor, input: "Input") -> Tensor:
         return pooled_pixels(x)
+
+    def handmade_features(self, x: Tensor, input: "Input") -> Tensor:
+        """Give mean, maximum and std of each band, and std of its first and second differences."""
+        first = x.diff(dim=-1)
+        spreads = [std_over_time(part) for part in (x, first, first.diff(dim=-1))]
+        parts = torch.stack([x.mean(dim=-1), x.amax(dim=-1), *spreads], dim=-1)
+        return parts.flatten(1) / math.sqrt(parts[0].numel() / parts.shape[-1])
 
     def picture(self, x: Tensor, input: "Input") -> Tensor:
         """Color a spectrogram `[1, mels, frames]`, low tones below: uint8 `[3, mels, frames]`."""

@@ -1,9 +1,11 @@
 """Images: uint8 pixels `[C, H, W]`."""
 
+import math
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, normalize, pad
 
 from mezzotint.modality.modality import Example, Modality
 from mezzotint.modality.patches import GridPatches, Patches, PatchSize
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 _LARGE = 64
 _POOLED = 32
+_CELLS, _ORIENTATIONS = 8, 9  # of the gradients: cells along each side, and directions
+_CLIP = 0.2
+_AREAS, _BINS, _RANGE = 4, 8, 2.5  # of the colors: areas along each side, bins, standard deviations
 
 
 def pooled_pixels(x: Tensor) -> Tensor:
@@ -24,6 +29,69 @@ def pooled_pixels(x: Tensor) -> Tensor:
     if max(height, width) > _LARGE:
         x = adaptive_avg_pool2d(x, (min(_POOLED, height), min(_POOLED, width)))
     return x.flatten(1)
+
+
+def image_statistics(x: Tensor, side: int = _LARGE) -> Tensor:
+    """Describe normalized images `[B, C, H, W]` by colors and by gradient orientations: `[B, F]`.
+
+    Args:
+        x: images with any number of channels.
+        side: longer sides are first averaged over areas to this many pixels.
+    """
+    if max(x.shape[-2:]) > side:
+        x = adaptive_avg_pool2d(x, (min(side, x.shape[-2]), min(side, x.shape[-1])))
+    means = adaptive_avg_pool2d(x, _AREAS)
+    squares = adaptive_avg_pool2d(x.square(), _AREAS)
+    layout = torch.cat([means, (squares - means.square()).clamp(min=0.0).sqrt()], dim=1).flatten(1)
+    return torch.cat(
+        [
+            normalize(orientations(x).flatten(1)),
+            layout / math.sqrt(layout.shape[1]),
+            histogram(x.flatten(2), -_RANGE, _RANGE, _BINS).flatten(1) / math.sqrt(x.shape[1]),
+        ],
+        dim=1,
+    )
+
+
+def histogram(x: Tensor, low: float, high: float, bins: int) -> Tensor:
+    """Return the square root of the fraction of values in each bin: `[..., N]` → `[..., bins]`.
+
+    The outer bins take all values beyond them. A vector of square roots has a norm of 1, and the
+    distance of two is Hellinger's.
+    """
+    index = ((x - low) * (bins / (high - low))).nan_to_num(0.0).clamp(0, bins - 1).long()
+    counts = x.new_zeros(*x.shape[:-1], bins)
+    counts.scatter_add_(-1, index, torch.ones_like(x))
+    return (counts / x.shape[-1]).sqrt()
+
+
+def orientations(x: Tensor) -> Tensor:
+    """Compute histograms of oriented gradients (Dalal and Triggs, CVPR 2005): `[B, 9, 8, 8]`.
+
+    Differs from the paper: the number of cells is fixed instead of their size, so that images of
+    any size have the same features; and a cell is the mean of its values in its four normalized
+    blocks instead of all four (as Felzenszwalb et al., TPAMI 2010), for fewer features.
+
+    Args:
+        x: images `[B, C, H, W]`; at each pixel the channel with the largest gradient counts.
+    """
+    wide = pad(x, (1, 1, 1, 1), mode="replicate")
+    dx = wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]
+    dy = wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]
+    strength, channel = (dx.square() + dy.square()).max(dim=1, keepdim=True)
+    dx, dy, strength = dx.gather(1, channel), dy.gather(1, channel), strength.sqrt()
+    # A light edge on dark and a dark one on light count alike: angles are modulo half a turn.
+    angle = torch.atan2(dy, dx).remainder(math.pi) * (_ORIENTATIONS / math.pi)
+    below = angle.floor()
+    votes = x.new_zeros(x.shape[0], _ORIENTATIONS, *x.shape[2:])
+    for index, weight in ((below, 1.0 - (angle - below)), (below + 1.0, angle - below)):
+        votes.scatter_add_(1, index.long() % _ORIENTATIONS, weight * strength)
+    cells = adaptive_avg_pool2d(votes, _CELLS)
+    # Sums of squares over the blocks of 2 × 2 cells; those at the border repeat the last cell.
+    energy = pad(cells.square().sum(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    norms = (4.0 * avg_pool2d(energy, 2, stride=1)).sqrt() + 1e-6
+    corners = [norms[..., i : i + _CELLS, j : j + _CELLS] for i in (0, 1) for j in (0, 1)]
+    return torch.stack([(cells / norm).clamp(max=_CLIP) for norm in corners]).mean(dim=0)
 
 
 class ImageModality(Modality):
@@ -54,6 +122,9 @@ class ImageModality(Modality):
 
     def raw_features(self, x: Tensor, input: "Input") -> Tensor:
         return pooled_pixels(x)
+
+    def handmade_features(self, x: Tensor, input: "Input") -> Tensor:
+        return image_statistics(x)
 
     def picture(self, x: Tensor, input: "Input") -> Tensor:
         return x

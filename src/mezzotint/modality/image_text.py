@@ -14,10 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mezzotint.modality.image import pooled_pixels
+from mezzotint.modality.image import image_statistics, pooled_pixels
 from mezzotint.modality.modality import PICTURE_SIZE, Example, Modality
 from mezzotint.modality.patches import GridPatches, Patches, PatchSize, grid_positions
-from mezzotint.modality.tokens import BYTES, PADDING, TokenPatches, printed_text, token_fractions
+from mezzotint.modality.tokens import (
+    BYTES,
+    PADDING,
+    TokenPatches,
+    ngram_fractions,
+    printed_text,
+    token_fractions,
+)
 
 if TYPE_CHECKING:
     from mezzotint.types import Input
@@ -73,6 +80,12 @@ class ImageTextModality(Modality):
         """Concatenate the features of the image and of the text."""
         image, tokens = unpack(x, input.text)
         return torch.cat([pooled_pixels(image), token_fractions(tokens, input.vocabulary)], dim=1)
+
+    def handmade_features(self, x: Tensor, input: "Input") -> Tensor:
+        """Concatenate the statistics of the image and of the text."""
+        image, tokens = unpack(x, input.text)
+        text = ngram_fractions(tokens, input.vocabulary)
+        return torch.cat([image_statistics(image), text], dim=1)
 
     def picture(self, x: Tensor, input: "Input") -> Tensor:
         """Show the image, and to its right its text if the tokens are bytes."""

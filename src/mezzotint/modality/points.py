@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mezzotint.modality.image import histogram
 from mezzotint.modality.modality import PICTURE_SIZE, Example, Modality
 from mezzotint.modality.patches import Patches, PatchSize, take
 
@@ -22,6 +23,38 @@ if TYPE_CHECKING:
 
 _YAW, _PITCH = math.radians(35.0), math.radians(20.0)
 _MAX_COORDINATES = 512
+_PAIRED, _BINS, _LONGEST = 128, 16, 3.0  # points of the distances, bins, and radii of a histogram
+
+
+def shape_statistics(x: Tensor) -> Tensor:
+    """Describe point clouds `[B, 3, N]` by moments and by histograms: `[B, F]`.
+
+    Moments: logarithm of the radius (root mean square of the distance from the mean), then in units
+    of it the eigenvalues of the covariance, and std, skewness and extent of each axis.
+    Histograms: distances of pairs of points (D2 of Osada et al., TOG 2002), distances from the
+    mean, from the vertical axis through it, and heights.
+    """
+    centered = x - x.mean(dim=2, keepdim=True)
+    radius = centered.square().sum(dim=1).mean(dim=1).sqrt().view(-1, 1, 1)
+    points = centered / radius.clamp(min=1e-6)
+    covariance = points @ points.transpose(1, 2) / x.shape[2]
+    std = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    skewness = (points / std.clamp(min=1e-3).unsqueeze(2)).pow(3).mean(dim=2)
+    extent = points.amax(dim=2) - points.amin(dim=2)
+    eigenvalues = torch.linalg.eigvalsh(covariance.nan_to_num(0.0))
+    parts = [radius.flatten(1).log1p(), eigenvalues, std, skewness.clamp(-3.0, 3.0), extent]
+    moments = torch.cat(parts, dim=1)
+    # Some points stand for all: the number of pairs grows with the square of theirs.
+    some = points[:, :, :: -(-x.shape[2] // _PAIRED)].transpose(1, 2)
+    rows, columns = torch.triu_indices(some.shape[1], some.shape[1], 1 if some.shape[1] > 1 else 0)
+    distances = (
+        torch.cdist(some, some)[:, rows, columns],
+        points.norm(dim=1),
+        points[:, [0, 2]].norm(dim=1),
+        points[:, 1] + _LONGEST / 2,
+    )
+    blocks = [histogram(each, 0.0, _LONGEST, _BINS) for each in distances]
+    return torch.cat([moments / math.sqrt(moments.shape[1]), *blocks], dim=1)
 
 
 class PointsModality(Modality):
@@ -47,6 +80,9 @@ class PointsModality(Modality):
 
     def patches(self, input: "Input", dim: int, size: PatchSize) -> Patches:
         return PointPatches(input.shape, size.groups, size.group_size, dim)
+
+    def handmade_features(self, x: Tensor, input: "Input") -> Tensor:
+        return shape_statistics(x)
 
     def picture(self, x: Tensor, input: "Input") -> Tensor:
         """Draw a point cloud from the front right and a little above, near points dark."""

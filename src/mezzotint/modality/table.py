@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 class TableModality(Modality):
-    """Rows of features, one number for each column."""
+    """Rows of features, one number for each column.
+
+    They have no hand-made features of their own: a table's columns are scaled to a std of 1 and
+    its categories are one-hot vectors, so the raw input is what one would make by hand.
+    """
 
     plural = "tables"
     axes = ("features",)

@@ -25,6 +25,9 @@ FIRST_TOKEN = 2
 BYTES = 256 + FIRST_TOKEN
 """Vocabulary of texts whose tokens are bytes."""
 
+_BUCKETS = 1024  # columns of pairs, and of triples, of tokens
+_MULTIPLIER = 2_654_435_761  # Knuth's, 2 ** 32 over the golden ratio
+
 _LINE, _LETTERS = 12, 31  # height of a line in pixels, and letters that fit into it
 
 
@@ -68,6 +71,9 @@ class TokensModality(Modality):
     def raw_features(self, x: Tensor, input: "Input") -> Tensor:
         return token_fractions(x, input.vocabulary)
 
+    def handmade_features(self, x: Tensor, input: "Input") -> Tensor:
+        return ngram_fractions(x, input.vocabulary)
+
     def picture(self, x: Tensor, input: "Input") -> Tensor:
         """Print bytes as text; draw other tokens as squares, one color for each token."""
         draw = printed_text if input.vocabulary == BYTES else _squares
@@ -83,6 +89,27 @@ def token_fractions(x: Tensor, vocabulary: int) -> Tensor:
     counts = valid.new_zeros(x.shape[0], vocabulary).scatter_add_(1, x, valid)
     # An empty text has no tokens to divide by; its fractions are all 0.
     return counts / valid.sum(dim=1, keepdim=True).clamp(min=1.0)
+
+
+def ngram_fractions(x: Tensor, vocabulary: int) -> Tensor:
+    """Return square roots of the fractions of tokens, pairs and triples: `[B, L]` → `[B, F]`.
+
+    Pairs and triples are hashed to 1,024 columns each, and single tokens too where the vocabulary
+    is larger. Square roots weigh rare ones more (the distance of two texts is Hellinger's).
+    """
+    columns = vocabulary if vocabulary <= _BUCKETS else _BUCKETS
+    key, valid, blocks = x, x != PADDING, []
+    for size in (1, 2, 3):
+        if size > 1:
+            # `key` of the n-gram that ends at each token, from that of the one before it.
+            columns = _BUCKETS
+            key = (key[:, :-1] * _MULTIPLIER + x[:, size - 1 :]) % 2**32
+            valid = valid[:, :-1] & (x[:, size - 1 :] != PADDING)
+        index = key if columns == vocabulary else (key * _MULTIPLIER % 2**32 >> 16) % columns
+        counts = torch.zeros(len(x), columns, device=x.device)
+        counts.scatter_add_(1, index, valid.float())
+        blocks.append((counts / valid.sum(dim=1, keepdim=True).clamp(min=1)).sqrt())
+    return torch.cat(blocks, dim=1)
 
 
 def printed_text(tokens: list[int]) -> npt.NDArray[np.uint8]:
