@@ -138,6 +138,7 @@ def bad_data(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
     folder_recipe = [
         "image/folder_simclr",
         "encoder.width=2",
+        "encoder.grid=1",
         "run.epochs=1",
         "run.loader.workers=0",
         "data.size=16",
@@ -248,9 +249,9 @@ def test_a_folder_of_images_from_start_to_page(tmp_path: Path) -> None:
     root = photos(tmp_path / "my photos", 40)
     (root / "cats" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     done = mezzotint(
-        "pretrain", "image/folder_simclr", f"data.root={root}", "data.size=16", "encoder.width=2",
-        "run.batch_size=16", "run.epochs=8", "evaluate.seeds=1", "run.loader.workers=1",
-        "method.hidden_dim=8", "--out", "r", cwd=tmp_path,
+        "pretrain", "image/folder_simclr", f"data.root={root}", "data.size=16",
+        "encoder.width=2", "encoder.grid=1", "run.batch_size=16", "run.epochs=8",
+        "evaluate.seeds=1", "run.loader.workers=1", "method.hidden_dim=8", "--out", "r", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     environment = json.loads((tmp_path / "r" / "environment.json").read_text())

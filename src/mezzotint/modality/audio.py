@@ -61,6 +61,7 @@ class AudioModality(Modality):
     axes = ("channels", "mels", "frames")
     free_axes = 1
     recipe = "audio/folder_simclr"
+    large_recipe = "audio/folder_simclr_large"
     sizes = ((), ("encoder.width=16",))
     example = Example(
         data={"kind": "speech"},

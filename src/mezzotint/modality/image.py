@@ -101,13 +101,13 @@ class ImageModality(Modality):
     axes = ("channels", "height", "width")
     is_picture = True
     recipe = "image/folder_simclr"
+    large_recipe = "image/folder_simclr_large"
     sizes = (
-        ("data.size=96",),
-        ("encoder={kind: resnet8, stem: patch, width: 48, grid: 2}", "data.size=96"),
-        ("encoder={kind: resnet8, stem: patch, width: 32, grid: 2}", "data.size=64"),
-        ("encoder={kind: resnet8, stem: patch, width: 32, grid: 2}", "data.size=48"),
-        ("encoder={kind: resnet8, stem: patch, width: 32, grid: 2}", "data.size=32"),
-        ("encoder={kind: resnet8, stem: patch, width: 16, grid: 2}", "data.size=32"),
+        ("encoder.width=48", "data.size=96"),
+        ("data.size=64",),
+        ("data.size=48",),
+        ("data.size=32",),
+        ("encoder.width=16", "data.size=32"),
     )
     finetune_recipe = "supervised/finetune"
     example = Example(

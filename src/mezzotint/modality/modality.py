@@ -59,7 +59,8 @@ class Modality(ABC):
         is_picture: samples are pictures `[C, H, W]` themselves.
         has_tokens: samples hold token ids, which cannot be mixed or regressed as numbers.
         has_picture: `picture` can draw samples.
-        recipe: shipped recipe for a user's own data of this modality.
+        recipe: shipped recipe for a user's own data of this modality, for a machine without a GPU.
+        large_recipe: the same for a GPU, or for a long time; empty if there is none.
         sizes: overrides of `recipe`, from large to small, that a budget of minutes chooses from.
         finetune_recipe: shipped recipe that fine-tunes an encoder of this modality.
         example: parts of the smallest recipe.
@@ -72,6 +73,7 @@ class Modality(ABC):
     has_tokens: ClassVar[bool] = False
     has_picture: ClassVar[bool] = True
     recipe: ClassVar[str]
+    large_recipe: ClassVar[str] = ""
     sizes: ClassVar[Sequence[Sequence[str]]] = ((),)
     finetune_recipe: ClassVar[str] = "supervised/finetune_any"
     example: ClassVar[Example]

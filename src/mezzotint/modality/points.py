@@ -63,10 +63,11 @@ class PointsModality(Modality):
     plural = "point clouds"
     axes = ("3", "points")
     recipe = "points/folder_simclr"
+    large_recipe = "points/folder_simclr_large"
     sizes = (
+        ("encoder.width=64", "data.points=1024", "views.transforms.0.points=512"),
         (),
-        ("encoder={kind: pointnet, width: 64}",),
-        ("encoder={kind: pointnet, width: 32}", "data.points=256", "views.transforms.0.points=128"),
+        ("data.points=256", "views.transforms.0.points=128"),
     )
     example = Example(
         data={"kind": "furniture"},

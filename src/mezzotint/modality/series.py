@@ -76,7 +76,8 @@ class SeriesModality(Modality):
     plural = "time series"
     axes = ("channels", "time")
     recipe = "series/csv_simclr"
-    sizes = ((), ("encoder.width=32",), ("encoder.width=16",))
+    large_recipe = "series/csv_simclr_large"
+    sizes = ((), ("encoder.width=16",))
     example = Example(
         data={"kind": "smartwatch"},
         encoder={"kind": "resnet1d", "width": 4},

@@ -23,6 +23,7 @@ class TableModality(Modality):
     axes = ("features",)
     has_picture = False
     recipe = "table/csv_simclr"
+    large_recipe = "table/csv_simclr_large"
     sizes = ((), ("encoder.width=64",))
     example = Example(data={"kind": "table_sample"}, encoder={"kind": "table_mlp", "width": 16})
 

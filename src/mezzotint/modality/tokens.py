@@ -38,10 +38,11 @@ class TokensModality(Modality):
     axes = ("length",)
     has_tokens = True
     recipe = "tokens/folder_simclr"
+    large_recipe = "tokens/folder_simclr_large"
     sizes = (
-        (),
         ("encoder={kind: vit, width: 96, depth: 3, heads: 3}",),
-        ("encoder={kind: vit, width: 64, depth: 2, heads: 4}",),
+        (),
+        ("encoder.width=32", "views.transforms.0.length=64"),
     )
     example = Example(
         data={"kind": "emails"},

@@ -24,10 +24,8 @@ class VideoModality(Modality):
     plural = "videos"
     axes = ("channels", "frames", "height", "width")
     recipe = "video/folder_simclr"
-    sizes = (
-        (),
-        ("encoder={kind: vit, width: 96, depth: 3, heads: 3, patch: [2, 16, 16]}",),
-    )
+    large_recipe = "video/folder_simclr_large"
+    sizes = ((), ("data.size=48", "data.context=16"))
     example = Example(
         data={"kind": "rotating_objects"},
         encoder={"kind": "vit", "width": 12, "depth": 1, "heads": 2, "patch": [2, 8, 8]},

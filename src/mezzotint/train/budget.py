@@ -57,6 +57,23 @@ class Fitted:
     measured: bool
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe that a budget may choose.
+
+    Attributes:
+        name: of the shipped recipe.
+        raw: the recipe on the data, as written.
+        size: overrides of its size.
+        fixed: whether only its epochs may change.
+    """
+
+    name: str
+    raw: Mapping[str, Any]
+    size: Sequence[str]
+    fixed: bool = False
+
+
 def fit_path(path: str, overrides: Sequence[str], minutes: float | None) -> Fitted:
     """Choose the recipe for data at a path, and fit it to a budget.
 
@@ -77,16 +94,12 @@ def fit_path(path: str, overrides: Sequence[str], minutes: float | None) -> Fitt
     if not keys_of(kind):
         resolve({"kind": kind}, "Source", "data")  # refuses it, with the kinds that there are
     modality = modality_of(class_of(kind, "Source").modality)
-    raw = read_raw(modality.recipe)
-    # Settings of another kind of source are not for this one: a file of arrays has its own size.
-    settings = shared_settings(raw["data"], kind) if raw["data"]["kind"] == kind else {}
-    raw["data"] = {**settings, **location_of(path, kind)}
-    own = _own_size(raw, overrides)
-    sizes = [
-        [_clamped(text, own) for text in size if _applies(text, kind)] for size in modality.sizes
+    large = [(modality.large_recipe, ())] if modality.large_recipe else []
+    candidates = [
+        _candidate(name, size, path, kind, overrides)
+        for name, size in (*large, *((modality.recipe, size) for size in modality.sizes))
     ]
-    title = f"{path}: {modality.plural}; recipe {modality.recipe}"
-    return _fit(raw, sizes, list(overrides), minutes, title, began)
+    return _fit(candidates, list(overrides), minutes, f"{path}: {modality.plural}", began)
 
 
 def fit_recipe(name: str, overrides: Sequence[str], minutes: float) -> Fitted:
@@ -102,7 +115,23 @@ def fit_recipe(name: str, overrides: Sequence[str], minutes: float) -> Fitted:
             f"`{name}` has phases, and --minutes fits a recipe without them. Set run.epochs of "
             "each phase."
         )
-    return _fit(raw, None, list(overrides), minutes, f"recipe {name}", began)
+    only = [Candidate(name, raw, (), fixed=True)]
+    return _fit(only, list(overrides), minutes, "", began)
+
+
+def _candidate(
+    name: str, size: Sequence[str], path: str, kind: str, overrides: Sequence[str]
+) -> Candidate:
+    """Return a recipe for the data at a path."""
+    raw = read_raw(name)
+    of_recipe, raw["data"] = raw["data"], location_of(path, kind)
+    if of_recipe["kind"] == kind:
+        raw["data"] |= shared_settings(of_recipe, kind)
+    elif "size" in of_recipe:
+        # Settings of another kind of source are not for this one, but the encoder's size is.
+        size = [f"data.size={of_recipe['size']}", *size]
+    own = _own_size(raw, overrides)
+    return Candidate(name, raw, [_clamped(text, own) for text in size if _applies(text, kind)])
 
 
 def _own_size(raw: Mapping[str, Any], overrides: Sequence[str]) -> float:
@@ -129,49 +158,52 @@ def _clamped(override: str, own_size: float) -> str:
 
 
 def _fit(
-    raw: dict[str, Any],
-    sizes: Sequence[Sequence[str]] | None,
+    candidates: Sequence[Candidate],
     overrides: Sequence[str],
     minutes: float | None,
     title: str,
     began: float,
 ) -> Fitted:
-    """Take the largest size that trains for enough epochs, and set epochs and batch."""
+    """Take the largest candidate that trains for enough epochs, and set epochs and batch."""
     opened: dict[str, Source] = {}
 
-    def built(chosen: Sequence[str]) -> Recipe:
+    def built(raw: Mapping[str, Any], chosen: Sequence[str]) -> Recipe:
         config = Plan.of(_with(raw, chosen)).phases[0].config
         data, key = config["data"], json.dumps(config["data"], sort_keys=True)
         if key not in opened:
             opened[key] = construct(data, "Source", {})
         return Recipe.build(config, opened[key])
 
+    def titled(one: Candidate) -> str:
+        return "; ".join(filter(None, (title, f"recipe {one.name}")))
+
     if minutes is None:
-        chosen = [*(sizes or [()])[0], *overrides]
-        recipe = built(chosen)
-        return Fitted(Plan.of(_with(raw, chosen)), [title, *_facts(recipe)], False)
+        one = candidates[0]
+        chosen = [*one.size, *overrides]
+        recipe = built(one.raw, chosen)
+        plan = Plan.of(_with(one.raw, chosen))
+        return Fitted(plan, [titled(one), *_facts(recipe)], False)
     own = {text.partition("=")[0] for text in overrides}
-    size: Sequence[str] = ()
-    speed, epochs, peak = 0.0, 0, 0
-    for number, larger in enumerate(reversed(sizes or [()])):
-        recipe = built([*larger, *overrides])
+    taken, speed, epochs, peak = candidates[-1], 0.0, 0, 0
+    for number, larger in enumerate(reversed(candidates)):
+        recipe = built(larger.raw, [*larger.size, *overrides])
         found = measure(recipe)
         left = minutes * 60 * TRAINING - (time.perf_counter() - began)
         possible = int(left * _MARGIN / (found * BatchPlan.samples_of(recipe.data)))
         wanted = recipe.run.epochs if "run.epochs" in own else _EPOCHS
         if number and possible < wanted:
             break
-        size, speed, epochs = [*larger], found, possible
+        taken, speed, epochs = larger, found, possible
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         if possible < wanted:
             break
-    recipe = built([*size, *overrides])
-    values = _values(recipe, epochs, fixed=sizes is None)
-    chosen = [f"{key}={value}" for key, value in values.items() if key not in own]
-    recipe = built([*size, *chosen, *overrides])
-    plan = Plan.of(_with(raw, [*size, *chosen, *overrides]))
-    shown = f"fitted to {minutes:g} min: {' '.join([*size, *chosen])}"
-    return Fitted(plan, [title, shown, *_facts(recipe, speed, peak)], True)
+    recipe = built(taken.raw, [*taken.size, *overrides])
+    values = _values(recipe, epochs, fixed=taken.fixed)
+    chosen = [*taken.size, *(f"{key}={value}" for key, value in values.items() if key not in own)]
+    recipe = built(taken.raw, [*chosen, *overrides])
+    plan = Plan.of(_with(taken.raw, [*chosen, *overrides]))
+    shown = f"fitted to {minutes:g} min: {' '.join(chosen)}"
+    return Fitted(plan, [titled(taken), shown, *_facts(recipe, speed, peak)], True)
 
 
 def _with(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
