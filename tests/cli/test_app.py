@@ -251,7 +251,8 @@ def test_a_folder_of_images_from_start_to_page(tmp_path: Path) -> None:
     done = mezzotint(
         "pretrain", "image/folder_simclr", f"data.root={root}", "data.size=16",
         "encoder.width=2", "encoder.grid=1", "run.batch_size=16", "run.epochs=8",
-        "evaluate.seeds=1", "run.loader.workers=1", "method.hidden_dim=8", "--out", "r", cwd=tmp_path,
+        "evaluate.seeds=1", "run.loader.workers=1", "method.hidden_dim=8", "--out", "r",
+        cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     environment = json.loads((tmp_path / "r" / "environment.json").read_text())

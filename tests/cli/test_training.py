@@ -31,8 +31,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     overrides = [
         f"data.root={folder / 'images'}", "data.size=16", "encoder.width=2", "encoder.grid=1",
-        "method.hidden_dim=8", "method.dim=8", "run.epochs=1", "run.batch_size=8", "run.log.knn_epochs=0",
-        "run.loader.workers=0",
+        "method.hidden_dim=8", "method.dim=8", "run.epochs=1", "run.batch_size=8",
+        "run.log.knn_epochs=0", "run.loader.workers=0",
     ]  # fmt: skip
     return pretrain(Recipe.load("image/folder_simclr", overrides), folder / "run", progress="quiet")
 

@@ -1,12 +1,15 @@
 """Measurements: features once, samples and tasks once for all encoders, and calibration batches."""
 
+from collections.abc import Sequence
+
 import torch
 
 from mezzotint.data.source import Source, Task
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
-from mezzotint.evaluation.features import Reading, extract, raw_features
-from mezzotint.evaluation.measurement import Measurement
+from mezzotint.evaluation.features import Kept, Reading, extract, raw_features
+from mezzotint.evaluation.measurement import Measurement, limited
+from mezzotint.types import Sample
 from tests.evaluation.stripes import COUNT, INPUT, Net, Stripes
 
 
@@ -61,3 +64,57 @@ def test_calibration_is_read_in_order_and_limited_only_by_default(trained: Net) 
     assert torch.equal(torch.cat(batches), expected)
     assert sum(map(len, measurement.calibration(measurement.tasks, most=20))) == 20
     assert sum(map(len, measurement.calibration(measurement.tasks, 30, most=20))) == 30
+
+
+class Files(Source):
+    """The same stripes as if they were files; counts what is read."""
+
+    def __init__(self) -> None:
+        self.whole, self.input, self.reads = Stripes(), INPUT, 0
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def read(self, index: int) -> Sample:
+        self.reads += 1
+        return self.whole.read(index)
+
+    def fingerprint(self) -> str:
+        return "stripes"
+
+    def evaluation(self) -> tuple[Source, Sequence[Task]]:
+        return self, self.whole.evaluation()[1]
+
+
+def test_files_are_read_once_for_all_encoders(trained: Net) -> None:
+    source = Files()
+    measurement = Measurement(trained, source)
+    expected = extract(trained, Stripes())
+    for _ in range(2):
+        assert torch.equal(measurement.of(trained).features.x, expected)
+    assert torch.equal(measurement.raw.x, raw_features(Stripes()).x)
+    assert source.reads == COUNT
+    kept = Kept(most=10)  # bytes: nothing fits
+    small = Measurement(trained, source, Reading(kept=kept))
+    assert torch.equal(small.features.x, expected) and torch.equal(small.raw.x, measurement.raw.x)
+    assert source.reads == 3 * COUNT
+
+
+def test_fewer_samples_are_the_same_part_of_each_task_for_every_encoder(trained: Net) -> None:
+    source = Files()
+    whole = source.evaluation()[1]
+    measurement = Measurement(trained, source, most=20)
+    for task, full in zip(measurement.tasks, whole, strict=True):
+        assert len(task.train) == min(20, len(full.train))
+        assert {*task.train} <= {*full.train} and {*task.test} <= {*full.test}
+        assert (task.labels == full.labels).all()
+    needed = {int(i) for task in measurement.tasks for i in (*task.train, *task.test)}
+    assert {*measurement.features.indices.tolist()} == needed and source.reads == len(needed)
+    assert torch.equal(measurement.raw.indices, measurement.features.indices)
+    again = Measurement(Net(), source, most=20)
+    assert all(
+        (a.test == b.test).all() for a, b in zip(again.tasks, measurement.tasks, strict=True)
+    )
+    assert limited(whole, COUNT, COUNT) == (whole, None)
+    tasks, indices = limited([], 100, 20)
+    assert not tasks and indices is not None and len(indices) == 40 == len(indices.unique())

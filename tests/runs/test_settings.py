@@ -1,11 +1,13 @@
 """The evaluate section of a recipe: values, defaults and refusals."""
 
+import math
+
 import pytest
 
 from mezzotint.quant.bitwidth import FP32
-from mezzotint.recipe.recipe import read_recipe
+from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError
-from mezzotint.runs.settings import Evaluate
+from mezzotint.runs.settings import Budget, Evaluate
 
 
 def test_settings_are_plain_data_and_are_checked() -> None:
@@ -31,3 +33,26 @@ def test_settings_are_plain_data_and_are_checked() -> None:
         Evaluate(bits=["9/9"])
     with pytest.raises(ValueError, match="`evaluate.calibration_samples` must be 1 or more, got 0"):
         Evaluate(calibration_samples=0)
+
+
+def test_a_budget_is_a_fraction_of_the_whole_run() -> None:
+    for fraction in (0.1, 0.25, 0.5):
+        seconds = Budget(evaluation=fraction).seconds(900.0)
+        assert seconds / (900.0 + seconds) == pytest.approx(fraction)
+    assert Budget().seconds(900.0) == 300.0
+    assert Budget().seconds(5.0) == Budget.least_s and Budget(evaluation=1).seconds(5.0) == math.inf
+    for wrong in ({"evaluation": 1.5}, {"samples": 0}):
+        with pytest.raises(ValueError, match=f"`budget.{next(iter(wrong))}` must"):
+            Budget(**wrong)
+
+
+def test_a_budget_is_a_section_that_a_recipe_may_leave_out() -> None:
+    assert "budget" not in read_recipe("image/emoji_simclr")
+    written = read_recipe("image/emoji_simclr", ["budget.samples=500"])
+    assert written["budget"] == {"evaluation": 0.25, "samples": 500}
+    small = ["data={kind: embedded_images, name: digits}", "encoder.width=2", "encoder.grid=1"]
+    recipe = Recipe.load("image/emoji_simclr", [*small, "budget.samples=500"])
+    assert recipe.budget is not None and recipe.budget.samples == 500
+    assert recipe.config()["budget"] == written["budget"]
+    with pytest.raises(RecipeError, match="budget"):
+        read_recipe("image/emoji_simclr", ["budget.minutes=3"])

@@ -1,7 +1,9 @@
 """The verbs that make and measure a run: pretrain, evaluate, report."""
 
 import json
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,7 +137,16 @@ def pretrain(
         _say(mode, f"run: {done}; encoder: {done}/encoder", {"trained": str(done)})
         return
     _say(mode, f"encoder: {done}/encoder; evaluating it now", {"trained": str(done)})
-    evaluate(done, quiet=quiet, as_json=as_json)
+    _evaluate(done, mode, limit_s=_limit(done, plan))
+
+
+def _limit(run: Path, plan: "Plan") -> float:
+    """Return the seconds that the evaluation after training may take, page included."""
+    from mezzotint.runs.settings import Budget
+
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    budget = Budget(**plan.phases[-1].config.get("budget", {}))
+    return budget.seconds(float(environment.get("seconds") or 0.0))
 
 
 def _check_resume(out: Path | None, minutes: float | None) -> None:
@@ -239,16 +250,36 @@ def evaluate(
 
     ENCODER is a run, an imported encoder, or an ONNX file.
     """
+    name, overrides = data_of(arguments)
+    mode = "json" if as_json else "quiet" if quiet else "bar"
+    _evaluate(run, mode, overrides, data=name, clips=clips, crops=crops)
+
+
+def _evaluate(
+    run: Path,
+    mode: str,
+    overrides: Sequence[str] = (),
+    *,
+    limit_s: float = math.inf,
+    **options: Any,
+) -> None:
+    """Evaluate, write the report, and print the main results; see `runs.evaluate`."""
+    from mezzotint.evaluation.progress import part, showing
     from mezzotint.evaluation.results import results_directory
     from mezzotint.evaluation.summary import summary
     from mezzotint.report.page import write_report
     from mezzotint.runs import evaluate
+    from mezzotint.runs.settings import Budget
 
-    name, overrides = data_of(arguments)
-    evaluate.evaluate(run, overrides, data=name, clips=clips, crops=crops)
     folder = results_directory(run)
-    page = write_report(folder)
-    mode = "json" if as_json else "quiet" if quiet else "bar"
+    with showing(mode, limit_s=limit_s * (1.0 - Budget.page)) as progress:
+        evaluate.evaluate(run, overrides, **options)
+        with part("page"):
+            page = write_report(folder)
+    if progress.left_out:
+        words = ", ".join(progress.left_out)
+        text = f"left out, to stay within the time of an evaluation: {words}; measure them with "
+        _say(mode, f"{text}mezzotint evaluate {run}", {"left_out": progress.left_out})
     if mode == "bar":
         columns = ("task", "probe", "encoder", "untrained", "hand-made", "raw input")
         print_table(columns, summary(folder))

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mezzotint.data.source import Task
 from mezzotint.encoders.onnx import OnnxFeatures
+from mezzotint.evaluation import progress
 from mezzotint.evaluation.calibration import by_fold
 from mezzotint.evaluation.features import Extraction
 from mezzotint.evaluation.knn import similarities
@@ -54,6 +55,7 @@ GRID = (
 """The bit-widths that SSQL's source reports."""
 
 _NEIGHBORS = 10
+_BASELINES = 3
 _MAX_SAMPLES = 4_096
 """Samples that are compared; of more, this many at equal steps."""
 
@@ -92,25 +94,32 @@ def evaluate_bits(
     low = [one for one in dict.fromkeys(bits) if not one.is_float]
     calibrated: list[list[_Group]] = []  # by method, and by group of tasks
     if low:  # calibrate first, so that refusals come before hours of work
-        groups = [
-            (group, measurement.calibration(group, calibration_samples))
-            for group in by_fold(measurement.tasks)
-        ]
+        with progress.part("calibration samples"):
+            groups = [
+                (group, measurement.calibration(group, calibration_samples))
+                for group in by_fold(measurement.tasks)
+            ]
         for method in dict.fromkeys(ptq):
-            calibrated.append(
-                [
-                    (group, _calibrated(measurement, x, method, policy, reconstruction_steps))
-                    for group, x in groups
-                ]
-            )
+            with progress.part(f"calibration by {method}"):
+                calibrated.append(
+                    [
+                        (group, _calibrated(measurement, x, method, policy, reconstruction_steps))
+                        for group, x in groups
+                    ]
+                )
         calibrated[0][0][1].require(low)
     heads: Heads = {}
     evaluation = evaluate_encoder(measurement, probes=probes, seeds=seeds, heads=heads)
+    # Time for an untrained encoder, hand-made features and the raw input, which come later.
+    reserve = _BASELINES * progress.seconds_of(measurement.name)
     for method_groups in calibrated:
         for to in low:
+            if not progress.allows(str(to), measurement.name, reserve):
+                continue
             rows: list[Row] = []
-            for own, how in _at(to, method_groups, measurement, probes, seeds, heads):
-                rows += stamped([*own, *changes(evaluation.rows, own)], to, how)
+            with progress.part(str(to)):
+                for own, how in _at(to, method_groups, measurement, probes, seeds, heads):
+                    rows += stamped([*own, *changes(evaluation.rows, own)], to, how)
             evaluation.rows.extend([*rows, *over_folds(rows)])
     return evaluation
 
@@ -140,11 +149,11 @@ def _at(
     """Yield the rows of each group and its PTQ, with the encoder calibrated for the group."""
     for number, (tasks, calibrated) in enumerate(groups):
         with calibrated.at(to) as network:
-            quantized = measurement.of(network).features
+            quantized = measurement.of(network, f"the encoder at {to}").features
         rows = [] if tasks else [knn_overlap(measurement.features, quantized)]
         # Label-free probes see all samples alike; once is enough for all folds.
         own = [probe for probe in probes if probe.kinds or number == 0]
-        rows += measure(quantized, tasks, own, seeds)
+        rows += measure(quantized, tasks, own, seeds, name=f"the encoder at {to}")
         rows += _fp32_heads(quantized, tasks, heads)
         yield rows, calibrated.ptq
 

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from mezzotint import dist
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation import progress
 from mezzotint.modality.modality import modality_of
 from mezzotint.quant.hooks import evaluating
 from mezzotint.types import Input, Unreadable
@@ -24,6 +25,41 @@ from mezzotint.workers import read_in_workers
 
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and their total, of this process."""
+
+
+class Kept:
+    """Samples as they were read, so that further encoders need not read the files again.
+
+    One list of indices of one source is kept, and only if it is small.
+
+    Args:
+        most: bytes to keep.
+    """
+
+    def __init__(self, most: int = 1 << 30) -> None:
+        self.most = most
+        self._source: Source | None = None
+        self._indices = torch.empty(0, dtype=torch.int64)
+        self._parts: list[ReadBatch] = []
+
+    def read(self, source: Source, indices: Tensor, reading: "Reading") -> Iterator["ReadBatch"]:
+        """Yield what `read_batches` yields, from memory if it is there."""
+        if source is self._source and torch.equal(indices, self._indices):
+            yield from self._parts
+            return
+        parts: list[ReadBatch] = []
+        size = 0
+        for part in _read_files(source, indices, reading):
+            size += part[1].numel() * part[1].element_size()
+            if size <= self.most:
+                parts.append(part)
+            yield part
+        if size <= self.most:
+            self._source, self._indices, self._parts = source, indices, parts
+
+
+ReadBatch = tuple[Tensor, Tensor, list[Unreadable]]
+"""Indices, stored samples, and what could not be read."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +71,14 @@ class Reading:
         workers: processes of the loader, for sources that are not in memory.
         device: device of the forward passes; the encoder's by default.
         progress: called after each batch.
+        kept: samples that were read before; `None` reads the files every time.
     """
 
     batch_size: int = 256
     workers: int = 0
     device: torch.device | str | None = None
     progress: Progress | None = None
+    kept: Kept | None = None
 
     def device_of(self, encoder: nn.Module) -> torch.device:
         """Return the device to compute on."""
@@ -123,7 +161,7 @@ def raw_features(
 
 
 def input_features(
-    source: Source, reading: Reading = Reading()
+    source: Source, reading: Reading = Reading(), *, indices: Tensor | None = None
 ) -> tuple[Extraction, Extraction | None]:
     """Return the raw input and hand-made features, for which each sample is read once.
 
@@ -132,14 +170,14 @@ def input_features(
     input, modality = source.input, modality_of(source.input)
     made = modality.handmade_features(input.prepare(torch.zeros(1, *input.shape)), input)
     if made is None:
-        return raw_features(source, reading), None
+        return raw_features(source, reading, indices=indices), None
 
     def forward(x: Tensor) -> Tensor:
         own = modality.handmade_features(x, input)
         assert own is not None
         return torch.cat([modality.raw_features(x, input), own], dim=1)
 
-    both = _read(source, forward, input, None, reading, torch.device("cpu"))
+    both = _read(source, forward, input, indices, reading, torch.device("cpu"))
     raw, own = both.x.tensor_split([-made.shape[1]], dim=1) if len(both.x) else (both.x, both.x)
     return replace(both, x=raw), replace(both, x=own)
 
@@ -161,14 +199,18 @@ class _Reads(Dataset[tuple[int, Tensor | Unreadable]]):
             return index, bad
 
 
-def read_batches(
-    source: Source, indices: Tensor, reading: Reading
-) -> Iterator[tuple[Tensor, Tensor, list[Unreadable]]]:
+def read_batches(source: Source, indices: Tensor, reading: Reading) -> Iterator[ReadBatch]:
     """Yield indices, stored samples and what could not be read, in the order of `indices`."""
     if source.in_memory:
         for part in torch.split(indices, reading.batch_size):
             yield part, source.read_batch(part), []
-        return
+    elif reading.kept is not None:
+        yield from reading.kept.read(source, indices, reading)
+    else:
+        yield from _read_files(source, indices, reading)
+
+
+def _read_files(source: Source, indices: Tensor, reading: Reading) -> Iterator[ReadBatch]:
     loader = read_in_workers(
         _Reads(source, indices),
         workers=reading.workers,
@@ -207,6 +249,7 @@ def _read(
                 # On the CPU: features of a whole data set may not fit on the network's device.
                 features.append(_averaged(forward, input, values).float().cpu())
             kept.append(part)
+        progress.count(done, len(own))
         if reading.progress is not None:
             reading.progress(done, len(own))
     extracted = (

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mezzotint.data.source import FOLD, Index, Task
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation import progress
 from mezzotint.evaluation.features import Extraction
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.label_free import Rank, alignment, verdict
@@ -49,11 +50,17 @@ def evaluate_encoder(
         seeds: number of repeats of what is random in a probe.
         heads: filled with the fitted linear heads, if given.
     """
-    features = measurement.features
-    rows = list(measure(features, measurement.tasks, _with_rank(probes), seeds, heads))
-    if any(probe.tokens for probe in probes):
-        rows += measure(measurement.patches, measurement.tasks, probes, seeds)
-    rows += over_folds(rows)
+    with progress.part(measurement.name):
+        features = measurement.features
+        rows = list(
+            measure(
+                features, measurement.tasks, _with_rank(probes), seeds, heads, name=measurement.name
+            )
+        )
+        if any(probe.tokens for probe in probes):
+            tokens, tasks = measurement.patches, measurement.tasks
+            rows += measure(tokens, tasks, probes, seeds, name=measurement.name)
+        rows += over_folds(rows)
     value = {row.metric: row.value for row in rows if row.probe == _RANK.name}
     return Evaluation(rows, verdict(value["all/spread"], value["all/rank_ratio"]), features.bad)
 
@@ -74,17 +81,33 @@ def baselines(
         seeds: number of untrained encoders; each gives one row per metric with the encoder's seed,
             and a probe with a random part runs once on it.
     """
-    raw = list(measure(measurement.raw, measurement.tasks, _with_rank(probes), seeds))
-    raw += over_folds(raw)
-    handmade: list[Row] = []
-    if measurement.handmade is not None:
-        handmade += measure(measurement.handmade, measurement.tasks, _with_rank(probes), seeds)
-        handmade += over_folds(handmade)
+    tasks, own = measurement.tasks, _with_rank(probes)
     untrained: list[Row] = []
-    for seed in range(seeds if build is not None else 0):
+
+    def add_untrained(seed: int) -> None:
         assert build is not None
-        fresh = evaluate_encoder(measurement.of(build(seed)), probes=probes, seeds=1)
-        untrained += [dataclasses.replace(row, seed=seed) for row in fresh.rows]
+        fresh = measurement.of(build(seed), f"untrained encoder {seed}")
+        rows = evaluate_encoder(fresh, probes=probes, seeds=1).rows
+        untrained.extend(dataclasses.replace(row, seed=seed) for row in rows)
+
+    raw: list[Row] = []
+    handmade: list[Row] = []
+    this = measurement.name
+    # One untrained encoder first: a page without it could not say what training gained.
+    if build is not None and progress.allows("untrained encoder 0", this):
+        add_untrained(0)
+    if progress.allows("hand-made features", this) and measurement.handmade is not None:
+        with progress.part("hand-made features"):
+            handmade += measure(measurement.handmade, tasks, own, seeds, name="hand-made features")
+            handmade += over_folds(handmade)
+    if progress.allows("raw input", this):
+        with progress.part("raw input"):
+            raw += measure(measurement.raw, tasks, own, seeds, name="raw input")
+            raw += over_folds(raw)
+    for seed in range(1, seeds if build is not None else 0):
+        like = "untrained encoder 0" if untrained else this
+        if progress.allows(f"untrained encoder {seed}", like):
+            add_untrained(seed)
     return Baselines(raw, untrained, handmade)
 
 
@@ -99,6 +122,8 @@ def measure(
     probes: Sequence[Probe],
     seeds: int,
     heads: Heads | None = None,
+    *,
+    name: str = "features",
 ) -> Iterator[Row]:
     """Run each task's probes on extracted features.
 
@@ -108,6 +133,7 @@ def measure(
         probes: probes; each runs on every task of a kind that it answers.
         seeds: number of repeats of what is random in a probe.
         heads: filled with the fitted linear heads, if given.
+        name: of the encoder, in lines about the progress.
 
     Raises:
         ValueError: when training and test samples of a task overlap.
@@ -116,13 +142,14 @@ def measure(
     for task, train, test in splits(extraction, tasks):
         for probe in probes:
             if task.kind in probe.kinds and probe.tokens == tokens:
-                # Heads are kept for low bits, where the same fitted classifier scores quantized
-                # features.
-                if heads is not None and isinstance(probe, Linear):
-                    fitted = heads[task.name, probe.protocol] = probe.heads(train, seeds=seeds)
-                    rows = probe.scored(fitted, test)
-                else:
-                    rows = probe.run(train, test, seeds=seeds)
+                with progress.part(f"{probe.name} of {name}, {task.name}"):
+                    # Heads are kept for low bits, where the same fitted classifier scores
+                    # quantized features.
+                    if heads is not None and isinstance(probe, Linear):
+                        fitted = heads[task.name, probe.protocol] = probe.heads(train, seeds=seeds)
+                        rows = list(probe.scored(fitted, test))
+                    else:
+                        rows = list(probe.run(train, test, seeds=seeds))
                 for row in rows:
                     yield of_task(row, task, train, test)
         if task.kind == "retrieve" and not tokens:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mezzotint.optim.mup.method import MuP
     from mezzotint.optim.optimizer import Optimizer
     from mezzotint.optim.schedules import Schedule
-    from mezzotint.runs.settings import Evaluate
+    from mezzotint.runs.settings import Budget, Evaluate
     from mezzotint.train.settings import Run
 
 _DEFAULTS: dict[str, Any] = {"views": "two_views", "schedule": "cosine", "run": {}, "evaluate": {}}
@@ -290,6 +290,7 @@ class Recipe:
         run: how long, how many at once, from which seed.
         evaluate: what is measured at the end.
         mup: how rates and initialization scale with the width; `None` leaves them as they are.
+        budget: what the evaluation after training may take.
     """
 
     data: "Source"
@@ -300,6 +301,7 @@ class Recipe:
     run: "Run" = field(default_factory=lambda: _default("run"))
     evaluate: "Evaluate" = field(default_factory=lambda: _default("evaluate"))
     mup: "MuP | None" = None
+    budget: "Budget | None" = None
 
     def __post_init__(self) -> None:
         if self.mup is not None:
@@ -317,9 +319,7 @@ class Recipe:
 
     @classmethod
     def build(cls, config: Mapping[str, Any], data: "Source | None" = None) -> "Recipe":
-        """Make the objects that checked plain data describes.
-
-        Weights are initialized from `run.seed`.
+        """Make the objects that checked plain data describes, with weights from `run.seed`.
 
         Args:
             config: a checked recipe.
@@ -374,8 +374,8 @@ class Recipe:
                 sections[name] = resolve(sections[name], family, name)
             except RecipeError:
                 own.append(name)
-        if self.mup is not None:
-            sections["mup"] = resolve(self.mup.config, "MuP", "mup")
+        for name in (name for name in OPTIONAL if getattr(self, name) is not None):
+            sections[name] = resolve(getattr(self, name).config, OPTIONAL[name], name)
         return sections, own
 
     def own_classes(self) -> list[str]:

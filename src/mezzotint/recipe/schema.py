@@ -28,8 +28,8 @@ FAMILIES = {
 }
 """Sections of a recipe, and the family of each."""
 
-OPTIONAL = {"mup": "MuP"}
-"""Sections that a recipe may leave out, and that then do nothing."""
+OPTIONAL = {"mup": "MuP", "budget": "Budget"}
+"""Sections that a recipe may leave out."""
 
 RENAMED_KINDS = {
     "daclmixup": "dacl_mixup",

@@ -57,7 +57,7 @@ def evaluate(
         _require_fp32(settings, clips, crops)
         source = source.multi_crop(clips, crops)
     reading = Reading(batch_size=max(1, 256 // (clips * crops)), workers=measured.workers)
-    measurement = Measurement(measured.encoder, source, reading)
+    measurement = Measurement(measured.encoder, source, reading, most=measured.most)
     evaluation = evaluate_bits(
         measurement,
         bits=settings.bits,

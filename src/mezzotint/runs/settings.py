@@ -1,7 +1,8 @@
-"""The `evaluate` section of a recipe: the measurements after training."""
+"""The sections `evaluate` and `budget` of a recipe: the measurements after training."""
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.linear import Linear
@@ -71,3 +72,40 @@ class Evaluate(Component):
         self.reconstruction_steps = reconstruction_steps
         self.branch: Literal["online", "target"] = branch
         self.part: Literal["backbone", "projector"] = part
+
+
+class Budget(Component):
+    """Limit the evaluation that follows training.
+
+    Args:
+        evaluation: largest fraction of a run, training and evaluation together, that
+            `mezzotint pretrain` evaluates for; parts that no longer fit are left out and named.
+            `mezzotint evaluate` measures all. 1 is no limit.
+        samples: largest number of training and of test samples of a task, a random part of them
+            that is the same each time; `None` for all.
+
+    Attributes:
+        least_s: seconds that an evaluation may always take.
+        page: fraction of the evaluation that is left for the page.
+    """
+
+    least_s: ClassVar[float] = 60.0
+    page: ClassVar[float] = 0.2
+
+    def __init__(self, *, evaluation: float = 0.25, samples: int | None = None) -> None:
+        if not 0.0 <= evaluation <= 1.0:
+            raise ValueError(
+                f"`budget.evaluation` must lie between 0 and 1, got {evaluation}. 0.25 is usual."
+            )
+        if samples is not None and samples < 1:
+            raise ValueError(
+                f"`budget.samples` must be 1 or more, got {samples}. Use null for all samples."
+            )
+        self.evaluation = evaluation
+        self.samples = samples
+
+    def seconds(self, training_s: float) -> float:
+        """Return the seconds for evaluation and page after a training of some seconds."""
+        if self.evaluation == 1.0:
+            return math.inf
+        return max(self.least_s, training_s * self.evaluation / (1.0 - self.evaluation))

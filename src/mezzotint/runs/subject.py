@@ -46,6 +46,7 @@ class Subject:
         workers: processes of the loader.
         untrained: makes the same encoder with fresh weights from a seed; `None` where there is no
             way to.
+        most: largest number of samples of each side of a task; `None` for all.
     """
 
     encoder: Encoder
@@ -53,6 +54,7 @@ class Subject:
     settings: Evaluate
     workers: int
     untrained: Callable[[int], Encoder] | None
+    most: int | None = None
 
 
 def subject(
@@ -263,7 +265,8 @@ def _of_run(folder: Path, overrides: Sequence[str]) -> Subject:
                 fresh[section] = config[section] | {key: None}
         return branch_of(Recipe.build(fresh, data).method, *network).eval()
 
-    return Subject(encoder, data, settings, run.loader.processes(data), untrained)
+    most = config.get("budget", {}).get("samples")
+    return Subject(encoder, data, settings, run.loader.processes(data), untrained, most)
 
 
 def _of_file(path: Path, overrides: Sequence[str]) -> Subject:
