@@ -12,7 +12,7 @@ from mezzotint.evaluation import progress
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.knn import KNN
 from mezzotint.evaluation.measurement import Measurement
-from mezzotint.evaluation.progress import EVERY_S, Parts, showing
+from mezzotint.evaluation.progress import EVERY_S, TimedParts, showing
 from mezzotint.evaluation.suite import baselines, evaluate_encoder
 from mezzotint.quant.bitwidth import FP32, Bits
 from tests.evaluation.stripes import Net, Stripes
@@ -45,7 +45,7 @@ class Slow(Net):
 
 def test_a_part_that_lasts_has_a_line_every_ten_seconds() -> None:
     clock, lines = Clock(), list[tuple[float, str, float, str]]()
-    followed = Parts(lambda *line: lines.append((clock.now, *line)), clock=clock)
+    followed = TimedParts(lambda *line: lines.append((clock.now, *line)), clock=clock)
     with followed.part("whole"), followed.part("features"):
         for tick in range(1, 61):
             clock.now += 0.5
@@ -60,7 +60,7 @@ def test_a_part_that_lasts_has_a_line_every_ten_seconds() -> None:
 
 def test_short_parts_have_no_line_and_outside_of_a_measurement_nothing_is_followed() -> None:
     clock, lines = Clock(), list[tuple[str, float, str]]()
-    followed = Parts(lambda *line: lines.append(line), clock=clock)
+    followed = TimedParts(lambda *line: lines.append(line), clock=clock)
     for _ in range(3):
         with followed.part("kNN"):
             clock.now += 0.4

@@ -1,7 +1,7 @@
 """Parts of a long measurement: lines for the terminal, and the time that they may take.
 
 Code marks a part by `with part("raw input"):`, and asks `allows` before one that may be left out.
-Without a running `Parts` both cost one check of a variable. With one, each part that takes a
+Without a running `TimedParts` both cost one check of a variable. With one, each part that takes a
 second or more has a line when it ends, and a part that lasts has one every ten seconds, whatever it
 does: a thread writes them.
 """
@@ -23,7 +23,7 @@ _SHORT_S = 1.0  # a part that took less has no line of its own
 _TICK_S = 0.5
 
 
-class Parts:
+class TimedParts:
     """Follow the parts of a measurement.
 
     Args:
@@ -96,7 +96,7 @@ class Parts:
         self.say(name, seconds, far)
 
 
-_running: Parts | None = None
+_running: TimedParts | None = None
 
 
 def part(name: str) -> contextlib.AbstractContextManager[None]:
@@ -105,7 +105,7 @@ def part(name: str) -> contextlib.AbstractContextManager[None]:
 
 
 def allows(name: str, like: str, reserve_s: float = 0.0) -> bool:
-    """Return whether a part fits into the time of the measurement; see `Parts.allows`."""
+    """Return whether a part fits into the time of the measurement; see `TimedParts.allows`."""
     return _running is None or _running.allows(name, like, reserve_s)
 
 
@@ -123,7 +123,7 @@ def count(done: int, total: int) -> None:
 @contextlib.contextmanager
 def showing(
     mode: str, *, limit_s: float = math.inf, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Parts]:
+) -> Iterator[TimedParts]:
     """Follow the parts of the enclosed code.
 
     Args:
@@ -132,7 +132,7 @@ def showing(
         clock: monotonic seconds.
     """
     global _running
-    parts = Parts(_WRITERS[mode], limit_s=limit_s, clock=clock)
+    parts = TimedParts(_WRITERS[mode], limit_s=limit_s, clock=clock)
     before, _running = _running, parts
     stop = threading.Event()
 
