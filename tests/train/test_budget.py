@@ -13,9 +13,11 @@ from PIL import Image
 
 from mezzotint.cli.app import run
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluation.cost import EvaluationCost
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.train import budget
-from mezzotint.train.budget import Fitted, fit_path, fit_recipe, measure
+from mezzotint.train.budget import EVALUATION, Fitted, fit_path, fit_recipe, measure
+from mezzotint.train.dry_run import FACTS
 from tests.tiny import config
 
 RNG = np.random.default_rng(0)
@@ -120,6 +122,9 @@ def timed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
         return seconds * sizes[-1] / 1e6
 
     monkeypatch.setattr(budget, "measure", fake)
+    free = EvaluationCost(40, 0.0, 0.0, 0.0, ((8, 0.0), (8, 0.0)))
+    monkeypatch.setattr(budget, "cost_of", lambda recipe: free)
+    monkeypatch.setattr("mezzotint.evaluation.cost._PAGE_S", 0.0)
     return sizes
 
 
@@ -131,7 +136,7 @@ def test_a_path_of_each_modality_becomes_its_recipe(
     path = make(tmp_path)
     timed(monkeypatch, 1e9)
     fitted = fit_path(str(path), [], 1.0)
-    assert fitted.measured and fitted.lines[0].endswith(f"; recipe {recipe}")
+    assert fitted.known and fitted.lines()[0].endswith(f"; recipe {recipe}")
     chosen = fitted.plan.phases[0].config
     assert chosen["data"]["kind"] == kind and str(path) in chosen["data"].values()
     assert chosen["encoder"]["kind"] == encoder and chosen["run"]["epochs"] == 1
@@ -148,18 +153,74 @@ def test_the_largest_size_that_leaves_enough_epochs_is_chosen(
 ) -> None:
     path = str(images(tmp_path))
     tried = timed(monkeypatch, 0.1)
-    # Of 100 s, 67.5 s train: 40 samples of the smallest size take 4 s per million parameters, and
-    # of the next one, of four times the parameters, the time is for fewer than 60 epochs.
+    # Of 100 s, 90 s train: 40 samples of the smallest size take 4 s per million parameters, and of
+    # the next one, of four times the parameters, the time is for fewer than 60 epochs.
     fitted = fit_path(path, [], 100 / 60)
     small, larger = tried
     assert fitted.plan.phases[0].config["encoder"]["width"] == 16 and larger > 3 * small
-    assert epochs_of(fitted) == pytest.approx(67.5 / (4e-6 * small), rel=0.1)
+    assert epochs_of(fitted) == pytest.approx(90 / (4e-6 * small), rel=0.1)
     tried.clear()
     shorter = fit_path(path, [], 20 / 60)
     assert tried == [small]
-    assert epochs_of(shorter) == pytest.approx(13.5 / (4e-6 * small), rel=0.1)
-    longer = fit_path(path, [], 1e4).plan.phases[0].config
-    assert longer["encoder"]["kind"] == "resnet18" and longer["run"]["epochs"] == 400
+    assert epochs_of(shorter) == pytest.approx(18 / (4e-6 * small), rel=0.1)
+    longer = fit_path(path, [], 1e4)
+    assert longer.recipe == "image/folder_simclr_large"
+    config = longer.plan.phases[0].config
+    assert config["encoder"]["kind"] == "resnet18" and config["run"]["epochs"] == 400
+
+
+def test_without_a_budget_it_is_the_large_recipe_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for make, name in ((images, "image/folder_simclr_large"), (captions, "dabs/image_text")):
+        root = tmp_path / name.replace("/", "-")
+        root.mkdir()
+        fitted = fit_path(str(make(root)), [], None)
+        assert fitted.recipe == name and not fitted.known and not fitted.chosen
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    timed(monkeypatch, 1e-3)
+    fitted = fit_path(str(tmp_path / "image-folder_simclr_large"), [], None)
+    assert fitted.chosen.startswith("fitted to 10 min: ")
+
+
+@pytest.mark.parametrize(
+    ("cost", "chosen", "seconds"),
+    [
+        # 150 of 600 seconds are for the evaluation.
+        (EvaluationCost(40, 1.0, 0.1, 0.0, ((8, 1.0),)), {}, 40 + 4 * 5.0),
+        (EvaluationCost(40, 1.0, 1.0, 0.0, ((8, 0.0),)), {"evaluate.seeds": 1}, 40 + 2 * 40),
+        (
+            EvaluationCost(64_000, 0.005, 0.001, 0.0, ((8, 0.0),)),
+            {"evaluate.seeds": 1, "budget.samples": 8000},
+            16_000 * 0.007,
+        ),
+        # Nothing fits; the evaluation is cut when it runs.
+        (
+            EvaluationCost(1024, 10.0, 10.0, 0.0, ((8, 0.0),)),
+            {"evaluate.seeds": 1, "budget.samples": 256},
+            150.0,
+        ),
+    ],
+)
+def test_the_evaluation_is_at_most_a_quarter_and_training_gets_the_rest(
+    cost: EvaluationCost,
+    chosen: dict[str, int],
+    seconds: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = str(images(tmp_path))
+    tried = timed(monkeypatch, 0.9)
+    monkeypatch.setattr(budget, "cost_of", lambda recipe: cost)
+    monkeypatch.setattr(budget, "_MOST_EPOCHS", 10_000)
+    fitted = fit_path(path, [], 10.0)
+    config = fitted.plan.phases[0].config
+    assert seconds <= EVALUATION * 600
+    assert config["evaluate"]["seeds"] == chosen.get("evaluate.seeds", 3)
+    assert config.get("budget", {}).get("samples") == chosen.get("budget.samples")
+    epoch = 0.9 * tried[0] / 1e6 * 40
+    assert config["run"]["epochs"] == pytest.approx((600 - seconds) * 0.9 / epoch, rel=0.05)
 
 
 def test_overrides_win_and_arrays_are_not_enlarged(
@@ -182,7 +243,7 @@ def test_a_recipe_keeps_everything_but_its_epochs(monkeypatch: pytest.MonkeyPatc
     before, after = config(), fit_recipe("image/emoji_simclr", [], 2.0).plan.phases[0].config
     assert after["encoder"]["width"] == 32 and after["run"]["batch_size"] == 256
     samples, cost = 3822, 1e-3 * 0.3097
-    assert after["run"]["epochs"] == pytest.approx(0.75 * 0.9 * 120 / (samples * cost), rel=0.2)
+    assert after["run"]["epochs"] == pytest.approx(0.9 * 120 / (samples * cost), rel=0.2)
     assert before["run"]["epochs"] == 1
     with pytest.raises(ValueError, match="has phases"):
         fit_recipe("audio/speech_bridle", [], 1.0)
@@ -191,7 +252,7 @@ def test_a_recipe_keeps_everything_but_its_epochs(monkeypatch: pytest.MonkeyPatc
 def test_steps_are_timed() -> None:
     recipe = Recipe.build(config())
     assert 1e-6 < measure(recipe) < 0.1
-    assert recipe.run.batch_size == 64
+    assert recipe.run.batch_size == config()["run"]["batch_size"]
 
 
 def test_what_was_chosen_runs_again_bit_for_bit(
@@ -222,7 +283,6 @@ def test_a_dry_run_of_a_path_gives_the_facts_and_writes_nothing(
     timed(monkeypatch, 1e3)
     assert run(["pretrain", "photos", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    names = ["photos:", "fitted", "data", "encoder", "run", "time", "memory"]
-    assert [line.split()[0] for line in lines] == names
-    assert "10 min" in lines[1] and "40 images" in lines[2]
+    assert [line.split()[0] for line in lines] == [*FACTS, "photos:", "fitted"]
+    assert "40 images" in lines[0] and "10 min" in lines[-1] and "takes longer" in lines[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]

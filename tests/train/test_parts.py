@@ -218,4 +218,4 @@ def test_the_command_line_says_where_a_run_starts(run: Path, tmp_path: Path) -> 
     file.write_text(json.dumps(config))
     shown = CliRunner().invoke(app, ["pretrain", str(file), f"load.encoder={run}", "--dry-run"])
     assert shown.exit_code == 0, shown.output
-    assert f"# starts from  encoder: {run}" in shown.output
+    assert f"starts from encoder: {run}" in shown.output

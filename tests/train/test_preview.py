@@ -1,40 +1,45 @@
 """A dry run: the recipe, and what the whole run will cost."""
 
+import contextlib
+import io
 import json
-import re
-import subprocess
+from typing import Any
 
 import pytest
-import yaml
 
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.train.dry_run import FACTS
 from mezzotint.train.preview import (
-    _duration,
+    duration,
     extrapolated,
+    measure_stdin,
     memory_words,
     micro_batches,
-    preview,
 )
 from tests.tiny import config
 
 
+def said(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the measuring process writes, measured in this one."""
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([config, "tiny"])))
+    with contextlib.redirect_stdout(out):
+        measure_stdin()
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
 @pytest.mark.parametrize(
-    ("method", "views", "said"),
+    ("method", "views", "passes"),
     [
-        (
-            {"kind": "byol", "hidden_dim": 8, "dim": 8},
-            {"num_global": 2},
-            "4 per sample: 4 forward passes with",
-        ),
-        (
-            {"kind": "simsiam", "hidden_dim": 8, "dim": 8},
-            {"mode": "sampled"},
-            "2 per sample: 2 forward passes with",
-        ),
+        ({"kind": "byol", "hidden_dim": 8, "dim": 8}, {"num_global": 2}, (4, 4, 4)),
+        ({"kind": "simsiam", "hidden_dim": 8, "dim": 8}, {"mode": "sampled"}, (2, 2, 0)),
     ],
 )
 def test_the_dry_run_says_views_and_passes(
-    method: dict[str, object], views: dict[str, object], said: str
+    method: dict[str, object],
+    views: dict[str, object],
+    passes: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     policies = [{"kind": "simclr"}, {"kind": "rand_augment"}]
     config = {
@@ -44,21 +49,39 @@ def test_the_dry_run_says_views_and_passes(
         "method": method,
         "optimizer": {"kind": "sgd", "lr": 0.01},
         "run": {"epochs": 1, "batch_size": 16},
+        "evaluate": {"probes": [{"kind": "knn"}], "seeds": 1},
     }
-    text = preview(Recipe.build(resolve_recipe(config)))
-    assert said in text
-    assert f"and {4 if method['kind'] == 'byol' else 0} without" in text
+    last = said(resolve_recipe(config), monkeypatch)[-1]["known"]
+    count, trained, frozen = passes
+    words = f"{count} per sample: {trained} forward passes with gradient and {frozen} without"
+    assert last["views"].startswith(words)
 
 
-def test_a_dry_run_gives_the_recipe_and_the_steps_of_the_whole_run() -> None:
-    recipe = Recipe.build(config())
-    text = preview(recipe)
-    assert yaml.safe_load(text) == recipe.config()
-    facts = dict(re.findall(r"^# (\w+) +(.*)$", text, re.M))
-    assert list(facts) == ["samples", "steps", "encoder", "views", "memory", "groups", "time"]
-    assert facts["samples"] == "1,797" and facts["steps"] == "7 (7 per epoch)"
+def test_what_is_known_is_written_after_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = config()
+    lines = said(own, monkeypatch)
+    recipe = Recipe.build(own)
+    assert [set(line["known"]) for line in (lines[0], lines[1], lines[2])] == [
+        {"data", "recipe", "run"},
+        {"data", "recipe", "run", "training", "memory", "views"},
+        {*FACTS, "views"},
+    ]
+    known = lines[-1]["known"]
+    assert "1,797 images" in known["data"] and known["recipe"].startswith("tiny; resnet")
     count = sum(p.numel() for p in recipe.encoder.parameters())
-    assert facts["encoder"].startswith(f"{count / 1e6:.2f} M parameters, {recipe.encoder.dim} ")
+    assert f"{count / 1e6:.2f} M parameters, {recipe.encoder.dim} features" in known["recipe"]
+    assert known["run"] == "1 epochs of 1,797 samples: 7 steps of 256 (7 per epoch)"
+    assert "ms per step" in known["training"] and "MiB at the peak on cpu" in known["memory"]
+    assert "with the page, for 1,797 samples" in known["evaluation"]
+    assert lines[-1]["groups"][0].startswith("groups ")
+
+
+def test_what_cannot_be_built_is_refused_as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = config()
+    own["run"]["batch_size"] = 250
+    own["run"]["micro_batches"] = 3
+    (line,) = said(own, monkeypatch)
+    assert "`run.micro_batches` must be 1 for simclr" in line["refused"] and not line["is_os"]
 
 
 def point(size: int, peak: float, seconds: float = 0.1) -> dict[str, float]:
@@ -84,21 +107,8 @@ def test_micro_batches_divide_the_batch(size: int, expected: list[int]) -> None:
     assert micro_batches(256, 16) == [16, 32]
 
 
-def test_a_process_that_the_system_ended_leaves_an_answer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    line = json.dumps(extrapolated([point(4, 900e6), point(8, 1800e6)], 256))
-    for out, said in ((line, "it does not fit"), ("", "already needs more than there is")):
-        done = subprocess.CompletedProcess([], -9, stdout=out, stderr="")
-        counted = {"trained": 2, "frozen": 0} if out else {}
-        done.stdout = json.dumps(json.loads(out) | counted) if out else ""
-        monkeypatch.setattr(subprocess, "run", lambda *_, done=done, **__: done)
-        memory = next(t for t in preview(Recipe.build(config())).splitlines() if "# memory" in t)
-        assert said in memory
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"), [(5.0, "5 s"), (600.0, "10.0 min"), (7200.0, "2.0 h")]
 )
-def test_durations_are_short(seconds: float, text: str) -> None:
-    assert _duration(seconds) == text
+def testdurations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

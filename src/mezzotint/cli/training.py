@@ -73,7 +73,15 @@ def pretrain(
         bool, typer.Option("--overwrite", help="Remove an earlier run in --out first.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print recipe, steps, memory and time; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print data, recipe, steps, time of training and evaluation, and memory, within "
+            "15 seconds; write nothing.",
+        ),
+    ] = False,
+    yaml: Annotated[
+        bool, typer.Option("--yaml", help="With --dry-run, print the whole recipe too, as YAML.")
     ] = False,
     train_only: Annotated[
         bool, typer.Option("--train-only", help="Skip evaluation and report.")
@@ -110,19 +118,21 @@ def pretrain(
     if not slurm:  # a path may be on other machines
         for phase in plan.phases:
             require_paths(phase.config["data"])
-    from mezzotint import dist
-    from mezzotint.train.plan import pretrain_plan
     from mezzotint.train.rundir import default_directory
 
     folder = out or default_directory(name)
     mode = "json" if as_json else "quiet" if quiet else "bar"
-    if fitted:
-        lines = fitted.lines if dry_run else fitted.lines[:2]
-        _say(mode, "\n".join(lines), {"chosen": lines})
-    if dry_run and not (fitted and fitted.measured):
-        _preview(plan, [*(arguments or ()), "--out", str(folder)] if slurm else [], options)
     if dry_run:
+        shown = fitted.recipe if fitted else name
+        lines = _facts(fitted) if fitted and fitted.known else _preview(plan, shown)
+        if slurm:
+            from mezzotint.train.slurm import torchrun_lines
+
+            lines += torchrun_lines([*(arguments or ()), "--out", str(folder)], options)
+        _print_facts(lines, plan, yaml=yaml)
         return
+    if fitted:
+        _say(mode, "\n".join(fitted.lines()), {"chosen": fitted.lines()})
     if slurm:
         from mezzotint.train.slurm import Job
 
@@ -130,6 +140,9 @@ def pretrain(
         flags |= {"quiet": quiet, "as_json": as_json}
         _queue(plan, Job(pretrain, arguments or (), folder, flags), options)
         return
+    from mezzotint import dist
+    from mezzotint.train.plan import pretrain_plan
+
     done = pretrain_plan(plan, folder, resume=resume, overwrite=overwrite, progress=mode)
     if not dist.launched_as_main():
         return
@@ -200,18 +213,37 @@ def _fitted(
     return fit_recipe(name, overrides, minutes)
 
 
-def _preview(plan: "Plan", arguments: list[str], options: dict[str, Any]) -> None:
-    """Print the recipe and what the run costs; with arguments for SLURM, the same without SLURM."""
-    from mezzotint.recipe.recipe import Recipe
-    from mezzotint.train.parts import check_plan, load_key, load_parts
-    from mezzotint.train.preview import preview
-    from mezzotint.train.slurm import torchrun_lines
+def _facts(fitted: "Fitted") -> list[str]:
+    """Return the six facts of a fitted recipe, then what was chosen."""
+    from mezzotint.train.dry_run import facts
 
-    first = Recipe.build(plan.phases[0].config)
-    check_plan(plan, first)
-    load_parts(first.method, plan.phases[0].load, [], load_key(plan, 0))
-    lines = [preview(first), *plan.summary()]
-    typer.echo("\n".join([*lines, *(torchrun_lines(arguments, options) if arguments else ())]))
+    return [*facts(fitted.known), *fitted.lines()]
+
+
+def _preview(plan: "Plan", name: str) -> list[str]:
+    """Return the six facts of a recipe, then all that is known of its phases."""
+    from mezzotint.train.dry_run import dry_run
+
+    first = plan.phases[0]
+    if len(plan.phases) > 1 or first.load:
+        from mezzotint.recipe.recipe import Recipe
+        from mezzotint.train.parts import check_plan, load_key, load_parts
+
+        recipe = Recipe.build(first.config)
+        check_plan(plan, recipe)
+        load_parts(recipe.method, first.load, [], load_key(plan, 0))
+    return [*dry_run(first.config, name), *plan.summary()]
+
+
+def _print_facts(lines: list[str], plan: "Plan", *, yaml: bool) -> None:
+    """Print the facts; with the recipe as YAML after them they are comments."""
+    from mezzotint.recipe.reading import dump_yaml
+
+    if yaml:
+        lines = [line if line.startswith("#") else f"# {line}" for line in lines]
+        plain = json.loads(json.dumps(plan.phases[0].config if len(plan.phases) == 1 else plan.raw))
+        lines.append(dump_yaml(plain))
+    typer.echo("\n".join(lines))
 
 
 def _queue(plan: "Plan", job: "Job", options: dict[str, Any]) -> None:

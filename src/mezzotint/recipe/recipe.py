@@ -209,10 +209,10 @@ class Plan:
         return cls(phases, raw)
 
     def summary(self) -> list[str]:
-        """A comment line for where the first phase starts, and for each phase after it."""
-        start = [f"# starts from  {part}: {path}" for part, path in self.phases[0].load.items()]
+        """Return a line for where the first phase starts, and for each phase after it."""
+        start = [f"starts from {part}: {path}" for part, path in self.phases[0].load.items()]
         return start + [
-            f"# phase {number}      {phase.name}: {phase.config['run']['epochs']} epochs, loads "
+            f"{f'phase {number}':<12}{phase.name}: {phase.config['run']['epochs']} epochs, loads "
             f"{', '.join(phase.load) or 'nothing'}"
             for number, phase in enumerate(self.phases[1:], 2)
         ]

@@ -8,34 +8,35 @@ that was chosen is a plain value of the recipe, so that the run resumes and repe
 import copy
 import json
 import math
-import os
 import resource
-import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from mezzotint.data.doctor import kind_of, location_of
-from mezzotint.data.loader import BatchPlan, batches
+from mezzotint.data.loader import BatchPlan
 from mezzotint.data.open import keys_of, kind_in, shared_settings
 from mezzotint.data.source import Source
+from mezzotint.evaluation.cost import EvaluationCost
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.reading import apply_overrides, read_raw
 from mezzotint.recipe.recipe import Plan, Recipe
 from mezzotint.recipe.schema import RecipeError, class_of, construct, resolve
-from mezzotint.train.log import Meter
-from mezzotint.train.loop import Trainer
+from mezzotint.train.preview import cost_of, described, duration, evaluation_words, timed
 
 DEFAULT_MINUTES = 10.0
 """Budget of a path without a recipe, on a machine without a GPU."""
 
-TRAINING = 0.75
-"""Fraction of a budget that is for training; the rest is for evaluation and report."""
+EVALUATION = 0.25
+"""Largest fraction of a budget that is for evaluation and report."""
 
-_STEPS, _BATCH, _SECONDS = 4, 64, 4.0  # timed steps of one size, their batch, and their limit
+_STEPS, _BATCH, _SECONDS = 4, 64, 2.0  # timed steps of one size, their batch, and their limit
+_FEW = 8  # samples of the first steps
+_CHOOSING_S = 5.0  # after these seconds no larger size is tried
+_LEAST_SAMPLES = 1000  # that an evaluation is not cut below
 _MARGIN = 0.9  # of the time for training: online kNN, checkpoints and logs take the rest
 _EPOCHS, _MOST_EPOCHS = 60, 400  # fewer make a size too large; more gain little
 _SMALLEST = 32  # pixels that the encoders of `sizes` need
@@ -48,13 +49,22 @@ class Fitted:
 
     Attributes:
         plan: the recipe, with everything that was chosen as plain values.
-        lines: facts for the terminal; the first two say what was chosen.
-        measured: whether steps were timed, so that `lines` have time and memory.
+        recipe: name of the recipe.
+        data: what was recognized at the path; empty without one.
+        chosen: the budget and what was chosen; empty without one.
+        known: the six facts of a dry run; empty where nothing was timed.
     """
 
     plan: Plan
-    lines: Sequence[str]
-    measured: bool
+    recipe: str
+    data: str
+    chosen: str = ""
+    known: Mapping[str, str] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """Say what was chosen, a line each."""
+        title = "; ".join(filter(None, (self.data, f"recipe {self.recipe}")))
+        return [title, *([self.chosen] if self.chosen else [])]
 
 
 @dataclass(frozen=True)
@@ -167,43 +177,75 @@ def _fit(
     """Take the largest candidate that trains for enough epochs, and set epochs and batch."""
     opened: dict[str, Source] = {}
 
-    def built(raw: Mapping[str, Any], chosen: Sequence[str]) -> Recipe:
-        config = Plan.of(_with(raw, chosen)).phases[0].config
+    def built(one: Candidate, chosen: Sequence[str]) -> Recipe:
+        config = Plan.of(_with(one.raw, [*one.size, *chosen, *overrides])).phases[0].config
         data, key = config["data"], json.dumps(config["data"], sort_keys=True)
         if key not in opened:
             opened[key] = construct(data, "Source", {})
         return Recipe.build(config, opened[key])
 
-    def titled(one: Candidate) -> str:
-        return "; ".join(filter(None, (title, f"recipe {one.name}")))
-
     if minutes is None:
         one = candidates[0]
-        chosen = [*one.size, *overrides]
-        recipe = built(one.raw, chosen)
-        plan = Plan.of(_with(one.raw, chosen))
-        return Fitted(plan, [titled(one), *_facts(recipe)], False)
+        return Fitted(Plan.of(_with(one.raw, [*one.size, *overrides])), one.name, title)
     own = {text.partition("=")[0] for text in overrides}
-    taken, speed, epochs, peak = candidates[-1], 0.0, 0, 0
+    whole_s = minutes * 60
+    taken, speed, peak = candidates[-1], 0.0, 0
     for number, larger in enumerate(reversed(candidates)):
-        recipe = built(larger.raw, [*larger.size, *overrides])
+        recipe = built(larger, ())
         found = measure(recipe)
-        left = minutes * 60 * TRAINING - (time.perf_counter() - began)
-        possible = int(left * _MARGIN / (found * BatchPlan.samples_of(recipe.data)))
+        left = whole_s * (1.0 - EVALUATION) - (time.perf_counter() - began)
         wanted = recipe.run.epochs if "run.epochs" in own else _EPOCHS
-        if number and possible < wanted:
+        enough = _epochs(left, found, recipe) >= wanted
+        if number and not enough:
             break
-        taken, speed, epochs = larger, found, possible
+        taken, speed = larger, found
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if possible < wanted:
+        if not enough or time.perf_counter() - began > _CHOOSING_S:
             break
-    recipe = built(taken.raw, [*taken.size, *overrides])
-    values = _values(recipe, epochs, fixed=taken.fixed)
-    chosen = [*taken.size, *(f"{key}={value}" for key, value in values.items() if key not in own)]
-    recipe = built(taken.raw, [*chosen, *overrides])
-    plan = Plan.of(_with(taken.raw, [*chosen, *overrides]))
-    shown = f"fitted to {minutes:g} min: {' '.join(chosen)}"
-    return Fitted(plan, [titled(taken), shown, *_facts(recipe, speed, peak)], True)
+    recipe = built(taken, ())
+    cost = cost_of(recipe)
+    values, evaluation_s = _evaluation(cost, recipe, whole_s * EVALUATION, fixed=taken.fixed)
+    left = whole_s - evaluation_s - (time.perf_counter() - began)
+    values |= _values(recipe, _epochs(left, speed, recipe), fixed=taken.fixed)
+    chosen = [f"{key}={value}" for key, value in values.items() if key not in own]
+    recipe = built(taken, chosen)
+    plan = Plan.of(_with(taken.raw, [*taken.size, *chosen, *overrides]))
+    shown = f"fitted to {minutes:g} min: {' '.join([*taken.size, *chosen])}"
+    if _epochs(left, speed, recipe) < 1:
+        shown += " (one epoch takes longer)"
+    return Fitted(plan, taken.name, title, shown, _known(recipe, taken.name, speed, peak, cost))
+
+
+def _epochs(seconds: float, speed: float, recipe: Recipe) -> int:
+    """Return the epochs that fit into some seconds of training."""
+    return int(seconds * _MARGIN / (speed * BatchPlan.samples_of(recipe.data)))
+
+
+def _evaluation(
+    cost: EvaluationCost, recipe: Recipe, limit_s: float, *, fixed: bool
+) -> tuple[dict[str, Any], float]:
+    """Choose the size of the evaluation, and return what changes, and its seconds.
+
+    First there are fewer untrained encoders, then fewer samples.
+    """
+    settings = recipe.evaluate
+    low = sum(not one.is_float for one in settings.bits) * len(settings.ptq)
+
+    def seconds(untrained: int, samples: int | None = None) -> float:
+        return cost.seconds(
+            samples=samples, untrained=untrained, baselines=settings.baselines, bits=low
+        )
+
+    found = seconds(settings.seeds)
+    if fixed or found <= limit_s:
+        return {}, min(found, limit_s)
+    samples = cost.samples
+    while samples > _LEAST_SAMPLES and seconds(1, samples) > limit_s:
+        samples //= 2
+    values: dict[str, Any] = {"evaluate.seeds": 1}
+    if samples < cost.samples:
+        values["budget.samples"] = samples // 2
+    return values, min(seconds(1, samples), limit_s)
 
 
 def _with(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -231,54 +273,29 @@ def _values(recipe: Recipe, epochs: int, *, fixed: bool) -> dict[str, Any]:
 
 
 def measure(recipe: Recipe) -> float:
-    """Return the seconds that training on a sample takes, from a few steps.
+    """Return the seconds that training on a sample takes, from a few steps of 64 samples.
 
-    The steps change the weights, and have at most 64 samples each.
-
-    Reading takes other cores than the step on a GPU, and the same ones on a CPU.
+    Where these would take long, two steps of 8 samples must do. The weights change.
     """
-    recipe.run = copy.copy(recipe.run)
-    recipe.run.batch_size = min(recipe.run.batch_size, _BATCH)
-    device = recipe.run.compute.torch_device()
-    trainer = Trainer(recipe, device)
-    loaded = batches(
-        recipe.data, recipe.views, trainer.plan, start=0, stop=min(_STEPS, trainer.total)
-    )
-    reading, steps, began = [], [], time.perf_counter()
-    before = began
-    for step, batch in enumerate(loaded):
-        reading.append(time.perf_counter() - before)
-        trainer.step(step, batch, Meter())
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        steps.append(time.perf_counter() - before - reading[-1])
-        before = time.perf_counter()
-        if before - began > _SECONDS:
-            break
-    read, step_time = (statistics.median(times[1:] or times) for times in (reading, steps))
-    processes = recipe.run.loader.processes(recipe.data)
-    if processes:
-        read /= min(processes, len(os.sched_getaffinity(0)))
-    whole = max(read, step_time) if device.type == "cuda" and processes else read + step_time
-    return whole / trainer.run.batch_size
+    first = timed(recipe, _FEW, 2)
+    size = min(_BATCH, recipe.run.batch_size)
+    if first["seconds"] / first["size"] * size * 2 > _SECONDS:
+        return float(first["seconds"] / first["size"])
+    found = timed(recipe, size, _STEPS, _SECONDS)
+    return float(found["seconds"] / found["size"])
 
 
-def _facts(recipe: Recipe, speed: float | None = None, peak: int = 0) -> list[str]:
-    """Facts of a dry run: data, encoder, run, and what was measured."""
-    data, run = recipe.data, recipe.run
-    count = sum(p.numel() for p in recipe.encoder.parameters())
-    shape = " x ".join(map(str, data.input.shape))
-    samples = BatchPlan.samples_of(data)
-    lines = [
-        f"data     {data.outcome()}",
-        f"encoder  {recipe.encoder.config['kind']}, {count / 1e6:.2f} M parameters, input {shape}",
-        f"run      {run.epochs} epochs of {samples:,} samples, batch {run.batch_size}",
-    ]
-    if speed is not None:
-        seconds = speed * samples * run.epochs
-        lines += [
-            f"time     {seconds / 60:.1f} min of training at {speed * 1000:.2f} ms a "
-            "sample, measured; evaluation and report come after it",
-            f"memory   {peak / 1024:,.0f} MiB at the peak of steps of at most {_BATCH} samples",
-        ]
-    return lines
+def _known(
+    recipe: Recipe, name: str, speed: float, peak: int, cost: EvaluationCost
+) -> dict[str, str]:
+    """Return the six facts of a dry run."""
+    what = described(recipe)
+    seconds = speed * BatchPlan.samples_of(recipe.data) * recipe.run.epochs
+    return {
+        "data": what["data"],
+        "recipe": f"{name}; {what['encoder']}",
+        "run": what["run"],
+        "training": f"{duration(seconds)} at {speed * 1000:.2f} ms a sample, measured",
+        "evaluation": evaluation_words(recipe, cost, seconds),
+        "memory": f"{peak / 1024:,.0f} MiB at the peak of steps of at most {_BATCH} samples",
+    }

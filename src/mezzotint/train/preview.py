@@ -1,16 +1,17 @@
 """Estimate what a run will cost, from a few timed steps: `mezzotint pretrain --dry-run`.
 
-The steps run in a process of their own, so that a run that needs more memory than there is ends
-that process and not the answer. It starts with few samples a step, and takes the whole batch only
-where it is predicted to fit; else memory and time are extrapolated.
+This is the other process of `dry_run`: it writes down what it knows after each part, because it may
+be stopped at any time. It starts with few samples a step, and takes the whole batch only where it
+is predicted to fit; else memory and time are extrapolated.
 """
 
 import contextlib
+import copy
 import json
+import math
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,54 +19,61 @@ from typing import Any
 
 import torch
 
-from mezzotint.data.loader import batches
+from mezzotint.data.loader import BatchPlan, batches
+from mezzotint.evaluation.cost import EvaluationCost, evaluation_cost
+from mezzotint.evaluation.features import Reading
+from mezzotint.evaluation.measurement import Measurement
 from mezzotint.recipe.recipe import Recipe
+from mezzotint.recipe.schema import construct, resolve
 from mezzotint.train.callbacks import ForwardPassCounter
 from mezzotint.train.log import Meter
 from mezzotint.train.loop import Trainer
 
 _STEPS = 5
-_MOST_SECONDS = 12.0
+_MOST_SECONDS = 4.0
 _FITS = 0.6
 """Fraction of the free memory below which a whole batch is tried."""
 
 
-def preview(recipe: Recipe) -> str:
-    """Run a few steps in another process without writing anything, and estimate the whole run.
-
-    Args:
-        recipe: the run's.
-
-    Returns:
-        The resolved recipe and, as comments, steps, parameters, memory and time.
-    """
-    device = recipe.run.compute.torch_device()
-    trainer = Trainer(recipe, device)
-    found = _measured(recipe)
+def described(recipe: Recipe) -> dict[str, str]:
+    """Describe the encoder and the length of a run, for its facts."""
     count = sum(p.numel() for p in recipe.encoder.parameters())
-    facts = [
-        f"# samples      {len(recipe.data):,}",
-        f"# steps        {trainer.total:,} ({trainer.plan.steps_per_epoch:,} per epoch)",
-        f"# encoder      {count / 1e6:.2f} M parameters, {recipe.encoder.dim} features",
-    ]
-    if found is None:
-        facts += [
-            "# memory       a step of a few samples already needs more than there is; choose a "
-            "smaller encoder or input",
-            *_groups(trainer.optimizer),
-        ]
-        return recipe.to_yaml() + "\n".join(facts)
-    seconds = found["seconds"] * trainer.total
-    facts += [
-        f"# views        {recipe.views.num_views} per sample: {found['trained']:g} forward passes "
-        f"with gradient and {found['frozen']:g} without; compare methods at equal forward passes",
-        f"# memory       {memory_words(found, trainer.plan.batch_size, device.type)}",
-        *_groups(trainer.optimizer),
-        f"# time         {_duration(seconds)} to train, without evaluation "
-        f"({found['seconds'] * 1000:.0f} ms per step, {_basis(found)}; "
-        f"{trainer.plan.batch_size / found['seconds']:,.0f} samples/s)",
-    ]
-    return recipe.to_yaml() + "\n".join(facts)
+    run, samples = recipe.run, BatchPlan.samples_of(recipe.data)
+    batch = min(run.batch_size, samples)
+    steps = samples // batch
+    shape = " x ".join(map(str, recipe.encoder.input.shape))
+    return {
+        "data": recipe.data.outcome(),
+        "encoder": f"{recipe.encoder.config['kind']}, {count / 1e6:.2f} M parameters, "
+        f"{recipe.encoder.dim} features, input {shape}",
+        "run": f"{run.epochs} epochs of {samples:,} samples: {steps * run.epochs:,} steps of "
+        f"{batch} ({steps} per epoch)",
+    }
+
+
+def cost_of(recipe: Recipe) -> EvaluationCost:
+    """Predict the evaluation of a recipe from a few samples."""
+    reading = Reading(workers=recipe.run.loader.processes(recipe.data))
+    most = None if recipe.budget is None else recipe.budget.samples
+    measurement = Measurement(recipe.encoder, recipe.data, reading, most=most)
+    return evaluation_cost(measurement, probes=recipe.evaluate.probes, seeds=recipe.evaluate.seeds)
+
+
+def evaluation_words(recipe: Recipe, cost: EvaluationCost, training_s: float) -> str:
+    """Write what the evaluation after a training of some seconds takes, page included."""
+    settings = recipe.evaluate
+    low = sum(not one.is_float for one in settings.bits) * len(settings.ptq)
+    seconds = cost.seconds(untrained=settings.seeds, baselines=settings.baselines, bits=low)
+    budget = recipe.budget or construct(resolve({}, "Budget", "budget"), "Budget", {})
+    limit = budget.seconds(training_s)
+    words = f"{duration(seconds)} with the page, for {cost.samples:,} samples"
+    if low:
+        words += f" at {low + 1} bit-widths"
+    if settings.baselines:
+        words += f" by this and {settings.seeds} untrained encoders, and the input itself"
+    if seconds > limit:
+        words += f"; cut to {duration(limit)}, or {100 * budget.evaluation:.0f} % of the run"
+    return words
 
 
 def memory_words(found: dict[str, Any], batch_size: int, device: str) -> str:
@@ -89,41 +97,49 @@ def _basis(found: dict[str, Any]) -> str:
     return f"extrapolated from steps of {' and '.join(map(str, sizes))} samples"
 
 
-def _measured(recipe: Recipe) -> dict[str, Any] | None:
-    """Measure in another process; `None` if the system ended it for its memory."""
-    code = "from mezzotint.train.preview import measure_stdin; measure_stdin()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps(recipe.config()),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode and done.returncode not in (-9, 137) and "out of memory" not in done.stderr:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"The steps of the dry run failed: {last}")
-    found: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
-    return found
-
-
 def measure_stdin() -> None:
-    """Read a recipe from stdin, and print a JSON line after each size of batch."""
-    config = json.loads(sys.stdin.read())
+    """Read a recipe and its name from stdin, and print a JSON line after each part."""
+    config, name = json.loads(sys.stdin.read())
+    try:
+        recipe = Recipe.build(config)
+        device = recipe.run.compute.torch_device()
+        trainer = Trainer(recipe, device)
+    except (ValueError, OSError) as error:
+        print(json.dumps({"refused": str(error), "is_os": isinstance(error, OSError)}))
+        return
+    what, groups = described(recipe), _groups(trainer.optimizer)
+    whole, total = trainer.plan.batch_size, trainer.total
+    del trainer
+    known = {"data": what["data"], "recipe": f"{name}; {what['encoder']}", "run": what["run"]}
     points: list[dict[str, Any]] = []
-    whole = Trainer(Recipe.build(config), _device(config)).plan.batch_size
-    for size in micro_batches(whole, config["run"].get("micro_batches", 1)):
-        try:
-            points.append(_steps(config, size, 2))
-        except ValueError:  # a method that needs larger batches
-            points.clear()
-            break
-        print(json.dumps(extrapolated(points, whole)), flush=True)
-    if points:
-        found = extrapolated(points, whole)
-        if found["peak"] > _FITS * found["free"] or found["seconds"] * _STEPS > _MOST_SECONDS:
-            return
-    print(json.dumps(extrapolated([_steps(config, whole, _STEPS)], whole)), flush=True)
+    cost: EvaluationCost | None = None
+
+    def emit(found: dict[str, Any] | None) -> None:
+        if found is not None:
+            seconds = found["seconds"] * total
+            known["training"] = (
+                f"{duration(seconds)} ({found['seconds'] * 1000:.0f} ms per step, {_basis(found)}; "
+                f"{whole / found['seconds']:,.0f} samples/s)"
+            )
+            known["memory"] = memory_words(found, whole, device.type)
+            known["views"] = (
+                f"{recipe.views.num_views} per sample: {found['trained']:g} forward passes with "
+                f"gradient and {found['frozen']:g} without; compare methods at equal forward passes"
+            )
+            if cost is not None:
+                known["evaluation"] = evaluation_words(recipe, cost, seconds)
+        print(json.dumps({"known": known, "groups": groups}), flush=True)
+
+    emit(None)
+    for size in micro_batches(whole, recipe.run.micro_batches):
+        points.append(timed(recipe, size, 2))
+        emit(extrapolated(points, whole))
+        cost = cost or cost_of(recipe)
+        emit(extrapolated(points, whole))
+    found = extrapolated(points, whole)
+    fits = found["peak"] <= _FITS * found["free"] and found["seconds"] * _STEPS <= _MOST_SECONDS
+    if fits and not (found["whole"] and found["steps"] > 1):
+        emit(extrapolated([timed(recipe, whole, _STEPS)], whole))
 
 
 def micro_batches(batch_size: int, unit: int = 1) -> list[int]:
@@ -152,32 +168,53 @@ def extrapolated(points: list[dict[str, Any]], batch_size: int) -> dict[str, Any
     return result
 
 
-def _device(config: dict[str, Any]) -> torch.device:
-    device: torch.device = Recipe.build(config).run.compute.torch_device()
-    return device
+def timed(recipe: Recipe, size: int, steps: int, limit_s: float = math.inf) -> dict[str, Any]:
+    """Run steps of one size of batch, and measure the peak memory and the median time.
 
+    The steps change the weights. Reading takes other cores than the step on a GPU, and the same
+    ones on a CPU.
 
-def _steps(config: dict[str, Any], size: int, steps: int) -> dict[str, Any]:
-    """Run steps of one size of batch, and measure the peak memory and the median time."""
-    recipe = Recipe.build({**config, "run": {**config["run"], "batch_size": size}})
+    Args:
+        recipe: the run's.
+        size: samples of a step.
+        steps: number of steps.
+        limit_s: no further step begins after these seconds.
+    """
+    original = recipe.run
+    recipe.run = copy.copy(original)
+    recipe.run.batch_size = min(size, original.batch_size)
     device = recipe.run.compute.torch_device()
     trainer = Trainer(recipe, device)
-    stop = min(steps, trainer.total)
+    recipe.run = original
     _reset_peak(device)
     free = _free(device)
-    times = []
+    reading, times = list[float](), list[float]()
     counter = ForwardPassCounter(recipe.method)
     counter.start()
-    for step, batch in enumerate(
-        batches(recipe.data, recipe.views, trainer.plan, start=0, stop=stop, workers=0)
-    ):
-        began = time.perf_counter()
+    loaded = batches(
+        recipe.data, recipe.views, trainer.plan, start=0, stop=min(steps, trainer.total), workers=0
+    )
+    began = before = time.perf_counter()
+    for step, batch in enumerate(loaded):
+        reading.append(time.perf_counter() - before)
         trainer.step(step, batch, Meter())
-        times.append(time.perf_counter() - began)
-    trained, frozen = (count / (stop * trainer.plan.batch_size) for count in counter.stop())
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - before - reading[-1])
+        before = time.perf_counter()
+        if before - began > limit_s:
+            break
+    count = len(times) * trainer.plan.batch_size
+    trained, frozen = (passes / count for passes in counter.stop())
+    read, step_s = (statistics.median(part[1:] or part) for part in (reading, times))
+    processes = original.loader.processes(recipe.data)
+    if processes:
+        read /= min(processes, len(os.sched_getaffinity(0)))
+    parallel = device.type == "cuda" and processes
     return {
-        "size": trainer.plan.batch_size, "steps": stop, "trained": trained, "frozen": frozen,
-        "seconds": statistics.median(times[1:] or times), "peak": _peak(device), "free": free,
+        "size": trainer.plan.batch_size, "steps": len(times), "trained": trained, "frozen": frozen,
+        "seconds": max(read, step_s) if parallel else read + step_s,
+        "peak": _peak(device), "free": free,
     }  # fmt: skip
 
 
@@ -217,18 +254,19 @@ def _kib(file: str, name: str) -> float:
 
 def _groups(optimizer: torch.optim.Optimizer) -> list[str]:
     """A line for each parameter group, with its first parameter's name."""
-    lines = [f"# groups       {len(optimizer.param_groups)} of the optimizer"]
+    lines = [f"groups      {len(optimizer.param_groups)} of the optimizer"]
     for group in optimizer.param_groups:
         names, count = group["param_names"], sum(p.numel() for p in group["params"])
         rule = " orthogonalized," if group.get("orthogonal") else ""
         lines.append(
-            f"#   lr {group['base_lr']:.3g}, weight decay {group['weight_decay']:.3g},{rule} "
+            f"  lr {group['base_lr']:.3g}, weight decay {group['weight_decay']:.3g},{rule} "
             f"{len(names)} tensors, {count / 1e6:.2f} M: {names[0]}{', …' * (len(names) > 1)}"
         )
     return lines
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time in the unit that suits it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
