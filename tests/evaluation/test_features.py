@@ -23,6 +23,8 @@ from mezzotint.evaluation.features import (
     raw_features,
 )
 from mezzotint.modality.image import image_statistics
+from mezzotint.modality.modality import modality_names, modality_of
+from mezzotint.recipe.schema import construct, resolve
 from mezzotint.types import Input, Sample, Unreadable
 
 INPUT = Input((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -186,6 +188,21 @@ def test_handmade_features_come_from_the_same_pass_over_the_samples() -> None:
     assert [bad.id for bad in handmade.bad] == [bad.id for bad in alone.bad]
     x = torch.stack([Files(7).read(index)["x"] for index in (0, 2, 3, 4, 6)])
     torch.testing.assert_close(handmade.x, image_statistics(INPUT.prepare(x)))
+
+
+@pytest.mark.parametrize("name", modality_names())
+def test_raw_and_handmade_features_of_every_modality(name: str) -> None:
+    """The example of each: parts of one pass, split where the raw input ends."""
+    data = resolve(modality_of(name).example.data, "Source", "data")
+    source: Source = construct(data, "Source", {})
+    indices = torch.tensor([0, 2])
+    raw, handmade = input_features(source, indices=indices)
+    assert torch.equal(raw.x, raw_features(source, indices=indices).x)
+    x = source.input.prepare(torch.stack([source.read(int(index))["x"] for index in indices]))
+    expected = modality_of(name).handmade_features(x, source.input)
+    assert (expected is None) == (handmade is None)
+    if handmade is not None and expected is not None:
+        torch.testing.assert_close(handmade.x, expected)
 
 
 def test_tables_have_no_handmade_features_and_unreadable_data_has_none_either() -> None:

@@ -98,6 +98,7 @@ def ngram_fractions(x: Tensor, vocabulary: int) -> Tensor:
     Pairs and triples are hashed to 1,024 columns each, and single tokens too where the vocabulary
     is larger. Square roots weigh rare ones more (the distance of two texts is Hellinger's).
     """
+    x = x.long()
     columns = vocabulary if vocabulary <= _BUCKETS else _BUCKETS
     key, valid, blocks = x, x != PADDING, []
     for size in (1, 2, 3):
