@@ -19,7 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mezzotint.data.audio.folder import AudioFolder
+from mezzotint.data.image.folder import ImageFolder
 from mezzotint.data.open import sources
+from mezzotint.data.prepare.shard import shard
 from mezzotint.data.source import Source
 from mezzotint.recipe.schema import construct, resolve
 from mezzotint.recipe.signatures import index
@@ -115,6 +118,20 @@ def image_tags(root: Path, count: int) -> Config:
     return {"root": str(root), "files": files, "labels": ["cat", "dog"], "size": 16}
 
 
+def image_shards(root: Path, count: int) -> Config:
+    (root / "photos").mkdir()
+    folder = ImageFolder(**image_folder(root / "photos", count))
+    shard(folder, root / "shards", samples=3)
+    return {"root": str(root / "shards"), "size": 16}
+
+
+def audio_shards(root: Path, count: int) -> Config:
+    (root / "audio").mkdir()
+    folder = AudioFolder(**audio_folder(root / "audio", count))
+    shard(folder, root / "shards", samples=3)
+    return {"root": str(root / "shards"), "seconds": 0.2}
+
+
 def labeled(root: Path, count: int) -> Config:
     return {"source": {"kind": "image_folder", **image_folder(root, count)}}
 
@@ -196,6 +213,7 @@ def video_folder(root: Path, count: int) -> Config:
 
 EXAMPLES: dict[str, Callable[[Path, int], Config]] = {
     "arrays": arrays, "audio_benchmark": audio_benchmark, "audio_folder": audio_folder,
+    "audio_shards": audio_shards, "image_shards": image_shards,
     "captioned_images": captioned_images, "cifar10": cifar10, "cifar100": cifar100,
     "image_folder": image_folder, "image_tags": image_tags, "labeled": labeled,
     "point_clouds": point_clouds, "point_clouds/arrays": cloud_arrays, "series": series,

@@ -1,4 +1,4 @@
-"""The verbs for data and recipes: gallery, doctor, recipes, prepare."""
+"""The verbs for data and recipes: gallery, doctor, recipes, prepare, shard."""
 
 import json
 import os
@@ -246,3 +246,30 @@ def prepare(
     processes = os.cpu_count() or 1 if workers is None else workers
     done = prepare.prepare(dataset, folder, target, workers=processes, format=format, side=side)  # type: ignore[arg-type]
     typer.echo("\n".join(map(shown, [*done.lines(), str(target)])))
+
+
+@app.command()
+def shard(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder of images or audio.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the shards.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]…", help="Keys of the source: holdout=0.1 files=a.csv."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Samples of a shard.", min=1)] = 10_000,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a folder of images or audio as tar files with an index, for disks and URLs.
+
+    Train on them with data.kind=image_shards or audio_shards, and data.root=OUT.
+    """
+    from mezzotint.data.doctor import opened
+    from mezzotint.data.prepare.shard import shard as write_shards
+
+    done = write_shards(opened(os.fspath(data), overrides or ()), out, samples=samples)
+    if as_json:
+        facts = {"splits": dict(done.splits), "shards": len(done.shards), "bytes": done.bytes}
+        typer.echo(json.dumps({**facts, "missing": done.missing, "out": str(out)}))
+    else:
+        typer.echo("\n".join(map(shown, [*done.lines(), str(out)])))

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mezzotint.data.audio.benchmarks import AudioBenchmark as AudioBenchmark
     from mezzotint.data.audio.embedded import Speech as Speech
     from mezzotint.data.audio.folder import AudioFolder as AudioFolder
+    from mezzotint.data.audio.shards import AudioShards as AudioShards
     from mezzotint.data.balance import Balance as Balance
     from mezzotint.data.detection.coco import COCOFolder as COCOFolder
     from mezzotint.data.detection.embedded import Pasted as Pasted
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mezzotint.data.image.classic import SVHN as SVHN
     from mezzotint.data.image.embedded import EmbeddedImages as EmbeddedImages
     from mezzotint.data.image.folder import ImageFolder as ImageFolder
+    from mezzotint.data.image.shards import ImageShards as ImageShards
     from mezzotint.data.image.transfer_set import TransferSet as TransferSet
     from mezzotint.data.image_tags import ImageTags as ImageTags
     from mezzotint.data.image_text import CaptionedImages as CaptionedImages

@@ -7,6 +7,7 @@ processes draw the same.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +16,20 @@ from mezzotint.recipe.component import Component
 from mezzotint.seeding import weighted_order
 
 _ROWS = 65_536  # rows of tags converted to float at a time, to bound memory
+
+
+class EpochOrder(Protocol):
+    """An order of samples as a function of (seed, epoch).
+
+    Attributes:
+        samples: samples per epoch.
+    """
+
+    @property
+    def samples(self) -> int: ...
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return the samples of an epoch, int64 `[samples]`."""
 
 
 @dataclass(frozen=True, eq=False)

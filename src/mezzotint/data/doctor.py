@@ -125,12 +125,17 @@ def examine(
         ValueError: when there is no such data, or nobody can tell what it is.
     """
     root = os.fspath(root)
+    kind, given = _given(root, overrides)
+    if kind == "image_folder" and all(text.startswith("data.kind=") for text in given):
+        return examine_folder(root, workers=workers, max_pixels=max_pixels, progress=progress)
+    return examine_source(opened(root, overrides), root, kind, progress)
+
+
+def _given(root: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the kind of source that reads a path, and its keys as overrides of a recipe."""
     given = [text if text.startswith("data.") else f"data.{text}" for text in overrides]
     kinds = [text.partition("=")[2] for text in given if text.startswith("data.kind=")]
-    kind = kinds[-1] if kinds else kind_of(root)
-    if kind == "image_folder" and len(given) == len(kinds):
-        return examine_folder(root, workers=workers, max_pixels=max_pixels, progress=progress)
-    return examine_source(_opened(root, kind, given), root, kind, progress)
+    return kinds[-1] if kinds else kind_of(root), given
 
 
 def kind_of(path: str) -> str:
@@ -226,11 +231,21 @@ def location_of(path: str, kind: str) -> dict[str, Any]:
     return {"kind": kind, "root" if "root" in entry.keys else "path": path}
 
 
-def _opened(root: str, kind: str, overrides: Sequence[str]) -> "Source":
+def opened(root: str, overrides: Sequence[str] = ()) -> "Source":
+    """Open a path with the source that most of its files, or its columns, ask for.
+
+    Args:
+        root: a folder or a file.
+        overrides: keys of the source, `kind=series` or `y=target`.
+
+    Raises:
+        ValueError: when there is no such data, or nobody can tell what it is.
+    """
     from mezzotint.recipe.reading import apply_overrides
     from mezzotint.recipe.schema import construct, resolve
 
-    data = apply_overrides({"data": location_of(root, kind)}, overrides)["data"]
+    kind, given = _given(root, overrides)
+    data = apply_overrides({"data": location_of(root, kind)}, given)["data"]
     source: Source = construct(resolve(data, "Source", "data"), "Source", {})
     return source
 

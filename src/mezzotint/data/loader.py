@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from mezzotint import timing
 from mezzotint.augment.views import ViewContext, ViewGenerator
-from mezzotint.data.balance import Weighting
+from mezzotint.data.balance import EpochOrder
 from mezzotint.data.image import nvjpeg
 from mezzotint.data.image.nvjpeg import Jpeg
 from mezzotint.data.source import Source
@@ -50,7 +50,7 @@ class BatchPlan:
     seed: int
     rank: int = 0
     world_size: int = 1
-    weighting: Weighting | None = None
+    weighting: EpochOrder | None = None
 
     def __post_init__(self) -> None:
         if self.samples < self.batch_size:
@@ -98,7 +98,7 @@ class BatchPlan:
 
 
 @functools.lru_cache(maxsize=2)
-def _order(length: int, weighting: Weighting | None, seed: int, epoch: int) -> Tensor:
+def _order(length: int, weighting: EpochOrder | None, seed: int, epoch: int) -> Tensor:
     return sample_order(length, seed, epoch) if weighting is None else weighting.order(seed, epoch)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mezzotint.data.balance import Weighting
+from mezzotint.data.balance import EpochOrder
 from mezzotint.data.formats.columns import ColumnUse, use_lines
 from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.component import Component
@@ -102,7 +102,8 @@ class Source(Component, ABC, abstract=True):
         in_memory: whether `read_batch` only indexes a tensor, so that no workers are needed.
         croppable: whether training crops are cut by `read_crops` while the file is decoded.
         decoder: `nvjpeg` where `read_encoded` leaves JPEG files to a GPU.
-        weighting: how often each sample is drawn; `None` visits each once an epoch.
+        weighting: the order of an epoch, and how often each sample is drawn; `None` visits each
+            once, in random order.
         classes: names of the classes, by label; empty for sources without.
         notes: sentences on what was left out or replaced when the source was opened.
         location: keys that say where the data are and how it is split; all others are settings,
@@ -130,7 +131,7 @@ class Source(Component, ABC, abstract=True):
     in_memory: bool = False
     croppable: bool = False
     decoder: Literal["pillow", "nvjpeg"] = "pillow"
-    weighting: Weighting | None = None
+    weighting: EpochOrder | None = None
     columns: Sequence[ColumnUse] = ()
 
     @classmethod

@@ -236,7 +236,8 @@ def require_paths(config: Mapping[str, Any], path: str = "data") -> None:
         located = name in ("root", "files", "test_files") or (
             name == "path" and keys[name].required
         )
-        if located and isinstance(value, str) and not os.path.exists(value):
+        on_disk = isinstance(value, str) and "://" not in value
+        if located and on_disk and not os.path.exists(value):
             raise RecipeError(f"`{value}` does not exist. Check the path, `{path}.{name}`.")
 
 

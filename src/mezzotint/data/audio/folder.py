@@ -234,18 +234,28 @@ class AudioFolder(Source):
         """Read one sample; its label is a bool tensor `[classes]` if it has several."""
         path = os.fsdecode(self._paths[index])
         try:
-            start = float(self._starts[index])
-            own = None if math.isnan(start) else start
             wave = read_waveform(
-                os.path.join(self.root, path), self.mel.sample_rate, self._samples, own
+                self._file(index), self.mel.sample_rate, self._samples, self._start_of(index)
             )
         except UndecodableAudio as error:
             raise Unreadable(path, str(error)) from None
         if self.front_end == "audioset":
             wave = wave - wave.mean()
-        found = self._found[index]
+        found = self._labels_of(index)
         label = self.multi_hot(index) if len(found) > 1 else found[0] if found else None
         return {"x": log_mel(wave, self.mel).unsqueeze(0).contiguous(), "id": path, "label": label}
+
+    def _file(self, index: int) -> str | bytes:
+        """Return the path of a file, or its bytes."""
+        return os.path.join(self.root, os.fsdecode(self._paths[index]))
+
+    def _start_of(self, index: int) -> float | None:
+        """Return the start of the clip in a file; `None` for the middle."""
+        start = float(self._starts[index])
+        return None if math.isnan(start) else start
+
+    def _labels_of(self, index: int) -> tuple[int, ...]:
+        return self._found[index]
 
     def id_of(self, index: int) -> str:
         return os.fsdecode(self._paths[index])
@@ -253,7 +263,7 @@ class AudioFolder(Source):
     def multi_hot(self, index: int) -> Tensor:
         """Return the labels of a file as bool `[classes]`."""
         chosen = torch.zeros(len(self.classes), dtype=torch.bool)
-        chosen[list(self._found[index])] = True
+        chosen[list(self._labels_of(index))] = True
         return chosen
 
     def fingerprint(self) -> str:

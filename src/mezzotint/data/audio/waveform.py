@@ -24,6 +24,7 @@ frequencies below 0.84 of half the lower rate.
 """
 
 import functools
+import io
 import math
 import os
 import re
@@ -164,11 +165,11 @@ class UndecodableAudio(Exception):
         return f"{self.fault}: {self.detail}"
 
 
-def read_waveform(path: str, rate: int, samples: int, start: float | None = None) -> Tensor:
+def read_waveform(path: str | bytes, rate: int, samples: int, start: float | None = None) -> Tensor:
     """Read a part of an audio file.
 
     Args:
-        path: path of the file.
+        path: path of the file, or its content.
         rate: sample rate of the result, in Hz.
         samples: length of the result.
         start: start of the part in seconds; by default the part is the middle.
@@ -182,13 +183,13 @@ def read_waveform(path: str, rate: int, samples: int, start: float | None = None
     """
     soundfile = soundfile_module()
     try:
-        size = os.stat(path).st_size
+        size = len(path) if isinstance(path, bytes) else os.stat(path).st_size
     except OSError as error:
         raise UndecodableAudio("missing", error.strerror or "cannot be opened") from None
     if size == 0:
         raise UndecodableAudio("empty", "0 bytes")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(io.BytesIO(path) if isinstance(path, bytes) else path) as file:
             _refuse_extremes(file, samples / rate, rate)
             _refuse_truncated(file, path)
             values, first = _part(file, samples / rate, start)
@@ -289,7 +290,7 @@ def _centered(wave: Tensor, samples: int, start: int | None) -> Tensor:
     return torch.nn.functional.pad(wave, (left, missing - left))
 
 
-def _refuse_truncated(file: Any, path: str) -> None:
+def _refuse_truncated(file: Any, path: str | bytes) -> None:
     """Raise if the file is shorter than its format announces."""
     sizes = _SIZES.search(file.extra_info)
     if sizes is not None and int(sizes[2]) < int(sizes[1]) < _UNKNOWN_SIZE:
@@ -297,10 +298,17 @@ def _refuse_truncated(file: Any, path: str) -> None:
             "truncated", f"{int(sizes[2]):,} of {int(sizes[1]):,} bytes of samples"
         )
     if file.format == "OGG":
-        with open(path, "rb") as raw:
-            raw.seek(max(0, os.stat(path).st_size - _OGG_PAGE))
-            if not _ends_an_ogg_stream(raw.read()):
-                raise UndecodableAudio("truncated", "the last page of the Ogg stream is missing")
+        if not _ends_an_ogg_stream(_end_of(path)):
+            raise UndecodableAudio("truncated", "the last page of the Ogg stream is missing")
+
+
+def _end_of(path: str | bytes) -> bytes:
+    """Return the bytes in which the last page of an Ogg stream begins."""
+    if isinstance(path, bytes):
+        return path[-_OGG_PAGE:]
+    with open(path, "rb") as raw:
+        raw.seek(max(0, os.stat(path).st_size - _OGG_PAGE))
+        return raw.read()
 
 
 def _ends_an_ogg_stream(end: bytes) -> bool:

@@ -13,6 +13,7 @@
 This module needs no torch, so that `mezzotint doctor` and its worker processes start at once.
 """
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,14 +82,19 @@ class Undecodable(Exception):
         return f"{self.fault}: {self.detail}"
 
 
-def open_image(path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(file: str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open a file and read its header only. Close it, or use it in a `with`.
+
+    Args:
+        file: path of the file, or its content.
+        max_pixels: most pixels that the header may state.
 
     Raises:
         Undecodable: when the file is missing, is not of a known format, or states too many pixels.
     """
-    with _faults(path):
-        image = Image.open(path, formats=_formats())
+    with _faults(file):
+        opened = io.BytesIO(file) if isinstance(file, bytes) else file
+        image = Image.open(opened, formats=_formats())
     width, height = image.size
     if width * height > max_pixels:
         image.close()
@@ -195,7 +201,7 @@ def _load_unless_jpeg(image: Image.Image) -> None:
 
 
 @contextmanager
-def _faults(source: str | Image.Image) -> Iterator[None]:
+def _faults(source: str | bytes | Image.Image) -> Iterator[None]:
     """Turn every exception of a decoder into `Undecodable` with its kind."""
     try:
         yield
@@ -204,7 +210,7 @@ def _faults(source: str | Image.Image) -> Iterator[None]:
     except FileNotFoundError:
         raise Undecodable("missing", "the file is gone") from None
     except UnidentifiedImageError:
-        empty = isinstance(source, str) and os.path.getsize(source) == 0
+        empty = source == b"" or (isinstance(source, str) and os.path.getsize(source) == 0)
         fault: Fault = "empty" if empty else "not an image"
         raise Undecodable(fault, "0 bytes" if empty else "no known image format") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

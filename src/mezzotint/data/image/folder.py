@@ -7,6 +7,7 @@ import copy
 import os
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -89,6 +90,7 @@ class ImageFolder(Source):
     group: str | None = None
     interpolation: Interpolation = "bilinear"
     _crops = 1
+    _paths: Sequence[str]
     _others: Sequence[tuple[str, str, int]] = ()  # path, split and label of unused splits
 
     def __init__(
@@ -192,10 +194,10 @@ class ImageFolder(Source):
         """Return the bytes and crops of a plain JPEG file, or the crops of any other image."""
         path = self._paths[index]
         try:
-            with open_image(os.path.join(self.root, path), self.max_pixels) as image:
+            found = self._file(index)
+            with open_image(found, self.max_pixels) as image:
                 if is_plain_jpeg(image):
-                    with open(os.path.join(self.root, path), "rb") as file:
-                        data = file.read()
+                    data = found if isinstance(found, bytes) else Path(found).read_bytes()
                     if is_whole(data):
                         crops = _chosen(image, path, choose)
                         return Jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), crops)
@@ -203,10 +205,14 @@ class ImageFolder(Source):
             pass
         return self.read_crops(index, choose)
 
+    def _file(self, index: int) -> str | bytes:
+        """Return the path of an image, or its bytes."""
+        return os.path.join(self.root, self._paths[index])
+
     def _cut(self, index: int, choose: CropSampler, margin: float) -> list[Tensor]:
         path = self._paths[index]
         try:
-            with open_image(os.path.join(self.root, path), self.max_pixels) as image:
+            with open_image(self._file(index), self.max_pixels) as image:
                 pixels = decode_crops(image, _chosen(image, path, choose), margin)
         except Undecodable as error:
             raise Unreadable(path, str(error)) from None

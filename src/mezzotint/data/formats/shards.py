@@ -1,0 +1,378 @@
+"""Shards: many samples in a few tar files, with an index that says where each one lies.
+
+    OUT/index.json        classes, splits, shards, and the SHA-256 of each column
+    OUT/index/offset.npy  one row per sample: where it lies, its size, label, group, digest and id
+    OUT/00000.tar         00000000.jpg, 00000000.cls, 00000001.png, …
+
+The members have WebDataset's names, `key.ext`, so that other programs read them. A folder of such
+tar files without an index is read too: their headers are scanned once, when it is opened. Columns
+of a local index stay on disk and are read as they are needed. Nothing is pickled.
+"""
+
+import hashlib
+import io
+import json
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mezzotint.data.formats import storage
+from mezzotint.data.formats.tar import MAX_MEMBER, Member, members
+from mezzotint.seeding import Draws, key_of, sample_order
+
+FORMAT, VERSION = "mezzotint shards", 1
+INDEX, COLUMNS = "index.json", "index"
+_TYPES = {
+    "offset": np.int64,
+    "size": np.int64,
+    "label": np.int64,
+    "group": np.int64,
+    "digest": np.uint64,
+    "scored": np.uint8,
+    "end": np.int64,
+    "ids": np.uint8,
+}
+_MAX_JSON = 64_000_000
+_MAX_CLASS_FILE = 32  # bytes of a `.cls` member
+
+Column = npt.NDArray[Any]
+
+
+class DamagedShards(ValueError):
+    """An index that is not what was written, or does not fit its shards."""
+
+
+@dataclass(frozen=True)
+class Ids(Sequence[str]):
+    """Ids of samples in one block of bytes.
+
+    Attributes:
+        block: uint8, all ids one after the other, in UTF-8.
+        ends: int64 `[N]`, where each one ends.
+        count: number of samples, the first ones.
+    """
+
+    block: Column
+    ends: Column
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        if not -self.count <= index < self.count:
+            raise IndexError(index)
+        index %= self.count
+        start = int(self.ends[index - 1]) if index else 0
+        return bytes(self.block[start : int(self.ends[index])]).decode(errors="replace")
+
+    @classmethod
+    def of(cls, ids: Sequence[str]) -> "Ids":
+        """Pack ids into one block of bytes."""
+        encoded = [name.encode(errors="surrogateescape") for name in ids]
+        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends, len(encoded))
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where samples lie, and what is known of them.
+
+    Samples of one split follow each other: those of training first.
+
+    Attributes:
+        root: folder or URL of the shards.
+        modality: of the samples.
+        classes: names of the classes, by label.
+        splits: name and number of samples of each split, in their order.
+        shards: names of the tar files.
+        firsts: int64 `[shards + 1]`, the first sample of each shard.
+        columns: arrays by name, `[N]` but for `ids`; `scored` is 1 for samples of training whose
+            labels are held out.
+        fingerprint: a hash of all columns.
+    """
+
+    root: str
+    modality: str
+    classes: tuple[str, ...]
+    splits: tuple[tuple[str, int], ...]
+    shards: tuple[str, ...]
+    firsts: npt.NDArray[np.int64]
+    columns: dict[str, Column]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Let a spawned worker map the columns again, instead of copying them to it."""
+        columns = {
+            name: column.filename if isinstance(column, np.memmap) else column
+            for name, column in self.columns.items()
+        }
+        return {**self.__dict__, "columns": columns}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        columns = {
+            name: column if isinstance(column, np.ndarray) else _mapped(name, os.fspath(column))
+            for name, column in state["columns"].items()
+        }
+        self.__dict__.update(state, columns=columns)
+
+    def ids(self, count: int | None = None) -> Ids:
+        """Return the ids of the first samples; of all by default."""
+        return Ids(self.columns["ids"], self.columns["end"], len(self) if count is None else count)
+
+    def read(self, index: int) -> bytes:
+        """Read the bytes of a sample.
+
+        Raises:
+            DamagedShards: when they are not what was written.
+            OSError: when the shard is missing or cannot be reached.
+        """
+        shard = int(np.searchsorted(self.firsts, index, side="right")) - 1
+        offset, size = int(self.columns["offset"][index]), int(self.columns["size"][index])
+        content = storage.read_range(storage.join(self.root, self.shards[shard]), offset, size)
+        if len(content) != size:
+            raise DamagedShards(f"{self.shards[shard]} ends within the sample")
+        digest = int(self.columns["digest"][index])
+        if digest and digest_of(content) != digest:
+            raise DamagedShards(f"its bytes in {self.shards[shard]} changed after it was written")
+        return content
+
+
+def digest_of(content: bytes) -> int:
+    """Return a hash of a sample's bytes, 64 bits; never 0, which stands for no hash."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
+
+
+@dataclass(frozen=True, eq=False)
+class ShardOrder:
+    """An order of samples that stays within a few shards at a time, for slow disks.
+
+    Shards are put into a random order, and samples are shuffled within windows of it. The order is
+    a function of (seed, epoch).
+
+    Attributes:
+        firsts: int64 `[shards + 1]`, the first sample of each shard.
+        samples: samples of an epoch, the first ones.
+        window: samples that are shuffled together.
+    """
+
+    firsts: npt.NDArray[np.int64]
+    samples: int
+    window: int
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return the order of an epoch, an int64 permutation `[samples]`."""
+        bounds = np.minimum(self.firsts, self.samples)
+        shards = sample_order(len(bounds) - 1, seed, epoch).tolist()
+        ranges = [torch.arange(int(bounds[i]), int(bounds[i + 1])) for i in shards]
+        walk = torch.cat(ranges)
+        draws = Draws(torch.arange(self.samples), key_of(seed, epoch, "order within windows"))
+        keys = draws.bits("order") + (torch.arange(self.samples) // self.window << 32)
+        return walk[keys.argsort(stable=True)]
+
+
+def write_index(
+    folder: Path, facts: dict[str, Any], columns: dict[str, Column], ids: Sequence[str]
+) -> None:
+    """Write the index of shards into their folder.
+
+    Args:
+        folder: of the shards.
+        facts: `modality`, `classes`, and `splits` and `shards` as [name, samples].
+        columns: `offset`, `size`, `label`, `group`, `digest` and `scored`, `[N]`.
+        ids: ids of the samples.
+    """
+    packed = Ids.of(ids)
+    (folder / COLUMNS).mkdir()
+    hashes = {}
+    for name, kind in _TYPES.items():
+        given = {"end": packed.ends, "ids": packed.block}.get(name, columns.get(name))
+        path = folder / COLUMNS / f"{name}.npy"
+        np.save(path, np.asarray(given, kind), allow_pickle=False)
+        hashes[name] = _sha256(str(path))
+    content = {"format": FORMAT, "version": VERSION, **facts, "columns": hashes}
+    (folder / INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_index(root: str, suffixes: frozenset[str], modality: str) -> ShardIndex:
+    """Open shards: by their index, or by a scan of the headers of all tar files.
+
+    Args:
+        root: folder or URL.
+        suffixes: of the members that are samples, where there is no index.
+        modality: of the samples.
+
+    Raises:
+        ValueError: when there are no shards, or the index is damaged or of another modality.
+    """
+    path = storage.join(root, INDEX)
+    try:
+        text = storage.read_range(path, 0, _MAX_JSON)
+    except FileNotFoundError:
+        return _scanned(root, suffixes, modality)
+    try:
+        facts = json.loads(text)
+        index = _from_index(root, facts)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        if isinstance(error, DamagedShards):
+            raise
+        raise DamagedShards(
+            f"`{path}` cannot be used ({type(error).__name__}: {error}). It must be what "
+            "`mezzotint shard` wrote. Copy or write the shards again."
+        ) from error
+    if index.modality != modality:
+        raise ValueError(
+            f"`{root}` has shards of {index.modality} samples, not of {modality}. Use data.kind="
+            f"{index.modality}_shards, or other shards."
+        )
+    return index
+
+
+def _from_index(root: str, facts: dict[str, Any]) -> ShardIndex:
+    if facts["format"] != FORMAT or facts["version"] != VERSION:
+        raise ValueError(f"format {facts['format']!r}, version {facts['version']!r}")
+    shards = [(str(name), int(count)) for name, count in facts["shards"]]
+    if any("/" in name or name.startswith(".") or count < 0 for name, count in shards):
+        raise ValueError("a shard must be a file of the same folder")
+    firsts = np.cumsum([0, *(count for _, count in shards)], dtype=np.int64)
+    count = int(firsts[-1])
+    splits = tuple((str(name), int(size)) for name, size in facts["splits"])
+    if sum(size for _, size in splits) != count:
+        raise ValueError(f"{count} samples in shards, {sum(s for _, s in splits)} in splits")
+    columns = {name: _column(root, name, facts["columns"][name]) for name in _TYPES}
+    for name, column in columns.items():
+        if name != "ids" and len(column) != count:
+            raise ValueError(f"{name}.npy has {len(column)} rows, and there are {count} samples")
+    classes = tuple(str(name) for name in facts["classes"])
+    if count and int(columns["label"].max()) >= len(classes):
+        raise ValueError("a label is not one of the classes")
+    if count and (min(int(columns[n].min()) for n in ("offset", "size")) < 0):
+        raise ValueError("an offset or a size is negative")
+    if count and int(columns["size"].max()) > MAX_MEMBER:
+        raise ValueError(f"a sample has more than {MAX_MEMBER:,} bytes")
+    digest = hashlib.blake2b(json.dumps(facts["columns"]).encode(), digest_size=8).hexdigest()
+    return ShardIndex(
+        root, str(facts["modality"]), classes, splits, tuple(name for name, _ in shards), firsts,
+        columns, digest,
+    )  # fmt: skip
+
+
+def _column(root: str, name: str, expected: str) -> Column:
+    """Read a column, mapped into memory where it is local, and check its hash."""
+    path = storage.join(root, f"{COLUMNS}/{name}.npy")
+    if storage.is_url(path):
+        content = storage.read_range(path, 0, storage.size_of(path))
+        found = hashlib.sha256(content).hexdigest()
+        column = _array(name, io.BytesIO(content), len(content), content)
+    else:
+        found, column = _sha256(path), _mapped(name, path)
+    if found != expected:
+        raise DamagedShards(
+            f"`{path}` changed after it was written. Copy or write the shards again."
+        )
+    return column
+
+
+def _mapped(name: str, path: str) -> Column:
+    with open(path, "rb") as file:
+        return _array(name, file, os.fstat(file.fileno()).st_size, None)
+
+
+def _array(name: str, file: BinaryIO, size: int, content: bytes | None) -> Column:
+    """Read an `.npy` file of one axis, whose header must fit its size; never a pickle.
+
+    Args:
+        name: of the column.
+        file: opened at its beginning.
+        size: bytes of the file.
+        content: of the file; `None` to map it.
+    """
+    try:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError as error:
+        raise DamagedShards(f"{name}.npy is no array ({error})") from error
+    start = file.tell()
+    if dtype != _TYPES[name] or len(shape) != 1 or shape[0] * dtype.itemsize != size - start:
+        raise DamagedShards(f"{name}.npy has the type {dtype}, the shape {shape}, {size} bytes")
+    if content is None and shape[0]:
+        return np.memmap(file, dtype, "r", start, shape)
+    return np.frombuffer(content or b"", dtype, shape[0], start if content else 0)
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _scanned(root: str, suffixes: frozenset[str], modality: str) -> ShardIndex:
+    """Find the samples of tar files without an index, and their labels in `.cls` members."""
+    shards = storage.names_below(root, ".tar")
+    offsets, sizes, labels, ends = (array("q") for _ in range(4))
+    block, counts = bytearray(), [0]
+    for shard in shards:
+        for name, offset, size, label in _samples_of(storage.join(root, shard), suffixes):
+            offsets.append(offset)
+            sizes.append(size)
+            labels.append(label)
+            block += f"{shard}/{name}".encode()
+            ends.append(len(block))
+        counts.append(len(offsets))
+    if not offsets:
+        raise ValueError(
+            f"`{root}` has no shards: {len(shards)} tar files and no {INDEX}. It must be a folder "
+            "or a URL of tar files with samples. Write one with `mezzotint shard DATA OUT`, or "
+            "check `data.root`."
+        )
+    count = len(offsets)
+    columns: dict[str, Column] = {
+        "offset": np.array(offsets), "size": np.array(sizes), "label": np.array(labels),
+        "group": np.arange(count), "digest": np.zeros(count, np.uint64),
+        "scored": np.zeros(count, np.uint8), "end": np.array(ends),
+        "ids": np.frombuffer(bytes(block), np.uint8),
+    }  # fmt: skip
+    digest = hashlib.blake2b(offsets.tobytes() + labels.tobytes() + block, digest_size=8)
+    classes = tuple(str(label) for label in range(max(labels) + 1))
+    return ShardIndex(
+        root, modality, classes, (("train", count),), tuple(shards),
+        np.array(counts, np.int64), columns, digest.hexdigest(),
+    )  # fmt: skip
+
+
+def _samples_of(path: str, suffixes: frozenset[str]) -> Iterator[tuple[str, int, int, int]]:
+    """Yield name, offset, size and label of the samples of a tar file; −1 for no label."""
+    labels: dict[str, int] = {}
+    found: list[tuple[str, Member]] = []
+    with storage.opened(path) as file:
+        for member in members(file, storage.size_of(path), path):
+            folder, slash, name = member.name.rpartition("/")
+            stem, _, suffix = name.partition(".")
+            key, last = folder + slash + stem, suffix.lower().rpartition(".")[2]
+            if suffix.lower() == "cls" and member.size <= _MAX_CLASS_FILE:
+                file.seek(member.offset)
+                labels[key] = _label(file.read(member.size), path, member.name)
+            elif stem and f".{last}" in suffixes:
+                found.append((key, member))
+    for key, member in found:
+        yield member.name, member.offset, member.size, labels.get(key, -1)
+
+
+def _label(content: bytes, path: str, name: str) -> int:
+    text = content.decode("ascii", errors="replace").strip()
+    if not (text.isdecimal() and len(text) < 7):
+        raise ValueError(
+            f"`{path}`: {name!r} must have the number of a class, below a million, got {text!r}. "
+            "Write the shard again."
+        )
+    return int(text)

@@ -1,0 +1,211 @@
+"""Indexes of shards: what they find, what they refuse, and the orders they give."""
+
+import hashlib
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+
+from mezzotint.data.formats.shards import (
+    DamagedShards,
+    Ids,
+    ShardIndex,
+    ShardOrder,
+    digest_of,
+    read_index,
+    write_index,
+)
+
+SUFFIXES = frozenset({".jpg", ".png"})
+SAMPLES = [(f"photo {i}.jpg", bytes([i]) * (100 + i), i % 3 - 1) for i in range(10)]
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def write(root: Path, per_shard: int = 4) -> None:
+    """Shards without an index, as WebDataset's writer makes them."""
+    root.mkdir(exist_ok=True)
+    for first in range(0, len(SAMPLES), per_shard):
+        with tarfile.open(root / f"{first // per_shard:02d}.tar", "w") as tar:
+            for i, (_, content, label) in enumerate(SAMPLES[first : first + per_shard], first):
+                add(tar, f"{i:04d}.jpg", content)
+                add(tar, f"{i:04d}.json", b'{"ignored": true}')
+                if label >= 0:
+                    add(tar, f"{i:04d}.cls", str(label).encode())
+
+
+@pytest.fixture
+def indexed(tmp_path: Path) -> Path:
+    """The same shards with an index."""
+    root = tmp_path / "shards"
+    write(root)
+    found = read_index(str(root), SUFFIXES, "image")
+    columns = {name: found.columns[name] for name in ("offset", "size", "label", "group", "scored")}
+    columns["digest"] = np.array([digest_of(content) for _, content, _ in SAMPLES], np.uint64)
+    facts = {
+        "modality": "image", "classes": ["cat", "dog"], "splits": [["train", 8], ["val", 2]],
+        "shards": [["00.tar", 4], ["01.tar", 4], ["02.tar", 2]],
+    }  # fmt: skip
+    write_index(root, facts, columns, [name for name, _, _ in SAMPLES])
+    return root
+
+
+def test_webdatasets_names_are_read_without_an_index(tmp_path: Path) -> None:
+    write(tmp_path)
+    index = read_index(str(tmp_path), SUFFIXES, "image")
+    assert (
+        len(index) == 10 and index.classes == ("0", "1") and index.firsts.tolist() == [0, 4, 8, 10]
+    )
+    assert list(index.ids())[:5] == [f"00.tar/000{i}.jpg" for i in range(4)] + ["01.tar/0004.jpg"]
+    assert index.columns["label"].tolist() == [label for _, _, label in SAMPLES]
+    assert [index.read(i) for i in range(10)] == [content for _, content, _ in SAMPLES]
+
+
+@pytest.mark.parametrize("scheme", ["path", "file", "memory"])
+def test_an_index_is_read_from_a_disk_and_a_url(indexed: Path, scheme: str) -> None:
+    root = {"path": str(indexed), "file": f"file://{indexed}", "memory": "memory://shards"}[scheme]
+    if scheme == "memory":
+        system = fsspec.filesystem("memory")
+        for path in indexed.rglob("*.*"):
+            with system.open(f"shards/{path.relative_to(indexed)}", "wb") as file:
+                file.write(path.read_bytes())
+    index = read_index(root, SUFFIXES, "image")
+    assert list(index.ids()) == [name for name, _, _ in SAMPLES]
+    assert [index.read(i) for i in range(10)] == [content for _, content, _ in SAMPLES]
+    assert index.classes == ("cat", "dog") and index.splits == (("train", 8), ("val", 2))
+    again = pickle.loads(pickle.dumps(index))
+    assert again.read(9) == SAMPLES[9][1] and again.fingerprint == index.fingerprint
+
+
+def test_a_changed_sample_is_found_when_it_is_read(indexed: Path) -> None:
+    index = read_index(str(indexed), SUFFIXES, "image")
+    shard = bytearray((indexed / "01.tar").read_bytes())
+    shard[int(index.columns["offset"][5]) + 7] ^= 1
+    (indexed / "01.tar").write_bytes(shard)
+    with pytest.raises(DamagedShards, match="its bytes in 01.tar changed after it was written"):
+        index.read(5)
+    assert index.read(4) == SAMPLES[4][1]
+    (indexed / "02.tar").write_bytes((indexed / "02.tar").read_bytes()[:600])
+    with pytest.raises(DamagedShards, match="02.tar ends within the sample"):
+        index.read(8)
+
+
+@pytest.mark.parametrize(
+    "name", ["offset", "size", "label", "group", "digest", "scored", "end", "ids"]
+)
+def test_a_changed_column_is_refused(indexed: Path, name: str) -> None:
+    path = indexed / "index" / f"{name}.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedShards, match=f"{name}.npy` changed after it was written"):
+        read_index(str(indexed), SUFFIXES, "image")
+
+
+def changed(root: Path, **facts: Any) -> None:
+    path = root / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"shards": [["../../etc/passwd", 10]]}, "must be a file of the same folder"),
+        ({"shards": [["00.tar", 10**18]]}, "samples in shards"),
+        ({"splits": [["train", 3]]}, "3 in splits"),
+        ({"classes": ["cat"]}, "a label is not one of the classes"),
+        ({"columns": {}}, "KeyError"),
+        ({"shards": 3}, "TypeError"),
+    ],
+)  # fmt: skip
+def test_a_false_index_is_refused(indexed: Path, facts: dict[str, Any], reason: str) -> None:
+    changed(indexed, **facts)
+    with pytest.raises(DamagedShards, match=f"cannot be used .*{reason}"):
+        read_index(str(indexed), SUFFIXES, "image")
+
+
+def test_an_index_with_pickled_objects_is_refused(indexed: Path) -> None:
+    path = indexed / "index" / "ids.npy"
+    np.save(path, np.array([{"a": 1}] * 10, object), allow_pickle=True)
+    facts = json.loads((indexed / "index.json").read_text())
+    facts["columns"]["ids"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (indexed / "index.json").write_text(json.dumps(facts))
+    with pytest.raises(DamagedShards, match="ids.npy has the type object"):
+        read_index(str(indexed), SUFFIXES, "image")
+
+
+@pytest.mark.parametrize("count", [10**15, 3, -1])
+def test_a_header_that_does_not_fit_its_file_is_refused(indexed: Path, count: int) -> None:
+    path = indexed / "index" / "size.npy"
+    content = path.read_bytes().replace(b"(10,)", f"({count},)".encode(), 1)
+    path.write_bytes(content)
+    facts = json.loads((indexed / "index.json").read_text())
+    facts["columns"]["size"] = hashlib.sha256(content).hexdigest()
+    (indexed / "index.json").write_text(json.dumps(facts))
+    with pytest.raises(DamagedShards, match="size.npy (has the type|is no array)"):
+        read_index(str(indexed), SUFFIXES, "image")
+
+
+def test_other_folders_are_refused(indexed: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="has no shards: 0 tar files and no index.json"):
+        read_index(str(tmp_path / "none"), SUFFIXES, "image")
+    with pytest.raises(ValueError, match="Use data.kind=image_shards"):
+        read_index(str(indexed), SUFFIXES, "audio")
+    (tmp_path / "none" / "a.tar").write_bytes(b"\x1f\x8b" + bytes(600))
+    with pytest.raises(ValueError, match="is compressed by gzip"):
+        read_index(str(tmp_path / "none"), SUFFIXES, "image")
+
+
+def test_ids_of_any_length() -> None:
+    names = ["a", "", "é" * 9, "folder/b.jpg"]
+    ids = Ids.of(names)
+    assert list(ids) == names and ids[-1] == "folder/b.jpg"
+    with pytest.raises(IndexError):
+        ids[4]
+
+
+@pytest.mark.parametrize(("samples", "window"), [(100, 10), (95, 7), (100, 1000), (41, 1)])
+def test_an_order_is_a_permutation_within_windows(samples: int, window: int) -> None:
+    firsts = np.array([0, 13, 40, 40, 77, 100])
+    order = ShardOrder(firsts, samples, window)
+    first, other = order.order(3, 0), order.order(3, 1)
+    assert torch.equal(first.sort().values, torch.arange(samples))
+    assert torch.equal(first, order.order(3, 0)) and not torch.equal(first, other)
+    assert not torch.equal(first, order.order(4, 0))
+    # The samples of the first windows are those of the first shards of the epoch.
+    shard = torch.from_numpy(np.searchsorted(firsts, first.numpy(), side="right") - 1)
+    for start in range(0, samples, window):
+        part = first[start : start + window]
+        touched = set(shard[start : start + window].tolist())
+        assert len(touched) <= 2 + window // 13
+        assert window <= 2 or len(part) < 5 or not torch.equal(part, part.sort().values)
+
+
+def test_every_shard_and_window_is_shuffled() -> None:
+    order = ShardOrder(np.arange(0, 10_001, 100), 10_000, 500)
+    positions = torch.stack([order.order(0, epoch).argsort() for epoch in range(60)]).double()
+    middle = positions.mean(dim=0)
+    # Of 60 uniform positions, the mean has the standard deviation 10,000 / √12 / √60 = 373.
+    assert float((middle - 4999.5).abs().max()) < 6 * 373
+
+
+def test_the_index_reads_only_what_it_needs(indexed: Path) -> None:
+    index = read_index(str(indexed), SUFFIXES, "image")
+    assert (
+        isinstance(index, ShardIndex)
+        and index.ids(3)[2] == "photo 2.jpg"
+        and len(index.ids(3)) == 3
+    )
