@@ -121,6 +121,44 @@ def mean(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _Mean.apply(x)
 
 
+def average_gradients(module: torch.nn.Module) -> None:
+    """Average the gradients of a module over ranks, in buckets, as `DistributedDataParallel` does.
+
+    All ranks must have gradients of the same parameters.
+    """
+    if world_size() == 1:
+        return
+    for bucket in _buckets([p.grad for p in module.parameters() if p.grad is not None]):
+        flat = torch.cat([grad.flatten() for grad in bucket])
+        td.all_reduce(flat)
+        flat /= world_size()
+        for grad, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            grad.copy_(mean.view_as(grad))
+
+
+@torch.no_grad()
+def share_tensors(module: torch.nn.Module) -> None:
+    """Give every rank the parameters and buffers of rank 0."""
+    if world_size() == 1:
+        return
+    for tensor in (*module.parameters(), *module.buffers()):
+        td.broadcast(tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor, src=0)
+
+
+def _buckets(tensors: Sequence[Tensor], most: int = 25 * 2**20) -> Iterator[list[Tensor]]:
+    """Group tensors of one type to about `most` bytes."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (size >= most or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+    if bucket:
+        yield bucket
+
+
 def all_true(flag: bool, device: torch.device) -> bool:
     """Return whether the flag is set on every rank."""
     if world_size() == 1:
@@ -146,6 +184,14 @@ def broadcast_object(value: T) -> T:
     box = [value]
     td.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def gather_objects(value: T) -> list[T]:
+    """Return the value of each rank, on every rank."""
+    values = [value] * world_size()
+    if len(values) > 1:
+        td.all_gather_object(values, value)
+    return values
 
 
 def on_main(action: Callable[[], T]) -> T:

@@ -163,6 +163,22 @@ class Views:
     progress: Tensor | None = None
     target_x: tuple[Tensor, ...] = ()
 
+    def split(self, count: int) -> list["Views"]:
+        """Split into parts of consecutive samples, which share memory with the whole."""
+        parts = []
+        for rows in torch.arange(len(self.x[0])).chunk(count):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            parts.append(
+                replace(
+                    self,
+                    x=tuple(x[part] for x in self.x),
+                    target_x=tuple(x[part] for x in self.target_x),
+                    draws=replace(self.draws, ids=self.draws.ids[part]),
+                    labels=None if self.labels is None else self.labels[part],
+                )
+            )
+        return parts
+
     def for_targets(self) -> "Views":
         """Return what a momentum copy encodes: `target_x` as `x`, if there are any."""
         return replace(self, x=self.target_x, target_x=()) if self.target_x else self

@@ -18,7 +18,7 @@ from mezzotint.train.state import Average, RunState, tensors_of
 from mezzotint.types import Input
 from tests.tiny import config
 
-ENTRIES = ("seconds", "skipped", "in_a_row", "bad", "scaler", "data")
+ENTRIES = ("seconds", "skipped", "in_a_row", "bad", "scaler", "batch_size", "data")
 
 
 def state(scale: float, seed: int) -> RunState:
@@ -32,6 +32,7 @@ def state(scale: float, seed: int) -> RunState:
         scaler,
         made.data,
         StepGuard(3),
+        256,
         modules=modules,
     )
 

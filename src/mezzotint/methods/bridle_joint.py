@@ -38,6 +38,7 @@ class BRIDLEJoint(Masked, kind="bridle_joint"):
     """
 
     no_accumulation: ClassVar[str] = "the codebook follows every batch"
+    unshardable: ClassVar[str] = "some of its parts are trained in every few steps only"
     steps: Tensor
 
     def __init__(

@@ -12,6 +12,7 @@ a straight-through gradient (`gradient: ste`).
 Shapes: B samples, L patches, D width.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -40,6 +41,7 @@ class EmbeddingQuantization(Method):
     no_accumulation: ClassVar[str] = (
         "its negatives are the other samples of the batch, and micro-batches have fewer"
     )
+    has_rows: ClassVar[bool] = True
     min_samples: ClassVar[int] = 2
     min_views: ClassVar[int] = 1
     max_views: ClassVar[int | None] = 2
@@ -72,8 +74,16 @@ class EmbeddingQuantization(Method):
     def forward(self, views: Views) -> Step:
         """Quantize one view twice, or each of two views once, and contrast the results."""
         self.require_views(views)
-        encoder = need_patches(self.encoder)
+        # Drawn in this function: a compiled one below it would be compiled again for each key.
         params = [self._draw(views, index) for index in range(2)]
+        return self.compare_rows(self._projections(views, params), views)
+
+    def rows(self, views: Views) -> list[Tensor]:
+        """Compute the projections of both quantizations."""
+        return self._projections(views, [self._draw(views, index) for index in range(2)])
+
+    def _projections(self, views: Views, params: Sequence[Params]) -> list[Tensor]:
+        encoder = need_patches(self.encoder)
         zs = []
         for index in range(2):
             x = views.x[index % len(views.x)]
@@ -82,8 +92,11 @@ class EmbeddingQuantization(Method):
             valid = encoder.valid_mask(x)
             out = encoder.encode(self._quantized(embedded, x, params[index]), where, valid)
             zs.append(self.head(encoder.pool(out, valid)))
-        loss, accuracy = nt_xent(torch.stack(zs), self.temperature)
-        return Step(loss, {"accuracy": accuracy, **collapse_signals(zs)})
+        return zs
+
+    def compare_rows(self, rows: list[Tensor], views: Views) -> Step:
+        loss, accuracy = nt_xent(torch.stack(rows), self.temperature)
+        return Step(loss, {"accuracy": accuracy, **collapse_signals(rows)})
 
     def _quantized(self, embedded: Tensor, x: Tensor, params: Params) -> Tensor:
         valid = need_patches(self.encoder).patches.valid_mask(x)

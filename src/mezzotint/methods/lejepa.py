@@ -129,6 +129,7 @@ class LeJEPA(Method):
     """
 
     no_accumulation: ClassVar[str] = "its test of normality is a statistic of the whole batch"
+    has_rows: ClassVar[bool] = True
     max_views: ClassVar[int | None] = None
 
     def __init__(
@@ -163,9 +164,21 @@ class LeJEPA(Method):
 
     def forward(self, views: Views) -> Step:
         self.require_views(views)
+        # Drawn in this function: a compiled one below it would be compiled again for each key.
         directions_SD = directions(views.draws, self.slices, self.dim)
+        return self._compare(self.rows(views), directions_SD, views)
+
+    def rows(self, views: Views) -> list[Tensor]:
+        """Compute the projections of each view."""
         features = one_pass(self.encoder, views.x)
-        z_VBD = self.projector(torch.cat(features)).unflatten(0, (len(features), -1))
+        return list(self.projector(torch.cat(features)).chunk(len(features)))
+
+    def compare_rows(self, rows: list[Tensor], views: Views) -> Step:
+        directions_SD = directions(views.draws, self.slices, self.dim)
+        return self._compare(rows, directions_SD, views)
+
+    def _compare(self, rows: list[Tensor], directions_SD: Tensor, views: Views) -> Step:
+        z_VBD = torch.stack(rows)
         with torch.autocast(z_VBD.device.type, enabled=False):
             z_VBD = z_VBD.float()
             regularizer = sigreg(z_VBD, directions_SD, knots=self.knots, t_max=self.t_max)

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,11 @@ class Method(nn.Module, Component):
     """Whether `alignment` and `feature_std` are logged; false for methods that cannot collapse."""
     no_accumulation: ClassVar[str] = ""
     """Why the loss of k micro-batches is not the loss of their union; empty if it is."""
+    has_rows: ClassVar[bool] = False
+    """Whether the loss is `compare_rows(rows(views), views)`, with `rows` computed for each sample
+    on its own, so that `train.gradient_cache` can compute it part by part."""
+    unshardable: ClassVar[str] = ""
+    """Why the parameters cannot be divided over processes; empty if they can."""
     process_dependence: ClassVar[str] = ""
     """Why several processes train differently from one with the same samples; empty if not."""
 
@@ -99,6 +104,19 @@ class Method(nn.Module, Component):
     def forward(self, views: Views) -> Step:
         """Compute the loss of a batch, and scalars to log."""
         raise TypeError(f"{type(self).__name__} has no forward.")
+
+    def rows(self, views: Views) -> Any:
+        """Compute what the loss compares: a nest of tensors with one row per sample, `[B, D]`."""
+        raise NotImplementedError(f"{type(self).__name__} has no rows.")
+
+    def compare_rows(self, rows: Any, views: Views) -> Step:
+        """Compute the loss of the rows of a whole batch, as `forward`.
+
+        Args:
+            rows: as `rows` returns them.
+            views: of all rows.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no rows.")
 
     def branches(self) -> Mapping[BranchName, Branch]:
         """Name the networks that can be evaluated.

@@ -69,6 +69,7 @@ class MoCoV3(Siamese):
     no_accumulation: ClassVar[str] = (
         "its negatives are the keys of the other samples, and micro-batches have fewer"
     )
+    has_rows: ClassVar[bool] = True
     min_samples: ClassVar[int] = 2
     takes_target_views: ClassVar[bool] = True
     projector: nn.Sequential

@@ -60,8 +60,17 @@ class Siamese(Method, ABC, abstract=True):
 
     def forward(self, views: Views) -> Step:
         self.require_views(views)
+        return self.compare_rows(self.rows(views), views)
+
+    def rows(self, views: Views) -> tuple[list[Tensor], list[Tensor], dict[int, Tensor]]:
+        """Compute projections, predictions and targets."""
         zs, ps = self.online(views)
-        ts = self.targets(views.for_targets(), zs)
+        return zs, ps, self.targets(views.for_targets(), zs)
+
+    def compare_rows(
+        self, rows: tuple[list[Tensor], list[Tensor], dict[int, Tensor]], views: Views
+    ) -> Step:
+        zs, ps, ts = rows
         loss, logs = self.compare(ps, ts, views)
         return Step(loss, {**logs, **self.signals(zs, ts)})
 

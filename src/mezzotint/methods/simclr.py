@@ -86,6 +86,7 @@ class SimCLR(Siamese):
         "its negatives are the other samples of the batch, and micro-batches have fewer"
     )
     max_views: ClassVar[int | None] = None
+    has_rows: ClassVar[bool] = True
     min_samples: ClassVar[int] = 2
     projector: nn.Sequential
     own_targets: ClassVar[bool] = True

@@ -28,6 +28,7 @@ from mezzotint.methods.method import Method
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.seeding import sample_order
 from mezzotint.train.online import OnlineKNN
+from mezzotint.train.sharding import whole_encoder
 
 _SAMPLES = 500
 _FOLDER = "maps"
@@ -56,13 +57,14 @@ class EpochCallback:
     Args:
         recipe: the run's.
         steps_per_epoch: number of steps after which an epoch ends.
+        twin: whole copy of an encoder that is divided over processes; `None` if it is not.
 
     Raises:
         RecipeError: when the layout of the maps needs a package that is not installed.
     """
 
-    def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
-        log = recipe.run.log
+    def __init__(self, recipe: Recipe, steps_per_epoch: int, twin: Encoder | None = None) -> None:
+        log, self.twin = recipe.run.log, twin
         self.encoder, self.seed, self.steps_per_epoch = (
             recipe.encoder,
             recipe.run.seed,
@@ -89,12 +91,13 @@ class EpochCallback:
             self._write(out / _FOLDER, done // self.steps_per_epoch, *self.mapped)
         if self.knn is None or done == 0 or done % self.knn_every:
             return {}
-        return self.knn.measure(self.encoder)
+        return self.knn.measure(whole_encoder(self.encoder, self.twin))
 
     def _write(
         self, folder: Path, epoch: int, source: Source, indices: torch.Tensor, labels: torch.Tensor
     ) -> None:
-        features = extract_readable(self.encoder, source, indices=indices)
+        encoder = whole_encoder(self.encoder, self.twin)
+        features = extract_readable(encoder, source, indices=indices)
         if not dist.is_main() or len(features.x) < 2 or not bool(features.x.isfinite().all()):
             return
         folder.mkdir(exist_ok=True)

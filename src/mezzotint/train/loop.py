@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mezzotint import dist, timing
 from mezzotint.augment.views import ViewContext
@@ -30,7 +30,9 @@ from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import ForwardState, StepGuard, StepScalars
 from mezzotint.train.log import Meter, Progress, RunLog, require_trackers
 from mezzotint.train.online import OnlineClassifier
+from mezzotint.train.parallel import divide, entrance
 from mezzotint.train.saver import Saver
+from mezzotint.train.sharding import gradient_norm, whole_encoder
 from mezzotint.train.signals import Interrupted, StopFlag, catch_signals
 from mezzotint.train.state import Average, RunState
 from mezzotint.types import Batch, Views
@@ -105,26 +107,24 @@ class Trainer:
         if compute.channels_last:
             self.method.to(memory_format=torch.channels_last)
         self.method.train()
+        self.twin = divide(self.method, recipe)
         self.optimizer = recipe.optimizer.build(self.method, self.run.batch_size)
         self.scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "fp16")
         guard = StepGuard(self.run.guard.patience)
-        self.state = RunState(self.method, self.optimizer, self.scaler, recipe.data, guard)
+        self.state = RunState(
+            self.method, self.optimizer, self.scaler, recipe.data, guard, self.run.batch_size
+        )
         self.average = Average(self.method, compute.average) if compute.average else None
         settings = self.run.log.classifier
         self.classifier = OnlineClassifier.of(settings, recipe.data, recipe.encoder, device)
         average = self.average.method if self.average else None
         self.state.modules = {"average": average, "classifier": self.classifier}
         self.before, self.updating = ForwardState(self.method), False
-        self.callback = EpochCallback(recipe, self.plan.steps_per_epoch)
+        self.callback = EpochCallback(recipe, self.plan.steps_per_epoch, self.twin)
         self.environment = rundir.environment(device.type)
         self.counter = ForwardPassCounter(self.method, enabled=not compute.compile)
         self.timed = None if compute.compile else self.method.encoder
-        self.entrance: nn.Module = self.method
-        if dist.world_size() > 1:
-            ids = [device.index] if device.type == "cuda" else None
-            self.entrance = nn.parallel.DistributedDataParallel(self.method, device_ids=ids)
-        if compute.compile:
-            self.entrance = torch.compile(self.entrance)  # type: ignore[assignment]
+        self.entrance = entrance(self.method, self.run, device)
 
     # ------------------------------------------------------------------ one step
 
@@ -139,7 +139,7 @@ class Trainer:
         self.method.before_step()
         losses: list[Tensor] = []
         logs: dict[str, Tensor] = {}
-        parts = batch.split(self.run.micro_batches)
+        parts = batch.split(self.run.accumulated)
         for position, part in enumerate(parts):
             with meter.making_views():
                 views = self.views(part, step)
@@ -183,7 +183,7 @@ class Trainer:
         """Update the weights if loss, gradient and buffers are finite; return loss, norm, logs."""
         self.scaler.unscale_(self.optimizer)
         parameters = list(self.method.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = gradient_norm(parameters)
         scalars = StepScalars.read(loss, norm, self.before.is_finite(self.device), logs)
         # A gradient scaler overflows now and then by design: it skips a step and halves its scale.
         overflow = self.scaler.is_enabled() and not math.isfinite(scalars.grad_norm)
@@ -230,9 +230,9 @@ class Trainer:
             if log:
                 log.close()
             bar.close()
+        encoder = whole_encoder((self.average or self).method.encoder, self.twin)
         if dist.is_main():
             made_by = {"recipe": recipe.config(), "steps": self.total, **self.environment}
-            encoder = (self.average or self).method.encoder
             save_encoder(encoder, out / "encoder", made_by, source=recipe.data)
             described = self.state.describe(recipe, self.counter, self.total)
             write_json(out / "environment.json", self.environment | described)
@@ -283,7 +283,7 @@ class Trainer:
         again = min(start, -(-self.recipe.views.memory_size // own))
         stream = self._batches(start - again, flag)
         for step in range(start - again, start):
-            for part in next(stream).split(self.run.micro_batches):
+            for part in next(stream).split(self.run.accumulated):
                 self.views(part, step)
         return stream
 

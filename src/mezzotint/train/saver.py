@@ -22,6 +22,8 @@ from mezzotint.train.settings import Checkpoints
 from mezzotint.train.signals import StopFlag
 from mezzotint.train.state import RunState
 
+_Tensors = tuple[dict[str, Tensor], dict[str, Tensor]]
+
 
 class Saver:
     """Saves a run after some minutes or steps, at its end, at signals, and before an error ends it.
@@ -69,12 +71,13 @@ class Saver:
         )
         if late or failed or stopping or last or (every > 0 and done % every == 0):
             self.seconds()
-            dist.on_main(functools.partial(self._save, done, wait=stopping or last))
+            found = self.state.tensors()
+            dist.on_main(functools.partial(self._save, done, found, wait=stopping or last))
             self._saved = time.monotonic()
         return stopping and not last
 
-    def _save(self, done: int, *, wait: bool) -> None:
-        self._writer.start(done, *self.state.parts(done))
+    def _save(self, done: int, found: _Tensors | None, *, wait: bool) -> None:
+        self._writer.start(done, *self.state.parts(done, found))
         self._done = done
         if wait:
             self._writer.join()
@@ -85,11 +88,13 @@ class Saver:
         Returns:
             One sentence that says where the newest good checkpoint is.
         """
-        if done and done != self._done and dist.is_main():
+        # What is divided cannot be gathered any more: the other processes may be gone.
+        divided = self.state.is_divided
+        if done and done != self._done and dist.is_main() and not divided:
             self.seconds()
             # Without room on the disk, or finite weights, what was saved before is all there is.
             with contextlib.suppress(NotFinite, OSError):
-                self._save(done, wait=True)
+                self._save(done, None, wait=True)
         good = self.store.newest_good()
         if good is None:
             return "There is no checkpoint to go on from: start again with --overwrite."

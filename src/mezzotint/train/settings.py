@@ -168,6 +168,10 @@ class Compute(Component):
         threads: CPU threads; `None` for torch's default.
         sync_batch_norm: normalize over the batch of all processes, on CPU and GPU: in both
             branches, in `online` or `target` (the momentum copy) only, or not at all.
+        gradient_cache: compute the loss over the whole batch of each process, but encode its
+            `run.micro_batches` parts one after the other, each twice, to save memory.
+        sharding: `fsdp2` divides weights, gradients and moments of a transformer over the
+            processes, for encoders that do not fit on one of them.
         average: decay of an exponential moving average of the weights, which is then saved and
             evaluated; 0.9999 is usual in fine-tuning, `None` for the last weights.
     """
@@ -181,8 +185,27 @@ class Compute(Component):
         compile: bool = False,
         threads: int | None = None,
         sync_batch_norm: bool | Literal["online", "target"] = True,
+        gradient_cache: bool = False,
+        sharding: Literal["none", "fsdp2"] = "none",
         average: float | None = None,
     ) -> None:
+        if gradient_cache and compile:
+            raise ValueError(
+                "`run.compute.gradient_cache` encodes each part twice, with its random state, "
+                "which run.compute.compile does not keep. Leave one of them out."
+            )
+        others = {
+            "gradient_cache": gradient_cache,
+            "compile": compile,
+            "average": average is not None,
+            "precision: fp16": precision == "fp16",
+        }
+        excluded = [name for name, is_set in others.items() if is_set]
+        if sharding != "none" and excluded:
+            raise ValueError(
+                f"`run.compute.sharding: {sharding}` works without run.compute.{excluded[0]}. "
+                "Leave one of them out."
+            )
         if average is not None and not 0.0 < average < 1.0:
             raise ValueError(
                 f"`run.compute.average` must be a decay between 0 and 1, or null, got {average}. "
@@ -194,6 +217,8 @@ class Compute(Component):
         self.compile = compile
         self.threads = threads
         self.sync_batch_norm: bool | Literal["online", "target"] = sync_batch_norm
+        self.gradient_cache = gradient_cache
+        self.sharding = sharding
         self.average = average
 
     def torch_device(self) -> torch.device:
@@ -260,11 +285,17 @@ class Run(Component):
                 f"`run.clip_norm` must be positive and finite, or null, got {clip_norm}. "
                 "Use null for no clipping."
             )
-        if log.classifier is not None and compute.compile:
+        if compute.gradient_cache and micro_batches < 2:
             raise ValueError(
-                "`run.log.classifier` needs the encoder's features, and run.compute.compile hides "
-                "them. Leave one of them out."
+                "`run.compute.gradient_cache` needs run.micro_batches of at least 2, the parts "
+                f"that are encoded one after the other, got {micro_batches}. Try 4."
             )
+        for key in ("compile", "gradient_cache"):
+            if log.classifier is not None and getattr(compute, key):
+                raise ValueError(
+                    f"`run.log.classifier` needs the encoder's features, and run.compute.{key} "
+                    "hides them. Leave one of them out."
+                )
         self.epochs = epochs
         self.batch_size = batch_size
         self.seed = seed
@@ -295,6 +326,11 @@ class Run(Component):
         other.notes = (f"{note}: an epoch has {samples} samples",)
         return other
 
+    @property
+    def accumulated(self) -> int:
+        """Parts of a batch that are losses of their own."""
+        return 1 if self.compute.gradient_cache else self.micro_batches
+
     def require_accumulable(self, method: Method, processes: int) -> None:
         """Refuse a batch that cannot be split into micro-batches, or that the method cannot take.
 
@@ -302,11 +338,12 @@ class Run(Component):
             ValueError: with the keys to change.
         """
         parts, kind = self.micro_batches, method.config["kind"]
-        if parts > 1 and method.no_accumulation:
+        if self.accumulated > 1 and method.no_accumulation:
             reason = method.no_accumulation
+            other = " or set run.compute.gradient_cache=true" if method.has_rows else ""
             raise RecipeError(
                 f"`run.micro_batches` must be 1 for {kind}, because {reason}, got {parts}. "
-                "Lower run.batch_size if memory is short."
+                f"Lower run.batch_size{other} if memory is short."
             )
         if self.batch_size % (parts * processes):
             raise RecipeError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mezzotint import dist
 from mezzotint.data.loader import TooManyUnreadable
@@ -22,6 +23,7 @@ from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.callbacks import ForwardPassCounter
 from mezzotint.train.checkpoint import CheckpointStore, Saved, size_of
 from mezzotint.train.guard import NotFinite, StepGuard, first_not_finite
+from mezzotint.train.sharding import divided, whole
 from mezzotint.types import Batch
 
 _MARK = ":"
@@ -45,6 +47,7 @@ class RunState:
         scaler: the scaler of fp16 gradients.
         source: its fingerprint is saved, so that a run resumes with the same data.
         guard: the skipped steps.
+        batch_size: samples per step; with the seed, it decides which samples a step sees.
         bad: unreadable samples, and why.
         seconds: time of training so far.
         modules: modules of the run that are not part of the method, by name (averaged weights,
@@ -56,6 +59,7 @@ class RunState:
     scaler: torch.amp.GradScaler
     source: Source
     guard: StepGuard
+    batch_size: int
     bad: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     modules: Mapping[str, nn.Module | None] = field(default_factory=dict)
@@ -98,15 +102,34 @@ class RunState:
             **counter.as_json(own, recipe.views.num_views),
         }
 
-    def parts(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    @property
+    def is_divided(self) -> bool:
+        """Whether the method's parameters are divided over the processes."""
+        return any(isinstance(p, DTensor) for p in self.method.parameters())
+
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the tensors of the method, and all others; whole ones on the main process.
+
+        All processes call it together if the method is divided.
+        """
+        others = optimizer_state(self.optimizer) | self._module_tensors()
+        return whole(self.method.state_dict()), whole(others)
+
+    def parts(
+        self, step: int, found: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """Return what a checkpoint after `step` steps has: tensors of the method, others, counters.
+
+        Args:
+            step: number of steps that are done.
+            found: what `tensors` returned; by default it is called here.
 
         Raises:
             NotFinite: if weights or moments are NaN or inf.
         """
-        model = self.method.state_dict()
-        tensors = optimizer_state(self.optimizer) | self._module_tensors()
-        name = first_not_finite([*self.method.named_parameters(), *tensors.items()])
+        model, tensors = found or self.tensors()
+        trained = [(name, model[name]) for name, _ in self.method.named_parameters()]
+        name = first_not_finite([*trained, *tensors.items()])
         if name is not None:
             raise NotFinite(
                 f"{name} is NaN or inf after step {step}, so that no checkpoint of it is saved. "
@@ -118,6 +141,7 @@ class RunState:
             "in_a_row": self.guard.in_a_row,
             "bad": dict(self.bad),
             "scaler": self.scaler.state_dict(),
+            "batch_size": self.batch_size,
             "data": self.source.fingerprint(),
         }
         return model, tensors, state
@@ -157,6 +181,14 @@ class RunState:
                 "The data changed since the checkpoint was saved, and a run resumes with the same "
                 "data only. Restore the files, or start again with --overwrite."
             )
+        if saved.state["batch_size"] != self.batch_size:
+            processes = dist.world_size()
+            raise RecipeError(
+                f"The run has batches of {saved.state['batch_size']} samples, and {processes} "
+                f"process{'es' * (processes > 1)} would make them {self.batch_size}, so that a "
+                "step would see other samples. Resume it on the number of processes that it was "
+                "started with."
+            )
         own = self.method.state_dict()
         if own.keys() != saved.model.keys():
             odd = sorted(own.keys() ^ saved.model.keys())[0]
@@ -172,10 +204,10 @@ class RunState:
                     "Resume with the run's own recipe."
                 )
         # All at once and not tensor by tensor, because modules may react to being loaded.
-        self.method.load_state_dict(saved.model)
-        load_optimizer_state(
-            self.optimizer, {k: t for k, t in saved.optimizer.items() if _MARK not in k}
-        )
+        self.method.load_state_dict(divided(saved.model, own))
+        moments = {k: t for k, t in saved.optimizer.items() if _MARK not in k}
+        alike = {key: own.get(key.rpartition("/")[0], t) for key, t in moments.items()}
+        load_optimizer_state(self.optimizer, divided(moments, alike))
         for name, module in self.modules.items():
             tensors = tensors_of(saved, name)
             # A classifier may be added to a resumed run, like other logging.
