@@ -28,14 +28,21 @@ def embed(
 ) -> None:
     """Write the features of every sample to a file, with ids, splits, labels and class names.
 
-    Data is read with the settings of the encoder's training data; overrides change them.
+    Data is read with the settings of the encoder's training data; overrides change them. Under
+    torchrun, the processes divide the samples.
     """
+    import torch
+
+    from mezzotint import dist
     from mezzotint.runs import embed
     from mezzotint.runs.subject import encoder_at, open_data
 
     name, overrides = data_of(arguments)
     loaded = encoder_at(encoder)
-    written = embed.embed(loaded, open_data(encoder, loaded, name, overrides), out)
+    with dist.process_group(torch.device("cpu")):
+        written = embed.embed(loaded, open_data(encoder, loaded, name, overrides), out)
+    if not dist.launched_as_main():
+        return
     for sentence in written.left_out:
         print(sentence, file=sys.stderr)
     typer.echo(f"{out}: {written}")

@@ -280,11 +280,17 @@ def evaluate(
 ) -> None:
     """Evaluate an encoder on its run's data or on other data, and write the report.
 
-    ENCODER is a run, an imported encoder, or an ONNX file.
+    ENCODER is a run, an imported encoder, or an ONNX file. Under torchrun, the processes divide the
+    samples.
     """
+    import torch
+
+    from mezzotint import dist
+
     name, overrides = data_of(arguments)
-    mode = "json" if as_json else "quiet" if quiet else "bar"
-    _evaluate(run, mode, overrides, data=name, clips=clips, crops=crops)
+    mode = "json" if as_json else "quiet" if quiet or not dist.launched_as_main() else "bar"
+    with dist.process_group(torch.device("cpu")):
+        _evaluate(run, mode, overrides, data=name, clips=clips, crops=crops)
 
 
 def _evaluate(
@@ -296,6 +302,7 @@ def _evaluate(
     **options: Any,
 ) -> None:
     """Evaluate, write the report, and print the main results; see `runs.evaluate`."""
+    from mezzotint import dist
     from mezzotint.evaluation.progress import part, showing
     from mezzotint.evaluation.results import results_directory
     from mezzotint.evaluation.summary import summary
@@ -306,6 +313,8 @@ def _evaluate(
     folder = results_directory(run)
     with showing(mode, limit_s=limit_s * (1.0 - Budget.page)) as progress:
         evaluate.evaluate(run, overrides, **options)
+        if not dist.is_main():
+            return
         with part("page"):
             page = write_report(folder)
     if progress.left_out:

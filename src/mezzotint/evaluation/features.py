@@ -1,16 +1,16 @@
 """Frozen features: extracted once, then shared by all probes.
 
 The encoder runs in eval mode under `inference_mode` and is left in its mode: neither parameters nor
-BatchNorm statistics change. With several processes, each extracts every n-th sample and every rank
+BatchNorm statistics change. With several processes, each extracts every n-th batch and every rank
 gets all rows, in the source's order and none twice (`DistributedSampler` would pad the last batch
-with repeated samples and count them twice).
+with repeated samples and count them twice). Batches are those of one process, so that features are
+equal to the last bit: the rounding of a matrix product depends on the number of its rows.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-import torch.distributed as td
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -234,8 +234,8 @@ def _read(
 ) -> Extraction:
     """Extract this rank's part, then gather all parts."""
     requested = torch.arange(len(source)) if indices is None else indices
-    # Every n-th sample, so that ranks differ by one sample at most, even where data are sorted.
-    own = requested[dist.rank() :: dist.world_size()]
+    batches = requested.split(reading.batch_size)
+    own = torch.cat([requested[:0], *batches[dist.rank() :: dist.world_size()]])
     kept: list[Tensor] = []
     features: list[Tensor] = []
     bad: list[Unreadable] = []
@@ -273,8 +273,7 @@ def _union(
     """Gather all ranks' rows in the order of `requested`; a rank may have any number, also none."""
     # Gathered as objects, because ranks have different numbers of rows where samples are
     # unreadable.
-    parts: list[tuple[Tensor, Tensor, tuple[Unreadable, ...]]] = [extracted] * dist.world_size()
-    td.all_gather_object(parts, extracted)
+    parts = dist.gather_objects(extracted)
     x = torch.cat([features for features, _, _ in parts if features.numel()] or [extracted[0]])
     kept = torch.cat([indices for _, indices, _ in parts])
     position = torch.empty(int(requested.max()) + 1 if len(requested) else 0, dtype=torch.int64)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mezzotint import dist
 from mezzotint.data.source import Index, Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.features import extract_readable
@@ -54,6 +55,8 @@ def embed(encoder: Encoder, source: Source, out: str | Path) -> Embedded:
             index into the classes, −1 for none; where samples have several, `labels` is bool
             `[N, C]`. A sample that cannot be read is left out.
 
+    With several processes, all call it together; they divide the samples, and the main one writes.
+
     Raises:
         ValueError: for another suffix, without pyarrow, or when no sample can be read.
     """
@@ -74,6 +77,7 @@ def embed(encoder: Encoder, source: Source, out: str | Path) -> Embedded:
             else f"There are no {plural} to embed. Check the data."
         )
     indices = extraction.indices.numpy()
+    noted.gather()
     labels, classes = source.named_labels()
     if labels is None:
         labels = np.array([noted.answers.get(index, -1) for index in range(len(samples))], np.int64)
@@ -86,13 +90,17 @@ def embed(encoder: Encoder, source: Source, out: str | Path) -> Embedded:
         "labels": labels[indices][order],
         "classes": np.array(list(classes), np.str_),
     }
+    dist.on_main(lambda: _write(path, columns))
+    left_out = [*source.notes, *_unreadable(extraction.bad)]
+    return Embedded(Counter(columns["split"].tolist()), extraction.x.shape[1], classes, left_out)
+
+
+def _write(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     with replacing(path) as temporary:
         if path.suffix == ".npz":
             np.savez(temporary, **columns)
         else:
             _parquet(temporary, columns)
-    left_out = [*source.notes, *_unreadable(extraction.bad)]
-    return Embedded(Counter(columns["split"].tolist()), extraction.x.shape[1], classes, left_out)
 
 
 def _unreadable(bad: Sequence[Unreadable]) -> list[str]:
@@ -118,6 +126,12 @@ class _Noted(Source):
         self.ids[index], label = sample["id"], sample["label"]
         self.answers[index] = label if isinstance(label, int) else -1
         return sample
+
+    def gather(self) -> None:
+        """Learn the ids and labels that other processes read."""
+        for ids, answers in dist.gather_objects((self.ids, self.answers)):
+            self.ids |= ids
+            self.answers |= answers
 
     def fingerprint(self) -> str:
         return self.source.fingerprint()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from mezzotint import dist
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.bits import evaluate_bits
@@ -46,6 +47,8 @@ def evaluate(
         clips: clips per video; features are averaged.
         crops: crops along the longer side of each image or frame; features are averaged.
 
+    With several processes, all call it together; they divide the samples, and the main one writes.
+
     Raises:
         ValueError: when the directory is not a finished run, or the file holds no encoder; for
             clips or crops of data without them, or at low bits.
@@ -75,10 +78,16 @@ def evaluate(
         )
     how = {"branch": settings.branch, "part": settings.part, "clips": clips, "crops": crops}
     evaluation = evaluation.with_protocol(**how)
-    folder.mkdir(exist_ok=True)
-    identity = _identity(Path(run), measured)
-    add_evaluation(folder, evaluation, compared and compared.with_protocol(**how), identity)
+    compared = compared and compared.with_protocol(**how)
+    dist.on_main(lambda: _write(folder, evaluation, compared, _identity(Path(run), measured)))
     return evaluation
+
+
+def _write(
+    folder: Path, evaluation: Evaluation, compared: Evaluation | None, identity: str
+) -> None:
+    folder.mkdir(exist_ok=True)
+    add_evaluation(folder, evaluation, compared, identity)
 
 
 def _identity(path: Path, measured: Subject) -> str:
