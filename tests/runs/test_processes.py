@@ -56,7 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(noise(10, 10 + number % 7, 3) // (1 + number % 5)).save(path)
         if size > 1:
-            (folder / f"photos-{size}" / "dog" / "bad.png").write_bytes(b"no image")
+            for name in ("bad", "0 worse", "worst"):
+                (folder / f"photos-{size}" / "dog" / f"{name}.png").write_bytes(b"no image")
     source = ImageFolder(root=str(folder / "photos-7"), size=8)
     for out in (folder, folder / "one", folder / "three"):
         torch.manual_seed(0)

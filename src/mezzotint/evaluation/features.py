@@ -9,6 +9,7 @@ equal to the last bit: the rounding of a matrix product depends on the number of
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,9 @@ class Kept:
 
 ReadBatch = tuple[Tensor, Tensor, list[Unreadable]]
 """Indices, stored samples, and what could not be read."""
+
+_Batch = tuple[Tensor, Tensor, list[Unreadable]]
+"""Features, indices, and what could not be read."""
 
 
 @dataclass(frozen=True)
@@ -236,28 +240,21 @@ def _read(
     requested = torch.arange(len(source)) if indices is None else indices
     batches = requested.split(reading.batch_size)
     own = torch.cat([requested[:0], *batches[dist.rank() :: dist.world_size()]])
-    kept: list[Tensor] = []
-    features: list[Tensor] = []
-    bad: list[Unreadable] = []
+    extracted: list[_Batch] = []
     done = 0
     for part, x, failed in read_batches(source, own, reading):
         done += len(part) + len(failed)
-        bad += failed
+        features = torch.empty(0, 0)
         if len(part):
             with torch.inference_mode():
                 values = x.to(device, non_blocking=True)
                 # On the CPU: features of a whole data set may not fit on the network's device.
-                features.append(_averaged(forward, input, values).float().cpu())
-            kept.append(part)
+                features = _averaged(forward, input, values).float().cpu()
+        extracted.append((features, part, failed))
         progress.count(done, len(own))
         if reading.progress is not None:
             reading.progress(done, len(own))
-    extracted = (
-        torch.cat(features) if features else torch.empty(0, 0),
-        torch.cat(kept) if kept else torch.empty(0, dtype=torch.int64),
-        tuple(bad),
-    )
-    return _union(extracted, requested) if dist.world_size() > 1 else Extraction(*extracted)
+    return _union(extracted)
 
 
 def _averaged(forward: Callable[[Tensor], Tensor], input: Input, x: Tensor) -> Tensor:
@@ -267,16 +264,14 @@ def _averaged(forward: Callable[[Tensor], Tensor], input: Input, x: Tensor) -> T
     return forward(input.prepare(x.flatten(0, 1))).view(*x.shape[:2], -1).mean(dim=1)
 
 
-def _union(
-    extracted: tuple[Tensor, Tensor, tuple[Unreadable, ...]], requested: Tensor
-) -> Extraction:
-    """Gather all ranks' rows in the order of `requested`; a rank may have any number, also none."""
-    # Gathered as objects, because ranks have different numbers of rows where samples are
+def _union(extracted: list[_Batch]) -> Extraction:
+    """Gather the batches of all ranks in the order of one process; a rank may have none."""
+    # Gathered as objects, because batches have different numbers of rows where samples are
     # unreadable.
-    parts = dist.gather_objects(extracted)
-    x = torch.cat([features for features, _, _ in parts if features.numel()] or [extracted[0]])
-    kept = torch.cat([indices for _, indices, _ in parts])
-    position = torch.empty(int(requested.max()) + 1 if len(requested) else 0, dtype=torch.int64)
-    position[requested] = torch.arange(len(requested))
-    order = position[kept].argsort()
-    return Extraction(x[order], kept[order], tuple(item for _, _, bad in parts for item in bad))
+    every = zip_longest(*dist.gather_objects(extracted))
+    batches = [batch for turn in every for batch in turn if batch is not None]
+    return Extraction(
+        torch.cat([x for x, _, _ in batches if x.numel()] or [torch.empty(0, 0)]),
+        torch.cat([part for _, part, _ in batches] or [torch.empty(0, dtype=torch.int64)]),
+        tuple(item for _, _, bad in batches for item in bad),
+    )
