@@ -18,7 +18,7 @@ from mezzotint.data.image.folder import ImageFolder
 from mezzotint.encoders.resnet import resnet8
 from tests.test_contract_sources import noise
 
-SIZES = (1, 7, 300)  # fewer samples than processes; one batch; two batches, the last one partial
+SIZES = (1, 300)  # fewer samples than processes; two batches, the last one partial
 
 
 def commands(folder: Path, out: Path) -> list[list[str]]:
@@ -29,7 +29,7 @@ def commands(folder: Path, out: Path) -> list[list[str]]:
     evaluating = ["evaluate", str(out / "encoder"), str(folder / "photos-300"), "--quiet"]
     return [
         *embedding,
-        [*evaluating, "evaluate.probes=[knn, linear]", "evaluate.bits=[fp32, W8A8]"],
+        [*evaluating, "evaluate.probes=[knn]"],
     ]
 
 
@@ -40,10 +40,10 @@ def everything(folder: Path, out: Path) -> list[int]:
 
 def _worker(rank: int, folder: str, port: int) -> None:
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1",
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }  # fmt: skip
-    codes = everything(Path(folder), Path(folder) / "three")
+    codes = everything(Path(folder), Path(folder) / "two")
     assert codes == [0] * len(codes)
 
 
@@ -58,14 +58,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if size > 1:
             for name in ("bad", "0 worse", "worst"):
                 (folder / f"photos-{size}" / "dog" / f"{name}.png").write_bytes(b"no image")
-    source = ImageFolder(root=str(folder / "photos-7"), size=8)
-    for out in (folder, folder / "one", folder / "three"):
+    source = ImageFolder(root=str(folder / "photos-300"), size=8)
+    for out in (folder, folder / "one", folder / "two"):
         torch.manual_seed(0)
         save_encoder(resnet8(source.input, width=4), out / "encoder", source=source)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    spawn(_worker, (str(folder), port), nprocs=3)  # type: ignore[no-untyped-call]
+    spawn(_worker, (str(folder), port), nprocs=2)  # type: ignore[no-untyped-call]
     threads = torch.get_num_threads()
     codes = everything(folder, folder / "one")
     torch.set_num_threads(threads)
@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("size", SIZES)
 def test_features_ids_and_labels_are_equal_to_the_last_bit(folder: Path, size: int) -> None:
     arrays: list[dict[str, Any]] = [
-        dict(np.load(folder / name / f"{size}.npz")) for name in ("one", "three")
+        dict(np.load(folder / name / f"{size}.npz")) for name in ("one", "two")
     ]
     assert arrays[0].keys() == arrays[1].keys() and len(arrays[0]["ids"]) == size
     for name, expected in arrays[0].items():
@@ -86,6 +86,6 @@ def test_features_ids_and_labels_are_equal_to_the_last_bit(folder: Path, size: i
 def test_every_result_is_equal_to_the_last_bit(folder: Path) -> None:
     for name in ("evaluation.json", "baselines.json"):
         found, expected = (
-            json.loads((folder / run / "encoder" / name).read_text()) for run in ("three", "one")
+            json.loads((folder / run / "encoder" / name).read_text()) for run in ("two", "one")
         )
         assert found == expected and len(str(expected)) > 200

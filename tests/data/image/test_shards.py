@@ -23,7 +23,7 @@ from tests.tiny import config
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageFolder, ImageShards]:
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    for split, count in (("train", 12), ("val", 4), ("extra", 1)):
+    for split, count in (("train", 12), ("val", 4), ("test", 1)):
         for name in ("cat", "dog"):
             (root / "photos" / split / name).mkdir(parents=True)
             for number in range(count):
@@ -99,7 +99,7 @@ def test_a_run_on_shards_and_its_embeddings(
     run = pretrain(recipe, tmp_path / "run", progress="quiet")
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == [1, 2, 3]
     written = embed(recipe.encoder.eval(), recipe.data, tmp_path / "features.npz")
-    assert dict(written.splits) == {"train": 24, "val": 8, "extra": 2}
+    assert dict(written.splits) == {"train": 24, "val": 8, "test": 2}
 
 
 def test_damage_makes_a_sample_unreadable_and_no_more(
