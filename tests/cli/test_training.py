@@ -1,5 +1,6 @@
 """`mezzotint pretrain` and `mezzotint evaluate` from the command line."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from mezzotint.cli import app
-from mezzotint.evaluation.results import read_evaluation
+from mezzotint.cli import app, training
+from mezzotint.evaluation.results import read_baselines, read_evaluation
 from mezzotint.recipe import reading as reading_module
 from mezzotint.recipe.reading import parse_yaml
-from mezzotint.recipe.recipe import Recipe
+from mezzotint.recipe.recipe import Recipe, read_plan
 from mezzotint.train.loop import pretrain
 
 QUICK = ["evaluate.probes=[knn]", "evaluate.seeds=1", "evaluate.baselines=false"]
@@ -132,3 +133,26 @@ def test_a_recipe_with_phases_is_read_once_and_each_phase_built_once(
     done = CliRunner().invoke(app, [*arguments, str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
     assert (counted.reads, counted.builds) == (1, 2)
+
+
+def test_parts_of_an_evaluation_that_no_longer_fit_are_named_and_measured_later(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    for name in ("evaluation.json", "baselines.json", "evaluated_on.json", "seals.json"):
+        (copied / name).unlink(missing_ok=True)
+    training._evaluate(copied, "bar", QUICK[:2], limit_s=0.0)
+    said = capsys.readouterr().out
+    left = "untrained encoder 0, hand-made features, raw input"
+    assert f"within the time of an evaluation: {left}; measure them with mezzotint evaluate" in said
+    assert read_evaluation(copied) and not read_baselines(copied).untrained
+    training._evaluate(copied, "json", QUICK[:2])
+    assert "left_out" not in capsys.readouterr().out
+    assert read_baselines(copied).untrained and read_baselines(copied).raw
+
+
+def test_the_time_of_an_evaluation_is_that_of_the_training(tmp_path: Path) -> None:
+    (tmp_path / "environment.json").write_text('{"seconds": 900.0}')
+    for overrides, seconds in (([], 300.0), (["budget.evaluation=0.5"], 900.0)):
+        assert training._limit(tmp_path, read_plan("image/emoji_simclr", overrides)) == seconds

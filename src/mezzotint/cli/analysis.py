@@ -132,13 +132,17 @@ def invariances(
     debug: Debug = False,
 ) -> None:
     """Measure what a run is invariant to: predict the parameters of views from features."""
+    from mezzotint.evaluation.progress import part, showing
     from mezzotint.report.page import write_report
     from mezzotint.runs.analysis import measure_invariances
 
     name, overrides = data_of(arguments)
-    rows, baselines = measure_invariances(run, overrides, data=name, samples=samples, seeds=seeds)
-    table = _table(rows, baselines)
-    page: Path = write_report(run)
+    options = {"samples": samples, "seeds": seeds}
+    with showing("bar"):
+        rows, baselines = measure_invariances(run, overrides, data=name, **options)
+        table = _table(rows, baselines)
+        with part("page"):
+            page: Path = write_report(run)
     if as_json:
         typer.echo(json.dumps({"invariances": table, "report": str(page)}))
         return

@@ -69,6 +69,7 @@ def finetune(
     given += [
         f"data.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None
     ]
+    from mezzotint.evaluation.progress import part, showing
     from mezzotint.evaluation.results import read_evaluation
     from mezzotint.quant.bitwidth import Bits
     from mezzotint.report.finetuning import terminal_table
@@ -81,8 +82,11 @@ def finetune(
     prepared = finetune.plan(encoder, what, given, seeds=seeds, clips=clips, crops=crops, **options)
     folder = out or Path("runs") / f"finetune-{encoder.resolve().name}"
     mode = "json" if as_json else "quiet" if quiet else "bar"
-    finetune.finetune(prepared, folder, progress=mode)
-    page = write_report(folder)
+    # Lines of an evaluation go to stderr: stdout is one object of JSON for scripts.
+    with showing("quiet" if quiet else "bar"):
+        finetune.finetune(prepared, folder, progress=mode)
+        with part("page"):
+            page = write_report(folder)
     if mode == "json":
         rows = [row.as_json() for row in read_evaluation(folder)]
         typer.echo(json.dumps({"rows": rows, "report": str(page)}))

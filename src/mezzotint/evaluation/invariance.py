@@ -25,6 +25,7 @@ from mezzotint.data.memory import InMemory
 from mezzotint.data.source import Source
 from mezzotint.data.view_batch import view_batch
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.evaluation import progress
 from mezzotint.evaluation.features import extract, raw_features
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
@@ -76,17 +77,19 @@ def invariances(
     fresh: list[Row] = []
     for seed in range(seeds):
         others = [] if untrained is None else [untrained(seed)]
-        drawn, first, features = _drawn_and_features(
-            [encoder, *others], source, views, encoder.input, samples, seed
-        )
+        with progress.part(f"views and their features, repeat {seed + 1} of {seeds}"):
+            drawn, first, features = _drawn_and_features(
+                [encoder, *others], source, views, encoder.input, samples, seed
+            )
         how = Protocol.of(
             "invariance",
             views=str(views.config["kind"]),
             samples=samples,
             strengths="1e-6..1e2",
         )
-        for collected, x in zip((raw, rows, fresh), features, strict=False):
-            collected += list(_rows(x, drawn, first, seed, how))
+        with progress.part(f"parameters of the views, repeat {seed + 1} of {seeds}"):
+            for collected, x in zip((raw, rows, fresh), features, strict=False):
+                collected += list(_rows(x, drawn, first, seed, how))
     return rows, Baselines(raw, fresh)
 
 

@@ -28,9 +28,10 @@ from mezzotint.data.labeled import Labeled
 from mezzotint.data.open import require_fit, source_config, split_overrides
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluation import progress as measuring
 from mezzotint.evaluation.bits import changes, stamped
 from mezzotint.evaluation.calibration import calibration_order, read_calibration
-from mezzotint.evaluation.features import Reading, extract_readable
+from mezzotint.evaluation.features import Kept, Reading, extract_readable
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.metrics import classification
 from mezzotint.evaluation.probe import Row
@@ -196,7 +197,8 @@ def finetune(what: FineTuning, out: str | Path, *, progress: str = "bar") -> Eva
                 progress=progress,
                 before=warm if what.warm_head and variant == _TUNED else None,
             )
-            scores = list(scored(trained_method(recipe, run), what, seed))
+            with measuring.part(f"scores of {variant}, seed {seed}"):
+                scores = list(scored(trained_method(recipe, run), what, seed))
             _save_classifier(recipe, run)
             if variant == _TUNED:
                 rows += [*scores, *(majority(recipe, scores) if what.baselines else ())]
@@ -263,13 +265,14 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
     # samples at low bits.
     method.to(memory_format=torch.contiguous_format)
     method.eval()
+    kept = Kept()  # files are read once for all bits
     if (fixed := method.frozen_bits) is not None:
         with bits(method.encoder, fixed):
-            rows = _classified(method.encoder, recipe, what, seed)
+            rows = _classified(method.encoder, recipe, what, seed, kept)
         yield from stamped(rows, fixed, _first_batch(recipe, seed))
         return
     every = [*recipe.evaluate.bits, *([] if method.bits is None else [method.bits])]
-    full = _classified(method.encoder, recipe, what, seed)
+    full = _classified(method.encoder, recipe, what, seed, kept)
     yield from full
     low = [one for one in dict.fromkeys(every) if not one.is_float]
     if not low:
@@ -279,13 +282,14 @@ def scored(recipe: Recipe, what: FineTuning, seed: int) -> Iterator[Row]:
     count = count and min(count, len(order))  # no refusal after hours of training
     batches = read_calibration(data.samples, method.encoder.input, order, count, _reading(recipe))
     for ptq in recipe.evaluate.ptq:
-        calibrated = calibrated_copy(
-            method.encoder, batches, ptq,
-            policy=recipe.evaluate.policy, steps=recipe.evaluate.reconstruction_steps,
-        )  # fmt: skip
+        with measuring.part(f"calibration by {ptq}"):
+            calibrated = calibrated_copy(
+                method.encoder, batches, ptq,
+                policy=recipe.evaluate.policy, steps=recipe.evaluate.reconstruction_steps,
+            )  # fmt: skip
         for to in low:
-            with calibrated.at(to) as network:
-                rows = _classified(network, recipe, what, seed)
+            with measuring.part(f"test samples at {to}"), calibrated.at(to) as network:
+                rows = _classified(network, recipe, what, seed, kept)
             yield from stamped([*rows, *changes(full, rows)], to, calibrated.ptq)
 
 
@@ -297,27 +301,24 @@ def _first_batch(recipe: Recipe, seed: int) -> PTQ:
     return PTQ(method="min_max", policy=policy, settings=settings, calibration=count, seed=seed)
 
 
-def _classified(network: Encoder, recipe: Recipe, what: FineTuning, seed: int) -> list[Row]:
+def _classified(
+    network: Encoder, recipe: Recipe, what: FineTuning, seed: int, kept: Kept
+) -> list[Row]:
     """Run the trained classifier on features; it is affine, so averaged features average logits."""
     method, data = _parts(recipe)
     test = torch.from_numpy(np.asarray(data.task.test, np.int64))
     averaged = (what.clips, what.crops) != (1, 1)
     samples = data.samples.multi_crop(what.clips, what.crops) if averaged else data.samples
-    reading = _reading(recipe, max(1, 256 // (what.clips * what.crops)))
+    reading = replace(_reading(recipe, max(1, 256 // (what.clips * what.crops))), kept=kept)
     extraction = extract_readable(network, samples, reading, indices=test)
     with torch.no_grad():
         logits = method.classify(extraction.x)
     how = replace(_protocol(what, recipe), train=len(data), test=len(extraction.x))
     answers = data.all_labels[extraction.indices]
     metrics = classification(logits, torch.arange(method.num_classes), answers)
+    task = data.task.name
     return [
-        Row(
-            probe="finetune",
-            metric=f"{data.task.name}/{name}",
-            value=value,
-            protocol=how,
-            seed=seed,
-        )
+        Row(probe="finetune", metric=f"{task}/{name}", value=value, protocol=how, seed=seed)
         for name, value in metrics
     ]
 
