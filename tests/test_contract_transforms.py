@@ -189,3 +189,28 @@ def test_floats_are_no_tokens(kind: str) -> None:
 def test_integers_are_no_table(kind: str) -> None:
     with pytest.raises(ValueError, match=r"take floats \[B, F\], got torch.int64"):
         make(kind)(torch.ones(2, 5, dtype=torch.int64), draws_of(2))
+
+
+def change(transform: Transform, strength: float) -> float:
+    """Mean difference of views at a strength from views at strength 0, with the same draws."""
+    rows = 48
+    x = batch(transform, rows)
+    views = [transform.at_strength(s)(x, draws_of(rows)) for s in (0.0, strength)]
+    return float((views[0].double() - views[1].double()).abs().mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_transform_at_a_strength_keeps_its_name_and_at_one_its_views(kind: str) -> None:
+    transform = make(kind)
+    x = batch(transform)
+    assert torch.equal(transform.at_strength(1.0)(x, draws_of()), transform(x, draws_of()))
+    weak = transform.at_strength(0.5)
+    assert weak.config == transform.config, "the names of draws depend on it"
+    assert tuple(weak(x, draws_of()).shape) == transform.output_shape(tuple(x.shape))
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if make(k).has_strength])
+def test_a_stronger_transform_changes_more(kind: str) -> None:
+    weak, usual = change(make(kind), 0.3), change(make(kind), 1.0)
+    assert 0.0 < usual and weak < usual
+    assert all(change(make(kind), s) < float("inf") for s in (0.0, 2.0))

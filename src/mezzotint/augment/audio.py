@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.mixing import beta_quantile
-from mezzotint.augment.transform import SPECTROGRAMS, Params, Transform
+from mezzotint.augment.transform import SPECTROGRAMS, Params, Transform, amount, chance, kept
 from mezzotint.seeding import Draws
 
 _CUBIC = -0.75  # the free parameter of the cubic filter, as in torch and OpenCV
@@ -53,6 +53,7 @@ class LogMixup(Transform):
 
     layouts = (SPECTROGRAMS,)
     mixes_samples = True
+    scaled = {"alpha": chance}
 
     def __init__(self, *, alpha: float = 0.4) -> None:
         if not 0.0 < alpha <= 1.0:
@@ -120,6 +121,7 @@ class RandomResizeCrop(Transform):
     """
 
     layouts = (SPECTROGRAMS,)
+    scaled = {"frequency": kept, "time": kept}
 
     def __init__(
         self,
@@ -267,6 +269,7 @@ class TimeRoll(Transform):
     """
 
     layouts = (SPECTROGRAMS,)
+    scaled = {"max_shift": chance}
 
     def __init__(self, *, max_shift: float = 1.0) -> None:
         if not 0.0 < max_shift <= 1.0:
@@ -298,6 +301,7 @@ class Gain(Transform):
     """
 
     layouts = (SPECTROGRAMS,)
+    scaled = {"decibels": amount}
 
     def __init__(
         self, *, decibels: tuple[float, float] = (-6.0, 6.0), beta: float | None = None

@@ -11,12 +11,20 @@ few random levels, so a point cloud becomes a lattice with a random pitch (Wu et
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from mezzotint.augment.transform import BatchLayout, Params, Transform
+from mezzotint.augment.transform import (
+    BatchLayout,
+    Params,
+    Transform,
+    amount,
+    flips,
+    kept,
+    with_low,
+)
 from mezzotint.seeding import Draws
 
 Axis = Literal["x", "y", "z"]
@@ -35,6 +43,7 @@ class PointRotation(Transform):
     """
 
     layouts = (POINT_CLOUDS,)
+    scaled = {"degrees": amount, "tilt": amount}
 
     def __init__(self, *, axis: Axis = "z", degrees: float = 180.0, tilt: float = 0.0) -> None:
         if axis not in _AXES:
@@ -74,6 +83,7 @@ class PointScale(Transform):
     """
 
     layouts = (POINT_CLOUDS,)
+    scaled = {"low": kept, "high": kept, "mirror": flips}
 
     def __init__(self, *, low: float = 0.8, high: float = 1.25, mirror: float = 0.0) -> None:
         if not 0.0 < low <= high:
@@ -106,6 +116,7 @@ class PointJitter(Transform):
     """
 
     layouts = (POINT_CLOUDS,)
+    scaled = {"std": amount, "clip": amount, "shift": amount}
 
     def __init__(self, *, std: float = 0.01, clip: float = 0.05, shift: float = 0.0) -> None:
         for name, value in (("std", std), ("clip", clip), ("shift", shift)):
@@ -138,6 +149,9 @@ class PointDrop(Transform):
     def __init__(self, *, low: float = 0.3, high: float = 1.0, points: int | None = None) -> None:
         _check_fractions(low, high, points)
         self.low, self.high, self.points = low, high, points
+
+    def at_strength(self, strength: float) -> Self:
+        return with_low(self, strength)
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """Draw `order`, int64 `[B, N]`, and the number `kept`, int64 `[B]`, at least one."""
@@ -176,6 +190,9 @@ class PointCrop(Transform):
     ) -> None:
         _check_fractions(low, high, points)
         self.low, self.high, self.points, self.center = low, high, points, center
+
+    def at_strength(self, strength: float) -> Self:
+        return with_low(self, strength)
 
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """Draw `anchor` and `kept`, int64 `[B]`, and the `order` of repetition, `[B, N]`."""

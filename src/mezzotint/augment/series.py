@@ -10,11 +10,12 @@ Randomized quantization needs no change: each sensor channel is a row, quantized
 
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from mezzotint.augment.transform import BatchLayout, Params, Transform
+from mezzotint.augment.transform import BatchLayout, Params, Transform, amount, most, with_low
 from mezzotint.seeding import Draws
 
 SERIES = BatchLayout("series", ("B", "C", "T"))
@@ -28,6 +29,7 @@ class SeriesJitter(Transform):
     """
 
     layouts = (SERIES,)
+    scaled = {"std": amount}
 
     def __init__(self, *, std: float = 0.1) -> None:
         if std < 0.0:
@@ -53,6 +55,7 @@ class SeriesScale(Transform):
     """
 
     layouts = (SERIES,)
+    scaled = {"std": amount, "shift": amount}
 
     def __init__(self, *, std: float = 0.2, shift: float = 0.0, shared: bool = False) -> None:
         if std < 0.0 or shift < 0.0:
@@ -80,6 +83,7 @@ class TimeWarp(Transform):
     """
 
     layouts = (SERIES,)
+    scaled = {"std": amount}
 
     def __init__(self, *, knots: int = 4, std: float = 0.2) -> None:
         if knots < 2 or std < 0.0:
@@ -124,6 +128,9 @@ class SeriesCrop(Transform):
             )
         self.low, self.high, self.steps = low, high, steps
 
+    def at_strength(self, strength: float) -> Self:
+        return with_low(self, strength)
+
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """Draw `part` `[B]`, the fraction to keep, and `start` `[B]`, a fraction of the rest."""
         return {
@@ -149,6 +156,7 @@ class ChannelDrop(Transform):
     """
 
     layouts = (SERIES,)
+    scaled = {"p": most}
 
     def __init__(self, *, p: float = 0.2) -> None:
         if not 0.0 <= p < 1.0:
@@ -174,6 +182,7 @@ class AxisRotation(Transform):
     """
 
     layouts = (SERIES,)
+    scaled = {"degrees": amount}
 
     def __init__(self, *, degrees: float = 30.0, groups: int = 2) -> None:
         if not 0.0 <= degrees <= 180.0 or groups < 1:

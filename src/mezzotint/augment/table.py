@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mezzotint.augment.transform import BatchLayout, Params, Transform
+from mezzotint.augment.transform import BatchLayout, Params, Transform, amount, chance, most
 from mezzotint.seeding import Draws
 
 TABLES = BatchLayout("table", ("B", "F"))
@@ -28,6 +28,7 @@ class FeatureQuantization(Transform):
     """
 
     layouts = (TABLES,)
+    scaled = {"p": chance}
 
     def __init__(self, *, bins: int = 8, range: float = 3.0, p: float = 1.0) -> None:
         if bins < 2 or not range > 0.0 or not 0.0 <= p <= 1.0:
@@ -67,6 +68,7 @@ class FeatureNoise(Transform):
     """
 
     layouts = (TABLES,)
+    scaled = {"std": amount}
 
     def __init__(self, *, std: float = 0.2) -> None:
         if std < 0.0:
@@ -90,6 +92,7 @@ class FeatureDrop(Transform):
     """
 
     layouts = (TABLES,)
+    scaled = {"p": most}
 
     def __init__(self, *, p: float = 0.3) -> None:
         if not 0.0 <= p < 1.0:

@@ -10,11 +10,12 @@ embeddings (`methods/masked.py`).
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from mezzotint.augment.transform import BatchLayout, Params, Transform
+from mezzotint.augment.transform import BatchLayout, Params, Transform, most, with_low
 from mezzotint.modality.tokens import MASK, PADDING
 from mezzotint.seeding import Draws
 
@@ -29,6 +30,7 @@ class TokenMask(Transform):
     """
 
     layouts = (TOKENS,)
+    scaled = {"p": most}
 
     def __init__(self, *, p: float = 0.15) -> None:
         self.p = _fraction(p)
@@ -50,6 +52,7 @@ class TokenDrop(Transform):
     """
 
     layouts = (TOKENS,)
+    scaled = {"p": most}
 
     def __init__(self, *, p: float = 0.1) -> None:
         self.p = _fraction(p)
@@ -76,6 +79,7 @@ class TokenSwap(Transform):
     """
 
     layouts = (TOKENS,)
+    scaled = {"p": most}
 
     def __init__(self, *, p: float = 0.1) -> None:
         self.p = _fraction(p)
@@ -117,6 +121,9 @@ class TokenCrop(Transform):
             )
         self.low, self.high, self.length = low, high, length
 
+    def at_strength(self, strength: float) -> Self:
+        return with_low(self, strength)
+
     def draw(self, shape: Sequence[int], draws: Draws) -> Params:
         """Draw `part` `[B]`, the fraction to keep, and `start` `[B]`, a fraction of the rest."""
         return {
@@ -128,12 +135,12 @@ class TokenCrop(Transform):
         _check_tokens(x)
         target = self.length or x.shape[1]
         count = (x != PADDING).sum(dim=1)
-        kept = (count * params["part"]).ceil().long().clamp(max=target)
-        # `start` is below 1, so the largest start is count − kept.
-        start = ((count - kept + 1) * params["start"]).long()
+        number = (count * params["part"]).ceil().long().clamp(max=target)
+        # `start` is below 1, so the largest start is count − number.
+        start = ((count - number + 1) * params["start"]).long()
         steps = torch.arange(target, device=x.device)
         index = (start.unsqueeze(1) + steps).clamp(max=x.shape[1] - 1)
-        return x.gather(1, index).masked_fill(steps >= kept.unsqueeze(1), PADDING)
+        return x.gather(1, index).masked_fill(steps >= number.unsqueeze(1), PADDING)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (shape[0], self.length or shape[1])

@@ -5,10 +5,11 @@ The two halves are separate, so that the same parameters can be displayed (the g
 batch, on its device, with one row of parameters per sample. No transform keeps a random generator.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -44,6 +45,48 @@ class BatchLayout:
 
 
 IMAGES = BatchLayout("image", ("B", "C", "H", "W"))
+
+
+class FractionCrop(Protocol):
+    """A crop that keeps a fraction of a sample between `low` and `high`."""
+
+    low: float
+    high: float
+
+
+CropT = TypeVar("CropT", bound=FractionCrop)
+
+Scale = Callable[[float, float], float]
+"""Compute a setting of a transform at a strength from its setting at strength 1."""
+
+_LEAST_KEPT = 0.05
+
+
+def amount(value: float, strength: float) -> float:
+    """Scale a quantity of which 0 changes nothing, such as a std or an angle."""
+    return value * strength
+
+
+def chance(value: float, strength: float) -> float:
+    """Scale a probability or a fraction of which 0 changes nothing; at most 1."""
+    return min(1.0, value * strength)
+
+
+def flips(value: float, strength: float) -> float:
+    """Scale the probability of one of two equal choices: above 0.5 the other is the rule."""
+    return min(max(0.5, value), value * strength)
+
+
+def most(value: float, strength: float) -> float:
+    """Scale a probability that must stay below 1; at most 0.9."""
+    return min(max(0.9, value), value * strength)
+
+
+def kept(value: float, strength: float) -> float:
+    """Scale a fraction or a factor of which 1 changes nothing; at least 0.05."""
+    return max(min(_LEAST_KEPT, value), 1.0 - (1.0 - value) * strength)
+
+
 SPECTROGRAMS = BatchLayout("audio", ("B", 1, "F", "T"))
 VIDEOS = BatchLayout("video", ("B", "C", "T", "H", "W"))
 
@@ -57,11 +100,14 @@ class Transform(Component, ABC, abstract=True):
         layouts: batches that the transform takes; empty for any.
         modalities: modalities of `layouts`, set from them.
         mixes_samples: whether a view depends on the other samples of its batch.
+        scaled: how each attribute that says how strong the transform is follows a strength; without
+            any, it has one strength.
     """
 
     layouts: ClassVar[tuple[BatchLayout, ...]] = ()
     modalities: ClassVar[frozenset[str]] = frozenset()
     mixes_samples: ClassVar[bool] = False
+    scaled: ClassVar[Mapping[str, Scale]] = {}
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -91,10 +137,44 @@ class Transform(Component, ABC, abstract=True):
                 f"got {list(shape)}. Choose transforms of the data's modality."
             )
 
+    @property
+    def has_strength(self) -> bool:
+        """Whether `at_strength` returns another transform."""
+        return self.at_strength(0.5) is not self
+
+    def at_strength(self, strength: float) -> Self:
+        """Return this transform at a strength: 0 changes next to nothing, 1 is as constructed."""
+        if strength == 1.0 or not self.scaled:
+            return self
+        other = copy.copy(self)
+        for name, scale in self.scaled.items():
+            setattr(other, name, _scaled(getattr(self, name), scale, strength))
+        return other
+
     def __call__(self, x: Tensor, draws: Draws) -> Tensor:
         """Draw parameters and apply them."""
         self.check(x.shape)
         return self.apply(x, self.draw(x.shape, draws))
+
+
+def with_low(crop: CropT, strength: float) -> CropT:
+    """Return a crop of a fraction between `low` and `high` with `low` at a strength.
+
+    `high` stays, because a crop of a shorter length or of fewer points depends on it.
+    """
+    other = copy.copy(crop)
+    low = crop.high - (crop.high - crop.low) * strength
+    other.low = max(min(_LEAST_KEPT, crop.low), low)
+    return other
+
+
+def _scaled(value: Any, scale: Scale, strength: float) -> Any:
+    """Scale a number, or each number of a tuple or a dictionary."""
+    if isinstance(value, tuple):
+        return tuple(scale(item, strength) for item in value)
+    if isinstance(value, dict):
+        return {key: _scaled(item, scale, strength) for key, item in value.items()}
+    return scale(value, strength)
 
 
 class Compose(Transform):
@@ -102,6 +182,14 @@ class Compose(Transform):
 
     def __init__(self, *, transforms: Sequence[Transform]) -> None:
         self.transforms = list(transforms)
+
+    def at_strength(self, strength: float) -> Self:
+        scaled = [item.at_strength(strength) for item in self.transforms]
+        if all(new is old for new, old in zip(scaled, self.transforms, strict=True)):
+            return self
+        other = copy.copy(self)
+        other.transforms = scaled
+        return other
 
     def names(self) -> list[str]:
         """Return the prefix of each transform's parameters: its index and its kind."""

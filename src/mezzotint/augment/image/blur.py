@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mezzotint.augment.image.geometry import probability
-from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, Params, Transform, where_rows
+from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, Params, Transform, chance, where_rows
 from mezzotint.seeding import Draws
 
 _LARGE = 2**14
@@ -41,6 +41,7 @@ class GaussianBlur(Transform):
     """
 
     layouts = (IMAGES, SPECTROGRAMS)
+    scaled = {"p": chance}
 
     def __init__(
         self, *, kernel: int | None = None, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5

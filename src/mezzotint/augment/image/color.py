@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.image.geometry import probability
-from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, Params, Transform, where_rows
+from mezzotint.augment.transform import (
+    IMAGES,
+    SPECTROGRAMS,
+    Params,
+    Transform,
+    amount,
+    chance,
+    where_rows,
+)
 from mezzotint.seeding import Draws
 
 _CACHED_VALUES = 2**18
@@ -42,6 +50,7 @@ class ColorJitter(Transform):
     """
 
     layouts = (IMAGES, SPECTROGRAMS)
+    scaled = {"strengths": amount}
 
     def __init__(
         self,
@@ -115,6 +124,7 @@ class Grayscale(Transform):
     """
 
     layouts = (IMAGES, SPECTROGRAMS)
+    scaled = {"p": chance}
 
     def __init__(self, *, p: float = 0.2) -> None:
         self.p = probability(p, "p")

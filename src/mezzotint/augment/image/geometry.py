@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.image.resample import crop_and_resize
-from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, VIDEOS, Params, Transform, where_rows
+from mezzotint.augment.transform import (
+    IMAGES,
+    SPECTROGRAMS,
+    VIDEOS,
+    Params,
+    Transform,
+    flips,
+    kept,
+    where_rows,
+)
 from mezzotint.seeding import Draws
 
 _CANDIDATES = 10
@@ -46,6 +55,7 @@ class RandomResizedCrop(Transform):
     """
 
     layouts = (IMAGES, SPECTROGRAMS)
+    scaled = {"scale": kept}
 
     def __init__(
         self,
@@ -147,6 +157,7 @@ class HorizontalFlip(Transform):
     """
 
     layouts = (IMAGES, SPECTROGRAMS, VIDEOS)
+    scaled = {"p": flips}
 
     def __init__(self, *, p: float = 0.5) -> None:
         self.p = probability(p, "p")

@@ -7,7 +7,7 @@ row does not depend on the rows that are made with it.
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from mezzotint.augment.image.geometry import (
 )
 from mezzotint.augment.image.policies import Policy
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
-from mezzotint.augment.transform import Params, Transform
+from mezzotint.augment.transform import Params, Transform, flips
 from mezzotint.seeding import Draws
 from mezzotint.timing import part
 from mezzotint.types import Input
@@ -69,6 +69,17 @@ class View:
         if self.randomized_quantization is not None:
             steps["randomized_quantization"] = self.randomized_quantization
         return steps
+
+    def at_strength(self, strength: float) -> "View":
+        """Return the view with crop, flip, policy and quantization at a strength."""
+        quantization = self.randomized_quantization
+        return replace(
+            self,
+            crop=self.crop.at_strength(strength),
+            flip=flips(self.flip, strength),
+            policy=self.policy.at_strength(strength),
+            randomized_quantization=quantization and quantization.at_strength(strength),
+        )
 
     def size(self, input: Input) -> tuple[int, int]:
         """Return height and width of the view."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.augment.image.geometry import probability
-from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, Params, Transform, where_rows
+from mezzotint.augment.transform import IMAGES, SPECTROGRAMS, Params, Transform, chance, where_rows
 from mezzotint.seeding import Draws
 
 
@@ -26,6 +26,7 @@ class Solarize(Transform):
     """
 
     layouts = (IMAGES, SPECTROGRAMS)
+    scaled = {"p": chance}
 
     def __init__(self, *, threshold: float = 0.5, p: float = 0.2) -> None:
         if not 0.0 <= threshold <= 1.0:
@@ -59,6 +60,7 @@ class Posterize(Transform):
     """
 
     layouts = (IMAGES, SPECTROGRAMS)
+    scaled = {"p": chance}
 
     def __init__(self, *, bits: tuple[int, int] = (4, 8), p: float = 1.0) -> None:
         if not 0 <= bits[0] <= bits[1] <= 8:
@@ -92,6 +94,7 @@ class Equalize(Transform):
     """
 
     layouts = (IMAGES, SPECTROGRAMS)
+    scaled = {"p": chance}
 
     def __init__(self, *, p: float = 1.0) -> None:
         self.p = probability(p, "p")

@@ -18,7 +18,7 @@ from mezzotint.augment.image.policies import Policy, identity, simclr
 from mezzotint.augment.image.render import View, render_views, require_pixels, rows_of
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Params
-from mezzotint.augment.views import ViewContext, ViewGenerator
+from mezzotint.augment.views import Strength, ViewContext, ViewGenerator, checked_strength
 from mezzotint.timing import part
 from mezzotint.types import Batch, Crop, CropSampler
 
@@ -156,6 +156,8 @@ class TwoViews(ImageViews):
             only the first view.
         per_branch: draw the quantization of a view twice, for the trained branch and for the
             momentum copy, which share crop, flip and policy.
+        strength: factor of how much crop, flip, policy and quantization change, from 0 for next to
+            nothing to 2; `auto` chooses it before training.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class TwoViews(ImageViews):
         randomized_quantization: RandomizedQuantization | None = None,
         second_randomized_quantization: RandomizedQuantization | None = None,
         per_branch: bool = False,
+        strength: Strength = 1.0,
     ) -> None:
         second_policy = policy if second_policy is None else second_policy
         second_quantization = second_randomized_quantization or randomized_quantization
@@ -186,6 +189,8 @@ class TwoViews(ImageViews):
                 replace(view, crop_of=index, same_policy=True)
                 for index, view in enumerate(self.views)
             ]
+        factor = checked_strength(strength)
+        self.views = [view.at_strength(factor) for view in self.views]
 
     @property
     def num_target_views(self) -> int:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from mezzotint.augment.randomized_quantization.levels import Levels
 from mezzotint.augment.randomized_quantization.rows import checked_channel_dim, quantize_channels
-from mezzotint.augment.transform import Params, Transform
+from mezzotint.augment.transform import Params, Transform, chance
 from mezzotint.seeding import Draws
 
 Bins = int | tuple[int, int]
@@ -126,6 +126,8 @@ class RandomizedQuantization(nn.Module, Transform, positional="bins"):
         always: act in evaluation mode too.
         reference: end the last bin at max + 1e-6, as in the authors' code.
     """
+
+    scaled = {"p": chance}
 
     def __init__(
         self,
