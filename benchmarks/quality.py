@@ -7,15 +7,17 @@ Arms of a set:
 - `lightly` (images): plain SimCLR of lightly as in its CIFAR-10 benchmark (`SimCLRTransform`
   without blur, `NTXentLoss`, `SimCLRProjectionHead`, SGD), with the same encoder from the same
   weights, on the same samples, for the same processor time.
-- `untrained`: that encoder before training. `raw`: the input itself.
-- any other: `--arm NAME=OVERRIDE;OVERRIDE` is `ours` with overrides, for studies.
+- `untrained`: that encoder before training. `raw`: the input itself. `handmade`: the hand-made
+  features of the modality, which every report shows.
+- any other: `--arm NAME=OVERRIDE;OVERRIDE` is `ours` with overrides, for studies; a name that
+  begins with `untrained` is not trained.
 
 Processor time is that of this process (`time.process_time`), on one thread, with views and data
 loading in it. Both sides time a few steps first, which is not counted, and then train as many whole
 steps as fit. Every finished cell is a line of JSON and is not run again.
 
     python benchmarks/quality.py --sets emoji,icons --seeds 3 --minutes-cpu 1
-    python benchmarks/quality.py --table > benchmarks/results/quality.md
+    python benchmarks/quality_tables.py quality.jsonl
 """
 
 import argparse
@@ -43,7 +45,8 @@ from mezzotint.evaluation.label_free import Rank, alignment
 from mezzotint.evaluation.linear import Linear
 from mezzotint.evaluation.measurement import Measurement
 from mezzotint.evaluation.probe import Row
-from mezzotint.evaluation.suite import baselines, evaluate_encoder
+from mezzotint.evaluation.suite import evaluate_encoder
+from mezzotint.evaluation.suite import measure as measure_features
 from mezzotint.modality.modality import modality_of
 from mezzotint.quant.hooks import evaluating
 from mezzotint.recipe.reading import apply_overrides, read_raw
@@ -255,13 +258,30 @@ def untrained(bench: Bench, overrides: Sequence[str], seed: int, seconds: float)
 
 
 def raw(bench: Bench, overrides: Sequence[str], seed: int, seconds: float) -> Cell:
+    return _of_the_input(bench, "raw")
+
+
+def handmade(bench: Bench, overrides: Sequence[str], seed: int, seconds: float) -> Cell:
+    return _of_the_input(bench, "handmade")
+
+
+def _of_the_input(bench: Bench, name: str) -> Cell:
     measurement = Measurement(bench.recipe([], 0).encoder, bench.source)
-    found = baselines(measurement, probes=(KNN(), Linear()), seeds=1)
-    return {"scores": bench.scores(found.raw)}
+    extraction = getattr(measurement, name)
+    if extraction is None:
+        raise ValueError(f"{bench.name} has no {name} features. Leave the arm out.")
+    rows = measure_features(extraction, measurement.tasks, (KNN(), Linear()), 1)
+    return {"scores": bench.scores(rows)}
 
 
 Arm = Callable[[Bench, Sequence[str], int, float], Cell]
-ARMS: dict[str, Arm] = {"ours": ours, "lightly": lightly, "untrained": untrained, "raw": raw}
+ARMS: dict[str, Arm] = {
+    "ours": ours,
+    "lightly": lightly,
+    "untrained": untrained,
+    "raw": raw,
+    "handmade": handmade,
+}
 
 
 def key_of(cell: Cell) -> tuple[Any, ...]:
@@ -282,9 +302,9 @@ def measure(arguments: argparse.Namespace) -> None:
             for arm, overrides in arms.items():
                 if arm == "lightly" and SETS[name].modality != "image":
                     continue
-                free = arm in ("untrained", "raw")
+                free = arm.startswith("untrained") or arm in ("raw", "handmade")
                 cell: Cell = {
-                    "set": name, "arm": arm, "seed": 0 if arm == "raw" else seed,
+                    "set": name, "arm": arm, "seed": 0 if arm in ("raw", "handmade") else seed,
                     "minutes": 0.0 if free else arguments.minutes_cpu,
                 }  # fmt: skip
                 if key_of(cell) in done:
@@ -294,7 +314,7 @@ def measure(arguments: argparse.Namespace) -> None:
                 except OSError as error:
                     print(f"{name} is left out: {error}", flush=True)
                     break
-                run = ARMS.get(arm, ours)
+                run = untrained if arm.startswith("untrained") else ARMS.get(arm, ours)
                 cell |= run(bench, overrides, seed, 60 * arguments.minutes_cpu)
                 cell |= {"overrides": list(overrides), "commit": commit()}
                 with out.open("a", encoding="utf-8") as file:
@@ -328,7 +348,7 @@ def commit() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--arms", default="raw,untrained,ours,lightly")
+    parser.add_argument("--arms", default="raw,handmade,untrained,ours,lightly")
     parser.add_argument("--arm", action="append", default=[], help="NAME=OVERRIDE;OVERRIDE")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)

@@ -116,3 +116,11 @@ def test_crops_of_images_are_refused() -> None:
     cropped = Batch((torch.zeros(2, 2, 20),) * 2, torch.arange(2), cropped=True)
     with pytest.raises(ValueError, match="takes one tensor of whole samples, got crops. Choose"):
         Transformed(transforms=[Shift()]).render(cropped, ViewContext(INPUT, 0, 0))
+
+
+def test_a_strength_scales_the_transforms_of_every_view() -> None:
+    made = Transformed(
+        transforms=[Shift(), RandomizedQuantization(bins=4, p=0.5)], strength=0.5, count=3
+    )
+    assert [vars(chain[1])["p"] for chain in made.chains] == [0.25, 0.25, 0.25]
+    assert all(type(chain[0]) is Shift for chain in made.chains), "it has one strength"

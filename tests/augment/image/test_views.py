@@ -355,3 +355,36 @@ def test_images_of_other_types_or_ranges_are_refused() -> None:
     ):
         with pytest.raises(error, match=message):
             TwoViews().render(Batch((bad,), torch.arange(2)), context)
+
+
+def test_a_strength_scales_crop_flip_policy_and_quantization_of_both_views() -> None:
+    made = TwoViews(
+        policy=simclr(strength=0.5), randomized_quantization=RandomizedQuantization(bins=8, p=0.8),
+        strength=0.5,
+    )  # fmt: skip
+    for view in made.views:
+        assert view.crop.scale == (0.6, 1.0) and view.flip == 0.25
+        jitter, gray, blur, _ = view.policy.transforms
+        assert vars(jitter)["strengths"] == {
+            "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05,
+        }  # fmt: skip
+        assert (vars(gray)["p"], vars(blur)["p"]) == (0.1, 0.25)
+        assert view.randomized_quantization is not None and view.randomized_quantization.p == 0.4
+    assert made.config["strength"] == 0.5
+
+
+def test_a_strength_of_one_gives_the_views_of_a_recipe_without_it() -> None:
+    context = ViewContext(INPUT, 0, 0)
+    for a, b in zip(
+        TwoViews().render(whole(), context), TwoViews(strength=1.0).render(whole(), context),
+        strict=True,
+    ):  # fmt: skip
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("strength", "message"), [(2.5, "0 to 2"), (-1.0, "0 to 2"), ("auto", "is auto")]
+)
+def test_strengths_that_views_cannot_have_are_refused(strength: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^`views.strength` .*{message}"):
+        TwoViews(strength=strength)
