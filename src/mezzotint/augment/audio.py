@@ -121,7 +121,7 @@ class RandomResizeCrop(Transform):
     """
 
     layouts = (SPECTROGRAMS,)
-    scaled = {"frequency": kept, "time": kept}
+    scaled = {"frequency": kept, "time": kept, "canvas": kept}
 
     def __init__(
         self,
