@@ -2,8 +2,8 @@
 
 Arms of a set:
 
-- `ours`: the modality's recipe for a user's own data, with the small encoder that a budget of
-  minutes chooses; epochs, batch and learning rate are those of `mezzotint pretrain PATH --minutes`.
+- `ours`: the modality's recipe for a user's own data, at the size of the set's samples; epochs,
+  batch and learning rate are set as by `mezzotint pretrain PATH --minutes`.
 - `lightly` (images): plain SimCLR of lightly as in its CIFAR-10 benchmark (`SimCLRTransform`
   without blur, `NTXentLoss`, `SimCLRProjectionHead`, SGD), with the same encoder from the same
   weights, on the same samples, for the same processor time.
@@ -56,15 +56,6 @@ from mezzotint.train.log import Meter
 from mezzotint.train.loop import Trainer
 from mezzotint.types import Features
 
-SMALL = {
-    "image": ("encoder={kind: resnet8, stem: patch, width: 32, grid: 2}",),
-    "audio": (),
-    "series": ("encoder.width=32",),
-    "tokens": ("encoder={kind: vit, width: 64, depth: 2, heads: 4}",),
-    "table": ("encoder.width=128",),
-}
-"""Overrides of each modality's recipe: the size that about a minute is enough for."""
-
 _WARM, _TIMED = 2, 5
 _MOST_EPOCHS = 400
 Cell = dict[str, Any]
@@ -82,8 +73,8 @@ class Bench:
 
     def recipe(self, overrides: Sequence[str], seed: int) -> Recipe:
         """Build the recipe of a seed; its encoder has that seed's weights."""
-        all_of_them = [*SMALL[self.set.modality], *self.set.overrides, *overrides]
-        raw = apply_overrides(json.loads(json.dumps(self.raw)), [*all_of_them, f"run.seed={seed}"])
+        own = [*overrides, f"run.seed={seed}"]
+        raw = apply_overrides(json.loads(json.dumps(self.raw)), own)
         config = Plan.of(raw).phases[0].config
         return Recipe.build(config, getattr(self, "source", None))
 

@@ -44,7 +44,6 @@ class DataSet:
         make: writes the set's files into a folder, from a folder of unpacked packages.
         data: section `data` of the recipe; `{folder}` is the set's folder.
         tasks: beginnings of the names of the tasks that are scored; all by default.
-        overrides: of the recipe, besides the data.
         held_back: no setting was chosen on it.
     """
 
@@ -53,7 +52,6 @@ class DataSet:
     make: Callable[[Path, Path], None] | None = None
     data: dict[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
-    overrides: tuple[str, ...] = ()
     held_back: bool = False
 
 
