@@ -9,7 +9,7 @@ each sample through a chain of transforms, once per view. Views of images are in
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,29 +24,18 @@ Pairing = tuple[tuple[int, int], ...]
 """Pairs of views that are compared: indices of prediction and target."""
 
 
-Strength = float | Literal["auto"]
-"""Factor of how much views change a sample, or that it is to be chosen before training."""
-
-_MOST = 2.0
+_MOST = 2.0  # of a strength
 
 
-def checked_strength(strength: Strength) -> float:
+def checked_strength(strength: float) -> float:
     """Return a strength after checking it.
 
     Raises:
-        ValueError: when it is not between 0 and 2, or still to be chosen.
+        ValueError: when it is not between 0 and 2.
     """
-    if strength == "auto":
-        raise ValueError(
-            "`views.strength` is auto, which `mezzotint pretrain` replaces by a number before it "
-            "trains. From Python, call `mezzotint.train.strength.with_strength` on the recipe's "
-            "plain data, or set a number such as 1."
-        )
     if not 0.0 <= strength <= _MOST:
-        raise ValueError(
-            f"`views.strength` must be 0 to {_MOST:g}, or auto, got {strength}. Try 1."
-        )
-    return float(strength)
+        raise ValueError(f"`views.strength` must be 0 to {_MOST:g}, got {strength}. Try 1.")
+    return strength
 
 
 @dataclass(frozen=True)
@@ -196,7 +185,7 @@ class Transformed(ViewGenerator):
         second: transforms of the second view, if it has its own.
         count: number of views; 1 suits supervised training.
         strength: factor of how much the transforms change a sample, from 0 for next to nothing to
-            2; `auto` chooses it before training.
+            2.
     """
 
     def __init__(
@@ -205,7 +194,7 @@ class Transformed(ViewGenerator):
         transforms: list[Transform],
         second: list[Transform] | None = None,
         count: int = 2,
-        strength: Strength = 1.0,
+        strength: float = 1.0,
     ) -> None:
         if count < 1:
             raise ValueError(f"`count` must be 1 or more, got {count}. Try 2.")

@@ -382,9 +382,7 @@ def test_a_strength_of_one_gives_the_views_of_a_recipe_without_it() -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(
-    ("strength", "message"), [(2.5, "0 to 2"), (-1.0, "0 to 2"), ("auto", "is auto")]
-)
-def test_strengths_that_views_cannot_have_are_refused(strength: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^`views.strength` .*{message}"):
+@pytest.mark.parametrize("strength", [2.5, -1.0])
+def test_strengths_that_views_cannot_have_are_refused(strength: float) -> None:
+    with pytest.raises(ValueError, match=f"^`views.strength` must be 0 to 2, got {strength}"):
         TwoViews(strength=strength)

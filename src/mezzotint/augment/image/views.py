@@ -18,7 +18,7 @@ from mezzotint.augment.image.policies import Policy, identity, simclr
 from mezzotint.augment.image.render import View, render_views, require_pixels, rows_of
 from mezzotint.augment.randomized_quantization.transform import RandomizedQuantization
 from mezzotint.augment.transform import Params
-from mezzotint.augment.views import Strength, ViewContext, ViewGenerator, checked_strength
+from mezzotint.augment.views import ViewContext, ViewGenerator, checked_strength
 from mezzotint.timing import part
 from mezzotint.types import Batch, Crop, CropSampler
 
@@ -157,7 +157,7 @@ class TwoViews(ImageViews):
         per_branch: draw the quantization of a view twice, for the trained branch and for the
             momentum copy, which share crop, flip and policy.
         strength: factor of how much crop, flip, policy and quantization change, from 0 for next to
-            nothing to 2; `auto` chooses it before training.
+            nothing to 2.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class TwoViews(ImageViews):
         randomized_quantization: RandomizedQuantization | None = None,
         second_randomized_quantization: RandomizedQuantization | None = None,
         per_branch: bool = False,
-        strength: Strength = 1.0,
+        strength: float = 1.0,
     ) -> None:
         second_policy = policy if second_policy is None else second_policy
         second_quantization = second_randomized_quantization or randomized_quantization
