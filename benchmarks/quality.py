@@ -10,7 +10,7 @@ Arms of a set:
 - `untrained`: that encoder before training. `raw`: the input itself. `handmade`: the hand-made
   features of the modality, which every report shows.
 - any other: `--arm NAME=OVERRIDE;OVERRIDE` is `ours` with overrides, for studies; a name that
-  begins with `untrained` is not trained.
+  begins with `untrained` or `lightly` is such an arm with overrides.
 
 Processor time is that of this process (`time.process_time`), on one thread, with views and data
 loading in it. Both sides time a few steps first, which is not counted, and then train as many whole
@@ -197,7 +197,7 @@ def lightly(bench: Bench, overrides: Sequence[str], seed: int, seconds: float) -
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
 
-    encoder = bench.recipe([], seed).encoder
+    encoder = bench.recipe(overrides, seed).encoder
     torch.manual_seed(seed)
     head = SimCLRProjectionHead(encoder.dim, encoder.dim, 128)
     model, criterion = nn.Sequential(encoder, head), NTXentLoss()
@@ -291,7 +291,7 @@ def measure(arguments: argparse.Namespace) -> None:
         for name in arguments.sets.split(","):
             bench: Bench | None = None
             for arm, overrides in arms.items():
-                if arm == "lightly" and SETS[name].modality != "image":
+                if arm.startswith("lightly") and SETS[name].modality != "image":
                     continue
                 free = arm.startswith("untrained") or arm in ("raw", "handmade")
                 cell: Cell = {
@@ -305,7 +305,10 @@ def measure(arguments: argparse.Namespace) -> None:
                 except OSError as error:
                     print(f"{name} is left out: {error}", flush=True)
                     break
-                run = untrained if arm.startswith("untrained") else ARMS.get(arm, ours)
+                run = next(
+                    (ARMS[name] for name in ("untrained", "lightly") if arm.startswith(name)), None
+                )
+                run = run or ARMS.get(arm, ours)
                 cell |= run(bench, overrides, seed, 60 * arguments.minutes_cpu)
                 cell |= {"overrides": list(overrides), "commit": commit()}
                 with out.open("a", encoding="utf-8") as file:

@@ -75,3 +75,23 @@ def test_a_grid_is_the_average_of_each_part(stem: resnet.Stem) -> None:
 def test_a_grid_finer_than_the_last_stage_is_refused(grid: int) -> None:
     with pytest.raises(ValueError, match=f"`grid` must be 1 to 2, .* got {grid}"):
         resnet.resnet8(RGB, stem="patch", grid=grid)
+
+
+@pytest.mark.parametrize("grid", [1, 2])
+def test_features_of_several_stages_are_their_averages_in_order(grid: int) -> None:
+    encoder = resnet.resnet8(RGB, stem="patch", width=4, grid=grid, feature_stages=3).eval()
+    last = resnet.resnet8(RGB, stem="patch", width=4, grid=grid).eval()
+    last.load_state_dict(encoder.state_dict())
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = encoder(x)
+    assert features.shape == (2, encoder.dim) and encoder.dim == (4 + 8 + 16) * grid**2
+    torch.testing.assert_close(features[:, -last.dim :], last(x))
+    first = encoder.layer1(encoder.act1(encoder.bn1(encoder.conv1(x))))
+    pooled = torch.nn.functional.adaptive_avg_pool2d(first, grid).flatten(1)
+    torch.testing.assert_close(features[:, : pooled.shape[1]], pooled)
+
+
+@pytest.mark.parametrize("stages", [0, 4])
+def test_features_of_stages_that_there_are_not_are_refused(stages: int) -> None:
+    with pytest.raises(ValueError, match=f"`feature_stages` must be 1 to 3, .* got {stages}"):
+        resnet.resnet8(RGB, stem="patch", feature_stages=stages)

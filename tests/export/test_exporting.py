@@ -101,7 +101,10 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ),
         (
             ["--format", "timm"],
-            ["timm does not have the encoder resnet8 with stem small, width 8 and grid 1."],
+            [
+                "timm does not have the encoder resnet8 with stem small, width 8, grid 1 and "
+                "feature_stages 1."
+            ],
         ),
         (
             ["--format", "torchvision"],

@@ -63,12 +63,12 @@ _LEAST_KEPT = 0.05
 
 
 def amount(value: float, strength: float) -> float:
-    """Scale a quantity of which 0 changes nothing, such as a std or an angle."""
+    """Scale a quantity that changes nothing at 0, such as a std or an angle."""
     return value * strength
 
 
 def chance(value: float, strength: float) -> float:
-    """Scale a probability or a fraction of which 0 changes nothing; at most 1."""
+    """Scale a probability or a fraction that changes nothing at 0; at most 1."""
     return min(1.0, value * strength)
 
 
@@ -83,7 +83,7 @@ def most(value: float, strength: float) -> float:
 
 
 def kept(value: float, strength: float) -> float:
-    """Scale a fraction or a factor of which 1 changes nothing; at least 0.05."""
+    """Scale a fraction or a factor that changes nothing at 1; at least 0.05."""
     return max(min(_LEAST_KEPT, value), 1.0 - (1.0 - value) * strength)
 
 

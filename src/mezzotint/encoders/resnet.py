@@ -12,6 +12,7 @@ over the whole image loses.
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from mezzotint.encoders.encoder import Encoder
@@ -102,6 +103,8 @@ class ResNet(Encoder):
         zero_init_residual: start each residual branch at zero.
         grid: parts along each side that are averaged separately, so that features keep positions;
             1 is the published network.
+        feature_stages: number of last stages whose averages are the features; 1 is the published
+            network.
     """
 
     modalities = frozenset({"image", "audio"})
@@ -116,10 +119,17 @@ class ResNet(Encoder):
         width: int,
         zero_init_residual: bool,
         grid: int,
+        feature_stages: int = 1,
     ) -> None:
+        if not 1 <= feature_stages <= len(depths):
+            raise ValueError(
+                f"`feature_stages` must be 1 to {len(depths)}, the stages of the network, got "
+                f"{feature_stages}. 1 is the published network."
+            )
         if width < 1:
             raise ValueError(f"`width` must be at least 1, got {width}. The paper uses 64.")
-        super().__init__(input, dim=width * 2 ** (len(depths) - 1) * block.expansion * grid**2)
+        channels = [width * 2**stage * block.expansion for stage in range(len(depths))]
+        super().__init__(input, dim=sum(channels[-feature_stages:]) * grid**2)
         strides = {"imagenet": 4, "small": 1, "patch": 4}[stem] * 2 ** (len(depths) - 1)
         smallest = min(-(-side // strides) for side in input.shape[1:])
         if not 1 <= grid <= smallest:
@@ -127,7 +137,7 @@ class ResNet(Encoder):
                 f"`grid` must be 1 to {smallest}, the positions along a side of the last stage, "
                 f"got {grid}. Choose fewer parts, or larger images."
             )
-        self.grid = grid
+        self.grid, self.feature_stages = grid, feature_stages
         kernel, stride, padding = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "patch": (4, 4, 0)}[
             stem
         ]
@@ -157,18 +167,29 @@ class ResNet(Encoder):
                 nn.init.zeros_(module.last_norm.weight)
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """`[B, C, H, W]` → `[B, dim, H', W']`, before the average."""
+        """`[B, C, H, W]` → `[B, dim, H', W']` of the last stage, before the average."""
+        return self._feature_maps(x)[-1]
+
+    def _feature_maps(self, x: Tensor) -> list[Tensor]:
+        """`[B, C, H, W]` → the map of each stage that gives features."""
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        maps = []
         for stage in range(self.num_stages):
             x = self.get_submodule(f"layer{stage + 1}")(x)
-        return x
+            if stage >= self.num_stages - self.feature_stages:
+                maps.append(x)
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` → `[B, dim]`."""
-        features = self.feature_map(x)
-        if self.grid == 1:
-            return features.mean(dim=(2, 3))
-        return nn.functional.adaptive_avg_pool2d(features, self.grid).flatten(1)
+        maps = self._feature_maps(x)
+        parts = [
+            each.mean(dim=(2, 3))
+            if self.grid == 1
+            else nn.functional.adaptive_avg_pool2d(each, self.grid).flatten(1)
+            for each in maps
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 # Block and depths of each network; parameters and features in their summaries are for width 64.
@@ -189,11 +210,12 @@ def resnet8(
     width: int = 64,
     zero_init_residual: bool = False,
     grid: int = 1,
+    feature_stages: int = 1,
 ) -> ResNet:
     """Encode images by ResNet-8: basic blocks 1-1-1, 1.2 M parameters, 256 features."""
     return ResNet(
         input, *_DEPTHS["resnet8"], grid=grid, stem=stem, width=width,
-        zero_init_residual=zero_init_residual,
+        zero_init_residual=zero_init_residual, feature_stages=feature_stages,
     )  # fmt: skip
 
 
@@ -205,11 +227,12 @@ def resnet10(
     width: int = 64,
     zero_init_residual: bool = False,
     grid: int = 1,
+    feature_stages: int = 1,
 ) -> ResNet:
     """Encode images by ResNet-10: basic blocks 1-1-1-1, 4.9 M parameters, 512 features."""
     return ResNet(
         input, *_DEPTHS["resnet10"], grid=grid, stem=stem, width=width,
-        zero_init_residual=zero_init_residual,
+        zero_init_residual=zero_init_residual, feature_stages=feature_stages,
     )  # fmt: skip
 
 
@@ -221,11 +244,12 @@ def resnet18(
     width: int = 64,
     zero_init_residual: bool = False,
     grid: int = 1,
+    feature_stages: int = 1,
 ) -> ResNet:
     """Encode images by ResNet-18: basic blocks 2-2-2-2, 11.2 M parameters, 512 features."""
     return ResNet(
         input, *_DEPTHS["resnet18"], grid=grid, stem=stem, width=width,
-        zero_init_residual=zero_init_residual,
+        zero_init_residual=zero_init_residual, feature_stages=feature_stages,
     )  # fmt: skip
 
 
@@ -237,11 +261,12 @@ def resnet34(
     width: int = 64,
     zero_init_residual: bool = False,
     grid: int = 1,
+    feature_stages: int = 1,
 ) -> ResNet:
     """Encode images by ResNet-34: basic blocks 3-4-6-3, 21.3 M parameters, 512 features."""
     return ResNet(
         input, *_DEPTHS["resnet34"], grid=grid, stem=stem, width=width,
-        zero_init_residual=zero_init_residual,
+        zero_init_residual=zero_init_residual, feature_stages=feature_stages,
     )  # fmt: skip
 
 
@@ -253,9 +278,10 @@ def resnet50(
     width: int = 64,
     zero_init_residual: bool = False,
     grid: int = 1,
+    feature_stages: int = 1,
 ) -> ResNet:
     """Encode images by ResNet-50: bottlenecks 3-4-6-3, 23.5 M parameters, 2048 features."""
     return ResNet(
         input, *_DEPTHS["resnet50"], grid=grid, stem=stem, width=width,
-        zero_init_residual=zero_init_residual,
+        zero_init_residual=zero_init_residual, feature_stages=feature_stages,
     )  # fmt: skip

@@ -21,7 +21,13 @@ from mezzotint.quant.onnx.session import require
 
 _SHARED = ("resnet18", "resnet34", "resnet50")
 """Residual networks that timm and torchvision also have, with the same tensor names."""
-_RESNET_DEFAULTS = {"kind": "", "stem": "imagenet", "width": 64, "grid": 1}
+_RESNET_DEFAULTS = {
+    "kind": "",
+    "stem": "imagenet",
+    "width": 64,
+    "grid": 1,
+    "feature_stages": 1,
+}
 OPSET = 20
 
 
@@ -241,17 +247,18 @@ def _shared_name(encoder: Encoder, library: str) -> str:
     Raises:
         ValueError: if the library does not have the network.
     """
-    kind, stem, width, grid = (
+    kind, stem, width, grid, stages = (
         encoder.config.get(key, default) for key, default in _RESNET_DEFAULTS.items()
     )
     if (
         not isinstance(encoder, ResNet)
         or kind not in _SHARED
-        or (stem, width, grid) != ("imagenet", 64, 1)
+        or (stem, width, grid, stages) != ("imagenet", 64, 1, 1)
     ):
         raise ValueError(
-            f"{library} does not have the encoder {kind} with stem {stem}, width {width} and "
-            f"grid {grid}. Supported: {', '.join(_SHARED)} with stem imagenet, width 64 and grid 1"
+            f"{library} does not have the encoder {kind} with stem {stem}, width {width}, "
+            f"grid {grid} and feature_stages {stages}. Supported: {', '.join(_SHARED)} with stem "
+            "imagenet, width 64, grid 1 and feature_stages 1"
             f"{', and kind timm' if library == 'timm' else ''}. "
             "Use `--format onnx` or `--format torch_export`."
         )
