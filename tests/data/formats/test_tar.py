@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mezzotint.data.formats.tar import BLOCK, MAX_HEADER, Member, UnsafeTar, members
+from mezzotint.data.formats.tar import BLOCK, MAX_HEADER, TarMember, UnsafeTar, members
 
 
 def archive(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT, **changes: object) -> bytes:
@@ -25,7 +25,7 @@ def archive(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT, **changes: 
     return out.getvalue()
 
 
-def listed(content: bytes) -> list[Member]:
+def listed(content: bytes) -> list[TarMember]:
     return list(members(io.BytesIO(content), len(content), "a.tar"))
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.data.formats import storage
-from mezzotint.data.formats.tar import MAX_MEMBER, Member, members
+from mezzotint.data.formats.tar import MAX_MEMBER, TarMember, members
 from mezzotint.seeding import Draws, key_of, sample_order
 
 FORMAT, VERSION = "mezzotint shards", 1
@@ -353,7 +353,7 @@ def _scanned(root: str, suffixes: frozenset[str], modality: str) -> ShardIndex:
 def _samples_of(path: str, suffixes: frozenset[str]) -> Iterator[tuple[str, int, int, int]]:
     """Yield name, offset, size and label of the samples of a tar file; −1 for no label."""
     labels: dict[str, int] = {}
-    found: list[tuple[str, Member]] = []
+    found: list[tuple[str, TarMember]] = []
     with storage.opened(path) as file:
         for member in members(file, storage.size_of(path), path):
             folder, slash, name = member.name.rpartition("/")

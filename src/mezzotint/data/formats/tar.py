@@ -44,7 +44,7 @@ class UnsafeTar(ValueError):
 
 
 @dataclass(frozen=True)
-class Member:
+class TarMember:
     """A regular file in an archive.
 
     Attributes:
@@ -58,7 +58,7 @@ class Member:
     size: int
 
 
-def members(file: BinaryIO, size: int, archive: str) -> Iterator[Member]:
+def members(file: BinaryIO, size: int, archive: str) -> Iterator[TarMember]:
     """Yield the regular files of an archive, in their order; only headers are read.
 
     Args:
@@ -103,7 +103,7 @@ def members(file: BinaryIO, size: int, archive: str) -> Iterator[Member]:
                         f"{where}: {name!r} states {length:,} bytes, and {size - position:,} are "
                         f"left (at most {MAX_MEMBER:,} are read). Write the archive again."
                     )
-                yield Member(name, position, length)
+                yield TarMember(name, position, length)
             elif length:
                 raise UnsafeTar(f"{where} has a folder with content, {name!r}. {_PLAIN}")
         position += -(-length // BLOCK) * BLOCK

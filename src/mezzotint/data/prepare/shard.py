@@ -30,7 +30,7 @@ from mezzotint.seeding import sample_order
 
 
 @dataclass
-class Sharded:
+class WrittenShards:
     """What was written.
 
     Attributes:
@@ -61,7 +61,7 @@ class Sharded:
         return lines
 
 
-def shard(source: Source, out: str | Path, *, samples: int = 10_000) -> Sharded:
+def shard(source: Source, out: str | Path, *, samples: int = 10_000) -> WrittenShards:
     """Write the samples of a folder, training and test, as shards.
 
     Args:
@@ -78,7 +78,7 @@ def shard(source: Source, out: str | Path, *, samples: int = 10_000) -> Sharded:
         raise ValueError(f"`--samples` must be at least 1, got {samples}. Try 10000.")
     whole, split = source.everything()
     labels, classes = source.named_labels()
-    done = Sharded(classes=list(classes))
+    done = WrittenShards(classes=list(classes))
     with _new_folder(Path(out)) as folder:
         rows = _ordered(whole, split)
         kept, columns = _write(whole, rows, labels, folder, samples, done)
@@ -150,7 +150,7 @@ def _write(
     labels: npt.NDArray[Any] | None,
     folder: Path,
     samples: int,
-    done: Sharded,
+    done: WrittenShards,
 ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[Any]]]:
     """Write the tar files; return the rows that were written, and columns of them."""
     kept = array("q")
