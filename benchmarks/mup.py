@@ -1,10 +1,13 @@
 """Coordinate-check slopes of every encoder, loss and optimizer, in muP and without.
 
-python benchmarks/mup.py slopes          # the table of slopes; minutes on two cores
+python benchmarks/mup.py slopes OUT      # the table of slopes; cells in OUT are not run again;
+                                         # names of encoders and losses after OUT choose rows
 python benchmarks/mup.py rates OUT       # best rate across widths, SimCLR on digits, 3 seeds
 python benchmarks/mup.py overhead        # time of a training step in muP over one without
 """
 
+import itertools
+import json
 import statistics
 import sys
 import time
@@ -14,8 +17,9 @@ from typing import Any
 
 import torch
 
+from mezzotint.files import write_json
 from mezzotint.optim.muon import Muon
-from mezzotint.optim.mup.coord_check import slopes
+from mezzotint.optim.mup.coord_check import Row, slopes
 from mezzotint.optim.mup.measure import train_and_measure
 from mezzotint.optim.mup.method import apply_mup, build
 from mezzotint.optim.optimizer import LARS, SGD, AdamW, Optimizer
@@ -32,7 +36,7 @@ Section = Callable[[int], dict[str, Any]]
 ENCODERS: dict[str, tuple[Input, Section, tuple[int, ...]]] = {
     "MLP": (TABLE, lambda w: {"kind": "table_mlp", "width": w}, (64, 128, 256, 512)),
     "ResNet-8": (
-        IMAGE, lambda w: {"kind": "resnet8", "stem": "patch", "width": w}, (32, 64, 128, 256),
+        IMAGE, lambda w: {"kind": "resnet8", "stem": "patch", "width": w}, (64, 128, 256, 512),
     ),
     "ViT": (
         IMAGE, lambda w: {"kind": "vit", "width": w, "heads": w // 16, "depth": 2, "patch": 8},
@@ -40,7 +44,7 @@ ENCODERS: dict[str, tuple[Input, Section, tuple[int, ...]]] = {
     ),
     "AudioNTT": (
         AUDIO, lambda w: {"kind": "audio_ntt", "width": w, "dim": 4 * w, "dropout": 0.0},
-        (64, 128, 256),
+        (64, 128, 256, 512),
     ),
 }  # fmt: skip
 METHODS: dict[str, Section] = {
@@ -50,8 +54,9 @@ METHODS: dict[str, Section] = {
 }
 OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "Adam": lambda: AdamW(lr=3e-3), "SGD": lambda: SGD(lr=0.02),
-    "LARS": lambda: LARS(lr=0.5, trust=0.1), "Muon": lambda: Muon(lr=0.02),
+    "LARS": lambda: LARS(lr=0.05, trust=0.1), "Muon": lambda: Muon(lr=0.02),
 }  # fmt: skip
+BATCH = 32
 
 
 def views(input: Input, batch: int = 32, seed: int = 0) -> Views:
@@ -69,30 +74,58 @@ def made(encoder: str, method: str, width: int, base: int | None, seed: int = 0)
     return built if base is None else apply_mup(built, base_width=base)
 
 
-def worst(encoder: str, method: str, optimizer: str, mup: bool) -> tuple[float, float]:
-    """Largest slope of outputs and of their changes, steps 2 to 4."""
+def measured(encoder: str, method: str, optimizer: str, base: int | None, seed: int) -> list[Row]:
+    """Rows of every width: sizes of outputs, their changes, and spectral norms."""
     input, _, widths = ENCODERS[encoder]
+    if (encoder, optimizer) == ("ResNet-8", "Muon"):
+        widths = widths[:-1]  # Newton-Schulz on 2,048 x 18,432 takes minutes a step
     rows = []
     for width in widths:
-        built = made(encoder, method, width, widths[0] if mup else None)
+        built = made(encoder, method, width, base, seed)
         if method == "cross-entropy" and optimizer != "LARS":
-            torch.nn.init.zeros_(built.head.weight)
-        found = train_and_measure(built, OPTIMIZERS[optimizer]().build(built, 32), views(input))
+            torch.nn.init.zeros_(built.head.weight)  # as recommended; LARS needs another start
+        trained = OPTIMIZERS[optimizer]().build(built, BATCH)
+        found = train_and_measure(built, trained, views(input, BATCH, seed), steps=4)
         rows += [row | {"width": width} for row in found if ":cosine" not in row["module"]]
-    one, other = (slopes((r for r in rows if y in r), y).values() for y in ("l1", "change"))
-    return max(one, key=abs), max(other, key=abs)
+    return rows
 
 
-def print_slopes() -> None:
-    print("| encoder | loss | optimizer | muP | muP, change | control | control, change |")
-    print("|---|---|---|---|---|---|---|")
-    for encoder in ENCODERS:
-        for method in METHODS:
-            for optimizer in OPTIMIZERS:
-                pairs = (*worst(encoder, method, optimizer, True),
-                         *worst(encoder, method, optimizer, False))  # fmt: skip
-                cells = " | ".join(f"{slope:+.2f}" for slope in pairs)
-                print(f"| {encoder} | {method} | {optimizer} | {cells} |", flush=True)
+def worst(rows: list[Row], y: str) -> tuple[str, float]:
+    """The largest slope and where it is; the random start of a readout may shrink."""
+    readouts = {row["module"] for row in rows if row.get("readout")}
+    found = {
+        key: slope
+        for key, slope in slopes((r for r in rows if y in r), y).items()
+        if slope > 0.0 or key[0] not in readouts
+    }
+    module, step = max(found, key=lambda key: abs(found[key]))
+    return f"`{module}` step {step}", found[module, step]
+
+
+def print_slopes(out: Path, *chosen: str, seeds: int = 2) -> None:
+    """A row for each case; cells that are done are read. `chosen` names encoders and losses."""
+    out.mkdir(parents=True, exist_ok=True)
+    print("| encoder | loss | optimizer | muP: outputs | changes | control: outputs | changes "
+          "| updates | where the control is worst |\n|" + "---|" * 9)  # fmt: skip
+    for encoder, method, optimizer in itertools.product(
+        [name for name in ENCODERS if name in chosen] or ENCODERS,
+        [name for name in METHODS if name in chosen] or METHODS,
+        OPTIMIZERS,
+    ):
+        rows: dict[int | None, list[Row]] = {}
+        for base in (ENCODERS[encoder][2][0], None):
+            rows[base] = []
+            for seed in range(seeds):
+                file = out / f"{encoder}-{method}-{optimizer}-{base}-{seed}.json"
+                if not file.is_file():
+                    write_json(file, measured(encoder, method, optimizer, base, seed))
+                rows[base] += json.loads(file.read_text(encoding="utf-8"))
+        scaled, plain = rows.values()
+        kinds = [worst(scaled, "l1"), worst(scaled, "change")]
+        control = [worst(plain, y) for y in ("l1", "change", "update")]
+        cells = " | ".join(f"{slope:+.2f}" for _, slope in (*kinds, *control))
+        where = max(control, key=lambda pair: abs(pair[1]))[0]
+        print(f"| {encoder} | {method} | {optimizer} | {cells} | {where} |", flush=True)
 
 
 def print_rates(out: Path) -> None:
@@ -133,7 +166,9 @@ def print_overhead() -> None:
 
 if __name__ == "__main__":
     verb = sys.argv[1] if len(sys.argv) > 1 else "slopes"
-    if verb == "rates":
+    if verb == "slopes":
+        print_slopes(Path(sys.argv[2]), *sys.argv[3:])
+    elif verb == "rates":
         print_rates(Path(sys.argv[2]))
     else:
-        {"slopes": print_slopes, "overhead": print_overhead}[verb]()
+        print_overhead()

@@ -26,6 +26,7 @@ from mezzotint.methods.method import Method
 from mezzotint.methods.siamese import Siamese
 from mezzotint.methods.simsiam import SimSiam
 from mezzotint.methods.ssql import SSQL
+from mezzotint.optim.muon import Muon
 from mezzotint.recipe.signatures import index
 from mezzotint.seeding import Draws, key_of
 from mezzotint.train.guard import ForwardState
@@ -327,6 +328,26 @@ def test_micro_batches_equal_one_batch_or_are_refused_with_a_reason(cls: type[Me
     assert same == (cls.no_accumulation == "")
     if same:
         assert_close(gradients(parts), gradients(whole), 1e-5)
+
+
+@each_method
+def test_muon_trains_its_weight_matrices(cls: type[Method]) -> None:
+    method = build(cls)
+    optimizer = Muon(lr=0.01).build(method, 6)
+    matrices = [g for g in optimizer.param_groups if g["orthogonal"]]
+    names = [name for group in matrices for name in group["param_names"]]
+    start = {name: p.detach().clone() for name, p in method.named_parameters() if name in names}
+    for step in range(2):
+        optimizer.zero_grad()
+        method.before_step()
+        loss = method(views_for(cls, 6, step)).loss
+        loss.backward()
+        assert loss.isfinite()
+        optimizer.step()
+        method.after_step(step / 2)
+    parameters = dict(method.named_parameters())
+    moved = [name for name in start if not torch.equal(start[name], parameters[name])]
+    assert moved and all(parameters[name].isfinite().all() for name in moved)
 
 
 @each_method

@@ -195,9 +195,9 @@ def test_a_recipe_can_name_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"adamw_lr": 0.0}, "`adamw_lr` must be positive, got 0.0"),
-        ({"momentum": 1.0}, r"`momentum` must lie in \[0, 1\), got 1.0"),
-        ({"betas": (0.9, 1.0)}, r"`betas` must lie in \[0, 1\)"),
+        ({"adamw_lr": 0.0}, "`optimizer.adamw_lr` must be positive, got 0.0"),
+        ({"momentum": 1.0}, r"`optimizer.momentum` must be in \[0, 1\), got 1.0"),
+        ({"betas": (0.9, 1.0)}, r"`optimizer.betas` must be in \[0, 1\)"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], text: str) -> None:

@@ -1,21 +1,28 @@
 """`mup` in a recipe: omitted, it changes nothing; set, it reaches weights, groups and encoder."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.encoders.saving import encoder_of, load_encoder, save_encoder
 from mezzotint.methods.supervised import Supervised
+from mezzotint.optim.mup.method import MuP, build
 from mezzotint.optim.mup.shapes import growth
 from mezzotint.optim.optimizer import AdamW
 from mezzotint.recipe.phases import refuse_other_recipe
-from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.recipe.reading import read_raw
+from mezzotint.recipe.recipe import Plan, Recipe, resolve_recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.loop import pretrain
+from mezzotint.train.plan import pretrain_plan
 from mezzotint.train.preview import preview
+from mezzotint.types import Input
+from tests import ROOT
 from tests.tiny import config
 
 
@@ -32,7 +39,11 @@ def test_left_out_or_null_it_is_no_section() -> None:
     assert "mup" not in recipe(2)
     assert "mup" not in resolve_recipe(recipe(2) | {"mup": None})
     assert "mup" not in Recipe.build(recipe(2)).config()
-    assert recipe(2, base=2)["mup"] == {"base_width": 2, "base_depth": None}
+    assert recipe(2, base=2)["mup"] == {
+        "base_width": 2,
+        "base_depth": None,
+        "attention": "more_heads",
+    }
     with pytest.raises(RecipeError, match="mup.base_width"):
         resolve_recipe(recipe(2) | {"mup": {"base_width": "two"}})
 
@@ -94,7 +105,61 @@ def test_the_untrained_baseline_starts_in_mup_too() -> None:
         assert torch.equal(p, again.state_dict()[name]), name
 
 
+def test_all_phases_of_bridle_are_in_mup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EmbeddedImages, "__len__", lambda self: 64)
+    raw = read_raw("image/emoji_bridle")
+    raw["data"] = {"kind": "embedded_images", "name": "digits"}
+    raw["encoder"] = {"kind": "vit", "width": 16, "depth": 1, "heads": 4, "patch": 2}
+    book = {"kind": "rq", "dim": 8, "num_codes": 8, "num_levels": 2}
+    raw["method"] |= {"codebook": book, "decoder": {"width": 16, "depth": 1, "heads": 2}}
+    raw["run"] |= {"epochs": 1, "batch_size": 32}
+    raw["mup"] = {"base_width": 8}
+    for phase in raw["phases"]:
+        if phase["name"] == "tokenizer":
+            phase["method"]["codebook"] = book
+            phase["run"] = {"epochs": 1}
+    plan = Plan.of(raw)
+    run = pretrain_plan(plan, tmp_path / "run", progress="quiet")
+    grown = growth(load_encoder(run))
+    assert grown["blocks.0.mlp.0.weight"].fan_in == 2.0
+    first = growth(Recipe.build(plan.phases[0].config).method)
+    roles = {name: one.role for name, one in first.items()}
+    assert roles["decoder.hidden"] == "input" and roles["decoder.head.weight"] == "output"
+    assert not any("codebook" in name for name in roles)
+    second = growth(Recipe.build(plan.phases[1].config).method)
+    assert second["tokenizer.head.2.weight"].role == "output"
+    assert second["estimator.embed.weight"].role == "input"
+
+
+def test_the_commands_of_the_page_are_in_mup() -> None:
+    """Each is built on the meta device; the inputs are those of its data."""
+    page = (ROOT / "docs" / "mup-examples.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^mezzotint pretrain (\S+) (.*)$", page, re.M)
+    names = [name for name, _ in commands]
+    assert names[:4] == ["image/emoji_simclr", "image/emoji_ssql", "image/emoji_bridle",
+                         "audio/byol_a_audioset"]  # fmt: skip
+    for name, text in commands:
+        overrides = [part for part in text.partition(" --out")[0].split()]
+        read = read_raw(name, overrides)
+        config = Plan.of(read).phases[0].config if "phases" in read else resolve_recipe(read)
+        input = Input((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
+        if name.startswith("audio"):
+            input = Input((1, 64, 96), (0.0,), (1.0,), modality="audio")
+        ratio = config["encoder"]["width"] / config["mup"]["base_width"]
+        with torch.device("meta"):
+            method = build(config["encoder"], config["method"], input)
+            grown = growth(MuP(**config["mup"]).apply(method))
+        assert ratio > 1.0
+        assert {one.fan_in for one in grown.values() if one.role == "hidden"} == {ratio}, name
+
+
 def test_the_preview_shows_the_groups() -> None:
     text = preview(Recipe.build(recipe(4, base=2)))
     assert "# groups       2 of the optimizer" in text
     assert "#   lr 0.0005, weight decay" in text and "encoder.layer1.0.conv1.weight, …" in text
+    plain = recipe(4, base=2)
+    plain["optimizer"] = {"kind": "muon", "lr": 0.01}
+    text = preview(Recipe.build(resolve_recipe(plain)))
+    rows = [line for line in text.splitlines() if " orthogonalized, " in line]
+    assert any("lr 0.00707," in line and "layer1.0.conv1.weight" in line for line in rows)
+    assert len(rows) < text.count("#   lr")

@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 
+from mezzotint.recipe.recipe import resolve_recipe
 from mezzotint.recipe.schema import RecipeError
-from mezzotint.report.widths import proposal, write_coordinate_check, write_rate_transfer
+from mezzotint.report.widths import (
+    proposal,
+    wider,
+    write_coordinate_check,
+    write_rate_transfer,
+)
 from mezzotint.runs.widths import (
     CoordinateCheck,
     RateTransfer,
     at,
+    at_depth,
     check_coordinates,
+    final_loss,
     transfer_rates,
 )
 from tests.tiny import config
@@ -74,7 +82,7 @@ def test_a_grid_is_trained_once_and_proposes_a_rate(tmp_path: Path) -> None:
     assert len(said) == 6 and again.cells == first.cells
     assert len(list((tmp_path / "cells").iterdir())) == 6
     page = write_rate_transfer(again, tmp_path / "index.html").read_text()
-    assert "Use optimizer.lr=" in page and "Wider is always better" in page
+    assert "the largest of the grid" in page and "Wider is always better" in page
     with pytest.raises(RecipeError, match="is of another recipe"):
         transfer_rates(recipe(batch_size=128), [4, 8], [1e-3], tmp_path)
 
@@ -91,13 +99,72 @@ def test_best_rates_and_their_drift() -> None:
     transfer = RateTransfer(cells, [4, 8], [1.0, 2.0, 4.0], {4: 100, 8: 400})
     assert transfer.best("mup", 8) == 2.0 and transfer.best("standard", 8) == 1.0
     assert (transfer.drift("mup"), transfer.drift("standard")) == (0.0, 1.0)
+    assert transfer.at_edge() == [] and transfer.at_edge("standard") == [8]
     assert "Use optimizer.lr=2 with mup.base_width=4 at width 8. A step there costs about 4.0" in (
         proposal(transfer)
     )
 
 
+def test_wider_is_compared_with_narrower_in_each_tenth() -> None:
+    curves = {4: [3.0] * 20, 8: [4.0] * 4 + [2.0] * 16, 16: [1.0] * 20}
+    cells = [
+        {"parametrization": "mup", "width": w, "rate": 1.0, "seed": s, "loss": 1.0, "curve": curve}
+        for w, curve in curves.items()
+        for s in (0, 1)
+    ]
+    transfer = RateTransfer(cells, [4, 8, 16], [1.0], {4: 1, 8: 4, 16: 16})
+    assert transfer.worse_when_wider() == [(8, 0), (8, 1)]
+    assert "Wider was worse in muP at: width 8 in tenth 1, width 8 in tenth 2." in wider(transfer)
+    better = RateTransfer(cells[:2] + cells[4:], [4, 16], [1.0], {4: 1, 16: 16})
+    assert wider(better) == "Wider was better in every tenth of training in muP."
+    diverged = RateTransfer([{**cell, "curve": []} for cell in cells], [4, 8], [1.0], {})
+    assert diverged.worse_when_wider() == []
+    assert "the smallest of the grid" in proposal(transfer)
+
+
 def test_the_cells_hold_their_recipe(tmp_path: Path) -> None:
     transfer_rates(recipe(batch_size=256), [4, 8], [1e-3], tmp_path, say=lambda _: None)
     cell = json.loads((tmp_path / "cells" / "mup-8-0.001-0.json").read_text())
-    assert cell["recipe"]["mup"] == {"base_width": 4, "base_depth": None}
-    assert cell["loss"] == pytest.approx(sum(cell["curve"][-5:]) / len(cell["curve"][-5:]))
+    assert cell["recipe"]["mup"]["base_width"] == 4
+    assert cell["loss"] == final_loss(cell["curve"])
+
+
+def test_the_final_loss_is_a_mean_of_the_last_tenth() -> None:
+    assert final_loss([9.0, 1.0, 2.0, 3.0, 4.0, 5.0]) == 3.0
+    assert final_loss([9.0] * 90 + [1.0] * 10) == 1.0
+    assert final_loss([]) == float("inf")
+
+
+def deep(depth: int = 2, **mup: Any) -> dict[str, Any]:
+    plain = config("simclr", batch_size=64)
+    plain["encoder"] = {"kind": "vit", "width": 16, "depth": depth, "heads": 2, "patch": 4}
+    plain["optimizer"] = {"kind": "adamw", "lr": 0.003}
+    return resolve_recipe(plain | ({"mup": mup} if mup else {}))
+
+
+def test_a_recipe_keeps_its_settings_of_mup_at_another_width_and_depth() -> None:
+    settings = {"base_width": 8, "base_depth": 1, "attention": "larger_heads"}
+    wide = at(deep(**settings), 32, 16)
+    assert wide["mup"] == {**settings, "base_width": 16} and wide["encoder"]["heads"] == 2
+    assert at(deep(), 32, 16)["encoder"]["heads"] == 4
+    tall = at_depth(deep(**settings), 8, 4)
+    assert tall["mup"] == {**settings, "base_depth": 4} and tall["encoder"]["depth"] == 8
+    assert at_depth(deep(), 8, None)["mup"]["base_width"] == 16
+    with pytest.raises(RecipeError, match="`encoder.kind: resnet8` has no `depth`"):
+        at_depth(recipe(), 4, 2)
+
+
+def test_depths_pass_where_branches_are_scaled_and_fail_where_not(tmp_path: Path) -> None:
+    check = check_coordinates(deep(), [2, 4, 8, 16], axis="depth")
+    assert check.passed, check.verdict()
+    assert check.has_power, check.verdict()
+    assert "Passed: no output depends on the depth in muP" in check.verdict()
+    names = {row["module"] for row in check.rows["mup"] if "l1" in row}
+    assert "encoder.blocks.last" in names and "projector:cosine" in names
+    assert not any(name.startswith("encoder.blocks.0") for name in names)
+    grown = check.slopes("standard")["encoder.blocks.last", 2]
+    assert grown > 0.3, check.slopes("standard")
+    page = write_coordinate_check(check, tmp_path / "index.html").read_text()
+    assert "Mean absolute output by depth" in page and "log2 depth" in page
+    with pytest.raises(RecipeError, match="Depths must be two or more rising numbers"):
+        check_coordinates(deep(), [4, 2], axis="depth")

@@ -1,8 +1,8 @@
-"""The verbs that train a recipe at several widths: coord-check and transfer-lr."""
+"""The verbs that train a recipe at several widths or depths: coord-check and transfer-lr."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,10 @@ def coord_check(
     recipe: RecipeName,
     overrides: Overrides = None,
     widths: Widths = "32,64,128",
+    depths: Annotated[
+        str | None,
+        typer.Option(help="Check values of encoder.depth instead, the base first, such as 2,4,8."),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Repetitions.", min=1)] = 1,
     steps: Annotated[int, typer.Option(help="Steps on one batch.", min=2)] = 4,
     out: Annotated[Path, typer.Option(help="Directory to write index.html and rows.json to.")] = (
@@ -35,7 +39,7 @@ def coord_check(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check that no output of a recipe's network grows with its width in muP.
+    """Check that no output of a recipe's network grows with its width, or its depth, in muP.
 
     The standard parametrization is the control, which must fail. Exits with 1 if the check fails.
     """
@@ -43,9 +47,10 @@ def coord_check(
     from mezzotint.report.widths import write_coordinate_check
     from mezzotint.runs.widths import check_coordinates
 
-    numbers = [int(n) for n in _numbers(widths, "--widths")]
+    axis: Literal["width", "depth"] = "width" if depths is None else "depth"
+    numbers = [int(n) for n in _numbers(widths if depths is None else depths, f"--{axis}s")]
     config = read_recipe(recipe, overrides or ())
-    check = check_coordinates(config, numbers, seeds=seeds, steps=steps)
+    check = check_coordinates(config, numbers, axis=axis, seeds=seeds, steps=steps)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "rows.json", dict(check.rows))
     page = write_coordinate_check(check, out / "index.html")
@@ -108,9 +113,9 @@ def _numbers(text: str, option: str) -> list[float]:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    whole = all(n == int(n) for n in numbers) or option != "--widths"
-    if not numbers or min(numbers) <= 0.0 or not whole:
-        kind = "whole numbers" if option == "--widths" else "numbers"
+    sizes = option in ("--widths", "--depths")
+    if not numbers or min(numbers) <= 0.0 or (sizes and any(n != int(n) for n in numbers)):
+        kind = "whole numbers" if sizes else "numbers"
         raise RecipeError(
             f"{option} must be positive {kind}, got {text!r}. Separate them by commas."
         )

@@ -43,10 +43,15 @@ class Attention(nn.Module):
         heads: number of heads.
         inner: width of all heads together; by default D.
         bias: give queries, keys and values a bias.
+
+    Attributes:
+        logit_factor: factor of the logits beside 1 / √(size of a head), which muP sets where heads
+            grow with the width.
     """
 
     def __init__(self, width: int, heads: int, inner: int | None = None, bias: bool = True) -> None:
         super().__init__()
+        self.logit_factor = 1.0
         # A stated head width instead of -1 in `view`, which an empty batch makes ambiguous.
         self.heads, inner = heads, inner or width
         self.head_width = inner // max(1, heads)
@@ -62,7 +67,10 @@ class Attention(nn.Module):
         batch, length, _ = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, self.head_width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        scale = self.logit_factor * self.head_width**-0.5
+        out = scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=None if self.logit_factor == 1.0 else scale
+        )
         return self.proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

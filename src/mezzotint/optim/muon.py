@@ -199,11 +199,15 @@ class Muon(Optimizer):
     ) -> None:
         super().__init__(lr, weight_decay, exclude, lr_scaling, scales)
         if adamw_lr is not None and adamw_lr <= 0.0:
-            raise ValueError(f"`adamw_lr` must be positive, got {adamw_lr}. Try 0.001.")
+            raise ValueError(
+                f"`optimizer.adamw_lr` must be positive, got {adamw_lr}. Try 0.001, or none."
+            )
         if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"`momentum` must lie in [0, 1), got {momentum}. Try 0.95.")
+            raise ValueError(f"`optimizer.momentum` must be in [0, 1), got {momentum}. Try 0.95.")
         if not all(0.0 <= beta < 1.0 for beta in betas):
-            raise ValueError(f"`betas` must lie in [0, 1), got {betas}. Try (0.9, 0.999).")
+            raise ValueError(
+                f"`optimizer.betas` must be in [0, 1), got {list(betas)}. Try [0.9, 0.999]."
+            )
         self.adamw_lr, self.momentum, self.scaling = adamw_lr, momentum, scaling
         self.arithmetic, self.betas = arithmetic, (betas[0], betas[1])
 

@@ -34,9 +34,9 @@ def write_coordinate_check(check: CoordinateCheck, out: Path) -> Path:
         rows = [r for r in check.rows[name] if "l1" in r and ":cosine" not in r["module"]]
         pictures.append(
             {
-                "title": f"Mean absolute output by width, {_NAMES[name]}",
+                "title": f"Mean absolute output by {check.axis}, {_NAMES[name]}",
                 "note": "One line per module, one panel per step. Flat lines are right.",
-                "source": _png(plot_coord_data(rows, legend=None)),
+                "source": _png(plot_coord_data(rows, legend=None, x=check.axis)),
             }
         )
     tables = [_slope_table(check), _cosine_table(check), _norm_table(check)]
@@ -49,7 +49,7 @@ def _slope_table(check: CoordinateCheck) -> dict[str, Any]:
     last = max(step for _, step in found["mup", "l1"])
     modules = list(dict.fromkeys(module for module, _ in found["mup", "l1"]))
     return {
-        "title": f"Slopes of log2 output against log2 width at step {last}",
+        "title": f"Slopes of log2 output against log2 {check.axis} at step {last}",
         "heads": ["module", "muP", "muP, change", "standard", "standard, change"],
         "rows": [
             [m or "(method)", *(_slope(found[k].get((m, last))) for k in kinds)] for m in modules
@@ -62,7 +62,9 @@ def _cosine_table(check: CoordinateCheck) -> dict[str, Any]:
     for name in PARAMETRIZATIONS:
         rows = [row for row in check.rows[name] if ":cosine" in row["module"]]
         for y in ("l1", "change"):
-            for (module, step), value in slopes((r for r in rows if y in r), y).items():
+            for (module, step), value in slopes(
+                (r for r in rows if y in r), y, x=check.axis
+            ).items():
                 cells.setdefault(f"{module}, step {step}", []).append(_slope(value))
     return {
         "title": "Slopes of cosine matrices",
@@ -76,7 +78,7 @@ def _norm_table(check: CoordinateCheck) -> dict[str, Any]:
     for name in PARAMETRIZATIONS:
         for y in ("weight", "update"):
             rows = (row for row in check.rows[name] if y in row)
-            for (module, _), value in slopes(rows, y).items():
+            for (module, _), value in slopes(rows, y, x=check.axis).items():
                 found.setdefault(module, []).append(_slope(value))
     return {
         "title": "Slopes of spectral norms of weights and of their updates",
@@ -95,7 +97,7 @@ def write_rate_transfer(transfer: RateTransfer, out: Path) -> Path:
         },
         {
             "title": "Training curves by width, each at the best rate of the narrowest",
-            "note": "Wider is always better: in muP no curve crosses that of a narrower network.",
+            "note": f"Wider is always better where muP is right. {wider(transfer)}",
             "source": _png(_curve_figure(transfer)),
         },
     ]
@@ -111,6 +113,12 @@ def write_rate_transfer(transfer: RateTransfer, out: Path) -> Path:
 def proposal(transfer: RateTransfer) -> str:
     """Say which rate to use at the widest width, and what tuning there would have cost."""
     rate = transfer.best("mup", transfer.widths[0])
+    if edge := transfer.at_edge():
+        side = "smallest" if transfer.best("mup", edge[0]) == min(transfer.rates) else "largest"
+        return (
+            f"The best rate of width {edge[0]} in muP is the {side} of the grid, so the best one may "
+            "be beyond it. Extend --rates and run again; finished cells are reused."
+        )
     return (
         f"Use optimizer.lr={rate:g} with mup.base_width={transfer.widths[0]} at width "
         f"{transfer.widths[-1]}. A step there costs about {transfer.saved():.1f} times one at "
@@ -118,6 +126,15 @@ def proposal(transfer: RateTransfer) -> str:
         f"factor of {2 ** transfer.drift('mup'):g} in muP and "
         f"{2 ** transfer.drift('standard'):g} without."
     )
+
+
+def wider(transfer: RateTransfer) -> str:
+    """Say whether wider was better in muP all along, at the best rate of the narrowest."""
+    worse = transfer.worse_when_wider()
+    if not worse:
+        return "Wider was better in every tenth of training in muP."
+    found = ", ".join(f"width {width} in tenth {tenth + 1}" for width, tenth in worse)
+    return f"Wider was worse in muP at: {found}. More seeds tell whether that is noise."
 
 
 def _loss_figure(transfer: RateTransfer) -> Any:
@@ -143,11 +160,7 @@ def _curve_figure(transfer: RateTransfer) -> Any:
     for number, name in enumerate(PARAMETRIZATIONS, 1):
         axes = figure.add_subplot(1, 2, number)
         for width in transfer.widths:
-            curves = [
-                c["curve"] for c in transfer.cells
-                if (c["parametrization"], c["width"], c["rate"]) == (name, width, rate)
-            ]  # fmt: skip
-            means = [sum(values) / len(values) for values in zip(*curves, strict=False)]
+            means = transfer.curve(name, width, rate)
             axes.plot(means, label=f"width {width}")
         axes.set(title=_NAMES[name], xlabel="logged step", ylabel="training loss")
         axes.legend(fontsize="small")

@@ -2,7 +2,7 @@
 
 Both train the recipe in muP and, for comparison, in the standard parametrization. Widths are values
 of `encoder.width`; heads of the method and of attention grow with it (`optim.mup.method`). The
-narrowest width is the base.
+narrowest width is the base. The coordinate check also takes depths, values of `encoder.depth`.
 """
 
 import itertools
@@ -11,7 +11,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from torch import nn
 
 from mezzotint.augment.views import ViewContext
 from mezzotint.data.loader import BatchPlan, batches
@@ -25,6 +27,7 @@ from mezzotint.train.loop import pretrain
 
 LIMIT, CONTROL = 0.15, 0.5
 PARAMETRIZATIONS = ("mup", "standard")
+Axis = Literal["width", "depth"]
 
 
 def at(config: Mapping[str, Any], width: int, base: int | None) -> dict[str, Any]:
@@ -33,34 +36,62 @@ def at(config: Mapping[str, Any], width: int, base: int | None) -> dict[str, Any
     Raises:
         RecipeError: where a number of the recipe would not be whole.
     """
-    own = config["encoder"].get("width")
+    own, stated = config["encoder"].get("width"), config.get("mup") or {}
     try:
-        sections = at_width(config["encoder"], config["method"], width / own if own else 1.0)
+        sections = at_width(
+            config["encoder"],
+            config["method"],
+            width / own if own else 1.0,
+            stated.get("attention", "more_heads"),
+        )
     except ValueError as error:
         raise RecipeError(str(error)) from error
     plain = {key: value for key, value in config.items() if key != "mup"}
     scaled = {**plain, "encoder": sections[0], "method": sections[1]}
-    return resolve_recipe(scaled if base is None else {**scaled, "mup": {"base_width": base}})
+    return resolve_recipe(
+        scaled if base is None else {**scaled, "mup": {**stated, "base_width": base}}
+    )
+
+
+def at_depth(config: Mapping[str, Any], depth: int, base: int | None) -> dict[str, Any]:
+    """Return a recipe at another depth, with scaled residual branches if there is a base depth.
+
+    Raises:
+        RecipeError: for an encoder without `depth` or `width`.
+    """
+    encoder = config["encoder"]
+    missing = next((key for key in ("depth", "width") if encoder.get(key) is None), None)
+    if missing:
+        raise RecipeError(
+            f"`encoder.kind: {encoder.get('kind')}` has no `{missing}` that muP could scale. "
+            "Choose vit or domain_agnostic, or check widths: --widths 64,128,256."
+        )
+    stated = config.get("mup") or {"base_width": encoder["width"]}
+    made = {**config, "encoder": {**encoder, "depth": depth}}
+    return resolve_recipe({**made, "mup": {**stated, "base_depth": base}})
 
 
 @dataclass(frozen=True)
 class CoordinateCheck:
-    """Sizes of all outputs at several widths.
+    """Sizes of all outputs at several widths or depths.
 
     Attributes:
-        rows: rows of `train_and_measure` with `width` and `seed`, for `mup` and `standard`.
-        widths: the widths.
+        rows: rows of `train_and_measure` with `seed` and the width or depth, for `mup` and
+            `standard`.
+        sizes: the widths or depths.
+        axis: which of the two they are.
     """
 
     rows: Mapping[str, list[Row]]
-    widths: Sequence[int]
+    sizes: Sequence[int]
+    axis: Axis = "width"
 
     def slopes(self, parametrization: str, y: str = "l1") -> dict[tuple[str, int], float]:
         """Slope by module and step, from step 2 on, without cosine matrices."""
         rows = (r for r in self.rows[parametrization] if y in r and ":cosine" not in r["module"])
-        return slopes(rows, y)
+        return slopes(rows, y, x=self.axis)
 
-    def worst(self, parametrization: str) -> tuple[str, int, float]:
+    def worst(self, parametrization: str, y: str = "l1") -> tuple[str, int, float]:
         """Module, step and slope of the output that depends most on the width.
 
         The output of a readout is allowed to shrink: its random start is divided by the width, and
@@ -70,7 +101,7 @@ class CoordinateCheck:
         readouts = {row["module"] for row in rows if row.get("readout")}
         found = {
             key: slope
-            for key, slope in self.slopes(parametrization).items()
+            for key, slope in self.slopes(parametrization, y).items()
             if slope > 0.0 or key[0] not in readouts
         }
         module, step = max(found, key=lambda key: abs(found[key]))
@@ -91,15 +122,20 @@ class CoordinateCheck:
         """Say in words what was found."""
         module, step, slope = self.worst("mup")
         first = (
-            f"Passed: no output depends on the width in muP (largest slope {slope:+.2f}, "
+            f"Passed: no output depends on the {self.axis} in muP (largest slope {slope:+.2f}, "
             f"`{module}` at step {step}; the limit is {LIMIT})."
             if self.passed
             else f"Failed: `{module}` has slope {slope:+.2f} at step {step} in muP; the limit is "
             f"{LIMIT}. A large optimizer.lr or a small batch can do this; try half the rate first."
         )
-        module, step, slope = self.worst("standard")
+        ways = {"output": self.worst("standard")}
+        if any("change" in row for row in self.rows["standard"]):
+            ways["change of output"] = self.worst("standard", "change")
+        what = max(ways, key=lambda way: abs(ways[way][2]))
+        module, step, slope = ways[what]
         second = (
-            f"The control fails, as it must: `{module}` has slope {slope:+.2f} at step {step}."
+            f"The control fails, as it must: the {what} of `{module}` has slope {slope:+.2f} at "
+            f"step {step}."
             if self.has_power
             else "The control does not fail, so the check says little. Raise optimizer.lr."
         )
@@ -107,29 +143,40 @@ class CoordinateCheck:
 
 
 def check_coordinates(
-    config: Mapping[str, Any], widths: Sequence[int], *, seeds: int = 1, steps: int = 4
+    config: Mapping[str, Any],
+    sizes: Sequence[int],
+    *,
+    axis: Axis = "width",
+    seeds: int = 1,
+    steps: int = 4,
 ) -> CoordinateCheck:
-    """Train a recipe for a few steps at several widths, and record the size of all outputs.
+    """Train a recipe for a few steps at several widths or depths; record the size of all outputs.
 
     Args:
         config: the recipe, checked.
-        widths: two or more widths, the base first.
+        sizes: two or more widths or depths, the base first.
+        axis: which of the two they are. Of depths, outputs within residual branches are left out,
+            because they are divided by the depth on purpose.
         seeds: repetitions.
         steps: steps on one batch, two or more.
 
     Raises:
         RecipeError: for a single width, or a recipe that cannot be scaled.
     """
-    _require_widths(widths)
+    _require_sizes(sizes, axis)
     rows: dict[str, list[Row]] = {name: [] for name in PARAMETRIZATIONS}
+    scale = {"width": at, "depth": at_depth}[axis]
     for name in PARAMETRIZATIONS:
         for seed in range(seeds):
-            for width in widths:
-                scaled = at(config, width, widths[0] if name == "mup" else None)
+            for size in sizes:
+                scaled = scale(config, size, sizes[0] if name == "mup" else None)
                 scaled["run"]["seed"] = seed
-                found = _measure(Recipe.build(scaled), steps)
-                rows[name] += [{**row, "width": width, "seed": seed} for row in found]
-    return CoordinateCheck(rows, widths)
+                recipe = Recipe.build(scaled)
+                found = _measure(recipe, steps)
+                if axis == "depth":
+                    found = _outside_branches(recipe.method, found)
+                rows[name] += [{**row, axis: size, "seed": seed} for row in found]
+    return CoordinateCheck(rows, sizes, axis)
 
 
 def _measure(recipe: Recipe, steps: int) -> list[Row]:
@@ -141,6 +188,21 @@ def _measure(recipe: Recipe, steps: int) -> list[Row]:
     method = recipe.method.to(device)
     optimizer = recipe.optimizer.build(method, recipe.run.batch_size)
     return train_and_measure(method, optimizer, views, steps=steps, seed=recipe.run.seed)
+
+
+def _outside_branches(method: nn.Module, rows: Sequence[Row]) -> list[Row]:
+    """Rows of what is outside of residual blocks, and of the last block's sum as `….last`."""
+    blocks = [name for name, part in method.named_modules() if hasattr(part, "residual_ends")]
+    last = {name.rpartition(".")[0]: name for name in blocks}
+    inside = tuple(f"{name}." for name in blocks)
+    found = []
+    for row in rows:
+        name = row["module"]
+        if name in last.values():
+            found.append({**row, "module": f"{name.rpartition('.')[0]}.last"})
+        elif "weight" in row or (name not in blocks and not name.startswith(inside)):
+            found.append(row)
+    return found
 
 
 @dataclass(frozen=True)
@@ -181,6 +243,34 @@ class RateTransfer:
         best = [math.log2(self.best(parametrization, width)) for width in self.widths]
         return max(best) - min(best)
 
+    def at_edge(self, parametrization: str = "mup") -> list[int]:
+        """Widths whose best rate is the smallest or the largest of the grid."""
+        ends = {min(self.rates), max(self.rates)}
+        return [width for width in self.widths if self.best(parametrization, width) in ends]
+
+    def curve(self, parametrization: str, width: int, rate: float) -> list[float]:
+        """Training curve of a width at a rate: means over seeds, step by step."""
+        key = (parametrization, width, rate)
+        curves = [
+            cell["curve"] for cell in self.cells
+            if (cell["parametrization"], cell["width"], cell["rate"]) == key
+        ]  # fmt: skip
+        return [sum(values) / len(values) for values in zip(*curves, strict=False)]
+
+    def worse_when_wider(self, parametrization: str = "mup") -> list[tuple[int, int]]:
+        """Where wider was worse, at the best rate of the narrowest: (width, tenth of training).
+
+        A width is compared with the next narrower one, by the mean loss of each tenth.
+        """
+        rate = self.best(parametrization, self.widths[0])
+        tenths = {w: _tenths(self.curve(parametrization, w, rate)) for w in self.widths}
+        return [
+            (wide, number)
+            for narrow, wide in itertools.pairwise(self.widths)
+            for number, (before, now) in enumerate(zip(tenths[narrow], tenths[wide], strict=True))
+            if not now <= before
+        ]
+
     def saved(self) -> float:
         """Compute of tuning at the widest width over that of tuning at the narrowest."""
         return self.cost[self.widths[-1]] / self.cost[self.widths[0]]
@@ -205,25 +295,26 @@ def transfer_rates(
         seeds: repetitions.
         say: called with a line for each cell that is done.
     """
-    _require_widths(widths)
+    _require_sizes(widths, "width")
     (out / "cells").mkdir(parents=True, exist_ok=True)
     cells, cost = [], {}
     for width in widths:
         cost[width] = parameters_of(Recipe.build(at(config, width, widths[0])).method)
-    names = list(itertools.product(PARAMETRIZATIONS, widths, rates, range(seeds)))
-    for number, (parametrization, width, rate, seed) in enumerate(names, 1):
-        if width == widths[0] and parametrization == "standard":
-            continue  # at the base width both are the same
+    names = [
+        name for name in itertools.product(range(seeds), PARAMETRIZATIONS, widths, rates)
+        if name[1] == "mup" or name[2] != widths[0]  # at the base width both are the same
+    ]  # fmt: skip
+    for number, (seed, parametrization, width, rate) in enumerate(names, 1):
         file = out / "cells" / f"{parametrization}-{width}-{rate:g}-{seed}.json"
         scaled = at(config, width, widths[0] if parametrization == "mup" else None)
         scaled["optimizer"]["lr"], scaled["run"]["seed"] = rate, seed
         cell = _saved(file, scaled)
         if cell is None:
             curve = _train(scaled, out / "run")
-            loss = sum(curve[-5:]) / len(curve[-5:]) if curve else math.inf
-            cell = {"recipe": scaled, "loss": loss, "curve": curve}
+            cell = {"recipe": scaled, "loss": final_loss(curve), "curve": curve}
             write_json(file, cell)
-            say(f"{number}/{len(names)} {parametrization} width {width} lr {rate:g}: {loss:.4f}")
+            said = f"{parametrization} width {width} lr {rate:g} seed {seed}: {cell['loss']:.4f}"
+            say(f"{number}/{len(names)} {said}")
         facts = {"width": width, "rate": rate, "seed": seed, **cell}
         shared = PARAMETRIZATIONS if width == widths[0] else (parametrization,)
         cells += [{**facts, "parametrization": name} for name in shared]
@@ -254,9 +345,24 @@ def _train(config: Mapping[str, Any], folder: Path) -> list[float]:
     return curve if all(map(math.isfinite, curve)) else []
 
 
-def _require_widths(widths: Sequence[int]) -> None:
-    if len(set(widths)) < 2 or list(widths) != sorted(widths):
+def final_loss(curve: Sequence[float]) -> float:
+    """Mean of the last tenth of a curve, at least five values; infinite if the run diverged."""
+    last = curve[-max(5, len(curve) // 10) :]
+    return sum(last) / len(last) if last else math.inf
+
+
+def _tenths(curve: Sequence[float]) -> list[float]:
+    """Means over the tenths of a curve; infinite ones if the run diverged."""
+    if not curve:
+        return [math.inf] * 10
+    ends = [round(len(curve) * i / 10) for i in range(11)]
+    parts = [curve[a : max(b, a + 1)] or curve[-1:] for a, b in itertools.pairwise(ends)]
+    return [sum(part) / len(part) for part in parts]
+
+
+def _require_sizes(sizes: Sequence[int], axis: Axis) -> None:
+    if len(set(sizes)) < 2 or list(sizes) != sorted(sizes):
         raise RecipeError(
-            f"Widths must be two or more rising numbers, the base first, got {list(widths)}. "
-            "Try --widths 64,128,256."
+            f"{axis.capitalize()}s must be two or more rising numbers, the base first, got "
+            f"{list(sizes)}. Try --{axis}s {'64,128,256' if axis == 'width' else '2,4,8'}."
         )

@@ -254,6 +254,31 @@ def test_bad_settings_are_refused() -> None:
         MuP(base_width=8, base_depth=2).apply(made("resnet", "byol", 16))
 
 
+@pytest.mark.parametrize("method", ["byol", "mae"])
+def test_heads_may_grow_instead_of_becoming_more(method: str) -> None:
+    """Logits of heads of 4 times the size are divided by 4 instead of 2: c / d with c = √d_base."""
+    input, encoder = ENCODERS["vit"]
+    own = {**encoder(64), "heads": 2}
+    head = {"kind": "mae", "decoder": {"width": 64, "depth": 1, "heads": 2}}
+    section = METHODS["byol"](64) if method == "byol" else head
+    wide: Any = build(own, section, input)
+    apply_mup(wide, base_width=16, attention="larger_heads")
+    factors = {n: m.logit_factor for n, m in wide.named_modules() if hasattr(m, "logit_factor")}
+    assert set(factors.values()) == {0.5} and any("blocks.1.attn" in name for name in factors)
+    assert method == "byol" or any(name.startswith("decoder") for name in factors)
+    attention = wide.encoder.blocks[0].attn
+    x = torch.randn(3, 5, 64)
+    q, k, v = attention.qkv(x).view(3, 5, 3, 2, 32).permute(2, 0, 3, 1, 4)
+    logits = q @ k.transpose(2, 3) * 8.0**0.5 / 32  # √d_base / d; the base has heads of 16 / 2
+    expected = attention.proj((logits.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x), expected)
+    at_base: Any = build({**encoder(16), "heads": 2}, METHODS["byol"](16), input)
+    apply_mup(at_base, base_width=16, attention="larger_heads")
+    assert {m.logit_factor for m in at_base.modules() if hasattr(m, "logit_factor")} == {1.0}
+    with pytest.raises(ValueError, match="`mup.attention` must be more_heads or larger_heads"):
+        MuP(base_width=8, attention="more")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", ["vit", "domain_agnostic"])
 def test_residual_branches_are_scaled_by_depth(kind: str) -> None:
     """CompleteP: a network twice as deep as the base adds half of each branch."""

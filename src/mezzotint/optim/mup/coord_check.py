@@ -295,7 +295,9 @@ def _tensors(value: Any) -> Iterable[tuple[str, Tensor]]:
             yield from ((f"[{index}]{path}", t) for path, t in _tensors(item))
 
 
-def slopes(rows: Iterable[Row], y: str = "l1", first_step: int = 2) -> dict[tuple[str, int], float]:
+def slopes(
+    rows: Iterable[Row], y: str = "l1", first_step: int = 2, x: str = "width"
+) -> dict[tuple[str, int], float]:
     """Slope of log2 of a statistic against log2 of the width, by module and step.
 
     Args:
@@ -303,6 +305,7 @@ def slopes(rows: Iterable[Row], y: str = "l1", first_step: int = 2) -> dict[tupl
         y: the statistic.
         first_step: steps before it are left out; at 1 nothing was trained yet, and outputs may
             shrink with the width.
+        x: key of the width, or of what takes its place.
 
     Returns:
         The slopes; modules whose output is exactly 0 at some width are left out.
@@ -310,9 +313,8 @@ def slopes(rows: Iterable[Row], y: str = "l1", first_step: int = 2) -> dict[tupl
     sums: dict[tuple[str, int], dict[int, list[float]]] = {}
     for row in rows:
         if row["t"] >= first_step:
-            sums.setdefault((row["module"], row["t"]), {}).setdefault(row["width"], []).append(
-                row[y]
-            )
+            by_width = sums.setdefault((row["module"], row["t"]), {})
+            by_width.setdefault(row[x], []).append(row[y])
     found = {}
     for key, by_width in sums.items():
         means = {width: sum(values) / len(values) for width, values in by_width.items()}

@@ -80,13 +80,13 @@ def _outputs(seen: Recorder) -> Iterator[tuple[str, Tensor]]:
 
 @torch.no_grad()
 def spectral_norm(matrix: Tensor, *, iterations: int = 20) -> float:
-    """Largest singular value of a matrix, by power iteration on the smaller side."""
-    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
-    vector = torch.ones(len(gram), 1, dtype=gram.dtype, device=gram.device)
-    vector += torch.linspace(0.0, 1.0, len(gram), device=gram.device).unsqueeze(1)
+    """Largest singular value of a matrix, by power iteration."""
+    columns = matrix.shape[1]
+    vector = torch.ones(columns, dtype=matrix.dtype, device=matrix.device)
+    vector += torch.linspace(0.0, 1.0, columns, device=matrix.device)
     for _ in range(iterations):
-        vector = normalize(gram @ vector, dim=0)
-    return float((gram @ vector).norm().sqrt())
+        vector = normalize(matrix.T @ (matrix @ vector), dim=0)
+    return float((matrix @ vector).norm())
 
 
 def parameters_of(module: nn.Module) -> int:

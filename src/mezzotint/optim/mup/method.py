@@ -2,14 +2,15 @@
 
 The recipe is built at two widths on the meta device. Dimensions that differ are widths, the roles
 follow from them, and so does how far each parameter's initialization is from that of muP. Encoder,
-projector and predictor are scaled together: `width`, `heads` (the size of a head stays), `inner`,
-`hidden`, `hidden_dim`, and the `dim` of a head that is normalized by L2 alone. A head that ends
-with a BatchNorm keeps its `dim`, and its last layer becomes a readout.
+projector and predictor are scaled together: `width`, `inner`, `hidden`, `hidden_dim`, and the `dim`
+of a projector that is normalized by L2 alone. A projector that ends with a BatchNorm keeps its
+`dim`, and its last layer becomes a readout. Of attention, either the number of `heads` grows, or
+the size of each head; then logits are divided by the size of a head instead of its root.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from mezzotint.recipe.component import Component
 from mezzotint.recipe.schema import construct, resolve
 
 M = TypeVar("M", bound=nn.Module)
+Attention = Literal["more_heads", "larger_heads"]
 _ENCODER_KEYS = ("width", "heads", "inner", "hidden")
 _METHOD_KEYS = ("hidden_dim",)
 
@@ -33,24 +35,45 @@ class MuP(Component, kind="mup"):
             nothing changes.
         base_depth: `encoder.depth` of that network; `None` leaves the depth unscaled. Residual
             branches are divided by the depth over it.
+        attention: what of attention grows with the width: `more_heads` of one size, or
+            `larger_heads` of one number, whose logits are divided by the size of a head.
     """
 
-    def __init__(self, *, base_width: int, base_depth: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        base_width: int,
+        base_depth: int | None = None,
+        attention: Attention = "more_heads",
+    ) -> None:
         if base_width < 1:
             raise ValueError(f"`mup.base_width` must be at least 1, got {base_width}. Try 64.")
         if base_depth is not None and base_depth < 1:
             raise ValueError(f"`mup.base_depth` must be at least 1, got {base_depth}. Try 4.")
-        self.base_width, self.base_depth = base_width, base_depth
+        if attention not in ("more_heads", "larger_heads"):
+            raise ValueError(
+                f"`mup.attention` must be more_heads or larger_heads, got {attention!r}. Choose "
+                "more_heads if `encoder.heads` was scaled with `encoder.width`."
+            )
+        self.base_width, self.base_depth, self.attention = base_width, base_depth, attention
 
     def apply(self, method: M) -> M:
         """Put a freshly built method into muP, once; see `apply_mup`."""
         if growth(method):
             return method
-        return apply_mup(method, base_width=self.base_width, base_depth=self.base_depth)
+        return apply_mup(
+            method,
+            base_width=self.base_width,
+            base_depth=self.base_depth,
+            attention=self.attention,
+        )
 
 
 def at_width(
-    encoder: Mapping[str, Any], method: Mapping[str, Any], factor: float
+    encoder: Mapping[str, Any],
+    method: Mapping[str, Any],
+    factor: float,
+    attention: Attention = "more_heads",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Recipe sections of encoder and method at another width.
 
@@ -58,6 +81,7 @@ def at_width(
         encoder: the section as it is.
         method: the section as it is.
         factor: width over the present one.
+        attention: what of attention grows.
 
     Returns:
         Both sections, with everything scaled that grows with the width.
@@ -70,11 +94,14 @@ def at_width(
             f"`encoder.kind: {encoder.get('kind')}` has no `width` that muP could scale. Choose an "
             "encoder of this package, or leave `mup` out."
         )
-    keys = (*_ENCODER_KEYS, *(("dim", "hidden") if encoder.get("kind") == "audio_ntt" else ()))
-    return _scaled(encoder, keys, factor, "encoder"), _scaled_method(method, factor, "method")
+    own = _ENCODER_KEYS if attention == "more_heads" else ("width", "inner", "hidden")
+    keys = (*own, *(("dim",) if encoder.get("kind") == "audio_ntt" else ()))
+    return _scaled(encoder, keys, factor, "encoder"), _scaled_method(method, factor, own, "method")
 
 
-def _scaled_method(method: Mapping[str, Any], factor: float, path: str) -> dict[str, Any]:
+def _scaled_method(
+    method: Mapping[str, Any], factor: float, encoder_keys: tuple[str, ...], path: str
+) -> dict[str, Any]:
     ends_with_norm = method.get("last_norm", False) or method.get("kind") == "mocov3"
     keys = _METHOD_KEYS if ends_with_norm else (*_METHOD_KEYS, "dim")
     made = _scaled(method, keys, factor, path)
@@ -83,9 +110,9 @@ def _scaled_method(method: Mapping[str, Any], factor: float, path: str) -> dict[
             inner = made[name]
             own = f"{path}.{name}"
             made[name] = (
-                _scaled_method(inner, factor, own)
+                _scaled_method(inner, factor, encoder_keys, own)
                 if name == "base"
-                else _scaled(inner, _ENCODER_KEYS, factor, own)
+                else _scaled(inner, encoder_keys, factor, own)
             )
     return made
 
@@ -116,13 +143,20 @@ def build(encoder: Mapping[str, Any], method: Mapping[str, Any], input: Any) -> 
     return whole
 
 
-def apply_mup(method: M, *, base_width: int, base_depth: int | None = None) -> M:
+def apply_mup(
+    method: M,
+    *,
+    base_width: int,
+    base_depth: int | None = None,
+    attention: Attention = "more_heads",
+) -> M:
     """Put a freshly built method into muP.
 
     Args:
         method: method with its encoder, as the recipe builds it; changed in place.
         base_width: `encoder.width` of the network that hyperparameters were tuned on.
         base_depth: its `encoder.depth`; `None` leaves the depth unscaled.
+        attention: what of attention grows with the width.
 
     Returns:
         The method. At the base width all its weights are what they were.
@@ -134,9 +168,9 @@ def apply_mup(method: M, *, base_width: int, base_depth: int | None = None) -> M
     own: dict[str, Any] = method.config  # type: ignore[assignment]
     width = encoder.config.get("width")
     factor = 1.0 if width is None else base_width / width
-    sections = at_width(encoder.config, own, factor)
+    sections = at_width(encoder.config, own, factor, attention)
     # Any other width tells the widths; a multiple of the base always exists.
-    other = at_width(*sections, 2.0 if factor == 1.0 else 1.0 / factor)
+    other = at_width(*sections, 2.0 if factor == 1.0 else 1.0 / factor, attention)
     base, before = listen(lambda: build(*sections, encoder.input))
     twin, after = listen(lambda: build(*other, encoder.input))
     shapes = compare(base, twin)
@@ -146,6 +180,8 @@ def apply_mup(method: M, *, base_width: int, base_depth: int | None = None) -> M
     _make_readouts(method, grown)
     if factor != 1.0:
         _rescale(method, grown, before, after)
+        if attention == "larger_heads":
+            _scale_logits(method, grown)
     if base_depth is not None:
         _scale_depth(method, encoder, base_depth)
     return method
@@ -194,6 +230,13 @@ def _rescale(
             p.mul_(factor)
 
 
+def _scale_logits(method: nn.Module, grown: Mapping[str, Growth]) -> None:
+    """Divide logits by the size of a head instead of its root; at the base width they stay."""
+    for prefix, module in method.named_modules():
+        if hasattr(module, "logit_factor"):
+            module.logit_factor = grown[f"{prefix}.qkv.weight"].fan_out ** -0.5
+
+
 def _scale_depth(method: Any, encoder: Any, base_depth: int) -> None:
     depth = encoder.config.get("depth")
     if depth is None:
@@ -223,13 +266,14 @@ def _scale_depth(method: Any, encoder: Any, base_depth: int) -> None:
 
 def roles_of(module: nn.Module) -> dict[str, Any] | None:
     """Roles and multipliers of a module as plain data; `None` for the standard parametrization."""
-    own: dict[str, Any] = {"base_shapes": {}, "input": {}, "output": {}, "depth": {}}
-    keys = {"input": "input_multiplier", "output": "output_multiplier", "depth": "mup_depth"}
+    keys = {"input": "input_multiplier", "output": "output_multiplier", "depth": "mup_depth",
+            "logits": "logit_factor"}  # fmt: skip
+    own: dict[str, Any] = {"base_shapes": {}, **{name: {} for name in keys}}
     for prefix, part in module.named_modules():
         for local, dims in part.__dict__.get("mup_base_shapes", {}).items():
             own["base_shapes"][f"{prefix}.{local}" if prefix else local] = list(dims)
         for name, key in keys.items():
-            if key in part.__dict__:
+            if part.__dict__.get(key, 1.0) != 1.0:
                 own[name][prefix] = part.__dict__[key]
     return own if own["base_shapes"] else None
 
@@ -249,3 +293,5 @@ def restore_roles(module: nn.Module, roles: Mapping[str, Any]) -> None:
         multiply_output(module.get_submodule(prefix), factor)
     for prefix, ratio in roles["depth"].items():
         module.get_submodule(prefix).mup_depth = ratio
+    for prefix, factor in roles["logits"].items():
+        module.get_submodule(prefix).logit_factor = factor
