@@ -2,7 +2,8 @@
 
 python benchmarks/mup.py slopes OUT      # the table of slopes; cells in OUT are not run again;
                                          # names of encoders and losses after OUT choose rows
-python benchmarks/mup.py rates OUT       # best rate across widths, SimCLR on digits, 3 seeds
+python benchmarks/mup.py rates simclr OUT        # best rate across widths on emoji, 3 seeds
+python benchmarks/mup.py rates ssql OUT          # the same under random bit-widths
 python benchmarks/mup.py overhead        # time of a training step in muP over one without
 """
 
@@ -15,8 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from mezzotint.data.image.embedded import EmbeddedImages
 from mezzotint.files import write_json
 from mezzotint.optim.muon import Muon
 from mezzotint.optim.mup.coord_check import Row, slopes
@@ -24,8 +27,8 @@ from mezzotint.optim.mup.measure import train_and_measure
 from mezzotint.optim.mup.method import apply_mup, build
 from mezzotint.optim.optimizer import LARS, SGD, AdamW, Optimizer
 from mezzotint.recipe.recipe import read_recipe
-from mezzotint.report.widths import proposal, write_rate_transfer
-from mezzotint.runs.widths import transfer_rates
+from mezzotint.report.widths import proposal, wider, write_rate_transfer
+from mezzotint.runs.widths import PARAMETRIZATIONS, transfer_rates
 from mezzotint.seeding import Draws
 from mezzotint.types import Input, Views
 
@@ -128,26 +131,42 @@ def print_slopes(out: Path, *chosen: str, seeds: int = 2) -> None:
         print(f"| {encoder} | {method} | {optimizer} | {cells} | {where} |", flush=True)
 
 
-def print_rates(out: Path) -> None:
+def print_rates(method: str, out: Path, seeds: int = 3) -> None:
+    """The grid of widths and rates on the emoji at 16 pixels, which makes cells four times cheaper.
+
+    The projector ends without a BatchNorm, so that all of its dimensions grow; bits of SSQL are
+    drawn anew in each step.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    file, emoji = out / "emoji.npz", EmbeddedImages(name="emoji")
+    if not file.is_file():
+        np.savez(file, x=np.stack([np.asarray(emoji.read(i)["x"]) for i in range(len(emoji))]))
+    base = "{kind: simclr, hidden_dim: 64, dim: 32, temperature: 0.07, last_norm: false}"
+    bits = "weight_bits: [2, 8], activation_bits: [4, 8]"
     overrides = [
-        "data.kind=embedded_images", "data.name=digits", "encoder.kind=resnet8",
-        "encoder.stem=small", "encoder.width=8", "method.hidden_dim=32", "method.dim=32",
-        "optimizer.kind=adamw", "optimizer.lr=0.001", "run.batch_size=128", "run.epochs=2",
-        "run.log.every_steps=1", "run.log.knn_epochs=0",
+        f"data={{kind: arrays, path: {file}, size: 16}}",
+        "encoder={kind: resnet8, stem: patch, width: 16, grid: 1}",
+        f"method={base if method == 'simclr' else f'{{kind: ssql, base: {base}, {bits}}}'}",
+        "optimizer={kind: adamw, lr: 0.004}",
+        "schedule={kind: cosine, warmup_epochs: 0.2}",
+        "run.batch_size=32", "run.epochs=2", "run.log.every_steps=1", "run.log.knn_epochs=0",
     ]  # fmt: skip
-    rates = [0.004 * 2**i for i in range(5)]
     config = read_recipe("image/emoji_simclr", overrides)
-    transfer = transfer_rates(config, [8, 16, 32], rates, out, seeds=3)
-    for name in ("mup", "standard"):
+    rates = [2.0**power for power in range(-10, -4)]
+    transfer = transfer_rates(config, [16, 32, 64], rates, out, seeds=seeds)
+    print("| parametrization | width | best rate | " + " | ".join(f"{r:.4g}" for r in rates) + " |")
+    print("|" + "---|" * (3 + len(rates)))
+    for name in PARAMETRIZATIONS:
         for width in transfer.widths:
-            losses = " ".join(f"{loss:.3f}" for loss in transfer.losses(name, width))
-            print(f"{name:9} width {width:3}: best {transfer.best(name, width):g}; {losses}")
-    print(proposal(transfer))
+            losses = " | ".join(f"{loss:.3f}" for loss in transfer.losses(name, width))
+            print(f"| {name} | {width} | {transfer.best(name, width):.4g} | {losses} |")
+    print(f"\n{proposal(transfer)} {wider(transfer)}")
     print(write_rate_transfer(transfer, out / "index.html"))
 
 
 def print_overhead() -> None:
-    """Steps in turn, so that other work on the machine meets both alike."""
+    """CPU time of steps in turn, so that other work on the machine meets both alike."""
+    torch.set_num_threads(1)
     batch = views(IMAGE)
     parts: list[tuple[Any, torch.optim.Optimizer, list[float]]] = []
     for base in (None, 32):
@@ -155,20 +174,20 @@ def print_overhead() -> None:
         parts.append((method, AdamW(lr=1e-3).build(method, 32), []))
     for _ in range(200):
         for method, optimizer, times in parts:
-            began = time.perf_counter()
+            began = time.process_time()
             optimizer.zero_grad()
             torch.autograd.backward(method(batch).loss)
             optimizer.step()
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
     plain, scaled = (statistics.median(times) for _, _, times in parts)
     print(f"{plain * 1e3:.2f} ms without, {scaled * 1e3:.2f} ms in muP: {scaled / plain - 1:+.1%}")
 
 
 if __name__ == "__main__":
-    verb = sys.argv[1] if len(sys.argv) > 1 else "slopes"
+    verb = sys.argv[1]
     if verb == "slopes":
         print_slopes(Path(sys.argv[2]), *sys.argv[3:])
     elif verb == "rates":
-        print_rates(Path(sys.argv[2]))
+        print_rates(sys.argv[2], Path(sys.argv[3]))
     else:
         print_overhead()

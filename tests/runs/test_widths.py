@@ -14,6 +14,7 @@ from mezzotint.report.widths import (
     write_coordinate_check,
     write_rate_transfer,
 )
+from mezzotint.runs import widths
 from mezzotint.runs.widths import (
     CoordinateCheck,
     RateTransfer,
@@ -23,6 +24,7 @@ from mezzotint.runs.widths import (
     final_loss,
     transfer_rates,
 )
+from mezzotint.train.guard import NotFinite
 from tests.tiny import config
 
 
@@ -82,9 +84,29 @@ def test_a_grid_is_trained_once_and_proposes_a_rate(tmp_path: Path) -> None:
     assert len(said) == 6 and again.cells == first.cells
     assert len(list((tmp_path / "cells").iterdir())) == 6
     page = write_rate_transfer(again, tmp_path / "index.html").read_text()
-    assert "the largest of the grid" in page and "Wider is always better" in page
+    assert "st of the grid" in page and "Wider is always better" in page
     with pytest.raises(RecipeError, match="is of another recipe"):
         transfer_rates(recipe(batch_size=128), [4, 8], [1e-3], tmp_path)
+
+
+def test_a_run_that_diverges_loses_and_any_other_failure_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> Any:
+        def train(*_: Any, **__: Any) -> None:
+            raise error
+
+        return train
+
+    settings = recipe(batch_size=256)
+    monkeypatch.setattr(widths, "pretrain", fail(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        transfer_rates(settings, [4, 8], [1e-3], tmp_path, say=lambda _: None)
+    assert not list((tmp_path / "cells").iterdir())
+    monkeypatch.setattr(widths, "pretrain", fail(NotFinite("loss")))
+    found = transfer_rates(settings, [4, 8], [1e-3], tmp_path, say=lambda _: None)
+    assert found.losses("mup", 8) == [float("inf")]
+    assert write_rate_transfer(found, tmp_path / "index.html").is_file()
 
 
 def test_best_rates_and_their_drift() -> None:
@@ -123,10 +145,10 @@ def test_wider_is_compared_with_narrower_in_each_tenth() -> None:
 
 
 def test_the_cells_hold_their_recipe(tmp_path: Path) -> None:
-    transfer_rates(recipe(batch_size=256), [4, 8], [1e-3], tmp_path, say=lambda _: None)
+    found = transfer_rates(recipe(batch_size=256), [4, 8], [1e-3], tmp_path, say=lambda _: None)
     cell = json.loads((tmp_path / "cells" / "mup-8-0.001-0.json").read_text())
     assert cell["recipe"]["mup"]["base_width"] == 4
-    assert cell["loss"] == final_loss(cell["curve"])
+    assert found.losses("mup", 8) == [final_loss(cell["curve"])]
 
 
 def test_the_final_loss_is_a_mean_of_the_last_tenth() -> None:

@@ -116,8 +116,8 @@ def proposal(transfer: RateTransfer) -> str:
     if edge := transfer.at_edge():
         side = "smallest" if transfer.best("mup", edge[0]) == min(transfer.rates) else "largest"
         return (
-            f"The best rate of width {edge[0]} in muP is the {side} of the grid, so the best one may "
-            "be beyond it. Extend --rates and run again; finished cells are reused."
+            f"The best rate of width {edge[0]} in muP is the {side} of the grid, and a better one "
+            "may lie beyond it. Extend --rates and run again; finished cells are reused."
         )
     return (
         f"Use optimizer.lr={rate:g} with mup.base_width={transfer.widths[0]} at width "

@@ -23,6 +23,7 @@ from mezzotint.optim.mup.measure import parameters_of, train_and_measure
 from mezzotint.optim.mup.method import at_width
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.recipe.schema import RecipeError
+from mezzotint.train.guard import NotFinite
 from mezzotint.train.loop import pretrain
 
 LIMIT, CONTROL = 0.15, 0.5
@@ -311,11 +312,12 @@ def transfer_rates(
         cell = _saved(file, scaled)
         if cell is None:
             curve = _train(scaled, out / "run")
-            cell = {"recipe": scaled, "loss": final_loss(curve), "curve": curve}
+            cell = {"recipe": scaled, "curve": curve}
             write_json(file, cell)
-            said = f"{parametrization} width {width} lr {rate:g} seed {seed}: {cell['loss']:.4f}"
-            say(f"{number}/{len(names)} {said}")
-        facts = {"width": width, "rate": rate, "seed": seed, **cell}
+            said = f"{parametrization} width {width} lr {rate:g} seed {seed}"
+            say(f"{number}/{len(names)} {said}: {final_loss(curve):.4f}")
+        loss = final_loss(cell["curve"])  # infinite where a run diverged, which JSON cannot hold
+        facts = {"width": width, "rate": rate, "seed": seed, "loss": loss, **cell}
         shared = PARAMETRIZATIONS if width == widths[0] else (parametrization,)
         cells += [{**facts, "parametrization": name} for name in shared]
     return RateTransfer(cells, widths, rates, cost)
@@ -337,7 +339,7 @@ def _train(config: Mapping[str, Any], folder: Path) -> list[float]:
     """Losses of a run, by logged step; empty if it diverged."""
     try:
         pretrain(Recipe.build(config), folder, overwrite=True, progress="quiet")
-    except RuntimeError:
+    except NotFinite:
         return []
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line).get("loss") for line in lines]

@@ -1,10 +1,13 @@
 """What is saved and exported of a network in muP computes what the trained network computes."""
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.func import functional_call
 
 from mezzotint import load_encoder, quant
 from mezzotint.encoders.onnx import load_exported
@@ -47,6 +50,20 @@ def test_a_saved_encoder(kind: str, tmp_path: Path) -> None:
     loaded = load_encoder(save_encoder(made, tmp_path))
     assert torch.equal(features(loaded, kind), features(made, kind))
     assert growth(loaded) == growth(made) and roles_of(loaded) == roles_of(made)
+
+
+@pytest.mark.parametrize("kind", ["vit", "pointnet"])
+def test_copies_and_a_compiled_graph_without_a_break(kind: str) -> None:
+    made = encoder(kind)
+    expected = features(made, kind)
+    for twin in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert torch.equal(features(twin, kind), expected) and roles_of(twin) == roles_of(made)
+    state = dict(made.state_dict())
+    x = views(kind, 4).x[0]
+    with torch.no_grad():
+        assert torch.equal(functional_call(made, state, (x,)), expected)
+    compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(features(compiled, kind), expected)
 
 
 @pytest.mark.parametrize("kind", ["vit", "pointnet"])
