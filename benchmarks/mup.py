@@ -59,7 +59,8 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "Adam": lambda: AdamW(lr=3e-3), "SGD": lambda: SGD(lr=0.02),
     "LARS": lambda: LARS(lr=0.05, trust=0.1), "Muon": lambda: Muon(lr=0.02),
 }  # fmt: skip
-BATCH = 32
+SMALL = {"MLP": (32, 2), "ViT": (32, 2), "ResNet-8": (16, 1), "AudioNTT": (16, 1)}
+"""Samples of a batch, and seeds."""
 
 
 def views(input: Input, batch: int = 32, seed: int = 0) -> Views:
@@ -82,13 +83,13 @@ def measured(encoder: str, method: str, optimizer: str, base: int | None, seed: 
     input, _, widths = ENCODERS[encoder]
     if (encoder, optimizer) == ("ResNet-8", "Muon"):
         widths = widths[:-1]  # Newton-Schulz on 2,048 x 18,432 takes minutes a step
-    rows = []
+    batch, rows = SMALL[encoder][0], []
     for width in widths:
         built = made(encoder, method, width, base, seed)
         if method == "cross-entropy" and optimizer != "LARS":
             torch.nn.init.zeros_(built.head.weight)  # as recommended; LARS needs another start
-        trained = OPTIMIZERS[optimizer]().build(built, BATCH)
-        found = train_and_measure(built, trained, views(input, BATCH, seed), steps=4)
+        trained = OPTIMIZERS[optimizer]().build(built, batch)
+        found = train_and_measure(built, trained, views(input, batch, seed), steps=4)
         rows += [row | {"width": width} for row in found if ":cosine" not in row["module"]]
     return rows
 
@@ -105,7 +106,7 @@ def worst(rows: list[Row], y: str) -> tuple[str, float]:
     return f"`{module}` step {step}", found[module, step]
 
 
-def print_slopes(out: Path, *chosen: str, seeds: int = 2) -> None:
+def print_slopes(out: Path, *chosen: str) -> None:
     """A row for each case; cells that are done are read. `chosen` names encoders and losses."""
     out.mkdir(parents=True, exist_ok=True)
     print("| encoder | loss | optimizer | muP: outputs | changes | control: outputs | changes "
@@ -118,7 +119,7 @@ def print_slopes(out: Path, *chosen: str, seeds: int = 2) -> None:
         rows: dict[int | None, list[Row]] = {}
         for base in (ENCODERS[encoder][2][0], None):
             rows[base] = []
-            for seed in range(seeds):
+            for seed in range(SMALL[encoder][1]):
                 file = out / f"{encoder}-{method}-{optimizer}-{base}-{seed}.json"
                 if not file.is_file():
                     write_json(file, measured(encoder, method, optimizer, base, seed))
@@ -135,7 +136,7 @@ def print_rates(method: str, out: Path, seeds: int = 3) -> None:
     """The grid of widths and rates on the emoji at 16 pixels, which makes cells four times cheaper.
 
     The projector ends without a BatchNorm, so that all of its dimensions grow; bits of SSQL are
-    drawn anew in each step.
+    drawn again in each step.
     """
     out.mkdir(parents=True, exist_ok=True)
     file, emoji = out / "emoji.npz", EmbeddedImages(name="emoji")

@@ -14,6 +14,7 @@ from mezzotint.optim import mup
 from mezzotint.optim.mup.coord_check import get_coord_data, slopes
 from mezzotint.optim.mup.shapes import growth
 from tests import ROOT
+from tests.optim.mup.models import batch
 
 PAGES = {name: ROOT / "docs" / f"{name}.md" for name in ("mup", "mup-examples")}
 
@@ -43,10 +44,10 @@ def lr_of(names: dict[str, Any]) -> dict[str, float]:
     return {name: rate / max(rates.values()) for name, rate in rates.items()}
 
 
-def worst(made: Callable[[int], nn.Module], base: int, batch: Any, **settings: Any) -> Any:
+def worst(made: Callable[[int], nn.Module], base: int, data: Any, **settings: Any) -> Any:
     """Largest slope of the models of an example over three widths, and where it is."""
     widths = {base * m: lambda m=m: made(base * m) for m in (1, 2, 4)}
-    found = slopes(get_coord_data(widths, [batch], nsteps=3, nseeds=2, **settings))  # type: ignore[arg-type]
+    found = slopes(get_coord_data(widths, [data], nsteps=3, nseeds=2, **settings))  # type: ignore[arg-type]
     return max(((slope, key) for key, slope in found.items()), key=lambda one: abs(one[0]))
 
 
@@ -75,10 +76,8 @@ def test_a_transformer() -> None:
     assert roles["table.weight"] == "input" and roles["blocks.0.qkv.weight"] == "hidden"
     assert lr_of(names)["blocks.1.mlp.0.weight"] == 0.25
     assert not names["model"].blocks[1].qkv.weight[:128].any()
-    tokens = torch.randint(50, (8, 6))
-    target = torch.randint(50, (48,))
-    found = worst(names["language_in_mup"], 32, (tokens, target), optimizer="adamw", lr=4e-3,
-                  flatten_output=True)  # fmt: skip
+    settings: dict[str, Any] = {"optimizer": "adamw", "lr": 4e-3, "flatten_output": True}
+    found = worst(names["language_in_mup"], 32, batch("transformer"), **settings)
     assert abs(found[0]) < 0.15, found
 
 
@@ -88,8 +87,8 @@ def test_a_residual_network() -> None:
     assert roles["encoder.conv1.weight"] == "input" and roles["head.weight"] == "output"
     assert names["model"].head.width_mult() == 4.0
     assert lr_of(names)["encoder.layer2.0.conv1.weight"] == 0.25  # m for stem, norms and head
-    batch = torch.randn(16, 3, 32, 32), torch.randint(10, (16,))
-    found = worst(names["classifier_in_mup"], 16, batch, optimizer="sgd", lr=0.1)
+    images = torch.randn(16, 3, 32, 32), torch.randint(10, (16,))
+    found = worst(names["classifier_in_mup"], 16, images, optimizer="sgd", lr=0.1)
     assert abs(found[0]) < 0.15, found
     with pytest.raises(ValueError, match="Base shapes must be those of the same architecture"):
         mup.set_base_shapes(nn.Linear(3, 4), "resnet8.json")

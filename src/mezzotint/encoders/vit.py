@@ -45,8 +45,8 @@ class Attention(nn.Module):
         bias: give queries, keys and values a bias.
 
     Attributes:
-        logit_factor: factor of the logits beside 1 / √(size of a head), which muP sets where heads
-            grow with the width.
+        logit_factor: factor of the logits, which are divided by √(size of a head). muP sets it
+            where heads grow with the width.
     """
 
     def __init__(self, width: int, heads: int, inner: int | None = None, bias: bool = True) -> None:

@@ -305,7 +305,7 @@ def slopes(
         y: the statistic.
         first_step: steps before it are left out; at 1 nothing was trained yet, and outputs may
             shrink with the width.
-        x: key of the width, or of what takes its place.
+        x: key of the width, or of the depth.
 
     Returns:
         The slopes; modules whose output is exactly 0 at some width are left out.
