@@ -70,9 +70,9 @@ def train(task: str, optimizer: str, rate: float, seed: int, seconds: float) -> 
         built.step()
         method.after_step(min(1.0, progress))
         curve.append(float(loss.detach()))
-    loss = final_loss(curve) if all(map(math.isfinite, curve)) else math.inf
+    finite = all(map(math.isfinite, curve))
     return {
-        "loss": loss, "steps": len(curve), "curve": curve, "seconds": time.process_time() - began,
+        "loss": final_loss(curve) if finite else 1e9, "steps": len(curve), "curve": curve if finite else [], "seconds": time.process_time() - began,
         "probe": probe(recipe) if seed else None,
     }  # fmt: skip
 

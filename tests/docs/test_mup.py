@@ -47,7 +47,7 @@ def lr_of(names: dict[str, Any]) -> dict[str, float]:
 def worst(made: Callable[[int], nn.Module], base: int, data: Any, **settings: Any) -> Any:
     """Largest slope of the models of an example over three widths, and where it is."""
     widths = {base * m: lambda m=m: made(base * m) for m in (1, 2, 4)}
-    found = slopes(get_coord_data(widths, [data], nsteps=3, nseeds=2, **settings))  # type: ignore[arg-type]
+    found = slopes(get_coord_data(widths, [data], nsteps=3, nseeds=2, **settings))
     return max(((slope, key) for key, slope in found.items()), key=lambda one: abs(one[0]))
 
 

@@ -165,7 +165,7 @@ def deep(depth: int = 2, **mup: Any) -> dict[str, Any]:
 
 
 def test_a_recipe_keeps_its_settings_of_mup_at_another_width_and_depth() -> None:
-    settings = {"base_width": 8, "base_depth": 1, "attention": "larger_heads"}
+    settings: dict[str, Any] = {"base_width": 8, "base_depth": 1, "attention": "larger_heads"}
     wide = at(deep(**settings), 32, 16)
     assert wide["mup"] == {**settings, "base_width": 16} and wide["encoder"]["heads"] == 2
     assert at(deep(), 32, 16)["encoder"]["heads"] == 4
