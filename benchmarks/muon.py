@@ -72,9 +72,12 @@ def train(task: str, optimizer: str, rate: float, seed: int, seconds: float) -> 
         curve.append(float(loss.detach()))
     finite = all(map(math.isfinite, curve))
     return {
-        "loss": final_loss(curve) if finite else 1e9, "steps": len(curve), "curve": curve if finite else [], "seconds": time.process_time() - began,
+        "loss": final_loss(curve) if finite else 1e9,  # JSON has no infinity
+        "steps": len(curve),
+        "curve": curve if finite else [],
+        "seconds": time.process_time() - began,
         "probe": probe(recipe) if seed else None,
-    }  # fmt: skip
+    }
 
 
 @torch.no_grad()
