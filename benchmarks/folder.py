@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -203,23 +204,29 @@ def made(root: Path, name: str) -> Path:
     return Path(note.read_text(encoding="utf-8"))
 
 
-def timed(*arguments: str) -> tuple[float, str]:
-    """Run the command line, and return its wall seconds and what it printed."""
-    began = time.perf_counter()
+def processor_seconds() -> float:
+    """Return the processor time of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def timed(*arguments: str) -> tuple[float, float, str]:
+    """Run the command line, and return its wall and processor seconds, and what it printed."""
+    began, before = time.perf_counter(), processor_seconds()
     done = subprocess.run(
         [sys.executable, "-m", "mezzotint", *arguments],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)}: {done.stderr}")
-    return time.perf_counter() - began, done.stdout
+    return time.perf_counter() - began, processor_seconds() - before, done.stdout
 
 
 def run(path: Path, out: Path, *options: str) -> dict[str, float]:
     """Pretrain on a path, and return the seconds to the first logged step, of parts, of all."""
     shutil.rmtree(out, ignore_errors=True)
     seconds: dict[str, float] = {}
-    began = time.perf_counter()
+    began, before = time.perf_counter(), processor_seconds()
     command = [sys.executable, "-m", "mezzotint", "pretrain", str(path), "--out", str(out)]
     with (
         (out.parent / f"{out.name}.log").open("w") as errors,
@@ -234,6 +241,7 @@ def run(path: Path, out: Path, *options: str) -> dict[str, float]:
         if process.returncode:
             raise SystemExit(f"{path}: see {errors.name}")
     seconds["all"] = time.perf_counter() - began
+    seconds["processor"] = processor_seconds() - before
     return seconds
 
 
@@ -254,23 +262,26 @@ def main() -> None:
     print(f"`python benchmarks/folder.py {' '.join(sys.argv[1:])}`, commit {commit}, "
           f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS "
           f"{os.environ.get('OMP_NUM_THREADS', 'unset')}\n")  # fmt: skip
-    print(
-        "| data | encoder, epochs | dry run, s | 10 steps, s | trained, s | page, s | evaluation |"
-    )
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| data | encoder, steps | dry run, s (processor) | 10 steps, s | trained, s | page, s | "
+          "processor, s | evaluation | load |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in arguments.modalities.split(","):
         path = made(arguments.data, name)
-        dry, facts = timed("pretrain", str(path), "--dry-run", *options)
+        dry, used, facts = timed("pretrain", str(path), "--dry-run", *options)
+        first = f"| {DATA[name][1]} |"
         if arguments.dry:
-            print(f"| {DATA[name][1]} | | {dry:.1f} | | | | |\n\n{facts}", flush=True)
+            load = os.getloadavg()[0]
+            print(
+                f"{first} | {dry:.1f} ({used:.1f}) | | | | | | {load:.0f} |\n\n{facts}", flush=True
+            )
             continue
         found = run(path, out / name, *options)
         described = json.loads((out / name / "environment.json").read_text(encoding="utf-8"))
-        words = f"{described['parameters'] / 1e6:.2f} M, {described['steps']:,} steps"
+        words = f"{described['parameters'] / 1e6:.2f} M, {described['steps']:,}"
         share = (found["all"] - found["trained"]) / found["all"]
-        print(f"| {DATA[name][1]} | {words} | {dry:.1f} | {found['first']:.0f} | "
-              f"{found['trained']:.0f} | {found['all']:.0f} | {100 * share:.0f} % |",
-              flush=True)  # fmt: skip
+        print(f"{first} {words} | {dry:.1f} ({used:.1f}) | {found['first']:.0f} | "
+              f"{found['trained']:.0f} | {found['all']:.0f} | {found['processor']:.0f} | "
+              f"{100 * share:.0f} % | {os.getloadavg()[0]:.0f} |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
