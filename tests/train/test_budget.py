@@ -14,7 +14,9 @@ from PIL import Image
 from mezzotint.cli.app import run
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.cost import EvaluationCost
+from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.recipe import Recipe
+from mezzotint.recipe.schema import class_of
 from mezzotint.train import budget
 from mezzotint.train.budget import EVALUATION, Fitted, fit_path, fit_recipe, measure
 from mezzotint.train.dry_run import FACTS
@@ -125,6 +127,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
     free = EvaluationCost(40, 0.0, 0.0, 0.0, ((8, 0.0), (8, 0.0)))
     monkeypatch.setattr(budget, "cost_of", lambda recipe: free)
     monkeypatch.setattr("mezzotint.evaluation.cost._PAGE_S", 0.0)
+    monkeypatch.setattr(budget, "_CHOOSING_S", 1e9)  # however busy this machine is
     return sizes
 
 
@@ -142,6 +145,22 @@ def test_a_path_of_each_modality_becomes_its_recipe(
     assert chosen["encoder"]["kind"] == encoder and chosen["run"]["epochs"] == 1
     assert chosen["run"]["batch_size"] == 16
     assert Recipe.build(chosen).config() == chosen
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_every_size_of_each_modality_can_be_built_and_much_time_is_for_the_large_recipe(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, recipe, kind, _ = DATA[name]
+    tried = timed(monkeypatch, 1e-9)
+    fitted = fit_path(str(make(tmp_path)), ["run.batch_size=4"], 1e5)
+    modality = modality_of(class_of(kind, "Source").modality)
+    large = modality.large_recipe
+    assert fitted.recipe == (large or recipe) and large in (f"{recipe}_large", "")
+    assert len(tried) == len(modality.sizes) + bool(large)
+    assert tried == sorted(tried), "from small to large"
+    assert tried[0] < 0.5e6 or name == "images with text"
+    assert Recipe.build(fitted.plan.phases[0].config).run.epochs == 400
 
 
 def epochs_of(fitted: Fitted) -> int:
