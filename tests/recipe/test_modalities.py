@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 
 from mezzotint.modality.modality import modality_names, modality_of
-from mezzotint.recipe.reading import read_raw, shipped
+from mezzotint.recipe.reading import read_raw, shipped, suggested
 from mezzotint.recipe.recipe import (
     Plan,
     Recipe,
     read_recipe,
     require_one_modality,
     resolve_recipe,
-    suggested,
 )
 from mezzotint.recipe.schema import RecipeError, class_of
 from mezzotint.recipe.signatures import index

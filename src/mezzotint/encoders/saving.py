@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from mezzotint._version import __version__
 from mezzotint.data.source import Source
 from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.lora import merge_lora
 from mezzotint.files import replacing, require_seal, write_json
 from mezzotint.optim.mup.method import restore_roles, roles_of
 from mezzotint.quant.convert import make_encoder_quantizable
@@ -51,7 +52,8 @@ def save_encoder(
     """Write an encoder's weights and description.
 
     Args:
-        encoder: one that a recipe can name (`encoder.config`), or of a class of your own.
+        encoder: one that a recipe can name (`encoder.config`), or of a class of your own; updates
+            of LoRA are added to its weights.
         path: directory to write, made when missing.
         made_by: how it was made (recipe, command, steps, license of the data).
         source: the training samples, whose preprocessing is kept; by default what the encoder was
@@ -62,6 +64,7 @@ def save_encoder(
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
+    encoder = merge_lora(encoder)
     if source is not None:
         encoder.preprocessing = source.preprocessing()
     keep_files(encoder, folder)

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.vit import ViT
+from mezzotint.interop.adapt import for_channels
 from mezzotint.interop.layouts import LAYOUTS, MOMENTUM_WORDS, Branch, Layout, prefixes, recognize
-from mezzotint.interop.vit import as_our_vit, prefixes_of, refuse_lost_parts
+from mezzotint.interop.vit import adaptations, as_our_vit, prefixes_of, refuse_lost_parts
 from mezzotint.modality.modality import modality_of
 
 _NESTED = (
@@ -44,6 +45,7 @@ class Loaded:
         loaded: number of tensors that were loaded.
         total: number of tensors of the encoder.
         left: numbers of ignored tensors of the file, by reason.
+        adapted: what was changed for samples of another size, in words.
     """
 
     layout: str
@@ -51,12 +53,20 @@ class Loaded:
     loaded: int
     total: int
     left: dict[str, int]
+    adapted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rest = "; ".join(f"{count} ignored: {reason}" for reason, count in self.left.items())
         branch = f" from {self.branch}" if self.branch else ""
-        return f"loaded {self.loaded}/{self.total} tensors{branch} ({self.layout} layout)" + (
-            f"; {rest}" if rest else ""
+        return "; ".join(
+            filter(
+                None,
+                (
+                    f"loaded {self.loaded}/{self.total} tensors{branch} ({self.layout} layout)",
+                    *self.adapted,
+                    rest,
+                ),
+            )
         )
 
 
@@ -178,8 +188,8 @@ def load_checkpoint(
             encoder's own; `"auto"` recognizes the layout by the names.
         branch: the trained network, or its momentum copy; `"auto"` prefers the trained one.
         prefix: prefix of the encoder's names, without its dot; `None` to search for it.
-        adapt: let a ViT start for other samples than the file's: the kernels of several channels
-            are summed for one, and positions are cut or interpolated.
+        adapt: let the encoder start for other samples than the file's: the first kernel is brought
+            to its channels, and the positions of a ViT to its grid; see `interop.adapt`.
 
     Raises:
         ValueError: for a file that cannot be read, or in which a tensor of the encoder is missing,
@@ -204,7 +214,11 @@ def load_checkpoint(
             left[reason] += 1
     vit = encoder if isinstance(encoder, ViT) and encoder.config["kind"] == "vit" else None
     theirs = prefixes_of(renamed)
+    adapted: list[str] = []
+    if adapt and vit is None:
+        renamed, adapted = _with_stem(renamed, encoder)
     if vit is not None:
+        adapted = adaptations(renamed, vit) if adapt else []
         # Of images, which have no frames, no layout turns the axes.
         first = known.frames_first and modality_of(vit.input).axes[-1] == "frames"
         renamed = as_our_vit(renamed, vit, frames_first=first, adapt=adapt)
@@ -223,8 +237,32 @@ def load_checkpoint(
             own[name].copy_(tensor)
     _count_others(left, renamed, found_at, len(found))
     return Loaded(
-        chosen, found_at.rstrip("."), len(found), len(own), {k: v for k, v in left.items() if v}
+        chosen,
+        found_at.rstrip("."),
+        len(found),
+        len(own),
+        {k: v for k, v in left.items() if v},
+        tuple(adapted),
     )
+
+
+def _with_stem(
+    tensors: Mapping[str, Tensor], encoder: Encoder
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Bring the first kernel of an encoder to its channels, wherever the file has it."""
+    channels = encoder.input.shape[0]
+    stem = next(((n, t) for n, t in _own_tensors(encoder).items() if t.ndim >= 3), None)
+    if stem is None or stem[1].shape[1] != channels:
+        return dict(tensors), []
+    made, adapted = dict(tensors), []
+    for name, tensor in tensors.items():
+        same = tensor.ndim == stem[1].ndim and tensor[:, :1].shape == stem[1][:, :1].shape
+        if name != stem[0] and not name.endswith(f".{stem[0]}"):
+            continue
+        if same and tensor.shape[1] != channels:
+            made[name] = for_channels(tensor, channels)
+            adapted.append(f"{name} adapted from {tensor.shape[1]} to {channels} channels")
+    return made, adapted[:1]
 
 
 def _count_others(

@@ -6,10 +6,8 @@ ones; the row of the class token is added to the token, which changes nothing. S
 AudioMAE and BRIDLE have time as the first axis (`frames_first`), so kernels and positions are
 transposed. VideoMAE has biases of queries and values, and none of keys, which is a bias of 0.
 
-`adapt` starts a network for other samples, as `--imagenet_pretrain` of BRIDLE's source does (after
-AST, Gong et al. 2021, arXiv 2104.01778): the kernels of three colors are summed for one channel,
-and positions are cut out of the middle or interpolated, axis by axis. Differs from there: rows of
-an image become mels and columns frames, where the source mixes them up.
+`adapt` starts a network for other samples, see `interop.adapt`. Differs from `--imagenet_pretrain`
+of BRIDLE's source: rows of an image become mels and columns frames, where the source mixes them up.
 """
 
 import math
@@ -19,9 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from mezzotint.encoders.vit import ViT
+from mezzotint.interop.adapt import cuts_positions, for_channels, for_grid
+from mezzotint.modality.modality import modality_of
 from mezzotint.modality.patches import LearnedPositions, grid_positions
 
 _PATCHES = "patch_embed.proj.weight"
@@ -91,6 +90,20 @@ def shape_of(tensors: Mapping[str, Tensor], mels: int, size: int | None) -> tupl
     return (channels, *(size or side * math.isqrt(max(1, count)),) * 2)
 
 
+def adaptations(tensors: Mapping[str, Tensor], encoder: ViT) -> list[str]:
+    """Say what `as_our_vit` with `adapt` will change of a file's ViT."""
+    said = []
+    for prefix in sorted(prefixes_of(tensors), key=len)[:1]:
+        known, wanted = tensors[prefix + _PATCHES].shape[1], encoder.input.shape[0]
+        if known != wanted and modality_of(encoder.input).axes[0] == "channels":
+            said.append(f"patches adapted from {known} to {wanted} channels")
+        places = tensors.get(f"{prefix}pos_embed")
+        count = encoder.patches.count
+        if places is not None and places.ndim == 3 and places.shape[1] not in (count, count + 1):
+            said.append(f"positions resized from {places.shape[1]} to {count}")
+    return said
+
+
 def as_our_vit(
     tensors: Mapping[str, Tensor], encoder: ViT, *, frames_first: bool, adapt: bool
 ) -> dict[str, Tensor]:
@@ -100,7 +113,7 @@ def as_our_vit(
         tensors: tensors of the file.
         encoder: encoder that they are for.
         frames_first: whether the file's samples have time as their first axis.
-        adapt: sum the kernels of several channels for one, and resize positions.
+        adapt: bring kernels and positions to the channels and the grid of the encoder.
     """
     made = dict(tensors)
     for prefix in prefixes_of(tensors):
@@ -115,8 +128,8 @@ def _converted(
 ) -> dict[str, Tensor]:
     kernel = own.pop(_PATCHES)
     of_images = kernel.shape[1] > 1
-    if adapt and encoder.input.shape[0] == 1 and kernel.shape[1] > 1:
-        kernel = kernel.sum(dim=1, keepdim=True)
+    if adapt and modality_of(encoder.input).axes[0] == "channels":
+        kernel = for_channels(kernel, encoder.input.shape[0])
     kernel = kernel.transpose(-1, -2) if frames_first else kernel
     made = {"patches.project.weight": kernel.flatten(1)}
     if "patch_embed.proj.bias" in own:
@@ -129,7 +142,7 @@ def _converted(
         side = math.isqrt(len(rows))
         grid = (side, side) if of_images and side**2 == len(rows) else encoder.patches.grid
         rows = _transposed(rows, grid) if frames_first else rows
-        made["places.table.weight"] = _positions(rows, grid, encoder.patches.grid, adapt)
+        made["places.table.weight"] = _positions(rows, grid, encoder, adapt)
     if cls is not None:
         made["cls"] = cls
     for name, tensor in own.items():
@@ -159,23 +172,15 @@ def _transposed(rows: Tensor, grid: tuple[int, ...]) -> Tensor:
     return rows.view(*grid[::-1], -1).transpose(0, 1).flatten(0, 1)
 
 
-def _positions(rows: Tensor, grid: tuple[int, ...], wanted: tuple[int, ...], adapt: bool) -> Tensor:
-    """Bring positions `[L, D]` of a grid to the wanted one, if that may be done.
+def _positions(rows: Tensor, grid: tuple[int, ...], encoder: ViT, adapt: bool) -> Tensor:
+    """Bring positions `[L, D]` of a grid to the encoder's, if that may be done.
 
     Positions that do not fit come back without rows, so that they are refused as missing.
     """
+    wanted = encoder.patches.grid
     if len(rows) != math.prod(grid) or (grid != wanted and not (adapt and len(wanted) == 2)):
         return rows[:0]
-    plane = rows.view(*grid, -1).movedim(-1, 0)
-    for axis in range(len(wanted), 0, -1):
-        size = wanted[axis - 1]
-        if size <= plane.shape[axis]:
-            plane = plane.narrow(axis, plane.shape[axis] // 2 - size // 2, size)
-        else:
-            sizes = [*plane.shape[1:]]
-            sizes[axis - 1] = size
-            plane = interpolate(plane.unsqueeze(0), size=sizes, mode="bilinear").squeeze(0)
-    return plane.flatten(1).T
+    return for_grid(rows, grid, wanted, cut=cuts_positions(encoder.input))
 
 
 def refuse_lost_parts(path: str, encoder: ViT, tensors: Mapping[str, Tensor], prefix: str) -> None:

@@ -86,17 +86,32 @@ class LayerScales(Component):
         Args:
             names: names within the encoder, in its order; `None` outside the encoder.
         """
-        blocks = ["" if name is None else _block_of(name.split(".")) for name in names]
-        order = {block: depth for depth, block in enumerate(dict.fromkeys(filter(None, blocks)), 1)}
-        last, top, depth = len(order), len(order) + 1, 0
-        factors = []
-        for name, block in zip(names, blocks, strict=True):
-            if name is None:
-                factors.append(self.head)
-                continue
-            depth = order.get(block, top if last and depth >= last else depth)
-            factors.append(self.decay ** (top - depth))
+        depths, top = depths_of(names)
+        factors = [self.head if depth is None else self.decay ** (top - depth) for depth in depths]
         return factors
+
+
+def depths_of(names: Sequence[str | None]) -> tuple[list[int | None], int]:
+    """Number the blocks that parameters of an encoder belong to.
+
+    Args:
+        names: names within the encoder, in its order; `None` outside the encoder.
+
+    Returns:
+        For each parameter 0 for the stem, 1 for the first block, and so on, `None` outside the
+        encoder; and the number of what is above the last block.
+    """
+    blocks = ["" if name is None else _block_of(name.split(".")) for name in names]
+    order = {block: depth for depth, block in enumerate(dict.fromkeys(filter(None, blocks)), 1)}
+    last, depth = len(order), 0
+    depths: list[int | None] = []
+    for name, block in zip(names, blocks, strict=True):
+        if name is None:
+            depths.append(None)
+            continue
+        depth = order.get(block, last + 1 if last and depth >= last else depth)
+        depths.append(depth)
+    return depths, last + 1
 
 
 def _block_of(parts: Sequence[str]) -> str:

@@ -279,3 +279,14 @@ def _position(items: Any, key: str, name: str) -> int:
     raise RecipeError(
         f"`{name}` cannot be set: {key!r} must be {accepted} there. Write the whole list."
     )
+
+
+def suggested(kind: str) -> str:
+    """Choose the shortest shipped recipe for a kind of data, SimCLR if any; empty without one."""
+    candidates = [
+        name
+        for name, path in shipped().items()
+        if not name.startswith("supervised/")
+        and re.search(rf"\bkind: {kind}\b", path.read_text(encoding="utf-8"))
+    ]
+    return min(candidates, key=lambda name: ("simclr" not in name, len(name), name), default="")

@@ -1,13 +1,12 @@
 """Recipes: a YAML file of plain data, the same thing as Python objects, and the way between them.
 
-A recipe has eight sections. Each is checked against the signatures of the package's classes
-(`mezzotint.recipe.schema`), so that from Python the very same objects can be made and passed.
-It is read once, into a `Plan` whose phases are checked before torch is imported, and each phase is
-built once, into a `Recipe` of objects.
+A recipe has eight sections, and may have `mup` and `init`. Each is checked against the signatures
+of the package's classes (`mezzotint.recipe.schema`), so that from Python the very same objects can
+be made. It is read once, into a `Plan` whose phases are checked before torch is imported, and each
+phase is built once, into a `Recipe` of objects.
 """
 
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from mezzotint.recipe.reading import (
     name_of,
     parse_yaml,
     read_raw,
-    shipped,
+    suggested,
 )
 from mezzotint.recipe.schema import (
     FAMILIES,
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from mezzotint.optim.optimizer import Optimizer
     from mezzotint.optim.schedules import Schedule
     from mezzotint.runs.settings import Budget, Evaluate
+    from mezzotint.train.init import Init
     from mezzotint.train.settings import Run
 
 _DEFAULTS: dict[str, Any] = {"views": "two_views", "schedule": "cosine", "run": {}, "evaluate": {}}
@@ -205,6 +205,8 @@ class Plan:
                 if "phases" not in raw:
                     raise
                 raise RecipeError(f"In `phases.{number}`: {error}") from error
+            if number and "init" in config:
+                raise RecipeError("`init` starts the first phase alone. Write it in `phases.0`.")
         check_parts([(phase.name, dict(phase.load), phase.config) for phase in phases])
         return cls(phases, raw)
 
@@ -266,17 +268,6 @@ def _parts(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
                 yield f"views.{key}.{position}", item["kind"], "Transform"
 
 
-def suggested(kind: str) -> str:
-    """Choose the shortest shipped recipe for a kind of data, SimCLR if any; empty without one."""
-    candidates = [
-        name
-        for name, path in shipped().items()
-        if not name.startswith("supervised/")
-        and re.search(rf"\bkind: {kind}\b", path.read_text(encoding="utf-8"))
-    ]
-    return min(candidates, key=lambda name: ("simclr" not in name, len(name), name), default="")
-
-
 @dataclass(kw_only=True)
 class Recipe:
     """Everything that a run is made of, as objects. Make it in Python, or with `Recipe.load`.
@@ -291,6 +282,7 @@ class Recipe:
         evaluate: what is measured at the end.
         mup: how rates and initialization scale with the width; `None` leaves them as they are.
         budget: what the evaluation after training may take.
+        init: the trained encoder to start from; `None` for random weights.
     """
 
     data: "Source"
@@ -302,6 +294,7 @@ class Recipe:
     evaluate: "Evaluate" = field(default_factory=lambda: _default("evaluate"))
     mup: "MuP | None" = None
     budget: "Budget | None" = None
+    init: "Init | None" = None
 
     def __post_init__(self) -> None:
         if self.mup is not None:

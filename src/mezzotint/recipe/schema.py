@@ -28,7 +28,7 @@ FAMILIES = {
 }
 """Sections of a recipe, and the family of each."""
 
-OPTIONAL = {"mup": "MuP", "budget": "Budget"}
+OPTIONAL = {"mup": "MuP", "budget": "Budget", "init": "Init"}
 """Sections that a recipe may leave out."""
 
 RENAMED_KINDS = {

@@ -24,7 +24,7 @@ from mezzotint.files import write_json, write_text
 from mezzotint.methods.method import synchronize_norms
 from mezzotint.recipe.recipe import Recipe
 from mezzotint.seeding import key_of
-from mezzotint.train import faults, rundir
+from mezzotint.train import continued, faults, rundir
 from mezzotint.train.callbacks import EpochCallback, ForwardPassCounter
 from mezzotint.train.checkpoint import CheckpointStore
 from mezzotint.train.guard import ForwardState, StepGuard, StepScalars
@@ -68,6 +68,7 @@ def pretrain(
             first step.
     """
     device = recipe.run.compute.torch_device()
+    continued.begin(recipe, fresh=not resume)
     with ExitStack() as stack:
         stack.enter_context(dist.process_group(device))
         folder = Path(dist.broadcast_object(str(out or rundir.default_directory("run"))))
@@ -77,7 +78,9 @@ def pretrain(
         if dist.is_main():
             stack.enter_context(rundir.locked(folder))
         flag = stack.enter_context(catch_signals())
+        continued.keep(recipe, folder, fresh=not resume)
         trainer.fit(folder, flag, resume=resume, progress=progress)
+        continued.hand_over(recipe, folder, progress)
     return folder
 
 
@@ -135,6 +138,7 @@ class Trainer:
         factor = self.recipe.schedule(step, self.total, self.plan.steps_per_epoch)
         rates = self.recipe.optimizer.set_rates(self.optimizer, factor, step / self.total)
         self.optimizer.zero_grad(set_to_none=True)
+        continued.set_modes(self.recipe, step)
         self.before.keep()
         self.method.before_step()
         losses: list[Tensor] = []
@@ -181,6 +185,7 @@ class Trainer:
 
     def update(self, step: int, loss: Tensor, logs: Mapping[str, Tensor]) -> dict[str, float]:
         """Update the weights if loss, gradient and buffers are finite; return loss, norm, logs."""
+        continued.drop_gradients(self.recipe, step)
         self.scaler.unscale_(self.optimizer)
         parameters = list(self.method.parameters())
         norm = gradient_norm(parameters)
@@ -281,17 +286,14 @@ class Trainer:
         """Load the batches from a step on, after replaying those that the views remember."""
         own = self.run.batch_size // dist.world_size()
         again = min(start, -(-self.recipe.views.memory_size // own))
-        stream = self._batches(start - again, flag)
-        for step in range(start - again, start):
-            for part in next(stream).split(self.run.accumulated):
-                self.views(part, step)
-        return stream
-
-    def _batches(self, start: int, flag: StopFlag) -> Iterator[Batch]:
         loader = self.run.loader
-        return batches(
-            self.recipe.data, self.recipe.views, self.plan, start=start, stop=self.total,
+        stream = batches(
+            self.recipe.data, self.recipe.views, self.plan, start=start - again, stop=self.total,
             workers=loader.processes(self.recipe.data), on_unreadable=loader.on_unreadable,
             pin_memory=self.device.type == "cuda", timeout_s=loader.timeout_seconds,
             while_waiting=flag.check,
         )  # fmt: skip
+        for step in range(start - again, start):
+            for part in next(stream).split(self.run.accumulated):
+                self.views(part, step)
+        return stream

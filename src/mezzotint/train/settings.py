@@ -323,7 +323,7 @@ class Run(Component):
         other = copy.copy(self)
         other.batch_size = samples // unit * unit
         note = f"run.batch_size is {other.batch_size} instead of {self.batch_size}"
-        other.notes = (f"{note}: an epoch has {samples} samples",)
+        other.notes = (*self.notes, f"{note}: an epoch has {samples} samples")
         return other
 
     @property

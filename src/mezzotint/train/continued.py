@@ -1,0 +1,231 @@
+"""Runs that start from a trained encoder: its copy in the run, the warm-up, and what is handed over.
+
+    RUN/start/            the encoder that the run started from
+    RUN/encoder/          the better one of start and trained encoder, by `init.keep`
+    RUN/encoder_trained/  the trained one, if the start was better
+    RUN/start.json        how they were compared, and which one was kept
+
+They are compared on the validation part of the training samples: the one that the data defines, or
+a fifth. A kNN and a linear probe are fitted on the rest. As in a report, the best probe of one
+encoder is compared with the best of the other, sample by sample. The start is kept if the whole
+95 % interval of the difference is below zero. Test samples are never used.
+"""
+
+import copy
+import json
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mezzotint import dist
+from mezzotint.data.source import Source, Task, first_classification
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.saving import load_encoder, save_encoder
+from mezzotint.evaluation.features import extract_readable
+from mezzotint.evaluation.knn import KNN
+from mezzotint.evaluation.linear import Linear
+from mezzotint.evaluation.metrics import Accuracy
+from mezzotint.evaluation.results import paired
+from mezzotint.files import require_seal, write_json
+from mezzotint.recipe.recipe import Recipe
+from mezzotint.seeding import sample_order
+from mezzotint.train.init import frozen_modules
+from mezzotint.types import Features
+
+START = "start"
+TRAINED = "encoder_trained"
+_OUTCOME = "start.json"
+_MOST = 10_000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the trained encoder compares with its start, on the validation part.
+
+    Attributes:
+        kept: which of the two is in `encoder/`.
+        task: name of the task; empty without labels.
+        samples: number of validation samples.
+        before: accuracy of the start, by its best probe.
+        after: accuracy of the trained encoder, by its best probe.
+        low: lower bound of the 95 % interval of after − before.
+        high: its upper bound.
+    """
+
+    kept: str
+    task: str = ""
+    samples: int = 0
+    before: float = 0.0
+    after: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.task:
+            return (
+                "encoder: trained; without labels for one class per sample nothing says whether it "
+                "is better than its start"
+            )
+        change = self.after - self.before
+        measured = (
+            f"{self.before:.3f} → {self.after:.3f} ({change:+.3f}, 95 % interval {self.low:+.3f} "
+            f"to {self.high:+.3f}) on {self.samples} validation samples of {self.task}"
+        )
+        if self.kept == "start":
+            return (
+                f"encoder: the start is kept, because training made it worse: {measured}; the "
+                f"trained one is in {TRAINED}/"
+            )
+        return f"encoder: trained, {measured}"
+
+
+def begin(recipe: Recipe, *, fresh: bool) -> None:
+    """Load the start of a recipe with `init` into its method, and freeze what does not learn.
+
+    Args:
+        recipe: a freshly built one; without `init` nothing happens.
+        fresh: false for a run that goes on from its checkpoint, whose start is not read again.
+
+    Raises:
+        ValueError: for a start that cannot be used.
+    """
+    if recipe.init is None:
+        return
+    if fresh:
+        recipe.run = copy.copy(recipe.run)
+        recipe.run.notes = (*recipe.run.notes, *recipe.init.load(recipe.method))
+    recipe.init.prepare(recipe.method)
+
+
+def keep(recipe: Recipe, folder: Path, *, fresh: bool) -> None:
+    """Write the start into the run."""
+    if recipe.init is None or not fresh or not dist.is_main():
+        return
+    made_by = {"start of": folder.name, "path": recipe.init.path}
+    save_encoder(recipe.encoder, folder / START, made_by, source=recipe.data)
+
+
+def set_modes(recipe: Recipe, step: int) -> None:
+    """Put what does not learn in a step into eval mode, and all else into training mode.
+
+    An encoder in its warm-up, and a frozen block, compute the same as after training: their
+    BatchNorms use and keep the statistics that they have.
+    """
+    init, method = recipe.init, recipe.method
+    if init is None or not (init.warmup_steps or init.freeze_blocks):
+        return
+    method.train()
+    for encoder in (m for m in method.modules() if isinstance(m, Encoder)):
+        if step < init.warmup_steps:
+            encoder.eval()
+        for module in frozen_modules(encoder, init.freeze_blocks):
+            module.eval()
+
+
+def drop_gradients(recipe: Recipe, step: int) -> None:
+    """Forget the encoder's gradients in a step of the warm-up."""
+    if recipe.init is not None and step < recipe.init.warmup_steps:
+        for parameter in recipe.encoder.parameters():
+            parameter.grad = None
+
+
+def hand_over(recipe: Recipe, folder: Path, progress: str = "bar") -> None:
+    """Compare the trained encoder with its start, and put the better one into `encoder/`.
+
+    Args:
+        recipe: the run's; without `init` nothing happens.
+        folder: directory of the run, with `encoder/` and `start/`.
+        progress: `bar` says the outcome on stderr, `json` on stdout, `quiet` nowhere.
+    """
+    if recipe.init is None:
+        return
+    start, trained = load_encoder(folder / START), load_encoder(folder / "encoder")
+    outcome = compare(start, trained, recipe.data)
+    if recipe.init.keep == "better" and outcome.task and outcome.high < 0.0:
+        outcome = Outcome(**{**asdict(outcome), "kept": "start"})
+    if not dist.is_main():
+        return
+    write_json(folder / _OUTCOME, asdict(outcome), sealed=True)
+    if outcome.kept == "start":
+        _swap(folder)
+    if progress == "json":
+        print(json.dumps(asdict(outcome)), flush=True)
+    elif progress == "bar":
+        print(outcome, file=sys.stderr)
+
+
+def read_outcome(run: Path) -> Outcome | None:
+    """Read how a run's encoder compared with its start; `None` for a run without `init`."""
+    path = run / _OUTCOME
+    if not path.is_file():
+        return None
+    require_seal(path)
+    return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def compare(start: Encoder, trained: Encoder, data: Source) -> Outcome:
+    """Compare two encoders on the validation part of the training samples.
+
+    Args:
+        start: the encoder before training.
+        trained: the encoder after training.
+        data: the training samples; their first task with one label per sample is used.
+    """
+    source, tasks = data.evaluation()
+    task = first_classification(tasks)
+    if task is None or len(task.train) < 10:
+        return Outcome("trained")
+    fitted, held_out = _parts(task)
+    before = _best(start, source, task, fitted, held_out)
+    after = _best(trained, source, task, fitted, held_out)
+    gained, lost = (after & ~before).double().mean(), (before & ~after).double().mean()
+    low, high = paired(float(gained), float(lost), len(before))
+    scores = (float(side.double().mean()) for side in (before, after))
+    return Outcome("trained", task.name, len(before), *scores, low, high)
+
+
+def _parts(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split the training samples of a task into those to fit on and those to compare on."""
+    if len(task.validation):
+        chosen = torch.from_numpy(task.train)
+        inside = torch.isin(chosen, torch.from_numpy(task.validation))
+        return chosen[~inside][:_MOST], chosen[inside][:_MOST]
+    chosen = torch.from_numpy(task.train)[sample_order(len(task.train), 0, 0)][:_MOST]
+    count = len(chosen) // 5
+    return chosen[count:], chosen[:count]
+
+
+def _best(
+    encoder: Encoder, source: Source, task: Task, fitted: torch.Tensor, held_out: torch.Tensor
+) -> torch.Tensor:
+    """Return which held-out samples the better of kNN and linear probe classifies correctly."""
+    labels = torch.from_numpy(task.labels)
+    sides = []
+    for indices in (fitted, held_out):
+        read = extract_readable(encoder, source, indices=indices)
+        # Features that are not finite answer nothing, and must not stop the comparison.
+        x = torch.nan_to_num(read.x, nan=0.0, posinf=0.0, neginf=0.0)
+        known = labels[read.indices] >= 0
+        sides.append(Features(x[known], labels[read.indices][known]))
+    found: list[Any] = [
+        row.value
+        for probe in (KNN(), Linear())
+        for row in probe.run(sides[0], sides[1])
+        if row.metric == "top1"
+    ]
+    best: Accuracy = max(found, key=float)
+    return best.correct
+
+
+def _swap(folder: Path) -> None:
+    """Put the start into `encoder/`, and the trained encoder beside it."""
+    waiting = folder / f"{START}.tmp"
+    shutil.rmtree(waiting, ignore_errors=True)
+    shutil.copytree(folder / START, waiting)
+    shutil.rmtree(folder / TRAINED, ignore_errors=True)
+    (folder / "encoder").rename(folder / TRAINED)
+    waiting.rename(folder / "encoder")
