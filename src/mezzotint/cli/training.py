@@ -22,7 +22,7 @@ from mezzotint.cli.app import (
     print_table,
     recipe_of,
 )
-from mezzotint.recipe.reading import is_data_path
+from mezzotint.recipe.reading import is_data_path, start_overrides
 from mezzotint.recipe.schema import RecipeError, require_paths
 
 if TYPE_CHECKING:
@@ -59,6 +59,13 @@ def pretrain(
             min=0.1,
             help="Fit the run to this time, evaluation and report included: epochs of a recipe, "
             "size and batch too for a PATH. Default: 10 for a PATH without a GPU.",
+        ),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from a trained encoder, with its network: a run, an encoder directory, a "
+            "folder of timm's hub layout, or a file of weights. See `init` in a recipe.",
         ),
     ] = None,
     resume: Annotated[
@@ -99,6 +106,8 @@ def pretrain(
         from mezzotint.train.slurm import split_arguments
 
         arguments, options = split_arguments(arguments or ())
+    if init is not None:
+        arguments = _started(list(arguments or ()), init, resume=resume)
     if resume:
         _check_resume(out, minutes)
     auto = resume and "auto" in (arguments or ())
@@ -160,6 +169,16 @@ def _limit(run: Path, plan: "Plan") -> float:
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     budget = Budget(**plan.phases[-1].config.get("budget", {}))
     return budget.seconds(float(environment.get("seconds") or 0.0))
+
+
+def _started(arguments: list[str], init: Path, *, resume: bool) -> list[str]:
+    """Return the arguments with the overrides that start from an encoder, before all others."""
+    if resume:
+        raise RecipeError(
+            "--init starts a run, and --resume goes on with one. Leave one of them out."
+        )
+    name, overrides = recipe_of(arguments)
+    return [name, *start_overrides(init), *overrides]
 
 
 def _check_resume(out: Path | None, minutes: float | None) -> None:

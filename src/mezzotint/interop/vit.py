@@ -97,10 +97,10 @@ def adaptations(tensors: Mapping[str, Tensor], encoder: ViT) -> list[str]:
         known, wanted = tensors[prefix + _PATCHES].shape[1], encoder.input.shape[0]
         if known != wanted and modality_of(encoder.input).axes[0] == "channels":
             said.append(f"patches adapted from {known} to {wanted} channels")
-        places = tensors.get(f"{prefix}pos_embed")
+        stored = tensors.get(f"{prefix}pos_embed")
         count = encoder.patches.count
-        if places is not None and places.ndim == 3 and places.shape[1] not in (count, count + 1):
-            said.append(f"positions resized from {places.shape[1]} to {count}")
+        if stored is not None and stored.ndim == 3 and stored.shape[1] not in (count, count + 1):
+            said.append(f"positions resized from {stored.shape[1]} to {count}")
     return said
 
 

@@ -290,3 +290,37 @@ def suggested(kind: str) -> str:
         and re.search(rf"\bkind: {kind}\b", path.read_text(encoding="utf-8"))
     ]
     return min(candidates, key=lambda name: ("simclr" not in name, len(name), name), default="")
+
+
+def start_overrides(path: Path) -> list[str]:
+    """Return the overrides that start a recipe from a trained encoder, with its own network.
+
+    Args:
+        path: a run, an encoder directory, a local folder of timm's hub layout, or a file of
+            weights, which does not say what network it is of.
+
+    Raises:
+        RecipeError: for a path that is none of them.
+    """
+    found = [f"init.path={path}"]
+    for file in (path / "encoder.json", path / "encoder" / "encoder.json", path / "config.json"):
+        if not file.is_file():
+            continue
+        try:
+            described = json.loads(file.read_text(encoding="utf-8"))
+            encoder = described.get("encoder") or {
+                "kind": "timm",
+                "name": described["architecture"],
+            }
+        except (ValueError, KeyError, AttributeError) as error:
+            raise RecipeError(
+                f"`{file}` does not say what network it is of ({error}). Give an encoder of "
+                "mezzotint, or a folder of timm with `architecture` in its config.json."
+            ) from error
+        return [f"encoder={json.dumps(encoder)}", *found]
+    if not path.is_file():
+        raise RecipeError(
+            f"--init must be a run, an encoder directory, a file of weights, or a folder of timm's "
+            f"hub layout, got '{path}'. Check the path."
+        )
+    return found

@@ -1,4 +1,4 @@
-"""Runs that start from a trained encoder: its copy in the run, the warm-up, and what is handed over.
+"""Runs that start from a trained encoder: its copy, the warm-up, and what is handed over.
 
     RUN/start/            the encoder that the run started from
     RUN/encoder/          the better one of start and trained encoder, by `init.keep`
@@ -222,7 +222,7 @@ def _best(
 
 
 def _swap(folder: Path) -> None:
-    """Put the start into `encoder/`, and the trained encoder beside it."""
+    """Put the start into `encoder/`, and the trained encoder next to it."""
     waiting = folder / f"{START}.tmp"
     shutil.rmtree(waiting, ignore_errors=True)
     shutil.copytree(folder / START, waiting)

@@ -10,7 +10,7 @@ Samples may have another size or other channels than before (`interop.adapt`). O
 same method, the heads and the momentum copy are loaded too; otherwise heads start fresh and a
 momentum copy starts as the encoder does.
 
-A run keeps the encoder that it started from in `start/`, so that it can be measured beside the
+A run keeps the encoder that it started from in `start/`, so that it can be measured like the
 trained one and handed over if training made it worse (`train.continued`).
 """
 
@@ -90,7 +90,8 @@ class Init(Component, kind="init"):
             for trained, copied in pairs:
                 known = any(_within(method, copied, part) for part in loaded)
                 if trained is not None and copied is not None and not known:
-                    copied.load_state_dict(trained.state_dict())
+                    state = trained.state_dict()  # with ranges at low bits, which a copy lacks
+                    copied.load_state_dict({name: state[name] for name in copied.state_dict()})
         notes.append(f"heads: {', '.join(loaded)} loaded" if loaded else "heads: fresh")
         return notes
 

@@ -1,0 +1,142 @@
+"""The warm-up, frozen blocks, and which encoder a run hands over."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mezzotint.data.source import Source
+from mezzotint.encoders.encoder import Encoder
+from mezzotint.encoders.saving import load_encoder
+from mezzotint.recipe.recipe import Recipe, resolve_recipe
+from mezzotint.train import continued
+from mezzotint.train.checkpoint import CheckpointStore
+from mezzotint.train.continued import compare, read_outcome
+from mezzotint.train.loop import pretrain
+from tests.tiny import config
+
+
+def build(
+    method: str = "simclr", init: dict[str, Any] | None = None, lr: float = 1e-3, **run: Any
+) -> Recipe:
+    plain = config(method, **run)
+    plain["optimizer"] |= {"lr": lr}
+    return Recipe.build(resolve_recipe(plain | ({"init": init} if init else {})))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("continued") / "run"
+    return pretrain(build(epochs=4), folder, progress="quiet")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_encoder(folder).state_dict()
+
+
+def test_the_encoder_stays_bit_for_bit_in_the_warm_up(first: Path, tmp_path: Path) -> None:
+    recipe = build("byol", {"path": str(first), "warmup_steps": 100, "keep": "last"})
+    run = pretrain(recipe, tmp_path / "run", progress="quiet")
+    for name, tensor in weights(run).items():
+        assert torch.equal(tensor, weights(first)[name]), name
+    heads = CheckpointStore(run / "checkpoints").latest()[0]
+    fresh = build("byol").method.state_dict()
+    assert heads is not None
+    assert not torch.equal(heads.model["projector.0.weight"], fresh["projector.0.weight"])
+
+
+def test_frozen_blocks_never_change_and_the_rest_learns(first: Path, tmp_path: Path) -> None:
+    recipe = build(init={"path": str(first), "freeze_blocks": 4, "keep": "last"})
+    run = pretrain(recipe, tmp_path / "run", progress="quiet")
+    before, after = weights(first), weights(run)
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {n for n in before if n.startswith(("conv1", "bn1", "layer1", "layer2"))} <= same
+    assert "layer4.1.conv2.weight" not in same and "layer4.1.bn2.running_mean" not in same
+
+
+def test_too_many_blocks_are_refused(first: Path) -> None:
+    recipe = build(init={"path": str(first), "freeze_blocks": 9})
+    with pytest.raises(ValueError, match="`init.freeze_blocks` must be below 9 for this encoder"):
+        continued.begin(recipe, fresh=True)
+
+
+def test_a_run_with_lora_resumes_and_saves_a_plain_encoder(first: Path, tmp_path: Path) -> None:
+    init = {"path": str(first), "lora": {"rank": 1}, "keep": "last"}
+    whole = pretrain(build("byol", init, epochs=2), tmp_path / "whole", progress="quiet")
+    part = tmp_path / "part"
+    pretrain(build("byol", init, epochs=2, checkpoints={"every_steps": 3}), part, progress="quiet")
+    for folder in sorted((part / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(folder)
+    shutil.rmtree(part / "encoder")
+    shutil.move(first, first.with_name("moved"))  # a resumed run needs its start no more
+    try:
+        pretrain(build("byol", init, epochs=2), part, resume=True, progress="quiet")
+    finally:
+        shutil.move(first.with_name("moved"), first)
+    assert weights(part).keys() == weights(first).keys()
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(part)[name]), name
+    assert not torch.equal(weights(whole)["layer1.0.conv1.weight"], weights(first)["conv1.weight"])
+
+
+def test_a_worse_encoder_is_not_handed_over(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = build(init={"path": str(first)}, lr=30.0, epochs=2)
+    run = pretrain(broken, tmp_path / "run")
+    outcome = read_outcome(run)
+    assert outcome is not None and outcome.kept == "start"
+    assert outcome.after < outcome.before and outcome.high < 0.0
+    assert "the start is kept, because training made it worse" in capsys.readouterr().err
+    for name, tensor in weights(run).items():
+        assert torch.equal(tensor, weights(first)[name])
+    assert not torch.equal(
+        weights(run / "encoder_trained")["conv1.weight"], weights(run)["conv1.weight"]
+    )
+
+
+def test_a_good_encoder_is_handed_over_and_last_never_refuses(first: Path, tmp_path: Path) -> None:
+    run = pretrain(build(init={"path": str(first)}), tmp_path / "good", progress="quiet")
+    outcome = read_outcome(run)
+    assert outcome is not None and outcome.kept == "trained" and outcome.samples > 100
+    last = build(init={"path": str(first), "keep": "last"}, lr=30.0, epochs=2)
+    run = pretrain(last, tmp_path / "last", progress="quiet")
+    outcome = read_outcome(run)
+    assert outcome is not None and outcome.kept == "trained" and outcome.high < 0.0
+
+
+def test_only_training_samples_are_compared(first: Path) -> None:
+    recipe = build()
+    source, tasks = recipe.data.evaluation()
+    read: set[int] = set()
+
+    class Noting(Source):
+        pass
+
+    original = continued.extract_readable
+
+    def noting(encoder: Encoder, data: Source, *, indices: torch.Tensor) -> Any:
+        read.update(indices.tolist())
+        return original(encoder, data, indices=indices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(continued, "extract_readable", noting)
+        compare(load_encoder(first), load_encoder(first), recipe.data)
+    task = next(task for task in tasks if task.kind == "classify")
+    assert read and read <= set(task.train.tolist()) and not read & set(task.test.tolist())
+
+
+def test_equal_encoders_are_never_refused(first: Path) -> None:
+    outcome = compare(load_encoder(first), load_encoder(first), build().data)
+    assert outcome.low < 0.0 < outcome.high and outcome.before == outcome.after
+
+
+def test_a_changed_outcome_is_refused(first: Path, tmp_path: Path) -> None:
+    run = pretrain(build(init={"path": str(first)}), tmp_path / "run", progress="quiet")
+    assert json.loads((run / "start.json").read_text())["kept"] == "trained"
+    (run / "start.json").write_text("{}")
+    with pytest.raises(ValueError, match="changed after it was written"):
+        read_outcome(run)
