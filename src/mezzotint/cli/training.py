@@ -107,7 +107,7 @@ def pretrain(
 
         arguments, options = split_arguments(arguments or ())
     if init is not None:
-        arguments = _started(list(arguments or ()), init, resume=resume)
+        arguments = _started(list(arguments or ()), init)
     if resume:
         _check_resume(out, minutes)
     auto = resume and "auto" in (arguments or ())
@@ -134,11 +134,8 @@ def pretrain(
     if dry_run:
         shown = fitted.recipe if fitted else name
         lines = _facts(fitted) if fitted and fitted.known else _preview(plan, shown)
-        if slurm:
-            from mezzotint.train.slurm import torchrun_lines
-
-            lines += torchrun_lines([*(arguments or ()), "--out", str(folder)], options)
-        _print_facts(lines, plan, yaml=yaml)
+        words = [*(arguments or ()), "--out", str(folder)] if slurm else []
+        _print_facts([*lines, *_torchrun(words, options)], plan, yaml=yaml)
         return
     if fitted:
         _say(mode, "\n".join(fitted.lines()), {"chosen": fitted.lines()})
@@ -171,14 +168,19 @@ def _limit(run: Path, plan: "Plan") -> float:
     return budget.seconds(float(environment.get("seconds") or 0.0))
 
 
-def _started(arguments: list[str], init: Path, *, resume: bool) -> list[str]:
+def _torchrun(words: list[str], options: dict[str, Any]) -> list[str]:
+    """Say how to run without SLURM what was asked for with it; nothing without `words`."""
+    if not words:
+        return []
+    from mezzotint.train.slurm import torchrun_lines
+
+    return torchrun_lines(words, options)
+
+
+def _started(arguments: list[str], init: Path) -> list[str]:
     """Return the arguments with the overrides that start from an encoder, before all others."""
-    if resume:
-        raise RecipeError(
-            "--init starts a run, and --resume goes on with one. Leave one of them out."
-        )
-    name, overrides = recipe_of(arguments)
-    return [name, *start_overrides(init), *overrides]
+    names = [word for word in arguments if "=" not in word]
+    return [*names, *start_overrides(init), *(word for word in arguments if "=" in word)]
 
 
 def _check_resume(out: Path | None, minutes: float | None) -> None:
