@@ -17,9 +17,10 @@ from mezzotint import dist
 from mezzotint.recipe.recipe import Recipe, resolve_recipe
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.train.checkpoint import CheckpointStore
-from mezzotint.train.log import read_metrics
+from mezzotint.train.log import Meter, read_metrics
 from mezzotint.train.loop import Trainer, pretrain
 from mezzotint.train.signals import Interrupted, StopFlag
+from mezzotint.types import Batch
 
 CPU = torch.device("cpu")
 SAMPLES, BATCH, STEPS = 26, 8, 9  # three steps an epoch, two samples are dropped
@@ -61,12 +62,12 @@ def train(made: dict[str, Any], out: Path, stop: int, *, resume: bool) -> dict[i
     trainer = Trainer(Recipe.build(copy.deepcopy(made)), CPU)
     flag, seen, step_of = StopFlag(), dict[int, list[int]](), trainer.step
 
-    def step(number: int, batch: Any, meter: Any) -> dict[str, float]:
-        seen[number] = batch.ids.tolist()
-        flag.number = 15 if number + 1 == stop else 0
-        return step_of(number, batch, meter)
+    def noted(step: int, batch: Batch, meter: Meter) -> dict[str, float]:
+        seen[step] = batch.ids.tolist()
+        flag.number = 15 if step + 1 == stop else 0
+        return step_of(step, batch, meter)
 
-    trainer.step = step  # type: ignore[method-assign]
+    trainer.step = noted  # type: ignore[method-assign]
     out.mkdir(exist_ok=True)
     try:
         trainer.fit(out, flag, resume=resume, progress="quiet")

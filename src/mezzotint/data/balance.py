@@ -6,6 +6,7 @@ samples of an epoch are a function of (seed, epoch) alone, so a run resumes exac
 processes draw the same.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from mezzotint.seeding import weighted_order
 _ROWS = 65_536  # rows of tags converted to float at a time, to bound memory
 
 
-class EpochOrder(Protocol):
+class EpochOrder(Hashable, Protocol):
     """An order of samples as a function of (seed, epoch).
 
     Attributes:

@@ -95,7 +95,7 @@ def embed(encoder: Encoder, source: Source, out: str | Path) -> Embedded:
     return Embedded(Counter(columns["split"].tolist()), extraction.x.shape[1], classes, left_out)
 
 
-def _write(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+def _write(path: Path, columns: Mapping[str, Any]) -> None:
     with replacing(path) as temporary:
         if path.suffix == ".npz":
             np.savez(temporary, **columns)

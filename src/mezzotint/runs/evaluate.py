@@ -13,7 +13,12 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.evaluation.bits import evaluate_bits
 from mezzotint.evaluation.features import Reading
 from mezzotint.evaluation.measurement import Measurement
-from mezzotint.evaluation.results import Evaluation, add_evaluation, results_directory
+from mezzotint.evaluation.results import (
+    Baselines,
+    Evaluation,
+    add_evaluation,
+    results_directory,
+)
 from mezzotint.evaluation.suite import baselines
 from mezzotint.quant.bitwidth import FP32
 from mezzotint.runs.settings import Evaluate
@@ -83,9 +88,7 @@ def evaluate(
     return evaluation
 
 
-def _write(
-    folder: Path, evaluation: Evaluation, compared: Evaluation | None, identity: str
-) -> None:
+def _write(folder: Path, evaluation: Evaluation, compared: Baselines | None, identity: str) -> None:
     folder.mkdir(exist_ok=True)
     add_evaluation(folder, evaluation, compared, identity)
 

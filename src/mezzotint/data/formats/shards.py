@@ -57,20 +57,20 @@ class Ids(Sequence[str]):
     Attributes:
         block: uint8, all ids one after the other, in UTF-8.
         ends: int64 `[N]`, where each one ends.
-        count: number of samples, the first ones.
+        samples: number of samples, the first ones.
     """
 
     block: Column
     ends: Column
-    count: int
+    samples: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.samples
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        if not -self.count <= index < self.count:
+        if not -self.samples <= index < self.samples:
             raise IndexError(index)
-        index %= self.count
+        index %= self.samples
         start = int(self.ends[index - 1]) if index else 0
         return bytes(self.block[start : int(self.ends[index])]).decode(errors="replace")
 
