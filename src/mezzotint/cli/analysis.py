@@ -44,20 +44,23 @@ def layers(
     debug: Debug = False,
 ) -> None:
     """Rank the layers of an encoder by what low bits cost, one at a time, and find outliers."""
+    from mezzotint.evaluation.progress import part, showing
     from mezzotint.quant.bitwidth import Bits
     from mezzotint.report.page import write_report
     from mezzotint.runs.analysis import measure_layers
 
     name, overrides = data_of(arguments)
-    analysis = measure_layers(
-        run,
-        Bits.parse(bits, "--bits"),
-        data=name,
-        overrides=overrides,
-        policy=policy,
-        samples=samples,
-    )
-    page = write_report(run)
+    with showing("bar"):
+        analysis = measure_layers(
+            run,
+            Bits.parse(bits, "--bits"),
+            data=name,
+            overrides=overrides,
+            policy=policy,
+            samples=samples,
+        )
+        with part("page"):
+            page = write_report(run)
     if as_json:
         typer.echo(json.dumps(analysis.as_json() | {"report": str(page)}))
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mezzotint.encoders.saving import load_encoder
+from mezzotint.evaluation import progress
 from mezzotint.evaluation.calibration import by_fold
 from mezzotint.evaluation.features import Reading
 from mezzotint.evaluation.invariance import invariances, with_invariances
@@ -89,15 +90,15 @@ def measure_layers(
     source, workers = data_of(run, encoder, data, overrides)
     measurement = Measurement(encoder, source, Reading(_BATCH_SIZE, workers))
     tasks = by_fold(measurement.tasks)[0]
-    batches = measurement.calibration(tasks, samples, most=_SAMPLES, option="--samples")
-    calibrated = calibrated_copy(encoder, batches, policy=policy)
+    with progress.part("calibration"):
+        batches = measurement.calibration(tasks, samples, most=_SAMPLES, option="--samples")
+        calibrated = calibrated_copy(encoder, batches, policy=policy)
     calibrated.require([bits])
-    layers = Layers(
-        bits,
-        str(calibrated.ptq),
-        layer_sensitivity(calibrated.network, batches, bits),
-        distributions(calibrated.network, batches[:1]),
-    )
+    with progress.part("layers, one at a time"):
+        sensitivity = layer_sensitivity(calibrated.network, batches, bits)
+    with progress.part("distributions"):
+        described = distributions(calibrated.network, batches[:1])
+    layers = Layers(bits, str(calibrated.ptq), sensitivity, described)
     write_json(folder / "layers.json", layers.as_json())
     return layers
 
