@@ -1,7 +1,10 @@
 """The answer of a dry run: six facts first, in time, whatever the measuring process does."""
 
 import json
+import math
+import os
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,26 +15,53 @@ from typer.testing import CliRunner
 from mezzotint.cli.app import app
 from mezzotint.recipe.schema import RecipeError
 from mezzotint.train import dry_run as module
-from mezzotint.train.dry_run import FACTS, SECONDS, dry_run, facts
+from mezzotint.train.dry_run import FACTS, SECONDS, dry_run, facts, processor_seconds
 from tests.tiny import config
 
 KNOWN = {name: f"the {name}" for name in FACTS}
 
 
+class Ended:
+    """A process that writes and ends, or that goes on writing and does not end by itself."""
+
+    pid = 0
+
+    def __init__(self, out: str, code: int, errors: str, late: bool) -> None:
+        self.out, self.returncode, self.errors, self.late = out, code, errors, late
+        self.timeouts: list[float] = []
+        self.input, self.killed = b"", False
+
+    def __enter__(self) -> "Ended":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.killed == self.late
+
+    def communicate(self, text: bytes | None, timeout: float) -> tuple[bytes, bytes]:
+        self.timeouts.append(timeout)
+        self.input += text or b""
+        if self.late:
+            raise subprocess.TimeoutExpired("python", timeout, output=self.out.encode())
+        return self.out.encode(), self.errors.encode()
+
+    def kill(self) -> None:
+        self.killed = True
+
+
 def ending(
-    monkeypatch: pytest.MonkeyPatch, out: str, code: int = 0, errors: str = "", late: bool = False
-) -> list[dict[str, Any]]:
-    """Let the measuring process write and end in some way; returns how it is started."""
-    calls: list[dict[str, Any]] = []
-
-    def run(command: Any, **options: Any) -> subprocess.CompletedProcess[str]:
-        calls.append(options)
-        if late:
-            raise subprocess.TimeoutExpired(command, options["timeout"], output=out.encode())
-        return subprocess.CompletedProcess(command, code, stdout=out, stderr=errors)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    return calls
+    monkeypatch: pytest.MonkeyPatch,
+    out: str,
+    code: int = 0,
+    errors: str = "",
+    *,
+    late: bool = False,
+    used: float = SECONDS,
+) -> Ended:
+    """Let the measuring process write and end in some way, after some processor time."""
+    process = Ended(out, code, errors, late)
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: process)
+    monkeypatch.setattr(module, "processor_seconds", lambda pid: used)
+    return process
 
 
 def line(**known: str) -> str:
@@ -47,10 +77,11 @@ def test_the_last_whole_line_counts_and_the_process_is_stopped_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = "\n".join([line(data="a"), line(data="b", recipe="r", run="c"), line(data="d")[:-9]])
-    calls = ending(monkeypatch, out, late=True)
+    process = ending(monkeypatch, out, late=True)
     lines = dry_run(config(), "tiny")
-    assert calls[0]["timeout"] == SECONDS <= 12 and json.loads(calls[0]["input"])[1] == "tiny"
-    late = f"not known after {SECONDS:.0f} s"
+    assert process.timeouts == [SECONDS] and SECONDS <= 12
+    assert json.loads(process.input)[1] == "tiny"
+    late = "not known in the time of a dry run"
     known = {**dict.fromkeys(FACTS, late), "data": "b", "recipe": "r", "run": "c"}
     assert lines == [*facts(known), "groups 1"]
     ending(monkeypatch, "", late=True)
@@ -92,3 +123,18 @@ def test_the_recipe_is_printed_on_request_alone(monkeypatch: pytest.MonkeyPatch)
     with_recipe = CliRunner().invoke(app, [*command, "--yaml"]).stdout
     assert with_recipe.splitlines()[:7] == [f"# {text}" for text in plain]
     assert yaml.safe_load(with_recipe)["encoder"]["width"] == 32
+
+
+def test_on_a_busy_machine_the_process_gets_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = ending(monkeypatch, line(data="a"), late=True, used=1.0)
+    assert dry_run(config(), "tiny")[0].split() == ["data", "a"]
+    assert SECONDS < sum(busy.timeouts) < 60
+    known = ending(monkeypatch, line(**KNOWN), late=True, used=1.0)
+    assert dry_run(config(), "tiny") == [*facts(KNOWN), "groups 1"]
+    assert known.timeouts == [SECONDS]
+
+
+def test_the_processor_time_of_a_process_is_read() -> None:
+    before = time.process_time()
+    assert processor_seconds(os.getpid()) == pytest.approx(before, abs=1.0)
+    assert processor_seconds(2**30) == math.inf
