@@ -20,6 +20,7 @@ from PIL import Image
 SMALL = [
     "data.name=digits", "encoder.width=2", "encoder.grid=1", "method.hidden_dim=8", "method.dim=8",
     "run.epochs=1", "views.crop.size=8", "evaluate.seeds=1", "run.log.knn_epochs=0",
+    "evaluate.bits=[]", "export=null",
 ]  # fmt: skip
 
 
@@ -195,9 +196,11 @@ def test_bad_data_and_values(tmp_path: Path, case: str) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
-    done = mezzotint("pretrain", *SMALL, "--out", "ein lauf ü", cwd=folder)
+    exports = "export={onnx: [], packed: [W4A32]}"
+    done = mezzotint("pretrain", *SMALL, exports, "--out", "ein lauf ü", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "report.html" in done.stdout
+    assert "exports/packed-W4A32: " in done.stdout and "verified on" in done.stdout
     return folder / "ein lauf ü"
 
 
@@ -207,6 +210,8 @@ def test_pretrain_leaves_encoder_evaluation_and_report(run: Path) -> None:
     assert rows and all(set(row) == keys for row in rows)
     assert {"raw", "untrained", "handmade"} == set(json.loads((run / "baselines.json").read_text()))
     assert (run / "report.html").stat().st_size > 10_000
+    assert (run / "exports" / "packed-W4A32" / "verification.json").is_file()
+    assert "Exported encoders" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_output_folder_in_use(run: Path) -> None:

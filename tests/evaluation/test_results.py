@@ -18,6 +18,7 @@ from mezzotint.evaluation.results import (
     Evaluation,
     Interval,
     change,
+    difference,
     interval,
     interval_words,
     main_metrics,
@@ -164,3 +165,14 @@ def test_rows_of_two_figures_are_refused() -> None:
     for rows in bad:
         with pytest.raises(ValueError, match="An interval needs rows of one metric"):
             interval(rows)
+
+
+def test_the_interval_of_a_difference_is_newcombes() -> None:
+    """Newcombe (Statistics in Medicine 17:873, 1998), table II, (a): 56/70 − 48/80, method 10."""
+    first, second = (
+        Interval(hits / count, *wilson(hits / count, count)) for hits, count in ((56, 70), (48, 80))
+    )
+    found = difference(first, second)
+    assert found.mean == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    assert math.isnan(difference(first, Interval(0.5, math.nan, math.nan)).low)

@@ -9,7 +9,9 @@ import torch
 
 from mezzotint.cli import main
 from mezzotint.export import export, verify
+from mezzotint.export.exporting import check_exports, export_all
 from mezzotint.quant.bitwidth import Bits
+from mezzotint.runs.settings import Export
 from tests.untrained_run import read_verification
 
 
@@ -185,3 +187,26 @@ def test_an_encoder_without_a_run_needs_data(
         printed["artifact"] == str(alone / "exports" / "packed-W4A32")
         and printed["knn"]["task"] == "digit/holdout"
     )
+
+
+def test_a_recipe_names_the_artifacts_of_a_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list(export_all(run, Export(packed=["W4A32", "W2A32"])))
+    for (folder, words), bits in zip(found, ("W4A32", "W2A32"), strict=True):
+        assert folder == run / "exports" / f"packed-{bits}"
+        verification = read_verification(folder)
+        assert verification["bits"] == bits
+        size = verification["bytes"]["artifact"]
+        assert words.startswith(f"{folder}: {size:,} bytes (") and "verified on " in words
+        assert f"fp32 {verification['to_float']['cosine_mean']:.5f}" in words
+    # What cannot be exported here is a sentence, and the others follow.
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    (missing, why), (folder, _) = export_all(run, Export(onnx=["W8A8"], packed=["W4A32"]))
+    assert missing is None and folder is not None
+    assert why.startswith("onnx-W8A8 was not exported: --format onnx needs the package")
+
+
+def test_bits_that_a_format_does_not_have_are_refused_before_training() -> None:
+    check_exports(Export(onnx=["W8A8", "fp32"], packed=["W2A8"]))
+    for settings, key in ((Export(onnx=["W4A4"]), "onnx"), (Export(packed=["fp32"]), "packed")):
+        with pytest.raises(ValueError, match=f"`export.{key}` must be .*, got .* Change or remove"):
+            check_exports(settings)

@@ -64,16 +64,41 @@ def test_paths_draw_every_point_once_under_its_class(made: Made) -> None:
         assert entry["count"] == len(moves) and entry["name"] == script["classes"][label]
     assert sum(map(len, drawn.values())) == 25
     assert sections["map"]["how"].startswith("25 of 60 test samples")
+    assert sections["map"]["pictures"]  # images are shown at once
 
 
 def test_neighbors_of_the_same_class_are_marked_as_correct(made: Made) -> None:
     sections, _, _ = made
-    assert len(sections["neighbors"]["rows"]) == 7
+    assert len(sections["neighbors"]["rows"]) == 5
     for row in sections["neighbors"]["rows"]:
-        assert len(row["others"]) == 8
-        assert all(n["correct"] == (n["label"] == row["label"]) for n in row["others"])
-        cosines = [float(n["similarity"]) for n in row["others"]]
-        assert cosines == sorted(cosines, reverse=True)
+        assert [line["name"] for line in row["lines"]] == ["pixels", "this encoder"]
+        for line in row["lines"]:
+            assert len(line["others"]) == 6
+            assert all(n["correct"] == (n["label"] == row["label"]) for n in line["others"])
+            cosines = [float(n["similarity"]) for n in line["others"]]
+            assert cosines == sorted(cosines, reverse=True)
+
+
+def test_neighbors_have_three_lines_each_of_its_own_features(
+    tmp_path: Path, colored_images: Images
+) -> None:
+    np.savez(tmp_path / "x.npz", **colored_images(60))
+    source = Arrays(path=str(tmp_path / "x.npz"), holdout=0.3)
+    torch.manual_seed(0)
+    encoder, fresh = (resnet18(source.input, stem="small", width=4).eval() for _ in range(2))
+    sections, _ = feature_sections(source, encoder, 5, untrained=fresh)
+    first = sections["neighbors"]["rows"][0]
+    name, [index] = (
+        first["query"].alt,
+        [i for i in range(60) if source.read(i)["id"] == first["query"].alt],
+    )
+    for line, own in zip(first["lines"], (None, fresh, encoder), strict=True):
+        found = find_neighbors(own, source, queries=np.array([index]))
+        assert found is not None
+        expected = [source.read(int(near))["id"] for near in found.neighbors[0][:6]]
+        assert [n["picture"].alt for n in line["others"]] == expected and name not in expected
+    names = [line["name"] for line in first["lines"]]
+    assert names == ["pixels", "untrained encoder", "this encoder"]
 
 
 def test_errors_add_up(made: Made) -> None:

@@ -196,10 +196,16 @@ def test_legend_filters_and_pictures_can_be_shown(make_run: MakeRun, browser: An
       let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n;
     """
     off = "return [...document.querySelectorAll('#stage path.off')].map(p => p.dataset.label)"
-    assert script(browser, off) == [] and script(browser, ink) == 0
-    script(browser, "document.getElementById('pictures').click()")
+    press = "document.getElementById('pictures').click()"
+    # Images are shown at once, as soon as the sprite is decoded.
+    decoded = "document.getElementById('sprite').decode().then(arguments[0])"
+    browser.execute_async_script(decoded)
     everything = script(browser, ink)
-    assert everything > 1000
+    assert script(browser, off) == [] and everything > 1000
+    script(browser, press)
+    assert script(browser, ink) == 0
+    script(browser, press)
+    assert script(browser, ink) == everything
     label = script(
         browser,
         "const b = document.querySelector('.legend button'); b.click(); return b.dataset.label",

@@ -8,7 +8,14 @@ import pytest
 
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol
-from mezzotint.evaluation.results import Baselines, Evaluation, write_evaluation
+from mezzotint.evaluation.results import (
+    Baselines,
+    Evaluation,
+    difference,
+    interval,
+    signed,
+    write_evaluation,
+)
 from mezzotint.report.finetuning import (
     compare_finetuned,
     headline,
@@ -40,17 +47,21 @@ def test_the_headline_says_that_pretraining_did_not_help() -> None:
         "Fine-tuning scores 0.720 on t; from scratch 0.725; untrained and frozen 0.758: "
         "pretraining did not help here."
     )
-    assert verdict(comparisons) == ("No gain over untrained and frozen: −0.038.", True)
+    gap = difference(interval(OWN[:1]), interval(BASELINES.untrained))
+    told = f"−0.038 (95 % {signed(gap.low)} – {signed(gap.high)})"
+    assert verdict(comparisons) == (f"No gain over untrained and frozen: {told}.", True)
     assert largest_class(comparisons) == 0.25
 
 
 @pytest.mark.parametrize(
-    ("value", "gain", "where"), [(0.77, "+0.012", "within"), (0.95, "+0.192", "outside")]
+    ("value", "gain", "warns"), [(0.77, "+0.012", True), (0.95, "+0.192", False)]
 )
-def test_a_gain_is_told_with_its_interval(value: float, gain: str, where: str) -> None:
-    comparisons = compare_finetuned([row("finetune", value), *OWN[2:]], BASELINES)
-    told = f"Pretraining gains {gain} over untrained and frozen ({where} the 95 % interval)."
-    assert verdict(comparisons) == (told, where == "within")
+def test_a_gain_is_given_with_its_interval(value: float, gain: str, warns: bool) -> None:
+    own = row("finetune", value)
+    comparisons = compare_finetuned([own, *OWN[2:]], BASELINES)
+    gap = difference(interval([own]), interval(BASELINES.untrained))
+    told = f"{gain} over untrained and frozen (95 % {signed(gap.low)} – {signed(gap.high)})"
+    assert verdict(comparisons) == (f"Pretraining gains {told}.", warns) and (gap.low <= 0) == warns
     words = "".join(text for text, _ in headline(comparisons, frozen=False))
     assert words.endswith("untrained and frozen 0.758.")
 
@@ -82,7 +93,7 @@ def test_the_page_has_its_own_words_and_no_empty_parts(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "pretraining did not help here." in page
     assert "Results of fine-tuning" in page and "frozen features" not in page
-    assert "<th>Fine-tuned</th><th>From scratch</th><th>Untrained, frozen</th>" in page
+    assert "<th>Fine-tuned</th><th>From scratch</th><th>Untrained and frozen</th>" in page
     assert "Features are frozen" not in page and "Raw" not in page
     assert "mezzotint finetune runs/demo" in page and "<dd>4 s</dd>" in page
     assert "method: {kind: supervised}" in page

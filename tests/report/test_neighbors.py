@@ -112,7 +112,7 @@ def test_a_sample_is_not_its_own_neighbor_even_when_all_others_point_away(
     monkeypatch.setattr("mezzotint.evaluation.knn._BLOCK_ELEMENTS", 3)  # one query at a time
     angles = torch.tensor([0.0, 2.0, 4.0])
     star = torch.stack([angles.cos(), angles.sin()], dim=1)
-    similarity, indices = neighbors._nearest(star, star, 2, skip_own=True)
+    similarity, indices = neighbors._nearest(star, star, 2, own=torch.arange(3))
     assert [sorted(row) for row in indices.tolist()] == [[1, 2], [0, 2], [0, 1]]
     assert torch.allclose(
         similarity[0], torch.tensor([2.0, 4.0]).cos().sort(descending=True).values, atol=1e-6
@@ -133,6 +133,34 @@ def test_without_labels_the_neighbors_are_other_samples(
     cosine = unit @ unit.T - 10 * np.eye(50)
     assert np.allclose(found.similarity[:, 0], cosine.max(axis=1), atol=1e-5)
     assert (found.labels == -1).all() and (found.predictions == -1).all()
+
+
+def test_baselines_answer_some_queries_among_the_same_training_samples(source: Arrays) -> None:
+    """The raw input, and an encoder, for three test samples alone."""
+    _, [task] = source.evaluation()
+    asked = task.test[[7, 0, 30]]
+    raw = find_neighbors(None, source, queries=asked)
+    assert raw is not None and raw.test.tolist() == asked.tolist()
+    x = source.input.prepare(source.images).flatten(1).double().numpy()
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    cosine = unit[asked] @ unit[task.train].T
+    best = np.sort(cosine, axis=1)[:, ::-1][:, :10]
+    assert np.allclose(raw.similarity.numpy(), best, atol=1e-5)
+    for row, near in enumerate(raw.neighbors):
+        assert np.allclose((unit[asked[row]] @ unit[near].T), best[row], atol=1e-5)
+    every, some = (find_neighbors(Mean(source.input), source, 0, q) for q in (None, asked))
+    assert every is not None and some is not None
+    assert np.allclose(some.similarity, every.similarity[[7, 0, 30]])
+
+
+def test_unlabeled_queries_are_not_their_own_neighbors(
+    tmp_path: Path, colored_images: Images
+) -> None:
+    np.save(tmp_path / "x.npy", colored_images(50)["x"])
+    source = Arrays(path=str(tmp_path / "x.npy"))
+    found = find_neighbors(None, source, queries=np.array([40, 3]))
+    assert found is not None and found.test.tolist() == [40, 3]
+    assert not (found.neighbors == found.test[:, None]).any()
 
 
 def test_large_data_is_subsampled(source: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,12 @@ def run(folder: Path, seed: int, value: float, *, k: int = 10, lr: float = 0.06)
     write_evaluation(
         folder,
         Evaluation(rows, ""),
-        Baselines([], [Row(probe="knn", metric=TOP1, value=0.1, protocol=protocol)]),
+        Baselines(
+            *(
+                [Row(probe="knn", metric=TOP1, value=value, protocol=protocol)]
+                for value in (0.3, 0.1, 0.2)
+            )
+        ),
     )
     (folder / "environment.json").write_text(json.dumps({"seconds": 10.0 * (seed + 1)}))
     return folder
@@ -49,6 +54,9 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     (a,), (b,), (untrained,) = table.arms["a"], table.arms["b"], table.arms["untrained"]
     assert table.columns == ["knn t/top1"] and table.seconds["a"] == 20.0
     assert a is not None and b is not None and untrained is not None and untrained.mean == 0.1
+    assert [*table.arms] == ["a", "b", "untrained", "hand-made features", "raw input"]
+    (handmade,), (raw,) = table.arms["hand-made features"], table.arms["raw input"]
+    assert handmade is not None and raw is not None and (handmade.mean, raw.mean) == (0.2, 0.3)
     differences = [y - x for x, y in zip(first, second, strict=True)]
     half = (
         4.303 * statistics.stdev(differences) / math.sqrt(3)

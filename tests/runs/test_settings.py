@@ -7,7 +7,7 @@ import pytest
 from mezzotint.quant.bitwidth import FP32
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.recipe.schema import RecipeError
-from mezzotint.runs.settings import Budget, Evaluate
+from mezzotint.runs.settings import Budget, Evaluate, Export
 
 
 def test_settings_are_plain_data_and_are_checked() -> None:
@@ -56,3 +56,19 @@ def test_a_budget_is_a_section_that_a_recipe_may_leave_out() -> None:
     assert recipe.config()["budget"] == written["budget"]
     with pytest.raises(RecipeError, match="budget"):
         read_recipe("image/emoji_simclr", ["budget.minutes=3"])
+
+
+def test_exports_are_an_optional_section() -> None:
+    recipe = read_recipe("image/simclr_cifar10", ["export.packed=[W4A32, 2/8]"])
+    assert recipe["export"] == {"onnx": [], "packed": ["W4A32", "2/8"]}
+    assert "export" not in read_recipe("image/simclr_cifar10")
+    artifacts = Export(onnx=["W8A8"], packed=["W4A32", "2/8"]).artifacts
+    assert [f"{format}-{bits}" for format, bits in artifacts] == [
+        "onnx-W8A8",
+        "packed-W4A32",
+        "packed-W2A8",
+    ]
+    with pytest.raises(ValueError, match="`export.packed` must be a pair of bit-widths"):
+        Export(packed=["W9A9"])
+    with pytest.raises(RecipeError, match="export.onnx"):
+        read_recipe("image/simclr_cifar10", ["export.onnx=W8A8"])

@@ -27,6 +27,7 @@ from mezzotint.recipe.schema import RecipeError, require_paths
 
 if TYPE_CHECKING:
     from mezzotint.recipe.recipe import Plan
+    from mezzotint.runs.settings import Export
     from mezzotint.train.budget import Fitted
     from mezzotint.train.slurm import Job
 
@@ -149,6 +150,7 @@ def pretrain(
     from mezzotint import dist
     from mezzotint.train.plan import pretrain_plan
 
+    exports = _exports(plan)
     done = pretrain_plan(plan, folder, resume=resume, overwrite=overwrite, progress=mode)
     if not dist.launched_as_main():
         return
@@ -156,6 +158,7 @@ def pretrain(
         _say(mode, f"run: {done}; encoder: {done}/encoder", {"trained": str(done)})
         return
     _say(mode, f"encoder: {done}/encoder; evaluating it now", {"trained": str(done)})
+    _export(done, exports, mode)
     _evaluate(done, mode, limit_s=_limit(done, plan))
 
 
@@ -181,6 +184,29 @@ def _started(arguments: list[str], init: Path) -> list[str]:
     """Return the arguments with the overrides that start from an encoder, before all others."""
     names = [word for word in arguments if "=" not in word]
     return [*names, *start_overrides(init), *(word for word in arguments if "=" in word)]
+
+
+def _exports(plan: "Plan") -> "Export | None":
+    """Return what the recipe exports at the end, checked; `None` for nothing."""
+    config = plan.phases[-1].config.get("export")
+    if config is None:
+        return None
+    from mezzotint.export.exporting import check_exports
+    from mezzotint.recipe.schema import OPTIONAL, construct
+
+    settings: Export = construct(config, OPTIONAL["export"], {})
+    check_exports(settings)
+    return settings
+
+
+def _export(run: Path, settings: "Export | None", mode: str) -> None:
+    """Write the artifacts of a recipe, and say what became of each."""
+    if settings is None:
+        return
+    from mezzotint.export.exporting import export_all
+
+    for artifact, sentence in export_all(run, settings):
+        _say(mode, sentence, {"exported": artifact and str(artifact), "words": sentence})
 
 
 def _check_resume(out: Path | None, minutes: float | None) -> None:
@@ -327,6 +353,7 @@ def _evaluate(
     from mezzotint.evaluation.progress import part, showing
     from mezzotint.evaluation.results import results_directory
     from mezzotint.evaluation.summary import summary
+    from mezzotint.report.headline import headline
     from mezzotint.report.page import write_report
     from mezzotint.runs import evaluate
     from mezzotint.runs.settings import Budget
@@ -345,6 +372,7 @@ def _evaluate(
     if mode == "bar":
         columns = ("task", "probe", "encoder", "untrained", "hand-made", "raw input")
         print_table(columns, summary(folder))
+        typer.echo(headline(folder))
     _say(mode, f"report: {page}", {"report": str(page)})
 
 

@@ -1,6 +1,7 @@
 """Export a run's encoder to a verified artifact in `RUN/exports/`."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +15,12 @@ from mezzotint.evaluation.features import Reading
 from mezzotint.evaluation.measurement import Measurement
 from mezzotint.export.artifacts import FORMATS, OPENVINO, Format
 from mezzotint.export.request import Request, Runtime
-from mezzotint.export.verify import verify
+from mezzotint.export.verify import VerificationError, verify
 from mezzotint.files import seal, write_json
 from mezzotint.quant.bitwidth import Bits
 from mezzotint.quant.onnx.qdq import make_observer
 from mezzotint.recipe.schema import nearest
+from mezzotint.runs.settings import Export
 from mezzotint.runs.subject import data_of
 
 _WEIGHTS = ("encoder.safetensors", "encoder/encoder.safetensors")
@@ -105,6 +107,44 @@ def export(
         for file in sorted(p for p in temporary.iterdir() if p.is_file()):
             seal(file)
     return folder / "exports" / name
+
+
+def check_exports(settings: Export) -> None:
+    """Refuse bit-widths that a format does not have, before anything is trained.
+
+    Raises:
+        ValueError: naming the key of the recipe and the bit-widths there are.
+    """
+    for format, bits in settings.artifacts:
+        if bits not in FORMATS[format].bits:
+            raise ValueError(
+                f"`export.{format}` must be {FORMATS[format].choices}, got {bits}. Change or "
+                "remove it."
+            )
+
+
+def export_all(run: str | Path, settings: Export) -> Iterator[tuple[Path | None, str]]:
+    """Export a run in the formats of its recipe.
+
+    Yields:
+        The directory of each artifact, and its size and verification in a sentence; `None` and the
+        reason for one that cannot be made here, or that did not agree with its reference.
+    """
+    for format, bits in settings.artifacts:
+        try:
+            folder = export(run, format, bits)
+        except (ValueError, VerificationError) as error:
+            yield None, f"{format}-{bits} was not exported: {error}"
+            continue
+        verification = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
+        size, knn = verification["bytes"], verification["knn"]
+        top1 = f"; kNN {knn['artifact']:.3f}, fp32 {knn['float']:.3f}" if knn else ""
+        yield (
+            folder,
+            f"{folder}: {size['artifact']:,} bytes ({size['ratio']:.2f} of fp32), verified on "
+            f"{verification['samples']:,} samples; cosine to fp32 "
+            f"{verification['to_float']['cosine_mean']:.5f}{top1}",
+        )
 
 
 def _select_format(format: str, runtime: str) -> Format:

@@ -60,6 +60,7 @@ class AudioModality(Modality):
     plural = "audio"
     axes = ("channels", "mels", "frames")
     free_axes = 1
+    handmade = "mean, maximum, spread and changes of each mel band"
     recipe = "audio/folder_simclr"
     large_recipe = "audio/folder_simclr_large"
     sizes = ((), ("encoder.width=16",))

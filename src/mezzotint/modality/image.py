@@ -100,6 +100,8 @@ class ImageModality(Modality):
     plural = "images"
     axes = ("channels", "height", "width")
     is_picture = True
+    thumbnails = True
+    handmade = "color statistics by area and gradient orientations"
     recipe = "image/folder_simclr"
     large_recipe = "image/folder_simclr_large"
     sizes = (

@@ -51,6 +51,8 @@ class ImageTextModality(Modality):
     plural = "images with text"
     axes = ("4", "height", "width")
     has_tokens = True
+    thumbnails = True
+    handmade = "color statistics, gradient orientations and frequencies of tokens"
     recipe = "dabs/image_text"
     sizes = (
         ("data.tokenizer=bytes",),

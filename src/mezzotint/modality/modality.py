@@ -59,6 +59,8 @@ class Modality(ABC):
         is_picture: samples are pictures `[C, H, W]` themselves.
         has_tokens: samples hold token ids, which cannot be mixed or regressed as numbers.
         has_picture: `picture` can draw samples.
+        thumbnails: a picture of 32 pixels still shows what a sample is.
+        handmade: what `handmade_features` are, in words; empty without any.
         recipe: shipped recipe for a user's own data of this modality, for a machine without a GPU.
         large_recipe: the same for a GPU, or for a long time; empty if there is none.
         sizes: overrides of `recipe`, from large to small, that a budget of minutes chooses from.
@@ -72,6 +74,8 @@ class Modality(ABC):
     is_picture: ClassVar[bool] = False
     has_tokens: ClassVar[bool] = False
     has_picture: ClassVar[bool] = True
+    thumbnails: ClassVar[bool] = False
+    handmade: ClassVar[str] = ""
     recipe: ClassVar[str]
     large_recipe: ClassVar[str] = ""
     sizes: ClassVar[Sequence[Sequence[str]]] = ((),)

@@ -62,6 +62,8 @@ class PointsModality(Modality):
 
     plural = "point clouds"
     axes = ("3", "points")
+    thumbnails = True
+    handmade = "moments and histograms of distances"
     recipe = "points/folder_simclr"
     large_recipe = "points/folder_simclr_large"
     sizes = (

@@ -75,6 +75,7 @@ class SeriesModality(Modality):
 
     plural = "time series"
     axes = ("channels", "time")
+    handmade = "summary statistics, spectrum and correlations of the channels"
     recipe = "series/csv_simclr"
     large_recipe = "series/csv_simclr_large"
     sizes = ((), ("encoder.width=16",))

@@ -37,6 +37,7 @@ class TokensModality(Modality):
     plural = "tokens"
     axes = ("length",)
     has_tokens = True
+    handmade = "frequencies of tokens, pairs and triples"
     recipe = "tokens/folder_simclr"
     large_recipe = "tokens/folder_simclr_large"
     sizes = (

@@ -23,6 +23,8 @@ class VideoModality(Modality):
 
     plural = "videos"
     axes = ("channels", "frames", "height", "width")
+    thumbnails = True
+    handmade = "color statistics, gradient orientations and differences of frames"
     recipe = "video/folder_simclr"
     large_recipe = "video/folder_simclr_large"
     sizes = ((), ("data.size=48", "data.context=16"))

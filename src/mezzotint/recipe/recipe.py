@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mezzotint.optim.mup.method import MuP
     from mezzotint.optim.optimizer import Optimizer
     from mezzotint.optim.schedules import Schedule
-    from mezzotint.runs.settings import Budget, Evaluate
+    from mezzotint.runs.settings import Budget, Evaluate, Export
     from mezzotint.train.init import Init
     from mezzotint.train.settings import Run
 
@@ -283,6 +283,7 @@ class Recipe:
         mup: how rates and initialization scale with the width; `None` leaves them as they are.
         budget: what the evaluation after training may take.
         init: the trained encoder to start from; `None` for random weights.
+        export: what `mezzotint pretrain` exports at the end; `None` for nothing.
     """
 
     data: "Source"
@@ -295,6 +296,7 @@ class Recipe:
     mup: "MuP | None" = None
     budget: "Budget | None" = None
     init: "Init | None" = None
+    export: "Export | None" = None
 
     def __post_init__(self) -> None:
         if self.mup is not None:
@@ -344,9 +346,8 @@ class Recipe:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            own = self.encoder.config
             # Weights that training started from are trained ones.
-            own = {key: value for key, value in own.items() if key != "pretrained_path"}
+            own = {k: v for k, v in self.encoder.config.items() if k != "pretrained_path"}
             config = resolve(own, "Encoder", "encoder")
             made: Encoder = construct(config, "Encoder", {"Encoder": (self.encoder.input,)})
             if self.mup is not None:  # roles follow from encoder and heads together

@@ -28,7 +28,7 @@ FAMILIES = {
 }
 """Sections of a recipe, and the family of each."""
 
-OPTIONAL = {"mup": "MuP", "budget": "Budget", "init": "Init"}
+OPTIONAL = {"mup": "MuP", "budget": "Budget", "init": "Init", "export": "Export"}
 """Sections that a recipe may leave out."""
 
 RENAMED_KINDS = {

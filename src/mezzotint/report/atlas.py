@@ -1,7 +1,7 @@
 """Sections of the report on the features: kNN errors, map, neighbors, maps over epochs."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from mezzotint.evaluation.projection import (
     unit_square,
 )
 from mezzotint.evaluation.results import wilson
+from mezzotint.modality.modality import modality_of
 from mezzotint.report import neighbors
 from mezzotint.report.neighbors import NearestNeighbors
 from mezzotint.report.pictures import SPRITE_SIZE, drawable, drawn, portrait, sprite, stored
 from mezzotint.report.plots import number
 from mezzotint.report.render import PALETTE
-from mezzotint.report.results import task_words
+from mezzotint.report.results import RAW, UNTRAINED, task_words
 from mezzotint.train.callbacks import read_maps
 
 _MOST = 8
@@ -94,11 +95,17 @@ def color(label: int) -> int:
     return label % len(PALETTE) if label >= 0 else len(PALETTE) - 1
 
 
-_CLASSES, _EXAMPLES, _QUERIES = 10, 4, 7
+_CLASSES, _EXAMPLES, _QUERIES = 10, 4, 5
 
 
 def feature_sections(
-    source: Source, encoder: Encoder, seed: int, workers: int = 0, layout: Layout = "tsne"
+    source: Source,
+    encoder: Encoder,
+    seed: int,
+    workers: int = 0,
+    layout: Layout = "tsne",
+    *,
+    untrained: Encoder | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Prepare the sections on the features of the test samples.
 
@@ -108,6 +115,7 @@ def feature_sections(
         seed: seed of the choice of shown samples.
         workers: processes that read samples, if the source is not in memory.
         layout: layout of the map.
+        untrained: the same encoder before training, whose neighbors are shown too.
 
     Returns:
         The sections `errors`, `map` and `neighbors`, as far as the data allows, and the data of
@@ -119,7 +127,13 @@ def feature_sections(
     section, points = _map(nearest, seed, layout)
     sections: dict[str, Any] = {"map": section}
     if drawable(nearest.source):
-        sections["neighbors"] = _neighbors(nearest, seed)
+        rows = neighbors.queries_to_show(nearest, _QUERIES, seed)
+        asked = nearest.test[rows]
+        pixels = "pixels" if modality_of(source.input).is_picture else RAW
+        others = {pixels: neighbors.find_neighbors(None, source, workers, asked)}
+        if untrained is not None:
+            others[UNTRAINED] = neighbors.find_neighbors(untrained, source, workers, asked)
+        sections["neighbors"] = _neighbors(nearest, rows, others)
     if nearest.task is not None:
         sections["errors"] = _errors(nearest, task_words(nearest.task.name))
     return sections, points
@@ -218,38 +232,32 @@ def _map(
         "paths": paths,
         "colored": bool(known),
         "sprite": sheet,
+        "pictures": modality_of(nearest.source.input).thumbnails,
     }
     return section, script
 
 
-def _neighbors(nearest: NearestNeighbors, seed: int) -> dict[str, Any]:
-    rows = []
-    for row in neighbors.queries_to_show(nearest, _QUERIES, seed):
+def _neighbors(
+    nearest: NearestNeighbors,
+    rows: Sequence[int],
+    others: Mapping[str, NearestNeighbors | None],
+) -> dict[str, Any]:
+    """Show the neighbors of some queries by each baseline, and by the encoder in the last line."""
+    content = []
+    for position, row in enumerate(rows):
         name, x = stored(nearest.source, nearest.test[row])
         if x is None:
             continue
-        label, others = int(nearest.labels[row]), []
-        for index, cosine in zip(
-            nearest.neighbors[row][: neighbors.SHOWN],
-            nearest.similarity[row].tolist(),
-            strict=False,
-        ):
-            title, other = stored(nearest.source, index)
-            if other is not None:
-                own = int(nearest.labels_of(index.reshape(1))[0])
-                others.append(
-                    {
-                        "picture": portrait(other, title, nearest.source),
-                        "label": nearest.class_name(own),
-                        "correct": own == label if nearest.task is not None else None,
-                        "similarity": f"{cosine:.2f}",
-                    }
-                )
-        rows.append(
+        label = int(nearest.labels[row])
+        known = [(side, found, position) for side, found in others.items() if found is not None]
+        content.append(
             {
                 "query": portrait(x, name, nearest.source),
                 "label": nearest.class_name(label) or name,
-                "others": others,
+                "lines": [
+                    _line(side, found, at, label)
+                    for side, found, at in [*known, ("this encoder", nearest, row)]
+                ],
             }
         )
     how = "Random samples and their nearest neighbors. Numbers are cosine similarities."
@@ -259,4 +267,23 @@ def _neighbors(nearest: NearestNeighbors, seed: int) -> dict[str, Any]:
             f"({task_words(nearest.task.name)}). Numbers are cosine similarities. "
             "✓: same class, ✗: another class."
         )
-    return {"how": how, "rows": rows}
+    return {"how": how, "rows": content}
+
+
+def _line(side: str, found: NearestNeighbors, row: int, label: int) -> dict[str, Any]:
+    """Draw the nearest neighbors of one query by one side."""
+    pictures = []
+    nearest = found.neighbors[row][: neighbors.SHOWN]
+    for index, cosine in zip(nearest, found.similarity[row].tolist(), strict=False):
+        title, x = stored(found.source, index)
+        if x is not None:
+            own = int(found.labels_of(index.reshape(1))[0])
+            pictures.append(
+                {
+                    "picture": portrait(x, title, found.source),
+                    "label": found.class_name(own),
+                    "correct": own == label if found.task is not None else None,
+                    "similarity": f"{cosine:.2f}",
+                }
+            )
+    return {"name": side, "others": pictures}

@@ -11,6 +11,8 @@ from pathlib import Path
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import (
     Baselines,
+    Interval,
+    difference,
     interval,
     interval_words,
     main_metrics,
@@ -21,8 +23,8 @@ from mezzotint.evaluation.results import (
 from mezzotint.evaluation.summary import MEASURES, ResultKey, grouped
 from mezzotint.report.results import Comparison, score, task_words, unquantized
 
-COLUMNS = ("Fine-tuned", "From scratch", "Untrained, frozen")
-SQUARE, CIRCLE = "from scratch", "untrained and frozen"
+SCRATCH, FROZEN = "from scratch", "untrained and frozen"
+"""The two baselines."""
 
 
 def is_finetuning(folder: Path) -> bool:
@@ -34,25 +36,29 @@ def compare_finetuned(rows: Sequence[Row], baselines: Baselines) -> list[Compari
     """Compare every metric with the same network from scratch, and with the frozen untrained one.
 
     Returns:
-        Comparisons whose `raw` is the network from scratch; and the largest class, without
-        baselines.
+        Comparisons with these two baselines; and the largest class, without any.
     """
     main = main_metrics(rows)
 
-    def mean(among: Sequence[Row], key: ResultKey, probe: str) -> float:
-        values = [
-            row.value
-            for row in among
-            if (row.probe, row.metric, row.bits) == (probe, key.metric, key.bits)
-        ]
-        return math.fsum(values) / len(values) if values else math.nan
+    parts = ((SCRATCH, rows, "finetune_scratch"), (FROZEN, baselines.untrained, "finetune"))
+
+    def found(key: ResultKey) -> dict[str, Interval]:
+        """Return the baselines that were measured."""
+        own = {
+            name: [
+                row
+                for row in among
+                if (row.probe, row.metric, row.bits) == (probe, key.metric, key.bits)
+            ]
+            for name, among, probe in parts
+        }
+        return {name: interval(others) for name, others in own.items() if others}
 
     return [
         Comparison(
             own,
             interval(own),
-            mean(rows, key, "finetune_scratch") if key.probe == "finetune" else math.nan,
-            mean(baselines.untrained, key, "finetune") if key.probe == "finetune" else math.nan,
+            found(key) if key.probe == "finetune" else {},
             (key.probe, key.metric) in main and key.probe == "finetune",
         )
         for key, own in grouped(rows).items()
@@ -70,8 +76,7 @@ def headline(comparisons: Sequence[Comparison], *, frozen: bool) -> list[tuple[s
     main = next((c for c in unquantized(comparisons) if c.main), None)
     if main is None:
         return [("Nothing is scored yet", False)]
-    others = ((SQUARE, main.raw), (CIRCLE, main.untrained))
-    known = [f"{name} {score(value)}" for name, value in others if math.isfinite(value)]
+    known = [f"{name} {score(value.mean)}" for name, value in main.baselines.items()]
     pieces = [
         ("A classifier on the frozen encoder scores " if frozen else "Fine-tuning scores ", False),
         (score(main.result.mean), True),
@@ -86,13 +91,13 @@ def verdict(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
     main = next((c for c in unquantized(comparisons) if c.main), None)
     if main is None or not math.isfinite(main.gain):
         return None
-    name = SQUARE if main.better_baseline == main.raw else CIRCLE
+    name = main.best_baseline
+    gap = difference(main.result, main.baselines[name])
+    bounds = interval_words(gap, signed)
+    tail = f" (95 % {bounds})" if bounds else ""
     if main.gain <= 0:
-        return f"No gain over {name}: {signed(main.gain)}.", True
-    within = main.result.low <= main.better_baseline
-    where = "within" if within else "outside"
-    tail = f" ({where} the 95 % interval)" if math.isfinite(main.result.low) else ""
-    return f"Pretraining gains {signed(main.gain)} over {name}{tail}.", within
+        return f"No gain over {name}: {signed(main.gain)}{tail}.", True
+    return f"Pretraining gains {signed(main.gain)} over {name}{tail}.", gap.low <= 0
 
 
 def largest_class(comparisons: Sequence[Comparison]) -> float:
@@ -115,7 +120,9 @@ def terminal_table(folder: Path) -> tuple[list[tuple[str, ...]], str]:
             own = f"{c.result.mean:.3f} ({bounds})" if bounds else f"{c.result.mean:.3f}"
             metric = MEASURES[c.measure] or "top-1"
             low = "" if c.bits.is_float else f" {c.bits} {c.rows[0].protocol.ptq_method}"
-            others = (c.raw, c.untrained, largest_class(comparisons))
+            known = (c.baselines.get(name) for name in (SCRATCH, FROZEN))
+            others = [math.nan if one is None else one.mean for one in known]
+            others.append(largest_class(comparisons))
             lines.append((c.task, f"{metric}{low}", own, *(_or_dash(v) for v in others)))
     words = headline(comparisons, frozen=is_frozen(rows))
     return lines, "".join(text for text, _ in words)

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from mezzotint.data.source import Index, Source, Task, first_classification
 from mezzotint.encoders.encoder import Encoder
-from mezzotint.evaluation.features import Reading, extract_readable
+from mezzotint.evaluation.features import Extraction, Reading, extract_readable, raw_features
 from mezzotint.evaluation.knn import similarities
 from mezzotint.seeding import sample_order
 
 NEIGHBORS = 10
-SHOWN = 8
+SHOWN = 6
 _MOST_TRAIN, _MOST_TEST, _MOST_MAPPED = 10_000, 5_000, 2_000
 
 
@@ -75,15 +75,19 @@ class NearestNeighbors:
         return self.task.classes[label] if label < len(self.task.classes) else str(label)
 
 
-def find_neighbors(encoder: Encoder, source: Source, workers: int = 0) -> NearestNeighbors | None:
+def find_neighbors(
+    encoder: Encoder | None, source: Source, workers: int = 0, queries: Index | None = None
+) -> NearestNeighbors | None:
     """Extract features and find the nearest neighbors of the test samples.
 
     Large data is subsampled to 10,000 training and 5,000 test samples.
 
     Args:
-        encoder: encoder, not changed.
+        encoder: encoder, not changed; `None` for the raw input.
         source: data of the run.
         workers: processes that read samples, if the source is not in memory.
+        queries: test samples whose neighbors are found, among the same training samples; all by
+            default.
 
     Returns:
         The neighbors, or `None` if there are too few samples or features contain NaN or inf.
@@ -96,32 +100,36 @@ def find_neighbors(encoder: Encoder, source: Source, workers: int = 0) -> Neares
     else:
         sides = [(task.test, _MOST_TEST), (task.train, _MOST_TRAIN)]
         parts = [_subset(part[task.labels[part] >= 0], most) for part, most in sides]
-    extracted = [
-        extract_readable(
-            encoder, everything, Reading(workers=workers), indices=torch.from_numpy(part)
-        )
-        for part in parts
-    ]
-    queries, bank = extracted[0], extracted[-1]
+    if queries is not None:
+        parts = [queries, parts[-1]]
+    extracted = [_features(encoder, everything, workers, part) for part in parts]
+    asked, bank = extracted[0], extracted[-1]
     if (
-        len(queries.x) == 0
+        len(asked.x) == 0
         or len(bank.x) < 3
         or not all(bool(part.x.isfinite().all()) for part in extracted)
     ):
         return None
-    own = task is None
+    own = torch.searchsorted(bank.indices, asked.indices) if task is None else None
     similarity, nearest = _nearest(
-        queries.x, bank.x, min(NEIGHBORS, len(bank.x) - own), skip_own=own
+        asked.x, bank.x, min(NEIGHBORS, len(bank.x) - (task is None)), own=own
     )
-    features = torch.nn.functional.normalize(queries.x, dim=1)
+    features = torch.nn.functional.normalize(asked.x, dim=1)
     return NearestNeighbors(
         everything,
         task,
-        queries.indices.numpy(),
+        asked.indices.numpy(),
         features,
         bank.indices.numpy()[nearest.numpy()],
         similarity,
     )
+
+
+def _features(encoder: Encoder | None, source: Source, workers: int, part: Index) -> Extraction:
+    reading, indices = Reading(workers=workers), torch.from_numpy(part)
+    if encoder is None:
+        return raw_features(source, reading, indices=indices)
+    return extract_readable(encoder, source, reading, indices=indices)
 
 
 def _subset(indices: Index, most: int) -> Index:
@@ -131,14 +139,22 @@ def _subset(indices: Index, most: int) -> Index:
     return np.sort(indices[sample_order(len(indices), 0, 0)[:most].numpy()])
 
 
-def _nearest(queries: Tensor, bank: Tensor, k: int, *, skip_own: bool) -> tuple[Tensor, Tensor]:
-    """Return cosine and index in the bank of the `k` nearest, `[N, k]` each."""
+def _nearest(
+    queries: Tensor, bank: Tensor, k: int, *, own: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return cosine and index in the bank of the `k` nearest, `[N, k]` each.
+
+    Args:
+        queries: `[N, D]`.
+        bank: `[M, D]`.
+        k: number of neighbors.
+        own: int64 `[N]`, index of each query in the bank, where it is no neighbor of itself.
+    """
     blocks = []
     for rows, cosine in similarities(bank, queries, metric="cosine", center=False):
-        if skip_own:
-            block = torch.arange(len(cosine))
+        if own is not None:
             # Every sample would be its own nearest neighbor.
-            cosine[block, block + rows.start] = -math.inf
+            cosine[torch.arange(len(cosine)), own[rows]] = -math.inf
         blocks.append(cosine.topk(k, dim=1))
     return torch.cat([top.values for top in blocks]), torch.cat([top.indices for top in blocks])
 

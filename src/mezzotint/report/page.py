@@ -19,29 +19,29 @@ from mezzotint.encoders.encoder import Encoder
 from mezzotint.encoders.saving import load_encoder
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.results import read_baselines, read_evaluation
+from mezzotint.modality.modality import modality_of
 from mezzotint.recipe.recipe import Recipe, read_recipe
 from mezzotint.report import finetuning
 from mezzotint.report.atlas import feature_sections, maps_section
 from mezzotint.report.bits import bits_section, layers_section
+from mezzotint.report.exports import exports_section
 from mezzotint.report.finetuning import compare_finetuned, is_finetuning
 from mezzotint.report.gallery import view_strips
+from mezzotint.report.headline import collapse_words, lead, sides_words, standing_words
 from mezzotint.report.pictures import Picture, credit, drawable, drawn, plate
 from mezzotint.report.plots import charts_of_runs, number, run_charts
 from mezzotint.report.render import render, write_page
 from mezzotint.report.results import (
+    HANDMADE,
     Comparison,
-    collapse_words,
     compare_with_baselines,
-    gain_words,
-    lead,
-    main_comparison,
     score,
-    standing_words,
     tables,
     unquantized,
 )
 from mezzotint.runs.subject import with_fitted
 from mezzotint.train.log import read_metrics
+from mezzotint.types import Input
 
 _STRIPS = 6
 _PLATE = (6, 6)
@@ -78,12 +78,13 @@ def write_report(run: Path | str, compare: Sequence[Path | str] = ()) -> Path:
     opened, missing = _open(folder)
     sections: dict[str, Any] = {
         "hero": _hero(folder, metrics, environment, comparisons, opened, [problem, missing]),
-        "results": _results(folder, comparisons),
+        "results": _results(folder, comparisons, opened and opened[0].data.input),
         "reproduce": _reproduce(described, metrics, environment),
     }
     sections["curves"], charts = _curves(folder, metrics)
     own = {folder.resolve().name: [row for comparison in measured for row in comparison.rows]}
     sections["layers"] = layers_section(folder)
+    sections["exports"] = exports_section(folder)
     sections["bits"] = bits_section(own | _others(compare, own), first=len(charts))
     if sections["bits"] is not None:
         charts += [chart["points"] for key in ("charts", "rest") for chart in sections["bits"][key]]
@@ -92,7 +93,14 @@ def write_report(run: Path | str, compare: Sequence[Path | str] = ()) -> Path:
         recipe, encoder = opened
         workers = recipe.run.loader.processes(recipe.data)
         layout, seed = recipe.run.log.map_layout, recipe.run.seed
-        features, data["map"] = feature_sections(recipe.data, encoder, seed, workers, layout)
+        features, data["map"] = feature_sections(
+            recipe.data,
+            encoder,
+            seed,
+            workers,
+            layout,
+            untrained=recipe.untrained_encoder(seed).eval(),
+        )
         sections |= features
         sections["maps"] = maps_section(folder, layout, seed)
         if drawable(recipe.data):
@@ -161,8 +169,12 @@ def _hero(
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     finetuned = is_finetuning(folder)
+    frozen = finetuning.is_frozen([row for c in comparisons for row in c.rows])
+    leading, warns = lead(comparisons)
+    if finetuned:
+        leading, warns = finetuning.headline(comparisons, frozen=frozen), False
     verdicts = [
-        finetuning.verdict(comparisons) if finetuned else gain_words(main_comparison(comparisons)),
+        finetuning.verdict(comparisons) if finetuned else sides_words(comparisons),
         standing_words(comparisons),
         collapse_words(comparisons),
         *((text, True) for text in warnings if text),
@@ -177,10 +189,10 @@ def _hero(
         ("steps", _count(environment.get("steps"))),
         ("always the largest class", score(largest) if math.isfinite(largest) else ""),
     ]
-    frozen = finetuning.is_frozen([row for c in comparisons for row in c.rows])
     return {
         "run": folder.resolve().name,
-        "lead": finetuning.headline(comparisons, frozen=frozen) if finetuned else lead(comparisons),
+        "lead": leading,
+        "warns": warns,
         "verdicts": [verdict for verdict in verdicts if verdict],
         "facts": [(key, value) for key, value in facts if value],
         "plate": _plate(opened[0].data) if opened and drawable(opened[0].data) else None,
@@ -195,31 +207,40 @@ def _plate(source: Source) -> Picture | None:
     return plate(samples, columns) if len(samples) >= columns else None
 
 
-def _results(folder: Path, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def _results(
+    folder: Path, comparisons: Sequence[Comparison], input: Input | None
+) -> dict[str, Any]:
+    content = tables(comparisons)
+    legend = "".join(f" {mark.capitalize()}: {name}." for name, mark in content["baselines"])
     if is_finetuning(folder):
         frozen = finetuning.is_frozen([row for c in comparisons for row in c.rows])
         return {
             "title": "Results of the classifier" if frozen else "Results of fine-tuning",
             "how": finetuning.how(frozen=frozen),
-            "columns": finetuning.COLUMNS,
+            "own": "Classifier" if frozen else "Fine-tuned",
             "legend": f"Filled dot: {'the trained classifier' if frozen else 'fine-tuned'}, with "
-            f"its interval. Square: {finetuning.SQUARE}. Circle: {finetuning.CIRCLE}.",
-            **tables(comparisons),
+            f"its interval.{legend}",
+            **content,
         }
+    known = [name for name, _ in content["baselines"]]
+    words = modality_of(input).handmade if input is not None else ""
+    made = f", hand-made features{f' ({words})' if words else ''}" if HANDMADE in known else ""
     how = (
-        "Two baselines: the raw input, and the same encoder before training. Hyperparameters of "
-        "the probes are chosen on training samples, never on test samples. Intervals are 95 %: "
-        "Wilson's over test samples, plus Student's over seeds if there are several."
+        f"Baselines: the raw input{made}, and the same encoder before training, each measured by "
+        "the same probes. Hyperparameters of the probes are chosen on training samples, never on "
+        "test samples. Intervals are 95 %: Wilson's over test samples, plus Student's over seeds "
+        "if there are several; of a difference, Newcombe's of both values."
     )
+    if input is not None and not words:
+        how += f" {modality_of(input).plural.capitalize()} have no hand-made features of their own."
     if not comparisons:
         how = "This run is not evaluated yet. mezzotint evaluate RUN adds the results to this page."
     return {
         "title": "Evaluation of the frozen features",
         "how": how,
-        "columns": ("This encoder", "Raw input", "Untrained encoder"),
-        "legend": "Filled dot: this encoder, with its interval. Square: raw input. Circle: the "
-        "untrained encoder.",
-        **tables(comparisons),
+        "own": "This encoder",
+        "legend": f"Filled dot: this encoder, with its interval.{legend}",
+        **content,
     }
 
 

@@ -1,11 +1,10 @@
-"""Tables and summary of the evaluation: each metric compared with the baselines."""
+"""Tables of the evaluation: each metric compared with the baselines."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from mezzotint.evaluation.label_free import verdict
 from mezzotint.evaluation.probe import Row
 from mezzotint.evaluation.protocol import Protocol, differences
 from mezzotint.evaluation.results import (
@@ -46,29 +45,32 @@ MEASURES = {
     "spread": "Spread",
     "alignment": "Alignment of positive pairs",
 }
-_SCORES = {"top1", "top5", "mean_per_class", "map", "auc"}  # fractions, higher is better
-_FURTHER = _SCORES | {"median_rank", "penalty", "lr", "epochs", "gap", "alignment"}
+RAW, HANDMADE, UNTRAINED = "raw input", "hand-made features", "untrained encoder"
+"""The baselines of frozen features, in the order of a table."""
+
+SCORES = {"top1", "top5", "mean_per_class", "map", "auc"}  # fractions, higher is better
+_FURTHER = SCORES | {"median_rank", "penalty", "lr", "epochs", "gap", "alignment"}
 _BEAM_LEFT, _BEAM_RIGHT = 4.0, 176.0
+_ORDER = (RAW, HANDMADE, UNTRAINED)
+_MARKS = ("square", "diamond", "circle")
 _Key = tuple[str, str, Bits, Protocol]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of the encoder and of the two baselines.
+    """One metric of the encoder and of its baselines.
 
     Attributes:
         rows: rows of one probe, metric, bits and protocol, one per seed.
         result: their mean and its 95 % interval.
-        raw: value of the raw input; NaN if not measured.
-        untrained: mean over untrained encoders; NaN if not measured.
+        baselines: the same of each baseline that was measured, by its name.
         main: whether it is the main metric of its probe and task.
         setting: what tells its protocol from others of its probe; empty for the only one.
     """
 
     rows: Sequence[Row]
     result: Interval
-    raw: float
-    untrained: float
+    baselines: Mapping[str, Interval] = field(default_factory=dict)
     main: bool = False
     setting: str = ""
 
@@ -88,15 +90,16 @@ class Comparison:
         return self.rows[0].bits
 
     @property
-    def better_baseline(self) -> float:
-        """Value of the better baseline; NaN without one, or if higher is not better."""
-        known = [value for value in (self.raw, self.untrained) if math.isfinite(value)]
-        return max(known) if known and self.measure in _SCORES else math.nan
+    def best_baseline(self) -> str:
+        """Name of the best baseline; empty without one, or if higher is not better."""
+        known = {k: v.mean for k, v in self.baselines.items() if math.isfinite(v.mean)}
+        return max(known, key=lambda name: known[name]) if known and self.measure in SCORES else ""
 
     @property
     def gain(self) -> float:
-        """Gain over the better baseline."""
-        return self.result.mean - self.better_baseline
+        """Gain over the best baseline; NaN without one."""
+        best = self.best_baseline
+        return self.result.mean - self.baselines[best].mean if best else math.nan
 
     @property
     def name(self) -> str:
@@ -112,31 +115,28 @@ class Comparison:
 
 def compare_with_baselines(rows: Sequence[Row], baselines: Baselines) -> list[Comparison]:
     """Compare every metric of the encoder with the fp32 baselines."""
-
-    def baseline(others: Sequence[Row], row: Row) -> float:
-        matches = [
-            o
-            for o in others
-            if (o.probe, o.metric, o.protocol) == (row.probe, row.metric, row.protocol)
-        ]
-        return math.fsum(o.value for o in matches) / len(matches) if matches else math.nan
-
-    groups: dict[_Key, list[Row]] = {}
-    for row in rows:
-        key = (row.probe, row.metric, row.bits, row.protocol)
-        groups.setdefault(key, []).append(row)
+    parts = {RAW: baselines.raw, HANDMADE: baselines.handmade, UNTRAINED: baselines.untrained}
+    others = {name: _grouped(part) for name, part in parts.items()}
+    groups = _grouped(rows)
     main, texts = main_metrics(rows), _settings(groups)
     return [
         Comparison(
             own,
             interval(own),
-            baseline(baselines.raw, own[0]),
-            baseline(baselines.untrained, own[0]),
+            {name: interval(found[key]) for name, found in others.items() if key in found},
             (own[0].probe, own[0].metric) in main,
             texts[key],
         )
         for key, own in groups.items()
     ]
+
+
+def _grouped(rows: Sequence[Row]) -> dict[_Key, list[Row]]:
+    """Group rows that differ in their seed alone."""
+    groups: dict[_Key, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.probe, row.metric, row.bits, row.protocol), []).append(row)
+    return groups
 
 
 def _settings(keys: Iterable[_Key]) -> dict[_Key, str]:
@@ -161,7 +161,7 @@ def unquantized(comparisons: Sequence[Comparison]) -> list[Comparison]:
         c
         for c in comparisons
         if c.bits.is_float
-        or (c.measure in _SCORES and c.rows[0].probe.removesuffix("_ptq") not in known)
+        or (c.measure in SCORES and c.rows[0].probe.removesuffix("_ptq") not in known)
     ]
 
 
@@ -169,9 +169,13 @@ def tables(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Prepare the tables of the comparisons.
 
     Returns:
-        `groups` by task with the main metrics, `further` likewise with the others, and `notes`, the
-        protocols in the order of their numbers.
+        `groups` by task with the main metrics, `further` likewise with the others, `notes`, the
+        protocols in the order of their numbers, and `baselines`, the names of the columns, each
+        with its mark.
     """
+    names = list(dict.fromkeys(name for c in comparisons for name in c.baselines))
+    # In the order of the table, also where the first metrics lack one.
+    names.sort(key=lambda name: _ORDER.index(name) if name in _ORDER else -1)
     notes = list(dict.fromkeys(_protocol(c) for c in comparisons))
     by_task: dict[str, dict[str, list[dict[str, Any]]]] = {"groups": {}, "further": {}}
     for comparison in comparisons:
@@ -182,18 +186,22 @@ def tables(comparisons: Sequence[Comparison]) -> dict[str, Any]:
                 "name": comparison.name,
                 "value": score(comparison.result.mean),
                 "interval": interval_words(comparison.result, score) or "–",
-                "raw": _or_dash(comparison.raw),
-                "untrained": _or_dash(comparison.untrained),
+                "baselines": [_or_dash(_mean(comparison, name)) for name in names],
                 "gain": signed(comparison.gain),
                 "better": comparison.gain > 0,
-                "beam": _beam(comparison),
+                "beam": _beam(comparison, names),
                 "note": notes.index(_protocol(comparison)) + 1,
             }
         )
     groups = {
         name: [{"task": t, "rows": r} for t, r in table.items()] for name, table in by_task.items()
     }
-    return {**groups, "notes": notes}
+    return {**groups, "notes": notes, "baselines": list(zip(names, _MARKS, strict=False))}
+
+
+def _mean(comparison: Comparison, name: str) -> float:
+    own = comparison.baselines.get(name)
+    return math.nan if own is None else own.mean
 
 
 def _protocol(comparison: Comparison) -> str:
@@ -215,10 +223,10 @@ def _or_dash(value: float) -> str:
     return score(value) if math.isfinite(value) else "–"
 
 
-def _beam(comparison: Comparison) -> dict[str, Any] | None:
+def _beam(comparison: Comparison, names: Sequence[str]) -> dict[str, Any] | None:
     """Return the positions on a line from 0 to 1; `None` for metrics that are not scores."""
     result = comparison.result
-    if comparison.measure not in _SCORES or not 0.0 <= result.mean <= 1.0:
+    if comparison.measure not in SCORES or not 0.0 <= result.mean <= 1.0:
         return None
 
     def at(value: float) -> float | None:
@@ -232,117 +240,10 @@ def _beam(comparison: Comparison) -> dict[str, Any] | None:
     )
     return {
         "value": at(result.mean),
-        "raw": at(comparison.raw),
-        "untrained": at(comparison.untrained),
+        "marks": [
+            (mark, position)
+            for mark, name in zip(_MARKS, names, strict=False)
+            if (position := at(_mean(comparison, name))) is not None
+        ],
         "span": span,
     }
-
-
-def main_comparison(comparisons: Sequence[Comparison]) -> Comparison | None:
-    """Choose the headline: the best probe of the encoder against the best of each baseline.
-
-    Of the first task that a linear probe or kNN answers, else of the first score. The same probes
-    compete on each side, so that no baseline is shown by a probe that suits it badly.
-    """
-    competing = _competing(comparisons)
-    if not competing:
-        return None
-    raw, untrained = (_best(competing, side) for side in ("raw", "untrained"))
-    return replace(
-        _best(competing, "value") or competing[0],
-        raw=raw.raw if raw else math.nan,
-        untrained=untrained.untrained if untrained else math.nan,
-    )
-
-
-def _competing(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Return the main metric of every probe on the headline's task."""
-    scores = [c for c in unquantized(comparisons) if c.measure in _SCORES]
-    main = [c for c in scores if c.main]
-    usual = [c for probe in ("linear", "knn") for c in main if c.rows[0].probe == probe]
-    first = next(iter(usual or main or scores), None)
-    return [c for c in main or scores if first and c.rows[0].metric == first.rows[0].metric]
-
-
-def _best(competing: Sequence[Comparison], side: str) -> Comparison | None:
-    """Return the comparison with the highest value on one side: `value`, `raw` or `untrained`."""
-
-    def value(c: Comparison) -> float:
-        own: float = c.result.mean if side == "value" else getattr(c, side)
-        return own
-
-    known = [c for c in competing if math.isfinite(value(c))]
-    return max(known, key=value) if known else None
-
-
-def lead(comparisons: Sequence[Comparison]) -> list[tuple[str, bool]]:
-    """Write the headline: pieces of text, and whether each is emphasized."""
-    comparison = main_comparison(comparisons)
-    if comparison is None:
-        return [
-            (
-                "Evaluated without labels" if comparisons else "Not evaluated yet",
-                False,
-            )
-        ]
-    competing = _competing(comparisons)
-    several = len(competing) > 1
-    known = []
-    for side, name in (("raw", "raw input"), ("untrained", "untrained encoder")):
-        best = _best(competing, side)
-        if best is not None:
-            probe = f" ({_in_sentence(best.name)})" if several else ""
-            known.append(f"{name} {score(getattr(best, side))}{probe}")
-    kind = comparison.rows[0].probe
-    probe = "A linear probe" if comparison.name == PROBES["linear"] else comparison.name
-    probe = probe if kind in PROBES else f"{probe[:1].upper()}{probe[1:]}"
-    return [
-        (f"{probe} scores ", False),
-        (score(comparison.result.mean), True),
-        (f" on {task_words(comparison.task)}", False),
-        ((f", the best of {len(competing)} probes" if several else ""), False),
-        (f"; {', '.join(known)}." if known else ".", False),
-    ]
-
-
-def _in_sentence(name: str) -> str:
-    """Write the name of a probe inside a sentence."""
-    return name if name.startswith("kNN") else f"{name[:1].lower()}{name[1:]}"
-
-
-def gain_words(comparison: Comparison | None) -> tuple[str, bool] | None:
-    """Say what training gained over the better baseline, and whether that is a warning."""
-    if comparison is None or not math.isfinite(comparison.gain):
-        return None
-    best, low = comparison.better_baseline, comparison.result.low
-    name = "the untrained encoder" if best == comparison.untrained else "raw input"
-    if comparison.gain <= 0:
-        return f"No gain over {name}: {signed(comparison.gain)}.", True
-    tail = (
-        ""
-        if math.isnan(low)
-        else " (outside the 95 % interval)"
-        if low > best
-        else " (within the 95 % interval)"
-    )
-    return f"Gain over {name}: {signed(comparison.gain)}{tail}.", bool(tail) and low <= best
-
-
-def standing_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
-    """Count the main metrics in which the encoder beats both baselines; a loss is a warning."""
-    gains = [c.gain for c in comparisons if c.main and math.isfinite(c.gain)]
-    if len(gains) < 2:
-        return None
-    ahead = sum(gain > 0 for gain in gains)
-    if ahead == len(gains):
-        return f"It beats both baselines in all {len(gains)} main metrics below.", False
-    return f"It beats both baselines in {ahead} of {len(gains)} main metrics below.", True
-
-
-def collapse_words(comparisons: Sequence[Comparison]) -> tuple[str, bool] | None:
-    """State the verdict on collapse, and whether it is a warning; `None` if it was not measured."""
-    value = {c.rows[0].metric: c.result.mean for c in comparisons if c.bits.is_float}
-    if "all/spread" not in value or "all/rank_ratio" not in value:
-        return None
-    words = verdict(value["all/spread"], value["all/rank_ratio"])
-    return f"{words[0].upper()}{words[1:]}.", not words.startswith("healthy")

@@ -108,7 +108,7 @@ def _hero(
         ("seeds", str(len(list(folder.glob("pretrained-*"))))),
     ]
     return {
-        "run": folder.resolve().name, "lead": lead, "facts": facts, "plate": None,
+        "run": folder.resolve().name, "lead": lead, "warns": False, "facts": facts, "plate": None,
         "verdicts": [*verdicts, *([(warning, True)] if warning else [])],
     }  # fmt: skip
 

@@ -31,6 +31,9 @@ from mezzotint.files import write_json, write_text
 from mezzotint.recipe.recipe import read_recipe
 from mezzotint.runs.reuse import comparable
 
+BASELINES = {"untrained": "untrained", "hand-made features": "handmade", "raw input": "raw"}
+"""Arms that no run trained, by the attribute of `Baselines`."""
+
 _Results = Mapping[str, Mapping[int, Mapping[ResultKey, Row]]]
 
 
@@ -115,7 +118,7 @@ def compare(
                 f"Arm {name!r} must have one run per seed, got {len(runs)} runs of "
                 f"{len(results[name])} seeds. Leave out the repeated ones."
             )
-    untrained = _untrained([run for runs in arms.values() for run in runs])
+    every = [run for runs in arms.values() for run in runs]
     names, left_out = _columns(results)
     columns = list(names)
     chosen = reference or next(iter(arms))
@@ -130,10 +133,11 @@ def compare(
         ]
         for name, row in cells.items()
     }
-    if untrained:
-        cells["untrained"] = [
-            _cell({row.seed: row for row in untrained.get(column, ())}) for column in columns
-        ]
+    for name, part in BASELINES.items():
+        if found := _baseline(every, part):
+            cells[name] = [
+                _cell({row.seed: row for row in found.get(column, ())}) for column in columns
+            ]
     seconds = {name: _seconds(runs) for name, runs in arms.items()}
     return ComparisonTable(title, chosen, list(names.values()), cells, left_out, seconds)
 
@@ -202,7 +206,7 @@ def require_common_task(table: ComparisonTable) -> None:
         return  # the same tasks with other protocols, which the table names
     reference = table.arms[table.reference]
     for name, cells in table.arms.items():
-        if name in (table.reference, "untrained"):
+        if name in (table.reference, *BASELINES):
             continue
         if not any(a is not None and b is not None for a, b in zip(reference, cells, strict=True)):
             own, others = (_tasks(table, row) for row in (cells, reference))
@@ -239,9 +243,9 @@ def _paired(cell: Cell | None, against: Cell | None) -> Cell | None:
     return replace(cell, difference=mean, difference_low=mean - half, difference_high=mean + half)
 
 
-def _untrained(runs: Sequence[Path]) -> dict[ResultKey, list[Row]]:
-    """Return the untrained baselines of the first run that has some; all share its architecture."""
-    found = (_main(read_baselines(run).untrained) for run in runs)
+def _baseline(runs: Sequence[Path], part: str) -> dict[ResultKey, list[Row]]:
+    """Return a baseline of the first run that has it; all share its data and its architecture."""
+    found = (_main(getattr(read_baselines(run), part)) for run in runs)
     return next((groups for groups in found if groups), {})
 
 

@@ -74,7 +74,9 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
 
     That is all but how the run is logged, saved and evaluated.
     """
-    kept = {name: part for name, part in config.items() if name not in ("run", "evaluate")}
+    kept = {
+        name: part for name, part in config.items() if name not in ("run", "evaluate", "export")
+    }
     kept["run"] = {key: value for key, value in config["run"].items() if key not in _UNRELATED}
     plain: dict[str, Any] = json.loads(json.dumps(kept))
     return plain

@@ -1,4 +1,4 @@
-"""The sections `evaluate` and `budget` of a recipe: the measurements after training."""
+"""The sections `evaluate`, `budget` and `export` of a recipe: what follows training."""
 
 import math
 from collections.abc import Sequence
@@ -109,3 +109,21 @@ class Budget(Component):
         if self.evaluation == 1.0:
             return math.inf
         return max(self.least_s, training_s * self.evaluation / (1.0 - self.evaluation))
+
+
+class Export(Component):
+    """Export the encoder after training; every artifact is verified in its runtime.
+
+    Args:
+        onnx: bits of ONNX files: W8A8, fp32.
+        packed: bits of packed files, such as W4A32 or W2A8.
+    """
+
+    def __init__(self, *, onnx: Sequence[str | int] = (), packed: Sequence[str | int] = ()) -> None:
+        asked: tuple[tuple[Literal["onnx", "packed"], Sequence[str | int]], ...]
+        asked = (("onnx", onnx), ("packed", packed))
+        self.artifacts = [
+            (format, Bits.parse(bits, f"export.{format}"))
+            for format, several in asked
+            for bits in several
+        ]
