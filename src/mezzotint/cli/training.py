@@ -102,7 +102,7 @@ def pretrain(
     """Pretrain an encoder, evaluate it, and write its report."""
     from mezzotint.recipe.recipe import read_continued_plan, read_plan, read_resumed_plan
 
-    fitted, options = None, dict[str, Any]()
+    fitted, options, trial_s = None, dict[str, Any](), 0.0
     if slurm:
         from mezzotint.train.slurm import split_arguments
 
@@ -122,6 +122,8 @@ def pretrain(
         name, plan = str(out), read_resumed_plan(Path(str(out)), list(arguments or ()))
     else:
         name, overrides = recipe_of(arguments)
+        overrides, trial_s = _trials(overrides, minutes, slurm=slurm)
+        minutes = minutes and minutes - trial_s / 60
         fitted = _fitted(name, overrides, minutes, slurm=slurm)
         # A bad recipe is refused here, before torch is imported.
         plan = fitted.plan if fitted else read_plan(name, overrides)
@@ -140,6 +142,8 @@ def pretrain(
         return
     if fitted:
         _say(mode, "\n".join(fitted.lines()), {"chosen": fitted.lines()})
+    if trial_s:
+        plan = _chosen_strength(plan, trial_s, mode)
     if slurm:
         from mezzotint.train.slurm import Job
 
@@ -224,6 +228,31 @@ def _check_resume(out: Path | None, minutes: float | None) -> None:
             "--minutes chooses the epochs of a new run, and --resume keeps those of its recipe. "
             "Leave one of them out."
         )
+
+
+def _trials(overrides: list[str], minutes: float | None, *, slurm: bool) -> tuple[list[str], float]:
+    """Take `views.strength=auto` out of overrides, and return the seconds to choose it; 0 without.
+
+    Raises:
+        RecipeError: where several processes would choose.
+    """
+    left = [text for text in overrides if text != "views.strength=auto"]
+    if len(left) == len(overrides):
+        return overrides, 0.0
+    if slurm or _processes() > 1:
+        raise RecipeError(
+            "`views.strength=auto` is chosen by one process on this machine, not for --slurm or "
+            "torchrun. Set a number, such as views.strength=1."
+        )
+    return left, 60.0 if minutes is None else 6.0 * minutes
+
+
+def _chosen_strength(plan: "Plan", seconds: float, mode: str) -> "Plan":
+    from mezzotint.train.strength import with_strength
+
+    choice = with_strength(plan, seconds)
+    _say(mode, choice.line(), {"strength": choice.strength, "measured": dict(choice.measured)})
+    return choice.plan
 
 
 def _processes() -> int:
