@@ -2,8 +2,8 @@
 
     python benchmarks/quality_strength.py benchmarks/results/quality_cells.jsonl
 
-Cells of `quality.py` that differ in `views.strength` alone are compared in pairs, within a set and a
-seed. Kendall's τ of a set is the mean over its pairs of +1 where the measure and the probe agree on
+Cells of `quality.py` that differ in `views.strength` alone are compared in pairs, within a set.
+Kendall's τ of a set is the mean over its pairs of +1 where the measure and the probe agree on
 the better one and −1 where they do not. The gain is the probe at the strength that the measure
 chooses, minus the probe at strength 1. ± is half of Student's 95 % interval over sets.
 """
@@ -19,7 +19,8 @@ from quality import Cell, cells, mean_scores
 from mezzotint.evaluation.results import student
 
 KEY = "views.strength="
-MEASURES: dict[str, Callable[[Mapping[str, float]], float]] = {
+Measure = Callable[[Mapping[str, float]], float]
+MEASURES: dict[str, Measure] = {
     "RankMe": lambda found: found["rankme"],
     "α of the spectrum, smaller": lambda found: -found["alpha"],
     "uniformity": lambda found: -found["uniformity"],
@@ -48,7 +49,7 @@ def strength_of(cell: Cell) -> float | None:
 
 
 def by_set(found: Sequence[Cell], minutes: float) -> dict[str, dict[float, Cell]]:
-    """Return the cells of the first seed by set and strength, of sets with two strengths or more."""
+    """Return the cells of seed 0 by set and strength, of sets with two strengths or more."""
     sets: dict[str, dict[float, Cell]] = {}
     for cell in found:
         strength = strength_of(cell)
@@ -63,11 +64,12 @@ def value(cell: Cell, probe: str) -> float:
     return statistics.fmean(means.values()) if probe == "both" else means[probe]
 
 
-def tau(own: Mapping[float, Cell], measure: Callable[[Cell], float], probe: str) -> float:
+def tau(own: Mapping[float, Cell], measure: Measure, probe: str) -> float:
     """Return Kendall's τ between a measure and a probe over the strengths of a set."""
     signs = []
     for a, b in itertools.combinations(own.values(), 2):
-        product = (measure(a) - measure(b)) * (value(a, probe) - value(b, probe))
+        better = measure(a["label_free"]) - measure(b["label_free"])
+        product = better * (value(a, probe) - value(b, probe))
         signs.append((product > 0) - (product < 0))
     return statistics.fmean(signs)
 
@@ -97,11 +99,10 @@ def main() -> None:
     for name, of in MEASURES.items():
         gains = []
         for own in sets.values():
-            best = max(own.values(), key=lambda cell: of(cell["label_free"]))
-            gains.append(value(best, "both") - value(own[1.0], "both"))
+            best = max(own, key={s: of(own[s]["label_free"]) for s in own}.__getitem__)
+            gains.append(value(own[best], "both") - value(own[1.0], "both"))
         found = [
-            spread([tau(own, lambda cell: of(cell["label_free"]), probe) for own in sets.values()])
-            for probe in ("knn", "linear")
+            spread([tau(own, of, probe) for own in sets.values()]) for probe in ("knn", "linear")
         ]
         print(f"| {name} | {' | '.join(found)} | {spread(gains)} |")
 

@@ -84,9 +84,29 @@ def table(scores: Scores, names: Sequence[str], arm: str, others: Sequence[str])
                 if found[other]:
                     means[other].append(statistics.fmean(found[other]))
             lines.append("| " + " | ".join(row) + " |")
-        blank = [""] * (1 + len(others))
+        blank = [""] * (2 + len(others))
         row = ["**mean over sets**", probe, *blank, *(signed(means[other]) for other in others)]
         lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def studies(scores: Scores, arm: str) -> str:
+    """Return a table of all variants: mean difference from an arm over sets, by probe."""
+    known = {arm, "lightly", "untrained", *FIXED}
+    lines = ["| variant | sets | " + " | ".join(PROBES) + " |", "|---|---|---|---|"]
+    for variant in sorted({other for _, other, _ in scores} - known):
+        base = "untrained" if variant.startswith("untrained") else arm
+        names = sorted({name for name, other, _ in scores if other == variant})
+        found = {
+            probe: [
+                statistics.fmean(own)
+                for name in names
+                if (own := differences(scores, name, variant, base, probe))
+            ]
+            for probe in PROBES
+        }
+        cells = " | ".join(signed(found[probe]) for probe in PROBES)
+        lines.append(f"| `{variant}` | {', '.join(names)} | {cells} |")
     return "\n".join(lines)
 
 
@@ -110,6 +130,7 @@ def main() -> None:
     for modality in dict.fromkeys(each.modality for each in SETS.values()):
         names = [name for name, each in SETS.items() if each.modality == modality]
         print(f"## {modality}\n\n{table(scores, names, arguments.arm, baselines)}\n")
+    print(f"## Variants\n\n{studies(scores, arguments.arm)}")
 
 
 if __name__ == "__main__":

@@ -122,8 +122,7 @@ def pretrain(
         name, plan = str(out), read_resumed_plan(Path(str(out)), list(arguments or ()))
     else:
         name, overrides = recipe_of(arguments)
-        overrides, trial_s = _trials(overrides, minutes, slurm=slurm)
-        minutes = minutes and minutes - trial_s / 60
+        overrides, trial_s, minutes = _trials(overrides, minutes, slurm=slurm)
         fitted = _fitted(name, overrides, minutes, slurm=slurm)
         # A bad recipe is refused here, before torch is imported.
         plan = fitted.plan if fitted else read_plan(name, overrides)
@@ -142,8 +141,7 @@ def pretrain(
         return
     if fitted:
         _say(mode, "\n".join(fitted.lines()), {"chosen": fitted.lines()})
-    if trial_s:
-        plan = _chosen_strength(plan, trial_s, mode)
+    plan = _chosen_strength(plan, trial_s, mode)
     if slurm:
         from mezzotint.train.slurm import Job
 
@@ -230,24 +228,35 @@ def _check_resume(out: Path | None, minutes: float | None) -> None:
         )
 
 
-def _trials(overrides: list[str], minutes: float | None, *, slurm: bool) -> tuple[list[str], float]:
-    """Take `views.strength=auto` out of overrides, and return the seconds to choose it; 0 without.
+def _trials(
+    overrides: list[str], minutes: float | None, *, slurm: bool
+) -> tuple[list[str], float, float | None]:
+    """Take `views.strength=auto` out of overrides, and the time for choosing it out of a budget.
+
+    Returns:
+        The other overrides, the seconds of all trials (0 without any), and the minutes that are
+        left.
 
     Raises:
         RecipeError: where several processes would choose.
     """
     left = [text for text in overrides if text != "views.strength=auto"]
     if len(left) == len(overrides):
-        return overrides, 0.0
+        return overrides, 0.0, minutes
     if slurm or _processes() > 1:
         raise RecipeError(
             "`views.strength=auto` is chosen by one process on this machine, not for --slurm or "
             "torchrun. Set a number, such as views.strength=1."
         )
-    return left, 60.0 if minutes is None else 6.0 * minutes
+    if minutes is None:
+        return left, 60.0, None
+    return left, 6.0 * minutes, 0.9 * minutes
 
 
 def _chosen_strength(plan: "Plan", seconds: float, mode: str) -> "Plan":
+    """Choose the strength of the views in some seconds; in none, return the recipe as it is."""
+    if not seconds:
+        return plan
     from mezzotint.train.strength import with_strength
 
     choice = with_strength(plan, seconds)
