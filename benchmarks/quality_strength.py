@@ -34,7 +34,7 @@ MEASURES: dict[str, Measure] = {
         -found["alignment 1"] - found["uniformity"]
     ),
 }
-"""Measures of which more should be better."""
+"""Measures that should be larger for better features."""
 
 
 def strength_of(cell: Cell) -> float | None:

@@ -231,11 +231,10 @@ def _check_resume(out: Path | None, minutes: float | None) -> None:
 def _trials(
     overrides: list[str], minutes: float | None, *, slurm: bool
 ) -> tuple[list[str], float, float | None]:
-    """Take `views.strength=auto` out of overrides, and the time for choosing it out of a budget.
+    """Take `views.strength=auto` out of overrides, and a tenth of the minutes for its trials.
 
     Returns:
-        The other overrides, the seconds of all trials (0 without any), and the minutes that are
-        left.
+        The other overrides, the seconds of all trials (0 for none), and the minutes left.
 
     Raises:
         RecipeError: where several processes would choose.
@@ -248,9 +247,7 @@ def _trials(
             "`views.strength=auto` is chosen by one process on this machine, not for --slurm or "
             "torchrun. Set a number, such as views.strength=1."
         )
-    if minutes is None:
-        return left, 60.0, None
-    return left, 6.0 * minutes, 0.9 * minutes
+    return left, 6.0 * (minutes or 10.0), minutes and 0.9 * minutes
 
 
 def _chosen_strength(plan: "Plan", seconds: float, mode: str) -> "Plan":
