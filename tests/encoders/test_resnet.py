@@ -86,7 +86,7 @@ def test_features_of_several_stages_are_their_averages_in_order(grid: int) -> No
     features = encoder(x)
     assert features.shape == (2, encoder.dim) and encoder.dim == (4 + 8 + 16) * grid**2
     torch.testing.assert_close(features[:, -last.dim :], last(x))
-    first = encoder.layer1(encoder.act1(encoder.bn1(encoder.conv1(x))))
+    first = encoder.get_submodule("layer1")(encoder.act1(encoder.bn1(encoder.conv1(x))))
     pooled = torch.nn.functional.adaptive_avg_pool2d(first, grid).flatten(1)
     torch.testing.assert_close(features[:, : pooled.shape[1]], pooled)
 

@@ -47,9 +47,14 @@ def test_the_strength_of_the_most_uniform_features_is_a_number_in_the_recipe(
 def test_trials_fit_the_time_and_are_no_longer_than_the_run(
     seconds: float, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen: list[int] = []
+
+    def counted(recipe: Recipe, count: int) -> float:
+        seen.append(count)
+        return 0.0
+
     monkeypatch.setattr(module, "measure", lambda recipe: 1.0)
-    monkeypatch.setattr(module, "trial", lambda recipe, count: float(seen.append(count) or 0))
+    monkeypatch.setattr(module, "trial", counted)
     with_strength(plan(), seconds)
     assert seen == [steps] * len(STRENGTHS)
 
